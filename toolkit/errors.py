@@ -1,0 +1,94 @@
+"""
+Every failure a user can meet, named by the border it crossed.
+
+    EdgewiseError                 exit code 2 unless a subclass says otherwise
+    ├── ConfigError               an option or a config key is wrong
+    ├── TaskError                 rows, template or task file are wrong
+    ├── RewardError               a reward function is wrong, raised, or returned no number
+    ├── ModelError                a model or its server can't be used as asked
+    │   ├── WrongKey              the provider refused the API key
+    │   ├── UnknownModel          the provider does not have this model
+    │   ├── UnknownPrice          a dollar limit without a price for the model
+    │   ├── BrokenModelFile       an embedded model's file does not match its checksum
+    │   └── ProviderDown          (3) unreachable or overloaded after all retries; the run resumes
+    ├── JournalError              the journal can't be read
+    │   ├── NotRecorded           a replay met a call that was never recorded
+    │   └── DiskFull              (3) no room to write; what was paid for is kept
+    ├── ArtifactError             an artefact is missing, damaged or of another format
+    ├── LimitReached              (3) dollars, tokens, calls or minutes are used up; the run resumes
+    └── LimitTooSmall             the limits can't pay for one step of learning
+
+A reply that a model got wrong (no JSON, an unknown id) is no exception: it is reported where it is read.
+"""
+
+
+class EdgewiseError(Exception):
+    """Base of all errors that are shown as one sentence; `exit_code` is the command's."""
+
+    exit_code = 2
+
+
+class ConfigError(EdgewiseError):
+    """An option or a config key is wrong."""
+
+
+class TaskError(EdgewiseError):
+    """Rows, template or task file are wrong."""
+
+
+class RewardError(EdgewiseError):
+    """A reward function is wrong, raised, or returned no number."""
+
+
+class ModelError(EdgewiseError):
+    """A model or its server can't be used as asked."""
+
+
+class WrongKey(ModelError):
+    """The provider refused the API key."""
+
+
+class UnknownModel(ModelError):
+    """The provider does not have this model."""
+
+
+class UnknownPrice(ModelError):
+    """A dollar limit was set without a known price for the model."""
+
+
+class BrokenModelFile(ModelError):
+    """An embedded model's file does not match its checksum."""
+
+
+class ProviderDown(ModelError):
+    """The provider can't be reached, or is overloaded, after all retries."""
+
+    exit_code = 3
+
+
+class JournalError(EdgewiseError):
+    """The journal can't be read or written."""
+
+
+class NotRecorded(JournalError):
+    """A replay met a call that was never recorded."""
+
+
+class DiskFull(JournalError):
+    """There is no room to write; what was paid for is kept."""
+
+    exit_code = 3
+
+
+class ArtifactError(EdgewiseError):
+    """An artefact is missing, damaged or of another format."""
+
+
+class LimitReached(EdgewiseError):
+    """Dollars, tokens, calls or minutes are used up."""
+
+    exit_code = 3
+
+
+class LimitTooSmall(EdgewiseError):
+    """The limits can't pay for one step of learning."""
