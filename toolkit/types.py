@@ -5,9 +5,9 @@ The nouns that every package shares: plain, frozen, small.
 with each other. A rollout that failed is still a rollout: its `stop` says why.
 """
 
-from collections.abc import Mapping
+from collections.abc import Callable, Generator, Mapping
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar
 
 Role = Literal["system", "user", "assistant", "tool"]
 Stop = Literal["stop", "length", "tools", "refused", "timeout", "failed", "turns"]
@@ -215,3 +215,22 @@ class Group:
     def mixed(self) -> bool:
         """Whether the valid rewards differ: exact inequality, never a look at the mean."""
         return len(set(self.rewards)) > 1
+
+
+@dataclass(frozen=True, slots=True)
+class Work:
+    """A function that a plan wants run: awaited if it is async, in a thread of its own otherwise."""
+
+    run: Callable[..., Any]
+    args: tuple[Any, ...] = ()
+
+
+T = TypeVar("T")
+
+Plan = Generator[Any, Any, T]
+"""
+Logic without I/O: a generator that yields what it wants and is sent what came of it.
+
+It may yield a `Request` (is sent a `Reply`), a `Work` (is sent its result), or a list of plans (all run at
+once; is sent their results in the same order). `toolkit.collect.drive` runs one against a real client.
+"""
