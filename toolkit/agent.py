@@ -1,0 +1,195 @@
+"""
+The turn loop of an agent, as a plan: ask, use the tools that were called, ask again.
+
+A model that calls tools natively is served natively. One that does not is told in words how to call them
+(`by_text`), and its answer is read for such calls; with "auto" the words are used once a server refuses tools.
+"""
+
+import json
+import re
+from dataclasses import dataclass, replace
+from typing import Any, Literal
+
+from toolkit.rewards import Reward
+from toolkit.seeds import seed as seed_of
+from toolkit.tools import Function
+from toolkit.types import (
+    Example,
+    Group,
+    Message,
+    Payer,
+    Plan,
+    Reply,
+    Request,
+    Rollout,
+    Sampling,
+    Step,
+    Stop,
+    Tool,
+    ToolCall,
+    Work,
+)
+
+Calling = Literal["auto", "native", "text"]
+
+HOW_TO_CALL = """\
+You can use tools. To call one, write exactly one block like this and then stop:
+<tool>{{"name": "NAME", "arguments": {{...}}}}</tool>
+The result is sent to you in <result> tags. When you know the answer, give it without a block.
+
+{tools}"""
+BLOCK = re.compile(r"<tool>\s*(\{.*?\})\s*</tool>", re.DOTALL)
+
+
+@dataclass(frozen=True, slots=True)
+class Agent:
+    """
+    How a model is run on an example: its name, sampling, tools and the most turns it may take.
+
+    `role` is the name under which its runs are grouped; `payer` the role they are booked on.
+    """
+
+    model: str
+    sampling: Sampling = Sampling()
+    tools: tuple[Function, ...] = ()
+    turns: int = 50
+    calling: Calling = "auto"
+    role: str = "solver"
+    payer: str = "rollout"
+
+
+def rollout(
+    agent: Agent, example: Example, messages: tuple[Message, ...], *, sample: int, seed: int, step: int = 0
+) -> Plan[Rollout]:
+    """One run of `agent` on `messages`, until it answers without calling a tool, fails, or is out of turns."""
+    steps: list[Step] = []
+    by_text = agent.calling == "text"
+    seen = _with_instructions(messages, agent.tools) if by_text else messages
+
+    def ended(stop: Stop, error: str = "") -> Rollout:
+        return Rollout(example.id, agent.role, sample, tuple(steps), stop, seed=seed, error=error)
+
+    while len(steps) < agent.turns:
+        request = _request(agent, seen, sample, seed, Payer(agent.payer, step, example.id), by_text)
+        reply: Reply = yield request
+        if _refused_tools(reply, request) and agent.calling == "auto":
+            by_text, seen = True, _with_instructions(messages, agent.tools)
+            continue
+        if reply.failed:
+            return ended(reply.stop, reply.error)
+        said = _read_calls(reply.message, len(steps)) if by_text and agent.tools else reply.message
+        steps.append(Step(seen, said, reply.usage, reply.latency))
+        if not said.tool_calls:
+            return ended(reply.stop)
+        results = yield [_use(agent.tools, call, by_text) for call in said.tool_calls]
+        seen = (*seen, reply.message, *results)
+    return ended("turns")
+
+
+def attempt(
+    agent: Agent,
+    example: Example,
+    messages: tuple[Message, ...],
+    reward: Reward,
+    *,
+    judge: str,
+    sample: int,
+    seed: int,
+    step: int = 0,
+) -> Plan[Rollout]:
+    """A rollout that is graded as soon as it ends."""
+    run = yield from rollout(agent, example, messages, sample=sample, seed=seed, step=step)
+    score = yield from reward.grade(example, run, judge)
+    return replace(run, score=score)
+
+
+def group(
+    agent: Agent,
+    example: Example,
+    messages: tuple[Message, ...],
+    reward: Reward,
+    *,
+    judge: str,
+    size: int,
+    seed: int,
+    step: int = 0,
+    version: str = "",
+) -> Plan[Group]:
+    """`size` graded runs on one example; each has a seed of its own, drawn from `seed`, the row and its index."""
+    members = yield [
+        attempt(
+            agent,
+            example,
+            messages,
+            reward,
+            judge=judge,
+            sample=sample,
+            seed=seed_of(seed, step, example.id, sample),
+            step=step,
+        )
+        for sample in range(size)
+    ]
+    return Group(example, agent.role, tuple(replace(run, version=version) for run in members))
+
+
+def _request(
+    agent: Agent, seen: tuple[Message, ...], sample: int, seed: int, payer: Payer, by_text: bool
+) -> Request:
+    tools: tuple[Tool, ...] = () if by_text else tuple(function.tool for function in agent.tools)
+    return Request(agent.model, seen, replace(agent.sampling, seed=seed), tools, sample, payer=payer)
+
+
+def _refused_tools(reply: Reply, request: Request) -> bool:
+    return bool(reply.stop == "refused" and request.tools and "tool" in reply.error.lower())
+
+
+def _with_instructions(messages: tuple[Message, ...], tools: tuple[Function, ...]) -> tuple[Message, ...]:
+    if not tools:
+        return messages
+    described = "\n".join(
+        f"- {f.tool.name}: {f.tool.description} Arguments: {json.dumps(dict(f.tool.parameters))}"
+        for f in tools
+    )
+    how = HOW_TO_CALL.format(tools=described)
+    if messages and messages[0].role == "system":
+        return (Message("system", f"{messages[0].content}\n\n{how}"), *messages[1:])
+    return (Message("system", how), *messages)
+
+
+def _read_calls(said: Message, turn: int) -> Message:
+    """The message with the calls that its text contains."""
+    calls = []
+    for index, block in enumerate(BLOCK.findall(said.content)):
+        try:
+            call = json.loads(block)
+            name, arguments = str(call["name"]), json.dumps(call.get("arguments", {}))
+        except (ValueError, KeyError):
+            name, arguments = "", block
+        calls.append(ToolCall(f"call-{turn}-{index}", name, arguments))
+    return replace(said, tool_calls=tuple(calls))
+
+
+def _use(tools: tuple[Function, ...], call: ToolCall, by_text: bool) -> Plan[Message]:
+    """Run one tool call; whatever goes wrong is told to the model, which may mend it."""
+    text = yield from _result(tools, call)
+    if by_text:
+        return Message("user", f"<result>\n{text}\n</result>")
+    return Message("tool", text, tool_call_id=call.id)
+
+
+def _result(tools: tuple[Function, ...], call: ToolCall) -> Plan[str]:
+    chosen = next((f for f in tools if f.tool.name == call.name), None)
+    if chosen is None:
+        return f"error: there is no tool {call.name!r}; there are {', '.join(f.tool.name for f in tools)}"
+    try:
+        arguments: dict[str, Any] = json.loads(call.arguments or "{}")
+    except ValueError as error:
+        return f"error: the arguments are not JSON: {error}"
+    return (yield Work(_guarded, (chosen, arguments)))
+
+
+def _guarded(function: Function, arguments: dict[str, Any]) -> Any:
+    try:
+        return function.run(**arguments)
+    except Exception as error:
+        return f"error: {type(error).__name__}: {error}"
