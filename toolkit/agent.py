@@ -17,6 +17,7 @@ from toolkit.types import (
     Example,
     Group,
     Message,
+    Note,
     Payer,
     Plan,
     Reply,
@@ -59,7 +60,7 @@ class Agent:
 
 
 def rollout(
-    agent: Agent, example: Example, messages: tuple[Message, ...], *, sample: int, seed: int, step: int = 0
+    agent: Agent, example: Example, messages: tuple[Message, ...], *, sample: int, seed: int
 ) -> Plan[Rollout]:
     """One run of `agent` on `messages`, until it answers without calling a tool, fails, or is out of turns."""
     steps: list[Step] = []
@@ -70,7 +71,7 @@ def rollout(
         return Rollout(example.id, agent.role, sample, tuple(steps), stop, seed=seed, error=error)
 
     while len(steps) < agent.turns:
-        request = _request(agent, seen, sample, seed, Payer(agent.payer, step, example.id), by_text)
+        request = _request(agent, seen, sample, seed, Payer(agent.payer, example=example.id), by_text)
         reply: Reply = yield request
         if _refused_tools(reply, request) and agent.calling == "auto":
             by_text, seen = True, _with_instructions(messages, agent.tools)
@@ -95,12 +96,13 @@ def attempt(
     judge: str,
     sample: int,
     seed: int,
-    step: int = 0,
 ) -> Plan[Rollout]:
-    """A rollout that is graded as soon as it ends."""
-    run = yield from rollout(agent, example, messages, sample=sample, seed=seed, step=step)
+    """A rollout that is graded as soon as it ends, and noted."""
+    run = yield from rollout(agent, example, messages, sample=sample, seed=seed)
     score = yield from reward.grade(example, run, judge)
-    return replace(run, score=score)
+    graded = replace(run, score=score)
+    yield Note("rollout", graded)
+    return graded
 
 
 def group(
@@ -112,7 +114,6 @@ def group(
     judge: str,
     size: int,
     seed: int,
-    step: int = 0,
     version: str = "",
 ) -> Plan[Group]:
     """`size` graded runs on one example; each has a seed of its own, drawn from `seed`, the row and its index."""
@@ -124,8 +125,7 @@ def group(
             reward,
             judge=judge,
             sample=sample,
-            seed=seed_of(seed, step, example.id, sample),
-            step=step,
+            seed=seed_of(seed, example.id, sample),
         )
         for sample in range(size)
     ]

@@ -9,6 +9,7 @@ sixty-four give the same groups, the same books and the same library.
 import asyncio
 import inspect
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any, Protocol
 
 from toolkit.types import Note, Plan, Reply, Request, T, Work
@@ -86,3 +87,22 @@ async def _work(work: Work) -> Any:
 async def drive(plan: Plan[T], client: Asks, watch: Callable[[Note], None] = lambda note: None) -> T:
     """Run one plan against a client; see `Driver`."""
     return await Driver(client, watch).run(plan)
+
+
+def booked(plan: Plan[T], step: int) -> Plan[T]:
+    """The same plan with all its calls booked on a step (0: measuring, 1 and up: learning)."""
+    answer: Any = None
+    try:
+        while True:
+            answer = yield _booked(plan.send(answer), step)
+    except StopIteration as done:
+        return done.value
+
+
+def _booked(want: Any, step: int) -> Any:
+    match want:
+        case Request():
+            return replace(want, payer=replace(want.payer, step=step))
+        case list():
+            return [booked(plan, step) for plan in want]
+    return want

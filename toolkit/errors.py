@@ -16,7 +16,8 @@ Every failure a user can meet, named by the border it crossed.
     │   └── DiskFull              (3) no room to write; what was paid for is kept
     ├── ArtifactError             an artefact is missing, damaged or of another format
     ├── LimitReached              (3) dollars, tokens, calls or minutes are used up; the run resumes
-    └── LimitTooSmall             the limits can't pay for one step of learning
+    ├── LimitTooSmall             the limits can't pay for one step of learning
+    └── Interrupted               (130) stopped by the user; the run resumes
 
 A reply that a model got wrong (no JSON, an unknown id) is no exception: it is reported where it is read.
 """
@@ -92,3 +93,9 @@ class LimitReached(EdgewiseError):
 
 class LimitTooSmall(EdgewiseError):
     """The limits can't pay for one step of learning."""
+
+
+class Interrupted(EdgewiseError):
+    """The user stopped the run; what was under way is saved."""
+
+    exit_code = 130

@@ -1,0 +1,30 @@
+"""Settings of learning in words. Defaults are the paper's (arXiv 2510.08191) except where a line says so."""
+
+from pydantic import Field
+
+from experience.distil import Summaries
+from experience.library import Place
+from toolkit.config import Config
+
+
+class ExperienceConfig(Config):
+    """Everything `edgewise improve --by experience` can be told."""
+
+    distiller: str = Field("", description="the model that writes lessons; the model itself by default")
+    distiller_temperature: float | None = Field(0.0, ge=0, description="of the distiller")
+    distiller_max_tokens: int = Field(16_384, ge=1, description="the longest reply of the distiller")
+    epochs: int = Field(3, ge=1, description="passes over the training rows")
+    batch_size: int = Field(100, ge=1, description="rows per step")
+    group_size: int = Field(5, ge=1, description="rollouts per row; 1 learns from every rollout")
+    operations: int = Field(2, ge=1, description="the most that one group may propose (math in the paper: 1)")
+    words: int = Field(32, ge=4, description="the longest a lesson may be")
+    truth: bool = Field(True, description="whether the distiller sees reference answers and rewards")
+    direct: bool = Field(False, description="ablation: lessons written from the tasks alone, no rollouts")
+    # The paper summarises every run; a one-word answer is its own summary.
+    summaries: Summaries = Field("auto", description='"always", or "auto": short one-turn runs as they are')
+    # The authors put the library after the problem, which breaks the prefix that calls of a step share.
+    place: Place = Field("before", description='of the library: "system", "before", "after" or "split"')
+    # The paper keeps what the last step wrote; here a library must beat the current one on validation rows.
+    screen: bool = Field(True, description="keep a candidate library only if it wins on validation rows")
+    screen_rows: int = Field(64, ge=1, description="the most validation rows a candidate is compared on")
+    lessons: int = Field(48, ge=1, description="the most lessons in the library")

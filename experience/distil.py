@@ -1,0 +1,179 @@
+"""
+From finished groups to operations on the library, as plans.
+
+Three stages (arXiv 2510.08191, section 2): `summarise` each run, `compare` the runs of a group (sees the
+library), `update` the library for a batch. `direct` is the ablation without rollouts.
+"""
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
+from typing import Literal
+
+from experience import prompts
+from experience.library import Library
+from experience.ops import NotOperations, Operation, parse
+from toolkit.types import Example, Group, Message, Payer, Plan, Reply, Request, Rollout, Sampling
+
+Summaries = Literal["always", "auto"]
+SHORT = 60
+
+
+@dataclass(frozen=True, slots=True)
+class Distiller:
+    """
+    The model that writes lessons, and what it may see and say.
+
+    `truth`: whether it sees the reference answer and the rewards; without, both are redacted everywhere.
+    `operations`: the most that one group may propose. `words`: the longest a lesson may be. `summaries`: "auto"
+    shows a run of one turn and at most `SHORT` words as it stands. `attempts`: tries at a readable reply.
+    """
+
+    model: str
+    sampling: Sampling = Sampling(temperature=0.0)
+    truth: bool = True
+    operations: int = 2
+    words: int = 32
+    summaries: Summaries = "auto"
+    attempts: int = 3
+
+
+class Unreadable(ValueError):
+    """The distiller's reply could not be read after all tries."""
+
+
+def study(distiller: Distiller, group: Group, library: Library) -> Plan[tuple[Operation, ...]]:
+    """Operations that one group proposes: its runs are summarised at once, then compared."""
+    runs = [run for run in group.members if run.steps and not run.failed]
+    summaries = yield [summarise(distiller, group.example, run) for run in runs]
+    proposed = yield from compare(distiller, group.example, runs, summaries, library)
+    kept = proposed[: distiller.operations]
+    return tuple(op.model_copy(update={"sources": (group.example.id,)}) for op in kept)
+
+
+def summarise(distiller: Distiller, example: Example, run: Rollout) -> Plan[str]:
+    """What one run did, in a few sentences; a short run of one turn is its own summary."""
+    if distiller.summaries == "auto" and len(run.steps) == 1 and len(run.answer.split()) <= SHORT:
+        return run.answer
+    user = "\n\n".join(
+        [_task(example), f"# Attempt\n{trajectory(run)}", *_verdict(distiller, example, run)]
+    )
+    reply = yield _request(distiller, example.id, prompts.SUMMARY.format(words=150), user)
+    return reply.message.content or f"(no summary: {reply.error or reply.stop})"
+
+
+def compare(
+    distiller: Distiller,
+    example: Example,
+    runs: Sequence[Rollout],
+    summaries: Sequence[str],
+    library: Library,
+) -> Plan[tuple[Operation, ...]]:
+    """The group's semantic advantage: why winners won and losers lost, as operations. Raises Unreadable."""
+    system = prompts.COMPARE.format(operations=distiller.operations, words=distiller.words) + prompts.ACTIONS
+    attempts = [
+        f"## Attempt {number}{_mark(distiller, run)}\n{summary}"
+        for number, (run, summary) in enumerate(zip(runs, summaries, strict=True), 1)
+    ]
+    user = [_lessons(library), _task(example), "# Attempts", *attempts, *_reference(distiller, example)]
+    return (yield from _operations(distiller, example.id, system, "\n\n".join(user)))
+
+
+def update(
+    distiller: Distiller, library: Library, proposals: Sequence[Operation]
+) -> Plan[tuple[Operation, ...]]:
+    """
+    One round for the whole batch: proposals and library in, final operations out.
+
+    No call is made without proposals. Sources are carried over to the operations they ended in (by id, or all
+    of the batch's for new lessons whose origin the model did not keep apart). Raises Unreadable.
+    """
+    if not proposals:
+        return ()
+    listed = [f"{number}. {_proposal(op)}" for number, op in enumerate(proposals, 1)]
+    user = "\n\n".join([_lessons(library), "# Proposed operations", "\n".join(listed)])
+    system = prompts.UPDATE.format(words=distiller.words) + prompts.ACTIONS
+    final = yield from _operations(distiller, "", system, user)
+    return tuple(op.model_copy(update={"sources": _origins(op, proposals)}) for op in final)
+
+
+def direct(
+    distiller: Distiller, examples: Iterable[Example], library: Library
+) -> Plan[tuple[Operation, ...]]:
+    """The ablation "experiences written directly": lessons from the tasks alone, without any rollout."""
+    shown = list(examples)
+    system = prompts.DIRECT.format(operations=distiller.operations * len(shown), words=distiller.words)
+    user = "\n\n".join([_lessons(library), *(_task(example) for example in shown)])
+    return (yield from _operations(distiller, "", system + prompts.ACTIONS, user))
+
+
+def trajectory(run: Rollout) -> str:
+    """A run as text: what was said, which tools were called, what they answered."""
+    turns = []
+    for before, step in zip((None, *run.steps), run.steps, strict=False):
+        if before is not None:
+            heard = step.seen[len(before.seen) + 1 :]
+            turns += [f"[tool result] {message.content}" for message in heard]
+        turns.append(f"[assistant] {step.said.content}".rstrip())
+        turns += [f"[tool call] {call.name}({call.arguments})" for call in step.said.tool_calls]
+    return "\n".join(turns)
+
+
+def _operations(
+    distiller: Distiller, example: str, system: str, user: str
+) -> Plan[tuple[Operation, ...]]:
+    """Ask for operations; an unreadable reply is answered with what is wrong, a few times."""
+    messages = (Message("system", system), Message("user", user))
+    problem = ""
+    for number in range(distiller.attempts):
+        request = replace(_request(distiller, example, system, user), messages=messages, sample=number)
+        reply: Reply = yield replace(request, schema=prompts.OPERATIONS)
+        try:
+            return parse(reply.message.content)
+        except NotOperations as error:
+            problem = reply.error or str(error)
+            complaint = Message("user", prompts.UNREADABLE.format(problem=problem))
+            messages = (*messages[:2], reply.message, complaint)
+    raise Unreadable(f"no operations after {distiller.attempts} tries: {problem}")
+
+
+def _request(distiller: Distiller, example: str, system: str, user: str) -> Request:
+    messages = (Message("system", system), Message("user", user))
+    payer = Payer("distiller", example=example)
+    return Request(distiller.model, messages, distiller.sampling, payer=payer)
+
+
+def _task(example: Example) -> str:
+    return "# Task\n" + "\n".join(message.content for message in example.messages)
+
+
+def _lessons(library: Library) -> str:
+    lines = [f"[{label}]. ({x.kind}) {x.text}" for label, x in library.labels().items()]
+    return "# Current lessons\n" + ("\n".join(lines) or "(none yet)")
+
+
+def _mark(distiller: Distiller, run: Rollout) -> str:
+    if not distiller.truth or run.score is None:
+        return ""
+    feedback = f"; {run.score.feedback}" if run.score.feedback else ""
+    return f" (reward {run.score.value:g}{feedback})"
+
+
+def _reference(distiller: Distiller, example: Example) -> list[str]:
+    if not distiller.truth or example.target is None:
+        return []
+    return [f"# Reference answer\n{example.target}"]
+
+
+def _verdict(distiller: Distiller, example: Example, run: Rollout) -> list[str]:
+    mark = _mark(distiller, run)
+    return [f"# Grade\n{mark.strip(' ()')}", *_reference(distiller, example)] if mark else []
+
+
+def _proposal(op: Operation) -> str:
+    target = f" {op.id}" if op.id else ""
+    return f"{op.action}{target} ({op.kind or 'content'}): {op.text}".rstrip(": ")
+
+
+def _origins(op: Operation, proposals: Sequence[Operation]) -> tuple[str, ...]:
+    related = [p for p in proposals if p.id == op.id and (op.id or p.text == op.text)] or proposals
+    return tuple(sorted({source for p in related for source in p.sources}))

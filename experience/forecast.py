@@ -1,0 +1,118 @@
+"""What a run will take, before its first call: calls, tokens, dollars, minutes, and the smallest gain its rows show."""
+
+import math
+from dataclasses import dataclass
+
+from experience.config import ExperienceConfig
+from experience.gate import rungs
+from toolkit.errors import LimitTooSmall
+from toolkit.ledger import Limits
+from toolkit.prices import price_of
+from toolkit.statistics import smallest_gain
+from toolkit.task import Task
+
+# Rough, and named as such where they are shown: bytes of English per token, tokens of a reply, seconds a call.
+BYTES_PER_TOKEN = 4
+REPLY_TOKENS = 200
+SECONDS = 3.0
+LIBRARY_TOKENS = 600
+CANDIDATES = 2
+
+
+@dataclass(frozen=True, slots=True)
+class Forecast:
+    """
+    Estimates before the first call; calls are counted as if every group had something to teach.
+
+    `calls` by role; `dollars` is None where a price is unknown; `gain` is the smallest true gain in mean reward
+    that the test rows show in four of five runs; `least` is the fewest calls that learn and measure anything.
+    """
+
+    rows: dict[str, int]
+    calls: dict[str, int]
+    tokens: int
+    dollars: float | None
+    minutes: float
+    gain: float
+    least: int
+
+    def lines(self) -> list[str]:
+        """The plan for people."""
+        calls = ", ".join(f"{role} {number:,}" for role, number in self.calls.items())
+        price = "unknown price" if self.dollars is None else f"about ${self.dollars:.2f}"
+        return [
+            "rows: " + ", ".join(f"{name} {number}" for name, number in self.rows.items()),
+            f"at most {sum(self.calls.values()):,} calls ({calls})",
+            f"about {self.tokens:,} tokens, {price}, {self.minutes:.0f} minutes at {SECONDS:g} s a call",
+            f"smallest gain that the test rows can show: {self.gain:+.2f}",
+        ]
+
+
+def forecast(task: Task, config: ExperienceConfig) -> Forecast:
+    """The plan of a run in numbers; asks no model."""
+    calls = _calls(task, config)
+    total = sum(calls.values())
+    given = total * (_prompt_tokens(task) + LIBRARY_TOKENS)
+    said = total * min(REPLY_TOKENS, config.max_tokens)
+    rows = {"train": len(task.train), "validation": len(task.validation), "test": len(task.test)}
+    return Forecast(
+        rows,
+        calls,
+        given + said,
+        _dollars(config, given, said),
+        total * SECONDS / config.concurrency / 60,
+        smallest_gain(len(task.test), config.samples),
+        calls["measuring"] + config.group_size + 2,
+    )
+
+
+def _calls(task: Task, config: ExperienceConfig) -> dict[str, int]:
+    epochs = 1 if config.direct else config.epochs
+    steps = epochs * math.ceil(len(task.train) / config.batch_size)
+    groups = 0 if config.direct else epochs * len(task.train)
+    rollouts = groups * config.group_size
+    summaries = rollouts if config.summaries == "always" else 0
+    screen = steps * _screening(min(len(task.validation), config.screen_rows)) if config.screen else 0
+    measuring = 2 * len(task.test) * config.samples
+    return {
+        "rollouts": rollouts,
+        "distiller": summaries + groups + steps,
+        "screening": screen * config.samples,
+        "measuring": measuring,
+    }
+
+
+def _screening(rows: int) -> int:
+    """Rollouts of one round of halving with the most candidates that a step makes."""
+    sizes = rungs(rows, CANDIDATES)
+    alive, done, total = CANDIDATES, 0, 0
+    for size in sizes:
+        total += (alive + 1) * (size - done)
+        alive, done = math.ceil(alive / 2), size
+    return total
+
+
+def _prompt_tokens(task: Task) -> int:
+    sizes = [sum(len(m.content.encode()) for m in row.messages) for row in task.train]
+    return sum(sizes) // max(len(sizes), 1) // BYTES_PER_TOKEN
+
+
+def _dollars(config: ExperienceConfig, given: int, said: int) -> float | None:
+    price = price_of(config.model, config.prices)
+    return None if price is None else float(given * price.input + said * price.output) / 1e6
+
+
+def check_limits(limits: Limits, plan: Forecast) -> None:
+    """Raise LimitTooSmall where the limits can't pay for one group and the measurement before and after."""
+    share = plan.least / sum(plan.calls.values())
+    tokens, dollars = plan.tokens * share / 10, (plan.dollars or 0.0) * share / 10
+    for name, limit, least in (
+        ("calls", limits.calls, plan.least),
+        ("tokens", limits.tokens, int(tokens)),
+        ("usd", limits.usd, dollars),
+    ):
+        if limit is not None and limit < least:
+            raise LimitTooSmall(
+                f"--{name} {limit:g} is too small to learn anything: measuring before and after and one group "
+                f"need about {least:g}. Raise it, or use fewer test rows or samples."
+            )

@@ -1,0 +1,131 @@
+"""
+The experience library: short lessons that go into a prompt.
+
+A `Library` is a value. Inside, a lesson is known by a stable id made from its first wording; the labels [G0],
+[G1], ... of the paper (arXiv 2510.08191) exist only in rendered text.
+"""
+
+import hashlib
+import json
+import re
+from collections.abc import Iterable, Mapping
+from dataclasses import asdict, dataclass, replace
+from typing import Any, Literal, get_args
+
+from toolkit.errors import ArtifactError
+from toolkit.types import Message
+
+Kind = Literal["content", "form"]
+Place = Literal["system", "before", "after", "split"]
+PLACES: tuple[str, ...] = get_args(Place)
+
+LEAD = "Lessons from earlier attempts. Use those that fit:"
+
+
+@dataclass(frozen=True, slots=True)
+class Lesson:
+    """
+    One lesson: what to do (`content`) or how to write the answer (`form`).
+
+    `born` is the step it entered at (0: before any), `sources` the ids of the examples it was drawn from.
+    """
+
+    id: str
+    text: str
+    kind: Kind = "content"
+    born: int = 0
+    sources: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Library:
+    """Lessons in the order in which they are shown, and the place in the prompt where they go."""
+
+    lessons: tuple[Lesson, ...] = ()
+    place: Place = "before"
+
+    @property
+    def version(self) -> str:
+        """A short hash of everything that a model would see: equal libraries have equal versions."""
+        shown = [self.place if self.lessons else "", *([x.kind, x.text] for x in self.lessons)]
+        return hashlib.sha256(json.dumps(shown).encode()).hexdigest()[:12]
+
+    def __len__(self) -> int:
+        return len(self.lessons)
+
+    def labels(self) -> dict[str, Lesson]:
+        """The lessons by their label in rendered text: G0, G1, ..."""
+        return {f"G{index}": lesson for index, lesson in enumerate(self.lessons)}
+
+    def only(self, kind: Kind) -> "Library":
+        """The same library with one kind of lesson."""
+        return replace(self, lessons=tuple(x for x in self.lessons if x.kind == kind))
+
+    def render(self, kinds: Iterable[Kind] = ("content", "form")) -> str:
+        """The lessons as text, a line each ("[G0]. text"); "" when there are none of these kinds."""
+        lines = [f"[{label}]. {x.text}" for label, x in self.labels().items() if x.kind in kinds]
+        return "\n".join([LEAD, *lines]) if lines else ""
+
+    def dress(self, messages: tuple[Message, ...]) -> tuple[Message, ...]:
+        """
+        The messages of an example with the lessons put in their place.
+
+        "system": at the end of the system message. "before": before the problem, so that all calls of a step
+        share a prefix. "after": after the problem, as the authors have it. "split": content before, form after.
+        Learning and use both come through here.
+        """
+        if not self.lessons:
+            return messages
+        if self.place == "system":
+            return _to_system(messages, self.render())
+        before = self.render({"before": ("content", "form"), "split": ("content",)}.get(self.place, ()))
+        after = self.render({"after": ("content", "form"), "split": ("form",)}.get(self.place, ()))
+        return _around_problem(messages, before, after)
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain data, as in library.json."""
+        return {"place": self.place, "lessons": [asdict(lesson) for lesson in self.lessons]}
+
+    @classmethod
+    def from_json(cls, data: Any) -> "Library":
+        """
+        Read library.json, or the authors' flat object {"G0": text, ...}.
+
+        Raises ArtifactError where it is neither.
+        """
+        try:
+            if isinstance(data, Mapping) and "lessons" in data:
+                lessons = tuple(Lesson(**{**x, "sources": tuple(x["sources"])}) for x in data["lessons"])
+                if data["place"] not in PLACES:
+                    raise ValueError(f"place {data['place']!r}")
+                return cls(lessons, data["place"])
+            if isinstance(data, Mapping) and all(re.fullmatch(r"G\d+", key) for key in data):
+                return cls(tuple(lesson(str(text)) for text in data.values()))
+        except (KeyError, TypeError, ValueError) as error:
+            raise ArtifactError(f"This library can't be read ({error!r}).") from error
+        raise ArtifactError('This is no library: expected {"lessons": [...]} or {"G0": "...", ...}.')
+
+    def flat(self) -> dict[str, str]:
+        """The authors' format: {"G0": text, ...}."""
+        return {label: lesson.text for label, lesson in self.labels().items()}
+
+
+def lesson(text: str, kind: Kind = "content", born: int = 0, sources: Iterable[str] = ()) -> Lesson:
+    """A new lesson; its id is a hash of its wording."""
+    text = " ".join(text.split())
+    return Lesson(hashlib.sha256(text.encode()).hexdigest()[:8], text, kind, born, tuple(sorted(set(sources))))
+
+
+def _to_system(messages: tuple[Message, ...], text: str) -> tuple[Message, ...]:
+    if messages and messages[0].role == "system":
+        return (Message("system", f"{messages[0].content}\n\n{text}"), *messages[1:])
+    return (Message("system", text), *messages)
+
+
+def _around_problem(messages: tuple[Message, ...], before: str, after: str) -> tuple[Message, ...]:
+    """Put text around the last user message."""
+    last = max((i for i, m in enumerate(messages) if m.role == "user"), default=None)
+    if last is None:
+        return (*messages, Message("user", "\n\n".join(filter(None, (before, after)))))
+    content = "\n\n".join(filter(None, (before, messages[last].content, after)))
+    return (*messages[:last], replace(messages[last], content=content), *messages[last + 1 :])

@@ -1,0 +1,267 @@
+"""
+Learning in words: rollouts, comparison, a candidate library, the screen, and again.
+
+Everything here is a plan (see `toolkit.types.Plan`): it runs the same against a scripted model one call at a
+time and against an API at full concurrency. Stages stream: a group is compared as soon as its own last run is
+graded, while other groups still roll out; only the update of the library waits for the whole batch.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+
+from experience import distil, ops
+from experience.config import ExperienceConfig
+from experience.distil import Distiller, Unreadable
+from experience.gate import Choice, Scores, choose
+from experience.library import PLACES, Library
+from toolkit import agent
+from toolkit.agent import Agent
+from toolkit.collect import booked
+from toolkit.evaluate import Arm, compare
+from toolkit.groups.select import batches, shuffled
+from toolkit.run import Outcome
+from toolkit.seeds import seed as seed_of
+from toolkit.task import Task
+from toolkit.types import Example, Group, Note, Plan, Sampling
+
+MEASURING = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Study:
+    """A finished group and the operations it proposes; `skipped` says why it proposes none."""
+
+    group: Group
+    proposals: tuple[ops.Operation, ...] = ()
+    skipped: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class StepRecord:
+    """
+    What one step saw and did; `to_json` is what RUN/steps/NNN/step.json holds.
+
+    `outcomes` is what became of the operations of the batch update. `incomplete` says why there was none.
+    """
+
+    number: int
+    epoch: int
+    studies: tuple[Study, ...]
+    outcomes: tuple[ops.Outcome, ...]
+    incomplete: str
+    choice: Choice | None
+    library: Library
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain data: rewards and tool calls of the groups, proposals, operations, the choice, the library."""
+        return {
+            "step": self.number,
+            "epoch": self.epoch,
+            "complete": not self.incomplete,
+            "incomplete": self.incomplete,
+            "statistics": statistics([study.group for study in self.studies]),
+            "groups": [_study_json(study) for study in self.studies],
+            "operations": ops.as_json(self.outcomes),
+            "screen": self.choice.to_json() if self.choice else None,
+            "library": self.library.to_json(),
+        }
+
+
+def learn(task: Task, config: ExperienceConfig) -> Plan[Outcome]:
+    """
+    The whole job: learn a library on the training rows, then measure it on the test rows.
+
+    The start is an empty library. Ends with the evaluation of both on rows that learning never saw.
+    """
+    library = Library(place=config.place)
+    records: list[StepRecord] = []
+    for epoch in range(1, config.epochs + 1):
+        for batch in batches(shuffled(task.train, config.seed, epoch), config.batch_size):
+            number = len(records) + 1
+            record = yield from booked(_step(task, config, library, batch, number, epoch), number)
+            yield Note("step", record)
+            records.append(record)
+            library = record.library
+        if config.direct:
+            break
+    arms = {"before": Library(), "after": library} if library.lessons else {"before": Library()}
+    evaluation = yield from booked(evaluate(task, config, arms), MEASURING)
+    return Outcome(evaluation, {"library.json": library.to_json()}, bool(library.lessons))
+
+
+def evaluate(
+    task: Task, config: ExperienceConfig, libraries: Mapping[str, Library]
+) -> Plan[Any]:
+    """Run libraries on the same test rows and samples; returns a `toolkit.evaluate.Evaluation`."""
+    yield Note("stage", f"measuring on {len(task.test)} held-out rows")
+    groups = yield [measure(task, config, library, task.test) for library in libraries.values()]
+    yield Note("groups", [group for arm in groups for group in arm])
+    arms = [Arm(name, tuple(found)) for name, found in zip(libraries, groups, strict=True)]
+    if len(arms) == 1:
+        arms = [*arms, Arm("after", arms[0].groups)]
+    return compare(arms, ks=tuple(sorted({1, config.samples})))
+
+
+def measure(
+    task: Task, config: ExperienceConfig, library: Library, rows: Sequence[Example]
+) -> Plan[list[Group]]:
+    """Groups of `config.samples` runs on rows under a library, with the settings and seeds of use."""
+    sampling = Sampling(config.eval_temperature, config.eval_top_p, config.max_tokens)
+    user = _agent(task, config, sampling, "evaluate")
+    return (yield [_group(task, config, user, library, row, config.samples, MEASURING) for row in rows])
+
+
+def statistics(groups: Sequence[Group]) -> dict[str, float]:
+    """Mean reward, pass@G (any run of a group at full reward), share of mixed groups, tool calls a run."""
+    runs = [run for group in groups for run in group.members]
+    return {
+        "runs": len(runs),
+        "failed": sum(run.failed for run in runs),
+        "mean_reward": _mean([reward for group in groups for reward in group.rewards]),
+        "pass": _mean([any(r >= 1 for r in group.rewards) for group in groups]),
+        "mixed": _mean([group.mixed for group in groups]),
+        "tool_calls": _mean([run.tool_calls for run in runs]),
+    }
+
+
+def _step(
+    task: Task, config: ExperienceConfig, library: Library, batch: Sequence[Example], number: int, epoch: int
+) -> Plan[StepRecord]:
+    yield Note("stage", f"step {number}, epoch {epoch}: {len(batch)} groups of {config.group_size}")
+    distiller = _distiller(config)
+    if config.direct:
+        studies, proposals = [], (yield from distil.direct(distiller, batch, library))
+    else:
+        studies = yield [_study(task, config, distiller, library, row, number) for row in batch]
+        proposals = tuple(op for study in studies for op in study.proposals)
+        yield Note("groups", [study.group for study in studies])
+    candidates, outcomes, incomplete = yield from _candidates(
+        config, distiller, library, proposals, number
+    )
+    choice = None
+    if config.screen and task.validation:
+        choice = yield from _screen(task, config, library, candidates)
+        after = choice.library
+    else:
+        after = candidates.get("updated", library)
+    return StepRecord(number, epoch, tuple(studies), outcomes, incomplete, choice, after)
+
+
+def _study(
+    task: Task, config: ExperienceConfig, distiller: Distiller, library: Library, row: Example, step: int
+) -> Plan[Study]:
+    """One group from its first rollout to its proposals."""
+    sampling = Sampling(config.temperature, config.top_p, config.max_tokens)
+    learner = _agent(task, config, sampling, "rollout")
+    group = yield from _group(task, config, learner, library, row, config.group_size, step)
+    reason = _no_lesson(config, group)
+    if reason:
+        return Study(group, skipped=reason)
+    try:
+        return Study(group, (yield from distil.study(distiller, group, library)))
+    except Unreadable as error:
+        return Study(group, skipped=str(error))
+
+
+def _no_lesson(config: ExperienceConfig, group: Group) -> str:
+    """Why a group is not compared: all runs broke, or there are rewards to see and they are all equal."""
+    if all(run.failed for run in group.members):
+        return "every run failed"
+    if config.truth and config.group_size > 1 and not group.mixed:
+        return "all rewards are equal"
+    return ""
+
+
+def _candidates(
+    config: ExperienceConfig,
+    distiller: Distiller,
+    library: Library,
+    proposals: tuple[ops.Operation, ...],
+    step: int,
+) -> Plan[tuple[dict[str, Library], tuple[ops.Outcome, ...], str]]:
+    """Libraries that could follow: the model's update, and the proposals taken as they stand."""
+    joined, outcomes = ops.apply(library, proposals, born=step, words=config.words)
+    candidates = {"as proposed": _trim(joined, config.lessons)}
+    try:
+        final = yield from distil.update(distiller, library, proposals)
+    except Unreadable as error:
+        return candidates, outcomes, str(error)
+    updated, outcomes = ops.apply(library, final, born=step, words=config.words)
+    return {"updated": _trim(updated, config.lessons), **candidates}, outcomes, ""
+
+
+def _screen(
+    task: Task, config: ExperienceConfig, library: Library, candidates: Mapping[str, Library]
+) -> Plan[Choice]:
+    rows = shuffled(task.validation, config.seed, 0)[: config.screen_rows]
+    yield Note("stage", f"comparing {len(candidates)} candidate libraries on {len(rows)} validation rows")
+
+    def scores(candidate: Library, some: Sequence[Example]) -> Plan[Scores]:
+        groups = yield from measure(task, config, candidate, some)
+        return np.array([_mean(group.rewards) for group in groups])
+
+    return (yield from choose(library, candidates, rows, scores))
+
+
+def _group(
+    task: Task,
+    config: ExperienceConfig,
+    runner: Agent,
+    library: Library,
+    row: Example,
+    size: int,
+    step: int,
+) -> Plan[Group]:
+    return agent.group(
+        runner,
+        row,
+        library.dress(row.messages),
+        task.reward,
+        judge=config.judge or config.distiller or config.model,
+        size=size,
+        seed=seed_of(config.seed, step),
+        version=library.version,
+    )
+
+
+def _agent(task: Task, config: ExperienceConfig, sampling: Sampling, payer: str) -> Agent:
+    return Agent(config.model, sampling, task.tools, config.turns, config.calling, payer=payer)
+
+
+def _distiller(config: ExperienceConfig) -> Distiller:
+    return Distiller(
+        model=config.distiller or config.model,
+        sampling=Sampling(config.distiller_temperature, max_tokens=config.distiller_max_tokens),
+        truth=config.truth,
+        operations=config.operations,
+        words=config.words,
+        summaries=config.summaries,
+    )
+
+
+def _trim(library: Library, most: int) -> Library:
+    """At most `most` lessons: those drawn from most examples stay, of equals the newer ones."""
+    ranked = sorted(library.lessons, key=lambda x: (-len(x.sources), -x.born))[:most]
+    kept = {x.id for x in ranked}
+    return replace(library, lessons=tuple(x for x in library.lessons if x.id in kept))
+
+
+def _mean(values: Sequence[float]) -> float:
+    return float(np.mean(values)) if len(values) else 0.0
+
+
+def _study_json(study: Study) -> dict[str, Any]:
+    proposals = [op.model_dump() for op in study.proposals]
+    rewards = list(study.group.rewards)
+    return {
+        "example": study.group.example.id,
+        "rewards": rewards,
+        "proposals": proposals,
+        "skipped": study.skipped,
+    }
+
+
+__all__ = ["PLACES", "StepRecord", "Study", "evaluate", "learn", "measure", "statistics"]

@@ -1,0 +1,87 @@
+import json
+import string
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from experience.library import PLACES, Lesson, Library, lesson
+from toolkit.errors import ArtifactError
+from toolkit.types import Message
+
+TWO = Library((lesson("Refunds go to birch"), lesson("Answer in one word", "form")))
+CHAT = (Message("system", "You route."), Message("user", "My parcel is late"))
+
+texts = st.text(string.ascii_letters + " é[]{}", min_size=1).filter(str.strip)
+libraries = st.builds(
+    lambda found, place: Library(tuple(lesson(t, k) for t, k in found), place),
+    st.lists(st.tuples(texts, st.sampled_from(["content", "form"])), max_size=6),
+    st.sampled_from(PLACES),
+)
+
+
+def test_labels_exist_only_in_rendered_text():
+    assert "[G0]. Refunds go to birch" in TWO.render()
+    assert "[G1]. Answer in one word" in TWO.render()
+    assert not any(x.id.startswith("G") for x in TWO.lessons)
+
+
+def test_an_empty_library_leaves_the_prompt_untouched():
+    for place in PLACES:
+        assert Library(place=place).dress(CHAT) == CHAT
+
+
+@pytest.mark.parametrize(
+    ("place", "system_ends", "user_starts", "user_ends"),
+    [
+        ("system", "one word", "My parcel", "is late"),
+        ("before", "You route.", "Lessons", "is late"),
+        ("after", "You route.", "My parcel", "one word"),
+        ("split", "You route.", "Lessons", "one word"),
+    ],
+)
+def test_lessons_stand_in_their_place(place, system_ends, user_starts, user_ends):
+    system, user = Library(TWO.lessons, place).dress(CHAT)
+    assert system.content.endswith(system_ends)
+    assert user.content.startswith(user_starts)
+    assert user.content.endswith(user_ends)
+
+
+def test_split_puts_content_before_and_form_after():
+    user = Library(TWO.lessons, "split").dress(CHAT)[-1].content
+    assert user.index("birch") < user.index("My parcel") < user.index("one word")
+
+
+def test_without_a_system_message_one_is_made():
+    assert Library(TWO.lessons, "system").dress(CHAT[1:])[0].role == "system"
+
+
+@given(libraries)
+def test_json_round_trip(library):
+    again = Library.from_json(json.loads(json.dumps(library.to_json())))
+    assert again == library
+    assert again.version == library.version
+
+
+@given(libraries)
+def test_every_lesson_is_shown_once_wherever_it_stands(library):
+    shown = "\n".join(message.content for message in library.dress(CHAT))
+    for label, item in library.labels().items():
+        assert shown.count(f"[{label}]. {item.text}") == 1
+
+
+def test_version_follows_what_a_model_sees():
+    renamed = Library(tuple(Lesson("other", x.text, x.kind, 9, ("r1",)) for x in TWO.lessons))
+    assert renamed.version == TWO.version
+    assert TWO.only("form").version != TWO.version
+    assert Library(place="after").version == Library(place="before").version
+
+
+def test_reads_the_authors_format():
+    assert Library.from_json({"G0": "a", "G1": "b"}).flat() == {"G0": "a", "G1": "b"}
+
+
+@pytest.mark.parametrize("data", [[], {"lessons": [{}]}, {"lessons": 3, "place": "before"}, {"x": "y"}, "no"])
+def test_anything_else_is_refused(data):
+    with pytest.raises(ArtifactError):
+        Library.from_json(data)

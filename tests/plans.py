@@ -1,0 +1,26 @@
+"""Drive a plan by hand: no client, no event loop, one thing after another."""
+
+from collections.abc import Callable
+from typing import Any
+
+from toolkit.types import Message, Note, Plan, Reply, Request, Work
+
+
+def play(plan: Plan[Any], answer: Callable[[Request], str | Reply], notes: list[Note] | None = None) -> Any:
+    """Run a plan to its value; `answer` plays the model."""
+    sent: Any = None
+    while True:
+        try:
+            want = plan.send(sent)
+        except StopIteration as done:
+            return done.value
+        match want:
+            case Request():
+                said = answer(want)
+                sent = said if isinstance(said, Reply) else Reply(Message("assistant", said))
+            case list():
+                sent = [play(each, answer, notes) for each in want]
+            case Work():
+                sent = want.run(*want.args)
+            case Note():
+                sent = notes.append(want) if notes is not None else None

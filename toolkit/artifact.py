@@ -1,0 +1,104 @@
+"""
+What a run leaves: a directory, or its zip (`*.edge`), of plain data. Loading one executes nothing.
+
+`manifest.json` names the format, the task, the base model and the checksum of every other file. It is written
+last: a directory without one is unfinished.
+"""
+
+import hashlib
+import json
+import zipfile
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from toolkit.errors import ArtifactError
+
+FORMAT = 1
+MANIFEST = "manifest.json"
+
+
+@dataclass(frozen=True, slots=True)
+class Artifact:
+    """
+    An improvement as data: `files` maps a name (library.json, graph.json, evidence.json) to its content.
+
+    `settings` are those of use: model and sampling of the evaluation. `parents` are fingerprints of the
+    artefacts it was made from.
+    """
+
+    task: str
+    model: str
+    files: Mapping[str, Any]
+    settings: Mapping[str, Any] = field(default_factory=dict)
+    parents: tuple[str, ...] = ()
+
+    @property
+    def library(self) -> Any:
+        """The content of library.json, or None."""
+        return self.files.get("library.json")
+
+    @property
+    def evidence(self) -> Any:
+        """The content of evidence.json, or None."""
+        return self.files.get("evidence.json")
+
+    def save(self, path: str | Path) -> Path:
+        """Write a directory, or a zip where the name ends in .edge."""
+        path = Path(path)
+        blobs = {name: json.dumps(data, indent=1, sort_keys=True) + "\n" for name, data in self.files.items()}
+        manifest = json.dumps(self._manifest(blobs), indent=1, sort_keys=True) + "\n"
+        if path.suffix == ".edge":
+            path.parent.mkdir(parents=True, exist_ok=True)
+            with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
+                for name, blob in (*blobs.items(), (MANIFEST, manifest)):
+                    archive.writestr(name, blob)
+            return path
+        path.mkdir(parents=True, exist_ok=True)
+        for name, blob in (*blobs.items(), (MANIFEST, manifest)):
+            (path / name).write_text(blob)
+        return path
+
+    def _manifest(self, blobs: Mapping[str, str]) -> dict[str, Any]:
+        sums = {name: hashlib.sha256(blob.encode()).hexdigest() for name, blob in blobs.items()}
+        head = {"format": FORMAT, "task": self.task, "model": self.model, "settings": dict(self.settings)}
+        return {**head, "parents": list(self.parents), "files": sums}
+
+    @classmethod
+    def load(cls, path: str | Path) -> "Artifact":
+        """
+        Read an artefact: a directory, a zip, or a run directory that holds one.
+
+        Raises ArtifactError where it is missing, unfinished, damaged or of a newer format.
+        """
+        path = Path(path)
+        blobs = _read(path / "artifact" if (path / "artifact").is_dir() else path)
+        try:
+            manifest = json.loads(blobs.pop(MANIFEST))
+            if manifest["format"] > FORMAT:
+                raise ArtifactError(f"{path} has format {manifest['format']}; this version reads {FORMAT}.")
+            for name, checksum in manifest["files"].items():
+                if hashlib.sha256(blobs[name]).hexdigest() != checksum:
+                    raise ArtifactError(f"{path}: {name} does not match its checksum.")
+            files = {name: json.loads(blobs[name]) for name in manifest["files"]}
+            parents = tuple(manifest["parents"])
+            return cls(manifest["task"], manifest["model"], files, manifest["settings"], parents)
+        except (KeyError, TypeError, ValueError) as error:
+            raise ArtifactError(f"{path} is damaged: {error!r}.") from error
+
+
+def _read(path: Path) -> dict[str, bytes]:
+    try:
+        if path.is_dir():
+            blobs = {file.name: file.read_bytes() for file in path.iterdir() if file.suffix == ".json"}
+        else:
+            with zipfile.ZipFile(path) as archive:
+                blobs = {name: archive.read(name) for name in archive.namelist()}
+    except FileNotFoundError as error:
+        raise ArtifactError(f"There is no artefact at {path}.") from error
+    except (OSError, zipfile.BadZipFile) as error:
+        raise ArtifactError(f"{path} is no artefact: {error}.") from error
+    if MANIFEST not in blobs:
+        raise ArtifactError(f"{path} has no {MANIFEST}: the run that writes it is not finished.")
+    return blobs

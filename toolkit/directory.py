@@ -1,0 +1,149 @@
+"""
+The directory of a run, and what is written into it while the run goes on.
+
+    RUN/config.toml        the resolved settings
+    RUN/journal.sqlite     every model call, durable before its reply is used
+    RUN/rollouts.jsonl     one line per rollout
+    RUN/steps/NNN/         what each step saw and produced
+    RUN/result.json        the result as one object
+    RUN/report.html        the same for people
+    RUN/artifact/          the improvement; its manifest is written last
+
+Everything but the journal is written anew when a run is taken up again, from the journal's replies.
+"""
+
+import contextlib
+import errno
+import json
+import sqlite3
+from collections.abc import Callable, Iterator
+from dataclasses import asdict, dataclass, field
+from datetime import datetime
+from pathlib import Path
+from typing import Any, Protocol, TextIO
+
+from toolkit import config as configs
+from toolkit.config import Config
+from toolkit.errors import ConfigError, DiskFull, EdgewiseError
+from toolkit.types import Group, Note, Rollout
+
+Watch = Callable[[Note], None]
+JOURNAL = "journal.sqlite"
+
+
+class Record(Protocol):
+    """What a step leaves: its number and its content as plain data."""
+
+    number: int
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain data."""
+        ...
+
+
+@dataclass(slots=True)
+class Directory:
+    """A run directory that is open for writing; use `opened`."""
+
+    path: Path
+    rollouts: TextIO
+    seen: set[tuple[str, int, int, str]] = field(default_factory=set)
+
+    def note(self, note: Note) -> None:
+        """Write what a note is about: finished groups and steps."""
+        match note:
+            case Note("groups", groups):
+                self._write_groups(groups)
+            case Note("step", record):
+                self._write_step(record)
+
+    def _write_groups(self, groups: list[Group]) -> None:
+        for group in groups:
+            for run in group.members:
+                key = (run.example, run.sample, run.seed, run.version)
+                if key not in self.seen:
+                    self.seen.add(key)
+                    print(json.dumps(rollout_json(group, run)), file=self.rollouts)
+        self.rollouts.flush()
+
+    def _write_step(self, record: Record) -> None:
+        folder = self.path / "steps" / f"{record.number:03d}"
+        folder.mkdir(parents=True, exist_ok=True)
+        content = record.to_json()
+        write_json(folder / "step.json", content)
+        if "library" in content:
+            write_json(folder / "library.json", content["library"])
+
+
+def fresh(name: str) -> Path:
+    """A run directory that does not exist yet: runs/NAME-DATE-TIME."""
+    return Path("runs") / f"{name}-{datetime.now():%Y%m%d-%H%M%S}"
+
+
+@contextlib.contextmanager
+def opened(path: Path, config: Config, fingerprint: str) -> Iterator[Directory]:
+    """
+    Create a run directory, or take up the one that is there.
+
+    Raises ConfigError where it belongs to another task or to settings on which its replies depend, DiskFull
+    where something can't be written.
+    """
+    with full_disk():
+        path.mkdir(parents=True, exist_ok=True)
+        _check_same(path, config, fingerprint)
+        configs.save(config, path / "config.toml")
+        write_json(path / "task.json", {"fingerprint": fingerprint})
+        with (path / "rollouts.jsonl").open("w") as rollouts:
+            yield Directory(path, rollouts)
+
+
+def _check_same(path: Path, config: Config, fingerprint: str) -> None:
+    if (path / "task.json").exists():
+        before = json.loads((path / "task.json").read_text())["fingerprint"]
+        if before != fingerprint:
+            raise ConfigError(
+                f"{path} holds a run of another task (its rows, prompt or reward differ); give another --run."
+            )
+    if (path / "config.toml").exists():
+        wrong = configs.changed(configs.load(type(config), path / "config.toml"), config)
+        if wrong:
+            raise ConfigError(
+                f"{path} was started with another {', '.join(wrong)}; give the same, or another --run."
+            )
+
+
+@contextlib.contextmanager
+def full_disk() -> Iterator[None]:
+    """Turn the system's "no space left" into DiskFull."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+            raise
+        raise DiskFull("The disk is full; what was paid for is in the journal. Free space, run again.") from error
+
+
+def write_json(path: Path, data: Any) -> None:
+    """Write JSON so that the same data always gives the same bytes."""
+    path.write_text(json.dumps(data, indent=1, sort_keys=True) + "\n")
+
+
+def rollout_json(group: Group, run: Rollout) -> dict[str, Any]:
+    """One line of rollouts.jsonl."""
+    usage = run.usage
+    last = run.steps[-1] if run.steps else None
+    return {
+        "id": f"{run.example}/{run.role}/{run.version}/{run.seed}",
+        "example": run.example,
+        "group": [group.example.id, group.role],
+        "sample": run.sample,
+        "seed": run.seed,
+        "library": run.version,
+        "messages": [asdict(message) for message in (*last.seen, last.said)] if last else [],
+        "stop": run.stop,
+        "error": run.error,
+        "score": asdict(run.score) if run.score else None,
+        "tokens": asdict(usage),
+        "tool_calls": run.tool_calls,
+        "latency": sum(step.latency for step in run.steps),
+    }

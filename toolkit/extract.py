@@ -1,0 +1,50 @@
+"""Find the part of a model's text that was asked for: a number, a block of code, a JSON value."""
+
+import json
+import re
+from typing import Any
+
+NUMBER = re.compile(r"(?<![\w.])[-+−]?(?:\d{1,3}(?:,\d{3})+(?!\d)|\d+)?(?:(?<=\d)\.\d+|(?<!\d)\.\d+)?(?:[eE][-+]?\d+)?")
+BLOCK = re.compile(r"^[ \t]*```[ \t]*([\w+-]*)[^\n]*\n(.*?)^[ \t]*```", re.DOTALL | re.MULTILINE)
+
+
+def number_in(text: str) -> float | None:
+    """The last number in `text` ("1,234.5" is one number, "3-4" are 3 and 4), or None."""
+    found = [match.group() for match in NUMBER.finditer(text) if any(map(str.isdigit, match.group()))]
+    return float(found[-1].replace(",", "").replace("−", "-")) if found else None
+
+
+def code_in(text: str) -> str:
+    """The last block of Python between ``` lines; the last of any language; without a block, all of `text`."""
+    blocks = BLOCK.findall(text)
+    chosen = [code for language, code in blocks if language.lower() in ("python", "py", "python3")]
+    chosen = chosen or [code for _, code in blocks]
+    return chosen[-1] if chosen else text
+
+
+def json_in(text: str) -> Any:
+    """
+    The JSON value in `text`: all of it, else the last block that is JSON, else the last object or list in prose.
+
+    Raises ValueError if there is none.
+    """
+    for candidate in (text, *(code for _, code in reversed(BLOCK.findall(text)))):
+        try:
+            return json.loads(candidate)
+        except ValueError:
+            continue
+    found = _values_in(text)
+    if not found:
+        raise ValueError("there is no JSON in it")
+    return found[-1]
+
+
+def _values_in(text: str) -> list[Any]:
+    decoder, found, at = json.JSONDecoder(), [], 0
+    while start := re.compile(r"[{\[]").search(text, at):
+        try:
+            value, at = decoder.raw_decode(text, start.start())
+            found.append(value)
+        except ValueError:
+            at = start.end()
+    return found

@@ -1,0 +1,1 @@
+"""Groups of rollouts, up to where a gradient or a lesson comes of them: numpy, one file per axis."""

@@ -1,0 +1,64 @@
+"""
+What a person sees while a run goes on: a live line on a terminal, plain lines otherwise. All on standard error.
+"""
+
+import sys
+import time
+from collections.abc import Callable
+from typing import Any, TextIO
+
+from toolkit.types import Note
+
+EVERY = 5.0
+
+
+def watcher(stream: TextIO = sys.stderr) -> Callable[[Note], None]:
+    """A function for notes that shows the stage, rollouts so far, their mean reward, calls and cost."""
+    return _Progress(stream)
+
+
+class _Progress:
+    def __init__(self, stream: TextIO):
+        self._stream, self._live = stream, stream.isatty()
+        self._ledger: Any = None
+        self._stage, self._rewards = "starting", []
+        self._shown, self._started = 0.0, time.monotonic()
+
+    def __call__(self, note: Note) -> None:
+        match note:
+            case Note("open", (path, ledger)):
+                self._ledger = ledger
+                self._say(f"run directory: {path}")
+            case Note("stage", stage):
+                self._stage, self._rewards = stage, []
+                self._say(self._line())
+            case Note("rollout", run):
+                self._rewards.append(run.score.value if run.score and run.score.valid else 0.0)
+                self._tick()
+            case Note("step", record):
+                self._say(f"step {record.number}: {record.summary()}")
+
+    def _tick(self) -> None:
+        pause = 0.1 if self._live else EVERY
+        if time.monotonic() - self._shown < pause:
+            return
+        self._shown = time.monotonic()
+        if self._live:
+            self._stream.write(f"\r\x1b[K{self._line()}")
+            self._stream.flush()
+        else:
+            self._say(self._line())
+
+    def _line(self) -> str:
+        done = len(self._rewards)
+        mean = f", mean reward {sum(self._rewards) / done:.2f}" if done else ""
+        rollouts = f": {done} rollouts{mean}" if done else ""
+        clock = time.strftime("%M:%S", time.gmtime(time.monotonic() - self._started))
+        return f"{clock} {self._stage}{rollouts}{self._spent()}"
+
+    def _spent(self) -> str:
+        return f" | {self._ledger.summary()}" if self._ledger else ""
+
+    def _say(self, line: str) -> None:
+        self._stream.write(f"\r\x1b[K{line}\n" if self._live else f"{line}\n")
+        self._stream.flush()

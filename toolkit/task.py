@@ -1,0 +1,341 @@
+"""
+A task: rows, the prompt they are put into, and the reward that grades an answer.
+
+`Task.read` takes a task file, `Task.from_rows` rows and a function. Both check everything that can be checked
+without a model, and raise a `TaskError` of one sentence. Rows become examples in `toolkit.rows`.
+"""
+
+import hashlib
+import re
+import tomllib
+import warnings
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from difflib import get_close_matches
+from fractions import Fraction
+from pathlib import Path
+from typing import Annotated, Any, Literal, TypeVar
+
+from pydantic import AfterValidator, BaseModel, Discriminator, Field, Tag, ValidationError, model_validator
+
+from toolkit.data import Row, check_file, read_rows
+from toolkit.errors import TaskError
+from toolkit.rewards import Reward, resolve
+from toolkit.rows import Layout, Placed, canonical, to_examples
+from toolkit.types import Example
+
+Split = Literal["train", "validation", "test"]
+SPLITS: tuple[Split, ...] = ("train", "validation", "test")
+TOOL = re.compile(r"[A-Za-z_]\w*|[A-Za-z_][\w.]*:[A-Za-z_]\w*")
+
+
+class Fractions(BaseModel, extra="forbid", frozen=True):
+    """Shares of the rows, drawn with `seed`; a split that is not named gets none."""
+
+    train: float = Field(0.0, ge=0)
+    validation: float = Field(0.0, ge=0)
+    test: float = Field(gt=0)
+    seed: int = 0
+
+    @model_validator(mode="after")
+    def _whole(self) -> "Fractions":
+        total = self.train + self.validation + self.test
+        if abs(total - 1) > 1e-6:
+            raise ValueError(f"train, validation and test must add up to 1, not {total:g}")
+        return self
+
+
+class Files(BaseModel, extra="forbid", frozen=True):
+    """One source of rows per split."""
+
+    train: str | None = None
+    validation: str | None = None
+    test: str
+
+
+def _kind(splits: Any) -> str:
+    values = splits.values() if isinstance(splits, Mapping) else ()
+    return "files" if isinstance(splits, Files) or any(isinstance(v, str) for v in values) else "fractions"
+
+
+def _tool(name: str) -> str:
+    if not TOOL.fullmatch(name):
+        raise ValueError(f'{name!r} is no tool; write the name of a built-in one, or "module:function"')
+    return name
+
+
+Splits = Annotated[
+    Annotated[Fractions, Tag("fractions")] | Annotated[Files, Tag("files")], Discriminator(_kind)
+]
+
+
+class Spec(Layout, frozen=True):
+    """What a task file and `Task.from_rows` have in common: the same words for the same things."""
+
+    name: str = "task"
+    system: str = ""
+    splits: Splits = Fractions(train=0.4, validation=0.3, test=0.3)
+    tools: tuple[Annotated[str, AfterValidator(_tool)], ...] = ()
+
+
+class TaskFile(Spec, frozen=True):
+    """The [task] table of a task file. `rows` is left out where `splits` names a file per split."""
+
+    rows: str | None = None
+    reward: str | dict[str, Any] | list[str | dict[str, Any]] = "exact"
+
+    @model_validator(mode="after")
+    def _one_source(self) -> "TaskFile":
+        if isinstance(self.splits, Files) and self.rows is not None:
+            raise ValueError("give either rows, or splits with a file each, not both")
+        if isinstance(self.splits, Fractions) and self.rows is None:
+            raise ValueError(
+                'give rows = "FILE", or splits = { train = "FILE", validation = "FILE", test = "FILE" }'
+            )
+        return self
+
+
+@dataclass(frozen=True, slots=True)
+class Task:
+    """
+    Examples in three splits, each sorted by id, and what grades them.
+
+    `system` is fixed text that stands before every example's messages; the messages do not hold it. `tools`
+    are names. `fingerprint` is a sha256 over examples, prompt, system and the reward's name, equal on every
+    machine. `path` is the task file, None for a task made in Python.
+    """
+
+    name: str
+    train: tuple[Example, ...] = field(repr=False)
+    validation: tuple[Example, ...] = field(repr=False)
+    test: tuple[Example, ...] = field(repr=False)
+    system: str
+    prompt: str
+    reward: Reward
+    tools: tuple[str, ...]
+    fingerprint: str
+    path: Path | None = None
+
+    @classmethod
+    def read(cls, path: str | Path) -> "Task":
+        """The task of a task file, or of the `task.toml` in a folder; its paths count from that folder."""
+        path = Path(path).expanduser()
+        path = path / "task.toml" if path.is_dir() else path
+        table = _read_table(path)
+        name = path.parent.resolve().name if path.name == "task.toml" else path.stem
+        spec = _checked(TaskFile, {"name": name, **table}, f"{path}, [task]")
+        base = path.parent
+        if isinstance(spec.splits, Files):
+            parts = {name: read_rows(source, base) for name, source in spec.splits if source}
+        else:
+            parts = read_rows(str(spec.rows), base)
+        return _task(spec, parts, resolve(spec.reward, base), path, str(spec.rows))
+
+    @classmethod
+    def from_rows(
+        cls,
+        rows: Iterable[Row] | Mapping[Split, Iterable[Row]],
+        *,
+        prompt: str = "",
+        target: str | None = "target",
+        reward: str | Mapping[str, Any] | Sequence[Any] | Callable[..., Any] = "exact",
+        system: str = "",
+        id: str | None = None,
+        messages: str | None = None,
+        splits: Mapping[str, float] | None = None,
+        fields: Mapping[str, str] | None = None,
+        tools: Sequence[str] = (),
+        name: str = "task",
+    ) -> "Task":
+        """
+        A task from a list of dicts, or from a dict of such lists for train, validation and test.
+
+        The keywords are those of the task file; `reward` may also be a function. A list is split by `splits`,
+        fractions and a seed (0.4, 0.3, 0.3 and 0 where it is left out).
+        """
+        given = {
+            "prompt": prompt, "target": target or "", "system": system, "id": id, "messages": messages,
+            "fields": fields, "tools": tools, "name": name, "splits": splits,
+        }  # fmt: skip
+        spec = _checked(Spec, {key: value for key, value in given.items() if value is not None}, "from_rows")
+        if isinstance(spec.splits, Files):
+            raise TaskError("splits of from_rows are fractions; for rows in three files, write a task file")
+        parts = _lists(rows, splits) if isinstance(rows, Mapping) else list(rows)
+        return _task(spec, parts, resolve(reward, Path.cwd()), None, "rows")
+
+
+def describe(task: Task) -> str:
+    """A few lines for people: rows per split, the reward and its style, and an example prompt."""
+    sizes = ", ".join(f"{len(getattr(task, split))} {split}" for split in SPLITS)
+    first = (task.train or task.test)[0]
+    asked = "\n".join(f"  {m.role}: {m.content}" for m in first.messages)
+    lines = [
+        f"{task.name}: {sizes} rows",
+        f"reward: {task.reward.name} ({task.reward.style})",
+        *([f"tools: {', '.join(task.tools)}"] if task.tools else []),
+        *([f"system: {task.system}"] if task.system else []),
+        f"example {first.id}, right answer {first.target!r}:",
+        asked,
+    ]
+    return "\n".join(lines)
+
+
+def _read_table(path: Path) -> dict[str, Any]:
+    check_file(path)
+    if path.suffix != ".toml":
+        raise TaskError(f"{path} is no task file; write a task.toml with a [task] table that names the rows")
+    try:
+        content = tomllib.loads(path.read_text(encoding="utf-8-sig"))
+    except ValueError as error:
+        raise TaskError(f"{path} is not TOML: {error}") from error
+    if not isinstance(content.get("task"), dict):
+        raise TaskError(f"{path} has no [task] table")
+    return content["task"]
+
+
+S = TypeVar("S", bound=Spec)
+
+
+def _checked(model: type[S], values: Mapping[str, Any], place: str) -> S:
+    try:
+        return model.model_validate(values)
+    except ValidationError as error:
+        raise TaskError(f"{place}: {_sentence(model, error)}") from error
+
+
+def _sentence(model: type[Spec], error: ValidationError) -> str:
+    """The first of pydantic's complaints, in the words of the task file."""
+    first = error.errors(include_url=False)[0]
+    where = [str(part) for part in first["loc"] if part not in ("fractions", "files")]
+    if first["type"] == "extra_forbidden":
+        keys = list(model.model_fields) if len(where) == 1 else [*SPLITS, "seed"]
+        near = get_close_matches(where[-1], keys, n=1)
+        hint = f"did you mean {near[0]!r}?" if near else f"the keys are {', '.join(keys)}"
+        return f"there is no key {'.'.join(where)!r}; {hint}"
+    text = first["msg"].removeprefix("Value error, ")
+    return ": ".join([*filter(None, [".".join(where)]), text[0].lower() + text[1:]])
+
+
+def _lists(rows: Mapping[Any, Iterable[Row]], splits: Any) -> dict[str, list[Row]]:
+    odd = set(rows) - set(SPLITS)
+    if odd or "test" not in rows or splits is not None:
+        raise TaskError(
+            "rows are a list of dicts, or a dict with lists under train, validation and test (test at least) "
+            "and then no splits"
+        )
+    return {name: list(part) for name, part in rows.items()}
+
+
+Parts = dict[str, list[Placed]]
+
+
+def _task(
+    spec: Spec, rows: list[Row] | dict[str, list[Row]], reward: Reward, path: Path | None, source: str
+) -> Task:
+    if isinstance(rows, dict):
+        parts = {name: _distinct(to_examples(part, spec, f"{name} rows")) for name, part in rows.items()}
+    else:
+        parts = {"": _distinct(to_examples(rows, spec, source))}
+    if isinstance(spec.splits, Fractions) and "" in parts:
+        parts = divided(parts[""], spec.splits)
+    _check_apart(parts)
+    placed = [one for part in parts.values() for one in part]
+    _check_ids(placed)
+    _check_system(placed, spec.system)
+    train, validation, test = (tuple(one.example for one in parts.get(name, ())) for name in SPLITS)
+    if not test:
+        raise TaskError("the test split has no rows")
+    content = [
+        [[asdict(e) for e in part] for part in (train, validation, test)],
+        spec.prompt,
+        spec.system,
+        reward.name,
+    ]
+    fingerprint = hashlib.sha256(canonical(content).encode()).hexdigest()
+    return Task(
+        spec.name, train, validation, test, spec.system, spec.prompt, reward, spec.tools, fingerprint, path
+    )
+
+
+def _distinct(placed: list[Placed]) -> list[Placed]:
+    """The rows sorted by id, without those that repeat another one in everything but the id."""
+    first: dict[str, Placed] = {}
+    for one in sorted(placed, key=lambda one: one.example.id):
+        first.setdefault(one.content, one)
+    if len(first) < len(placed):
+        repeated = len(placed) - len(first)
+        warnings.warn(f"{repeated} of {len(placed)} rows repeat another row and are left out", stacklevel=4)
+    return list(first.values())
+
+
+def _check_ids(placed: list[Placed]) -> None:
+    seen: dict[str, str] = {}
+    for one in placed:
+        other = seen.setdefault(one.example.id, one.place)
+        if other is not one.place:
+            raise TaskError(f"{other} and {one.place} have the same id; ids must be unique")
+
+
+def _check_system(placed: list[Placed], system: str) -> None:
+    for one in placed:
+        if system and one.example.messages[0].role == "system":
+            raise TaskError(
+                f"{one.place} begins with a system message, and the task has a system text too; keep one"
+            )
+
+
+def _check_apart(parts: Parts) -> None:
+    """No two splits may ask the same: what is tested must not have been learned."""
+    seen: dict[Any, tuple[str, str]] = {}
+    for name, part in parts.items():
+        for one in part:
+            split, place = seen.setdefault(one.example.messages, (name, one.place))
+            if split != name:
+                raise TaskError(
+                    f"{place} in {split} and {one.place} in {name} ask the same; remove one of them, so that "
+                    "the test rows are new to what was learned"
+                )
+
+
+def divided(placed: Sequence[Placed], fractions: Fractions) -> Parts:
+    """
+    The rows in three splits of exact sizes, each sorted by id.
+
+    Rows are dealt out in the order of a hash of seed and id, so the order they came in changes nothing.
+    """
+
+    def draw(one: Placed) -> bytes:
+        return hashlib.sha256(f"{fractions.seed}:{one.example.id}".encode()).digest()
+
+    deck = iter(sorted(placed, key=draw))
+    shares = {name: getattr(fractions, name) for name in SPLITS}
+    return {
+        name: sorted((next(deck) for _ in range(size)), key=lambda one: one.example.id)
+        for name, size in sizes(len(placed), shares).items()
+    }
+
+
+def sizes(total: int, shares: Mapping[str, float]) -> dict[str, int]:
+    """
+    How many of `total` rows each share gets: whole numbers by the largest remainder, which add up to `total`.
+
+    A share above 0 gets a row in any case, from the largest one. TaskError if there are too few rows.
+    """
+    # Decimal text, since 0.29 * 100 is just below 29 in binary.
+    exact = {
+        name: Fraction(str(share)) * total / sum(Fraction(str(s)) for s in shares.values())
+        for name, share in shares.items()
+    }
+    counts = {name: int(quota) for name, quota in exact.items()}
+    by_remainder = sorted(exact, key=lambda name: counts[name] - exact[name])
+    for name in by_remainder[: total - sum(counts.values())]:
+        counts[name] += 1
+    for name in [name for name, share in shares.items() if share > 0 and not counts[name]]:
+        largest = max(counts, key=lambda name: counts[name])
+        if counts[largest] < 2:
+            raise TaskError(
+                f"{total} rows are too few for the splits {', '.join(n for n in shares if shares[n])}"
+            )
+        counts[largest] -= 1
+        counts[name] += 1
+    return counts
