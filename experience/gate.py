@@ -46,6 +46,11 @@ class Choice:
         verdict = {"accepted": self.verdict.accepted, "difference": self.verdict.difference}
         return {"winner": self.winner, **verdict, "rows": self.verdict.rows, "means": dict(self.means)}
 
+    def summary(self) -> str:
+        """One phrase for people."""
+        gain = f"{self.verdict.difference:+.3f} on {self.verdict.rows} validation rows"
+        return f"kept {self.winner!r} ({gain})" if self.winner else f"nothing beat the current one ({gain})"
+
 
 def better(before: Scores, after: Scores) -> Verdict:
     """Accept when the mean paired difference (E,) is above zero."""

@@ -16,7 +16,7 @@ from experience import distil, ops
 from experience.config import ExperienceConfig
 from experience.distil import Distiller, Unreadable
 from experience.gate import Choice, Scores, choose
-from experience.library import PLACES, Library
+from experience.library import Library
 from toolkit import agent
 from toolkit.agent import Agent
 from toolkit.collect import booked
@@ -69,6 +69,18 @@ class StepRecord:
             "library": self.library.to_json(),
         }
 
+    def summary(self) -> str:
+        """One line for people."""
+        found = statistics([study.group for study in self.studies])
+        applied = sum(outcome.applied for outcome in self.outcomes)
+        screened = f"; {self.choice.summary()}" if self.choice else ""
+        failed = f"; incomplete: {self.incomplete}" if self.incomplete else ""
+        return (
+            f"step {self.number}: mean reward {found['mean_reward']:.2f}, {found['mixed']:.0%} of groups mixed, "
+            f"{applied} of {len(self.outcomes)} operations applied{failed}{screened}; "
+            f"{len(self.library)} lessons"
+        )
+
 
 def learn(task: Task, config: ExperienceConfig) -> Plan[Outcome]:
     """
@@ -106,11 +118,10 @@ def evaluate(
 
 
 def measure(
-    task: Task, config: ExperienceConfig, library: Library, rows: Sequence[Example]
+    task: Task, config: ExperienceConfig, library: Library, rows: Sequence[Example], payer: str = "measure"
 ) -> Plan[list[Group]]:
     """Groups of `config.samples` runs on rows under a library, with the settings and seeds of use."""
-    sampling = Sampling(config.eval_temperature, config.eval_top_p, config.max_tokens)
-    user = _agent(task, config, sampling, "evaluate")
+    user = _agent(task, config, config.measuring, payer)
     return (yield [_group(task, config, user, library, row, config.samples, MEASURING) for row in rows])
 
 
@@ -154,8 +165,7 @@ def _study(
     task: Task, config: ExperienceConfig, distiller: Distiller, library: Library, row: Example, step: int
 ) -> Plan[Study]:
     """One group from its first rollout to its proposals."""
-    sampling = Sampling(config.temperature, config.top_p, config.max_tokens)
-    learner = _agent(task, config, sampling, "rollout")
+    learner = _agent(task, config, config.learning, "rollout")
     group = yield from _group(task, config, learner, library, row, config.group_size, step)
     reason = _no_lesson(config, group)
     if reason:
@@ -200,7 +210,7 @@ def _screen(
     yield Note("stage", f"comparing {len(candidates)} candidate libraries on {len(rows)} validation rows")
 
     def scores(candidate: Library, some: Sequence[Example]) -> Plan[Scores]:
-        groups = yield from measure(task, config, candidate, some)
+        groups = yield from measure(task, config, candidate, some, "screen")
         return np.array([_mean(group.rewards) for group in groups])
 
     return (yield from choose(library, candidates, rows, scores))
@@ -262,6 +272,3 @@ def _study_json(study: Study) -> dict[str, Any]:
         "proposals": proposals,
         "skipped": study.skipped,
     }
-
-
-__all__ = ["PLACES", "StepRecord", "Study", "evaluate", "learn", "measure", "statistics"]

@@ -8,7 +8,8 @@ A model that calls tools natively is served natively. One that does not is told 
 import json
 import re
 from dataclasses import dataclass, replace
-from typing import Any, Literal
+from functools import partial
+from typing import Literal
 
 from toolkit.rewards import Reward
 from toolkit.seeds import seed as seed_of
@@ -180,16 +181,11 @@ def _use(tools: tuple[Function, ...], call: ToolCall, by_text: bool) -> Plan[Mes
 def _result(tools: tuple[Function, ...], call: ToolCall) -> Plan[str]:
     chosen = next((f for f in tools if f.tool.name == call.name), None)
     if chosen is None:
-        return f"error: there is no tool {call.name!r}; there are {', '.join(f.tool.name for f in tools)}"
+        return f"error: there is no tool {call.name!r}; there is {', '.join(f.tool.name for f in tools)}"
     try:
-        arguments: dict[str, Any] = json.loads(call.arguments or "{}")
+        arguments = json.loads(call.arguments or "{}")
     except ValueError as error:
         return f"error: the arguments are not JSON: {error}"
-    return (yield Work(_guarded, (chosen, arguments)))
-
-
-def _guarded(function: Function, arguments: dict[str, Any]) -> Any:
-    try:
-        return function.run(**arguments)
-    except Exception as error:
-        return f"error: {type(error).__name__}: {error}"
+    if not isinstance(arguments, dict):
+        return "error: the arguments must be a JSON object"
+    return (yield Work(partial(chosen.run, **arguments)))

@@ -36,6 +36,11 @@ class Driver:
         self._watch = watch
         self._error: BaseException | None = None
 
+    @property
+    def stopped(self) -> bool:
+        """Whether the run is ending before its time."""
+        return self._error is not None
+
     def stop(self, error: BaseException) -> None:
         """Let nothing new start; `run` raises `error` once what is under way has finished."""
         self._error = self._error or error

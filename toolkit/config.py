@@ -11,6 +11,9 @@ from typing import Any, TypeVar
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from toolkit.errors import ConfigError
+from toolkit.ledger import Limits
+from toolkit.prices import Price
+from toolkit.types import Sampling
 
 DEFAULT_MODEL = "local/qwen2.5-coder-1.5b"
 
@@ -27,8 +30,8 @@ class Config(BaseModel):
     tokens: int | None = Field(None, description="hard limit in tokens, input and output")
     calls: int | None = Field(None, description="hard limit in calls")
     minutes: float | None = Field(None, description="hard limit in minutes")
-    prices: dict[str, tuple[float, float]] = Field(
-        {}, description="dollars per million input and output tokens, by model name"
+    prices: dict[str, tuple[float, ...]] = Field(
+        {}, description='dollars per million input, output and cached tokens, by model; "*" for all'
     )
     concurrency: int = Field(32, ge=1, description="the most calls at once; less under rate limits")
     timeout: float = Field(600.0, gt=0, description="seconds until a call is given up")
@@ -41,6 +44,31 @@ class Config(BaseModel):
     eval_temperature: float | None = Field(0.3, ge=0, description="of rollouts that measure")
     eval_top_p: float | None = Field(0.95, gt=0, le=1, description="of rollouts that measure")
     samples: int = Field(1, ge=1, description="rollouts per row that measure")
+
+    @property
+    def limits(self) -> Limits:
+        """The hard limits together. Raises ConfigError for one that is not above zero."""
+        return Limits(self.usd, self.tokens, self.calls, self.minutes)
+
+    @property
+    def price_list(self) -> dict[str, Price]:
+        """Prices given by the user."""
+        return {model: Price(*numbers) for model, numbers in self.prices.items()}
+
+    @property
+    def measuring(self) -> Sampling:
+        """How replies are drawn when measuring and in use; learning has its own settings."""
+        return Sampling(self.eval_temperature, self.eval_top_p, self.max_tokens)
+
+    @property
+    def learning(self) -> Sampling:
+        """How replies of rollouts are drawn while learning."""
+        return Sampling(self.temperature, self.top_p, self.max_tokens)
+
+    def in_use(self) -> dict[str, Any]:
+        """The settings with which an artefact was measured and should be used."""
+        shown = self.measuring
+        return {"temperature": shown.temperature, "top_p": shown.top_p, "max_tokens": shown.max_tokens}
 
 
 # What may differ when a run is taken up again: nothing that a reply or the library depends on.

@@ -90,6 +90,13 @@ class Evaluation:
         """One dict per arm for printing, column title to text, all with the same columns."""
         return [_line(result, self.samples) for result in self.results]
 
+    def lines(self) -> list[str]:
+        """The table as text in columns, titles first."""
+        table = self.table()
+        cells = [list(table[0]), *(list(line.values()) for line in table)]
+        widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
+        return ["  ".join(map(str.ljust, line, widths)).rstrip() for line in cells]
+
 
 def compare(
     arms: Sequence[Arm],

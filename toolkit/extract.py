@@ -4,18 +4,19 @@ import json
 import re
 from typing import Any
 
-NUMBER = re.compile(r"(?<![\w.])[-+−]?(?:\d{1,3}(?:,\d{3})+(?!\d)|\d+)?(?:(?<=\d)\.\d+|(?<!\d)\.\d+)?(?:[eE][-+]?\d+)?")
+NUMBER = re.compile(r"(?<![\w.])[-+−]?(?:(?:\d{1,3}(?:,\d{3})+(?!\d)|\d+)(?:\.\d+)?|\.\d+)(?:[eE][-+]?\d+)?")
 BLOCK = re.compile(r"^[ \t]*```[ \t]*([\w+-]*)[^\n]*\n(.*?)^[ \t]*```", re.DOTALL | re.MULTILINE)
+OPENING = re.compile(r"[{\[]")
 
 
 def number_in(text: str) -> float | None:
     """The last number in `text` ("1,234.5" is one number, "3-4" are 3 and 4), or None."""
-    found = [match.group() for match in NUMBER.finditer(text) if any(map(str.isdigit, match.group()))]
+    found = NUMBER.findall(text)
     return float(found[-1].replace(",", "").replace("−", "-")) if found else None
 
 
 def code_in(text: str) -> str:
-    """The last block of Python between ``` lines; the last of any language; without a block, all of `text`."""
+    """The last block of Python between ``` lines, else the last of any language, else all of `text`."""
     blocks = BLOCK.findall(text)
     chosen = [code for language, code in blocks if language.lower() in ("python", "py", "python3")]
     chosen = chosen or [code for _, code in blocks]
@@ -24,14 +25,14 @@ def code_in(text: str) -> str:
 
 def json_in(text: str) -> Any:
     """
-    The JSON value in `text`: all of it, else the last block that is JSON, else the last object or list in prose.
+    The JSON value in `text`: all of it, else the last block that is one, else the last in prose.
 
     Raises ValueError if there is none.
     """
     for candidate in (text, *(code for _, code in reversed(BLOCK.findall(text)))):
         try:
             return json.loads(candidate)
-        except ValueError:
+        except (ValueError, RecursionError):
             continue
     found = _values_in(text)
     if not found:
@@ -41,10 +42,12 @@ def json_in(text: str) -> Any:
 
 def _values_in(text: str) -> list[Any]:
     decoder, found, at = json.JSONDecoder(), [], 0
-    while start := re.compile(r"[{\[]").search(text, at):
+    while start := OPENING.search(text, at):
         try:
             value, at = decoder.raw_decode(text, start.start())
             found.append(value)
+        except RecursionError:
+            break
         except ValueError:
             at = start.end()
     return found

@@ -1,4 +1,4 @@
-"""Functions that a user names in a file: "module:function", looked up beside that file and then on the path."""
+"""Functions that a user names in a file as "module:function", looked up beside it and then on the path."""
 
 import hashlib
 import importlib
@@ -63,7 +63,7 @@ def _module(name: str, folder: Path | None) -> ModuleType:
 
 
 def _from_file(name: str, file: Path, folder: Path) -> ModuleType:
-    # A name of its own for each state of each file: two tasks may both have a rewards.py, and one may be edited.
+    # A name of its own for each state of each file: two tasks may have a rewards.py, and one may be edited.
     state = hashlib.sha256(f"{file}:{file.stat().st_mtime_ns}".encode()).hexdigest()[:12]
     unique = f"{name}@{state}"
     if unique in sys.modules:

@@ -4,7 +4,7 @@ What a person sees while a run goes on: a live line on a terminal, plain lines o
 
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any, TextIO
 
 from toolkit.types import Note
@@ -17,11 +17,16 @@ def watcher(stream: TextIO = sys.stderr) -> Callable[[Note], None]:
     return _Progress(stream)
 
 
+def announce(lines: Iterable[str], stream: TextIO = sys.stderr) -> None:
+    """Print lines on standard error."""
+    print(*lines, sep="\n", file=stream)
+
+
 class _Progress:
     def __init__(self, stream: TextIO):
         self._stream, self._live = stream, stream.isatty()
         self._ledger: Any = None
-        self._stage, self._rewards = "starting", []
+        self._stage, self._rewards = "starting", list[float]()
         self._shown, self._started = 0.0, time.monotonic()
 
     def __call__(self, note: Note) -> None:
@@ -36,7 +41,7 @@ class _Progress:
                 self._rewards.append(run.score.value if run.score and run.score.valid else 0.0)
                 self._tick()
             case Note("step", record):
-                self._say(f"step {record.number}: {record.summary()}")
+                self._say(record.summary())
 
     def _tick(self) -> None:
         pause = 0.1 if self._live else EVERY
@@ -57,7 +62,11 @@ class _Progress:
         return f"{clock} {self._stage}{rollouts}{self._spent()}"
 
     def _spent(self) -> str:
-        return f" | {self._ledger.summary()}" if self._ledger else ""
+        if not self._ledger:
+            return ""
+        total = self._ledger.total
+        price = "price unknown" if total.usd is None else f"${total.usd:.4f}"
+        return f" | {total.calls:,} calls, {total.tokens:,} tokens, {price}"
 
     def _say(self, line: str) -> None:
         self._stream.write(f"\r\x1b[K{line}\n" if self._live else f"{line}\n")

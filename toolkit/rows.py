@@ -28,7 +28,8 @@ class Layout(BaseModel, extra="forbid", frozen=True):
     """
     Which column is what.
 
-    `prompt` is a template; `messages` names a column of chat messages that takes its place. `target` is the
+    `prompt` is a template; `messages` names a column of chat messages that takes its place; `system` is fixed
+    text, and stands before both. `target` is the
     column of right answers, "" where the reward needs none. `fields` renames columns: {text = "body"}
     makes the column `body` known as `text`. Without `id`, a row's id is a hash of it.
     """
@@ -36,6 +37,7 @@ class Layout(BaseModel, extra="forbid", frozen=True):
     id: str | None = None
     prompt: str = ""
     messages: str | None = None
+    system: str = ""
     target: str = "target"
     fields: dict[str, str] = {}
 
@@ -51,6 +53,8 @@ class Placed:
 
 def to_examples(rows: Sequence[Row], layout: Layout, source: str) -> list[Placed]:
     """Examples of `rows` in their order; `source` is how errors call the rows. TaskError for any gap."""
+    if not rows:
+        raise TaskError(f"{source} is empty: a task needs rows")
     for n, row in enumerate(rows, 1):
         _check_row(row, f"{source}, row {n}")
     columns = sorted({name for row in rows for name in row})
@@ -177,11 +181,17 @@ def _placed(row: Row, ask: Ask, layout: Layout, needed: Mapping[str, str], place
         if row.get(name) is None or (use == "target" and row[name] == ""):
             raise TaskError(f"{place} has no {name!r}, which the task needs as {use}")
     try:
-        messages = ask(row)
+        messages = _under(layout.system, ask(row))
     except ValueError as error:
         raise TaskError(f"{place}: {layout.messages} {error}") from error
     target = row[layout.target] if layout.target else None
     return Placed(Example(id, messages, target, row), place, content)
+
+
+def _under(system: str, messages: tuple[Message, ...]) -> tuple[Message, ...]:
+    if system and messages[0].role == "system":
+        raise ValueError("begins with a system message, but the task has a system text too; keep one")
+    return (Message("system", system), *messages) if system else messages
 
 
 def _id(row: Row, column: str, place: str) -> str:

@@ -14,16 +14,17 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from toolkit import around, directory
+from toolkit import around, directory, report
 from toolkit.artifact import Artifact
-from toolkit.client import Router
+from toolkit.around import Journaled
+from toolkit.client import Client, Router
 from toolkit.collect import Driver
 from toolkit.config import Config
-from toolkit.directory import Directory, Watch
+from toolkit.directory import Watch
 from toolkit.errors import Interrupted
 from toolkit.evaluate import Evaluation
 from toolkit.journal import Journal
-from toolkit.ledger import Ledger, Limits
+from toolkit.ledger import Book, Ledger
 from toolkit.task import Task
 from toolkit.types import Note, Plan
 
@@ -88,19 +89,102 @@ async def carry_out(
     path = path or directory.fresh(task.name)
     with directory.opened(path, config, task.fingerprint) as files, _books(path, config, replay) as books:
         journal, ledger = books
-        router = None if replay else Router()
-        client = around.stack(
-            router,
-            journal,
-            ledger,
-            concurrency=config.concurrency,
-            timeout=config.timeout,
-            attempts=config.attempts,
-        )
+        client = Journaled(None, journal) if replay else _connected(config, journal, ledger)
         watch(Note("open", (path, ledger)))
-        driver = Driver(client, lambda note: (files.note(note), watch(note)))
+
+        def seen(note: Note) -> None:
+            files.note(note)
+            watch(note)
+
         try:
-            outcome = await _interruptible(driver, way(task, config))
+            outcome = await _interruptible(Driver(client, seen), way(task, config))
         finally:
             await client.aclose()
-        return _finish(task, config, outcome, ledger, files, time.monotonic() - started)
+        costs = _costs(ledger)
+    result = _result(task, config, outcome, costs, path, time.monotonic() - started)
+    with directory.full_disk():
+        directory.write_json(path / "result.json", result.to_json())
+        report.write(path)
+        result.artifact.save(path / "artifact")
+    return result
+
+
+@contextlib.contextmanager
+def _books(path: Path, config: Config, replay: Path | None) -> Iterator[tuple[Journal, Ledger]]:
+    """The run's journal, or the one it replays, and a ledger that knows what was already paid for."""
+    source = replay or path / directory.JOURNAL
+    with Journal(source, readonly=replay is not None) as journal:
+        ledger = Ledger(config.limits, config.price_list, elapsed=journal.elapsed)
+        ledger.restore(journal)
+        yield journal, ledger
+
+
+def _connected(config: Config, journal: Journal, ledger: Ledger) -> Client:
+    return around.stack(
+        Router(),
+        journal,
+        ledger,
+        concurrency=config.concurrency,
+        timeout=config.timeout,
+        attempts=config.attempts,
+    )
+
+
+async def _interruptible(driver: Driver, plan: Plan[Outcome]) -> Outcome:
+    """The first Ctrl-C lets calls under way finish; the second drops them."""
+    loop, task = asyncio.get_running_loop(), asyncio.current_task()
+    stop = Interrupted("Stopped. Everything so far is saved; run again with the same --run to go on.")
+
+    def press() -> None:
+        if driver.stopped and task:
+            task.cancel()
+        driver.stop(stop)
+
+    # Only the main thread may handle signals, and not on every system.
+    with contextlib.ExitStack() as handlers:
+        for number in (signal.SIGINT, signal.SIGTERM):
+            with contextlib.suppress(NotImplementedError, RuntimeError, ValueError):
+                loop.add_signal_handler(number, press)
+                handlers.callback(loop.remove_signal_handler, number)
+        try:
+            return await driver.run(plan)
+        except asyncio.CancelledError:
+            if driver.stopped:
+                raise stop from None
+            raise
+
+
+def _result(
+    task: Task, config: Config, outcome: Outcome, costs: Mapping[str, Any], path: Path, seconds: float
+) -> Result:
+    gain = outcome.evaluation.results[-1].against
+    improved = outcome.changed and gain is not None and gain.mean.estimate > 0
+    files = {**outcome.files, "evidence.json": outcome.evaluation.to_json()}
+    artifact = Artifact(task.fingerprint, config.model, files, settings=config.in_use())
+    return Result(task.name, outcome.evaluation, artifact, costs, improved, path, seconds)
+
+
+def _costs(ledger: Ledger) -> dict[str, Any]:
+    """The books as plain data: in all, of learning (steps from 1) and measuring (step 0), and by each axis."""
+    by_step = ledger.table("step")
+    learning = sum((book for (step,), book in by_step.items() if step != 0), Book())
+    return {
+        "total": _book_json(ledger.total),
+        "learning": _book_json(learning),
+        "measuring": _book_json(by_step.get((0,), Book())),
+        **{
+            axis: {str(key): _book_json(book) for (key,), book in ledger.table(axis).items()}
+            for axis in ("role", "step", "example", "model")
+        },
+    }
+
+
+def _book_json(book: Book) -> dict[str, Any]:
+    return {
+        "calls": book.calls,
+        "input": book.input,
+        "cached": book.cached,
+        "output": book.output,
+        "usd": book.usd,
+        "estimated": book.estimated,
+    }

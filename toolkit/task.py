@@ -6,27 +6,27 @@ without a model, and raise a `TaskError` of one sentence. Rows become examples i
 """
 
 import hashlib
-import re
 import tomllib
 import warnings
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
-from difflib import get_close_matches
+from dataclasses import asdict, dataclass, field, replace
 from fractions import Fraction
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar
 
-from pydantic import AfterValidator, BaseModel, Discriminator, Field, Tag, ValidationError, model_validator
+from pydantic import BaseModel, Discriminator, Field, Tag, ValidationError, model_validator
 
 from toolkit.data import Row, check_file, read_rows
 from toolkit.errors import TaskError
+from toolkit.load import meant
 from toolkit.rewards import Reward, resolve
 from toolkit.rows import Layout, Placed, canonical, to_examples
+from toolkit.tools import Function, load_tools
 from toolkit.types import Example
 
 Split = Literal["train", "validation", "test"]
 SPLITS: tuple[Split, ...] = ("train", "validation", "test")
-TOOL = re.compile(r"[A-Za-z_]\w*|[A-Za-z_][\w.]*:[A-Za-z_]\w*")
+TABLES = ("task", "improve")
 
 
 class Fractions(BaseModel, extra="forbid", frozen=True):
@@ -58,12 +58,6 @@ def _kind(splits: Any) -> str:
     return "files" if isinstance(splits, Files) or any(isinstance(v, str) for v in values) else "fractions"
 
 
-def _tool(name: str) -> str:
-    if not TOOL.fullmatch(name):
-        raise ValueError(f'{name!r} is no tool; write the name of a built-in one, or "module:function"')
-    return name
-
-
 Splits = Annotated[
     Annotated[Fractions, Tag("fractions")] | Annotated[Files, Tag("files")], Discriminator(_kind)
 ]
@@ -73,9 +67,7 @@ class Spec(Layout, frozen=True):
     """What a task file and `Task.from_rows` have in common: the same words for the same things."""
 
     name: str = "task"
-    system: str = ""
     splits: Splits = Fractions(train=0.4, validation=0.3, test=0.3)
-    tools: tuple[Annotated[str, AfterValidator(_tool)], ...] = ()
 
 
 class TaskFile(Spec, frozen=True):
@@ -83,6 +75,7 @@ class TaskFile(Spec, frozen=True):
 
     rows: str | None = None
     reward: str | dict[str, Any] | list[str | dict[str, Any]] = "exact"
+    tools: tuple[str, ...] = ()
 
     @model_validator(mode="after")
     def _one_source(self) -> "TaskFile":
@@ -100,9 +93,9 @@ class Task:
     """
     Examples in three splits, each sorted by id, and what grades them.
 
-    `system` is fixed text that stands before every example's messages; the messages do not hold it. `tools`
-    are names. `fingerprint` is a sha256 over examples, prompt, system and the reward's name, equal on every
-    machine. `path` is the task file, None for a task made in Python.
+    `system` is fixed text: the first message of every example, where it is set. `fingerprint` is a sha256
+    over examples, prompt, system and the reward's name, equal on every machine. `path` is the task file, None
+    for a task made in Python. `settings` are the file's [improve] table, as it stands there.
     """
 
     name: str
@@ -112,24 +105,28 @@ class Task:
     system: str
     prompt: str
     reward: Reward
-    tools: tuple[str, ...]
+    tools: tuple[Function, ...]
     fingerprint: str
     path: Path | None = None
+    settings: Mapping[str, Any] = field(default_factory=dict)
 
     @classmethod
     def read(cls, path: str | Path) -> "Task":
         """The task of a task file, or of the `task.toml` in a folder; its paths count from that folder."""
         path = Path(path).expanduser()
         path = path / "task.toml" if path.is_dir() else path
-        table = _read_table(path)
+        content = _read_tables(path)
         name = path.parent.resolve().name if path.name == "task.toml" else path.stem
-        spec = _checked(TaskFile, {"name": name, **table}, f"{path}, [task]")
+        spec = _checked(TaskFile, {"name": name, **content["task"]}, f"{path}, [task]")
         base = path.parent
         if isinstance(spec.splits, Files):
-            parts = {name: read_rows(source, base) for name, source in spec.splits if source}
+            sources = {split: getattr(spec.splits, split) for split in SPLITS}
+            parts = {split: _placed(spec, read_rows(s, base), s) for split, s in sources.items() if s}
         else:
-            parts = read_rows(str(spec.rows), base)
-        return _task(spec, parts, resolve(spec.reward, base), path, str(spec.rows))
+            source = str(spec.rows)
+            parts = divided(_placed(spec, read_rows(source, base), source), spec.splits)
+        reward, tools = resolve(spec.reward, base), load_tools(spec.tools, base)
+        return replace(_task(spec, parts, reward, tools), path=path, settings=content.get("improve", {}))
 
     @classmethod
     def from_rows(
@@ -144,24 +141,28 @@ class Task:
         messages: str | None = None,
         splits: Mapping[str, float] | None = None,
         fields: Mapping[str, str] | None = None,
-        tools: Sequence[str] = (),
+        tools: Sequence[str | Callable[..., Any]] = (),
         name: str = "task",
     ) -> "Task":
         """
         A task from a list of dicts, or from a dict of such lists for train, validation and test.
 
-        The keywords are those of the task file; `reward` may also be a function. A list is split by `splits`,
-        fractions and a seed (0.4, 0.3, 0.3 and 0 where it is left out).
+        The keywords are those of the task file; `reward` and `tools` may also be functions. A list is
+        split by `splits`, fractions and a seed (0.4, 0.3, 0.3 and 0 where it is left out).
         """
         given = {
             "prompt": prompt, "target": target or "", "system": system, "id": id, "messages": messages,
-            "fields": fields, "tools": tools, "name": name, "splits": splits,
+            "fields": fields, "name": name, "splits": splits,
         }  # fmt: skip
         spec = _checked(Spec, {key: value for key, value in given.items() if value is not None}, "from_rows")
         if isinstance(spec.splits, Files):
             raise TaskError("splits of from_rows are fractions; for rows in three files, write a task file")
-        parts = _lists(rows, splits) if isinstance(rows, Mapping) else list(rows)
-        return _task(spec, parts, resolve(reward, Path.cwd()), None, "rows")
+        if isinstance(rows, Mapping):
+            lists = _lists(rows, splits)
+            parts = {split: _placed(spec, part, f"rows[{split!r}]") for split, part in lists.items()}
+        else:
+            parts = divided(_placed(spec, list(rows), "rows"), spec.splits)
+        return _task(spec, parts, resolve(reward, Path.cwd()), load_tools(tools, Path.cwd()))
 
 
 def describe(task: Task) -> str:
@@ -172,15 +173,14 @@ def describe(task: Task) -> str:
     lines = [
         f"{task.name}: {sizes} rows",
         f"reward: {task.reward.name} ({task.reward.style})",
-        *([f"tools: {', '.join(task.tools)}"] if task.tools else []),
-        *([f"system: {task.system}"] if task.system else []),
+        *([f"tools: {', '.join(function.tool.name for function in task.tools)}"] if task.tools else []),
         f"example {first.id}, right answer {first.target!r}:",
         asked,
     ]
     return "\n".join(lines)
 
 
-def _read_table(path: Path) -> dict[str, Any]:
+def _read_tables(path: Path) -> dict[str, Any]:
     check_file(path)
     if path.suffix != ".toml":
         raise TaskError(f"{path} is no task file; write a task.toml with a [task] table that names the rows")
@@ -188,9 +188,12 @@ def _read_table(path: Path) -> dict[str, Any]:
         content = tomllib.loads(path.read_text(encoding="utf-8-sig"))
     except ValueError as error:
         raise TaskError(f"{path} is not TOML: {error}") from error
-    if not isinstance(content.get("task"), dict):
+    for name, table in content.items():
+        if name not in TABLES or not isinstance(table, dict):
+            raise TaskError(f"{path} may hold the tables [task] and [improve], but no {name!r}")
+    if "task" not in content:
         raise TaskError(f"{path} has no [task] table")
-    return content["task"]
+    return content
 
 
 S = TypeVar("S", bound=Spec)
@@ -205,13 +208,13 @@ def _checked(model: type[S], values: Mapping[str, Any], place: str) -> S:
 
 def _sentence(model: type[Spec], error: ValidationError) -> str:
     """The first of pydantic's complaints, in the words of the task file."""
-    first = error.errors(include_url=False)[0]
+    found = error.errors(include_url=False)
+    # A misspelt key also shows as a missing one; the misspelling is what helps.
+    first = next((e for e in found if e["type"] == "extra_forbidden"), found[0])
     where = [str(part) for part in first["loc"] if part not in ("fractions", "files")]
     if first["type"] == "extra_forbidden":
         keys = list(model.model_fields) if len(where) == 1 else [*SPLITS, "seed"]
-        near = get_close_matches(where[-1], keys, n=1)
-        hint = f"did you mean {near[0]!r}?" if near else f"the keys are {', '.join(keys)}"
-        return f"there is no key {'.'.join(where)!r}; {hint}"
+        return f"there is no key {'.'.join(where)!r}{meant(where[-1], keys)}"
     text = first["msg"].removeprefix("Value error, ")
     return ": ".join([*filter(None, [".".join(where)]), text[0].lower() + text[1:]])
 
@@ -229,22 +232,10 @@ def _lists(rows: Mapping[Any, Iterable[Row]], splits: Any) -> dict[str, list[Row
 Parts = dict[str, list[Placed]]
 
 
-def _task(
-    spec: Spec, rows: list[Row] | dict[str, list[Row]], reward: Reward, path: Path | None, source: str
-) -> Task:
-    if isinstance(rows, dict):
-        parts = {name: _distinct(to_examples(part, spec, f"{name} rows")) for name, part in rows.items()}
-    else:
-        parts = {"": _distinct(to_examples(rows, spec, source))}
-    if isinstance(spec.splits, Fractions) and "" in parts:
-        parts = divided(parts[""], spec.splits)
+def _task(spec: Spec, parts: Parts, reward: Reward, tools: tuple[Function, ...]) -> Task:
     _check_apart(parts)
-    placed = [one for part in parts.values() for one in part]
-    _check_ids(placed)
-    _check_system(placed, spec.system)
+    _check_ids([one for part in parts.values() for one in part])
     train, validation, test = (tuple(one.example for one in parts.get(name, ())) for name in SPLITS)
-    if not test:
-        raise TaskError("the test split has no rows")
     content = [
         [[asdict(e) for e in part] for part in (train, validation, test)],
         spec.prompt,
@@ -252,19 +243,18 @@ def _task(
         reward.name,
     ]
     fingerprint = hashlib.sha256(canonical(content).encode()).hexdigest()
-    return Task(
-        spec.name, train, validation, test, spec.system, spec.prompt, reward, spec.tools, fingerprint, path
-    )
+    return Task(spec.name, train, validation, test, spec.system, spec.prompt, reward, tools, fingerprint)
 
 
-def _distinct(placed: list[Placed]) -> list[Placed]:
-    """The rows sorted by id, without those that repeat another one in everything but the id."""
+def _placed(spec: Spec, rows: list[Row], source: str) -> list[Placed]:
+    """The rows as examples, sorted by id, without those that repeat another one in everything but the id."""
     first: dict[str, Placed] = {}
-    for one in sorted(placed, key=lambda one: one.example.id):
+    for one in sorted(to_examples(rows, spec, source), key=lambda one: one.example.id):
         first.setdefault(one.content, one)
-    if len(first) < len(placed):
-        repeated = len(placed) - len(first)
-        warnings.warn(f"{repeated} of {len(placed)} rows repeat another row and are left out", stacklevel=4)
+    if repeated := len(rows) - len(first):
+        warnings.warn(
+            f"{source}: {repeated} of {len(rows)} rows repeat another row and are left out", stacklevel=3
+        )
     return list(first.values())
 
 
@@ -274,14 +264,6 @@ def _check_ids(placed: list[Placed]) -> None:
         other = seen.setdefault(one.example.id, one.place)
         if other is not one.place:
             raise TaskError(f"{other} and {one.place} have the same id; ids must be unique")
-
-
-def _check_system(placed: list[Placed], system: str) -> None:
-    for one in placed:
-        if system and one.example.messages[0].role == "system":
-            raise TaskError(
-                f"{one.place} begins with a system message, and the task has a system text too; keep one"
-            )
 
 
 def _check_apart(parts: Parts) -> None:

@@ -92,9 +92,7 @@ def test_a_missing_file_names_the_near_ones(tmp_path, asked, sentence):
         read_rows(asked, tmp_path)
 
 
-@pytest.mark.parametrize(
-    ("source", "module"), [("rows.parquet", "pyarrow"), ("hf://owner/name", "datasets")]
-)
+@pytest.mark.parametrize(("source", "module"), [("rows.parquet", "pyarrow"), ("hf://owner/name", "datasets")])
 def test_a_missing_library_comes_with_the_command_that_installs_it(tmp_path, monkeypatch, source, module):
     (tmp_path / "rows.parquet").write_bytes(b"")
     monkeypatch.setitem(sys.modules, module, None)

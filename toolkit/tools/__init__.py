@@ -1,8 +1,8 @@
 """
 Tools: functions that a model may call.
 
-`tool_from` makes one of a typed Python function, `load_tools` of the names in a task file. Running Python that
-a model wrote is in `toolkit.tools.python`.
+`tool_from` makes one of a typed Python function, `load_tools` of the names in a task file. Running Python
+that a model wrote is in `toolkit.tools.python`.
 """
 
 import inspect
@@ -10,7 +10,7 @@ import json
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from toolkit.errors import TaskError
 from toolkit.load import load
@@ -27,7 +27,7 @@ class Function:
 
 def tool_from(function: Callable[..., Any]) -> Function:
     """
-    Make a tool of a typed function, sync or async: its name, its docstring, the JSON schema of its parameters.
+    Make a tool of a typed function, sync or async: its name, docstring and the JSON schema of its parameters.
 
     Arguments are checked and converted to the annotated types. Wrong arguments and exceptions become a text
     that begins with "error:", as the model may mend its call; results that are no text become JSON. Raises
@@ -38,19 +38,23 @@ def tool_from(function: Callable[..., Any]) -> Function:
 
     name = getattr(function, "__name__", type(function).__name__)
     try:
-        schema = TypeAdapter(function).json_schema()
+        schema = TypeAdapter(cast(Any, function)).json_schema()
         checked = validate_call(function)
     except (PydanticUserError, NameError) as error:
         reason = str(error).partition("\n")[0]
-        raise TaskError(f"{name} can't be a tool: {reason}; annotate its parameters with plain types") from error
+        raise TaskError(
+            f"{name} can't be a tool: {reason}; annotate its parameters with plain types"
+        ) from error
     if schema.get("type") != "object":
         raise TaskError(f"{name} can't be a tool: parameters without a name; give each a name and a type")
     tool = Tool(name, inspect.getdoc(function) or name, schema)
     return Function(tool, _awaited(checked) if inspect.iscoroutinefunction(function) else _called(checked))
 
 
-def load_tools(specs: Sequence[str | Callable[..., Any] | Function], base: Path | None = None) -> tuple[Function, ...]:
-    """The tools named by `specs`: "python", "module:function" (see `toolkit.load`), or functions themselves."""
+def load_tools(
+    specs: Sequence[str | Callable[..., Any] | Function], base: Path | None = None
+) -> tuple[Function, ...]:
+    """The tools named by `specs`: "python", "module:function" (see `toolkit.load`), or functions."""
     tools = tuple(_tool(spec, base) for spec in specs)
     names = [function.tool.name for function in tools]
     twice = sorted({name for name in names if names.count(name) > 1})

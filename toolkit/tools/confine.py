@@ -1,17 +1,16 @@
 """
 The first program in the sandbox: gives up rights, then becomes the program that is not trusted.
 
-It is started by `toolkit.tools.python` as a script (`python -I -S confine.py SETTINGS`), in the folder that the
-untrusted program may write to, and is never imported. Three processes: the *keeper* (this one) waits and, at
-the end or on SIGTERM, kills whatever is left; the *first* is process 1 of a namespace of its own, so that its
-end is the end of every descendant, however it hid; the *guest* limits itself and runs `main.py`.
+It is started by `toolkit.tools.python` as a script (`python -I -S confine.py SETTINGS`), in the folder that
+the untrusted program may write to, and is never imported. Three processes: the *keeper* (this one) waits and,
+at the end or on SIGTERM, kills whatever is left; the *first* is process 1 of a namespace of its own, so that
+its end is the end of every descendant, however it hid; the *guest* limits itself and runs `main.py`.
 """
 
 import contextlib
 import ctypes
 import json
 import os
-import platform
 import resource
 import signal
 import struct
@@ -21,8 +20,25 @@ from typing import Any
 NEW_USER, NEW_IPC, NEW_PID, NEW_NET = 0x10000000, 0x08000000, 0x20000000, 0x40000000
 PARENT_DEATH_SIGNAL, CHILD_SUBREAPER, NO_NEW_PRIVILEGES = 1, 36, 38
 NOBODY = 65534
-SYSTEM = ("/usr", "/lib", "/lib64", "/bin", "/nix/store", "/etc/ld.so.cache", "/etc/localtime", "/etc/alternatives")
-DEVICES = ("/dev/null", "/dev/zero", "/dev/random", "/dev/urandom", "/proc/cpuinfo", "/proc/meminfo", "/sys/devices/system/cpu")
+SYSTEM = (
+    "/usr",
+    "/lib",
+    "/lib64",
+    "/bin",
+    "/nix/store",
+    "/etc/ld.so.cache",
+    "/etc/localtime",
+    "/etc/alternatives",
+)
+DEVICES = (
+    "/dev/null",
+    "/dev/zero",
+    "/dev/random",
+    "/dev/urandom",
+    "/proc/cpuinfo",
+    "/proc/meminfo",
+    "/sys/devices/system/cpu",
+)
 
 # Landlock: the three system calls (the same numbers on every architecture) and the rights over files.
 CREATE_RULESET, ADD_RULE, RESTRICT_SELF = 444, 445, 446
@@ -41,15 +57,16 @@ sys.argv = ["main.py"]
 runpy.run_path("main.py", run_name="__main__")
 """
 
+LINUX = sys.platform == "linux"
 libc = ctypes.CDLL(None, use_errno=True)
 
 
 def main(settings: dict[str, Any]) -> int:
     """Run the guest under `settings`; its exit code, or 128 + N where signal N ended it."""
-    libc.prctl(CHILD_SUBREAPER, 1, 0, 0, 0)
+    _set(CHILD_SUBREAPER, 1)
     if os.geteuid() == 0:
         _count_as_nobody()
-    apart = settings["namespaces"] and libc.unshare(NEW_USER | NEW_IPC | NEW_PID | NEW_NET) == 0
+    apart = settings["namespaces"] and LINUX and libc.unshare(NEW_USER | NEW_IPC | NEW_PID | NEW_NET) == 0
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
     signal.signal(signal.SIGALRM, lambda *_: sys.exit(128 + signal.SIGALRM))
     signal.alarm(settings["seconds"] + 5)
@@ -62,6 +79,11 @@ def main(settings: dict[str, Any]) -> int:
         _kill_descendants()
 
 
+def _set(option: int, value: int) -> None:
+    if LINUX:
+        libc.prctl(option, value, 0, 0, 0)
+
+
 def _count_as_nobody() -> None:
     # The kernel never limits the number of processes of root's real user id. The effective one stays, as the
     # interpreter may be in a folder that only root can enter.
@@ -70,7 +92,7 @@ def _count_as_nobody() -> None:
 
 
 def _fork(settings: dict[str, Any], apart: bool) -> int:
-    """Fork under the limit on processes: those in here where the kernel counts them apart, else the user's."""
+    """Fork under the limit on processes: those in here if the kernel counts them apart, else the user's."""
     hard = resource.getrlimit(resource.RLIMIT_NPROC)[1]
     allowed = settings["processes"] if apart else settings["processes"] + _processes_of_user()
     try:
@@ -87,13 +109,17 @@ def _processes_of_user() -> int:
     count = 0
     for name in os.listdir("/proc") if os.path.isdir("/proc") else ():
         with contextlib.suppress(OSError):
-            count += name.isdigit() and os.stat(f"/proc/{name}").st_uid == mine and len(os.listdir(f"/proc/{name}/task"))
+            count += (
+                name.isdigit()
+                and os.stat(f"/proc/{name}").st_uid == mine
+                and len(os.listdir(f"/proc/{name}/task"))
+            )
     return count
 
 
 def _first(settings: dict[str, Any], apart: bool) -> None:
     """Start the guest and reap what it leaves, until it ends. Never returns."""
-    libc.prctl(PARENT_DEATH_SIGNAL, signal.SIGKILL, 0, 0, 0)
+    _set(PARENT_DEATH_SIGNAL, signal.SIGKILL)
     for number in (signal.SIGTERM, signal.SIGALRM):
         signal.signal(number, signal.SIG_DFL)
     guest = os.fork()
@@ -107,7 +133,7 @@ def _first(settings: dict[str, Any], apart: bool) -> None:
 
 def _become_guest(settings: dict[str, Any], apart: bool) -> None:
     report = os.open(settings["report"], os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC, 0o600)
-    libc.prctl(NO_NEW_PRIVILEGES, 1, 0, 0, 0)
+    _set(NO_NEW_PRIVILEGES, 1)
     layers = ["limits", *(["network", "processes"] if apart else ["network guard"])]
     if settings["landlock"] and _lock_files(settings["readable"]):
         layers.append("files")
@@ -137,9 +163,7 @@ def _lock_files(readable: list[str]) -> bool:
 
     It also hides the memory and environment of processes outside. False where the kernel has no Landlock.
     """
-    if platform.system() != "Linux":
-        return False
-    version = libc.syscall(CREATE_RULESET, None, 0, 1)
+    version = libc.syscall(CREATE_RULESET, None, 0, 1) if LINUX else 0
     if version < 1:
         return False
     rights = RIGHTS_BY_VERSION[min(version, 3)]

@@ -42,11 +42,12 @@ def run_python(
     code: str, *, stdin: str = "", timeout: float = 10.0, memory_mb: int = 512, files_mb: int = 16
 ) -> Outcome:
     """
-    Run `code` as a program of its own, with `timeout` seconds on the clock, `memory_mb` MiB of address space
-    for each process and `files_mb` MiB for each file that it writes (its output included).
+    Run `code` as a program of its own, in a sandbox.
 
-    The program runs in an empty folder that is removed afterwards, with an empty environment, and cannot see
-    the modules of the project that started it (`python -I`). What protects the machine, by `Outcome.layers`:
+    It has `timeout` seconds on the clock, `memory_mb` MiB of memory for each process and `files_mb` MiB for
+    each file that it writes (its output included). It runs in an empty folder that is removed afterwards,
+    with an empty environment, and cannot see the modules of the project that started it (`python -I`). What
+    protects the machine, by `Outcome.layers`:
 
     - "limits": memory, processor time, file size, no core dumps; 32 processes (where root runs the sandbox
       only together with "processes"). At the end all processes are killed, also those in the background.
@@ -78,12 +79,22 @@ def _run(code: str, stdin: str, timeout: float, settings: Mapping[str, Any]) -> 
         home.mkdir()
         (home / "main.py").write_text(code, encoding="utf-8", errors="surrogatepass")
         report = Path(folder, "layers.json")
-        with tempfile.TemporaryFile() as source, tempfile.TemporaryFile() as out, tempfile.TemporaryFile() as err:
+        with (
+            tempfile.TemporaryFile() as source,
+            tempfile.TemporaryFile() as out,
+            tempfile.TemporaryFile() as err,
+        ):
             source.write(stdin.encode("utf-8", "surrogatepass"))
             source.seek(0)
             command = _command(timeout, report, settings)
             keeper = subprocess.Popen(
-                command, cwd=home, env=_environment(home), stdin=source, stdout=out, stderr=err, start_new_session=True
+                command,
+                cwd=home,
+                env=_environment(home),
+                stdin=source,
+                stdout=out,
+                stderr=err,
+                start_new_session=True,
             )
             timed_out = _wait(keeper, timeout)
             layers = tuple(json.loads(report.read_text() or "[]")) if report.exists() else ()
@@ -132,11 +143,15 @@ def _text(file: IO[bytes]) -> str:
     size, half = file.seek(0, os.SEEK_END), SHOWN // 2
     file.seek(0)
     if size <= SHOWN:
-        return file.read().decode("utf-8", "replace")
+        return _decoded(file.read())
     start = file.read(half)
     file.seek(size - half)
     end = file.read(half)
-    return f"{start.decode('utf-8', 'replace')}\n[... {size - SHOWN} bytes left out ...]\n{end.decode('utf-8', 'replace')}"
+    return f"{_decoded(start)}\n[... {size - SHOWN} bytes left out ...]\n{_decoded(end)}"
+
+
+def _decoded(raw: bytes) -> str:
+    return raw.decode("utf-8", "replace")
 
 
 def python(code: str) -> str:

@@ -1,0 +1,55 @@
+"""`improve` and its async twin: learning in words from Python."""
+
+import asyncio
+from collections.abc import Callable
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from experience.config import ExperienceConfig
+from experience.forecast import check_limits, forecast
+from experience.loop import learn
+from toolkit.config import resolve
+from toolkit.ledger import Limits
+from toolkit.run import Result, carry_out
+from toolkit.task import Task
+from toolkit.types import Note
+
+
+def improve(
+    task: Task,
+    *,
+    model: str | None = None,
+    limits: Limits | None = None,
+    run: str | Path | None = None,
+    replay: str | Path | None = None,
+    watch: Callable[[Note], None] = lambda note: None,
+    **settings: Any,
+) -> Result:
+    """
+    Learn an experience library for a task and measure it on held-out rows.
+
+    `settings` are the fields of `ExperienceConfig`; those of the task file come first, these win. `run` is a
+    directory, taken up again if it exists. Raises the errors of `toolkit.errors`.
+    """
+    return asyncio.run(
+        aimprove(task, model=model, limits=limits, run=run, replay=replay, watch=watch, **settings)
+    )
+
+
+async def aimprove(
+    task: Task,
+    *,
+    model: str | None = None,
+    limits: Limits | None = None,
+    run: str | Path | None = None,
+    replay: str | Path | None = None,
+    watch: Callable[[Note], None] = lambda note: None,
+    **settings: Any,
+) -> Result:
+    """`improve` for callers that have an event loop of their own."""
+    bounds = asdict(limits) if limits else {}
+    config = resolve(ExperienceConfig, task.settings, {"model": model, **bounds, **settings})
+    check_limits(config.limits, forecast(task, config))
+    where = Path(run) if run else None
+    return await carry_out(task, config, learn, where, watch=watch, replay=Path(replay) if replay else None)

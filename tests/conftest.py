@@ -1,0 +1,25 @@
+"""What all tests share: a clean environment without paid calls, and the small embedded model."""
+
+import os
+from collections.abc import Iterator
+
+import pytest
+
+from toolkit.local import LocalServer, serve
+
+FOREIGN = ("OPENAI_", "ANTHROPIC_", "AZURE_", "GEMINI_", "EDGEWISE_", "LITELLM_")
+
+
+@pytest.fixture(autouse=True)
+def environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    """No key and no setting of whoever runs the tests; nothing but loopback and scripted models answers."""
+    for key in [key for key in os.environ if key.startswith(FOREIGN)]:
+        monkeypatch.delenv(key)
+    monkeypatch.setenv("EDGEWISE_OFFLINE", "1")
+
+
+@pytest.fixture(scope="session")
+def small_model() -> Iterator[LocalServer]:
+    """local/smollm2-135m, served on loopback; fetched into the user's cache if it is not there (98 MB)."""
+    with serve("smollm2-135m") as server:
+        yield server

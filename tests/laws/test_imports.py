@@ -1,0 +1,87 @@
+"""Imports point down only, heavy libraries are imported where they belong, and importing stays fast."""
+
+import ast
+import json
+import statistics
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+BELOW = {
+    "toolkit": set(),
+    "experience": {"toolkit"},
+    "learner": {"toolkit"},
+    "mas": {"toolkit", "experience", "learner"},
+}
+SERVER_AND_CLIENT = ("toolkit/client.py", "toolkit/serve.py")
+# Library -> the files and folders that may import it.
+HOMES = {
+    "torch": ("learner/", "mas/policy.py", "toolkit/torch_sampler.py"),
+    "transformers": ("learner/", "mas/policy.py", "toolkit/torch_sampler.py"),
+    "langgraph": ("mas/compile.py",),
+    "httpx": SERVER_AND_CLIENT,
+    "aiohttp": SERVER_AND_CLIENT,
+    "requests": SERVER_AND_CLIENT,
+    "openai": SERVER_AND_CLIENT,
+    "litellm": (*SERVER_AND_CLIENT, "toolkit/prices.py"),
+    "xllamacpp": ("toolkit/local.py",),
+    "urllib.request": ("toolkit/local.py",),
+    "http": SERVER_AND_CLIENT,
+}
+SLOW = ("litellm", "torch", "langgraph", "openai", "scipy", "pyarrow", "datasets", "rich")
+FILES = sorted(path for package in BELOW for path in (ROOT / package).rglob("*.py"))
+
+
+def imported(source: str) -> Iterator[str]:
+    """Dotted names of all modules that a source imports, those inside functions included."""
+    for node in ast.walk(ast.parse(source)):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom) and node.module:
+            yield node.module
+            yield from (f"{node.module}.{alias.name}" for alias in node.names)
+
+
+def within(name: str, library: str) -> bool:
+    return name == library or name.startswith(f"{library}.")
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda path: path.relative_to(ROOT).as_posix())
+def test_imports_point_down_and_libraries_stay_at_home(path: Path) -> None:
+    here = path.relative_to(ROOT).as_posix()
+    package = here.split("/")[0]
+    names = set(imported(path.read_text("utf-8")))
+    up = {name for name in names if name.split(".")[0] in BELOW.keys() - BELOW[package] - {package}}
+    astray = {
+        name
+        for name in names
+        for library, homes in HOMES.items()
+        if within(name, library) and not here.startswith(homes)
+    }
+    assert not up, f"{here} imports from a package above or beside it"
+    assert not astray, f"{here} imports a library that belongs elsewhere"
+
+
+def test_the_law_sees_imports_inside_functions() -> None:
+    source = "def f():\n    import torch.nn\n    from urllib import request\n    from mas import graph"
+    assert {"torch.nn", "urllib.request", "mas.graph"} <= set(imported(source))
+
+
+PROBE = """
+import json, sys, time
+start = time.perf_counter()
+import toolkit, experience
+print(json.dumps([time.perf_counter() - start, sorted(sys.modules)]))
+"""
+
+
+def test_importing_is_fast_and_leaves_heavy_libraries_alone() -> None:
+    runs = [json.loads(subprocess.check_output([sys.executable, "-c", PROBE], cwd=ROOT)) for _ in range(5)]
+    assert not set(runs[0][1]) & set(SLOW)
+    # The least disturbed of them: a busy machine can only add to the time.
+    assert min(seconds for seconds, _ in runs) < 0.5
+    assert statistics.median(seconds for seconds, _ in runs) < 2.0

@@ -1,0 +1,390 @@
+import asyncio
+import json
+import logging
+from importlib.util import find_spec
+
+import pytest
+
+import toolkit.client
+from tests.server import Fault, Server, in_order
+from toolkit.client import (
+    LiteLLMClient,
+    OpenAIClient,
+    Router,
+    TimedOut,
+    Unanswered,
+    connect,
+    redact,
+    server_of,
+)
+from toolkit.errors import ModelError, ProviderDown, UnknownModel, WrongKey
+from toolkit.types import Message, Request, Sampling, Tool, ToolCall, Usage
+
+KEY = "sk-proj-abcdefghijklmnop"
+HELLO = (Message("user", "hello world"),)
+
+
+def ask(server, request=None, client=None, **options):
+    request = request or Request("m", HELLO, Sampling(**options))
+
+    async def main():
+        chosen = client(server.url) if client else OpenAIClient(server.url, KEY)
+        try:
+            return await chosen.ask(request)
+        finally:
+            await chosen.aclose()
+
+    return asyncio.run(main())
+
+
+def through_litellm(url):
+    return LiteLLMClient(api_base=url, api_key=KEY)
+
+
+needs_litellm = pytest.mark.skipif(not find_spec("litellm"), reason="litellm does not go with openai 3 yet")
+BOTH = pytest.mark.parametrize(
+    ("client", "model"),
+    [
+        pytest.param(None, "m", id="openai"),
+        pytest.param(through_litellm, "hosted_vllm/m", id="litellm", marks=needs_litellm),
+    ],
+)
+
+
+@BOTH
+def test_a_reply_carries_text_usage_and_latency(client, model):
+    with Server(latency=0.05, cached=1) as server:
+        reply = ask(server, Request(model, HELLO), client)
+    assert reply.message == Message("assistant", "hello world")
+    assert (reply.stop, reply.usage) == ("stop", Usage(input=2, cached=1, output=2))
+    assert 0.05 <= reply.latency < 20
+
+
+def test_usage_that_is_not_reported_is_none():
+    with Server(usage=False) as server:
+        assert ask(server).usage is None
+
+
+def test_only_what_is_set_is_sent():
+    with Server() as server:
+        ask(server)
+        ask(server, temperature=0.0, top_p=0.9, max_tokens=7, seed=0, stop=("\n",))
+    plain, full = server.bodies
+    assert set(plain) == {"model", "messages"}
+    assert {k: full[k] for k in full if k not in plain} == {
+        "temperature": 0.0, "top_p": 0.9, "max_tokens": 7, "seed": 0, "stop": ["\n"]
+    }  # fmt: skip
+
+
+@BOTH
+def test_tool_calls_go_both_ways(client, model):
+    called = {"id": "c1", "type": "function", "function": {"name": "look", "arguments": '{"at": 1}'}}
+    tool = Tool("look", "Looks.", {"type": "object", "properties": {"at": {"type": "integer"}}})
+    call = ToolCall("c0", "look", '{"at": 0}')
+    history = (*HELLO, Message("assistant", "", (call,)), Message("tool", "nothing there", tool_call_id="c0"))
+    with Server(lambda body: {"role": "assistant", "content": None, "tool_calls": [called]}) as server:
+        reply = ask(server, Request(model, history, tools=(tool,)), client)
+    assert reply.stop == "tools"
+    assert reply.message == Message("assistant", "", (ToolCall("c1", "look", '{"at": 1}'),))
+    (body,) = server.bodies
+    assert body["tools"][0]["function"] == {
+        "name": "look",
+        "description": "Looks.",
+        "parameters": tool.parameters,
+    }
+    assert body["messages"][1]["tool_calls"][0]["function"] == {"name": "look", "arguments": '{"at": 0}'}
+    assert body["messages"][2] == {"role": "tool", "content": "nothing there", "tool_call_id": "c0"}
+
+
+@pytest.mark.parametrize("closed", [True, False])
+def test_a_schema_is_asked_for_strictly_only_where_providers_accept_it_as_strict(closed):
+    schema = {"type": "object", "properties": {"a": {"type": "string"}}, "required": ["a"]}
+    schema |= {"additionalProperties": False} if closed else {}
+    with Server() as server:
+        ask(server, Request("m", HELLO, schema=schema))
+    asked = server.bodies[0]["response_format"]
+    assert asked == {
+        "type": "json_schema",
+        "json_schema": {"name": "reply", "schema": schema, "strict": closed},
+    }
+
+
+def test_a_lone_surrogate_that_a_model_writes_does_not_spread():
+    with Server(lambda body: {"role": "assistant", "content": "so \ud83d é"}) as server:
+        reply = ask(server)
+        again = ask(server, Request("m", (Message("user", "\ud83d"),)))
+    assert reply.message.content == "so ? é"
+    assert again.stop == "refused"
+
+
+@pytest.mark.parametrize(
+    ("message", "stop"),
+    [
+        ({"content": "cut", "finish_reason": "length"}, "length"),
+        ({"content": "", "finish_reason": "content_filter"}, "refused"),
+        ({"content": None, "refusal": "I can't help"}, "refused"),
+        ({"content": [{"type": "text", "text": "in "}, {"type": "text", "text": "parts"}]}, "stop"),
+    ],
+)
+def test_why_a_reply_ended(message, stop):
+    with Server(lambda body: {"role": "assistant", **message}, usage=False) as server:
+        reply = ask(server)
+    assert (reply.stop, reply.failed, bool(reply.error)) == (stop, stop == "refused", stop == "refused")
+
+
+@BOTH
+@pytest.mark.parametrize(
+    ("status", "error"),
+    [(401, WrongKey), (403, WrongKey), (404, UnknownModel), (429, Unanswered), (500, Unanswered)],
+)
+def test_errors_of_a_provider_become_ours_without_its_secrets(client, model, status, error):
+    fault = Fault(status, f"Incorrect API key {KEY}")
+    with Server(faults=in_order(fault)) as server, pytest.raises(error) as caught:
+        ask(server, Request(model, HELLO), client)
+    assert len(server.bodies) == 1
+    assert KEY not in str(caught.value)
+    assert model in str(caught.value)
+    assert caught.value.__suppress_context__
+    if error is Unanswered:
+        assert caught.value.status == status
+
+
+@BOTH
+@pytest.mark.parametrize("status", [400, 413, 422])
+def test_a_refused_request_is_a_reply(client, model, status):
+    with Server(faults=in_order(Fault(status, f"prompt too long, key {KEY}"))) as server:
+        reply = ask(server, Request(model, HELLO), client)
+    assert (reply.stop, reply.message.content, reply.usage) == ("refused", "", None)
+    assert "prompt too long" in reply.error
+    assert KEY not in reply.error
+
+
+@BOTH
+@pytest.mark.parametrize(
+    ("headers", "seconds"),
+    [
+        ({"Retry-After": "7"}, 7),
+        ({"retry-after-ms": "250"}, 0.25),
+        ({}, None),
+        ({"Retry-After": "soon"}, None),
+        ({"Retry-After": "Wed, 21 Oct 2015 07:28:00 GMT"}, 0),
+    ],
+)
+def test_the_wait_that_a_provider_asks_for_is_passed_on(client, model, headers, seconds):
+    with Server(faults=in_order(Fault(429, headers=headers))) as server, pytest.raises(Unanswered) as caught:
+        ask(server, Request(model, HELLO), client)
+    assert (caught.value.status, caught.value.retry_after) == (429, seconds)
+
+
+def test_an_empty_account_is_not_asked_again():
+    fault = Fault(429, "You exceeded your current quota", code="insufficient_quota")
+    with Server(faults=in_order(fault)) as server, pytest.raises(ProviderDown, match="account"):
+        ask(server)
+
+
+def test_a_dropped_connection_and_a_closed_port_are_worth_another_try():
+    with Server(faults=in_order(Fault(None))) as server, pytest.raises(Unanswered) as caught:
+        ask(server)
+    assert caught.value.status is None
+    with pytest.raises(Unanswered, match="can't be reached"):
+        ask(server)
+
+
+def test_no_answer_in_time_is_a_timeout():
+    with Server(latency=0.5) as server, pytest.raises(TimedOut):
+        ask(server, client=lambda url: OpenAIClient(url, KEY, timeout=0.1))
+
+
+@pytest.mark.parametrize(
+    "answer", [b"<html>", b"[]", b'{"choices": []}', b'{"choices": [{"message": null}]}']
+)
+def test_an_answer_in_another_format_is_worth_another_try(answer):
+    with Server(lambda body: answer) as server, pytest.raises(Unanswered):
+        ask(server)
+
+
+@pytest.mark.parametrize(
+    ("fault", "sent", "missing"),
+    [
+        (Fault(400, "Unsupported parameter: 'max_tokens'. Use 'max_completion_tokens'.", param="max_tokens"),
+         {"max_completion_tokens": 9}, "max_tokens"),
+        (Fault(400, "Unsupported value: 'temperature' does not support 0.5.", param="temperature"),
+         {"max_tokens": 9}, "temperature"),
+        (Fault(400, "seed: Extra inputs are not permitted"), {"max_tokens": 9}, "seed"),
+        (Fault(400, "This model does not support json_schema"), {"max_tokens": 9}, "response_format"),
+    ],
+)  # fmt: skip
+def test_a_parameter_refused_by_name_is_changed_once_and_for_all(fault, sent, missing, caplog):
+    request = Request("m", HELLO, Sampling(temperature=0.5, max_tokens=9, seed=1), schema={"type": "object"})
+
+    async def main(url):
+        client = OpenAIClient(url, KEY)
+        replies = [await client.ask(request), await client.ask(request)]
+        await client.aclose()
+        return replies
+
+    with Server(faults=in_order(fault)) as server, caplog.at_level(logging.WARNING, "edgewise"):
+        replies = asyncio.run(main(server.url))
+    assert [reply.stop for reply in replies] == ["stop", "stop"]
+    assert len(server.bodies) == 3
+    for body in server.bodies[1:]:
+        assert missing not in body
+        assert sent.items() <= body.items()
+    assert len(caplog.records) == 1
+
+
+def test_many_calls_at_once_learn_a_quirk_together_and_warn_once(caplog):
+    def refuses(body):
+        return Fault(400, "Use 'max_completion_tokens', not 'max_tokens'") if "max_tokens" in body else None
+
+    async def main(url):
+        client = OpenAIClient(url, KEY)
+        request = Request("m", HELLO, Sampling(max_tokens=5))
+        replies = await asyncio.gather(*(client.ask(request) for _ in range(20)))
+        await client.aclose()
+        return {reply.stop for reply in replies}
+
+    with Server(faults=refuses) as server, caplog.at_level(logging.WARNING, "edgewise"):
+        assert asyncio.run(main(server.url)) == {"stop"}
+    assert len(caplog.records) == 1
+
+
+def test_a_server_that_refuses_both_names_of_a_parameter_is_not_asked_for_ever():
+    message = "Use 'max_completion_tokens' instead of 'max_tokens', or the other way round"
+    with Server(faults=lambda body: Fault(400, message)) as server:
+        assert ask(server, max_tokens=5).stop == "refused"
+    assert len(server.bodies) == 2
+
+
+@pytest.mark.parametrize(
+    "message",
+    [
+        "max_tokens is too large: 100000; unsupported",
+        "Invalid 'temperature': above maximum",
+        "unknown problem with the prompt",
+    ],
+)
+def test_a_wrong_value_is_not_papered_over(message):
+    with Server(faults=lambda body: Fault(400, message)) as server:
+        reply = ask(server, temperature=9.0, max_tokens=100000)
+    assert reply.stop == "refused"
+    assert len(server.bodies) == 1
+
+
+def test_200_calls_are_in_flight_at_once():
+    async def main(url):
+        client = OpenAIClient(url, KEY)
+        await asyncio.gather(*(client.ask(Request("m", HELLO)) for _ in range(200)))
+        await client.aclose()
+
+    with Server(latency=1.5) as server:
+        asyncio.run(main(server.url))
+    assert server.most_at_once == 200
+
+
+@pytest.mark.parametrize(
+    ("name", "server"),
+    [
+        ("openai/gpt-4o", "openai"),
+        ("anthropic/claude", "litellm"),
+        ("local/smollm2-135m", "local/smollm2-135m"),
+        ("http://127.0.0.1:1/v1#org/name", "http://127.0.0.1:1/v1"),
+    ],
+)
+def test_models_of_one_server_share_a_connection(name, server):
+    assert server_of(name) == server
+
+
+@pytest.mark.parametrize(
+    ("name", "sentence"),
+    [
+        ("gpt-4o", "openai/gpt-4o"),
+        ("http://127.0.0.1:1/v1", "#MODEL"),
+        ("torch/gpt2", "--by weights"),
+        ("scripted/no_such_module:f", "MODULE:FUNCTION"),
+        ("scripted/json:no_such_function", "MODULE:FUNCTION"),
+    ],
+)
+def test_a_wrong_name_is_explained(name, sentence):
+    with pytest.raises(ModelError, match=sentence):
+        connect(name)
+
+
+def test_openai_without_a_key_is_explained(monkeypatch):
+    monkeypatch.delenv("OPENAI_API_KEY", raising=False)
+    monkeypatch.delenv("OPENAI_BASE_URL", raising=False)
+    with pytest.raises(WrongKey, match="OPENAI_API_KEY"):
+        connect("openai/gpt-4o")
+
+
+def shout(request):
+    return request.messages[-1].content.upper()
+
+
+def test_a_router_asks_every_kind_of_model_and_opens_each_server_once(monkeypatch):
+    async def main(url):
+        router = Router()
+        names = [f"{url}#a", f"{url}#b/c", "openai/d", f"scripted/{__name__}:shout"] * 3
+        replies = await asyncio.gather(*(router.ask(Request(name, HELLO)) for name in names))
+        opened = len(router._clients)
+        await router.aclose()
+        return [reply.message.content for reply in replies], opened
+
+    with Server() as server:
+        monkeypatch.setenv("OPENAI_BASE_URL", server.url)
+        texts, opened = asyncio.run(main(server.url))
+    assert texts == ["hello world", "hello world", "hello world", "HELLO WORLD"] * 3
+    assert opened == 3
+    assert sorted({body["model"] for body in server.bodies}) == ["a", "b/c", "d"]
+
+
+def test_a_key_for_openai_is_not_sent_to_other_servers(monkeypatch):
+    monkeypatch.setenv("OPENAI_API_KEY", KEY)
+
+    async def main(url):
+        router = Router()
+        await router.ask(Request(f"{url}#m", HELLO))
+        await router.aclose()
+
+    with Server() as server:
+        asyncio.run(main(server.url))
+    assert KEY not in json.dumps(server.headers)
+
+
+@pytest.mark.parametrize("how", ["attribute", "environment"])
+def test_paid_calls_can_be_switched_off(monkeypatch, how):
+    if how == "attribute":
+        monkeypatch.setattr(toolkit.client, "ALLOW_PAID_CALLS", False)
+    else:
+        monkeypatch.setenv("EDGEWISE_OFFLINE", "1")
+    monkeypatch.setenv("OPENAI_API_KEY", KEY)
+
+    async def main(name):
+        router = Router()
+        try:
+            return await router.ask(Request(name, HELLO))
+        finally:
+            await router.aclose()
+
+    for name in ("openai/gpt-4o", "anthropic/claude", "http://192.0.2.1/v1#m"):
+        with pytest.raises(ModelError, match="paid calls are switched off"):
+            asyncio.run(main(name))
+    with Server() as server:
+        assert asyncio.run(main(f"{server.url}#m")).message.content == "hello world"
+
+
+@needs_litellm
+def test_an_unknown_provider_is_explained():
+    client = LiteLLMClient(api_base="http://127.0.0.1:1")
+    with pytest.raises(UnknownModel, match="PROVIDER/NAME"):
+        asyncio.run(client.ask(Request("nobody/m", HELLO)))
+
+
+@pytest.mark.parametrize(
+    "text", [f"key {KEY} refused", "Authorization: Bearer abc.def", "from the environment: hunter22"]
+)
+def test_secrets_are_redacted(text, monkeypatch):
+    monkeypatch.setenv("SOME_API_KEY", "hunter22")
+    redacted = redact(text)
+    assert "[key]" in redacted
+    assert not any(secret in redacted for secret in (KEY, "abc.def", "hunter22"))

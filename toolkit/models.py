@@ -1,0 +1,50 @@
+"""What `edgewise models` prints."""
+
+import sys
+from typing import Any
+
+from toolkit import local
+
+
+class Listed:
+    """The embedded models and whether they are on this machine."""
+
+    def to_json(self) -> list[dict[str, Any]]:
+        """One object per model."""
+        return [
+            {
+                "name": f"local/{model.name}",
+                "bytes": model.size,
+                "licence": model.licence,
+                "path": str(path) if (path := local.cache_dir() / model.file).exists() else None,
+            }
+            for model in local.MODELS.values()
+        ]
+
+    def lines(self) -> list[str]:
+        """One line per model."""
+        return [
+            f"{row['name']:28} {row['bytes'] / 1e6:7,.0f} MB  {row['licence']}  {row['path'] or 'not pulled'}"
+            for row in self.to_json()
+        ]
+
+
+def listed() -> Listed:
+    """All embedded models."""
+    return Listed()
+
+
+def pulled(name: str) -> str:
+    """Fetch and verify a model, with progress on standard error; returns its path."""
+    shown = -1
+
+    def progress(done: int, total: int) -> None:
+        nonlocal shown
+        if (percent := 100 * done // total) != shown:
+            shown = percent
+            print(f"\r{name}: {percent}% of {total / 1e6:,.0f} MB", end="", file=sys.stderr, flush=True)
+
+    path = local.pull(name.removeprefix("local/"), progress)
+    if shown >= 0:
+        print(file=sys.stderr)
+    return str(path)

@@ -1,0 +1,3 @@
+"""stub"""
+def write(path):
+    return path / "report.html"
