@@ -15,7 +15,6 @@ Everything but the journal is written anew when a run is taken up again, from th
 import contextlib
 import errno
 import json
-import sqlite3
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass, field
 from datetime import datetime
@@ -24,7 +23,9 @@ from typing import Any, Protocol, TextIO
 
 from toolkit import config as configs
 from toolkit.config import Config
-from toolkit.errors import ConfigError, DiskFull, EdgewiseError
+from toolkit.errors import ConfigError, DiskFull
+from toolkit.ledger import PICO, cost
+from toolkit.prices import Price, price_of
 from toolkit.types import Group, Note, Rollout
 
 Watch = Callable[[Note], None]
@@ -46,6 +47,8 @@ class Directory:
     """A run directory that is open for writing; use `opened`."""
 
     path: Path
+    model: str
+    price: Price | None
     rollouts: TextIO
     seen: set[tuple[str, int, int, str]] = field(default_factory=set)
 
@@ -63,7 +66,8 @@ class Directory:
                 key = (run.example, run.sample, run.seed, run.version)
                 if key not in self.seen:
                     self.seen.add(key)
-                    print(json.dumps(rollout_json(group, run)), file=self.rollouts)
+                    line = rollout_json(group, run, self.model, self.price)
+                    print(json.dumps(line), file=self.rollouts)
         self.rollouts.flush()
 
     def _write_step(self, record: Record) -> None:
@@ -94,7 +98,8 @@ def opened(path: Path, config: Config, fingerprint: str) -> Iterator[Directory]:
         configs.save(config, path / "config.toml")
         write_json(path / "task.json", {"fingerprint": fingerprint})
         with (path / "rollouts.jsonl").open("w") as rollouts:
-            yield Directory(path, rollouts)
+            price = price_of(config.model, config.price_list)
+            yield Directory(path, config.model, price, rollouts)
 
 
 def _check_same(path: Path, config: Config, fingerprint: str) -> None:
@@ -128,8 +133,8 @@ def write_json(path: Path, data: Any) -> None:
     path.write_text(json.dumps(data, indent=1, sort_keys=True) + "\n")
 
 
-def rollout_json(group: Group, run: Rollout) -> dict[str, Any]:
-    """One line of rollouts.jsonl."""
+def rollout_json(group: Group, run: Rollout, model: str, price: Price | None) -> dict[str, Any]:
+    """One line of rollouts.jsonl; `usd` is None where the price is unknown."""
     usage = run.usage
     last = run.steps[-1] if run.steps else None
     return {
@@ -139,11 +144,13 @@ def rollout_json(group: Group, run: Rollout) -> dict[str, Any]:
         "sample": run.sample,
         "seed": run.seed,
         "library": run.version,
+        "model": model,
         "messages": [asdict(message) for message in (*last.seen, last.said)] if last else [],
         "stop": run.stop,
         "error": run.error,
         "score": asdict(run.score) if run.score else None,
         "tokens": asdict(usage),
+        "usd": cost(usage, price) / PICO if price else None,
         "tool_calls": run.tool_calls,
         "latency": sum(step.latency for step in run.steps),
     }

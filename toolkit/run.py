@@ -15,8 +15,8 @@ from pathlib import Path
 from typing import Any
 
 from toolkit import around, directory, report
-from toolkit.artifact import Artifact
 from toolkit.around import Journaled
+from toolkit.artifact import Artifact
 from toolkit.client import Client, Router
 from toolkit.collect import Driver
 from toolkit.config import Config

@@ -1,0 +1,110 @@
+"""Concurrency, a crash or a replay change nothing: same groups, same books, same library, byte for byte."""
+
+import json
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from experience import improve
+from tests import toy
+from tests.server import Server
+from toolkit.errors import NotRecorded
+
+ROOT = Path(__file__).resolve().parents[2]
+SETTINGS = {"epochs": 2, "batch_size": 12}
+
+
+def learn(url: str, run: Path, **settings):
+    return improve(toy.task(), model=f"{url}#toy", run=run, **{**SETTINGS, **settings})
+
+
+def books(run: Path):
+    costs = json.loads((run / "result.json").read_text())["costs"]
+    return {axis: costs[axis] for axis in ("total", "learning", "measuring", "role", "step", "example")}
+
+
+def rollouts(run: Path):
+    lines = [json.loads(line) for line in (run / "rollouts.jsonl").read_text().splitlines()]
+    return [{key: value for key, value in line.items() if key != "latency"} for line in lines]
+
+
+def library(run: Path) -> bytes:
+    return (run / "artifact" / "library.json").read_bytes()
+
+
+def uneven(body) -> str:
+    """Answers that overtake each other."""
+    time.sleep(random.random() * 0.004)
+    return toy.serve(body)
+
+
+@pytest.fixture(scope="module")
+def reference(tmp_path_factory):
+    """A run, one call at a time, that nothing disturbed."""
+    run = tmp_path_factory.mktemp("reference")
+    with Server(toy.serve) as server:
+        result = learn(server.url, run, concurrency=1)
+        calls = len(server.bodies)
+    assert result.improved
+    return server.url, run, calls
+
+
+def test_one_at_a_time_and_sixty_four_at_once_are_the_same(reference, tmp_path):
+    url, alone, calls = reference
+    with Server(uneven, latency=0.002) as server:
+        learn(server.url, tmp_path, concurrency=64)
+        assert server.most_at_once > 16
+        assert len(server.bodies) == calls
+    assert library(tmp_path) == library(alone)
+    assert rollouts(tmp_path) == [{**line, "model": f"{server.url}#toy"} for line in rollouts(alone)]
+    assert books(tmp_path) == books(alone)
+
+
+def test_a_finished_run_replays_from_its_journal_without_a_model(reference, tmp_path):
+    url, alone, _ = reference
+    again = improve(
+        toy.task(), model=f"{url}#toy", run=tmp_path, replay=alone / "journal.sqlite", **SETTINGS
+    )
+    assert again.improved
+    assert library(tmp_path) == library(alone)
+    assert rollouts(tmp_path) == rollouts(alone)
+    assert books(tmp_path) == books(alone)
+
+
+def test_a_replay_never_asks_for_what_was_not_recorded(reference, tmp_path):
+    url, alone, _ = reference
+    with pytest.raises(NotRecorded):
+        improve(
+            toy.task(), model=f"{url}#toy", run=tmp_path, replay=alone / "journal.sqlite", seed=1, **SETTINGS
+        )
+
+
+def test_running_a_finished_run_again_costs_nothing(reference):
+    url, alone, _ = reference
+    before = library(alone), books(alone)
+    learn(url, alone)  # the server is gone: any call would fail
+    assert (library(alone), books(alone)) == before
+
+
+def test_killed_and_resumed_is_as_if_never_killed(reference, tmp_path):
+    _, alone, calls = reference
+    with Server(toy.serve, latency=0.01) as server:
+        command = [sys.executable, "-m", "tests.laws.one_run", server.url, str(tmp_path)]
+        environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+        for kill_after in (20, 120, 260):
+            with subprocess.Popen(command, cwd=ROOT, env=environment) as process:
+                while len(server.bodies) < kill_after and process.poll() is None:
+                    time.sleep(0.002)
+                process.send_signal(signal.SIGKILL)
+        subprocess.run(command, cwd=ROOT, env=environment, check=True)
+        repeated = len(server.bodies) - calls
+    assert library(tmp_path) == library(alone)
+    # Only what was on its way at a kill may be asked again: four in flight, four being written.
+    assert repeated <= 3 * (4 + 4)
+    assert books(tmp_path) == books(alone)

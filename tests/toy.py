@@ -1,0 +1,61 @@
+"""
+A task small enough to follow by hand, and a model that really learns it from lessons.
+
+Each row names a thing; each thing belongs to a colour. The model guesses by its seed until a lesson in its prompt
+tells the colour. As distiller it reads the reference answer, so what it writes depends on what it is shown.
+"""
+
+import json
+import re
+from typing import Any
+
+from toolkit.task import Task
+from toolkit.types import Request
+
+COLOURS = ("red", "green", "blue")
+THINGS = ("brick", "leaf", "sea", "rose", "grass", "sky", "ruby", "moss", "ink")
+PROMPT = "Which colour, red, green or blue, has number {n}, a {thing}?"
+
+
+def rows(count: int = 60) -> list[dict[str, Any]]:
+    """Rows with as many different prompts; the colour follows from the thing."""
+    return [
+        {"id": f"r{n:03d}", "n": n, "thing": THINGS[n % 9], "target": COLOURS[n % 3]} for n in range(count)
+    ]
+
+
+def task(count: int = 60) -> Task:
+    """The rows as a task."""
+    return Task.from_rows(rows(count), prompt=PROMPT, id="id", name="colours")
+
+
+def play(request: Request) -> str:
+    """The model as a scripted one."""
+    text = "\n".join(message.content for message in request.messages)
+    return reply(text, request.sampling.seed or 0, request.schema is not None)
+
+
+def serve(body: dict[str, Any]) -> str:
+    """The model behind a server."""
+    text = "\n".join(message["content"] for message in body["messages"])
+    return reply(text, body.get("seed") or 0, "response_format" in body)
+
+
+def reply(text: str, seed: int, as_operations: bool) -> str:
+    if not as_operations:
+        return _answer(text, seed)
+    thing, truth = re.search(r"a (\w+)\?", text), re.search(r"# Reference answer\n(\w+)", text)
+    if thing and truth:
+        return _operations([f"A {thing[1]} is {truth[1]}"])
+    return _operations(re.findall(r"^\d+\. add \(content\): (.+)$", text, re.MULTILINE))
+
+
+def _answer(text: str, seed: int) -> str:
+    thing = re.search(r"a (\w+)\?", text)
+    known = thing and re.search(rf"A {thing[1]} is (\w+)", text)
+    return known[1] if known else COLOURS[seed % 3]
+
+
+def _operations(lessons: list[str]) -> str:
+    found = [{"action": "add", "id": None, "kind": "content", "text": x} for x in dict.fromkeys(lessons)]
+    return json.dumps({"operations": found})
