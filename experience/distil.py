@@ -16,6 +16,7 @@ from toolkit.types import Example, Group, Message, Payer, Plan, Reply, Request, 
 
 Summaries = Literal["always", "auto"]
 SHORT = 60
+LONGEST = 24_000
 
 
 @dataclass(frozen=True, slots=True)
@@ -115,7 +116,15 @@ def trajectory(run: Rollout) -> str:
             turns += [f"[tool result] {message.content}" for message in heard]
         turns.append(f"[assistant] {step.said.content}".rstrip())
         turns += [f"[tool call] {call.name}({call.arguments})" for call in step.said.tool_calls]
-    return "\n".join(turns)
+    return _clipped("\n".join(turns))
+
+
+def _clipped(text: str) -> str:
+    """The text with its middle left out where it is very long: the ends say what was asked and concluded."""
+    if len(text) <= LONGEST:
+        return text
+    half = LONGEST // 2
+    return f"{text[:half]}\n[... {len(text) - 2 * half:,} characters left out ...]\n{text[-half:]}"
 
 
 def _operations(

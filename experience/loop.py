@@ -146,7 +146,7 @@ def _step(
     if config.direct:
         studies, proposals = [], (yield from distil.direct(distiller, batch, library))
     else:
-        studies = yield [_study(task, config, distiller, library, row, number) for row in batch]
+        studies = yield [study(task, config, distiller, library, row, number) for row in batch]
         proposals = tuple(op for study in studies for op in study.proposals)
         yield Note("groups", [study.group for study in studies])
     candidates, outcomes, incomplete = yield from _candidates(
@@ -161,12 +161,11 @@ def _step(
     return StepRecord(number, epoch, tuple(studies), outcomes, incomplete, choice, after)
 
 
-def _study(
+def study(
     task: Task, config: ExperienceConfig, distiller: Distiller, library: Library, row: Example, step: int
 ) -> Plan[Study]:
     """One group from its first rollout to its proposals."""
-    learner = _agent(task, config, config.learning, "rollout")
-    group = yield from _group(task, config, learner, library, row, config.group_size, step)
+    group = yield from _group(task, config, learner(task, config), library, row, config.group_size, step)
     reason = _no_lesson(config, group)
     if reason:
         return Study(group, skipped=reason)
@@ -174,6 +173,11 @@ def _study(
         return Study(group, (yield from distil.study(distiller, group, library)))
     except Unreadable as error:
         return Study(group, skipped=str(error))
+
+
+def learner(task: Task, config: ExperienceConfig) -> Agent:
+    """The model as it is run while learning."""
+    return _agent(task, config, config.learning, "rollout")
 
 
 def _no_lesson(config: ExperienceConfig, group: Group) -> str:

@@ -7,10 +7,11 @@ tells the colour. As distiller it reads the reference answer, so what it writes 
 
 import json
 import re
+from dataclasses import replace
 from typing import Any
 
 from toolkit.task import Task
-from toolkit.types import Request
+from toolkit.types import Example, Request
 
 COLOURS = ("red", "green", "blue")
 THINGS = ("brick", "leaf", "sea", "rose", "grass", "sky", "ruby", "moss", "ink")
@@ -27,6 +28,11 @@ def rows(count: int = 60) -> list[dict[str, Any]]:
 def task(count: int = 60) -> Task:
     """The rows as a task."""
     return Task.from_rows(rows(count), prompt=PROMPT, id="id", name="colours")
+
+
+def with_train(task: Task, rows: tuple[Example, ...]) -> Task:
+    """The task with other training rows."""
+    return replace(task, train=rows)
 
 
 def play(request: Request) -> str:

@@ -221,8 +221,9 @@ class Journaled:
     """
     Answers from the journal what is recorded there; records everything else before it is returned.
 
-    Identical requests in flight share one call. Without an inner client it replays only: a call that is not
-    recorded raises `NotRecorded`. The journal itself is closed by whoever opened it.
+    Identical requests in flight share one call. Without an inner client, or with a journal open for reading
+    only, a call that is not recorded raises `NotRecorded` and costs nothing. The journal itself is closed by
+    whoever opened it.
     """
 
     def __init__(self, inner: Client | None, journal: Journal, linger: float = 5.0):
@@ -236,7 +237,7 @@ class Journaled:
         key = address(request)
         if (reply := self.journal.get(key)) is not None:
             return reply
-        if self.inner is None:
+        if self.inner is None or self.journal.readonly:
             raise NotRecorded(
                 f"The journal {self.journal.path} has no reply of {request.model} to this request."
             )

@@ -58,6 +58,7 @@ class Journal:
 
     def __init__(self, path: str | os.PathLike[str], *, readonly: bool = False, ballast: int = 4 << 20):
         self.path = Path(path)
+        self.readonly = readonly
         self._lock: sqlite3.Connection | None = None
         self._reader: sqlite3.Connection | None = None
         self._writer: _Writer | None = None

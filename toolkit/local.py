@@ -9,6 +9,7 @@ process with llama.cpp, behind an OpenAI-compatible endpoint on 127.0.0.1.
 import atexit
 import contextlib
 import hashlib
+import importlib
 import os
 import shutil
 import subprocess
@@ -123,7 +124,8 @@ def verified(model: EmbeddedModel) -> Path | None:
         return path
     if path.stat().st_size != model.size or _sha256(path) != model.sha256:
         raise BrokenModelFile(
-            f"The file of local/{model.name} is damaged ({path}): `edgewise models pull {model.name}` mends it."
+            f"The file of local/{model.name} in {path.parent} is damaged: "
+            f"`edgewise models pull {model.name}` mends it."
         )
     with contextlib.suppress(OSError):  # a read-only cache is verified each time
         note.write_text(seal, "utf-8")
@@ -333,9 +335,9 @@ def serve(name: str, *, context: int = 4096, parallel: int = 8) -> LocalServer:
     An OpenAI-compatible endpoint for an embedded model, inside this process, on loopback.
 
     `context` is the room of one request, prompt and reply together, in tokens; `parallel` is how many
-    requests are computed at once (more wait in line). A model is served once per process: later callers share it.
-    Raises `BrokenModelFile` for a damaged file, and `ModelError` where xllamacpp is not installed or the
-    model runs already with less room.
+    requests are computed at once (more wait in line). A model is served once per process: later callers
+    share it. Raises `BrokenModelFile` for a damaged file, and `ModelError` where xllamacpp is not installed or
+    the model runs already with less room.
     """
     model = find(name)
     with _lock:
@@ -352,13 +354,20 @@ def serve(name: str, *, context: int = 4096, parallel: int = 8) -> LocalServer:
         return LocalServer(running)
 
 
-def _start(model: EmbeddedModel, path: Path, context: int, parallel: int) -> _Running:
+def _engine() -> Any:
+    # Read once, when the engine is loaded: threads that wait sleep instead of spinning. Spinning threads
+    # stall each other as soon as anything else wants a core, and here the callers always do.
+    os.environ.setdefault("OMP_WAIT_POLICY", "passive")
     try:
-        import xllamacpp
+        return importlib.import_module("xllamacpp")
     except ImportError as error:
         raise ModelError(
-            f"Serving local/{model.name} needs the package xllamacpp: pip install 'edgewise[local]'."
+            "Serving a local model needs the package xllamacpp: pip install 'edgewise[local]'."
         ) from error
+
+
+def _start(model: EmbeddedModel, path: Path, context: int, parallel: int) -> _Running:
+    xllamacpp = _engine()
     try:
         server = xllamacpp.Server(_parameters(xllamacpp.CommonParams(), model, path, context, parallel))
     except RuntimeError as error:

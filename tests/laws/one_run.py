@@ -1,4 +1,4 @@
-"""One run of the toy task in a process of its own, so that it can be killed: URL RUN."""
+"""One run of the toy task in a process of its own, so that it can be killed: URL RUN CONCURRENCY."""
 
 import sys
 
@@ -6,5 +6,5 @@ from experience import improve
 from tests import toy
 
 if __name__ == "__main__":
-    url, run = sys.argv[1:]
-    improve(toy.task(), model=f"{url}#toy", run=run, epochs=2, batch_size=12, concurrency=4)
+    url, run, concurrency = sys.argv[1:]
+    improve(toy.task(), model=f"{url}#toy", run=run, epochs=2, batch_size=12, concurrency=int(concurrency))

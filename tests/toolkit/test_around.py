@@ -307,11 +307,17 @@ def test_closing_does_not_wait_for_a_call_that_never_ends(journal, caplog):
     assert not caplog.records
 
 
-def test_a_replay_has_recorded_calls_only(journal):
-    run(Journaled(Scripted(lambda request: "ok"), journal), asked())
-    known, unknown = run(Journaled(None, journal), asked(), asked("never asked"))
+@pytest.mark.parametrize("readonly", [True, False])
+def test_a_replay_has_recorded_calls_only_and_asks_no_model(tmp_path, readonly):
+    model = Scripted(lambda request: "ok")
+    with Journal(tmp_path / "j") as journal:
+        run(Journaled(model, journal), asked())
+    with Journal(tmp_path / "j", readonly=readonly) as journal:
+        client = stack(model, journal) if readonly else Journaled(None, journal)
+        known, unknown = run(client, asked(), asked("never asked"))
     assert known.message.content == "ok"
     assert isinstance(unknown, NotRecorded)
+    assert len(model.requests) == 1
 
 
 # ---- all of them ---------------------------------------------------------------------------------

@@ -64,7 +64,7 @@ def tiny(monkeypatch: pytest.MonkeyPatch, hub: str = "") -> EmbeddedModel:
 
 
 class Hub(ThreadingHTTPServer):
-    """A file server that knows ranges, breaks off after `limit` bytes, and notes where it was asked to begin."""
+    """A file server that knows ranges, breaks off after `limit` bytes, and notes where it began."""
 
     def __init__(self, data: bytes, limit: int | None = None) -> None:
         super().__init__(("127.0.0.1", 0), HubHandler)
@@ -276,6 +276,7 @@ def test_a_tool_can_be_called(small_model) -> None:
         "function": {"name": "route", "description": "Route it.", "parameters": SCHEMA},
     }
     reply = say(small_model, "Route this.", tools=[tool], tool_choice="required", max_tokens=80, seed=1)
+    print(reply)
     (call,) = reply.choices[0].message.tool_calls
     assert call.function.name == "route"
     assert json.loads(call.function.arguments)["team"] in ("billing", "delivery")

@@ -1,0 +1,117 @@
+"""
+Whether stages stream: one step of 100 groups of 5 with log-normal latencies at concurrency 128.
+
+Its wall time is compared with the lower bound (the larger of all work / concurrency and the longest chain of calls
+that wait for each other) and with the same calls run stage by stage, each waiting for the last of the one before.
+"""
+
+import asyncio
+import statistics
+import sys
+import time
+from collections import defaultdict
+from dataclasses import dataclass, field
+
+import numpy as np
+from common import quick, report
+
+from experience import distil
+from experience.config import ExperienceConfig
+from experience.distil import Distiller
+from experience.library import Library
+from experience.loop import learner, study
+from tests import toy
+from toolkit import agent
+from toolkit.around import Adaptive
+from toolkit.collect import drive
+from toolkit.scripted import Scripted
+from toolkit.seeds import seed
+from toolkit.task import Task
+from toolkit.types import Plan, Request
+
+CONCURRENCY, GROUPS, SIZE = 128, 100, 5
+SIGMA = 1.0
+CONFIG = ExperienceConfig(model="scripted/toy", group_size=SIZE, summaries="always")
+
+
+@dataclass
+class Slow:
+    """The toy model with a latency of its own for each request: the same in every order of calls."""
+
+    median: float
+    draw: int
+    calls: dict[tuple[str, str], list[float]] = field(default_factory=lambda: defaultdict(list))
+
+    async def __call__(self, request: Request) -> str:
+        text = request.messages[-1].content
+        stage = "compare" if request.schema else request.payer.role
+        key = seed(self.draw, text, request.sampling.seed or 0, stage)
+        seconds = self.median * float(np.random.default_rng(key).lognormal(0.0, SIGMA))
+        self.calls[stage, request.payer.example].append(seconds)
+        await asyncio.sleep(seconds)
+        return toy.play(request)
+
+    def bound(self) -> float:
+        """The least time in seconds that any schedule takes."""
+        work = sum(map(sum, self.calls.values())) / CONCURRENCY
+        chains = defaultdict(float)
+        for (_, example), seconds in self.calls.items():
+            chains[example] += max(seconds)
+        return max(work, *chains.values())
+
+
+def streaming(task: Task, distiller: Distiller) -> Plan[object]:
+    return (yield [study(task, CONFIG, distiller, Library(), row, 1) for row in task.train])
+
+
+def by_stages(task: Task, distiller: Distiller) -> Plan[object]:
+    """The same calls with a barrier after every stage."""
+    runner = learner(task, CONFIG)
+    groups = yield [
+        agent.group(runner, row, row.messages, task.reward, judge="", size=SIZE, seed=seed(0, 1))
+        for row in task.train
+    ]
+    mixed = [group for group in groups if group.mixed]
+    runs = [(group.example, run) for group in mixed for run in group.members]
+    flat = iter((yield [distil.summarise(distiller, example, run) for example, run in runs]))
+    summaries = [[next(flat) for _ in group.members] for group in mixed]
+    return (
+        yield [
+            distil.compare(distiller, group.example, group.members, found, Library())
+            for group, found in zip(mixed, summaries, strict=True)
+        ]
+    )
+
+
+def run(plan_of, median: float, draw: int) -> tuple[float, float]:
+    task = toy.task(GROUPS * 3)
+    rows = (*task.train, *task.validation, *task.test)[:GROUPS]
+    task = toy.with_train(task, rows)
+    slow = Slow(median, draw)
+    client = Adaptive(Scripted(slow), CONCURRENCY)
+    distiller = Distiller("scripted/toy", summaries="always")
+    started = time.perf_counter()
+    asyncio.run(drive(plan_of(task, distiller), client))
+    return time.perf_counter() - started, slow.bound()
+
+
+def main() -> int:
+    median, draws = (0.1, 5) if quick() else (0.25, 9)
+    to_bound, to_stages = [], []
+    for draw in range(draws):
+        wall, bound = run(streaming, median, draw)
+        staged, _ = run(by_stages, median, draw)
+        to_bound.append(wall / bound)
+        to_stages.append(wall / staged)
+    figures = {
+        "to_lower_bound": round(statistics.median(to_bound), 3),
+        "to_lower_bound_worst": round(max(to_bound), 3),
+        "to_stage_barriers": round(statistics.median(to_stages), 3),
+        "draws": draws,
+    }
+    holds = figures["to_lower_bound"] <= 1.15 and figures["to_stage_barriers"] <= 0.75
+    return report("stages", figures, "median <= 1.15 x lower bound and <= 0.75 x stage barriers", holds)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
