@@ -55,7 +55,7 @@ class Counting:
 
 
 def start(url: str, run: Path) -> subprocess.Popen[bytes]:
-    command = [sys.executable, "-m", "tests.laws.one_run", url, str(run), str(CONCURRENCY)]
+    command = [sys.executable, "-m", "tests.laws.one_run", url, str(run), str(CONCURRENCY), "False"]
     return subprocess.Popen(command, cwd=ROOT, env={**os.environ, "PYTHONPATH": str(ROOT)})
 
 

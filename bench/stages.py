@@ -31,7 +31,7 @@ from toolkit.types import Plan, Request
 
 CONCURRENCY, GROUPS, SIZE = 128, 100, 5
 SIGMA = 1.0
-CONFIG = ExperienceConfig(model="scripted/toy", group_size=SIZE, summaries="always")
+CONFIG = ExperienceConfig(model="scripted/toy", group_size=SIZE, summaries="always", pool=False)
 
 
 @dataclass

@@ -50,6 +50,6 @@ async def aimprove(
     """`improve` for callers that have an event loop of their own."""
     bounds = asdict(limits) if limits else {}
     config = resolve(ExperienceConfig, task.settings, {"model": model, **bounds, **settings})
-    check_limits(config.limits, forecast(task, config))
+    check_limits(config, forecast(task, config))
     where = Path(run) if run else None
     return await carry_out(task, config, learn, where, watch=watch, replay=Path(replay) if replay else None)

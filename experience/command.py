@@ -13,7 +13,7 @@ from experience.library import Library
 from experience.loop import evaluate, learn
 from toolkit.artifact import Artifact
 from toolkit.config import parse_settings, resolve
-from toolkit.errors import ArtifactError, TaskError
+from toolkit.errors import ArtifactError
 from toolkit.prices import ANY, Price
 from toolkit.progress import announce, watcher
 from toolkit.run import Outcome, Result, carry_out
@@ -74,14 +74,12 @@ class Words:
         def arms(task: Task, config: ExperienceConfig) -> Plan[Outcome]:
             return Outcome((yield from evaluate(task, config, libraries)), {}, False)
 
-        result = asyncio.run(carry_out(self.task, self.config, arms, run, watch=watcher()))
+        result = asyncio.run(carry_out(self.task, self.config, arms, run, job="evaluate", watch=watcher()))
         return Shown([*result.evidence.lines(), *_cost_lines(result)], result.to_json())
 
     def _forecast(self) -> Forecast:
-        if not self.task.train:
-            raise TaskError("The task has no training rows to learn from; give splits a train share.")
         found = forecast(self.task, self.config)
-        check_limits(self.config.limits, found)
+        check_limits(self.config, found)
         return found
 
 

@@ -1,5 +1,7 @@
 """Settings of learning in words. Defaults are the paper's (arXiv 2510.08191) except where a line says so."""
 
+from typing import Literal
+
 from pydantic import Field
 
 from experience.distil import Summaries
@@ -22,6 +24,11 @@ class ExperienceConfig(Config):
     direct: bool = Field(False, description="ablation: lessons written from the tasks alone, no rollouts")
     # The paper summarises every run; a one-word answer is its own summary.
     summaries: Summaries = Field("auto", description='"always", or "auto": short one-turn runs as they are')
+    # The paper compares only groups whose rewards differ; "unsolved" also those that no run solved.
+    learn_from: Literal["mixed", "unsolved"] = Field("mixed", description='groups: "mixed" or "unsolved"')
+    # The paper writes free sentences for every task; see experience.rules.
+    pool: bool = Field(True, description="one lesson per right answer, where right answers recur")
+    draws: int = Field(4, ge=1, description="candidate libraries drawn, where lessons are pooled")
     # The authors put the library after the problem, which breaks the prefix that calls of a step share.
     place: Place = Field("before", description='of the library: "system", "before", "after" or "split"')
     # The paper keeps what the last step wrote; here a library must beat the current one on validation rows.

@@ -5,11 +5,12 @@ from dataclasses import dataclass
 
 from experience.config import ExperienceConfig
 from experience.gate import rungs
-from toolkit.errors import LimitTooSmall
-from toolkit.ledger import Limits
+from toolkit.errors import LimitTooSmall, TaskError
+from toolkit.ledger import Ledger
 from toolkit.prices import price_of
 from toolkit.statistics import smallest_gain
 from toolkit.task import Task
+from toolkit.types import Request, Sampling
 
 # Rough, and named as such where they are shown: bytes of English per token, tokens of a reply, seconds a call.
 BYTES_PER_TOKEN = 4
@@ -39,27 +40,29 @@ class Forecast:
     def lines(self) -> list[str]:
         """The plan for people."""
         calls = ", ".join(f"{role} {number:,}" for role, number in self.calls.items())
-        price = "unknown price" if self.dollars is None else f"about ${self.dollars:.2f}"
+        price = "unknown price (give --price)" if self.dollars is None else f"about ${self.dollars:.2f}"
+        minutes = f"{self.minutes:.0f} minutes" if self.minutes >= 1 else "under a minute"
         return [
             "rows: " + ", ".join(f"{name} {number}" for name, number in self.rows.items()),
             f"at most {sum(self.calls.values()):,} calls ({calls})",
-            f"about {self.tokens:,} tokens, {price}, {self.minutes:.0f} minutes at {SECONDS:g} s a call",
+            f"about {self.tokens:,} tokens, {price}, {minutes} at {SECONDS:g} s a call",
             f"smallest gain that the test rows can show: {self.gain:+.2f}",
         ]
 
 
 def forecast(task: Task, config: ExperienceConfig) -> Forecast:
-    """The plan of a run in numbers; asks no model."""
+    """The plan of a run in numbers; asks no model. Raises TaskError where there is nothing to learn from."""
+    if not task.train:
+        raise TaskError("The task has no training rows to learn from; give splits a train share.")
     calls = _calls(task, config)
     total = sum(calls.values())
-    given = total * (_prompt_tokens(task) + LIBRARY_TOKENS)
-    said = total * min(REPLY_TOKENS, config.max_tokens)
+    given, said = _prompt_tokens(task) + LIBRARY_TOKENS, min(REPLY_TOKENS, config.max_tokens)
     rows = {"train": len(task.train), "validation": len(task.validation), "test": len(task.test)}
     return Forecast(
         rows,
         calls,
-        given + said,
-        _dollars(config, given, said),
+        total * (given + said),
+        _dollars(config, calls, given, said),
         total * SECONDS / config.concurrency / 60,
         smallest_gain(len(task.test), config.samples),
         calls["measuring"] + config.group_size + 2,
@@ -97,22 +100,39 @@ def _prompt_tokens(task: Task) -> int:
     return sum(sizes) // max(len(sizes), 1) // BYTES_PER_TOKEN
 
 
-def _dollars(config: ExperienceConfig, given: int, said: int) -> float | None:
-    price = price_of(config.model, config.prices)
-    return None if price is None else float(given * price.input + said * price.output) / 1e6
+def _dollars(config: ExperienceConfig, calls: dict[str, int], given: int, said: int) -> float | None:
+    """What calls of `given` tokens in and `said` tokens out cost; None where a model's price is unknown."""
+    dollars = 0.0
+    for role, number in calls.items():
+        model = config.distiller or config.model if role == "distiller" else config.model
+        price = price_of(model, config.price_list)
+        if price is None:
+            return None
+        dollars += number * (given * price.input + said * price.output) / 1e6
+    return dollars
 
 
-def check_limits(limits: Limits, plan: Forecast) -> None:
-    """Raise LimitTooSmall where the limits can't pay for one group and the measurement before and after."""
+def check_limits(config: ExperienceConfig, plan: Forecast) -> None:
+    """
+    Refuse, before anything is paid, limits that can't be kept or that are too small.
+
+    Raises UnknownPrice for a limit in dollars without a price, and LimitTooSmall where the limits can't pay
+    for one group and the measurement before and after. Tokens and dollars are guesses here, so a limit is
+    only refused where it is a tenth of the guess.
+    """
+    limits = config.limits
+    ledger = Ledger(limits, config.price_list)
+    for model in filter(None, (config.model, config.distiller)):
+        ledger.bound(Request(model, (), Sampling(max_tokens=1)))
     share = plan.least / sum(plan.calls.values())
-    tokens, dollars = plan.tokens * share / 10, (plan.dollars or 0.0) * share / 10
-    for name, limit, least in (
-        ("calls", limits.calls, plan.least),
-        ("tokens", limits.tokens, int(tokens)),
-        ("usd", limits.usd, dollars),
+    tokens, dollars = int(plan.tokens * share), (plan.dollars or 0.0) * share
+    for name, limit, least, need in (
+        ("calls", limits.calls, plan.least, f"{plan.least:,}"),
+        ("tokens", limits.tokens, tokens / 10, f"about {tokens:,}"),
+        ("usd", limits.usd, dollars / 10, f"about {dollars:.2g}"),
     ):
         if limit is not None and limit < least:
             raise LimitTooSmall(
-                f"--{name} {limit:g} is too small to learn anything: measuring before and after and one group "
-                f"need about {least:g}. Raise it, or use fewer test rows or samples."
+                f"--{name} {limit:,} is too small to learn anything: one group, and measuring before and after, "
+                f"take {need}. Raise it, or use fewer test rows or samples."
             )

@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from experience import distil, ops
+from experience import distil, ops, rules
 from experience.config import ExperienceConfig
 from experience.distil import Distiller, Unreadable
 from experience.gate import Choice, Scores, choose
@@ -141,24 +141,23 @@ def statistics(groups: Sequence[Group]) -> dict[str, float]:
 def _step(
     task: Task, config: ExperienceConfig, library: Library, batch: Sequence[Example], number: int, epoch: int
 ) -> Plan[StepRecord]:
-    yield Note("stage", f"step {number}, epoch {epoch}: {len(batch)} groups of {config.group_size}")
     distiller = _distiller(config)
     if config.direct:
+        yield Note("stage", f"writing lessons from {len(batch)} tasks without rollouts")
         studies, proposals = [], (yield from distil.direct(distiller, batch, library))
     else:
+        yield Note("stage", f"step {number}, epoch {epoch}: {len(batch)} groups of {config.group_size}")
         studies = yield [study(task, config, distiller, library, row, number) for row in batch]
-        proposals = tuple(op for study in studies for op in study.proposals)
-        yield Note("groups", [study.group for study in studies])
-    candidates, outcomes, incomplete = yield from _candidates(
-        config, distiller, library, proposals, number
-    )
-    choice = None
-    if config.screen and task.validation:
-        choice = yield from _screen(task, config, library, candidates)
-        after = choice.library
-    else:
-        after = candidates.get("updated", library)
-    return StepRecord(number, epoch, tuple(studies), outcomes, incomplete, choice, after)
+        proposals = tuple(op for found in studies for op in found.proposals)
+        yield Note("groups", [found.group for found in studies])
+    propose = _joined if pooled(task, config) else _updated
+    found = yield from propose(config, distiller, library, proposals, number)
+    if not (config.screen and task.validation):
+        after = next(iter(found.libraries.values()), library)
+        return StepRecord(number, epoch, tuple(studies), found.outcomes, found.incomplete, None, after)
+    choice = yield from _screen(task, config, library, found.libraries)
+    outcomes = found.outcomes
+    return StepRecord(number, epoch, tuple(studies), outcomes, found.incomplete, choice, choice.library)
 
 
 def study(
@@ -170,9 +169,16 @@ def study(
     if reason:
         return Study(group, skipped=reason)
     try:
+        if pooled(task, config):
+            return Study(group, (yield from rules.propose(distiller, task, group)))
         return Study(group, (yield from distil.study(distiller, group, library)))
     except Unreadable as error:
         return Study(group, skipped=str(error))
+
+
+def pooled(task: Task, config: ExperienceConfig) -> bool:
+    """Whether lessons are pooled by right answer (see `experience.rules`)."""
+    return config.pool and config.truth and not config.direct and rules.recurring(task.train)
 
 
 def learner(task: Task, config: ExperienceConfig) -> Agent:
@@ -184,34 +190,64 @@ def _no_lesson(config: ExperienceConfig, group: Group) -> str:
     """Why a group is not compared: all runs broke, or there are rewards to see and they are all equal."""
     if all(run.failed for run in group.members):
         return "every run failed"
-    if config.truth and config.group_size > 1 and not group.mixed:
-        return "all rewards are equal"
-    return ""
+    if not config.truth or config.group_size == 1 or group.mixed:
+        return ""
+    if config.learn_from == "unsolved" and max(group.rewards) < 1:
+        return ""
+    return "all rewards are equal"
 
 
-def _candidates(
+@dataclass(frozen=True, slots=True)
+class _Candidates:
+    """Libraries that could follow the current one, the best guess first; what became of its operations."""
+
+    libraries: Mapping[str, Library]
+    outcomes: tuple[ops.Outcome, ...] = ()
+    incomplete: str = ""
+
+
+def _updated(
     config: ExperienceConfig,
     distiller: Distiller,
     library: Library,
     proposals: tuple[ops.Operation, ...],
     step: int,
-) -> Plan[tuple[dict[str, Library], tuple[ops.Outcome, ...], str]]:
-    """Libraries that could follow: the model's update, and the proposals taken as they stand."""
+) -> Plan[_Candidates]:
+    """The distiller's update of the library, and the proposals taken as they stand."""
     joined, outcomes = ops.apply(library, proposals, born=step, words=config.words)
-    candidates = {"as proposed": _trim(joined, config.lessons)}
+    as_proposed = {"as proposed": _trim(joined, config.lessons)} if config.screen else {}
     try:
         final = yield from distil.update(distiller, library, proposals)
     except Unreadable as error:
-        return candidates, outcomes, str(error)
+        return _Candidates(as_proposed, outcomes, str(error))
     updated, outcomes = ops.apply(library, final, born=step, words=config.words)
-    return {"updated": _trim(updated, config.lessons), **candidates}, outcomes, ""
+    return _Candidates({"updated": _trim(updated, config.lessons), **as_proposed}, outcomes)
+
+
+def _joined(
+    config: ExperienceConfig,
+    distiller: Distiller,
+    library: Library,
+    proposals: tuple[ops.Operation, ...],
+    step: int,
+) -> Plan[_Candidates]:
+    """Several draws of one lesson per right answer; the outcomes are those of the first."""
+    drawn = yield from rules.join(distiller, library, proposals, config.draws, seed_of(config.seed, step))
+    found = [ops.apply(library, final, born=step, words=config.words) for final in drawn]
+    libraries = {f"draw {n}": _trim(after, config.lessons) for n, (after, _) in enumerate(found, 1)}
+    return _Candidates(libraries, found[0][1])
 
 
 def _screen(
     task: Task, config: ExperienceConfig, library: Library, candidates: Mapping[str, Library]
 ) -> Plan[Choice]:
+    """Compare candidates with the current library; pooled lessons are also crossed, each answer's best draw."""
     rows = shuffled(task.validation, config.seed, 0)[: config.screen_rows]
     yield Note("stage", f"comparing {len(candidates)} candidate libraries on {len(rows)} validation rows")
+    if pooled(task, config):
+        drawn = list(candidates.values())
+        measured = yield [measure(task, config, each, rows, "screen") for each in drawn]
+        candidates = {**candidates, "crossed": rules.cross(drawn, measured)}
 
     def scores(candidate: Library, some: Sequence[Example]) -> Plan[Scores]:
         groups = yield from measure(task, config, candidate, some, "screen")

@@ -41,6 +41,8 @@ The result is sent to you in <result> tags. When you know the answer, give it wi
 
 {tools}"""
 BLOCK = re.compile(r"<tool>\s*(\{.*?\})\s*</tool>", re.DOTALL)
+UNREADABLE = ""
+"""Name of a call that was written in words and could not be read."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,7 +77,9 @@ def rollout(
         request = _request(agent, seen, sample, seed, Payer(agent.payer, example=example.id), by_text)
         reply: Reply = yield request
         if _refused_tools(reply, request) and agent.calling == "auto":
+            # From the start again: a server may take the tools and then refuse the messages that answer them.
             by_text, seen = True, _with_instructions(messages, agent.tools)
+            steps.clear()
             continue
         if reply.failed:
             return ended(reply.stop, reply.error)
@@ -163,10 +167,11 @@ def _read_calls(said: Message, turn: int) -> Message:
     for index, block in enumerate(BLOCK.findall(said.content)):
         try:
             call = json.loads(block)
-            name, arguments = str(call["name"]), json.dumps(call.get("arguments", {}))
+            name, arguments = str(call["name"]), call.get("arguments", {})
         except (ValueError, KeyError):
-            name, arguments = "", block
-        calls.append(ToolCall(f"call-{turn}-{index}", name, arguments))
+            name, arguments = UNREADABLE, block
+        written = arguments if isinstance(arguments, str) else json.dumps(arguments)
+        calls.append(ToolCall(f"call-{turn}-{index}", name, written))
     return replace(said, tool_calls=tuple(calls))
 
 
@@ -180,6 +185,8 @@ def _use(tools: tuple[Function, ...], call: ToolCall, by_text: bool) -> Plan[Mes
 
 def _result(tools: tuple[Function, ...], call: ToolCall) -> Plan[str]:
     chosen = next((f for f in tools if f.tool.name == call.name), None)
+    if call.name == UNREADABLE:
+        return 'error: the block is not JSON of the form {"name": "NAME", "arguments": {...}}'
     if chosen is None:
         return f"error: there is no tool {call.name!r}; there is {', '.join(f.tool.name for f in tools)}"
     try:

@@ -7,16 +7,21 @@ last: a directory without one is unfinished.
 
 import hashlib
 import json
+import os
+import re
 import zipfile
+import zlib
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from toolkit.errors import ArtifactError
+from toolkit.files import replace_text
 
 FORMAT = 1
 MANIFEST = "manifest.json"
+PLAIN = re.compile(r"\w[\w.-]*\.json")
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,14 +55,13 @@ class Artifact:
         blobs = {name: json.dumps(data, indent=1, sort_keys=True) + "\n" for name, data in self.files.items()}
         manifest = json.dumps(self._manifest(blobs), indent=1, sort_keys=True) + "\n"
         if path.suffix == ".edge":
-            path.parent.mkdir(parents=True, exist_ok=True)
-            with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
-                for name, blob in (*blobs.items(), (MANIFEST, manifest)):
-                    archive.writestr(name, blob)
+            _zip(path, {**blobs, MANIFEST: manifest})
             return path
         path.mkdir(parents=True, exist_ok=True)
+        # Without its manifest an artefact counts as unfinished: no old one may vouch for new files.
+        (path / MANIFEST).unlink(missing_ok=True)
         for name, blob in (*blobs.items(), (MANIFEST, manifest)):
-            (path / name).write_text(blob)
+            replace_text(path / name, blob)
         return path
 
     def _manifest(self, blobs: Mapping[str, str]) -> dict[str, Any]:
@@ -77,15 +81,32 @@ class Artifact:
         try:
             manifest = json.loads(blobs.pop(MANIFEST))
             if manifest["format"] > FORMAT:
-                raise ArtifactError(f"{path} has format {manifest['format']}; this version reads {FORMAT}.")
+                raise ArtifactError(
+                    f"{path} has format {manifest['format']}, this version reads {FORMAT}: upgrade edgewise."
+                )
             for name, checksum in manifest["files"].items():
+                if not PLAIN.fullmatch(name):
+                    raise ArtifactError(f"{path} names a file {name!r}: names are plain, such as library.json.")
                 if hashlib.sha256(blobs[name]).hexdigest() != checksum:
                     raise ArtifactError(f"{path}: {name} does not match its checksum.")
             files = {name: json.loads(blobs[name]) for name in manifest["files"]}
             parents = tuple(manifest["parents"])
             return cls(manifest["task"], manifest["model"], files, manifest["settings"], parents)
-        except (KeyError, TypeError, ValueError) as error:
+        except (AttributeError, KeyError, TypeError, ValueError) as error:
             raise ArtifactError(f"{path} is damaged: {error!r}.") from error
+
+
+def _zip(path: Path, blobs: Mapping[str, str]) -> None:
+    """Written beside `path` and moved there, so that an old artefact is never half replaced."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    growing = path.with_name(f"{path.name}.{os.getpid()}")
+    try:
+        with zipfile.ZipFile(growing, "w", zipfile.ZIP_DEFLATED) as archive:
+            for name, blob in blobs.items():
+                archive.writestr(name, blob)
+        growing.replace(path)
+    finally:
+        growing.unlink(missing_ok=True)
 
 
 def _read(path: Path) -> dict[str, bytes]:
@@ -97,7 +118,7 @@ def _read(path: Path) -> dict[str, bytes]:
                 blobs = {name: archive.read(name) for name in archive.namelist()}
     except FileNotFoundError as error:
         raise ArtifactError(f"There is no artefact at {path}.") from error
-    except (OSError, zipfile.BadZipFile) as error:
+    except (OSError, RuntimeError, zipfile.BadZipFile, zlib.error) as error:  # RuntimeError: it has a password
         raise ArtifactError(f"{path} is no artefact: {error}.") from error
     if MANIFEST not in blobs:
         raise ArtifactError(f"{path} has no {MANIFEST}: the run that writes it is not finished.")

@@ -2,18 +2,23 @@
 
 import json
 import sys
-from collections.abc import Callable
+import warnings
+from collections.abc import Callable, Sequence
 from importlib import import_module
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, NoReturn
 
 import typer
 
-from toolkit.errors import ConfigError, EdgewiseError
+from toolkit.errors import ConfigError, EdgewiseError, Interrupted
 
 # Ways of improving, resolved when a command runs, so that this file imports no upper package.
 WAYS = {"experience": "experience.command:Words"}
 COMING = {"graph": "mas", "weights": "learner"}
+BUG = 70
+# What typer raises for wrong usage. It brings a click of its own, and exports only this one of its errors.
+Usage: type[Any] = typer.BadParameter.__mro__[1]
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -34,24 +39,47 @@ Settings = Annotated[
     typer.Option("--set", metavar="KEY=VALUE", help="any setting, such as epochs=2; repeatable"),
 ]
 
+Pricing = Annotated[
+    str | None,
+    typer.Option(metavar="INPUT,OUTPUT", help="dollars per million tokens, where the price is unknown"),
+]
+RunPath = Annotated[
+    Path | None, typer.Option(help="run directory; taken up again if it exists", show_default="a new one in runs/")
+]
 
-@app.command()
+
+def _version(wanted: bool) -> None:
+    if wanted:
+        try:
+            print(f"edgewise {version('edgewise')}")
+        except PackageNotFoundError:
+            print("edgewise, from a checkout that is not installed")
+        raise typer.Exit
+
+
+@app.callback()
+def _common(
+    _: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="print the version")
+    ] = False,
+) -> None:
+    pass
+
+
+@app.command(epilog="Example: edgewise improve examples/support_triage --calls 2000 --set epochs=1")
 def improve(
     task: TaskPath,
-    by: Annotated[str, typer.Option(help="experience (lessons in the prompt)")] = "experience",
+    by: Annotated[str, typer.Option(help="what to improve: experience (lessons in the prompt)")] = "experience",
     model: Annotated[
         str | None, typer.Option(help="the model to improve, such as openai/gpt-4o-mini")
     ] = None,
-    distiller: Annotated[str | None, typer.Option(help="the model that writes lessons")] = None,
+    distiller: Annotated[str | None, typer.Option(help="the model that writes lessons; else the same model")] = None,
     usd: Annotated[float | None, typer.Option(help="hard limit in dollars")] = None,
     tokens: Annotated[int | None, typer.Option(help="hard limit in tokens")] = None,
     calls: Annotated[int | None, typer.Option(help="hard limit in calls")] = None,
     minutes: Annotated[float | None, typer.Option(help="hard limit in minutes")] = None,
-    price: Annotated[
-        str | None,
-        typer.Option(metavar="INPUT,OUTPUT", help="dollars per million tokens, where the price is unknown"),
-    ] = None,
-    run: Annotated[Path | None, typer.Option(help="run directory; taken up again if it exists")] = None,
+    price: Pricing = None,
+    run: RunPath = None,
     replay: Annotated[Path | None, typer.Option(help="a journal that answers every call, offline")] = None,
     settings: Settings = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="print the plan and ask no model")] = False,
@@ -60,8 +88,9 @@ def improve(
     """
     Learn from a task's rows and measure the gain on rows that learning never saw.
 
-    Exit codes: 0 improved; 1 nothing worth keeping was found; 2 bad input; 3 a limit was reached (run again
-    with the same --run to go on); 130 interrupted, likewise.
+    Exit codes: 0 improved, 1 nothing worth keeping was found, 2 bad input,
+    3 a limit was reached, 130 interrupted. What was paid for is always kept:
+    run again with the same --run to go on.
     """
     way = _way(by)
     options = {"model": model, "distiller": distiller, "usd": usd, "tokens": tokens, "calls": calls}
@@ -74,29 +103,30 @@ def improve(
     raise typer.Exit(0 if result.improved else 1)
 
 
-@app.command()
+@app.command(epilog="Example: edgewise evaluate examples/support_triage --artifact a.edge --artifact runs/b")
 def evaluate(
     task: TaskPath,
     artifact: Annotated[list[Path], typer.Option(help="an artefact or run directory; repeatable")],
     samples: Annotated[int | None, typer.Option(help="rollouts per row")] = None,
     model: Annotated[str | None, typer.Option(help="the model to use; else the artefact's")] = None,
-    run: Annotated[Path | None, typer.Option(help="run directory; taken up again if it exists")] = None,
+    price: Pricing = None,
+    run: RunPath = None,
     settings: Settings = None,
     as_json: Json = False,
 ) -> None:
     """Run artefacts and the unchanged model on the same test rows and samples, and compare them."""
     way = _way("experience")
-    job = way(task, {"samples": samples, "model": model}, settings or [], None)
+    job = way(task, {"samples": samples, "model": model}, settings or [], price)
     _print(job.evaluate(artifact, run), as_json)
 
 
-@app.command()
+@app.command(epilog="Example: edgewise report runs/support_triage-20260102-030405")
 def report(run: Annotated[Path, typer.Argument(help="a finished run directory")]) -> None:
     """Write RUN/report.html, one file that opens without a network, and print its path."""
     print(import_module("toolkit.report").write(run))
 
 
-@library.command("show")
+@library.command("show", epilog="Example: edgewise library show triage.edge")
 def library_show(
     artifact: Annotated[Path, typer.Argument(help="an artefact or run directory")], as_json: Json = False
 ) -> None:
@@ -104,25 +134,49 @@ def library_show(
     _print(_load("experience.command:shown")(artifact), as_json)
 
 
-@models.command("list")
+@models.command("list", epilog="Example: edgewise models list --json")
 def models_list(as_json: Json = False) -> None:
     """The embedded models, their size, licence, and whether they are on this machine."""
     _print(_load("toolkit.models:listed")(), as_json)
 
 
-@models.command("pull")
+@models.command("pull", epilog="Example: edgewise models pull local/qwen2.5-coder-1.5b")
 def models_pull(name: Annotated[str, typer.Argument(help="such as local/qwen2.5-coder-1.5b")]) -> None:
     """Fetch an embedded model and verify its checksum."""
     print(_load("toolkit.models:pulled")(name))
 
 
-def main() -> None:
-    """Entry point: errors become one sentence on standard error and an exit code."""
+def main(arguments: Sequence[str] | None = None) -> NoReturn:
+    """Entry point: whatever ends a command becomes one sentence on standard error and an exit code."""
+    warnings.showwarning = _warn
     try:
-        app()
+        sys.exit(app(arguments, prog_name="edgewise", standalone_mode=False))
     except EdgewiseError as error:
-        print(f"edgewise: {error}", file=sys.stderr)
-        sys.exit(error.exit_code)
+        _fail(error.exit_code, " ".join([str(error), *getattr(error, "__notes__", ())]))
+    except Usage as error:
+        if type(error).__name__ == "NoArgsIsHelpError":  # a bare command: its help
+            error.show()
+            sys.exit(error.exit_code)
+        _fail(error.exit_code, f"{error.format_message().rstrip('.')}; --help shows what there is.")
+    except (KeyboardInterrupt, typer.Abort):
+        _fail(Interrupted.exit_code, "Stopped.")
+    except BrokenPipeError:
+        sys.stdout = None  # whoever read the output has seen enough, as `head` does
+        sys.exit(0)
+    except Exception:
+        import traceback
+
+        traceback.print_exc()
+        _fail(BUG, "This is a bug of Edgewise, or of a function of yours that it called: see above.")
+
+
+def _fail(code: int, sentence: str) -> NoReturn:
+    print(f"edgewise: {' '.join(sentence.split())}", file=sys.stderr)
+    sys.exit(code)
+
+
+def _warn(message: Warning | str, *_: Any) -> None:
+    print(f"warning: {message}", file=sys.stderr)
 
 
 def _way(name: str) -> Callable[..., Any]:

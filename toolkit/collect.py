@@ -8,7 +8,7 @@ sixty-four give the same groups, the same books and the same library.
 
 import asyncio
 import inspect
-from collections.abc import Callable
+from collections.abc import Callable, Generator
 from dataclasses import replace
 from typing import Any, Protocol
 
@@ -23,40 +23,79 @@ class Asks(Protocol):
         ...
 
 
+class Brake:
+    """Pulled once, by the first error or by the user; whoever is about to start something checks it first."""
+
+    def __init__(self) -> None:
+        self._error: BaseException | None = None
+
+    @property
+    def pulled(self) -> bool:
+        """Whether the run is ending before its time."""
+        return self._error is not None
+
+    def pull(self, error: BaseException) -> None:
+        """Let nothing new start; only the first error counts."""
+        self._error = self._error or error
+
+    def check(self) -> None:
+        """Raise what the brake was pulled with."""
+        if self._error:
+            raise self._error
+
+
+class Braked:
+    """
+    A client that starts no call once the brake is pulled.
+
+    It stands innermost, for calls may have waited long (for a place, for their next try) before they start.
+    """
+
+    def __init__(self, inner: Any, brake: Brake):
+        self._inner = inner
+        self._brake = brake
+
+    async def ask(self, request: Request) -> Reply:
+        """Pass the request on, or raise what the brake was pulled with."""
+        self._brake.check()
+        return await self._inner.ask(request)
+
+    async def aclose(self) -> None:
+        """Close the inner client."""
+        await self._inner.aclose()
+
+
 class Driver:
     """
     Runs plans against a client.
 
-    The first error stops the run in an orderly way: calls already under way still finish (and are recorded by
-    the client), no new one starts, and the error is raised. `stop(error)` does the same from outside.
+    The first error pulls the brake: calls already under way still finish (and are recorded by the client), no
+    new one starts, and the error is raised. Pulling `brake` from outside does the same.
     """
 
-    def __init__(self, client: Asks, watch: Callable[[Note], None] = lambda note: None):
+    def __init__(
+        self,
+        client: Asks,
+        watch: Callable[[Note], None] = lambda note: None,
+        brake: Brake | None = None,
+    ):
         self._client = client
         self._watch = watch
-        self._error: BaseException | None = None
-
-    @property
-    def stopped(self) -> bool:
-        """Whether the run is ending before its time."""
-        return self._error is not None
-
-    def stop(self, error: BaseException) -> None:
-        """Let nothing new start; `run` raises `error` once what is under way has finished."""
-        self._error = self._error or error
+        self.brake = brake or Brake()
 
     async def run(self, plan: Plan[T]) -> T:
         """Drive one plan to its end and return its value. Raises whatever stopped it."""
+        if not isinstance(plan, Generator):
+            raise TypeError(f"{plan!r} is no plan: a plan is a generator, so the function needs a yield")
         answer: Any = None
         try:
             while True:
-                if self._error:
-                    raise self._error
+                self.brake.check()
                 answer = await self._fulfil(plan.send(answer))
         except StopIteration as done:
             return done.value
         except Exception as error:
-            self.stop(error)
+            self.brake.pull(error)
             raise
         finally:
             plan.close()
@@ -78,7 +117,8 @@ class Driver:
         results = await asyncio.gather(*map(self.run, plans), return_exceptions=True)
         for result in results:
             if isinstance(result, BaseException):
-                raise self._error or result
+                self.brake.check()
+                raise result
         return results
 
 

@@ -6,12 +6,14 @@ the name after `--set` are the same word. File first, command line wins; the res
 import tomllib
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, Literal, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from toolkit.errors import ConfigError
+from toolkit.files import replace_text
 from toolkit.ledger import Limits
+from toolkit.load import meant
 from toolkit.prices import Price
 from toolkit.types import Sampling
 
@@ -37,7 +39,7 @@ class Config(BaseModel):
     timeout: float = Field(600.0, gt=0, description="seconds until a call is given up")
     attempts: int = Field(8, ge=1, description="tries of a call that met an overload or a lost connection")
     turns: int = Field(50, ge=1, description="the most turns of one rollout")
-    calling: str = Field("auto", pattern="auto|native|text", description="how tools are called")
+    calling: Literal["auto", "native", "text"] = Field("auto", description="how tools are called")
     temperature: float | None = Field(0.7, ge=0, description="of rollouts while learning")
     top_p: float | None = Field(None, gt=0, le=1, description="of rollouts while learning")
     max_tokens: int = Field(16_384, ge=1, description="the longest reply of a rollout")
@@ -92,7 +94,7 @@ def _sentence(kind: type[Config], error: ValidationError) -> str:
     first = error.errors()[0]
     key = ".".join(map(str, first["loc"]))
     if first["type"] == "extra_forbidden":
-        return f"There is no setting {key!r}. Settings: {', '.join(sorted(kind.model_fields))}."
+        return f"There is no setting {key!r}{meant(key, sorted(kind.model_fields))}"
     return f"Setting {key!r}: {first['msg']} (got {first['input']!r})."
 
 
@@ -115,15 +117,17 @@ def save(config: Config, path: Path) -> None:
     """Write the resolved config as TOML; settings that are not set are left out."""
     import tomli_w
 
-    path.write_text(tomli_w.dumps(config.model_dump(exclude_none=True, mode="json")))
+    replace_text(path, tomli_w.dumps(config.model_dump(exclude_none=True, mode="json")))
 
 
 def load(kind: type[C], path: Path) -> C:
     """Read a saved config. Raises ConfigError where it is damaged."""
     try:
-        return resolve(kind, tomllib.loads(path.read_text()))
-    except tomllib.TOMLDecodeError as error:
+        return resolve(kind, tomllib.loads(path.read_text("utf-8")))
+    except ValueError as error:
         raise ConfigError(f"{path} is not readable TOML: {error}.") from error
+    except ConfigError as error:
+        raise ConfigError(f"{path}: {error}") from error
 
 
 def changed(old: Config, new: Config) -> list[str]:

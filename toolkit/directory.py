@@ -14,7 +14,9 @@ Everything but the journal is written anew when a run is taken up again, from th
 
 import contextlib
 import errno
+import itertools
 import json
+import re
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass, field
 from datetime import datetime
@@ -24,6 +26,7 @@ from typing import Any, Protocol, TextIO
 from toolkit import config as configs
 from toolkit.config import Config
 from toolkit.errors import ConfigError, DiskFull
+from toolkit.files import replace_text
 from toolkit.ledger import PICO, cost
 from toolkit.prices import Price, price_of
 from toolkit.types import Group, Note, Rollout
@@ -80,32 +83,46 @@ class Directory:
 
 
 def fresh(name: str) -> Path:
-    """A run directory that does not exist yet: runs/NAME-DATE-TIME."""
-    return Path("runs") / f"{name}-{datetime.now():%Y%m%d-%H%M%S}"
+    """A run directory that does not exist yet: runs/NAME-DATE-TIME, with a number where there is one."""
+    plain = re.sub(r"[^\w.-]+", "-", name).strip("-.") or "run"
+    first = Path("runs") / f"{plain}-{datetime.now():%Y%m%d-%H%M%S}"
+    others = (first.with_name(f"{first.name}-{number}") for number in itertools.count(2))
+    return next(path for path in itertools.chain([first], others) if not path.exists())
+
+
+def made(path: Path) -> Path:
+    """The directory, made if there is none. Raises ConfigError where that can't be."""
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise ConfigError(
+            f"{path} can't be a run directory ({error.strerror}); give another --run."
+        ) from error
+    return path
 
 
 @contextlib.contextmanager
-def opened(path: Path, config: Config, fingerprint: str) -> Iterator[Directory]:
+def opened(path: Path, config: Config, fingerprint: str, job: str) -> Iterator[Directory]:
     """
-    Create a run directory, or take up the one that is there.
+    Take up the run in a directory, or start one there; `job` says what it does ("improve", "evaluate").
 
-    Raises ConfigError where it belongs to another task or to settings on which its replies depend, DiskFull
-    where something can't be written.
+    To be called by who holds the journal, for a run has one writer. Raises ConfigError where the directory
+    belongs to another job or task, or to settings on which its replies depend.
     """
-    with full_disk():
-        path.mkdir(parents=True, exist_ok=True)
-        _check_same(path, config, fingerprint)
-        configs.save(config, path / "config.toml")
-        write_json(path / "task.json", {"fingerprint": fingerprint})
-        with (path / "rollouts.jsonl").open("w") as rollouts:
-            price = price_of(config.model, config.price_list)
-            yield Directory(path, config.model, price, rollouts)
+    _check_same(path, config, fingerprint, job)
+    configs.save(config, path / "config.toml")
+    write_json(path / "task.json", {"fingerprint": fingerprint, "job": job})
+    with (path / "rollouts.jsonl").open("w", encoding="utf-8") as rollouts:
+        price = price_of(config.model, config.price_list)
+        yield Directory(path, config.model, price, rollouts)
 
 
-def _check_same(path: Path, config: Config, fingerprint: str) -> None:
+def _check_same(path: Path, config: Config, fingerprint: str, job: str) -> None:
     if (path / "task.json").exists():
-        before = json.loads((path / "task.json").read_text())["fingerprint"]
-        if before != fingerprint:
+        before = _read_task(path / "task.json")
+        if before.get("job", job) != job:
+            raise ConfigError(f"{path} holds a run of edgewise {before['job']}; give another --run.")
+        if before.get("fingerprint") != fingerprint:
             raise ConfigError(
                 f"{path} holds a run of another task (its rows, prompt or reward differ); give another --run."
             )
@@ -117,6 +134,13 @@ def _check_same(path: Path, config: Config, fingerprint: str) -> None:
             )
 
 
+def _read_task(path: Path) -> dict[str, Any]:
+    try:
+        return dict(json.loads(path.read_text("utf-8")))
+    except (TypeError, ValueError) as error:
+        raise ConfigError(f"{path} is damaged ({error}); give another --run.") from error
+
+
 @contextlib.contextmanager
 def full_disk() -> Iterator[None]:
     """Turn the system's "no space left" into DiskFull."""
@@ -125,12 +149,12 @@ def full_disk() -> Iterator[None]:
     except OSError as error:
         if error.errno not in (errno.ENOSPC, errno.EDQUOT):
             raise
-        raise DiskFull("The disk is full; what was paid for is in the journal. Free space, run again.") from error
+        raise DiskFull("The disk is full; every reply so far is in the journal. Make room.") from error
 
 
 def write_json(path: Path, data: Any) -> None:
     """Write JSON so that the same data always gives the same bytes."""
-    path.write_text(json.dumps(data, indent=1, sort_keys=True) + "\n")
+    replace_text(path, json.dumps(data, indent=1, sort_keys=True) + "\n")
 
 
 def rollout_json(group: Group, run: Rollout, model: str, price: Price | None) -> dict[str, Any]:

@@ -206,8 +206,8 @@ class Finished:
     """
     All that the report needs.
 
-    `library` is None where nothing was learned in words. `answers` holds the rollouts of rows that changed, by
-    (example, arm), in sample order.
+    `library` is None where nothing was learned in words. `answers` holds the rollouts of rows that changed,
+    by (example, arm), in sample order.
     """
 
     result: Result
@@ -247,7 +247,7 @@ def _answers(path: Path, evidence: Evidence) -> Answers:
     """
     The measured rollouts of rows that changed.
 
-    A line names the library it ran under, not the arm. Arms are measured last and one after the other, so they
+    A line names the library it ran under, not the arm. Arms are measured last, one after the other, so they
     are the libraries seen last for an example, in that order.
     """
     differences = [arm.against for arm in evidence.results if arm.against]

@@ -336,8 +336,11 @@ def serve(name: str, *, context: int = 4096, parallel: int = 8) -> LocalServer:
 
     `context` is the room of one request, prompt and reply together, in tokens; `parallel` is how many
     requests are computed at once (more wait in line). A model is served once per process: later callers
-    share it. Raises `BrokenModelFile` for a damaged file, and `ModelError` where xllamacpp is not installed or
-    the model runs already with less room.
+    share it. Raises `BrokenModelFile` for a damaged file, and `ModelError` where xllamacpp is not installed
+    or the model runs already with less room.
+
+    A reply repeats for the same seed, prompt and state of the prompt cache, not beyond: which requests are
+    computed together changes the rounding. `response_format` is enforced, `tool_choice="required"` is not.
     """
     model = find(name)
     with _lock:
@@ -386,6 +389,7 @@ def _parameters(p: Any, model: EmbeddedModel, path: Path, context: int, parallel
     p.model_alias = {f"local/{model.name}"}
     p.hostnames, p.port = ["127.0.0.1"], 0
     p.n_parallel, p.n_ctx = parallel, context * parallel
+    # A cache of its own for each request: with a common one, each attends over the cells of all the others.
     p.kv_unified = False
     p.cpuparams.n_threads = p.cpuparams_batch.n_threads = os.cpu_count() or 1
     p.use_jinja = True

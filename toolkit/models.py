@@ -37,14 +37,17 @@ def listed() -> Listed:
 def pulled(name: str) -> str:
     """Fetch and verify a model, with progress on standard error; returns its path."""
     shown = -1
+    live = sys.stderr.isatty()
 
     def progress(done: int, total: int) -> None:
         nonlocal shown
-        if (percent := 100 * done // total) != shown:
+        percent = 100 * done // total // (1 if live else 10) * (1 if live else 10)
+        if percent != shown:
             shown = percent
-            print(f"\r{name}: {percent}% of {total / 1e6:,.0f} MB", end="", file=sys.stderr, flush=True)
+            line = f"{name}: {percent}% of {total / 1e6:,.0f} MB"
+            print(f"\r{line}" if live else line, end="" if live else "\n", file=sys.stderr, flush=True)
 
     path = local.pull(name.removeprefix("local/"), progress)
-    if shown >= 0:
+    if live and shown >= 0:
         print(file=sys.stderr)
     return str(path)

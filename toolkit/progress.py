@@ -2,6 +2,7 @@
 What a person sees while a run goes on: a live line on a terminal, plain lines otherwise. All on standard error.
 """
 
+import shutil
 import sys
 import time
 from collections.abc import Callable, Iterable
@@ -42,6 +43,11 @@ class _Progress:
                 self._tick()
             case Note("step", record):
                 self._say(record.summary())
+            case Note("stopping"):
+                self._say("stopping: calls under way may finish; Ctrl-C again drops them")
+            case Note("close") if self._live:
+                self._stream.write("\r\x1b[K")
+                self._stream.flush()
 
     def _tick(self) -> None:
         pause = 0.1 if self._live else EVERY
@@ -49,7 +55,8 @@ class _Progress:
             return
         self._shown = time.monotonic()
         if self._live:
-            self._stream.write(f"\r\x1b[K{self._line()}")
+            width = shutil.get_terminal_size().columns - 1
+            self._stream.write(f"\r\x1b[K{self._line()[:width]}")
             self._stream.flush()
         else:
             self._say(self._line())

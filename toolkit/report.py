@@ -6,7 +6,19 @@ from pathlib import Path
 from xml.etree.ElementTree import Element
 
 from toolkit import finished, ledger, svg
-from toolkit.finished import Arm, Book, Difference, Finished, Interval, Line, Operation, Result, Step, Tokens
+from toolkit.finished import (
+    Arm,
+    Book,
+    Difference,
+    Finished,
+    Interval,
+    Line,
+    Message,
+    Operation,
+    Result,
+    Step,
+    Tokens,
+)
 from toolkit.markup import Child, node, page
 from toolkit.prices import Price, price_of
 from toolkit.svg import Bar, Point, Series
@@ -16,6 +28,10 @@ ROWS = 20
 """The most rows shown in each list of rows that changed."""
 SAMPLES = 3
 """The most answers shown of each row and arm."""
+FATES = ("applied", "joined", "rejected")
+"""What becomes of an operation on the library."""
+GLANCE = 80
+"""The most letters of a row in its headline."""
 LETTERS = 3000
 """The most letters shown of one text."""
 
@@ -29,7 +45,7 @@ def write(path: Path) -> Path:
     path = Path(path)
     run = finished.read(path)
     file = path / "report.html"
-    file.write_bytes(page(_document(run)))
+    file.write_bytes(page(f"{run.result.task}: report", _sections(run)))
     return file
 
 
@@ -39,15 +55,12 @@ def finding(run: Finished) -> str:
     arms = result.evidence.results
     rows = f"{result.evidence.examples:,} held-out rows"
     if _compared(run):
-        found = [
-            f"{arm.name} against {arm.against.baseline}: {_change(arm.against.mean)}"
-            for arm in arms
-            if arm.against
-        ]
+        pairs = [(arm.name, arm.against) for arm in arms if arm.against]
+        found = [f"{name} against {x.baseline}: {_change(x.mean)}" for name, x in pairs]
         return f"On {rows}, {'; '.join(found) or _level(arms[0])}."
     last = arms[-1].against
     if result.improved and last:
-        means = f"{svg.number(arms[0].mean.estimate)} to {svg.number(arms[-1].mean.estimate)}"
+        means = f"{_number(arms[0].mean.estimate)} to {_number(arms[-1].mean.estimate)}"
         return f"Learning raised the mean reward on {rows} from {means}: {_change(last.mean)}."
     if last is None or (run.library and not run.library.lessons):
         return f"Nothing worth keeping was found: the model stays as it is, with {_level(arms[0])} on {rows}."
@@ -60,7 +73,7 @@ def _compared(run: Finished) -> bool:
 
 
 def _level(arm: Arm) -> str:
-    return f"a mean reward of {svg.number(arm.mean.estimate)}"
+    return f"a mean reward of {_number(arm.mean.estimate)}"
 
 
 def _change(mean: Interval) -> str:
@@ -118,18 +131,16 @@ def _measured(run: Finished) -> Iterable[Element]:
     differences = [_bar(arm.name, arm.against.mean) for arm in arms if arm.against]
     if differences:
         yield node("h3", f"Difference from “{arms[0].name}”")
-        yield svg.intervals(differences, "Paired difference of mean rewards with 95 % interval", zero=True)
+        yield svg.intervals(differences, "Paired difference of mean rewards with 95 % interval")
     unknown = sum(arm.unreported for arm in arms)
     if unknown:
-        yield _note(
-            f"The provider did not report the tokens of {unknown:,} turns; they are not counted here."
-        )
+        yield _note(f"The provider did not report the tokens of {unknown:,} turns; they are left out.")
 
 
 def _arm(run: Finished, arm: Arm, ks: Sequence[str]) -> list[Child]:
     return [
         arm.name,
-        svg.number(arm.mean.estimate),
+        _number(arm.mean.estimate),
         _range(arm.mean),
         *(f"{arm.passes[k]:.3f}" if k in arm.passes else "" for k in ks),
         f"{arm.failed:,} of {arm.rollouts:,}",
@@ -152,7 +163,7 @@ def _price(run: Finished, arm: Arm) -> float | None:
 def _range(mean: Interval) -> str:
     if mean.low is None or mean.high is None:
         return "too few rows"
-    return f"{svg.number(mean.low)} to {svg.number(mean.high)}"
+    return f"{_number(mean.low)} to {_number(mean.high)}"
 
 
 def _bar(name: str, mean: Interval) -> Bar:
@@ -163,10 +174,10 @@ def _bar(name: str, mean: Interval) -> Bar:
 
 
 def _curve(steps: Sequence[Step]) -> Iterable[Element]:
-    most = max(step.statistics.runs for step in steps) or 1
+    most = max(step.statistics.runs for step in steps)
 
     def point(step: Step, value: float) -> Point:
-        return Point(step.step, value, max(0.1, step.statistics.runs / most))
+        return Point(step.step, value, hollow=step.statistics.runs < most / 4)
 
     sampled = [step for step in steps if step.statistics.runs]
     rewards = [Series("rollouts", "a", [point(step, step.statistics.mean_reward) for step in sampled])]
@@ -187,8 +198,8 @@ def _curve(steps: Sequence[Step]) -> Iterable[Element]:
     yield node("h2", "Learning curve")
     yield node("div", *charts, class_="side")
     yield _note(
-        "A dot's area is the number of runs of the step. Groups are mixed when their rewards differ: only they "
-        "show what helps. A filled diamond is a candidate library that was kept, a hollow one was not."
+        "Groups are mixed when their rewards differ: only they show what helps. A hollow dot is a step with "
+        "few runs. A filled diamond is a candidate library that was kept, a hollow one was not."
     )
 
 
@@ -230,7 +241,7 @@ def _operations(steps: Sequence[Step]) -> Iterable[Element]:
 
 def _step_summary(step: Step) -> str:
     fates = Counter(map(_fate, step.operations))
-    counts = ", ".join(f"{fates[fate]} {fate}" for fate in ("applied", "joined", "rejected"))
+    counts = ", ".join(f"{fates[fate]} {fate}" for fate in FATES if fates[fate]) or "no operations"
     screen = step.screen
     verdict = ""
     if screen and screen.rows:
@@ -246,8 +257,6 @@ def _step_notes(step: Step) -> Iterable[str]:
         yield f"The update of the library failed: {step.incomplete}"
     for reason, count in Counter(group.skipped for group in step.groups if group.skipped).most_common():
         yield f"{count:,} of {len(step.groups):,} groups gave no lesson: {reason}"
-    if not step.operations:
-        yield "There were no operations."
 
 
 def _fate(op: Operation) -> str:
@@ -281,13 +290,21 @@ def _row(run: Finished, arms: tuple[str, str], example: str) -> Element:
     means = [_mean(rewards.get((example, arm), [])) for arm in arms]
     told = [run.answers.get((example, arm), []) for arm in arms]
     prompt = [m for line in told[0][:1] for m in line.prompt]
+    glance = node("span", _glance(prompt), class_="note")
     return node(
         "details",
-        node("summary", f"{example}: {means[0]} → {means[1]}"),
+        node("summary", node("b", example), f": {means[0]} → {means[1]} ", glance),
         *(part for m in prompt for part in (_note(m.role), node("pre", _cut(m.content)))),
         *(part for arm, lines in zip(arms, told, strict=True) for part in _answers(arm, lines)),
         None if any(told) else _note("rollouts.jsonl does not hold these answers."),
     )
+
+
+def _glance(prompt: Sequence[Message]) -> str:
+    """The last line of what was asked, shortened: enough to know the row again."""
+    lines = prompt[-1].content.split("\n") if prompt else []
+    last = next((line.strip() for line in reversed(lines) if line.strip()), "")
+    return last if len(last) <= GLANCE else f"{last[:GLANCE]}…"
 
 
 def _answers(arm: str, lines: Sequence[Line]) -> Iterable[Element]:
@@ -318,18 +335,15 @@ def _costs(result: Result) -> Iterable[Element]:
     head = ["calls", "tokens in", "cached", "out", "dollars"]
     total = ("total", costs.total)
     steps = sorted(costs.step.items(), key=lambda item: (len(item[0]), item[0]))
-    named = [("measuring" if step == "0" else f"step {step}", book) for step, book in steps]
+    named = [("measuring" if step == "0" else step, book) for step, book in steps]
     yield node("h2", "Costs")
-    yield _table(["by role", *head], [_book(*item) for item in (*costs.role.items(), total)], total=True)
-    yield node("h3", "By step")
-    yield _table(["by step", *head], [_book(*item) for item in (*named, total)], total=True)
+    yield _table(["role", *head], [_book(*item) for item in (*costs.role.items(), total)], total=True)
+    yield _table(["step", *head], [_book(*item) for item in (*named, total)], total=True)
     if costs.total.usd is None:
         yield _note("Dollars are unknown where the price of a model is.")
     if costs.total.estimated:
-        count = f"{costs.total.estimated:,} calls"
-        yield _note(
-            f"The provider did not report the tokens of {count}; they are booked at their upper bound."
-        )
+        calls = f"{costs.total.estimated:,} calls"
+        yield _note(f"The provider did not report the tokens of {calls}; booked is their upper bound.")
 
 
 def _book(name: str, book: Book) -> list[Child]:
@@ -368,7 +382,13 @@ def _note(text: str) -> Element:
 
 
 def _dollars(usd: float | None) -> str:
-    return "unknown" if usd is None else f"${usd:,.2f}" if usd >= 1 else f"${usd:.4f}"
+    if not usd:
+        return "unknown" if usd is None else "$0"
+    return f"${usd:,.2f}" if usd >= 1 else f"${usd:.4f}"
+
+
+def _number(value: float) -> str:
+    return f"{value:.3f}".replace("-", "−")
 
 
 def _signed(value: float) -> str:

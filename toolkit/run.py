@@ -7,6 +7,7 @@ reply is in the journal is answered from there, so that nothing is paid twice an
 
 import asyncio
 import contextlib
+import shlex
 import signal
 import time
 from collections.abc import Callable, Iterator, Mapping
@@ -18,10 +19,10 @@ from toolkit import around, directory, report
 from toolkit.around import Journaled
 from toolkit.artifact import Artifact
 from toolkit.client import Client, Router
-from toolkit.collect import Driver
+from toolkit.collect import Brake, Braked, Driver
 from toolkit.config import Config
 from toolkit.directory import Watch
-from toolkit.errors import Interrupted
+from toolkit.errors import EdgewiseError, Interrupted
 from toolkit.evaluate import Evaluation
 from toolkit.journal import Journal
 from toolkit.ledger import Book, Ledger
@@ -76,37 +77,50 @@ async def carry_out(
     way: Way,
     path: Path | None = None,
     *,
+    job: str = "improve",
     watch: Watch = lambda note: None,
     replay: Path | None = None,
 ) -> Result:
     """
     Carry out one way of improving in a run directory (a fresh one under runs/ by default).
 
-    `replay` names a journal that answers every call; no model is asked then. Raises the errors of
-    `toolkit.errors`; whatever they are, what was paid for stays in the journal.
+    `job` is what the run does; a directory keeps to one. `replay` names a journal that answers every call; no
+    model is asked then. Raises the errors of `toolkit.errors`; whatever they are, what was paid for stays in
+    the journal, and the error has a note that says where.
     """
     started = time.monotonic()
-    path = path or directory.fresh(task.name)
-    with directory.opened(path, config, task.fingerprint) as files, _books(path, config, replay) as books:
-        journal, ledger = books
-        client = Journaled(None, journal) if replay else _connected(config, journal, ledger)
-        watch(Note("open", (path, ledger)))
+    path = directory.made(path or directory.fresh(task.name))
+    with _books(path, config, replay) as (journal, ledger), _kept(path, journal), directory.full_disk():
+        with directory.opened(path, config, task.fingerprint, job) as files:
+            watch(Note("open", (path, ledger)))
 
-        def seen(note: Note) -> None:
-            files.note(note)
-            watch(note)
+            def seen(note: Note) -> None:
+                files.note(note)
+                watch(note)
 
-        try:
-            outcome = await _interruptible(Driver(client, seen), way(task, config))
-        finally:
-            await client.aclose()
-        costs = _costs(ledger)
-    result = _result(task, config, outcome, costs, path, time.monotonic() - started)
-    with directory.full_disk():
+            brake = Brake()
+            client = Journaled(None, journal) if replay else _connected(config, journal, ledger, brake)
+            try:
+                outcome = await _interruptible(Driver(client, seen, brake), way(task, config), watch)
+            finally:
+                await client.aclose()
+                watch(Note("close"))
+        result = _result(task, config, outcome, _costs(ledger), path, time.monotonic() - started)
         directory.write_json(path / "result.json", result.to_json())
         report.write(path)
         result.artifact.save(path / "artifact")
     return result
+
+
+@contextlib.contextmanager
+def _kept(path: Path, journal: Journal) -> Iterator[None]:
+    """Whatever ended the run: say where the replies are that it paid for."""
+    try:
+        yield
+    except EdgewiseError as error:
+        if len(journal) and not journal.readonly:
+            error.add_note(f"Nothing is paid twice: resume with --run {shlex.quote(str(path))}")
+        raise
 
 
 @contextlib.contextmanager
@@ -119,9 +133,9 @@ def _books(path: Path, config: Config, replay: Path | None) -> Iterator[tuple[Jo
         yield journal, ledger
 
 
-def _connected(config: Config, journal: Journal, ledger: Ledger) -> Client:
+def _connected(config: Config, journal: Journal, ledger: Ledger, brake: Brake) -> Client:
     return around.stack(
-        Router(),
+        Braked(Router(), brake),
         journal,
         ledger,
         concurrency=config.concurrency,
@@ -130,15 +144,16 @@ def _connected(config: Config, journal: Journal, ledger: Ledger) -> Client:
     )
 
 
-async def _interruptible(driver: Driver, plan: Plan[Outcome]) -> Outcome:
+async def _interruptible(driver: Driver, plan: Plan[Outcome], watch: Watch) -> Outcome:
     """The first Ctrl-C lets calls under way finish; the second drops them."""
     loop, task = asyncio.get_running_loop(), asyncio.current_task()
-    stop = Interrupted("Stopped. Everything so far is saved; run again with the same --run to go on.")
 
     def press() -> None:
-        if driver.stopped and task:
+        if driver.brake.pulled and task:
             task.cancel()
-        driver.stop(stop)
+        else:
+            watch(Note("stopping"))
+        driver.brake.pull(Interrupted("Stopped."))
 
     # Only the main thread may handle signals, and not on every system.
     with contextlib.ExitStack() as handlers:
@@ -149,8 +164,7 @@ async def _interruptible(driver: Driver, plan: Plan[Outcome]) -> Outcome:
         try:
             return await driver.run(plan)
         except asyncio.CancelledError:
-            if driver.stopped:
-                raise stop from None
+            driver.brake.check()
             raise
 
 

@@ -22,17 +22,16 @@ class Bar:
 
 @dataclass(frozen=True, slots=True)
 class Point:
-    """A point of a series; `weight` in (0, 1] is its area, `hollow` draws an outline only."""
+    """A point of a series; one that is `hollow` is drawn as an outline, and lines pass it by."""
 
     x: float
     y: float
-    weight: float = 1.0
     hollow: bool = False
 
 
 @dataclass(frozen=True, slots=True)
 class Series:
-    """Points in order of x; `style` is a CSS class that says the colour, `joined` draws a line through them."""
+    """Points in order of x; `style` is a CSS class that says the colour, `joined` draws a line."""
 
     name: str
     style: str
@@ -42,23 +41,25 @@ class Series:
 
 def ticks(low: float, high: float, most: int = 6) -> list[float]:
     """At most `most` + 1 round numbers (1, 2 or 5 times a power of ten apart) that span `low` to `high`."""
-    span = (high - low) or abs(high) or 1.0
+    # Less than labels can tell apart, such as the dust of floats, counts as one point.
+    span = high - low if high - low > 1e-6 else 1.0
     power = 10.0 ** math.floor(math.log10(span / most))
     step = next(power * m for m in (1, 2, 5, 10, 20) if power * m * (most - 1) >= span * (1 - 1e-9))
     first, last = math.floor(low / step + 1e-9), math.ceil(high / step - 1e-9)
     return [round(i * step, 12) for i in range(first, max(last, first + 1) + 1)]
 
 
-def intervals(bars: Sequence[Bar], title: str, zero: bool = False) -> Element:
-    """Estimates with their intervals on one axis, a line each; `zero` puts 0 on the axis and marks it."""
+def intervals(bars: Sequence[Bar], title: str) -> Element:
+    """Estimates with their intervals on one axis that shows 0, a line each."""
     width, left, right, height = 560, 130, 20, 34
     bottom = height * len(bars) + 6
     known = [x for bar in bars for x in (bar.low, bar.estimate, bar.high) if x is not None]
-    marks = ticks(min(known + [0.0] * zero), max(known + [0.0] * zero))
+    # Room for the arrow of an end that is infinite.
+    room = max(map(abs, known)) * 0.3 if any(None in (bar.low, bar.high) for bar in bars) else 0.0
+    marks = ticks(min(0.0, *known) - room, max(0.0, *known) + room)
     x = _scale(marks[0], marks[-1], left, width - right)
     grid = [
-        node("line", x1=x(m), x2=x(m), y1=4, y2=bottom, class_="zero" if zero and m == 0 else "grid")
-        for m in marks
+        node("line", x1=x(m), x2=x(m), y1=4, y2=bottom, class_="zero" if m == 0 else "grid") for m in marks
     ]
     labels = [_text(number(mark), x(mark), bottom + 16) for mark in marks]
     drawn = [
@@ -70,22 +71,21 @@ def intervals(bars: Sequence[Bar], title: str, zero: bool = False) -> Element:
 
 
 def _interval(bar: Bar, x: Scale, ends: tuple[float, float], y: float) -> Iterable[Element]:
-    low, high = (
-        end if value is None else x(value) for value, end in zip((bar.low, bar.high), ends, strict=True)
-    )
+    low = ends[0] if bar.low is None else x(bar.low)
+    high = ends[1] if bar.high is None else x(bar.high)
     yield _text(_short(bar.label, 18), 120, y + 4, "end")
-    yield node("line", x1=low, x2=high, y1=y, y2=y, class_="a whisker")
+    yield node("line", x1=low, x2=high, y1=y, y2=y, class_="a path")
     for value, at, outwards in ((bar.low, low, -1), (bar.high, high, 1)):
         tip = f"M{at - 6 * outwards:.1f} {y - 5:.1f} L{at:.1f} {y:.1f} L{at - 6 * outwards:.1f} {y + 5:.1f}"
         cap = f"M{at:.1f} {y - 5:.1f} V{y + 5:.1f}"
-        yield node("path", d=tip if value is None else cap, class_="a whisker")
+        yield node("path", d=tip if value is None else cap, class_="a path")
     yield node("circle", cx=x(bar.estimate), cy=y, r=5, class_="a")
     yield _text(number(bar.estimate), x(bar.estimate), y - 9)
 
 
 def curves(series: Sequence[Series], title: str, names: tuple[str, str], percent: bool = False) -> Element:
     """Series over whole-numbered x. `names` are those of the axes; the y axis shows 0 to 1 at least."""
-    width, left, right, top = 460, 46, 14, 14 + 18 * len(series)
+    width, left, right, top = 460, 46, 14, 72
     bottom, height = top + 190, top + 232
     points = [point for one in series for point in one.points]
     marks = ticks(min(0.0, *(p.y for p in points), 0.0), max(1.0, *(p.y for p in points), 1.0))
@@ -96,7 +96,7 @@ def curves(series: Sequence[Series], title: str, names: tuple[str, str], percent
     grid = [node("line", x1=left, x2=width - right, y1=y(m), y2=y(m), class_="grid") for m in marks]
     values = [_text(f"{m:.0%}" if percent else number(m), left - 6, y(m) + 4, "end") for m in marks]
     steps = [_text(str(i), x(i), bottom + 16) for i in range(int(first), int(last) + 1, every)]
-    axes = [_text(names[0], (left + width - right) / 2, bottom + 34), _text(names[1], 4, top - 8, "start")]
+    axes = [_text(names[0], (left + width - right) / 2, bottom + 34), _text(names[1], 4, top - 14, "start")]
     legend = [part for i, one in enumerate(series) for part in _legend(one, width - right, 12 + 18 * i)]
     drawn = [part for one in series for part in _series(one, x, y)]
     return _picture(title, width, height, *grid, *values, *steps, *axes, *legend, *drawn)
@@ -111,7 +111,7 @@ def _legend(series: Series, right: float, y: float) -> Iterable[Element]:
 
 def _series(series: Series, x: Scale, y: Scale) -> Iterable[Element]:
     if series.joined:
-        line = " ".join(f"{x(p.x):.1f},{y(p.y):.1f}" for p in series.points)
+        line = " ".join(f"{x(p.x):.1f},{y(p.y):.1f}" for p in series.points if not p.hollow)
         yield node("polyline", points=line, class_=f"{series.style} path")
     for point in series.points:
         yield _mark(series, point, x(point.x), y(point.y))
@@ -122,9 +122,7 @@ def _mark(series: Series, point: Point, x: float, y: float) -> Element:
     style = f"{series.style} hollow" if point.hollow else series.style
     hint = node("title", f"{point.x:g}: {point.y:.3f}") if point.x else None
     if series.joined:
-        return node(
-            "circle", hint, cx=f"{x:.1f}", cy=f"{y:.1f}", r=f"{4 * math.sqrt(point.weight):.1f}", class_=style
-        )
+        return node("circle", hint, cx=f"{x:.1f}", cy=f"{y:.1f}", r=4, class_=style)
     shape = f"M{x:.1f} {y - 6:.1f} l6 6 l-6 6 l-6 -6 z"
     return node("path", hint, d=shape, class_=style)
 

@@ -24,7 +24,7 @@ from toolkit.errors import ConfigError
 from toolkit.scripted import Scripted
 from toolkit.types import Note
 
-CONFIG = ExperienceConfig(model="scripted/toy", epochs=2, batch_size=10, screen=False)
+CONFIG = ExperienceConfig(model="scripted/toy", epochs=2, batch_size=10, screen=False, pool=False)
 
 
 def learned(config=CONFIG, answer=toy.play, task=None):

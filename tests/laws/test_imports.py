@@ -27,7 +27,7 @@ HOMES = {
     "aiohttp": SERVER_AND_CLIENT,
     "requests": SERVER_AND_CLIENT,
     "openai": SERVER_AND_CLIENT,
-    "litellm": (*SERVER_AND_CLIENT, "toolkit/prices.py"),
+    "litellm": SERVER_AND_CLIENT,
     "xllamacpp": ("toolkit/local.py",),
     "urllib.request": ("toolkit/local.py",),
     "http": SERVER_AND_CLIENT,

@@ -21,7 +21,7 @@ SETTINGS = {"epochs": 2, "batch_size": 12}
 
 
 def learn(url: str, run: Path, **settings):
-    return improve(toy.task(), model=f"{url}#toy", run=run, **{**SETTINGS, **settings})
+    return improve(toy.task(), model=f"{url}#toy", run=run, **settings)
 
 
 def books(run: Path):
@@ -44,21 +44,22 @@ def uneven(body) -> str:
     return toy.serve(body)
 
 
-@pytest.fixture(scope="module")
-def reference(tmp_path_factory):
-    """A run, one call at a time, that nothing disturbed."""
+@pytest.fixture(scope="module", params=[False, True], ids=["sentences", "pooled"])
+def reference(request, tmp_path_factory):
+    """A run, one call at a time, that nothing disturbed: where it asked, its directory, calls and settings."""
     run = tmp_path_factory.mktemp("reference")
+    settings = {**SETTINGS, "pool": request.param}
     with Server(toy.serve) as server:
-        result = learn(server.url, run, concurrency=1)
+        result = learn(server.url, run, concurrency=1, **settings)
         calls = len(server.bodies)
     assert result.improved
-    return server.url, run, calls
+    return server.url, run, calls, settings
 
 
 def test_one_at_a_time_and_sixty_four_at_once_are_the_same(reference, tmp_path):
-    url, alone, calls = reference
+    _, alone, calls, settings = reference
     with Server(uneven, latency=0.002) as server:
-        learn(server.url, tmp_path, concurrency=64)
+        learn(server.url, tmp_path, concurrency=64, **settings)
         assert server.most_at_once > 16
         assert len(server.bodies) == calls
     assert library(tmp_path) == library(alone)
@@ -67,10 +68,8 @@ def test_one_at_a_time_and_sixty_four_at_once_are_the_same(reference, tmp_path):
 
 
 def test_a_finished_run_replays_from_its_journal_without_a_model(reference, tmp_path):
-    url, alone, _ = reference
-    again = improve(
-        toy.task(), model=f"{url}#toy", run=tmp_path, replay=alone / "journal.sqlite", **SETTINGS
-    )
+    url, alone, _, settings = reference
+    again = learn(url, tmp_path, replay=alone / "journal.sqlite", **settings)
     assert again.improved
     assert library(tmp_path) == library(alone)
     assert rollouts(tmp_path) == rollouts(alone)
@@ -78,24 +77,22 @@ def test_a_finished_run_replays_from_its_journal_without_a_model(reference, tmp_
 
 
 def test_a_replay_never_asks_for_what_was_not_recorded(reference, tmp_path):
-    url, alone, _ = reference
+    url, alone, _, settings = reference
     with pytest.raises(NotRecorded):
-        improve(
-            toy.task(), model=f"{url}#toy", run=tmp_path, replay=alone / "journal.sqlite", seed=1, **SETTINGS
-        )
+        learn(url, tmp_path, replay=alone / "journal.sqlite", seed=1, **settings)
 
 
 def test_running_a_finished_run_again_costs_nothing(reference):
-    url, alone, _ = reference
+    url, alone, _, settings = reference
     before = library(alone), books(alone)
-    learn(url, alone)  # the server is gone: any call would fail
+    learn(url, alone, **settings)  # the server is gone: any call would fail
     assert (library(alone), books(alone)) == before
 
 
 def test_killed_and_resumed_is_as_if_never_killed(reference, tmp_path):
-    _, alone, calls = reference
+    _, alone, calls, settings = reference
     with Server(toy.serve, latency=0.01) as server:
-        command = [sys.executable, "-m", "tests.laws.one_run", server.url, str(tmp_path), "4"]
+        command = [sys.executable, "-m", "tests.laws.one_run", server.url, str(tmp_path), "4", str(settings["pool"])]
         environment = {**os.environ, "PYTHONPATH": str(ROOT)}
         for kill_after in (20, 120, 260):
             with subprocess.Popen(command, cwd=ROOT, env=environment) as process:

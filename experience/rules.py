@@ -1,0 +1,179 @@
+"""
+Tasks whose right answers recur (routing, classification): what the groups of one answer have in common.
+
+A weak model writes false lessons when it must explain one group in a sentence, and true ones when it only has to
+name things. So the two questions of Training-Free GRPO are asked in a form that it can answer: a group's comparison
+names what its input is about, and the update joins what the groups of one answer have in common and the groups of
+other answers have not. A lesson is then "topics -> answer". Joining is drawn several times; `cross` takes each
+answer's best draw by what validation rows say.
+
+Conditions and joins are shown by two examples each: a model of 1.5B parameters does not follow the bare instruction.
+"""
+
+import string
+from collections import defaultdict
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
+
+import numpy as np
+
+from experience.distil import Distiller
+from experience.library import Lesson, Library
+from experience.ops import Operation
+from toolkit.seeds import seed as seed_of
+from toolkit.task import Task
+from toolkit.types import Example, Group, Message, Payer, Plan, Reply, Request, Sampling
+
+ARROW = " -> "
+MOST_IN_GROUP, MOST_OTHERS = 10, 5
+
+CONDITION = "You name what an input is about, in 3 to 8 words, without names, numbers or small details."
+CONDITION_SHOTS = (
+    ("A train leaves at 9:10 and travels 120 km at 80 km/h. When does it arrive?", "arrival time from speed"),
+    ("My tooth hurts whenever I drink something cold, and the gum is swollen.", "tooth pain and swollen gum"),
+    ("We would like to sit outside with the dog if that is allowed on Sundays.", "asking for an outdoor table"),
+)
+JOIN = """\
+You find what the inputs of one group have in common. First come inputs of the group, then some that do not belong to it.
+Write one short line of 3 to 9 words: the common topics, most frequent first, separated by commas. Leave out what occurs \
+only once and what also fits the others."""
+JOIN_SHOTS = (
+    (
+        "Group:\n- late bus on the way to school\n- train cancelled because of snow\n- no seat free in the tram\n"
+        "- price of a sandwich at the station\n- bus driver did not stop\n\n"
+        "Others:\n- wheel of the bicycle broken\n- station clock wrong",
+        "late, cancelled or full buses, trains and trams",
+    ),
+    (
+        "Group:\n- sum of two fractions\n- dividing a fraction by three\n- age of the older brother\n"
+        "- fraction turned into percent\n\nOthers:\n- area of a circle\n- solving for x",
+        "adding, dividing or converting fractions",
+    ),
+)
+
+
+def recurring(examples: Sequence[Example]) -> bool:
+    """Whether right answers recur: short texts, each the answer of three rows or more on average."""
+    answers = [x.target for x in examples]
+    short = all(isinstance(answer, str) and 0 < len(answer) <= 40 for answer in answers)
+    return short and len(set(answers)) * 3 <= len(answers)
+
+
+def propose(distiller: Distiller, task: Task, group: Group) -> Plan[tuple[Operation, ...]]:
+    """The lesson of one group: what its input is about, and the right answer."""
+    asked = f"Input: {_input(task, group.example)}"
+    shots = [(f"Input: {given}", said) for given, said in CONDITION_SHOTS]
+    topic = yield from _line(distiller, CONDITION, shots, asked, group.example.id, distiller.sampling)
+    text = f"{topic}{ARROW}{group.example.target}"
+    return (Operation(action="add", text=text, sources=(group.example.id,)),) if topic else ()
+
+
+def join(
+    distiller: Distiller, library: Library, proposals: Sequence[Operation], draws: int, seed: int
+) -> Plan[list[tuple[Operation, ...]]]:
+    """
+    Operations for each of `draws` libraries: one lesson per answer, new or in place of the current one.
+
+    Each lesson joins what the proposals of its answer have in common and those of other answers have not.
+    """
+    found: dict[str, list[Operation]] = defaultdict(list)
+    for op in proposals:
+        found[op.text.rpartition(ARROW)[2]].append(op)
+    jobs = [(answer, draw) for draw in range(draws) for answer in sorted(found)]
+    written = yield [
+        _join_one(distiller, library, answer, found, seed_of(seed, "join", answer, draw))
+        for answer, draw in jobs
+    ]
+    return [
+        tuple(op for (_, d), op in zip(jobs, written, strict=True) if d == draw) for draw in range(draws)
+    ]
+
+
+def cross(libraries: Sequence[Library], measured: Sequence[Sequence[Group]]) -> Library:
+    """
+    The library with each answer's best lesson: from the draw that finds most rows of that answer less those of
+    other answers that it claims, on the measured groups (the same rows for every library).
+    """
+    best: dict[str, tuple[float, int]] = {}
+    for index, groups in enumerate(measured):
+        for answer in _by_answer(libraries[index]):
+            merit = _merit(answer, groups)
+            if answer not in best or merit > best[answer][0]:
+                best[answer] = (merit, index)
+    lessons = tuple(_by_answer(libraries[index])[answer] for answer, (_, index) in sorted(best.items()))
+    kept = tuple(x for x in libraries[0].lessons if ARROW not in x.text)
+    return replace(libraries[0], lessons=(*kept, *lessons))
+
+
+def _merit(answer: str, groups: Sequence[Group]) -> float:
+    """Rows of an answer that were solved, less rows of others that were given this answer."""
+    merit = 0.0
+    for group in groups:
+        if group.example.target == answer:
+            merit += float(np.mean(group.rewards)) if group.rewards else 0.0
+        else:
+            merit -= float(np.mean([run.answer.strip() == answer for run in group.members]))
+    return merit
+
+
+def _join_one(
+    distiller: Distiller, library: Library, answer: str, found: Mapping[str, Sequence[Operation]], seed: int
+) -> Plan[Operation]:
+    rng = np.random.default_rng(seed)
+    current = _by_answer(library)
+    known = [_topics(current[answer])] if answer in current else []
+    inside = known + _some(rng, map(_topics, found[answer]), MOST_IN_GROUP - len(known))
+    others = [_topics(op) for other, ops in sorted(found.items()) if other != answer for op in ops]
+    others += [_topics(lesson) for other, lesson in sorted(current.items()) if other != answer]
+    asked = "\n".join(["Group:", *_bullets(inside), "", "Others:", *_bullets(_some(rng, others, MOST_OTHERS))])
+    sampling = replace(distiller.sampling, temperature=0.7, seed=seed)
+    line = yield from _line(distiller, JOIN, JOIN_SHOTS, asked, "", sampling)
+    sources = tuple(sorted({source for op in found[answer] for source in op.sources}))
+    text = f"{line[:1].upper()}{line[1:]}{ARROW}{answer}" if line else ""
+    if answer in current:
+        return Operation(action="modify", id=current[answer].id, text=text, sources=sources)
+    return Operation(action="add", text=text, sources=sources)
+
+
+def _line(
+    distiller: Distiller,
+    system: str,
+    shots: Sequence[tuple[str, str]],
+    asked: str,
+    example: str,
+    sampling: Sampling,
+) -> Plan[str]:
+    """The first line of a reply to a question shown with worked examples; "" where there is none."""
+    turns = [Message(role, text) for shot in shots for role, text in zip(("user", "assistant"), shot, strict=True)]
+    messages = (Message("system", system), *turns, Message("user", asked))
+    short = replace(sampling, max_tokens=min(32, sampling.max_tokens or 32))
+    reply: Reply = yield Request(
+        distiller.model, messages, short, payer=Payer("distiller", example=example)
+    )
+    return next(iter(reply.message.content.strip().splitlines()), "").strip(" .-")
+
+
+def _by_answer(library: Library) -> dict[str, Lesson]:
+    """The lessons of the form "topics -> answer", by their answer."""
+    return {x.text.rpartition(ARROW)[2]: x for x in library.lessons if ARROW in x.text}
+
+
+def _topics(lesson: Lesson | Operation) -> str:
+    return lesson.text.rpartition(ARROW)[0]
+
+
+def _some(rng: np.random.Generator, texts: Iterable[str], most: int) -> list[str]:
+    """At most so many of the texts, drawn without repetition."""
+    distinct = list(dict.fromkeys(texts))
+    return [distinct[i] for i in rng.permutation(len(distinct))[:most]]
+
+
+def _bullets(texts: Sequence[str]) -> list[str]:
+    return [f"- {text}" for text in texts]
+
+
+def _input(task: Task, example: Example) -> str:
+    """What a row puts into the prompt: its fields, without the prompt's fixed text."""
+    fields = [name for _, name, _, _ in string.Formatter().parse(task.prompt) if name]
+    shown = [str(example.metadata[name]) for name in fields if name in example.metadata]
+    return "\n".join(shown) or example.messages[-1].content
