@@ -28,9 +28,11 @@ class ExperienceConfig(Config):
     learn_from: Literal["mixed", "unsolved"] = Field("mixed", description='groups: "mixed" or "unsolved"')
     # The paper writes free sentences for every task; see experience.rules.
     pool: bool = Field(True, description="one lesson per right answer, where right answers recur")
-    draws: int = Field(4, ge=1, description="candidate libraries drawn, where lessons are pooled")
+    draws: int = Field(6, ge=1, description="candidate libraries drawn, where lessons are pooled")
     # The authors put the library after the problem, which breaks the prefix that calls of a step share.
     place: Place = Field("before", description='of the library: "system", "before", "after" or "split"')
+    # With the paper's labels a small model answered "G2" (docs/log.md).
+    labelled: bool = Field(False, description="whether lessons carry labels, [G0], in the prompt")
     # The paper keeps what the last step wrote; here a library must beat the current one on validation rows.
     screen: bool = Field(True, description="keep a candidate library only if it wins on validation rows")
     screen_rows: int = Field(64, ge=1, description="the most validation rows a candidate is compared on")

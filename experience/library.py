@@ -39,15 +39,20 @@ class Lesson:
 
 @dataclass(frozen=True, slots=True)
 class Library:
-    """Lessons in the order in which they are shown, and the place in the prompt where they go."""
+    """
+    Lessons in the order in which they are shown, the place in the prompt where they go, and whether they carry
+    their labels there ("[G0]. text", as in the paper) or stand in a plain list.
+    """
 
     lessons: tuple[Lesson, ...] = ()
     place: Place = "before"
+    labelled: bool = False
 
     @property
     def version(self) -> str:
         """A short hash of everything that a model would see: equal libraries have equal versions."""
-        shown = [self.place if self.lessons else "", *([x.kind, x.text] for x in self.lessons)]
+        head = [self.place, self.labelled] if self.lessons else []
+        shown = [head, *([x.kind, x.text] for x in self.lessons)]
         return hashlib.sha256(json.dumps(shown).encode()).hexdigest()[:12]
 
     def __len__(self) -> int:
@@ -62,8 +67,9 @@ class Library:
         return replace(self, lessons=tuple(x for x in self.lessons if x.kind == kind))
 
     def render(self, kinds: Iterable[Kind] = ("content", "form")) -> str:
-        """The lessons as text, a line each ("[G0]. text"); "" when there are none of these kinds."""
-        lines = [f"[{label}]. {x.text}" for label, x in self.labels().items() if x.kind in kinds]
+        """The lessons as text, a line each; "" when there are none of these kinds."""
+        shown = ((f"[{label}]." if self.labelled else "-", x) for label, x in self.labels().items())
+        lines = [f"{mark} {x.text}" for mark, x in shown if x.kind in kinds]
         return "\n".join([LEAD, *lines]) if lines else ""
 
     def dress(self, messages: tuple[Message, ...]) -> tuple[Message, ...]:
@@ -84,7 +90,8 @@ class Library:
 
     def to_json(self) -> dict[str, Any]:
         """Plain data, as in library.json."""
-        return {"place": self.place, "lessons": [asdict(lesson) for lesson in self.lessons]}
+        lessons = [asdict(lesson) for lesson in self.lessons]
+        return {"place": self.place, "labelled": self.labelled, "lessons": lessons}
 
     @classmethod
     def from_json(cls, data: Any) -> "Library":
@@ -98,7 +105,7 @@ class Library:
                 lessons = tuple(Lesson(**{**x, "sources": tuple(x["sources"])}) for x in data["lessons"])
                 if data["place"] not in PLACES:
                     raise ValueError(f"place {data['place']!r}")
-                return cls(lessons, data["place"])
+                return cls(lessons, data["place"], bool(data["labelled"]))
             if isinstance(data, Mapping) and all(re.fullmatch(r"G\d+", key) for key in data):
                 return cls(tuple(lesson(str(text)) for text in data.values()))
         except (KeyError, TypeError, ValueError) as error:

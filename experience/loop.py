@@ -88,7 +88,7 @@ def learn(task: Task, config: ExperienceConfig) -> Plan[Outcome]:
 
     The start is an empty library. Ends with the evaluation of both on rows that learning never saw.
     """
-    library = Library(place=config.place)
+    library = Library(place=config.place, labelled=config.labelled)
     records: list[StepRecord] = []
     for epoch in range(1, config.epochs + 1):
         for batch in batches(shuffled(task.train, config.seed, epoch), config.batch_size):
@@ -245,15 +245,24 @@ def _screen(
     rows = shuffled(task.validation, config.seed, 0)[: config.screen_rows]
     yield Note("stage", f"comparing {len(candidates)} candidate libraries on {len(rows)} validation rows")
     if pooled(task, config):
-        drawn = list(candidates.values())
-        measured = yield [measure(task, config, each, rows, "screen") for each in drawn]
-        candidates = {**candidates, "crossed": rules.cross(drawn, measured)}
+        candidates = yield from _crossed(task, config, candidates, rows)
 
     def scores(candidate: Library, some: Sequence[Example]) -> Plan[Scores]:
         groups = yield from measure(task, config, candidate, some, "screen")
         return np.array([_mean(group.rewards) for group in groups])
 
     return (yield from choose(library, candidates, rows, scores))
+
+
+def _crossed(
+    task: Task, config: ExperienceConfig, candidates: Mapping[str, Library], rows: Sequence[Example]
+) -> Plan[dict[str, Library]]:
+    """The candidates and their crosses: of the draws, then of the draws and the first cross."""
+    found = dict(candidates)
+    for name in ("crossed", "crossed again"):
+        measured = yield [measure(task, config, each, rows, "screen") for each in found.values()]
+        found[name] = rules.cross(list(found.values()), measured)
+    return found
 
 
 def _group(

@@ -3,9 +3,8 @@ Tasks whose right answers recur (routing, classification): what the groups of on
 
 A weak model writes false lessons when it must explain one group in a sentence, and true ones when it only has to
 name things. So the two questions of Training-Free GRPO are asked in a form that it can answer: a group's comparison
-names what its input is about, and the update joins what the groups of one answer have in common and the groups of
-other answers have not. A lesson is then "topics -> answer". Joining is drawn several times; `cross` takes each
-answer's best draw by what validation rows say.
+says what its input asks for, and the update names what the groups of one right answer have in common. A lesson is then
+"topics -> answer". Several libraries are drawn; `cross` takes each answer's best lesson by what validation rows say.
 
 Conditions and joins are shown by two examples each: a model of 1.5B parameters does not follow the bare instruction.
 """
@@ -25,29 +24,33 @@ from toolkit.task import Task
 from toolkit.types import Example, Group, Message, Payer, Plan, Reply, Request, Sampling
 
 ARROW = " -> "
-MOST_IN_GROUP, MOST_OTHERS = 10, 5
+MOST = 10
 
-CONDITION = "You name what an input is about, in 3 to 8 words, without names, numbers or small details."
+CONDITION = """\
+You say in 3 to 8 words what an input asks for or what is wrong, without names, numbers or small details."""
 CONDITION_SHOTS = (
-    ("A train leaves at 9:10 and travels 120 km at 80 km/h. When does it arrive?", "arrival time from speed"),
+    ("A train leaves at 9:10 and travels 120 km at 80 km/h. When does it arrive?", "arrival time of a train"),
     ("My tooth hurts whenever I drink something cold, and the gum is swollen.", "tooth pain and swollen gum"),
-    ("We would like to sit outside with the dog if that is allowed on Sundays.", "asking for an outdoor table"),
+    ("The bus was full again and drove past our stop without opening the doors.", "bus did not stop"),
+    ("We would like to sit outside with the dog if that is allowed on Sundays.", "table outside with a dog"),
 )
 JOIN = """\
-You find what the inputs of one group have in common. First come inputs of the group, then some that do not belong to it.
-Write one short line of 3 to 9 words: the common topics, most frequent first, separated by commas. Leave out what occurs \
-only once and what also fits the others."""
+Which one kind of thing do all items of the list belong to? Answer with a short general name for that kind, then the \
+most typical cases in brackets."""
 JOIN_SHOTS = (
     (
-        "Group:\n- late bus on the way to school\n- train cancelled because of snow\n- no seat free in the tram\n"
-        "- price of a sandwich at the station\n- bus driver did not stop\n\n"
-        "Others:\n- wheel of the bicycle broken\n- station clock wrong",
-        "late, cancelled or full buses, trains and trams",
+        "- late bus on the way to school\n- train cancelled because of snow\n- no seat free in the tram\n"
+        "- bus did not stop\n- price of a ticket",
+        "public transport (late, cancelled or full buses and trains)",
     ),
     (
-        "Group:\n- sum of two fractions\n- dividing a fraction by three\n- age of the older brother\n"
-        "- fraction turned into percent\n\nOthers:\n- area of a circle\n- solving for x",
-        "adding, dividing or converting fractions",
+        "- sum of two fractions\n- dividing a fraction by three\n- fraction turned into percent\n"
+        "- comparing two fractions",
+        "fractions (adding, dividing, comparing)",
+    ),
+    (
+        "- tooth pain and swollen gum\n- fever since yesterday\n- rash on the arm\n- headache after the fall",
+        "illness (pain, fever or rash)",
     ),
 )
 
@@ -74,7 +77,7 @@ def join(
     """
     Operations for each of `draws` libraries: one lesson per answer, new or in place of the current one.
 
-    Each lesson joins what the proposals of its answer have in common and those of other answers have not.
+    Each lesson names what some of its answer's proposals, and the current lesson's topics, have in common.
     """
     found: dict[str, list[Operation]] = defaultdict(list)
     for op in proposals:
@@ -119,13 +122,10 @@ def _merit(answer: str, groups: Sequence[Group]) -> float:
 def _join_one(
     distiller: Distiller, library: Library, answer: str, found: Mapping[str, Sequence[Operation]], seed: int
 ) -> Plan[Operation]:
-    rng = np.random.default_rng(seed)
     current = _by_answer(library)
     known = [_topics(current[answer])] if answer in current else []
-    inside = known + _some(rng, map(_topics, found[answer]), MOST_IN_GROUP - len(known))
-    others = [_topics(op) for other, ops in sorted(found.items()) if other != answer for op in ops]
-    others += [_topics(lesson) for other, lesson in sorted(current.items()) if other != answer]
-    asked = "\n".join(["Group:", *_bullets(inside), "", "Others:", *_bullets(_some(rng, others, MOST_OTHERS))])
+    items = known + _some(seed, map(_topics, found[answer]), MOST - len(known))
+    asked = "\n".join(f"- {item}" for item in items)
     sampling = replace(distiller.sampling, temperature=0.7, seed=seed)
     line = yield from _line(distiller, JOIN, JOIN_SHOTS, asked, "", sampling)
     sources = tuple(sorted({source for op in found[answer] for source in op.sources}))
@@ -146,7 +146,7 @@ def _line(
     """The first line of a reply to a question shown with worked examples; "" where there is none."""
     turns = [Message(role, text) for shot in shots for role, text in zip(("user", "assistant"), shot, strict=True)]
     messages = (Message("system", system), *turns, Message("user", asked))
-    short = replace(sampling, max_tokens=min(32, sampling.max_tokens or 32))
+    short = replace(sampling, max_tokens=min(24, sampling.max_tokens or 24))
     reply: Reply = yield Request(
         distiller.model, messages, short, payer=Payer("distiller", example=example)
     )
@@ -162,14 +162,11 @@ def _topics(lesson: Lesson | Operation) -> str:
     return lesson.text.rpartition(ARROW)[0]
 
 
-def _some(rng: np.random.Generator, texts: Iterable[str], most: int) -> list[str]:
+def _some(seed: int, texts: Iterable[str], most: int) -> list[str]:
     """At most so many of the texts, drawn without repetition."""
     distinct = list(dict.fromkeys(texts))
-    return [distinct[i] for i in rng.permutation(len(distinct))[:most]]
-
-
-def _bullets(texts: Sequence[str]) -> list[str]:
-    return [f"- {text}" for text in texts]
+    order = np.random.default_rng(seed).permutation(len(distinct))
+    return [distinct[i] for i in order[:most]]
 
 
 def _input(task: Task, example: Example) -> str:

@@ -48,11 +48,11 @@ def serve(body: dict[str, Any]) -> str:
 
 
 def reply(text: str, seed: int, as_operations: bool) -> str:
-    if text.startswith("You name what an input is about"):
+    if text.startswith("You say in 3 to 8 words"):
         return re.findall(r"Input: \d+\n(\w+)", text)[-1]
-    if text.startswith("You find what the inputs of one group"):
-        group = text.rpartition("Group:\n")[2].partition("\n\n")[0]
-        return ", ".join(dict.fromkeys(re.findall(r"\w+", group)))
+    if text.startswith("Which one kind of thing do all items"):
+        items = re.search(r"(?:- [^\n]*\n?)+$", text)
+        return ", ".join(dict.fromkeys(re.findall(r"\w+", items[0]))) if items else ""
     if not as_operations:
         return _answer(text, seed)
     thing, truth = re.search(r"a (\w+)\?", text), re.search(r"# Reference answer\n(\w+)", text)

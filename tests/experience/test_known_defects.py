@@ -14,8 +14,8 @@ import pytest
 from experience import improve
 from experience.config import ExperienceConfig
 from experience.library import Library, lesson
-from experience.loop import learn, measure, statistics, study
 from experience.loop import _distiller as distiller_of
+from experience.loop import learn, measure, statistics, study
 from tests import toy
 from tests.plans import play
 from toolkit import Task

@@ -1,5 +1,6 @@
 import json
 import string
+from dataclasses import replace
 
 import pytest
 from hypothesis import given
@@ -9,14 +10,15 @@ from experience.library import PLACES, Lesson, Library, lesson
 from toolkit.errors import ArtifactError
 from toolkit.types import Message
 
-TWO = Library((lesson("Refunds go to birch"), lesson("Answer in one word", "form")))
+TWO = Library((lesson("Refunds go to birch"), lesson("Answer in one word", "form")), labelled=True)
 CHAT = (Message("system", "You route."), Message("user", "My parcel is late"))
 
 texts = st.text(string.ascii_letters + " é[]{}", min_size=1).filter(str.strip)
 libraries = st.builds(
-    lambda found, place: Library(tuple(lesson(t, k) for t, k in found), place),
-    st.lists(st.tuples(texts, st.sampled_from(["content", "form"])), max_size=6),
+    lambda found, place, labelled: Library(tuple(lesson(t, k) for t, k in found), place, labelled),
+    st.lists(st.tuples(texts, st.sampled_from(["content", "form"])), max_size=6, unique_by=lambda x: x[0]),
     st.sampled_from(PLACES),
+    st.booleans(),
 )
 
 
@@ -67,12 +69,14 @@ def test_json_round_trip(library):
 def test_every_lesson_is_shown_once_wherever_it_stands(library):
     shown = "\n".join(message.content for message in library.dress(CHAT))
     for label, item in library.labels().items():
-        assert shown.count(f"[{label}]. {item.text}") == 1
+        mark = f"[{label}]." if library.labelled else "-"
+        assert shown.splitlines().count(f"{mark} {item.text}") == 1
 
 
 def test_version_follows_what_a_model_sees():
     renamed = Library(tuple(Lesson("other", x.text, x.kind, 9, ("r1",)) for x in TWO.lessons))
-    assert renamed.version == TWO.version
+    assert replace(renamed, labelled=True).version == TWO.version
+    assert renamed.version != TWO.version
     assert TWO.only("form").version != TWO.version
     assert Library(place="after").version == Library(place="before").version
 
