@@ -8,7 +8,7 @@ GPU := $(shell command -v nvidia-smi >/dev/null 2>&1 && nvidia-smi -L 2>/dev/nul
 PIP := $(BIN)/python -m pip install -qq --retries 10 --timeout 60 --disable-pip-version-check \
        $(if $(GPU),,-c constraints-cpu.txt)
 
-.PHONY: help install improve test check bench clean
+.PHONY: help install improve test check docs bench clean
 .DEFAULT_GOAL := help
 
 help:  ## list the targets
@@ -22,11 +22,15 @@ improve: $(VENV)/.enough  ## the main job on examples/support_triage; ARGS="--mi
 test: install  ## run all tests; ARGS="tests/toolkit -k task" picks some
 	@$(BIN)/python -m pytest $(ARGS)
 
-check: install  ## ruff, pyright, import directions
+check: install  ## ruff, pyright, generated docs are fresh, import directions
 	@$(BIN)/ruff check .
 	@$(BIN)/ruff format --check .
 	@$(BIN)/pyright
+	@$(BIN)/python docs/generate.py --check
 	@$(BIN)/python -m pytest tests/laws/test_imports.py
+
+docs: install  ## write the generated pages
+	@$(BIN)/python docs/generate.py
 
 bench: install  ## run every bench/NAME.py and write docs/bench.md; ARGS="--quick" for the short ones
 	@$(BIN)/python bench/all.py $(ARGS)

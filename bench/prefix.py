@@ -8,7 +8,7 @@ of the small embedded model. The prefix is common to all rows, not only to the r
 import json
 import sys
 import urllib.request
-from os.path import commonprefix
+from itertools import takewhile
 
 from common import ROOT, quick, report
 
@@ -41,8 +41,9 @@ def share(url: str, task: Task, place: Place, rows: int) -> float:
     library = Library(tuple(map(lesson, LESSONS)), place)
     dressed = [library.dress(row.messages) for row in task.train[:rows]]
     prompts = ["\n".join(m.content for m in messages) for messages in dressed]
-    sizes = [len(tokens(url, prompt)) for prompt in prompts]
-    return len(tokens(url, commonprefix(prompts))) * len(prompts) / sum(sizes)
+    encoded = [tokens(url, prompt) for prompt in prompts]
+    common = len(list(takewhile(lambda column: len(set(column)) == 1, zip(*encoded, strict=False))))
+    return common * len(encoded) / sum(map(len, encoded))
 
 
 def main() -> int:

@@ -1,4 +1,4 @@
-"""What the commands of `edgewise` do when it is about words; `toolkit.cli` resolves these names when it runs."""
+"""What the commands of `edgewise` do when it is about words; `toolkit.cli` resolves these names."""
 
 import asyncio
 import json
@@ -40,9 +40,7 @@ class Shown:
 class Words:
     """One task and its settings, ready for `plan`, `improve` and `evaluate`."""
 
-    def __init__(
-        self, task: Path, options: Mapping[str, Any], settings: Sequence[str], price: str | None
-    ):
+    def __init__(self, task: Path, options: Mapping[str, Any], settings: Sequence[str], price: str | None):
         self.task = Task.read(task)
         prices = {"prices": {ANY: _numbers(Price.parse(price))}} if price else {}
         self.config = resolve(
@@ -57,9 +55,7 @@ class Words:
     def improve(self, run: Path | None, replay: Path | None) -> Shown:
         """Learn and measure; the result has `improved` beside its lines and data."""
         announce(self._forecast().lines())
-        result = asyncio.run(
-            carry_out(self.task, self.config, learn, run, watch=watcher(), replay=replay)
-        )
+        result = asyncio.run(carry_out(self.task, self.config, learn, run, watch=watcher(), replay=replay))
         return Finished(_result_lines(result), result.to_json(), result.improved)
 
     def evaluate(self, artifacts: Sequence[Path], run: Path | None) -> Shown:

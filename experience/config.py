@@ -31,6 +31,7 @@ class ExperienceConfig(Config):
     draws: int = Field(6, ge=1, description="candidate libraries drawn, where lessons are pooled")
     # The authors put the library after the problem, which breaks the prefix that calls of a step share.
     place: Place = Field("before", description='of the library: "system", "before", "after" or "split"')
+    try_places: tuple[Place, ...] = Field((), description="other places to compare the best guess at")
     # With the paper's labels a small model answered "G2" (docs/log.md).
     labelled: bool = Field(False, description="whether lessons carry labels, [G0], in the prompt")
     # The paper keeps what the last step wrote; here a library must beat the current one on validation rows.

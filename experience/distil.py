@@ -55,9 +55,7 @@ def summarise(distiller: Distiller, example: Example, run: Rollout) -> Plan[str]
     """What one run did, in a few sentences; a short run of one turn is its own summary."""
     if distiller.summaries == "auto" and len(run.steps) == 1 and len(run.answer.split()) <= SHORT:
         return run.answer
-    user = "\n\n".join(
-        [_task(example), f"# Attempt\n{trajectory(run)}", *_verdict(distiller, example, run)]
-    )
+    user = "\n\n".join([_task(example), f"# Attempt\n{trajectory(run)}", *_verdict(distiller, example, run)])
     reply = yield _request(distiller, example.id, prompts.SUMMARY.format(words=150), user)
     return reply.message.content or f"(no summary: {reply.error or reply.stop})"
 
@@ -127,9 +125,7 @@ def _clipped(text: str) -> str:
     return f"{text[:half]}\n[... {len(text) - 2 * half:,} characters left out ...]\n{text[-half:]}"
 
 
-def _operations(
-    distiller: Distiller, example: str, system: str, user: str
-) -> Plan[tuple[Operation, ...]]:
+def _operations(distiller: Distiller, example: str, system: str, user: str) -> Plan[tuple[Operation, ...]]:
     """Ask for operations; an unreadable reply is answered with what is wrong, a few times."""
     messages = (Message("system", system), Message("user", user))
     problem = ""

@@ -1,10 +1,11 @@
-"""What a run will take, before its first call: calls, tokens, dollars, minutes, and the smallest gain its rows show."""
+"""What a run will take, before its first call, and the smallest gain that its rows can show."""
 
 import math
 from dataclasses import dataclass
 
 from experience.config import ExperienceConfig
 from experience.gate import rungs
+from experience.loop import pooled
 from toolkit.errors import LimitTooSmall, TaskError
 from toolkit.ledger import Ledger
 from toolkit.prices import price_of
@@ -12,7 +13,7 @@ from toolkit.statistics import smallest_gain
 from toolkit.task import Task
 from toolkit.types import Request, Sampling
 
-# Rough, and named as such where they are shown: bytes of English per token, tokens of a reply, seconds a call.
+# Rough, and shown as such: bytes of English per token, tokens of a reply, seconds a call.
 BYTES_PER_TOKEN = 4
 REPLY_TOKENS = 200
 SECONDS = 3.0
@@ -23,10 +24,11 @@ CANDIDATES = 2
 @dataclass(frozen=True, slots=True)
 class Forecast:
     """
-    Estimates before the first call; calls are counted as if every group had something to teach.
+    Estimates before the first call.
 
-    `calls` by role; `dollars` is None where a price is unknown; `gain` is the smallest true gain in mean reward
-    that the test rows show in four of five runs; `least` is the fewest calls that learn and measure anything.
+    `calls` by role, as if every group had something to teach and every reply could be read; `dollars` is
+    None where a price is unknown; `gain` is the smallest true gain in mean reward that the test rows show in
+    four of five runs; `least` is the fewest calls that learn and measure anything.
     """
 
     rows: dict[str, int]
@@ -74,14 +76,19 @@ def _calls(task: Task, config: ExperienceConfig) -> dict[str, int]:
     steps = epochs * math.ceil(len(task.train) / config.batch_size)
     groups = 0 if config.direct else epochs * len(task.train)
     rollouts = groups * config.group_size
-    summaries = rollouts if config.summaries == "always" else 0
-    screen = steps * _screening(min(len(task.validation), config.screen_rows)) if config.screen else 0
-    measuring = 2 * len(task.test) * config.samples
+    rows = min(len(task.validation), config.screen_rows) if config.screen else 0
+    if pooled(task, config):
+        # A lesson for each answer in each draw; then the current library, the draws and their two crosses.
+        summaries, updates = 0, config.draws * len({row.target for row in task.train})
+        screen = (config.draws + 3) * rows
+    else:
+        summaries, updates = rollouts if config.summaries == "always" else 0, 1
+        screen = _screening(rows)
     return {
         "rollouts": rollouts,
-        "distiller": summaries + groups + steps,
-        "screening": screen * config.samples,
-        "measuring": measuring,
+        "distiller": summaries + groups + steps * updates,
+        "screening": steps * screen * config.samples,
+        "measuring": 2 * len(task.test) * config.samples,
     }
 
 
@@ -133,6 +140,6 @@ def check_limits(config: ExperienceConfig, plan: Forecast) -> None:
     ):
         if limit is not None and limit < least:
             raise LimitTooSmall(
-                f"--{name} {limit:,} is too small to learn anything: one group, and measuring before and after, "
-                f"take {need}. Raise it, or use fewer test rows or samples."
+                f"--{name} {limit:,} is too small to learn anything: one group, and measuring before and"
+                f" after, take {need}. Raise it, or use fewer test rows or samples."
             )

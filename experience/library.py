@@ -40,8 +40,10 @@ class Lesson:
 @dataclass(frozen=True, slots=True)
 class Library:
     """
-    Lessons in the order in which they are shown, the place in the prompt where they go, and whether they carry
-    their labels there ("[G0]. text", as in the paper) or stand in a plain list.
+    Lessons in the order in which they are shown.
+
+    `place` is where they go in the prompt; `labelled` whether they carry their labels there ("[G0]. text", as in
+    the paper) or stand in a plain list.
     """
 
     lessons: tuple[Lesson, ...] = ()
@@ -120,7 +122,9 @@ class Library:
 def lesson(text: str, kind: Kind = "content", born: int = 0, sources: Iterable[str] = ()) -> Lesson:
     """A new lesson; its id is a hash of its wording."""
     text = " ".join(text.split())
-    return Lesson(hashlib.sha256(text.encode()).hexdigest()[:8], text, kind, born, tuple(sorted(set(sources))))
+    return Lesson(
+        hashlib.sha256(text.encode()).hexdigest()[:8], text, kind, born, tuple(sorted(set(sources)))
+    )
 
 
 def _to_system(messages: tuple[Message, ...], text: str) -> tuple[Message, ...]:

@@ -8,7 +8,7 @@ graded, while other groups still roll out; only the update of the library waits 
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, get_args
 
 import numpy as np
 
@@ -16,7 +16,7 @@ from experience import distil, ops, rules
 from experience.config import ExperienceConfig
 from experience.distil import Distiller, Unreadable
 from experience.gate import Choice, Scores, choose
-from experience.library import Library
+from experience.library import Kind, Library
 from toolkit import agent
 from toolkit.agent import Agent
 from toolkit.collect import booked
@@ -104,9 +104,7 @@ def learn(task: Task, config: ExperienceConfig) -> Plan[Outcome]:
     return Outcome(evaluation, {"library.json": library.to_json()}, bool(library.lessons))
 
 
-def evaluate(
-    task: Task, config: ExperienceConfig, libraries: Mapping[str, Library]
-) -> Plan[Any]:
+def evaluate(task: Task, config: ExperienceConfig, libraries: Mapping[str, Library]) -> Plan[Any]:
     """Run libraries on the same test rows and samples; returns a `toolkit.evaluate.Evaluation`."""
     yield Note("stage", f"measuring on {len(task.test)} held-out rows")
     groups = yield [measure(task, config, library, task.test) for library in libraries.values()]
@@ -220,8 +218,11 @@ def _updated(
         final = yield from distil.update(distiller, library, proposals)
     except Unreadable as error:
         return _Candidates(as_proposed, outcomes, str(error))
-    updated, outcomes = ops.apply(library, final, born=step, words=config.words)
-    return _Candidates({"updated": _trim(updated, config.lessons), **as_proposed}, outcomes)
+    after, outcomes = ops.apply(library, final, born=step, words=config.words)
+    updated = _trim(after, config.lessons)
+    # Lessons about form may help where those about content mislead, and the other way round.
+    kinds = {f"{kind} only": updated.only(kind) for kind in get_args(Kind)}
+    return _Candidates({"updated": updated, **as_proposed, **kinds}, outcomes)
 
 
 def _joined(
@@ -243,6 +244,9 @@ def _screen(
 ) -> Plan[Choice]:
     """Compare candidates with the current library; pooled lessons are also crossed, each answer's best draw."""
     rows = shuffled(task.validation, config.seed, 0)[: config.screen_rows]
+    first = next(iter(candidates.values()), library)
+    placed = {f"placed {place}": replace(first, place=place) for place in config.try_places}
+    candidates = {**candidates, **placed}
     yield Note("stage", f"comparing {len(candidates)} candidate libraries on {len(rows)} validation rows")
     if pooled(task, config):
         candidates = yield from _crossed(task, config, candidates, rows)

@@ -87,15 +87,15 @@ def join(
         _join_one(distiller, library, answer, found, seed_of(seed, "join", answer, draw))
         for answer, draw in jobs
     ]
-    return [
-        tuple(op for (_, d), op in zip(jobs, written, strict=True) if d == draw) for draw in range(draws)
-    ]
+    return [tuple(op for (_, d), op in zip(jobs, written, strict=True) if d == draw) for draw in range(draws)]
 
 
 def cross(libraries: Sequence[Library], measured: Sequence[Sequence[Group]]) -> Library:
     """
-    The library with each answer's best lesson: from the draw that finds most rows of that answer less those of
-    other answers that it claims, on the measured groups (the same rows for every library).
+    The library with each answer's best lesson.
+
+    The best is that of the library that solves most rows of the answer, less the rows of other answers that it
+    claims, on the measured groups (the same rows for every library).
     """
     best: dict[str, tuple[float, int]] = {}
     for index, groups in enumerate(measured):
@@ -144,12 +144,12 @@ def _line(
     sampling: Sampling,
 ) -> Plan[str]:
     """The first line of a reply to a question shown with worked examples; "" where there is none."""
-    turns = [Message(role, text) for shot in shots for role, text in zip(("user", "assistant"), shot, strict=True)]
+    turns = [
+        Message(role, text) for shot in shots for role, text in zip(("user", "assistant"), shot, strict=True)
+    ]
     messages = (Message("system", system), *turns, Message("user", asked))
     short = replace(sampling, max_tokens=min(24, sampling.max_tokens or 24))
-    reply: Reply = yield Request(
-        distiller.model, messages, short, payer=Payer("distiller", example=example)
-    )
+    reply: Reply = yield Request(distiller.model, messages, short, payer=Payer("distiller", example=example))
     return next(iter(reply.message.content.strip().splitlines()), "").strip(" .-")
 
 

@@ -1,0 +1,1 @@
+"""Learning in weights; not in this version."""

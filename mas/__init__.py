@@ -1,0 +1,1 @@
+"""Learning in wiring; not in this version."""

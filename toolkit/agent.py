@@ -2,7 +2,7 @@
 The turn loop of an agent, as a plan: ask, use the tools that were called, ask again.
 
 A model that calls tools natively is served natively. One that does not is told in words how to call them
-(`by_text`), and its answer is read for such calls; with "auto" the words are used once a server refuses tools.
+(`by_text`), and its answer is read for such calls; with "auto" words are used once a server refuses tools.
 """
 
 import json
@@ -65,7 +65,7 @@ class Agent:
 def rollout(
     agent: Agent, example: Example, messages: tuple[Message, ...], *, sample: int, seed: int
 ) -> Plan[Rollout]:
-    """One run of `agent` on `messages`, until it answers without calling a tool, fails, or is out of turns."""
+    """One run of `agent` on `messages`: until it answers without a tool call, fails, or is out of turns."""
     steps: list[Step] = []
     by_text = agent.calling == "text"
     seen = _with_instructions(messages, agent.tools) if by_text else messages
@@ -121,7 +121,7 @@ def group(
     seed: int,
     version: str = "",
 ) -> Plan[Group]:
-    """`size` graded runs on one example; each has a seed of its own, drawn from `seed`, the row and its index."""
+    """`size` graded runs on one example, each with a seed made of `seed`, the row and its index."""
     members = yield [
         attempt(
             agent,

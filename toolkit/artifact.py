@@ -10,7 +10,6 @@ import json
 import os
 import re
 import zipfile
-import zlib
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -86,7 +85,9 @@ class Artifact:
                 )
             for name, checksum in manifest["files"].items():
                 if not PLAIN.fullmatch(name):
-                    raise ArtifactError(f"{path} names a file {name!r}: names are plain, such as library.json.")
+                    raise ArtifactError(
+                        f"{path} names a file {name!r}: names are plain, such as library.json."
+                    )
                 if hashlib.sha256(blobs[name]).hexdigest() != checksum:
                     raise ArtifactError(f"{path}: {name} does not match its checksum.")
             files = {name: json.loads(blobs[name]) for name in manifest["files"]}
@@ -115,11 +116,11 @@ def _read(path: Path) -> dict[str, bytes]:
             blobs = {file.name: file.read_bytes() for file in path.iterdir() if file.suffix == ".json"}
         else:
             with zipfile.ZipFile(path) as archive:
-                blobs = {name: archive.read(name) for name in archive.namelist()}
+                blobs = {name: archive.read(name) for name in archive.namelist() if PLAIN.fullmatch(name)}
     except FileNotFoundError as error:
         raise ArtifactError(f"There is no artefact at {path}.") from error
-    except (OSError, RuntimeError, zipfile.BadZipFile, zlib.error) as error:  # RuntimeError: it has a password
-        raise ArtifactError(f"{path} is no artefact: {error}.") from error
+    except Exception as error:  # a damaged zip fails in a dozen ways, from EOFError to zlib.error
+        raise ArtifactError(f"{path} is no artefact: {str(error) or type(error).__name__}.") from error
     if MANIFEST not in blobs:
         raise ArtifactError(f"{path} has no {MANIFEST}: the run that writes it is not finished.")
     return blobs

@@ -18,7 +18,7 @@ WAYS = {"experience": "experience.command:Words"}
 COMING = {"graph": "mas", "weights": "learner"}
 BUG = 70
 # What typer raises for wrong usage. It brings a click of its own, and exports only this one of its errors.
-Usage: type[Any] = typer.BadParameter.__mro__[1]
+Usage: Any = typer.BadParameter.__mro__[1]
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -44,7 +44,8 @@ Pricing = Annotated[
     typer.Option(metavar="INPUT,OUTPUT", help="dollars per million tokens, where the price is unknown"),
 ]
 RunPath = Annotated[
-    Path | None, typer.Option(help="run directory; taken up again if it exists", show_default="a new one in runs/")
+    Path | None,
+    typer.Option(help="run directory; taken up again if it exists", show_default="a new one in runs/"),
 ]
 
 
@@ -69,11 +70,15 @@ def _common(
 @app.command(epilog="Example: edgewise improve examples/support_triage --calls 2000 --set epochs=1")
 def improve(
     task: TaskPath,
-    by: Annotated[str, typer.Option(help="what to improve: experience (lessons in the prompt)")] = "experience",
+    by: Annotated[
+        str, typer.Option(help="what to improve: experience (lessons in the prompt)")
+    ] = "experience",
     model: Annotated[
         str | None, typer.Option(help="the model to improve, such as openai/gpt-4o-mini")
     ] = None,
-    distiller: Annotated[str | None, typer.Option(help="the model that writes lessons; else the same model")] = None,
+    distiller: Annotated[
+        str | None, typer.Option(help="the model that writes lessons; else the same model")
+    ] = None,
     usd: Annotated[float | None, typer.Option(help="hard limit in dollars")] = None,
     tokens: Annotated[int | None, typer.Option(help="hard limit in tokens")] = None,
     calls: Annotated[int | None, typer.Option(help="hard limit in calls")] = None,
@@ -154,15 +159,11 @@ def main(arguments: Sequence[str] | None = None) -> NoReturn:
     except EdgewiseError as error:
         _fail(error.exit_code, " ".join([str(error), *getattr(error, "__notes__", ())]))
     except Usage as error:
-        if type(error).__name__ == "NoArgsIsHelpError":  # a bare command: its help
-            error.show()
+        if type(error).__name__ == "NoArgsIsHelpError":  # a bare command: its help was printed
             sys.exit(error.exit_code)
         _fail(error.exit_code, f"{error.format_message().rstrip('.')}; --help shows what there is.")
     except (KeyboardInterrupt, typer.Abort):
         _fail(Interrupted.exit_code, "Stopped.")
-    except BrokenPipeError:
-        sys.stdout = None  # whoever read the output has seen enough, as `head` does
-        sys.exit(0)
     except Exception:
         import traceback
 
@@ -194,4 +195,5 @@ def _load(target: str) -> Any:
 
 def _print(result: Any, as_json: bool) -> None:
     """A result knows itself as plain data (`to_json`) and as lines for people (`lines`)."""
-    print(json.dumps(result.to_json(), indent=1) if as_json else "\n".join(result.lines()))
+    text = json.dumps(result.to_json(), indent=1) if as_json else "\n".join(result.lines())
+    print(text, flush=True)  # so that typer notices a reader that has seen enough, as `head` does

@@ -1,6 +1,8 @@
 """
-What a run can be told. One pydantic model: the Python keyword, the key in a task file's [improve] table and
-the name after `--set` are the same word. File first, command line wins; the result is saved with the run.
+What a run can be told.
+
+One pydantic model: the Python keyword, the key in a task file's [improve] table and the name after `--set`
+are the same word. File first, command line wins; the result is saved with the run.
 """
 
 import tomllib
@@ -74,9 +76,7 @@ class Config(BaseModel):
 
 
 # What may differ when a run is taken up again: nothing that a reply or the library depends on.
-RESUMABLE = frozenset(
-    {"usd", "tokens", "calls", "minutes", "prices", "concurrency", "timeout", "attempts"}
-)
+RESUMABLE = frozenset({"usd", "tokens", "calls", "minutes", "prices", "concurrency", "timeout", "attempts"})
 
 C = TypeVar("C", bound=Config)
 
@@ -99,7 +99,7 @@ def _sentence(kind: type[Config], error: ValidationError) -> str:
 
 
 def parse_settings(pairs: Iterable[str]) -> dict[str, Any]:
-    """Read `key=value` pairs; a value is TOML where it can be (3, true, [1, 2]) and a plain word otherwise."""
+    """Read `key=value` pairs; a value is TOML where it can be (3, true, [1, 2]), else a plain word."""
     return dict(map(_setting, pairs))
 
 

@@ -1,6 +1,4 @@
-"""
-What a person sees while a run goes on: a live line on a terminal, plain lines otherwise. All on standard error.
-"""
+"""What a person sees of a run, on standard error: a live line on a terminal, plain lines otherwise."""
 
 import shutil
 import sys
@@ -13,14 +11,18 @@ from toolkit.types import Note
 EVERY = 5.0
 
 
-def watcher(stream: TextIO = sys.stderr) -> Callable[[Note], None]:
-    """A function for notes that shows the stage, rollouts so far, their mean reward, calls and cost."""
-    return _Progress(stream)
+def watcher(stream: TextIO | None = None) -> Callable[[Note], None]:
+    """
+    A function for notes that shows the stage, rollouts so far, their mean reward, calls and cost.
+
+    On standard error unless another stream is given.
+    """
+    return _Progress(stream or sys.stderr)
 
 
-def announce(lines: Iterable[str], stream: TextIO = sys.stderr) -> None:
+def announce(lines: Iterable[str]) -> None:
     """Print lines on standard error."""
-    print(*lines, sep="\n", file=stream)
+    print(*lines, sep="\n", file=sys.stderr)
 
 
 class _Progress:

@@ -1,8 +1,8 @@
 """
 A run from start to result: the directory, the ledger, the client and the plan, put together.
 
-A run that was stopped is taken up by running it again: its plan is driven from the start, and every call whose
-reply is in the journal is answered from there, so that nothing is paid twice and nothing comes out differently.
+A run that was stopped is taken up by running it again: its plan is driven from the start, and every call
+whose reply is in the journal is answered from there, so that nothing is paid twice or comes out differently.
 """
 
 import asyncio
@@ -46,8 +46,8 @@ class Result:
     """
     What `improve` returns.
 
-    `evidence`: the measurement before and after on held-out rows. `artifact`: what can be saved, evaluated and
-    used. `costs`: the ledger's books. `improved`: whether there is a change, and it measured better.
+    `evidence`: the measurement before and after on held-out rows. `artifact`: what can be saved, evaluated
+    and used. `costs`: the ledger's books. `improved`: whether there is a change, and it measured better.
     """
 
     task: str
@@ -179,7 +179,7 @@ def _result(
 
 
 def _costs(ledger: Ledger) -> dict[str, Any]:
-    """The books as plain data: in all, of learning (steps from 1) and measuring (step 0), and by each axis."""
+    """The books as plain data: in all, of learning (steps from 1), of measuring (step 0), by each axis."""
     by_step = ledger.table("step")
     learning = sum((book for (step,), book in by_step.items() if step != 0), Book())
     return {

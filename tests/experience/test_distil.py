@@ -45,7 +45,14 @@ def test_the_comparison_sees_rewards_feedback_truth_and_the_library():
     model, asked = recording(ADD)
     (op,) = play(distil.study(Distiller("m"), MIXED, LIBRARY), model)
     assert (op.action, op.text, op.sources) == ("add", "Add well", ("e1",))
-    for part in ("What is 2 + 2?", "reward 1", "reward 0", "off by one", "SECRET-FOUR", "[G0]. (content) Check"):
+    for part in (
+        "What is 2 + 2?",
+        "reward 1",
+        "reward 0",
+        "off by one",
+        "SECRET-FOUR",
+        "[G0]. (content) Check",
+    ):
         assert part in shown(asked[0])
 
 

@@ -8,6 +8,7 @@ import asyncio
 import json
 import threading
 import time
+from itertools import pairwise
 
 import pytest
 
@@ -200,7 +201,7 @@ def test_17_a_slow_reward_does_not_hold_up_the_others():
         beside.cancel()
 
     asyncio.run(go())
-    assert max(b - a for a, b in zip(ticks, ticks[1:], strict=False)) < 0.5
+    assert max(b - a for a, b in pairwise(ticks)) < 0.5
 
 
 def test_19_a_long_trajectory_is_cut_in_the_middle():

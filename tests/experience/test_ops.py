@@ -1,3 +1,5 @@
+import json
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -28,7 +30,8 @@ def test_the_four_actions_do_what_they_say():
 # Section 1.7 of the method's known defects: deletions without text were lost.
 @pytest.mark.parametrize("text", ["", None])
 def test_a_delete_needs_no_text(text):
-    after, outcomes = apply(START, parse(f'[{{"option": "DELETE", "id": "G0", "content": {repr(text) if text else "null"}}}]'), born=1)
+    reply = json.dumps([{"option": "DELETE", "id": "G0", "content": text}])
+    after, outcomes = apply(START, parse(reply), born=1)
     assert [x.text for x in after.lessons] == ["Late parcels go to cedar"]
     assert outcomes[0].applied
 
@@ -42,7 +45,10 @@ def test_an_unknown_id_is_reported_and_never_becomes_an_add(action):
 
 
 def test_a_deletion_wins_wherever_it_stands():
-    for ops in ([op("modify", "G0", "x y"), op("delete", "G0")], [op("delete", "G0"), op("modify", "G0", "x y")]):
+    for ops in (
+        [op("modify", "G0", "x y"), op("delete", "G0")],
+        [op("delete", "G0"), op("modify", "G0", "x y")],
+    ):
         after, outcomes = apply(START, ops, born=1)
         assert len(after) == 1
         assert [o.applied for o in outcomes] == [o.action == "delete" for o in ops]
@@ -68,7 +74,11 @@ def test_near_duplicates_are_joined_with_their_sources():
         ("Messages about refunds go to birch", "messages about a refund go to birch.", True),
         ("Route messages about refunds to birch", "Messages about refunds should be routed to birch", True),
         ("Refunds and double charges go to birch", "Refunds and double charges go to amber", False),
-        ("If a customer asks for a refund say yes at once", "If a customer asks for a refund never say yes at once", False),
+        (
+            "If a customer asks for money say yes at once",
+            "If a customer asks for money never say yes at once",
+            False,
+        ),
         ("", "", False),
     ],
 )
@@ -104,7 +114,9 @@ def test_replies_of_many_shapes_are_read(reply):
     assert (found.action, found.text, found.id) == ("add", "x", None)
 
 
-@pytest.mark.parametrize("reply", ["", "no json", "[1, 2]", '[{"action": "explode", "text": "x"}]', "{", "[[]]"])
+@pytest.mark.parametrize(
+    "reply", ["", "no json", "[1, 2]", '[{"action": "explode", "text": "x"}]', "{", "[[]]"]
+)
 def test_an_unreadable_reply_is_an_error_with_a_reason(reply):
     with pytest.raises(NotOperations, match=r".+"):
         parse(reply)
@@ -115,9 +127,7 @@ def test_an_empty_list_is_a_valid_answer():
 
 
 ids = st.sampled_from([None, "G0", "G1", "G5", "[G1]", START.lessons[0].id])
-operations = st.builds(
-    op, st.sampled_from(["add", "modify", "delete", "keep"]), ids, st.text(max_size=60)
-)
+operations = st.builds(op, st.sampled_from(["add", "modify", "delete", "keep"]), ids, st.text(max_size=60))
 
 
 @given(st.lists(operations, max_size=8))

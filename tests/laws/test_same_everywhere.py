@@ -92,7 +92,15 @@ def test_running_a_finished_run_again_costs_nothing(reference):
 def test_killed_and_resumed_is_as_if_never_killed(reference, tmp_path):
     _, alone, calls, settings = reference
     with Server(toy.serve, latency=0.01) as server:
-        command = [sys.executable, "-m", "tests.laws.one_run", server.url, str(tmp_path), "4", str(settings["pool"])]
+        command = [
+            sys.executable,
+            "-m",
+            "tests.laws.one_run",
+            server.url,
+            str(tmp_path),
+            "4",
+            str(settings["pool"]),
+        ]
         environment = {**os.environ, "PYTHONPATH": str(ROOT)}
         for kill_after in (20, 120, 260):
             with subprocess.Popen(command, cwd=ROOT, env=environment) as process:

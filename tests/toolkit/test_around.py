@@ -304,7 +304,7 @@ def test_closing_does_not_wait_for_a_call_that_never_ends(journal, caplog):
     with caplog.at_level(logging.ERROR):
         assert isinstance(asyncio.run(main())[0], asyncio.CancelledError)
     assert time.monotonic() - start < 5
-    assert not caplog.records
+    assert not any("never retrieved" in record.getMessage() for record in caplog.records)
 
 
 @pytest.mark.parametrize("readonly", [True, False])

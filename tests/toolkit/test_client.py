@@ -230,7 +230,7 @@ def test_a_parameter_refused_by_name_is_changed_once_and_for_all(fault, sent, mi
     for body in server.bodies[1:]:
         assert missing not in body
         assert sent.items() <= body.items()
-    assert len(caplog.records) == 1
+    assert [record.name for record in caplog.records].count("edgewise") == 1
 
 
 def test_many_calls_at_once_learn_a_quirk_together_and_warn_once(caplog):
@@ -246,7 +246,7 @@ def test_many_calls_at_once_learn_a_quirk_together_and_warn_once(caplog):
 
     with Server(faults=refuses) as server, caplog.at_level(logging.WARNING, "edgewise"):
         assert asyncio.run(main(server.url)) == {"stop"}
-    assert len(caplog.records) == 1
+    assert [record.name for record in caplog.records].count("edgewise") == 1
 
 
 def test_a_server_that_refuses_both_names_of_a_parameter_is_not_asked_for_ever():

@@ -1,0 +1,52 @@
+"""
+Improve a model from a list of dicts and a function, in Python.
+
+Run it as it is: the model is a scripted one that costs nothing. Put the name of your own in its place, such as
+"openai/gpt-4o-mini", and keep the limit.
+"""
+
+import sys
+import tempfile
+from pathlib import Path
+
+from experience import improve
+from toolkit import Limits, Task
+from toolkit.types import Request
+
+ROWS = [
+    {"word": word, "target": word[::-1]} for word in "stone river paper cloud apple bread chair glass".split()
+]
+ROWS += [
+    {"word": word, "target": word[::-1]} for word in "light night green table plant horse sugar lemon".split()
+]
+
+
+def exact(answer: str, target: str) -> float:
+    """1 for the right answer, 0 for any other."""
+    return float(answer.strip() == target)
+
+
+def model(request: Request) -> str:
+    """Spells backwards now and then, and always once a lesson says so; as distiller it has that lesson to give."""
+    if request.schema:
+        return '{"operations": [{"action": "add", "id": null, "kind": "content", "text": "Spell the word backwards."}]}'
+    prompt = request.messages[-1].content
+    word = prompt.split()[-1]
+    knows = "backwards" in prompt or (request.sampling.seed or 0) % 2
+    return word[::-1] if knows else word
+
+
+def main() -> None:
+    """Improve, print the evidence, save the artefact."""
+    sys.modules["my_model"] = sys.modules[__name__]
+    task = Task.from_rows(ROWS, prompt="Say the password for: {word}", reward=exact, name="passwords")
+    with tempfile.TemporaryDirectory() as folder:
+        result = improve(
+            task, model="scripted/my_model:model", limits=Limits(calls=2000), run=Path(folder) / "run"
+        )
+        print("\n".join(result.evidence.lines()))
+        print(result.artifact.save(Path(folder) / "passwords.edge").name)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,175 @@
+"""Artefacts: the same from a directory and a zip, checked when read, and nothing but data."""
+
+import contextlib
+import json
+import pickle
+import sys
+import zipfile
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from toolkit.artifact import FORMAT, Artifact
+from toolkit.errors import ArtifactError
+
+FILES = {"library.json": {"lessons": ["größer"], "place": "before"}, "evidence.json": {"n": [1, 2.5, None]}}
+WHOLE = Artifact("f" * 64, "openai/x", FILES, {"temperature": 0.3}, ("parent",))
+FORMS = pytest.mark.parametrize("name", ["a", "a.edge"])
+
+
+def entries(path) -> dict[str, bytes]:
+    if path.is_dir():
+        return {file.name: file.read_bytes() for file in path.iterdir()}
+    with zipfile.ZipFile(path) as archive:
+        return {name: archive.read(name) for name in archive.namelist()}
+
+
+def write(path, blobs):
+    """A zip or a directory with these entries, whatever they are."""
+    if path.suffix == ".edge":
+        with zipfile.ZipFile(path, "w") as archive:
+            for name, blob in blobs.items():
+                archive.writestr(name, blob)
+    else:
+        path.mkdir(exist_ok=True)
+        for file in path.iterdir():
+            file.unlink()
+        for name, blob in blobs.items():
+            (path / name).write_bytes(blob)
+    return path
+
+
+def changed(path, **changes):
+    """The artefact at `path` with other values in its manifest (None: without the key)."""
+    blobs = entries(path)
+    manifest = {**json.loads(blobs["manifest.json"]), **changes}
+    kept = {key: value for key, value in manifest.items() if value is not None}
+    return write(path, {**blobs, "manifest.json": json.dumps(kept).encode()})
+
+
+@FORMS
+def test_it_reads_back_as_it_was_saved_and_leaves_nothing_else(name, tmp_path):
+    path = WHOLE.save(tmp_path / "new" / name)
+    assert Artifact.load(path) == WHOLE
+    assert set(entries(path)) == {"library.json", "evidence.json", "manifest.json"}
+    assert [file.name for file in path.parent.iterdir()] == [name]
+    assert (Artifact.load(path).library, Artifact.load(path).evidence) == tuple(FILES.values())
+
+
+def test_a_directory_and_a_zip_hold_the_same_bytes(tmp_path):
+    assert entries(WHOLE.save(tmp_path / "a")) == entries(WHOLE.save(tmp_path / "a.edge"))
+
+
+@FORMS
+def test_saving_over_an_old_one_leaves_the_new_one(name, tmp_path):
+    WHOLE.save(tmp_path / name)
+    new = Artifact("task", "model", {"library.json": {}})
+    assert Artifact.load(new.save(tmp_path / name)) == new
+
+
+def test_one_that_was_left_half_written_counts_as_unfinished(tmp_path):
+    path = WHOLE.save(tmp_path / "a")
+    (path / "library.json").unlink()
+    (path / "library.json").mkdir()  # a name that can't be written to, in the middle of saving
+    with pytest.raises(OSError):
+        WHOLE.save(path)
+    with pytest.raises(ArtifactError, match=r"not finished|no artefact"):
+        Artifact.load(path)
+
+
+def test_a_run_directory_stands_for_the_artefact_in_it(tmp_path):
+    WHOLE.save(tmp_path / "artifact")
+    assert Artifact.load(tmp_path) == WHOLE
+
+
+@FORMS
+def test_a_changed_file_is_refused(name, tmp_path):
+    path = WHOLE.save(tmp_path / name)
+    write(path, {**entries(path), "library.json": b'{"lessons": ["buy now"]}'})
+    with pytest.raises(ArtifactError, match=r"library\.json does not match its checksum"):
+        Artifact.load(path)
+
+
+@FORMS
+@pytest.mark.parametrize(
+    ("changes", "sentence"),
+    [
+        ({"format": FORMAT + 1}, "upgrade edgewise"),
+        ({"format": None}, "damaged"),
+        ({"format": "two"}, "damaged"),
+        ({"files": None}, "damaged"),
+        ({"files": ["library.json"]}, "damaged"),
+        ({"files": {"missing.json": "0"}}, "damaged"),
+        ({"parents": 3}, "damaged"),
+    ],
+)
+def test_a_manifest_that_is_wrong_is_refused(name, changes, sentence, tmp_path):
+    with pytest.raises(ArtifactError, match=sentence):
+        Artifact.load(changed(WHOLE.save(tmp_path / name), **changes))
+
+
+@FORMS
+@pytest.mark.parametrize("manifest", [b"", b"[1]", b"null", b"{}", b"\xff\xfe"])
+def test_a_manifest_that_is_no_manifest_is_refused(name, manifest, tmp_path):
+    path = write(tmp_path / name, {"manifest.json": manifest})
+    with pytest.raises(ArtifactError, match="damaged"):
+        Artifact.load(path)
+
+
+@FORMS
+def test_without_a_manifest_it_is_unfinished(name, tmp_path):
+    path = write(tmp_path / name, {"library.json": b"{}"})
+    with pytest.raises(ArtifactError, match=r"no manifest\.json: the run that writes it is not finished"):
+        Artifact.load(path)
+
+
+def test_what_is_not_there_or_no_artefact_is_named(tmp_path):
+    with pytest.raises(ArtifactError, match="There is no artefact"):
+        Artifact.load(tmp_path / "nowhere.edge")
+    (tmp_path / "text.edge").write_text("hello")
+    with pytest.raises(ArtifactError, match="is no artefact"):
+        Artifact.load(tmp_path / "text.edge")
+
+
+@given(st.integers(0, 9999), st.integers(1, 255))
+def test_any_damaged_byte_of_a_zip_is_refused_or_does_no_harm(tmp_path_factory, place, flip):
+    path = WHOLE.save(tmp_path_factory.mktemp("zip") / "a.edge")
+    content = bytearray(path.read_bytes())
+    content[place % len(content)] ^= flip
+    path.write_bytes(content)
+    with contextlib.suppress(ArtifactError):
+        assert Artifact.load(path) == WHOLE
+
+
+@pytest.mark.parametrize(
+    "name", ["../outside.json", "/tmp/outside.json", "a/../../b.json", "x\\..\\y.json", ""]
+)
+def test_names_that_lead_elsewhere_are_harmless(name, tmp_path):
+    path = WHOLE.save(tmp_path / "in" / "a.edge")
+    blobs = {**entries(path), name: b"{}"}
+    if name:
+        # As an entry alone: never written to disk, never looked at.
+        assert Artifact.load(write(path, blobs)) == WHOLE
+    sums = {name: "44136fa355b3678a1146ad16f7e8649e94fb4fc21fe77e8310c060f61caaff8a"}
+    if name:
+        write(path, blobs)
+    with pytest.raises(ArtifactError, match=r"names a file"):
+        Artifact.load(changed(path, files=sums))
+    assert [file.name for file in tmp_path.rglob("*") if file.is_file()] == ["a.edge"]
+
+
+class Trap:
+    def __reduce__(self):
+        return (sys.exit, ("executed",))
+
+
+@FORMS
+def test_loading_executes_nothing(name, tmp_path):
+    path = WHOLE.save(tmp_path / name)
+    write(
+        path, {**entries(path), "trap.pkl": pickle.dumps(Trap()), "trap.py": b"raise SystemExit('imported')"}
+    )
+    before = set(sys.modules)
+    assert Artifact.load(path) == WHOLE
+    assert set(sys.modules) == before

@@ -1,0 +1,132 @@
+"""Settings: layers, `--set`, sentences for wrong ones, and what may change when a run is taken up again."""
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from experience.config import ExperienceConfig
+from toolkit.config import RESUMABLE, Config, changed, load, parse_settings, resolve, save
+from toolkit.errors import ConfigError
+from toolkit.ledger import Limits
+from toolkit.prices import Price
+from toolkit.types import Sampling
+
+
+def test_later_layers_win_and_what_is_not_given_does_not_count():
+    file = {"model": "openai/file", "seed": 1, "usd": 2.0}
+    line = {"model": None, "seed": 3, "usd": None}
+    config = resolve(Config, file, line)
+    assert (config.model, config.seed, config.usd) == ("openai/file", 3, 2.0)
+    assert config.temperature == Config().temperature
+
+
+@pytest.mark.parametrize(
+    ("pair", "key", "value"),
+    [
+        ("epochs=2", "epochs", 2),
+        ("temperature=0.25", "temperature", 0.25),
+        ("screen=false", "screen", False),
+        ('prices={"*" = [1, 2.5]}', "prices", {"*": [1, 2.5]}),
+        ("numbers=[1, 2]", "numbers", [1, 2]),
+        ('model="quoted/name"', "model", "quoted/name"),
+        ("model=http://host:1/v1#qwen", "model", "http://host:1/v1#qwen"),
+        ("place=after", "place", "after"),
+        ("model=a=b", "model", "a=b"),
+        (" epochs = 2", "epochs", 2),
+        ("judge=", "judge", ""),
+    ],
+)
+def test_set_reads_toml_where_it_can_and_a_plain_word_otherwise(pair, key, value):
+    assert parse_settings([pair]) == {key: value}
+
+
+def test_the_last_of_several_settings_counts():
+    assert parse_settings(["seed=1", "epochs=2", "seed=3"]) == {"seed": 3, "epochs": 2}
+
+
+@pytest.mark.parametrize("pair", ["epochs", "=3", " =3", ""])
+def test_a_setting_without_a_key_or_a_value_is_refused(pair):
+    with pytest.raises(ConfigError, match="--set takes key=value"):
+        parse_settings([pair])
+
+
+@given(st.text())
+def test_set_reads_any_text_or_refuses_it_with_a_sentence(text):
+    try:
+        assert len(parse_settings([f"key={text}"])) == 1
+    except ConfigError:
+        pytest.fail("a pair with a key and a sign always has a value")
+
+
+@pytest.mark.parametrize(
+    ("settings", "sentence"),
+    [
+        ({"epoch": 2}, "There is no setting 'epoch'; did you mean 'epochs'?"),
+        ({"zzz": 2}, "There is no setting 'zzz'; there is attempts, batch_size"),
+        ({"prices.x": [1, 2]}, "There is no setting 'prices.x'; did you mean 'prices'?"),
+        ({"epochs": "many"}, "Setting 'epochs': Input should be a valid integer.* \\(got 'many'\\)"),
+        ({"epochs": 0}, "Setting 'epochs': .* greater than or equal to 1"),
+        ({"calling": "automatic"}, "Setting 'calling': Input should be 'auto', 'native' or 'text'"),
+        ({"place": "left"}, "Setting 'place': Input should be 'system', 'before', 'after' or 'split'"),
+        ({"temperature": -1}, "Setting 'temperature'"),
+        ({"eval_top_p": 1.5}, "Setting 'eval_top_p'"),
+        ({"model": 3}, "Setting 'model': Input should be a valid string \\(got 3\\)"),
+    ],
+)
+def test_a_wrong_setting_is_named_in_one_sentence_that_helps(settings, sentence):
+    with pytest.raises(ConfigError, match=sentence):
+        resolve(ExperienceConfig, settings)
+
+
+def test_limits_prices_and_sampling_come_out_as_their_own_types():
+    config = Config(usd=1.5, calls=9, prices={"*": (1, 2), "openai/x": (1, 2, 0.5)}, temperature=0.9)
+    assert config.limits == Limits(usd=1.5, calls=9)
+    assert config.price_list == {"*": Price(1, 2), "openai/x": Price(1, 2, 0.5)}
+    assert config.learning == Sampling(0.9, None, 16_384)
+    assert config.measuring == Sampling(0.3, 0.95, 16_384)
+    assert config.in_use() == {"temperature": 0.3, "top_p": 0.95, "max_tokens": 16_384}
+
+
+@pytest.mark.parametrize("limit", ["usd", "tokens", "calls", "minutes"])
+def test_a_limit_of_nothing_is_refused(limit):
+    with pytest.raises(ConfigError, match=f"{limit}=0"):
+        _ = resolve(Config, {limit: 0}).limits
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {},
+        {"usd": 1.5, "prices": {"*": [1.0, 2.0], "openai/x": [1.0, 2.0, 0.5]}},
+        {"model": 'http://host/v1#na"me', "judge": "größe/模型", "epochs": 1, "screen": False},
+    ],
+)
+def test_a_config_reads_back_as_it_was_saved(settings, tmp_path):
+    config = resolve(ExperienceConfig, settings)
+    save(config, tmp_path / "config.toml")
+    assert load(ExperienceConfig, tmp_path / "config.toml") == config
+    assert [path.name for path in tmp_path.iterdir()] == ["config.toml"]
+
+
+@pytest.mark.parametrize(
+    ("content", "sentence"),
+    [
+        (b"epochs = ", "is not readable TOML"),
+        (b"\xff\xfe", "is not readable TOML"),
+        (b"future = 1", r"config\.toml: There is no setting 'future'"),
+    ],
+)
+def test_a_damaged_saved_config_is_named(content, sentence, tmp_path):
+    (tmp_path / "config.toml").write_bytes(content)
+    with pytest.raises(ConfigError, match=sentence):
+        load(ExperienceConfig, tmp_path / "config.toml")
+
+
+def test_only_what_no_reply_depends_on_may_change():
+    assert set(ExperienceConfig.model_fields) >= RESUMABLE
+    before = ExperienceConfig()
+    free = {"usd": 1.0, "tokens": 9, "calls": 9, "minutes": 9.0, "prices": {"*": (1.0, 2.0)}}
+    after = resolve(ExperienceConfig, free, {"concurrency": 1, "timeout": 1.0, "attempts": 1})
+    assert changed(before, after) == []
+    bound = resolve(ExperienceConfig, {"seed": 1, "model": "a/b", "epochs": 1, "usd": 1.0})
+    assert changed(before, bound) == ["model", "seed", "epochs"]
