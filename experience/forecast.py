@@ -18,7 +18,7 @@ BYTES_PER_TOKEN = 4
 REPLY_TOKENS = 200
 SECONDS = 3.0
 LIBRARY_TOKENS = 600
-CANDIDATES = 2
+CANDIDATES = 4
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,9 +78,9 @@ def _calls(task: Task, config: ExperienceConfig) -> dict[str, int]:
     rollouts = groups * config.group_size
     rows = min(len(task.validation), config.screen_rows) if config.screen else 0
     if pooled(task, config):
-        # A lesson for each answer in each draw; then the current library, the draws and their two crosses.
+        # A lesson for each answer in each draw; then the current library, the draws and the swaps.
         summaries, updates = 0, config.draws * len({row.target for row in task.train})
-        screen = (config.draws + 3) * rows
+        screen = (config.draws + config.swaps + 1) * rows
     else:
         summaries, updates = rollouts if config.summaries == "always" else 0, 1
         screen = _screening(rows)

@@ -66,10 +66,16 @@ def rungs(rows: int, challengers: int) -> list[int]:
 
 
 def choose(
-    current: Library, challengers: Mapping[str, Library], rows: Sequence[Example], measure: Measure
+    current: Library,
+    challengers: Mapping[str, Library],
+    rows: Sequence[Example],
+    measure: Measure,
+    sizes: Sequence[int] = (),
 ) -> Plan[Choice]:
     """
     Compare challengers with the current library on the same rows and return the one to go on with.
+
+    `sizes` are the rows compared on by the end of each round of halving, `rungs` by default.
 
     Challengers that a model would see as equal to one before them, or to the current library, are left out.
     """
@@ -79,7 +85,7 @@ def choose(
     scores = {name: np.zeros(0) for name in ("", *field_)}
     libraries = {"": current, **field_}
     done, alive = 0, list(field_)
-    for size in rungs(len(rows), len(field_)):
+    for size in sizes or rungs(len(rows), len(field_)):
         names = ["", *alive]
         fresh = yield [measure(libraries[name], rows[done:size]) for name in names]
         scores.update({n: np.append(scores[n], new) for n, new in zip(names, fresh, strict=True)})

@@ -190,7 +190,7 @@ def _no_lesson(config: ExperienceConfig, group: Group) -> str:
         return "every run failed"
     if not config.truth or config.group_size == 1 or group.mixed:
         return ""
-    if config.learn_from == "unsolved" and max(group.rewards) < 1:
+    if config.learn_from == "unsolved" and max(group.rewards, default=1) < 1:
         return ""
     return "all rewards are equal"
 
@@ -248,24 +248,30 @@ def _screen(
     placed = {f"placed {place}": replace(first, place=place) for place in config.try_places}
     candidates = {**candidates, **placed}
     yield Note("stage", f"comparing {len(candidates)} candidate libraries on {len(rows)} validation rows")
+    sizes: tuple[int, ...] = ()
     if pooled(task, config):
-        candidates = yield from _crossed(task, config, candidates, rows)
+        # All candidates are measured on all rows on the way, so there is nothing to save by halving.
+        candidates, sizes = (yield from _swapped(task, config, candidates, rows)), (len(rows),)
 
     def scores(candidate: Library, some: Sequence[Example]) -> Plan[Scores]:
         groups = yield from measure(task, config, candidate, some, "screen")
         return np.array([_mean(group.rewards) for group in groups])
 
-    return (yield from choose(library, candidates, rows, scores))
+    return (yield from choose(library, candidates, rows, scores, sizes))
 
 
-def _crossed(
+def _swapped(
     task: Task, config: ExperienceConfig, candidates: Mapping[str, Library], rows: Sequence[Example]
 ) -> Plan[dict[str, Library]]:
-    """The candidates and their crosses: of the draws, then of the draws and the first cross."""
+    """The candidates, and libraries made of them by swapping one lesson at a time into the best so far."""
     found = dict(candidates)
-    for name in ("crossed", "crossed again"):
-        measured = yield [measure(task, config, each, rows, "screen") for each in found.values()]
-        found[name] = rules.cross(list(found.values()), measured)
+    measured = yield [measure(task, config, each, rows, "screen") for each in found.values()]
+    for number in range(1, config.swaps + 1):
+        better = rules.swap(list(found.values()), measured)
+        if better is None:
+            break
+        measured.append((yield from measure(task, config, better, rows, "screen")))
+        found[f"swap {number}"] = better
     return found
 
 

@@ -2,9 +2,9 @@
 Tasks whose right answers recur (routing, classification): what the groups of one answer have in common.
 
 A weak model writes false lessons when it must explain one group in a sentence, and true ones when it only has to
-name things. So the two questions of Training-Free GRPO are asked in a form that it can answer: a group's comparison
-says what its input asks for, and the update names what the groups of one right answer have in common. A lesson is then
-"topics -> answer". Several libraries are drawn; `cross` takes each answer's best lesson by what validation rows say.
+name things. So the two questions of Training-Free GRPO are asked in a form that it can answer: the groups of one right answer are compared
+together, and the lesson names what their inputs have in common: "topics -> answer". Several libraries are drawn, each
+from other groups; `swap` puts lessons of one into another where validation rows say that its own is weak.
 
 Conditions and joins are shown by two examples each: a model of 1.5B parameters does not follow the bare instruction.
 """
@@ -16,15 +16,15 @@ from dataclasses import replace
 
 import numpy as np
 
-from experience.distil import Distiller
+from experience.distil import SHORT, Distiller
 from experience.library import Lesson, Library
 from experience.ops import Operation
 from toolkit.seeds import seed as seed_of
 from toolkit.task import Task
-from toolkit.types import Example, Group, Message, Payer, Plan, Reply, Request, Sampling
+from toolkit.types import Example, Group, Message, Payer, Plan, Reply, Request
 
 ARROW = " -> "
-MOST = 10
+MOST, LINE = 6, 32
 
 CONDITION = """\
 You say in 3 to 8 words what an input asks for or what is wrong, without names, numbers or small details."""
@@ -35,22 +35,24 @@ CONDITION_SHOTS = (
     ("We would like to sit outside with the dog if that is allowed on Sundays.", "table outside with a dog"),
 )
 JOIN = """\
-Which one kind of thing do all items of the list belong to? Answer with a short general name for that kind, then the \
-most typical cases in brackets."""
+What do all inputs of the list have in common? Answer with a short general name for it, then the most typical cases in \
+brackets."""
 JOIN_SHOTS = (
     (
-        "- late bus on the way to school\n- train cancelled because of snow\n- no seat free in the tram\n"
-        "- bus did not stop\n- price of a ticket",
-        "public transport (late, cancelled or full buses and trains)",
+        "- The bus was full again and drove past our stop without opening the doors.\n"
+        "- Is the 9:10 train to the coast cancelled because of the snow?\n"
+        "- My tram ticket was not accepted although it is valid until Friday.",
+        "problems with public transport (buses, trains, tickets)",
     ),
     (
-        "- sum of two fractions\n- dividing a fraction by three\n- fraction turned into percent\n"
-        "- comparing two fractions",
-        "fractions (adding, dividing, comparing)",
+        "- Add three eighths and one half.\n- Which is larger, 4/7 or 5/9?\n- Write 3/20 as a percentage.",
+        "working with fractions (adding, comparing, converting)",
     ),
     (
-        "- tooth pain and swollen gum\n- fever since yesterday\n- rash on the arm\n- headache after the fall",
-        "illness (pain, fever or rash)",
+        "- My tooth hurts whenever I drink something cold.\n"
+        "- I have had a fever since yesterday, what should I take?\n"
+        "- There is a red rash on my arm after gardening.",
+        "signs of illness (pain, fever, rash)",
     ),
 )
 
@@ -63,10 +65,11 @@ def recurring(examples: Sequence[Example]) -> bool:
 
 
 def propose(distiller: Distiller, task: Task, group: Group) -> Plan[tuple[Operation, ...]]:
-    """The lesson of one group: what its input is about, and the right answer."""
-    asked = f"Input: {_input(task, group.example)}"
-    shots = [(f"Input: {given}", said) for given, said in CONDITION_SHOTS]
-    topic = yield from _line(distiller, CONDITION, shots, asked, group.example.id, distiller.sampling)
+    """What one group contributes: its input, said in a few words where it is long, and the right answer."""
+    topic = " ".join(_input(task, group.example).split())
+    if len(topic.split()) > SHORT:
+        shots = [(f"Input: {given}", said) for given, said in CONDITION_SHOTS]
+        topic = yield from _line(distiller, CONDITION, shots, f"Input: {topic}", group.example.id)
     text = f"{topic}{ARROW}{group.example.target}"
     return (Operation(action="add", text=text, sources=(group.example.id,)),) if topic else ()
 
@@ -90,22 +93,36 @@ def join(
     return [tuple(op for (_, d), op in zip(jobs, written, strict=True) if d == draw) for draw in range(draws)]
 
 
-def cross(libraries: Sequence[Library], measured: Sequence[Sequence[Group]]) -> Library:
+def swap(libraries: Sequence[Library], measured: Sequence[Sequence[Group]]) -> Library | None:
     """
-    The library with each answer's best lesson.
+    The best library with its weakest lesson replaced by the best other one for the same answer.
 
-    The best is that of the library that solves most rows of the answer, less the rows of other answers that it
-    claims, on the measured groups (the same rows for every library).
+    `measured` holds the groups of each library, on the same rows. Where that library is among them already, the
+    next best lesson is tried, then the next weakest answer; None when all are tried.
     """
-    best: dict[str, tuple[float, int]] = {}
-    for index, groups in enumerate(measured):
-        for answer in _by_answer(libraries[index]):
-            merit = _merit(answer, groups)
-            if answer not in best or merit > best[answer][0]:
-                best[answer] = (merit, index)
-    lessons = tuple(_by_answer(libraries[index])[answer] for answer, (_, index) in sorted(best.items()))
-    kept = tuple(x for x in libraries[0].lessons if ARROW not in x.text)
-    return replace(libraries[0], lessons=(*kept, *lessons))
+    best = max(range(len(libraries)), key=lambda i: (_solved(measured[i]), -i))
+    known = {library.version for library in libraries}
+    mine = _by_answer(libraries[best])
+    for answer in sorted(mine, key=lambda answer: _hits(answer, measured[best])):
+        donors = sorted(range(len(libraries)), key=lambda i: -_merit(answer, measured[i]))
+        for lesson in (_by_answer(libraries[i]).get(answer) for i in donors):
+            swapped = _replaced(libraries[best], mine[answer], lesson or mine[answer])
+            if swapped.version not in known:
+                return swapped
+    return None
+
+
+def _replaced(library: Library, old: Lesson, new: Lesson) -> Library:
+    return replace(library, lessons=tuple(new if x is old else x for x in library.lessons))
+
+
+def _solved(groups: Sequence[Group]) -> float:
+    return float(np.mean([reward for group in groups for reward in group.rewards] or [0.0]))
+
+
+def _hits(answer: str, groups: Sequence[Group]) -> float:
+    """The share of an answer's rows that were solved."""
+    return _solved([group for group in groups if group.example.target == answer])
 
 
 def _merit(answer: str, groups: Sequence[Group]) -> float:
@@ -126,8 +143,7 @@ def _join_one(
     known = [_topics(current[answer])] if answer in current else []
     items = known + _some(seed, map(_topics, found[answer]), MOST - len(known))
     asked = "\n".join(f"- {item}" for item in items)
-    sampling = replace(distiller.sampling, temperature=0.7, seed=seed)
-    line = yield from _line(distiller, JOIN, JOIN_SHOTS, asked, "", sampling)
+    line = yield from _line(distiller, JOIN, JOIN_SHOTS, asked, "")
     sources = tuple(sorted({source for op in found[answer] for source in op.sources}))
     text = f"{line[:1].upper()}{line[1:]}{ARROW}{answer}" if line else ""
     if answer in current:
@@ -141,14 +157,13 @@ def _line(
     shots: Sequence[tuple[str, str]],
     asked: str,
     example: str,
-    sampling: Sampling,
 ) -> Plan[str]:
     """The first line of a reply to a question shown with worked examples; "" where there is none."""
     turns = [
         Message(role, text) for shot in shots for role, text in zip(("user", "assistant"), shot, strict=True)
     ]
     messages = (Message("system", system), *turns, Message("user", asked))
-    short = replace(sampling, max_tokens=min(24, sampling.max_tokens or 24))
+    short = replace(distiller.sampling, max_tokens=LINE)
     reply: Reply = yield Request(distiller.model, messages, short, payer=Payer("distiller", example=example))
     return next(iter(reply.message.content.strip().splitlines()), "").strip(" .-")
 

@@ -50,9 +50,9 @@ def serve(body: dict[str, Any]) -> str:
 def reply(text: str, seed: int, as_operations: bool) -> str:
     if text.startswith("You say in 3 to 8 words"):
         return re.findall(r"Input: \d+\n(\w+)", text)[-1]
-    if text.startswith("Which one kind of thing do all items"):
+    if text.startswith("What do all inputs of the list"):
         items = re.search(r"(?:- [^\n]*\n?)+$", text)
-        return ", ".join(dict.fromkeys(re.findall(r"\w+", items[0]))) if items else ""
+        return ", ".join(dict.fromkeys(re.findall(r"[a-z]+", items[0]))) if items else ""
     if not as_operations:
         return _answer(text, seed)
     thing, truth = re.search(r"a (\w+)\?", text), re.search(r"# Reference answer\n(\w+)", text)
