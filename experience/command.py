@@ -8,17 +8,22 @@ from pathlib import Path
 from typing import Any
 
 from experience.config import ExperienceConfig
-from experience.forecast import Forecast, check_limits, forecast
+from experience.forecast import check_limits, forecast
 from experience.library import Library
 from experience.loop import evaluate, learn
 from toolkit.artifact import Artifact
 from toolkit.config import parse_settings, resolve
 from toolkit.errors import ArtifactError
 from toolkit.prices import ANY, Price
+from toolkit.models import fetch
 from toolkit.progress import announce, watcher
 from toolkit.run import Outcome, Result, carry_out
 from toolkit.task import Task, describe
 from toolkit.types import Plan
+
+
+IN_USE = {"temperature": "eval_temperature", "top_p": "eval_top_p", "max_tokens": "max_tokens"}
+"""Settings that an artefact keeps, and what they are called while learning."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,40 +48,47 @@ class Words:
     def __init__(self, task: Path, options: Mapping[str, Any], settings: Sequence[str], price: str | None):
         self.task = Task.read(task)
         prices = {"prices": {ANY: _numbers(Price.parse(price))}} if price else {}
-        self.config = resolve(
-            ExperienceConfig, self.task.settings, parse_settings(settings), {**options, **prices}
-        )
+        self._given = (self.task.settings, parse_settings(settings), {**options, **prices})
+        self._config()
+
+    def _config(self, **defaults: Any) -> ExperienceConfig:
+        return resolve(ExperienceConfig, defaults, *self._given)
 
     def plan(self) -> Shown:
         """The task and what a run would take; asks no model."""
-        found = self._forecast()
+        found = forecast(self.task, self._config())
+        check_limits(self._config(), found)
         return Shown([describe(self.task), "", *found.lines()], asdict(found))
 
     def improve(self, run: Path | None, replay: Path | None) -> Shown:
         """Learn and measure; the result has `improved` beside its lines and data."""
-        announce(self._forecast().lines())
-        result = asyncio.run(carry_out(self.task, self.config, learn, run, watch=watcher(), replay=replay))
+        config = self._config()
+        found = forecast(self.task, config)
+        check_limits(config, found)
+        announce(found.lines())
+        if not replay:
+            fetch(config.model, config.distiller, config.judge)
+        result = asyncio.run(carry_out(self.task, config, learn, run, watch=watcher(), replay=replay))
         return Finished(_result_lines(result), result.to_json(), result.improved)
 
     def evaluate(self, artifacts: Sequence[Path], run: Path | None) -> Shown:
-        """Run the unchanged model and each artefact on the same rows and samples."""
+        """
+        Run the unchanged model and each artefact on the same rows and samples.
+
+        With the model and the settings that the artefacts were measured with, where nothing else is said.
+        """
+        loaded = {path: Artifact.load(path) for path in artifacts}
         libraries = {"unchanged": Library()}
-        for path in artifacts:
-            artifact = Artifact.load(path)
-            if artifact.library is None:
-                raise ArtifactError(f"{path} holds no library; this version evaluates libraries only.")
-            libraries[_name(path, libraries)] = Library.from_json(artifact.library)
+        for path, artifact in loaded.items():
+            libraries[_name(path, libraries)] = _library_of(artifact, path)
+        config = self._config(**_in_common(list(loaded.values())))
+        fetch(config.model, config.judge)
 
         def arms(task: Task, config: ExperienceConfig) -> Plan[Outcome]:
-            return Outcome((yield from evaluate(task, config, libraries)), {}, False)
+            return Outcome((yield from evaluate(task, config, libraries)), {}, {})
 
-        result = asyncio.run(carry_out(self.task, self.config, arms, run, job="evaluate", watch=watcher()))
+        result = asyncio.run(carry_out(self.task, config, arms, run, job="evaluate", watch=watcher()))
         return Shown([*result.evidence.lines(), *_cost_lines(result)], result.to_json())
-
-    def _forecast(self) -> Forecast:
-        found = forecast(self.task, self.config)
-        check_limits(self.config, found)
-        return found
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,10 +115,20 @@ def _library(path: Path) -> Library:
             return Library.from_json(json.loads(path.read_text()))
         except ValueError as error:
             raise ArtifactError(f"{path} is not JSON: {error}.") from error
-    artifact = Artifact.load(path)
+    return _library_of(Artifact.load(path), path)
+
+
+def _library_of(artifact: Artifact, path: Path) -> Library:
     if artifact.library is None:
-        raise ArtifactError(f"{path} holds no library.")
+        raise ArtifactError(f"{path} holds no library; this version knows nothing else.")
     return Library.from_json(artifact.library)
+
+
+def _in_common(artifacts: Sequence[Artifact]) -> dict[str, Any]:
+    """The model and the settings of use that all artefacts share; what they differ in is left to the defaults."""
+    settings = [{"model": a.model, **{IN_USE[k]: v for k, v in a.settings.items()}} for a in artifacts]
+    first = settings[0]
+    return {key: value for key, value in first.items() if all(s.get(key) == value for s in settings)}
 
 
 def _result_lines(result: Result) -> list[str]:

@@ -20,12 +20,13 @@ from experience.library import Kind, Library
 from toolkit import agent
 from toolkit.agent import Agent
 from toolkit.collect import booked
+from toolkit.errors import ModelError
 from toolkit.evaluate import Arm, compare
 from toolkit.groups.select import batches, shuffled
 from toolkit.run import Outcome
 from toolkit.seeds import seed as seed_of
 from toolkit.task import Task
-from toolkit.types import Example, Group, Note, Plan, Sampling
+from toolkit.types import Example, Group, Note, Plan, Rollout, Sampling
 
 MEASURING = 0
 
@@ -88,7 +89,7 @@ def learn(task: Task, config: ExperienceConfig) -> Plan[Outcome]:
 
     The start is an empty library. Ends with the evaluation of both on rows that learning never saw.
     """
-    library = Library(place=config.place, labelled=config.labelled)
+    start = library = Library(place=config.place, labelled=config.labelled)
     records: list[StepRecord] = []
     for epoch in range(1, config.epochs + 1):
         for batch in batches(shuffled(task.train, config.seed, epoch), config.batch_size):
@@ -101,7 +102,8 @@ def learn(task: Task, config: ExperienceConfig) -> Plan[Outcome]:
             break
     arms = {"before": Library(), "after": library} if library.lessons else {"before": Library()}
     evaluation = yield from booked(evaluate(task, config, arms), MEASURING)
-    return Outcome(evaluation, {"library.json": library.to_json()}, bool(library.lessons))
+    files, unchanged = ({"library.json": each.to_json()} for each in (library, start))
+    return Outcome(evaluation, files, unchanged)
 
 
 def evaluate(task: Task, config: ExperienceConfig, libraries: Mapping[str, Library]) -> Plan[Any]:
@@ -109,10 +111,17 @@ def evaluate(task: Task, config: ExperienceConfig, libraries: Mapping[str, Libra
     yield Note("stage", f"measuring on {len(task.test)} held-out rows")
     groups = yield [measure(task, config, library, task.test) for library in libraries.values()]
     yield Note("groups", [group for arm in groups for group in arm])
+    _check_alive([run for arm in groups for group in arm for run in group.members])
     arms = [Arm(name, tuple(found)) for name, found in zip(libraries, groups, strict=True)]
     if len(arms) == 1:
         arms = [*arms, Arm("after", arms[0].groups)]
     return compare(arms, ks=tuple(sorted({1, config.samples})))
+
+
+def _check_alive(runs: Sequence[Rollout]) -> None:
+    """Raise ModelError where every single run broke: that says nothing of the lessons."""
+    if runs and all(run.failed for run in runs):
+        raise ModelError(f"Every one of {len(runs)} rollouts failed, the first one so: {runs[0].error}")
 
 
 def measure(
@@ -148,6 +157,7 @@ def _step(
         studies = yield [study(task, config, distiller, library, row, number) for row in batch]
         proposals = tuple(op for found in studies for op in found.proposals)
         yield Note("groups", [found.group for found in studies])
+        _check_alive([run for found in studies for run in found.group.members])
     propose = _joined if pooled(task, config) else _updated
     found = yield from propose(config, distiller, library, proposals, number)
     if not (config.screen and task.validation):

@@ -2,11 +2,11 @@
 Tasks whose right answers recur (routing, classification): what the groups of one answer have in common.
 
 A weak model writes false lessons when it must explain one group in a sentence, and true ones when it only has to
-name things. So the two questions of Training-Free GRPO are asked in a form that it can answer: the groups of one right answer are compared
-together, and the lesson names what their inputs have in common: "topics -> answer". Several libraries are drawn, each
-from other groups; `swap` puts lessons of one into another where validation rows say that its own is weak.
+name things. So Training-Free GRPO's question is asked in a form that it can answer: the groups of one right answer are
+compared together, and the lesson names what their inputs have in common: "topics -> answer". Several libraries are
+drawn, each from other groups; `swap` puts lessons of one into another where validation rows say that its own is weak.
 
-Conditions and joins are shown by two examples each: a model of 1.5B parameters does not follow the bare instruction.
+Both questions are shown by worked examples: a model of 1.5B parameters does not follow the bare instruction.
 """
 
 import string

@@ -113,7 +113,7 @@ def evaluate(
     task: TaskPath,
     artifact: Annotated[list[Path], typer.Option(help="an artefact or run directory; repeatable")],
     samples: Annotated[int | None, typer.Option(help="rollouts per row")] = None,
-    model: Annotated[str | None, typer.Option(help="the model to use; else the artefact's")] = None,
+    model: Annotated[str | None, typer.Option(help="the model to use; else the artefacts'")] = None,
     price: Pricing = None,
     run: RunPath = None,
     settings: Settings = None,

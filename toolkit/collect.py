@@ -103,7 +103,9 @@ class Driver:
     async def _fulfil(self, want: Any) -> Any:
         match want:
             case Request():
-                return await self._client.ask(want)
+                reply = await self._client.ask(want)
+                self._watch(Note("reply", reply))
+                return reply
             case list():
                 return await self._together(want)
             case Work():

@@ -34,6 +34,13 @@ def listed() -> Listed:
     return Listed()
 
 
+def fetch(*names: str) -> None:
+    """Pull the embedded models among these names, so that a long download shows before a run and not in it."""
+    for name in dict.fromkeys(names):
+        if name.startswith("local/"):
+            pulled(name)
+
+
 def pulled(name: str) -> str:
     """Fetch and verify a model, with progress on standard error; returns its path."""
     shown = -1

@@ -42,6 +42,7 @@ class _Progress:
                 self._say(self._line())
             case Note("rollout", run):
                 self._rewards.append(run.score.value if run.score and run.score.valid else 0.0)
+            case Note("reply"):
                 self._tick()
             case Note("step", record):
                 self._say(record.summary())

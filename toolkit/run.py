@@ -34,11 +34,15 @@ Way = Callable[[Task, Any], Plan["Outcome"]]
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
-    """What a way of improving ends with: the measurement, the artefact's files, whether there is a change."""
+    """
+    What a way of improving ends with: the measurement and the files of the artefact.
+
+    `start` are the files of the unchanged start, which the artefact keeps where the change did not measure better.
+    """
 
     evaluation: Evaluation
     files: Mapping[str, Any]
-    changed: bool
+    start: Mapping[str, Any]
 
 
 @dataclass(frozen=True, slots=True)
@@ -172,8 +176,9 @@ def _result(
     task: Task, config: Config, outcome: Outcome, costs: Mapping[str, Any], path: Path, seconds: float
 ) -> Result:
     gain = outcome.evaluation.results[-1].against
-    improved = outcome.changed and gain is not None and gain.mean.estimate > 0
-    files = {**outcome.files, "evidence.json": outcome.evaluation.to_json()}
+    improved = outcome.files != outcome.start and gain is not None and gain.mean.estimate > 0
+    kept = outcome.files if improved else outcome.start
+    files = {**kept, "evidence.json": outcome.evaluation.to_json()}
     artifact = Artifact(task.fingerprint, config.model, files, settings=config.in_use())
     return Result(task.name, outcome.evaluation, artifact, costs, improved, path, seconds)
 
