@@ -73,6 +73,7 @@ def task_file(
     lines = [json.dumps(row) + "\n" for row in (toy.rows() if content is None else content)]
     (folder / "rows.jsonl").write_text("".join(lines))
     head = {"name": "colours", "rows": "rows.jsonl", "id": "id", "prompt": toy.PROMPT, **task}
+    head = {key: value for key, value in head.items() if value is not None}
     path = folder / "task.toml"
     path.write_text(
         tomli_w.dumps({"task": head, "improve": {"model": SCRIPTED, **SETTINGS, **(improve or {})}})

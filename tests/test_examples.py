@@ -1,0 +1,80 @@
+"""The examples run, and the example data is what the README says it is."""
+
+import json
+import subprocess
+import sys
+from collections import Counter
+from pathlib import Path
+
+import pytest
+
+from tests.command import inside, task_file
+from toolkit.task import Task
+
+ROOT = Path(__file__).parents[1]
+EXAMPLES = ROOT / "examples"
+
+
+def test_the_python_example_runs_as_it_is():
+    script = EXAMPLES / "improve_in_python.py"
+    done = subprocess.run(
+        [sys.executable, str(script)], capture_output=True, text=True, cwd=ROOT, env={"PYTHONPATH": str(ROOT)}
+    )
+    assert done.returncode == 0, done.stderr
+    assert "after   1.000" in done.stdout
+    assert done.stdout.endswith("passwords.edge\n")
+
+
+def reads_amounts(request) -> str:
+    """Gives the amount as it stands, and in the wanted form once a lesson asks for it; as distiller, asks for it."""
+    if request.schema:
+        return '[{"action": "add", "kind": "form", "text": "Answer with a bare number such as 1250.00."}]'
+    text = request.messages[-1].content
+    found = next(word for word in text.rpartition("note?")[2].split() if word[0].isdigit())
+    if "bare number" not in text and (request.sampling.seed or 0) % 3:
+        return f"The amount is {found}"
+    digits = found.strip(".,").replace(".", "").replace(",", "")
+    cents = found.strip(".,")[-3:-2] in {".", ","}
+    return f"{int(digits) / 100:.2f}" if cents else f"{int(digits):.2f}"
+
+
+def test_own_rows_from_csv_with_an_own_reward(tmp_path, capsys):
+    run = tmp_path / "run"
+    model = ["--model", "scripted/tests.test_examples:reads_amounts"]
+    done = inside(capsys, "improve", EXAMPLES / "invoices", *model, "--run", run)
+    assert done.code == 0, done.err
+    assert "bare number" in done.out
+    lines = [json.loads(line) for line in (run / "rollouts.jsonl").read_text().splitlines()]
+    assert any("bare number" in line["score"]["feedback"] for line in lines)
+
+
+def test_the_support_messages_are_many_distinct_and_balanced():
+    task = Task.read(EXAMPLES / "support_triage")
+    rows = [*task.train, *task.validation, *task.test]
+    texts = {row.metadata["text"].casefold() for row in rows}
+    assert len(rows) == len(texts) >= 150
+    assert len(task.test) >= 60
+    teams = Counter(row.target for row in rows)
+    assert len(teams) == 6
+    assert max(teams.values()) <= 1.5 * min(teams.values())
+
+
+@pytest.mark.model
+def test_a_real_model_from_the_first_call_to_the_report(small_model, tmp_path, capsys):
+    """Not whether so small a model learns: whether every part of the road is there."""
+    rows = [
+        {"text": f"{thing} number {n}", "target": colour}
+        for n in range(8)
+        for thing, colour in (("brick", "red"), ("leaf", "green"), ("sea", "blue"))
+    ]
+    settings = {"group_size": 2, "draws": 1, "swaps": 0, "screen_rows": 4, "max_tokens": 6}
+    task = {"id": None, "prompt": "Colour of {text}: red, green or blue?", "reward": "contains"}
+    file = task_file(tmp_path, rows, {"model": "local/smollm2-135m", **settings}, **task)
+    run = tmp_path / "run"
+    done = inside(capsys, "improve", file, "--run", run)
+    assert done.code in (0, 1), done.err
+    assert (run / "report.html").exists()
+    costs = json.loads((run / "result.json").read_text())["costs"]
+    assert costs["role"]["rollout"]["calls"] == 2 * len(Task.read(file).train)
+    assert costs["total"]["usd"] == 0
+    assert "mean@1" in done.out
