@@ -13,11 +13,12 @@ from toolkit.statistics import smallest_gain
 from toolkit.task import Task
 from toolkit.types import Request, Sampling
 
-# Rough, and shown as such: bytes of English per token, tokens of a reply, seconds a call.
+# Rough, and shown as such: bytes of English per token, tokens of a reply and of a library, seconds a call.
 BYTES_PER_TOKEN = 4
 REPLY_TOKENS = 200
+LIBRARY_TOKENS = 300
 SECONDS = 3.0
-LIBRARY_TOKENS = 600
+LOCAL_SECONDS = 0.5
 CANDIDATES = 4
 
 
@@ -36,6 +37,7 @@ class Forecast:
     tokens: int
     dollars: float | None
     minutes: float
+    pace: str
     gain: float
     least: int
 
@@ -47,7 +49,7 @@ class Forecast:
         return [
             "rows: " + ", ".join(f"{name} {number}" for name, number in self.rows.items()),
             f"at most {sum(self.calls.values()):,} calls ({calls})",
-            f"about {self.tokens:,} tokens, {price}, {minutes} at {SECONDS:g} s a call",
+            f"about {self.tokens:,} tokens, {price}, {minutes} at {self.pace}",
             f"smallest gain that the test rows can show: {self.gain:+.2f}",
         ]
 
@@ -65,10 +67,17 @@ def forecast(task: Task, config: ExperienceConfig) -> Forecast:
         calls,
         total * (given + said),
         _dollars(config, calls, given, said),
-        total * SECONDS / config.concurrency / 60,
+        *_time(config, total),
         smallest_gain(len(task.test), config.samples),
         calls["measuring"] + config.group_size + 2,
     )
+
+
+def _time(config: ExperienceConfig, calls: int) -> tuple[float, str]:
+    """Minutes, and the pace that they assume: an embedded model does not answer faster when asked at once."""
+    if config.model.startswith("local/"):
+        return calls * LOCAL_SECONDS / 60, f"{LOCAL_SECONDS:g} s a call"
+    return calls * SECONDS / config.concurrency / 60, f"{SECONDS:g} s a call, {config.concurrency} at once"
 
 
 def _calls(task: Task, config: ExperienceConfig) -> dict[str, int]:

@@ -350,6 +350,7 @@ def test_a_terminal_has_one_live_line_that_fits_and_goes_away(monkeypatch):
     step = Step((), Message("assistant", "x"))
     watch(Note("stage", "measuring on a great many held-out rows"))
     watch(Note("rollout", Rollout("r", "solver", 0, (step,), "stop", Score(1.0))))
+    watch(Note("reply"))
     live = terminal.shown[-1]
     assert "measuring" in live and len(live) < 40
     watch(Note("close"))
