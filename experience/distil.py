@@ -42,13 +42,21 @@ class Unreadable(ValueError):
     """The distiller's reply could not be read after all tries."""
 
 
-def study(distiller: Distiller, group: Group, library: Library) -> Plan[tuple[Operation, ...]]:
-    """Operations that one group proposes: its runs are summarised at once, then compared."""
+@dataclass(frozen=True, slots=True)
+class Comparison:
+    """What was made of one group: the summaries of its runs, in order, and the operations it proposes."""
+
+    summaries: tuple[str, ...] = ()
+    proposals: tuple[Operation, ...] = ()
+
+
+def study(distiller: Distiller, group: Group, library: Library) -> Plan[Comparison]:
+    """Summarise the runs of a group at once, then compare them. Raises Unreadable."""
     runs = [run for run in group.members if run.steps and not run.failed]
     summaries = yield [summarise(distiller, group.example, run) for run in runs]
     proposed = yield from compare(distiller, group.example, runs, summaries, library)
-    kept = proposed[: distiller.operations]
-    return tuple(op.model_copy(update={"sources": (group.example.id,)}) for op in kept)
+    kept = (op.model_copy(update={"sources": (group.example.id,)}) for op in proposed[: distiller.operations])
+    return Comparison(tuple(summaries), tuple(kept))
 
 
 def summarise(distiller: Distiller, example: Example, run: Rollout) -> Plan[str]:

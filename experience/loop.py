@@ -14,7 +14,7 @@ import numpy as np
 
 from experience import distil, ops, rules
 from experience.config import ExperienceConfig
-from experience.distil import Distiller, Unreadable
+from experience.distil import Comparison, Distiller, Unreadable
 from experience.gate import Choice, Scores, choose
 from experience.library import Kind, Library
 from toolkit import agent
@@ -33,11 +33,16 @@ MEASURING = 0
 
 @dataclass(frozen=True, slots=True)
 class Study:
-    """A finished group and the operations it proposes; `skipped` says why it proposes none."""
+    """A finished group and what was made of it; `skipped` says why it was not compared."""
 
     group: Group
-    proposals: tuple[ops.Operation, ...] = ()
+    comparison: Comparison = Comparison()
     skipped: str = ""
+
+    @property
+    def proposals(self) -> tuple[ops.Operation, ...]:
+        """The operations that the group proposes."""
+        return self.comparison.proposals
 
 
 @dataclass(frozen=True, slots=True)
@@ -333,11 +338,10 @@ def _mean(values: Sequence[float]) -> float:
 
 
 def _study_json(study: Study) -> dict[str, Any]:
-    proposals = [op.model_dump() for op in study.proposals]
-    rewards = list(study.group.rewards)
     return {
         "example": study.group.example.id,
-        "rewards": rewards,
-        "proposals": proposals,
+        "rewards": list(study.group.rewards),
+        "summaries": list(study.comparison.summaries),
+        "proposals": [op.model_dump() for op in study.proposals],
         "skipped": study.skipped,
     }

@@ -16,7 +16,7 @@ from dataclasses import replace
 
 import numpy as np
 
-from experience.distil import SHORT, Distiller
+from experience.distil import SHORT, Comparison, Distiller
 from experience.library import Lesson, Library
 from experience.ops import Operation
 from toolkit.seeds import seed as seed_of
@@ -64,14 +64,15 @@ def recurring(examples: Sequence[Example]) -> bool:
     return short and len(set(answers)) * 3 <= len(answers)
 
 
-def propose(distiller: Distiller, task: Task, group: Group) -> Plan[tuple[Operation, ...]]:
+def propose(distiller: Distiller, task: Task, group: Group) -> Plan[Comparison]:
     """What one group contributes: its input, said in a few words where it is long, and the right answer."""
     topic = " ".join(_input(task, group.example).split())
     if len(topic.split()) > SHORT:
         shots = [(f"Input: {given}", said) for given, said in CONDITION_SHOTS]
         topic = yield from _line(distiller, CONDITION, shots, f"Input: {topic}", group.example.id)
     text = f"{topic}{ARROW}{group.example.target}"
-    return (Operation(action="add", text=text, sources=(group.example.id,)),) if topic else ()
+    add = Operation(action="add", text=text, sources=(group.example.id,))
+    return Comparison((topic,), (add,) if topic else ())
 
 
 def join(

@@ -43,7 +43,7 @@ def shown(request) -> str:
 
 def test_the_comparison_sees_rewards_feedback_truth_and_the_library():
     model, asked = recording(ADD)
-    (op,) = play(distil.study(Distiller("m"), MIXED, LIBRARY), model)
+    (op,) = play(distil.study(Distiller("m"), MIXED, LIBRARY), model).proposals
     assert (op.action, op.text, op.sources) == ("add", "Add well", ("e1",))
     for part in (
         "What is 2 + 2?",
@@ -69,7 +69,8 @@ def test_without_truth_answers_and_rewards_are_redacted_everywhere():
 
 def test_every_run_is_summarised_when_asked_to_and_short_ones_are_not_by_default():
     model, asked = recording(["s1", "s2", ADD])
-    play(distil.study(Distiller("m", summaries="always"), MIXED, LIBRARY), model)
+    made = play(distil.study(Distiller("m", summaries="always"), MIXED, LIBRARY), model)
+    assert made.summaries == ("s1", "s2")
     assert len(asked) == 3
     assert "s1" in shown(asked[2])
     model, asked = recording(ADD)
@@ -82,7 +83,8 @@ def test_every_run_is_summarised_when_asked_to_and_short_ones_are_not_by_default
 
 def test_a_group_proposes_no_more_than_allowed():
     many = json.dumps([{"action": "add", "text": f"rule {n}"} for n in range(5)])
-    assert len(play(distil.study(Distiller("m", operations=1), MIXED, LIBRARY), lambda r: many)) == 1
+    made = play(distil.study(Distiller("m", operations=1), MIXED, LIBRARY), lambda r: many)
+    assert len(made.proposals) == 1
 
 
 def test_a_broken_run_is_left_out_of_the_comparison():
@@ -94,7 +96,7 @@ def test_a_broken_run_is_left_out_of_the_comparison():
 
 def test_an_unreadable_reply_is_answered_with_what_is_wrong_and_drawn_anew():
     model, asked = recording(["no json", '[{"action": "fly"}]', ADD])
-    assert play(distil.study(Distiller("m"), MIXED, LIBRARY), model)[0].text == "Add well"
+    assert play(distil.study(Distiller("m"), MIXED, LIBRARY), model).proposals[0].text == "Add well"
     assert [request.sample for request in asked] == [0, 1, 2]
     assert "no JSON array" in shown(asked[1])
     assert "action" in asked[2].messages[-1].content

@@ -66,8 +66,8 @@ def test_a_short_input_is_taken_as_it_is_and_a_long_one_is_put_in_a_few_words():
         return "Something long.\nSecond line"
 
     found = {
-        len(play(rules.propose(DISTILLER, task, Group(example, "solver", ())), model)[0].text.split())
-        for example in task.train
+        len(play(rules.propose(DISTILLER, task, Group(x, "solver", ())), model).proposals[0].text.split())
+        for x in task.train
     }
     assert found == {len("short one -> a".split()), len("Something long -> a".split())}
     assert len(asked) == 1
