@@ -14,13 +14,12 @@ from experience.loop import evaluate, learn
 from toolkit.artifact import Artifact
 from toolkit.config import parse_settings, resolve
 from toolkit.errors import ArtifactError
-from toolkit.prices import ANY, Price
 from toolkit.models import fetch
+from toolkit.prices import ANY, Price
 from toolkit.progress import announce, watcher
 from toolkit.run import Outcome, Result, carry_out
 from toolkit.task import Task, describe
 from toolkit.types import Plan
-
 
 IN_USE = {"temperature": "eval_temperature", "top_p": "eval_top_p", "max_tokens": "max_tokens"}
 """Settings that an artefact keeps, and what they are called while learning."""

@@ -29,7 +29,7 @@ class ExperienceConfig(Config):
     # The paper writes free sentences for every task; see experience.rules.
     pool: bool = Field(True, description="one lesson per right answer, where right answers recur")
     draws: int = Field(5, ge=1, description="candidate libraries drawn, where lessons are pooled")
-    swaps: int = Field(4, ge=0, description="lessons swapped between them, one at a time")
+    swaps: int = Field(2, ge=0, description="lessons swapped between them, one at a time")
     # The authors put the library after the problem, which breaks the prefix that calls of a step share.
     place: Place = Field("before", description='of the library: "system", "before", "after" or "split"')
     try_places: tuple[Place, ...] = Field((), description="other places to compare the best guess at")
