@@ -59,7 +59,7 @@ class Words:
         check_limits(self._config(), found)
         return Shown([describe(self.task), "", *found.lines()], asdict(found))
 
-    def improve(self, run: Path | None, replay: Path | None) -> Shown:
+    def improve(self, run: Path | None, replay: Path | None) -> "Finished":
         """Learn and measure; the result has `improved` beside its lines and data."""
         config = self._config()
         found = forecast(self.task, config)
@@ -125,7 +125,9 @@ def _library_of(artifact: Artifact, path: Path) -> Library:
 
 def _in_common(artifacts: Sequence[Artifact]) -> dict[str, Any]:
     """The model and the settings of use that all artefacts share; what they differ in is left to the defaults."""
-    settings = [{"model": a.model, **{IN_USE[k]: v for k, v in a.settings.items()}} for a in artifacts]
+    settings = [
+        {"model": a.model, **{IN_USE[k]: v for k, v in a.settings.items() if k in IN_USE}} for a in artifacts
+    ]
     first = settings[0]
     return {key: value for key, value in first.items() if all(s.get(key) == value for s in settings)}
 

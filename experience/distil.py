@@ -44,10 +44,15 @@ class Unreadable(ValueError):
 
 @dataclass(frozen=True, slots=True)
 class Comparison:
-    """What was made of one group: the summaries of its runs, in order, and the operations it proposes."""
+    """
+    What was made of one group: the summaries of its runs, in order, and the operations it proposes.
+
+    `over_limit` are those that it proposed beyond the number allowed; they go no further.
+    """
 
     summaries: tuple[str, ...] = ()
     proposals: tuple[Operation, ...] = ()
+    over_limit: tuple[Operation, ...] = ()
 
 
 def study(distiller: Distiller, group: Group, library: Library) -> Plan[Comparison]:
@@ -55,8 +60,9 @@ def study(distiller: Distiller, group: Group, library: Library) -> Plan[Comparis
     runs = [run for run in group.members if run.steps and not run.failed]
     summaries = yield [summarise(distiller, group.example, run) for run in runs]
     proposed = yield from compare(distiller, group.example, runs, summaries, library)
-    kept = (op.model_copy(update={"sources": (group.example.id,)}) for op in proposed[: distiller.operations])
-    return Comparison(tuple(summaries), tuple(kept))
+    named = tuple(op.model_copy(update={"sources": (group.example.id,)}) for op in proposed)
+    most = distiller.operations
+    return Comparison(tuple(summaries), named[:most], named[most:])
 
 
 def summarise(distiller: Distiller, example: Example, run: Rollout) -> Plan[str]:

@@ -20,7 +20,7 @@ from experience.library import Kind, Library
 from toolkit import agent
 from toolkit.agent import Agent
 from toolkit.collect import booked
-from toolkit.errors import ModelError
+from toolkit.errors import AllFailed
 from toolkit.evaluate import Arm, compare
 from toolkit.groups.select import batches, shuffled
 from toolkit.run import Outcome
@@ -124,9 +124,12 @@ def evaluate(task: Task, config: ExperienceConfig, libraries: Mapping[str, Libra
 
 
 def _check_alive(runs: Sequence[Rollout]) -> None:
-    """Raise ModelError where every single run broke: that says nothing of the lessons."""
+    """Raise AllFailed where every single run broke: that says nothing of the lessons."""
     if runs and all(run.failed for run in runs):
-        raise ModelError(f"Every one of {len(runs)} rollouts failed, the first one so: {runs[0].error}")
+        raise AllFailed(
+            f"Every one of {len(runs)} rollouts failed, the first one so: {runs[0].error} The failures are "
+            "recorded: once the cause is mended, begin anew with another --run."
+        )
 
 
 def measure(
@@ -268,11 +271,16 @@ def _screen(
         # All candidates are measured on all rows on the way, so there is nothing to save by halving.
         candidates, sizes = (yield from _swapped(task, config, candidates, rows)), (len(rows),)
 
+    seen: dict[tuple[str, str], Group] = {}
+
     def scores(candidate: Library, some: Sequence[Example]) -> Plan[Scores]:
         groups = yield from measure(task, config, candidate, some, "screen")
+        seen.update({(candidate.version, group.example.id): group for group in groups})
         return np.array([_mean(group.rewards) for group in groups])
 
-    return (yield from choose(library, candidates, rows, scores, sizes))
+    choice = yield from choose(library, candidates, rows, scores, sizes)
+    yield Note("groups", [seen[key] for key in sorted(seen)])
+    return choice
 
 
 def _swapped(
@@ -342,6 +350,7 @@ def _study_json(study: Study) -> dict[str, Any]:
         "example": study.group.example.id,
         "rewards": list(study.group.rewards),
         "summaries": list(study.comparison.summaries),
+        "over_limit": [op.model_dump() for op in study.comparison.over_limit],
         "proposals": [op.model_dump() for op in study.proposals],
         "skipped": study.skipped,
     }

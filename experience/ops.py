@@ -8,8 +8,8 @@ object in place of a list is a list of one.
 import json
 import re
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, replace
-from typing import Any, Literal
+from dataclasses import dataclass, replace
+from typing import Any, Literal, get_args
 
 from pydantic import AliasChoices, BaseModel, ConfigDict, Field, ValidationError, field_validator
 
@@ -18,6 +18,7 @@ from experience.library import Kind, Lesson, Library, lesson
 Action = Literal["add", "modify", "delete", "keep"]
 SYNONYMS = {"update": "modify", "merge": "modify", "remove": "delete", "none": "keep"}
 NEAR = 0.8
+ACTION_KEYS = ("action", "operation", "option", "op")
 
 
 class Operation(BaseModel):
@@ -25,7 +26,7 @@ class Operation(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="ignore", populate_by_name=True)
 
-    action: Action = Field(validation_alias=AliasChoices("action", "operation", "option", "op"))
+    action: Action = Field(validation_alias=AliasChoices(*ACTION_KEYS))
     id: str | None = None
     text: str = Field("", validation_alias=AliasChoices("text", "content", "experience", "lesson"))
     kind: Kind | None = None
@@ -41,6 +42,11 @@ class Operation(BaseModel):
     @classmethod
     def _bare_id(cls, value: Any) -> Any:
         return str(value).strip().strip("[].") or None if value is not None else None
+
+    @field_validator("kind", mode="before")
+    @classmethod
+    def _known_kind(cls, value: Any) -> Any:
+        return value if value in get_args(Kind) else None
 
     @field_validator("text", mode="before")
     @classmethod
@@ -73,7 +79,8 @@ def parse(text: str) -> tuple[Operation, ...]:
     """
     data = _first_json(text)
     if isinstance(data, dict):
-        data = next((value for value in data.values() if isinstance(value, list)), [data])
+        lists = [] if data.keys() & set(ACTION_KEYS) else [v for v in data.values() if isinstance(v, list)]
+        data = lists[0] if lists else [data]
     try:
         return tuple(Operation.model_validate(item) for item in data)
     except ValidationError as error:
@@ -88,7 +95,7 @@ def _first_json(text: str) -> Any:
     for start in (match.start() for match in re.finditer(r"[\[{]", text)):
         try:
             return decoder.raw_decode(text, start)[0]
-        except ValueError:
+        except (ValueError, RecursionError):
             continue
     raise NotOperations("there is no JSON array in the reply")
 
@@ -192,8 +199,3 @@ def _stem(word: str) -> str:
 def as_json(outcomes: Sequence[Outcome]) -> list[dict[str, Any]]:
     """Outcomes as plain data."""
     return [outcome.to_json() for outcome in outcomes]
-
-
-def lessons_as_json(lessons: Sequence[Lesson]) -> list[dict[str, Any]]:
-    """Lessons as plain data."""
-    return [asdict(x) for x in lessons]

@@ -214,11 +214,11 @@ def test_a_distiller_that_gets_it_wrong_costs_its_lesson_and_nothing_else(said, 
     assert not leaks(place.folder)
 
 
-def test_a_server_whose_answers_are_not_json_breaks_rollouts_and_not_the_run(place, capsys):
+def test_a_server_whose_answers_are_not_json_ends_the_run_with_its_rollouts_kept(place, capsys):
     place.server.answer = lambda body: b"<html>Bad gateway</html>"
     done = inside(capsys, *options("--run", place.run)(place))
-    assert (done.code, done.sentences) == (1, [])
-    assert "18/18" in done.out
+    assert (done.code, done.out, len(done.sentences)) == (2, "", 1)
+    assert "Every one of 60 rollouts failed, the first one so: " in done.sentences[0]
     lines = [json.loads(line) for line in (place.run / "rollouts.jsonl").read_text().splitlines()]
     assert {line["stop"] for line in lines} == {"failed"}
     assert not any(line["score"]["valid"] for line in lines)

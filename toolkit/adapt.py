@@ -182,7 +182,7 @@ def _verl(parameters: Parameters, example: Example, rollout: Rollout, metrics: M
         "ground_truth": row.get("ground_truth", truth),
         "extra_info": row.get("extra_info", dict(row)),
     }
-    return (), offered if _takes_any(parameters) else _accepted(parameters, offered)
+    return (), offered if takes_any(parameters) else _accepted(parameters, offered)
 
 
 def _verifiers(parameters: Parameters, example: Example, rollout: Rollout, metrics: Metrics) -> Call:
@@ -282,12 +282,13 @@ def _settle(taken: dict[str, str | None]) -> None:
 
 
 def _accepted(parameters: Parameters, offered: dict[str, Any]) -> dict[str, Any]:
-    if _takes_any(parameters):
+    if takes_any(parameters):
         return offered
     return {name: value for name, value in offered.items() if name in parameters}
 
 
-def _takes_any(parameters: Parameters) -> bool:
+def takes_any(parameters: Parameters) -> bool:
+    """Whether a function takes keywords that it does not name."""
     return any(one.kind is one.VAR_KEYWORD for one in parameters.values())
 
 

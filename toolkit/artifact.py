@@ -7,7 +7,6 @@ last: a directory without one is unfinished.
 
 import hashlib
 import json
-import os
 import re
 import zipfile
 from collections.abc import Mapping
@@ -16,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from toolkit.errors import ArtifactError
-from toolkit.files import replace_text
+from toolkit.files import json_text, replace_text, replacing
 
 FORMAT = 1
 MANIFEST = "manifest.json"
@@ -51,8 +50,8 @@ class Artifact:
     def save(self, path: str | Path) -> Path:
         """Write a directory, or a zip where the name ends in .edge."""
         path = Path(path)
-        blobs = {name: json.dumps(data, indent=1, sort_keys=True) + "\n" for name, data in self.files.items()}
-        manifest = json.dumps(self._manifest(blobs), indent=1, sort_keys=True) + "\n"
+        blobs = {name: json_text(data) for name, data in self.files.items()}
+        manifest = json_text(self._manifest(blobs))
         if path.suffix == ".edge":
             _zip(path, {**blobs, MANIFEST: manifest})
             return path
@@ -98,16 +97,10 @@ class Artifact:
 
 
 def _zip(path: Path, blobs: Mapping[str, str]) -> None:
-    """Written beside `path` and moved there, so that an old artefact is never half replaced."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    growing = path.with_name(f"{path.name}.{os.getpid()}")
-    try:
-        with zipfile.ZipFile(growing, "w", zipfile.ZIP_DEFLATED) as archive:
-            for name, blob in blobs.items():
-                archive.writestr(name, blob)
-        growing.replace(path)
-    finally:
-        growing.unlink(missing_ok=True)
+    with replacing(path) as growing, zipfile.ZipFile(growing, "w", zipfile.ZIP_DEFLATED) as archive:
+        for name, blob in blobs.items():
+            archive.writestr(name, blob)
 
 
 def _read(path: Path) -> dict[str, bytes]:

@@ -6,6 +6,7 @@ that litellm knows) and keeps one connection per server. A provider's errors bec
 
     401, 403                    WrongKey
     404                         UnknownModel
+    402, no quota left          ProviderDown
     400, 413, 422               a Reply with stop "refused"
     timeout                     TimedOut, an Unanswered
     408, 409, 429, 5xx, network Unanswered: worth asking again (see toolkit.around.Retry)
@@ -16,30 +17,34 @@ Texts of errors are redacted before they leave this file.
 import asyncio
 import contextlib
 import importlib
+import ipaddress
 import json
 import logging
 import os
-import re
 import time
 from collections.abc import Callable
 from email.utils import parsedate_to_datetime
 from functools import lru_cache
+from pathlib import Path
 from typing import Any, Protocol
 from urllib.parse import urlsplit
 
-from toolkit.errors import ModelError, ProviderDown, UnknownModel, WrongKey
+from toolkit.errors import ModelError, ProviderDown, TaskError, UnknownModel, WrongKey
+from toolkit.load import load
+from toolkit.redact import redact
 from toolkit.types import Reply, Request
 from toolkit.wire import BadAnswer, Quirks, decode, encode, quirk, refusal
 
 ALLOW_PAID_CALLS = True
 """Set to False (or set EDGEWISE_OFFLINE=1) and only loopback and scripted models may be asked."""
 
+CONNECT = 30.0
+"""Seconds for reaching a server; how long an answer may take is for `toolkit.around.Timeout` to say."""
+
 CALLS_PER_LANE = 16
 """The HTTP pool of the openai package looks at all its connections for every call: small pools are faster."""
 
 _log = logging.getLogger("edgewise")
-_SECRET = re.compile(r"\b(?:sk|pk|rk)-[\w*-]{6,}|(?<=Bearer )\S+")
-_SECRET_NAMES = ("_API_KEY", "_TOKEN", "_SECRET", "_ACCESS_KEY")
 
 
 class Client(Protocol):
@@ -72,19 +77,13 @@ class TimedOut(Unanswered):
     """No answer in time; the provider may have worked on it, and may bill it."""
 
 
-def redact(text: str, *secrets: str) -> str:
-    """`text` without API keys: the given `secrets`, those in the environment, and whatever looks like one."""
-    known = [v for k, v in os.environ.items() if k.upper().endswith(_SECRET_NAMES)]
-    for secret in sorted({*secrets, *known}, key=len, reverse=True):
-        if len(secret) >= 6:
-            text = text.replace(secret, "[key]")
-    return _SECRET.sub("[key]", text)
-
-
 def is_loopback(url: str) -> bool:
     """Whether the URL points to this machine."""
     host = urlsplit(url).hostname or ""
-    return host in ("localhost", "::1") or host.startswith("127.")
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"
 
 
 def forbid_paid(model: str) -> None:
@@ -142,11 +141,14 @@ class _Remote:
 
     def _translate(self, request: Request, error: Exception, latency: float) -> Reply:
         """A refusal as a reply; other errors are raised as ours, without their cause: it may hold the key."""
+        import httpx
         import openai
 
         sentence = self._sentence(request, redact(str(error), self._key))
         status = getattr(error, "status_code", None)
-        if isinstance(error, openai.APITimeoutError):
+        if isinstance(error, openai.APITimeoutError) and not isinstance(
+            error.__cause__, httpx.ConnectTimeout
+        ):
             raise TimedOut(sentence, 408) from None
         if isinstance(error, openai.APIConnectionError) and status in (None, 500):
             raise Unanswered(f"{sentence} The server can't be reached.") from None
@@ -160,7 +162,7 @@ class _Remote:
             raise WrongKey(f"{sentence} Check the API key.") from None
         if status == 404:
             raise UnknownModel(f"{sentence} Check the model's name and the server's address.") from None
-        if "insufficient_quota" in f"{getattr(error, 'code', '')} {error}":
+        if status == 402 or "insufficient_quota" in f"{getattr(error, 'code', '')} {error}":
             raise ProviderDown(f"{sentence} Top up the account; the run resumes where it stopped.") from None
         if status in (408, 409, 429) or status >= 500:
             raise Unanswered(sentence, status, _retry_after(error)) from None
@@ -174,11 +176,17 @@ class OpenAIClient(_Remote):
     """
     Any OpenAI-compatible server, through the openai package (2 or 3).
 
-    `base_url` ends in `/v1` as a rule. `closing` is called once when the client is closed.
+    `base_url` ends in `/v1` as a rule. `timeout` is in seconds, for parts of an answer. `closing` is called
+    once when the client is closed.
     """
 
     def __init__(
-        self, base_url: str, api_key: str, *, timeout: float = 600.0, closing: Callable[[], Any] | None = None
+        self,
+        base_url: str,
+        api_key: str,
+        *,
+        timeout: float | None = None,
+        closing: Callable[[], Any] | None = None,
     ):
         super().__init__(base_url, api_key, free=is_loopback(base_url))
         self._timeout = timeout
@@ -195,9 +203,11 @@ class OpenAIClient(_Remote):
             lane.busy -= 1
 
     def _open_lane(self) -> "_Lane":
+        import httpx
         from openai import AsyncOpenAI
 
-        client = AsyncOpenAI(base_url=self._where, api_key=self._key, max_retries=0, timeout=self._timeout)
+        timeout = httpx.Timeout(self._timeout, connect=CONNECT)
+        client = AsyncOpenAI(base_url=self._where, api_key=self._key, max_retries=0, timeout=timeout)
         self._lanes.append(_Lane(client))
         return self._lanes[-1]
 
@@ -299,7 +309,7 @@ def server_of(model: str) -> str:
         raise ModelError(f"{model} is weights, not a server: it needs --by weights.")
     if kind in ("scripted", "local"):
         return model
-    return kind if kind == "openai" else "litellm"
+    return kind
 
 
 @lru_cache(maxsize=1024)
@@ -344,10 +354,9 @@ def _openai() -> Client:
 def _scripted(place: str) -> Client:
     from toolkit.scripted import Scripted
 
-    module, _, function = place.partition(":")
     try:
-        return Scripted(getattr(importlib.import_module(module), function))
-    except (ImportError, AttributeError) as error:
+        return Scripted(load(place, Path.cwd()))
+    except TaskError as error:
         raise ModelError(
             f"scripted/{place} can't be loaded: {error}. Write scripted/MODULE:FUNCTION."
         ) from None

@@ -34,7 +34,7 @@ class Config(BaseModel):
     tokens: int | None = Field(None, description="hard limit in tokens, input and output")
     calls: int | None = Field(None, description="hard limit in calls")
     minutes: float | None = Field(None, description="hard limit in minutes")
-    prices: dict[str, tuple[float, ...]] = Field(
+    prices: dict[str, tuple[float, float] | tuple[float, float, float]] = Field(
         {}, description='dollars per million input, output and cached tokens, by model; "*" for all'
     )
     concurrency: int = Field(32, ge=1, description="the most calls at once; less under rate limits")

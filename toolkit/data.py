@@ -63,15 +63,18 @@ def _reader(path: Path) -> Callable[[Path], list[Row]]:
 
 
 @contextmanager
-def _utf8(path: Path) -> Iterator[None]:
+def readable(path: Path) -> Iterator[None]:
+    """Raise a TaskError where `path` can't be read, or is not UTF-8 text."""
     try:
         yield
+    except OSError as error:
+        raise TaskError(f"{path} can't be read: {error.strerror}") from error
     except UnicodeDecodeError as error:
         raise TaskError(f"{path} is not UTF-8 text ({error.reason}); save it as UTF-8") from error
 
 
 def _read_jsonl(path: Path) -> list[Row]:
-    with _utf8(path), path.open(encoding="utf-8-sig") as lines:
+    with readable(path), path.open(encoding="utf-8-sig") as lines:
         return [_json_row(line, f"{path}, line {n}") for n, line in enumerate(lines, 1) if line.strip()]
 
 
@@ -92,7 +95,7 @@ def _record(value: Any, place: str) -> Row:
 
 def _read_json(path: Path) -> list[Row]:
     try:
-        with _utf8(path):
+        with readable(path):
             value = json.loads(path.read_text(encoding="utf-8-sig") or "[]")
     except ValueError as error:
         raise TaskError(f"{path} is not JSON: {error}; one object a line needs a name in .jsonl") from error
@@ -102,7 +105,7 @@ def _read_json(path: Path) -> list[Row]:
 
 
 def _read_csv(path: Path) -> list[Row]:
-    with _utf8(path), path.open(encoding="utf-8-sig", newline="") as text:
+    with readable(path), path.open(encoding="utf-8-sig", newline="") as text:
         lines = csv.reader(text, strict=True)
         try:
             names = next(lines, [])
@@ -130,7 +133,7 @@ def _read_parquet(path: Path) -> list[Row]:
     try:
         from pyarrow import ArrowException, parquet  # pyright: ignore[reportMissingImports]
     except ImportError as error:
-        raise TaskError(f"reading {path.name} needs pyarrow: pip install edgewise[data]") from error
+        raise TaskError(f"reading {path.name} needs pyarrow: pip install 'edgewise[data]'") from error
     try:
         return parquet.read_table(path).to_pylist()
     except (ArrowException, OSError) as error:
@@ -142,7 +145,7 @@ def _read_hub(address: str) -> list[Row]:
     try:
         from datasets import load_dataset  # pyright: ignore[reportMissingImports]
     except ImportError as error:
-        raise TaskError(f"reading {address} needs datasets: pip install edgewise[data]") from error
+        raise TaskError(f"reading {address} needs datasets: pip install 'edgewise[data]'") from error
     try:
         return [dict(row) for row in load_dataset(name, config, split=split)]
     # The hub client raises errors of a dozen libraries; whichever it is, these rows can't be had.

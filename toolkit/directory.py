@@ -26,7 +26,7 @@ from typing import Any, Protocol, TextIO
 from toolkit import config as configs
 from toolkit.config import Config
 from toolkit.errors import ConfigError, DiskFull
-from toolkit.files import replace_text
+from toolkit.files import json_text, replace_text
 from toolkit.ledger import PICO, cost
 from toolkit.prices import Price, price_of
 from toolkit.types import Group, Note, Rollout
@@ -154,7 +154,7 @@ def full_disk() -> Iterator[None]:
 
 def write_json(path: Path, data: Any) -> None:
     """Write JSON so that the same data always gives the same bytes."""
-    replace_text(path, json.dumps(data, indent=1, sort_keys=True) + "\n")
+    replace_text(path, json_text(data))
 
 
 def rollout_json(group: Group, run: Rollout, model: str, price: Price | None) -> dict[str, Any]:

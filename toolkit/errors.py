@@ -8,6 +8,7 @@ Every failure a user can meet, named by the border it crossed.
     ├── ModelError                a model or its server can't be used as asked
     │   ├── WrongKey              the provider refused the API key
     │   ├── UnknownModel          the provider does not have this model
+    │   ├── AllFailed             every rollout of a step failed
     │   ├── UnknownPrice          a dollar limit without a price for the model
     │   ├── BrokenModelFile       an embedded model's file does not match its checksum
     │   └── ProviderDown          (3) unreachable or overloaded after all retries; the run resumes
@@ -51,6 +52,10 @@ class WrongKey(ModelError):
 
 class UnknownModel(ModelError):
     """The provider does not have this model."""
+
+
+class AllFailed(ModelError):
+    """Every rollout of a step failed; the failures are recorded, so the run does not resume."""
 
 
 class UnknownPrice(ModelError):

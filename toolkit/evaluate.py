@@ -57,11 +57,13 @@ class Result:
     """
     One arm: `mean` is mean@K with its interval over examples, `passes` is pass@k by k.
 
-    `usage` and `tool_calls` (mean per rollout) include delegated runs; `unreported` counts turns whose tokens
-    the provider did not report. `against` is None for the first arm.
+    `version` names what it ran under, as its rollouts do. `usage` and `tool_calls` (mean per rollout) include
+    delegated runs; `unreported` counts turns whose tokens the provider did not report. `against` is None for
+    the first arm.
     """
 
     name: str
+    version: str
     mean: Interval
     passes: dict[int, float]
     rollouts: int
@@ -81,6 +83,9 @@ class Evaluation:
     threshold: float
     results: tuple[Result, ...]
     rows: tuple[Row, ...]
+
+    def __str__(self) -> str:
+        return "\n".join(self.lines())
 
     def to_json(self) -> dict[str, Any]:
         """Plain dicts, lists and numbers; an infinite end of an interval is None."""
@@ -125,6 +130,7 @@ def compare(
         rollouts = sum(len(row.rewards) for row in rows)
         return Result(
             name=arm.name,
+            version=arm.groups[0].members[0].version,
             mean=statistics.interval([row.mean for row in rows], seed, resamples),
             passes={k: _pass_at(rows, k, threshold) for k in wanted},
             rollouts=rollouts,

@@ -1,14 +1,34 @@
 """Writing files so that a reader never meets half of one."""
 
+import json
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 
-def replace_text(path: Path, text: str) -> None:
-    """Write UTF-8 text beside `path` and move it there: a kill or a full disk leaves the old file whole."""
+@contextmanager
+def replacing(path: Path) -> Iterator[Path]:
+    """
+    A path beside `path` to write to, which then takes its place.
+
+    A kill, a full disk or any other error leaves the old file whole.
+    """
     growing = path.with_name(f"{path.name}.{os.getpid()}")
     try:
-        growing.write_text(text, "utf-8")
+        yield growing
         growing.replace(path)
     finally:
         growing.unlink(missing_ok=True)
+
+
+def replace_text(path: Path, text: str) -> None:
+    """Write UTF-8 text to `path` as `replacing` does."""
+    with replacing(path) as growing:
+        growing.write_text(text, "utf-8")
+
+
+def json_text(data: Any) -> str:
+    """JSON for people and checksums: equal data gives equal text."""
+    return json.dumps(data, indent=1, sort_keys=True) + "\n"

@@ -45,9 +45,10 @@ class Tokens(Data):
 
 
 class Arm(Data):
-    """One way of answering and how good it was; `passes` is pass@k by k."""
+    """One way of answering and how good it was; `version` is the library it ran under, `passes` pass@k by k."""
 
     name: str
+    version: str
     mean: Interval
     passes: dict[str, float]
     rollouts: int
@@ -247,28 +248,20 @@ def _answers(path: Path, evidence: Evidence) -> Answers:
     """
     The measured rollouts of rows that changed.
 
-    A line names the library it ran under, not the arm. Arms are measured last, one after the other, so they
-    are the libraries seen last for an example, in that order.
+    A line names the library it ran under, not the arm; two arms may have the same one. What an example was
+    measured with comes last.
     """
     differences = [arm.against for arm in evidence.results if arm.against]
     wanted = {id for found in differences for id in (*found.better, *found.worse)}
-    lines: dict[str, list[Line]] = {}
+    lines: dict[tuple[str, str], list[Line]] = {}
     for line in _lines(path / "rollouts.jsonl", wanted):
-        lines.setdefault(line.example, []).append(line)
-    arms = [arm.name for arm in evidence.results]
+        lines.setdefault((line.example, line.library), []).append(line)
     return {
-        (example, arm): found
-        for example, ran in lines.items()
-        for arm, found in zip(arms, _by_arm(ran, len(arms), evidence.samples), strict=False)
+        (example, arm.name): found[-evidence.samples :]
+        for (example, library), found in lines.items()
+        for arm in evidence.results
+        if arm.version == library
     }
-
-
-def _by_arm(lines: list[Line], arms: int, samples: int) -> list[list[Line]]:
-    by_library: dict[str, list[Line]] = {}
-    for line in lines:
-        # Popped and put back, so that the order of the dict is that of the last line of each.
-        by_library[line.library] = [*by_library.pop(line.library, []), line]
-    return [found[-samples:] for found in list(by_library.values())[-arms:]]
 
 
 def _lines(file: Path, examples: Collection[str]) -> Iterator[Line]:

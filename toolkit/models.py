@@ -35,9 +35,13 @@ def listed() -> Listed:
 
 
 def fetch(*names: str) -> None:
-    """Pull the embedded models among these names, so that a long download shows before a run and not in it."""
+    """
+    Pull the embedded models among these names that are missing: a long download shows before a run, not in it.
+
+    Raises BrokenModelFile for a damaged file: only `edgewise models pull` replaces what is there.
+    """
     for name in dict.fromkeys(names):
-        if name.startswith("local/"):
+        if name.startswith("local/") and local.verified(local.find(name)) is None:
             pulled(name)
 
 

@@ -68,8 +68,8 @@ class _Progress:
         done = len(self._rewards)
         mean = f", mean reward {sum(self._rewards) / done:.2f}" if done else ""
         rollouts = f": {done} rollouts{mean}" if done else ""
-        clock = time.strftime("%M:%S", time.gmtime(time.monotonic() - self._started))
-        return f"{clock} {self._stage}{rollouts}{self._spent()}"
+        minutes, seconds = divmod(int(time.monotonic() - self._started), 60)
+        return f"{minutes:02}:{seconds:02} {self._stage}{rollouts}{self._spent()}"
 
     def _spent(self) -> str:
         if not self._ledger:

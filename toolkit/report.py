@@ -6,6 +6,7 @@ from pathlib import Path
 from xml.etree.ElementTree import Element
 
 from toolkit import finished, ledger, svg
+from toolkit.files import replacing
 from toolkit.finished import (
     Arm,
     Book,
@@ -45,7 +46,8 @@ def write(path: Path) -> Path:
     path = Path(path)
     run = finished.read(path)
     file = path / "report.html"
-    file.write_bytes(page(f"{run.result.task}: report", _sections(run)))
+    with replacing(file) as growing:
+        growing.write_bytes(page(f"{run.result.task}: report", _sections(run)))
     return file
 
 

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from toolkit import graders
-from toolkit.adapt import adapt, blamed
+from toolkit.adapt import adapt, blamed, takes_any
 from toolkit.errors import RewardError, TaskError
 from toolkit.graders import Grade
 from toolkit.judge import judge
@@ -125,9 +125,8 @@ def _function(function: Any, options: Mapping[str, Any]) -> Reward:
 
 def _known(name: str, function: Callable[..., Any], options: Mapping[str, Any]) -> Mapping[str, Any]:
     parameters = inspect.signature(function).parameters
-    takes_any = any(one.kind is one.VAR_KEYWORD for one in parameters.values())
     for option in options:
-        if option not in parameters and not takes_any:
+        if option not in parameters and not takes_any(parameters):
             raise RewardError(
                 f"the reward {name} has no parameter {option!r}{meant(option, list(parameters))}"
             )

@@ -9,7 +9,6 @@ import asyncio
 import contextlib
 import shlex
 import signal
-import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,7 +21,7 @@ from toolkit.client import Client, Router
 from toolkit.collect import Brake, Braked, Driver
 from toolkit.config import Config
 from toolkit.directory import Watch
-from toolkit.errors import EdgewiseError, Interrupted
+from toolkit.errors import AllFailed, EdgewiseError, Interrupted
 from toolkit.evaluate import Evaluation
 from toolkit.journal import Journal
 from toolkit.ledger import Book, Ledger
@@ -92,7 +91,6 @@ async def carry_out(
     model is asked then. Raises the errors of `toolkit.errors`; whatever they are, what was paid for stays in
     the journal, and the error has a note that says where.
     """
-    started = time.monotonic()
     path = directory.made(path or directory.fresh(task.name))
     with _books(path, config, replay) as (journal, ledger), _kept(path, journal), directory.full_disk():
         with directory.opened(path, config, task.fingerprint, job) as files:
@@ -109,7 +107,7 @@ async def carry_out(
             finally:
                 await client.aclose()
                 watch(Note("close"))
-        result = _result(task, config, outcome, _costs(ledger), path, time.monotonic() - started)
+        result = _result(task, config, outcome, _costs(ledger), path, ledger.elapsed)
         directory.write_json(path / "result.json", result.to_json())
         report.write(path)
         result.artifact.save(path / "artifact")
@@ -122,7 +120,7 @@ def _kept(path: Path, journal: Journal) -> Iterator[None]:
     try:
         yield
     except EdgewiseError as error:
-        if len(journal) and not journal.readonly:
+        if len(journal) and not journal.readonly and not isinstance(error, AllFailed):
             error.add_note(f"Nothing is paid twice: resume with --run {shlex.quote(str(path))}")
         raise
 

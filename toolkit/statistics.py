@@ -40,14 +40,6 @@ def pass_at_k(n: int, c: int, k: int) -> float:
     return (math.comb(n, k) - math.comb(n - c, k)) / math.comb(n, k)
 
 
-def mean_at_k(samples: Samples, k: int) -> float:
-    """Mean over examples of the mean of their first `k` samples. ValueError if one has fewer."""
-    short = [len(row) for row in samples if len(row) < k]
-    if short or k < 1:
-        raise ValueError(f"mean@{k} needs at least {k} samples of each example and k >= 1")
-    return float(means([row[:k] for row in samples]).mean())
-
-
 def means(samples: Samples) -> NDArray[np.float64]:
     """(E,) mean of each example. ValueError for no examples, an example without samples, or a NaN."""
     if len(samples) == 0:

@@ -16,7 +16,7 @@ from typing import Annotated, Any, Literal, TypeVar
 
 from pydantic import BaseModel, Discriminator, Field, Tag, ValidationError, model_validator
 
-from toolkit.data import Row, check_file, read_rows
+from toolkit.data import Row, check_file, read_rows, readable
 from toolkit.errors import TaskError
 from toolkit.load import meant
 from toolkit.rewards import Reward, resolve
@@ -94,7 +94,7 @@ class Task:
     Examples in three splits, each sorted by id, and what grades them.
 
     `system` is fixed text: the first message of every example, where it is set. `fingerprint` is a sha256
-    over examples, prompt, system and the reward's name, equal on every machine. `path` is the task file, None
+    over examples, prompt, system, reward and tools, equal on every machine. `path` is the task file, None
     for a task made in Python. `settings` are the file's [improve] table, as it stands there.
     """
 
@@ -174,10 +174,20 @@ def describe(task: Task) -> str:
         f"{task.name}: {sizes} rows",
         f"reward: {task.reward.name} ({task.reward.style})",
         *([f"tools: {', '.join(function.tool.name for function in task.tools)}"] if task.tools else []),
+        *_sandbox(task),
         f"example {first.id}, right answer {first.target!r}:",
         asked,
     ]
     return "\n".join(lines)
+
+
+def _sandbox(task: Task) -> list[str]:
+    """What confines Python that a model wrote, where the task runs any."""
+    if "python" not in (*task.reward.name.split(" + "), *(function.tool.name for function in task.tools)):
+        return []
+    from toolkit.tools.python import protection
+
+    return [f"python that the model wrote is confined by: {', '.join(protection())}"]
 
 
 def _read_tables(path: Path) -> dict[str, Any]:
@@ -185,7 +195,8 @@ def _read_tables(path: Path) -> dict[str, Any]:
     if path.suffix != ".toml":
         raise TaskError(f"{path} is no task file; write a task.toml with a [task] table that names the rows")
     try:
-        content = tomllib.loads(path.read_text(encoding="utf-8-sig"))
+        with readable(path):
+            content = tomllib.loads(path.read_text(encoding="utf-8-sig"))
     except ValueError as error:
         raise TaskError(f"{path} is not TOML: {error}") from error
     for name, table in content.items():
@@ -240,7 +251,8 @@ def _task(spec: Spec, parts: Parts, reward: Reward, tools: tuple[Function, ...])
         [[asdict(e) for e in part] for part in (train, validation, test)],
         spec.prompt,
         spec.system,
-        reward.name,
+        getattr(spec, "reward", reward.name),
+        [function.tool.name for function in tools],
     ]
     fingerprint = hashlib.sha256(canonical(content).encode()).hexdigest()
     return Task(spec.name, train, validation, test, spec.system, spec.prompt, reward, tools, fingerprint)

@@ -84,7 +84,7 @@ def test_every_run_is_summarised_when_asked_to_and_short_ones_are_not_by_default
 def test_a_group_proposes_no_more_than_allowed():
     many = json.dumps([{"action": "add", "text": f"rule {n}"} for n in range(5)])
     made = play(distil.study(Distiller("m", operations=1), MIXED, LIBRARY), lambda r: many)
-    assert len(made.proposals) == 1
+    assert (len(made.proposals), len(made.over_limit)) == (1, 4)
 
 
 def test_a_broken_run_is_left_out_of_the_comparison():

@@ -3,6 +3,7 @@
 import json
 import re
 import subprocess
+import time
 
 import pytest
 
@@ -49,7 +50,7 @@ def test_improve_prints_results_on_stdout_and_progress_on_stderr(finished):
         assert part in done.out
     assert f"artefact: {run}/artifact" in done.out
     assert f"report:   {run}/report.html" in done.out
-    for part in ("at most", f"run directory: {run}", "step 1", "held-out rows"):
+    for part in ("up to about", f"run directory: {run}", "step 1", "held-out rows"):
         assert part in done.err
         assert part not in done.out
     assert "\x1b" not in done.err and "\r" not in done.err
@@ -93,7 +94,7 @@ def test_a_dry_run_asks_no_model_and_says_what_a_run_would_take(tmp_path, capsys
         "18 test",
         "exact",
         "Which colour",
-        r"at most [\d,]+ calls",
+        r"up to about [\d,]+ calls",
         r"about [\d,]+ tokens",
     ):
         assert re.search(part, done.out)
@@ -341,6 +342,15 @@ class Terminal:
     @property
     def shown(self) -> list[str]:
         return [re.split(r"\r\x1b\[K", line)[-1] for line in self.text.split("\n")]
+
+
+def test_the_clock_of_a_long_run_goes_on_after_an_hour(monkeypatch):
+    terminal = Terminal()
+    watch = watcher(terminal)  # type: ignore[arg-type]
+    now = time.monotonic()
+    monkeypatch.setattr(time, "monotonic", lambda: now + 3665)
+    watch(Note("stage", "measuring"))
+    assert "61:05 measuring" in terminal.text
 
 
 def test_a_terminal_has_one_live_line_that_fits_and_goes_away(monkeypatch):

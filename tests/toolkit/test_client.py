@@ -3,6 +3,8 @@ import json
 import logging
 from importlib.util import find_spec
 
+import httpx
+import openai
 import pytest
 
 import toolkit.client
@@ -14,10 +16,11 @@ from toolkit.client import (
     TimedOut,
     Unanswered,
     connect,
-    redact,
+    is_loopback,
     server_of,
 )
 from toolkit.errors import ModelError, ProviderDown, UnknownModel, WrongKey
+from toolkit.redact import redact
 from toolkit.types import Message, Request, Sampling, Tool, ToolCall, Usage
 
 KEY = "sk-proj-abcdefghijklmnop"
@@ -176,8 +179,14 @@ def test_the_wait_that_a_provider_asks_for_is_passed_on(client, model, headers, 
     assert (caught.value.status, caught.value.retry_after) == (429, seconds)
 
 
-def test_an_empty_account_is_not_asked_again():
-    fault = Fault(429, "You exceeded your current quota", code="insufficient_quota")
+@pytest.mark.parametrize(
+    "fault",
+    [
+        Fault(429, "You exceeded your current quota", code="insufficient_quota"),
+        Fault(402, "Insufficient credits"),
+    ],
+)
+def test_an_empty_account_is_not_asked_again(fault):
     with Server(faults=in_order(fault)) as server, pytest.raises(ProviderDown, match="account"):
         ask(server)
 
@@ -188,6 +197,16 @@ def test_a_dropped_connection_and_a_closed_port_are_worth_another_try():
     assert caught.value.status is None
     with pytest.raises(Unanswered, match="can't be reached"):
         ask(server)
+
+
+def test_a_server_that_lets_nobody_in_is_out_of_reach_and_not_slow():
+    request = httpx.Request("POST", "http://127.0.0.1/v1")
+    error = openai.APITimeoutError(request)
+    error.__cause__ = httpx.ConnectTimeout("timed out", request=request)
+    client = OpenAIClient("http://127.0.0.1/v1", KEY)
+    with pytest.raises(Unanswered, match="can't be reached") as caught:
+        client._translate(Request("m", HELLO), error, 0.0)
+    assert caught.value.status is None
 
 
 def test_no_answer_in_time_is_a_timeout():
@@ -286,7 +305,7 @@ def test_200_calls_are_in_flight_at_once():
     ("name", "server"),
     [
         ("openai/gpt-4o", "openai"),
-        ("anthropic/claude", "litellm"),
+        ("anthropic/claude", "anthropic"),
         ("local/smollm2-135m", "local/smollm2-135m"),
         ("http://127.0.0.1:1/v1#org/name", "http://127.0.0.1:1/v1"),
     ],
@@ -319,6 +338,30 @@ def test_openai_without_a_key_is_explained(monkeypatch):
 
 def shout(request):
     return request.messages[-1].content.upper()
+
+
+def test_a_scripted_model_is_looked_for_in_the_current_folder(tmp_path, monkeypatch):
+    (tmp_path / "my_model.py").write_text("def play(request):\n    return 'from here'\n")
+    monkeypatch.chdir(tmp_path)
+    client = connect("scripted/my_model:play")
+    reply = asyncio.run(client.ask(Request("scripted/my_model:play", HELLO)))
+    assert reply.message.content == "from here"
+
+
+@pytest.mark.parametrize(
+    ("url", "here"),
+    [
+        ("http://127.0.0.1:8000/v1", True),
+        ("http://127.1.2.3/v1", True),
+        ("http://[::1]:8000/v1", True),
+        ("http://localhost/v1", True),
+        ("http://127.example.com/v1", False),
+        ("http://localhost.example.com/v1", False),
+        ("http://10.0.0.1/v1", False),
+    ],
+)
+def test_only_this_machine_is_loopback(url, here):
+    assert is_loopback(url) is here
 
 
 def test_a_router_asks_every_kind_of_model_and_opens_each_server_once(monkeypatch):

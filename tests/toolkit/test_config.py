@@ -70,6 +70,7 @@ def test_set_reads_any_text_or_refuses_it_with_a_sentence(text):
         ({"place": "left"}, "Setting 'place': Input should be 'system', 'before', 'after' or 'split'"),
         ({"temperature": -1}, "Setting 'temperature'"),
         ({"eval_top_p": 1.5}, "Setting 'eval_top_p'"),
+        ({"prices": {"a/b": [1]}}, "Setting 'prices.a/b"),
         ({"model": 3}, "Setting 'model': Input should be a valid string \\(got 3\\)"),
     ],
 )

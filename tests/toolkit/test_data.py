@@ -76,6 +76,13 @@ def test_a_broken_file_is_named_with_its_line(tmp_path, name, content, sentence)
         read_rows(name, tmp_path)
 
 
+@pytest.mark.skipif(not Path("/proc/self/mem").is_file(), reason="needs a file that nobody can read")
+def test_a_file_that_can_not_be_read_is_named(tmp_path):
+    (tmp_path / "rows.jsonl").symlink_to("/proc/self/mem")
+    with pytest.raises(TaskError, match=r"rows\.jsonl can't be read: Input/output error"):
+        read_rows("rows.jsonl", tmp_path)
+
+
 @pytest.mark.parametrize(
     ("asked", "sentence"),
     [
@@ -96,7 +103,7 @@ def test_a_missing_file_names_the_near_ones(tmp_path, asked, sentence):
 def test_a_missing_library_comes_with_the_command_that_installs_it(tmp_path, monkeypatch, source, module):
     (tmp_path / "rows.parquet").write_bytes(b"")
     monkeypatch.setitem(sys.modules, module, None)
-    with pytest.raises(TaskError, match=r"needs " + module + r": pip install edgewise\[data\]"):
+    with pytest.raises(TaskError, match=r"needs " + module + r": pip install 'edgewise\[data\]'"):
         read_rows(source, tmp_path)
 
 

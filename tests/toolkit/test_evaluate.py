@@ -102,6 +102,11 @@ def test_arms_that_cannot_be_compared_are_refused(arms, sentence):
         compare(arms)
 
 
+def test_printing_an_evaluation_shows_its_table():
+    found = compare([BEFORE, AFTER])
+    assert str(found) == "\n".join(found.lines())
+
+
 def test_the_result_is_plain_json_and_a_printable_table():
     one = compare([arm("before", {"a": [0.0]}), arm("after", {"a": [1.0]})])
     plain = json.loads(json.dumps(one.to_json(), allow_nan=False))

@@ -47,9 +47,10 @@ def book(usd: float | None):
     return {"calls": 4, "input": 4000, "cached": 10, "output": 20, "usd": usd, "estimated": 0}
 
 
-def arm(name, mean, against=None):
+def arm(name, version, mean, against=None):
     return {
         "name": name,
+        "version": version,
         "mean": {"estimate": mean, "low": mean - 0.1, "high": mean + 0.1, "p": None},
         "passes": {"1": mean},
         "rollouts": 2,
@@ -70,9 +71,6 @@ def lesson(text):
     return {"id": "ab", "text": text, "kind": "form", "born": 1, "sources": ["t1", "t2"]}
 
 
-NAMES = ("before", "after")
-
-
 def result(
     difference,
     improved=True,
@@ -81,7 +79,7 @@ def result(
     artifact=None,
     names=("before", "after"),
 ):
-    arms = [arm(names[0], 0.2), arm(names[1], 0.5, difference)]
+    arms = [arm(names[0], "old", 0.2), arm(names[1], "new", 0.5, difference)]
     changed = [*difference["better"], *difference["worse"]]
     library = {"place": "before", "lessons": [lesson(text) for text in lessons]}
     return {
@@ -226,6 +224,13 @@ def test_answers_of_the_measurement_are_told_from_those_of_learning(run):
     assert re.search(r"“before”.* amber .*“after”.* birch ", told.text)
 
 
+def test_two_arms_under_the_same_library_show_the_same_answers(run):
+    content = result(against(0.3, 0.1, 0.4, better=("r0",), baseline="unchanged"), names=("unchanged", "b"))
+    content["evidence"]["results"].insert(1, arm("a", "old", 0.2, against(0.0, 0.0, 0.0, better=())))
+    told = read(run(content, lines=[line("r0", "old", "amber"), line("r0", "new", "birch")])).text
+    assert re.search(r"“unchanged”.* amber .*“b”.* birch ", told)
+
+
 def test_an_evaluation_has_no_lessons_and_no_curve(run):
     told = read(run(EVALUATED))
     assert "Compared" in told.text
@@ -248,7 +253,9 @@ def test_dollars_of_an_arm_follow_the_prices_of_the_run(run):
 
 def test_long_lists_and_texts_are_cut_with_a_count(run):
     many = [f"r{i:03d}" for i in range(report.ROWS + 7)]
-    told = read(run(result(against(0.3, 0.1, 0.4, better=many)), lines=[line("r000", "a", "x" * 5000)])).text
+    told = read(
+        run(result(against(0.3, 0.1, 0.4, better=many)), lines=[line("r000", "old", "x" * 5000)])
+    ).text
     assert "Better: 27" in told and "7 more rows are left out." in told
     assert f"{5000 - report.LETTERS:,} more letters" in told
     assert many[report.ROWS - 1] in told and many[report.ROWS] not in told

@@ -10,7 +10,6 @@ from hypothesis import strategies as st
 from toolkit.statistics import (
     Interval,
     interval,
-    mean_at_k,
     paired_difference,
     pass_at_k,
     sign_flip_p,
@@ -37,14 +36,6 @@ def test_pass_at_k_is_the_share_of_draws_with_a_pass(case):
 def test_pass_at_k_refuses_what_it_cannot_estimate(n, c, k):
     with pytest.raises(ValueError):
         pass_at_k(n, c, k)
-
-
-def test_mean_at_k_uses_the_first_k_samples_and_weighs_examples_equally():
-    samples = [[1.0, 0.0, 0.0], [1.0, 1.0]]
-    assert mean_at_k(samples, 1) == 1.0
-    assert mean_at_k(samples, 2) == 0.75
-    with pytest.raises(ValueError, match="mean@3 needs at least 3 samples"):
-        mean_at_k(samples, 3)
 
 
 def test_a_difference_is_paired_and_weighs_examples_equally_whatever_their_samples():

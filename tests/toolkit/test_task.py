@@ -154,7 +154,7 @@ def test_the_fingerprint_changes_with_what_is_asked_and_graded(changes):
 
 def test_the_fingerprint_is_the_same_on_every_machine_whatever_the_name():
     assert build(name="other").fingerprint == build().fingerprint
-    assert build().fingerprint[:16] == "10211ce28303888e"
+    assert build().fingerprint[:16] == "7e3cbe6b59712eeb"
 
 
 def test_a_description_shows_splits_reward_and_an_example():
@@ -163,6 +163,8 @@ def test_a_description_shows_splits_reward_and_an_example():
     assert all(
         word in text for word in ("exact", "python", "system: Be brief.", "user: Route: message", "'amber'")
     )
+    assert "confined by: limits" in text
+    assert "confined" not in describe(build())
 
 
 @pytest.mark.parametrize(
