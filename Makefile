@@ -25,7 +25,7 @@ test: install  ## run all tests; ARGS="tests/toolkit -k task" picks some
 check: install  ## ruff, pyright, generated docs are fresh, import directions
 	@$(BIN)/ruff check .
 	@$(BIN)/ruff format --check .
-	@$(BIN)/pyright
+	@$(BIN)/pyright --pythonpath $(BIN)/python
 	@$(BIN)/python docs/generate.py --check
 	@$(BIN)/python -m pytest tests/laws/test_imports.py
 
