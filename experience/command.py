@@ -108,6 +108,11 @@ def shown(path: Path) -> Shown:
     return Shown([head, *rows], library.to_json())
 
 
+def flat(path: Path) -> dict[str, str]:
+    """The lessons of an artefact or of a library file as {"G0": text, ...}."""
+    return _library(path).flat()
+
+
 def _library(path: Path) -> Library:
     if path.is_file() and path.suffix == ".json":
         try:

@@ -139,6 +139,14 @@ def library_show(
     _print(_load("experience.command:shown")(artifact), as_json)
 
 
+@library.command("export", epilog="Example: edgewise library export triage.edge > experiences.json")
+def library_export(
+    artifact: Annotated[Path, typer.Argument(help="an artefact or run directory")],
+) -> None:
+    """Print a library as the flat object {"G0": text, ...} that youtu-agent reads."""
+    print(json.dumps(_load("experience.command:flat")(artifact), indent=1, ensure_ascii=False))
+
+
 @models.command("list", epilog="Example: edgewise models list --json")
 def models_list(as_json: Json = False) -> None:
     """The embedded models, their size, licence, and whether they are on this machine."""

@@ -14,7 +14,7 @@ from toolkit import Artifact
 from toolkit.progress import watcher
 from toolkit.types import Message, Note, Rollout, Score, Step
 
-COMMANDS = ("improve", "evaluate", "report", "library show", "models list", "models pull")
+COMMANDS = ("improve", "evaluate", "report", "library show", "library export", "models list", "models pull")
 
 
 @pytest.fixture(scope="module")
@@ -206,6 +206,15 @@ def test_library_show_prints_lessons_of_a_run_an_artefact_and_a_file(finished, t
     assert re.search(r"G0 .*content.*step 1 .*from \d+ rows .*(red|green|blue)", shown[0].out)
     data = json.loads(inside(capsys, "library", "show", run, "--json").out)
     assert len(data["lessons"]) == shown[0].out.count("\n") - 1
+
+
+def test_library_export_writes_the_flat_format_and_show_reads_it(finished, tmp_path, capsys):
+    _, run, _ = finished
+    flat = tmp_path / "experiences.json"
+    flat.write_text(inside(capsys, "library", "export", run).out)
+    lessons = json.loads((run / "artifact" / "library.json").read_text())["lessons"]
+    assert json.loads(flat.read_text()) == {f"G{n}": x["text"] for n, x in enumerate(lessons)}
+    assert lessons[0]["text"] in inside(capsys, "library", "show", flat).out
 
 
 def test_models_list_names_the_embedded_models(capsys):
