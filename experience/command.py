@@ -11,7 +11,9 @@ from experience.config import ExperienceConfig
 from experience.forecast import check_limits, forecast
 from experience.library import Library
 from experience.loop import evaluate, learn
+from toolkit import finished, report
 from toolkit.artifact import Artifact
+from toolkit.client import check
 from toolkit.config import parse_settings, resolve
 from toolkit.errors import ArtifactError
 from toolkit.models import fetch
@@ -55,8 +57,11 @@ class Words:
 
     def plan(self) -> Shown:
         """The task and what a run would take; asks no model."""
-        found = forecast(self.task, self._config())
-        check_limits(self._config(), found)
+        config = self._config()
+        for model in filter(None, config.models):
+            check(model)
+        found = forecast(self.task, config)
+        check_limits(config, found)
         return Shown([describe(self.task), "", *found.lines()], asdict(found))
 
     def improve(self, run: Path | None, replay: Path | None) -> "Finished":
@@ -66,7 +71,7 @@ class Words:
         check_limits(config, found)
         announce(found.lines())
         if not replay:
-            fetch(config.model, config.distiller, config.judge)
+            fetch(*config.models)
         result = asyncio.run(carry_out(self.task, config, learn, run, watch=watcher(), replay=replay))
         return Finished(_result_lines(result), result.to_json(), result.improved)
 
@@ -142,6 +147,8 @@ def _result_lines(result: Result) -> list[str]:
     lessons = [f"  [{label}] {x.text}" for label, x in library.labels().items()]
     return [
         *result.evidence.lines(),
+        "",
+        report.finding(finished.read(result.path)),
         "",
         f"{len(library)} lessons" + (":" if lessons else ": nothing beat the unchanged model"),
         *lessons,

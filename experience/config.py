@@ -39,3 +39,8 @@ class ExperienceConfig(Config):
     screen: bool = Field(True, description="keep a candidate library only if it wins on validation rows")
     screen_rows: int = Field(64, ge=1, description="the most validation rows a candidate is compared on")
     lessons: int = Field(48, ge=1, description="the most lessons in the library")
+
+    @property
+    def models(self) -> tuple[str, ...]:
+        """Names of all models that the run may ask; "" for none."""
+        return (self.model, self.distiller, self.judge)

@@ -49,7 +49,7 @@ class Forecast:
         return [
             "rows: " + ", ".join(f"{name} {number}" for name, number in self.rows.items()),
             f"up to about {sum(self.calls.values()):,} calls ({calls})",
-            f"about {self.tokens:,} tokens, {price}, {minutes} at {self.pace}",
+            f"up to about {self.tokens:,} tokens, {price}, {minutes} at {self.pace}",
             f"smallest gain that the test rows can show: {self.gain:+.2f}",
         ]
 
@@ -138,7 +138,7 @@ def check_limits(config: ExperienceConfig, plan: Forecast) -> None:
     """
     limits = config.limits
     ledger = Ledger(limits, config.price_list)
-    for model in filter(None, (config.model, config.distiller, config.judge)):
+    for model in filter(None, config.models):
         ledger.bound(Request(model, (), Sampling(max_tokens=1)))
     share = plan.least / sum(plan.calls.values())
     tokens, dollars = int(plan.tokens * share), (plan.dollars or 0.0) * share

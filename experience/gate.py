@@ -48,6 +48,8 @@ class Choice:
 
     def summary(self) -> str:
         """One phrase for people."""
+        if not self.verdict.rows:
+            return "there was no candidate"
         gain = f"{self.verdict.difference:+.3f} on {self.verdict.rows} validation rows"
         return f"kept {self.winner!r} ({gain})" if self.winner else f"nothing beat the current one ({gain})"
 

@@ -115,5 +115,5 @@ def _read(path: Path) -> dict[str, bytes]:
     except Exception as error:  # a damaged zip fails in a dozen ways, from EOFError to zlib.error
         raise ArtifactError(f"{path} is no artefact: {str(error) or type(error).__name__}.") from error
     if MANIFEST not in blobs:
-        raise ArtifactError(f"{path} has no {MANIFEST}: the run that writes it is not finished.")
+        raise ArtifactError(f"{path} has no {MANIFEST}: it is neither an artefact nor a finished run.")
     return blobs

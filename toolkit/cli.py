@@ -85,7 +85,9 @@ def improve(
     minutes: Annotated[float | None, typer.Option(help="hard limit in minutes")] = None,
     price: Pricing = None,
     run: RunPath = None,
-    replay: Annotated[Path | None, typer.Option(help="a journal that answers every call, offline")] = None,
+    replay: Annotated[
+        Path | None, typer.Option(help="a run (or its journal) that answers every call, offline")
+    ] = None,
     settings: Settings = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="print the plan and ask no model")] = False,
     as_json: Json = False,
@@ -114,6 +116,10 @@ def evaluate(
     artifact: Annotated[list[Path], typer.Option(help="an artefact or run directory; repeatable")],
     samples: Annotated[int | None, typer.Option(help="rollouts per row")] = None,
     model: Annotated[str | None, typer.Option(help="the model to use; else the artefacts'")] = None,
+    usd: Annotated[float | None, typer.Option(help="hard limit in dollars")] = None,
+    tokens: Annotated[int | None, typer.Option(help="hard limit in tokens")] = None,
+    calls: Annotated[int | None, typer.Option(help="hard limit in calls")] = None,
+    minutes: Annotated[float | None, typer.Option(help="hard limit in minutes")] = None,
     price: Pricing = None,
     run: RunPath = None,
     settings: Settings = None,
@@ -121,7 +127,8 @@ def evaluate(
 ) -> None:
     """Run artefacts and the unchanged model on the same test rows and samples, and compare them."""
     way = _way("experience")
-    job = way(task, {"samples": samples, "model": model}, settings or [], price)
+    options = {"samples": samples, "model": model, "usd": usd, "tokens": tokens, "calls": calls}
+    job = way(task, {**options, "minutes": minutes}, settings or [], price)
     _print(job.evaluate(artifact, run), as_json)
 
 
@@ -165,7 +172,7 @@ def main(arguments: Sequence[str] | None = None) -> NoReturn:
     try:
         sys.exit(app(arguments, prog_name="edgewise", standalone_mode=False))
     except EdgewiseError as error:
-        _fail(error.exit_code, " ".join([str(error), *getattr(error, "__notes__", ())]))
+        _fail(error.exit_code, " ".join([f"{str(error).rstrip('.')}.", *getattr(error, "__notes__", ())]))
     except Usage as error:
         if type(error).__name__ == "NoArgsIsHelpError":  # a bare command: its help was printed
             sys.exit(error.exit_code)

@@ -141,16 +141,13 @@ class _Remote:
 
     def _translate(self, request: Request, error: Exception, latency: float) -> Reply:
         """A refusal as a reply; other errors are raised as ours, without their cause: it may hold the key."""
-        import httpx
         import openai
 
         sentence = self._sentence(request, redact(str(error), self._key))
         status = getattr(error, "status_code", None)
-        if isinstance(error, openai.APITimeoutError) and not isinstance(
-            error.__cause__, httpx.ConnectTimeout
-        ):
+        if isinstance(error, openai.APITimeoutError) and not _unreachable(error):
             raise TimedOut(sentence, 408) from None
-        if isinstance(error, openai.APIConnectionError) and status in (None, 500):
+        if (isinstance(error, openai.APIConnectionError) and status in (None, 500)) or _unreachable(error):
             raise Unanswered(f"{sentence} The server can't be reached.") from None
         if isinstance(error, UnicodeEncodeError):
             return refusal("the request holds text that is not valid Unicode")
@@ -276,6 +273,21 @@ def _litellm() -> Any:
     return litellm
 
 
+def _unreachable(error: BaseException) -> bool:
+    """
+    Whether no connection was made, by what lies under an error.
+
+    By name, since the HTTP library differs between versions of the openai package, and since litellm calls such
+    an error a 500 of the provider and keeps only its text.
+    """
+    found: BaseException | None = error
+    while found is not None:
+        if type(found).__name__ in ("ConnectError", "ConnectTimeout", "ClientConnectorError"):
+            return True
+        found = found.__cause__ or found.__context__
+    return "Cannot connect to host" in str(error)
+
+
 def _retry_after(error: Exception) -> float | None:
     """The provider's wish in seconds: `retry-after-ms`, or `retry-after` in seconds or as a date."""
     response = getattr(error, "response", None)
@@ -341,6 +353,19 @@ def connect(name: str) -> Client:
         local = serve(rest)
         return OpenAIClient(local.url, "none", closing=local.close)
     return LiteLLMClient()
+
+
+def check(name: str) -> None:
+    """Whatever can be known of a model name without asking anybody. Raises `ModelError`."""
+    kind, _, rest = server_of(name).partition("/")
+    if kind == "openai":
+        _openai()
+    elif kind == "scripted":
+        _scripted(rest)
+    elif kind == "local":
+        from toolkit.local import find
+
+        find(rest)
 
 
 def _openai() -> Client:

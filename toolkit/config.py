@@ -50,6 +50,11 @@ class Config(BaseModel):
     samples: int = Field(1, ge=1, description="rollouts per row that measure")
 
     @property
+    def models(self) -> tuple[str, ...]:
+        """Names of all models that the run may ask; "" for none."""
+        return (self.model, self.judge)
+
+    @property
     def limits(self) -> Limits:
         """The hard limits together. Raises ConfigError for one that is not above zero."""
         return Limits(self.usd, self.tokens, self.calls, self.minutes)

@@ -17,11 +17,11 @@ from typing import Any
 from toolkit import around, directory, report
 from toolkit.around import Journaled
 from toolkit.artifact import Artifact
-from toolkit.client import Client, Router
+from toolkit.client import Client, Router, check
 from toolkit.collect import Brake, Braked, Driver
 from toolkit.config import Config
 from toolkit.directory import Watch
-from toolkit.errors import AllFailed, EdgewiseError, Interrupted
+from toolkit.errors import AllFailed, ConfigError, EdgewiseError, Interrupted
 from toolkit.evaluate import Evaluation
 from toolkit.journal import Journal
 from toolkit.ledger import Book, Ledger
@@ -87,10 +87,13 @@ async def carry_out(
     """
     Carry out one way of improving in a run directory (a fresh one under runs/ by default).
 
-    `job` is what the run does; a directory keeps to one. `replay` names a journal that answers every call; no
-    model is asked then. Raises the errors of `toolkit.errors`; whatever they are, what was paid for stays in
-    the journal, and the error has a note that says where.
+    `job` is what the run does; a directory keeps to one. `replay` names a run, or its journal, that answers every
+    call; no model is asked then. Raises the errors of `toolkit.errors`; whatever they are, what was paid for stays
+    in the journal, and the error has a note that says where.
     """
+    if not replay:
+        for model in filter(None, config.models):
+            check(model)
     path = directory.made(path or directory.fresh(task.name))
     with _books(path, config, replay) as (journal, ledger), _kept(path, journal), directory.full_disk():
         with directory.opened(path, config, task.fingerprint, job) as files:
@@ -120,7 +123,7 @@ def _kept(path: Path, journal: Journal) -> Iterator[None]:
     try:
         yield
     except EdgewiseError as error:
-        if len(journal) and not journal.readonly and not isinstance(error, AllFailed):
+        if len(journal) and not journal.readonly and not isinstance(error, AllFailed | ConfigError):
             error.add_note(f"Nothing is paid twice: resume with --run {shlex.quote(str(path))}")
         raise
 
@@ -129,6 +132,7 @@ def _kept(path: Path, journal: Journal) -> Iterator[None]:
 def _books(path: Path, config: Config, replay: Path | None) -> Iterator[tuple[Journal, Ledger]]:
     """The run's journal, or the one it replays, and a ledger that knows what was already paid for."""
     source = replay or path / directory.JOURNAL
+    source = source / directory.JOURNAL if source.is_dir() else source
     with Journal(source, readonly=replay is not None) as journal:
         ledger = Ledger(config.limits, config.price_list, elapsed=journal.elapsed)
         ledger.restore(journal)

@@ -50,7 +50,7 @@ def test_improve_prints_results_on_stdout_and_progress_on_stderr(finished):
         assert part in done.out
     assert f"artefact: {run}/artifact" in done.out
     assert f"report:   {run}/report.html" in done.out
-    for part in ("up to about", f"run directory: {run}", "step 1", "held-out rows"):
+    for part in ("up to about", f"run directory: {run}", "step 1", "measuring on"):
         assert part in done.err
         assert part not in done.out
     assert "\x1b" not in done.err and "\r" not in done.err
