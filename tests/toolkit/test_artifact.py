@@ -120,7 +120,9 @@ def test_a_manifest_that_is_no_manifest_is_refused(name, manifest, tmp_path):
 @FORMS
 def test_without_a_manifest_it_is_unfinished(name, tmp_path):
     path = write(tmp_path / name, {"library.json": b"{}"})
-    with pytest.raises(ArtifactError, match=r"no manifest\.json: it is neither an artefact nor a finished run"):
+    with pytest.raises(
+        ArtifactError, match=r"no manifest\.json: it is neither an artefact nor a finished run"
+    ):
         Artifact.load(path)
 
 

@@ -208,6 +208,31 @@ def test_library_show_prints_lessons_of_a_run_an_artefact_and_a_file(finished, t
     assert len(data["lessons"]) == shown[0].out.count("\n") - 1
 
 
+@pytest.mark.parametrize("model", ["local/llama", "gpt-4o-mini", "scripted/no_such:thing", "openai/gpt-4o"])
+def test_a_model_that_cannot_be_is_refused_before_anything_is_written(model, tmp_path, capsys):
+    file, run = task_file(tmp_path / "task"), tmp_path / "run"
+    for more in (["--dry-run"], ["--run", run]):
+        done = inside(capsys, "improve", file, "--model", model, *more)
+        assert done.code == 2
+        assert len(done.sentences) == 1
+    assert not run.exists()
+
+
+def test_a_run_replays_from_its_directory_alone(finished, tmp_path, capsys):
+    file, run, _ = finished
+    done = inside(capsys, "improve", file, "--replay", run, "--run", tmp_path / "again")
+    assert done.code == 0
+    again, first = (path / "artifact" / "library.json" for path in (tmp_path / "again", run))
+    assert again.read_bytes() == first.read_bytes()
+
+
+def test_evaluate_keeps_to_its_limits(finished, tmp_path, capsys):
+    file, run, _ = finished
+    done = inside(capsys, "evaluate", file, "--artifact", run, "--calls", 5, "--run", tmp_path / "e")
+    assert done.code == 3
+    assert "5 calls" in done.err
+
+
 def test_library_export_writes_the_flat_format_and_show_reads_it(finished, tmp_path, capsys):
     _, run, _ = finished
     flat = tmp_path / "experiences.json"

@@ -417,6 +417,15 @@ def test_paid_calls_can_be_switched_off(monkeypatch, how):
 
 
 @needs_litellm
+@pytest.mark.parametrize("model", ["hosted_vllm/m", "mistral/m"])
+def test_an_outage_behind_litellm_is_an_outage_and_no_fault_of_the_request(model):
+    client = LiteLLMClient(api_base="http://127.0.0.1:9/v1", api_key=KEY)
+    with pytest.raises(Unanswered) as away:
+        asyncio.run(client.ask(Request(model, HELLO)))
+    assert away.value.status is None
+
+
+@needs_litellm
 def test_an_unknown_provider_is_explained():
     client = LiteLLMClient(api_base="http://127.0.0.1:1")
     with pytest.raises(UnknownModel, match="PROVIDER/NAME"):
