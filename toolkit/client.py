@@ -200,10 +200,10 @@ class OpenAIClient(_Remote):
             lane.busy -= 1
 
     def _open_lane(self) -> "_Lane":
-        import httpx
-        from openai import AsyncOpenAI
+        from openai import AsyncOpenAI, Timeout
 
-        timeout = httpx.Timeout(self._timeout, connect=CONNECT)
+        # openai's own name for it: the HTTP library beneath differs between versions 2 and 3.
+        timeout = Timeout(self._timeout, connect=CONNECT)
         client = AsyncOpenAI(base_url=self._where, api_key=self._key, max_retries=0, timeout=timeout)
         self._lanes.append(_Lane(client))
         return self._lanes[-1]

@@ -23,7 +23,8 @@ HOMES = {
     "torch": ("learner/", "mas/policy.py", "toolkit/torch_sampler.py"),
     "transformers": ("learner/", "mas/policy.py", "toolkit/torch_sampler.py"),
     "langgraph": ("mas/compile.py",),
-    "httpx": SERVER_AND_CLIENT,
+    # Nowhere: openai 3 no longer brings it.
+    "httpx": (),
     "aiohttp": SERVER_AND_CLIENT,
     "requests": SERVER_AND_CLIENT,
     "openai": SERVER_AND_CLIENT,
