@@ -25,8 +25,12 @@ from tests import toy
 from tests.server import Server
 
 CONCURRENCY = 8
+LATENCY = 0.05
+"""Seconds that the server takes; it goes on with a call whose caller was killed, and answers nobody."""
 ON_ITS_WAY = 0.05
 """Seconds between sending a reply and having it on disk at the other end, at the most."""
+NOBODY = LATENCY + 0.05
+"""Seconds after a kill in which a reply is sent to nobody: a new process takes longer to start."""
 
 
 @dataclass
@@ -48,8 +52,7 @@ class Counting:
         arrived = on_its_way = 0
         for times in self.sent.values():
             for first in times[:-1]:
-                kill = min((k for k in kills if k >= first), default=float("inf"))
-                late = kill - first <= ON_ITS_WAY
+                late = any(k - ON_ITS_WAY <= first <= k + NOBODY for k in kills)
                 arrived, on_its_way = arrived + (not late), on_its_way + late
         return arrived, on_its_way
 
@@ -81,7 +84,7 @@ def main() -> int:
     with tempfile.TemporaryDirectory() as folder:
         while kills < wanted or not runs:
             model = Counting()
-            with Server(model, latency=0.05) as server:
+            with Server(model, latency=LATENCY) as server:
                 run = Path(folder) / str(runs)
                 found = finish_with_kills(server.url, run, min(12, wanted - kills), rng)
             repeated = model.repeated(found)
