@@ -32,6 +32,10 @@ models = typer.Typer(no_args_is_help=True, help="The embedded models.")
 app.add_typer(library, name="library")
 app.add_typer(models, name="models")
 
+Usd = Annotated[float | None, typer.Option(help="hard limit in dollars")]
+Tokens = Annotated[int | None, typer.Option(help="hard limit in tokens")]
+Calls = Annotated[int | None, typer.Option(help="hard limit in calls")]
+Minutes = Annotated[float | None, typer.Option(help="hard limit in minutes")]
 TaskPath = Annotated[Path, typer.Argument(help="a task.toml, or a directory that holds one")]
 Json = Annotated[bool, typer.Option("--json", help="print the result as one JSON object")]
 Settings = Annotated[
@@ -79,10 +83,10 @@ def improve(
     distiller: Annotated[
         str | None, typer.Option(help="the model that writes lessons; else the same model")
     ] = None,
-    usd: Annotated[float | None, typer.Option(help="hard limit in dollars")] = None,
-    tokens: Annotated[int | None, typer.Option(help="hard limit in tokens")] = None,
-    calls: Annotated[int | None, typer.Option(help="hard limit in calls")] = None,
-    minutes: Annotated[float | None, typer.Option(help="hard limit in minutes")] = None,
+    usd: Usd = None,
+    tokens: Tokens = None,
+    calls: Calls = None,
+    minutes: Minutes = None,
     price: Pricing = None,
     run: RunPath = None,
     replay: Annotated[
@@ -116,10 +120,10 @@ def evaluate(
     artifact: Annotated[list[Path], typer.Option(help="an artefact or run directory; repeatable")],
     samples: Annotated[int | None, typer.Option(help="rollouts per row")] = None,
     model: Annotated[str | None, typer.Option(help="the model to use; else the artefacts'")] = None,
-    usd: Annotated[float | None, typer.Option(help="hard limit in dollars")] = None,
-    tokens: Annotated[int | None, typer.Option(help="hard limit in tokens")] = None,
-    calls: Annotated[int | None, typer.Option(help="hard limit in calls")] = None,
-    minutes: Annotated[float | None, typer.Option(help="hard limit in minutes")] = None,
+    usd: Usd = None,
+    tokens: Tokens = None,
+    calls: Calls = None,
+    minutes: Minutes = None,
     price: Pricing = None,
     run: RunPath = None,
     settings: Settings = None,
