@@ -6,7 +6,7 @@ time and against an API at full concurrency. Stages stream: a group is compared 
 graded, while other groups still roll out; only the update of the library waits for the whole batch.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, get_args
 
@@ -260,41 +260,47 @@ def _joined(
 def _screen(
     task: Task, config: ExperienceConfig, library: Library, candidates: Mapping[str, Library]
 ) -> Plan[Choice]:
-    """Compare candidates with the current library; pooled lessons are also crossed, each answer's best draw."""
+    """Compare candidates with the current library; where lessons are pooled, their swaps are candidates too."""
     rows = shuffled(task.validation, config.seed, 0)[: config.screen_rows]
     first = next(iter(candidates.values()), library)
     placed = {f"placed {place}": replace(first, place=place) for place in config.try_places}
     candidates = {**candidates, **placed}
     yield Note("stage", f"comparing {len(candidates)} candidate libraries on {len(rows)} validation rows")
+    seen: dict[tuple[str, str], Group] = {}
+
+    def groups(candidate: Library, some: Sequence[Example]) -> Plan[list[Group]]:
+        """No row is run, or graded, twice under one library."""
+        new = [row for row in some if (candidate.version, row.id) not in seen]
+        for group in (yield from measure(task, config, candidate, new, "screen")):
+            seen[candidate.version, group.example.id] = group
+        return [seen[candidate.version, row.id] for row in some]
+
+    def scores(candidate: Library, some: Sequence[Example]) -> Plan[Scores]:
+        found = yield from groups(candidate, some)
+        return np.array([_mean(group.rewards) for group in found])
+
     sizes: tuple[int, ...] = ()
     if pooled(task, config):
         # All candidates are measured on all rows on the way, so there is nothing to save by halving.
-        candidates, sizes = (yield from _swapped(task, config, candidates, rows)), (len(rows),)
-
-    seen: dict[tuple[str, str], Group] = {}
-
-    def scores(candidate: Library, some: Sequence[Example]) -> Plan[Scores]:
-        groups = yield from measure(task, config, candidate, some, "screen")
-        seen.update({(candidate.version, group.example.id): group for group in groups})
-        return np.array([_mean(group.rewards) for group in groups])
-
+        candidates = yield from _swapped(candidates, config.swaps, lambda each: groups(each, rows))
+        sizes = (len(rows),)
     choice = yield from choose(library, candidates, rows, scores, sizes)
     yield Note("groups", [seen[key] for key in sorted(seen)])
     return choice
 
 
 def _swapped(
-    task: Task, config: ExperienceConfig, candidates: Mapping[str, Library], rows: Sequence[Example]
+    candidates: Mapping[str, Library], swaps: int, groups: Callable[[Library], Plan[list[Group]]]
 ) -> Plan[dict[str, Library]]:
     """The candidates, and libraries made of them by swapping one lesson at a time into the best so far."""
     found = dict(candidates)
-    measured = yield [measure(task, config, each, rows, "screen") for each in found.values()]
-    for number in range(1, config.swaps + 1):
-        better = rules.swap(list(found.values()), measured)
-        if better is None:
+    measured = yield [groups(each) for each in found.values()]
+    for number in range(1, swaps + 1):
+        swapped = rules.swap(list(found.values()), measured)
+        if swapped is None:
             break
-        measured.append((yield from measure(task, config, better, rows, "screen")))
-        found[f"swap {number}"] = better
+        measured.append((yield from groups(swapped)))
+        found[f"swap {number}"] = swapped
     return found
 
 

@@ -264,3 +264,13 @@ def test_notes_tell_every_stage():
     notes: list[Note] = []
     play(learn(toy.task(), CONFIG), toy.play, notes)
     assert {note.topic for note in notes} == {"stage", "rollout", "groups", "step"}
+
+
+@pytest.mark.parametrize("pool", [False, True])
+def test_no_row_is_run_twice_under_one_library_while_screening(pool):
+    config = CONFIG.model_copy(update={"screen": True, "pool": pool, "epochs": 1})
+    _, requests, _ = learned(config)
+    for step in {request.payer.step for request in requests}:
+        asked = [shown(r) for r in requests if r.payer.role == "screen" and r.payer.step == step]
+        assert len(asked) == len(set(asked))
+    assert any(request.payer.role == "screen" for request in requests)
