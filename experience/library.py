@@ -7,6 +7,7 @@ A `Library` is a value. Inside, a lesson is known by a stable id made from its f
 
 import hashlib
 import json
+import math
 import re
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, replace
@@ -23,11 +24,38 @@ LEAD = "Lessons from earlier attempts. Use those that fit:"
 
 
 @dataclass(frozen=True, slots=True)
+class Effect:
+    """
+    What showing a lesson is worth: the change in mean reward with its 95 % interval.
+
+    `uses` counts the rollouts that saw it while this was measured, `unused` those that might have and did not.
+    """
+
+    estimate: float
+    low: float
+    high: float
+    uses: int
+    unused: int
+
+    @property
+    def harmful(self) -> bool:
+        """Whether the whole interval lies below zero."""
+        return self.high < 0
+
+    @property
+    def useful(self) -> bool:
+        """Whether the whole interval lies above zero."""
+        return self.low > 0
+
+
+@dataclass(frozen=True, slots=True)
 class Lesson:
     """
     One lesson: what to do (`content`) or how to write the answer (`form`).
 
-    `born` is the step it entered at (0: before any), `sources` the ids of the examples it was drawn from.
+    `born` is the step it entered at (0: before any), `sources` the ids of the examples it was drawn from and
+    `rollouts` those of the runs that were compared. A `locked` lesson is changed by people only; one that is
+    `always` on is shown whether or not it fits the question. `effect` is None until it is measured.
     """
 
     id: str
@@ -35,6 +63,10 @@ class Lesson:
     kind: Kind = "content"
     born: int = 0
     sources: tuple[str, ...] = ()
+    rollouts: tuple[str, ...] = ()
+    locked: bool = False
+    always: bool = False
+    effect: Effect | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,8 +89,17 @@ class Library:
         shown = [head, *([x.kind, x.text] for x in self.lessons)]
         return hashlib.sha256(json.dumps(shown).encode()).hexdigest()[:12]
 
+    @property
+    def tokens(self) -> int:
+        """Estimated tokens of all lessons as they are shown."""
+        return tokens(self.render())
+
     def __len__(self) -> int:
         return len(self.lessons)
+
+    def with_lessons(self, lessons: Iterable[Lesson]) -> "Library":
+        """The same library with other lessons."""
+        return replace(self, lessons=tuple(lessons))
 
     def labels(self) -> dict[str, Lesson]:
         """The lessons by their label in rendered text: G0, G1, ..."""
@@ -66,7 +107,23 @@ class Library:
 
     def only(self, kind: Kind) -> "Library":
         """The same library with one kind of lesson."""
-        return replace(self, lessons=tuple(x for x in self.lessons if x.kind == kind))
+        return self.with_lessons(x for x in self.lessons if x.kind == kind)
+
+    def within(self, lessons: int, most: int) -> "Library":
+        """
+        The library cut to at most so many lessons and `most` estimated tokens.
+
+        Locked and always-on lessons stay longest, then those of the best measured effect (unmeasured counts as
+        none), then those drawn from most examples, then the newest. Raises ValueError where the locked ones
+        alone are too many.
+        """
+        kept = self
+        while kept.lessons and (len(kept) > lessons or kept.tokens > most):
+            least = min(kept.lessons, key=_worth)
+            if least.locked:
+                raise ValueError(f"the locked lessons alone pass {lessons} lessons or {most} tokens")
+            kept = kept.with_lessons(x for x in kept.lessons if x is not least)
+        return kept
 
     def render(self, kinds: Iterable[Kind] = ("content", "form")) -> str:
         """The lessons as text, a line each; "" when there are none of these kinds."""
@@ -104,14 +161,11 @@ class Library:
         """
         try:
             if isinstance(data, Mapping) and "lessons" in data:
-                lessons = tuple(Lesson(**{**x, "sources": tuple(x["sources"])}) for x in data["lessons"])
-                if data["place"] not in PLACES:
-                    raise ValueError(f"place {data['place']!r}")
-                return cls(lessons, data["place"], bool(data["labelled"]))
-            if isinstance(data, Mapping) and all(re.fullmatch(r"G\d+", key) for key in data):
+                return _checked(data)
+            if isinstance(data, Mapping) and all(re.fullmatch(r"G\d+", str(key)) for key in data):
                 return cls(tuple(lesson(str(text)) for text in data.values()))
         except (KeyError, TypeError, ValueError) as error:
-            raise ArtifactError(f"This library can't be read ({error!r}).") from error
+            raise ArtifactError(f"This library can't be read ({error}).") from error
         raise ArtifactError('This is no library: expected {"lessons": [...]} or {"G0": "...", ...}.')
 
     def flat(self) -> dict[str, str]:
@@ -125,6 +179,35 @@ def lesson(text: str, kind: Kind = "content", born: int = 0, sources: Iterable[s
     return Lesson(
         hashlib.sha256(text.encode()).hexdigest()[:8], text, kind, born, tuple(sorted(set(sources)))
     )
+
+
+def tokens(text: str) -> int:
+    """
+    An estimate of a text's tokens, on the high side: a token for every three bytes.
+
+    English has four to five bytes a token; other scripts about three.
+    """
+    return math.ceil(len(text.encode("utf-8", "replace")) / 3)
+
+
+def _worth(lesson: Lesson) -> tuple[float, ...]:
+    """What is dropped first where space is short: the least."""
+    effect = lesson.effect.estimate if lesson.effect else 0.0
+    return lesson.locked, lesson.always, effect, len(lesson.sources), lesson.born
+
+
+def _checked(data: Mapping[str, Any]) -> Library:
+    """library.json, every field of it checked. Raises ValueError."""
+    from pydantic import TypeAdapter, ValidationError
+
+    try:
+        library = TypeAdapter(Library).validate_python(dict(data))
+    except ValidationError as error:
+        first = error.errors()[0]
+        raise ValueError(f"{'.'.join(map(str, first['loc']))}: {first['msg']}") from error
+    if len({x.id for x in library.lessons}) < len(library):
+        raise ValueError("two lessons have the same id")
+    return library
 
 
 def _to_system(messages: tuple[Message, ...], text: str) -> tuple[Message, ...]:

@@ -31,6 +31,7 @@ class Operation(BaseModel):
     text: str = Field("", validation_alias=AliasChoices("text", "content", "experience", "lesson"))
     kind: Kind | None = None
     sources: tuple[str, ...] = ()
+    rollouts: tuple[str, ...] = ()
 
     @field_validator("action", mode="before")
     @classmethod
@@ -107,11 +108,12 @@ def apply(
     Apply operations in order and say what became of each.
 
     `born` is the step that new lessons are marked with, `words` the longest a lesson may be. A deletion wins
-    over any other operation on the same lesson.
+    over any other operation on the same lesson; a locked lesson is left as it is.
     """
     labels = library.labels()
     known = {**{x.id: x.id for x in library.lessons}, **{label: x.id for label, x in labels.items()}}
-    gone = {known[op.id] for op in operations if op.action == "delete" and op.id in known}
+    locked = {x.id for x in library.lessons if x.locked}
+    gone = {known[op.id] for op in operations if op.action == "delete" and op.id in known} - locked
     lessons = {x.id: x for x in library.lessons}
     outcomes = [_apply_one(lessons, known, gone, op, born, words) for op in operations]
     kept = tuple(x for x in lessons.values() if x.id not in gone)
@@ -126,6 +128,8 @@ def _apply_one(
     target = known.get(op.id or "")
     if target is None:
         return Outcome(op, False, f"there is no lesson {op.id!r}")
+    if op.action != "keep" and lessons[target].locked:
+        return Outcome(op, False, "the lesson is locked")
     if op.action == "modify" and target in gone:
         return Outcome(op, False, "deleted by another operation of the same step")
     if op.action == "modify" and not op.text:
@@ -133,8 +137,8 @@ def _apply_one(
     if op.action == "modify":
         old = lessons[target]
         text, note = shorten(op.text, words)
-        sources = tuple(sorted({*old.sources, *op.sources}))
-        lessons[target] = replace(old, text=text, kind=op.kind or old.kind, sources=sources)
+        new = replace(old, text=text, kind=op.kind or old.kind, effect=None)
+        lessons[target] = _joined(new, op.sources, op.rollouts)
         return Outcome(op, True, note)
     return Outcome(op, True)
 
@@ -143,15 +147,24 @@ def _add(lessons: dict[str, Lesson], gone: set[str], op: Operation, born: int, w
     text, note = shorten(op.text, words)
     if not text:
         return Outcome(op, False, "no text")
-    new = lesson(text, op.kind or "content", born, op.sources)
+    new = _joined(lesson(text, op.kind or "content", born), op.sources, op.rollouts)
     twin = next((x for x in lessons.values() if x.id not in gone and near(x.text, new.text)), None)
     if twin:
-        lessons[twin.id] = replace(twin, sources=tuple(sorted({*twin.sources, *new.sources})))
+        lessons[twin.id] = _joined(twin, new.sources, new.rollouts)
         return Outcome(op, False, f"joined with {twin.id}, which says the same")
     if new.id in gone:
         return Outcome(op, False, "deleted by another operation of the same step")
     lessons[new.id] = new
     return Outcome(op, True, note)
+
+
+def _joined(lesson: Lesson, sources: Sequence[str], rollouts: Sequence[str]) -> Lesson:
+    """The lesson with more of the examples and runs that it was drawn from."""
+    return replace(
+        lesson,
+        sources=tuple(sorted({*lesson.sources, *sources})),
+        rollouts=tuple(sorted({*lesson.rollouts, *rollouts})),
+    )
 
 
 def shorten(text: str, words: int) -> tuple[str, str]:

@@ -16,6 +16,9 @@ Every failure a user can meet, named by the border it crossed.
     │   ├── NotRecorded           a replay met a call that was never recorded
     │   └── DiskFull              (3) no room to write; what was paid for is kept
     ├── ArtifactError             an artefact is missing, damaged or of another format
+    ├── LibraryError              a stored library can't be read or changed as asked
+    │   ├── Conflict              two changes of a library contradict each other
+    │   └── StoreDown             (3) the library's database can't be reached
     ├── LimitReached              (3) dollars, tokens, calls or minutes are used up; the run resumes
     ├── LimitTooSmall             the limits can't pay for one step of learning
     └── Interrupted               (130) stopped by the user; the run resumes
@@ -88,6 +91,20 @@ class DiskFull(JournalError):
 
 class ArtifactError(EdgewiseError):
     """An artefact is missing, damaged or of another format."""
+
+
+class LibraryError(EdgewiseError):
+    """A stored library can't be read or changed as asked."""
+
+
+class Conflict(LibraryError):
+    """Two changes of a library contradict each other; neither is lost."""
+
+
+class StoreDown(LibraryError):
+    """The library's database can't be reached."""
+
+    exit_code = 3
 
 
 class LimitReached(EdgewiseError):
