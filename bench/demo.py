@@ -15,7 +15,7 @@ from pathlib import Path
 
 from common import ROOT, quick, report
 
-SHORT = ["--model", "local/smollm2-135m", "--set", "epochs=1", "--set", "screen_rows=8"]
+SHORT = ["--model", "local/smollm2-135m", "--set", "epochs=1", "--set", "gate_rows=8"]
 
 
 def main() -> int:

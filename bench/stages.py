@@ -18,8 +18,10 @@ from common import quick, report
 from experience import distil
 from experience.config import ExperienceConfig
 from experience.distil import Distiller
+from experience.job import Job
 from experience.library import Library
-from experience.loop import learner, study
+from experience.runs import Offer
+from experience.step import study
 from tests import toy
 from toolkit import agent
 from toolkit.around import Adaptive
@@ -61,12 +63,13 @@ class Slow:
 
 
 def streaming(task: Task, distiller: Distiller) -> Plan[object]:
-    return (yield [study(task, CONFIG, distiller, Library(), row, 1) for row in task.train])
+    job = Job(task, CONFIG)
+    return (yield [study(job, Library(), row, Offer(Library(), 1, 0)) for row in task.train])
 
 
 def by_stages(task: Task, distiller: Distiller) -> Plan[object]:
     """The same calls with a barrier after every stage."""
-    runner = learner(task, CONFIG)
+    runner = Job(task, CONFIG).learner
     groups = yield [
         agent.group(runner, row, row.messages, task.reward, judge="", size=SIZE, seed=seed(0, 1))
         for row in task.train

@@ -13,12 +13,12 @@ from experience import improve
 from toolkit import Limits, Task
 from toolkit.types import Request
 
-ROWS = [
-    {"word": word, "target": word[::-1]} for word in "stone river paper cloud apple bread chair glass".split()
-]
-ROWS += [
-    {"word": word, "target": word[::-1]} for word in "light night green table plant horse sugar lemon".split()
-]
+WORDS = """
+stone river paper cloud apple bread chair glass light night green table plant horse sugar lemon mouse train beach dance
+spoon knife clock shirt grass honey house onion piano queen robin salad tiger uncle voice water yacht zebra amber brick
+candle dragon engine forest garden hammer island jacket kitten ladder magnet needle orange pencil rabbit saddle
+"""
+ROWS = [{"word": word, "target": word[::-1]} for word in WORDS.split()]
 
 
 def exact(answer: str, target: str) -> float:
@@ -41,9 +41,9 @@ def main() -> None:
     sys.modules["my_model"] = sys.modules[__name__]
     task = Task.from_rows(ROWS, prompt="Say the password for: {word}", reward=exact, name="passwords")
     with tempfile.TemporaryDirectory() as folder:
-        result = improve(
-            task, model="scripted/my_model:model", limits=Limits(calls=2000), run=Path(folder) / "run"
-        )
+        run = Path(folder) / "run"
+        # Few rows: four samples of each show smaller gains than one.
+        result = improve(task, model="scripted/my_model:model", limits=Limits(calls=5000), run=run, samples=4)
         print("\n".join(result.evidence.lines()))
         print(result.artifact.save(Path(folder) / "passwords.edge").name)
 

@@ -8,6 +8,8 @@ from typing import Any
 
 from experience.config import ExperienceConfig
 from experience.forecast import check_limits, forecast
+from experience.job import Job
+from experience.library import Library
 from experience.loop import learn
 from toolkit.config import resolve
 from toolkit.ledger import Limits
@@ -20,6 +22,7 @@ def improve(
     task: Task,
     *,
     model: str | None = None,
+    library: Library | None = None,
     limits: Limits | None = None,
     run: str | Path | None = None,
     replay: str | Path | None = None,
@@ -29,11 +32,21 @@ def improve(
     """
     Learn an experience library for a task and measure it on held-out rows.
 
-    `settings` are the fields of `ExperienceConfig`; those of the task file come first, these win. `run` is a
-    directory, taken up again if it exists. Raises the errors of `toolkit.errors`.
+    `library` is what to start from, an empty one by default. `settings` are the fields of `ExperienceConfig`; those
+    of the task file come first, these win. `run` is a directory, taken up again if it exists. Raises the errors of
+    `toolkit.errors`.
     """
     return asyncio.run(
-        aimprove(task, model=model, limits=limits, run=run, replay=replay, watch=watch, **settings)
+        aimprove(
+            task,
+            model=model,
+            library=library,
+            limits=limits,
+            run=run,
+            replay=replay,
+            watch=watch,
+            **settings,
+        )
     )
 
 
@@ -41,6 +54,7 @@ async def aimprove(
     task: Task,
     *,
     model: str | None = None,
+    library: Library | None = None,
     limits: Limits | None = None,
     run: str | Path | None = None,
     replay: str | Path | None = None,
@@ -50,6 +64,7 @@ async def aimprove(
     """`improve` for callers that have an event loop of their own."""
     bounds = asdict(limits) if limits else {}
     config = resolve(ExperienceConfig, task.settings, {"model": model, **bounds, **settings})
-    check_limits(config, forecast(task, config))
-    where = Path(run) if run else None
-    return await carry_out(task, config, learn, where, watch=watch, replay=Path(replay) if replay else None)
+    job = Job(task, config, library)
+    check_limits(config, forecast(job))
+    where, old = Path(run) if run else None, Path(replay) if replay else None
+    return await carry_out(task, config, lambda *_: learn(job), where, watch=watch, replay=old)

@@ -1,17 +1,18 @@
 """What the commands of `edgewise` do when it is about words; `toolkit.cli` resolves these names."""
 
 import asyncio
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from experience import shared
 from experience.config import ExperienceConfig
 from experience.forecast import check_limits, forecast
+from experience.job import Job
 from experience.library import Library
 from experience.loop import evaluate, learn
-from toolkit import finished, report
+from toolkit import directory, finished, report
 from toolkit.artifact import Artifact
 from toolkit.client import check
 from toolkit.config import parse_settings, resolve
@@ -23,7 +24,13 @@ from toolkit.run import Outcome, Result, carry_out
 from toolkit.task import Task, describe
 from toolkit.types import Plan
 
-IN_USE = {"temperature": "eval_temperature", "top_p": "eval_top_p", "max_tokens": "max_tokens"}
+IN_USE = {
+    "temperature": "eval_temperature",
+    "top_p": "eval_top_p",
+    "max_tokens": "max_tokens",
+    "prompt_tokens": "prompt_tokens",
+    "embedder": "embedder",
+}
 """Settings that an artefact keeps, and what they are called while learning."""
 
 
@@ -57,23 +64,35 @@ class Words:
 
     def plan(self) -> Shown:
         """The task and what a run would take; asks no model."""
-        config = self._config()
-        for model in filter(None, config.models):
+        job = Job(self.task, self._config())
+        for model in filter(None, job.config.models):
             check(model)
-        found = forecast(self.task, config)
-        check_limits(config, found)
+        found = forecast(job)
+        check_limits(job.config, found)
         return Shown([describe(self.task), "", *found.lines()], asdict(found))
 
-    def improve(self, run: Path | None, replay: Path | None) -> "Finished":
-        """Learn and measure; the result has `improved` beside its lines and data."""
-        config = self._config()
-        found = forecast(self.task, config)
-        check_limits(config, found)
+    def improve(self, run: Path | None, replay: Path | None, lib: str | None = None) -> "Finished":
+        """
+        Learn and measure; the result has `improved` beside its lines and data.
+
+        `lib` names a library to start from; what is learnt goes back to it, where it is a store.
+        """
+        path = run or directory.fresh(self.task.name)
+        began = shared.start(lib, path)
+        job = Job(self.task, self._config(), began.library, began.parents)
+        found = forecast(job)
+        check_limits(job.config, found)
         announce(found.lines())
         if not replay:
-            fetch(*config.models)
-        result = asyncio.run(carry_out(self.task, config, learn, run, watch=watcher(), replay=replay))
-        return Finished(_result_lines(result), result.to_json(), result.improved)
+            fetch(*job.config.models)
+        learning = carry_out(
+            self.task, job.config, lambda *_: learn(job), path, watch=watcher(), replay=replay
+        )
+        result = asyncio.run(learning)
+        committed = shared.hand_back(lib, began, result) if lib else ""
+        return Finished(
+            [*_result_lines(result), *filter(None, [committed])], result.to_json(), result.improved
+        )
 
     def evaluate(self, artifacts: Sequence[Path], run: Path | None) -> Shown:
         """
@@ -85,13 +104,13 @@ class Words:
         libraries = {"unchanged": Library()}
         for path, artifact in loaded.items():
             libraries[_name(path, libraries)] = _library_of(artifact, path)
-        config = self._config(**_in_common(list(loaded.values())))
-        fetch(config.model, config.judge)
+        job = Job(self.task, self._config(**_in_common(list(loaded.values()))))
+        fetch(job.config.model, job.config.judge, job.config.embedder)
 
-        def arms(task: Task, config: ExperienceConfig) -> Plan[Outcome]:
-            return Outcome((yield from evaluate(task, config, libraries)), {}, {})
+        def arms(*_: Any) -> Plan[Outcome]:
+            return Outcome((yield from evaluate(job, libraries)), {}, {})
 
-        result = asyncio.run(carry_out(self.task, config, arms, run, job="evaluate", watch=watcher()))
+        result = asyncio.run(carry_out(self.task, job.config, arms, run, job="evaluate", watch=watcher()))
         return Shown([*result.evidence.lines(), *_cost_lines(result)], result.to_json())
 
 
@@ -100,31 +119,6 @@ class Finished(Shown):
     """What `improve` prints, and whether it found something worth keeping."""
 
     improved: bool = False
-
-
-def shown(path: Path) -> Shown:
-    """The lessons of an artefact or of a library file."""
-    library = _library(path)
-    rows = [
-        f"{label}  {x.id}  {x.kind:7}  step {x.born}  from {len(x.sources)} rows  {x.text}"
-        for label, x in library.labels().items()
-    ]
-    head = f"{len(library)} lessons, version {library.version}, place {library.place!r}"
-    return Shown([head, *rows], library.to_json())
-
-
-def flat(path: Path) -> dict[str, str]:
-    """The lessons of an artefact or of a library file as {"G0": text, ...}."""
-    return _library(path).flat()
-
-
-def _library(path: Path) -> Library:
-    if path.is_file() and path.suffix == ".json":
-        try:
-            return Library.from_json(json.loads(path.read_text()))
-        except ValueError as error:
-            raise ArtifactError(f"{path} is not JSON: {error}.") from error
-    return _library_of(Artifact.load(path), path)
 
 
 def _library_of(artifact: Artifact, path: Path) -> Library:

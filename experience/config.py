@@ -1,6 +1,6 @@
 """Settings of learning in words. Defaults are the paper's (arXiv 2510.08191) except where a line says so."""
 
-from typing import Literal
+from typing import Any, Literal
 
 from pydantic import Field
 
@@ -29,18 +29,49 @@ class ExperienceConfig(Config):
     # The paper writes free sentences for every task; see experience.rules.
     pool: bool = Field(True, description="one lesson per right answer, where right answers recur")
     draws: int = Field(5, ge=1, description="candidate libraries drawn, where lessons are pooled")
-    swaps: int = Field(2, ge=0, description="lessons swapped between them, one at a time")
     # The authors put the library after the problem, which breaks the prefix that calls of a step share.
     place: Place = Field("before", description='of the library: "system", "before", "after" or "split"')
     try_places: tuple[Place, ...] = Field((), description="other places to compare the best guess at")
     # With the paper's labels a small model answered "G2" (docs/log.md).
     labelled: bool = Field(False, description="whether lessons carry labels, [G0], in the prompt")
-    # The paper keeps what the last step wrote; here a library must beat the current one on validation rows.
-    screen: bool = Field(True, description="keep a candidate library only if it wins on validation rows")
-    screen_rows: int = Field(64, ge=1, description="the most validation rows a candidate is compared on")
+    # The paper keeps what the last step wrote; here a candidate must be shown to be better (docs/decisions/0008).
+    gate: Literal["on", "off"] = Field("on", description='"off" keeps every new library, as the paper does')
+    alpha: float = Field(
+        0.05, gt=0, lt=1, description="the chance that a run accepts anything that is no better"
+    )
+    gate_rows: int = Field(200, ge=1, description="the most validation rows that candidates are compared on")
+    anchors: tuple[str, ...] = Field(
+        (), description="ids of training or validation rows that may not get worse"
+    )
+    force: bool = Field(False, description="go on where rows or limits are too few to show any gain")
+    # In the paper every rollout sees the whole library; 1 does that, and measures no effects on the way.
+    inclusion: float = Field(0.8, gt=0, le=1, description="chance of a lesson to be shown while learning")
+    leave_one_out: int = Field(8, ge=0, description="lessons measured one by one at the end, where undecided")
+    select: Literal["shuffled", "vade"] = Field(
+        "shuffled", description='rows of a step: "shuffled" epochs, or "vade": where signal is likely'
+    )
+    allocate: Literal["fixed", "xrpo"] = Field(
+        "fixed", description='rollouts of a step: group_size a row, or "xrpo": where rewards are uncertain'
+    )
+    # The paper pays for groups without signal and throws them away.
+    refill: bool = Field(True, description="put the next rows in place of groups without signal")
+    rest: bool = Field(True, description="leave out for an epoch what was always solved")
+    guards: bool = Field(
+        True, description="check lessons for copied rows, injections, secrets, personal data"
+    )
+    prompt_tokens: int = Field(
+        4000, ge=1, description="the most tokens of lessons in a prompt; fitting ones first"
+    )
+    embedder: str = Field("", description="model that finds fitting lessons; full-text search by default")
     lessons: int = Field(48, ge=1, description="the most lessons in the library")
+    library_tokens: int = Field(20_000, ge=1, description="the most tokens in the library")
 
     @property
     def models(self) -> tuple[str, ...]:
         """Names of all models that the run may ask; "" for none."""
-        return (self.model, self.distiller, self.judge)
+        return (self.model, self.distiller, self.judge, self.embedder)
+
+    def in_use(self) -> dict[str, Any]:
+        """The settings with which an artefact was measured and should be used."""
+        found = {"prompt_tokens": self.prompt_tokens, "embedder": self.embedder}
+        return {**super().in_use(), **found}

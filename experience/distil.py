@@ -60,7 +60,8 @@ def study(distiller: Distiller, group: Group, library: Library) -> Plan[Comparis
     runs = [run for run in group.members if run.steps and not run.failed]
     summaries = yield [summarise(distiller, group.example, run) for run in runs]
     proposed = yield from compare(distiller, group.example, runs, summaries, library)
-    named = tuple(op.model_copy(update={"sources": (group.example.id,)}) for op in proposed)
+    origin = {"sources": (group.example.id,), "rollouts": tuple(run.id for run in runs)}
+    named = tuple(op.model_copy(update=origin) for op in proposed)
     most = distiller.operations
     return Comparison(tuple(summaries), named[:most], named[most:])
 
@@ -97,8 +98,8 @@ def update(
     """
     One round for the whole batch: proposals and library in, final operations out.
 
-    No call is made without proposals. Sources are carried over to the operations they ended in (by id, or all
-    of the batch's for new lessons whose origin the model did not keep apart). Raises Unreadable.
+    No call is made without proposals. Sources are carried over to the operations they ended in, by id or wording; a
+    new lesson whose origin the model did not keep apart has all sources of the batch. Raises Unreadable.
     """
     if not proposals:
         return ()
@@ -106,7 +107,7 @@ def update(
     user = "\n\n".join([_lessons(library), "# Proposed operations", "\n".join(listed)])
     system = prompts.UPDATE.format(words=distiller.words) + prompts.ACTIONS
     final = yield from _operations(distiller, "", system, user)
-    return tuple(op.model_copy(update={"sources": _origins(op, proposals)}) for op in final)
+    return tuple(op.model_copy(update=_origins(op, proposals)) for op in final)
 
 
 def direct(
@@ -193,6 +194,15 @@ def _proposal(op: Operation) -> str:
     return f"{op.action}{target} ({op.kind or 'content'}): {op.text}".rstrip(": ")
 
 
-def _origins(op: Operation, proposals: Sequence[Operation]) -> tuple[str, ...]:
-    related = [p for p in proposals if p.id == op.id and (op.id or p.text == op.text)] or proposals
-    return tuple(sorted({source for p in related for source in p.sources}))
+def origins(proposals: Iterable[Operation]) -> dict[str, tuple[str, ...]]:
+    """The examples and runs that proposals came from, together."""
+    found = list(proposals)
+    return {
+        "sources": tuple(sorted({source for op in found for source in op.sources})),
+        "rollouts": tuple(sorted({run for op in found for run in op.rollouts})),
+    }
+
+
+def _origins(op: Operation, proposals: Sequence[Operation]) -> dict[str, tuple[str, ...]]:
+    related = [p for p in proposals if p.id == op.id and (op.id or p.text == op.text)]
+    return origins(related) if related else {**origins(proposals), "rollouts": ()}

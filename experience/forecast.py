@@ -1,12 +1,14 @@
-"""What a run will take, before its first call, and the smallest gain that its rows can show."""
+"""What a run will take, before its first call, and the smallest gains that its rows can show."""
 
 import math
 from dataclasses import dataclass
 
 from experience.config import ExperienceConfig
-from experience.gate import rungs
-from experience.loop import pooled
-from toolkit.errors import LimitTooSmall, TaskError
+from experience.job import Job
+from experience.loop import steps
+from experience.step import gate_rows
+from toolkit.errors import Hopeless, LimitTooSmall, TaskError
+from toolkit.gate import rungs
 from toolkit.ledger import Ledger
 from toolkit.prices import price_of
 from toolkit.statistics import smallest_gain
@@ -19,7 +21,8 @@ REPLY_TOKENS = 200
 LIBRARY_TOKENS = 300
 SECONDS = 3.0
 LOCAL_SECONDS = 0.5
-CANDIDATES = 4
+UNPOOLED = 4
+"""Candidate libraries of a step, where lessons are not pooled."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,8 +31,9 @@ class Forecast:
     Estimates before the first call.
 
     `calls` by role, as if every group had something to teach and every reply could be read; `dollars` is
-    None where a price is unknown; `gain` is the smallest true gain in mean reward that the test rows show in
-    four of five runs; `least` is the fewest calls that learn and measure anything.
+    None where a price is unknown. `gain` is the smallest true gain in mean reward that the test rows show in
+    four of five runs, `gate_gain` the smallest that a step's candidate needs to pass the gate in four of five
+    (None where the gate is off). `least` is the fewest calls that learn, accept and measure anything.
     """
 
     rows: dict[str, int]
@@ -39,6 +43,7 @@ class Forecast:
     minutes: float
     pace: str
     gain: float
+    gate_gain: float | None
     least: int
 
     def lines(self) -> list[str]:
@@ -50,18 +55,24 @@ class Forecast:
             "rows: " + ", ".join(f"{name} {number}" for name, number in self.rows.items()),
             f"up to about {sum(self.calls.values()):,} calls ({calls})",
             f"up to about {self.tokens:,} tokens, {price}, {minutes} at {self.pace}",
-            f"smallest gain that the test rows can show: {self.gain:+.2f}",
+            f"smallest gain that is likely to show: {self._gains()}",
         ]
 
+    def _gains(self) -> str:
+        test = f"{self.gain:+.2f} on the test rows"
+        return test if self.gate_gain is None else f"{self.gate_gain:+.2f} at the gate, {test}"
 
-def forecast(task: Task, config: ExperienceConfig) -> Forecast:
+
+def forecast(job: Job) -> Forecast:
     """The plan of a run in numbers; asks no model. Raises TaskError where there is nothing to learn from."""
+    task, config = job.task, job.config
     if not task.train:
         raise TaskError("The task has no training rows to learn from; give splits a train share.")
-    calls = _calls(task, config)
+    calls = _calls(job)
     total = sum(calls.values())
     given, said = _prompt_tokens(task) + LIBRARY_TOKENS, min(REPLY_TOKENS, config.max_tokens)
     rows = {"train": len(task.train), "validation": len(task.validation), "test": len(task.test)}
+    accepting = 2 * len(gate_rows(job)) * config.samples if job.gated else 0
     return Forecast(
         rows,
         calls,
@@ -69,8 +80,19 @@ def forecast(task: Task, config: ExperienceConfig) -> Forecast:
         _dollars(config, calls, given, said),
         *_time(config, total),
         smallest_gain(len(task.test), config.samples),
-        calls["measuring"] + config.group_size + 2,
+        _gate_gain(job) if job.gated else None,
+        calls["measuring"] + config.group_size + 2 + accepting,
     )
+
+
+def _gate_gain(job: Job) -> float:
+    """What the best of a step's candidates must gain, at the level that the gate has for each."""
+    level = job.config.alpha / steps(job) / _candidates(job)
+    return smallest_gain(len(gate_rows(job)), job.config.samples, level=level, sides=1)
+
+
+def _candidates(job: Job) -> int:
+    return (job.config.draws if job.pooled else UNPOOLED) + len(job.config.try_places)
 
 
 def _time(config: ExperienceConfig, calls: int) -> tuple[float, str]:
@@ -80,32 +102,26 @@ def _time(config: ExperienceConfig, calls: int) -> tuple[float, str]:
     return calls * SECONDS / config.concurrency / 60, f"{SECONDS:g} s a call, {config.concurrency} at once"
 
 
-def _calls(task: Task, config: ExperienceConfig) -> dict[str, int]:
-    epochs = 1 if config.direct else config.epochs
-    steps = epochs * math.ceil(len(task.train) / config.batch_size)
-    groups = 0 if config.direct else epochs * len(task.train)
+def _calls(job: Job) -> dict[str, int]:
+    task, config, rounds = job.task, job.config, steps(job)
+    groups = 0 if config.direct else config.epochs * len(task.train)
     rollouts = groups * config.group_size
-    rows = min(len(task.validation), config.screen_rows) if config.screen else 0
-    if pooled(task, config):
-        # A lesson for each answer in each draw; then the current library, the draws and the swaps.
-        summaries, updates = 0, config.draws * len({row.target for row in task.train})
-        screen = (config.draws + config.swaps + 1) * rows
-    else:
-        summaries, updates = rollouts if config.summaries == "always" else 0, 1
-        screen = _screening(rows)
+    summaries = rollouts if config.summaries == "always" and not job.pooled else 0
+    updates = config.draws * len({row.target for row in task.train}) if job.pooled else 1
+    rows = len(gate_rows(job)) if job.gated else 0
+    effects = (min(config.leave_one_out, config.lessons) + 1) * rows if config.leave_one_out else 0
     return {
         "rollouts": rollouts,
-        "distiller": summaries + groups + steps * updates,
-        "screening": steps * screen * config.samples,
+        "distiller": summaries + groups + rounds * updates,
+        "gate": (rounds * _halving(rows, _candidates(job)) + effects) * config.samples,
         "measuring": 2 * len(task.test) * config.samples,
     }
 
 
-def _screening(rows: int) -> int:
-    """Rollouts of one round of halving with the most candidates that a step makes."""
-    sizes = rungs(rows, CANDIDATES)
-    alive, done, total = CANDIDATES, 0, 0
-    for size in sizes:
+def _halving(rows: int, alive: int) -> int:
+    """Rollouts of one round of halving."""
+    done = total = 0
+    for size in rungs(rows, alive) if rows else []:
         total += (alive + 1) * (size - done)
         alive, done = math.ceil(alive / 2), size
     return total
@@ -130,16 +146,20 @@ def _dollars(config: ExperienceConfig, calls: dict[str, int], given: int, said: 
 
 def check_limits(config: ExperienceConfig, plan: Forecast) -> None:
     """
-    Refuse, before anything is paid, limits that can't be kept or that are too small.
+    Refuse, before anything is paid, limits that can't be kept, and rows or limits that can't show anything.
 
-    Raises UnknownPrice for a limit in dollars without a price, and LimitTooSmall where the limits can't pay
-    for one group and the measurement before and after. Tokens and dollars are guesses here, so a limit is
-    only refused where it is a tenth of the guess.
+    Raises UnknownPrice for a limit in dollars without a price. With `force` that is all. Otherwise raises
+    Hopeless where no gain is sure to show, however large, and LimitTooSmall where the limits can't pay for one
+    group, one candidate at the gate and the measurement before and after. Tokens and dollars are guesses here, so
+    a limit is only refused where it is a tenth of the guess.
     """
     limits = config.limits
     ledger = Ledger(limits, config.price_list)
     for model in filter(None, config.models):
         ledger.bound(Request(model, (), Sampling(max_tokens=1)))
+    if config.force:
+        return
+    _check_power(plan)
     share = plan.least / sum(plan.calls.values())
     tokens, dollars = int(plan.tokens * share), (plan.dollars or 0.0) * share
     for name, limit, least, need in (
@@ -149,6 +169,19 @@ def check_limits(config: ExperienceConfig, plan: Forecast) -> None:
     ):
         if limit is not None and limit < least:
             raise LimitTooSmall(
-                f"--{name} {limit:,} is too small to learn anything: one group, and measuring before and"
-                f" after, take {need}. Raise it, or use fewer test rows or samples."
+                f"--{name} {limit:,} is too small to show anything: one group, one candidate at the gate, and "
+                f"measuring before and after take {need}. Raise it, use fewer rows or samples, or --force."
             )
+
+
+def _check_power(plan: Forecast) -> None:
+    """Raise Hopeless where not even a gain from nothing to everything is sure to show."""
+    if plan.gate_gain is not None and plan.gate_gain >= 1:
+        raise Hopeless(
+            f"{plan.rows['validation']} validation rows can't show any gain at the gate. Give splits a larger "
+            "validation share, more samples or fewer steps; --gate off accepts without a test, --force tries."
+        )
+    if plan.gain >= 1:
+        raise Hopeless(
+            f"{plan.rows['test']} test rows can't show any gain. Give splits a larger test share, or --force."
+        )

@@ -13,7 +13,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, replace
 from typing import Any, Literal, get_args
 
-from toolkit.errors import ArtifactError
+from toolkit.errors import ArtifactError, ConfigError
 from toolkit.types import Message
 
 Kind = Literal["content", "form"]
@@ -114,14 +114,14 @@ class Library:
         The library cut to at most so many lessons and `most` estimated tokens.
 
         Locked and always-on lessons stay longest, then those of the best measured effect (unmeasured counts as
-        none), then those drawn from most examples, then the newest. Raises ValueError where the locked ones
+        none), then those drawn from most examples, then the newest. Raises ConfigError where the locked ones
         alone are too many.
         """
         kept = self
         while kept.lessons and (len(kept) > lessons or kept.tokens > most):
             least = min(kept.lessons, key=_worth)
             if least.locked:
-                raise ValueError(f"the locked lessons alone pass {lessons} lessons or {most} tokens")
+                raise ConfigError(f"The locked lessons alone pass {lessons} lessons or {most:,} tokens.")
             kept = kept.with_lessons(x for x in kept.lessons if x is not least)
         return kept
 

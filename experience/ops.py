@@ -7,12 +7,13 @@ object in place of a list is a list of one.
 
 import json
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Literal, get_args
 
 from pydantic import AliasChoices, BaseModel, ConfigDict, Field, ValidationError, field_validator
 
+from experience.guard import Guard
 from experience.library import Kind, Lesson, Library, lesson
 
 Action = Literal["add", "modify", "delete", "keep"]
@@ -102,29 +103,44 @@ def _first_json(text: str) -> Any:
 
 
 def apply(
-    library: Library, operations: Sequence[Operation], *, born: int, words: int = 32
+    library: Library,
+    operations: Sequence[Operation],
+    *,
+    born: int,
+    words: int = 32,
+    guard: Guard | None = None,
 ) -> tuple[Library, tuple[Outcome, ...]]:
     """
     Apply operations in order and say what became of each.
 
     `born` is the step that new lessons are marked with, `words` the longest a lesson may be. A deletion wins
-    over any other operation on the same lesson; a locked lesson is left as it is.
+    over any other operation on the same lesson; a locked lesson is left as it is. `guard` blocks or redacts
+    new wording before it enters.
     """
     labels = library.labels()
     known = {**{x.id: x.id for x in library.lessons}, **{label: x.id for label, x in labels.items()}}
     locked = {x.id for x in library.lessons if x.locked}
     gone = {known[op.id] for op in operations if op.action == "delete" and op.id in known} - locked
     lessons = {x.id: x for x in library.lessons}
-    outcomes = [_apply_one(lessons, known, gone, op, born, words) for op in operations]
+
+    def word(text: str) -> _Worded:
+        return _worded(text, words, guard)
+
+    outcomes = [_apply_one(lessons, known, gone, op, born, word) for op in operations]
     kept = tuple(x for x in lessons.values() if x.id not in gone)
     return replace(library, lessons=kept), tuple(outcomes)
 
 
 def _apply_one(
-    lessons: dict[str, Lesson], known: dict[str, str], gone: set[str], op: Operation, born: int, words: int
+    lessons: dict[str, Lesson],
+    known: dict[str, str],
+    gone: set[str],
+    op: Operation,
+    born: int,
+    word: Callable[[str], "_Worded"],
 ) -> Outcome:
     if op.action == "add":
-        return _add(lessons, gone, op, born, words)
+        return _add(lessons, gone, op, born, word)
     target = known.get(op.id or "")
     if target is None:
         return Outcome(op, False, f"there is no lesson {op.id!r}")
@@ -135,27 +151,58 @@ def _apply_one(
     if op.action == "modify" and not op.text:
         return Outcome(op, False, "no new text")
     if op.action == "modify":
-        old = lessons[target]
-        text, note = shorten(op.text, words)
-        new = replace(old, text=text, kind=op.kind or old.kind, effect=None)
+        old, worded = lessons[target], word(op.text)
+        if worded.blocked:
+            return Outcome(op, False, worded.note)
+        new = replace(old, text=worded.text, kind=op.kind or old.kind, effect=None)
         lessons[target] = _joined(new, op.sources, op.rollouts)
-        return Outcome(op, True, note)
+        return Outcome(op, True, worded.note)
     return Outcome(op, True)
 
 
-def _add(lessons: dict[str, Lesson], gone: set[str], op: Operation, born: int, words: int) -> Outcome:
-    text, note = shorten(op.text, words)
-    if not text:
-        return Outcome(op, False, "no text")
-    new = _joined(lesson(text, op.kind or "content", born), op.sources, op.rollouts)
+def _add(
+    lessons: dict[str, Lesson], gone: set[str], op: Operation, born: int, word: Callable[[str], "_Worded"]
+) -> Outcome:
+    worded = word(op.text)
+    if worded.blocked or not worded.text:
+        return Outcome(op, False, worded.note or "no text")
+    new = _joined(lesson(worded.text, op.kind or "content", born), op.sources, op.rollouts)
     twin = next((x for x in lessons.values() if x.id not in gone and near(x.text, new.text)), None)
     if twin:
         lessons[twin.id] = _joined(twin, new.sources, new.rollouts)
         return Outcome(op, False, f"joined with {twin.id}, which says the same")
     if new.id in gone:
         return Outcome(op, False, "deleted by another operation of the same step")
+    # A lesson that has been reworded since keeps its id, so this one needs another.
+    while new.id in lessons:
+        new = replace(new, id=lesson(f"{new.id} {new.text}").id)
     lessons[new.id] = new
-    return Outcome(op, True, note)
+    return Outcome(op, True, worded.note)
+
+
+def squeezed(lesson: Lesson, lessons: int, tokens: int) -> Outcome:
+    """The outcome of a lesson that the library had no room for."""
+    worth = f"its effect is {lesson.effect.estimate:+.3f}" if lesson.effect else "its effect is not measured"
+    reason = f"no room within {lessons} lessons and {tokens:,} tokens; {worth}"
+    return Outcome(Operation(action="delete", id=lesson.id, text=lesson.text), True, reason)
+
+
+@dataclass(frozen=True, slots=True)
+class _Worded:
+    """New wording as it may enter, and what was done to it."""
+
+    text: str
+    note: str = ""
+    blocked: bool = False
+
+
+def _worded(text: str, words: int, guard: Guard | None) -> _Worded:
+    text, cut = shorten(text, words)
+    if guard is None:
+        return _Worded(text, cut)
+    checked = guard.check(text)
+    notes = [cut, checked.reason] if checked.findings else [cut]
+    return _Worded(checked.text, "; ".join(filter(None, notes)), checked.blocked)
 
 
 def _joined(lesson: Lesson, sources: Sequence[str], rollouts: Sequence[str]) -> Lesson:

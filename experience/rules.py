@@ -4,7 +4,7 @@ Tasks whose right answers recur (routing, classification): what the groups of on
 A weak model writes false lessons when it must explain one group in a sentence, and true ones when it only has to
 name things. So Training-Free GRPO's question is asked in a form that it can answer: the groups of one right answer are
 compared together, and the lesson names what their inputs have in common: "topics -> answer". Several libraries are
-drawn, each from other groups; `swap` puts lessons of one into another where validation rows say that its own is weak.
+drawn, each from other groups.
 
 Both questions are shown by worked examples: a model of 1.5B parameters does not follow the bare instruction.
 """
@@ -16,7 +16,7 @@ from dataclasses import replace
 
 import numpy as np
 
-from experience.distil import SHORT, Comparison, Distiller
+from experience.distil import SHORT, Comparison, Distiller, origins
 from experience.library import Lesson, Library
 from experience.ops import Operation
 from toolkit.seeds import seed as seed_of
@@ -71,7 +71,8 @@ def propose(distiller: Distiller, task: Task, group: Group) -> Plan[Comparison]:
         shots = [(f"Input: {given}", said) for given, said in CONDITION_SHOTS]
         topic = yield from _line(distiller, CONDITION, shots, f"Input: {topic}", group.example.id)
     text = f"{topic}{ARROW}{group.example.target}"
-    add = Operation(action="add", text=text, sources=(group.example.id,))
+    runs = tuple(run.id for run in group.members)
+    add = Operation(action="add", text=text, sources=(group.example.id,), rollouts=runs)
     return Comparison((topic,), (add,) if topic else ())
 
 
@@ -94,49 +95,6 @@ def join(
     return [tuple(op for (_, d), op in zip(jobs, written, strict=True) if d == draw) for draw in range(draws)]
 
 
-def swap(libraries: Sequence[Library], measured: Sequence[Sequence[Group]]) -> Library | None:
-    """
-    The best library with its weakest lesson replaced by the best other one for the same answer.
-
-    `measured` holds the groups of each library, on the same rows. Where that library is among them already, the
-    next best lesson is tried, then the next weakest answer; None when all are tried.
-    """
-    best = max(range(len(libraries)), key=lambda i: (_solved(measured[i]), -i))
-    known = {library.version for library in libraries}
-    mine = _by_answer(libraries[best])
-    for answer in sorted(mine, key=lambda answer: _hits(answer, measured[best])):
-        donors = sorted(range(len(libraries)), key=lambda i: -_merit(answer, measured[i]))
-        for lesson in (_by_answer(libraries[i]).get(answer) for i in donors):
-            swapped = _replaced(libraries[best], mine[answer], lesson or mine[answer])
-            if swapped.version not in known:
-                return swapped
-    return None
-
-
-def _replaced(library: Library, old: Lesson, new: Lesson) -> Library:
-    return replace(library, lessons=tuple(new if x is old else x for x in library.lessons))
-
-
-def _solved(groups: Sequence[Group]) -> float:
-    return float(np.mean([reward for group in groups for reward in group.rewards] or [0.0]))
-
-
-def _hits(answer: str, groups: Sequence[Group]) -> float:
-    """The share of an answer's rows that were solved."""
-    return _solved([group for group in groups if group.example.target == answer])
-
-
-def _merit(answer: str, groups: Sequence[Group]) -> float:
-    """Rows of an answer that were solved, less rows of others that were given this answer."""
-    merit = 0.0
-    for group in groups:
-        if group.example.target == answer:
-            merit += float(np.mean(group.rewards)) if group.rewards else 0.0
-        else:
-            merit -= float(np.mean([run.answer.strip() == answer for run in group.members]))
-    return merit
-
-
 def _join_one(
     distiller: Distiller, library: Library, answer: str, found: Mapping[str, Sequence[Operation]], seed: int
 ) -> Plan[Operation]:
@@ -145,11 +103,11 @@ def _join_one(
     items = known + _some(seed, map(_topics, found[answer]), MOST - len(known))
     asked = "\n".join(f"- {item}" for item in items)
     line = yield from _line(distiller, JOIN, JOIN_SHOTS, asked, "")
-    sources = tuple(sorted({source for op in found[answer] for source in op.sources}))
     text = f"{line[:1].upper()}{line[1:]}{ARROW}{answer}" if line else ""
+    written = Operation(action="add", text=text)
     if answer in current:
-        return Operation(action="modify", id=current[answer].id, text=text, sources=sources)
-    return Operation(action="add", text=text, sources=sources)
+        written = Operation(action="modify", id=current[answer].id, text=text)
+    return written.model_copy(update=origins(found[answer]))
 
 
 def _line(

@@ -1,10 +1,11 @@
-"""What all tests share: a clean environment without paid calls, and the small embedded model."""
+"""What all tests share: a clean environment without paid calls, the small embedded model, and PostgreSQL."""
 
 import os
 from collections.abc import Iterator
 
 import pytest
 
+from tests.postgres import postgres as postgres
 from toolkit.local import LocalServer, serve
 
 FOREIGN = ("OPENAI_", "ANTHROPIC_", "AZURE_", "GEMINI_", "EDGEWISE_", "LITELLM_")

@@ -43,15 +43,25 @@ def in_order(*faults: Fault | None) -> Callable[[Body], Fault | None]:
 
 
 def echo(body: Body) -> str:
-    return body["messages"][-1]["content"]
+    """The last message, or the text to embed; some clients send a list of one."""
+    if "messages" in body:
+        return body["messages"][-1]["content"]
+    return body["input"] if isinstance(body["input"], str) else body["input"][0]
+
+
+def letters(body: Body) -> list[float]:
+    """A vector of a text: how often it has each letter."""
+    return [float(echo(body).lower().count(letter)) for letter in "abcdefghijklmnopqrstuvwxyz"]
 
 
 class Server:
     """
-    Answers chat completions in a thread of its own.
+    Answers chat completions and embeddings in a thread of its own.
 
-    `answer(body)` gives a text, or a whole message as a dict; `faults(body)` an error in its place. Usage is
-    counted in words, `cached` of the input. `counts` says how often each last message was asked, `bodies` and
+    `answer(body)` gives a text, or a whole message as a dict; `embedding(body)` a vector, or all the bytes to
+    send; `faults(body)` an error in their place.
+
+    Usage is counted in words, `cached` of the input. `counts` says how often each last message was asked, `bodies` and
     `headers` hold every call in order, `most_at_once` is the largest number of calls that were in flight.
     """
 
@@ -59,12 +69,14 @@ class Server:
         self,
         answer: Callable[[Body], Any] = echo,
         *,
+        embedding: Callable[[Body], Any] = letters,
         faults: Callable[[Body], Fault | None] = lambda body: None,
         latency: float = 0.0,
         usage: bool = True,
         cached: int = 0,
     ):
         self.answer = answer
+        self.embedding = embedding
         self.faults = faults
         self.latency = latency
         self.usage = usage
@@ -91,6 +103,7 @@ class Server:
     async def _start(self) -> str:
         app = web.Application(client_max_size=1 << 26)
         app.router.add_post("/v1/chat/completions", self._handle)
+        app.router.add_post("/v1/embeddings", self._handle)
         self._runner = web.AppRunner(app, access_log=None, shutdown_timeout=0.1)
         return await listen(self._runner)
 
@@ -119,11 +132,14 @@ class Server:
                 headers=fault.headers,
                 content_type="application/json",
             )
+        return web.Response(body=self._good(body), content_type="application/json")
+
+    def _good(self, body: Body) -> bytes:
+        if "input" in body:
+            return embedded(body, self.embedding(body), self.usage)
         answer = self.answer(body)
         message = {"role": "assistant", "content": answer} if isinstance(answer, str) else answer
-        return web.Response(
-            body=completion(body, message, self.usage, self.cached), content_type="application/json"
-        )
+        return completion(body, message, self.usage, self.cached)
 
 
 def completion(body: Body, message: Any, usage: bool = True, cached: int = 0) -> bytes:
@@ -147,6 +163,18 @@ def completion(body: Body, message: Any, usage: bool = True, cached: int = 0) ->
             "total_tokens": asked + said,
             "prompt_tokens_details": {"cached_tokens": cached},
         }
+    return json.dumps(answer).encode()
+
+
+def embedded(body: Body, vector: Any, usage: bool = True) -> bytes:
+    """The bytes of an embedding. A vector that is bytes is sent as it is."""
+    if isinstance(vector, bytes):
+        return vector
+    data = [{"object": "embedding", "index": 0, "embedding": vector}]
+    answer: Body = {"object": "list", "data": data, "model": body["model"]}
+    if usage:
+        asked = len(echo(body).split())
+        answer["usage"] = {"prompt_tokens": asked, "total_tokens": asked}
     return json.dumps(answer).encode()
 
 

@@ -28,7 +28,7 @@ def test_the_python_example_runs_as_it_is():
 def reads_amounts(request) -> str:
     """Gives the amount as it stands, and in the wanted form once a lesson asks for it; as distiller, asks for it."""
     if request.schema:
-        return '[{"action": "add", "kind": "form", "text": "Answer with a bare number such as 1250.00."}]'
+        return '[{"action": "add", "kind": "form", "text": "Answer with a bare number, digits and a point only."}]'
     text = request.messages[-1].content
     found = next(word for word in text.rpartition("note?")[2].split() if word[0].isdigit())
     if "bare number" not in text and (request.sampling.seed or 0) % 3:
@@ -67,7 +67,7 @@ def test_a_real_model_from_the_first_call_to_the_report(small_model, tmp_path, c
         for n in range(8)
         for thing, colour in (("brick", "red"), ("leaf", "green"), ("sea", "blue"))
     ]
-    settings = {"group_size": 2, "draws": 1, "swaps": 0, "screen_rows": 4, "max_tokens": 6}
+    settings = {"group_size": 2, "draws": 1, "gate_rows": 4, "force": True, "max_tokens": 6}
     task = {"id": None, "prompt": "Colour of {text}: red, green or blue?", "reward": "contains"}
     file = task_file(tmp_path, rows, {"model": "local/smollm2-135m", **settings}, **task)
     run = tmp_path / "run"

@@ -7,6 +7,7 @@ A model that calls tools natively is served natively. One that does not is told 
 
 import json
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import Literal
@@ -110,6 +111,50 @@ def attempt(
     return graded
 
 
+@dataclass(frozen=True, slots=True)
+class Prompt:
+    """What one run is asked, and the version of what it was dressed with."""
+
+    messages: tuple[Message, ...]
+    version: str = ""
+
+
+def runs(
+    agent: Agent,
+    example: Example,
+    prompts: Sequence[Prompt],
+    reward: Reward,
+    *,
+    judge: str,
+    seed: int,
+    start: int = 0,
+    together: bool = False,
+) -> Plan[tuple[Rollout, ...]]:
+    """
+    A graded run for each prompt, with the sample indices from `start` on.
+
+    Each has a seed made of `seed`, the row and its index. `together` grades them against each other, where the
+    reward can.
+    """
+    seeds = [seed_of(seed, example.id, sample) for sample in range(start, start + len(prompts))]
+    numbered = list(zip(prompts, seeds, range(start, start + len(prompts)), strict=True))
+    if not (together and reward.grade_group):
+        found = yield [
+            attempt(agent, example, prompt.messages, reward, judge=judge, sample=sample, seed=own)
+            for prompt, own, sample in numbered
+        ]
+    else:
+        plain = yield [
+            rollout(agent, example, prompt.messages, sample=sample, seed=own)
+            for prompt, own, sample in numbered
+        ]
+        scores = yield from reward.grade_group(example, plain, judge)
+        found = [replace(run, score=score) for run, score in zip(plain, scores, strict=True)]
+        for run in found:
+            yield Note("rollout", run)
+    return tuple(replace(run, version=p.version) for p, run in zip(prompts, found, strict=True))
+
+
 def group(
     agent: Agent,
     example: Example,
@@ -121,20 +166,11 @@ def group(
     seed: int,
     version: str = "",
 ) -> Plan[Group]:
-    """`size` graded runs on one example, each with a seed made of `seed`, the row and its index."""
-    members = yield [
-        attempt(
-            agent,
-            example,
-            messages,
-            reward,
-            judge=judge,
-            sample=sample,
-            seed=seed_of(seed, example.id, sample),
-        )
-        for sample in range(size)
-    ]
-    return Group(example, agent.role, tuple(replace(run, version=version) for run in members))
+    """`size` graded runs on one example, all asked the same."""
+    prompts = [Prompt(messages, version)] * size
+    return Group(
+        example, agent.role, (yield from runs(agent, example, prompts, reward, judge=judge, seed=seed))
+    )
 
 
 def _request(

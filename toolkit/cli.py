@@ -51,6 +51,21 @@ RunPath = Annotated[
     Path | None,
     typer.Option(help="run directory; taken up again if it exists", show_default="a new one in runs/"),
 ]
+Lib = Annotated[
+    str,
+    typer.Argument(
+        metavar="LIB",
+        help="a store (team.sqlite, postgresql://..., with #name and @version), a run (runs/first@2), "
+        "an artefact, or a file",
+    ),
+]
+StoredLib = Annotated[
+    str, typer.Argument(metavar="LIB", help="a store: team.sqlite or postgresql://..., with #name")
+]
+Message = Annotated[str | None, typer.Option("--message", help="what to write into the history")]
+Author = Annotated[
+    str | None, typer.Option(help="who makes the change", show_default="the user of this system")
+]
 
 
 def _version(wanted: bool) -> None:
@@ -92,6 +107,21 @@ def improve(
     replay: Annotated[
         Path | None, typer.Option(help="a run (or its journal) that answers every call, offline")
     ] = None,
+    lib: Annotated[
+        str | None,
+        typer.Option(
+            "--library",
+            metavar="LIB",
+            help="lessons to start from; what is learnt is committed to it, where it is a store",
+        ),
+    ] = None,
+    gate: Annotated[
+        str | None,
+        typer.Option(metavar="on|off", help="off accepts lessons without a test, as the paper does"),
+    ] = None,
+    force: Annotated[
+        bool, typer.Option("--force", help="go on where rows or limits can't show any gain")
+    ] = False,
     settings: Settings = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="print the plan and ask no model")] = False,
     as_json: Json = False,
@@ -105,11 +135,12 @@ def improve(
     """
     way = _way(by)
     options = {"model": model, "distiller": distiller, "usd": usd, "tokens": tokens, "calls": calls}
-    job = way(task, {**options, "minutes": minutes}, settings or [], price)
+    options |= {"minutes": minutes, "gate": gate, "force": force or None}
+    job = way(task, options, settings or [], price)
     if dry_run:
         _print(job.plan(), as_json)
         return
-    result = job.improve(run, replay)
+    result = job.improve(run, replay, lib)
     _print(result, as_json)
     raise typer.Exit(0 if result.improved else 1)
 
@@ -142,20 +173,113 @@ def report(run: Annotated[Path, typer.Argument(help="a finished run directory")]
     print(import_module("toolkit.report").write(run))
 
 
-@library.command("show", epilog="Example: edgewise library show triage.edge")
-def library_show(
-    artifact: Annotated[Path, typer.Argument(help="an artefact or run directory")], as_json: Json = False
+@library.command("show", epilog="Example: edgewise library show team.sqlite#triage@3")
+def library_show(lib: Lib, as_json: Json = False) -> None:
+    """Print the lessons of a library: id, age in steps, rows they came from, measured effect, flags, text."""
+    _print(_load("experience.library_command:show")(lib), as_json)
+
+
+@library.command("log", epilog="Example: edgewise library log team.sqlite")
+def library_log(lib: Lib, as_json: Json = False) -> None:
+    """Print the versions of a stored library, or what each step of a run applied and refused."""
+    _print(_load("experience.library_command:log")(lib), as_json)
+
+
+@library.command("diff", epilog="Example: edgewise library diff team.sqlite@head~1 team.sqlite")
+def library_diff(
+    before: Annotated[str, typer.Argument(metavar="LIB", help="a library, as for show")],
+    after: Annotated[str, typer.Argument(metavar="OTHER", help="the library to compare it with")],
+    as_json: Json = False,
 ) -> None:
-    """Print the lessons of a library: id, kind, the step it was born at, the rows it came from, text."""
-    _print(_load("experience.command:shown")(artifact), as_json)
+    """Print what differs: + added, - removed, ~ reworded, * a setting."""
+    _print(_load("experience.library_command:compare")(before, after), as_json)
 
 
-@library.command("export", epilog="Example: edgewise library export triage.edge > experiences.json")
+@library.command("rollback", epilog="Example: edgewise library rollback team.sqlite@3")
+def library_rollback(
+    lib: Annotated[str, typer.Argument(metavar="LIB@VERSION", help="a version of a stored library")],
+    author: Author = None,
+    as_json: Json = False,
+) -> None:
+    """Append a version that restores an earlier one; history is never rewritten."""
+    _print(_load("experience.library_command:rollback")(lib, author), as_json)
+
+
+@library.command("merge", epilog="Example: edgewise library merge team.sqlite runs/first --take theirs")
+def library_merge(
+    lib: StoredLib,
+    other: Annotated[str, typer.Argument(metavar="OTHER", help="the library to merge into it")],
+    base: Annotated[
+        str | None,
+        typer.Option(metavar="LIB@VERSION", help="what both were made from", show_default="found by itself"),
+    ] = None,
+    take: Annotated[
+        str | None, typer.Option(metavar="ours|theirs", help="who wins where both changed the same thing")
+    ] = None,
+    message: Message = None,
+    author: Author = None,
+    as_json: Json = False,
+) -> None:
+    """
+    Merge a library into a stored one, lesson by lesson; near-duplicates are joined.
+
+    Where both sides changed the same thing, all conflicts are printed, nothing is
+    changed, and the exit code is 2.
+    """
+    combine = _load("experience.library_command:combine")
+    _print(combine(lib, other, base, take, message, author), as_json)
+
+
+@library.command("lock", epilog="Example: edgewise library lock team.sqlite G0 4ec5401a --always")
+def library_lock(
+    lib: StoredLib,
+    ids: Annotated[list[str], typer.Argument(metavar="ID...", help="ids or labels that show prints")],
+    unlock: Annotated[bool, typer.Option("--unlock", help="take the locks away")] = False,
+    always: Annotated[
+        bool | None, typer.Option(help="whether they are shown for every question", show_default="as it is")
+    ] = None,
+    author: Author = None,
+    as_json: Json = False,
+) -> None:
+    """Lock lessons: only people change or delete them, learning does not."""
+    _print(_load("experience.library_command:lock")(lib, ids, unlock, always, author), as_json)
+
+
+@library.command("import", epilog="Example: edgewise library import playbook.txt team.sqlite --dry-run")
+def library_import(
+    source: Annotated[
+        str,
+        typer.Argument(
+            metavar="FILE",
+            help="lessons of ACE, ace-framework, GEPA, DSPy, youtu-agent, SKILL.md, text, or any library",
+        ),
+    ],
+    lib: StoredLib,
+    message: Message = None,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="print what would enter; change nothing")
+    ] = False,
+    author: Author = None,
+    as_json: Json = False,
+) -> None:
+    """Bring lessons into a stored library; what is unsafe is blocked or redacted, and said."""
+    _print(_load("experience.library_command:bring")(source, lib, message, author, dry_run), as_json)
+
+
+@library.command("export", epilog="Example: edgewise library export triage.edge --as skill > SKILL.md")
 def library_export(
-    artifact: Annotated[Path, typer.Argument(help="an artefact or run directory")],
+    lib: Lib,
+    kind: Annotated[
+        str, typer.Option("--as", metavar="prompt|skill|youtu|json", help="the format to print")
+    ] = "youtu",
 ) -> None:
-    """Print a library as the flat object {"G0": text, ...} that youtu-agent reads."""
-    print(json.dumps(_load("experience.command:flat")(artifact), indent=1, ensure_ascii=False))
+    """
+    Print a library for another system.
+
+    prompt: the text as it goes into a prompt; skill: a SKILL.md;
+    youtu: the flat object {"G0": text, ...}; json: all that is known.
+    """
+    print(_load("experience.library_command:export")(lib, kind))
 
 
 @models.command("list", epilog="Example: edgewise models list --json")

@@ -33,7 +33,7 @@ from toolkit.errors import ModelError, ProviderDown, TaskError, UnknownModel, Wr
 from toolkit.load import load
 from toolkit.redact import redact
 from toolkit.types import Reply, Request
-from toolkit.wire import BadAnswer, Quirks, decode, encode, quirk, refusal
+from toolkit.wire import BadAnswer, Quirks, decode, decode_embedding, encode, quirk, refusal
 
 ALLOW_PAID_CALLS = True
 """Set to False (or set EDGEWISE_OFFLINE=1) and only loopback and scripted models may be asked."""
@@ -105,12 +105,13 @@ class _Remote:
         """Answer one request; see the head of this module for errors."""
         if not self._free:
             forbid_paid(request.model)
+        read = decode_embedding if request.embeds else decode
         while True:
             quirks = self._quirks.get(request.model, {})
             body = encode(request, self._name(request.model), quirks)
             start = time.perf_counter()
             try:
-                return decode(await self._send(body), time.perf_counter() - start)
+                return read(await self._send(body, request.embeds), time.perf_counter() - start)
             except (BadAnswer, json.JSONDecodeError) as error:
                 raise Unanswered(self._sentence(request, redact(str(error), self._key)), 502) from None
             except Exception as error:
@@ -120,8 +121,8 @@ class _Remote:
     def _name(self, model: str) -> str:
         return wire_name(model)
 
-    async def _send(self, body: dict[str, Any]) -> Any:
-        """The provider's JSON, parsed; raises errors of the openai package."""
+    async def _send(self, body: dict[str, Any], embeds: bool) -> Any:
+        """The provider's JSON, parsed: a chat completion or an embedding; raises errors of the openai package."""
         raise NotImplementedError
 
     def _learn(self, model: str, error: Exception, body: dict[str, Any], quirks: Quirks) -> bool:
@@ -161,8 +162,9 @@ class _Remote:
             raise UnknownModel(f"{sentence} Check the model's name and the server's address.") from None
         if status == 402 or "insufficient_quota" in f"{getattr(error, 'code', '')} {error}":
             raise ProviderDown(f"{sentence} Top up the account; the run resumes where it stopped.") from None
-        if status in (408, 409, 429) or status >= 500:
+        if (status in (408, 409, 429) or status >= 500) and "too large to process" not in sentence:
             raise Unanswered(sentence, status, _retry_after(error)) from None
+        # Or too large: llama.cpp answers a text that its batch can't hold with 500, now and ever.
         return refusal(sentence, Reply(refusal("").message, latency=latency))
 
     def _sentence(self, request: Request, what: str) -> str:
@@ -191,11 +193,12 @@ class OpenAIClient(_Remote):
         self._lanes: list[_Lane] = []
         self._open_lane()
 
-    async def _send(self, body: dict[str, Any]) -> Any:
+    async def _send(self, body: dict[str, Any], embeds: bool) -> Any:
+        path = "/embeddings" if embeds else "/chat/completions"
         lane = next((lane for lane in self._lanes if lane.busy < CALLS_PER_LANE), None) or self._open_lane()
         lane.busy += 1
         try:
-            return json.loads(await lane.client.post("/chat/completions", cast_to=str, body=body))
+            return json.loads(await lane.client.post(path, cast_to=str, body=body))
         finally:
             lane.busy -= 1
 
@@ -245,10 +248,14 @@ class LiteLLMClient(_Remote):
             self._known.add(model)
         return model
 
-    async def _send(self, body: dict[str, Any]) -> Any:
-        # litellm hands calls with tools to its MCP gateway, which needs packages that it does not install.
-        off = {"num_retries": 0, "max_retries": 0, "caching": False, "_skip_mcp_handler": True}
-        answer = await _litellm().acompletion(**body, **self._fixed, **off, drop_params=True)
+    async def _send(self, body: dict[str, Any], embeds: bool) -> Any:
+        off = {"num_retries": 0, "max_retries": 0, "caching": False}
+        if embeds:
+            answer = await _litellm().aembedding(**body, **self._fixed, **off, drop_params=True)
+        else:
+            # litellm hands calls with tools to its MCP gateway, which needs packages that it does not install.
+            off["_skip_mcp_handler"] = True
+            answer = await _litellm().acompletion(**body, **self._fixed, **off, drop_params=True)
         return answer.model_dump()
 
     async def aclose(self) -> None:
@@ -333,9 +340,11 @@ def wire_name(model: str) -> str:
     return name if kind in ("openai", "local") and name else model
 
 
-def connect(name: str) -> Client:
+def connect(name: str, embeds: bool = False) -> Client:
     """
     A client for the server of model `name`; any model of that server may be asked through it.
+
+    An embedded model answers requests that `embeds` from a server of its own, and no others there.
 
     May take long for `local/…`, which is fetched and loaded. Raises `ModelError`.
     """
@@ -350,7 +359,8 @@ def connect(name: str) -> Client:
     if kind == "local":
         from toolkit.local import serve
 
-        local = serve(rest)
+        room = {"context": 2048, "parallel": 4} if embeds else {}
+        local = serve(rest, embeds=embeds, **room)
         return OpenAIClient(local.url, "none", closing=local.close)
     return LiteLLMClient()
 
@@ -391,19 +401,19 @@ class Router:
     """One client for all models: connects when a model is first asked, once per server, and closes all."""
 
     def __init__(self) -> None:
-        self._clients: dict[str, Client] = {}
-        self._opening: dict[str, asyncio.Task[Client]] = {}
+        self._clients: dict[tuple[str, bool], Client] = {}
+        self._opening: dict[tuple[str, bool], asyncio.Task[Client]] = {}
 
     async def ask(self, request: Request) -> Reply:
         """Ask the model that the request names."""
-        server = server_of(request.model)
+        server = server_of(request.model), request.embeds
         client = self._clients.get(server) or await self._open(server, request.model)
         return await client.ask(request)
 
-    async def _open(self, server: str, model: str) -> Client:
+    async def _open(self, server: tuple[str, bool], model: str) -> Client:
         """Connect in a thread, as loading a model blocks; whoever else asks meanwhile waits for the same."""
         if server not in self._opening:
-            self._opening[server] = asyncio.create_task(asyncio.to_thread(connect, model))
+            self._opening[server] = asyncio.create_task(asyncio.to_thread(connect, model, server[1]))
         opening = self._opening[server]
         try:
             self._clients[server] = await asyncio.shield(opening)

@@ -5,6 +5,7 @@ The directory of a run, and what is written into it while the run goes on.
     RUN/journal.sqlite     every model call, durable before its reply is used
     RUN/rollouts.jsonl     one line per rollout
     RUN/steps/NNN/         what each step saw and produced
+    RUN/effects.json       which lessons were measured one by one at the end, and which went
     RUN/result.json        the result as one object
     RUN/report.html        the same for people
     RUN/artifact/          the improvement; its manifest is written last
@@ -62,6 +63,8 @@ class Directory:
                 self._write_groups(groups)
             case Note("step", record):
                 self._write_step(record)
+            case Note("effects", record):
+                write_json(self.path / "effects.json", record.to_json())
 
     def _write_groups(self, groups: list[Group]) -> None:
         for group in groups:
@@ -162,7 +165,7 @@ def rollout_json(group: Group, run: Rollout, model: str, price: Price | None) ->
     usage = run.usage
     last = run.steps[-1] if run.steps else None
     return {
-        "id": f"{run.example}/{run.role}/{run.version}/{run.seed}",
+        "id": run.id,
         "example": run.example,
         "group": [group.example.id, group.role],
         "sample": run.sample,

@@ -21,6 +21,7 @@ Every failure a user can meet, named by the border it crossed.
     │   └── StoreDown             (3) the library's database can't be reached
     ├── LimitReached              (3) dollars, tokens, calls or minutes are used up; the run resumes
     ├── LimitTooSmall             the limits can't pay for one step of learning
+    ├── Hopeless                  rows are too few to show any gain
     └── Interrupted               (130) stopped by the user; the run resumes
 
 A reply that a model got wrong (no JSON, an unknown id) is no exception: it is reported where it is read.
@@ -115,6 +116,10 @@ class LimitReached(EdgewiseError):
 
 class LimitTooSmall(EdgewiseError):
     """The limits can't pay for one step of learning."""
+
+
+class Hopeless(EdgewiseError):
+    """Rows are too few to show any gain, however large."""
 
 
 class Interrupted(EdgewiseError):

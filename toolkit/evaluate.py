@@ -153,15 +153,15 @@ def _rows(arm: Arm) -> tuple[Row, ...]:
 
 
 def _row(group: Group, arm: str) -> Row:
-    values = [_value(member) for member in group.members]
+    values = [reward_of(member) for member in group.members]
     if not values:
         raise ValueError(f"arm {arm!r} has no samples for example {group.example.id!r}")
     rewards = tuple(0.0 if value is None else value for value in values)
     return Row(group.example.id, arm, rewards, values.count(None))
 
 
-def _value(rollout: Rollout) -> float | None:
-    """The reward, or None where there is none."""
+def reward_of(rollout: Rollout) -> float | None:
+    """The reward, or None where the rollout failed or has no valid score."""
     score = rollout.score
     return None if rollout.failed or score is None or not score.valid else float(score.value)
 

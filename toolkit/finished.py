@@ -92,6 +92,15 @@ class Costs(Data):
     step: dict[str, Book]
 
 
+class Effect(Data):
+    """What a lesson was measured to be worth; see `experience.library`."""
+
+    estimate: float
+    low: float
+    high: float
+    uses: int
+
+
 class Lesson(Data):
     """A lesson of the final library."""
 
@@ -99,6 +108,21 @@ class Lesson(Data):
     kind: str
     born: int
     sources: list[str]
+    effect: Effect | None = None
+
+
+class Dropped(Data):
+    """A lesson that measurably did harm; `kept` where it stayed because it is locked."""
+
+    lesson: Lesson
+    reason: str
+    kept: bool = False
+
+
+class Effects(Data):
+    """effects.json."""
+
+    dropped: list[Dropped] = []
 
 
 class Library(Data):
@@ -128,12 +152,15 @@ class Operation(Data):
     reason: str = ""
 
 
-class Screen(Data):
-    """How the best candidate did against the current library on `rows` validation rows."""
+class Gate(Data):
+    """How the best candidate did against the current library on `rows` validation rows, and why it stayed or went."""
 
     winner: str
     difference: float
     rows: int
+    p: float = 1.0
+    level: float = 0.0
+    worse: list[str] = []
     means: dict[str, float]
 
 
@@ -160,7 +187,8 @@ class Step(Data):
     statistics: Numbers
     groups: list[Studied] = []
     operations: list[Operation] = []
-    screen: Screen | None = None
+    gate: Gate | None = None
+    dropped: list[Dropped] = []
 
 
 class Message(Data):
@@ -207,13 +235,15 @@ class Finished:
     """
     All that the report needs.
 
-    `library` is None where nothing was learned in words. `answers` holds the rollouts of rows that changed,
+    `library` is None where nothing was learned in words. `dropped` are the lessons that measurably did harm, at
+    any time. `answers` holds the rollouts of rows that changed,
     by (example, arm), in sample order.
     """
 
     result: Result
     library: Library | None
     steps: list[Step]
+    dropped: list[Dropped]
     answers: Answers
     settings: dict[str, Any]
 
@@ -233,7 +263,15 @@ def read(path: Path) -> Finished:
     words = result.artifact.get("library.json")
     library = None if words is None else _checked(Library, words, path / "result.json")
     steps = [_parsed(Step, file) for file in sorted(path.glob("steps/*/step.json"))]
-    return Finished(result, library, steps, _answers(path, result.evidence), _settings(path))
+    return Finished(
+        result, library, steps, _dropped(path, steps), _answers(path, result.evidence), _settings(path)
+    )
+
+
+def _dropped(path: Path, steps: list[Step]) -> list[Dropped]:
+    file = path / "effects.json"
+    last = _parsed(Effects, file).dropped if file.exists() else []
+    return [*(each for step in steps for each in step.dropped), *last]
 
 
 def _settings(path: Path) -> dict[str, Any]:

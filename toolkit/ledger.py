@@ -209,13 +209,14 @@ class Ledger:
                 f"The price of {request.model} is unknown, so a limit in dollars can't be kept: give"
                 " --price INPUT,OUTPUT in dollars per million tokens, or limit tokens or calls instead."
             )
-        if request.sampling.max_tokens is None:
+        longest = _longest(request)
+        if longest is None:
             if self.limits.tokens is None and price is not None and not (price.input or price.output):
                 return Amount(1)
             raise ConfigError(
                 "A limit on tokens or dollars needs max_tokens, or one call could use it all up."
             )
-        usage = Usage(input=input_bound(request), output=request.sampling.max_tokens)
+        usage = Usage(input=input_bound(request), output=longest)
         return Amount(1, usage.total, cost(usage, _dearest(price)) if price else 0)
 
     def price(self, model: str) -> Price | None:
@@ -326,10 +327,15 @@ def _used(request: Request, reply: Reply) -> tuple[Usage, bool]:
         return reply.usage, False
     if reply.stop in ("refused", "failed"):
         return Usage(), False
-    longest = request.sampling.max_tokens
+    longest = _longest(request)
     said = sum(_bytes(c.name) + _bytes(c.arguments) + _PER_TOOL for c in reply.message.tool_calls)
     output = longest if longest is not None else _bytes(reply.message.content) + said
     return Usage(input=input_bound(request), output=output), True
+
+
+def _longest(request: Request) -> int | None:
+    """The most output tokens of a request; a vector has none."""
+    return 0 if request.embeds else request.sampling.max_tokens
 
 
 def _dearest(price: Price) -> Price:

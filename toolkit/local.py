@@ -308,7 +308,7 @@ class LocalServer:
 class _Running:
     """A server of this process. `server` is xllamacpp's object: dropping it stops the server."""
 
-    model: str
+    key: tuple[str, bool]
     url: str
     context: int
     parallel: int
@@ -316,15 +316,16 @@ class _Running:
     shares: int = 0
 
     def stop(self) -> None:
-        _servers.pop(self.model, None)
+        _servers.pop(self.key, None)
         self.server = None
 
 
-_servers: dict[str, _Running] = {}
+_servers: dict[tuple[str, bool], _Running] = {}
+"""By the model's name and whether it gives vectors."""
 _lock = threading.RLock()
 
 
-def serve(name: str, *, context: int = 4096, parallel: int = 8) -> LocalServer:
+def serve(name: str, *, context: int = 4096, parallel: int = 8, embeds: bool = False) -> LocalServer:
     """
     An OpenAI-compatible endpoint for an embedded model, inside this process, on loopback.
 
@@ -333,15 +334,18 @@ def serve(name: str, *, context: int = 4096, parallel: int = 8) -> LocalServer:
     share it. Raises `BrokenModelFile` for a damaged file, and `ModelError` where xllamacpp is not installed
     or the model runs already with less room.
 
+    llama.cpp computes either text or vectors: with `embeds` the model gets a second server, for `/v1/embeddings`
+    only, that gives the mean of the vectors of all tokens, scaled to length 1.
+
     A reply repeats for the same seed, prompt and state of the prompt cache, not beyond: which requests are
     computed together changes the rounding. `response_format` is enforced, `tool_choice="required"` is not.
     """
     model = find(name)
     with _lock:
-        running = _servers.get(model.name)
+        running = _servers.get((model.name, embeds))
         if running is None:
-            running = _start(model, verified(model) or pull(model.name), context, parallel)
-            _servers[model.name] = running
+            running = _start(model, verified(model) or pull(model.name), context, parallel, embeds)
+            _servers[model.name, embeds] = running
         elif running.context < context or running.parallel < parallel:
             raise ModelError(
                 f"local/{model.name} is already served with context={running.context} and "
@@ -363,10 +367,15 @@ def _engine() -> Any:
         ) from error
 
 
-def _start(model: EmbeddedModel, path: Path, context: int, parallel: int) -> _Running:
+def _start(model: EmbeddedModel, path: Path, context: int, parallel: int, embeds: bool) -> _Running:
     xllamacpp = _engine()
+    parameters = _parameters(xllamacpp.CommonParams(), model, path, context, parallel)
+    if embeds:
+        parameters.embedding = True
+        parameters.pooling_type = xllamacpp.llama_pooling_type.LLAMA_POOLING_TYPE_MEAN
+        parameters.n_batch = parameters.n_ubatch = context  # a mean is taken over one batch, never over two
     try:
-        server = xllamacpp.Server(_parameters(xllamacpp.CommonParams(), model, path, context, parallel))
+        server = xllamacpp.Server(parameters)
     except RuntimeError as error:
         raise ModelError(f"local/{model.name} could not be served: {error}.") from error
     # Answered by the server's main loop. Stopping a server before its loop runs would wait for ever.
@@ -374,7 +383,7 @@ def _start(model: EmbeddedModel, path: Path, context: int, parallel: int) -> _Ru
         reply.read()
     atexit.unregister(_stop_all)
     atexit.register(_stop_all)
-    return _Running(model.name, f"{server.listening_address}/v1", context, parallel, server)
+    return _Running((model.name, embeds), f"{server.listening_address}/v1", context, parallel, server)
 
 
 def _parameters(p: Any, model: EmbeddedModel, path: Path, context: int, parallel: int) -> Any:

@@ -29,7 +29,8 @@ def address(request: Request) -> str:
     """
     Where a request lies in the journal: the sha256 of all that shapes its reply.
 
-    That is model, messages, tools, schema, sampling and sample index; who pays is no part of it.
+    That is model, messages, tools, schema, sampling, sample index and whether a vector is wanted; who pays is no
+    part of it.
     """
     return hashlib.sha256(dump_request(request).encode("ascii")).hexdigest()
 
@@ -45,16 +46,19 @@ def dump_request(request: Request) -> str:
             request.schema,
             [_float(s.temperature), _float(s.top_p), s.max_tokens, s.seed, s.stop],
             request.sample,
+            *([True] if request.embeds else []),  # older journals know only requests for text
         ]
     )
 
 
 def load_request(text: str, payer: Payer) -> Request:
     """The request that `dump_request` wrote, with its payer."""
-    model, messages, tools, schema, (temperature, top_p, max_tokens, seed, stop), sample = json.loads(text)
+    model, messages, tools, schema, drawn, sample, *embeds = json.loads(text)
+    temperature, top_p, max_tokens, seed, stop = drawn
     sampling = Sampling(temperature, top_p, max_tokens, seed, tuple(stop))
     said = tuple(map(_message, messages))
-    return Request(model, said, sampling, tuple(Tool(*tool) for tool in tools), sample, schema, payer)
+    called = tuple(Tool(*tool) for tool in tools)
+    return Request(model, said, sampling, called, sample, schema, payer, embeds=bool(embeds))
 
 
 def dump_reply(reply: Reply) -> str:

@@ -11,7 +11,9 @@ from toolkit.finished import (
     Arm,
     Book,
     Difference,
+    Effect,
     Finished,
+    Gate,
     Interval,
     Line,
     Message,
@@ -183,7 +185,7 @@ def _curve(steps: Sequence[Step]) -> Iterable[Element]:
 
     sampled = [step for step in steps if step.statistics.runs]
     rewards = [Series("rollouts", "a", [point(step, step.statistics.mean_reward) for step in sampled])]
-    rewards += _screened(steps)
+    rewards += _at_the_gate(steps)
     mixed = [Series("mixed groups", "b", [point(step, step.statistics.mixed) for step in sampled])]
     charts = (
         [
@@ -205,14 +207,14 @@ def _curve(steps: Sequence[Step]) -> Iterable[Element]:
     )
 
 
-def _screened(steps: Sequence[Step]) -> list[Series]:
+def _at_the_gate(steps: Sequence[Step]) -> list[Series]:
     """On the validation rows: the library of the time, and the best candidate to follow it."""
     current, best = [], []
     for step in steps:
-        if step.screen and step.screen.rows and "current" in step.screen.means:
-            mean = step.screen.means["current"]
+        if step.gate and step.gate.rows and "current" in step.gate.means:
+            mean = step.gate.means["current"]
             current.append(Point(step.step, mean))
-            best.append(Point(step.step, mean + step.screen.difference, hollow=not step.screen.winner))
+            best.append(Point(step.step, mean + step.gate.difference, hollow=not step.gate.winner))
     return [
         Series("validation, current library", "c", current),
         Series("validation, best candidate", "d", best, joined=False),
@@ -226,10 +228,33 @@ def _lessons(run: Finished) -> Iterable[Element]:
         yield node("p", "No lesson was kept.")
         return
     rows = [
-        [f"G{i}", x.text, x.kind, "start" if x.born == 0 else str(x.born), f"{len(x.sources):,}"]
+        [
+            f"G{i}",
+            x.text,
+            x.kind,
+            "start" if x.born == 0 else str(x.born),
+            f"{len(x.sources):,}",
+            _effect(x.effect),
+            f"{x.effect.uses:,}" if x.effect else "",
+        ]
         for i, x in enumerate(lessons)
     ]
-    yield _table(["", "lesson", "kind", "born at step", "source rows"], rows, words=3)
+    titles = ["", "lesson", "kind", "born at step", "source rows", "effect [95 %]", "uses"]
+    yield _table(titles, rows, words=3)
+    yield _note(
+        "The effect of a lesson is the change in mean reward where it is shown, measured on rollouts that saw a "
+        "random part of the library, or by leaving it out. No figure: not measured."
+    )
+    for gone in run.dropped:
+        yield _note(
+            f"{'Harmful, but locked' if gone.kept else 'Dropped'}: “{gone.lesson.text}” {gone.reason}."
+        )
+
+
+def _effect(effect: Effect | None) -> str:
+    if effect is None:
+        return ""
+    return f"{_signed(effect.estimate)} [{_signed(effect.low)}, {_signed(effect.high)}]"
 
 
 def _operations(steps: Sequence[Step]) -> Iterable[Element]:
@@ -244,14 +269,21 @@ def _operations(steps: Sequence[Step]) -> Iterable[Element]:
 def _step_summary(step: Step) -> str:
     fates = Counter(map(_fate, step.operations))
     counts = ", ".join(f"{fates[fate]} {fate}" for fate in FATES if fates[fate]) or "no operations"
-    screen = step.screen
-    verdict = ""
-    if screen and screen.rows:
-        gain = f"{_signed(screen.difference)} on {screen.rows:,} validation rows"
-        verdict = f"; kept “{screen.winner}” ({gain})" if screen.winner else f"; nothing was better ({gain})"
-    elif screen:
-        verdict = "; no candidate differed from the current library"
-    return f"Step {step.step}, epoch {step.epoch}: {counts}{verdict}"
+    return f"Step {step.step}, epoch {step.epoch}: {counts}{_verdict(step.gate)}"
+
+
+def _verdict(gate: Gate | None) -> str:
+    """What the gate said of a step's best candidate."""
+    if gate is None:
+        return ""
+    if not gate.rows:
+        return "; no candidate differed from the current library"
+    gain = f"{_signed(gate.difference)} on {gate.rows:,} validation rows, p {gate.p:.2g}"
+    if gate.winner:
+        return f"; kept “{gate.winner}” ({gain})"
+    if gate.worse:
+        return f"; refused, as anchors got worse: {', '.join(gate.worse)} ({gain})"
+    return f"; nothing was shown to be better ({gain}, needed {gate.level:.2g})"
 
 
 def _step_notes(step: Step) -> Iterable[str]:

@@ -17,7 +17,7 @@ from toolkit import graders
 from toolkit.adapt import adapt, blamed, takes_any
 from toolkit.errors import RewardError, TaskError
 from toolkit.graders import Grade
-from toolkit.judge import judge
+from toolkit.judge import judge, rank, relative
 from toolkit.load import load, meant
 from toolkit.types import Example, Plan, Rollout, Score
 
@@ -31,7 +31,12 @@ BUILT_IN: Mapping[str, Callable[..., Grade]] = {
     "choice": graders.choice,
     "python": graders.unit_tests,
     "judge": judge,
+    "relative": relative,
 }
+
+GradeGroup = Callable[[Example, Sequence[Rollout], str], Plan[list[Score]]]
+IN_GROUPS: Mapping[str, Callable[..., GradeGroup]] = {"relative": rank}
+"""Built-in rewards that compare the runs of a group; the options are those of their `BUILT_IN` grader."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,11 +46,21 @@ class Reward:
 
     `grade(example, rollout, judge_model)` never hands a failed rollout to the grader: its score is invalid,
     with the stop reason as feedback. It raises a RewardError if the grader raises or gives no finite number.
+
+    A reward that compares the runs of a group has `grade_group(example, rollouts, judge_model)` too, with a
+    score for each: learning uses that one. Its numbers mean nothing outside the group, so measuring uses
+    `grade`.
     """
 
     name: str
     style: str
     grade: Grade
+    grade_group: GradeGroup | None = None
+
+    @property
+    def relative(self) -> bool:
+        """Whether the runs of a group are graded together while learning."""
+        return self.grade_group is not None
 
 
 Spec = str | Mapping[str, Any] | Sequence[Any] | Callable[..., Any] | Reward
@@ -100,12 +115,15 @@ def _built_in(name: str, options: Mapping[str, Any]) -> Reward:
     for option in options:
         if option not in existing:
             raise RewardError(f"the reward {name!r} has no option {option!r}{meant(option, existing)}")
+    together = IN_GROUPS.get(name)
     try:
-        return Reward(name, "built-in", _checked(name, validate_call(maker)(**options)))
+        grade = _checked(name, validate_call(maker)(**options))
+        grade_group = _checked_group(name, validate_call(together)(**options)) if together else None
     except ValidationError as error:
         wrong = error.errors()[0]
         option = wrong["loc"][0] if wrong["loc"] else ""
         raise RewardError(f"the option {option!r} of the reward {name!r} is wrong: {wrong['msg']}") from error
+    return Reward(name, "built-in", grade, grade_group)
 
 
 def _function(function: Any, options: Mapping[str, Any]) -> Reward:
@@ -138,8 +156,7 @@ def _checked(name: str, grade: Grade) -> Grade:
 
     def checked(example: Example, rollout: Rollout, judge_model: str) -> Plan[Score]:
         if rollout.failed:
-            why = f"{rollout.stop}: {rollout.error}" if rollout.error else rollout.stop
-            return Score(0.0, valid=False, feedback=f"the run broke ({why})")
+            return _broken(rollout)
         with blamed(name, example.id):
             score = yield from grade(example, rollout, judge_model)
         if not all(math.isfinite(value) for value in (score.value, *score.parts.values())):
@@ -149,6 +166,23 @@ def _checked(name: str, grade: Grade) -> Grade:
         return score
 
     return checked
+
+
+def _checked_group(name: str, grade_group: GradeGroup) -> GradeGroup:
+    """`grade_group` of the runs that did not fail; the others are invalid, as with `grade`."""
+
+    def checked(example: Example, rollouts: Sequence[Rollout], judge_model: str) -> Plan[list[Score]]:
+        with blamed(name, example.id):
+            found = yield from grade_group(example, [run for run in rollouts if not run.failed], judge_model)
+        scores = iter(found)
+        return [_broken(run) if run.failed else next(scores) for run in rollouts]
+
+    return checked
+
+
+def _broken(rollout: Rollout) -> Score:
+    why = f"{rollout.stop}: {rollout.error}" if rollout.error else rollout.stop
+    return Score(0.0, valid=False, feedback=f"the run broke ({why})")
 
 
 def _weight(spec: Any) -> float:
@@ -161,13 +195,28 @@ def _weight(spec: Any) -> float:
 def _weighted(terms: Sequence[tuple[Reward, float]]) -> Reward:
     if not terms:
         raise RewardError("the list of rewards is empty; name at least one")
-    names = _unique([reward.name for reward, _ in terms])
+    names, weights = _unique([reward.name for reward, _ in terms]), [weight for _, weight in terms]
 
     def grade(example: Example, rollout: Rollout, judge_model: str) -> Plan[Score]:
         scores = yield [reward.grade(example, rollout, judge_model) for reward, _ in terms]
-        return _sum(names, [weight for _, weight in terms], scores)
+        return _sum(names, weights, scores)
 
-    return Reward(" + ".join(names), "weighted sum", _checked(" + ".join(names), grade))
+    def grade_group(example: Example, rollouts: Sequence[Rollout], judge_model: str) -> Plan[list[Score]]:
+        by_term = yield [_each(reward, example, rollouts, judge_model) for reward, _ in terms]
+        return [_sum(names, weights, scores) for scores in zip(*by_term, strict=True)]
+
+    name = " + ".join(names)
+    together = _checked_group(name, grade_group) if any(reward.relative for reward, _ in terms) else None
+    return Reward(name, "weighted sum", _checked(name, grade), together)
+
+
+def _each(
+    reward: Reward, example: Example, rollouts: Sequence[Rollout], judge_model: str
+) -> Plan[list[Score]]:
+    """The scores of one group by one reward, compared with each other where the reward does that."""
+    if reward.grade_group:
+        return (yield from reward.grade_group(example, rollouts, judge_model))
+    return (yield [reward.grade(example, run, judge_model) for run in rollouts])
 
 
 def _sum(names: Sequence[str], weights: Sequence[float], scores: Sequence[Score]) -> Score:

@@ -36,12 +36,14 @@ class Outcome:
     """
     What a way of improving ends with: the measurement and the files of the artefact.
 
-    `start` are the files of the unchanged start, which the artefact keeps where the change did not measure better.
+    `start` are the files of the unchanged start, which the artefact keeps where the change did not measure better;
+    `parents` names what that start was.
     """
 
     evaluation: Evaluation
     files: Mapping[str, Any]
     start: Mapping[str, Any]
+    parents: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -181,7 +183,7 @@ def _result(
     improved = outcome.files != outcome.start and gain is not None and gain.mean.estimate > 0
     kept = outcome.files if improved else outcome.start
     files = {**kept, "evidence.json": outcome.evaluation.to_json()}
-    artifact = Artifact(task.fingerprint, config.model, files, settings=config.in_use())
+    artifact = Artifact(task.fingerprint, config.model, files, config.in_use(), outcome.parents)
     return Result(task.name, outcome.evaluation, artifact, costs, improved, path, seconds)
 
 

@@ -3,20 +3,23 @@
 import inspect
 import re
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import replace
 
 from toolkit.types import Message, Reply, Request, Usage
+from toolkit.wire import pack
 
-Answer = str | Message | Reply | Exception
+Answer = str | Message | Reply | Exception | Sequence[float]
 
 
 class Scripted:
     """
     A client that answers with `function(request)`, sync or async.
 
-    The function returns a text, a message, a whole reply (passed on as it is), or an exception, which is
-    raised. Usage is counted in words, as if a word were a token; a text longer than `max_tokens` words is cut
+    The function returns a text, a message, a vector (for a request that `embeds`), a whole reply (passed on as
+    it is), or an exception, which is raised.
+
+    Usage is counted in words, as if a word were a token; a text longer than `max_tokens` words is cut
     there, as a provider would. `requests` holds everything asked so far, in order.
     """
 
@@ -35,8 +38,7 @@ class Scripted:
             raise answer
         if isinstance(answer, Reply):
             return answer
-        message = Message("assistant", answer) if isinstance(answer, str) else answer
-        return _reply(request, message, time.perf_counter() - start)
+        return _reply(request, _message(answer), time.perf_counter() - start)
 
     async def aclose(self) -> None:
         """Nothing to close."""
@@ -47,10 +49,17 @@ def count(message: Message) -> int:
     return len(message.content.split()) + sum(1 + len(call.arguments.split()) for call in message.tool_calls)
 
 
+def _message(answer: str | Message | Sequence[float]) -> Message:
+    if isinstance(answer, Message):
+        return answer
+    return Message("assistant", answer if isinstance(answer, str) else pack(answer))
+
+
 def _reply(request: Request, message: Message, latency: float) -> Reply:
     kept = _cut(message, request.sampling.max_tokens)
     stop = "tools" if kept.tool_calls else "stop" if kept is message else "length"
-    usage = Usage(input=sum(map(count, request.messages)), output=count(kept))
+    said = 0 if request.embeds else count(kept)
+    usage = Usage(input=sum(map(count, request.messages)), output=said)
     return Reply(kept, stop, usage, latency, request.model)
 
 

@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 
 Samples = Sequence[Sequence[float]] | NDArray[np.floating]
 CHUNK = 4_000_000
+FINEST = 64
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,9 +68,6 @@ def interval(
         percentile              0.917   0.930   0.950   0.950
         BCa                     0.899   0.915   0.941   0.948
 
-    No resampling sees an effect that sits in rows which were not drawn: where 8 % of the rows carry the
-    whole gain, E = 10 gives 0.68 to 0.89, and E = 60 gives 0.93.
-
     One example says nothing of others: the interval is infinite. Equal values give an interval of width zero.
     ValueError for no values.
     """
@@ -100,16 +98,45 @@ def paired_difference(before: Samples, after: Samples, seed: int = 0, resamples:
     """
     How much better `after` is than `before` on the same examples: mean difference, 95 % interval, p-value.
 
-    Both are (E, K) rewards, row for row of the same example; K may differ between rows and arms. The interval
-    is that of `interval` over the (E,) differences of means; p is that of `sign_flip_p`. With one example, p
-    is 1 and the interval infinite. Where all differences are equal the interval has width zero, and p alone
-    says how far so few examples go. ValueError for no examples, or different numbers of them.
+    Both are (E, K) rewards, row for row of the same example; K may differ between rows and arms. Over the (E,)
+    differences of means, each end of the interval is the farther one of `interval` and of Student's t: t holds
+    where few rows differ at all, the bootstrap where the differences are skewed. p is that of `sign_flip_p`.
+    With one example, p is 1 and the interval infinite. Where all differences are equal the interval has width
+    zero, and p alone says how far so few examples go. No range of rewards is assumed: with a handful of
+    examples an end may lie beyond what is possible. ValueError for no examples, or different numbers of them.
+
+    Coverage of 54 structures at each E (bench/coverage.py: 1 to 16 samples, three spreads of difficulty, no
+    effect, one on all rows or on 8 % of them; pass or fail and graded rewards):
+
+        E                           10      20      60      200
+        median                      0.949   0.952   0.952   0.953
+        share within 0.93 to 0.97   0.61    0.74    0.87    1.00
+        the same of `interval`      0.43    0.65    0.83    0.98
+        lowest                      0.351   0.558   0.843   0.931
+
+    The lowest are effects that sit in 8 % of the rows: with 10 examples, none of those rows is drawn in 43 of
+    100 comparisons (66, where half the rows were solved anyway), which then look as if nothing had changed. An
+    interval that allows for it nearly always covers "no change", and is three times as wide where rewards
+    hardly vary. Interval and p disagree about "no change" in 2 to 3 of 100 comparisons.
     """
     if len(before) != len(after):
         raise ValueError(f"before has {len(before)} examples and after {len(after)}; they must be the same")
     differences = means(after) - means(before)
     found = interval(differences, seed, resamples)
-    return Interval(found.estimate, found.low, found.high, sign_flip_p(differences, seed, resamples))
+    half = _t_half_width(differences)
+    low, high = min(found.low, found.estimate - half), max(found.high, found.estimate + half)
+    return Interval(found.estimate, low, high, sign_flip_p(differences, seed, resamples))
+
+
+def _t_half_width(values: NDArray[np.floating]) -> float:
+    """Half the width of Student's 95 % interval for the mean; infinite for one value, 0 for equal ones."""
+    if len(values) == 1:
+        return math.inf
+    if np.ptp(values) == 0:
+        return 0.0
+    from scipy.special import stdtrit
+
+    return float(stdtrit(len(values) - 1, 0.975) * values.std(ddof=1) / math.sqrt(len(values)))
 
 
 def sign_flip_p(differences: NDArray[np.floating], seed: int = 0, resamples: int = 10_000) -> float:
@@ -136,21 +163,62 @@ def sign_flip_p(differences: NDArray[np.floating], seed: int = 0, resamples: int
     return (extreme + 1) / (resamples + 1)
 
 
-def smallest_gain(examples: int, samples: int = 1) -> float:
+def gain_p(differences: NDArray[np.floating], resamples: int = 100_000) -> float:
     """
-    The smallest true gain in mean reward that a paired comparison shows in four of five runs (p < 0.05).
+    One-sided p-value of "there is no gain", for (E,) paired differences: signs are flipped, the sum is compared.
 
-    For rewards from 0 to 1, before anything is known of the task, so with the most noise: each draw is a fair
-    coin, and where K samples have averaged that out, the gain g comes from a share g of the rows while the
-    others stay. The variance of one example's difference is then 1 / 2K + (1 - 1/K) g (1 - g); the gain is
-    (t_0.975 + t_0.8) standard errors, at E - 1 degrees of freedom. At most 1: no gain is sure to show.
+    Exact where the differences lie on a grid, as those of mean 0/1 rewards do, or where few of them are not zero;
+    otherwise by `resamples` random flips, so that p is at least 1 / (resamples + 1). 1 for no differences.
     """
-    if examples < 2:
+    sizes = np.abs(differences[differences != 0])
+    if not len(sizes):
+        return 1.0
+    grid = _grid(sizes)
+    if grid:
+        whole = np.rint(sizes * grid).astype(int)
+        return _tail(whole, int(np.rint(differences.sum() * grid)))
+    rng = np.random.default_rng(0)
+    threshold = differences.sum() - 1e-9 * sizes.sum()
+    extreme, rows = 0, max(1, CHUNK // len(sizes))
+    for start in range(0, resamples, rows):
+        signs = rng.integers(0, 2, (min(rows, resamples - start), len(sizes)), dtype=np.int8) * 2.0 - 1.0
+        extreme += int((signs @ sizes >= threshold).sum())
+    return (extreme + 1) / (resamples + 1)
+
+
+def _grid(sizes: NDArray[np.floating]) -> int:
+    """The smallest n up to `FINEST` such that all sizes are whole multiples of 1/n; 0 if there is none."""
+    fits = (n for n in range(1, FINEST + 1) if np.abs(sizes * n - np.rint(sizes * n)).max() < 1e-9)
+    return next(fits, 0)
+
+
+def _tail(sizes: NDArray[np.integer], total: int) -> float:
+    """The chance that whole numbers with random signs add up to at least `total`: one convolution a number."""
+    chances, reach = np.ones(1), int(sizes.sum())
+    for size in sizes:
+        step = np.zeros(2 * int(size) + 1)
+        step[0] = step[-1] = 0.5
+        chances = np.convolve(chances, step)
+    return float(min(1.0, chances[total + reach :].sum()))
+
+
+def smallest_gain(
+    examples: int, samples: int = 1, *, level: float = 0.05, sides: int = 2, power: float = 0.8
+) -> float:
+    """
+    The smallest true gain in mean reward that a paired comparison shows with a chance of `power`.
+
+    For rewards from 0 to 1, before anything is known of the task, so with much noise: the gain g comes from a
+    share g of the rows, which go from never to always solved, and all others are fair coins. One example's
+    difference then has the variance (1 - g) (g + 1 / 2K) for K samples, and g is (t_level + t_power) standard
+    errors, at E - 1 degrees of freedom. At most 1: no gain is sure to show.
+    """
+    if examples < 2 or 2.0**-examples > level / sides:
         return 1.0
     from scipy.special import stdtrit
 
-    scale = float(stdtrit(examples - 1, 0.975) + stdtrit(examples - 1, 0.8)) ** 2 / examples
-    # g**2 = scale * variance(g), a quadratic a g**2 - b g - c = 0.
-    b = scale * (1 - 1 / samples)
-    a, c = 1 + b, scale / (2 * samples)
+    quantiles = stdtrit(examples - 1, 1 - level / sides) + stdtrit(examples - 1, power)
+    scale, coin = float(quantiles) ** 2 / examples, 1 / (2 * samples)
+    # g**2 = scale (1 - g) (g + coin), a quadratic a g**2 - b g - c = 0.
+    a, b, c = 1 + scale, scale * (1 - coin), scale * coin
     return min(1.0, (b + math.sqrt(b * b + 4 * a * c)) / (2 * a))

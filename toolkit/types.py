@@ -68,7 +68,8 @@ class Request:
     One question to a model.
 
     `sample` keeps several draws of the same prompt apart; `schema` asks for a JSON reply of that shape, where
-    the provider can enforce it.
+    the provider can enforce it. One that `embeds` has a single message and wants the vector of its text, which
+    `toolkit.wire.vector` reads out of the reply.
     """
 
     model: str
@@ -78,6 +79,7 @@ class Request:
     sample: int = 0
     schema: Mapping[str, Any] | None = None
     payer: Payer = Payer()
+    embeds: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -176,6 +178,11 @@ class Rollout:
     seed: int = 0
     version: str = ""
     error: str = ""
+
+    @property
+    def id(self) -> str:
+        """Its name in rollouts.jsonl, and in the provenance of a lesson."""
+        return f"{self.example}/{self.role}/{self.version}/{self.seed}"
 
     @property
     def answer(self) -> str:

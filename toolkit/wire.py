@@ -1,14 +1,19 @@
 """
-The shape of an OpenAI-compatible chat call: `Request` to JSON, JSON to `Reply`. Pure, no I/O.
+The shape of an OpenAI-compatible call, chat or embedding: `Request` to JSON, JSON to `Reply`. Pure, no I/O.
 
 A `Quirk` is a parameter that one model refuses by name: it is sent under another name, or (None) not at all.
 """
 
+import base64
 import re
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
 
+from toolkit.errors import ModelError
 from toolkit.types import Message, Reply, Request, Stop, Tool, ToolCall, Usage
+
+if TYPE_CHECKING:
+    import numpy as np
 
 Quirks = Mapping[str, str | None]
 
@@ -24,11 +29,13 @@ _NOT_SUPPORTED = re.compile(
 
 
 class BadAnswer(ValueError):
-    """A server answered, but not in the format of a chat completion."""
+    """A server answered, but not in the format of a chat completion or an embedding."""
 
 
 def encode(request: Request, model: str, quirks: Quirks) -> dict[str, Any]:
-    """The JSON body of a chat completion for `model`, with its `quirks` minded."""
+    """The JSON body of a chat completion, or an embedding, by `model`, with its `quirks` minded."""
+    if request.embeds:
+        return {"model": model, "input": request.messages[-1].content}
     sampling = request.sampling
     body: dict[str, Any] = {"model": model, "messages": [_message(m) for m in request.messages]}
     for name in ("temperature", "top_p", "max_tokens", "seed"):
@@ -67,6 +74,61 @@ def decode(data: Any, latency: float) -> Reply:
     if not message.content and said.get("refusal"):
         return refusal(said["refusal"], reply)
     return reply
+
+
+def decode_embedding(data: Any, latency: float) -> Reply:
+    """
+    The reply in an embedding: see `vector`; all tokens are input, `latency` is in seconds.
+
+    Raises `BadAnswer` where the JSON is not an embedding.
+    """
+    try:
+        found = data["data"][0]["embedding"]
+        content = pack(_floats(found) if isinstance(found, str) else found)
+        usage = data.get("usage") or {}
+        spent = usage.get("total_tokens", usage.get("prompt_tokens"))
+    except (KeyError, IndexError, TypeError, AttributeError, ValueError) as error:
+        raise BadAnswer(f"no embedding: {error!r}") from None
+    booked = None if spent is None else Usage(input=spent)
+    return Reply(Message("assistant", content), "stop", booked, latency, data.get("model") or "")
+
+
+def pack(numbers: "Sequence[float] | np.ndarray") -> str:
+    """
+    A vector as a reply's text: its float32, little-endian, in base64, a quarter of what JSON would take.
+
+    Raises ValueError for what is no vector of finite numbers.
+    """
+    import numpy as np
+
+    found = np.asarray(numbers, "<f4")
+    if found.ndim != 1 or not found.size or not np.isfinite(found).all():
+        raise ValueError("a vector is a list of finite numbers")
+    return base64.b64encode(found.tobytes()).decode("ascii")
+
+
+def vector(reply: Reply) -> "np.ndarray":
+    """
+    The vector (float32, one axis) that answers a request which `embeds`.
+
+    Raises `ModelError` where the reply holds something else.
+    """
+    try:
+        return _floats(reply.message.content)
+    except ValueError:
+        raise ModelError(
+            f"{reply.model or 'The model'} answered a request for a vector with something else: is it an "
+            "embedding model?"
+        ) from None
+
+
+def _floats(text: str) -> "np.ndarray":
+    import numpy as np
+
+    found = np.frombuffer(base64.b64decode(text, validate=True), "<f4")
+    if not found.size:
+        raise ValueError("an empty vector")
+    return found
 
 
 def refusal(error: str, reply: Reply = Reply(Message("assistant", ""))) -> Reply:  # noqa: B008 (frozen)

@@ -14,9 +14,11 @@ import pytest
 
 from experience import improve
 from experience.config import ExperienceConfig
+from experience.job import Job
 from experience.library import Library, lesson
-from experience.loop import _distiller as distiller_of
-from experience.loop import learn, measure, statistics, study
+from experience.loop import learn
+from experience.runs import Offer, measure
+from experience.step import statistics, study
 from tests import toy
 from tests.plans import play
 from toolkit import Task
@@ -25,7 +27,8 @@ from toolkit.errors import ConfigError
 from toolkit.scripted import Scripted
 from toolkit.types import Note
 
-CONFIG = ExperienceConfig(model="scripted/toy", epochs=2, batch_size=10, screen=False, pool=False)
+PAPER = {"gate": "off", "inclusion": 1.0, "refill": False, "rest": False, "guards": False, "pool": False}
+CONFIG = ExperienceConfig(model="scripted/toy", epochs=2, batch_size=10, **PAPER)
 
 
 def learned(config=CONFIG, answer=toy.play, task=None):
@@ -36,7 +39,7 @@ def learned(config=CONFIG, answer=toy.play, task=None):
         requests.append(request)
         return answer(request)
 
-    outcome = play(learn(task or toy.task(), config), record, notes)
+    outcome = play(learn(Job(task or toy.task(), config)), record, notes)
     return outcome, requests, [note.data for note in notes if note.topic == "step"]
 
 
@@ -157,8 +160,9 @@ def test_13_lessons_stand_at_the_same_place_in_learning_and_in_use(place):
         prompts.setdefault(request.payer.role, request.messages)
         return toy.play(request)
 
-    play(study(toy.task(), config, distiller_of(config), library, row, 1), answer)
-    play(measure(toy.task(), config, library, [row]), answer)
+    job = Job(toy.task(), config)
+    play(study(job, library, row, Offer(library, 1, 0)), answer)
+    play(measure(job, library, [row]), answer)
     assert prompts["rollout"] == prompts["measure"] == library.dress(row.messages)
 
 
@@ -173,7 +177,7 @@ def test_16_a_group_is_compared_while_other_groups_still_run():
         return toy.play(request)
 
     async def go():
-        await drive(learn(toy.task(), CONFIG), Scripted(answer))
+        await drive(learn(Job(toy.task(), CONFIG)), Scripted(answer))
 
     asyncio.run(go())
     assert order.index("compare") < order.index("slow")
@@ -197,7 +201,7 @@ def test_17_a_slow_reward_does_not_hold_up_the_others():
                 await asyncio.sleep(0.005)
 
         beside = asyncio.create_task(tick())
-        await drive(learn(task, config), Scripted(toy.play))
+        await drive(learn(Job(task, config)), Scripted(toy.play))
         beside.cancel()
 
     asyncio.run(go())
@@ -262,15 +266,15 @@ def test_the_library_of_a_step_conditions_the_rollouts_of_the_next():
 
 def test_notes_tell_every_stage():
     notes: list[Note] = []
-    play(learn(toy.task(), CONFIG), toy.play, notes)
-    assert {note.topic for note in notes} == {"stage", "rollout", "groups", "step"}
+    play(learn(Job(toy.task(), CONFIG)), toy.play, notes)
+    assert {note.topic for note in notes} == {"stage", "rollout", "groups", "step", "effects"}
 
 
 @pytest.mark.parametrize("pool", [False, True])
-def test_no_row_is_run_twice_under_one_library_while_screening(pool):
-    config = CONFIG.model_copy(update={"screen": True, "pool": pool, "epochs": 1})
+def test_no_row_is_run_twice_under_one_library_at_the_gate(pool):
+    config = CONFIG.model_copy(update={"gate": "on", "pool": pool, "epochs": 1, "leave_one_out": 0})
     _, requests, _ = learned(config)
     for step in {request.payer.step for request in requests}:
-        asked = [shown(r) for r in requests if r.payer.role == "screen" and r.payer.step == step]
+        asked = [shown(r) for r in requests if r.payer.role == "gate" and r.payer.step == step]
         assert len(asked) == len(set(asked))
-    assert any(request.payer.role == "screen" for request in requests)
+    assert any(request.payer.role == "gate" for request in requests)

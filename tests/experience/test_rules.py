@@ -3,8 +3,8 @@ import pytest
 from experience import rules
 from experience.config import ExperienceConfig
 from experience.distil import Distiller
+from experience.job import Job
 from experience.library import Library, lesson
-from experience.loop import pooled
 from experience.ops import Operation
 from tests import toy
 from tests.plans import play
@@ -49,9 +49,9 @@ def test_when_right_answers_recur(targets, recurs):
 
 def test_pooling_needs_the_truth_and_can_be_switched_off():
     task, config = toy.task(), ExperienceConfig(model="m")
-    assert pooled(task, config)
+    assert Job(task, config).pooled
     for change in ({"pool": False}, {"truth": False}, {"direct": True}):
-        assert not pooled(task, config.model_copy(update=change))
+        assert not Job(task, config.model_copy(update=change)).pooled
 
 
 def test_a_short_input_is_taken_as_it_is_and_a_long_one_is_put_in_a_few_words():
@@ -110,31 +110,3 @@ def test_a_join_without_an_answer_changes_nothing():
         lambda request: "",
     )
     assert op.text == ""
-
-
-ONE, TWO = library(red="bricks", blue="seas"), library(red="walls", blue="lakes")
-# ONE solves blue and half of red; TWO solves all of red and takes a blue row for red.
-MEASURED = [
-    groups({"red-1": "red", "red-2": "blue", "blue-1": "blue", "blue-2": "blue"}),
-    groups({"red-1": "red", "red-2": "red", "blue-1": "red", "blue-2": "red"}),
-]
-
-
-def test_the_weakest_lesson_of_the_best_library_is_swapped_first():
-    swapped = rules.swap([ONE, TWO], MEASURED)
-    assert swapped is not None
-    assert [x.text for x in swapped.lessons] == ["walls -> red", "seas -> blue"]
-
-
-def test_a_swap_is_tried_once_and_then_the_next():
-    first = rules.swap([ONE, TWO], MEASURED)
-    assert first is not None
-    second = rules.swap([ONE, TWO, first], [*MEASURED, MEASURED[1]])
-    assert second is not None
-    assert [x.text for x in second.lessons] == ["bricks -> red", "lakes -> blue"]
-    both = [ONE, TWO, first, second]
-    assert rules.swap(both, [*MEASURED, MEASURED[1], MEASURED[1]]) is None
-
-
-def test_nothing_to_swap_with_one_library():
-    assert rules.swap([ONE], MEASURED[:1]) is None

@@ -31,9 +31,14 @@ HOMES = {
     "litellm": SERVER_AND_CLIENT,
     "xllamacpp": ("toolkit/local.py",),
     "urllib.request": ("toolkit/local.py",),
+    "sqlalchemy": ("experience/store.py", "experience/database.py"),
+    "statsmodels": ("experience/effect.py",),
+    "pandas": ("experience/effect.py",),
     "http": SERVER_AND_CLIENT,
 }
-SLOW = ("litellm", "torch", "langgraph", "openai", "scipy", "pyarrow", "datasets", "rich")
+SLOW = tuple(
+    "litellm torch langgraph openai scipy pyarrow datasets rich sqlalchemy statsmodels pandas".split()
+)
 FILES = sorted(path for package in BELOW for path in (ROOT / package).rglob("*.py"))
 
 

@@ -1,13 +1,16 @@
 import asyncio
+import base64
 import json
 import logging
+import struct
+from dataclasses import replace
 from importlib.util import find_spec
 
 import openai
 import pytest
 
 import toolkit.client
-from tests.server import Fault, Server, in_order
+from tests.server import Fault, Server, echo, in_order, letters
 from toolkit.client import (
     LiteLLMClient,
     OpenAIClient,
@@ -21,9 +24,11 @@ from toolkit.client import (
 from toolkit.errors import ModelError, ProviderDown, UnknownModel, WrongKey
 from toolkit.redact import redact
 from toolkit.types import Message, Request, Sampling, Tool, ToolCall, Usage
+from toolkit.wire import vector
 
 KEY = "sk-proj-abcdefghijklmnop"
 HELLO = (Message("user", "hello world"),)
+EMBED = Request("m", HELLO, embeds=True)
 
 
 def ask(server, request=None, client=None, **options):
@@ -291,6 +296,65 @@ def test_a_wrong_value_is_not_papered_over(message):
     assert len(server.bodies) == 1
 
 
+@BOTH
+def test_a_vector_comes_back_with_input_tokens_only(client, model):
+    with Server() as server:
+        reply = ask(server, replace(EMBED, model=model), client)
+    assert vector(reply).tolist() == letters({"input": "hello world"})
+    assert (reply.stop, reply.usage) == ("stop", Usage(input=2))
+    (body,) = server.bodies
+    assert (body["model"], echo(body)) == ("m", "hello world")
+
+
+def test_a_vector_may_come_in_base64_and_with_a_total_only():
+    coded = base64.b64encode(struct.pack("<3f", 1, -2.5, 0)).decode()
+    answer = {"data": [{"embedding": coded}], "usage": {"total_tokens": 7}}
+    with Server(embedding=lambda body: json.dumps(answer).encode()) as server:
+        reply = ask(server, EMBED)
+    assert vector(reply).tolist() == [1, -2.5, 0]
+    assert reply.usage == Usage(input=7)
+
+
+def test_a_vector_without_usage_has_none():
+    with Server(usage=False) as server:
+        assert ask(server, EMBED).usage is None
+
+
+@pytest.mark.parametrize(
+    "found", [[], None, [None], ["x"], [[1.0]], "", "not base64!", "AAA=", float("nan"), [1e400]]
+)
+def test_an_answer_without_a_vector_is_worth_another_try(found):
+    answer = json.dumps({"data": [{"embedding": found}]}).encode()
+    with Server(embedding=lambda body: answer) as server, pytest.raises(Unanswered):
+        ask(server, EMBED)
+
+
+@BOTH
+@pytest.mark.parametrize(("status", "error"), [(401, WrongKey), (404, UnknownModel), (500, Unanswered)])
+def test_errors_of_embeddings_are_ours_too(client, model, status, error):
+    with Server(faults=in_order(Fault(status, f"no, {KEY}"))) as server, pytest.raises(error) as caught:
+        ask(server, replace(EMBED, model=model), client)
+    assert KEY not in str(caught.value)
+
+
+def test_a_text_that_a_server_can_never_hold_is_refused_whatever_its_status():
+    fault = Fault(500, "input (5001 tokens) is too large to process. increase the physical batch size")
+    with Server(faults=in_order(fault)) as server:
+        assert ask(server, EMBED).stop == "refused"
+
+
+def test_a_chat_is_no_vector():
+    with Server() as server, pytest.raises(ModelError, match="is it an embedding model"):
+        vector(ask(server))
+
+
+@needs_litellm
+def test_a_provider_without_embeddings_refuses():
+    client = LiteLLMClient(api_base="http://127.0.0.1:9", api_key=KEY)
+    reply = asyncio.run(client.ask(replace(EMBED, model="anthropic/claude")))
+    assert reply.stop == "refused"
+
+
 def test_200_calls_are_in_flight_at_once():
     async def main(url):
         client = OpenAIClient(url, KEY)
@@ -341,6 +405,10 @@ def shout(request):
     return request.messages[-1].content.upper()
 
 
+def length(request):
+    return [len(request.messages[-1].content)]
+
+
 def test_a_scripted_model_is_looked_for_in_the_current_folder(tmp_path, monkeypatch):
     (tmp_path / "my_model.py").write_text("def play(request):\n    return 'from here'\n")
     monkeypatch.chdir(tmp_path)
@@ -370,6 +438,7 @@ def test_a_router_asks_every_kind_of_model_and_opens_each_server_once(monkeypatc
         router = Router()
         names = [f"{url}#a", f"{url}#b/c", "openai/d", f"scripted/{__name__}:shout"] * 3
         replies = await asyncio.gather(*(router.ask(Request(name, HELLO)) for name in names))
+        assert vector(await router.ask(replace(EMBED, model=f"scripted/{__name__}:length"))).tolist() == [11]
         opened = len(router._clients)
         await router.aclose()
         return [reply.message.content for reply in replies], opened
@@ -378,7 +447,7 @@ def test_a_router_asks_every_kind_of_model_and_opens_each_server_once(monkeypatc
         monkeypatch.setenv("OPENAI_BASE_URL", server.url)
         texts, opened = asyncio.run(main(server.url))
     assert texts == ["hello world", "hello world", "hello world", "HELLO WORLD"] * 3
-    assert opened == 3
+    assert opened == 4
     assert sorted({body["model"] for body in server.bodies}) == ["a", "b/c", "d"]
 
 

@@ -25,7 +25,7 @@ def test_later_layers_win_and_what_is_not_given_does_not_count():
     [
         ("epochs=2", "epochs", 2),
         ("temperature=0.25", "temperature", 0.25),
-        ("screen=false", "screen", False),
+        ("refill=false", "refill", False),
         ('prices={"*" = [1, 2.5]}', "prices", {"*": [1, 2.5]}),
         ("numbers=[1, 2]", "numbers", [1, 2]),
         ('model="quoted/name"', "model", "quoted/name"),
@@ -62,7 +62,7 @@ def test_set_reads_any_text_or_refuses_it_with_a_sentence(text):
     ("settings", "sentence"),
     [
         ({"epoch": 2}, "There is no setting 'epoch'; did you mean 'epochs'?"),
-        ({"zzz": 2}, "There is no setting 'zzz'; there is attempts, batch_size"),
+        ({"zzz": 2}, "There is no setting 'zzz'; there is allocate, alpha, anchors, attempts"),
         ({"prices.x": [1, 2]}, "There is no setting 'prices.x'; did you mean 'prices'?"),
         ({"epochs": "many"}, "Setting 'epochs': Input should be a valid integer.* \\(got 'many'\\)"),
         ({"epochs": 0}, "Setting 'epochs': .* greater than or equal to 1"),
@@ -99,7 +99,7 @@ def test_a_limit_of_nothing_is_refused(limit):
     [
         {},
         {"usd": 1.5, "prices": {"*": [1.0, 2.0], "openai/x": [1.0, 2.0, 0.5]}},
-        {"model": 'http://host/v1#na"me', "judge": "größe/模型", "epochs": 1, "screen": False},
+        {"model": 'http://host/v1#na"me', "judge": "größe/模型", "epochs": 1, "refill": False},
     ],
 )
 def test_a_config_reads_back_as_it_was_saved(settings, tmp_path):

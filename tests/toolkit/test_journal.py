@@ -44,6 +44,7 @@ def path(tmp_path):
         {"messages": (Message("user", "hi"), Message("user", ""))},
         {"messages": (Message("assistant", "hi", (ToolCall("1", "f", "{}"),)),)},
         {"sample": 1},
+        {"embeds": True},
         {"schema": {"type": "object"}},
         {"tools": (Tool("f", "", {}),)},
         {"sampling": Sampling(temperature=0.0, max_tokens=5, seed=3)},
@@ -86,6 +87,7 @@ requests = st.builds(
     st.integers(0, 5),
     st.none() | st.dictionaries(texts, texts),
     st.builds(Payer, st.just("judge"), st.integers(0, 9), st.text(max_size=5)),
+    st.booleans(),
 )
 replies = st.builds(
     Reply,

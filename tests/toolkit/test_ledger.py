@@ -60,6 +60,21 @@ def test_no_limit_is_overshot_by_200_calls_at_once(limits, used):
     assert 0.8 < used(ledger.total) <= 1
 
 
+def test_a_vector_is_reserved_and_booked_as_input_alone():
+    asked = request("hello", max_tokens=None, embeds=True)
+    ledger = Ledger(Limits(tokens=2 * input_bound(asked), usd=1.0), {MODEL: Price(input=1, output=999)})
+
+    async def main():
+        first, second = [await ledger.reserve(asked) for _ in range(2)]
+        ledger.settle(first, Reply(Message("assistant", "AACAPw=="), usage=Usage(input=3)))
+        ledger.settle(second, Reply(Message("assistant", "AACAPw==" * 100)))
+
+    asyncio.run(main())
+    book = ledger.total
+    assert (book.calls, book.input, book.output, book.estimated) == (2, 3 + input_bound(asked), 0, 1)
+    assert book.usd == pytest.approx(book.input / 1e6)
+
+
 def test_all_calls_are_made_where_limits_allow_them_even_if_reservations_do_not_fit_at_once():
     ledger = Ledger(Limits(tokens=200 * 40 + 200), {MODEL: PRICE})
     assert asyncio.run(spend(ledger, 200)) == 0

@@ -1,3 +1,4 @@
+import asyncio
 import hashlib
 import json
 import os
@@ -11,10 +12,14 @@ from concurrent.futures import ThreadPoolExecutor
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
+import numpy as np
 import pytest
 
+from toolkit.client import OpenAIClient, Router
 from toolkit.errors import BrokenModelFile, ModelError, UnknownModel
 from toolkit.local import MODELS, EmbeddedModel, LocalServer, Wheel, pull, serve, verified
+from toolkit.types import Message, Reply, Request, Sampling
+from toolkit.wire import vector
 
 PARTS = (random.Random(1).randbytes(3_000_000), random.Random(2).randbytes(70_000))
 BYTES = b"".join(PARTS)
@@ -289,6 +294,54 @@ def test_callers_share_one_server_and_may_not_ask_for_more_than_it_has(small_mod
     assert say(small_model, "Still there?").choices
     with pytest.raises(ModelError, match="already served with context="):
         serve("smollm2-135m", context=1_000_000)
+
+
+def embed(url: str, text: str) -> np.ndarray:
+    request = Request("local/smollm2-135m", (Message("user", text),), embeds=True)
+
+    async def main() -> Reply:
+        client = OpenAIClient(url, "none")
+        try:
+            return await client.ask(request)
+        finally:
+            await client.aclose()
+
+    reply = asyncio.run(main())
+    assert not reply.failed, reply.error
+    return vector(reply)
+
+
+@pytest.mark.model
+def test_vectors_come_from_a_server_of_their_own_beside_the_chat(small_model) -> None:
+    with serve("smollm2-135m", context=256, parallel=2, embeds=True) as vectors:
+        assert vectors.url != small_model.url
+        first, again, other = (embed(vectors.url, text) for text in ("a parcel", "a parcel", "x = 1"))
+        assert say(small_model, "Still there?").choices
+        with pytest.raises(AssertionError, match="too large"):
+            embed(vectors.url, "word " * 1000)
+    assert np.linalg.norm(first) == pytest.approx(1, abs=1e-3)
+    assert first @ again == pytest.approx(1, abs=1e-3)
+    assert first @ other < 0.99
+    assert say(small_model, "And now?").choices
+
+
+@pytest.mark.model
+def test_one_router_asks_an_embedded_model_for_text_and_for_vectors(small_model) -> None:
+    said = (Message("user", "hello"),)
+
+    async def main() -> list[Reply]:
+        router = Router()
+        name = "local/smollm2-135m"
+        try:
+            asked = Request(name, said, Sampling(max_tokens=3)), Request(name, said, embeds=True)
+            return list(await asyncio.gather(*map(router.ask, asked)))
+        finally:
+            await router.aclose()
+
+    text, numbers = asyncio.run(main())
+    assert text.message.content
+    assert vector(numbers).shape == (576,)
+    assert numbers.usage is not None and numbers.usage.output == 0 < numbers.usage.input
 
 
 QUIET = """

@@ -120,13 +120,17 @@ STEP = {
         {"action": "add", "id": None, "text": "Be short", "applied": False, "reason": "joined with ab, same"},
         {"action": "delete", "id": "G9", "text": None, "applied": False, "reason": "there is no lesson 'G9'"},
     ],
-    "screen": {
+    "gate": {
         "winner": "updated",
         "accepted": True,
         "difference": 0.1,
         "rows": 8,
+        "p": 0.004,
+        "level": 0.01,
+        "worse": [],
         "means": {"current": 0.2},
     },
+    "dropped": [],
 }
 
 
@@ -202,7 +206,7 @@ def test_a_run_with_steps_shows_lessons_curve_operations_rows_and_costs(run):
     told = read(run(result(GAIN), [STEP], lines, 'model = "local/x"\nseed = 7\n'))
     for words in (
         "G0 Be brief form 1 2",
-        "1 applied, 1 joined, 1 rejected; kept “updated” (+0.100 on 8 validation rows)",
+        "1 applied, 1 joined, 1 rejected; kept “updated” (+0.100 on 8 validation rows, p 0.004)",
         "there is no lesson 'G9'",
         "1 of 1 groups gave no lesson: all rewards are equal",
         "r0 : 0 → 1 Which team?",
@@ -238,7 +242,7 @@ def test_an_evaluation_has_no_lessons_and_no_curve(run):
 
 
 def test_zero_lessons_are_said(run):
-    assert "No lesson was kept." in read(run(NO_LESSON, [{**STEP, "operations": [], "screen": None}])).text
+    assert "No lesson was kept." in read(run(NO_LESSON, [{**STEP, "operations": [], "gate": None}])).text
 
 
 def test_unknown_prices_are_unknown_and_not_zero(run):

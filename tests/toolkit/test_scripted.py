@@ -4,6 +4,7 @@ import pytest
 
 from toolkit.scripted import Scripted
 from toolkit.types import Message, Reply, Request, Sampling, ToolCall, Usage
+from toolkit.wire import vector
 
 
 def ask(function, content="one two three", **sampling):
@@ -28,6 +29,19 @@ def test_an_async_function_is_awaited():
 def test_a_message_with_tool_calls_stops_for_tools():
     call = ToolCall("1", "look", '{"a": 1}')
     assert ask(lambda request: Message("assistant", "", (call,))).stop == "tools"
+
+
+def test_a_list_of_numbers_is_a_vector_and_no_output():
+    request = Request("scripted/a:b", (Message("user", "one two"),), embeds=True)
+    reply = asyncio.run(Scripted(lambda request: [0.5, -2]).ask(request))
+    assert vector(reply).tolist() == [0.5, -2]
+    assert (reply.stop, reply.usage) == ("stop", Usage(input=2))
+
+
+@pytest.mark.parametrize("numbers", [[], [float("inf")], [[1.0]]])
+def test_what_is_no_vector_is_not_taken_for_one(numbers):
+    with pytest.raises(ValueError, match="finite"):
+        ask(lambda request: numbers)
 
 
 def test_a_whole_reply_is_passed_on_as_it_is():

@@ -124,6 +124,18 @@ def test_the_interval_covers_the_truth_about_95_times_in_100(gain):
     assert 0.92 <= np.mean(covered) <= 0.985
 
 
+def test_an_interval_from_four_examples_covers_the_truth_as_often():
+    rng = np.random.default_rng(2)
+    found = [paired_difference(*rng.random((2, 4, 4)), resamples=200) for _ in range(500)]
+    assert 0.92 <= np.mean([one.low <= 0 <= one.high for one in found]) <= 0.98
+
+
+def test_skewed_differences_get_the_end_of_the_bootstrap():
+    """A few large gains among many rows that stay: the true mean may lie much higher, not much lower."""
+    found = paired_difference(np.zeros((100, 1)), np.r_[np.ones(5), np.zeros(95)][:, None])
+    assert found.high - found.estimate > 1.1 * (found.estimate - found.low)
+
+
 def test_where_nothing_changed_p_is_below_5_percent_about_5_times_in_100():
     assert 0.02 <= np.mean([found.p < 0.05 for found in trials(0.0)]) <= 0.08
 

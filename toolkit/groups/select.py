@@ -1,4 +1,10 @@
-"""Axis 1, select: which examples a step samples, and in which order."""
+"""
+Axis 1, select: which examples a step samples, and in which order.
+
+    shuffled, batches    every example once an epoch, in a random order
+    vade                 the examples that promise most signal, by what earlier steps saw
+    rested               leaves out for a round what is always solved; goes before either
+"""
 
 from collections.abc import Sequence
 from typing import TypeVar
@@ -6,6 +12,8 @@ from typing import TypeVar
 import numpy as np
 
 from toolkit import seeds
+from toolkit.groups.memory import Memory
+from toolkit.types import Example
 
 T = TypeVar("T")
 
@@ -21,3 +29,49 @@ def batches(examples: Sequence[T], size: int) -> list[tuple[T, ...]]:
     if size < 1:
         raise ValueError(f"a batch needs at least one example, not {size}")
     return [tuple(examples[i : i + size]) for i in range(0, len(examples), size)]
+
+
+def vade(
+    examples: Sequence[Example], memory: Memory, rng: np.random.Generator, k: int
+) -> tuple[Example, ...]:
+    """
+    The `k` examples of the highest gain under one draw of their pass rates, the highest first.
+
+    Thompson sampling by VADE (arXiv 2511.18902): p ~ Beta(alpha + 1, beta + 1), and the gain is p (1 - p)^2, so
+    that harder than even is preferred and an example never seen (p uniform) is tried. One draw of `rng` for
+    each example, in their order; of equal gains the earlier example goes first. All of them where there are
+    fewer than `k`; ValueError if `k` is below 1.
+    """
+    if k < 1:
+        raise ValueError(f"a step needs at least one example, not {k}")
+    known = [memory.of(example.id) for example in examples]
+    p = rng.beta([x.alpha + 1 for x in known], [x.beta + 1 for x in known])
+    ranked = np.argsort(-gain(p), kind="stable")
+    return tuple(examples[i] for i in ranked[:k])
+
+
+def gain(p: np.ndarray) -> np.ndarray:
+    """VADE's information gain of a group at pass rate p: p (1 - p)^2, highest at 1/3."""
+    return p * (1 - p) ** 2
+
+
+def expected_gain(alpha: float, beta: float) -> float:
+    """The mean of `gain` where p ~ Beta(alpha + 1, beta + 1), of VADE's counts `alpha` and `beta`."""
+    a, b = alpha + 1, beta + 1
+    return a * b * (b + 1) / ((a + b) * (a + b + 1) * (a + b + 2))
+
+
+def rested(examples: Sequence[Example], memory: Memory) -> tuple[Example, ...]:
+    """
+    The examples in order, without those that rest.
+
+    One that was solved by every rollout of every visit rests for what is left of the round of its last visit
+    and for the whole next round; then it is awake again. Where all would rest, all are awake.
+    """
+    awake = tuple(example for example in examples if not _rests(example, memory))
+    return awake or tuple(examples)
+
+
+def _rests(example: Example, memory: Memory) -> bool:
+    age = memory.age(example.id)
+    return memory.of(example.id).solved and age is not None and age <= 1

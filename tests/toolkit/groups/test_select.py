@@ -1,14 +1,18 @@
 import subprocess
 import sys
 
+import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from toolkit.groups.select import batches, shuffled
+from toolkit.groups.memory import Memory, Record
+from toolkit.groups.select import batches, expected_gain, gain, rested, shuffled, vade
 from toolkit.seeds import seed
+from toolkit.types import Example
 
 ITEMS = tuple(f"row {n}" for n in range(50))
+ROWS = tuple(Example(str(n), ()) for n in range(10))
 
 
 def test_every_epoch_has_its_own_order_of_the_same_examples():
@@ -53,3 +57,73 @@ def test_a_seed_fits_in_31_bits(path):
 
 def test_paths_that_read_alike_have_seeds_of_their_own():
     assert len({seed(), seed(1), seed("1"), seed(1, 1), seed("11"), seed(11), seed("1", "1")}) == 7
+
+
+def drawn(memory, times=300, k=3):
+    """How often each row is among the first `k`, over draws of their own."""
+    found = [row.id for n in range(times) for row in vade(ROWS, memory, np.random.default_rng(n), k)]
+    return {row.id: found.count(row.id) / times for row in ROWS}
+
+
+@pytest.mark.parametrize(("p", "value"), [(0.13, 0.098397), (0.32, 0.147968), (0.90, 0.009), (1 / 3, 4 / 27)])
+def test_gain_has_the_papers_values(p, value):
+    assert gain(p) == pytest.approx(value, abs=5e-7)
+
+
+@pytest.mark.parametrize(
+    ("alpha", "beta", "value"),
+    [(0.1, 8.4, 0.071245), (2.7, 5.3, 0.128911), (9, 0.2, 0.014637), (0, 0, 0.083333)],
+)
+def test_expected_gain_has_the_sheets_values_and_is_the_mean_of_draws(alpha, beta, value):
+    assert expected_gain(alpha, beta) == pytest.approx(value, abs=5e-7)
+    draws = gain(np.random.default_rng(0).beta(alpha + 1, beta + 1, 200_000))
+    assert draws.mean() == pytest.approx(value, abs=5 * draws.std() / 200_000**0.5)
+
+
+def test_vade_prefers_the_uncertain_and_leaves_out_what_is_always_solved():
+    counts = {"0": Record(10, 0), "1": Record(8, 0.5), "2": Record(3.3, 6.7), "3": Record(3, 6)}
+    share = drawn(Memory(counts))
+    assert share["0"] < 0.03 and share["1"] < 0.03, "nearly always solved"
+    assert share["2"] > 0.5 and share["3"] > 0.5, "near 1/3"
+    assert all(0.1 < share[str(n)] < 0.5 for n in range(4, 10)), "never seen, so tried now and then"
+
+
+def test_vade_has_no_favourite_among_examples_never_seen():
+    assert all(abs(share - 0.3) < 0.11 for share in drawn(Memory()).values())  # 4 standard deviations
+
+
+def test_vade_draws_the_same_from_the_same_generator_state():
+    first, same = (vade(ROWS, Memory(), np.random.default_rng(7), 5) for _ in range(2))
+    assert first == same and len(set(map(id, first))) == 5
+    whole = vade(ROWS, Memory(), np.random.default_rng(7), 10)
+    assert whole[:5] == first, "the highest come first, whatever k"
+
+
+def test_vade_gives_what_there_is_and_refuses_to_give_nothing():
+    assert len(vade(ROWS, Memory(), np.random.default_rng(0), 99)) == 10
+    assert vade((), Memory(), np.random.default_rng(0), 3) == ()
+    with pytest.raises(ValueError, match="at least one example, not 0"):
+        vade(ROWS, Memory(), np.random.default_rng(0), 0)
+
+
+def test_of_equal_gains_the_earlier_example_goes_first():
+    # Beta(1e300, 1) is exactly 1, so that all gains are exactly 0.
+    many = tuple(Example(str(n), ()) for n in range(200))
+    memory = Memory({row.id: Record(alpha=1e300 * (n % 2)) for n, row in enumerate(many)})
+    assert vade(many, memory, np.random.default_rng(0), 200)[100:] == many[1::2]
+
+
+def test_a_solved_example_rests_a_round_and_comes_back():
+    memory = Memory({"0": Record(5, 0, 1, True, last=0), "1": Record(4, 1, 1, False, last=0)})
+    present = []
+    for _ in range(3):
+        present.append(ROWS[0] in rested(ROWS, memory))
+        assert rested(ROWS, memory)[-9:] == ROWS[1:], "only what was always solved rests"
+        memory = memory.next_round()
+    assert present == [False, False, True], "the rest of its own round, the next round, then awake"
+
+
+def test_all_are_awake_where_all_would_rest():
+    memory = Memory({row.id: Record(5, 0, 1, True) for row in ROWS}).next_round()
+    assert rested(ROWS, memory) == ROWS
+    assert rested(ROWS[:9], Memory({**memory.records, "3": Record()}, 1)) == (ROWS[3],)

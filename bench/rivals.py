@@ -1,0 +1,304 @@
+"""
+Edgewise with its gate on against GEPA 0.1.4 (arXiv 2507.19457): same model, rows, reward and number of model calls.
+
+Edgewise is the real command on examples/support_triage with the settings of its task file. GEPA then gets as many
+calls as Edgewise used for learning (rollouts, distiller and gate). How GEPA is set up, and why it is fair:
+
+- It is `gepa.optimize` as its users run it: default adapter and default settings, except for what follows.
+- The seed candidate is the task's own instruction. A candidate stands where that instruction stands, before the row
+  in one user message, so that GEPA starts from the same prompt as Edgewise. In a system message, the adapter's own
+  place, the seed candidate has 0.18 on the validation rows instead of 0.21, and rules help less (docs/log.md).
+- Training rows are the task's training rows, the valset is all its validation rows, and the reward is the task's.
+- The feedback says whether the answer is right, which one is, and that it holds for messages like this one.
+- Task calls are drawn as Edgewise measures: temperature 0 and the task's `max_tokens`.
+- The same model reflects, with the server's default temperature, as GEPA does where none is given, and up to 512
+  tokens a reply.
+- Task calls and reflection calls count alike. GEPA is stopped as its own limit on calls stops it: before an iteration,
+  so the last one may go over, in GEPA's favour.
+- The best candidate, which is the one that GEPA itself returns, is measured once on the test rows.
+
+The minutes of Edgewise include its own measurement before and after, those of GEPA do not. `--calls N` runs GEPA alone
+with that many calls, `--seed N` another draw of it. `--quick` uses the small model, few rows and few calls, and only
+shows that the road is open. Needs `pip install gepa==0.1.4`.
+"""
+
+import argparse
+import asyncio
+import json
+import os
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+from common import ROOT, report
+
+from experience.config import ExperienceConfig
+from toolkit.agent import Agent, group
+from toolkit.around import stack
+from toolkit.client import Client, Router
+from toolkit.collect import drive
+from toolkit.config import resolve
+from toolkit.ledger import Ledger
+from toolkit.seeds import seed as seed_of
+from toolkit.statistics import Interval, means, paired_difference
+from toolkit.task import Task
+from toolkit.types import Example, Message, Payer, Plan, Reply, Request, Rollout, Sampling, Step, T
+
+EXAMPLE = ROOT / "examples" / "support_triage"
+SMALL = "local/smollm2-135m"
+SHORT = ["--model", SMALL, "--set", "epochs=1", "--set", "gate_rows=8", "--set", "group_size=2"]
+SHORT_ROWS, SHORT_CALLS = 4, 20
+GEPA = "0.1.4"
+REFLECTION_TOKENS = 512
+BAR = "Edgewise's gain above 0 with its whole 95 % interval, and no smaller than GEPA's at the same calls"
+
+Rewards = dict[str, tuple[float, ...]]
+"""Rewards of the samples of each test row, by id."""
+
+
+@dataclass(frozen=True, slots=True)
+class Bench:
+    """What both sides share; `ledger` counts the calls made through `client`, by role."""
+
+    task: Task
+    config: ExperienceConfig
+    client: Client
+    ledger: Ledger
+    runner: asyncio.Runner
+
+    def run(self, plan: Plan[T]) -> T:
+        """Drive a plan from code that is not async, such as GEPA's."""
+        return self.runner.run(drive(plan, self.client))
+
+    def calls(self, *roles: str) -> int:
+        """Calls booked on these roles, on all where none is named."""
+        books = self.ledger.table("role")
+        return sum(book.calls for (role,), book in books.items() if not roles or role in roles)
+
+
+@dataclass(frozen=True, slots=True)
+class Found:
+    """What a side ended with."""
+
+    rewards: Rewards
+    calls: int
+    minutes: float
+
+
+def main() -> int:
+    options = _options()
+    _check_gepa()
+    task = Task.read(EXAMPLE)
+    config = resolve(ExperienceConfig, task.settings, {"model": SMALL} if options.quick else {})
+    edgewise = None if options.calls else improve(options.quick)
+    if options.quick:
+        task = replace(task, validation=task.validation[:SHORT_ROWS], test=task.test[:SHORT_ROWS])
+    budget = SHORT_CALLS if options.quick else options.calls or (edgewise.calls if edgewise else 0)
+    ledger = Ledger()
+    client = stack(Router(), None, ledger, concurrency=config.concurrency, timeout=config.timeout)
+    with asyncio.Runner() as runner:
+        bench = Bench(task, config, client, ledger, runner)
+        try:
+            before = measured(bench, lambda messages: messages)
+            gepa = optimised(bench, budget, options.seed)
+        finally:
+            runner.run(client.aclose())
+    figures = _side("gepa", before, gepa) | {"model": "small" if options.quick else "default"}
+    if edgewise is None:
+        return report("rivals", figures, "none: GEPA alone", True)
+    figures = _side("edgewise", before, edgewise) | figures
+    figures["edgewise_minus_gepa"] = _interval(_difference(gepa.rewards, edgewise.rewards))
+    gain = _difference(before, edgewise.rewards)
+    holds = gain.low > 0 and gain.estimate >= _difference(before, gepa.rewards).estimate
+    return report("rivals", figures, BAR, options.quick or holds)
+
+
+def _options() -> argparse.Namespace:
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--quick", action="store_true", help="the small model, few calls")
+    parser.add_argument("--calls", type=int, default=0, help="GEPA alone, with so many calls")
+    parser.add_argument("--seed", type=int, default=0, help="of GEPA")
+    return parser.parse_args()
+
+
+def _check_gepa() -> None:
+    try:
+        found = version("gepa")
+    except PackageNotFoundError:
+        found = "none"
+    if found != GEPA:
+        sys.exit(f"bench/rivals.py needs GEPA {GEPA}, and there is {found}: pip install gepa=={GEPA}")
+
+
+# ---- Edgewise --------------------------------------------------------------------------------------
+
+
+def improve(small: bool) -> Found:
+    """The real command; its rewards are those of the evidence, measured whether or not the change was kept."""
+    with tempfile.TemporaryDirectory() as folder:
+        command = [sys.executable, "-c", "from toolkit.cli import main; main()", "improve", str(EXAMPLE)]
+        done = subprocess.run(
+            [*command, "--json", "--run", str(Path(folder) / "run"), *(SHORT if small else [])],
+            stdout=subprocess.PIPE,
+            text=True,
+            env={**os.environ, "PYTHONPATH": str(ROOT)},
+            check=False,
+        )
+    # 1 says that nothing was found, which is a result.
+    if done.returncode not in (0, 1):
+        sys.exit(f"edgewise improve ended with {done.returncode}; what it said stands above")
+    result = json.loads(done.stdout)
+    last = result["evidence"]["results"][-1]["name"]
+    rows = [row for row in result["evidence"]["rows"] if row["arm"] == last]
+    rewards = {row["example"]: tuple(row["rewards"]) for row in rows}
+    return Found(rewards, result["costs"]["learning"]["calls"], result["seconds"] / 60)
+
+
+# ---- GEPA ------------------------------------------------------------------------------------------
+
+
+def optimised(bench: Bench, budget: int, seed: int) -> Found:
+    """Run GEPA until task calls and reflection calls reach `budget`, then measure its best candidate."""
+    from gepa import optimize
+
+    task, roles = bench.task, ("gepa task", "gepa reflection")
+    instruction = task.prompt.rpartition("\n\n")[0]
+    started = time.monotonic()
+    result = optimize(
+        seed_candidate={"instruction": instruction},
+        trainset=[_instance(row, instruction) for row in task.train],
+        valset=[_instance(row, instruction) for row in task.validation],
+        task_lm=_task_model(bench),
+        evaluator=_evaluator(bench),
+        reflection_lm=_reflection_model(bench, seed),
+        stop_callbacks=lambda state: bench.calls(*roles) >= budget,
+        seed=seed,
+    )
+    minutes = (time.monotonic() - started) / 60
+    best = result.best_candidate["instruction"]
+    scores = [round(score, 3) for score in result.val_aggregate_scores]
+    print(f"GEPA, seed {seed}: {[bench.calls(role) for role in roles]} task and reflection calls")
+    print(f"candidates on validation rows: {scores}; the best one:\n{best}\n")
+
+    def dress(messages: Sequence[Message]) -> tuple[Message, ...]:
+        return _joined(best, _after(messages[-1].content, instruction))
+
+    return Found(measured(bench, dress), bench.calls(*roles), minutes)
+
+
+def _instance(row: Example, instruction: str) -> dict[str, Any]:
+    """A row as GEPA's default adapter wants it."""
+    text = _after(row.messages[-1].content, instruction)
+    return {"input": text, "answer": str(row.target), "additional_context": {"row": row.id}}
+
+
+def _after(content: str, instruction: str) -> str:
+    return content.removeprefix(instruction).strip()
+
+
+def _joined(instruction: str, text: str) -> tuple[Message, ...]:
+    return (Message("user", f"{instruction}\n\n{text}"),)
+
+
+def _task_model(bench: Bench) -> Callable[[Sequence[Mapping[str, str]]], str]:
+    def answer(messages: Sequence[Mapping[str, str]]) -> str:
+        asked = _joined(*(message["content"] for message in messages))
+        request = Request(bench.config.model, asked, bench.config.measuring, payer=Payer("gepa task"))
+        return bench.run(_text(request))
+
+    return answer
+
+
+def _reflection_model(bench: Bench, seed: int) -> Callable[[Any], str]:
+    role = "gepa reflection"
+
+    def reflect(prompt: Any) -> str:
+        # A server's own seed is the clock; with these a run can be repeated.
+        sampling = Sampling(max_tokens=REFLECTION_TOKENS, seed=seed_of(seed, role, bench.calls(role)))
+        request = Request(bench.config.model, (Message("user", prompt),), sampling, payer=Payer(role))
+        return bench.run(_text(request))
+
+    return reflect
+
+
+def _text(request: Request) -> Plan[str]:
+    """What the model said; nothing where it broke."""
+    reply: Reply = yield request
+    return reply.message.content
+
+
+def _evaluator(bench: Bench) -> Callable[[Mapping[str, Any], str], Any]:
+    from gepa.adapters.default_adapter.default_adapter import EvaluationResult
+
+    rows = {row.id: row for row in (*bench.task.train, *bench.task.validation)}
+
+    def evaluate(data: Mapping[str, Any], response: str) -> EvaluationResult:
+        row = rows[data["additional_context"]["row"]]
+        said = Step(row.messages, Message("assistant", response))
+        score = bench.run(bench.task.reward.grade(row, Rollout(row.id, "solver", 0, (said,), "stop"), ""))
+        verdict = "right" if score.value >= 1 else "wrong"
+        right = f"The right answer is {row.target}: messages like this one go to {row.target}."
+        return EvaluationResult(score.value, f"This answer is {verdict}. {right}")
+
+    return evaluate
+
+
+# ---- both ------------------------------------------------------------------------------------------
+
+
+def measured(bench: Bench, dress: Callable[[tuple[Message, ...]], tuple[Message, ...]]) -> Rewards:
+    """Rewards on the test rows, with the settings and seeds of Edgewise's own measurement."""
+    user = Agent(bench.config.model, bench.config.measuring, payer="measure")
+
+    def every() -> Plan[Any]:
+        return (
+            yield [
+                group(
+                    user,
+                    row,
+                    dress(row.messages),
+                    bench.task.reward,
+                    judge="",
+                    size=bench.config.samples,
+                    seed=seed_of(bench.config.seed, 0),
+                )
+                for row in bench.task.test
+            ]
+        )
+
+    found = bench.run(every())
+    return {each.example.id: tuple(run.score.value for run in each.members) for each in found}
+
+
+def _side(name: str, before: Rewards, found: Found) -> dict[str, Any]:
+    return {
+        "rows": len(before),
+        "before": _mean(before, before),
+        name: _mean(before, found.rewards),
+        f"{name}_gain": _interval(_difference(before, found.rewards)),
+        f"{name}_calls": found.calls,
+        f"{name}_minutes": round(found.minutes, 1),
+    }
+
+
+def _mean(rows: Rewards, rewards: Rewards) -> float:
+    return round(float(means([rewards[row] for row in rows]).mean()), 3)
+
+
+def _difference(first: Rewards, second: Rewards) -> Interval:
+    """The second minus the first, on the rows of the first."""
+    return paired_difference(list(first.values()), [second[row] for row in first])
+
+
+def _interval(found: Interval) -> list[float]:
+    return [round(number, 3) for number in (found.estimate, found.low, found.high)]
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,108 @@
+"""One job: a task and its settings, and what follows from both."""
+
+from dataclasses import dataclass
+from functools import cached_property
+
+from experience import rules
+from experience.config import ExperienceConfig
+from experience.distil import Distiller
+from experience.guard import Guard
+from experience.library import Library
+from experience.retrieve import Retrieval
+from toolkit.agent import Agent
+from toolkit.errors import ConfigError
+from toolkit.task import Task
+from toolkit.types import Example, Sampling
+
+
+@dataclass(frozen=True)
+class Job:
+    """
+    A task, its settings, and the library to start from (an empty one where None is given).
+
+    `parents` are the ids of stored versions that the given library is.
+    """
+
+    task: Task
+    config: ExperienceConfig
+    given: Library | None = None
+    parents: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        chosen = [self.config.select == "vade", self.config.allocate == "xrpo"]
+        if self.task.reward.relative and any(chosen):
+            raise ConfigError(
+                f"The reward {self.task.reward.name!r} ranks the runs of a group, which says nothing of how hard "
+                "a row is: it goes with select=shuffled and allocate=fixed only."
+            )
+        self.start.within(self.config.lessons, self.config.library_tokens)
+
+    @property
+    def start(self) -> Library:
+        """The library that learning starts from; an empty one has its place in the prompt from the settings."""
+        return self.given or Library(place=self.config.place, labelled=self.config.labelled)
+
+    @property
+    def pooled(self) -> bool:
+        """Whether lessons are pooled by right answer (see `experience.rules`)."""
+        config = self.config
+        return config.pool and config.truth and not config.direct and rules.recurring(self.task.train)
+
+    @property
+    def gated(self) -> bool:
+        """Whether a new library must be shown to be better."""
+        return self.config.gate == "on"
+
+    @property
+    def learner(self) -> Agent:
+        """The model as it is run while learning."""
+        return self._agent(self.config.learning, "rollout")
+
+    def measurer(self, payer: str) -> Agent:
+        """The model as it is run to measure, and in use."""
+        return self._agent(self.config.measuring, payer)
+
+    def _agent(self, sampling: Sampling, payer: str) -> Agent:
+        config = self.config
+        return Agent(config.model, sampling, self.task.tools, config.turns, config.calling, payer=payer)
+
+    @property
+    def judge(self) -> str:
+        """The model that grades, where the reward asks one."""
+        return self.config.judge or self.config.distiller or self.config.model
+
+    @property
+    def distiller(self) -> Distiller:
+        """The model that writes lessons, and what it may see."""
+        config = self.config
+        return Distiller(
+            model=config.distiller or config.model,
+            sampling=Sampling(config.distiller_temperature, max_tokens=config.distiller_max_tokens),
+            truth=config.truth,
+            operations=config.operations,
+            words=config.words,
+            summaries=config.summaries,
+        )
+
+    @cached_property
+    def retrieval(self) -> Retrieval:
+        """How lessons are chosen for a prompt."""
+        return Retrieval(self.config.prompt_tokens, self.config.embedder)
+
+    @cached_property
+    def guard(self) -> Guard | None:
+        """What checks new lessons; None where that is switched off."""
+        return Guard.of(self.task.train) if self.config.guards else None
+
+    @cached_property
+    def anchors(self) -> tuple[Example, ...]:
+        """
+        The rows that may not get worse.
+
+        Raises ConfigError for an id that is none of a training or validation row: test rows decide nothing.
+        """
+        rows = {row.id: row for row in (*self.task.train, *self.task.validation)}
+        unknown = [id for id in self.config.anchors if id not in rows]
+        if unknown:
+            raise ConfigError(f"Setting 'anchors': no training or validation row has the id {unknown[0]!r}.")
+        return tuple(rows[id] for id in self.config.anchors)

@@ -1,0 +1,105 @@
+"""
+Learning from a library that others use too: a run starts from a stored version and hands back what it learnt.
+
+RUN/start.json keeps the start, so that a run that is taken up again starts from the same lessons, whatever became of
+the store in the meantime.
+"""
+
+import getpass
+import hashlib
+import json
+from dataclasses import dataclass
+from pathlib import Path
+
+from experience.library import Library
+from experience.merge import merge
+from experience.operand import Operand, load, parse, place
+from experience.store import Store
+from toolkit import directory
+from toolkit.errors import ArtifactError, Conflict, LibraryError
+from toolkit.run import Result
+
+FILE = "start.json"
+
+
+@dataclass(frozen=True, slots=True)
+class Start:
+    """Where a run starts: the library, and the ids of the stored versions that it is."""
+
+    library: Library | None = None
+    parents: tuple[str, ...] = ()
+
+
+def start(lib: str | None, run: Path) -> Start:
+    """
+    The library that a run begins with: what it began with before, or else what `lib` names now.
+
+    A store in which there is no such library yet is an empty start. Raises the errors of `experience.operand`, and
+    ArtifactError where the run's own record is damaged.
+    """
+    file = run / FILE
+    if file.exists():
+        return _read(file)
+    if lib is None:
+        return Start()
+    found = _found(parse(lib))
+    saved = {"library": found.library.to_json() if found.library else None, "parents": list(found.parents)}
+    directory.write_json(directory.made(run) / FILE, saved)
+    return found
+
+
+def hand_back(lib: str, began: Start, result: Result) -> str:
+    """
+    Commit what a run learnt to the store that it began from, merged with what others did since; a line for people.
+
+    Nothing is written where the run found nothing better or `lib` is no store. Raises Conflict where others changed the
+    same lessons: the run keeps its library.
+    """
+    operand = parse(lib)
+    if not result.improved or not operand.stored:
+        return ""
+    learnt = Library.from_json(result.artifact.library)
+    base = began.library or Library()
+
+    def merged(head: Library) -> Library:
+        found = merge(began.library, learnt, head if len(head) or began.library else learnt)
+        if found.clashes:
+            lines = "; ".join(line.strip() for clash in found.clashes for line in clash.lines())
+            raise Conflict(
+                f"Others changed the same lessons since this run began ({lines}). Settle it by hand: "
+                f"edgewise library merge STORE {result.path} --take ours (or theirs)"
+            )
+        return found.library
+
+    key = hashlib.sha256(f"{base.version} {learnt.version} {result.path.resolve()}".encode()).hexdigest()[:32]
+    message = f"learnt in {result.path.name}"
+    with Store(operand.place) as store:
+        commit = store.update(merged, message, name=operand.library, author=name_of(None), key=key)
+        return f"committed as version {commit.number} of {place(store, operand)}"
+
+
+def name_of(given: str | None) -> str:
+    """Who commits: as given, or the user of this system where it has a name for them."""
+    try:
+        return getpass.getuser() if given is None else given
+    except (KeyError, OSError, ImportError):
+        return ""
+
+
+def _found(operand: Operand) -> Start:
+    if not operand.stored or operand.version:
+        loaded = load(operand)
+        ids = (loaded.commit.id,) if loaded.commit else loaded.parents
+        return Start(loaded.library, ids)
+    with Store(operand.place) as store:
+        head = store.head(operand.library)
+    return Start(head.library, (head.id,)) if head else Start()
+
+
+def _read(file: Path) -> Start:
+    try:
+        data = json.loads(file.read_text("utf-8"))
+        library = Library.from_json(data["library"]) if data["library"] else None
+        return Start(library, tuple(data["parents"]))
+    except (KeyError, TypeError, ValueError, ArtifactError, LibraryError) as error:
+        raise ArtifactError(f"{file} is damaged ({error}); give another --run.") from error

@@ -1,0 +1,289 @@
+"""
+One step of learning: groups are run and compared, candidate libraries are made, the gate decides.
+
+Stages stream: a group is compared as soon as its own last run is graded, while other groups still roll out; only
+the candidates wait for the whole batch.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field, replace
+from typing import Any
+
+import numpy as np
+
+from experience import candidates, distil, effect, ops, rules, runs
+from experience.candidates import Candidates
+from experience.distil import Comparison, Unreadable
+from experience.effect import Dropped, Seen
+from experience.job import Job
+from experience.library import Library
+from experience.runs import Offer
+from toolkit.errors import AllFailed
+from toolkit.evaluate import reward_of
+from toolkit.gate import Choice, Scores, Spending, Verdict, choose
+from toolkit.groups import plan
+from toolkit.groups.memory import Memory
+from toolkit.groups.select import shuffled
+from toolkit.types import Example, Group, Note, Plan, Rollout
+
+
+@dataclass(frozen=True, slots=True)
+class State:
+    """What one step hands to the next; only the loop writes it."""
+
+    library: Library
+    spending: Spending
+    memory: Memory = field(default_factory=Memory)
+    seen: tuple[Seen, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Study:
+    """
+    A finished group and what was made of it; `skipped` says why there is no comparison.
+
+    `signal` says whether there was something to compare.
+    """
+
+    group: Group
+    comparison: Comparison = Comparison()
+    skipped: str = ""
+    signal: bool = True
+
+    @property
+    def proposals(self) -> tuple[ops.Operation, ...]:
+        """The operations that the group proposes."""
+        return self.comparison.proposals
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain data."""
+        return {
+            "example": self.group.example.id,
+            "rewards": list(self.group.rewards),
+            "summaries": list(self.comparison.summaries),
+            "over_limit": [op.model_dump() for op in self.comparison.over_limit],
+            "proposals": [op.model_dump() for op in self.proposals],
+            "skipped": self.skipped,
+        }
+
+
+@dataclass(frozen=True, slots=True)
+class StepRecord:
+    """
+    What one step saw and did; `to_json` is what RUN/steps/NNN/step.json holds.
+
+    `outcomes` is what became of the operations of the batch update, `incomplete` why there was none. `dropped`
+    are lessons that measurably did harm. `state` is what the next step starts from.
+    """
+
+    number: int
+    epoch: int
+    studies: tuple[Study, ...]
+    outcomes: tuple[ops.Outcome, ...]
+    incomplete: str
+    choice: Choice[Library] | None
+    dropped: tuple[Dropped, ...]
+    state: State
+
+    @property
+    def library(self) -> Library:
+        """The library after the step."""
+        return self.state.library
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain data: rewards and tool calls of the groups, proposals, operations, the choice, the library."""
+        return {
+            "step": self.number,
+            "epoch": self.epoch,
+            "complete": not self.incomplete,
+            "incomplete": self.incomplete,
+            "statistics": statistics([study.group for study in self.studies]),
+            "groups": [study.to_json() for study in self.studies],
+            "operations": ops.as_json(self.outcomes),
+            "gate": self.choice.to_json() if self.choice else None,
+            "dropped": [asdict(each) for each in self.dropped],
+            "library": self.library.to_json(),
+        }
+
+    def summary(self) -> str:
+        """One line for people."""
+        found = statistics([study.group for study in self.studies])
+        applied = sum(outcome.applied for outcome in self.outcomes)
+        decided = f"; {self.choice.summary()}" if self.choice else ""
+        failed = f"; incomplete: {self.incomplete}" if self.incomplete else ""
+        dropped = f"; {len(self.dropped)} harmful dropped" if self.dropped else ""
+        return (
+            f"step {self.number}: mean reward {found['mean_reward']:.2f}, {found['mixed']:.0%} of groups mixed, "
+            f"{applied} of {len(self.outcomes)} operations applied{failed}{decided}{dropped}; "
+            f"{len(self.library)} lessons"
+        )
+
+
+def statistics(groups: Sequence[Group]) -> dict[str, float]:
+    """Mean reward, pass@G (any run of a group at full reward), share of mixed groups, tool calls a run."""
+    runs = [run for group in groups for run in group.members]
+    return {
+        "runs": len(runs),
+        "failed": sum(run.failed for run in runs),
+        "mean_reward": mean([reward for group in groups for reward in group.rewards]),
+        "pass": mean([any(r >= 1 for r in group.rewards) for group in groups]),
+        "mixed": mean([group.mixed for group in groups]),
+        "tool_calls": mean([run.tool_calls for run in runs]),
+    }
+
+
+def step(job: Job, state: State, queue: Sequence[Example], number: int, epoch: int) -> Plan[StepRecord]:
+    """Learn from the first rows of `queue` that have something to teach, at most `batch_size` of them."""
+    if job.config.direct:
+        batch = queue[: job.config.batch_size]
+        yield Note("stage", f"writing lessons from {len(batch)} tasks without rollouts")
+        studies, seen = [], []
+        proposals = yield from distil.direct(job.distiller, batch, state.library)
+    else:
+        studies, seen = yield from _studied(job, state.library, queue, number, epoch)
+        proposals = tuple(op for found in studies for op in found.proposals)
+    found = yield from candidates.drawn(job, state.library, proposals, number)
+    choice = yield from _decided(job, state, found)
+    library = choice.chosen if choice else next(iter(found.libraries.values()), state.library)
+    after = _next(job, state, library, choice, studies, seen)
+    kept, dropped = effect.prune(after.library)
+    record = (number, epoch, tuple(studies), found.outcomes, found.incomplete, choice, dropped)
+    return StepRecord(*record, replace(after, library=kept))
+
+
+def _next(
+    job: Job,
+    state: State,
+    library: Library,
+    choice: Choice[Library] | None,
+    studies: Sequence[Study],
+    seen: Sequence[Seen],
+) -> State:
+    """The state after a step, its lessons with what is known of their effects."""
+    every = (*state.seen, *seen)
+    groups = [] if job.task.reward.relative else [study.group for study in studies]
+    spending = state.spending.after(bool(choice.winner)) if choice else state.spending
+    return State(effect.attach(library, every), spending, state.memory.after(groups), every)
+
+
+def _studied(
+    job: Job, library: Library, queue: Sequence[Example], number: int, epoch: int
+) -> Plan[tuple[list[Study], list[Seen]]]:
+    """Groups of the queue's first rows and what was made of them; with `refill`, until enough have signal."""
+    config = job.config
+    wanted = min(config.batch_size, len(queue))
+    yield Note("stage", f"step {number}, epoch {epoch}: {wanted} groups of {config.group_size}")
+    offered = yield from runs.offers(job, library, queue, number)
+
+    def wave(rows: Sequence[Example]) -> Plan[list[Study]]:
+        if config.allocate == "fixed":
+            found = yield [study(job, library, row, offered[row.id]) for row in rows]
+        else:
+            groups = yield from runs.allocated_groups(job, rows, offered)
+            found = yield [_compared(job, library, group) for group in groups]
+        yield Note("groups", [each.group for each in found])
+        check_alive([run for each in found for run in each.group.members])
+        return found
+
+    waiting = queue if config.refill else queue[:wanted]
+    studies = yield from plan.in_waves(waiting, wave, wanted, lambda found: found.signal)
+    groups = [found.group for found in studies]
+    return studies, [x for group in groups for x in runs.observed(job, group, offered[group.example.id])]
+
+
+def study(job: Job, library: Library, row: Example, offer: Offer) -> Plan[Study]:
+    """One group from its first rollout to its proposals."""
+    group = yield from runs.learning_group(job, row, offer)
+    return (yield from _compared(job, library, group))
+
+
+def _compared(job: Job, library: Library, group: Group) -> Plan[Study]:
+    reason = _no_lesson(job, group)
+    if reason:
+        return Study(group, skipped=reason, signal=False)
+    try:
+        if job.pooled:
+            return Study(group, (yield from rules.propose(job.distiller, job.task, group)))
+        return Study(group, (yield from distil.study(job.distiller, group, library)))
+    except Unreadable as error:
+        return Study(group, skipped=str(error))
+
+
+def _no_lesson(job: Job, group: Group) -> str:
+    """Why a group is not compared: all runs broke, or there are rewards to see and they are all equal."""
+    config = job.config
+    if all(run.failed for run in group.members):
+        return "every run failed"
+    if not config.truth or config.group_size == 1 or group.mixed:
+        return ""
+    if config.learn_from == "unsolved" and max(group.rewards, default=1) < 1:
+        return ""
+    return "all rewards are equal"
+
+
+def check_alive(runs: Sequence[Rollout]) -> None:
+    """Raise AllFailed where every single run broke: that says nothing of the lessons."""
+    if runs and all(run.failed for run in runs):
+        raise AllFailed(
+            f"Every one of {len(runs)} rollouts failed, the first one so: {runs[0].error} The failures are "
+            "recorded: once the cause is mended, begin anew with another --run."
+        )
+
+
+def _decided(job: Job, state: State, found: Candidates) -> Plan[Choice[Library] | None]:
+    """The gate's choice between the current library and the candidates; None where it is off."""
+    if not job.gated:
+        return None
+    rows = gate_rows(job)
+    challengers = with_places(job, found.libraries)
+    if not challengers or not rows:
+        return Choice(state.library, "", Verdict(False, 0.0, 0))
+    yield Note("stage", f"comparing {len(challengers)} candidate libraries on {len(rows)} validation rows")
+    cached = Cached(job)
+    level = state.spending.level
+    choice = yield from choose(state.library, challengers, rows, cached.scores, level, job.anchors)
+    yield Note("groups", cached.groups)
+    return choice
+
+
+def gate_rows(job: Job) -> tuple[Example, ...]:
+    """The validation rows that candidates are compared on, the same in every step."""
+    return shuffled(job.task.validation, job.config.seed, 0)[: job.config.gate_rows]
+
+
+def with_places(job: Job, libraries: Mapping[str, Library]) -> dict[str, Library]:
+    """The candidates, and the best guess in other places of the prompt."""
+    first = next(iter(libraries.values()), None)
+    places = job.config.try_places if first else ()
+    return {**libraries, **{f"placed {place}": replace(first, place=place) for place in places if first}}
+
+
+class Cached:
+    """Measures libraries on rows, no row twice under one library; it is asked to in an order that never varies."""
+
+    def __init__(self, job: Job):
+        self._job = job
+        self._seen: dict[tuple[str, str], Group] = {}
+
+    @property
+    def groups(self) -> list[Group]:
+        """All groups that were measured."""
+        return [self._seen[key] for key in sorted(self._seen)]
+
+    def scores(self, library: Library, rows: Sequence[Example]) -> Plan[Scores]:
+        """(E,) mean reward of each row under a library."""
+        new = [row for row in rows if (library.version, row.id) not in self._seen]
+        for group in (yield from runs.measure(self._job, library, new, "gate")):
+            self._seen[library.version, group.example.id] = group
+        check_alive([run for row in rows for run in self._seen[library.version, row.id].members])
+        return np.array([_scored(self._seen[library.version, row.id]) for row in rows])
+
+
+def _scored(group: Group) -> float:
+    """The mean reward of a group; a run that failed counts as 0, as in the final measurement."""
+    return mean([reward_of(run) or 0.0 for run in group.members])
+
+
+def mean(values: Sequence[float]) -> float:
+    """The mean; 0 for no values."""
+    return float(np.mean(values)) if len(values) else 0.0

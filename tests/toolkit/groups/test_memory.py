@@ -1,0 +1,104 @@
+import json
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from toolkit.errors import ArtifactError
+from toolkit.groups.memory import Memory, Record
+from toolkit.types import Example, Group, Rollout, Score
+
+
+def group(name, *rewards):
+    """A group with these rewards; None stands for a run whose reward is not valid."""
+    scores = [Score(0.0, valid=False) if reward is None else Score(reward) for reward in rewards]
+    runs = tuple(Rollout(name, "solver", n, (), "stop", score) for n, score in enumerate(scores))
+    return Group(Example(name, ()), "solver", runs)
+
+
+@pytest.mark.parametrize(
+    ("before", "successes", "after"),
+    [((0.1, 8.4), 1, (1.02, 8.68)), ((2.7, 5.3), 4, (4.54, 5.06)), ((0.0, 0.0), 8, (8.0, 0.0))],
+)
+def test_a_visit_updates_the_counts_as_in_the_papers_figure(before, successes, after):
+    memory = Memory({"a": Record(*before)}).after([group("a", *[1.0] * successes, *[0.0] * (8 - successes))])
+    assert (memory.of("a").alpha, memory.of("a").beta) == pytest.approx(after)
+
+
+def test_examples_that_were_not_visited_fade():
+    memory = Memory({"b": Record(9.0, 0.2)}).after([group("a", 1, 0)])
+    assert (memory.of("b").alpha, memory.of("b").beta) == pytest.approx((8.991, 0.1998))
+    assert memory.of("b").visits == 0
+
+
+def test_the_fading_weights_are_parameters():
+    memory = Memory({"a": Record(1.0, 1.0), "b": Record(1.0, 1.0)}).after(
+        [group("a", 1, 0)], lam1=0.5, lam2=0
+    )
+    assert memory.records == {"a": Record(1.5, 1.5, 1), "b": Record()}
+
+
+def test_the_memory_before_is_left_as_it_was():
+    before = Memory({"a": Record(1.0, 1.0)})
+    before.after([group("a", 1, 1)])
+    assert before == Memory({"a": Record(1.0, 1.0)})
+
+
+def test_only_the_full_reward_is_a_success():
+    assert Memory().after([group("a", 1.0, 0.999, 0.0, 1.5)]).of("a") == Record(2.0, 2.0, 1)
+
+
+def test_rewards_that_are_not_valid_count_for_nothing():
+    assert Memory().after([group("a", 1, None), group("b", None)]) == Memory({"a": Record(1, 0, 1, True)})
+    known = Memory({"a": Record(1, 0, 1, True)})
+    assert known.after([group("a", None, None)]).of("a") == Record(0.999, 0, 1, True), "that is no visit"
+
+
+def test_groups_of_one_example_in_one_step_are_one_visit():
+    assert Memory().after([group("a", 1, 1), group("a", 1, 0)]).of("a") == Record(3, 1, 1, False)
+
+
+@given(st.lists(st.lists(st.booleans(), min_size=1, max_size=4), min_size=1, max_size=6))
+def test_solved_means_every_rollout_of_every_visit(visits):
+    memory = Memory()
+    for rewards in visits:
+        memory = memory.after([group("a", *map(float, rewards))])
+    assert memory.of("a").solved == all(all(rewards) for rewards in visits)
+    assert memory.of("a").visits == len(visits)
+
+
+def test_age_counts_rounds_since_the_latest_visit():
+    memory = Memory().next_round().after([group("a", 1)])
+    ages = [memory.age("a"), memory.next_round().age("a"), memory.next_round().next_round().age("a")]
+    assert ages == [0, 1, 2] and memory.age("b") is None
+    assert memory.next_round().after([group("a", 0)]).age("a") == 0
+
+
+NUMBERS = st.floats(0, 1e6)
+RECORDS = st.builds(Record, NUMBERS, NUMBERS, st.integers(0, 99), st.booleans(), st.integers(0, 99))
+
+
+@given(st.builds(Memory, st.dictionaries(st.text(), RECORDS), st.integers(0, 99)))
+def test_json_brings_it_back_exactly(memory):
+    assert Memory.from_json(json.loads(json.dumps(memory.to_json()))) == memory
+
+
+def test_the_same_memory_is_written_as_the_same_bytes():
+    one, other = group("a", 1, 0), group("b", 0, 0)
+    written = [json.dumps(Memory().after(groups).to_json()) for groups in ([one, other], [other, one])]
+    assert written[0] == written[1]
+
+
+@pytest.mark.parametrize(
+    ("data", "where"),
+    [
+        ([], "dictionary"),
+        ({"records": {}}, "round"),
+        ({"round": 0, "records": {"a": {"alpha": -1}}}, "records.a.alpha"),
+        ({"round": 0, "records": {"a": {"beta": float("nan")}}}, "records.a.beta"),
+        ({"round": 0, "lessons": []}, "lessons|records"),
+    ],
+)
+def test_something_else_is_no_memory(data, where):
+    with pytest.raises(ArtifactError, match=rf"memory .*can't be read .*({where})"):
+        Memory.from_json(data)
