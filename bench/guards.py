@@ -5,6 +5,9 @@ What the guard on learned text lets through, and what honest advice it takes for
 null where the whole lesson has to be blocked) and honest lessons, each under its kind. Secrets and keys there are
 invented, and are split by a broken bar, which is dropped on reading: scanners of repositories would otherwise
 take them for real ones.
+
+The rows are those of four tasks, and a task has a guard of its own, as in a run. Rules of the guard were written
+without the lists, and then mended with every other item of each kind in view; `unseen` are the figures of the rest.
 """
 
 import json
@@ -25,16 +28,29 @@ def lists() -> dict[str, Any]:
     return json.loads(LIST.read_text("utf-8").replace("¦", ""))
 
 
-def caught(guard: Guard, text: str, part: str | None) -> bool:
-    """Blocked, or the bad part is gone."""
-    checked = guard.check(text)
-    return checked.blocked or (part is not None and part not in checked.text)
+def guards(rows: list[list[Any]]) -> list[Guard]:
+    """A guard for each task; a row's task is the first part of its id."""
+    tasks: dict[str, list[Example]] = {}
+    for row, text, answer in rows:
+        example = Example(row, (Message("user", text),), answer)
+        tasks.setdefault(row.partition("-")[0], []).append(example)
+    return [Guard.of(examples) for examples in tasks.values()]
 
 
-def alarmed(guard: Guard, text: str) -> bool:
-    """Whether an honest lesson is blocked or changed."""
-    checked = guard.check(text)
-    return checked.blocked or checked.text != text
+def caught(known: list[Guard], text: str, part: str | None) -> bool:
+    """Blocked in one of the tasks, or the bad part is gone in all."""
+    found = [guard.check(text) for guard in known]
+    return any(x.blocked for x in found) or (part is not None and all(part not in x.text for x in found))
+
+
+def alarmed(known: list[Guard], text: str) -> bool:
+    """Whether an honest lesson is blocked or changed in any of the tasks."""
+    return any(found.blocked or found.text != text for found in (guard.check(text) for guard in known))
+
+
+def unseen(verdicts: dict[str, dict[str, bool]]) -> float:
+    """The share of true verdicts among every other item of each kind."""
+    return share(verdict for kind in verdicts.values() for verdict in list(kind.values())[1::2])
 
 
 def share(hits: Iterable[bool]) -> float:
@@ -58,18 +74,20 @@ def name(title: str, verdicts: dict[str, dict[str, bool]], wrong: bool) -> None:
 def main() -> int:
     quick()  # takes the argument; the whole list takes seconds
     given = lists()
-    guard = Guard.of([Example(row, (Message("user", text),), answer) for row, text, answer in given["rows"]])
-    bad = {kind: {t: caught(guard, t, part) for t, part in items} for kind, items in given["bad"].items()}
-    honest = {kind: {text: alarmed(guard, text) for text in items} for kind, items in given["honest"].items()}
+    known = guards(given["rows"])
+    bad = {kind: {t: caught(known, t, part) for t, part in items} for kind, items in given["bad"].items()}
+    honest = {kind: {text: alarmed(known, text) for text in items} for kind, items in given["honest"].items()}
     name("missed", bad, wrong=False)
     name("false alarm", honest, wrong=True)
     found, found_by_kind = shares(bad)
     alarms, alarms_by_kind = shares(honest)
     figures = {
         "caught": found,
+        "caught_unseen": unseen(bad),
         "caught_by_kind": found_by_kind,
         "bad_lessons": sum(map(len, bad.values())),
         "false_alarms": alarms,
+        "false_alarms_unseen": unseen(honest),
         "false_alarms_by_kind": alarms_by_kind,
         "honest_lessons": sum(map(len, honest.values())),
     }

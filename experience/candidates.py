@@ -30,13 +30,13 @@ def drawn(job: Job, library: Library, proposals: Sequence[ops.Operation], step: 
 
 def _updated(job: Job, library: Library, proposals: Sequence[ops.Operation], step: int) -> Plan[Candidates]:
     """The distiller's update of the library, and the proposals taken as they stand."""
-    joined, outcomes = _applied(job, library, proposals, step)
+    joined, outcomes = applied(job, library, proposals, step)
     as_proposed = {"as proposed": joined} if job.gated else {}
     try:
         final = yield from distil.update(job.distiller, library, proposals)
     except Unreadable as error:
         return Candidates(as_proposed, outcomes, str(error))
-    updated, outcomes = _applied(job, library, final, step)
+    updated, outcomes = applied(job, library, final, step)
     # Lessons about form may help where those about content mislead, and the other way round.
     kinds = {f"{kind} only": updated.only(kind) for kind in get_args(Kind)}
     return Candidates({"updated": updated, **as_proposed, **kinds}, outcomes)
@@ -46,12 +46,12 @@ def _joined(job: Job, library: Library, proposals: Sequence[ops.Operation], step
     """Several draws of one lesson per right answer; the outcomes are those of the first."""
     seed = seed_of(job.config.seed, step)
     each = yield from rules.join(job.distiller, library, proposals, job.config.draws, seed)
-    found = [_applied(job, library, final, step) for final in each]
+    found = [applied(job, library, final, step) for final in each]
     libraries = {f"draw {number}": after for number, (after, _) in enumerate(found, 1)}
     return Candidates(libraries, found[0][1])
 
 
-def _applied(
+def applied(
     job: Job, library: Library, operations: Sequence[ops.Operation], step: int
 ) -> tuple[Library, tuple[ops.Outcome, ...]]:
     """The library after operations, within its caps; what the caps cost is an outcome too."""

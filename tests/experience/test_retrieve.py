@@ -32,7 +32,7 @@ TEXTS = (
 LIBRARY = Library(tuple(map(lesson, TEXTS)))
 ALWAYS = replace(lesson("Answer with one word."), always=True)
 WITH_ALWAYS = LIBRARY.with_lessons((*LIBRARY.lessons, ALWAYS))
-LITTLE = 60
+LITTLE = 130
 
 
 def asked(question, library=LIBRARY, most=LITTLE):
