@@ -17,9 +17,13 @@ calls as Edgewise used for learning (rollouts, distiller and gate). How GEPA is 
   so the last one may go over, in GEPA's favour.
 - The best candidate, which is the one that GEPA itself returns, is measured once on the test rows.
 
+The plain loop is Training-Free GRPO as its authors have it (arXiv 2510.08191), by the same command: no gate, whole
+library in every prompt and after the problem, no refill, every group compared by itself; two epochs, which is about
+as many calls.
+
 The minutes of Edgewise include its own measurement before and after, those of GEPA do not. `--calls N` runs GEPA alone
-with that many calls, `--seed N` another draw of it. `--quick` uses the small model, few rows and few calls, and only
-shows that the road is open. Needs `pip install gepa==0.1.4`.
+with that many calls, `--seed N` another draw of it, `--runs DIR` keeps the runs of Edgewise, or takes them up.
+`--quick` uses the small model, few rows and few calls, and only shows that the road is open. Needs `pip install gepa==0.1.4`.
 """
 
 import argparse
@@ -53,6 +57,21 @@ from toolkit.types import Example, Message, Payer, Plan, Reply, Request, Rollout
 EXAMPLE = ROOT / "examples" / "support_triage"
 SMALL = "local/smollm2-135m"
 SHORT = ["--model", SMALL, "--set", "epochs=1", "--set", "gate_rows=8", "--set", "group_size=2"]
+PAPER = {
+    "gate": "off",
+    "pool": "false",
+    "learn_from": "mixed",
+    "inclusion": "1.0",
+    "refill": "false",
+    "rest": "false",
+    "guards": "false",
+    "leave_one_out": "0",
+    "place": "after",
+    "labelled": "true",
+    "epochs": "2",
+    "distiller_max_tokens": "512",
+}
+PLAIN = [word for key, value in PAPER.items() for word in ("--set", f"{key}={value}")]
 SHORT_ROWS, SHORT_CALLS = 4, 20
 GEPA = "0.1.4"
 REFLECTION_TOKENS = 512
@@ -96,7 +115,13 @@ def main() -> int:
     _check_gepa()
     task = Task.read(EXAMPLE)
     config = resolve(ExperienceConfig, task.settings, {"model": SMALL} if options.quick else {})
-    edgewise = None if options.calls else improve(options.quick)
+    edgewise = plain = None
+    if not options.calls:
+        short = SHORT if options.quick else []
+        with tempfile.TemporaryDirectory() as folder:
+            runs = options.runs or Path(folder)
+            edgewise = improve(runs / "edgewise", short)
+            plain = improve(runs / "plain", [*PLAIN, *short])
     if options.quick:
         task = replace(task, validation=task.validation[:SHORT_ROWS], test=task.test[:SHORT_ROWS])
     budget = SHORT_CALLS if options.quick else options.calls or (edgewise.calls if edgewise else 0)
@@ -110,9 +135,9 @@ def main() -> int:
         finally:
             runner.run(client.aclose())
     figures = _side("gepa", before, gepa) | {"model": "small" if options.quick else "default"}
-    if edgewise is None:
+    if edgewise is None or plain is None:
         return report("rivals", figures, "none: GEPA alone", True)
-    figures = _side("edgewise", before, edgewise) | figures
+    figures = _side("edgewise", before, edgewise) | _side("plain", before, plain) | figures
     figures["edgewise_minus_gepa"] = _interval(_difference(gepa.rewards, edgewise.rewards))
     gain = _difference(before, edgewise.rewards)
     holds = gain.low > 0 and gain.estimate >= _difference(before, gepa.rewards).estimate
@@ -124,6 +149,9 @@ def _options() -> argparse.Namespace:
     parser.add_argument("--quick", action="store_true", help="the small model, few calls")
     parser.add_argument("--calls", type=int, default=0, help="GEPA alone, with so many calls")
     parser.add_argument("--seed", type=int, default=0, help="of GEPA")
+    parser.add_argument(
+        "--runs", type=Path, help="directory for the runs of Edgewise; finished ones are reused"
+    )
     return parser.parse_args()
 
 
@@ -139,17 +167,16 @@ def _check_gepa() -> None:
 # ---- Edgewise --------------------------------------------------------------------------------------
 
 
-def improve(small: bool) -> Found:
+def improve(run: Path, options: Sequence[str]) -> Found:
     """The real command; its rewards are those of the evidence, measured whether or not the change was kept."""
-    with tempfile.TemporaryDirectory() as folder:
-        command = [sys.executable, "-c", "from toolkit.cli import main; main()", "improve", str(EXAMPLE)]
-        done = subprocess.run(
-            [*command, "--json", "--run", str(Path(folder) / "run"), *(SHORT if small else [])],
-            stdout=subprocess.PIPE,
-            text=True,
-            env={**os.environ, "PYTHONPATH": str(ROOT)},
-            check=False,
-        )
+    command = [sys.executable, "-c", "from toolkit.cli import main; main()", "improve", str(EXAMPLE)]
+    done = subprocess.run(
+        [*command, "--json", "--run", str(run), *options],
+        stdout=subprocess.PIPE,
+        text=True,
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+        check=False,
+    )
     # 1 says that nothing was found, which is a result.
     if done.returncode not in (0, 1):
         sys.exit(f"edgewise improve ended with {done.returncode}; what it said stands above")

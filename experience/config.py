@@ -34,7 +34,7 @@ class ExperienceConfig(Config):
     try_places: tuple[Place, ...] = Field((), description="other places to compare the best guess at")
     # With the paper's labels a small model answered "G2" (docs/log.md).
     labelled: bool = Field(False, description="whether lessons carry labels, [G0], in the prompt")
-    # The paper keeps what the last step wrote; here a candidate must be shown to be better (docs/decisions/0008).
+    # The paper keeps what the last step wrote; here a candidate must be shown to be better (docs/decisions/0003).
     gate: Literal["on", "off"] = Field("on", description='"off" keeps every new library, as the paper does')
     alpha: float = Field(
         0.05, gt=0, lt=1, description="the chance that a run accepts anything that is no better"
@@ -43,6 +43,7 @@ class ExperienceConfig(Config):
     anchors: tuple[str, ...] = Field(
         (), description="ids of training or validation rows that may not get worse"
     )
+    placebo: bool = Field(False, description="also measure lessons off topic, and from shuffled rewards")
     force: bool = Field(False, description="go on where rows or limits are too few to show any gain")
     # In the paper every rollout sees the whole library; 1 does that, and measures no effects on the way.
     inclusion: float = Field(0.8, gt=0, le=1, description="chance of a lesson to be shown while learning")

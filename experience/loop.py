@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from experience import runs, tidy
+from experience import placebo, runs, tidy
 from experience.job import Job
 from experience.library import Library
 from experience.runs import MEASURING
@@ -33,7 +33,7 @@ def learn(job: Job) -> Plan[Outcome]:
     Ends with the evaluation of the start and of what was learnt, on rows that learning never saw.
     """
     state = State(job.start, Spending(job.config.alpha, steps(job)))
-    number = 0
+    number, first = 0, ()
     for epoch in range(1, (1 if job.config.direct else job.config.epochs) + 1):
         waiting = _awake(job, state, epoch)
         for _ in range(_per_epoch(job)):
@@ -41,13 +41,16 @@ def learn(job: Job) -> Plan[Outcome]:
             queue = _queue(job, state, waiting, number)
             record = yield from booked(step(job, state, queue, number, epoch), number)
             yield Note("step", record)
-            state = record.state
+            state, first = record.state, first or tuple(study.group for study in record.studies)
             waiting = _left(job, waiting, record)
             if not waiting or job.config.direct:
                 break
         state = replace(state, memory=state.memory.next_round())
     library = yield from booked(tidy.tidied(job, state), number)
-    return (yield from booked(_outcome(job, library), MEASURING))
+    arms = {"before": job.start, **({"after": library} if library != job.start else {})}
+    if job.config.placebo and "after" in arms:
+        arms |= yield from booked(placebo.libraries(job, library, first), number)
+    return (yield from booked(_outcome(job, arms), MEASURING))
 
 
 def steps(job: Job) -> int:
@@ -82,10 +85,10 @@ def _left(job: Job, waiting: Sequence[Example], record: StepRecord) -> tuple[Exa
     return tuple(row for row in waiting if row.id not in done)
 
 
-def _outcome(job: Job, library: Library) -> Plan[Outcome]:
-    arms = {"before": job.start, "after": library} if library != job.start else {"before": job.start}
+def _outcome(job: Job, arms: Mapping[str, Library]) -> Plan[Outcome]:
     evaluation = yield from evaluate(job, arms)
-    files, unchanged = ({"library.json": each.to_json()} for each in (library, job.start))
+    learnt = arms.get("after", job.start)
+    files, unchanged = ({"library.json": each.to_json()} for each in (learnt, job.start))
     return Outcome(evaluation, files, unchanged, job.parents)
 
 

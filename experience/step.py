@@ -111,7 +111,8 @@ class StepRecord:
         applied = sum(outcome.applied for outcome in self.outcomes)
         decided = f"; {self.choice.summary()}" if self.choice else ""
         failed = f"; incomplete: {self.incomplete}" if self.incomplete else ""
-        dropped = f"; {len(self.dropped)} harmful dropped" if self.dropped else ""
+        gone = sum(not each.kept for each in self.dropped)
+        dropped = f"; {gone} harmful dropped" if gone else ""
         return (
             f"step {self.number}: mean reward {found['mean_reward']:.2f}, {found['mixed']:.0%} of groups mixed, "
             f"{applied} of {len(self.outcomes)} operations applied{failed}{decided}{dropped}; "
@@ -174,15 +175,18 @@ def _studied(
     wanted = min(config.batch_size, len(queue))
     yield Note("stage", f"step {number}, epoch {epoch}: {wanted} groups of {config.group_size}")
     offered = yield from runs.offers(job, library, queue, number)
+    done: list[Rollout] = []
 
     def wave(rows: Sequence[Example]) -> Plan[list[Study]]:
         if config.allocate == "fixed":
             found = yield [study(job, library, row, offered[row.id]) for row in rows]
         else:
             groups = yield from runs.allocated_groups(job, rows, offered)
-            found = yield [_compared(job, library, group) for group in groups]
+            found = yield [compared(job, library, group) for group in groups]
         yield Note("groups", [each.group for each in found])
-        check_alive([run for each in found for run in each.group.members])
+        # Of the step so far: a wave may be a single row, and that one may be broken.
+        done.extend(run for each in found for run in each.group.members)
+        check_alive(done)
         return found
 
     waiting = queue if config.refill else queue[:wanted]
@@ -194,10 +198,11 @@ def _studied(
 def study(job: Job, library: Library, row: Example, offer: Offer) -> Plan[Study]:
     """One group from its first rollout to its proposals."""
     group = yield from runs.learning_group(job, row, offer)
-    return (yield from _compared(job, library, group))
+    return (yield from compared(job, library, group))
 
 
-def _compared(job: Job, library: Library, group: Group) -> Plan[Study]:
+def compared(job: Job, library: Library, group: Group) -> Plan[Study]:
+    """What a finished group proposes, if it has something to compare."""
     reason = _no_lesson(job, group)
     if reason:
         return Study(group, skipped=reason, signal=False)
@@ -239,7 +244,7 @@ def _decided(job: Job, state: State, found: Candidates) -> Plan[Choice[Library] 
     if not challengers or not rows:
         return Choice(state.library, "", Verdict(False, 0.0, 0))
     yield Note("stage", f"comparing {len(challengers)} candidate libraries on {len(rows)} validation rows")
-    cached = Cached(job)
+    cached = Cached(job, state.library)
     level = state.spending.level
     choice = yield from choose(state.library, challengers, rows, cached.scores, level, job.anchors)
     yield Note("groups", cached.groups)
@@ -259,10 +264,16 @@ def with_places(job: Job, libraries: Mapping[str, Library]) -> dict[str, Library
 
 
 class Cached:
-    """Measures libraries on rows, no row twice under one library; it is asked to in an order that never varies."""
+    """
+    Measures libraries on rows, no row twice under one library; it is asked to in an order that never varies.
 
-    def __init__(self, job: Job):
+    Where every run under the `current` library breaks, AllFailed is raised; another library that breaks them all,
+    such as by being too long for the model, is just a bad one.
+    """
+
+    def __init__(self, job: Job, current: Library):
         self._job = job
+        self._current = current.version
         self._seen: dict[tuple[str, str], Group] = {}
 
     @property
@@ -275,8 +286,10 @@ class Cached:
         new = [row for row in rows if (library.version, row.id) not in self._seen]
         for group in (yield from runs.measure(self._job, library, new, "gate")):
             self._seen[library.version, group.example.id] = group
-        check_alive([run for row in rows for run in self._seen[library.version, row.id].members])
-        return np.array([_scored(self._seen[library.version, row.id]) for row in rows])
+        found = [self._seen[library.version, row.id] for row in rows]
+        if library.version == self._current:
+            check_alive([run for group in found for run in group.members])
+        return np.array([_scored(group) for group in found])
 
 
 def _scored(group: Group) -> float:

@@ -119,6 +119,9 @@ def improve(
         str | None,
         typer.Option(metavar="on|off", help="off accepts lessons without a test, as the paper does"),
     ] = None,
+    placebo: Annotated[
+        bool, typer.Option("--placebo", help="also measure lessons off topic, and from shuffled rewards")
+    ] = False,
     force: Annotated[
         bool, typer.Option("--force", help="go on where rows or limits can't show any gain")
     ] = False,
@@ -135,7 +138,7 @@ def improve(
     """
     way = _way(by)
     options = {"model": model, "distiller": distiller, "usd": usd, "tokens": tokens, "calls": calls}
-    options |= {"minutes": minutes, "gate": gate, "force": force or None}
+    options |= {"minutes": minutes, "gate": gate, "force": force or None, "placebo": placebo or None}
     job = way(task, options, settings or [], price)
     if dry_run:
         _print(job.plan(), as_json)

@@ -62,9 +62,10 @@ def finding(run: Finished) -> str:
         pairs = [(arm.name, arm.against) for arm in arms if arm.against]
         found = [f"{name} against {x.baseline}: {_change(x.mean)}" for name, x in pairs]
         return f"On {rows}, {'; '.join(found) or _level(arms[0])}."
-    last = arms[-1].against
+    after = arms[1] if len(arms) > 1 else arms[0]  # others are placebos
+    last = after.against
     if result.improved and last:
-        means = f"{_number(arms[0].mean.estimate)} to {_number(arms[-1].mean.estimate)}"
+        means = f"{_number(arms[0].mean.estimate)} to {_number(after.mean.estimate)}"
         return f"Learning raised the mean reward on {rows} from {means}: {_change(last.mean)}."
     if last is None or (run.library and not run.library.lessons):
         return f"Nothing worth keeping was found: the model stays as it is, with {_level(arms[0])} on {rows}."

@@ -179,7 +179,7 @@ async def _interruptible(driver: Driver, plan: Plan[Outcome], watch: Watch) -> O
 def _result(
     task: Task, config: Config, outcome: Outcome, costs: Mapping[str, Any], path: Path, seconds: float
 ) -> Result:
-    gain = outcome.evaluation.results[-1].against
+    gain = outcome.evaluation.results[1].against  # the first is the start, others are placebos
     improved = outcome.files != outcome.start and gain is not None and gain.mean.estimate > 0
     kept = outcome.files if improved else outcome.start
     files = {**kept, "evidence.json": outcome.evaluation.to_json()}

@@ -97,7 +97,7 @@ def run(model: Simulated, task: Task, *, raw: bool = False, **settings: Any) -> 
 
 def changed(outcome: Outcome) -> bool:
     """Whether the run ends with a changed artefact: something was accepted and measured better on test rows."""
-    gain = outcome.evaluation.results[-1].against
+    gain = outcome.evaluation.results[1].against
     return outcome.files != outcome.start and gain is not None and gain.mean.estimate > 0
 
 
