@@ -32,7 +32,7 @@ check: install  ## ruff, pyright, generated docs are fresh, import directions
 docs: install  ## write the generated pages
 	@$(BIN)/python docs/generate.py
 
-bench: install  ## run every bench/NAME.py and write docs/bench.md; ARGS="--quick" for the short ones
+bench: install  ## run every bench/NAME.py and write docs/bench.md; ARGS="--quick" for the short ones, ARGS="null power" for some
 	@$(BIN)/python bench/all.py $(ARGS)
 
 clean:  ## remove .venv and caches; models and runs stay

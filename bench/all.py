@@ -1,4 +1,8 @@
-"""Run every bench and write the table docs/bench.md; arguments (--quick) are passed on to each."""
+"""
+Run benches and write the table docs/bench.md: every one, or those that are named, which then replace their own rows.
+
+Arguments such as --quick are passed on to each.
+"""
 
 import json
 import os
@@ -13,13 +17,13 @@ from typing import Any
 HERE = Path(__file__).resolve().parent
 TABLE = HERE.parent / "docs" / "bench.md"
 NO_BENCH = {"all.py", "common.py"}
-PACKAGES = ("edgewise", "openai", "litellm", "langgraph", "xllamacpp", "torch")
+PACKAGES = ("edgewise", "openai", "litellm", "langgraph", "xllamacpp", "statsmodels", "gepa", "torch")
 
 
 def run(script: Path) -> dict[str, Any]:
     """The JSON object of a bench's last line; a bench that gave none does not hold."""
     print(f"bench {script.stem} ...", file=sys.stderr, flush=True)
-    command = [sys.executable, str(script), *sys.argv[1:]]
+    command = [sys.executable, str(script), *(word for word in sys.argv[1:] if word.startswith("-"))]
     lines = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=False).stdout.splitlines()
     try:
         return json.loads(lines[-1])
@@ -50,12 +54,22 @@ def versions() -> str:
     return ", ".join(found)
 
 
+def kept(names: set[str]) -> dict[str, str]:
+    """Rows of the table as it stands, by bench, without those of `names`."""
+    lines = TABLE.read_text("utf-8").splitlines() if TABLE.exists() else []
+    rows = {line.split(" | ")[0].strip("| "): line for line in lines if line.startswith("| ")}
+    return {name: line for name, line in rows.items() if name not in {*names, "bench"}}
+
+
 def main() -> int:
-    results = [run(script) for script in sorted(HERE.glob("*.py")) if script.name not in NO_BENCH]
-    arguments = f' ARGS="{" ".join(sys.argv[1:])}"' if sys.argv[1:] else ""
-    head = ["# Benches", "", f"Written by `make bench{arguments}`."]
-    facts = [f"- Date: {datetime.now(UTC):%Y-%m-%d}", f"- Machine: {machine()}", f"- Versions: {versions()}"]
-    table = ["| bench | figures | bar | holds |", "|---|---|---|---|", *map(row, results)]
+    wanted = {word for word in sys.argv[1:] if not word.startswith("-")}
+    scripts = [x for x in sorted(HERE.glob("*.py")) if x.name not in NO_BENCH and (not wanted or x.stem in wanted)]
+    results = [run(script) for script in scripts]
+    rows = kept(wanted) if wanted else {}
+    rows |= {result["bench"]: row(result) for result in results}
+    head = ["# Benches", "", "Written by `make bench`; rows may be of different days."]
+    facts = [f"- Last run: {datetime.now(UTC):%Y-%m-%d}", f"- Machine: {machine()}", f"- Versions: {versions()}"]
+    table = ["| bench | figures | bar | holds |", "|---|---|---|---|", *(rows[name] for name in sorted(rows))]
     TABLE.parent.mkdir(exist_ok=True)
     TABLE.write_text("\n".join([*head, "", *facts, "", *table, ""]), "utf-8")
     print(TABLE.read_text("utf-8"))

@@ -1,5 +1,5 @@
 """
-Whether the library's caps hold: 500 batches of synthetic lessons of all lengths and scripts, through the loop's own path.
+Whether the library's caps hold: 500 batches of synthetic lessons of all lengths and scripts, by the loop's own path.
 
 After each batch the library is counted as the loop counts it, and now and then by the tokenizer of the small embedded
 model, which the estimate must not fall below.

@@ -88,7 +88,7 @@ def intervals(differences: Array, weight: Array) -> tuple[Array, Array]:
     low, high = np.quantile(differences @ weight.T, [tail, 1 - tail], axis=1)
     mean = differences.mean(axis=1)
     half = stats.t.ppf(0.975, n - 1) * differences.std(axis=1, ddof=1) / math.sqrt(n)
-    return np.minimum(low, mean - half), np.maximum(high, mean + half)
+    return np.clip(np.minimum(low, mean - half), -1, None), np.clip(np.maximum(high, mean + half), None, 1)
 
 
 def simulate(structure: Structure, count: int, rng: np.random.Generator) -> tuple[Array, Array, float]:

@@ -23,7 +23,8 @@ as many calls.
 
 The minutes of Edgewise include its own measurement before and after, those of GEPA do not. `--calls N` runs GEPA alone
 with that many calls, `--seed N` another draw of it, `--runs DIR` keeps the runs of Edgewise, or takes them up.
-`--quick` uses the small model, few rows and few calls, and only shows that the road is open. Needs `pip install gepa==0.1.4`.
+`--quick` uses the small model, few rows and few calls, and only shows that the road is open.
+Needs `pip install gepa==0.1.4`.
 """
 
 import argparse
