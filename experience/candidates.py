@@ -38,8 +38,13 @@ def _updated(job: Job, library: Library, proposals: Sequence[ops.Operation], ste
         return Candidates(as_proposed, outcomes, str(error))
     updated, outcomes = applied(job, library, final, step)
     # Lessons about form may help where those about content mislead, and the other way round.
-    kinds = {f"{kind} only": updated.only(kind) for kind in get_args(Kind)}
+    kinds = {f"{kind} only": _only(updated, kind) for kind in get_args(Kind)}
     return Candidates({"updated": updated, **as_proposed, **kinds}, outcomes)
+
+
+def _only(library: Library, kind: Kind) -> Library:
+    """The library with one kind of lesson, and with those that are locked."""
+    return library.with_lessons(x for x in library.lessons if x.kind == kind or x.locked)
 
 
 def _joined(job: Job, library: Library, proposals: Sequence[ops.Operation], step: int) -> Plan[Candidates]:

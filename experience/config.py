@@ -21,6 +21,9 @@ class ExperienceConfig(Config):
     operations: int = Field(2, ge=1, description="the most that one group may propose (math in the paper: 1)")
     words: int = Field(32, ge=4, description="the longest a lesson may be")
     truth: bool = Field(True, description="whether the distiller sees reference answers and rewards")
+    proposer: Literal["groups", "gepa"] = Field(
+        "groups", description='who proposes lessons: "groups" that are compared, or "gepa" (an extra)'
+    )
     direct: bool = Field(False, description="ablation: lessons written from the tasks alone, no rollouts")
     # The paper summarises every run; a one-word answer is its own summary.
     summaries: Summaries = Field("auto", description='"always", or "auto": short one-turn runs as they are')

@@ -3,6 +3,7 @@
 import math
 from dataclasses import dataclass
 
+from experience import by_gepa
 from experience.config import ExperienceConfig
 from experience.job import Job
 from experience.loop import steps
@@ -81,8 +82,15 @@ def forecast(job: Job) -> Forecast:
         *_time(config, total),
         smallest_gain(len(task.test), config.samples),
         _gate_gain(job) if job.gated else None,
-        calls["measuring"] + config.group_size + 2 + accepting,
+        calls["measuring"] + _least(job) + accepting,
     )
+
+
+def _least(job: Job) -> int:
+    """The fewest calls that learn anything: one group, its comparison and the update."""
+    if job.config.proposer == "gepa":
+        return by_gepa.least_calls(_rows_of_a_step(job))
+    return job.config.group_size + 2
 
 
 def _gate_gain(job: Job) -> float:
@@ -92,7 +100,8 @@ def _gate_gain(job: Job) -> float:
 
 
 def _candidates(job: Job) -> int:
-    return (job.config.draws if job.pooled else UNPOOLED) + len(job.config.try_places)
+    proposed = job.config.draws if job.pooled else UNPOOLED
+    return (by_gepa.MOST if job.config.proposer == "gepa" else proposed) + len(job.config.try_places)
 
 
 def _time(config: ExperienceConfig, calls: int) -> tuple[float, str]:
@@ -104,18 +113,43 @@ def _time(config: ExperienceConfig, calls: int) -> tuple[float, str]:
 
 def _calls(job: Job) -> dict[str, int]:
     task, config, rounds = job.task, job.config, steps(job)
-    groups = 0 if config.direct else config.epochs * len(task.train)
-    rollouts = groups * config.group_size
-    summaries = rollouts if config.summaries == "always" and not job.pooled else 0
-    updates = config.draws * len({row.target for row in task.train}) if job.pooled else 1
+    rollouts, distiller = _searching(job) if config.proposer == "gepa" else _comparing(job)
     rows = len(gate_rows(job)) if job.gated else 0
     effects = (min(config.leave_one_out, config.lessons) + 1) * rows if config.leave_one_out else 0
     return {
         "rollouts": rollouts,
-        "distiller": summaries + groups + rounds * updates,
+        "distiller": distiller,
         "gate": (rounds * _halving(rows, _candidates(job)) + effects) * config.samples,
         "measuring": 2 * len(task.test) * config.samples,
     }
+
+
+def _searching(job: Job) -> tuple[int, int]:
+    """Rollouts and calls of the distiller, where GEPA searches."""
+    rollouts, reflections = by_gepa.most_calls(_rows_of_a_step(job), job.config.group_size)
+    return steps(job) * rollouts, steps(job) * reflections
+
+
+def _comparing(job: Job) -> tuple[int, int]:
+    """Rollouts and calls of the distiller, where groups are compared."""
+    task, config = job.task, job.config
+    groups = 0 if config.direct else _groups(job)
+    rollouts = groups * config.group_size
+    summaries = rollouts if config.summaries == "always" and not job.pooled else 0
+    updates = config.draws * len({row.target for row in task.train}) if job.pooled else 1
+    return rollouts, summaries + groups + steps(job) * updates
+
+
+def _rows_of_a_step(job: Job) -> int:
+    return min(job.config.batch_size, len(job.task.train))
+
+
+def _groups(job: Job) -> int:
+    """The most rows that are visited: each once an epoch; with VADE, `refill` may go through two batches a step."""
+    config, rows = job.config, len(job.task.train)
+    if config.select == "shuffled":
+        return config.epochs * rows
+    return steps(job) * min(rows, config.batch_size * (2 if config.refill else 1))
 
 
 def _halving(rows: int, alive: int) -> int:

@@ -9,63 +9,31 @@ eight do not come by chance, and edits of every fifth word leave about half of t
 """
 
 import re
-from collections import Counter, defaultdict
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections import Counter, defaultdict, deque
+from collections.abc import Iterable, Iterator, Mapping, Sequence, Set
 from dataclasses import dataclass
-from typing import Any, TypeVar
+from typing import Any
 
+from experience.guard_names import identifiers, names_in, people, rare, rare_proper
 from experience.guard_orders import fold
+from experience.guard_words import NUMBER_WORDS, PLAIN_ANSWERS, STOP_WORDS, USUAL_NUMBERS
 from toolkit.types import Example
-
-T = TypeVar("T")
 
 N = 3
 RUN = 8 - N + 1
 SHARED = 5
 OF_LESSON, OF_ROW = 0.4, 0.5
-CONTENT, OF_CONTENT = 6, 0.6
+# Of so many telling words so much is one row's own: a word counts 1, a number up to 3 by its length.
+WINDOW, OWN = 12, 7
+NUMBERS = 5
+ANSWER_WORDS = 2
 
 _WORD = re.compile(
     r"[\u3040-\u30ff\u3400-\u9fff\uac00-\ud7af]|[^\W_\u3040-\u30ff\u3400-\u9fff\uac00-\ud7af]+"
 )
+_TERM = re.compile(r"\d+(?:[.,:]\d+)*|[^\W\d_]+")
+_ENDING = re.compile(r"(?:ations?|ings?|ies|ied|ed|es|ers?|s|ly|e|y)$")
 _CODE = re.compile(r"(?<!\w)[#€$£]?\w+(?:[-:./,_]\w+)*")
-_TITLE = (
-    r"(?:Mr|Mrs|Ms|Miss|Dr|Prof|Professor|Herr|Frau|"
-    r"Mme|Madame|Monsieur|Señora?|Sra?|Sir|Lady|Captain|Pastor|Officer)\.?"
-)
-_PERSON = r"[^\W\d_a-z][\w'’]*[^\W\d_A-Z](?:-[^\W\d_a-z][\w'’]+)?"
-_CALLED = re.compile(
-    rf"\b(?:{_TITLE}|[Mm]y name is|[Tt]his is|I am|I'm|"
-    r"(?:[Rr]egards|[Tt]hanks|[Tt]hank you|[Bb]est|[Ss]incerely|[Cc]heers|[Gg]reetings|[Yy]ours|[Ww]ishes|"
-    r"[Gg]rüße|[Gg]ruß)[,.!]?|"
-    r"[Ss]igned(?: by)?|[Dd]ear|[Nn]amed|[Cc]alled|[Cc]olleague|[Hh]usband|[Ww]ife|[Dd]aughter|[Ss]on|"
-    r"[Ff]riend|[Cc]ustomer|"
-    rf"[Pp]atient|[Nn]eighbou?r)\s+({_PERSON}(?:\s+{_PERSON}){{0,2}})"
-)
-_FULL = re.compile(rf"(?<![\w'’])(?=({_PERSON}\s+(?:[A-Z]\.\s+)?{_PERSON}))")
-_NO_NAME = frozenset(
-    "new north south east west great united saint san los las dear hello hi hey thanks thank best kind "
-    "regards sir madam "
-    "monday tuesday wednesday thursday friday saturday sunday january february march april may june july "
-    "august "
-    "september october november december street road avenue lane city bank pay card university college "
-    "school theorem "
-    "formula inequality remainder black customer support service team english german french spanish this "
-    "that these "
-    "the and but for not you your all please i we it is my our can what when how why who where if a an in "
-    "on at to of "
-    "from there he she they was has have had".split()
-)
-_STOP_WORDS = frozenset(
-    "a about after all also an and any are as at be been before but by can do does for from had has have "
-    "he her his how i if "
-    "in into is it its me my no not of on or our out she so than that the their them then there these "
-    "they this to up was "
-    "we were what when which who will with would you your".split()
-)
-_PLAIN_ANSWERS = frozenset(
-    "yes no none true false unknown other null nan n/a maybe positive negative neutral".split()
-)
 _STATED = r"(?:answer|result|solution|output|label|reply|total|target|value|outcome)s?"
 _LEAD_NUMBER = re.compile(
     rf"(?:\b{_STATED}(?:\W+\w+){{0,6}}?\W+(?:is|are|was|be|equals?|comes to|of)\W+|"
@@ -85,15 +53,20 @@ class Rows:
     """
     What belongs to few rows only.
 
-    `own` holds groups of three words, and words, with the rows they stand in; `grams` counts a row's own groups;
-    `codes`, `names` and `answers` are those of few rows.
+    `own` holds groups of three words, and `terms` word stems and numbers, with the rows they stand in; `grams` counts
+    a row's own groups. `codes`, `people`, `names`, `heads` (names that are no name's second word), `identifiers` and
+    `answers`, with their rows, are those of few rows.
     """
 
     own: Mapping[tuple[str, ...], tuple[int, ...]]
     grams: Mapping[int, int]
+    terms: Mapping[str, tuple[int, ...]]
     codes: frozenset[str]
-    names: frozenset[str]
-    answers: frozenset[str]
+    people: frozenset[str]
+    names: Set[str]
+    heads: Set[str]
+    identifiers: frozenset[str]
+    answers: Mapping[str, tuple[int, ...]]
 
     @classmethod
     def of(cls, examples: Iterable[Example]) -> "Rows":
@@ -102,19 +75,29 @@ class Rows:
         texts = ["\n".join([_text(x), *_answers(x.target)]) for x in distinct]
         few = 2 if len(texts) >= 8 else 1
         words = [_words(text) for text in texts]
-        own = _rare([{*_grams(w, N), *_grams(w, 1)} for w in words], few)
-        of_row = Counter(row for gram, rows in own.items() if len(gram) == N for row in rows)
-        codes = _rare([set(_codes(text)) for text in texts], few)
-        return cls(own, of_row, frozenset(codes), _names(texts, words, few), _own_answers(distinct, few))
+        own = rare([set(_grams(w, N)) for w in words], few)
+        asked = [_text(x) for x in distinct]
+        return cls(
+            own,
+            Counter(row for rows in own.values() for row in rows),
+            rare([set(_terms(text)) for text in asked], few),
+            frozenset(rare([set(_codes(text)) for text in texts], few)),
+            people(texts, words, few),
+            *rare_proper(texts, few),
+            frozenset(rare([identifiers(text) for text in asked], few)),
+            _own_answers(distinct, few),
+        )
 
     def leaks(self, text: str) -> Iterator[str]:
         """What a text leaks, one phrase each: "copies ...", "names ..."."""
-        if self._copied(_words(text)):
+        if self._copied(_words(text)) or self._reworded(_terms(text)):
             yield "copies the words of a training row"
         if any(code in self.codes for code in _codes(text)):
             yield "holds a number or code of a single training row"
-        if any(re.search(rf"(?<!\w){re.escape(name)}(?!\w)", text) for name in self.names if name in text):
-            yield "names a person of a single training row"
+        if self._named(text):
+            yield "names a person, place or firm of a single training row"
+        if not self.identifiers.isdisjoint(identifiers(text)):
+            yield "holds an identifier from the code of a single training row"
         if self._answered(text):
             yield "gives the answer of a training row"
 
@@ -131,27 +114,54 @@ class Rows:
             if any(length >= RUN for length in runs.values()):
                 return True
         parts = ((len(s), len(s) / len(set(grams)), len(s) / self.grams[row]) for row, s in shared.items())
-        return any(n >= SHARED and (a >= OF_LESSON or b >= OF_ROW) for n, a, b in parts) or self._reworded(
-            words
+        return any(n >= SHARED and (a >= OF_LESSON or b >= OF_ROW) for n, a, b in parts)
+
+    def _reworded(self, terms: Sequence[str]) -> bool:
+        """Whether many telling words and numbers of a single row stand close together."""
+        seen: dict[int, deque[tuple[int, str]]] = defaultdict(deque)
+        for at, term in enumerate(terms):
+            for row in self.terms.get(term, ()):
+                near = seen[row]
+                while near and near[0][0] <= at - WINDOW:
+                    near.popleft()
+                near.append((at, term))
+                found = {term for _, term in near}
+                numbers = sum(_weight(x) for x in found if x[0].isdigit())
+                words = sum(_weight(x) for x in found) - numbers
+                if numbers + words >= OWN or (words and numbers >= NUMBERS):
+                    return True
+        return False
+
+    def _named(self, text: str) -> bool:
+        people = (name for name in self.people if name in text)
+        return any(re.search(rf"(?<!\w){re.escape(name)}(?!\w)", text) for name in people) or names_in(
+            text, self.names, self.heads
         )
 
-    def _reworded(self, words: Sequence[str]) -> bool:
-        """Whether most words that carry meaning are a single row's own."""
-        content = {w for w in words if w not in _STOP_WORDS and len(w) > 2}
-        rows = Counter(row for word in content for row in self.own.get((word,), ()))
-        most = max(rows.values(), default=0)
-        return most >= CONTENT and most >= OF_CONTENT * len(content)
-
     def _answered(self, text: str) -> bool:
-        """Whether an own answer is given: a long one or a name anywhere, others where stated."""
+        """Whether an own answer is given: a long one or a name anywhere, others where stated or near its words."""
         plain = " ".join(text.split())
         folded = fold(plain)
         spoken = f" {' '.join(_words(plain))} "
+        terms = _terms(text)
         return any(
-            _gives(answer, plain, folded)
-            for answer in self.answers
+            _gives(answer, plain, folded) or self._beside(answer, rows, terms)
+            for answer, rows in self.answers.items()
             if f" {' '.join(_words(answer))} " in spoken
         )
+
+    def _beside(self, answer: str, rows: Sequence[int], terms: Sequence[str]) -> bool:
+        """Whether an answer stands near words that its row alone has."""
+        said, number = _terms(answer), _is_number(answer)
+        if len(said) != 1 or (number and _weight(said[0]) < 2) or len(answer) < 3:
+            return False
+        for at, term in enumerate(terms):
+            if term == said[0]:
+                near = {*terms[max(0, at - WINDOW) : at + WINDOW]} - {term}
+                own = (sum(_weight(x) for x in near if row in self.terms.get(x, ())) for row in rows)
+                if max(own) >= (1 if number and _weight(said[0]) > 2 else ANSWER_WORDS):
+                    return True
+        return False
 
 
 def _gives(answer: str, text: str, folded: str) -> bool:
@@ -174,13 +184,13 @@ def _gives(answer: str, text: str, folded: str) -> bool:
     return False
 
 
-def _own_answers(examples: Sequence[Example], few: int) -> frozenset[str]:
-    """Answers of few rows; where each recurs in two rows on average, short ones are labels."""
-    found = _rare([set(_answers(x.target)) for x in examples], few)
+def _own_answers(examples: Sequence[Example], few: int) -> dict[str, tuple[int, ...]]:
+    """Answers of few rows, with these; where each recurs in two rows on average, short ones are labels."""
+    found = rare([set(_answers(x.target)) for x in examples], few)
     whole = [str(x.target) for x in examples]
     labels = len(set(whole)) * 2 <= len(whole)
-    kept = (a for a in found if fold(a) not in _PLAIN_ANSWERS | _STOP_WORDS and (_is_number(a) or len(a) > 1))
-    return frozenset(a for a in kept if not labels or len(_words(a)) >= 4)
+    kept = (a for a in found if fold(a) not in PLAIN_ANSWERS | STOP_WORDS and (_is_number(a) or len(a) > 1))
+    return {a: found[a] for a in kept if not labels or len(_words(a)) >= 4}
 
 
 def _answers(target: Any) -> list[str]:
@@ -206,19 +216,32 @@ def _words(text: str) -> list[str]:
     return _WORD.findall(fold(text))
 
 
+def _terms(text: str) -> list[str]:
+    """The telling words of a text as stems, and its numbers without separators of thousands, in order."""
+    found = [NUMBER_WORDS.get(match[0], match[0]) for match in _TERM.finditer(fold(text))]
+    return [_stem(term) for term in found if term not in STOP_WORDS and (len(term) > 2 or term.isdigit())]
+
+
+def _stem(term: str) -> str:
+    """A word without its ending and variants of spelling (litre, liter; Grün, Gruen); a number as digits."""
+    if term[0].isdigit():
+        return re.sub(r",(?=\d{3}\b)", "", term)
+    word = re.sub(r"([aou])e", r"\1", re.sub(r"(?<=[bcdfgt])re(?=s?$)", "er", term))
+    word = re.sub(r"ou(?=rs?$)", "o", word)
+    bare = _ENDING.sub("", word)
+    word = bare if len(bare) > 2 else word
+    return re.sub(r"([bdfglmnprst])\1$", r"\1", word)
+
+
+def _weight(term: str) -> int:
+    """How much a term tells of its row."""
+    if not term[0].isdigit():
+        return 1
+    return 0 if term in USUAL_NUMBERS else min(3, len(re.sub(r"\D", "", term).rstrip("0")))
+
+
 def _grams(words: Sequence[str], n: int) -> list[tuple[str, ...]]:
     return list(zip(*(words[i:] for i in range(n)), strict=False))
-
-
-def _rare(of_rows: Sequence[set[T]], few: int) -> dict[T, tuple[int, ...]]:
-    """What stands in at most `few` rows, with these rows."""
-    found: dict[T, tuple[int, ...]] = {}
-    for row, items in enumerate(of_rows):
-        for item in items:
-            rows = found.get(item, ())
-            if len(rows) <= few:
-                found[item] = (*rows, row)
-    return {item: rows for item, rows in found.items() if len(rows) <= few}
 
 
 def _codes(text: str) -> Iterator[str]:
@@ -230,29 +253,6 @@ def _codes(text: str) -> Iterator[str]:
         year = re.fullmatch(r"(19|20)\d\d", bare)
         if (len(digits) >= 4 or mixed) and len(digits.rstrip("0")) > (1 if mixed else 2) and not year:
             yield bare
-
-
-def _names(texts: Sequence[str], words: Sequence[Sequence[str]], few: int) -> frozenset[str]:
-    """People of few rows: after a title or words like "regards", or two words never in lower case."""
-    lower = {word for text in texts for word in re.findall(r"(?<!\w)[^\W\d_A-Z][\w'’]*", text)}
-    marked = _rare([_marked(text) for text in texts], few)
-    full = _rare([{" ".join(name.split()) for name in _FULL.findall(text)} for text in texts], few)
-    spread = Counter(word for row in words for word in set(row))
-    real = {
-        n
-        for n in full
-        if not any(w.lower() in lower | _NO_NAME or spread[fold(w)] > few + 2 for w in n.split())
-    }
-    single = {
-        n
-        for n in marked
-        if not any(w.lower() in lower | _NO_NAME for w in n.split()) and spread[fold(n.split()[-1])] <= few
-    }
-    return frozenset(real | single | {n.split()[-1] for n in single})
-
-
-def _marked(text: str) -> set[str]:
-    return {" ".join(match[1].split()) for match in _CALLED.finditer(text)}
 
 
 def _is_number(text: str) -> bool:

@@ -8,23 +8,27 @@ still classify it") is no order: `_mentioned` says when.
 
 import base64
 import binascii
+import codecs
 import re
 import unicodedata
 from collections.abc import Iterator
 
-from experience.guard_phrases import ENGLISH, MARKS, OLD, OTHER, UNSPACED
+from experience.guard_cheats import CHEATS
+from experience.guard_languages import OTHER, UNSPACED
+from experience.guard_phrases import ENGLISH, MARKS, OLD
 from experience.guard_private import PLACEHOLDER
 
 _MENTION = re.compile(
     r"\b(if|when|whenever|even|though|although|messages?|texts?|inputs?|users?|tickets?|mails?|emails?|"
     r"reviews?|questions?|rows?|someone|"
     r"anyone|customers?|senders?|attempts?|requests?|phrases?|sentences?|words?|orders|strings?|attackers?|"
-    r"people|lines?|content|anything|"
+    r"people|lines?|content|anything|injections?|attacks?|jailbreaks?|tricks?|"
     r"something|documents?|instructions?|wenn|falls|si|cuando)\b[^.!?\n]{0,80}?\b(tell|tells|telling|"
     r"told|ask|asks|asking|asked|say|says|saying|"
     r"want|wants|order|orders|ordering|demand|demands|urge|urges|instruct|instructs|instructing|try|tries|"
     r"trying|attempt|attempts|attempting|"
-    r"request|requests|contain|contains|containing|read|reads|reading|like|such as|claim|claims|command|"
+    r"request|requests|contain|contains|containing|read|reads|reading|like|such as|claim|claims|"
+    r"command|begin with|begins with|start with|starts with|phrases|"
     r"commands|pushes|sagt|verlangt|"
     r"fordert|bittet|dit|demande|dice|pide)\b(\W{1,2}(you|the model|the assistant|us|it|them|me|the agent|"
     r"an ai|anyone))?"
@@ -33,9 +37,18 @@ _MENTION = re.compile(
     r"|\b(attempts?|injections?|phrases?|messages?|texts?|words|sentences?|attacks?)\W{0,2}[\"'“‘„«]$"
 )
 _NEGATED = re.compile(
-    r"\b(never|not|n t|don'?t|won'?t|cannot|can'?t|refuse to|instead of|rather than|without|avoid|decline "
+    r"\b(trust|believe|fall for) (a|an|the|any|such)?\W{0,3}$|\b(never|not|n t|don'?t|won'?t|cannot|"
+    r"can'?t|refuse to|instead of|rather than|without|avoid|decline "
     r"to|no)"
     r"(\W{1,2}(simply|just|ever|blindly|let it|try to|be made to|be tricked into))?\W{1,3}$"
+)
+# A mark of a format or a command that is quoted or warned of: "escape <script>", "such as 'system: ...'".
+_QUOTED_MARK = re.compile(
+    r"(\b(?i:never|not|n't|avoid|escape|strip|remove|block|reject|refuse|rather than|instead of|"
+    r"unlike|without|beware of)"
+    r"\b(?:[^.!?\n]|\.(?! ?[A-Z\n])){0,40}|\b(?i:such as|like|e\.g\.|for example|for instance|says?|"
+    r"beginning with|labelled|"
+    r"named|wraps?|tags?|tokens?|the|with|of)\b[:,]?\s{0,2}[\"'`“‘]{1,2}[^\"'`\n]{0,10})$"
 )
 _OBEYED = re.compile(
     r"\b(comply|obey|do so|do it|do that|follow (it|them|the)|agree|accept|go along|do as|then do)\b"
@@ -81,6 +94,7 @@ _DIRECTION = re.compile("[\u200e\u200f\u061c]")
 _RIGHT_TO_LEFT = re.compile("[\u0590-\u08ff\ufb1d-\ufdff\ufe70-\ufefc]")
 _SPACED = re.compile(r"(?<!\w)(?:[^\W_][ .\-_*|/]{1,3}){5,}[^\W_](?!\w)")
 _LONG_SPACED = 300
+_ORDERLY = re.compile(r"\b(ignore|disregard|instructions?|prompt|reveal|system|previous|password|answer)\b")
 _MIXED = re.compile(r"(?<![\w@$!|])[^\W\d@$!|]{0,30}[013457@$!|][\w@$!|]*")
 _BLOB = re.compile(
     r"(?<![\w+/=-])(?:[A-Za-z0-9+/_-]{24,}={0,2}|(?:(?:\\x|%|0x)[0-9a-fA-F]{2}[ ,]?){8,}|(?:[0-9a-fA-F]{2} "
@@ -98,7 +112,7 @@ def orders(text: str) -> Iterator[str]:
         yield "holds a stretch of encoded text that people cannot read"
     views = _views(text)
     marked = unicodedata.normalize("NFKC", _STRIP.sub("", text))
-    yield from (reason for reason, rule in _MARK_RULES if rule.search(marked))
+    yield from (reason for reason, rule in _MARK_RULES if _marked(rule, marked))
     spaced = ["".join(c for c in match[0] if c.isalnum()) for match in _SPACED.finditer(views[0])]
     if any(len(run) > _LONG_SPACED for run in spaced):
         yield "spells out whole sentences letter by letter"
@@ -121,11 +135,12 @@ def fold(text: str) -> str:
 
 
 def _views(text: str) -> list[str]:
-    """The readings of a text: folded, with look-alikes as Latin letters, with digits as letters."""
+    """The readings of a text: folded, with look-alikes as Latin letters, digits as letters, backwards, and in rot13."""
     plain = fold(text)
     latin = plain.translate(_CONFUSABLE)
     letters = _MIXED.sub(lambda match: _as_letters(match[0]), latin)
-    return list(dict.fromkeys([plain, latin, letters]))
+    turned = (latin[::-1], codecs.encode(latin, "rot13"))
+    return list(dict.fromkeys([plain, latin, letters, *(view for view in turned if _ORDERLY.search(view))]))
 
 
 def _as_letters(word: str) -> str:
@@ -136,6 +151,12 @@ def _as_letters(word: str) -> str:
 def _ordered(rule: re.Pattern[str], view: str) -> bool:
     """Whether a rule's order is given in a view, and not only mentioned."""
     return any(not _mentioned(view, *match.span()) for match in rule.finditer(view))
+
+
+def _marked(rule: re.Pattern[str], text: str) -> bool:
+    """Whether a mark stands in a text other than as an example or as something to keep away from."""
+    starts = (match.start() + (match[0][0] in "\"'`") for match in rule.finditer(text))
+    return any(not _QUOTED_MARK.search(text[max(0, at - 60) : at]) for at in starts)
 
 
 def _mentioned(view: str, start: int, end: int) -> bool:
@@ -185,7 +206,7 @@ def _rule(pattern: str, gap: str) -> re.Pattern[str]:
 
 def _rules() -> Iterator[tuple[str, re.Pattern[str], re.Pattern[str]]]:
     other = ("tells the model, in another language, to drop its instructions or to play another part", OTHER)
-    for reason, pattern in (*ENGLISH, other):
+    for reason, pattern in (*ENGLISH, *CHEATS, other):
         loose = _rule(f"({pattern})", r"(?:[\W_]{0,4})")
         yield reason, _rule(rf"(?<!\w)({pattern})(?!\w)", r"(?:[\W_]{1,4})"), loose
     unspaced = _rule(f"({UNSPACED})", r"(?:\s{0,3})")

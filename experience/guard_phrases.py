@@ -1,7 +1,7 @@
 """
 Phrases that give orders to the system around a lesson, as regular expressions.
 
-In `ENGLISH` and `OTHER` a space stands for any gap between words and brackets only group; text and patterns are
+In `ENGLISH` a space stands for any gap between words and brackets only group; text and patterns are
 without accents and in lower case. Gaps are bounded, so that no text takes long. `MARKS` are matched as they stand.
 """
 
@@ -32,6 +32,22 @@ _ANSWER = (
 _SAY = r"(answer|reply|respond|output|say|return|choose|pick|select|predict|write|print|classify|label)"
 _WEB = r"(https?:|hxxps?:|www[.]\w*|ftp:)"
 _MAIL = r"[\w.+-]{1,40}@[\w-]{1,40}[.]\w+"
+# What goes out when data are stolen; a plain case ("refund questions") is only routed.
+_GOODS = (
+    r"(conversations?|chats?|transcripts?|history|records|data|contents?|credentials|keys|passwords?|"
+    r"tokens|everything|"
+    r"anything|all of|cop(y|ies) of|this|it|them|prompts?|results?|answers?|context|files?|logs?|"
+    r"instructions|"
+    r"(every|each|all|any) (messages?|tickets?|mails?|e ?mails?|inputs?|user|customer)|(user|"
+    r"customer|personal|private|card|"
+    r"bank) (\w+ )?(details|addresses|numbers|information|info|names))"
+)
+# Pages of reference, which a lesson may send the model to.
+_PAGES = (
+    r"([\w-]+[.])?(python[.]org|wikipedia[.]org|github[.]com|pypi[.]org|mozilla[.]org|arxiv[.]org|"
+    r"readthedocs[.]io|"
+    r"stackoverflow[.]com|w3[.]org|rfc-editor[.]org)"
+)
 _NEAR = r"[^.!?\n]{0,60}?"
 
 ENGLISH: tuple[tuple[str, str], ...] = (
@@ -103,12 +119,14 @@ ENGLISH: tuple[tuple[str, str], ...] = (
         rf"(send|post|forward|upload|e ?mail|transmit|submit|leak|exfiltrate|report|copy|mail|bcc|cc|"
         rf"deliver|push|relay)(s|ed|ing)? "
         rf"[^!?\n]{{0,80}}?{_WEB}"
-        r"|(send|forward|upload|e ?mail|transmit|report|copy|mail|bcc|cc|leak|submit|post)(s|ed|ing)? "
-        r"[^!?\n]{0,80}?"
-        rf"(to|at|cc|bcc) {_MAIL}"
+        r"|(send|forward|upload|e ?mail|transmit|report|copy|mail|bcc|cc|leak|submit|post|relay|"
+        r"deliver)(s|ed|ing)? "
+        rf"[^!?\n]{{0,60}}?{_GOODS} [^!?\n]{{0,60}}?(to|at|cc|bcc) {_MAIL}"
         rf"|(visit|open|fetch|browse|download|load|click|navigate|go to|access|ping|call|request|retrieve|"
         rf"follow|get|post to|import) "
-        rf"[^.!?\n]{{0,40}}?{_WEB}"
+        rf"[^.!?\n]{{0,40}}?(?!https?://{_PAGES}/){_WEB}"
+        rf"|(append|add|insert|include|embed|attach|put|place) {_NEAR}{_WEB}[^!?\n]{{0,60}}?(every|"
+        rf"each|all|any)"
         rf"|(append|add|insert|include|embed|attach|put|place|end|begin|start|finish) {_NEAR}(every|each|"
         rf"all|always|any) {_NEAR}{_WEB}"
         rf"|(always|every|each|all) {_NEAR}(append|add|insert|include|embed|attach|end|link) {_NEAR}{_WEB}"
@@ -127,7 +145,7 @@ ENGLISH: tuple[tuple[str, str], ...] = (
         r"pay|purchase|grant|wire|remove|bash|os|system) ?(email|mail|sms|money|payment|funds|data|http|"
         r"request|files?|command|"
         r"shell|table|database|user|admin|access|record|all|db|account|code)s?( tool| function| command| "
-        r"api)?"
+        r"api)?(?! ?(tool )?(only|if|when|once|after|as soon as) )"
         r"|(call|invoke|use|run|execute|open|start) (the |a |an )?(shell|bash|terminal|browser|e ?mail|"
         r"file ?system|payment|admin|root|os)"
         r" (tool|function|command|script|api|plugin|access)"
@@ -138,7 +156,7 @@ ENGLISH: tuple[tuple[str, str], ...] = (
         r"((all|the|every|each|your|other|existing|previous|entire|whole|any|of|user) ){1,5}(files?|"
         r"database|tables?|lessons?|library|"
         r"rules|memory|memories|experiences|logs|repository|home directory|backups?|playbook)"
-        r"|drop (table|database) \w+"
+        r"|drop (table|database) (?!only |in |or |and )\w+"
         r"|(transfer|wire|send|pay) ([\w$€£.,]+ ){0,4}?(money|funds|bitcoin|payment|crypto)( [\w']+){0,4}? "
         r"(to|account)"
         r"|(do not|don t|never) (tell|inform|alert|notify|warn) (the )?(user|anyone|human|operator|"
@@ -208,80 +226,9 @@ ENGLISH: tuple[tuple[str, str], ...] = (
         r"(always )?(give|assign|award|accept|return|output|pass|score|rate|mark|rank|prefer)"
         r"|(dear|hey|attention|note to|note for|message to|message for|instructions? (to|for)|important "
         r"for|hello) (the )?"
-        r"(grader|judge|evaluator|ai|llm|language model|distiller|optimi[sz]er|reward model|assistant|"
+        r"(graders?|judges?|evaluators?|ai|llm|language model|distiller|optimi[sz]er|reward model|assistant|"
         r"chatbot|future (model|agent)s?|verifier)",
     ),
-)
-
-OTHER = (
-    # German
-    r"(ignorier\w*|missacht\w*|vergiss|vergesst|vergessen sie|verwirf|verwerfe\w*|ubergeh\w*|"
-    r"uberschreib\w*|umgeh\w*) "
-    r"([\w]+ ){0,3}?(alle\w?|deine\w?|ihre|bisherig\w*|vorherig\w*|obig\w*|fruher\w*|vorangehend\w*|"
-    r"vorangegangen\w*|andere\w?|"
-    r"sonstig\w*|ursprunglich\w*|system) ([\w]+ ){0,3}?(anweisung\w*|instruktion\w*|regeln|vorgaben|"
-    r"befehle?|prompts?|richtlinien|"
-    r"hinweise|lektionen|anordnungen)"
-    r"|(ignorier\w*|vergiss|vergessen sie) (alles|was) ([\w]+ ){0,3}?(davor|oben|bisher|zuvor|vorher)"
-    r"|(alle |deine |samtliche )(bisherigen |vorherigen |obigen |fruheren )?(anweisungen|regeln|vorgaben) "
-    r"([\w]+ )?(ignorieren|vergessen|missachten)"
-    r"|du bist (jetzt|nun|ab jetzt|ab sofort) (ein|eine|der|die|kein|im|frei)"
-    r"|(zeig\w*|verrat\w*|gib|geben sie|nenn\w*|drucke|wiederhol\w*|offenbar\w*) ([\w]+ ){0,4}?(system "
-    r"?prompts?|system ?anweisung\w*|system ?nachricht)"
-    r"|antworte\w* (sie )?(immer|stets) [^.!?\n]{0,40}(egal|unabhangig von|gleichgultig)"
-    # French
-    r"|(ignor\w+|oubli\w+|neglig\w+|tene?[zr] (pas|aucun) compte|tiens (pas|aucun) compte|abstraction|"
-    r"desobei\w+|contourn\w+|respecte\w* (pas|plus)) "
-    r"([\w]+ ){0,4}?(instructions?|consignes?|regles|directives|ordres|invites?) "
-    r"([\w]+ ){0,2}?(precedent\w*|anterieur\w*|ci dessus|initial\w*|systeme|recu\w*|donnee\w*)"
-    r"|(ignor\w+|oubli\w+|neglig\w+) (toutes|tous|tout|tes|vos) ([\w]+ ){0,3}?(instructions?|consignes?|"
-    r"regles|directives|ordres|precede|avant)"
-    r"|(tu es|vous etes) (maintenant|desormais) (un|une|le|la|en|libre)"
-    r"|(revel\w+|affich\w+|montr\w+|donn\w+|repet\w+|divulgu\w+) ([\w]+ ){0,4}?((prompt|invite|"
-    r"instructions|message) (du |de )?systeme|prompt)"
-    r"|repond\w+ toujours [^.!?\n]{0,40}(quelle que soit|quel que soit|peu importe)"
-    # Spanish
-    r"|(ignor\w+|olvid\w+|descart\w+|desobede\w+|caso omiso|hagas? caso|omit\w+) ([\w]+ )"
-    r"{0,4}?(instrucciones|indicaciones|reglas|ordenes|directrices|normas) "
-    r"([\w]+ ){0,2}?(anterior\w*|previ\w+|de arriba|del sistema|iniciales|recibidas)"
-    r"|(ignor\w+|olvid\w+|descart\w+) ((todas?|todos|tus|sus|vuestras) )([\w]+ ){0,3}?(instrucciones|"
-    r"indicaciones|reglas|ordenes|directrices|anterior)"
-    r"|ahora eres (un|una|el|la|libre)"
-    r"|(revel\w+|muestr\w+|imprim\w+|mostr\w+|ensen\w+|repit\w+) ([\w]+ ){0,4}?(prompt|(instrucciones|"
-    r"mensaje) (del|de) sistema)"
-    r"|(responde\w*|contesta) siempre [^.!?\n]{0,40}(sin importar|independientemente|da igual)"
-    # Italian, Portuguese, Dutch, Polish, Swedish, Turkish
-    r"|(ignor\w+|dimentic\w+|trascur\w+) ([\w]+ ){0,4}?(istruzioni|regole|direttive|indicazioni) ([\w]+ )"
-    r"{0,2}?(precedent\w*|sopra|sistema|ricevut\w+)"
-    r"|(ignor\w+|dimentic\w+) (tutte|tutti|le tue) ([\w]+ ){0,2}?(istruzioni|regole|direttive)"
-    r"|(ignor\w+|esquec\w+|desconsider\w+) ([\w]+ ){0,4}?(instrucoes|regras|ordens|diretrizes) ([\w]+ )"
-    r"{0,2}?(anterior\w*|previ\w+|acima|sistema)"
-    r"|(ignor\w+|esquec\w+|desconsider\w+) (todas|todos|suas|as suas) ([\w]+ ){0,2}?(instrucoes|regras|"
-    r"ordens|diretrizes)"
-    r"|(negeer\w*|vergeet) ([\w]+ ){0,3}?(alle|vorige|voorgaande|eerdere|bovenstaande|je|jouw|uw) ([\w]+ )"
-    r"{0,2}?(instructies|regels|opdrachten|aanwijzingen)"
-    r"|(zignoruj|ignoruj|zapomnij|pomin) ([\w]+ ){0,3}?(wszystk\w+|poprzedni\w+|wczesniejsz\w+|powyzsz\w+) "
-    r"([\w]+ ){0,2}?(instrukcj\w+|polecen\w*|zasad\w*)"
-    r"|(ignorera|glom) (alla )?(tidigare|foregaende) (instruktioner|anvisningar|regler)"
-    r"|onceki (tum )?(talimat\w*|komut\w*|yonerge\w*) (yok say|unut|gormezden gel)\w*"
-    # Russian, Ukrainian
-    r"|((про)?игнориру\w+|забуд\w+|отбрось\w*|не (обращаи\w*|следуи\w*)|ігнору\w+) ([\w]+ )"
-    r"{0,4}?(инструкц\w+|указани\w+|правил\w*|команд\w*|вказівк\w+)"
-    r"|(покажи|раскрои|выведи) ([\w]+ ){0,3}?системн\w+ (промпт|инструкц\w+|сообщени\w+)"
-)
-
-# Scripts without spaces between words, or with other word forms: matched anywhere.
-UNSPACED = (
-    r"(忽略|无视|無視|忘记|忘記|忽视|忽視|不要理会|不要遵守|不理会|违反|跳过|请勿遵守)[^。！？\n]{0,6}(之前|以前|以上|上面|先前|所有|全部|前面|此前|系统|系統|一切|你的|"
-    r"上述|其他)"
-    r"[^。！？\n]{0,8}(指令|指示|说明|說明|提示|规则|規則|命令|内容|要求)"
-    r"|(显示|泄露|透露|输出|打印|告诉我|揭示|顯示|公开)[^。！？\n]{0,8}(系统提示|系统指令|系統提示|提示词|系统消息)"
-    r"|你现在是|你現在是|从现在开始[,，]?你|无论[^。！？\n]{0,14}(都|总是|一律)(回答|输出|返回|选择)"
-    r"|(以前|これまで|上記|前|今まで|すべて|全て)の?[^。\n]{0,8}(指示|命令|指令|プロンプト|ルール)[^。\n]{0,8}(無視|忘れ)"
-    r"|システムプロンプト[^。\n]{0,6}(表示|教え|公開|出力)"
-    r"|(이전|위의|모든|앞의|기존)[^.\n]{0,12}(지시|명령|지침|규칙)[^.\n]{0,8}(무시|잊)"
-    r"|تجاهل [^.\n]{0,12}(التعليمات|الأوامر|الاوامر|تعليمات)"
-    r"|(पिछले|सभी|पूर्व)[^।\n]{0,14}निर्देश[^।\n]{0,10}(अनदेखा|न.{1,3}रअंदाज|भूल|उपेक्षा)"
 )
 
 # Marks of chat templates, turns and machine formats: looked for as they stand.
@@ -294,7 +241,8 @@ MARKS: tuple[tuple[str, str], ...] = (
         r"instructions?|lessons?|prompt|tool_call|"
         r"tool_response|function_calls?|tool_use|context|experiences?|playbook|thinking|system_prompt|"
         r"admin)\s{0,2}/?>"
-        r"|(^|[\n.!?;\"'`\])}])[ \t]{0,4}[#*\[<(]{0,4}[ \t]?(system|assistant|developer)( (prompt|message|"
+        r"|(^|[\n.!?;\"'`\])}])[ \t]{0,4}(?:<!--\s{0,2})?[#*\[<(]{0,4}[ \t]?(system|assistant|"
+        r"developer)( (prompt|message|"
         r"note|instructions?))?"
         r"[\])>*]{0,3}[ \t]?:(?!:)"
         r"|[\n.!?\"'`][ \t\n]{0,4}[#*\[<(]{0,4}[ \t]?(user|human|ai|tool|function)[\])>*]{0,3}[ \t]?:(?!:)"
@@ -306,12 +254,13 @@ MARKS: tuple[tuple[str, str], ...] = (
     ),
     (
         "holds a command or markup that could send data out",
-        r"\b(curl|wget)\s{1,3}(-\S|['\"]?https?:|\S{1,80}\.\w{2,6}/|\$)|\binvoke-webrequest\b|\brm -rf\b|"
-        r"\bbash -[ic]\b|\bpowershell -\w"
-        r"|\bos\.system\(|\bsubprocess\.\w|\b__import__\(|\beval\(|\bexec\(|/etc/passwd|\bbase64 -d\b|"
-        r"\|\s?(ba|z)?sh\b|/dev/tcp/|\$\(curl"
-        r"|\brequests\.(get|post)\(|\bfetch\(['\"]https?:|\bnc -\w|<script\b|javascript:|\bonerror\s?=|"
-        r"<iframe\b|<img\b[^>]{0,200}//"
+        r"\b(curl|wget|invoke-webrequest)\b[^\n`]{0,80}?https?:|"
+        r"\bcurl [^\n`]{0,80}?\S{1,80}\.\w{2,6}/|\brm -rf? (--no-preserve-root )?[/~*.$]"
+        r"|\bbash -[ic] ['\"]|\bpowershell -e|\b(os\.system|eval|exec|__import__)\(\[?['\"]|"
+        r"/etc/(passwd|shadow)\b"
+        r"|\bbase64 -d\b|\|\s?(ba|z)?sh\b|/dev/tcp/|\$\(curl|\b(requests\.(get|post)|fetch|"
+        r"urlopen)\(['\"]https?:|\bnc -\w [^\n]{0,40}\d"
+        r"|<script\b|javascript:|\bonerror\s?=|<iframe\b|<img\b[^>]{0,200}//"
         r"|!\[[^\]\n]{0,200}\]\(\s{0,3}<?(https?:)?//|!\[[^\]\n]{0,200}\]\([^)\s]{0,200}\?"
         r"|https?://[^\s){<\[]{0,200}(\{|<|%7b|\[[a-z])|\bdata:(text|application|"
         r"image)/[\w.+-]{1,40}[;,]",

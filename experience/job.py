@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass
 from functools import cached_property
+from importlib.metadata import PackageNotFoundError, version
 
 from experience import rules
 from experience.config import ExperienceConfig
@@ -13,6 +14,9 @@ from toolkit.agent import Agent
 from toolkit.errors import ConfigError
 from toolkit.task import Task
 from toolkit.types import Example, Sampling
+
+GEPA = "0.1.4"
+"""The release that `proposer=gepa` is written for; what another one asks would differ."""
 
 
 @dataclass(frozen=True)
@@ -29,13 +33,21 @@ class Job:
     parents: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
-        chosen = [self.config.select == "vade", self.config.allocate == "xrpo"]
+        config = self.config
+        if config.proposer == "gepa":
+            _check_gepa(config)
+        chosen = [config.select == "vade", config.allocate == "xrpo", config.proposer == "gepa"]
         if self.task.reward.relative and any(chosen):
             raise ConfigError(
                 f"The reward {self.task.reward.name!r} ranks the runs of a group, which says nothing of how hard "
-                "a row is: it goes with select=shuffled and allocate=fixed only."
+                "a row is: it goes with select=shuffled and allocate=fixed, and proposer=groups only."
             )
-        self.start.within(self.config.lessons, self.config.library_tokens)
+        if self.start.within(self.config.lessons, self.config.library_tokens) != self.start:
+            raise ConfigError(
+                f"The library to start from has {len(self.start)} lessons and {self.start.tokens:,} tokens: set "
+                "lessons and library_tokens to no less, or it would be cut."
+            )
+        _ = self.anchors  # wrong ids are found now, before anything is paid
 
     @property
     def start(self) -> Library:
@@ -106,3 +118,19 @@ class Job:
         if unknown:
             raise ConfigError(f"Setting 'anchors': no training or validation row has the id {unknown[0]!r}.")
         return tuple(rows[id] for id in self.config.anchors)
+
+
+def _check_gepa(config: ExperienceConfig) -> None:
+    """Raise ConfigError where GEPA is not the release that this was written for, or where groups are asked for."""
+    if config.direct or config.allocate == "xrpo" or config.placebo:
+        raise ConfigError(
+            "proposer=gepa searches by itself and compares no groups: leave out direct, placebo and allocate=xrpo."
+        )
+    try:
+        found = version("gepa")
+    except PackageNotFoundError:
+        found = "none"
+    if found != GEPA:
+        raise ConfigError(
+            f"--proposer gepa needs GEPA {GEPA}, and there is {found}: pip install 'edgewise[gepa]'"
+        )

@@ -7,7 +7,6 @@ A `Library` is a value. Inside, a lesson is known by a stable id made from its f
 
 import hashlib
 import json
-import math
 import re
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, replace

@@ -170,16 +170,25 @@ def bring(source: str, lib: str, message: str | None, author: str | None, dry_ru
     return Shown([*report.lines(), *ended.lines()], {**report.to_json(), **ended.to_json()})
 
 
-def _guarded(report: _Report) -> list[Lesson]:
-    """The lessons that may enter, redacted where they must be; the report never repeats what was taken out."""
+def _guarded(report: _Report, known: Library | None = None) -> list[Lesson]:
+    """
+    The lessons that may enter, redacted where they must be; the report never repeats what was taken out.
+
+    What `known` holds word for word was checked before; of a lesson that is blocked its wording there stays.
+    """
     guard, kept = Guard.of(), []
+    there = {x.id: x for x in (known or Library()).lessons}
     for x in report.read.library.lessons:
+        if x.id in there and there[x.id].text == x.text:
+            kept.append(x)
+            continue
         checked = guard.check(x.text)
         same = checked.text == x.text
         # What was measured, and the id of a first wording, belong to the text that was there before.
         safe = x if same else replace(x, text=checked.text, id=lesson(checked.text).id, effect=None)
         if checked.blocked or not safe.text.strip():
             report.blocked.append((safe, checked.reason))
+            kept += [there[x.id]] if x.id in there else []
             continue
         if not same:
             report.redacted.append((safe, checked.reason))
@@ -202,7 +211,9 @@ def combine(
         while True:
             ours = _newest(store, operand)
             common = load(parse(base)).library if base else _base(store, operand, ours, parse(other), theirs)
-            merged = merge(common, ours.library, theirs.library)
+            report = _Report(theirs)
+            safe = theirs.library.with_lessons(_guarded(report, ours.library))
+            merged = merge(common, ours.library, theirs.library if theirs.commit else safe)
             library = _settled(merged, take)
             if library == ours.library and not merged.clashes:  # what was settled is worth a version
                 return _unchanged(store, operand, ours)
@@ -217,7 +228,7 @@ def combine(
                 )
             except Stale:  # somebody was faster: merge into what is there now
                 continue
-            return _merged(merged, store, operand, ours, commit)
+            return _merged(merged, [] if theirs.commit else report.lines(), store, operand, ours, commit)
 
 
 def _settled(merged: Merged, take: Any) -> Library:
@@ -225,14 +236,16 @@ def _settled(merged: Merged, take: Any) -> Library:
         return settle(merged, take or "ours")
     announce(line for clash in merged.clashes for line in clash.lines())
     raise Conflict(
-        f"{len(merged.clashes)} things were changed on both sides, so nothing was merged: "
+        f"Both sides changed the same in {len(merged.clashes)} of the places above, so nothing was merged: "
         "give --take ours or --take theirs, or change one side first."
     )
 
 
-def _merged(merged: Merged, store: Store, operand: Operand, ours: Commit, commit: Commit) -> Shown:
+def _merged(
+    merged: Merged, guarded: Sequence[str], store: Store, operand: Operand, ours: Commit, commit: Commit
+) -> Shown:
     changes = diff(ours.library, commit.library)
-    lines = [line for change in changes for line in change.lines()]
+    lines = [*(line for change in changes for line in change.lines()), *guarded]
     lines += [*(each.line() for each in merged.joined), *merged.notes]
     lines += [f"settled: {clash.subject} ({clash.reason})" for clash in merged.clashes]
     data = {

@@ -108,6 +108,8 @@ def opened(text: str) -> Iterator[tuple[Store, Operand]]:
     operand = parse(text)
     if not operand.stored:
         given = text if is_run(operand.path) else operand.place
+        if not operand.path.exists():
+            raise LibraryError(f"There is no {given}; the name of a new store ends in .sqlite or .db.")
         raise LibraryError(
             f"{given} is finished and only read; bring it into a store first: "
             f"edgewise library import {given} team.sqlite"

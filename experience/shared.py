@@ -61,21 +61,28 @@ def hand_back(lib: str, began: Start, result: Result) -> str:
     learnt = Library.from_json(result.artifact.library)
     base = began.library or Library()
 
-    def merged(head: Library) -> Library:
-        found = merge(began.library, learnt, head if len(head) or began.library else learnt)
-        if found.clashes:
-            lines = "; ".join(line.strip() for clash in found.clashes for line in clash.lines())
-            raise Conflict(
-                f"Others changed the same lessons since this run began ({lines}). Settle it by hand: "
-                f"edgewise library merge STORE {result.path} --take ours (or theirs)"
-            )
-        return found.library
-
     key = hashlib.sha256(f"{base.version} {learnt.version} {result.path.resolve()}".encode()).hexdigest()[:32]
     message = f"learnt in {result.path.name}"
     with Store(operand.place) as store:
+        where = place(store, operand)
+
+        def merged(head: Library) -> Library:
+            return _merged(began.library, head, learnt, f"{where} {result.path}")
+
         commit = store.update(merged, message, name=operand.library, author=name_of(None), key=key)
-        return f"committed as version {commit.number} of {place(store, operand)}"
+        return f"committed as version {commit.number} of {where}"
+
+
+def _merged(base: Library | None, head: Library, learnt: Library, both: str) -> Library:
+    """What others have now with what was learnt; "ours" is the store's side, as in `edgewise library merge`."""
+    found = merge(base, head if len(head) or base else learnt, learnt)
+    if found.clashes:
+        lines = "; ".join(line.strip() for clash in found.clashes for line in clash.lines())
+        raise Conflict(
+            f"Others changed the same lessons since this run began ({lines}). Settle it by hand: "
+            f"edgewise library merge {both} --take ours (or theirs)"
+        )
+    return found.library
 
 
 def name_of(given: str | None) -> str:

@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from experience import candidates, distil, effect, ops, rules, runs
+from experience import by_gepa, candidates, distil, effect, ops, rules, runs
 from experience.candidates import Candidates
 from experience.distil import Comparison, Unreadable
 from experience.effect import Dropped, Seen
@@ -135,15 +135,10 @@ def statistics(groups: Sequence[Group]) -> dict[str, float]:
 
 def step(job: Job, state: State, queue: Sequence[Example], number: int, epoch: int) -> Plan[StepRecord]:
     """Learn from the first rows of `queue` that have something to teach, at most `batch_size` of them."""
-    if job.config.direct:
-        batch = queue[: job.config.batch_size]
-        yield Note("stage", f"writing lessons from {len(batch)} tasks without rollouts")
-        studies, seen = [], []
-        proposals = yield from distil.direct(job.distiller, batch, state.library)
+    if job.config.proposer == "gepa":
+        studies, seen, found = yield from _searched(job, state.library, queue, number, epoch)
     else:
-        studies, seen = yield from _studied(job, state.library, queue, number, epoch)
-        proposals = tuple(op for found in studies for op in found.proposals)
-    found = yield from candidates.drawn(job, state.library, proposals, number)
+        studies, seen, found = yield from _proposed(job, state.library, queue, number, epoch)
     choice = yield from _decided(job, state, found)
     library = choice.chosen if choice else next(iter(found.libraries.values()), state.library)
     after = _next(job, state, library, choice, studies, seen)
@@ -165,6 +160,35 @@ def _next(
     groups = [] if job.task.reward.relative else [study.group for study in studies]
     spending = state.spending.after(bool(choice.winner)) if choice else state.spending
     return State(effect.attach(library, every), spending, state.memory.after(groups), every)
+
+
+def _searched(
+    job: Job, library: Library, queue: Sequence[Example], number: int, epoch: int
+) -> Plan[tuple[list[Study], list[Seen], Candidates]]:
+    """GEPA's search on the queue's first rows; there is no comparison, and a row that it never drew has no group."""
+    rows = queue[: job.config.batch_size]
+    calls = len(rows) * job.config.group_size
+    yield Note(
+        "stage", f"step {number}, epoch {epoch}: GEPA searches on {len(rows)} rows with {calls} rollouts"
+    )
+    groups, found = yield from by_gepa.search(job, library, rows, number)
+    check_alive([run for group in groups for run in group.members])
+    return [Study(group) for group in groups], [], found
+
+
+def _proposed(
+    job: Job, library: Library, queue: Sequence[Example], number: int, epoch: int
+) -> Plan[tuple[list[Study], list[Seen], Candidates]]:
+    """What groups of the queue's first rows, or the bare tasks, propose."""
+    if job.config.direct:
+        batch = queue[: job.config.batch_size]
+        yield Note("stage", f"writing lessons from {len(batch)} tasks without rollouts")
+        studies, seen = [], []
+        proposals = yield from distil.direct(job.distiller, batch, library)
+    else:
+        studies, seen = yield from _studied(job, library, queue, number, epoch)
+        proposals = tuple(op for found in studies for op in found.proposals)
+    return studies, seen, (yield from candidates.drawn(job, library, proposals, number))
 
 
 def _studied(

@@ -45,19 +45,23 @@ class Tidied:
 
 
 def tidied(job: Job, state: State) -> Plan[Library]:
-    """The library without lessons that do harm, its undecided ones measured by leaving each out once."""
+    """
+    The library without lessons that do harm, its undecided ones measured by leaving each out once.
+
+    Without a gate it is what the last step wrote.
+    """
     library, rows = state.library, gate_rows(job)
     asked = effect.undecided(library, job.config.leave_one_out) if job.gated and len(rows) > 1 else ()
     if asked:
         yield Note("stage", f"measuring {len(asked)} lessons, each left out once on {len(rows)} rows")
         library = yield from _measured(job, library, asked, rows)
-    kept, dropped = effect.prune(library, SURE)
+    kept, dropped = effect.prune(library, SURE) if job.gated else (library, ())
     yield Note("effects", Tidied(kept, tuple(x.id for x in asked), len(rows) if asked else 0, dropped))
     return kept
 
 
 def _measured(job: Job, library: Library, asked: Sequence[Lesson], rows: Sequence[Example]) -> Plan[Library]:
-    cached = Cached(job)
+    cached = Cached(job, library)
     without = [library.with_lessons(x for x in library.lessons if x is not lesson) for lesson in asked]
     everything, *others = yield [cached.scores(each, rows) for each in (library, *without)]
     found: dict[str, Effect] = {

@@ -115,6 +115,10 @@ def improve(
             help="lessons to start from; what is learnt is committed to it, where it is a store",
         ),
     ] = None,
+    proposer: Annotated[
+        str | None,
+        typer.Option(metavar="groups|gepa", help="who proposes lessons; gepa is an extra: edgewise[gepa]"),
+    ] = None,
     gate: Annotated[
         str | None,
         typer.Option(metavar="on|off", help="off accepts lessons without a test, as the paper does"),
@@ -138,6 +142,7 @@ def improve(
     """
     way = _way(by)
     options = {"model": model, "distiller": distiller, "usd": usd, "tokens": tokens, "calls": calls}
+    options |= {"proposer": proposer}
     options |= {"minutes": minutes, "gate": gate, "force": force or None, "placebo": placebo or None}
     job = way(task, options, settings or [], price)
     if dry_run:

@@ -14,6 +14,9 @@ from toolkit import statistics
 from toolkit.statistics import Interval
 from toolkit.types import Group, Rollout, Usage
 
+ENOUGH = 10
+"""With fewer rows that differ than this, intervals were seen to miss the truth too often (bench/coverage.py)."""
+
 
 @dataclass(frozen=True, slots=True)
 class Arm:
@@ -100,7 +103,16 @@ class Evaluation:
         table = self.table()
         cells = [list(table[0]), *(list(line.values()) for line in table)]
         widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
-        return ["  ".join(map(str.ljust, line, widths)).rstrip() for line in cells]
+        return [*("  ".join(map(str.ljust, line, widths)).rstrip() for line in cells), *self.cautions()]
+
+    def cautions(self) -> list[str]:
+        """What a reader should know of the intervals: with few rows that differ they may be too narrow."""
+        changed = [(x.name, len(x.against.better) + len(x.against.worse)) for x in self.results if x.against]
+        return [
+            f"caution: only {number} rows differ in {name!r}; an interval of so few may be too narrow"
+            for name, number in changed
+            if 0 < number < ENOUGH
+        ]
 
 
 def compare(

@@ -1,18 +1,21 @@
-"""One run of the toy task in a process of its own, so that it can be killed: URL RUN CONCURRENCY POOL."""
+"""One run of the toy task in a process of its own, so that it can be killed: SETTINGS as JSON, see `started`."""
 
+import json
 import sys
+from pathlib import Path
 
 from experience import improve
+from experience.library import Library
 from tests import toy
+from toolkit.run import Result
+
+
+def started(url: str, run: Path | str, *, embeds: bool = False, library=None, **settings) -> Result:
+    """The run on a server; `library` as plain data, `embeds` with the server's own embedding model."""
+    embedder = {"embedder": f"{url}#vectors"} if embeds else {}
+    start = Library.from_json(library) if library else None
+    return improve(toy.task(), model=f"{url}#toy", run=run, library=start, **embedder, **settings)
+
 
 if __name__ == "__main__":
-    url, run, concurrency, pool = sys.argv[1:]
-    improve(
-        toy.task(),
-        model=f"{url}#toy",
-        run=run,
-        epochs=2,
-        batch_size=12,
-        concurrency=int(concurrency),
-        pool=pool == "True",
-    )
+    started(**json.loads(sys.argv[1]))

@@ -7,21 +7,43 @@ import signal
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
-from experience import improve
+from experience.library import Library, lesson
 from tests import toy
-from tests.server import Server
+from tests.laws.one_run import started
+from tests.server import Server, echo
 from toolkit.errors import NotRecorded
 
 ROOT = Path(__file__).resolve().parents[2]
 SETTINGS = {"epochs": 2, "batch_size": 12}
-
-
-def learn(url: str, run: Path, **settings):
-    return improve(toy.task(), model=f"{url}#toy", run=run, **settings)
+START = Library(
+    (
+        lesson("A brick is red"),
+        lesson("A leaf is blue"),
+        *(lesson(f"Whoever asks for number {n} wants a colour") for n in range(12)),
+        replace(lesson("Answer with one word", "form"), locked=True, always=True),
+    )
+)
+KINDS = {
+    "sentences": {"pool": False},
+    "pooled": {"pool": True},
+    # All that looks at earlier rewards, draws at random, or asks another model.
+    "adaptive": {
+        "pool": False,
+        "select": "vade",
+        "allocate": "xrpo",
+        "inclusion": 0.5,
+        "alpha": 0.3,
+        "leave_one_out": 3,
+        "prompt_tokens": 90,
+        "embeds": True,
+        "library": START.to_json(),
+    },
+}
 
 
 def books(run: Path):
@@ -38,19 +60,24 @@ def library(run: Path) -> bytes:
     return (run / "artifact" / "library.json").read_bytes()
 
 
+def meaning(body) -> list[float]:
+    """A vector of a text: which things it is about."""
+    return [float(thing in echo(body)) for thing in toy.THINGS]
+
+
 def uneven(body) -> str:
     """Answers that overtake each other."""
     time.sleep(random.random() * 0.004)
     return toy.serve(body)
 
 
-@pytest.fixture(scope="module", params=[False, True], ids=["sentences", "pooled"])
+@pytest.fixture(scope="module", params=list(KINDS))
 def reference(request, tmp_path_factory):
     """A run, one call at a time, that nothing disturbed: where it asked, its directory, calls and settings."""
     run = tmp_path_factory.mktemp("reference")
-    settings = {**SETTINGS, "pool": request.param}
-    with Server(toy.serve) as server:
-        result = learn(server.url, run, concurrency=1, **settings)
+    settings = {**SETTINGS, **KINDS[request.param]}
+    with Server(toy.serve, embedding=meaning) as server:
+        result = started(server.url, run, concurrency=1, **settings)
         calls = len(server.bodies)
     assert result.improved
     return server.url, run, calls, settings
@@ -58,8 +85,8 @@ def reference(request, tmp_path_factory):
 
 def test_one_at_a_time_and_sixty_four_at_once_are_the_same(reference, tmp_path):
     _, alone, calls, settings = reference
-    with Server(uneven, latency=0.002) as server:
-        learn(server.url, tmp_path, concurrency=64, **settings)
+    with Server(uneven, embedding=meaning, latency=0.002) as server:
+        started(server.url, tmp_path, concurrency=64, **settings)
         assert server.most_at_once > 16
         assert len(server.bodies) == calls
     assert library(tmp_path) == library(alone)
@@ -69,7 +96,7 @@ def test_one_at_a_time_and_sixty_four_at_once_are_the_same(reference, tmp_path):
 
 def test_a_finished_run_replays_from_its_journal_without_a_model(reference, tmp_path):
     url, alone, _, settings = reference
-    again = learn(url, tmp_path, replay=alone / "journal.sqlite", **settings)
+    again = started(url, tmp_path, replay=alone / "journal.sqlite", **settings)
     assert again.improved
     assert library(tmp_path) == library(alone)
     assert rollouts(tmp_path) == rollouts(alone)
@@ -79,28 +106,21 @@ def test_a_finished_run_replays_from_its_journal_without_a_model(reference, tmp_
 def test_a_replay_never_asks_for_what_was_not_recorded(reference, tmp_path):
     url, alone, _, settings = reference
     with pytest.raises(NotRecorded):
-        learn(url, tmp_path, replay=alone / "journal.sqlite", seed=1, **settings)
+        started(url, tmp_path, replay=alone / "journal.sqlite", seed=1, **settings)
 
 
 def test_running_a_finished_run_again_costs_nothing(reference):
     url, alone, _, settings = reference
     before = library(alone), books(alone)
-    learn(url, alone, **settings)  # the server is gone: any call would fail
+    started(url, alone, **settings)  # the server is gone: any call would fail
     assert (library(alone), books(alone)) == before
 
 
 def test_killed_and_resumed_is_as_if_never_killed(reference, tmp_path):
     _, alone, calls, settings = reference
-    with Server(toy.serve, latency=0.01) as server:
-        command = [
-            sys.executable,
-            "-m",
-            "tests.laws.one_run",
-            server.url,
-            str(tmp_path),
-            "4",
-            str(settings["pool"]),
-        ]
+    with Server(toy.serve, embedding=meaning, latency=0.01) as server:
+        given = {"url": server.url, "run": str(tmp_path), "concurrency": 4, **settings}
+        command = [sys.executable, "-m", "tests.laws.one_run", json.dumps(given)]
         environment = {**os.environ, "PYTHONPATH": str(ROOT)}
         for kill_after in (20, 120, 260):
             with subprocess.Popen(command, cwd=ROOT, env=environment) as process:
@@ -113,3 +133,19 @@ def test_killed_and_resumed_is_as_if_never_killed(reference, tmp_path):
     # Only what was on its way at a kill may be asked again: four in flight, four being written.
     assert repeated <= 3 * (4 + 4)
     assert books(tmp_path) == books(alone)
+
+
+def test_the_adaptive_run_did_all_that_is_to_be_the_same(reference):
+    """The law says nothing where nothing happened."""
+    _, alone, _, settings = reference
+    if not settings.get("embeds"):
+        pytest.skip("only for the kind that adapts")
+    steps = [json.loads(path.read_text()) for path in sorted(alone.glob("steps/*/step.json"))]
+    sizes = [len(group["rewards"]) for step in steps for group in step["groups"]]
+    assert len(set(sizes)) > 1, "rollouts were allocated"
+    assert any(len(step["groups"]) > SETTINGS["batch_size"] for step in steps), "groups were refilled"
+    visits = [group["example"] for step in steps if step["epoch"] == 1 for group in step["groups"]]
+    assert len(set(visits)) < len(visits), "rows with signal were visited again"
+    assert len(json.loads((alone / "effects.json").read_text())["left_out"]) == 3
+    assert books(alone)["role"]["retrieval"]["calls"] > 24
+    assert len({line["library"] for line in rollouts(alone)}) > 20, "parts of the library were drawn"
