@@ -143,6 +143,8 @@ TABLE: list[tuple[str, Case, int, str, bool]] = [
     ("an unknown setting", options("--set", "epoch=2"), 2, "did you mean 'epochs'", FREE),
     ("a setting of a wrong kind", options("--set", "epochs=many"), 2, "'epochs'.*integer", FREE),
     ("nothing to learn from", improving(splits={"test": 1.0}), 2, "no training rows", FREE),
+    ("rows too few to show anything", improving(content=toy.rows(12)), 2, "can't show any.*--force", FREE),
+    ("an anchor that is no such row", options("--set", "anchors=['x']"), 2, "validation row.*'x'", FREE),
     ("no journal to replay", options("--replay", "nowhere.sqlite"), 2, "no journal at nowhere.sqlite", FREE),
 ]  # fmt: skip
 

@@ -324,7 +324,10 @@ def test_a_conflict_is_settled_for_one_side(take, library):
         (("merge", "team.sqlite", "list.txt", "--take", "mine"), "--take is ours or theirs, not 'mine'"),
         (("merge", "team.sqlite", "nowhere.json"), "nowhere.json"),
         (("import", "bad.json", "team.sqlite"), "bad.json can't be read: the key 'G0' stands twice"),
-        (("import", "list.txt", "team.json"), "There is no team.json; the name of a new store ends in .sqlite or .db"),
+        (
+            ("import", "list.txt", "team.json"),
+            "There is no team.json; the name of a new store ends in .sqlite or .db",
+        ),
         (("import", "list.txt", "team.sqlite@1"), "leave out @1"),
         (("import", "list.txt", "mysql://h/db"), "stored in a file that ends in .sqlite"),
     ],

@@ -13,10 +13,10 @@ import re
 import unicodedata
 from collections.abc import Iterator
 
-from experience.guard_cheats import CHEATS
-from experience.guard_languages import OTHER, UNSPACED
-from experience.guard_phrases import ENGLISH, MARKS, OLD
-from experience.guard_private import PLACEHOLDER
+from experience.guard.cheats import CHEATS
+from experience.guard.languages import OTHER, UNSPACED
+from experience.guard.phrases import ENGLISH, MARKS, OLD
+from experience.guard.private import PLACEHOLDER
 
 _MENTION = re.compile(
     r"\b(if|when|whenever|even|though|although|messages?|texts?|inputs?|users?|tickets?|mails?|emails?|"

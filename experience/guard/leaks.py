@@ -14,9 +14,9 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence, Set
 from dataclasses import dataclass
 from typing import Any
 
-from experience.guard_names import identifiers, names_in, people, rare, rare_proper
-from experience.guard_orders import fold
-from experience.guard_words import NUMBER_WORDS, PLAIN_ANSWERS, STOP_WORDS, USUAL_NUMBERS
+from experience.guard.names import identifiers, names_in, people, rare, rare_proper
+from experience.guard.orders import fold
+from experience.guard.words import NUMBER_WORDS, PLAIN_ANSWERS, STOP_WORDS, USUAL_NUMBERS
 from toolkit.types import Example
 
 N = 3

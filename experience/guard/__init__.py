@@ -1,6 +1,10 @@
 """
 The guard on learned text: what a lesson may not hold, before it enters a library and again at import.
 
+    leaks, names      what copies a training row: its words, names, codes, answer
+    orders            orders to the system around the lesson (phrases, cheats, languages: what they look like)
+    private           secrets and personal data (forms, signs: what they look like)
+
 Leaks of training rows and orders to the system around a lesson block it; secrets and personal data are taken out, and
 block it only where nothing useful is left.
 """
@@ -10,7 +14,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-from experience import guard_leaks, guard_orders, guard_private
+from experience.guard import leaks, orders, private
 from toolkit.types import Example
 
 Kind = Literal["leak", "injection", "secret", "personal"]
@@ -51,12 +55,12 @@ class Guard:
     Make one with `Guard.of`; checking changes nothing, so one guard serves a whole run.
     """
 
-    rows: guard_leaks.Rows = field(repr=False)
+    rows: leaks.Rows = field(repr=False)
 
     @classmethod
     def of(cls, examples: Iterable[Example] = ()) -> "Guard":
         """A guard that knows these training rows, indexed once; `Guard.of()` knows none."""
-        return cls(guard_leaks.Rows.of(examples))
+        return cls(leaks.Rows.of(examples))
 
     def check(self, text: Any) -> Checked:
         """
@@ -65,20 +69,20 @@ class Guard:
         What is no text is read as its `str`, None as "". Checking the result again finds nothing to take out.
         """
         text = "" if text is None else str(text)
-        redacted, taken = guard_private.redact(text)
+        redacted, taken = private.redact(text)
         blocking = (*self._leaks(text), *_orders(text))
-        private = tuple(Finding(kind, f"It held {what}.") for what, kind in sorted(taken.items()))
-        return Checked(redacted, blocking + private, bool(blocking) or bool(taken and not _useful(redacted)))
+        held = tuple(Finding(kind, f"It held {what}.") for what, kind in sorted(taken.items()))
+        return Checked(redacted, blocking + held, bool(blocking) or bool(taken and not _useful(redacted)))
 
     def _leaks(self, text: str) -> Iterator[Finding]:
         return (Finding("leak", f"It {what}.") for what in self.rows.leaks(text))
 
 
 def _orders(text: str) -> Iterator[Finding]:
-    return (Finding("injection", f"It {what}.") for what in dict.fromkeys(guard_orders.orders(text)))
+    return (Finding("injection", f"It {what}.") for what in dict.fromkeys(orders.orders(text)))
 
 
 def _useful(redacted: str) -> bool:
     """Whether enough words are left around the placeholders to be a lesson."""
-    left = re.findall(r"[^\W\d_]{3,}", guard_private.PLACEHOLDER.sub(" ", redacted).lower())
+    left = re.findall(r"[^\W\d_]{3,}", private.PLACEHOLDER.sub(" ", redacted).lower())
     return len([word for word in left if word not in _EMPTY]) >= USEFUL

@@ -11,8 +11,8 @@ from collections.abc import Iterator
 from functools import cache
 from typing import NamedTuple
 
-from experience.guard_forms import PERSONAL, PROVIDERS, SECRETS, Kind, Rule
-from experience.guard_signs import always, iban_end
+from experience.guard.forms import PERSONAL, PROVIDERS, SECRETS, Kind, Rule
+from experience.guard.signs import always, iban_end
 
 PLACEHOLDER = re.compile(r"\[(?:secret|email|phone|card|iban|id|ip|address|date)\]")
 

@@ -1,0 +1,101 @@
+"""What a run says before its first call, against what it then does."""
+
+import json
+import re
+
+import pytest
+
+from experience import improve
+from experience.forecast import check_limits, forecast
+from tests import toy
+from tests.command import SCRIPTED, inside, task_file
+from tests.learned import job, learned
+from toolkit.errors import Hopeless, LimitTooSmall
+from toolkit.statistics import smallest_gain
+
+ROLES = {"rollouts": "rollout", "distiller": "distiller", "gate": "gate", "measuring": "measure"}
+KINDS = [
+    {},
+    {"pool": True},
+    {"gate": "off"},
+    {"refill": False, "rest": False, "inclusion": 1.0},
+    {"select": "vade", "allocate": "xrpo", "inclusion": 0.5},
+    {"select": "vade", "refill": False},
+    {"samples": 2, "leave_one_out": 3},
+    {"direct": True},
+]
+
+
+@pytest.mark.parametrize("settings", KINDS, ids=str)
+def test_no_role_makes_more_calls_than_were_announced(settings):
+    plan = forecast(job(epochs=2, **settings))
+    run = learned(epochs=2, **settings)
+    made = {name: len(run.asked(role)) for name, role in ROLES.items()}
+    assert {name: made[name] for name in made if made[name] > plan.calls[name]} == {}
+    assert made["measuring"] in (plan.calls["measuring"], plan.calls["measuring"] // 2)
+
+
+def test_without_refill_and_rest_the_rollouts_are_exactly_those_announced():
+    settings = {"gate": "off", "refill": False, "rest": False, "epochs": 2}
+    assert len(learned(**settings).asked("rollout")) == forecast(job(**settings)).calls["rollouts"]
+
+
+def test_the_smallest_gain_is_that_of_the_level_that_a_candidate_gets():
+    plan = forecast(job())
+    assert plan.gain == smallest_gain(plan.rows["test"])
+    level = 0.05 / 2 / 4  # two steps, four candidates each
+    assert plan.gate_gain == smallest_gain(plan.rows["validation"], level=level, sides=1)
+    assert forecast(job(gate="off")).gate_gain is None
+    assert forecast(job(epochs=4)).gate_gain > plan.gate_gain > forecast(job(samples=4)).gate_gain
+
+
+@pytest.mark.parametrize(
+    ("rows", "settings", "sentence"),
+    [
+        (12, {}, "validation rows can't show any gain at the gate"),
+        (60, {"alpha": 1e-6}, "18 validation rows can't show any gain at the gate"),
+        (12, {"gate": "off"}, "test rows can't show any gain"),
+    ],
+)
+def test_rows_that_can_show_nothing_are_refused_unless_forced(rows, settings, sentence, tmp_path):
+    task = toy.task(rows)
+    plan = forecast(job(task, **settings))
+    config = job(task, **settings).config
+    with pytest.raises(Hopeless, match=sentence):
+        check_limits(config, plan)
+    check_limits(config.model_copy(update={"force": True}), plan)
+    if rows == 12:
+        given = {"model": SCRIPTED, "epochs": 1, **settings}
+        with pytest.raises(Hopeless):
+            improve(task, run=tmp_path / "refused", **given)
+        assert not (tmp_path / "refused").exists()
+        improve(task, run=tmp_path / "forced", force=True, **given)
+        assert (tmp_path / "forced/result.json").exists()
+
+
+def test_a_limit_on_calls_must_pay_for_one_group_one_candidate_and_the_measurement():
+    plan = forecast(job())
+    rows = plan.rows
+    assert plan.least == 2 * rows["test"] + 5 + 2 + 2 * rows["validation"]
+    for calls, fits in ((plan.least, True), (plan.least - 1, False)):
+        config = job(calls=calls).config
+        if fits:
+            check_limits(config, plan)
+        else:
+            with pytest.raises(LimitTooSmall, match=f"--calls {calls} is too small to show anything"):
+                check_limits(config, plan)
+    check_limits(job(calls=1, force=True).config, plan)
+
+
+def test_the_command_refuses_in_one_sentence_and_goes_on_with_force(tmp_path, capsys):
+    task = task_file(tmp_path / "task", toy.rows(12))
+    for extra in ((), ("--dry-run",)):
+        refused = inside(capsys, "improve", task, "--run", tmp_path / "run", *extra)
+        assert (refused.code, refused.out) == (2, "")
+        assert re.search(r"can't show any gain at the gate.*--gate off.*--force", refused.sentences[0])
+    forced = inside(capsys, "improve", task, "--run", tmp_path / "run", "--force", "--json")
+    assert forced.code in (0, 1)
+    assert json.loads(forced.out)["task"] == "colours"
+    plan = inside(capsys, "improve", task, "--dry-run", "--force")
+    assert plan.code == 0
+    assert "smallest gain that is likely to show: +1.00 at the gate" in plan.out

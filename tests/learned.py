@@ -1,0 +1,83 @@
+"""The whole loop, played by hand: what it asked, what it noted, and what came of it."""
+
+import json
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+from experience.config import ExperienceConfig
+from experience.job import Job
+from experience.library import Library
+from experience.loop import learn
+from experience.step import StepRecord
+from experience.tidy import Tidied
+from tests import toy
+from tests.plans import play
+from toolkit.config import resolve
+from toolkit.run import Outcome
+from toolkit.task import Task
+from toolkit.types import Note, Reply, Request
+
+Model = Callable[[Request], str | Reply]
+
+
+@dataclass(frozen=True)
+class Learned:
+    """A run that ended."""
+
+    outcome: Outcome
+    requests: list[Request]
+    notes: list[Note]
+
+    @property
+    def steps(self) -> list[StepRecord]:
+        return [note.data for note in self.notes if note.topic == "step"]
+
+    @property
+    def tidied(self) -> Tidied:
+        return next(note.data for note in self.notes if note.topic == "effects")
+
+    @property
+    def library(self) -> Library:
+        return Library.from_json(self.outcome.files["library.json"])
+
+    @property
+    def texts(self) -> list[str]:
+        return [lesson.text for lesson in self.library.lessons]
+
+    def asked(self, role: str, step: int | None = None) -> list[Request]:
+        """The requests of a role, in order."""
+        mine = [request for request in self.requests if request.payer.role == role]
+        return [request for request in mine if step in (None, request.payer.step)]
+
+
+def job(task: Task | None = None, library: Library | None = None, **settings: Any) -> Job:
+    """The toy task, or another one, with short runs of one epoch."""
+    short = {"model": "scripted/toy", "epochs": 1, "batch_size": 12, "pool": False}
+    return Job(task or toy.task(), resolve(ExperienceConfig, short, settings), library)
+
+
+def learned(
+    answer: Model = toy.play, task: Task | None = None, library: Library | None = None, **settings: Any
+) -> Learned:
+    """Learn, one call at a time; `answer` plays the model."""
+    requests: list[Request] = []
+    notes: list[Note] = []
+
+    def record(request: Request) -> str | Reply:
+        requests.append(request)
+        return answer(request)
+
+    outcome = play(learn(job(task, library, **settings)), record, notes)
+    return Learned(outcome, requests, notes)
+
+
+def text_of(request: Request) -> str:
+    """All that a request shows."""
+    return "\n".join(message.content for message in request.messages)
+
+
+def writing(*operations: dict[str, Any], model: Model = toy.play) -> Model:
+    """A model whose distiller writes these operations, whatever it is shown."""
+    said = json.dumps(list(operations))
+    return lambda request: said if request.schema else model(request)
