@@ -63,12 +63,18 @@ def kept(names: set[str]) -> dict[str, str]:
 
 def main() -> int:
     wanted = {word for word in sys.argv[1:] if not word.startswith("-")}
-    scripts = [x for x in sorted(HERE.glob("*.py")) if x.name not in NO_BENCH and (not wanted or x.stem in wanted)]
+    scripts = [
+        x for x in sorted(HERE.glob("*.py")) if x.name not in NO_BENCH and (not wanted or x.stem in wanted)
+    ]
     results = [run(script) for script in scripts]
     rows = kept(wanted) if wanted else {}
     rows |= {result["bench"]: row(result) for result in results}
     head = ["# Benches", "", "Written by `make bench`; rows may be of different days."]
-    facts = [f"- Last run: {datetime.now(UTC):%Y-%m-%d}", f"- Machine: {machine()}", f"- Versions: {versions()}"]
+    facts = [
+        f"- Last run: {datetime.now(UTC):%Y-%m-%d}",
+        f"- Machine: {machine()}",
+        f"- Versions: {versions()}",
+    ]
     table = ["| bench | figures | bar | holds |", "|---|---|---|---|", *(rows[name] for name in sorted(rows))]
     TABLE.parent.mkdir(exist_ok=True)
     TABLE.write_text("\n".join([*head, "", *facts, "", *table, ""]), "utf-8")

@@ -16,7 +16,7 @@ from experience.merge import merge
 from experience.operand import Operand, load, parse, place
 from experience.store import Store
 from toolkit import directory
-from toolkit.errors import ArtifactError, Conflict, LibraryError
+from toolkit.errors import ArtifactError, ConfigError, Conflict, LibraryError
 from toolkit.run import Result
 
 FILE = "start.json"
@@ -34,14 +34,16 @@ def start(lib: str | None, run: Path) -> Start:
     """
     The library that a run begins with: what it began with before, or else what `lib` names now.
 
-    A store in which there is no such library yet is an empty start. Raises the errors of `experience.operand`, and
-    ArtifactError where the run's own record is damaged.
+    A store in which there is no such library yet is an empty start. Raises the errors of `experience.operand`,
+    ArtifactError where the run's own record is damaged, and ConfigError where it began without a library.
     """
     file = run / FILE
     if file.exists():
         return _read(file)
     if lib is None:
         return Start()
+    if (run / directory.JOURNAL).exists():
+        raise ConfigError(f"{run} was begun without --library: leave it out, or give another --run.")
     found = _found(parse(lib))
     saved = {"library": found.library.to_json() if found.library else None, "parents": list(found.parents)}
     directory.write_json(directory.made(run) / FILE, saved)
@@ -53,7 +55,7 @@ def hand_back(lib: str, began: Start, result: Result) -> str:
     Commit what a run learnt to the store that it began from, merged with what others did since; a line for people.
 
     Nothing is written where the run found nothing better or `lib` is no store. Raises Conflict where others changed the
-    same lessons: the run keeps its library.
+    same lessons, and LibraryError where the run began from another library: the run keeps what it learnt.
     """
     operand = parse(lib)
     if not result.improved or not operand.stored:
@@ -65,6 +67,10 @@ def hand_back(lib: str, began: Start, result: Result) -> str:
     message = f"learnt in {result.path.name}"
     with Store(operand.place) as store:
         where = place(store, operand)
+        if began.parents and not {x.id for x in store.log(operand.library)}.issuperset(began.parents):
+            raise LibraryError(
+                f"{result.path} did not begin from {where}: give the --library that it began with."
+            )
 
         def merged(head: Library) -> Library:
             return _merged(began.library, head, learnt, f"{where} {result.path}")

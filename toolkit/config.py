@@ -81,7 +81,9 @@ class Config(BaseModel):
 
 
 # What may differ when a run is taken up again: nothing that a reply or the library depends on.
-RESUMABLE = frozenset({"usd", "tokens", "calls", "minutes", "prices", "concurrency", "timeout", "attempts"})
+RESUMABLE = frozenset(
+    {"usd", "tokens", "calls", "minutes", "prices", "concurrency", "timeout", "attempts", "force"}
+)
 
 C = TypeVar("C", bound=Config)
 

@@ -125,7 +125,9 @@ def paired_difference(before: Samples, after: Samples, seed: int = 0, resamples:
     found = interval(differences, seed, resamples)
     half = _t_half_width(differences)
     low, high = min(found.low, found.estimate - half), max(found.high, found.estimate + half)
-    if len(differences) > 1 and all(0 <= reward <= 1 for arm in (before, after) for row in arm for reward in row):
+    if len(differences) > 1 and all(
+        0 <= reward <= 1 for arm in (before, after) for row in arm for reward in row
+    ):
         low, high = max(low, -1.0), min(high, 1.0)
     return Interval(found.estimate, low, high, sign_flip_p(differences, seed, resamples))
 

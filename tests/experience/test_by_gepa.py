@@ -21,7 +21,8 @@ from tests.command import inside, task_file
 from tests.laws.one_run import started
 from tests.learned import job, learned, text_of
 from tests.server import Server
-from toolkit.errors import AllFailed, ConfigError, LimitReached, NotRecorded
+from toolkit import rewards
+from toolkit.errors import AllFailed, ConfigError, LimitReached, NotRecorded, RewardError
 from toolkit.types import Message, Reply
 
 TASK = toy.task(120)
@@ -59,10 +60,6 @@ def searched(model=scripted, library=None, **settings):
     return learned(model, TASK, library, **{**SETTINGS, "leave_one_out": 0, **settings})
 
 
-def rollouts(run):
-    return [note.data for note in run.notes if note.topic == "rollout"]
-
-
 @pytest.fixture(scope="module")
 def usual():
     return searched()
@@ -93,22 +90,22 @@ def test_it_searches_on_training_rows_alone_in_two_halves(usual):
 @pytest.mark.parametrize(
     "settings", [{}, {"batch_size": 7}, {"batch_size": 1, "group_size": 3}, {"epochs": 2}], ids=str
 )
-def test_it_gets_as_many_rollouts_as_groups_would_and_no_more_calls_than_announced(settings):
+def test_no_role_makes_more_calls_than_were_announced(settings):
     plan = forecast(job(TASK, **{**SETTINGS, **settings}))
     run = searched(leave_one_out=8, **settings)
     for name, role in {"rollouts": "rollout", "distiller": "distiller", "gate": "gate"}.items():
         assert len(run.asked(role)) <= plan.calls[name]
-    for step in run.steps:
-        rows = min(run.asked("rollout", step.number) and settings.get("batch_size", 30), 60)
-        made, size = len(run.asked("rollout", step.number)), settings.get("group_size", 5)
-        assert made <= rows * size + 6 + max(rows // 2, 1) - 1
-        if rows == 30 and step.number == 1:
-            assert made >= rows * size
-    assert plan.least == plan.calls["measuring"] + forecast_least(settings) + 2 * plan.rows["validation"]
 
 
-def forecast_least(settings) -> int:
-    return 2 * max(settings.get("batch_size", 30) // 2, 1) + 6 + 1
+@pytest.mark.parametrize("rows", [2, 7, 30])
+def test_it_gets_as_many_rollouts_as_groups_would_and_its_last_iteration(rows):
+    made = len(searched(batch_size=rows).asked("rollout", 1))
+    assert rows * 5 <= made < rows * 5 + 6 + rows // 2
+
+
+def test_the_least_that_it_takes_is_one_iteration():
+    plan = forecast(job(TASK, **SETTINGS))
+    assert plan.least == plan.calls["measuring"] + (15 + 3 + 1 + 3 + 15) + 2 * plan.rows["validation"]
 
 
 def test_its_rollouts_are_recorded_and_its_lessons_name_them(usual):
@@ -143,10 +140,9 @@ def test_it_starts_from_the_current_lessons_as_they_are_used_and_keeps_those_it_
     old = replace(lesson("A brick is red", born=2), sources=("r1",), rollouts=("x",))
     start = Library((old, lesson("If it is 1. long: say so - or not; always.", "form")), "split")
     run = searched(library=start, gate="off")
-    valset = rollouts(run)[:15]
     noted = next(note.data for note in run.notes if note.topic == "groups")
     assert {group.members[0].version for group in noted} == {start.version}
-    assert len(valset) == len(noted) == 15
+    assert len(noted) == 15
     assert replace(run.library.lessons[0], effect=None) == old
     assert len(run.library) > 2
 
@@ -195,16 +191,10 @@ def test_an_error_of_the_reward_comes_out_and_no_thread_stays():
     def reward(example, answer):
         raise ZeroDivisionError("of the reward")
 
-    task = replace(TASK, reward=resolved(reward))
-    with pytest.raises(Exception, match="of the reward"):
+    task = replace(TASK, reward=rewards.resolve(reward))
+    with pytest.raises(RewardError, match="of the reward"):
         improve(task, model="scripted/tests.experience.test_by_gepa:scripted", **SETTINGS)
     assert not bridges()
-
-
-def resolved(reward):
-    from toolkit import rewards
-
-    return rewards.resolve(reward)
 
 
 def bridges():
@@ -251,7 +241,7 @@ def test_a_run_that_met_its_limit_goes_on_and_pays_for_nothing_twice(reference, 
             with pytest.raises(LimitReached):
                 started(server.url, tmp_path, concurrency=8, calls=limit, force=True, **SETTINGS)
             assert not bridges()
-        started(server.url, tmp_path, **SETTINGS)
+        started(server.url, tmp_path, force=True, **SETTINGS)
         assert len(server.bodies) == calls
     assert library_of(tmp_path) == library_of(alone)
     assert lines_of(tmp_path) == lines_of(alone)

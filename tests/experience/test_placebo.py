@@ -13,7 +13,7 @@ JOB = Job(toy.task(), ExperienceConfig(model="scripted/toy", placebo=True, **SET
 
 def test_placebo_arms_are_measured_and_gain_nothing():
     outcome = play(learn(JOB), toy.play)
-    before, after, off_topic, shuffled = outcome.evaluation.results
+    _, after, off_topic, shuffled = outcome.evaluation.results
     assert [arm.name for arm in (off_topic, shuffled)] == ["placebo: off topic", "placebo: shuffled rewards"]
     assert after.against.mean.estimate > 0.2
     assert off_topic.against.mean.estimate == 0

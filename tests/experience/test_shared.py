@@ -129,6 +129,27 @@ def test_a_conflict_says_both_sides_changes_nothing_and_keeps_the_run(team, caps
     assert "A brick is red, or it is no brick" not in settled
 
 
+def test_a_run_is_handed_back_to_the_library_that_it_began_from_and_to_no_other(team, capsys):
+    with Store(str(team / "other.sqlite")) as other:
+        other.commit(Library((FACTS[5],)), "by others", parent=None)
+    assert improve(capsys, team, "--calls", "100").code == 3
+    done = improve(capsys, team, lib="other.sqlite")
+    assert done.code == 2
+    assert "did not begin from" in done.sentences[0]
+    with Store(str(team / "other.sqlite")) as other:
+        assert [x.number for x in other.log()] == [1]
+    assert improve(capsys, team).code == 0
+    assert len(commits(team)) == 2
+
+
+def test_a_run_that_began_without_a_library_is_not_given_one_later(team, capsys):
+    assert inside(capsys, "improve", team / "task", "--run", team / "run", "--calls", "100").code == 3
+    done = improve(capsys, team)
+    assert done.code == 2
+    assert "was begun without --library" in done.sentences[0]
+    assert not (team / "run/start.json").exists()
+
+
 def test_a_run_that_finds_nothing_commits_nothing(team, capsys):
     with Store(str(team / "team.sqlite")) as store:
         store.update(lambda _: HALF.with_lessons((*FACTS, *HALF.lessons[2:])), "all there is to know")

@@ -34,10 +34,11 @@ HOMES = {
     "sqlalchemy": ("experience/store.py", "experience/database.py"),
     "statsmodels": ("experience/effect.py",),
     "pandas": ("experience/effect.py",),
+    "gepa": ("experience/by_gepa.py",),
     "http": SERVER_AND_CLIENT,
 }
 SLOW = tuple(
-    "litellm torch langgraph openai scipy pyarrow datasets rich sqlalchemy statsmodels pandas".split()
+    "litellm torch langgraph openai scipy pyarrow datasets rich sqlalchemy statsmodels pandas gepa".split()
 )
 FILES = sorted(path for package in BELOW for path in (ROOT / package).rglob("*.py"))
 
