@@ -23,6 +23,8 @@ class Candidates:
 
 def drawn(job: Job, library: Library, proposals: Sequence[ops.Operation], step: int) -> Plan[Candidates]:
     """The candidates that a step's proposals make."""
+    if not proposals:
+        return Candidates()
     make = _joined if job.pooled else _updated
     found = yield from make(job, library, proposals, step)
     return found

@@ -16,7 +16,7 @@ from toolkit import directory, finished, report
 from toolkit.artifact import Artifact
 from toolkit.client import check
 from toolkit.config import parse_settings, resolve
-from toolkit.errors import ArtifactError
+from toolkit.errors import ArtifactError, LibraryError
 from toolkit.models import fetch
 from toolkit.prices import ANY, Price
 from toolkit.progress import announce, watcher
@@ -62,9 +62,9 @@ class Words:
     def _config(self, **defaults: Any) -> ExperienceConfig:
         return resolve(ExperienceConfig, defaults, *self._given)
 
-    def plan(self) -> Shown:
+    def plan(self, lib: str | None = None) -> Shown:
         """The task and what a run would take; asks no model."""
-        job = Job(self.task, self._config())
+        job = Job(self.task, self._config(), shared.start(lib).library)
         for model in filter(None, job.config.models):
             check(model)
         found = forecast(job)
@@ -78,21 +78,26 @@ class Words:
         `lib` names a library to start from; what is learnt goes back to it, where it is a store.
         """
         path = run or directory.fresh(self.task.name)
-        began = shared.start(lib, path)
+        began = shared.start(lib, replay if replay and replay.is_dir() else path)
         job = Job(self.task, self._config(), began.library, began.parents)
         found = forecast(job)
         check_limits(job.config, found)
         announce(found.lines())
+        if lib:
+            shared.keep(began, path)
         if not replay:
             fetch(*job.config.models)
         learning = carry_out(
             self.task, job.config, lambda *_: learn(job), path, watch=watcher(), replay=replay
         )
         result = asyncio.run(learning)
-        committed = shared.hand_back(lib, began, result) if lib else ""
-        return Finished(
-            [*_result_lines(result), *filter(None, [committed])], result.to_json(), result.improved
-        )
+        lines = _result_lines(result)
+        try:
+            committed = shared.hand_back(lib, began, result) if lib else ""
+        except LibraryError:
+            announce(lines)
+            raise
+        return Finished([*lines, *filter(None, [committed])], result.to_json(), result.improved)
 
     def evaluate(self, artifacts: Sequence[Path], run: Path | None) -> Shown:
         """

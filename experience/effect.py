@@ -17,7 +17,7 @@ N rollouts, K lessons.
 import hashlib
 import math
 from collections import Counter
-from collections.abc import Hashable, Iterable, Sequence
+from collections.abc import Callable, Hashable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from statistics import NormalDist
 from typing import Any
@@ -149,19 +149,22 @@ def attach(library: Library, seen: Sequence[Seen]) -> Library:
     return library.with_lessons(replace(x, effect=found.get(key(x), x.effect)) for x in library.lessons)
 
 
-def prune(library: Library, sure: float = 0.975) -> tuple[Library, tuple[Dropped, ...]]:
+def prune(
+    library: Library, sure: float | Callable[[Lesson], float] = 0.975
+) -> tuple[Library, tuple[Dropped, ...]]:
     """
     The library without its harmful lessons, and each harmful lesson with the reason.
 
     A lesson goes when it is harmful with (one-sided) confidence `sure`; by default when its whole 95 % interval lies
     below zero, which is safe to ask after every step. 0.8 needs a third of the rollouts and loses one useless lesson
-    in five: for a single look at many rollouts, where the outcome is then tested as a whole. Locked lessons are
-    reported and kept. ValueError unless 0.5 <= sure < 1.
+    in five: for a single look at many rollouts, where the outcome is then tested as a whole. It may be a function of
+    the lesson. Locked lessons are reported and kept. ValueError unless 0.5 <= sure < 1.
     """
-    if not 0.5 <= sure < 1:
-        raise ValueError(f"the confidence that a lesson is harmful is {sure}; it must be from 0.5 to below 1")
-    measured = [(x, x.effect) for x in library.lessons if x.effect]
-    found = [Dropped(x, _reason(effect), x.locked) for x, effect in measured if _harmful(effect, sure)]
+    needed = sure if callable(sure) else lambda lesson: sure
+    measured = [(x, x.effect, needed(x)) for x in library.lessons if x.effect]
+    found = [
+        Dropped(x, _reason(effect), x.locked) for x, effect, least in measured if _harmful(effect, least)
+    ]
     gone = {each.lesson.id for each in found if not each.kept}
     return library.with_lessons(x for x in library.lessons if x.id not in gone), tuple(found)
 
@@ -194,6 +197,18 @@ def left_out(with_it: Samples, without: Samples) -> Effect:
     least = UNSEEN * scale / min(uses, unused)
     low, high = min(found.low, found.estimate - least), max(found.high, found.estimate + least)
     return Effect(found.estimate, low, high, uses, unused)
+
+
+def together(one: Effect | None, other: Effect) -> Effect:
+    """Two measurements of one lesson as one, each weighted by the inverse of its interval's squared width."""
+    if one is None:
+        return other
+    weights = [1 / (x.high - x.low) ** 2 for x in (one, other)]
+    estimate = (weights[0] * one.estimate + weights[1] * other.estimate) / sum(weights)
+    half = 0.5 / math.sqrt(sum(weights))
+    return Effect(
+        estimate, estimate - half, estimate + half, one.uses + other.uses, one.unused + other.unused
+    )
 
 
 def _order(each: Seen) -> tuple[object, ...]:
@@ -272,7 +287,9 @@ def _largest(groups: Iterable[Sequence[float] | Array]) -> float:
 
 
 def _harmful(effect: Effect, sure: float) -> bool:
-    """Whether the one-sided bound at confidence `sure`, narrowed from that of the 95 % interval, is below 0."""
+    """Whether the one-sided bound at confidence `sure`, scaled from that of the 95 % interval, is below 0."""
+    if not 0.5 <= sure < 1:
+        raise ValueError(f"the confidence that a lesson is harmful is {sure}; it must be from 0.5 to below 1")
     narrowed = NormalDist().inv_cdf(sure) / NormalDist().inv_cdf(0.975)
     return effect.estimate + narrowed * (effect.high - effect.estimate) < 0
 

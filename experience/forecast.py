@@ -6,7 +6,6 @@ from dataclasses import dataclass
 from experience import by_gepa
 from experience.config import ExperienceConfig
 from experience.job import Job
-from experience.loop import steps
 from experience.step import gate_rows
 from toolkit.errors import Hopeless, LimitTooSmall, TaskError
 from toolkit.gate import rungs
@@ -95,7 +94,7 @@ def _least(job: Job) -> int:
 
 def _gate_gain(job: Job) -> float:
     """What the best of a step's candidates must gain, at the level that the gate has for each."""
-    level = job.config.alpha / steps(job) / _candidates(job)
+    level = job.gate_alpha / job.steps / _candidates(job)
     return smallest_gain(len(gate_rows(job)), job.config.samples, level=level, sides=1)
 
 
@@ -112,7 +111,7 @@ def _time(config: ExperienceConfig, calls: int) -> tuple[float, str]:
 
 
 def _calls(job: Job) -> dict[str, int]:
-    task, config, rounds = job.task, job.config, steps(job)
+    task, config, rounds = job.task, job.config, job.steps
     rollouts, distiller = _searching(job) if config.proposer == "gepa" else _comparing(job)
     rows = len(gate_rows(job)) if job.gated else 0
     effects = (min(config.leave_one_out, config.lessons) + 1) * rows if config.leave_one_out else 0
@@ -127,7 +126,7 @@ def _calls(job: Job) -> dict[str, int]:
 def _searching(job: Job) -> tuple[int, int]:
     """Rollouts and calls of the distiller, where GEPA searches."""
     rollouts, reflections = by_gepa.most_calls(_rows_of_a_step(job), job.config.group_size)
-    return steps(job) * rollouts, steps(job) * reflections
+    return job.steps * rollouts, job.steps * reflections
 
 
 def _comparing(job: Job) -> tuple[int, int]:
@@ -137,7 +136,7 @@ def _comparing(job: Job) -> tuple[int, int]:
     rollouts = groups * config.group_size
     summaries = rollouts if config.summaries == "always" and not job.pooled else 0
     updates = config.draws * len({row.target for row in task.train}) if job.pooled else 1
-    return rollouts, summaries + groups + steps(job) * updates
+    return rollouts, summaries + groups + job.steps * updates
 
 
 def _rows_of_a_step(job: Job) -> int:
@@ -149,7 +148,7 @@ def _groups(job: Job) -> int:
     config, rows = job.config, len(job.task.train)
     if config.select == "shuffled":
         return config.epochs * rows
-    return steps(job) * min(rows, config.batch_size * (2 if config.refill else 1))
+    return job.steps * min(rows, config.batch_size * (2 if config.refill else 1))
 
 
 def _halving(rows: int, alive: int) -> int:

@@ -1,14 +1,16 @@
 """One job: a task and its settings, and what follows from both."""
 
+import math
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
 from importlib.metadata import PackageNotFoundError, version
 
-from experience import rules
+from experience import effect, rules
 from experience.config import ExperienceConfig
 from experience.distil import Distiller
 from experience.guard import Guard
-from experience.library import Library
+from experience.library import Lesson, Library
 from experience.retrieve import Retrieval
 from toolkit.agent import Agent
 from toolkit.errors import ConfigError
@@ -17,6 +19,10 @@ from toolkit.types import Example, Sampling
 
 GEPA = "0.1.4"
 """The release that `proposer=gepa` is written for; what another one asks would differ."""
+
+
+USUAL = 0.975
+"""How sure it must be that a lesson does harm: its whole 95 % interval lies below zero."""
 
 
 @dataclass(frozen=True)
@@ -64,6 +70,37 @@ class Job:
     def gated(self) -> bool:
         """Whether a new library must be shown to be better."""
         return self.config.gate == "on"
+
+    @property
+    def steps(self) -> int:
+        """The most steps that a run can take."""
+        return 1 if self.config.direct else self.config.epochs * self.steps_per_epoch
+
+    @property
+    def steps_per_epoch(self) -> int:
+        """The most steps of one pass over the training rows."""
+        return math.ceil(len(self.task.train) / self.config.batch_size)
+
+    @property
+    def gate_alpha(self) -> float:
+        """What the gate may spend of `alpha`; half is for dropping lessons that the run was given."""
+        return self.config.alpha / 2 if self.start.lessons else self.config.alpha
+
+    def sure(self, usual: float) -> Callable[[Lesson], float]:
+        """
+        How sure it must be that a lesson does harm before it goes: `usual` for what this run wrote.
+
+        To drop a lesson that the run was given is a change without the gate, so all of them at all looks
+        together may err with half of `alpha`.
+        """
+        given = {effect.key(x) for x in self.start.lessons}
+        firm = 1 - self.config.alpha / 2 / (max(len(given), 1) * (self.steps + 1))
+        return lambda lesson: firm if effect.key(lesson) in given else usual
+
+    @property
+    def inclusion(self) -> float:
+        """The chance of a lesson to be shown while learning; 1 where rewards are ranks, which measure no effect."""
+        return 1.0 if self.task.reward.relative else self.config.inclusion
 
     @property
     def learner(self) -> Agent:

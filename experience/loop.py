@@ -5,14 +5,13 @@ Everything here is a plan (see `toolkit.types.Plan`): it runs the same against a
 time and against an API at full concurrency.
 """
 
-import math
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
 import numpy as np
 
-from experience import placebo, runs, tidy
+from experience import effect, placebo, runs, tidy
 from experience.job import Job
 from experience.library import Library
 from experience.runs import MEASURING
@@ -32,11 +31,11 @@ def learn(job: Job) -> Plan[Outcome]:
 
     Ends with the evaluation of the start and of what was learnt, on rows that learning never saw.
     """
-    state = State(job.start, Spending(job.config.alpha, steps(job)))
+    state = State(job.start, Spending(job.gate_alpha, job.steps))
     number, first = 0, ()
     for epoch in range(1, (1 if job.config.direct else job.config.epochs) + 1):
         waiting = _awake(job, state, epoch)
-        for _ in range(_per_epoch(job)):
+        for _ in range(job.steps_per_epoch):
             number += 1
             queue = _queue(job, state, waiting, number)
             record = yield from booked(step(job, state, queue, number, epoch), number)
@@ -47,19 +46,10 @@ def learn(job: Job) -> Plan[Outcome]:
                 break
         state = replace(state, memory=state.memory.next_round())
     library = yield from booked(tidy.tidied(job, state), number)
-    arms = {"before": job.start, **({"after": library} if library != job.start else {})}
+    arms = {"before": job.start, **({"after": library} if library.version != job.start.version else {})}
     if job.config.placebo and "after" in arms:
         arms |= yield from booked(placebo.libraries(job, library, first), number)
-    return (yield from booked(_outcome(job, arms), MEASURING))
-
-
-def steps(job: Job) -> int:
-    """The most steps that a run can take."""
-    return 1 if job.config.direct else job.config.epochs * _per_epoch(job)
-
-
-def _per_epoch(job: Job) -> int:
-    return math.ceil(len(job.task.train) / job.config.batch_size)
+    return (yield from booked(_outcome(job, arms, effect.attach(job.start, state.seen)), MEASURING))
 
 
 def _awake(job: Job, state: State, epoch: int) -> tuple[Example, ...]:
@@ -85,10 +75,10 @@ def _left(job: Job, waiting: Sequence[Example], record: StepRecord) -> tuple[Exa
     return tuple(row for row in waiting if row.id not in done)
 
 
-def _outcome(job: Job, arms: Mapping[str, Library]) -> Plan[Outcome]:
+def _outcome(job: Job, arms: Mapping[str, Library], start: Library) -> Plan[Outcome]:
+    """The measurement; the start is kept with what was measured of its lessons."""
     evaluation = yield from evaluate(job, arms)
-    learnt = arms.get("after", job.start)
-    files, unchanged = ({"library.json": each.to_json()} for each in (learnt, job.start))
+    files, unchanged = ({"library.json": each.to_json()} for each in (arms.get("after", start), start))
     return Outcome(evaluation, files, unchanged, job.parents)
 
 

@@ -38,7 +38,7 @@ class Offer:
     def part(self, job: Job, sample: int) -> Library:
         """What one run sees."""
         seed = seed_of(job.config.seed, "lessons", self.step, self.block, sample)
-        return effect.subset(self.lessons, job.config.inclusion, seed)
+        return effect.subset(self.lessons, job.inclusion, seed)
 
 
 def offers(job: Job, library: Library, rows: Sequence[Example], step: int) -> Plan[dict[str, Offer]]:
@@ -71,7 +71,7 @@ def allocated_groups(job: Job, rows: Sequence[Example], offered: Mapping[str, Of
 
 def observed(job: Job, group: Group, offer: Offer) -> list[Seen]:
     """What a group says of the lessons that its runs saw or did not see; nothing where its rewards are ranks."""
-    if job.task.reward.relative or job.config.inclusion == 1:
+    if job.inclusion == 1:
         return []
     return [_seen(job, group, run, offer) for run in group.members]
 

@@ -11,9 +11,10 @@ import json
 from dataclasses import dataclass
 from pathlib import Path
 
+from experience.guard import Guard
 from experience.library import Library
 from experience.merge import merge
-from experience.operand import Operand, load, parse, place
+from experience.operand import Loaded, Operand, load, parse, place
 from experience.store import Store
 from toolkit import directory
 from toolkit.errors import ArtifactError, ConfigError, Conflict, LibraryError
@@ -30,24 +31,27 @@ class Start:
     parents: tuple[str, ...] = ()
 
 
-def start(lib: str | None, run: Path) -> Start:
+def start(lib: str | None, run: Path | None = None) -> Start:
     """
     The library that a run begins with: what it began with before, or else what `lib` names now.
 
     A store in which there is no such library yet is an empty start. Raises the errors of `experience.operand`,
-    ArtifactError where the run's own record is damaged, and ConfigError where it began without a library.
+    ArtifactError where the run's own record is damaged, ConfigError where it began without a library, and
+    LibraryError where a file holds what the guards would not let in.
     """
-    file = run / FILE
-    if file.exists():
-        return _read(file)
+    if run and (run / FILE).exists():
+        return _read(run / FILE)
     if lib is None:
         return Start()
-    if (run / directory.JOURNAL).exists():
+    if run and (run / directory.JOURNAL).exists():
         raise ConfigError(f"{run} was begun without --library: leave it out, or give another --run.")
-    found = _found(parse(lib))
-    saved = {"library": found.library.to_json() if found.library else None, "parents": list(found.parents)}
+    return _found(parse(lib))
+
+
+def keep(began: Start, run: Path) -> None:
+    """Write down what a run begins with."""
+    saved = {"library": began.library.to_json() if began.library else None, "parents": list(began.parents)}
     directory.write_json(directory.made(run) / FILE, saved)
-    return found
 
 
 def hand_back(lib: str, began: Start, result: Result) -> str:
@@ -102,11 +106,24 @@ def name_of(given: str | None) -> str:
 def _found(operand: Operand) -> Start:
     if not operand.stored or operand.version:
         loaded = load(operand)
+        if not loaded.commit:
+            _check(loaded)
         ids = (loaded.commit.id,) if loaded.commit else loaded.parents
         return Start(loaded.library, ids)
     with Store(operand.place) as store:
         head = store.head(operand.library)
     return Start(head.library, (head.id,)) if head else Start()
+
+
+def _check(loaded: Loaded) -> None:
+    """Refuse a file with lessons that the guards block or redact; what is in a store has been checked."""
+    guard = Guard.of()
+    wrong = [x for x in loaded.library.lessons if guard.check(x.text).findings]
+    if wrong:
+        raise LibraryError(
+            f"{loaded.origin} holds {len(wrong)} lessons that may not enter as they are ({wrong[0].id} is the first): "
+            "bring it into a store with edgewise library import, which says why, and begin from there."
+        )
 
 
 def _read(file: Path) -> Start:

@@ -15,7 +15,7 @@ from experience import by_gepa, candidates, distil, effect, ops, rules, runs
 from experience.candidates import Candidates
 from experience.distil import Comparison, Unreadable
 from experience.effect import Dropped, Seen
-from experience.job import Job
+from experience.job import USUAL, Job
 from experience.library import Library
 from experience.runs import Offer
 from toolkit.errors import AllFailed
@@ -142,7 +142,7 @@ def step(job: Job, state: State, queue: Sequence[Example], number: int, epoch: i
     choice = yield from _decided(job, state, found)
     library = choice.chosen if choice else next(iter(found.libraries.values()), state.library)
     after = _next(job, state, library, choice, studies, seen)
-    kept, dropped = effect.prune(after.library)
+    kept, dropped = effect.prune(after.library, job.sure(USUAL))
     record = (number, epoch, tuple(studies), found.outcomes, found.incomplete, choice, dropped)
     return StepRecord(*record, replace(after, library=kept))
 
@@ -158,7 +158,7 @@ def _next(
     """The state after a step, its lessons with what is known of their effects."""
     every = (*state.seen, *seen)
     groups = [] if job.task.reward.relative else [study.group for study in studies]
-    spending = state.spending.after(bool(choice.winner)) if choice else state.spending
+    spending = state.spending.after(choice) if choice else state.spending
     return State(effect.attach(library, every), spending, state.memory.after(groups), every)
 
 

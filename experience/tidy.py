@@ -11,14 +11,14 @@ from typing import Any
 
 from experience import effect
 from experience.effect import Dropped
-from experience.job import Job
+from experience.job import USUAL, Job
 from experience.library import Effect, Lesson, Library
 from experience.step import Cached, State, gate_rows
 from toolkit.types import Example, Note, Plan
 
 SURE = 0.8
 """
-How sure it must be that a lesson does harm.
+How sure it must be that a lesson does harm, where doubtful ones were left out once.
 
 At the end that is decided once, and the library is measured as a whole afterwards. It finds what is harmful with a
 third of the rollouts that 0.975 takes, and costs a useless lesson in five (bench/effect.py).
@@ -55,7 +55,7 @@ def tidied(job: Job, state: State) -> Plan[Library]:
     if asked:
         yield Note("stage", f"measuring {len(asked)} lessons, each left out once on {len(rows)} rows")
         library = yield from _measured(job, library, asked, rows)
-    kept, dropped = effect.prune(library, SURE) if job.gated else (library, ())
+    kept, dropped = effect.prune(library, job.sure(SURE if asked else USUAL)) if job.gated else (library, ())
     yield Note("effects", Tidied(kept, tuple(x.id for x in asked), len(rows) if asked else 0, dropped))
     return kept
 
@@ -69,4 +69,7 @@ def _measured(job: Job, library: Library, asked: Sequence[Lesson], rows: Sequenc
         for lesson, other in zip(asked, others, strict=True)
     }
     yield Note("groups", cached.groups)
-    return library.with_lessons(replace(x, effect=found.get(x.id, x.effect)) for x in library.lessons)
+    return library.with_lessons(
+        replace(x, effect=effect.together(x.effect, found[x.id])) if x.id in found else x
+        for x in library.lessons
+    )

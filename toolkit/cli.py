@@ -146,7 +146,7 @@ def improve(
     options |= {"minutes": minutes, "gate": gate, "force": force or None, "placebo": placebo or None}
     job = way(task, options, settings or [], price)
     if dry_run:
-        _print(job.plan(), as_json)
+        _print(job.plan(lib), as_json)
         return
     result = job.improve(run, replay, lib)
     _print(result, as_json)

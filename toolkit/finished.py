@@ -271,7 +271,9 @@ def read(path: Path) -> Finished:
 def _dropped(path: Path, steps: list[Step]) -> list[Dropped]:
     file = path / "effects.json"
     last = _parsed(Effects, file).dropped if file.exists() else []
-    return [*(each for step in steps for each in step.dropped), *last]
+    found = [*(each for step in steps for each in step.dropped), *last]
+    # A locked lesson stays, and is found harmful again and again: the last figure counts.
+    return list({(each.lesson.text, each.kept): each for each in found}.values())
 
 
 def _settings(path: Path) -> dict[str, Any]:

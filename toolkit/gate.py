@@ -4,7 +4,7 @@ Whether a change may take the place of what is there: one test for libraries, gr
 All candidates and the current one answer the same rows, which no candidate was made from, with the same seeds, so
 differences are paired. Successive halving spends few rows on bad candidates (Karnin, Koren, Somekh 2013); each
 round is a look of a group sequential test, and the chance of accepting anything false in the whole run stays at
-most `alpha` (docs/decisions/0008-gate.md).
+most `alpha` (docs/decisions/0003-gate.md).
 
 E rows.
 """
@@ -42,8 +42,9 @@ class Spending:
     """
     How much of the run's error rate each test may use.
 
-    `tests` share `alpha` equally. A test that accepts hands its level on to the next one (the online fallback
-    procedure, Tian and Ramdas 2021), which keeps the chance of any false acceptance at most `alpha`.
+    `tests` share `alpha` equally. A test that accepts, or that had nothing to test, hands its level on to the next
+    one (the online fallback procedure, Tian and Ramdas 2021), which keeps the chance of any false acceptance at
+    most `alpha`.
     """
 
     alpha: float
@@ -56,9 +57,10 @@ class Spending:
         """What the next test may use; 0 when all that was planned is spent."""
         return self.carried + (self.alpha / self.tests if self.done < self.tests else 0.0)
 
-    def after(self, accepted: bool) -> "Spending":
-        """The spending after a test."""
-        return replace(self, done=self.done + 1, carried=self.level if accepted else 0.0)
+    def after(self, choice: "Choice[Any]") -> "Spending":
+        """The spending after a choice: where nothing was tested, nothing was spent."""
+        unspent = bool(choice.winner) or not choice.verdict.rows
+        return replace(self, done=self.done + 1, carried=self.level if unspent else 0.0)
 
 
 @dataclass(frozen=True, slots=True)
@@ -153,7 +155,8 @@ def choose(
         return Choice(current, "", Verdict(False, 0.0, 0))
     scores = {name: np.zeros(0) for name in ("", *field_)}
     things = {"": current, **field_}
-    alive, proven, done, found = list(field_), set[str](), 0, Verdict(False, 0.0, 0)
+    alive, done, found = list(field_), 0, Verdict(False, 0.0, 0)
+    proofs: dict[str, Verdict] = {}
     for size in rungs(len(rows), len(field_)):
         names = ["", *alive]
         fresh = yield [measure(things[name], rows[done:size]) for name in names]
@@ -161,9 +164,9 @@ def choose(
         part = level * (spent(size / len(rows)) - spent(done / len(rows))) / len(field_)
         done = size
         verdicts = {name: better(scores[""], scores[name], part) for name in alive}
-        proven |= {name for name in alive if verdicts[name].accepted}
+        proofs = {**{name: each for name, each in verdicts.items() if each.accepted}, **proofs}
         alive.sort(key=lambda name: -verdicts[name].difference)
-        found = replace(verdicts[alive[0]], accepted=alive[0] in proven)
+        found = _with_proof(verdicts[alive[0]], proofs.get(alive[0]))
         if _clear(found, len(alive), size / len(rows)):
             break
         alive = alive[: math.ceil(len(alive) / 2)]
@@ -179,6 +182,11 @@ def better(before: Scores, after: Scores, level: float) -> Verdict:
     differences = np.asarray(after, float) - np.asarray(before, float)
     p = gain_p(differences)
     return Verdict(p <= level, float(np.mean(differences)), len(differences), p, level)
+
+
+def _with_proof(latest: Verdict, proof: Verdict | None) -> Verdict:
+    """The verdict on all rows so far; what was shown at an earlier look stays shown, with the p-value of that look."""
+    return replace(latest, accepted=True, p=proof.p, level=proof.level) if proof else latest
 
 
 def _clear(best: Verdict, alive: int, share: float) -> bool:

@@ -19,6 +19,7 @@ import numpy as np
 from experience import step
 from experience.config import ExperienceConfig
 from experience.job import Job
+from experience.library import Library
 from experience.loop import learn
 from tests.plans import play
 from toolkit import gate
@@ -85,20 +86,29 @@ def spread(rng: np.random.Generator, task: Task, mean: float = 0.5) -> dict[str,
     return {row.id: float(rng.beta(0.8 * mean / (1 - mean), 0.8)) for row in rows}
 
 
-def run(model: Simulated, task: Task, *, raw: bool = False, **settings: Any) -> Outcome:
+def run(
+    model: Simulated, task: Task, *, raw: bool = False, start: Library | None = None, **settings: Any
+) -> Outcome:
     """One run from start to artefact; `raw` accepts whatever has the higher mean."""
-    config = ExperienceConfig(model="scripted/x", guards=False, pool=False, leave_one_out=0, **settings)
+    common = {"guards": False, "pool": False, "leave_one_out": 0}
+    config = ExperienceConfig(model="scripted/x", **{**common, **settings})
     rule = (
         mock.patch.object(step, "choose", by_mean) if raw else mock.patch.object(step, "choose", gate.choose)
     )
     with rule:
-        return play(learn(Job(task, config)), model.reply)
+        return play(learn(Job(task, config, start)), model.reply)
+
+
+def accepted(outcome: Outcome) -> bool:
+    """Whether learning ends with other lessons than it began with, before the test rows have their say."""
+    after, before = (Library.from_json(x["library.json"]) for x in (outcome.files, outcome.start))
+    return after.version != before.version
 
 
 def changed(outcome: Outcome) -> bool:
-    """Whether the run ends with a changed artefact: something was accepted and measured better on test rows."""
+    """Whether the run ends with a changed artefact: other lessons, which measured better on the test rows."""
     gain = outcome.evaluation.results[1].against
-    return outcome.files != outcome.start and gain is not None and gain.mean.estimate > 0
+    return accepted(outcome) and gain is not None and gain.mean.estimate > 0
 
 
 def by_mean(current, challengers, rows, measure, level, anchors=()):

@@ -19,6 +19,7 @@ from experience.effect import (
     observe,
     prune,
     subset,
+    together,
     undecided,
 )
 from experience.library import Effect, Library, lesson
@@ -300,8 +301,27 @@ def test_less_confidence_drops_more(sure, goes):
 
 @pytest.mark.parametrize("sure", [0.4, 1.0, math.nan])
 def test_a_confidence_that_is_none_is_refused(sure):
+    measured = Library((replace(lesson("x"), effect=Effect(0.1, 0.0, 0.2, 50, 50)),))
     with pytest.raises(ValueError, match="confidence"):
-        prune(TEN, sure)
+        prune(measured, sure)
+
+
+def test_the_confidence_may_depend_on_the_lesson():
+    harmful = Effect(-0.1, -0.19, -0.01, 500, 500)
+    both = Library(tuple(replace(lesson(text), effect=harmful) for text in ("given", "new")))
+    kept, dropped = prune(both, lambda x: 0.999 if x.text == "given" else 0.975)
+    assert [x.text for x in kept.lessons] == ["given"]
+    assert [x.lesson.text for x in dropped] == ["new"]
+
+
+def test_two_measurements_together_are_nearer_to_the_surer_one_and_surer_than_both():
+    wide, narrow = Effect(0.4, 0.0, 0.8, 10, 20), Effect(0.0, -0.1, 0.1, 100, 200)
+    found = together(wide, narrow)
+    assert 0 < found.estimate < 0.1
+    assert found.high - found.low < narrow.high - narrow.low
+    assert (found.uses, found.unused) == (110, 220)
+    assert together(None, narrow) is narrow
+
 
 
 def test_undecided_lessons_come_worst_first_then_the_unmeasured():

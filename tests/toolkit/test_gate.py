@@ -5,7 +5,7 @@ from hypothesis import strategies as st
 
 from experience.library import Library, lesson
 from tests.plans import play
-from toolkit.gate import Spending, better, choose, rungs, spent
+from toolkit.gate import Choice, Spending, Verdict, better, choose, rungs, spent
 from toolkit.types import Example
 
 ROWS = [Example(f"r{n}", ()) for n in range(64)]
@@ -124,16 +124,20 @@ def test_a_library_is_never_better_than_itself(scores):
     assert not better(np.array(scores), np.array(scores), 0.05).accepted
 
 
-@given(st.lists(st.booleans(), max_size=20), st.integers(1, 10))
-def test_levels_never_add_up_to_more_than_alpha_until_something_true_was_accepted(accepted, tests):
+OUTCOMES = {"yes": ("x", 9), "no": ("", 9), "nothing to test": ("", 0)}
+
+
+@given(st.lists(st.sampled_from(sorted(OUTCOMES)), max_size=20), st.integers(1, 10))
+def test_levels_never_add_up_to_more_than_alpha_until_something_true_was_accepted(outcomes, tests):
     spending, used = Spending(0.05, tests), 0.0
-    for outcome in accepted:
-        used += spending.level
-        if outcome:
-            # What an acceptance spent is handed on: it is spent twice only if the acceptance was right.
-            assert spending.after(True).carried == pytest.approx(spending.level)
-            used -= spending.level
-        spending = spending.after(outcome)
+    for outcome in outcomes:
+        winner, rows = OUTCOMES[outcome]
+        choice = Choice(Library(), winner, Verdict(bool(winner), 0.1, rows))
+        # What an acceptance spent is handed on: it is spent twice only if the acceptance was right.
+        used += 0 if winner or not rows else spending.level
+        handed_on = spending.level if winner or not rows else 0.0
+        spending = spending.after(choice)
+        assert spending.carried == pytest.approx(handed_on)
     assert used <= 0.05 + 1e-12
 
 
