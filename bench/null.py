@@ -4,8 +4,8 @@ How often a run changes the artefact when there is nothing to learn: a distiller
 Beside the gate: the rule of the best mean on validation rows, in the same runs, and GEPA's rule (a candidate whose sum
 on a minibatch of 3 is higher than its parent's joins the pool; the best of the pool on validation rows is the result),
 by the same number of proposals on rows of the same difficulties. `accepted` counts runs whose lessons changed before
-the test rows had their say; `given` are runs that begin with a library of eight lessons that do nothing, each of which is
-measured, and left out once at the end.
+the test rows had their say; `given` are runs that begin with a library of eight lessons that do nothing, each of which
+is measured, and left out once at the end.
 """
 
 import sys
@@ -61,9 +61,8 @@ def main() -> int:
         "runs": runs,
         "steps": STEPS,
     }
-    return report(
-        "null", figures, "gate: <= 0.05 of runs end with a changed artefact", figures["gate"] <= 0.05
-    )
+    holds = max(figures[name] for name in ("accepted", "given_accepted")) <= 0.05
+    return report("null", figures, "<= 0.05 of runs end with a changed artefact, or accept anything", holds)
 
 
 if __name__ == "__main__":
