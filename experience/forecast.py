@@ -115,12 +115,13 @@ def _calls(job: Job) -> dict[str, int]:
     rollouts, distiller = _searching(job) if config.proposer == "gepa" else _comparing(job)
     rows = len(gate_rows(job)) if job.gated else 0
     effects = (min(config.leave_one_out, config.lessons) + 1) * rows if config.leave_one_out else 0
-    return {
-        "rollouts": rollouts,
-        "distiller": distiller,
-        "gate": (rounds * _halving(rows, _candidates(job)) + effects) * config.samples,
-        "measuring": 2 * len(task.test) * config.samples,
-    }
+    gate = (rounds * _halving(rows, _candidates(job)) + effects) * config.samples
+    measuring = (4 if config.placebo else 2) * len(task.test) * config.samples
+    calls = {"rollouts": rollouts, "distiller": distiller, "gate": gate, "measuring": measuring}
+    if task.reward.asks:
+        learning = rollouts // config.group_size if task.reward.relative else rollouts
+        calls["judge"] = learning + gate + measuring
+    return calls
 
 
 def _searching(job: Job) -> tuple[int, int]:
@@ -167,10 +168,10 @@ def _prompt_tokens(task: Task) -> int:
 
 def _dollars(config: ExperienceConfig, calls: dict[str, int], given: int, said: int) -> float | None:
     """What calls of `given` tokens in and `said` tokens out cost; None where a model's price is unknown."""
-    dollars = 0.0
+    dollars, distiller = 0.0, config.distiller or config.model
+    models = {"distiller": distiller, "judge": config.judge or distiller}
     for role, number in calls.items():
-        model = config.distiller or config.model if role == "distiller" else config.model
-        price = price_of(model, config.price_list)
+        price = price_of(models.get(role, config.model), config.price_list)
         if price is None:
             return None
         dollars += number * (given * price.input + said * price.output) / 1e6

@@ -37,6 +37,8 @@ BUILT_IN: Mapping[str, Callable[..., Grade]] = {
 GradeGroup = Callable[[Example, Sequence[Rollout], str], Plan[list[Score]]]
 IN_GROUPS: Mapping[str, Callable[..., GradeGroup]] = {"relative": rank}
 """Built-in rewards that compare the runs of a group; the options are those of their `BUILT_IN` grader."""
+ASKING = frozenset({"judge", "relative"})
+"""Built-in rewards that ask a model."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,13 +51,14 @@ class Reward:
 
     A reward that compares the runs of a group has `grade_group(example, rollouts, judge_model)` too, with a
     score for each: learning uses that one. Its numbers mean nothing outside the group, so measuring uses
-    `grade`.
+    `grade`. `asks` says whether grading asks a model.
     """
 
     name: str
     style: str
     grade: Grade
     grade_group: GradeGroup | None = None
+    asks: bool = False
 
     @property
     def relative(self) -> bool:
@@ -123,7 +126,7 @@ def _built_in(name: str, options: Mapping[str, Any]) -> Reward:
         wrong = error.errors()[0]
         option = wrong["loc"][0] if wrong["loc"] else ""
         raise RewardError(f"the option {option!r} of the reward {name!r} is wrong: {wrong['msg']}") from error
-    return Reward(name, "built-in", grade, grade_group)
+    return Reward(name, "built-in", grade, grade_group, asks=name in ASKING)
 
 
 def _function(function: Any, options: Mapping[str, Any]) -> Reward:
@@ -207,7 +210,8 @@ def _weighted(terms: Sequence[tuple[Reward, float]]) -> Reward:
 
     name = " + ".join(names)
     together = _checked_group(name, grade_group) if any(reward.relative for reward, _ in terms) else None
-    return Reward(name, "weighted sum", _checked(name, grade), together)
+    asks = any(reward.asks for reward, _ in terms)
+    return Reward(name, "weighted sum", _checked(name, grade), together, asks)
 
 
 def _each(

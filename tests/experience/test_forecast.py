@@ -2,15 +2,19 @@
 
 import json
 import re
+from dataclasses import replace
 
 import pytest
 
 from experience import improve
+from experience.config import ExperienceConfig
 from experience.forecast import check_limits, forecast
+from experience.job import Job
 from tests import toy
 from tests.command import SCRIPTED, inside, task_file
 from tests.learned import job, learned
 from toolkit.errors import Hopeless, LimitTooSmall
+from toolkit.rewards import resolve
 from toolkit.statistics import smallest_gain
 
 ROLES = {"rollouts": "rollout", "distiller": "distiller", "gate": "gate", "measuring": "measure"}
@@ -99,3 +103,11 @@ def test_the_command_refuses_in_one_sentence_and_goes_on_with_force(tmp_path, ca
     plan = inside(capsys, "improve", task, "--dry-run", "--force")
     assert plan.code == 0
     assert "smallest gain that is likely to show: +1.00 at the gate" in plan.out
+
+
+@pytest.mark.parametrize(("reward", "per_row"), [("exact", 0), ("judge", 5), ("relative", 1)])
+def test_calls_of_a_judge_are_counted(reward, per_row):
+    task = replace(toy.task(), reward=resolve(reward))
+    calls = forecast(Job(task, ExperienceConfig(model="scripted/x", epochs=1, pool=False))).calls
+    learning = per_row * len(task.train)
+    assert calls.get("judge", 0) == (learning + calls["gate"] + calls["measuring"] if per_row else 0)
