@@ -6,6 +6,7 @@ it sent each reply. A call repeated although its reply was sent well before the 
 was on its way (or not yet on disk) at the kill is shown apart. The library must equal that of an undisturbed run.
 """
 
+import json
 import os
 import random
 import signal
@@ -58,7 +59,9 @@ class Counting:
 
 
 def start(url: str, run: Path) -> subprocess.Popen[bytes]:
-    command = [sys.executable, "-m", "tests.laws.one_run", url, str(run), str(CONCURRENCY), "False"]
+    settings = {"epochs": 2, "batch_size": 12, "pool": False, "concurrency": CONCURRENCY}
+    arguments = json.dumps({"url": url, "run": str(run), **settings})
+    command = [sys.executable, "-m", "tests.laws.one_run", arguments]
     return subprocess.Popen(command, cwd=ROOT, env={**os.environ, "PYTHONPATH": str(ROOT)})
 
 

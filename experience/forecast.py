@@ -70,7 +70,8 @@ def forecast(job: Job) -> Forecast:
         raise TaskError("The task has no training rows to learn from; give splits a train share.")
     calls = _calls(job)
     total = sum(calls.values())
-    given, said = _prompt_tokens(task) + LIBRARY_TOKENS, min(REPLY_TOKENS, config.max_tokens)
+    shown = max(LIBRARY_TOKENS, min(job.start.tokens, config.prompt_tokens))
+    given, said = _prompt_tokens(task) + shown, min(REPLY_TOKENS, config.max_tokens)
     rows = {"train": len(task.train), "validation": len(task.validation), "test": len(task.test)}
     accepting = 2 * len(gate_rows(job)) * config.samples if job.gated else 0
     return Forecast(
@@ -81,7 +82,7 @@ def forecast(job: Job) -> Forecast:
         *_time(config, total),
         smallest_gain(len(task.test), config.samples),
         _gate_gain(job) if job.gated else None,
-        calls["measuring"] + _least(job) + accepting,
+        _least(job) + (calls["measuring"] + accepting) * (2 if task.reward.asks else 1),
     )
 
 

@@ -11,6 +11,7 @@ from pydantic import ValidationError
 
 from experience.diff import counted, diff, size
 from experience.library import Library
+from experience.shared import start
 from experience.store import Commit
 from toolkit.errors import LibraryError
 from toolkit.finished import Step
@@ -56,7 +57,8 @@ def of_run(path: Path) -> list[Entry]:
     files = sorted(path.glob("steps/*/step.json"))
     if not files:
         raise LibraryError(f"{path} has no steps: the run did not get that far, or it learned nothing.")
-    libraries = [Library(), *(_library(file.with_name("library.json")) for file in files)]
+    began = start(None, path).library or Library()
+    libraries = [began, *(_library(file.with_name("library.json")) for file in files)]
     changes = [size(diff(before, after)) for before, after in pairwise(libraries)]
     return [_learned(*each) for each in zip(map(_read, files), libraries[1:], changes, strict=True)]
 

@@ -20,7 +20,6 @@ from toolkit.types import Example, Sampling
 GEPA = "0.1.4"
 """The release that `proposer=gepa` is written for; what another one asks would differ."""
 
-
 USUAL = 0.975
 """How sure it must be that a lesson does harm: its whole 95 % interval lies below zero."""
 

@@ -41,16 +41,6 @@ class Effect:
     uses: int
     unused: int
 
-    @property
-    def harmful(self) -> bool:
-        """Whether the whole interval lies below zero."""
-        return self.high < 0
-
-    @property
-    def useful(self) -> bool:
-        """Whether the whole interval lies above zero."""
-        return self.low > 0
-
 
 @dataclass(frozen=True, slots=True)
 class Lesson:
@@ -108,10 +98,6 @@ class Library:
     def labels(self) -> dict[str, Lesson]:
         """The lessons by their label in rendered text: G0, G1, ..."""
         return {f"G{index}": lesson for index, lesson in enumerate(self.lessons)}
-
-    def only(self, kind: Kind) -> "Library":
-        """The same library with one kind of lesson."""
-        return self.with_lessons(x for x in self.lessons if x.kind == kind)
 
     def within(self, lessons: int, most: int) -> "Library":
         """

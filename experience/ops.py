@@ -154,7 +154,9 @@ def _apply_one(
         old, worded = lessons[target], word(op.text)
         if worded.blocked:
             return Outcome(op, False, worded.note)
-        new = replace(old, text=worded.text, kind=op.kind or old.kind, effect=None)
+        # What was measured belongs to the wording.
+        effect = old.effect if worded.text == old.text else None
+        new = replace(old, text=worded.text, kind=op.kind or old.kind, effect=effect)
         lessons[target] = _joined(new, op.sources, op.rollouts)
         return Outcome(op, True, worded.note)
     return Outcome(op, True)

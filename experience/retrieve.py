@@ -119,17 +119,17 @@ def by_embedding(
     Viswanath 2018, arXiv 1702.01417). With local/smollm2-135m the right one of 120 lessons was so among the ten
     nearest for 45 % of 40 questions, before that for 30 %; by full text for 95 %: an embedder should be made for it.
 
-    Where the question gets no vector, because it is empty or too long, full-text search chooses; a lesson without
-    one is never chosen. Raises ModelError for a model that gives no vectors.
+    Where the question gets no vector, because it is empty or too long, or no lesson has one, full-text search
+    chooses; otherwise a lesson without one is never chosen. Raises ModelError for a model that gives no vectors.
     """
     if _index(library).tokens <= most:
         return library
     known = {} if vectors is None else vectors
     yield from _learn(library, embedder, known)
-    asked: Reply | None = (yield _request(embedder, question)) if question.strip() else None
+    rows = [row for row, lesson in enumerate(library.lessons) if lesson.text in known]
+    asked: Reply | None = (yield _request(embedder, question)) if rows and question.strip() else None
     if asked is None or asked.failed:
         return relevant(library, question, most)
-    rows = [row for row, lesson in enumerate(library.lessons) if lesson.text in known]
     near = _cosines([known[library.lessons[row].text] for row in rows], vector(asked))
     return _within(library, dict(zip(rows, near, strict=True)), most)
 

@@ -70,7 +70,7 @@ def allocated_groups(job: Job, rows: Sequence[Example], offered: Mapping[str, Of
 
 
 def observed(job: Job, group: Group, offer: Offer) -> list[Seen]:
-    """What a group says of the lessons that its runs saw or did not see; nothing where its rewards are ranks."""
+    """What a group says of the lessons that its runs saw or did not see; nothing where every run saw all of them."""
     if job.inclusion == 1:
         return []
     return [_seen(job, group, run, offer) for run in group.members]

@@ -198,7 +198,8 @@ def _studied(
     config = job.config
     wanted = min(config.batch_size, len(queue))
     yield Note("stage", f"step {number}, epoch {epoch}: {wanted} groups of {config.group_size}")
-    offered = yield from runs.offers(job, library, queue, number)
+    waiting = queue if config.refill else queue[:wanted]
+    offered = yield from runs.offers(job, library, waiting, number)
     done: list[Rollout] = []
 
     def wave(rows: Sequence[Example]) -> Plan[list[Study]]:
@@ -213,7 +214,6 @@ def _studied(
         check_alive(done)
         return found
 
-    waiting = queue if config.refill else queue[:wanted]
     studies = yield from plan.in_waves(waiting, wave, wanted, lambda found: found.signal)
     groups = [found.group for found in studies]
     return studies, [x for group in groups for x in runs.observed(job, group, offered[group.example.id])]
@@ -307,18 +307,17 @@ class Cached:
 
     def scores(self, library: Library, rows: Sequence[Example]) -> Plan[Scores]:
         """(E,) mean reward of each row under a library."""
+        return np.array([mean(row) for row in (yield from self.rewards(library, rows))])
+
+    def rewards(self, library: Library, rows: Sequence[Example]) -> Plan[list[list[float]]]:
+        """(E, K) rewards under a library; a run that failed counts as 0, as in the final measurement."""
         new = [row for row in rows if (library.version, row.id) not in self._seen]
         for group in (yield from runs.measure(self._job, library, new, "gate")):
             self._seen[library.version, group.example.id] = group
         found = [self._seen[library.version, row.id] for row in rows]
         if library.version == self._current:
             check_alive([run for group in found for run in group.members])
-        return np.array([_scored(group) for group in found])
-
-
-def _scored(group: Group) -> float:
-    """The mean reward of a group; a run that failed counts as 0, as in the final measurement."""
-    return mean([reward_of(run) or 0.0 for run in group.members])
+        return [[reward_of(run) or 0.0 for run in group.members] for group in found]
 
 
 def mean(values: Sequence[float]) -> float:

@@ -63,10 +63,9 @@ def tidied(job: Job, state: State) -> Plan[Library]:
 def _measured(job: Job, library: Library, asked: Sequence[Lesson], rows: Sequence[Example]) -> Plan[Library]:
     cached = Cached(job, library)
     without = [library.with_lessons(x for x in library.lessons if x is not lesson) for lesson in asked]
-    everything, *others = yield [cached.scores(each, rows) for each in (library, *without)]
+    everything, *others = yield [cached.rewards(each, rows) for each in (library, *without)]
     found: dict[str, Effect] = {
-        lesson.id: effect.left_out([[r] for r in everything], [[r] for r in other])
-        for lesson, other in zip(asked, others, strict=True)
+        lesson.id: effect.left_out(everything, other) for lesson, other in zip(asked, others, strict=True)
     }
     yield Note("groups", cached.groups)
     return library.with_lessons(

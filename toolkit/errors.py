@@ -16,7 +16,7 @@ Every failure a user can meet, named by the border it crossed.
     │   ├── NotRecorded           a replay met a call that was never recorded
     │   └── DiskFull              (3) no room to write; what was paid for is kept
     ├── ArtifactError             an artefact is missing, damaged or of another format
-    ├── LibraryError              a stored library can't be read or changed as asked
+    ├── LibraryError              a library can't be read or changed as asked
     │   ├── Conflict              two changes of a library contradict each other
     │   └── StoreDown             (3) the library's database can't be reached
     ├── LimitReached              (3) dollars, tokens, calls or minutes are used up; the run resumes
@@ -95,7 +95,7 @@ class ArtifactError(EdgewiseError):
 
 
 class LibraryError(EdgewiseError):
-    """A stored library can't be read or changed as asked."""
+    """A library can't be read or changed as asked."""
 
 
 class Conflict(LibraryError):

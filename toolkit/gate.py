@@ -185,8 +185,14 @@ def better(before: Scores, after: Scores, level: float) -> Verdict:
 
 
 def _with_proof(latest: Verdict, proof: Verdict | None) -> Verdict:
-    """The verdict on all rows so far; what was shown at an earlier look stays shown, with the p-value of that look."""
-    return replace(latest, accepted=True, p=proof.p, level=proof.level) if proof else latest
+    """
+    The verdict on all rows so far.
+
+    What was shown at an earlier look stays shown, with the p-value of that look, while it is still ahead.
+    """
+    if proof is None or latest.difference <= 0:
+        return latest
+    return replace(latest, accepted=True, p=proof.p, level=proof.level)
 
 
 def _clear(best: Verdict, alive: int, share: float) -> bool:

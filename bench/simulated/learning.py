@@ -92,10 +92,7 @@ def run(
     """One run from start to artefact; `raw` accepts whatever has the higher mean."""
     common = {"guards": False, "pool": False, "leave_one_out": 0}
     config = ExperienceConfig(model="scripted/x", **{**common, **settings})
-    rule = (
-        mock.patch.object(step, "choose", by_mean) if raw else mock.patch.object(step, "choose", gate.choose)
-    )
-    with rule:
+    with mock.patch.object(step, "choose", by_mean if raw else gate.choose):
         return play(learn(Job(task, config, start)), model.reply)
 
 

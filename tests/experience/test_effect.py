@@ -323,7 +323,6 @@ def test_two_measurements_together_are_nearer_to_the_surer_one_and_surer_than_bo
     assert together(None, narrow) is narrow
 
 
-
 def test_undecided_lessons_come_worst_first_then_the_unmeasured():
     effects = [(-0.1, 0.05), (-0.3, -0.1), (-0.4, 0.1), (-0.05, 0.1), None]
     given_ = [replace(x, effect=e and measured(*e)) for x, e in zip(TEN.lessons, effects, strict=False)]

@@ -10,6 +10,7 @@ from experience import improve
 from experience.config import ExperienceConfig
 from experience.forecast import check_limits, forecast
 from experience.job import Job
+from experience.library import Library, lesson
 from tests import toy
 from tests.command import SCRIPTED, inside, task_file
 from tests.learned import job, learned
@@ -37,6 +38,12 @@ def test_no_role_makes_more_calls_than_were_announced(settings):
     made = {name: len(run.asked(role)) for name, role in ROLES.items()}
     assert {name: made[name] for name in made if made[name] > plan.calls[name]} == {}
     assert made["measuring"] in (plan.calls["measuring"], plan.calls["measuring"] // 2)
+
+
+def test_tokens_of_the_lessons_to_start_from_are_counted_as_far_as_a_prompt_takes_them():
+    start = Library(tuple(lesson(f"Lesson {n} is about thing {n} and nothing else") for n in range(40)))
+    small, large = (forecast(job(library=start, prompt_tokens=n)).tokens for n in (100, 10_000))
+    assert large > small == forecast(job()).tokens
 
 
 def test_without_refill_and_rest_the_rollouts_are_exactly_those_announced():
@@ -108,6 +115,8 @@ def test_the_command_refuses_in_one_sentence_and_goes_on_with_force(tmp_path, ca
 @pytest.mark.parametrize(("reward", "per_row"), [("exact", 0), ("judge", 5), ("relative", 1)])
 def test_calls_of_a_judge_are_counted(reward, per_row):
     task = replace(toy.task(), reward=resolve(reward))
-    calls = forecast(Job(task, ExperienceConfig(model="scripted/x", epochs=1, pool=False))).calls
+    plan = forecast(Job(task, ExperienceConfig(model="scripted/x", epochs=1, pool=False)))
+    calls, rows = plan.calls, plan.rows
+    assert plan.least == 5 + 2 + 2 * (rows["test"] + rows["validation"]) * (2 if per_row else 1)
     learning = per_row * len(task.train)
     assert calls.get("judge", 0) == (learning + calls["gate"] + calls["measuring"] if per_row else 0)

@@ -12,6 +12,7 @@ import pytest
 
 from experience.library import Effect, Library, lesson
 from experience.operand import Operand, parse
+from experience.shared import Start, keep
 from experience.store import Store
 from tests.command import Done, finish, inside, start, task_file
 from toolkit import Artifact
@@ -160,6 +161,13 @@ def test_the_log_of_a_run_tells_what_each_step_did_and_refused(run, tmp_path, li
     assert lines[0].startswith(f"step 1: {applied} of {len(step['operations']) + 1} operations applied; ")
     assert any("refused: delete G7 (there is no lesson 'G7')" in line for line in lines[1:])
     assert json.loads(library("log", copy, "--json").out)[0]["step"] == 1
+
+
+def test_the_log_of_a_run_counts_changes_from_the_library_it_began_with(run, tmp_path, library):
+    copy = shutil.copytree(run, tmp_path / "copy")
+    first = Library.from_json(json.loads((copy / "steps/001/library.json").read_text()))
+    keep(Start(first.with_lessons((*first.lessons, A))), copy)
+    assert library("log", copy).out.splitlines()[0].endswith(", -1")
 
 
 @pytest.mark.parametrize("name", ["step.json", "library.json"])

@@ -111,6 +111,12 @@ def test_a_harmful_lesson_that_every_run_saw_is_found_at_the_end_by_leaving_it_o
     assert run.outcome.evaluation.results[-1].against.mean.estimate > 0.9
 
 
+def test_leaving_out_counts_every_sample_of_a_row():
+    run = learned(obeying, library=Library((lesson(MUTE),)), inclusion=1.0, samples=2)
+    effect = run.tidied.dropped[0].lesson.effect
+    assert effect.uses == effect.unused == 2 * run.tidied.rows
+
+
 def test_a_harmful_lesson_that_is_locked_stays_and_is_reported():
     locked = replace(lesson(MUTE), locked=True)
     run = learned(obeying, library=Library((*KNOWING.lessons, locked)))
@@ -330,6 +336,17 @@ def test_prompts_hold_the_lessons_that_fit_within_their_budget(embedder):
         for request in run.asked("measure"):
             thing = re.search(r"a (\w+)\?", text_of(request))[1]
             assert f"A {thing} is" in prompt(request)
+
+
+def test_a_step_without_refill_asks_for_vectors_of_its_own_rows_only():
+    def answer(request):
+        return Reply(Message("assistant", vectors(request))) if request.embeds else obeying(request)
+
+    settings = {"prompt_tokens": 60, "embedder": "scripted/vectors", "lessons": 60, "batch_size": 3}
+    run = learned(answer, library=LARGE, refill=False, leave_one_out=0, **settings)
+    asked = {text_of(request) for request in run.requests if request.embeds and request.payer.step == 1}
+    rows = {row.messages[-1].content for row in toy.task().train}
+    assert len(asked & rows) == 3
 
 
 def vectors(request) -> str:

@@ -1,10 +1,11 @@
 import json
+from dataclasses import replace
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from experience.library import Library, lesson
+from experience.library import Effect, Library, lesson
 from experience.ops import NotOperations, Operation, apply, near, parse, shorten
 
 START = Library((lesson("Refunds go to birch"), lesson("Late parcels go to cedar")))
@@ -25,6 +26,15 @@ def test_the_four_actions_do_what_they_say():
     assert after.lessons[0].id == START.lessons[0].id
     assert after.lessons[2].born == 3
     assert all(outcome.applied for outcome in outcomes)
+
+
+def test_an_effect_goes_with_the_wording_it_belongs_to():
+    measured = replace(START.lessons[0], effect=Effect(0.2, 0.1, 0.3, 40, 10))
+    start = START.with_lessons((measured, *START.lessons[1:]))
+    same, _ = apply(start, [op("modify", "G0", measured.text, sources=("r9",))], born=1)
+    assert same.lessons[0] == replace(measured, sources=("r9",))
+    other, _ = apply(start, [op("modify", "G0", "Refunds go to amber")], born=1)
+    assert other.lessons[0].effect is None
 
 
 # Section 1.7 of the method's known defects: deletions without text were lost.

@@ -2,6 +2,7 @@ import asyncio
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 
+import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -268,6 +269,12 @@ def test_a_lesson_without_a_vector_is_not_chosen():
 
     assert ask("login", not_this) == [BY_MEANING.lessons[2].text]
     assert ask("money", not_this) == []
+
+
+def test_where_no_lesson_of_a_library_gets_a_vector_full_text_chooses():
+    how = Retrieval(ONE_LESSON, MODEL)
+    how.vectors["a lesson of another library"] = np.ones(2, np.float32)
+    assert ask("login, password", refused, how) == [BY_MEANING.lessons[2].text]
 
 
 @pytest.mark.parametrize(

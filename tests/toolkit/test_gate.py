@@ -80,6 +80,21 @@ def test_a_clear_gain_and_a_clear_failure_end_early():
         assert len(log) == 2 * 32
 
 
+def test_what_was_proven_early_is_refused_where_it_is_no_longer_ahead():
+    won, lost = [1.0] * 40, [0.0] * 40
+    rewards = {"": [0.5] * 80, "early": won + lost, "other": [0.4] * 80}
+
+    def measure(candidate, rows):
+        name = candidate.lessons[0].text if candidate.lessons else ""
+        return np.array([rewards[name][int(row.id)] for row in rows])
+        yield
+
+    rows = [Example(str(n), ()) for n in range(80)]
+    challengers = {name: library(name) for name in ("early", "other")}
+    choice = play(choose(Library(), challengers, rows, measure, 0.05), str)
+    assert (choice.winner, choice.verdict.difference) == ("", 0.0)
+
+
 def test_anchors_may_not_get_worse():
     quality = {"": 0.25, "good": 0.75}
 
