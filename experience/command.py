@@ -1,6 +1,7 @@
 """What the commands of `edgewise` do when it is about words; `toolkit.cli` resolves these names."""
 
 import asyncio
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -12,11 +13,12 @@ from experience.forecast import check_limits, forecast
 from experience.job import Job
 from experience.library import Library
 from experience.loop import evaluate, learn
+from experience.operand import load, parse
 from toolkit import directory, finished, report
 from toolkit.artifact import Artifact
 from toolkit.client import check
 from toolkit.config import parse_settings, resolve
-from toolkit.errors import ArtifactError, LibraryError
+from toolkit.errors import LibraryError
 from toolkit.models import fetch
 from toolkit.prices import ANY, Price
 from toolkit.progress import announce, watcher
@@ -99,17 +101,17 @@ class Words:
             raise
         return Finished([*lines, *filter(None, [committed])], result.to_json(), result.improved)
 
-    def evaluate(self, artifacts: Sequence[Path], run: Path | None) -> Shown:
+    def evaluate(self, artifacts: Sequence[str], run: Path | None) -> Shown:
         """
-        Run the unchanged model and each artefact on the same rows and samples.
+        Run the unchanged model and each artefact, or library (see `experience.operand`), on the same rows and samples.
 
         With the model and the settings that the artefacts were measured with, where nothing else is said.
         """
-        loaded = {path: Artifact.load(path) for path in artifacts}
+        measured = [Artifact.load(path) for path in artifacts if not _bare(path)]
         libraries = {"unchanged": Library()}
-        for path, artifact in loaded.items():
-            libraries[_name(path, libraries)] = _library_of(artifact, path)
-        job = Job(self.task, self._config(**_in_common(list(loaded.values()))))
+        for path in artifacts:
+            libraries[_name(path, libraries)] = load(parse(path)).library
+        job = Job(self.task, self._config(**_in_common(measured)))
         fetch(job.config.model, job.config.judge, job.config.embedder)
 
         def arms(*_: Any) -> Plan[Outcome]:
@@ -126,10 +128,10 @@ class Finished(Shown):
     improved: bool = False
 
 
-def _library_of(artifact: Artifact, path: Path) -> Library:
-    if artifact.library is None:
-        raise ArtifactError(f"{path} holds no library; this version knows nothing else.")
-    return Library.from_json(artifact.library)
+def _bare(path: str) -> bool:
+    """Whether it names lessons without the settings that they were measured with: a store, a step, a file."""
+    operand = parse(path)
+    return operand.stored or bool(operand.version) or operand.path.suffix in {".json", ".md", ".txt"}
 
 
 def _in_common(artifacts: Sequence[Artifact]) -> dict[str, Any]:
@@ -137,7 +139,7 @@ def _in_common(artifacts: Sequence[Artifact]) -> dict[str, Any]:
     settings = [
         {"model": a.model, **{IN_USE[k]: v for k, v in a.settings.items() if k in IN_USE}} for a in artifacts
     ]
-    first = settings[0]
+    first = settings[0] if settings else {}
     return {key: value for key, value in first.items() if all(s.get(key) == value for s in settings)}
 
 
@@ -171,8 +173,11 @@ def _cost(book: Mapping[str, Any]) -> str:
     return f"{book['calls']:,} calls, {given}, {price}"
 
 
-def _name(path: Path, taken: Mapping[str, Any]) -> str:
+def _name(given: str, taken: Mapping[str, Any]) -> str:
+    """The name of an arm; of a database, without what may be a password."""
+    path = Path(parse(given).place.rpartition("@")[2])
     name = path.resolve().parent.name if path.name == "artifact" else path.stem
+    name += "".join(re.findall(r"[#@]\w+$", given)) if _bare(given) else ""
     return name if name not in taken else f"{name}-{len(taken)}"
 
 

@@ -2,7 +2,7 @@
 
 from typing import Any, Literal
 
-from pydantic import Field
+from pydantic import Field, field_validator
 
 from experience.distil import Summaries
 from experience.library import Place
@@ -69,6 +69,12 @@ class ExperienceConfig(Config):
     embedder: str = Field("", description="model that finds fitting lessons; full-text search by default")
     lessons: int = Field(48, ge=1, description="the most lessons in the library")
     library_tokens: int = Field(20_000, ge=1, description="the most tokens in the library")
+
+    @field_validator("anchors", "try_places", mode="before")
+    @classmethod
+    def _listed(cls, value: Any) -> Any:
+        """Words with commas are a list, as people write one."""
+        return tuple(filter(None, map(str.strip, value.split(",")))) if isinstance(value, str) else value
 
     @property
     def models(self) -> tuple[str, ...]:

@@ -52,6 +52,11 @@ class Job:
                 f"The library to start from has {len(self.start)} lessons and {self.start.tokens:,} tokens: set "
                 "lessons and library_tokens to no less, or it would be cut."
             )
+        always = self.start.with_lessons(x for x in self.start.lessons if x.always)
+        if always.tokens > config.prompt_tokens:
+            raise ConfigError(
+                f"The always-on lessons take {always.tokens} tokens: set prompt_tokens to no less than that."
+            )
         _ = self.anchors  # wrong ids are found now, before anything is paid
 
     @property

@@ -216,7 +216,8 @@ def combine(
             merged = merge(common, ours.library, theirs.library if theirs.commit else safe)
             library = _settled(merged, take)
             if library == ours.library and not merged.clashes:  # what was settled is worth a version
-                return _unchanged(store, operand, ours)
+                ended = _unchanged(store, operand, ours)
+                return Shown([*([] if theirs.commit else report.lines()), *ended.lines()], ended.to_json())
             try:
                 commit = store.commit(
                     library,

@@ -79,6 +79,9 @@ def hand_back(lib: str, began: Start, result: Result) -> str:
         def merged(head: Library) -> Library:
             return _merged(began.library, head, learnt, f"{where} {result.path}")
 
+        head = store.head(operand.library)
+        if head and merged(head.library) == head.library:
+            return f"{where} holds it already, as version {head.number}"
         commit = store.update(merged, message, name=operand.library, author=name_of(None), key=key)
         return f"committed as version {commit.number} of {where}"
 

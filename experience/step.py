@@ -251,11 +251,20 @@ def _no_lesson(job: Job, group: Group) -> str:
 
 
 def check_alive(runs: Sequence[Rollout]) -> None:
-    """Raise AllFailed where every single run broke: that says nothing of the lessons."""
+    """Raise AllFailed where every single run broke, or none could be graded: that says nothing of the lessons."""
     if runs and all(run.failed for run in runs):
         raise AllFailed(
             f"Every one of {len(runs)} rollouts failed, the first one so: {runs[0].error} The failures are "
             "recorded: once the cause is mended, begin anew with another --run."
+        )
+    graded = [run.score for run in runs if run.score and run.score.valid]
+    if runs and not graded:
+        said = next(
+            (run.score.feedback for run in runs if run.score and run.score.feedback), "it gave no reason"
+        )
+        raise AllFailed(
+            f"Not one of {len(runs)} answers was graded by the reward, for the first one: {said}. Once it is mended, "
+            "begin anew with another --run."
         )
 
 

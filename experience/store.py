@@ -23,6 +23,8 @@ from experience.database import Database, commits
 from experience.library import Library
 from toolkit.errors import ArtifactError, LibraryError
 
+SHORTEST = 4
+"""Digits of an id that name a commit: fewer are a number, or a slip of the fingers."""
 LONGEST = 100
 """Characters of a name or a key: written as ASCII, the two must fit into one entry of PostgreSQL's index."""
 LONGEST_WAIT = 2.0
@@ -97,7 +99,7 @@ class Store:
         """
         The version meant by a number ("3"), an id or a unique beginning of one, "head" or "head~2".
 
-        Raises LibraryError with what there is where it means none or several.
+        A beginning has 4 digits or more. Raises LibraryError with what there is where it means none or several.
         """
         of_name = select(commits.c.number, commits.c.id).where(commits.c.name == name)
         ids = {row.number: row.id for row in self._database.rows(of_name.order_by(commits.c.number))}
@@ -266,7 +268,8 @@ def _meant(version: str, ids: dict[int, str]) -> list[int]:
     elif re.fullmatch(r"[0-9]{1,9}", version) and int(version) in ids:
         numbers = [int(version)]
     else:
-        numbers = [number for number, id in ids.items() if version and id.startswith(version)]
+        long_enough = len(version) >= SHORTEST
+        numbers = [number for number, id in ids.items() if long_enough and id.startswith(version)]
     return [number for number in numbers if number in ids]
 
 

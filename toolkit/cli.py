@@ -117,7 +117,7 @@ def improve(
     ] = None,
     proposer: Annotated[
         str | None,
-        typer.Option(metavar="groups|gepa", help="who proposes lessons; gepa is an extra: edgewise[gepa]"),
+        typer.Option(metavar="groups|gepa", help="who proposes lessons; gepa needs the package gepa==0.1.4"),
     ] = None,
     gate: Annotated[
         str | None,
@@ -156,7 +156,12 @@ def improve(
 @app.command(epilog="Example: edgewise evaluate examples/support_triage --artifact a.edge --artifact runs/b")
 def evaluate(
     task: TaskPath,
-    artifact: Annotated[list[Path], typer.Option(help="an artefact or run directory; repeatable")],
+    artifact: Annotated[
+        list[str],
+        typer.Option(
+            metavar="LIB", help="an artefact, a run, or any library as for library show; repeatable"
+        ),
+    ],
     samples: Annotated[int | None, typer.Option(help="rollouts per row")] = None,
     model: Annotated[str | None, typer.Option(help="the model to use; else the artefacts'")] = None,
     usd: Usd = None,

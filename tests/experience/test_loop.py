@@ -6,11 +6,16 @@ from dataclasses import replace
 
 import pytest
 
+from experience.config import ExperienceConfig
+from experience.job import Job
 from experience.library import LEAD, Effect, Library, lesson, tokens
+from experience.loop import learn
 from tests import toy
 from tests.learned import learned, text_of, writing
+from tests.plans import play
 from toolkit import Task
 from toolkit.errors import AllFailed, ConfigError
+from toolkit.rewards import resolve
 from toolkit.types import Message, Reply
 
 FACTS = tuple(f"A {thing} is {toy.COLOURS[n % 3]}" for n, thing in enumerate(toy.THINGS))
@@ -405,3 +410,19 @@ def test_a_start_that_passes_the_caps_is_refused_before_any_call(locked, why):
     start = Library(tuple(replace(lesson(text), locked=locked) for text in FACTS))
     with pytest.raises(ConfigError, match=why):
         learned(library=start, lessons=3)
+
+
+def test_a_reward_that_grades_nothing_ends_the_run_at_once():
+    task = replace(toy.task(), reward=resolve(lambda answer: None))
+    with pytest.raises(AllFailed, match="Not one of 60 answers was graded"):
+        play(learn(Job(task, ExperienceConfig(model="scripted/toy", batch_size=12))), toy.play)
+
+
+def test_anchors_may_be_written_with_commas():
+    assert ExperienceConfig(anchors="r001, r004").anchors == ("r001", "r004")
+
+
+def test_always_on_lessons_that_pass_the_budget_are_refused_before_the_first_call():
+    long = replace(lesson("word " * 200), always=True)
+    with pytest.raises(ConfigError, match="set prompt_tokens"):
+        Job(toy.task(), ExperienceConfig(model="scripted/toy", prompt_tokens=100), Library((long,)))

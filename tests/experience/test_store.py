@@ -150,7 +150,17 @@ def test_versions_are_found_by_id_and_by_a_unique_beginning_of_it(store: Store) 
     log = store.log()
     assert all(store.find(x.id) == x for x in log)
     assert all(store.find(x.id[:6].upper()) == x for x in log if not x.id[:6].isdecimal())
-    shared = Counter(x.id[0] for x in log if x.id[0].isalpha()).most_common(1)[0][0]
+    assert all(store.find(x.id[:4]) == x for x in log if not x.id[:4].isdecimal())
+
+
+def test_a_beginning_that_several_ids_have_is_refused_and_a_short_one_is_none(
+    store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fill(store, 30)
+    shared = Counter(x.id[0] for x in store.log() if x.id[0].isalpha()).most_common(1)[0][0]
+    with pytest.raises(LibraryError, match="There is no version"):
+        store.find(shared)
+    monkeypatch.setattr("experience.store.SHORTEST", 1)
     with pytest.raises(LibraryError, match=r"could be .*give more of it"):
         store.find(shared)
 
