@@ -81,6 +81,8 @@ def _decided(step: Step) -> str:
     gain = f"{gate.difference:+.3f} on {gate.rows} rows"
     if gate.winner:
         return f"gate kept {gate.winner!r} ({gain})"
+    if gate.worse:
+        return f"gate refused the best candidate, as anchors got worse: {', '.join(gate.worse)} ({gain})"
     return f"gate kept what there was ({gain})" if gate.rows else "nothing for the gate to compare"
 
 

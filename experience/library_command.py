@@ -32,7 +32,8 @@ TITLES = ("label", "id", "kind", "age", "rows", "effect", "uses", "flags", "text
 
 def _row(label: str, x: Lesson, steps: int | None) -> tuple[str, ...]:
     age = "-" if steps is None else str(max(0, steps - x.born))
-    flags = " ".join(name for name in ("locked", "always") if getattr(x, name)) or "-"
+    marks = {"locked": x.locked, "always": x.always, "harmful": x.effect is not None and x.effect.high < 0}
+    flags = " ".join(name for name, held in marks.items() if held) or "-"
     uses = str(x.effect.uses) if x.effect else "-"
     return label, x.id, x.kind, age, str(len(x.sources)), _effect(x.effect), uses, flags, x.text
 

@@ -18,6 +18,7 @@ from experience.operand import Loaded, Operand, load, parse, place
 from experience.store import Store
 from toolkit import directory
 from toolkit.errors import ArtifactError, ConfigError, Conflict, LibraryError
+from toolkit.progress import announce
 from toolkit.run import Result
 
 FILE = "start.json"
@@ -115,6 +116,8 @@ def _found(operand: Operand) -> Start:
         return Start(loaded.library, ids)
     with Store(operand.place) as store:
         head = store.head(operand.library)
+        if head is None:
+            announce([f"{place(store, operand)} holds nothing yet: what is learnt will be its first version"])
     return Start(head.library, (head.id,)) if head else Start()
 
 
