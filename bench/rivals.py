@@ -18,8 +18,8 @@ calls as Edgewise used for learning (rollouts, distiller and gate). How GEPA is 
 - The best candidate, which is the one that GEPA itself returns, is measured once on the test rows.
 
 The plain loop is Training-Free GRPO as its authors have it (arXiv 2510.08191), by the same command: no gate, whole
-library in every prompt and after the problem, no refill, every group compared by itself; two epochs, which is about
-as many calls.
+library in every prompt and after the problem, no refill, every group compared by itself. Answers of a word stand for
+their own summaries, and the library never comes near its caps. Two epochs, which is about as many calls.
 
 The minutes of Edgewise include its own measurement before and after, those of GEPA do not. `--calls N` runs GEPA alone
 with that many calls, `--seed N` another draw of it, `--runs DIR` keeps the runs of Edgewise, or takes them up.
