@@ -49,7 +49,7 @@ from toolkit.around import stack
 from toolkit.client import Client, Router
 from toolkit.collect import drive
 from toolkit.config import resolve
-from toolkit.ledger import Ledger
+from toolkit.ledger import Book, Ledger
 from toolkit.seeds import seed as seed_of
 from toolkit.statistics import Interval, means, paired_difference
 from toolkit.task import Task
@@ -96,18 +96,18 @@ class Bench:
         """Drive a plan from code that is not async, such as GEPA's."""
         return self.runner.run(drive(plan, self.client))
 
-    def calls(self, *roles: str) -> int:
-        """Calls booked on these roles, on all where none is named."""
-        books = self.ledger.table("role")
-        return sum(book.calls for (role,), book in books.items() if not roles or role in roles)
+    def book(self, *roles: str) -> Book:
+        """What was booked on these roles."""
+        return sum((self.ledger.table("role").get((role,), Book()) for role in roles), Book())
 
 
 @dataclass(frozen=True, slots=True)
 class Found:
-    """What a side ended with."""
+    """What a side ended with; `tokens` are those of its calls, input and output."""
 
     rewards: Rewards
     calls: int
+    tokens: int
     minutes: float
 
 
@@ -185,7 +185,8 @@ def improve(run: Path, options: Sequence[str]) -> Found:
     last = result["evidence"]["results"][-1]["name"]
     rows = [row for row in result["evidence"]["rows"] if row["arm"] == last]
     rewards = {row["example"]: tuple(row["rewards"]) for row in rows}
-    return Found(rewards, result["costs"]["learning"]["calls"], result["seconds"] / 60)
+    book = result["costs"]["learning"]
+    return Found(rewards, book["calls"], book["input"] + book["output"], result["seconds"] / 60)
 
 
 # ---- GEPA ------------------------------------------------------------------------------------------
@@ -205,19 +206,20 @@ def optimised(bench: Bench, budget: int, seed: int) -> Found:
         task_lm=_task_model(bench),
         evaluator=_evaluator(bench),
         reflection_lm=_reflection_model(bench, seed),
-        stop_callbacks=lambda state: bench.calls(*roles) >= budget,
+        stop_callbacks=lambda state: bench.book(*roles).calls >= budget,
         seed=seed,
     )
     minutes = (time.monotonic() - started) / 60
     best = result.best_candidate["instruction"]
     scores = [round(score, 3) for score in result.val_aggregate_scores]
-    print(f"GEPA, seed {seed}: {[bench.calls(role) for role in roles]} task and reflection calls")
+    print(f"GEPA, seed {seed}: {[bench.book(role).calls for role in roles]} task and reflection calls")
     print(f"candidates on validation rows: {scores}; the best one:\n{best}\n")
 
     def dress(messages: Sequence[Message]) -> tuple[Message, ...]:
         return _joined(best, _after(messages[-1].content, instruction))
 
-    return Found(measured(bench, dress), bench.calls(*roles), minutes)
+    book = bench.book(*roles)
+    return Found(measured(bench, dress), book.calls, book.input + book.output, minutes)
 
 
 def _instance(row: Example, instruction: str) -> dict[str, Any]:
@@ -248,7 +250,7 @@ def _reflection_model(bench: Bench, seed: int) -> Callable[[Any], str]:
 
     def reflect(prompt: Any) -> str:
         # A server's own seed is the clock; with these a run can be repeated.
-        sampling = Sampling(max_tokens=REFLECTION_TOKENS, seed=seed_of(seed, role, bench.calls(role)))
+        sampling = Sampling(max_tokens=REFLECTION_TOKENS, seed=seed_of(seed, role, bench.book(role).calls))
         request = Request(bench.config.model, (Message("user", prompt),), sampling, payer=Payer(role))
         return bench.run(_text(request))
 
@@ -311,6 +313,7 @@ def _side(name: str, before: Rewards, found: Found) -> dict[str, Any]:
         name: _mean(before, found.rewards),
         f"{name}_gain": _interval(_difference(before, found.rewards)),
         f"{name}_calls": found.calls,
+        f"{name}_tokens": found.tokens,
         f"{name}_minutes": round(found.minutes, 1),
     }
 

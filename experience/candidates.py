@@ -26,8 +26,7 @@ def drawn(job: Job, library: Library, proposals: Sequence[ops.Operation], step: 
     if not proposals:
         return Candidates()
     make = _joined if job.pooled else _updated
-    found = yield from make(job, library, proposals, step)
-    return found
+    return (yield from make(job, library, proposals, step))
 
 
 def _updated(job: Job, library: Library, proposals: Sequence[ops.Operation], step: int) -> Plan[Candidates]:
