@@ -1,8 +1,8 @@
 """
-Edgewise with its gate on against GEPA 0.1.4 (arXiv 2507.19457): same model, rows, reward and number of model calls.
+Edgewise with its gate on against GEPA 0.1.4 (arXiv 2507.19457): same model, rows and reward, and no fewer calls and tokens.
 
 Edgewise is the real command on examples/support_triage with the settings of its task file. GEPA then gets as many
-calls as Edgewise used for learning (rollouts, distiller and gate). How GEPA is set up, and why it is fair:
+calls and tokens as Edgewise used for learning (rollouts, distiller and gate), and more where one of them is not yet reached. How GEPA is set up, and why it is fair:
 
 - It is `gepa.optimize` as its users run it: default adapter and default settings, except for what follows.
 - The seed candidate is the task's own instruction. A candidate stands where that instruction stands, before the row
@@ -13,8 +13,8 @@ calls as Edgewise used for learning (rollouts, distiller and gate). How GEPA is 
 - Task calls are drawn as Edgewise measures: temperature 0 and the task's `max_tokens`.
 - The same model reflects, with the server's default temperature, as GEPA does where none is given, and up to 512
   tokens a reply.
-- Task calls and reflection calls count alike. GEPA is stopped as its own limit on calls stops it: before an iteration,
-  so the last one may go over, in GEPA's favour.
+- Task calls and reflection calls count alike. GEPA stops when it has had at least as many calls and at least as many
+  tokens, input and output, as Edgewise. It is asked before an iteration, so the last one may go over, in its favour.
 - The best candidate, which is the one that GEPA itself returns, is measured once on the test rows.
 
 The plain loop is Training-Free GRPO as its authors have it (arXiv 2510.08191), by the same command: no gate, whole
@@ -76,7 +76,7 @@ PLAIN = [word for key, value in PAPER.items() for word in ("--set", f"{key}={val
 SHORT_ROWS, SHORT_CALLS = 4, 20
 GEPA = "0.1.4"
 REFLECTION_TOKENS = 512
-BAR = "Edgewise's gain above 0 with its whole 95 % interval, and no smaller than GEPA's at the same calls"
+BAR = "Edgewise's gain above 0 with its whole 95 % interval, and no smaller than GEPA's at no fewer calls and tokens"
 
 Rewards = dict[str, tuple[float, ...]]
 """Rewards of the samples of each test row, by id."""
@@ -125,14 +125,15 @@ def main() -> int:
             plain = improve(runs / "plain", [*PLAIN, *short])
     if options.quick:
         task = replace(task, validation=task.validation[:SHORT_ROWS], test=task.test[:SHORT_ROWS])
-    budget = SHORT_CALLS if options.quick else options.calls or (edgewise.calls if edgewise else 0)
+    calls = SHORT_CALLS if options.quick else options.calls or (edgewise.calls if edgewise else 0)
+    tokens = edgewise.tokens if edgewise and not options.quick else 0
     ledger = Ledger()
     client = stack(Router(), None, ledger, concurrency=config.concurrency, timeout=config.timeout)
     with asyncio.Runner() as runner:
         bench = Bench(task, config, client, ledger, runner)
         try:
             before = measured(bench, lambda messages: messages)
-            gepa = optimised(bench, budget, options.seed)
+            gepa = optimised(bench, calls, tokens, options.seed)
         finally:
             runner.run(client.aclose())
     figures = _side("gepa", before, gepa) | {"model": "small" if options.quick else "default"}
@@ -192,13 +193,18 @@ def improve(run: Path, options: Sequence[str]) -> Found:
 # ---- GEPA ------------------------------------------------------------------------------------------
 
 
-def optimised(bench: Bench, budget: int, seed: int) -> Found:
-    """Run GEPA until task calls and reflection calls reach `budget`, then measure its best candidate."""
+def optimised(bench: Bench, calls: int, tokens: int, seed: int) -> Found:
+    """Run GEPA until tasks and reflection together reach `calls` and `tokens`, then measure its best candidate."""
     from gepa import optimize
 
     task, roles = bench.task, ("gepa task", "gepa reflection")
     instruction = task.prompt.rpartition("\n\n")[0]
     started = time.monotonic()
+
+    def spent(state: object) -> bool:
+        book = bench.book(*roles)
+        return book.calls >= calls and book.input + book.output >= tokens
+
     result = optimize(
         seed_candidate={"instruction": instruction},
         trainset=[_instance(row, instruction) for row in task.train],
@@ -206,7 +212,7 @@ def optimised(bench: Bench, budget: int, seed: int) -> Found:
         task_lm=_task_model(bench),
         evaluator=_evaluator(bench),
         reflection_lm=_reflection_model(bench, seed),
-        stop_callbacks=lambda state: bench.book(*roles).calls >= budget,
+        stop_callbacks=spent,
         seed=seed,
     )
     minutes = (time.monotonic() - started) / 60

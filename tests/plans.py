@@ -1,9 +1,10 @@
 """Drive a plan by hand: no client, no event loop, one thing after another."""
 
+import asyncio
 from collections.abc import Callable
 from typing import Any
 
-from toolkit.types import Message, Note, Plan, Reply, Request, Work
+from toolkit.types import Hosted, Message, Note, Plan, Reply, Request, Work
 
 
 def play(plan: Plan[Any], answer: Callable[[Request], str | Reply], notes: list[Note] | None = None) -> Any:
@@ -22,5 +23,11 @@ def play(plan: Plan[Any], answer: Callable[[Request], str | Reply], notes: list[
                 sent = [play(each, answer, notes) for each in want]
             case Work():
                 sent = want.run(*want.args)
+            case Hosted():
+                sent = asyncio.run(want.run(lambda inner: _played(inner, answer, notes)))
             case Note():
                 sent = notes.append(want) if notes is not None else None
+
+
+async def _played(plan: Plan[Any], answer: Callable[[Request], str | Reply], notes: list[Note] | None) -> Any:
+    return await asyncio.to_thread(play, plan, answer, notes)

@@ -12,7 +12,7 @@ from collections.abc import Callable, Generator
 from dataclasses import replace
 from typing import Any, Protocol
 
-from toolkit.types import Note, Plan, Reply, Request, T, Work
+from toolkit.types import Hosted, Note, Plan, Reply, Request, T, Work
 
 
 class Asks(Protocol):
@@ -110,9 +110,11 @@ class Driver:
                 return await self._together(want)
             case Work():
                 return await _work(want)
+            case Hosted():
+                return await want.run(self.run)
             case Note():
                 return self._watch(want)
-        raise TypeError(f"a plan yielded {want!r}; it may yield a Request, Work, Note or a list of plans")
+        raise TypeError(f"a plan yielded {want!r}; it may yield a Request, Work, Hosted, Note or a list of plans")
 
     async def _together(self, plans: list[Plan[Any]]) -> list[Any]:
         # All of them are waited for even when one fails: a reply on its way has been paid for.
@@ -150,6 +152,8 @@ def _booked(want: Any, step: int) -> Any:
     match want:
         case Request():
             return replace(want, payer=replace(want.payer, step=step))
+        case Hosted():
+            return Hosted(lambda drive: want.run(lambda plan: drive(booked(plan, step))))
         case list():
             return [booked(plan, step) for plan in want]
     return want

@@ -19,6 +19,7 @@ Every failure a user can meet, named by the border it crossed.
     ├── LibraryError              a library can't be read or changed as asked
     │   ├── Conflict              two changes of a library contradict each other
     │   └── StoreDown             (3) the library's database can't be reached
+    ├── GraphError                an agent graph, or a role of it, is wrong
     ├── LimitReached              (3) dollars, tokens, calls or minutes are used up; the run resumes
     ├── LimitTooSmall             the limits can't pay for one step of learning
     ├── Hopeless                  rows are too few to show any gain
@@ -106,6 +107,10 @@ class StoreDown(LibraryError):
     """The library's database can't be reached."""
 
     exit_code = 3
+
+
+class GraphError(EdgewiseError):
+    """An agent graph, or a role of it, is wrong."""
 
 
 class LimitReached(EdgewiseError):

@@ -5,7 +5,7 @@ The nouns that every package shares: plain, frozen, small.
 with each other. A rollout that failed is still a rollout: its `stop` says why.
 """
 
-from collections.abc import Callable, Generator, Mapping
+from collections.abc import Awaitable, Callable, Generator, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal, TypeVar
 
@@ -233,6 +233,16 @@ class Work:
 
 
 @dataclass(frozen=True, slots=True)
+class Hosted:
+    """
+    Async code that wants plans run: `run(drive)` is awaited, and `await drive(plan)` in it runs a plan as the driver
+    runs this one.
+    """
+
+    run: Callable[[Callable[["Plan[Any]"], Awaitable[Any]]], Awaitable[Any]]
+
+
+@dataclass(frozen=True, slots=True)
 class Note:
     """Something that happened, for whoever watches the run: `topic` names it, `data` is what it was."""
 
@@ -246,7 +256,7 @@ Plan = Generator[Any, Any, T]
 """
 Logic without I/O: a generator that yields what it wants and is sent what came of it.
 
-It may yield a `Request` (is sent a `Reply`), a `Work` (is sent its result), a `Note` (is sent None), or a
-list of plans (all run at once; is sent their results in the same order). `toolkit.collect.drive` runs one
+It may yield a `Request` (is sent a `Reply`), a `Work` or `Hosted` (is sent its result), a `Note` (is sent None), or
+a list of plans (all run at once; is sent their results in the same order). `toolkit.collect.drive` runs one
 against a real client.
 """

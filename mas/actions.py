@@ -1,0 +1,196 @@
+"""
+Building a graph as a Markov decision process (MasHost, arXiv 2506.08507, section on the search space).
+
+The state is the query and the graph so far. A node action adds one of K roles, deletes an agent (DELETE) or ends
+(EXIT); with a role comes the edge action: which of the agents that are there the new one hears. Edges run from old
+to new, so there are no cycles. On EXIT the last agent is the exit of the graph, and whatever it does not hear, even
+through others, falls away. What the paper leaves open is filled in here; docs/decisions says how.
+
+K roles, N agents so far.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+from numpy.typing import NDArray
+
+from mas.graph import Graph, Node
+from mas.roles import Roles
+
+
+@dataclass(frozen=True, slots=True)
+class Space:
+    """
+    What can be built: the names of the K roles in order, at most `agents` agents, at most `moves` moves.
+
+    `hears` is the fewest agents that each role must hear.
+    """
+
+    roles: tuple[str, ...]
+    hears: tuple[int, ...]
+    agents: int = 6
+    moves: int = 12
+
+    @classmethod
+    def of(cls, roles: Roles, agents: int = 6, moves: int | None = None) -> "Space":
+        """The space over a catalogue, in its order."""
+        return cls(tuple(roles), tuple(r.hears for r in roles.values()), agents, moves or 2 * agents)
+
+    @property
+    def delete(self) -> int:
+        """The number of the action DELETE."""
+        return len(self.roles)
+
+    @property
+    def exit(self) -> int:
+        """The number of the action EXIT."""
+        return len(self.roles) + 1
+
+    @property
+    def actions(self) -> int:
+        """K + 2."""
+        return len(self.roles) + 2
+
+
+@dataclass(frozen=True, slots=True)
+class Move:
+    """
+    One atomic action: `action` is a role's number, DELETE or EXIT; `agents` are places (0 the first) of agents that
+    are there: those that the new one hears, or the one that goes.
+    """
+
+    action: int
+    agents: tuple[int, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class State:
+    """The graph so far: the role of each agent, and whom it hears (places of earlier agents)."""
+
+    roles: tuple[int, ...] = ()
+    hears: tuple[tuple[int, ...], ...] = ()
+    moves: int = 0
+    done: bool = False
+
+    def __len__(self) -> int:
+        return len(self.roles)
+
+
+def allowed(space: Space, state: State) -> NDArray[np.bool_]:
+    """
+    (K + 2,) which node actions may be taken.
+
+    EXIT needs an agent, DELETE two or more and moves to spare; roles need room, a move to spare for EXIT, and as
+    many agents as they must hear. With the last move there is only EXIT; nothing is allowed when it is done.
+    """
+    n, left = len(state), space.moves - state.moves
+    mask = np.zeros(space.actions, dtype=bool)
+    if state.done:
+        return mask
+    room = n < space.agents and left > 1
+    mask[: space.delete] = [room and n >= least for least in space.hears]
+    mask[space.delete] = n >= 2 and left > 2
+    mask[space.exit] = n >= 1
+    return mask
+
+
+def apply(space: Space, state: State, move: Move) -> State:
+    """The state after a move. ValueError where the move is not allowed."""
+    if not allowed(space, state)[move.action]:
+        raise ValueError(f"{move} is not allowed with {len(state)} agents after {state.moves} moves")
+    if any(place < 0 or place >= len(state) for place in move.agents):
+        raise ValueError(f"{move} names an agent that is not there")
+    if move.action == space.exit:
+        return State(state.roles, state.hears, state.moves + 1, True)
+    if move.action == space.delete:
+        (gone,) = move.agents
+        return _deleted(state, gone)
+    heard = tuple(sorted(set(move.agents)))
+    return State((*state.roles, move.action), (*state.hears, heard), state.moves + 1)
+
+
+def _deleted(state: State, gone: int) -> State:
+    """The state without an agent; whoever heard it hears those that it heard."""
+    shift = [place - (place > gone) for place in range(len(state))]
+    hears = []
+    for place, heard in enumerate(state.hears):
+        if place != gone:
+            passed = {*heard, *state.hears[gone]} - {gone} if gone in heard else set(heard)
+            hears.append(tuple(sorted(shift[x] for x in passed)))
+    roles = state.roles[:gone] + state.roles[gone + 1 :]
+    return State(roles, tuple(hears), state.moves + 1)
+
+
+def replayed(space: Space, moves: Sequence[Move]) -> State:
+    """The state after all moves from the empty graph."""
+    state = State()
+    for move in moves:
+        state = apply(space, state, move)
+    return state
+
+
+def names(space: Space, state: State) -> tuple[str, ...]:
+    """The name of each agent in the graph: its role, and a number from the second of a role on."""
+    found: list[str] = []
+    for place, role in enumerate(state.roles):
+        earlier = state.roles[:place].count(role)
+        found.append(space.roles[role] + (f"-{earlier + 1}" if earlier else ""))
+    return tuple(found)
+
+
+def graph(space: Space, state: State) -> Graph:
+    """The graph that a state stands for: the last agent is the exit, and what it does not hear falls away."""
+    if not state.roles:
+        raise ValueError("an empty state is no graph")
+    kept, todo = set(), [len(state) - 1]
+    while todo:
+        place = todo.pop()
+        if place not in kept:
+            kept.add(place)
+            todo.extend(state.hears[place])
+    called = names(space, state)
+    nodes = tuple(Node(name=called[p], role=space.roles[state.roles[p]]) for p in sorted(kept))
+    edges = tuple((called[a], called[b]) for b in sorted(kept) for a in state.hears[b])
+    return Graph(nodes, edges, called[-1])
+
+
+@dataclass(frozen=True, slots=True)
+class Build:
+    """
+    A graph and the moves that made it.
+
+    `made_by` names for each agent that is there at the end the number of the move that added it.
+    """
+
+    graph: Graph
+    moves: tuple[Move, ...]
+    made_by: dict[str, int] = field(default_factory=dict)
+
+
+def build(space: Space, moves: Sequence[Move]) -> Build:
+    """The build of a whole sequence of moves, which ends with EXIT."""
+    state, made = State(), []
+    for number, move in enumerate(moves):
+        if move.action == space.delete:
+            del made[move.agents[0]]
+        elif move.action != space.exit:
+            made.append(number)
+        state = apply(space, state, move)
+    if not state.done:
+        raise ValueError("the moves do not end with EXIT")
+    found = graph(space, state)
+    called = names(space, state)
+    present = {node.name for node in found.nodes}
+    return Build(found, tuple(moves), {c: m for c, m in zip(called, made, strict=True) if c in present})
+
+
+def moves_of(space: Space, graph: Graph) -> tuple[Move, ...]:
+    """Moves that build a graph, its nodes in order. ValueError for roles that the space does not have."""
+    order = [n for n in graph.order if n != graph.exit] + [graph.exit]
+    places = {name: place for place, name in enumerate(order)}
+    moves = [
+        Move(space.roles.index(graph[name].role), tuple(sorted(places[x] for x in graph.before[name])))
+        for name in order
+    ]
+    return (*moves, Move(space.exit))

@@ -1,0 +1,41 @@
+"""Designs that need no torch: one graph for all queries, and reading any design back from an artefact."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from mas.graph import Graph
+from mas.search import Design, Query
+from toolkit.errors import GraphError
+
+
+@dataclass(frozen=True, slots=True)
+class Fixed:
+    """The same graph for every query."""
+
+    graph: Graph
+
+    @property
+    def version(self) -> str:
+        """The graph's."""
+        return self.graph.version
+
+    def graphs(self, queries: Sequence[Query]) -> list[Graph]:
+        """The graph, for each query."""
+        return [self.graph for _ in queries]
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain data."""
+        return {"kind": "fixed", "graph": self.graph.to_json()}
+
+
+def load(data: Any) -> Design:
+    """The design in plain data; nothing is executed. Raises GraphError for data that is none."""
+    kind = data.get("kind") if isinstance(data, dict) else None
+    if kind == "fixed":
+        return Fixed(Graph.from_json(data.get("graph")))
+    if kind == "policy":
+        from mas.policy import Policy
+
+        return Policy.from_json(data)
+    raise GraphError(f"This is no design of agent graphs: its kind is {kind!r}.")
