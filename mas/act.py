@@ -102,7 +102,7 @@ def _acted(
         team.tools_of(node) if role.act == "ask" else (),
         min(team.turns, role.turns),
         team.calling,
-        role=node.role,
+        role=node.name,
         payer=team.payer,
     )
     if role.act == "program":
