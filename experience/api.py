@@ -7,11 +7,12 @@ from pathlib import Path
 from typing import Any
 
 from experience.config import ExperienceConfig
-from experience.forecast import check_limits, forecast
+from experience.forecast import forecast
 from experience.job import Job
 from experience.library import Library
 from experience.loop import learn
 from toolkit.config import resolve
+from toolkit.forecast import check_limits
 from toolkit.ledger import Limits
 from toolkit.run import Result, carry_out
 from toolkit.task import Task

@@ -3,13 +3,13 @@
 import asyncio
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 from experience import shared
 from experience.config import ExperienceConfig
-from experience.forecast import check_limits, forecast
+from experience.forecast import forecast
 from experience.job import Job
 from experience.library import Library
 from experience.loop import evaluate, learn
@@ -19,10 +19,11 @@ from toolkit.artifact import Artifact
 from toolkit.client import check
 from toolkit.config import parse_settings, resolve
 from toolkit.errors import LibraryError
+from toolkit.forecast import check_limits
 from toolkit.models import fetch
-from toolkit.prices import ANY, Price
 from toolkit.progress import announce, watcher
 from toolkit.run import Outcome, Result, carry_out
+from toolkit.shown import Finished, Shown, cost_lines, given_price
 from toolkit.task import Task, describe
 from toolkit.types import Plan
 
@@ -36,29 +37,12 @@ IN_USE = {
 """Settings that an artefact keeps, and what they are called while learning."""
 
 
-@dataclass(frozen=True, slots=True)
-class Shown:
-    """Something to print: for people as lines, for programs as data."""
-
-    text: Sequence[str]
-    data: Any
-
-    def lines(self) -> Sequence[str]:
-        """For people."""
-        return self.text
-
-    def to_json(self) -> Any:
-        """For programs."""
-        return self.data
-
-
 class Words:
     """One task and its settings, ready for `plan`, `improve` and `evaluate`."""
 
     def __init__(self, task: Path, options: Mapping[str, Any], settings: Sequence[str], price: str | None):
         self.task = Task.read(task)
-        prices = {"prices": {ANY: _numbers(Price.parse(price))}} if price else {}
-        self._given = (self.task.settings, parse_settings(settings), {**options, **prices})
+        self._given = (self.task.settings, parse_settings(settings), {**options, **given_price(price)})
         self._config()
 
     def _config(self, **defaults: Any) -> ExperienceConfig:
@@ -73,7 +57,7 @@ class Words:
         check_limits(job.config, found)
         return Shown([describe(self.task), "", *found.lines()], asdict(found))
 
-    def improve(self, run: Path | None, replay: Path | None, lib: str | None = None) -> "Finished":
+    def improve(self, run: Path | None, replay: Path | None, lib: str | None = None) -> Finished:
         """
         Learn and measure; the result has `improved` beside its lines and data.
 
@@ -118,14 +102,7 @@ class Words:
             return Outcome((yield from evaluate(job, libraries)), {}, {})
 
         result = asyncio.run(carry_out(self.task, job.config, arms, run, job="evaluate", watch=watcher()))
-        return Shown([*result.evidence.lines(), *_cost_lines(result)], result.to_json())
-
-
-@dataclass(frozen=True, slots=True)
-class Finished(Shown):
-    """What `improve` prints, and whether it found something worth keeping."""
-
-    improved: bool = False
+        return Shown([*result.evidence.lines(), *cost_lines(result)], result.to_json())
 
 
 def _bare(path: str) -> bool:
@@ -154,23 +131,10 @@ def _result_lines(result: Result) -> list[str]:
         f"{len(library)} lessons" + (":" if lessons else ": nothing beat the unchanged model"),
         *lessons,
         "",
-        *_cost_lines(result),
+        *cost_lines(result),
         f"artefact: {result.path / 'artifact'}",
         f"report:   {result.path / 'report.html'}",
     ]
-
-
-def _cost_lines(result: Result) -> list[str]:
-    parts = {"learning": result.costs["learning"], "measuring": result.costs["measuring"]}
-    return [f"{name}: {_cost(book)}" for name, book in parts.items() if book["calls"]] + [
-        f"time: {result.seconds / 60:.1f} minutes"
-    ]
-
-
-def _cost(book: Mapping[str, Any]) -> str:
-    price = "price unknown" if book["usd"] is None else f"${book['usd']:.4f}"
-    given = f"{book['input']:,} tokens in ({book['cached']:,} cached), {book['output']:,} out"
-    return f"{book['calls']:,} calls, {given}, {price}"
 
 
 def _name(given: str, taken: Mapping[str, Any]) -> str:
@@ -179,7 +143,3 @@ def _name(given: str, taken: Mapping[str, Any]) -> str:
     name = path.resolve().parent.name if path.name == "artifact" else path.stem
     name += "".join(re.findall(r"[#@]\w+$", given)) if _bare(given) else ""
     return name if name not in taken else f"{name}-{len(taken)}"
-
-
-def _numbers(price: Price) -> tuple[float, ...]:
-    return (price.input, price.output) if price.cached is None else (price.input, price.output, price.cached)

@@ -47,7 +47,6 @@ class ExperienceConfig(Config):
         (), description="ids of training or validation rows that may not get worse"
     )
     placebo: bool = Field(False, description="also measure lessons off topic, and from shuffled rewards")
-    force: bool = Field(False, description="go on where rows or limits are too few to show any gain")
     # In the paper every rollout sees the whole library; 1 does that, and measures no effects on the way.
     inclusion: float = Field(0.8, gt=0, le=1, description="chance of a lesson to be shown while learning")
     leave_one_out: int = Field(8, ge=0, description="lessons measured one by one at the end, where undecided")

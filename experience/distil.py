@@ -27,6 +27,7 @@ class Distiller:
     `truth`: whether it sees the reference answer and the rewards; without, both are redacted everywhere.
     `operations`: the most that one group may propose. `words`: the longest a lesson may be. `summaries`: "auto"
     shows a run of one turn and at most `SHORT` words as it stands. `attempts`: tries at a readable reply.
+    `comparing`: what it is told before it compares, with the places {operations} and {words}.
     """
 
     model: str
@@ -36,6 +37,7 @@ class Distiller:
     words: int = 32
     summaries: Summaries = "auto"
     attempts: int = 3
+    comparing: str = prompts.COMPARE
 
 
 class Unreadable(ValueError):
@@ -59,8 +61,19 @@ def study(distiller: Distiller, group: Group, library: Library) -> Plan[Comparis
     """Summarise the runs of a group at once, then compare them. Raises Unreadable."""
     runs = [run for run in group.members if run.steps and not run.failed]
     summaries = yield [summarise(distiller, group.example, run) for run in runs]
-    proposed = yield from compare(distiller, group.example, runs, summaries, library)
-    origin = {"sources": (group.example.id,), "rollouts": tuple(run.id for run in runs)}
+    return (yield from compared(distiller, group.example, runs, summaries, library))
+
+
+def compared(
+    distiller: Distiller,
+    example: Example,
+    runs: Sequence[Rollout],
+    summaries: Sequence[str],
+    library: Library,
+) -> Plan[Comparison]:
+    """Compare runs that were summarised; operations know where they are from. Raises Unreadable."""
+    proposed = yield from compare(distiller, example, runs, summaries, library)
+    origin = {"sources": (example.id,), "rollouts": tuple(run.id for run in runs)}
     named = tuple(op.model_copy(update=origin) for op in proposed)
     most = distiller.operations
     return Comparison(tuple(summaries), named[:most], named[most:])
@@ -83,7 +96,9 @@ def compare(
     library: Library,
 ) -> Plan[tuple[Operation, ...]]:
     """The group's semantic advantage: why winners won and losers lost, as operations. Raises Unreadable."""
-    system = prompts.COMPARE.format(operations=distiller.operations, words=distiller.words) + prompts.ACTIONS
+    system = (
+        distiller.comparing.format(operations=distiller.operations, words=distiller.words) + prompts.ACTIONS
+    )
     attempts = [
         f"## Attempt {number}{_mark(distiller, run)}\n{summary}"
         for number, (run, summary) in enumerate(zip(runs, summaries, strict=True), 1)

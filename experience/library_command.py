@@ -5,7 +5,6 @@ from dataclasses import asdict, dataclass, field, replace
 from typing import Any, get_args
 
 from experience import formats, history
-from experience.command import Shown
 from experience.diff import counted, diff, size
 from experience.guard import Guard
 from experience.library import Effect, Lesson, Library, lesson
@@ -15,6 +14,7 @@ from experience.shared import name_of
 from experience.store import Commit, Stale, Store
 from toolkit.errors import ConfigError, Conflict, LibraryError
 from toolkit.progress import announce
+from toolkit.shown import Shown
 
 
 def show(lib: str) -> Shown:

@@ -12,10 +12,11 @@ from dataclasses import dataclass, replace
 from functools import partial
 from typing import Literal
 
-from mas.graph import Node
-from mas.roles import Role, Roles
+from mas.graph import Graph, Node
+from mas.roles import ALL_TOOLS, Role, Roles, find
 from toolkit import agent
 from toolkit.agent import Agent
+from toolkit.errors import GraphError
 from toolkit.extract import BLOCK, code_in
 from toolkit.tools import Function
 from toolkit.tools.python import run_python
@@ -28,10 +29,15 @@ How a node ended: "ok"; "contract", its reply is not what its role gives; "faile
 """
 
 PROGRAM_SECONDS = 10.0
-VERDICT = re.compile(r"^\W*verdict\W+(accept|revise)", re.IGNORECASE | re.MULTILINE)
+SHOWN = 8000
+"""The most characters of a node's word that others are shown."""
+VERDICT = re.compile(r"\bverdict\W+(accept|revise)\b", re.IGNORECASE)
+RESULT = re.compile(r"^[\s*_#>]*result[*_]*:[*_]*", re.IGNORECASE | re.MULTILINE)
 LISTED = re.compile(r"^\s*(?:\d+[.)]|[-*])\s+\S", re.MULTILINE)
 HEARD = "What others found"
-FORM = "Now do your part for the task above."
+LESSONS = "Lessons from earlier tasks"
+PART = "Your part"
+FORM = "Now answer the task above, in the form that it asks for."
 PROBLEM = "The program did not work:\n{problem}\nWrite the whole program again, corrected."
 
 
@@ -40,8 +46,9 @@ class Outcome:
     """
     What came of a node: `text` is what others hear, "" where it has nothing to say.
 
-    `accepts` is its verdict, None where its role gives none. `rollout` is the agent's run, None where no model was
-    asked. `error` says what went wrong. `weight` is the node's say in a weighted vote.
+    `result` is the answer alone, where its role puts it apart from its reasoning, else "". `accepts` is its verdict,
+    None where its role gives none. `rollout` is the agent's run, None where no model was asked. `error` says what
+    went wrong. `weight` is the node's say in a weighted vote.
     """
 
     node: str
@@ -51,6 +58,12 @@ class Outcome:
     rollout: Rollout | None = None
     error: str = ""
     weight: float = 1.0
+    result: str = ""
+
+    @property
+    def answer(self) -> str:
+        """Its answer to the task: what a graph says whose exit it is, and what a vote counts."""
+        return self.result or self.text
 
     @property
     def heard(self) -> bool:
@@ -58,12 +71,13 @@ class Outcome:
         return bool(self.text)
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, eq=False)
 class Team:
     """
     What all nodes of a graph share: roles, the model and sampling of those that name none, and tools by name.
 
-    `payer` is the role that their calls are booked on.
+    `own` names the tools that the task itself gives, which a role gets by "*". `payer` is the role that their calls
+    are booked on.
     """
 
     roles: Roles
@@ -73,11 +87,25 @@ class Team:
     turns: int = 50
     calling: agent.Calling = "auto"
     payer: str = "rollout"
+    own: tuple[str, ...] = ()
 
     def tools_of(self, node: Node) -> tuple[Function, ...]:
-        """The tools of a node: its own, else those of its role."""
-        names = self.roles[node.role].tools if node.tools is None else node.tools
-        return tuple((self.tools or {})[name] for name in names)
+        """The tools of a node: its own, else those of its role. Raises GraphError for one that is not there."""
+        there = self.tools or {}
+        wanted = find(self.roles, node.role).tools if node.tools is None else node.tools
+        names = dict.fromkeys(x for name in wanted for x in (self.own if name == ALL_TOOLS else (name,)))
+        for name in names:
+            if name not in there:
+                raise GraphError(
+                    f"Node {node.name!r} wants a tool {name!r}, and the task has "
+                    f"{', '.join(there) or 'none'}; name it under tools in the task file."
+                )
+        return tuple(there[name] for name in names)
+
+    def check(self, graph: Graph) -> None:
+        """Raise GraphError where a graph has a role or wants a tool that is not there."""
+        for node in graph.nodes:
+            self.tools_of(node)
 
 
 def act(
@@ -91,9 +119,9 @@ def act(
 def _acted(
     team: Team, node: Node, example: Example, heard: Sequence[Outcome], sample: int, seed: int
 ) -> Plan[Outcome]:
-    role = team.roles[node.role]
+    role = find(team.roles, node.role)
     saying = [outcome for outcome in heard if outcome.heard]
-    if role.act in ("majority", "weighted"):
+    if role.votes:
         return _vote(node, saying, weighted=role.act == "weighted")
     messages = dressed(node, role, example.messages, saying)
     runner = Agent(
@@ -115,27 +143,31 @@ def dressed(
     node: Node, role: Role, messages: tuple[Message, ...], heard: Sequence[Outcome]
 ) -> tuple[Message, ...]:
     """
-    The messages that a node is asked: the task's own, its role's prompt and lessons, and what it hears.
+    The messages that a node is asked: the task's own, then what it hears, its lessons and its role's prompt.
 
-    A role without a prompt that hears nobody and has no lessons is asked the task as it stands.
+    All of it stands behind the task: there it has the last word, where small models follow the task's own wish for
+    a short answer, and all agents of a graph share the beginning, which providers keep in a cache. A role without
+    a prompt that hears nobody and has no lessons is asked the task as it stands.
     """
     told = role.prompt if node.prompt is None else node.prompt
+    said = "\n\n".join(f"## {outcome.node}\n{_cut(outcome.text)}" for outcome in heard)
     lessons = "\n".join(f"- {lesson}" for lesson in node.lessons)
-    parts = [told, f"Lessons from earlier tasks:\n{lessons}" if lessons else ""]
-    system = "\n\n".join(part for part in parts if part)
-    said = "\n\n".join(f"## {outcome.node}\n{outcome.text}" for outcome in heard)
-    if system:
-        messages = _with_system(messages, system)
-    if said:
-        last = messages[-1]
-        messages = (*messages[:-1], replace(last, content=f"{last.content}\n\n# {HEARD}\n\n{said}\n\n{FORM}"))
-    return messages
+    parts = [
+        f"# {HEARD}\n\n{said}" if said else "",
+        f"# {LESSONS}\n\n{lessons}" if lessons else "",
+        f"# {PART}\n\n{told or FORM}" if told or said else "",
+    ]
+    added = "\n\n".join(part for part in parts if part)
+    if not added:
+        return messages
+    last = messages[-1]
+    return (*messages[:-1], replace(last, content=f"{last.content}\n\n{added}"))
 
 
-def _with_system(messages: tuple[Message, ...], text: str) -> tuple[Message, ...]:
-    if messages and messages[0].role == "system":
-        return (Message("system", f"{messages[0].content}\n\n{text}"), *messages[1:])
-    return (Message("system", text), *messages)
+def _cut(text: str) -> str:
+    """What others are shown of a text: a program may print thousands of lines, and a model may rave."""
+    half = SHOWN // 2
+    return text if len(text) <= SHOWN else f"{text[:half]}\n[...]\n{text[-half:]}"
 
 
 def _sampling(team: Team, role: Role) -> Sampling:
@@ -149,18 +181,34 @@ def _judged(node: Node, role: Role, run: Rollout) -> Outcome:
     """The outcome of a run, held to what its role gives."""
     if run.failed:
         return Outcome(node.name, "failed", rollout=run, error=run.error or run.stop)
-    text, verdict = run.answer.strip(), None
-    if role.gives == "verdict" and (found := VERDICT.search(text)):
-        verdict = found[1].lower() == "accept"
-    if problem := _breach(role, text, verdict):
-        return Outcome(node.name, "contract", text, verdict, run, problem)
-    return Outcome(node.name, "ok", text, verdict, run)
+    if run.stop == "turns":
+        return Outcome(node.name, "contract", rollout=run, error="its turns were used up by calls of tools")
+    text = run.answer.strip()
+    verdict = _verdict(text) if role.gives == "verdict" else None
+    result = _result(text) if role.marked else ""
+    problem = _breach(role, text, verdict, result)
+    ended: Ended = "contract" if problem else "ok"
+    return Outcome(node.name, ended, text, verdict, run, problem, result=result)
 
 
-def _breach(role: Role, text: str, verdict: bool | None) -> str:
+def _verdict(text: str) -> bool | None:
+    """Whether the last verdict in a text accepts, None where there is none: a model may name both before it decides."""
+    found = VERDICT.findall(text)
+    return found[-1].lower() == "accept" if found else None
+
+
+def _result(text: str) -> str:
+    """What follows the last `RESULT:`, "" where there is none."""
+    parts = RESULT.split(text)
+    return parts[-1].strip() if len(parts) > 1 else ""
+
+
+def _breach(role: Role, text: str, verdict: bool | None, result: str) -> str:
     """What is wrong with a reply; "" if nothing is."""
     if not text:
         return "the reply is empty"
+    if role.marked and not result:
+        return "there is no line RESULT: with an answer"
     if role.gives == "verdict" and verdict is None:
         return "there is no line VERDICT: ACCEPT or VERDICT: REVISE"
     if role.gives == "parts" and not LISTED.search(text):
@@ -222,9 +270,9 @@ def _vote(node: Node, heard: Sequence[Outcome], *, weighted: bool) -> Outcome:
         return Outcome(node.name, "silent", error="no answer was heard")
     count: dict[str, float] = defaultdict(float)
     for outcome in heard:
-        count[same(outcome.text)] += outcome.weight if weighted else 1.0
+        count[same(outcome.answer)] += outcome.weight if weighted else 1.0
     best = max(count, key=lambda answer: count[answer])
-    return Outcome(node.name, "ok", next(x.text for x in heard if same(x.text) == best))
+    return Outcome(node.name, "ok", next(x.answer for x in heard if same(x.answer) == best))
 
 
 def same(text: str) -> str:

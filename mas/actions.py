@@ -81,8 +81,9 @@ def allowed(space: Space, state: State) -> NDArray[np.bool_]:
     """
     (K + 2,) which node actions may be taken.
 
-    EXIT needs an agent, DELETE two or more and moves to spare; roles need room, a move to spare for EXIT, and as
-    many agents as they must hear. With the last move there is only EXIT; nothing is allowed when it is done.
+    EXIT needs an agent, DELETE two or more, one of which is `deletable`, and moves to spare; roles need room, a move
+    to spare for EXIT, and as many agents as they must hear. With the last move there is only EXIT; nothing is
+    allowed when it is done.
     """
     n, left = len(state), space.moves - state.moves
     mask = np.zeros(space.actions, dtype=bool)
@@ -90,9 +91,22 @@ def allowed(space: Space, state: State) -> NDArray[np.bool_]:
         return mask
     room = n < space.agents and left > 1
     mask[: space.delete] = [room and n >= least for least in space.hears]
-    mask[space.delete] = n >= 2 and left > 2
+    mask[space.delete] = n >= 2 and left > 2 and any(deletable(space, state))
     mask[space.exit] = n >= 1
     return mask
+
+
+def deletable(space: Space, state: State) -> list[bool]:
+    """For each agent, whether those who hear it still hear as many as they must without it."""
+    return [
+        all(_hears_enough(space, state, place, gone) for place in range(len(state)))
+        for gone in range(len(state))
+    ]
+
+
+def _hears_enough(space: Space, state: State, place: int, gone: int) -> bool:
+    least, heard = space.hears[state.roles[place]], state.hears[place]
+    return place == gone or not least or gone not in heard or len({*heard, *state.hears[gone]}) > least
 
 
 def apply(space: Space, state: State, move: Move) -> State:
@@ -105,8 +119,12 @@ def apply(space: Space, state: State, move: Move) -> State:
         return State(state.roles, state.hears, state.moves + 1, True)
     if move.action == space.delete:
         (gone,) = move.agents
+        if not deletable(space, state)[gone]:
+            raise ValueError(f"{move} would leave an agent with fewer to hear than its role needs")
         return _deleted(state, gone)
     heard = tuple(sorted(set(move.agents)))
+    if len(heard) < space.hears[move.action]:
+        raise ValueError(f"{move} hears too few: {space.roles[move.action]} needs {space.hears[move.action]}")
     return State((*state.roles, move.action), (*state.hears, heard), state.moves + 1)
 
 

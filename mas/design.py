@@ -38,4 +38,8 @@ def load(data: Any) -> Design:
         from mas.policy import Policy
 
         return Policy.from_json(data)
+    if kind == "table":
+        from mas.table import Table
+
+        return Table.from_json(data)
     raise GraphError(f"This is no design of agent graphs: its kind is {kind!r}.")

@@ -7,6 +7,7 @@ without predecessors is an entry, and what the exit says is the answer. `Graph` 
 
 import hashlib
 import json
+from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -15,9 +16,11 @@ from typing import Any
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from toolkit.errors import GraphError
+from toolkit.load import meant
 
 FORMAT = 1
 MOST_ROUNDS = 8
+MOST_NODES = 200
 
 
 class Data(BaseModel):
@@ -34,7 +37,7 @@ class Node(Data):
     its prompt. `weight` is its say in a weighted vote.
     """
 
-    name: str = Field(pattern=r"^[A-Za-z][\w-]*$")
+    name: str = Field(pattern=r"^[A-Za-z][\w-]*$", max_length=64)
     role: str
     model: str = ""
     prompt: str | None = None
@@ -66,8 +69,8 @@ class Graph:
     """
     Nodes, edges (from, to), loops, and the node whose word is the answer.
 
-    Raises GraphError for no nodes, names used twice, an edge to nowhere, a cycle, a node whose word never reaches
-    the exit, and a loop that does not go back over a part of its own.
+    Raises GraphError for no nodes or more than 200, names used twice, an edge to nowhere, a cycle, a node whose word
+    never reaches the exit, and a loop that does not go back over a part of its own.
     """
 
     nodes: tuple[Node, ...]
@@ -93,12 +96,20 @@ class Graph:
     @cached_property
     def before(self) -> dict[str, tuple[str, ...]]:
         """The nodes that each node hears, in the order of `nodes`."""
-        return {n.name: tuple(m.name for m in self.nodes if (m.name, n.name) in self.edges) for n in self.nodes}
+        return self._linked((b, a) for a, b in self.edges)
 
     @cached_property
     def after(self) -> dict[str, tuple[str, ...]]:
         """The nodes that hear each node, in the order of `nodes`."""
-        return {n.name: tuple(m.name for m in self.nodes if (n.name, m.name) in self.edges) for n in self.nodes}
+        return self._linked(self.edges)
+
+    def _linked(self, pairs: Iterable[tuple[str, str]]) -> dict[str, tuple[str, ...]]:
+        """By the first of each pair, all of its seconds, both in the order of `nodes`."""
+        place = {node.name: number for number, node in enumerate(self.nodes)}
+        found: dict[str, list[str]] = {name: [] for name in place}
+        for one, other in pairs:
+            found[one].append(other)
+        return {name: tuple(sorted(others, key=place.__getitem__)) for name, others in found.items()}
 
     @cached_property
     def entries(self) -> tuple[str, ...]:
@@ -174,14 +185,17 @@ class Graph:
     @classmethod
     def from_json(cls, data: Any) -> "Graph":
         """Read plain data. Raises GraphError that names what is wrong."""
+        written = data.get("format", FORMAT) if isinstance(data, dict) else FORMAT
+        if isinstance(written, int) and written > FORMAT:
+            raise GraphError(
+                f"The graph has format {written}, this version reads {FORMAT}: upgrade edgewise."
+            )
         try:
             wire = Wire.model_validate(data)
         except ValidationError as error:
             first = error.errors()[0]
             place = ".".join(map(str, first["loc"])) or "graph"
             raise GraphError(f"The graph is not readable: {place}: {first['msg']}.") from error
-        if wire.format > FORMAT:
-            raise GraphError(f"The graph has format {wire.format}, this version reads {FORMAT}: upgrade edgewise.")
         return cls(wire.nodes, wire.edges, wire.exit, wire.loops)
 
 
@@ -197,6 +211,8 @@ def _check(graph: Graph) -> None:
     names = [node.name for node in graph.nodes]
     if not names:
         raise GraphError("A graph needs at least one node.")
+    if len(names) > MOST_NODES:
+        raise GraphError(f"A graph has at most {MOST_NODES} nodes, not {len(names)}.")
     for name in names:
         if names.count(name) > 1:
             raise GraphError(f"Two nodes have the name {name!r}; give each a name of its own.")
@@ -205,7 +221,8 @@ def _check(graph: Graph) -> None:
     lost = sorted(set(names) - _reach(graph.before, graph.exit))
     if lost:
         raise GraphError(
-            f"Node {lost[0]!r} is unreachable from the exit {graph.exit!r}: nobody hears it. Add an edge, or leave it out."
+            f"Node {lost[0]!r} is unreachable from the exit {graph.exit!r}: nobody hears it. Add an edge, "
+            "or leave it out."
         )
     for loop in graph.loops:
         if reason := _why_no_loop(graph, loop):
@@ -219,10 +236,12 @@ def _check_ends(graph: Graph, names: set[str]) -> None:
     ends += [("loop", name) for loop in graph.loops for name in (loop.source, loop.target)]
     for kind, name in ends:
         if name not in names:
-            raise GraphError(f"The {kind} names a node {name!r}, and there is none.")
-    if len(set(graph.edges)) < len(graph.edges):
-        twice = next(e for e in graph.edges if graph.edges.count(e) > 1)
-        raise GraphError(f"The edge from {twice[0]!r} to {twice[1]!r} is there twice.")
+            raise GraphError(
+                f"The {kind} names a node {name!r}, and there is none{meant(name, sorted(names))}"
+            )
+    for (a, b), times in Counter(graph.edges).items():
+        if times > 1:
+            raise GraphError(f"The edge from {a!r} to {b!r} is there twice; leave one out.")
 
 
 def _sorted(before: Mapping[str, tuple[str, ...]]) -> list[str]:

@@ -1,22 +1,120 @@
-"""
-A graph run on one query, as a rollout: one step whose `calls` hold the rollouts of its agents.
+"""A graph run on one query, as a rollout: one step whose `calls` hold the rollouts of its agents."""
 
-To be written by the compiler's side; the names below are what others rely on.
+import asyncio
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from functools import partial
 
-    @dataclass(frozen=True, slots=True)
-    class GraphLimits:      # of one graph run; None for none
-        calls: int | None = None; tokens: int | None = None; usd: float | None = None
-        node_seconds: float | None = None; concurrency: int | None = None
+from mas.act import Outcome, Team
+from mas.context import Context, GraphLimits, NodeRun, Process, emit_reward
+from mas.flow import standing
+from mas.graph import Graph
+from mas.meter import Drive
+from mas.shared import Shared
+from toolkit.types import Example, Hosted, Message, Plan, Rollout, Step, Stop, Usage
 
-    @dataclass(frozen=True, slots=True)
-    class GraphRun:
-        graph: Graph
-        rollout: Rollout                       # role "graph", version = graph.version (or what the caller gives)
-        outcomes: Mapping[str, tuple[Outcome, ...]]   # by node, one for each round that it ran
-        reused: frozenset[str]                 # nodes that were taken from another run of the group
+__all__ = ["GraphLimits", "GraphRun", "NodeRun", "Shared", "emit_reward", "graph_run"]
 
-    class Shared: ...       # what the runs of one group share: same sub-graph, same query, same sample -> run once
+ROLE = "graph"
 
-    def graph_run(graph, team, example, *, sample, seed, limits=GraphLimits(), shared=None, version=None,
-                  rewards=None) -> Plan[GraphRun]
-"""
+
+@dataclass(frozen=True, slots=True)
+class GraphRun:
+    """
+    What came of a graph run.
+
+    `outcomes` has those of each node, one for each round that it ran. `reused` are nodes that were taken from another
+    run of the group: their rollouts are in `rollout` too, though nothing was paid for them here. `rewards` is what was
+    emitted for nodes.
+    """
+
+    graph: Graph
+    rollout: Rollout
+    outcomes: Mapping[str, tuple[Outcome, ...]]
+    reused: frozenset[str] = frozenset()
+    rewards: Mapping[str, float] = field(default_factory=dict)
+
+
+def graph_run(
+    graph: Graph,
+    team: Team,
+    example: Example,
+    *,
+    sample: int,
+    seed: int,
+    limits: GraphLimits = GraphLimits(),
+    shared: Shared | None = None,
+    version: str | None = None,
+    rewards: Process | None = None,
+    ahead: bool = True,
+) -> Plan[GraphRun]:
+    """
+    Run a graph on a query: what its exit says is the answer.
+
+    Every node draws with a seed made of `seed`, the query, `sample` and what the node is. Nodes that fail, take too
+    long or meet a limit end with an outcome that says so; others go on without them. Which node meets a limit of calls
+    or tokens may depend on timing. `rewards` is called when a node ends. Raises GraphError for a role or a tool that
+    does not exist, before anything is paid, and whatever the driver raises.
+    """
+    team.check(graph)
+    make = partial(
+        Context,
+        graph,
+        team,
+        example,
+        sample=sample,
+        seed=seed,
+        limits=limits,
+        shared=shared,
+        process=rewards,
+        ahead=ahead,
+    )
+    context: Context = yield Hosted(partial(_invoked, make))
+    outcomes = {name: tuple(context.outcomes[name]) for name in graph.order}
+    rollout = _rollout(graph, example, outcomes, sample, seed, version)
+    return GraphRun(graph, rollout, outcomes, frozenset(context.reused), context.rewards)
+
+
+async def _invoked(make: "partial[Context]", drive: Drive) -> Context:
+    """Run the compiled graph in a fresh context, and leave nothing behind that still runs."""
+    from mas.compile import plain
+
+    context = make(drive)
+    query = context.example.messages[-1].content if context.example.messages else ""
+    try:
+        context.begin()
+        # No stream: what came of the nodes is in the context.
+        await plain(context.graph).ainvoke({"query": query}, context=context, stream_mode=[])
+    except asyncio.CancelledError:
+        await context.ended(cancel=True)
+        raise
+    except Exception:
+        # Calls under way are paid for: they end first, so that they are kept.
+        await context.ended(cancel=False)
+        if context.error:
+            raise context.error from None
+        raise
+    return context
+
+
+def _rollout(
+    graph: Graph,
+    example: Example,
+    outcomes: Mapping[str, tuple[Outcome, ...]],
+    sample: int,
+    seed: int,
+    version: str | None,
+) -> Rollout:
+    said = standing(outcomes[graph.exit])
+    calls = tuple(x.rollout for name in graph.order for x in outcomes[name] if x.rollout)
+    step = Step(example.messages, Message("assistant", said.answer), Usage(), calls=calls)
+    stop, error = _stop(said)
+    named = graph.version if version is None else version
+    return Rollout(example.id, ROLE, sample, (step,), stop, seed=seed, version=named, error=error)
+
+
+def _stop(said: Outcome) -> tuple[Stop, str]:
+    """Why the run ended, and what is wrong if its exit said nothing."""
+    if said.heard:
+        return ("length" if said.rollout and said.rollout.stop == "length" else "stop"), ""
+    return ("timeout" if said.ended == "timeout" else "failed"), f"node {said.node!r} {said.ended}: {said.error}"

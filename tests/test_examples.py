@@ -25,6 +25,16 @@ def test_the_python_example_runs_as_it_is():
     assert done.stdout.endswith("passwords.edge\n")
 
 
+def test_the_example_of_planner_and_sub_agents_runs_as_it_is():
+    script = EXAMPLES / "two_levels.py"
+    done = subprocess.run(
+        [sys.executable, str(script)], capture_output=True, text=True, cwd=ROOT, env={"PYTHONPATH": str(ROOT)}
+    )
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.startswith("planner: Hand each sum to a sub-agent. \nsub-agents: Carry the one.\n")
+    assert "after         1.000" in done.stdout
+
+
 def reads_amounts(request) -> str:
     """Gives the amount as it stands, and in the wanted form once a lesson asks for it; as distiller, asks for it."""
     if request.schema:

@@ -7,10 +7,11 @@ A model that calls tools natively is served natively. One that does not is told 
 
 import json
 import re
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
-from typing import Literal
+from typing import Any, Literal
 
 from toolkit.rewards import Reward
 from toolkit.seeds import seed as seed_of
@@ -47,6 +48,19 @@ UNREADABLE = ""
 
 
 @dataclass(frozen=True, slots=True)
+class Delegation:
+    """
+    A tool whose calls are runs of other agents: `run(number, arguments)` is the plan of one, or of why there is none.
+
+    `number` counts the calls of this tool within a rollout, from 0. Calls of one turn run together; the caller is told
+    the run's answer, or that it failed, and its step keeps the run in `calls`.
+    """
+
+    tool: Tool
+    run: Callable[[int, Mapping[str, Any]], Plan[Rollout | str]]
+
+
+@dataclass(frozen=True, slots=True)
 class Agent:
     """
     How a model is run on an example: its name, sampling, tools and the most turns it may take.
@@ -56,7 +70,7 @@ class Agent:
 
     model: str
     sampling: Sampling = Sampling()
-    tools: tuple[Function, ...] = ()
+    tools: tuple[Function | Delegation, ...] = ()
     turns: int = 50
     calling: Calling = "auto"
     role: str = "solver"
@@ -88,8 +102,11 @@ def rollout(
         steps.append(Step(seen, said, reply.usage, reply.latency))
         if not said.tool_calls:
             return ended(reply.stop)
-        results = yield [_use(agent.tools, call, by_text) for call in said.tool_calls]
-        seen = (*seen, reply.message, *results)
+        results = yield [_result(agent.tools, call, number) for call, number in numbered(steps)[-1]]
+        calls = tuple(result for result in results if isinstance(result, Rollout))
+        steps[-1] = replace(steps[-1], calls=calls)
+        told = [_told(call, result, by_text) for call, result in zip(said.tool_calls, results, strict=True)]
+        seen = (*seen, reply.message, *told)
     return ended("turns")
 
 
@@ -184,7 +201,9 @@ def _refused_tools(reply: Reply, request: Request) -> bool:
     return bool(reply.stop == "refused" and request.tools and "tool" in reply.error.lower())
 
 
-def _with_instructions(messages: tuple[Message, ...], tools: tuple[Function, ...]) -> tuple[Message, ...]:
+def _with_instructions(
+    messages: tuple[Message, ...], tools: tuple[Function | Delegation, ...]
+) -> tuple[Message, ...]:
     if not tools:
         return messages
     described = "\n".join(
@@ -211,15 +230,37 @@ def _read_calls(said: Message, turn: int) -> Message:
     return replace(said, tool_calls=tuple(calls))
 
 
-def _use(tools: tuple[Function, ...], call: ToolCall, by_text: bool) -> Plan[Message]:
-    """Run one tool call; whatever goes wrong is told to the model, which may mend it."""
-    text = yield from _result(tools, call)
+def numbered(steps: Sequence[Step]) -> list[list[tuple[ToolCall, int]]]:
+    """The tool calls of each step, each with its number among the calls of the same tool, from 0."""
+    count: Counter[str] = Counter()
+    found = []
+    for step in steps:
+        found.append([])
+        for call in step.said.tool_calls:
+            found[-1].append((call, count[call.name]))
+            count[call.name] += 1
+    return found
+
+
+def _told(call: ToolCall, result: Rollout | str, by_text: bool) -> Message:
+    """The message that answers a call."""
+    text = result if isinstance(result, str) else _returned(result)
     if by_text:
         return Message("user", f"<result>\n{text}\n</result>")
     return Message("tool", text, tool_call_id=call.id)
 
 
-def _result(tools: tuple[Function, ...], call: ToolCall) -> Plan[str]:
+def _returned(run: Rollout) -> str:
+    """What a caller hears of a run that it delegated."""
+    if run.failed:
+        return f"error: the agent failed ({run.stop}): {run.error}"
+    if run.stop == "turns" or not run.answer.strip():
+        return f"error: the agent gave no answer ({run.stop})"
+    return run.answer
+
+
+def _result(tools: tuple[Function | Delegation, ...], call: ToolCall, number: int) -> Plan[Rollout | str]:
+    """What a tool call gives; whatever goes wrong is told to the model, which may mend it."""
     chosen = next((f for f in tools if f.tool.name == call.name), None)
     if call.name == UNREADABLE:
         return 'error: the block is not JSON of the form {"name": "NAME", "arguments": {...}}'
@@ -231,4 +272,6 @@ def _result(tools: tuple[Function, ...], call: ToolCall) -> Plan[str]:
         return f"error: the arguments are not JSON: {error}"
     if not isinstance(arguments, dict):
         return "error: the arguments must be a JSON object"
+    if isinstance(chosen, Delegation):
+        return (yield from chosen.run(number, arguments))
     return (yield Work(partial(chosen.run, **arguments)))

@@ -16,6 +16,7 @@ from typing import Any
 
 from toolkit.errors import ArtifactError
 from toolkit.files import json_text, replace_text, replacing
+from toolkit.types import Sampling
 
 FORMAT = 1
 MANIFEST = "manifest.json"
@@ -36,6 +37,11 @@ class Artifact:
     files: Mapping[str, Any]
     settings: Mapping[str, Any] = field(default_factory=dict)
     parents: tuple[str, ...] = ()
+
+    @property
+    def sampling(self) -> Sampling:
+        """How replies are drawn in use."""
+        return Sampling(**{key: self.settings.get(key) for key in ("temperature", "top_p", "max_tokens")})
 
     @property
     def library(self) -> Any:

@@ -28,8 +28,10 @@ app = typer.Typer(
     epilog="Start with: edgewise improve examples/support_triage --dry-run",
 )
 library = typer.Typer(no_args_is_help=True, help="The experience library as data.")
+graph = typer.Typer(no_args_is_help=True, help="Agent graphs as data.")
 models = typer.Typer(no_args_is_help=True, help="The embedded models.")
 app.add_typer(library, name="library")
+app.add_typer(graph, name="graph")
 app.add_typer(models, name="models")
 
 Usd = Annotated[float | None, typer.Option(help="hard limit in dollars")]
@@ -61,6 +63,12 @@ Lib = Annotated[
 ]
 StoredLib = Annotated[
     str, typer.Argument(metavar="LIB", help="a store: team.sqlite or postgresql://..., with #name")
+]
+GraphPath = Annotated[
+    str,
+    typer.Argument(
+        metavar="GRAPH", help="a graph.json, an artefact or a run; with @VERSION one of several graphs"
+    ),
 ]
 Message = Annotated[str | None, typer.Option("--message", help="what to write into the history")]
 Author = Annotated[
@@ -186,6 +194,32 @@ def report(run: Annotated[Path, typer.Argument(help="a finished run directory")]
     print(import_module("toolkit.report").write(run))
 
 
+@app.command(epilog="Example: edgewise serve runs/first --port 8000 --usd 5")
+def serve(
+    artifact: Annotated[Path, typer.Argument(help="an artefact, or a finished run")],
+    host: Annotated[str, typer.Option(help="the address to listen on")] = "127.0.0.1",
+    port: Annotated[int, typer.Option(min=0, max=65535, help="0 takes a free one")] = 8000,
+    model: Annotated[str | None, typer.Option(help="the model to use; else the artefact's")] = None,
+    token: Annotated[
+        str | None, typer.Option(envvar="EDGEWISE_TOKEN", help="what clients must send as their API key")
+    ] = None,
+    usd: Usd = None,
+    tokens: Tokens = None,
+    calls: Calls = None,
+    price: Pricing = None,
+    concurrency: Annotated[int, typer.Option(min=1, help="the most calls of the model at once")] = 32,
+) -> None:
+    """
+    Answer with an artefact behind an OpenAI-compatible endpoint, until it is stopped.
+
+    Limits count from its start; once one is reached, requests are refused.
+    """
+    module = import_module("toolkit.serve")
+    limits = module.Limits(usd, tokens, calls)
+    service = module.Service(artifact, host, port, model or "", token or "", limits, price or "", concurrency)
+    module.command(service)
+
+
 @library.command("show", epilog="Example: edgewise library show team.sqlite#triage@3")
 def library_show(lib: Lib, as_json: Json = False) -> None:
     """Print the lessons of a library: id, age in steps, rows they came from, measured effect, flags, text."""
@@ -293,6 +327,49 @@ def library_export(
     youtu: the flat object {"G0": text, ...}; json: all that is known.
     """
     print(_load("experience.library_command:export")(lib, kind))
+
+
+@graph.command("show", epilog="Example: edgewise graph show runs/first --as mermaid")
+def graph_show(
+    source: GraphPath,
+    kind: Annotated[
+        str, typer.Option("--as", metavar="text|mermaid|svg|json", help="the form to print")
+    ] = "text",
+    as_json: Json = False,
+) -> None:
+    """Print an agent graph; of a design with several graphs, how many queries each of them is used for."""
+    _print(_load("mas.graph_command:show")(source, kind), as_json)
+
+
+@graph.command("diff", epilog="Example: edgewise graph diff runs/first runs/second@3f2a")
+def graph_diff(
+    before: GraphPath,
+    after: Annotated[str, typer.Argument(metavar="OTHER", help="the graph to compare it with")],
+    as_json: Json = False,
+) -> None:
+    """Print what differs: + added, - removed, ~ changed."""
+    _print(_load("mas.graph_command:compare")(before, after), as_json)
+
+
+@graph.command("roles", epilog="Example: edgewise graph roles --roles my_roles.toml")
+def graph_roles(
+    files: Annotated[
+        list[str] | None, typer.Option("--roles", metavar="FILE", help="a TOML file of roles; repeatable")
+    ] = None,
+    as_json: Json = False,
+) -> None:
+    """Print the roles that graphs are made of: what each does, gives and needs, and the most it may cost."""
+    _print(_load("mas.graph_command:roles")(files or []), as_json)
+
+
+@graph.command("export", epilog="Example: edgewise graph export runs/first my_graph")
+def graph_export(
+    source: GraphPath,
+    folder: Annotated[Path, typer.Argument(help="where the module is written")],
+    as_json: Json = False,
+) -> None:
+    """Write a graph as a LangGraph module and langgraph.json, which run without Edgewise."""
+    _print(_load("mas.export:command")(source, folder), as_json)
 
 
 @models.command("list", epilog="Example: edgewise models list --json")

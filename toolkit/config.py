@@ -48,6 +48,7 @@ class Config(BaseModel):
     eval_temperature: float | None = Field(0.3, ge=0, description="of rollouts that measure")
     eval_top_p: float | None = Field(0.95, gt=0, le=1, description="of rollouts that measure")
     samples: int = Field(1, ge=1, description="rollouts per row that measure")
+    force: bool = Field(False, description="go on where rows or limits are too few to show any gain")
 
     @property
     def models(self) -> tuple[str, ...]:

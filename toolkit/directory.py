@@ -6,6 +6,7 @@ The directory of a run, and what is written into it while the run goes on.
     RUN/rollouts.jsonl     one line per rollout
     RUN/steps/NNN/         what each step saw and produced
     RUN/effects.json       which lessons were measured one by one at the end, and which went
+    RUN/wiring.json        the graphs that were found, where graphs were searched for
     RUN/result.json        the result as one object
     RUN/report.html        the same for people
     RUN/artifact/          the improvement; its manifest is written last
@@ -63,8 +64,8 @@ class Directory:
                 self._write_groups(groups)
             case Note("step", record):
                 self._write_step(record)
-            case Note("effects", record):
-                write_json(self.path / "effects.json", record.to_json())
+            case Note("effects" | "wiring" as name, record):
+                write_json(self.path / f"{name}.json", record.to_json())
 
     def _write_groups(self, groups: list[Group]) -> None:
         for group in groups:
@@ -161,9 +162,10 @@ def write_json(path: Path, data: Any) -> None:
 
 
 def rollout_json(group: Group, run: Rollout, model: str, price: Price | None) -> dict[str, Any]:
-    """One line of rollouts.jsonl; `usd` is None where the price is unknown."""
+    """One line of rollouts.jsonl; `usd` is None where the price is unknown. `calls` are the runs that it delegated."""
     usage = run.usage
     last = run.steps[-1] if run.steps else None
+    calls = [rollout_json(group, call, model, price) for step in run.steps for call in step.calls]
     return {
         "id": run.id,
         "example": run.example,
@@ -180,4 +182,5 @@ def rollout_json(group: Group, run: Rollout, model: str, price: Price | None) ->
         "usd": cost(usage, price) / PICO if price else None,
         "tool_calls": run.tool_calls,
         "latency": sum(step.latency for step in run.steps),
+        **({"calls": calls} if calls else {}),
     }

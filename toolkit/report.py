@@ -2,6 +2,7 @@
 
 from collections import Counter
 from collections.abc import Iterable, Sequence
+from importlib import import_module
 from pathlib import Path
 from xml.etree.ElementTree import Element
 
@@ -35,6 +36,8 @@ FATES = ("applied", "joined", "rejected")
 """What becomes of an operation on the library."""
 GLANCE = 80
 """The most letters of a row in its headline."""
+WIRING = "mas.report"
+"""What shows graphs; named here, for this package imports no upper one."""
 LETTERS = 3000
 """The most letters shown of one text."""
 
@@ -96,6 +99,8 @@ def _sections(run: Finished) -> Iterable[Element]:
     yield from _measured(run)
     if run.steps:
         yield from _curve(run.steps)
+    if run.wiring is not None:
+        yield from import_module(WIRING).sections(run.wiring)
     if run.library:
         yield from _lessons(run)
     if run.steps:

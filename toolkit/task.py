@@ -26,7 +26,7 @@ from toolkit.types import Example
 
 Split = Literal["train", "validation", "test"]
 SPLITS: tuple[Split, ...] = ("train", "validation", "test")
-TABLES = ("task", "improve")
+TABLES = ("task", "improve", "graph")
 
 
 class Fractions(BaseModel, extra="forbid", frozen=True):
@@ -95,7 +95,8 @@ class Task:
 
     `system` is fixed text: the first message of every example, where it is set. `fingerprint` is a sha256
     over examples, prompt, system, reward and tools, equal on every machine. `path` is the task file, None
-    for a task made in Python. `settings` are the file's [improve] table, as it stands there.
+    for a task made in Python. `settings` are the file's [improve] table, as it stands there; `graph` is what its
+    [graph] table says beside that to --by graph.
     """
 
     name: str
@@ -109,6 +110,7 @@ class Task:
     fingerprint: str
     path: Path | None = None
     settings: Mapping[str, Any] = field(default_factory=dict)
+    graph: Mapping[str, Any] = field(default_factory=dict)
 
     @classmethod
     def read(cls, path: str | Path) -> "Task":
@@ -126,7 +128,12 @@ class Task:
             source = str(spec.rows)
             parts = divided(_placed(spec, read_rows(source, base), source), spec.splits)
         reward, tools = resolve(spec.reward, base), load_tools(spec.tools, base)
-        return replace(_task(spec, parts, reward, tools), path=path, settings=content.get("improve", {}))
+        return replace(
+            _task(spec, parts, reward, tools),
+            path=path,
+            settings=content.get("improve", {}),
+            graph=content.get("graph", {}),
+        )
 
     @classmethod
     def from_rows(
@@ -201,7 +208,7 @@ def _read_tables(path: Path) -> dict[str, Any]:
         raise TaskError(f"{path} is not TOML: {error}") from error
     for name, table in content.items():
         if name not in TABLES or not isinstance(table, dict):
-            raise TaskError(f"{path} may hold the tables [task] and [improve], but no {name!r}")
+            raise TaskError(f"{path} may hold the tables [task], [improve] and [graph], but no {name!r}")
     if "task" not in content:
         raise TaskError(f"{path} has no [task] table")
     return content

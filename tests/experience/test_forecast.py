@@ -8,13 +8,14 @@ import pytest
 
 from experience import improve
 from experience.config import ExperienceConfig
-from experience.forecast import check_limits, forecast
+from experience.forecast import forecast
 from experience.job import Job
 from experience.library import Library, lesson
 from tests import toy
 from tests.command import SCRIPTED, inside, task_file
 from tests.learned import job, learned
 from toolkit.errors import Hopeless, LimitTooSmall
+from toolkit.forecast import check_limits
 from toolkit.rewards import resolve
 from toolkit.statistics import smallest_gain
 

@@ -20,8 +20,8 @@ BELOW = {
 SERVER_AND_CLIENT = ("toolkit/client.py", "toolkit/serve.py")
 # Library -> the files and folders that may import it.
 HOMES = {
-    "torch": ("learner/", "mas/policy.py", "toolkit/torch_sampler.py"),
-    "transformers": ("learner/", "mas/policy.py", "toolkit/torch_sampler.py"),
+    "torch": ("learner/", "mas/policy.py", "mas/encode.py", "toolkit/torch_sampler.py"),
+    "transformers": ("learner/", "mas/policy.py", "mas/encode.py", "toolkit/torch_sampler.py"),
     "langgraph": ("mas/compile.py",),
     # Nowhere: openai 3 no longer brings it.
     "httpx": (),

@@ -7,12 +7,12 @@ import pytest
 
 from tests.plans import play
 from tests.server import Fault, Server
-from toolkit.agent import Agent, attempt, group, rollout
+from toolkit.agent import Agent, Delegation, attempt, group, numbered, rollout
 from toolkit.client import Router
 from toolkit.collect import drive
 from toolkit.rewards import resolve
 from toolkit.tools import load_tools, tool_from
-from toolkit.types import Example, Message, Note, Reply, Sampling, Step, ToolCall, Usage
+from toolkit.types import Example, Message, Note, Reply, Rollout, Sampling, Step, Tool, ToolCall, Usage
 
 EXAMPLE = Example("r1", (Message("user", "What is 6 * 7?"),), target="42")
 
@@ -266,3 +266,41 @@ def test_the_python_tool_really_runs():
     solver = Agent("scripted/x", tools=(python,))
     assert play(rollout(solver, EXAMPLE, EXAMPLE.messages, sample=0, seed=0), model).answer == "42"
     assert heard(model).strip() == "42"
+
+
+def ask_another(number, arguments):
+    """A run of another agent, which fails where it is asked for nothing; the third call is refused."""
+    if number == 2:
+        return "error: no more"
+    yield Note("asked", number)
+    said = Step((), Message("assistant", f"{number}: {arguments.get('what')}"))
+    steps, stop = ((said,), "stop") if arguments else ((), "failed")
+    return Rollout("r1", "other", 0, steps, stop, error="" if arguments else "down")
+
+
+@pytest.mark.parametrize("calling_", ["native", "text"])
+def test_a_delegation_is_a_run_of_another_agent_kept_in_the_step(calling_):
+    other = Delegation(Tool("other", "Ask another agent.", {"type": "object"}), ask_another)
+    asked = [("other", {"what": "a"}), ("multiply", {"a": 2, "b": 3}), ("other", {})]
+    if calling_ == "native":
+        turns = [
+            calling(*(call(*each, id=f"c{n}") for n, each in enumerate(asked))),
+            calling(call("other", {})),
+        ]
+    else:
+        turns = ["\n".join(in_words(*each) for each in asked), in_words("other", {})]
+    model = Script(*turns, "done")
+    plan = rollout(
+        Agent("m", tools=(*TOOLS, other), calling=calling_), EXAMPLE, EXAMPLE.messages, sample=0, seed=1
+    )
+    done = play(plan, model)
+    assert [[run.answer for run in step.calls] for step in done.steps] == [["0: a", ""], [], []]
+    assert [run.stop for run in done.steps[0].calls] == ["stop", "failed"]
+    told = [
+        message.content
+        for message in model.asked[-1].messages
+        if message.role == "tool" or "<result>" in message.content
+    ]
+    said = ["0: a", "6", "error: the agent failed (failed): down", "error: no more"]
+    assert all(text in heard for text, heard in zip(said, told[-4:], strict=True))
+    assert [[number for _, number in calls] for calls in numbered(done.steps)] == [[0, 0, 1], [2], []]

@@ -2,7 +2,7 @@
 Tools: functions that a model may call.
 
 `tool_from` makes one of a typed Python function, `load_tools` of the names in a task file. Running Python
-that a model wrote is in `toolkit.tools.python`.
+that a model wrote is in `toolkit.tools.python`, search in the user's own texts in `toolkit.tools.search`.
 """
 
 import inspect
@@ -54,7 +54,11 @@ def tool_from(function: Callable[..., Any]) -> Function:
 def load_tools(
     specs: Sequence[str | Callable[..., Any] | Function], base: Path | None = None
 ) -> tuple[Function, ...]:
-    """The tools named by `specs`: "python", "module:function" (see `toolkit.load`), or functions."""
+    """
+    The tools named by `specs`: "python", "search:PATH", "module:function" (see `toolkit.load`), or functions.
+
+    `base` is a folder, or a file in it, that paths and modules are looked up from.
+    """
     tools = tuple(_tool(spec, base) for spec in specs)
     names = [function.tool.name for function in tools]
     twice = sorted({name for name in names if names.count(name) > 1})
@@ -70,8 +74,15 @@ def _tool(spec: str | Callable[..., Any] | Function, base: Path | None) -> Funct
         from toolkit.tools.python import python_tool
 
         return python_tool()
+    if isinstance(spec, str) and spec.startswith("search:"):
+        from toolkit.tools.search import search_tool
+
+        folder = base.parent if base and base.is_file() else base or Path()
+        return search_tool(folder / spec.removeprefix("search:"))
     if isinstance(spec, str) and ":" not in spec:
-        raise TaskError(f"there is no tool {spec!r}; there is 'python', and your own as module:function")
+        raise TaskError(
+            f"there is no tool {spec!r}; there is 'python', 'search:FOLDER', and your own as module:function"
+        )
     found = load(spec, base) if isinstance(spec, str) else spec
     if not callable(found):
         raise TaskError(f"{spec!r} is no function")

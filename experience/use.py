@@ -1,0 +1,38 @@
+"""An experience library in use: requests are answered with the lessons that fit them."""
+
+from collections.abc import Awaitable, Callable
+from dataclasses import replace
+
+from experience import retrieve
+from experience.config import ExperienceConfig
+from experience.library import Library
+from experience.retrieve import Retrieval
+from toolkit.artifact import Artifact
+from toolkit.collect import Asks, drive
+from toolkit.serve import drawn_as
+from toolkit.types import Plan, Reply, Request
+
+
+def answerer(artifact: Artifact, model: str, client: Asks) -> Callable[[Request], Awaitable[Reply]]:
+    """
+    What answers with an artefact's lessons, through `client`, with the model named here.
+
+    A request is dressed as in the measurement: with all lessons, or with those that fit it where they are too many.
+    """
+    library = Library.from_json(artifact.library)
+    usual = ExperienceConfig.model_fields
+    tokens = artifact.settings.get("prompt_tokens") or usual["prompt_tokens"].default
+    how = Retrieval(tokens, artifact.settings.get("embedder") or "")
+
+    async def answer(request: Request) -> Reply:
+        sampling = drawn_as(request, artifact.sampling)
+        asked = replace(request, model=model, sampling=sampling)
+        return await drive(answered(asked, library, how), client)
+
+    return answer
+
+
+def answered(request: Request, library: Library, how: Retrieval) -> Plan[Reply]:
+    """The reply to a request with the lessons that fit it."""
+    shown = yield from retrieve.shown(library, request.messages, how)
+    return (yield replace(request, messages=shown.dress(request.messages)))

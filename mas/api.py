@@ -1,0 +1,65 @@
+"""`design` and its async twin: learning in wiring from Python."""
+
+import asyncio
+from collections.abc import Callable
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from mas.config import WiringConfig
+from mas.forecast import forecast
+from mas.job import Job
+from mas.loop import learn
+from mas.roles import Roles
+from toolkit.config import resolve
+from toolkit.forecast import check_limits
+from toolkit.ledger import Limits
+from toolkit.run import Result, carry_out
+from toolkit.task import Task
+from toolkit.types import Note
+
+
+def design(
+    task: Task,
+    *,
+    model: str | None = None,
+    roles: Roles | None = None,
+    limits: Limits | None = None,
+    run: str | Path | None = None,
+    replay: str | Path | None = None,
+    watch: Callable[[Note], None] = lambda note: None,
+    **settings: Any,
+) -> Result:
+    """
+    Design agent graphs for a task by reinforcement learning and measure them on held-out rows.
+
+    `roles` are roles of your own beside the catalogue's. `settings` are the fields of `WiringConfig`. `run` is a
+    directory, taken up again if it exists. Raises the errors of `toolkit.errors`.
+    """
+    return asyncio.run(
+        adesign(
+            task, model=model, roles=roles, limits=limits, run=run, replay=replay, watch=watch, **settings
+        )
+    )
+
+
+async def adesign(
+    task: Task,
+    *,
+    model: str | None = None,
+    roles: Roles | None = None,
+    limits: Limits | None = None,
+    run: str | Path | None = None,
+    replay: str | Path | None = None,
+    watch: Callable[[Note], None] = lambda note: None,
+    **settings: Any,
+) -> Result:
+    """`design` for callers that have an event loop of their own."""
+    bounds = asdict(limits) if limits else {}
+    given = {"model": model, **bounds, **settings}
+    job = Job(
+        task, resolve(WiringConfig, WiringConfig.known(task.settings), task.graph, given), dict(roles or {})
+    )
+    check_limits(job.config, forecast(job))
+    where, old = Path(run) if run else None, Path(replay) if replay else None
+    return await carry_out(task, job.config, lambda *_: learn(job), where, watch=watch, replay=old)

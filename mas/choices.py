@@ -1,0 +1,49 @@
+"""
+Choosing a set of agents, each with a probability of its own, given that there are at least so many: exactly.
+
+With p (B, N) and R = least, the chance that at least r of the agents j, j + 1, ... are chosen is
+
+    tail[j][r] = p_j tail[j + 1][r - 1] + (1 - p_j) tail[j + 1][r],    tail[j][0] = 1
+
+so P(set | at least R) = prod p_j^e_j (1 - p_j)^(1 - e_j) / tail[0][R], and agent j is drawn with chance
+p_j tail[j + 1][r - 1] / tail[j][r], where r are still needed. Only arithmetic is used on arrays, so numpy and torch
+both go through, gradients included.
+"""
+
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+
+def tails(p: Any, most: int) -> list[list[Any]]:
+    """(N + 1) lists of (most + 1) arrays (B,): the chance of at least r among agents j and later."""
+    one = p[:, 0] * 0 + 1
+    table = [[one, *[one * 0] * most]]
+    for j in reversed(range(p.shape[1])):
+        last, yes = table[-1], p[:, j]
+        table.append([one, *(yes * last[r - 1] + (1 - yes) * last[r] for r in range(1, most + 1))])
+    return table[::-1]
+
+
+def drawn(
+    p: NDArray[np.float64], least: NDArray[np.int64], uniform: NDArray[np.float64]
+) -> NDArray[np.bool_]:
+    """(B, N) one draw of each set, from uniform numbers (B, N)."""
+    table = np.array(
+        [[np.broadcast_to(x, len(p)) for x in row] for row in tails(p, int(least.max(initial=0)))]
+    )
+    rows, need = np.arange(len(p)), least.copy()
+    chosen = np.zeros(p.shape, bool)
+    for j in range(p.shape[1]):
+        fewer = np.maximum(need - 1, 0)
+        chance = p[:, j] * table[j + 1, fewer, rows] / np.maximum(table[j, need, rows], 1e-300)
+        chosen[:, j] = uniform[:, j] < chance
+        need = np.where(chosen[:, j], fewer, need)
+    return chosen
+
+
+def likeliest(p: NDArray[np.float64], least: NDArray[np.int64]) -> NDArray[np.bool_]:
+    """(B, N) the most likely of the sets that are large enough: all above one half, topped up by the next."""
+    rank = np.argsort(np.argsort(-p, axis=1, kind="stable"), axis=1)
+    return (p > 0.5) | (rank < least[:, None])

@@ -1,0 +1,66 @@
+"""What the commands of `edgewise` do when it is about wiring; `toolkit.cli` resolves these names."""
+
+import asyncio
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from mas.config import WiringConfig
+from mas.forecast import forecast
+from mas.job import Job
+from mas.loop import learn
+from mas.report import result_lines
+from toolkit import directory
+from toolkit.client import check
+from toolkit.config import parse_settings, resolve
+from toolkit.errors import ConfigError
+from toolkit.forecast import check_limits
+from toolkit.models import fetch
+from toolkit.progress import announce, watcher
+from toolkit.run import carry_out
+from toolkit.shown import Finished, Shown, given_price
+from toolkit.task import Task, describe
+
+
+class Wiring:
+    """One task and its settings, ready for `plan` and `improve`."""
+
+    def __init__(self, task: Path, options: Mapping[str, Any], settings: Sequence[str], price: str | None):
+        self.task = Task.read(task)
+        options = {key: value for key, value in options.items() if value is not None}
+        foreign = sorted(set(options) & {"distiller", "proposer", "placebo"})
+        if foreign:
+            raise ConfigError(f"--{foreign[0]} is about lessons; it goes with --by experience.")
+        known = WiringConfig.known(self.task.settings)
+        given = (known, self.task.graph, parse_settings(settings), options, given_price(price))
+        self.job = Job(self.task, resolve(WiringConfig, *given))
+
+    def plan(self, lib: str | None = None) -> Shown:
+        """The task and what a run would take; asks no model."""
+        _no_library(lib)
+        for model in filter(None, self.job.config.models):
+            check(model)
+        found = forecast(self.job)
+        check_limits(self.job.config, found)
+        return Shown([describe(self.task), "", *found.lines()], asdict(found))
+
+    def improve(self, run: Path | None, replay: Path | None, lib: str | None = None) -> Finished:
+        """Search, test and measure; the result has `improved` beside its lines and data."""
+        _no_library(lib)
+        path = run or directory.fresh(self.task.name)
+        found = forecast(self.job)
+        check_limits(self.job.config, found)
+        announce(found.lines())
+        if not replay:
+            fetch(*self.job.config.models)
+        searching = carry_out(
+            self.task, self.job.config, lambda *_: learn(self.job), path, watch=watcher(), replay=replay
+        )
+        result = asyncio.run(searching)
+        return Finished(result_lines(result), result.to_json(), result.improved)
+
+
+def _no_library(lib: str | None) -> None:
+    if lib:
+        raise ConfigError("--library is about lessons; it goes with --by experience.")

@@ -1,0 +1,273 @@
+"""
+What the nodes of a compiled graph share while it runs: LangGraph's runtime context.
+
+LangGraph runs level by level, so a branch would wait for slow ones beside it. The context does not: as soon as all
+that a node hears has ended, it starts the node (`ahead`), and LangGraph's node later only awaits what is under way.
+"""
+
+import asyncio
+import contextlib
+from collections.abc import Callable, Mapping
+from contextvars import ContextVar
+from dataclasses import dataclass, replace
+from functools import partial
+
+from mas.act import Outcome, Team, act
+from mas.flow import Said, flow
+from mas.graph import Graph, Node
+from mas.keys import keys
+from mas.meter import Broke, Drive, Meter, metered
+from mas.shared import Ran, Shared
+from toolkit.errors import ConfigError, EdgewiseError, RewardError
+from toolkit.ledger import Ledger, Limits
+from toolkit.prices import Price
+from toolkit.seeds import seed as seed_of
+from toolkit.types import Example, Note, Plan, Rollout
+
+
+@dataclass(frozen=True, slots=True)
+class GraphLimits:
+    """
+    Limits of one graph run; None for none.
+
+    `node_seconds` is the most that a node may take from its start, `concurrency` how many run at once. `prices` are
+    dollars where they are not the known ones.
+    """
+
+    calls: int | None = None
+    tokens: int | None = None
+    usd: float | None = None
+    node_seconds: float | None = None
+    concurrency: int | None = None
+    prices: Mapping[str, Price] | None = None
+
+    def __post_init__(self) -> None:
+        for name in ("calls", "tokens", "usd", "node_seconds", "concurrency"):
+            value = getattr(self, name)
+            if value is not None and not value > 0:
+                raise ConfigError(f"The limit {name}={value} of a graph run must be above zero.")
+
+    def ledger(self) -> Ledger | None:
+        """A fresh ledger that keeps them; None where calls, tokens and dollars are free."""
+        if self.calls is self.tokens is self.usd is None:
+            return None
+        return Ledger(Limits(usd=self.usd, tokens=self.tokens, calls=self.calls), self.prices)
+
+
+@dataclass(frozen=True, slots=True)
+class NodeRun:
+    """A node that ended, as the Notes "node" and "reused" have it; `round` is 0 outside loops."""
+
+    graph: str
+    example: str
+    sample: int
+    round: int
+    outcome: Outcome
+
+
+Process = Callable[["Context", Outcome], None]
+"""A process reward: called when a node ends, it may call `context.emit_reward`."""
+
+
+class Stopped(Exception):
+    """Ends LangGraph's run; `Context.error` is why."""
+
+
+class Context:
+    """
+    One run of a graph on an example.
+
+    `outcomes` has those of each node by round, `reused` the nodes that were taken from another run, `rewards` what
+    was emitted for nodes. Without `ahead`, nodes start when LangGraph gets to them, and hear what its state says: for
+    runs with a checkpointer or with interrupts. What comes out is the same.
+    """
+
+    def __init__(
+        self,
+        graph: Graph,
+        team: Team,
+        example: Example,
+        drive: Drive,
+        *,
+        sample: int = 0,
+        seed: int = 0,
+        limits: GraphLimits = GraphLimits(),
+        shared: Shared | None = None,
+        process: Process | None = None,
+        ahead: bool = True,
+    ):
+        self.graph, self.team, self.example, self.sample = graph, team, example, sample
+        self.outcomes: dict[str, list[Outcome]] = {}
+        self.reused: set[str] = set()
+        self.rewards: dict[str, float] = {}
+        self.error: Exception | None = None
+        self._drive = drive
+        self._seed = seed
+        self._limits = limits
+        self._ledger = limits.ledger()
+        self._shared = shared
+        self._process = process
+        self._ahead = ahead
+        self._flow = flow(graph)
+        self._keys = keys(graph, team)
+        self._places = asyncio.Semaphore(limits.concurrency) if limits.concurrency else None
+        self._ends: dict[tuple[str, int], asyncio.Future[Outcome]] = {}
+        self._branches: set[asyncio.Task[None]] = set()
+
+    def emit_reward(self, node: str, value: float) -> None:
+        """Add to the process reward of a node."""
+        self.rewards[node] = self.rewards.get(node, 0.0) + value
+
+    def begin(self) -> None:
+        """Start the entries, where nodes are started ahead of LangGraph."""
+        if self._ahead:
+            for name in self.graph.entries:
+                self._start(name, 0, self.outcomes)
+
+    async def run(self, name: str, round_: int, said: Callable[[], Said]) -> Outcome:
+        """The outcome of a node in a round; `said` reads in LangGraph's state what others said."""
+        if (name, round_) not in self._ends:
+            self._check()
+            self._start(name, round_, said())
+        end = self._ends[name, round_]
+        # LangGraph may cancel its nodes; what is under way is paid for, so it is `ended` that decides.
+        return end.result() if end.done() else await asyncio.shield(end)
+
+    async def ended(self, *, cancel: bool) -> None:
+        """Wait for what is under way; `cancel` it first."""
+        if cancel:
+            self._stop(Stopped())
+            for task in self._branches:
+                task.cancel()
+        while self._branches:
+            await asyncio.gather(*self._branches, return_exceptions=True)
+
+    # ---- branches --------------------------------------------------------------------------------
+
+    def _start(self, name: str, round_: int, said: Said) -> None:
+        """Start a branch with a node."""
+        self._ends[name, round_] = asyncio.get_running_loop().create_future()
+        task = asyncio.create_task(self._branch(name, round_, said))
+        self._branches.add(task)
+        task.add_done_callback(self._branches.discard)
+
+    async def _branch(self, name: str, round_: int, said: Said) -> None:
+        """Run a node, then, in the same task, one that waited for it; others that did start branches of their own."""
+        ready = [(name, round_)]
+        try:
+            while ready:
+                name, round_ = ready.pop(0)
+                heard = self._flow.heard(name, round_, said)
+                outcome = await self._run(self.graph[name], round_, heard)
+                self.outcomes.setdefault(name, []).append(outcome)
+                self._check()
+                self._ends[name, round_].set_result(outcome)
+                if self._ahead:
+                    said, ready = self.outcomes, list(self._flow.next(name, self.outcomes))
+                for other in ready[1:]:
+                    self._start(*other, said)
+                for other in ready[:1]:
+                    self._ends[other] = asyncio.get_running_loop().create_future()
+                del ready[1:]
+        except Exception as error:
+            self._stop(error)
+
+    def _check(self) -> None:
+        if self.error:
+            raise Stopped
+
+    def _stop(self, error: Exception) -> None:
+        """Let no other node start, and LangGraph's run end."""
+        self.error = self.error or error
+        for end in self._ends.values():
+            if not end.done():
+                end.set_exception(Stopped())
+                end.exception()  # read, or asyncio warns of a node that LangGraph never got to
+
+    # ---- one node --------------------------------------------------------------------------------
+
+    async def _run(self, node: Node, round_: int, heard: list[Outcome]) -> Outcome:
+        async with self._places or contextlib.nullcontext():
+            self._check()
+            fresh = partial(self._fresh, node, round_, heard)
+            if self._shared is None or node.name in self._flow.body or self.team.roles[node.role].votes:
+                return (await fresh())[0]
+            said = tuple((x.node, x.text) for x in heard if x.heard)
+            key = (self._seed, self.example.id, self.sample, self._keys[node.name], said)
+            (outcome, meter), reused = await self._shared.once(key, fresh)
+            return await self._taken(node, outcome, meter) if reused else outcome
+
+    async def _fresh(self, node: Node, round_: int, heard: list[Outcome]) -> Ran:
+        """Run a node, for as long as it may take."""
+        meter, seconds = Meter(self._ledger), self._limits.node_seconds
+        current.set(meter)
+        try:
+            async with asyncio.timeout(seconds) as scope:
+                return await self._drive(self._played(node, round_, heard, meter)), meter
+        except TimeoutError:
+            if not scope.expired():
+                raise
+            outcome = self._cut(node, meter, "timeout", f"it took longer than {seconds:g} seconds")
+            await self._drive(self._told(round_, outcome, meter))
+            return outcome, meter
+
+    async def _taken(self, node: Node, outcome: Outcome, paid: Meter) -> Outcome:
+        """What another run made of its equal. It counts against this run's limits as if it had been run here."""
+        meter = Meter(self._ledger, emitted=paid.emitted)
+        await meter.charge(paid.calls)
+        if meter.stopped:
+            outcome = self._cut(node, meter, "limit", meter.stopped)
+        else:
+            run = outcome.rollout and replace(outcome.rollout, role=node.name)
+            outcome = replace(outcome, node=node.name, rollout=run, weight=node.weight)
+            self.reused.add(node.name)
+        await self._drive(self._told(0, outcome, meter))
+        return outcome
+
+    def _played(self, node: Node, round_: int, heard: list[Outcome], meter: Meter) -> Plan[Outcome]:
+        path = (self._seed, self.example.id, self.sample, self._keys[node.name])
+        seed = seed_of(*path, round_) if round_ else seed_of(*path)
+        acted = act(self.team, node, self.example, heard, sample=self.sample, seed=seed)
+        outcome = yield from metered(acted, meter)
+        if isinstance(outcome, Broke):
+            outcome = self._cut(node, meter, "failed", f"{type(outcome.error).__name__}: {outcome.error}")
+        if meter.stopped and outcome.ended == "failed":
+            outcome = replace(outcome, ended="limit", error=meter.stopped)
+        yield from self._told(round_, outcome, meter)
+        return outcome
+
+    def _told(self, round_: int, outcome: Outcome, meter: Meter) -> Plan[None]:
+        """Reward a node that ended, and tell of it."""
+        for value in meter.emitted:
+            self.emit_reward(outcome.node, value)
+        if self._process:
+            _rewarded(self._process, self, outcome)
+        ran = NodeRun(self.graph.version, self.example.id, self.sample, round_, outcome)
+        if outcome.node in self.reused:
+            yield Note("reused", ran)
+        yield Note("node", ran)
+
+    def _cut(self, node: Node, meter: Meter, ended: str, error: str) -> Outcome:
+        """The outcome of a node that did not come to its end; its rollout has the calls that it made."""
+        stop = "timeout" if ended == "timeout" else "failed"
+        run = Rollout(self.example.id, node.name, self.sample, meter.steps, stop, error=error)
+        return Outcome(node.name, ended, rollout=run, error=error, weight=node.weight)
+
+
+def _rewarded(process: Process, context: Context, outcome: Outcome) -> None:
+    try:
+        process(context, outcome)
+    except EdgewiseError:
+        raise
+    except Exception as error:
+        raise RewardError(
+            f"The process reward failed on node {outcome.node!r}: {type(error).__name__}: {error}"
+        ) from error
+
+
+current: ContextVar[Meter] = ContextVar("current")
+
+
+def emit_reward(value: float) -> None:
+    """Add to the process reward of the node that is running: for tools and other code that a node calls."""
+    current.get().emitted.append(value)

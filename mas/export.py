@@ -1,0 +1,125 @@
+"""
+An agent graph as a plain LangGraph module that runs without Edgewise.
+
+`mas.export_code` writes the module; its fixed parts are in `mas.export_text`.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from mas import export_text
+from mas.export_code import Writer, shape
+from mas.graph import Graph
+from mas.graph_command import read
+from mas.roles import Roles
+from toolkit.artifact import Artifact
+from toolkit.client import wire_name
+from toolkit.errors import ArtifactError
+from toolkit.files import json_text, replace_text
+from toolkit.tools import Function
+from toolkit.types import Sampling
+
+FORMAT = {"dependencies": ["."], "graphs": {"agent": "./graph.py:graph"}, "env": ".env"}
+"""langgraph.json, as the LangGraph CLI reads it."""
+
+NODE_SECONDS = 300.0
+"""Until a node is given up."""
+
+PLAIN = Sampling()
+
+
+@dataclass(frozen=True, slots=True)
+class Exported:
+    """What was written: `unconnected` are tools that the user has to put in place, `note` says which graph it is."""
+
+    folder: Path
+    files: tuple[str, ...]
+    graph: Graph
+    unconnected: tuple[str, ...] = ()
+    note: str = ""
+
+    def lines(self) -> list[str]:
+        """For people."""
+        todo = [f"connect the tool {name!r} in graph.py: it was not exported" for name in self.unconnected]
+        written = f"{self.folder}: {', '.join(self.files)}"
+        return [written, *filter(None, [self.note]), *todo]
+
+    def to_json(self) -> dict[str, Any]:
+        """For programs."""
+        return {
+            "folder": str(self.folder),
+            "files": list(self.files),
+            "graph": self.graph.version,
+            "unconnected": list(self.unconnected),
+            "note": self.note,
+        }
+
+
+def command(source: str, folder: Path) -> Exported:
+    """
+    Export a GRAPH (see `mas.graph_command`) into `folder`, with the model and the settings it was measured with.
+
+    Of a design that gives each query a graph of its own, the graph is exported that most of its stored queries get:
+    a plain module has no policy. Raises ArtifactError or GraphError.
+    """
+    found = read(source)
+    model, sampling = _measured_with(source)
+    used, *others = found.used
+    note = ""
+    if others:
+        queries = used.queries + sum(other.queries for other in others)
+        note = (
+            f"The design has {1 + len(others)} graphs for {queries} queries; this one was used for {used.queries} of "
+            "them. `edgewise serve` chooses by query."
+        )
+    return export(used.graph, found.roles, folder, model=model, sampling=sampling, note=note)
+
+
+def _measured_with(source: str) -> tuple[str, Sampling]:
+    """The model and the settings of an artefact; of a bare graph.json none."""
+    path = Path(source if Path(source).exists() else source.rpartition("@")[0])
+    try:
+        artifact = Artifact.load(path.parent if path.suffix == ".json" else path)
+    except ArtifactError:
+        return "", PLAIN
+    return artifact.model, artifact.sampling
+
+
+def export(
+    graph: Graph,
+    roles: Roles,
+    folder: str | Path,
+    *,
+    model: str = "",
+    sampling: Sampling = PLAIN,
+    tools: Mapping[str, Function] | None = None,
+    node_seconds: float = NODE_SECONDS,
+    note: str = "",
+) -> Exported:
+    """
+    Write graph.py, langgraph.json, requirements.txt and README.md into `folder`.
+
+    `model` is the model of nodes that name none, `tools` describes tools by name; the code of tools other than
+    "python" is left for the user to connect. Raises GraphError for a role that is not there, and for models of several
+    servers.
+    """
+    folder = Path(folder)
+    writer = Writer(graph, roles, model, sampling, tools or {}, node_seconds)
+    readme = export_text.README.format(
+        model=wire_name(model) if model else "gpt-4o-mini",
+        version=graph.version,
+        shape="; ".join(shape(graph)),
+        notes=note and f"\n{note}\n",
+    )
+    files = {
+        "graph.py": writer.module(),
+        "langgraph.json": json_text(FORMAT),
+        "requirements.txt": "langgraph>=1.1,<2\nopenai>=2,<4\n",
+        "README.md": readme,
+    }
+    folder.mkdir(parents=True, exist_ok=True)
+    for name, text in files.items():
+        replace_text(folder / name, text)
+    return Exported(folder, tuple(files), graph, tuple(writer.stubs), note)

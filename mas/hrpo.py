@@ -1,0 +1,211 @@
+"""
+HRPO, the learner of MasHost (arXiv 2506.08507): groups of graphs are compared, and single moves are rewarded.
+
+The paper names two levels, a group-relative advantage over the graphs of a query and a reward of single actions, in a
+clipped surrogate, with steps at the start exempt from their cost. This is a reconstruction: the formulas beyond that
+are ours.
+
+    A_i      = (r_i - mean r) / (std r + eps), 0 where all r of the group are equal
+    A_(i,t)  = A_i + beta (rho_(i,t) - mean rho of the group)
+    rho      = worth / spread            for adding an agent that the graph keeps, within -1 ... 1
+               - worth / spread          for deleting one
+               - redundancy              for adding one that is deleted, or falls away at the end
+               - move_cost [t > exempt]  for adding any
+    loss     = - min(ratio A, clip(ratio, 1 - low, 1 + high) A) - entropy_bonus H
+
+Worth is measured (`Trial.credit`) where it was, else estimated (`mas.estimate`); spread is the standard deviation of
+all rewards so far. M moves.
+"""
+
+from collections import deque
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from functools import partial
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from mas.actions import Move, build
+from mas.estimate import Estimate
+from mas.features import Steps, steps
+from mas.policy import Learner, Moved, Policy
+from mas.search import Draft, Query, TrialGroup
+from toolkit.groups import advantage as advantages
+from toolkit.groups import credit as credits
+from toolkit.groups.table import Table
+from toolkit.seeds import seed as seed_of
+from toolkit.types import Plan
+
+
+@dataclass(frozen=True, slots=True)
+class HrpoSettings:
+    """
+    Settings of `Hrpo`; none is the paper's, which states none.
+
+    Ablations: `action_reward` False, `group_advantage` False, `exemption` 0, `joint` False. Measures beyond the
+    paper that save samples: `estimate` (worth of moves is estimated where it was not measured), `replay` (groups of
+    so many earlier steps are used again, with the ratio to the policy that made them), `smooth` (how much of a
+    reward is what all trials together say of its graph).
+    """
+
+    rate: float = 0.01
+    epochs: int = 8
+    low: float = 0.2
+    high: float = 0.28
+    entropy: float = 0.01
+    gradient_clip: float = 1.0
+    beta: float = 1.0
+    move_cost: float = 0.1
+    redundancy: float = 0.5
+    exemption: int = 2
+    action_reward: bool = True
+    group_advantage: bool = True
+    joint: bool = True
+    estimate: bool = True
+    replay: int = 2
+    smooth: float = 0.5
+
+
+@dataclass(frozen=True, slots=True)
+class Remembered:
+    """What was learned from in a step: moves, the queries of their builds, old log-probs, advantages, weights."""
+
+    moves: Steps
+    queries: tuple[Query, ...]
+    old_logp: NDArray[np.float64]
+    advantage: NDArray[np.float64]
+    weights: NDArray[np.float64]
+
+
+@dataclass(slots=True)
+class Counts:
+    """How many groups were learned from, and how many of them had equal rewards throughout."""
+
+    groups: int = 0
+    dead: int = 0
+
+
+@dataclass
+class Hrpo:
+    """Learns a policy. What it learns from must be what it proposed since the last `learn`."""
+
+    start: Policy
+    settings: HrpoSettings = HrpoSettings()
+    counts: Counts = field(default_factory=Counts)
+
+    def __post_init__(self) -> None:
+        s = self.settings
+        self.learner = Learner(self.start, s.rate, s.gradient_clip)
+        self.estimate = Estimate(self.start.space.roles)
+        self.past: deque[Remembered] = deque(maxlen=1 + s.replay)
+        self.policy = self.start
+
+    def propose(self, queries: Sequence[Query], size: int, seed: int) -> Plan[list[list[Draft]]]:
+        """Draws from the policy; each depends on the query and the seed alone."""
+        seeds = [seed_of(seed, "graph", query.id, i) for query in queries for i in range(size)]
+        moves = self.policy.sample([query for query in queries for _ in range(size)], seeds)
+        builds = [build(self.policy.space, each) for each in moves]
+        drafts = [Draft(b.graph, b) for b in builds]
+        return [drafts[i * size : (i + 1) * size] for i in range(len(queries))]
+        yield
+
+    def learn(self, groups: Sequence[TrialGroup], seed: int) -> Plan[None]:
+        """Several epochs over the moves of these groups and of the latest ones before."""
+        if self.settings.estimate or self.settings.smooth:
+            self.estimate.add(groups)
+        found = self._remembered([g for g in groups if any(t.draft.build for t in g.trials)])
+        if found:
+            self.past.append(found)
+            for _ in range(self.settings.epochs):
+                for each in self.past:
+                    self._update(each)
+            self.policy = self.learner.policy()
+        return
+        yield
+
+    def design(self) -> Policy:
+        """The policy as it is."""
+        return self.policy
+
+    def _update(self, each: Remembered) -> None:
+        s = self.settings
+        loss, penalties = partial(clipped, low=s.low, high=s.high), (partial(entropy_bonus, scale=s.entropy),)
+        self.learner.update(
+            each.moves, each.queries, each.old_logp, each.advantage, each.weights, loss, penalties
+        )
+
+    def _remembered(self, groups: Sequence[TrialGroup]) -> Remembered | None:
+        trials = [(number, group, t) for number, group in enumerate(groups) for t in group.trials if t.draft.build]
+        if not trials:
+            return None
+        built = [t.draft.build.moves for _, _, t in trials if t.draft.build]
+        moves, queries = steps(self.start.space, built), tuple(group.query for _, group, _ in trials)
+        table = Table.of([number for number, _, _ in trials], self._rewards(trials), moves.build)
+        self.counts.groups += table.groups
+        self.counts.dead += int(table.dead.sum())
+        gain = self._gains(table, trials)
+        weights = np.full(len(moves), 1 / len(trials))
+        return Remembered(moves, queries, self.learner.logp(moves, queries), gain, weights)
+
+    def _rewards(self, trials: Sequence[Any]) -> NDArray[np.float64]:
+        own, s = np.array([t.reward for _, _, t in trials]), self.settings.smooth
+        if not s:
+            return own
+        return (1 - s) * own + s * self.estimate.value([t.draft.graph for _, _, t in trials], [g.query for _, g, _ in trials])
+
+    def _gains(self, table: Table, trials: Sequence[Any]) -> NDArray[np.float64]:
+        """(M,) table -> advantage -> credit."""
+        s = self.settings
+        whole = advantages.standardised(table) if s.group_advantage else advantages.zero(table)
+        if not s.action_reward:
+            return credits.broadcast(table, whole)
+        step = np.concatenate([self._move_rewards(*each) for each in zip(trials, self._worth(trials), strict=True)])
+        table = Table(table.group, table.reward, table.rollout, {"step_reward": step})
+        return credits.action_wise(table, whole, beta=s.beta)
+
+    def _worth(self, trials: Sequence[Any]) -> list[dict[str, float]]:
+        """The worth of the nodes of each trial: measured where it was, else estimated."""
+        if not self.settings.estimate:
+            return [dict(t.credit) for _, _, t in trials]
+        found = self.estimate.worth([t.draft.graph for _, _, t in trials], [g.query for _, g, _ in trials])
+        return [{**guess, **t.credit} for guess, (_, _, t) in zip(found, trials, strict=True)]
+
+    def _move_rewards(self, trial: Any, worth: dict[str, float]) -> NDArray[np.float64]:
+        s, made = self.settings, trial[2].draft.build
+        return move_rewards(self.start.space.delete, made.moves, made.made_by, worth, self._spread(), s)
+
+    def _spread(self) -> float:
+        return max(1e-3, float(np.std(self.estimate.rewards))) if self.estimate.rewards else 1.0
+
+
+def move_rewards(
+    delete: int,
+    moves: Sequence[Move],
+    made_by: dict[str, int],
+    worth: dict[str, float],
+    spread: float,
+    settings: HrpoSettings,
+) -> NDArray[np.float64]:
+    """(moves,) rho of the moves of one build; see the head of the module."""
+    found = np.zeros(len(moves))
+    kept = {number: name for name, number in made_by.items()}
+    for number, move in enumerate(moves):
+        if move.action < delete:
+            found[number] -= settings.move_cost * (number >= settings.exemption)
+            if number in kept:
+                found[number] += float(np.clip(worth.get(kept[number], 0.0) / spread, -1, 1))
+            else:
+                found[number] -= settings.redundancy
+    return found
+
+
+def clipped(x: Moved, *, low: float, high: float) -> Any:
+    """(M,) the clipped surrogate of PPO (arXiv 1707.06347), to be minimised."""
+    ratio = (x.logp - x.old_logp).exp()
+    return -(ratio * x.advantage).minimum(ratio.clamp(1 - low, 1 + high) * x.advantage)
+
+
+def entropy_bonus(x: Moved, *, scale: float) -> Any:
+    """(M,) less for what is less certain."""
+    return -scale * x.entropy

@@ -1,0 +1,106 @@
+"""One job: a task and its settings, and what follows from both."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from functools import cached_property
+
+from mas.act import Team
+from mas.actions import Space
+from mas.config import WiringConfig
+from mas.reward import Weights
+from mas.roles import Roles, catalogue, roles_for
+from mas.run import GraphLimits
+from mas.search import Query
+from toolkit.errors import ConfigError
+from toolkit.load import meant
+from toolkit.task import Task
+from toolkit.tools import Function
+from toolkit.tools.python import python_tool
+from toolkit.types import Example, Sampling
+
+
+@dataclass(frozen=True)
+class Job:
+    """
+    A task and its settings; `queries` are the rows as searchers see them, by the encoder of that name.
+
+    `recruited` are roles beyond the catalogue's.
+    Raises ConfigError for a reward that only ranks the runs of a group, and for roles that are not there.
+    """
+
+    task: Task
+    config: WiringConfig
+    recruited: Roles = field(default_factory=dict)
+    queries: Mapping[str, Query] = field(default_factory=dict)
+    encoder: str = ""
+
+    def __post_init__(self) -> None:
+        if self.task.reward.relative:
+            raise ConfigError(
+                f"The reward {self.task.reward.name!r} ranks the runs of a group; graphs need one that grades a run "
+                "by itself."
+            )
+        _ = self.roles
+
+    @cached_property
+    def tools(self) -> dict[str, Function]:
+        """Tools that agents may have, by name: the task's own, and Python in its sandbox."""
+        given = {tool.tool.name: tool for tool in self.task.tools}
+        return {"python": python_tool(), **given}
+
+    @cached_property
+    def roles(self) -> Roles:
+        """The roles that graphs may use: those that were asked for, as far as their tools are there."""
+        known = {**catalogue(*filter(None, [self.config.roles_file])), **self.recruited}
+        wanted = (*self.config.roles, *self.recruited) if self.config.roles else tuple(known)
+        for name in wanted:
+            if name not in known:
+                raise ConfigError(f"There is no role {name!r}{meant(name, sorted(known))}")
+        usable = roles_for({name: known[name] for name in ("solver", *wanted)}, self.tools)
+        missing = [name for name in self.config.roles if name not in usable]
+        if missing:
+            raise ConfigError(f"The role {missing[0]!r} needs a tool that the task does not have.")
+        return usable
+
+    @cached_property
+    def space(self) -> Space:
+        """What can be built."""
+        return Space.of(self.roles, self.config.agents)
+
+    @property
+    def features(self) -> int:
+        """How many features a query has."""
+        return next((query.features.size for query in self.queries.values()), 0)
+
+    @property
+    def weights(self) -> Weights:
+        """The weights of the reward's parts."""
+        return Weights(self.config.cost_weight, self.config.rationality_weight)
+
+    @property
+    def limits(self) -> GraphLimits:
+        """The limits of one graph run."""
+        return GraphLimits(
+            calls=self.config.graph_calls,
+            tokens=self.config.graph_tokens,
+            node_seconds=self.config.node_seconds,
+        )
+
+    @property
+    def judge(self) -> str:
+        """The model that grades, where the reward asks one."""
+        return self.config.judge or self.config.designer or self.config.model
+
+    @property
+    def designer(self) -> str:
+        """The model that designs graphs and roles, where one does."""
+        return self.config.designer or self.config.model
+
+    def team(self, payer: str, sampling: Sampling) -> Team:
+        """What all nodes of a graph share."""
+        config = self.config
+        return Team(self.roles, config.model, sampling, self.tools, config.turns, config.calling, payer)
+
+    def query(self, row: Example) -> Query:
+        """A row as searchers see it."""
+        return self.queries[row.id]

@@ -1,0 +1,85 @@
+"""What a search for graphs shows to people: lines for the terminal, sections for report.html."""
+
+import json
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+from xml.etree.ElementTree import Element
+
+from mas import picture
+from mas.graph import Graph
+from toolkit import finished, report, svg
+from toolkit.markup import node
+from toolkit.run import Result
+from toolkit.shown import cost_lines
+from toolkit.svg import Point, Series
+
+WIRING = "wiring.json"
+SHOWN = 4
+"""The most graphs that are drawn."""
+STYLES = ("a", "b", "c", "d")
+
+
+def result_lines(result: Result) -> list[str]:
+    """What `edgewise improve --by graph` prints."""
+    wiring = read(result.path)
+    return [
+        *result.evidence.lines(),
+        "",
+        report.finding(finished.read(result.path)),
+        equal_tokens(wiring),
+        "",
+        f"reward while learning: {wiring['formula']}",
+        *_graph_lines(wiring),
+        "",
+        *cost_lines(result),
+        f"artefact: {result.path / 'artifact'}",
+        f"report:   {result.path / 'report.html'}",
+    ]
+
+
+def read(path: Path) -> dict[str, Any]:
+    """The content of RUN/wiring.json."""
+    return json.loads((path / WIRING).read_text("utf-8"))
+
+
+def equal_tokens(wiring: Mapping[str, Any]) -> str:
+    """The claim that counts: the designed graphs against one agent that may use as many tokens."""
+    found = wiring["equal_tokens"]
+    if found.get("low") is None or found.get("high") is None:
+        return f"Against {found['rival']}: too few rows for an interval."
+    return (
+        f"Against {found['rival']}: {found['estimate']:+.3f} (95 % interval {found['low']:+.3f} to "
+        f"{found['high']:+.3f}, p = {found['p']:.4f})."
+    )
+
+
+def _graph_lines(wiring: Mapping[str, Any]) -> Iterable[str]:
+    for each in wiring["graphs"][:SHOWN]:
+        yield f"for {each['rows']} of the held-out rows:"
+        yield from (f"  {line}" for line in picture.text(Graph.from_json(each["graph"])).splitlines())
+    if more := wiring["graphs"][SHOWN:]:
+        yield f"and {len(more)} other graphs for {sum(each['rows'] for each in more)} rows"
+
+
+def sections(wiring: Mapping[str, Any]) -> Iterable[Element]:
+    """The part of report.html about graphs."""
+    yield node("h2", "Graphs")
+    yield node("p", equal_tokens(wiring))
+    yield node("p", f"Reward while learning: {wiring['formula']}.", class_="note")
+    yield _front(wiring["front"])
+    for each in wiring["graphs"][:SHOWN]:
+        yield node("h3", f"Used for {each['rows']} of the held-out rows")
+        yield picture.svg(Graph.from_json(each["graph"]))
+    if more := wiring["graphs"][SHOWN:]:
+        rows = sum(each["rows"] for each in more)
+        yield node("p", f"{len(more)} other graphs were used for {rows} rows.", class_="note")
+
+
+def _front(points: Iterable[Mapping[str, Any]]) -> Element:
+    """Mean reward over tokens a query, a point for each arm."""
+    series = [
+        Series(each["arm"], style, [Point(round(each["tokens"]), each["mean"])], joined=False)
+        for each, style in zip(points, STYLES, strict=False)
+    ]
+    return svg.curves(series, "Mean reward and tokens a query", ("tokens a query", "mean reward"))

@@ -1,0 +1,114 @@
+"""
+Graphs run on rows and graded: many different ones while learning, those of a design to measure.
+
+The drafts of a row and one plain agent share a seed, so agents that stand alike in two graphs say the same and are
+paid once, and rewards differ by structure alone. The plain agent is the reference of the cost.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+from mas.act import Team
+from mas.graph import Graph, single
+from mas.job import Job
+from mas.reward import reward
+from mas.run import GraphRun, Shared, graph_run
+from mas.search import Design, Draft, Trial, TrialGroup
+from toolkit.evaluate import reward_of
+from toolkit.seeds import seed as seed_of
+from toolkit.types import Example, Group, Note, Plan, Rollout
+
+ROLE = "graph"
+
+
+@dataclass(frozen=True, slots=True)
+class Tried:
+    """The drafts of a row and how they did; `runs` are theirs in order, then the plain agent's."""
+
+    row: Example
+    trials: TrialGroup
+    runs: tuple[GraphRun, ...]
+    shared: Shared
+
+    @property
+    def group(self) -> Group:
+        """The runs as a group of rollouts."""
+        return Group(self.row, ROLE, tuple(run.rollout for run in self.runs))
+
+
+def attempt(
+    job: Job,
+    team: Team,
+    graph: Graph,
+    row: Example,
+    *,
+    sample: int,
+    seed: int,
+    version: str,
+    shared: Shared | None,
+) -> Plan[GraphRun]:
+    """One graded run of a graph."""
+    run = yield from graph_run(
+        graph, team, row, sample=sample, seed=seed, limits=job.limits, shared=shared, version=version
+    )
+    score = yield from job.task.reward.grade(row, run.rollout, job.judge)
+    graded = replace(run.rollout, score=score)
+    yield Note("rollout", graded)
+    return replace(run, rollout=graded)
+
+
+def tried(job: Job, row: Example, drafts: Sequence[Draft], step: int) -> Plan[Tried]:
+    """All drafts of a row, and the plain agent, each different graph once."""
+    shared, team = Shared(), job.team("rollout", job.config.learning)
+    graphs = [*(draft.graph for draft in drafts), single()]
+    different = {graph.version: graph for graph in graphs}
+    seed = seed_of(job.config.seed, step)
+    found = yield [
+        attempt(job, team, graph, row, sample=0, seed=seed, version=version, shared=shared)
+        for version, graph in different.items()
+    ]
+    by_version = dict(zip(different, found, strict=True))
+    runs = tuple(by_version[graph.version] for graph in graphs)
+    reference = tokens_of(runs[-1].rollout)
+    trials = tuple(_trial(job, draft, run, reference) for draft, run in zip(drafts, runs, strict=False))
+    return Tried(row, TrialGroup(job.query(row), trials), runs, shared)
+
+
+def _trial(job: Job, draft: Draft, run: GraphRun, reference: int) -> Trial:
+    quality = reward_of(run.rollout) or 0.0
+    value, parts = reward(
+        job.weights, quality, tokens_of(run.rollout), reference, draft.graph, roles=job.roles
+    )
+    return Trial(draft, value, parts)
+
+
+def measure(job: Job, design: Design, rows: Sequence[Example], payer: str = "measure") -> Plan[list[Group]]:
+    """Groups of `samples` runs on rows, each with the graph that the design has for it, with the settings of use."""
+    team = job.team(payer, job.config.measuring)
+    graphs = design.graphs([job.query(row) for row in rows])
+    return (
+        yield [
+            _measured(job, team, graph, row, design.version) for graph, row in zip(graphs, rows, strict=True)
+        ]
+    )
+
+
+def _measured(job: Job, team: Team, graph: Graph, row: Example, version: str) -> Plan[Group]:
+    seed = seed_of(job.config.seed, 0)
+    runs = yield [
+        attempt(job, team, graph, row, sample=sample, seed=seed, version=version, shared=None)
+        for sample in range(job.config.samples)
+    ]
+    return Group(row, ROLE, tuple(run.rollout for run in runs))
+
+
+def tokens_of(run: Rollout) -> int:
+    """Tokens of a run with all that it delegated; four bytes a token where the provider reported none."""
+    total = 0
+    for step in run.steps:
+        total += sum(tokens_of(call) for call in step.calls)
+        if step.usage is not None:
+            total += step.usage.total
+        else:
+            total += sum(len(m.content.encode()) for m in (*step.seen, step.said)) // 4
+    return total

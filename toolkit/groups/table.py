@@ -1,0 +1,79 @@
+"""
+Finished groups as arrays, which axes 3 to 6 read (shape, keep, advantage, credit).
+
+N rollouts, M steps of all rollouts together.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+
+@dataclass(frozen=True, slots=True)
+class Table:
+    """
+    N rollouts and their M steps.
+
+    `group` (N,) numbers the group of each rollout from 0, `reward` (N,) is in float64, `rollout` (M,) is the row of
+    the rollout that each step belongs to. `columns` holds what else a function reads, by name: (N,) or (M,).
+    ValueError where lengths do not fit.
+    """
+
+    group: NDArray[np.int64]
+    reward: NDArray[np.float64]
+    rollout: NDArray[np.int64]
+    columns: Mapping[str, NDArray[np.float64]] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        if len(self.group) != len(self.reward):
+            raise ValueError(f"{len(self.group)} groups are named for {len(self.reward)} rewards")
+        if len(self.rollout) and not 0 <= self.rollout.min() <= self.rollout.max() < len(self.reward):
+            raise ValueError("a step belongs to a rollout that is not there")
+        for name, column in self.columns.items():
+            if len(column) not in (len(self.reward), len(self.rollout)):
+                raise ValueError(f"column {name!r} has {len(column)} values, neither one a rollout nor one a step")
+
+    @classmethod
+    def of(cls, group: ArrayLike, reward: ArrayLike, rollout: ArrayLike = (), **columns: ArrayLike) -> "Table":
+        """A table of anything that numpy reads; groups may have any labels."""
+        _, numbers = np.unique(np.asarray(group), return_inverse=True)
+        return cls(
+            numbers.reshape(-1),
+            np.asarray(reward, np.float64),
+            np.asarray(rollout, np.int64),
+            {name: np.asarray(column, np.float64) for name, column in columns.items()},
+        )
+
+    def __len__(self) -> int:
+        return len(self.reward)
+
+    def column(self, name: str) -> NDArray[np.float64]:
+        """A column by name. ValueError that says which there are."""
+        if name not in self.columns:
+            raise ValueError(f"the table has no column {name!r}, only {sorted(self.columns)}")
+        return self.columns[name]
+
+    @property
+    def groups(self) -> int:
+        """How many groups there are."""
+        return int(self.group.max()) + 1 if len(self) else 0
+
+    @property
+    def step_group(self) -> NDArray[np.int64]:
+        """(M,) the group of each step."""
+        return self.group[self.rollout]
+
+    @property
+    def dead(self) -> NDArray[np.bool_]:
+        """(groups,) whether all rewards of a group are exactly equal: it says nothing of its rollouts."""
+        low, high = np.full(self.groups, np.inf), np.full(self.groups, -np.inf)
+        np.minimum.at(low, self.group, self.reward)
+        np.maximum.at(high, self.group, self.reward)
+        return low == high
+
+
+def group_mean(group: NDArray[np.int64], values: NDArray[np.float64], groups: int) -> NDArray[np.float64]:
+    """(groups,) the mean of the values of each group, 0 for a group without any."""
+    return np.bincount(group, values, groups) / np.maximum(1, np.bincount(group, minlength=groups))
