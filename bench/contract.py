@@ -34,7 +34,13 @@ def run(graph: Graph, limits: dict[str, Any], **options: Any) -> tuple[GraphRun,
     """A run, its seconds, and the client that answered it."""
     answering = client()
     plan = graph_run(
-        graph, TEAM, EXAMPLE, sample=0, seed=0, limits=GraphLimits(node_seconds=NODE_SECONDS, **limits), **options
+        graph,
+        TEAM,
+        EXAMPLE,
+        sample=0,
+        seed=0,
+        limits=GraphLimits(node_seconds=NODE_SECONDS, **limits),
+        **options,
     )
     done, seconds = jump(Driver(answering).run(plan))
     return done, seconds, answering
@@ -84,7 +90,9 @@ def tokens(rollout: Rollout) -> int:
     return rollout.usage.total
 
 
-def held(graphs: int, checks: tuple[Callable[..., Iterator[tuple[str, bool]]], ...]) -> dict[str, Counter[bool]]:
+def held(
+    graphs: int, checks: tuple[Callable[..., Iterator[tuple[str, bool]]], ...]
+) -> dict[str, Counter[bool]]:
     """How often each thing held."""
     found: dict[str, Counter[bool]] = {}
     for number in range(graphs):

@@ -9,6 +9,9 @@ are compared with `paired_difference` itself, which also says how often the p-va
 No interval can tell what is in rows that were not drawn. The bar is on structures where the data have something to go
 on: at least `ENOUGH` examples with a difference, and at least so many that carry the effect, on average. Below that the
 evaluation warns its reader (`toolkit.evaluate`). The others are printed beside it.
+
+A share of 2,000 comparisons has a standard error of 0.005. A structure that is outside of the bar is simulated again,
+with `AGAIN` times as many comparisons drawn anew, and that share counts; both are printed.
 """
 
 import itertools
@@ -27,7 +30,7 @@ from toolkit.statistics import paired_difference, sign_flip_p
 Array = NDArray[np.float64]
 EXAMPLES, SAMPLES = (10, 20, 60, 200), (1, 4, 16)
 RESAMPLES = 1000
-ENOUGH = 10
+ENOUGH, AGAIN = 10, 10
 COMPARED = 3  # with the function itself, of each structure
 MOVED, HOPELESS = 0.08, 0.03
 LOW, HIGH = 0.93, 0.97
@@ -118,11 +121,12 @@ def coverage(
         assert np.allclose((real.low, real.high), (low[s], high[s]), atol=1e-9), structure
     small = [sign_flip_p(row, resamples=RESAMPLES) < 0.05 for row in differences[:tested]]
     without_zero = (low[:tested] > 0) | (high[:tested] < 0)
+    disagree = float((without_zero != small).mean()) if tested else 0.0
     # Rounding must not put the truth outside an interval of width zero.
     held = (low <= gain + 1e-9) & (gain - 1e-9 <= high)
     carriers = structure.examples * (MOVED if structure.effect == "8 % of rows" else 1)
     differing = min(carriers, float((np.abs(differences) > 1e-9).sum(axis=1).mean()))
-    return float(held.mean()), float((without_zero != small).mean()), differing
+    return float(held.mean()), disagree, differing
 
 
 def measure(count: int, tested: int) -> dict[Structure, tuple[float, float, float]]:
@@ -137,6 +141,20 @@ def measure(count: int, tested: int) -> dict[Structure, tuple[float, float, floa
     return found
 
 
+def settled(
+    found: dict[Structure, tuple[float, float, float]], count: int
+) -> tuple[dict[Structure, float], list[str]]:
+    """The share of each structure, that of more comparisons where the first one is outside of the bar; and which."""
+    held, again = {s: share for s, (share, _, _) in found.items()}, []
+    for structure, (share, _, differing) in found.items():
+        if differing >= ENOUGH and not LOW <= share <= HIGH:
+            rng = np.random.default_rng(2)
+            parts = [coverage(structure, weights(structure.examples), count, 0, rng)[0] for _ in range(AGAIN)]
+            held[structure] = statistics.mean(parts)
+            again.append(f"{structure}: {share:.4f}, then {held[structure]:.4f}")
+    return held, again
+
+
 def summary(held: list[float]) -> dict[str, float]:
     inside = sum(LOW <= share <= HIGH for share in held) / len(held)
     figures = {"lowest": min(held), "median": statistics.median(held), "highest": max(held), "in_bar": inside}
@@ -146,7 +164,7 @@ def summary(held: list[float]) -> dict[str, float]:
 def main() -> int:
     count, tested = (400, 20) if quick() else (2000, 100)
     found = measure(count, tested)
-    held = {structure: share for structure, (share, _, _) in found.items()}
+    held, again = settled(found, count)
     regular = [structure for structure, (_, _, differing) in found.items() if differing >= ENOUGH]
     worst = sorted(held, key=lambda structure: held[structure])
     bound = summary([held[structure] for structure in regular])
@@ -158,6 +176,7 @@ def main() -> int:
         "worst": [f"{structure}: {held[structure]:.3f}" for structure in worst[:3]],
         "worst_with_enough": [f"{s}: {held[s]:.3f}" for s in worst if s in regular][:3],
         "highest_of": f"{worst[-1]}",
+        "simulated_again": again,
         "p_disagrees": round(statistics.mean(disagree for _, disagree, _ in found.values()), 4),
         "structures": len(found),
         "simulations": count,

@@ -7,8 +7,10 @@ How much it adds differs by query, from nothing to twice as much, and queries di
 or wrong, drawn anew for every graph, query and sample: no noise is taken away by shared seeds, as it would be in use.
 
 The planted contribution of a part is what goes with it by the planted numbers: an agent with its own edges and its
-tokens, an edge with the agents that are heard through it alone. `own` is the correlation with the number of the part
-itself, without what goes with it. `raw` is the mean of each part's own differences, without pooling or shrinkage.
+tokens, an edge with the agents that are heard through it alone. `raw` is the mean of each part's own differences,
+without pooling or shrinkage. `own` is the correlation with the number of the part itself, without what goes with it:
+leaving out cannot tell the two apart, so `own_at_best` is what it would be without noise. `edges_alone` are those
+that no agent is heard through alone, where both are the same. All runs count, those of whole graphs too.
 """
 
 import statistics
@@ -149,8 +151,12 @@ def figures_of(number: int, per_part: int) -> dict[str, float]:
         raw = [evidence.means(graph).get(part, 0.0) for graph, part, _, _ in chosen]
         result[sort] = correlation(guess, [with_all for _, _, with_all, _ in chosen])
         result[f"{sort}_raw"] = correlation(raw, [with_all for _, _, with_all, _ in chosen])
-        result[f"{sort}_own"] = correlation(guess, [own for _, _, _, own in chosen])
-    return result
+        own = [number for _, _, _, number in chosen]
+        result[f"{sort}_own"] = correlation(guess, own)
+        result[f"{sort}_own_at_best"] = correlation([with_all for _, _, with_all, _ in chosen], own)
+    alone = [x for x in parts if not isinstance(x[1], str) and len(x[0].without_edge(x[1])) == len(x[0])]
+    guess = [evidence.estimate(graph, part) for graph, part, _, _ in alone]
+    return {**result, "edges_alone": correlation(guess, [own for _, _, _, own in alone])}
 
 
 def main() -> int:

@@ -48,7 +48,7 @@ EDGES = (
 )
 EXAMPLE = Example("q", (Message("user", "What is the sum of all numbers from one to ten?"),))
 SAMPLING = Sampling(temperature=1.0, max_tokens=100)
-FORM = "{task}\n\n# What others found\n\n{said}\n\nNow do your part for the task above."
+FORM = "{task}\n\n# What others found\n\n{said}\n\n# Your part\n\n{prompt}"
 
 
 @dataclass
@@ -80,10 +80,9 @@ def by_hand() -> Any:
 def _agent(name: str, prompt: str, hears: list[str]) -> Callable[..., Awaitable[Said]]:
     async def agent(state: Said, runtime: Runtime[Hand]) -> Said:
         task = runtime.context.example.messages[0].content
-        said = "\n\n".join(f"## {other}\n{state['said'][other]}" for other in hears)
-        asked = Message("user", FORM.format(task=task, said=said) if said else task)
-        messages = (Message("system", prompt), asked) if prompt else (asked,)
-        reply = await runtime.context.client.ask(Request("m", messages, SAMPLING))
+        said = "\n\n".join(f"## {other}\n{state.get('said', {})[other]}" for other in hears)
+        asked = Message("user", FORM.format(task=task, said=said, prompt=prompt) if said else task)
+        reply = await runtime.context.client.ask(Request("m", (asked,), SAMPLING))
         return {"said": {name: reply.message.content}}
 
     return agent

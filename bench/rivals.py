@@ -1,8 +1,9 @@
 """
-Edgewise with its gate on against GEPA 0.1.4 (arXiv 2507.19457): same model, rows and reward, and no fewer calls and tokens.
+Edgewise with its gate on against GEPA 0.1.4 (arXiv 2507.19457): same model, rows, reward, no fewer calls and tokens.
 
 Edgewise is the real command on examples/support_triage with the settings of its task file. GEPA then gets as many
-calls and tokens as Edgewise used for learning (rollouts, distiller and gate), and more where one of them is not yet reached. How GEPA is set up, and why it is fair:
+calls and tokens as Edgewise used for learning (rollouts, distiller and gate), and more of one until the other is
+reached. How GEPA is set up, and why it is fair:
 
 - It is `gepa.optimize` as its users run it: default adapter and default settings, except for what follows.
 - The seed candidate is the task's own instruction. A candidate stands where that instruction stands, before the row

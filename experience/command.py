@@ -12,7 +12,7 @@ from experience.config import ExperienceConfig
 from experience.forecast import forecast
 from experience.job import Job
 from experience.library import Library
-from experience.loop import evaluate, learn
+from experience.loop import Runs, evaluate, learn
 from experience.operand import load, parse
 from toolkit import directory, finished, report
 from toolkit.artifact import Artifact
@@ -85,16 +85,19 @@ class Words:
             raise
         return Finished([*lines, *filter(None, [committed])], result.to_json(), result.improved)
 
-    def evaluate(self, artifacts: Sequence[str], run: Path | None) -> Shown:
+    def evaluate(
+        self, artifacts: Sequence[str], run: Path | None, others: Mapping[str, Runs] | None = None
+    ) -> Shown:
         """
         Run the unchanged model and each artefact, or library (see `experience.operand`), on the same rows and samples.
 
-        With the model and the settings that the artefacts were measured with, where nothing else is said.
+        With the model and the settings that the artefacts were measured with, where nothing else is said. `others` are
+        how to run those artefacts that hold no library, by path.
         """
         measured = [Artifact.load(path) for path in artifacts if not _bare(path)]
-        libraries = {"unchanged": Library()}
+        libraries: dict[str, Library | Runs] = {"unchanged": Library()}
         for path in artifacts:
-            libraries[_name(path, libraries)] = load(parse(path)).library
+            libraries[_name(path, libraries)] = (others or {}).get(path) or load(parse(path)).library
         job = Job(self.task, self._config(**_in_common(measured)))
         fetch(job.config.model, job.config.judge, job.config.embedder)
 

@@ -5,7 +5,7 @@ Everything here is a plan (see `toolkit.types.Plan`): it runs the same against a
 time and against an API at full concurrency.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -22,7 +22,7 @@ from toolkit.gate import Spending
 from toolkit.groups.select import rested, shuffled, vade
 from toolkit.run import Outcome
 from toolkit.seeds import seed as seed_of
-from toolkit.types import Example, Note, Plan
+from toolkit.types import Example, Group, Note, Plan
 
 
 def learn(job: Job) -> Plan[Outcome]:
@@ -82,10 +82,17 @@ def _outcome(job: Job, arms: Mapping[str, Library], start: Library) -> Plan[Outc
     return Outcome(evaluation, files, unchanged, job.parents)
 
 
-def evaluate(job: Job, libraries: Mapping[str, Library]) -> Plan[Any]:
-    """Run libraries on the same test rows and samples; returns a `toolkit.evaluate.Evaluation`."""
+Runs = Callable[[Job], Plan[list[Group]]]
+"""A way of answering other than a library: how to run it on the test rows of a job."""
+
+
+def evaluate(job: Job, libraries: Mapping[str, Library | Runs]) -> Plan[Any]:
+    """Run libraries, or other ways, on the same test rows and samples; returns a `toolkit.evaluate.Evaluation`."""
     yield Note("stage", f"measuring on {len(job.task.test)} held-out rows")
-    groups = yield [runs.measure(job, library, job.task.test) for library in libraries.values()]
+    groups = yield [
+        runs.measure(job, each, job.task.test) if isinstance(each, Library) else each(job)
+        for each in libraries.values()
+    ]
     yield Note("groups", [group for arm in groups for group in arm])
     check_alive([run for arm in groups for group in arm for run in group.members])
     arms = [Arm(name, tuple(found)) for name, found in zip(libraries, groups, strict=True)]

@@ -20,7 +20,7 @@ from toolkit.errors import GraphError
 from toolkit.extract import BLOCK, code_in
 from toolkit.tools import Function
 from toolkit.tools.python import run_python
-from toolkit.types import Example, Message, Plan, Rollout, Sampling, Step, Stop, Work
+from toolkit.types import Example, Message, Plan, Rollout, Sampling, Step, Work
 
 Ended = Literal["ok", "contract", "failed", "timeout", "limit", "silent"]
 """
@@ -93,6 +93,8 @@ class Team:
         """The tools of a node: its own, else those of its role. Raises GraphError for one that is not there."""
         there = self.tools or {}
         wanted = find(self.roles, node.role).tools if node.tools is None else node.tools
+        if not wanted:
+            return ()
         names = dict.fromkeys(x for name in wanted for x in (self.own if name == ALL_TOOLS else (name,)))
         for name in names:
             if name not in there:
@@ -113,7 +115,7 @@ def act(
 ) -> Plan[Outcome]:
     """Run one node on a query, given what the nodes before it said, in their order."""
     outcome = yield from _acted(team, node, example, heard, sample, seed)
-    return replace(outcome, weight=node.weight)
+    return outcome if outcome.weight == node.weight else replace(outcome, weight=node.weight)
 
 
 def _acted(
@@ -173,8 +175,11 @@ def _cut(text: str) -> str:
 def _sampling(team: Team, role: Role) -> Sampling:
     """The run's sampling, within what the role may cost."""
     most = [limit for limit in (team.sampling.max_tokens, role.max_tokens) if limit is not None]
-    sampling = replace(team.sampling, max_tokens=min(most, default=None))
-    return sampling if role.temperature is None else replace(sampling, temperature=role.temperature)
+    temperature = team.sampling.temperature if role.temperature is None else role.temperature
+    longest = min(most, default=None)
+    if (temperature, longest) == (team.sampling.temperature, team.sampling.max_tokens):
+        return team.sampling
+    return replace(team.sampling, temperature=temperature, max_tokens=longest)
 
 
 def _judged(node: Node, role: Role, run: Rollout) -> Outcome:
@@ -222,23 +227,22 @@ def _breach(role: Role, text: str, verdict: bool | None, result: str) -> str:
 def _program(
     runner: Agent, node: Node, example: Example, messages: tuple[Message, ...], sample: int, seed: int
 ) -> Plan[Outcome]:
-    """Ask for a program and run it; one that fails goes back with its error, while there are turns."""
+    """Ask for a program and run it; one that does not work goes back with its error, while there are turns."""
     steps: list[Step] = []
-    ended, problem, stop = "contract", "", "stop"
     once = replace(runner, turns=1)
-    for _ in range(runner.turns):
+    while True:
         run = yield from agent.rollout(once, example, messages, sample=sample, seed=seed)
         steps.extend(run.steps)
-        stop = run.stop
+        whole = replace(run, steps=tuple(steps))
         if run.failed:
-            ended, problem = "failed", run.error or run.stop
-            break
+            return Outcome(node.name, "failed", rollout=whole, error=run.error or run.stop)
         printed, problem = yield from _executed(run.answer)
-        ended = "contract" if problem == NO_PROGRAM else "failed"
         if not problem:
-            return Outcome(node.name, "ok", printed, rollout=_whole(run, steps, run.stop))
+            return Outcome(node.name, "ok", printed, rollout=whole)
+        if len(steps) >= runner.turns:
+            ended: Ended = "contract" if problem == NO_PROGRAM else "failed"
+            return Outcome(node.name, ended, rollout=whole, error=problem)
         messages = (*messages, run.steps[-1].said, Message("user", PROBLEM.format(problem=problem)))
-    return Outcome(node.name, ended, rollout=_whole(run, steps, stop), error=problem)
 
 
 NO_PROGRAM = "there is no program in a ``` block"
@@ -255,10 +259,6 @@ def _executed(reply: str) -> Plan[tuple[str, str]]:
     if done.exit_code:
         return "", done.stderr.strip()[-1000:] or f"it ended with exit code {done.exit_code}"
     return printed, "" if printed else "it printed nothing"
-
-
-def _whole(last: Rollout, steps: Sequence[Step], stop: Stop) -> Rollout:
-    return replace(last, steps=tuple(steps), stop=stop)
 
 
 # ---- votes -----------------------------------------------------------------------------------------

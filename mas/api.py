@@ -23,7 +23,7 @@ def design(
     task: Task,
     *,
     model: str | None = None,
-    roles: Roles | None = None,
+    own_roles: Roles | None = None,
     limits: Limits | None = None,
     run: str | Path | None = None,
     replay: str | Path | None = None,
@@ -33,12 +33,19 @@ def design(
     """
     Design agent graphs for a task by reinforcement learning and measure them on held-out rows.
 
-    `roles` are roles of your own beside the catalogue's. `settings` are the fields of `WiringConfig`. `run` is a
+    `own_roles` are roles of your own beside the catalogue's. `settings` are the fields of `WiringConfig`. `run` is a
     directory, taken up again if it exists. Raises the errors of `toolkit.errors`.
     """
     return asyncio.run(
         adesign(
-            task, model=model, roles=roles, limits=limits, run=run, replay=replay, watch=watch, **settings
+            task,
+            model=model,
+            own_roles=own_roles,
+            limits=limits,
+            run=run,
+            replay=replay,
+            watch=watch,
+            **settings,
         )
     )
 
@@ -47,7 +54,7 @@ async def adesign(
     task: Task,
     *,
     model: str | None = None,
-    roles: Roles | None = None,
+    own_roles: Roles | None = None,
     limits: Limits | None = None,
     run: str | Path | None = None,
     replay: str | Path | None = None,
@@ -58,7 +65,9 @@ async def adesign(
     bounds = asdict(limits) if limits else {}
     given = {"model": model, **bounds, **settings}
     job = Job(
-        task, resolve(WiringConfig, WiringConfig.known(task.settings), task.graph, given), dict(roles or {})
+        task,
+        resolve(WiringConfig, WiringConfig.known(task.settings), task.graph, given),
+        dict(own_roles or {}),
     )
     check_limits(job.config, forecast(job))
     where, old = Path(run) if run else None, Path(replay) if replay else None

@@ -6,14 +6,22 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+from experience.command import Words
+from experience.job import Job as WordsJob
+from experience.loop import Runs
 from mas.config import WiringConfig
+from mas.design import load
+from mas.encode import HASHING
 from mas.forecast import forecast
 from mas.job import Job
-from mas.loop import learn
+from mas.loop import learn, prepared
 from mas.report import result_lines
+from mas.roles import roles_in
+from mas.trials import measure
 from toolkit import directory
+from toolkit.artifact import Artifact
 from toolkit.client import check
-from toolkit.config import parse_settings, resolve
+from toolkit.config import Config, parse_settings, resolve
 from toolkit.errors import ConfigError
 from toolkit.forecast import check_limits
 from toolkit.models import fetch
@@ -21,6 +29,7 @@ from toolkit.progress import announce, watcher
 from toolkit.run import carry_out
 from toolkit.shown import Finished, Shown, given_price
 from toolkit.task import Task, describe
+from toolkit.types import Group, Plan
 
 
 class Wiring:
@@ -59,6 +68,41 @@ class Wiring:
         )
         result = asyncio.run(searching)
         return Finished(result_lines(result), result.to_json(), result.improved)
+
+
+def evaluate(
+    task: Path,
+    options: Mapping[str, Any],
+    settings: Sequence[str],
+    price: str | None,
+    artifacts: Sequence[str],
+    run: Path | None,
+) -> Shown:
+    """Run the unchanged model and artefacts of any kind, lessons or graphs, on the same rows and samples."""
+    graphs = {path: _runs(found) for path in artifacts if (found := _with_graphs(path))}
+    return Words(task, options, settings, price).evaluate(artifacts, run, graphs)
+
+
+def _with_graphs(path: str) -> Artifact | None:
+    """The artefact at a path, if it holds graphs."""
+    if not (Path(path).is_dir() or Path(path).suffix == ".edge"):
+        return None
+    found = Artifact.load(path)
+    return found if "graph.json" in found.files else None
+
+
+def _runs(artifact: Artifact) -> Runs:
+    """How to run an artefact's graphs, with the settings that all arms share."""
+    data = artifact.files["graph.json"]
+    design, roles = load(data), roles_in(artifact.files.get("roles.json", {}))
+
+    def runs(words: WordsJob) -> Plan[list[Group]]:
+        shared = {key: getattr(words.config, key) for key in Config.model_fields}
+        config = resolve(WiringConfig, {**shared, "encoder": data.get("encoder") or HASHING})
+        job = yield from prepared(Job(words.task, config, roles), words.task.test)
+        return (yield from measure(job, design, words.task.test))
+
+    return runs
 
 
 def _no_library(lib: str | None) -> None:

@@ -9,12 +9,13 @@ A node that fails or takes too long says so in its outcome, and is not left to L
 timeouts: in LangGraph 1.2 a node whose handler ran never arrives at a barrier, so what joins it would never run.
 """
 
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import lru_cache, partial
 from typing import Annotated, Any, TypedDict
 
 from langgraph.graph import END, START, StateGraph
 from langgraph.runtime import Runtime
+from langgraph.types import Command
 
 from mas.act import Outcome
 from mas.context import Context
@@ -28,7 +29,10 @@ def added(old: dict[str, list[Data]], new: dict[str, list[Data]]) -> dict[str, l
     """The reducer of outcomes: each takes the place of the one of its node and round, or comes after the others."""
     merged = dict(old)
     for name, outcomes in new.items():
-        by_round = {each["round"]: each for each in (*merged.get(name, ()), *outcomes)}
+        if name not in old:
+            merged[name] = outcomes
+            continue
+        by_round = {each["round"]: each for each in (*old[name], *outcomes)}
         merged[name] = [by_round[number] for number in sorted(by_round)]
     return merged
 
@@ -37,15 +41,14 @@ class State(TypedDict, total=False):
     """
     What a run has come to, as plain data.
 
-    `query` is the text asked, `outcomes` those of each node by round, `answer` what the exit said.
+    `query` is the text asked, `messages` all that was asked where a checkpointer keeps it, `outcomes` those of each
+    node by round, `answer` what the exit said.
     """
 
     query: str
+    messages: list[Data]
     outcomes: Annotated[dict[str, list[Data]], added]
     answer: str
-
-
-Node = Callable[[State, Runtime[Context]], Awaitable[State]]
 
 
 @lru_cache(maxsize=512)
@@ -54,7 +57,9 @@ def plain(graph: Graph) -> Any:
     return compiled(graph)
 
 
-def compiled(graph: Graph, *, checkpointer: Any = None, interrupt_before: Sequence[str] = (), **options: Any) -> Any:
+def compiled(
+    graph: Graph, *, checkpointer: Any = None, interrupt_before: Sequence[str] = (), **options: Any
+) -> Any:
     """
     The compiled graph. It is run with `context=Context(...)`, of a fresh one for each run.
 
@@ -63,31 +68,21 @@ def compiled(graph: Graph, *, checkpointer: Any = None, interrupt_before: Sequen
     """
     builder = StateGraph(State, context_schema=Context)
     ends = {loop.source: f"{loop.source}.end" for loop in graph.loops}
-    for name in graph.nodes:
-        builder.add_node(name.name, _node(graph, name.name))
-    for source, end in ends.items():
+    for node in graph.nodes:
+        builder.add_node(node.name, _node(graph, node.name))
+    for loop in graph.loops:
+        end = ends[loop.source]
         builder.add_node(end, _end)
-        loop = flow(graph).by_source[source]
-        builder.add_conditional_edges(source, _route(graph, source, end), [loop.target, end])
-    for name in graph.order:
-        _join(builder, graph, name, ends)
+        builder.add_conditional_edges(loop.source, _route(graph, loop.source, end), [loop.target, end])
+    for name, heard in graph.before.items():
+        sources = [ends.get(other, other) for other in heard] or [START]
+        builder.add_edge(sources if len(sources) > 1 else sources[0], name)
     builder.add_edge(ends.get(graph.exit, graph.exit), END)
     app = builder.compile(checkpointer=checkpointer, interrupt_before=list(interrupt_before), **options)
     return app.with_config(recursion_limit=most_runs(graph) + len(ends) + 2)
 
 
-def _join(builder: StateGraph[Any, Any], graph: Graph, name: str, ends: dict[str, str]) -> None:
-    sources = [ends.get(other, other) for other in graph.before[name]]
-    match sources:
-        case []:
-            builder.add_edge(START, name)
-        case [one]:
-            builder.add_edge(one, name)
-        case _:
-            builder.add_edge(sources, name)
-
-
-def _node(graph: Graph, name: str) -> Node:
+def _node(graph: Graph, name: str) -> Any:
     exit_ = name == graph.exit
 
     async def node(state: State, runtime: Runtime[Context]) -> State:
@@ -133,3 +128,8 @@ def said_in(state: State) -> dict[str, list[Outcome]]:
         name: [Outcome(**{k: v for k, v in each.items() if k != "round"}) for each in outcomes]
         for name, outcomes in state.get("outcomes", {}).items()
     }
+
+
+def resumed_with(outcomes: Mapping[str, tuple[Outcome, int]]) -> Any:
+    """What a run that waits is resumed with so that nodes have said something else, each in its round."""
+    return Command(update={"outcomes": {name: [data_of(*said)] for name, said in outcomes.items()}})

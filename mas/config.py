@@ -30,6 +30,10 @@ class WiringConfig(Config):
     group_size: int = Field(8, ge=2, description="graphs per row and step")
     cost_weight: float = Field(0.02, ge=0, description="of tokens beyond one agent's, in multiples of it")
     rationality_weight: float = Field(0.05, ge=0, description="of agents and edges without worth")
+    process: str = Field(
+        "",
+        description='"module:function" that rewards single agents: f(context, outcome), see docs/graphs.md',
+    )
     credit: int = Field(8, ge=0, description="runs per step that leave out an agent or an edge")
     action_reward: bool = Field(True, description="ablation: whether single moves are rewarded")
     group_advantage: bool = Field(True, description="ablation: whether whole graphs are compared")

@@ -9,10 +9,10 @@ import asyncio
 import contextlib
 from collections.abc import Callable, Mapping
 from contextvars import ContextVar
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import partial
 
-from mas.act import Outcome, Team, act
+from mas.act import Ended, Outcome, Team, act
 from mas.flow import Said, flow
 from mas.graph import Graph, Node
 from mas.keys import keys
@@ -54,6 +54,9 @@ class GraphLimits:
         return Ledger(Limits(usd=self.usd, tokens=self.tokens, calls=self.calls), self.prices)
 
 
+UNLIMITED = GraphLimits()
+
+
 @dataclass(frozen=True, slots=True)
 class NodeRun:
     """A node that ended, as the Notes "node" and "reused" have it; `round` is 0 outside loops."""
@@ -73,44 +76,37 @@ class Stopped(Exception):
     """Ends LangGraph's run; `Context.error` is why."""
 
 
+@dataclass(eq=False)
 class Context:
     """
-    One run of a graph on an example.
+    One run of a graph on an example; `drive` runs the plans of its nodes.
 
     `outcomes` has those of each node by round, `reused` the nodes that were taken from another run, `rewards` what
-    was emitted for nodes. Without `ahead`, nodes start when LangGraph gets to them, and hear what its state says: for
-    runs with a checkpointer or with interrupts. What comes out is the same.
+    was emitted for nodes, `error` what stopped the run. Without `ahead`, nodes start when LangGraph gets to them, and
+    hear what its state says: for runs with a checkpointer or with interrupts. What comes out is the same.
     """
 
-    def __init__(
-        self,
-        graph: Graph,
-        team: Team,
-        example: Example,
-        drive: Drive,
-        *,
-        sample: int = 0,
-        seed: int = 0,
-        limits: GraphLimits = GraphLimits(),
-        shared: Shared | None = None,
-        process: Process | None = None,
-        ahead: bool = True,
-    ):
-        self.graph, self.team, self.example, self.sample = graph, team, example, sample
-        self.outcomes: dict[str, list[Outcome]] = {}
-        self.reused: set[str] = set()
-        self.rewards: dict[str, float] = {}
-        self.error: Exception | None = None
-        self._drive = drive
-        self._seed = seed
-        self._limits = limits
-        self._ledger = limits.ledger()
-        self._shared = shared
-        self._process = process
-        self._ahead = ahead
-        self._flow = flow(graph)
-        self._keys = keys(graph, team)
-        self._places = asyncio.Semaphore(limits.concurrency) if limits.concurrency else None
+    graph: Graph
+    team: Team
+    example: Example
+    drive: Drive
+    sample: int = 0
+    seed: int = 0
+    limits: GraphLimits = UNLIMITED
+    shared: Shared | None = None
+    process: Process | None = None
+    ahead: bool = True
+    outcomes: dict[str, list[Outcome]] = field(default_factory=dict, init=False)
+    reused: set[str] = field(default_factory=set, init=False)
+    rewards: dict[str, float] = field(default_factory=dict, init=False)
+    error: Exception | None = field(default=None, init=False)
+
+    def __post_init__(self) -> None:
+        self._flow = flow(self.graph)
+        self._keys = keys(self.graph, self.team)
+        self._ledger = self.limits.ledger()
+        most = self.limits.concurrency
+        self._places = asyncio.Semaphore(most) if most else contextlib.nullcontext()
         self._ends: dict[tuple[str, int], asyncio.Future[Outcome]] = {}
         self._branches: set[asyncio.Task[None]] = set()
 
@@ -120,7 +116,7 @@ class Context:
 
     def begin(self) -> None:
         """Start the entries, where nodes are started ahead of LangGraph."""
-        if self._ahead:
+        if self.ahead:
             for name in self.graph.entries:
                 self._start(name, 0, self.outcomes)
 
@@ -162,7 +158,7 @@ class Context:
                 self.outcomes.setdefault(name, []).append(outcome)
                 self._check()
                 self._ends[name, round_].set_result(outcome)
-                if self._ahead:
+                if self.ahead:
                     said, ready = self.outcomes, list(self._flow.next(name, self.outcomes))
                 for other in ready[1:]:
                     self._start(*other, said)
@@ -187,28 +183,32 @@ class Context:
     # ---- one node --------------------------------------------------------------------------------
 
     async def _run(self, node: Node, round_: int, heard: list[Outcome]) -> Outcome:
-        async with self._places or contextlib.nullcontext():
+        async with self._places:
             self._check()
             fresh = partial(self._fresh, node, round_, heard)
-            if self._shared is None or node.name in self._flow.body or self.team.roles[node.role].votes:
+            if self.shared is None or node.name in self._flow.body or self.team.roles[node.role].votes:
                 return (await fresh())[0]
             said = tuple((x.node, x.text) for x in heard if x.heard)
-            key = (self._seed, self.example.id, self.sample, self._keys[node.name], said)
-            (outcome, meter), reused = await self._shared.once(key, fresh)
+            key = (self.seed, self.example.id, self.sample, self._keys[node.name], said)
+            (outcome, meter), reused = await self.shared.once(key, fresh)
             return await self._taken(node, outcome, meter) if reused else outcome
 
     async def _fresh(self, node: Node, round_: int, heard: list[Outcome]) -> Ran:
         """Run a node, for as long as it may take."""
-        meter, seconds = Meter(self._ledger), self._limits.node_seconds
+        meter, seconds = Meter(self._ledger), self.limits.node_seconds
         current.set(meter)
+        played = self._played(node, round_, heard, meter)
+        if seconds is None:
+            return await self.drive(played), meter
+        scope = asyncio.timeout(seconds)
         try:
-            async with asyncio.timeout(seconds) as scope:
-                return await self._drive(self._played(node, round_, heard, meter)), meter
+            async with scope:
+                return await self.drive(played), meter
         except TimeoutError:
             if not scope.expired():
                 raise
             outcome = self._cut(node, meter, "timeout", f"it took longer than {seconds:g} seconds")
-            await self._drive(self._told(round_, outcome, meter))
+            await self.drive(self._told(round_, outcome, meter))
             return outcome, meter
 
     async def _taken(self, node: Node, outcome: Outcome, paid: Meter) -> Outcome:
@@ -221,11 +221,11 @@ class Context:
             run = outcome.rollout and replace(outcome.rollout, role=node.name)
             outcome = replace(outcome, node=node.name, rollout=run, weight=node.weight)
             self.reused.add(node.name)
-        await self._drive(self._told(0, outcome, meter))
+        await self.drive(self._told(0, outcome, meter))
         return outcome
 
     def _played(self, node: Node, round_: int, heard: list[Outcome], meter: Meter) -> Plan[Outcome]:
-        path = (self._seed, self.example.id, self.sample, self._keys[node.name])
+        path = (self.seed, self.example.id, self.sample, self._keys[node.name])
         seed = seed_of(*path, round_) if round_ else seed_of(*path)
         acted = act(self.team, node, self.example, heard, sample=self.sample, seed=seed)
         outcome = yield from metered(acted, meter)
@@ -240,14 +240,14 @@ class Context:
         """Reward a node that ended, and tell of it."""
         for value in meter.emitted:
             self.emit_reward(outcome.node, value)
-        if self._process:
-            _rewarded(self._process, self, outcome)
+        if self.process:
+            _rewarded(self.process, self, outcome)
         ran = NodeRun(self.graph.version, self.example.id, self.sample, round_, outcome)
         if outcome.node in self.reused:
             yield Note("reused", ran)
         yield Note("node", ran)
 
-    def _cut(self, node: Node, meter: Meter, ended: str, error: str) -> Outcome:
+    def _cut(self, node: Node, meter: Meter, ended: Ended, error: str) -> Outcome:
         """The outcome of a node that did not come to its end; its rollout has the calls that it made."""
         stop = "timeout" if ended == "timeout" else "failed"
         run = Rollout(self.example.id, node.name, self.sample, meter.steps, stop, error=error)

@@ -204,28 +204,31 @@ class Doubt:
 # ---- in a search -----------------------------------------------------------------------------------
 
 
-def credited(job: Job, found: Sequence[Tried], step: int) -> Plan[list[Tried]]:
-    """The trials of a step with the credit of their parts, by at most `credit` runs more than were made."""
-    found, _ = yield from credited_with(job, found, step, Evidence())
-    return found
-
-
 def credited_with(
     job: Job, found: Sequence[Tried], step: int, known: Evidence
 ) -> Plan[tuple[list[Tried], Evidence]]:
-    """The same, with what is known from earlier steps; and what is known after this one."""
+    """
+    The trials of a step with the credit of their parts, and what is known after it.
+
+    At most `credit` runs are made beside those of the trials. `known` is what earlier steps found. A trial's credit is
+    the guess for each part of its graph that was ever measured in it, with what the run emitted; parts of other graphs
+    with equal roles have their say in it.
+    """
     rows, seed = {each.row.id: each for each in found}, seed_of(job.config.seed, step)
     team = job.team("rollout", job.config.learning)
 
     def run(graph: Graph, example: Example, sample: int) -> Plan[float]:
+        # Here a step is a sample: it has a seed of its own, under which its trials ran as sample 0.
         each, named = rows[example.id], graph.version
         made = yield from attempt(
-            job, team, graph, example, sample=sample, seed=seed, version=named, shared=each.shared
+            job, team, graph, example, sample=0, seed=seed, version=named, shared=each.shared
         )
         return _worth(job, each, made.rollout)
 
-    cases = [Case(trial.draft.graph, each.row) for each in found for trial in each.trials.trials]
-    done = {Case(x.graph, each.row).key: _worth(job, each, x.rollout) for each in found for x in each.runs}
+    cases = [Case(trial.draft.graph, each.row, step) for each in found for trial in each.trials.trials]
+    done = {
+        Case(x.graph, each.row, step).key: _worth(job, each, x.rollout) for each in found for x in each.runs
+    }
     evidence = yield from measured(run, cases, most=job.config.credit, seed=seed, known=known, done=done)
     return [_with_credit(job, each, evidence) for each in found], evidence
 

@@ -70,7 +70,7 @@ def tidied(graph: Graph) -> Graph:
         names[node.name] = called(node.role, names.values())
     return Graph(
         tuple(node.model_copy(update={"name": names[node.name]}) for node in nodes),
-        tuple((names[a], names[b]) for a, b in graph.edges),
+        tuple(sorted((names[a], names[b]) for a, b in graph.edges)),
         names[graph.exit],
         tuple(
             x.model_copy(update={"source": names[x.source], "target": names[x.target]}) for x in graph.loops

@@ -16,7 +16,9 @@ from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from functools import cache
 from hashlib import blake2b
+from importlib.util import find_spec
 from itertools import pairwise
+from pathlib import Path
 from threading import Lock
 from typing import Any
 
@@ -183,19 +185,11 @@ def _load() -> tuple[Any, Any]:
     # Read once, when torch is loaded: threads that spin while they wait stall whatever else wants a core, and
     # on a busy machine this made a batch ten times slower.
     os.environ.setdefault("OMP_WAIT_POLICY", "passive")
-    try:
-        from safetensors.torch import load_file
-        from tokenizers import Tokenizer
-        from transformers import BertConfig, BertModel
-    except ImportError as error:
-        raise ModelError(
-            f"The encoder {MINILM!r} needs torch and transformers ({error}): pip install 'edgewise[learner]', or "
-            f"name {HASHING!r}, which needs neither."
-        ) from error
-    try:
-        weights, words = minilm_files()
-    except ModelError as error:
-        raise ModelError(f"The encoder {MINILM!r} can't be had: {error} Or name {HASHING!r}.") from error
+    weights, words = _files()
+    from safetensors.torch import load_file
+    from tokenizers import Tokenizer
+    from transformers import BertConfig, BertModel
+
     tokenizer = Tokenizer.from_file(str(words))
     tokenizer.no_padding()
     tokenizer.enable_truncation(TOKENS)
@@ -205,6 +199,20 @@ def _load() -> tuple[Any, Any]:
     )
     model.load_state_dict({name: x for name, x in load_file(weights).items() if _wanted(name)})
     return tokenizer, model.eval()
+
+
+def _files() -> tuple[Path, ...]:
+    """The files, if what reads them is installed."""
+    missing = [name for name in ("torch", "transformers") if find_spec(name) is None]
+    if missing:
+        raise ModelError(
+            f"The encoder {MINILM!r} needs {' and '.join(missing)}: pip install 'edgewise[learner]', or name "
+            f"{HASHING!r}, which needs neither."
+        )
+    try:
+        return minilm_files()
+    except ModelError as error:
+        raise ModelError(f"The encoder {MINILM!r} can't be had: {error} Or name {HASHING!r}.") from error
 
 
 def _wanted(name: str) -> bool:

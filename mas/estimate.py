@@ -1,91 +1,144 @@
 """
-What agents and edges are worth, estimated from all trials so far: for the moves whose worth was not measured.
+What graphs, and the agents in them, are worth, estimated from all trials so far.
 
-Ridge regression of rewards, each less the mean of its group, on what is in a graph: roles, the exit's role, and who
-hears whom by roles. Trials count for a query as far as their queries are alike, so worth depends on the query where
-the trials say so. In the form of a kernel, as there are more features than trials.
+Kernel ridge regression (a Gaussian process) of rewards on what is in a graph: roles,
+who hears whom by roles, and paths of roles into the exit. Trials count for a query as far as the queries are alike, so
+worth depends on the query where the trials say so.
 
 T trials, F features of a graph.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
 from numpy.typing import NDArray
 
 from mas.graph import Graph
-from mas.search import Query, TrialGroup
+from mas.search import Query, Trial, TrialGroup
+
+Rows = NDArray[np.float64]
+
+LONGEST, BUCKETS = 5, 1024
 
 
 @dataclass(slots=True)
 class Estimate:
     """
-    Rewards seen, and what follows from them. `alike` is how far the query matters: 0 for not at all. `noise` is the
-    variance of a reward over that of one feature's effect. Only the last `window` trials count.
+    Rewards seen, and what follows from them.
+
+    `alike` is how far the query matters (0: not at all), `noise` the variance of a reward over that of what graphs
+    are worth. The last `window` trials count.
     """
 
     roles: tuple[str, ...]
-    alike: float = 0.5
+    alike: float = 0.3
     noise: float = 4.0
-    window: int = 1024
-    features: list[NDArray[np.float64]] = field(default_factory=list)
-    queries: list[NDArray[np.float64]] = field(default_factory=list)
-    rewards: list[float] = field(default_factory=list)
-    dual: NDArray[np.float64] | None = None
+    window: int = 512
+    features: Rows = field(init=False)
+    queries: Rows = field(init=False)
+    rewards: Rows = field(init=False)
+    group: NDArray[np.int64] = field(init=False)
+    dual: Rows = field(init=False)
+    inverse: Rows = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.features, self.queries = np.zeros((0, 0)), np.zeros((0, 0))
+        self.rewards, self.dual, self.group = np.zeros(0), np.zeros(0), np.zeros(0, np.int64)
+        self.inverse = np.zeros((0, 0))
 
     def add(self, groups: Sequence[TrialGroup]) -> None:
         """Take in trials, and fit again."""
-        for group in groups:
-            found = [self.described(trial.draft.graph) for trial in group.trials]
-            mean, centre = np.mean([trial.reward for trial in group.trials]), np.mean(found, axis=0)
-            self.features += [each - centre for each in found]
-            self.queries += [_unit(group.query)] * len(found)
-            self.rewards += [trial.reward - mean for trial in group.trials]
-        for rows in (self.features, self.queries, self.rewards):
-            del rows[: -self.window]
-        kernel = self._kernel(np.stack(self.features), np.stack(self.queries))
-        self.dual = np.linalg.solve(kernel + self.noise * np.eye(len(kernel)), np.array(self.rewards))
+        self._remember([(number, g, t) for number, g in enumerate(groups) for t in g.trials])
+        same = self.group[:, None] == self.group
+        noise = self.noise * (np.eye(len(same)) + same / 2)  # of a reward, and of a query as a whole
+        self.inverse = np.linalg.inv(self._kernel(self.features, self.queries) + noise)
+        self.dual = self.inverse @ (self.rewards - self.rewards.mean())
 
-    def value(self, graphs: Sequence[Graph], queries: Sequence[Query]) -> NDArray[np.float64]:
-        """What graphs get on a query each, up to a constant of the query; 0 before any trial."""
-        if self.dual is None or not graphs:
+    def _remember(self, trials: Sequence[tuple[int, TrialGroup, Trial]]) -> None:
+        first = 1 + int(self.group.max(initial=-1))
+        new = (
+            np.stack([described(self.roles, t.draft.graph) for _, _, t in trials]),
+            np.stack([_unit(group.query) for _, group, _ in trials]),
+            np.array([t.reward for _, _, t in trials], np.float64),
+            np.array([first + number for number, _, _ in trials]),
+        )
+        old = (self.features, self.queries, self.rewards, self.group)
+        joined = [b if not len(a) else np.concatenate([a, b])[-self.window :] for a, b in zip(old, new, strict=True)]
+        self.features, self.queries, self.rewards, self.group = joined
+
+    def value(self, graphs: Sequence[Graph], queries: Sequence[Query], optimism: float = 0.0) -> Rows:
+        """
+        (graphs,) what they get on a query each beyond the mean of all, 0 before any trial.
+
+        With `optimism`, as many standard deviations of what is not known yet are added.
+        """
+        if not len(self.dual) or not graphs:
             return np.zeros(len(graphs))
-        features = np.stack([self.described(graph) for graph in graphs])
-        return self._kernel(features, np.stack([_unit(query) for query in queries])) @ self.dual
+        features = np.stack([described(self.roles, graph) for graph in graphs])
+        kernel = self._kernel(features, np.stack([_unit(query) for query in queries]))
+        found = kernel @ self.dual
+        if optimism:
+            left = 1 - ((kernel @ self.inverse) * kernel).sum(1)
+            found = found + optimism * self.spread * np.sqrt(np.maximum(0.0, left) / self.noise)
+        return found
 
     def worth(self, graphs: Sequence[Graph], queries: Sequence[Query]) -> list[dict[str, float]]:
         """
         For each graph, its nodes' worth on its query: the value with the node less the value without it.
 
-        Nodes that cannot be left out (an exit that hears several) have none.
+        Nodes that cannot be left out (an exit that hears several, the only one) have none.
         """
-        smaller = [[(node.name, graph.without(node.name)) for node in graph.nodes] for graph in graphs]
-        flat = [(i, name, rest) for i, each in enumerate(smaller) for name, rest in each if rest and len(graphs[i]) > 1]
+        smaller = [
+            (i, node.name, rest)
+            for i, graph in enumerate(graphs)
+            for node in graph.nodes
+            if (rest := graph.without(node.name) if len(graph) > 1 else None)
+        ]
         whole = self.value(graphs, queries)
-        without = self.value([rest for _, _, rest in flat], [queries[i] for i, _, _ in flat])
+        without = self.value([rest for _, _, rest in smaller], [queries[i] for i, _, _ in smaller])
         found: list[dict[str, float]] = [{} for _ in graphs]
-        for (i, name, _), value in zip(flat, without, strict=True):
+        for (i, name, _), value in zip(smaller, without, strict=True):
             found[i][name] = float(whole[i] - value)
         return found
 
-    def described(self, graph: Graph) -> NDArray[np.float64]:
-        """(F,) how many of each role, the exit's role, and how many edges between each two roles."""
-        count = len(self.roles)
-        place = {node.name: self.roles.index(node.role) for node in graph.nodes}
-        found = np.zeros(count * (count + 2))
-        for role in place.values():
-            found[role] += 1
-        found[count + place[graph.exit]] = 1
-        for a, b in graph.edges:
-            found[2 * count + place[a] * count + place[b]] += 1
-        return found
+    @property
+    def spread(self) -> float:
+        """The standard deviation of rewards; 1 before any trial."""
+        return max(1e-3, float(self.rewards.std())) if len(self.rewards) else 1.0
 
-    def _kernel(self, features: NDArray[np.float64], queries: NDArray[np.float64]) -> NDArray[np.float64]:
-        like = np.clip(queries @ np.stack(self.queries).T, 0.0, 1.0)
-        return (features @ np.stack(self.features).T) * (1 - self.alike + self.alike * like)
+    def _kernel(self, features: Rows, queries: Rows) -> Rows:
+        like = np.clip(queries @ self.queries.T, 0.0, 1.0)
+        return (features @ self.features.T) * (1 - self.alike + self.alike * like)
 
 
-def _unit(query: Query) -> NDArray[np.float64]:
+def described(roles: Sequence[str], graph: Graph) -> Rows:
+    """
+    (F,) of length 1: how many agents of each role, how many edges between each two roles, and how many paths of each
+    sequence of up to `LONGEST` roles end in the exit.
+
+    What an agent says depends on what it hears, so graphs are alike as far as they are alike from the exit back.
+    Paths are hashed to `BUCKETS` places; counts are log2(1 + n), as the second of a kind adds less.
+    """
+    place = {node.name: roles.index(node.role) for node in graph.nodes}
+    count = len(roles)
+    found = np.zeros(count * (count + 1) + BUCKETS)
+    np.add.at(found, list(place.values()), 1)
+    np.add.at(found, [count + place[a] * count + place[b] for a, b in graph.edges], 1)
+    for path in _paths(graph, (graph.exit,)):
+        found[-1 - hash(tuple(place[name] for name in path)) % BUCKETS] += 1
+    found = np.log2(1 + found)
+    return found / np.linalg.norm(found)
+
+
+def _paths(graph: Graph, path: tuple[str, ...]) -> Iterator[tuple[str, ...]]:
+    """A path into the exit, and all that are longer by what its first agent hears."""
+    yield path
+    if len(path) < LONGEST:
+        for name in graph.before[path[0]]:
+            yield from _paths(graph, (name, *path))
+
+
+def _unit(query: Query) -> Rows:
     length = float(np.linalg.norm(query.features))
     return query.features.astype(np.float64) / (length or 1.0)

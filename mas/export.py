@@ -116,7 +116,7 @@ def export(
     files = {
         "graph.py": writer.module(),
         "langgraph.json": json_text(FORMAT),
-        "requirements.txt": "langgraph>=1.1,<2\nopenai>=2,<4\n",
+        "requirements.txt": "langgraph>=1.2,<2\nopenai>=2,<4\n",
         "README.md": readme,
     }
     folder.mkdir(parents=True, exist_ok=True)

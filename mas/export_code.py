@@ -24,8 +24,6 @@ from toolkit.types import Sampling
 
 WIDTH = 100
 ANYTHING = {"type": "object", "properties": {}}
-STATE_KEYS = frozenset({"messages", "said", "answer"})
-"""What no node of a LangGraph graph may be called."""
 
 
 def shape(graph: Graph) -> list[str]:
@@ -52,9 +50,6 @@ class Writer:
         self.kinds = {self._kind(node) for node in graph.nodes}
         self.used = tuple(dict.fromkeys(name for node in graph.nodes for name in self._tools(node)))
         self.stubs = [name for name in self.used if name != "python"]
-        self.places = {
-            node.name: f"{node.name}.node" if node.name in STATE_KEYS else node.name for node in graph.nodes
-        }
 
     def module(self) -> str:
         """The whole text of graph.py."""
@@ -224,13 +219,11 @@ class Writer:
         return given
 
     def _wiring(self) -> str:
-        names = {name: place for name, place in self.places.items() if name != place}
-        place = f"{_python(names)}.get(name, name)" if names else "name"
         lines = [
             "builder = StateGraph(State)",
             'builder.add_node("graph.begin", begin)',
             'builder.add_node("graph.answer", answer)',
-            f"for name, node in NODES.items():\n    builder.add_node({place}, node)",
+            "for name, node in NODES.items():\n    builder.add_node(name, node)",
             *(f"builder.add_node({quoted(f'{loop.source}.done')}, done)" for loop in self.graph.loops),
             'builder.add_edge(START, "graph.begin")',
             *self._edges(),
@@ -246,15 +239,15 @@ class Writer:
         """Edges from a loop's source start where it is done; a node with several waits for all of them."""
         ends = {loop.source: f"{loop.source}.done" for loop in self.graph.loops}
         for name, before in self.graph.before.items():
-            starts = [ends.get(one, self.places[one]) for one in before] or ["graph.begin"]
+            starts = [ends.get(one, one) for one in before] or ["graph.begin"]
             start = quoted(starts[0]) if len(starts) == 1 else _names(starts)
-            yield f"builder.add_edge({start}, {quoted(self.places[name])})"
+            yield f"builder.add_edge({start}, {quoted(name)})"
         for loop in self.graph.loops:
-            ways = {True: self.places[loop.target], False: ends[loop.source]}
+            ways = {True: loop.target, False: ends[loop.source]}
             text = ", ".join(f"{key}: {quoted(value)}" for key, value in ways.items())
             decide = f"again({quoted(loop.source)}, rounds={loop.rounds})"
-            yield f"builder.add_conditional_edges({quoted(self.places[loop.source])}, {decide}, {{{text}}})"
-        last = ends.get(self.graph.exit, self.places[self.graph.exit])
+            yield f"builder.add_conditional_edges({quoted(loop.source)}, {decide}, {{{text}}})"
+        last = ends.get(self.graph.exit, self.graph.exit)
         yield f'builder.add_edge({quoted(last)}, "graph.answer")'
 
     def _steps(self) -> int:

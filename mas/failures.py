@@ -10,7 +10,6 @@ from collections.abc import Callable, Iterable
 from dataclasses import replace
 from typing import Literal, get_args
 
-from mas.flow import standing
 from mas.graph import Graph
 from mas.roles import Role, Roles
 from mas.run import GraphRun
@@ -33,19 +32,21 @@ def failure(run: GraphRun, roles: Roles, example: Example, grade: Grade) -> Plan
     """
     Why the answer of a graph run is wrong; None where it is right.
 
-    `grade` is the task's reward with its judge; it is asked once for each different answer. What reached the exit
-    and was wrong there counts by the first class that fits, in their order.
+    `grade` is the task's reward with its judge; it is asked once for each different answer, those of all rounds of a
+    loop included. Of several classes the first counts.
     """
-    said = {name: standing(outcomes) for name, outcomes in run.outcomes.items() if outcomes}
-    answers = {name: x for name, x in said.items() if x.heard and roles[run.graph[name].role].answers}
-    exit_ = said.get(run.graph.exit)
-    texts = sorted({x.answer for x in answers.values()})
+    answers = {
+        name: {x.answer for x in outcomes if x.heard}
+        for name, outcomes in run.outcomes.items()
+        if roles[run.graph[name].role].answers
+    }
+    texts = sorted(set().union({run.rollout.answer}, *answers.values()))
     scores: list[Score] = yield [grade(example, _as_run(run.rollout, text)) for text in texts]
     values = {text: score.value if score.valid else 0.0 for text, score in zip(texts, scores, strict=True)}
-    final = values.get(exit_.answer, 0.0) if exit_ is not None else 0.0
+    final = 0.0 if run.rollout.failed else values[run.rollout.answer]
     if final >= PASS:
         return None
-    right = [name for name, x in answers.items() if values[x.answer] >= PASS]
+    right = [name for name, texts in answers.items() if any(values[text] >= PASS for text in texts)]
     if any(_verified(run.graph, name, roles) for name in right):
         return "incorrect verification"
     if right:

@@ -43,7 +43,7 @@ class Node(Data):
     prompt: str | None = None
     tools: tuple[str, ...] | None = None
     lessons: tuple[str, ...] = ()
-    weight: float = Field(1.0, ge=0, allow_inf_nan=False)
+    weight: float = Field(default=1.0, ge=0, allow_inf_nan=False)
 
 
 class Loop(Data):

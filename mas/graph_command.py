@@ -49,12 +49,13 @@ class Designed:
     @property
     def only(self) -> Graph:
         """Its graph. Raises ConfigError where there are several."""
-        if len(self.used) > 1:
+        first, *others = self.used
+        if others:
             versions = ", ".join(each.graph.version for each in self.used[:8])
             raise ConfigError(
                 f"{self.source} holds {len(self.used)} graphs: choose one as {self.source}@VERSION, of {versions}."
             )
-        return self.used[0].graph
+        return first.graph
 
 
 def read(source: str) -> Designed:

@@ -26,11 +26,12 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from mas.actions import Move, build
+from mas.actions import Move, build, moves_of
 from mas.estimate import Estimate
 from mas.features import Steps, steps
+from mas.neighbours import neighbour
 from mas.policy import Learner, Moved, Policy
-from mas.search import Draft, Query, TrialGroup
+from mas.search import Draft, Query, Trial, TrialGroup
 from toolkit.groups import advantage as advantages
 from toolkit.groups import credit as credits
 from toolkit.groups.table import Table
@@ -50,12 +51,12 @@ class HrpoSettings:
     """
 
     rate: float = 0.01
-    epochs: int = 8
+    epochs: int = 2
     low: float = 0.2
     high: float = 0.28
-    entropy: float = 0.01
+    entropy: float = 0.05
     gradient_clip: float = 1.0
-    beta: float = 1.0
+    beta: float = 0.3
     move_cost: float = 0.1
     redundancy: float = 0.5
     exemption: int = 2
@@ -63,8 +64,14 @@ class HrpoSettings:
     group_advantage: bool = True
     joint: bool = True
     estimate: bool = True
-    replay: int = 2
-    smooth: float = 0.5
+    replay: int = 0
+    smooth: float = 0.7
+    imagined: int = 3
+    imagined_size: int = 16
+    optimism: float = 0.5
+    imagined_gain: float = 3.0
+    explore: float = 0.5
+    elite: int = 8
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,6 +83,9 @@ class Remembered:
     old_logp: NDArray[np.float64]
     advantage: NDArray[np.float64]
     weights: NDArray[np.float64]
+
+
+Tried = tuple[Query, Trial]
 
 
 @dataclass(slots=True)
@@ -100,29 +110,89 @@ class Hrpo:
         self.estimate = Estimate(self.start.space.roles)
         self.past: deque[Remembered] = deque(maxlen=1 + s.replay)
         self.policy = self.start
+        self.elite: list[Draft] = []
 
     def propose(self, queries: Sequence[Query], size: int, seed: int) -> Plan[list[list[Draft]]]:
-        """Draws from the policy; each depends on the query and the seed alone."""
+        """
+        Draws from the policy; each depends on the query and the seed alone.
+
+        Of the last `explore` share of a group, each is the most promising of several edits of good graphs.
+        """
+        drafts = self._drawn(queries, size, seed)
+        count = int(size * self.settings.explore) if self.elite else 0
+        for query, found in zip(queries, drafts, strict=True):
+            found[size - count :] = self._promising(query, count, seed_of(seed, "edits", query.id))
+        return drafts
+        yield
+
+    def _promising(self, query: Query, count: int, seed: int) -> list[Draft]:
+        """Edits of good graphs, and policy draws would do as well: those of the highest optimistic estimate."""
+        rng, space = np.random.default_rng(seed), self.policy.space
+        found = {draft.graph.version: draft for draft in self.elite}
+        for _ in range(8 * count):
+            moves = self.elite[int(rng.integers(len(self.elite)))].build.moves
+            for _ in range(int(rng.integers(1, 3))):
+                moves = neighbour(space, moves, rng)
+            made = build(space, moves)
+            made = build(space, moves_of(space, made.graph))
+            found[made.graph.version] = Draft(made.graph, made)
+        drafts = list(found.values())
+        values = self.estimate.value([d.graph for d in drafts], [query] * len(drafts), self.settings.optimism)
+        return [drafts[i] for i in np.argsort(-values, kind="stable")[:count]]
+
+    def _remember_elite(self, groups: Sequence[TrialGroup]) -> None:
+        """The graphs of the highest estimate over the queries at hand, of those tried."""
+        known = {d.graph.version: d for d in self.elite}
+        for group in groups:
+            for t in group.trials:
+                if t.draft.graph.version not in known and t.draft.build:
+                    known[t.draft.graph.version] = self._canonical(t.draft)
+        drafts = list(known.values())
+        values = self.estimate.value([d.graph for d in drafts], [groups[0].query] * len(drafts))
+        self.elite = [drafts[i] for i in np.argsort(-values, kind="stable")[: self.settings.elite]]
+
+    def _canonical(self, draft: Draft) -> Draft:
+        made = build(self.policy.space, moves_of(self.policy.space, draft.graph))
+        return Draft(made.graph, made)
+
+    def _drawn(self, queries: Sequence[Query], size: int, seed: int) -> list[list[Draft]]:
         seeds = [seed_of(seed, "graph", query.id, i) for query in queries for i in range(size)]
         moves = self.policy.sample([query for query in queries for _ in range(size)], seeds)
         builds = [build(self.policy.space, each) for each in moves]
         drafts = [Draft(b.graph, b) for b in builds]
         return [drafts[i * size : (i + 1) * size] for i in range(len(queries))]
-        yield
 
     def learn(self, groups: Sequence[TrialGroup], seed: int) -> Plan[None]:
-        """Several epochs over the moves of these groups and of the latest ones before."""
-        if self.settings.estimate or self.settings.smooth:
-            self.estimate.add(groups)
-        found = self._remembered([g for g in groups if any(t.draft.build for t in g.trials)])
-        if found:
-            self.past.append(found)
-            for _ in range(self.settings.epochs):
-                for each in self.past:
-                    self._update(each)
-            self.policy = self.learner.policy()
+        """Several epochs over the moves of these groups and of the latest ones before, then over imagined ones."""
+        self.estimate.add(groups)
+        self._remember_elite(groups)
+        built = [g for g in groups if any(t.draft.build for t in g.trials)]
+        if built:
+            self.past.append(self._remembered(built))
+            self._epochs(self.past)
+        for number in range(self.settings.imagined):
+            drawn = self._imagined(groups, seed_of(seed, "imagined", number))
+            self._epochs([self._remembered(drawn, real=False)])
         return
         yield
+
+    def _imagined(self, groups: Sequence[TrialGroup], seed: int) -> list[TrialGroup]:
+        """Fresh draws on the same queries, with the reward that the estimate says."""
+        queries = [group.query for group in groups]
+        drafts = self._drawn(queries, self.settings.imagined_size, seed)
+        return [
+            TrialGroup(q, tuple(Trial(d, r) for d, r in zip(ds, self._guessed(ds, q), strict=True)))
+            for q, ds in zip(queries, ([*each, *self.elite] for each in drafts), strict=True)
+        ]
+
+    def _guessed(self, drafts: Sequence[Draft], query: Query) -> list[float]:
+        return self.estimate.value([d.graph for d in drafts], [query] * len(drafts)).tolist()
+
+    def _epochs(self, batches: Sequence[Remembered]) -> None:
+        for _ in range(self.settings.epochs):
+            for each in batches:
+                self._update(each)
+        self.policy = self.learner.policy()
 
     def design(self) -> Policy:
         """The policy as it is."""
@@ -135,48 +205,43 @@ class Hrpo:
             each.moves, each.queries, each.old_logp, each.advantage, each.weights, loss, penalties
         )
 
-    def _remembered(self, groups: Sequence[TrialGroup]) -> Remembered | None:
-        trials = [(number, group, t) for number, group in enumerate(groups) for t in group.trials if t.draft.build]
-        if not trials:
-            return None
-        built = [t.draft.build.moves for _, _, t in trials if t.draft.build]
-        moves, queries = steps(self.start.space, built), tuple(group.query for _, group, _ in trials)
-        table = Table.of([number for number, _, _ in trials], self._rewards(trials), moves.build)
+    def _remembered(self, groups: Sequence[TrialGroup], real: bool = True) -> Remembered:
+        trials = [(group.query, t) for group in groups for t in group.trials if t.draft.build]
+        labels = [number for number, group in enumerate(groups) for t in group.trials if t.draft.build]
+        moves = steps(self.start.space, [t.draft.build.moves for _, t in trials if t.draft.build])
+        table = Table.of(labels, self._rewards(trials, real), moves.build)
         self.counts.groups += table.groups
         self.counts.dead += int(table.dead.sum())
-        gain = self._gains(table, trials)
-        weights = np.full(len(moves), 1 / len(trials))
-        return Remembered(moves, queries, self.learner.logp(moves, queries), gain, weights)
+        queries, weights = tuple(query for query, _ in trials), np.full(len(moves), 1 / len(trials))
+        return Remembered(moves, queries, self.learner.logp(moves, queries), self._gains(table, trials, real), weights)
 
-    def _rewards(self, trials: Sequence[Any]) -> NDArray[np.float64]:
-        own, s = np.array([t.reward for _, _, t in trials]), self.settings.smooth
-        if not s:
+    def _rewards(self, trials: Sequence[Tried], real: bool) -> NDArray[np.float64]:
+        own, s = np.array([t.reward for _, t in trials]), self.settings.smooth
+        if not s or not real:
             return own
-        return (1 - s) * own + s * self.estimate.value([t.draft.graph for _, _, t in trials], [g.query for _, g, _ in trials])
+        return (1 - s) * own + s * self.estimate.value([t.draft.graph for _, t in trials], [q for q, _ in trials])
 
-    def _gains(self, table: Table, trials: Sequence[Any]) -> NDArray[np.float64]:
+    def _gains(self, table: Table, trials: Sequence[Tried], real: bool) -> NDArray[np.float64]:
         """(M,) table -> advantage -> credit."""
         s = self.settings
-        whole = advantages.standardised(table) if s.group_advantage else advantages.zero(table)
+        whole = advantages.standardised(table) if real else advantages.centred(table) / self.estimate.spread * s.imagined_gain
+        whole = whole if s.group_advantage else advantages.zero(table)
         if not s.action_reward:
             return credits.broadcast(table, whole)
         step = np.concatenate([self._move_rewards(*each) for each in zip(trials, self._worth(trials), strict=True)])
         table = Table(table.group, table.reward, table.rollout, {"step_reward": step})
         return credits.action_wise(table, whole, beta=s.beta)
 
-    def _worth(self, trials: Sequence[Any]) -> list[dict[str, float]]:
+    def _worth(self, trials: Sequence[Tried]) -> list[dict[str, float]]:
         """The worth of the nodes of each trial: measured where it was, else estimated."""
         if not self.settings.estimate:
-            return [dict(t.credit) for _, _, t in trials]
-        found = self.estimate.worth([t.draft.graph for _, _, t in trials], [g.query for _, g, _ in trials])
-        return [{**guess, **t.credit} for guess, (_, _, t) in zip(found, trials, strict=True)]
+            return [dict(t.credit) for _, t in trials]
+        found = self.estimate.worth([t.draft.graph for _, t in trials], [q for q, _ in trials])
+        return [{**guess, **t.credit} for guess, (_, t) in zip(found, trials, strict=True)]
 
-    def _move_rewards(self, trial: Any, worth: dict[str, float]) -> NDArray[np.float64]:
-        s, made = self.settings, trial[2].draft.build
-        return move_rewards(self.start.space.delete, made.moves, made.made_by, worth, self._spread(), s)
-
-    def _spread(self) -> float:
-        return max(1e-3, float(np.std(self.estimate.rewards))) if self.estimate.rewards else 1.0
+    def _move_rewards(self, trial: Tried, worth: dict[str, float]) -> NDArray[np.float64]:
+        s, made = self.settings, trial[1].draft.build
+        return move_rewards(self.start.space.delete, made.moves, made.made_by, worth, self.estimate.spread, s)
 
 
 def move_rewards(

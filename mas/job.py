@@ -7,12 +7,13 @@ from functools import cached_property
 from mas.act import Team
 from mas.actions import Space
 from mas.config import WiringConfig
+from mas.context import Process
 from mas.reward import Weights
 from mas.roles import Roles, catalogue, roles_for
 from mas.run import GraphLimits
 from mas.search import Query
 from toolkit.errors import ConfigError
-from toolkit.load import meant
+from toolkit.load import load, meant
 from toolkit.task import Task
 from toolkit.tools import Function
 from toolkit.tools.python import python_tool
@@ -24,8 +25,8 @@ class Job:
     """
     A task and its settings; `queries` are the rows as searchers see them, by the encoder of that name.
 
-    `recruited` are roles beyond the catalogue's.
-    Raises ConfigError for a reward that only ranks the runs of a group, and for roles that are not there.
+    `recruited` are roles beyond the catalogue's. Raises ConfigError for a reward that only ranks the runs of a group,
+    and for roles that are not there.
     """
 
     task: Task
@@ -40,7 +41,7 @@ class Job:
                 f"The reward {self.task.reward.name!r} ranks the runs of a group; graphs need one that grades a run "
                 "by itself."
             )
-        _ = self.roles
+        _ = self.roles, self.process
 
     @cached_property
     def tools(self) -> dict[str, Function]:
@@ -61,6 +62,11 @@ class Job:
         if missing:
             raise ConfigError(f"The role {missing[0]!r} needs a tool that the task does not have.")
         return usable
+
+    @cached_property
+    def process(self) -> Process | None:
+        """The user's rewards for single agents, called whenever one of them ends."""
+        return load(self.config.process, self.task.path) if self.config.process else None
 
     @cached_property
     def space(self) -> Space:
@@ -99,7 +105,8 @@ class Job:
     def team(self, payer: str, sampling: Sampling) -> Team:
         """What all nodes of a graph share."""
         config = self.config
-        return Team(self.roles, config.model, sampling, self.tools, config.turns, config.calling, payer)
+        own = tuple(tool.tool.name for tool in self.task.tools)
+        return Team(self.roles, config.model, sampling, self.tools, config.turns, config.calling, payer, own)
 
     def query(self, row: Example) -> Query:
         """A row as searchers see it."""

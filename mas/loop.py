@@ -17,12 +17,15 @@ from mas.credit import credited_with
 from mas.design import Fixed
 from mas.encode import encoded, settled
 from mas.evidence import Evidence
+from mas.failures import counted, failure
 from mas.graph import single
 from mas.job import Job
+from mas.recruit import recruited
 from mas.reward import formula
+from mas.run import GraphRun
 from mas.search import Design, Query, Searcher
 from mas.searchers import searcher
-from mas.trials import Tried, measure, tokens_of, tried
+from mas.trials import Tried, grouped, measure, measured_runs, tokens_of, tried
 from toolkit.collect import booked
 from toolkit.errors import AllFailed
 from toolkit.evaluate import Arm, Evaluation, compare, reward_of
@@ -30,7 +33,7 @@ from toolkit.gate import Choice, Scores, Verdict, choose
 from toolkit.groups.select import shuffled
 from toolkit.run import Outcome
 from toolkit.seeds import seed as seed_of
-from toolkit.types import Example, Group, Note, Plan
+from toolkit.types import Example, Group, Note, Plan, Rollout, Score
 
 MEASURING = 0
 EXAMPLES = 20
@@ -126,7 +129,8 @@ def prepared(job: Job, rows: Sequence[Example] | None = None) -> Plan[Job]:
     encoder = yield from settled(job.config.encoder)
     vectors = yield from encoded(encoder, texts)
     queries = {row.id: Query(row.id, text, v) for row, text, v in zip(rows, texts, vectors, strict=True)}
-    return replace(job, queries=queries, encoder=encoder)
+    job = replace(job, queries=queries, encoder=encoder)
+    return replace(job, recruited={**job.recruited, **(yield from recruited(job))})
 
 
 def step(job: Job, searcher: Searcher, known: Evidence, number: int) -> Plan[tuple[StepRecord, Evidence]]:
@@ -220,21 +224,43 @@ def _outcome(job: Job, found: Design, kept: Design) -> Plan[Outcome]:
     arms: dict[str, Design] = {ONE: start, DESIGNED: found}
     if rival.version != start.version:
         arms[EQUAL] = rival
-    evaluation, groups = yield from measured(job, arms)
-    yield Note("wiring", Wiring(job, found, evaluation, groups))
+    runs = yield from measured(job, arms)
+    groups = {name: _groups(job, each) for name, each in runs.items()}
+    evaluation = compared(groups, job.config.samples)
+    failures = yield from _failures(job, runs[DESIGNED])
+    yield Note("wiring", Wiring(job, found, evaluation, groups, failures))
     files, unchanged = (artifact_files(job, design) for design in (kept, start))
     return Outcome(evaluation, files, unchanged)
 
 
-def measured(job: Job, arms: Mapping[str, Design]) -> Plan[tuple[Evaluation, dict[str, list[Group]]]]:
-    """Run designs on the same test rows and samples, each against the first."""
+Runs = list[list[GraphRun]]
+"""The runs of an arm: the samples of each test row."""
+
+
+def measured(job: Job, arms: Mapping[str, Design]) -> Plan[dict[str, Runs]]:
+    """Run designs on the same test rows and samples."""
     rows = job.task.test
     yield Note("stage", f"measuring on {len(rows)} held-out rows")
-    found = yield [measure(job, design, rows) for design in arms.values()]
-    groups = dict(zip(arms, found, strict=True))
-    yield Note("groups", [group for each in found for group in each])
-    check_alive([group for each in found for group in each])
-    return compared(groups, job.config.samples), groups
+    found = yield [measured_runs(job, design, rows) for design in arms.values()]
+    groups = [group for each in found for group in _groups(job, each)]
+    yield Note("groups", groups)
+    check_alive(groups)
+    return dict(zip(arms, found, strict=True))
+
+
+def _groups(job: Job, runs: Runs) -> list[Group]:
+    return [grouped(row, each) for row, each in zip(job.task.test, runs, strict=True)]
+
+
+def _failures(job: Job, runs: Runs) -> Plan[dict[str, int]]:
+    """Why wrong answers were wrong, counted by class; `Failure` names them."""
+
+    def grade(row: Example, run: Rollout) -> Plan[Score]:
+        return job.task.reward.grade(row, run, job.judge)
+
+    rows = [(row, run) for row, each in zip(job.task.test, runs, strict=True) for run in each]
+    found = yield [failure(run, job.roles, row, grade) for row, run in rows]
+    return counted(found)
 
 
 def compared(groups: Mapping[str, Sequence[Group]], samples: int) -> Evaluation:
@@ -262,6 +288,7 @@ class Wiring:
     design: Design
     evaluation: Evaluation
     groups: Mapping[str, Sequence[Group]]
+    failures: Mapping[str, int]
 
     def to_json(self) -> dict[str, Any]:
         """Plain data."""
@@ -284,6 +311,7 @@ class Wiring:
                 if (runs := max(1, result.rollouts))
             ],
             "equal_tokens": self._at_equal_tokens(),
+            "failures": dict(self.failures),
         }
 
     def _at_equal_tokens(self) -> dict[str, Any]:

@@ -177,7 +177,7 @@ def _compared(
     c = setup.config
     main, sub = two_levels(row, runs, align, seed_of(c.seed, "align", number, row.id))
     yield Note("groups", [level.group for level in (main, sub) if level.group.members])
-    drawn = [x for x in contrasts(main, sub, setup.terms, c.shown, c.siblings) if x.level in setup.learning]
+    drawn = contrasts(main, sub, setup.terms, c.shown, c.siblings)
     found = yield [compared(setup.distiller, each, libraries.of(each.level)) for each in drawn]
     return Studied(main, sub, tuple(found))
 

@@ -26,18 +26,21 @@ Numbers = Mapping[str, Mapping[str, float]]
 
 def text(graph: Graph, roles: Roles = CATALOGUE) -> str:
     """A line for each node, level by level, with what it is and whom it hears; then the loops."""
-    described = {node.name: " ".join(_facts(node, roles)) for node in graph.nodes}
-    wide = max(len(name) for name in graph.order)
-    wider = max(map(len, described.values()))
-    lines = []
-    for number_, level in enumerate(graph.levels, 1):
+    cells = []
+    for depth, level in enumerate(graph.levels, 1):
         for place, name in enumerate(level):
-            head = str(number_) if place == 0 else ""
             heard = f"hears {', '.join(graph.before[name])}" if graph.before[name] else ""
             last = "answers" if name == graph.exit else ""
-            line = f"{head:>3}  {name:<{wide}}  {described[name]:<{wider}}{"  " if wider else ""}{'; '.join(filter(None, [heard, last]))}"
-            lines.append(line.rstrip())
-    return "\n".join([*lines, *(f"     {_told(loop)}" for loop in graph.loops)])
+            facts = " ".join(_facts(graph[name], roles))
+            cells.append(
+                [str(depth) if place == 0 else "", name, facts, "; ".join(filter(None, [heard, last]))]
+            )
+    wide = [max(map(len, column)) for column in zip(*cells, strict=True)]
+    lines = [
+        "  ".join(cell.ljust(width) for cell, width in zip(row, wide, strict=True) if width).rstrip()
+        for row in cells
+    ]
+    return "\n".join([*lines, *map(_told, graph.loops)])
 
 
 def mermaid(graph: Graph, roles: Roles = CATALOGUE) -> str:

@@ -30,7 +30,7 @@ from mas.search import Query
 from toolkit.errors import GraphError
 from toolkit.seeds import seed as seed_of
 
-QUERY, ROLE, HIDDEN = 32, 16, 64
+QUERY, ROLE, HIDDEN = 16, 8, 32
 WIDEST = 12.0
 """Logits of edges stay within this, so that no chance is ever exactly 0 or 1."""
 

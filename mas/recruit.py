@@ -17,13 +17,13 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 
 from experience.guard import Guard
 from mas.design import Fixed
-from mas.graph import Graph, Node, single
+from mas.graph import MOST_NODES, Graph, Node, single
 from mas.job import Job
 from mas.roles import CATALOGUE, Role, Roles
 from mas.trials import measure
 from toolkit.evaluate import reward_of
 from toolkit.extract import json_in
-from toolkit.gate import Scores, Spending, choose
+from toolkit.gate import Scores, Spending, Verdict, choose
 from toolkit.groups.select import shuffled
 from toolkit.task import Task
 from toolkit.types import Example, Message, Note, Payer, Plan, Reply, Request, Rollout, Sampling
@@ -307,8 +307,17 @@ def admitted(
         if choice.winner:
             best, kept[role.name] = choice.chosen.graph, role
         else:
-            refused[role.name] = choice.summary() if choice.verdict.rows else "it fits nowhere in the graph"
+            refused[role.name] = _shortfall(choice.verdict)
     return Admission(kept, best, refused)
+
+
+def _shortfall(verdict: Verdict) -> str:
+    if not verdict.rows:
+        return "it fits nowhere in the graph"
+    return (
+        f"no gain was shown in its best place ({verdict.difference:+.3f} on {verdict.rows} rows, p {verdict.p:.2g}; "
+        f"needed {verdict.level:.2g})"
+    )
 
 
 def placed(graph: Graph, role: Role, roles: Roles) -> dict[str, Graph]:
@@ -316,19 +325,23 @@ def placed(graph: Graph, role: Role, roles: Roles) -> dict[str, Graph]:
     The graph with an agent of a role, in every place where it fits, by where that is.
 
     In the place of an agent; beside the others before the exit, if it hears nobody; and after the exit, as the new
-    exit, if it answers. An agent that votes keeps its place, and hears only answers.
+    exit, if it answers. An agent that votes keeps its place, and hears only answers; where a loop goes back, a verdict
+    is given.
     """
-    places: dict[str, Graph] = {}
-    node = Node(name=_free(graph, role.name), role=role.name)
-    for old in graph.nodes:
-        if _fits(graph, old.name, role, roles):
-            places[f"for {old.name}"] = _exchanged(graph, old.name, node)
-    if not role.hears and _takes(graph, graph.exit, role, roles):
-        nodes, edges = (*graph.nodes, node), (*graph.edges, (node.name, graph.exit))
-        places[f"before {graph.exit}"] = replace(graph, nodes=nodes, edges=edges)
-    if role.answers and role.hears <= 1:
-        nodes, edges = (*graph.nodes, node), (*graph.edges, (graph.exit, node.name))
-        places[f"after {graph.exit}"] = replace(graph, nodes=nodes, edges=edges, exit=node.name)
+    node, exit_ = Node(name=_free(graph, role.name), role=role.name), graph.exit
+    room = len(graph) < MOST_NODES
+    places = {
+        f"for {old.name}": _exchanged(graph, old.name, node)
+        for old in graph.nodes
+        if _fits(graph, old.name, role, roles)
+    }
+    inside = {name for loop in graph.loops for name in graph.body(loop) if name != loop.target}
+    if room and not role.hears and exit_ not in inside and _takes(graph, exit_, role, roles):
+        edges = (*graph.edges, (node.name, exit_))
+        places[f"before {exit_}"] = replace(graph, nodes=(*graph.nodes, node), edges=edges)
+    if room and role.answers and role.hears <= 1:
+        edges = (*graph.edges, (exit_, node.name))
+        places[f"after {exit_}"] = replace(graph, nodes=(*graph.nodes, node), edges=edges, exit=node.name)
     return places
 
 
@@ -343,6 +356,8 @@ def _fits(graph: Graph, name: str, role: Role, roles: Roles) -> bool:
     if roles[graph[name].role].votes or len(graph.before[name]) < role.hears:
         return False
     if name == graph.exit and not role.answers:
+        return False
+    if role.gives != "verdict" and any(loop.source == name for loop in graph.loops):
         return False
     return all(_takes(graph, hearer, role, roles) for hearer in graph.after[name])
 

@@ -31,6 +31,7 @@ def result_lines(result: Result) -> list[str]:
         "",
         f"reward while learning: {wiring['formula']}",
         *_graph_lines(wiring),
+        *filter(None, [failures(wiring)]),
         "",
         *cost_lines(result),
         f"artefact: {result.path / 'artifact'}",
@@ -54,6 +55,12 @@ def equal_tokens(wiring: Mapping[str, Any]) -> str:
     )
 
 
+def failures(wiring: Mapping[str, Any]) -> str:
+    """Why answers of the designed graphs were wrong; "" where none was."""
+    found = [f"{name} {count}" for name, count in wiring["failures"].items() if count]
+    return f"wrong answers of the designed graphs: {', '.join(found)}" if found else ""
+
+
 def _graph_lines(wiring: Mapping[str, Any]) -> Iterable[str]:
     for each in wiring["graphs"][:SHOWN]:
         yield f"for {each['rows']} of the held-out rows:"
@@ -68,6 +75,8 @@ def sections(wiring: Mapping[str, Any]) -> Iterable[Element]:
     yield node("p", equal_tokens(wiring))
     yield node("p", f"Reward while learning: {wiring['formula']}.", class_="note")
     yield _front(wiring["front"])
+    if wrong := failures(wiring):
+        yield node("p", f"{wrong[0].upper()}{wrong[1:]}.", class_="note")
     for each in wiring["graphs"][:SHOWN]:
         yield node("h3", f"Used for {each['rows']} of the held-out rows")
         yield picture.svg(Graph.from_json(each["graph"]))

@@ -180,3 +180,15 @@ def _reason(error: ValidationError) -> str:
 
 CATALOGUE: Roles = _added({}, Path(__file__).with_name("catalogue.toml"))
 """The roles that come with Edgewise."""
+
+
+def roles_in(data: Any) -> Roles:
+    """The roles of an artefact's roles.json. Raises GraphError for data that is none."""
+    if not isinstance(data, Mapping):
+        raise GraphError("roles.json holds no table of roles.")
+    try:
+        return {name: Role.model_validate(each) for name, each in data.items()}
+    except ValidationError as error:
+        first = error.errors()[0]
+        place = ".".join(map(str, first["loc"]))
+        raise GraphError(f"roles.json is not readable: {place}: {first['msg']}.") from error

@@ -3,7 +3,6 @@
 import asyncio
 from collections.abc import Awaitable, Callable, Hashable
 
-
 from mas.act import Outcome
 from mas.meter import Meter
 
@@ -45,4 +44,3 @@ class Shared:
         finally:
             del self._running[key]
             running.set_result(None)
-

@@ -1,9 +1,10 @@
 """
 How good graphs are, from rewards on different queries.
 
-reward = level + effect of the graph + effect of the query + noise, where both effects are drawn around 0 with the
-variance of the noise: the best linear unbiased prediction (Henderson 1975, doi 10.2307/2529430). So a graph that met
-hard queries does not look worse for it, and one lucky trial counts for half.
+reward = level + effect of the graph + effect of the query + noise, where effects are drawn around 0, those of graphs
+with the variance of the noise and those of queries with `EASE` times as much: the best linear unbiased prediction
+(Henderson 1975, doi 10.2307/2529430). So a graph that met hard queries does not look worse for it, and one lucky
+trial counts for half.
 
 G graphs, Q queries.
 """
@@ -15,6 +16,10 @@ from dataclasses import dataclass
 import numpy as np
 
 from mas.search import TrialGroup
+
+EASE = 10.0
+DOUBT = 0.25
+"""The noise is thought of as if one more trial had been off by this: a few that agree are not sure."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,7 +72,8 @@ def standings(seen: Sequence[Record], expected: Mapping[str, float] | None = Non
     surprise = np.array([r.reward - base.get(r.graph, 0.0) for r in seen])
     level = math.fsum(surprise) / len(seen)
     inverse, effects = _solved(rows, columns, surprise - level, len(graphs) + len(queries))
-    noise = float(np.std(surprise - level - effects[rows] - effects[columns]))
+    off = surprise - level - effects[rows] - effects[columns]
+    noise = math.sqrt((math.fsum(off**2) + DOUBT**2) / (len(seen) + 1))
     trials = np.bincount(rows)
     found = {
         version: Standing(
@@ -84,7 +90,9 @@ def _solved(
     rows: np.ndarray, columns: np.ndarray, values: np.ndarray, size: int
 ) -> tuple[np.ndarray, np.ndarray]:
     """(G + Q, G + Q) the covariance of the effects in units of the noise's variance, and (G + Q,) the effects."""
-    normal, right = np.eye(size), np.zeros(size)
+    graphs = 1 + rows.max()
+    normal = np.diag(np.where(np.arange(size) < graphs, 1.0, 1 / EASE))
+    right = np.zeros(size)
     for a, b in ((rows, rows), (columns, columns), (rows, columns), (columns, rows)):
         np.add.at(normal, (a, b), 1.0)
     for a in (rows, columns):

@@ -33,7 +33,7 @@ class Tried:
     @property
     def group(self) -> Group:
         """The runs as a group of rollouts."""
-        return Group(self.row, ROLE, tuple(run.rollout for run in self.runs))
+        return grouped(self.row, self.runs)
 
 
 def attempt(
@@ -49,7 +49,15 @@ def attempt(
 ) -> Plan[GraphRun]:
     """One graded run of a graph."""
     run = yield from graph_run(
-        graph, team, row, sample=sample, seed=seed, limits=job.limits, shared=shared, version=version
+        graph,
+        team,
+        row,
+        sample=sample,
+        seed=seed,
+        limits=job.limits,
+        shared=shared,
+        version=version,
+        rewards=job.process,
     )
     score = yield from job.task.reward.grade(row, run.rollout, job.judge)
     graded = replace(run.rollout, score=score)
@@ -84,22 +92,36 @@ def _trial(job: Job, draft: Draft, run: GraphRun, reference: int) -> Trial:
 
 def measure(job: Job, design: Design, rows: Sequence[Example], payer: str = "measure") -> Plan[list[Group]]:
     """Groups of `samples` runs on rows, each with the graph that the design has for it, with the settings of use."""
+    found = yield from measured_runs(job, design, rows, payer)
+    return [grouped(row, runs) for row, runs in zip(rows, found, strict=True)]
+
+
+def measured_runs(
+    job: Job, design: Design, rows: Sequence[Example], payer: str = "measure"
+) -> Plan[list[list[GraphRun]]]:
+    """The same as graph runs: `samples` of them for each row."""
     team = job.team(payer, job.config.measuring)
     graphs = design.graphs([job.query(row) for row in rows])
     return (
         yield [
-            _measured(job, team, graph, row, design.version) for graph, row in zip(graphs, rows, strict=True)
+            _sampled(job, team, graph, row, design.version) for graph, row in zip(graphs, rows, strict=True)
         ]
     )
 
 
-def _measured(job: Job, team: Team, graph: Graph, row: Example, version: str) -> Plan[Group]:
-    seed = seed_of(job.config.seed, 0)
-    runs = yield [
-        attempt(job, team, graph, row, sample=sample, seed=seed, version=version, shared=None)
-        for sample in range(job.config.samples)
-    ]
+def grouped(row: Example, runs: Sequence[GraphRun]) -> Group:
+    """Runs of a row as a group of rollouts."""
     return Group(row, ROLE, tuple(run.rollout for run in runs))
+
+
+def _sampled(job: Job, team: Team, graph: Graph, row: Example, version: str) -> Plan[list[GraphRun]]:
+    seed = seed_of(job.config.seed, 0)
+    return (
+        yield [
+            attempt(job, team, graph, row, sample=sample, seed=seed, version=version, shared=None)
+            for sample in range(job.config.samples)
+        ]
+    )
 
 
 def tokens_of(run: Rollout) -> int:

@@ -22,7 +22,8 @@ A team is a graph. Each node is an agent with a name of its own and one of these
 An edge [a, b] means: b hears what a said. Agents that hear nobody begin; all of them see the task. The edges must not \
 run in a cycle. A loop sends back from an agent that gives a verdict to an earlier one, for at most that many rounds. \
 The exit is the agent whose answer counts; everybody else must be heard, directly or through others, by the exit. \
-At most {most} agents, and the fewer the better: each one costs. A prompt of null is the prompt of the role.
+Choose only the roles that this needs, often one to three agents and never more than {most}: each one costs. \
+A prompt of null is the prompt of the role.
 
 Answer with JSON only: {{"why": one sentence, "graph": {{"nodes": [{{"name": ..., "role": ..., "prompt": null}}], \
 "edges": [[a, b]], "loops": [{{"source": ..., "target": ..., "rounds": 1}}], "exit": ...}}}}
@@ -49,8 +50,12 @@ def form(roles: Roles, most: int) -> str:
     return FORM.format(roles="\n".join(lines), most=most)
 
 
-def schema(roles: Roles) -> dict[str, Any]:
-    """The JSON schema of a reply."""
+def schema(roles: Roles, most: int) -> dict[str, Any]:
+    """
+    The JSON schema of a reply.
+
+    Its lists have an end: where the server holds a small model to the schema, it can't go on through all roles.
+    """
     text = {"type": "string"}
     node = {
         "name": text,
@@ -59,9 +64,9 @@ def schema(roles: Roles) -> dict[str, Any]:
     }
     loop = {"source": text, "target": text, "rounds": {"type": "integer"}}
     graph = {
-        "nodes": _list(_object(node)),
-        "edges": _list(_list(text)),
-        "loops": _list(_object(loop)),
+        "nodes": _list(_object(node), 1, most),
+        "edges": _list(_list(text, 2, 2), 0, most * (most - 1) // 2),
+        "loops": _list(_object(loop), 0, most // 2),
         "exit": text,
     }
     return _object({"why": text, "graph": _object(graph)})
@@ -76,8 +81,8 @@ def _object(properties: Mapping[str, Any]) -> dict[str, Any]:
     }
 
 
-def _list(items: Mapping[str, Any]) -> dict[str, Any]:
-    return {"type": "array", "items": dict(items)}
+def _list(items: Mapping[str, Any], least: int, most: int) -> dict[str, Any]:
+    return {"type": "array", "items": dict(items), "minItems": least, "maxItems": most}
 
 
 def shown(graph: Graph) -> str:
@@ -104,7 +109,7 @@ def as_it_is(graph: Graph) -> Graph:
 def asked(request: Request, roles: Roles, most: int, fits: Fits = as_it_is) -> Plan[Written]:
     """Ask for a graph that `check` and `fits` let pass; a reply that can't be used is answered once with why."""
     problems: list[str] = []
-    request = replace(request, schema=schema(roles))
+    request = replace(request, schema=schema(roles, most))
     for _ in range(TRIES):
         reply: Reply = yield request
         if reply.failed:

@@ -14,8 +14,8 @@ import typer
 from toolkit.errors import ConfigError, EdgewiseError, Interrupted
 
 # Ways of improving, resolved when a command runs, so that this file imports no upper package.
-WAYS = {"experience": "experience.command:Words"}
-COMING = {"graph": "mas", "weights": "learner"}
+WAYS = {"experience": "experience.command:Words", "graph": "mas.command:Wiring"}
+COMING = {"weights": "learner"}
 BUG = 70
 # What typer raises for wrong usage. It brings a click of its own, and exports only this one of its errors.
 Usage: Any = typer.BadParameter.__mro__[1]
@@ -98,7 +98,10 @@ def _common(
 def improve(
     task: TaskPath,
     by: Annotated[
-        str, typer.Option(help="what to improve: experience (lessons in the prompt)")
+        str,
+        typer.Option(
+            metavar="experience|graph", help="what to improve: lessons in the prompt, or a graph of agents"
+        ),
     ] = "experience",
     model: Annotated[
         str | None, typer.Option(help="the model to improve, such as openai/gpt-4o-mini")
@@ -182,10 +185,9 @@ def evaluate(
     as_json: Json = False,
 ) -> None:
     """Run artefacts and the unchanged model on the same test rows and samples, and compare them."""
-    way = _way("experience")
     options = {"samples": samples, "model": model, "usd": usd, "tokens": tokens, "calls": calls}
-    job = way(task, {**options, "minutes": minutes}, settings or [], price)
-    _print(job.evaluate(artifact, run), as_json)
+    compare = _load("mas.command:evaluate")
+    _print(compare(task, {**options, "minutes": minutes}, settings or [], price, artifact, run), as_json)
 
 
 @app.command(epilog="Example: edgewise report runs/support_triage-20260102-030405")

@@ -35,7 +35,11 @@ Answer = Callable[[Request], Awaitable[Reply]]
 Answerer = Callable[[Artifact, str, Asks], Answer]
 """What a package has: from an artefact, the model to use and a client to the function that answers."""
 
-ANSWERS = {"graph.json": "mas.use:answerer", "library.json": "experience.use:answerer"}
+ANSWERS = {
+    "graph.json": "mas.use:answerer",
+    "nodes.json": "mas.adopt:answerer",
+    "library.json": "experience.use:answerer",
+}
 """The file of an artefact -> what answers with it; the first that is there counts."""
 
 LARGEST = 16 << 20

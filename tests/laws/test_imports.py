@@ -22,7 +22,9 @@ SERVER_AND_CLIENT = ("toolkit/client.py", "toolkit/serve.py")
 HOMES = {
     "torch": ("learner/", "mas/policy.py", "mas/encode.py", "toolkit/torch_sampler.py"),
     "transformers": ("learner/", "mas/policy.py", "mas/encode.py", "toolkit/torch_sampler.py"),
-    "langgraph": ("mas/compile.py",),
+    "langgraph": ("mas/compile.py", "mas/checkpoint.py"),
+    "starlette": ("toolkit/serve.py",),
+    "uvicorn": ("toolkit/serve.py",),
     # Nowhere: openai 3 no longer brings it.
     "httpx": (),
     "aiohttp": SERVER_AND_CLIENT,

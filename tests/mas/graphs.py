@@ -1,11 +1,14 @@
 """Random graphs for laws that hold for all of them."""
 
+from hypothesis import settings
 from hypothesis import strategies as st
 
 from mas.graph import Graph, Loop, Node
 from toolkit.errors import GraphError
 
 ROLES = ("solver", "drafter", "planner", "critic", "reviser", "majority", "judge")
+law = settings(max_examples=60, deadline=None)
+"""How often a law is tried; a busy machine is no failure."""
 PLAIN = st.text(st.characters(exclude_categories=("Cs",)), max_size=12)
 
 
@@ -33,14 +36,23 @@ def graphs(draw, most: int = 8, plain: bool = False) -> Graph:
     made = [Node(name=n, role=draw(st.sampled_from(ROLES))) if plain else draw(nodes(n)) for n in names]
     shuffled = draw(st.permutations(made))
     graph = Graph(tuple(shuffled), tuple(draw(st.permutations(sorted(edges)))), names[-1])
-    for source, target in draw(st.lists(st.tuples(*[st.sampled_from(names)] * 2), max_size=4)):
-        graph = _with_loop(graph, Loop(source=source, target=target, rounds=draw(st.integers(1, 3))))
+    for _ in range(draw(st.integers(0, 2))):
+        if possible := _loops(graph):
+            loop = draw(st.sampled_from(possible)).model_copy(update={"rounds": draw(st.integers(1, 3))})
+            graph = Graph(graph.nodes, graph.edges, graph.exit, (*graph.loops, loop))
     return graph
 
 
-def _with_loop(graph: Graph, loop: Loop) -> Graph:
-    """The graph with a loop, where it can have it."""
-    try:
-        return Graph(graph.nodes, graph.edges, graph.exit, (*graph.loops, loop))
-    except GraphError:
-        return graph
+def _loops(graph: Graph) -> list[Loop]:
+    """The loops that a graph could have besides its own, only those over several nodes where there are such."""
+    possible = []
+    for place, target in enumerate(graph.order):
+        for source in graph.order[place:]:
+            loop = Loop(source=source, target=target, rounds=1)
+            try:
+                Graph(graph.nodes, graph.edges, graph.exit, (*graph.loops, loop))
+            except GraphError:
+                continue
+            possible.append(loop)
+    long = [loop for loop in possible if loop.source != loop.target]
+    return long or possible

@@ -3,7 +3,7 @@
 import asyncio
 import hashlib
 import random
-from collections.abc import Coroutine, Mapping
+from collections.abc import Callable, Coroutine, Mapping
 from typing import Any, TypeVar
 
 from mas.act import Outcome, Team, act
@@ -94,11 +94,11 @@ def said(request: Request) -> str | Message | Reply:
     return f"answer {int(share * 1e6)} {verdict}"
 
 
-def client() -> Scripted:
+def client(takes: Callable[[Request], float] | None = None) -> Scripted:
     """The model with its delays."""
 
     async def answer(request: Request) -> str | Message | Reply:
-        await asyncio.sleep(seconds(request))
+        await asyncio.sleep((takes or seconds)(request))
         return said(request)
 
     return Scripted(answer)
@@ -156,7 +156,7 @@ def _node(name: str, rng: random.Random) -> Node:
 
 
 def interpreted(
-    graph: Graph, team: Team, example: Example = EXAMPLE
+    graph: Graph, team: Team, takes: Callable[[Request], float] | None = None
 ) -> tuple[dict[str, list[Outcome]], float]:
     """What comes of each node in each round, one after the other, and how long the critical path takes."""
     found: dict[str, list[Outcome]] = {}
@@ -164,7 +164,9 @@ def interpreted(
 
     def run(name: str, also: list[str]) -> None:
         others = [*graph.before[name], *also]
-        outcome, took = _played(team, graph[name], example, [_word(found[other]) for other in others])
+        outcome, took = _played(
+            team, graph[name], [_word(found[other]) for other in others], takes or seconds
+        )
         found.setdefault(name, []).append(outcome)
         end[name] = took + max((end[other] for other in others), default=0.0)
 
@@ -184,18 +186,20 @@ def _word(outcomes: list[Outcome]) -> Outcome:
     return ([x for x in outcomes if x.text] or outcomes)[-1]
 
 
-def _played(team: Team, node: Node, example: Example, heard: list[Outcome]) -> tuple[Outcome, float]:
+def _played(
+    team: Team, node: Node, heard: list[Outcome], takes: Callable[[Request], float]
+) -> tuple[Outcome, float]:
     took: list[float] = []
 
     def answer(request: Request) -> str | Reply:
-        took.append(seconds(request))
+        took.append(takes(request))
         reply = said(request)
         if isinstance(reply, Message):
             raise RuntimeError(reply)
         return reply
 
     try:
-        outcome = play(act(team, node, example, heard, sample=0, seed=0), answer)
+        outcome = play(act(team, node, EXAMPLE, heard, sample=0, seed=0), answer)
     except RuntimeError:
         outcome = Outcome(node.name, "failed")
     if sum(took) > NODE_SECONDS:

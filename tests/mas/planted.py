@@ -13,7 +13,7 @@ from itertools import pairwise
 import numpy as np
 
 from mas.actions import Space
-from mas.graph import Graph
+from mas.graph import Graph, Loop, Node
 from mas.roles import CATALOGUE
 from mas.search import Query, Searcher, Trial, TrialGroup
 from tests.plans import play
@@ -44,6 +44,13 @@ def reward(graph: Graph, query: Query, noise: float = 0.0) -> float:
     right = 0.6 * (graph[graph.exit].role == wanted)
     draw = np.random.default_rng(seed_of(query.id, graph.version)).normal()
     return right - 0.05 * len(graph) - 0.02 * (int(query.id[1:]) % 5) + noise * float(draw)
+
+
+def chain(*roles: str, loops: tuple[Loop, ...] = ()) -> Graph:
+    """Agents n0, n1, ... that each hear the one before."""
+    names = [f"n{i}" for i in range(len(roles))]
+    nodes = tuple(Node(name=name, role=role) for name, role in zip(names, roles, strict=True))
+    return Graph(nodes, tuple(pairwise(names)), names[-1], loops)
 
 
 def alike(graph: Graph, query: Query, noise: float = 0.0) -> float:

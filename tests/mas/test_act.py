@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 from mas.act import SHOWN, Outcome, Team, act, same
 from mas.graph import Node, single
 from mas.roles import CATALOGUE, Role, catalogue
+from tests.mas.graphs import law
 from tests.plans import play
 from toolkit.agent import Agent, rollout
 from toolkit.errors import GraphError
@@ -259,6 +260,7 @@ def test_an_outcome_carries_the_weight_of_its_node():
     assert done("solver", "x", weight=3.0).weight == 3.0
 
 
+@law
 @given(st.lists(st.sampled_from(["1", "2", " 2. ", "x\n1"]), min_size=1, max_size=7))
 def test_no_answer_has_more_votes_than_the_one_taken(texts):
     taken = done("majority", never, [said(f"n{i}", text) for i, text in enumerate(texts)]).text

@@ -6,7 +6,7 @@ from hypothesis import given
 
 from mas.diff import diff
 from mas.graph import Graph, Loop, Node
-from tests.mas.graphs import graphs
+from tests.mas.graphs import graphs, law
 
 
 def graph(*nodes: Node, edges="", exit_="", loops=()) -> Graph:
@@ -48,12 +48,14 @@ def test_a_loop_may_have_other_rounds():
     assert [change.line() for change in diff(one, other)] == ["~ loop b -> a: rounds 1 becomes 3"]
 
 
+@law
 @given(graphs(6), graphs(6))
 def test_there_is_no_change_exactly_where_the_versions_are_equal(one, other):
     assert diff(one, one) == ()
     assert (diff(one, other) == ()) == (one.version == other.version)
 
 
+@law
 @given(graphs(6), graphs(6))
 def test_what_is_added_one_way_is_removed_the_other(one, other):
     there = sorted(change.line()[2:] for change in diff(one, other) if change.line()[0] == "+")

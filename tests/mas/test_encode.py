@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from mas import encode
@@ -45,6 +45,7 @@ def test_hashing_does_not_mind_which_numbers_a_task_has() -> None:
     assert np.array_equal(one, two)
 
 
+@settings(deadline=None, max_examples=40)
 @given(st.lists(st.text(), min_size=1, max_size=5))
 def test_hashing_gives_rows_of_length_one_that_do_not_depend_on_each_other(texts: list[str]) -> None:
     found = hashed(texts)

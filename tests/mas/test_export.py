@@ -109,6 +109,7 @@ def faults(body: Body) -> Fault | None:
 
 ALONE = """
 import asyncio, importlib.util, json, sys
+from langgraph.checkpoint.memory import InMemorySaver
 
 class Forbidden:
     def find_spec(self, name, path=None, target=None):
@@ -122,6 +123,17 @@ for folder in sys.argv[1:]:
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     answers[folder.rpartition("/")[2]] = asyncio.run(module.ask("What is six by seven?"))
+
+async def twice():
+    # The last module, two times on one thread, as a LangGraph server runs it.
+    app = module.builder.compile(checkpointer=InMemorySaver())
+    asked = {"messages": [{"role": "user", "content": "What is six by seven?"}]}
+    config = {"configurable": {"thread_id": "t"}}
+    return [await app.ainvoke(asked, config) for _ in range(2)]
+
+first, second = asyncio.run(twice())
+assert first == second, (first, second)
+assert len(second["said"]["k"]) == 3
 print(json.dumps(answers))
 """
 
@@ -139,7 +151,8 @@ def both(exported) -> tuple[dict[str, str], dict[str, GraphRun], Server, Server]
     with Server(answer, faults=faults) as theirs, Server(answer, faults=faults) as ours:
         for name, graph in GRAPHS.items():
             export(graph, ROLES, exported / name, model=f"{theirs.url}#{name}", node_seconds=20)
-        folders = [str(exported / name) for name in GRAPHS]
+        export(GRAPHS["bounded"], ROLES, exported / "twice", model=f"{theirs.url}#twice")
+        folders = [str(exported / name) for name in (*GRAPHS, "twice")]
         done = subprocess.run(
             [sys.executable, "-I", "-W", "error", "-c", ALONE, *folders],
             capture_output=True,

@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from mas.graph import MOST_NODES, Graph, Loop, Node, single
-from tests.mas.graphs import graphs
+from tests.mas.graphs import graphs, law
 from toolkit.errors import GraphError
 
 HOSTILE = st.recursive(
@@ -35,6 +35,7 @@ def made(edges: str, exit_: str, *loops: tuple[str, str, int]) -> Graph:
 # ---- laws ----------------------------------------------------------------------------------------------------
 
 
+@law
 @given(graphs())
 def test_a_graph_survives_json(graph):
     again = Graph.from_json(json.loads(json.dumps(graph.to_json())))
@@ -43,6 +44,7 @@ def test_a_graph_survives_json(graph):
     assert (again.before, again.after, again.levels) == (graph.before, graph.after, graph.levels)
 
 
+@law
 @given(graphs(), st.randoms())
 def test_the_order_of_edges_and_loops_makes_no_other_version(graph, rng: random.Random):
     edges, loops = list(graph.edges), list(graph.loops)
@@ -53,6 +55,7 @@ def test_the_order_of_edges_and_loops_makes_no_other_version(graph, rng: random.
     assert again.before == graph.before
 
 
+@law
 @given(graphs(), st.data())
 def test_whatever_changes_what_it_does_changes_the_version(graph, data):
     node = data.draw(st.sampled_from(graph.nodes))
@@ -61,6 +64,7 @@ def test_whatever_changes_what_it_does_changes_the_version(graph, data):
     assert Graph(nodes, graph.edges, graph.exit, graph.loops).version != graph.version
 
 
+@law
 @given(graphs())
 def test_a_level_hears_only_earlier_ones_and_one_right_before_it(graph):
     depth = {name: number for number, level in enumerate(graph.levels) for name in level}
@@ -71,6 +75,7 @@ def test_a_level_hears_only_earlier_ones_and_one_right_before_it(graph):
     assert graph.levels[-1] == (graph.exit,)
 
 
+@law
 @given(graphs())
 def test_without_a_node_a_graph_is_none_or_a_valid_smaller_one_that_keeps_the_ways_around_it(graph):
     for node in graph.nodes:
@@ -86,6 +91,7 @@ def test_without_a_node_a_graph_is_none_or_a_valid_smaller_one_that_keeps_the_wa
             assert all(heard <= set(smaller.before[other]) for other in graph.after[node.name])
 
 
+@law
 @given(graphs())
 def test_without_an_edge_a_graph_is_valid_and_has_all_others_that_still_lead_to_the_exit(graph):
     for edge in graph.edges:
@@ -96,6 +102,7 @@ def test_without_an_edge_a_graph_is_valid_and_has_all_others_that_still_lead_to_
         assert smaller.exit == graph.exit
 
 
+@law
 @given(HOSTILE)
 def test_hostile_json_is_a_graph_or_one_sentence(data):
     try:

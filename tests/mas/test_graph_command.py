@@ -47,8 +47,8 @@ def test_a_plain_graph_is_shown_level_by_level(graph, place):
     assert (done.code, done.err) == (0, "")
     assert done.out.splitlines() == [
         f"graph {PAIR.version}",
-        "  1  drafter",
-        "  2  judge      hears drafter; answers",
+        "1  drafter",
+        "2  judge    hears drafter; answers",
     ]
 
 
@@ -64,7 +64,7 @@ def test_a_policy_is_shown_as_a_table_of_its_graphs(graph, place):
     assert lines[0] == "2 different graphs for 3 queries"
     assert lines[1].split() == [PAIR.version, *"2 of 3 queries 2 agents: drafter, judge".split()]
     assert lines[2].split() == [ONE.version, *"1 of 3 queries 1 agent: solver".split()]
-    assert lines[-2:] == [f"graph {ONE.version}", "  1  solver    answers"]
+    assert lines[-2:] == [f"graph {ONE.version}", "1  solver  answers"]
     data = json.loads(graph("show", place, "--json").out)
     assert [(each["version"], each["queries"]) for each in data["graphs"]] == [
         (PAIR.version, 2),

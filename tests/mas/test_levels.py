@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mas.delegate import DELEGATE, Terms, sub_runs
+from mas.delegate import Terms, sub_runs
 from mas.levels import (
     Grading,
     answered,
@@ -26,13 +26,11 @@ from mas.levels import (
     two_levels,
     well_formed,
 )
+from tests.mas.by_hand import EXAMPLE, levels, said, scored
 from tests.plans import play
 from toolkit.agent import UNREADABLE
 from toolkit.rewards import resolve
-from toolkit.types import Example, Message, Reply, Rollout, Score, Step, ToolCall
-
-EXAMPLE = Example("q", (Message("user", "Q?"),), target="right")
-
+from toolkit.types import Message, Reply, ToolCall
 
 # ---- rewards ---------------------------------------------------------------------------------------
 
@@ -56,15 +54,6 @@ EXAMPLE = Example("q", (Message("user", "Q?"),), target="right")
 def test_rewards_have_the_weights_of_the_paper_behind_the_gate(score, value):
     assert score.value == pytest.approx(value, abs=1e-15)
     assert score.valid
-
-
-def said(answer="right", stop="stop", calls=(), below=()):
-    """A run of one or two turns; `below` are the runs that it delegated."""
-    made = tuple(ToolCall(f"c{n}", DELEGATE, f'{{"task": "part {n}"}}') for n in range(len(below)))
-    first = Step((), Message("assistant", "", (*calls, *made)), calls=tuple(below))
-    last = Step((), Message("assistant", answer))
-    steps = (first, last) if below or calls else (last,)
-    return Rollout("q", "main", 0, steps, stop)
 
 
 @pytest.mark.parametrize(
@@ -280,19 +269,6 @@ def test_calling_more_with_the_same_rewards_changes_no_advantage_under_exact_wei
 
 
 # ---- the two levels of a query ---------------------------------------------------------------------
-
-
-def scored(run, value, *, valid=True, part=1.0):
-    return replace(run, score=Score(value, {"valid": part, "correct": value}, valid))
-
-
-def levels(*runs, align=exact, seed=0):
-    """Main runs given as (reward or None, rewards of their sub runs)."""
-    made = []
-    for reward, below in runs:
-        subs = [scored(said(), r or 0.0, valid=r is not None) for r in below]
-        made.append(scored(said(below=subs), reward or 0.0, valid=reward is not None))
-    return two_levels(EXAMPLE, made, align, seed)
 
 
 def test_the_advantages_of_a_query_by_hand():

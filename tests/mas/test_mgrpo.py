@@ -7,8 +7,7 @@ import numpy as np
 import pytest
 
 from experience.library import Library, lesson
-from mas.contrast import contrasts, picks
-from mas.delegate import Terms, sub_runs
+from mas.delegate import sub_runs
 from mas.mgrpo import Learnt, learn_two_levels
 from mas.pair import TwoLevelConfig, TwoLibraries, evaluate_two_levels
 from tests import plans
@@ -19,8 +18,10 @@ from toolkit.collect import drive
 from toolkit.config import resolve
 from toolkit.errors import AllFailed, ArtifactError, RewardError
 from toolkit.files import json_text
+from toolkit.gate import rungs, spent
 from toolkit.journal import Journal
 from toolkit.scripted import Scripted
+from toolkit.task import Task
 from toolkit.types import Message, Reply
 
 
@@ -245,30 +246,74 @@ def test_lessons_over_the_cap_are_left_out_and_said():
 # ---- parts -----------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize(
-    ("advantages", "most", "expected"),
-    [
-        ([1.0, -1.0, 0.0, 2.0, -2.0], 1, [3, 4]),
-        ([1.0, -1.0, 0.0, 2.0, -2.0], 2, [0, 1, 3, 4]),
-        ([1.0, 1.0, -1.0, -1.0], 1, [0, 2]),
-        ([0.0, 0.0], 4, []),
-        ([], 4, []),
-    ],
-)
-def test_winners_and_losers_are_picked_by_advantage(advantages, most, expected):
-    assert picks(np.array(advantages), most) == expected
+def started(planner: str = "", sub: str = "") -> TwoLibraries:
+    return TwoLibraries(*(Library((lesson(text),) if text else ()) for text in (planner, sub)))
 
 
-def test_a_contrast_of_sub_agents_names_their_tasks():
-    studied = next(x for x in learned(gate="off")[0].steps[0].studied if not x.sub.skipped)
-    main, *below = contrasts(studied.main, studied.sub, Terms(), 4, 2)
-    assert (main.level, main.tasks) == ("main", ())
-    for each in below:
-        assert each.level == "sub"
-        assert all(task.startswith("Password for") for task in each.tasks)
-        assert len(each.tasks) == len(each.runs)
-    family = {run.id for parent in studied.main.group.members for run in sub_runs(parent)}
-    assert {run.id for each in below for run in each.runs} <= family
+def test_each_level_is_compared_with_its_own_lessons_in_view():
+    start, requests = started("A planner's old lesson.", "A sub-agent's old lesson."), []
+
+    def answer(request):
+        requests.append(request)
+        return passwords.play(request)
+
+    plan = learn_two_levels(passwords.task(), config(gate="off"), start=start, expert=passwords.expert)
+    found = plans.play(plan, answer)
+    compared = [r.messages for r in requests if "You compare" in r.messages[0].content]
+    for system, user in (messages[:2] for messages in compared):
+        side = "sub-agent" if "those of sub-agents" in system.content else "planner"
+        assert f"A {side}'s old lesson." in user.content
+    assert texts(found.libraries.planner) == ["A planner's old lesson.", HAND_OVER]
+    assert texts(found.libraries.sub) == ["A sub-agent's old lesson.", BACKWARDS]
+    runs = found.steps[0].studied[0].main.group.members
+    assert {run.version for run in runs} == {start.version}
+    assert {each.version for run in runs for each in sub_runs(run)} <= {start.sub.version}
+
+
+def test_lessons_that_copy_a_row_do_not_enter():
+    row = passwords.task().train[0]
+
+    def leaking(request):
+        said = passwords.play(request)
+        return (
+            said.replace(BACKWARDS, f"For {row.metadata['word']} say {row.target}.")
+            if request.schema
+            else said
+        )
+
+    found, _ = learned(leaking, gate="off")
+    assert texts(found.libraries.sub) == []
+    assert texts(learned(leaking, gate="off", guards=False)[0].libraries.sub) != []
+
+
+def test_the_gate_spends_its_error_rate_over_the_steps():
+    """A test that accepted hands its level on, so the second may spend all that is left."""
+
+    def sub_agents_first(request):
+        said = passwords.play(request)
+        if request.schema and HAND_OVER in said:
+            return said.replace(HAND_OVER, "Be polite.") if request.payer.step == 2 else '{"operations": []}'
+        return said
+
+    found, _ = learned(sub_agents_first, epochs=2, samples=4, gate_rows=24)
+    first, second = (step.choice for step in found.steps)
+    assert (first.winner, second.winner) == ("both", "")
+    looks, n = rungs(24, 1), second.verdict.rows
+    assert n
+    before = max([look for look in looks if look < n], default=0)
+    assert second.verdict.level == pytest.approx(0.05 * (spent(n / 24) - spent(before / 24)))
+
+
+def test_the_tools_of_the_task_are_the_sub_agents():
+    def square(x: int) -> int:
+        """The square."""
+        return x * x
+
+    rows = [{"word": word, "target": word[::-1]} for word in passwords.WORDS]
+    task = Task.from_rows(rows, prompt="Say the password for: {word}", tools=[square])
+    _, requests = learned(task=task, gate="off")
+    tools = {r.messages[0].content: [t.name for t in r.tools] for r in requests if r.payer.role == "rollout"}
+    assert tools == {passwords.LEAD: ["delegate"], passwords.WORK: ["square"]}
 
 
 def test_two_libraries_read_back_what_they_wrote():

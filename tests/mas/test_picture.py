@@ -4,12 +4,12 @@ import re
 from xml.etree import ElementTree
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 
 from mas.graph import Graph, Loop, Node
 from mas.picture import mermaid, svg, svg_file, text
 from mas.roles import CATALOGUE
-from tests.mas.graphs import graphs
+from tests.mas.graphs import graphs, law
 from toolkit.markup import page
 
 DEBATE = Graph(
@@ -68,11 +68,11 @@ def _bezier(start: tuple[float, float], n: list[float], t: float) -> tuple[float
 
 def test_the_text_names_levels_roles_models_tools_and_who_hears_whom():
     assert text(DEBATE).splitlines() == [
-        "  1  drafter   openai/gpt-4o-mini",
-        "     finder    (researcher) tools: search",
-        "  2  critic                                hears drafter",
-        "  3  weighted  weight 2                    hears finder, critic; answers",
-        "     critic goes back to drafter, at most 2 rounds",
+        "1  drafter   openai/gpt-4o-mini",
+        "   finder    (researcher) tools: search",
+        "2  critic                                hears drafter",
+        "3  weighted  weight 2                    hears finder, critic; answers",
+        "critic goes back to drafter, at most 2 rounds",
     ]
 
 
@@ -132,7 +132,7 @@ def test_a_role_that_is_not_in_the_catalogue_is_drawn_all_the_same():
     assert "(notary)" in text(graph) and "(notary)" in mermaid(graph) and "(notary)" in svg_file(graph)
 
 
-@settings(max_examples=60, deadline=None)
+@law
 @given(graphs(12))
 def test_boxes_are_apart_levels_go_down_and_all_is_inside_the_picture(graph):
     drawing = svg(graph)
@@ -149,7 +149,7 @@ def test_boxes_are_apart_levels_go_down_and_all_is_inside_the_picture(graph):
         assert all(-1 <= x <= width + 1 and -1 <= y <= height + 1 for x, y in points)
 
 
-@settings(max_examples=60, deadline=None)
+@law
 @given(graphs(12))
 def test_each_edge_and_loop_is_one_line_between_its_boxes_that_crosses_no_other_box(graph):
     drawing = svg(graph)
@@ -165,6 +165,7 @@ def test_each_edge_and_loop_is_one_line_between_its_boxes_that_crosses_no_other_
             assert not any(left < x < right and top + 0.2 < y < bottom - 0.2 for x, y in points)
 
 
+@law
 @given(graphs())
 def test_text_and_mermaid_name_every_edge_and_loop(graph):
     lines = mermaid(graph).splitlines()

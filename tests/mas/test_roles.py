@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 from pydantic import ValidationError
 
 from mas.roles import CATALOGUE, Role, catalogue, find, roles_for
+from tests.mas.graphs import law
 from toolkit.errors import GraphError
 
 NOTARY = Role(name="notary", does="signs")
@@ -135,6 +136,7 @@ VALUES = (
 )
 
 
+@law
 @given(st.dictionaries(st.sampled_from([*Role.model_fields, "like", "x"]), VALUES))
 def test_any_table_is_a_role_or_one_sentence(tmp_path_factory, table):
     import tomli_w

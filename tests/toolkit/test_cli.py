@@ -18,6 +18,7 @@ LIBRARY = ("show", "log", "diff", "rollback", "merge", "lock", "import", "export
 COMMANDS = (
     *("improve", "evaluate", "report", "models list", "models pull"),
     *(f"library {name}" for name in LIBRARY),
+    *(f"graph {name}" for name in ("show", "diff", "roles", "export")),
 )
 
 

@@ -4,7 +4,7 @@ import json
 import threading
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from toolkit.errors import TaskError
@@ -73,6 +73,7 @@ def test_rows_are_named_by_what_they_say_they_are_from(tmp_path):
     assert list(passages(path)) == [("Owls", "owl"), ("r.jsonl:3", "crow"), ("r.jsonl:5", "hen")]
 
 
+@settings(max_examples=50, deadline=None)
 @given(st.lists(st.text(st.characters(exclude_characters="\r"), min_size=1), min_size=1), st.integers(1, 400))
 def test_passages_hold_all_words_in_order_and_are_never_too_long(tmp_path_factory, words, times):
     text = " ".join(words * times)
@@ -84,6 +85,7 @@ def test_passages_hold_all_words_in_order_and_are_never_too_long(tmp_path_factor
     assert "".join("".join(found).split()) == "".join(kept.split())
 
 
+@settings(max_examples=50, deadline=None)
 @given(st.text())
 def test_no_query_is_an_error(query):
     assert isinstance(INDEX.best(query, 3), list)

@@ -1,0 +1,307 @@
+"""
+A user's own program, run unchanged: its calls to the openai package come to a loopback server and go on from there.
+
+Each run has an address of its own (http://127.0.0.1:PORT/run/KEY/v1), so that runs at the same time are never mixed.
+A call is told apart by the node that made it (`node_of`), gets that node's lessons, and is asked through the run's own
+client: journal, ledger and limits hold for it.
+"""
+
+import asyncio
+import contextlib
+import inspect
+import multiprocessing
+import os
+from collections import Counter
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any, Protocol
+
+from experience.library import Library
+from toolkit.client import server_of
+from toolkit.load import load
+from toolkit.seeds import seed as seed_of
+from toolkit.serve import routed, running
+from toolkit.types import Example, Message, Payer, Plan, Reply, Request, Rollout, Step, Stop, Usage
+
+ROLE = "program"
+"""The role of whole runs; those of its nodes have the nodes' names."""
+
+LONGEST_NAME = 60
+UNNAMED = "(no system prompt)"
+
+Libraries = Mapping[str, Library]
+NodeOf = Callable[[Request], str]
+Drive = Callable[[Plan[Any]], Awaitable[Any]]
+
+
+def node_of(request: Request) -> str:
+    """The name of the node that made a call: the first line of its system prompt."""
+    system = next((m.content for m in request.messages if m.role == "system"), "")
+    line = next((line.strip() for line in system.splitlines() if line.strip()), UNNAMED)
+    return line[:LONGEST_NAME].rstrip()
+
+
+def dressed(request: Request, libraries: Libraries, node: str) -> Request:
+    """A call with the lessons of its node at the end of its system prompt."""
+    library = libraries.get(node)
+    if not library:
+        return request
+    return replace(request, messages=replace(library, place="system").dress(request.messages))
+
+
+def named(request: Request, model: str, most: int | None) -> Request:
+    """A call of the model that the program names, at the server of `model`; one of this machine is taken as it is."""
+    server = server_of(model)
+    if server.startswith(("http://", "https://")):
+        model = f"{server}#{request.model}"
+    elif server == "openai":
+        model = f"openai/{request.model}"
+    sampling = request.sampling
+    if sampling.max_tokens is None:
+        sampling = replace(sampling, max_tokens=most)
+    return replace(request, model=model, sampling=sampling)
+
+
+# ---- how a program is run --------------------------------------------------------------------------
+
+
+class Program(Protocol):
+    """Runs the user's program. `lease` gives a key that no other run has while it is held."""
+
+    def lease(self) -> contextlib.AbstractAsyncContextManager[str]:
+        """A place to run."""
+        ...
+
+    async def ask(self, key: str, url: str, example: Example) -> str:
+        """The program's answer to a row, with all its calls at `url`."""
+        ...
+
+    async def aclose(self) -> None:
+        """Let go of what is held."""
+        ...
+
+
+class Called:
+    """
+    An async function `function(question, base_url)`, for programs that take the address as an argument.
+
+    At most `at_once` run together.
+    """
+
+    def __init__(self, function: Callable[[str, str], Awaitable[str]], at_once: int = 16):
+        self._function = function
+        self._places = asyncio.Semaphore(at_once)
+        self._count = 0
+
+    @contextlib.asynccontextmanager
+    async def lease(self) -> AsyncIterator[str]:
+        """An address that no other run had before."""
+        async with self._places:
+            self._count += 1
+            yield f"r{self._count}"
+
+    async def ask(self, key: str, url: str, example: Example) -> str:
+        """Call it with the row's question."""
+        return await self._function(example.messages[-1].content, url)
+
+    async def aclose(self) -> None:
+        """Nothing is held."""
+
+
+class Processes:
+    """
+    "module:function", which takes a question and gives an answer, in processes of their own.
+
+    Each has OPENAI_BASE_URL set before the module is imported, so nothing of the program changes: clients may be made
+    at import. One that takes too long is killed with its process.
+    """
+
+    def __init__(self, target: str, processes: int = 4):
+        self._target = target
+        self._free: asyncio.Queue[str] = asyncio.Queue()
+        self._workers: dict[str, tuple[Any, Any]] = {}
+        for number in range(processes):
+            self._free.put_nowait(f"p{number}")
+
+    @contextlib.asynccontextmanager
+    async def lease(self) -> AsyncIterator[str]:
+        """A process that is free."""
+        key = await self._free.get()
+        try:
+            yield key
+        finally:
+            self._free.put_nowait(key)
+
+    async def ask(self, key: str, url: str, example: Example) -> str:
+        """Have the process answer. Raises RuntimeError with what went wrong in it."""
+        process, pipe = self._workers.get(key) or self._start(key, url)
+        try:
+            pipe.send(example.messages[-1].content)
+            fine, said = await asyncio.to_thread(pipe.recv)
+        except EOFError:
+            self._workers.pop(key, None)
+            raise RuntimeError("the program's process ended") from None
+        except asyncio.CancelledError:
+            self._workers.pop(key, None)
+            process.kill()
+            raise
+        if not fine:
+            raise RuntimeError(said)
+        return said
+
+    def _start(self, key: str, url: str) -> tuple[Any, Any]:
+        context = multiprocessing.get_context("spawn")
+        ours, theirs = context.Pipe()
+        process = context.Process(target=_work, args=(theirs, self._target, url), daemon=True)
+        process.start()
+        theirs.close()
+        self._workers[key] = process, ours
+        return self._workers[key]
+
+    async def aclose(self) -> None:
+        """End the processes."""
+        for process, pipe in self._workers.values():
+            pipe.close()
+            process.kill()
+            await asyncio.to_thread(process.join)
+        self._workers = {}
+
+
+def _work(pipe: Any, target: str, url: str) -> None:
+    """What a process does: answer questions until the other end is closed."""
+    os.environ["OPENAI_BASE_URL"] = url
+    os.environ["OPENAI_API_KEY"] = "edgewise"
+    with contextlib.suppress(EOFError, KeyboardInterrupt):
+        while True:
+            question = pipe.recv()
+            try:
+                said = load(target, Path.cwd())(question)
+                pipe.send((True, str(asyncio.run(said) if inspect.iscoroutine(said) else said)))
+            except Exception as error:
+                pipe.send((False, f"{type(error).__name__}: {error}"))
+
+
+# ---- recording -------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class Trial:
+    """One run to be made: on which row, with which lessons, and who pays."""
+
+    example: Example
+    libraries: Libraries
+    version: str
+    sample: int
+    seed: int
+    payer: str
+    step: int
+
+
+@dataclass(slots=True)
+class _Live:
+    """A run under way: its calls by node and number, and how often each prompt was asked."""
+
+    trial: Trial
+    calls: dict[tuple[str, int], Rollout] = field(default_factory=dict)
+    asked: Counter[tuple[str, tuple[Message, ...]]] = field(default_factory=Counter)
+    nodes: Counter[str] = field(default_factory=Counter)
+    error: BaseException | None = None
+
+
+class Gateway:
+    """Runs a program and records it; `model` says which server is asked, `most` bounds a reply by default."""
+
+    def __init__(
+        self, program: Program, drive: Drive, model: str, most: int, seconds: float, node_of: NodeOf = node_of
+    ):
+        self._program, self._drive = program, drive
+        self._model, self._most, self._seconds, self._node_of = model, most, seconds, node_of
+        self._live: dict[str, _Live] = {}
+        self._url = ""
+
+    @contextlib.asynccontextmanager
+    async def open(self) -> AsyncIterator["Gateway"]:
+        """Listen while the block runs."""
+        async with running(routed(self._find, name=ROLE)) as self._url:
+            try:
+                yield self
+            finally:
+                await self._program.aclose()
+
+    async def run(self, trial: Trial) -> Rollout:
+        """
+        One run of the program, its calls as rollouts by node; a program that fails is a rollout that failed.
+
+        Raises what the run's own client raised, such as LimitReached.
+        """
+        async with self._program.lease() as key:
+            live = self._live[key] = _Live(trial)
+            said, stop, error = "", "stop", ""
+            try:
+                async with asyncio.timeout(self._seconds):
+                    said = await self._program.ask(key, f"{self._url}/run/{key}/v1", trial.example)
+            except TimeoutError:
+                stop, error = "timeout", f"the program took longer than {self._seconds:g} seconds"
+            except Exception as problem:
+                stop, error = "failed", f"{type(problem).__name__}: {problem}"
+            finally:
+                del self._live[key]
+        if live.error:
+            raise live.error
+        return _recorded(live, said, stop, error)
+
+    def _find(self, key: str) -> Callable[[Request], Awaitable[Reply]] | None:
+        live = self._live.get(key)
+        return None if live is None else lambda request: self._answer(live, request)
+
+    async def _answer(self, live: _Live, request: Request) -> Reply:
+        """A call of the program; what two runs of a group ask alike is drawn twice."""
+        trial, node = live.trial, self._node_of(request)
+        number, again = live.nodes[node], live.asked[node, request.messages]
+        live.nodes[node] += 1
+        live.asked[node, request.messages] += 1
+        asked = named(dressed(request, trial.libraries, node), self._model, self._most)
+        seed = seed_of(trial.seed, node, again)
+        payer = Payer(trial.payer, trial.step, trial.example.id)
+        sampling = replace(asked.sampling, seed=seed)
+        try:
+            reply = await self._drive(
+                _asked(replace(asked, sampling=sampling, sample=trial.sample, payer=payer))
+            )
+        except Exception as error:
+            live.error = live.error or error
+            raise
+        steps = () if reply.failed else (Step(request.messages, reply.message, reply.usage, reply.latency),)
+        run = Rollout(trial.example.id, node, trial.sample, steps, reply.stop, seed=seed, error=reply.error)
+        live.calls[node, number] = run
+        return reply
+
+
+def _asked(request: Request) -> Plan[Reply]:
+    return (yield request)
+
+
+def _recorded(live: _Live, said: str, stop: Stop, error: str) -> Rollout:
+    """The run as one rollout: its calls are those of its nodes, one for each node, in the order of their names."""
+    trial = live.trial
+    nodes = sorted({node for node, _ in live.calls})
+    calls = tuple(
+        _joined([run for (name, _), run in sorted(live.calls.items()) if name == node]) for node in nodes
+    )
+    step = Step(trial.example.messages, Message("assistant", said), Usage(), calls=calls)
+    return Rollout(
+        trial.example.id,
+        ROLE,
+        trial.sample,
+        (step,),
+        stop,
+        seed=trial.seed,
+        version=trial.version,
+        error=error,
+    )
+
+
+def _joined(calls: list[Rollout]) -> Rollout:
+    """All calls of one node in a run as one rollout."""
+    return replace(calls[-1], steps=tuple(step for call in calls for step in call.steps))

