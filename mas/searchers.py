@@ -56,9 +56,10 @@ def _evolution(job: Job) -> Searcher:
 
 
 def _lessons(job: Job) -> Searcher:
+    from experience.guard import Guard
     from mas.lessons import Lessons
 
-    return Lessons(job.space, job.roles, job.designer)
+    return Lessons(job.space, job.roles, job.designer, job.encoder, guard=Guard.of(job.task.train))
 
 
 SEARCHERS: Mapping[str, Callable[[Job], Searcher]] = {
