@@ -3,6 +3,7 @@
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
+from importlib.util import find_spec
 
 from mas.act import Team
 from mas.actions import Space
@@ -40,6 +41,10 @@ class Job:
             raise ConfigError(
                 f"The reward {self.task.reward.name!r} ranks the runs of a group; graphs need one that grades a run "
                 "by itself."
+            )
+        if self.config.search == "hrpo" and find_spec("torch") is None:
+            raise ConfigError(
+                "search=hrpo needs torch: pip install 'edgewise[learner]', or --set search=evolution, which asks a model."
             )
         _ = self.roles, self.process
 

@@ -298,7 +298,7 @@ def test_the_help_of_improve_explains_exit_codes_and_every_option(capsys):
         (("improve", "t", "--calls", "many"), "Invalid value for '--calls'"),
         (("evaluate", "t"), "Missing option '--artifact'"),
         (("bogus",), "No such command 'bogus'"),
-        (("improve", "t", "--by", "magic"), "--by takes experience, not 'magic'"),
+        (("improve", "t", "--by", "magic"), "--by takes experience, graph, not 'magic'"),
         (("improve", "t", "--by", "weights"), "--by weights is not in this version; use --by experience"),
         (("models", "pull", "nothing"), "no embedded model 'nothing'; there are qwen2.5-coder-1.5b"),
         (("library", "show", "nowhere"), "There is no artefact at nowhere"),
