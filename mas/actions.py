@@ -3,8 +3,8 @@ Building a graph as a Markov decision process (MasHost, arXiv 2506.08507, sectio
 
 The state is the query and the graph so far. A node action adds one of K roles, deletes an agent (DELETE) or ends
 (EXIT); with a role comes the edge action: which of the agents that are there the new one hears. Edges run from old
-to new, so there are no cycles. On EXIT the last agent is the exit of the graph, and whatever it does not hear, even
-through others, falls away. What the paper leaves open is filled in here; docs/decisions says how.
+to new, so there are no cycles. On EXIT the last agent that answers the task is the exit of the graph, and whatever it
+does not hear, even through others, falls away. What the paper leaves open is filled in here; docs/decisions says how.
 
 K roles, N agents so far.
 """
@@ -24,18 +24,21 @@ class Space:
     """
     What can be built: the names of the K roles in order, at most `agents` agents, at most `moves` moves.
 
-    `hears` is the fewest agents that each role must hear.
+    `hears` is the fewest agents that each role must hear; `answers` says which roles give answers to the task, "()"
+    that all of them do.
     """
 
     roles: tuple[str, ...]
     hears: tuple[int, ...]
     agents: int = 6
     moves: int = 12
+    answers: tuple[bool, ...] = ()
 
     @classmethod
     def of(cls, roles: Roles, agents: int = 6, moves: int | None = None) -> "Space":
         """The space over a catalogue, in its order."""
-        return cls(tuple(roles), tuple(r.hears for r in roles.values()), agents, moves or 2 * agents)
+        hears, answers = (tuple(r.hears for r in roles.values()), tuple(r.answers for r in roles.values()))
+        return cls(tuple(roles), hears, agents, moves or 2 * agents, answers)
 
     @property
     def delete(self) -> int:
@@ -46,6 +49,10 @@ class Space:
     def exit(self) -> int:
         """The number of the action EXIT."""
         return len(self.roles) + 1
+
+    def answering(self, state: "State") -> list[int]:
+        """The places of agents that answer."""
+        return [place for place, role in enumerate(state.roles) if not self.answers or self.answers[role]]
 
     @property
     def actions(self) -> int:
@@ -81,9 +88,9 @@ def allowed(space: Space, state: State) -> NDArray[np.bool_]:
     """
     (K + 2,) which node actions may be taken.
 
-    EXIT needs an agent, DELETE two or more, one of which is `deletable`, and moves to spare; roles need room, a move
-    to spare for EXIT, and as many agents as they must hear. With the last move there is only EXIT; nothing is
-    allowed when it is done.
+    EXIT needs an agent that answers, DELETE two or more, one of which is `deletable`, and moves to spare; roles need
+    room, a move to spare for EXIT, and as many agents as they must hear. While nobody answers, the last room and the
+    last move before EXIT are for roles that do. Nothing is allowed when it is done.
     """
     n, left = len(state), space.moves - state.moves
     mask = np.zeros(space.actions, dtype=bool)
@@ -91,8 +98,11 @@ def allowed(space: Space, state: State) -> NDArray[np.bool_]:
         return mask
     room = n < space.agents and left > 1
     mask[: space.delete] = [room and n >= least for least in space.hears]
+    answered = bool(space.answering(state))
+    if space.answers and not answered and (left == 2 or n == space.agents - 1):
+        mask[: space.delete] &= space.answers
     mask[space.delete] = n >= 2 and left > 2 and any(deletable(space, state))
-    mask[space.exit] = n >= 1
+    mask[space.exit] = answered
     return mask
 
 
@@ -158,10 +168,11 @@ def names(space: Space, state: State) -> tuple[str, ...]:
 
 
 def graph(space: Space, state: State) -> Graph:
-    """The graph that a state stands for: the last agent is the exit, and what it does not hear falls away."""
-    if not state.roles:
-        raise ValueError("an empty state is no graph")
-    kept, todo = set(), [len(state) - 1]
+    """The graph that a state stands for: the last agent that answers is the exit; what it does not hear falls away."""
+    answering = space.answering(state)
+    if not answering:
+        raise ValueError("a state in which nobody answers is no graph")
+    kept, todo = set(), [answering[-1]]
     while todo:
         place = todo.pop()
         if place not in kept:
@@ -170,7 +181,7 @@ def graph(space: Space, state: State) -> Graph:
     called = names(space, state)
     nodes = tuple(Node(name=called[p], role=space.roles[state.roles[p]]) for p in sorted(kept))
     edges = tuple((called[a], called[b]) for b in sorted(kept) for a in state.hears[b])
-    return Graph(nodes, edges, called[-1])
+    return Graph(nodes, edges, called[answering[-1]])
 
 
 @dataclass(frozen=True, slots=True)

@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mas.actions import Build, Move, Space, State, allowed, apply, build
-from mas.design import Fixed
+from mas.designs import Fixed
 from mas.graph import Graph, Node, single
 from mas.search import Draft, Query, TrialGroup
 from toolkit.seeds import seed as seed_of

@@ -10,7 +10,7 @@ from experience.command import Words
 from experience.job import Job as WordsJob
 from experience.loop import Runs
 from mas.config import WiringConfig
-from mas.design import load
+from mas.designs import load
 from mas.encode import HASHING
 from mas.forecast import forecast
 from mas.job import Job

@@ -19,7 +19,7 @@ import numpy as np
 
 from mas import standing
 from mas.actions import Space
-from mas.design import Fixed
+from mas.designs import Fixed
 from mas.edits import random_edit, tidied
 from mas.graph import Graph, single
 from mas.roles import Roles

@@ -21,7 +21,7 @@ from experience.guard import Guard
 from experience.library import Library
 from mas import standing
 from mas.actions import Space
-from mas.design import Fixed
+from mas.designs import Fixed
 from mas.edits import random_edit, tidied
 from mas.graph import Graph, single
 from mas.roles import Roles

@@ -14,7 +14,7 @@ import numpy as np
 
 from mas.baselines import self_consistency
 from mas.credit import credited_with
-from mas.design import Fixed
+from mas.designs import Fixed
 from mas.encode import encoded, settled
 from mas.evidence import Evidence
 from mas.failures import counted, failure

@@ -12,7 +12,8 @@ B states, K roles, N the most agents, D query features, H hidden. Computed in fl
 import base64
 import hashlib
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -35,6 +36,17 @@ WIDEST = 12.0
 """Logits of edges stay within this, so that no chance is ever exactly 0 or 1."""
 
 Weights = Mapping[str, NDArray[np.float32]]
+
+
+@contextmanager
+def one_thread() -> Iterator[None]:
+    """Torch on one core: for matrices as small as these, waiting for a second one takes longer than the work."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
 
 
 @dataclass(frozen=True, slots=True)
@@ -152,7 +164,10 @@ class Net:
         """(B, N) logits of the agents under an action each, which is a role or DELETE."""
         w, act = self.w, torch.from_numpy(np.minimum(action, self.space.delete))
         side = (act == self.space.delete).long()
-        both = agents @ w["edge_agent"] + (context @ w["edge_context"] + w["role"][act] @ w["edge_action"])[:, None]
+        both = (
+            agents @ w["edge_agent"]
+            + (context @ w["edge_context"] + w["role"][act] @ w["edge_action"])[:, None]
+        )
         logits = torch.tanh(both) @ w["edge"]
         logits = logits + w["edge_pair"][act].gather(1, torch.from_numpy(states.roles))
         logits = logits + (torch.from_numpy(states.facts) * w["edge_facts"][side][:, None]).sum(2)
@@ -178,10 +193,14 @@ class Net:
         role, delete = action < self.space.delete, action == self.space.delete
         spread = -(node.exp() * node.clamp(min=-1e9)).sum(1)
         zero = torch.zeros_like(spread)
-        edges, more = (torch.where(role, a, torch.where(delete, b, zero)) for a, b in zip(added, gone, strict=True))
+        edges, more = (
+            torch.where(role, a, torch.where(delete, b, zero)) for a, b in zip(added, gone, strict=True)
+        )
         return Scored(node.gather(1, action[:, None])[:, 0], edges, spread + more)
 
-    def _sets(self, logits: Tensor, chosen: Tensor, there: Tensor, least: NDArray[np.int64]) -> tuple[Tensor, Tensor]:
+    def _sets(
+        self, logits: Tensor, chosen: Tensor, there: Tensor, least: NDArray[np.int64]
+    ) -> tuple[Tensor, Tensor]:
         """(B,) log-probs of sets that are large enough, and the entropy of the Bernoullis before that condition."""
         yes, no = torch.nn.functional.logsigmoid(logits), torch.nn.functional.logsigmoid(-logits)
         logp = (torch.where(chosen, yes, no) * there).sum(1)
@@ -218,7 +237,9 @@ class Policy:
     joint: bool = True
 
     @classmethod
-    def start(cls, space: Space, features: int, seed: int, *, encoder: str = "", joint: bool = True) -> "Policy":
+    def start(
+        cls, space: Space, features: int, seed: int, *, encoder: str = "", joint: bool = True
+    ) -> "Policy":
         """A policy without opinions on roles, for (features,) of a query."""
         return cls(space, started(space, features, seed), encoder, joint)
 
@@ -246,6 +267,7 @@ class Policy:
         """The graph of each query: that of its likeliest moves."""
         return [graph(self.space, _end(self.space, moves)) for moves in self.likeliest(queries)]
 
+    @one_thread()
     @torch.no_grad()
     def _built(self, queries: Sequence[Query], chooser: Callable[[Any, int], Any]) -> list[tuple[Move, ...]]:
         features = projected(self._net.w, queries)
@@ -282,15 +304,21 @@ class Policy:
             for name, w in sorted(self.weights.items())
         }
         space = {"roles": list(self.space.roles), "hears": list(self.space.hears)}
-        space |= {"agents": self.space.agents, "moves": self.space.moves}
-        return {"kind": "policy", "space": space, "encoder": self.encoder, "joint": self.joint, "weights": weights}
+        space |= {"agents": self.space.agents, "moves": self.space.moves, "answers": list(self.space.answers)}
+        return {
+            "kind": "policy",
+            "space": space,
+            "encoder": self.encoder,
+            "joint": self.joint,
+            "weights": weights,
+        }
 
     @classmethod
     def from_json(cls, data: Any) -> "Policy":
         """Read plain data. Raises GraphError for data that is no policy, or weights that do not fit its space."""
         try:
             s = data["space"]
-            space = Space(tuple(s["roles"]), tuple(s["hears"]), s["agents"], s["moves"])
+            space = Space(tuple(s["roles"]), tuple(s["hears"]), s["agents"], s["moves"], tuple(s["answers"]))
             weights = {name: _array(each) for name, each in data["weights"].items()}
             policy = cls(space, weights, data["encoder"], data["joint"])
             wanted = shapes(space, weights["query"].shape[0])
@@ -399,6 +427,7 @@ class Learner:
         weights = {name: w.detach().numpy().astype(np.float32) for name, w in self.weights.items()}
         return Policy(self.start.space, weights, self.start.encoder, self.start.joint)
 
+    @one_thread()
     def score(self, moves: Steps, queries: Sequence[Query]) -> Scored:
         """Moves under the weights as they are; one query for each build."""
         return self.net.score(moves, projected(self.weights, queries)[torch.from_numpy(moves.build)])
@@ -408,6 +437,7 @@ class Learner:
         with torch.no_grad():
             return torch.stack(self._heads(self.score(moves, queries))).numpy()
 
+    @one_thread()
     def update(
         self,
         moves: Steps,
@@ -423,7 +453,11 @@ class Learner:
 
         `old_logp` (H, M) is what `logp` gave when the moves were taken; `advantage` and `weights` are (M,).
         """
-        scored, gain, share = self.score(moves, queries), torch.from_numpy(advantage), torch.from_numpy(weights)
+        scored, gain, share = (
+            self.score(moves, queries),
+            torch.from_numpy(advantage),
+            torch.from_numpy(weights),
+        )
         total = torch.zeros((), dtype=torch.float64)
         for number, logp in enumerate(self._heads(scored)):
             x = Moved(logp, torch.from_numpy(old_logp[number]), gain, scored.entropy)

@@ -16,7 +16,7 @@ import numpy as np
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from experience.guard import Guard
-from mas.design import Fixed
+from mas.designs import Fixed
 from mas.graph import MOST_NODES, Graph, Node, single
 from mas.job import Job
 from mas.roles import CATALOGUE, Role, Roles

@@ -75,7 +75,7 @@ class Design(Protocol):
         ...
 
     def to_json(self) -> dict[str, Any]:
-        """Plain data with a key `kind`; `mas.design.load` reads it back."""
+        """Plain data with a key `kind`; `mas.designs.load` reads it back."""
         ...
 
 

@@ -18,7 +18,7 @@ from mas import checkpoint
 from mas.act import Outcome, Team
 from mas.checkpoint import Retention
 from mas.context import Context, GraphLimits
-from mas.design import Fixed, load
+from mas.designs import Fixed, load
 from mas.encode import encoded
 from mas.flow import standing
 from mas.graph import Graph

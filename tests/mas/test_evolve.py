@@ -8,7 +8,7 @@ from collections import Counter
 import numpy as np
 import pytest
 
-from mas.design import load
+from mas.designs import load
 from mas.evolve import Evolution, chances, keeping
 from mas.graph import Graph, Node, single
 from mas.search import Draft, Trial, TrialGroup

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from mas.act import Team
-from mas.design import Fixed
+from mas.designs import Fixed
 from mas.export import command, export
 from mas.graph import Graph, Loop, Node, single
 from mas.roles import CATALOGUE, Role

@@ -8,7 +8,7 @@ import pytest
 
 from experience.guard import Guard
 from experience.library import Library, lesson
-from mas.design import load
+from mas.designs import load
 from mas.graph import single
 from mas.lessons import Lessons, described
 from mas.search import Draft, Trial

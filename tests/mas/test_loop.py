@@ -7,7 +7,7 @@ import pytest
 
 from mas.api import design
 from mas.config import WiringConfig
-from mas.design import load
+from mas.designs import load
 from mas.job import Job
 from mas.loop import batch
 from tests.mas import sums

@@ -7,7 +7,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from mas import design
+from mas import designs
 from mas.actions import Move, Space, State, allowed, apply, build, deletable, replayed
 from mas.choices import drawn, likeliest, tails
 from mas.features import steps
@@ -127,7 +127,7 @@ def test_draws_and_designs_depend_on_their_own_query_and_seed_alone() -> None:
 
 def test_a_policy_survives_json_with_its_version() -> None:
     policy = stirred(7)
-    again = design.load(json.loads(json.dumps(policy.to_json())))
+    again = designs.load(json.loads(json.dumps(policy.to_json())))
     assert again.version == policy.version
     assert again.graphs(QUERIES) == policy.graphs(QUERIES)
     assert again.version != stirred(8).version
@@ -148,7 +148,7 @@ def test_a_broken_policy_is_refused(spoil) -> None:
     data = stirred(7).to_json()
     spoil(data)
     with pytest.raises(GraphError, match="policy"):
-        design.load(data)
+        designs.load(data)
 
 
 def surrogate(x: Moved):

@@ -6,7 +6,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from mas.design import load
+from mas.designs import load
 from mas.graph import single
 from mas.search import Query
 from mas.table import Table, kinds_of

@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from mas.checkpoint import Retention
-from mas.design import Fixed
+from mas.designs import Fixed
 from mas.encode import encoded
 from mas.graph import Graph, Loop, Node, single
 from mas.table import Table
