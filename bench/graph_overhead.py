@@ -2,10 +2,10 @@
 What compiling costs: a compiled graph against the same graph written by hand in LangGraph, with an instant model.
 
 Both are one LangGraph run: three solvers, a critic of two of them, a reviser of all, a summary (six nodes, joins of
-unequal depth). By hand, a node dresses the same messages, asks the same client and writes text to a dict with a
-reducer; there are no seeds, limits, timeouts, roles, outcomes or rollouts. Compiled, `graph_run` does all that it does
-in use, driven by `Driver`. Seconds per run are the least of many repeats, in turn, so that a busy machine counts for
-neither.
+unequal depth), and both ask the same instant client through a `Driver`, as every program here does. By hand, a node
+dresses the same messages, asks, and writes the text to a dict with a reducer; there are no seeds, limits, roles,
+outcomes, notes or rollouts. Compiled, `graph_run` does all that it does in use. CPU seconds per run (nothing waits)
+are the least of many repeats in turn, so that others on the machine count for neither.
 """
 
 import asyncio
@@ -22,9 +22,9 @@ from langgraph.runtime import Runtime
 
 from mas.act import Team
 from mas.graph import Graph, Node
+from mas.meter import Drive, asking
 from mas.roles import Role
 from mas.run import graph_run
-from toolkit.client import Client
 from toolkit.collect import Driver
 from toolkit.scripted import Scripted
 from toolkit.types import Example, Message, Request, Sampling
@@ -55,7 +55,7 @@ FORM = "{task}\n\n# What others found\n\n{said}\n\n# Your part\n\n{prompt}"
 class Hand:
     """The runtime context by hand."""
 
-    client: Client
+    drive: Drive
     example: Example
 
 
@@ -82,7 +82,7 @@ def _agent(name: str, prompt: str, hears: list[str]) -> Callable[..., Awaitable[
         task = runtime.context.example.messages[0].content
         said = "\n\n".join(f"## {other}\n{state.get('said', {})[other]}" for other in hears)
         asked = Message("user", FORM.format(task=task, said=said, prompt=prompt) if said else task)
-        reply = await runtime.context.client.ask(Request("m", (asked,), SAMPLING))
+        reply = await runtime.context.drive(asking(Request("m", (asked,), SAMPLING)))
         return {"said": {name: reply.message.content}}
 
     return agent
@@ -111,7 +111,7 @@ async def measured(repeats: int) -> tuple[float, float]:
         return Scripted(lambda request: "It is fifty five.")
 
     async def written() -> None:
-        context = Hand(client(), EXAMPLE)
+        context = Hand(Driver(client()).run, EXAMPLE)
         result = await hand.ainvoke({"query": EXAMPLE.messages[0].content}, context=context)
         assert len(result["said"]) == len(PROMPTS)
 

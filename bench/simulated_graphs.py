@@ -27,7 +27,9 @@ COST, DISTRACTION = 0.03, 0.02
 NO_ANSWER = {"planner", "critic"}
 """Roles whose word is no answer: as the exit they are hardly ever right."""
 SERIAL = {"critic", "verifier", "reviser", "summariser"}
-REPEATS = {("debater", "debater"), ("judge", "debater")} | {("majority", x) for x in ("solver", "stepwise", "debater")}
+REPEATS = {("debater", "debater"), ("judge", "debater")} | {
+    ("majority", x) for x in ("solver", "stepwise", "debater")
+}
 
 
 @dataclass(frozen=True)
@@ -72,7 +74,14 @@ class Simulated:
         return float(rng.random() < right) - COST * len(graph)
 
 
-ALONE = {"solver": 0.35, "stepwise": 0.40, "programmer": 0.30, "researcher": 0.20, "debater": 0.30, "planner": 0.9}
+ALONE = {
+    "solver": 0.35,
+    "stepwise": 0.40,
+    "programmer": 0.30,
+    "researcher": 0.20,
+    "debater": 0.30,
+    "planner": 0.9,
+}
 
 CHAIN = Simulated(
     "chain",
@@ -96,8 +105,18 @@ CHAIN = Simulated(
     },
     chain("planner", "programmer", "critic", "reviser"),
     (
-        "planner", "solver", "stepwise", "researcher", "debater", "programmer", "majority", "judge", "verifier",
-        "summariser", "critic", "reviser",
+        "planner",
+        "solver",
+        "stepwise",
+        "researcher",
+        "debater",
+        "programmer",
+        "majority",
+        "judge",
+        "verifier",
+        "summariser",
+        "critic",
+        "reviser",
     ),  # fmt: skip
 )
 
@@ -122,12 +141,27 @@ DIAMOND = Simulated(
     },
     Graph(
         tuple(Node(name=role, role=role) for role in _DIAMOND),
-        (("planner", "programmer"), ("planner", "researcher"), ("programmer", "judge"), ("researcher", "judge")),
+        (
+            ("planner", "programmer"),
+            ("planner", "researcher"),
+            ("programmer", "judge"),
+            ("researcher", "judge"),
+        ),
         "judge",
     ),
     (
-        "planner", "solver", "stepwise", "debater", "programmer", "researcher", "critic", "reviser", "verifier",
-        "summariser", "majority", "judge",
+        "planner",
+        "solver",
+        "stepwise",
+        "debater",
+        "programmer",
+        "researcher",
+        "critic",
+        "reviser",
+        "verifier",
+        "summariser",
+        "majority",
+        "judge",
     ),  # fmt: skip
 )
 
@@ -151,8 +185,21 @@ DEBATE = Simulated(
     },
     debate(2),
     (
-        "planner", "solver", "stepwise", "programmer", "researcher", "debater", "debater", "debater", "debater",
-        "critic", "reviser", "verifier", "summariser", "majority", "judge",
+        "planner",
+        "solver",
+        "stepwise",
+        "programmer",
+        "researcher",
+        "debater",
+        "debater",
+        "debater",
+        "debater",
+        "critic",
+        "reviser",
+        "verifier",
+        "summariser",
+        "majority",
+        "judge",
     ),  # fmt: skip
 )
 

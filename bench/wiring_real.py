@@ -17,8 +17,8 @@ import time
 from pathlib import Path
 from typing import Any
 
-import puzzles
 from common import report
+from puzzles import task as mixed
 
 from mas import design
 from toolkit.progress import watcher
@@ -66,7 +66,7 @@ def main() -> int:
     parser.add_argument("--run", type=Path, help="run directory, taken up again if it exists")
     parser.add_argument("--seed", type=int, default=0)
     options = parser.parse_args()
-    task = puzzles.task(6 if options.quick else 36)
+    task = mixed(6 if options.quick else 36)
     settings = {**SETTINGS, **(SHORT if options.quick else {}), "seed": options.seed}
     clock = Clock()
     with tempfile.TemporaryDirectory() as folder:

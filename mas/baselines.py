@@ -23,7 +23,9 @@ from toolkit.types import Plan
 
 def called(roles: Sequence[str]) -> list[str]:
     """Names for agents of these roles: the role, and a number from the second of a role on."""
-    return [role + (f"-{n}" if (n := 1 + list(roles[:i]).count(role)) > 1 else "") for i, role in enumerate(roles)]
+    return [
+        role + (f"-{n}" if (n := 1 + list(roles[:i]).count(role)) > 1 else "") for i, role in enumerate(roles)
+    ]
 
 
 def chain(*roles: str) -> Graph:
@@ -54,7 +56,10 @@ def debate(times: int, role: str = "debater", rounds: int = 2, judge: str = "jud
 
 def standard(roles: Sequence[str], times: int = 3) -> tuple[Graph, ...]:
     """The usual designs, as far as a catalogue has their roles."""
-    known, found = set(roles), [single(role) for role in roles if role in ("solver", "stepwise", "programmer")]
+    known, found = (
+        set(roles),
+        [single(role) for role in roles if role in ("solver", "stepwise", "programmer")],
+    )
     if {"solver", "majority"} <= known:
         found.append(self_consistency(times))
     wanted = (("planner", "solver"), ("solver", "critic", "reviser"), ("solver", "verifier"))
@@ -225,7 +230,9 @@ class Edges:
         """One step of Adam up the mean of (reward - baseline) * gradient of the log-prob of the edges."""
         trials = [t for group in groups for t in group.trials if id(t.draft) in self.drawn]
         if trials:
-            self._step(np.array([t.reward for t in trials]), np.stack([self.drawn[id(t.draft)] for t in trials]))
+            self._step(
+                np.array([t.reward for t in trials]), np.stack([self.drawn[id(t.draft)] for t in trials])
+            )
         return
         yield
 

@@ -41,14 +41,18 @@ class State(TypedDict, total=False):
     """
     What a run has come to, as plain data.
 
-    `query` is the text asked, `messages` all that was asked where a checkpointer keeps it, `outcomes` those of each
-    node by round, `answer` what the exit said.
+    `query` is the text asked, `outcomes` those of each node by round, `answer` what the exit said.
     """
 
     query: str
-    messages: list[Data]
     outcomes: Annotated[dict[str, list[Data]], added]
     answer: str
+
+
+class Kept(State, total=False):
+    """The same where a checkpointer keeps it, with all messages that were asked."""
+
+    messages: list[Data]
 
 
 @lru_cache(maxsize=512)
@@ -66,7 +70,7 @@ def compiled(
     `checkpointer` and `options` are those of LangGraph's `compile`. Runs with one of the first two need a context
     that is not `ahead`.
     """
-    builder = StateGraph(State, context_schema=Context)
+    builder = StateGraph(Kept if checkpointer else State, context_schema=Context)
     ends = {loop.source: f"{loop.source}.end" for loop in graph.loops}
     for node in graph.nodes:
         builder.add_node(node.name, _node(graph, node.name))

@@ -6,7 +6,6 @@ that a node hears has ended, it starts the node (`ahead`), and LangGraph's node 
 """
 
 import asyncio
-import contextlib
 from collections.abc import Callable, Mapping
 from contextvars import ContextVar
 from dataclasses import dataclass, field, replace
@@ -106,9 +105,9 @@ class Context:
         self._keys = keys(self.graph, self.team)
         self._ledger = self.limits.ledger()
         most = self.limits.concurrency
-        self._places = asyncio.Semaphore(most) if most else contextlib.nullcontext()
+        self._places = asyncio.Semaphore(most) if most else None
         self._ends: dict[tuple[str, int], asyncio.Future[Outcome]] = {}
-        self._branches: set[asyncio.Task[None]] = set()
+        self._branches: list[asyncio.Task[None]] = []
 
     def emit_reward(self, node: str, value: float) -> None:
         """Add to the process reward of a node."""
@@ -135,36 +134,32 @@ class Context:
             self._stop(Stopped())
             for task in self._branches:
                 task.cancel()
-        while self._branches:
-            await asyncio.gather(*self._branches, return_exceptions=True)
+        while left := [task for task in self._branches if not task.done()]:
+            await asyncio.gather(*left, return_exceptions=True)
 
     # ---- branches --------------------------------------------------------------------------------
 
     def _start(self, name: str, round_: int, said: Said) -> None:
         """Start a branch with a node."""
         self._ends[name, round_] = asyncio.get_running_loop().create_future()
-        task = asyncio.create_task(self._branch(name, round_, said))
-        self._branches.add(task)
-        task.add_done_callback(self._branches.discard)
+        self._branches.append(asyncio.create_task(self._branch(name, round_, said)))
 
     async def _branch(self, name: str, round_: int, said: Said) -> None:
         """Run a node, then, in the same task, one that waited for it; others that did start branches of their own."""
-        ready = [(name, round_)]
         try:
-            while ready:
-                name, round_ = ready.pop(0)
+            while True:
                 heard = self._flow.heard(name, round_, said)
-                outcome = await self._run(self.graph[name], round_, heard)
-                self.outcomes.setdefault(name, []).append(outcome)
+                outcome = await self._in_turn(self.graph[name], round_, heard)
                 self._check()
+                self.outcomes.setdefault(name, []).append(outcome)
                 self._ends[name, round_].set_result(outcome)
-                if self.ahead:
-                    said, ready = self.outcomes, list(self._flow.next(name, self.outcomes))
+                ready = list(self._flow.next(name, self.outcomes)) if self.ahead else []
+                if not ready:
+                    return
+                said, (name, round_) = self.outcomes, ready[0]
+                self._ends[name, round_] = asyncio.get_running_loop().create_future()
                 for other in ready[1:]:
                     self._start(*other, said)
-                for other in ready[:1]:
-                    self._ends[other] = asyncio.get_running_loop().create_future()
-                del ready[1:]
         except Exception as error:
             self._stop(error)
 
@@ -182,16 +177,22 @@ class Context:
 
     # ---- one node --------------------------------------------------------------------------------
 
-    async def _run(self, node: Node, round_: int, heard: list[Outcome]) -> Outcome:
+    async def _in_turn(self, node: Node, round_: int, heard: list[Outcome]) -> Outcome:
+        """Run a node once there is a place."""
+        if self._places is None:
+            return await self._run(node, round_, heard)
         async with self._places:
             self._check()
-            fresh = partial(self._fresh, node, round_, heard)
-            if self.shared is None or node.name in self._flow.body or self.team.roles[node.role].votes:
-                return (await fresh())[0]
-            said = tuple((x.node, x.text) for x in heard if x.heard)
-            key = (self.seed, self.example.id, self.sample, self._keys[node.name], said)
-            (outcome, meter), reused = await self.shared.once(key, fresh)
-            return await self._taken(node, outcome, meter) if reused else outcome
+            return await self._run(node, round_, heard)
+
+    async def _run(self, node: Node, round_: int, heard: list[Outcome]) -> Outcome:
+        if self.shared is None or node.name in self._flow.body or self.team.roles[node.role].votes:
+            return (await self._fresh(node, round_, heard))[0]
+        said = tuple((x.node, x.text) for x in heard if x.heard)
+        key = (self.seed, self.example.id, self.sample, self._keys[node.name], said)
+        fresh = partial(self._fresh, node, round_, heard)
+        (outcome, meter), reused = await self.shared.once(key, fresh)
+        return await self._taken(node, outcome, meter) if reused else outcome
 
     async def _fresh(self, node: Node, round_: int, heard: list[Outcome]) -> Ran:
         """Run a node, for as long as it may take."""

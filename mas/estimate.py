@@ -33,8 +33,8 @@ class Estimate:
 
     roles: tuple[str, ...]
     alike: float = 0.3
-    noise: float = 4.0
-    window: int = 512
+    noise: float = 2.0
+    window: int = 1024
     features: Rows = field(init=False)
     queries: Rows = field(init=False)
     rewards: Rows = field(init=False)
@@ -64,24 +64,26 @@ class Estimate:
             np.array([first + number for number, _, _ in trials]),
         )
         old = (self.features, self.queries, self.rewards, self.group)
-        joined = [b if not len(a) else np.concatenate([a, b])[-self.window :] for a, b in zip(old, new, strict=True)]
+        joined = [
+            b if not len(a) else np.concatenate([a, b])[-self.window :] for a, b in zip(old, new, strict=True)
+        ]
         self.features, self.queries, self.rewards, self.group = joined
 
-    def value(self, graphs: Sequence[Graph], queries: Sequence[Query], optimism: float = 0.0) -> Rows:
-        """
-        (graphs,) what they get on a query each beyond the mean of all, 0 before any trial.
-
-        With `optimism`, as many standard deviations of what is not known yet are added.
-        """
+    def value(self, graphs: Sequence[Graph], queries: Sequence[Query]) -> Rows:
+        """(graphs,) what they get on a query each beyond the mean of all; 0 before any trial."""
         if not len(self.dual) or not graphs:
             return np.zeros(len(graphs))
+        return self._to_seen(graphs, queries)[1] @ self.dual
+
+    def doubt(self, graphs: Sequence[Graph], query: Query) -> Rows:
+        """(graphs, graphs) the covariance of what is not known of them yet, in reward squared."""
+        features, kernel = self._to_seen(graphs, [query] * len(graphs))
+        left = features @ features.T - kernel @ self.inverse @ kernel.T
+        return left * (self.spread**2 / self.noise)
+
+    def _to_seen(self, graphs: Sequence[Graph], queries: Sequence[Query]) -> tuple[Rows, Rows]:
         features = np.stack([described(self.roles, graph) for graph in graphs])
-        kernel = self._kernel(features, np.stack([_unit(query) for query in queries]))
-        found = kernel @ self.dual
-        if optimism:
-            left = 1 - ((kernel @ self.inverse) * kernel).sum(1)
-            found = found + optimism * self.spread * np.sqrt(np.maximum(0.0, left) / self.noise)
-        return found
+        return features, self._kernel(features, np.stack([_unit(query) for query in queries]))
 
     def worth(self, graphs: Sequence[Graph], queries: Sequence[Query]) -> list[dict[str, float]]:
         """

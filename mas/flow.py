@@ -47,16 +47,16 @@ class Flow:
             yield target, len(said[name])
             return
         for other in self.graph.after[name]:
-            inside = self.body.get(other) if other not in self.by_target else None
-            round_ = len(said[name]) - 1 if inside else 0
-            if all(self._over(x, said, round_, inside is not None) for x in self.graph.before[other]):
-                yield other, round_
+            if other in self.body and other not in self.by_target:
+                round_ = len(said[name]) - 1
+                if all(len(said.get(x, ())) > round_ for x in self.graph.before[other]):
+                    yield other, round_
+            elif all(self._over(x, said) for x in self.graph.before[other]):
+                yield other, 0
 
-    def _over(self, name: str, said: Said, round_: int, inside: bool) -> bool:
-        """Whether a node has ended: its round, for those in the same body; all its rounds, for others."""
-        if inside:
-            return len(said.get(name, ())) > round_
-        return bool(said.get(name)) and self.back(name, said) is None
+    def _over(self, name: str, said: Said) -> bool:
+        """Whether a node has ended, with all the rounds of its loop."""
+        return name in said and self.back(name, said) is None
 
 
 @lru_cache(maxsize=512)
@@ -72,7 +72,8 @@ def flow(graph: Graph) -> Flow:
 
 def standing(outcomes: Sequence[Outcome]) -> Outcome:
     """What a node said last, if it said anything; a later round that failed does not unsay it."""
-    return next((outcome for outcome in reversed(outcomes) if outcome.heard), outcomes[-1])
+    last = outcomes[-1]
+    return last if last.heard else next((each for each in reversed(outcomes) if each.heard), last)
 
 
 def most_runs(graph: Graph) -> int:

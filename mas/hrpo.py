@@ -18,7 +18,7 @@ all rewards so far. M moves.
 """
 
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
@@ -26,10 +26,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from mas.actions import Move, build, moves_of
+from mas.actions import Move, build
 from mas.estimate import Estimate
+from mas.explore import Explorer
 from mas.features import Steps, steps
-from mas.neighbours import neighbour
 from mas.policy import Learner, Moved, Policy
 from mas.search import Draft, Query, Trial, TrialGroup
 from toolkit.groups import advantage as advantages
@@ -44,10 +44,13 @@ class HrpoSettings:
     """
     Settings of `Hrpo`; none is the paper's, which states none.
 
-    Ablations: `action_reward` False, `group_advantage` False, `exemption` 0, `joint` False. Measures beyond the
-    paper that save samples: `estimate` (worth of moves is estimated where it was not measured), `replay` (groups of
-    so many earlier steps are used again, with the ratio to the policy that made them), `smooth` (how much of a
-    reward is what all trials together say of its graph).
+    Ablations: `action_reward` False, `group_advantage` False, `exemption` 0, `joint` False.
+
+    Measures beyond the paper that save samples. `estimate`: worth that was not measured is estimated. `smooth`: how
+    much of a reward is what all trials together say of its graph. `explore`: the share of drafts that are edits of
+    good graphs. `imagined`: so many rounds a step on fresh draws and the best graphs known, with the reward that the
+    estimate says, `imagined_gain` times as strong as one standard deviation of rewards. `replay`: groups of so
+    many earlier steps are used again, with the ratio to the policy that made them.
     """
 
     rate: float = 0.01
@@ -68,10 +71,8 @@ class HrpoSettings:
     smooth: float = 0.7
     imagined: int = 3
     imagined_size: int = 16
-    optimism: float = 0.5
     imagined_gain: float = 3.0
-    explore: float = 0.5
-    elite: int = 8
+    explore: float = 0.75
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,50 +111,21 @@ class Hrpo:
         self.estimate = Estimate(self.start.space.roles)
         self.past: deque[Remembered] = deque(maxlen=1 + s.replay)
         self.policy = self.start
-        self.elite: list[Draft] = []
+        self.explorer = Explorer(self.start.space, self.estimate)
 
     def propose(self, queries: Sequence[Query], size: int, seed: int) -> Plan[list[list[Draft]]]:
         """
         Draws from the policy; each depends on the query and the seed alone.
 
-        Of the last `explore` share of a group, each is the most promising of several edits of good graphs.
+        The last `explore` share of each group are edits of good graphs (`mas.explore`).
         """
         drafts = self._drawn(queries, size, seed)
-        count = int(size * self.settings.explore) if self.elite else 0
+        count = int(size * self.settings.explore)
         for query, found in zip(queries, drafts, strict=True):
-            found[size - count :] = self._promising(query, count, seed_of(seed, "edits", query.id))
+            edits = self.explorer.promising(query, count, seed_of(seed, "edits", query.id))
+            found[size - len(edits) :] = edits
         return drafts
         yield
-
-    def _promising(self, query: Query, count: int, seed: int) -> list[Draft]:
-        """Edits of good graphs, and policy draws would do as well: those of the highest optimistic estimate."""
-        rng, space = np.random.default_rng(seed), self.policy.space
-        found = {draft.graph.version: draft for draft in self.elite}
-        for _ in range(8 * count):
-            moves = self.elite[int(rng.integers(len(self.elite)))].build.moves
-            for _ in range(int(rng.integers(1, 3))):
-                moves = neighbour(space, moves, rng)
-            made = build(space, moves)
-            made = build(space, moves_of(space, made.graph))
-            found[made.graph.version] = Draft(made.graph, made)
-        drafts = list(found.values())
-        values = self.estimate.value([d.graph for d in drafts], [query] * len(drafts), self.settings.optimism)
-        return [drafts[i] for i in np.argsort(-values, kind="stable")[:count]]
-
-    def _remember_elite(self, groups: Sequence[TrialGroup]) -> None:
-        """The graphs of the highest estimate over the queries at hand, of those tried."""
-        known = {d.graph.version: d for d in self.elite}
-        for group in groups:
-            for t in group.trials:
-                if t.draft.graph.version not in known and t.draft.build:
-                    known[t.draft.graph.version] = self._canonical(t.draft)
-        drafts = list(known.values())
-        values = self.estimate.value([d.graph for d in drafts], [groups[0].query] * len(drafts))
-        self.elite = [drafts[i] for i in np.argsort(-values, kind="stable")[: self.settings.elite]]
-
-    def _canonical(self, draft: Draft) -> Draft:
-        made = build(self.policy.space, moves_of(self.policy.space, draft.graph))
-        return Draft(made.graph, made)
 
     def _drawn(self, queries: Sequence[Query], size: int, seed: int) -> list[list[Draft]]:
         seeds = [seed_of(seed, "graph", query.id, i) for query in queries for i in range(size)]
@@ -165,9 +137,9 @@ class Hrpo:
     def learn(self, groups: Sequence[TrialGroup], seed: int) -> Plan[None]:
         """Several epochs over the moves of these groups and of the latest ones before, then over imagined ones."""
         self.estimate.add(groups)
-        self._remember_elite(groups)
         built = [g for g in groups if any(t.draft.build for t in g.trials)]
         if built:
+            self.explorer.take(built)
             self.past.append(self._remembered(built))
             self._epochs(self.past)
         for number in range(self.settings.imagined):
@@ -182,7 +154,7 @@ class Hrpo:
         drafts = self._drawn(queries, self.settings.imagined_size, seed)
         return [
             TrialGroup(q, tuple(Trial(d, r) for d, r in zip(ds, self._guessed(ds, q), strict=True)))
-            for q, ds in zip(queries, ([*each, *self.elite] for each in drafts), strict=True)
+            for q, ds in zip(queries, ([*each, *self.explorer.elite] for each in drafts), strict=True)
         ]
 
     def _guessed(self, drafts: Sequence[Draft], query: Query) -> list[float]:
@@ -210,25 +182,34 @@ class Hrpo:
         labels = [number for number, group in enumerate(groups) for t in group.trials if t.draft.build]
         moves = steps(self.start.space, [t.draft.build.moves for _, t in trials if t.draft.build])
         table = Table.of(labels, self._rewards(trials, real), moves.build)
-        self.counts.groups += table.groups
-        self.counts.dead += int(table.dead.sum())
+        if real:
+            self.counts.groups += table.groups
+            self.counts.dead += int(table.dead.sum())
         queries, weights = tuple(query for query, _ in trials), np.full(len(moves), 1 / len(trials))
-        return Remembered(moves, queries, self.learner.logp(moves, queries), self._gains(table, trials, real), weights)
+        return Remembered(
+            moves, queries, self.learner.logp(moves, queries), self._gains(table, trials, real), weights
+        )
 
     def _rewards(self, trials: Sequence[Tried], real: bool) -> NDArray[np.float64]:
         own, s = np.array([t.reward for _, t in trials]), self.settings.smooth
         if not s or not real:
             return own
-        return (1 - s) * own + s * self.estimate.value([t.draft.graph for _, t in trials], [q for q, _ in trials])
+        return (1 - s) * own + s * self.estimate.value(
+            [t.draft.graph for _, t in trials], [q for q, _ in trials]
+        )
 
     def _gains(self, table: Table, trials: Sequence[Tried], real: bool) -> NDArray[np.float64]:
         """(M,) table -> advantage -> credit."""
         s = self.settings
-        whole = advantages.standardised(table) if real else advantages.centred(table) / self.estimate.spread * s.imagined_gain
-        whole = whole if s.group_advantage else advantages.zero(table)
+        if not s.group_advantage:
+            whole = advantages.zero(table)
+        elif real:
+            whole = advantages.standardised(table)
+        else:  # an estimate that says little shall move little
+            whole = advantages.centred(table) * (s.imagined_gain / self.estimate.spread)
         if not s.action_reward:
             return credits.broadcast(table, whole)
-        step = np.concatenate([self._move_rewards(*each) for each in zip(trials, self._worth(trials), strict=True)])
+        step = self._move_rewards(trials)
         table = Table(table.group, table.reward, table.rollout, {"step_reward": step})
         return credits.action_wise(table, whole, beta=s.beta)
 
@@ -239,29 +220,51 @@ class Hrpo:
         found = self.estimate.worth([t.draft.graph for _, t in trials], [q for q, _ in trials])
         return [{**guess, **t.credit} for guess, (_, t) in zip(found, trials, strict=True)]
 
-    def _move_rewards(self, trial: Tried, worth: dict[str, float]) -> NDArray[np.float64]:
-        s, made = self.settings, trial[1].draft.build
-        return move_rewards(self.start.space.delete, made.moves, made.made_by, worth, self.estimate.spread, s)
+    def _move_rewards(self, trials: Sequence[Tried]) -> NDArray[np.float64]:
+        """(M,) rho of all moves."""
+        roles, worth = self.start.space.roles, self._worth(trials)
+        by_role: dict[int, list[float]] = {}
+        for (_, t), each in zip(trials, worth, strict=True):
+            for name, value in each.items():
+                by_role.setdefault(roles.index(t.draft.graph[name].role), []).append(value)
+        of_role = {role: float(np.mean(values)) for role, values in by_role.items()}
+        builds = [t.draft.build for _, t in trials if t.draft.build]
+        found = [
+            move_rewards(len(roles), b.moves, b.made_by, w, self.estimate.spread, self.settings, of_role)
+            for b, w in zip(builds, worth, strict=True)
+        ]
+        return np.concatenate(found)
 
 
 def move_rewards(
     delete: int,
     moves: Sequence[Move],
-    made_by: dict[str, int],
-    worth: dict[str, float],
+    made_by: Mapping[str, int],
+    worth: Mapping[str, float],
     spread: float,
     settings: HrpoSettings,
+    of_role: Mapping[int, float] | None = None,
 ) -> NDArray[np.float64]:
-    """(moves,) rho of the moves of one build; see the head of the module."""
-    found = np.zeros(len(moves))
+    """
+    (moves,) rho of the moves of one build; see the head of the module.
+
+    `worth` is that of the agents by name; `of_role` what agents of a role are worth in the mean, which is what is
+    known of an agent that was deleted.
+    """
+    found, standing = np.zeros(len(moves)), list[int]()
     kept = {number: name for name, number in made_by.items()}
     for number, move in enumerate(moves):
-        if move.action < delete:
-            found[number] -= settings.move_cost * (number >= settings.exemption)
-            if number in kept:
-                found[number] += float(np.clip(worth.get(kept[number], 0.0) / spread, -1, 1))
-            else:
-                found[number] -= settings.redundancy
+        if move.action == delete:
+            gone = moves[standing.pop(move.agents[0])].action
+            found[number] = np.clip(-(of_role or {}).get(gone, 0.0) / spread, -1, 1)
+        elif move.action < delete:
+            standing.append(number)
+            own = (
+                np.clip(worth.get(kept[number], 0.0) / spread, -1, 1)
+                if number in kept
+                else -settings.redundancy
+            )
+            found[number] = own - settings.move_cost * (number >= settings.exemption)
     return found
 
 

@@ -1,7 +1,6 @@
 """A graph run on one query, as a rollout: one step whose `calls` hold the rollouts of its agents."""
 
 import asyncio
-import weakref
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import partial
@@ -10,7 +9,6 @@ from mas.act import Outcome, Team
 from mas.context import UNLIMITED, Context, GraphLimits, NodeRun, Process, emit_reward
 from mas.flow import standing
 from mas.graph import Graph
-from mas.keys import keys
 from mas.meter import Drive
 from mas.shared import Shared
 from toolkit.types import Example, Hosted, Message, Plan, Rollout, Step, Stop, Usage
@@ -58,7 +56,6 @@ def graph_run(
     or tokens may depend on timing. `rewards` is called when a node ends. Raises GraphError for a role or a tool that
     does not exist, before anything is paid, and whatever the driver raises.
     """
-    keys(graph, team)  # raises before anything is paid
     make = partial(
         Context,
         graph,
@@ -85,9 +82,8 @@ async def _invoked(make: "partial[Context]", drive: Drive) -> Context:
     query = context.example.messages[-1].content if context.example.messages else ""
     try:
         context.begin()
-        # No stream, for what came of the nodes is in the context; weak, for LangGraph leaves cycles behind that would
-        # keep all of it until the garbage collector comes.
-        await plain(context.graph).ainvoke({"query": query}, context=weakref.proxy(context), stream_mode=[])
+        # No stream: what came of the nodes is in the context.
+        await plain(context.graph).ainvoke({"query": query}, context=context, stream_mode=[])
     except asyncio.CancelledError:
         await context.ended(cancel=True)
         raise

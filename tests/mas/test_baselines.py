@@ -4,7 +4,17 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from mas.actions import Space
-from mas.baselines import BestOf, Edges, RandomSearch, chain, debate, self_consistency, standard, star, wandered
+from mas.baselines import (
+    BestOf,
+    Edges,
+    RandomSearch,
+    chain,
+    debate,
+    self_consistency,
+    standard,
+    star,
+    wandered,
+)
 from mas.graph import Graph, single
 from mas.search import Query, Trial, TrialGroup
 from tests.plans import play
@@ -20,7 +30,8 @@ def no_model(request) -> str:
 def step(searcher, seed, reward, size=4):
     drafts = play(searcher.propose(QUERIES, size, seed), no_model)
     groups = [
-        TrialGroup(q, tuple(Trial(d, reward(d.graph)) for d in ds)) for q, ds in zip(QUERIES, drafts, strict=True)
+        TrialGroup(q, tuple(Trial(d, reward(d.graph)) for d in ds))
+        for q, ds in zip(QUERIES, drafts, strict=True)
     ]
     play(searcher.learn(groups, seed), no_model)
     return drafts

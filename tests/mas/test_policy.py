@@ -60,7 +60,9 @@ def every_move(space: Space, state: State):
             yield from (Move(int(action), (p,)) for p, may in enumerate(deletable(space, state)) if may)
         else:
             for size in range(space.hears[action], len(state) + 1):
-                yield from (Move(int(action), each) for each in itertools.combinations(range(len(state)), size))
+                yield from (
+                    Move(int(action), each) for each in itertools.combinations(range(len(state)), size)
+                )
 
 
 @pytest.mark.parametrize(
@@ -79,7 +81,11 @@ def test_chances_of_all_moves_of_a_state_sum_to_one(moves, joint) -> None:
 def test_the_batched_pass_is_the_naive_loop_over_moves() -> None:
     policy, seeds = stirred(4), range(6)
     builds = policy.sample(QUERIES, seeds)
-    naive = [logp(policy, [moves[: t + 1]], [q])[0, -1] for moves, q in zip(builds, QUERIES, strict=True) for t in range(len(moves))]
+    naive = [
+        logp(policy, [moves[: t + 1]], [q])[0, -1]
+        for moves, q in zip(builds, QUERIES, strict=True)
+        for t in range(len(moves))
+    ]
     assert np.allclose(logp(policy, builds, QUERIES)[0], naive, atol=1e-10)
 
 
@@ -161,7 +167,12 @@ def test_before_the_first_update_every_ratio_is_exactly_one() -> None:
     old = learner.logp(moves, QUERIES)
     seen = []
     learner.update(
-        moves, QUERIES, old, np.ones(len(moves)), np.ones(len(moves)), lambda x: seen.append(x.logp - x.old_logp) or x.logp
+        moves,
+        QUERIES,
+        old,
+        np.ones(len(moves)),
+        np.ones(len(moves)),
+        lambda x: seen.append(x.logp - x.old_logp) or x.logp,
     )
     assert (seen[0].detach().numpy() == 0).all()
 

@@ -33,10 +33,14 @@ class Table:
             raise ValueError("a step belongs to a rollout that is not there")
         for name, column in self.columns.items():
             if len(column) not in (len(self.reward), len(self.rollout)):
-                raise ValueError(f"column {name!r} has {len(column)} values, neither one a rollout nor one a step")
+                raise ValueError(
+                    f"column {name!r} has {len(column)} values, neither one a rollout nor one a step"
+                )
 
     @classmethod
-    def of(cls, group: ArrayLike, reward: ArrayLike, rollout: ArrayLike = (), **columns: ArrayLike) -> "Table":
+    def of(
+        cls, group: ArrayLike, reward: ArrayLike, rollout: ArrayLike = (), **columns: ArrayLike
+    ) -> "Table":
         """A table of anything that numpy reads; groups may have any labels."""
         _, numbers = np.unique(np.asarray(group), return_inverse=True)
         return cls(
