@@ -3,9 +3,9 @@ Simulated tasks for agent graphs: what an agent says is as good as its role, and
 
     q(agent) = own + sum over those it hears of lift(role, heard) * q(heard)
 
-clipped to [0, 0.95]. The best two of those that it hears lift it, of serial roles the best one; two of a role do so only
-where `REPEATS` says it; every other one that it hears distracts. A debater that has heard debaters is an echo. The run is right
-with probability q of the exit where its role answers; the reward is that coin minus `COST` for each agent. The true
+clipped to [0, 0.95]. The best two of those that it hears lift it, for serial roles the best one; two of a role do so
+only where `REPEATS` says it; every other one that it hears distracts. A debater that has heard debaters is an echo. The
+run is right with probability q of the exit where its role answers; the reward is that coin minus `COST` for each agent. The true
 value is the same without the coin.
 """
 

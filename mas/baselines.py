@@ -7,6 +7,7 @@ They keep one design for all queries. None needs torch.
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from itertools import pairwise
 
 import numpy as np
 from numpy.typing import NDArray
@@ -31,7 +32,7 @@ def called(roles: Sequence[str]) -> list[str]:
 def chain(*roles: str) -> Graph:
     """Each agent hears the one before it."""
     names = called(roles)
-    return Graph(_nodes(roles), tuple(zip(names, names[1:], strict=False)), names[-1])
+    return Graph(_nodes(roles), tuple(pairwise(names)), names[-1])
 
 
 def star(roles: Sequence[str], centre: str) -> Graph:
@@ -50,7 +51,7 @@ def debate(times: int, role: str = "debater", rounds: int = 2, judge: str = "jud
     roles = [role] * (times * rounds) + [judge]
     names = called(roles)
     tables = [names[i * times : (i + 1) * times] for i in range(rounds)] + [names[-1:]]
-    edges = [(a, b) for first, second in zip(tables, tables[1:], strict=False) for a in first for b in second]
+    edges = [(a, b) for first, second in pairwise(tables) for a in first for b in second]
     return Graph(_nodes(roles), tuple(edges), names[-1])
 
 
@@ -149,8 +150,9 @@ def _halving(places: range, among: int) -> list[int]:
 @dataclass
 class RandomSearch:
     """
-    Uniform random moves. Half of the drafts are new; the other half tries again what promised the most, since one
-    lucky trial says little.
+    Uniform random moves.
+
+    Half of the drafts are new; the other half tries again what promised the most, since one lucky trial says little.
     """
 
     space: Space
@@ -180,7 +182,7 @@ class RandomSearch:
 def wandered(space: Space, rng: np.random.Generator) -> Build:
     """A build of uniform random moves: sizes are about evenly likely, each edge is a coin, there is no DELETE."""
     state, moves, size = State(), [], int(rng.integers(1, space.agents + 1))
-    while len(state) < size:
+    while len(state) < size or not allowed(space, state)[space.exit]:
         usable = np.flatnonzero(allowed(space, state)[: space.delete])
         if not len(usable):
             break
@@ -200,9 +202,10 @@ def _random_role(space: Space, state: State, role: int, rng: np.random.Generator
 @dataclass
 class Edges:
     """
-    REINFORCE on independent edges, as in GPTSwarm (arXiv 2402.16823): `roles` is a fixed set of agents, the last
-    the exit; each edge from an earlier to a later one is there with chance sigmoid(logit), 0.5 at first; the baseline
-    is a moving average of the reward; Adam at 0.1. Agents whose word does not reach the exit fall away.
+    REINFORCE on independent edges, as in GPTSwarm (arXiv 2402.16823).
+
+    `roles` is a fixed set of agents, the last the exit; each edge from an earlier to a later one is there with chance
+    sigmoid(logit), 0.5 at first; the baseline is a moving average of the reward; Adam at 0.1. Agents whose word does not reach the exit fall away.
     """
 
     roles: tuple[str, ...]

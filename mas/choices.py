@@ -10,6 +10,7 @@ p_j tail[j + 1][r - 1] / tail[j][r], where r are still needed. Only arithmetic i
 both go through, gradients included.
 """
 
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -47,3 +48,43 @@ def likeliest(p: NDArray[np.float64], least: NDArray[np.int64]) -> NDArray[np.bo
     """(B, N) the most likely of the sets that are large enough: all above one half, topped up by the next."""
     rank = np.argsort(np.argsort(-p, axis=1, kind="stable"), axis=1)
     return (p > 0.5) | (rank < least[:, None])
+
+
+@dataclass(frozen=True, slots=True)
+class Drawn:
+    """Choices by uniform numbers (B, N + 1): the first for the action, the rest for agents."""
+
+    uniform: NDArray[np.float64]
+
+    def one(self, p: NDArray[np.float64]) -> NDArray[np.int64]:
+        """(B,) an action from each row of chances."""
+        return inverse(p, self.uniform[:, 0])
+
+    def another(self, p: NDArray[np.float64]) -> NDArray[np.int64]:
+        """(B,) an agent from each row of chances."""
+        return inverse(p, self.uniform[:, 1])
+
+    def several(self, p: NDArray[np.float64], least: NDArray[np.int64]) -> NDArray[np.bool_]:
+        """(B, N) a set of agents from each row."""
+        return drawn(p, least, self.uniform[:, 1:])
+
+
+@dataclass(frozen=True, slots=True)
+class Likeliest:
+    """The likeliest choice each time."""
+
+    def one(self, p: NDArray[np.float64]) -> NDArray[np.int64]:
+        """(B,) the first of the highest chances of each row."""
+        return p.argmax(1)
+
+    another = one
+
+    def several(self, p: NDArray[np.float64], least: NDArray[np.int64]) -> NDArray[np.bool_]:
+        """(B, N) the likeliest set of agents of each row."""
+        return likeliest(p, least)
+
+
+def inverse(p: NDArray[np.float64], uniform: NDArray[np.float64]) -> NDArray[np.int64]:
+    """(B,) draws from the rows of p; what has no chance is never drawn."""
+    total = p.cumsum(1)
+    return (total <= (uniform * total[:, -1])[:, None]).sum(1)

@@ -38,6 +38,10 @@ def load(data: Any) -> Design:
         from mas.policy import Policy
 
         return Policy.from_json(data)
+    if kind == "tabular":
+        from mas.tabular import Tabular
+
+        return Tabular.from_json(data)
     if kind == "table":
         from mas.table import Table
 

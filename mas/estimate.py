@@ -10,6 +10,7 @@ T trials, F features of a graph.
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -64,7 +65,7 @@ class Estimate:
             np.array([first + number for number, _, _ in trials]),
         )
         old = (self.features, self.queries, self.rewards, self.group)
-        joined = [
+        joined: list[Any] = [
             b if not len(a) else np.concatenate([a, b])[-self.window :] for a, b in zip(old, new, strict=True)
         ]
         self.features, self.queries, self.rewards, self.group = joined
@@ -116,10 +117,10 @@ class Estimate:
 
 def described(roles: Sequence[str], graph: Graph) -> Rows:
     """
-    (F,) of length 1: how many agents of each role, how many edges between each two roles, and how many paths of each
-    sequence of up to `LONGEST` roles end in the exit.
+    (F,) what is in a graph, as a vector of length 1.
 
-    What an agent says depends on what it hears, so graphs are alike as far as they are alike from the exit back.
+    How many agents of each role, how many edges between each two roles, and how many paths of each sequence of up to
+    `LONGEST` roles end in the exit. What an agent says depends on what it hears, so graphs are alike as far as they are alike from the exit back.
     Paths are hashed to `BUCKETS` places; counts are log2(1 + n), as the second of a kind adds less.
     """
     place = {node.name: roles.index(node.role) for node in graph.nodes}

@@ -39,7 +39,11 @@ class Explorer:
         self.designs = [draft for draft in designs if draft]
 
     def promising(self, query: Query, count: int, seed: int) -> list[Draft]:
-        """`count` drafts, each the best of a pool under one draw of what graphs may be worth; before any trial usual ones."""
+        """
+        `count` drafts; before any trial the usual designs.
+
+        Each is the best of a pool of edits under one draw of what they may be worth.
+        """
         if not self.elite:
             return self.designs[:count]
         rng = np.random.default_rng(seed)

@@ -19,7 +19,9 @@ FACTS = ("one", "unheard", "last", "heard by", "hears", "depth")
 @dataclass(frozen=True, slots=True)
 class States:
     """
-    S states: `roles` (S, N), K where there is no agent; `hears` (S, N, N), who hears whom; `facts` (S, N, F) in
+    S states.
+
+    `roles` (S, N), K where there is no agent; `hears` (S, N, N), who hears whom; `facts` (S, N, F) in
     the order of `FACTS`; `size` (S,) agents; `left` (S,) the share of moves that are left; `mask` (S, K + 2) the
     node actions that may be taken; `deletable` (S, N) the agents that DELETE may take.
     """
@@ -77,7 +79,9 @@ def _facts(hears: NDArray[np.float64], size: NDArray[np.int64]) -> NDArray[np.fl
 @dataclass(frozen=True, slots=True)
 class Steps:
     """
-    M moves of several builds: the states they were taken in, `build` (M,) whose move it is, `action` (M,), `chosen`
+    M moves of several builds.
+
+    `states` they were taken in, `build` (M,) whose move it is, `action` (M,), `chosen`
     (M, N) the agents of the move, `least` (M,) how many it must hear.
     """
 

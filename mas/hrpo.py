@@ -30,8 +30,9 @@ from mas.actions import Move, build
 from mas.estimate import Estimate
 from mas.explore import Explorer
 from mas.features import Steps, steps
-from mas.policy import Learner, Moved, Policy
+from mas.policy import Moved, Policy
 from mas.search import Draft, Query, Trial, TrialGroup
+from mas.tabular import Tabular
 from toolkit.groups import advantage as advantages
 from toolkit.groups import credit as credits
 from toolkit.groups.table import Table
@@ -101,16 +102,16 @@ class Counts:
 class Hrpo:
     """Learns a policy. What it learns from must be what it proposed since the last `learn`."""
 
-    start: Policy
+    start: Policy | Tabular
     settings: HrpoSettings = HrpoSettings()
     counts: Counts = field(default_factory=Counts)
 
     def __post_init__(self) -> None:
         s = self.settings
-        self.learner = Learner(self.start, s.rate, s.gradient_clip)
+        self.learner = self.start.learner(s.rate, s.gradient_clip)
         self.estimate = Estimate(self.start.space.roles)
         self.past: deque[Remembered] = deque(maxlen=1 + s.replay)
-        self.policy = self.start
+        self.policy: Policy | Tabular = self.start
         self.explorer = Explorer(self.start.space, self.estimate)
 
     def propose(self, queries: Sequence[Query], size: int, seed: int) -> Plan[list[list[Draft]]]:
@@ -166,7 +167,7 @@ class Hrpo:
                 self._update(each)
         self.policy = self.learner.policy()
 
-    def design(self) -> Policy:
+    def design(self) -> Policy | Tabular:
         """The policy as it is."""
         return self.policy
 

@@ -20,6 +20,9 @@ from toolkit.tools import Function
 from toolkit.tools.python import python_tool
 from toolkit.types import Example, Sampling
 
+PLAIN = "solver"
+"""The role of one plain agent; see `mas.graph.single`."""
+
 
 @dataclass(frozen=True)
 class Job:
@@ -55,18 +58,20 @@ class Job:
         return {"python": python_tool(), **given}
 
     @cached_property
-    def roles(self) -> Roles:
-        """The roles that graphs may use: those that were asked for, as far as their tools are there."""
+    def catalogue(self) -> Roles:
+        """All roles that can be run: the catalogue's and the user's, as far as their tools are there."""
         known = {**catalogue(*filter(None, [self.config.roles_file])), **self.recruited}
-        wanted = (*self.config.roles, *self.recruited) if self.config.roles else tuple(known)
+        return roles_for(known, self.tools)
+
+    @cached_property
+    def roles(self) -> Roles:
+        """The roles that graphs are built from: the plain agent's, and those that were asked for or all."""
+        wanted = (*self.config.roles, *self.recruited) if self.config.roles else tuple(self.catalogue)
         for name in wanted:
-            if name not in known:
-                raise ConfigError(f"There is no role {name!r}{meant(name, sorted(known))}")
-        usable = roles_for({name: known[name] for name in ("solver", *wanted)}, self.tools)
-        missing = [name for name in self.config.roles if name not in usable]
-        if missing:
-            raise ConfigError(f"The role {missing[0]!r} needs a tool that the task does not have.")
-        return usable
+            if name not in self.catalogue:
+                reason = meant(name, sorted(self.catalogue))
+                raise ConfigError(f"There is no role {name!r} that this task has the tools for{reason}")
+        return {name: self.catalogue[name] for name in dict.fromkeys((PLAIN, *wanted))}
 
     @cached_property
     def process(self) -> Process | None:
@@ -111,7 +116,7 @@ class Job:
         """What all nodes of a graph share."""
         config = self.config
         own = tuple(tool.tool.name for tool in self.task.tools)
-        return Team(self.roles, config.model, sampling, self.tools, config.turns, config.calling, payer, own)
+        return Team(self.catalogue, config.model, sampling, self.tools, config.turns, config.calling, payer, own)
 
     def query(self, row: Example) -> Query:
         """A row as searchers see it."""

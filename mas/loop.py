@@ -208,7 +208,7 @@ def equal_tokens(job: Job, design: Design) -> Plan[Fixed]:
     ours, one = yield [measure(job, each, rows, "gate") for each in (design, Fixed(single()))]
     ratio = _tokens(ours) / max(1, _tokens(one))
     times = max(1, math.ceil(ratio - 0.05))
-    return Fixed(single() if times == 1 else self_consistency(max(3, times)))
+    return Fixed(single() if times == 1 else self_consistency(max(3, times), "drafter"))
 
 
 def _tokens(groups: Sequence[Group]) -> int:
@@ -259,7 +259,7 @@ def _failures(job: Job, runs: Runs) -> Plan[dict[str, int]]:
         return job.task.reward.grade(row, run, job.judge)
 
     rows = [(row, run) for row, each in zip(job.task.test, runs, strict=True) for run in each]
-    found = yield [failure(run, job.roles, row, grade) for row, run in rows]
+    found = yield [failure(run, job.catalogue, row, grade) for row, run in rows]
     return counted(found)
 
 
@@ -276,7 +276,7 @@ def artifact_files(job: Job, design: Design) -> dict[str, Any]:
         {"query": query.id, "graph": graph.to_json()}
         for query, graph in zip(queries, design.graphs(queries), strict=True)
     ]
-    roles = {name: role.model_dump(mode="json", exclude_defaults=True) for name, role in job.roles.items()}
+    roles = {name: role.model_dump(mode="json", exclude_defaults=True) for name, role in job.catalogue.items()}
     return {"graph.json": {**design.to_json(), "examples": examples}, "roles.json": roles}
 
 

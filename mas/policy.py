@@ -252,16 +252,20 @@ class Policy:
     def _net(self) -> Net:
         return Net(self.space, tensors(self.weights), self.joint)
 
+    def learner(self, rate: float, clip: float) -> "Learner":
+        """What learns from here on."""
+        return Learner(self, rate, clip)
+
     def sample(self, queries: Sequence[Query], seeds: Sequence[int]) -> list[tuple[Move, ...]]:
         """One build for each query, all built side by side; each depends on its own query and seed alone."""
         draws = np.stack(
             [np.random.default_rng(s).random((self.space.moves, self.space.agents + 1)) for s in seeds]
         )
-        return self._built(queries, lambda rows, turn: _Drawn(draws[rows, turn]))
+        return self._built(queries, lambda rows, turn: choices.Drawn(draws[rows, turn]))
 
     def likeliest(self, queries: Sequence[Query]) -> list[tuple[Move, ...]]:
         """For each query the build whose moves are the most likely, one after the other."""
-        return self._built(queries, lambda rows, turn: _Likeliest())
+        return self._built(queries, lambda rows, turn: choices.Likeliest())
 
     def graphs(self, queries: Sequence[Query]) -> list[Graph]:
         """The graph of each query: that of its likeliest moves."""
@@ -350,39 +354,6 @@ def _end(space: Space, moves: Sequence[Move]) -> State:
     return replayed(space, moves)
 
 
-@dataclass(frozen=True, slots=True)
-class _Drawn:
-    """Choices by uniform numbers (B, N + 1): the first for the action, the rest for agents."""
-
-    uniform: NDArray[np.float64]
-
-    def one(self, p: NDArray[np.float64]) -> NDArray[np.int64]:
-        return _inverse(p, self.uniform[:, 0])
-
-    def another(self, p: NDArray[np.float64]) -> NDArray[np.int64]:
-        return _inverse(p, self.uniform[:, 1])
-
-    def several(self, p: NDArray[np.float64], least: NDArray[np.int64]) -> NDArray[np.bool_]:
-        return choices.drawn(p, least, self.uniform[:, 1:])
-
-
-@dataclass(frozen=True, slots=True)
-class _Likeliest:
-    def one(self, p: NDArray[np.float64]) -> NDArray[np.int64]:
-        return p.argmax(1)
-
-    another = one
-
-    def several(self, p: NDArray[np.float64], least: NDArray[np.int64]) -> NDArray[np.bool_]:
-        return choices.likeliest(p, least)
-
-
-def _inverse(p: NDArray[np.float64], uniform: NDArray[np.float64]) -> NDArray[np.int64]:
-    """(B,) draws from the rows of p; what has no chance is never drawn."""
-    total = p.cumsum(1)
-    return (total <= (uniform * total[:, -1])[:, None]).sum(1)
-
-
 # ---- learning --------------------------------------------------------------------------------------
 
 
@@ -400,8 +371,9 @@ def projected(weights: Mapping[str, Tensor], queries: Sequence[Query]) -> Tensor
 @dataclass(frozen=True, slots=True)
 class Moved:
     """
-    What losses and penalties read of M moves, as in the learner's update: log-probs now and when they were taken,
-    advantages, entropies, (M,) each.
+    What losses and penalties read of M moves, as in the learner's update.
+
+    Log-probs now and when they were taken, advantages, entropies: (M,) each.
     """
 
     logp: Tensor
@@ -411,6 +383,25 @@ class Moved:
 
 
 Loss = Callable[[Moved], Tensor]
+
+
+def slopes(
+    loss: Loss,
+    penalties: Sequence[Loss],
+    logp: NDArray[np.float64],
+    old_logp: NDArray[np.float64],
+    advantage: NDArray[np.float64],
+    entropy: NDArray[np.float64],
+    weights: NDArray[np.float64],
+) -> tuple[float, NDArray[np.float64], NDArray[np.float64]]:
+    """sum((loss + penalties) * weights) and its slopes (M,) by log-prob and entropy, for policies without torch."""
+    now, spread = (torch.tensor(each, requires_grad=True) for each in (logp, entropy))
+    x = Moved(now, torch.from_numpy(old_logp), torch.from_numpy(advantage), spread)
+    total = ((loss(x) + sum(p(x) for p in penalties)) * torch.from_numpy(weights)).sum() + 0 * (
+        now + spread
+    ).sum()
+    by_logp, by_spread = torch.autograd.grad(total, [now, spread])
+    return float(total.detach()), by_logp.numpy(), by_spread.numpy()
 
 
 class Learner:

@@ -150,7 +150,7 @@ def recruited(job: Job, graph: Graph | None = None) -> Plan[Roles]:
     runs = [(group.example, run) for group in groups for run in group.members[:1]]
     wrong = [(row, run) for row, run in runs if (reward_of(run) or 0.0) < PASS]
     recruiter = Recruiter(job.designer, roles=job.config.recruit)
-    found = yield from propose(recruiter, job.task, wrong, job.roles, job.tools)
+    found = yield from propose(recruiter, job.task, wrong, job.catalogue, job.tools)
     wider = replace(job, recruited={**job.recruited, **{role.name: role for role in found.roles}})
     yield Note("stage", f"comparing {len(found.roles)} proposed roles on {len(fresh)} training rows")
 

@@ -56,12 +56,12 @@ def fitting(graph, query) -> float:
 )
 def test_it_learns_what_pays(settings) -> None:
     faster = replace(settings, rate=0.03)
-    graphs = steps(hrpo(faster), 40, planned).design().graphs(QUERIES)
+    graphs = steps(hrpo(faster), 25, planned).design().graphs(QUERIES)
     assert all(planned(g, q) >= 0.9 for g, q in zip(graphs, QUERIES, strict=True))
 
 
 def test_it_learns_another_graph_for_another_query() -> None:
-    graphs = steps(hrpo(replace(PLAIN, rate=0.03)), 50, fitting).design().graphs(QUERIES)
+    graphs = steps(hrpo(replace(PLAIN, rate=0.05)), 25, fitting).design().graphs(QUERIES)
     assert [g[g.exit].role for g in graphs] == ["solver", "planner"]
 
 

@@ -119,7 +119,7 @@ def test_batches_go_through_all_rows_before_any_comes_again():
     ("settings", "sentence"),
     [
         ({"roles": "programer"}, "no role 'programer'.*programmer"),
-        ({"roles": "researcher"}, "needs a tool"),
+        ({"roles": "researcher"}, "no role 'researcher' that this task has the tools for"),
         ({"search": "magic"}, "search"),
     ],
 )

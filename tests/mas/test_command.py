@@ -1,0 +1,79 @@
+"""`edgewise improve --by graph` and `evaluate` over artefacts of both kinds, from the command line."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from tests.command import inside
+from tests.mas import sums
+
+ROLES = '[calculator]\ndoes = "calculates"\nprompt = "Calculate exactly."\n'
+TASK = """\
+[task]
+rows = "rows.jsonl"
+id = "id"
+prompt = "{q}"
+target = "target"
+reward = "exact"
+splits = { train = 0.4, validation = 0.3, test = 0.3, seed = 1 }
+
+[improve]
+epochs = 1
+
+[graph]
+encoder = "hashing"
+steps = 4
+credit = 2
+roles = ["calculator", "drafter", "majority"]
+"""
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory) -> Path:
+    """A task for both ways: what is about lessons stands in [improve], what is about graphs in [graph]."""
+    folder = tmp_path_factory.mktemp("sums")
+    (folder / "task.toml").write_text(TASK + f'roles_file = "{folder / "roles.toml"}"\n')
+    (folder / "roles.toml").write_text(ROLES)
+    lines = [json.dumps(row) for row in sums.rows(50)]
+    (folder / "rows.jsonl").write_text("\n".join(lines))
+    return folder
+
+
+def test_a_graph_is_designed_shown_compared_and_exported(folder, tmp_path, capsys):
+    run, model = tmp_path / "run", ["--model", sums.SCRIPTED]
+    done = inside(capsys, "improve", folder, "--by", "graph", *model, "--run", run)
+    assert done.code == 0, done.err
+    assert "Against one agent" in done.out and "reward while learning: reward = quality" in done.out
+
+    shown = inside(capsys, "graph", "show", run)
+    assert shown.code == 0 and "calculator" in shown.out
+
+    library = tmp_path / "lessons.md"
+    library.write_text("- Calculate with care.\n")
+    compared = inside(capsys, "evaluate", folder, "--artifact", run, "--artifact", library, *model, "--json")
+    assert compared.code == 0, compared.err
+    means = {arm["name"]: arm["mean"]["estimate"] for arm in json.loads(compared.out)["evidence"]["results"]}
+    assert means["run"] > 0.9 > means["unchanged"]
+    assert len(means) == 3
+
+
+def test_the_plan_is_printed_without_a_call(folder, capsys):
+    done = inside(capsys, "improve", folder, "--by", "graph", "--model", sums.SCRIPTED, "--dry-run")
+    assert done.code == 0, done.err
+    assert "graphs" in done.out and "at the gate" in done.out
+
+
+@pytest.mark.parametrize(
+    ("words", "sentence"),
+    [
+        (("--distiller", "openai/x"), "--distiller is about lessons"),
+        (("--library", "team.sqlite"), "--library is about lessons"),
+        (("--set", "rolls=solver"), "no setting 'rolls'; did you mean 'roles'?"),
+        (("--calls", "3"), "too small to show anything"),
+    ],
+)
+def test_what_makes_no_sense_is_one_sentence(folder, capsys, words, sentence):
+    done = inside(capsys, "improve", folder, "--by", "graph", "--model", sums.SCRIPTED, *words)
+    assert done.code == 2
+    assert sentence in done.err
