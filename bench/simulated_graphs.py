@@ -5,8 +5,8 @@ Simulated tasks for agent graphs: what an agent says is as good as its role, and
 
 clipped to [0, 0.95]. The best two of those that it hears lift it, for serial roles the best one; two of a role do so
 only where `REPEATS` says it; every other one that it hears distracts. A debater that has heard debaters is an echo. The
-run is right with probability q of the exit where its role answers; the reward is that coin minus `COST` for each agent. The true
-value is the same without the coin.
+run is right with probability q of the exit where its role answers; the reward is that coin minus `COST` for each
+agent. The true value is the same without the coin.
 """
 
 from dataclasses import dataclass
@@ -18,9 +18,19 @@ from mas.baselines import chain, debate
 from mas.graph import Graph, Node
 
 ROLES = (
-    "solver", "stepwise", "planner", "programmer", "researcher", "debater",
-    "critic", "verifier", "reviser", "summariser", "judge", "majority",
-)  # fmt: skip
+    "solver",
+    "stepwise",
+    "planner",
+    "programmer",
+    "researcher",
+    "debater",
+    "critic",
+    "verifier",
+    "reviser",
+    "summariser",
+    "judge",
+    "majority",
+)
 HEARS = (0, 0, 0, 0, 0, 0, 1, 1, 1, 1, 2, 2)
 SPACE = Space(ROLES, HEARS, agents=6, moves=12)
 COST, DISTRACTION = 0.03, 0.02
@@ -117,7 +127,7 @@ CHAIN = Simulated(
         "summariser",
         "critic",
         "reviser",
-    ),  # fmt: skip
+    ),
 )
 
 _DIAMOND = ("planner", "programmer", "researcher", "judge")
@@ -162,7 +172,7 @@ DIAMOND = Simulated(
         "summariser",
         "majority",
         "judge",
-    ),  # fmt: skip
+    ),
 )
 
 DEBATE = Simulated(
@@ -200,7 +210,7 @@ DEBATE = Simulated(
         "summariser",
         "majority",
         "judge",
-    ),  # fmt: skip
+    ),
 )
 
 TASKS = (CHAIN, DIAMOND, DEBATE)

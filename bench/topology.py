@@ -118,7 +118,7 @@ def table(names: Sequence[str], draws: int, budget: int) -> dict[str, dict[str, 
 
 
 def main() -> int:
-    draws, budget, ablated = (2, 960, 1) if quick() else (10, 6400, 5)
+    draws, budget, ablated = (1, 480, 1) if quick() else (10, 6400, 5)
     rows = table([*RIVALS, "hrpo"], draws, budget)
     rows |= table(list(ABLATIONS), ablated, budget)
     ours = rows["hrpo"]

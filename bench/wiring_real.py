@@ -24,15 +24,15 @@ from mas import design
 from toolkit.progress import watcher
 from toolkit.types import Note
 
-ROLES = "drafter,reasoner,programmer,reviser,judge,majority"
+ROLES = "drafter,reasoner,programmer,reviser,majority"
 SETTINGS: dict[str, Any] = {
     "roles": ROLES,
     "agents": 3,
-    "steps": 6,
+    "steps": 4,
     "batch_size": 8,
-    "group_size": 6,
-    "credit": 4,
-    "max_tokens": 512,
+    "group_size": 5,
+    "credit": 2,
+    "max_tokens": 400,
     "eval_temperature": 0.0,
     "eval_top_p": None,
     "concurrency": 8,
@@ -66,7 +66,7 @@ def main() -> int:
     parser.add_argument("--run", type=Path, help="run directory, taken up again if it exists")
     parser.add_argument("--seed", type=int, default=0)
     options = parser.parse_args()
-    task = mixed(6 if options.quick else 36)
+    task = mixed(6 if options.quick else 26)
     settings = {**SETTINGS, **(SHORT if options.quick else {}), "seed": options.seed}
     clock = Clock()
     with tempfile.TemporaryDirectory() as folder:

@@ -205,7 +205,8 @@ class Edges:
     REINFORCE on independent edges, as in GPTSwarm (arXiv 2402.16823).
 
     `roles` is a fixed set of agents, the last the exit; each edge from an earlier to a later one is there with chance
-    sigmoid(logit), 0.5 at first; the baseline is a moving average of the reward; Adam at 0.1. Agents whose word does not reach the exit fall away.
+    sigmoid(logit), 0.5 at first; the baseline is a moving average of the reward; Adam at 0.1. Agents
+    whose word does not reach the exit fall away.
     """
 
     roles: tuple[str, ...]

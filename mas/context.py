@@ -21,7 +21,7 @@ from toolkit.errors import ConfigError, EdgewiseError, RewardError
 from toolkit.ledger import Ledger, Limits
 from toolkit.prices import Price
 from toolkit.seeds import seed as seed_of
-from toolkit.types import Example, Note, Plan, Rollout
+from toolkit.types import Example, Note, Plan, Rollout, Usage
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,6 +65,12 @@ class NodeRun:
     sample: int
     round: int
     outcome: Outcome
+
+
+def spent(outcome: Outcome) -> tuple[int, Usage]:
+    """The calls and tokens of a node's run."""
+    run = outcome.rollout
+    return (len(run.steps), run.usage) if run else (0, Usage())
 
 
 Process = Callable[["Context", Outcome], None]
@@ -246,6 +252,7 @@ class Context:
         ran = NodeRun(self.graph.version, self.example.id, self.sample, round_, outcome)
         if outcome.node in self.reused:
             yield Note("reused", ran)
+            yield Note("shared", spent(ran.outcome))
         yield Note("node", ran)
 
     def _cut(self, node: Node, meter: Meter, ended: Ended, error: str) -> Outcome:

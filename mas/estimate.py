@@ -120,8 +120,9 @@ def described(roles: Sequence[str], graph: Graph) -> Rows:
     (F,) what is in a graph, as a vector of length 1.
 
     How many agents of each role, how many edges between each two roles, and how many paths of each sequence of up to
-    `LONGEST` roles end in the exit. What an agent says depends on what it hears, so graphs are alike as far as they are alike from the exit back.
-    Paths are hashed to `BUCKETS` places; counts are log2(1 + n), as the second of a kind adds less.
+    `LONGEST` roles end in the exit. What an agent says depends on what it hears, so graphs are alike as far
+    as they are alike from the exit back. Paths are hashed to `BUCKETS` places; counts are log2(1 + n), as the second
+    of a kind adds less.
     """
     place = {node.name: roles.index(node.role) for node in graph.nodes}
     count = len(roles)

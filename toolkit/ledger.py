@@ -161,6 +161,7 @@ class Ledger:
         self._start = clock() - elapsed
         self._known: dict[str, Price | None] = {}
         self._books: dict[Key, Book] = {}
+        self.shared = Book()
         self._spent = Amount()
         self._reserved = Amount()
         self._waiting: deque[tuple[asyncio.Future[None], Amount]] = deque()
@@ -231,6 +232,10 @@ class Ledger:
     def total(self) -> Book:
         """Everything booked so far, before restarts too."""
         return sum(self._books.values(), Book())
+
+    def share(self, calls: int, usage: Usage) -> None:
+        """Note calls that were not made, since another run of a group had made the same: nobody paid for these."""
+        self.shared += Book(calls, usage.input, usage.cached, usage.output)
 
     @property
     def elapsed(self) -> float:

@@ -102,6 +102,8 @@ async def carry_out(
             watch(Note("open", (path, ledger)))
 
             def seen(note: Note) -> None:
+                if note.topic == "shared":
+                    ledger.share(*note.data)
                 files.note(note)
                 watch(note)
 
@@ -188,13 +190,15 @@ def _result(
 
 
 def _costs(ledger: Ledger) -> dict[str, Any]:
-    """The books as plain data: in all, of learning (steps from 1), of measuring (step 0), by each axis."""
+    """The books as plain data: in all, of learning (steps from 1), of measuring (step 0), of calls
+    that runs of a group shared, by each axis."""
     by_step = ledger.table("step")
     learning = sum((book for (step,), book in by_step.items() if step != 0), Book())
     return {
         "total": _book_json(ledger.total),
         "learning": _book_json(learning),
         "measuring": _book_json(by_step.get((0,), Book())),
+        "shared": _book_json(ledger.shared),
         **{
             axis: {str(key): _book_json(book) for (key,), book in ledger.table(axis).items()}
             for axis in ("role", "step", "example", "model")

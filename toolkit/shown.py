@@ -43,9 +43,12 @@ def _numbers(price: Price) -> tuple[float, ...]:
 def cost_lines(result: Result) -> list[str]:
     """What learning and measuring cost, and how long it took."""
     parts = {"learning": result.costs["learning"], "measuring": result.costs["measuring"]}
-    return [f"{name}: {_cost(book)}" for name, book in parts.items() if book["calls"]] + [
-        f"time: {result.seconds / 60:.1f} minutes"
-    ]
+    lines = [f"{name}: {_cost(book)}" for name, book in parts.items() if book["calls"]]
+    shared = result.costs["shared"]
+    if shared["calls"]:
+        tokens = shared["input"] + shared["output"]
+        lines.append(f"shared by runs of a group, not paid twice: {shared['calls']:,} calls, {tokens:,} tokens")
+    return [*lines, f"time: {result.seconds / 60:.1f} minutes"]
 
 
 def _cost(book: Mapping[str, Any]) -> str:

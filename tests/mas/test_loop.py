@@ -65,6 +65,12 @@ def test_the_report_and_the_steps_tell_what_was_done(found):
     assert {trial["graph"] for group in first["groups"] for trial in group["trials"]}
 
 
+def test_what_runs_of_a_group_share_is_in_the_books_and_not_paid(found):
+    shared, total = found.costs["shared"], found.costs["total"]
+    assert shared["calls"] > 0 and shared["input"] > 0 and shared["usd"] == 0
+    assert total["calls"] == found.costs["learning"]["calls"] + found.costs["measuring"]["calls"]
+
+
 def test_rollouts_are_kept_with_what_their_agents_did(found):
     lines = [json.loads(line) for line in (found.path / "rollouts.jsonl").read_text().splitlines()]
     assert any(len(line.get("calls", [])) > 1 for line in lines)
