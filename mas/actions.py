@@ -63,8 +63,10 @@ class Space:
 @dataclass(frozen=True, slots=True)
 class Move:
     """
-    One atomic action: `action` is a role's number, DELETE or EXIT; `agents` are places (0 the first) of agents that
-    are there: those that the new one hears, or the one that goes.
+    One atomic action.
+
+    `action` is a role's number, DELETE or EXIT; `agents` are places (0 the first) of agents that are there: those that
+    the new one hears, or the one that goes.
     """
 
     action: int

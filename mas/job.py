@@ -47,7 +47,8 @@ class Job:
             )
         if self.config.search == "hrpo" and find_spec("torch") is None:
             raise ConfigError(
-                "search=hrpo needs torch: pip install 'edgewise[learner]', or --set search=evolution, which asks a model."
+                "search=hrpo needs torch: pip install 'edgewise[learner]', or --set search=evolution, which asks a "
+                "model."
             )
         _ = self.roles, self.process
 

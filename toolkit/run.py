@@ -190,8 +190,11 @@ def _result(
 
 
 def _costs(ledger: Ledger) -> dict[str, Any]:
-    """The books as plain data: in all, of learning (steps from 1), of measuring (step 0), of calls
-    that runs of a group shared, by each axis."""
+    """
+    The books as plain data.
+
+    In all, of learning (steps from 1), of measuring (step 0), of calls that runs of a group shared, by each axis.
+    """
     by_step = ledger.table("step")
     learning = sum((book for (step,), book in by_step.items() if step != 0), Book())
     return {

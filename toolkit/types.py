@@ -235,8 +235,9 @@ class Work:
 @dataclass(frozen=True, slots=True)
 class Hosted:
     """
-    Async code that wants plans run: `run(drive)` is awaited, and `await drive(plan)` in it runs a plan as the driver
-    runs this one.
+    Async code that wants plans run.
+
+    `run(drive)` is awaited, and `await drive(plan)` in it runs a plan as the driver runs this one.
     """
 
     run: Callable[[Callable[["Plan[Any]"], Awaitable[Any]]], Awaitable[Any]]
