@@ -49,9 +49,10 @@ class HrpoSettings:
 
     Measures beyond the paper that save samples. `estimate`: worth that was not measured is estimated. `smooth`: how
     much of a reward is what all trials together say of its graph. `explore`: the share of drafts that are edits of
-    good graphs. `imagined`: so many rounds a step on fresh draws and the best graphs known, with the reward that the
-    estimate says, `imagined_gain` times as strong as one standard deviation of rewards. `replay`: groups of so
-    many earlier steps are used again, with the ratio to the policy that made them.
+    good graphs; they are learned from as if the policy had drawn them, which draws it towards them. `imagined`: so many
+    rounds a step on fresh draws and the best graphs known, with the reward that the estimate says, `imagined_gain`
+    times as strong as one standard deviation of rewards. `replay`: groups of so many earlier steps are used again,
+    with the ratio to the policy that made them.
     """
 
     rate: float = 0.01
