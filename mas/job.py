@@ -117,7 +117,9 @@ class Job:
         """What all nodes of a graph share."""
         config = self.config
         own = tuple(tool.tool.name for tool in self.task.tools)
-        return Team(self.catalogue, config.model, sampling, self.tools, config.turns, config.calling, payer, own)
+        return Team(
+            self.catalogue, config.model, sampling, self.tools, config.turns, config.calling, payer, own
+        )
 
     def query(self, row: Example) -> Query:
         """A row as searchers see it."""

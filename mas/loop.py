@@ -179,12 +179,13 @@ def decided(job: Job, design: Design, number: int) -> Plan[Design]:
     One agent at equal tokens answers several times and takes a vote, as often as its tokens are no fewer than those
     of the design.
     """
-    start = Fixed(single())
+    start: Design = Fixed(single())
     if job.config.gate == "off":
         return design
-    rival = yield from equal_tokens(job, design)
+    rival: Design = yield from equal_tokens(job, design)
     rows = job.task.validation[: job.config.gate_rows]
     yield Note("stage", f"comparing with one agent at equal tokens on {len(rows)} validation rows")
+    choice: Choice[Design]
     if design.version == start.version:
         choice = Choice(start, "", Verdict(False, 0.0, 0))
     else:
@@ -260,7 +261,7 @@ def _failures(job: Job, runs: Runs) -> Plan[dict[str, int]]:
 
     rows = [(row, run) for row, each in zip(job.task.test, runs, strict=True) for run in each]
     found = yield [failure(run, job.catalogue, row, grade) for row, run in rows]
-    return counted(found)
+    return {str(name): count for name, count in counted(found).items()}
 
 
 def compared(groups: Mapping[str, Sequence[Group]], samples: int) -> Evaluation:
@@ -276,7 +277,9 @@ def artifact_files(job: Job, design: Design) -> dict[str, Any]:
         {"query": query.id, "graph": graph.to_json()}
         for query, graph in zip(queries, design.graphs(queries), strict=True)
     ]
-    roles = {name: role.model_dump(mode="json", exclude_defaults=True) for name, role in job.catalogue.items()}
+    roles = {
+        name: role.model_dump(mode="json", exclude_defaults=True) for name, role in job.catalogue.items()
+    }
     return {"graph.json": {**design.to_json(), "examples": examples}, "roles.json": roles}
 
 

@@ -243,9 +243,13 @@ class Policy:
         """A policy without opinions on roles, for (features,) of a query."""
         return cls(space, started(space, features, seed), encoder, joint)
 
-    @cached_property
+    @property
     def version(self) -> str:
         """A hash of space, encoder and weights."""
+        return self._version
+
+    @cached_property
+    def _version(self) -> str:
         return hashlib.sha256(json.dumps(self.to_json(), sort_keys=True).encode()).hexdigest()[:12]
 
     @cached_property

@@ -48,9 +48,13 @@ class Tabular:
     key: str = "same"
     joint: bool = True
 
-    @cached_property
+    @property
     def version(self) -> str:
         """A hash of space and logits."""
+        return self._version
+
+    @cached_property
+    def _version(self) -> str:
         return hashlib.sha256(json.dumps(self.to_json(), sort_keys=True).encode()).hexdigest()[:12]
 
     def sample(self, queries: Sequence[Query], seeds: Sequence[int]) -> list[tuple[Move, ...]]:

@@ -35,6 +35,16 @@ def test_the_example_of_planner_and_sub_agents_runs_as_it_is():
     assert "after         1.000" in done.stdout
 
 
+def test_the_example_that_designs_a_graph_runs_as_it_is():
+    script = EXAMPLES / "design_a_graph.py"
+    done = subprocess.run(
+        [sys.executable, str(script)], capture_output=True, text=True, cwd=ROOT, env={"PYTHONPATH": str(ROOT)}
+    )
+    assert done.returncode == 0, done.stderr
+    assert "designed" in done.stdout and "1.000 [1.000, 1.000]" in done.stdout
+    assert done.stdout.endswith("mixed.edge\n")
+
+
 def reads_amounts(request) -> str:
     """Gives the amount as it stands, and in the wanted form once a lesson asks for it; as distiller, asks for it."""
     if request.schema:

@@ -41,7 +41,8 @@ class Artifact:
     @property
     def sampling(self) -> Sampling:
         """How replies are drawn in use."""
-        return Sampling(**{key: self.settings.get(key) for key in ("temperature", "top_p", "max_tokens")})
+        known = self.settings.get
+        return Sampling(known("temperature"), known("top_p"), known("max_tokens"))
 
     @property
     def library(self) -> Any:

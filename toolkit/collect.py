@@ -114,7 +114,9 @@ class Driver:
                 return await want.run(self.run)
             case Note():
                 return self._watch(want)
-        raise TypeError(f"a plan yielded {want!r}; it may yield a Request, Work, Hosted, Note or a list of plans")
+        raise TypeError(
+            f"a plan yielded {want!r}; it may yield a Request, Work, Hosted, Note or a list of plans"
+        )
 
     async def _together(self, plans: list[Plan[Any]]) -> list[Any]:
         # All of them are waited for even when one fails: a reply on its way has been paid for.

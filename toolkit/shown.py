@@ -47,7 +47,9 @@ def cost_lines(result: Result) -> list[str]:
     shared = result.costs["shared"]
     if shared["calls"]:
         tokens = shared["input"] + shared["output"]
-        lines.append(f"shared by runs of a group, not paid twice: {shared['calls']:,} calls, {tokens:,} tokens")
+        lines.append(
+            f"shared by runs of a group, not paid twice: {shared['calls']:,} calls, {tokens:,} tokens"
+        )
     return [*lines, f"time: {result.seconds / 60:.1f} minutes"]
 
 

@@ -40,7 +40,9 @@ class Index:
         self._lock = threading.Lock()
         self._database = sqlite3.connect(":memory:", check_same_thread=False)
         try:
-            self._database.execute(f"CREATE VIRTUAL TABLE passages USING fts5(source, text, tokenize='{WORDS}')")
+            self._database.execute(
+                f"CREATE VIRTUAL TABLE passages USING fts5(source, text, tokenize='{WORDS}')"
+            )
         except sqlite3.OperationalError as error:
             raise TaskError(f"The search tool needs an SQLite with FTS5: {error}.") from error
         with self._database:
