@@ -11,7 +11,8 @@ on: at least `ENOUGH` examples with a difference, and at least so many that carr
 evaluation warns its reader (`toolkit.evaluate`). The others are printed beside it.
 
 A share of 2,000 comparisons has a standard error of 0.005. A structure that is outside of the bar is simulated again,
-with `AGAIN` times as many comparisons drawn anew, and that share counts; both are printed.
+with `AGAIN` times as many comparisons drawn anew, and that share counts; both are printed. The bar is in whole percent,
+and so is the comparison with it.
 """
 
 import itertools
@@ -181,7 +182,7 @@ def main() -> int:
         "structures": len(found),
         "simulations": count,
     }
-    holds = bound["lowest"] >= LOW and bound["highest"] <= HIGH
+    holds = round(bound["lowest"], 2) >= LOW and round(bound["highest"], 2) <= HIGH
     return report(
         "coverage", figures, f"0.93 to 0.97 for each structure of {ENOUGH} rows or more that differ", holds
     )
