@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from mas import encode
 from mas.encode import HASHED, asks, encoded, hashed, sentences, settled
 from tests.plans import play
-from toolkit import local, models
+from toolkit import models
 from toolkit.errors import ModelError
 from toolkit.types import Message, Note, Reply, Request
 from toolkit.wire import pack
@@ -22,10 +22,11 @@ COUNTS_TOO = "Count how often the letter e is in the word cheese."
 SOLVES = "Solve the equation 3x + 4 = 19 for x."
 LONG = "naïve café 東京 " * 200
 
-needs_minilm = pytest.mark.skipif(
-    any(local.verified(file) is None for file in models.ENCODER_FILES),
-    reason="the encoder's files are not in the cache: edgewise models pull minilm",
-)
+
+@pytest.fixture(scope="module")
+def minilm() -> None:
+    """The encoder's files, fetched into the user's cache if they are not there (84 MB)."""
+    models.pulled("minilm")
 
 
 def nobody(request: Request) -> str:
@@ -144,7 +145,8 @@ def test_without_its_files_and_a_network_minilm_names_hashing(monkeypatch, tmp_p
 # ---- minilm ----------------------------------------------------------------------------------------
 
 
-@needs_minilm
+@pytest.mark.usefixtures("minilm")
+@pytest.mark.timeout(300)
 def test_minilm_gives_what_sentence_transformers_gives() -> None:
     pytest.importorskip("torch")
     # From sentence-transformers 6.2.0 with the same files, normalize_embeddings=True.
@@ -161,7 +163,8 @@ def test_minilm_gives_what_sentence_transformers_gives() -> None:
     assert np.allclose((found @ found.T)[0], [1.0, 0.45557, 0.1463, 0.12676, 0.19435], atol=2e-5)
 
 
-@needs_minilm
+@pytest.mark.usefixtures("minilm")
+@pytest.mark.timeout(300)
 def test_minilm_gives_a_text_the_same_bits_whatever_is_beside_it() -> None:
     pytest.importorskip("torch")
     texts = [COUNTS, COUNTS_TOO, SOLVES, "Hi.", "lone \ud800 surrogate", *(f"{COUNTS} {n}" for n in range(9))]
@@ -169,7 +172,8 @@ def test_minilm_gives_a_text_the_same_bits_whatever_is_beside_it() -> None:
     assert all(np.array_equal(sentences([text])[0], row) for text, row in zip(texts, together, strict=True))
 
 
-@needs_minilm
+@pytest.mark.usefixtures("minilm")
+@pytest.mark.timeout(300)
 def test_auto_takes_minilm_where_it_is_there_and_says_so() -> None:
     pytest.importorskip("torch")
     notes: list[Note] = []
