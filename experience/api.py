@@ -1,6 +1,5 @@
 """`improve` and its async twin: learning in words from Python."""
 
-import asyncio
 from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
@@ -14,12 +13,12 @@ from experience.loop import learn
 from toolkit.config import resolve
 from toolkit.forecast import check_limits
 from toolkit.ledger import Limits
-from toolkit.run import Result, carry_out
+from toolkit.run import Result, blocking, carry_out
 from toolkit.task import Task
 from toolkit.types import Note
 
 
-def improve(
+async def aimprove(
     task: Task,
     *,
     model: str | None = None,
@@ -37,35 +36,12 @@ def improve(
     of the task file come first, these win. `run` is a directory, taken up again if it exists. Raises the errors of
     `toolkit.errors`.
     """
-    return asyncio.run(
-        aimprove(
-            task,
-            model=model,
-            library=library,
-            limits=limits,
-            run=run,
-            replay=replay,
-            watch=watch,
-            **settings,
-        )
-    )
-
-
-async def aimprove(
-    task: Task,
-    *,
-    model: str | None = None,
-    library: Library | None = None,
-    limits: Limits | None = None,
-    run: str | Path | None = None,
-    replay: str | Path | None = None,
-    watch: Callable[[Note], None] = lambda note: None,
-    **settings: Any,
-) -> Result:
-    """`improve` for callers that have an event loop of their own."""
     bounds = asdict(limits) if limits else {}
     config = resolve(ExperienceConfig, task.settings, {"model": model, **bounds, **settings})
     job = Job(task, config, library)
     check_limits(config, forecast(job))
     where, old = Path(run) if run else None, Path(replay) if replay else None
     return await carry_out(task, config, lambda *_: learn(job), where, watch=watch, replay=old)
+
+
+improve = blocking(aimprove)

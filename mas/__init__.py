@@ -1,6 +1,8 @@
 """Learning in wiring: agent graphs designed by reinforcement learning (MasHost, arXiv 2506.08507), run by LangGraph."""
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
+
+from toolkit.lazy import resolver
 
 if TYPE_CHECKING:
     from mas.api import adesign, design
@@ -10,16 +12,16 @@ if TYPE_CHECKING:
     from mas.use import AgentGraph
 
 _WHERE = {
-    "design": "mas.api",
-    "adesign": "mas.api",
-    "Graph": "mas.graph",
-    "Loop": "mas.graph",
-    "Node": "mas.graph",
-    "single": "mas.graph",
-    "Role": "mas.roles",
-    "catalogue": "mas.roles",
-    "emit_reward": "mas.run",
-    "AgentGraph": "mas.use",
+    "design": "api",
+    "adesign": "api",
+    "Graph": "graph",
+    "Loop": "graph",
+    "Node": "graph",
+    "single": "graph",
+    "Role": "roles",
+    "catalogue": "roles",
+    "emit_reward": "run",
+    "AgentGraph": "use",
 }
 __all__ = [
     "AgentGraph",
@@ -34,11 +36,4 @@ __all__ = [
     "single",
 ]
 
-
-def __getattr__(name: str) -> Any:
-    # Names are resolved when first used: importing the package costs next to nothing.
-    if name not in _WHERE:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    from importlib import import_module
-
-    return getattr(import_module(_WHERE[name]), name)
+__getattr__ = resolver(__name__, _WHERE)

@@ -1,6 +1,5 @@
 """`design` and its async twin: learning in wiring from Python."""
 
-import asyncio
 from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
@@ -14,12 +13,12 @@ from mas.roles import Roles
 from toolkit.config import resolve
 from toolkit.forecast import check_limits
 from toolkit.ledger import Limits
-from toolkit.run import Result, carry_out
+from toolkit.run import Result, blocking, carry_out
 from toolkit.task import Task
 from toolkit.types import Note
 
 
-def design(
+async def adesign(
     task: Task,
     *,
     model: str | None = None,
@@ -36,32 +35,6 @@ def design(
     `own_roles` are roles of your own beside the catalogue's. `settings` are the fields of `WiringConfig`. `run` is a
     directory, taken up again if it exists. Raises the errors of `toolkit.errors`.
     """
-    return asyncio.run(
-        adesign(
-            task,
-            model=model,
-            own_roles=own_roles,
-            limits=limits,
-            run=run,
-            replay=replay,
-            watch=watch,
-            **settings,
-        )
-    )
-
-
-async def adesign(
-    task: Task,
-    *,
-    model: str | None = None,
-    own_roles: Roles | None = None,
-    limits: Limits | None = None,
-    run: str | Path | None = None,
-    replay: str | Path | None = None,
-    watch: Callable[[Note], None] = lambda note: None,
-    **settings: Any,
-) -> Result:
-    """`design` for callers that have an event loop of their own."""
     bounds = asdict(limits) if limits else {}
     given = {"model": model, **bounds, **settings}
     job = Job(
@@ -72,3 +45,6 @@ async def adesign(
     check_limits(job.config, forecast(job))
     where, old = Path(run) if run else None, Path(replay) if replay else None
     return await carry_out(task, job.config, lambda *_: learn(job), where, watch=watch, replay=old)
+
+
+design = blocking(adesign)

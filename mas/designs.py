@@ -6,7 +6,7 @@ from typing import Any
 
 from mas.graph import Graph
 from mas.search import Design, Query
-from toolkit.errors import GraphError
+from toolkit.errors import ConfigError, GraphError
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,13 +30,21 @@ class Fixed:
 
 
 def load(data: Any) -> Design:
-    """The design in plain data; nothing is executed. Raises GraphError for data that is none."""
+    """
+    The design in plain data; nothing is executed.
+
+    Raises GraphError for data that is none, and ConfigError for a policy where there is no torch.
+    """
     kind = data.get("kind") if isinstance(data, dict) else None
     if kind == "fixed":
         return Fixed(Graph.from_json(data.get("graph")))
     if kind == "policy":
-        from mas.policy import Policy
-
+        try:
+            from mas.policy import Policy
+        except ModuleNotFoundError as error:
+            raise ConfigError(
+                "These graphs are chosen by a policy, which needs torch: pip install 'edgewise[learner]'."
+            ) from error
         return Policy.from_json(data)
     if kind == "tabular":
         from mas.tabular import Tabular

@@ -1,7 +1,8 @@
 """What the three ways of improving share: tasks, rewards, models, the ledger and the journal, runs."""
 
-from importlib import import_module
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
+
+from toolkit.lazy import resolver
 
 if TYPE_CHECKING:
     from toolkit.artifact import Artifact
@@ -36,9 +37,4 @@ __all__ = [
     "Task",
 ]
 
-
-def __getattr__(name: str) -> Any:
-    # Names are resolved when first used: importing the package costs next to nothing.
-    if name not in _WHERE:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    return getattr(import_module(f"toolkit.{_WHERE[name]}"), name)
+__getattr__ = resolver(__name__, _WHERE)

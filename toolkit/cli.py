@@ -417,7 +417,7 @@ def _warn(message: Warning | str, *_: Any) -> None:
 
 def _way(name: str) -> Callable[..., Any]:
     if name in COMING:
-        raise ConfigError(f"--by {name} is not in this version; use --by experience.")
+        raise ConfigError(f"--by {name} is not in this version; use --by {' or '.join(WAYS)}.")
     if name not in WAYS:
         raise ConfigError(f"--by takes {', '.join(WAYS)}, not {name!r}.")
     return _load(WAYS[name])

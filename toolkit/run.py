@@ -7,12 +7,13 @@ whose reply is in the journal is answered from there, so that nothing is paid tw
 
 import asyncio
 import contextlib
+import functools
 import shlex
 import signal
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Coroutine, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, ParamSpec, TypeVar
 
 from toolkit import around, directory, report
 from toolkit.around import Journaled
@@ -28,6 +29,8 @@ from toolkit.ledger import Book, Ledger
 from toolkit.task import Task
 from toolkit.types import Note, Plan
 
+P = ParamSpec("P")
+R = TypeVar("R")
 Way = Callable[[Task, Any], Plan["Outcome"]]
 
 
@@ -119,6 +122,18 @@ async def carry_out(
         report.write(path)
         result.artifact.save(path / "artifact")
     return result
+
+
+def blocking(function: Callable[P, Coroutine[Any, Any, R]]) -> Callable[P, R]:
+    """The twin of an async function for callers without an event loop: same arguments, same result, same errors."""
+
+    @functools.wraps(function)
+    def twin(*args: P.args, **kwargs: P.kwargs) -> R:
+        return asyncio.run(function(*args, **kwargs))
+
+    # `aimprove` and `improve`: the twin goes by its own name in tracebacks and help.
+    twin.__name__ = twin.__qualname__ = function.__name__.removeprefix("a")
+    return twin
 
 
 @contextlib.contextmanager

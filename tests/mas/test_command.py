@@ -1,11 +1,13 @@
 """`edgewise improve --by graph` and `evaluate` over artefacts of both kinds, from the command line."""
 
 import json
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 
-from tests.command import inside
+from tests.command import ROOT, inside
 from tests.mas import sums
 
 ROLES = '[calculator]\ndoes = "calculates"\nprompt = "Calculate exactly."\n'
@@ -77,3 +79,9 @@ def test_what_makes_no_sense_is_one_sentence(folder, capsys, words, sentence):
     done = inside(capsys, "improve", folder, "--by", "graph", "--model", sums.SCRIPTED, *words)
     assert done.code == 2
     assert sentence in done.err
+
+
+def test_a_policy_without_torch_is_one_sentence():
+    hidden = "import sys; sys.modules['torch'] = None; from mas.designs import load; load({'kind': 'policy'})"
+    done = subprocess.run([sys.executable, "-c", hidden], capture_output=True, text=True, cwd=ROOT)
+    assert "ConfigError: These graphs are chosen by a policy, which needs torch" in done.stderr
