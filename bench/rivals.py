@@ -20,7 +20,7 @@ reached. How GEPA is set up, and why it is fair:
 
 The plain loop is Training-Free GRPO as its authors have it (arXiv 2510.08191), by the same command: no gate, whole
 library in every prompt and after the problem, no refill, every group compared by itself. Answers of a word stand for
-their own summaries, and the library never comes near its caps. Two epochs, which is about as many calls.
+their own summaries, and the library never comes near its caps. Four epochs, the fewest with as many calls and tokens.
 
 The minutes of Edgewise include its own measurement before and after, those of GEPA do not. `--calls N` runs GEPA alone
 with that many calls, `--seed N` another draw of it, `--runs DIR` keeps the runs of Edgewise, or takes them up.
@@ -70,7 +70,7 @@ PAPER = {
     "leave_one_out": "0",
     "place": "after",
     "labelled": "true",
-    "epochs": "2",
+    "epochs": "4",
     "distiller_max_tokens": "512",
 }
 PLAIN = [word for key, value in PAPER.items() for word in ("--set", f"{key}={value}")]

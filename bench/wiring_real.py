@@ -4,7 +4,8 @@ Graphs designed for a real task by a real model on this machine: reasoning-gym p
 The command's own loop: MasHost-HRPO over a handful of roles, the gate against one agent at equal tokens, and the
 measurement on held-out rows. The clock runs from the start to the gate's decision, with models already there; the
 measurement comes after it. One agent at equal tokens answers several times and takes a vote (self-consistency), as
-often as its tokens are no fewer than those of the designed graphs on training rows; what both used is printed.
+often as its tokens are no fewer than those of the designed graphs on some training rows; what both used on the
+held-out rows is printed.
 
 `--run DIR` takes up a run, `--quick` uses the small model and few rows, and only shows that the road is open.
 """

@@ -9,13 +9,14 @@ does not hear, even through others, falls away. What the paper leaves open is fi
 K roles, N agents so far.
 """
 
-from collections.abc import Sequence
-from dataclasses import dataclass, field
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from mas.graph import Graph, Node
+from mas.graph import Graph, Node, named
 from mas.roles import Roles
 
 
@@ -39,6 +40,16 @@ class Space:
         """The space over a catalogue, in its order."""
         hears, answers = (tuple(r.hears for r in roles.values()), tuple(r.answers for r in roles.values()))
         return cls(tuple(roles), hears, agents, moves or 2 * agents, answers)
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain data."""
+        return {key: list(x) if isinstance(x, tuple) else x for key, x in asdict(self).items()}
+
+    @classmethod
+    def from_json(cls, data: Mapping[str, Any]) -> "Space":
+        """The space in plain data. KeyError and TypeError where something is missing or no list."""
+        lists = {name: tuple(data[name]) for name in ("roles", "hears", "answers")}
+        return cls(**lists, agents=data["agents"], moves=data["moves"])
 
     @property
     def delete(self) -> int:
@@ -162,11 +173,7 @@ def replayed(space: Space, moves: Sequence[Move]) -> State:
 
 def names(space: Space, state: State) -> tuple[str, ...]:
     """The name of each agent in the graph: its role, and a number from the second of a role on."""
-    found: list[str] = []
-    for place, role in enumerate(state.roles):
-        earlier = state.roles[:place].count(role)
-        found.append(space.roles[role] + (f"-{earlier + 1}" if earlier else ""))
-    return tuple(found)
+    return named(space.roles[role] for role in state.roles)
 
 
 def graph(space: Space, state: State) -> Graph:

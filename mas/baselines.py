@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from mas.actions import Build, Move, Space, State, allowed, apply, build
 from mas.designs import Fixed
-from mas.graph import Graph, Node, single
+from mas.graph import Graph, Node, named, single
 from mas.search import Draft, Query, TrialGroup
 from toolkit.seeds import seed as seed_of
 from toolkit.types import Plan
@@ -22,22 +22,15 @@ from toolkit.types import Plan
 # ---- fixed designs ---------------------------------------------------------------------------------
 
 
-def called(roles: Sequence[str]) -> list[str]:
-    """Names for agents of these roles: the role, and a number from the second of a role on."""
-    return [
-        role + (f"-{n}" if (n := 1 + list(roles[:i]).count(role)) > 1 else "") for i, role in enumerate(roles)
-    ]
-
-
 def chain(*roles: str) -> Graph:
     """Each agent hears the one before it."""
-    names = called(roles)
+    names = named(roles)
     return Graph(_nodes(roles), tuple(pairwise(names)), names[-1])
 
 
 def star(roles: Sequence[str], centre: str) -> Graph:
     """Agents that hear nobody, and one that hears them all."""
-    names = called((*roles, centre))
+    names = named((*roles, centre))
     return Graph(_nodes((*roles, centre)), tuple((name, names[-1]) for name in names[:-1]), names[-1])
 
 
@@ -49,7 +42,7 @@ def self_consistency(times: int, role: str = "solver", vote: str = "majority") -
 def debate(times: int, role: str = "debater", rounds: int = 2, judge: str = "judge") -> Graph:
     """Several debaters; in each later round each hears all of the round before; a judge hears the last round."""
     roles = [role] * (times * rounds) + [judge]
-    names = called(roles)
+    names = named(roles)
     tables = [names[i * times : (i + 1) * times] for i in range(rounds)] + [names[-1:]]
     edges = [(a, b) for first, second in pairwise(tables) for a in first for b in second]
     return Graph(_nodes(roles), tuple(edges), names[-1])
@@ -73,7 +66,7 @@ def standard(roles: Sequence[str], times: int = 3) -> tuple[Graph, ...]:
 
 
 def _nodes(roles: Sequence[str]) -> tuple[Node, ...]:
-    return tuple(Node(name=name, role=role) for name, role in zip(called(roles), roles, strict=True))
+    return tuple(Node(name=name, role=role) for name, role in zip(named(roles), roles, strict=True))
 
 
 # ---- what was seen of graphs -----------------------------------------------------------------------
@@ -271,6 +264,6 @@ class Edges:
         kept = {count - 1}
         for b in range(count - 1, -1, -1):
             kept |= {a for a, c in there if c == b} if b in kept else set()
-        names = called(self.roles)
+        names = named(self.roles)
         nodes = tuple(Node(name=names[p], role=self.roles[p]) for p in sorted(kept))
         return Graph(nodes, tuple((names[a], names[b]) for a, b in there if b in kept), names[-1])

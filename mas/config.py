@@ -8,7 +8,7 @@ from pydantic import Field, field_validator
 from experience.config import ExperienceConfig
 from toolkit.config import Config
 
-Search = Literal["hrpo", "random", "fixed", "edges", "evolution", "lessons"]
+Search = Literal["hrpo", "tabular", "random", "fixed", "edges", "evolution", "lessons"]
 
 
 class WiringConfig(Config):

@@ -6,7 +6,8 @@ that a node hears has ended, it starts the node (`ahead`), and LangGraph's node 
 """
 
 import asyncio
-from collections.abc import Callable, Mapping
+import contextlib
+from collections.abc import AsyncIterator, Callable, Mapping
 from contextvars import ContextVar
 from dataclasses import dataclass, field, replace
 from functools import partial
@@ -133,6 +134,25 @@ class Context:
         end = self._ends[name, round_]
         # LangGraph may cancel its nodes; what is under way is paid for, so it is `ended` that decides.
         return end.result() if end.done() else await asyncio.shield(end)
+
+    @contextlib.asynccontextmanager
+    async def running(self) -> AsyncIterator[None]:
+        """
+        Around whatever invokes the compiled graph: leaves nothing behind that still runs.
+
+        Where that is cancelled or abandoned, branches are cancelled; where it fails, calls under way are paid for and
+        end first, and what is raised is what a branch met, not LangGraph's view of it.
+        """
+        try:
+            yield
+        except (asyncio.CancelledError, GeneratorExit):
+            await self.ended(cancel=True)
+            raise
+        except Exception:
+            await self.ended(cancel=False)
+            if self.error:
+                raise self.error from None
+            raise
 
     async def ended(self, *, cancel: bool) -> None:
         """Wait for what is under way; `cancel` it first."""

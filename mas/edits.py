@@ -5,7 +5,7 @@ from dataclasses import replace
 
 import numpy as np
 
-from mas.graph import Graph, Node
+from mas.graph import Graph, Node, free_name
 from mas.roles import Roles, find
 from toolkit.errors import GraphError
 
@@ -33,15 +33,6 @@ def check(graph: Graph, roles: Roles, most: int) -> None:
             raise GraphError(f"The loop from {loop.source!r} has no end: its role gives no verdict.")
 
 
-def called(role: str, taken: Collection[str]) -> str:
-    """A name for an agent of a role that nobody has: the role, and a number from the second of it on."""
-    name, number = role, 1
-    while name in taken:
-        number += 1
-        name = f"{role}-{number}"
-    return name
-
-
 def random_edit(
     graph: Graph, roles: Roles, most: int, rng: np.random.Generator, known: Collection[str] = ()
 ) -> Graph | None:
@@ -67,7 +58,7 @@ def tidied(graph: Graph) -> Graph:
     nodes = sorted(graph.nodes, key=lambda n: (depth[n.name], n.role, n.model_dump_json(exclude={"name"})))
     names: dict[str, str] = {}
     for node in nodes:
-        names[node.name] = called(node.role, names.values())
+        names[node.name] = free_name(node.role, names.values())
     return Graph(
         tuple(node.model_copy(update={"name": names[node.name]}) for node in nodes),
         tuple(sorted((names[a], names[b]) for a, b in graph.edges)),
@@ -97,7 +88,7 @@ def _added(graph: Graph, roles: Roles) -> Iterator[Way]:
     answers = [node.name for node in graph.nodes if roles[node.role].answers]
     taken = {node.name for node in graph.nodes}
     for role in roles:
-        name = called(role, taken)
+        name = free_name(role, taken)
         node = Node(name=name, role=role)
         for other in graph.order:
             beside = [(a, name) for a in graph.before[other]] + [(name, b) for b in graph.after[other]]

@@ -54,18 +54,16 @@ def asks(name: str) -> bool:
     return name not in (AUTO, HASHING, MINILM)
 
 
-def encoded(name: str, texts: Sequence[str], known: dict[str, Vectors] | None = None) -> Plan[Vectors]:
+def encoded(name: str, texts: Sequence[str]) -> Plan[Vectors]:
     """
     (N, D) features of texts by the encoder of that name; rows have length 1, or 0 where a text has nothing to say.
 
-    `known` keeps the vectors by text: give the same dict to every call of a run. A text that the client's model
-    could not take has zeros. Raises ModelError where the encoder can't be had, or gave no vector at all.
+    A text that the client's model could not take has zeros. Raises ModelError where the encoder can't be had, or gave
+    no vector at all.
     """
-    known = {} if known is None else known
     name = yield from settled(name)
-    new = [text for text in dict.fromkeys(texts) if text not in known]
-    if new:
-        known.update(zip(new, (yield from _new(name, new)), strict=True))
+    new = list(dict.fromkeys(texts))
+    known = dict(zip(new, (yield from _new(name, new)), strict=True)) if new else {}
     if len({found.size for found in known.values()}) > 1:
         raise ModelError(f"{name} gave vectors of different lengths: name an encoder that does not change.")
     return np.stack([known[text] for text in texts]) if len(texts) else np.zeros((0, 0), np.float32)

@@ -12,8 +12,7 @@ time and tried on the same queries, and scores are seen apart from how hard the 
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field, replace
-from typing import Any
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 
@@ -171,34 +170,6 @@ class Evolution:
             lines = [f"- {change or 'a change'}: {_scored(outcome)}" for change, outcome in tried]
             parts.append("# Changes of this team that were tried\n" + "\n".join(lines))
         return "\n\n".join(parts)
-
-    # ---- in and out --------------------------------------------------------------------------------
-
-    def to_json(self) -> dict[str, Any]:
-        """Plain data: everything that was seen."""
-        return {
-            "kind": "evolution",
-            "pool": [{**asdict(m), "graph": m.graph.to_json()} for m in self.pool.values()],
-            "records": [asdict(record) for record in self.records],
-            "texts": dict(self.texts),
-            "worth": {version: dict(found) for version, found in self.worth.items()},
-            "problems": dict(self.problems),
-        }
-
-    @classmethod
-    def from_json(cls, data: Mapping[str, Any], space: Space, roles: Roles, model: str) -> "Evolution":
-        """The searcher as it was when it was written."""
-        members = [Member(Graph.from_json(m["graph"]), m["parent"], m["change"]) for m in data["pool"]]
-        return cls(
-            space,
-            roles,
-            model,
-            pool={member.graph.version: member for member in members},
-            records=[Record(**record) for record in data["records"]],
-            texts=dict(data["texts"]),
-            worth={version: dict(found) for version, found in data["worth"].items()},
-            problems=Counter(data["problems"]),
-        )
 
 
 def chances(scores: Sequence[float]) -> np.ndarray:

@@ -44,6 +44,8 @@ class Explorer:
 
         Each is the best of a pool of edits under one draw of what they may be worth.
         """
+        if not count:
+            return []
         if not self.elite:
             return self.designs[:count]
         rng = np.random.default_rng(seed)

@@ -13,6 +13,7 @@ from typing import Literal, get_args
 from mas.graph import Graph
 from mas.roles import Role, Roles
 from mas.run import GraphRun
+from toolkit.evaluate import reward_of
 from toolkit.types import Example, Message, Plan, Rollout, Score, Step
 
 Failure = Literal["incorrect verification", "lost", "slight deviation", "never found"]
@@ -32,21 +33,21 @@ def failure(run: GraphRun, roles: Roles, example: Example, grade: Grade) -> Plan
     """
     Why the answer of a graph run is wrong; None where it is right.
 
-    `grade` is the task's reward with its judge; it is asked once for each different answer, those of all rounds of a
-    loop included. Of several classes the first counts.
+    The run is graded; `grade`, the task's reward with its judge, is asked once for each other answer in a wrong one,
+    those of all rounds of a loop included. Of several classes the first counts.
     """
+    final = reward_of(run.rollout) or 0.0
+    if final >= PASS:
+        return None
     answers = {
         name: {x.answer for x in outcomes if x.heard}
         for name, outcomes in run.outcomes.items()
         if roles[run.graph[name].role].answers
     }
-    texts = sorted(set().union({run.rollout.answer}, *answers.values()))
+    texts = sorted(set().union(*answers.values()) - {run.rollout.answer})
     scores: list[Score] = yield [grade(example, _as_run(run.rollout, text)) for text in texts]
     values = {text: score.value if score.valid else 0.0 for text, score in zip(texts, scores, strict=True)}
-    final = 0.0 if run.rollout.failed else values[run.rollout.answer]
-    if final >= PASS:
-        return None
-    right = [name for name, texts in answers.items() if any(values[text] >= PASS for text in texts)]
+    right = [name for name, said in answers.items() if any(values.get(text, final) >= PASS for text in said)]
     if any(_verified(run.graph, name, roles) for name in right):
         return "incorrect verification"
     if right:

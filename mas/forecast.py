@@ -3,6 +3,7 @@
 from mas.config import WiringConfig
 from mas.job import Job
 from mas.loop import SIZING
+from mas.recruit import SHOWN
 from toolkit.errors import TaskError
 from toolkit.forecast import REPLY_TOKENS, Forecast, dollars, halving, prompt_tokens, time_of
 from toolkit.statistics import smallest_gain
@@ -10,6 +11,10 @@ from toolkit.task import Task
 
 HEARD = 2
 """How many replies of others an agent hears, roughly: they go into its prompt."""
+
+
+PROPOSING = 3
+"""The most calls that proposing roles takes: a reply that can't be read is asked for again."""
 
 
 def forecast(job: Job) -> Forecast:
@@ -41,19 +46,34 @@ def forecast(job: Job) -> Forecast:
 
 def _calls(job: Job) -> dict[str, int]:
     task, config = job.task, job.config
-    batch = min(config.batch_size, len(task.train))
-    graphs = config.steps * batch * (config.group_size * config.agents + 1)
-    credit = config.steps * config.credit * config.agents
-    sizing = min(SIZING, len(task.train)) * (config.agents + 1) * config.samples
-    gate = halving(_gate_rows(task, config), 1) * config.agents * config.samples
-    # Three arms: one agent, the design, one agent at the tokens of the design.
-    measuring = len(task.test) * config.samples * (2 * config.agents + 1)
-    calls = {"graphs": graphs + credit, "gate": gate + 2 * sizing, "measuring": measuring}
-    if config.search in ("evolution", "lessons") or config.recruit:
-        calls["designer"] = config.steps * batch * (1 + config.group_size)
+    runs = _runs(job)
+    alone = {"graphs": config.steps * min(config.batch_size, len(task.train))}  # runs of one agent
+    alone["gate"] = 2 * min(SIZING, len(task.train)) * config.samples
+    alone["measuring"] = len(task.test) * config.samples
+    calls = {name: (count - alone[name]) * config.agents + alone[name] for name, count in runs.items()}
+    if config.search in ("evolution", "lessons"):
+        calls["designer"] = alone["graphs"] * (1 + config.group_size)
+    if config.recruit:
+        calls["designer"] = calls.get("designer", 0) + PROPOSING
     if task.reward.asks:
-        calls["judge"] = config.steps * batch * (config.group_size + 1) + gate + 3 * len(task.test)
+        # To say why an answer is wrong, the answers of its agents are graded too.
+        calls["judge"] = sum(runs.values()) + len(task.test) * config.samples * config.agents
     return calls
+
+
+def _runs(job: Job) -> dict[str, int]:
+    """The most runs of graphs, those of one agent among them."""
+    task, config = job.task, job.config
+    batch = min(config.batch_size, len(task.train))
+    sizing = min(SIZING, len(task.train))
+    fresh = min(max(0, len(task.train) - SHOWN), config.gate_rows)
+    recruiting = min(SHOWN, len(task.train)) + config.recruit * 2 * fresh if config.recruit else 0
+    return {
+        "graphs": config.steps * (batch * (config.group_size + 1) + config.credit),
+        "gate": (halving(_gate_rows(task, config), 1) + 3 * sizing + recruiting) * config.samples,
+        # One agent, the design, one agent at the tokens of the design.
+        "measuring": 3 * len(task.test) * config.samples,
+    }
 
 
 def _gate_rows(task: Task, config: WiringConfig) -> int:

@@ -6,9 +6,10 @@ without predecessors is an entry, and what the exit says is the answer. `Graph` 
 """
 
 import hashlib
+import itertools
 import json
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
@@ -197,6 +198,20 @@ class Graph:
             place = ".".join(map(str, first["loc"])) or "graph"
             raise GraphError(f"The graph is not readable: {place}: {first['msg']}.") from error
         return cls(wire.nodes, wire.edges, wire.exit, wire.loops)
+
+
+def free_name(role: str, taken: Collection[str]) -> str:
+    """A name for an agent of a role that nobody has: the role, with a number from the second of it on."""
+    names = itertools.chain([role], (f"{role}-{number}" for number in itertools.count(2)))
+    return next(name for name in names if name not in taken)
+
+
+def named(roles: Iterable[str]) -> tuple[str, ...]:
+    """Names for agents of these roles, in order."""
+    found: list[str] = []
+    for role in roles:
+        found.append(free_name(role, found))
+    return tuple(found)
 
 
 def single(role: str = "solver", **different: Any) -> Graph:

@@ -5,6 +5,7 @@ The paper names two levels, a group-relative advantage over the graphs of a quer
 clipped surrogate, with steps at the start exempt from their cost. This is a reconstruction: the formulas beyond that
 are ours.
 
+    r        = (1 - smooth) reward + smooth (what the estimate says of the graph)
     A_i      = (r_i - mean r) / (std r + eps), 0 where all r of the group are equal
     A_(i,t)  = A_i + beta (rho_(i,t) - mean rho of the group)
     rho      = worth / spread            for adding an agent that the graph keeps, within -1 ... 1
@@ -17,9 +18,8 @@ Worth is measured (`Trial.credit`) where it was, else estimated (`mas.estimate`)
 all rewards so far. M moves.
 """
 
-from collections import deque
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
@@ -45,14 +45,13 @@ class HrpoSettings:
     """
     Settings of `Hrpo`; none is the paper's, which states none.
 
-    Ablations: `action_reward` False, `group_advantage` False, `exemption` 0, `joint` False.
+    Ablations: `action_reward` False, `group_advantage` False, `exemption` 0; and `Policy.start(joint=False)`.
 
     Measures beyond the paper that save samples. `estimate`: worth that was not measured is estimated. `smooth`: how
     much of a reward is what all trials together say of its graph. `explore`: the share of drafts that are edits of
     good graphs; they are learned from as if the policy had drawn them, which draws it towards them. `imagined`: so many
     rounds a step on fresh draws and the best graphs known, with the reward that the estimate says, `imagined_gain`
-    times as strong as one standard deviation of rewards. `replay`: groups of so many earlier steps are used again,
-    with the ratio to the policy that made them.
+    times as strong as one standard deviation of rewards.
     """
 
     rate: float = 0.01
@@ -67,9 +66,7 @@ class HrpoSettings:
     exemption: int = 2
     action_reward: bool = True
     group_advantage: bool = True
-    joint: bool = True
     estimate: bool = True
-    replay: int = 0
     smooth: float = 0.7
     imagined: int = 3
     imagined_size: int = 16
@@ -91,27 +88,17 @@ class Remembered:
 Tried = tuple[Query, Trial]
 
 
-@dataclass(slots=True)
-class Counts:
-    """How many groups were learned from, and how many of them had equal rewards throughout."""
-
-    groups: int = 0
-    dead: int = 0
-
-
 @dataclass
 class Hrpo:
     """Learns a policy. What it learns from must be what it proposed since the last `learn`."""
 
     start: Policy | Tabular
     settings: HrpoSettings = HrpoSettings()
-    counts: Counts = field(default_factory=Counts)
 
     def __post_init__(self) -> None:
         s = self.settings
         self.learner = self.start.learner(s.rate, s.gradient_clip)
         self.estimate = Estimate(self.start.space.roles)
-        self.past: deque[Remembered] = deque(maxlen=1 + s.replay)
         self.policy: Policy | Tabular = self.start
         self.explorer = Explorer(self.start.space, self.estimate)
 
@@ -137,13 +124,12 @@ class Hrpo:
         return [drafts[i * size : (i + 1) * size] for i in range(len(queries))]
 
     def learn(self, groups: Sequence[TrialGroup], seed: int) -> Plan[None]:
-        """Several epochs over the moves of these groups and of the latest ones before, then over imagined ones."""
+        """Several epochs over the moves of these groups, then over those of imagined ones."""
         self.estimate.add(groups)
         built = [g for g in groups if any(t.draft.build for t in g.trials)]
         if built:
             self.explorer.take(built)
-            self.past.append(self._remembered(built))
-            self._epochs(self.past)
+            self._epochs([self._remembered(built)])
         for number in range(self.settings.imagined):
             drawn = self._imagined(groups, seed_of(seed, "imagined", number))
             self._epochs([self._remembered(drawn, real=False)])
@@ -184,9 +170,6 @@ class Hrpo:
         labels = [number for number, group in enumerate(groups) for t in group.trials if t.draft.build]
         moves = steps(self.start.space, [t.draft.build.moves for _, t in trials if t.draft.build])
         table = Table.of(labels, self._rewards(trials, real), moves.build)
-        if real:
-            self.counts.groups += table.groups
-            self.counts.dead += int(table.dead.sum())
         queries, weights = tuple(query for query, _ in trials), np.full(len(moves), 1 / len(trials))
         return Remembered(
             moves, queries, self.learner.logp(moves, queries), self._gains(table, trials, real), weights

@@ -9,9 +9,8 @@ The design that comes out asks no model: a table with the best graph for each ki
 """
 
 from collections import Counter
-from collections.abc import Collection, Mapping, Sequence
-from dataclasses import asdict, dataclass, field, replace
-from typing import Any
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 
@@ -174,39 +173,6 @@ class Lessons:
         )
         self.problems.update(each.reason for each in outcomes if not each.applied)
         self.library = library.within(LESSONS, TOKENS)
-
-    # ---- in and out --------------------------------------------------------------------------------
-
-    def to_json(self) -> dict[str, Any]:
-        """Plain data: the library and everything that was seen."""
-        return {
-            "kind": "lessons",
-            "library": self.library.to_json(),
-            "graphs": [graph.to_json() for graph in self.graphs.values()],
-            "features": {id: [float(x) for x in found] for id, found in self.features.items()},
-            "records": [asdict(record) for record in self.records],
-            "problems": dict(self.problems),
-            "steps": self.steps,
-        }
-
-    @classmethod
-    def from_json(
-        cls, data: Mapping[str, Any], space: Space, roles: Roles, model: str, encoder: str = ""
-    ) -> "Lessons":
-        """The searcher as it was when it was written."""
-        graphs = [Graph.from_json(each) for each in data["graphs"]]
-        return cls(
-            space,
-            roles,
-            model,
-            encoder,
-            library=Library.from_json(data["library"]),
-            graphs={graph.version: graph for graph in graphs},
-            features={id: np.array(found, np.float32) for id, found in data["features"].items()},
-            records=[Record(**record) for record in data["records"]],
-            problems=Counter(data["problems"]),
-            steps=data["steps"],
-        )
 
 
 def _as_run(example: Example, number: int, trial: Trial) -> Rollout:

@@ -117,8 +117,10 @@ def learn(job: Job) -> Plan[Outcome]:
         record, known = yield from booked(step(job, found, known, number), number)
         yield Note("step", record)
     last = job.config.steps + 1
-    kept = yield from booked(decided(job, found.design(), last), last)
-    return (yield from booked(_outcome(job, found.design(), kept), MEASURING))
+    design = found.design()
+    rival = yield from booked(equal_tokens(job, design), last)
+    kept = yield from booked(decided(job, design, rival, last), last)
+    return (yield from booked(_outcome(job, design, rival, kept), MEASURING))
 
 
 def prepared(job: Job, rows: Sequence[Example] | None = None) -> Plan[Job]:
@@ -172,17 +174,11 @@ def check_alive(groups: Sequence[Group]) -> None:
 # ---- whether it is better --------------------------------------------------------------------------
 
 
-def decided(job: Job, design: Design, number: int) -> Plan[Design]:
-    """
-    The design if it beats one agent at equal tokens on the validation rows, else the plain agent.
-
-    One agent at equal tokens answers several times and takes a vote, as often as its tokens are no fewer than those
-    of the design.
-    """
+def decided(job: Job, design: Design, rival: Design, number: int) -> Plan[Design]:
+    """The design if it beats its rival, one agent at equal tokens, on the validation rows; else the plain agent."""
     start: Design = Fixed(single())
     if job.config.gate == "off":
         return design
-    rival: Design = yield from equal_tokens(job, design)
     rows = job.task.validation[: job.config.gate_rows]
     yield Note("stage", f"comparing with one agent at equal tokens on {len(rows)} validation rows")
     choice: Choice[Design]
@@ -203,13 +199,22 @@ def _scores(job: Job) -> Any:
     return scores
 
 
-def equal_tokens(job: Job, design: Design) -> Plan[Fixed]:
-    """One agent with no fewer tokens than a design: it answers k times and takes a vote; k = 1 is the plain agent."""
+def equal_tokens(job: Job, design: Design) -> Plan[Design]:
+    """
+    One agent that may use no fewer tokens than a design did on some training rows.
+
+    It drafts k answers and takes a vote, k being the tokens of the design over those of one draft, rounded up, and at
+    least 3; it is the plain agent where that one uses no fewer already.
+    """
+    plain, draft = Fixed(single()), Fixed(single("drafter"))
+    if design.version == plain.version:
+        return plain
     rows = shuffled(job.task.train, job.config.seed, 0)[:SIZING]
-    ours, one = yield [measure(job, each, rows, "gate") for each in (design, Fixed(single()))]
-    ratio = _tokens(ours) / max(1, _tokens(one))
-    times = max(1, math.ceil(ratio - 0.05))
-    return Fixed(single() if times == 1 else self_consistency(max(3, times), "drafter"))
+    found = yield [measure(job, each, rows, "gate") for each in (design, plain, draft)]
+    ours, one, each = map(_tokens, found)
+    return (
+        plain if ours <= one else Fixed(self_consistency(max(3, math.ceil(ours / max(1, each))), "drafter"))
+    )
 
 
 def _tokens(groups: Sequence[Group]) -> int:
@@ -219,9 +224,9 @@ def _tokens(groups: Sequence[Group]) -> int:
 # ---- the measurement -------------------------------------------------------------------------------
 
 
-def _outcome(job: Job, found: Design, kept: Design) -> Plan[Outcome]:
+def _outcome(job: Job, found: Design, rival: Design, kept: Design) -> Plan[Outcome]:
     """The measurement of what was found, whether or not it is kept, beside one agent and one at equal tokens."""
-    start, rival = Fixed(single()), (yield from equal_tokens(job, found))
+    start = Fixed(single())
     arms: dict[str, Design] = {ONE: start, DESIGNED: found}
     if rival.version != start.version:
         arms[EQUAL] = rival

@@ -24,7 +24,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from mas import choices
-from mas.actions import Move, Space, State, apply, graph
+from mas.actions import Move, Space, State, apply, graph, replayed
 from mas.features import FACTS, States, Steps, encoded
 from mas.graph import Graph
 from mas.search import Query
@@ -311,11 +311,9 @@ class Policy:
             name: {"shape": list(w.shape), "data": base64.b64encode(w.astype("<f4").tobytes()).decode()}
             for name, w in sorted(self.weights.items())
         }
-        space = {"roles": list(self.space.roles), "hears": list(self.space.hears)}
-        space |= {"agents": self.space.agents, "moves": self.space.moves, "answers": list(self.space.answers)}
         return {
             "kind": "policy",
-            "space": space,
+            "space": self.space.to_json(),
             "encoder": self.encoder,
             "joint": self.joint,
             "weights": weights,
@@ -325,8 +323,7 @@ class Policy:
     def from_json(cls, data: Any) -> "Policy":
         """Read plain data. Raises GraphError for data that is no policy, or weights that do not fit its space."""
         try:
-            s = data["space"]
-            space = Space(tuple(s["roles"]), tuple(s["hears"]), s["agents"], s["moves"], tuple(s["answers"]))
+            space = Space.from_json(data["space"])
             weights = {name: _array(each) for name, each in data["weights"].items()}
             policy = cls(space, weights, data["encoder"], data["joint"])
             wanted = shapes(space, weights["query"].shape[0])
@@ -353,8 +350,6 @@ def _places(chosen: NDArray[np.bool_]) -> tuple[int, ...]:
 
 
 def _end(space: Space, moves: Sequence[Move]) -> State:
-    from mas.actions import replayed
-
     return replayed(space, moves)
 
 

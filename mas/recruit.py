@@ -17,7 +17,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 
 from experience.guard import Guard
 from mas.designs import Fixed
-from mas.graph import MOST_NODES, Graph, Node, single
+from mas.graph import MOST_NODES, Graph, Node, free_name, single
 from mas.job import Job
 from mas.roles import CATALOGUE, Role, Roles
 from mas.trials import measure
@@ -328,7 +328,10 @@ def placed(graph: Graph, role: Role, roles: Roles) -> dict[str, Graph]:
     exit, if it answers. An agent that votes keeps its place, and hears only answers; where a loop goes back, a verdict
     is given.
     """
-    node, exit_ = Node(name=_free(graph, role.name), role=role.name), graph.exit
+    node, exit_ = (
+        Node(name=free_name(role.name, {node.name for node in graph.nodes}), role=role.name),
+        graph.exit,
+    )
     room = len(graph) < MOST_NODES
     places = {
         f"for {old.name}": _exchanged(graph, old.name, node)
@@ -343,12 +346,6 @@ def placed(graph: Graph, role: Role, roles: Roles) -> dict[str, Graph]:
         edges = (*graph.edges, (exit_, node.name))
         places[f"after {exit_}"] = replace(graph, nodes=(*graph.nodes, node), edges=edges, exit=node.name)
     return places
-
-
-def _free(graph: Graph, name: str) -> str:
-    taken = {node.name for node in graph.nodes}
-    names = (name, *(f"{name}-{number}" for number in range(2, len(graph) + 3)))
-    return next(each for each in names if each not in taken)
 
 
 def _fits(graph: Graph, name: str, role: Role, roles: Roles) -> bool:

@@ -1,6 +1,5 @@
 """A graph run on one query, as a rollout: one step whose `calls` hold the rollouts of its agents."""
 
-import asyncio
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import partial
@@ -80,19 +79,10 @@ async def _invoked(make: "partial[Context]", drive: Drive) -> Context:
 
     context = make(drive)
     query = context.example.messages[-1].content if context.example.messages else ""
-    try:
+    async with context.running():
         context.begin()
         # No stream: what came of the nodes is in the context.
         await plain(context.graph).ainvoke({"query": query}, context=context, stream_mode=[])
-    except asyncio.CancelledError:
-        await context.ended(cancel=True)
-        raise
-    except Exception:
-        # Calls under way are paid for: they end first, so that they are kept.
-        await context.ended(cancel=False)
-        if context.error:
-            raise context.error from None
-        raise
     return context
 
 

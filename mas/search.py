@@ -80,7 +80,11 @@ class Design(Protocol):
 
 
 class Searcher(Protocol):
-    """Proposes, learns, and says what it would use. It owns its own state, which is saved by its `to_json`."""
+    """
+    Proposes, learns, and says what it would use.
+
+    It owns its state, which is not saved: a run that was stopped is driven again from its journal.
+    """
 
     def propose(self, queries: Sequence[Query], size: int, seed: int) -> Plan[list[list[Draft]]]:
         """`size` drafts for each query. The same state, queries and seed give the same drafts."""

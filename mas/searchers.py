@@ -1,9 +1,14 @@
 """The searchers by the name that the setting `search` gives them; all have the same interface and the same budget."""
 
 from collections.abc import Callable, Mapping
+from typing import TYPE_CHECKING
 
+from mas.config import WiringConfig
 from mas.job import Job
 from mas.search import Searcher
+
+if TYPE_CHECKING:
+    from mas.hrpo import HrpoSettings
 
 
 def searcher(job: Job) -> Searcher:
@@ -12,19 +17,28 @@ def searcher(job: Job) -> Searcher:
 
 
 def _hrpo(job: Job) -> Searcher:
-    from mas.hrpo import Hrpo, HrpoSettings
+    from mas.hrpo import Hrpo
     from mas.policy import Policy
 
     config = job.config
     start = Policy.start(job.space, job.features, config.seed, encoder=job.encoder, joint=config.joint)
-    return Hrpo(
-        start,
-        HrpoSettings(
-            action_reward=config.action_reward,
-            group_advantage=config.group_advantage,
-            exemption=config.exemption,
-            joint=config.joint,
-        ),
+    return Hrpo(start, _ablated(config))
+
+
+def _tabular(job: Job) -> Searcher:
+    from mas.hrpo import Hrpo
+    from mas.tabular import Tabular
+
+    return Hrpo(Tabular(job.space, joint=job.config.joint), _ablated(job.config))
+
+
+def _ablated(config: WiringConfig) -> "HrpoSettings":
+    from mas.hrpo import HrpoSettings
+
+    return HrpoSettings(
+        action_reward=config.action_reward,
+        group_advantage=config.group_advantage,
+        exemption=config.exemption,
     )
 
 
@@ -37,7 +51,8 @@ def _random(job: Job) -> Searcher:
 def _fixed(job: Job) -> Searcher:
     from mas.baselines import BestOf, standard
 
-    return BestOf(standard(tuple(job.roles)))
+    designs = standard(tuple(job.roles))
+    return BestOf(tuple(graph for graph in designs if len(graph) <= job.config.agents))
 
 
 def _edges(job: Job) -> Searcher:
@@ -64,6 +79,7 @@ def _lessons(job: Job) -> Searcher:
 
 SEARCHERS: Mapping[str, Callable[[Job], Searcher]] = {
     "hrpo": _hrpo,
+    "tabular": _tabular,
     "random": _random,
     "fixed": _fixed,
     "edges": _edges,

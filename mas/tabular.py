@@ -94,18 +94,20 @@ class Tabular:
 
     def to_json(self) -> dict[str, Any]:
         """Plain data."""
-        s = self.space
-        space = {"roles": list(s.roles), "hears": list(s.hears), "agents": s.agents, "moves": s.moves}
-        space["answers"] = list(s.answers)
         logits = {name: list(row) for name, row in sorted(self.logits.items())}
-        return {"kind": "tabular", "space": space, "key": self.key, "joint": self.joint, "logits": logits}
+        return {
+            "kind": "tabular",
+            "space": self.space.to_json(),
+            "key": self.key,
+            "joint": self.joint,
+            "logits": logits,
+        }
 
     @classmethod
     def from_json(cls, data: Any) -> "Tabular":
         """Read plain data. Raises GraphError for data that is no tabular policy."""
         try:
-            s = data["space"]
-            space = Space(tuple(s["roles"]), tuple(s["hears"]), s["agents"], s["moves"], tuple(s["answers"]))
+            space = Space.from_json(data["space"])
             logits = {name: tuple(map(float, row)) for name, row in data["logits"].items()}
             fits = {space.actions, space.agents}
             if data["key"] not in KEYS or not all(

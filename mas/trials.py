@@ -2,7 +2,8 @@
 Graphs run on rows and graded: many different ones while learning, those of a design to measure.
 
 The drafts of a row and one plain agent share a seed, so agents that stand alike in two graphs say the same and are
-paid once, and rewards differ by structure alone. The plain agent is the reference of the cost.
+paid once, and rewards differ by structure alone. The plain agent is the reference of the cost. A run that broke, or
+that could not be graded, counts as 0, as it does when measuring (`toolkit.evaluate`): no answer is worth nothing.
 """
 
 from collections.abc import Sequence

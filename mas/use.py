@@ -22,7 +22,7 @@ from mas.designs import Fixed, load
 from mas.encode import encoded
 from mas.flow import standing
 from mas.graph import Graph
-from mas.roles import CATALOGUE, Role, Roles
+from mas.roles import CATALOGUE, Roles, roles_in
 from mas.search import Design, Query
 from toolkit import around
 from toolkit.artifact import Artifact
@@ -96,7 +96,6 @@ class AgentGraph:
         self._opening = asyncio.Lock()
         self._opened = False
         self._saver: Any = None
-        self._vectors: dict[str, Any] = {}
         self._runs = 0
         self._runner: asyncio.Runner | None = None
 
@@ -117,7 +116,7 @@ class AgentGraph:
             raise ArtifactError("This artefact holds no graph: it was not made by --by graph.")
         given = {each.tool.name: each for each in load_tools(tools, Path.cwd())}
         team = Team(
-            roles_in(artifact.files),
+            _roles(artifact),
             model or artifact.model,
             artifact.sampling,
             {"python": python_tool(), **given},
@@ -138,8 +137,7 @@ class AgentGraph:
         that waits.
         """
         run = await self._begun(asked, thread, sampling)
-        await run.app.ainvoke(run.start, run.config, context=run.context)
-        return await self._ended(run)
+        return await self._went(run, run.start)
 
     def answer_sync(self, asked: str | Sequence[Message], thread: str = "") -> Answered:
         """The same where there is no event loop."""
@@ -148,11 +146,12 @@ class AgentGraph:
     async def astream(self, asked: str | Sequence[Message], thread: str = "") -> AsyncIterator[Outcome]:
         """The outcomes of nodes as they end; after the last one the run is over, or waits."""
         run = await self._begun(asked, thread, None)
-        async for update in run.app.astream(
-            run.start, run.config, context=run.context, stream_mode="updates"
-        ):
-            for outcome in _outcomes(update):
-                yield outcome
+        async with run.context.running():
+            async for update in run.app.astream(
+                run.start, run.config, context=run.context, stream_mode="updates"
+            ):
+                for outcome in _outcomes(update):
+                    yield outcome
         await self._ended(run)
 
     async def resume(self, thread: str, edit: Mapping[str, str] | None = None) -> Answered:
@@ -177,8 +176,7 @@ class AgentGraph:
         if not state.next:
             raise ConfigError(f"The thread {thread!r} does not wait for anything.")
         start = self._edited(state.values, edit) if edit else None
-        await run.app.ainvoke(start, run.config, context=run.context)
-        return await self._ended(run)
+        return await self._went(run, start)
 
     def resume_sync(self, thread: str, edit: Mapping[str, str] | None = None) -> Answered:
         """The same where there is no event loop."""
@@ -210,7 +208,9 @@ class AgentGraph:
         from mas.compile import compiled, plain
 
         graph = await self._graph(messages)
-        team = replace(self.team, sampling=sampling) if sampling else self.team
+        # Keys of nodes are kept by team, so a new one is made only where something is different.
+        differs = sampling is not None and sampling != self.team.sampling
+        team = replace(self.team, sampling=sampling) if differs else self.team
         example = Example(thread or "asked", messages)
         seed = seed_of(0, "use", *(message.content for message in messages))
         context = Context(
@@ -237,12 +237,18 @@ class AgentGraph:
         vectors = await Driver(self._asks).run(encoded(encoder, [text]))
         return self.design.graphs([Query("asked", text, vectors[0])])[0]
 
+    async def _went(self, run: "_Run", start: Any) -> Answered:
+        async with run.context.running():
+            await run.app.ainvoke(start, run.config, context=run.context)
+        return await self._ended(run)
+
     async def _ended(self, run: "_Run") -> Answered:
         from mas.compile import said_in
 
-        await run.context.ended(cancel=False)
-        if run.context.error:
-            raise run.context.error
+        async with run.context.running():
+            await run.context.ended(cancel=False)
+            if run.context.error:
+                raise run.context.error
         paid = (x.rollout.usage for all_ in run.context.outcomes.values() for x in all_ if x.rollout)
         usage = sum(paid, Usage())
         if self._saver is None:
@@ -351,13 +357,9 @@ def _outcomes(update: Mapping[str, Any]) -> list[Outcome]:
     return [outcome for change in changes for said in said_in(change).values() for outcome in said]
 
 
-def roles_in(files: Mapping[str, Any]) -> Roles:
-    """The roles of the catalogue and those that an artefact keeps. Raises ArtifactError for one that can't be read."""
-    try:
-        kept = {name: Role.model_validate(role) for name, role in files.get("roles.json", {}).items()}
-    except (AttributeError, ValueError) as error:
-        raise ArtifactError(f"The roles of this artefact can't be read: {error}.") from error
-    return {**CATALOGUE, **kept}
+def _roles(artifact: Artifact) -> Roles:
+    """The roles of the catalogue and those that an artefact keeps."""
+    return {**CATALOGUE, **roles_in(artifact.files.get("roles.json", {}))}
 
 
 def answerer(artifact: Artifact, model: str, client: Asks) -> Answer:

@@ -26,7 +26,8 @@ def ran(roles: str, edges, *said: str, loops=()) -> GraphRun:
         n: tuple(Outcome(n, "ok", text) for text in s.split()) for n, s in zip(names, said, strict=True)
     }
     answer = said[-1].split()[-1]
-    run = Rollout("q", "graph", 0, (Step((), Message("assistant", answer)),), "stop")
+    score = Score(VALUES[answer])
+    run = Rollout("q", "graph", 0, (Step((), Message("assistant", answer)),), "stop", score)
     return GraphRun(graph, run, outcomes)
 
 
@@ -60,6 +61,18 @@ def test_an_answer_that_a_later_round_spoiled_counts():
         Graph(run.graph.nodes, (("a", "b"), ("b", "c")), "c", (loop,)), run.rollout, run.outcomes
     )
     assert play(failure(again, CATALOGUE, ROW, grade), lambda request: "") == "incorrect verification"
+
+
+def test_what_was_graded_is_not_graded_again():
+    asked = []
+
+    def once(example, run):
+        asked.append(run.answer)
+        return (yield from grade(example, run))
+
+    for said in (("wrong", "right"), ("right", "wrong"), ("wrong", "wrong")):
+        play(failure(ran("solver reviser", ["ab"], *said), CATALOGUE, ROW, once), lambda request: "")
+    assert asked == ["right"]
 
 
 def test_counts_name_every_class():

@@ -152,14 +152,8 @@ def test_it_repeats_and_does_not_depend_on_the_order_of_replies() -> None:
 
     together = searched(lessons(), 2, run=lambda plan: asyncio.run(drive(plan, Scripted(slow))))
     alone = searched(lessons(), 2)
-    assert json.dumps(together.to_json()) == json.dumps(alone.to_json())
+    assert together.library == alone.library and together.records == alone.records
     assert together.design() == alone.design()
-
-
-def test_it_goes_on_from_its_json_as_if_it_had_never_stopped() -> None:
-    half = json.loads(json.dumps(searched(lessons(), 2).to_json()))
-    resumed = searched(Lessons.from_json(half, SPACE, ROLES, "m"), 1, first=2)
-    assert json.dumps(resumed.to_json()) == json.dumps(searched(lessons(), 3).to_json())
 
 
 def test_before_any_trial_the_design_is_one_agent() -> None:

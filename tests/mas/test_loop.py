@@ -105,12 +105,14 @@ def test_concurrency_and_a_stop_change_nothing(tmp_path, concurrency):
     assert resumed.costs["total"] == whole.costs["total"]
 
 
-@pytest.mark.parametrize("search", ["random", "fixed", "edges"])
-def test_every_searcher_runs_by_the_same_loop(tmp_path, search):
-    result = design(
-        sums.task(30), model=sums.SCRIPTED, run=tmp_path / "run", search=search, **SETTINGS | {"steps": 2}
-    )
+@pytest.mark.parametrize("search", ["random", "fixed", "edges", "tabular"])
+def test_every_searcher_runs_by_the_same_loop_and_keeps_to_the_limit_on_agents(tmp_path, search):
+    settings = SETTINGS | {"steps": 2, "agents": 2}
+    result = design(sums.task(30), model=sums.SCRIPTED, run=tmp_path / "run", search=search, **settings)
     assert set(results(result)) >= {"one agent", "designed"}
+    steps = [json.loads(file.read_text()) for file in tmp_path.glob("run/steps/*/step.json")]
+    sizes = {len(t["nodes"]) for step in steps for group in step["groups"] for t in group["trials"]}
+    assert sizes and max(sizes) <= 2
 
 
 def test_batches_go_through_all_rows_before_any_comes_again():

@@ -1,0 +1,46 @@
+"""What a search is said to take is no less than what it takes, and grows with what makes it grow."""
+
+import pytest
+
+from mas.config import WiringConfig
+from mas.forecast import forecast
+from mas.job import Job
+from tests.mas import sums
+from tests.mas.test_loop import SETTINGS
+from toolkit.config import resolve
+
+
+def planned(reward="exact", **settings):
+    from dataclasses import replace
+
+    from toolkit.rewards import resolve as reward_of
+
+    task = replace(sums.task(60), reward=reward_of(reward))
+    given = {k: v for k, v in {**SETTINGS, **settings}.items() if k != "own_roles"}
+    return forecast(Job(task, resolve(WiringConfig, given), sums.ROLES))
+
+
+def test_a_whole_run_takes_no_more_than_was_said(tmp_path):
+    from mas import design
+
+    result = design(sums.task(60), model=sums.SCRIPTED, run=tmp_path / "run", **SETTINGS | {"steps": 2})
+    said = planned(steps=2)
+    assert result.costs["total"]["calls"] <= sum(said.calls.values())
+
+
+def test_samples_multiply_measuring_and_judging():
+    one, four = (planned(reward="judge", samples=n).calls for n in (1, 4))
+    assert four["measuring"] == 4 * one["measuring"]
+    assert four["gate"] == 4 * one["gate"]
+    assert four["judge"] > 2 * one["judge"]
+
+
+def test_proposed_roles_cost_a_few_calls_of_the_designer_and_runs_at_the_gate():
+    without, three = planned().calls, planned(recruit=3).calls
+    assert "designer" not in without and three["designer"] <= 3
+    assert three["gate"] > without["gate"]
+
+
+@pytest.mark.parametrize("search", ["evolution", "lessons"])
+def test_searchers_that_ask_a_model_say_so(search):
+    assert planned(search=search).calls["designer"] > 0
