@@ -1,1 +1,1 @@
-"""Learning in weights; not in this version."""
+"""Learning in weights: gradient GRPO and its published variants, on a laptop, one GPU or several."""

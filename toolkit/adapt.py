@@ -164,10 +164,10 @@ def _said(text: str) -> list[View]:
 
 
 def _trl(parameters: Parameters, example: Example, rollout: Rollout, metrics: Metrics) -> Call:
-    ids = rollout.steps[-1].token_ids if rollout.steps else None
+    encoded = rollout.steps[-1].encoded if rollout.steps else None
     offered = {name: [value] for name, value in columns(example).items()}
     offered |= {"prompts": [question(example)], "completions": [rollout.answer]}
-    offered |= {"completion_ids": [list(ids or ())], "trainer_state": None}
+    offered |= {"completion_ids": [list(encoded.reply if encoded else ())], "trainer_state": None}
     offered |= {"log_metric": metrics.__setitem__, "log_extra": lambda column, values: None}
     return (), _accepted(parameters, offered)
 

@@ -99,7 +99,7 @@ def rollout(
         if reply.failed:
             return ended(reply.stop, reply.error)
         said = _read_calls(reply.message, len(steps)) if by_text and agent.tools else reply.message
-        steps.append(Step(seen, said, reply.usage, reply.latency))
+        steps.append(Step(seen, said, reply.usage, reply.latency, reply.encoded))
         if not said.tool_calls:
             return ended(reply.stop)
         results = yield [_result(agent.tools, call, number) for call, number in numbered(steps)[-1]]

@@ -100,6 +100,19 @@ class Usage:
 
 
 @dataclass(frozen=True, slots=True)
+class Encoded:
+    """
+    What a model of ours read and wrote, in tokens: ids of the prompt and of the reply, never tokenised again.
+
+    `logprobs` has the log-probability of each token of the reply under the policy and the temperature that drew it.
+    """
+
+    prompt: tuple[int, ...]
+    reply: tuple[int, ...]
+    logprobs: tuple[float, ...]
+
+
+@dataclass(frozen=True, slots=True)
 class Reply:
     """
     What came back for a `Request`.
@@ -115,6 +128,7 @@ class Reply:
     latency: float = 0.0
     model: str = ""
     error: str = ""
+    encoded: Encoded | None = None
 
     @property
     def failed(self) -> bool:
@@ -152,16 +166,14 @@ class Step:
     """
     One turn of a rollout: what was seen and what was said.
 
-    `token_ids` and `logprobs` are None for models behind an API; `calls` holds the rollouts this turn
-    delegated, in order.
+    `encoded` is None for models behind an API; `calls` holds the rollouts this turn delegated, in order.
     """
 
     seen: tuple[Message, ...]
     said: Message
     usage: Usage | None = None
     latency: float = 0.0
-    token_ids: tuple[int, ...] | None = None
-    logprobs: tuple[float, ...] | None = None
+    encoded: Encoded | None = None
     calls: tuple["Rollout", ...] = ()
 
 

@@ -8,7 +8,7 @@ Axis 6, credit: what each step of a rollout gets of its advantage. Table, (N,) -
 import numpy as np
 from numpy.typing import NDArray
 
-from toolkit.groups.table import Table, group_mean
+from toolkit.groups.table import Table, group_mean, reads
 
 
 def broadcast(table: Table, advantage: NDArray[np.float64]) -> NDArray[np.float64]:
@@ -16,6 +16,7 @@ def broadcast(table: Table, advantage: NDArray[np.float64]) -> NDArray[np.float6
     return advantage[table.rollout]
 
 
+@reads("step_reward")
 def action_wise(table: Table, advantage: NDArray[np.float64], *, beta: float = 1.0) -> NDArray[np.float64]:
     """
     (M,) advantage + beta * (step reward - mean step reward of the group).

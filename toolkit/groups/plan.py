@@ -1,6 +1,8 @@
 """
 Axis 2, plan: how many rollouts each example gets, and which examples are tried in place of others.
 
+    fixed        the same number for each
+    refill       as fixed, and more rows until enough groups are mixed (DAPO)
     phased       the rollouts of a batch in phases: after the first, they go where uncertainty is (XRPO)
     refilled     examples without signal are replaced by others, until enough have some
 
@@ -10,6 +12,7 @@ n rollouts of one example, s their standard deviation (n - 1), T rollouts of the
 import math
 import statistics
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from functools import cache
 from itertools import islice
 
@@ -17,6 +20,39 @@ from toolkit.types import Example, Group, Plan, Rollout, T
 
 Draw = Callable[[Example, int, int], Plan[tuple[Rollout, ...]]]
 """`draw(example, start, count)`: rollouts of an example with the sample indices start ... start + count - 1."""
+
+
+@dataclass(frozen=True, slots=True)
+class Asked:
+    """
+    What a step may sample: `queue` are rows in the order of choice, `wanted` how many of them make a step.
+
+    `size` is rollouts of each. `draw` is that of this module; rewards are graded as they are drawn.
+    """
+
+    queue: tuple[Example, ...]
+    wanted: int
+    size: int
+    draw: Draw
+
+    def group(self, example: Example) -> Plan[Group]:
+        """All rollouts of one row."""
+        found = yield from self.draw(example, 0, self.size)
+        return Group(example, found[0].role, found)
+
+
+def fixed(asked: Asked) -> Plan[list[Group]]:
+    """The same number of rollouts for each of the first `wanted` rows."""
+    return (yield [asked.group(example) for example in asked.queue[: asked.wanted]])
+
+
+def refill(asked: Asked) -> Plan[list[Group]]:
+    """
+    Groups until `wanted` of them are mixed, or the queue is empty: DAPO's dynamic sampling (arXiv 2503.14476).
+
+    Its cap on batches that are sampled for one is the length of the queue.
+    """
+    return (yield from refilled(asked.queue, asked.group, asked.wanted, lambda group: group.mixed))
 
 
 def half_width(rewards: Sequence[float], alpha: float = 0.05) -> float:

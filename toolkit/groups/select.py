@@ -31,6 +31,20 @@ def batches(examples: Sequence[T], size: int) -> list[tuple[T, ...]]:
     return [tuple(examples[i : i + size]) for i in range(0, len(examples), size)]
 
 
+def in_turn(
+    examples: Sequence[Example], memory: Memory, rng: np.random.Generator, k: int
+) -> tuple[Example, ...]:
+    """
+    The `k` examples that were visited least, in a random order among equals: epochs, without a counter.
+
+    All of them where there are fewer than `k`; ValueError if `k` is below 1.
+    """
+    if k < 1:
+        raise ValueError(f"a step needs at least one example, not {k}")
+    ranked = sorted(rng.permutation(len(examples)), key=lambda i: memory.of(examples[i].id).visits)
+    return tuple(examples[i] for i in ranked[:k])
+
+
 def vade(
     examples: Sequence[Example], memory: Memory, rng: np.random.Generator, k: int
 ) -> tuple[Example, ...]:

@@ -4,11 +4,24 @@ Finished groups as arrays, which axes 3 to 6 read (shape, keep, advantage, credi
 N rollouts, M steps of all rollouts together.
 """
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from typing import Any, TypeVar
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
+
+F = TypeVar("F", bound=Callable[..., Any])
+
+
+def reads(*names: str) -> Callable[[F], F]:
+    """Declare the columns that a part of a method reads; a column that no part declares is not computed."""
+
+    def declared(part: F) -> F:
+        part.columns = frozenset(names)  # pyright: ignore[reportFunctionMemberAccess]
+        return part
+
+    return declared
 
 
 @dataclass(frozen=True, slots=True)
