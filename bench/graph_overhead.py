@@ -22,10 +22,9 @@ from langgraph.runtime import Runtime
 
 from mas.act import Team
 from mas.graph import Graph, Node
-from mas.meter import Drive, asking
 from mas.roles import Role
 from mas.run import graph_run
-from toolkit.collect import Driver
+from toolkit.collect import Drive, Driver, asking
 from toolkit.scripted import Scripted
 from toolkit.types import Example, Message, Request, Sampling
 

@@ -18,6 +18,7 @@ from experience.library import Library
 from toolkit import agent
 from toolkit.agent import Prompt
 from toolkit.bridge import Ask, bridged
+from toolkit.collect import asking
 from toolkit.errors import LibraryError
 from toolkit.evaluate import reward_of
 from toolkit.seeds import seed as seed_of
@@ -169,7 +170,7 @@ class _Search:
         messages, sample = (Message("user", prompt),), self.reflections
         self.reflections += 1
         request = Request(model.model, messages, model.sampling, sample=sample, payer=Payer("distiller"))
-        reply: Reply = self.ask(_once(request))
+        reply: Reply = self.ask(asking(request))
         return reply.message.content
 
     def made(self, text: str) -> _Made:
@@ -225,10 +226,6 @@ def _attempt(job: Job, library: Library, row: Example, sample: int, step: int) -
         job.learner, row, [prompt], job.task.reward, judge=job.judge, seed=seed, start=sample
     )
     return run
-
-
-def _once(request: Request) -> Plan[Reply]:
-    return (yield request)
 
 
 def _shown(row: Example, run: Rollout, truth: bool) -> dict[str, str]:

@@ -19,6 +19,7 @@ from itertools import islice, pairwise
 import numpy as np
 
 from experience.library import LEAD, Library, tokens
+from toolkit.collect import asking
 from toolkit.errors import ConfigError, ModelError
 from toolkit.types import Message, Payer, Plan, Reply, Request
 from toolkit.wire import vector
@@ -149,7 +150,7 @@ def _learn(library: Library, embedder: str, known: dict[str, np.ndarray]) -> Pla
     missing = [text for text in dict.fromkeys(x.text for x in library.lessons) if text not in known]
     if not missing:
         return
-    replies = yield [_ask(_request(embedder, text)) for text in missing]
+    replies = yield [asking(_request(embedder, text)) for text in missing]
     answered = {text: reply for text, reply in zip(missing, replies, strict=True) if not reply.failed}
     if not (answered or known):
         raise ModelError(f"{embedder} gave no vector for any lesson: {replies[0].error}")
@@ -158,10 +159,6 @@ def _learn(library: Library, embedder: str, known: dict[str, np.ndarray]) -> Pla
 
 def _request(embedder: str, text: str) -> Request:
     return Request(embedder, (Message("user", text),), payer=_PAYER, embeds=True)
-
-
-def _ask(request: Request) -> Plan[Reply]:
-    return (yield request)
 
 
 def _cosines(lessons: Sequence[np.ndarray], question: np.ndarray) -> list[float]:

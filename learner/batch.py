@@ -4,13 +4,16 @@ What comes of finished groups for an update: token ids, weights of axis 7, and t
 B sequences in a batch (a step of a rollout each), b in a slice of it, T tokens of the longest reply.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import groupby
 from typing import Any
 
 import torch
 from torch import Tensor
+
+EXTREME = 20.0
+"""The largest logarithm of a ratio."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,7 +92,7 @@ class Tokens:
     `logp` (b, T) of the policy, with a gradient; `old_logp` (b, T) of the policy before the update; `mask` (b, T);
     `advantage` (b, 1) or (b, T); `group` (b,). Other columns are there by name where a part declares them with `reads`:
     "ref_logp" of the reference model, "entropy" (b, T) of the policy, with a gradient, "sampler_logp", or any of the
-    batch. What stands where `mask` is false means nothing.
+    batch. What stands where `mask` is false is set to 0, so that garbage there, NaN included, reaches no gradient.
     """
 
     logp: Tensor
@@ -99,19 +102,40 @@ class Tokens:
     group: Tensor
     columns: Mapping[str, Tensor] = field(default_factory=dict)
 
+    def __post_init__(self) -> None:
+        for name in ("logp", "old_logp", "advantage"):
+            object.__setattr__(self, name, self._clean(getattr(self, name)))
+        object.__setattr__(self, "columns", {k: self._clean(v) for k, v in self.columns.items()})
+
     def column(self, name: str) -> Tensor:
-        """A column by name. ValueError that says which there are."""
-        return _named(self.columns, name)
+        """(b, 1) or (b, T) a column by name. ValueError that says which there are."""
+        values = _named(self.columns, name)
+        return values[:, None] if values.ndim == 1 else values
 
     @property
     def log_ratio(self) -> Tensor:
         """(b, T) log of the policy's probability over the old policy's, 0 outside of the mask."""
-        return torch.where(self.mask, self.logp - self.old_logp, 0.0)
+        return self.logp - self.old_logp
+
+    @property
+    def ratio(self) -> Tensor:
+        """(b, T) the policy's probability over the old policy's, its log held within 20, so that it stays finite."""
+        return self.log_ratio.clamp(-EXTREME, EXTREME).exp()
 
     def mean(self, values: Tensor) -> Tensor:
         """(b, 1) the mean over the tokens of each sequence; 0 for one without any."""
-        counts = self.mask.sum(1, keepdim=True).clamp(min=1)
-        return torch.where(self.mask, values, 0.0).sum(1, keepdim=True) / counts
+        return self.sum(values) / self.mask.sum(1, keepdim=True).clamp(min=1)
+
+    def sum(self, values: Tensor) -> Tensor:
+        """(b, 1) the sum over the tokens of each sequence."""
+        return torch.where(self.mask, values, 0.0).sum(1, keepdim=True)
+
+    def only(self, names: Collection[str]) -> "Tokens":
+        """The same without other columns."""
+        return replace(self, columns={k: v for k, v in self.columns.items() if k in names})
+
+    def _clean(self, values: Tensor) -> Tensor:
+        return torch.where(self.mask, values, 0.0) if values.shape == self.mask.shape else values
 
 
 def padded(rows: Sequence[Sequence[int]]) -> tuple[Tensor, Tensor]:

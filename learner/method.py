@@ -22,36 +22,57 @@ token and never divide.
 
 import inspect
 import json
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
-from typing import Any, TypeVar
+from types import ModuleType
+from typing import Any
 
-from learner import loss, weigh
+import numpy as np
+from numpy.typing import NDArray
+from pydantic import ConfigDict, TypeAdapter, ValidationError
+from torch import Tensor
+
+from learner import loss, penalty, weigh
+from learner.batch import Tokens
 from toolkit.errors import ConfigError
 from toolkit.groups import advantage, credit, keep, plan, select, shape
-from toolkit.groups.table import reads
+from toolkit.groups.table import Table, reads
 from toolkit.load import meant
 
 Part = Callable[..., Any]
-F = TypeVar("F", bound=Part)
-AXES = ("select", "plan", "shape", "keep", "advantage", "credit", "weigh", "loss", "penalties")
+HOMES: Mapping[str, ModuleType] = {
+    "select": select,
+    "plan": plan,
+    "shape": shape,
+    "keep": keep,
+    "advantage": advantage,
+    "credit": credit,
+    "weigh": weigh,
+    "loss": loss,
+    "penalties": penalty,
+}
+"""Where the parts of each axis live."""
+AXES = tuple(HOMES)
 NUMBERS = ("epochs", "minibatches")
 
-__all__ = ["AXES", "Method", "describe", "override", "reads"]
+__all__ = ["AXES", "Method", "credited", "describe", "limited", "override", "reads", "values"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Method:
     """
-    What to sample, how runs are compared, and what is descended on; `paper` is an arXiv id, `differs` from GRPO.
+    What to sample, how runs are compared, and what is descended on.
 
+    `paper` is an arXiv id, `differs` says in what from GRPO, `note` where paper and public code part, and which side
+    this is.
     `epochs` are passes over a batch, `minibatches` optimizer steps in each; beyond one in all, the ratio to the
     policy that sampled moves away from 1.
     """
 
     paper: str
     differs: str = ""
+    note: str = ""
     select: Part = select.in_turn
     plan: Part = plan.fixed
     shape: Part = shape.raw
@@ -81,6 +102,30 @@ class Method:
         return "group" in self.needs
 
 
+def credited(method: Method, table: Table) -> tuple[NDArray[np.bool_], NDArray[np.float64]]:
+    """
+    (N,) which rollouts go into the update, and (M,) what each step gets: axes 3 to 6.
+
+    `keep` sees the rewards as they were given, `advantage` and `credit` the shaped ones of what is kept. Steps of a
+    rollout that is not kept get 0.
+    """
+    kept = method.keep(table.only(columns(method.keep)))
+    shaped = method.shape(table.only(columns(method.shape)))
+    part = table.with_reward(shaped).rows(kept)
+    gain = method.advantage(part.only(columns(method.advantage)))
+    found = np.zeros(len(table.rollout))
+    found[kept[table.rollout]] = method.credit(part.only(columns(method.credit)), gain)
+    return kept, found
+
+
+def values(method: Method, x: Tokens) -> Tensor:
+    """(b, T) the loss and the penalties together, not weighed."""
+    found = method.loss(x.only(columns(method.loss)))
+    for part in method.penalties:
+        found = found + part(x.only(columns(part)))
+    return found
+
+
 def columns(part: Part) -> frozenset[str]:
     """The columns that a part declares with `reads`."""
     return getattr(_function(part), "columns", frozenset())
@@ -93,11 +138,21 @@ def describe(method: Method) -> list[str]:
     return [*lines, *(f"{name}: {getattr(method, name)}" for name in NUMBERS)]
 
 
+def limited(method: Method, tokens: int) -> Method:
+    """The method for replies of at most so many tokens: the parameter `limit` of whatever part has it."""
+    found = {
+        axis: getattr(method, axis) for axis in AXES[:-1] if "limit" in parameters(getattr(method, axis))
+    }
+    return replace(method, **{axis: partial(part, limit=tokens) for axis, part in found.items()})
+
+
 def override(method: Method, *settings: str) -> Method:
     """
-    The method with other parameters, such as "loss.high=0.28", "epochs=2" or "penalties.kl3.beta=0.1".
+    The method with other parameters, such as "loss.high=0.28", "epochs=2" or "penalties.kl3.beta=0.1", or parts.
 
-    Values are JSON, or words. Raises ConfigError for a name that no part has, with those that it has.
+    "loss=clipped_weight" takes another part of the axis, with its own defaults; "penalties=kl3,entropy" several, and
+    "penalties=none" none. Values are JSON, or words. Raises ConfigError for a name that no part has, with those that
+    it has.
     """
     for setting in settings:
         name, equals, value = setting.partition("=")
@@ -113,6 +168,11 @@ def _set(method: Method, path: Sequence[str], value: Any) -> Method:
             if not isinstance(value, int) or isinstance(value, bool) or value < 1:
                 raise ConfigError(f"{name} is a whole number from 1, not {value!r}.")
             return replace(method, **{name: value})
+        case ["penalties"]:
+            names = value.split(",") if isinstance(value, str) and value != "none" else ()
+            return replace(method, penalties=tuple(_part("penalties", name.strip()) for name in names))
+        case [axis] if axis in AXES:
+            return replace(method, **{axis: _part(axis, value)})
         case ["penalties", which, name]:
             names = [_function(part).__name__ for part in method.penalties]
             if which not in names:
@@ -128,17 +188,41 @@ def _set(method: Method, path: Sequence[str], value: Any) -> Method:
     raise ConfigError(f"{'.'.join(path)!r} is no setting of a method{meant(path[0], known)}")
 
 
+def choices(axis: str) -> dict[str, Part]:
+    """The parts of an axis by name: the public functions of its module that are called as its default is."""
+    home = HOMES[axis]
+    usual = {"penalties": penalty.kl3}.get(axis) or Method.__dataclass_fields__[axis].default
+    return {
+        name: found
+        for name, found in vars(home).items()
+        if inspect.isfunction(found)
+        and found.__module__ == home.__name__
+        and not name.startswith("_")
+        and _given(found) == _given(usual)
+    }
+
+
+def _part(axis: str, name: Any) -> Part:
+    known = choices(axis)
+    if name not in known:
+        raise ConfigError(f"{axis} has no part {name!r}{meant(str(name), list(known))}")
+    return known[name]
+
+
 def _with(part: Part, name: str, value: Any) -> Part:
-    known = parameters(part)
+    function, known = _function(part), parameters(part)
     if name not in known:
         has = f"; it has {', '.join(known)}" if known else ": it has none"
-        raise ConfigError(f"{_function(part).__name__} has no parameter {name!r}{has}.")
-    usual = known[name]
-    if isinstance(usual, bool) != isinstance(value, bool) or (
-        isinstance(usual, int | float) != isinstance(value, int | float)
-    ):
-        raise ConfigError(f"{name}={value!r} does not fit {_function(part).__name__}, where it is {usual!r}.")
-    return partial(part, **{name: value})
+        raise ConfigError(f"{function.__name__} has no parameter {name!r}{has}.")
+    kind = inspect.signature(function).parameters[name].annotation
+    try:
+        found = TypeAdapter(kind, config=ConfigDict(allow_inf_nan=False)).validate_python(value, strict=True)
+    except ValidationError as error:
+        usual = json.dumps(known[name])
+        raise ConfigError(
+            f"{name}={value!r} does not fit {function.__name__}, where it is {usual}."
+        ) from error
+    return partial(part, **{name: found})
 
 
 def parameters(part: Part) -> dict[str, Any]:
@@ -146,6 +230,12 @@ def parameters(part: Part) -> dict[str, Any]:
     given = part.keywords if isinstance(part, partial) else {}
     found = inspect.signature(_function(part)).parameters.values()
     return {p.name: given.get(p.name, p.default) for p in found if p.kind is p.KEYWORD_ONLY}
+
+
+def _given(function: Part) -> list[str]:
+    """Names of the parameters that the loop gives."""
+    found = inspect.signature(function).parameters.values()
+    return [p.name for p in found if p.kind is not p.KEYWORD_ONLY]
 
 
 def _function(part: Part) -> Part:

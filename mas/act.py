@@ -89,13 +89,16 @@ class Team:
     payer: str = "rollout"
     own: tuple[str, ...] = ()
 
-    def tools_of(self, node: Node) -> tuple[Function, ...]:
-        """The tools of a node: its own, else those of its role. Raises GraphError for one that is not there."""
-        there = self.tools or {}
+    def tool_names(self, node: Node) -> tuple[str, ...]:
+        """The names of a node's tools: its own, else those of its role."""
         wanted = find(self.roles, node.role).tools if node.tools is None else node.tools
-        if not wanted:
-            return ()
-        names = dict.fromkeys(x for name in wanted for x in (self.own if name == ALL_TOOLS else (name,)))
+        return tuple(
+            dict.fromkeys(x for name in wanted for x in (self.own if name == ALL_TOOLS else (name,)))
+        )
+
+    def tools_of(self, node: Node) -> tuple[Function, ...]:
+        """The tools of a node. Raises GraphError for one that is not there."""
+        there, names = self.tools or {}, self.tool_names(node)
         for name in names:
             if name not in there:
                 raise GraphError(
@@ -276,6 +279,15 @@ def _vote(node: Node, heard: Sequence[Outcome], *, weighted: bool) -> Outcome:
 
 
 def same(text: str) -> str:
-    """What two answers must share to count as one: their last line, without case, spaces and marks at its ends."""
-    lines = [line for line in text.strip().splitlines() if line.strip()]
-    return re.sub(r"\s+", " ", lines[-1]).strip(" .*`\"'").casefold() if lines else ""
+    """
+    What two answers must share to count as one: their last line, without case, spaces and marks at its ends.
+
+    Of an answer that ends in a block of several lines, such as a program, it is the block.
+    """
+    text = text.strip()
+    if text.endswith("```"):
+        text = "\n".join(line.rstrip() for line in code_in(text).strip().splitlines())
+        if "\n" in text and "```" not in text:
+            return text
+    lines = [re.sub(r"\s+", " ", line).strip(" .*`\"'") for line in text.splitlines()]
+    return next((line.casefold() for line in reversed(lines) if line), "")

@@ -9,6 +9,7 @@ library for each node; `edgewise serve` puts them into the program's calls.
 import asyncio
 import hashlib
 import json
+import sys
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from functools import partial
@@ -27,7 +28,6 @@ from experience.step import check_alive, mean, statistics
 from mas.gateway import (
     ROLE,
     Called,
-    Drive,
     Gateway,
     NodeOf,
     Processes,
@@ -38,13 +38,14 @@ from mas.gateway import (
     node_of,
 )
 from toolkit.artifact import Artifact
-from toolkit.collect import Asks
+from toolkit.collect import Asks, Drive
 from toolkit.config import resolve
-from toolkit.errors import ArtifactError
+from toolkit.errors import ArtifactError, ConfigError
 from toolkit.evaluate import Arm, compare, reward_of
 from toolkit.gate import Choice, Scores, Spending, Verdict, choose
 from toolkit.groups.select import shuffled
 from toolkit.ledger import Limits
+from toolkit.load import load
 from toolkit.run import Outcome, Result, carry_out
 from toolkit.seeds import seed as seed_of
 from toolkit.serve import Answer
@@ -54,6 +55,8 @@ from toolkit.types import Example, Group, Hosted, Note, Plan, Reply, Request, Ro
 __all__ = ["Called", "NodeLibraries", "Processes", "adopt", "answerer", "node_of"]
 
 FILE = "nodes.json"
+PROGRAM = "program.json"
+"""The file that says how the nodes of the program are told apart, where that is not `node_of`."""
 ALL = "all nodes"
 RUN_SECONDS = 300.0
 """The most that one run of the program may take."""
@@ -99,7 +102,7 @@ def adopt(
     *,
     model: str,
     processes: int = 4,
-    node_of: NodeOf = node_of,
+    node_of: NodeOf | str = node_of,
     limits: Limits | None = None,
     run: str | Path | None = None,
     watch: Callable[[Note], None] = lambda note: None,
@@ -112,24 +115,50 @@ def adopt(
     `program` is "module:function", which takes a question and gives an answer and is run in `processes` of its own, or
     an async function of the question and the base URL that its openai clients must use. `model` names the server that
     the program's calls go to (openai/NAME, http://host/v1#NAME); which of its models is asked is the program's choice.
-    `settings` are fields of `ExperienceConfig`. The artefact holds nodes.json. Raises the errors of `toolkit.errors`.
+    `node_of` names the node that made a call: a function of a module, or "module:function", so that `edgewise serve`
+    finds it again. `settings` are fields of `ExperienceConfig`. The artefact holds nodes.json. Raises the errors of
+    `toolkit.errors`.
     """
+    which, spec = _told_apart(node_of)
     bounds = asdict(limits) if limits else {}
     config = resolve(ExperienceConfig, task.settings, {"model": model, **bounds, **settings})
     job = Job(task, config)
 
     def way(*_: Any) -> Plan[Outcome]:
         made = Processes(program, processes) if isinstance(program, str) else Called(program)
-        return (yield Hosted(partial(_hosted, job, made, node_of, run_seconds)))
+        return (yield Hosted(partial(_hosted, job, made, which, spec, run_seconds)))
 
     where = Path(run) if run else None
     return asyncio.run(carry_out(task, config, way, where, job="adopt", watch=watch))
 
 
-async def _hosted(job: Job, program: Program, node_of: NodeOf, seconds: float, drive: Drive) -> Outcome:
-    gateway = Gateway(program, drive, job.config.model, job.config.max_tokens, seconds, node_of)
+async def _hosted(
+    job: Job, program: Program, which: NodeOf, spec: str, seconds: float, drive: Drive
+) -> Outcome:
+    gateway = Gateway(program, drive, job.config.model, job.config.max_tokens, seconds, which)
     async with gateway.open():
-        return await drive(learn(job, gateway))
+        found = await drive(learn(job, gateway))
+    more = {PROGRAM: {"node_of": spec}} if spec else {}
+    return replace(found, files={**found.files, **more}, start={**found.start, **more})
+
+
+def _told_apart(by: NodeOf | str) -> tuple[NodeOf, str]:
+    """The function, and how it is found again ("" for `node_of`). Raises ConfigError where it can't be, TaskError."""
+    if by is node_of:
+        return node_of, ""
+    if isinstance(by, str):
+        return load(by, Path.cwd()), by
+    place, name = getattr(by, "__module__", ""), getattr(by, "__qualname__", "")
+    if (
+        place == "__main__"
+        or not name.isidentifier()
+        or getattr(sys.modules.get(place), name, None) is not by
+    ):
+        raise ConfigError(
+            "node_of must be a function of a module, as `edgewise serve` has to find it again: put it into a file of "
+            'its own, and give it as "module:function".'
+        )
+    return by, f"{place}:{name}"
 
 
 # ---- learning --------------------------------------------------------------------------------------
@@ -329,11 +358,17 @@ def _measured(job: Job, gateway: Gateway, learnt: NodeLibraries) -> Plan[Outcome
 
 
 def answerer(artifact: Artifact, model: str, client: Asks) -> Answer:
-    """What puts the lessons of its nodes into a program's calls and passes them on: for `edgewise serve`."""
+    """
+    What puts the lessons of its nodes into a program's calls and passes them on: for `edgewise serve`.
+
+    A function of the user's that tells nodes apart is imported, from the folder that this runs in or as usual.
+    """
     libraries = NodeLibraries.from_json(artifact.files.get(FILE))
+    spec = artifact.files.get(PROGRAM, {}).get("node_of", "")
+    which: NodeOf = load(spec, Path.cwd()) if spec else node_of
 
     async def answer(request: Request) -> Reply:
-        asked = dressed(request, libraries.nodes, node_of(request))
+        asked = dressed(request, libraries.nodes, which(request))
         return await client.ask(named(asked, model, artifact.sampling.max_tokens))
 
     return answer

@@ -6,7 +6,9 @@ Where runs of a graph are kept while they wait or after a crash: LangGraph's che
     postgresql://...     a database, for many processes (package langgraph-checkpoint-postgres)
 """
 
+import asyncio
 import contextlib
+import sqlite3
 import time
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
@@ -71,11 +73,19 @@ async def _sqlite(path: str) -> AsyncIterator[Any]:
         raise _missing("langgraph-checkpoint-sqlite") from None
     async with contextlib.AsyncExitStack() as stack:
         try:
+            # Where that fails, aiosqlite leaves a thread behind that nobody waits for: so it is tried without.
+            await asyncio.to_thread(_tried, path)
             saver = await stack.enter_async_context(AsyncSqliteSaver.from_conn_string(path))
             await saver.setup()
-        except OSError as error:
+        except (OSError, sqlite3.Error) as error:
             raise StoreDown(f"{path} can't be opened ({error}).") from error
         yield saver
+
+
+def _tried(path: str) -> None:
+    """Open a file as a database. Raises sqlite3.Error."""
+    with contextlib.closing(sqlite3.connect(path)) as database:
+        database.execute("PRAGMA schema_version")
 
 
 @contextlib.asynccontextmanager

@@ -9,7 +9,7 @@ from typing import Any
 from experience.command import Words
 from experience.job import Job as WordsJob
 from experience.loop import Runs
-from mas.config import WiringConfig
+from mas.config import LIMITS, WiringConfig
 from mas.designs import load
 from mas.encode import HASHING
 from mas.forecast import forecast
@@ -92,13 +92,17 @@ def _with_graphs(path: str) -> Artifact | None:
 
 
 def _runs(artifact: Artifact) -> Runs:
-    """How to run an artefact's graphs, with the settings that all arms share."""
+    """How to run an artefact's graphs: within their own limits, with the settings and the judge that all arms share."""
     data = artifact.files["graph.json"]
     design, roles = load(data), roles_in(artifact.files.get("roles.json", {}))
+    kept = WiringConfig.kept(artifact.settings)
+    limits = {key: getattr(kept, key) for key in LIMITS}
 
     def runs(words: WordsJob) -> Plan[list[Group]]:
         shared = {key: getattr(words.config, key) for key in Config.model_fields}
-        config = resolve(WiringConfig, {**shared, "encoder": data.get("encoder") or HASHING})
+        # Nothing is searched for here, and the usual search would want torch.
+        given = {"judge": words.judge, "encoder": data.get("encoder") or HASHING, "search": "fixed"}
+        config = resolve(WiringConfig, shared, limits, given)
         job = yield from prepared(Job(words.task, config, roles), words.task.test)
         return (yield from measure(job, design, words.task.test))
 

@@ -1,14 +1,21 @@
 """Settings of learning in wiring. The paper states none (arXiv 2506.08507): all defaults are ours."""
 
 from collections.abc import Mapping
-from typing import Any, Literal
+from typing import Any, Literal, Self
 
 from pydantic import Field, field_validator
 
 from experience.config import ExperienceConfig
-from toolkit.config import Config
+from mas.context import GraphLimits
+from toolkit.config import Config, resolve
+from toolkit.errors import ArtifactError, ConfigError
 
 Search = Literal["hrpo", "tabular", "random", "fixed", "edges", "evolution", "lessons"]
+
+LIMITS = ("node_seconds", "graph_calls", "graph_tokens")
+"""Limits of one graph run."""
+IN_USE = ("turns", "calling", *LIMITS)
+"""Settings that an artefact keeps beside how replies are drawn."""
 
 
 class WiringConfig(Config):
@@ -47,6 +54,23 @@ class WiringConfig(Config):
     node_seconds: float = Field(300.0, gt=0, description="seconds until one agent of a graph is given up")
     graph_calls: int | None = Field(64, ge=1, description="the most calls of one graph run")
     graph_tokens: int | None = Field(None, ge=1, description="the most tokens of one graph run")
+
+    def in_use(self) -> dict[str, Any]:
+        """The settings with which an artefact was measured and should be used."""
+        return {**super().in_use(), **{key: getattr(self, key) for key in IN_USE}}
+
+    @classmethod
+    def kept(cls, settings: Mapping[str, Any]) -> Self:
+        """The settings of an artefact; those that it does not keep are the defaults. Raises ArtifactError."""
+        try:
+            return resolve(cls, {key: settings[key] for key in IN_USE if key in settings})
+        except ConfigError as error:
+            raise ArtifactError(f"The artefact can't be used as it was measured: {error}") from error
+
+    @property
+    def graph_limits(self) -> GraphLimits:
+        """The limits of one graph run."""
+        return GraphLimits(calls=self.graph_calls, tokens=self.graph_tokens, node_seconds=self.node_seconds)
 
     @classmethod
     def known(cls, settings: Mapping[str, Any]) -> dict[str, Any]:

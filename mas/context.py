@@ -16,8 +16,9 @@ from mas.act import Ended, Outcome, Team, act
 from mas.flow import Said, flow
 from mas.graph import Graph, Node
 from mas.keys import keys
-from mas.meter import Broke, Drive, Meter, metered
+from mas.meter import Broke, Meter, metered
 from mas.shared import Ran, Shared
+from toolkit.collect import Drive
 from toolkit.errors import ConfigError, EdgewiseError, RewardError
 from toolkit.ledger import Ledger, Limits
 from toolkit.prices import Price

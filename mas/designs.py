@@ -29,6 +29,14 @@ class Fixed:
         return {"kind": "fixed", "graph": self.graph.to_json()}
 
 
+def tools_in(data: Any) -> tuple[str, ...]:
+    """The names of the task's own tools that the graphs of a design may use. Raises GraphError."""
+    names = data.get("tools", []) if isinstance(data, dict) else None
+    if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
+        raise GraphError("This is no design of agent graphs: its tools are no list of names.")
+    return tuple(names)
+
+
 def load(data: Any) -> Design:
     """
     The design in plain data; nothing is executed.

@@ -4,15 +4,17 @@ An agent graph as a plain LangGraph module that runs without Edgewise.
 `mas.export_code` writes the module; its fixed parts are in `mas.export_text`.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from mas import export_text
+from mas.act import Team
+from mas.config import WiringConfig
 from mas.export_code import Writer, shape
 from mas.graph import Graph
-from mas.graph_command import read
+from mas.graph_command import operand, read
 from mas.roles import Roles
 from toolkit.artifact import Artifact
 from toolkit.client import wire_name
@@ -24,8 +26,8 @@ from toolkit.types import Sampling
 FORMAT = {"dependencies": ["."], "graphs": {"agent": "./graph.py:graph"}, "env": ".env"}
 """langgraph.json, as the LangGraph CLI reads it."""
 
-NODE_SECONDS = 300.0
-"""Until a node is given up."""
+USUAL = WiringConfig()
+"""The settings where none are known."""
 
 PLAIN = Sampling()
 
@@ -65,7 +67,7 @@ def command(source: str, folder: Path) -> Exported:
     a plain module has no policy. Raises ArtifactError or GraphError.
     """
     found = read(source)
-    model, sampling = _measured_with(source)
+    model, sampling, settings = _measured_with(operand(source)[0])
     used, *others = found.used
     note = ""
     if others:
@@ -74,17 +76,26 @@ def command(source: str, folder: Path) -> Exported:
             f"The design has {1 + len(others)} graphs for {queries} queries; this one was used for {used.queries} of "
             "them. `edgewise serve` chooses by query."
         )
-    return export(used.graph, found.roles, folder, model=model, sampling=sampling, note=note)
+    return export(
+        used.graph,
+        found.roles,
+        folder,
+        model=model,
+        sampling=sampling,
+        own=found.tools,
+        turns=settings.turns,
+        node_seconds=settings.node_seconds,
+        note=note,
+    )
 
 
-def _measured_with(source: str) -> tuple[str, Sampling]:
+def _measured_with(path: Path) -> tuple[str, Sampling, WiringConfig]:
     """The model and the settings of an artefact; of a bare graph.json none."""
-    path = Path(source if Path(source).exists() else source.rpartition("@")[0])
     try:
         artifact = Artifact.load(path.parent if path.suffix == ".json" else path)
     except ArtifactError:
-        return "", PLAIN
-    return artifact.model, artifact.sampling
+        return "", PLAIN, USUAL
+    return artifact.model, artifact.sampling, WiringConfig.kept(artifact.settings)
 
 
 def export(
@@ -95,18 +106,22 @@ def export(
     model: str = "",
     sampling: Sampling = PLAIN,
     tools: Mapping[str, Function] | None = None,
-    node_seconds: float = NODE_SECONDS,
+    own: Sequence[str] | None = None,
+    turns: int = USUAL.turns,
+    node_seconds: float = USUAL.node_seconds,
     note: str = "",
 ) -> Exported:
     """
     Write graph.py, langgraph.json, requirements.txt and README.md into `folder`.
 
     `model` is the model of nodes that name none, `tools` describes tools by name; the code of tools other than
-    "python" is left for the user to connect. Raises GraphError for a role that is not there, and for models of several
-    servers.
+    "python" is left for the user to connect. `own` are the tools of the task, which a role gets by "*": those of
+    `tools` where nothing is said. `turns` are the most that the run allowed. Raises GraphError for a role that is not
+    there, and for models of several servers.
     """
     folder = Path(folder)
-    writer = Writer(graph, roles, model, sampling, tools or {}, node_seconds)
+    names = tuple(tools or ()) if own is None else tuple(own)
+    writer = Writer(graph, Team(roles, model, sampling, tools, turns, own=names), node_seconds)
     readme = export_text.README.format(
         model=wire_name(model) if model else "gpt-4o-mini",
         version=graph.version,

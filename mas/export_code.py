@@ -9,18 +9,19 @@ import math
 import re
 import textwrap
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from inspect import getsource
+from itertools import count
 from typing import Any
 
 from mas import act, export_text
+from mas.act import Team
 from mas.flow import flow, most_runs
 from mas.graph import Graph, Node
-from mas.roles import ALL_TOOLS, Role, Roles, find
+from mas.roles import Role, find
 from toolkit.client import server_of, wire_name
 from toolkit.errors import GraphError
-from toolkit.extract import BLOCK
-from toolkit.tools import Function
+from toolkit.extract import BLOCK, code_in
 from toolkit.tools.python import python_tool
-from toolkit.types import Sampling
 
 WIDTH = 100
 ANYTHING = {"type": "object", "properties": {}}
@@ -34,22 +35,15 @@ def shape(graph: Graph) -> list[str]:
 
 
 class Writer:
-    """Puts one module together."""
+    """Puts one module together; `stubs` are the tools whose code it lacks."""
 
-    def __init__(
-        self,
-        graph: Graph,
-        roles: Roles,
-        model: str,
-        sampling: Sampling,
-        tools: Mapping[str, Function],
-        seconds: float,
-    ):
-        self.graph, self.roles, self.model = graph, roles, model
-        self.sampling, self.tools, self.seconds = sampling, tools, seconds
+    def __init__(self, graph: Graph, team: Team, seconds: float):
+        self.graph, self.team, self.seconds = graph, team, seconds
+        self.roles, self.model, self.sampling = team.roles, team.model, team.sampling
         self.kinds = {self._kind(node) for node in graph.nodes}
         self.used = tuple(dict.fromkeys(name for node in graph.nodes for name in self._tools(node)))
         self.stubs = [name for name in self.used if name != "python"]
+        self.functions = {"python": "python", **_identifiers(self.stubs)}
 
     def module(self) -> str:
         """The whole text of graph.py."""
@@ -72,13 +66,7 @@ class Writer:
         return "programmed" if role.act == "program" else "voted"
 
     def _tools(self, node: Node) -> tuple[str, ...]:
-        role = find(self.roles, node.role)
-        if role.act != "ask":
-            return ()
-        named = role.tools if node.tools is None else node.tools
-        return tuple(
-            dict.fromkeys(name for each in named for name in (self.tools if each == ALL_TOOLS else (each,)))
-        )
+        return self.team.tool_names(node) if find(self.roles, node.role).act == "ask" else ()
 
     def _head(self) -> str:
         picture = "\n".join(f"    {line}" for line in shape(self.graph))
@@ -141,8 +129,9 @@ class Writer:
         checked = text.CHECKED
         for name in ("VERDICT", "RESULT", "LISTED"):
             checked = checked.replace(f"{name}_PATTERN", _pattern(getattr(act, name)))
-        programmed = text.PROGRAM.replace("BLOCK_PATTERN", _pattern(BLOCK))
-        programmed = programmed.replace("PROBLEM_TEXT", quoted(act.PROBLEM))
+        blocks = text.BLOCKS.replace("BLOCK_PATTERN", _pattern(BLOCK))
+        blocks = blocks.replace("SOURCE_OF_CODE_IN", getsource(code_in))
+        programmed = text.PROGRAM.replace("PROBLEM_TEXT", quoted(act.PROBLEM))
         programmed = programmed.replace("NO_PROGRAM_TEXT", quoted(act.NO_PROGRAM))
         runs = "programmed" in self.kinds or "python" in self.used
         chosen = (
@@ -152,13 +141,18 @@ class Writer:
             (text.ASKED_WITH_TOOLS, "with_tools" in self.kinds),
             (program, runs),
             (text.PYTHON_TOOL, "python" in self.used),
+            (blocks, bool({"programmed", "voted"} & self.kinds)),
             (programmed, "programmed" in self.kinds),
-            (text.VOTED, "voted" in self.kinds),
+            (text.VOTED.replace("SOURCE_OF_SAME", getsource(act.same)), "voted" in self.kinds),
             (text.LOOPS, bool(self.graph.loops)),
             (text.ENDS, True),
         )
-        stubs = "".join(text.STUB.format(name=name, function=_identifier(name)) for name in self.stubs)
-        return "".join(part for part, needed in chosen if needed) + stubs
+        return "".join(part for part, needed in chosen if needed) + "".join(map(self._stub, self.stubs))
+
+    def _stub(self, name: str) -> str:
+        """What stands for a tool of the user's."""
+        sentence = quoted(f"the tool {name} is not connected")
+        return export_text.STUB.format(function=self.functions[name], sentence=sentence)
 
     # ---- nodes and edges ---------------------------------------------------------------------------
 
@@ -172,14 +166,14 @@ class Writer:
             return ""
         rows = []
         for name in self.used:
-            known = self.tools.get(name) or (python_tool() if name == "python" else None)
+            known = (self.team.tools or {}).get(name) or (python_tool() if name == "python" else None)
             schema = {
                 "name": name,
                 "description": known.tool.description if known else name,
                 "parameters": known.tool.parameters if known else ANYTHING,
             }
             data = textwrap.indent(_python(schema), "        ").lstrip()
-            rows.append(f"    {quoted(name)}: (\n        {data},\n        {_identifier(name)},\n    ),\n")
+            rows.append(f"    {quoted(name)}: (\n        {data},\n        {self.functions[name]},\n    ),\n")
         return f"TOOLS: dict[str, tuple[dict[str, Any], Callable[..., Awaitable[str]]]] = {{\n{''.join(rows)}}}\n"
 
     def _call(self, node: Node) -> str:
@@ -190,8 +184,8 @@ class Writer:
             given["back"] = quoted(loop.source)
         if kind == "voted":
             if role.act == "weighted":
-                weights = {name: self.graph[name].weight for name in self.graph.before[node.name]}
-                given["weights"] = _python(weights)
+                heard = flow(self.graph).hears(node.name, 1)
+                given["weights"] = _python({name: self.graph[name].weight for name in heard})
         else:
             given |= self._asking(node, role, kind)
         arguments = "".join(f"\n        {key}={value}," for key, value in given.items())
@@ -207,7 +201,7 @@ class Writer:
         if kind == "with_tools":
             given["tools"] = _names(self._tools(node))
         if kind in ("with_tools", "programmed"):
-            given["turns"] = repr(role.turns)
+            given["turns"] = repr(min(self.team.turns, role.turns))
         if kind != "programmed" and (role.marked or not role.answers):
             given["gives"] = quoted("result" if role.marked else role.gives)
         if node.model and node.model != self.model:
@@ -306,6 +300,16 @@ def _pieces(line: str) -> list[str]:
     return [*pieces, rest]
 
 
-def _identifier(name: str) -> str:
-    """A function's name for a tool; `python` is as it stands."""
-    return "".join(sign if sign.isalnum() else "_" for sign in name) + ("" if name == "python" else "_tool")
+def _identifiers(names: Iterable[str]) -> dict[str, str]:
+    """A function's name for each tool, all different."""
+    found: dict[str, str] = {}
+    for name in names:
+        plain = re.sub(r"^(?=\d)", "_", re.sub(r"[^0-9A-Za-z_]", "_", name)) + "_tool"
+        taken = set(found.values())
+        found[name] = next(each for each in _numbered(plain) if each not in taken)
+    return found
+
+
+def _numbered(name: str) -> Iterator[str]:
+    yield name
+    yield from (f"{name}_{number}" for number in count(2))

@@ -246,9 +246,15 @@ async def run_python(code: str) -> tuple[str, str]:
     return printed, ""
 '''
 
-PROGRAM = '''
+BLOCKS = """
 
 BLOCK = re.compile(BLOCK_PATTERN)
+
+
+SOURCE_OF_CODE_IN"""
+
+PROGRAM = '''
+
 PROBLEM = PROBLEM_TEXT
 NO_PROGRAM = NO_PROGRAM_TEXT
 
@@ -283,11 +289,9 @@ def programmed(
 
 async def executed(reply: str) -> tuple[str, str]:
     """Run the last block of Python in a reply, else its last block."""
-    blocks = BLOCK.findall(reply)
-    if not blocks:
+    if not BLOCK.search(reply):
         return "", NO_PROGRAM
-    python = [code for language, code in blocks if language.lower() in ("python", "py", "python3")]
-    printed, problem = await run_python((python or [code for _, code in blocks])[-1])
+    printed, problem = await run_python(code_in(reply))
     return ("", problem) if problem else (printed, "" if printed else "it printed nothing")
 '''
 
@@ -301,14 +305,16 @@ async def python(code: str) -> str:
 STUB = '''
 
 async def {function}(**arguments: Any) -> str:
-    """The tool {name!r}: connect yours here, it was not exported."""
-    raise NotImplementedError("the tool {name} is not connected")
+    """A tool that was not exported: connect yours here."""
+    raise NotImplementedError({sentence})
 '''
 
 VOTED = '''
 
 # ---- votes: no model is asked ----------------------------------------------------------------------
 
+
+SOURCE_OF_SAME
 
 def voted(name: str, *, hears: list[str], back: str = "", weights: dict[str, float] | None = None) -> Node:
     """A node that says the answer with the most votes; of equals the one that was heard first."""
@@ -325,12 +331,6 @@ def voted(name: str, *, hears: list[str], back: str = "", weights: dict[str, flo
         return {"text": next(said["answer"] for said in words if same(said["answer"]) == best)}
 
     return safe(name, work)
-
-
-def same(text: str) -> str:
-    """What two answers share if they count as one: their last line, without case, spaces and marks at its ends."""
-    lines = [line for line in text.strip().splitlines() if line.strip()]
-    return re.sub(r"\\s+", " ", lines[-1]).strip(" .*`\\"'").casefold() if lines else ""
 '''
 
 LOOPS = '''

@@ -19,10 +19,11 @@ from typing import Any, Protocol
 
 from experience.library import Library
 from toolkit.client import server_of
+from toolkit.collect import Drive, asking
 from toolkit.load import load
 from toolkit.seeds import seed as seed_of
 from toolkit.serve import routed, running
-from toolkit.types import Example, Message, Payer, Plan, Reply, Request, Rollout, Step, Stop, Usage
+from toolkit.types import Example, Message, Payer, Reply, Request, Rollout, Step, Stop, Usage
 
 ROLE = "program"
 """The role of whole runs; those of its nodes have the nodes' names."""
@@ -32,7 +33,6 @@ UNNAMED = "(no system prompt)"
 
 Libraries = Mapping[str, Library]
 NodeOf = Callable[[Request], str]
-Drive = Callable[[Plan[Any]], Awaitable[Any]]
 
 
 def node_of(request: Request) -> str:
@@ -135,20 +135,30 @@ class Processes:
 
     async def ask(self, key: str, url: str, example: Example) -> str:
         """Have the process answer. Raises RuntimeError with what went wrong in it."""
-        process, pipe = self._workers.get(key) or self._start(key, url)
         try:
-            pipe.send(example.messages[-1].content)
+            pipe = await self._asked(key, url, example.messages[-1].content)
             fine, said = await asyncio.to_thread(pipe.recv)
-        except EOFError:
-            self._workers.pop(key, None)
+        except (EOFError, OSError):
+            await self._ended(key)
             raise RuntimeError("the program's process ended") from None
         except asyncio.CancelledError:
-            self._workers.pop(key, None)
-            process.kill()
+            await self._ended(key)
             raise
         if not fine:
             raise RuntimeError(said)
         return said
+
+    async def _asked(self, key: str, url: str, question: str) -> Any:
+        """Ask the process, or a fresh one where it died since the last run; gives the pipe that the answer comes by."""
+        if key in self._workers:
+            _, pipe = self._workers[key]
+            with contextlib.suppress(OSError):
+                pipe.send(question)
+                return pipe
+            await self._ended(key)
+        _, pipe = self._start(key, url)
+        pipe.send(question)
+        return pipe
 
     def _start(self, key: str, url: str) -> tuple[Any, Any]:
         context = multiprocessing.get_context("spawn")
@@ -159,13 +169,16 @@ class Processes:
         self._workers[key] = process, ours
         return self._workers[key]
 
+    async def _ended(self, key: str) -> None:
+        """End a process, and let the next run have a new one."""
+        process, _ = self._workers.pop(key)
+        process.kill()
+        await asyncio.to_thread(process.join)
+
     async def aclose(self) -> None:
         """End the processes."""
-        for process, pipe in self._workers.values():
-            pipe.close()
-            process.kill()
-            await asyncio.to_thread(process.join)
-        self._workers = {}
+        for key in list(self._workers):
+            await self._ended(key)
 
 
 def _work(pipe: Any, target: str, url: str) -> None:
@@ -267,7 +280,7 @@ class Gateway:
         sampling = replace(asked.sampling, seed=seed)
         try:
             reply = await self._drive(
-                _asked(replace(asked, sampling=sampling, sample=trial.sample, payer=payer))
+                asking(replace(asked, sampling=sampling, sample=trial.sample, payer=payer))
             )
         except Exception as error:
             live.error = live.error or error
@@ -276,10 +289,6 @@ class Gateway:
         run = Rollout(trial.example.id, node, trial.sample, steps, reply.stop, seed=seed, error=reply.error)
         live.calls[node, number] = run
         return reply
-
-
-def _asked(request: Request) -> Plan[Reply]:
-    return (yield request)
 
 
 def _recorded(live: _Live, said: str, stop: Stop, error: str) -> Rollout:

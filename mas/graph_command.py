@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from mas import picture
+from mas.designs import tools_in
 from mas.diff import diff
 from mas.graph import Graph
 from mas.roles import CATALOGUE, Role, Roles, catalogue
@@ -38,13 +39,15 @@ class Designed:
     """
     What a GRAPH holds: the different graphs, the most used first, and the roles they were made of.
 
-    `source` is how the user called it; `kind` is the design's, "graph" for a plain graph.
+    `source` is how the user called it; `kind` is the design's, "graph" for a plain graph. `tools` are those that its
+    task had.
     """
 
     source: str
     kind: str
     used: tuple[Used, ...]
     roles: Roles
+    tools: tuple[str, ...] = ()
 
     @property
     def only(self) -> Graph:
@@ -60,14 +63,14 @@ class Designed:
 
 def read(source: str) -> Designed:
     """What a GRAPH holds. Raises ArtifactError where there is none, GraphError for one that can't be read."""
-    path, version = _operand(source)
+    path, version = operand(source)
     data, roles = _content(path)
     kind, found = _used(path, data)
     used = tuple(each for each in found if each.graph.version.startswith(version))
     if not used:
         near = meant(version, [each.graph.version for each in found])
         raise GraphError(f"{path} holds no graph {version!r}{near}")
-    return Designed(source, kind, used, roles)
+    return Designed(source, kind, used, roles, tools_in(data))
 
 
 def show(source: str, form: str) -> Shown:
@@ -99,7 +102,7 @@ def roles(files: Sequence[str]) -> Shown:
 # ---- reading ---------------------------------------------------------------------------------------
 
 
-def _operand(source: str) -> tuple[Path, str]:
+def operand(source: str) -> tuple[Path, str]:
     """A path, and what follows its last "@" where no file has that in its name."""
     path, at, version = source.rpartition("@")
     if not at or not path or Path(source).exists():

@@ -97,11 +97,7 @@ class Job:
     @property
     def limits(self) -> GraphLimits:
         """The limits of one graph run."""
-        return GraphLimits(
-            calls=self.config.graph_calls,
-            tokens=self.config.graph_tokens,
-            node_seconds=self.config.node_seconds,
-        )
+        return self.config.graph_limits
 
     @property
     def judge(self) -> str:

@@ -285,7 +285,19 @@ def artifact_files(job: Job, design: Design) -> dict[str, Any]:
     roles = {
         name: role.model_dump(mode="json", exclude_defaults=True) for name, role in job.catalogue.items()
     }
-    return {"graph.json": {**design.to_json(), "examples": examples}, "roles.json": roles}
+    data = {**design.to_json(), "examples": examples}
+    if tools := _own_tools(job, design):
+        data["tools"] = tools
+    return {"graph.json": data, "roles.json": roles}
+
+
+def _own_tools(job: Job, design: Design) -> list[str]:
+    """The tools of the task that a design may use: of one graph those of its nodes, else all."""
+    team = job.team("use", job.config.measuring)
+    if not isinstance(design, Fixed):
+        return list(team.own)
+    used = {name for node in design.graph.nodes for name in team.tool_names(node)}
+    return [name for name in team.own if name in used]
 
 
 @dataclass(frozen=True, slots=True)

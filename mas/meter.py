@@ -12,11 +12,11 @@ from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
 
+from toolkit.collect import Drive, asking
 from toolkit.errors import EdgewiseError, LimitReached
 from toolkit.ledger import Ledger
 from toolkit.types import Hosted, Message, Plan, Reply, Request, Step, T, Work
 
-Drive = Callable[[Plan[Any]], Awaitable[Any]]
 Call = tuple[Request, Reply]
 
 
@@ -96,11 +96,6 @@ def metered(plan: Plan[T], meter: Meter) -> Plan[T | Broke]:
             answer = yield from _got(want, meter)
     finally:
         plan.close()
-
-
-def asking(request: Request) -> Plan[Reply]:
-    """The plan of one call."""
-    return (yield request)
 
 
 def _got(want: Any, meter: Meter) -> Plan[Any]:

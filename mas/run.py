@@ -8,8 +8,8 @@ from mas.act import Outcome, Team
 from mas.context import UNLIMITED, Context, GraphLimits, NodeRun, Process, emit_reward
 from mas.flow import standing
 from mas.graph import Graph
-from mas.meter import Drive
 from mas.shared import Shared
+from toolkit.collect import Drive
 from toolkit.types import Example, Hosted, Message, Plan, Rollout, Step, Stop, Usage
 
 __all__ = ["GraphLimits", "GraphRun", "NodeRun", "Shared", "emit_reward", "graph_run"]

@@ -17,8 +17,9 @@ from typing import Any, Self
 from mas import checkpoint
 from mas.act import Outcome, Team
 from mas.checkpoint import Retention
+from mas.config import WiringConfig
 from mas.context import Context, GraphLimits
-from mas.designs import Fixed, load
+from mas.designs import Fixed, load, tools_in
 from mas.encode import encoded
 from mas.flow import standing
 from mas.graph import Graph
@@ -34,6 +35,7 @@ from toolkit.serve import Answer, drawn_as
 from toolkit.tools import load_tools
 from toolkit.tools.python import python_tool
 from toolkit.types import Example, Message, Reply, Request, Sampling, Usage
+from toolkit.wire import refusal
 
 PRUNE_EVERY = 100
 """Runs between two looks for threads that need not be kept."""
@@ -104,8 +106,9 @@ class AgentGraph:
         """
         The graph of an artefact or of a finished run, with the model and the settings that it was measured with.
 
-        `tools` are those that the task gave, as in a task file. `how` are the fields from `client` on. Raises
-        ArtifactError or GraphError.
+        `tools` are those that the task gave, as in a task file. `how` are the fields from `client` on; `limits` are
+        those of the measurement where nothing else is said. Raises ArtifactError, GraphError, or ConfigError where a
+        tool of the task is missing.
         """
         return cls.of(Artifact.load(path), model=model, tools=tools, **how)
 
@@ -114,16 +117,26 @@ class AgentGraph:
         """The same from an artefact that is loaded."""
         if "graph.json" not in artifact.files:
             raise ArtifactError("This artefact holds no graph: it was not made by --by graph.")
+        data, settings = artifact.files["graph.json"], WiringConfig.kept(artifact.settings)
         given = {each.tool.name: each for each in load_tools(tools, Path.cwd())}
+        there = {"python": python_tool(), **given}
+        own = tuple(dict.fromkeys((*tools_in(data), *given)))
+        if missing := [name for name in own if name not in there]:
+            raise ConfigError(
+                f"This graph was measured with tools of its task that are missing here: {', '.join(missing)}. Give "
+                "them in Python, by AgentGraph.load(..., tools=[...]) of mas.use; `edgewise serve` has none."
+            )
         team = Team(
             _roles(artifact),
             model or artifact.model,
             artifact.sampling,
-            {"python": python_tool(), **given},
+            there,
+            settings.turns,
+            settings.calling,
             payer="use",
-            own=tuple(given),
+            own=own,
         )
-        return cls(load(artifact.files["graph.json"]), team, **how)
+        return cls(load(data), team, **{"limits": settings.graph_limits, **how})
 
     # ---- asking ----------------------------------------------------------------------------------
 
@@ -208,11 +221,13 @@ class AgentGraph:
         from mas.compile import compiled, plain
 
         graph = await self._graph(messages)
+        # A seed is for the whole run: of it and the question each node has one of its own.
+        wanted = sampling and replace(sampling, seed=None)
         # Keys of nodes are kept by team, so a new one is made only where something is different.
-        differs = sampling is not None and sampling != self.team.sampling
-        team = replace(self.team, sampling=sampling) if differs else self.team
+        team = self.team if wanted in (None, self.team.sampling) else replace(self.team, sampling=wanted)
         example = Example(thread or "asked", messages)
-        seed = seed_of(0, "use", *(message.content for message in messages))
+        root = sampling.seed if sampling and sampling.seed is not None else 0
+        seed = seed_of(root, "use", *(message.content for message in messages))
         context = Context(
             graph,
             team,
@@ -362,15 +377,20 @@ def _roles(artifact: Artifact) -> Roles:
     return {**CATALOGUE, **roles_in(artifact.files.get("roles.json", {}))}
 
 
+def _unsupported(request: Request) -> str:
+    """What a request asks for that no graph can do; "" for nothing."""
+    if request.tools:
+        return "calls of tools, as it has its own: leave out tools"
+    return "JSON of some form, as each of its agents has a form of its own" if request.schema else ""
+
+
 def answerer(artifact: Artifact, model: str, client: Asks) -> Answer:
     """What answers with an artefact's graph, through `client`: for `edgewise serve`."""
     graph = AgentGraph.of(artifact, model=model, client=client)
 
     async def answer(request: Request) -> Reply:
-        if request.tools:
-            return Reply(
-                Message("assistant", ""), "refused", error="an agent graph has its own tools: leave out tools"
-            )
+        if asked := _unsupported(request):
+            return refusal(f"an agent graph can't be asked for {asked}")
         done = await graph.answer(request.messages, sampling=drawn_as(request, artifact.sampling))
         if done.error:
             return Reply(Message("assistant", ""), "failed", done.usage, error=done.error)

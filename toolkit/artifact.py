@@ -2,25 +2,28 @@
 What a run leaves: a directory, or its zip (`*.edge`), of plain data. Loading one executes nothing.
 
 `manifest.json` names the format, the task, the base model and the checksum of every other file. It is written
-last: a directory without one is unfinished.
+last: a directory without one is unfinished. Weights lie in a folder of it, as safetensors.
 """
 
 import hashlib
 import json
 import re
+import shutil
 import zipfile
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from toolkit.errors import ArtifactError
-from toolkit.files import json_text, replace_text, replacing
+from toolkit.files import json_text, replace_text, replacing, sha256_of
+from toolkit.local import cache_dir
 from toolkit.types import Sampling
 
 FORMAT = 1
 MANIFEST = "manifest.json"
 PLAIN = re.compile(r"\w[\w.-]*\.json")
+IN_FOLDER = re.compile(r"\w[\w-]*/\w[\w.-]*\.(safetensors|json|jinja|txt|model|md)")
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,7 +32,7 @@ class Artifact:
     An improvement as data: `files` maps a name (library.json, graph.json, evidence.json) to its content.
 
     `settings` are those of use: model and sampling of the evaluation. `parents` are fingerprints of the
-    artefacts it was made from.
+    artefacts it was made from. `folders` are directories of weights, by name.
     """
 
     task: str
@@ -37,6 +40,7 @@ class Artifact:
     files: Mapping[str, Any]
     settings: Mapping[str, Any] = field(default_factory=dict)
     parents: tuple[str, ...] = ()
+    folders: Mapping[str, Path] = field(default_factory=dict)
 
     @property
     def sampling(self) -> Sampling:
@@ -58,19 +62,29 @@ class Artifact:
         """Write a directory, or a zip where the name ends in .edge."""
         path = Path(path)
         blobs = {name: json_text(data) for name, data in self.files.items()}
-        manifest = json_text(self._manifest(blobs))
+        weights = dict(self._in_folders())
+        manifest = json_text(self._manifest(blobs, weights))
         if path.suffix == ".edge":
-            _zip(path, {**blobs, MANIFEST: manifest})
+            _zip(path, {**blobs, MANIFEST: manifest}, weights)
             return path
         path.mkdir(parents=True, exist_ok=True)
         # Without its manifest an artefact counts as unfinished: no old one may vouch for new files.
         (path / MANIFEST).unlink(missing_ok=True)
+        for name, source in weights.items():
+            _copy(source, path / name)
         for name, blob in (*blobs.items(), (MANIFEST, manifest)):
             replace_text(path / name, blob)
         return path
 
-    def _manifest(self, blobs: Mapping[str, str]) -> dict[str, Any]:
+    def _in_folders(self) -> Iterator[tuple[str, Path]]:
+        for name, folder in sorted(self.folders.items()):
+            for file in sorted(folder.iterdir()):
+                if IN_FOLDER.fullmatch(f"{name}/{file.name}"):
+                    yield f"{name}/{file.name}", file
+
+    def _manifest(self, blobs: Mapping[str, str], weights: Mapping[str, Path]) -> dict[str, Any]:
         sums = {name: hashlib.sha256(blob.encode()).hexdigest() for name, blob in blobs.items()}
+        sums |= {name: sha256_of(source) for name, source in weights.items()}
         head = {"format": FORMAT, "task": self.task, "model": self.model, "settings": dict(self.settings)}
         return {**head, "parents": list(self.parents), "files": sums}
 
@@ -82,30 +96,63 @@ class Artifact:
         Raises ArtifactError where it is missing, unfinished, damaged or of a newer format.
         """
         path = Path(path)
-        blobs = _read(path / "artifact" if (path / "artifact").is_dir() else path)
+        path = path / "artifact" if (path / "artifact").is_dir() else path
+        blobs = _read(path)
         try:
             manifest = json.loads(blobs.pop(MANIFEST))
             if manifest["format"] > FORMAT:
                 raise ArtifactError(
                     f"{path} has format {manifest['format']}, this version reads {FORMAT}: upgrade edgewise."
                 )
-            for name, checksum in manifest["files"].items():
+            weights = {name: sum_ for name, sum_ in manifest["files"].items() if IN_FOLDER.fullmatch(name)}
+            for name, checksum in manifest["files"].items() - weights.items():
                 if not PLAIN.fullmatch(name):
                     raise ArtifactError(
                         f"{path} names a file {name!r}: names are plain, such as library.json."
                     )
                 if hashlib.sha256(blobs[name]).hexdigest() != checksum:
                     raise ArtifactError(f"{path}: {name} does not match its checksum.")
-            files = {name: json.loads(blobs[name]) for name in manifest["files"]}
-            parents = tuple(manifest["parents"])
-            return cls(manifest["task"], manifest["model"], files, manifest["settings"], parents)
+            files = {name: json.loads(blobs[name]) for name in manifest["files"] if name not in weights}
+            head = (manifest["task"], manifest["model"], files, manifest["settings"])
+            return cls(*head, tuple(manifest["parents"]), _folders(path, weights))
         except (AttributeError, KeyError, TypeError, ValueError) as error:
             raise ArtifactError(f"{path} is damaged: {error!r}.") from error
 
 
-def _zip(path: Path, blobs: Mapping[str, str]) -> None:
+def _folders(path: Path, weights: Mapping[str, str]) -> dict[str, Path]:
+    """The folders that hold weights, each file checked; those of a zip are unpacked into the cache, once."""
+    if not weights:
+        return {}
+    base = path if path.is_dir() else _unpacked(path, weights)
+    for name, checksum in weights.items():
+        if not (base / name).is_file() or sha256_of(base / name) != checksum:
+            raise ArtifactError(f"{path}: {name} is missing, or does not match its checksum.")
+    return {folder: base / folder for folder in {name.partition("/")[0] for name in weights}}
+
+
+def _unpacked(path: Path, weights: Mapping[str, str]) -> Path:
+    base = cache_dir() / "artifacts" / hashlib.sha256(json_text(dict(weights)).encode()).hexdigest()[:16]
+    with zipfile.ZipFile(path) as archive:
+        for name in weights:
+            if not (base / name).exists():
+                (base / name).parent.mkdir(parents=True, exist_ok=True)
+                with archive.open(name) as packed, replacing(base / name) as growing, growing.open("wb") as out:
+                    shutil.copyfileobj(packed, out)
+    return base
+
+
+def _copy(source: Path, target: Path) -> None:
+    if source.resolve() != target.resolve():
+        target.parent.mkdir(parents=True, exist_ok=True)
+        with replacing(target) as growing:
+            shutil.copyfile(source, growing)
+
+
+def _zip(path: Path, blobs: Mapping[str, str], weights: Mapping[str, Path]) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     with replacing(path) as growing, zipfile.ZipFile(growing, "w", zipfile.ZIP_DEFLATED) as archive:
+        for name, source in weights.items():
+            archive.write(source, name, zipfile.ZIP_STORED)  # weights hardly become smaller
         for name, blob in blobs.items():
             archive.writestr(name, blob)
 

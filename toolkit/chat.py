@@ -1,10 +1,10 @@
 """The server's side of an OpenAI-compatible chat: JSON to `Request`, `Reply` to JSON. Pure, no I/O."""
 
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from toolkit.types import Message, Reply, Request, Sampling, Stop, Tool, ToolCall, Usage
 
@@ -58,8 +58,15 @@ class Function(BaseModel):
     """A function that a model may call."""
 
     name: str
-    description: str = ""
-    parameters: dict[str, Any] = {"type": "object", "properties": {}}
+    description: str | None = None
+    parameters: dict[str, Any] | None = None
+
+    @property
+    def tool(self) -> Tool:
+        """As the rest of Edgewise knows it."""
+        return Tool(
+            self.name, self.description or "", self.parameters or {"type": "object", "properties": {}}
+        )
 
 
 class Offered(BaseModel):
@@ -81,6 +88,13 @@ class Format(BaseModel):
     type: Literal["text", "json_object", "json_schema"] = "text"
     json_schema: Shape | None = None
 
+    @property
+    def schema_(self) -> dict[str, Any] | None:
+        """The schema that a reply must have, None for any text; a "json_object" is any object."""
+        if self.type == "json_schema" and self.json_schema:
+            return self.json_schema.schema_
+        return {"type": "object"} if self.type == "json_object" else None
+
 
 class StreamOptions(BaseModel):
     """How a reply is streamed."""
@@ -88,8 +102,31 @@ class StreamOptions(BaseModel):
     include_usage: bool = False
 
 
+NEUTRAL: Mapping[str, Sequence[Any]] = {
+    "frequency_penalty": (0,),
+    "presence_penalty": (0,),
+    "logit_bias": ({},),
+    "logprobs": (False,),
+    "top_logprobs": (0,),
+    "tool_choice": ("auto", "none"),
+    "parallel_tool_calls": (True,),
+    "functions": ([],),
+    "function_call": ("auto", "none"),
+    "modalities": (["text"],),
+    "audio": (),
+    "reasoning_effort": (),
+    "verbosity": (),
+    "web_search_options": (),
+}
+"""What a reply would depend on and can't be passed on, with the values that change nothing; none is one of them."""
+
+
 class Chat(BaseModel):
-    """The body of POST /v1/chat/completions; what is not named here is left alone."""
+    """
+    The body of POST /v1/chat/completions.
+
+    What a reply depends on is passed on or refused (`NEUTRAL`); of the rest what is not named here is left alone.
+    """
 
     model_config = ConfigDict(extra="ignore")
 
@@ -103,25 +140,38 @@ class Chat(BaseModel):
     stop: str | list[str] | None = None
     n: Literal[1] | None = None
     tools: list[Offered] | None = None
+    tool_choice: Any = None
     response_format: Format | None = None
     stream: bool | None = False
     stream_options: StreamOptions | None = None
+
+    @model_validator(mode="before")
+    @classmethod
+    def _supported(cls, body: Any) -> Any:
+        for name, neutral in NEUTRAL.items() if isinstance(body, dict) else ():
+            value = body.get(name)
+            if value is not None and value not in neutral:
+                raise ValueError(f"{name} is not supported here{_instead(neutral)}")
+        return body
 
     @property
     def request(self) -> Request:
         """What is asked, of the model that the client names."""
         stop = (self.stop,) if isinstance(self.stop, str) else tuple(self.stop or ())
         most = self.max_completion_tokens or self.max_tokens
-        shape = self.response_format.json_schema if self.response_format else None
+        tools = () if self.tool_choice == "none" else self.tools or ()
         return Request(
             self.model,
             tuple(said.message() for said in self.messages),
             Sampling(self.temperature, self.top_p, most, self.seed, stop),
-            tuple(
-                Tool(t.function.name, t.function.description, t.function.parameters) for t in self.tools or ()
-            ),
-            schema=shape.schema_ if shape else None,
+            tuple(offered.function.tool for offered in tools),
+            schema=self.response_format.schema_ if self.response_format else None,
         )
+
+
+def _instead(neutral: Sequence[Any]) -> str:
+    """What may be sent in place of a value that is refused."""
+    return f": leave it out, or send {' or '.join(map(json.dumps, neutral))}" if neutral else ": leave it out"
 
 
 def read(body: bytes) -> Chat:
@@ -130,8 +180,8 @@ def read(body: bytes) -> Chat:
         return Chat.model_validate_json(body)
     except ValidationError as error:
         first = error.errors()[0]
-        place = ".".join(str(part) for part in first["loc"])
-        raise BadRequest(f"{place}: {first['msg']}" if place else first["msg"]) from error
+        place, said = ".".join(map(str, first["loc"])), first["msg"].removeprefix("Value error, ")
+        raise BadRequest(f"{place}: {said}" if place else said) from error
 
 
 def completion(reply: Reply, head: Mapping[str, Any]) -> dict[str, Any]:

@@ -14,8 +14,11 @@ import typer
 from toolkit.errors import ConfigError, EdgewiseError, Interrupted
 
 # Ways of improving, resolved when a command runs, so that this file imports no upper package.
-WAYS = {"experience": "experience.command:Words", "graph": "mas.command:Wiring"}
-COMING = {"weights": "learner"}
+WAYS = {
+    "experience": "experience.command:Words",
+    "graph": "mas.command:Wiring",
+    "weights": "learner.command:Weights",
+}
 BUG = 70
 # What typer raises for wrong usage. It brings a click of its own, and exports only this one of its errors.
 Usage: Any = typer.BadParameter.__mro__[1]
@@ -100,7 +103,8 @@ def improve(
     by: Annotated[
         str,
         typer.Option(
-            metavar="experience|graph", help="what to improve: lessons in the prompt, or a graph of agents"
+            metavar="experience|graph|weights",
+            help="what to improve: lessons in the prompt, a graph of agents, or the weights",
         ),
     ] = "experience",
     model: Annotated[
@@ -416,8 +420,6 @@ def _warn(message: Warning | str, *_: Any) -> None:
 
 
 def _way(name: str) -> Callable[..., Any]:
-    if name in COMING:
-        raise ConfigError(f"--by {name} is not in this version; use --by {' or '.join(WAYS)}.")
     if name not in WAYS:
         raise ConfigError(f"--by takes {', '.join(WAYS)}, not {name!r}.")
     return _load(WAYS[name])

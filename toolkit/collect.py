@@ -8,11 +8,14 @@ sixty-four give the same groups, the same books and the same library.
 
 import asyncio
 import inspect
-from collections.abc import Callable, Generator
+from collections.abc import Awaitable, Callable, Generator
 from dataclasses import replace
 from typing import Any, Protocol
 
 from toolkit.types import Hosted, Note, Plan, Reply, Request, T, Work
+
+Drive = Callable[[Plan[Any]], Awaitable[Any]]
+"""Runs a plan to its value: what `Hosted` code is given."""
 
 
 class Asks(Protocol):
@@ -138,6 +141,11 @@ async def _work(work: Work) -> Any:
 async def drive(plan: Plan[T], client: Asks, watch: Callable[[Note], None] = lambda note: None) -> T:
     """Run one plan against a client; see `Driver`."""
     return await Driver(client, watch).run(plan)
+
+
+def asking(request: Request) -> Plan[Reply]:
+    """The plan of one call."""
+    return (yield request)
 
 
 def booked(plan: Plan[T], step: int) -> Plan[T]:

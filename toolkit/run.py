@@ -11,7 +11,7 @@ import functools
 import shlex
 import signal
 from collections.abc import Callable, Coroutine, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, ParamSpec, TypeVar
 
@@ -40,13 +40,14 @@ class Outcome:
     What a way of improving ends with: the measurement and the files of the artefact.
 
     `start` are the files of the unchanged start, which the artefact keeps where the change did not measure better;
-    `parents` names what that start was.
+    `parents` names what that start was. `folders` hold weights, which the artefact takes with `files`.
     """
 
     evaluation: Evaluation
     files: Mapping[str, Any]
     start: Mapping[str, Any]
     parents: tuple[str, ...] = ()
+    folders: Mapping[str, Path] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,8 +106,7 @@ async def carry_out(
             watch(Note("open", (path, ledger)))
 
             def seen(note: Note) -> None:
-                if note.topic == "shared":
-                    ledger.share(*note.data)
+                _booked(ledger, note)
                 files.note(note)
                 watch(note)
 
@@ -134,6 +134,18 @@ def blocking(function: Callable[P, Coroutine[Any, Any, R]]) -> Callable[P, R]:
     # `aimprove` and `improve`: the twin goes by its own name in tracebacks and help.
     twin.__name__ = twin.__qualname__ = function.__name__.removeprefix("a")
     return twin
+
+
+def _booked(ledger: Ledger, note: Note) -> None:
+    """What a run's notes say of calls that no client made."""
+    match note:
+        case Note("shared", (calls, usage)):
+            ledger.share(calls, usage)
+        case Note("asking", requests):
+            ledger.check(requests)
+        case Note("sampled", found):
+            for each in found:
+                ledger.add(each)
 
 
 @contextlib.contextmanager
@@ -200,7 +212,8 @@ def _result(
     improved = outcome.files != outcome.start and gain is not None and gain.mean.estimate > 0
     kept = outcome.files if improved else outcome.start
     files = {**kept, "evidence.json": outcome.evaluation.to_json()}
-    artifact = Artifact(task.fingerprint, config.model, files, config.in_use(), outcome.parents)
+    folders = outcome.folders if improved else {}
+    artifact = Artifact(task.fingerprint, config.model, files, config.in_use(), outcome.parents, folders)
     return Result(task.name, outcome.evaluation, artifact, costs, improved, path, seconds)
 
 

@@ -270,7 +270,7 @@ async def _serve(service: Service, artifact: Artifact, model: str, answerer: Ans
     prices = {ANY: Price.parse(service.price)} if service.price else {}
     ledger = Ledger(service.limits, prices)
     client: Client = around.stack(Router(), ledger=ledger, concurrency=service.concurrency)
-    name = service.artifact.stem
+    name = _name(service.artifact)
     try:
         app = application(answerer(artifact, model, client), name=name, token=service.token)
         async with running(app, service.host, service.port) as url:
@@ -282,6 +282,12 @@ async def _serve(service: Service, artifact: Artifact, model: str, answerer: Ans
         await client.aclose()
     used = ledger.total
     announce([f"{used.calls:,} calls, {used.tokens:,} tokens"])
+
+
+def _name(artifact: Path) -> str:
+    """What an artefact is called: its file without .edge, or its folder."""
+    path = artifact.resolve()
+    return path.stem if path.suffix == ".edge" else path.name
 
 
 def drawn_as(request: Request, usual: Sampling) -> Sampling:

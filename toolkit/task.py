@@ -26,7 +26,7 @@ from toolkit.types import Example
 
 Split = Literal["train", "validation", "test"]
 SPLITS: tuple[Split, ...] = ("train", "validation", "test")
-TABLES = ("task", "improve", "graph")
+TABLES = ("task", "improve", "graph", "weights")
 
 
 class Fractions(BaseModel, extra="forbid", frozen=True):
@@ -95,8 +95,8 @@ class Task:
 
     `system` is fixed text: the first message of every example, where it is set. `fingerprint` is a sha256
     over examples, prompt, system, reward and tools, equal on every machine. `path` is the task file, None
-    for a task made in Python. `settings` are the file's [improve] table, as it stands there; `graph` is what its
-    [graph] table says beside that to --by graph.
+    for a task made in Python. `settings` are the file's [improve] table, as it stands there; `graph` and
+    `weights` are what its tables of these names say beside that to --by graph and --by weights.
     """
 
     name: str
@@ -111,6 +111,7 @@ class Task:
     path: Path | None = None
     settings: Mapping[str, Any] = field(default_factory=dict)
     graph: Mapping[str, Any] = field(default_factory=dict)
+    weights: Mapping[str, Any] = field(default_factory=dict)
 
     @classmethod
     def read(cls, path: str | Path) -> "Task":
@@ -133,6 +134,7 @@ class Task:
             path=path,
             settings=content.get("improve", {}),
             graph=content.get("graph", {}),
+            weights=content.get("weights", {}),
         )
 
     @classmethod
@@ -208,7 +210,9 @@ def _read_tables(path: Path) -> dict[str, Any]:
         raise TaskError(f"{path} is not TOML: {error}") from error
     for name, table in content.items():
         if name not in TABLES or not isinstance(table, dict):
-            raise TaskError(f"{path} may hold the tables [task], [improve] and [graph], but no {name!r}")
+            raise TaskError(
+                f"{path} may hold the tables [task], [improve], [graph] and [weights], but no {name!r}"
+            )
     if "task" not in content:
         raise TaskError(f"{path} has no [task] table")
     return content

@@ -256,6 +256,16 @@ class Hosted:
 
 
 @dataclass(frozen=True, slots=True)
+class Sampled:
+    """Calls that a model in this process answered, for the ledger; `usage` is that of all of them."""
+
+    payer: Payer
+    model: str
+    calls: int
+    usage: Usage
+
+
+@dataclass(frozen=True, slots=True)
 class Note:
     """Something that happened, for whoever watches the run: `topic` names it, `data` is what it was."""
 

@@ -13,6 +13,7 @@ from toolkit.task import Task
 from toolkit.types import Request
 
 SCRIPTED = "scripted/tests.mas.sums:play"
+JUDGE = "scripted/tests.mas.sums:judge"
 ROLES = {"calculator": Role(name="calculator", does="calculates", prompt="Calculate exactly.")}
 SPLITS = {"train": 0.4, "validation": 0.3, "test": 0.3, "seed": 1}
 
@@ -29,6 +30,11 @@ def task(each: int = 60) -> Task:
 def play(request: Request) -> str:
     """The model as a scripted one."""
     return reply("\n".join(message.content for message in request.messages), request.sampling.seed or 0)
+
+
+def judge(request: Request) -> str:
+    """A judge that likes everything."""
+    return '{"reason": "it is fine", "score": 1}'
 
 
 def serve(body: dict[str, Any]) -> str:

@@ -241,6 +241,30 @@ def test_the_majority_counts_answers_and_not_their_dress():
     assert done("majority", never, heard[::-1]).text == "42"
 
 
+def code(text: str, language: str = "python") -> str:
+    return f"So:\n```{language}\n{text}\n```\n"
+
+
+@pytest.mark.parametrize(
+    ("one", "other", "alike"),
+    [
+        (code("print(1)\nprint(2)"), code("print(1)\nprint(3)"), False),
+        (code("print(1)\nprint(2)"), "Thus: " + code("print(1)  \nprint(2)\n", "py"), True),
+        (code("if a:\n    b()\nc()"), code("if a:\n    b()\n    c()"), False),
+        (code("Print = 1\nx"), code("print = 1\nx"), False),
+        (code("42", ""), "It is\n**42**.", True),
+        (code('{"a": 1}', "json"), code('{"a": 2}', "json"), False),
+        (code("x = 1") + "It prints 41.", code("x = 1") + "It prints 42.", False),
+        ("It is 41.\n```", "It is 42.\n```", False),
+        ("41\n**", "42\n**", False),
+    ],
+)
+def test_answers_in_code_are_alike_where_the_code_is(one, other, alike):
+    assert (same(one) == same(other)) is alike
+    wins = done("majority", never, [said("a", one), said("b", other), said("c", other)]).text
+    assert wins == (one if alike else other)
+
+
 def test_of_equals_the_first_heard_wins():
     assert done("majority", never, [said("a", "1"), said("b", "2")]).text == "1"
 

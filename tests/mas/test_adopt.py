@@ -1,7 +1,9 @@
 """A program of the user's own learns lessons for its nodes, and stays as it is."""
 
 import asyncio
+import multiprocessing
 import os
+import signal
 import subprocess
 import sys
 import time
@@ -19,7 +21,7 @@ from tests.server import Body, Server
 from toolkit.artifact import Artifact
 from toolkit.client import OpenAIClient
 from toolkit.collect import Driver
-from toolkit.errors import AllFailed, ArtifactError, LimitReached
+from toolkit.errors import AllFailed, ArtifactError, ConfigError, LimitReached
 from toolkit.ledger import Limits
 from toolkit.serve import answerer_of, application, running
 from toolkit.task import Task
@@ -192,6 +194,42 @@ def test_a_program_that_hangs_or_dies_is_a_failed_run(target, stop, said, second
     assert (run.stop, said in run.error) == (stop, True)
 
 
+def says_who(question: str) -> str:
+    return str(os.getpid())
+
+
+def gone(process: int) -> None:
+    """End a process of ours, and wait until it has."""
+    os.kill(process, signal.SIGKILL)
+    while process in {child.pid for child in multiprocessing.active_children()}:
+        time.sleep(0.01)
+
+
+def test_a_process_that_died_between_two_runs_is_replaced():
+    async def main(server: Server) -> list[Rollout]:
+        made, client = gateway(server, Processes("tests.mas.test_adopt:says_who", 1))
+        async with made.open():
+            first = await made.run(trial("it is 5"))
+            gone(int(first.answer))
+            found = [first, await made.run(trial("it is 6")), await made.run(trial("it is 7"))]
+        await client.aclose()
+        return found
+
+    with Server(model) as server:
+        first, second, third = asyncio.run(main(server))
+    assert [run.error for run in (first, second, third)] == ["", "", ""]
+    assert first.answer != second.answer == third.answer
+
+
+def test_a_process_that_ends_while_it_runs_leaves_the_next_run_a_new_one():
+    with Server(model) as server:
+        found = together(
+            server, Processes("tests.mas.test_adopt:dies", 1), [trial("it is 5"), trial("it is 6")]
+        )
+    assert ["process ended" in run.error for run in found] == [True, True]
+    assert not multiprocessing.active_children()
+
+
 def test_programs_in_processes_are_kept_apart_too():
     with Server(model) as server:
         processes = Processes("tests.mas.test_adopt:fine_async", 2)
@@ -257,6 +295,36 @@ def test_served_the_unchanged_program_has_its_lessons():
 
     with Server(lambda body: model({"seed": 0, **body})) as server:
         assert asyncio.run(main(server)) == "<8>"
+
+
+def by_verb(request: Request) -> str:
+    """Another way to tell the nodes apart."""
+    return "writer" if "write" in request.messages[0].content else "finder"
+
+
+@pytest.mark.parametrize("which", [by_verb, "tests.mas.test_adopt:by_verb"])
+def test_nodes_that_are_told_apart_by_a_function_of_the_users_have_their_lessons_when_served(tmp_path, which):
+    async def served(artifact: Artifact, server: Server) -> str:
+        client = OpenAIClient(server.url, "none")
+        try:
+            answer = answerer_of(artifact)(artifact, f"{server.url}#m", client)
+            async with running(application(answer, name="x")) as url:
+                return await program("it is 8", f"{url}/v1")
+        finally:
+            await client.aclose()
+
+    with Server(lambda body: model({"seed": 1, **body})) as server:
+        found = learn(server, tmp_path / "run", node_of=which)
+        saved = found.artifact.save(tmp_path / "a.edge")
+        assert list(found.artifact.files["nodes.json"]) == ["writer"]
+        assert asyncio.run(served(Artifact.load(saved), server)) == "<8>"
+
+
+@pytest.mark.parametrize("which", [lambda request: "a", Library().__repr__])
+def test_a_way_to_tell_nodes_apart_that_nobody_finds_again_is_refused(tmp_path, which):
+    with Server(model) as server, pytest.raises(ConfigError, match="module:function"):
+        learn(server, tmp_path / "run", node_of=which)
+    assert not server.bodies
 
 
 def test_libraries_of_nodes_are_read_back_and_empty_ones_do_not_count():

@@ -7,8 +7,11 @@ from pathlib import Path
 
 import pytest
 
+from mas.designs import Fixed
+from mas.graph import single
 from tests.command import ROOT, inside
 from tests.mas import sums
+from toolkit.artifact import Artifact
 
 ROLES = '[calculator]\ndoes = "calculates"\nprompt = "Calculate exactly."\n'
 TASK = """\
@@ -58,6 +61,20 @@ def test_a_graph_is_designed_shown_compared_and_exported(folder, tmp_path, capsy
     means = {arm["name"]: arm["mean"]["estimate"] for arm in json.loads(compared.out)["evidence"]["results"]}
     assert means["run"] > 0.9 > means["unchanged"]
     assert len(means) == 3
+
+
+def test_graphs_and_lessons_are_graded_by_the_same_judge(folder, tmp_path, capsys):
+    graph = Artifact("t", sums.SCRIPTED, {"graph.json": Fixed(single("drafter")).to_json()})
+    saved = graph.save(tmp_path / "graph.edge")
+    (tmp_path / "rows.jsonl").write_text((folder / "rows.jsonl").read_text())
+    (tmp_path / "task.toml").write_text(TASK.replace('"exact"', '"judge"'))
+    words = ["--set", f"distiller={sums.JUDGE}", "--model", sums.SCRIPTED, "--json"]
+    done = inside(capsys, "evaluate", tmp_path, "--artifact", saved, *words)
+    assert done.code == 0, done.err
+    costs = json.loads(done.out)["costs"]
+    # An answer that both arms gave to a row is graded once.
+    assert costs["role"]["measure"]["calls"] / 2 < costs["role"]["judge"]["calls"]
+    assert costs["role"]["judge"]["calls"] == costs["model"][sums.JUDGE]["calls"]
 
 
 def test_the_plan_is_printed_without_a_call(folder, capsys):

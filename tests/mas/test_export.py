@@ -1,16 +1,21 @@
 """An exported module runs without Edgewise and does what the graph does here."""
 
+import asyncio
 import json
 import re
 import subprocess
 import sys
 from collections import Counter
+from functools import cache
+from importlib.util import module_from_spec, spec_from_file_location
 from pathlib import Path
 from typing import Any
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
-from mas.act import Team
+from mas.act import Team, same
 from mas.designs import Fixed
 from mas.export import command, export
 from mas.graph import Graph, Loop, Node, single
@@ -46,6 +51,22 @@ GRAPHS = {
     "tools": single("tool-user"),
     "majority": Graph((*THREE, node("v", "majority")), (("a", "v"), ("b", "v"), ("c", "v")), "v"),
     "weighted": Graph((*THREE, node("v", "weighted")), (("a", "v"), ("b", "v"), ("c", "v")), "v"),
+    "code-vote": Graph(
+        (
+            node("a", "solver", prompt=f"SAY {BAD}"),
+            node("b", "solver", prompt=f"SAY {GOOD}"),
+            node("c", "drafter", prompt=f"SAY {GOOD}"),
+            node("v", "majority"),
+        ),
+        (("a", "v"), ("b", "v"), ("c", "v")),
+        "v",
+    ),
+    "weighted-loop": Graph(
+        (node("a", "solver"), node("v", "weighted"), node("k", "checks", prompt="VERDICT", weight=5)),
+        (("a", "v"), ("v", "k")),
+        "k",
+        (Loop(source="k", target="v", rounds=1),),
+    ),
     "unequal": Graph(
         (
             node("a", "solver"),
@@ -146,8 +167,6 @@ def exported(tmp_path_factory) -> Path:
 @pytest.fixture(scope="module")
 def both(exported) -> tuple[dict[str, str], dict[str, GraphRun], Server, Server]:
     """Every graph as a module on its own, and run here: answers, and the servers that were asked."""
-    import asyncio
-
     with Server(answer, faults=faults) as theirs, Server(answer, faults=faults) as ours:
         for name, graph in GRAPHS.items():
             export(graph, ROLES, exported / name, model=f"{theirs.url}#{name}", node_seconds=20)
@@ -194,6 +213,7 @@ def test_programs_tools_votes_and_loops_came_to_something(both):
     assert answers["program"] == "42"
     assert answers["tools"] == "the tool said 42"
     assert answers["weighted"] == "42"
+    assert answers["code-vote"] == GOOD
     assert answers["failing"]
     assert answers["all-fail"] == ""
 
@@ -211,6 +231,24 @@ def test_the_module_is_clean_and_says_what_it_is(both, exported):
         "agent": "./graph.py:graph"
     }
     assert len((exported / "loop" / "README.md").read_text().splitlines()) <= 12
+
+
+WORDS = st.text(st.sampled_from("a A1.*`'\"\t\n "), max_size=12)
+LINES = st.lists(WORDS | st.sampled_from(["```", "```python", "print(1)", "42"]), max_size=6).map("\n".join)
+
+
+@given(LINES)
+def test_the_module_counts_votes_as_they_are_counted_here(exported, both, text):
+    assert _module(exported / "majority").same(text) == same(text)
+
+
+@cache
+def _module(folder: Path) -> Any:
+    spec = spec_from_file_location("exported_graph", folder / "graph.py")
+    assert spec and spec.loader
+    module = module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
 
 
 def test_an_artefact_is_exported_with_its_own_roles_and_settings(tmp_path):
@@ -238,11 +276,30 @@ def test_of_a_policy_the_commonest_graph_is_exported_and_that_is_said(tmp_path):
     assert "2 graphs for 3 queries; this one was used for 2" in done.lines()[1]
 
 
-def test_a_tool_of_the_users_own_is_left_to_connect(tmp_path):
-    done = export(single(tools=("look-up",)), CATALOGUE, tmp_path)
-    assert done.unconnected == ("look-up",)
-    assert "async def look_up_tool" in (tmp_path / "graph.py").read_text()
-    assert "look-up" in done.lines()[-1]
+def test_tools_of_the_users_own_are_left_to_connect(tmp_path):
+    names = ("web-search", "web_search", "3d", "x²", 'a "b"\\')
+    done = export(single(tools=names), CATALOGUE, tmp_path)
+    assert done.unconnected == names
+    assert [name in line for name, line in zip(names[:4], done.lines()[-5:-1], strict=True)] == [True] * 4
+    module = _module(tmp_path)
+    assert list(module.TOOLS) == list(names)
+    functions = [function for _, function in module.TOOLS.values()]
+    assert len(set(functions)) == len(names)
+    for name, function in zip(names, functions, strict=True):
+        with pytest.raises(NotImplementedError, match=re.escape(f"the tool {name} is not connected")):
+            asyncio.run(function())
+
+
+def test_the_tasks_tools_and_the_runs_limits_are_exported_too(tmp_path):
+    data = {**Fixed(single("own")).to_json(), "tools": ["look", "python"]}
+    role = {"name": "own", "does": "something", "tools": ["*"], "turns": 8}
+    files = {"graph.json": data, "roles.json": {"own": role}}
+    saved = Artifact("t", "m", files, {"turns": 3, "node_seconds": 7.5}).save(tmp_path / "a.edge")
+    done = command(f"{saved}@{single('own').version[:4]}", tmp_path / "out")
+    assert done.unconnected == ("look",)
+    text = (tmp_path / "out" / "graph.py").read_text()
+    for found in ('tools=["look", "python"]', "turns=3", "NODE_SECONDS = 7.5"):
+        assert found in text
 
 
 @pytest.mark.parametrize(

@@ -1,28 +1,26 @@
 """What a search is said to take is no less than what it takes, and grows with what makes it grow."""
 
+from dataclasses import replace
+
 import pytest
 
+from mas.api import design
 from mas.config import WiringConfig
 from mas.forecast import forecast
 from mas.job import Job
 from tests.mas import sums
 from tests.mas.test_loop import SETTINGS
 from toolkit.config import resolve
+from toolkit.rewards import resolve as reward_of
 
 
 def planned(reward="exact", **settings):
-    from dataclasses import replace
-
-    from toolkit.rewards import resolve as reward_of
-
     task = replace(sums.task(60), reward=reward_of(reward))
     given = {k: v for k, v in {**SETTINGS, **settings}.items() if k != "own_roles"}
     return forecast(Job(task, resolve(WiringConfig, given), sums.ROLES))
 
 
 def test_a_whole_run_takes_no_more_than_was_said(tmp_path):
-    from mas import design
-
     result = design(sums.task(60), model=sums.SCRIPTED, run=tmp_path / "run", **SETTINGS | {"steps": 2})
     said = planned(steps=2)
     assert result.costs["total"]["calls"] <= sum(said.calls.values())

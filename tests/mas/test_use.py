@@ -1,8 +1,10 @@
 """A graph in use: threads that wait and go on, streaming, retention, and behind the endpoint."""
 
 import asyncio
+import contextlib
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,18 +14,23 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from mas.checkpoint import Retention
+from mas.config import WiringConfig
 from mas.designs import Fixed
 from mas.encode import encoded
 from mas.graph import Graph, Loop, Node, single
+from mas.job import Job
+from mas.loop import artifact_files, prepared
 from mas.table import Table
 from mas.use import AgentGraph, answerer
+from tests.mas import sums
 from tests.plans import play as play_plan
 from tests.server import Server
 from toolkit.artifact import Artifact
-from toolkit.errors import ArtifactError, ConfigError, GraphError
+from toolkit.errors import ArtifactError, ConfigError, GraphError, LimitReached, ProviderDown, StoreDown
 from toolkit.scripted import Scripted
 from toolkit.serve import application, running
-from toolkit.types import Message, Reply, Request
+from toolkit.tools import load_tools
+from toolkit.types import Message, Reply, Request, Sampling, Tool
 
 CHAIN = Graph(
     (
@@ -78,6 +85,61 @@ def test_each_question_gets_its_own_graph_where_the_design_says_so():
     assert answers == ["count(count)", "add(add)"]
 
 
+def test_a_graph_is_used_with_the_settings_that_it_was_measured_with():
+    def calls(request: Request) -> str:
+        return '<tool>{"name": "python", "arguments": {"code": "print(1)"}}</tool>'
+
+    text = Scripted(calls)
+    with AgentGraph.of(artifact(single("tool-user"), turns=2, calling="text"), client=text) as graph:
+        assert "turns" in graph.answer_sync("go").error
+    assert [request.tools for request in text.requests] == [(), ()]
+    for setting, ended in (({"graph_calls": 2}, "limit"), ({"graph_tokens": 40, "max_tokens": 9}, "limit")):
+        with AgentGraph.of(artifact(**setting), client=Scripted(play)) as graph:
+            assert graph.answer_sync("go").outcomes["end"][-1].ended == ended
+            assert graph.limits.node_seconds == WiringConfig().node_seconds
+    slow = artifact(single(), node_seconds=0.05)
+    with AgentGraph.of(slow, client=Scripted(lambda _: asyncio.sleep(5, "late"))) as graph:
+        assert graph.answer_sync("go").outcomes["solver"][-1].ended == "timeout"
+    with pytest.raises(ArtifactError, match="turns"):
+        AgentGraph.of(artifact(turns="many"))
+
+
+def test_what_a_run_keeps_of_its_settings_is_what_is_used():
+    given = {"turns": 3, "calling": "native", "node_seconds": 9.0, "graph_calls": 5, "graph_tokens": 700}
+    config = WiringConfig.model_validate(given)
+    assert WiringConfig.kept(config.in_use()) == config
+    with AgentGraph.of(artifact(**config.in_use()), client=Scripted(play)) as graph:
+        assert (graph.team.turns, graph.team.calling) == (3, "native")
+        assert graph.limits == config.graph_limits
+        assert graph.team.sampling == config.measuring
+
+
+def look(key: str) -> str:
+    """Look something up."""
+    return f"{key} is 42"
+
+
+def test_the_tools_of_a_task_go_with_its_graph_or_are_asked_for():
+    task = replace(sums.task(5), tools=load_tools([look, "python"]))
+    job = play_plan(
+        prepared(Job(task, WiringConfig.model_validate({"search": "fixed", "encoder": "hashing"}))), str
+    )
+    files = artifact_files(job, Fixed(single()))
+    assert files["graph.json"]["tools"] == ["look", "python"]
+    assert artifact_files(job, Fixed(single("tool-user")))["graph.json"]["tools"] == ["python"]
+    assert "tools" not in artifact_files(job, Fixed(single("planner")))["graph.json"]
+    found = Artifact("t", "m", files)
+    with pytest.raises(ConfigError, match="missing here: look"):
+        answerer(found, "m", Scripted(play))
+    client = Scripted(play)
+    with AgentGraph.of(found, client=client, tools=[look]) as graph:
+        graph.answer_sync("go")
+    assert [tool.name for tool in client.requests[0].tools] == ["look", "python"]
+    files["graph.json"]["tools"] = "look"
+    with pytest.raises(GraphError, match="list of names"):
+        AgentGraph.of(found, client=client, tools=[look])
+
+
 def test_a_conversation_is_passed_on_whole():
     client = Scripted(play)
     asked = (Message("user", "first"), Message("assistant", "yes"), Message("user", "then"))
@@ -92,6 +154,82 @@ def test_outcomes_come_as_nodes_end():
             return [outcome.node async for outcome in graph.astream("go")]
 
     assert run(main) == ["plan", "draft", "end"]
+
+
+@pytest.mark.parametrize("place", ["", "memory"])
+@pytest.mark.parametrize("error", [LimitReached("The limit on calls"), ProviderDown("it is down")])
+def test_what_the_client_raises_gets_out(error, place):
+    async def main() -> None:
+        async with use(Scripted(lambda _: error), checkpointer=place) as graph:
+            with pytest.raises(type(error), match=str(error)):
+                await graph.answer("go", "t")
+            with pytest.raises(type(error), match=str(error)):
+                _ = [outcome async for outcome in graph.astream("go", "u")]
+            if place:
+                with pytest.raises(type(error), match=str(error)):
+                    await graph.resume("t")
+
+    run(main)
+
+
+WIDE = Graph(
+    (Node(name="a", role="solver"), Node(name="b", role="solver", prompt="B"), *CHAIN.nodes),
+    (*CHAIN.edges, ("a", "end"), ("b", "end")),
+    "end",
+)
+
+
+@pytest.mark.parametrize("way", ["answer", "resume", "astream", "abandoned"])
+def test_a_run_that_nobody_waits_for_stops_paying(way):
+    answered: list[Request] = []
+
+    async def slow(request: Request) -> str:
+        await asyncio.sleep(0 if "PLAN" in request.messages[-1].content else 0.3)
+        answered.append(request)
+        return "x"
+
+    async def stream(graph: AgentGraph) -> None:
+        async for _ in graph.astream("go"):
+            if way == "abandoned":
+                return
+
+    async def main() -> None:
+        waits = {"checkpointer": "memory", "interrupt_before": ("draft",)} if way == "resume" else {}
+        async with use(Scripted(slow), WIDE, **waits) as graph:
+            if waits:
+                await graph.answer("go", "t")
+            work = {"answer": graph.answer, "resume": graph.resume}.get(way)
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(work("t") if work else stream(graph), 0.1)
+            await asyncio.sleep(0.01)
+            before = len(answered)
+            assert before and len(asyncio.all_tasks()) == 1
+            await asyncio.sleep(0.4)
+            assert len(answered) == before
+
+    run(main)
+
+
+@pytest.mark.parametrize(
+    ("asked", "why"), [({"tools": (Tool("f", "", {}),)}, "tools"), ({"schema": {"type": "object"}}, "JSON")]
+)
+def test_what_a_graph_can_not_do_is_refused(asked, why):
+    client = Scripted(play)
+    reply = run(lambda: answerer(artifact(), "m", client)(Request("g", (Message("user", "x"),), **asked)))
+    assert (reply.stop, why in reply.error, client.requests) == ("refused", True, [])
+
+
+def test_the_seed_of_a_client_is_that_of_the_run():
+    client = Scripted(play)
+    answer = answerer(artifact(), "m", client)
+
+    def seeds(seed: int | None) -> list[int | None]:
+        client.requests.clear()
+        run(lambda: answer(Request("g", (Message("user", "x"),), Sampling(seed=seed))))
+        return [request.sampling.seed for request in client.requests]
+
+    assert seeds(7) == seeds(7) != seeds(8)
+    assert seeds(None) == seeds(None) != seeds(7)
 
 
 def test_an_exit_that_fails_says_why():
@@ -233,6 +371,13 @@ def test_a_wrong_use_is_one_sentence(how, thread, sentence):
         graph.resume_sync("unknown")
 
 
+@pytest.mark.parametrize("file", ["missing/threads.sqlite", "text.sqlite"])
+def test_a_file_of_threads_that_can_not_be_used_is_one_sentence(tmp_path, file):
+    (tmp_path / "text.sqlite").write_text("no database" * 100)
+    with use(checkpointer=f"sqlite:{tmp_path / file}") as graph, pytest.raises(StoreDown, match=file):
+        graph.answer_sync("x", "t")
+
+
 def test_an_artefact_of_words_is_no_graph(tmp_path):
     saved = Artifact("t", "m", {"library.json": {"lessons": []}}).save(tmp_path / "a.edge")
     with pytest.raises(ArtifactError, match="no graph"):
@@ -261,3 +406,18 @@ def test_the_endpoint_answers_with_the_graph(tmp_path: Path):
         assert time.monotonic() - started < 20
     assert reply.choices[0].message.content == "at 0.0"
     assert reply.usage.prompt_tokens > 0
+
+
+@pytest.mark.parametrize(("error", "status"), [(LimitReached("no more"), 429), (ProviderDown("down"), 503)])
+def test_what_stops_a_served_graph_is_a_status_of_its_own(error, status):
+    async def main() -> Any:
+        app = application(answerer(artifact(), "m", Scripted(lambda _: error)), name="g")
+        async with (
+            running(app) as url,
+            openai.AsyncOpenAI(base_url=f"{url}/v1", api_key="x", max_retries=0) as c,
+        ):
+            await c.chat.completions.create(model="g", messages=[{"role": "user", "content": "x"}])
+
+    with pytest.raises(openai.APIStatusError, match=str(error)) as caught:
+        run(main)
+    assert caught.value.status_code == status

@@ -8,6 +8,7 @@ import subprocess
 import sys
 from pathlib import Path
 from typing import Any
+from urllib.request import urlopen
 
 import openai
 import pytest
@@ -18,7 +19,7 @@ from tests.server import Server
 from toolkit.artifact import Artifact
 from toolkit.errors import ArtifactError, ConfigError, LimitReached, ModelError, ProviderDown
 from toolkit.serve import answerer_of, application, routed, running
-from toolkit.types import Message, Reply, Request, ToolCall, Usage
+from toolkit.types import Message, Reply, Request, Tool, ToolCall, Usage
 
 
 class Seen:
@@ -144,13 +145,42 @@ def test_a_failure_is_a_status_and_never_an_empty_answer(failure, status, kind, 
         {"messages": [{"role": "user", "content": [{"type": "image_url", "image_url": {"url": "x"}}]}]},
         {"n": 2},
         {"temperature": -1},
+        {"tool_choice": "required"},
+        {"tool_choice": {"type": "function", "function": {"name": "f"}}},
+        {"frequency_penalty": 0.5},
+        {"presence_penalty": -1},
+        {"logprobs": True},
+        {"reasoning_effort": "low"},
     ],
 )
 def test_what_can_not_be_answered_is_refused_before_anybody_is_asked(body):
     answer = Seen(said("hi"))
-    with pytest.raises(openai.BadRequestError):
+    with pytest.raises(openai.BadRequestError, match=next(iter(body))):
         call(application(answer, name="mine"), chat(**body))
     assert not answer.requests
+
+
+TOOL: Any = {"type": "function", "function": {"name": "f", "description": None}}
+
+
+@pytest.mark.parametrize(
+    ("body", "schema", "tools"),
+    [
+        ({"response_format": {"type": "json_object"}}, {"type": "object"}, 0),
+        ({"response_format": {"type": "text"}}, None, 0),
+        ({"tools": [TOOL]}, None, 1),
+        ({"tools": [TOOL], "tool_choice": "auto", "parallel_tool_calls": True}, None, 1),
+        ({"tools": [TOOL], "tool_choice": "none"}, None, 0),
+        ({"tools": [{"type": "function", "function": {"name": "f"}}]}, None, 1),
+        ({"frequency_penalty": 0, "presence_penalty": 0.0, "logit_bias": {}, "user": "me"}, None, 0),
+    ],
+)
+def test_what_can_be_passed_on_is_and_what_changes_nothing_is_no_matter(body, schema, tools):
+    answer = Seen(said("hi"))
+    call(application(answer, name="mine"), chat(**body))
+    assert answer.requests[0].schema == schema
+    parameters = {"type": "object", "properties": {}}
+    assert answer.requests[0].tools == (Tool("f", "", parameters),) * tools
 
 
 def test_without_the_token_nothing_is_answered():
@@ -247,6 +277,20 @@ def test_the_command_serves_lessons_within_its_limits_and_ends_in_order(tmp_path
     assert "Answer in French." in first["messages"][0]["content"]
     assert (first["model"], first["temperature"], first["max_tokens"]) == ("tiny", 0.2, 20)
     assert second["max_tokens"] == 50
+
+
+@pytest.mark.parametrize("name", ["v1.5", "v1.5.edge"])
+def test_a_service_has_the_whole_name_of_its_artefact(tmp_path, name):
+    library = Library((lesson("Answer in French."),))
+    path = Artifact("t", "scripted/x:y", {"library.json": library.to_json()}).save(tmp_path / name)
+    with start("serve", path, "--port", "0") as process:
+        try:
+            with urlopen(f"{listening(process)}/models", timeout=20) as reply:
+                listed = json.load(reply)
+        finally:
+            process.send_signal(signal.SIGTERM)
+            process.communicate(timeout=30)
+    assert [model["id"] for model in listed["data"]] == ["v1.5"]
 
 
 def test_only_lessons_that_fit_are_shown_of_a_large_library(tmp_path):

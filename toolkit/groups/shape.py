@@ -1,7 +1,9 @@
 """
 Axis 3, shape: the reward that is compared, made of the one that was given. Table -> (N,)
 
-    raw      as it is
+    raw         as it is
+    overlong    less for replies near the limit of length     DAPO (arXiv 2503.14476), eq. 13
+    less_kl     less for leaving the reference model          RLOO (arXiv 2402.14740), REINFORCE++ (arXiv 2501.03262)
 
 Shaping makes a new array; what the reward said stays in the table.
 """
@@ -9,9 +11,34 @@ Shaping makes a new array; what the reward said stays in the table.
 import numpy as np
 from numpy.typing import NDArray
 
-from toolkit.groups.table import Table
+from toolkit.groups.table import Table, reads
 
 
 def raw(table: Table) -> NDArray[np.float64]:
     """(N,) the reward."""
     return table.reward
+
+
+@reads("length")
+def overlong(
+    table: Table, *, limit: int = 20480, buffer: float = 0.2, factor: float = 1.0
+) -> NDArray[np.float64]:
+    """
+    (N,) the reward, minus up to `factor` where a reply comes near to `limit` tokens.
+
+    The penalty grows evenly over the last `buffer` of the limit: 4096 of 20480 tokens in the paper. Beyond the limit
+    it stays, as in the paper; verl lets it grow.
+    """
+    room = buffer * limit
+    share = (table.column("length") - (limit - room)) / room
+    return table.reward - factor * np.clip(share, 0.0, 1.0)
+
+
+@reads("kl")
+def less_kl(table: Table, *, beta: float = 0.05) -> NDArray[np.float64]:
+    """
+    (N,) reward - beta * kl.
+
+    Reads `kl` (N,): the sum over a rollout's tokens of log-probability minus the reference model's.
+    """
+    return table.reward - beta * table.column("kl")

@@ -4,8 +4,8 @@ Finished groups as arrays, which axes 3 to 6 read (shape, keep, advantage, credi
 N rollouts, M steps of all rollouts together.
 """
 
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Callable, Collection, Mapping
+from dataclasses import dataclass, field, replace
 from typing import Any, TypeVar
 
 import numpy as np
@@ -30,14 +30,15 @@ class Table:
     N rollouts and their M steps.
 
     `group` (N,) numbers the group of each rollout from 0, `reward` (N,) is in float64, `rollout` (M,) is the row of
-    the rollout that each step belongs to. `columns` holds what else a function reads, by name: (N,) or (M,).
-    ValueError where lengths do not fit.
+    the rollout that each step belongs to. `columns` holds what else a function reads, by name: (N,) or (M,), where
+    (N,) is meant if N = M; `step_columns` those that are (M,) in any case. ValueError where lengths do not fit.
     """
 
     group: NDArray[np.int64]
     reward: NDArray[np.float64]
     rollout: NDArray[np.int64]
     columns: Mapping[str, NDArray[np.float64]] = field(default_factory=dict)
+    step_columns: Mapping[str, NDArray[np.float64]] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         if len(self.group) != len(self.reward):
@@ -49,6 +50,9 @@ class Table:
                 raise ValueError(
                     f"column {name!r} has {len(column)} values, neither one a rollout nor one a step"
                 )
+        for name, column in self.step_columns.items():
+            if len(column) != len(self.rollout):
+                raise ValueError(f"column {name!r} has {len(column)} values for {len(self.rollout)} steps")
 
     @classmethod
     def of(
@@ -68,9 +72,33 @@ class Table:
 
     def column(self, name: str) -> NDArray[np.float64]:
         """A column by name. ValueError that says which there are."""
-        if name not in self.columns:
-            raise ValueError(f"the table has no column {name!r}, only {sorted(self.columns)}")
-        return self.columns[name]
+        found = {**self.columns, **self.step_columns}
+        if name not in found:
+            raise ValueError(f"the table has no column {name!r}, only {sorted(found)}")
+        return found[name]
+
+    def only(self, names: Collection[str]) -> "Table":
+        """The same without other columns."""
+        return replace(
+            self,
+            columns={name: column for name, column in self.columns.items() if name in names},
+            step_columns={name: column for name, column in self.step_columns.items() if name in names},
+        )
+
+    def rows(self, kept: NDArray[np.bool_]) -> "Table":
+        """The same of some rollouts (N,), with their steps; groups keep their numbers."""
+        steps = kept[self.rollout]
+        return Table(
+            self.group[kept],
+            self.reward[kept],
+            (np.cumsum(kept) - 1)[self.rollout[steps]],
+            {name: x[kept if len(x) == len(self) else steps] for name, x in self.columns.items()},
+            {name: column[steps] for name, column in self.step_columns.items()},
+        )
+
+    def with_reward(self, reward: NDArray[np.float64]) -> "Table":
+        """The same rollouts with other rewards."""
+        return replace(self, reward=reward)
 
     @property
     def groups(self) -> int:

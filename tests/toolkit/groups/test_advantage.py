@@ -1,3 +1,5 @@
+from functools import partial
+
 import numpy as np
 import pytest
 from hypothesis import given
@@ -6,7 +8,16 @@ from hypothesis import strategies as st
 from toolkit.groups import advantage
 from toolkit.groups.table import Table
 
-AXES = [advantage.centred, advantage.standardised, advantage.zero]
+AXES = [
+    advantage.zero,
+    advantage.centred,
+    advantage.standardised,
+    advantage.leave_one_out,
+    advantage.length_weighted,
+    advantage.amplified,
+    advantage.best_only,
+]
+OF_THE_BATCH = [advantage.whitened, advantage.centred_whitened]
 LABELLED = st.lists(st.tuples(st.integers(0, 3), st.floats(-5, 5)), min_size=1, max_size=30)
 
 
@@ -27,18 +38,31 @@ def test_standardised_is_the_naive_loop(rows) -> None:
 
 @pytest.mark.parametrize("axis", AXES)
 def test_eight_equal_rewards_in_float32_give_exactly_nothing(axis) -> None:
-    table = Table.of([0] * 8 + [1, 1], np.array([0.1] * 8 + [0, 1], np.float32))
+    table = Table.of([0] * 8 + [1, 1], np.array([0.1] * 8 + [0, 1], np.float32), length=range(10))
     assert (axis(table)[:8] == 0).all()
 
 
-@pytest.mark.parametrize("axis", AXES)
+@pytest.mark.parametrize("axis", [*AXES, *OF_THE_BATCH])
+def test_equal_rewards_of_all_groups_give_exactly_nothing(axis) -> None:
+    table = Table.of([0] * 8 + [1], np.array([0.1] * 9, np.float32), length=range(9))
+    assert (axis(table) == 0).all()
+
+
+@pytest.mark.parametrize("axis", [*AXES, *OF_THE_BATCH])
 @given(LABELLED, st.randoms())
 def test_the_order_of_rollouts_does_not_matter(axis, rows, random) -> None:
     order = list(range(len(rows)))
     random.shuffle(order)
-    whole = axis(Table.of(*zip(*rows, strict=True)))
-    shuffled = axis(Table.of(*zip(*(rows[i] for i in order), strict=True)))
-    assert np.allclose(whole[order], shuffled, atol=1e-9)
+    length = np.arange(len(rows)) % 5
+    whole = axis(Table.of(*zip(*rows, strict=True), length=length))
+    shuffled = axis(Table.of(*zip(*(rows[i] for i in order), strict=True), length=length[order]))
+    assert np.allclose(whole[order], shuffled, rtol=1e-6, atol=1e-9)
+
+
+@pytest.mark.parametrize("axis", [*AXES, *OF_THE_BATCH])
+def test_groups_of_one_and_no_rollouts_at_all_are_no_error(axis) -> None:
+    assert (axis(Table.of([0], [3.0], length=[2])) == 0).all()
+    assert len(axis(Table.of([], [], length=[]))) == 0
 
 
 def test_golden_values_of_a_group() -> None:
@@ -47,6 +71,97 @@ def test_golden_values_of_a_group() -> None:
     assert np.allclose(advantage.standardised(table, eps=0.0), [1.5, -0.5, -0.5, -0.5])
     assert np.allclose(advantage.standardised(table, eps=0.0, ddof=0)[0], 3**0.5)
     assert not advantage.zero(table).any()
+
+
+# Fixture A: what verl and TRL give for one group, of which the first and the last value.
+RLOO, OPO, GPG = (
+    advantage.leave_one_out,
+    advantage.length_weighted,
+    partial(advantage.amplified, by_score=True),
+)
+VERL, TRL = partial(advantage.standardised, eps=1e-6), advantage.standardised
+POPULATION = partial(advantage.standardised, eps=0.0, ddof=0)
+
+
+@pytest.mark.parametrize(
+    ("rewards", "expected"),
+    [
+        (
+            [1, 0, 0, 0],
+            {
+                VERL: (1.499997, -0.499999),
+                TRL: (1.4997, -0.4999),
+                POPULATION: (1.732051, -0.577350),
+                advantage.centred: (0.75, -0.25),
+                RLOO: (1, -0.333333),
+                OPO: (0.75, -0.25),
+                GPG: (3, -1),
+                advantage.amplified: (0.75, -0.25),
+                advantage.best_only: (1.999996, 0),
+                advantage.whitened: (1.65831, -0.55277),
+                advantage.centred_whitened: (1.65831, -0.55277),
+            },
+        ),
+        (
+            [1, 1, 0, 0],
+            {
+                VERL: (0.866024, -0.866024),
+                TRL: (0.865875, -0.865875),
+                POPULATION: (1, -1),
+                RLOO: (0.666667, -0.666667),
+                GPG: (1, -1),
+                advantage.best_only: (0, 0),
+                advantage.whitened: (0.95743, -0.95743),
+            },
+        ),
+        (
+            [1, 1, 1, 0],
+            {
+                VERL: (0.499999, -1.499997),
+                RLOO: (0.333333, -1),
+                GPG: (0.333333, -1),
+                advantage.best_only: (0, 0),
+                advantage.whitened: (0.55277, -1.65831),
+            },
+        ),
+        (
+            [1, -1, -1, -1],
+            {
+                TRL: (1.49985, -0.49995),
+                RLOO: (2, -0.666667),
+                GPG: (1.5, -0.5),
+                advantage.best_only: (2, 0),
+                advantage.whitened: (1.65831, -0.55277),
+            },
+        ),
+        *[(same, dict.fromkeys([*AXES, *OF_THE_BATCH, GPG], (0, 0))) for same in ([0] * 4, [1] * 4)],
+    ],
+)
+def test_numbers_of_public_code(rewards, expected) -> None:
+    table = Table.of([0] * 4, rewards, length=[3] * 4)
+    for axis, (first, last) in expected.items():
+        assert np.allclose(axis(table)[[0, 3]], [first, last], atol=6e-6), axis
+
+
+def test_opo_weighs_the_baseline_by_length() -> None:
+    table = Table.of([0] * 4, [1, 0, 0, 0], length=[10, 20, 30, 40])
+    assert np.allclose(advantage.length_weighted(table), [0.9, -0.1, -0.1, -0.1])
+
+
+def test_pass_at_k_rewards_the_best_alone_by_its_lead() -> None:
+    table = Table.of([0, 1, 0, 1, 0], [0.25, 3, 1, 3, 0.5])
+    assert advantage.best_only(table, scaled=False).tolist() == [0, 0, 0.5, 0, 0]
+
+
+def test_gpg_makes_up_for_groups_without_signal() -> None:
+    table = Table.of([0, 0, 1, 1], [1, 0, 1, 1])
+    assert advantage.amplified(table).tolist() == [1, -1, 0, 0]
+    assert np.allclose(advantage.amplified(table, by_score=True), [2 / 3, -2 / 3, 0, 0])
+
+
+def test_long_replies_count_more_in_the_statistics_of_the_batch() -> None:
+    table = Table.of([0, 0], [1.0, 0.0], length=[1, 3])
+    assert np.allclose(advantage.whitened(table), np.array([0.75, -0.25]) / 0.5, atol=1e-6)
 
 
 def test_a_table_says_what_does_not_fit() -> None:

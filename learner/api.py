@@ -1,0 +1,44 @@
+"""`train` and its async twin: learning in weights from Python."""
+
+from collections.abc import Callable
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from learner.config import WeightsConfig
+from learner.forecast import forecast
+from learner.job import Job
+from learner.loop import learn
+from toolkit import directory
+from toolkit.config import resolve
+from toolkit.forecast import check_limits
+from toolkit.ledger import Limits
+from toolkit.run import Result, blocking, carry_out
+from toolkit.task import Task
+from toolkit.types import Note
+
+
+async def atrain(
+    task: Task,
+    *,
+    model: str | None = None,
+    limits: Limits | None = None,
+    run: str | Path | None = None,
+    watch: Callable[[Note], None] = lambda note: None,
+    **settings: Any,
+) -> Result:
+    """
+    Train a model's weights on a task by reinforcement learning and measure them on held-out rows.
+
+    `settings` are the fields of `WeightsConfig`. `run` is a directory, taken up again if it exists. Raises the errors
+    of `toolkit.errors`.
+    """
+    bounds = asdict(limits) if limits else {}
+    given = {"model": model, **bounds, **settings}
+    job = Job(task, resolve(WeightsConfig, WeightsConfig.known(task.settings), task.weights, given))
+    check_limits(job.config, forecast(job))
+    path = Path(run) if run else directory.fresh(task.name)
+    return await carry_out(task, job.config, lambda *_: learn(job, path), path, watch=watch)
+
+
+train = blocking(atrain)

@@ -1,0 +1,96 @@
+"""What a run trains, in one process: the policy, its optimizer, its learning rate, and what samples from it."""
+
+from collections.abc import Mapping, Sequence
+from math import cos, pi
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from learner import checkpoint
+from learner.answer import answer
+from learner.batch import Batch
+from learner.config import WeightsConfig, weights_of
+from learner.method import Method
+from learner.policy import Lora, Policy
+from learner.ranks import ALONE, Ranks
+from learner.update import How, Updated, update
+from toolkit.seeds import seed as seed_of
+from toolkit.types import Reply, Request
+
+
+class Engine:
+    """
+    Samples, updates, saves. `ranks` are the processes that share an update.
+
+    Loading raises UnknownModel or ConfigError where the model can't be had as asked.
+    """
+
+    def __init__(self, config: WeightsConfig, method: Method, ranks: Ranks = ALONE):
+        self.config, self.method, self.ranks = config, method, ranks
+        self.reload()
+
+    def reload(self) -> None:
+        """Begin with the weights that training begins with; what was trained is forgotten."""
+        config = self.config
+        lora = Lora(config.lora, config.lora_alpha or 2.0 * config.lora) if config.lora else None
+        self.policy: Any = None  # two models at once may be one too many for the memory
+        self.optimizer: Any = None
+        self.policy = Policy.load(
+            weights_of(config.model),
+            device=config.device,
+            dtype=config.dtype,
+            lora=lora,
+            checkpointing=config.checkpointing,
+        )
+        if "ref_logp" in self.method.needs:
+            self.policy.with_reference()
+        self.optimizer = self.policy.optimizer(
+            lr=config.rate, betas=(0.9, config.beta2), weight_decay=config.weight_decay
+        )
+
+    def answer(self, requests: Sequence[Request]) -> Sequence[Reply]:
+        """Replies of the policy as it is now, drawn as one batch."""
+        return answer(self.policy, requests)
+
+    def update(self, batch: Batch, number: int, *, slowed: float = 1.0) -> Updated:
+        """Learn from a batch in step `number`; `slowed` is a factor on the learning rate."""
+        config = self.config
+        for group in self.optimizer.param_groups:
+            group["lr"] = config.rate * slowed * factor(config, number)
+        how = How(
+            config.temperature or 1.0,
+            config.slice_tokens,
+            config.clip,
+            config.correction if config.sampler else None,
+        )
+        rng = torch.Generator().manual_seed(seed_of(config.seed, "update", number) % 2**63)
+        return update(self.policy, self.optimizer, self.method, batch, how, rng, self.ranks)
+
+    def save(self, folder: Path, number: int, state: Mapping[str, Any]) -> None:
+        """Write a checkpoint."""
+        checkpoint.save(folder, number, self.policy, self.optimizer, state)
+
+    def restore(self, path: Path) -> dict[str, Any]:
+        """Go to a checkpoint; what the loop knew then."""
+        return checkpoint.restore(path, self.policy, self.optimizer)
+
+    def close(self) -> None:
+        """Let go of what others wait for."""
+
+    def export(self, folder: Path) -> None:
+        """Write what was trained so that others can load it."""
+        self.policy.save(folder)
+
+
+def factor(config: WeightsConfig, number: int) -> float:
+    """What the learning rate is multiplied by in a step, from 1."""
+    if number <= config.warmup:
+        return number / (config.warmup + 1)
+    done = (number - config.warmup) / max(1, config.steps - config.warmup + 1)
+    match config.schedule:
+        case "linear":
+            return 1 - done
+        case "cosine":
+            return 0.5 * (1 + cos(pi * done))
+    return 1.0

@@ -1,0 +1,63 @@
+"""One job: a task and its settings, and what follows from both."""
+
+from dataclasses import dataclass
+from functools import cached_property
+
+from learner.config import WeightsConfig, weights_of
+from learner.method import Method, limited, override
+from learner.methods import find
+from toolkit.agent import Agent
+from toolkit.errors import ConfigError
+from toolkit.task import Task
+from toolkit.types import Sampling
+
+
+@dataclass(frozen=True)
+class Job:
+    """A task and its settings. Raises ConfigError for what does not go together, before a model is loaded."""
+
+    task: Task
+    config: WeightsConfig
+
+    def __post_init__(self) -> None:
+        if not self.task.train:
+            raise ConfigError("There are no training rows: give splits a train share.")
+        if self.config.group_size == 1 and self.task.reward.relative:
+            raise ConfigError(
+                f"The reward {self.task.reward.name!r} ranks the runs of a group: group_size must be at least 2."
+            )
+        _ = self.method, self.weights
+
+    @cached_property
+    def method(self) -> Method:
+        """How weights are trained."""
+        return override(limited(find(self.config.method), self.config.max_tokens), *self.config.overrides)
+
+    @property
+    def weights(self) -> str:
+        """The model that is trained, without torch/."""
+        return weights_of(self.config.model)
+
+    @property
+    def judge(self) -> str:
+        """The model that grades, where the reward asks one; never the one that is trained."""
+        if self.task.reward.asks and not self.config.judge:
+            raise ConfigError(
+                f"The reward {self.task.reward.name!r} asks a model: say which one with judge=..., as the one that is "
+                "trained would grade itself."
+            )
+        return self.config.judge
+
+    @property
+    def learner(self) -> Agent:
+        """The model as it is run while learning."""
+        return self._agent(self.config.learning, "rollout")
+
+    @property
+    def measurer(self) -> Agent:
+        """The model as it is run to measure, and in use."""
+        return self._agent(self.config.measuring, "measure")
+
+    def _agent(self, sampling: Sampling, payer: str) -> Agent:
+        config = self.config
+        return Agent(config.model, sampling, self.task.tools, config.turns, "text", payer=payer)

@@ -1,0 +1,338 @@
+"""
+Learning in weights: steps of sampling and updating, checkpoints, and the measurement before and after.
+
+A run that was stopped goes on from its last checkpoint. Every step follows from the weights and from the seed of its
+number, so what was lost after the checkpoint comes out as it was.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field, replace
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from learner import checkpoint, collapse, gather
+from learner.collapse import Seen, mean
+from learner.engine import Engine
+from learner.job import Job
+from learner.method import describe
+from learner.rollouts import in_step
+from learner.update import Updated
+from toolkit.agent import Agent, Prompt, group, runs
+from toolkit.collect import booked
+from toolkit.errors import AllFailed, Hopeless
+from toolkit.evaluate import Arm, compare
+from toolkit.groups.memory import Memory
+from toolkit.groups.plan import Asked
+from toolkit.run import Outcome
+from toolkit.seeds import seed as seed_of
+from toolkit.types import Example, Group, Note, Payer, Plan, Rollout, Sampled, Usage, Work
+
+MEASURING = 0
+CHECKPOINTS = "checkpoints"
+WEIGHTS = "weights"
+"""The folder of an artefact that holds what was trained."""
+DEAD = 10
+"""Steps in a row without any signal, after which there is no point in going on."""
+TRIES = 3
+"""Collapses after which learning stops where it was best."""
+
+
+@dataclass(frozen=True, slots=True)
+class State:
+    """
+    What one step hands to the next beside the weights; it is saved with them.
+
+    `slowed` is a factor on the learning rate, halved at each collapse. `best` is the step of the best checkpoint.
+    `stopped` says why learning ended early.
+    """
+
+    number: int = 0
+    memory: Memory = field(default_factory=Memory)
+    history: tuple[Seen, ...] = ()
+    books: tuple[Sampled, ...] = ()
+    slowed: float = 1.0
+    collapses: int = 0
+    best: int = 0
+    stopped: str = ""
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain data."""
+        return {**asdict(self), "memory": self.memory.to_json()}
+
+    @classmethod
+    def from_json(cls, data: Mapping[str, Any]) -> "State":
+        """What `to_json` wrote."""
+        books = [
+            Sampled(Payer(**x["payer"]), x["model"], x["calls"], Usage(**x["usage"])) for x in data["books"]
+        ]
+        history = [Seen(**each) for each in data["history"]]
+        return cls(
+            **{
+                **data,
+                "memory": Memory.from_json(data["memory"]),
+                "history": tuple(history),
+                "books": tuple(books),
+            }
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class StepRecord:
+    """What a step saw and did; `went` says where learning went back to, and why."""
+
+    number: int
+    groups: tuple[Group, ...]
+    seen: Seen
+    updated: Updated | None
+    rate: float
+    went: str = ""
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain data."""
+        members = [run for each in self.groups for run in each.members]
+        return {
+            "step": self.number,
+            "statistics": {
+                "runs": len(members),
+                "failed": sum(run.failed for run in members),
+                "mean_reward": self.seen.reward,
+                "mixed": mean([each.mixed for each in self.groups]),
+                **{name: value for name, value in asdict(self.seen).items() if name != "reward"},
+            },
+            "update": asdict(self.updated) if self.updated else None,
+            "rate": self.rate,
+            "went": self.went,
+            "groups": [{"example": g.example.id, "rewards": list(g.rewards)} for g in self.groups],
+        }
+
+    def summary(self) -> str:
+        """One line for people."""
+        seen, done = self.seen, self.updated
+        mixed = mean([each.mixed for each in self.groups])
+        learnt = (
+            f"gradient {done.norm:.2g}, sampler off by {done.mismatch:.1g} nats"
+            if done
+            else "nothing to learn from"
+        )
+        went = f"; {self.went}" if self.went else ""
+        return (
+            f"step {self.number}: mean reward {seen.reward:.2f}, {mixed:.0%} of groups mixed, {seen.length:.0f} tokens, "
+            f"{seen.entropy:.2f} nats a token; {learnt}{went}"
+        )
+
+
+def learn(job: Job, path: Path, make: Callable[..., Engine] = Engine) -> Plan[Outcome]:
+    """Train on the training rows, with checkpoints under `path`, then measure on rows that learning never saw."""
+    yield Note("stage", f"loading {job.config.model}")
+    engine: Engine = yield Work(make, (job.config, job.method))
+    try:
+        yield Note("stage", f"training {engine.policy.chosen}; method {job.config.method}")
+        state = yield from _taken_up(engine, path / CHECKPOINTS)
+        while state.number < job.config.steps and not state.stopped:
+            record, state = yield from step(job, engine, state, path / CHECKPOINTS)
+            yield Note("step", record)
+        return (yield from _outcome(job, engine, state, path))
+    finally:
+        engine.close()
+
+
+def _taken_up(engine: Engine, folder: Path) -> Plan[State]:
+    """The state of the last checkpoint, with the weights in the engine; a new one where there is none."""
+    found = checkpoint.latest(folder)
+    if found is None:
+        return State()
+    state = State.from_json(engine.restore(found))
+    yield Note("stage", f"going on after step {state.number}")
+    yield Note("sampled", state.books)
+    return state
+
+
+# ---- a step ----------------------------------------------------------------------------------------
+
+
+def step(job: Job, engine: Engine, state: State, folder: Path) -> Plan[tuple[StepRecord, State]]:
+    """Sample groups, learn from them, and save what came of it now and then."""
+    number = state.number + 1
+    yield Note("stage", f"step {number} of {job.config.steps}")
+    groups, books = yield from sampled(job, engine, state.memory, number)
+    yield Note("groups", groups)
+    check_alive(groups)
+    made = gather.batch(groups, job.method)
+    done: Updated | None = None
+    if made is not None:
+        done = yield Work(partial(engine.update, made, number, slowed=state.slowed))
+    seen = _seen(groups, done)
+    state = replace(
+        state,
+        number=number,
+        memory=state.memory.after(groups),
+        history=(*state.history, seen),
+        books=_together([*state.books, *books]),
+    )
+    went = ""
+    if job.config.watch and (why := collapse.alarm(state.history)):
+        state, went = _back(engine, state, folder, why)
+    elif number % job.config.save_every == 0 or number == job.config.steps or number == 1:
+        state = _saved(engine, state, folder)
+    _check_signal(state)
+    rate = float(engine.optimizer.param_groups[0]["lr"])
+    return StepRecord(number, tuple(groups), seen, done, rate, went), state
+
+
+def sampled(job: Job, engine: Engine, memory: Memory, number: int) -> Plan[tuple[list[Group], list[Sampled]]]:
+    """The groups of a step, by the method's choice of rows and of rollouts; what they used."""
+    config, rng = job.config, np.random.default_rng(seed_of(job.config.seed, "select", number))
+    queue = job.method.select(job.task.train, memory, rng, config.batch_size * config.refills)
+    agent, version = job.learner, f"w{number - 1}"
+    seed = seed_of(config.seed, "learn", number)
+
+    def draw(row: Example, start: int, count: int) -> Plan[tuple[Rollout, ...]]:
+        prompts = [Prompt(row.messages, version)] * count
+        return runs(
+            agent, row, prompts, job.task.reward, judge=job.judge, seed=seed, start=start, together=not start
+        )
+
+    asked = Asked(tuple(queue), config.batch_size, config.group_size, draw)
+    books: list[Sampled] = []
+    plan = in_step([booked(job.method.plan(asked), number)], config.model, engine.answer)
+    groups = yield from _overheard(plan, books)
+    return groups[0], books
+
+
+def _overheard(plan: Plan[Any], books: list[Sampled]) -> Plan[Any]:
+    """The same plan; what it books is noted down too."""
+    answer: Any = None
+    try:
+        while True:
+            want = plan.send(answer)
+            if isinstance(want, Note) and want.topic == "sampled":
+                books += want.data
+            answer = yield want
+    except StopIteration as done:
+        return done.value
+
+
+def _together(books: Sequence[Sampled]) -> tuple[Sampled, ...]:
+    """Books summed by payer and model; those of single rows are joined, which a long run would drown in."""
+    found: dict[tuple[str, int, str], Sampled] = {}
+    for each in books:
+        key = each.payer.role, each.payer.step, each.model
+        old = found.get(key, Sampled(Payer(*key[:2]), each.model, 0, Usage()))
+        found[key] = replace(old, calls=old.calls + each.calls, usage=old.usage + each.usage)
+    return tuple(found.values())
+
+
+def check_alive(groups: Sequence[Group]) -> None:
+    """Raise AllFailed where every single run broke: there is nothing to learn from."""
+    members = [run for each in groups for run in each.members]
+    if members and all(run.failed for run in members):
+        raise AllFailed(f"Every one of {len(members)} rollouts failed, the first one so: {members[0].error}")
+
+
+def _check_signal(state: State) -> None:
+    """Raise Hopeless where no group of many steps had runs with different rewards."""
+    last = state.history[-DEAD:]
+    if len(last) == DEAD and not any(each.signal for each in last):
+        raise Hopeless(
+            f"In {DEAD} steps no row had runs with different rewards (mean reward {last[-1].reward:.2f}), so nothing was "
+            "learnt: the reward may be constant, or the rows far too hard or easy. Look at RUN/rollouts.jsonl."
+        )
+
+
+def _seen(groups: Sequence[Group], done: Updated | None) -> Seen:
+    members = gather.members(groups)
+    everyone = [run for each in groups for run in each.members]
+    return Seen(
+        reward=mean([member.reward for member in members]),
+        length=mean([member.length for member in members]),
+        entropy=-mean([member.logp for member in members]),
+        kl=done.kl if done else 0.0,
+        valid=mean([bool(run.score and run.score.valid) for run in everyone]),
+        cut=mean([run.stop == "length" for run in everyone]),
+        signal=mean([each.mixed for each in groups]),
+        loss=done.loss if done else 0.0,
+    )
+
+
+# ---- checkpoints -----------------------------------------------------------------------------------
+
+
+def _saved(engine: Engine, state: State, folder: Path) -> State:
+    """Save this step, and keep it beside the best one; the state, which says which that is."""
+    history = state.history
+    recent = mean([each.reward for each in history[-collapse.WINDOW :]])
+    if not state.best or recent >= collapse.best(history):
+        state = replace(state, best=state.number)
+    engine.save(folder, state.number, state.to_json())
+    checkpoint.keep(folder, state.number, state.best)
+    return state
+
+
+def _back(engine: Engine, state: State, folder: Path, why: str) -> tuple[State, str]:
+    """The state after learning went back to its best checkpoint; it learns half as fast from there, or stops."""
+    collapses, number = state.collapses + 1, state.number
+    old = State.from_json(engine.restore(folder / f"{state.best:06d}"))
+    state = replace(
+        old,
+        number=number,
+        books=state.books,
+        memory=state.memory,
+        slowed=0.5**collapses,
+        collapses=collapses,
+        stopped=f"{why}, {collapses} times" if collapses >= TRIES else "",
+    )
+    engine.save(folder, number, state.to_json())
+    state = replace(state, best=number)
+    checkpoint.keep(folder, number)
+    what = "and stops" if state.stopped else f"and learns {state.slowed:g} times as fast"
+    return state, f"{why}: learning goes back to step {old.number} {what}"
+
+
+# ---- the measurement -------------------------------------------------------------------------------
+
+
+def _outcome(job: Job, engine: Engine, state: State, path: Path) -> Plan[Outcome]:
+    """The measurement of the weights that were trained and of those that training began with."""
+    after = yield from measured(job, engine)
+    folder = path / WEIGHTS
+    yield Work(partial(engine.export, folder))
+    yield Work(engine.reload)
+    before = yield from measured(job, engine)
+    arms = [Arm("before", tuple(before)), Arm("after", tuple(after))]
+    evaluation = compare(arms, ks=tuple(sorted({1, job.config.samples})))
+    about = {
+        "base": job.config.model,
+        "lora": job.config.lora,
+        "name": job.config.method,
+        "method": describe(job.method),
+    }
+    files = {"weights.json": {**about, "steps": state.number, "stopped": state.stopped}}
+    return Outcome(
+        evaluation, files, {"weights.json": {**about, "steps": 0, "stopped": ""}}, folders={WEIGHTS: folder}
+    )
+
+
+def measured(job: Job, engine: Engine) -> Plan[list[Group]]:
+    """The test rows, answered by the policy as it is now."""
+    rows, agent = job.task.test, job.measurer
+    yield Note("stage", f"measuring on {len(rows)} held-out rows")
+    plans = [booked(_measured(job, agent, row), MEASURING) for row in rows]
+    groups = yield from in_step(plans, job.config.model, engine.answer)
+    yield Note("groups", groups)
+    check_alive(groups)
+    return groups
+
+
+def _measured(job: Job, agent: Agent, row: Example) -> Plan[Group]:
+    return group(
+        agent,
+        row,
+        row.messages,
+        job.task.reward,
+        judge=job.judge,
+        size=job.config.samples,
+        seed=seed_of(job.config.seed, MEASURING),
+    )

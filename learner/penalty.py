@@ -1,0 +1,55 @@
+"""
+Axis 9, penalties: what is added to the loss. Tokens -> (b, T), a value for each token, never divided
+
+    kl1, kl2, kl3    how far the policy is from the reference model, three estimates     k1, k2, k3 (Schulman, 2020)
+    entropy          a bonus for an undecided policy                                      PPO (arXiv 1707.06347)
+
+They share the loss's weights (`learner.weigh`). x is the reference model's log-probability minus the policy's.
+"""
+
+from torch import Tensor
+
+from learner.batch import Tokens
+from toolkit.groups.table import reads
+
+
+@reads("ref_logp")
+def kl1(x: Tokens, *, beta: float = 0.001) -> Tensor:
+    """
+    - beta x: the divergence without bias, and with much noise.
+
+    As a loss its gradient is 0 on average where the policy itself sampled; it belongs into the reward, see
+    `toolkit.groups.shape.less_kl`.
+    """
+    return -beta * _gap(x)
+
+
+@reads("ref_logp")
+def kl2(x: Tokens, *, beta: float = 0.001) -> Tensor:
+    """Beta x^2 / 2: its gradient is the divergence's, where the policy itself sampled."""
+    return beta * _gap(x).square() / 2
+
+
+@reads("ref_logp")
+def kl3(x: Tokens, *, beta: float = 0.04, clamp: float | None = None) -> Tensor:
+    """
+    Beta (exp(x) - x - 1): never negative, without bias, with less noise.
+
+    `clamp` holds the value before beta within that of 0, as verl does with 10, and x within 20; paper and TRL have
+    neither.
+    """
+    gap = _gap(x)
+    if clamp is None:
+        return beta * (gap.exp() - gap - 1)
+    gap = gap.clamp(-20, 20)
+    return beta * (gap.exp() - gap - 1).clamp(-clamp, clamp)
+
+
+@reads("entropy")
+def entropy(x: Tokens, *, coef: float = 0.001) -> Tensor:
+    """- coef H, H the entropy of the policy at each token."""
+    return -coef * x.column("entropy")
+
+
+def _gap(x: Tokens) -> Tensor:
+    return x.column("ref_logp") - x.logp

@@ -1,0 +1,229 @@
+"""
+The update: weights of tokens are fixed on the whole batch, slices save memory, gradients are summed.
+
+B sequences in a batch, b in a slice, T tokens of the longest reply.
+"""
+
+import math
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor
+
+from learner.batch import Batch, Tokens, slices
+from learner.forward import logps
+from learner.method import Method, values
+from learner.policy import Policy
+from learner.ranks import ALONE, Ranks
+from toolkit.errors import OutOfMemory
+
+LEAST = 64
+"""Tokens of the smallest slice that is tried where memory is short."""
+
+
+@dataclass(frozen=True, slots=True)
+class How:
+    """
+    How an update is carried out, whatever the method; nothing of it changes the gradient but `correction` and `clip`.
+
+    `temperature` is that of sampling. `tokens` are those of a slice. `clip` is the largest norm of the gradient.
+    `correction` caps the weights exp(old_logp - sampler_logp) that undo what a sampler's numbers differ in
+    (truncated importance sampling); None for none.
+    """
+
+    temperature: float = 1.0
+    tokens: int = 8192
+    clip: float = 1.0
+    correction: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Updated:
+    """
+    What an update saw, over the tokens of its batch.
+
+    `loss` is the sum of weights times values of the first pass. `kl` is the mean of r - 1 - log r, r the ratio to
+    the policy before the update, `ratio` the mean |r - 1| of the first optimizer step, which must be rounding.
+    `mismatch` is the mean |log-probability here - the sampler's|. `norm` is that of the last gradient, before
+    clipping. `tokens` is the size of slices that memory allowed.
+    """
+
+    loss: float = 0.0
+    kl: float = 0.0
+    ratio: float = 0.0
+    mismatch: float = 0.0
+    norm: float = 0.0
+    steps: int = 0
+    tokens: int = 0
+
+
+def update(
+    policy: Policy,
+    optimizer: torch.optim.Optimizer,
+    method: Method,
+    batch: Batch,
+    how: How,
+    rng: torch.Generator,
+    ranks: Ranks = ALONE,
+) -> Updated:
+    """
+    Carry out a method's epochs and minibatches on a batch. Raises OutOfMemory where one sequence alone is too much.
+
+    A step whose gradient is not finite is left out.
+    """
+    batch, tokens = _prepared(policy, method, batch, how, ranks)
+    sums = torch.zeros(4, dtype=torch.float64)
+    norm, steps = 0.0, 0
+    first: tuple[Tensor, Batch] | None = None
+    for rows in _minibatches(batch, method, rng):
+        part = batch.rows(rows)
+        optimizer.zero_grad(set_to_none=True)
+        found, tokens = _accumulated(policy, method, part, replace(how, tokens=tokens), ranks)
+        first = (found, part) if first is None else first
+        sums += found
+        norm = float(torch.nn.utils.clip_grad_norm_(policy.parameters(), how.clip))
+        if math.isfinite(norm) and norm > 0:
+            optimizer.step()
+            steps += 1
+    if first is None:
+        return Updated(tokens=tokens)
+    count = max(1.0, float(batch.mask.sum()) * method.epochs)
+    return Updated(
+        loss=float(sums[0]) / method.epochs,
+        kl=float(sums[1]) / count,
+        ratio=float(first[0][3]) / max(1.0, float(first[1].mask.sum())),
+        mismatch=float(sums[2]) / count,
+        norm=norm,
+        steps=steps,
+        tokens=tokens,
+    )
+
+
+def gradient(policy: Policy, method: Method, batch: Batch, how: How, ranks: Ranks = ALONE) -> Tensor:
+    """Add the gradient of one optimizer step to the parameters' `grad`; (4,) the sums that `Updated` is made of."""
+    weights = method.weigh(batch)
+    sums = torch.zeros(4, dtype=torch.float64)
+    for rows in ranks.share(list(slices(batch, how.tokens, whole_groups=method.whole_groups))):
+        sums += _one(policy, method, batch.rows(rows), weights[rows], how)
+    return sums
+
+
+def _one(policy: Policy, method: Method, part: Batch, weights: Tensor, how: How) -> Tensor:
+    """Backward through a slice: (4,) its loss, and sums over tokens of KL, sampler's mismatch and |r - 1|."""
+    logp, entropy = logps(policy, part, temperature=how.temperature, entropy="entropy" in method.needs)
+    x = tokens(part, logp, entropy)
+    found = values(method, x)
+    weights = weights[:, : x.mask.shape[1]].to(logp.device) * _correction(x, how.correction)
+    loss = torch.where(x.mask, found * weights, 0.0).sum()
+    loss.backward()
+    with torch.no_grad():
+        off = x.log_ratio.double().expm1()
+        kl = off - x.log_ratio
+        gap = (x.old_logp - x.columns.get("sampler_logp", x.old_logp)).abs()
+        sums = [torch.where(x.mask, each, 0.0).sum() for each in (kl, gap, off.abs())]
+    return torch.stack([loss.detach(), *sums]).double().cpu()
+
+
+def tokens(part: Batch, logp: Tensor, entropy: Tensor | None = None) -> Tokens:
+    """What losses read of a slice, on the device of `logp`; without "old_logp" the policy is the one that sampled."""
+    columns = {name: values.to(logp.device) for name, values in part.columns.items()}
+    if entropy is not None:
+        columns["entropy"] = entropy
+    return Tokens(
+        logp,
+        columns.get("old_logp", logp.detach()),
+        part.mask.to(logp.device),
+        part.advantage.to(logp.device, logp.dtype),
+        part.group.to(logp.device),
+        columns,
+    )
+
+
+def _correction(x: Tokens, cap: float | None) -> Tensor | float:
+    """(b, T) min(exp(old_logp - sampler_logp), cap), without a gradient."""
+    if cap is None or "sampler_logp" not in x.columns:
+        return 1.0
+    gap = torch.where(x.mask, x.old_logp.detach() - x.columns["sampler_logp"], 0.0)
+    return gap.exp().clamp(max=cap)
+
+
+def _prepared(policy: Policy, method: Method, batch: Batch, how: How, ranks: Ranks) -> tuple[Batch, int]:
+    """The batch with the log-probabilities that parts need, and the size of slices that memory allowed."""
+    size = how.tokens
+    if method.epochs * method.minibatches > 1 and "old_logp" not in batch.columns:
+        found, size = _frozen(policy, batch, replace(how, tokens=size), ranks)
+        batch = batch.with_columns(old_logp=found)
+    if "ref_logp" in method.needs:
+        with policy.reference():
+            found, size = _frozen(policy, batch, replace(how, tokens=size), ranks)
+        batch = batch.with_columns(ref_logp=found)
+    return batch, size
+
+
+def _frozen(policy: Policy, batch: Batch, how: How, ranks: Ranks) -> tuple[Tensor, int]:
+    """(B, T) log-probabilities without a gradient."""
+    found = torch.zeros(batch.mask.shape)
+
+    def work(size: int) -> Tensor:
+        with torch.no_grad():
+            for rows in ranks.share(list(slices(batch, size))):
+                logp, _ = logps(policy, batch.rows(rows), temperature=how.temperature)
+                found[rows, : logp.shape[1]] = logp.float().cpu()
+        return found
+
+    result = _in_memory(work, how.tokens)
+    ranks.add_up([found])
+    return result
+
+
+def _accumulated(policy: Policy, method: Method, batch: Batch, how: How, ranks: Ranks) -> tuple[Tensor, int]:
+    """The gradient of one optimizer step, summed over processes."""
+
+    def work(size: int) -> Tensor:
+        for parameter in policy.parameters():
+            parameter.grad = None
+        return gradient(policy, method, batch, replace(how, tokens=size), ranks)
+
+    sums, size = _in_memory(work, how.tokens)
+    ranks.add_up([sums, *_filled(policy)])
+    return sums, size
+
+
+def _filled(policy: Policy) -> Iterator[Tensor]:
+    """A gradient for each parameter, be it zero: processes must agree on how many there are."""
+    for parameter in policy.parameters():
+        if parameter.grad is None:
+            parameter.grad = torch.zeros_like(parameter)
+        yield parameter.grad
+
+
+def _in_memory(work: Callable[[int], Tensor], size: int) -> tuple[Tensor, int]:
+    """Do it in slices of `size` tokens, or of half as many as long as memory is short."""
+    while True:
+        try:
+            return work(size), size
+        except (MemoryError, RuntimeError) as error:
+            if not _short_of_memory(error):
+                raise
+            if size <= LEAST:
+                raise OutOfMemory(
+                    "There is not enough memory for one sequence: use LoRA (lora=16), checkpointing=true, a shorter "
+                    "max_tokens or a smaller model."
+                ) from error
+        size //= 2
+
+
+def _short_of_memory(error: BaseException) -> bool:
+    return isinstance(error, MemoryError | torch.OutOfMemoryError) or "allocate memory" in str(error)
+
+
+def _minibatches(batch: Batch, method: Method, rng: torch.Generator) -> Iterator[list[int]]:
+    """Rows of each optimizer step: whole groups, in a new order in every epoch, in parts of about equal size."""
+    groups = batch.group.unique()
+    for _ in range(method.epochs):
+        order = groups[torch.randperm(len(groups), generator=rng)] if method.minibatches > 1 else groups
+        for part in order.tensor_split(min(method.minibatches, max(1, len(groups)))):
+            rows = torch.isin(batch.group, part).nonzero().flatten().tolist()
+            if rows:
+                yield rows

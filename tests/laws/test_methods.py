@@ -1,0 +1,349 @@
+"""What every method of `learner.methods` obeys: one table, a method a row."""
+
+import math
+import re
+import statistics
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+import pytest
+import torch
+
+from learner.batch import Batch, Tokens, slices
+from learner.method import AXES, Method, columns, credited, describe, limited, override, values
+from learner.methods import METHODS
+from toolkit.groups.table import Table
+
+# ---- the table: what each method claims ------------------------------------------------------------------------
+
+Rule = Callable[[float, list[float], list[float], float], float]
+"""(reward, rewards of the others, the same with lengths, own length) -> advantage, in groups that are not dead."""
+
+
+def mean(values: Sequence[float]) -> float:
+    return math.fsum(values) / len(values)
+
+
+def standard(r, others, weighed, _):
+    return (r - mean([r, *others])) / (statistics.stdev([r, *others]) + 1e-4)
+
+
+def plainly_centred(r, others, weighed, _):
+    return r - mean([r, *others])
+
+
+def without_one(r, others, weighed, _):
+    return r - mean(others)
+
+
+def optimal(r, others, weighed, length):
+    total = length + sum(n for _, n in weighed)
+    return r - (length * r + sum(n * other for other, n in weighed)) / total
+
+
+def informative(r, others, weighed, _):
+    return plainly_centred(r, others, weighed, _) * 16 / 7  # 7 of 16 rollouts are in groups that are not dead
+
+
+def best(r, others, weighed, _):
+    return max(0.0, r - max(others)) / (statistics.stdev([r, *others]) + 1e-6)
+
+
+@dataclass(frozen=True)
+class Claims:
+    """`rule` is the advantage in a mixed group; None where it is one of the batch. `dead`, `scale`: laws below."""
+
+    rule: Rule | None = standard
+    dead: bool = True
+    scale: bool = True
+
+
+CLAIMS = {
+    "grpo": Claims(),
+    "dr_grpo": Claims(plainly_centred, scale=False),
+    "dapo": Claims(),
+    "gspo": Claims(),
+    "gspo_token": Claims(),
+    "cispo": Claims(),
+    "sapo": Claims(),
+    "gmpo": Claims(),
+    "rloo": Claims(without_one, scale=False),
+    # Their mean is the batch's, so that a dead group has a gradient among others.
+    "reinforce_plus_plus": Claims(None, dead=False),
+    "reinforce_plus_plus_baseline": Claims(None, dead=False),
+    "gpg": Claims(informative, scale=False),
+    "opo": Claims(optimal, scale=False),
+    "pass_at_k": Claims(best),
+    "bnpo": Claims(),
+    "luspo": Claims(),
+    "vespo": Claims(),
+}
+every_method = pytest.mark.parametrize("name", METHODS)
+
+
+def test_every_method_is_in_the_table() -> None:
+    assert list(CLAIMS) == list(METHODS)
+
+
+# ---- a batch: a mixed group, a dead one, one with ties, and one of one -----------------------------------------
+
+GROUP = [0] * 4 + [1] * 8 + [2] * 3 + [3]
+REWARD = [1.0, 0.0, 0.0, 0.5, *[float(np.float32(0.1))] * 8, 0.0, 1.0, 1.0, 1.0]
+LENGTH = [3, 1, 6, 2, 4, 4, 1, 2, 3, 5, 2, 1, 2, 0, 4, 3]
+DEAD = slice(4, 12)
+N, LONGEST = len(GROUP), 9
+PROMPTS = [(1, 2, 3)] * 4 + [(4,)] * 8 + [(5, 6)] * 3 + [(7,)]
+RNG = torch.Generator().manual_seed(5)
+
+
+def drawn(spread: float) -> torch.Tensor:
+    return torch.randn(N, LONGEST, generator=RNG, dtype=torch.float64) * spread
+
+
+OLD = drawn(0.5) - 2
+NEW, REF, ENTROPY = OLD + drawn(0.4), OLD + drawn(0.3), drawn(0.1).abs()
+
+
+def table(reward: Sequence[float] = REWARD, order: Sequence[int] = range(N)) -> Table:
+    def sorted_by(values: Sequence[float]) -> np.ndarray:
+        return np.asarray(values, np.float64)[list(order)]
+
+    return Table.of(
+        sorted_by(GROUP), sorted_by(reward), range(N), length=sorted_by(LENGTH), kl=sorted_by(LENGTH) / 10
+    )
+
+
+def batch(method: Method, reward: Sequence[float] = REWARD, order: Sequence[int] = range(N)) -> Batch:
+    """The sequences that the method keeps; the column `row` is the number of each."""
+    kept, credit = credited(limited(method, 8), table(reward, order))
+    rows = [i for i, keeps in zip(order, kept, strict=True) if keeps]
+    longest = max([1, *(LENGTH[i] for i in rows)])
+    return Batch.of(
+        [PROMPTS[i] for i in rows],
+        [range(LENGTH[i]) for i in rows],
+        [GROUP[i] for i in rows],
+        credit[kept],
+        row=torch.tensor(rows),
+        **{
+            name: x[rows, :longest]
+            for name, x in {"old_logp": OLD, "ref_logp": REF, "entropy": ENTROPY}.items()
+        },
+    )
+
+
+def tokens(part: Batch, logp: torch.Tensor) -> Tokens:
+    return Tokens(logp, part.column("old_logp"), part.mask, part.advantage, part.group, part.columns)
+
+
+def descended(method: Method, whole: Batch, policy: torch.Tensor = NEW, size: int = 10**6):
+    """The loss and its gradient (N, LONGEST) in the log-probabilities, summed over slices of `size` tokens."""
+    logp = policy.clone().requires_grad_()
+    weights, rows = method.weigh(whole).double(), whole.column("row")
+    total = torch.zeros((), dtype=torch.float64)
+    for which in slices(whole, size, whole_groups=method.whole_groups):
+        part = whole.rows(which)
+        x = tokens(part, logp[rows[which], : part.mask.shape[1]])
+        loss = (values(method, x) * weights[which, : part.mask.shape[1]]).sum()
+        loss.backward()
+        total += loss.detach()
+    return total, torch.zeros_like(logp) if logp.grad is None else logp.grad
+
+
+def close(a: torch.Tensor, b: torch.Tensor) -> bool:
+    return torch.allclose(a, b, rtol=1e-10, atol=1e-12)
+
+
+# ---- laws ------------------------------------------------------------------------------------------------------
+
+
+@every_method
+@pytest.mark.parametrize("size", [1, 12, 30])
+def test_slicing_does_not_change_the_gradient(name, size) -> None:
+    method = METHODS[name]
+    (value, whole), (sum_of_values, sliced) = (
+        descended(method, batch(method), size=s) for s in (10**6, size)
+    )
+    assert whole.abs().sum() > 0
+    assert close(whole, sliced) and close(value, sum_of_values)
+
+
+@every_method
+def test_the_order_of_rows_does_not_change_the_gradient(name) -> None:
+    method = METHODS[name]
+    order = torch.randperm(N, generator=torch.Generator().manual_seed(1)).tolist()
+    (value, straight), (other, shuffled) = (
+        descended(method, batch(method, order=o)) for o in (range(N), order)
+    )
+    assert close(straight, shuffled) and close(value, other)
+
+
+@every_method
+def test_on_policy_the_gradient_is_that_of_the_policy_gradient(name) -> None:
+    method = METHODS[name]
+    whole = batch(method).with_columns()
+    whole = whole.with_columns(ref_logp=whole.column("old_logp"))
+    _, found = descended(method, whole, OLD)
+    expected = torch.zeros_like(OLD)
+    expected[whole.column("row"), : whole.mask.shape[1]] = -method.weigh(whole).double() * whole.advantage
+    assert torch.allclose(found, expected, rtol=1e-12, atol=1e-15)
+
+
+def test_on_policy_ratios_are_exactly_1() -> None:
+    whole = batch(METHODS["grpo"])
+    x = tokens(whole, whole.column("old_logp"))
+    assert (x.ratio == 1).all() and not x.mean(x.log_ratio).any()
+
+
+@pytest.mark.parametrize("name", [name for name, claims in CLAIMS.items() if claims.dead])
+def test_a_dead_group_has_exactly_no_gradient(name) -> None:
+    method = replace(METHODS[name], penalties=())
+    _, found = descended(method, batch(method))
+    assert not found[DEAD].any() and not found[-1].any()  # nor has a group of one
+    assert found.any()
+
+
+@every_method
+def test_a_dead_batch_has_exactly_no_gradient(name) -> None:
+    method = replace(METHODS[name], penalties=())
+    reward = np.full(N, 0.1, np.float32)
+    if "length" in columns(method.shape):
+        method = override(method, "shape.factor=0")
+    _, found = descended(method, batch(method, reward))
+    assert not found.any()
+
+
+@every_method
+def test_a_reward_that_all_of_a_group_get_changes_nothing(name) -> None:
+    shift = [7.0] * N if CLAIMS[name].rule is None else [[3.0, 0.0, -5.0, 2.0][group] for group in GROUP]
+    moved = np.asarray(REWARD) + shift
+    (_, a), (_, b) = (credited(METHODS[name], table(reward)) for reward in (REWARD, moved))
+    assert np.allclose(a, b, rtol=1e-9, atol=1e-9)
+
+
+@pytest.mark.parametrize("name", [name for name, claims in CLAIMS.items() if claims.scale])
+def test_the_unit_of_rewards_changes_nothing_where_it_is_divided_out(name) -> None:
+    method = override(METHODS[name], "advantage.eps=0", "shape=raw")
+    (_, a), (_, b) = (credited(method, table(reward)) for reward in (REWARD, 8 * np.asarray(REWARD)))
+    assert a.any() and np.allclose(a, b, rtol=1e-9, atol=1e-12)
+
+
+@every_method
+@pytest.mark.parametrize("garbage", [9.9, math.nan, math.inf, -math.inf])
+def test_what_stands_in_the_padding_does_not_matter(name, garbage) -> None:
+    method = METHODS[name]
+    whole = batch(method)
+    value, clean = descended(method, whole)
+
+    def soiled(x: torch.Tensor) -> torch.Tensor:
+        return torch.where(whole.mask, x, garbage)
+
+    logp = NEW.clone()
+    logp[whole.column("row"), : whole.mask.shape[1]] = soiled(NEW[whole.column("row"), : whole.mask.shape[1]])
+    dirty = {n: soiled(whole.column(n)) for n in ("old_logp", "ref_logp", "entropy")}
+    other, found = descended(method, whole.with_columns(**dirty), logp)
+    assert value == other and (clean == found).all()
+
+
+@every_method
+def test_padding_that_is_wider_does_not_matter(name) -> None:
+    method = METHODS[name]
+    whole = batch(method)
+
+    def wider(x: torch.Tensor) -> torch.Tensor:
+        return torch.nn.functional.pad(x, (0, LONGEST - x.shape[1]))
+
+    wide = replace(
+        whole,
+        ids=wider(whole.ids),
+        mask=wider(whole.mask),
+        columns={k: wider(v) if v.ndim == 2 else v for k, v in whole.columns.items()},
+    )
+    (value, narrow), (other, found) = descended(method, whole), descended(method, wide)
+    assert close(value, other) and close(narrow, found)
+
+
+@every_method
+def test_far_from_the_old_policy_all_stays_finite(name) -> None:
+    method = METHODS[name]
+    signs = torch.where(torch.arange(LONGEST) % 2 == 0, 1.0, -1.0).double()
+    whole = batch(method).with_columns()
+    far = OLD + 500 * signs
+    whole = whole.with_columns(ref_logp=far[whole.column("row"), : whole.mask.shape[1]])
+    value, found = descended(method, whole, far)
+    assert value.isfinite() and found.isfinite().all()
+
+
+@pytest.mark.parametrize("name", [name for name, claims in CLAIMS.items() if claims.rule])
+def test_advantages_are_those_of_a_naive_loop(name) -> None:
+    rows = list(zip(GROUP, REWARD, LENGTH, strict=True))
+    kept, found = credited(override(METHODS[name], "shape=raw"), table())
+    for i, (group, reward, length) in enumerate(rows):
+        mates = [(r, n) for j, (g, r, n) in enumerate(rows) if g == group and j != i]
+        others = [r for r, _ in mates]
+        dead = all(r == reward for r in others)
+        rule = CLAIMS[name].rule
+        assert rule is not None
+        assert found[i] == (0 if dead else pytest.approx(rule(reward, others, mates, length), abs=1e-9))
+        assert kept[i] or dead
+
+
+@pytest.mark.parametrize("name", [name for name, claims in CLAIMS.items() if not claims.rule])
+def test_whitened_advantages_are_those_of_a_naive_loop_over_tokens(name) -> None:
+    groups = {g: [r for r, other in zip(REWARD, GROUP, strict=True) if other == g] for g in GROUP}
+    raw = name == "reinforce_plus_plus"
+    one = [r if raw else r - mean(groups[g]) for r, g in zip(REWARD, GROUP, strict=True)]
+    every = [value for value, length in zip(one, LENGTH, strict=True) for _ in range(length)]
+    expected = (np.array(one) - mean(every)) / math.sqrt(statistics.variance(every) + 1e-8)
+    assert np.allclose(credited(METHODS[name], table())[1], expected, atol=1e-7)
+
+
+@every_method
+def test_a_column_that_is_missing_is_named(name) -> None:
+    method = METHODS[name]
+    before = frozenset().union(*(columns(getattr(method, axis)) for axis in ("shape", "keep", "advantage")))
+    for column in before:
+        with pytest.raises(ValueError, match=f"no column '{column}'"):
+            credited(method, table().only(before - {column}))
+    for column in method.needs - before:
+        whole = batch(method)
+        with pytest.raises(ValueError, match=f"no column '{column}'"):
+            values(method, tokens(whole, whole.column("old_logp")).only(method.needs - {column}))
+
+
+def test_a_part_sees_no_column_that_it_does_not_declare() -> None:
+    whole = batch(METHODS["grpo"])
+    x = tokens(whole, whole.column("old_logp"))
+    assert "ref_logp" in x.columns
+    with pytest.raises(ValueError, match="ref_logp"):
+        values(replace(METHODS["grpo"], loss=lambda x: x.column("ref_logp")), x)
+    with pytest.raises(ValueError, match="length"):
+        credited(replace(METHODS["opo"], keep=lambda table: table.column("length") > 0), table())
+
+
+@every_method
+def test_what_describe_prints_makes_the_method_again(name) -> None:
+    method = METHODS[name]
+    settings = [setting for line in describe(method) for setting in told(line)]
+    assert describe(override(Method(paper=""), *settings)) == describe(method)
+
+
+def told(line: str) -> list[str]:
+    """A line of `describe` as settings for `override`."""
+    axis, _, text = line.partition(": ")
+    if axis not in AXES:
+        return [f"{axis}={text}"]
+    parts = [part.split(" ") for part in text.split(", ")]
+    path = (lambda part: f"{axis}.{part}") if axis == "penalties" else lambda part: axis
+    chosen = [f"{axis}={','.join(part[0] for part in parts)}"]
+    return chosen + [f"{path(name)}.{setting}" for name, *rest in parts for setting in rest]
+
+
+@every_method
+def test_a_method_has_a_paper_and_says_what_it_is(name) -> None:
+    method = METHODS[name]
+    assert re.fullmatch(r"\d{4}\.\d{5}", method.paper)
+    assert (method.differs == "") == (name == "grpo")
+    assert method.note.endswith((".", ")"))
+    for part in method.parts():
+        assert (part.func if hasattr(part, "func") else part).__doc__

@@ -1,0 +1,143 @@
+"""A method as a value: what it is printed as, changed by, and made of."""
+
+from functools import partial
+
+import numpy as np
+import pytest
+
+from learner import loss, penalty
+from learner.method import AXES, Method, choices, credited, describe, limited, override, parameters
+from learner.methods import METHODS, find
+from toolkit.errors import ConfigError
+from toolkit.groups import advantage, credit, keep, shape
+from toolkit.groups.table import Table
+
+GRPO, DAPO = METHODS["grpo"], METHODS["dapo"]
+
+
+def test_a_method_is_printed_one_line_for_each_axis() -> None:
+    assert describe(DAPO) == [
+        "select: in_turn",
+        "plan: refill",
+        "shape: overlong limit=20480 buffer=0.2 factor=1.0",
+        "keep: mixed",
+        "advantage: standardised eps=0.0001 ddof=1",
+        "credit: broadcast",
+        "weigh: per_token",
+        "loss: clipped low=0.2 high=0.28 delta=null",
+        "penalties: none",
+        "epochs: 1",
+        "minibatches: 1",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("setting", "line"),
+    [
+        ("loss.high=0.3", "loss: clipped low=0.2 high=0.3 delta=null"),
+        ("loss.delta=4", "loss: clipped low=0.2 high=0.2 delta=4.0"),
+        ("loss=clipped_weight", "loss: clipped_weight low=1.0 high=4.0"),
+        ("advantage.ddof=0", "advantage: standardised eps=0.0001 ddof=0"),
+        ("penalties.kl3.beta=0.1", "penalties: kl3 beta=0.1 clamp=null"),
+        ("penalties.kl3.clamp=10", "penalties: kl3 beta=0.04 clamp=10.0"),
+        ("penalties=none", "penalties: none"),
+        ("penalties=kl2, entropy", "penalties: kl2 beta=0.001, entropy coef=0.001"),
+        ("epochs=3", "epochs: 3"),
+    ],
+)
+def test_a_setting_changes_one_line(setting, line) -> None:
+    changed = describe(override(GRPO, setting))
+    assert line in changed
+    assert sum(a != b for a, b in zip(changed, describe(GRPO), strict=True)) == 1
+
+
+def test_an_optional_parameter_can_be_given_and_taken_away() -> None:
+    given = override(GRPO, "loss.delta=4")
+    assert describe(override(given, "loss.delta=null")) == describe(GRPO)
+
+
+def test_settings_apply_in_order_and_leave_the_method_as_it_was() -> None:
+    before = describe(GRPO)
+    assert "loss: plain" in describe(override(GRPO, "loss.high=1", "loss=plain"))
+    assert describe(GRPO) == before
+
+
+@pytest.mark.parametrize(
+    ("setting", "sentence"),
+    [
+        ("loss.hihg=1", "clipped has no parameter 'hihg'; it has low, high, delta"),
+        ("weigh.limit=4", "per_sequence has no parameter 'limit': it has none"),
+        ("losss.high=1", "'losss.high' is no setting of a method; did you mean 'loss'"),
+        ("loss.clipped.high=1", "'loss.clipped.high' is no setting of a method"),
+        ("loss=cliped", "loss has no part 'cliped'; did you mean 'clipped'"),
+        ("plan=half_width", "plan has no part 'half_width'"),
+        ("penalties=kl3,kl9", "penalties has no part 'kl9'; did you mean"),
+        ("penalties.kl2.beta=1", "no penalty 'kl2'; did you mean 'kl3'"),
+        ("loss.high", "write it as loss.high=0.28"),
+        ("loss.high=much", "high='much' does not fit clipped, where it is 0.2"),
+        ("loss.high=true", "high=True does not fit clipped"),
+        ("loss.high=NaN", "does not fit clipped"),
+        ("loss.high=null", "does not fit clipped"),
+        ("advantage.ddof=0.5", "does not fit standardised, where it is 1"),
+        ("epochs=0", "epochs is a whole number from 1"),
+        ("epochs=two", "epochs is a whole number from 1"),
+        ("paper=1", "'paper' is no setting"),
+    ],
+)
+def test_a_wrong_setting_is_one_sentence(setting, sentence) -> None:
+    with pytest.raises(ConfigError) as error:
+        override(GRPO, setting)
+    assert sentence in str(error.value)
+
+
+def test_a_method_is_found_by_its_name() -> None:
+    assert find("grpo") is GRPO and find("Dr-GRPO") is METHODS["dr_grpo"]
+    with pytest.raises(ConfigError, match="no method 'grop'; did you mean 'grpo'"):
+        find("grop")
+
+
+@pytest.mark.parametrize("axis", AXES)
+def test_the_parts_of_an_axis_are_called_as_its_default_is(axis) -> None:
+    usual = GRPO.penalties[0].func if axis == "penalties" else getattr(Method(paper=""), axis)
+    assert usual in choices(axis).values()
+    assert {"half_width", "priority", "reads", "gain"}.isdisjoint(choices(axis))
+
+
+def test_what_a_method_needs_is_what_its_parts_declare() -> None:
+    assert METHODS["dr_grpo"].needs == frozenset()
+    assert GRPO.needs == {"ref_logp"} and DAPO.needs == {"length"}
+    assert override(DAPO, "penalties=entropy", "shape=less_kl").needs == {"entropy", "kl"}
+
+
+def test_the_limit_of_replies_reaches_every_part_that_has_one() -> None:
+    assert parameters(limited(DAPO, 64).shape)["limit"] == 64
+    assert parameters(limited(METHODS["dr_grpo"], 64).weigh)["limit"] == 64
+    assert describe(limited(GRPO, 64)) == describe(GRPO)
+
+
+def test_groups_are_kept_by_their_own_rewards_and_compared_by_shaped_ones() -> None:
+    method = Method(
+        paper="",
+        keep=keep.mixed,
+        shape=partial(shape.overlong, limit=10, buffer=0.5),
+        advantage=advantage.centred,
+    )
+    table = Table.of([0, 0, 1, 1], [1, 1, 1, 0], [0, 1, 2, 2, 3], length=[0, 10, 10, 0])
+    kept, found = credited(method, table)
+    assert kept.tolist() == [False, False, True, True]  # the first group differs only after shaping
+    assert found.tolist() == [0, 0, 0, 0, 0]
+    assert credited(override(method, "shape.factor=0.5"), table)[1].tolist() == [0, 0, 0.25, 0.25, -0.25]
+
+
+def test_steps_of_what_is_kept_keep_their_columns() -> None:
+    method = Method(paper="", keep=lambda table: table.reward > 0, credit=credit.action_wise)
+    table = Table(
+        np.array([0, 0]), np.array([0.0, 1.0]), np.array([1, 1]), {}, {"step_reward": np.array([1.0, 3.0])}
+    )
+    kept, found = credited(method, table)
+    assert kept.tolist() == [False, True] and found.tolist() == [-1, 1]
+
+
+def test_parts_are_shown_by_their_own_name() -> None:
+    method = Method(paper="", loss=partial(loss.geometric, low=0.1), penalties=(penalty.entropy,))
+    assert {"loss: geometric low=0.1 high=0.4", "penalties: entropy coef=0.001"} <= set(describe(method))

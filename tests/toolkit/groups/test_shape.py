@@ -1,0 +1,33 @@
+import numpy as np
+import pytest
+
+from toolkit.groups import keep, shape
+from toolkit.groups.table import Table
+
+
+@pytest.mark.parametrize(
+    ("length", "loss"),
+    [(0, 0), (16384, 0), (18000, 0.394531), (20480, 1), (30000, 1)],
+)
+def test_replies_near_the_limit_lose_reward_evenly(length, loss) -> None:
+    table = Table.of([0, 0], [1.0, 0.0], length=[length, length])
+    assert np.allclose(shape.overlong(table), [1 - loss, -loss], atol=6e-7)
+    assert np.allclose(shape.overlong(table, factor=0.5), [1 - loss / 2, -loss / 2], atol=6e-7)
+
+
+def test_the_divergence_is_taken_off_the_reward() -> None:
+    table = Table.of([0, 0], [1.0, 0.0], kl=[4.0, -2.0])
+    assert shape.less_kl(table, beta=0.25).tolist() == [0.0, 0.5]
+    assert shape.raw(table) is table.reward
+
+
+@pytest.mark.parametrize(("part", "column"), [(shape.overlong, "length"), (shape.less_kl, "kl")])
+def test_a_column_that_is_not_there_is_named(part, column) -> None:
+    with pytest.raises(ValueError, match=column):
+        part(Table.of([0], [1.0]))
+
+
+def test_only_groups_that_differ_are_kept() -> None:
+    table = Table.of([0, 0, 1, 1, 2], np.array([0.1, 0.1, 0, 1, 5], np.float32))
+    assert keep.mixed(table).tolist() == [False, False, True, True, False]
+    assert keep.everything(table).all()
