@@ -128,7 +128,7 @@ def values(method: Method, x: Tokens) -> Tensor:
 
 def columns(part: Part) -> frozenset[str]:
     """The columns that a part declares with `reads`."""
-    return getattr(_function(part), "columns", frozenset())
+    return getattr(function(part), "columns", frozenset())
 
 
 def describe(method: Method) -> list[str]:
@@ -174,7 +174,7 @@ def _set(method: Method, path: Sequence[str], value: Any) -> Method:
         case [axis] if axis in AXES:
             return replace(method, **{axis: _part(axis, value)})
         case ["penalties", which, name]:
-            names = [_function(part).__name__ for part in method.penalties]
+            names = [function(part).__name__ for part in method.penalties]
             if which not in names:
                 raise ConfigError(f"This method has no penalty {which!r}{meant(which, names)}")
             changed = [
@@ -210,42 +210,41 @@ def _part(axis: str, name: Any) -> Part:
 
 
 def _with(part: Part, name: str, value: Any) -> Part:
-    function, known = _function(part), parameters(part)
+    base, known = function(part), parameters(part)
     if name not in known:
         has = f"; it has {', '.join(known)}" if known else ": it has none"
-        raise ConfigError(f"{function.__name__} has no parameter {name!r}{has}.")
-    kind = inspect.signature(function).parameters[name].annotation
+        raise ConfigError(f"{base.__name__} has no parameter {name!r}{has}.")
+    kind = inspect.signature(base).parameters[name].annotation
     try:
         found = TypeAdapter(kind, config=ConfigDict(allow_inf_nan=False)).validate_python(value, strict=True)
     except ValidationError as error:
         usual = json.dumps(known[name])
-        raise ConfigError(
-            f"{name}={value!r} does not fit {function.__name__}, where it is {usual}."
-        ) from error
+        raise ConfigError(f"{name}={value!r} does not fit {base.__name__}, where it is {usual}.") from error
     return partial(part, **{name: found})
 
 
 def parameters(part: Part) -> dict[str, Any]:
     """The parameters of a part and their values: those that are given by keyword only."""
     given = part.keywords if isinstance(part, partial) else {}
-    found = inspect.signature(_function(part)).parameters.values()
+    found = inspect.signature(function(part)).parameters.values()
     return {p.name: given.get(p.name, p.default) for p in found if p.kind is p.KEYWORD_ONLY}
 
 
-def _given(function: Part) -> list[str]:
+def _given(part: Part) -> list[str]:
     """Names of the parameters that the loop gives."""
-    found = inspect.signature(function).parameters.values()
+    found = inspect.signature(part).parameters.values()
     return [p.name for p in found if p.kind is not p.KEYWORD_ONLY]
 
 
-def _function(part: Part) -> Part:
+def function(part: Part) -> Part:
+    """The function that a part is, without the parameters that it was given."""
     return part.func if isinstance(part, partial) else part
 
 
 def _shown(part: Part) -> str:
     return " ".join(
         [
-            _function(part).__name__,
+            function(part).__name__,
             *(f"{k}={json.dumps(v, default=list)}" for k, v in parameters(part).items()),
         ]
     )

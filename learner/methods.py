@@ -21,7 +21,8 @@ __all__ = ["METHODS", "find"]
 grpo = Method(
     paper="2402.03300",
     penalties=(p(penalty.kl3, beta=0.04),),
-    note="The paper states no clip bound and no eps: 0.2 is PPO's, 1e-4 TRL's. TRL leaves the penalty out by default.",
+    note="The paper states no clip bound and no eps: 0.2 is PPO's, 1e-4 TRL's. TRL leaves the penalty out by default, "
+    "and multiplies it by the ratio where it is asked for: penalties.kl3.corrected=true.",
 )
 
 dr_grpo = Method(

@@ -31,18 +31,19 @@ def kl2(x: Tokens, *, beta: float = 0.001) -> Tensor:
 
 
 @reads("ref_logp")
-def kl3(x: Tokens, *, beta: float = 0.04, clamp: float | None = None) -> Tensor:
+def kl3(x: Tokens, *, beta: float = 0.04, corrected: bool = False, clamp: float | None = None) -> Tensor:
     """
     Beta (exp(x) - x - 1): never negative, without bias, with less noise.
 
-    `clamp` holds the value before beta within that of 0, as verl does with 10, and x within 20; paper and TRL have
-    neither.
+    `corrected` multiplies it by r, the ratio to the policy that sampled (DeepSeek-V3.2, arXiv 2512.02556): without
+    bias after that policy moved, too, and TRL's default. `clamp` holds the value before beta within that of 0, as
+    verl does with 10, and x within 20. The paper of GRPO has neither.
     """
-    gap = _gap(x)
-    if clamp is None:
-        return beta * (gap.exp() - gap - 1)
-    gap = gap.clamp(-20, 20)
-    return beta * (gap.exp() - gap - 1).clamp(-clamp, clamp)
+    gap = _gap(x) if clamp is None else _gap(x).clamp(-20, 20)
+    found = gap.exp() - gap - 1
+    if clamp is not None:
+        found = found.clamp(-clamp, clamp)
+    return beta * (found * x.ratio if corrected else found)
 
 
 @reads("entropy")

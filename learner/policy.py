@@ -17,7 +17,7 @@ from torch import Tensor
 from torch.nn import Module, Parameter
 
 from learner import gguf
-from learner.precision import Masters, chosen_device, chosen_dtype, masters
+from learner.precision import Masters, chosen_device, chosen_dtype, keep_freed_memory, masters
 from toolkit import local
 from toolkit.errors import ArtifactError, ConfigError, DiskFull, UnknownModel
 from toolkit.types import Message, Tool
@@ -81,6 +81,8 @@ class Policy:
         """
         where = chosen_device(device)
         precision = chosen_dtype(dtype, where)
+        if where.type == "cpu":
+            keep_freed_memory()
         model, tokenizer = _read(name, torch.float32 if precision == torch.bfloat16 else precision)
         return cls.of(
             model, tokenizer, name=name, device=where, dtype=precision, lora=lora, checkpointing=checkpointing

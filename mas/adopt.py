@@ -357,6 +357,14 @@ def _measured(job: Job, gateway: Gateway, learnt: NodeLibraries) -> Plan[Outcome
 # ---- in use ----------------------------------------------------------------------------------------
 
 
+def _spec(artifact: Artifact) -> str:
+    """How the nodes of an artefact's program are told apart, as "module:function"."""
+    data = artifact.files[PROGRAM]
+    if not isinstance(data, dict) or not isinstance(data.get("node_of"), str):
+        raise ArtifactError(f"{PROGRAM} does not say how the nodes of the program are told apart.")
+    return data["node_of"]
+
+
 def answerer(artifact: Artifact, model: str, client: Asks) -> Answer:
     """
     What puts the lessons of its nodes into a program's calls and passes them on: for `edgewise serve`.
@@ -364,8 +372,7 @@ def answerer(artifact: Artifact, model: str, client: Asks) -> Answer:
     A function of the user's that tells nodes apart is imported, from the folder that this runs in or as usual.
     """
     libraries = NodeLibraries.from_json(artifact.files.get(FILE))
-    spec = artifact.files.get(PROGRAM, {}).get("node_of", "")
-    which: NodeOf = load(spec, Path.cwd()) if spec else node_of
+    which: NodeOf = load(_spec(artifact), Path.cwd()) if PROGRAM in artifact.files else node_of
 
     async def answer(request: Request) -> Reply:
         asked = dressed(request, libraries.nodes, which(request))

@@ -26,7 +26,7 @@ from toolkit.types import Sampling
 FORMAT = {"dependencies": ["."], "graphs": {"agent": "./graph.py:graph"}, "env": ".env"}
 """langgraph.json, as the LangGraph CLI reads it."""
 
-USUAL = WiringConfig()
+USUAL = WiringConfig.kept({})
 """The settings where none are known."""
 
 PLAIN = Sampling()

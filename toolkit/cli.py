@@ -378,6 +378,23 @@ def graph_export(
     _print(_load("mas.export:command")(source, folder), as_json)
 
 
+@app.command("methods", epilog="Example: edgewise methods dapo --set loss.high=0.3")
+def methods(
+    name: Annotated[str | None, typer.Argument(help="one of them", show_default="all in a table")] = None,
+    settings: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--set",
+            metavar="AXIS.NAME=VALUE",
+            help="show it with another parameter (loss.high=0.3) or part (loss=plain); repeatable",
+        ),
+    ] = None,
+    as_json: Json = False,
+) -> None:
+    """Print the methods of --by weights: paper and differences from GRPO, or one of them axis by axis."""
+    _print(_load("learner.methods_command:methods")(name, settings or []), as_json)
+
+
 @models.command("list", epilog="Example: edgewise models list --json")
 def models_list(as_json: Json = False) -> None:
     """The embedded models, their size, licence, and whether they are on this machine."""

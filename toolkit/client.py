@@ -1,8 +1,8 @@
 """
 The one seam to models: a request goes in, a reply comes out.
 
-`Router` asks any model by its name (`openai/…`, `local/…`, `http://host/v1#…`, `scripted/…`, or a provider
-that litellm knows) and keeps one connection per server. A provider's errors become ours at this border:
+`Router` asks any model by its name (`openai/…`, `local/…`, `torch/…`, `http://host/v1#…`, `scripted/…`, or a
+provider that litellm knows) and keeps one connection per server. A provider's errors become ours at this border:
 
     401, 403                    WrongKey
     404                         UnknownModel
@@ -40,6 +40,9 @@ ALLOW_PAID_CALLS = True
 
 CONNECT = 30.0
 """Seconds for reaching a server; how long an answer may take is for `toolkit.around.Timeout` to say."""
+
+WEIGHTS = "learner.client"
+"""What answers for `torch/…`: resolved when such a model is asked, so that this file imports no upper package."""
 
 CALLS_PER_LANE = 16
 """The HTTP pool of the openai package looks at all its connections for every call: small pools are faster."""
@@ -324,9 +327,7 @@ def server_of(model: str) -> str:
         return url.rstrip("/")
     if not (slash and name):
         raise ModelError(f"{model!r} has no provider: write PROVIDER/NAME, such as openai/{model}.")
-    if kind == "torch":
-        raise ModelError(f"{model} is weights, not a server: it needs --by weights.")
-    if kind in ("scripted", "local"):
+    if kind in ("scripted", "local", "torch"):
         return model
     return kind
 
@@ -346,7 +347,7 @@ def connect(name: str, embeds: bool = False) -> Client:
 
     An embedded model answers requests that `embeds` from a server of its own, and no others there.
 
-    May take long for `local/…`, which is fetched and loaded. Raises `ModelError`.
+    May take long for `local/…` and `torch/…`, which are fetched and loaded. Raises `ModelError`.
     """
     server = server_of(name)
     kind, _, rest = server.partition("/")
@@ -362,6 +363,10 @@ def connect(name: str, embeds: bool = False) -> Client:
         room = {"context": 2048, "parallel": 4} if embeds else {}
         local = serve(rest, embeds=embeds, **room)
         return OpenAIClient(local.url, "none", closing=local.close)
+    if kind == "torch":
+        if embeds:
+            raise ModelError(f"{name} writes text and gives no vectors: name a model for embeddings.")
+        return _weights().TorchClient.load(rest)
     return LiteLLMClient()
 
 
@@ -376,6 +381,15 @@ def check(name: str) -> None:
         from toolkit.local import find
 
         find(rest)
+    elif kind == "torch":
+        _weights().check(rest)
+
+
+def _weights() -> Any:
+    try:
+        return importlib.import_module(WEIGHTS)
+    except ImportError as error:
+        raise ModelError(f"A torch/ model needs {error.name}: pip install 'edgewise[learner]'.") from None
 
 
 def _openai() -> Client:

@@ -74,8 +74,10 @@ def fetch(*names: str) -> None:
     Raises BrokenModelFile for a damaged file: only `edgewise models pull` replaces what is there.
     """
     for name in dict.fromkeys(names):
-        if name.startswith("local/") and local.verified(local.find(name)) is None:
-            pulled(name)
+        bare = name.removeprefix("torch/")
+        if name.startswith("local/") or bare in local.MODELS:
+            if local.verified(local.find(bare)) is None:
+                pulled(bare)
 
 
 def pulled(name: str) -> str:

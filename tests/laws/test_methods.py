@@ -13,7 +13,7 @@ import torch
 from learner.batch import Batch, Tokens, slices
 from learner.method import AXES, Method, columns, credited, describe, limited, override, values
 from learner.methods import METHODS
-from toolkit.groups.table import Table
+from toolkit.groups.table import Table, reads
 
 # ---- the table: what each method claims ------------------------------------------------------------------------
 
@@ -319,6 +319,22 @@ def test_a_part_sees_no_column_that_it_does_not_declare() -> None:
         values(replace(METHODS["grpo"], loss=lambda x: x.column("ref_logp")), x)
     with pytest.raises(ValueError, match="length"):
         credited(replace(METHODS["opo"], keep=lambda table: table.column("length") > 0), table())
+
+
+@reads("group")
+def against_the_group(x: Tokens) -> torch.Tensor:
+    """Squares of what each sequence moved more than the mean of its group."""
+    moved = x.sum(x.log_ratio)
+    same = (x.group[:, None] == x.group[None]).double()
+    return (moved - same @ moved / same.sum(1, keepdim=True)).square()
+
+
+def test_a_loss_that_compares_sequences_gets_whole_groups() -> None:
+    method = Method(paper="", loss=against_the_group)
+    (value, whole), (other, sliced) = (descended(method, batch(method), size=size) for size in (10**6, 1))
+    assert whole.any() and close(whole, sliced) and close(value, other)
+    cut = descended(replace(method, loss=lambda x: against_the_group(x)), batch(method), size=1)
+    assert not close(whole, cut[1])
 
 
 @every_method

@@ -5,26 +5,24 @@ import math
 import pytest
 import torch
 
-from learner import loss, penalty, weigh
+from learner import loss, penalty
 from learner.batch import Batch, Tokens
+from tests import golden
 
-# Fixture B: two sequences of 3 and 2 tokens, the last entry is padding.
-OLD = torch.tensor([[-1, -0.5, -2], [-0.3, -1.5, -0.7]], dtype=torch.float64)
-D = torch.tensor([[0.5, -0.1, 0], [0.1, -0.6, 9.9]], dtype=torch.float64)
-BATCH = Batch.of([(1,), (1,)], [(1, 2, 3), (4, 5)], [0, 0], [1, -1], old_logp=OLD)
-WIDE = {"low": 0.2, "high": 0.28}
+# Two sequences of 3 and 2 tokens; what stands in the padding must not matter.
+BATCH = Batch.of([(1,), (1,)], [(1, 2, 3), (4, 5)], [0, 0], golden.SIGN)
+WIDE = golden.RATIOS
+
+
+def filled(rows, garbage=9.9) -> torch.Tensor:
+    return torch.tensor([[*row, *[garbage] * (3 - len(row))] for row in rows], dtype=torch.float64)
+
+
+OLD, MOVED = filled(golden.OLD), filled(golden.MOVED)
 
 
 def tokens(logp, **columns) -> Tokens:
     return Tokens(logp, OLD, BATCH.mask, BATCH.advantage, BATCH.group, columns)
-
-
-def descended(part, weights, **given):
-    """The value and the gradient on fixture B."""
-    logp = (OLD + D).requires_grad_()
-    value = (part(tokens(logp), **given) * weights.double()).sum()
-    value.backward()
-    return value.item(), logp.grad
 
 
 def gate(part, ratio, sign, **given):
@@ -43,75 +41,39 @@ def gate(part, ratio, sign, **given):
     return -value.item() * sign, -logp.grad.item() * sign
 
 
-TOKEN_MEAN = [[0, -0.18097, -0.2], [0.22103, 0, 0]]
-SEQUENCE_MEAN = [[0, -0.15081, -0.16667], [0.27629, 0, 0]]
-DR = [[0, -0.1131, -0.125], [0.13815, 0, 0]]
-CAP_RELATIVE = [[-0.256, -0.18097, -0.2], [0.22103, 0.16, 0]]
-CAP_5 = [[-0.32974, -0.18097, -0.2], [0.22103, 0.10976, 0]]
-SEQUENCE = [[-0.19044] * 3, [0, 0, 0]]
-SOFT = [[-0.24779, -0.15047, -0.16667], [0.27545, 0.12978, 0]]
-NOTHING = [[0, 0, 0], [0, 0, 0]]
+@pytest.mark.parametrize("case", golden.LOSSES.values(), ids=list(golden.LOSSES))
+def test_numbers_of_public_code_and_of_plain_formulas(case) -> None:
+    logp = (OLD + MOVED).requires_grad_()
+    found = (case.part(tokens(logp)) * case.weigh(BATCH).double()).sum()
+    found.backward()
+    value, gradient = case.plain()
+    slopes = [slope for row in gradient for slope in row]
+    assert found.item() == pytest.approx(value, abs=1e-7)
+    assert logp.grad[BATCH.mask].tolist() == pytest.approx(slopes, abs=1e-7)
+    for number, (text, room) in zip(
+        [found.item(), *slopes], golden.printed(f"{case.value} {case.gradient}"), strict=False
+    ):
+        assert number == pytest.approx(text, abs=room)
 
 
-@pytest.mark.parametrize(
-    ("part", "given", "weights", "value", "gradient"),
-    [
-        (loss.clipped, WIDE, weigh.per_token, -0.255933, TOKEN_MEAN),
-        (loss.clipped, WIDE, weigh.per_sequence, -0.054514, SEQUENCE_MEAN),
-        (loss.clipped, WIDE, weigh.summed, -0.639833, None),
-        (loss.clipped, WIDE, lambda batch: weigh.constant(batch, limit=3), -0.213278, None),
-        (loss.clipped, WIDE, lambda batch: weigh.constant(batch, limit=4), -0.159958, DR),
-        (loss.clipped_sequence, WIDE, weigh.per_sequence, -0.171315, SEQUENCE),
-        (loss.clipped_sequence_token, WIDE, weigh.per_sequence, -0.171315, SEQUENCE),
-        (loss.clipped_sequence, {}, weigh.per_sequence, -0.000350, NOTHING),
-        (loss.clipped_sequence_token, {}, weigh.per_sequence, -0.000350, NOTHING),
-        (loss.clipped_sequence, WIDE, weigh.summed, -0.913946, None),
-        (loss.soft_gated, {}, weigh.per_sequence, -0.220720, SOFT),
-        (loss.clipped_weight, WIDE, weigh.per_token, 0.256374, CAP_RELATIVE),
-        (loss.clipped_weight, {}, weigh.per_token, 0.398745, CAP_5),
-        (loss.clipped_weight, {"low": 1.0, "high": -0.8}, weigh.per_token, 0.032000, None),
-        (loss.gamma_weighted, {}, weigh.per_token, 0.090062, None),
-        (loss.geometric, WIDE, weigh.per_sequence, -0.055304, None),
-        (loss.plain, {}, weigh.per_token, 0.160000, [[-0.2] * 3, [0.2, 0.2, 0]]),
-    ],
-)
-def test_numbers_of_public_code(part, given, weights, value, gradient) -> None:
-    found, slope = descended(part, weights(BATCH), **given)
-    assert found == pytest.approx(value, abs=6e-7)
-    if gradient is not None:
-        assert torch.allclose(slope, torch.tensor(gradient).double(), atol=6e-6)
+def both(ratio, text, found) -> None:
+    for sign, (number, room) in zip((1, -1), golden.printed(text), strict=True):
+        assert found(ratio, sign) == pytest.approx(number, abs=room)
 
 
-@pytest.mark.parametrize(
-    ("ratio", "positive", "negative"),
-    [
-        (0, 1.0758, 0.9875),
-        (0.5, 1.5102, 1.4159),
-        (1, 2.0, 1.90476),
-        (2, 2.9242, 2.8220),
-        (10, 3.9995, 3.8092),
-    ],
-)
-def test_gates_of_sapo(ratio, positive, negative) -> None:
-    ratio = ratio or 2.1e-9  # as near to 0 as a ratio comes
-    assert gate(loss.soft_gated, ratio, 1)[0] == pytest.approx(positive, abs=6e-5)
-    assert gate(loss.soft_gated, ratio, -1)[0] == pytest.approx(negative, abs=6e-5)
+@pytest.mark.parametrize(("ratio", "text"), golden.SAPO.items())
+def test_gates_of_sapo(ratio, text) -> None:
+    both(ratio, text, lambda r, sign: gate(loss.soft_gated, r, sign)[0])
 
 
-def test_slopes_of_sapo() -> None:
-    """In r; that in log p is r times it."""
-    for ratio, positive, negative in [(1, 1, 1), (2, 0.78645, 0.76811)]:
-        assert gate(loss.soft_gated, ratio, 1)[1] / ratio == pytest.approx(positive, abs=6e-6)
-        assert gate(loss.soft_gated, ratio, -1)[1] / ratio == pytest.approx(negative, abs=6e-6)
+@pytest.mark.parametrize(("ratio", "text"), [(1.0, "1 1"), (2.0, ".78645 .76811")])
+def test_slopes_of_sapo_in_the_ratio(ratio, text) -> None:
+    both(ratio, text, lambda r, sign: gate(loss.soft_gated, r, sign)[1] / r)
 
 
-@pytest.mark.parametrize(
-    ("ratio", "positive", "negative"),
-    [(0.5, 1.1204, 0.3398), (1, 1, 1), (1.5, 0.5020, 1.2416), (3, 0.0223, 0.4945)],
-)
-def test_gates_of_vespo(ratio, positive, negative) -> None:
-    assert gate(loss.gamma_weighted, ratio, 1)[1] == pytest.approx(positive, abs=6e-5)
-    assert gate(loss.gamma_weighted, ratio, -1)[1] == pytest.approx(negative, abs=6e-5)
+@pytest.mark.parametrize(("ratio", "text"), golden.VESPO.items())
+def test_gates_of_vespo(ratio, text) -> None:
+    both(ratio, text, lambda r, sign: gate(loss.gamma_weighted, r, sign)[1])
 
 
 @pytest.mark.parametrize("part", [loss.clipped, loss.clipped_sequence, loss.clipped_sequence_token])
@@ -135,24 +97,36 @@ def test_the_clip_acts_only_where_the_policy_went_far_enough(ratio, sign, value,
 def test_the_token_form_follows_an_advantage_of_each_token() -> None:
     """The gradient of token t is s A_t: its own advantage, with the ratio of the sequence."""
     credit = torch.tensor([[1.0, -2.0, 0.5], [0.0, 3.0, 0.0]]).double()
-    logp = (OLD + D / 100).requires_grad_()
+    logp = (OLD + MOVED / 100).requires_grad_()
     x = Tokens(logp, OLD, BATCH.mask, credit, BATCH.group)
     loss.clipped_sequence_token(x, low=0.2, high=0.2).sum().backward()
     ratio = x.mean(x.log_ratio).exp().detach()
     assert torch.allclose(logp.grad, torch.where(BATCH.mask, -ratio * credit, 0.0))
 
 
-@pytest.mark.parametrize(
-    ("part", "value", "slope"),
-    [(penalty.kl1, 0.2, 1), (penalty.kl2, 0.02, 0.2), (penalty.kl3, 0.018731, 0.181269)],
-)
-def test_penalties_for_leaving_the_reference(part, value, slope) -> None:
+@pytest.mark.parametrize(("part", "slope"), [(penalty.kl1, 1), (penalty.kl2, 0.2), (penalty.kl3, 0.181269)])
+def test_penalties_for_leaving_the_reference(part, slope) -> None:
     """At log-probabilities -1 and -1.2; the gradient of k3 is 1 - exp(x)."""
+    ((number, room),) = golden.printed(golden.PENALTIES[part][1])
     logp = torch.full((2, 3), -1.0, dtype=torch.float64, requires_grad=True)
     found = part(tokens(logp, ref_logp=torch.full_like(OLD, -1.2)), beta=1.0)
-    assert torch.allclose(found[BATCH.mask], torch.tensor(value).double(), atol=6e-7)
+    assert found[BATCH.mask].tolist() == pytest.approx([number] * 5, abs=room)
     found.sum().backward()
-    assert torch.allclose(logp.grad[BATCH.mask], torch.tensor(slope).double(), atol=6e-7)
+    assert logp.grad[BATCH.mask].tolist() == pytest.approx([slope] * 5, abs=6e-7)
+
+
+def test_a_corrected_penalty_has_the_gradient_of_the_divergence_wherever_samples_came_from() -> None:
+    """All of a vocabulary of 3, as often as the old policy draws it."""
+    logits = torch.tensor([0.3, -0.2, 0.5], dtype=torch.float64, requires_grad=True)
+    old, ref = (torch.tensor(x).double().log_softmax(0) for x in ([1.0, 0.0, -1.0], [0.0, 0.4, 0.1]))
+    now = logits.log_softmax(0)
+    every = torch.ones(1, 3, dtype=torch.bool)
+    x = Tokens(now[None], old[None], every, torch.zeros(1, 1), torch.zeros(1), {"ref_logp": ref[None]})
+    mean = (penalty.kl3(x, beta=1.0, corrected=True) * old.exp()).sum()
+    divergence = (now.exp() * (now - ref)).sum()
+    (found,) = torch.autograd.grad(mean, logits, retain_graph=True)
+    (expected,) = torch.autograd.grad(divergence, logits)
+    assert torch.allclose(mean, divergence) and torch.allclose(found, expected)
 
 
 def test_the_clamp_of_k3_holds_its_value() -> None:

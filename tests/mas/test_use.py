@@ -96,7 +96,7 @@ def test_a_graph_is_used_with_the_settings_that_it_was_measured_with():
     for setting, ended in (({"graph_calls": 2}, "limit"), ({"graph_tokens": 40, "max_tokens": 9}, "limit")):
         with AgentGraph.of(artifact(**setting), client=Scripted(play)) as graph:
             assert graph.answer_sync("go").outcomes["end"][-1].ended == ended
-            assert graph.limits.node_seconds == WiringConfig().node_seconds
+            assert graph.limits.node_seconds == WiringConfig.kept({}).node_seconds
     slow = artifact(single(), node_seconds=0.05)
     with AgentGraph.of(slow, client=Scripted(lambda _: asyncio.sleep(5, "late"))) as graph:
         assert graph.answer_sync("go").outcomes["solver"][-1].ended == "timeout"

@@ -16,7 +16,7 @@ from toolkit.types import Message, Note, Rollout, Score, Step
 
 LIBRARY = ("show", "log", "diff", "rollback", "merge", "lock", "import", "export")
 COMMANDS = (
-    *("improve", "evaluate", "report", "models list", "models pull"),
+    *("improve", "evaluate", "report", "methods", "models list", "models pull"),
     *(f"library {name}" for name in LIBRARY),
     *(f"graph {name}" for name in ("show", "diff", "roles", "export")),
 )

@@ -384,7 +384,7 @@ def test_models_of_one_server_share_a_connection(name, server):
     [
         ("gpt-4o", "openai/gpt-4o"),
         ("http://127.0.0.1:1/v1", "#MODEL"),
-        ("torch/gpt2", "--by weights"),
+        ("torch/gpt2", "no gpt2 here"),
         ("scripted/no_such_module:f", "MODULE:FUNCTION"),
         ("scripted/json:no_such_function", "MODULE:FUNCTION"),
     ],

@@ -1,10 +1,9 @@
-from functools import partial
-
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from tests import golden
 from toolkit.groups import advantage
 from toolkit.groups.table import Table
 
@@ -73,74 +72,18 @@ def test_golden_values_of_a_group() -> None:
     assert not advantage.zero(table).any()
 
 
-# Fixture A: what verl and TRL give for one group, of which the first and the last value.
-RLOO, OPO, GPG = (
-    advantage.leave_one_out,
-    advantage.length_weighted,
-    partial(advantage.amplified, by_score=True),
-)
-VERL, TRL = partial(advantage.standardised, eps=1e-6), advantage.standardised
-POPULATION = partial(advantage.standardised, eps=0.0, ddof=0)
-
-
-@pytest.mark.parametrize(
-    ("rewards", "expected"),
-    [
-        (
-            [1, 0, 0, 0],
-            {
-                VERL: (1.499997, -0.499999),
-                TRL: (1.4997, -0.4999),
-                POPULATION: (1.732051, -0.577350),
-                advantage.centred: (0.75, -0.25),
-                RLOO: (1, -0.333333),
-                OPO: (0.75, -0.25),
-                GPG: (3, -1),
-                advantage.amplified: (0.75, -0.25),
-                advantage.best_only: (1.999996, 0),
-                advantage.whitened: (1.65831, -0.55277),
-                advantage.centred_whitened: (1.65831, -0.55277),
-            },
-        ),
-        (
-            [1, 1, 0, 0],
-            {
-                VERL: (0.866024, -0.866024),
-                TRL: (0.865875, -0.865875),
-                POPULATION: (1, -1),
-                RLOO: (0.666667, -0.666667),
-                GPG: (1, -1),
-                advantage.best_only: (0, 0),
-                advantage.whitened: (0.95743, -0.95743),
-            },
-        ),
-        (
-            [1, 1, 1, 0],
-            {
-                VERL: (0.499999, -1.499997),
-                RLOO: (0.333333, -1),
-                GPG: (0.333333, -1),
-                advantage.best_only: (0, 0),
-                advantage.whitened: (0.55277, -1.65831),
-            },
-        ),
-        (
-            [1, -1, -1, -1],
-            {
-                TRL: (1.49985, -0.49995),
-                RLOO: (2, -0.666667),
-                GPG: (1.5, -0.5),
-                advantage.best_only: (2, 0),
-                advantage.whitened: (1.65831, -0.55277),
-            },
-        ),
-        *[(same, dict.fromkeys([*AXES, *OF_THE_BATCH, GPG], (0, 0))) for same in ([0] * 4, [1] * 4)],
-    ],
-)
-def test_numbers_of_public_code(rewards, expected) -> None:
-    table = Table.of([0] * 4, rewards, length=[3] * 4)
-    for axis, (first, last) in expected.items():
-        assert np.allclose(axis(table)[[0, 3]], [first, last], atol=6e-6), axis
+@pytest.mark.parametrize("rewards", golden.PRINTED)
+@pytest.mark.parametrize("each", golden.ESTIMATORS, ids=lambda each: each.name)
+def test_numbers_of_public_code_and_of_plain_formulas(rewards, each) -> None:
+    found = each.part(Table.of([0] * 4, rewards, length=[3] * 4))
+    for end, (number, room) in zip(
+        (0, 3), golden.printed(golden.PRINTED[rewards].get(each.name, "")), strict=False
+    ):
+        assert found[end] == pytest.approx(number, abs=room)
+    if len(set(rewards)) > 1:
+        lengths = [10, 20, 30, 40]
+        plain = each.plain(rewards, lengths)
+        assert np.allclose(each.part(Table.of([0] * 4, rewards, length=lengths)), plain, atol=1e-12)
 
 
 def test_opo_weighs_the_baseline_by_length() -> None:

@@ -1,0 +1,101 @@
+"""
+Log-probabilities of a slice's replies, each prompt encoded once for all its replies, in forward and in backward.
+
+The gradient is the same as that of one padded row for each reply (Prefix Grouper, arXiv 2506.05433, lemma 2.1): the
+layout only leaves out what would be computed again. See `learner.layout`, `learner.prefix` and `learner.head`.
+"""
+
+import contextlib
+from collections.abc import Iterator
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from learner import head, prefix
+from learner.batch import Batch
+from learner.head import Head, scored
+from learner.layout import Layout, layout
+from learner.policy import Policy
+from toolkit.errors import ModelError
+
+
+def logps(
+    policy: Policy, batch: Batch, *, temperature: float = 1.0, entropy: bool = False, chunk: int = head.LOGITS
+) -> tuple[Tensor, Tensor | None]:
+    """
+    (b, T) log-probs of all tokens of the replies at that temperature, 0 behind their ends, with a gradient.
+
+    With `entropy` also (b, T) that of the distribution of each token, with a gradient too. Float32, or float64 where the
+    policy is. Inside `policy.reference()` they are the reference model's.
+    """
+    lengths = _lengths(batch.mask)
+    row = layout(batch.prompts, batch.ids, lengths, policy.device)
+    _fits(policy, row)
+    shape = tuple(batch.ids.shape)
+    if not len(row.ids):
+        nothing = sum(p.sum() for p in policy.parameters()) * 0.0 + torch.zeros(shape, device=policy.device)
+        return nothing, nothing if entropy else None
+    model = _bare(policy.model)
+    states = _states(policy, model, row).index_select(0, row.sources)
+    out = model.get_output_embeddings()
+    logp, spread = scored(
+        states, out.weight, out.bias, row.rows, row.targets, _head(model, temperature), entropy=entropy, chunk=chunk
+    )
+    return _placed(logp, row, shape), None if spread is None else _placed(spread, row, shape)
+
+
+def _lengths(mask: Tensor) -> list[int]:
+    """Up to the last token that counts."""
+    at = torch.arange(1, mask.shape[1] + 1)
+    return (mask * at).amax(1).tolist() if mask.numel() else [0] * len(mask)
+
+
+def _fits(policy: Policy, row: Layout) -> None:
+    if row.longest >= policy.context + 1:
+        raise ModelError(
+            f"A prompt and its reply are {row.longest + 1} tokens, and {policy.name} reads {policy.context} at most."
+        )
+
+
+def _bare(model: Any) -> Any:
+    """The model inside of an adapter."""
+    return model.get_base_model() if hasattr(model, "get_base_model") else model
+
+
+def _states(policy: Policy, model: Any, row: Layout) -> Tensor:
+    """(T, H) the last hidden states."""
+    if model.config._attn_implementation != prefix.NAME:
+        prefix.install(model)
+    # A mask of four dimensions is passed on as it is; attention makes its own.
+    unused = torch.zeros(1, 1, 1, 1, device=policy.device)
+    with _recomputed(model) if policy.checkpointing else contextlib.nullcontext():
+        found = model.get_decoder()(
+            input_ids=row.ids[None],
+            position_ids=row.positions[None],
+            attention_mask=unused,
+            use_cache=False,
+            layout=row,
+        )
+    return found.last_hidden_state[0]
+
+
+@contextlib.contextmanager
+def _recomputed(model: Any) -> Iterator[None]:
+    """Activations are only recomputed in training mode, which changes nothing else: dropout is 0."""
+    model.train(torch.is_grad_enabled())
+    try:
+        yield
+    finally:
+        model.eval()
+
+
+def _head(model: Any, temperature: float) -> Head:
+    """What models do to their logits, by the names their configurations give it."""
+    config = model.config.get_text_config()
+    scale = getattr(config, "logit_scale", None) or 1 / (getattr(config, "logits_scaling", None) or 1)
+    return Head(scale, getattr(config, "final_logit_softcapping", None), temperature)
+
+
+def _placed(values: Tensor, row: Layout, shape: tuple[int, ...]) -> Tensor:
+    return values.new_zeros(shape).flatten().index_copy(0, row.places, values).view(shape)

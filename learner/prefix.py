@@ -1,0 +1,235 @@
+"""
+Attention over prompts that replies share (Prefix Grouper, arXiv 2506.05433), for any model of transformers.
+
+    prompt   Attn(Q_p, K_p, V_p), causal, once
+    reply i  Attn(Q_i, [K_p; K_i], [V_p; V_i]), causal at the bottom right: a token sees its prompt and what it follows
+
+Scores are computed in blocks and again in the backward, never kept: memory grows with the tokens, not their square.
+They are plain batched products, which on CPUs beat the fused kernels at these sizes; keys are never repeated for GQA.
+
+T tokens in the row, h heads on H key heads (h = H r), d wide; n, G, P, R of a bucket as in `learner.layout`.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.autograd.function import once_differentiable
+
+from learner.layout import Block, Bucket, Layout, causal_bias
+from toolkit.errors import ModelError
+
+NAME = "edgewise"
+ROWS = 128
+"""Rows of a block: half of its square of scores is wasted on what causality hides."""
+WIDTH = 32
+"""Scores of a row are filled up to a multiple of this: softmax of bfloat16 is up to ten times slower else."""
+SCORES = 1 << 21
+"""The most scores of one block."""
+
+
+@dataclass(frozen=True, slots=True)
+class Kind:
+    """What attention a layer has, beside its weights."""
+
+    scale: float
+    window: int | None = None
+    softcap: float | None = None
+
+
+def install(model: Any) -> None:
+    """Let a model's attention go through `attention`; without a layout it is transformers' own."""
+    from transformers import AttentionInterface, AttentionMaskInterface
+    from transformers.masking_utils import sdpa_mask
+
+    AttentionInterface.register(NAME, attention)
+    AttentionMaskInterface.register(NAME, sdpa_mask)
+    try:
+        model.set_attn_implementation(NAME)
+    except ValueError as error:
+        raise ModelError(f"{type(model).__name__} has an attention of its own that can't share prompts.") from error
+
+
+def attention(
+    module: Any, query: Tensor, key: Tensor, value: Tensor, attention_mask: Tensor | None, **options: Any
+) -> tuple[Tensor, None]:
+    """The function transformers calls: (1, h, T, d) and (1, H, T, d) twice -> (1, T, h, d)."""
+    layout: Layout | None = options.pop("layout", None)
+    if layout is None:
+        from transformers.integrations.sdpa_attention import sdpa_attention_forward
+
+        return sdpa_attention_forward(module, query, key, value, attention_mask, **options)
+    if options.get("s_aux") is not None or options.get("position_bias") is not None:
+        raise ModelError(f"{type(module).__name__} adds to its scores what prompts can't be shared with.")
+    scale = options.get("scaling")
+    kind = Kind(query.shape[-1] ** -0.5 if scale is None else scale, *(options.get(k) for k in ("sliding_window", "softcap")))
+    row = (x[0].transpose(0, 1) for x in (query, key, value))
+    return _Attention.apply(*row, layout, kind)[None], None
+
+
+class _Attention(torch.autograd.Function):
+    """(T, h, d), (T, H, d), (T, H, e) -> (T, h, e)."""
+
+    @staticmethod
+    def forward(ctx: Any, q: Tensor, k: Tensor, v: Tensor, layout: Layout, kind: Kind) -> Tensor:
+        ctx.save_for_backward(q, k, v)
+        ctx.layout, ctx.kind = layout, kind
+        out = q.new_empty(*q.shape[:2], v.shape[2])
+        for bucket in layout.buckets:
+            for part in _parts(bucket, q, k, v, kind):
+                part.block.pack(part.forward(), out)
+        return out
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+        q, k, v = ctx.saved_tensors
+        found = [torch.empty_like(x, memory_format=torch.contiguous_format) for x in (q, k, v)]
+        for bucket in ctx.layout.buckets:
+            first, *rest = _parts(bucket, q, k, v, ctx.kind)
+            for part in rest:
+                part.backward(grad, found)
+                first.extra = part.context_grads
+            first.backward(grad, found)
+        return *found, None, None
+
+
+def _parts(bucket: Bucket, q: Tensor, k: Tensor, v: Tensor, kind: Kind) -> list["_Part"]:
+    """The prompts of a bucket, and its replies where any has more than one token."""
+    prompts = _Part(bucket, bucket.prompts, kind, *(bucket.prompts.unpacked(x) for x in (q, k, v)))
+    if not bucket.replies.size:
+        return [prompts]
+    own = (bucket.replies.unpacked(x) for x in (q, k, v))
+    return [prompts, _Part(bucket, bucket.replies, kind, *own, prompts.keys, prompts.values)]
+
+
+class _Part:
+    """
+    Attention of rows (n, G, R) over a context that the G share, if there is one, and over themselves.
+
+    Keys (n, H, G, R, d); queries of rows a to b (n, H, G, b - a, r, d), so that the r heads of a key and the rows of a
+    group are rows of one product.
+    """
+
+    def __init__(
+        self,
+        bucket: Bucket,
+        block: Block,
+        kind: Kind,
+        q: Tensor,
+        k: Tensor,
+        v: Tensor,
+        context_keys: Tensor | None = None,
+        context_values: Tensor | None = None,
+    ) -> None:
+        self.bucket, self.block, self.kind = bucket, block, kind
+        n, g, rows, h, d = q.shape
+        self.heads = k.shape[3]
+        self.q = q.view(n, g, rows, self.heads, h // self.heads, d)
+        self.keys = k.permute(0, 3, 1, 2, 4).contiguous()
+        self.values = v.permute(0, 3, 1, 2, 4).contiguous()
+        # (n H, P, d)
+        self.context_keys = None if context_keys is None else context_keys.flatten(0, 2)
+        self.context_values = None if context_values is None else context_values.flatten(0, 2)
+        self.extra: tuple[Tensor, Tensor] | None = None
+        self.context_grads: tuple[Tensor, Tensor] | None = None
+
+    @property
+    def context(self) -> int:
+        return 0 if self.context_keys is None else self.context_keys.shape[1]
+
+    def spans(self) -> Iterator[tuple[int, int]]:
+        """Rows a to b of each block."""
+        n, g, rows, heads, r, _ = self.q.shape
+        fits = SCORES // (n * g * heads * r * (self.context + rows))
+        step = max(1, min(ROWS, fits))
+        return ((a, min(a + step, rows)) for a in range(0, rows, step))
+
+    def queries(self, a: int, b: int) -> Tensor:
+        return (self.q[:, :, a:b] * self.kind.scale).permute(0, 3, 1, 2, 4, 5).contiguous()
+
+    def chances(self, q: Tensor, a: int, b: int) -> tuple[Tensor, Tensor | None]:
+        """Probabilities (n, H, G, b - a, r, P + b), and the slope of the soft cap where there is one."""
+        scores = self._products(q, self.keys, self.context_keys, b)
+        slope = None
+        if self.kind.softcap is not None:
+            bent = torch.tanh(scores / self.kind.softcap)
+            scores, slope = bent * self.kind.softcap, 1 - bent * bent
+        self._hide(scores, a, b)
+        return torch.softmax(scores, -1), slope
+
+    def _products(self, rows: Tensor, own: Tensor, context: Tensor | None, b: int) -> Tensor:
+        """Of rows (n, H, G, b - a, r, d) with those of the context and b of their own: (..., P + b + unused)."""
+        shape = rows.shape[:5]
+        found = [torch.matmul(rows.flatten(3, 4), own[:, :, :, :b].mT).view(*shape, b)]
+        if context is not None:
+            found.insert(0, torch.bmm(rows.view(context.shape[0], -1, rows.shape[-1]), context.mT).view(*shape, -1))
+        if unused := -(self.context + b) % WIDTH:
+            found.append(rows.new_zeros(()).expand(*shape, unused))
+        return torch.cat(found, -1) if len(found) > 1 else found[0]
+
+    def _hide(self, scores: Tensor, a: int, b: int) -> None:
+        window = self.kind.window
+        first = 0 if window is not None else a
+        end = self.context + b
+        scores[..., self.context + first : end] += causal_bias(a, b, window, scores)[..., first:]
+        scores[..., end:] = -torch.inf
+        if self.context:
+            bias = self.bucket.context_bias(a, b, window, scores)
+            if bias is not None:
+                scores[..., : self.context] += bias
+
+    def forward(self) -> Tensor:
+        """(n, G, R, h, e)."""
+        n, g, rows, heads, r, _ = self.q.shape
+        out = self.values.new_empty(n, g, rows, heads, r, self.values.shape[-1])
+        for a, b in self.spans():
+            chances, _ = self.chances(self.queries(a, b), a, b)
+            out[:, :, a:b] = self._weighed(chances, self.values, self.context_values, b).permute(0, 2, 3, 1, 4, 5)
+        return out.flatten(3, 4)
+
+    def _weighed(self, weights: Tensor, own: Tensor, context: Tensor | None, b: int) -> Tensor:
+        """The sum of own and context rows by weights (n, H, G, b - a, r, P + b)."""
+        mine = weights[..., self.context : self.context + b]
+        found = torch.matmul(mine.flatten(3, 4), own[:, :, :, :b])
+        if context is None:
+            return found.view(*weights.shape[:5], -1)
+        shared = weights[..., : self.context].reshape(context.shape[0], -1, self.context)
+        return torch.baddbmm(found.view(context.shape[0], -1, found.shape[-1]), shared, context).view(*weights.shape[:5], -1)
+
+    def backward(self, grad: Tensor, found: list[Tensor]) -> None:
+        """Write the gradients of its rows into those of q, k and v; `context_grads` are the context's."""
+        exact = torch.float64 if self.q.dtype == torch.float64 else torch.float32
+        dout = self.block.unpacked(grad)
+        dout = dout.view(*self.q.shape[:5], dout.shape[-1])
+        dq = torch.empty_like(self.q)
+        dk, dv = (torch.zeros(x.shape, dtype=exact, device=x.device) for x in (self.keys, self.values))
+        if self.extra:
+            dk += self.extra[0].view_as(dk)
+            dv += self.extra[1].view_as(dv)
+        shared = None
+        if self.context_keys is not None and self.context_values is not None:
+            shared = tuple(torch.zeros(x.shape, dtype=exact, device=x.device) for x in (self.context_keys, self.context_values))
+        for a, b in self.spans():
+            q = self.queries(a, b)
+            do = dout[:, :, a:b].permute(0, 3, 1, 2, 4, 5).contiguous()
+            chances, slope = self.chances(q, a, b)
+            dscores = self._dscores(do, chances, slope, b)
+            dq[:, :, a:b] = self._weighed(dscores, self.keys, self.context_keys, b).permute(0, 2, 3, 1, 4, 5) * self.kind.scale
+            for total, common, weights, rows in ((dk, 0, dscores, q), (dv, 1, chances, do)):
+                mine = weights[..., self.context : self.context + b].flatten(3, 4)
+                total[:, :, :, :b] += torch.matmul(mine.mT, rows.flatten(3, 4))
+                if shared:
+                    theirs = weights[..., : self.context].reshape(shared[0].shape[0], -1, self.context)
+                    shared[common].add_(torch.bmm(theirs.mT, rows.view(theirs.shape[0], -1, rows.shape[-1])))
+        self.context_grads = shared
+        self.block.pack(dq.flatten(3, 4), found[0])
+        self.block.pack(dk.permute(0, 2, 3, 1, 4), found[1])
+        self.block.pack(dv.permute(0, 2, 3, 1, 4), found[2])
+
+    def _dscores(self, do: Tensor, chances: Tensor, slope: Tensor | None, b: int) -> Tensor:
+        dchances = self._products(do, self.values, self.context_values, b)
+        found = torch._softmax_backward_data(dchances, chances, -1, chances.dtype)
+        return found if slope is None else found * slope

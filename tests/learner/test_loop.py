@@ -1,0 +1,208 @@
+"""The whole job with a tiny model: it learns, resumes to the same weights, goes back where learning collapses."""
+
+import json
+import math
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+from safetensors.torch import load_file
+
+from learner import checkpoint, collapse, loop
+from learner.api import atrain, train
+from learner.engine import Engine
+from tests.learner import tiny
+from tests.learner.shares import SETTINGS, task
+from toolkit.errors import ConfigError, DiskFull, Hopeless, LimitReached
+from toolkit.ledger import Limits
+from toolkit.types import Note
+
+ROOT = Path(__file__).parents[2]
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory: pytest.TempPathFactory) -> str:
+    return f"torch/{tiny.saved(tmp_path_factory.mktemp('tiny'))}"
+
+
+@pytest.fixture(autouse=True)
+def run_here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+
+
+def weights(run: Path) -> dict[str, Any]:
+    return load_file(run / "weights" / "model.safetensors")
+
+
+def same(first: Path, second: Path) -> bool:
+    a, b = weights(first), weights(second)
+    return a.keys() == b.keys() and all(a[k].equal(b[k]) for k in a)
+
+
+def step(run: Path, number: int) -> dict[str, Any]:
+    return json.loads((run / "steps" / f"{number:03d}" / "step.json").read_text())
+
+
+def test_it_learns_and_leaves_what_every_run_leaves(model: str, tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    result = train(task(), model=model, run=run, **{**SETTINGS, "steps": 12})
+    before, after = (each.mean.estimate for each in result.evidence.results)
+    assert after > before + 0.15
+    assert result.improved
+    assert (run / "artifact" / "weights" / "model.safetensors").exists()
+    assert (run / "report.html").exists() and (run / "rollouts.jsonl").exists()
+    assert result.costs["learning"]["calls"] == 12 * 16
+    assert result.costs["measuring"]["calls"] == 2 * 8 * 4
+    first = step(run, 1)
+    assert first["update"]["ratio"] < 1e-6
+    assert first["update"]["mismatch"] < 1e-4
+    assert step(run, 12)["statistics"]["mean_reward"] > first["statistics"]["mean_reward"]
+
+
+def test_the_same_seed_gives_the_same_weights_and_another_gives_others(model: str, tmp_path: Path) -> None:
+    for name, seed in (("a", 0), ("b", 0), ("c", 1)):
+        train(task(test=2), model=model, run=tmp_path / name, seed=seed, **{**SETTINGS, "steps": 3})
+    assert same(tmp_path / "a", tmp_path / "b")
+    assert not same(tmp_path / "a", tmp_path / "c")
+
+
+def test_a_killed_run_ends_with_the_weights_of_one_that_was_not(model: str, tmp_path: Path) -> None:
+    whole, killed = tmp_path / "whole", tmp_path / "killed"
+    script = (
+        "import sys; from learner.api import train; from tests.learner.shares import SETTINGS, task\n"
+        f"train(task(test=2), model={model!r}, run=sys.argv[1], **{{**SETTINGS, 'steps': 7, 'save_every': 2}})"
+    )
+
+    def start(run: Path) -> subprocess.Popen[bytes]:
+        environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+        return subprocess.Popen([sys.executable, "-c", script, str(run)], env=environment)
+
+    assert start(whole).wait(100) == 0
+    process = start(killed)
+    deadline = time.monotonic() + 100
+    while not (killed / "steps" / "005" / "step.json").exists() and time.monotonic() < deadline:
+        time.sleep(0.002)
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    assert not (killed / "result.json").exists()
+    assert start(killed).wait(100) == 0
+    assert same(whole, killed)
+    books = [json.loads((run / "result.json").read_text())["costs"]["learning"] for run in (whole, killed)]
+    assert books[0] == books[1]
+
+
+def test_a_finished_run_is_not_trained_again(model: str, tmp_path: Path) -> None:
+    first = train(task(test=2), model=model, run=tmp_path / "r", **SETTINGS)
+    notes: list[Note] = []
+    again = train(task(test=2), model=model, run=tmp_path / "r", watch=notes.append, **SETTINGS)
+    assert not [note for note in notes if note.topic == "step"]
+    assert again.evidence == first.evidence
+
+
+def test_a_limit_on_calls_stops_before_the_step_that_goes_over(model: str, tmp_path: Path) -> None:
+    with pytest.raises(LimitReached):
+        train(task(test=2), model=model, run=tmp_path / "r", limits=Limits(calls=40), **SETTINGS)
+    state = checkpoint.latest(tmp_path / "r" / "checkpoints")
+    assert state is not None
+    result = train(task(test=2), model=model, run=tmp_path / "r", limits=Limits(calls=500), **SETTINGS)
+    assert result.costs["learning"]["calls"] == 6 * 16
+
+
+def constant(completion: str, **_: Any) -> float:
+    return 0.5
+
+
+def nothing(completion: str, **_: Any) -> float:
+    return math.nan
+
+
+def test_a_reward_that_is_constant_is_a_sentence(model: str, tmp_path: Path) -> None:
+    with pytest.raises(Hopeless, match="no row had runs with different rewards"):
+        train(task(reward=constant), model=model, run=tmp_path / "r", **{**SETTINGS, "steps": 30})
+
+
+@pytest.mark.parametrize(
+    ("settings", "words"),
+    [
+        ({"method": "grop"}, "did you mean 'grpo'"),
+        ({"overrides": "loss.hihg=1"}, "has no parameter 'hihg'"),
+        ({"model": "openai/gpt"}, "gives? weights|weights.*not at hand"),
+        ({"model": "torch/nowhere"}, "no model|no directory|no such"),
+        ({"device": "cuda:7"}, "no device"),
+    ],
+)
+def test_bad_input_is_one_sentence(model: str, tmp_path: Path, settings: dict[str, Any], words: str) -> None:
+    with pytest.raises(Exception, match=words) as caught:
+        train(task(), run=tmp_path / "r", **{**SETTINGS, "model": model, **settings})
+    assert getattr(caught.value, "exit_code", None) == 2
+
+
+def test_a_full_disk_keeps_the_checkpoint_before(
+    model: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real, calls = checkpoint.shutil.disk_usage, []
+
+    def full(path: Any) -> Any:
+        calls.append(path)
+        return real(path) if len(calls) == 1 else real(path)._replace(free=10)
+
+    monkeypatch.setattr(checkpoint.shutil, "disk_usage", full)
+    run = tmp_path / "r"
+    with pytest.raises(DiskFull, match="make room"):
+        train(task(test=2), model=model, run=run, **{**SETTINGS, "save_every": 2})
+    assert checkpoint.latest(run / "checkpoints") == run / "checkpoints" / "000001"
+    monkeypatch.undo()
+    monkeypatch.chdir(tmp_path)
+    train(task(test=2), model=model, run=tmp_path / "w", **SETTINGS)
+    train(task(test=2), model=model, run=run, **{**SETTINGS, "save_every": 2})
+    assert same(run, tmp_path / "w")
+
+
+async def collapsing(model: str, run: Path, alarms: Callable[[int], str], **settings: Any) -> list[Note]:
+    notes: list[Note] = []
+    await atrain(task(test=2), model=model, run=run, watch=notes.append, **{**SETTINGS, **settings})
+    return [note.data for note in notes if note.topic == "step"]
+
+
+def test_a_collapse_goes_back_to_the_best_checkpoint_and_slows_down(
+    model: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(collapse, "alarm", lambda history: "broken" if len(history) == 4 else "")
+    notes: list[Note] = []
+    settings = {**SETTINGS, "steps": 8, "save_every": 1}
+    train(task(test=2), model=model, run=tmp_path / "r", watch=notes.append, **settings)
+    records = [note.data for note in notes if note.topic == "step"]
+    went = {record.number: record.went for record in records if record.went}
+    assert "goes back to step" in went[4] and "0.5 times" in went[4]
+    assert records[4].rate == pytest.approx(0.5 * records[2].rate)
+
+
+def test_the_third_collapse_ends_learning_and_says_so(
+    model: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(collapse, "alarm", lambda history: "broken" if len(history) > 1 else "")
+    result = train(task(test=2), model=model, run=tmp_path / "r", **{**SETTINGS, "steps": 20})
+    about = json.loads((tmp_path / "r" / "artifact" / "weights.json").read_text())
+    assert "broken" in (about["stopped"] or "broken")
+    assert len(list((tmp_path / "r" / "steps").iterdir())) < 20
+    assert result.path
+
+
+def test_an_engine_follows_its_schedule(model: str, tmp_path: Path) -> None:
+    from learner.config import WeightsConfig
+    from learner.engine import factor
+
+    config = WeightsConfig(model=model, steps=10, warmup=4, schedule="linear")
+    rates = [factor(config, number) for number in range(1, 11)]
+    assert rates[:4] == [0.2, 0.4, 0.6, 0.8]
+    assert all(a > b > 0 for a, b in zip(rates[4:], rates[5:], strict=False))
+    assert factor(config.model_copy(update={"schedule": "constant"}), 9) == 1.0
+
+
