@@ -14,7 +14,9 @@ MAX_TOKENS = 512
 """The longest reply to a request that does not say."""
 
 
-def answer(policy: Policy, requests: Sequence[Request], watch: Callable[[], None] | None = None) -> list[Reply]:
+def answer(
+    policy: Policy, requests: Sequence[Request], watch: Callable[[], None] | None = None
+) -> list[Reply]:
     """
     A reply to each request, with the tokens it is made of; `watch` is called before each token, and may raise.
 
@@ -54,8 +56,8 @@ def _ask(policy: Policy, request: Request, prompt: tuple[int, ...] | str) -> Ask
         return prompt
     if len(prompt) >= policy.context:
         return (
-            f"The prompt has {len(prompt)} tokens, and {request.model} reads {policy.context} at most, its reply included: "
-            "shorten the row or the lessons, or take a model with a longer context."
+            f"The prompt has {len(prompt)} tokens, and {request.model} reads {policy.context} at most, its reply "
+            "included: shorten the row or the lessons, or take a model with a longer context."
         )
     wanted = request.sampling
     return Ask(
@@ -63,9 +65,15 @@ def _ask(policy: Policy, request: Request, prompt: tuple[int, ...] | str) -> Ask
         wanted.max_tokens or MAX_TOKENS,
         1.0 if wanted.temperature is None else wanted.temperature,
         1.0 if wanted.top_p is None else wanted.top_p,
-        seed_of(request.payer.example, request.sample) if wanted.seed is None else wanted.seed,
+        seed_for(request),
         wanted.stop,
     )
+
+
+def seed_for(request: Request) -> int:
+    """The seed of a request; one that names none has its own, the same each time."""
+    seed = request.sampling.seed
+    return seed_of(request.payer.example, request.sample) if seed is None else seed
 
 
 def _reply(policy: Policy, request: Request, ask: Ask, drawn: Drawn, seconds: float) -> Reply:

@@ -1,8 +1,8 @@
 """
 Weights in this process as a client: `torch/NAME` answers wherever a model is asked.
 
-Whatever is asked in the same moment is drawn as one batch, in the order of rows and samples; what comes while a batch is
-computed is the next one. There is one thread of work and no HTTP.
+Whatever is asked in the same moment is drawn as one batch, in the order of rows and samples; what comes while a batch
+is computed is the next one. There is one thread of work and no HTTP.
 """
 
 import asyncio
@@ -115,7 +115,6 @@ def check(name: str) -> None:
         raise UnknownModel(f"{name} is neither the directory of a model nor a .gguf file.")
     if name.count("/") != 1 or name.startswith((".", "~", "/")) or path.suffix == ".gguf":
         raise UnknownModel(
-            f"There is no {name} here: a torch/ model is a directory, a .gguf file, OWNER/NAME of the Hugging Face hub, "
-            f"or one of {', '.join(MODELS)}."
+            f"There is no {name} here: a torch/ model is a directory, a .gguf file, OWNER/NAME of the Hugging Face "
+            f"hub, or one of {', '.join(MODELS)}."
         )
-

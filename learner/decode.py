@@ -2,9 +2,9 @@
 One token at a time for many rows, with the keys and values of a prompt kept once for all rows that go on from it.
 
 P prompts of a bucket, R rows in all and r of a bucket, L tokens of the longest prompt of a bucket, H heads of keys, g
-heads of queries for each of them, D numbers a head. All rows of a cache have written the same number of tokens: they begin
-together, and those that are finished are dropped. The model's own forward is used, with this attention in the place of its
-own, so any model works that transformers lets choose its attention.
+heads of queries for each of them, D numbers a head. All rows of a cache have written the same number of tokens: they
+begin together, and those that are finished are dropped. The model's own forward is used, with this attention in the
+place of its own, so any model works that transformers lets choose its attention.
 """
 
 import contextlib
@@ -69,8 +69,8 @@ class Packed:
     def attend(self, layer: int, query: Tensor, key: Tensor, value: Tensor, how: How) -> Tensor:
         """See `Attends`; B is 1."""
         self.keys[layer], self.values[layer] = key[0].to(_kept(key)), value[0].to(_kept(value))
-        parts = [states.split(list(self.lengths), 2) for states in (query, key, value)]
-        found = [_causal(*of_prompt, how) for of_prompt in zip(*parts, strict=True)]
+        queries, keys, values = (states.split(list(self.lengths), 2) for states in (query, key, value))
+        found = [_causal(q, k, v, how) for q, k, v in zip(queries, keys, values, strict=True)]
         return torch.cat(found, 2).transpose(1, 2)
 
     def buckets(self, rows: Sequence[int]) -> list["Bucket"]:
@@ -82,11 +82,14 @@ class Packed:
             at = torch.arange(int(lengths.max()))[None].expand(size, -1)
             place = begin + (lengths.cumsum(0) - lengths)[:, None] + at.minimum(lengths[:, None] - 1)
             kept = [
-                {layer: states[:, place.to(device)].transpose(0, 1).contiguous() for layer, states in held.items()}
+                {
+                    layer: states[:, place.to(device)].transpose(0, 1).contiguous()
+                    for layer, states in held.items()
+                }
                 for held in (self.keys, self.values)
             ]
             prompt = torch.arange(size).repeat_interleave(torch.tensor(rows[start : start + size]))
-            buckets.append(Bucket(lengths.to(device), prompt.to(device), *kept))
+            buckets.append(Bucket(lengths.to(device), prompt.to(device), kept[0], kept[1]))
             start, begin = start + size, begin + int(lengths.sum())
         return buckets
 
@@ -161,7 +164,9 @@ class Bucket:
     def gathered(self, places: Tensor) -> Tensor:
         """(r, H, g, S), the way back."""
         prompts, heads, many, width = places.shape
-        rows = places.view(prompts, heads, self._each, many // self._each, width).transpose(1, 2).flatten(0, 1)
+        rows = (
+            places.view(prompts, heads, self._each, many // self._each, width).transpose(1, 2).flatten(0, 1)
+        )
         return rows if self._take is None else rows[self._take]
 
     def kept(self, keep: Tensor) -> "Bucket | None":
@@ -173,7 +178,7 @@ class Bucket:
         if len(still) == len(self.lengths):
             return Bucket(self.lengths, prompt, self.keys, self.values)
         cut = [{layer: states[still] for layer, states in held.items()} for held in (self.keys, self.values)]
-        return Bucket(self.lengths[still], prompt, *cut)
+        return Bucket(self.lengths[still], prompt, cut[0], cut[1])
 
     def visible(self, written: int, window: int | None) -> Tensor | None:
         """(r, 1, 1, L + written + 1): which keys the token after `written` others may look at; None for all."""
@@ -228,7 +233,12 @@ class Cache:
         sizes = [len(bucket.prompt) for bucket in self.buckets]
         found = []
         for bucket, mine, seen, *states in zip(
-            self.buckets, asked.split(sizes), self._visible(how.window), own.split(sizes), values.split(sizes), strict=True
+            self.buckets,
+            asked.split(sizes),
+            self._visible(how.window),
+            own.split(sizes),
+            values.split(sizes),
+            strict=True,
         ):
             before = bucket.gathered(bucket.spread(mine) @ bucket.keys[layer].transpose(2, 3))
             longest = before.shape[-1]
@@ -278,8 +288,8 @@ def attention(model: Any) -> Iterator[None]:
     parts = [part for part in model.modules() if isinstance(part, PreTrainedModel)]
     if not parts or not all(part._can_set_attn_implementation() for part in parts):
         raise ConfigError(
-            f"The attention of {type(model).__name__} can't be exchanged, so prompts can't be shared: take a model that "
-            "follows the AttentionInterface of transformers."
+            f"The attention of {type(model).__name__} can't be exchanged, so prompts can't be shared: take a model "
+            "that follows the AttentionInterface of transformers."
         )
     configs = list({id(part.config): part.config for part in parts}.values())
     before = [config._attn_implementation_internal for config in configs]

@@ -8,6 +8,7 @@ layout only leaves out what would be computed again. See `learner.layout`, `lear
 import contextlib
 from collections.abc import Iterator
 from typing import Any
+from weakref import WeakSet
 
 import torch
 from torch import Tensor
@@ -19,6 +20,9 @@ from learner.layout import Layout, layout
 from learner.policy import Policy
 from toolkit.errors import ModelError
 
+_checked: "WeakSet[Any]" = WeakSet()
+"""Models whose log-probs were compared once with their own."""
+
 
 def logps(
     policy: Policy, batch: Batch, *, temperature: float = 1.0, entropy: bool = False, chunk: int = head.LOGITS
@@ -26,8 +30,8 @@ def logps(
     """
     (b, T) log-probs of all tokens of the replies at that temperature, 0 behind their ends, with a gradient.
 
-    With `entropy` also (b, T) that of the distribution of each token, with a gradient too. Float32, or float64 where the
-    policy is. Inside `policy.reference()` they are the reference model's.
+    With `entropy` also (b, T) that of the distribution of each token, with a gradient too. Float32, or float64 where
+    the policy is. Inside `policy.reference()` they are the reference model's.
     """
     lengths = _lengths(batch.mask)
     row = layout(batch.prompts, batch.ids, lengths, policy.device)
@@ -37,12 +41,53 @@ def logps(
         nothing = sum(p.sum() for p in policy.parameters()) * 0.0 + torch.zeros(shape, device=policy.device)
         return nothing, nothing if entropy else None
     model = _bare(policy.model)
-    states = _states(policy, model, row).index_select(0, row.sources)
-    out = model.get_output_embeddings()
-    logp, spread = scored(
-        states, out.weight, out.bias, row.rows, row.targets, _head(model, temperature), entropy=entropy, chunk=chunk
-    )
+    prefix.install(model)
+    if model not in _checked:
+        _check(model, policy)
+    logp, spread = _scored(model, row, temperature, entropy, chunk, policy.checkpointing)
     return _placed(logp, row, shape), None if spread is None else _placed(spread, row, shape)
+
+
+def _scored(
+    model: Any, row: Layout, temperature: float, entropy: bool, chunk: int, checkpointing: bool
+) -> tuple[Tensor, Tensor | None]:
+    """(N,) log-probs and entropies of the tokens of a row."""
+    states = _states(model, row, checkpointing).index_select(0, row.sources)
+    out = model.get_output_embeddings()
+    told = _head(model, temperature)
+    return scored(states, out.weight, out.bias, row.rows, row.targets, told, entropy=entropy, chunk=chunk)
+
+
+def _check(model: Any, policy: Policy) -> None:
+    """Whether a model's log-probs come out right this way: once, on a few tokens. ModelError if they do not."""
+    bar = 0.1 if policy.dtype == torch.bfloat16 else 1e-3
+    try:
+        off = _off(model, policy.device)
+    except (TypeError, ValueError, AttributeError, IndexError) as error:  # it was not written to be asked so
+        raise ModelError(_unshared(model)) from error
+    if not off <= bar:
+        raise ModelError(_unshared(model))
+    _checked.add(model)
+
+
+def _unshared(model: Any) -> str:
+    return (
+        f"{type(model).__name__} computes more from a text than its attention and a softmax over its last layer, so "
+        "that replies can't share a prompt: it can't be trained here."
+    )
+
+
+@torch.no_grad()
+def _off(model: Any, device: torch.device) -> float:
+    """The mean difference of our log-probs of two short replies and those of the model's own logits."""
+    words = torch.arange(12) % model.config.get_text_config().vocab_size
+    prompts, replies = [tuple(words[:5].tolist())] * 2, torch.stack((words[5:8], words[9:12]))
+    row = layout(prompts, replies, [3, 3], device)
+    ours = _scored(model, row, 1.0, False, head.LOGITS, False)[0]
+    ids = torch.cat((words[:5].expand(2, -1), replies), 1).to(device)
+    logits = model(input_ids=ids, use_cache=False).logits[:, 4:-1].to(ours.dtype)
+    plain = logits.log_softmax(-1).gather(2, ids[:, 5:, None]).flatten()
+    return float((ours - plain).abs().mean())
 
 
 def _lengths(mask: Tensor) -> list[int]:
@@ -52,7 +97,7 @@ def _lengths(mask: Tensor) -> list[int]:
 
 
 def _fits(policy: Policy, row: Layout) -> None:
-    if row.longest >= policy.context + 1:
+    if row.longest >= policy.context:
         raise ModelError(
             f"A prompt and its reply are {row.longest + 1} tokens, and {policy.name} reads {policy.context} at most."
         )
@@ -63,13 +108,11 @@ def _bare(model: Any) -> Any:
     return model.get_base_model() if hasattr(model, "get_base_model") else model
 
 
-def _states(policy: Policy, model: Any, row: Layout) -> Tensor:
+def _states(model: Any, row: Layout, checkpointing: bool) -> Tensor:
     """(T, H) the last hidden states."""
-    if model.config._attn_implementation != prefix.NAME:
-        prefix.install(model)
     # A mask of four dimensions is passed on as it is; attention makes its own.
-    unused = torch.zeros(1, 1, 1, 1, device=policy.device)
-    with _recomputed(model) if policy.checkpointing else contextlib.nullcontext():
+    unused = torch.zeros(1, 1, 1, 1, device=row.ids.device)
+    with _recomputed(model) if checkpointing else contextlib.nullcontext():
         found = model.get_decoder()(
             input_ids=row.ids[None],
             position_ids=row.positions[None],

@@ -1,8 +1,8 @@
 """
 Log-probabilities of tokens from hidden states, without the logits of more than a part of the vocabulary at a time.
 
-logits = cap tanh(scale h W^T / cap); logp = logits / temperature - log sum exp. The backward computes each part again, so that
-a part of W's gradient is written once and nothing of the size (tokens, vocabulary) ever exists.
+logits = cap tanh(scale h W^T / cap) / temperature; logp = logit - log sum exp. The backward computes each part again,
+so that a part of W's gradient is written once and nothing of the size (tokens, vocabulary) ever exists.
 
 U states of width H, V words, N tokens to be scored: several may be predicted from one state.
 """

@@ -138,7 +138,9 @@ class _Group:
         return len(self.prompt), len(self.members), max(self.sizes)
 
 
-def layout(prompts: Sequence[tuple[int, ...]], ids: Tensor, lengths: Sequence[int], device: torch.device) -> Layout:
+def layout(
+    prompts: Sequence[tuple[int, ...]], ids: Tensor, lengths: Sequence[int], device: torch.device
+) -> Layout:
     """
     The layout of replies `ids` (b, T) of these lengths behind their prompts.
 

@@ -84,6 +84,7 @@ class StepRecord:
     """What a step saw and did; `went` says where learning went back to, and why."""
 
     number: int
+    epoch: int
     groups: tuple[Group, ...]
     seen: Seen
     updated: Updated | None
@@ -95,6 +96,7 @@ class StepRecord:
         members = [run for each in self.groups for run in each.members]
         return {
             "step": self.number,
+            "epoch": self.epoch,
             "statistics": {
                 "runs": len(members),
                 "failed": sum(run.failed for run in members),
@@ -119,8 +121,8 @@ class StepRecord:
         )
         went = f"; {self.went}" if self.went else ""
         return (
-            f"step {self.number}: mean reward {seen.reward:.2f}, {mixed:.0%} of groups mixed, {seen.length:.0f} tokens, "
-            f"{seen.entropy:.2f} nats a token; {learnt}{went}"
+            f"step {self.number}: mean reward {seen.reward:.2f}, {mixed:.0%} of groups mixed, "
+            f"{seen.length:.0f} tokens, {seen.entropy:.2f} nats a token; {learnt}{went}"
         )
 
 
@@ -179,7 +181,8 @@ def step(job: Job, engine: Engine, state: State, folder: Path) -> Plan[tuple[Ste
         state = _saved(engine, state, folder)
     _check_signal(state)
     rate = float(engine.optimizer.param_groups[0]["lr"])
-    return StepRecord(number, tuple(groups), seen, done, rate, went), state
+    epoch = 1 + (number - 1) * job.config.batch_size // len(job.task.train)
+    return StepRecord(number, epoch, tuple(groups), seen, done, rate, went), state
 
 
 def sampled(job: Job, engine: Engine, memory: Memory, number: int) -> Plan[tuple[list[Group], list[Sampled]]]:
@@ -237,8 +240,8 @@ def _check_signal(state: State) -> None:
     last = state.history[-DEAD:]
     if len(last) == DEAD and not any(each.signal for each in last):
         raise Hopeless(
-            f"In {DEAD} steps no row had runs with different rewards (mean reward {last[-1].reward:.2f}), so nothing was "
-            "learnt: the reward may be constant, or the rows far too hard or easy. Look at RUN/rollouts.jsonl."
+            f"In {DEAD} steps no row had runs with different rewards (mean reward {last[-1].reward:.2f}), so "
+            "nothing was learnt: the reward may be constant, or the rows far too hard or easy. Look at RUN/rollouts.jsonl."
         )
 
 

@@ -1,7 +1,7 @@
 """
-The policy: a Hugging Face causal model with its tokenizer, on a device, in a precision, all of it or an adapter trained.
+The policy: a Hugging Face causal model with its tokenizer, on a device, in a precision, trained or only asked.
 
-`Policy.load("smollm2-135m")` or a directory, a .gguf file or a name on the hub: what follows "torch/" in a model's name.
+`Policy.load` takes what follows "torch/" in a model's name: smollm2-135m, a directory, a .gguf file, a name on the hub.
 """
 
 import contextlib
@@ -109,7 +109,7 @@ class Policy:
         if lora:
             model = _adapted(model, lora)
         if checkpointing:
-            model.gradient_checkpointing_enable({"use_reentrant": False})
+            _recompute(model)
         trained = masters(model.parameters())
         for weight, first in zip(trained.weights, exact, strict=False):
             weight.data = first
@@ -267,7 +267,8 @@ def _missing(name: str, error: Exception) -> str:
     if path.exists():
         return f"{name} holds no causal model that transformers can read ({_line(error)})."
     if name.count("/") != 1 or name.startswith((".", "~")):
-        return f"There is no model {name!r}: it is no directory here, and no embedded model ({', '.join(local.MODELS)})."
+        known = ", ".join(local.MODELS)
+        return f"There is no model {name!r}: it is no directory here, and no embedded model ({known})."
     return (
         f"There is no directory {name!r} here, and the hub gave no model of that name ({_line(error)}): check the name "
         "and the network, or give the directory of a model that is on this machine."
@@ -326,9 +327,15 @@ def _adapted(model: Any, lora: Lora) -> Any:
     config = LoraConfig(
         r=lora.rank, lora_alpha=lora.alpha, target_modules=targets, lora_dropout=0.0, task_type="CAUSAL_LM"
     )
-    with torch.random.fork_rng(devices=[]):
+    with torch.random.fork_rng(devices=[]), _quiet():
         torch.manual_seed(lora.seed)
         return get_peft_model(model, config, autocast_adapter_dtype=False).eval()
+
+
+def _recompute(model: Any) -> None:
+    """Switch on that activations are recomputed; transformers has renamed it."""
+    switch = getattr(model, "activation_checkpointing_enable", None) or model.gradient_checkpointing_enable
+    switch({"use_reentrant": False})
 
 
 def _stops(model: Any, tokenizer: Any) -> frozenset[int]:

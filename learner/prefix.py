@@ -10,8 +10,10 @@ They are plain batched products, which on CPUs beat the fused kernels at these s
 T tokens in the row, h heads on H key heads (h = H r), d wide; n, G, P, R of a bucket as in `learner.layout`.
 """
 
-from collections.abc import Iterator
+import sys
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
@@ -40,32 +42,50 @@ class Kind:
 
 
 def install(model: Any) -> None:
-    """Let a model's attention go through `attention`; without a layout it is transformers' own."""
+    """Let a model's attention go through `attention`; without a layout it is what it was before."""
     from transformers import AttentionInterface, AttentionMaskInterface
-    from transformers.masking_utils import sdpa_mask
+    from transformers.masking_utils import ALL_MASK_ATTENTION_FUNCTIONS
+    from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
-    AttentionInterface.register(NAME, attention)
-    AttentionMaskInterface.register(NAME, sdpa_mask)
+    usual = model.config._attn_implementation
+    if usual.startswith(NAME):
+        return
+    name = f"{NAME}_{usual}"
+    AttentionInterface.register(name, partial(attention, usual=ALL_ATTENTION_FUNCTIONS.get(usual)))
+    AttentionMaskInterface.register(name, ALL_MASK_ATTENTION_FUNCTIONS[usual])
     try:
-        model.set_attn_implementation(NAME)
+        model.set_attn_implementation(name)
     except ValueError as error:
-        raise ModelError(f"{type(model).__name__} has an attention of its own that can't share prompts.") from error
+        raise ModelError(
+            f"{type(model).__name__} has an attention of its own that can't share prompts."
+        ) from error
 
 
 def attention(
-    module: Any, query: Tensor, key: Tensor, value: Tensor, attention_mask: Tensor | None, **options: Any
-) -> tuple[Tensor, None]:
-    """The function transformers calls: (1, h, T, d) and (1, H, T, d) twice -> (1, T, h, d)."""
-    layout: Layout | None = options.pop("layout", None)
-    if layout is None:
-        from transformers.integrations.sdpa_attention import sdpa_attention_forward
+    module: Any,
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    attention_mask: Tensor | None,
+    *,
+    usual: Callable[..., Any] | None = None,
+    layout: Layout | None = None,
+    **options: Any,
+) -> tuple[Tensor, Any]:
+    """
+    The function transformers calls: (1, h, T, d) and (1, H, T, d) twice -> (1, T, h, d).
 
-        return sdpa_attention_forward(module, query, key, value, attention_mask, **options)
-    if options.get("s_aux") is not None or options.get("position_bias") is not None:
+    Without a layout it is `usual`, or the plain one of the module's own file.
+    """
+    if layout is None:
+        usual = usual or sys.modules[type(module).__module__].eager_attention_forward
+        return usual(module, query, key, value, attention_mask, **options)
+    if any(options.get(name) is not None for name in ("s_aux", "position_bias")):
         raise ModelError(f"{type(module).__name__} adds to its scores what prompts can't be shared with.")
     scale = options.get("scaling")
-    kind = Kind(query.shape[-1] ** -0.5 if scale is None else scale, *(options.get(k) for k in ("sliding_window", "softcap")))
+    scale = query.shape[-1] ** -0.5 if scale is None else scale
     row = (x[0].transpose(0, 1) for x in (query, key, value))
+    kind = Kind(scale, options.get("sliding_window"), options.get("softcap"))
     return _Attention.apply(*row, layout, kind)[None], None
 
 
@@ -165,7 +185,9 @@ class _Part:
         shape = rows.shape[:5]
         found = [torch.matmul(rows.flatten(3, 4), own[:, :, :, :b].mT).view(*shape, b)]
         if context is not None:
-            found.insert(0, torch.bmm(rows.view(context.shape[0], -1, rows.shape[-1]), context.mT).view(*shape, -1))
+            found.insert(
+                0, torch.bmm(rows.view(context.shape[0], -1, rows.shape[-1]), context.mT).view(*shape, -1)
+            )
         if unused := -(self.context + b) % WIDTH:
             found.append(rows.new_zeros(()).expand(*shape, unused))
         return torch.cat(found, -1) if len(found) > 1 else found[0]
@@ -187,7 +209,9 @@ class _Part:
         out = self.values.new_empty(n, g, rows, heads, r, self.values.shape[-1])
         for a, b in self.spans():
             chances, _ = self.chances(self.queries(a, b), a, b)
-            out[:, :, a:b] = self._weighed(chances, self.values, self.context_values, b).permute(0, 2, 3, 1, 4, 5)
+            out[:, :, a:b] = self._weighed(chances, self.values, self.context_values, b).permute(
+                0, 2, 3, 1, 4, 5
+            )
         return out.flatten(3, 4)
 
     def _weighed(self, weights: Tensor, own: Tensor, context: Tensor | None, b: int) -> Tensor:
@@ -197,7 +221,9 @@ class _Part:
         if context is None:
             return found.view(*weights.shape[:5], -1)
         shared = weights[..., : self.context].reshape(context.shape[0], -1, self.context)
-        return torch.baddbmm(found.view(context.shape[0], -1, found.shape[-1]), shared, context).view(*weights.shape[:5], -1)
+        return torch.baddbmm(found.view(context.shape[0], -1, found.shape[-1]), shared, context).view(
+            *weights.shape[:5], -1
+        )
 
     def backward(self, grad: Tensor, found: list[Tensor]) -> None:
         """Write the gradients of its rows into those of q, k and v; `context_grads` are the context's."""
@@ -211,13 +237,19 @@ class _Part:
             dv += self.extra[1].view_as(dv)
         shared = None
         if self.context_keys is not None and self.context_values is not None:
-            shared = tuple(torch.zeros(x.shape, dtype=exact, device=x.device) for x in (self.context_keys, self.context_values))
+            shared = tuple(
+                torch.zeros(x.shape, dtype=exact, device=x.device)
+                for x in (self.context_keys, self.context_values)
+            )
         for a, b in self.spans():
             q = self.queries(a, b)
             do = dout[:, :, a:b].permute(0, 3, 1, 2, 4, 5).contiguous()
             chances, slope = self.chances(q, a, b)
             dscores = self._dscores(do, chances, slope, b)
-            dq[:, :, a:b] = self._weighed(dscores, self.keys, self.context_keys, b).permute(0, 2, 3, 1, 4, 5) * self.kind.scale
+            dq[:, :, a:b] = (
+                self._weighed(dscores, self.keys, self.context_keys, b).permute(0, 2, 3, 1, 4, 5)
+                * self.kind.scale
+            )
             for total, common, weights, rows in ((dk, 0, dscores, q), (dv, 1, chances, do)):
                 mine = weights[..., self.context : self.context + b].flatten(3, 4)
                 total[:, :, :, :b] += torch.matmul(mine.mT, rows.flatten(3, 4))

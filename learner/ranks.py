@@ -53,7 +53,7 @@ class Alone:
         return what
 
     def gathered(self, what: T) -> list[T]:
-        """This one's."""
+        """What it says."""
         return [what]
 
 

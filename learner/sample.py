@@ -1,8 +1,8 @@
 """
 Drawing replies: a prompt is encoded once for all its replies, all rows go forward together, finished ones are dropped.
 
-Each ask has random numbers of its own: what is drawn does not depend on what else is in the batch, up to the rounding of
-products of another size. R rows, V tokens of the vocabulary.
+Each ask has random numbers of its own: what is drawn does not depend on what else is in the batch, up to the rounding
+of products of another size. R rows, V tokens of the vocabulary.
 """
 
 from collections.abc import Callable, Iterator, Sequence
@@ -43,7 +43,8 @@ class Drawn:
     """
     A reply: its ids, the one that ended it included, and why it ended.
 
-    `logprobs` are at the temperature of the ask (at 1 where that is 0), of the whole distribution, before `top_p` cuts it.
+    `logprobs` are at the temperature of the ask (at 1 where that is 0), of the whole distribution before `top_p` cuts
+    it.
     """
 
     ids: tuple[int, ...]
@@ -144,7 +145,9 @@ class _Rows:
     def _drop(self, cache: Cache, live: Tensor, ids: Tensor) -> Tensor:
         cache.drop(live)
         self.row = [row for row in self.row if row not in self.ended]
-        self.uniform, self.temperature, self.top_p = (x[live] for x in (self.uniform, self.temperature, self.top_p))
+        self.uniform, self.temperature, self.top_p = (
+            x[live] for x in (self.uniform, self.temperature, self.top_p)
+        )
         return ids[live]
 
 
@@ -216,7 +219,7 @@ def _blocks(shares: Tensor) -> Tensor:
 
 
 def _picked(shares: Tensor, uniform: Tensor) -> Tensor:
-    """(R, 1) the first token at which the sum of shares exceeds `uniform` of the whole: first its block, then itself."""
+    """(R, 1) the first token at which the sum of shares exceeds `uniform` of the whole: its block, then itself."""
     blocks = _blocks(shares)
     upto = blocks.sum(-1).double().cumsum(-1)
     wanted = uniform[:, None] * upto[:, -1:]
@@ -227,7 +230,7 @@ def _picked(shares: Tensor, uniform: Tensor) -> Tensor:
 
 
 def _first_above(upto: Tensor, wanted: Tensor) -> Tensor:
-    """(R, 1) the first place where a sum exceeds what is wanted; where rounding leaves none, the last that adds to it."""
+    """(R, 1) the first place where a sum exceeds what is wanted; if rounding leaves none, the last that adds to it."""
     last = (upto < upto[:, -1:]).sum(-1, keepdim=True)
     return torch.searchsorted(upto, wanted, right=True).minimum(last)
 

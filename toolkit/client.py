@@ -108,13 +108,13 @@ class _Remote:
         """Answer one request; see the head of this module for errors."""
         if not self._free:
             forbid_paid(request.model)
-        read = decode_embedding if request.embeds else decode
         while True:
             quirks = self._quirks.get(request.model, {})
-            body = encode(request, self._name(request.model), quirks)
+            body = self._body(request, quirks)
             start = time.perf_counter()
             try:
-                return read(await self._send(body, request.embeds), time.perf_counter() - start)
+                found = await self._send(body, request.embeds)
+                return self._read(request, found, time.perf_counter() - start)
             except (BadAnswer, json.JSONDecodeError) as error:
                 raise Unanswered(self._sentence(request, redact(str(error), self._key)), 502) from None
             except Exception as error:
@@ -123,6 +123,13 @@ class _Remote:
 
     def _name(self, model: str) -> str:
         return wire_name(model)
+
+    def _body(self, request: Request, quirks: Quirks) -> dict[str, Any]:
+        return encode(request, self._name(request.model), quirks)
+
+    def _read(self, request: Request, data: Any, latency: float) -> Reply:
+        """The reply in what `_send` gave; raises `BadAnswer`."""
+        return (decode_embedding if request.embeds else decode)(data, latency)
 
     async def _send(self, body: dict[str, Any], embeds: bool) -> Any:
         """The provider's JSON, parsed: a chat completion or an embedding; raises errors of the openai package."""
@@ -182,6 +189,8 @@ class OpenAIClient(_Remote):
     once when the client is closed.
     """
 
+    path = "/chat/completions"
+
     def __init__(
         self,
         base_url: str,
@@ -197,7 +206,7 @@ class OpenAIClient(_Remote):
         self._open_lane()
 
     async def _send(self, body: dict[str, Any], embeds: bool) -> Any:
-        path = "/embeddings" if embeds else "/chat/completions"
+        path = "/embeddings" if embeds else self.path
         lane = next((lane for lane in self._lanes if lane.busy < CALLS_PER_LANE), None) or self._open_lane()
         lane.busy += 1
         try:

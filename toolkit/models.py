@@ -75,9 +75,9 @@ def fetch(*names: str) -> None:
     """
     for name in dict.fromkeys(names):
         bare = name.removeprefix("torch/")
-        if name.startswith("local/") or bare in local.MODELS:
-            if local.verified(local.find(bare)) is None:
-                pulled(bare)
+        embedded = name.startswith("local/") or bare in local.MODELS
+        if embedded and local.verified(local.find(bare)) is None:
+            pulled(bare)
 
 
 def pulled(name: str) -> str:

@@ -19,7 +19,7 @@ Quirks = Mapping[str, str | None]
 
 _STOPS: dict[str, Stop] = {"length": "length", "tool_calls": "tools", "function_call": "tools"}
 _OTHER_NAME = {"max_tokens": "max_completion_tokens", "max_completion_tokens": "max_tokens"}
-_MAY_BE_DROPPED = ("temperature", "top_p", "seed", "stop", "response_format")
+_MAY_BE_DROPPED = ("temperature", "top_p", "seed", "stop", "response_format", "logprobs", "return_token_ids")
 _ALSO_CALLED = {"response_format": "json_schema"}
 _NOT_SUPPORTED = re.compile(
     r"unsupported|not support|n.t support|unrecognized|unexpected|unknown|not permitted|not allowed"

@@ -15,7 +15,7 @@ def task(train: int = 8, test: int = 8, reward: Any = early) -> Task:
         return [{"id": f"{name}{i}", "text": f"say {name} {i}"} for i in range(count)]
 
     split = {"train": rows("a", train), "validation": rows("b", 2), "test": rows("c", test)}
-    return Task.from_rows(split, prompt="{text}", reward=reward)
+    return Task.from_rows(split, prompt="{text}", target="", reward=reward)
 
 
 SETTINGS = {

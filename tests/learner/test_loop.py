@@ -8,19 +8,17 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 from safetensors.torch import load_file
 
-from learner import checkpoint, collapse, loop
+from learner import checkpoint, collapse
 from learner.api import atrain, train
-from learner.engine import Engine
 from tests.learner import tiny
 from tests.learner.shares import SETTINGS, task
-from toolkit.errors import ConfigError, DiskFull, Hopeless, LimitReached
+from toolkit.errors import DiskFull, Hopeless, LimitReached
 from toolkit.ledger import Limits
 from toolkit.types import Note
 
@@ -204,5 +202,3 @@ def test_an_engine_follows_its_schedule(model: str, tmp_path: Path) -> None:
     assert rates[:4] == [0.2, 0.4, 0.6, 0.8]
     assert all(a > b > 0 for a, b in zip(rates[4:], rates[5:], strict=False))
     assert factor(config.model_copy(update={"schedule": "constant"}), 9) == 1.0
-
-
