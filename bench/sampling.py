@@ -1,4 +1,4 @@
-"""Tokens per second of the learner's sampling against transformers' generate, and the time of a small step's sampling."""
+"""Tokens per second of the learner's sampling against transformers' generate; the time of a small step's sampling."""
 
 import gc
 import time

@@ -7,7 +7,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from experience import shared
+from experience import shared, trained
 from experience.config import ExperienceConfig
 from experience.forecast import forecast
 from experience.job import Job
@@ -18,7 +18,7 @@ from toolkit import directory, finished, report
 from toolkit.artifact import Artifact
 from toolkit.client import check
 from toolkit.config import parse_settings, resolve
-from toolkit.errors import LibraryError
+from toolkit.errors import ConfigError, LibraryError
 from toolkit.forecast import check_limits
 from toolkit.models import fetch
 from toolkit.progress import announce, watcher
@@ -42,11 +42,26 @@ class Words:
 
     def __init__(self, task: Path, options: Mapping[str, Any], settings: Sequence[str], price: str | None):
         self.task = Task.read(task)
-        self._given = (self.task.settings, parse_settings(settings), {**options, **given_price(price)})
+        self._named = {**parse_settings(settings), **{k: v for k, v in options.items() if v is not None}}
+        self._named |= given_price(price)
         self._config()
 
-    def _config(self, **defaults: Any) -> ExperienceConfig:
-        return resolve(ExperienceConfig, defaults, *self._given)
+    def _config(self, artifacts: Sequence[Artifact] = ()) -> ExperienceConfig:
+        """
+        What the artefacts share, then the task's file, then the command line.
+
+        Trained weights come after the file: they are compared with the model that they were trained from, and asked
+        as they were trained.
+        """
+        weights = [each for each in artifacts if trained.holds(each)]
+        bases = dict.fromkeys(each.model for each in weights)
+        if len(bases) > 1 and "model" not in self._named:
+            raise ConfigError(
+                f"These weights were trained from different models ({', '.join(bases)}): say with --model which of them "
+                "is the unchanged one."
+            )
+        given = (_in_common(artifacts), self.task.settings, _in_common(weights), self._named)
+        return resolve(ExperienceConfig, *given)
 
     def plan(self, lib: str | None = None) -> Shown:
         """The task and what a run would take; asks no model."""
@@ -92,17 +107,22 @@ class Words:
         Run the unchanged model and each artefact, or library (see `experience.operand`), on the same rows and samples.
 
         With the model and the settings that the artefacts were measured with, where nothing else is said. `others` are
-        how to run those artefacts that hold no library, by path.
+        how to run those artefacts that hold neither library nor weights, by path.
         """
-        measured = [Artifact.load(path) for path in artifacts if not _bare(path)]
+        measured = {path: Artifact.load(path) for path in artifacts if not _bare(path)}
+        job = Job(self.task, self._config([*measured.values()]))
+        others = {p: trained.runs(each) for p, each in measured.items() if trained.holds(each)} | (others or {})
         libraries: dict[str, Library | Runs] = {"unchanged": Library()}
+        alone = []
         for path in artifacts:
-            libraries[_name(path, libraries)] = (others or {}).get(path) or load(parse(path)).library
-        job = Job(self.task, self._config(**_in_common(measured)))
+            name = _name(path, libraries)
+            libraries[name] = others.get(path) or load(parse(path)).library
+            if path in measured and measured[path].model_in_use != measured[path].model:
+                alone.append(name)
         fetch(job.config.model, job.config.judge, job.config.embedder)
 
         def arms(*_: Any) -> Plan[Outcome]:
-            return Outcome((yield from evaluate(job, libraries)), {}, {})
+            return Outcome((yield from evaluate(job, libraries, alone)), {}, {})
 
         result = asyncio.run(carry_out(self.task, job.config, arms, run, job="evaluate", watch=watcher()))
         return Shown([*result.evidence.lines(), *cost_lines(result)], result.to_json())

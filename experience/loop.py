@@ -5,7 +5,7 @@ Everything here is a plan (see `toolkit.types.Plan`): it runs the same against a
 time and against an API at full concurrency.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -86,16 +86,31 @@ Runs = Callable[[Job], Plan[list[Group]]]
 """A way of answering other than a library: how to run it on the test rows of a job."""
 
 
-def evaluate(job: Job, libraries: Mapping[str, Library | Runs]) -> Plan[Any]:
-    """Run libraries, or other ways, on the same test rows and samples; returns a `toolkit.evaluate.Evaluation`."""
+def evaluate(
+    job: Job, libraries: Mapping[str, Library | Runs], alone: Collection[str] = ()
+) -> Plan[Any]:
+    """
+    Run libraries, or other ways, on the same test rows and samples; returns a `toolkit.evaluate.Evaluation`.
+
+    Those named in `alone` run after the others, one by one: each brings a model of its own into the memory.
+    """
     yield Note("stage", f"measuring on {len(job.task.test)} held-out rows")
-    groups = yield [
-        runs.measure(job, each, job.task.test) if isinstance(each, Library) else each(job)
-        for each in libraries.values()
-    ]
+    together = [name for name in libraries if name not in alone]
+    answers = yield [_answers(job, libraries[name]) for name in together]
+    found: dict[str, list[Group]] = dict(zip(together, answers, strict=True))
+    if alone and not job.task.reward.asks:
+        yield Note("unused", job.config.model)
+    for name in alone:
+        yield Note("stage", f"measuring {name} on {len(job.task.test)} held-out rows")
+        found[name] = yield from _answers(job, libraries[name])
+    groups = [found[name] for name in libraries]
     yield Note("groups", [group for arm in groups for group in arm])
     check_alive([run for arm in groups for group in arm for run in group.members])
-    arms = [Arm(name, tuple(found)) for name, found in zip(libraries, groups, strict=True)]
+    arms = [Arm(name, tuple(found[name])) for name in libraries]
     if len(arms) == 1:
         arms = [*arms, Arm("after", arms[0].groups)]
     return compare(arms, ks=tuple(sorted({1, job.config.samples})))
+
+
+def _answers(job: Job, way: Library | Runs) -> Plan[list[Group]]:
+    return runs.measure(job, way, job.task.test) if isinstance(way, Library) else way(job)

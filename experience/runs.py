@@ -82,16 +82,22 @@ def _seen(job: Job, group: Group, run: Rollout, offer: Offer) -> Seen:
     return effect.observe(f"{offer.step}/{row}", offer.lessons, offer.part(job, run.sample), reward, row)
 
 
-def measure(job: Job, library: Library, rows: Sequence[Example], payer: str = "measure") -> Plan[list[Group]]:
-    """Groups of `samples` runs on rows under a library, with the settings and seeds of use."""
+def measure(
+    job: Job, library: Library, rows: Sequence[Example], payer: str = "measure", version: str = ""
+) -> Plan[list[Group]]:
+    """
+    Groups of `samples` runs on rows under a library, with the settings and seeds of use.
+
+    `version` is what they are noted under; the library's own by default.
+    """
     user = job.measurer(payer)
     yield from retrieve.prepare(library, job.retrieval)
-    return (yield [_measured(job, library, row, user) for row in rows])
+    return (yield [_measured(job, library, row, user, version or library.version) for row in rows])
 
 
-def _measured(job: Job, library: Library, row: Example, user: Agent) -> Plan[Group]:
+def _measured(job: Job, library: Library, row: Example, user: Agent, version: str) -> Plan[Group]:
     shown = yield from retrieve.shown(library, row.messages, job.retrieval)
-    prompts = [Prompt(shown.dress(row.messages), library.version)] * job.config.samples
+    prompts = [Prompt(shown.dress(row.messages), version)] * job.config.samples
     return Group(row, user.role, (yield from _runs(job, user, row, prompts, MEASURING)))
 
 

@@ -6,9 +6,11 @@ from pathlib import Path
 from typing import Any
 
 from learner.config import WeightsConfig
+from learner.crew import follow, leading
 from learner.forecast import forecast
 from learner.job import Job
 from learner.loop import learn
+from learner.ranks import ranks
 from toolkit import directory
 from toolkit.config import resolve
 from toolkit.forecast import check_limits
@@ -30,15 +32,23 @@ async def atrain(
     """
     Train a model's weights on a task by reinforcement learning and measure them on held-out rows.
 
-    `settings` are the fields of `WeightsConfig`. `run` is a directory, taken up again if it exists. Raises the errors
-    of `toolkit.errors`.
+    `settings` are the fields of `WeightsConfig`. `run` is a directory, taken up again if it exists. Started as several
+    processes, all of them train together, process 0 alone writes, and each returns the same. Raises the errors of
+    `toolkit.errors`.
     """
     bounds = asdict(limits) if limits else {}
     given = {"model": model, **bounds, **settings}
     job = Job(task, resolve(WeightsConfig, WeightsConfig.known(task.settings), task.weights, given))
     check_limits(job.config, forecast(job))
+    together = ranks()
+    if together.rank:
+        return follow(together).outcome()
     path = Path(run) if run else directory.fresh(task.name)
-    return await carry_out(task, job.config, lambda *_: learn(job, path), path, watch=watch)
+    with leading(together) as lead:
+        lead.result = await carry_out(
+            task, job.config, lambda *_: learn(job, path, lead.make), path, watch=watch
+        )
+        return lead.result
 
 
 train = blocking(atrain)

@@ -3,17 +3,19 @@
 import asyncio
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 
 from learner.config import WeightsConfig
 from learner.forecast import forecast
 from learner.job import Job
+from learner.ranks import RANK, Ranks, ranks, started
 from learner.report import result_lines
 from toolkit import directory
 from toolkit.client import check
 from toolkit.config import parse_settings, resolve
-from toolkit.errors import ConfigError
+from toolkit.errors import ConfigError, LostProcess
 from toolkit.forecast import check_limits
 from toolkit.models import fetch
 from toolkit.progress import announce, watcher
@@ -23,29 +25,42 @@ from toolkit.task import Task, describe
 
 
 class Weights:
-    """One task and its settings, ready for `plan` and `improve`."""
+    """
+    One task and its settings, ready for `plan` and `improve`.
+
+    Of several processes only the first reads them and prints; the others follow it, and leave by SystemExit.
+    """
 
     def __init__(self, task: Path, options: Mapping[str, Any], settings: Sequence[str], price: str | None):
-        self.task = Task.read(task)
-        options = {key: value for key, value in options.items() if value is not None}
-        foreign = sorted(set(options) & {"distiller", "proposer", "placebo", "gate"})
-        if foreign:
-            raise ConfigError(f"--{foreign[0]} is about lessons or graphs; --by weights has no {foreign[0]}.")
-        known = WeightsConfig.known(self.task.settings)
-        given = (known, self.task.weights, _settings(settings), options, given_price(price))
-        self.job = Job(self.task, resolve(WeightsConfig, *given))
+        self._job = partial(_job, task, options, settings, price)
+
+    @cached_property
+    def job(self) -> Job:
+        """The task and its settings, once they are read."""
+        return self._job()
 
     def plan(self, lib: str | None = None) -> Shown:
         """The task and what a run would take; loads no model."""
+        if started(RANK) > 0:
+            raise SystemExit
         _no_library(lib)
         for model in filter(None, self.job.config.models):
             check(model)
         found = forecast(self.job)
         check_limits(self.job.config, found)
-        return Shown([describe(self.task), "", *found.lines()], asdict(found))
+        return Shown([describe(self.job.task), "", *found.lines()], asdict(found))
 
     def improve(self, run: Path | None, replay: Path | None, lib: str | None = None) -> Finished:
         """Train and measure; the result has `improved` beside its lines and data."""
+        from learner.crew import leading
+
+        together = ranks()
+        if together.rank:
+            raise SystemExit(_followed(together))
+        with leading(together) as lead:
+            return self._improve(run, replay, lib, lead)
+
+    def _improve(self, run: Path | None, replay: Path | None, lib: str | None, lead: "Lead") -> Finished:
         from learner.loop import learn
 
         _no_library(lib)
@@ -53,16 +68,39 @@ class Weights:
             raise ConfigError(
                 "--replay answers from a journal; weights are trained, not asked: leave it out."
             )
-        path = run or directory.fresh(self.task.name)
-        found = forecast(self.job)
-        check_limits(self.job.config, found)
+        job = self.job
+        path = run or directory.fresh(job.task.name)
+        found = forecast(job)
+        check_limits(job.config, found)
         announce(found.lines())
-        fetch(self.job.config.model, *self.job.config.models)
+        fetch(job.config.model, *job.config.models)
         training = carry_out(
-            self.task, self.job.config, lambda *_: learn(self.job, path), path, watch=watcher()
+            job.task, job.config, lambda *_: learn(job, path, lead.make), path, watch=watcher()
         )
         result = asyncio.run(training)
         return Finished(result_lines(result), result.to_json(), result.improved)
+
+
+def _job(task: Path, options: Mapping[str, Any], settings: Sequence[str], price: str | None) -> Job:
+    read = Task.read(task)
+    options = {key: value for key, value in options.items() if value is not None}
+    foreign = sorted(set(options) & {"distiller", "proposer", "placebo", "gate"})
+    if foreign:
+        raise ConfigError(f"--{foreign[0]} is about lessons or graphs; --by weights has no {foreign[0]}.")
+    known = WeightsConfig.known(read.settings)
+    given = (known, read.weights, _settings(settings), options, given_price(price))
+    return Job(read, resolve(WeightsConfig, *given))
+
+
+def _followed(together: Ranks) -> int:
+    """Follow process 0, which says what there is to say; the exit code."""
+    from learner.crew import follow
+
+    try:
+        follow(together)
+    except LostProcess as error:
+        return error.exit_code
+    return 0
 
 
 def _settings(pairs: Iterable[str]) -> dict[str, Any]:

@@ -11,10 +11,11 @@ from learner import checkpoint
 from learner.answer import answer
 from learner.batch import Batch
 from learner.config import WeightsConfig, weights_of
+from learner.gather import Member
 from learner.method import Method
 from learner.policy import Lora, Policy
 from learner.ranks import ALONE, Ranks
-from learner.update import How, Updated, update
+from learner.update import How, Updated, referred, update
 from toolkit.seeds import seed as seed_of
 from toolkit.types import Reply, Request
 
@@ -43,7 +44,7 @@ class Engine:
             lora=lora,
             checkpointing=config.checkpointing,
         )
-        if "ref_logp" in self.method.needs:
+        if self.method.needs & {"ref_logp", "kl"}:
             self.policy.with_reference()
         self.optimizer = self.policy.optimizer(
             lr=config.rate, betas=(0.9, config.beta2), weight_decay=config.weight_decay
@@ -53,19 +54,35 @@ class Engine:
         """Replies of the policy as it is now, drawn as one batch."""
         return answer(self.policy, requests)
 
+    def distances(self, found: Sequence[Member]) -> list[float]:
+        """Of each rollout, the sum over its tokens of their log-probability minus the reference model's."""
+        steps = [(i, step) for i, member in enumerate(found) for step in member.steps]
+        batch = Batch.of(
+            [step.prompt for _, step in steps],
+            [step.reply for _, step in steps],
+            [i for i, _ in steps],
+            [0.0] * len(steps),
+        )
+        reference = referred(self.policy, batch, self.how, self.ranks).sum(1).tolist()
+        totals = [0.0] * len(found)
+        for (i, step), logp in zip(steps, reference, strict=True):
+            totals[i] += sum(step.logprobs) - logp
+        return totals
+
+    @property
+    def how(self) -> How:
+        """How updates are carried out."""
+        config = self.config
+        correction = config.correction if config.sampler else None
+        return How(config.temperature or 1.0, config.slice_tokens, config.clip, correction)
+
     def update(self, batch: Batch, number: int, *, slowed: float = 1.0) -> Updated:
         """Learn from a batch in step `number`; `slowed` is a factor on the learning rate."""
         config = self.config
         for group in self.optimizer.param_groups:
             group["lr"] = config.rate * slowed * factor(config, number)
-        how = How(
-            config.temperature or 1.0,
-            config.slice_tokens,
-            config.clip,
-            config.correction if config.sampler else None,
-        )
         rng = torch.Generator().manual_seed(seed_of(config.seed, "update", number) % 2**63)
-        return update(self.policy, self.optimizer, self.method, batch, how, rng, self.ranks)
+        return update(self.policy, self.optimizer, self.method, batch, self.how, rng, self.ranks)
 
     def save(self, folder: Path, number: int, state: Mapping[str, Any]) -> None:
         """Write a checkpoint."""

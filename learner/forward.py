@@ -79,7 +79,7 @@ def _unshared(model: Any) -> str:
 
 @torch.no_grad()
 def _off(model: Any, device: torch.device) -> float:
-    """The mean difference of our log-probs of two short replies and those of the model's own logits."""
+    """How far our log-probs of two short replies are from those of the model's own logits, relative to these."""
     words = torch.arange(12) % model.config.get_text_config().vocab_size
     prompts, replies = [tuple(words[:5].tolist())] * 2, torch.stack((words[5:8], words[9:12]))
     row = layout(prompts, replies, [3, 3], device)
@@ -87,7 +87,7 @@ def _off(model: Any, device: torch.device) -> float:
     ids = torch.cat((words[:5].expand(2, -1), replies), 1).to(device)
     logits = model(input_ids=ids, use_cache=False).logits[:, 4:-1].to(ours.dtype)
     plain = logits.log_softmax(-1).gather(2, ids[:, 5:, None]).flatten()
-    return float((ours - plain).abs().mean())
+    return float((ours - plain).abs().sum() / plain.abs().sum())
 
 
 def _lengths(mask: Tensor) -> list[int]:

@@ -54,19 +54,20 @@ def members(groups: Sequence[Group]) -> list[Member]:
     return found
 
 
-def table(found: Sequence[Member], method: Method) -> Table:
-    """The table of rollouts, with the columns that the method reads."""
+def table(found: Sequence[Member], method: Method, distances: Sequence[float] | None = None) -> Table:
+    """The table of rollouts, with the columns that the method reads; `distances` is the column "kl"."""
     columns = {name: [get(m) for m in found] for name, get in COLUMNS.items() if name in method.needs}
+    if distances is not None:
+        columns["kl"] = list(distances)
     rollout = [i for i, member in enumerate(found) for _ in member.steps]
     return Table.of([m.group for m in found], [m.reward for m in found], rollout, **columns)
 
 
-def batch(groups: Sequence[Group], method: Method) -> Batch | None:
+def batch(found: Sequence[Member], method: Method, distances: Sequence[float] | None = None) -> Batch | None:
     """What an update is about; None where nothing is kept."""
-    found = members(groups)
     if not found:
         return None
-    known = table(found, method)
+    known = table(found, method, distances)
     kept, credit = credited(method, known)
     rows = np.flatnonzero(kept[known.rollout])
     if not len(rows):

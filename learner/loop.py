@@ -19,8 +19,10 @@ from learner.engine import Engine
 from learner.job import Job
 from learner.method import describe
 from learner.rollouts import in_step
+from learner.sampler import Sampler
 from learner.update import Updated
 from toolkit.agent import Agent, Prompt, group, runs
+from toolkit.artifact import WEIGHTS
 from toolkit.collect import booked
 from toolkit.errors import AllFailed, Hopeless
 from toolkit.evaluate import Arm, compare
@@ -32,8 +34,8 @@ from toolkit.types import Example, Group, Note, Payer, Plan, Rollout, Sampled, U
 
 MEASURING = 0
 CHECKPOINTS = "checkpoints"
-WEIGHTS = "weights"
-"""The folder of an artefact that holds what was trained."""
+FILE = "weights.json"
+"""The file of an artefact that says what was trained, and how."""
 DEAD = 10
 """Steps in a row without any signal, after which there is no point in going on."""
 TRIES = 3
@@ -132,21 +134,23 @@ def learn(job: Job, path: Path, make: Callable[..., Engine] = Engine) -> Plan[Ou
     engine: Engine = yield Work(make, (job.config, job.method))
     try:
         yield Note("stage", f"training {engine.policy.chosen}; method {job.config.method}")
-        state = yield from _taken_up(engine, path / CHECKPOINTS)
+        sampler = Sampler.of(job.config, engine)
+        state = yield from _taken_up(engine, sampler, path / CHECKPOINTS)
         while state.number < job.config.steps and not state.stopped:
-            record, state = yield from step(job, engine, state, path / CHECKPOINTS)
+            record, state = yield from step(job, sampler, state, path / CHECKPOINTS)
             yield Note("step", record)
         return (yield from _outcome(job, engine, state, path))
     finally:
         engine.close()
 
 
-def _taken_up(engine: Engine, folder: Path) -> Plan[State]:
+def _taken_up(engine: Engine, sampler: Sampler, folder: Path) -> Plan[State]:
     """The state of the last checkpoint, with the weights in the engine; a new one where there is none."""
     found = checkpoint.latest(folder)
     if found is None:
         return State()
     state = State.from_json(engine.restore(found))
+    yield Work(sampler.moved)
     yield Note("stage", f"going on after step {state.number}")
     yield Note("sampled", state.books)
     return state
@@ -155,17 +159,20 @@ def _taken_up(engine: Engine, folder: Path) -> Plan[State]:
 # ---- a step ----------------------------------------------------------------------------------------
 
 
-def step(job: Job, engine: Engine, state: State, folder: Path) -> Plan[tuple[StepRecord, State]]:
+def step(job: Job, sampler: Sampler, state: State, folder: Path) -> Plan[tuple[StepRecord, State]]:
     """Sample groups, learn from them, and save what came of it now and then."""
-    number = state.number + 1
+    number, engine = state.number + 1, sampler.engine
     yield Note("stage", f"step {number} of {job.config.steps}")
-    groups, books = yield from sampled(job, engine, state.memory, number)
+    groups, books = yield from sampled(job, sampler, state.memory, number)
     yield Note("groups", groups)
     check_alive(groups)
-    made = gather.batch(groups, job.method)
+    found = gather.members(groups)
+    distances = (yield Work(engine.distances, (found,))) if "kl" in job.method.needs else None
+    made = gather.batch(found, job.method, distances)
     done: Updated | None = None
     if made is not None:
         done = yield Work(partial(engine.update, made, number, slowed=state.slowed))
+        yield Work(sampler.moved)
     seen = _seen(groups, done)
     state = replace(
         state,
@@ -177,6 +184,7 @@ def step(job: Job, engine: Engine, state: State, folder: Path) -> Plan[tuple[Ste
     went = ""
     if job.config.watch and (why := collapse.alarm(state.history)):
         state, went = _back(engine, state, folder, why)
+        yield Work(sampler.moved)
     elif number % job.config.save_every == 0 or number == job.config.steps or number == 1:
         state = _saved(engine, state, folder)
     _check_signal(state)
@@ -185,7 +193,9 @@ def step(job: Job, engine: Engine, state: State, folder: Path) -> Plan[tuple[Ste
     return StepRecord(number, epoch, tuple(groups), seen, done, rate, went), state
 
 
-def sampled(job: Job, engine: Engine, memory: Memory, number: int) -> Plan[tuple[list[Group], list[Sampled]]]:
+def sampled(
+    job: Job, sampler: Sampler, memory: Memory, number: int
+) -> Plan[tuple[list[Group], list[Sampled]]]:
     """The groups of a step, by the method's choice of rows and of rollouts; what they used."""
     config, rng = job.config, np.random.default_rng(seed_of(job.config.seed, "select", number))
     queue = job.method.select(job.task.train, memory, rng, config.batch_size * config.refills)
@@ -200,7 +210,7 @@ def sampled(job: Job, engine: Engine, memory: Memory, number: int) -> Plan[tuple
 
     asked = Asked(tuple(queue), config.batch_size, config.group_size, draw)
     books: list[Sampled] = []
-    plan = in_step([booked(job.method.plan(asked), number)], config.model, engine.answer)
+    plan = in_step([booked(job.method.plan(asked), number)], config.model, sampler.answer)
     groups = yield from _overheard(plan, books)
     return groups[0], books
 
@@ -299,37 +309,40 @@ def _back(engine: Engine, state: State, folder: Path, why: str) -> tuple[State, 
 
 def _outcome(job: Job, engine: Engine, state: State, path: Path) -> Plan[Outcome]:
     """The measurement of the weights that were trained and of those that training began with."""
-    after = yield from measured(job, engine)
-    folder = path / WEIGHTS
-    yield Work(partial(engine.export, folder))
-    yield Work(engine.reload)
-    before = yield from measured(job, engine)
-    arms = [Arm("before", tuple(before)), Arm("after", tuple(after))]
-    evaluation = compare(arms, ks=tuple(sorted({1, job.config.samples})))
     about = {
         "base": job.config.model,
         "lora": job.config.lora,
         "name": job.config.method,
+        "paper": job.method.paper,
+        "differs": job.method.differs,
         "method": describe(job.method),
+        "trained": engine.policy.chosen,
     }
-    files = {"weights.json": {**about, "steps": state.number, "stopped": state.stopped}}
-    return Outcome(
-        evaluation, files, {"weights.json": {**about, "steps": 0, "stopped": ""}}, folders={WEIGHTS: folder}
-    )
+    learnt = {**about, "steps": state.number, "stopped": state.stopped}
+    yield Note("weights", learnt)
+    after = yield from measured(job, engine, f"w{state.number}")
+    folder = path / WEIGHTS
+    yield Work(partial(engine.export, folder))
+    yield Work(engine.reload)
+    before = yield from measured(job, engine, "w0")
+    arms = [Arm("before", tuple(before)), Arm("after", tuple(after))]
+    evaluation = compare(arms, ks=tuple(sorted({1, job.config.samples})))
+    start = {**about, "steps": 0, "stopped": ""}
+    return Outcome(evaluation, {FILE: learnt}, {FILE: start}, folders={WEIGHTS: folder})
 
 
-def measured(job: Job, engine: Engine) -> Plan[list[Group]]:
-    """The test rows, answered by the policy as it is now."""
+def measured(job: Job, engine: Engine, version: str) -> Plan[list[Group]]:
+    """The test rows, answered by the policy as it is now; `version` is what its rollouts are noted under."""
     rows, agent = job.task.test, job.measurer
     yield Note("stage", f"measuring on {len(rows)} held-out rows")
-    plans = [booked(_measured(job, agent, row), MEASURING) for row in rows]
+    plans = [booked(_measured(job, agent, row, version), MEASURING) for row in rows]
     groups = yield from in_step(plans, job.config.model, engine.answer)
     yield Note("groups", groups)
     check_alive(groups)
     return groups
 
 
-def _measured(job: Job, agent: Agent, row: Example) -> Plan[Group]:
+def _measured(job: Job, agent: Agent, row: Example, version: str) -> Plan[Group]:
     return group(
         agent,
         row,
@@ -338,4 +351,5 @@ def _measured(job: Job, agent: Agent, row: Example) -> Plan[Group]:
         judge=job.judge,
         size=job.config.samples,
         seed=seed_of(job.config.seed, MEASURING),
+        version=version,
     )

@@ -16,13 +16,12 @@ import torch
 from torch import Tensor
 from torch.nn import Module, Parameter
 
-from learner import gguf
+from learner import adapter, gguf
 from learner.precision import Masters, chosen_device, chosen_dtype, keep_freed_memory, masters
 from toolkit import local
 from toolkit.errors import ArtifactError, ConfigError, DiskFull, UnknownModel
 from toolkit.types import Message, Tool
 
-ADAPTER = "adapter_config.json"
 LONGEST = 1 << 20
 """Tokens of a context where a model states none."""
 
@@ -76,6 +75,7 @@ class Policy:
         """
         The model of that name, ready to be trained: all weights, or an adapter with `lora`.
 
+        A directory that holds an adapter is the model that it names, with the adapter added to its weights.
         `checkpointing` computes activations twice instead of keeping them. Raises UnknownModel where there is no such
         model, ConfigError for a device or precision that is not there.
         """
@@ -189,6 +189,8 @@ class Policy:
         try:
             with _quiet():
                 self._model.save_pretrained(folder, state_dict=self._state())
+                if self.lora and self.name:
+                    adapter.name_base(folder, self.name)
                 self.tokenizer.save_pretrained(folder)
         except Exception as error:
             if "No space left" in str(error):
@@ -252,6 +254,10 @@ def _read(name: str, dtype: torch.dtype) -> tuple[Any, Any]:
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
     try:
+        if folder := adapter.at(name):
+            model, tokenizer = _read(adapter.base_of(folder), dtype)
+            with _quiet():
+                return adapter.merged(model, folder), _tokenizer(folder) or tokenizer
         file = gguf.named(name)
         where = gguf.directory(file) if file else Path(name).expanduser()
         place, options = (str(where), {"local_files_only": True}) if where.is_dir() else (name, {})
@@ -260,6 +266,14 @@ def _read(name: str, dtype: torch.dtype) -> tuple[Any, Any]:
             return AutoModelForCausalLM.from_pretrained(place, dtype=dtype, **options), tokenizer
     except (OSError, ValueError) as error:
         raise UnknownModel(_missing(name, error)) from error
+
+
+def _tokenizer(folder: Path) -> Any:
+    """The tokenizer of a directory, None where it has none."""
+    from transformers import AutoTokenizer
+
+    there = (folder / "tokenizer_config.json").is_file()
+    return AutoTokenizer.from_pretrained(str(folder), local_files_only=True) if there else None
 
 
 def _missing(name: str, error: Exception) -> str:
@@ -321,15 +335,14 @@ def _still(model: Module) -> Module:
 
 
 def _adapted(model: Any, lora: Lora) -> Any:
-    from peft import LoraConfig, get_peft_model
-
+    peft = adapter.package()
     targets = lora.targets if isinstance(lora.targets, str) else list(lora.targets)
-    config = LoraConfig(
+    config = peft.LoraConfig(
         r=lora.rank, lora_alpha=lora.alpha, target_modules=targets, lora_dropout=0.0, task_type="CAUSAL_LM"
     )
     with torch.random.fork_rng(devices=[]), _quiet():
         torch.manual_seed(lora.seed)
-        return get_peft_model(model, config, autocast_adapter_dtype=False).eval()
+        return peft.get_peft_model(model, config, autocast_adapter_dtype=False).eval()
 
 
 def _recompute(model: Any) -> None:

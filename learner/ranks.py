@@ -1,22 +1,35 @@
 """
-The processes that train together, each with all weights and the whole batch: one, or as many as accelerate started.
+The processes that train together, each with all weights and the whole batch: one, or as many as a launcher started.
 
 A batch is small beside its activations, so nothing of it is split: every process computes the same weights of tokens,
 takes its share of the slices, and gradients are summed. Several processes are nothing but more slices.
 """
 
-from collections.abc import Sequence
+import contextlib
+import os
+import traceback
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from datetime import timedelta
 from typing import Any, Protocol, TypeVar
 
-from torch import Tensor
+from torch import Tensor, cuda, distributed
+
+from toolkit.errors import EdgewiseError, Interrupted, LostProcess
 
 T = TypeVar("T")
+WAIT = timedelta(days=7)
+"""How long a process waits to be told something: process 0 may itself wait for a judge or a server."""
+RANK = "RANK", "PMI_RANK", "OMPI_COMM_WORLD_RANK", "MV2_COMM_WORLD_RANK"
+SIZE = "WORLD_SIZE", "PMI_SIZE", "OMPI_COMM_WORLD_SIZE", "MV2_COMM_WORLD_SIZE"
+"""Where torchrun, accelerate and MPI write the number of a process, and how many there are."""
 
 
 class Ranks(Protocol):
-    """Processes that share the work; `rank` is the number of this one, `size` how many there are."""
+    """Processes that share the work; `rank` is the number of this one, `local` that on its machine, `size` of all."""
 
     rank: int
+    local: int
     size: int
 
     def share(self, units: Sequence[T]) -> Sequence[T]:
@@ -27,19 +40,23 @@ class Ranks(Protocol):
         """Sum each tensor over all processes, in place."""
         ...
 
+    def copy(self, tensors: Sequence[Tensor]) -> None:
+        """Give each tensor the values that it has in process 0, in place."""
+        ...
+
     def told(self, what: Any) -> Any:
         """What process 0 says, in all of them."""
         ...
 
     def gathered(self, what: T) -> list[T]:
-        """What each process says, in their order, in all of them."""
+        """What each process says, in their order, in all of them. Raises Broken where one of them says Failed."""
         ...
 
 
 class Alone:
     """One process."""
 
-    rank, size = 0, 1
+    rank, local, size = 0, 0, 1
 
     def share(self, units: Sequence[T]) -> Sequence[T]:
         """All of them."""
@@ -47,6 +64,9 @@ class Alone:
 
     def add_up(self, tensors: Sequence[Tensor]) -> None:
         """They are sums already."""
+
+    def copy(self, tensors: Sequence[Tensor]) -> None:
+        """They are those of process 0."""
 
     def told(self, what: Any) -> Any:
         """The same."""
@@ -61,13 +81,20 @@ ALONE = Alone()
 
 
 class Several:
-    """The processes that `accelerate launch` or torchrun started; nccl on GPUs, gloo on CPUs."""
+    """
+    The processes that a launcher started; nccl on GPUs, gloo on CPUs, set up by accelerate.
+
+    What is said goes over gloo in any case: there a process that is gone is noticed at once, as LostProcess.
+    """
 
     def __init__(self) -> None:
         from accelerate import PartialState
 
-        self.state = PartialState()
-        self.rank, self.size = self.state.process_index, self.state.num_processes
+        with _in_touch():
+            self._state = PartialState(cpu=not cuda.is_available())
+            self._voice = distributed.new_group(backend="gloo", timeout=WAIT)
+        self.rank, self.size = self._state.process_index, self._state.num_processes
+        self.local = self._state.local_process_index
 
     def share(self, units: Sequence[T]) -> Sequence[T]:
         """Every `size`-th, from this rank on."""
@@ -75,29 +102,102 @@ class Several:
 
     def add_up(self, tensors: Sequence[Tensor]) -> None:
         """Sum each tensor over all processes, in place."""
-        from torch.distributed import all_reduce
+        self._each(tensors, distributed.all_reduce)
 
-        for tensor in tensors:
-            on = tensor.to(self.state.device)
-            all_reduce(on)
-            if on is not tensor:
-                tensor.copy_(on)
+    def copy(self, tensors: Sequence[Tensor]) -> None:
+        """Give each tensor the values that it has in process 0, in place."""
+        self._each(tensors, distributed.broadcast, src=0)
+
+    def _each(self, tensors: Sequence[Tensor], function: Callable[..., Any], **options: Any) -> None:
+        there = [tensor.detach().to(self._state.device).contiguous() for tensor in tensors]
+        with _in_touch():
+            for work in [function(tensor, async_op=True, **options) for tensor in there]:
+                work.wait()
+        for tensor, found in zip(tensors, there, strict=True):
+            if found.data_ptr() != tensor.data_ptr():
+                tensor.detach().copy_(found)
 
     def told(self, what: Any) -> Any:
         """What process 0 says, in all of them."""
-        from accelerate.utils import broadcast_object_list
-
-        return broadcast_object_list([what])[0]
+        found = [what]
+        with _in_touch():
+            distributed.broadcast_object_list(found, src=0, group=self._voice)
+        return found[0]
 
     def gathered(self, what: T) -> list[T]:
-        """What each process says, in their order, in all of them."""
-        from accelerate.utils import gather_object
+        """What each process says, in their order, in all of them. Raises Broken where one of them says Failed."""
+        found: list[Any] = [None] * self.size
+        with _in_touch():
+            distributed.all_gather_object(found, what, group=self._voice)
+        for each in found:
+            if isinstance(each, Failed):
+                raise Broken(each.error)
+        return found
 
-        return gather_object([what])
+
+@contextlib.contextmanager
+def _in_touch() -> Iterator[None]:
+    try:
+        yield
+    except RuntimeError as error:  # what torch.distributed raises has no class of its own
+        raise LostProcess(
+            "Another process of this run has ended or can't be reached: see what it printed, and start all of them "
+            f"again with the same --run. ({str(error).splitlines()[0]})"
+        ) from error
+
+
+def started(names: Sequence[str]) -> int:
+    """What a launcher wrote for this process: `started(RANK)`, `started(SIZE)`; -1 where there is none."""
+    return next((int(os.environ[name]) for name in names if name in os.environ), -1)
 
 
 def ranks() -> Ranks:
-    """The processes that this one was started with."""
-    import os
+    """The processes that this one was started with. Waits until all have come; LostProcess where they don't."""
+    return Several() if started(SIZE) > 1 else ALONE
 
-    return Several() if int(os.environ.get("WORLD_SIZE", "1")) > 1 else ALONE
+
+# ---- errors ----------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class Failed:
+    """What a process says in the place of anything else, after an error."""
+
+    error: BaseException
+
+
+class Broken(Exception):
+    """Some process said Failed, and all of them heard it."""
+
+    def __init__(self, error: BaseException):
+        self.error = error
+
+
+def agreed(ranks: Ranks, work: Callable[[], T]) -> T:
+    """
+    What `work` returns, if it goes well in all processes; else each raises its own error, or the first of the others.
+
+    All of them must do the same `work`, and nothing in it may be said but by `gathered`: so one that fails early is
+    heard wherever the others are.
+    """
+    try:
+        result = work()
+        ranks.gathered(None)
+        return result
+    except Broken as broken:
+        raise broken.error from None
+    except LostProcess:
+        raise
+    except BaseException as error:
+        with contextlib.suppress(Broken):
+            ranks.gathered(Failed(portable(error)))
+        raise
+
+
+def portable(error: BaseException) -> BaseException:
+    """An error as other processes can read it: itself if it is for users, else one with its traceback as text."""
+    if isinstance(error, EdgewiseError):
+        return error
+    if isinstance(error, KeyboardInterrupt):
+        return Interrupted("Stopped.")
+    return RuntimeError("".join(traceback.format_exception(error)))

@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from learner.decode import Cache, Packed, attending, attention
+from learner.packed import packed
 from learner.policy import Policy
 
 WAVE = 1 << 16
@@ -64,7 +65,10 @@ def sample(policy: Policy, asks: Sequence[Ask], watch: Callable[[], None] | None
             raise ValueError(f"a prompt has 1 to {policy.context - 1} tokens, not {len(ask.prompt)}")
     order = sorted(range(len(asks)), key=lambda i: (len(asks[i].prompt), asks[i].prompt, i))
     found: dict[int, Drawn] = {}
-    with attention(policy.model):
+    with (
+        attention(policy.model),
+        packed(policy.model, max((longest(a, policy.context) for a in asks), default=0)),
+    ):
         for wave in _waves([(i, asks[i]) for i in order], policy.context):
             rows = _Rows(policy, [ask for _, ask in wave])
             found |= zip((i for i, _ in wave), rows.drawn(watch or _nothing), strict=True)

@@ -71,8 +71,8 @@ class Server:
         """
         A reply to each request, asked all at once. Blocks; raises what `toolkit.around.stack` raises.
 
-        `encoded` holds the server's ids and log-probabilities. Where it gives no ids its text is tokenised again, and all
-        log-probabilities are nan unless its tokens turn out to be the same.
+        `encoded` holds the server's ids and log-probabilities. Where it gives no ids its text is tokenised again, and
+        all log-probabilities are nan unless its tokens turn out to be the same.
         """
         return asyncio.run(self._answer(requests))
 
@@ -256,8 +256,8 @@ def truncated(old_logp: Tensor, sampler_logp: Tensor, *, cap: float = 2.0) -> Te
     (b, T) min(exp(old_logp - sampler_logp), cap) for each token, without a gradient; 1 where the sampler said nothing.
 
     Truncated importance sampling (Ionides 2008, doi 10.1198/106186008X320456): the weights that make samples of the
-    server count as ours, up to the cap, which keeps a few rare tokens from outweighing all others. The loss of each token
-    is multiplied by them.
+    server count as ours, up to the cap, which keeps a few rare tokens from outweighing all others. The loss of each
+    token is multiplied by them.
     """
     gap = (old_logp - sampler_logp).detach()
     return torch.where(gap.isnan(), 0.0, gap).exp().clamp(max=cap)

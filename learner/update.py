@@ -5,7 +5,7 @@ B sequences in a batch, b in a slice, T tokens of the longest reply.
 """
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 
 import torch
@@ -16,6 +16,7 @@ from learner.forward import logps
 from learner.method import Method, values
 from learner.policy import Policy
 from learner.ranks import ALONE, Ranks
+from learner.server import truncated
 from toolkit.errors import OutOfMemory
 
 LEAST = 64
@@ -104,9 +105,17 @@ def gradient(policy: Policy, method: Method, batch: Batch, how: How, ranks: Rank
     """Add the gradient of one optimizer step to the parameters' `grad`; (4,) the sums that `Updated` is made of."""
     weights = method.weigh(batch)
     sums = torch.zeros(4, dtype=torch.float64)
-    for rows in ranks.share(list(slices(batch, how.tokens, whole_groups=method.whole_groups))):
+    for rows in _shared(batch, how.tokens, ranks, whole_groups=method.whole_groups):
         sums += _one(policy, method, batch.rows(rows), weights[rows], how)
     return sums
+
+
+def _shared(batch: Batch, size: int, ranks: Ranks, *, whole_groups: bool = False) -> Sequence[list[int]]:
+    """The rows of each slice of this process; slices are as small as it takes for every process to have about one."""
+    if ranks.size > 1:
+        whole = sum(map(len, set(batch.prompts))) + int(batch.mask.sum())
+        size = min(size, whole // ranks.size + int(batch.lengths.max()))
+    return ranks.share(list(slices(batch, size, whole_groups=whole_groups)))
 
 
 def _one(policy: Policy, method: Method, part: Batch, weights: Tensor, how: How) -> Tensor:
@@ -120,7 +129,7 @@ def _one(policy: Policy, method: Method, part: Batch, weights: Tensor, how: How)
     with torch.no_grad():
         off = x.log_ratio.double().expm1()
         kl = off - x.log_ratio
-        gap = (x.old_logp - x.columns.get("sampler_logp", x.old_logp)).abs()
+        gap = (x.old_logp - x.columns.get("sampler_logp", x.old_logp)).abs().nan_to_num()
         sums = [torch.where(x.mask, each, 0.0).sum() for each in (kl, gap, off.abs())]
     return torch.stack([loss.detach(), *sums]).double().cpu()
 
@@ -144,8 +153,7 @@ def _correction(x: Tokens, cap: float | None) -> Tensor | float:
     """(b, T) min(exp(old_logp - sampler_logp), cap), without a gradient."""
     if cap is None or "sampler_logp" not in x.columns:
         return 1.0
-    gap = torch.where(x.mask, x.old_logp.detach() - x.columns["sampler_logp"], 0.0)
-    return gap.exp().clamp(max=cap)
+    return truncated(x.old_logp, x.columns["sampler_logp"], cap=cap)
 
 
 def _prepared(policy: Policy, method: Method, batch: Batch, how: How, ranks: Ranks) -> tuple[Batch, int]:
@@ -155,10 +163,14 @@ def _prepared(policy: Policy, method: Method, batch: Batch, how: How, ranks: Ran
         found, size = _frozen(policy, batch, replace(how, tokens=size), ranks)
         batch = batch.with_columns(old_logp=found)
     if "ref_logp" in method.needs:
-        with policy.reference():
-            found, size = _frozen(policy, batch, replace(how, tokens=size), ranks)
-        batch = batch.with_columns(ref_logp=found)
+        batch = batch.with_columns(ref_logp=referred(policy, batch, replace(how, tokens=size), ranks))
     return batch, size
+
+
+def referred(policy: Policy, batch: Batch, how: How, ranks: Ranks = ALONE) -> Tensor:
+    """(B, T) log-probabilities under the reference model, 0 behind the end of a reply."""
+    with policy.reference():
+        return _frozen(policy, batch, how, ranks)[0]
 
 
 def _frozen(policy: Policy, batch: Batch, how: How, ranks: Ranks) -> tuple[Tensor, int]:
@@ -167,12 +179,12 @@ def _frozen(policy: Policy, batch: Batch, how: How, ranks: Ranks) -> tuple[Tenso
 
     def work(size: int) -> Tensor:
         with torch.no_grad():
-            for rows in ranks.share(list(slices(batch, size))):
+            for rows in _shared(batch, size, ranks):
                 logp, _ = logps(policy, batch.rows(rows), temperature=how.temperature)
                 found[rows, : logp.shape[1]] = logp.float().cpu()
         return found
 
-    result = _in_memory(work, how.tokens)
+    result = _in_memory(work, how.tokens, ranks)
     ranks.add_up([found])
     return result
 
@@ -185,7 +197,7 @@ def _accumulated(policy: Policy, method: Method, batch: Batch, how: How, ranks: 
             parameter.grad = None
         return gradient(policy, method, batch, replace(how, tokens=size), ranks)
 
-    sums, size = _in_memory(work, how.tokens)
+    sums, size = _in_memory(work, how.tokens, ranks)
     ranks.add_up([sums, *_filled(policy)])
     return sums, size
 
@@ -198,20 +210,29 @@ def _filled(policy: Policy) -> Iterator[Tensor]:
         yield parameter.grad
 
 
-def _in_memory(work: Callable[[int], Tensor], size: int) -> tuple[Tensor, int]:
-    """Do it in slices of `size` tokens, or of half as many as long as memory is short."""
+def _in_memory(work: Callable[[int], Tensor], size: int, ranks: Ranks) -> tuple[Tensor, int]:
+    """Do it in slices of `size` tokens, or of half as many as long as memory is short in any process."""
     while True:
-        try:
-            return work(size), size
-        except (MemoryError, RuntimeError) as error:
-            if not _short_of_memory(error):
-                raise
-            if size <= LEAST:
-                raise OutOfMemory(
-                    "There is not enough memory for one sequence: use LoRA (lora=16), checkpointing=true, a shorter "
-                    "max_tokens or a smaller model."
-                ) from error
+        found = _tried(work, size)
+        # Shares add up only if all processes cut the same slices.
+        if not any(ranks.gathered(found is None)) and found is not None:
+            return found, size
+        if size <= LEAST:
+            raise OutOfMemory(
+                "There is not enough memory for one sequence: use LoRA (lora=16), checkpointing=true, a shorter "
+                "max_tokens or a smaller model."
+            )
         size //= 2
+
+
+def _tried(work: Callable[[int], Tensor], size: int) -> Tensor | None:
+    """None where memory is short. The error is let go of: its frames hold what is to be freed."""
+    try:
+        return work(size)
+    except (MemoryError, RuntimeError) as error:
+        if not _short_of_memory(error):
+            raise
+        return None
 
 
 def _short_of_memory(error: BaseException) -> bool:

@@ -10,7 +10,8 @@ import json
 import re
 import shutil
 import zipfile
-from collections.abc import Iterator, Mapping
+import zlib
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -22,6 +23,8 @@ from toolkit.types import Sampling
 
 FORMAT = 1
 MANIFEST = "manifest.json"
+WEIGHTS = "weights"
+"""The folder that holds a trained model: all its weights, or an adapter that names the model it is for."""
 PLAIN = re.compile(r"\w[\w.-]*\.json")
 IN_FOLDER = re.compile(r"\w[\w-]*/\w[\w.-]*\.(safetensors|json|jinja|txt|model|md)")
 
@@ -41,6 +44,11 @@ class Artifact:
     settings: Mapping[str, Any] = field(default_factory=dict)
     parents: tuple[str, ...] = ()
     folders: Mapping[str, Path] = field(default_factory=dict)
+
+    @property
+    def model_in_use(self) -> str:
+        """The model that answers with this artefact: its weights, where it holds any, else the base model."""
+        return f"torch/{self.folders[WEIGHTS]}" if WEIGHTS in self.folders else self.model
 
     @property
     def sampling(self) -> Sampling:
@@ -72,6 +80,8 @@ class Artifact:
         (path / MANIFEST).unlink(missing_ok=True)
         for name, source in weights.items():
             _copy(source, path / name)
+        for folder in self.folders:
+            _clear(path / folder, {path / name for name in weights})
         for name, blob in (*blobs.items(), (MANIFEST, manifest)):
             replace_text(path / name, blob)
         return path
@@ -121,24 +131,55 @@ class Artifact:
 
 def _folders(path: Path, weights: Mapping[str, str]) -> dict[str, Path]:
     """The folders that hold weights, each file checked; those of a zip are unpacked into the cache, once."""
-    if not weights:
-        return {}
-    base = path if path.is_dir() else _unpacked(path, weights)
-    for name, checksum in weights.items():
-        if not (base / name).is_file() or sha256_of(base / name) != checksum:
-            raise ArtifactError(f"{path}: {name} is missing, or does not match its checksum.")
-    return {folder: base / folder for folder in {name.partition("/")[0] for name in weights}}
+    base = path if path.is_dir() else _cached(weights)
+    wrong = _wrong(base, weights)
+    if wrong and not path.is_dir():
+        _unpack(path, wrong, base)
+        wrong = _wrong(base, {name: weights[name] for name in wrong})
+    if wrong:
+        raise ArtifactError(f"{path}: {wrong[0]} is missing, or does not match its checksum.")
+    folders = {folder: base / folder for folder in {name.partition("/")[0] for name in weights}}
+    for folder in folders.values() if path.is_dir() else ():
+        # Whoever loads a model takes what lies beside it, a chat template for one.
+        if others := _others(folder, {base / name for name in weights}):
+            raise ArtifactError(f"{path}: {folder.name}/{others[0].name} is not named in its {MANIFEST}.")
+    return folders
 
 
-def _unpacked(path: Path, weights: Mapping[str, str]) -> Path:
-    base = cache_dir() / "artifacts" / hashlib.sha256(json_text(dict(weights)).encode()).hexdigest()[:16]
-    with zipfile.ZipFile(path) as archive:
-        for name in weights:
-            if not (base / name).exists():
+def _cached(weights: Mapping[str, str]) -> Path:
+    return cache_dir() / "artifacts" / hashlib.sha256(json_text(dict(weights)).encode()).hexdigest()[:16]
+
+
+def _wrong(base: Path, weights: Mapping[str, str]) -> list[str]:
+    """Names of files that are missing or changed."""
+    return [
+        name
+        for name, checksum in weights.items()
+        if not (base / name).is_file() or sha256_of(base / name) != checksum
+    ]
+
+
+def _others(folder: Path, known: Collection[Path]) -> list[Path]:
+    """What else lies in a folder; hidden files, which nothing loads, do not count."""
+    return [each for each in sorted(folder.iterdir()) if each not in known and not each.name.startswith(".")]
+
+
+def _unpack(path: Path, names: Iterable[str], base: Path) -> None:
+    try:
+        with zipfile.ZipFile(path) as archive:
+            for name in names:
                 (base / name).parent.mkdir(parents=True, exist_ok=True)
                 with archive.open(name) as packed, replacing(base / name) as growing, growing.open("wb") as out:
                     shutil.copyfileobj(packed, out)
-    return base
+    except (EOFError, NotImplementedError, RuntimeError, zipfile.BadZipFile, zlib.error) as error:
+        raise ArtifactError(f"{path} is damaged: {error}.") from error
+
+
+def _clear(folder: Path, known: Collection[Path]) -> None:
+    """Delete what an artefact that was here before has left."""
+    for other in _others(folder, known):
+        if IN_FOLDER.fullmatch(f"{folder.name}/{other.name}"):
+            other.unlink()
 
 
 def _copy(source: Path, target: Path) -> None:

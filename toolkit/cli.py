@@ -451,3 +451,7 @@ def _print(result: Any, as_json: bool) -> None:
     """A result knows itself as plain data (`to_json`) and as lines for people (`lines`)."""
     text = json.dumps(result.to_json(), indent=1) if as_json else "\n".join(result.lines())
     print(text, flush=True)  # so that typer notices a reader that has seen enough, as `head` does
+
+
+if __name__ == "__main__":
+    main()

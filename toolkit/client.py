@@ -426,6 +426,7 @@ class Router:
     def __init__(self) -> None:
         self._clients: dict[tuple[str, bool], Client] = {}
         self._opening: dict[tuple[str, bool], asyncio.Task[Client]] = {}
+        self._closing: set[asyncio.Task[None]] = set()
 
     async def ask(self, request: Request) -> Reply:
         """Ask the model that the request names."""
@@ -435,6 +436,7 @@ class Router:
 
     async def _open(self, server: tuple[str, bool], model: str) -> Client:
         """Connect in a thread, as loading a model blocks; whoever else asks meanwhile waits for the same."""
+        await self._closed()
         if server not in self._opening:
             self._opening[server] = asyncio.create_task(asyncio.to_thread(connect, model, server[1]))
         opening = self._opening[server]
@@ -445,8 +447,23 @@ class Router:
                 del self._opening[server]
         return self._clients[server]
 
+    def release(self, model: str) -> None:
+        """
+        Let go of a model on this machine that nobody waits for: its memory is free before another one is loaded.
+
+        Whoever asks for it again waits until it is loaded anew.
+        """
+        client = self._clients.pop((model, False), None) if model.startswith(("torch/", "local/")) else None
+        if client:
+            self._closing.add(asyncio.create_task(client.aclose()))
+
+    async def _closed(self) -> None:
+        while self._closing:
+            await self._closing.pop()
+
     async def aclose(self) -> None:
         """Close every connection, those that are still being opened too."""
+        await self._closed()
         opened = await asyncio.gather(*self._opening.values(), return_exceptions=True)
         clients = {id(c): c for c in (*self._clients.values(), *opened) if not isinstance(c, BaseException)}
         self._clients, self._opening = {}, {}

@@ -7,6 +7,7 @@ The directory of a run, and what is written into it while the run goes on.
     RUN/steps/NNN/         what each step saw and produced
     RUN/effects.json       which lessons were measured one by one at the end, and which went
     RUN/wiring.json        the graphs that were found, where graphs were searched for
+    RUN/weights.json       what was trained and how, where weights were
     RUN/result.json        the result as one object
     RUN/report.html        the same for people
     RUN/artifact/          the improvement; its manifest is written last
@@ -66,6 +67,8 @@ class Directory:
                 self._write_step(record)
             case Note("effects" | "wiring" as name, record):
                 write_json(self.path / f"{name}.json", record.to_json())
+            case Note("weights", content):
+                write_json(self.path / "weights.json", content)
 
     def _write_groups(self, groups: list[Group]) -> None:
         for group in groups:

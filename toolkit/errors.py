@@ -12,6 +12,7 @@ Every failure a user can meet, named by the border it crossed.
     │   ├── UnknownPrice          a dollar limit without a price for the model
     │   ├── BrokenModelFile       an embedded model's file does not match its checksum
     │   ├── OutOfMemory           a model, or one sequence of it, does not fit into memory
+    │   ├── LostProcess           (3) one of the processes that train together is gone; the run resumes
     │   └── ProviderDown          (3) unreachable or overloaded after all retries; the run resumes
     ├── JournalError              the journal can't be read
     │   ├── NotRecorded           a replay met a call that was never recorded
@@ -74,6 +75,12 @@ class BrokenModelFile(ModelError):
 
 class OutOfMemory(ModelError):
     """A model, or one sequence of it, does not fit into memory."""
+
+
+class LostProcess(ModelError):
+    """One of the processes that train together has ended, or can't be reached."""
+
+    exit_code = 3
 
 
 class ProviderDown(ModelError):

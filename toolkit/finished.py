@@ -171,15 +171,22 @@ class Studied(Data):
 
 
 class Numbers(Data):
-    """Statistics of a step's groups."""
+    """
+    Statistics of a step's groups.
+
+    Where weights are trained: mean tokens of a reply, nats a token, and how far the update moved (nats a token).
+    """
 
     runs: int
     mean_reward: float
     mixed: float
+    length: float | None = None
+    entropy: float | None = None
+    kl: float | None = None
 
 
 class Step(Data):
-    """steps/NNN/step.json."""
+    """steps/NNN/step.json; `went` says where training of weights went back to, and why."""
 
     step: int
     epoch: int
@@ -189,6 +196,7 @@ class Step(Data):
     operations: list[Operation] = []
     gate: Gate | None = None
     dropped: list[Dropped] = []
+    went: str = ""
 
 
 class Message(Data):
@@ -236,9 +244,8 @@ class Finished:
     All that the report needs.
 
     `library` is None where nothing was learned in words, `wiring` (the content of wiring.json) where nothing was in
-    wiring. `dropped` are the lessons that measurably did harm, at
-    any time. `answers` holds the rollouts of rows that changed,
-    by (example, arm), in sample order.
+    wiring, `weights` (weights.json) where nothing was in weights. `dropped` are the lessons that measurably did harm, at
+    any time. `answers` holds the rollouts of rows that changed, by (example, arm), in sample order.
     """
 
     result: Result
@@ -248,6 +255,7 @@ class Finished:
     answers: Answers
     settings: dict[str, Any]
     wiring: dict[str, Any] | None = None
+    weights: dict[str, Any] | None = None
 
 
 M = TypeVar("M", bound=Data)
@@ -272,12 +280,12 @@ def read(path: Path) -> Finished:
         _dropped(path, steps),
         _answers(path, result.evidence),
         _settings(path),
-        _wiring(path),
+        _object(path / "wiring.json"),
+        _object(path / "weights.json"),
     )
 
 
-def _wiring(path: Path) -> dict[str, Any] | None:
-    file = path / "wiring.json"
+def _object(file: Path) -> dict[str, Any] | None:
     if not file.exists():
         return None
     try:

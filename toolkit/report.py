@@ -37,7 +37,8 @@ FATES = ("applied", "joined", "rejected")
 GLANCE = 80
 """The most letters of a row in its headline."""
 WIRING = "mas.report"
-"""What shows graphs; named here, for this package imports no upper one."""
+WEIGHTS = "learner.report"
+"""What shows graphs and training; named here, for this package imports no upper one."""
 LETTERS = 3000
 """The most letters shown of one text."""
 
@@ -97,13 +98,15 @@ def _sections(run: Finished) -> Iterable[Element]:
     yield node("p", finding(run), class_="finding")
     yield node("p", _facts(run), class_="note")
     yield from _measured(run)
-    if run.steps:
+    if run.weights is not None:
+        yield from import_module(WEIGHTS).sections(run.weights, run.steps)
+    elif run.steps:
         yield from _curve(run.steps)
     if run.wiring is not None:
         yield from import_module(WIRING).sections(run.wiring)
     if run.library:
         yield from _lessons(run)
-    if run.steps:
+    if run.steps and run.weights is None:
         yield from _operations(run.steps)
     yield from _changed_rows(run)
     yield from _costs(run.result)
@@ -135,7 +138,7 @@ def _measured(run: Finished) -> Iterable[Element]:
     head = ["", f"mean@{evidence.samples}", "95 % interval", *(f"pass@{k}" for k in ks)]
     head += ["failed", "tokens in", "cached", "out", "dollars"]
     yield node("h2", "Compared" if _compared(run) else "Before and after")
-    yield _table(head, [_arm(run, arm, ks) for arm in arms])
+    yield table(head, [_arm(run, arm, ks) for arm in arms])
     bars = [_bar(arm.name, arm.mean) for arm in arms]
     yield svg.intervals(bars, "Mean reward with 95 % interval")
     differences = [_bar(arm.name, arm.against.mean) for arm in arms if arm.against]
@@ -246,7 +249,7 @@ def _lessons(run: Finished) -> Iterable[Element]:
         for i, x in enumerate(lessons)
     ]
     titles = ["", "lesson", "kind", "born at step", "source rows", "effect [95 %]", "uses"]
-    yield _table(titles, rows, words=3)
+    yield table(titles, rows, words=3)
     yield _note(
         "The effect of a lesson is the change in mean reward where it is shown, measured on rollouts that saw a "
         "random part of the library, or by leaving it out. No figure: not measured."
@@ -267,9 +270,9 @@ def _operations(steps: Sequence[Step]) -> Iterable[Element]:
     yield node("h3", "Steps")
     for step in steps:
         rows = [[op.action, op.text or op.id or "", _fate(op), op.reason] for op in step.operations]
-        table = _table(["operation", "lesson", "", "reason"], rows, words=4) if rows else None
+        operations = table(["operation", "lesson", "", "reason"], rows, words=4) if rows else None
         notes = [_note(text) for text in _step_notes(step)]
-        yield node("details", node("summary", _step_summary(step)), *notes, table)
+        yield node("details", node("summary", _step_summary(step)), *notes, operations)
 
 
 def _step_summary(step: Step) -> str:
@@ -377,8 +380,8 @@ def _costs(result: Result) -> Iterable[Element]:
     steps = sorted(costs.step.items(), key=lambda item: (len(item[0]), item[0]))
     named = [("measuring" if step == "0" else step, book) for step, book in steps]
     yield node("h2", "Costs")
-    yield _table(["role", *head], [_book(*item) for item in (*costs.role.items(), total)], total=True)
-    yield _table(["step", *head], [_book(*item) for item in (*named, total)], total=True)
+    yield table(["role", *head], [_book(*item) for item in (*costs.role.items(), total)], total=True)
+    yield table(["step", *head], [_book(*item) for item in (*named, total)], total=True)
     if costs.total.usd is None:
         yield _note("Dollars are unknown where the price of a model is.")
     if costs.total.estimated:
@@ -395,13 +398,13 @@ def _tokens(used: Tokens) -> list[str]:
 
 
 def _settings(run: Finished) -> Element:
-    return _table(["setting", "value"], [[key, str(x)] for key, x in run.settings.items()], words=2)
+    return table(["setting", "value"], [[key, str(x)] for key, x in run.settings.items()], words=2)
 
 
 # ---- small parts -----------------------------------------------------------------------------------
 
 
-def _table(
+def table(
     head: Sequence[str], rows: Iterable[Sequence[Child]], words: int = 1, total: bool = False
 ) -> Element:
     """A table whose first `words` columns are words and the others numbers; `total` marks the last row."""
@@ -413,8 +416,8 @@ def _table(
     body = [line("td", cells) for cells in rows]
     if total:
         body[-1].set("class", "total")
-    table = node("table", node("thead", line("th", head)), node("tbody", *body))
-    return node("div", table, class_="wide")
+    whole = node("table", node("thead", line("th", head)), node("tbody", *body))
+    return node("div", whole, class_="wide")
 
 
 def _note(text: str) -> Element:

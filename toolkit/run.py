@@ -105,13 +105,17 @@ async def carry_out(
         with directory.opened(path, config, task.fingerprint, job) as files:
             watch(Note("open", (path, ledger)))
 
+            router = Router()
+
             def seen(note: Note) -> None:
                 _booked(ledger, note)
+                if note.topic == "unused":
+                    router.release(note.data)
                 files.note(note)
                 watch(note)
 
             brake = Brake()
-            client = Journaled(None, journal) if replay else _connected(config, journal, ledger, brake)
+            client = Journaled(None, journal) if replay else _connected(router, config, journal, ledger, brake)
             try:
                 outcome = await _interruptible(Driver(client, seen, brake), way(task, config), watch)
             finally:
@@ -170,9 +174,11 @@ def _books(path: Path, config: Config, replay: Path | None) -> Iterator[tuple[Jo
         yield journal, ledger
 
 
-def _connected(config: Config, journal: Journal, ledger: Ledger, brake: Brake) -> Client:
+def _connected(
+    router: Router, config: Config, journal: Journal, ledger: Ledger, brake: Brake
+) -> Client:
     return around.stack(
-        Braked(Router(), brake),
+        Braked(router, brake),
         journal,
         ledger,
         concurrency=config.concurrency,

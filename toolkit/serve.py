@@ -39,6 +39,7 @@ ANSWERS = {
     "graph.json": "mas.use:answerer",
     "nodes.json": "mas.adopt:answerer",
     "library.json": "experience.use:answerer",
+    "weights.json": "toolkit.serve:plain",
 }
 """The file of an artefact -> what answers with it; the first that is there counts."""
 
@@ -248,7 +249,9 @@ class Service:
 def command(service: Service) -> None:
     """Serve an artefact until it is stopped. Raises the errors of `toolkit.errors`."""
     artifact = Artifact.load(service.artifact)
-    model = service.model or artifact.model
+    if service.model and artifact.folders:
+        raise ConfigError("This artefact is a trained model: --model would serve another one; leave it out.")
+    model = service.model or artifact.model_in_use
     answerer = answerer_of(artifact)
     _uvicorn()
     fetch(model)
@@ -264,6 +267,16 @@ def answerer_of(artifact: Artifact) -> Answerer:
         )
     module, _, name = target.partition(":")
     return getattr(import_module(module), name)
+
+
+def plain(artifact: Artifact, model: str, client: Asks) -> Answer:
+    """What answers with a model that was trained: itself, with the settings that it was measured with."""
+
+    async def answer(request: Request) -> Reply:
+        sampling = drawn_as(request, artifact.sampling)
+        return await client.ask(replace(request, model=model, sampling=sampling))
+
+    return answer
 
 
 async def _serve(service: Service, artifact: Artifact, model: str, answerer: Answerer) -> None:

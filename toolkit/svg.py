@@ -83,12 +83,14 @@ def _interval(bar: Bar, x: Scale, ends: tuple[float, float], y: float) -> Iterab
     yield _text(number(bar.estimate), x(bar.estimate), y - 9)
 
 
-def curves(series: Sequence[Series], title: str, names: tuple[str, str], percent: bool = False) -> Element:
-    """Series over whole-numbered x. `names` are those of the axes; the y axis shows 0 to 1 at least."""
+def curves(
+    series: Sequence[Series], title: str, names: tuple[str, str], percent: bool = False, most: float = 1.0
+) -> Element:
+    """Series over whole-numbered x. `names` are those of the axes; the y axis shows 0 to `most` at least."""
     width, left, right, top = 460, 46, 14, 72
     bottom, height = top + 190, top + 232
     points = [point for one in series for point in one.points]
-    marks = ticks(min(0.0, *(p.y for p in points), 0.0), max(1.0, *(p.y for p in points), 1.0))
+    marks = ticks(min(0.0, *(p.y for p in points), 0.0), max(most, *(p.y for p in points), most))
     y = _scale(marks[0], marks[-1], bottom, top)
     first, last = min(p.x for p in points), max(p.x for p in points)
     x = _scale(first, last, left + 14, width - right - 14)

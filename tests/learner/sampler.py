@@ -15,8 +15,8 @@ class Sampler:
     """
     Completions by `policy` on loopback: `with Sampler(policy) as server: ... server.url`.
 
-    `ids` says whether it knows `return_token_ids`, `texts` whether it gives the text of each token, `routes` which weights
-    it can load; `models` are the names it was asked for, `loaded` what it was told to load.
+    `ids` says whether it knows `return_token_ids`, `texts` whether it gives the text of each token, `routes` which
+    weights it can load; `models` are the names it was asked for, `loaded` what it was told to load.
     """
 
     def __init__(self, policy: Policy, *, ids: bool = True, texts: bool = True, routes: tuple[str, ...] = ()):

@@ -17,6 +17,7 @@ from transformers import (
 
 from learner import decode
 from learner import sample as sampling
+from learner.packed import packed
 from learner.policy import Lora, Policy
 from learner.sample import Ask, draw, sample
 from tests.learner import tiny
@@ -294,3 +295,21 @@ def test_the_small_model_answers_as_it_does_alone():
     asks = [Ask(chat, 12, seed=i) for i in range(4)]
     for ask, each in zip(asks, sample(found, asks), strict=True):
         assert each.logprobs == pytest.approx(plain(found, ask, each.ids), abs=2e-4)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float64])
+def test_weights_that_are_laid_out_once_give_the_same_and_are_let_go_of(dtype):
+    found = policy(CONFIGS["qwen2"], dtype=dtype)  # it has biases
+    ids = torch.tensor([prompt(9)])
+    with torch.inference_mode():
+        plain_logits = found.model(ids).logits
+        with packed(found.model, 1):
+            assert torch.equal(found.model(ids).logits, plain_logits)
+        with packed(found.model, 100):
+            assert torch.allclose(found.model(ids).logits, plain_logits, rtol=1e-4, atol=1e-3)
+        with torch.no_grad():
+            found.model.model.layers[0].mlp.up_proj.weight.mul_(2)
+        assert not torch.allclose(found.model(ids).logits, plain_logits, rtol=1e-2, atol=1e-2)
+        with packed(found.model, 100):
+            again = found.model(ids).logits
+        assert torch.allclose(again, found.model(ids).logits, rtol=1e-4, atol=1e-3)
