@@ -137,12 +137,14 @@ def main() -> None:
         "checkpointing": False,
         "tokens": 8192,
         "repeats": 3,
+        "threads": 0,
         **json.loads(sys.argv[1]),
     }
     if told["side"] == "trl":
         import trl
 
         assert trl.GRPOTrainer  # its modules are no memory of an update
+    torch.set_num_threads(told["threads"] or torch.get_num_threads())
     before = resident("VmRSS")
     work = batch(*(told[name] for name in ("prompts", "prompt", "group", "reply")))
     step, parameters = (theirs if told["side"] == "trl" else ours)(work, told)

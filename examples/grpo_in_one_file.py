@@ -1,10 +1,10 @@
 """
 GRPO in one file: what `edgewise improve --by weights` does in every step, by the same functions, with nothing around it.
 
-    python examples/grpo_in_one_file.py                       SmolLM2-135M learns to answer with one word
+    python examples/grpo_in_one_file.py                       SmolLM2-135M learns to keep its sentences short
     python examples/grpo_in_one_file.py some/model/directory  any causal model with a chat template
 
-A step: sample a group of replies for each question, grade them, compare each with its group, and make the tokens of
+A step: sample a group of replies to each question, grade them, compare each with its group, and make the tokens of
 those that did better than the others more likely.
 """
 
@@ -23,34 +23,29 @@ from toolkit.groups.advantage import standardised
 from toolkit.groups.table import Table
 from toolkit.types import Message
 
-QUESTIONS = {
-    "Is a cat an animal, a fruit or a tool?": "animal",
-    "Is an apple an animal, a fruit or a tool?": "fruit",
-    "Is a hammer an animal, a fruit or a tool?": "tool",
-    "Is a horse an animal, a fruit or a tool?": "animal",
-}
-GROUP, STEPS, LONGEST = 8, 12, 12
+WORDS = ("cat", "bread", "Norway", "hammer", "river", "music")
+QUESTION = 'Write one sentence of at most eight words with the word "{}".'
+GROUP, STEPS, LONGEST = 8, 15, 20
 
 
-def reward(reply: str, right: str) -> float:
-    """1 for the right word alone, something for a reply that is short, less for one that goes on."""
-    return float(reply.strip(" .").lower() == right) or 0.2 / (1 + len(reply.split()))
+def reward(reply: str, word: str) -> float:
+    """1 for a whole sentence with the word and not too long, else 0."""
+    return float(reply.strip()[-1:] in (".", "!", "?") and len(reply.split()) <= 8 and word in reply)
 
 
-def main(name: str = "smollm2-135m", steps: int = STEPS) -> list[float]:
+def main(name: str = "smollm2-135m", steps: str = str(STEPS)) -> None:
     policy = Policy.load(name)
-    optimizer = policy.optimizer(lr=2e-5)
+    optimizer = policy.optimizer(lr=1e-5)
     print(policy.chosen)
-    means = []
-    for step in range(1, steps + 1):
+    for step in range(1, int(steps) + 1):
         # 1. Sample: every prompt is encoded once for its whole group.
-        prompts = [policy.encode([Message("user", question)]) for question in QUESTIONS for _ in range(GROUP)]
+        words = [word for word in WORDS for _ in range(GROUP)]
+        prompts = [policy.encode([Message("user", QUESTION.format(word))]) for word in words]
         asks = [Ask(prompt, LONGEST, seed=1000 * step + i) for i, prompt in enumerate(prompts)]
         drawn = sample(policy, asks)
 
         # 2. Grade, and compare each reply with its group: A = (r - mean) / std.
-        right = [answer for answer in QUESTIONS.values() for _ in range(GROUP)]
-        rewards = [reward(policy.decode(x.ids), y) for x, y in zip(drawn, right, strict=True)]
+        rewards = [reward(policy.decode(x.ids), word) for x, word in zip(drawn, words, strict=True)]
         groups = [i // GROUP for i in range(len(asks))]
         advantage = standardised(Table.of(groups, rewards))
 
@@ -61,15 +56,14 @@ def main(name: str = "smollm2-135m", steps: int = STEPS) -> list[float]:
         for rows in slices(batch, tokens=4096):
             part = batch.rows(rows)
             logp, _ = logps(policy, part)
-            x = tokens(part, logp)
-            (clipped(x) * weights[rows, : logp.shape[1]] * x.mask).sum().backward()
+            values = clipped(tokens(part, logp))
+            (values * weights[rows, : values.shape[1]]).sum().backward()
         torch.nn.utils.clip_grad_norm_(policy.parameters(), 1.0)
         optimizer.step()
-
-        means.append(sum(rewards) / len(rewards))
-        print(f"step {step:2}: mean reward {means[-1]:.2f}; {policy.decode(drawn[0].ids)!r}")
-    return means
+        print(
+            f"step {step:2}: mean reward {sum(rewards) / len(rewards):.2f}; {policy.decode(drawn[0].ids)!r}"
+        )
 
 
 if __name__ == "__main__":
-    main(*sys.argv[1:2])
+    main(*sys.argv[1:3])

@@ -8,7 +8,7 @@ from typing import Any
 from learner.config import WeightsConfig
 from learner.crew import follow, leading
 from learner.forecast import forecast
-from learner.job import Job
+from learner.job import Job, layered
 from learner.loop import learn
 from learner.ranks import ranks
 from toolkit import directory
@@ -32,13 +32,14 @@ async def atrain(
     """
     Train a model's weights on a task by reinforcement learning and measure them on held-out rows.
 
-    `settings` are the fields of `WeightsConfig`. `run` is a directory, taken up again if it exists. Started as several
+    `settings` are the fields of `WeightsConfig`, and what changes the method (epochs=2, loss="plain"). `run` is a directory, taken up again if it exists. Started as several
     processes, all of them train together, process 0 alone writes, and each returns the same. Raises the errors of
     `toolkit.errors`.
     """
     bounds = asdict(limits) if limits else {}
     given = {"model": model, **bounds, **settings}
-    job = Job(task, resolve(WeightsConfig, WeightsConfig.known(task.settings), task.weights, given))
+    layers = layered(WeightsConfig.known(task.settings), task.weights, given)
+    job = Job(task, resolve(WeightsConfig, layers))
     check_limits(job.config, forecast(job))
     together = ranks()
     if together.rank:

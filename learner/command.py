@@ -1,7 +1,7 @@
 """What the commands of `edgewise` do when it is about weights; `toolkit.cli` resolves these names."""
 
 import asyncio
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from functools import cached_property, partial
 from pathlib import Path
@@ -9,7 +9,7 @@ from typing import Any
 
 from learner.config import WeightsConfig
 from learner.forecast import forecast
-from learner.job import Job
+from learner.job import Job, layered
 from learner.ranks import RANK, Ranks, ranks, started
 from learner.report import result_lines
 from toolkit import directory
@@ -44,8 +44,7 @@ class Weights:
         if started(RANK) > 0:
             raise SystemExit
         _no_library(lib)
-        for model in filter(None, self.job.config.models):
-            check(model)
+        _check_models(self.job.config)
         found = forecast(self.job)
         check_limits(self.job.config, found)
         return Shown([describe(self.job.task), "", *found.lines()], asdict(found))
@@ -69,6 +68,7 @@ class Weights:
                 "--replay answers from a journal; weights are trained, not asked: leave it out."
             )
         job = self.job
+        _check_models(job.config)
         path = run or directory.fresh(job.task.name)
         found = forecast(job)
         check_limits(job.config, found)
@@ -88,8 +88,13 @@ def _job(task: Path, options: Mapping[str, Any], settings: Sequence[str], price:
     if foreign:
         raise ConfigError(f"--{foreign[0]} is about lessons or graphs; --by weights has no {foreign[0]}.")
     known = WeightsConfig.known(read.settings)
-    given = (known, read.weights, _settings(settings), options, given_price(price))
-    return Job(read, resolve(WeightsConfig, *given))
+    given = (known, read.weights, parse_settings(settings), options, given_price(price))
+    return Job(read, resolve(WeightsConfig, layered(*given)))
+
+
+def _check_models(config: WeightsConfig) -> None:
+    for model in filter(None, (config.model, *config.models)):
+        check(model)
 
 
 def _followed(together: Ranks) -> int:
@@ -101,14 +106,6 @@ def _followed(together: Ranks) -> int:
     except LostProcess as error:
         return error.exit_code
     return 0
-
-
-def _settings(pairs: Iterable[str]) -> dict[str, Any]:
-    """Settings of the run; those with a dot are parameters of the method."""
-    pairs = list(pairs)
-    parts = tuple(pair for pair in pairs if "." in pair.partition("=")[0])
-    found = parse_settings(pair for pair in pairs if pair not in parts)
-    return found | ({"overrides": parts} if parts else {})
 
 
 def _no_library(lib: str | None) -> None:

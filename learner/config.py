@@ -1,5 +1,6 @@
 """Settings of learning in weights. Papers train other models on other tasks: all defaults are ours."""
 
+import re
 from collections.abc import Mapping
 from typing import Any, Literal
 
@@ -18,7 +19,7 @@ class WeightsConfig(Config):
     model: str = Field("torch/smollm2-135m", description="the model to train")
     method: str = Field("grpo", description="how it is trained; edgewise methods lists them")
     overrides: tuple[str, ...] = Field(
-        (), description='parameters of the method, such as "loss.high=0.28"; --set loss.high=0.28 adds one'
+        (), description='of the method, such as "loss.high=0.28" or "loss=plain"; --set loss.high=0.28 adds one'
     )
     steps: int = Field(50, ge=0, description="steps of learning")
     batch_size: int = Field(8, ge=1, description="rows per step")
@@ -57,8 +58,7 @@ class WeightsConfig(Config):
     @field_validator("overrides", mode="before")
     @classmethod
     def _listed(cls, value: Any) -> Any:
-        """Words with commas are a list, as people write one."""
-        return tuple(filter(None, map(str.strip, value.split(",")))) if isinstance(value, str) else value
+        return listed(value)
 
     @property
     def models(self) -> tuple[str, ...]:
@@ -69,6 +69,13 @@ class WeightsConfig(Config):
     def rate(self) -> float:
         """The learning rate."""
         return self.lr or (2e-4 if self.lora else 1e-5)
+
+
+def listed(value: Any) -> Any:
+    """Overrides as people write them, with commas: "loss.high=0.28, penalties=kl3,entropy" are two."""
+    if not isinstance(value, str):
+        return value
+    return tuple(filter(None, map(str.strip, re.split(r",(?=[^,=]*=)", value))))
 
 
 def twin(model: str) -> str:

@@ -1,10 +1,13 @@
 """One job: a task and its settings, and what follows from both."""
 
+import json
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property
+from typing import Any
 
-from learner.config import WeightsConfig, weights_of
-from learner.method import Method, limited, override
+from learner.config import WeightsConfig, listed, weights_of
+from learner.method import AXES, NUMBERS, Method, limited, override
 from learner.methods import find
 from toolkit.agent import Agent
 from toolkit.errors import ConfigError
@@ -61,3 +64,35 @@ class Job:
     def _agent(self, sampling: Sampling, payer: str) -> Agent:
         config = self.config
         return Agent(config.model, sampling, self.task.tools, config.turns, "text", payer=payer)
+
+
+def layered(*layers: Mapping[str, Any]) -> dict[str, Any]:
+    """
+    Layers of settings as one, later ones winning.
+
+    What is about the method becomes `overrides`, in order: the name of an axis (loss="plain"), or of a number of it
+    (epochs=2), parameters with dots ("loss.high"), and tables of them, as TOML files have ({"loss": {"high": 0.28}}).
+    """
+    found: dict[str, Any] = {}
+    overrides: list[str] = []
+    for layer in layers:
+        overrides += listed(layer.get("overrides") or ())
+        for name, value in layer.items():
+            if name.partition(".")[0] in (*AXES, *NUMBERS) or "." in name:
+                overrides += _overrides(name, value)
+            elif name != "overrides" and value is not None:
+                found[name] = value
+    return found | ({"overrides": tuple(overrides)} if overrides else {})
+
+
+def _overrides(name: str, value: Any) -> Iterator[str]:
+    match value:
+        case None:
+            return
+        case Mapping():
+            for key, each in value.items():
+                yield from _overrides(f"{name}.{key}", each)
+        case list() | tuple() if "." not in name:
+            yield f"{name}={','.join(map(str, value))}"
+        case _:
+            yield f"{name}={value if isinstance(value, str) else json.dumps(value, default=str)}"

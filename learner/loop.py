@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from learner import checkpoint, collapse, gather
+from learner import checkpoint, collapse, gather, pace
 from learner.collapse import Seen, mean
 from learner.engine import Engine
 from learner.job import Job
@@ -133,7 +133,9 @@ def learn(job: Job, path: Path, make: Callable[..., Engine] = Engine) -> Plan[Ou
     yield Note("stage", f"loading {job.config.model}")
     engine: Engine = yield Work(make, (job.config, job.method))
     try:
-        yield Note("stage", f"training {engine.policy.chosen}; method {job.config.method}")
+        expected = yield Work(pace.seconds, (engine.policy, job.config, job.task.train[0]))
+        yield Note("stage", f"training on {engine.policy.chosen}; method {job.config.method}")
+        yield Note("stage", f"a step will take up to about {expected:.0f} seconds")
         sampler = Sampler.of(job.config, engine)
         state = yield from _taken_up(engine, sampler, path / CHECKPOINTS)
         while state.number < job.config.steps and not state.stopped:
@@ -251,7 +253,8 @@ def _check_signal(state: State) -> None:
     if len(last) == DEAD and not any(each.signal for each in last):
         raise Hopeless(
             f"In {DEAD} steps no row had runs with different rewards (mean reward {last[-1].reward:.2f}), so "
-            "nothing was learnt: the reward may be constant, or the rows far too hard or easy. Look at RUN/rollouts.jsonl."
+            "nothing was learnt: the reward may be constant, or the rows far too hard or easy. Look into "
+            "RUN/rollouts.jsonl."
         )
 
 

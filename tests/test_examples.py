@@ -45,6 +45,22 @@ def test_the_example_that_designs_a_graph_runs_as_it_is():
     assert done.stdout.endswith("mixed.edge\n")
 
 
+def test_the_teaching_script_runs_on_any_model(tmp_path: Path):
+    from tests.learner import tiny
+
+    script = EXAMPLES / "grpo_in_one_file.py"
+    done = subprocess.run(
+        [sys.executable, str(script), str(tiny.saved(tmp_path)), "2"],
+        capture_output=True,
+        text=True,
+        cwd=ROOT,
+        env={"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"},
+    )
+    assert done.returncode == 0, done.stderr
+    assert "trained parameters" in done.stdout
+    assert "step  2: mean reward" in done.stdout
+
+
 def reads_amounts(request) -> str:
     """Gives the amount as it stands, and in the wanted form once a lesson asks for it; as distiller, asks for it."""
     if request.schema:

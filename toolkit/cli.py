@@ -19,6 +19,8 @@ WAYS = {
     "graph": "mas.command:Wiring",
     "weights": "learner.command:Weights",
 }
+LEARNER = ("torch", "transformers", "tokenizers", "safetensors", "peft")
+"""Packages of the extra `learner`."""
 BUG = 70
 # What typer raises for wrong usage. It brings a click of its own, and exports only this one of its errors.
 Usage: Any = typer.BadParameter.__mro__[1]
@@ -45,7 +47,9 @@ TaskPath = Annotated[Path, typer.Argument(help="a task.toml, or a directory that
 Json = Annotated[bool, typer.Option("--json", help="print the result as one JSON object")]
 Settings = Annotated[
     list[str] | None,
-    typer.Option("--set", metavar="KEY=VALUE", help="any setting, such as epochs=2; repeatable"),
+    typer.Option(
+        "--set", metavar="KEY=VALUE", help="any setting, such as epochs=2 or loss.high=0.28; repeatable"
+    ),
 ]
 
 Pricing = Annotated[
@@ -150,6 +154,9 @@ def improve(
 ) -> None:
     """
     Learn from a task's rows and measure the gain on rows that learning never saw.
+
+    --by weights trains a model of this machine or of the Hugging Face hub:
+    --model torch/DIRECTORY, torch/OWNER/NAME or torch/smollm2-135m.
 
     Exit codes: 0 improved, 1 nothing worth keeping was found, 2 bad input,
     3 a limit was reached, 130 interrupted. What was paid for is always kept:
@@ -420,7 +427,9 @@ def main(arguments: Sequence[str] | None = None) -> NoReturn:
         _fail(error.exit_code, f"{error.format_message().rstrip('.')}; --help shows what there is.")
     except (KeyboardInterrupt, typer.Abort):
         _fail(Interrupted.exit_code, "Stopped.")
-    except Exception:
+    except Exception as error:
+        if isinstance(error, ImportError) and error.name in LEARNER:
+            _fail(ConfigError.exit_code, f"This needs {error.name}: pip install 'edgewise[learner]'.")
         import traceback
 
         traceback.print_exc()

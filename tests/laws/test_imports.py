@@ -32,7 +32,7 @@ HOMES = {
     "openai": SERVER_AND_CLIENT,
     "litellm": SERVER_AND_CLIENT,
     "xllamacpp": ("toolkit/local.py",),
-    "urllib.request": ("toolkit/local.py",),
+    "urllib.request": ("toolkit/local.py", "learner/server.py"),
     "sqlalchemy": ("experience/store.py", "experience/database.py"),
     "statsmodels": ("experience/effect.py",),
     "pandas": ("experience/effect.py",),
