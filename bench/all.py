@@ -16,7 +16,7 @@ from typing import Any
 
 HERE = Path(__file__).resolve().parent
 TABLE = HERE.parent / "docs" / "bench.md"
-NO_BENCH = {"all.py", "common.py", "puzzles.py", "simulated_graphs.py"}
+NO_BENCH = {"all.py", "common.py", "puzzles.py", "simulated_graphs.py", "one_update.py"}
 PACKAGES = ("edgewise", "openai", "litellm", "langgraph", "xllamacpp", "statsmodels", "gepa", "torch")
 
 

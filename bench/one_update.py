@@ -8,6 +8,8 @@ weights, optimizer and gradients are in it), and the parameters.
 """
 
 import json
+import os
+import subprocess
 import sys
 import tempfile
 import time
@@ -15,6 +17,9 @@ import warnings
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
+
+# Threads that wait sleep: spinning ones stall each other as soon as anything else wants a core.
+os.environ.setdefault("OMP_WAIT_POLICY", "passive")
 
 import torch
 from common import ROOT  # noqa: F401 (puts the checkout on the path)
@@ -118,6 +123,13 @@ def resident(which: str) -> int:
 
 def forget_peak() -> None:
     Path("/proc/self/clear_refs").write_text("5")
+
+
+def run(**told: Any) -> dict[str, Any]:
+    """The same in a process of its own."""
+    command = [sys.executable, __file__, json.dumps(told)]
+    done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True)
+    return json.loads(done.stdout.splitlines()[-1])
 
 
 def timed(step: Callable[[], Any]) -> tuple[float, float]:

@@ -57,8 +57,8 @@ class Words:
         bases = dict.fromkeys(each.model for each in weights)
         if len(bases) > 1 and "model" not in self._named:
             raise ConfigError(
-                f"These weights were trained from different models ({', '.join(bases)}): say with --model which of them "
-                "is the unchanged one."
+                f"These weights were trained from different models ({', '.join(bases)}): say with --model which of "
+                "them is the unchanged one."
             )
         given = (_in_common(artifacts), self.task.settings, _in_common(weights), self._named)
         return resolve(ExperienceConfig, *given)
@@ -111,7 +111,9 @@ class Words:
         """
         measured = {path: Artifact.load(path) for path in artifacts if not _bare(path)}
         job = Job(self.task, self._config([*measured.values()]))
-        others = {p: trained.runs(each) for p, each in measured.items() if trained.holds(each)} | (others or {})
+        others = {p: trained.runs(each) for p, each in measured.items() if trained.holds(each)} | (
+            others or {}
+        )
         libraries: dict[str, Library | Runs] = {"unchanged": Library()}
         alone = []
         for path in artifacts:

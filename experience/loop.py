@@ -86,9 +86,7 @@ Runs = Callable[[Job], Plan[list[Group]]]
 """A way of answering other than a library: how to run it on the test rows of a job."""
 
 
-def evaluate(
-    job: Job, libraries: Mapping[str, Library | Runs], alone: Collection[str] = ()
-) -> Plan[Any]:
+def evaluate(job: Job, libraries: Mapping[str, Library | Runs], alone: Collection[str] = ()) -> Plan[Any]:
     """
     Run libraries, or other ways, on the same test rows and samples; returns a `toolkit.evaluate.Evaluation`.
 

@@ -32,9 +32,9 @@ async def atrain(
     """
     Train a model's weights on a task by reinforcement learning and measure them on held-out rows.
 
-    `settings` are the fields of `WeightsConfig`, and what changes the method (epochs=2, loss="plain"). `run` is a directory, taken up again if it exists. Started as several
-    processes, all of them train together, process 0 alone writes, and each returns the same. Raises the errors of
-    `toolkit.errors`.
+    `settings` are the fields of `WeightsConfig`, and what changes the method (epochs=2, loss="plain"). `run` is a
+    directory, taken up again if it exists. Started as several processes, all of them train together, process 0 alone
+    writes, and each returns the same. Raises the errors of `toolkit.errors`.
     """
     bounds = asdict(limits) if limits else {}
     given = {"model": model, **bounds, **settings}

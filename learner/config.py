@@ -19,7 +19,8 @@ class WeightsConfig(Config):
     model: str = Field("torch/smollm2-135m", description="the model to train")
     method: str = Field("grpo", description="how it is trained; edgewise methods lists them")
     overrides: tuple[str, ...] = Field(
-        (), description='of the method, such as "loss.high=0.28" or "loss=plain"; --set loss.high=0.28 adds one'
+        (),
+        description='of the method, such as "loss.high=0.28" or "loss=plain"; --set loss.high=0.28 adds one',
     )
     steps: int = Field(50, ge=0, description="steps of learning")
     batch_size: int = Field(8, ge=1, description="rows per step")

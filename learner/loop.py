@@ -5,6 +5,7 @@ A run that was stopped goes on from its last checkpoint. Every step follows from
 number, so what was lost after the checkpoint comes out as it was.
 """
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from functools import partial
@@ -264,7 +265,7 @@ def _seen(groups: Sequence[Group], done: Updated | None) -> Seen:
     return Seen(
         reward=mean([member.reward for member in members]),
         length=mean([member.length for member in members]),
-        entropy=-mean([member.logp for member in members]),
+        entropy=-mean([member.logp for member in members if not math.isnan(member.logp)]),
         kl=done.kl if done else 0.0,
         valid=mean([bool(run.score and run.score.valid) for run in everyone]),
         cut=mean([run.stop == "length" for run in everyone]),

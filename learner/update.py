@@ -178,6 +178,7 @@ def _frozen(policy: Policy, batch: Batch, how: How, ranks: Ranks) -> tuple[Tenso
     found = torch.zeros(batch.mask.shape)
 
     def work(size: int) -> Tensor:
+        found.zero_()  # what was found before memory ran short may be another process's now
         with torch.no_grad():
             for rows in _shared(batch, size, ranks):
                 logp, _ = logps(policy, batch.rows(rows), temperature=how.temperature)

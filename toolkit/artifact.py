@@ -5,18 +5,18 @@ What a run leaves: a directory, or its zip (`*.edge`), of plain data. Loading on
 last: a directory without one is unfinished. Weights lie in a folder of it, as safetensors.
 """
 
+import errno
 import hashlib
 import json
 import re
 import shutil
 import zipfile
-import zlib
 from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from toolkit.errors import ArtifactError
+from toolkit.errors import ArtifactError, DiskFull
 from toolkit.files import json_text, replace_text, replacing, sha256_of
 from toolkit.local import cache_dir
 from toolkit.types import Sampling
@@ -169,10 +169,16 @@ def _unpack(path: Path, names: Iterable[str], base: Path) -> None:
         with zipfile.ZipFile(path) as archive:
             for name in names:
                 (base / name).parent.mkdir(parents=True, exist_ok=True)
-                with archive.open(name) as packed, replacing(base / name) as growing, growing.open("wb") as out:
+                with (
+                    archive.open(name) as packed,
+                    replacing(base / name) as growing,
+                    growing.open("wb") as out,
+                ):
                     shutil.copyfileobj(packed, out)
-    except (EOFError, NotImplementedError, RuntimeError, zipfile.BadZipFile, zlib.error) as error:
-        raise ArtifactError(f"{path} is damaged: {error}.") from error
+    except Exception as error:  # a damaged zip fails in a dozen ways
+        if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
+            raise DiskFull(f"The disk is full: the weights of {path} don't fit into {base}.") from error
+        raise ArtifactError(f"{path} is damaged: {str(error) or type(error).__name__}.") from error
 
 
 def _clear(folder: Path, known: Collection[Path]) -> None:

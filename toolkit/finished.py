@@ -244,8 +244,8 @@ class Finished:
     All that the report needs.
 
     `library` is None where nothing was learned in words, `wiring` (the content of wiring.json) where nothing was in
-    wiring, `weights` (weights.json) where nothing was in weights. `dropped` are the lessons that measurably did harm, at
-    any time. `answers` holds the rollouts of rows that changed, by (example, arm), in sample order.
+    wiring, `weights` (weights.json) where nothing was in weights. `dropped` are the lessons that measurably did harm,
+    at any time. `answers` holds the rollouts of rows that changed, by (example, arm), in sample order.
     """
 
     result: Result

@@ -115,7 +115,9 @@ async def carry_out(
                 watch(note)
 
             brake = Brake()
-            client = Journaled(None, journal) if replay else _connected(router, config, journal, ledger, brake)
+            client = (
+                Journaled(None, journal) if replay else _connected(router, config, journal, ledger, brake)
+            )
             try:
                 outcome = await _interruptible(Driver(client, seen, brake), way(task, config), watch)
             finally:
@@ -174,9 +176,7 @@ def _books(path: Path, config: Config, replay: Path | None) -> Iterator[tuple[Jo
         yield journal, ledger
 
 
-def _connected(
-    router: Router, config: Config, journal: Journal, ledger: Ledger, brake: Brake
-) -> Client:
+def _connected(router: Router, config: Config, journal: Journal, ledger: Ledger, brake: Brake) -> Client:
     return around.stack(
         Braked(router, brake),
         journal,

@@ -12,7 +12,9 @@ from pathlib import Path
 from typing import Any
 
 _SERVER = multiprocessing.get_context("forkserver")
-_SERVER.set_forkserver_preload(["learner.api", "accelerate", "transformers.models.llama.modeling_llama", "toolkit.cli"])
+_SERVER.set_forkserver_preload(
+    ["learner.api", "accelerate", "transformers.models.llama.modeling_llama", "toolkit.cli"]
+)
 SECONDS = 120.0
 
 
@@ -41,7 +43,9 @@ def ended(processes: Sequence[BaseProcess], seconds: float = SECONDS) -> list[in
     return codes
 
 
-def _begun(rank: int, size: int, port: int, folder: Path, work: Callable[..., Any], given: Sequence[Any]) -> None:
+def _begun(
+    rank: int, size: int, port: int, folder: Path, work: Callable[..., Any], given: Sequence[Any]
+) -> None:
     import torch
 
     os.environ |= {

@@ -51,7 +51,9 @@ def test_blocks_of_any_size_give_the_same(monkeypatch: pytest.MonkeyPatch, rows:
 @settings(max_examples=25, deadline=None)
 @given(
     st.lists(
-        st.tuples(st.integers(1, 9), st.lists(st.integers(0, 7), min_size=1, max_size=4)), min_size=1, max_size=4
+        st.tuples(st.integers(1, 9), st.lists(st.integers(0, 7), min_size=1, max_size=4)),
+        min_size=1,
+        max_size=4,
     ),
     st.randoms(use_true_random=False),
 )
@@ -178,7 +180,7 @@ def test_logits_of_the_whole_vocabulary_never_exist() -> None:
 
 
 def test_too_long_a_text_is_a_sentence() -> None:
-    with pytest.raises(ModelError, match="130 tokens, and .* reads 128 at most"):
+    with pytest.raises(ModelError, match=r"130 tokens, and .* reads 128 at most"):
         logps(POLICY, exact.batch((120,), ((10,),)))
 
 

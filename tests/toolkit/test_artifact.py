@@ -175,3 +175,129 @@ def test_loading_executes_nothing(name, tmp_path):
     before = set(sys.modules)
     assert Artifact.load(path) == WHOLE
     assert set(sys.modules) == before
+
+
+# ---- folders of weights ----------------------------------------------------------------------------------
+
+WEIGHTS = {
+    "model.safetensors": b"\x00" * 5000,
+    "config.json": b"{}",
+    "chat_template.jinja": "{{ größe }}".encode(),
+}
+
+
+@pytest.fixture
+def trained(tmp_path, monkeypatch):
+    """An artefact with weights; what is unpacked goes into a cache of the test's own."""
+    monkeypatch.setenv("EDGEWISE_CACHE", str(tmp_path / "cache"))
+    folder = tmp_path / "made"
+    folder.mkdir()
+    for name, content in {**WEIGHTS, "training.log": b"left out"}.items():
+        (folder / name).write_bytes(content)
+    return Artifact("task", "torch/base", {"weights.json": {"steps": 3}}, folders={"weights": folder})
+
+
+def put(path, name, content):
+    """The artefact at `path` with another content of one file of its weights; None takes it away."""
+    if path.is_dir():
+        (path / name).unlink(missing_ok=True)
+        if content is not None:
+            (path / name).write_bytes(content)
+        return path
+    blobs = {**entries(path), name: content}
+    return write(path, {key: blob for key, blob in blobs.items() if blob is not None})
+
+
+@FORMS
+def test_weights_come_back_as_they_were(name, trained, tmp_path):
+    loaded = Artifact.load(trained.save(tmp_path / name))
+    assert {file.name: file.read_bytes() for file in loaded.folders["weights"].iterdir()} == WEIGHTS
+    assert loaded.files == trained.files
+    assert loaded.model == "torch/base"
+    assert loaded.model_in_use == f"torch/{loaded.folders['weights']}"
+    assert WHOLE.model_in_use == WHOLE.model
+
+
+@FORMS
+def test_what_was_loaded_can_be_saved_again_in_either_form(name, trained, tmp_path):
+    loaded = Artifact.load(trained.save(tmp_path / name))
+    loaded.save(tmp_path / name)
+    again = Artifact.load(loaded.save(tmp_path / "b.edge")).save(tmp_path / "c")
+    assert {file.name: file.read_bytes() for file in (again / "weights").iterdir()} == WEIGHTS
+
+
+def test_saving_over_other_weights_leaves_none_of_their_files(trained, tmp_path):
+    path = trained.save(tmp_path / "a")
+    (trained.folders["weights"] / "chat_template.jinja").unlink()
+    (trained.folders["weights"] / "model-00001-of-00002.safetensors").write_bytes(b"part")
+    trained.save(path)
+    assert {file.name for file in Artifact.load(path).folders["weights"].iterdir()} == {
+        "model.safetensors",
+        "model-00001-of-00002.safetensors",
+        "config.json",
+    }
+
+
+@FORMS
+@pytest.mark.parametrize("file", WEIGHTS)
+@pytest.mark.parametrize("content", [b"other", None])
+def test_weights_that_are_damaged_or_missing_are_refused(name, file, content, trained, tmp_path):
+    path = put(trained.save(tmp_path / name), f"weights/{file}", content)
+    with pytest.raises(ArtifactError, match=r"does not match its checksum|damaged"):
+        Artifact.load(path)
+
+
+def test_what_was_unpacked_and_is_damaged_is_unpacked_anew(trained, tmp_path):
+    path = trained.save(tmp_path / "a.edge")
+    unpacked = Artifact.load(path).folders["weights"] / "model.safetensors"
+    unpacked.write_bytes(b"half")
+    assert Artifact.load(path).folders["weights"] == unpacked.parent
+    assert unpacked.read_bytes() == WEIGHTS["model.safetensors"]
+
+
+def test_a_zip_that_ends_in_the_middle_of_its_weights_is_damaged(trained, tmp_path):
+    path = trained.save(tmp_path / "a.edge")
+    content = path.read_bytes()
+    path.write_bytes(content[:100] + content[600:])
+    with pytest.raises(ArtifactError):
+        Artifact.load(path)
+
+
+@pytest.mark.parametrize("file", ["modeling_evil.py", "pytorch_model.bin", "generation_config.json"])
+def test_a_file_that_the_manifest_does_not_name_is_refused(file, trained, tmp_path):
+    path = trained.save(tmp_path / "a")
+    (path / "weights" / ".DS_Store").write_bytes(b"")
+    Artifact.load(path)
+    (path / "weights" / file).write_bytes(b"{}")
+    with pytest.raises(ArtifactError, match=f"weights/{file} is not named"):
+        Artifact.load(path)
+
+
+@FORMS
+@pytest.mark.parametrize(
+    "name_in",
+    [
+        "../weights/model.safetensors",
+        "weights/../../x.safetensors",
+        "/tmp/x.safetensors",
+        "weights/deep/x.safetensors",
+        "weights/model.bin",
+        "weights/run.py",
+        "weights/.hidden.json",
+        "..\\x.safetensors",
+    ],
+)
+def test_names_of_weights_that_lead_elsewhere_are_refused(name, name_in, trained, tmp_path):
+    path = trained.save(tmp_path / "in" / name)
+    manifest = json.loads(entries_of_manifest(path))
+    manifest["files"][name_in] = "0" * 64
+    put(path, "manifest.json", json.dumps(manifest).encode())
+    if path.suffix == ".edge":
+        put(path, name_in, b"{}")
+    with pytest.raises(ArtifactError, match="names a file"):
+        Artifact.load(path)
+    assert not list(tmp_path.glob("*.safetensors")) and not (tmp_path / "cache").exists()
+
+
+def entries_of_manifest(path) -> bytes:
+    return (path / "manifest.json").read_bytes() if path.is_dir() else entries(path)["manifest.json"]

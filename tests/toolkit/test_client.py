@@ -23,7 +23,7 @@ from toolkit.client import (
 )
 from toolkit.errors import ModelError, ProviderDown, UnknownModel, WrongKey
 from toolkit.redact import redact
-from toolkit.types import Message, Request, Sampling, Tool, ToolCall, Usage
+from toolkit.types import Message, Reply, Request, Sampling, Tool, ToolCall, Usage
 from toolkit.wire import vector
 
 KEY = "sk-proj-abcdefghijklmnop"
@@ -449,6 +449,40 @@ def test_a_router_asks_every_kind_of_model_and_opens_each_server_once(monkeypatc
     assert texts == ["hello world", "hello world", "hello world", "HELLO WORLD"] * 3
     assert opened == 4
     assert sorted({body["model"] for body in server.bodies}) == ["a", "b/c", "d"]
+
+
+class Loaded:
+    """A client that counts how many of its kind are open."""
+
+    open = 0
+
+    def __init__(self):
+        Loaded.open += 1
+
+    async def ask(self, request):
+        return Reply(Message("assistant", str(Loaded.open)))
+
+    async def aclose(self):
+        await asyncio.sleep(0.01)
+        Loaded.open -= 1
+
+
+def test_a_model_that_is_released_is_gone_before_the_next_one_is_loaded(monkeypatch):
+    monkeypatch.setattr(toolkit.client, "connect", lambda name, embeds: Loaded())
+
+    async def main():
+        router = Router()
+        said = []
+        for name in ("torch/a", "torch/b", "torch/a", "torch/a", "http://there#b"):
+            said.append((await router.ask(Request(name, HELLO))).message.content)
+            router.release("torch/never-asked")
+            router.release(name)
+        await router.ask(Request("torch/c", HELLO))
+        await router.aclose()
+        return said
+
+    assert asyncio.run(main()) == ["1", "1", "1", "1", "1"]
+    assert Loaded.open == 0
 
 
 def test_a_key_for_openai_is_not_sent_to_other_servers(monkeypatch):

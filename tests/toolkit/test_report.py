@@ -322,3 +322,67 @@ def test_text_comes_back_as_it_was_put_in(text):
     shown = text.encode("utf-8", "replace").decode()
     assert "".join(told.texts).endswith(f"{shown}{shown}\n")
     assert next(attrs for tag, attrs in told.tags if tag == "b")["title"] == shown
+
+
+# ---- training of weights -----------------------------------------------------------------------------------
+
+ABOUT = {
+    "base": "torch/smollm2-135m",
+    "lora": 0,
+    "name": "dapo",
+    "paper": "2503.14476",
+    "differs": "clips higher <up>",
+    "method": ["select: in_turn", "loss: clipped low=0.2 high=0.28", "penalties: none", "epochs: 1"],
+    "trained": "cpu, 2 threads, bfloat16",
+    "steps": 3,
+    "stopped": "",
+}
+
+
+def trained(number, kl=0.0, went="", **statistics):
+    seen = {"runs": 8, "mean_reward": 0.1 * number, "mixed": 0.5, "length": 40.0, "entropy": 1.5, "kl": kl}
+    return {"step": number, "epoch": 1, "statistics": {**seen, **statistics}, "went": went}
+
+
+@pytest.fixture
+def weights(run):
+    """Writes the run directory of a training and returns what its report says."""
+
+    def write(*steps, **about):
+        artifact = {"weights.json": {**ABOUT, **about}}
+        path = run(result(against(0.3, 0.1, 0.5), artifact=artifact), steps)
+        (path / "weights.json").write_text(json.dumps({**ABOUT, **about}))
+        return read(path)
+
+    return write
+
+
+def test_training_shows_its_curves_its_method_and_where_it_went_back(weights):
+    back = "the mean reward fell from 0.30 to 0.10: learning goes back to step 1"
+    shown = weights(trained(1, 0.002), trained(2, 0.004, went=back), trained(3, 0.001))
+    for part in ("Mean reward per step", "Mean length of replies", "Entropy of replies", "KL of an update"):
+        assert part in shown.text
+    assert f"Step 2: {back}." in shown.text
+    assert "dapo, arXiv 2503.14476. Differs from GRPO: clips higher <up>." in shown.text
+    assert "loss clipped low=0.2 high=0.28" in shown.text
+    assert "Method dapo, 3 steps on cpu, 2 threads, bfloat16" in shown.text
+    hollow = [kind for _, kind in shown.tags if "hollow" in kind.get("class", "")]
+    assert len(hollow) == 5  # one of each curve
+    assert "candidate library" not in shown.text
+
+
+def test_a_training_with_one_update_a_batch_has_no_kl_and_says_so(weights):
+    shown = weights(trained(1, 1e-9), trained(2), stopped="the loss is no number, 3 times")
+    assert "No KL" in shown.text and "KL of an update" not in shown.text
+    assert "learning stopped early: the loss is no number, 3 times" in shown.text
+
+
+def test_a_training_of_no_steps_has_a_report(weights):
+    assert "Learning curve" in weights(steps=0).text
+
+
+def test_damaged_notes_of_training_are_named(run):
+    path = run(result(against(0.3, 0.1, 0.5), artifact={"weights.json": ABOUT}))
+    (path / "weights.json").write_text("{")
+    with pytest.raises(ArtifactError, match=r"weights\.json is damaged"):
+        report.write(path)

@@ -1,0 +1,75 @@
+"""Training where a server samples: it is given the weights after each update, or learning stops at the staleness limit."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from learner.api import train
+from learner.config import WeightsConfig
+from learner.engine import Engine
+from learner.gather import members
+from learner.methods import find
+from learner.policy import Policy
+from learner.sampler import Sampler
+from learner.server import LOAD_WEIGHTS
+from tests.learner import sampler as imitated
+from tests.learner import tiny
+from tests.learner.shares import SETTINGS, task
+from toolkit.errors import ConfigError
+from toolkit.types import Encoded, Example, Group, Message, Note, Rollout, Score, Step
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tiny.saved(tmp_path_factory.mktemp("tiny"))
+
+
+def trained(folder: Path, run: Path, server: imitated.Sampler, **changes: Any) -> list[Any]:
+    notes: list[Note] = []
+    settings = {**SETTINGS, "steps": 3, "sampler": f"{server.url}#tiny", **changes}
+    train(task(test=2), model=f"torch/{folder}", run=run, watch=notes.append, **settings)
+    return [note.data for note in notes if note.topic == "step"]
+
+
+def test_a_server_that_loads_weights_samples_with_those_of_each_step(folder: Path, tmp_path: Path) -> None:
+    policy = Policy.load(str(folder), device="cpu", dtype="float32")
+    with imitated.Sampler(policy, routes=(LOAD_WEIGHTS,)) as server:
+        records = trained(folder, tmp_path / "r", server)
+    assert len(server.loaded) == 3
+    assert all(record.updated.mismatch < 1e-4 for record in records)
+
+
+def test_weights_that_no_server_takes_are_old_and_the_limit_is_a_sentence(
+    folder: Path, tmp_path: Path
+) -> None:
+    policy = Policy.load(str(folder), device="cpu", dtype="float32")
+    with imitated.Sampler(policy) as server:
+        with pytest.raises(ConfigError, match="1 updates behind.*staleness"):
+            trained(folder, tmp_path / "strict", server)
+        records = trained(folder, tmp_path / "lax", server, staleness=2)
+    gaps = [record.updated.mismatch for record in records]
+    assert gaps[0] < 1e-4 < gaps[1] < gaps[2]
+
+
+def test_a_sampler_that_is_no_url_is_a_sentence(folder: Path) -> None:
+    config = WeightsConfig(model=f"torch/{folder}", sampler="vllm")
+    with pytest.raises(ConfigError, match="http://host:port/v1#NAME"):
+        Sampler.of(config, None)  # type: ignore[arg-type]
+
+
+def test_the_distance_of_a_rollout_is_the_sum_over_its_tokens(folder: Path) -> None:
+    config = WeightsConfig(model=f"torch/{folder}", device="cpu", dtype="float32", lr=0.05)
+    method = find("rloo").__class__(paper="x", shape=find("rloo").shape)
+    engine = Engine(config, method)
+    engine.policy.with_reference()
+    asked = Message("user", "hi")
+    prompt = engine.policy.encode([asked])
+
+    def run(logprobs: tuple[float, ...]) -> Rollout:
+        step = Step((asked,), Message("assistant", "x"), encoded=Encoded(prompt, (65, 66), logprobs))
+        return Rollout("e", "solver", 0, (step,), "stop", Score(1.0))
+
+    group = Group(Example("e", (asked,)), "solver", (run((-1.0, -2.0)), run((-3.0, -4.0))))
+    first, second = engine.distances(members([group]))
+    assert first - second == pytest.approx(4.0, abs=1e-4)
