@@ -22,9 +22,10 @@ THEIRS = {
 MEGABYTE = 1 << 20
 
 
-def merged(runs: list[dict[str, Any]]) -> tuple[float, float]:
-    """The least seconds and the least peak (MB) of some runs of the same."""
-    return min(t for r in runs for t in r["seconds"]), min(r["peak"] for r in runs) / MEGABYTE
+def merged(runs: list[dict[str, Any]]) -> tuple[float, float, float]:
+    """The least seconds, peak (MB) and processor's seconds of some runs of the same."""
+    seconds, work = (min(t for r in runs for t in r[name]) for name in ("seconds", "cpu_seconds"))
+    return seconds, min(r["peak"] for r in runs) / MEGABYTE, work
 
 
 def main() -> int:
@@ -36,16 +37,17 @@ def main() -> int:
         mine.append(run(side="ours", **SHAPE, **repeats))
         others[name] = merged([run(side="trl", **SHAPE, **repeats, **setting)])
         print(f"TRL {name}: {others[name][0]:.2f} s, {others[name][1]:,.0f} MB", flush=True)
-    seconds, peak = merged(mine)
+    seconds, peak, work = merged(mine)
     print(f"ours: {seconds:.2f} s, {peak:,.0f} MB", flush=True)
     best = min(others, key=lambda name: others[name][0])
     faster, smaller = others[best][0] / seconds, peak / others[best][1]
     figures = {
         "faster": round(faster, 2),
+        "less_processor_time": round(others[best][2] / work, 2),
         "memory": round(smaller, 3),
         "seconds": round(seconds, 2),
         "megabytes": round(peak),
-        "trl": {name: [round(t, 2), round(m)] for name, (t, m) in others.items()},
+        "trl": {name: [round(t, 2), round(m)] for name, (t, m, _) in others.items()},
         "against": best,
     }
     bar = "faster >= 6, memory <= 0.5 of TRL's fastest setting"

@@ -111,14 +111,13 @@ class Words:
         """
         measured = {path: Artifact.load(path) for path in artifacts if not _bare(path)}
         job = Job(self.task, self._config([*measured.values()]))
-        others = {p: trained.runs(each) for p, each in measured.items() if trained.holds(each)} | (
-            others or {}
-        )
+        trainings = {path: trained.runs(each) for path, each in measured.items() if trained.holds(each)}
+        ways = {**trainings, **(others or {})}
         libraries: dict[str, Library | Runs] = {"unchanged": Library()}
         alone = []
         for path in artifacts:
             name = _name(path, libraries)
-            libraries[name] = others.get(path) or load(parse(path)).library
+            libraries[name] = ways.get(path) or load(parse(path)).library
             if path in measured and measured[path].model_in_use != measured[path].model:
                 alone.append(name)
         fetch(job.config.model, job.config.judge, job.config.embedder)

@@ -61,7 +61,7 @@ def _convert(file: Path, folder: Path) -> None:
     where: dict[str, Any] = {"gguf_file": file.name}
     with open(os.devnull, "w") as nowhere, contextlib.redirect_stderr(nowhere):  # its progress bars
         tokenizer = AutoTokenizer.from_pretrained(str(file.parent), **where)
-        model = AutoModelForCausalLM.from_pretrained(str(file.parent), dtype=torch.float32, **where)
+        model: Any = AutoModelForCausalLM.from_pretrained(str(file.parent), dtype=torch.float32, **where)
     # Its weights are plain numbers now, and saved as such.
     model.hf_quantizer = None
     del model.config.quantization_config

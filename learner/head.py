@@ -101,7 +101,8 @@ class _Scored(torch.autograd.Function):
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, grad: Tensor, spread_grad: Tensor) -> tuple[Tensor | None, ...]:
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
+        grad, spread_grad = grads
         states, weight, bias, rows, targets, norm, spread = ctx.saved_tensors
         head, chunk = ctx.head, ctx.chunk
         wants_states, wants_weight, wants_bias = ctx.needs_input_grad[:3]

@@ -238,8 +238,9 @@ class Policy:
 
     def _state(self) -> dict[str, Tensor]:
         """By name in the model, with masters in place of copies."""
-        by = self._masters._by_address()
-        return {name: by.get(value.data_ptr(), value) for name, value in self._model.state_dict().items()}
+        by = self._masters.by_address()
+        state: dict[str, Tensor] = self._model.state_dict()
+        return {name: by.get(value.data_ptr(), value) for name, value in state.items()}
 
     def _adapter_state(self) -> dict[str, Tensor]:
         from peft import get_peft_model_state_dict
@@ -354,8 +355,8 @@ def _recompute(model: Any) -> None:
 def _stops(model: Any, tokenizer: Any) -> frozenset[int]:
     """Ids that end a reply: by the generation config, the tokenizer, and what the template puts after one."""
     told = getattr(model.generation_config, "eos_token_id", None)
-    found = set(told if isinstance(told, list) else [told]) | {getattr(tokenizer, "eos_token_id", None)}
-    return frozenset(found - {None}) | _closing(tokenizer)
+    found = [*(told if isinstance(told, list) else [told]), getattr(tokenizer, "eos_token_id", None)]
+    return frozenset(x for x in found if x is not None) | _closing(tokenizer)
 
 
 def _closing(tokenizer: Any) -> frozenset[int]:

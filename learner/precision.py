@@ -64,13 +64,11 @@ class Masters:
         """Make the copies again, after the masters moved."""
         if self.copies is not self.weights:
             with torch.no_grad():
-                torch._foreach_copy_(self.copies, self.weights)
+                for copy, weight in zip(self.copies, self.weights, strict=True):
+                    copy.copy_(weight)
 
-    def of(self, copy: Tensor) -> Tensor:
-        """The master of a tensor of the model; the tensor itself if it has none."""
-        return self._by_address().get(copy.data_ptr(), copy)
-
-    def _by_address(self) -> dict[int, Tensor]:
+    def by_address(self) -> dict[int, Tensor]:
+        """Masters by the address of their copies."""
         return {c.data_ptr(): w.data for c, w in zip(self.copies, self.weights, strict=True)}
 
 

@@ -11,7 +11,7 @@ T tokens in the row, h heads on H key heads (h = H r), d wide; n, G, P, R of a b
 """
 
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -78,8 +78,8 @@ def attention(
     Without a layout it is `usual`, or the plain one of the module's own file.
     """
     if layout is None:
-        usual = usual or sys.modules[type(module).__module__].eager_attention_forward
-        return usual(module, query, key, value, attention_mask, **options)
+        plain = usual or sys.modules[type(module).__module__].eager_attention_forward
+        return plain(module, query, key, value, attention_mask, **options)
     if any(options.get(name) is not None for name in ("s_aux", "position_bias")):
         raise ModelError(f"{type(module).__name__} adds to its scores what prompts can't be shared with.")
     scale = options.get("scaling")
@@ -104,25 +104,35 @@ class _Attention(torch.autograd.Function):
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
         q, k, v = ctx.saved_tensors
         found = [torch.empty_like(x, memory_format=torch.contiguous_format) for x in (q, k, v)]
         for bucket in ctx.layout.buckets:
-            first, *rest = _parts(bucket, q, k, v, ctx.kind)
-            for part in rest:
-                part.backward(grad, found)
-                first.extra = part.context_grads
-            first.backward(grad, found)
+            prompts, *replies = _parts(bucket, q, k, v, ctx.kind)
+            extra = None
+            for part in replies:
+                extra = part.backward(grads[0], found)
+            prompts.backward(grads[0], found, extra)
         return *found, None, None
 
 
 def _parts(bucket: Bucket, q: Tensor, k: Tensor, v: Tensor, kind: Kind) -> list["_Part"]:
     """The prompts of a bucket, and its replies where any has more than one token."""
-    prompts = _Part(bucket, bucket.prompts, kind, *(bucket.prompts.unpacked(x) for x in (q, k, v)))
+    prompts = _Part(bucket, bucket.prompts, kind, [bucket.prompts.unpacked(x) for x in (q, k, v)])
     if not bucket.replies.size:
         return [prompts]
-    own = (bucket.replies.unpacked(x) for x in (q, k, v))
-    return [prompts, _Part(bucket, bucket.replies, kind, *own, prompts.keys, prompts.values)]
+    own = [bucket.replies.unpacked(x) for x in (q, k, v)]
+    return [prompts, _Part(bucket, bucket.replies, kind, own, (prompts.keys, prompts.values))]
+
+
+_Pair = tuple[Tensor, Tensor]
+
+
+def _zeros(keys: Tensor, values: Tensor | None) -> _Pair:
+    """Where gradients of keys and values are added up, in at least float32."""
+    exact = torch.promote_types(keys.dtype, torch.float32)
+    first, second = (torch.zeros_like(x, dtype=exact) for x in (keys, keys if values is None else values))
+    return first, second
 
 
 class _Part:
@@ -138,23 +148,17 @@ class _Part:
         bucket: Bucket,
         block: Block,
         kind: Kind,
-        q: Tensor,
-        k: Tensor,
-        v: Tensor,
-        context_keys: Tensor | None = None,
-        context_values: Tensor | None = None,
+        own: Sequence[Tensor],
+        context: tuple[Tensor, Tensor] | None = None,
     ) -> None:
         self.bucket, self.block, self.kind = bucket, block, kind
-        n, g, rows, h, d = q.shape
-        self.heads = k.shape[3]
-        self.q = q.view(n, g, rows, self.heads, h // self.heads, d)
-        self.keys = k.permute(0, 3, 1, 2, 4).contiguous()
-        self.values = v.permute(0, 3, 1, 2, 4).contiguous()
+        q, k, v = own
+        self.q = q.unflatten(3, (k.shape[3], -1))
+        self.keys, self.values = (x.permute(0, 3, 1, 2, 4).contiguous() for x in (k, v))
         # (n H, P, d)
-        self.context_keys = None if context_keys is None else context_keys.flatten(0, 2)
-        self.context_values = None if context_values is None else context_values.flatten(0, 2)
-        self.extra: tuple[Tensor, Tensor] | None = None
-        self.context_grads: tuple[Tensor, Tensor] | None = None
+        self.context_keys, self.context_values = (
+            (None, None) if context is None else (x.flatten(0, 2) for x in context)
+        )
 
     @property
     def context(self) -> int:
@@ -185,9 +189,8 @@ class _Part:
         shape = rows.shape[:5]
         found = [torch.matmul(rows.flatten(3, 4), own[:, :, :, :b].mT).view(*shape, b)]
         if context is not None:
-            found.insert(
-                0, torch.bmm(rows.view(context.shape[0], -1, rows.shape[-1]), context.mT).view(*shape, -1)
-            )
+            shared = torch.bmm(rows.view(len(context), -1, rows.shape[-1]), context.mT)
+            found.insert(0, shared.view(*shape, -1))
         if unused := -(self.context + b) % WIDTH:
             found.append(rows.new_zeros(()).expand(*shape, unused))
         return torch.cat(found, -1) if len(found) > 1 else found[0]
@@ -209,9 +212,8 @@ class _Part:
         out = self.values.new_empty(n, g, rows, heads, r, self.values.shape[-1])
         for a, b in self.spans():
             chances, _ = self.chances(self.queries(a, b), a, b)
-            out[:, :, a:b] = self._weighed(chances, self.values, self.context_values, b).permute(
-                0, 2, 3, 1, 4, 5
-            )
+            found = self._weighed(chances, self.values, self.context_values, b)
+            out[:, :, a:b] = found.permute(0, 2, 3, 1, 4, 5)
         return out.flatten(3, 4)
 
     def _weighed(self, weights: Tensor, own: Tensor, context: Tensor | None, b: int) -> Tensor:
@@ -220,48 +222,41 @@ class _Part:
         found = torch.matmul(mine.flatten(3, 4), own[:, :, :, :b])
         if context is None:
             return found.view(*weights.shape[:5], -1)
-        shared = weights[..., : self.context].reshape(context.shape[0], -1, self.context)
-        return torch.baddbmm(found.view(context.shape[0], -1, found.shape[-1]), shared, context).view(
-            *weights.shape[:5], -1
-        )
+        shared = weights[..., : self.context].reshape(len(context), -1, self.context)
+        both = torch.baddbmm(found.view(len(context), -1, found.shape[-1]), shared, context)
+        return both.view(*weights.shape[:5], -1)
 
-    def backward(self, grad: Tensor, found: list[Tensor]) -> None:
-        """Write the gradients of its rows into those of q, k and v; `context_grads` are the context's."""
-        exact = torch.float64 if self.q.dtype == torch.float64 else torch.float32
-        dout = self.block.unpacked(grad)
-        dout = dout.view(*self.q.shape[:5], dout.shape[-1])
+    def backward(self, grad: Tensor, found: Sequence[Tensor], extra: _Pair | None = None) -> _Pair | None:
+        """
+        Write the gradients of its rows into `found`, those of q, k and v; gives those of the context's keys and values.
+
+        `extra` is what replies add to those of their prompts.
+        """
+        dout = self.block.unpacked(grad).unflatten(3, self.q.shape[3:5])
         dq = torch.empty_like(self.q)
-        dk, dv = (torch.zeros(x.shape, dtype=exact, device=x.device) for x in (self.keys, self.values))
-        if self.extra:
-            dk += self.extra[0].view_as(dk)
-            dv += self.extra[1].view_as(dv)
-        shared = None
-        if self.context_keys is not None and self.context_values is not None:
-            shared = tuple(
-                torch.zeros(x.shape, dtype=exact, device=x.device)
-                for x in (self.context_keys, self.context_values)
-            )
+        own = _zeros(self.keys, self.values)
+        shared = None if self.context_keys is None else _zeros(self.context_keys, self.context_values)
+        for total, more in zip(own, extra or (), strict=False):
+            total += more.view_as(total)
         for a, b in self.spans():
             q = self.queries(a, b)
             do = dout[:, :, a:b].permute(0, 3, 1, 2, 4, 5).contiguous()
             chances, slope = self.chances(q, a, b)
             dscores = self._dscores(do, chances, slope, b)
-            dq[:, :, a:b] = (
-                self._weighed(dscores, self.keys, self.context_keys, b).permute(0, 2, 3, 1, 4, 5)
-                * self.kind.scale
-            )
-            for total, common, weights, rows in ((dk, 0, dscores, q), (dv, 1, chances, do)):
+            pull = self._weighed(dscores, self.keys, self.context_keys, b)
+            dq[:, :, a:b] = pull.permute(0, 2, 3, 1, 4, 5) * self.kind.scale
+            for i, (weights, rows) in enumerate(((dscores, q), (chances, do))):
                 mine = weights[..., self.context : self.context + b].flatten(3, 4)
-                total[:, :, :, :b] += torch.matmul(mine.mT, rows.flatten(3, 4))
+                own[i][:, :, :, :b] += torch.matmul(mine.mT, rows.flatten(3, 4))
                 if shared:
-                    theirs = weights[..., : self.context].reshape(shared[0].shape[0], -1, self.context)
-                    shared[common].add_(torch.bmm(theirs.mT, rows.view(theirs.shape[0], -1, rows.shape[-1])))
-        self.context_grads = shared
+                    theirs = weights[..., : self.context].reshape(len(shared[i]), -1, self.context)
+                    shared[i].add_(torch.bmm(theirs.mT, rows.view(len(shared[i]), -1, rows.shape[-1])))
         self.block.pack(dq.flatten(3, 4), found[0])
-        self.block.pack(dk.permute(0, 2, 3, 1, 4), found[1])
-        self.block.pack(dv.permute(0, 2, 3, 1, 4), found[2])
+        for total, row in zip(own, found[1:], strict=True):
+            self.block.pack(total.permute(0, 2, 3, 1, 4), row)
+        return shared
 
     def _dscores(self, do: Tensor, chances: Tensor, slope: Tensor | None, b: int) -> Tensor:
         dchances = self._products(do, self.values, self.context_values, b)
-        found = torch._softmax_backward_data(dchances, chances, -1, chances.dtype)
+        found = torch.ops.aten._softmax_backward_data(dchances, chances, -1, chances.dtype)
         return found if slope is None else found * slope

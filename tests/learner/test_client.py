@@ -52,7 +52,7 @@ def batches(monkeypatch):
 
 def test_what_is_asked_in_the_same_moment_is_one_batch_in_order(batches):
     asks = [request(text, i) for i in range(3) for text in ("b", "a")]
-    replies = asked(stack(TorchClient(policy())), asks)
+    replies = asked(stack(TorchClient(policy()), concurrency=1), asks)
     assert batches == [[("a", 0), ("a", 1), ("a", 2), ("b", 0), ("b", 1), ("b", 2)]]
     assert all(reply.encoded for reply in replies)
 

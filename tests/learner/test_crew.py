@@ -185,7 +185,7 @@ def start(tmp_path: Path, *arguments: Any) -> list[BaseProcess]:
 
 def test_a_launcher_starts_it_and_process_0_prints(model: str, tmp_path: Path) -> None:
     command = [
-        *(sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2", "--master-port", "0"),
+        *(sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2", "--standalone"),
         *(
             "-m",
             "--",

@@ -1,25 +1,37 @@
 """
-What earlier steps taught about examples. Axis 1 (select) reads it; only the loop writes it, once a step.
+What earlier steps taught about examples. Axes 1 and 2 (select, plan) read it; only the loop writes it, once a step.
 
 A success is a rollout with the full reward: 1 or more. A reward in between counts as a failure here, and a
 reward that is not valid counts for nothing. Where rewards have a meaning within their group only
 (`Reward.relative`), there is nothing to learn from them about an example.
 """
 
+import math
 from collections import defaultdict
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import asdict, dataclass, field, replace
-from typing import Annotated, Any
+from typing import Annotated, Any, TypeVar
 
 from pydantic import BaseModel, Field, ValidationError
 
 from toolkit.errors import ArtifactError
-from toolkit.types import Group
+from toolkit.types import Group, Rollout
 
 FULL = 1.0
 
 Count = Annotated[int, Field(ge=0)]
 Weight = Annotated[float, Field(ge=0, allow_inf_nan=False)]
+F = TypeVar("F", bound=Callable[..., Any])
+
+
+def recalls(*names: str) -> Callable[[F], F]:
+    """Declare which of `Memory`'s collections a plan reads; those that no part declares stay empty."""
+
+    def declared(part: F) -> F:
+        part.recalls = frozenset(names)  # pyright: ignore[reportFunctionMemberAccess]
+        return part
+
+    return declared
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,7 +40,8 @@ class Record:
     What is known of one example.
 
     `alpha` and `beta` are VADE's fading counts of successes and failures, `visits` the steps that it was in,
-    `solved` whether every rollout of every visit had the full reward, `last` the round of the latest visit.
+    `solved` whether every rollout of every visit had the full reward, `last` the round of the latest visit, `mean` the
+    mean reward that it had then.
     """
 
     alpha: Weight = 0.0
@@ -36,9 +49,11 @@ class Record:
     visits: Count = 0
     solved: bool = False
     last: Count = 0
+    mean: Annotated[float, Field(allow_inf_nan=False)] = 0.0
 
     def after(self, rewards: Iterable[float], lam1: float, round: int) -> "Record":
         """The record after a visit with these rewards."""
+        rewards = list(rewards)
         full = [reward >= FULL for reward in rewards]
         return Record(
             lam1 * self.alpha + sum(full),
@@ -46,7 +61,16 @@ class Record:
             self.visits + 1,
             all(full) and (self.solved or not self.visits),
             round,
+            math.fsum(rewards) / len(rewards),
         )
+
+
+@dataclass(frozen=True, slots=True)
+class Worked:
+    """An answer that had the full reward, and what was asked."""
+
+    question: str
+    answer: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,10 +80,18 @@ class Memory:
 
     A round is as many steps as it takes to see as many examples as there are: an epoch, where examples are
     drawn without replacement. The loop says when one ends (`next_round`).
+
+    What only plans that declare it (`recalls`) keep: `recent` are mean rewards of the latest groups; `worked` the
+    latest solution of each example; `leftover` groups that a step sampled and did not use; `buffer` rollouts that
+    had an advantage, which their score keeps as the part "stored".
     """
 
     records: Mapping[str, Record] = field(default_factory=dict)
     round: Count = 0
+    recent: tuple[float, ...] = ()
+    worked: Mapping[str, Worked] = field(default_factory=dict)
+    leftover: tuple[Group, ...] = ()
+    buffer: tuple[Rollout, ...] = ()
 
     def of(self, example: str) -> Record:
         """The record of an example, an empty one if it was never visited."""
@@ -97,6 +129,10 @@ class Memory:
         return {
             "round": self.round,
             "records": {id: asdict(record) for id, record in sorted(self.records.items())},
+            "recent": list(self.recent),
+            "worked": {id: asdict(each) for id, each in sorted(self.worked.items())},
+            "leftover": [asdict(each) for each in self.leftover],
+            "buffer": [asdict(each) for each in self.buffer],
         }
 
     @classmethod
@@ -108,9 +144,13 @@ class Memory:
             first = error.errors(include_url=False)[0]
             where = ".".join(map(str, first["loc"]))
             raise ArtifactError(f"This memory of a run can't be read ({where}: {first['msg']}).") from error
-        return cls(saved.records, saved.round)
+        return cls(saved.records, saved.round, saved.recent, saved.worked, saved.leftover, saved.buffer)
 
 
 class _Saved(BaseModel, extra="forbid"):
     round: Count
     records: dict[str, Record]
+    recent: tuple[float, ...] = ()
+    worked: dict[str, Worked] = {}
+    leftover: tuple[Group, ...] = ()
+    buffer: tuple[Rollout, ...] = ()

@@ -1,8 +1,16 @@
 """
 Axis 2, plan: how many rollouts each example gets, and which examples are tried in place of others.
 
-    fixed        the same number for each
-    refill       as fixed, and more rows until enough groups are mixed (DAPO)
+    fixed             the same number for each                                         GRPO (arXiv 2402.03300)
+    refill            as fixed, and more rows until enough groups are mixed            DAPO (arXiv 2503.14476)
+    refill_imperfect  the same, until enough are not all right                         NGRPO (arXiv 2509.18851)
+    anchored          as fixed, and a reference answer in each group, or in hard ones  GRAO, DaGRPO
+    listed            all answers that a row lists, in place of drawn ones             RIFT (arXiv 2505.03344)
+    delegated         as fixed, and groups of the runs that these delegated            M-GRPO (arXiv 2511.13288)
+
+More in `plan_hints` (rows that are asked otherwise) and `plan_past` (rollouts of earlier steps). What plans are made
+of:
+
     phased       the rollouts of a batch in phases: after the first, they go where uncertainty is (XRPO)
     refilled     examples without signal are replaced by others, until enough have some
 
@@ -12,14 +20,27 @@ n rollouts of one example, s their standard deviation (n - 1), T rollouts of the
 import math
 import statistics
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from functools import cache
 from itertools import islice
 
-from toolkit.types import Example, Group, Plan, Rollout, T
+import numpy as np
+
+from toolkit.errors import TaskError
+from toolkit.groups.memory import Memory
+from toolkit.types import Example, Group, Plan, Rollout, Score, T
 
 Draw = Callable[[Example, int, int], Plan[tuple[Rollout, ...]]]
 """`draw(example, start, count)`: rollouts of an example with the sample indices start ... start + count - 1."""
+Give = Callable[[Example, str], Plan[Rollout]]
+"""`give(example, answer)`: a graded rollout that says this, in tokens, without log-probabilities (NaN)."""
+GIVEN = "given"
+"""`Rollout.version` of what nobody drew."""
+
+
+def _cannot(example: Example, answer: str) -> Plan[Rollout]:
+    raise TaskError(f"Row {example.id!r}: answers that are given can't be learned from here.")
+    yield
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,13 +48,18 @@ class Asked:
     """
     What a step may sample: `queue` are rows in the order of choice, `wanted` how many of them make a step.
 
-    `size` is rollouts of each. `draw` is that of this module; rewards are graded as they are drawn.
+    `size` is rollouts of each. `draw` and `give` are those of this module; rewards are graded as they are drawn.
+    `memory` is what earlier steps taught, `done` the share of the run's steps that are over, `rng` the step's own.
     """
 
     queue: tuple[Example, ...]
     wanted: int
     size: int
     draw: Draw
+    give: Give = _cannot
+    memory: Memory = field(default_factory=Memory)
+    done: float = 1.0
+    rng: np.random.Generator = field(default_factory=lambda: np.random.default_rng(0))
 
     def group(self, example: Example) -> Plan[Group]:
         """All rollouts of one row."""
@@ -53,6 +79,85 @@ def refill(asked: Asked) -> Plan[list[Group]]:
     Its cap on batches that are sampled for one is the length of the queue.
     """
     return (yield from refilled(asked.queue, asked.group, asked.wanted, lambda group: group.mixed))
+
+
+def refill_imperfect(asked: Asked, *, best: float = 1.0) -> Plan[list[Group]]:
+    """Groups until `wanted` of them are not all at the `best` reward, or the queue is empty; all-wrong ones count."""
+
+    def imperfect(group: Group) -> bool:
+        return any(reward < best for reward in group.rewards)
+
+    return (yield from refilled(asked.queue, asked.group, asked.wanted, imperfect))
+
+
+def anchored(asked: Asked, *, below: int | None = None, full: float = 1.0) -> Plan[list[Group]]:
+    """
+    As `fixed`, and the row's reference answer as one more member of each group.
+
+    With `below`, only of groups with fewer rewards of `full` than that. It is the row's "reference", else its target,
+    given and graded, never drawn: column `anchor` is 1 for it, and its old log-probability is the policy's own.
+    """
+
+    def study(example: Example) -> Plan[Group]:
+        group = yield from asked.group(example)
+        if below is not None and sum(reward >= full for reward in group.rewards) >= below:
+            return group
+        answer = yield from asked.give(example, str(example.metadata.get("reference", example.target)))
+        return replace(group, members=(*group.members, replace(answer, version=GIVEN)))
+
+    return (yield [study(example) for example in asked.queue[: asked.wanted]])
+
+
+def listed(asked: Asked) -> Plan[list[Group]]:
+    """
+    A group of all the answers that a row lists as "candidates", given in place of drawn ones.
+
+    Raises TaskError for a row without any.
+    """
+
+    def study(example: Example) -> Plan[Group]:
+        answers = example.metadata.get("candidates")
+        if not answers:
+            raise TaskError(f"Row {example.id!r} lists no candidates, which this method compares.")
+        found = yield [asked.give(example, str(answer)) for answer in answers]
+        return Group(example, found[0].role, tuple(replace(run, version=GIVEN) for run in found))
+
+    return (yield [study(example) for example in asked.queue[: asked.wanted]])
+
+
+def delegated(asked: Asked, *, depth: int | None = None) -> Plan[list[Group]]:
+    """
+    As `fixed`, and for each row a group of each role of the runs that its rollouts delegated.
+
+    The d runs that one rollout delegated to a role have a share of 1 / d each, column `share`. With `depth` D there are
+    D of them in place of d, as in the paper: D - d are copied, or d - D dropped, at random.
+    """
+    groups = yield from fixed(asked)
+    return [each for group in groups for each in (group, *_delegated(group, depth, asked.rng))]
+
+
+def marked(run: Rollout, **parts: float) -> Rollout:
+    """The rollout, with more parts of its score, which columns are made of."""
+    score = run.score or Score(0.0, valid=False)
+    return replace(run, score=replace(score, parts={**score.parts, **parts}))
+
+
+def _delegated(group: Group, depth: int | None, rng: np.random.Generator) -> list[Group]:
+    levels: dict[str, list[Rollout]] = {}
+    for run in group.members:
+        calls = [call for step in run.steps for call in step.calls]
+        for role in dict.fromkeys(call.role for call in calls):
+            mine = [call for call in calls if call.role == role]
+            chosen = mine if depth is None else [mine[i] for i in aligned(len(mine), depth, rng)]
+            levels.setdefault(role, []).extend(marked(call, share=1 / len(chosen)) for call in chosen)
+    return [Group(group.example, role, tuple(members)) for role, members in levels.items()]
+
+
+def aligned(count: int, depth: int, rng: np.random.Generator) -> list[int]:
+    """`depth` of so many: some copied at random where there are fewer, some left out where there are more."""
+    if count >= depth:
+        return sorted(rng.choice(count, depth, replace=False).tolist())
+    return sorted([*range(count), *rng.choice(count, depth - count).tolist()])
 
 
 def half_width(rewards: Sequence[float], alpha: float = 0.05) -> float:
@@ -106,14 +211,25 @@ def allocate(
     return tuple(now - before for now, before in zip(counts, start, strict=True))
 
 
+def _as_it_is(example: Example, runs: tuple[Rollout, ...]) -> Example:
+    return example
+
+
 def phased(
-    draw: Draw, examples: Sequence[Example], budget: int, first: int, phases: int, most: int
+    draw: Draw,
+    examples: Sequence[Example],
+    budget: int,
+    first: int,
+    phases: int,
+    most: int,
+    dress: Callable[[Example, tuple[Rollout, ...]], Example] = _as_it_is,
 ) -> Plan[list[tuple[Rollout, ...]]]:
     """
     The rollouts of each example, in order: `budget` of them in all, unless `most` for each stops it.
 
     The first of the `phases` draws `first` of each example. Every later one looks at the rewards so far and
-    deals out its equal share of what is left by `allocate`. A phase waits for the one before. Rewards must be
+    deals out its equal share of what is left by `allocate`; `dress` may make another question of an example, by what
+    was drawn of it. A phase waits for the one before. Rewards must be
     graded as they are drawn, so a relative judge does not fit. ValueError where the numbers can't work.
     """
     left = budget - first * len(examples)
@@ -127,7 +243,7 @@ def phased(
         rewards = [Group(e, "", found).rewards for e, found in zip(examples, runs, strict=True)]
         counts = allocate(rewards, share, most, drawn=[len(found) for found in runs])
         chosen = [i for i, count in enumerate(counts) if count]
-        drawn = yield [draw(examples[i], len(runs[i]), counts[i]) for i in chosen]
+        drawn = yield [draw(dress(examples[i], runs[i]), len(runs[i]), counts[i]) for i in chosen]
         for i, new in zip(chosen, drawn, strict=True):
             runs[i] = (*runs[i], *new)
     return runs

@@ -35,7 +35,7 @@ def test_the_fading_weights_are_parameters():
     memory = Memory({"a": Record(1.0, 1.0), "b": Record(1.0, 1.0)}).after(
         [group("a", 1, 0)], lam1=0.5, lam2=0
     )
-    assert memory.records == {"a": Record(1.5, 1.5, 1), "b": Record()}
+    assert memory.records == {"a": Record(1.5, 1.5, 1, mean=0.5), "b": Record()}
 
 
 def test_the_memory_before_is_left_as_it_was():
@@ -45,17 +45,19 @@ def test_the_memory_before_is_left_as_it_was():
 
 
 def test_only_the_full_reward_is_a_success():
-    assert Memory().after([group("a", 1.0, 0.999, 0.0, 1.5)]).of("a") == Record(2.0, 2.0, 1)
+    assert Memory().after([group("a", 1.0, 0.999, 0.0, 1.5)]).of("a") == Record(2.0, 2.0, 1, mean=0.87475)
 
 
 def test_rewards_that_are_not_valid_count_for_nothing():
-    assert Memory().after([group("a", 1, None), group("b", None)]) == Memory({"a": Record(1, 0, 1, True)})
+    assert Memory().after([group("a", 1, None), group("b", None)]) == Memory(
+        {"a": Record(1, 0, 1, True, mean=1)}
+    )
     known = Memory({"a": Record(1, 0, 1, True)})
     assert known.after([group("a", None, None)]).of("a") == Record(0.999, 0, 1, True), "that is no visit"
 
 
 def test_groups_of_one_example_in_one_step_are_one_visit():
-    assert Memory().after([group("a", 1, 1), group("a", 1, 0)]).of("a") == Record(3, 1, 1, False)
+    assert Memory().after([group("a", 1, 1), group("a", 1, 0)]).of("a") == Record(3, 1, 1, False, mean=0.75)
 
 
 @given(st.lists(st.lists(st.booleans(), min_size=1, max_size=4), min_size=1, max_size=6))
@@ -75,7 +77,9 @@ def test_age_counts_rounds_since_the_latest_visit():
 
 
 NUMBERS = st.floats(0, 1e6)
-RECORDS = st.builds(Record, NUMBERS, NUMBERS, st.integers(0, 99), st.booleans(), st.integers(0, 99))
+RECORDS = st.builds(
+    Record, NUMBERS, NUMBERS, st.integers(0, 99), st.booleans(), st.integers(0, 99), st.floats(-9, 9)
+)
 
 
 @given(st.builds(Memory, st.dictionaries(st.text(), RECORDS), st.integers(0, 99)))

@@ -1,0 +1,63 @@
+"""
+Axis 2, plan: rollouts of earlier steps. See `toolkit.groups.plan`; what they read is in `toolkit.groups.memory`.
+
+    recovered    groups that the last step sampled and did not use       Confucius3-Math (arXiv 2506.18330)
+    buffered     rollouts with an advantage, in place of dead groups     Skywork R1V2 (arXiv 2504.16656)
+"""
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from toolkit.groups.memory import recalls
+from toolkit.groups.plan import Asked
+from toolkit.types import Example, Group, Note, Plan, Rollout
+
+LATER = "later"
+"""Topic of the note that says which groups are for the next step."""
+REPLAYED = "replayed"
+"""`Group.role` of rollouts of earlier steps."""
+
+
+@recalls("leftover")
+def recovered(asked: Asked) -> Plan[list[Group]]:
+    """
+    `wanted` mixed groups: first those left from the last step, then of new rows, which are sampled in batches.
+
+    A batch is `wanted` rows, until there are enough or the queue is empty; what is too much is noted for the next
+    step, and what is not mixed stands behind, for `keep` to leave out. What was left was drawn by the policy before:
+    the paper describes no correction of that.
+    """
+    found, dead = list(asked.memory.leftover), []
+    for start in range(0, len(asked.queue), asked.wanted):
+        if len(found) >= asked.wanted:
+            break
+        drawn = yield [asked.group(row) for row in asked.queue[start : start + asked.wanted]]
+        found += [group for group in drawn if group.mixed]
+        dead += [group for group in drawn if not group.mixed]
+    yield Note(LATER, found[asked.wanted :])
+    return [*found[: asked.wanted], *dead]
+
+
+@recalls("buffer")
+def buffered(asked: Asked, *, capacity: int = 1024) -> Plan[list[Group]]:
+    """
+    As `fixed`, and for each group that is not mixed as many rollouts of the buffer, if there are any.
+
+    `keep` leaves out what is not mixed. They are drawn in proportion to |A|, none twice in a step. A reconstruction: the paper's `capacity`, share and age
+    of what is replayed are not known; the oldest of `capacity` rollouts make room for new ones.
+    """
+    groups = yield [asked.group(example) for example in asked.queue[: asked.wanted]]
+    missing = asked.size * sum(not group.mixed for group in groups)
+    chosen = drawn_by_advantage(asked.memory.buffer, missing, asked.rng)
+    again = [tuple(chosen[i : i + asked.size]) for i in range(0, len(chosen), asked.size)]
+    return [*groups, *(Group(Example(REPLAYED, ()), REPLAYED, each) for each in again)]
+
+
+def drawn_by_advantage(buffer: Sequence[Rollout], count: int, rng: np.random.Generator) -> list[Rollout]:
+    """So many rollouts, drawn with probabilities in proportion to |A|, none twice; all where there are fewer."""
+    weight = np.abs([run.score.parts["stored"] for run in buffer if run.score])
+    count = min(count, len(weight))
+    if not count:
+        return []
+    return [buffer[i] for i in rng.choice(len(weight), count, replace=False, p=weight / weight.sum())]
