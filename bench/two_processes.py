@@ -74,7 +74,15 @@ def side(folder: Path, short: bool) -> None:
 def two(short: bool) -> dict[str, Tensor]:
     """The gradients by two processes, as torchrun starts them."""
     with tempfile.TemporaryDirectory() as folder:
-        launch = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2", "--standalone", "--"]
+        launch = [
+            sys.executable,
+            "-m",
+            "torch.distributed.run",
+            "--nproc-per-node",
+            "2",
+            "--standalone",
+            "--",
+        ]
         told = [str(ROOT / "bench" / "two_processes.py"), folder, "quick" if short else "full"]
         environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
         subprocess.run([*launch, *told], check=True, env=environment, timeout=1800)

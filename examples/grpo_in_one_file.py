@@ -1,5 +1,5 @@
 """
-GRPO in one file: what `edgewise improve --by weights` does in every step, by the same functions, with nothing around it.
+GRPO in one file: what `edgewise improve --by weights` does in every step, by the same functions and nothing around it.
 
     python examples/grpo_in_one_file.py                       SmolLM2-135M learns to keep its sentences short
     python examples/grpo_in_one_file.py some/model/directory  any causal model with a chat template

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from learner.config import WeightsConfig
+from learner.crew import Lead, follow, leading
 from learner.forecast import forecast
 from learner.job import Job, layered
 from learner.ranks import RANK, Ranks, ranks, started
@@ -51,15 +52,13 @@ class Weights:
 
     def improve(self, run: Path | None, replay: Path | None, lib: str | None = None) -> Finished:
         """Train and measure; the result has `improved` beside its lines and data."""
-        from learner.crew import leading
-
         together = ranks()
         if together.rank:
             raise SystemExit(_followed(together))
         with leading(together) as lead:
             return self._improve(run, replay, lib, lead)
 
-    def _improve(self, run: Path | None, replay: Path | None, lib: str | None, lead: "Lead") -> Finished:
+    def _improve(self, run: Path | None, replay: Path | None, lib: str | None, lead: Lead) -> Finished:
         from learner.loop import learn
 
         _no_library(lib)
@@ -99,8 +98,6 @@ def _check_models(config: WeightsConfig) -> None:
 
 def _followed(together: Ranks) -> int:
     """Follow process 0, which says what there is to say; the exit code."""
-    from learner.crew import follow
-
     try:
         follow(together)
     except LostProcess as error:

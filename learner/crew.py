@@ -44,7 +44,8 @@ class Lead:
     """Process 0's word to the others. `result` is what they end with."""
 
     def __init__(self, ranks: Ranks):
-        self.ranks, self.result = ranks, None
+        self.ranks = ranks
+        self.result: Any = None
         self._one = Lock()  # a user who interrupts twice ends a run while a thread of it still works
 
     def make(self, config: WeightsConfig, method: Method) -> Engine:
@@ -170,7 +171,9 @@ def _restore(engine: Engine, path: Path) -> dict[str, Any]:
         for p, known in zip(parameters, shapes, strict=True):
             for name, (shape, dtype) in known.items():
                 optimizer.state[p][name] = torch.empty(shape, dtype=dtype, device=p.device)
-    moments = [optimizer.state[p][name] for p, known in zip(parameters, shapes, strict=True) for name in known]
+    moments = [
+        optimizer.state[p][name] for p, known in zip(parameters, shapes, strict=True) for name in known
+    ]
     ranks.copy([*(p.data for p in parameters), *moments])
     policy.refresh()
     return state

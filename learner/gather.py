@@ -4,15 +4,21 @@ From finished groups to a batch: the table that axes 3 to 6 read, and the sequen
 N rollouts, M steps of them, B = M sequences.
 """
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+import json
+import unicodedata
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from math import inf, nan
+from typing import Any
+from zlib import crc32
 
 import numpy as np
 
 from learner.batch import Batch
 from learner.method import Method, credited
+from toolkit.groups.plan import GIVEN
 from toolkit.groups.table import Table
-from toolkit.types import Encoded, Group, Rollout
+from toolkit.types import Encoded, Group, Message, Rollout, Step
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,22 +31,55 @@ class Member:
     steps: tuple[Encoded, ...]
 
     @property
+    def parts(self) -> Mapping[str, float]:
+        """Named parts of its score."""
+        return self.run.score.parts if self.run.score else {}
+
+    @property
+    def given(self) -> bool:
+        """Whether it is an answer that nobody drew."""
+        return self.run.version == GIVEN
+
+    @property
     def length(self) -> int:
         """Tokens that the policy wrote."""
         return sum(len(step.reply) for step in self.steps)
 
     @property
     def logp(self) -> float:
-        """Mean log-probability of a token under the policy that drew it; 0 where nothing was written."""
-        return sum(sum(step.logprobs) for step in self.steps) / max(1, self.length)
+        """Mean log-probability of a token under the policy that drew it; 0 where nothing was written or drawn."""
+        return 0.0 if self.given else sum(sum(step.logprobs) for step in self.steps) / max(1, self.length)
 
 
 COLUMNS: dict[str, Callable[[Member], float]] = {
     "length": lambda member: float(member.length),
     "mean_logp": lambda member: member.logp,
     "finished": lambda member: float(member.run.stop == "stop"),
+    "anchor": lambda member: float(member.given),
+    "share": lambda member: member.parts.get("share", 1.0),
+    "stored": lambda member: member.parts.get("stored", nan),
+    "trait": lambda member: inf if member.given else member.parts.get("trait", member.logp),
+    "choice": lambda member: float(crc32(spelt(member.run.answer).encode())),
 }
-"""Columns of a table, (N,), that are computed where a method reads them."""
+"""
+Columns of a table, (N,), that are computed where a method reads them.
+
+`share` is the part of a parent's mass that a delegated run has, `stored` the advantage of an earlier step, `trait` what
+tells runs apart (a part of the score by that name, else the mean log-probability), `choice` a number for each answer.
+"""
+STEP_COLUMNS: dict[str, Callable[[Member], Sequence[Any]]] = {
+    "state": lambda member: [_shown(step) for step in _encoded(member.run)],
+    "action": lambda member: [action(step.said) for step in _encoded(member.run)],
+    "observation": lambda member: [*(_shown(step) for step in _encoded(member.run)[1:]), None],
+    "step_reward": lambda member: _by_step(member, "step_reward", member.reward),
+    "partner_reward": lambda member: _by_step(member, "partner_reward", 0.0),
+}
+"""
+Columns of a table, (M,), as above: what an agent was shown last before a step, what it did, what it was shown then.
+
+The reward of a step is the part "step_reward N" of the score, N from 0, and the partner's "partner_reward N"; without
+any such part the last step has all of the reward, and the partner none.
+"""
 
 
 def members(groups: Sequence[Group]) -> list[Member]:
@@ -60,7 +99,13 @@ def table(found: Sequence[Member], method: Method, distances: Sequence[float] | 
     if distances is not None:
         columns["kl"] = list(distances)
     rollout = [i for i, member in enumerate(found) for _ in member.steps]
-    return Table.of([m.group for m in found], [m.reward for m in found], rollout, **columns)
+    of_steps = {
+        name: _column([value for member in found for value in get(member)])
+        for name, get in STEP_COLUMNS.items()
+        if name in method.needs
+    }
+    made = Table.of([m.group for m in found], [m.reward for m in found], rollout, **columns)
+    return replace(made, step_columns=of_steps)
 
 
 def batch(found: Sequence[Member], method: Method, distances: Sequence[float] | None = None) -> Batch | None:
@@ -76,14 +121,59 @@ def batch(found: Sequence[Member], method: Method, distances: Sequence[float] | 
     chosen = [steps[i] for i in rows]
     # A column of rollouts is one of sequences, where weights or losses read it.
     of_runs = {name: values[known.rollout[rows]] for name, values in known.columns.items()}
-    of_steps = {name: values[rows] for name, values in known.step_columns.items()}
+    of_steps = {n: values[rows] for n, values in known.step_columns.items() if values.dtype != object}
     return Batch.of(
         [step.prompt for step in chosen],
         [step.reply for step in chosen],
         known.step_group[rows].tolist(),
         credit[rows].tolist(),
         reward=known.reward[known.rollout[rows]],
+        rollout=known.rollout[rows],
         sampler_logp=[step.logprobs for step in chosen],
         **of_runs,
         **of_steps,
     )
+
+
+def action(said: Message) -> str:
+    """What a message does, spelt so that equal actions are equal texts: its calls, else its words."""
+    if not said.tool_calls:
+        return spelt(said.content)
+    return " ".join(f"{call.name} {_sorted(call.arguments)}" for call in said.tool_calls)
+
+
+def spelt(text: str) -> str:
+    """The text in normal form, with single spaces."""
+    return " ".join(unicodedata.normalize("NFC", text).split())
+
+
+def _sorted(arguments: str) -> str:
+    try:
+        return json.dumps(json.loads(arguments), sort_keys=True)
+    except ValueError:
+        return spelt(arguments)
+
+
+def _encoded(run: Rollout) -> list[Step]:
+    """The steps that are sequences."""
+    return [step for step in run.steps if step.encoded and step.encoded.reply]
+
+
+def _shown(step: Step) -> str:
+    return spelt(step.seen[-1].content) if step.seen else ""
+
+
+def _by_step(member: Member, name: str, whole: float) -> list[float]:
+    numbers = range(len(member.steps))
+    if any(key.startswith(f"{name} ") for key in member.parts):
+        return [member.parts.get(f"{name} {number}", 0.0) for number in numbers]
+    return [whole if number == numbers[-1] else 0.0 for number in numbers]
+
+
+def _column(values: Sequence[Any]) -> np.ndarray:
+    """(M,) of numbers, or of whatever they are."""
+    if all(isinstance(value, float) for value in values):
+        return np.asarray(values, np.float64)
+    found = np.empty(len(values), object)
+    found[:] = values
+    return found

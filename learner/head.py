@@ -101,8 +101,10 @@ class _Scored(torch.autograd.Function):
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
-        grad, spread_grad = grads
+    def backward(  # pyright: ignore[reportIncompatibleMethodOverride]
+        ctx: Any, *grad_outputs: Tensor
+    ) -> tuple[Tensor | None, ...]:
+        grad, spread_grad = grad_outputs
         states, weight, bias, rows, targets, norm, spread = ctx.saved_tensors
         head, chunk = ctx.head, ctx.chunk
         wants_states, wants_weight, wants_bias = ctx.needs_input_grad[:3]

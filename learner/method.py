@@ -36,21 +36,21 @@ from torch import Tensor
 from learner import loss, penalty, weigh
 from learner.batch import Tokens
 from toolkit.errors import ConfigError
-from toolkit.groups import advantage, credit, keep, plan, select, shape
+from toolkit.groups import advantage, credit, keep, plan, plan_hints, plan_past, select, shape
 from toolkit.groups.table import Table, reads
 from toolkit.load import meant
 
 Part = Callable[..., Any]
-HOMES: Mapping[str, ModuleType] = {
-    "select": select,
-    "plan": plan,
-    "shape": shape,
-    "keep": keep,
-    "advantage": advantage,
-    "credit": credit,
-    "weigh": weigh,
-    "loss": loss,
-    "penalties": penalty,
+HOMES: Mapping[str, tuple[ModuleType, ...]] = {
+    "select": (select,),
+    "plan": (plan, plan_hints, plan_past),
+    "shape": (shape,),
+    "keep": (keep,),
+    "advantage": (advantage,),
+    "credit": (credit,),
+    "weigh": (weigh,),
+    "loss": (loss,),
+    "penalties": (penalty,),
 }
 """Where the parts of each axis live."""
 AXES = tuple(HOMES)
@@ -65,7 +65,7 @@ class Method:
     What to sample, how runs are compared, and what is descended on.
 
     `paper` is an arXiv id, `differs` says in what from GRPO, `note` where paper and public code part, and which side
-    this is.
+    this is; `reconstructed` that the paper leaves formulas open, which are filled in here.
     `epochs` are passes over a batch, `minibatches` optimizer steps in each; beyond one in all, the ratio to the
     policy that sampled moves away from 1.
     """
@@ -73,6 +73,7 @@ class Method:
     paper: str
     differs: str = ""
     note: str = ""
+    reconstructed: bool = False
     select: Part = select.in_turn
     plan: Part = plan.fixed
     shape: Part = shape.raw
@@ -95,6 +96,11 @@ class Method:
     def needs(self) -> frozenset[str]:
         """Names of the columns that any part reads; the loop computes those and no others."""
         return frozenset().union(*(columns(part) for part in self.parts()))
+
+    @property
+    def recalls(self) -> frozenset[str]:
+        """Names of `toolkit.groups.memory.Memory`'s collections that any part reads; others stay empty."""
+        return frozenset().union(*(getattr(function(part), "recalls", ()) for part in self.parts()))
 
     @property
     def whole_groups(self) -> bool:
@@ -189,11 +195,11 @@ def _set(method: Method, path: Sequence[str], value: Any) -> Method:
 
 
 def choices(axis: str) -> dict[str, Part]:
-    """The parts of an axis by name: the public functions of its module that are called as its default is."""
-    home = HOMES[axis]
+    """The parts of an axis by name: the public functions of its modules that are called as its default is."""
     usual = {"penalties": penalty.kl3}.get(axis) or Method.__dataclass_fields__[axis].default
     return {
         name: found
+        for home in HOMES[axis]
         for name, found in vars(home).items()
         if inspect.isfunction(found)
         and found.__module__ == home.__name__

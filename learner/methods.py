@@ -4,6 +4,8 @@ The published methods, one expression each; see `learner.method` for the axes.
 Each is what its paper says of an update. Learning rates, group sizes and the number of optimizer steps for a batch are
 settings of the run: papers choose them for other models. With one step for a batch every ratio is 1, and methods that
 differ only in how they clip are the same.
+
+First what every learner has, then advantages and losses, credit over steps, and what to sample.
 """
 
 from collections.abc import Mapping
@@ -13,7 +15,7 @@ from functools import partial as p
 from learner import loss, penalty, weigh
 from learner.method import Method
 from toolkit.errors import ConfigError
-from toolkit.groups import advantage, keep, plan, shape
+from toolkit.groups import advantage, credit, keep, plan, plan_hints, plan_past, select, shape
 from toolkit.load import meant
 
 __all__ = ["METHODS", "find"]
@@ -157,6 +159,218 @@ vespo = Method(
     loss=loss.gamma_weighted,
     note="As TRL, which also multiplies the gate's ratio by what a sampler's numbers are off; here that is a weight "
     "of its own, as for every loss.",
+)
+
+# ---- advantages and losses --------------------------------------------------------------------------
+
+ngrpo = Method(
+    paper="2509.18851",
+    differs="a virtual best reward in each group, so that all-wrong ones are pushed down, clip 0.16/0.24, no KL",
+    plan=plan.refill_imperfect,
+    keep=keep.imperfect,
+    advantage=advantage.calibrated,
+    weigh=weigh.per_token,
+    loss=p(loss.clipped, low=0.16, high=0.24),
+    note="The sample deviation of the code; equation 6 divides by G + 1: advantage.ddof=0. Equation 8 prints max for "
+    "A < 0, which leaves no gradient; the code's min is used. The script leaves the trainer's entropy bonus of 0.001 "
+    "on, which no text mentions: penalties=entropy. The code gives a group of one its reward, here 0.",
+)
+
+drpo = Method(
+    paper="2510.04474",
+    differs="right answers weighed by length, against the likeliest wrong ones; a squared-hinge trust region, no KL",
+    advantage=advantage.decoupled,
+    weigh=weigh.per_group,
+    loss=loss.discriminated,
+    penalties=(penalty.trust_region,),
+    minibatches=4,
+    note="The code's surrogate has this gradient and another value. tau=10 is the script's, 1 the configuration's. Its "
+    "C is the padded width; here the most tokens of a reply. Its KL is a mean over tokens; here over groups, as "
+    "the loss is. At the first of the minibatches the trust region does nothing.",
+)
+
+grao = Method(
+    paper="2508.07750",
+    differs="a reference answer in each group: exploration, imitation and alignment terms; no ratio, no clip, no KL",
+    plan=plan.anchored,
+    advantage=advantage.referred,
+    weigh=weigh.per_group,
+    loss=loss.plain,
+    note="No code is public. The paper does not say whether the reference is in mean and deviation: it is here, as "
+    "without it the third term loses its reference and equal groups blow up: advantage.pooled=false.",
+)
+
+confucius3_math = Method(
+    paper="2506.18330",
+    differs="advantage by hardness without a deviation, entropy held at a target, leftover groups used in the next step",
+    plan=plan_past.recovered,
+    keep=keep.mixed,
+    advantage=advantage.by_hardness,
+    weigh=weigh.per_token,
+    loss=p(loss.clipped, high=0.28),
+    penalties=(penalty.targeted_entropy,),
+    note="The objective is printed without a normaliser: the mean over tokens and the clip are those of DAPO, which it "
+    "refers to; weigh=summed is nearer to the print. The paper has the entropy target in its first stage only, "
+    "the rest in its third.",
+)
+
+rift = Method(
+    paper="2505.03344",
+    differs="all answers of a listed set, each with its probability among them, dual clip, no KL",
+    plan=plan.listed,
+    advantage=p(advantage.standardised, eps=1e-5, ddof=0),
+    loss=loss.enumerated,
+    note="As the code, whose candidates are trajectories under one softmax. Here they are replies, and the softmax is "
+    "over their log-probabilities; each counts the same, not by its probability.",
+)
+
+reg_grpo = Method(
+    paper="2506.07464",
+    differs="the log-ratio regressed on the advantage in place of ratio and clip",
+    advantage=p(advantage.standardised, eps=1e-8, ddof=0),
+    keep=keep.mixed,
+    loss=loss.regressed,
+    penalties=(p(penalty.kl3, beta=0.1),),
+    note="The notes' formula; code is not public. With both deviations it is 2 - 2 corr(R, d). eps holds the step "
+    "where replies hardly moved; at the first step of a batch, where none has, it is the policy gradient.",
+)
+
+unlikely = Method(
+    paper="2506.02355",
+    differs="rewards of likely replies are lowered by rank, after dead groups are left out; KL 0.1, two epochs",
+    plan=plan.refill,
+    shape=shape.unlikely,
+    keep=keep.mixed,
+    advantage=p(advantage.standardised, eps=1e-6),
+    penalties=(p(penalty.kl3, beta=0.1),),
+    epochs=2,
+    note="Ranks from 1 by the mean log-probability of a token, as in the code; the text says from 0 as well: "
+    "shape.first=0.",
+)
+
+dagrpo = Method(
+    paper="2512.06337",
+    differs="no gradient for right and wrong replies that are too alike; a reference answer in groups without a right one",
+    plan=p(plan.anchored, below=1),
+    advantage=advantage.distinctive,
+    reconstructed=True,
+    note="A reconstruction from the abstract: score, threshold and formulas are not known. The score is the part trait "
+    "of a reward, else the mean log-probability; a rollout counts if any of the other kind is tau away.",
+)
+
+skywork_r1v2 = Method(
+    paper="2504.16656",
+    differs="rollouts of earlier steps in place of dead groups, by |A|; the ratio is to the policy that drew each, no KL",
+    plan=plan_past.buffered,
+    keep=keep.mixed_or_stored,
+    advantage=advantage.stored,
+    loss=loss.clipped_to_sampler,
+    reconstructed=True,
+    note="A reconstruction: capacity, share and age of what is replayed are not known, nor a correction for its age; "
+    "ours keeps the advantage of then. Its stage of preferences (MPO) comes before and is no part of this.",
+)
+
+advantage_alignment = Method(
+    paper="2511.19405",
+    differs="credit of a step for what it does for a partner's, return minus that of the others at the same step, no KL",
+    advantage=advantage.zero,
+    credit=credit.aligned,
+    weigh=weigh.per_token,
+    loss=loss.plain,
+    note="Weights are discounted once more where the step itself is left out, as in the code; its text does not. The "
+    "first version had credit.inclusive=true. A game alone in its group gets 0, in the code its return.",
+)
+
+# ---- credit over steps ------------------------------------------------------------------------------
+
+gigpo = Method(
+    paper="2505.10978",
+    differs="and steps from the same state are compared with each other; mean over tokens, KL 0.01",
+    advantage=p(advantage.standardised, eps=1e-6),
+    credit=credit.at_anchors,
+    weigh=weigh.per_token,
+    penalties=(p(penalty.kl3, beta=0.01),),
+    note="The paper's mean is over rollouts; its code's over steps: advantage=by_steps. Without deviations: "
+    "credit.scaled=false and advantage=centred. States are equal; credit.threshold=0.9 takes alike texts, linked "
+    "in any order, credit.greedy=true clusters as the code, where order decides. A penalty of a step belongs to "
+    "its reward and is discounted; the code takes it off afterwards.",
+)
+
+salt = Method(
+    paper="2510.20022",
+    differs="steps that several rollouts share get the mean of their advantages",
+    advantage=p(advantage.standardised, eps=1e-6),
+    credit=credit.merged,
+    reconstructed=True,
+    note="A reconstruction from two third parties that agree; no code is public and the paper's window is not known: 3 "
+    "is theirs. Texts are matched exactly, where the paper uses embeddings for free text.",
+)
+
+m_grpo = Method(
+    paper="2511.13288",
+    differs="runs that a rollout delegates are groups of their own, where each rollout counts the same; no KL",
+    plan=plan.delegated,
+    advantage=advantage.shared,
+    weigh=weigh.per_share,
+    loss=p(loss.clipped, high=0.28),
+    note="Weights of 1 / d are exact; plan.depth=8 copies and drops runs at random, as in the paper; its code does "
+    "neither. The ratio is a token's, as in the code; the paper's is a whole rollout's: loss=clipped_trajectory.",
+)
+
+hrpo = Method(
+    paper="2506.08507",
+    differs="and each step gets what its own reward is above its group's, no KL",
+    credit=credit.action_wise,
+    reconstructed=True,
+    note="A reconstruction: the paper names both levels, not how they are joined. mas.hrpo learns graphs by it.",
+)
+
+# ---- what to sample ---------------------------------------------------------------------------------
+
+vade = Method(
+    paper="2511.18902",
+    differs="rows by their expected gain p (1 - p)^2, p drawn from what is known of them, no KL",
+    select=select.vade,
+    note="Constants are read off the framework figure; code is not public.",
+)
+
+xrpo = Method(
+    paper="2510.06672",
+    differs="rollouts go where uncertainty is, solved rows are shown where all failed, unlikely good ones count more, no "
+    "KL",
+    plan=plan_hints.explored,
+    advantage=advantage.sharpened,
+    reconstructed=True,
+    note="A reconstruction: the bonus has its usual form and lam 0.1, alpha 0.05 are third parties'; they are not "
+    "known. The novelty term is for A > 0 alone; public code of others adds it to wrong answers, too.",
+)
+
+scaf_grpo = Method(
+    paper="2510.19807",
+    differs="where all fail, a success with hints takes the place of a failure, no KL",
+    plan=plan_hints.scaffolded,
+    advantage=p(advantage.standardised, eps=1e-6),
+    note="The paper's search: one level after the other, three tiers, a random failure replaced, none in the first 15 "
+    "% of steps. The code draws all levels at once without planning, and replaces the first: plan.at_once=true "
+    "plan.planning=false plan.first=true. Neither detects the plateau that the paper speaks of.",
+)
+
+pc_grpo = Method(
+    paper="2512.14944",
+    differs="groups weighed by difficulty and variety of answers, no deviation, no KL",
+    advantage=advantage.centred,
+    weigh=weigh.curriculum,
+    note="As version 2; version 1 has no variety, its formula is not known. weigh.options=4 takes the entropy over so "
+    "many options, for puzzles that have them.",
+)
+
+deepvideo_r1 = replace(
+    reg_grpo,
+    differs="as reg_grpo, and hints for rows that are harder than recent ones",
+    plan=plan_hints.hinted,
+    reconstructed=True,
+    note="A reconstruction in text: hints are those of the row, by the reward of its latest visit; noise in the frames "
+    "of easy videos has no counterpart. Else see reg_grpo.",
 )
 
 METHODS: Mapping[str, Method] = {name: found for name, found in vars().items() if isinstance(found, Method)}

@@ -1,8 +1,10 @@
 """
 Axis 9, penalties: what is added to the loss. Tokens -> (b, T), a value for each token, never divided
 
-    kl1, kl2, kl3    how far the policy is from the reference model, three estimates     k1, k2, k3 (Schulman, 2020)
-    entropy          a bonus for an undecided policy                                      PPO (arXiv 1707.06347)
+    kl1, kl2, kl3       how far the policy is from the reference model, three estimates    k1, k2, k3 (Schulman, 2020)
+    entropy             a bonus for an undecided policy                                     PPO (arXiv 1707.06347)
+    targeted_entropy    for an entropy away from a target                                   Confucius3-Math (2506.18330)
+    trust_region        for a step too far from the policy before the update                DRPO (arXiv 2510.04474)
 
 They share the loss's weights (`learner.weigh`). x is the reference model's log-probability minus the policy's.
 """
@@ -50,6 +52,22 @@ def kl3(x: Tokens, *, beta: float = 0.04, corrected: bool = False, clamp: float 
 def entropy(x: Tokens, *, coef: float = 0.001) -> Tensor:
     """- coef H, H the entropy of the policy at each token."""
     return -coef * x.column("entropy")
+
+
+@reads("entropy", "mean_entropy")
+def targeted_entropy(x: Tokens, *, coef: float = 0.001, target: float = 0.55) -> Tensor:
+    """|H - target| times coef, H the mean entropy of the optimizer step's tokens; no gradient at the target."""
+    return coef * (x.column("mean_entropy") - target).sign() * (x.column("entropy") - target)
+
+
+@reads("mean_kl")
+def trust_region(x: Tokens, *, beta: float = 1000.0, delta: float = 1e-4) -> Tensor:
+    """
+    - beta [max(D - delta, 0)] log r, D the mean of - log r over the optimizer step's tokens, [] without a gradient.
+
+    Its gradient is that of beta / 2 max(D - delta, 0)^2, its value is not, as in the code.
+    """
+    return beta * (x.column("mean_kl") - delta).clamp(min=0) * -x.log_ratio
 
 
 def _gap(x: Tokens) -> Tensor:

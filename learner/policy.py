@@ -102,17 +102,14 @@ class Policy:
     ) -> "Policy":
         """A policy of a model that is there already."""
         model = _still(model).to(device)
-        exact = (
-            [p.detach().clone() for p in model.parameters()] if dtype == torch.bfloat16 and not lora else []
-        )
+        # What `to` rounds lives on in these, and nowhere else.
+        first = [p.detach() for p in model.parameters()] if dtype == torch.bfloat16 and not lora else []
         model = model.to(dtype)
         if lora:
             model = _adapted(model, lora)
         if checkpointing:
             _recompute(model)
-        trained = masters(model.parameters())
-        for weight, first in zip(trained.weights, exact, strict=False):
-            weight.data = first
+        trained = masters(model.parameters(), first)
         stops = _stops(model, tokenizer)
         context = getattr(model.config.get_text_config(), "max_position_embeddings", None) or LONGEST
         return cls(name, tokenizer, device, dtype, context, stops, lora, checkpointing, model, trained)

@@ -8,7 +8,7 @@ autocast no weight is cast in a forward, and what lies between two products is h
 
 import contextlib
 import ctypes
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from functools import cache
 
@@ -72,12 +72,16 @@ class Masters:
         return {c.data_ptr(): w.data for c, w in zip(self.copies, self.weights, strict=True)}
 
 
-def masters(parameters: Iterable[Parameter]) -> Masters:
-    """Masters for all parameters that are trained; from now on a backward adds to the gradients of those."""
+def masters(parameters: Iterable[Parameter], first: Sequence[Tensor] = ()) -> Masters:
+    """
+    Masters for all parameters that are trained; from now on a backward adds to the gradients of those.
+
+    `first` are their values before they were rounded, in the same order, where they are at hand.
+    """
     copies = [p for p in parameters if p.requires_grad]
     if all(p.dtype in (torch.float32, torch.float64) for p in copies):
         return Masters(copies, copies)
-    weights = [Parameter(p.detach().float()) for p in copies]
+    weights = [Parameter(x) for x in first or [p.detach().float() for p in copies]]
     for copy, weight in zip(copies, weights, strict=True):
         copy.register_post_accumulate_grad_hook(_move_to(weight))
     return Masters(copies, weights)

@@ -104,15 +104,17 @@ class _Attention(torch.autograd.Function):
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
+    def backward(  # pyright: ignore[reportIncompatibleMethodOverride]
+        ctx: Any, *grad_outputs: Tensor
+    ) -> tuple[Tensor | None, ...]:
         q, k, v = ctx.saved_tensors
         found = [torch.empty_like(x, memory_format=torch.contiguous_format) for x in (q, k, v)]
         for bucket in ctx.layout.buckets:
             prompts, *replies = _parts(bucket, q, k, v, ctx.kind)
             extra = None
             for part in replies:
-                extra = part.backward(grads[0], found)
-            prompts.backward(grads[0], found, extra)
+                extra = part.backward(grad_outputs[0], found)
+            prompts.backward(grad_outputs[0], found, extra)
         return *found, None, None
 
 

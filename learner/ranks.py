@@ -92,7 +92,7 @@ class Several:
 
         with _in_touch():
             self._state = PartialState(cpu=not cuda.is_available())
-            self._voice = distributed.new_group(backend="gloo", timeout=WAIT)
+            self._voice: Any = distributed.new_group(backend="gloo", timeout=WAIT)
         self.rank, self.size = self._state.process_index, self._state.num_processes
         self.local = self._state.local_process_index
 

@@ -5,7 +5,7 @@ B sequences in a batch, b in a slice, T tokens of the longest reply.
 """
 
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import torch
@@ -21,6 +21,16 @@ from toolkit.errors import OutOfMemory
 
 LEAST = 64
 """Tokens of the smallest slice that is tried where memory is short."""
+Statistic = Callable[[Batch, Tensor, Tensor], Tensor]
+STATISTICS: Mapping[str, Statistic] = {
+    "mean_entropy": lambda batch, logp, entropy: entropy,
+    "mean_kl": lambda batch, logp, entropy: batch.columns.get("old_logp", logp) - logp,
+}
+"""
+Columns that are one number for all sequences of an optimizer step: the mean of these values over its tokens, by weight.
+
+(batch, log-probabilities, entropy) -> (B, T), of the policy before the step, without a gradient.
+"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,6 +90,7 @@ def update(
     for rows in _minibatches(batch, method, rng):
         part = batch.rows(rows)
         optimizer.zero_grad(set_to_none=True)
+        part, tokens = _measured(policy, method, part, replace(how, tokens=tokens), ranks)
         found, tokens = _accumulated(policy, method, part, replace(how, tokens=tokens), ranks)
         first = (found, part) if first is None else first
         sums += found
@@ -108,6 +119,19 @@ def gradient(policy: Policy, method: Method, batch: Batch, how: How, ranks: Rank
     for rows in _shared(batch, how.tokens, ranks, whole_groups=method.whole_groups):
         sums += _one(policy, method, batch.rows(rows), weights[rows], how)
     return sums
+
+
+def with_statistics(method: Method, batch: Batch, logp: Tensor, entropy: Tensor) -> Batch:
+    """The batch of an optimizer step, with the `STATISTICS` that parts of the method read."""
+    weights = method.weigh(batch).double()
+    total = weights.sum().clamp(min=1e-300)
+
+    def mean(values: Tensor) -> Tensor:
+        found = torch.where(batch.mask, values.double(), 0.0)
+        return ((found * weights).sum() / total).expand(len(batch))
+
+    names = method.needs & STATISTICS.keys()
+    return batch.with_columns(**{name: mean(STATISTICS[name](batch, logp, entropy)) for name in names})
 
 
 def _shared(batch: Batch, size: int, ranks: Ranks, *, whole_groups: bool = False) -> Sequence[list[int]]:
@@ -160,7 +184,7 @@ def _prepared(policy: Policy, method: Method, batch: Batch, how: How, ranks: Ran
     """The batch with the log-probabilities that parts need, and the size of slices that memory allowed."""
     size = how.tokens
     if method.epochs * method.minibatches > 1 and "old_logp" not in batch.columns:
-        found, size = _frozen(policy, batch, replace(how, tokens=size), ranks)
+        (found, _), size = _frozen(policy, batch, replace(how, tokens=size), ranks)
         batch = batch.with_columns(old_logp=found)
     if "ref_logp" in method.needs:
         batch = batch.with_columns(ref_logp=referred(policy, batch, replace(how, tokens=size), ranks))
@@ -170,19 +194,31 @@ def _prepared(policy: Policy, method: Method, batch: Batch, how: How, ranks: Ran
 def referred(policy: Policy, batch: Batch, how: How, ranks: Ranks = ALONE) -> Tensor:
     """(B, T) log-probabilities under the reference model, 0 behind the end of a reply."""
     with policy.reference():
-        return _frozen(policy, batch, how, ranks)[0]
+        return _frozen(policy, batch, how, ranks)[0][0]
 
 
-def _frozen(policy: Policy, batch: Batch, how: How, ranks: Ranks) -> tuple[Tensor, int]:
-    """(B, T) log-probabilities without a gradient."""
-    found = torch.zeros(batch.mask.shape)
+def _measured(policy: Policy, method: Method, batch: Batch, how: How, ranks: Ranks) -> tuple[Batch, int]:
+    """The batch of an optimizer step with the statistics that parts read; one more forward, where any does."""
+    if not method.needs & STATISTICS.keys():
+        return batch, how.tokens
+    (logp, entropy), size = _frozen(policy, batch, how, ranks, entropy="mean_entropy" in method.needs)
+    return with_statistics(method, batch, logp, entropy), size
+
+
+def _frozen(
+    policy: Policy, batch: Batch, how: How, ranks: Ranks, *, entropy: bool = False
+) -> tuple[Tensor, int]:
+    """(2, B, T) log-probabilities, and entropies where they are asked for, without a gradient."""
+    found = torch.zeros(2, *batch.mask.shape)
 
     def work(size: int) -> Tensor:
         found.zero_()  # what was found before memory ran short may be another process's now
         with torch.no_grad():
             for rows in _shared(batch, size, ranks):
-                logp, _ = logps(policy, batch.rows(rows), temperature=how.temperature)
-                found[rows, : logp.shape[1]] = logp.float().cpu()
+                both = logps(policy, batch.rows(rows), temperature=how.temperature, entropy=entropy)
+                for into, values in zip(found, both, strict=True):
+                    if values is not None:
+                        into[rows, : values.shape[1]] = values.float().cpu()
         return found
 
     result = _in_memory(work, how.tokens, ranks)

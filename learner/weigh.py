@@ -8,11 +8,18 @@ of values times weights.
     per_token       mean over all tokens of the batch                               DAPO (arXiv 2503.14476)
     summed          sum over the tokens of a sequence, then mean over sequences     LUSPO (arXiv 2602.05261)
     constant        sum over all tokens, by B times a constant length               Dr. GRPO (arXiv 2503.20783)
+    per_group       mean over tokens, over the sequences of a group, over groups    DRPO (arXiv 2510.04474)
+    per_share       the same, where sequences of a group have shares                M-GRPO (arXiv 2511.13288)
+    curriculum      per sequence, by difficulty and variety of the group            PC-GRPO (arXiv 2512.14944)
 """
 
+import math
+
+import torch
 from torch import Tensor
 
 from learner.batch import Batch
+from toolkit.groups.table import reads
 
 
 def per_sequence(batch: Batch) -> Tensor:
@@ -33,3 +40,44 @@ def summed(batch: Batch) -> Tensor:
 def constant(batch: Batch, *, limit: int = 3000) -> Tensor:
     """1 / (B limit) for each token, where `limit` is the most tokens that a reply may have, whatever it has."""
     return batch.mask / (max(1, len(batch)) * limit)
+
+
+def per_group(batch: Batch) -> Tensor:
+    """1 / (P n |o_i|) for each token of sequence i, n sequences in its group, P groups."""
+    return _in_groups(batch, torch.ones(len(batch), dtype=torch.float64))
+
+
+@reads("share")
+def per_share(batch: Batch) -> Tensor:
+    """u_i / (P |o_i| (sum of u in the group)) for each token of sequence i, u its `share`, P groups."""
+    return _in_groups(batch, batch.column("share"))
+
+
+@reads("choice")
+def curriculum(batch: Batch, *, lam: float = 4.0, gamma: float = 0.5, options: int | None = None) -> Tensor:
+    """
+    4 d (1 - d) v^gamma / (B |o_i|) for each token of sequence i, d the mean reward of its group, v its variety.
+
+    `lam` is the 4. v is (different answers - 1) / (n - 1) for n sequences; with `options`, the entropy of the answers
+    over ln options. Reads `choice` (B,), a number for each answer. 0 where all are right, wrong, or answer the same.
+    """
+    _, group = batch.group.unique(return_inverse=True)
+    reward, choice = batch.column("reward"), batch.column("choice")
+    found = torch.zeros(len(batch), dtype=torch.float64)
+    for number in range(int(group.max()) + 1 if len(batch) else 0):
+        mine = group == number
+        d, (_, counts) = reward[mine].mean(), choice[mine].unique(return_counts=True)
+        share = counts / counts.sum()
+        spread = (len(counts) - 1) / max(1, int(mine.sum()) - 1)
+        variety = (
+            spread if options is None else float(-(share * share.log()).sum()) / math.log(max(2, options))
+        )
+        found[mine] = lam * d * (1 - d) * min(1.0, variety) ** gamma
+    return per_sequence(batch) * found[:, None].float()
+
+
+def _in_groups(batch: Batch, share: Tensor) -> Tensor:
+    groups, number = batch.group.unique(return_inverse=True)
+    total = torch.zeros(len(groups), dtype=torch.float64).index_add(0, number, share)[number]
+    each = share / (total.clamp(min=1e-300) * batch.lengths.clamp(min=1) * max(1, len(groups)))
+    return batch.mask * each[:, None].float()

@@ -4,7 +4,6 @@ import contextlib
 import multiprocessing
 import os
 import socket
-import sys
 import time
 from collections.abc import Callable, Sequence
 from multiprocessing.process import BaseProcess
@@ -58,10 +57,8 @@ def _begun(
     }
     torch.set_num_threads(1)
     os.chdir(folder / str(rank))
-    printed = os.open(folder / f"{rank}.txt", os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
-    with contextlib.suppress(ValueError):  # a stream that is closed prints nothing
-        sys.stdout.flush()
-    os.dup2(printed, 1)
-    os.dup2(printed, 2)
-    sys.stdout, sys.stderr = open(1, "w", closefd=False), open(2, "w", closefd=False, buffering=1)
-    work(*given)
+    with open(folder / f"{rank}.txt", "w", buffering=1) as printed:
+        os.dup2(printed.fileno(), 1)
+        os.dup2(printed.fileno(), 2)
+        with contextlib.redirect_stdout(printed), contextlib.redirect_stderr(printed):
+            work(*given)

@@ -240,6 +240,7 @@ def test_ctrl_c_reaches_all_and_process_0_decides(model: str, tmp_path: Path) ->
     processes = start(tmp_path)
     learning(processes, tmp_path)
     for process in reversed(processes):
+        assert process.pid
         os.kill(process.pid, signal.SIGINT)
     assert several.ended(processes, 20) == [130, 0]
     assert "edgewise: Stopped." in (tmp_path / "0.txt").read_text()

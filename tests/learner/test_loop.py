@@ -7,7 +7,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +15,7 @@ import pytest
 from safetensors.torch import load_file
 
 from learner import checkpoint, collapse
-from learner.api import atrain, train
+from learner.api import train
 from tests.learner import tiny
 from tests.learner.shares import SETTINGS, task
 from toolkit.errors import DiskFull, Hopeless, LimitReached
@@ -163,12 +163,6 @@ def test_a_full_disk_keeps_the_checkpoint_before(
     assert same(run, tmp_path / "w")
 
 
-async def collapsing(model: str, run: Path, alarms: Callable[[int], str], **settings: Any) -> list[Note]:
-    notes: list[Note] = []
-    await atrain(task(test=2), model=model, run=run, watch=notes.append, **{**SETTINGS, **settings})
-    return [note.data for note in notes if note.topic == "step"]
-
-
 def test_a_collapse_goes_back_to_the_best_checkpoint_and_slows_down(
     model: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -200,5 +194,5 @@ def test_an_engine_follows_its_schedule(model: str, tmp_path: Path) -> None:
     config = WeightsConfig(model=model, steps=10, warmup=4, schedule="linear")
     rates = [factor(config, number) for number in range(1, 11)]
     assert rates[:4] == [0.2, 0.4, 0.6, 0.8]
-    assert all(a > b > 0 for a, b in zip(rates[4:], rates[5:], strict=False))
+    assert all(a > b > 0 for a, b in pairwise(rates[4:]))
     assert factor(config.model_copy(update={"schedule": "constant"}), 9) == 1.0

@@ -1,4 +1,4 @@
-"""Training where a server samples: it is given the weights after each update, or learning stops at the staleness limit."""
+"""Training where a server samples: it is given the weights after each update, or learning stops at a limit."""
 
 from pathlib import Path
 from typing import Any
@@ -45,7 +45,7 @@ def test_weights_that_no_server_takes_are_old_and_the_limit_is_a_sentence(
 ) -> None:
     policy = Policy.load(str(folder), device="cpu", dtype="float32")
     with imitated.Sampler(policy) as server:
-        with pytest.raises(ConfigError, match="1 updates behind.*staleness"):
+        with pytest.raises(ConfigError, match=r"1 updates behind.*staleness"):
             trained(folder, tmp_path / "strict", server)
         records = trained(folder, tmp_path / "lax", server, staleness=2)
     gaps = [record.updated.mismatch for record in records]

@@ -171,7 +171,9 @@ def referred(
     squares = group_mean(counted.group, (counted.reward - means[counted.group]) ** 2, table.groups)
     dead = np.append(counted.dead, np.ones(table.groups - counted.groups, bool))
     found = np.where(dead[group], 0.0, found / (np.sqrt(squares) + eps)[group])
-    size, answers = (np.bincount(x, minlength=table.groups)[group] for x in (group, group[own]))
+    size, answers = (
+        np.bincount(x, minlength=table.groups)[group].astype(np.float64) for x in (group, group[own])
+    )
     mean = group_mean(group[own], found[own], table.groups)[group]
     return size * np.where(own, (1 + lam) * found / np.maximum(1, answers), beta * found - lam * mean)
 

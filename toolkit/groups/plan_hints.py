@@ -116,7 +116,7 @@ def ladder(example: Example, tier: str) -> list[list[str]]:
         raise TaskError(
             f"Row {example.id!r}: hints for this method are a mapping of knowledge, planning, solution to lists."
         )
-    items = list(hints.get(tier) or ())
+    items: list[str] = list(hints.get(tier) or ())
     return [items[: n + 1] for n in range(len(items))]
 
 

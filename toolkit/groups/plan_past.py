@@ -44,8 +44,8 @@ def buffered(asked: Asked, *, capacity: int = 1024) -> Plan[list[Group]]:
     """
     As `fixed`, and for each group that is not mixed as many rollouts of the buffer, if there are any.
 
-    `keep` leaves out what is not mixed. They are drawn in proportion to |A|, none twice in a step. A reconstruction: the paper's `capacity`, share and age
-    of what is replayed are not known; the oldest of `capacity` rollouts make room for new ones.
+    `keep` leaves out what is not mixed. They are drawn in proportion to |A|, none twice in a step. A reconstruction:
+    the paper's `capacity`, share and age of what is replayed are not known; here the oldest make room for new ones.
     """
     groups = yield [asked.group(example) for example in asked.queue[: asked.wanted]]
     missing = asked.size * sum(not group.mixed for group in groups)
