@@ -2,7 +2,7 @@
 
 import re
 from collections.abc import Mapping
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 from pydantic import Field, field_validator
 
@@ -15,6 +15,8 @@ Schedule = Literal["constant", "linear", "cosine"]
 
 class WeightsConfig(Config):
     """Everything `edgewise improve --by weights` can be told."""
+
+    continues: ClassVar[bool] = True
 
     model: str = Field("torch/smollm2-135m", description="the model to train")
     method: str = Field("grpo", description="how it is trained; edgewise methods lists them")

@@ -178,7 +178,7 @@ ngrpo = Method(
 
 drpo = Method(
     paper="2510.04474",
-    differs="right answers weighed by length, against the likeliest wrong ones; a squared-hinge trust region, no KL",
+    differs="right answers weighed by length, against the likeliest wrong ones; a trust region, no KL",
     advantage=advantage.decoupled,
     weigh=weigh.per_group,
     loss=loss.discriminated,
@@ -191,7 +191,7 @@ drpo = Method(
 
 grao = Method(
     paper="2508.07750",
-    differs="a reference answer in each group: exploration, imitation and alignment terms; no ratio, no clip, no KL",
+    differs="a reference answer in each group: explore, imitate, align; no ratio, no clip, no KL",
     plan=plan.anchored,
     advantage=advantage.referred,
     weigh=weigh.per_group,
@@ -202,7 +202,7 @@ grao = Method(
 
 confucius3_math = Method(
     paper="2506.18330",
-    differs="advantage by hardness without a deviation, entropy held at a target, leftover groups used in the next step",
+    differs="advantage by hardness without a deviation, entropy held at a target, leftover groups used",
     plan=plan_past.recovered,
     keep=keep.mixed,
     advantage=advantage.by_hardness,
@@ -250,7 +250,7 @@ unlikely = Method(
 
 dagrpo = Method(
     paper="2512.06337",
-    differs="no gradient for right and wrong replies that are too alike; a reference answer in groups without a right one",
+    differs="no gradient for right and wrong replies that are too alike; a reference answer where none is right",
     plan=p(plan.anchored, below=1),
     advantage=advantage.distinctive,
     reconstructed=True,
@@ -260,7 +260,7 @@ dagrpo = Method(
 
 skywork_r1v2 = Method(
     paper="2504.16656",
-    differs="rollouts of earlier steps in place of dead groups, by |A|; the ratio is to the policy that drew each, no KL",
+    differs="rollouts of earlier steps in place of dead groups, by |A|; ratio to the policy that drew each, no KL",
     plan=plan_past.buffered,
     keep=keep.mixed_or_stored,
     advantage=advantage.stored,
@@ -272,7 +272,7 @@ skywork_r1v2 = Method(
 
 advantage_alignment = Method(
     paper="2511.19405",
-    differs="credit of a step for what it does for a partner's, return minus that of the others at the same step, no KL",
+    differs="credit of a step for what it does for a partner's, against the others at the same step, no KL",
     advantage=advantage.zero,
     credit=credit.aligned,
     weigh=weigh.per_token,
@@ -336,8 +336,7 @@ vade = Method(
 
 xrpo = Method(
     paper="2510.06672",
-    differs="rollouts go where uncertainty is, solved rows are shown where all failed, unlikely good ones count more, no "
-    "KL",
+    differs="rollouts where uncertainty is, solved rows shown where all fail, unlikely good ones count more, no KL",
     plan=plan_hints.explored,
     advantage=advantage.sharpened,
     reconstructed=True,

@@ -5,7 +5,7 @@ B sequences in a batch, b in a slice, T tokens of the longest reply.
 """
 
 import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 
 import torch
@@ -17,20 +17,11 @@ from learner.method import Method, values
 from learner.policy import Policy
 from learner.ranks import ALONE, Ranks
 from learner.server import truncated
+from learner.statistics import wanted, with_statistics
 from toolkit.errors import OutOfMemory
 
 LEAST = 64
 """Tokens of the smallest slice that is tried where memory is short."""
-Statistic = Callable[[Batch, Tensor, Tensor], Tensor]
-STATISTICS: Mapping[str, Statistic] = {
-    "mean_entropy": lambda batch, logp, entropy: entropy,
-    "mean_kl": lambda batch, logp, entropy: batch.columns.get("old_logp", logp) - logp,
-}
-"""
-Columns that are one number for all sequences of an optimizer step: the mean of these values over its tokens, by weight.
-
-(batch, log-probabilities, entropy) -> (B, T), of the policy before the step, without a gradient.
-"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -121,19 +112,6 @@ def gradient(policy: Policy, method: Method, batch: Batch, how: How, ranks: Rank
     return sums
 
 
-def with_statistics(method: Method, batch: Batch, logp: Tensor, entropy: Tensor) -> Batch:
-    """The batch of an optimizer step, with the `STATISTICS` that parts of the method read."""
-    weights = method.weigh(batch).double()
-    total = weights.sum().clamp(min=1e-300)
-
-    def mean(values: Tensor) -> Tensor:
-        found = torch.where(batch.mask, values.double(), 0.0)
-        return ((found * weights).sum() / total).expand(len(batch))
-
-    names = method.needs & STATISTICS.keys()
-    return batch.with_columns(**{name: mean(STATISTICS[name](batch, logp, entropy)) for name in names})
-
-
 def _shared(batch: Batch, size: int, ranks: Ranks, *, whole_groups: bool = False) -> Sequence[list[int]]:
     """The rows of each slice of this process; slices are as small as it takes for every process to have about one."""
     if ranks.size > 1:
@@ -199,9 +177,9 @@ def referred(policy: Policy, batch: Batch, how: How, ranks: Ranks = ALONE) -> Te
 
 def _measured(policy: Policy, method: Method, batch: Batch, how: How, ranks: Ranks) -> tuple[Batch, int]:
     """The batch of an optimizer step with the statistics that parts read; one more forward, where any does."""
-    if not method.needs & STATISTICS.keys():
+    if not wanted(method):
         return batch, how.tokens
-    (logp, entropy), size = _frozen(policy, batch, how, ranks, entropy="mean_entropy" in method.needs)
+    (logp, entropy), size = _frozen(policy, batch, how, ranks, entropy="entropy" in method.needs)
     return with_statistics(method, batch, logp, entropy), size
 
 

@@ -50,7 +50,7 @@ def per_group(batch: Batch) -> Tensor:
 @reads("share")
 def per_share(batch: Batch) -> Tensor:
     """u_i / (P |o_i| (sum of u in the group)) for each token of sequence i, u its `share`, P groups."""
-    return _in_groups(batch, batch.column("share"))
+    return _in_groups(batch, batch.column("share").double())
 
 
 @reads("choice")
@@ -62,7 +62,7 @@ def curriculum(batch: Batch, *, lam: float = 4.0, gamma: float = 0.5, options: i
     over ln options. Reads `choice` (B,), a number for each answer. 0 where all are right, wrong, or answer the same.
     """
     _, group = batch.group.unique(return_inverse=True)
-    reward, choice = batch.column("reward"), batch.column("choice")
+    choice, reward = batch.column("choice"), batch.column("reward")
     found = torch.zeros(len(batch), dtype=torch.float64)
     for number in range(int(group.max()) + 1 if len(batch) else 0):
         mine = group == number

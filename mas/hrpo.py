@@ -142,7 +142,7 @@ class Hrpo:
         drafts = self._drawn(queries, self.settings.imagined_size, seed)
         return [
             TrialGroup(q, tuple(Trial(d, r) for d, r in zip(ds, self._guessed(ds, q), strict=True)))
-            for q, ds in zip(queries, ([*each, *self.explorer.elite] for each in drafts), strict=True)
+            for q, ds in zip(queries, ([*each, *self.explorer.best] for each in drafts), strict=True)
         ]
 
     def _guessed(self, drafts: Sequence[Draft], query: Query) -> list[float]:

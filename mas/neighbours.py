@@ -20,13 +20,76 @@ def neighbour(space: Space, moves: Sequence[Move], rng: np.random.Generator) -> 
     was drawn is allowed.
     """
     for _ in range(TRIES):
-        agents: Agents = [(move.action, set(move.agents)) for move in moves[:-1]]
+        agents = _agents(moves)
         edit = EDITS[rng.integers(len(EDITS))]
         edit(space, agents, rng)
-        found = (*(Move(role, tuple(sorted(heard))) for role, heard in agents), Move(space.exit))
-        if _allowed(space, found):
+        if _allowed(space, found := _moves(space, agents)):
             return found
     return tuple(moves)
+
+
+def grafted(
+    space: Space, moves: Sequence[Move], other: Sequence[Move], rng: np.random.Generator
+) -> tuple[Move, ...]:
+    """
+    Moves of a graph in which a part of another one, up to one of its agents, takes the place of an agent.
+
+    So what did well alone is tried inside. Agents of one role that hear the same become one. The moves as they are
+    where no graft that was drawn is allowed.
+    """
+    for _ in range(TRIES):
+        agents, scion = _agents(moves), _agents(other)
+        part = _ended(scion[: 1 + int(rng.integers(len(scion)))])
+        place, more = int(rng.integers(len(agents))), len(part)
+        moved = [(role, {more - 1 if x == place else x + more for x in heard}) for role, heard in agents]
+        whole = part + moved if place < len(agents) - 1 else part
+        if _allowed(space, found := _moves(space, _ended(_merged(_ended(whole))))):
+            return found
+    return tuple(moves)
+
+
+def pruned(space: Space, moves: Sequence[Move]) -> list[tuple[Move, ...]]:
+    """Moves of all graphs with one agent or one edge less."""
+    agents, found = _agents(moves), list[Agents]()
+    for place, (_, heard) in enumerate(agents):
+        if len(agents) > 1 and (place < len(agents) - 1 or len(heard) == 1):
+            found.append(_agents(moves))
+            _left_out(found[-1], place)
+        for gone in heard:
+            found.append([(r, h - {gone} if i == place else set(h)) for i, (r, h) in enumerate(agents)])
+    return [made for each in found if _allowed(space, made := _moves(space, _ended(each)))]
+
+
+def _agents(moves: Sequence[Move]) -> Agents:
+    return [(move.action, set(move.agents)) for move in moves[:-1]]
+
+
+def _moves(space: Space, agents: Agents) -> tuple[Move, ...]:
+    return (*(Move(role, tuple(sorted(heard))) for role, heard in agents), Move(space.exit))
+
+
+def _ended(agents: Agents) -> Agents:
+    """Those that the last one hears, even through others, and the last one."""
+    kept, todo = set[int](), [len(agents) - 1]
+    while todo:
+        place = todo.pop()
+        if place not in kept:
+            kept.add(place)
+            todo.extend(agents[place][1])
+    places = {old: new for new, old in enumerate(sorted(kept))}
+    return [(agents[old][0], {places[x] for x in agents[old][1]}) for old in sorted(kept)]
+
+
+def _merged(agents: Agents) -> Agents:
+    """Agents of one role that hear the same are one."""
+    found, place, known = Agents(), dict[int, int](), dict[tuple[int, frozenset[int]], int]()
+    for old, (role, heard) in enumerate(agents):
+        now = frozenset(place[x] for x in heard)
+        if (role, now) not in known:
+            known[role, now] = len(found)
+            found.append((role, set(now)))
+        place[old] = known[role, now]
+    return found
 
 
 def _allowed(space: Space, moves: Sequence[Move]) -> bool:
@@ -60,7 +123,10 @@ def _add(space: Space, agents: Agents, rng: np.random.Generator) -> None:
 
 def _drop(space: Space, agents: Agents, rng: np.random.Generator) -> None:
     """One agent less: whoever heard it hears those that it heard."""
-    gone = int(rng.integers(len(agents)))
+    _left_out(agents, int(rng.integers(len(agents))))
+
+
+def _left_out(agents: Agents, gone: int) -> None:
     passed = agents[gone][1]
     rest = [(role, (heard - {gone}) | (passed if gone in heard else set())) for role, heard in agents]
     del rest[gone]

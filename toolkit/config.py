@@ -8,7 +8,7 @@ are the same word. File first, command line wins; the result is saved with the r
 import tomllib
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Any, Literal, TypeVar
+from typing import Any, ClassVar, Literal, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
@@ -26,6 +26,9 @@ class Config(BaseModel):
     """Settings that every way of improving shares."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
+
+    continues: ClassVar[bool] = False
+    """Whether a run that is taken up goes on where it was, and so does not write again what it wrote before."""
 
     model: str = Field(DEFAULT_MODEL, description="the model to improve")
     judge: str = Field("", description="the model that grades, where the reward asks one; else the distiller")

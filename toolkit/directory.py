@@ -12,7 +12,8 @@ The directory of a run, and what is written into it while the run goes on.
     RUN/report.html        the same for people
     RUN/artifact/          the improvement; its manifest is written last
 
-Everything but the journal is written anew when a run is taken up again, from the journal's replies.
+Everything but the journal is written anew when a run is taken up again, from the journal's replies. Weights go on from
+a checkpoint: what they wrote stays.
 """
 
 import contextlib
@@ -20,7 +21,7 @@ import errno
 import itertools
 import json
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict, dataclass, field
 from datetime import datetime
 from pathlib import Path
@@ -119,9 +120,21 @@ def opened(path: Path, config: Config, fingerprint: str, job: str) -> Iterator[D
     _check_same(path, config, fingerprint, job)
     configs.save(config, path / "config.toml")
     write_json(path / "task.json", {"fingerprint": fingerprint, "job": job})
+    kept = _lines(path / "rollouts.jsonl") if config.continues else []
+    price = price_of(config.model, config.price_list)
     with (path / "rollouts.jsonl").open("w", encoding="utf-8") as rollouts:
-        price = price_of(config.model, config.price_list)
-        yield Directory(path, config.model, price, rollouts)
+        rollouts.writelines(kept)
+        yield Directory(path, config.model, price, rollouts, {_key(json.loads(line)) for line in kept})
+
+
+def _lines(path: Path) -> list[str]:
+    """The whole lines of a file of rollouts; a kill may have broken the last one."""
+    lines = path.read_text("utf-8").splitlines(keepends=True) if path.exists() else []
+    return [line for line in lines if line.endswith("}\n")]
+
+
+def _key(line: Mapping[str, Any]) -> tuple[str, int, int, str]:
+    return (line["example"], line["sample"], line["seed"], line["library"])
 
 
 def _check_same(path: Path, config: Config, fingerprint: str, job: str) -> None:

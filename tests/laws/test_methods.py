@@ -3,8 +3,8 @@
 import math
 import re
 import statistics
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Sequence
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -13,123 +13,72 @@ import torch
 from learner.batch import Batch, Tokens, slices
 from learner.method import AXES, Method, columns, credited, describe, limited, override, values
 from learner.methods import METHODS
+from learner.statistics import STATISTICS, with_statistics
+from tests.laws.claims import (
+    CHOICE,
+    CLAIMS,
+    COLUMNS,
+    DEAD,
+    ENTROPY,
+    GROUP,
+    LENGTH,
+    LONGEST,
+    NEW,
+    OLD,
+    PROMPTS,
+    REF,
+    REWARD,
+    SAMPLER,
+    SHARE,
+    STEP_COLUMNS,
+    N,
+    mates,
+    mean,
+)
 from toolkit.groups.table import Table, reads
 
-# ---- the table: what each method claims ------------------------------------------------------------------------
-
-Rule = Callable[[float, list[float], list[float], float], float]
-"""(reward, rewards of the others, the same with lengths, own length) -> advantage, in groups that are not dead."""
-
-
-def mean(values: Sequence[float]) -> float:
-    return math.fsum(values) / len(values)
-
-
-def standard(r, others, weighed, _):
-    return (r - mean([r, *others])) / (statistics.stdev([r, *others]) + 1e-4)
-
-
-def plainly_centred(r, others, weighed, _):
-    return r - mean([r, *others])
-
-
-def without_one(r, others, weighed, _):
-    return r - mean(others)
-
-
-def optimal(r, others, weighed, length):
-    total = length + sum(n for _, n in weighed)
-    return r - (length * r + sum(n * other for other, n in weighed)) / total
-
-
-def informative(r, others, weighed, _):
-    return plainly_centred(r, others, weighed, _) * 16 / 7  # 7 of 16 rollouts are in groups that are not dead
-
-
-def best(r, others, weighed, _):
-    return max(0.0, r - max(others)) / (statistics.stdev([r, *others]) + 1e-6)
-
-
-@dataclass(frozen=True)
-class Claims:
-    """`rule` is the advantage in a mixed group; None where it is one of the batch. `dead`, `scale`: laws below."""
-
-    rule: Rule | None = standard
-    dead: bool = True
-    scale: bool = True
-
-
-CLAIMS = {
-    "grpo": Claims(),
-    "dr_grpo": Claims(plainly_centred, scale=False),
-    "dapo": Claims(),
-    "gspo": Claims(),
-    "gspo_token": Claims(),
-    "cispo": Claims(),
-    "sapo": Claims(),
-    "gmpo": Claims(),
-    "rloo": Claims(without_one, scale=False),
-    # Their mean is the batch's, so that a dead group has a gradient among others.
-    "reinforce_plus_plus": Claims(None, dead=False),
-    "reinforce_plus_plus_baseline": Claims(None, dead=False),
-    "gpg": Claims(informative, scale=False),
-    "opo": Claims(optimal, scale=False),
-    "pass_at_k": Claims(best),
-    "bnpo": Claims(),
-    "luspo": Claims(),
-    "vespo": Claims(),
-}
 every_method = pytest.mark.parametrize("name", METHODS)
 
 
-def test_every_method_is_in_the_table() -> None:
-    assert list(CLAIMS) == list(METHODS)
-
-
-# ---- a batch: a mixed group, a dead one, one with ties, and one of one -----------------------------------------
-
-GROUP = [0] * 4 + [1] * 8 + [2] * 3 + [3]
-REWARD = [1.0, 0.0, 0.0, 0.5, *[float(np.float32(0.1))] * 8, 0.0, 1.0, 1.0, 1.0]
-LENGTH = [3, 1, 6, 2, 4, 4, 1, 2, 3, 5, 2, 1, 2, 0, 4, 3]
-DEAD = slice(4, 12)
-N, LONGEST = len(GROUP), 9
-PROMPTS = [(1, 2, 3)] * 4 + [(4,)] * 8 + [(5, 6)] * 3 + [(7,)]
-RNG = torch.Generator().manual_seed(5)
-
-
-def drawn(spread: float) -> torch.Tensor:
-    return torch.randn(N, LONGEST, generator=RNG, dtype=torch.float64) * spread
-
-
-OLD = drawn(0.5) - 2
-NEW, REF, ENTROPY = OLD + drawn(0.4), OLD + drawn(0.3), drawn(0.1).abs()
+def claiming(what: str) -> pytest.MarkDecorator:
+    return pytest.mark.parametrize("name", [name for name, claims in CLAIMS.items() if getattr(claims, what)])
 
 
 def table(reward: Sequence[float] = REWARD, order: Sequence[int] = range(N)) -> Table:
-    def sorted_by(values: Sequence[float]) -> np.ndarray:
-        return np.asarray(values, np.float64)[list(order)]
+    """One step for each rollout."""
 
-    return Table.of(
-        sorted_by(GROUP), sorted_by(reward), range(N), length=sorted_by(LENGTH), kl=sorted_by(LENGTH) / 10
+    def sorted_by(values: Sequence) -> np.ndarray:
+        return np.asarray(values)[list(order)]
+
+    of_runs = {name: sorted_by(column) for name, column in COLUMNS.items()}
+    made = Table.of(sorted_by(GROUP), sorted_by(reward), range(N), **of_runs)
+    of_steps = {name: sorted_by(column).astype(object) for name, column in STEP_COLUMNS.items()}
+    return replace(
+        made, step_columns={**of_steps, "step_reward": made.reward, "partner_reward": np.ones(N) * 0.3}
     )
 
 
-def batch(method: Method, reward: Sequence[float] = REWARD, order: Sequence[int] = range(N)) -> Batch:
+def batch(
+    method: Method,
+    reward: Sequence[float] = REWARD,
+    order: Sequence[int] = range(N),
+    policy: torch.Tensor = NEW,
+) -> Batch:
     """The sequences that the method keeps; the column `row` is the number of each."""
     kept, credit = credited(limited(method, 8), table(reward, order))
     rows = [i for i, keeps in zip(order, kept, strict=True) if keeps]
     longest = max([1, *(LENGTH[i] for i in rows)])
-    return Batch.of(
+    of_tokens = {"old_logp": OLD, "ref_logp": REF, "entropy": ENTROPY, "sampler_logp": SAMPLER}
+    of_sequences = {"row": range(N), "rollout": range(N), "reward": reward, "share": SHARE, "choice": CHOICE}
+    made = Batch.of(
         [PROMPTS[i] for i in rows],
         [range(LENGTH[i]) for i in rows],
         [GROUP[i] for i in rows],
         credit[kept],
-        row=torch.tensor(rows),
-        **{
-            name: x[rows, :longest]
-            for name, x in {"old_logp": OLD, "ref_logp": REF, "entropy": ENTROPY}.items()
-        },
+        **{name: x[rows, :longest] for name, x in of_tokens.items()},
+        **{name: torch.tensor([x[i] for i in rows]) for name, x in of_sequences.items()},
     )
+    return with_statistics(method, made, policy[rows, :longest], made.column("entropy"))
 
 
 def tokens(part: Batch, logp: torch.Tensor) -> Tokens:
@@ -178,15 +127,21 @@ def test_the_order_of_rows_does_not_change_the_gradient(name) -> None:
     assert close(straight, shuffled) and close(value, other)
 
 
-@every_method
+@claiming("surrogate")
 def test_on_policy_the_gradient_is_that_of_the_policy_gradient(name) -> None:
     method = METHODS[name]
-    whole = batch(method).with_columns()
-    whole = whole.with_columns(ref_logp=whole.column("old_logp"))
+    whole = batch(method, policy=OLD)
+    whole = whole.with_columns(ref_logp=whole.column("old_logp"), sampler_logp=whole.column("old_logp"))
     _, found = descended(method, whole, OLD)
-    expected = torch.zeros_like(OLD)
-    expected[whole.column("row"), : whole.mask.shape[1]] = -method.weigh(whole).double() * whole.advantage
-    assert torch.allclose(found, expected, rtol=1e-12, atol=1e-15)
+    weights, expected = method.weigh(whole).double(), torch.zeros_like(OLD)
+    if CLAIMS[name].whole:
+        weights = weights.sum(1, keepdim=True) * whole.mask
+    expected[whole.column("row"), : whole.mask.shape[1]] = -weights * whole.advantage
+    if CLAIMS[name].whole:  # a reply without tokens is in its group's mean, and in no gradient
+        found, expected = (
+            x[[i for i in range(N) if all(LENGTH[j] for j in mates(i))]] for x in (found, expected)
+        )
+    assert torch.allclose(found, expected, rtol=1e-7 if CLAIMS[name].whole else 1e-12, atol=1e-15)
 
 
 def test_on_policy_ratios_are_exactly_1() -> None:
@@ -200,7 +155,7 @@ every_equal = pytest.mark.parametrize("equal", [float(np.float32(0.1)), 0.1])
 
 
 @every_equal
-@pytest.mark.parametrize("name", [name for name, claims in CLAIMS.items() if claims.dead])
+@claiming("dead")
 def test_a_dead_group_has_exactly_no_gradient(name, equal) -> None:
     method = replace(METHODS[name], penalties=())
     reward = [*REWARD[: DEAD.start], *[equal] * 8, *REWARD[DEAD.stop :]]
@@ -210,7 +165,7 @@ def test_a_dead_group_has_exactly_no_gradient(name, equal) -> None:
 
 
 @every_equal
-@every_method
+@claiming("all_dead")
 def test_a_dead_batch_has_exactly_no_gradient(name, equal) -> None:
     method = replace(METHODS[name], penalties=())
     if "length" in columns(method.shape):
@@ -219,7 +174,7 @@ def test_a_dead_batch_has_exactly_no_gradient(name, equal) -> None:
     assert not found.any()
 
 
-@every_method
+@claiming("shift")
 def test_a_reward_that_all_of_a_group_get_changes_nothing(name) -> None:
     shift = [7.0] * N if CLAIMS[name].rule is None else [[3.0, 0.0, -5.0, 2.0][group] for group in GROUP]
     moved = np.asarray(REWARD) + shift
@@ -227,7 +182,7 @@ def test_a_reward_that_all_of_a_group_get_changes_nothing(name) -> None:
     assert np.allclose(a, b, rtol=1e-9, atol=1e-9)
 
 
-@pytest.mark.parametrize("name", [name for name, claims in CLAIMS.items() if claims.scale])
+@claiming("scale")
 def test_the_unit_of_rewards_changes_nothing_where_it_is_divided_out(name) -> None:
     method = override(METHODS[name], "advantage.eps=0", "shape=raw")
     (_, a), (_, b) = (credited(method, table(reward)) for reward in (REWARD, 8 * np.asarray(REWARD)))
@@ -246,8 +201,10 @@ def test_what_stands_in_the_padding_does_not_matter(name, garbage) -> None:
 
     logp = NEW.clone()
     logp[whole.column("row"), : whole.mask.shape[1]] = soiled(NEW[whole.column("row"), : whole.mask.shape[1]])
-    dirty = {n: soiled(whole.column(n)) for n in ("old_logp", "ref_logp", "entropy")}
-    other, found = descended(method, whole.with_columns(**dirty), logp)
+    dirty = {n: soiled(whole.column(n)) for n in ("old_logp", "ref_logp", "entropy", "sampler_logp")}
+    foul = whole.with_columns(**dirty)
+    now = logp[whole.column("row"), : whole.mask.shape[1]]
+    other, found = descended(method, with_statistics(method, foul, now, foul.column("entropy")), logp)
     assert value == other and (clean == found).all()
 
 
@@ -273,24 +230,24 @@ def test_padding_that_is_wider_does_not_matter(name) -> None:
 def test_far_from_the_old_policy_all_stays_finite(name) -> None:
     method = METHODS[name]
     signs = torch.where(torch.arange(LONGEST) % 2 == 0, 1.0, -1.0).double()
-    whole = batch(method).with_columns()
     far = OLD + 5000 * signs
+    whole = batch(method, policy=far)
     whole = whole.with_columns(ref_logp=far[whole.column("row"), : whole.mask.shape[1]])
     value, found = descended(method, whole, far)
     assert value.isfinite() and found.isfinite().all()
 
 
-@pytest.mark.parametrize("name", [name for name, claims in CLAIMS.items() if claims.rule])
+@claiming("rule")
 def test_advantages_are_those_of_a_naive_loop(name) -> None:
-    rows = list(zip(GROUP, REWARD, LENGTH, strict=True))
+    rule = CLAIMS[name].rule
+    assert rule is not None
     kept, found = credited(override(METHODS[name], "shape=raw"), table())
-    for i, (group, reward, length) in enumerate(rows):
-        mates = [(r, n) for j, (g, r, n) in enumerate(rows) if g == group and j != i]
-        others = [r for r, _ in mates]
-        dead = all(r == reward for r in others)
-        rule = CLAIMS[name].rule
-        assert rule is not None
-        assert found[i] == (0 if dead else pytest.approx(rule(reward, others, mates, length), abs=1e-9))
+    for i in range(N):
+        dead = len({REWARD[j] for j in mates(i)}) == 1
+        if not dead:
+            assert found[i] == pytest.approx(rule(i), abs=1e-9)
+        elif CLAIMS[name].dead:
+            assert found[i] == 0
         assert kept[i] or dead
 
 
@@ -307,14 +264,25 @@ def test_whitened_advantages_are_those_of_a_naive_loop_over_tokens(name) -> None
 @every_method
 def test_a_column_that_is_missing_is_named(name) -> None:
     method = METHODS[name]
-    before = frozenset().union(*(columns(getattr(method, axis)) for axis in ("shape", "keep", "advantage")))
+    before, weighed, after = (
+        frozenset().union(*map(columns, parts))
+        for parts in (
+            (method.shape, method.keep, method.advantage, method.credit),
+            (method.weigh,),
+            (method.loss, *method.penalties),
+        )
+    )
+    assert method.needs == before | weighed | after
     for column in before:
         with pytest.raises(ValueError, match=f"no column '{column}'"):
             credited(method, table().only(before - {column}))
-    for column in method.needs - before:
-        whole = batch(method)
+    whole = batch(method)
+    for column in weighed:
         with pytest.raises(ValueError, match=f"no column '{column}'"):
-            values(method, tokens(whole, whole.column("old_logp")).only(method.needs - {column}))
+            method.weigh(replace(whole, columns={}))
+    for column in after - {"group"}:
+        with pytest.raises(ValueError, match=f"no column '{column}'"):
+            values(method, tokens(whole, whole.column("old_logp")).only(after - {column}))
 
 
 def test_a_part_sees_no_column_that_it_does_not_declare() -> None:
@@ -367,5 +335,23 @@ def test_a_method_has_a_paper_and_says_what_it_is(name) -> None:
     assert re.fullmatch(r"\d{4}\.\d{5}", method.paper)
     assert (method.differs == "") == (name == "grpo")
     assert method.note.endswith((".", ")"))
+    assert method.reconstructed == ("reconstruction" in method.note)
     for part in method.parts():
         assert (part.func if hasattr(part, "func") else part).__doc__
+
+
+def test_a_statistic_is_that_of_all_tokens_of_a_step_by_weight() -> None:
+    method = METHODS["confucius3_math"]
+    whole = batch(method)
+    inside = ENTROPY[whole.column("row"), : whole.mask.shape[1]][whole.mask]
+    assert torch.allclose(whole.column("mean_entropy"), inside.mean(), atol=1e-7)
+    assert STATISTICS.keys() & whole.columns.keys() == {"mean_entropy"}
+    wide = METHODS["drpo"]
+    whole = batch(wide)
+    moved = (OLD - NEW)[whole.column("row"), : whole.mask.shape[1]]
+    by_group = [
+        mean([float(moved[i][whole.mask[i]].mean()) if LENGTH[i] else 0.0 for i in mates(first)])
+        for first in (0, 4, 12, 15)
+    ]
+    total = float(wide.weigh(whole).sum())  # one reply has no tokens
+    assert float(whole.column("mean_kl")[0]) == pytest.approx(sum(by_group) / 4 / total, abs=1e-7)

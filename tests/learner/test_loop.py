@@ -94,6 +94,12 @@ def test_a_killed_run_ends_with_the_weights_of_one_that_was_not(model: str, tmp_
     assert same(whole, killed)
     books = [json.loads((run / "result.json").read_text())["costs"]["learning"] for run in (whole, killed)]
     assert books[0] == books[1]
+    lines = [sorted((run / "rollouts.jsonl").read_text().splitlines()) for run in (whole, killed)]
+    assert [without_times(line) for line in lines[0]] == [without_times(line) for line in lines[1]]
+
+
+def without_times(line: str) -> dict[str, Any]:
+    return {**json.loads(line), "latency": 0}
 
 
 def test_a_finished_run_is_not_trained_again(model: str, tmp_path: Path) -> None:

@@ -131,7 +131,7 @@ def calibrated(
     squares = np.bincount(group, found**2, table.groups) + virtual * (best - means) ** 2
     deviation = np.sqrt(squares / np.maximum(1, size - ddof)) + eps
     nothing = table.dead[group] & ((table.reward == best) | (counts[group] == 1) | (virtual == 0))
-    return np.where(nothing, 0.0, found / deviation[group])
+    return np.where(nothing, 0.0, found) / np.where(nothing, 1.0, deviation[group])
 
 
 @reads("length")
@@ -170,7 +170,7 @@ def referred(
     found = table.reward - means[group]
     squares = group_mean(counted.group, (counted.reward - means[counted.group]) ** 2, table.groups)
     dead = np.append(counted.dead, np.ones(table.groups - counted.groups, bool))
-    found = np.where(dead[group], 0.0, found / (np.sqrt(squares) + eps)[group])
+    found = np.where(dead[group], 0.0, found) / np.where(dead, 1.0, np.sqrt(squares) + eps)[group]
     size, answers = (
         np.bincount(x, minlength=table.groups)[group].astype(np.float64) for x in (group, group[own])
     )
@@ -245,7 +245,7 @@ def shared(table: Table, *, eps: float = 1e-8) -> NDArray[np.float64]:
     total = np.maximum(np.bincount(group, share, table.groups), 1e-300)
     found = _above(table, np.bincount(group, share * table.reward, table.groups) / total)
     deviation = np.sqrt(np.bincount(group, share * found**2, table.groups) / total) + eps
-    return found / deviation[group]
+    return found / np.where(table.dead, 1.0, deviation)[group]
 
 
 def by_steps(table: Table, *, eps: float = 1e-6, scaled: bool = True) -> NDArray[np.float64]:
@@ -260,7 +260,7 @@ def by_steps(table: Table, *, eps: float = 1e-6, scaled: bool = True) -> NDArray
     if not scaled:
         return found
     squares = np.bincount(group, steps * found**2, table.groups)
-    return found / (np.sqrt(squares / np.maximum(1, total - 1)) + eps)[group]
+    return found / np.where(table.dead, 1.0, np.sqrt(squares / np.maximum(1, total - 1)) + eps)[group]
 
 
 def _above(table: Table, baseline: NDArray[np.float64]) -> NDArray[np.float64]:

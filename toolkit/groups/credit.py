@@ -60,8 +60,8 @@ def at_anchors(
         anchor = (anchors.greedy if greedy else anchors.similar)(group, list(states), threshold)
     found = _above(anchor, returns(table, table.column("step_reward"), gamma))
     if scaled:
-        count = np.bincount(anchor)
-        found = found / (np.sqrt(np.bincount(anchor, found**2) / np.maximum(1, count - 1)) + eps)[anchor]
+        spread = np.sqrt(np.bincount(anchor, found**2) / np.maximum(1, np.bincount(anchor) - 1))
+        found = found / np.where(spread == 0, 1.0, spread + eps)[anchor]
     return broadcast(table, advantage) + omega * found
 
 

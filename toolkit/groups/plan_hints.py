@@ -67,20 +67,19 @@ def scaffolded(
     also leaves out `planning` and replaces the `first` that failed in place of a random one.
     """
     tiers = {"knowledge": knowledge, "planning": planning, "solution": solution}
-    places = asked.rng.integers(0, asked.size, len(asked.queue)).tolist()
+    search = _all if at_once else _climbed
 
     def study(example: Example, place: int) -> Plan[Group]:
         group = yield from asked.group(example)
         if asked.done < exempt or not group.rewards or any(group.rewards):
             return group
-        levels = [hint for name, on in tiers.items() if on for hint in ladder(example, name)]
-        found = yield from (_all if at_once else _climbed)(asked, example, levels, full)
-        place = 0 if first else place % len(group.members)
-        members = (*group.members[:place], found, *group.members[place + 1 :]) if found else group.members
-        return replace(group, members=members)
+        levels = [hints for tier, on in tiers.items() if on for hints in ladder(example, tier)]
+        found = yield from search(asked, example, levels, full)
+        return _with(group, 0 if first else place, found)
 
     rows = asked.queue[: asked.wanted]
-    return (yield [study(row, place) for row, place in zip(rows, places, strict=False)])
+    places = asked.rng.integers(0, asked.size, len(rows)).tolist()
+    return (yield [study(row, place) for row, place in zip(rows, places, strict=True)])
 
 
 @recalls("recent")
@@ -139,6 +138,15 @@ def with_solved(example: Example, memory: Memory, shots: int) -> Example:
     best = sorted((-near, id, each) for near, id, each in known if near > 0)[:shots]
     text = "".join(f"Question: {each.question}\nAnswer: {each.answer}\n\n" for *_, each in best)
     return _extended(example, text, behind=False) if best else example
+
+
+def _with(group: Group, place: int, run: Rollout | None) -> Group:
+    """The group with a rollout in place of one of its own; as it is without one."""
+    if run is None:
+        return group
+    members = list(group.members)
+    members[place % len(members)] = run
+    return replace(group, members=tuple(members))
 
 
 def _climbed(

@@ -1,0 +1,78 @@
+import numpy as np
+import pytest
+
+from mas.actions import Move, Space, build
+from mas.estimate import described, shape
+from mas.graph import Graph, Node
+from mas.neighbours import grafted, neighbour, pruned
+
+SPACE = Space(("solver", "planner", "critic", "majority"), (0, 0, 1, 2), agents=4, moves=8)
+SOLVER, PLANNER, CRITIC, MAJORITY, EXIT = 0, 1, 2, 3, 5
+PLANNED = (Move(PLANNER), Move(SOLVER, (0,)), Move(EXIT))
+CHECKED = (Move(SOLVER), Move(CRITIC, (0,)), Move(EXIT))
+VOTE = (Move(SOLVER), Move(SOLVER), Move(MAJORITY, (0, 1)), Move(EXIT))
+
+
+def graph(moves) -> Graph:
+    return build(SPACE, moves).graph
+
+
+def edges(moves) -> set[tuple[str, str]]:
+    return set(graph(moves).edges)
+
+
+def test_a_part_of_one_graph_takes_the_place_of_an_agent_of_another() -> None:
+    found = [edges(grafted(SPACE, CHECKED, PLANNED, np.random.default_rng(seed))) for seed in range(20)]
+    assert {("planner", "solver"), ("solver", "critic")} in found
+
+
+def test_agents_that_say_the_same_become_one_when_grafted() -> None:
+    found = {grafted(SPACE, VOTE, PLANNED, np.random.default_rng(seed)) for seed in range(40)}
+    assert all(sum(node.role == "planner" for node in graph(moves).nodes) <= 1 for moves in found)
+
+
+@pytest.mark.parametrize(
+    "edit", [lambda m, r: grafted(SPACE, m, VOTE, r), lambda m, r: neighbour(SPACE, m, r)]
+)
+def test_edits_stay_within_the_space(edit) -> None:
+    rng, moves = np.random.default_rng(0), CHECKED
+    for _ in range(200):
+        moves = edit(moves, rng)
+        assert 1 <= len(graph(moves)) <= SPACE.agents
+
+
+def test_pruned_graphs_are_all_that_have_a_part_less() -> None:
+    chain = (Move(PLANNER), Move(SOLVER, (0,)), Move(CRITIC, (0, 1)), Move(EXIT))
+    found = {frozenset(edges(moves)) for moves in pruned(SPACE, chain)}
+    agents = [{("solver", "critic")}, {("planner", "critic")}]
+    wires = [
+        {("solver", "critic"), ("planner", "critic")},
+        {("planner", "critic")},
+        {("planner", "solver"), ("solver", "critic")},
+    ]
+    assert found == {frozenset(each) for each in [*agents, *wires]}
+
+
+def test_one_agent_cannot_be_pruned() -> None:
+    assert pruned(SPACE, (Move(SOLVER), Move(EXIT))) == []
+
+
+def wired(*links) -> Graph:
+    """A graph of edges between names, ended by the last one named; a role is a name up to its number."""
+    names = dict.fromkeys(name for link in links for name in link)
+    nodes = tuple(Node(name=name, role=name.split("-")[0]) for name in names)
+    return Graph(nodes, links, links[-1][1])
+
+
+def test_the_names_and_order_of_agents_make_no_other_shape() -> None:
+    one = wired(("solver", "majority"), ("planner", "majority"))
+    two = wired(("planner-7", "majority-2"), ("solver-3", "majority-2"))
+    assert shape(SPACE.roles, one) == shape(SPACE.roles, two)
+    assert np.allclose(described(SPACE.roles, one), described(SPACE.roles, two))
+
+
+def test_one_planner_for_two_is_another_shape_than_a_planner_each() -> None:
+    ends = (("solver", "majority"), ("solver-2", "majority"))
+    shared = wired(("planner", "solver"), ("planner", "solver-2"), *ends)
+    apart = wired(("planner", "solver"), ("planner-2", "solver-2"), *ends)
+    assert shape(SPACE.roles, shared) != shape(SPACE.roles, apart)
