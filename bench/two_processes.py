@@ -1,8 +1,10 @@
 """
 The gradient of an update by two processes against that by one: same model, same batch, same method.
 
-Small models of three families in float64 and float32, and SmolLM2-135M in float32 (not with --quick), all weights and
-LoRA. Two processes cut other slices than one and add up in another order; nothing else may differ.
+Small models of three families and SmolLM2-135M (not with --quick), all weights and LoRA, in float64 and float32. Slices
+are one sequence each, so both sides cut the same ones and add them up in another order. In float64 that must not show.
+In float32 it is rounding: how much a gradient moves in one process where the slices are cut otherwise is printed beside
+it (`other_slices`).
 """
 
 import os
@@ -28,31 +30,32 @@ from tests.learner import exact
 
 BAR = 1e-6
 REAL = "smollm2-135m"
-SLICES = {"small": 40, REAL: 512}
+SMALLEST, LARGER = 1, 512
+"""Tokens of a slice: one sequence, or many."""
 METHODS = {"dr_grpo": (), "grpo": ("penalties.kl3.beta=0.1", "epochs=2", "minibatches=2"), "gspo": ()}
 LORA = Lora(rank=8, alpha=16.0)
 
 
-def cases(short: bool) -> Iterator[tuple[str, Policy, Batch, int]]:
-    """A name, a policy, a batch and the tokens of a slice."""
+def cases(short: bool) -> Iterator[tuple[str, Policy, Batch]]:
+    """A name, a policy and a batch."""
     given = exact.batch((9, 4, 9, 21), ((3, 1, 7, 4), (4, 1), (1, 6, 17), (5, 2, 2)))
     rng = torch.Generator().manual_seed(5)
     given = replace(given, advantage=torch.randn(len(given), 1, generator=rng, dtype=torch.float64))
     for family in ("Llama", "Qwen3", "Gemma2"):
         for dtype in (torch.float64, torch.float32):
             name = f"{family} {str(dtype).removeprefix('torch.')}"
-            yield name, exact.policy(family, dtype), given, SLICES["small"]
+            yield name, exact.policy(family, dtype), given
     if not short:
         work = real_batch(prompts=2, prompt=48, group=4, reply=16)
-        for name, lora in ((f"{REAL} float32", None), (f"{REAL} float32 LoRA", LORA)):
-            policy = Policy.load(REAL, device="cpu", dtype="float32", lora=lora)
-            yield name, policy, work, SLICES[REAL]
+        for dtype, lora in (("float64", None), ("float32", None), ("float32", LORA)):
+            policy = Policy.load(REAL, device="cpu", dtype=dtype, lora=lora)
+            yield f"{REAL} {dtype}" + (" LoRA" if lora else ""), policy, work
 
 
-def gradients(together: Ranks, short: bool) -> dict[str, Tensor]:
+def gradients(together: Ranks, short: bool, tokens: int = SMALLEST) -> dict[str, Tensor]:
     """The gradient of the last optimizer step of each case and method."""
     found = {}
-    for case, policy, work, tokens in cases(short):
+    for case, policy, work in cases(short):
         policy.with_reference()
         for name, parts in METHODS.items():
             optimizer = torch.optim.SGD(policy.parameters(), lr=1e-3)
@@ -89,22 +92,27 @@ def two(short: bool) -> dict[str, Tensor]:
         return torch.load(Path(folder) / "two.pt")
 
 
+def largest(found: dict[str, Tensor], alone: dict[str, Tensor]) -> dict[str, float]:
+    """The largest difference of any entry, by case."""
+    worst: dict[str, float] = {}
+    for name, gradient in alone.items():
+        case, off = name.partition(",")[0], float((found[name] - gradient).abs().max())
+        worst[case] = max(worst.get(case, 0.0), float(f"{off:.2g}"))
+    return worst
+
+
 def main() -> int:
     short = quick()
     torch.set_num_threads(1)
-    found, alone = two(short), gradients(ALONE, short)
-    worst, relative = {}, {}
-    for name, gradient in alone.items():
-        case = name.partition(",")[0]
-        off = float((found[name] - gradient).abs().max())
-        worst[case] = max(worst.get(case, 0.0), off)
-        relative[case] = max(relative.get(case, 0.0), off / float(gradient.abs().max()))
-    figures = {
-        "largest_difference": {case: float(f"{off:.2g}") for case, off in worst.items()},
-        "relative": {case: float(f"{off:.2g}") for case, off in relative.items()},
-        "methods": list(METHODS),
-    }
-    return report("two_processes", figures, "gradients equal to 1e-6", max(worst.values()) <= BAR)
+    alone = gradients(ALONE, short)
+    worst, sliced = largest(two(short), alone), largest(gradients(ALONE, short, LARGER), alone)
+    figures = {"largest_difference": worst, "other_slices": sliced, "methods": list(METHODS)}
+    exactly = max(off for case, off in worst.items() if "float64" in case)
+    rounding = all(off <= max(BAR, 2 * sliced[case]) for case, off in worst.items())
+    bar = (
+        "gradients equal to 1e-6 in float64; in float32 to 1e-6 or to what other slices change in one process"
+    )
+    return report("two_processes", figures, bar, exactly <= BAR and rounding)
 
 
 if __name__ == "__main__":

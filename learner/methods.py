@@ -285,7 +285,7 @@ advantage_alignment = Method(
 
 gigpo = Method(
     paper="2505.10978",
-    differs="and steps from the same state are compared with each other; mean over tokens, KL 0.01",
+    differs="steps from the same state are compared with each other as well, mean over tokens, KL 0.01",
     advantage=p(advantage.standardised, eps=1e-6),
     credit=credit.at_anchors,
     weigh=weigh.per_token,
@@ -319,7 +319,7 @@ m_grpo = Method(
 
 hrpo = Method(
     paper="2506.08507",
-    differs="and each step gets what its own reward is above its group's, no KL",
+    differs="each step also gets what its own reward is above its group's, no KL",
     credit=credit.action_wise,
     reconstructed=True,
     note="A reconstruction: the paper names both levels, not how they are joined. mas.hrpo learns graphs by it.",

@@ -36,5 +36,6 @@ def _one(name: str, settings: Sequence[str]) -> Shown:
     axes = describe(override(found, *settings))
     head = [f"{key}, arXiv {found.paper}", f"differs from grpo: {found.differs}" if found.differs else ""]
     data: dict[str, Any] = {"name": key, "paper": found.paper, "differs": found.differs, "note": found.note}
+    data["reconstructed"] = found.reconstructed
     data["axes"] = dict(line.split(": ", 1) for line in axes)
     return Shown([line for line in (*head, found.note) if line] + ["", *axes], data)

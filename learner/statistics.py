@@ -20,7 +20,7 @@ STATISTICS: Mapping[str, Callable[[Batch, Tensor, Tensor], Tensor]] = {
     "mean_entropy": lambda batch, logp, entropy: entropy,
     "mean_kl": lambda batch, logp, entropy: batch.columns.get("old_logp", logp) - logp,
 }
-"""(batch, log-probabilities, entropies) -> (B, T) what is averaged; a part that reads "mean_entropy" reads "entropy"."""
+"""(batch, log-probabilities, entropies) -> (B, T) what is averaged; whoever reads "mean_entropy" reads "entropy"."""
 
 
 def wanted(method: Method) -> frozenset[str]:

@@ -139,3 +139,62 @@ def test_the_clamp_of_k3_holds_its_value() -> None:
 def test_the_entropy_bonus_is_a_gain() -> None:
     x = tokens(OLD, entropy=torch.full_like(OLD, 0.7))
     assert torch.allclose(penalty.entropy(x, coef=0.1)[BATCH.mask], torch.tensor(-0.07).double())
+
+
+# ---- losses that compare sequences, or know who drew them -----------------------------------------------------------
+
+
+def several(moved, gain, group, **columns) -> Tokens:
+    """Sequences of 3 tokens, moved by the same at each token from an old log-probability of -1."""
+    old = torch.full((len(moved), 3), -1.0, dtype=torch.float64)
+    logp = (old + torch.tensor(moved).double()[:, None]).requires_grad_()
+    found = {name: torch.tensor(values).double() for name, values in columns.items()}
+    return Tokens(logp, old, old < 0, torch.tensor(gain).double()[:, None], torch.tensor(group), found)
+
+
+def slope(part, x: Tokens) -> list[float]:
+    """The gradient of the sum over sequences, at the first token of each."""
+    (found,) = torch.autograd.grad(part(x).sum(), x.logp)
+    return found[:, 0].tolist()
+
+
+def test_the_ratio_to_the_sampler_knows_rollouts_of_earlier_steps() -> None:
+    """Where it said nothing, the policy before the update did."""
+    x = several([0.1, 0.1, 0.1], [1.0] * 3, [0] * 3, sampler_logp=[-1.0, -1.5, math.nan])
+    assert (-loss.clipped_to_sampler(x))[:, 0].tolist() == pytest.approx([math.exp(0.1), 1.2, math.exp(0.1)])
+    assert slope(loss.clipped_to_sampler, x)[1] == 0
+
+
+def test_all_steps_of_a_rollout_have_one_ratio() -> None:
+    x = several([0.02, 0.01, 0.05], [1.0, 1.0, -1.0], [0] * 3, rollout=[7, 7, 3])
+    ratios = math.exp(3 * 0.03), math.exp(3 * 0.05)
+    assert (-loss.clipped_trajectory(x)).flatten().tolist() == pytest.approx(
+        [ratios[0], ratios[0], -ratios[1]]
+    )
+    far = several([0.1, 0.01], [1.0, 1.0], [0, 0], rollout=[1, 1])
+    assert slope(loss.clipped_trajectory, far) == [0, 0], "what one step did, all have done"
+
+
+def test_wrong_answers_are_pushed_down_by_how_likely_they_are_in_their_group() -> None:
+    x = several([0.0, 0.3, 0.0, 0.0, 9.0], [1.0, -0.5, -0.5, 1.0, -1.0], [0, 0, 0, 1, 1])
+    share = math.exp(0.3) / (math.exp(0.3) + 1)
+    found = slope(lambda x: loss.discriminated(x, tau=1.0), x)
+    assert found == pytest.approx([-3 / 3, 3 * share / 3, 3 * (1 - share) / 3, -2 / 3, 2 / 3])
+
+
+def test_a_regression_that_has_nothing_to_tell_apart_is_the_policy_gradient() -> None:
+    still = several([0.0, 0.0, 0.0], [1.0, -0.5, -0.5], [0] * 3)
+    assert slope(loss.regressed, still) == [-1.0, 0.5, 0.5]
+    moved = several([0.5, 0.1, 0.1], [math.sqrt(2), -math.sqrt(0.5), -math.sqrt(0.5)], [0] * 3)
+    assert slope(lambda x: loss.regressed(x, eps=0.0), moved) == pytest.approx([0] * 3, abs=1e-9)
+
+
+def test_groups_without_signal_do_not_dilute_a_regression() -> None:
+    x = several([0.5, 0.1], [0.0, 0.0], [0, 0])
+    assert not loss.regressed(x).any() and slope(loss.regressed, x) == [0, 0]
+
+
+def test_listed_answers_have_their_probability_among_each_other() -> None:
+    x = several([1.0, 0.0, 5.0], [1.0, 1.0, 1.0], [0, 0, 1])
+    (one, other, alone), total = (-loss.enumerated(x, low=9, high=9, delta=None)).flatten(), math.exp(3) + 1
+    assert (one.item(), other.item(), alone.item()) == pytest.approx((2 * math.exp(3) / total, 2 / total, 1))

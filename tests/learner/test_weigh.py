@@ -6,13 +6,22 @@ import torch
 from learner import weigh
 from learner.batch import Batch
 
-PARTS = [weigh.per_sequence, weigh.per_token, weigh.summed, weigh.constant]
+PARTS = [
+    weigh.per_sequence,
+    weigh.per_token,
+    weigh.summed,
+    weigh.constant,
+    weigh.per_group,
+    weigh.per_share,
+    weigh.curriculum,
+]
 
 
-def batch(*lengths: int) -> Batch:
-    return Batch.of(
-        [(1,)] * len(lengths), [range(n) for n in lengths], [0] * len(lengths), [1.0] * len(lengths)
-    )
+def batch(*lengths: int, group=None, **columns) -> Batch:
+    n = len(lengths)
+    usual = {"share": [1.0] * n, "reward": [0.5] * n, "choice": list(map(float, range(n)))}
+    replies = [range(length) for length in lengths]
+    return Batch.of([(1,)] * n, replies, group or [0] * n, [1.0] * n, **{**usual, **columns})
 
 
 @pytest.mark.parametrize(
@@ -44,3 +53,26 @@ def test_an_empty_batch_is_no_error(part) -> None:
 def test_a_reply_without_tokens_counts_as_a_sequence() -> None:
     assert weigh.per_sequence(batch(2, 0)).sum() == pytest.approx(0.5)
     assert weigh.per_token(batch(2, 0)).sum() == pytest.approx(1)
+
+
+def test_groups_count_the_same_whatever_their_size() -> None:
+    weights = weigh.per_group(batch(1, 2, 4, group=[3, 3, 8]))
+    assert weights.sum(1).tolist() == [0.25, 0.25, 0.5] and weights[1, 0] == 0.125
+
+
+def test_shares_of_a_group_are_parts_of_its_mass() -> None:
+    """Two rollouts, of which one delegated once and one twice, count the same."""
+    weights = weigh.per_share(batch(2, 2, 2, 1, group=[0, 0, 0, 1], share=[1.0, 0.5, 0.5, 1.0]))
+    assert weights.sum(1).tolist() == [0.25, 0.125, 0.125, 0.5]
+
+
+def test_the_curriculum_weighs_each_group_by_its_own_answers() -> None:
+    group, reward, choice = [5, 5, 2, 2, 2], [1.0, 0.0, 1.0, 1.0, 1.0], [1.0, 2.0, 1.0, 2.0, 3.0]
+    weights = weigh.curriculum(batch(1, 1, 1, 1, 1, group=group, reward=reward, choice=choice))
+    assert weights[:, 0].tolist() == pytest.approx([0.2, 0.2, 0, 0, 0])
+
+
+def test_more_answers_than_options_are_no_more_than_full_variety() -> None:
+    many = batch(*[1] * 8, reward=[0.5] * 8)
+    assert weigh.curriculum(many, options=4)[0, 0] == pytest.approx(1 / 8)
+    assert weigh.curriculum(batch(1), options=1).isfinite().all()

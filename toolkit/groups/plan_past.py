@@ -6,8 +6,10 @@ Axis 2, plan: rollouts of earlier steps. See `toolkit.groups.plan`; what they re
 """
 
 from collections.abc import Sequence
+from typing import Annotated
 
 import numpy as np
+from pydantic import Field
 
 from toolkit.groups.memory import recalls
 from toolkit.groups.plan import Asked
@@ -15,6 +17,7 @@ from toolkit.types import Example, Group, Note, Plan, Rollout
 
 LATER = "later"
 """Topic of the note that says which groups are for the next step."""
+Capacity = Annotated[int, Field(ge=1, le=100_000)]
 REPLAYED = "replayed"
 """`Group.role` of rollouts of earlier steps."""
 
@@ -40,7 +43,7 @@ def recovered(asked: Asked) -> Plan[list[Group]]:
 
 
 @recalls("buffer")
-def buffered(asked: Asked, *, capacity: int = 1024) -> Plan[list[Group]]:
+def buffered(asked: Asked, *, capacity: Capacity = 1024) -> Plan[list[Group]]:
     """
     As `fixed`, and for each group that is not mixed as many rollouts of the buffer, if there are any.
 

@@ -4,6 +4,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tests import golden
+from toolkit.errors import RewardError
 from toolkit.groups import advantage
 from toolkit.groups.table import Table
 
@@ -119,3 +120,123 @@ def test_a_table_says_what_does_not_fit() -> None:
         Table.of([0], [1.0], cost=[1, 2, 3])
     with pytest.raises(ValueError, match=r"no column 'worth', only \['cost'\]"):
         Table.of([0], [1.0], cost=[1]).column("worth")
+
+
+# ---- estimators of single papers; their numbers are in tests/golden_seeds.py ----------------------------------------
+
+EQUAL = st.sampled_from([0.0, 0.1, float(np.float32(0.1)), 1.0])
+REWARDS = st.lists(st.sampled_from([0.0, 0.1, 0.5, 1.0]), min_size=1, max_size=9)
+
+
+def one_group(rewards, **columns):
+    n = len(rewards)
+    usual = {
+        "length": [3.0] * n,
+        "anchor": [0.0] * n,
+        "trait": np.linspace(0, 1, n),
+        "mean_logp": -np.arange(n),
+        "stored": [np.nan] * n,
+        "share": [1.0] * n,
+    }
+    return Table.of([0] * n, rewards, range(n), **{**usual, **columns})
+
+
+PARTS = [
+    advantage.decoupled,
+    advantage.referred,
+    advantage.by_hardness,
+    advantage.distinctive,
+    advantage.sharpened,
+    advantage.stored,
+    advantage.shared,
+    advantage.by_steps,
+]
+
+
+@pytest.mark.parametrize("part", PARTS)
+@given(EQUAL, st.integers(1, 9))
+def test_equal_rewards_say_nothing(part, reward, count) -> None:
+    assert not part(one_group([reward] * count)).any()
+
+
+@pytest.mark.parametrize("part", [*PARTS, advantage.calibrated])
+@given(REWARDS)
+def test_all_are_finite_and_nobody_is_needed(part, rewards) -> None:
+    found = part(one_group(rewards))
+    assert found.shape == (len(rewards),) and np.isfinite(found).all()
+    assert part(one_group([])).shape == (0,)
+
+
+@given(REWARDS)
+def test_without_a_virtual_reward_calibration_is_grpo(rewards) -> None:
+    table = one_group(rewards)
+    found = advantage.calibrated(table, virtual=0)
+    assert found == pytest.approx(advantage.standardised(table, eps=1e-6), abs=1e-9)
+
+
+@given(st.sampled_from([0.0, 0.1, 0.5]), st.integers(2, 9))
+def test_all_wrong_are_pushed_down_alike_and_all_right_are_left(reward, count) -> None:
+    found = advantage.calibrated(one_group([reward] * count))
+    assert len(set(found.tolist())) == 1 and found[0] < 0
+    assert not advantage.calibrated(one_group([1.0] * count)).any()
+    assert not advantage.calibrated(one_group([reward])).any()
+
+
+def test_a_reward_above_the_best_is_one_sentence() -> None:
+    with pytest.raises(
+        RewardError, match=r"A reward of 1\.5 is above the best one of 1, .*advantage\.best=1\.5"
+    ):
+        advantage.calibrated(one_group([1.5, 0.0]))
+    assert advantage.calibrated(one_group([1.5, 0.0]), best=1.5)[0] > 0
+
+
+@given(
+    st.lists(st.integers(1, 8000), min_size=2, max_size=6),
+    st.lists(st.integers(1, 8000), min_size=1, max_size=4),
+)
+def test_shorter_right_answers_weigh_more_and_wrong_ones_know_no_length(right, wrong) -> None:
+    rewards = [1.0] * len(right) + [0.0] * len(wrong)
+    found = advantage.decoupled(one_group(rewards, length=[*right, *wrong]))
+    assert found[: len(right)].sum() == pytest.approx(1)
+    order = np.argsort(right, kind="stable")
+    assert (np.diff(found[order]) <= 0).all()
+    assert (found[len(right) :] == -1 / len(wrong)).all()
+    even = advantage.decoupled(one_group(rewards, length=[*right, *wrong]), lam=1e9)
+    assert even[: len(right)] == pytest.approx(1 / len(right), abs=1e-5)
+
+
+def test_only_rewards_of_0_and_1_and_replies_with_tokens_count() -> None:
+    found = advantage.decoupled(one_group([1.0, 1.0, 0.5, 0.0, 0.0], length=[4, 0, 4, 4, 0]))
+    assert found.tolist() == [1, 0, 0, -1, 0]
+
+
+def test_a_reference_that_stands_apart_is_no_danger_where_all_are_equal() -> None:
+    table = one_group([0.0, 0.0, 0.0, 1.0], anchor=[0, 0, 0, 1])
+    assert not advantage.referred(table, pooled=False).any()
+    assert advantage.referred(table)[3] > 0
+
+
+@given(st.lists(st.sampled_from([0.0, 1.0]), min_size=2, max_size=8))
+def test_hardness_scales_by_no_more_than_the_paper_says(rewards) -> None:
+    found, plain = advantage.by_hardness(one_group(rewards)), 2 * advantage.centred(one_group(rewards))
+    inside = plain != 0
+    assert ((found[inside] / plain[inside] >= 1) & (found[inside] / plain[inside] <= 1.512)).all()
+
+
+@given(REWARDS)
+def test_sharpening_raises_what_is_good_by_half_at_most(rewards) -> None:
+    table = one_group(rewards)
+    found, plain = advantage.sharpened(table), advantage.standardised(table, eps=1e-6)
+    assert (found[plain <= 0] == plain[plain <= 0]).all()
+    assert ((found >= plain) & (found <= 1.5 * np.maximum(plain, 0) + np.minimum(plain, 0) + 1e-12)).all()
+
+
+def test_shares_weigh_as_copies_do() -> None:
+    shared = advantage.shared(one_group([1.0, 0.5, 0.0], share=[1.0, 0.5, 0.5]))
+    copied = advantage.shared(one_group([1.0, 1.0, 0.5, 0.0]))
+    assert shared == pytest.approx(copied[1:])
+
+
+def test_what_a_buffer_says_stands() -> None:
+    found = advantage.stored(one_group([1.0, 0.0, 0.0], stored=[np.nan, -7.0, np.nan]))
+    assert found[1] == -7 and found[0] > 0 > found[2]

@@ -31,3 +31,25 @@ def test_only_groups_that_differ_are_kept() -> None:
     table = Table.of([0, 0, 1, 1, 2], np.array([0.1, 0.1, 0, 1, 5], np.float32))
     assert keep.mixed(table).tolist() == [False, False, True, True, False]
     assert keep.everything(table).all()
+
+
+def test_without_weight_and_where_nothing_is_right_ranks_change_nothing() -> None:
+    table = Table.of([0] * 3, [1.0, 0.0, 1.0], mean_logp=[-1.0, -2.0, -3.0])
+    assert (shape.unlikely(table, beta=0.0) == table.reward).all()
+    assert not shape.unlikely(table.with_reward(np.zeros(3))).any()
+
+
+def test_of_equally_likely_ones_the_earlier_counts_as_less_likely() -> None:
+    table = Table.of([1, 0, 1, 1], [1.0] * 4, mean_logp=[-1.0, -5.0, -1.0, -2.0])
+    expected = [1 - 0.25 / 3, 1.0, 1 - 0.5 / 3, 1.0]
+    assert np.allclose(shape.unlikely(table), expected)
+
+
+def test_groups_below_the_best_reward_are_kept_right_or_wrong() -> None:
+    table = Table.of([0, 0, 1, 1, 2, 2], [1, 1, 0, 0, 1, 0.5])
+    assert keep.imperfect(table).tolist() == [False, False, True, True, True, True]
+
+
+def test_what_a_buffer_gave_is_kept_though_it_is_alone() -> None:
+    table = Table.of([0, 0, 1, 2, 2], [1, 1, 1, 1, 0], stored=[np.nan, np.nan, 0.5, np.nan, np.nan])
+    assert keep.mixed_or_stored(table).tolist() == [False, False, True, True, True]

@@ -1,0 +1,71 @@
+from itertools import permutations
+
+import numpy as np
+import pytest
+
+from toolkit.errors import TaskError
+from toolkit.groups import anchors
+
+ROOMS = [
+    "you are in room 1 with a red box",
+    "you are in room 1 with a red cup",
+    "you are in room 9 with a red cup",
+]
+ZEROS = np.zeros(3, int)
+
+
+def partition(numbers, names):
+    """Which names share a number, whatever it is."""
+    pairs = list(zip(names, numbers.tolist(), strict=True))
+    return {frozenset(name for name, other in pairs if other == number) for _, number in pairs}
+
+
+def test_states_are_the_same_within_a_group_only() -> None:
+    assert anchors.exact(np.array([0, 0, 1, 1]), ["a", "b", "a", "a"]).tolist() == [0, 1, 2, 2]
+
+
+@pytest.mark.parametrize(
+    ("one", "other", "same"),
+    [
+        (np.zeros((2, 3)), np.zeros((3, 2)), False),
+        (np.zeros((2, 3)), np.zeros((2, 3)), True),
+        (np.int64(3), 3, True),
+        ({"a": 1, "b": [2]}, {"b": [2], "a": 1}, True),
+        ([1, [2, 3]], (1, (2, 3)), True),
+        (None, "None", False),
+        ({"a": 1}, (("a", 1),), False),
+    ],
+)
+def test_states_may_be_anything_that_has_a_content(one, other, same) -> None:
+    assert (len(set(anchors.exact(np.zeros(2, int), [one, other]).tolist())) == 1) == same
+
+
+def test_a_state_that_cannot_be_compared_is_one_sentence() -> None:
+    with pytest.raises(
+        TaskError, match="A state of type set can't be compared with others: let the environment"
+    ):
+        anchors.exact(np.zeros(1, int), [{1, 2}])
+    with pytest.raises(TaskError, match="compared by likeness must be texts, not int"):
+        anchors.similar(np.zeros(2, int), ["a", 3], 0.9)
+
+
+@pytest.mark.parametrize("threshold", [0.87, 0.9, 0.92, 0.99])
+def test_linked_states_are_the_same_in_any_order(threshold) -> None:
+    found = [
+        partition(anchors.similar(ZEROS, [ROOMS[i] for i in order], threshold), order)
+        for order in permutations(range(3))
+    ]
+    assert all(each == found[0] for each in found)
+
+
+def test_greedy_clusters_depend_on_the_order() -> None:
+    found = [
+        partition(anchors.greedy(ZEROS, [ROOMS[i] for i in order], 0.9), order)
+        for order in permutations(range(3))
+    ]
+    assert any(each != found[0] for each in found)
+
+
+@pytest.mark.parametrize("find", [anchors.similar, anchors.greedy])
+def test_alike_states_of_two_groups_are_two(find) -> None:
+    assert find(np.array([0, 1, 1]), [ROOMS[0], ROOMS[0], ROOMS[1]], 0.9).tolist() == [0, 1, 1]
