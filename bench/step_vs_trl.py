@@ -122,7 +122,7 @@ def main(arguments: Sequence[str]) -> int:
         name, model, steps = arguments[1], arguments[2], int(arguments[3])
         print(json.dumps(ours(model, steps) if name == "edgewise" else theirs(model, steps, SIDES[name])))
         return 0
-    rounds, steps = (1, 2) if quick() else (2, 4)
+    rounds, steps = (1, 2) if quick() else (2, 3)
     names = list(SIDES)[:1] if quick() else list(SIDES)
     seconds: dict[str, list[float]] = {name: [] for name in ("edgewise", *names)}
     with tempfile.TemporaryDirectory() as folder:

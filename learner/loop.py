@@ -6,8 +6,8 @@ number, so what was lost after the checkpoint comes out as it was.
 """
 
 import math
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass, field, replace
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -17,10 +17,13 @@ import numpy as np
 from learner import checkpoint, collapse, gather, pace
 from learner.collapse import Seen, mean
 from learner.engine import Engine
+from learner.given import giving
 from learner.job import Job
 from learner.method import describe
+from learner.remember import drawn, remembered
 from learner.rollouts import in_step
 from learner.sampler import Sampler
+from learner.state import State, StepRecord
 from learner.update import Updated
 from toolkit.agent import Agent, Prompt, group, runs
 from toolkit.artifact import WEIGHTS
@@ -41,92 +44,6 @@ DEAD = 10
 """Steps in a row without any signal, after which there is no point in going on."""
 TRIES = 3
 """Collapses after which learning stops where it was best."""
-
-
-@dataclass(frozen=True, slots=True)
-class State:
-    """
-    What one step hands to the next beside the weights; it is saved with them.
-
-    `slowed` is a factor on the learning rate, halved at each collapse. `best` is the step of the best checkpoint.
-    `stopped` says why learning ended early.
-    """
-
-    number: int = 0
-    memory: Memory = field(default_factory=Memory)
-    history: tuple[Seen, ...] = ()
-    books: tuple[Sampled, ...] = ()
-    slowed: float = 1.0
-    collapses: int = 0
-    best: int = 0
-    stopped: str = ""
-
-    def to_json(self) -> dict[str, Any]:
-        """Plain data."""
-        return {**asdict(self), "memory": self.memory.to_json()}
-
-    @classmethod
-    def from_json(cls, data: Mapping[str, Any]) -> "State":
-        """What `to_json` wrote."""
-        books = [
-            Sampled(Payer(**x["payer"]), x["model"], x["calls"], Usage(**x["usage"])) for x in data["books"]
-        ]
-        history = [Seen(**each) for each in data["history"]]
-        return cls(
-            **{
-                **data,
-                "memory": Memory.from_json(data["memory"]),
-                "history": tuple(history),
-                "books": tuple(books),
-            }
-        )
-
-
-@dataclass(frozen=True, slots=True)
-class StepRecord:
-    """What a step saw and did; `went` says where learning went back to, and why."""
-
-    number: int
-    epoch: int
-    groups: tuple[Group, ...]
-    seen: Seen
-    updated: Updated | None
-    rate: float
-    went: str = ""
-
-    def to_json(self) -> dict[str, Any]:
-        """Plain data."""
-        members = [run for each in self.groups for run in each.members]
-        return {
-            "step": self.number,
-            "epoch": self.epoch,
-            "statistics": {
-                "runs": len(members),
-                "failed": sum(run.failed for run in members),
-                "mean_reward": self.seen.reward,
-                "mixed": mean([each.mixed for each in self.groups]),
-                **{name: value for name, value in asdict(self.seen).items() if name != "reward"},
-            },
-            "update": asdict(self.updated) if self.updated else None,
-            "rate": self.rate,
-            "went": self.went,
-            "groups": [{"example": g.example.id, "rewards": list(g.rewards)} for g in self.groups],
-        }
-
-    def summary(self) -> str:
-        """One line for people."""
-        seen, done = self.seen, self.updated
-        mixed = mean([each.mixed for each in self.groups])
-        learnt = (
-            f"gradient {done.norm:.2g}, sampler off by {done.mismatch:.1g} nats"
-            if done
-            else "nothing to learn from"
-        )
-        went = f"; {self.went}" if self.went else ""
-        return (
-            f"step {self.number}: mean reward {seen.reward:.2f}, {mixed:.0%} of groups mixed, "
-            f"{seen.length:.0f} tokens, {seen.entropy:.2f} nats a token; {learnt}{went}"
-        )
 
 
 def learn(job: Job, path: Path, make: Callable[..., Engine] = Engine) -> Plan[Outcome]:
@@ -166,9 +83,10 @@ def step(job: Job, sampler: Sampler, state: State, folder: Path) -> Plan[tuple[S
     """Sample groups, learn from them, and save what came of it now and then."""
     number, engine = state.number + 1, sampler.engine
     yield Note("stage", f"step {number} of {job.config.steps}")
-    groups, books = yield from sampled(job, sampler, state.memory, number)
-    yield Note("groups", groups)
-    check_alive(groups)
+    heard = yield from sampled(job, sampler, state.memory, number)
+    groups, fresh = heard.groups, drawn(heard.groups)
+    yield Note("groups", fresh)
+    check_alive(fresh)
     found = gather.members(groups)
     distances = (yield Work(engine.distances, (found,))) if "kl" in job.method.needs else None
     made = gather.batch(found, job.method, distances)
@@ -176,13 +94,13 @@ def step(job: Job, sampler: Sampler, state: State, folder: Path) -> Plan[tuple[S
     if made is not None:
         done = yield Work(partial(engine.update, made, number, slowed=state.slowed))
         yield Work(sampler.moved)
-    seen = _seen(groups, done)
+    seen = _seen(fresh, done)
     state = replace(
         state,
         number=number,
-        memory=state.memory.after(groups),
+        memory=remembered(job.method, state.memory, groups, heard.later, distances),
         history=(*state.history, seen),
-        books=_together([*state.books, *books]),
+        books=_together([*state.books, *heard.books]),
     )
     went = ""
     if job.config.watch and (why := collapse.alarm(state.history)):
@@ -193,39 +111,63 @@ def step(job: Job, sampler: Sampler, state: State, folder: Path) -> Plan[tuple[S
     _check_signal(state)
     rate = float(engine.optimizer.param_groups[0]["lr"])
     epoch = 1 + (number - 1) * job.config.batch_size // len(job.task.train)
-    return StepRecord(number, epoch, tuple(groups), seen, done, rate, went), state
+    return StepRecord(number, epoch, tuple(fresh), seen, done, rate, went), state
 
 
-def sampled(
-    job: Job, sampler: Sampler, memory: Memory, number: int
-) -> Plan[tuple[list[Group], list[Sampled]]]:
-    """The groups of a step, by the method's choice of rows and of rollouts; what they used."""
+@dataclass(slots=True)
+class Heard:
+    """What came of a step's plan: its groups, those that it leaves for the next step, and what it used."""
+
+    groups: list[Group] = field(default_factory=list)
+    later: list[Group] = field(default_factory=list)
+    books: list[Sampled] = field(default_factory=list)
+
+
+def sampled(job: Job, sampler: Sampler, memory: Memory, number: int) -> Plan[Heard]:
+    """The groups of a step, by the method's choice of rows and of rollouts."""
     config, rng = job.config, np.random.default_rng(seed_of(job.config.seed, "select", number))
     queue = job.method.select(job.task.train, memory, rng, config.batch_size * config.refills)
-    agent, version = job.learner, f"w{number - 1}"
-    seed = seed_of(config.seed, "learn", number)
-
-    def draw(row: Example, start: int, count: int) -> Plan[tuple[Rollout, ...]]:
-        prompts = [Prompt(row.messages, version)] * count
-        return runs(
-            agent, row, prompts, job.task.reward, judge=job.judge, seed=seed, start=start, together=not start
-        )
-
-    asked = Asked(tuple(queue), config.batch_size, config.group_size, draw)
-    books: list[Sampled] = []
+    asked = Asked(
+        tuple(queue),
+        config.batch_size,
+        config.group_size,
+        partial(_drawn, job, number),
+        giving(lambda: sampler.engine.policy, job.task.reward, job.judge, job.learner.role),
+        memory,
+        (number - 1) / config.steps,
+        rng,
+    )
+    heard = Heard()
     plan = in_step([booked(job.method.plan(asked), number)], config.model, sampler.answer)
-    groups = yield from _overheard(plan, books)
-    return groups[0], books
+    heard.groups = (yield from _overheard(plan, heard))[0]
+    return heard
 
 
-def _overheard(plan: Plan[Any], books: list[Sampled]) -> Plan[Any]:
-    """The same plan; what it books is noted down too."""
+def _drawn(job: Job, number: int, row: Example, start: int, count: int) -> Plan[tuple[Rollout, ...]]:
+    prompts = [Prompt(row.messages, f"w{number - 1}")] * count
+    seed = seed_of(job.config.seed, "learn", number)
+    return runs(
+        job.learner,
+        row,
+        prompts,
+        job.task.reward,
+        judge=job.judge,
+        seed=seed,
+        start=start,
+        together=not start,
+    )
+
+
+def _overheard(plan: Plan[Any], heard: Heard) -> Plan[Any]:
+    """The same plan; what it books, and what it leaves for the next step, is noted down too."""
     answer: Any = None
     try:
         while True:
-            want = plan.send(answer)
-            if isinstance(want, Note) and want.topic == "sampled":
-                books += want.data
+            match want := plan.send(answer):
+                case Note("sampled", books):
+                    heard.books += books
+                case Note("later", groups):
+                    heard.later += groups
             answer = yield want
     except StopIteration as done:
         return done.value

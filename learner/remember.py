@@ -28,23 +28,28 @@ def remembered(
 
     Rollouts that were replayed or given teach nothing of an example. `distances` is the column "kl".
     """
-    drawn = [_drawn(group) for group in groups if group.role != REPLAYED]
-    recalls, memory = method.recalls, memory.after(drawn)
+    fresh = drawn(groups)
+    recalls, memory = method.recalls, memory.after(fresh)
     if "recent" in recalls:
-        means = [float(np.mean(group.rewards)) for group in drawn if group.rewards]
+        means = [float(np.mean(group.rewards)) for group in fresh if group.rewards]
         memory = replace(memory, recent=(*memory.recent, *means)[-WINDOW:])
     if "worked" in recalls:
-        memory = replace(memory, worked={**memory.worked, **_worked(drawn)})
+        memory = replace(memory, worked={**memory.worked, **_worked(fresh)})
     if "leftover" in recalls:
         memory = replace(memory, leftover=tuple(map(_without_target, later)))
     if "buffer" in recalls:
-        fresh = _with_advantage(method, groups, distances)
-        memory = replace(memory, buffer=(*memory.buffer, *fresh)[-parameters(method.plan)["capacity"] :])
+        kept = _with_advantage(method, groups, distances)
+        memory = replace(memory, buffer=(*memory.buffer, *kept)[-parameters(method.plan)["capacity"] :])
     return memory
 
 
-def _drawn(group: Group) -> Group:
-    return replace(group, members=tuple(run for run in group.members if run.version != GIVEN))
+def drawn(groups: Sequence[Group]) -> list[Group]:
+    """What the policy drew in this step: without rollouts that were replayed or given."""
+    return [
+        replace(group, members=tuple(run for run in group.members if run.version != GIVEN))
+        for group in groups
+        if group.role != REPLAYED
+    ]
 
 
 def _worked(groups: Sequence[Group]) -> dict[str, Worked]:
