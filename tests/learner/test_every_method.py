@@ -49,7 +49,7 @@ def test_it_trains(name: str, model: str, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("name", "key"), [("skywork_r1v2", "buffer"), ("confucius3_math", "leftover"), ("scaf_grpo", "records")]
+    ("name", "key"), [("skywork_r1v2", "buffer"), ("deepvideo_r1", "recent"), ("scaf_grpo", "records")]
 )
 def test_what_a_method_recalls_is_in_the_checkpoint(name: str, key: str, model: str, tmp_path: Path) -> None:
     settings = {**SETTINGS, "steps": 4, "method": name, "samples": 1, "group_size": 3, "batch_size": 2}
