@@ -9,7 +9,7 @@ Checkpoints of a run: weights, optimizer and what the loop knows, each in a dire
 import json
 import os
 import shutil
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -30,12 +30,15 @@ def save(
     folder: Path, number: int, policy: Policy, optimizer: torch.optim.Optimizer, state: Mapping[str, Any]
 ) -> Path:
     """
-    Write the checkpoint of a step; the directory of it.
+    Write the checkpoint of a step, if this process is the one that writes; the directory of it.
 
     Raises DiskFull before anything is written where there is no room; other checkpoints stay as they are.
     """
-    weights = {str(i): p.detach().contiguous() for i, p in enumerate(policy.parameters())}
+    weights = {str(i): policy.full(p.detach()).contiguous() for i, p in enumerate(policy.parameters())}
     moments = dict(_moments(policy, optimizer))
+    done = folder / f"{number:06d}"
+    if not policy.writes:
+        return done
     folder.mkdir(parents=True, exist_ok=True)
     need = sum(t.numel() * t.element_size() for t in (*weights.values(), *moments.values()))
     if shutil.disk_usage(folder).free < MARGIN * need:
@@ -50,23 +53,14 @@ def save(
     save_file(moments, growing / MOMENTS)
     (growing / STATE).write_text(json_text(state), "utf-8")
     _flushed(growing)
-    done = folder / f"{number:06d}"
     shutil.rmtree(done, ignore_errors=True)
     return growing.rename(done)
 
 
 def restore(path: Path, policy: Policy, optimizer: torch.optim.Optimizer) -> dict[str, Any]:
     """Take weights and optimizer from a checkpoint; its state. Raises ArtifactError where they do not fit."""
-    try:
-        weights, moments = load_file(path / WEIGHTS), load_file(path / MOMENTS)
-        state = json.loads((path / STATE).read_text("utf-8"))
-    except (OSError, ValueError) as error:
-        raise ArtifactError(
-            f"The checkpoint {path} can't be read ({error}): delete it, or use another --run."
-        ) from error
-    parameters = list(policy.parameters())
-    if [tuple(p.shape) for p in parameters] != [tuple(weights[str(i)].shape) for i in range(len(weights))]:
-        raise ArtifactError(f"The checkpoint {path} is of another model: use another --run.")
+    parameters = policy.parameters()
+    weights, moments, state = read(path, parameters)
     with torch.no_grad():
         for i, parameter in enumerate(parameters):
             parameter.copy_(weights[str(i)])
@@ -76,6 +70,26 @@ def restore(path: Path, policy: Policy, optimizer: torch.optim.Optimizer) -> dic
         index, name = key.split(".", 1)
         optimizer.state[parameters[int(index)]][name] = value.to(parameters[int(index)].device)
     return state
+
+
+def read(
+    path: Path, parameters: Sequence[Tensor]
+) -> tuple[dict[str, Tensor], dict[str, Tensor], dict[str, Any]]:
+    """
+    Weights "INDEX", moments "INDEX.NAME" and the state of a checkpoint, as they were written.
+
+    Raises ArtifactError where they can't be read, or are not those of such parameters.
+    """
+    try:
+        weights, moments = load_file(path / WEIGHTS), load_file(path / MOMENTS)
+        state = json.loads((path / STATE).read_text("utf-8"))
+    except (OSError, ValueError) as error:
+        raise ArtifactError(
+            f"The checkpoint {path} can't be read ({error}): delete it, or use another --run."
+        ) from error
+    if [tuple(p.shape) for p in parameters] != [tuple(weights[str(i)].shape) for i in range(len(weights))]:
+        raise ArtifactError(f"The checkpoint {path} is of another model: use another --run.")
+    return weights, moments, state
 
 
 def latest(folder: Path) -> Path | None:
@@ -95,7 +109,7 @@ def keep(folder: Path, *numbers: int) -> None:
 def _moments(policy: Policy, optimizer: torch.optim.Optimizer) -> Iterator[tuple[str, Tensor]]:
     for i, parameter in enumerate(policy.parameters()):
         for name, value in optimizer.state.get(parameter, {}).items():
-            yield f"{i}.{name}", torch.as_tensor(value).detach().contiguous()
+            yield f"{i}.{name}", policy.full(torch.as_tensor(value).detach()).contiguous()
 
 
 def _flushed(folder: Path) -> None:

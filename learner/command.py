@@ -97,10 +97,11 @@ def _check_models(config: WeightsConfig) -> None:
 
 
 def _followed(together: Ranks) -> int:
-    """Follow process 0, which says what there is to say; the exit code."""
+    """Follow process 0, which says what there is to say while it can; the exit code."""
     try:
         follow(together)
     except LostProcess as error:
+        announce([f"edgewise: process {together.rank}: {error}"])
         return error.exit_code
     return 0
 

@@ -41,6 +41,9 @@ class WeightsConfig(Config):
     device: str = Field("auto", description='"cuda", "cpu" or "auto"')
     dtype: Literal["auto", "float32", "bfloat16"] = Field("auto", description="precision of the forward")
     checkpointing: bool = Field(False, description="recompute activations, which saves memory")
+    shard: bool = Field(
+        False, description="share weights, gradients and moments out over the processes; see docs/launch.md"
+    )
     slice_tokens: int = Field(8192, ge=1, description="tokens of one forward; halved where memory is short")
     staleness: int = Field(0, ge=0, description="steps that a rollout may be behind the weights")
     correction: float | None = Field(

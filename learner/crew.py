@@ -7,7 +7,7 @@ it says first; then each does it, and it counts as done once it went well in all
 
 import contextlib
 import signal
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -19,6 +19,7 @@ import torch
 from learner.batch import Batch
 from learner.config import WeightsConfig
 from learner.engine import Engine
+from learner.gather import Member
 from learner.method import Method
 from learner.ranks import Ranks, agreed, portable
 from learner.update import Updated
@@ -83,6 +84,18 @@ class Crew(Engine):
         """Each process takes its share of the slices."""
         return self._lead.all(Engine.update, self, batch, number, slowed=slowed)
 
+    def distances(self, found: Sequence[Member]) -> list[float]:
+        """Each process takes its share of the slices."""
+        return self._lead.all(Engine.distances, self, found)
+
+    def save(self, folder: Path, number: int, state: Mapping[str, Any]) -> None:
+        """Process 0 writes; the others give it what they have of the weights."""
+        self._lead.all(_write, self, Engine.save, folder, number, state)
+
+    def export(self, folder: Path) -> None:
+        """Process 0 writes; the others give it what they have of the weights."""
+        self._lead.all(_write, self, Engine.export, folder)
+
     def restore(self, path: Path) -> dict[str, Any]:
         """All go to the same checkpoint."""
         return self._lead.all(_restore, self, path)
@@ -94,6 +107,8 @@ def leading(ranks: Ranks) -> Iterator[Lead]:
     lead = Lead(ranks)
     try:
         yield lead
+    except LostProcess:
+        raise  # those that are left may be waiting for something else, and notice as this one did
     except BaseException as error:
         lead.end(Ended(error=portable(error)))
         raise
@@ -134,12 +149,16 @@ def _unstopped() -> Iterator[None]:
 
 
 def _load(engine: Engine, config: WeightsConfig, method: Method) -> None:
-    """One process of each machine loads first: it may fetch or convert what the others then find."""
+    """
+    One process of each machine loads first: it may fetch or convert what the others then find.
+
+    Where weights are shared out they take turns, as each has all of them in memory meanwhile.
+    """
     engine.config, engine.method = config, method
-    if engine.ranks.local:
-        engine.ranks.gathered(None)
-    Engine.reload(engine)
-    if not engine.ranks.local:
+    turn = engine.ranks.local if config.shard else min(engine.ranks.local, 1)
+    for now in range(max(engine.ranks.gathered(turn)) + 1):
+        if now == turn:
+            Engine.reload(engine)
         engine.ranks.gathered(None)
 
 
@@ -151,13 +170,21 @@ def _answer(engine: Engine, requests: Sequence[Request]) -> list[Reply]:
     order = sorted(range(len(requests)), key=lambda i: first[requests[i].messages])
     rank, size = engine.ranks.rank, engine.ranks.size
     mine = order[rank * len(order) // size : (rank + 1) * len(order) // size]
-    found = Engine.answer(engine, [requests[i] for i in mine]) if mine else []
+    share = [requests[i] for i in mine]
+    found = engine.policy.whole(lambda: Engine.answer(engine, share) if share else [])
     replies = [reply for part in engine.ranks.gathered(found) for reply in part]
     return [reply for _, reply in sorted(zip(order, replies, strict=True), key=lambda pair: pair[0])]
 
 
+def _write(engine: Engine, work: Callable[..., None], *given: Any) -> None:
+    if engine.policy.sharded or not engine.ranks.rank:
+        work(engine, *given)
+
+
 def _restore(engine: Engine, path: Path) -> dict[str, Any]:
     """Process 0 reads the checkpoint; the others, which may not see its disk, copy weights and moments from it."""
+    if engine.policy.sharded:
+        return engine.policy.restore(path, engine.optimizer)
     ranks, policy, optimizer = engine.ranks, engine.policy, engine.optimizer
     state = {} if ranks.rank else Engine.restore(engine, path)
     parameters = policy.parameters()

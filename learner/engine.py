@@ -34,21 +34,28 @@ class Engine:
     def reload(self) -> None:
         """Begin with the weights that training begins with; what was trained is forgotten."""
         config = self.config
-        lora = Lora(config.lora, config.lora_alpha or 2.0 * config.lora) if config.lora else None
         self.policy: Any = None  # two models at once may be one too many for the memory
         self.optimizer: Any = None
-        self.policy = Policy.load(
-            weights_of(config.model),
-            device=config.device,
-            dtype=config.dtype,
-            lora=lora,
-            checkpointing=config.checkpointing,
-        )
+        self.policy = self._loaded()
         if self.method.needs & {"ref_logp", "kl"}:
             self.policy.with_reference()
         self.optimizer = self.policy.optimizer(
             lr=config.rate, betas=(0.9, config.beta2), weight_decay=config.weight_decay
         )
+
+    def _loaded(self) -> Policy:
+        config, name = self.config, weights_of(self.config.model)
+        how: Any = {
+            "device": config.device,
+            "dtype": config.dtype,
+            "checkpointing": config.checkpointing,
+        }
+        if config.shard:
+            from learner import shard
+
+            return shard.load(name, self.ranks, **how)
+        lora = Lora(config.lora, config.lora_alpha or 2.0 * config.lora) if config.lora else None
+        return Policy.load(name, lora=lora, **how)
 
     def answer(self, requests: Sequence[Request]) -> Sequence[Reply]:
         """Replies of the policy as it is now, drawn as one batch."""

@@ -7,6 +7,7 @@ layout only leaves out what would be computed again. See `learner.layout`, `lear
 
 import contextlib
 from collections.abc import Iterator
+from functools import partial
 from typing import Any
 from weakref import WeakSet
 
@@ -37,14 +38,17 @@ def logps(
     row = layout(batch.prompts, batch.ids, lengths, policy.device)
     _fits(policy, row)
     shape = tuple(batch.ids.shape)
-    if not len(row.ids):
-        nothing = sum(p.sum() for p in policy.parameters()) * 0.0 + torch.zeros(shape, device=policy.device)
-        return nothing, nothing if entropy else None
     model = _bare(policy.model)
     prefix.install(model)
     if model not in _checked:
-        _check(model, policy)
-    logp, spread = _scored(model, row, temperature, entropy, chunk, policy.checkpointing)
+        policy.forward(partial(_check, model, policy))
+    given = row if len(row.ids) else layout([(0,)], torch.zeros(1, 1, dtype=torch.long), [1], policy.device)
+    work = partial(_scored, model, given, temperature, entropy, chunk, policy.checkpointing)
+    logp, spread = policy.forward(work)
+    if given is not row:
+        # Where weights are shared out the others wait for a forward of this process, and for a backward.
+        nothing = logp.sum() * 0.0 + logp.new_zeros(shape)
+        return nothing, nothing if entropy else None
     return _placed(logp, row, shape), None if spread is None else _placed(spread, row, shape)
 
 

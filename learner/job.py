@@ -29,6 +29,11 @@ class Job:
             raise ConfigError(
                 f"The reward {self.task.reward.name!r} ranks the runs of a group: group_size must be at least 2."
             )
+        if self.config.shard and (self.config.lora or self.config.sampler):
+            raise ConfigError(
+                "shard=true shares out and trains all weights, and they sample themselves: leave out lora and sampler, "
+                "or leave out shard."
+            )
         _ = self.method, self.weights
 
     @cached_property

@@ -7,10 +7,10 @@ The policy: a Hugging Face causal model with its tokenizer, on a device, in a pr
 import contextlib
 import copy
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar, TypeVar
 
 import torch
 from torch import Tensor
@@ -22,6 +22,7 @@ from toolkit import local
 from toolkit.errors import ArtifactError, ConfigError, DiskFull, UnknownModel
 from toolkit.types import Message, Tool
 
+T = TypeVar("T")
 LONGEST = 1 << 20
 """Tokens of a context where a model states none."""
 
@@ -61,6 +62,8 @@ class Policy:
     _masters: Masters
     _frozen: Any = None
     _refers: bool = False
+    sharded: ClassVar[bool] = False
+    """Whether processes hold parts of the weights: see `learner.shard.Shards`, which replaces what follows."""
 
     @classmethod
     def load(
@@ -83,7 +86,7 @@ class Policy:
         precision = chosen_dtype(dtype, where)
         if where.type == "cpu":
             keep_freed_memory()
-        model, tokenizer = _read(name, torch.float32 if precision == torch.bfloat16 else precision)
+        model, tokenizer = read(name, torch.float32 if precision == torch.bfloat16 else precision)
         return cls.of(
             model, tokenizer, name=name, device=where, dtype=precision, lora=lora, checkpointing=checkpointing
         )
@@ -161,7 +164,30 @@ class Policy:
         """The text of tokens, without special ones."""
         return self.tokenizer.decode(list(ids), skip_special_tokens=True)
 
+    # ---- forwards --------------------------------------------------------------------------------------
+
+    def forward(self, work: Callable[[], T]) -> T:
+        """What `work` returns; all forwards with a gradient are done in such work."""
+        return work()
+
+    def whole(self, work: Callable[[], T]) -> T:
+        """What `work` returns; all sampling is done in such work."""
+        return work()
+
     # ---- weights ---------------------------------------------------------------------------------------
+
+    @property
+    def writes(self) -> bool:
+        """Whether this process writes weights; if not, it hands what it has of them to the one that does."""
+        return True
+
+    def full(self, tensor: Tensor) -> Tensor:
+        """The whole of a weight or of what an optimizer keeps for it, to be written."""
+        return tensor
+
+    def clip(self, most: float) -> float:
+        """Scale the gradients to a norm of `most` at the most; the norm before."""
+        return float(torch.nn.utils.clip_grad_norm_(self.parameters(), most))
 
     def parameters(self) -> list[Parameter]:
         """What is trained, with gradients: float32 masters where the products are done in bfloat16."""
@@ -183,9 +209,12 @@ class Policy:
 
         Weights are those of `parameters`, exactly. Raises DiskFull where they do not fit.
         """
+        state = self._state()
+        if not self.writes:
+            return
         try:
             with _quiet():
-                self._model.save_pretrained(folder, state_dict=self._state())
+                self._model.save_pretrained(folder, state_dict=state)
                 if self.lora and self.name:
                     adapter.name_base(folder, self.name)
                 self.tokenizer.save_pretrained(folder)
@@ -248,12 +277,13 @@ class Policy:
 # ---- models on disk and on the hub -----------------------------------------------------------------------
 
 
-def _read(name: str, dtype: torch.dtype) -> tuple[Any, Any]:
+def read(name: str, dtype: torch.dtype) -> tuple[Any, Any]:
+    """The model of that name and its tokenizer, on the CPU. Raises UnknownModel where there is none."""
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
     try:
         if folder := adapter.at(name):
-            model, tokenizer = _read(adapter.base_of(folder), dtype)
+            model, tokenizer = read(adapter.base_of(folder), dtype)
             with _quiet():
                 return adapter.merged(model, folder), _tokenizer(folder) or tokenizer
         file = gguf.named(name)

@@ -146,6 +146,23 @@ def _in_touch() -> Iterator[None]:
         ) from error
 
 
+@contextlib.contextmanager
+def in_step() -> Iterator[None]:
+    """
+    What all processes do at the same time, each waiting for the others' tensors.
+
+    Whatever goes wrong inside is raised as LostProcess: those that wait can't be told but by the end of this process.
+    """
+    try:
+        yield
+    except Exception as error:
+        line = (str(error).splitlines() or [""])[0]
+        raise LostProcess(
+            "A process that shares the weights has failed, here or elsewhere: where memory is short set slice_tokens "
+            f"lower or checkpointing=true, then start all again with the same --run. ({type(error).__name__}: {line})"
+        ) from error
+
+
 def started(names: Sequence[str]) -> int:
     """What a launcher wrote for this process: `started(RANK)`, `started(SIZE)`; -1 where there is none."""
     return next((int(os.environ[name]) for name in names if name in os.environ), -1)

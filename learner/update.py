@@ -15,7 +15,7 @@ from learner.batch import Batch, Tokens, slices
 from learner.forward import logps
 from learner.method import Method, values
 from learner.policy import Policy
-from learner.ranks import ALONE, Ranks
+from learner.ranks import ALONE, Ranks, in_step
 from learner.server import truncated
 from learner.statistics import wanted, with_statistics
 from toolkit.errors import OutOfMemory
@@ -85,7 +85,7 @@ def update(
         found, tokens = _accumulated(policy, method, part, replace(how, tokens=tokens), ranks)
         first = (found, part) if first is None else first
         sums += found
-        norm = float(torch.nn.utils.clip_grad_norm_(policy.parameters(), how.clip))
+        norm = policy.clip(how.clip)
         if math.isfinite(norm) and norm > 0:
             optimizer.step()
             steps += 1
@@ -107,17 +107,27 @@ def gradient(policy: Policy, method: Method, batch: Batch, how: How, ranks: Rank
     """Add the gradient of one optimizer step to the parameters' `grad`; (4,) the sums that `Updated` is made of."""
     weights = method.weigh(batch)
     sums = torch.zeros(4, dtype=torch.float64)
-    for rows in _shared(batch, how.tokens, ranks, whole_groups=method.whole_groups):
-        sums += _one(policy, method, batch.rows(rows), weights[rows], how)
+    for rows in _shared(policy, batch, how.tokens, ranks, whole_groups=method.whole_groups):
+        if rows:
+            sums += _one(policy, method, batch.rows(rows), weights[rows], how)
+        else:
+            logps(policy, batch.rows(rows))[0].sum().backward()
     return sums
 
 
-def _shared(batch: Batch, size: int, ranks: Ranks, *, whole_groups: bool = False) -> Sequence[list[int]]:
-    """The rows of each slice of this process; slices are as small as it takes for every process to have about one."""
+def _shared(
+    policy: Policy, batch: Batch, size: int, ranks: Ranks, *, whole_groups: bool = False
+) -> Sequence[list[int]]:
+    """
+    The rows of each slice of this process; slices are as small as it takes for every process to have about one.
+
+    Where weights are shared out all have equally many: some may end with one without rows.
+    """
     if ranks.size > 1:
         whole = sum(map(len, set(batch.prompts))) + int(batch.mask.sum())
         size = min(size, whole // ranks.size + int(batch.lengths.max()))
-    return ranks.share(list(slices(batch, size, whole_groups=whole_groups)))
+    found = list(slices(batch, size, whole_groups=whole_groups))
+    return ranks.share([*found, *[[]] * (-len(found) % ranks.size)] if policy.sharded else found)
 
 
 def _one(policy: Policy, method: Method, part: Batch, weights: Tensor, how: How) -> Tensor:
@@ -192,14 +202,14 @@ def _frozen(
     def work(size: int) -> Tensor:
         found.zero_()  # what was found before memory ran short may be another process's now
         with torch.no_grad():
-            for rows in _shared(batch, size, ranks):
+            for rows in _shared(policy, batch, size, ranks):
                 both = logps(policy, batch.rows(rows), temperature=how.temperature, entropy=entropy)
                 for into, values in zip(found, both, strict=True):
                     if values is not None:
                         into[rows, : values.shape[1]] = values.float().cpu()
         return found
 
-    result = _in_memory(work, how.tokens, ranks)
+    result = _in_memory(policy, work, how.tokens, ranks)
     ranks.add_up([found])
     return result
 
@@ -212,8 +222,8 @@ def _accumulated(policy: Policy, method: Method, batch: Batch, how: How, ranks: 
             parameter.grad = None
         return gradient(policy, method, batch, replace(how, tokens=size), ranks)
 
-    sums, size = _in_memory(work, how.tokens, ranks)
-    ranks.add_up([sums, *_filled(policy)])
+    sums, size = _in_memory(policy, work, how.tokens, ranks)
+    ranks.add_up([sums, *([] if policy.sharded else _filled(policy))])
     return sums, size
 
 
@@ -225,8 +235,15 @@ def _filled(policy: Policy) -> Iterator[Tensor]:
         yield parameter.grad
 
 
-def _in_memory(work: Callable[[int], Tensor], size: int, ranks: Ranks) -> tuple[Tensor, int]:
-    """Do it in slices of `size` tokens, or of half as many as long as memory is short in any process."""
+def _in_memory(policy: Policy, work: Callable[[int], Tensor], size: int, ranks: Ranks) -> tuple[Tensor, int]:
+    """
+    Do it in slices of `size` tokens, or of half as many as long as memory is short in any process.
+
+    Where weights are shared out it is done once, or LostProcess raised: none can stop half way.
+    """
+    if policy.sharded:
+        with in_step():
+            return work(size), size
     while True:
         found = _tried(work, size)
         # Shares add up only if all processes cut the same slices.

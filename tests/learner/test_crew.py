@@ -7,7 +7,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from multiprocessing.process import BaseProcess
 from pathlib import Path
@@ -35,7 +35,7 @@ from toolkit.errors import LimitReached, OutOfMemory
 from toolkit.ledger import Limits
 
 ROOT = Path(__file__).parents[2]
-SMALL = {**SETTINGS, "slice_tokens": 60}
+SMALL = {**SETTINGS, "slice_tokens": 60, "shape": "less_kl"}
 METHODS = {
     "dr_grpo": (),
     "grpo": ("penalties.kl3.beta=0.1", "epochs=2", "minibatches=2"),
@@ -63,16 +63,21 @@ def batch() -> Batch:
     return replace(found, advantage=advantage)
 
 
-def gradients(together: Ranks, dtype: torch.dtype, tokens: int = 30) -> dict[str, tuple[Tensor, Updated]]:
+def gradients(
+    together: Ranks,
+    dtype: torch.dtype,
+    tokens: int = 30,
+    made: Callable[[torch.dtype], Policy] = lambda dtype: exact.policy(dtype=dtype),
+) -> dict[str, tuple[Tensor, Updated]]:
     """The last gradient of an update by each method, and what it saw."""
     found = {}
     for name, parts in METHODS.items():
-        policy = exact.policy(dtype=dtype).with_reference()
+        policy = made(dtype).with_reference()
         optimizer = torch.optim.SGD(policy.parameters(), lr=0.05)
         how, rng = How(tokens=tokens, clip=1e9), torch.Generator().manual_seed(0)
         method = override(find(name), *parts)
         seen = update(policy, optimizer, method, batch(), how, rng, together)
-        flat = torch.cat([p.grad.flatten() for p in policy.parameters() if p.grad is not None])
+        flat = torch.cat([policy.full(p.grad).flatten() for p in policy.parameters() if p.grad is not None])
         found[name] = flat, seen
     return found
 
@@ -147,10 +152,10 @@ def train_twice(model: str) -> None:
 def test_a_run_is_that_of_one_process_and_is_written_once(model: str, tmp_path: Path) -> None:
     assert several.ended(several.start(train_twice, model, folder=tmp_path)) == [0, 0]
     told = [json.loads((tmp_path / str(rank) / "told.json").read_text()) for rank in (0, 1)]
-    alone = train(task(test=2), model=model, run="alone", **{**SETTINGS, "steps": 3})
+    alone = train(task(test=2), model=model, run="alone", **{**SMALL, "slice_tokens": 8192, "steps": 3})
     gap = apart(tmp_path / "0" / "run", tmp_path / "alone")
     # AdamW makes steps of 0.02 of gradients however small, so that the rounding of the smallest is seen.
-    assert gap.mean() < 1e-7 and gap.max() < 1e-3
+    assert gap.mean() < 5e-7 and gap.max() < 1e-3
     assert [path.name for path in (tmp_path / "1").iterdir()] == ["told.json"]
     assert told[0]["result"] == told[1]["result"]
     assert told[0]["stopped"] == told[1]["stopped"] != ""
