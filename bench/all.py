@@ -17,7 +17,18 @@ from typing import Any
 HERE = Path(__file__).resolve().parent
 TABLE = HERE.parent / "docs" / "bench.md"
 NO_BENCH = {"all.py", "common.py", "puzzles.py", "simulated_graphs.py", "one_update.py", "sentences.py"}
-PACKAGES = ("edgewise", "openai", "litellm", "langgraph", "xllamacpp", "statsmodels", "gepa", "torch", "transformers", "trl")
+PACKAGES = (
+    "edgewise",
+    "openai",
+    "litellm",
+    "langgraph",
+    "xllamacpp",
+    "statsmodels",
+    "gepa",
+    "torch",
+    "transformers",
+    "trl",
+)
 
 
 def run(script: Path) -> dict[str, Any]:

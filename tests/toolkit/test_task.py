@@ -265,7 +265,10 @@ def test_a_test_row_that_was_learned_from_is_refused(tmp_path):
 @pytest.mark.parametrize(
     ("toml", "sentence"),
     [
-        ("[tasks]\n", r"may hold the tables \[task\], \[improve\], \[graph\] and \[weights\], but no 'tasks'"),
+        (
+            "[tasks]\n",
+            r"may hold the tables \[task\], \[improve\], \[graph\] and \[weights\], but no 'tasks'",
+        ),
         ("[improve]\nepochs = 1", r"task\.toml has no \[task\] table"),
         ("task = 3\n", r"no 'task'"),
         ("[task\n", r"task\.toml is not TOML: .*line 1"),
