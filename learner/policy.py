@@ -288,12 +288,14 @@ def read(name: str, dtype: torch.dtype) -> tuple[Any, Any]:
                 return adapter.merged(model, folder), _tokenizer(folder) or tokenizer
         file = gguf.named(name)
         where = gguf.directory(file) if file else Path(name).expanduser()
+        if not where.is_dir() and not _on_hub(name):
+            raise UnknownModel(_missing(name))
         place, options = (str(where), {"local_files_only": True}) if where.is_dir() else (name, {})
         with _quiet():
             tokenizer = AutoTokenizer.from_pretrained(place, **options)
             return AutoModelForCausalLM.from_pretrained(place, dtype=dtype, **options), tokenizer
     except (OSError, ValueError) as error:
-        raise UnknownModel(_missing(name, error)) from error
+        raise UnknownModel(_missing(name, _line(error))) from error
 
 
 def _tokenizer(folder: Path) -> Any:
@@ -304,15 +306,20 @@ def _tokenizer(folder: Path) -> Any:
     return AutoTokenizer.from_pretrained(str(folder), local_files_only=True) if there else None
 
 
-def _missing(name: str, error: Exception) -> str:
+def _on_hub(name: str) -> bool:
+    """Whether it may be the name of a model there: OWNER/NAME."""
+    return name.count("/") == 1 and not name.startswith((".", "~", "/"))
+
+
+def _missing(name: str, why: str = "it is no directory") -> str:
     path = Path(name).expanduser()
     if path.exists():
-        return f"{name} holds no causal model that transformers can read ({_line(error)})."
-    if name.count("/") != 1 or name.startswith((".", "~")):
+        return f"{name} holds no causal model that transformers can read ({why})."
+    if not _on_hub(name):
         known = ", ".join(local.MODELS)
         return f"There is no model {name!r}: it is no directory here, and no embedded model ({known})."
     return (
-        f"There is no directory {name!r} here, and the hub gave no model of that name ({_line(error)}): check the name "
+        f"There is no directory {name!r} here, and the hub gave no model of that name ({why}): check the name "
         "and the network, or give the directory of a model that is on this machine."
     )
 
