@@ -65,10 +65,10 @@ def learn(job: Job, path: Path, make: Callable[..., Engine] = Engine) -> Plan[Ou
 
 
 def _taken_up(engine: Engine, sampler: Sampler, folder: Path) -> Plan[State]:
-    """The state of the last checkpoint, with the weights in the engine; a new one where there is none."""
+    """The state of the last checkpoint, with its weights in the engine; where there is none a new one, saved."""
     found = checkpoint.latest(folder)
     if found is None:
-        return State()
+        return (yield Work(_saved, (engine, State(), folder)))
     state = State.from_json(engine.restore(found))
     yield Work(sampler.moved)
     yield Note("stage", f"going on after step {state.number}")
@@ -106,7 +106,7 @@ def step(job: Job, sampler: Sampler, state: State, folder: Path) -> Plan[tuple[S
     if job.config.watch and (why := collapse.alarm(state.history)):
         state, went = _back(engine, state, folder, why)
         yield Work(sampler.moved)
-    elif number % job.config.save_every == 0 or number == job.config.steps or number == 1:
+    elif number % job.config.save_every == 0 or number == job.config.steps:
         state = _saved(engine, state, folder)
     _check_signal(state)
     rate = float(engine.optimizer.param_groups[0]["lr"])
@@ -223,7 +223,7 @@ def _saved(engine: Engine, state: State, folder: Path) -> State:
     """Save this step, and keep it beside the best one; the state, which says which that is."""
     history = state.history
     recent = mean([each.reward for each in history[-collapse.WINDOW :]])
-    if not state.best or recent >= collapse.best(history):
+    if recent >= collapse.best(history):
         state = replace(state, best=state.number)
     engine.save(folder, state.number, state.to_json())
     checkpoint.keep(folder, state.number, state.best)
@@ -241,10 +241,10 @@ def _back(engine: Engine, state: State, folder: Path, why: str) -> tuple[State, 
         memory=state.memory,
         slowed=0.5**collapses,
         collapses=collapses,
+        best=number,
         stopped=f"{why}, {collapses} times" if collapses >= TRIES else "",
     )
     engine.save(folder, number, state.to_json())
-    state = replace(state, best=number)
     checkpoint.keep(folder, number)
     what = "and stops" if state.stopped else f"and learns {state.slowed:g} times as fast"
     return state, f"{why}: learning goes back to step {old.number} {what}"

@@ -161,7 +161,7 @@ def test_a_full_disk_keeps_the_checkpoint_before(
     run = tmp_path / "r"
     with pytest.raises(DiskFull, match="make room"):
         train(task(test=2), model=model, run=run, **{**SETTINGS, "save_every": 2})
-    assert checkpoint.latest(run / "checkpoints") == run / "checkpoints" / "000001"
+    assert checkpoint.latest(run / "checkpoints") == run / "checkpoints" / "000000"
     monkeypatch.undo()
     monkeypatch.chdir(tmp_path)
     train(task(test=2), model=model, run=tmp_path / "w", **SETTINGS)
@@ -180,6 +180,22 @@ def test_a_collapse_goes_back_to_the_best_checkpoint_and_slows_down(
     went = {record.number: record.went for record in records if record.went}
     assert "goes back to step" in went[4] and "0.5 times" in went[4]
     assert records[4].rate == pytest.approx(0.5 * records[2].rate)
+    kept = {path.name for path in (tmp_path / "r" / "checkpoints").iterdir()}
+    state = json.loads((tmp_path / "r" / "checkpoints" / max(kept) / "state.json").read_text())
+    assert f"{state['best']:06d}" in kept
+
+
+def test_a_collapse_in_the_first_step_goes_back_to_the_start(
+    model: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(collapse, "alarm", lambda history: "broken" if len(history) == 1 else "")
+    notes: list[Note] = []
+    settings = {**SETTINGS, "steps": 2}
+    train(task(test=2), model=model, run=tmp_path / "r", watch=notes.append, **settings)
+    records = [note.data for note in notes if note.topic == "step"]
+    assert "goes back to step 0" in records[0].went
+    state = json.loads((tmp_path / "r" / "checkpoints" / "000002" / "state.json").read_text())
+    assert state["collapses"] == 2  # both steps were the first of what was left
 
 
 def test_the_third_collapse_ends_learning_and_says_so(
