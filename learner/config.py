@@ -17,6 +17,14 @@ class WeightsConfig(Config):
     """Everything `edgewise improve --by weights` can be told."""
 
     continues: ClassVar[bool] = True
+    resumable: ClassVar[frozenset[str]] = Config.resumable | {
+        "slice_tokens",
+        "checkpointing",
+        "sampler",
+        "staleness",
+        "save_every",
+        "monitor",
+    }
 
     model: str = Field("torch/smollm2-135m", description="the model to train")
     method: str = Field("grpo", description="how it is trained; edgewise methods lists them")
@@ -31,7 +39,9 @@ class WeightsConfig(Config):
     temperature: float | None = Field(1.0, gt=0, description="of rollouts while learning")
     max_tokens: int = Field(256, ge=1, description="the longest reply of a rollout")
     lr: float | None = Field(None, gt=0, description="learning rate; 1e-5, or 2e-4 with LoRA, by default")
-    schedule: Schedule = Field("constant", description='of the learning rate: "linear" and "cosine" end at 0')
+    schedule: Schedule = Field(
+        "constant", description='of the learning rate: "linear" and "cosine" fall towards 0'
+    )
     warmup: int = Field(0, ge=0, description="steps until the learning rate is reached")
     weight_decay: float = Field(0.0, ge=0, description="of AdamW")
     beta2: float = Field(0.99, gt=0, lt=1, description="of AdamW")
@@ -53,7 +63,7 @@ class WeightsConfig(Config):
         "", description="http://host:port/v1#NAME of a server that samples; else this process"
     )
     save_every: int = Field(10, ge=1, description="steps between two checkpoints")
-    watch: bool = Field(True, description="go back to the last good checkpoint where learning collapses")
+    monitor: bool = Field(True, description="go back to the last good checkpoint where learning collapses")
 
     @classmethod
     def known(cls, settings: Mapping[str, Any]) -> dict[str, Any]:

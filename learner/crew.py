@@ -72,9 +72,9 @@ class Crew(Engine):
         self._lead = lead
         super().__init__(config, method, lead.ranks)
 
-    def reload(self) -> None:
+    def reload(self, *, learning: bool = False) -> None:
         """All begin with the weights that training begins with."""
-        self._lead.all(_load, self, self.config, self.method)
+        self._lead.all(_load, self, self.config, self.method, learning)
 
     def answer(self, requests: Sequence[Request]) -> Sequence[Reply]:
         """Each process answers its share."""
@@ -148,17 +148,17 @@ def _unstopped() -> Iterator[None]:
 # ---- what all do together ----------------------------------------------------------------------------------
 
 
-def _load(engine: Engine, config: WeightsConfig, method: Method) -> None:
+def _load(engine: Engine, config: WeightsConfig, method: Method, learning: bool) -> None:
     """
     One process of each machine loads first: it may fetch or convert what the others then find.
 
     Where weights are shared out they take turns, as each has all of them in memory meanwhile.
     """
-    engine.config, engine.method = config, method
+    engine.config, engine.method, engine.slice_tokens = config, method, config.slice_tokens
     turn = engine.ranks.local if config.shard else min(engine.ranks.local, 1)
     for now in range(max(engine.ranks.gathered(turn)) + 1):
         if now == turn:
-            Engine.reload(engine)
+            Engine.reload(engine, learning=learning)
         engine.ranks.gathered(None)
 
 

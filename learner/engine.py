@@ -29,14 +29,18 @@ class Engine:
 
     def __init__(self, config: WeightsConfig, method: Method, ranks: Ranks = ALONE):
         self.config, self.method, self.ranks = config, method, ranks
-        self.reload()
+        self.slice_tokens = config.slice_tokens  # less once memory was too short
+        self.begun = 0  # the step of the last update, done or not
+        self.reload(learning=True)
 
-    def reload(self) -> None:
-        """Begin with the weights that training begins with; what was trained is forgotten."""
+    def reload(self, *, learning: bool = False) -> None:
+        """Begin with the weights that training begins with; without `learning` there is no optimizer."""
         config = self.config
         self.policy: Any = None  # two models at once may be one too many for the memory
         self.optimizer: Any = None
         self.policy = self._loaded()
+        if not learning:
+            return
         if self.method.needs & {"ref_logp", "kl"}:
             self.policy.with_reference()
         self.optimizer = self.policy.optimizer(
@@ -54,7 +58,8 @@ class Engine:
             from learner import shard
 
             return shard.load(name, self.ranks, **how)
-        lora = Lora(config.lora, config.lora_alpha or 2.0 * config.lora) if config.lora else None
+        alpha, seed = config.lora_alpha or 2.0 * config.lora, seed_of(config.seed, "lora") % 2**31
+        lora = Lora(config.lora, alpha, seed=seed) if config.lora else None
         return Policy.load(name, lora=lora, **how)
 
     def answer(self, requests: Sequence[Request]) -> Sequence[Reply]:
@@ -73,7 +78,8 @@ class Engine:
         reference = referred(self.policy, batch, self.how, self.ranks).sum(1).tolist()
         totals = [0.0] * len(found)
         for (i, step), logp in zip(steps, reference, strict=True):
-            totals[i] += sum(step.logprobs) - logp
+            # Nobody drew an answer that is given: it has no distance.
+            totals[i] += 0.0 if found[i].given else sum(step.logprobs) - logp
         return totals
 
     @property
@@ -81,15 +87,17 @@ class Engine:
         """How updates are carried out."""
         config = self.config
         correction = config.correction if config.sampler else None
-        return How(config.temperature or 1.0, config.slice_tokens, config.clip, correction)
+        return How(config.temperature or 1.0, self.slice_tokens, config.clip, correction)
 
     def update(self, batch: Batch, number: int, *, slowed: float = 1.0) -> Updated:
         """Learn from a batch in step `number`; `slowed` is a factor on the learning rate."""
-        config = self.config
+        config, self.begun = self.config, number
         for group in self.optimizer.param_groups:
             group["lr"] = config.rate * slowed * factor(config, number)
         rng = torch.Generator().manual_seed(seed_of(config.seed, "update", number) % 2**63)
-        return update(self.policy, self.optimizer, self.method, batch, self.how, rng, self.ranks)
+        done = update(self.policy, self.optimizer, self.method, batch, self.how, rng, self.ranks)
+        self.slice_tokens = done.tokens or self.slice_tokens
+        return done
 
     def save(self, folder: Path, number: int, state: Mapping[str, Any]) -> None:
         """Write a checkpoint."""
@@ -98,9 +106,6 @@ class Engine:
     def restore(self, path: Path) -> dict[str, Any]:
         """Go to a checkpoint; what the loop knew then."""
         return checkpoint.restore(path, self.policy, self.optimizer)
-
-    def close(self) -> None:
-        """Let go of what others wait for."""
 
     def export(self, folder: Path) -> None:
         """Write what was trained so that others can load it."""

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
-from learner.config import WeightsConfig, listed, weights_of
+from learner.config import WeightsConfig, listed, twin, weights_of
 from learner.method import AXES, NUMBERS, Method, limited, override
 from learner.methods import find
 from toolkit.agent import Agent
@@ -53,6 +53,10 @@ class Job:
             raise ConfigError(
                 f"The reward {self.task.reward.name!r} asks a model: say which one with judge=..., as the one that is "
                 "trained would grade itself."
+            )
+        if self.task.reward.asks and twin(self.config.judge) == self.config.model:
+            raise ConfigError(
+                "The judge is the model that is trained, which would grade itself: name another one."
             )
         return self.config.judge
 

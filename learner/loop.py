@@ -32,12 +32,13 @@ from toolkit.errors import AllFailed, Hopeless
 from toolkit.evaluate import Arm, compare
 from toolkit.groups.memory import Memory
 from toolkit.groups.plan import Asked
+from toolkit.groups.plan_past import LATER
 from toolkit.run import Outcome
 from toolkit.seeds import seed as seed_of
-from toolkit.types import Example, Group, Note, Payer, Plan, Rollout, Sampled, Usage, Work
+from toolkit.types import Example, Group, Note, Plan, Rollout, Work
 
 MEASURING = 0
-CHECKPOINTS = "checkpoints"
+CHECKPOINTS, PUSHED = "checkpoints", "pushed"
 FILE = "weights.json"
 """The file of an artefact that says what was trained, and how."""
 DEAD = 10
@@ -50,29 +51,40 @@ def learn(job: Job, path: Path, make: Callable[..., Engine] = Engine) -> Plan[Ou
     """Train on the training rows, with checkpoints under `path`, then measure on rows that learning never saw."""
     yield Note("stage", f"loading {job.config.model}")
     engine: Engine = yield Work(make, (job.config, job.method))
+    sampler = Sampler.of(job.config, engine, path / PUSHED)
+    folder, state = path / CHECKPOINTS, State()
     try:
         expected = yield Work(pace.seconds, (engine.policy, job.config, job.task.train[0]))
         yield Note("stage", f"training on {engine.policy.chosen}; method {job.config.method}")
         yield Note("stage", f"a step will take up to about {expected:.0f} seconds")
-        sampler = Sampler.of(job.config, engine)
-        state = yield from _taken_up(engine, sampler, path / CHECKPOINTS)
+        state = yield from _taken_up(engine, sampler, folder)
         while state.number < job.config.steps and not state.stopped:
-            record, state = yield from step(job, sampler, state, path / CHECKPOINTS)
+            record, state = yield from step(job, sampler, state, folder)
             yield Note("step", record)
+        sampler.close()
         return (yield from _outcome(job, engine, state, path))
+    except GeneratorExit:
+        # A limit or Ctrl-C, between two updates: what was learnt since the last checkpoint need not be done again.
+        if engine.begun == state.number > _number(checkpoint.latest(folder)) and not job.config.shard:
+            _saved(engine, state, folder)
+        raise
     finally:
-        engine.close()
+        sampler.close()
+
+
+def _number(found: Path | None) -> int:
+    return int(found.name) if found else 0
 
 
 def _taken_up(engine: Engine, sampler: Sampler, folder: Path) -> Plan[State]:
     """The state of the last checkpoint, with its weights in the engine; where there is none a new one, saved."""
     found = checkpoint.latest(folder)
     if found is None:
+        yield Work(sampler.moved, (0,))  # a server may still hold those of another run
         return (yield Work(_saved, (engine, State(), folder)))
-    state = State.from_json(engine.restore(found))
-    yield Work(sampler.moved)
+    state = State.from_json((yield Work(engine.restore, (found,))))
+    yield Work(sampler.moved, (state.number,))
     yield Note("stage", f"going on after step {state.number}")
-    yield Note("sampled", state.books)
     return state
 
 
@@ -82,6 +94,7 @@ def _taken_up(engine: Engine, sampler: Sampler, folder: Path) -> Plan[State]:
 def step(job: Job, sampler: Sampler, state: State, folder: Path) -> Plan[tuple[StepRecord, State]]:
     """Sample groups, learn from them, and save what came of it now and then."""
     number, engine = state.number + 1, sampler.engine
+    size = engine.slice_tokens
     yield Note("stage", f"step {number} of {job.config.steps}")
     heard = yield from sampled(job, sampler, state.memory, number)
     groups, fresh = heard.groups, drawn(heard.groups)
@@ -93,34 +106,32 @@ def step(job: Job, sampler: Sampler, state: State, folder: Path) -> Plan[tuple[S
     done: Updated | None = None
     if made is not None:
         done = yield Work(partial(engine.update, made, number, slowed=state.slowed))
-        yield Work(sampler.moved)
+        yield Work(sampler.moved, (number,))
     seen = _seen(fresh, done)
     state = replace(
         state,
         number=number,
         memory=remembered(job.method, state.memory, groups, heard.later, distances),
         history=(*state.history, seen),
-        books=_together([*state.books, *heard.books]),
     )
     went = ""
-    if job.config.watch and (why := collapse.alarm(state.history)):
-        state, went = _back(engine, state, folder, why)
-        yield Work(sampler.moved)
+    if job.config.monitor and (why := collapse.alarm(state.history)):
+        state, went = yield Work(_back, (engine, state, folder, why))
+        yield Work(sampler.moved, (number,))
     elif number % job.config.save_every == 0 or number == job.config.steps:
-        state = _saved(engine, state, folder)
-    _check_signal(state)
+        state = yield Work(_saved, (engine, state, folder))
+    state = _with_signal(state)
     rate = float(engine.optimizer.param_groups[0]["lr"])
     epoch = 1 + (number - 1) * job.config.batch_size // len(job.task.train)
-    return StepRecord(number, epoch, tuple(fresh), seen, done, rate, went), state
+    return StepRecord(number, epoch, tuple(fresh), seen, done, rate, went, engine.slice_tokens < size), state
 
 
 @dataclass(slots=True)
 class Heard:
-    """What came of a step's plan: its groups, those that it leaves for the next step, and what it used."""
+    """What came of a step's plan: its groups, and those that it leaves for the next step."""
 
     groups: list[Group] = field(default_factory=list)
     later: list[Group] = field(default_factory=list)
-    books: list[Sampled] = field(default_factory=list)
 
 
 def sampled(job: Job, sampler: Sampler, memory: Memory, number: int) -> Plan[Heard]:
@@ -159,28 +170,16 @@ def _drawn(job: Job, number: int, row: Example, start: int, count: int) -> Plan[
 
 
 def _overheard(plan: Plan[Any], heard: Heard) -> Plan[Any]:
-    """The same plan; what it books, and what it leaves for the next step, is noted down too."""
+    """The same plan; what it leaves for the next step is noted down too."""
     answer: Any = None
     try:
         while True:
-            match want := plan.send(answer):
-                case Note("sampled", books):
-                    heard.books += books
-                case Note("later", groups):
-                    heard.later += groups
+            want = plan.send(answer)
+            if isinstance(want, Note) and want.topic == LATER:
+                heard.later += want.data
             answer = yield want
     except StopIteration as done:
         return done.value
-
-
-def _together(books: Sequence[Sampled]) -> tuple[Sampled, ...]:
-    """Books summed by payer and model; those of single rows are joined, which a long run would drown in."""
-    found: dict[tuple[str, int, str], Sampled] = {}
-    for each in books:
-        key = each.payer.role, each.payer.step, each.model
-        old = found.get(key, Sampled(Payer(*key[:2]), each.model, 0, Usage()))
-        found[key] = replace(old, calls=old.calls + each.calls, usage=old.usage + each.usage)
-    return tuple(found.values())
 
 
 def check_alive(groups: Sequence[Group]) -> None:
@@ -190,15 +189,21 @@ def check_alive(groups: Sequence[Group]) -> None:
         raise AllFailed(f"Every one of {len(members)} rollouts failed, the first one so: {members[0].error}")
 
 
-def _check_signal(state: State) -> None:
-    """Raise Hopeless where no group of many steps had runs with different rewards."""
+def _with_signal(state: State) -> State:
+    """
+    The state, which says so where no group of the last steps had runs with different rewards: learning is at its end.
+
+    Raises Hopeless where none ever had.
+    """
     last = state.history[-DEAD:]
-    if len(last) == DEAD and not any(each.signal for each in last):
-        raise Hopeless(
-            f"In {DEAD} steps no row had runs with different rewards (mean reward {last[-1].reward:.2f}), so "
-            "nothing was learnt: the reward may be constant, or the rows far too hard or easy. Look into "
-            "RUN/rollouts.jsonl."
-        )
+    if len(last) < DEAD or any(each.signal for each in last):
+        return state
+    if any(each.signal for each in state.history):
+        return replace(state, stopped=f"in {DEAD} steps no row had runs with different rewards any more")
+    raise Hopeless(
+        f"In {DEAD} steps no row had runs with different rewards (mean reward {last[-1].reward:.2f}), so nothing was "
+        "learnt: the reward may be constant, or the rows far too hard or easy. Look into RUN/rollouts.jsonl."
+    )
 
 
 def _seen(groups: Sequence[Group], done: Updated | None) -> Seen:
@@ -237,8 +242,6 @@ def _back(engine: Engine, state: State, folder: Path, why: str) -> tuple[State, 
     state = replace(
         old,
         number=number,
-        books=state.books,
-        memory=state.memory,
         slowed=0.5**collapses,
         collapses=collapses,
         best=number,

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 from learner.config import WeightsConfig
 from learner.engine import Engine
@@ -13,9 +14,10 @@ from toolkit.types import Reply, Request
 @dataclass(slots=True)
 class Sampler:
     """
-    The engine itself, or `server`; `behind` is by how many updates the weights that sample are older.
+    The engine itself, or `server`; `behind` is by how many steps the weights that sample are older.
 
-    No more than `staleness` is allowed: beyond it a step raises ConfigError before it samples.
+    No more than `staleness` is allowed: beyond it a step raises ConfigError before it samples. A server that loads no
+    weights is taken to have those that training began with.
     """
 
     engine: Engine
@@ -24,14 +26,26 @@ class Sampler:
     behind: int = 0
 
     @classmethod
-    def of(cls, config: WeightsConfig, engine: Engine) -> "Sampler":
-        """The sampler that the settings name: http://host:port/v1#NAME, or "" for the engine."""
+    def of(cls, config: WeightsConfig, engine: Engine, folder: Path) -> "Sampler":
+        """
+        The sampler that the settings name: http://host:port/v1#NAME, or "" for the engine.
+
+        Weights go to a server through `folder`, which it must see under the same path.
+        """
         if not config.sampler:
             return cls(engine)
         url, _, name = config.sampler.partition("#")
         if not url.startswith("http") or not name:
             raise ConfigError(f"sampler={config.sampler!r} is no server: write http://host:port/v1#NAME.")
-        server = Server(url, name, engine.policy, concurrency=config.concurrency, timeout=config.timeout)
+        server = Server(
+            url,
+            name,
+            engine.policy,
+            folder=folder.absolute(),
+            concurrency=config.concurrency,
+            timeout=config.timeout,
+            attempts=config.attempts,
+        )
         return cls(engine, server, config.staleness)
 
     def answer(self, requests: Sequence[Request]) -> Sequence[Reply]:
@@ -40,12 +54,18 @@ class Sampler:
             return self.engine.answer(requests)
         if self.behind > self.staleness:
             raise ConfigError(
-                f"The weights of {self.server.url} are {self.behind} updates behind, and it offers no way to load new "
+                f"The weights of {self.server.url} are {self.behind} steps behind, and it offers no way to load new "
                 f"ones: let it load weights (see docs/launch.md), or set staleness={self.behind} or more."
             )
         return self.server.answer(requests)
 
-    def moved(self) -> None:
-        """The weights have changed: hand them on, if the server takes them."""
+    def moved(self, number: int) -> None:
+        """The weights are now those after step `number`: hand them on, if the server takes them."""
         if self.server is not None:
-            self.behind = 0 if self.server.push(self.engine.policy) else self.behind + 1
+            self.behind = 0 if self.server.push(self.engine.policy) else number
+
+    def close(self) -> None:
+        """Let go of the server, of the policy that it holds, and of what was written for it."""
+        if self.server is not None:
+            self.server.close()
+        self.server = None

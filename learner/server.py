@@ -60,9 +60,10 @@ class Server:
         folder: Path | None = None,
         concurrency: int = 64,
         timeout: float = 600.0,
+        attempts: int = 8,
     ):
         self.url, self.model, self.policy = url.rstrip("/"), model, policy
-        self.folder, self.concurrency, self.timeout = folder, concurrency, timeout
+        self.folder, self.concurrency, self.timeout, self.attempts = folder, concurrency, timeout, attempts
         self._pushed = 0
         self._adapter = ""
         self._offered: frozenset[str] | None = None
@@ -80,7 +81,7 @@ class Server:
         key = os.environ.get("EDGEWISE_API_KEY", "none")
         asked = f"{self.url}#{self._adapter or self.model}"
         inner = _Completions(self.url, key, self.policy)
-        client = stack(inner, concurrency=self.concurrency, timeout=self.timeout)
+        client = stack(inner, concurrency=self.concurrency, timeout=self.timeout, attempts=self.attempts)
         try:
             replies = await asyncio.gather(*(client.ask(replace(each, model=asked)) for each in requests))
         finally:
@@ -109,6 +110,11 @@ class Server:
         # The one before it may be what answers a call that is still under way.
         shutil.rmtree(self.folder / f"{self._pushed - 2:06d}", ignore_errors=True)
         return True
+
+    def close(self) -> None:
+        """Delete the weights that were written for the server, which has loaded them."""
+        if self.folder is not None:
+            shutil.rmtree(self.folder, ignore_errors=True)
 
     @property
     def offered(self) -> frozenset[str]:

@@ -7,7 +7,7 @@ from typing import Any
 from learner.collapse import Seen, mean
 from learner.update import Updated
 from toolkit.groups.memory import Memory
-from toolkit.types import Group, Payer, Sampled, Usage
+from toolkit.types import Group
 
 
 @dataclass(frozen=True, slots=True)
@@ -22,7 +22,6 @@ class State:
     number: int = 0
     memory: Memory = field(default_factory=Memory)
     history: tuple[Seen, ...] = ()
-    books: tuple[Sampled, ...] = ()
     slowed: float = 1.0
     collapses: int = 0
     best: int = 0
@@ -35,23 +34,23 @@ class State:
     @classmethod
     def from_json(cls, data: Mapping[str, Any]) -> "State":
         """What `to_json` wrote."""
-        books = [
-            Sampled(Payer(**x["payer"]), x["model"], x["calls"], Usage(**x["usage"])) for x in data["books"]
-        ]
         history = [Seen(**each) for each in data["history"]]
         return cls(
             **{
                 **data,
                 "memory": Memory.from_json(data["memory"]),
                 "history": tuple(history),
-                "books": tuple(books),
             }
         )
 
 
 @dataclass(frozen=True, slots=True)
 class StepRecord:
-    """What a step saw and did; `went` says where learning went back to, and why."""
+    """
+    What a step saw and did; `went` says where learning went back to, and why.
+
+    `halved` says that memory was too short for slices as large as before.
+    """
 
     number: int
     epoch: int
@@ -60,6 +59,7 @@ class StepRecord:
     updated: Updated | None
     rate: float
     went: str = ""
+    halved: bool = False
 
     def to_json(self) -> dict[str, Any]:
         """Plain data."""
@@ -90,6 +90,7 @@ class StepRecord:
             else "nothing to learn from"
         )
         went = f"; {self.went}" if self.went else ""
+        went += f"; memory is short: slices of {done.tokens} tokens now" if done and self.halved else ""
         return (
             f"step {self.number}: mean reward {seen.reward:.2f}, {mixed:.0%} of groups mixed, "
             f"{seen.length:.0f} tokens, {seen.entropy:.2f} nats a token; {learnt}{went}"

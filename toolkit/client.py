@@ -455,11 +455,13 @@ class Router:
         """
         client = self._clients.pop((model, False), None) if model.startswith(("torch/", "local/")) else None
         if client:
-            self._closing.add(asyncio.create_task(client.aclose()))
+            closing = asyncio.create_task(client.aclose())
+            self._closing.add(closing)
+            closing.add_done_callback(self._closing.discard)
 
     async def _closed(self) -> None:
-        while self._closing:
-            await self._closing.pop()
+        # Whoever waits leaves it there: others who come meanwhile have to wait too.
+        await asyncio.gather(*self._closing)
 
     async def aclose(self) -> None:
         """Close every connection, those that are still being opened too."""

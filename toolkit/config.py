@@ -29,6 +29,10 @@ class Config(BaseModel):
 
     continues: ClassVar[bool] = False
     """Whether a run that is taken up goes on where it was, and so does not write again what it wrote before."""
+    resumable: ClassVar[frozenset[str]] = frozenset(
+        {"usd", "tokens", "calls", "minutes", "prices", "concurrency", "timeout", "attempts", "force"}
+    )
+    """What may differ when a run is taken up again: nothing that its result depends on."""
 
     model: str = Field(DEFAULT_MODEL, description="the model to improve")
     judge: str = Field("", description="the model that grades, where the reward asks one; else the distiller")
@@ -83,11 +87,6 @@ class Config(BaseModel):
         shown = self.measuring
         return {"temperature": shown.temperature, "top_p": shown.top_p, "max_tokens": shown.max_tokens}
 
-
-# What may differ when a run is taken up again: nothing that a reply or the library depends on.
-RESUMABLE = frozenset(
-    {"usd", "tokens", "calls", "minutes", "prices", "concurrency", "timeout", "attempts", "force"}
-)
 
 C = TypeVar("C", bound=Config)
 
@@ -144,4 +143,4 @@ def load(kind: type[C], path: Path) -> C:
 def changed(old: Config, new: Config) -> list[str]:
     """Names of settings that differ and on which replies or results depend."""
     before, after = old.model_dump(), new.model_dump()
-    return [key for key in after if key not in RESUMABLE and before.get(key) != after[key]]
+    return [key for key in after if key not in new.resumable and before.get(key) != after[key]]

@@ -4,6 +4,7 @@ The directory of a run, and what is written into it while the run goes on.
     RUN/config.toml        the resolved settings
     RUN/journal.sqlite     every model call, durable before its reply is used
     RUN/rollouts.jsonl     one line per rollout
+    RUN/sampled.json       what a model in this process answered, in all
     RUN/steps/NNN/         what each step saw and produced
     RUN/effects.json       which lessons were measured one by one at the end, and which went
     RUN/wiring.json        the graphs that were found, where graphs were searched for
@@ -37,6 +38,8 @@ from toolkit.types import Group, Note, Rollout
 
 Watch = Callable[[Note], None]
 JOURNAL = "journal.sqlite"
+SAMPLED = "sampled.json"
+"""What models in this process answered, which no journal has, and the wall time: for limits that span restarts."""
 
 
 class Record(Protocol):
@@ -139,7 +142,7 @@ def _key(line: Mapping[str, Any]) -> tuple[str, int, int, str]:
 
 def _check_same(path: Path, config: Config, fingerprint: str, job: str) -> None:
     if (path / "task.json").exists():
-        before = _read_task(path / "task.json")
+        before = read_json(path / "task.json")
         if before.get("job", job) != job:
             raise ConfigError(f"{path} holds a run of edgewise {before['job']}; give another --run.")
         if before.get("fingerprint") != fingerprint:
@@ -154,7 +157,8 @@ def _check_same(path: Path, config: Config, fingerprint: str, job: str) -> None:
             )
 
 
-def _read_task(path: Path) -> dict[str, Any]:
+def read_json(path: Path) -> dict[str, Any]:
+    """What `write_json` wrote. Raises ConfigError where it is something else."""
     try:
         return dict(json.loads(path.read_text("utf-8")))
     except (TypeError, ValueError) as error:

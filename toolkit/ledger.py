@@ -12,8 +12,9 @@ import math
 import time
 from collections import deque
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, replace
 from decimal import ROUND_CEILING, ROUND_FLOOR, Decimal
+from typing import Any
 
 from toolkit.errors import ConfigError, LimitReached, UnknownPrice
 from toolkit.prices import Price, price_of
@@ -162,6 +163,7 @@ class Ledger:
         self._known: dict[str, Price | None] = {}
         self._books: dict[Key, Book] = {}
         self.shared = Book()
+        self._sampled: dict[tuple[Payer, str], Sampled] = {}
         self._spent = Amount()
         self._reserved = Amount()
         self._waiting: deque[tuple[asyncio.Future[None], Amount]] = deque()
@@ -208,8 +210,25 @@ class Ledger:
             raise self._limit_reached()
 
     def add(self, sampled: Sampled) -> None:
-        """Book calls that a model in this process answered."""
+        """Book calls that a model in this process answered; no journal has them."""
         self._add(sampled.payer, sampled.model, sampled.calls, sampled.usage, False)
+        # Without the row: a long run has many.
+        payer = replace(sampled.payer, example="")
+        old = self._sampled.get((payer, sampled.model), replace(sampled, payer=payer, calls=0, usage=Usage()))
+        self._sampled[payer, sampled.model] = replace(
+            old, calls=old.calls + sampled.calls, usage=old.usage + sampled.usage
+        )
+
+    def sampled_json(self) -> dict[str, Any]:
+        """What was added, and the wall time so far, as plain data; `add_json` of another ledger takes it."""
+        return {"elapsed": self.elapsed, "sampled": [asdict(each) for each in self._sampled.values()]}
+
+    def add_json(self, data: Mapping[str, Any]) -> None:
+        """Book what an earlier start of this run sampled, and the time that it took."""
+        self._start = min(self._start, self._clock() - data["elapsed"])
+        for each in data["sampled"]:
+            payer, usage = Payer(**each["payer"]), Usage(**each["usage"])
+            self.add(Sampled(payer, each["model"], each["calls"], usage))
 
     def bound(self, request: Request) -> Amount:
         """The most that a call can use, in what is limited; see `reserve` for errors."""

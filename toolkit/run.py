@@ -108,7 +108,7 @@ async def carry_out(
             router = Router()
 
             def seen(note: Note) -> None:
-                _booked(ledger, note)
+                _booked(ledger, note, path)
                 if note.topic == "unused":
                     router.release(note.data)
                 files.note(note)
@@ -142,7 +142,7 @@ def blocking(function: Callable[P, Coroutine[Any, Any, R]]) -> Callable[P, R]:
     return twin
 
 
-def _booked(ledger: Ledger, note: Note) -> None:
+def _booked(ledger: Ledger, note: Note, path: Path) -> None:
     """What a run's notes say of calls that no client made."""
     match note:
         case Note("shared", (calls, usage)):
@@ -152,6 +152,7 @@ def _booked(ledger: Ledger, note: Note) -> None:
         case Note("sampled", found):
             for each in found:
                 ledger.add(each)
+            directory.write_json(path / directory.SAMPLED, ledger.sampled_json())
 
 
 @contextlib.contextmanager
@@ -173,6 +174,8 @@ def _books(path: Path, config: Config, replay: Path | None) -> Iterator[tuple[Jo
     with Journal(source, readonly=replay is not None) as journal:
         ledger = Ledger(config.limits, config.price_list, elapsed=journal.elapsed)
         ledger.restore(journal)
+        if (sampled := path / directory.SAMPLED).exists() and not replay:
+            ledger.add_json(directory.read_json(sampled))
         yield journal, ledger
 
 

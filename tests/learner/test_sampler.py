@@ -16,7 +16,7 @@ from learner.server import LOAD_WEIGHTS
 from tests.learner import sampler as imitated
 from tests.learner import tiny
 from tests.learner.shares import SETTINGS, task
-from toolkit.errors import ConfigError
+from toolkit.errors import ConfigError, LimitReached
 from toolkit.types import Encoded, Example, Group, Message, Note, Rollout, Score, Step
 
 
@@ -36,8 +36,11 @@ def test_a_server_that_loads_weights_samples_with_those_of_each_step(folder: Pat
     policy = Policy.load(str(folder), device="cpu", dtype="float32")
     with imitated.Sampler(policy, routes=(LOAD_WEIGHTS,)) as server:
         records = trained(folder, tmp_path / "r", server)
-    assert len(server.loaded) == 3
-    assert all(record.updated.mismatch < 1e-4 for record in records)
+        assert len(server.loaded) == 4  # before the first step, and after each
+        # A server that still holds those of the run before is given the start again.
+        again = trained(folder, tmp_path / "s", server)
+    assert all(record.updated.mismatch < 1e-4 for record in (*records, *again))
+    assert not (tmp_path / "r" / "pushed").exists()
 
 
 def test_weights_that_no_server_takes_are_old_and_the_limit_is_a_sentence(
@@ -45,17 +48,29 @@ def test_weights_that_no_server_takes_are_old_and_the_limit_is_a_sentence(
 ) -> None:
     policy = Policy.load(str(folder), device="cpu", dtype="float32")
     with imitated.Sampler(policy) as server:
-        with pytest.raises(ConfigError, match=r"1 updates behind.*staleness"):
+        with pytest.raises(ConfigError, match=r"1 steps behind.*staleness"):
             trained(folder, tmp_path / "strict", server)
         records = trained(folder, tmp_path / "lax", server, staleness=2)
     gaps = [record.updated.mismatch for record in records]
     assert gaps[0] < 1e-4 < gaps[1] < gaps[2]
 
 
+def test_a_resumed_run_knows_how_old_the_weights_of_its_server_are(folder: Path, tmp_path: Path) -> None:
+    policy = Policy.load(str(folder), device="cpu", dtype="float32")
+    with imitated.Sampler(policy) as server:
+        with pytest.raises(LimitReached):
+            trained(folder, tmp_path / "r", server, staleness=5, calls=10, save_every=1)
+        # Nothing has moved yet: the weights that training begins with are not old.
+        with pytest.raises(LimitReached):
+            trained(folder, tmp_path / "r", server, staleness=2, calls=40, save_every=1)
+        with pytest.raises(ConfigError, match="2 steps behind"):
+            trained(folder, tmp_path / "r", server, staleness=1, save_every=1)
+
+
 def test_a_sampler_that_is_no_url_is_a_sentence(folder: Path) -> None:
     config = WeightsConfig(model=f"torch/{folder}", sampler="vllm")
     with pytest.raises(ConfigError, match="http://host:port/v1#NAME"):
-        Sampler.of(config, None)  # type: ignore[arg-type]
+        Sampler.of(config, None, Path("pushed"))  # type: ignore[arg-type]
 
 
 def test_the_distance_of_a_rollout_is_the_sum_over_its_tokens(folder: Path) -> None:
