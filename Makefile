@@ -20,7 +20,7 @@ improve: $(VENV)/.enough  ## the main job on examples/support_triage; ARGS="--mi
 	@$(BIN)/edgewise improve examples/support_triage $(ARGS)
 
 test: install  ## run all tests; ARGS="tests/toolkit -k task" picks some
-	@$(BIN)/python -m pytest $(ARGS)
+	@OMP_WAIT_POLICY=passive $(BIN)/python -m pytest -n auto --maxprocesses 4 --dist loadfile $(ARGS)
 
 check: install  ## ruff, pyright, generated docs are fresh, import directions
 	@$(BIN)/ruff check .

@@ -5,7 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from experience.config import ExperienceConfig
-from toolkit.config import RESUMABLE, Config, changed, load, parse_settings, resolve, save
+from toolkit.config import Config, changed, load, parse_settings, resolve, save
 from toolkit.errors import ConfigError
 from toolkit.ledger import Limits
 from toolkit.prices import Price
@@ -124,7 +124,7 @@ def test_a_damaged_saved_config_is_named(content, sentence, tmp_path):
 
 
 def test_only_what_no_reply_depends_on_may_change():
-    assert set(ExperienceConfig.model_fields) >= RESUMABLE
+    assert set(ExperienceConfig.model_fields) >= Config.resumable
     before = ExperienceConfig()
     free = {"usd": 1.0, "tokens": 9, "calls": 9, "minutes": 9.0, "prices": {"*": (1.0, 2.0)}}
     after = resolve(ExperienceConfig, free, {"concurrency": 1, "timeout": 1.0, "attempts": 1})
