@@ -1,9 +1,10 @@
 """
 Run benches and write the table docs/bench.md: every one, or those that are named, which then replace their own rows.
 
-Arguments such as --quick are passed on to each.
+`--quick` runs the short form of each.
 """
 
+import argparse
 import json
 import os
 import platform
@@ -31,10 +32,10 @@ PACKAGES = (
 )
 
 
-def run(script: Path) -> dict[str, Any]:
+def run(script: Path, short: bool) -> dict[str, Any]:
     """The JSON object of a bench's last line; a bench that gave none does not hold."""
     print(f"bench {script.stem} ...", file=sys.stderr, flush=True)
-    command = [sys.executable, str(script), *(word for word in sys.argv[1:] if word.startswith("-"))]
+    command = [sys.executable, str(script), *(["--quick"] if short else [])]
     lines = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=False).stdout.splitlines()
     try:
         return json.loads(lines[-1])
@@ -73,11 +74,15 @@ def kept(names: set[str]) -> dict[str, str]:
 
 
 def main() -> int:
-    wanted = {word for word in sys.argv[1:] if not word.startswith("-")}
-    scripts = [
-        x for x in sorted(HERE.glob("*.py")) if x.name not in NO_BENCH and (not wanted or x.stem in wanted)
-    ]
-    results = [run(script) for script in scripts]
+    scripts = {x.stem: x for x in sorted(HERE.glob("*.py")) if x.name not in NO_BENCH}
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("bench", nargs="*", help=f"all by default, or some of {', '.join(scripts)}")
+    parser.add_argument("--quick", action="store_true", help="the short form of each")
+    given = parser.parse_args()
+    wanted = set(given.bench)
+    if unknown := wanted - scripts.keys():
+        parser.error(f"there is no bench {', '.join(sorted(unknown))}")
+    results = [run(x, given.quick) for name, x in scripts.items() if not wanted or name in wanted]
     rows = kept(wanted) if wanted else {}
     rows |= {result["bench"]: row(result) for result in results}
     head = ["# Benches", "", "Written by `make bench`; rows may be of different days."]

@@ -2,7 +2,8 @@
 SmolLM2-135M, all weights, learns a verifiable task on the CPU: short sentences with a given word (bench/sentences.py).
 
 Words of the held-out rows are in no training row. Three methods, the same seed, rows, steps and learning rate. Replies
-are drawn at temperature 1 while learning and measuring, four for each held-out row. `minutes` are those of a whole run:
+are drawn at temperature 1 while learning and measuring, four for each held-out row; some of them are printed, for a
+reward of 1 is what a regular expression says. `minutes` are those of a whole run:
 loading, learning, checkpoints, measuring before and after.
 """
 
@@ -16,7 +17,7 @@ from sentences import task
 
 from learner import train
 from toolkit.run import Result
-from toolkit.types import Note
+from toolkit.types import Group, Note
 
 MODEL, METHODS = "torch/smollm2-135m", ("dr_grpo", "grpo", "rloo")
 SETTINGS: dict[str, Any] = {
@@ -31,14 +32,28 @@ SETTINGS: dict[str, Any] = {
     "eval_top_p": 1.0,
     "save_every": 12,
 }
+REPLIES = 8
+SEEN: list[list[Group]] = []
+"""Groups that were noted since the last step."""
 SHORT = {"steps": 3, "samples": 1, "save_every": 3, "force": True}
 GAIN, START, MINUTES = 0.3, 0.4, 15.0
 BAR = "from below 0.4, at least +0.3 on held-out rows, interval above 0, within 15 minutes, each of three methods"
 
 
 def watch(note: Note) -> None:
+    """Each step as a line; of each measurement, which comes behind them, some replies."""
     if note.topic == "step":
         print(note.data.summary(), file=sys.stderr, flush=True)
+        SEEN.clear()
+    elif note.topic == "groups":
+        SEEN.append(note.data)
+
+
+def said(method: str) -> None:
+    """Print what the weights wrote for the first held-out rows: those that were trained, then those before."""
+    for when, groups in zip(("after", "before"), SEEN, strict=True):
+        for run in [group.members[0] for group in groups[:REPLIES]]:
+            print(f"{method} {when}: {run.score.value if run.score else 0:.0f} {run.answer!r}")
 
 
 def figures(result: Result) -> dict[str, Any]:
@@ -60,6 +75,7 @@ def main() -> int:
         with tempfile.TemporaryDirectory() as folder:
             rows = task(16, 4, 8) if quick() else task()
             found[method] = figures(train(rows, run=Path(folder), watch=watch, method=method, **settings))
+            said(method)
     holds = all(
         each["before"] < START
         and each["gain"][0] >= GAIN

@@ -8,7 +8,6 @@ weights, optimizer and gradients are in it), and the parameters.
 """
 
 import json
-import os
 import subprocess
 import sys
 import tempfile
@@ -18,11 +17,11 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-# Threads that wait sleep: spinning ones stall each other as soon as anything else wants a core.
-os.environ.setdefault("OMP_WAIT_POLICY", "passive")
+# Before torch: they say how its threads wait, on TRL's side too, and where the checkout is.
+from common import ROOT  # noqa: F401  # isort: skip
+import learner  # noqa: F401  # isort: skip
 
 import torch
-from common import ROOT  # noqa: F401 (puts the checkout on the path)
 from torch import Tensor
 from transformers.utils import logging
 
@@ -148,6 +147,7 @@ def main() -> None:
         "dtype": "auto",
         "checkpointing": False,
         "tokens": 8192,
+        "warm": 1,
         "repeats": 3,
         "threads": 0,
         **json.loads(sys.argv[1]),
@@ -161,7 +161,7 @@ def main() -> None:
     work = batch(*(told[name] for name in ("prompts", "prompt", "group", "reply")))
     step, parameters = (theirs if told["side"] == "trl" else ours)(work, told)
     forget_peak()
-    times = [timed(step) for _ in range(1 + told["repeats"])][1:]
+    times = [timed(step) for _ in range(told["warm"] + told["repeats"])][told["warm"] :]
     figures = {
         "seconds": [clock for clock, _ in times],
         "cpu_seconds": [work for _, work in times],

@@ -6,14 +6,12 @@ five repeats, of bfloat16 products of the model's own shapes with as many rows a
 divides the products' arithmetic by the time of the whole update, forward, backward and AdamW, and by that peak.
 """
 
-import os
 import sys
 
-os.environ.setdefault("OMP_WAIT_POLICY", "passive")  # before torch is there; see one_update.py
+from one_update import batch, ours, timed  # isort: skip (before torch: it says how threads wait)
 
 import torch
 from common import quick, report
-from one_update import batch, ours, timed
 from torch.profiler import ProfilerActivity, profile
 from torch.utils.flop_counter import FlopCounterMode
 

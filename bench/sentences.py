@@ -1,5 +1,6 @@
 """Short sentences with a given word: a verifiable task that a small model seldom gets right, and can learn."""
 
+import re
 from typing import Any
 
 from toolkit.task import Task
@@ -17,13 +18,17 @@ WORDS = """
     thunder pocket button blanket kettle
 """
 PROMPT = 'Write one sentence of at most eight words with the word "{word}".'
-MOST = 8
+LEAST, MOST = 3, 8
+SENTENCE = re.compile(r"[A-Z][^.!?\n]*[.!?]")
 
 
 def short(completion: str, word: str = "", **_: Any) -> float:
-    """1 for a sentence that ends, has at most eight words and the wanted one among them; else 0."""
-    said = completion.strip()
-    return float(said[-1:] in (".", "!", "?") and len(said.split()) <= MOST and word.lower() in said.lower())
+    """1 for one sentence, from a capital to its end, of three to eight words, the wanted one among them; else 0."""
+    said, words = completion.strip(), re.findall(r"[a-z'’-]+", completion.lower())
+    # A word that is written over and over makes no sentence longer.
+    long = len(set(words)) >= LEAST and len(words) <= MOST
+    wanted = re.search(rf"\b{re.escape(word)}\b", said, re.IGNORECASE)
+    return float(long and wanted is not None and SENTENCE.fullmatch(said) is not None)
 
 
 def task(train: int = 80, validation: int = 4, test: int = 60) -> Task:

@@ -1,10 +1,15 @@
 """
-The size of a method: lines of its row and of the parts that only it needs, and whether the loop or the update knows it.
+The size of a method: lines of its row and of the parts that came with it, and which other files had to learn of it.
 
 Lines of a row are those of its expression without paper, differs and note, which are words: one line for each axis that
 is not the default, wrapped as the formatter does with 110 characters. Lines of a part are those of its function
-without docstring. `loop.py` and `update.py` know a method if they name it or one of its parts, or a column that only
-its parts read. What plans get of the loop (`toolkit.groups.plan.Asked`) is one interface, of no single method.
+without docstring. Functions that only its parts call are printed behind them, and no bar is on these.
+
+A file knows of a method if it says its name, or what no method before it in the table has: a part, a parameter or a
+constant of one, a column that it reads, a collection of earlier steps that it recalls. The bar is the issue's, on
+`loop.py` and `update.py`; `BESIDE` are the files that make columns, memory and statistics. There a method that needs
+something new is a row of a table or a branch, and those that needed it are printed and counted, without a bar. What
+plans get of the loop (`toolkit.groups.plan.Asked`) is one interface, of no single method.
 """
 
 import ast
@@ -12,44 +17,44 @@ import inspect
 import statistics
 import sys
 import textwrap
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import fields
-from functools import partial
+from functools import cache, partial
+from types import CodeType, ModuleType
 from typing import Any
 
 from common import ROOT, quick, report
 
-from learner.method import AXES, HOMES, NUMBERS, Method, columns, function
+from learner.method import AXES, HOMES, NUMBERS, Method, function, parameters
 from learner.methods import METHODS
 
 BASE = 17
 """Methods that every learner has; what follows are those of the seeds."""
 WIDE = 100
 CORE = ("loop.py", "update.py")
-EVERYBODYS = {"ref_logp", "entropy", "sampler_logp"}
-"""Columns that the core has of itself: see `learner.batch.Tokens`."""
+BESIDE = ("gather.py", "remember.py", "given.py", "statistics.py", "method.py", "job.py", "engine.py")
+EVERYBODYS = {"ref_logp", "entropy", "sampler_logp", "group", "rollout", "reward"}
+"""Columns that the core has of itself, see `learner.batch.Tokens`, and words that mean something else there."""
+NAMES = list(METHODS)
+
+
+def before(name: str) -> list[Method]:
+    """The default, and the methods above this one in the table."""
+    return [Method(paper=""), *(METHODS[each] for each in NAMES[: NAMES.index(name)])]
 
 
 def new_parts(name: str) -> list[Any]:
-    """The parts that no method before it in the table has."""
-    known: set[Any] = {function(part) for part in Method(paper="").parts()}
-    for other in METHODS:
-        mine = [function(part) for part in METHODS[other].parts()]
-        if other == name:
-            return [part for part in dict.fromkeys(mine) if part not in known]
-        known |= set(mine)
-    raise KeyError(name)
+    """The parts that no method before it has."""
+    known = {function(part) for method in before(name) for part in method.parts()}
+    mine = dict.fromkeys(function(part) for part in METHODS[name].parts())
+    return [part for part in mine if part not in known]
 
 
 def row(name: str) -> int:
     """Lines of the expression, without its words."""
     usual = Method(paper="")
-    words = [_written(field.name, METHODS[name]) for field in fields(Method)]
-    keep = [
-        text
-        for field, text in zip(fields(Method), words, strict=True)
-        if field.name in (*AXES, *NUMBERS) and text != _written(field.name, usual)
-    ]
+    written = [(field.name, _written(field.name, METHODS[name])) for field in fields(Method)]
+    keep = [text for axis, text in written if axis in (*AXES, *NUMBERS) and text != _written(axis, usual)]
     return len(textwrap.wrap(f"{name} = Method({', '.join(keep)})", WIDE))
 
 
@@ -68,6 +73,7 @@ def _part(part: Any) -> str:
     return f"p({found}, {', '.join(f'{k}={v!r}' for k, v in part.keywords.items())})"
 
 
+@cache
 def length(part: Any) -> int:
     """Lines of a function without decorators and docstring."""
     (tree,) = ast.parse(textwrap.dedent(inspect.getsource(part))).body
@@ -76,42 +82,93 @@ def length(part: Any) -> int:
     return body[-1].end_lineno - body[0].lineno + 1 + (tree.body[0].lineno - tree.lineno)
 
 
-def known_to_the_core(name: str) -> Iterator[str]:
-    """What the loop or the update names of the method: itself, its new parts, columns that only these read."""
-    parts = new_parts(name)
-    others = [METHODS[other] for other in METHODS if other != name]
-    own = frozenset().union(*map(columns, parts)) - frozenset().union(*(each.needs for each in others))
-    for file in CORE:
+# ---- what a method brings with it ------------------------------------------------------------------------
+
+
+def helpers(name: str) -> dict[str, int]:
+    """Functions beside the parts of all methods that only its parts call, and their lines."""
+    parts = {function(part) for method in METHODS.values() for part in method.parts()}
+    others = {part for other in NAMES if other != name for part in map(function, METHODS[other].parts())}
+    own = reached(map(function, METHODS[name].parts())) - reached(others) - parts
+    return {each.__name__: length(each) for each in sorted(own, key=lambda each: each.__name__)}
+
+
+def reached(parts: Iterable[Any]) -> set[Any]:
+    """These functions, and all of the axes' files that they call, directly or by others."""
+    waiting = list(parts)
+    known = set(waiting)
+    while waiting:
+        part = waiting.pop()
+        found = {each for each in called(part) if each.__module__.startswith("toolkit.groups.")} - known
+        known |= found
+        waiting += found
+    return known
+
+
+def called(part: Any) -> Iterator[Any]:
+    """Functions that a function names, in its own file or in a module that it imports."""
+    words = set(names_in(part.__code__))
+    home = vars(sys.modules[part.__module__])
+    scopes = [home, *(vars(home[word]) for word in words if isinstance(home.get(word), ModuleType))]
+    yield from (scope[word] for scope in scopes for word in words if inspect.isfunction(scope.get(word)))
+
+
+def names_in(code: CodeType) -> Iterator[str]:
+    """Names that a function uses, and functions inside it."""
+    yield from code.co_names
+    for inner in code.co_consts:
+        if isinstance(inner, CodeType):
+            yield from names_in(inner)
+
+
+def words(method: Method) -> set[str]:
+    """What a file could say of a method: its columns, collections, and the parameters and constants of its parts."""
+    parts = list(map(function, method.parts()))
+    constants = {word for part in parts for word in names_in(part.__code__) if word.isupper()}
+    told = {word for part in parts for word in parameters(part)}
+    return {*method.needs, *method.recalls, *constants, *told}
+
+
+def known_to(files: Iterable[str], name: str) -> Iterator[str]:
+    """What files of the learner say of the method that none before it has."""
+    new = {name} | words(METHODS[name]).difference(*map(words, before(name))) - EVERYBODYS
+    parts = {part.__name__ for part in new_parts(name)}
+    for file in files:
         nodes = list(ast.walk(ast.parse((ROOT / "learner" / file).read_text("utf-8"))))
-        texts = {node.value for node in nodes if isinstance(node, ast.Constant)}
-        called = {
+        texts = {str(node.value) for node in nodes if isinstance(node, ast.Constant)}
+        texts |= {node.id for node in nodes if isinstance(node, ast.Name) and node.id.isupper()}
+        taken = {
             node.attr
             for node in nodes
             if isinstance(node, ast.Attribute) and isinstance(node.value, ast.Name) and node.value.id in HOMES
         }
-        known = (texts & (own | {name})) | (called & {part.__name__ for part in parts})
-        yield from (f"{file}: {word}" for word in sorted(known - EVERYBODYS))
+        yield from (f"{file}: {word}" for word in sorted((texts & new) | (taken & parts)))
 
 
 def main() -> int:
     quick()
-    seeds = list(METHODS)[BASE:]
-    rows, longest, edited = [], 0, []
+    seeds = NAMES[BASE:]
+    rows, longest, edited, beside = [], 0, [], []
     for name in seeds:
         lines = {part.__name__: length(part) for part in new_parts(name)}
-        core = list(known_to_the_core(name))
+        core, others = list(known_to(CORE, name)), list(known_to(BESIDE, name))
         rows.append(row(name))
         longest = max([longest, *lines.values()])
         edited += [name] * bool(core)
+        beside += [name] * bool(others)
         shown = ", ".join(f"{part} {count}" for part, count in lines.items()) or "none"
-        print(f"{name:20} row {rows[-1]}; new parts: {shown}{'; core: ' + ', '.join(core) if core else ''}")
+        helped = ", ".join(f"{part} {count}" for part, count in helpers(name).items())
+        print(f"{name:20} row {rows[-1]}; new parts: {shown}" + f"; they call {helped}" * bool(helped))
+        print("".join(f"{'':20} known to {each}\n" for each in (*core, *others)), end="")
     figures = {
         "methods": len(seeds),
         "longest_row": max(rows),
         "median_row": statistics.median(rows),
         "longest_part": longest,
         "known_to_loop_or_update": edited,
-        "share_without_edit": 1 - len(edited) / len(seeds),
+        "share_without_edit_of_loop_or_update": round(1 - len(edited) / len(seeds), 2),
+        "known_to_other_files_of_the_learner": beside,
+        "share_without_any_edit": round(1 - len({*edited, *beside}) / len(seeds), 2),
     }
     holds = max(rows) <= 3 and longest <= 25 and len(edited) <= len(seeds) / 10
     return report(

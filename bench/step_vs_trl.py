@@ -4,7 +4,8 @@ A full step, sampling and update, against TRL 1.16's GRPOTrainer (`pip install t
 SmolLM2-135M, all weights, 4 prompts of 45 tokens, 8 replies of at most 16 tokens to each, no reference model, one
 optimizer step of AdamW: what TRL does by default, but for the sizes. TRL runs in float32 and in bfloat16, with
 activations recomputed (its default) and not; the fastest of these counts. Each side runs in a process of its own, they
-take turns. The first step of each is left out, and our last one, which writes a checkpoint; figures are medians.
+take turns. A step is clocked from the end of the one before to its own end, whatever lies between. The first step of
+each side is left out, and the last, in which ours writes a checkpoint; figures are medians.
 """
 
 import json
@@ -14,6 +15,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Sequence
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -50,7 +52,7 @@ def theirs(model: str, steps: int, settings: dict[str, Any]) -> list[float]:
 
     class Clock(TrainerCallback):
         def __init__(self) -> None:
-            self.at = [time.perf_counter()]
+            self.at: list[float] = []
 
         def on_step_end(self, *_: Any, **__: Any) -> None:
             self.at.append(time.perf_counter())
@@ -77,18 +79,17 @@ def theirs(model: str, steps: int, settings: dict[str, Any]) -> list[float]:
             train_dataset=Dataset.from_dict({"prompt": prompts()}),
             callbacks=[clock],
         ).train()
-    return [b - a for a, b in zip(clock.at[1:], clock.at[2:], strict=False)]
+    return between(clock.at)
 
 
 def ours(model: str, steps: int) -> list[float]:
-    """Seconds of each step of `learner.train`, from where it begins to sample to where it is written down."""
+    """Seconds of each step of `learner.train`, from one that is written down to the next."""
     from learner import train
 
     at: list[float] = []
 
     def watch(note: Note) -> None:
-        begins = note.topic == "stage" and str(note.data).startswith("step ")
-        if begins or note.topic == "step":
+        if note.topic == "step":
             at.append(time.perf_counter())
 
     rows = [{"word": word} for word in WORDS.split()]
@@ -107,7 +108,12 @@ def ours(model: str, steps: int) -> list[float]:
             save_every=1000,
             force=True,
         )
-    return [b - a for a, b in zip(at[2::2], at[3::2], strict=True)][:-1]
+    return between(at)
+
+
+def between(ends: Sequence[float]) -> list[float]:
+    """Seconds of each step but the first and the last, from when they ended."""
+    return [b - a for a, b in pairwise(ends)][:-1]
 
 
 def side(name: str, model: str, steps: int) -> list[float]:

@@ -2,9 +2,11 @@
 One update against TRL 1.16's GRPOTrainer (`pip install trl==1.16.0 datasets`): time and peak memory.
 
 SmolLM2-135M, all weights, one prompt of 512 tokens and 8 completions of 64: forward, backward, clipping and AdamW.
-TRL's own loss and optimizer run in float32 and in bfloat16, with and without gradient checkpointing; ours is held
-against the fastest of them in time, and against that same one in memory. Runs alternate, each in a process of its own;
-the least time of all counts. Memory is the process's peak during updates over what it had before the model was loaded.
+TRL's own loss and optimizer run in float32 and in bfloat16, with and without gradient checkpointing. One update of each
+setting says which is the fastest; that one is then held against ours, in time and in memory, and the others are not
+run again. Both sides do as many updates after one to warm up, each in a process of its own, and of both the least time
+counts. They have the same threads and the same allocator, `learner.precision.keep_freed_memory`, which TRL alone does
+not. Memory is the process's peak during updates over what it had before the model was loaded.
 """
 
 import sys
@@ -22,36 +24,42 @@ THEIRS = {
 MEGABYTE = 1 << 20
 
 
-def merged(runs: list[dict[str, Any]]) -> tuple[float, float, float]:
-    """The least seconds, peak (MB) and processor's seconds of some runs of the same."""
-    seconds, work = (min(t for r in runs for t in r[name]) for name in ("seconds", "cpu_seconds"))
-    return seconds, min(r["peak"] for r in runs) / MEGABYTE, work
+def best(short: bool) -> tuple[str, dict[str, float]]:
+    """TRL's fastest setting by one update of each, and the seconds of these."""
+    if short:
+        return next(iter(THEIRS)), {}
+    found = {}
+    for name, setting in THEIRS.items():
+        found[name] = run(side="trl", warm=0, repeats=1, **SHAPE, **setting)["seconds"][0]
+        print(f"TRL {name}: {found[name]:.2f} s", flush=True)
+    return min(found, key=lambda name: found[name]), found
+
+
+def least(side: str, repeats: int, **setting: Any) -> dict[str, float]:
+    """Seconds, processor's seconds and peak (MB) of a side: the least of its updates."""
+    found = run(side=side, repeats=repeats, **SHAPE, **setting)
+    told = {name: round(min(found[name]), 2) for name in ("seconds", "cpu_seconds")}
+    told["megabytes"] = round(found["peak"] / MEGABYTE)
+    print(side, told, flush=True)
+    return told
 
 
 def main() -> int:
     short = quick()
-    repeats = {"repeats": 1 if short else 3}
-    settings = dict(list(THEIRS.items())[:1]) if short else THEIRS
-    mine, others = [], {}
-    for name, setting in settings.items():
-        mine.append(run(side="ours", **SHAPE, **repeats))
-        others[name] = merged([run(side="trl", **SHAPE, **repeats, **setting)])
-        print(f"TRL {name}: {others[name][0]:.2f} s, {others[name][1]:,.0f} MB", flush=True)
-    seconds, peak, work = merged(mine)
-    print(f"ours: {seconds:.2f} s, {peak:,.0f} MB", flush=True)
-    best = min(others, key=lambda name: others[name][0])
-    faster, smaller = others[best][0] / seconds, peak / others[best][1]
+    repeats = 1 if short else 3
+    name, others = best(short)
+    ours, theirs = least("ours", repeats), least("trl", repeats, **THEIRS[name])
     figures = {
-        "faster": round(faster, 2),
-        "less_processor_time": round(others[best][2] / work, 2),
-        "memory": round(smaller, 3),
-        "seconds": round(seconds, 2),
-        "megabytes": round(peak),
-        "trl": {name: [round(t, 2), round(m)] for name, (t, m, _) in others.items()},
-        "against": best,
+        "faster": round(theirs["seconds"] / ours["seconds"], 2),
+        "less_processor_time": round(theirs["cpu_seconds"] / ours["cpu_seconds"], 2),
+        "memory": round(ours["megabytes"] / theirs["megabytes"], 3),
+        "ours": ours,
+        "trl": theirs,
+        "against": name,
+        "one_update_of_each": {name: round(seconds, 2) for name, seconds in others.items()},
     }
     bar = "faster >= 6, memory <= 0.5 of TRL's fastest setting"
-    return report("update_vs_trl", figures, bar, faster >= 6 and smaller <= 0.5)
+    return report("update_vs_trl", figures, bar, figures["faster"] >= 6 and figures["memory"] <= 0.5)
 
 
 if __name__ == "__main__":

@@ -60,7 +60,7 @@ class Words:
                 f"These weights were trained from different models ({', '.join(bases)}): say with --model which of "
                 "them is the unchanged one."
             )
-        given = (_in_common(artifacts), self.task.settings, _in_common(weights), self._named)
+        given = (in_common(artifacts), self.task.settings, in_common(weights), self._named)
         return resolve(ExperienceConfig, *given)
 
     def plan(self, lib: str | None = None) -> Shown:
@@ -109,7 +109,7 @@ class Words:
         With the model and the settings that the artefacts were measured with, where nothing else is said. `others` are
         how to run those artefacts that hold neither library nor weights, by path.
         """
-        measured = {path: Artifact.load(path) for path in artifacts if not _bare(path)}
+        measured = {path: Artifact.load(path) for path in artifacts if not bare(path)}
         job = Job(self.task, self._config([*measured.values()]))
         trainings = {path: trained.runs(each) for path, each in measured.items() if trained.holds(each)}
         ways = {**trainings, **(others or {})}
@@ -129,13 +129,13 @@ class Words:
         return Shown([*result.evidence.lines(), *cost_lines(result)], result.to_json())
 
 
-def _bare(path: str) -> bool:
+def bare(path: str) -> bool:
     """Whether it names lessons without the settings that they were measured with: a store, a step, a file."""
     operand = parse(path)
     return operand.stored or bool(operand.version) or operand.path.suffix in {".json", ".md", ".txt"}
 
 
-def _in_common(artifacts: Sequence[Artifact]) -> dict[str, Any]:
+def in_common(artifacts: Sequence[Artifact]) -> dict[str, Any]:
     """The model and the settings of use that all artefacts share; what they differ in is left to the defaults."""
     settings = [
         {"model": a.model, **{IN_USE[k]: v for k, v in a.settings.items() if k in IN_USE}} for a in artifacts
@@ -165,5 +165,5 @@ def _name(given: str, taken: Mapping[str, Any]) -> str:
     """The name of an arm; of a database, without what may be a password."""
     path = Path(parse(given).place.rpartition("@")[2])
     name = path.resolve().parent.name if path.name == "artifact" else path.stem
-    name += "".join(re.findall(r"[#@]\w+$", given)) if _bare(given) else ""
+    name += "".join(re.findall(r"[#@]\w+$", given)) if bare(given) else ""
     return name if name not in taken else f"{name}-{len(taken)}"

@@ -12,6 +12,7 @@ from typing import Literal
 from experience import prompts
 from experience.library import Library
 from experience.ops import NotOperations, Operation, parse
+from toolkit.episode import acted
 from toolkit.types import Example, Group, Message, Payer, Plan, Reply, Request, Rollout, Sampling
 
 Summaries = Literal["always", "auto"]
@@ -82,7 +83,7 @@ def compared(
 def summarise(distiller: Distiller, example: Example, run: Rollout) -> Plan[str]:
     """What one run did, in a few sentences; a short run of one turn is its own summary."""
     if distiller.summaries == "auto" and len(run.steps) == 1 and len(run.answer.split()) <= SHORT:
-        return run.answer
+        return trajectory(run) if acted(run) else run.answer
     user = "\n\n".join([_task(example), f"# Attempt\n{trajectory(run)}", *_verdict(distiller, example, run)])
     reply = yield _request(distiller, example.id, prompts.SUMMARY.format(words=150), user)
     return reply.message.content or f"(no summary: {reply.error or reply.stop})"
@@ -136,12 +137,15 @@ def direct(
 
 
 def trajectory(run: Rollout) -> str:
-    """A run as text: what was said, which tools were called, what they answered."""
-    turns = []
+    """A run as text: what was said, which tools were called, what they answered, or what an environment showed."""
+    played = acted(run)
+    turns = [f"[environment] {run.steps[0].seen[-1].content}"] if played else []
     for before, step in zip((None, *run.steps), run.steps, strict=False):
         if before is not None:
-            heard = step.seen[len(before.seen) + 1 :]
-            turns += [f"[tool result] {message.content}" for message in heard]
+            heard = step.seen[-1:] if played else step.seen[len(before.seen) + 1 :]
+            turns += [
+                f"[{'environment' if played else 'tool result'}] {message.content}" for message in heard
+            ]
         turns.append(f"[assistant] {step.said.content}".rstrip())
         turns += [f"[tool call] {call.name}({call.arguments})" for call in step.said.tool_calls]
     return _clipped("\n".join(turns))

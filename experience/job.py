@@ -117,7 +117,8 @@ class Job:
 
     def _agent(self, sampling: Sampling, payer: str) -> Agent:
         config = self.config
-        return Agent(config.model, sampling, self.task.tools, config.turns, config.calling, payer=payer)
+        tools, world = self.task.tools, self.task.world
+        return Agent(config.model, sampling, tools, config.turns, config.calling, payer=payer, world=world)
 
     @property
     def judge(self) -> str:

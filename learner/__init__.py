@@ -3,14 +3,18 @@
 import os
 from typing import TYPE_CHECKING
 
-# Before torch is loaded: threads that wait would otherwise spin, which beside other programs makes an update several
-# times as slow (measured: 18 s against 2.4 s), and alone saves next to nothing.
+# Before torch is loaded: threads that wait for work spin some microseconds (`GOMP_SPINCOUNT`), then sleep. Spinning
+# for longer makes an update several times as slow beside other programs (18 s against 2.4 s); sleeping at once makes it
+# a third slower alone (2.2 s against 1.7 s), for between two operations a thread waits thousands of times.
 os.environ.setdefault("OMP_WAIT_POLICY", "passive")
+os.environ.setdefault("GOMP_SPINCOUNT", "1000")
 
 from toolkit.lazy import resolver
 
 if TYPE_CHECKING:
+    from learner.absorption import aabsorb, absorb
     from learner.api import atrain, train
+    from learner.comparison import acompare, compare
     from learner.method import Method, describe, override
     from learner.methods import METHODS
     from learner.policy import Policy
@@ -18,12 +22,28 @@ if TYPE_CHECKING:
 _WHERE = {
     "train": "api",
     "atrain": "api",
+    "absorb": "absorption",
+    "aabsorb": "absorption",
+    "compare": "comparison",
+    "acompare": "comparison",
     "Method": "method",
     "describe": "method",
     "override": "method",
     "METHODS": "methods",
     "Policy": "policy",
 }
-__all__ = ["METHODS", "Method", "Policy", "atrain", "describe", "override", "train"]
+__all__ = [
+    "METHODS",
+    "Method",
+    "Policy",
+    "aabsorb",
+    "absorb",
+    "acompare",
+    "atrain",
+    "compare",
+    "describe",
+    "override",
+    "train",
+]
 
 __getattr__ = resolver(__name__, _WHERE)

@@ -45,7 +45,7 @@ class Weights:
         if started(RANK) > 0:
             raise SystemExit
         _no_library(lib)
-        _check_models(self.job.config)
+        check_models(self.job.config)
         found = forecast(self.job)
         check_limits(self.job.config, found)
         return Shown([describe(self.job.task), "", *found.lines()], asdict(found))
@@ -54,7 +54,7 @@ class Weights:
         """Train and measure; the result has `improved` beside its lines and data."""
         together = ranks()
         if together.rank:
-            raise SystemExit(_followed(together))
+            raise SystemExit(followed(together))
         with leading(together) as lead:
             return self._improve(run, replay, lib, lead)
 
@@ -67,7 +67,7 @@ class Weights:
                 "--replay answers from a journal; weights are trained, not asked: leave it out."
             )
         job = self.job
-        _check_models(job.config)
+        check_models(job.config)
         path = run or directory.fresh(job.task.name)
         found = forecast(job)
         check_limits(job.config, found)
@@ -91,12 +91,13 @@ def _job(task: Path, options: Mapping[str, Any], settings: Sequence[str], price:
     return Job(read, resolve(WeightsConfig, layered(*given)))
 
 
-def _check_models(config: WeightsConfig) -> None:
+def check_models(config: WeightsConfig) -> None:
+    """Raise what `toolkit.client.check` raises for any model of a run."""
     for model in filter(None, (config.model, *config.models)):
         check(model)
 
 
-def _followed(together: Ranks) -> int:
+def followed(together: Ranks) -> int:
     """Follow process 0, which says what there is to say while it can; the exit code."""
     try:
         follow(together)

@@ -63,6 +63,9 @@ class WeightsConfig(Config):
         "", description="http://host:port/v1#NAME of a server that samples; else this process"
     )
     save_every: int = Field(10, ge=1, description="steps between two checkpoints")
+    embedder: str = Field(
+        "", description="model whose vectors find solved rows that are alike (xrpo); common words by default"
+    )
     monitor: bool = Field(True, description="go back to the last good checkpoint where learning collapses")
 
     @classmethod
@@ -79,7 +82,7 @@ class WeightsConfig(Config):
     @property
     def models(self) -> tuple[str, ...]:
         """Names of all models that the run may ask beside the one that it trains; "" for none."""
-        return (self.judge, self.sampler)
+        return (self.judge, self.sampler, self.embedder)
 
     @property
     def rate(self) -> float:

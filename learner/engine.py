@@ -91,13 +91,17 @@ class Engine:
 
     def update(self, batch: Batch, number: int, *, slowed: float = 1.0) -> Updated:
         """Learn from a batch in step `number`; `slowed` is a factor on the learning rate."""
-        config, self.begun = self.config, number
-        for group in self.optimizer.param_groups:
-            group["lr"] = config.rate * slowed * factor(config, number)
-        rng = torch.Generator().manual_seed(seed_of(config.seed, "update", number) % 2**63)
+        self.begin(number, slowed=slowed)
+        rng = torch.Generator().manual_seed(seed_of(self.config.seed, "update", number) % 2**63)
         done = update(self.policy, self.optimizer, self.method, batch, self.how, rng, self.ranks)
         self.slice_tokens = done.tokens or self.slice_tokens
         return done
+
+    def begin(self, number: int, *, slowed: float = 1.0) -> None:
+        """The learning rate is that of step `number` from here on."""
+        self.begun = number
+        for group in self.optimizer.param_groups:
+            group["lr"] = self.config.rate * slowed * factor(self.config, number)
 
     def save(self, folder: Path, number: int, state: Mapping[str, Any]) -> None:
         """Write a checkpoint."""

@@ -8,15 +8,19 @@ TOKENS_A_SECOND = 500
 """Read, sampled and learnt from by a small model on two cores: rough, and shown as such; a run says what it expects."""
 
 
-def forecast(job: Job) -> Forecast:
-    """The plan of a run in numbers; loads no model."""
+def forecast(job: Job, *, arms: int = 2, lessons: int = 0) -> Forecast:
+    """
+    The plan of a run in numbers; loads no model.
+
+    `arms` are measured in the end; `lessons` are tokens that stand before the rows while learning.
+    """
     task, config = job.task, job.config
     rollouts = config.steps * min(config.batch_size, len(task.train)) * config.group_size
-    measuring = 2 * len(task.test) * config.samples
+    measuring = arms * len(task.test) * config.samples
     calls = {"rollouts": rollouts, "measuring": measuring}
     if task.reward.asks:
         calls["judge"] = measuring + (rollouts // config.group_size if task.reward.relative else rollouts)
-    given, said = prompt_tokens(task), min(REPLY_TOKENS, config.max_tokens)
+    given, said = prompt_tokens(task) + lessons, min(REPLY_TOKENS, config.max_tokens)
     total = sum(calls.values()) * (given + said)
     models = {"judge": config.judge}
     return Forecast(

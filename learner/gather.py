@@ -1,22 +1,28 @@
 """
 From finished groups to a batch: the table that axes 3 to 6 read, and the sequences that axes 7 to 9 read.
 
-N rollouts, M steps of them, B = M sequences.
+N rollouts, M steps of them, B = M sequences. Beside its value, a reward may say of a rollout as parts of its score:
+
+    step_reward N       what step N, from 0, earned by itself         HRPO; GiGPO and advantage alignment for returns
+    partner_reward N    what the other player of a game earned then   advantage alignment
+    trait               what tells a rollout from those like it       DaGRPO
 """
 
 import json
+import math
 import unicodedata
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from math import inf, nan
 from typing import Any
 from zlib import crc32
 
 import numpy as np
+from numpy.typing import NDArray
 
 from learner.batch import Batch
 from learner.method import Method, credited
-from toolkit.groups.plan import GIVEN
+from toolkit.errors import RewardError
+from toolkit.groups.plan import GIVEN, mark
 from toolkit.groups.table import Table
 from toolkit.types import Encoded, Group, Message, Rollout, Step
 
@@ -41,6 +47,16 @@ class Member:
         return self.run.version == GIVEN
 
     @property
+    def fresh(self) -> bool:
+        """Whether the policy drew it in this step: it is neither given nor replayed."""
+        return not self.given and math.isnan(self.mark("stored", math.nan))
+
+    def mark(self, name: str, usual: float) -> float:
+        """What a plan marked it with, else `usual`."""
+        found = mark(self.run, name)
+        return usual if found is None else found
+
+    @property
     def length(self) -> int:
         """Tokens that the policy wrote."""
         return sum(len(step.reply) for step in self.steps)
@@ -53,32 +69,35 @@ class Member:
 
 COLUMNS: dict[str, Callable[[Member], float]] = {
     "length": lambda member: float(member.length),
+    "longest": lambda member: float(max(len(step.reply) for step in member.steps)),
     "mean_logp": lambda member: member.logp,
-    "finished": lambda member: float(member.run.stop == "stop"),
     "anchor": lambda member: float(member.given),
-    "share": lambda member: member.parts.get("share", 1.0),
-    "stored": lambda member: member.parts.get("stored", nan),
-    "trait": lambda member: inf if member.given else member.parts.get("trait", member.logp),
+    "share": lambda member: member.mark("share", 1.0),
+    "stored": lambda member: member.mark("stored", math.nan),
+    "trait": lambda member: math.inf if member.given else member.parts.get("trait", member.logp),
     "choice": lambda member: float(crc32(spelt(member.run.answer).encode())),
 }
 """
 Columns of a table, (N,), that are computed where a method reads them.
 
-`share` is the part of a parent's mass that a delegated run has, `stored` the advantage of an earlier step, `trait` what
-tells runs apart (a part of the score by that name, else the mean log-probability), `choice` a number for each answer.
+`length` counts the tokens of all replies, `longest` those of the longest one. `share` is the part of a parent's mass
+that a delegated run has, `stored` the advantage of an earlier step, `trait` what tells runs apart (a part of the score
+by that name, else the mean log-probability), `choice` a number for each answer.
 """
 STEP_COLUMNS: dict[str, Callable[[Member], Sequence[Any]]] = {
     "state": lambda member: [_shown(step) for step in _encoded(member.run)],
     "action": lambda member: [action(step.said) for step in _encoded(member.run)],
     "observation": lambda member: [*(_shown(step) for step in _encoded(member.run)[1:]), None],
-    "step_reward": lambda member: _by_step(member, "step_reward", member.reward),
-    "partner_reward": lambda member: _by_step(member, "partner_reward", 0.0),
+    "step_reward": lambda member: _by_step(member, "step_reward") or _at_the_end(member),
+    "action_reward": lambda member: _own(member),
+    "partner_reward": lambda member: _by_step(member, "partner_reward") or _missing(member, "partner_reward"),
 }
 """
 Columns of a table, (M,), as above: what an agent was shown last before a step, what it did, what it was shown then.
 
-The reward of a step is the part "step_reward N" of the score, N from 0, and the partner's "partner_reward N"; without
-any such part the last step has all of the reward, and the partner none.
+Rewards of steps are parts of the score. Without any, `step_reward`, of which returns are made, is all of the reward at
+the last step, `action_reward`, what a step did by itself, is 0, as where all of it is said to be the last step's, and
+`partner_reward` can't be had.
 """
 
 
@@ -108,16 +127,30 @@ def table(found: Sequence[Member], method: Method, distances: Sequence[float] | 
     return replace(made, step_columns=of_steps)
 
 
-def batch(found: Sequence[Member], method: Method, distances: Sequence[float] | None = None) -> Batch | None:
-    """What an update is about; None where nothing is kept."""
-    if not found:
-        return None
+@dataclass(frozen=True, slots=True)
+class Judged:
+    """Rollouts, their table, which of them go into the update (N,), and what each of their steps gets (M,)."""
+
+    members: Sequence[Member]
+    table: Table
+    kept: NDArray[np.bool_]
+    credit: NDArray[np.float64]
+
+
+def judged(found: Sequence[Member], method: Method, distances: Sequence[float] | None = None) -> Judged:
+    """What axes 3 to 6 say of rollouts; see `table` for `distances`."""
     known = table(found, method, distances)
-    kept, credit = credited(method, known)
-    rows = np.flatnonzero(kept[known.rollout])
+    nothing = np.zeros(0, bool), np.zeros(0)
+    return Judged(found, known, *(credited(method, known) if found else nothing))
+
+
+def batch(what: Judged) -> Batch | None:
+    """What an update is about; None where nothing is kept."""
+    known, credit = what.table, what.credit
+    rows = np.flatnonzero(what.kept[known.rollout])
     if not len(rows):
         return None
-    steps = [step for member in found for step in member.steps]
+    steps = [step for member in what.members for step in member.steps]
     chosen = [steps[i] for i in rows]
     # A column of rollouts is one of sequences, where weights or losses read it.
     of_runs = {name: values[known.rollout[rows]] for name, values in known.columns.items()}
@@ -163,11 +196,29 @@ def _shown(step: Step) -> str:
     return spelt(step.seen[-1].content) if step.seen else ""
 
 
-def _by_step(member: Member, name: str, whole: float) -> list[float]:
-    numbers = range(len(member.steps))
-    if any(key.startswith(f"{name} ") for key in member.parts):
-        return [member.parts.get(f"{name} {number}", 0.0) for number in numbers]
-    return [whole if number == numbers[-1] else 0.0 for number in numbers]
+def _by_step(member: Member, name: str) -> list[float]:
+    """What the score says of each step; empty where it says nothing of any."""
+    if not any(key.startswith(f"{name} ") for key in member.parts):
+        return []
+    return [member.parts.get(f"{name} {number}", 0.0) for number in range(len(member.steps))]
+
+
+def _at_the_end(member: Member) -> list[float]:
+    return [*[0.0] * (len(member.steps) - 1), member.reward]
+
+
+def _own(member: Member) -> list[float]:
+    """Zeros where the score says nothing of steps, or no more than its reward, at the end."""
+    found = _by_step(member, "step_reward")
+    return found if found and found != _at_the_end(member) else [0.0] * len(member.steps)
+
+
+def _missing(member: Member, name: str) -> list[float]:
+    raise RewardError(
+        f'This method reads the part {name!r} of a score for each step ("{name} 0", "{name} 1", ...), and that of '
+        f"row {member.run.example!r} has none: let the reward return it, as docs/weights.md shows, or take another "
+        "method."
+    )
 
 
 def _column(values: Sequence[Any]) -> np.ndarray:

@@ -1,18 +1,24 @@
 """One job: a task and its settings, and what follows from both."""
 
 import json
+import os
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
 from learner.config import WeightsConfig, listed, twin, weights_of
-from learner.method import AXES, NUMBERS, Method, limited, override
+from learner.embed import embedding
+from learner.method import AXES, NUMBERS, Method, limited, override, parameters
 from learner.methods import find
 from toolkit.agent import Agent
 from toolkit.errors import ConfigError
+from toolkit.groups.plan import Embed
 from toolkit.task import Task
 from toolkit.types import Sampling
+
+TOKEN = 80
+"""Bytes that a token takes which is kept: its id and its log-probability, each an object in a tuple, and its text."""
 
 
 @dataclass(frozen=True)
@@ -34,12 +40,24 @@ class Job:
                 "shard=true shares out and trains all weights, and they sample themselves: leave out lora and sampler, "
                 "or leave out shard."
             )
-        _ = self.method, self.weights
+        _check_room(parameters(self.method.plan).get("capacity", 0), self.config.max_tokens * self.replies)
+        _ = self.weights
 
     @cached_property
     def method(self) -> Method:
         """How weights are trained."""
-        return override(limited(find(self.config.method), self.config.max_tokens), *self.config.overrides)
+        config = self.config
+        return override(limited(find(config.method), config.max_tokens, self.replies), *config.overrides)
+
+    @property
+    def replies(self) -> int:
+        """The most replies of a rollout: one, where nothing is there to answer them."""
+        return self.config.turns if self.task.tools or self.task.world else 1
+
+    @cached_property
+    def embed(self) -> Embed | None:
+        """Vectors of texts, where a model for them is named."""
+        return embedding(self.config.embedder) if self.config.embedder else None
 
     @property
     def weights(self) -> str:
@@ -72,7 +90,20 @@ class Job:
 
     def _agent(self, sampling: Sampling, payer: str) -> Agent:
         config = self.config
-        return Agent(config.model, sampling, self.task.tools, config.turns, "text", payer=payer)
+        return Agent(
+            config.model, sampling, self.task.tools, config.turns, "text", payer=payer, world=self.task.world
+        )
+
+
+def _check_room(rollouts: int, tokens: int) -> None:
+    """Raise ConfigError where so many rollouts of so many tokens, kept in memory, are more than there is."""
+    need, room = rollouts * tokens * TOKEN, os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    if need > room:
+        raise ConfigError(
+            f"A buffer of {rollouts} rollouts of up to {tokens} tokens takes about {need / 2**30:.1f} GiB, and this "
+            f"machine has {room / 2**30:.1f} in all: set plan.capacity to {room // (4 * tokens * TOKEN)} or less, a "
+            "quarter of it."
+        )
 
 
 def layered(*layers: Mapping[str, Any]) -> dict[str, Any]:

@@ -6,10 +6,11 @@ number, so what was lost after the checkpoint comes out as it was.
 """
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
@@ -17,6 +18,7 @@ import numpy as np
 from learner import checkpoint, collapse, gather, pace
 from learner.collapse import Seen, mean
 from learner.engine import Engine
+from learner.gather import Member
 from learner.given import giving
 from learner.job import Job
 from learner.method import describe
@@ -25,7 +27,7 @@ from learner.rollouts import in_step
 from learner.sampler import Sampler
 from learner.state import State, StepRecord
 from learner.update import Updated
-from toolkit.agent import Agent, Prompt, group, runs
+from toolkit.agent import Prompt, group, runs
 from toolkit.artifact import WEIGHTS
 from toolkit.collect import booked
 from toolkit.errors import AllFailed, Hopeless
@@ -35,7 +37,7 @@ from toolkit.groups.plan import Asked
 from toolkit.groups.plan_past import LATER
 from toolkit.run import Outcome
 from toolkit.seeds import seed as seed_of
-from toolkit.types import Example, Group, Note, Plan, Rollout, Work
+from toolkit.types import Example, Group, Message, Note, Plan, Rollout, Work
 
 MEASURING = 0
 CHECKPOINTS, PUSHED = "checkpoints", "pushed"
@@ -47,8 +49,14 @@ TRIES = 3
 """Collapses after which learning stops where it was best."""
 
 
-def learn(job: Job, path: Path, make: Callable[..., Engine] = Engine) -> Plan[Outcome]:
-    """Train on the training rows, with checkpoints under `path`, then measure on rows that learning never saw."""
+def learn(
+    job: Job, path: Path, make: Callable[..., Engine] = Engine, enough: Callable[[], str] = lambda: ""
+) -> Plan[Outcome]:
+    """
+    Train on the training rows, with checkpoints under `path`, then measure on rows that learning never saw.
+
+    `enough` is asked before each step why learning should end there; "" if it should not.
+    """
     yield Note("stage", f"loading {job.config.model}")
     engine: Engine = yield Work(make, (job.config, job.method))
     sampler = Sampler.of(job.config, engine, path / PUSHED)
@@ -58,11 +66,13 @@ def learn(job: Job, path: Path, make: Callable[..., Engine] = Engine) -> Plan[Ou
         yield Note("stage", f"training on {engine.policy.chosen}; method {job.config.method}")
         yield Note("stage", f"a step will take up to about {expected:.0f} seconds")
         state = yield from _taken_up(engine, sampler, folder)
-        while state.number < job.config.steps and not state.stopped:
+        why = ""
+        while state.number < job.config.steps and not state.stopped and not (why := enough()):
             record, state = yield from step(job, sampler, state, folder)
             yield Note("step", record)
         sampler.close()
-        return (yield from _outcome(job, engine, state, path))
+        # Not kept in `state`: a run that is taken up with a higher limit goes on learning.
+        return (yield from _outcome(job, engine, replace(state, stopped=state.stopped or why), path))
     except GeneratorExit:
         # A limit or Ctrl-C, between two updates: what was learnt since the last checkpoint need not be done again.
         if engine.begun == state.number > _number(checkpoint.latest(folder)) and not job.config.shard:
@@ -102,16 +112,17 @@ def step(job: Job, sampler: Sampler, state: State, folder: Path) -> Plan[tuple[S
     check_alive(fresh)
     found = gather.members(groups)
     distances = (yield Work(engine.distances, (found,))) if "kl" in job.method.needs else None
-    made = gather.batch(found, job.method, distances)
+    known = gather.judged(found, job.method, distances)
+    made = gather.batch(known)
     done: Updated | None = None
     if made is not None:
         done = yield Work(partial(engine.update, made, number, slowed=state.slowed))
         yield Work(sampler.moved, (number,))
-    seen = _seen(fresh, done)
+    seen = _seen(fresh, [member for member in found if member.fresh], done)
     state = replace(
         state,
         number=number,
-        memory=remembered(job.method, state.memory, groups, heard.later, distances),
+        memory=remembered(job.method, state.memory, groups, known, heard.later),
         history=(*state.history, seen),
     )
     went = ""
@@ -147,6 +158,7 @@ def sampled(job: Job, sampler: Sampler, memory: Memory, number: int) -> Plan[Hea
         memory,
         (number - 1) / config.steps,
         rng,
+        job.embed,
     )
     heard = Heard()
     plan = in_step([booked(job.method.plan(asked), number)], config.model, sampler.answer)
@@ -206,8 +218,7 @@ def _with_signal(state: State) -> State:
     )
 
 
-def _seen(groups: Sequence[Group], done: Updated | None) -> Seen:
-    members = gather.members(groups)
+def _seen(groups: Sequence[Group], members: Sequence[Member], done: Updated | None) -> Seen:
     everyone = [run for each in groups for run in each.members]
     return Seen(
         reward=mean([member.reward for member in members]),
@@ -280,22 +291,28 @@ def _outcome(job: Job, engine: Engine, state: State, path: Path) -> Plan[Outcome
     return Outcome(evaluation, {FILE: learnt}, {FILE: start}, folders={WEIGHTS: folder})
 
 
-def measured(job: Job, engine: Engine, version: str) -> Plan[list[Group]]:
-    """The test rows, answered by the policy as it is now; `version` is what its rollouts are noted under."""
-    rows, agent = job.task.test, job.measurer
+def measured(
+    job: Job, engine: Engine, version: str, asked: Mapping[str, tuple[Message, ...]] = MappingProxyType({})
+) -> Plan[list[Group]]:
+    """
+    The test rows, answered by the policy as it is now; `version` is what its rollouts are noted under.
+
+    `asked` are messages to ask in place of a row's own, by its id.
+    """
+    rows = job.task.test
     yield Note("stage", f"measuring on {len(rows)} held-out rows")
-    plans = [booked(_measured(job, agent, row, version), MEASURING) for row in rows]
+    plans = [booked(_measured(job, row, asked.get(row.id, row.messages), version), MEASURING) for row in rows]
     groups = yield from in_step(plans, job.config.model, engine.answer)
     yield Note("groups", groups)
     check_alive(groups)
     return groups
 
 
-def _measured(job: Job, agent: Agent, row: Example, version: str) -> Plan[Group]:
+def _measured(job: Job, row: Example, messages: tuple[Message, ...], version: str) -> Plan[Group]:
     return group(
-        agent,
+        job.measurer,
         row,
-        row.messages,
+        messages,
         job.task.reward,
         judge=job.judge,
         size=job.config.samples,

@@ -55,6 +55,8 @@ HOMES: Mapping[str, tuple[ModuleType, ...]] = {
 """Where the parts of each axis live."""
 AXES = tuple(HOMES)
 NUMBERS = ("epochs", "minibatches")
+REWARDS = ("best", "full")
+"""Parameters that mean one reward, whichever part has them."""
 
 __all__ = ["AXES", "Method", "credited", "describe", "limited", "override", "reads", "values"]
 
@@ -144,12 +146,20 @@ def describe(method: Method) -> list[str]:
     return [*lines, *(f"{name}: {getattr(method, name)}" for name in NUMBERS)]
 
 
-def limited(method: Method, tokens: int) -> Method:
-    """The method for replies of at most so many tokens: the parameter `limit` of whatever part has it."""
-    found = {
-        axis: getattr(method, axis) for axis in AXES[:-1] if "limit" in parameters(getattr(method, axis))
-    }
-    return replace(method, **{axis: partial(part, limit=tokens) for axis, part in found.items()})
+def limited(method: Method, tokens: int, replies: int = 1) -> Method:
+    """
+    The method for rollouts of at most so many replies of so many tokens: the parameter `limit` of whatever part has it.
+
+    That of a part which reads the `length` of whole rollouts is that of all their replies.
+    """
+    found = {axis: part for axis in AXES[:-1] if "limit" in parameters(part := getattr(method, axis))}
+    return replace(
+        method,
+        **{
+            axis: partial(part, limit=tokens * (replies if "length" in columns(part) else 1))
+            for axis, part in found.items()
+        },
+    )
 
 
 def override(method: Method, *settings: str) -> Method:
@@ -158,14 +168,26 @@ def override(method: Method, *settings: str) -> Method:
 
     "loss=clipped_weight" takes another part of the axis, with its own defaults; "penalties=kl3,entropy" several, and
     "penalties=none" none. Values are JSON, or words. Raises ConfigError for a name that no part has, with those that
-    it has.
+    it has, and where parts are told two things of one.
     """
     for setting in settings:
         name, equals, value = setting.partition("=")
         if not equals:
             raise ConfigError(f"{setting!r} is no setting of a method: write it as loss.high=0.28.")
         method = _set(method, name.split("."), _value(value))
+    _check_agreement(method)
     return method
+
+
+def _check_agreement(method: Method) -> None:
+    """Raise ConfigError where two parts take different rewards for the best or the full one."""
+    for name in REWARDS:
+        found = {axis: parameters(getattr(method, axis)).get(name) for axis in AXES[:-1]}
+        told = [f"{axis}.{name}={value:g}" for axis, value in found.items() if value is not None]
+        if len({value for value in found.values() if value is not None}) > 1:
+            raise ConfigError(
+                f"{', '.join(told)}: all of these must be the same reward, so set each of them."
+            )
 
 
 def _set(method: Method, path: Sequence[str], value: Any) -> Method:
@@ -224,8 +246,9 @@ def _with(part: Part, name: str, value: Any) -> Part:
     try:
         found = TypeAdapter(kind, config=ConfigDict(allow_inf_nan=False)).validate_python(value, strict=True)
     except ValidationError as error:
-        usual = json.dumps(known[name])
-        raise ConfigError(f"{name}={value!r} does not fit {base.__name__}, where it is {usual}.") from error
+        usual, why = json.dumps(known[name]), error.errors(include_url=False)[-1]["msg"]
+        what = f"{name}={value!r} does not fit {base.__name__}, where it is {usual}"
+        raise ConfigError(f"{what}: {why[:1].lower()}{why[1:]}.") from error
     return partial(part, **{name: found})
 
 

@@ -1,9 +1,10 @@
 """
 The published methods, one expression each; see `learner.method` for the axes.
 
-Each is what its paper says of an update. Learning rates, group sizes and the number of optimizer steps for a batch are
-settings of the run: papers choose them for other models. With one step for a batch every ratio is 1, and methods that
-differ only in how they clip are the same.
+Each is what its paper says of an update. Learning rates and group sizes are settings of the run: papers choose them for
+other models. So is the number of optimizer steps for a batch, `epochs` and `minibatches`, where a method goes without:
+with one step every ratio is 1, and methods that differ only in how they clip are the same. Rows whose loss or penalty
+says nothing new at a ratio of 1 have those of their paper.
 
 First what every learner has, then advantages and losses, credit over steps, and what to sample.
 """
@@ -171,9 +172,11 @@ ngrpo = Method(
     advantage=advantage.calibrated,
     weigh=weigh.per_token,
     loss=p(loss.clipped, low=0.16, high=0.24),
+    minibatches=4,
     note="The sample deviation of the code; equation 6 divides by G + 1: advantage.ddof=0. Equation 8 prints max for "
     "A < 0, which leaves no gradient; the code's min is used. The script leaves the trainer's entropy bonus of 0.001 "
-    "on, which no text mentions: penalties=entropy. The code gives a group of one its reward, here 0.",
+    "on, which no text mentions: penalties=entropy. The code gives a group of one its reward, here 0. Batches of 1024 "
+    "in four parts. Another best reward than 1 is set in plan.best, keep.best and advantage.best.",
 )
 
 drpo = Method(
@@ -220,8 +223,10 @@ rift = Method(
     plan=plan.listed,
     advantage=p(advantage.standardised, eps=1e-5, ddof=0),
     loss=loss.enumerated,
+    minibatches=16,
     note="As the code, whose candidates are trajectories under one softmax. Here they are replies, and the softmax is "
-    "over their log-probabilities; each counts the same, not by its probability.",
+    "over their log-probabilities; each counts the same, not by its probability. 4096 scenes in parts of 256, or as "
+    "many parts as there are rows.",
 )
 
 reg_grpo = Method(
@@ -231,8 +236,10 @@ reg_grpo = Method(
     keep=keep.mixed,
     loss=loss.regressed,
     penalties=(p(penalty.kl3, beta=0.1),),
+    epochs=2,
     note="The notes' formula; code is not public. With both deviations it is 2 - 2 corr(R, d). eps holds the step "
-    "where replies hardly moved; at the first step of a batch, where none has, it is the policy gradient.",
+    "where replies hardly moved; at the first step of a batch, where none has, it is the policy gradient. How often "
+    "the paper goes over a batch is not known: twice here, as once would never regress.",
 )
 
 unlikely = Method(
@@ -254,8 +261,8 @@ dagrpo = Method(
     plan=p(plan.anchored, below=1),
     advantage=advantage.distinctive,
     reconstructed=True,
-    note="A reconstruction from the abstract: score, threshold and formulas are not known. The score is the part trait "
-    "of a reward, else the mean log-probability; a rollout counts if any of the other kind is tau away.",
+    note="A reconstruction from the abstract: score, threshold and formulas are not known. The score is the part "
+    '"trait" of a reward, else the mean log-probability; a rollout counts if any of the other kind is tau away.',
 )
 
 skywork_r1v2 = Method(
@@ -278,7 +285,8 @@ advantage_alignment = Method(
     weigh=weigh.per_token,
     loss=loss.plain,
     note="Weights are discounted once more where the step itself is left out, as in the code; its text does not. The "
-    "first version had credit.inclusive=true. A game alone in its group gets 0, in the code its return.",
+    "first version had credit.inclusive=true. A game alone in its group gets 0, in the code its return. The reward "
+    'must give parts "partner_reward N", and may give "step_reward N": docs/weights.md.',
 )
 
 # ---- credit over steps ------------------------------------------------------------------------------
@@ -303,7 +311,8 @@ salt = Method(
     credit=credit.merged,
     reconstructed=True,
     note="A reconstruction from two third parties that agree; no code is public and the paper's window is not known: 3 "
-    "is theirs. Texts are matched exactly, where the paper uses embeddings for free text.",
+    "is theirs. Texts are matched exactly; free text, for which the paper uses embeddings by a model and a threshold "
+    "that are not known, by common characters: credit.threshold=0.9.",
 )
 
 m_grpo = Method(
@@ -322,7 +331,9 @@ hrpo = Method(
     differs="each step also gets what its own reward is above its group's, no KL",
     credit=credit.action_wise,
     reconstructed=True,
-    note="A reconstruction: the paper names both levels, not how they are joined. mas.hrpo learns graphs by it.",
+    note="A reconstruction: the paper names both levels, not how they are joined. Steps have a reward of their own "
+    'where the task\'s reward gives parts "step_reward N" (docs/weights.md); else it is grpo without KL. mas.hrpo '
+    "learns graphs by it.",
 )
 
 # ---- what to sample ---------------------------------------------------------------------------------
@@ -341,7 +352,8 @@ xrpo = Method(
     advantage=advantage.sharpened,
     reconstructed=True,
     note="A reconstruction: the bonus has its usual form and lam 0.1, alpha 0.05 are third parties'; they are not "
-    "known. The novelty term is for A > 0 alone; public code of others adds it to wrong answers, too.",
+    "known. The novelty term is for A > 0 alone; public code of others adds it to wrong answers, too. Solved rows are "
+    "found by common words, or as in the paper by vectors of a model: embedder=NAME.",
 )
 
 scaf_grpo = Method(
@@ -351,7 +363,8 @@ scaf_grpo = Method(
     advantage=p(advantage.standardised, eps=1e-6),
     note="The paper's search: one level after the other, three tiers, a random failure replaced, none in the first 15 "
     "% of steps. The code draws all levels at once without planning, and replaces the first: plan.at_once=true "
-    "plan.planning=false plan.first=true. Neither detects the plateau that the paper speaks of.",
+    "plan.planning=false plan.first=true. That hints also wait until hard rows are solved no more often, of which the "
+    "paper speaks and its code has nothing, is plan.window=10: when it is a plateau is our reading.",
 )
 
 pc_grpo = Method(

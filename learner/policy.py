@@ -19,8 +19,8 @@ from torch.nn import Module, Parameter
 from learner import adapter, gguf
 from learner.precision import Masters, chosen_device, chosen_dtype, keep_freed_memory, masters
 from toolkit import local
-from toolkit.errors import ArtifactError, ConfigError, DiskFull, UnknownModel
-from toolkit.types import Message, Tool
+from toolkit.errors import ConfigError, DiskFull, UnknownModel
+from toolkit.types import Message
 
 T = TypeVar("T")
 LONGEST = 1 << 20
@@ -47,7 +47,7 @@ class Policy:
     A causal model that is trained, or only asked.
 
     `dtype` is that of its products; `context` the most tokens of a prompt and its reply together. Its weights are never
-    touched outside of `optimizer` and `load_weights`.
+    touched outside of `optimizer` and a checkpoint's `restore`.
     """
 
     name: str
@@ -138,7 +138,7 @@ class Policy:
 
     # ---- text ------------------------------------------------------------------------------------------
 
-    def encode(self, messages: Sequence[Message], tools: Sequence[Tool] = ()) -> tuple[int, ...]:
+    def encode(self, messages: Sequence[Message]) -> tuple[int, ...]:
         """
         Token ids of a chat, up to where the model's reply begins.
 
@@ -152,7 +152,6 @@ class Policy:
         try:
             ids = self.tokenizer.apply_chat_template(
                 [_chat(m) for m in messages],
-                tools=[_function(t) for t in tools] or None,
                 add_generation_prompt=True,
                 return_dict=False,
             )
@@ -223,23 +222,6 @@ class Policy:
                 raise DiskFull(f"The disk is full: the weights could not be written to {folder}.") from error
             raise
 
-    def load_weights(self, folder: Path) -> None:
-        """Take what `save` wrote. Raises ArtifactError where it is of another model, or not there."""
-        try:
-            found = _adapter(folder) if self.lora else _full(folder)
-        except (OSError, ValueError) as error:
-            raise ArtifactError(
-                f"There are no weights of {self.name or 'this model'} in {folder}."
-            ) from error
-        mine = self._adapter_state() if self.lora else self._state()
-        wrong = sorted(k for k, v in mine.items() if k not in found or found[k].shape != v.shape)
-        if wrong:
-            raise ArtifactError(f"The weights in {folder} are of another model: {wrong[0]} does not fit.")
-        with torch.no_grad():
-            for key, weight in mine.items():
-                weight.copy_(found[key])
-        self.refresh()
-
     def with_reference(self) -> "Policy":
         """Keep the weights as they are now for `reference()`: a copy in `dtype`, and none with an adapter."""
         if not self.lora:
@@ -267,11 +249,6 @@ class Policy:
         by = self._masters.by_address()
         state: dict[str, Tensor] = self._model.state_dict()
         return {name: by.get(value.data_ptr(), value) for name, value in state.items()}
-
-    def _adapter_state(self) -> dict[str, Tensor]:
-        from peft import get_peft_model_state_dict
-
-        return get_peft_model_state_dict(self._model, state_dict=self._state())
 
 
 # ---- models on disk and on the hub -----------------------------------------------------------------------
@@ -344,20 +321,6 @@ def _quiet() -> Iterator[None]:
             logging.enable_progress_bar()
 
 
-def _full(folder: Path) -> dict[str, Tensor]:
-    from transformers import AutoModelForCausalLM
-
-    with _quiet():
-        model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32, local_files_only=True)
-    return model.state_dict()
-
-
-def _adapter(folder: Path) -> dict[str, Tensor]:
-    from safetensors.torch import load_file
-
-    return load_file(Path(folder) / "adapter_model.safetensors")
-
-
 # ---- what is made of a model ---------------------------------------------------------------------------
 
 
@@ -416,8 +379,3 @@ def _chat(message: Message) -> dict[str, Any]:
     if message.tool_call_id:
         found["tool_call_id"] = message.tool_call_id
     return found
-
-
-def _function(tool: Tool) -> dict[str, Any]:
-    described = {"name": tool.name, "description": tool.description, "parameters": dict(tool.parameters)}
-    return {"type": "function", "function": described}

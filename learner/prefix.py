@@ -188,14 +188,15 @@ class _Part:
 
     def _products(self, rows: Tensor, own: Tensor, context: Tensor | None, b: int) -> Tensor:
         """Of rows (n, H, G, b - a, r, d) with those of the context and b of their own: (..., P + b + unused)."""
-        shape = rows.shape[:5]
-        found = [torch.matmul(rows.flatten(3, 4), own[:, :, :, :b].mT).view(*shape, b)]
+        end = self.context + b
+        found = rows.new_empty(*rows.shape[:5], -(-end // WIDTH) * WIDTH)
+        found[..., end:] = 0
         if context is not None:
-            shared = torch.bmm(rows.view(len(context), -1, rows.shape[-1]), context.mT)
-            found.insert(0, shared.view(*shape, -1))
-        if unused := -(self.context + b) % WIDTH:
-            found.append(rows.new_zeros(()).expand(*shape, unused))
-        return torch.cat(found, -1) if len(found) > 1 else found[0]
+            shared = rows.view(len(context), -1, rows.shape[-1])
+            torch.bmm(shared, context.mT, out=found.view(*shared.shape[:2], -1)[..., : self.context])
+        mine = torch.matmul(rows.flatten(3, 4), own[:, :, :, :b].mT)
+        found.flatten(3, 4)[..., self.context : end] = mine
+        return found
 
     def _hide(self, scores: Tensor, a: int, b: int) -> None:
         window = self.kind.window
@@ -252,7 +253,9 @@ class _Part:
                 own[i][:, :, :, :b] += torch.matmul(mine.mT, rows.flatten(3, 4))
                 if shared:
                     theirs = weights[..., : self.context].reshape(len(shared[i]), -1, self.context)
-                    shared[i].add_(torch.bmm(theirs.mT, rows.view(len(shared[i]), -1, rows.shape[-1])))
+                    # This way round, for `theirs.mT` would be copied: its rows are parts of longer ones.
+                    pulled = torch.bmm(rows.view(len(shared[i]), -1, rows.shape[-1]).mT, theirs)
+                    shared[i].add_(pulled.mT)
         self.block.pack(dq.flatten(3, 4), found[0])
         for total, row in zip(own, found[1:], strict=True):
             self.block.pack(total.permute(0, 2, 3, 1, 4), row)

@@ -5,8 +5,8 @@ from dataclasses import replace
 
 import numpy as np
 
-from learner.gather import Member, members, table
-from learner.method import Method, credited, parameters
+from learner.gather import Judged
+from learner.method import Method, parameters
 from toolkit.groups.memory import FULL, Memory, Worked
 from toolkit.groups.plan import GIVEN, marked
 from toolkit.groups.plan_past import REPLAYED
@@ -20,26 +20,31 @@ def remembered(
     method: Method,
     memory: Memory,
     groups: Sequence[Group],
+    known: Judged,
     later: Sequence[Group] = (),
-    distances: Sequence[float] | None = None,
 ) -> Memory:
     """
-    The memory after a step with these groups; `later` are those that its plan left for the next step.
+    The memory after a step with these groups, of which the method judged; `later` are those left for the next step.
 
-    Rollouts that were replayed or given teach nothing of an example. `distances` is the column "kl".
+    Rollouts that were replayed or given teach nothing of an example.
     """
-    fresh = drawn(groups)
-    recalls, memory = method.recalls, memory.after(fresh)
+    fresh, before = drawn(groups), memory
+    fading = {name: x for name, x in parameters(method.select).items() if name in ("lam1", "lam2")}
+    recalls, memory = method.recalls, memory.after(fresh, **fading)
     if "recent" in recalls:
         means = [float(np.mean(group.rewards)) for group in fresh if group.rewards]
         memory = replace(memory, recent=(*memory.recent, *means)[-WINDOW:])
+    if "rescued" in recalls:
+        memory = replace(memory, rescued=(*memory.rescued, *_rescued(before, fresh)))
     if "worked" in recalls:
         memory = replace(memory, worked={**memory.worked, **_worked(fresh)})
     if "leftover" in recalls:
         memory = replace(memory, leftover=tuple(map(_without_target, later)))
     if "buffer" in recalls:
-        kept = _with_advantage(method, groups, distances)
-        memory = replace(memory, buffer=(*memory.buffer, *kept)[-parameters(method.plan)["capacity"] :])
+        memory = replace(
+            memory,
+            buffer=(*memory.buffer, *_with_advantage(known))[-parameters(method.plan)["capacity"] :],
+        )
     return memory
 
 
@@ -52,6 +57,13 @@ def drawn(groups: Sequence[Group]) -> list[Group]:
     ]
 
 
+def _rescued(before: Memory, groups: Sequence[Group]) -> list[float]:
+    """The share of rows that failed altogether when they were last seen, and did not now; none without such rows."""
+    seen = [group for group in groups if group.rewards and before.of(group.example.id).visits]
+    hard = [any(group.rewards) for group in seen if before.of(group.example.id).mean == 0]
+    return [float(np.mean(hard))] if hard else []
+
+
 def _worked(groups: Sequence[Group]) -> dict[str, Worked]:
     right = [
         (group.example, run)
@@ -62,20 +74,13 @@ def _worked(groups: Sequence[Group]) -> dict[str, Worked]:
     return {row.id: Worked(row.messages[-1].content, run.answer) for row, run in right if row.messages}
 
 
-def _with_advantage(
-    method: Method, groups: Sequence[Group], distances: Sequence[float] | None
-) -> list[Rollout]:
+def _with_advantage(known: Judged) -> list[Rollout]:
     """Rollouts of this step whose advantage is not 0, with it."""
-    found: list[Member] = members(groups)
-    if not found:
-        return []
-    known = table(found, method, distances)
-    _, credit = credited(method, known)
-    first = np.searchsorted(known.rollout, np.arange(len(found)))
+    first = np.searchsorted(known.table.rollout, np.arange(len(known.members)))
     return [
-        marked(member.run, stored=float(credit[step]))
-        for member, step in zip(found, first, strict=True)
-        if credit[step] and groups[member.group].role != REPLAYED and not member.given
+        marked(member.run, stored=float(known.credit[step]))
+        for member, step in zip(known.members, first, strict=True)
+        if known.credit[step] and member.fresh
     ]
 
 

@@ -2,9 +2,11 @@
 
 import json
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from functools import partial
 from typing import Any
 from xml.etree.ElementTree import Element
 
+from learner.kept import Kept
 from toolkit import finished, report, svg
 from toolkit.finished import Numbers, Step
 from toolkit.markup import node
@@ -41,7 +43,11 @@ def sections(about: Mapping[str, Any], steps: Sequence[Step]) -> Iterable[Elemen
     """The part of report.html about training."""
     yield node("h2", "Learning curve")
     yield node("p", f"{_about(about)}.", class_="note")
-    if sampled := [step for step in steps if step.statistics.runs]:
+    sampled = [step for step in steps if step.statistics.runs]
+    if "kept" in about:
+        yield node("p", str(Kept.from_json(about["kept"])))
+        yield from _lessons_absorbed(sampled)
+    elif sampled:
         yield from _curves(sampled)
     yield node("h2", "Method")
     differs = f" Differs from GRPO: {about['differs']}." if about["differs"] else ""
@@ -50,15 +56,41 @@ def sections(about: Mapping[str, Any], steps: Sequence[Step]) -> Iterable[Elemen
     yield report.table(["axis", "part and parameters"], axes, words=2)
 
 
+def _chart(
+    steps: Sequence[Step],
+    name: str,
+    style: str,
+    title: str,
+    value: Callable[[Numbers], float | None],
+    *,
+    percent: bool = False,
+) -> Element:
+    found = [(step, value(step.statistics)) for step in steps]
+    points = [Point(step.step, y, hollow=bool(step.went)) for step, y in found if y is not None]
+    # Shares and most rewards lie between 0 and 1; nothing else has a usual size.
+    most = 1.0 if percent or style == "a" else max((p.y for p in points), default=0.0) or 1.0
+    return svg.curves([Series(name, style, points)], title, ("step", name), percent, most)
+
+
+def _lessons_absorbed(steps: Sequence[Step]) -> Iterable[Element]:
+    chart = partial(_chart, steps)
+    yield node(
+        "div",
+        chart("mean reward", "a", "Mean reward per step, with the lessons", lambda x: x.mean_reward),
+        chart(
+            "share of answers",
+            "b",
+            "Answers learnt from, of all",
+            lambda x: (x.kept or 0) / x.runs,
+            percent=True,
+        ),
+        chart("nats a token", "c", "Loss on them, without the lessons", lambda x: x.loss),
+        class_="side",
+    )
+
+
 def _curves(steps: Sequence[Step]) -> Iterable[Element]:
-    def chart(
-        name: str, style: str, title: str, value: Callable[[Numbers], float | None], *, percent: bool = False
-    ) -> Element:
-        found = [(step, value(step.statistics)) for step in steps]
-        points = [Point(step.step, y, hollow=bool(step.went)) for step, y in found if y is not None]
-        # Shares and most rewards lie between 0 and 1; nothing else has a usual size.
-        most = 1.0 if percent or style == "a" else max((p.y for p in points), default=0.0) or 1.0
-        return svg.curves([Series(name, style, points)], title, ("step", name), percent, most)
+    chart = partial(_chart, steps)
 
     def moved(numbers: Numbers) -> float | None:
         return None if numbers.kl is None else 1000 * numbers.kl

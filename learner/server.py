@@ -21,7 +21,7 @@ import tempfile
 import urllib.error
 import urllib.request
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -29,7 +29,6 @@ import torch
 from torch import Tensor
 
 from learner.answer import MAX_TOKENS, seed_for, until
-from learner.batch import Batch
 from learner.policy import Policy
 from toolkit.around import stack
 from toolkit.client import OpenAIClient
@@ -237,24 +236,6 @@ def _again(policy: Policy, request: Request, choice: dict[str, Any]) -> list[int
 
 
 # ---- what the difference is, and what undoes it ------------------------------------------------------------
-
-
-@dataclass(frozen=True, slots=True)
-class Mismatch:
-    """Of |our log-probability - the sampler's|: the mean and the largest; over how many tokens, of how many in all."""
-
-    mean: float
-    largest: float
-    known: int
-    tokens: int
-
-
-def mismatch(batch: Batch) -> Mismatch:
-    """How far the columns "old_logp" and "sampler_logp" are apart; what the sampler did not say does not count."""
-    gap = (batch.column("old_logp") - batch.column("sampler_logp")).abs()
-    known = gap[batch.mask & ~gap.isnan()]
-    some = known if len(known) else torch.zeros(1)
-    return Mismatch(float(some.mean()), float(some.max()), len(known), int(batch.mask.sum()))
 
 
 def truncated(old_logp: Tensor, sampler_logp: Tensor, *, cap: float = 2.0) -> Tensor:

@@ -147,10 +147,6 @@ class Shards(Policy):
         whole = tensor.full_tensor() if isinstance(tensor, DTensor) else tensor
         return whole.cpu() if self.writes else whole.new_empty(0)
 
-    def load_weights(self, folder: Path) -> None:
-        """Raises ConfigError: a directory of weights is loaded before they are shared out."""
-        raise ConfigError(f"The weights are shared out already: load {folder} as the model.")
-
     @torch.no_grad()
     def restore(self, path: Path, optimizer: torch.optim.Optimizer) -> dict[str, Any]:
         """Collective: take weights and moments from a checkpoint that process 0 reads; its state, there."""

@@ -45,7 +45,7 @@ class Updated:
     """
     What an update saw, over the tokens of its batch.
 
-    `loss` is the sum of weights times values of the first pass. `kl` is the mean of r - 1 - log r, r the ratio to
+    `loss` is the sum of weights times values, the mean of all passes. `kl` is the mean of r - 1 - log r, r the ratio to
     the policy before the update, `ratio` the mean |r - 1| of the first optimizer step, which must be rounding.
     `mismatch` is the mean |log-probability here - the sampler's|. `norm` is that of the last gradient, before
     clipping. `tokens` is the size of slices that memory allowed.
@@ -183,6 +183,11 @@ def referred(policy: Policy, batch: Batch, how: How, ranks: Ranks = ALONE) -> Te
     """(B, T) log-probabilities under the reference model, 0 behind the end of a reply."""
     with policy.reference():
         return _frozen(policy, batch, how, ranks)[0][0]
+
+
+def logps_now(policy: Policy, batch: Batch, how: How) -> Tensor:
+    """(B, T) log-probabilities under the policy as it is, without a gradient, 0 behind the end of a reply."""
+    return _frozen(policy, batch, how, ALONE)[0][0]
 
 
 def _measured(policy: Policy, method: Method, batch: Batch, how: How, ranks: Ranks) -> tuple[Batch, int]:

@@ -15,7 +15,9 @@ of values times weights.
 
 import math
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from learner.batch import Batch
@@ -53,27 +55,33 @@ def per_share(batch: Batch) -> Tensor:
     return _in_groups(batch, batch.column("share").double())
 
 
-@reads("choice")
+@reads("choice", "reward", "rollout")
 def curriculum(batch: Batch, *, lam: float = 4.0, gamma: float = 0.5, options: int | None = None) -> Tensor:
     """
     4 d (1 - d) v^gamma / (B |o_i|) for each token of sequence i, d the mean reward of its group, v its variety.
 
-    `lam` is the 4. v is (different answers - 1) / (n - 1) for n sequences; with `options`, the entropy of the answers
-    over ln options. Reads `choice` (B,), a number for each answer. 0 where all are right, wrong, or answer the same.
+    `lam` is the 4. v is (different answers - 1) / (n - 1) for n rollouts; with `options`, the entropy of the answers
+    over ln options. Reads `reward`, `rollout` and `choice` (B,), a number for each answer, the same in each step of a
+    rollout, which counts once. 0 where all are right, wrong, or answer the same.
     """
-    _, group = batch.group.unique(return_inverse=True)
-    choice, reward = batch.column("choice"), batch.column("reward")
+    run, choice, reward = (batch.column(name).double().numpy() for name in ("rollout", "choice", "reward"))
+    _, first = np.unique(run, return_index=True)
     found = torch.zeros(len(batch), dtype=torch.float64)
-    for number in range(int(group.max()) + 1 if len(batch) else 0):
-        mine = group == number
-        d, (_, counts) = reward[mine].mean(), choice[mine].unique(return_counts=True)
-        share = counts / counts.sum()
-        spread = (len(counts) - 1) / max(1, int(mine.sum()) - 1)
-        variety = (
-            spread if options is None else float(-(share * share.log()).sum()) / math.log(max(2, options))
-        )
-        found[mine] = lam * d * (1 - d) * min(1.0, variety) ** gamma
+    for number in batch.group.unique().tolist():
+        mine = batch.group == number
+        once = first[mine.numpy()[first]]
+        d = float(reward[once].mean())
+        found[mine] = lam * d * (1 - d) * _variety(choice[once], options) ** gamma
     return per_sequence(batch) * found[:, None].float()
+
+
+def _variety(choice: NDArray[np.float64], options: int | None) -> float:
+    """How far answers differ, from 0 to 1; see `curriculum`."""
+    _, counts = np.unique(choice, return_counts=True)
+    if options is None:
+        return (len(counts) - 1) / max(1, len(choice) - 1)
+    share = counts / counts.sum()
+    return min(1.0, float(-(share * np.log(share)).sum()) / math.log(max(2, options)))
 
 
 def _in_groups(batch: Batch, share: Tensor) -> Tensor:

@@ -11,6 +11,7 @@ T trials, F features of a graph.
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
+from functools import lru_cache
 from typing import Any
 
 import numpy as np
@@ -22,6 +23,8 @@ from mas.search import Query, Trial, TrialGroup
 Rows = NDArray[np.float64]
 
 LONGEST, BUCKETS = 5, 1024
+KEPT = 4096
+"""Of so many graphs what is in them is kept: a search meets the same ones again and again."""
 ROLES, EDGES, PATHS, OWN = 0.45, 0.45, 0.45, 0.33
 """How much of a graph's worth is expected in each kind of part, and in itself; in standard deviations of rewards."""
 AGENT, EDGE = 0.18, 0.045
@@ -108,12 +111,7 @@ class Estimate:
 
         Nodes that cannot be left out (an exit that hears several, the only one) have none.
         """
-        smaller = [
-            (i, node.name, rest)
-            for i, graph in enumerate(graphs)
-            for node in graph.nodes
-            if (rest := graph.without(node.name) if len(graph) > 1 else None)
-        ]
+        smaller = [(i, name, rest) for i, graph in enumerate(graphs) for name, rest in smaller_ones(graph)]
         whole = self.value(graphs, queries)
         without = self.value([rest for _, _, rest in smaller], [queries[i] for i, _, _ in smaller])
         found: list[dict[str, float]] = [{} for _ in graphs]
@@ -132,7 +130,8 @@ class Estimate:
         return (features @ self.features.T + same) * (1 - self.alike + self.alike * like)
 
 
-def described(roles: Sequence[str], graph: Graph) -> Rows:
+@lru_cache(maxsize=KEPT)
+def described(roles: tuple[str, ...], graph: Graph) -> Rows:
     """
     (F,) what is in a graph.
 
@@ -149,10 +148,12 @@ def described(roles: Sequence[str], graph: Graph) -> Rows:
     np.add.at(found, edges, EDGES / max(1, len(edges)) ** 0.5)
     for path, share in _paths(graph, (graph.exit,), PATHS):
         found[-1 - hash(tuple(place[name] for name in path)) % BUCKETS] += share
+    found.setflags(write=False)
     return found
 
 
-def shape(roles: Sequence[str], graph: Graph) -> int:
+@lru_cache(maxsize=KEPT)
+def shape(roles: tuple[str, ...], graph: Graph) -> int:
     """A number that is equal for graphs that differ in the names and the order of agents alone."""
     place = {node.name: roles.index(node.role) for node in graph.nodes}
     below, above = dict[str, int](), dict[str, int]()
@@ -161,6 +162,15 @@ def shape(roles: Sequence[str], graph: Graph) -> int:
     for name in reversed(graph.order):
         above[name] = hash((below[name], *sorted(above[x] for x in graph.after[name])))
     return hash(tuple(sorted(above.values())))
+
+
+@lru_cache(maxsize=KEPT)
+def smaller_ones(graph: Graph) -> tuple[tuple[str, Graph], ...]:
+    """Each agent that can be left out, by its name, and the graph without it."""
+    if len(graph) == 1:
+        return ()
+    left = ((node.name, graph.without(node.name)) for node in graph.nodes)
+    return tuple((name, rest) for name, rest in left if rest)
 
 
 def _cost(graph: Graph) -> float:

@@ -6,13 +6,14 @@ The policy alone settles early on a graph of one agent, as most larger graphs ar
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from functools import lru_cache
 
 import numpy as np
 from numpy.typing import NDArray
 
 from mas.actions import Move, Space, build, moves_of
 from mas.baselines import standard
-from mas.estimate import Estimate
+from mas.estimate import KEPT, Estimate
 from mas.graph import Graph
 from mas.neighbours import grafted, neighbour, pruned
 from mas.search import Draft, Query, TrialGroup
@@ -45,7 +46,7 @@ class Explorer:
     elite: list[Draft] = field(default_factory=list)
 
     def __post_init__(self) -> None:
-        designs = (self._draft(graph) for graph in standard(self.space.roles))
+        designs = (_draft(self.space, graph) for graph in standard(self.space.roles))
         self.designs = [draft for draft in designs if draft]
 
     @property
@@ -66,7 +67,7 @@ class Explorer:
         rng = np.random.default_rng(seed)
         pool = {draft.graph.version: draft for draft in [*self.elite, *self.designs]}
         for draft in self.best[: self.prune]:
-            self._take_in(pool, [build(self.space, each).graph for each in pruned(self.space, _moves(draft))])
+            self._take_in(pool, [_graph(self.space, each) for each in pruned(self.space, _moves(draft))])
         parents = list(pool.values())
         for _ in range(self.rounds):
             self._take_in(pool, [self._edited(parents, rng) for _ in range(self.pool)])
@@ -108,7 +109,7 @@ class Explorer:
             moves = neighbour(self.space, moves, rng)
         if rng.random() < self.twice:
             moves = neighbour(self.space, moves, rng)
-        return build(self.space, moves).graph
+        return _graph(self.space, moves)
 
     def _parent(self, parents: Sequence[Draft], rng: np.random.Generator) -> Draft:
         chance = rng.random()
@@ -117,15 +118,22 @@ class Explorer:
 
     def _take_in(self, pool: Pool, graphs: Sequence[Graph]) -> None:
         for graph in graphs:
-            if graph.version not in pool and (draft := self._draft(graph)):
+            if graph.version not in pool and (draft := _draft(self.space, graph)):
                 pool[graph.version] = draft
 
-    def _draft(self, graph: Graph) -> Draft | None:
-        """The graph with moves that add agents and end; None where the space does not have it."""
-        try:
-            return Draft(graph, build(self.space, moves_of(self.space, graph)))
-        except ValueError:
-            return None
+
+@lru_cache(maxsize=KEPT)
+def _graph(space: Space, moves: tuple[Move, ...]) -> Graph:
+    return build(space, moves).graph
+
+
+@lru_cache(maxsize=KEPT)
+def _draft(space: Space, graph: Graph) -> Draft | None:
+    """The graph with moves that add agents and end; None where the space does not have it."""
+    try:
+        return Draft(graph, build(space, moves_of(space, graph)))
+    except ValueError:
+        return None
 
 
 def _moves(draft: Draft) -> tuple[Move, ...]:

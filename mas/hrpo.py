@@ -195,7 +195,7 @@ class Hrpo:
         if not s.action_reward:
             return credits.broadcast(table, whole)
         step = self._move_rewards(trials)
-        table = Table(table.group, table.reward, table.rollout, {"step_reward": step})
+        table = Table(table.group, table.reward, table.rollout, {"action_reward": step})
         return credits.action_wise(table, whole, beta=s.beta)
 
     def _worth(self, trials: Sequence[Tried]) -> list[dict[str, float]]:

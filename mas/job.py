@@ -40,6 +40,11 @@ class Job:
     encoder: str = ""
 
     def __post_init__(self) -> None:
+        if self.task.world:
+            raise ConfigError(
+                f"The task is played in the environment {self.task.world.name}, and graphs answer once: improve it by "
+                "weights or by experience."
+            )
         if self.task.reward.relative:
             raise ConfigError(
                 f"The reward {self.task.reward.name!r} ranks the runs of a group; graphs need one that grades a run "

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from mas.actions import Move, Space, build
+from mas.actions import Move, Space, replayed
 
 Agents = list[tuple[int, set[int]]]
 """The role of each agent, and the places of those that it hears."""
@@ -94,7 +94,7 @@ def _merged(agents: Agents) -> Agents:
 
 def _allowed(space: Space, moves: Sequence[Move]) -> bool:
     try:
-        build(space, moves)
+        replayed(space, moves)
     except ValueError:
         return False
     return True

@@ -21,7 +21,7 @@ from mas.delegate import SUB, Member, Terms, delegated
 from mas.levels import MAIN, Grading, graded
 from toolkit.agent import Agent
 from toolkit.config import Config
-from toolkit.errors import ArtifactError
+from toolkit.errors import ArtifactError, ConfigError
 from toolkit.evaluate import Arm, Evaluation, compare, reward_of
 from toolkit.gate import Scores
 from toolkit.rewards import Reward, Spec, resolve
@@ -176,8 +176,14 @@ def prepared(
     """
     The setup of a run. `expert` is anything that a task's reward can be; `roles` are names with instructions.
 
-    Raises RewardError for an expert that is none, and ConfigError for roles that are none.
+    Raises RewardError for an expert that is none, and ConfigError for roles that are none and for a task that is played
+    in an environment.
     """
+    if task.world:
+        raise ConfigError(
+            f"The task is played in the environment {task.world.name}, and a planner answers once: improve it by "
+            "weights or by experience."
+        )
     return Setup(task, config, resolve(expert), Terms(roles or {SUB: ""}, config.delegations))
 
 

@@ -16,7 +16,7 @@ import torch
 
 from learner import loss, penalty, weigh
 from learner.batch import Batch, Tokens
-from toolkit.groups import advantage, plan, shape
+from toolkit.groups import advantage, plan, plan_past, shape
 from toolkit.groups.table import Table
 from toolkit.types import Rollout
 
@@ -177,11 +177,10 @@ def term(rewards: Numbers, part: str, **how: Any) -> float:
     return grao(rewards, **alone, **how) - explore
 
 
-def buffered(gains: Numbers) -> list[float]:
-    """Chances to be drawn first, as shares of |A|."""
+def buffered(gains: Numbers) -> Any:
+    """Chances to be drawn first."""
     runs = [plan.marked(Rollout("a", "solver", i, (), "stop"), stored=a) for i, a in enumerate(gains)]
-    size = np.abs([run.score.parts["stored"] for run in runs if run.score])
-    return (size / size.sum()).tolist()
+    return plan_past.chances(runs)
 
 
 SKYWORK = [Case("chances to be drawn", p(buffered, [1.5, -0.5, -0.5, -0.5]), ".5 .1667 .1667 .1667")]

@@ -2,9 +2,11 @@
 
 from collections.abc import Callable, Sequence
 from functools import partial as p
+from statistics import stdev
 from typing import Any
 
 import numpy as np
+from scipy.stats import beta
 
 from learner import weigh
 from learner.batch import Batch
@@ -141,7 +143,13 @@ def sharpened() -> Any:
 def curriculum(rewards: Numbers, choices: Sequence[float], **how: Any) -> float:
     n = len(rewards)
     batch = Batch.of(
-        [(1,)] * n, [(1,)] * n, [0] * n, [0.0] * n, reward=list(rewards), choice=[float(c) for c in choices]
+        [(1,)] * n,
+        [(1,)] * n,
+        [0] * n,
+        [0.0] * n,
+        reward=list(rewards),
+        rollout=list(range(n)),
+        choice=[float(c) for c in choices],
     )
     return float(weigh.curriculum(batch, **how)[0, 0] / weigh.per_sequence(batch)[0, 0])
 
@@ -159,16 +167,18 @@ VADE = [
     Case("no visit", p(remembered, 9.0, 0.2, None), "8.991 .1998"),
     Case(
         "expected gain",
-        lambda: [select.expected_gain(*x) for x in ((0.1, 8.4), (2.7, 5.3), (9, 0.2), (0, 0))],
+        lambda: [
+            beta(a + 1, b + 1).expect(select.gain) for a, b in ((0.1, 8.4), (2.7, 5.3), (9, 0.2), (0, 0))
+        ],
         "0.071245 0.128911 0.014637 0.083333",
     ),
 ]
 XRPO = [
-    Case("half width of 4", lambda: half_width([1, 0, 0, 1]), "0.918693"),
-    Case("reduction, 2 of 4", lambda: priority([1, 0, 0, 1], 64, lam=0.0), "0.201818"),
-    Case("reduction, 1 of 4", lambda: priority([1, 0, 0, 0], 64, lam=0.0), "0.174780"),
-    Case("reduction, 0 of 4", lambda: priority([0] * 4, 64, lam=0.0), "0"),
-    Case("bonus", lambda: priority([0] * 4, 64), "0.102157"),
+    Case("half width of 4", lambda: half_width(stdev([1, 0, 0, 1]), 4), "0.918693"),
+    Case("reduction, 2 of 4", lambda: priority(stdev([1, 0, 0, 1]), 4, 64, lam=0.0), "0.201818"),
+    Case("reduction, 1 of 4", lambda: priority(stdev([1, 0, 0, 0]), 4, 64, lam=0.0), "0.174780"),
+    Case("reduction, 0 of 4", lambda: priority(0.0, 4, 64, lam=0.0), "0"),
+    Case("bonus", lambda: priority(0.0, 4, 64), "0.102157"),
     Case("sharpened", sharpened, ".866024 -.866024 1.299036 -.866024"),
 ]
 SCAF = [

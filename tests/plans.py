@@ -1,6 +1,7 @@
 """Drive a plan by hand: no client, no event loop, one thing after another."""
 
 import asyncio
+import inspect
 from collections.abc import Callable
 from typing import Any
 
@@ -23,6 +24,7 @@ def play(plan: Plan[Any], answer: Callable[[Request], str | Reply], notes: list[
                 sent = [play(each, answer, notes) for each in want]
             case Work():
                 sent = want.run(*want.args)
+                sent = asyncio.run(sent) if inspect.iscoroutine(sent) else sent
             case Hosted():
                 sent = asyncio.run(want.run(lambda inner: _played(inner, answer, notes)))
             case Note():

@@ -1,6 +1,8 @@
 """The examples run, and the example data is what the README says it is."""
 
 import json
+import re
+import runpy
 import subprocess
 import sys
 from collections import Counter
@@ -59,6 +61,75 @@ def test_the_teaching_script_runs_on_any_model(tmp_path: Path):
     assert done.returncode == 0, done.stderr
     assert "trained parameters" in done.stdout
     assert "step  2: mean reward" in done.stdout
+
+
+@pytest.mark.parametrize(
+    ("script", "answers", "stages"),
+    [
+        (
+            "ton.py",
+            ["<think>a</think><answer>1</answer>", "<think>\n\n</think><answer>0</answer>"],
+            ["before", "after thought dropout", "after GRPO"],
+        ),
+        (
+            "skywork_mpo.py",
+            ["cat bread Norway.", "cat bread Norway"],
+            ["before", "after MPO", "after MPO and GRPO"],
+        ),
+    ],
+)
+def test_scripts_of_several_stages_print_what_each_brought(
+    script: str, answers: list[str], stages: list[str], tmp_path: Path, monkeypatch, capsys
+):
+    known = runpy.run_path(str(EXAMPLES / script))
+    model, run = speaking(tmp_path, known["PROMPT"].replace("{word}", "cat"), answers), tmp_path / "run"
+    monkeypatch.setattr(sys, "argv", [script, "--quick", "--model", str(model), "--run", str(run)])
+    runpy.run_path(str(EXAMPLES / script), run_name="__main__")
+    said = capsys.readouterr().out
+    assert list(figures(said)) == stages
+    assert "step 2: mean reward" in said and "0 pairs" not in said
+    runpy.run_path(str(EXAMPLES / script), run_name="__main__")
+    again = capsys.readouterr().out
+    assert figures(again) == figures(said)
+    assert "step 1" not in again, "what is there is not done again"
+
+
+@pytest.mark.parametrize(
+    ("answer", "points"),
+    [
+        ("<think>two of them</think><answer>2</answer>", 2),
+        ("<think>\n\n</think><answer>2</answer>", 2),
+        ("<think>\n\n</think>\n<answer> 2 </answer>\n", 2),
+        ("<think></think><answer>3</answer>", 1),
+        ("<answer>2</answer>", 0),
+        ("2", 0),
+    ],
+)
+def test_thinking_is_not_what_ton_rewards(answer: str, points: float):
+    assert runpy.run_path(str(EXAMPLES / "ton.py"))["graded"](answer, "2") == points
+
+
+def figures(said: str) -> dict[str, list[str]]:
+    """What is printed of each stage."""
+    found: dict[str, list[str]] = {}
+    for stage, figure in re.findall(r"^(before|after[\w ]+)(.*)", said, re.M):
+        found.setdefault(stage, []).append(figure)
+    return found
+
+
+def speaking(folder: Path, prompt: str, answers: list[str]) -> Path:
+    """A tiny model that gives each of these answers about equally often."""
+    from learner.imitate import Pair, imitate
+    from learner.policy import Policy
+    from tests.learner import tiny
+    from toolkit.types import Message
+
+    policy = Policy.load(str(tiny.saved(folder / "tiny")), device="cpu", dtype="float32")
+    asked = policy.encode([Message("user", prompt)])
+    told = [(*policy.tokenizer.encode(x, add_special_tokens=False), 257) for x in answers]
+    imitate(policy, policy.optimizer(lr=0.01), [Pair(asked, x) for x in told], epochs=120, size=2)
+    policy.save(folder / "speaking")
+    return folder / "speaking"
 
 
 def reads_amounts(request) -> str:

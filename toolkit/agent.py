@@ -13,6 +13,8 @@ from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any, Literal
 
+from toolkit.environment import World
+from toolkit.episode import check_starts, episode
 from toolkit.rewards import Reward
 from toolkit.seeds import seed as seed_of
 from toolkit.tools import Function
@@ -63,7 +65,7 @@ class Delegation:
 @dataclass(frozen=True, slots=True)
 class Agent:
     """
-    How a model is run on an example: its name, sampling, tools and the most turns it may take.
+    How a model is run on an example: its name, sampling, tools and the most turns it may take, and its world.
 
     `role` is the name under which its runs are grouped; `payer` the role they are booked on.
     """
@@ -75,25 +77,39 @@ class Agent:
     calling: Calling = "auto"
     role: str = "solver"
     payer: str = "rollout"
+    world: World | None = None
 
 
 def rollout(
     agent: Agent, example: Example, messages: tuple[Message, ...], *, sample: int, seed: int
 ) -> Plan[Rollout]:
-    """One run of `agent` on `messages`: until it answers without a tool call, fails, or is out of turns."""
+    """
+    One run of `agent` on `messages`: until it answers without a tool call, fails, or is out of turns.
+
+    One that has a world acts in it instead, see `toolkit.episode`.
+    """
+    payer = Payer(agent.payer, example=example.id)
+    if agent.world:
+        blank = Rollout(example.id, agent.role, sample, (), "stop", seed=seed)
+
+        def ask(seen: tuple[Message, ...], turn: int) -> Request:
+            # A seed for each turn: with one for all, who comes back to a state would do the same again for ever.
+            return _request(agent, seen, sample, seed_of(seed, turn), payer, True)
+
+        return (yield from episode(agent.world, ask, example, messages, turns=agent.turns, blank=blank))
     steps: list[Step] = []
     by_text = agent.calling == "text"
-    seen = _with_instructions(messages, agent.tools) if by_text else messages
+    seen = with_instructions(messages, agent.tools) if by_text else messages
 
     def ended(stop: Stop, error: str = "") -> Rollout:
         return Rollout(example.id, agent.role, sample, tuple(steps), stop, seed=seed, error=error)
 
     while len(steps) < agent.turns:
-        request = _request(agent, seen, sample, seed, Payer(agent.payer, example=example.id), by_text)
+        request = _request(agent, seen, sample, seed, payer, by_text)
         reply: Reply = yield request
         if _refused_tools(reply, request) and agent.calling == "auto":
             # From the start again: a server may take the tools and then refuse the messages that answer them.
-            by_text, seen = True, _with_instructions(messages, agent.tools)
+            by_text, seen = True, with_instructions(messages, agent.tools)
             steps.clear()
             continue
         if reply.failed:
@@ -169,6 +185,8 @@ def runs(
         found = [replace(run, score=score) for run, score in zip(plain, scores, strict=True)]
         for run in found:
             yield Note("rollout", run)
+    if agent.world:
+        check_starts(agent.world, found)
     return tuple(replace(run, version=p.version) for p, run in zip(prompts, found, strict=True))
 
 
@@ -201,9 +219,10 @@ def _refused_tools(reply: Reply, request: Request) -> bool:
     return bool(reply.stop == "refused" and request.tools and "tool" in reply.error.lower())
 
 
-def _with_instructions(
+def with_instructions(
     messages: tuple[Message, ...], tools: tuple[Function | Delegation, ...]
 ) -> tuple[Message, ...]:
+    """The messages that a run begins with, where tools are called in words: how is said in the system message."""
     if not tools:
         return messages
     described = "\n".join(

@@ -402,6 +402,104 @@ def methods(
     _print(_load("learner.methods_command:methods")(name, settings or []), as_json)
 
 
+@app.command(
+    "compare", epilog='Example: edgewise compare my/task.toml --methods "grpo,dapo(loss.high=0.3)" --seeds 3'
+)
+def compare(
+    task: TaskPath,
+    methods: Annotated[
+        str,
+        typer.Option(
+            metavar="A,B,...",
+            help="names as edgewise methods lists them, each with what is changed of it in brackets: "
+            "grpo,dapo(loss.high=0.3, lr=1e-6); the others are compared with the first",
+        ),
+    ],
+    seeds: Annotated[int, typer.Option(min=1, help="runs of each method; the same seeds for all")] = 3,
+    model: Annotated[str | None, typer.Option(help="the model to train, such as torch/smollm2-135m")] = None,
+    usd: Usd = None,
+    tokens: Tokens = None,
+    calls: Calls = None,
+    minutes: Minutes = None,
+    price: Pricing = None,
+    run: RunPath = None,
+    force: Annotated[
+        bool, typer.Option("--force", help="go on where rows or limits can't show any gain")
+    ] = False,
+    settings: Settings = None,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="print the plan and load no model")] = False,
+    as_json: Json = False,
+) -> None:
+    """
+    Train by several methods from the same rows, seeds and budget, and show them in one report.
+
+    Each method and seed is a run of its own, RUN/METHOD/seed-N, one after the other.
+    Limits are for all of them together, and each may use the same share; --set
+    goes to all. The table says, on rows that learning never saw, how good each
+    method is, and how much better than the first one, with intervals over seeds
+    and rows; RUN/report.html has the learning curves.
+
+    Exit codes: 0 done, 2 bad input, 3 a run reached its share of a limit, 130
+    interrupted. Run again with the same --run to go on, or to add methods or
+    seeds: runs that ended are not run again.
+    """
+    options = {"model": model, "usd": usd, "tokens": tokens, "calls": calls, "minutes": minutes}
+    options |= {"force": force or None}
+    comparison = _load("learner.compare_command:Comparison")
+    job = comparison(task, methods, seeds, options, settings or [], price, run)
+    if dry_run:
+        _print(job.plan(), as_json)
+        return
+    result = job.compare()
+    _print(result, as_json)
+    raise typer.Exit(result.exit_code)
+
+
+@app.command(epilog="Example: edgewise absorb my/task.toml --artifact runs/first --run runs/absorbed")
+def absorb(
+    task: TaskPath,
+    artifact: Annotated[
+        str, typer.Option(metavar="LIB", help="the lessons: an artefact, a run, or any LIB of library show")
+    ],
+    model: Annotated[
+        str | None, typer.Option(help="the model that learns them, such as torch/smollm2-135m")
+    ] = None,
+    usd: Usd = None,
+    tokens: Tokens = None,
+    calls: Calls = None,
+    minutes: Minutes = None,
+    price: Pricing = None,
+    run: RunPath = None,
+    force: Annotated[
+        bool, typer.Option("--force", help="go on where rows or limits can't show any gain")
+    ] = False,
+    settings: Settings = None,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="print the plan and load no model")] = False,
+    as_json: Json = False,
+) -> None:
+    """
+    Distil lessons into weights: answers are drawn with them in the prompt and learnt without.
+
+    Measures the model alone, with what it learnt, and with the lessons in its
+    prompt, on rows that learning never saw, and says how much of their gain is
+    kept. What it leaves is used as any trained weights are.
+
+    Exit codes: 0 better than the model alone, 1 nothing was kept, 2 bad input,
+    3 a limit was reached, 130 interrupted. Run again with the same --run to go
+    on.
+    """
+    options = {"model": model, "usd": usd, "tokens": tokens, "calls": calls, "minutes": minutes}
+    job = _load("learner.absorb_command:Absorption")(
+        task, artifact, {**options, "force": force or None}, settings or [], price
+    )
+    if dry_run:
+        _print(job.plan(), as_json)
+        return
+    result = job.absorb(run)
+    _print(result, as_json)
+    raise typer.Exit(0 if result.improved else 1)
+
+
 @models.command("list", epilog="Example: edgewise models list --json")
 def models_list(as_json: Json = False) -> None:
     """The embedded models, their size, licence, and whether they are on this machine."""

@@ -120,7 +120,7 @@ def opened(path: Path, config: Config, fingerprint: str, job: str) -> Iterator[D
     To be called by who holds the journal, for a run has one writer. Raises ConfigError where the directory
     belongs to another job or task, or to settings on which its replies depend.
     """
-    _check_same(path, config, fingerprint, job)
+    check_same(path, config, fingerprint, job)
     configs.save(config, path / "config.toml")
     write_json(path / "task.json", {"fingerprint": fingerprint, "job": job})
     kept = _lines(path / "rollouts.jsonl") if config.continues else []
@@ -140,7 +140,8 @@ def _key(line: Mapping[str, Any]) -> tuple[str, int, int, str]:
     return (line["example"], line["sample"], line["seed"], line["library"])
 
 
-def _check_same(path: Path, config: Config, fingerprint: str, job: str) -> None:
+def check_same(path: Path, config: Config, fingerprint: str, job: str) -> None:
+    """Raise ConfigError where a directory belongs to another job or task, or to settings on which replies depend."""
     if (path / "task.json").exists():
         before = read_json(path / "task.json")
         if before.get("job", job) != job:

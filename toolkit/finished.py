@@ -174,7 +174,8 @@ class Numbers(Data):
     """
     Statistics of a step's groups.
 
-    Where weights are trained: mean tokens of a reply, nats a token, and how far the update moved (nats a token).
+    Where weights are trained: mean tokens of a reply, nats a token, and how far the update moved (nats a token). Where
+    lessons are absorbed: how many answers were learnt from, and their loss (nats a token).
     """
 
     runs: int
@@ -183,6 +184,8 @@ class Numbers(Data):
     length: float | None = None
     entropy: float | None = None
     kl: float | None = None
+    kept: int | None = None
+    loss: float | None = None
 
 
 class Step(Data):
@@ -272,7 +275,7 @@ def read(path: Path) -> Finished:
         raise ArtifactError(f"{path / 'result.json'} holds no measurement; run it again.")
     words = result.artifact.get("library.json")
     library = None if words is None else _checked(Library, words, path / "result.json")
-    steps = [_parsed(Step, file) for file in sorted(path.glob("steps/*/step.json"))]
+    steps = sorted((_parsed(Step, x) for x in path.glob("steps/*/step.json")), key=lambda each: each.step)
     return Finished(
         result,
         library,

@@ -3,6 +3,7 @@ The built-in rewards. Each function takes the options of a task file's `reward` 
 
     exact, contains, regex, choice      text        number, math      quantities
     json                                fields      python            code, run against tests
+    environment                         what the environment gave
 
 A grader is called with the example, the rollout and the judge's model, and is a plan of a Score. All of them
 score 0 to 1 and say in `feedback` what was wrong. The one that asks a model is `toolkit.judge`.
@@ -45,6 +46,18 @@ def exact(*, strip: bool = True, casefold: bool = False) -> Grade:
         return _verdict(right, f"expected {_either(wanted)}")
 
     return _pure(same)
+
+
+def environment() -> Grade:
+    """The sum of what the environment of the task gave, step by step, with the parts of `toolkit.episode`."""
+
+    def given(example: Example, rollout: Rollout, judge_model: str) -> Plan[Score]:
+        if rollout.score is None:
+            raise RewardError(f"row {example.id!r} was not played in an environment, which its reward needs")
+        return rollout.score
+        yield
+
+    return given
 
 
 def contains(*, casefold: bool = True, words: bool = False) -> Grade:

@@ -30,7 +30,7 @@ svg { max-width: 100%; height: auto; font: 12px system-ui, sans-serif; } svg tex
 .grid { stroke: var(--line); } .zero { stroke: var(--ink); }
 .a { fill: var(--a); stroke: var(--a); } .b { fill: var(--b); stroke: var(--b); }
 .c { fill: var(--c); stroke: var(--c); } .d { fill: var(--d); stroke: var(--d); }
-.hollow { fill: var(--back); } .path { fill: none; stroke-width: 2; }
+.hollow { fill: var(--back); } .path { fill: none; stroke-width: 2; } .band { fill-opacity: .15; stroke: none; }
 @media print { :root { color-scheme: light; --ink: #000; --soft: #444; --line: #bbb; --back: #fff;
   --panel: #fff; --a: #0b4fb3; --b: #8a4500; --c: #1d6335; --d: #5b21b6; }
   body { margin: 0; max-width: none; font-size: 11pt; } tr, svg { break-inside: avoid; }

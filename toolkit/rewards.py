@@ -19,7 +19,7 @@ from toolkit.errors import RewardError, TaskError
 from toolkit.graders import Grade
 from toolkit.judge import judge, rank, relative
 from toolkit.load import load, meant
-from toolkit.types import Example, Plan, Rollout, Score
+from toolkit.types import MARK, Example, Plan, Rollout, Score
 
 BUILT_IN: Mapping[str, Callable[..., Grade]] = {
     "exact": graders.exact,
@@ -30,6 +30,7 @@ BUILT_IN: Mapping[str, Callable[..., Grade]] = {
     "json": graders.fields,
     "choice": graders.choice,
     "python": graders.unit_tests,
+    "environment": graders.environment,
     "judge": judge,
     "relative": relative,
 }
@@ -166,7 +167,7 @@ def _checked(name: str, grade: Grade) -> Grade:
             raise RewardError(
                 f"the reward {name} gave {score.value} with parts {dict(score.parts)} on row {example.id!r}"
             )
-        return score
+        return _unmarked(name, score)
 
     return checked
 
@@ -178,9 +179,18 @@ def _checked_group(name: str, grade_group: GradeGroup) -> GradeGroup:
         with blamed(name, example.id):
             found = yield from grade_group(example, [run for run in rollouts if not run.failed], judge_model)
         scores = iter(found)
-        return [_broken(run) if run.failed else next(scores) for run in rollouts]
+        return [_broken(run) if run.failed else _unmarked(name, next(scores)) for run in rollouts]
 
     return checked
+
+
+def _unmarked(name: str, score: Score) -> Score:
+    """The score. Raises RewardError where it names a part as only methods of learning may."""
+    if marks := [part for part in score.parts if part.startswith(MARK)]:
+        raise RewardError(
+            f"the reward {name} names a part {marks[0]!r}: names that begin with {MARK} are reserved, choose another"
+        )
+    return score
 
 
 def _broken(rollout: Rollout) -> Score:

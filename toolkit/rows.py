@@ -31,7 +31,8 @@ class Layout(BaseModel, extra="forbid", frozen=True):
     `prompt` is a template; `messages` names a column of chat messages that takes its place; `system` is fixed
     text, and stands before both. `target` is the
     column of right answers, "" where the reward needs none. `fields` renames columns: {text = "body"}
-    makes the column `body` known as `text`. Without `id`, a row's id is a hash of it.
+    makes the column `body` known as `text`. Without `id`, a row's id is a hash of it. Rows that are played in an
+    `environment` may all have the same prompt, and need no target.
     """
 
     id: str | None = None
@@ -40,6 +41,7 @@ class Layout(BaseModel, extra="forbid", frozen=True):
     system: str = ""
     target: str = "target"
     fields: dict[str, str] = {}
+    environment: str | dict[str, Any] | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -123,11 +125,11 @@ def _needed(layout: Layout) -> dict[str, str]:
     needed = {name: "prompt" for _, name in template(layout.prompt) if name}
     if layout.messages:
         needed[layout.messages] = "messages"
-    elif not needed:
+    elif not needed and not layout.environment:
         raise TaskError("the prompt has no {column} field, so every row would ask the same")
     if layout.id:
         needed[layout.id] = "id"
-    if layout.target:
+    if layout.target and not layout.environment:
         needed[layout.target] = "target"
     return needed
 
@@ -184,7 +186,7 @@ def _placed(row: Row, ask: Ask, layout: Layout, needed: Mapping[str, str], place
         messages = _under(layout.system, ask(row))
     except ValueError as error:
         raise TaskError(f"{place}: {layout.messages} {error}") from error
-    target = row[layout.target] if layout.target else None
+    target = row.get(layout.target) if layout.target else None
     return Placed(Example(id, messages, target, row), place, content)
 
 

@@ -179,6 +179,12 @@ def _books(path: Path, config: Config, replay: Path | None) -> Iterator[tuple[Jo
         yield journal, ledger
 
 
+def spent(path: Path, config: Config) -> dict[str, Any]:
+    """What the run in a directory used so far, ended or not: `costs` as in result.json, and wall time in `seconds`."""
+    with _books(path, config, None) as (_, ledger):
+        return {"costs": _costs(ledger), "seconds": ledger.elapsed}
+
+
 def _connected(router: Router, config: Config, journal: Journal, ledger: Ledger, brake: Brake) -> Client:
     return around.stack(
         Braked(router, brake),

@@ -123,7 +123,7 @@ def paired_difference(before: Samples, after: Samples, seed: int = 0, resamples:
         raise ValueError(f"before has {len(before)} examples and after {len(after)}; they must be the same")
     differences = means(after) - means(before)
     found = interval(differences, seed, resamples)
-    half = _t_half_width(differences)
+    half = t_half_width(differences)
     low, high = min(found.low, found.estimate - half), max(found.high, found.estimate + half)
     if len(differences) > 1 and all(
         0 <= reward <= 1 for arm in (before, after) for row in arm for reward in row
@@ -132,7 +132,45 @@ def paired_difference(before: Samples, after: Samples, seed: int = 0, resamples:
     return Interval(found.estimate, low, high, sign_flip_p(differences, seed, resamples))
 
 
-def _t_half_width(values: NDArray[np.floating]) -> float:
+def crossed(values: Samples) -> Interval:
+    """
+    The mean of (S, E) values, those of S training seeds on the same E examples, with a 95 % interval over both.
+
+    A result must carry over to new seeds and to new examples. In the model mean + seed + example + rest, the mean has
+    the variance (MS_seeds + MS_examples - MS_rest) / S E by mean squares, here never less than by one of them alone,
+    and Student's t has Satterthwaite's degrees of freedom (Biometrics Bulletin 2, 1946). p is of "it is 0".
+    One seed says nothing of others, nor does one example: then, and where all values are equal, interval and p are
+    those of `paired_difference` from 0, over examples alone. ValueError for no values, or rows of other lengths.
+
+    Simulated coverage, the lowest and the highest of seven ratios of the three spreads at 12, 40 and 200 examples:
+
+        S        2                3                5                10
+                 0.905 to 0.991   0.936 to 0.991   0.945 to 0.989   0.946 to 0.988
+    """
+    data = np.array([means([[x] for x in row]) for row in values])
+    if data.size == 0:
+        raise ValueError("there are no values to measure")
+    (seeds, examples), estimate = data.shape, float(data.mean())
+    by_example, by_seed = data.mean(0), data.mean(1)
+    if seeds == 1 or examples == 1 or np.ptp(data) == 0:
+        return paired_difference(np.zeros((examples, 1)), by_example[:, None])
+    from scipy.special import stdtr, stdtrit
+
+    rest = data - by_example - by_seed[:, None] + estimate
+    squares = np.array([examples * by_seed.var(ddof=1), seeds * by_example.var(ddof=1)])
+    degrees = np.array([seeds - 1, examples - 1])
+    left = (rest**2).sum() / degrees.prod()
+    variance = max(squares.sum() - left, squares.max(), left)
+    freedom = variance**2 / max((squares**2 / degrees).sum(), 1e-300)
+    freedom = min(max(freedom, 1.0), float(degrees.prod()))
+    error = math.sqrt(variance / data.size)
+    half = float(stdtrit(freedom, 0.975)) * error
+    return Interval(
+        estimate, estimate - half, estimate + half, float(2 * stdtr(freedom, -abs(estimate) / error))
+    )
+
+
+def t_half_width(values: NDArray[np.floating]) -> float:
     """Half the width of Student's 95 % interval for the mean; infinite for one value, 0 for equal ones."""
     if len(values) == 1:
         return math.inf

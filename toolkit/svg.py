@@ -8,6 +8,8 @@ from xml.etree.ElementTree import Element
 from toolkit.markup import Child, node
 
 Scale = Callable[[float], float]
+MANY = 40
+"""Points of a series, beyond which their dots are small: they would hide the line."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,12 +33,17 @@ class Point:
 
 @dataclass(frozen=True, slots=True)
 class Series:
-    """Points in order of x; `style` is a CSS class that says the colour, `joined` draws a line."""
+    """
+    Points in order of x; `style` is a CSS class that says the colour, `joined` draws a line.
+
+    `band` is drawn behind them: (x, low, high) in order of x.
+    """
 
     name: str
     style: str
     points: Sequence[Point]
     joined: bool = True
+    band: Sequence[tuple[float, float, float]] = ()
 
 
 def ticks(low: float, high: float, most: int = 6) -> list[float]:
@@ -90,7 +97,8 @@ def curves(
     width, left, right, top = 460, 46, 14, 72
     bottom, height = top + 190, top + 232
     points = [point for one in series for point in one.points]
-    marks = ticks(min(0.0, *(p.y for p in points), 0.0), max(most, *(p.y for p in points), most))
+    heights = [p.y for p in points] + [end for one in series for _, *ends in one.band for end in ends]
+    marks = ticks(min(0.0, *heights), max(most, *heights))
     y = _scale(marks[0], marks[-1], bottom, top)
     first, last = min(p.x for p in points), max(p.x for p in points)
     x = _scale(first, last, left + 14, width - right - 14)
@@ -100,8 +108,9 @@ def curves(
     steps = [_text(str(i), x(i), bottom + 16) for i in range(int(first), int(last) + 1, every)]
     axes = [_text(names[0], (left + width - right) / 2, bottom + 34), _text(names[1], 4, top - 14, "start")]
     legend = [part for i, one in enumerate(series) for part in _legend(one, width - right, 12 + 18 * i)]
+    bands = [_band(one, x, y) for one in series if one.band]
     drawn = [part for one in series for part in _series(one, x, y)]
-    return _picture(title, width, height, *grid, *values, *steps, *axes, *legend, *drawn)
+    return _picture(title, width, height, *bands, *grid, *values, *steps, *axes, *legend, *drawn)
 
 
 def _legend(series: Series, right: float, y: float) -> Iterable[Element]:
@@ -115,16 +124,23 @@ def _series(series: Series, x: Scale, y: Scale) -> Iterable[Element]:
     if series.joined:
         line = " ".join(f"{x(p.x):.1f},{y(p.y):.1f}" for p in series.points if not p.hollow)
         yield node("polyline", points=line, class_=f"{series.style} path")
+    size = 4 if len(series.points) <= MANY else 2
     for point in series.points:
-        yield _mark(series, point, x(point.x), y(point.y))
+        yield _mark(series, point, x(point.x), y(point.y), size)
 
 
-def _mark(series: Series, point: Point, x: float, y: float) -> Element:
+def _band(series: Series, x: Scale, y: Scale) -> Element:
+    there = [f"{x(at):.1f},{y(low):.1f}" for at, low, _ in series.band]
+    back = [f"{x(at):.1f},{y(high):.1f}" for at, _, high in reversed(series.band)]
+    return node("polygon", points=" ".join([*there, *back]), class_=f"{series.style} band")
+
+
+def _mark(series: Series, point: Point, x: float, y: float, size: float = 4) -> Element:
     """A dot where points are joined, a diamond where they stand alone."""
     style = f"{series.style} hollow" if point.hollow else series.style
     hint = node("title", f"{point.x:g}: {point.y:.3f}") if point.x else None
     if series.joined:
-        return node("circle", hint, cx=f"{x:.1f}", cy=f"{y:.1f}", r=4, class_=style)
+        return node("circle", hint, cx=f"{x:.1f}", cy=f"{y:.1f}", r=size, class_=style)
     shape = f"M{x:.1f} {y - 6:.1f} l6 6 l-6 6 l-6 -6 z"
     return node("path", hint, d=shape, class_=style)
 

@@ -17,6 +17,8 @@ from typing import Annotated, Any, Literal, TypeVar
 from pydantic import BaseModel, Discriminator, Field, Tag, ValidationError, model_validator
 
 from toolkit.data import Row, check_file, read_rows, readable
+from toolkit.environment import Spec as WorldSpec
+from toolkit.environment import World, resolve_world
 from toolkit.errors import TaskError
 from toolkit.load import meant
 from toolkit.rewards import Reward, resolve
@@ -77,6 +79,11 @@ class TaskFile(Spec, frozen=True):
     reward: str | dict[str, Any] | list[str | dict[str, Any]] = "exact"
     tools: tuple[str, ...] = ()
 
+    @model_validator(mode="before")
+    @classmethod
+    def _played(cls, values: Any) -> Any:
+        return {"reward": "environment", **values} if values.get("environment") else values
+
     @model_validator(mode="after")
     def _one_source(self) -> "TaskFile":
         if isinstance(self.splits, Files) and self.rows is not None:
@@ -94,9 +101,10 @@ class Task:
     Examples in three splits, each sorted by id, and what grades them.
 
     `system` is fixed text: the first message of every example, where it is set. `fingerprint` is a sha256
-    over examples, prompt, system, reward and tools, equal on every machine. `path` is the task file, None
-    for a task made in Python. `settings` are the file's [improve] table, as it stands there; `graph` and
-    `weights` are what its tables of these names say beside that to --by graph and --by weights.
+    over examples, prompt, system, reward, tools and environment, equal on every machine. `path` is the task file,
+    None for a task made in Python. `settings` are the file's [improve] table, as it stands there; `graph` and
+    `weights` are what its tables of these names say beside that to --by graph and --by weights. With a `world`
+    each row is an episode in it.
     """
 
     name: str
@@ -112,6 +120,7 @@ class Task:
     settings: Mapping[str, Any] = field(default_factory=dict)
     graph: Mapping[str, Any] = field(default_factory=dict)
     weights: Mapping[str, Any] = field(default_factory=dict)
+    world: World | None = None
 
     @classmethod
     def read(cls, path: str | Path) -> "Task":
@@ -129,8 +138,9 @@ class Task:
             source = str(spec.rows)
             parts = divided(_placed(spec, read_rows(source, base), source), spec.splits)
         reward, tools = resolve(spec.reward, base), load_tools(spec.tools, base)
+        world = resolve_world(spec.environment, base) if spec.environment else None
         return replace(
-            _task(spec, parts, reward, tools),
+            _task(spec, parts, reward, tools, world),
             path=path,
             settings=content.get("improve", {}),
             graph=content.get("graph", {}),
@@ -144,24 +154,27 @@ class Task:
         *,
         prompt: str = "",
         target: str | None = "target",
-        reward: str | Mapping[str, Any] | Sequence[Any] | Callable[..., Any] = "exact",
+        reward: str | Mapping[str, Any] | Sequence[Any] | Callable[..., Any] | None = None,
         system: str = "",
         id: str | None = None,
         messages: str | None = None,
         splits: Mapping[str, float] | None = None,
         fields: Mapping[str, str] | None = None,
         tools: Sequence[str | Callable[..., Any]] = (),
+        environment: WorldSpec | None = None,
         name: str = "task",
     ) -> "Task":
         """
         A task from a list of dicts, or from a dict of such lists for train, validation and test.
 
-        The keywords are those of the task file; `reward` and `tools` may also be functions. A list is
-        split by `splits`, fractions and a seed (0.4, 0.3, 0.3 and 0 where it is left out).
+        The keywords are those of the task file; `reward`, `tools` and `environment` may also be functions. The reward
+        is "exact", or what the environment gives, unless another one is named. A list is split by `splits`, fractions
+        and a seed (0.4, 0.3, 0.3 and 0 where it is left out).
         """
+        world = resolve_world(environment, Path.cwd()) if environment else None
         given = {
             "prompt": prompt, "target": target or "", "system": system, "id": id, "messages": messages,
-            "fields": fields, "name": name, "splits": splits,
+            "fields": fields, "name": name, "splits": splits, "environment": world and world.name,
         }  # fmt: skip
         spec = _checked(Spec, {key: value for key, value in given.items() if value is not None}, "from_rows")
         if isinstance(spec.splits, Files):
@@ -171,7 +184,8 @@ class Task:
             parts = {split: _placed(spec, part, f"rows[{split!r}]") for split, part in lists.items()}
         else:
             parts = divided(_placed(spec, list(rows), "rows"), spec.splits)
-        return _task(spec, parts, resolve(reward, Path.cwd()), load_tools(tools, Path.cwd()))
+        graded = resolve(reward or ("environment" if world else "exact"), Path.cwd())
+        return _task(spec, parts, graded, load_tools(tools, Path.cwd()), world)
 
 
 def describe(task: Task) -> str:
@@ -182,6 +196,7 @@ def describe(task: Task) -> str:
     lines = [
         f"{task.name}: {sizes} rows",
         f"reward: {task.reward.name} ({task.reward.style})",
+        *([f"environment: {task.world.name}"] if task.world else []),
         *([f"tools: {', '.join(function.tool.name for function in task.tools)}"] if task.tools else []),
         *_sandbox(task),
         f"example {first.id}, right answer {first.target!r}:",
@@ -254,8 +269,9 @@ def _lists(rows: Mapping[Any, Iterable[Row]], splits: Any) -> dict[str, list[Row
 Parts = dict[str, list[Placed]]
 
 
-def _task(spec: Spec, parts: Parts, reward: Reward, tools: tuple[Function, ...]) -> Task:
-    _check_apart(parts)
+def _task(spec: Spec, parts: Parts, reward: Reward, tools: tuple[Function, ...], world: World | None) -> Task:
+    _check_world(world, reward, tools)
+    _check_apart(parts, whole=world is not None)
     _check_ids([one for part in parts.values() for one in part])
     train, validation, test = (tuple(one.example for one in parts.get(name, ())) for name in SPLITS)
     content = [
@@ -264,9 +280,24 @@ def _task(spec: Spec, parts: Parts, reward: Reward, tools: tuple[Function, ...])
         spec.system,
         getattr(spec, "reward", reward.name),
         [function.tool.name for function in tools],
+        *([world.spec] if world else []),
     ]
     fingerprint = hashlib.sha256(canonical(content).encode()).hexdigest()
-    return Task(spec.name, train, validation, test, spec.system, spec.prompt, reward, tools, fingerprint)
+    return Task(
+        spec.name, train, validation, test, spec.system, spec.prompt, reward, tools, fingerprint, world=world
+    )
+
+
+def _check_world(world: World | None, reward: Reward, tools: tuple[Function, ...]) -> None:
+    if world and tools:
+        raise TaskError(
+            f"a task is played in an environment or has tools, not both: make {tools[0].tool.name!r} an action of "
+            f"{world.name}"
+        )
+    if not world and (reward.name, reward.style) == ("environment", "built-in"):
+        raise TaskError(
+            'the reward is "environment", but the task has none: give environment = "module:Class"'
+        )
 
 
 def _placed(spec: Spec, rows: list[Row], source: str) -> list[Placed]:
@@ -289,12 +320,13 @@ def _check_ids(placed: list[Placed]) -> None:
             raise TaskError(f"{other} and {one.place} have the same id; ids must be unique")
 
 
-def _check_apart(parts: Parts) -> None:
-    """No two splits may ask the same: what is tested must not have been learned."""
+def _check_apart(parts: Parts, *, whole: bool) -> None:
+    """No two splits may ask the same: what is tested must not have been learned. `whole` rows differ in any column."""
     seen: dict[Any, tuple[str, str]] = {}
     for name, part in parts.items():
         for one in part:
-            split, place = seen.setdefault(one.example.messages, (name, one.place))
+            asked = one.content if whole else one.example.messages
+            split, place = seen.setdefault(asked, (name, one.place))
             if split != name:
                 raise TaskError(
                     f"{place} in {split} and {one.place} in {name} ask the same; remove one of them, so that "

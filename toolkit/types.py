@@ -146,6 +146,10 @@ class Example:
     metadata: Mapping[str, Any] = field(default_factory=dict)
 
 
+MARK = "edgewise:"
+"""What the names of those parts of a score begin with that methods set for themselves; no reward may."""
+
+
 @dataclass(frozen=True, slots=True)
 class Score:
     """

@@ -1,8 +1,9 @@
 """
 What each method claims, one a row, and the rollouts on which `test_methods` holds it to that.
 
-Four groups: a mixed one, one of eight equal rewards, one with ties, and one of one. A rule says in plain words what the
-advantage of one rollout is, in a group that is not dead.
+Five groups: a mixed one, one of eight equal rewards, one with ties, one of one, and one of an earlier step. A rule says
+in plain words what the advantage of one rollout is, in a group that is not dead. Rollouts have one step each, or as
+many as COUNTS says.
 """
 
 import math
@@ -15,12 +16,13 @@ import torch
 
 from learner.methods import METHODS
 
-GROUP = [0] * 4 + [1] * 8 + [2] * 3 + [3]
-REWARD = [1.0, 0.0, 0.0, 0.5, *[float(np.float32(0.1))] * 8, 0.0, 1.0, 1.0, 1.0]
-LENGTH = [3, 1, 6, 2, 4, 4, 1, 2, 3, 5, 2, 1, 2, 0, 4, 3]
-DEAD = slice(4, 12)
+GROUP = [0] * 4 + [1] * 8 + [2] * 3 + [3] + [4] * 2
+REWARD = [1.0, 0.0, 0.0, 0.5, *[float(np.float32(0.1))] * 8, 0.0, 1.0, 1.0, 1.0, 1.0, 1.0]
+LENGTH = [3, 1, 6, 2, 4, 4, 1, 2, 3, 5, 2, 1, 2, 0, 4, 3, 2, 5]
+COUNTS = [2, 3, 1, 2, 1, 2, 3, 2, 3, 3, 2, 1, 2, 1, 3, 2, 3, 2]
+DEAD, ALONE, OLDER = slice(4, 12), 15, slice(16, 18)
 N, LONGEST = len(GROUP), 9
-PROMPTS = [(1, 2, 3)] * 4 + [(4,)] * 8 + [(5, 6)] * 3 + [(7,)]
+PROMPTS = [(1, 2, 3)] * 4 + [(4,)] * 8 + [(5, 6)] * 3 + [(7,)] + [(8, 9)] * 2
 RNG = torch.Generator().manual_seed(5)
 
 
@@ -31,22 +33,23 @@ def drawn(spread: float) -> torch.Tensor:
 OLD = drawn(0.5) - 2
 NEW, REF, ENTROPY, SAMPLER = OLD + drawn(0.4), OLD + drawn(0.3), drawn(0.1).abs(), OLD + drawn(0.01)
 MEAN_LOGP = OLD.mean(1).tolist()
-TRAIT = [0.3, 0.35, 0.9, 0.32, *[0.1] * 8, 0.5, 0.7, 0.52, 0.5]
-SHARE = [1.0, 1.0, 0.5, 0.5, *[0.25] * 8, 1.0, 0.5, 0.5, 1.0]
-ANCHOR = [0.0, 0.0, 0.0, 1.0, *[0.0] * 8, 0.0, 0.0, 1.0, 0.0]
-STATE = list("aaab") + list("aabbccdd") + list("aaa") + ["a"]
-CHOICE = [1.0, 2.0, 3.0, 3.0, *[1.0] * 8, 2.0, 1.0, 1.0, 1.0]
+TRAIT = [0.3, 0.35, 0.9, 0.32, *[0.1] * 8, 0.5, 0.7, 0.52, 0.5, 0.1, 0.9]
+SHARE = [1.0, 1.0, 0.5, 0.5, *[0.25] * 8, 1.0, 0.5, 0.5, 1.0, 0.5, 0.5]
+ANCHOR = [0.0, 0.0, 0.0, 1.0, *[0.0] * 8, 0.0, 0.0, 1.0, 0.0, 0.0, 0.0]
+STATE = list("aaab") + list("aabbccdd") + list("aaa") + ["a"] + list("ab")
+CHOICE = [1.0, 2.0, 3.0, 3.0, *[1.0] * 8, 2.0, 1.0, 1.0, 1.0, 1.0, 2.0]
+STORED = [math.nan] * OLDER.start + [0.7, -1.2]
 COLUMNS = {
     "length": LENGTH,
+    "longest": LENGTH,
     "kl": [n / 10 for n in LENGTH],
     "mean_logp": MEAN_LOGP,
     "trait": TRAIT,
     "share": SHARE,
     "anchor": ANCHOR,
-    "stored": [math.nan] * N,
+    "stored": STORED,
 }
-"""Of rollouts. Each has one step, whose columns follow."""
-STEP_COLUMNS = {"state": STATE, "action": [f"{s}!" for s in STATE], "observation": [f"{s}?" for s in STATE]}
+"""Of rollouts."""
 
 Rule = Callable[[int], float]
 
@@ -89,7 +92,7 @@ def optimal(i: int) -> float:
 
 
 def informative(i: int) -> float:
-    return plainly_centred(i) * 16 / 7  # 7 of 16 rollouts are in groups that are not dead
+    return plainly_centred(i) * N / 7  # 7 rollouts are in groups that are not dead
 
 
 def best(i: int) -> float:
@@ -137,6 +140,10 @@ def novel(i: int) -> float:
     return found + min(max(2.5 * (1 - eta), 0.0), 0.5 * found) if found > 0 else found
 
 
+def replayed(i: int) -> float:
+    return standard(i) if math.isnan(STORED[i]) else STORED[i]
+
+
 def by_share(i: int) -> float:
     total = sum(SHARE[j] for j in mates(i))
     middle = sum(SHARE[j] * REWARD[j] for j in mates(i)) / total
@@ -145,7 +152,7 @@ def by_share(i: int) -> float:
 
 
 def anchored(i: int) -> float:
-    """Every rollout has one step, and all of its reward there."""
+    """Where a rollout has one step, and all of its reward there."""
     same = [REWARD[j] for j in mates(i, STATE)]
     if len(set(same)) == 1:
         return standard(i)
@@ -154,10 +161,6 @@ def anchored(i: int) -> float:
 
 def edges(i: int) -> float:
     return mean([standard(j) for j in mates(i, STATE)])
-
-
-def actions(i: int) -> float:
-    return trl(i) + plainly_centred(i)
 
 
 def two_players(i: int) -> float:
@@ -169,9 +172,9 @@ class Claims:
     """
     `rule` is the advantage in a mixed group; None where it is one of the batch.
 
-    `dead` and `all_dead`: a dead group, a dead batch, has no gradient. `shift` and `scale`: a reward that all get, the
-    unit of rewards, changes nothing. `whole`: at the old policy a reply's log-probability is one value; `surrogate`:
-    the gradient there is the policy gradient.
+    `dead` and `all_dead`: a dead group, a dead batch, has no gradient, in no step of it. `shift` and `scale`: a reward
+    that all get, the unit of rewards, changes nothing. `whole`: at the old policy a reply's log-probability is one
+    value; `surrogate`: the gradient there is the policy gradient.
     """
 
     rule: Rule | None = trl
@@ -214,12 +217,12 @@ CLAIMS = {
     # Rewards are multiplied, with the shape of the method, so an offset counts.
     "unlikely": Claims(standard, shift=False),
     "dagrpo": Claims(unlike, shift=False, scale=False),
-    "skywork_r1v2": Claims(standard),
+    "skywork_r1v2": Claims(replayed),
     "advantage_alignment": Claims(two_players, scale=False),
     "gigpo": Claims(anchored, scale=False),
     "salt": Claims(edges),
     "m_grpo": Claims(by_share),
-    "hrpo": Claims(actions, scale=False),
+    "hrpo": Claims(),
     "vade": Claims(),
     "xrpo": Claims(novel),
     "scaf_grpo": Claims(standard),

@@ -34,7 +34,7 @@ HOMES = {
     "xllamacpp": ("toolkit/local.py",),
     "urllib.request": ("toolkit/local.py", "learner/server.py"),
     "sqlalchemy": ("experience/store.py", "experience/database.py"),
-    "statsmodels": ("experience/effect.py",),
+    "statsmodels": ("experience/effect.py", "learner/compare_figures.py"),
     "pandas": ("experience/effect.py",),
     "gepa": ("experience/by_gepa.py",),
     "http": SERVER_AND_CLIENT,

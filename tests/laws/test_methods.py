@@ -10,14 +10,17 @@ import numpy as np
 import pytest
 import torch
 
+from learner import update as updating
 from learner.batch import Batch, Tokens, slices
-from learner.method import AXES, Method, columns, credited, describe, limited, override, values
+from learner.method import AXES, Method, columns, credited, describe, limited, override, parameters, values
 from learner.methods import METHODS
 from learner.statistics import STATISTICS, with_statistics
 from tests.laws.claims import (
+    ALONE,
     CHOICE,
     CLAIMS,
     COLUMNS,
+    COUNTS,
     DEAD,
     ENTROPY,
     GROUP,
@@ -25,16 +28,19 @@ from tests.laws.claims import (
     LONGEST,
     NEW,
     OLD,
+    OLDER,
     PROMPTS,
     REF,
     REWARD,
     SAMPLER,
     SHARE,
-    STEP_COLUMNS,
+    STATE,
+    STORED,
     N,
     mates,
     mean,
 )
+from toolkit.groups import credit
 from toolkit.groups.table import Table, reads
 
 every_method = pytest.mark.parametrize("name", METHODS)
@@ -44,18 +50,30 @@ def claiming(what: str) -> pytest.MarkDecorator:
     return pytest.mark.parametrize("name", [name for name, claims in CLAIMS.items() if getattr(claims, what)])
 
 
-def table(reward: Sequence[float] = REWARD, order: Sequence[int] = range(N)) -> Table:
-    """One step for each rollout."""
+ONE = (1,) * N
+
+
+def table(
+    reward: Sequence[float] = REWARD, order: Sequence[int] = range(N), counts: Sequence[int] = ONE
+) -> Table:
+    """With so many steps for each rollout; the task says nothing of the reward of a single one."""
 
     def sorted_by(values: Sequence) -> np.ndarray:
         return np.asarray(values)[list(order)]
 
     of_runs = {name: sorted_by(column) for name, column in COLUMNS.items()}
-    made = Table.of(sorted_by(GROUP), sorted_by(reward), range(N), **of_runs)
-    of_steps = {name: sorted_by(column).astype(object) for name, column in STEP_COLUMNS.items()}
-    return replace(
-        made, step_columns={**of_steps, "step_reward": made.reward, "partner_reward": np.ones(N) * 0.3}
-    )
+    steps = np.repeat(np.arange(N), sorted_by(counts))
+    made = Table.of(sorted_by(GROUP), sorted_by(reward), steps, **of_runs)
+    state, last = sorted_by(STATE).astype(object)[steps], np.append(steps[1:] != steps[:-1], True)
+    of_steps = {
+        "state": state,
+        "action": state + "!",
+        "observation": state + "?",
+        "step_reward": np.where(last, made.reward[steps], 0.0),
+        "action_reward": np.zeros(len(steps)),
+        "partner_reward": np.full(len(steps), 0.3),
+    }
+    return replace(made, step_columns=of_steps)
 
 
 def batch(
@@ -144,10 +162,19 @@ def test_on_policy_the_gradient_is_that_of_the_policy_gradient(name) -> None:
     assert torch.allclose(found, expected, rtol=1e-7 if CLAIMS[name].whole else 1e-12, atol=1e-15)
 
 
-def test_on_policy_ratios_are_exactly_1() -> None:
-    whole = batch(METHODS["grpo"])
-    x = tokens(whole, whole.column("old_logp"))
-    assert (x.ratio == 1).all() and not x.mean(x.log_ratio).any()
+@every_method
+def test_the_policy_that_learns_first_is_the_one_that_all_ratios_are_to(name) -> None:
+    """What a server that sampled says of its own is no part of a ratio, but for losses that declare it."""
+    method = METHODS[name]
+    whole = batch(method, policy=OLD)
+    fresh = replace(whole, columns={n: x for n, x in whole.columns.items() if n not in ("old_logp", "row")})
+    now = OLD[whole.column("row"), : whole.mask.shape[1]]
+    told = values(method, updating.tokens(whole, now))
+    assert not torch.allclose(whole.column("sampler_logp"), now)
+    assert torch.equal(values(method, updating.tokens(fresh, now)), told)
+    if "sampler_logp" not in method.needs:
+        far = fresh.with_columns(sampler_logp=fresh.column("sampler_logp") - 3)
+        assert torch.equal(values(method, updating.tokens(far, now)), told)
 
 
 # In float64 the sum of eight float32 is exact, that of eight times 0.1 is not.
@@ -160,23 +187,40 @@ def test_a_dead_group_has_exactly_no_gradient(name, equal) -> None:
     method = replace(METHODS[name], penalties=())
     reward = [*REWARD[: DEAD.start], *[equal] * 8, *REWARD[DEAD.stop :]]
     _, found = descended(method, batch(method, reward))
-    assert not found[DEAD].any() and not found[-1].any()  # nor has a group of one
-    assert found.any()
+    assert not found[DEAD].any() and not found[ALONE].any()  # nor has a group of one
+    assert found.any() and found[OLDER].any() == ("stored" in method.needs)
+
+
+@every_equal
+@claiming("dead")
+def test_no_step_of_a_dead_group_gets_credit(name, equal) -> None:
+    """Where a reward is worth the same sooner and later: with a discount, a shorter way to it is better."""
+    method = METHODS[name]
+    if "gamma" in parameters(method.credit):
+        method = override(method, "credit.gamma=1")
+    reward = [*REWARD[: DEAD.start], *[equal] * 8, *REWARD[DEAD.stop :]]
+    made = table(reward, counts=COUNTS)
+    credit = credited(method, made)[1]
+    assert not credit[(made.rollout >= DEAD.start) & (made.rollout < DEAD.stop)].any()
+    assert not credit[made.rollout == ALONE].any()
+    assert credit.any() and credit[made.rollout >= OLDER.start].any() == ("stored" in method.needs)
 
 
 @every_equal
 @claiming("all_dead")
 def test_a_dead_batch_has_exactly_no_gradient(name, equal) -> None:
+    """But for what earlier steps left."""
     method = replace(METHODS[name], penalties=())
-    if "length" in columns(method.shape):
+    if "longest" in columns(method.shape):
         method = override(method, "shape.factor=0")
     _, found = descended(method, batch(method, [equal] * N))
-    assert not found.any()
+    assert not found[: OLDER.start].any()
+    assert found[OLDER].any() == ("stored" in method.needs)
 
 
 @claiming("shift")
 def test_a_reward_that_all_of_a_group_get_changes_nothing(name) -> None:
-    shift = [7.0] * N if CLAIMS[name].rule is None else [[3.0, 0.0, -5.0, 2.0][group] for group in GROUP]
+    shift = [7.0] * N if CLAIMS[name].rule is None else [[3.0, 0.0, -5.0, 2.0, 1.0][group] for group in GROUP]
     moved = np.asarray(REWARD) + shift
     (_, a), (_, b) = (credited(METHODS[name], table(reward)) for reward in (REWARD, moved))
     assert np.allclose(a, b, rtol=1e-9, atol=1e-9)
@@ -237,17 +281,27 @@ def test_far_from_the_old_policy_all_stays_finite(name) -> None:
     assert value.isfinite() and found.isfinite().all()
 
 
-@claiming("rule")
-def test_advantages_are_those_of_a_naive_loop(name) -> None:
-    rule = CLAIMS[name].rule
+RULED = [name for name, claims in CLAIMS.items() if claims.rule]
+# Credit of single steps is compared with slow loops in tests/toolkit/groups/test_credit.py.
+OF_ROLLOUTS = [name for name in RULED if METHODS[name].credit in (credit.broadcast, credit.action_wise)]
+
+
+@pytest.mark.parametrize(
+    ("name", "counts"),
+    [*((name, ONE) for name in RULED), *((name, COUNTS) for name in OF_ROLLOUTS)],
+    ids=[*RULED, *(f"{name}, several steps" for name in OF_ROLLOUTS)],
+)
+def test_advantages_are_those_of_a_naive_loop(name, counts) -> None:
+    rule, method, made = CLAIMS[name].rule, METHODS[name], table(counts=counts)
     assert rule is not None
-    kept, found = credited(override(METHODS[name], "shape=raw"), table())
-    for i in range(N):
+    kept, found = credited(override(method, "shape=raw"), made)
+    for i, value in zip(made.rollout.tolist(), found, strict=True):
         dead = len({REWARD[j] for j in mates(i)}) == 1
-        if not dead:
-            assert found[i] == pytest.approx(rule(i), abs=1e-9)
+        older = "stored" in method.needs and not math.isnan(STORED[i])
+        if not dead or older:
+            assert value == pytest.approx(rule(i), abs=1e-9)
         elif CLAIMS[name].dead:
-            assert found[i] == 0
+            assert value == 0
         assert kept[i] or dead
 
 
@@ -278,8 +332,9 @@ def test_a_column_that_is_missing_is_named(name) -> None:
             credited(method, table().only(before - {column}))
     whole = batch(method)
     for column in weighed:
+        others = {name: x for name, x in whole.columns.items() if name != column}
         with pytest.raises(ValueError, match=f"no column '{column}'"):
-            method.weigh(replace(whole, columns={}))
+            method.weigh(replace(whole, columns=others))
     for column in after - {"group"}:
         with pytest.raises(ValueError, match=f"no column '{column}'"):
             values(method, tokens(whole, whole.column("old_logp")).only(after - {column}))
@@ -351,7 +406,7 @@ def test_a_statistic_is_that_of_all_tokens_of_a_step_by_weight() -> None:
     moved = (OLD - NEW)[whole.column("row"), : whole.mask.shape[1]]
     by_group = [
         mean([float(moved[i][whole.mask[i]].mean()) if LENGTH[i] else 0.0 for i in mates(first)])
-        for first in (0, 4, 12, 15)
+        for first in (0, 4, 12, 15, 16)
     ]
     total = float(wide.weigh(whole).sum())  # one reply has no tokens
-    assert float(whole.column("mean_kl")[0]) == pytest.approx(sum(by_group) / 4 / total, abs=1e-7)
+    assert float(whole.column("mean_kl")[0]) == pytest.approx(sum(by_group) / 5 / total, abs=1e-7)

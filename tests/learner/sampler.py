@@ -6,6 +6,8 @@ from pathlib import Path
 from typing import Any
 
 from aiohttp import web
+from peft import set_peft_model_state_dict
+from safetensors.torch import load_file
 
 from learner.policy import Policy
 from learner.sample import Ask, sample
@@ -97,12 +99,19 @@ class Sampler:
                 future.set_result(drawn)
         return await mine
 
+    def _take(self, path: Path) -> None:
+        (found,) = map(load_file, path.glob("*.safetensors"))
+        if self.policy.lora:
+            set_peft_model_state_dict(self.policy.model, found)
+        else:
+            self.policy.model.load_state_dict(found, strict=False)  # tied weights are written once
+
     async def _load_lora_adapter(self, request: web.Request) -> web.Response:
         body = await request.json()
         if not (Path(body["lora_path"]) / "adapter_model.safetensors").exists():
             return web.Response(status=404, text="No adapter found")
         self.loaded.append(body["lora_name"])
-        self.policy.load_weights(Path(body["lora_path"]))
+        self._take(Path(body["lora_path"]))
         return web.Response(text="Success: LoRA adapter added")
 
     async def _unload_lora_adapter(self, request: web.Request) -> web.Response:
@@ -114,5 +123,5 @@ class Sampler:
         if "refuse" in str(path):
             return web.json_response({"success": False, "message": "no memory"}, status=400)
         self.loaded.append(path.name)
-        self.policy.load_weights(path)
+        self._take(path)
         return web.json_response({"success": True, "message": "Succeeded to update model weights."})

@@ -1,34 +1,47 @@
-"""Every row of the table trains a tiny model in the real loop, and a run that is taken up ends the same."""
+"""Every row of the table trains a tiny model in the real loop, and what its plan adds is there and survives a stop."""
 
 import json
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
+from safetensors.torch import load_file
 
 from learner.api import train
 from learner.methods import METHODS
+from learner.state import StepRecord
 from tests.learner import tiny
 from tests.learner.shares import SETTINGS
 from toolkit import Task
-from toolkit.types import Note
+from toolkit.groups.plan_hints import HEAD
+from toolkit.types import Note, Rollout, Score
 
 ANSWERS = ("ABBA", "zebra", "OKAY", "?!")
+HINTS = {tier: [f"{tier} {n}" for n in range(2)] for tier in ("knowledge", "planning", "solution")}
 
 
-def right(completion: str, target: str = "", **_: Any) -> float:
-    """1 for an early first letter: about every third reply of a random model, and the given answer."""
-    return float(completion[:1] < "P" and completion[:1].isprintable() and bool(completion))
+def asked(run: Rollout) -> str:
+    return run.steps[0].seen[-1].content
+
+
+def right(answer: str, rollout: Rollout) -> Score:
+    """1 for an early first letter, about every third reply of a random model; hard rows need a hint or an example."""
+    early = bool(answer) and answer[0].isprintable() and answer[0] < "P"
+    lost = "hard" in asked(rollout) and not (HEAD in asked(rollout) or "Question: " in asked(rollout))
+    won = float(early and not lost)
+    return Score(won, {"step_reward 0": won, "partner_reward 0": 1 - won})
 
 
 def task() -> Task:
     def rows(name: str, count: int) -> list[dict[str, Any]]:
+        more = {"target": "ABBA", "candidates": list(ANSWERS), "hints": HINTS}
         return [
-            {"id": f"{name}{i}", "text": f"{name} {i}", "target": "ABBA", "candidates": list(ANSWERS)}
+            {"id": f"{name}{i}", "text": f"{name} {i} {'hard' if i % 3 == 2 else 'easy'}", **more}
             for i in range(count)
         ]
 
-    split = {"train": rows("a", 6), "validation": rows("b", 2), "test": rows("c", 2)}
+    split = {"train": rows("a", 6), "validation": rows("b", 2), "test": rows("c", 1)}
     return Task.from_rows(split, prompt="{text}", reward=right)
 
 
@@ -48,13 +61,70 @@ def test_it_trains(name: str, model: str, tmp_path: Path) -> None:
     assert all(record.updated is None or record.updated.loss == record.updated.loss for record in records)
 
 
+# ---- what plans add, and a run that is stopped in the middle of it -------------------------------------------------
+
+
+class Stopped(Exception):
+    pass
+
+
+def runs(record: StepRecord) -> list[Rollout]:
+    return [run for group in record.groups for run in group.members]
+
+
+def hinted(record: StepRecord) -> bool:
+    return any(HEAD in asked(run) for run in runs(record))
+
+
+def shown(record: StepRecord) -> bool:
+    return any("Question: " in asked(run) for run in runs(record))
+
+
+def old(record: StepRecord) -> bool:
+    return any(run.version != f"w{record.number - 1}" for run in runs(record))
+
+
+def dead(record: StepRecord) -> bool:
+    """Where there is something to replay, it is learned from in place of these."""
+    return any(not group.mixed for group in record.groups) and record.updated is not None
+
+
 @pytest.mark.parametrize(
-    ("name", "key"), [("skywork_r1v2", "buffer"), ("deepvideo_r1", "recent"), ("scaf_grpo", "records")]
+    ("name", "key", "adds", "changes"),
+    [
+        ("scaf_grpo", "rescued", hinted, {"overrides": "plan.exempt=0"}),
+        ("deepvideo_r1", "recent", hinted, {}),
+        ("xrpo", "worked", shown, {}),
+        ("confucius3_math", "leftover", old, {"group_size": 6, "seed": 5}),
+        ("skywork_r1v2", "buffer", dead, {}),
+    ],
 )
-def test_what_a_method_recalls_is_in_the_checkpoint(name: str, key: str, model: str, tmp_path: Path) -> None:
-    settings = {**SETTINGS, "steps": 4, "method": name, "samples": 1, "group_size": 3, "batch_size": 2}
-    train(task(), model=model, run=tmp_path / "r", **settings)
-    state = json.loads((tmp_path / "r" / "checkpoints" / "000004" / "state.json").read_text())
-    assert state["memory"][key]
-    again = train(task(), model=model, run=tmp_path / "r", **{**settings, "steps": 4})
-    assert again.path == tmp_path / "r"
+def test_a_run_that_is_stopped_goes_on_with_what_its_method_recalls(
+    name: str,
+    key: str,
+    adds: Callable[[StepRecord], bool],
+    changes: dict[str, Any],
+    model: str,
+    tmp_path: Path,
+) -> None:
+    """Stopped in the first step that leaves something, it ends with the weights and the memory of one that was not."""
+    notes: list[Note] = []
+    settings = {**SETTINGS, "steps": 5, "save_every": 1, "batch_size": 2, "lr": 0.005, "samples": 1}
+    settings |= {"method": name, "monitor": False, **changes}
+    train(task(), model=model, run=tmp_path / "whole", watch=notes.append, **settings)
+    assert any(adds(note.data) for note in notes if note.topic == "step")
+
+    def state(run: str) -> dict[str, Any]:
+        text = max((tmp_path / run / "checkpoints").glob("*/state.json")).read_text()
+        return json.loads(text, object_hook=lambda found: {k: v for k, v in found.items() if k != "latency"})
+
+    def stop(note: Note) -> None:
+        if note.topic == "step" and (recalled := state("cut"))["memory"][key] and recalled["number"] < 5:
+            raise Stopped
+
+    with pytest.raises(Stopped):
+        train(task(), model=model, run=tmp_path / "cut", watch=stop, **settings)
+    train(task(), model=model, run=tmp_path / "cut", **settings)
+    whole, cut = (load_file(tmp_path / run / "weights" / "model.safetensors") for run in ("whole", "cut"))
+    assert all(weight.equal(cut[name]) for name, weight in whole.items())
+    assert state("whole")["memory"] == state("cut")["memory"]

@@ -8,7 +8,6 @@ import torch
 
 from learner import gather
 from learner.given import giving, written
-from learner.method import credited
 from learner.methods import find
 from learner.policy import Policy
 from learner.update import How, logps, update
@@ -58,7 +57,7 @@ def test_an_answer_is_its_tokens_and_the_one_that_ends_it(policy: Policy) -> Non
 def test_a_reference_is_learned_from_where_all_failed(policy: Policy, name: str) -> None:
     method = find(name)
     groups = play(method.plan(asked(policy)), nobody)
-    made = gather.batch(gather.members(groups), method)
+    made = gather.batch(gather.judged(gather.members(groups), method))
     assert made is not None and len(made) == 4
     reference = made.rows([3])
 
@@ -78,9 +77,9 @@ def test_listed_answers_are_graded_and_compared(policy: Policy) -> None:
     groups = play(method.plan(asked(policy)), nobody)
     found = gather.members(groups)
     assert [member.reward for member in found] == [1, 0, 0]
-    _, credit = credited(method, gather.table(found, method))
-    assert credit == pytest.approx([2**0.5, -(0.5**0.5), -(0.5**0.5)], abs=1e-4)
-    made = gather.batch(found, method)
+    known = gather.judged(found, method)
+    assert known.credit == pytest.approx([2**0.5, -(0.5**0.5), -(0.5**0.5)], abs=1e-4)
+    made = gather.batch(known)
     assert made is not None
     done = update(
         policy, torch.optim.SGD(policy.parameters(), lr=0.05), method, made, How(), torch.Generator()

@@ -105,7 +105,7 @@ def test_the_parts_of_an_axis_are_called_as_its_default_is(axis) -> None:
 
 def test_what_a_method_needs_is_what_its_parts_declare() -> None:
     assert METHODS["dr_grpo"].needs == frozenset()
-    assert GRPO.needs == {"ref_logp"} and DAPO.needs == {"length"}
+    assert GRPO.needs == {"ref_logp"} and DAPO.needs == {"longest"}
     assert override(DAPO, "penalties=entropy", "shape=less_kl").needs == {"entropy", "kl"}
 
 
@@ -115,6 +115,26 @@ def test_the_limit_of_replies_reaches_every_part_that_has_one() -> None:
     assert describe(limited(GRPO, 64)) == describe(GRPO)
 
 
+def test_a_limit_of_whole_rollouts_is_that_of_all_their_replies() -> None:
+    assert parameters(limited(METHODS["drpo"], 64, 5).advantage)["limit"] == 320
+    assert parameters(limited(DAPO, 64, 5).shape)["limit"] == 64
+
+
+@pytest.mark.parametrize(
+    ("name", "settings", "sentence"),
+    [
+        ("ngrpo", ["advantage.best=10"], "plan.best=1, keep.best=1, advantage.best=10: all of these"),
+        ("ngrpo", ["plan.best=9", "keep.best=9"], "plan.best=9, keep.best=9, advantage.best=1: all of these"),
+        ("dagrpo", ["advantage.full=2"], "plan.full=1, advantage.full=2: all of these"),
+    ],
+)
+def test_parts_that_are_told_two_best_rewards_are_a_sentence(name, settings, sentence) -> None:
+    with pytest.raises(ConfigError) as error:
+        override(METHODS[name], *settings)
+    assert sentence in str(error.value)
+    assert override(METHODS["ngrpo"], *(f"{axis}.best=10" for axis in ("plan", "keep", "advantage")))
+
+
 def test_groups_are_kept_by_their_own_rewards_and_compared_by_shaped_ones() -> None:
     method = Method(
         paper="",
@@ -122,7 +142,7 @@ def test_groups_are_kept_by_their_own_rewards_and_compared_by_shaped_ones() -> N
         shape=partial(shape.overlong, limit=10, buffer=0.5),
         advantage=advantage.centred,
     )
-    table = Table.of([0, 0, 1, 1], [1, 1, 1, 0], [0, 1, 2, 2, 3], length=[0, 10, 10, 0])
+    table = Table.of([0, 0, 1, 1], [1, 1, 1, 0], [0, 1, 2, 2, 3], longest=[0, 10, 10, 0])
     kept, found = credited(method, table)
     assert kept.tolist() == [False, False, True, True]  # the first group differs only after shaping
     assert found.tolist() == [0, 0, 0, 0, 0]
@@ -132,7 +152,7 @@ def test_groups_are_kept_by_their_own_rewards_and_compared_by_shaped_ones() -> N
 def test_steps_of_what_is_kept_keep_their_columns() -> None:
     method = Method(paper="", keep=lambda table: table.reward > 0, credit=credit.action_wise)
     table = Table(
-        np.array([0, 0]), np.array([0.0, 1.0]), np.array([1, 1]), {}, {"step_reward": np.array([1.0, 3.0])}
+        np.array([0, 0]), np.array([0.0, 1.0]), np.array([1, 1]), {}, {"action_reward": np.array([1.0, 3.0])}
     )
     kept, found = credited(method, table)
     assert kept.tolist() == [False, True] and found.tolist() == [-1, 1]

@@ -11,8 +11,8 @@ from learner import precision
 from learner.forward import logps
 from learner.policy import Lora, Policy
 from tests.learner import exact, tiny
-from toolkit.errors import ArtifactError, ConfigError, DiskFull, UnknownModel
-from toolkit.types import Message, Tool
+from toolkit.errors import ConfigError, DiskFull, UnknownModel
+from toolkit.types import Message
 
 ASKED = (Message("system", "Be brief."), Message("user", "hi"))
 
@@ -46,27 +46,15 @@ def test_a_directory_is_a_model(folder: Path) -> None:
 
 
 @pytest.mark.parametrize("dtype", ("float32", "bfloat16"))
-@pytest.mark.parametrize("lora", (None, Lora(rank=2)))
-def test_weights_come_back_as_they_were_saved(
-    folder: Path, tmp_path: Path, dtype: str, lora: Lora | None
-) -> None:
-    first = moved(Policy.load(str(folder), dtype=dtype, lora=lora))
-    fresh = Policy.load(str(folder), dtype=dtype, lora=lora)
-    assert not torch.equal(values(first), values(fresh))
+def test_weights_come_back_as_they_were_saved(folder: Path, tmp_path: Path, dtype: str) -> None:
+    first = moved(Policy.load(str(folder), dtype=dtype))
     first.save(tmp_path / "saved")
-    assert any((tmp_path / "saved").glob("*.safetensors"))
-    fresh.load_weights(tmp_path / "saved")
-    assert torch.equal(values(first), values(fresh))
-    for a, b in zip(first.parameters(), fresh.parameters(), strict=True):
+    again = Policy.load(str(tmp_path / "saved"), dtype=dtype)
+    assert not torch.equal(values(first), values(Policy.load(str(folder), dtype=dtype)))
+    assert torch.equal(values(first), values(again))
+    for a, b in zip(first.parameters(), again.parameters(), strict=True):
         assert a.dtype == torch.float32
         assert torch.equal(a, b)
-
-
-def test_saved_weights_are_a_model_of_their_own(folder: Path, tmp_path: Path) -> None:
-    first = moved(Policy.load(str(folder), dtype="float32"))
-    first.save(tmp_path / "saved")
-    again = Policy.load(str(tmp_path / "saved"), dtype="float32")
-    assert torch.equal(values(first), values(again))
     assert again.encode(ASKED) == first.encode(ASKED)
 
 
@@ -81,14 +69,6 @@ def test_peft_reads_a_saved_adapter(folder: Path, tmp_path: Path) -> None:
     ids = torch.arange(10)[None]
     with torch.no_grad():
         assert torch.allclose(model(input_ids=ids).logits, first.model(input_ids=ids).logits, atol=1e-6)
-
-
-def test_weights_of_another_model_are_refused(folder: Path, tmp_path: Path) -> None:
-    policy = Policy.load(str(folder), dtype="float32")
-    with pytest.raises(ArtifactError, match="of another model"):
-        policy.load_weights(tiny.saved(tmp_path / "other", hidden_size=64))
-    with pytest.raises(ArtifactError, match="no weights"):
-        policy.load_weights(tmp_path / "nowhere")
 
 
 @pytest.mark.parametrize("lora", (None, Lora(rank=2)))
@@ -140,13 +120,6 @@ def test_a_template_that_refuses_is_a_sentence() -> None:
     policy.tokenizer.chat_template = "{{ raise_exception('no system role') }}"
     with pytest.raises(ConfigError, match="refuses these messages: no system role"):
         policy.encode(ASKED)
-
-
-def test_tools_reach_the_template() -> None:
-    policy = exact.policy()
-    policy.tokenizer.chat_template = "{% for t in tools %}{{ t['function']['name'] }}{% endfor %}"
-    tool = Tool("look", "Looks.", {"type": "object", "properties": {}})
-    assert policy.decode(policy.encode(ASKED, (tool,))) == "look"
 
 
 def test_what_the_template_closes_a_reply_with_is_a_stop() -> None:

@@ -19,7 +19,8 @@ PARTS = [
 
 def batch(*lengths: int, group=None, **columns) -> Batch:
     n = len(lengths)
-    usual = {"share": [1.0] * n, "reward": [0.5] * n, "choice": list(map(float, range(n)))}
+    numbers = list(map(float, range(n)))
+    usual = {"share": [1.0] * n, "reward": [0.5] * n, "rollout": numbers, "choice": numbers}
     replies = [range(length) for length in lengths]
     return Batch.of([(1,)] * n, replies, group or [0] * n, [1.0] * n, **{**usual, **columns})
 
@@ -70,6 +71,17 @@ def test_the_curriculum_weighs_each_group_by_its_own_answers() -> None:
     group, reward, choice = [5, 5, 2, 2, 2], [1.0, 0.0, 1.0, 1.0, 1.0], [1.0, 2.0, 1.0, 2.0, 3.0]
     weights = weigh.curriculum(batch(1, 1, 1, 1, 1, group=group, reward=reward, choice=choice))
     assert weights[:, 0].tolist() == pytest.approx([0.2, 0.2, 0, 0, 0])
+
+
+def test_a_rollout_of_many_steps_counts_once_in_its_group() -> None:
+    """One success in four steps and one failure in two: d is 1/2, and the answers differ as two can."""
+    steps = {
+        "rollout": [0.0] * 4 + [1.0] * 2,
+        "reward": [1.0] * 4 + [0.0] * 2,
+        "choice": [7.0] * 4 + [8.0] * 2,
+    }
+    weights = weigh.curriculum(batch(*[1] * 6, **steps))
+    assert weights[:, 0].tolist() == pytest.approx([1 / 6] * 6)
 
 
 def test_more_answers_than_options_are_no_more_than_full_variety() -> None:

@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 
 from toolkit.statistics import (
     Interval,
+    crossed,
     interval,
     paired_difference,
     pass_at_k,
@@ -180,3 +181,30 @@ def test_the_smallest_gain_shows_in_about_four_of_five_runs(samples, chances):
         before, after = (rng.random((60, samples)) < p for p in chances(smallest_gain(60, samples), rng))
         shown.append(sign_flip_p((after * 1.0 - before).mean(axis=1), resamples=500) < 0.05)
     assert 0.74 <= np.mean(shown) <= 0.92
+
+
+@pytest.mark.parametrize(
+    ("seeds", "spreads"), [(3, (0.2, 0.3, 1.0)), (5, (0.3, 0.1, 0.3)), (3, (0.0, 1.0, 0.2))]
+)
+def test_an_interval_over_seeds_and_examples_covers_as_often_as_it_says(seeds, spreads):
+    rng = np.random.default_rng(1)
+    covered, wrong = 0, 0
+    for _ in range(500):
+        shapes = ((seeds, 1), (1, 30), (seeds, 30))
+        found = crossed(sum(s * rng.normal(size=shape) for s, shape in zip(spreads, shapes, strict=True)))
+        covered += found.low <= 0 <= found.high
+        assert found.p is not None
+        wrong += found.p < 0.05
+    assert 0.92 <= covered / 500 <= 0.995
+    assert wrong == 500 - covered
+
+
+def test_one_seed_or_one_example_or_equal_values_are_compared_over_examples_alone():
+    values = np.random.default_rng(2).random((1, 20))
+    assert crossed(values) == paired_difference(np.zeros((20, 1)), values.T)
+    alone = crossed([[0.3], [0.5], [0.4]])
+    assert (alone.low, alone.high, alone.p) == (-math.inf, math.inf, 1.0)
+    equal = crossed([[0.25] * 3] * 2)
+    assert (equal.low, equal.high, equal.p) == (0.25, 0.25, 0.25)
+    with pytest.raises(ValueError, match="no values"):
+        crossed([])

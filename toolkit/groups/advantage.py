@@ -122,7 +122,8 @@ def calibrated(
     if len(table) and table.reward.max() > best:
         raise RewardError(
             f"A reward of {table.reward.max():g} is above the best one of {best:g}, which this method adds to every "
-            f"group: say what the best is with advantage.best={table.reward.max():g}, or shape the reward."
+            "group: say what the best one is with plan.best, keep.best and advantage.best, the same for all three, or "
+            "shape the reward."
         )
     group, counts = table.group, np.bincount(table.group, minlength=table.groups)
     size = counts + virtual
@@ -139,8 +140,9 @@ def decoupled(table: Table, *, limit: int = 8192, lam: float = 0.1) -> NDArray[n
     """
     (N,) for each right answer exp(- length / (lam limit)), over the sum of all right ones; for each wrong one - 1 / n.
 
-    n wrong ones in the group: length never touches them. Right is a reward of exactly 1, wrong of 0; others, replies
-    without tokens, and groups where one kind is missing get 0, as in the code. lam = inf weighs right ones evenly.
+    n wrong ones in the group: length never touches them. Length and `limit` are those of whole rollouts. Right is a
+    reward of exactly 1, wrong of 0; others, replies without tokens, and groups where one kind is missing get 0, as in
+    the code. lam = inf weighs right ones evenly.
     """
     length, group = table.column("length"), table.group
     right, wrong = ((table.reward == kind) & (length > 0) for kind in (1.0, 0.0))

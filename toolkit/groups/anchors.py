@@ -11,7 +11,6 @@ M steps; each is given by the number of its group and by its state, and gets the
 from collections import defaultdict
 from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
 from difflib import SequenceMatcher
-from itertools import combinations
 from typing import Any
 
 import numpy as np
@@ -45,15 +44,6 @@ def similar(group: Numbers, states: Sequence[Any], threshold: float) -> Numbers:
 def greedy(group: Numbers, states: Sequence[Any], threshold: float) -> Numbers:
     """(M,) as `similar`, but a state joins the first cluster whose first member is like it: the order decides."""
     return _clustered(group, states, threshold, _joined)
-
-
-def alike(one: str, other: str, threshold: float) -> bool:
-    """Whether 2 M / (length of both) is at least `threshold`, M the characters in common blocks (difflib)."""
-    match = SequenceMatcher(
-        None, *sorted((one, other)), autojunk=False
-    )  # of two orders it can give two numbers
-    bounds = match.real_quick_ratio, match.quick_ratio, match.ratio
-    return all(bound() >= threshold for bound in bounds)
 
 
 def comparable(state: Any) -> Hashable:
@@ -100,20 +90,70 @@ def _clustered(
 
 def _linked(texts: list[str], threshold: float) -> dict[str, int]:
     """Connected components."""
-    cluster = {text: number for number, text in enumerate(texts)}
-    for one, other in combinations(texts, 2):
-        if cluster[one] != cluster[other] and alike(one, other, threshold):
-            old, new = cluster[one], cluster[other]
-            cluster = {text: new if number == old else number for text, number in cluster.items()}
-    return cluster
+    known, cluster = _Texts(texts, threshold), np.arange(len(texts))
+    for one in range(len(texts)):
+        for other in known.near(one, np.arange(one)):
+            if cluster[one] != cluster[other] and known.alike(one, other):
+                cluster[cluster == cluster[one]] = cluster[other]
+    return dict(zip(texts, cluster.tolist(), strict=True))
 
 
 def _joined(texts: list[str], threshold: float) -> dict[str, int]:
-    first: list[str] = []
+    known, heads = _Texts(texts, threshold), []
     cluster: dict[str, int] = {}
-    for text in texts:
-        number = next((n for n, head in enumerate(first) if alike(head, text, threshold)), len(first))
-        if number == len(first):
-            first.append(text)
-        cluster[text] = number
+    for number, text in enumerate(texts):
+        near = known.near(number, np.array(heads, np.int64))
+        cluster[text] = int(next((head for head in near if known.alike(head, number)), number))
+        if cluster[text] == number:
+            heads.append(number)
     return cluster
+
+
+class _Texts:
+    """
+    Texts by number, two of which are alike if 2 M / (length of both) is at least the threshold.
+
+    M is the characters in common blocks (difflib), which is slow. It is at most the characters that both have in
+    whatever order, and at most the longest common subsequence: most pairs need no more than the one or the other.
+    """
+
+    def __init__(self, texts: Sequence[str], threshold: float):
+        self.texts, self.threshold = texts, threshold
+        letters = {letter: n for n, letter in enumerate(sorted(set().union(*texts)))}
+        self.counts = np.zeros((len(texts), len(letters)), np.int32)
+        for row, text in zip(self.counts, texts, strict=True):
+            np.add.at(row, [letters[letter] for letter in text], 1)
+        self.lengths = self.counts.sum(1)
+        self.places = [_places(text) for text in texts]
+
+    def near(self, one: int, others: Numbers) -> Numbers:
+        """Those of `others` that have enough characters in common with `one`."""
+        common = np.minimum(self.counts[one], self.counts[others]).sum(1)
+        total = self.lengths[one] + self.lengths[others]
+        return others[np.where(total > 0, 2.0 * common / np.maximum(total, 1), 1.0) >= self.threshold]
+
+    def alike(self, one: int, other: int) -> bool:
+        """Whether they are; the order of the two changes nothing, with which difflib can give two numbers."""
+        total = len(self.texts[one]) + len(self.texts[other])
+        longest = _subsequence(self.places[one], len(self.texts[one]), self.texts[other])
+        if total and 2.0 * longest / total < self.threshold:
+            return False
+        pair = sorted((self.texts[one], self.texts[other]))
+        return SequenceMatcher(None, *pair, autojunk=False).ratio() >= self.threshold
+
+
+def _places(text: str) -> dict[str, int]:
+    """Of each character, a number whose bits are the places where it stands."""
+    found: dict[str, int] = {}
+    for place, letter in enumerate(text):
+        found[letter] = found.get(letter, 0) | 1 << place
+    return found
+
+
+def _subsequence(places: Mapping[str, int], length: int, other: str) -> int:
+    """The length of the longest common subsequence of two texts, all places at once (Hyyro, 2004)."""
+    whole = free = (1 << length) - 1
+    for letter in other:
+        taken = free & places.get(letter, 0)
+        free = ((free + taken) | (free - taken)) & whole
+    return length - free.bit_count()

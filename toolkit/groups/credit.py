@@ -7,8 +7,9 @@ Axis 6, credit: what each step of a rollout gets of its advantage. Table, (N,) -
     merged         the mean of the rollouts that took the same step                 SALT (arXiv 2510.20022)
     aligned        a step's own, and what it does for a partner's                   advantage alignment (2511.19405)
 
-Steps of a rollout stand in order. What they read, (M,): `step_reward`; `state`, what an environment showed before the
-step; `action`; `observation`, what it showed after it, None where nobody knows. The last three may be anything.
+Steps of a rollout stand in order. What they read, (M,): `step_reward`, which sums to the rollout's reward, and
+`action_reward`, what is a step's own, 0 where nobody said; `state`, what an environment showed before the step;
+`action`; `observation`, what it showed after it, None where nobody knows. The last three may be anything.
 """
 
 import numpy as np
@@ -25,14 +26,15 @@ def broadcast(table: Table, advantage: Array) -> Array:
     return advantage[table.rollout]
 
 
-@reads("step_reward")
+@reads("action_reward")
 def action_wise(table: Table, advantage: Array, *, beta: float = 1.0) -> Array:
     """
-    (M,) advantage + beta * (step reward - mean step reward of the group).
+    (M,) advantage + beta * (the step's own reward - the mean of those of the group's steps).
 
-    Reads the column `step_reward` (M,). The paper names the two levels; how they are joined is our reading.
+    The paper names the two levels; how they are joined is our reading. Where a task rewards no single step the second
+    term is 0: the reward of a whole rollout is none of a step's own.
     """
-    return broadcast(table, advantage) + beta * _above(table.step_group, table.column("step_reward"))
+    return broadcast(table, advantage) + beta * _above(table.step_group, table.column("action_reward"))
 
 
 @reads("state", "step_reward")
@@ -66,15 +68,16 @@ def at_anchors(
 
 
 @reads("state", "action", "observation")
-def merged(table: Table, advantage: Array, *, history: int = 3) -> Array:
+def merged(table: Table, advantage: Array, *, history: int = 3, threshold: float | None = None) -> Array:
     """
     (M,) the mean advantage of all steps of the group that did the same from the same state and saw the same after it.
 
     The state is the last `history` pairs of action and observation, at first what was shown at the start. A rollout
-    that took a step twice counts twice. A step after which nobody knows what was seen is like no other.
+    that took a step twice counts twice. A step after which nobody knows what was seen is like no other. Texts are the
+    same where they are equal or, with a `threshold`, linked by that likeness (`toolkit.groups.anchors.similar`).
     """
     own = broadcast(table, advantage)
-    edge = _edges(table, history)
+    edge = _edges(table, history, threshold)
     return own - _above(edge, own)
 
 
@@ -141,13 +144,18 @@ def places(rollout: NDArray[np.int64]) -> NDArray[np.int64]:
     return found
 
 
-def _edges(table: Table, history: int) -> NDArray[np.int64]:
+def _edges(table: Table, history: int, threshold: float | None) -> NDArray[np.int64]:
     """(M,) numbers of steps that are the same."""
     seen, count = table.column("observation"), len(table.rollout)
-    columns = [
-        anchors.exact(table.step_group, table.column(name)).tolist()
-        for name in ("state", "action", "observation")
-    ]
+
+    def numbers(name: str) -> list[int]:
+        group, values = table.step_group, table.column(name)
+        if threshold is None:
+            return anchors.exact(group, values).tolist()
+        known = ["" if value is None else value for value in values]
+        return anchors.similar(group, known, threshold).tolist()
+
+    columns = map(numbers, ("state", "action", "observation"))
     past: dict[int, tuple[int, ...]] = {}
     keys: list[tuple] = []
     for number, (run, state, action, after) in enumerate(zip(table.rollout.tolist(), *columns, strict=True)):

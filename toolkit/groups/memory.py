@@ -81,14 +81,16 @@ class Memory:
     A round is as many steps as it takes to see as many examples as there are: an epoch, where examples are
     drawn without replacement. The loop says when one ends (`next_round`).
 
-    What only plans that declare it (`recalls`) keep: `recent` are mean rewards of the latest groups; `worked` the
-    latest solution of each example; `leftover` groups that a step sampled and did not use; `buffer` rollouts that
-    had an advantage, which their score keeps as the part "stored".
+    What only plans that declare it (`recalls`) keep: `recent` are mean rewards of the latest groups; `rescued`, of
+    each step that had such rows, the share of those that failed altogether when last seen, and did not now; `worked`
+    the latest solution of each example; `leftover` groups that a step sampled and did not use; `buffer` rollouts that
+    had an advantage, which is their mark "stored" (`toolkit.groups.plan.marked`).
     """
 
     records: Mapping[str, Record] = field(default_factory=dict)
     round: Count = 0
     recent: tuple[float, ...] = ()
+    rescued: tuple[float, ...] = ()
     worked: Mapping[str, Worked] = field(default_factory=dict)
     leftover: tuple[Group, ...] = ()
     buffer: tuple[Rollout, ...] = ()
@@ -108,7 +110,8 @@ class Memory:
 
         With r full rewards among G valid ones: alpha <- lam1 alpha + r, beta <- lam1 beta + G - r for the
         examples of the step, and lam2 times both for all others. Groups of one example are one visit; one
-        without a valid reward is none. lam1 and lam2 are read off the paper's framework figure.
+        without a valid reward is none. lam1 and lam2 are read off the paper's framework figure, and parameters of
+        `toolkit.groups.select.vade`.
         """
         rewards: dict[str, list[float]] = defaultdict(list)
         for group in groups:
@@ -130,6 +133,7 @@ class Memory:
             "round": self.round,
             "records": {id: asdict(record) for id, record in sorted(self.records.items())},
             "recent": list(self.recent),
+            "rescued": list(self.rescued),
             "worked": {id: asdict(each) for id, each in sorted(self.worked.items())},
             "leftover": [asdict(each) for each in self.leftover],
             "buffer": [asdict(each) for each in self.buffer],
@@ -144,13 +148,14 @@ class Memory:
             first = error.errors(include_url=False)[0]
             where = ".".join(map(str, first["loc"]))
             raise ArtifactError(f"This memory of a run can't be read ({where}: {first['msg']}).") from error
-        return cls(saved.records, saved.round, saved.recent, saved.worked, saved.leftover, saved.buffer)
+        return cls(**dict(saved))
 
 
 class _Saved(BaseModel, extra="forbid"):
     round: Count
     records: dict[str, Record]
     recent: tuple[float, ...] = ()
+    rescued: tuple[float, ...] = ()
     worked: dict[str, Worked] = {}
     leftover: tuple[Group, ...] = ()
     buffer: tuple[Rollout, ...] = ()

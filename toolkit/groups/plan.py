@@ -25,15 +25,18 @@ from functools import cache
 from itertools import islice
 
 import numpy as np
+from numpy.typing import NDArray
 
 from toolkit.errors import TaskError
 from toolkit.groups.memory import Memory
-from toolkit.types import Example, Group, Plan, Rollout, Score, T
+from toolkit.types import MARK, Example, Group, Plan, Rollout, Score, T
 
 Draw = Callable[[Example, int, int], Plan[tuple[Rollout, ...]]]
 """`draw(example, start, count)`: rollouts of an example with the sample indices start ... start + count - 1."""
 Give = Callable[[Example, str], Plan[Rollout]]
 """`give(example, answer)`: a graded rollout that says this, in tokens, without log-probabilities (NaN)."""
+Embed = Callable[[Sequence[str]], Plan[NDArray[np.floating]]]
+"""`embed(texts)`: a vector of length 1 for each, (texts, D); such as are alike in meaning point the same way."""
 GIVEN = "given"
 """`Rollout.version` of what nobody drew."""
 
@@ -50,6 +53,7 @@ class Asked:
 
     `size` is rollouts of each. `draw` and `give` are those of this module; rewards are graded as they are drawn.
     `memory` is what earlier steps taught, `done` the share of the run's steps that are over, `rng` the step's own.
+    `embed` makes vectors of texts, where a model for them was named.
     """
 
     queue: tuple[Example, ...]
@@ -60,6 +64,7 @@ class Asked:
     memory: Memory = field(default_factory=Memory)
     done: float = 1.0
     rng: np.random.Generator = field(default_factory=lambda: np.random.default_rng(0))
+    embed: Embed | None = None
 
     def group(self, example: Example) -> Plan[Group]:
         """All rollouts of one row."""
@@ -136,10 +141,16 @@ def delegated(asked: Asked, *, depth: int | None = None) -> Plan[list[Group]]:
     return [each for group in groups for each in (group, *_delegated(group, depth, asked.rng))]
 
 
-def marked(run: Rollout, **parts: float) -> Rollout:
-    """The rollout, with more parts of its score, which columns are made of."""
+def marked(run: Rollout, **marks: float) -> Rollout:
+    """The rollout, with marks that columns are made of: parts of its score that no reward can name."""
     score = run.score or Score(0.0, valid=False)
-    return replace(run, score=replace(score, parts={**score.parts, **parts}))
+    named = {MARK + name: value for name, value in marks.items()}
+    return replace(run, score=replace(score, parts={**score.parts, **named}))
+
+
+def mark(run: Rollout, name: str) -> float | None:
+    """What `marked` wrote; None where it wrote nothing."""
+    return run.score.parts.get(MARK + name) if run.score else None
 
 
 def _delegated(group: Group, depth: int | None, rng: np.random.Generator) -> list[Group]:
@@ -160,25 +171,21 @@ def aligned(count: int, depth: int, rng: np.random.Generator) -> list[int]:
     return sorted([*range(count), *rng.choice(count, depth - count).tolist()])
 
 
-def half_width(rewards: Sequence[float], alpha: float = 0.05) -> float:
-    """
-    Half the width of the (1 - alpha) interval of the mean reward: h(n) = t(1 - alpha/2, n - 1) s / sqrt(n).
-
-    ValueError for fewer than two rewards, which have no standard deviation.
-    """
-    if len(rewards) < 2:
-        raise ValueError(f"an interval needs at least two rewards, not {len(rewards)}")
-    return _half_width(_deviation(rewards), len(rewards), alpha)
+def half_width(s: float, n: int, alpha: float = 0.05) -> float:
+    """Half the width of the (1 - alpha) interval of a mean reward: h(n) = t(1 - alpha/2, n - 1) s / sqrt(n), n > 1."""
+    return _quantile(n - 1, alpha) * s / math.sqrt(n)
 
 
-def priority(rewards: Sequence[float], total: int, lam: float = 0.1, alpha: float = 0.05) -> float:
+def priority(s: float, n: int, total: int, lam: float = 0.1, alpha: float = 0.05) -> float:
     """
     What one more rollout of an example is worth, where `total` were drawn in all (XRPO, arXiv 2510.06672).
 
     h(n) - h(n + 1), at the same s and each with its own t quantile, plus lam sqrt(ln(1 + total) / n): the
-    usual form of such a bonus, as the paper's exact one is not known. Infinite below two rewards.
+    usual form of such a bonus, as the paper's exact one is not known. Infinite below two rollouts.
     """
-    return _priority(_deviation(rewards), len(rewards), total, lam, alpha)
+    if n < 2:
+        return math.inf
+    return half_width(s, n, alpha) - half_width(s, n + 1, alpha) + lam * math.sqrt(math.log1p(total) / n)
 
 
 def allocate(
@@ -201,7 +208,7 @@ def allocate(
     start, deviations = tuple(counts), [_deviation(one) for one in rewards]
 
     def rank(i: int) -> tuple[float, int, int]:
-        return -_priority(deviations[i], counts[i], sum(counts), lam, alpha), counts[i], i
+        return -priority(deviations[i], counts[i], sum(counts), lam, alpha), counts[i], i
 
     for _ in range(budget):
         open_ones = [i for i, count in enumerate(counts) if count < most]
@@ -289,17 +296,6 @@ def in_waves(
 def _deviation(rewards: Sequence[float]) -> float:
     """The sample standard deviation, 0 below two rewards. Exact sums: equal rewards give 0 and nothing else."""
     return statistics.stdev(rewards) if len(rewards) > 1 else 0.0
-
-
-def _priority(s: float, n: int, total: int, lam: float, alpha: float) -> float:
-    if n < 2:
-        return math.inf
-    bonus = lam * math.sqrt(math.log1p(total) / n)
-    return _half_width(s, n, alpha) - _half_width(s, n + 1, alpha) + bonus
-
-
-def _half_width(s: float, n: int, alpha: float) -> float:
-    return _quantile(n - 1, alpha) * s / math.sqrt(n)
 
 
 @cache

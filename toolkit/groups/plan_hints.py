@@ -10,18 +10,21 @@ prompt that it was drawn with.
 """
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
-from typing import Any
+from typing import Annotated, Any
 
 import numpy as np
+from pydantic import Field
 
 from toolkit.errors import TaskError
-from toolkit.groups.memory import Memory, Worked, recalls
+from toolkit.groups.memory import Memory, recalls
 from toolkit.groups.plan import Asked, phased
 from toolkit.types import Example, Group, Plan, Rollout
 
 HEAD = "\n\nHints:\n"
+Likeness = Callable[[str, str], float]
+Window = Annotated[int, Field(ge=1)]
 
 
 @recalls("worked")
@@ -32,13 +35,14 @@ def explored(
     `size` rollouts of each row on average, dealt out in `phases`; see `toolkit.groups.plan.phased`.
 
     The first phase draws a share of `first` of `size` of each row, and none gets more than `most` times `size`. A row
-    that only failed so far is asked with `shots` solved rows before it. A reconstruction: how many rollouts the paper
-    begins with is not known, and it finds solved rows by embeddings, this by common words.
+    that only failed so far is asked with `shots` solved rows before it, most like it by the vectors of `embed`, or else
+    by common words. A reconstruction: how many rollouts the paper begins with is not known.
     """
     rows = asked.queue[: asked.wanted]
+    likeness = yield from _likeness(asked, rows)
 
     def dress(example: Example, runs: tuple[Rollout, ...]) -> Example:
-        return example if _any_right(runs) else with_solved(example, asked.memory, shots)
+        return example if _any_right(runs) else with_solved(example, asked.memory, shots, likeness)
 
     start = max(1, min(asked.size, round(first * asked.size)))
     cap = max(start, round(most * asked.size))
@@ -48,10 +52,12 @@ def explored(
     return [Group(row, runs[0].role, runs) for row, runs in zip(rows, found, strict=True)]
 
 
+@recalls("rescued")
 def scaffolded(
     asked: Asked,
     *,
     exempt: float = 0.15,
+    window: Window | None = None,
     knowledge: bool = True,
     planning: bool = True,
     solution: bool = True,
@@ -62,24 +68,30 @@ def scaffolded(
     """
     As `fixed`, but where all rewards are 0, a rollout that hints made succeed takes the place of one that failed.
 
-    Not in the first `exempt` of the run's steps. Tiers are tried in order, within each 1, 2, ... of its hints, one
-    rollout each, until one has the reward `full`; `at_once` draws all and takes the lowest, as the code does, which
-    also leaves out `planning` and replaces the `first` that failed in place of a random one.
+    Not in the first `exempt` of the run's steps and, with a `window`, not before a plateau: rows that failed altogether
+    were no longer solved more often in so many steps than in as many before. Tiers are tried in order, within each 1,
+    2, ... of its hints, one rollout each, until one has the reward `full`; `at_once` draws all and takes the lowest, as
+    the code does, which also leaves out `planning` and replaces the `first` that failed in place of a random one.
     """
     tiers = {"knowledge": knowledge, "planning": planning, "solution": solution}
-    search = _all if at_once else _climbed
+    waits = asked.done < exempt or (window is not None and not plateau(asked.memory.rescued, window))
 
     def study(example: Example, place: int) -> Plan[Group]:
         group = yield from asked.group(example)
-        if asked.done < exempt or not group.rewards or any(group.rewards):
+        if waits or not group.rewards or any(group.rewards):
             return group
         levels = [hints for tier, on in tiers.items() if on for hints in ladder(example, tier)]
-        found = yield from search(asked, example, levels, full)
+        found = yield from (_all if at_once else _climbed)(asked, example, levels, full)
         return _with(group, 0 if first else place, found)
 
-    rows = asked.queue[: asked.wanted]
-    places = asked.rng.integers(0, asked.size, len(rows)).tolist()
-    return (yield [study(row, place) for row, place in zip(rows, places, strict=True)])
+    places = asked.rng.integers(0, asked.size, asked.wanted).tolist()
+    return (yield [study(row, place) for row, place in zip(asked.queue, places, strict=False)])
+
+
+def plateau(rates: Sequence[float], window: int) -> bool:
+    """Whether the mean of some `window` of them in a row was no higher than that of the `window` before."""
+    means = [float(np.mean(rates[i : i + window])) for i in range(len(rates) - window + 1)]
+    return any(later <= before for before, later in zip(means, means[window:], strict=False))
 
 
 @recalls("recent")
@@ -126,15 +138,28 @@ def with_hints(example: Example, hints: Sequence[Any]) -> Example:
     )
 
 
-def with_solved(example: Example, memory: Memory, shots: int) -> Example:
-    """The row behind `shots` solved ones that have most words in common with it; as it is where none has any."""
-    words = _words(example.messages[-1].content if example.messages else "")
+def _likeness(asked: Asked, rows: Sequence[Example]) -> Plan[Likeness]:
+    """The cosine of the vectors of two questions, of these rows or of solved ones; without `embed`, common words."""
+    solved = [each.question for each in asked.memory.worked.values()]
+    if asked.embed is None or not solved:
+        return in_common
+    texts = list(dict.fromkeys([*map(_question, rows), *solved]))
+    vectors = dict(zip(texts, (yield from asked.embed(texts)), strict=True))
+    return lambda one, other: float(vectors[one] @ vectors[other])
 
-    def likeness(each: Worked) -> float:
-        other = _words(each.question)
-        return len(words & other) / max(1, len(words | other))
 
-    known = [(likeness(each), id, each) for id, each in memory.worked.items() if id != example.id]
+def in_common(one: str, other: str) -> float:
+    """The share of words that two texts have in common, of all that either has."""
+    words, others = (frozenset(re.findall(r"\w+", text.lower())) for text in (one, other))
+    return len(words & others) / max(1, len(words | others))
+
+
+def with_solved(example: Example, memory: Memory, shots: int, likeness: Likeness = in_common) -> Example:
+    """The row behind the `shots` solved ones that are most like it; as it is where none is at all."""
+    asked = _question(example)
+    known = [
+        (likeness(asked, each.question), id, each) for id, each in memory.worked.items() if id != example.id
+    ]
     best = sorted((-near, id, each) for near, id, each in known if near > 0)[:shots]
     text = "".join(f"Question: {each.question}\nAnswer: {each.answer}\n\n" for *_, each in best)
     return _extended(example, text, behind=False) if best else example
@@ -181,5 +206,5 @@ def _extended(example: Example, text: str, *, behind: bool) -> Example:
     return replace(example, messages=(*before, replace(last, content=content)))
 
 
-def _words(text: str) -> frozenset[str]:
-    return frozenset(re.findall(r"\w+", text.lower()))
+def _question(example: Example) -> str:
+    return example.messages[-1].content if example.messages else ""

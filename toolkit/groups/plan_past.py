@@ -9,10 +9,11 @@ from collections.abc import Sequence
 from typing import Annotated
 
 import numpy as np
+from numpy.typing import NDArray
 from pydantic import Field
 
 from toolkit.groups.memory import recalls
-from toolkit.groups.plan import Asked
+from toolkit.groups.plan import Asked, mark
 from toolkit.types import Example, Group, Note, Plan, Rollout
 
 LATER = "later"
@@ -58,9 +59,14 @@ def buffered(asked: Asked, *, capacity: Capacity = 1024) -> Plan[list[Group]]:
 
 
 def drawn_by_advantage(buffer: Sequence[Rollout], count: int, rng: np.random.Generator) -> list[Rollout]:
-    """So many rollouts, drawn with probabilities in proportion to |A|, none twice; all where there are fewer."""
-    weight = np.abs([run.score.parts["stored"] for run in buffer if run.score])
-    count = min(count, len(weight))
+    """So many rollouts, drawn by their `chances`, none twice; all where there are fewer."""
+    count = min(count, len(buffer))
     if not count:
         return []
-    return [buffer[i] for i in rng.choice(len(weight), count, replace=False, p=weight / weight.sum())]
+    return [buffer[i] for i in rng.choice(len(buffer), count, replace=False, p=chances(buffer))]
+
+
+def chances(buffer: Sequence[Rollout]) -> NDArray[np.float64]:
+    """The probability of each rollout to be drawn first, in proportion to |A|; A is what it was stored with."""
+    weight = np.abs([mark(run, "stored") or 0.0 for run in buffer])
+    return weight / weight.sum()

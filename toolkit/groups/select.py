@@ -7,15 +7,17 @@ Axis 1, select: which examples a step samples, and in which order.
 """
 
 from collections.abc import Sequence
-from typing import TypeVar
+from typing import Annotated, TypeVar
 
 import numpy as np
+from pydantic import Field
 
 from toolkit import seeds
 from toolkit.groups.memory import Memory
 from toolkit.types import Example
 
 T = TypeVar("T")
+Fading = Annotated[float, Field(ge=0, le=1)]
 
 
 def shuffled(examples: Sequence[T], seed: int, epoch: int) -> tuple[T, ...]:
@@ -46,7 +48,13 @@ def in_turn(
 
 
 def vade(
-    examples: Sequence[Example], memory: Memory, rng: np.random.Generator, k: int
+    examples: Sequence[Example],
+    memory: Memory,
+    rng: np.random.Generator,
+    k: int,
+    *,
+    lam1: Fading = 0.2,
+    lam2: Fading = 0.999,
 ) -> tuple[Example, ...]:
     """
     The `k` examples of the highest gain under one draw of their pass rates, the highest first.
@@ -54,7 +62,8 @@ def vade(
     Thompson sampling by VADE (arXiv 2511.18902): p ~ Beta(alpha + 1, beta + 1), and the gain is p (1 - p)^2, so
     that harder than even is preferred and an example never seen (p uniform) is tried. One draw of `rng` for
     each example, in their order; of equal gains the earlier example goes first. All of them where there are
-    fewer than `k`; ValueError if `k` is below 1.
+    fewer than `k`; ValueError if `k` is below 1. After each step counts fade: to `lam1` of what they were for the
+    examples of the step, to `lam2` for all others (`toolkit.groups.memory.Memory.after`).
     """
     if k < 1:
         raise ValueError(f"a step needs at least one example, not {k}")
@@ -67,12 +76,6 @@ def vade(
 def gain(p: np.ndarray) -> np.ndarray:
     """VADE's information gain of a group at pass rate p: p (1 - p)^2, highest at 1/3."""
     return p * (1 - p) ** 2
-
-
-def expected_gain(alpha: float, beta: float) -> float:
-    """The mean of `gain` where p ~ Beta(alpha + 1, beta + 1), of VADE's counts `alpha` and `beta`."""
-    a, b = alpha + 1, beta + 1
-    return a * b * (b + 1) / ((a + b) * (a + b + 1) * (a + b + 2))
 
 
 def rested(examples: Sequence[Example], memory: Memory) -> tuple[Example, ...]:

@@ -20,7 +20,7 @@ def raw(table: Table) -> NDArray[np.float64]:
     return table.reward
 
 
-@reads("length")
+@reads("longest")
 def overlong(
     table: Table, *, limit: int = 20480, buffer: float = 0.2, factor: float = 1.0
 ) -> NDArray[np.float64]:
@@ -28,10 +28,10 @@ def overlong(
     (N,) the reward, minus up to `factor` where a reply comes near to `limit` tokens.
 
     The penalty grows evenly over the last `buffer` of the limit: 4096 of 20480 tokens in the paper. Beyond the limit
-    it stays, as in the paper; verl lets it grow.
+    it stays, as in the paper; verl lets it grow. Reads `longest` (N,), the tokens of a rollout's longest reply.
     """
     room = buffer * limit
-    share = (table.column("length") - (limit - room)) / room
+    share = (table.column("longest") - (limit - room)) / room
     return table.reward - factor * np.clip(share, 0.0, 1.0)
 
 

@@ -1,7 +1,10 @@
+from difflib import SequenceMatcher
 from itertools import permutations
 
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from toolkit.errors import TaskError
 from toolkit.groups import anchors
@@ -69,3 +72,24 @@ def test_greedy_clusters_depend_on_the_order() -> None:
 @pytest.mark.parametrize("find", [anchors.similar, anchors.greedy])
 def test_alike_states_of_two_groups_are_two(find) -> None:
     assert find(np.array([0, 1, 1]), [ROOMS[0], ROOMS[0], ROOMS[1]], 0.9).tolist() == [0, 1, 1]
+
+
+@given(st.lists(st.text("abc ", max_size=9), min_size=1, max_size=12), st.sampled_from([0.4, 0.6, 0.8, 0.9]))
+def test_bounds_leave_out_no_pair_that_difflib_finds_alike(texts, threshold) -> None:
+    def alike(one, other):
+        return SequenceMatcher(None, *sorted((one, other)), autojunk=False).ratio() >= threshold
+
+    heads: list[str] = []
+    joined: list[int] = []
+    for text in texts:
+        first = next((n for n, head in enumerate(heads) if alike(head, text)), len(heads))
+        joined.append(first)
+        heads += [text] if first == len(heads) else []
+    linked = [{j for j, other in enumerate(texts) if alike(text, other)} for text in texts]
+    for _ in texts:
+        linked = [set().union(*(linked[j] for j in each)) for each in linked]
+    zeros, names = np.zeros(len(texts), int), range(len(texts))
+    found = anchors.greedy(zeros, texts, threshold)
+    assert partition(found, names) == partition(np.array(joined), names)
+    found = anchors.similar(zeros, texts, threshold)
+    assert partition(found, names) == {frozenset(each) for each in linked}

@@ -7,7 +7,7 @@ from toolkit.groups import credit
 from toolkit.groups.table import Table
 
 # Rollouts 0 and 1 are of one group, 2 of another; 2, 1 and 3 steps.
-TABLE = Table.of([0, 0, 1], [1.0, 0.0, 0.5], [0, 0, 1, 2, 2, 2], step_reward=[1, 0, -1, 2, 2, 2])
+TABLE = Table.of([0, 0, 1], [1.0, 0.0, 0.5], [0, 0, 1, 2, 2, 2], action_reward=[1, 0, -1, 2, 2, 2])
 ADVANTAGE = np.array([1.0, -1.0, 0.0])
 
 
@@ -24,12 +24,12 @@ def test_without_weight_the_two_are_the_same() -> None:
 
 
 def test_steps_of_a_dead_group_still_differ() -> None:
-    table = Table.of([0, 0], [0.1, 0.1], [0, 1], step_reward=[1, 0])
+    table = Table.of([0, 0], [0.1, 0.1], [0, 1], action_reward=[1, 0])
     assert credit.action_wise(table, np.zeros(2)).tolist() == [0.5, -0.5]
 
 
 def test_action_wise_needs_its_column() -> None:
-    with pytest.raises(ValueError, match="step_reward"):
+    with pytest.raises(ValueError, match="action_reward"):
         credit.action_wise(Table.of([0], [1.0], [0]), np.zeros(1))
 
 
@@ -46,7 +46,8 @@ def walks(seed):
         for name in ("state", "action", "observation")
     }
     words["observation"][np.cumsum(sizes)[rng.random(7) < 0.3] - 1] = None
-    numbers = {name: rng.integers(0, 3, len(rollout)) / 2 for name in ("step_reward", "partner_reward")}
+    rewards = "step_reward", "action_reward", "partner_reward"
+    numbers = {name: rng.integers(0, 3, len(rollout)) / 2 for name in rewards}
     table = Table(np.array([0, 0, 0, 0, 1, 1, 1]), rng.random(7), rollout, {}, {**words, **numbers})
     return table, rng.normal(size=7)
 
@@ -101,6 +102,20 @@ def test_steps_that_are_the_same_share_their_advantage(seed, history) -> None:
         statistics.fmean(own[j] for j in range(len(own)) if keys[j] == keys[i]) for i in range(len(own))
     ]
     assert credit.merged(table, gain, history=history) == pytest.approx(expected)
+
+
+def test_steps_whose_texts_are_nearly_the_same_can_share_their_advantage() -> None:
+    words = {
+        "state": ["You are in room 1.", "You are in room 1!"],
+        "action": ["take the red cup", "take the red cups"],
+        "observation": ["You have it.", None],
+    }
+    columns = {name: np.array(x * 2, object) for name, x in words.items()}
+    columns["observation"][1:3] = "You have it!"
+    table = Table(np.array([0] * 4), np.zeros(4), np.arange(4), {}, columns)
+    gain = np.array([1.0, -1.0, 1.0, 0.5])
+    assert credit.merged(table, gain).tolist() == gain.tolist()
+    assert credit.merged(table, gain, threshold=0.85) == pytest.approx([1 / 3] * 3 + [0.5])
 
 
 @pytest.mark.parametrize("seed", range(5))

@@ -7,7 +7,7 @@ from tests.plans import play
 from toolkit.errors import TaskError
 from toolkit.groups import plan, plan_hints
 from toolkit.groups.memory import Memory, Record, Worked
-from toolkit.groups.plan import GIVEN, Asked
+from toolkit.groups.plan import GIVEN, Asked, mark
 from toolkit.groups.plan_hints import HEAD, lacking, with_solved
 from toolkit.types import Example, Group, Message, Rollout, Score, Step
 
@@ -104,6 +104,23 @@ def test_only_what_failed_altogether_is_searched_and_not_at_first(rule, done):
     assert not player.levels and len(player.calls) == 8
 
 
+@pytest.mark.parametrize(
+    ("rescued", "hints"),
+    [
+        ((), 0),
+        ((0.0, 0.2, 0.3), 0),
+        ((0.0, 0.2, 0.3, 0.5), 0),  # still more and more
+        ((0.2, 0.4, 0.3, 0.3), 12),
+        ((0.0, 0.0, 0.0, 0.0), 12),
+        ((0.2, 0.4, 0.3, 0.3, 0.9, 1.0), 12),  # what hints solve afterwards does not take them away
+    ],
+)
+def test_with_a_window_hints_wait_until_hard_rows_are_solved_no_more_often(rescued, hints):
+    player = solved_by()
+    made(plan_hints.scaffolded, player.asked(hinted("a"), memory=Memory(rescued=rescued)), window=2)
+    assert len(player.levels) == hints
+
+
 def test_a_row_that_no_hint_helps_stays_as_it_is():
     player = solved_by()
     (group,) = made(plan_hints.scaffolded, player.asked(hinted("a"), done=0.15))
@@ -175,6 +192,19 @@ def test_without_solved_rows_that_are_like_it_a_row_is_asked_as_it_is():
     assert with_solved(row("a"), memory, 2) == row("a")
 
 
+def test_solved_rows_are_found_by_vectors_where_there_are_any():
+    """By words "what is x?" is nearest to "what is a?"; by these vectors the one without a word in common is."""
+
+    def embed(texts):
+        return np.stack([np.eye(2)[int(text in ("what is a?", "unlike"))] for text in texts])
+        yield
+
+    memory = Memory(worked={"x": Worked("what is x?", "7"), "y": Worked("unlike", "9")})
+    player = Player(lambda name, sample, level: 0.0)
+    (group,) = made(plan_hints.explored, player.asked(row("a"), memory=memory, size=4, embed=embed), shots=1)
+    assert group.members[-1].steps[0].seen[-1].content == "Question: unlike\nAnswer: 9\n\nwhat is a?"
+
+
 @pytest.mark.parametrize("size", [1, 2])
 def test_small_groups_are_dealt_too(size):
     player = Player(lambda name, sample, level: 0.0)
@@ -233,13 +263,14 @@ def calling(*counts):
 def test_delegated_runs_are_groups_by_role_and_share_their_parents_mass():
     main, searchers, clerks = made(plan.delegated, calling(2, 0, 3))
     assert [group.role for group in (main, searchers, clerks)] == ["main", "searcher", "clerk"]
-    assert [run.score.parts["share"] for run in searchers.members] == [1 / 2] * 2 + [1 / 3] * 3
-    assert [run.score.parts["share"] for run in clerks.members] == [1] * 3
+    assert [mark(run, "share") for run in searchers.members] == [1 / 2] * 2 + [1 / 3] * 3
+    assert [mark(run, "share") for run in clerks.members] == [1] * 3
+    assert [mark(run, "share") for run in main.members] == [None] * 3
 
 
 def test_copies_and_drops_make_as_many_of_each_parent():
     _, searchers, _ = made(plan.delegated, calling(2, 0, 7), depth=4)
-    assert [run.score.parts["share"] for run in searchers.members] == [1 / 4] * 8
+    assert [mark(run, "share") for run in searchers.members] == [1 / 4] * 8
     assert {run.sample for run in searchers.members[:4]} == {0, 1}
     assert len({run.sample for run in searchers.members[4:]}) == 4
 

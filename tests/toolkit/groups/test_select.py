@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from toolkit.groups.memory import Memory, Record
-from toolkit.groups.select import batches, expected_gain, gain, rested, shuffled, vade
+from toolkit.groups.select import batches, gain, rested, shuffled, vade
 from toolkit.seeds import seed
 from toolkit.types import Example
 
@@ -68,16 +68,6 @@ def drawn(memory, times=300, k=3):
 @pytest.mark.parametrize(("p", "value"), [(0.13, 0.098397), (0.32, 0.147968), (0.90, 0.009), (1 / 3, 4 / 27)])
 def test_gain_has_the_papers_values(p, value):
     assert gain(p) == pytest.approx(value, abs=5e-7)
-
-
-@pytest.mark.parametrize(
-    ("alpha", "beta", "value"),
-    [(0.1, 8.4, 0.071245), (2.7, 5.3, 0.128911), (9, 0.2, 0.014637), (0, 0, 0.083333)],
-)
-def test_expected_gain_has_the_sheets_values_and_is_the_mean_of_draws(alpha, beta, value):
-    assert expected_gain(alpha, beta) == pytest.approx(value, abs=5e-7)
-    draws = gain(np.random.default_rng(0).beta(alpha + 1, beta + 1, 200_000))
-    assert draws.mean() == pytest.approx(value, abs=5 * draws.std() / 200_000**0.5)
 
 
 def test_vade_prefers_the_uncertain_and_leaves_out_what_is_always_solved():

@@ -10,7 +10,7 @@ from toolkit.groups.table import Table
     [(0, 0), (16384, 0), (18000, 0.394531), (20480, 1), (30000, 1)],
 )
 def test_replies_near_the_limit_lose_reward_evenly(length, loss) -> None:
-    table = Table.of([0, 0], [1.0, 0.0], length=[length, length])
+    table = Table.of([0, 0], [1.0, 0.0], longest=[length, length])
     assert np.allclose(shape.overlong(table), [1 - loss, -loss], atol=6e-7)
     assert np.allclose(shape.overlong(table, factor=0.5), [1 - loss / 2, -loss / 2], atol=6e-7)
 
@@ -21,7 +21,7 @@ def test_the_divergence_is_taken_off_the_reward() -> None:
     assert shape.raw(table) is table.reward
 
 
-@pytest.mark.parametrize(("part", "column"), [(shape.overlong, "length"), (shape.less_kl, "kl")])
+@pytest.mark.parametrize(("part", "column"), [(shape.overlong, "longest"), (shape.less_kl, "kl")])
 def test_a_column_that_is_not_there_is_named(part, column) -> None:
     with pytest.raises(ValueError, match=column):
         part(Table.of([0], [1.0]))

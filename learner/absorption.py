@@ -1,0 +1,53 @@
+"""
+`absorb` and its async twin: a library of lessons into weights, from Python.
+
+The model answers training rows with the lessons in its prompt, and its weights learn those answers that the reward
+speaks for without them (context distillation, arXiv 2209.15189). `learner.absorb_loop` does it.
+"""
+
+from collections.abc import Callable
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from learner.absorb_job import AbsorbJob
+from learner.absorb_loop import learn
+from toolkit import directory
+from toolkit.forecast import check_limits
+from toolkit.ledger import Limits
+from toolkit.run import Result, blocking, carry_out
+from toolkit.task import Task
+from toolkit.types import Note
+
+
+async def aabsorb(
+    task: Task,
+    library: str | Path,
+    *,
+    model: str | None = None,
+    limits: Limits | None = None,
+    run: str | Path | None = None,
+    watch: Callable[[Note], None] = lambda note: None,
+    **settings: Any,
+) -> Result:
+    """
+    Teach a model's weights what a library says, and measure them beside it on held-out rows.
+
+    `library` is an artefact, a run, a store or a file, as on the command line; `settings` are the fields of
+    `AbsorbConfig`. `run` is a directory, taken up again if it exists. The artefact is that of `train`; its
+    weights.json says under "kept" how much of the library's gain is left without it. Raises the errors of
+    `toolkit.errors`.
+    """
+    bounds = asdict(limits) if limits else {}
+    job = AbsorbJob.of(task, str(library), {"model": model, **bounds, **settings})
+    check_limits(job.config, job.plan)
+    path = Path(run) if run else directory.fresh(task.name)
+    return await carried_out(job, path, watch)
+
+
+async def carried_out(job: AbsorbJob, path: Path, watch: Callable[[Note], None]) -> Result:
+    """The job, done in a run directory."""
+    return await carry_out(job.task, job.config, lambda *_: learn(job, path), path, job="absorb", watch=watch)
+
+
+absorb = blocking(aabsorb)

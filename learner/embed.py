@@ -1,0 +1,32 @@
+"""Vectors of texts by a model for embeddings, each asked for once."""
+
+from collections.abc import Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+
+from toolkit.collect import asking
+from toolkit.errors import ModelError
+from toolkit.groups.plan import Embed
+from toolkit.types import Message, Payer, Plan, Request
+from toolkit.wire import vector
+
+PAYER = Payer("retrieval")
+
+
+def embedding(model: str) -> Embed:
+    """What `toolkit.groups.plan.Asked.embed` is, by this model. Its plans raise ModelError where it gives no vector."""
+    known: dict[str, NDArray[np.floating]] = {}
+
+    def embed(texts: Sequence[str]) -> Plan[NDArray[np.floating]]:
+        missing = [text for text in dict.fromkeys(texts) if text not in known]
+        asked = [Request(model, (Message("user", text),), payer=PAYER, embeds=True) for text in missing]
+        replies = yield [asking(request) for request in asked]
+        for text, reply in zip(missing, replies, strict=True):
+            if reply.failed:
+                raise ModelError(f"{model} gave no vector: {reply.error}")
+            known[text] = vector(reply)
+        found = np.stack([known[text] for text in texts])
+        return found / np.maximum(1e-12, np.linalg.norm(found, axis=1, keepdims=True))
+
+    return embed

@@ -1,0 +1,84 @@
+"""Imitation: the loss is the model's own, weights count, and the same seed gives the same weights."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from learner.imitate import Pair, imitate
+from learner.policy import Lora, Policy
+from tests.learner import tiny
+
+PAIRS = [
+    Pair((65, 66, 67), (70, 257)),
+    Pair((65, 66, 67), (71, 72, 257)),
+    Pair((90,), (80, 81, 82, 257)),
+    Pair((91, 92), (83, 257)),
+]
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tiny.saved(tmp_path_factory.mktemp("tiny"))
+
+
+def policy(folder: Path, lora: Lora | None = None) -> Policy:
+    return Policy.load(str(folder), device="cpu", dtype="float32", lora=lora)
+
+
+def taught(made: Policy, pairs: list[Pair], lr: float = 0.01, **how: Any) -> list[float]:
+    return imitate(made, made.optimizer(lr=lr), pairs, **how)
+
+
+@torch.no_grad()
+def nats(made: Policy, pair: Pair) -> float:
+    """Of the answer of a pair, summed over its tokens, by the model's own logits."""
+    ids = torch.tensor([[*pair.prompt, *pair.answer]])
+    logp = made.model(input_ids=ids).logits[0].log_softmax(-1)
+    at = range(len(pair.prompt) - 1, ids.shape[1] - 1)
+    return -sum(float(logp[i, ids[0, i + 1]]) for i in at)
+
+
+def test_the_first_loss_is_the_mean_over_answer_tokens_of_the_models_own(folder: Path) -> None:
+    made = policy(folder)
+    expected = sum(nats(made, pair) for pair in PAIRS) / sum(len(pair.answer) for pair in PAIRS)
+    assert taught(made, PAIRS, size=4) == [pytest.approx(expected, rel=1e-4)]
+
+
+@pytest.mark.parametrize("lora", [None, Lora(4, 8.0)], ids=["whole", "lora"])
+def test_answers_become_likely_and_those_of_negative_weight_unlikely(folder: Path, lora: Lora | None) -> None:
+    made = policy(folder, lora)
+    shunned = Pair((97,), (98, 257), -0.2)
+    start, before = nats(made, shunned), sum(nats(made, pair) for pair in PAIRS)
+    losses = taught(made, [*PAIRS, shunned], epochs=30, size=5)
+    assert losses[-1] < losses[0] - 0.2
+    assert sum(nats(made, pair) for pair in PAIRS) < before - 2
+    assert nats(made, shunned) > start + 0.2
+
+
+def test_a_pair_without_weight_changes_nothing(folder: Path) -> None:
+    made = policy(folder)
+    before = [p.detach().clone() for p in made.parameters()]
+    assert taught(made, [Pair((65,), (66, 257), 0.0)], epochs=3) == [0.0] * 3
+    assert all(map(torch.equal, made.parameters(), before))
+
+
+def test_batches_and_order_follow_from_the_seed(folder: Path) -> None:
+    seen: list[float] = []
+    first, again, other = policy(folder), policy(folder), policy(folder)
+    losses = imitate(first, first.optimizer(lr=0.01), PAIRS, epochs=2, size=3, seed=1, watch=seen.append)
+    assert seen == losses and len(losses) == 4  # batches of 3 and 1, twice
+    assert taught(again, PAIRS, epochs=2, size=3, seed=1) == losses
+    assert all(map(torch.equal, first.parameters(), again.parameters()))
+    assert taught(other, PAIRS, epochs=2, size=3, seed=2) != losses
+
+
+def test_nothing_to_imitate_is_no_step(folder: Path) -> None:
+    assert taught(policy(folder), []) == []
+
+
+@pytest.mark.parametrize("wrong", [((), (1,), 1.0), ((1,), (), 1.0), ((1,), (1,), float("nan"))])
+def test_a_pair_that_says_nothing_is_refused(wrong: tuple[tuple[int, ...], tuple[int, ...], float]) -> None:
+    with pytest.raises(ValueError, match="a pair has"):
+        Pair(*wrong)

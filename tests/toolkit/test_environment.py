@@ -1,0 +1,306 @@
+"""Environments of any style, played by a scripted model; what breaks is data."""
+
+import asyncio
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from toolkit import Task
+from toolkit.agent import Agent, group
+from toolkit.collect import drive
+from toolkit.environment import Turn, World, resolve_world
+from toolkit.episode import read
+from toolkit.errors import RewardError, TaskError
+from toolkit.scripted import Scripted
+from toolkit.types import Example, Group, Message, Request, Rollout
+
+ROW = Example("r", (Message("user", "Climb."),), metadata={"height": 3})
+
+
+class Stairs:
+    """Up to the top of `height` stairs; each stair gives a quarter, the top a whole."""
+
+    def reset(self, row: Example) -> Turn:
+        self.height, self.at = row.metadata["height"], 0
+        return self._turn()
+
+    def step(self, action: str) -> Turn:
+        self.at = max(0, self.at + (1 if action == "up" else -1))
+        return self._turn()
+
+    def _turn(self) -> Turn:
+        top = self.at == self.height
+        reward = 1.0 if top else 0.25 if self.at else 0.0
+        return Turn(f"You are on stair {self.at}.", ("up", "down"), reward, top, top)
+
+
+class InTheLoop(Stairs):
+    async def reset(self, row: Example) -> Turn:
+        await asyncio.sleep(0)
+        return super().reset(row)
+
+    async def step(self, action: str) -> Turn:
+        await asyncio.sleep(0.05)
+        return super().step(action)
+
+
+class OfGym(Stairs):
+    def reset(self, row: Example) -> Any:
+        return super().reset(row).text, {"admissible_commands": ["up", "down"]}
+
+    def step(self, action: str) -> Any:
+        turn = super().step(action)
+        return turn.text, turn.reward, turn.done, False, {"legal": ["up", "down"], "won": turn.success}
+
+
+def played(
+    make: Any,
+    says: Callable[[Request], Any] = lambda _: "up",
+    size: int = 1,
+    messages: tuple[Message, ...] = ROW.messages,
+    **options: Any,
+) -> Group:
+    turns = options.pop("turns", 10)
+    world = resolve_world({"kind": make, **options})
+    agent = Agent("scripted/x", turns=turns, world=world)
+    reward = Task.from_rows([{"a": i} for i in range(9)], prompt="x", environment=world).reward
+    return asyncio.run(
+        drive(group(agent, ROW, messages, reward, judge="", size=size, seed=0), Scripted(says))
+    )
+
+
+def one(*args: Any, **how: Any) -> Rollout:
+    return played(*args, **how).members[0]
+
+
+@pytest.mark.parametrize("kind", [Stairs, InTheLoop, OfGym])
+def test_each_turn_is_a_step_and_the_score_is_what_it_gave(kind: type) -> None:
+    run = one(kind)
+    assert [step.seen[-1].content for step in run.steps] == [
+        f"You are on stair {n}.\nActions: up, down" for n in range(3)
+    ]
+    assert run.stop == "stop" and run.score is not None and run.score.value == 1.5
+    rewards = {"step_reward 0": 0.25, "step_reward 1": 0.25, "step_reward 2": 1.0}
+    assert run.score.parts == {"success": 1.0, **rewards}
+
+
+def test_the_prompt_stands_in_the_system_message_whatever_is_there() -> None:
+    messages = (Message("system", "Be quick."), Message("user", "Climb."))
+    for step in one(Stairs, messages=messages).steps:
+        assert step.seen[0].role == "system" and step.seen[0].content.startswith("Be quick.\n\nClimb.\n\n")
+        assert [m.role for m in step.seen[1::2]] == ["user"] * len(step.seen[1::2])
+
+
+@pytest.mark.parametrize(("history", "lengths"), [(None, [2, 4, 6]), (1, [2, 4, 4]), (0, [2, 2, 2])])
+def test_a_prompt_shows_as_many_past_turns_as_asked(history: int | None, lengths: list[int]) -> None:
+    assert [len(step.seen) for step in one(Stairs, history=history).steps] == lengths
+
+
+def test_an_action_that_is_not_legal_costs_a_turn_and_is_told() -> None:
+    run = one(Stairs, lambda request: "fly" if request.sampling.seed == first(request) else "up", turns=9)
+    assert run.score is not None and run.score.value == 1.5
+    assert [m.content.startswith("That is no action") for m in (s.seen[-1] for s in run.steps)] == [
+        False, True, False, False,
+    ]  # fmt: skip
+    assert "step_reward 0" not in run.score.parts
+
+
+def first(request: Request) -> int | None:
+    """The seed of a request in the first turn, which is seen without a reply before it."""
+    return request.sampling.seed if len(request.messages) == 2 else None
+
+
+def test_each_turn_is_drawn_with_a_seed_of_its_own() -> None:
+    seeds: list[int | None] = []
+    one(Stairs, lambda request: seeds.append(request.sampling.seed) or "up", history=0)
+    assert len(set(seeds)) == 3
+
+
+def test_turns_can_run_out() -> None:
+    run = one(Stairs, lambda _: "down", turns=4)
+    assert (run.stop, len(run.steps)) == ("turns", 4)
+    assert run.score is not None and run.score.valid and run.score.parts == {"success": 0.0}
+
+
+@pytest.mark.parametrize(
+    ("said", "action"),
+    [
+        ("up", "up"),
+        ("I think.\n\n  Action: UP. \n", "up"),
+        ("<action>down</action> or <action> up </action>\nmaybe", "up"),
+        ("**up**", "up"),
+        ("go up", ""),
+        ("", ""),
+    ],
+)
+def test_the_action_is_read_by_one_rule(said: str, action: str) -> None:
+    assert read(said, ("up", "down")) == action
+
+
+@given(st.text(), st.lists(st.text(min_size=1), max_size=3))
+def test_what_is_read_is_legal(said: str, legal: list[str]) -> None:
+    assert read(said, legal) in ("", *legal) or not legal
+
+
+class Bad(Stairs):
+    """Breaks at the second stair, in the way that the row's first letter says."""
+
+    how = ""
+
+    def step(self, action: str) -> Any:
+        if self.at == 1:
+            match self.how:
+                case "hangs":
+                    time.sleep(1)
+                case "raises":
+                    raise KeyError("banister")
+                case "exits":
+                    raise SystemExit(3)
+                case "list":
+                    return Turn([1, 2])  # type: ignore[arg-type]
+                case "nan":
+                    return Turn("x", reward=float("nan"))
+                case "number":
+                    return 7
+        return super().step(action)
+
+
+def bad(fault: str) -> type:
+    return type("Bad", (Bad,), {"how": fault})
+
+
+@pytest.mark.parametrize(
+    ("fault", "stop", "why"),
+    [
+        ("hangs", "timeout", "Bad gave no answer within 0.1 seconds (step 2, 'up')."),
+        ("raises", "failed", "Bad raised KeyError: 'banister' (step 2, 'up')."),
+        ("exits", "failed", "Bad raised RuntimeError: SystemExit(3) (step 2, 'up')."),
+        ("list", "failed", "Bad gave a list ([1, 2]) as a state where a text was due (step 2, 'up')."),
+        ("nan", "failed", "Bad gave a float (nan) as a reward where a finite number was due (step 2, 'up')."),
+        ("number", "failed", "Bad gave a int (7) where a Turn, a text or a tuple as Gym's was due (step 2, 'up')."),
+    ],
+)  # fmt: skip
+def test_what_breaks_is_data_and_its_steps_are_kept(fault: str, stop: str, why: str) -> None:
+    run = one(bad(fault), seconds=0.1)
+    assert (run.stop, len(run.steps), run.error) == (stop, 2, f"The environment {why}")
+    assert run.score is not None and not run.score.valid and why in run.score.feedback
+
+
+def test_others_go_on_where_one_hangs_and_many_run_at_once() -> None:
+    made: list[Any] = []
+
+    def make() -> Any:
+        made.append(bad("hangs")() if len(made) == 3 else InTheLoop())
+        return made[-1]
+
+    started = time.perf_counter()
+    found = played(make, size=40, seconds=0.5)
+    assert sorted({run.stop for run in found.members}) == ["stop", "timeout"]
+    assert sum(run.stop == "stop" for run in found.members) == 39
+    assert time.perf_counter() - started < 3  # one after another, they would take 6 seconds
+
+
+def test_a_model_that_fails_ends_the_episode() -> None:
+    from toolkit.types import Reply
+
+    run = one(Stairs, lambda _: Reply(Message("assistant", ""), "refused", error="no"))
+    assert (run.stop, run.error, run.score and run.score.valid) == ("refused", "no", False)
+
+
+def test_an_environment_is_closed() -> None:
+    closed: list[int] = []
+
+    class Closing(Stairs):
+        def close(self) -> None:
+            closed.append(1)
+
+    assert one(Closing).stop == "stop" and closed == [1]
+
+
+def test_starts_that_differ_within_a_group_are_refused() -> None:
+    count = iter(range(9))
+
+    class Odd(Stairs):
+        def reset(self, row: Example) -> Turn:
+            super().reset(row)
+            return Turn(f"start {next(count)}", ("up",))
+
+    with pytest.raises(TaskError, match="Odd began differently in two runs of row 'r'"):
+        played(Odd, size=2)
+
+
+# ---- in a task -----------------------------------------------------------------------------------------
+
+ROWS = [{"id": str(n), "height": n + 1} for n in range(12)]
+
+
+def task(**how: Any) -> Task:
+    return Task.from_rows(ROWS, id="id", **{"prompt": "Climb.", "environment": Stairs, **how})
+
+
+def test_rows_of_an_environment_may_share_their_prompt_and_need_no_target() -> None:
+    made = task()
+    assert made.reward.name == "environment" and made.world is not None and made.world.make is Stairs
+    assert made.train[0].target is None
+    with pytest.raises(TaskError, match="ask the same"):
+        Task.from_rows(ROWS, id="id", prompt="Climb.", target="")
+
+
+def test_the_environment_is_part_of_the_fingerprint() -> None:
+    kinds: list[Any] = [Stairs, "house", {"kind": "house", "rooms": 7}, {"kind": "house", "history": 1}]
+    assert len({task(environment=kind).fingerprint for kind in kinds}) == 4
+    assert task().fingerprint == task().fingerprint
+
+
+def test_a_task_file_names_its_environment(tmp_path: Path) -> None:
+    (tmp_path / "worlds.py").write_text(
+        "class Door:\n    def reset(self, row): return 'A door.'\n    def step(self, a): return 'Open.', 1, True\n"
+    )
+    (tmp_path / "rows.csv").write_text("n\n" + "\n".join(map(str, range(9))))
+    (tmp_path / "task.toml").write_text(
+        '[task]\nrows = "rows.csv"\nprompt = "Open it."\nenvironment = { kind = "worlds:Door", history = 0 }\n'
+    )
+    made = Task.read(tmp_path)
+    assert isinstance(made.world, World) and made.world.history == 0
+    assert made.world.make().reset(None) == "A door." and made.reward.name == "environment"
+
+
+@pytest.mark.parametrize(
+    ("given", "why"),
+    [
+        ("hause", "did you mean 'house'"),
+        ({"rooms": 3}, "needs a kind"),
+        ({"kind": "house", "doors": 3}, "doors"),
+        (
+            {"kind": "house", "rooms": 2},
+            "rooms of the world house must be a whole number from 3 to 16, not 2",
+        ),
+        ({"kind": "house", "history": -1}, "history of the environment house must be 0 or more"),
+        ({"kind": "house", "seconds": 0}, "seconds of the environment house must be a number above 0"),
+        (7, "a class with reset and step, not 7"),
+        ("nowhere:House", "module 'nowhere' is missing"),
+    ],
+)
+def test_an_environment_that_is_wrong_is_refused_at_once(given: Any, why: str) -> None:
+    with pytest.raises(TaskError, match=why):
+        task(environment=given)
+
+
+def test_tools_and_an_environment_do_not_go_together() -> None:
+    with pytest.raises(TaskError, match="not both"):
+        task(tools=("python",))
+
+
+def test_the_reward_environment_needs_one() -> None:
+    with pytest.raises(TaskError, match="the task has none"):
+        task(environment=None, prompt="{height}", target="", reward="environment")
+    with pytest.raises(RewardError, match="was not played"):
+        reward = Task.from_rows(ROWS, prompt="{height}", target="", reward=[{"kind": "environment"}]).reward
+        asyncio.run(
+            drive(group(Agent("x"), ROW, ROW.messages, reward, judge="", size=1, seed=0), Scripted(str))
+        )
