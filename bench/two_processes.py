@@ -58,7 +58,8 @@ def gradient(
 ) -> list[Tensor | None]:
     """The gradient of a method's last optimizer step; the weights are put back to where they were."""
     first = start(policy)
-    optimizer = torch.optim.SGD(policy.parameters(), lr=1e-3)
+    # Steps so short that what follows them is no chaos: there rounding would grow without bound.
+    optimizer = torch.optim.SGD(policy.parameters(), lr=1e-6)
     how, rng = How(tokens=tokens, clip=1e9), torch.Generator().manual_seed(0)
     update(policy, optimizer, override(find(name), *METHODS[name]), work, how, rng, together)
     found = [p.grad for p in policy.parameters()]
