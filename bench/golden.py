@@ -96,7 +96,7 @@ def penalties() -> tuple[float, int, int]:
         found = part(x, beta=1.0).item()
         worst, wrong = max(worst, abs(found - plain(-0.2))), wrong + (not close(found, text))
     for length, text in golden.OVERLONG.items():
-        found = float(shape.overlong(Table.of([0], [0.0], length=[length]))[0])
+        found = float(shape.overlong(Table.of([0], [0.0], longest=[length]))[0])
         worst, wrong = max(worst, abs(found + (length - 16384) / 4096)), wrong + (not close(found, text))
     return worst, len(golden.PENALTIES) + len(golden.OVERLONG), wrong
 
