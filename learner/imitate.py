@@ -63,19 +63,20 @@ def imitate(
     """
     how, losses = How(clip=clip), []
     rng = torch.Generator().manual_seed(seed_of(seed, "imitate") % 2**63)
-    for batch in _batches(pairs, epochs, size, seed):
-        done = update(policy, optimizer, IMITATION, batch, how, rng)
+    for chosen in orders(len(pairs), epochs, size, seed):
+        done = update(policy, optimizer, IMITATION, _batch([pairs[i] for i in chosen]), how, rng)
         how = replace(how, tokens=done.tokens)  # fewer once memory was short
         losses.append(done.loss)
         watch(done.loss)
     return losses
 
 
-def _batches(pairs: Sequence[Pair], epochs: int, size: int, seed: int) -> Iterator[Batch]:
+def orders(count: int, epochs: int, size: int, seed: int) -> Iterator[list[int]]:
+    """The numbers below `count`, `size` at a time, in a new order in each epoch."""
     for epoch in range(epochs):
-        order = np.random.default_rng(seed_of(seed, "order", epoch)).permutation(len(pairs))
-        for start in range(0, len(pairs), size):
-            yield _batch([pairs[i] for i in order[start : start + size]])
+        order = np.random.default_rng(seed_of(seed, "order", epoch)).permutation(count).tolist()
+        for start in range(0, count, size):
+            yield order[start : start + size]
 
 
 def _batch(pairs: Sequence[Pair]) -> Batch:

@@ -11,7 +11,7 @@ It is the stage before GRPO in Skywork R1V2 (arXiv 2504.16656), whose own weight
 P pairs are B = 2 P sequences: a pair is a group, where the advantage of the chosen answer is 1, of the other -1.
 """
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from itertools import product
 
@@ -22,6 +22,7 @@ from torch.nn.functional import logsigmoid
 
 from learner import weigh
 from learner.batch import Batch, Tokens
+from learner.imitate import orders
 from learner.method import Method, parameters
 from learner.policy import Policy
 from learner.update import How, logps_now, update
@@ -139,8 +140,8 @@ def prefer(
     how, rewards, losses = How(clip=clip), np.zeros(0), []
     rng = torch.Generator().manual_seed(seed_of(seed, "prefer") % 2**63)
     whole = _batch(policy, pairs, how)
-    for rows in _orders(len(pairs), epochs, size, seed):
-        batch = whole.rows(rows)
+    for chosen in orders(len(pairs), epochs, size, seed):
+        batch = whole.rows([2 * i + side for i in chosen for side in range(2)])
         shift = float(rewards.mean()) if len(rewards) else 0.0
         rewards = np.append(rewards, _rewards(policy, method, batch, how))
         batch = batch.with_columns(shift=torch.full((len(batch),), shift, dtype=torch.float64))
@@ -160,14 +161,6 @@ def _batch(policy: Policy, pairs: Sequence[Preference], how: How) -> Batch:
         [1.0, -1.0] * len(pairs),
     )
     return batch.with_columns(start_logp=logps_now(policy, batch, how))
-
-
-def _orders(count: int, epochs: int, size: int, seed: int) -> Iterator[list[int]]:
-    """Sequences of each step: both of each pair."""
-    for epoch in range(epochs):
-        order = np.random.default_rng(seed_of(seed, "order", epoch)).permutation(count)
-        for start in range(0, count, size):
-            yield [2 * int(i) + side for i in order[start : start + size] for side in range(2)]
 
 
 def _rewards(policy: Policy, method: Method, batch: Batch, how: How) -> np.ndarray:

@@ -44,6 +44,8 @@ Tokens = Annotated[int | None, typer.Option(help="hard limit in tokens")]
 Calls = Annotated[int | None, typer.Option(help="hard limit in calls")]
 Minutes = Annotated[float | None, typer.Option(help="hard limit in minutes")]
 TaskPath = Annotated[Path, typer.Argument(help="a task.toml, or a directory that holds one")]
+Force = Annotated[bool, typer.Option("--force", help="go on where rows or limits can't show any gain")]
+DryRun = Annotated[bool, typer.Option("--dry-run", help="print the plan and load no model")]
 Json = Annotated[bool, typer.Option("--json", help="print the result as one JSON object")]
 Settings = Annotated[
     list[str] | None,
@@ -145,9 +147,7 @@ def improve(
     placebo: Annotated[
         bool, typer.Option("--placebo", help="also measure lessons off topic, and from shuffled rewards")
     ] = False,
-    force: Annotated[
-        bool, typer.Option("--force", help="go on where rows or limits can't show any gain")
-    ] = False,
+    force: Force = False,
     settings: Settings = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="print the plan and ask no model")] = False,
     as_json: Json = False,
@@ -423,11 +423,9 @@ def compare(
     minutes: Minutes = None,
     price: Pricing = None,
     run: RunPath = None,
-    force: Annotated[
-        bool, typer.Option("--force", help="go on where rows or limits can't show any gain")
-    ] = False,
+    force: Force = False,
     settings: Settings = None,
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="print the plan and load no model")] = False,
+    dry_run: DryRun = False,
     as_json: Json = False,
 ) -> None:
     """
@@ -470,11 +468,9 @@ def absorb(
     minutes: Minutes = None,
     price: Pricing = None,
     run: RunPath = None,
-    force: Annotated[
-        bool, typer.Option("--force", help="go on where rows or limits can't show any gain")
-    ] = False,
+    force: Force = False,
     settings: Settings = None,
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="print the plan and load no model")] = False,
+    dry_run: DryRun = False,
     as_json: Json = False,
 ) -> None:
     """

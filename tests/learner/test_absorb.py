@@ -18,7 +18,6 @@ from learner.imitate import Pair
 from learner.kept import Kept, kept, ratio
 from learner.policy import Policy
 from tests.command import Done, inside
-from tests.learner import tiny
 from tests.learner.jobs import task_file
 from toolkit.agent import Agent, with_instructions
 from toolkit.artifact import Artifact
@@ -45,11 +44,6 @@ from toolkit.types import (
 LIBRARY = Library((lesson("Say little."), lesson("Say it again.")))
 QUICK: dict[str, Any] = {"steps": 4, "batch_size": 6, "group_size": 4, "lora": 4, "lr": 0.02}
 SET = [word for key, value in QUICK.items() for word in ("--set", f"{key}={value}")]
-
-
-@pytest.fixture(scope="module")
-def model(tmp_path_factory: pytest.TempPathFactory) -> str:
-    return f"torch/{tiny.saved(tmp_path_factory.mktemp('tiny'))}"
 
 
 @pytest.fixture(scope="module")

@@ -31,11 +31,6 @@ from toolkit.types import Message, Request
 
 
 @pytest.fixture(scope="module")
-def model(tmp_path_factory: pytest.TempPathFactory) -> str:
-    return f"torch/{tiny.saved(tmp_path_factory.mktemp('tiny'))}"
-
-
-@pytest.fixture(scope="module")
 def folder(model: str, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return task_file(tmp_path_factory.mktemp("shares"), model)
 

@@ -14,7 +14,6 @@ from learner import compare
 from learner.compare_figures import Compared
 from learner.compare_plan import contenders, lineup
 from tests.command import Done, inside
-from tests.learner import tiny
 from tests.learner.jobs import task_file
 from tests.learner.shares import SETTINGS, early, task
 from toolkit.errors import ConfigError, Hopeless, Interrupted, LimitTooSmall
@@ -23,11 +22,6 @@ from toolkit.types import Note
 
 FEW: dict[str, Any] = {**{k: v for k, v in SETTINGS.items() if k != "method"}, "steps": 2, "samples": 2}
 METHODS = "dr_grpo, grpo(penalties=none, lr=0.05)"
-
-
-@pytest.fixture(scope="module")
-def model(tmp_path_factory: pytest.TempPathFactory) -> str:
-    return f"torch/{tiny.saved(tmp_path_factory.mktemp('tiny'))}"
 
 
 @pytest.fixture(scope="module")

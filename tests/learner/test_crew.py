@@ -28,7 +28,7 @@ from learner.methods import find
 from learner.policy import Policy
 from learner.ranks import ALONE, Ranks, agreed, ranks
 from learner.update import How, Updated, update
-from tests.learner import exact, several, tiny
+from tests.learner import exact, several
 from tests.learner.shares import SETTINGS, task
 from toolkit.cli import main
 from toolkit.errors import LimitReached, OutOfMemory
@@ -41,11 +41,6 @@ METHODS = {
     "grpo": ("penalties.kl3.beta=0.1", "epochs=2", "minibatches=2"),
     "gspo": (),
 }
-
-
-@pytest.fixture(scope="module")
-def model(tmp_path_factory: pytest.TempPathFactory) -> str:
-    return f"torch/{tiny.saved(tmp_path_factory.mktemp('tiny'))}"
 
 
 @pytest.fixture(autouse=True)

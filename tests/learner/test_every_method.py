@@ -11,7 +11,6 @@ from safetensors.torch import load_file
 from learner.api import train
 from learner.methods import METHODS
 from learner.state import StepRecord
-from tests.learner import tiny
 from tests.learner.shares import SETTINGS
 from toolkit import Task
 from toolkit.groups.plan_hints import HEAD
@@ -43,11 +42,6 @@ def task() -> Task:
 
     split = {"train": rows("a", 6), "validation": rows("b", 2), "test": rows("c", 1)}
     return Task.from_rows(split, prompt="{text}", reward=right)
-
-
-@pytest.fixture(scope="module")
-def model(tmp_path_factory: pytest.TempPathFactory) -> str:
-    return f"torch/{tiny.saved(tmp_path_factory.mktemp('tiny'))}"
 
 
 @pytest.mark.parametrize("name", METHODS)

@@ -16,18 +16,12 @@ from safetensors.torch import load_file
 
 from learner import checkpoint, collapse
 from learner.api import train
-from tests.learner import tiny
 from tests.learner.shares import SETTINGS, task
 from toolkit.errors import ConfigError, DiskFull, Hopeless, LimitReached
 from toolkit.ledger import Limits
 from toolkit.types import Note
 
 ROOT = Path(__file__).parents[2]
-
-
-@pytest.fixture(scope="module")
-def model(tmp_path_factory: pytest.TempPathFactory) -> str:
-    return f"torch/{tiny.saved(tmp_path_factory.mktemp('tiny'))}"
 
 
 @pytest.fixture(autouse=True)

@@ -14,7 +14,6 @@ from learner.api import train
 from learner.method import override
 from learner.methods import find
 from learner.state import StepRecord
-from tests.learner import tiny
 from tests.learner.shares import SETTINGS
 from toolkit import Task
 from toolkit.agent import Agent, group
@@ -46,11 +45,6 @@ class Shaky(Ladder):
         if self.broken.random() < 0.3:
             raise OSError("the ladder fell")
         return super().step(action)
-
-
-@pytest.fixture(scope="module")
-def model(tmp_path_factory: pytest.TempPathFactory) -> str:
-    return f"torch/{tiny.saved(tmp_path_factory.mktemp('tiny'))}"
 
 
 def trained(environment: Any, model: str, folder: Path, method: str) -> list[StepRecord]:
