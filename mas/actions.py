@@ -114,17 +114,18 @@ def allowed(space: Space, state: State) -> NDArray[np.bool_]:
     answered = bool(space.answering(state))
     if space.answers and not answered and (left == 2 or n == space.agents - 1):
         mask[: space.delete] &= space.answers
-    mask[space.delete] = n >= 2 and left > 2 and any(deletable(space, state))
+    mask[space.delete] = n >= 2 and left > 2 and any(_can_go(space, state, gone) for gone in range(n))
     mask[space.exit] = answered
     return mask
 
 
 def deletable(space: Space, state: State) -> list[bool]:
     """For each agent, whether those who hear it still hear as many as they must without it."""
-    return [
-        all(_hears_enough(space, state, place, gone) for place in range(len(state)))
-        for gone in range(len(state))
-    ]
+    return [_can_go(space, state, gone) for gone in range(len(state))]
+
+
+def _can_go(space: Space, state: State, gone: int) -> bool:
+    return all(_hears_enough(space, state, place, gone) for place in range(len(state)))
 
 
 def _hears_enough(space: Space, state: State, place: int, gone: int) -> bool:

@@ -88,15 +88,17 @@ class Estimate:
         """(graphs,) what they get on a query each beyond the mean of all; 0 before any trial."""
         if not len(self.dual) or not graphs:
             return np.zeros(len(graphs))
-        costs = np.array([_cost(graph) for graph in graphs]) - self.costs.mean()
-        return self._to_seen(graphs, queries)[2] @ self.dual - self.spread * costs
+        return self._mean(graphs, self._to_seen(graphs, queries)[2])
 
-    def doubt(self, graphs: Sequence[Graph], query: Query) -> Rows:
-        """(graphs, graphs) the covariance of what is not known of them yet, in reward squared."""
+    def _mean(self, graphs: Sequence[Graph], kernel: Rows) -> Rows:
+        costs = np.array([_cost(graph) for graph in graphs]) - self.costs.mean()
+        return kernel @ self.dual - self.spread * costs
+
+    def posterior(self, graphs: Sequence[Graph], query: Query) -> tuple[Rows, Rows]:
+        """(graphs,) as `value`, and (graphs, graphs) the covariance of what is not known of them, in reward squared."""
         features, shapes, kernel = self._to_seen(graphs, [query] * len(graphs))
-        same = OWN**2 * (shapes[:, None] == shapes)
-        left = features @ features.T + same - kernel @ self.inverse @ kernel.T
-        return left * (self.spread**2 / self.noise)
+        left = self._alike(features, shapes, features, shapes) - kernel @ self.inverse @ kernel.T
+        return self._mean(graphs, kernel), left * (self.spread**2 / self.noise)
 
     def _to_seen(
         self, graphs: Sequence[Graph], queries: Sequence[Query]
@@ -126,8 +128,13 @@ class Estimate:
 
     def _kernel(self, features: Rows, shapes: NDArray[np.int64], queries: Rows) -> Rows:
         like = np.clip(queries @ self.queries.T, 0.0, 1.0)
-        same = OWN**2 * (shapes[:, None] == self.shapes)
-        return (features @ self.features.T + same) * (1 - self.alike + self.alike * like)
+        alike = self._alike(features, shapes, self.features, self.shapes)
+        return alike * (1 - self.alike + self.alike * like)
+
+    @staticmethod
+    def _alike(one: Rows, shapes: NDArray[np.int64], other: Rows, others: NDArray[np.int64]) -> Rows:
+        """How far graphs are alike, the query left aside."""
+        return one @ other.T + OWN**2 * (shapes[:, None] == others)
 
 
 @lru_cache(maxsize=KEPT)

@@ -9,16 +9,21 @@ from dataclasses import dataclass, field
 from functools import lru_cache
 
 import numpy as np
-from numpy.typing import NDArray
 
 from mas.actions import Move, Space, build, moves_of
 from mas.baselines import standard
-from mas.estimate import KEPT, Estimate
+from mas.estimate import KEPT, Estimate, shape
 from mas.graph import Graph
-from mas.neighbours import grafted, neighbour, pruned
+from mas.neighbours import grafted, joined, neighbour, pruned, recast
 from mas.search import Draft, Query, TrialGroup
 
-Pool = dict[str, Draft]
+Pool = dict[int, Draft]
+"""Graphs by their shape: the names and the order of agents make no other graph."""
+
+TRIES = 40
+"""So many joins are thought of for a query."""
+JITTER = 1e-6
+"""Of the largest variance, added to all of them: rounding makes a covariance indefinite else."""
 
 
 @dataclass
@@ -27,9 +32,13 @@ class Explorer:
     Knows the `keep` graphs with the best lower bound, the best one for each role of the exit, and the usual designs.
 
     In each of `rounds`, `pool` edits are thought of; `bound` standard deviations are taken off for the lower bound.
-    The first `prune` of the best are also tried with a part less. `graft` is the share of edits that put a part of
-    one graph into another one, `twice` of those that are edited again, `usual` of those with a usual design as parent.
-    `boldness` scales doubt where graphs are drawn by what they may be worth.
+    The first `prune` of the best are also thought of with a part less, or with another role for an agent. `graft` is
+    the share of edits that put a part of one graph into another one, `twice` of those that are edited again, `usual`
+    of those with a usual design as parent. `boldness` scales doubt where graphs are drawn by what they may be worth.
+
+    The share `joins` of the drafts puts two of the known graphs under an agent that hears both: what was never tried,
+    whatever it is thought to be worth, for two halves of a good graph say little of the whole. Of the others the share
+    `fresh` was never tried either, but is thought to be worth it. A group has no graph twice.
     """
 
     space: Space
@@ -43,6 +52,9 @@ class Explorer:
     graft: float = 0.5
     twice: float = 0.3
     boldness: float = 0.7
+    joins: float = 1 / 6
+    fresh: float = 0.5
+    tried: set[int] = field(default_factory=set)
     elite: list[Draft] = field(default_factory=list)
 
     def __post_init__(self) -> None:
@@ -58,16 +70,29 @@ class Explorer:
         """
         `count` drafts; before any trial the usual designs.
 
-        Each is the best of a pool of edits under one draw of what they may be worth.
+        First joins, then edits: each is the best of a pool of edits under one draw of what they may be worth.
         """
-        if not count:
-            return []
-        if not self.elite:
+        if not (count and self.elite):
             return self.designs[:count]
         rng = np.random.default_rng(seed)
-        pool = {draft.graph.version: draft for draft in [*self.elite, *self.designs]}
+        joins = self._joins(round(count * self.joins), rng)
+        return [*joins, *self._edits(query, count - len(joins), rng)]
+
+    def _joins(self, count: int, rng: np.random.Generator) -> list[Draft]:
+        """At most `count` joins of two of those known that were not tried yet."""
+        found: Pool = {}
+        for _ in range(TRIES):
+            one, other = (_moves(self.elite[int(rng.integers(len(self.elite)))]) for _ in range(2))
+            graph = _graph(self.space, joined(self.space, one, other, rng))
+            if len(found) < count and self._shape(graph) not in self.tried:
+                self._take_in(found, [graph])
+        return list(found.values())
+
+    def _edits(self, query: Query, count: int, rng: np.random.Generator) -> list[Draft]:
+        pool = {self._shape(draft.graph): draft for draft in [*self.elite, *self.designs]}
         for draft in self.best[: self.prune]:
-            self._take_in(pool, [_graph(self.space, each) for each in pruned(self.space, _moves(draft))])
+            near = [*pruned(self.space, _moves(draft)), *recast(self.space, _moves(draft))]
+            self._take_in(pool, [_graph(self.space, each) for each in near])
         parents = list(pool.values())
         for _ in range(self.rounds):
             self._take_in(pool, [self._edited(parents, rng) for _ in range(self.pool)])
@@ -75,27 +100,30 @@ class Explorer:
         return parents
 
     def _drawn(self, pool: Pool, query: Query, count: int, rng: np.random.Generator) -> list[Draft]:
-        """`count` of the pool, each the best under one draw of what all of it may be worth."""
+        """`count` of the pool, each the best under one draw of what all of it may be worth; the first are fresh."""
         drafts = list(pool.values())
-        graphs = [draft.graph for draft in drafts]
-        worth = self.estimate.value(graphs, [query] * len(graphs))
-        return [drafts[i] for i in (worth[:, None] + self._noise(graphs, query, count, rng)).argmax(0)]
-
-    def _noise(
-        self, graphs: Sequence[Graph], query: Query, count: int, rng: np.random.Generator
-    ) -> NDArray[np.float64]:
-        values, vectors = np.linalg.eigh(self.estimate.doubt(graphs, query))
-        root = vectors * np.sqrt(np.maximum(values, 0.0))
-        return self.boldness * (root @ rng.normal(size=(len(graphs), count)))
+        mean, doubt = self.estimate.posterior([draft.graph for draft in drafts], query)
+        root = np.linalg.cholesky(doubt + JITTER * doubt.max() * np.eye(len(doubt)))
+        worth = mean[:, None] + self.boldness * (root @ rng.normal(size=(len(drafts), count)))
+        old = [key in self.tried for key in pool]
+        if len(drafts) - sum(old) >= count:
+            worth[old, : round(count * self.fresh)] = -np.inf
+        picked: list[int] = []
+        for column in worth.T:
+            column[picked] = -np.inf
+            picked.append(int(column.argmax()))
+        return [drafts[i] for i in picked]
 
     def take(self, groups: Sequence[TrialGroup]) -> None:
         """Keep the best of those tried and those kept, over the queries of these groups."""
-        known = {draft.graph.version: draft for draft in self.elite}
-        self._take_in(known, [trial.draft.graph for group in groups for trial in group.trials])
+        known = {self._shape(draft.graph): draft for draft in self.elite}
+        graphs = [trial.draft.graph for group in groups for trial in group.trials]
+        self.tried |= {self._shape(graph) for graph in graphs}
+        self._take_in(known, graphs)
         drafts, queries = list(known.values()), [group.query for group in groups]
         graphs = [draft.graph for draft in drafts]
         mean = np.mean([self.estimate.value(graphs, [query] * len(graphs)) for query in queries], axis=0)
-        doubt = np.sqrt(np.maximum(0.0, np.diag(self.estimate.doubt(graphs, queries[0]))))
+        doubt = np.sqrt(np.maximum(0.0, np.diag(self.estimate.posterior(graphs, queries[0])[1])))
         ranked = [drafts[i] for i in np.argsort(self.bound * doubt - mean, kind="stable")]
         of_exit = {draft.graph[draft.graph.exit].role: draft for draft in reversed(ranked)}
         best = ranked[: self.keep]
@@ -118,8 +146,12 @@ class Explorer:
 
     def _take_in(self, pool: Pool, graphs: Sequence[Graph]) -> None:
         for graph in graphs:
-            if graph.version not in pool and (draft := _draft(self.space, graph)):
-                pool[graph.version] = draft
+            key = self._shape(graph)
+            if key not in pool and (draft := _draft(self.space, graph)):
+                pool[key] = draft
+
+    def _shape(self, graph: Graph) -> int:
+        return shape(self.space.roles, graph)
 
 
 @lru_cache(maxsize=KEPT)

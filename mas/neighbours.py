@@ -48,6 +48,25 @@ def grafted(
     return tuple(moves)
 
 
+def joined(
+    space: Space, moves: Sequence[Move], other: Sequence[Move], rng: np.random.Generator
+) -> tuple[Move, ...]:
+    """
+    Moves of two graphs side by side, and an agent of a role for several that hears the exits of both.
+
+    Agents of one role that hear the same become one. The moves as they are where this is not allowed.
+    """
+    roles = [role for role, hears in enumerate(space.hears) if hears > 1]
+    if not roles:
+        return tuple(moves)
+    agents, more = _agents(moves), _agents(other)
+    first = len(agents)
+    beside = [(role, {x + first for x in heard}) for role, heard in more]
+    last = (int(rng.choice(roles)), {first - 1, first + len(more) - 1})
+    found = _moves(space, _ended(_merged([*agents, *beside, last])))
+    return found if _allowed(space, found) else tuple(moves)
+
+
 def pruned(space: Space, moves: Sequence[Move]) -> list[tuple[Move, ...]]:
     """Moves of all graphs with one agent or one edge less."""
     agents, found = _agents(moves), list[Agents]()
@@ -58,6 +77,18 @@ def pruned(space: Space, moves: Sequence[Move]) -> list[tuple[Move, ...]]:
         for gone in heard:
             found.append([(r, h - {gone} if i == place else set(h)) for i, (r, h) in enumerate(agents)])
     return [made for each in found if _allowed(space, made := _moves(space, _ended(each)))]
+
+
+def recast(space: Space, moves: Sequence[Move]) -> list[tuple[Move, ...]]:
+    """Moves of all graphs in which one agent has another role."""
+    agents = _agents(moves)
+    found = [
+        _moves(space, [*agents[:place], (role, heard), *agents[place + 1 :]])
+        for place, (own, heard) in enumerate(agents)
+        for role in range(len(space.roles))
+        if role != own
+    ]
+    return [made for made in found if _allowed(space, made)]
 
 
 def _agents(moves: Sequence[Move]) -> Agents:

@@ -4,7 +4,7 @@ import pytest
 from mas.actions import Move, Space, build
 from mas.estimate import described, shape
 from mas.graph import Graph, Node
-from mas.neighbours import grafted, neighbour, pruned
+from mas.neighbours import grafted, joined, neighbour, pruned, recast
 
 SPACE = Space(("solver", "planner", "critic", "majority"), (0, 0, 1, 2), agents=4, moves=8)
 SOLVER, PLANNER, CRITIC, MAJORITY, EXIT = 0, 1, 2, 3, 5
@@ -32,13 +32,32 @@ def test_agents_that_say_the_same_become_one_when_grafted() -> None:
 
 
 @pytest.mark.parametrize(
-    "edit", [lambda m, r: grafted(SPACE, m, VOTE, r), lambda m, r: neighbour(SPACE, m, r)]
+    "edit",
+    [
+        lambda m, r: grafted(SPACE, m, VOTE, r),
+        lambda m, r: joined(SPACE, m, VOTE, r),
+        lambda m, r: neighbour(SPACE, m, r),
+    ],
 )
 def test_edits_stay_within_the_space(edit) -> None:
     rng, moves = np.random.default_rng(0), CHECKED
     for _ in range(200):
         moves = edit(moves, rng)
         assert 1 <= len(graph(moves)) <= SPACE.agents
+
+
+def test_an_agent_that_hears_two_graphs_joins_them_and_what_they_share_is_there_once() -> None:
+    critic = (Move(PLANNER), Move(SOLVER, (0,)), Move(CRITIC, (1,)), Move(EXIT))
+    found = joined(SPACE, critic, PLANNED, np.random.default_rng(0))
+    shared = {("planner", "solver"), ("solver", "critic")}
+    assert edges(found) == shared | {("solver", "majority"), ("critic", "majority")}
+
+
+def test_a_graph_is_not_joined_with_itself_nor_where_no_role_hears_two() -> None:
+    rng, few = np.random.default_rng(0), Space(SPACE.roles[:3], (0, 0, 1), agents=4, moves=8)
+    assert joined(SPACE, PLANNED, PLANNED, rng) == PLANNED
+    planned = (*PLANNED[:-1], Move(few.exit))
+    assert joined(few, planned, (Move(SOLVER), Move(few.exit)), rng) == planned
 
 
 def test_pruned_graphs_are_all_that_have_a_part_less() -> None:
@@ -51,6 +70,11 @@ def test_pruned_graphs_are_all_that_have_a_part_less() -> None:
         {("planner", "solver"), ("solver", "critic")},
     ]
     assert found == {frozenset(each) for each in [*agents, *wires]}
+
+
+def test_recast_graphs_are_all_in_which_one_agent_has_another_role() -> None:
+    roles = {tuple(move.action for move in moves[:-1]) for moves in recast(SPACE, PLANNED)}
+    assert roles == {(SOLVER, SOLVER), (PLANNER, PLANNER), (PLANNER, CRITIC)}
 
 
 def test_one_agent_cannot_be_pruned() -> None:
