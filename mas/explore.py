@@ -38,7 +38,7 @@ class Explorer:
 
     The share `joins` of the drafts puts two of the known graphs under an agent that hears both: what was never tried,
     whatever it is thought to be worth, for two halves of a good graph say little of the whole. Of the others the share
-    `fresh` was never tried either, but is thought to be worth it. A group has no graph twice.
+    `fresh` was never tried either, but is thought to be worth it. No two of these are the same graph.
     """
 
     space: Space
@@ -81,11 +81,13 @@ class Explorer:
     def _joins(self, count: int, rng: np.random.Generator) -> list[Draft]:
         """At most `count` joins of two of those known that were not tried yet."""
         found: Pool = {}
-        for _ in range(TRIES):
+        for _ in range(TRIES if count else 0):
             one, other = (_moves(self.elite[int(rng.integers(len(self.elite)))]) for _ in range(2))
             graph = _graph(self.space, joined(self.space, one, other, rng))
-            if len(found) < count and self._shape(graph) not in self.tried:
+            if self._shape(graph) not in self.tried:
                 self._take_in(found, [graph])
+            if len(found) == count:
+                break
         return list(found.values())
 
     def _edits(self, query: Query, count: int, rng: np.random.Generator) -> list[Draft]:

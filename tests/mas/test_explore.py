@@ -55,7 +55,7 @@ def test_the_same_seed_thinks_of_the_same(explorer: Explorer) -> None:
     assert first != other
 
 
-def test_when_all_joins_were_tried_all_drafts_are_edits(explorer: Explorer) -> None:
+def test_where_nothing_can_be_joined_all_drafts_are_edits(explorer: Explorer) -> None:
     tell(explorer, {single("solver"): 1.0})
     assert len(explorer.promising(QUERY, 6, seed=1)) == 6
 
