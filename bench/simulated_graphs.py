@@ -9,6 +9,7 @@ run is right with probability q of the exit where its role answers; the reward i
 agent. The true value is the same without the coin.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -76,6 +77,22 @@ class Simulated:
                 total += lift * chance[heard]
                 lifted.append(other)
         return float(np.clip(total, 0.0, 0.95))
+
+    def beside(self, graphs: Sequence[Graph], rng: np.random.Generator) -> list[tuple[Graph, float]]:
+        """
+        The graphs that end at inner agents whose roles answer, each once, with what one run of it gets.
+
+        These coins are drawn apart from those of the graphs around them.
+        """
+        smaller = {
+            inner.version: inner
+            for graph in graphs
+            for node in graph.nodes
+            if node.name != graph.exit and node.role not in NO_ANSWER
+            for inner in [graph.up_to(node.name)]
+        }
+        drafted = {graph.version for graph in graphs}
+        return [(graph, self.reward(graph, rng)) for key, graph in smaller.items() if key not in drafted]
 
     def reward(self, graph: Graph, rng: np.random.Generator) -> float:
         """One run."""

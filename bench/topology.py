@@ -11,7 +11,9 @@ the report.
 What searchers know beforehand differs. HRPO begins with the usual designs (`mas.baselines.standard`), and so do the
 fixed ones; the best graph of the debate task is one of them. REINFORCE on edges has every role as an agent, more of one
 where the best graph has more, in a good order and with the right exit, and no limit on agents. Random search knows
-nothing. `paper_only` is HRPO without the measures that save samples, the usual designs among them.
+nothing. A sample is a graph that is run. HRPO also learns from what the inner agents of that run answered, which is
+graded at no call more; its rivals, `no_inner` and `paper_only` do not. `paper_only` is HRPO without all measures that
+save samples, the usual designs among them.
 
 `--draws N --budget N` for a smaller run than that of the bar, `--only chain hrpo` for some tasks and searchers.
 """
@@ -35,7 +37,7 @@ from simulated_graphs import ROLES, SPACE, TASKS, Simulated
 from mas.baselines import BestOf, Edges, RandomSearch, standard
 from mas.hrpo import Hrpo, HrpoSettings
 from mas.policy import Policy
-from mas.search import Query, Searcher, Trial, TrialGroup
+from mas.search import Draft, Query, Searcher, Trial, TrialGroup
 from tests.plans import play
 from toolkit.seeds import seed as seed_of
 
@@ -53,7 +55,7 @@ def query(draw: int, number: int) -> Query:
     return Query(f"q{number}", "", (features / np.linalg.norm(features)).astype(np.float32))
 
 
-def curve(task: Simulated, searcher: Searcher, draw: int, budget: int) -> list[float]:
+def curve(task: Simulated, searcher: Searcher, draw: int, budget: int, inner: bool = True) -> list[float]:
     """The true value of the design after each batch."""
     values, rng = [], np.random.default_rng(seed_of(draw, task.name, "noise"))
     probe = [query(draw, -1 - i) for i in range(4)]
@@ -61,15 +63,21 @@ def curve(task: Simulated, searcher: Searcher, draw: int, budget: int) -> list[f
         queries = [query(draw, number * BATCH + i) for i in range(BATCH)]
         seed = seed_of(draw, number)
         drafts = play(searcher.propose(queries, SIZE, seed), no_model)
-        groups = [
-            TrialGroup(q, tuple(Trial(d, task.reward(d.graph, rng)) for d in each))
-            for q, each in zip(queries, drafts, strict=True)
-        ]
+        groups = [tried(task, q, each, rng, inner) for q, each in zip(queries, drafts, strict=True)]
         play(searcher.learn(groups, seed), no_model)
         values.append(statistics.fmean(task.value(g) for g in searcher.design().graphs(probe)))
         if len(values) > STAYS and min(values[-STAYS - 1 :]) >= SHARE * task.value(task.best) - 1e-9:
             break
     return values
+
+
+def tried(
+    task: Simulated, query: Query, drafts: Sequence[Draft], rng: np.random.Generator, inner: bool
+) -> TrialGroup:
+    """The trials of a query and, with `inner`, what inner agents answered, as `mas.trials.tried` has it."""
+    trials = tuple(Trial(draft, task.reward(draft.graph, rng)) for draft in drafts)
+    found = task.beside([draft.graph for draft in drafts], rng) if inner else []
+    return TrialGroup(query, trials, tuple(Trial(Draft(graph), reward) for graph, reward in found))
 
 
 def no_model(request: object) -> str:
@@ -96,8 +104,11 @@ ABLATIONS: dict[str, dict[str, Any]] = {
     "no_group_advantage": {"group_advantage": False},
     "no_exemption": {"exemption": 0},
     "not_joint": {"joint": False},
+    "no_inner": {},
     "paper_only": {"estimate": False, "smooth": 0.0, "explore": 0.0, "imagined": 0},
 }
+BLIND = ("no_inner", "paper_only")
+"""Those that are not told what inner agents answered; rivals make no use of it."""
 
 
 def measured(job: tuple[Simulated, str, int, int]) -> tuple[int, float]:
@@ -107,7 +118,8 @@ def measured(job: tuple[Simulated, str, int, int]) -> tuple[int, float]:
     torch.set_num_threads(1)
     task, name, draw, budget = job
     make = RIVALS.get(name) or (lambda task, draw: hrpo(draw, **ABLATIONS.get(name, {})))
-    values, best = curve(task, make(task, draw), draw, budget), task.value(task.best)
+    values = curve(task, make(task, draw), draw, budget, inner=name not in BLIND)
+    best = task.value(task.best)
     return needed(values, best), values[-1] / best
 
 

@@ -11,6 +11,7 @@ K roles, N agents so far.
 
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
+from functools import lru_cache
 from typing import Any
 
 import numpy as np
@@ -18,6 +19,9 @@ from numpy.typing import NDArray
 
 from mas.graph import Graph, Node, named
 from mas.roles import Roles
+
+KEPT = 4096
+"""So many masks and agents are kept: a search comes to the same ones again and again."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,6 +101,7 @@ class State:
         return len(self.roles)
 
 
+@lru_cache(maxsize=KEPT)
 def allowed(space: Space, state: State) -> NDArray[np.bool_]:
     """
     (K + 2,) which node actions may be taken.
@@ -108,7 +113,7 @@ def allowed(space: Space, state: State) -> NDArray[np.bool_]:
     n, left = len(state), space.moves - state.moves
     mask = np.zeros(space.actions, dtype=bool)
     if state.done:
-        return mask
+        return _fixed(mask)
     room = n < space.agents and left > 1
     mask[: space.delete] = [room and n >= least for least in space.hears]
     answered = bool(space.answering(state))
@@ -116,6 +121,12 @@ def allowed(space: Space, state: State) -> NDArray[np.bool_]:
         mask[: space.delete] &= space.answers
     mask[space.delete] = n >= 2 and left > 2 and any(_can_go(space, state, gone) for gone in range(n))
     mask[space.exit] = answered
+    return _fixed(mask)
+
+
+def _fixed(mask: NDArray[np.bool_]) -> NDArray[np.bool_]:
+    """The same array, which nobody may write to, as it is kept."""
+    mask.setflags(write=False)
     return mask
 
 
@@ -177,6 +188,11 @@ def names(space: Space, state: State) -> tuple[str, ...]:
     return named(space.roles[role] for role in state.roles)
 
 
+@lru_cache(maxsize=KEPT)
+def _agent(name: str, role: str) -> Node:
+    return Node(name=name, role=role)
+
+
 def graph(space: Space, state: State) -> Graph:
     """The graph that a state stands for: the last agent that answers is the exit; what it does not hear falls away."""
     answering = space.answering(state)
@@ -189,7 +205,7 @@ def graph(space: Space, state: State) -> Graph:
             kept.add(place)
             todo.extend(state.hears[place])
     called = names(space, state)
-    nodes = tuple(Node(name=called[p], role=space.roles[state.roles[p]]) for p in sorted(kept))
+    nodes = tuple(_agent(called[p], space.roles[state.roles[p]]) for p in sorted(kept))
     edges = tuple((called[a], called[b]) for b in sorted(kept) for a in state.hears[b])
     return Graph(nodes, edges, called[answering[-1]])
 

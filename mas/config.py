@@ -42,6 +42,9 @@ class WiringConfig(Config):
         description='"module:function" that rewards single agents: f(context, outcome), see docs/graphs.md',
     )
     credit: int = Field(8, ge=0, description="runs per step that leave out an agent or an edge")
+    inner: bool = Field(
+        True, description="grade what inner agents answer too, at no call; not where grading asks a model"
+    )
     action_reward: bool = Field(True, description="ablation: whether single moves are rewarded")
     group_advantage: bool = Field(True, description="ablation: whether whole graphs are compared")
     exemption: int = Field(2, ge=0, description="moves that are free of the cost of a move")

@@ -229,6 +229,11 @@ def credited_with(
     done = {
         Case(x.graph, each.row, step).key: _worth(job, each, x.rollout) for each in found for x in each.runs
     }
+    done |= {
+        Case(t.draft.graph, each.row, step).key: t.parts["quality"] - job.weights.cost * t.parts["resources"]
+        for each in found
+        for t in each.trials.beside
+    }
     evidence = yield from measured(run, cases, most=job.config.credit, seed=seed, known=known, done=done)
     return [_with_credit(job, each, evidence) for each in found], evidence
 

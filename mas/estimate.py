@@ -6,13 +6,15 @@ paths of roles into the exit) and on which graph it is. Before any trial an agen
 a little. Trials count for a query as far as the queries are alike, so worth depends on the query where the trials say
 so.
 
-T trials, F features of a graph.
+A graph is also described by the best answer that is given inside of it, which is what the trials before say of the
+graphs that end at its inner agents: what is better fed is expected to be better.
+
+T trials, G graphs, F features of a graph.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -21,6 +23,7 @@ from mas.graph import Graph
 from mas.search import Query, Trial, TrialGroup
 
 Rows = NDArray[np.float64]
+Numbers = NDArray[np.int64]
 
 LONGEST, BUCKETS = 5, 1024
 KEPT = 4096
@@ -29,6 +32,60 @@ ROLES, EDGES, PATHS, OWN = 0.45, 0.45, 0.45, 0.33
 """How much of a graph's worth is expected in each kind of part, and in itself; in standard deviations of rewards."""
 AGENT, EDGE = 0.18, 0.045
 """What an agent and an edge more are expected to cost, in the same unit."""
+FED, FED_DOUBT = 0.5, 0.3
+"""
+How much of what the best answer inside is better by is expected to arrive at the exit, and by how much that may be off:
+for all graphs, and again for those of each role of the exit.
+"""
+
+
+@dataclass(frozen=True, slots=True)
+class Described:
+    """
+    G graphs as arrays: (G, F) what is in them, and (G,) their shapes, the roles of their exits, and what they cost.
+
+    `inside` is the worth of the best answer inside, in standard deviations of rewards; 0 where there is none.
+    """
+
+    features: Rows
+    shapes: Numbers
+    exits: Numbers
+    costs: Rows
+    inside: Rows
+
+    def alike(self, other: "Described") -> Rows:
+        """(G, H) how far these graphs and H others are alike, the query left aside."""
+        same = self.shapes[:, None] == other.shapes
+        role = 1.0 + (self.exits[:, None] == other.exits)
+        fed = FED_DOUBT**2 * role * self.inside[:, None] * other.inside
+        return self.features @ other.features.T + OWN**2 * same + fed
+
+    @property
+    def expected(self) -> Rows:
+        """(G,) what they are expected to get before any trial, in standard deviations of rewards."""
+        return FED * self.inside - self.costs
+
+
+@dataclass(frozen=True, slots=True)
+class Weights:
+    """
+    What a fit says in few numbers, in standard deviations of rewards, the query left aside.
+
+    (F,) of what is in a graph, of graphs by their shapes, and (K,) of what is inside, by the role of the exit.
+    """
+
+    parts: Rows
+    own: Mapping[int, float]
+    fed: Rows
+
+    @classmethod
+    def of(cls, seen: Described, dual: Rows, roles: int) -> "Weights":
+        """Those of a fit; `dual` is in standard deviations."""
+        own, fed = dict[int, float](), np.full(roles, FED + FED_DOUBT**2 * (seen.inside @ dual))
+        for key, value in zip(seen.shapes.tolist(), OWN**2 * dual, strict=True):
+            own[key] = own.get(key, 0.0) + float(value)
+        np.add.at(fed, seen.exits, FED_DOUBT**2 * seen.inside * dual)
+        return cls(seen.features.T @ dual, own, fed)
 
 
 @dataclass(slots=True)
@@ -36,76 +93,70 @@ class Estimate:
     """
     Rewards seen, and what follows from them.
 
-    `alike` is how far the query matters (0: not at all), `noise` the variance of a reward over that of what graphs
-    are worth. The last `window` trials count.
+    `answers` says which of the roles answer the task, () that all do. `alike` is how far the query matters (0: not at
+    all), `noise` the variance of a reward over that of what graphs are worth. The last `window` trials count.
     """
 
     roles: tuple[str, ...]
+    answers: tuple[bool, ...] = ()
     alike: float = 0.3
     noise: float = 1.0
     window: int = 1024
-    features: Rows = field(init=False)
-    queries: Rows = field(init=False)
-    rewards: Rows = field(init=False)
-    group: NDArray[np.int64] = field(init=False)
-    shapes: NDArray[np.int64] = field(init=False)
-    costs: Rows = field(init=False)
+    graphs: list[Graph] = field(default_factory=list)
+    queries: Rows = field(default_factory=lambda: np.zeros((0, 0)))
+    rewards: Rows = field(default_factory=lambda: np.zeros(0))
+    group: Numbers = field(default_factory=lambda: np.zeros(0, np.int64))
+    seen: Described = field(init=False)
     dual: Rows = field(init=False)
     inverse: Rows = field(init=False)
+    before: Weights = field(init=False)
+    inside: dict[int, float] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        self.features, self.queries = np.zeros((0, 0)), np.zeros((0, 0))
-        self.rewards, self.dual, self.group = np.zeros(0), np.zeros(0), np.zeros(0, np.int64)
-        self.shapes, self.costs = np.zeros(0, np.int64), np.zeros(0)
-        self.inverse = np.zeros((0, 0))
+        count = len(self.roles)
+        self.before = Weights(np.zeros(_width(count)), {}, np.zeros(count))
 
     def add(self, groups: Sequence[TrialGroup]) -> None:
         """Take in trials, and fit again."""
-        self._remember([(number, g, t) for number, g in enumerate(groups) for t in g.trials])
+        if self.graphs:
+            self.before, self.inside = Weights.of(self.seen, self.dual / self.spread, len(self.roles)), {}
+        self._remember([(number, g, t) for number, g in enumerate(groups) for t in g.every])
         same = self.group[:, None] == self.group
         noise = self.noise * (np.eye(len(same)) + same / 2)  # of a reward, and of a query as a whole
-        self.inverse = np.linalg.inv(self._kernel(self.features, self.shapes, self.queries) + noise)
-        left = self.rewards + self.spread * self.costs
-        self.dual = self.inverse @ (left - left.mean())
+        self.seen = self._described(self.graphs)
+        self.inverse = np.linalg.inv(self._kernel(self.seen, self.queries) + noise)
+        self.dual = self.inverse @ self._left()
 
     def _remember(self, trials: Sequence[tuple[int, TrialGroup, Trial]]) -> None:
         first = 1 + int(self.group.max(initial=-1))
-        new = (
-            np.stack([described(self.roles, t.draft.graph) for _, _, t in trials]),
-            np.stack([_unit(group.query) for _, group, _ in trials]),
-            np.array([t.reward for _, _, t in trials], np.float64),
-            np.array([first + number for number, _, _ in trials]),
-            np.array([shape(self.roles, t.draft.graph) for _, _, t in trials]),
-            np.array([_cost(t.draft.graph) for _, _, t in trials]),
-        )
-        old = (self.features, self.queries, self.rewards, self.group, self.shapes, self.costs)
-        joined: list[Any] = [
-            b if not len(a) else np.concatenate([a, b])[-self.window :] for a, b in zip(old, new, strict=True)
-        ]
-        self.features, self.queries, self.rewards, self.group, self.shapes, self.costs = joined
+        queries = np.stack([_unit(group.query) for _, group, _ in trials])
+        old = self.queries.reshape(-1, queries.shape[1])
+        self.graphs = [*self.graphs, *(t.draft.graph for _, _, t in trials)][-self.window :]
+        self.queries = np.concatenate([old, queries])[-self.window :]
+        self.rewards = np.append(self.rewards, [t.reward for _, _, t in trials])[-self.window :]
+        self.group = np.append(self.group, [first + number for number, _, _ in trials])[-self.window :]
+
+    def _left(self) -> Rows:
+        """(T,) rewards beyond what was expected, around 0."""
+        left = self.rewards - self.spread * self.seen.expected
+        return left - left.mean()
 
     def value(self, graphs: Sequence[Graph], queries: Sequence[Query]) -> Rows:
         """(graphs,) what they get on a query each beyond the mean of all; 0 before any trial."""
-        if not len(self.dual) or not graphs:
+        if not self.graphs or not graphs:
             return np.zeros(len(graphs))
-        return self._mean(graphs, self._to_seen(graphs, queries)[2])
+        found = self._described(graphs)
+        return self._mean(found, self._kernel(found, np.stack([_unit(query) for query in queries])))
 
-    def _mean(self, graphs: Sequence[Graph], kernel: Rows) -> Rows:
-        costs = np.array([_cost(graph) for graph in graphs]) - self.costs.mean()
-        return kernel @ self.dual - self.spread * costs
+    def _mean(self, found: Described, kernel: Rows) -> Rows:
+        return kernel @ self.dual + self.spread * (found.expected - self.seen.expected.mean())
 
     def posterior(self, graphs: Sequence[Graph], query: Query) -> tuple[Rows, Rows]:
         """(graphs,) as `value`, and (graphs, graphs) the covariance of what is not known of them, in reward squared."""
-        features, shapes, kernel = self._to_seen(graphs, [query] * len(graphs))
-        left = self._alike(features, shapes, features, shapes) - kernel @ self.inverse @ kernel.T
-        return self._mean(graphs, kernel), left * (self.spread**2 / self.noise)
-
-    def _to_seen(
-        self, graphs: Sequence[Graph], queries: Sequence[Query]
-    ) -> tuple[Rows, NDArray[np.int64], Rows]:
-        features = np.stack([described(self.roles, graph) for graph in graphs])
-        shapes = np.array([shape(self.roles, graph) for graph in graphs])
-        return features, shapes, self._kernel(features, shapes, np.stack([_unit(query) for query in queries]))
+        found = self._described(graphs)
+        kernel = self._kernel(found, np.stack([_unit(query)] * len(graphs)))
+        left = found.alike(found) - kernel @ self.inverse @ kernel.T
+        return self._mean(found, kernel), left * (self.spread**2 / self.noise)
 
     def worth(self, graphs: Sequence[Graph], queries: Sequence[Query]) -> list[dict[str, float]]:
         """
@@ -126,15 +177,32 @@ class Estimate:
         """The standard deviation of rewards; 1 before any trial."""
         return max(1e-3, float(self.rewards.std())) if len(self.rewards) else 1.0
 
-    def _kernel(self, features: Rows, shapes: NDArray[np.int64], queries: Rows) -> Rows:
+    def _kernel(self, found: Described, queries: Rows) -> Rows:
         like = np.clip(queries @ self.queries.T, 0.0, 1.0)
-        alike = self._alike(features, shapes, self.features, self.shapes)
-        return alike * (1 - self.alike + self.alike * like)
+        return found.alike(self.seen) * (1 - self.alike + self.alike * like)
 
-    @staticmethod
-    def _alike(one: Rows, shapes: NDArray[np.int64], other: Rows, others: NDArray[np.int64]) -> Rows:
-        """How far graphs are alike, the query left aside."""
-        return one @ other.T + OWN**2 * (shapes[:, None] == others)
+    def _described(self, graphs: Sequence[Graph]) -> Described:
+        return Described(
+            np.stack([described(self.roles, graph) for graph in graphs]),
+            np.array([shape(self.roles, graph) for graph in graphs]),
+            np.array([self.roles.index(graph[graph.exit].role) for graph in graphs]),
+            np.array([_cost(graph) for graph in graphs]),
+            np.array([self._inside(graph) for graph in graphs]),
+        )
+
+    def _inside(self, graph: Graph) -> float:
+        """The best answer inside of a graph; 0, as good as the mean, where there is none."""
+        key = shape(self.roles, graph)
+        if key not in self.inside:
+            inner = inner_ones(self.roles, self.answers, graph)
+            self.inside[key] = max(map(self._answer, inner), default=0.0)
+        return self.inside[key]
+
+    def _answer(self, graph: Graph) -> float:
+        """What a graph's answer is worth by the trials before the last ones, its cost left aside."""
+        own = self.before.own.get(shape(self.roles, graph), 0.0)
+        fed = self.before.fed[self.roles.index(graph[graph.exit].role)] * self._inside(graph)
+        return float(described(self.roles, graph) @ self.before.parts + own + fed)
 
 
 @lru_cache(maxsize=KEPT)
@@ -149,7 +217,7 @@ def described(roles: tuple[str, ...], graph: Graph) -> Rows:
     """
     place = {node.name: roles.index(node.role) for node in graph.nodes}
     count = len(roles)
-    found = np.zeros(count * (count + 1) + BUCKETS)
+    found = np.zeros(_width(count))
     np.add.at(found, list(place.values()), ROLES / len(place) ** 0.5)
     edges = [count + place[a] * count + place[b] for a, b in graph.edges]
     np.add.at(found, edges, EDGES / max(1, len(edges)) ** 0.5)
@@ -172,12 +240,24 @@ def shape(roles: tuple[str, ...], graph: Graph) -> int:
 
 
 @lru_cache(maxsize=KEPT)
+def inner_ones(roles: tuple[str, ...], answers: tuple[bool, ...], graph: Graph) -> tuple[Graph, ...]:
+    """The graphs that end at the inner agents that answer."""
+    inner = (node for node in graph.nodes if node.name != graph.exit)
+    return tuple(graph.up_to(n.name) for n in inner if not answers or answers[roles.index(n.role)])
+
+
+@lru_cache(maxsize=KEPT)
 def smaller_ones(graph: Graph) -> tuple[tuple[str, Graph], ...]:
     """Each agent that can be left out, by its name, and the graph without it."""
     if len(graph) == 1:
         return ()
     left = ((node.name, graph.without(node.name)) for node in graph.nodes)
     return tuple((name, rest) for name, rest in left if rest)
+
+
+def _width(roles: int) -> int:
+    """F."""
+    return roles * (roles + 1) + BUCKETS
 
 
 def _cost(graph: Graph) -> float:

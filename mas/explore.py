@@ -119,7 +119,7 @@ class Explorer:
     def take(self, groups: Sequence[TrialGroup]) -> None:
         """Keep the best of those tried and those kept, over the queries of these groups."""
         known = {self._shape(draft.graph): draft for draft in self.elite}
-        graphs = [trial.draft.graph for group in groups for trial in group.trials]
+        graphs = [trial.draft.graph for group in groups for trial in group.every]
         self.tried |= {self._shape(graph) for graph in graphs}
         self._take_in(known, graphs)
         drafts, queries = list(known.values()), [group.query for group in groups]

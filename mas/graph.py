@@ -84,6 +84,13 @@ class Graph:
 
     # ---- what follows from it --------------------------------------------------------------------
 
+    def __hash__(self) -> int:
+        return self._hash
+
+    @cached_property
+    def _hash(self) -> int:
+        return hash((self.nodes, self.edges, self.exit, self.loops))
+
     def __len__(self) -> int:
         return len(self.nodes)
 
@@ -160,6 +167,10 @@ class Graph:
     def without_edge(self, edge: tuple[str, str]) -> "Graph":
         """The graph without an edge, and without whatever then no longer reaches the exit."""
         return self._trimmed([e for e in self.edges if e != edge], self.exit)
+
+    def up_to(self, name: str) -> "Graph":
+        """The graph that ends at a node: the node, and all that it hears, even through others."""
+        return self._trimmed(self.edges, name)
 
     def _trimmed(self, edges: Iterable[tuple[str, str]], exit_: str) -> "Graph":
         edges = tuple(edges)

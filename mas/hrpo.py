@@ -98,7 +98,7 @@ class Hrpo:
     def __post_init__(self) -> None:
         s = self.settings
         self.learner = self.start.learner(s.rate, s.gradient_clip)
-        self.estimate = Estimate(self.start.space.roles)
+        self.estimate = Estimate(self.start.space.roles, self.start.space.answers)
         self.policy: Policy | Tabular = self.start
         self.explorer = Explorer(self.start.space, self.estimate)
 

@@ -73,6 +73,25 @@ def graph_run(
     return GraphRun(graph, rollout, outcomes, frozenset(context.reused), context.rewards)
 
 
+def inner_run(run: GraphRun, name: str, example: Example) -> GraphRun | None:
+    """
+    What the graph that ends at a node came to in this run.
+
+    Run by itself it would have said the same, as a node draws with a seed made of what it is and what it hears (where
+    its equal is left out, another draw of the same). None where the node said nothing, the run's own limits were met on
+    the way to it, or it is in a loop that goes beyond it.
+    """
+    graph = run.graph.up_to(name)
+    outcomes = {each: run.outcomes[each] for each in graph.order}
+    met = any(x.ended == "limit" for said in outcomes.values() for x in said)
+    cut = (run.graph.body(loop) for loop in run.graph.loops if loop not in graph.loops)
+    if met or not standing(outcomes[name]).heard or any(outcomes.keys() & set(body) for body in cut):
+        return None
+    whole = run.rollout
+    rollout = _rollout(graph, example, outcomes, whole.sample, whole.seed, None)
+    return GraphRun(graph, rollout, outcomes)
+
+
 async def _invoked(make: "partial[Context]", drive: Drive) -> Context:
     """Run the compiled graph in a fresh context, and leave nothing behind that still runs."""
     from mas.compile import plain

@@ -56,10 +56,21 @@ class Trial:
 
 @dataclass(frozen=True, slots=True)
 class TrialGroup:
-    """The G trials of one query in one step."""
+    """
+    The G trials of one query in one step.
+
+    `beside` are trials of graphs that nobody drafted but that ran as well: those that end at an inner agent of a draft,
+    and the plain agent.
+    """
 
     query: Query
     trials: tuple[Trial, ...]
+    beside: tuple[Trial, ...] = ()
+
+    @property
+    def every(self) -> tuple[Trial, ...]:
+        """All that ran."""
+        return (*self.trials, *self.beside)
 
 
 class Design(Protocol):

@@ -13,7 +13,7 @@ from mas.act import Team
 from mas.graph import Graph, single
 from mas.job import Job
 from mas.reward import reward
-from mas.run import GraphRun, Shared, graph_run
+from mas.run import GraphRun, Shared, graph_run, inner_run
 from mas.search import Design, Draft, Trial, TrialGroup
 from toolkit.evaluate import reward_of
 from toolkit.seeds import seed as seed_of
@@ -60,14 +60,18 @@ def attempt(
         version=version,
         rewards=job.process,
     )
+    run = yield from _graded(job, row, run)
+    yield Note("rollout", run.rollout)
+    return run
+
+
+def _graded(job: Job, row: Example, run: GraphRun) -> Plan[GraphRun]:
     score = yield from job.task.reward.grade(row, run.rollout, job.judge)
-    graded = replace(run.rollout, score=score)
-    yield Note("rollout", graded)
-    return replace(run, rollout=graded)
+    return replace(run, rollout=replace(run.rollout, score=score))
 
 
 def tried(job: Job, row: Example, drafts: Sequence[Draft], step: int) -> Plan[Tried]:
-    """All drafts of a row, and the plain agent, each different graph once."""
+    """All drafts of a row, and the plain agent, each different graph once; what ended inside of them as well."""
     shared, team = Shared(), job.team("rollout", job.config.learning)
     graphs = [*(draft.graph for draft in drafts), single()]
     different = {graph.version: graph for graph in graphs}
@@ -80,7 +84,30 @@ def tried(job: Job, row: Example, drafts: Sequence[Draft], step: int) -> Plan[Tr
     runs = tuple(by_version[graph.version] for graph in graphs)
     reference = tokens_of(runs[-1].rollout)
     trials = tuple(_trial(job, draft, run, reference) for draft, run in zip(drafts, runs, strict=False))
-    return Tried(row, TrialGroup(job.query(row), trials), runs, shared)
+    beside = yield from _beside(job, row, runs)
+    more = tuple(_trial(job, Draft(run.graph), run, reference) for run in beside)
+    return Tried(row, TrialGroup(job.query(row), trials, more), runs, shared)
+
+
+def _beside(job: Job, row: Example, runs: Sequence[GraphRun]) -> Plan[list[GraphRun]]:
+    """
+    The plain agent's run where it is no draft, and, where grading asks no model, what inner agents answered, graded.
+
+    Agents that stand alike in two graphs said the same, so it counts once.
+    """
+    drafted, plain = {run.graph.version for run in runs[:-1]}, runs[-1]
+    found = {} if plain.graph.version in drafted else {plain.graph.version: plain}
+    if not job.config.inner or job.task.reward.asks:
+        return list(found.values())
+    ended = [inner_run(run, name, row) for run in runs for name in _answering(job, run.graph)]
+    smaller = {run.graph.version: run for run in ended if run}
+    new = [run for version, run in smaller.items() if version not in drafted | set(found)]
+    return [*found.values(), *(yield [_graded(job, row, run) for run in new])]
+
+
+def _answering(job: Job, graph: Graph) -> list[str]:
+    """The inner agents of a graph that answer the task."""
+    return [n.name for n in graph.nodes if n.name != graph.exit and job.catalogue[n.role].answers]
 
 
 def _trial(job: Job, draft: Draft, run: GraphRun, reference: int) -> Trial:

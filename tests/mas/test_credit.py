@@ -275,7 +275,7 @@ def test_a_row_that_comes_again_in_a_later_step_is_measured_again():
 
 
 def test_what_is_known_is_carried_from_step_to_step():
-    job_ = job(credit=0)
+    job_ = job(credit=0, inner=False)
     row = job_.task.train[0]
     pair = CHAIN.without("b")
     made = asyncio.run(drive(tried(job_, row, [Draft(pair)], 1), Scripted(model)))
@@ -284,3 +284,12 @@ def test_what_is_known_is_carried_from_step_to_step():
     assert set(after.trials.trials[0].credit) == {"a"}
     assert after.trials.trials[0].parts["irrationality"] == 1
     assert evidence == known
+
+
+def test_what_ended_inside_of_a_trial_needs_no_run_to_be_compared_with():
+    job_, pair, client = job(credit=0), CHAIN.without("b"), Scripted(model)
+    made = asyncio.run(drive(tried(job_, job_.task.train[0], [Draft(pair)], 1), client))
+    asked = len(client.requests)
+    (after,), evidence = asyncio.run(drive(credited_with(job_, [made], 1, Evidence()), client))
+    assert evidence.part(pair, "c").mean > 0.5 and set(after.trials.trials[0].credit) == {"c"}
+    assert len(client.requests) == asked

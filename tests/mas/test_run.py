@@ -1,6 +1,7 @@
 """A graph run is a rollout of rollouts; what goes wrong in a node stays there, and limits hold."""
 
 import asyncio
+import random
 import threading
 import time
 from collections import Counter
@@ -16,8 +17,9 @@ from mas.act import Team
 from mas.context import Context
 from mas.graph import Graph, Loop, Node
 from mas.roles import CATALOGUE
-from mas.run import GraphLimits, GraphRun, NodeRun, Shared, emit_reward, graph_run
-from tests.mas.naive import EXAMPLE, jump, plain, team
+from mas.run import GraphLimits, GraphRun, NodeRun, Shared, emit_reward, graph_run, inner_run
+from mas.trials import tokens_of
+from tests.mas.naive import EXAMPLE, jump, plain, random_graph, said, team
 from toolkit.collect import Driver
 from toolkit.errors import ConfigError, GraphError, Interrupted, LimitReached, RewardError, UnknownPrice
 from toolkit.prices import Price
@@ -106,6 +108,26 @@ def test_one_at_a_time_and_all_at_once_give_the_same() -> None:
     graph = solvers(5, end="solver")
     first, second = (run(graph, model, limits=GraphLimits(concurrency=n)) for n in (1, 64))
     assert plain(first.outcomes) == plain(second.outcomes)
+
+
+def test_a_run_tells_what_the_graphs_that_end_inside_it_would_have_said() -> None:
+    told = cut = 0
+    for number in range(40):
+        graph = random_graph(random.Random(number), 6)
+        whole = run(graph, said)
+        for name in graph.order:
+            inner, alone = inner_run(whole, name, EXAMPLE), run(graph.up_to(name), said)
+            told, cut = told + bool(inner), cut + (inner is None and alone.outcomes[name][-1].heard)
+            if inner:
+                assert inner.graph == alone.graph and plain(inner.outcomes) == plain(alone.outcomes)
+                assert [step.said for step in inner.rollout.steps] == [s.said for s in alone.rollout.steps]
+                assert tokens_of(inner.rollout) == tokens_of(alone.rollout)
+    assert told > 100 and cut, "loops that go beyond a node are among them"
+
+
+def test_what_met_a_limit_on_the_way_tells_nothing_of_a_smaller_graph() -> None:
+    done = run(chain("a", "b", "c"), lambda request: "four", limits=GraphLimits(calls=1))
+    assert inner_run(done, "a", EXAMPLE) and not inner_run(done, "b", EXAMPLE)
 
 
 def test_nodes_are_told_of_as_they_end() -> None:
