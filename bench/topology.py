@@ -42,7 +42,7 @@ from tests.plans import play
 from toolkit.seeds import seed as seed_of
 
 BATCH, SIZE, FEATURES, SHARE = 4, 8, 32, 0.95
-DRAWS, ABLATED, BUDGET = 10, 5, 6400
+DRAWS, ABLATED, BUDGET = 10, 3, 6400
 STAYS = 10
 """Batches that a design must stay good for; a run that did ends."""
 BAR = "HRPO in at most half the samples of REINFORCE on edges and of random search, median of 10 seeds, on each task"

@@ -1,5 +1,7 @@
 """What graphs are worth, from few trials of others."""
 
+from typing import Any
+
 import numpy as np
 import pytest
 
@@ -23,7 +25,7 @@ def group(rewards: dict[Graph, float], beside: dict[Graph, float] | None = None)
     return TrialGroup(QUERY, trials, more)
 
 
-def told(*groups: TrialGroup, **settings: object) -> Estimate:
+def told(*groups: TrialGroup, **settings: Any) -> Estimate:
     found = Estimate(ROLES, ANSWERS, **settings)
     for each in groups:
         found.add([each])
