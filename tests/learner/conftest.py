@@ -1,6 +1,7 @@
 """What tests of the learner share."""
 
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 import torch
@@ -21,3 +22,9 @@ def one_thread() -> Iterator[None]:
 def model(tmp_path_factory: pytest.TempPathFactory) -> str:
     """The name of a tiny model with random weights, saved for the tests of one file."""
     return f"torch/{tiny.saved(tmp_path_factory.mktemp('tiny'))}"
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Where such a model is."""
+    return tiny.saved(tmp_path_factory.mktemp("tiny"))

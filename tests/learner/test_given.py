@@ -11,7 +11,6 @@ from learner.given import giving, written
 from learner.methods import find
 from learner.policy import Policy
 from learner.update import How, logps, update
-from tests.learner import tiny
 from tests.plans import play
 from toolkit.groups import plan
 from toolkit.groups.plan import Asked
@@ -19,11 +18,6 @@ from toolkit.rewards import resolve
 from toolkit.types import Encoded, Example, Message, Rollout, Score, Step
 
 ROW = Example("a", (Message("user", "What is 6 x 7?"),), "42", {"candidates": ["42", "41", "forty"]})
-
-
-@pytest.fixture(scope="module")
-def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return tiny.saved(tmp_path_factory.mktemp("tiny"))
 
 
 @pytest.fixture

@@ -8,7 +8,6 @@ import torch
 
 from learner.imitate import Pair, imitate
 from learner.policy import Lora, Policy
-from tests.learner import tiny
 
 PAIRS = [
     Pair((65, 66, 67), (70, 257)),
@@ -16,11 +15,6 @@ PAIRS = [
     Pair((90,), (80, 81, 82, 257)),
     Pair((91, 92), (83, 257)),
 ]
-
-
-@pytest.fixture(scope="module")
-def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return tiny.saved(tmp_path_factory.mktemp("tiny"))
 
 
 def policy(folder: Path, lora: Lora | None = None) -> Policy:

@@ -25,7 +25,6 @@ from learner.preference import (
 )
 from learner.update import How, gradient, logps_now
 from learner.weigh import per_sequence
-from tests.learner import tiny
 
 PAIRS = [
     Preference((65, 66, 67), (70, 257), (71, 72, 73, 257)),
@@ -114,11 +113,6 @@ def test_the_mixed_loss_is_a_plain_loop_over_pairs(pairs: list[Any], shift: floa
 
 
 # ---- steps ------------------------------------------------------------------------------------------------
-
-
-@pytest.fixture(scope="module")
-def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return tiny.saved(tmp_path_factory.mktemp("tiny"))
 
 
 def policy(folder: Path, lora: Lora | None = None, dtype: str = "float32") -> Policy:

@@ -14,15 +14,9 @@ from learner.methods import find
 from learner.policy import Policy
 from learner.statistics import wanted, with_statistics
 from learner.update import How, update
-from tests.learner import tiny
 
 BIG = How(tokens=10_000, clip=1e9)
 READERS = "drpo", "confucius3_math"
-
-
-@pytest.fixture(scope="module")
-def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return tiny.saved(tmp_path_factory.mktemp("tiny"))
 
 
 def batch() -> Batch:

@@ -12,17 +12,11 @@ from learner.method import override
 from learner.methods import METHODS, find
 from learner.policy import Lora, Policy
 from learner.update import How, gradient, update
-from tests.learner import tiny
 from toolkit.errors import OutOfMemory
 
 BIG = How(tokens=10_000, clip=1e9)
 CLOSE = {"rtol": 1e-4, "atol": 1e-7}  # norms of transformers are float32 in any model
 ON_POLICY = "grpo", "dr_grpo", "dapo", "gspo", "reinforce_plus_plus"
-
-
-@pytest.fixture(scope="module")
-def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return tiny.saved(tmp_path_factory.mktemp("tiny"))
 
 
 @pytest.fixture
