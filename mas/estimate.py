@@ -12,6 +12,7 @@ graphs that end at its inner agents: what is better fed is expected to be better
 T trials, G graphs, F features of a graph.
 """
 
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache
@@ -26,6 +27,8 @@ Rows = NDArray[np.float64]
 Numbers = NDArray[np.int64]
 
 LONGEST, BUCKETS = 5, 1024
+ENOUGH = 8
+"""Trials of a shape; more of it count only where it was drafted."""
 KEPT = 4096
 """Of so many graphs what is in them is kept: a search meets the same ones again and again."""
 ROLES, EDGES, PATHS, OWN = 0.45, 0.45, 0.45, 0.33
@@ -120,12 +123,26 @@ class Estimate:
         """Take in trials, and fit again."""
         if self.graphs:
             self.before, self.inside = Weights.of(self.seen, self.dual / self.spread, len(self.roles)), {}
-        self._remember([(number, g, t) for number, g in enumerate(groups) for t in g.every])
+        self._remember([(n, g, t) for n, g in enumerate(groups) for t in self._counted(g)])
         same = self.group[:, None] == self.group
         noise = self.noise * (np.eye(len(same)) + same / 2)  # of a reward, and of a query as a whole
         self.seen = self._described(self.graphs)
         self.inverse = np.linalg.inv(self._kernel(self.seen, self.queries) + noise)
         self.dual = self.inverse @ self._left()
+
+    def _counted(self, group: TrialGroup) -> list[Trial]:
+        """
+        The trials of the drafts, and one of each other shape of which not `ENOUGH` are known.
+
+        Of those that ran beside the drafts there are several for each draft: they would push the drafts out else.
+        """
+        drafted = {shape(self.roles, t.draft.graph) for t in group.trials}
+        others = {shape(self.roles, t.draft.graph): t for t in group.beside}
+        known = Counter(self.seen.shapes.tolist()) if self.graphs else Counter[int]()
+        return [
+            *group.trials,
+            *(t for key, t in others.items() if key not in drafted and known[key] < ENOUGH),
+        ]
 
     def _remember(self, trials: Sequence[tuple[int, TrialGroup, Trial]]) -> None:
         first = 1 + int(self.group.max(initial=-1))
