@@ -1,5 +1,6 @@
 """What graphs are worth, from few trials of others."""
 
+from collections import Counter
 from typing import Any
 
 import numpy as np
@@ -40,6 +41,14 @@ def test_a_graph_that_ran_beside_the_drafts_counts_as_they_do() -> None:
     both = {single("solver"): 1.0, single("judge"): 0.0}
     beside = told(group({single("judge"): 0.0}, {single("solver"): 1.0}))
     assert worth(beside, single("solver")) == pytest.approx(worth(told(group(both)), single("solver")))
+
+
+def test_few_of_the_trials_beside_are_enough_and_drafts_always_count() -> None:
+    beside = group({FED: 0.0}, {single("solver"): 1.0})
+    found = told(*[beside] * 20)
+    counts = Counter(len(graph) for graph in found.graphs)
+    assert counts == {len(FED): 20, 1: estimate.ENOUGH}
+    assert len(told(*[group({single("solver"): 1.0})] * 20).graphs) == 20
 
 
 def test_the_graphs_inside_end_at_agents_that_answer() -> None:
