@@ -132,7 +132,7 @@ class Estimate:
 
     def _counted(self, group: TrialGroup) -> list[Trial]:
         """
-        The trials of the drafts, and one of each other shape of which not `ENOUGH` are known.
+        The trials of the drafts, and one of each other shape of which not `ENOUGH` were known before.
 
         Of those that ran beside the drafts there are several for each draft: they would push the drafts out else.
         """
