@@ -3,7 +3,7 @@
 import os
 from typing import TYPE_CHECKING
 
-# Before torch is loaded: threads that wait for work spin for half a millisecond or so (`GOMP_SPINCOUNT`), then sleep.
+# Before torch is loaded: threads that wait for work spin for some rounds (`GOMP_SPINCOUNT`), then sleep.
 # Spinning without end makes an update several times as slow beside other programs (18 s against 2.4 s); sleeping at
 # once makes it a third slower alone (2.2 s against 1.7 s), and a tenth of this costs sampling a quarter of its speed:
 # between two operations a thread waits thousands of times.

@@ -87,6 +87,10 @@ class Graph:
     def __hash__(self) -> int:
         return self._hash
 
+    def __reduce__(self) -> tuple[Any, ...]:
+        # What is kept stays behind: the hash of a string is another one in another process.
+        return Graph, (self.nodes, self.edges, self.exit, self.loops)
+
     @cached_property
     def _hash(self) -> int:
         return hash((self.nodes, self.edges, self.exit, self.loops))

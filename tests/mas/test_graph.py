@@ -1,7 +1,11 @@
 """Graphs as values: what they are checked for, what follows from them, and their JSON."""
 
 import json
+import os
+import pickle
 import random
+import subprocess
+import sys
 
 import pytest
 from hypothesis import given
@@ -190,3 +194,13 @@ def test_one_agent_is_a_graph():
     graph = single("solver", model="openai/gpt-4o")
     assert (len(graph), graph.exit, graph.levels) == (1, "solver", (("solver",),))
     assert graph["solver"].model == "openai/gpt-4o"
+
+
+def test_a_graph_of_another_process_is_the_same_one() -> None:
+    """Hashes of strings differ between processes, so none may travel along."""
+    made = "import pickle, sys; from mas.graph import single; g = single(); hash(g); "
+    command = [sys.executable, "-c", made + "sys.stdout.buffer.write(pickle.dumps(g))"]
+    sent = subprocess.run(
+        command, stdout=subprocess.PIPE, check=True, env={**os.environ, "PYTHONHASHSEED": "7"}
+    )
+    assert pickle.loads(sent.stdout) in {single()}
