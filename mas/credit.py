@@ -17,7 +17,7 @@ from typing import Any
 from mas.evidence import Case, Delta, Edge, Evidence, Key, Part, kind
 from mas.graph import Graph
 from mas.job import Job
-from mas.reward import reward, worth
+from mas.reward import reward, worth, worth_of
 from mas.trials import Tried, attempt, tokens_of
 from toolkit.errors import RewardError
 from toolkit.evaluate import reward_of
@@ -230,7 +230,7 @@ def credited_with(
         Case(x.graph, each.row, step).key: _worth(job, each, x.rollout) for each in found for x in each.runs
     }
     done |= {
-        Case(t.draft.graph, each.row, step).key: t.parts["quality"] - job.weights.cost * t.parts["resources"]
+        Case(t.draft.graph, each.row, step).key: worth_of(job.weights, t.parts)
         for each in found
         for t in each.trials.beside
     }

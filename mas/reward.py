@@ -61,7 +61,12 @@ def resources(tokens: float, reference: float) -> float:
 
 def worth(weights: Weights, quality: float, tokens: float, reference: float) -> float:
     """Quality less cost: the unit of credit. Irrationality follows from credit, so it is no part of it."""
-    return quality - weights.cost * resources(tokens, reference)
+    return worth_of(weights, {"quality": quality, "resources": resources(tokens, reference)})
+
+
+def worth_of(weights: Weights, parts: Mapping[str, float]) -> float:
+    """The same, from the parts of a reward as `reward` names them."""
+    return parts["quality"] - weights.cost * parts["resources"]
 
 
 def reward(
@@ -81,7 +86,7 @@ def reward(
     """
     idle = irrationality(graph, credit or {}, edge_credit or {}, roles)
     parts = {"quality": quality, "resources": resources(tokens, reference), "irrationality": idle}
-    return worth(weights, quality, tokens, reference) - weights.rationality * idle, parts
+    return worth_of(weights, parts) - weights.rationality * idle, parts
 
 
 def irrationality(
