@@ -28,7 +28,7 @@ Numbers = NDArray[np.int64]
 
 LONGEST, BUCKETS = 5, 1024
 ENOUGH = 8
-"""Trials of a shape; more of it count only where it was drafted."""
+"""Once the window is full, so many trials of a shape; more of it stay only where it was drafted."""
 KEPT = 4096
 """Of so many graphs what is in them is kept: a search meets the same ones again and again."""
 ROLES, EDGES, PATHS, OWN = 0.45, 0.45, 0.45, 0.33
@@ -97,7 +97,7 @@ class Estimate:
     Rewards seen, and what follows from them.
 
     `answers` says which of the roles answer the task, () that all do. `alike` is how far the query matters (0: not at
-    all), `noise` the variance of a reward over that of what graphs are worth. The last `window` trials count.
+    all), `noise` the variance of a reward over that of what graphs are worth. `window` trials count: see `_kept`.
     """
 
     roles: tuple[str, ...]
@@ -109,6 +109,7 @@ class Estimate:
     queries: Rows = field(default_factory=lambda: np.zeros((0, 0)))
     rewards: Rows = field(default_factory=lambda: np.zeros(0))
     group: Numbers = field(default_factory=lambda: np.zeros(0, np.int64))
+    drafted: NDArray[np.bool_] = field(default_factory=lambda: np.zeros(0, np.bool_))
     seen: Described = field(init=False)
     dual: Rows = field(init=False)
     inverse: Rows = field(init=False)
@@ -123,35 +124,50 @@ class Estimate:
         """Take in trials, and fit again."""
         if self.graphs:
             self.before, self.inside = Weights.of(self.seen, self.dual / self.spread, len(self.roles)), {}
-        self._remember([(n, g, t) for n, g in enumerate(groups) for t in self._counted(g)])
+        self._remember(groups)
         same = self.group[:, None] == self.group
         noise = self.noise * (np.eye(len(same)) + same / 2)  # of a reward, and of a query as a whole
         self.seen = self._described(self.graphs)
         self.inverse = np.linalg.inv(self._kernel(self.seen, self.queries) + noise)
         self.dual = self.inverse @ self._left()
 
-    def _counted(self, group: TrialGroup) -> list[Trial]:
-        """
-        The trials of the drafts, and one of each other shape of which not `ENOUGH` were known before.
-
-        Of those that ran beside the drafts there are several for each draft: they would push the drafts out else.
-        """
+    def _counted(self, group: TrialGroup) -> list[tuple[Trial, bool]]:
+        """The trials of the drafts, and one of each other shape; with each, whether it is a draft's."""
         drafted = {shape(self.roles, t.draft.graph) for t in group.trials}
         others = {shape(self.roles, t.draft.graph): t for t in group.beside}
-        known = Counter(self.seen.shapes.tolist()) if self.graphs else Counter[int]()
-        return [
-            *group.trials,
-            *(t for key, t in others.items() if key not in drafted and known[key] < ENOUGH),
-        ]
+        beside = [(trial, False) for key, trial in others.items() if key not in drafted]
+        return [*((trial, True) for trial in group.trials), *beside]
 
-    def _remember(self, trials: Sequence[tuple[int, TrialGroup, Trial]]) -> None:
+    def _remember(self, groups: Sequence[TrialGroup]) -> None:
         first = 1 + int(self.group.max(initial=-1))
-        queries = np.stack([_unit(group.query) for _, group, _ in trials])
-        old = self.queries.reshape(-1, queries.shape[1])
-        self.graphs = [*self.graphs, *(t.draft.graph for _, _, t in trials)][-self.window :]
-        self.queries = np.concatenate([old, queries])[-self.window :]
-        self.rewards = np.append(self.rewards, [t.reward for _, _, t in trials])[-self.window :]
-        self.group = np.append(self.group, [first + number for number, _, _ in trials])[-self.window :]
+        trials = [(first + n, g, *each) for n, g in enumerate(groups) for each in self._counted(g)]
+        queries = np.stack([_unit(group.query) for _, group, _, _ in trials])
+        self.graphs = [*self.graphs, *(trial.draft.graph for _, _, trial, _ in trials)]
+        self.queries = np.concatenate([self.queries.reshape(-1, queries.shape[1]), queries])
+        self.rewards = np.append(self.rewards, [trial.reward for _, _, trial, _ in trials])
+        self.group = np.append(self.group, [number for number, _, _, _ in trials])
+        self.drafted = np.append(self.drafted, [drafted for _, _, _, drafted in trials])
+        self._forget(self._kept())
+
+    def _forget(self, kept: Numbers) -> None:
+        self.graphs = [self.graphs[i] for i in kept]
+        self.queries, self.rewards = self.queries[kept], self.rewards[kept]
+        self.group, self.drafted = self.group[kept], self.drafted[kept]
+
+    def _kept(self) -> Numbers:
+        """
+        Which trials stay: the last `window`.
+
+        Those beside drafts go first where `ENOUGH` later ones of their shape are known: there are several for each
+        draft, and they would push the drafts out.
+        """
+        later, spare = Counter[int](), np.zeros(len(self.graphs), np.bool_)
+        for i, graph in reversed(list(enumerate(self.graphs))):
+            key = shape(self.roles, graph)
+            spare[i] = not self.drafted[i] and later[key] >= ENOUGH
+            later[key] += 1
+        first_to_go = np.argsort(~spare, kind="stable")
+        return np.sort(first_to_go[max(0, len(spare) - self.window) :])
 
     def _left(self) -> Rows:
         """(T,) rewards beyond what was expected, around 0."""

@@ -43,12 +43,17 @@ def test_a_graph_that_ran_beside_the_drafts_counts_as_they_do() -> None:
     assert worth(beside, single("solver")) == pytest.approx(worth(told(group(both)), single("solver")))
 
 
-def test_few_of_the_trials_beside_are_enough_and_drafts_always_count() -> None:
+def test_where_the_window_is_full_few_of_the_trials_beside_are_enough_and_drafts_stay() -> None:
     beside = group({FED: 0.0}, {single("solver"): 1.0})
-    found = told(*[beside] * 20)
-    counts = Counter(len(graph) for graph in found.graphs)
-    assert counts == {len(FED): 20, 1: estimate.ENOUGH}
-    assert len(told(*[group({single("solver"): 1.0})] * 20).graphs) == 20
+    assert Counter(map(len, told(*[beside] * 20).graphs)) == {len(FED): 20, 1: 20}
+    full = told(*[beside] * 20, window=30)
+    assert Counter(map(len, full.graphs)) == {len(FED): 20, 1: 10}
+    assert Counter(map(len, told(*[beside] * 40, window=30).graphs)) == {len(FED): 22, 1: estimate.ENOUGH}
+
+
+def test_where_the_window_is_full_the_last_drafts_stay() -> None:
+    drafts = [group({single("solver"): float(n)}) for n in range(20)]
+    assert told(*drafts, window=5).rewards.tolist() == [15, 16, 17, 18, 19]
 
 
 def test_the_graphs_inside_end_at_agents_that_answer() -> None:
