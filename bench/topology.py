@@ -105,7 +105,8 @@ ABLATIONS: dict[str, dict[str, Any]] = {
     "no_exemption": {"exemption": 0},
     "not_joint": {"joint": False},
     "no_inner": {},
-    "paper_only": {"estimate": False, "smooth": 0.0, "explore": 0.0, "imagined": 0},
+    "not_settled": {"settle": 0},
+    "paper_only": {"estimate": False, "smooth": 0.0, "explore": 0.0, "imagined": 0, "settle": 0},
 }
 BLIND = ("no_inner", "paper_only")
 """Those that are not told what inner agents answered; rivals make no use of it."""

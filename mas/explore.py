@@ -12,10 +12,11 @@ import numpy as np
 
 from mas.actions import Move, Space, build, moves_of
 from mas.baselines import standard
-from mas.estimate import KEPT, Estimate, shape
+from mas.estimate import Estimate
 from mas.graph import Graph
 from mas.neighbours import grafted, joined, neighbour, pruned, recast
 from mas.search import Draft, Query, TrialGroup
+from mas.shapes import KEPT, shape
 
 Pool = dict[int, Draft]
 """Graphs by their shape: the names and the order of agents make no other graph."""

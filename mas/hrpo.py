@@ -32,6 +32,7 @@ from mas.explore import Explorer
 from mas.features import Steps, steps
 from mas.policy import Moved, Policy
 from mas.search import Draft, Query, Trial, TrialGroup
+from mas.settle import settled
 from mas.tabular import Tabular
 from toolkit.groups import advantage as advantages
 from toolkit.groups import credit as credits
@@ -51,7 +52,8 @@ class HrpoSettings:
     much of a reward is what all trials together say of its graph. `explore`: the share of drafts that are edits of
     good graphs; they are learned from as if the policy had drawn them, which draws it towards them. `imagined`: so many
     rounds a step on fresh draws and the best graphs known, with the reward that the estimate says, `imagined_gain`
-    times as strong as one standard deviation of rewards.
+    times as strong as one standard deviation of rewards. `settle`: the design is a copy of the policy after at most so
+    many updates towards the graphs of which most is sure (`mas.settle`).
     """
 
     rate: float = 0.01
@@ -72,6 +74,7 @@ class HrpoSettings:
     imagined_size: int = 16
     imagined_gain: float = 3.0
     explore: float = 0.75
+    settle: int = 60
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,6 +90,9 @@ class Remembered:
 
 Tried = tuple[Query, Trial]
 
+LAST = 32
+"""Queries that a design is settled on."""
+
 
 @dataclass
 class Hrpo:
@@ -101,6 +107,7 @@ class Hrpo:
         self.estimate = Estimate(self.start.space.roles, self.start.space.answers)
         self.policy: Policy | Tabular = self.start
         self.explorer = Explorer(self.start.space, self.estimate)
+        self.last: dict[str, Query] = {}
 
     def propose(self, queries: Sequence[Query], size: int, seed: int) -> Plan[list[list[Draft]]]:
         """
@@ -126,6 +133,8 @@ class Hrpo:
     def learn(self, groups: Sequence[TrialGroup], seed: int) -> Plan[None]:
         """Several epochs over the moves of these groups, then over those of imagined ones."""
         self.estimate.add(groups)
+        known = self.last | {group.query.id: group.query for group in groups}
+        self.last = dict([*known.items()][-LAST:])
         built = [g for g in groups if any(t.draft.build for t in g.trials)]
         if built:
             self.explorer.take(built)
@@ -155,8 +164,11 @@ class Hrpo:
         self.policy = self.learner.policy()
 
     def design(self) -> Policy | Tabular:
-        """The policy as it is."""
-        return self.policy
+        """The policy, settled; as it is where `settle` is 0 or nothing was tried."""
+        if not (self.settings.settle and self.last):
+            return self.policy
+        queries = tuple(self.last.values())
+        return settled(self.policy, self.estimate, self.explorer.elite, queries, self.settings.settle)
 
     def _update(self, each: Remembered) -> None:
         s = self.settings

@@ -1,6 +1,5 @@
 """What graphs are worth, from few trials of others."""
 
-from collections import Counter
 from typing import Any
 
 import numpy as np
@@ -8,9 +7,10 @@ import pytest
 
 from mas import estimate
 from mas.baselines import chain
-from mas.estimate import Estimate, inner_ones
+from mas.estimate import Estimate
 from mas.graph import Graph, single
 from mas.search import Draft, Query, Trial, TrialGroup
+from mas.shapes import cost, inner_ones
 
 ROLES = ("solver", "planner", "critic", "judge")
 ANSWERS = (True, False, False, True)
@@ -43,17 +43,25 @@ def test_a_graph_that_ran_beside_the_drafts_counts_as_they_do() -> None:
     assert worth(beside, single("solver")) == pytest.approx(worth(told(group(both)), single("solver")))
 
 
-def test_where_the_window_is_full_few_of_the_trials_beside_are_enough_and_drafts_stay() -> None:
-    beside = group({FED: 0.0}, {single("solver"): 1.0})
-    assert Counter(map(len, told(*[beside] * 20).graphs)) == {len(FED): 20, 1: 20}
-    full = told(*[beside] * 20, window=30)
-    assert Counter(map(len, full.graphs)) == {len(FED): 20, 1: 10}
-    assert Counter(map(len, told(*[beside] * 40, window=30).graphs)) == {len(FED): 22, 1: estimate.ENOUGH}
+def test_where_room_is_short_rows_of_a_shape_are_joined_and_say_what_they_said_apart() -> None:
+    rng, graphs = np.random.default_rng(1), [single(), single("judge"), FED, chain("planner", "solver")]
+    trials = [group({graphs[int(rng.integers(4))]: float(rng.random())}) for _ in range(60)]
+    apart, joined = told(*trials), told(*trials, window=10)
+    assert joined.observed and apart.observed
+    assert (len(apart.observed), float(joined.observed.counts.sum())) == (60, 60)
+    assert len(joined.observed) <= 10
+    assert joined.spread == pytest.approx(apart.spread)
+    for graph in [*graphs, chain("solver", "judge")]:
+        (mean, doubt), (same, alike) = (x.posterior([graph], QUERY) for x in (apart, joined))
+        assert (same[0], alike[0, 0]) == (pytest.approx(mean[0]), pytest.approx(doubt[0, 0]))
 
 
-def test_where_the_window_is_full_the_last_drafts_stay() -> None:
-    drafts = [group({single("solver"): float(n)}) for n in range(20)]
-    assert told(*drafts, window=5).rewards.tolist() == [15, 16, 17, 18, 19]
+def test_where_even_shapes_are_too_many_those_of_fewest_trials_go_the_oldest_first() -> None:
+    once = [group({graph: 0.0}) for graph in (FED, single("planner"), single("critic"))]
+    found = told(*[group({single("solver"): 1.0})] * 3, *once, window=3).observed
+    assert found
+    assert [len(graph) for graph in found.graphs] == [1, 1, 1]
+    assert found.counts.tolist() == [3, 1, 1]
 
 
 def test_the_graphs_inside_end_at_agents_that_answer() -> None:
@@ -78,7 +86,7 @@ def test_a_fit_in_few_numbers_says_what_the_fit_says_of_inner_answers() -> None:
     rounds = [group({graph: float(rng.random()) for graph in graphs}) for _ in range(3)]
     found = told(*rounds, alike=0.0)
     found.before = estimate.Weights.of(found.seen, found.dual / found.spread, len(ROLES))
-    costs = estimate._cost(FED) + found.seen.expected.mean()
+    costs = cost(FED) + found.seen.expected.mean()
     assert found._answer(FED) * found.spread == pytest.approx(worth(found, FED) + found.spread * costs)
 
 

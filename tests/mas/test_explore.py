@@ -3,10 +3,11 @@ import pytest
 
 from mas.actions import Space
 from mas.baselines import chain, star
-from mas.estimate import Estimate, shape
+from mas.estimate import Estimate
 from mas.explore import Explorer
 from mas.graph import Graph, Node, single
 from mas.search import Draft, Query, Trial, TrialGroup
+from mas.shapes import shape
 
 SPACE = Space(("solver", "planner", "critic", "judge"), (0, 0, 1, 2), agents=4, moves=8)
 QUERY = Query("q", "", np.ones(4, np.float32))

@@ -14,7 +14,7 @@ from tests.plans import play
 SPACE = Space(("solver", "planner", "critic", "majority"), (0, 0, 1, 2), agents=3, moves=6)
 D = 4
 QUERIES = [Query(f"q{i}", "", np.eye(D, dtype=np.float32)[i]) for i in range(2)]
-PLAIN = HrpoSettings(estimate=False, smooth=0.0, explore=0.0, imagined=0)
+PLAIN = HrpoSettings(estimate=False, smooth=0.0, explore=0.0, imagined=0, settle=0)
 SOLVER, PLANNER, CRITIC, DELETE, EXIT = 0, 1, 2, 4, 5
 
 

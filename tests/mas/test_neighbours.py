@@ -2,9 +2,9 @@ import numpy as np
 import pytest
 
 from mas.actions import Move, Space, build
-from mas.estimate import described, shape
 from mas.graph import Graph, Node
 from mas.neighbours import grafted, joined, neighbour, pruned, recast
+from mas.shapes import described, shape
 
 SPACE = Space(("solver", "planner", "critic", "majority"), (0, 0, 1, 2), agents=4, moves=8)
 SOLVER, PLANNER, CRITIC, MAJORITY, EXIT = 0, 1, 2, 3, 5
