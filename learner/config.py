@@ -51,6 +51,9 @@ class WeightsConfig(Config):
     device: str = Field("auto", description='"cuda", "cpu" or "auto"')
     dtype: Literal["auto", "float32", "bfloat16"] = Field("auto", description="precision of the forward")
     checkpointing: bool = Field(False, description="recompute activations, which saves memory")
+    compile: bool = Field(
+        False, description="compile layers with torch.compile; the first steps take a minute longer"
+    )
     shard: bool = Field(
         False, description="share weights, gradients and moments out over the processes; see docs/launch.md"
     )

@@ -17,6 +17,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import scaled_dot_product_attention
 
+from learner.compiled import is_compiled, opaque
 from toolkit.errors import ConfigError
 
 NAME = "edgewise_rows"
@@ -284,7 +285,9 @@ def attention(model: Any) -> Iterator[None]:
     """
     from transformers import AttentionInterface, PreTrainedModel
 
-    AttentionInterface.register(NAME, _attend)
+    compiled = is_compiled(model)
+    ours = NAME + "_compiled" * compiled
+    AttentionInterface.register(ours, opaque(_attend) if compiled else _attend)
     parts = [part for part in model.modules() if isinstance(part, PreTrainedModel)]
     if not parts or not all(part._can_set_attn_implementation() for part in parts):
         raise ConfigError(
@@ -295,7 +298,7 @@ def attention(model: Any) -> Iterator[None]:
     before = [config._attn_implementation_internal for config in configs]
     try:
         for config in configs:
-            config._attn_implementation_internal = NAME
+            config._attn_implementation_internal = ours
         yield
     finally:
         for config, name in zip(configs, before, strict=True):

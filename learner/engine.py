@@ -16,6 +16,7 @@ from learner.method import Method
 from learner.policy import Lora, Policy
 from learner.ranks import ALONE, Ranks
 from learner.update import How, Updated, referred, update
+from toolkit.errors import ConfigError
 from toolkit.seeds import seed as seed_of
 from toolkit.types import Reply, Request
 
@@ -57,10 +58,12 @@ class Engine:
         if config.shard:
             from learner import shard
 
+            if config.compile:
+                raise ConfigError("Layers that are shared out are not compiled: leave out compile or shard.")
             return shard.load(name, self.ranks, **how)
         alpha, seed = config.lora_alpha or 2.0 * config.lora, seed_of(config.seed, "lora") % 2**31
         lora = Lora(config.lora, alpha, seed=seed) if config.lora else None
-        return Policy.load(name, lora=lora, **how)
+        return Policy.load(name, lora=lora, compiled=config.compile, **how)
 
     def answer(self, requests: Sequence[Request]) -> Sequence[Reply]:
         """Replies of the policy as it is now, drawn as one batch."""

@@ -17,6 +17,7 @@ from torch import Tensor
 from torch.nn import Module, Parameter
 
 from learner import adapter, gguf
+from learner.compiled import compile_layers, is_compiled
 from learner.precision import Masters, chosen_device, chosen_dtype, keep_freed_memory, masters
 from toolkit import local
 from toolkit.errors import ConfigError, DiskFull, UnknownModel
@@ -74,22 +75,23 @@ class Policy:
         dtype: str = "auto",
         lora: Lora | None = None,
         checkpointing: bool = False,
+        compiled: bool = False,
     ) -> "Policy":
         """
         The model of that name, ready to be trained: all weights, or an adapter with `lora`.
 
         A directory that holds an adapter is the model that it names, with the adapter added to its weights.
-        `checkpointing` computes activations twice instead of keeping them. Raises UnknownModel where there is no such
-        model, ConfigError for a device or precision that is not there.
+        `checkpointing` computes activations twice instead of keeping them, `compiled` compiles layers (see
+        `learner.compiled`). Raises UnknownModel where there is no such model, ConfigError for a device, a precision or
+        a compiler that is not there.
         """
         where = chosen_device(device)
         precision = chosen_dtype(dtype, where)
         if where.type == "cpu":
             keep_freed_memory()
         model, tokenizer = read(name, torch.float32 if precision == torch.bfloat16 else precision)
-        return cls.of(
-            model, tokenizer, name=name, device=where, dtype=precision, lora=lora, checkpointing=checkpointing
-        )
+        how: Any = {"lora": lora, "checkpointing": checkpointing, "compiled": compiled}
+        return cls.of(model, tokenizer, name=name, device=where, dtype=precision, **how)
 
     @classmethod
     def of(
@@ -102,6 +104,7 @@ class Policy:
         dtype: torch.dtype = torch.float32,
         lora: Lora | None = None,
         checkpointing: bool = False,
+        compiled: bool = False,
     ) -> "Policy":
         """A policy of a model that is there already."""
         model = _still(model).to(device)
@@ -112,6 +115,8 @@ class Policy:
             model = _adapted(model, lora)
         if checkpointing:
             _recompute(model)
+        if compiled:
+            compile_layers(model, device)
         trained = masters(model.parameters(), first)
         stops = _stops(model, tokenizer)
         context = getattr(model.config.get_text_config(), "max_position_embeddings", None) or LONGEST
@@ -134,7 +139,8 @@ class Policy:
             place = f"cpu, {torch.get_num_threads()} threads"
         precision = str(self.dtype).removeprefix("torch.")
         kept = " with float32 masters" if self._masters.copies is not self._masters.weights else ""
-        return f"{place}, {precision}{kept}, {which}"
+        layers = ", compiled layers" if is_compiled(self._model) else ""
+        return f"{place}, {precision}{kept}{layers}, {which}"
 
     # ---- text ------------------------------------------------------------------------------------------
 

@@ -20,6 +20,7 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
+from learner.compiled import is_compiled, opaque
 from learner.layout import Block, Bucket, Layout, causal_bias
 from toolkit.errors import ModelError
 
@@ -50,8 +51,10 @@ def install(model: Any) -> None:
     usual = model.config._attn_implementation
     if usual.startswith(NAME):
         return
-    name = f"{NAME}_{usual}"
-    AttentionInterface.register(name, partial(attention, usual=ALL_ATTENTION_FUNCTIONS.get(usual)))
+    compiled = is_compiled(model)
+    name = f"{NAME}_{usual}" + "_compiled" * compiled
+    ours = partial(attention, usual=ALL_ATTENTION_FUNCTIONS.get(usual))
+    AttentionInterface.register(name, opaque(ours) if compiled else ours)
     AttentionMaskInterface.register(name, ALL_MASK_ATTENTION_FUNCTIONS[usual])
     try:
         model.set_attn_implementation(name)

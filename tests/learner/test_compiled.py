@@ -1,0 +1,46 @@
+"""Compiled layers: the same numbers, in an update and in sampling."""
+
+import shutil
+
+import pytest
+import torch
+from torch._dynamo.utils import counters
+
+from learner.config import WeightsConfig
+from learner.engine import Engine
+from learner.forward import logps
+from learner.methods import METHODS
+from learner.sample import Ask, sample
+from tests.learner import exact
+from toolkit.errors import ConfigError
+
+pytestmark = pytest.mark.filterwarnings("ignore")  # of torch, of itself
+
+
+@pytest.mark.skipif(not shutil.which("g++"), reason="torch.compile needs a C++ compiler")
+def test_compiled_layers_give_the_same_log_probs_gradients_and_replies() -> None:
+    counters.clear()
+    plain, compiled = (exact.policy("Llama", torch.float32, compiled=each) for each in (False, True))
+    batch = exact.batch(*exact.RAGGED)
+    ours, theirs = (logps(policy, batch, entropy=True) for policy in (compiled, plain))
+    assert exact.apart(ours, theirs) <= 1e-5
+    assert exact.apart(exact.gradients(compiled, ours), exact.gradients(plain, theirs)) <= 1e-4
+    asks = [Ask((5, 6, 7), 6, seed=seed) for seed in range(3)]
+    for one, other in zip(sample(compiled, asks), sample(plain, asks), strict=True):
+        assert one.ids == other.ids
+        assert one.logprobs == pytest.approx(other.logprobs, abs=1e-5)
+    assert counters["stats"]["unique_graphs"] > 0
+    with compiled.with_reference().reference():
+        assert exact.apart((logps(compiled, batch)[0],), (theirs[0],)) <= 1e-5
+    assert "compiled layers" in compiled.chosen and "compiled layers" not in plain.chosen
+
+
+def test_without_a_compiler_the_setting_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(shutil, "which", lambda name: None)
+    with pytest.raises(ConfigError, match=r"C\+\+ compiler"):
+        exact.policy(compiled=True)
+
+
+def test_layers_that_are_shared_out_are_not_compiled() -> None:
+    with pytest.raises(ConfigError, match="compile or shard"):
+        Engine(WeightsConfig(shard=True, compile=True), METHODS["grpo"])
