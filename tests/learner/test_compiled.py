@@ -4,7 +4,6 @@ import shutil
 
 import pytest
 import torch
-from torch._dynamo.utils import counters
 
 from learner.config import WeightsConfig
 from learner.engine import Engine
@@ -19,6 +18,8 @@ pytestmark = pytest.mark.filterwarnings("ignore")  # of torch, of itself
 
 @pytest.mark.skipif(not shutil.which("g++"), reason="torch.compile needs a C++ compiler")
 def test_compiled_layers_give_the_same_log_probs_gradients_and_replies() -> None:
+    from torch._dynamo.utils import counters  # here: it takes seconds to load
+
     counters.clear()
     plain, compiled = (exact.policy("Llama", torch.float32, compiled=each) for each in (False, True))
     batch = exact.batch(*exact.RAGGED)
