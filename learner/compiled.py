@@ -45,6 +45,15 @@ def is_compiled(model: Any) -> bool:
     return any(part._compiled_call_impl is not None for part in model.modules())
 
 
-def opaque(function: Callable[..., Any]) -> Callable[..., Any]:
-    """The function, left out of what is compiled."""
-    return torch.compiler.disable(function)
+def attends(model: Any, name: str, function: Callable[..., Any]) -> str:
+    """
+    Make a function known to transformers as an attention of that name; the name, another one where layers are compiled.
+
+    There it is left out of what is compiled.
+    """
+    from transformers import AttentionInterface
+
+    if is_compiled(model):
+        name, function = f"{name}_compiled", torch.compiler.disable(function)
+    AttentionInterface.register(name, function)
+    return name

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import scaled_dot_product_attention
 
-from learner.compiled import is_compiled, opaque
+from learner.compiled import attends
 from toolkit.errors import ConfigError
 
 NAME = "edgewise_rows"
@@ -283,11 +283,9 @@ def attention(model: Any) -> Iterator[None]:
 
     Raises ConfigError for a model whose attention transformers can't exchange.
     """
-    from transformers import AttentionInterface, PreTrainedModel
+    from transformers import PreTrainedModel
 
-    compiled = is_compiled(model)
-    ours = NAME + "_compiled" * compiled
-    AttentionInterface.register(ours, opaque(_attend) if compiled else _attend)
+    ours = attends(model, NAME, _attend)
     parts = [part for part in model.modules() if isinstance(part, PreTrainedModel)]
     if not parts or not all(part._can_set_attn_implementation() for part in parts):
         raise ConfigError(

@@ -90,8 +90,16 @@ class Policy:
         if where.type == "cpu":
             keep_freed_memory()
         model, tokenizer = read(name, torch.float32 if precision == torch.bfloat16 else precision)
-        how: Any = {"lora": lora, "checkpointing": checkpointing, "compiled": compiled}
-        return cls.of(model, tokenizer, name=name, device=where, dtype=precision, **how)
+        return cls.of(
+            model,
+            tokenizer,
+            name=name,
+            device=where,
+            dtype=precision,
+            lora=lora,
+            checkpointing=checkpointing,
+            compiled=compiled,
+        )
 
     @classmethod
     def of(

@@ -133,8 +133,9 @@ class Hrpo:
     def learn(self, groups: Sequence[TrialGroup], seed: int) -> Plan[None]:
         """Several epochs over the moves of these groups, then over those of imagined ones."""
         self.estimate.add(groups)
-        known = self.last | {group.query.id: group.query for group in groups}
-        self.last = dict([*known.items()][-LAST:])
+        new = {group.query.id: group.query for group in groups}
+        older = [query for key, query in self.last.items() if key not in new]
+        self.last = {query.id: query for query in [*older, *new.values()][-LAST:]}
         built = [g for g in groups if any(t.draft.build for t in g.trials)]
         if built:
             self.explorer.take(built)

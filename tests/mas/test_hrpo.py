@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 import torch
 
+from mas import hrpo as hrpo_module
 from mas.actions import Move, Space, build
 from mas.estimate import Estimate
 from mas.hrpo import Hrpo, HrpoSettings, clipped, entropy_bonus, move_rewards
@@ -72,6 +73,15 @@ def test_the_same_seeds_give_the_same_drafts_and_the_same_design() -> None:
     one, two = (steps(hrpo(settings), 2, planned) for _ in range(2))
     assert one.design().version == two.design().version
     assert play(one.propose(QUERIES, 4, 9), no_model) == play(two.propose(QUERIES, 4, 9), no_model)
+
+
+def test_a_design_is_settled_on_the_queries_seen_last(monkeypatch) -> None:
+    monkeypatch.setattr(hrpo_module, "LAST", 2)
+    searcher, queries = hrpo(), [Query(f"q{i}", "", np.eye(D, dtype=np.float32)[i]) for i in range(3)]
+    for seed, query in enumerate([queries[0], queries[1], queries[0], queries[2]]):
+        ((draft,),) = play(searcher.propose([query], 1, seed), no_model)
+        play(searcher.learn([TrialGroup(query, (Trial(draft, 1.0),))], seed), no_model)
+    assert list(searcher.last) == ["q0", "q2"]
 
 
 def test_groups_of_equal_rewards_move_nothing() -> None:
