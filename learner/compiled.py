@@ -1,13 +1,14 @@
 """
-Layers that are compiled by torch.compile: what lies between the products becomes a few loops.
+Layers that are compiled by torch.compile for updates: what lies between the products becomes a few loops.
 
-Attention is left out: it goes through Python objects that say where prompts and replies lie, and is products anyway. A
-layer is compiled once for all layers, and again for what asks it otherwise (a whole batch, one token, no gradient).
+Attention is left out (`learner.prefix`): it goes through Python objects that say where prompts and replies lie, and is
+products anyway. A layer is compiled once for all layers, and again for what asks it otherwise (without a gradient). A
+policy samples without it.
 """
 
+import contextlib
 import os
 import shutil
-from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -45,15 +46,6 @@ def is_compiled(model: Any) -> bool:
     return any(part._compiled_call_impl is not None for part in model.modules())
 
 
-def attends(model: Any, name: str, function: Callable[..., Any]) -> str:
-    """
-    Make a function known to transformers as an attention of that name; the name, another one where layers are compiled.
-
-    There it is left out of what is compiled.
-    """
-    from transformers import AttentionInterface
-
-    if is_compiled(model):
-        name, function = f"{name}_compiled", torch.compiler.disable(function)
-    AttentionInterface.register(name, function)
-    return name
+def uncompiled(model: Any) -> contextlib.AbstractContextManager[Any]:
+    """Inside, layers are asked as they are: weights that `learner.packed` laid out can't be compiled."""
+    return torch.compiler.set_stance("force_eager") if is_compiled(model) else contextlib.nullcontext()

@@ -52,7 +52,7 @@ class WeightsConfig(Config):
     dtype: Literal["auto", "float32", "bfloat16"] = Field("auto", description="precision of the forward")
     checkpointing: bool = Field(False, description="recompute activations, which saves memory")
     compile: bool = Field(
-        False, description="compile layers with torch.compile; the first steps take a minute longer"
+        False, description="compile layers with torch.compile for updates; the first step takes longer"
     )
     shard: bool = Field(
         False, description="share weights, gradients and moments out over the processes; see docs/launch.md"

@@ -17,7 +17,6 @@ import torch
 from torch import Tensor
 from torch.nn.functional import scaled_dot_product_attention
 
-from learner.compiled import attends
 from toolkit.errors import ConfigError
 
 NAME = "edgewise_rows"
@@ -283,9 +282,9 @@ def attention(model: Any) -> Iterator[None]:
 
     Raises ConfigError for a model whose attention transformers can't exchange.
     """
-    from transformers import PreTrainedModel
+    from transformers import AttentionInterface, PreTrainedModel
 
-    ours = attends(model, NAME, _attend)
+    AttentionInterface.register(NAME, _attend)
     parts = [part for part in model.modules() if isinstance(part, PreTrainedModel)]
     if not parts or not all(part._can_set_attn_implementation() for part in parts):
         raise ConfigError(
@@ -296,7 +295,7 @@ def attention(model: Any) -> Iterator[None]:
     before = [config._attn_implementation_internal for config in configs]
     try:
         for config in configs:
-            config._attn_implementation_internal = ours
+            config._attn_implementation_internal = NAME
         yield
     finally:
         for config, name in zip(configs, before, strict=True):

@@ -20,7 +20,7 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from learner.compiled import attends
+from learner.compiled import is_compiled
 from learner.layout import Block, Bucket, Layout, causal_bias
 from toolkit.errors import ModelError
 
@@ -44,15 +44,17 @@ class Kind:
 
 def install(model: Any) -> None:
     """Let a model's attention go through `attention`; without a layout it is what it was before."""
-    from transformers import AttentionMaskInterface
+    from transformers import AttentionInterface, AttentionMaskInterface
     from transformers.masking_utils import ALL_MASK_ATTENTION_FUNCTIONS
     from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
     usual = model.config._attn_implementation
     if usual.startswith(NAME):
         return
-    ours = partial(attention, usual=ALL_ATTENTION_FUNCTIONS.get(usual))
-    name = attends(model, f"{NAME}_{usual}", ours)
+    name, ours = f"{NAME}_{usual}", partial(attention, usual=ALL_ATTENTION_FUNCTIONS.get(usual))
+    if is_compiled(model):
+        name, ours = f"{name}_compiled", torch.compiler.disable(ours)
+    AttentionInterface.register(name, ours)
     AttentionMaskInterface.register(name, ALL_MASK_ATTENTION_FUNCTIONS[usual])
     try:
         model.set_attn_implementation(name)

@@ -14,6 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from learner.compiled import uncompiled
 from learner.decode import Cache, Packed, attending, attention
 from learner.packed import packed
 from learner.policy import Policy
@@ -67,6 +68,7 @@ def sample(policy: Policy, asks: Sequence[Ask], watch: Callable[[], None] | None
     found: dict[int, Drawn] = {}
     with (
         attention(policy.model),
+        uncompiled(policy.model),
         packed(policy.model, max((longest(a, policy.context) for a in asks), default=0)),
     ):
         for wave in _waves([(i, asks[i]) for i in order], policy.context):
