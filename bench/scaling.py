@@ -16,10 +16,11 @@ from common import quick, report
 from torch.utils.flop_counter import FlopCounterMode
 from transformers import LlamaConfig, LlamaForCausalLM
 
+from learner.memory import keep_freed_memory
 from learner.method import override
 from learner.methods import METHODS
 from learner.policy import Policy
-from learner.precision import chosen_dtype, keep_freed_memory
+from learner.precision import chosen_dtype
 from learner.update import How, update
 from tests.learner import tiny
 

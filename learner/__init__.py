@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 os.environ.setdefault("OMP_WAIT_POLICY", "passive")
 os.environ.setdefault("GOMP_SPINCOUNT", "10000")
 
+from learner.memory import share_heap
 from toolkit.lazy import resolver
 
 if TYPE_CHECKING:
@@ -48,3 +49,4 @@ __all__ = [
 ]
 
 __getattr__ = resolver(__name__, _WHERE)
+share_heap()  # before there are other threads

@@ -22,6 +22,7 @@ from learner.loop import CHECKPOINTS, FILE, check_alive, measured
 from learner.method import describe
 from learner.policy import Policy
 from learner.rollouts import in_step
+from learner.thread import in_one_thread
 from toolkit.agent import Agent, Prompt, runs, with_instructions
 from toolkit.artifact import WEIGHTS
 from toolkit.collect import booked
@@ -181,6 +182,7 @@ def undressed(policy: Policy, agent: Agent, row: Example, run: Rollout) -> list[
     ]
 
 
+@in_one_thread
 def learnt(job: AbsorbJob, engine: Engine, pairs: Sequence[Pair], number: int) -> list[float]:
     """The loss of each update of a step on its pairs."""
     config = job.config

@@ -2,18 +2,19 @@
 Weights in this process as a client: `torch/NAME` answers wherever a model is asked.
 
 Whatever is asked in the same moment is drawn as one batch, in the order of rows and samples; what comes while a batch
-is computed is the next one. There is one thread of work and no HTTP.
+is computed is the next one. Models compute in `learner.thread`; there is no HTTP.
 """
 
 import asyncio
 import contextlib
 import threading
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, wait
 from dataclasses import dataclass
 from pathlib import Path
 
 from learner.answer import answer
 from learner.policy import Policy
+from learner.thread import in_one_thread, submitted
 from toolkit.errors import Interrupted, UnknownModel
 from toolkit.local import MODELS
 from toolkit.types import Reply, Request
@@ -42,14 +43,14 @@ class TorchClient:
         self.policy = policy
         self._asked: list[_Asked] = []
         self._working: asyncio.Task[None] | None = None
-        self._thread = ThreadPoolExecutor(1, "torch")
+        self._batch: Future[list[Reply]] | None = None
         self._closed = threading.Event()
 
     @classmethod
     def load(cls, name: str) -> "TorchClient":
         """The client of what follows "torch/" in a model's name. Blocks; raises what `Policy.load` raises."""
         check(name)
-        return cls(Policy.load(name))
+        return cls(in_one_thread(Policy.load)(name))
 
     async def ask(self, request: Request) -> Reply:
         """Answer one request, with others. One that is cancelled before its batch begins costs nothing."""
@@ -66,7 +67,8 @@ class TorchClient:
             self._working.cancel()
             with contextlib.suppress(asyncio.CancelledError):
                 await self._working
-        await asyncio.to_thread(self._thread.shutdown)
+        if self._batch:
+            await asyncio.to_thread(wait, [self._batch])
 
     async def _work(self) -> None:
         while self._asked:
@@ -89,9 +91,9 @@ class TorchClient:
 
     async def _answer(self, batch: list[_Asked]) -> None:
         requests = [asked.request for asked in batch]
-        loop = asyncio.get_running_loop()
+        self._batch = submitted(answer, self.policy, requests, self._watch)
         try:
-            replies = await loop.run_in_executor(self._thread, answer, self.policy, requests, self._watch)
+            replies = await asyncio.wrap_future(self._batch)
         except Exception as error:
             for asked in batch:
                 if not asked.reply.done():

@@ -15,6 +15,7 @@ from learner.gather import Member
 from learner.method import Method
 from learner.policy import Lora, Policy
 from learner.ranks import ALONE, Ranks
+from learner.thread import in_one_thread
 from learner.update import How, Updated, referred, update
 from toolkit.errors import ConfigError
 from toolkit.seeds import seed as seed_of
@@ -23,7 +24,7 @@ from toolkit.types import Reply, Request
 
 class Engine:
     """
-    Samples, updates, saves. `ranks` are the processes that share an update.
+    Samples, updates, saves, in `learner.thread`. `ranks` are the processes that share an update.
 
     Loading raises UnknownModel or ConfigError where the model can't be had as asked.
     """
@@ -34,6 +35,7 @@ class Engine:
         self.begun = 0  # the step of the last update, done or not
         self.reload(learning=True)
 
+    @in_one_thread
     def reload(self, *, learning: bool = False) -> None:
         """Begin with the weights that training begins with; without `learning` there is no optimizer."""
         config = self.config
@@ -65,10 +67,12 @@ class Engine:
         lora = Lora(config.lora, alpha, seed=seed) if config.lora else None
         return Policy.load(name, lora=lora, compiled=config.compile, **how)
 
+    @in_one_thread
     def answer(self, requests: Sequence[Request]) -> Sequence[Reply]:
         """Replies of the policy as it is now, drawn as one batch."""
         return answer(self.policy, requests)
 
+    @in_one_thread
     def distances(self, found: Sequence[Member]) -> list[float]:
         """Of each rollout, the sum over its tokens of their log-probability minus the reference model's."""
         steps = [(i, step) for i, member in enumerate(found) for step in member.steps]
@@ -92,6 +96,7 @@ class Engine:
         correction = config.correction if config.sampler else None
         return How(config.temperature or 1.0, self.slice_tokens, config.clip, correction)
 
+    @in_one_thread
     def update(self, batch: Batch, number: int, *, slowed: float = 1.0) -> Updated:
         """Learn from a batch in step `number`; `slowed` is a factor on the learning rate."""
         self.begin(number, slowed=slowed)
@@ -106,14 +111,17 @@ class Engine:
         for group in self.optimizer.param_groups:
             group["lr"] = self.config.rate * slowed * factor(self.config, number)
 
+    @in_one_thread
     def save(self, folder: Path, number: int, state: Mapping[str, Any]) -> None:
         """Write a checkpoint."""
         checkpoint.save(folder, number, self.policy, self.optimizer, state)
 
+    @in_one_thread
     def restore(self, path: Path) -> dict[str, Any]:
         """Go to a checkpoint; what the loop knew then."""
         return checkpoint.restore(path, self.policy, self.optimizer)
 
+    @in_one_thread
     def export(self, folder: Path) -> None:
         """Write what was trained so that others can load it."""
         self.policy.save(folder)

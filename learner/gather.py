@@ -21,6 +21,7 @@ from numpy.typing import NDArray
 
 from learner.batch import Batch
 from learner.method import Method, credited
+from learner.thread import in_one_thread
 from toolkit.errors import RewardError
 from toolkit.groups.plan import GIVEN, mark
 from toolkit.groups.table import Table
@@ -144,6 +145,7 @@ def judged(found: Sequence[Member], method: Method, distances: Sequence[float] |
     return Judged(found, known, *(credited(method, known) if found else nothing))
 
 
+@in_one_thread
 def batch(what: Judged) -> Batch | None:
     """What an update is about; None where nothing is kept."""
     known, credit = what.table, what.credit

@@ -6,6 +6,7 @@ import torch
 
 from learner.config import WeightsConfig
 from learner.policy import Policy
+from learner.thread import in_one_thread
 from toolkit.types import Example
 
 SHARE = 0.4
@@ -15,6 +16,7 @@ BANDWIDTH = 8e9
 SIZE = 1024
 
 
+@in_one_thread
 def seconds(policy: Policy, config: WeightsConfig, row: Example) -> float:
     """About how long a step takes if every reply is as long as `max_tokens` allows, by its first row's prompt."""
     size = sum(p.numel() for p in policy.model.parameters())

@@ -18,7 +18,8 @@ from torch.nn import Module, Parameter
 
 from learner import adapter, gguf
 from learner.compiled import compile_layers, is_compiled
-from learner.precision import Masters, chosen_device, chosen_dtype, keep_freed_memory, masters
+from learner.memory import keep_freed_memory
+from learner.precision import Masters, chosen_device, chosen_dtype, masters
 from toolkit import local
 from toolkit.errors import ConfigError, DiskFull, UnknownModel
 from toolkit.types import Message

@@ -6,12 +6,8 @@ float32: gradients are added up there as a backward gives them, and after a step
 autocast no weight is cast in a forward, and what lies between two products is half as large.
 """
 
-import contextlib
-import ctypes
-import os
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
-from functools import cache
 
 import torch
 from torch import Tensor
@@ -20,10 +16,6 @@ from torch.nn import Parameter
 from toolkit.errors import ConfigError
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float64": torch.float64}
-_TRIM_THRESHOLD, _MMAP_MAX, _ARENA_MAX = -1, -4, -8
-"""Of glibc's mallopt."""
-_HUGE_PAGES = 14
-"""Of Linux' madvise."""
 
 
 def chosen_device(name: str) -> torch.device:
@@ -101,29 +93,3 @@ def _move_to(weight: Parameter) -> Callable[[Tensor], None]:
             weight.grad.add_(gradient)
 
     return move
-
-
-@cache
-def keep_freed_memory() -> None:
-    """
-    Let the C library keep what a forward frees for the next one, on huge pages, instead of giving it back.
-
-    A page that is fresh is cleared by the system first, and one of 4 kB is looked up at each of its turns: on a CPU
-    this can take longer than computing what is written to it. Only glibc is asked; elsewhere nothing happens.
-    """
-    with contextlib.suppress(OSError, AttributeError, TypeError, ValueError):
-        library = ctypes.CDLL(None)
-        # One arena for all threads, which grows at its end and never shrinks.
-        for option, value in ((_TRIM_THRESHOLD, -1), (_MMAP_MAX, 0), (_ARENA_MAX, 1)):
-            library.mallopt(option, value)
-        _on_huge_pages(library, os.sysconf("SC_PHYS_PAGES") // 2, os.sysconf("SC_PAGE_SIZE"))
-
-
-def _on_huge_pages(library: ctypes.CDLL, pages: int, size: int) -> None:
-    """Ask huge pages for so much of the heap that is to come: reserved, not taken."""
-    library.malloc.restype = ctypes.c_void_p
-    start = library.malloc(ctypes.c_size_t(pages * size))
-    if start:
-        library.free(ctypes.c_void_p(start))
-        first = ctypes.c_void_p(start // size * size + size)
-        library.madvise(first, ctypes.c_size_t((pages - 2) * size), _HUGE_PAGES)

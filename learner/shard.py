@@ -20,8 +20,9 @@ from torch.distributed.tensor import DTensor, distribute_tensor
 from torch.nn import Module
 
 from learner import checkpoint
+from learner.memory import keep_freed_memory
 from learner.policy import Policy, read
-from learner.precision import chosen_device, chosen_dtype, keep_freed_memory, masters
+from learner.precision import chosen_device, chosen_dtype, masters
 from learner.ranks import Ranks, in_step
 from toolkit.errors import ConfigError
 

@@ -6,6 +6,7 @@ import pytest
 from learner import client as module
 from learner.client import TorchClient, check
 from learner.policy import Policy
+from learner.thread import submitted
 from tests.learner import tiny
 from toolkit.around import Timeout, stack
 from toolkit.client import Router, connect
@@ -107,7 +108,7 @@ def test_closing_stops_a_batch_at_the_next_token():
             await long
 
     asyncio.run(asyncio.wait_for(go(), 20))
-    assert not any(thread.name.startswith("torch") for thread in threading.enumerate())
+    assert submitted(threading.current_thread).result(timeout=1).name.startswith("torch")
 
 
 def test_an_error_reaches_everybody_who_asked():
