@@ -107,6 +107,7 @@ def learn(job: AbsorbJob, path: Path) -> Plan[Outcome]:
     return (yield from _outcome(job, engine, asked, state, path))
 
 
+@in_one_thread
 def loaded(job: AbsorbJob) -> Engine:
     """The model, which also knows what it was before it learnt."""
     engine = Engine(job.config, job.method)
@@ -153,6 +154,7 @@ def _drawn(job: AbsorbJob, messages: tuple[Message, ...], row: Example, number: 
     return Group(row, job.learner.role, found)
 
 
+@in_one_thread
 def taught(engine: Engine, requests: Sequence[Request]) -> Sequence[Reply]:
     """Replies of the teacher: the model as it was before it learnt."""
     with engine.policy.reference():

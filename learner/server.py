@@ -30,6 +30,7 @@ from torch import Tensor
 
 from learner.answer import MAX_TOKENS, seed_for, until
 from learner.policy import Policy
+from learner.thread import in_one_thread
 from toolkit.around import stack
 from toolkit.client import OpenAIClient
 from toolkit.errors import ModelError
@@ -101,7 +102,7 @@ class Server:
         self._pushed += 1
         self.folder = self.folder or Path(tempfile.mkdtemp(prefix="edgewise-"))
         place = self.folder / f"{self._pushed:06d}"
-        policy.save(place)
+        in_one_thread(policy.save)(place)
         if policy.lora:
             self._load_adapter(place)
         else:
