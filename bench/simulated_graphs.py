@@ -20,7 +20,7 @@ from mas.graph import Graph, Node
 
 ROLES = (
     "solver",
-    "stepwise",
+    "reasoner",
     "planner",
     "programmer",
     "researcher",
@@ -39,7 +39,7 @@ NO_ANSWER = {"planner", "critic"}
 """Roles whose word is no answer: as the exit they are hardly ever right."""
 SERIAL = {"critic", "verifier", "reviser", "summariser"}
 REPEATS = {("debater", "debater"), ("judge", "debater")} | {
-    ("majority", x) for x in ("solver", "stepwise", "debater")
+    ("majority", x) for x in ("solver", "reasoner", "debater")
 }
 
 
@@ -103,7 +103,7 @@ class Simulated:
 
 ALONE = {
     "solver": 0.35,
-    "stepwise": 0.40,
+    "reasoner": 0.40,
     "programmer": 0.30,
     "researcher": 0.20,
     "debater": 0.30,
@@ -115,26 +115,26 @@ CHAIN = Simulated(
     ALONE | {"critic": 0.2, "reviser": 0.2},
     {
         ("programmer", "planner"): 0.35,
-        ("stepwise", "planner"): 0.10,
+        ("reasoner", "planner"): 0.10,
         ("critic", "programmer"): 0.80,
-        ("critic", "stepwise"): 0.60,
+        ("critic", "reasoner"): 0.60,
         ("critic", "solver"): 0.50,
         ("reviser", "critic"): 1.05,
         ("reviser", "programmer"): 0.50,
-        ("reviser", "stepwise"): 0.50,
+        ("reviser", "reasoner"): 0.50,
         ("verifier", "programmer"): 0.90,
         ("verifier", "reviser"): 0.95,
-        ("verifier", "stepwise"): 0.90,
+        ("verifier", "reasoner"): 0.90,
         ("majority", "solver"): 0.55,
-        ("majority", "stepwise"): 0.55,
-        ("judge", "stepwise"): 0.55,
+        ("majority", "reasoner"): 0.55,
+        ("judge", "reasoner"): 0.55,
         ("judge", "programmer"): 0.55,
     },
     chain("planner", "programmer", "critic", "reviser"),
     (
         "planner",
         "solver",
-        "stepwise",
+        "reasoner",
         "researcher",
         "debater",
         "programmer",
@@ -154,17 +154,17 @@ DIAMOND = Simulated(
     {
         ("programmer", "planner"): 0.30,
         ("researcher", "planner"): 0.35,
-        ("stepwise", "planner"): 0.05,
+        ("reasoner", "planner"): 0.05,
         ("judge", "programmer"): 0.75,
         ("judge", "researcher"): 0.75,
-        ("judge", "stepwise"): 0.40,
+        ("judge", "reasoner"): 0.40,
         ("judge", "solver"): 0.40,
         ("majority", "solver"): 0.55,
-        ("majority", "stepwise"): 0.55,
+        ("majority", "reasoner"): 0.55,
         ("verifier", "programmer"): 0.95,
         ("reviser", "critic"): 0.90,
         ("critic", "programmer"): 0.70,
-        ("critic", "stepwise"): 0.60,
+        ("critic", "reasoner"): 0.60,
     },
     Graph(
         tuple(Node(name=role, role=role) for role in _DIAMOND),
@@ -179,7 +179,7 @@ DIAMOND = Simulated(
     (
         "planner",
         "solver",
-        "stepwise",
+        "reasoner",
         "debater",
         "programmer",
         "researcher",
@@ -198,13 +198,13 @@ DEBATE = Simulated(
     {
         ("debater", "debater"): 0.50,
         ("judge", "debater"): 0.60,
-        ("judge", "stepwise"): 0.40,
+        ("judge", "reasoner"): 0.40,
         ("judge", "solver"): 0.40,
         ("judge", "programmer"): 0.40,
         ("majority", "debater"): 0.45,
         ("majority", "solver"): 0.50,
-        ("majority", "stepwise"): 0.50,
-        ("verifier", "stepwise"): 0.90,
+        ("majority", "reasoner"): 0.50,
+        ("verifier", "reasoner"): 0.90,
         ("verifier", "debater"): 0.90,
         ("reviser", "critic"): 0.90,
         ("critic", "debater"): 0.60,
@@ -214,7 +214,7 @@ DEBATE = Simulated(
     (
         "planner",
         "solver",
-        "stepwise",
+        "reasoner",
         "programmer",
         "researcher",
         "debater",

@@ -32,7 +32,7 @@ os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")  # small matrices: threads on
 
 import numpy as np
 from common import report
-from simulated_graphs import ROLES, SPACE, TASKS, Simulated
+from simulated_graphs import SPACE, TASKS, Simulated
 
 from mas.baselines import BestOf, Edges, RandomSearch, standard
 from mas.hrpo import Hrpo, HrpoSettings
@@ -97,7 +97,7 @@ def hrpo(draw: int, joint: bool = True, **changes: object) -> Hrpo:
 RIVALS: dict[str, Callable[[Simulated, int], Searcher]] = {
     "edges": lambda task, draw: Edges(task.pool),
     "random": lambda task, draw: RandomSearch(SPACE),
-    "fixed": lambda task, draw: BestOf(standard(ROLES)),
+    "fixed": lambda task, draw: BestOf(standard(SPACE)),
 }
 ABLATIONS: dict[str, dict[str, Any]] = {
     "no_action_reward": {"action_reward": False},

@@ -12,10 +12,11 @@ from itertools import pairwise
 import numpy as np
 from numpy.typing import NDArray
 
-from mas.actions import Build, Move, Space, State, allowed, apply, build
+from mas.actions import Build, Move, Space, State, allowed, apply, build, moves_of
 from mas.designs import Fixed
 from mas.graph import Graph, Node, named, single
 from mas.search import Draft, Query, TrialGroup
+from mas.shapes import shape
 from toolkit.seeds import seed as seed_of
 from toolkit.types import Plan
 
@@ -39,30 +40,42 @@ def self_consistency(times: int, role: str = "solver", vote: str = "majority") -
     return star([role] * times, vote)
 
 
-def debate(times: int, role: str = "debater", rounds: int = 2, judge: str = "judge") -> Graph:
-    """Several debaters; in each later round each hears all of the round before; a judge hears the last round."""
-    roles = [role] * (times * rounds) + [judge]
+def debate(
+    times: int, role: str = "debater", rounds: int = 2, judge: str = "judge", opening: str = ""
+) -> Graph:
+    """
+    Several debaters; in each later round each hears all of the round before; a judge hears the last round.
+
+    `opening` is the role of those in the first round, who hear nobody; "" for debaters too.
+    """
+    roles = [opening or role] * times + [role] * (times * (rounds - 1)) + [judge]
     names = named(roles)
     tables = [names[i * times : (i + 1) * times] for i in range(rounds)] + [names[-1:]]
     edges = [(a, b) for first, second in pairwise(tables) for a in first for b in second]
     return Graph(_nodes(roles), tuple(edges), names[-1])
 
 
-def standard(roles: Sequence[str], times: int = 3) -> tuple[Graph, ...]:
-    """The usual designs, as far as a catalogue has their roles."""
-    known, found = (
-        set(roles),
-        [single(role) for role in roles if role in ("solver", "stepwise", "programmer")],
+def standard(space: Space, times: int = 3) -> tuple[Graph, ...]:
+    """The usual designs that a space can build: of its roles, not larger than it allows, with an exit that answers."""
+    debaters_hear = dict(zip(space.roles, space.hears, strict=True)).get("debater", 0)
+    usual = (
+        *map(single, ("solver", "reasoner", "programmer")),
+        self_consistency(times),
+        chain("planner", "solver"),
+        chain("solver", "critic", "reviser"),
+        chain("solver", "verifier"),
+        star(("solver", "reasoner", "programmer"), "judge"),
+        debate(2, opening="solver" if debaters_hear else ""),
     )
-    if {"solver", "majority"} <= known:
-        found.append(self_consistency(times))
-    wanted = (("planner", "solver"), ("solver", "critic", "reviser"), ("solver", "verifier"))
-    found += [chain(*each) for each in wanted if set(each) <= known]
-    if {"solver", "stepwise", "programmer", "judge"} <= known:
-        found.append(star(["solver", "stepwise", "programmer"], "judge"))
-    if {"debater", "judge"} <= known:
-        found.append(debate(2))
-    return tuple(found)
+    return tuple(graph for graph in usual if _can_build(space, graph))
+
+
+def _can_build(space: Space, graph: Graph) -> bool:
+    try:
+        built = build(space, moves_of(space, graph)).graph
+    except ValueError:
+        return False
+    return shape(space.roles, built) == shape(space.roles, graph)
 
 
 def _nodes(roles: Sequence[str]) -> tuple[Node, ...]:

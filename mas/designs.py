@@ -29,6 +29,11 @@ class Fixed:
         return {"kind": "fixed", "graph": self.graph.to_json()}
 
 
+@dataclass(frozen=True, slots=True)
+class Rival(Fixed):
+    """One agent with as many tokens as a design used: no limit on the calls and tokens of a run cuts it short."""
+
+
 def tools_in(data: Any) -> tuple[str, ...]:
     """The names of the task's own tools that the graphs of a design may use. Raises GraphError."""
     names = data.get("tools", []) if isinstance(data, dict) else None

@@ -59,7 +59,7 @@ class Explorer:
     elite: list[Draft] = field(default_factory=list)
 
     def __post_init__(self) -> None:
-        designs = (_draft(self.space, graph) for graph in standard(self.space.roles))
+        designs = (_draft(self.space, graph) for graph in standard(self.space))
         self.designs = [draft for draft in designs if draft]
 
     @property

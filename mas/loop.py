@@ -14,11 +14,11 @@ import numpy as np
 
 from mas.baselines import self_consistency
 from mas.credit import credited_with
-from mas.designs import Fixed
+from mas.designs import Fixed, Rival
 from mas.encode import encoded, settled
 from mas.evidence import Evidence
 from mas.failures import counted, failure
-from mas.graph import single
+from mas.graph import MOST_NODES, single
 from mas.job import Job
 from mas.recruit import recruited
 from mas.reward import formula
@@ -199,22 +199,27 @@ def _scores(job: Job) -> Any:
     return scores
 
 
-def equal_tokens(job: Job, design: Design) -> Plan[Design]:
+def equal_tokens(job: Job, design: Design) -> Plan[Rival]:
     """
     One agent that may use no fewer tokens than a design did on some training rows.
 
     It drafts k answers and takes a vote, k being the tokens of the design over those of one draft, rounded up, and at
-    least 3; it is the plain agent where that one uses no fewer already.
+    least 3 and at most as many as a graph has room for; it is the plain agent where that one uses no fewer already.
     """
-    plain, draft = Fixed(single()), Fixed(single("drafter"))
+    plain, draft = Rival(single()), Fixed(single("drafter"))
     if design.version == plain.version:
         return plain
     rows = shuffled(job.task.train, job.config.seed, 0)[:SIZING]
     found = yield [measure(job, each, rows, "gate") for each in (design, plain, draft)]
     ours, one, each = map(_tokens, found)
-    return (
-        plain if ours <= one else Fixed(self_consistency(max(3, math.ceil(ours / max(1, each))), "drafter"))
-    )
+    if ours <= one:
+        return plain
+    times = max(3, math.ceil(ours / max(1, each)))
+    if times >= MOST_NODES:
+        yield Note(
+            "stage", f"one agent would draft {times} times at equal tokens; a graph has {MOST_NODES} agents"
+        )
+    return Rival(self_consistency(min(times, MOST_NODES - 1), "drafter"))
 
 
 def _tokens(groups: Sequence[Group]) -> int:

@@ -51,8 +51,7 @@ def _random(job: Job) -> Searcher:
 def _fixed(job: Job) -> Searcher:
     from mas.baselines import BestOf, standard
 
-    designs = standard(tuple(job.roles))
-    return BestOf(tuple(graph for graph in designs if len(graph) <= job.config.agents))
+    return BestOf(standard(job.space))
 
 
 def _edges(job: Job) -> Searcher:

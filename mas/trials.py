@@ -8,8 +8,11 @@ that could not be graded, counts as 0, as it does when measuring (`toolkit.evalu
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 from mas.act import Team
+from mas.context import GraphLimits
+from mas.designs import Rival
 from mas.graph import Graph, single
 from mas.job import Job
 from mas.reward import reward
@@ -47,15 +50,16 @@ def attempt(
     seed: int,
     version: str,
     shared: Shared | None,
+    limits: GraphLimits | None = None,
 ) -> Plan[GraphRun]:
-    """One graded run of a graph."""
+    """One graded run of a graph, by the job's limits if not by others."""
     run = yield from graph_run(
         graph,
         team,
         row,
         sample=sample,
         seed=seed,
-        limits=job.limits,
+        limits=limits or job.limits,
         shared=shared,
         version=version,
         rewards=job.process,
@@ -130,9 +134,12 @@ def measured_runs(
     """The same as graph runs: `samples` of them for each row."""
     team = job.team(payer, job.config.measuring)
     graphs = design.graphs([job.query(row) for row in rows])
+    free = isinstance(design, Rival)
+    limits = replace(job.limits, calls=None, tokens=None) if free else job.limits
     return (
         yield [
-            _sampled(job, team, graph, row, design.version) for graph, row in zip(graphs, rows, strict=True)
+            _sampled(job, team, graph, row, design.version, limits)
+            for graph, row in zip(graphs, rows, strict=True)
         ]
     )
 
@@ -142,11 +149,13 @@ def grouped(row: Example, runs: Sequence[GraphRun]) -> Group:
     return Group(row, ROLE, tuple(run.rollout for run in runs))
 
 
-def _sampled(job: Job, team: Team, graph: Graph, row: Example, version: str) -> Plan[list[GraphRun]]:
-    seed = seed_of(job.config.seed, 0)
+def _sampled(
+    job: Job, team: Team, graph: Graph, row: Example, version: str, limits: GraphLimits
+) -> Plan[list[GraphRun]]:
+    how: dict[str, Any] = {"seed": seed_of(job.config.seed, 0), "version": version, "limits": limits}
     return (
         yield [
-            attempt(job, team, graph, row, sample=sample, seed=seed, version=version, shared=None)
+            attempt(job, team, graph, row, sample=sample, shared=None, **how)
             for sample in range(job.config.samples)
         ]
     )

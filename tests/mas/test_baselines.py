@@ -16,6 +16,7 @@ from mas.baselines import (
     wandered,
 )
 from mas.graph import Graph, single
+from mas.roles import CATALOGUE
 from mas.search import Query, Trial, TrialGroup
 from tests.plans import play
 
@@ -50,10 +51,25 @@ def test_fixed_designs_have_their_shapes() -> None:
     assert rounds.before["debater-4"] == ("debater", "debater-2")
 
 
-def test_standard_designs_use_only_roles_that_are_there() -> None:
-    found = standard(SPACE.roles)
+def test_standard_designs_are_those_that_a_space_can_build() -> None:
+    found = standard(SPACE)
     assert single("solver") in found and self_consistency(3) in found
     assert {n.role for g in found for n in g.nodes} <= set(SPACE.roles)
+
+
+def test_the_catalogue_has_the_usual_designs_and_none_that_ends_without_an_answer() -> None:
+    found = [tuple(node.role for node in graph.nodes) for graph in standard(Space.of(CATALOGUE, 5))]
+    assert found == [
+        ("solver",),
+        ("reasoner",),
+        ("programmer",),
+        ("solver", "solver", "solver", "majority"),
+        ("planner", "solver"),
+        ("solver", "critic", "reviser"),
+        ("solver", "reasoner", "programmer", "judge"),
+        ("solver", "solver", "debater", "debater", "judge"),
+    ]
+    assert max(map(len, standard(Space.of(CATALOGUE, 4)))) == 4
 
 
 @given(st.integers(0, 10_000))
@@ -67,7 +83,7 @@ def test_random_moves_build_graphs_that_the_space_allows(seed: int) -> None:
 
 MAKERS = {
     "random": lambda: RandomSearch(SPACE),
-    "fixed": lambda: BestOf(standard(SPACE.roles)),
+    "fixed": lambda: BestOf(standard(SPACE)),
     "edges": lambda: Edges(("planner", "solver", "critic", "majority")),
 }
 

@@ -1,19 +1,25 @@
 """What is tried on a row: the drafts, the plain agent, and the graphs that end inside of the drafts."""
 
+import asyncio
 from dataclasses import replace
+from typing import Any
 
 import pytest
 
-from mas.baselines import chain
+from mas import loop
+from mas.baselines import chain, self_consistency
 from mas.config import WiringConfig
+from mas.designs import Fixed, Rival
 from mas.graph import Graph, Node, single
 from mas.job import Job
-from mas.loop import prepared
+from mas.loop import equal_tokens, prepared
 from mas.search import Draft
-from mas.trials import Tried, tried
+from mas.trials import Tried, measured_runs, tried
 from tests.mas import sums
 from tests.plans import play
+from toolkit.collect import drive
 from toolkit.config import resolve
+from toolkit.scripted import Scripted
 from toolkit.types import Request
 
 TEAM = Graph(
@@ -24,6 +30,16 @@ TEAM = Graph(
 SHORT = chain("drafter", "critic", "reviser")
 
 
+def a_job(model: Any, reward: str = "exact", **settings: object) -> Job:
+    given = {"model": sums.SCRIPTED, "judge": sums.JUDGE, "encoder": "hashing", **settings}
+    roles = {"roles": "calculator,drafter,critic,reviser,majority"}
+    config = resolve(WiringConfig, {**given, **roles})
+    task = sums.Task.from_rows(
+        sums.rows(10), prompt="{q}", reward=reward, id="id", name="sums", splits=sums.SPLITS
+    )
+    return play(prepared(Job(task, config, sums.ROLES)), model)
+
+
 def found(*graphs: Graph, reward: str = "exact", **settings: object) -> tuple[Tried, list[Request]]:
     """What was tried on the first row, and the requests."""
     asked: list[Request] = []
@@ -32,14 +48,8 @@ def found(*graphs: Graph, reward: str = "exact", **settings: object) -> tuple[Tr
         asked.append(request)
         return sums.play(request) if request.model != sums.JUDGE else sums.judge(request)
 
-    given = {"model": sums.SCRIPTED, "judge": sums.JUDGE, "encoder": "hashing", **settings}
-    roles = {"roles": "calculator,drafter,critic,reviser,majority"}
-    config = resolve(WiringConfig, {**given, **roles})
-    task = sums.Task.from_rows(
-        sums.rows(10), prompt="{q}", reward=reward, id="id", name="sums", splits=sums.SPLITS
-    )
-    job = play(prepared(Job(task, config, sums.ROLES)), model)
-    row = next(row for row in task.train if row.id.startswith("s"))
+    job = a_job(model, reward, **settings)
+    row = next(row for row in job.task.train if row.id.startswith("s"))
     return play(tried(job, row, [Draft(graph) for graph in graphs], 1), model), asked
 
 
@@ -69,3 +79,22 @@ def test_a_smaller_trial_is_what_its_graph_gets_by_itself() -> None:
     alone, _ = found(single("calculator"))
     inner = next(t for t in graded.trials.beside if t.draft.graph == single("calculator"))
     assert replace(alone.trials.trials[0], draft=inner.draft) == inner
+
+
+def test_no_limit_of_a_run_cuts_one_agent_at_equal_tokens_short() -> None:
+    job = a_job(sums.play, graph_calls=4)
+    votes = self_consistency(6, "drafter")
+    for design, calls in ((Fixed(votes), 4), (Rival(votes), 6)):
+        plan = measured_runs(job, design, job.task.test[:1])
+        ((run,),) = asyncio.run(drive(plan, Scripted(sums.play)))
+        drafts = [each for (each,) in run.outcomes.values() if each.rollout]
+        assert sum(each.ended == "ok" for each in drafts) == calls
+
+
+def test_one_agent_at_equal_tokens_has_no_more_agents_than_a_graph_may_have(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(loop, "MOST_NODES", 5)
+    job = a_job(sums.play)
+    rival = play(equal_tokens(job, Fixed(self_consistency(20, "drafter"))), sums.play)
+    assert len(rival.graph) == 5 and rival.graph[rival.graph.exit].role == "majority"
