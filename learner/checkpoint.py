@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
@@ -32,7 +33,7 @@ def save(
     """
     Write the checkpoint of a step, if this process is the one that writes; the directory of it.
 
-    Raises DiskFull before anything is written where there is no room; other checkpoints stay as they are.
+    Raises DiskFull where there is no room, if possible before anything is written; other checkpoints stay as they are.
     """
     weights = {str(i): policy.full(p.detach()).contiguous() for i, p in enumerate(policy.parameters())}
     moments = dict(_moments(policy, optimizer))
@@ -49,10 +50,14 @@ def save(
     growing = folder / f".{number:06d}"
     shutil.rmtree(growing, ignore_errors=True)
     growing.mkdir()
-    save_file(weights, growing / WEIGHTS)
-    save_file(moments, growing / MOMENTS)
-    (growing / STATE).write_text(json_text(state), "utf-8")
-    _flushed(growing)
+    try:
+        save_file(weights, growing / WEIGHTS)
+        save_file(moments, growing / MOMENTS)
+        (growing / STATE).write_text(json_text(state), "utf-8")
+        _flushed(growing)
+    except (OSError, SafetensorError) as error:
+        shutil.rmtree(growing, ignore_errors=True)
+        raise DiskFull(f"The checkpoint could not be written to {folder}: {error}") from error
     shutil.rmtree(done, ignore_errors=True)
     return growing.rename(done)
 

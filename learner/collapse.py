@@ -44,7 +44,7 @@ def alarm(history: Sequence[Seen]) -> str:
     last = history[-1] if history else None
     if last and not math.isfinite(last.loss):
         return "the loss is no number"
-    if last and last.kl > FAR:
+    if last and not last.kl <= FAR:
         return f"one step moved the policy by {last.kl:.2f} nats a token"
     if len(history) < 2 * WINDOW:
         return ""
@@ -73,12 +73,15 @@ def _changed(start: Sequence[Seen], now: Sequence[Seen]) -> str:
     def pair(name: str) -> tuple[float, float]:
         return mean([getattr(x, name) for x in start]), mean([getattr(x, name) for x in now])
 
-    (valid, valid_now), (cut, cut_now), (entropy, entropy_now) = map(pair, ("valid", "cut", "entropy"))
+    names = ("valid", "cut", "entropy", "length")
+    (valid, valid_now), (cut, cut_now), (entropy, entropy_now), (length, length_now) = map(pair, names)
     better = _rewards(now) > _rewards(start)
     if valid_now < 0.5 * valid:
         return f"only {valid_now:.0%} of rollouts can be graded, {valid:.0%} could be"
     if cut < 0.5 and cut_now > 0.9 and not better:
         return f"{cut_now:.0%} of replies run into max_tokens, {cut:.0%} did"
+    if length_now < 0.1 * length and not better:
+        return f"replies became short: {length_now:.0f} tokens, from {length:.0f}"
     if entropy_now > 3 * entropy + 1:
         return f"replies became random: {entropy_now:.2f} nats a token, from {entropy:.2f}"
     if entropy_now < 0.05 * entropy and not better:

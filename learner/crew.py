@@ -82,6 +82,7 @@ class Crew(Engine):
 
     def update(self, batch: Batch, number: int, *, slowed: float = 1.0) -> Updated:
         """Each process takes its share of the slices."""
+        self.begun = number
         return self._lead.all(Engine.update, self, batch, number, slowed=slowed)
 
     def distances(self, found: Sequence[Member]) -> list[float]:

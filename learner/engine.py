@@ -14,10 +14,10 @@ from learner.config import WeightsConfig, weights_of
 from learner.gather import Member
 from learner.method import Method
 from learner.policy import Lora, Policy
-from learner.ranks import ALONE, Ranks
+from learner.ranks import ALONE, Ranks, take_device
 from learner.thread import in_one_thread
 from learner.update import How, Updated, referred, update
-from toolkit.errors import ConfigError
+from toolkit.errors import ConfigError, Interrupted
 from toolkit.seeds import seed as seed_of
 from toolkit.types import Reply, Request
 
@@ -29,10 +29,13 @@ class Engine:
     Loading raises UnknownModel or ConfigError where the model can't be had as asked.
     """
 
+    begun = 0
+    """The step of the last update, done or not."""
+    stopped = False
+
     def __init__(self, config: WeightsConfig, method: Method, ranks: Ranks = ALONE):
         self.config, self.method, self.ranks = config, method, ranks
         self.slice_tokens = config.slice_tokens  # less once memory was too short
-        self.begun = 0  # the step of the last update, done or not
         self.reload(learning=True)
 
     @in_one_thread
@@ -52,6 +55,7 @@ class Engine:
 
     def _loaded(self) -> Policy:
         config, name = self.config, weights_of(self.config.model)
+        take_device(self.ranks)
         how: Any = {
             "device": config.device,
             "dtype": config.dtype,
@@ -69,8 +73,16 @@ class Engine:
 
     @in_one_thread
     def answer(self, requests: Sequence[Request]) -> Sequence[Reply]:
-        """Replies of the policy as it is now, drawn as one batch."""
-        return answer(self.policy, requests)
+        """Replies of the policy as it is now, drawn as one batch. Raises Interrupted once it is stopped."""
+        return answer(self.policy, requests, self._check)
+
+    def stop(self) -> None:
+        """Let what is being drawn end at the next token: nobody waits for it."""
+        self.stopped = True
+
+    def _check(self) -> None:
+        if self.stopped:
+            raise Interrupted("Stopped.")
 
     @in_one_thread
     def distances(self, found: Sequence[Member]) -> list[float]:
@@ -96,10 +108,15 @@ class Engine:
         correction = config.correction if config.sampler else None
         return How(config.temperature or 1.0, self.slice_tokens, config.clip, correction)
 
-    @in_one_thread
     def update(self, batch: Batch, number: int, *, slowed: float = 1.0) -> Updated:
         """Learn from a batch in step `number`; `slowed` is a factor on the learning rate."""
-        self.begin(number, slowed=slowed)
+        self.begin(
+            number, slowed=slowed
+        )  # by the caller: who ends a run must know, though the thread may be busy
+        return self._updated(batch, number)
+
+    @in_one_thread
+    def _updated(self, batch: Batch, number: int) -> Updated:
         rng = torch.Generator().manual_seed(seed_of(self.config.seed, "update", number) % 2**63)
         done = update(self.policy, self.optimizer, self.method, batch, self.how, rng, self.ranks)
         self.slice_tokens = done.tokens or self.slice_tokens

@@ -97,6 +97,8 @@ class Job:
 
 def _check_room(rollouts: int, tokens: int) -> None:
     """Raise ConfigError where so many rollouts of so many tokens, kept in memory, are more than there is."""
+    if not hasattr(os, "sysconf"):  # Windows does not say
+        return
     need, room = rollouts * tokens * TOKEN, os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
     if need > room:
         raise ConfigError(

@@ -71,10 +71,13 @@ def learn(
             record, state = yield from step(job, sampler, state, folder)
             yield Note("step", record)
         sampler.close()
+        if state.number > _number(checkpoint.latest(folder)):  # other weights are loaded for the measurement
+            state = yield Work(_saved, (engine, state, folder))
         # Not kept in `state`: a run that is taken up with a higher limit goes on learning.
         return (yield from _outcome(job, engine, replace(state, stopped=state.stopped or why), path))
     except GeneratorExit:
         # A limit or Ctrl-C, between two updates: what was learnt since the last checkpoint need not be done again.
+        engine.stop()
         if engine.begun == state.number > _number(checkpoint.latest(folder)) and not job.config.shard:
             _saved(engine, state, folder)
         raise

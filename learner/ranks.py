@@ -80,6 +80,12 @@ class Alone:
 ALONE = Alone()
 
 
+def take_device(ranks: Ranks) -> None:
+    """Let this thread compute on the GPU of its process: CUDA keeps which that is for each thread apart."""
+    if ranks.size > 1 and cuda.is_available():
+        cuda.set_device(ranks.local)
+
+
 class Several:
     """
     The processes that a launcher started; nccl on GPUs, gloo on CPUs, set up by accelerate.

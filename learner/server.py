@@ -12,10 +12,12 @@ At another temperature than 1 a server must give log-probabilities of what it dr
 """
 
 import asyncio
+import contextlib
 import functools
 import json
 import math
 import os
+import secrets
 import shutil
 import tempfile
 import urllib.error
@@ -33,7 +35,7 @@ from learner.policy import Policy
 from learner.thread import in_one_thread
 from toolkit.around import stack
 from toolkit.client import OpenAIClient
-from toolkit.errors import ModelError
+from toolkit.errors import EdgewiseError, ModelError
 from toolkit.types import Encoded, Message, Reply, Request
 from toolkit.wire import BadAnswer, Quirks, decode, refusal
 
@@ -64,7 +66,7 @@ class Server:
     ):
         self.url, self.model, self.policy = url.rstrip("/"), model, policy
         self.folder, self.concurrency, self.timeout, self.attempts = folder, concurrency, timeout, attempts
-        self._pushed = 0
+        self._pushed, self._own = 0, secrets.token_hex(4)
         self._adapter = ""
         self._offered: frozenset[str] | None = None
 
@@ -112,7 +114,10 @@ class Server:
         return True
 
     def close(self) -> None:
-        """Delete the weights that were written for the server, which has loaded them."""
+        """Delete the weights that were written for the server, which has loaded them, and let go of an adapter."""
+        if self._adapter:
+            with contextlib.suppress(EdgewiseError):  # a server that is gone has let go of it
+                self._unload(self._adapter)
         if self.folder is not None:
             shutil.rmtree(self.folder, ignore_errors=True)
 
@@ -125,11 +130,15 @@ class Server:
         return self._offered
 
     def _load_adapter(self, place: Path) -> None:
-        """Under a new name, as a server may keep what it computed under an old one."""
-        old, self._adapter = self._adapter, f"{self.model}-edgewise-{self._pushed}"
+        """Under a new name, as a server may keep what it computed under an old one, or what another run gave it."""
+        old, self._adapter = self._adapter, f"{self.model}-edgewise-{self._own}-{self._pushed}"
         self._post(LOAD_ADAPTER, {"lora_name": self._adapter, "lora_path": str(place)})
-        if old and UNLOAD_ADAPTER in self.offered:
-            self._post(UNLOAD_ADAPTER, {"lora_name": old})
+        if old:
+            self._unload(old)
+
+    def _unload(self, name: str) -> None:
+        if UNLOAD_ADAPTER in self.offered:
+            self._post(UNLOAD_ADAPTER, {"lora_name": name})
 
     def _post(self, route: str, body: dict[str, Any]) -> None:
         said = self._call("POST", route, body)

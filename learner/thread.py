@@ -14,6 +14,8 @@ from contextvars import copy_context
 from functools import cache, wraps
 from typing import ParamSpec, TypeVar
 
+import torch
+
 from learner.memory import on_kept_heap
 
 P = ParamSpec("P")
@@ -37,7 +39,18 @@ def in_one_thread(work: Callable[P, T]) -> Callable[P, T]:
 
 def submitted(work: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> Future[T]:
     """What comes of a function that is carried out in that thread, after those submitted before it."""
-    return _executor(os.getpid()).submit(copy_context().run, work, *args, **kwargs)
+    threads, context = torch.get_num_threads(), copy_context()
+
+    def there() -> T:
+        if torch.get_num_threads() != threads:  # each thread has a number of its own
+            torch.set_num_threads(threads)
+        return context.run(work, *args, **kwargs)
+
+    with _making:
+        return _executor(os.getpid()).submit(there)
+
+
+_making = threading.Lock()
 
 
 @cache

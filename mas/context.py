@@ -118,7 +118,11 @@ class Context:
         self._branches: list[asyncio.Task[None]] = []
 
     def emit_reward(self, node: str, value: float) -> None:
-        """Add to the process reward of a node."""
+        """Add to the process reward of a node. Raises RewardError for one that the graph does not have."""
+        if node not in self.graph.before:
+            raise RewardError(
+                f"emit_reward was given the node {node!r}; the graph has {', '.join(self.graph.order)}."
+            )
         self.rewards[node] = self.rewards.get(node, 0.0) + value
 
     def begin(self) -> None:

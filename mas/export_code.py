@@ -95,6 +95,7 @@ class Writer:
 
     def _constants(self) -> str:
         sampling = {key: getattr(self.sampling, key) for key in ("temperature", "top_p", "max_tokens")}
+        sampling["stop"] = list(self.sampling.stop) or None
         known = ", ".join(f'"{key}": {value!r}' for key, value in sampling.items() if value is not None)
         url = self._server()
         fallback = f" or {quoted(url)}" if url else ""

@@ -50,11 +50,13 @@ class Job:
                 f"The reward {self.task.reward.name!r} ranks the runs of a group; graphs need one that grades a run "
                 "by itself."
             )
-        if self.config.search == "hrpo" and find_spec("torch") is None:
+        if self.config.search in ("hrpo", "tabular") and find_spec("torch") is None:
             raise ConfigError(
-                "search=hrpo needs torch: pip install 'edgewise[learner]', or --set search=evolution, which asks a "
-                "model."
+                f"search={self.config.search} needs torch: pip install 'edgewise[learner]', or --set "
+                "search=evolution, which asks a model."
             )
+        if self.config.search == "tabular" and not self.config.joint:
+            raise ConfigError("joint=false is for search=hrpo: a table has a number for each whole action.")
         _ = self.roles, self.process
 
     @cached_property

@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from mas.edits import check
-from mas.graph import Graph
+from mas.graph import Graph, Node
 from mas.roles import Roles
 from toolkit.errors import GraphError
 from toolkit.extract import json_in
@@ -125,6 +125,12 @@ def asked(request: Request, roles: Roles, most: int, fits: Fits = as_it_is) -> P
     return Written(None, "", tuple(problems))
 
 
+def _as_asked(graph: Graph) -> Graph:
+    """The graph with what nodes were asked to say alone: a model does not choose models, tools or lessons."""
+    nodes = (Node(name=node.name, role=node.role, prompt=node.prompt) for node in graph.nodes)
+    return replace(graph, nodes=tuple(nodes))
+
+
 def read(text: str, roles: Roles, most: int) -> tuple[Graph, str]:
     """The graph in a reply, and why it is so. Raises GraphError that says what is wrong."""
     try:
@@ -133,7 +139,7 @@ def read(text: str, roles: Roles, most: int) -> tuple[Graph, str]:
         raise GraphError("There is no JSON in the reply.") from error
     if not isinstance(data, dict):
         raise GraphError("The reply is no JSON object.")
-    graph = Graph.from_json(data.get("graph", data))
+    graph = _as_asked(Graph.from_json(data.get("graph", data)))
     check(graph, roles, most)
     why = data.get("why") if "graph" in data else ""
     return graph, " ".join(str(why or "").split())

@@ -110,6 +110,8 @@ class Sampler:
         body = await request.json()
         if not (Path(body["lora_path"]) / "adapter_model.safetensors").exists():
             return web.Response(status=404, text="No adapter found")
+        if body["lora_name"] in self.loaded:
+            return web.Response(status=400, text="has already been loaded")
         self.loaded.append(body["lora_name"])
         self._take(Path(body["lora_path"]))
         return web.Response(text="Success: LoRA adapter added")

@@ -38,6 +38,7 @@ def test_a_fall_below_half_of_what_was_gained_alarms_within_a_window() -> None:
         ({"cut": 1.0}, "run into max_tokens"),
         ({"entropy": 6.0}, "became random"),
         ({"entropy": 0.01}, "no longer differ"),
+        ({"length": 1.0}, "became short: 1 tokens, from 20"),
     ],
 )
 def test_replies_that_change_beyond_learning_alarm(change: dict[str, float], words: str) -> None:
@@ -50,7 +51,8 @@ def test_certainty_that_pays_is_no_collapse() -> None:
 
 
 @pytest.mark.parametrize(
-    ("change", "words"), [({"loss": float("nan")}, "no number"), ({"kl": 2.0}, "2.00 nats")]
+    ("change", "words"),
+    [({"loss": float("nan")}, "no number"), ({"kl": 2.0}, "2.00 nats"), ({"kl": float("nan")}, "nan nats")],
 )
 def test_one_broken_step_is_enough(change: dict[str, float], words: str) -> None:
     assert words in alarm([FINE, replace(FINE, **change)])

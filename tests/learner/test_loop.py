@@ -14,8 +14,10 @@ from typing import Any
 import pytest
 from safetensors.torch import load_file
 
-from learner import checkpoint, collapse
+from learner import api, checkpoint, collapse, loop
 from learner.api import train
+from learner.policy import Policy
+from tests.learner import tiny
 from tests.learner.shares import SETTINGS, task
 from toolkit.errors import ConfigError, DiskFull, Hopeless, LimitReached
 from toolkit.ledger import Limits
@@ -113,6 +115,36 @@ def test_a_limit_on_calls_stops_before_the_step_that_goes_over(model: str, tmp_p
     assert checkpoint.latest(tmp_path / "r" / "checkpoints") == tmp_path / "r" / "checkpoints" / "000002"
     result = train(task(test=2), model=model, run=tmp_path / "r", limits=Limits(calls=500), **SETTINGS)
     assert result.costs["learning"]["calls"] == 6 * 16
+
+
+def test_a_limit_while_the_start_is_measured_keeps_what_was_learnt(
+    model: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    steps: list[Note] = []
+    monkeypatch.setattr(
+        api, "learn", lambda *given: loop.learn(*given, enough=lambda: "enough" if len(steps) == 2 else "")
+    )
+    watch = lambda note: steps.append(note) if note.topic == "step" else None  # noqa: E731
+    with pytest.raises(LimitReached):  # two steps take 32 calls, what was learnt 8 and the start 8
+        train(task(test=2), model=model, run=tmp_path / "r", limits=Limits(calls=44), watch=watch, **SETTINGS)
+    assert checkpoint.latest(tmp_path / "r" / "checkpoints") == tmp_path / "r" / "checkpoints" / "000002"
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="needs limits of a process")
+def test_a_disk_that_fills_while_a_checkpoint_is_written_is_a_sentence(tmp_path: Path) -> None:
+    import resource
+
+    policy = Policy.of(tiny.model(), tiny.tokenizer(), name="tiny")
+    optimizer = policy.optimizer(lr=1e-3)
+    checkpoint.save(tmp_path, 1, policy, optimizer, {})
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (1 << 12, hard))
+    try:
+        with pytest.raises(DiskFull, match="could not be written"):
+            checkpoint.save(tmp_path, 2, policy, optimizer, {})
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    assert [path.name for path in tmp_path.iterdir()] == ["000001"]
 
 
 def constant(completion: str, **_: Any) -> float:

@@ -5,15 +5,28 @@ import platform
 import subprocess
 import sys
 import threading
+import time
+from concurrent.futures import ThreadPoolExecutor
 from contextvars import ContextVar
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
+import torch
 
 import learner.engine
+from learner import ranks, thread
 from learner.api import train
+from learner.config import WeightsConfig
+from learner.engine import Engine
+from learner.policy import Policy
 from learner.thread import in_one_thread, submitted
+from learner.update import Updated
+from tests.learner import tiny
 from tests.learner.shares import SETTINGS, task
+from toolkit.config import resolve
+from toolkit.errors import Interrupted
+from toolkit.types import Message, Request, Sampling
 
 HEAP = """
 import asyncio, re, threading
@@ -72,6 +85,71 @@ def test_errors_and_contexts_go_through() -> None:
         in_one_thread(divmod)(1, 0)
 
 
+def test_threads_of_a_product_are_as_many_as_the_caller_wants() -> None:
+    before = torch.get_num_threads()
+    try:
+        for count in (1, 3):
+            torch.set_num_threads(count)
+            assert in_one_thread(torch.get_num_threads)() == count
+    finally:
+        torch.set_num_threads(before)
+
+
+def test_who_comes_first_together_gets_the_same_thread() -> None:
+    thread._executor.cache_clear()
+    ready = threading.Barrier(8)
+
+    def first() -> str:
+        ready.wait()
+        return submitted(threading.get_ident).result()
+
+    with ThreadPoolExecutor(8) as pool:
+        found = [pool.submit(first) for _ in range(8)]
+    assert len({each.result() for each in found}) == 1
+
+
+def test_a_process_of_several_takes_its_own_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
+    taken: list[int] = []
+    monkeypatch.setattr(ranks, "cuda", SimpleNamespace(is_available=lambda: True, set_device=taken.append))
+    for local, size in ((0, 1), (1, 2)):
+        ranks.take_device(SimpleNamespace(local=local, size=size))
+    assert taken == [1]
+
+
+def an_engine(model: Policy | None = None) -> Engine:
+    """One without a run around it."""
+    engine = Engine.__new__(Engine)
+    config = resolve(WeightsConfig, {"model": "torch/tiny"})
+    engine.__dict__ |= {"config": config, "method": None, "ranks": ranks.ALONE, "policy": model}
+    engine.__dict__ |= {"optimizer": SimpleNamespace(param_groups=[]), "slice_tokens": 1}
+    return engine
+
+
+def test_an_update_that_waits_for_the_thread_has_begun(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(learner.engine, "update", lambda *_: Updated())
+    engine, free = an_engine(), threading.Event()
+    submitted(free.wait, 20)
+    with ThreadPoolExecutor(1) as pool:
+        done = pool.submit(engine.update, None, 3)
+        while not engine.begun:
+            time.sleep(0.001)
+        assert engine.begun == 3 and not done.done()
+        free.set()
+
+
+def test_what_is_drawn_ends_at_the_next_token_once_an_engine_is_stopped() -> None:
+    model = Policy.of(tiny.model(max_position_embeddings=100_000), tiny.tokenizer(), name="tiny")
+    model.stops = frozenset()
+    engine = an_engine(model)
+    long = Request("torch/tiny", (Message("user", "a"),), sampling=Sampling(max_tokens=90_000))
+    with ThreadPoolExecutor(1) as pool:
+        drawn = pool.submit(engine.answer, [long])
+        time.sleep(0.2)
+        engine.stop()
+        with pytest.raises(Interrupted):
+            drawn.result(timeout=10)
+
+
 def test_a_run_computes_in_that_thread_alone(
     model: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -88,8 +166,9 @@ def test_a_run_computes_in_that_thread_alone(
 
     watched("update")
     watched("answer")
+    watched("take_device")
     train(task(), model=model, run=tmp_path / "run", **{**SETTINGS, "steps": 2})
-    assert seen == {"update": {where()}, "answer": {where()}}
+    assert seen == {"update": {where()}, "answer": {where()}, "take_device": {where()}}
 
 
 @pytest.mark.skipif(

@@ -1,6 +1,7 @@
 """Evolution by a model: it improves on a planted toy, takes bad replies as data, and repeats."""
 
 import asyncio
+import json
 import random
 from collections import Counter
 
@@ -9,7 +10,9 @@ import pytest
 
 from mas.evolve import Evolution, chances, keeping
 from mas.graph import Graph, Node, single
+from mas.roles import CATALOGUE
 from mas.search import Draft, Trial, TrialGroup
+from mas.written import read
 from tests.mas.planted import ROLES, SPACE, alike, answer, query, searched, worth, written
 from tests.plans import play
 from toolkit.collect import drive
@@ -151,3 +154,9 @@ def test_an_edit_keeps_what_the_model_is_not_shown() -> None:
         name="a", role="solver", model="big", lessons=("count twice",), prompt="Be brief."
     )
     assert kept["b"] == child["b"]
+
+
+def test_a_reply_chooses_roles_and_prompts_and_no_model_or_tool() -> None:
+    node = {"name": "a", "role": "solver", "prompt": "Think.", "model": "dear/one", "tools": ["rm"]}
+    graph, _ = read(json.dumps({"graph": {"nodes": [node], "edges": [], "exit": "a"}}), CATALOGUE, 4)
+    assert graph.nodes == (Node(name="a", role="solver", prompt="Think."),)

@@ -507,6 +507,11 @@ def test_tools_and_a_process_reward_may_emit_rewards_for_nodes() -> None:
         assert done.rewards == {"a": 1.5, "b": 1.0}
 
 
+def test_a_process_reward_for_a_node_that_is_not_there_is_named() -> None:
+    with pytest.raises(RewardError, match="node 'typo'; the graph has a"):
+        run(chain("a"), lambda request: "four", rewards=lambda context, _: context.emit_reward("typo", 1.0))
+
+
 def test_a_process_reward_that_raises_is_named() -> None:
     def process(context: Context, outcome: act.Outcome) -> None:
         raise ValueError("no")
