@@ -13,6 +13,7 @@ from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any, Literal
 
+from toolkit.apart import apart
 from toolkit.environment import World
 from toolkit.episode import check_starts, episode
 from toolkit.rewards import Reward
@@ -293,4 +294,5 @@ def _result(tools: tuple[Function | Delegation, ...], call: ToolCall, number: in
         return "error: the arguments must be a JSON object"
     if isinstance(chosen, Delegation):
         return (yield from chosen.run(number, arguments))
-    return (yield Work(partial(chosen.run, **arguments)))
+    run = partial(chosen.run, **arguments)
+    return (yield Work(run) if chosen.ends else Work(apart, (run,)))

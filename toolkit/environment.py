@@ -8,14 +8,13 @@ calls its environment. What runs an agent in one is `toolkit.episode`.
 import asyncio
 import inspect
 import math
-import threading
 from collections.abc import Callable, Mapping
-from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any, Protocol
 
+from toolkit.apart import apart
 from toolkit.errors import TaskError
 from toolkit.load import load, meant
 from toolkit.types import Example, Plan, Stop, Work
@@ -194,45 +193,13 @@ async def _limited(
     limit = asyncio.timeout(seconds)
     try:
         async with limit:
-            return read(await _awaited(function, args))
+            return read(await apart(function, *args))
     except Broken as broken:
         return _Failure(broken.stop, str(broken))
     except Exception as error:
         if limit.expired():
             return _Failure("timeout", f"gave no answer within {seconds:g} seconds")
         return _Failure("failed", f"raised {type(error).__name__}: {error}".rstrip(": "))
-
-
-async def _awaited(function: Callable[..., Any], args: tuple[Any, ...]) -> Any:
-    if inspect.iscoroutinefunction(function):
-        return await function(*args)
-    found = await _apart(function, args)
-    return await found if inspect.isawaitable(found) else found
-
-
-async def _apart(function: Callable[..., Any], args: tuple[Any, ...]) -> Any:
-    """Run in a thread of its own, which nothing waits for at the end: one that hangs holds nobody up."""
-    loop = asyncio.get_running_loop()
-    waiting = loop.create_future()
-
-    def settle(found: Any, error: BaseException | None) -> None:
-        if not waiting.done():
-            waiting.set_result((found, error))
-
-    def work() -> None:
-        found, error = None, None
-        try:
-            found = function(*args)
-        except BaseException as raised:  # SystemExit too: it is the environment that ends, not the run
-            error = raised
-        with suppress(RuntimeError):  # the loop is closed where nobody waits any more
-            loop.call_soon_threadsafe(settle, found, error)
-
-    threading.Thread(target=work, daemon=True).start()
-    found, error = await waiting
-    if error is not None:
-        raise error if isinstance(error, Exception) else RuntimeError(repr(error))
-    return found
 
 
 # ---- what they give ------------------------------------------------------------------------------------

@@ -19,10 +19,15 @@ from toolkit.types import Tool
 
 @dataclass(frozen=True, slots=True)
 class Function:
-    """A tool and what runs it: `run(**arguments)` returns the text for the model, or an awaitable of it."""
+    """
+    A tool and what runs it: `run(**arguments)` returns the text for the model, or an awaitable of it.
+
+    `ends` says that it always does so after a while; any other may hang, and gets a thread that nobody waits for.
+    """
 
     tool: Tool
     run: Callable[..., Any]
+    ends: bool = False
 
 
 def tool_from(function: Callable[..., Any]) -> Function:

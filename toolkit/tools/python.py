@@ -9,7 +9,7 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
 from typing import IO, Any
@@ -167,4 +167,4 @@ def python(code: str) -> str:
 
 def python_tool() -> Function:
     """The tool "python" that agents get: each call is a fresh program under the default limits."""
-    return tool_from(python)
+    return replace(tool_from(python), ends=True)

@@ -11,6 +11,7 @@ import sqlite3
 import threading
 from collections.abc import Iterable, Iterator
 from contextlib import closing
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -82,7 +83,7 @@ def search_tool(path: str | Path, k: int = 5) -> Function:
         """Search the documents. Give a few important words; returns the passages that fit best, with their source."""
         return _shown(index.best(query, k))
 
-    return tool_from(search)
+    return replace(tool_from(search), ends=True)
 
 
 def passages(path: Path) -> Iterator[Passage]:
