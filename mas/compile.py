@@ -9,7 +9,8 @@ A node that fails or takes too long says so in its outcome, and is not left to L
 timeouts: in LangGraph 1.2 a node whose handler ran never arrives at a barrier, so what joins it would never run.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import asdict
 from functools import lru_cache, partial
 from typing import Annotated, Any, TypedDict
 
@@ -18,9 +19,10 @@ from langgraph.runtime import Runtime
 from langgraph.types import Command
 
 from mas.act import Outcome
-from mas.context import Context
+from mas.context import Context, spent
 from mas.flow import flow, most_runs, standing
 from mas.graph import Graph
+from toolkit.types import Usage
 
 Data = dict[str, Any]
 
@@ -112,9 +114,14 @@ def _route(graph: Graph, source: str, end: str) -> Callable[[State], str]:
     return route
 
 
+SPENT = "spent"
+
+
 def data_of(outcome: Outcome, round_: int) -> Data:
-    """An outcome as plain data, without its rollout."""
+    """An outcome as plain data: of its rollout only what it used."""
+    calls, usage = spent(outcome)
     return {
+        SPENT: [calls, asdict(usage)],
         "node": outcome.node,
         "round": round_,
         "ended": outcome.ended,
@@ -129,9 +136,16 @@ def data_of(outcome: Outcome, round_: int) -> Data:
 def said_in(state: State) -> dict[str, list[Outcome]]:
     """The outcomes in a state, without their rollouts."""
     return {
-        name: [Outcome(**{k: v for k, v in each.items() if k != "round"}) for each in outcomes]
+        name: [Outcome(**{k: v for k, v in each.items() if k not in ("round", SPENT)}) for each in outcomes]
         for name, outcomes in state.get("outcomes", {}).items()
     }
+
+
+def spent_in(state: State) -> Iterator[tuple[str, int, Usage]]:
+    """Names of nodes that ended, and the calls and tokens of each of their runs."""
+    for name, outcomes in state.get("outcomes", {}).items():
+        for calls, usage in (each[SPENT] for each in outcomes if SPENT in each):
+            yield name, calls, Usage(**usage)
 
 
 def resumed_with(outcomes: Mapping[str, tuple[Outcome, int]]) -> Any:

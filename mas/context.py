@@ -7,7 +7,7 @@ that a node hears has ended, it starts the node (`ahead`), and LangGraph's node 
 
 import asyncio
 import contextlib
-from collections.abc import AsyncIterator, Callable, Mapping
+from collections.abc import AsyncIterator, Callable, Iterable, Mapping
 from contextvars import ContextVar
 from dataclasses import dataclass, field, replace
 from functools import partial
@@ -23,7 +23,7 @@ from toolkit.errors import ConfigError, EdgewiseError, RewardError
 from toolkit.ledger import Ledger, Limits
 from toolkit.prices import Price
 from toolkit.seeds import seed as seed_of
-from toolkit.types import Example, Note, Plan, Rollout, Usage
+from toolkit.types import Example, Note, Payer, Plan, Rollout, Sampled, Usage
 
 
 @dataclass(frozen=True, slots=True)
@@ -124,6 +124,14 @@ class Context:
                 f"emit_reward was given the node {node!r}; the graph has {', '.join(self.graph.order)}."
             )
         self.rewards[node] = self.rewards.get(node, 0.0) + value
+
+    def count(self, spent: Iterable[tuple[str, int, Usage]]) -> None:
+        """Count what nodes used before this run was taken up again: their names, calls and tokens."""
+        if self._ledger is None:
+            return
+        for name, calls, usage in spent:
+            model = self.graph[name].model or self.team.model
+            self._ledger.add(Sampled(Payer(self.team.payer), model, calls, usage))
 
     def begin(self) -> None:
         """Start the entries, where nodes are started ahead of LangGraph."""

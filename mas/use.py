@@ -9,8 +9,9 @@ With a checkpointer each run has a thread: it can wait for a person before chose
 
 import asyncio
 import contextlib
+import json
 from collections.abc import AsyncIterator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any, Self
 
@@ -172,8 +173,11 @@ class AgentGraph:
         Go on with a run that waits, or that a crash broke off.
 
         `edit` puts other words into the mouth of nodes that have spoken. Raises ConfigError for a thread that does not
-        wait, GraphError for an edit of a node that has said nothing, or if the design has changed since.
+        wait, GraphError for an edit of a node that has said nothing, or if the design has changed since. It draws as it
+        was asked to, and the limits of the run count what was used before.
         """
+        from mas.compile import spent_in
+
         saver = await self._open()
         if saver is None:
             raise ConfigError("Nothing waits without a checkpointer.")
@@ -182,12 +186,13 @@ class AgentGraph:
             raise ConfigError(f"There is no thread {thread!r}.")
         values = kept.checkpoint["channel_values"]
         messages = tuple(Message(m["role"], m["content"]) for m in values.get("messages", ()))
-        run = await self._run(messages, thread, None)
+        run = await self._run(messages, thread, _sampling(kept.metadata.get("sampling", "")))
         if kept.metadata.get("graph") != run.graph.version:
             raise GraphError(f"The thread {thread!r} was begun with another graph.")
         state = await run.app.aget_state(run.config)
         if not state.next:
             raise ConfigError(f"The thread {thread!r} does not wait for anything.")
+        run.context.count(spent_in(state.values))
         start = self._edited(state.values, edit) if edit else None
         return await self._went(run, start)
 
@@ -238,10 +243,10 @@ class AgentGraph:
             ahead=self._saver is None,
         )
         if self._saver is None:
-            return _Run(graph, plain(graph), context, messages, thread)
+            return _Run(graph, plain(graph), context, messages, thread, sampling)
         places = _places(graph, self.interrupt_before)
         app = compiled(graph, checkpointer=self._saver, interrupt_before=places)
-        return _Run(graph, app, context, messages, thread)
+        return _Run(graph, app, context, messages, thread, sampling)
 
     async def _graph(self, messages: tuple[Message, ...]) -> Graph:
         """The graph for a question; a policy looks at the last message."""
@@ -343,6 +348,7 @@ class _Run:
     context: Context
     messages: tuple[Message, ...]
     thread: str
+    sampling: Sampling | None
 
     @property
     def start(self) -> dict[str, Any]:
@@ -353,7 +359,16 @@ class _Run:
     @property
     def config(self) -> dict[str, Any]:
         """What LangGraph is told of it."""
-        return {**_config(self.thread), "metadata": {"graph": self.graph.version}}
+        drawn = json.dumps(asdict(self.sampling)) if self.sampling else ""
+        return {**_config(self.thread), "metadata": {"graph": self.graph.version, "sampling": drawn}}
+
+
+def _sampling(kept: str) -> Sampling | None:
+    """How the run was asked to draw, as its checkpoint has it."""
+    if not kept:
+        return None
+    data = json.loads(kept)
+    return Sampling(**{**data, "stop": tuple(data["stop"])})
 
 
 def _config(thread: str) -> dict[str, Any]:

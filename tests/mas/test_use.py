@@ -15,13 +15,14 @@ from hypothesis import strategies as st
 
 from mas.checkpoint import Retention
 from mas.config import WiringConfig
+from mas.context import GraphLimits
 from mas.designs import Fixed
 from mas.encode import encoded
 from mas.graph import Graph, Loop, Node, single
 from mas.job import Job
 from mas.loop import artifact_files, prepared
 from mas.table import Table
-from mas.use import AgentGraph, answerer
+from mas.use import AgentGraph, Answered, answerer
 from tests.mas import sums
 from tests.plans import play as play_plan
 from tests.server import Server
@@ -277,6 +278,24 @@ def test_another_process_goes_on_where_one_stopped(tmp_path):
         graph.answer_sync("seven", "t")
     with use(graph=single(), checkpointer=place) as other, pytest.raises(GraphError, match="another graph"):
         other.resume_sync("t")
+
+
+def test_a_run_that_goes_on_draws_and_counts_as_if_it_had_not_waited(place):
+    sampling = Sampling(temperature=0.3, seed=7, stop=("!",))
+    limits = GraphLimits(calls=2)
+
+    async def asked(**how: Any) -> tuple[list[Request], Answered]:
+        client = Scripted(play)
+        async with use(client, limits=limits, **how) as graph:
+            done = await graph.answer("seven", "t", sampling)
+            while done.waiting:
+                done = await graph.resume("t")
+        return client.requests, done
+
+    whole, done = run(asked)
+    parts, last = run(lambda: asked(checkpointer=place, interrupt_before=("draft", "end")))
+    assert [x.sampling for x in parts] == [x.sampling for x in whole] and len(parts) == 2
+    assert last.error == done.error and "limit" in last.error
 
 
 def test_a_loop_waits_in_every_round():
