@@ -12,6 +12,7 @@ from learner.answer import answer
 from learner.batch import Batch
 from learner.config import WeightsConfig, weights_of
 from learner.gather import Member
+from learner.memory import fitting
 from learner.method import Method
 from learner.policy import Lora, Policy
 from learner.ranks import ALONE, Ranks, take_device
@@ -44,11 +45,12 @@ class Engine:
         config = self.config
         self.policy: Any = None  # two models at once may be one too many for the memory
         self.optimizer: Any = None
-        self.policy = self._loaded()
+        with fitting(config.model):
+            self.policy = self._loaded()
+            if learning and self.method.needs & {"ref_logp", "kl"}:
+                self.policy.with_reference()
         if not learning:
             return
-        if self.method.needs & {"ref_logp", "kl"}:
-            self.policy.with_reference()
         self.optimizer = self.policy.optimizer(
             lr=config.rate, betas=(0.9, config.beta2), weight_decay=config.weight_decay
         )
@@ -118,7 +120,8 @@ class Engine:
     @in_one_thread
     def _updated(self, batch: Batch, number: int) -> Updated:
         rng = torch.Generator().manual_seed(seed_of(self.config.seed, "update", number) % 2**63)
-        done = update(self.policy, self.optimizer, self.method, batch, self.how, rng, self.ranks)
+        with fitting("the optimizer"):  # slices are made smaller by `update`
+            done = update(self.policy, self.optimizer, self.method, batch, self.how, rng, self.ranks)
         self.slice_tokens = done.tokens or self.slice_tokens
         return done
 

@@ -1,17 +1,24 @@
 """
-Memory that is kept: what a forward frees is there for the next one, on huge pages, instead of going back.
+Memory: what is done where it is short, and how it is kept, on huge pages, for the next forward instead of going back.
 
 A page that is fresh is cleared by the system first, and one of 4 kB is looked up at each of its turns: on a CPU this
-can take longer than computing what is written to it. Only glibc is asked for this; elsewhere nothing happens.
+can take longer than computing what is written to it. Only glibc is asked to keep it; elsewhere nothing happens.
 """
 
 import contextlib
 import ctypes
 import os
 import re
+from collections.abc import Callable, Iterator
 from functools import cache
 from pathlib import Path
+from typing import TypeVar
 
+from toolkit.errors import OutOfMemory
+
+T = TypeVar("T")
+LESS = "use LoRA (lora=16), checkpointing=true, a shorter max_tokens or a smaller model"
+"""What takes less memory."""
 _TRIM_THRESHOLD, _MMAP_MAX, _ARENA_MAX = -1, -4, -8
 """Of glibc's mallopt."""
 _HUGE_PAGES = 14
@@ -69,3 +76,33 @@ def _on_huge_pages(library: ctypes.CDLL, pages: int, size: int) -> None:
         library.free(ctypes.c_void_p(start))
         first = ctypes.c_void_p(start // size * size + size)
         library.madvise(first, ctypes.c_size_t((pages - 2) * size), _HUGE_PAGES)
+
+
+# ---- where it is short -------------------------------------------------------------------------------------
+
+
+def if_it_fits(work: Callable[[], T]) -> T | None:
+    """What it gives; None where memory is short. The error is let go of: its frames hold what is to be freed."""
+    try:
+        return work()
+    except (MemoryError, RuntimeError) as error:
+        if not _short(error):
+            raise
+        return None
+
+
+@contextlib.contextmanager
+def fitting(what: str) -> Iterator[None]:
+    """Raises OutOfMemory in a sentence where memory is too short for `what`."""
+    try:
+        yield
+    except (MemoryError, RuntimeError) as error:
+        if not _short(error):
+            raise
+        raise OutOfMemory(f"There is not enough memory for {what}: {LESS}.") from error
+
+
+def _short(error: BaseException) -> bool:
+    # torch's own is a RuntimeError; on a CPU there is none.
+    named = type(error).__name__ == "OutOfMemoryError"
+    return named or isinstance(error, MemoryError) or "allocate memory" in str(error)

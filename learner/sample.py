@@ -16,8 +16,10 @@ from torch import Tensor
 
 from learner.compiled import uncompiled
 from learner.decode import Cache, Packed, attending, attention
+from learner.memory import LESS, if_it_fits
 from learner.packed import packed
 from learner.policy import Policy
+from toolkit.errors import OutOfMemory
 
 WAVE = 1 << 16
 """Tokens, of distinct prompts and of replies at their longest, that are in memory at once."""
@@ -59,7 +61,8 @@ def sample(policy: Policy, asks: Sequence[Ask], watch: Callable[[], None] | None
     """
     A reply to each ask; those with equal prompts share one encoding of it. `watch` is called before each token.
 
-    A reply ends with the context at the latest. Raises ValueError for an empty prompt, or one that leaves no room.
+    A reply ends with the context at the latest. Where memory is short, fewer are drawn at a time. Raises ValueError for
+    an empty prompt, or one that leaves no room, and OutOfMemory where there is none for one reply.
     """
     for ask in asks:
         if not 0 < len(ask.prompt) < policy.context:
@@ -71,9 +74,16 @@ def sample(policy: Policy, asks: Sequence[Ask], watch: Callable[[], None] | None
         uncompiled(policy.model),
         packed(policy.model, max((longest(a, policy.context) for a in asks), default=0)),
     ):
-        for wave in _waves([(i, asks[i]) for i in order], policy.context):
-            rows = _Rows(policy, [ask for _, ask in wave])
-            found |= zip((i for i, _ in wave), rows.drawn(watch or _nothing), strict=True)
+        most = len(asks)
+        while left := [(i, asks[i]) for i in order[len(found) :]]:
+            wave = _wave(left[:most], policy.context)
+            drawn = if_it_fits(lambda: _Rows(policy, [ask for _, ask in wave]).drawn(watch or _nothing))  # noqa: B023
+            if drawn is not None:
+                found |= zip((i for i, _ in wave), drawn, strict=True)
+            elif len(wave) > 1:
+                most = len(wave) // 2
+            else:
+                raise OutOfMemory(f"There is not enough memory to draw one reply: {LESS}.")
     return [found[i] for i in range(len(asks))]
 
 
@@ -81,21 +91,17 @@ def _nothing() -> None:
     pass
 
 
-def _waves(asks: Sequence[tuple[int, Ask]], context: int) -> Iterator[list[tuple[int, Ask]]]:
-    """Rows that go forward together; each has at least one."""
+def _wave(asks: Sequence[tuple[int, Ask]], context: int) -> list[tuple[int, Ask]]:
+    """The first rows, which go forward together: of at most `WAVE` tokens, but one at least."""
     wave: list[tuple[int, Ask]] = []
     used = 0
     for i, ask in asks:
         same = wave and wave[-1][1].prompt == ask.prompt
-        size = longest(ask, context) + (0 if same else len(ask.prompt))
-        if wave and used + size > WAVE:
-            yield wave
-            wave, used = [], 0
-            size = longest(ask, context) + len(ask.prompt)
+        used += longest(ask, context) + (0 if same else len(ask.prompt))
+        if wave and used > WAVE:
+            break
         wave.append((i, ask))
-        used += size
-    if wave:
-        yield wave
+    return wave
 
 
 def longest(ask: Ask, context: int) -> int:

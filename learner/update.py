@@ -7,12 +7,14 @@ B sequences in a batch, b in a slice, T tokens of the longest reply.
 import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 
 import torch
 from torch import Tensor
 
 from learner.batch import Batch, Tokens, slices
 from learner.forward import logps
+from learner.memory import LESS, if_it_fits
 from learner.method import Method, values
 from learner.policy import Policy
 from learner.ranks import ALONE, Ranks, in_step
@@ -250,30 +252,13 @@ def _in_memory(policy: Policy, work: Callable[[int], Tensor], size: int, ranks: 
         with in_step():
             return work(size), size
     while True:
-        found = _tried(work, size)
+        found = if_it_fits(partial(work, size))
         # Shares add up only if all processes cut the same slices.
         if not any(ranks.gathered(found is None)) and found is not None:
             return found, size
         if size <= LEAST:
-            raise OutOfMemory(
-                "There is not enough memory for one sequence: use LoRA (lora=16), checkpointing=true, a shorter "
-                "max_tokens or a smaller model."
-            )
+            raise OutOfMemory(f"There is not enough memory for one sequence: {LESS}.")
         size //= 2
-
-
-def _tried(work: Callable[[int], Tensor], size: int) -> Tensor | None:
-    """None where memory is short. The error is let go of: its frames hold what is to be freed."""
-    try:
-        return work(size)
-    except (MemoryError, RuntimeError) as error:
-        if not _short_of_memory(error):
-            raise
-        return None
-
-
-def _short_of_memory(error: BaseException) -> bool:
-    return isinstance(error, MemoryError | torch.OutOfMemoryError) or "allocate memory" in str(error)
 
 
 def _minibatches(batch: Batch, method: Method, rng: torch.Generator) -> Iterator[list[int]]:

@@ -21,6 +21,7 @@ from learner.packed import packed
 from learner.policy import Lora, Policy
 from learner.sample import Ask, draw, sample
 from tests.learner import tiny
+from toolkit.errors import OutOfMemory
 
 SMALL = {
     "vocab_size": 258,
@@ -239,6 +240,24 @@ def test_waves_and_chunks_change_nothing(llama, monkeypatch):
     monkeypatch.setattr(sampling, "PREFILL", 12)
     monkeypatch.setattr(decode, "ROOM", 2)
     assert [d.ids for d in sample(llama, asks)] == [d.ids for d in whole]
+
+
+def test_where_memory_is_short_fewer_are_drawn_at_a_time(llama, monkeypatch):
+    asks = mixed_asks()
+    whole, forward, rows = sample(llama, asks), sampling._forward, []
+
+    def short(model, cache, ids):
+        rows.append(len(ids))
+        if len(ids) > 3:
+            raise RuntimeError("DefaultCPUAllocator: can't allocate memory")
+        return forward(model, cache, ids)
+
+    monkeypatch.setattr(sampling, "_forward", short)
+    assert [d.ids for d in sample(llama, asks)] == [d.ids for d in whole]
+    assert max(rows) > 3
+    monkeypatch.setattr(sampling, "encode", lambda *_: short(None, None, range(9)))
+    with pytest.raises(OutOfMemory, match="one reply: use LoRA"):
+        sample(llama, asks)
 
 
 def test_a_prompt_is_encoded_once_for_its_group(llama):

@@ -25,7 +25,7 @@ from learner.update import Updated
 from tests.learner import tiny
 from tests.learner.shares import SETTINGS, task
 from toolkit.config import resolve
-from toolkit.errors import Interrupted
+from toolkit.errors import Interrupted, OutOfMemory
 from toolkit.types import Message, Request, Sampling
 
 HEAP = """
@@ -135,6 +135,21 @@ def test_an_update_that_waits_for_the_thread_has_begun(monkeypatch: pytest.Monke
             time.sleep(0.001)
         assert engine.begun == 3 and not done.done()
         free.set()
+
+
+@pytest.mark.parametrize("error", [MemoryError(), torch.OutOfMemoryError("CUDA out of memory")])
+def test_memory_for_no_optimizer_or_no_model_is_a_sentence(
+    error: Exception, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def short(*_: object, **__: object) -> None:
+        raise error
+
+    monkeypatch.setattr(learner.engine, "update", short)
+    with pytest.raises(OutOfMemory, match="for the optimizer: use LoRA"):
+        an_engine().update(None, 1)
+    monkeypatch.setattr(Policy, "load", short)
+    with pytest.raises(OutOfMemory, match="for torch/tiny: use LoRA"):
+        an_engine().reload()
 
 
 def test_what_is_drawn_ends_at_the_next_token_once_an_engine_is_stopped() -> None:
