@@ -5,7 +5,7 @@ Everything here is a plan (see `toolkit.types.Plan`), so a run that was stopped 
 """
 
 import math
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any
@@ -305,6 +305,17 @@ def _own_tools(job: Job, design: Design) -> list[str]:
     return [name for name in team.own if name in used]
 
 
+def _tokens_of_nodes(versions: Sequence[str], groups: Sequence[Group]) -> dict[str, dict[str, float]]:
+    """By graph, the mean tokens of each node in a run of it."""
+    total: dict[str, Counter[str]] = defaultdict(Counter)
+    runs: Counter[str] = Counter()
+    for version, group in zip(versions, groups, strict=True):
+        runs[version] += len(group.members)
+        for agent in (each for run in group.members for step in run.steps for each in step.calls):
+            total[version][agent.role] += agent.usage.total
+    return {v: {name: tokens / runs[v] for name, tokens in total[v].items()} for v in runs}
+
+
 @dataclass(frozen=True, slots=True)
 class Wiring:
     """What RUN/wiring.json holds for the report: the graphs that were used, and how they compare at equal tokens."""
@@ -321,10 +332,12 @@ class Wiring:
         graphs = self.design.graphs([self.job.query(row) for row in rows])
         counts = Counter(graph.version for graph in graphs)
         by_version = {graph.version: graph for graph in graphs}
+        spent = _tokens_of_nodes([graph.version for graph in graphs], self.groups[DESIGNED])
         return {
             "formula": formula(self.job.weights),
             "graphs": [
-                {"graph": by_version[v].to_json(), "rows": n, "version": v} for v, n in counts.most_common()
+                {"graph": by_version[v].to_json(), "rows": n, "version": v, "tokens": spent[v]}
+                for v, n in counts.most_common()
             ],
             "front": [
                 {

@@ -79,7 +79,8 @@ def sections(wiring: Mapping[str, Any]) -> Iterable[Element]:
         yield node("p", f"{wrong[0].upper()}{wrong[1:]}.", class_="note")
     for each in wiring["graphs"][:SHOWN]:
         yield node("h3", f"Used for {each['rows']} of the held-out rows")
-        yield picture.svg(Graph.from_json(each["graph"]))
+        tokens = {name: {"tokens": round(used)} for name, used in each["tokens"].items()}
+        yield picture.svg(Graph.from_json(each["graph"]), numbers=tokens)
     if more := wiring["graphs"][SHOWN:]:
         rows = sum(each["rows"] for each in more)
         yield node("p", f"{len(more)} other graphs were used for {rows} rows.", class_="note")

@@ -57,6 +57,11 @@ def test_different_queries_get_different_graphs(found):
 def test_the_report_and_the_steps_tell_what_was_done(found):
     page = (found.path / "report.html").read_text()
     assert "Used for" in page and "quality - 0.02" in page and "calculator" in page
+    wiring = json.loads((found.path / "wiring.json").read_text())
+    front = {each["arm"]: each["tokens"] for each in wiring["front"]}
+    used = sum(each["rows"] * sum(each["tokens"].values()) for each in wiring["graphs"])
+    assert used / sum(each["rows"] for each in wiring["graphs"]) == pytest.approx(front["designed"])
+    assert f"tokens {round(next(iter(wiring['graphs'][0]['tokens'].values())))}" in page
     steps = sorted(found.path.glob("steps/*/step.json"))
     assert len(steps) == SETTINGS["steps"] + 1
     last = json.loads(steps[-1].read_text())
