@@ -1,6 +1,7 @@
 """What the commands of `edgewise` do when it is about wiring; `toolkit.cli` resolves these names."""
 
 import asyncio
+import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -84,11 +85,25 @@ def evaluate(
 
 
 def _with_graphs(path: str) -> Artifact | None:
-    """The artefact at a path, if it holds graphs."""
+    """The artefact at a path, if it holds graphs; one made of a graph.json that was written by hand."""
+    if Path(path).suffix == ".json":
+        data = _content(Path(path))
+        kind = {"nodes": {"kind": "fixed", "graph": data}, "kind": data}
+        found = next((design for key, design in kind.items() if key in data), None)
+        return Artifact("", "", {"graph.json": found}, {}) if found else None
     if not (Path(path).is_dir() or Path(path).suffix == ".edge"):
         return None
     found = Artifact.load(path)
     return found if "graph.json" in found.files else None
+
+
+def _content(path: Path) -> Mapping[str, Any]:
+    """What is in a file that may be of graphs; nothing where it is unreadable, which is for lessons to say."""
+    try:
+        data = json.loads(path.read_text("utf-8"))
+    except (OSError, ValueError, RecursionError):
+        return {}
+    return data if isinstance(data, dict) else {}
 
 
 def _runs(artifact: Artifact) -> Runs:
@@ -102,7 +117,8 @@ def _runs(artifact: Artifact) -> Runs:
         shared = {key: getattr(words.config, key) for key in Config.model_fields}
         # Nothing is searched for here, and the usual search would want torch.
         given = {"judge": words.judge, "encoder": data.get("encoder") or HASHING, "search": "fixed"}
-        config = resolve(WiringConfig, shared, limits, given)
+        own = {key: value for key, value in words.task.graph.items() if key == "roles_file"}
+        config = resolve(WiringConfig, shared, limits, own, given)
         job = yield from prepared(Job(words.task, config, roles), words.task.test)
         return (yield from measure(job, design, words.task.test))
 

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from mas.baselines import chain
 from mas.designs import Fixed
 from mas.graph import single
 from tests.command import ROOT, inside
@@ -75,6 +76,19 @@ def test_graphs_and_lessons_are_graded_by_the_same_judge(folder, tmp_path, capsy
     # An answer that both arms gave to a row is graded once.
     assert costs["role"]["measure"]["calls"] / 2 < costs["role"]["judge"]["calls"]
     assert costs["role"]["judge"]["calls"] == costs["model"][sums.JUDGE]["calls"]
+
+
+@pytest.mark.parametrize("form", [lambda graph: graph.to_json(), lambda graph: Fixed(graph).to_json()])
+def test_a_graph_written_by_hand_is_measured_beside_the_model(folder, tmp_path, capsys, form):
+    saved = tmp_path / "hand.json"
+    saved.write_text(json.dumps(form(chain("drafter", "calculator"))))
+    words = ["--model", sums.SCRIPTED, "--set", f"distiller={sums.JUDGE}", "--json"]
+    done = inside(capsys, "evaluate", folder, "--artifact", saved, *words)
+    assert done.code == 0, done.err
+    found = json.loads(done.out)
+    arms = found["evidence"]["results"]
+    assert [arm["name"] for arm in arms] == ["unchanged", "hand"]
+    assert found["costs"]["total"]["calls"] == 3 * arms[0]["rollouts"]
 
 
 def test_the_plan_is_printed_without_a_call(folder, capsys):
