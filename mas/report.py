@@ -79,7 +79,7 @@ def sections(wiring: Mapping[str, Any]) -> Iterable[Element]:
         yield node("p", f"{wrong[0].upper()}{wrong[1:]}.", class_="note")
     for each in wiring["graphs"][:SHOWN]:
         yield node("h3", f"Used for {each['rows']} of the held-out rows")
-        tokens = {name: {"tokens": round(used)} for name, used in each["tokens"].items()}
+        tokens = {name: {"tokens": round(used)} for name, used in each.get("tokens", {}).items()}
         yield picture.svg(Graph.from_json(each["graph"]), numbers=tokens)
     if more := wiring["graphs"][SHOWN:]:
         rows = sum(each["rows"] for each in more)
