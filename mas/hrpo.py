@@ -14,8 +14,9 @@ are ours.
                - move_cost [t > exempt]  for adding any
     loss     = - min(ratio A, clip(ratio, 1 - low, 1 + high) A) - entropy_bonus H
 
-Worth is measured (`Trial.credit`) where it was, else estimated (`mas.estimate`); spread is the standard deviation of
-all rewards so far. M moves.
+Worth is measured (`Trial.credit`) where it was, else estimated (`mas.estimate`), less what an agent lost by hearing
+others (measured edges below zero in `Trial.edge_credit`; what it gained by hearing them is in its own worth); spread is
+the standard deviation of all rewards so far. M moves.
 """
 
 from collections.abc import Mapping, Sequence
@@ -227,11 +228,20 @@ class Hrpo:
                 by_role.setdefault(roles.index(t.draft.graph[name].role), []).append(value)
         of_role = {role: float(np.mean(values)) for role, values in by_role.items()}
         builds = [t.draft.build for _, t in trials if t.draft.build]
+        worth = [less_harm(each, t.edge_credit) for each, (_, t) in zip(worth, trials, strict=True)]
         found = [
             move_rewards(len(roles), b.moves, b.made_by, w, self.estimate.spread, self.settings, of_role)
             for b, w in zip(builds, worth, strict=True)
         ]
         return np.concatenate(found)
+
+
+def less_harm(worth: Mapping[str, float], edges: Mapping[tuple[str, str], float]) -> dict[str, float]:
+    """The worth of agents, less that of the edges that lead to each and are worth less than nothing."""
+    found = dict(worth)
+    for (_, name), value in edges.items():
+        found[name] = found.get(name, 0.0) + min(0.0, value)
+    return found
 
 
 def move_rewards(

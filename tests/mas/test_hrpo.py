@@ -135,6 +135,16 @@ def test_deleting_is_worth_what_the_agent_cost() -> None:
     assert found[2] == pytest.approx(0.3)
 
 
+@pytest.mark.parametrize(("edge", "change"), [(-0.2, -0.2), (0.2, 0.0)])
+def test_an_agent_that_hears_to_its_harm_is_worth_less(edge, change) -> None:
+    made = build(SPACE, (Move(PLANNER), Move(SOLVER, (0,)), Move(EXIT)))
+    plain = Trial(Draft(made.graph, made), 1.0, credit={"planner": 0.1, "solver": 0.5})
+    trials = [(QUERIES[0], plain), (QUERIES[0], replace(plain, edge_credit={("planner", "solver"): edge}))]
+    searcher = hrpo()
+    before, after = np.split(searcher._move_rewards(trials), 2)
+    assert after - before == pytest.approx([0.0, change / searcher.estimate.spread, 0.0])
+
+
 def test_the_surrogate_clips_on_the_pessimistic_side() -> None:
     ratio, gain = torch.tensor([0.5, 0.5, 1.5, 1.5, 1.1]), torch.tensor([1.0, -1.0, 1.0, -1.0, 1.0])
     x = Moved(ratio.log(), torch.zeros(5), gain, torch.ones(5))
