@@ -12,7 +12,7 @@ from toolkit.errors import ArtifactError, ConfigError
 
 Search = Literal["hrpo", "tabular", "random", "fixed", "edges", "evolution", "lessons"]
 
-LIMITS = ("node_seconds", "graph_calls", "graph_tokens")
+LIMITS = ("node_seconds", "graph_calls", "graph_tokens", "graph_usd", "graph_concurrency")
 """Limits of one graph run."""
 IN_USE = ("turns", "calling", *LIMITS)
 """Settings that an artefact keeps beside how replies are drawn."""
@@ -57,6 +57,10 @@ class WiringConfig(Config):
     node_seconds: float = Field(300.0, gt=0, description="seconds until one agent of a graph is given up")
     graph_calls: int | None = Field(64, ge=1, description="the most calls of one graph run")
     graph_tokens: int | None = Field(None, ge=1, description="the most tokens of one graph run")
+    graph_usd: float | None = Field(None, gt=0, description="the most dollars of one graph run")
+    graph_concurrency: int | None = Field(
+        None, ge=1, description="the most agents of one graph run at a time"
+    )
 
     def in_use(self) -> dict[str, Any]:
         """The settings with which an artefact was measured and should be used."""
@@ -73,7 +77,14 @@ class WiringConfig(Config):
     @property
     def graph_limits(self) -> GraphLimits:
         """The limits of one graph run."""
-        return GraphLimits(calls=self.graph_calls, tokens=self.graph_tokens, node_seconds=self.node_seconds)
+        return GraphLimits(
+            self.graph_calls,
+            self.graph_tokens,
+            self.graph_usd,
+            self.node_seconds,
+            self.graph_concurrency,
+            self.price_list or None,
+        )
 
     @classmethod
     def known(cls, settings: Mapping[str, Any]) -> dict[str, Any]:

@@ -31,7 +31,7 @@ class Fixed:
 
 @dataclass(frozen=True, slots=True)
 class Rival(Fixed):
-    """One agent with as many tokens as a design used: no limit on the calls and tokens of a run cuts it short."""
+    """One agent with as many tokens as a design used: no limit on calls, tokens or dollars cuts it short."""
 
 
 def tools_in(data: Any) -> tuple[str, ...]:

@@ -18,7 +18,7 @@ from mas.designs import Fixed, Rival
 from mas.encode import encoded, settled
 from mas.evidence import Evidence
 from mas.failures import counted, failure
-from mas.graph import MOST_NODES, single
+from mas.graph import MOST_NODES, Graph, Node, single
 from mas.job import Job
 from mas.recruit import recruited
 from mas.reward import formula
@@ -31,9 +31,11 @@ from toolkit.errors import AllFailed
 from toolkit.evaluate import Arm, Evaluation, compare, reward_of
 from toolkit.gate import Choice, Scores, Verdict, choose
 from toolkit.groups.select import shuffled
+from toolkit.ledger import PICO, cost
+from toolkit.prices import price_of
 from toolkit.run import Outcome
 from toolkit.seeds import seed as seed_of
-from toolkit.types import Example, Group, Note, Plan, Rollout, Score
+from toolkit.types import Example, Group, Note, Plan, Rollout, Score, Usage
 
 MEASURING = 0
 EXAMPLES = 20
@@ -305,15 +307,29 @@ def _own_tools(job: Job, design: Design) -> list[str]:
     return [name for name in team.own if name in used]
 
 
-def _tokens_of_nodes(versions: Sequence[str], groups: Sequence[Group]) -> dict[str, dict[str, float]]:
-    """By graph, the mean tokens of each node in a run of it."""
-    total: dict[str, Counter[str]] = defaultdict(Counter)
+def _spent(
+    job: Job, graphs: Sequence[Graph], groups: Sequence[Group]
+) -> dict[str, dict[str, dict[str, float]]]:
+    """By graph and node, the mean tokens of a run, and dollars where the price of the node's model is known."""
+    usage: dict[str, dict[str, Usage]] = defaultdict(dict)
     runs: Counter[str] = Counter()
-    for version, group in zip(versions, groups, strict=True):
-        runs[version] += len(group.members)
+    for graph, group in zip(graphs, groups, strict=True):
+        runs[graph.version] += len(group.members)
+        by_node = usage[graph.version]
         for agent in (each for run in group.members for step in run.steps for each in step.calls):
-            total[version][agent.role] += agent.usage.total
-    return {v: {name: tokens / runs[v] for name, tokens in total[v].items()} for v in runs}
+            by_node[agent.role] = by_node.get(agent.role, Usage()) + agent.usage
+    known = {graph.version: graph for graph in graphs}
+    return {
+        version: {
+            name: _mean_cost(job, known[version][name], used, runs[version]) for name, used in each.items()
+        }
+        for version, each in usage.items()
+    }
+
+
+def _mean_cost(job: Job, node: Node, usage: Usage, runs: int) -> dict[str, float]:
+    price = price_of(node.model or job.config.model, job.config.price_list)
+    return {"tokens": usage.total / runs, **({"usd": cost(usage, price) / PICO / runs} if price else {})}
 
 
 @dataclass(frozen=True, slots=True)
@@ -332,11 +348,11 @@ class Wiring:
         graphs = self.design.graphs([self.job.query(row) for row in rows])
         counts = Counter(graph.version for graph in graphs)
         by_version = {graph.version: graph for graph in graphs}
-        spent = _tokens_of_nodes([graph.version for graph in graphs], self.groups[DESIGNED])
+        spent = _spent(self.job, graphs, self.groups[DESIGNED])
         return {
             "formula": formula(self.job.weights),
             "graphs": [
-                {"graph": by_version[v].to_json(), "rows": n, "version": v, "tokens": spent[v]}
+                {"graph": by_version[v].to_json(), "rows": n, "version": v, "nodes": spent[v]}
                 for v, n in counts.most_common()
             ],
             "front": [

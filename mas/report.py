@@ -79,11 +79,21 @@ def sections(wiring: Mapping[str, Any]) -> Iterable[Element]:
         yield node("p", f"{wrong[0].upper()}{wrong[1:]}.", class_="note")
     for each in wiring["graphs"][:SHOWN]:
         yield node("h3", f"Used for {each['rows']} of the held-out rows")
-        tokens = {name: {"tokens": round(used)} for name, used in each.get("tokens", {}).items()}
-        yield picture.svg(Graph.from_json(each["graph"]), numbers=tokens)
+        yield picture.svg(Graph.from_json(each["graph"]), numbers=_costs(each.get("nodes", {})))
     if more := wiring["graphs"][SHOWN:]:
         rows = sum(each["rows"] for each in more)
         yield node("p", f"{len(more)} other graphs were used for {rows} rows.", class_="note")
+
+
+def _costs(nodes: Mapping[str, Mapping[str, float]]) -> dict[str, dict[str, float]]:
+    """What each node uses in a run; dollars, of 1,000 runs, only where they are paid."""
+    return {
+        name: {
+            "tokens": round(spent["tokens"]),
+            **({"$/1,000": 1000 * usd} if (usd := spent.get("usd")) else {}),
+        }
+        for name, spent in nodes.items()
+    }
 
 
 def _front(points: Iterable[Mapping[str, Any]]) -> Element:

@@ -135,7 +135,7 @@ def measured_runs(
     team = job.team(payer, job.config.measuring)
     graphs = design.graphs([job.query(row) for row in rows])
     free = isinstance(design, Rival)
-    limits = replace(job.limits, calls=None, tokens=None) if free else job.limits
+    limits = replace(job.limits, calls=None, tokens=None, usd=None) if free else job.limits
     return (
         yield [
             _sampled(job, team, graph, row, design.version, limits)

@@ -59,9 +59,9 @@ def test_the_report_and_the_steps_tell_what_was_done(found):
     assert "Used for" in page and "quality - 0.02" in page and "calculator" in page
     wiring = json.loads((found.path / "wiring.json").read_text())
     front = {each["arm"]: each["tokens"] for each in wiring["front"]}
-    used = sum(each["rows"] * sum(each["tokens"].values()) for each in wiring["graphs"])
-    assert used / sum(each["rows"] for each in wiring["graphs"]) == pytest.approx(front["designed"])
-    assert f"tokens {round(next(iter(wiring['graphs'][0]['tokens'].values())))}" in page
+    used = [each["rows"] * node["tokens"] for each in wiring["graphs"] for node in each["nodes"].values()]
+    assert sum(used) / sum(each["rows"] for each in wiring["graphs"]) == pytest.approx(front["designed"])
+    assert f"tokens {round(next(iter(wiring['graphs'][0]['nodes'].values()))['tokens'])}" in page
     steps = sorted(found.path.glob("steps/*/step.json"))
     assert len(steps) == SETTINGS["steps"] + 1
     last = json.loads(steps[-1].read_text())
@@ -139,3 +139,12 @@ def test_batches_go_through_all_rows_before_any_comes_again():
 def test_a_wrong_setting_is_one_sentence(settings, sentence):
     with pytest.raises(ConfigError, match=sentence):
         design(sums.task(10), model=sums.SCRIPTED, **settings)
+
+
+def test_nodes_have_a_price_where_their_model_has_one(tmp_path):
+    price = {sums.SCRIPTED: (2.0, 4.0)}
+    done = design(sums.task(), model=sums.SCRIPTED, run=tmp_path / "r", prices=price, **SETTINGS)
+    wiring = json.loads((tmp_path / "r" / "wiring.json").read_text())
+    dollars = sum(each["rows"] * node["usd"] for each in wiring["graphs"] for node in each["nodes"].values())
+    assert 0 < dollars < done.costs["total"]["usd"]
+    assert "$/1,000 " in (tmp_path / "r" / "report.html").read_text()
