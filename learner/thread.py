@@ -20,7 +20,7 @@ from learner.memory import on_kept_heap
 
 P = ParamSpec("P")
 T = TypeVar("T")
-NAME = "torch"
+NAME = "edgewise-torch"
 TRIES = 64
 """Threads that are begun until one gets the right heap: there are at most eight heaps for each core."""
 

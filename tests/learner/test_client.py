@@ -108,7 +108,7 @@ def test_closing_stops_a_batch_at_the_next_token():
             await long
 
     asyncio.run(asyncio.wait_for(go(), 20))
-    assert submitted(threading.current_thread).result(timeout=1).name.startswith("torch")
+    assert submitted(threading.current_thread).result(timeout=1).name.startswith("edgewise-torch")
 
 
 def test_an_error_reaches_everybody_who_asked():
