@@ -27,7 +27,7 @@ from toolkit.client import OpenAIClient
 from toolkit.collect import drive
 from toolkit.errors import EdgewiseError, GraphError
 from toolkit.tools.python import python_tool
-from toolkit.types import Example, Message
+from toolkit.types import Example, Message, Sampling
 
 BAD, GOOD = "```python\nprint(1 / 0)\n```", "First this:\n```python\nprint(6 * 7)\n```"
 ROLES = {
@@ -323,3 +323,10 @@ def test_a_broken_source_is_one_sentence(tmp_path, content, kind):
         command(str(tmp_path / "graph.json"), tmp_path / "out")
     with pytest.raises(EdgewiseError):
         command(str(tmp_path / "nothing.edge"), tmp_path / "out")
+
+
+def test_an_exported_module_draws_as_it_was_told_to(tmp_path):
+    how = Sampling(temperature=0.2, max_tokens=64, stop=("END",))
+    export(single(), CATALOGUE, tmp_path, sampling=how)
+    module = (tmp_path / "graph.py").read_text()
+    assert """SAMPLING: dict[str, Any] = {"temperature": 0.2, "max_tokens": 64, "stop": ['END']}""" in module

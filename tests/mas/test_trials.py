@@ -19,6 +19,7 @@ from tests.mas import sums
 from tests.plans import play
 from toolkit.collect import drive
 from toolkit.config import resolve
+from toolkit.errors import ConfigError
 from toolkit.scripted import Scripted
 from toolkit.types import Request
 
@@ -98,3 +99,11 @@ def test_one_agent_at_equal_tokens_has_no_more_agents_than_a_graph_may_have(
     job = a_job(sums.play)
     rival = play(equal_tokens(job, Fixed(self_consistency(20, "drafter"))), sums.play)
     assert len(rival.graph) == 5 and rival.graph[rival.graph.exit].role == "majority"
+
+
+def test_a_table_needs_torch_and_draws_roles_with_their_edges(monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(ConfigError, match="joint=false is for search=hrpo"):
+        a_job(sums.play, search="tabular", joint=False)
+    monkeypatch.setattr("mas.job.find_spec", lambda name: None)
+    with pytest.raises(ConfigError, match="search=tabular needs torch"):
+        a_job(sums.play, search="tabular")
