@@ -112,9 +112,8 @@ class Engine:
 
     def update(self, batch: Batch, number: int, *, slowed: float = 1.0) -> Updated:
         """Learn from a batch in step `number`; `slowed` is a factor on the learning rate."""
-        self.begin(
-            number, slowed=slowed
-        )  # by the caller: who ends a run must know, though the thread may be busy
+        # By the caller: who ends a run must know of it, though the thread may still be busy with something else.
+        self.begin(number, slowed=slowed)
         return self._updated(batch, number)
 
     @in_one_thread

@@ -7,6 +7,7 @@ of products of another size. R rows, V tokens of the vocabulary.
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from itertools import groupby
 from typing import Any, Literal
 
@@ -77,7 +78,7 @@ def sample(policy: Policy, asks: Sequence[Ask], watch: Callable[[], None] | None
         most = len(asks)
         while left := [(i, asks[i]) for i in order[len(found) :]]:
             wave = _wave(left[:most], policy.context)
-            drawn = if_it_fits(lambda: _Rows(policy, [ask for _, ask in wave]).drawn(watch or _nothing))  # noqa: B023
+            drawn = if_it_fits(partial(_drawn, policy, [ask for _, ask in wave], watch or _nothing))
             if drawn is not None:
                 found |= zip((i for i, _ in wave), drawn, strict=True)
             elif len(wave) > 1:
@@ -85,6 +86,10 @@ def sample(policy: Policy, asks: Sequence[Ask], watch: Callable[[], None] | None
             else:
                 raise OutOfMemory(f"There is not enough memory to draw one reply: {LESS}.")
     return [found[i] for i in range(len(asks))]
+
+
+def _drawn(policy: Policy, asks: Sequence[Ask], watch: Callable[[], None]) -> list[Drawn]:
+    return _Rows(policy, asks).drawn(watch)
 
 
 def _nothing() -> None:

@@ -85,13 +85,14 @@ def evaluate(
 
 
 def _with_graphs(path: str) -> Artifact | None:
-    """The artefact at a path, if it holds graphs; one made of a graph.json that was written by hand."""
-    if Path(path).suffix == ".json":
-        data = _content(Path(path))
-        kind = {"nodes": {"kind": "fixed", "graph": data}, "kind": data}
-        found = next((design for key, design in kind.items() if key in data), None)
-        return Artifact("", "", {"graph.json": found}, {}) if found else None
-    if not (Path(path).is_dir() or Path(path).suffix == ".edge"):
+    """The artefact at a path, if it holds graphs; one made of a graph.json that belongs to none."""
+    file = Path(path)
+    if file.suffix == ".json" and not file.with_name("manifest.json").is_file():
+        data = _content(file)
+        return Artifact("", "", {"graph.json": data}, {}) if data.keys() & {"nodes", "kind"} else None
+    if file.name == "graph.json":
+        return Artifact.load(file.parent)
+    if not (file.is_dir() or file.suffix == ".edge"):
         return None
     found = Artifact.load(path)
     return found if "graph.json" in found.files else None

@@ -34,7 +34,9 @@ def added(old: dict[str, list[Data]], new: dict[str, list[Data]]) -> dict[str, l
         if name not in old:
             merged[name] = outcomes
             continue
-        by_round = {each["round"]: each for each in (*old[name], *outcomes)}
+        by_round: dict[int, Data] = {}
+        for each in (*old[name], *outcomes):  # what was used stays, whatever else is said to have been said
+            by_round[each["round"]] = {**by_round.get(each["round"], {}), **each}
         merged[name] = [by_round[number] for number in sorted(by_round)]
     return merged
 
@@ -118,10 +120,11 @@ SPENT = "spent"
 
 
 def data_of(outcome: Outcome, round_: int) -> Data:
-    """An outcome as plain data: of its rollout only what it used."""
+    """An outcome as plain data: of its rollout, if it has one, only what it used."""
     calls, usage = spent(outcome)
+    used = {SPENT: [calls, asdict(usage)]} if calls else {}
     return {
-        SPENT: [calls, asdict(usage)],
+        **used,
         "node": outcome.node,
         "round": round_,
         "ended": outcome.ended,

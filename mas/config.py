@@ -78,12 +78,12 @@ class WiringConfig(Config):
     def graph_limits(self) -> GraphLimits:
         """The limits of one graph run."""
         return GraphLimits(
-            self.graph_calls,
-            self.graph_tokens,
-            self.graph_usd,
-            self.node_seconds,
-            self.graph_concurrency,
-            self.price_list or None,
+            calls=self.graph_calls,
+            tokens=self.graph_tokens,
+            usd=self.graph_usd,
+            node_seconds=self.node_seconds,
+            concurrency=self.graph_concurrency,
+            prices=self.price_list,
         )
 
     @classmethod

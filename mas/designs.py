@@ -44,11 +44,13 @@ def tools_in(data: Any) -> tuple[str, ...]:
 
 def load(data: Any) -> Design:
     """
-    The design in plain data; nothing is executed.
+    The design in plain data, which may be a graph alone; nothing is executed.
 
     Raises GraphError for data that is none, and ConfigError for a policy where there is no torch.
     """
     kind = data.get("kind") if isinstance(data, dict) else None
+    if kind is None and isinstance(data, dict) and "nodes" in data:
+        return Fixed(Graph.from_json(data))
     if kind == "fixed":
         return Fixed(Graph.from_json(data.get("graph")))
     if kind == "policy":

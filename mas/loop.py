@@ -311,19 +311,17 @@ def _spent(
     job: Job, graphs: Sequence[Graph], groups: Sequence[Group]
 ) -> dict[str, dict[str, dict[str, float]]]:
     """By graph and node, the mean tokens of a run, and dollars where the price of the node's model is known."""
-    usage: dict[str, dict[str, Usage]] = defaultdict(dict)
-    runs: Counter[str] = Counter()
+    usage: dict[Graph, dict[str, Usage]] = defaultdict(lambda: defaultdict(Usage))
+    runs: Counter[Graph] = Counter()
     for graph, group in zip(graphs, groups, strict=True):
-        runs[graph.version] += len(group.members)
-        by_node = usage[graph.version]
+        runs[graph] += len(group.members)
         for agent in (each for run in group.members for step in run.steps for each in step.calls):
-            by_node[agent.role] = by_node.get(agent.role, Usage()) + agent.usage
-    known = {graph.version: graph for graph in graphs}
+            usage[graph][agent.role] += agent.usage
     return {
-        version: {
-            name: _mean_cost(job, known[version][name], used, runs[version]) for name, used in each.items()
+        graph.version: {
+            name: _mean_cost(job, graph[name], used, runs[graph]) for name, used in usage[graph].items()
         }
-        for version, each in usage.items()
+        for graph in runs
     }
 
 

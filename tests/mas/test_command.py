@@ -91,6 +91,15 @@ def test_a_graph_written_by_hand_is_measured_beside_the_model(folder, tmp_path, 
     assert found["costs"]["total"]["calls"] == 3 * arms[0]["rollouts"]
 
 
+def test_the_graph_json_of_an_artefact_is_the_artefact(folder, tmp_path, capsys):
+    roles = {"calculator": {"name": "calculator", "does": "calculates", "prompt": "Calculate exactly."}}
+    files = {"graph.json": Fixed(single("calculator")).to_json(), "roles.json": roles}
+    Artifact("t", sums.SCRIPTED, files).save(tmp_path / "kept")
+    words = ["--set", f"distiller={sums.JUDGE}", "--model", sums.SCRIPTED, "--json"]
+    done = inside(capsys, "evaluate", folder, "--artifact", tmp_path / "kept" / "graph.json", *words)
+    assert done.code == 0, done.err
+
+
 def test_the_plan_is_printed_without_a_call(folder, capsys):
     done = inside(capsys, "improve", folder, "--by", "graph", "--model", sums.SCRIPTED, "--dry-run")
     assert done.code == 0, done.err

@@ -107,3 +107,11 @@ def test_a_table_needs_torch_and_draws_roles_with_their_edges(monkeypatch: pytes
     monkeypatch.setattr("mas.job.find_spec", lambda name: None)
     with pytest.raises(ConfigError, match="search=tabular needs torch"):
         a_job(sums.play, search="tabular")
+
+
+def test_the_limits_of_a_run_are_settings() -> None:
+    job = a_job(sums.play, prices={sums.SCRIPTED: (1.0, 1.0)}, graph_usd=1e-9, graph_concurrency=2)
+    assert job.limits.concurrency == 2
+    plan = measured_runs(job, Fixed(self_consistency(6, "drafter")), job.task.test[:1])
+    ((run,),) = asyncio.run(drive(plan, Scripted(sums.play)))
+    assert {each.ended for (each,) in run.outcomes.values() if each.rollout} == {"limit"}

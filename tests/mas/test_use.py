@@ -298,6 +298,16 @@ def test_a_run_that_goes_on_draws_and_counts_as_if_it_had_not_waited(place):
     assert last.error == done.error and "limit" in last.error
 
 
+def test_other_words_in_a_nodes_mouth_do_not_undo_what_it_used():
+    client = Scripted(play)
+    how = {"checkpointer": "memory", "interrupt_before": ("draft", "end"), "limits": GraphLimits(calls=2)}
+    with use(client, **how) as graph:
+        graph.answer_sync("seven", "t")
+        graph.resume_sync("t", {"plan": "a better plan"})
+        done = graph.resume_sync("t")
+    assert len(client.requests) == 2 and "limit" in done.error
+
+
 def test_a_loop_waits_in_every_round():
     loop = Graph(
         (Node(name="w", role="solver", prompt="W"), Node(name="k", role="solver", prompt="K")),
