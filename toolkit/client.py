@@ -44,6 +44,9 @@ CONNECT = 30.0
 WEIGHTS = "learner.client"
 """What answers for `torch/…`: resolved when such a model is asked, so that this file imports no upper package."""
 
+_NO_PROVIDER = "LLM Provider NOT provided"
+"""How litellm says that it knows no provider for a model."""
+
 CALLS_PER_LANE = 16
 """The HTTP pool of the openai package looks at all its connections for every call: small pools are faster."""
 
@@ -253,10 +256,19 @@ class LiteLLMClient(_Remote):
 
     def _name(self, model: str) -> str:
         if model not in self._known:
+            litellm = _litellm()
             try:
-                _litellm().get_llm_provider(model)
-            except Exception:
-                raise UnknownModel(f"{model}: no such provider; a model is named PROVIDER/NAME.") from None
+                litellm.get_llm_provider(model)
+            except Exception as error:
+                # litellm raises one class for everything that went wrong there: only its text tells them apart.
+                if _NO_PROVIDER in str(error):
+                    raise UnknownModel(
+                        f"{model}: no such provider; a model is named PROVIDER/NAME."
+                    ) from None
+                reason = " ".join(redact(str(error), self._key).split())[:500]
+                raise ModelError(
+                    f"{model}: litellm failed when asked for the provider: {type(error).__name__}: {reason}"
+                ) from error
             self._known.add(model)
         return model
 
@@ -284,7 +296,9 @@ def _litellm() -> Any:
     os.environ.setdefault("LITELLM_LOCAL_MODEL_COST_MAP", "True")
     try:
         litellm: Any = importlib.import_module("litellm")
-    except ImportError:
+    except ModuleNotFoundError as error:
+        if error.name != "litellm":
+            raise  # litellm is there and broken: installing it once more is no help
         raise ModelError("This provider needs litellm: pip install litellm.") from None
     litellm.suppress_debug_info = True
     litellm.telemetry = False

@@ -17,6 +17,7 @@ from toolkit.client import (
     Router,
     TimedOut,
     Unanswered,
+    _litellm,
     connect,
     is_loopback,
     server_of,
@@ -535,6 +536,43 @@ def test_an_unknown_provider_is_explained():
     client = LiteLLMClient(api_base="http://127.0.0.1:1")
     with pytest.raises(UnknownModel, match="PROVIDER/NAME"):
         asyncio.run(client.ask(Request("nobody/m", HELLO)))
+
+
+@needs_litellm
+@pytest.mark.parametrize(
+    "broken",
+    [UserWarning("a field is deprecated"), ImportError("no module named boto9"), KeyError("api_base")],
+)
+def test_what_fails_within_litellm_is_not_called_an_unknown_provider(broken, monkeypatch):
+    import litellm
+
+    def wrapped(model):
+        try:
+            raise broken
+        except Exception as error:  # as litellm does with whatever is raised there
+            text = f"GetLLMProvider Exception - {error}\n\noriginal model: {model}"
+            raise litellm.BadRequestError(text, model, "") from None
+
+    def bare(model):
+        raise broken
+
+    for fails in (wrapped, bare):
+        monkeypatch.setattr(litellm, "get_llm_provider", fails)
+        with pytest.raises(ModelError, match=str(broken).strip("'")) as said:
+            asyncio.run(LiteLLMClient(api_base="http://127.0.0.1:1").ask(Request("mistral/m", HELLO)))
+        assert type(said.value) is ModelError
+        assert said.value.__cause__
+
+
+@pytest.mark.parametrize("missing, said", [("litellm", "pip install litellm"), ("boto9", "boto9")])
+def test_litellm_is_missed_only_where_it_is_missing(missing, said, monkeypatch):
+    def import_module(name):
+        raise ModuleNotFoundError(f"No module named {missing!r}", name=missing)
+
+    monkeypatch.setattr("toolkit.client.importlib.import_module", import_module)
+    _litellm.cache_clear()
+    with pytest.raises(ModelError if missing == "litellm" else ModuleNotFoundError, match=said):
+        asyncio.run(LiteLLMClient(api_base="http://127.0.0.1:1").ask(Request("mistral/m", HELLO)))
 
 
 @pytest.mark.parametrize(
