@@ -15,13 +15,13 @@ from typing import Any
 from common import quick, report
 from sentences import WORDS
 
+from edgewise.toolkit.cli.progress import watcher
+from edgewise.toolkit.run.artifact import Artifact
+from edgewise.toolkit.run.runner import Result
+from edgewise.toolkit.task.task import Task
 from experience.library import Library, lesson
 from learner import absorb
 from learner.kept import kept
-from toolkit.artifact import Artifact
-from toolkit.progress import watcher
-from toolkit.run import Result
-from toolkit.task import Task
 
 MODEL, SHOWN = "torch/smollm2-135m", ("lamp", "dance", "silver", "flower", "coffee")
 SETTINGS: dict[str, Any] = {"model": MODEL, "lora": 16, "steps": 12, "max_tokens": 12, "samples": 2}

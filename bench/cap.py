@@ -12,13 +12,13 @@ import urllib.request
 import numpy as np
 from common import quick, report
 
+from edgewise.toolkit.model.embedded.download import serve
 from experience import candidates
 from experience.config import ExperienceConfig
 from experience.job import Job
 from experience.library import Library
 from experience.ops import Operation
 from tests import toy
-from toolkit.local import serve
 
 LESSONS, TOKENS = 200, 6000
 SCRIPTS = {

@@ -16,11 +16,11 @@ from pathlib import Path
 
 from common import instant_server, quick, report
 
-from toolkit.around import stack
-from toolkit.client import Client, Router
-from toolkit.journal import Journal
-from toolkit.ledger import Ledger, Limits
-from toolkit.types import Message, Request, Sampling
+from edgewise.toolkit.budget.journal import Journal
+from edgewise.toolkit.budget.ledger import Ledger, Limits
+from edgewise.toolkit.model.client import Client, Router
+from edgewise.toolkit.model.middleware import stack
+from edgewise.toolkit.types import Message, Request, Sampling
 
 CONCURRENCY = 200
 PROMPT = "Route this message to a team: I was charged twice for order {}."

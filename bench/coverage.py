@@ -8,7 +8,7 @@ are compared with `paired_difference` itself, which also says how often the p-va
 
 No interval can tell what is in rows that were not drawn. The bar is on structures where the data have something to go
 on: at least `ENOUGH` examples with a difference, and at least so many that carry the effect, on average. Below that the
-evaluation warns its reader (`toolkit.evaluate`). The others are printed beside it.
+evaluation warns its reader (`toolkit.evaluation.comparison`). The others are printed beside it.
 
 A share of 2,000 comparisons has a standard error of 0.005. A structure that is outside of the bar is simulated again,
 with `AGAIN` times as many comparisons drawn anew, and that share counts; both are printed. The bar is in whole percent,
@@ -26,7 +26,7 @@ from common import quick, report
 from numpy.typing import NDArray
 from scipy import stats
 
-from toolkit.statistics import paired_difference, sign_flip_p
+from edgewise.toolkit.evaluation.statistics import paired_difference, sign_flip_p
 
 Array = NDArray[np.float64]
 EXAMPLES, SAMPLES = (10, 20, 60, 200), (1, 4, 16)

@@ -20,14 +20,14 @@ from dataclasses import dataclass
 import numpy as np
 from common import quick, report
 
+from edgewise.toolkit.types import Example, Message, Plan
+from edgewise.toolkit.util.seeds import seed
 from mas.credit import measured
 from mas.evidence import Case, Evidence, Part
 from mas.graph import Graph, Node
 from mas.reward import Weights, worth
 from mas.roles import CATALOGUE
 from tests.plans import play
-from toolkit.seeds import seed
-from toolkit.types import Example, Message, Plan
 
 ROLES = tuple(CATALOGUE)[:14]
 GRAPHS, QUERIES, STEPS = 24, 240, 4

@@ -21,11 +21,11 @@ import numpy as np
 import one_update
 from common import quick, report
 
+from edgewise.toolkit.groups.sampling.rollout_plan import marked
+from edgewise.toolkit.types import Encoded, Example, Group, Message, Rollout, Score, Step
 from learner import gather
 from learner.method import Method, credited, override
 from learner.methods import METHODS
-from toolkit.groups.plan import marked
-from toolkit.types import Encoded, Example, Group, Message, Rollout, Score, Step
 
 RUNS, STEPS = 16, 10_000
 VIEWS = 600

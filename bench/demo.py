@@ -21,7 +21,7 @@ SHORT = ["--model", "local/smollm2-135m", "--set", "epochs=1", "--set", "gate_ro
 def main() -> int:
     small = quick()
     with tempfile.TemporaryDirectory() as folder:
-        command = [sys.executable, "-c", "from toolkit.cli import main; main()", "improve"]
+        command = [sys.executable, "-c", "from edgewise.toolkit.cli.app import main; main()", "improve"]
         command += [str(ROOT / "examples" / "support_triage"), "--json", "--run", str(Path(folder) / "run")]
         started = time.monotonic()
         done = subprocess.run(

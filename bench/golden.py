@@ -12,10 +12,10 @@ import numpy as np
 import torch
 from common import quick, report
 
+from edgewise.toolkit.groups import reward_shaping
+from edgewise.toolkit.groups.table import Table
 from learner.batch import Batch, Tokens
 from tests import golden
-from toolkit.groups import shape
-from toolkit.groups.table import Table
 
 BAR = 1e-6
 
@@ -96,7 +96,7 @@ def penalties() -> tuple[float, int, int]:
         found = part(x, beta=1.0).item()
         worst, wrong = max(worst, abs(found - plain(-0.2))), wrong + (not close(found, text))
     for length, text in golden.OVERLONG.items():
-        found = float(shape.overlong(Table.of([0], [0.0], longest=[length]))[0])
+        found = float(reward_shaping.overlong(Table.of([0], [0.0], longest=[length]))[0])
         worst, wrong = max(worst, abs(found + (length - 16384) / 4096)), wrong + (not close(found, text))
     return worst, len(golden.PENALTIES) + len(golden.OVERLONG), wrong
 

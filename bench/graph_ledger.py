@@ -14,16 +14,16 @@ from typing import Any
 
 from common import quick, report
 
+from edgewise.toolkit.budget.ledger import Ledger
+from edgewise.toolkit.model.client import Router
+from edgewise.toolkit.model.middleware import stack
+from edgewise.toolkit.run.driver import Driver
+from edgewise.toolkit.types import Example, Message, Plan, Rollout, Sampling
 from mas.act import Team
 from mas.graph import Graph, Node
 from mas.roles import CATALOGUE
 from mas.run import GraphRun, Shared, graph_run
 from tests.server import Fault, Server
-from toolkit.around import stack
-from toolkit.client import Router
-from toolkit.collect import Driver
-from toolkit.ledger import Ledger
-from toolkit.types import Example, Message, Plan, Rollout, Sampling
 
 ROWS, GRAPHS = 16, 4
 

@@ -17,12 +17,12 @@ from dataclasses import replace
 
 from common import quick, report
 
+from edgewise.toolkit.run.driver import Driver
+from edgewise.toolkit.types import Request
 from mas.compile import plain
 from mas.graph import Graph
 from mas.run import graph_run
 from tests.mas.naive import EXAMPLE, client, fraction, interpreted, random_graph, team
-from toolkit.collect import Driver
-from toolkit.types import Request
 
 TEAM = team()
 AT_ONCE = 8

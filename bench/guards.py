@@ -18,8 +18,8 @@ from typing import Any
 
 from common import quick, report
 
+from edgewise.toolkit.types import Example, Message
 from experience.guard import Guard
-from toolkit.types import Example, Message
 
 LIST = Path(__file__).with_suffix(".json")
 

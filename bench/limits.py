@@ -12,13 +12,13 @@ from typing import Any
 
 from common import quick, report
 
+from edgewise.toolkit.budget.ledger import Ledger, Limits
+from edgewise.toolkit.budget.prices import Price
+from edgewise.toolkit.errors import LimitReached
+from edgewise.toolkit.model.client import Router
+from edgewise.toolkit.model.middleware import stack
+from edgewise.toolkit.types import Message, Request, Sampling
 from tests.server import Server
-from toolkit.around import stack
-from toolkit.client import Router
-from toolkit.errors import LimitReached
-from toolkit.ledger import Ledger, Limits
-from toolkit.prices import Price
-from toolkit.types import Message, Request, Sampling
 
 CONCURRENCY = 200
 MOST = 12

@@ -3,7 +3,7 @@ The smallest gain that a plan promises to show, against simulation: where 80 % o
 
 Rewards as the prediction assumes them before anything is known: a share of the rows goes from never to always solved,
 all others are fair coins. For the final comparison (two-sided, the p-value of the evaluation) and for the gate
-(its looks, candidates and level, through `toolkit.gate.choose`).
+(its looks, candidates and level, through `toolkit.evaluation.gate.choose`).
 """
 
 import sys
@@ -14,10 +14,10 @@ import numpy as np
 from common import quick, report
 from scipy.optimize import brentq
 
+from edgewise.toolkit.evaluation import gate
+from edgewise.toolkit.evaluation.statistics import sign_flip_p, smallest_gain
+from edgewise.toolkit.types import Example
 from tests.plans import play
-from toolkit import gate
-from toolkit.statistics import sign_flip_p, smallest_gain
-from toolkit.types import Example
 
 POWER = 0.8
 

@@ -10,7 +10,7 @@ from typing import Any
 
 import reasoning_gym
 
-from toolkit.task import Task
+from edgewise.toolkit.task.task import Task
 
 KINDS = ("chain_sum", "number_filtering", "letter_counting", "simple_equations")
 PROMPT = "{question}\n\nGive only the final answer."

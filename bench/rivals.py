@@ -44,17 +44,17 @@ from typing import Any
 
 from common import ROOT, report
 
+from edgewise.toolkit.budget.ledger import Book, Ledger
+from edgewise.toolkit.evaluation.statistics import Interval, means, paired_difference
+from edgewise.toolkit.model.client import Client, Router
+from edgewise.toolkit.model.middleware import stack
+from edgewise.toolkit.rollout.agent import Agent, group
+from edgewise.toolkit.run.config import resolve
+from edgewise.toolkit.run.driver import drive
+from edgewise.toolkit.task.task import Task
+from edgewise.toolkit.types import Example, Message, Payer, Plan, Reply, Request, Rollout, Sampling, Step, T
+from edgewise.toolkit.util.seeds import seed as seed_of
 from experience.config import ExperienceConfig
-from toolkit.agent import Agent, group
-from toolkit.around import stack
-from toolkit.client import Client, Router
-from toolkit.collect import drive
-from toolkit.config import resolve
-from toolkit.ledger import Book, Ledger
-from toolkit.seeds import seed as seed_of
-from toolkit.statistics import Interval, means, paired_difference
-from toolkit.task import Task
-from toolkit.types import Example, Message, Payer, Plan, Reply, Request, Rollout, Sampling, Step, T
 
 EXAMPLE = ROOT / "examples" / "support_triage"
 SMALL = "local/smollm2-135m"
@@ -172,7 +172,13 @@ def _check_gepa() -> None:
 
 def improve(run: Path, options: Sequence[str]) -> Found:
     """The real command; its rewards are those of the evidence, measured whether or not the change was kept."""
-    command = [sys.executable, "-c", "from toolkit.cli import main; main()", "improve", str(EXAMPLE)]
+    command = [
+        sys.executable,
+        "-c",
+        "from edgewise.toolkit.cli.app import main; main()",
+        "improve",
+        str(EXAMPLE),
+    ]
     done = subprocess.run(
         [*command, "--json", "--run", str(run), *options],
         stdout=subprocess.PIPE,

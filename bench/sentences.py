@@ -3,7 +3,7 @@
 import re
 from typing import Any
 
-from toolkit.task import Task
+from edgewise.toolkit.task.task import Task
 
 WORDS = """
     cat dog horse cow sheep goat pig rabbit mouse lion tiger bear wolf fox deer elephant monkey whale

@@ -15,6 +15,13 @@ from dataclasses import dataclass, field
 import numpy as np
 from common import quick, report
 
+from edgewise.toolkit.model.middleware import Adaptive
+from edgewise.toolkit.model.scripted import Scripted
+from edgewise.toolkit.rollout import agent
+from edgewise.toolkit.run.driver import drive
+from edgewise.toolkit.task.task import Task
+from edgewise.toolkit.types import Plan, Request
+from edgewise.toolkit.util.seeds import seed
 from experience import distil
 from experience.config import ExperienceConfig
 from experience.distil import Distiller
@@ -23,13 +30,6 @@ from experience.library import Library
 from experience.runs import Offer
 from experience.step import study
 from tests import toy
-from toolkit import agent
-from toolkit.around import Adaptive
-from toolkit.collect import drive
-from toolkit.scripted import Scripted
-from toolkit.seeds import seed
-from toolkit.task import Task
-from toolkit.types import Plan, Request
 
 CONCURRENCY, GROUPS, SIZE = 128, 100, 5
 SIGMA = 1.0

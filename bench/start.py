@@ -11,7 +11,10 @@ from common import ROOT, quick, report
 BAR = "median under 0.5 s each"
 COMMANDS = {
     "import": ["-c", "import toolkit, experience"],
-    "help": ["-c", "import sys; sys.argv = ['edgewise', '--help']; from toolkit.cli import main; main()"],
+    "help": [
+        "-c",
+        "import sys; sys.argv = ['edgewise', '--help']; from edgewise.toolkit.cli.app import main; main()",
+    ],
 }
 
 

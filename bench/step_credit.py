@@ -39,22 +39,22 @@ from torch import Tensor
 from torch.nn import Parameter
 from torch.nn.functional import embedding
 
+from edgewise.toolkit import Task
+from edgewise.toolkit.environments.house import House
+from edgewise.toolkit.environments.kitchen import Kitchen
+from edgewise.toolkit.environments.level import Level, Played, states, values
+from edgewise.toolkit.environments.protocol import Turn
+from edgewise.toolkit.model.scripted import Scripted
+from edgewise.toolkit.rollout.agent import Agent, group
+from edgewise.toolkit.rollout.episode import WRONG, shown
+from edgewise.toolkit.run.driver import drive
+from edgewise.toolkit.types import Encoded, Group, Message, Plan, Reply, Request
+from edgewise.toolkit.util.seeds import seed as seed_of
 from learner import gather
 from learner.batch import Batch
 from learner.method import Method, override
 from learner.methods import find
 from learner.update import How, update
-from toolkit import Task
-from toolkit.agent import Agent, group
-from toolkit.collect import drive
-from toolkit.environment import Turn
-from toolkit.episode import WRONG, shown
-from toolkit.scripted import Scripted
-from toolkit.seeds import seed as seed_of
-from toolkit.types import Encoded, Group, Message, Plan, Reply, Request
-from toolkit.worlds.house import House
-from toolkit.worlds.kitchen import Kitchen
-from toolkit.worlds.level import Level, Played, states, values
 
 OPTIONS: dict[str, dict[str, Any]] = {
     "house": {"rooms": 6, "circles": 2},

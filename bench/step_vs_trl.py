@@ -22,8 +22,8 @@ from typing import Any
 from common import ROOT, quick, report
 from sentences import PROMPT, WORDS
 
-from toolkit.task import Task
-from toolkit.types import Note
+from edgewise.toolkit.task.task import Task
+from edgewise.toolkit.types import Note
 
 PROMPTS, GROUP, LONGEST, BAR = 4, 8, 16, 4.0
 MODEL = "smollm2-135m"

@@ -34,12 +34,12 @@ import numpy as np
 from common import report
 from simulated_graphs import SPACE, TASKS, Simulated
 
+from edgewise.toolkit.util.seeds import seed as seed_of
 from mas.baselines import BestOf, Edges, RandomSearch, standard
 from mas.hrpo import Hrpo, HrpoSettings
 from mas.policy import Policy
 from mas.search import Draft, Query, Searcher, Trial, TrialGroup
 from tests.plans import play
-from toolkit.seeds import seed as seed_of
 
 BATCH, SIZE, FEATURES, SHARE = 4, 8, 32, 0.95
 DRAWS, ABLATED, BUDGET = 10, 3, 6400

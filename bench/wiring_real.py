@@ -21,10 +21,10 @@ from typing import Any
 from common import report
 from puzzles import task as mixed
 
+from edgewise.toolkit.cli.progress import watcher
+from edgewise.toolkit.types import Note
 from mas import design
 from mas.loop import DESIGNED
-from toolkit.progress import watcher
-from toolkit.types import Note
 
 ROLES = "drafter,reasoner,programmer,reviser,majority"
 SETTINGS: dict[str, Any] = {

@@ -5,6 +5,8 @@ import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 
+from edgewise.toolkit.groups import reward_shaping
+from edgewise.toolkit.run.config import Config
 from experience.config import ExperienceConfig
 from learner import loss
 from learner.absorb_job import FOREIGN, AbsorbConfig
@@ -12,8 +14,6 @@ from learner.config import WeightsConfig
 from learner.method import AXES, Method, describe, function
 from learner.methods import METHODS
 from mas.config import WiringConfig
-from toolkit.config import Config
-from toolkit.groups import shape
 
 HERE = Path(__file__).parent
 sys.path.insert(0, str(HERE.parent))  # for the golden numbers, which no installation has
@@ -114,7 +114,7 @@ def shared_numbers(part: Callable[..., object]) -> int:
     tables = {
         loss.soft_gated: golden.SAPO,
         loss.gamma_weighted: golden.VESPO,
-        shape.overlong: golden.OVERLONG,
+        reward_shaping.overlong: golden.OVERLONG,
     }
     printed += tables.get(part, {}).values()
     return sum(len(text.split()) for text in printed)

@@ -10,9 +10,9 @@ import sys
 import tempfile
 from pathlib import Path
 
+from edgewise.toolkit import Limits, Task
+from edgewise.toolkit.types import Request
 from mas import design
-from toolkit import Limits, Task
-from toolkit.types import Request
 
 ROWS = [{"ask": f"What is {n} + {3 * n}?", "answer": str(4 * n)} for n in range(40)]
 ROWS += [{"ask": f"Say word{n}.", "answer": f"word{n}"} for n in range(40)]

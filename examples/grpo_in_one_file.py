@@ -12,6 +12,9 @@ import sys
 
 import torch
 
+from edgewise.toolkit.groups.advantage import standardised
+from edgewise.toolkit.groups.table import Table
+from edgewise.toolkit.types import Message
 from learner.batch import Batch, slices
 from learner.forward import logps
 from learner.loss import clipped
@@ -19,9 +22,6 @@ from learner.policy import Policy
 from learner.sample import Ask, sample
 from learner.update import tokens
 from learner.weigh import per_sequence
-from toolkit.groups.advantage import standardised
-from toolkit.groups.table import Table
-from toolkit.types import Message
 
 WORDS = ("cat", "bread", "Norway", "hammer", "river", "music")
 QUESTION = 'Write one sentence of at most eight words with the word "{}".'

@@ -1,7 +1,7 @@
 """
 GEPA (arXiv 2507.19457, PyPI `gepa`) as a proposer: it searches for better lesson text on a step's training rows.
 
-`gepa.optimize` runs in a thread; its rollouts and reflections are plans like all others (see `toolkit.bridge`). What it
+`gepa.optimize` runs in a thread; its rollouts and reflections are plans like all others (see `toolkit.run.sync_bridge`). What it
 writes is one text, which is split into lessons, guarded and capped before it is measured: it optimises what is used.
 """
 
@@ -11,18 +11,18 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from edgewise.toolkit.errors import LibraryError
+from edgewise.toolkit.evaluation.comparison import reward_of
+from edgewise.toolkit.rollout import agent
+from edgewise.toolkit.rollout.agent import Prompt
+from edgewise.toolkit.run.driver import asking
+from edgewise.toolkit.run.sync_bridge import Ask, bridged
+from edgewise.toolkit.types import Example, Group, Message, Note, Payer, Plan, Reply, Request, Rollout
+from edgewise.toolkit.util.seeds import seed as seed_of
 from experience import candidates, distil, formats, ops, retrieve
 from experience.candidates import Candidates
 from experience.job import Job
 from experience.library import Library
-from toolkit import agent
-from toolkit.agent import Prompt
-from toolkit.bridge import Ask, bridged
-from toolkit.collect import asking
-from toolkit.errors import LibraryError
-from toolkit.evaluate import reward_of
-from toolkit.seeds import seed as seed_of
-from toolkit.types import Example, Group, Message, Note, Payer, Plan, Reply, Request, Rollout
 
 MOST = 4
 """The most candidates of a step."""

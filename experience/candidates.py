@@ -4,12 +4,12 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import get_args
 
+from edgewise.toolkit.types import Plan
+from edgewise.toolkit.util.seeds import seed as seed_of
 from experience import distil, ops, rules
 from experience.distil import Unreadable
 from experience.job import Job
 from experience.library import Kind, Library
-from toolkit.seeds import seed as seed_of
-from toolkit.types import Plan
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,4 +1,4 @@
-"""What the commands of `edgewise` do when it is about words; `toolkit.cli` resolves these names."""
+"""What the commands of `edgewise` do when it is about words; `toolkit.cli.app` resolves these names."""
 
 import asyncio
 import re
@@ -7,6 +7,19 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+from edgewise.toolkit.cli.models import fetch
+from edgewise.toolkit.cli.output import Finished, Shown, cost_lines, given_price
+from edgewise.toolkit.cli.progress import announce, watcher
+from edgewise.toolkit.errors import ConfigError, LibraryError
+from edgewise.toolkit.model.client import check
+from edgewise.toolkit.report import run_files, run_report
+from edgewise.toolkit.run import directory
+from edgewise.toolkit.run.artifact import Artifact
+from edgewise.toolkit.run.config import parse_settings, resolve
+from edgewise.toolkit.run.forecast import check_limits
+from edgewise.toolkit.run.runner import Outcome, Result, carry_out
+from edgewise.toolkit.task.task import Task, describe
+from edgewise.toolkit.types import Plan
 from experience import shared, trained
 from experience.config import ExperienceConfig
 from experience.forecast import forecast
@@ -14,18 +27,6 @@ from experience.job import Job
 from experience.library import Library
 from experience.loop import Runs, evaluate, learn
 from experience.operand import load, parse
-from toolkit import directory, finished, report
-from toolkit.artifact import Artifact
-from toolkit.client import check
-from toolkit.config import parse_settings, resolve
-from toolkit.errors import ConfigError, LibraryError
-from toolkit.forecast import check_limits
-from toolkit.models import fetch
-from toolkit.progress import announce, watcher
-from toolkit.run import Outcome, Result, carry_out
-from toolkit.shown import Finished, Shown, cost_lines, given_price
-from toolkit.task import Task, describe
-from toolkit.types import Plan
 
 IN_USE = {
     "temperature": "eval_temperature",
@@ -150,7 +151,7 @@ def _result_lines(result: Result) -> list[str]:
     return [
         *result.evidence.lines(),
         "",
-        report.finding(finished.read(result.path)),
+        run_report.finding(run_files.read(result.path)),
         "",
         f"{len(library)} lessons" + (":" if lessons else ": nothing beat the unchanged model"),
         *lessons,

@@ -4,9 +4,9 @@ from typing import Any, Literal
 
 from pydantic import Field, field_validator
 
+from edgewise.toolkit.run.config import Config
 from experience.distil import Summaries
 from experience.library import Place
-from toolkit.config import Config
 
 
 class ExperienceConfig(Config):

@@ -17,7 +17,7 @@ import sqlalchemy as sa
 from sqlalchemy import event
 from sqlalchemy.exc import ArgumentError, IntegrityError, OperationalError, SQLAlchemyError
 
-from toolkit.errors import ArtifactError, LibraryError, StoreDown
+from edgewise.toolkit.errors import ArtifactError, LibraryError, StoreDown
 
 FORMAT = 1
 _MAKING = 0x45444C42  # the advisory lock under which PostgreSQL's tables are made

@@ -9,11 +9,11 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from typing import Literal
 
+from edgewise.toolkit.rollout.episode import acted
+from edgewise.toolkit.types import Example, Group, Message, Payer, Plan, Reply, Request, Rollout, Sampling
 from experience import prompts
 from experience.library import Library
 from experience.ops import NotOperations, Operation, parse
-from toolkit.episode import acted
-from toolkit.types import Example, Group, Message, Payer, Plan, Reply, Request, Rollout, Sampling
 
 Summaries = Literal["always", "auto"]
 SHORT = 60

@@ -4,15 +4,15 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from edgewise.toolkit.errors import LibraryError
+from edgewise.toolkit.run.artifact import Artifact
+from edgewise.toolkit.types import Example, Message, Plan
 from experience import retrieve
 from experience.command import bare, in_common
 from experience.config import ExperienceConfig
 from experience.library import Library
 from experience.operand import load, parse
 from experience.retrieve import Retrieval
-from toolkit.artifact import Artifact
-from toolkit.errors import LibraryError
-from toolkit.types import Example, Message, Plan
 
 
 @dataclass(frozen=True, slots=True)

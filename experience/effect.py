@@ -25,9 +25,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from edgewise.toolkit.evaluation.statistics import Samples, paired_difference
+from edgewise.toolkit.util.seeds import seed as seed_of
 from experience.library import Effect, Lesson, Library
-from toolkit.seeds import seed as seed_of
-from toolkit.statistics import Samples, paired_difference
 
 Array = NDArray[np.float64]
 FEWEST = 8
@@ -187,7 +187,7 @@ def left_out(with_it: Samples, without: Samples) -> Effect:
     The effect of a lesson from rewards with the whole library and with all of it but this lesson.
 
     Both are (E, K): the same rows and seeds in both, so differences are paired by row (see
-    `toolkit.statistics.paired_difference`). ValueError for different rows or fewer than two of them.
+    `toolkit.evaluation.statistics.paired_difference`). ValueError for different rows or fewer than two of them.
     """
     if len(with_it) == 1:
         raise ValueError("one row says nothing of others: leave a lesson out on at least two rows")

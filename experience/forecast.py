@@ -1,12 +1,12 @@
 """What a run will take, before its first call, and the smallest gains that its rows can show."""
 
+from edgewise.toolkit.errors import TaskError
+from edgewise.toolkit.evaluation.statistics import smallest_gain
+from edgewise.toolkit.run.forecast import REPLY_TOKENS, Forecast, dollars, halving, prompt_tokens, time_of
 from experience import by_gepa
 from experience.config import ExperienceConfig
 from experience.job import Job
 from experience.step import gate_rows
-from toolkit.errors import TaskError
-from toolkit.forecast import REPLY_TOKENS, Forecast, dollars, halving, prompt_tokens, time_of
-from toolkit.statistics import smallest_gain
 
 LIBRARY_TOKENS = 300
 """Of a library in a prompt: rough, and shown as such."""

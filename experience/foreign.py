@@ -10,8 +10,8 @@ import re
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
+from edgewise.toolkit.errors import LibraryError
 from experience.prose import Texts, by_paragraph
-from toolkit.errors import LibraryError
 
 ENTRY = re.compile(
     r"\s*(?:[-*]\s*)?\[(?P<id>[^\]\n]{1,64})\]\s*"

@@ -13,10 +13,10 @@ from math import isfinite
 from pathlib import Path
 from typing import Any
 
+from edgewise.toolkit.errors import ArtifactError, LibraryError
 from experience.foreign import is_playbook, playbook, reader
 from experience.library import Lesson, Library, lesson
 from experience.prose import Texts, by_line, by_paragraph
-from toolkit.errors import ArtifactError, LibraryError
 
 MOST_BYTES = 5_000_000
 MOST_LESSONS = 5_000

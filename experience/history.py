@@ -9,12 +9,12 @@ from typing import Any
 
 from pydantic import ValidationError
 
+from edgewise.toolkit.errors import LibraryError
+from edgewise.toolkit.report.run_files import Step
 from experience.diff import counted, diff, size
 from experience.library import Library
 from experience.shared import start
 from experience.store import Commit
-from toolkit.errors import LibraryError
-from toolkit.finished import Step
 
 
 @dataclass(frozen=True, slots=True)

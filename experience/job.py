@@ -6,16 +6,16 @@ from dataclasses import dataclass
 from functools import cached_property
 from importlib.metadata import PackageNotFoundError, version
 
+from edgewise.toolkit.errors import ConfigError
+from edgewise.toolkit.rollout.agent import Agent
+from edgewise.toolkit.task.task import Task
+from edgewise.toolkit.types import Example, Sampling
 from experience import effect, rules
 from experience.config import ExperienceConfig
 from experience.distil import Distiller
 from experience.guard import Guard
 from experience.library import Lesson, Library
 from experience.retrieve import Retrieval
-from toolkit.agent import Agent
-from toolkit.errors import ConfigError
-from toolkit.task import Task
-from toolkit.types import Example, Sampling
 
 GEPA = "0.1.4"
 """The release that `proposer=gepa` is written for; what another one asks would differ."""

@@ -12,8 +12,8 @@ from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, replace
 from typing import Any, Literal, get_args
 
-from toolkit.errors import ArtifactError, ConfigError
-from toolkit.types import Message
+from edgewise.toolkit.errors import ArtifactError, ConfigError
+from edgewise.toolkit.types import Message
 
 Kind = Literal["content", "form"]
 Place = Literal["system", "before", "after", "split"]

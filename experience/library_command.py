@@ -1,9 +1,12 @@
-"""What `edgewise library` does; `toolkit.cli` resolves these names. A LIB is explained in `experience.operand`."""
+"""What `edgewise library` does; `toolkit.cli.app` resolves these names. A LIB is explained in `experience.operand`."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any, get_args
 
+from edgewise.toolkit.cli.output import Shown
+from edgewise.toolkit.cli.progress import announce
+from edgewise.toolkit.errors import ConfigError, Conflict, LibraryError
 from experience import formats, history
 from experience.diff import counted, diff, size
 from experience.guard import Guard
@@ -12,9 +15,6 @@ from experience.merge import Entered, Merged, Side, enter, merge, settle
 from experience.operand import Loaded, Operand, from_store, is_run, load, opened, parse, place
 from experience.shared import name_of
 from experience.store import Commit, Stale, Store
-from toolkit.errors import ConfigError, Conflict, LibraryError
-from toolkit.progress import announce
-from toolkit.shown import Shown
 
 
 def show(lib: str) -> Shown:

@@ -11,18 +11,18 @@ from typing import Any
 
 import numpy as np
 
+from edgewise.toolkit.evaluation.comparison import Arm, compare
+from edgewise.toolkit.evaluation.gate import Spending
+from edgewise.toolkit.groups.sampling.row_selection import rested, shuffled, vade
+from edgewise.toolkit.run.driver import booked
+from edgewise.toolkit.run.runner import Outcome
+from edgewise.toolkit.types import Example, Group, Note, Plan
+from edgewise.toolkit.util.seeds import seed as seed_of
 from experience import effect, placebo, runs, tidy
 from experience.job import Job
 from experience.library import Library
 from experience.runs import MEASURING
 from experience.step import State, StepRecord, check_alive, step
-from toolkit.collect import booked
-from toolkit.evaluate import Arm, compare
-from toolkit.gate import Spending
-from toolkit.groups.select import rested, shuffled, vade
-from toolkit.run import Outcome
-from toolkit.seeds import seed as seed_of
-from toolkit.types import Example, Group, Note, Plan
 
 
 def learn(job: Job) -> Plan[Outcome]:
@@ -88,7 +88,7 @@ Runs = Callable[[Job], Plan[list[Group]]]
 
 def evaluate(job: Job, libraries: Mapping[str, Library | Runs], alone: Collection[str] = ()) -> Plan[Any]:
     """
-    Run libraries, or other ways, on the same test rows and samples; returns a `toolkit.evaluate.Evaluation`.
+    Run libraries, or other ways, on the same test rows and samples; returns a `toolkit.evaluation.comparison.Evaluation`.
 
     Those named in `alone` run after the others, one by one: each brings a model of its own into the memory.
     """

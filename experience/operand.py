@@ -13,11 +13,11 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
+from edgewise.toolkit.errors import ConfigError, LibraryError
+from edgewise.toolkit.run.artifact import MANIFEST, Artifact
 from experience import formats
 from experience.library import Library
 from experience.store import Commit, Store
-from toolkit.artifact import MANIFEST, Artifact
-from toolkit.errors import ConfigError, LibraryError
 
 PARTS = re.compile(
     r"(?P<place>(?:\w[\w+.-]*://[^/#]*)?[^#]*?)(?:#(?P<name>[^#]+?))?(?:@(?P<version>[\w~]+))?", re.DOTALL

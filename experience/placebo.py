@@ -10,12 +10,12 @@ from dataclasses import replace
 
 import numpy as np
 
+from edgewise.toolkit.types import Group, Plan
+from edgewise.toolkit.util.seeds import seed as seed_of
 from experience import candidates
 from experience.job import Job
 from experience.library import Library, lesson
 from experience.step import compared
-from toolkit.seeds import seed as seed_of
-from toolkit.types import Group, Plan
 
 OFF_TOPIC = """
 water tomatoes early prune roses after frost turn compost weekly sow carrots in loose soil shade lettuce at noon tie

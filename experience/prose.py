@@ -4,9 +4,9 @@ import re
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 
+from edgewise.toolkit.errors import LibraryError
 from experience.library import LEAD
 from experience.ops import shorten
-from toolkit.errors import LibraryError
 
 BULLET = re.compile(r"(?:[-*+•]|\d{1,3}[.)]|\[G\d+\]\.?)\s+")
 HEADING = re.compile(r"#{1,6}\s|(?:[-*_=]\s*){3,}$")

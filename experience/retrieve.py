@@ -18,11 +18,11 @@ from itertools import islice, pairwise
 
 import numpy as np
 
+from edgewise.toolkit.errors import ConfigError, ModelError
+from edgewise.toolkit.model.openai_format import vector
+from edgewise.toolkit.run.driver import asking
+from edgewise.toolkit.types import Message, Payer, Plan, Reply, Request
 from experience.library import LEAD, Library, tokens
-from toolkit.collect import asking
-from toolkit.errors import ConfigError, ModelError
-from toolkit.types import Message, Payer, Plan, Reply, Request
-from toolkit.wire import vector
 
 SHARE = 0.15
 """

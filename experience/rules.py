@@ -16,12 +16,12 @@ from dataclasses import replace
 
 import numpy as np
 
+from edgewise.toolkit.task.task import Task
+from edgewise.toolkit.types import Example, Group, Message, Payer, Plan, Reply, Request
+from edgewise.toolkit.util.seeds import seed as seed_of
 from experience.distil import SHORT, Comparison, Distiller, origins
 from experience.library import Lesson, Library
 from experience.ops import Operation
-from toolkit.seeds import seed as seed_of
-from toolkit.task import Task
-from toolkit.types import Example, Group, Message, Payer, Plan, Reply, Request
 
 ARROW = " -> "
 MOST, LINE = 6, 32

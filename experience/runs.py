@@ -10,15 +10,15 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from edgewise.toolkit.groups.sampling import rollout_plan
+from edgewise.toolkit.rollout import agent
+from edgewise.toolkit.rollout.agent import Agent, Prompt
+from edgewise.toolkit.types import Example, Group, Plan, Rollout
+from edgewise.toolkit.util.seeds import seed as seed_of
 from experience import effect, retrieve
 from experience.effect import Seen
 from experience.job import Job
 from experience.library import Library
-from toolkit import agent
-from toolkit.agent import Agent, Prompt
-from toolkit.groups import plan
-from toolkit.seeds import seed as seed_of
-from toolkit.types import Example, Group, Plan, Rollout
 
 MEASURING = 0
 BLOCK = 5
@@ -65,7 +65,7 @@ def allocated_groups(job: Job, rows: Sequence[Example], offered: Mapping[str, Of
         return _learning_runs(job, row, offered[row.id], start, count)
 
     first = min(size, max(2, size // 2))
-    found = yield from plan.phased(draw, rows, size * len(rows), first, PHASES, MOST * size)
+    found = yield from rollout_plan.phased(draw, rows, size * len(rows), first, PHASES, MOST * size)
     return [Group(row, job.learner.role, runs) for row, runs in zip(rows, found, strict=True)]
 
 

@@ -11,15 +11,15 @@ import json
 from dataclasses import dataclass
 from pathlib import Path
 
+from edgewise.toolkit.cli.progress import announce
+from edgewise.toolkit.errors import ArtifactError, ConfigError, Conflict, LibraryError
+from edgewise.toolkit.run import directory
+from edgewise.toolkit.run.runner import Result
 from experience.guard import Guard
 from experience.library import Library
 from experience.merge import merge
 from experience.operand import Loaded, Operand, load, parse, place
 from experience.store import Store
-from toolkit import directory
-from toolkit.errors import ArtifactError, ConfigError, Conflict, LibraryError
-from toolkit.progress import announce
-from toolkit.run import Result
 
 FILE = "start.json"
 

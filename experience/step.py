@@ -11,6 +11,13 @@ from typing import Any
 
 import numpy as np
 
+from edgewise.toolkit.errors import AllFailed
+from edgewise.toolkit.evaluation.comparison import reward_of
+from edgewise.toolkit.evaluation.gate import Choice, Scores, Spending, Verdict, choose
+from edgewise.toolkit.groups.sampling import rollout_plan
+from edgewise.toolkit.groups.sampling.row_history import Memory
+from edgewise.toolkit.groups.sampling.row_selection import shuffled
+from edgewise.toolkit.types import Example, Group, Note, Plan, Rollout
 from experience import by_gepa, candidates, distil, effect, ops, rules, runs
 from experience.candidates import Candidates
 from experience.distil import Comparison, Unreadable
@@ -18,13 +25,6 @@ from experience.effect import Dropped, Seen
 from experience.job import USUAL, Job
 from experience.library import Library
 from experience.runs import Offer
-from toolkit.errors import AllFailed
-from toolkit.evaluate import reward_of
-from toolkit.gate import Choice, Scores, Spending, Verdict, choose
-from toolkit.groups import plan
-from toolkit.groups.memory import Memory
-from toolkit.groups.select import shuffled
-from toolkit.types import Example, Group, Note, Plan, Rollout
 
 
 @dataclass(frozen=True, slots=True)
@@ -214,7 +214,7 @@ def _studied(
         check_alive(done)
         return found
 
-    studies = yield from plan.in_waves(waiting, wave, wanted, lambda found: found.signal)
+    studies = yield from rollout_plan.in_waves(waiting, wave, wanted, lambda found: found.signal)
     groups = [found.group for found in studies]
     return studies, [x for group in groups for x in runs.observed(job, group, offered[group.example.id])]
 

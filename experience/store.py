@@ -19,9 +19,9 @@ from sqlalchemy import Row, Select, select
 from sqlalchemy.exc import IntegrityError
 from tenacity import RetryCallState, Retrying, retry_if_exception_type
 
+from edgewise.toolkit.errors import ArtifactError, LibraryError
 from experience.database import Database, commits
 from experience.library import Library
-from toolkit.errors import ArtifactError, LibraryError
 
 SHORTEST = 4
 """Digits of an id that name a commit: fewer are a number, or a slip of the fingers."""

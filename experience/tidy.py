@@ -9,12 +9,12 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
+from edgewise.toolkit.types import Example, Note, Plan
 from experience import effect
 from experience.effect import Dropped
 from experience.job import USUAL, Job
 from experience.library import Effect, Lesson, Library
 from experience.step import Cached, State, gate_rows
-from toolkit.types import Example, Note, Plan
 
 SURE = 0.8
 """

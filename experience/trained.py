@@ -3,13 +3,13 @@
 import hashlib
 from dataclasses import replace
 
+from edgewise.toolkit.run.artifact import Artifact
+from edgewise.toolkit.types import Group, Note, Plan
+from edgewise.toolkit.util.files import json_text
 from experience.job import Job
 from experience.library import Library
 from experience.loop import Runs
 from experience.runs import measure
-from toolkit.artifact import Artifact
-from toolkit.files import json_text
-from toolkit.types import Group, Note, Plan
 
 FILE = "weights.json"
 

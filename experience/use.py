@@ -3,14 +3,14 @@
 from collections.abc import Awaitable, Callable
 from dataclasses import replace
 
+from edgewise.toolkit.run.artifact import Artifact
+from edgewise.toolkit.run.driver import Asks, drive
+from edgewise.toolkit.serve.server import drawn_as
+from edgewise.toolkit.types import Plan, Reply, Request
 from experience import retrieve
 from experience.config import ExperienceConfig
 from experience.library import Library
 from experience.retrieve import Retrieval
-from toolkit.artifact import Artifact
-from toolkit.collect import Asks, drive
-from toolkit.serve import drawn_as
-from toolkit.types import Plan, Reply, Request
 
 
 def answerer(artifact: Artifact, model: str, client: Asks) -> Callable[[Request], Awaitable[Reply]]:

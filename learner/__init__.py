@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING
 os.environ.setdefault("OMP_WAIT_POLICY", "passive")
 os.environ.setdefault("GOMP_SPINCOUNT", "10000")
 
+from edgewise.toolkit.util.lazy import resolver
 from learner.memory import share_heap
-from toolkit.lazy import resolver
 
 if TYPE_CHECKING:
     from learner.absorption import aabsorb, absorb

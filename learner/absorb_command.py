@@ -1,4 +1,4 @@
-"""What `edgewise absorb` does; `toolkit.cli` resolves these names."""
+"""What `edgewise absorb` does; `toolkit.cli.app` resolves these names."""
 
 import asyncio
 from collections.abc import Mapping, Sequence
@@ -6,20 +6,20 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+from edgewise.toolkit.cli.models import fetch
+from edgewise.toolkit.cli.output import Finished, Shown, given_price
+from edgewise.toolkit.cli.progress import announce, watcher
+from edgewise.toolkit.errors import ConfigError
+from edgewise.toolkit.run import directory
+from edgewise.toolkit.run.config import parse_settings
+from edgewise.toolkit.run.forecast import check_limits
+from edgewise.toolkit.task.task import Task, describe
 from learner.absorb_job import AbsorbJob
 from learner.absorption import carried_out
 from learner.command import check_models
 from learner.kept import kept
 from learner.ranks import SIZE, started
 from learner.report import result_lines
-from toolkit import directory
-from toolkit.config import parse_settings
-from toolkit.errors import ConfigError
-from toolkit.forecast import check_limits
-from toolkit.models import fetch
-from toolkit.progress import announce, watcher
-from toolkit.shown import Finished, Shown, given_price
-from toolkit.task import Task, describe
 
 
 class Absorption:

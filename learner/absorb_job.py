@@ -8,16 +8,16 @@ from typing import Any, Protocol
 
 from pydantic import Field
 
+from edgewise.toolkit.errors import ConfigError
+from edgewise.toolkit.run.config import resolve
+from edgewise.toolkit.run.forecast import Forecast
+from edgewise.toolkit.task.task import Task
+from edgewise.toolkit.types import Example, Message, Plan
 from learner.config import WeightsConfig
 from learner.forecast import forecast
 from learner.imitate import IMITATION
 from learner.job import Job
 from learner.method import Method
-from toolkit.config import resolve
-from toolkit.errors import ConfigError
-from toolkit.forecast import Forecast
-from toolkit.task import Task
-from toolkit.types import Example, Message, Plan
 
 LIBRARIES = "experience.dressed:named"
 """What reads a library; named here, for this package does not import that one."""

@@ -12,6 +12,15 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from edgewise.toolkit.errors import Hopeless
+from edgewise.toolkit.evaluation.comparison import Arm, compare
+from edgewise.toolkit.groups.sampling.row_selection import batches, shuffled
+from edgewise.toolkit.rollout.agent import Agent, Prompt, runs, with_instructions
+from edgewise.toolkit.run.artifact import WEIGHTS
+from edgewise.toolkit.run.driver import booked
+from edgewise.toolkit.run.runner import Outcome
+from edgewise.toolkit.types import Example, Group, Message, Note, Plan, Reply, Request, Rollout, Work
+from edgewise.toolkit.util.seeds import seed as seed_of
 from learner import checkpoint, gather
 from learner.absorb_job import AbsorbJob
 from learner.collapse import mean
@@ -23,15 +32,6 @@ from learner.method import describe
 from learner.policy import Policy
 from learner.rollouts import in_step
 from learner.thread import in_one_thread
-from toolkit.agent import Agent, Prompt, runs, with_instructions
-from toolkit.artifact import WEIGHTS
-from toolkit.collect import booked
-from toolkit.errors import Hopeless
-from toolkit.evaluate import Arm, compare
-from toolkit.groups.select import batches, shuffled
-from toolkit.run import Outcome
-from toolkit.seeds import seed as seed_of
-from toolkit.types import Example, Group, Message, Note, Plan, Reply, Request, Rollout, Work
 
 NAME, PAPER = "absorbed", "2209.15189"
 Asked = Mapping[str, tuple[Message, ...]]

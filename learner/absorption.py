@@ -10,14 +10,14 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+from edgewise.toolkit.budget.ledger import Limits
+from edgewise.toolkit.run import directory
+from edgewise.toolkit.run.forecast import check_limits
+from edgewise.toolkit.run.runner import Result, blocking, carry_out
+from edgewise.toolkit.task.task import Task
+from edgewise.toolkit.types import Note
 from learner.absorb_job import AbsorbJob
 from learner.absorb_loop import learn
-from toolkit import directory
-from toolkit.forecast import check_limits
-from toolkit.ledger import Limits
-from toolkit.run import Result, blocking, carry_out
-from toolkit.task import Task
-from toolkit.types import Note
 
 
 async def aabsorb(

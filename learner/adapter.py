@@ -4,8 +4,8 @@ import json
 from pathlib import Path
 from typing import Any
 
-from toolkit.errors import ConfigError, UnknownModel
-from toolkit.files import json_text, replace_text
+from edgewise.toolkit.errors import ConfigError, UnknownModel
+from edgewise.toolkit.util.files import json_text, replace_text
 
 CONFIG = "adapter_config.json"
 BASE = "base_model_name_or_path"

@@ -3,12 +3,12 @@
 import time
 from collections.abc import Callable, Sequence
 
+from edgewise.toolkit.errors import ConfigError
+from edgewise.toolkit.model.openai_format import refusal
+from edgewise.toolkit.types import Encoded, Message, Reply, Request, Usage
+from edgewise.toolkit.util.seeds import seed as seed_of
 from learner.policy import Policy
 from learner.sample import Ask, Drawn, sample
-from toolkit.errors import ConfigError
-from toolkit.seeds import seed as seed_of
-from toolkit.types import Encoded, Message, Reply, Request, Usage
-from toolkit.wire import refusal
 
 MAX_TOKENS = 512
 """The longest reply to a request that does not say."""

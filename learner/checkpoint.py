@@ -18,9 +18,9 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
+from edgewise.toolkit.errors import ArtifactError, DiskFull
+from edgewise.toolkit.util.files import json_text
 from learner.policy import Policy
-from toolkit.errors import ArtifactError, DiskFull
-from toolkit.files import json_text
 
 WEIGHTS, MOMENTS, STATE = "weights.safetensors", "optimizer.safetensors", "state.json"
 MARGIN = 1.1

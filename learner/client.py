@@ -12,12 +12,12 @@ from concurrent.futures import Future, wait
 from dataclasses import dataclass
 from pathlib import Path
 
+from edgewise.toolkit.errors import Interrupted, UnknownModel
+from edgewise.toolkit.model.embedded.download import MODELS
+from edgewise.toolkit.types import Reply, Request
 from learner.answer import answer
 from learner.policy import Policy
 from learner.thread import in_one_thread, submitted
-from toolkit.errors import Interrupted, UnknownModel
-from toolkit.local import MODELS
-from toolkit.types import Reply, Request
 
 MOMENT = 0.005
 """Seconds without a new request after which a batch begins."""
@@ -37,7 +37,7 @@ class _Asked:
 
 
 class TorchClient:
-    """Answers by a policy; see `toolkit.client.Client`."""
+    """Answers by a policy; see `toolkit.model.client.Client`."""
 
     def __init__(self, policy: Policy):
         self.policy = policy

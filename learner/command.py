@@ -1,4 +1,4 @@
-"""What the commands of `edgewise` do when it is about weights; `toolkit.cli` resolves these names."""
+"""What the commands of `edgewise` do when it is about weights; `toolkit.cli.app` resolves these names."""
 
 import asyncio
 from collections.abc import Mapping, Sequence
@@ -7,22 +7,22 @@ from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 
+from edgewise.toolkit.cli.models import fetch
+from edgewise.toolkit.cli.output import Finished, Shown, given_price
+from edgewise.toolkit.cli.progress import announce, watcher
+from edgewise.toolkit.errors import ConfigError, LostProcess
+from edgewise.toolkit.model.client import check
+from edgewise.toolkit.run import directory
+from edgewise.toolkit.run.config import parse_settings, resolve
+from edgewise.toolkit.run.forecast import check_limits
+from edgewise.toolkit.run.runner import carry_out
+from edgewise.toolkit.task.task import Task, describe
 from learner.config import WeightsConfig
 from learner.crew import Lead, follow, leading
 from learner.forecast import forecast
 from learner.job import Job, layered
 from learner.ranks import RANK, Ranks, ranks, started
 from learner.report import result_lines
-from toolkit import directory
-from toolkit.client import check
-from toolkit.config import parse_settings, resolve
-from toolkit.errors import ConfigError, LostProcess
-from toolkit.forecast import check_limits
-from toolkit.models import fetch
-from toolkit.progress import announce, watcher
-from toolkit.run import carry_out
-from toolkit.shown import Finished, Shown, given_price
-from toolkit.task import Task, describe
 
 
 class Weights:
@@ -92,7 +92,7 @@ def _job(task: Path, options: Mapping[str, Any], settings: Sequence[str], price:
 
 
 def check_models(config: WeightsConfig) -> None:
-    """Raise what `toolkit.client.check` raises for any model of a run."""
+    """Raise what `toolkit.model.client.check` raises for any model of a run."""
     for model in filter(None, (config.model, *config.models)):
         check(model)
 

@@ -1,4 +1,4 @@
-"""What `edgewise compare` does; `toolkit.cli` resolves this name."""
+"""What `edgewise compare` does; `toolkit.cli.app` resolves this name."""
 
 import asyncio
 import math
@@ -9,19 +9,19 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from edgewise.toolkit.cli.models import fetch
+from edgewise.toolkit.cli.output import Shown, given_price
+from edgewise.toolkit.cli.progress import announce, watcher
+from edgewise.toolkit.errors import LimitReached
+from edgewise.toolkit.model.embedded.download import cache_dir
+from edgewise.toolkit.run.config import parse_settings
+from edgewise.toolkit.task.task import Task, describe
 from learner.command import check_models, followed
 from learner.compare_figures import Compared
 from learner.compare_plan import Lineup, foreseen, lineup
 from learner.comparison import carried_out
 from learner.crew import leading
 from learner.ranks import RANK, ranks, started
-from toolkit.config import parse_settings
-from toolkit.errors import LimitReached
-from toolkit.local import cache_dir
-from toolkit.models import fetch
-from toolkit.progress import announce, watcher
-from toolkit.shown import Shown, given_price
-from toolkit.task import Task, describe
 
 RUNNING, ENDED = 44, 8
 """

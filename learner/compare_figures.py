@@ -10,14 +10,14 @@ from typing import Any
 
 import numpy as np
 
+from edgewise.toolkit.errors import Hopeless, LimitReached
+from edgewise.toolkit.evaluation.statistics import Interval, crossed, t_half_width
+from edgewise.toolkit.run import directory
+from edgewise.toolkit.run.runner import spent
 from learner.collapse import mean
 from learner.compare_plan import FAILED, Lineup, Planned
 from learner.compare_table import lines
 from learner.method import Method, describe
-from toolkit import directory
-from toolkit.errors import Hopeless, LimitReached
-from toolkit.run import spent
-from toolkit.statistics import Interval, crossed, t_half_width
 
 Means = Mapping[str, float]
 """The mean reward of each held-out row."""

@@ -6,19 +6,19 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
+from edgewise.toolkit.budget.ledger import Limits
+from edgewise.toolkit.errors import ConfigError, EdgewiseError, LimitTooSmall
+from edgewise.toolkit.evaluation.statistics import smallest_gain
+from edgewise.toolkit.run import directory
+from edgewise.toolkit.run.artifact import MANIFEST
+from edgewise.toolkit.run.config import parse_settings, resolve
+from edgewise.toolkit.run.forecast import Forecast, check_limits
+from edgewise.toolkit.task.task import Task
 from learner.config import WeightsConfig, listed
 from learner.forecast import forecast
 from learner.job import Job, layered
 from learner.method import AXES, NUMBERS
 from learner.methods import METHODS, find
-from toolkit import directory
-from toolkit.artifact import MANIFEST
-from toolkit.config import parse_settings, resolve
-from toolkit.errors import ConfigError, EdgewiseError, LimitTooSmall
-from toolkit.forecast import Forecast, check_limits
-from toolkit.ledger import Limits
-from toolkit.statistics import smallest_gain
-from toolkit.task import Task
 
 OWN = (*AXES, *NUMBERS, "lr")
 """What may be another for each method; of what has dots, the part before the first one."""

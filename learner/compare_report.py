@@ -5,13 +5,13 @@ from collections.abc import Iterable
 from pathlib import Path
 from xml.etree.ElementTree import Element
 
+from edgewise.toolkit.evaluation.statistics import Interval
+from edgewise.toolkit.report import charts, run_report
+from edgewise.toolkit.report.charts import Bar, Point, Series
+from edgewise.toolkit.report.html import node, page
+from edgewise.toolkit.util.files import replacing
 from learner import compare_table
 from learner.compare_figures import Compared, Line
-from toolkit import report, svg
-from toolkit.files import replacing
-from toolkit.markup import node, page
-from toolkit.statistics import Interval
-from toolkit.svg import Bar, Point, Series
 
 HOW = (
     "Each interval covers both the choice of seeds and that of rows: variances by mean squares of seeds and rows, "
@@ -72,11 +72,11 @@ def _measured(found: Compared) -> Iterable[Element]:
     yield _table(compare_table.rewards(found))
     after = [_bar(line.name, line.after) for line in found.methods if line.after]
     if after:
-        yield svg.intervals(after, "Mean reward after training, with 95 % interval")
+        yield charts.intervals(after, "Mean reward after training, with 95 % interval")
     against = [_bar(line.name, line.against) for line in found.methods if line.against]
     if against:
         yield node("h3", f"Difference from “{found.methods[0].name}”")
-        yield svg.intervals(against, "Paired difference of mean rewards with 95 % interval")
+        yield charts.intervals(against, "Paired difference of mean rewards with 95 % interval")
     yield _note(HOW)
 
 
@@ -106,7 +106,7 @@ def _curve(lines: list[Line], most: float) -> Element:
         band = [(b.step, b.low, b.high) for b in line.curve if b.low is not None and b.high is not None]
         series.append(Series(line.name, style, points, band=band))
     title = f"Mean reward per step: {' and '.join(line.name for line in lines)}"
-    return svg.curves(series, title, ("step", "mean reward"), most=most)
+    return charts.curves(series, title, ("step", "mean reward"), most=most)
 
 
 def _runs(found: Compared) -> Iterable[Element]:
@@ -118,19 +118,21 @@ def _runs(found: Compared) -> Iterable[Element]:
             link = node("a", name, href=f"{run.path.as_posix()}/report.html") if run.ended else name
             state = "ended" if run.ended else "did not end"
             rows.append([link, state, run.why, f"{len(run.rewards):,}", f"{run.seconds / 60:.1f}"])
-    yield report.table(["run", "", "why", "steps", "minutes"], rows, words=3)
+    yield run_report.table(["run", "", "why", "steps", "minutes"], rows, words=3)
 
 
 def _method(line: Line) -> Element:
     differs = f" Differs from GRPO: {line.differs}." if line.differs else ""
-    axes = report.table(["axis", "part and parameters"], [each.split(": ", 1) for each in line.axes], words=2)
+    axes = run_report.table(
+        ["axis", "part and parameters"], [each.split(": ", 1) for each in line.axes], words=2
+    )
     return node(
         "details", node("summary", line.name), node("p", f"arXiv {line.paper}.{differs}", class_="note"), axes
     )
 
 
 def _table(table: compare_table.Table) -> Element:
-    return report.table(table[0], table[1:])
+    return run_report.table(table[0], table[1:])
 
 
 def _note(text: str) -> Element:

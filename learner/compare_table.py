@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from toolkit.statistics import Interval
+from edgewise.toolkit.evaluation.statistics import Interval
 
 if TYPE_CHECKING:
     from learner.compare_figures import Compared, Line

@@ -14,6 +14,13 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from edgewise.toolkit.budget.ledger import Limits
+from edgewise.toolkit.errors import EdgewiseError, Hopeless, JournalError, LimitReached
+from edgewise.toolkit.run import directory
+from edgewise.toolkit.run.directory import Watch
+from edgewise.toolkit.run.runner import blocking, carry_out
+from edgewise.toolkit.task.task import Task
+from edgewise.toolkit.types import Note
 from learner import compare_report
 from learner.collapse import mean
 from learner.compare_figures import Compared, End, compared
@@ -22,13 +29,6 @@ from learner.crew import Lead, follow, leading
 from learner.loop import CHECKPOINTS, PUSHED, learn
 from learner.ranks import ranks
 from learner.saving import Saving
-from toolkit import directory
-from toolkit.directory import Watch
-from toolkit.errors import EdgewiseError, Hopeless, JournalError, LimitReached
-from toolkit.ledger import Limits
-from toolkit.run import blocking, carry_out
-from toolkit.task import Task
-from toolkit.types import Note
 
 
 async def carried_out(plan: Lineup, lead: Lead, watch: Watch = lambda note: None) -> Compared:

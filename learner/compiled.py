@@ -13,7 +13,7 @@ from typing import Any
 
 import torch
 
-from toolkit.errors import ConfigError
+from edgewise.toolkit.errors import ConfigError
 
 KINDS = 32
 """So many ways of being asked are compiled before a layer is left as it is."""

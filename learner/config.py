@@ -6,8 +6,8 @@ from typing import Any, ClassVar, Literal
 
 from pydantic import Field, field_validator
 
-from toolkit.config import Config
-from toolkit.errors import ConfigError
+from edgewise.toolkit.errors import ConfigError
+from edgewise.toolkit.run.config import Config
 
 PREFIX, EMBEDDED = "torch/", "local/"
 Schedule = Literal["constant", "linear", "cosine"]

@@ -16,6 +16,8 @@ from typing import Any
 
 import torch
 
+from edgewise.toolkit.errors import LostProcess
+from edgewise.toolkit.types import Reply, Request
 from learner.batch import Batch
 from learner.config import WeightsConfig
 from learner.engine import Engine
@@ -23,8 +25,6 @@ from learner.gather import Member
 from learner.method import Method
 from learner.ranks import Ranks, agreed, portable
 from learner.update import Updated
-from toolkit.errors import LostProcess
-from toolkit.types import Reply, Request
 
 
 @dataclass(frozen=True, slots=True)

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import scaled_dot_product_attention
 
-from toolkit.errors import ConfigError
+from edgewise.toolkit.errors import ConfigError
 
 NAME = "edgewise_rows"
 ROOM = 32

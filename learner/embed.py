@@ -5,17 +5,17 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from toolkit.collect import asking
-from toolkit.errors import ModelError
-from toolkit.groups.plan import Embed
-from toolkit.types import Message, Payer, Plan, Request
-from toolkit.wire import vector
+from edgewise.toolkit.errors import ModelError
+from edgewise.toolkit.groups.sampling.rollout_plan import Embed
+from edgewise.toolkit.model.openai_format import vector
+from edgewise.toolkit.run.driver import asking
+from edgewise.toolkit.types import Message, Payer, Plan, Request
 
 PAYER = Payer("retrieval")
 
 
 def embedding(model: str) -> Embed:
-    """What `toolkit.groups.plan.Asked.embed` is, by this model. Its plans raise ModelError where it gives no vector."""
+    """What `toolkit.groups.sampling.rollout_plan.Asked.embed` is, by this model. Its plans raise ModelError where it gives no vector."""
     known: dict[str, NDArray[np.floating]] = {}
 
     def embed(texts: Sequence[str]) -> Plan[NDArray[np.floating]]:

@@ -7,6 +7,9 @@ from typing import Any
 
 import torch
 
+from edgewise.toolkit.errors import ConfigError, Interrupted
+from edgewise.toolkit.types import Reply, Request
+from edgewise.toolkit.util.seeds import seed as seed_of
 from learner import checkpoint
 from learner.answer import answer
 from learner.batch import Batch
@@ -18,9 +21,6 @@ from learner.policy import Lora, Policy
 from learner.ranks import ALONE, Ranks, take_device
 from learner.thread import in_one_thread
 from learner.update import How, Updated, referred, update
-from toolkit.errors import ConfigError, Interrupted
-from toolkit.seeds import seed as seed_of
-from toolkit.types import Reply, Request
 
 
 class Engine:

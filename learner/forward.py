@@ -14,12 +14,12 @@ from weakref import WeakSet
 import torch
 from torch import Tensor
 
+from edgewise.toolkit.errors import ModelError
 from learner import head, prefix
 from learner.batch import Batch
 from learner.head import Head, scored
 from learner.layout import Layout, layout
 from learner.policy import Policy
-from toolkit.errors import ModelError
 
 _checked: "WeakSet[Any]" = WeakSet()
 """Models whose log-probs were compared once with their own."""

@@ -19,13 +19,13 @@ from zlib import crc32
 import numpy as np
 from numpy.typing import NDArray
 
+from edgewise.toolkit.errors import RewardError
+from edgewise.toolkit.groups.sampling.rollout_plan import GIVEN, mark
+from edgewise.toolkit.groups.table import Table
+from edgewise.toolkit.types import Encoded, Group, Message, Rollout, Step
 from learner.batch import Batch
 from learner.method import Method, credited
 from learner.thread import in_one_thread
-from toolkit.errors import RewardError
-from toolkit.groups.plan import GIVEN, mark
-from toolkit.groups.table import Table
-from toolkit.types import Encoded, Group, Message, Rollout, Step
 
 
 @dataclass(frozen=True, slots=True)

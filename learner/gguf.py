@@ -14,15 +14,16 @@ from typing import Any
 
 import torch
 
-from toolkit import local, models
-from toolkit.errors import UnknownModel
+from edgewise.toolkit.cli import models
+from edgewise.toolkit.errors import UnknownModel
+from edgewise.toolkit.model.embedded import download
 
 
 def named(name: str) -> Path | None:
     """The GGUF file of a name: an embedded model, fetched if it is not there, or a path. None if it is neither."""
     bare = name.removeprefix("local/")
-    if bare in local.MODELS:
-        return local.verified(local.find(bare)) or Path(models.pulled(bare))
+    if bare in download.MODELS:
+        return download.verified(download.find(bare)) or Path(models.pulled(bare))
     path = Path(name).expanduser()
     if path.suffix != ".gguf":
         return None
@@ -37,7 +38,7 @@ def directory(file: Path) -> Path:
 
     Raises OSError where there is no room for it: about 4 bytes a parameter.
     """
-    made = local.cache_dir() / "torch" / f"{file.stem}-{_seal(file)}"
+    made = download.cache_dir() / "torch" / f"{file.stem}-{_seal(file)}"
     if not made.exists():
         made.parent.mkdir(parents=True, exist_ok=True)
         growing = Path(tempfile.mkdtemp(dir=made.parent))

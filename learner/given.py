@@ -4,15 +4,15 @@ from collections.abc import Callable
 from dataclasses import replace
 from math import nan
 
+from edgewise.toolkit.groups.sampling.rollout_plan import GIVEN, Give
+from edgewise.toolkit.reward.reward import Reward
+from edgewise.toolkit.types import Encoded, Example, Message, Plan, Rollout, Step
 from learner.policy import Policy
-from toolkit.groups.plan import GIVEN, Give
-from toolkit.rewards import Reward
-from toolkit.types import Encoded, Example, Message, Plan, Rollout, Step
 
 
 def giving(policy: Callable[[], Policy], reward: Reward, judge: str, role: str) -> Give:
     """
-    What `toolkit.groups.plan.Asked.give` is: the answer as the policy would write it, ended and graded.
+    What `toolkit.groups.sampling.rollout_plan.Asked.give` is: the answer as the policy would write it, ended and graded.
 
     Its log-probabilities are NaN, for nobody drew it: where a ratio is taken, the policy before the update did.
     """

@@ -12,12 +12,12 @@ from math import isfinite
 import numpy as np
 import torch
 
+from edgewise.toolkit.util.seeds import seed as seed_of
 from learner import loss, weigh
 from learner.batch import Batch
 from learner.method import Method
 from learner.policy import Policy
 from learner.update import How, update
-from toolkit.seeds import seed as seed_of
 
 IMITATION = Method(
     paper="",

@@ -7,15 +7,15 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
+from edgewise.toolkit.errors import ConfigError
+from edgewise.toolkit.groups.sampling.rollout_plan import Embed
+from edgewise.toolkit.rollout.agent import Agent
+from edgewise.toolkit.task.task import Task
+from edgewise.toolkit.types import Sampling
 from learner.config import WeightsConfig, listed, twin, weights_of
 from learner.embed import embedding
 from learner.method import AXES, NUMBERS, Method, limited, override, parameters
 from learner.methods import find
-from toolkit.agent import Agent
-from toolkit.errors import ConfigError
-from toolkit.groups.plan import Embed
-from toolkit.task import Task
-from toolkit.types import Sampling
 
 TOKEN = 80
 """Bytes that a token takes which is kept: its id and its log-probability, each an object in a tuple, and its text."""

@@ -8,8 +8,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from toolkit.evaluate import Evaluation
-from toolkit.statistics import Interval, means
+from edgewise.toolkit.evaluation.comparison import Evaluation
+from edgewise.toolkit.evaluation.statistics import Interval, means
 
 Values = Sequence[float] | NDArray[np.floating]
 BEFORE, ABSORBED, LESSONS = "before", "absorbed", "with lessons"

@@ -15,6 +15,17 @@ from typing import Any
 
 import numpy as np
 
+from edgewise.toolkit.errors import AllFailed, Hopeless
+from edgewise.toolkit.evaluation.comparison import Arm, compare
+from edgewise.toolkit.groups.sampling.replay import LATER
+from edgewise.toolkit.groups.sampling.rollout_plan import Asked
+from edgewise.toolkit.groups.sampling.row_history import Memory
+from edgewise.toolkit.rollout.agent import Prompt, group, runs
+from edgewise.toolkit.run.artifact import WEIGHTS
+from edgewise.toolkit.run.driver import booked
+from edgewise.toolkit.run.runner import Outcome
+from edgewise.toolkit.types import Example, Group, Message, Note, Plan, Rollout, Work
+from edgewise.toolkit.util.seeds import seed as seed_of
 from learner import checkpoint, collapse, gather, pace
 from learner.collapse import Seen, mean
 from learner.engine import Engine
@@ -27,17 +38,6 @@ from learner.rollouts import in_step
 from learner.sampler import Sampler
 from learner.state import State, StepRecord
 from learner.update import Updated
-from toolkit.agent import Prompt, group, runs
-from toolkit.artifact import WEIGHTS
-from toolkit.collect import booked
-from toolkit.errors import AllFailed, Hopeless
-from toolkit.evaluate import Arm, compare
-from toolkit.groups.memory import Memory
-from toolkit.groups.plan import Asked
-from toolkit.groups.plan_past import LATER
-from toolkit.run import Outcome
-from toolkit.seeds import seed as seed_of
-from toolkit.types import Example, Group, Message, Note, Plan, Rollout, Work
 
 MEASURING = 0
 CHECKPOINTS, PUSHED = "checkpoints", "pushed"

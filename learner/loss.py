@@ -25,8 +25,8 @@ import math
 import torch
 from torch import Tensor
 
+from edgewise.toolkit.groups.table import reads
 from learner.batch import EXTREME, Tokens
-from toolkit.groups.table import reads
 
 
 def clipped(x: Tokens, *, low: float = 0.2, high: float = 0.2, delta: float | None = None) -> Tensor:

@@ -14,7 +14,7 @@ from functools import cache
 from pathlib import Path
 from typing import TypeVar
 
-from toolkit.errors import OutOfMemory
+from edgewise.toolkit.errors import OutOfMemory
 
 T = TypeVar("T")
 LESS = "use LoRA (lora=16), checkpointing=true, a shorter max_tokens or a smaller model"

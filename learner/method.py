@@ -33,17 +33,23 @@ from numpy.typing import NDArray
 from pydantic import ConfigDict, TypeAdapter, ValidationError
 from torch import Tensor
 
+from edgewise.toolkit.errors import ConfigError
+from edgewise.toolkit.groups import advantage
+from edgewise.toolkit.groups import filters as keep
+from edgewise.toolkit.groups import reward_shaping as shape
+from edgewise.toolkit.groups import step_credit as credit
+from edgewise.toolkit.groups.sampling import hints, replay
+from edgewise.toolkit.groups.sampling import rollout_plan as plan
+from edgewise.toolkit.groups.sampling import row_selection as select
+from edgewise.toolkit.groups.table import Table, reads
+from edgewise.toolkit.util.import_by_name import meant
 from learner import loss, penalty, weigh
 from learner.batch import Tokens
-from toolkit.errors import ConfigError
-from toolkit.groups import advantage, credit, keep, plan, plan_hints, plan_past, select, shape
-from toolkit.groups.table import Table, reads
-from toolkit.load import meant
 
 Part = Callable[..., Any]
 HOMES: Mapping[str, tuple[ModuleType, ...]] = {
     "select": (select,),
-    "plan": (plan, plan_hints, plan_past),
+    "plan": (plan, hints, replay),
     "shape": (shape,),
     "keep": (keep,),
     "advantage": (advantage,),
@@ -101,7 +107,7 @@ class Method:
 
     @property
     def recalls(self) -> frozenset[str]:
-        """Names of `toolkit.groups.memory.Memory`'s collections that any part reads; others stay empty."""
+        """Names of `toolkit.groups.sampling.row_history.Memory`'s collections that any part reads; others stay empty."""
         return frozenset().union(*(getattr(function(part), "recalls", ()) for part in self.parts()))
 
     @property

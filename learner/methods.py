@@ -13,11 +13,12 @@ from collections.abc import Mapping
 from dataclasses import replace
 from functools import partial as p
 
+from edgewise.toolkit.errors import ConfigError
+from edgewise.toolkit.groups import advantage, filters, reward_shaping, step_credit
+from edgewise.toolkit.groups.sampling import hints, replay, rollout_plan, row_selection
+from edgewise.toolkit.util.import_by_name import meant
 from learner import loss, penalty, weigh
 from learner.method import Method
-from toolkit.errors import ConfigError
-from toolkit.groups import advantage, credit, keep, plan, plan_hints, plan_past, select, shape
-from toolkit.load import meant
 
 __all__ = ["METHODS", "find"]
 
@@ -39,9 +40,9 @@ dr_grpo = Method(
 dapo = Method(
     paper="2503.14476",
     differs="clip-higher, mean over tokens, dynamic sampling, overlong penalty, no KL",
-    plan=plan.refill,
-    shape=shape.overlong,
-    keep=keep.mixed,
+    plan=rollout_plan.refill,
+    shape=reward_shaping.overlong,
+    keep=filters.mixed,
     weigh=weigh.per_token,
     loss=p(loss.clipped, high=0.28),
     note="Groups are judged before the overlong penalty, as in the paper and verl; TRL's dapo samples nothing anew.",
@@ -167,8 +168,8 @@ vespo = Method(
 ngrpo = Method(
     paper="2509.18851",
     differs="a virtual best reward in each group, so that all-wrong ones are pushed down, clip 0.16/0.24, no KL",
-    plan=plan.refill_imperfect,
-    keep=keep.imperfect,
+    plan=rollout_plan.refill_imperfect,
+    keep=filters.imperfect,
     advantage=advantage.calibrated,
     weigh=weigh.per_token,
     loss=p(loss.clipped, low=0.16, high=0.24),
@@ -195,7 +196,7 @@ drpo = Method(
 grao = Method(
     paper="2508.07750",
     differs="a reference answer in each group: explore, imitate, align; no ratio, no clip, no KL",
-    plan=plan.anchored,
+    plan=rollout_plan.anchored,
     advantage=advantage.referred,
     weigh=weigh.per_group,
     loss=loss.plain,
@@ -206,8 +207,8 @@ grao = Method(
 confucius3_math = Method(
     paper="2506.18330",
     differs="advantage by hardness without a deviation, entropy held at a target, leftover groups used",
-    plan=plan_past.recovered,
-    keep=keep.mixed,
+    plan=replay.recovered,
+    keep=filters.mixed,
     advantage=advantage.by_hardness,
     weigh=weigh.per_token,
     loss=p(loss.clipped, high=0.28),
@@ -220,7 +221,7 @@ confucius3_math = Method(
 rift = Method(
     paper="2505.03344",
     differs="all answers of a listed set, each with its probability among them, dual clip, no KL",
-    plan=plan.listed,
+    plan=rollout_plan.listed,
     advantage=p(advantage.standardised, eps=1e-5, ddof=0),
     loss=loss.enumerated,
     minibatches=16,
@@ -233,7 +234,7 @@ reg_grpo = Method(
     paper="2506.07464",
     differs="the log-ratio regressed on the advantage in place of ratio and clip",
     advantage=p(advantage.standardised, eps=1e-8, ddof=0),
-    keep=keep.mixed,
+    keep=filters.mixed,
     loss=loss.regressed,
     penalties=(p(penalty.kl3, beta=0.1),),
     epochs=2,
@@ -245,9 +246,9 @@ reg_grpo = Method(
 unlikely = Method(
     paper="2506.02355",
     differs="rewards of likely replies are lowered by rank, after dead groups are left out; KL 0.1, two epochs",
-    plan=plan.refill,
-    shape=shape.unlikely,
-    keep=keep.mixed,
+    plan=rollout_plan.refill,
+    shape=reward_shaping.unlikely,
+    keep=filters.mixed,
     advantage=p(advantage.standardised, eps=1e-6),
     penalties=(p(penalty.kl3, beta=0.1),),
     epochs=2,
@@ -258,7 +259,7 @@ unlikely = Method(
 dagrpo = Method(
     paper="2512.06337",
     differs="no gradient for right and wrong replies that are too alike; a reference answer where none is right",
-    plan=p(plan.anchored, below=1),
+    plan=p(rollout_plan.anchored, below=1),
     advantage=advantage.distinctive,
     reconstructed=True,
     note="A reconstruction from the abstract: score, threshold and formulas are not known. The score is the part "
@@ -268,8 +269,8 @@ dagrpo = Method(
 skywork_r1v2 = Method(
     paper="2504.16656",
     differs="rollouts of earlier steps in place of dead groups, by |A|; ratio to the policy that drew each, no KL",
-    plan=plan_past.buffered,
-    keep=keep.mixed_or_stored,
+    plan=replay.buffered,
+    keep=filters.mixed_or_stored,
     advantage=advantage.stored,
     loss=loss.clipped_to_sampler,
     reconstructed=True,
@@ -281,7 +282,7 @@ advantage_alignment = Method(
     paper="2511.19405",
     differs="credit of a step for what it does for a partner's, against the others at the same step, no KL",
     advantage=advantage.zero,
-    credit=credit.aligned,
+    credit=step_credit.aligned,
     weigh=weigh.per_token,
     loss=loss.plain,
     note="Weights are discounted once more where the step itself is left out, as in the code; its text does not. The "
@@ -295,7 +296,7 @@ gigpo = Method(
     paper="2505.10978",
     differs="steps from the same state are compared with each other as well, mean over tokens, KL 0.01",
     advantage=p(advantage.standardised, eps=1e-6),
-    credit=credit.at_anchors,
+    credit=step_credit.at_anchors,
     weigh=weigh.per_token,
     penalties=(p(penalty.kl3, beta=0.01),),
     note="The paper's mean is over rollouts; its code's over steps: advantage=by_steps. Without deviations: "
@@ -308,7 +309,7 @@ salt = Method(
     paper="2510.20022",
     differs="steps that several rollouts share get the mean of their advantages",
     advantage=p(advantage.standardised, eps=1e-6),
-    credit=credit.merged,
+    credit=step_credit.merged,
     reconstructed=True,
     note="A reconstruction from two third parties that agree; no code is public and the paper's window is not known: 3 "
     "is theirs. Texts are matched exactly; free text, for which the paper uses embeddings by a model and a threshold "
@@ -318,7 +319,7 @@ salt = Method(
 m_grpo = Method(
     paper="2511.13288",
     differs="runs that a rollout delegates are groups of their own, where each rollout counts the same; no KL",
-    plan=plan.delegated,
+    plan=rollout_plan.delegated,
     advantage=advantage.shared,
     weigh=weigh.per_share,
     loss=p(loss.clipped, high=0.28),
@@ -329,7 +330,7 @@ m_grpo = Method(
 hrpo = Method(
     paper="2506.08507",
     differs="each step also gets what its own reward is above its group's, no KL",
-    credit=credit.action_wise,
+    credit=step_credit.action_wise,
     reconstructed=True,
     note="A reconstruction: the paper names both levels, not how they are joined. Steps have a reward of their own "
     'where the task\'s reward gives parts "step_reward N" (docs/weights.md); else it is grpo without KL. mas.hrpo '
@@ -341,14 +342,14 @@ hrpo = Method(
 vade = Method(
     paper="2511.18902",
     differs="rows by their expected gain p (1 - p)^2, p drawn from what is known of them, no KL",
-    select=select.vade,
+    select=row_selection.vade,
     note="Constants are read off the framework figure; code is not public.",
 )
 
 xrpo = Method(
     paper="2510.06672",
     differs="rollouts where uncertainty is, solved rows shown where all fail, unlikely good ones count more, no KL",
-    plan=plan_hints.explored,
+    plan=hints.explored,
     advantage=advantage.sharpened,
     reconstructed=True,
     note="A reconstruction: the bonus has its usual form and lam 0.1, alpha 0.05 are third parties'; they are not "
@@ -359,7 +360,7 @@ xrpo = Method(
 scaf_grpo = Method(
     paper="2510.19807",
     differs="where all fail, a success with hints takes the place of a failure, no KL",
-    plan=plan_hints.scaffolded,
+    plan=hints.scaffolded,
     advantage=p(advantage.standardised, eps=1e-6),
     note="The paper's search: one level after the other, three tiers, a random failure replaced, none in the first 15 "
     "% of steps. The code draws all levels at once without planning, and replaces the first: plan.at_once=true "
@@ -379,7 +380,7 @@ pc_grpo = Method(
 deepvideo_r1 = replace(
     reg_grpo,
     differs="as reg_grpo, and hints for rows that are harder than recent ones",
-    plan=plan_hints.hinted,
+    plan=hints.hinted,
     reconstructed=True,
     note="A reconstruction in text: hints are those of the row, by the reward of its latest visit; noise in the frames "
     "of easy videos has no counterpart. Else see reg_grpo.",

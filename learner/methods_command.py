@@ -1,10 +1,10 @@
-"""What `edgewise methods` does; `toolkit.cli` resolves this name."""
+"""What `edgewise methods` does; `toolkit.cli.app` resolves this name."""
 
 from collections.abc import Sequence
 from typing import Any
 
-from toolkit.errors import ConfigError
-from toolkit.shown import Shown
+from edgewise.toolkit.cli.output import Shown
+from edgewise.toolkit.errors import ConfigError
 
 
 def methods(name: str | None, settings: Sequence[str]) -> Shown:

@@ -4,10 +4,10 @@ import time
 
 import torch
 
+from edgewise.toolkit.types import Example
 from learner.config import WeightsConfig
 from learner.policy import Policy
 from learner.thread import in_one_thread
-from toolkit.types import Example
 
 SHARE = 0.4
 """Of the rate of one large product: what a whole step comes to, roughly."""

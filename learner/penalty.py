@@ -11,8 +11,8 @@ They share the loss's weights (`learner.weigh`). x is the reference model's log-
 
 from torch import Tensor
 
+from edgewise.toolkit.groups.table import reads
 from learner.batch import Tokens
-from toolkit.groups.table import reads
 
 
 @reads("ref_logp")
@@ -21,7 +21,7 @@ def kl1(x: Tokens, *, beta: float = 0.001) -> Tensor:
     - beta x: the divergence without bias, and with much noise.
 
     As a loss its gradient is 0 on average where the policy itself sampled; it belongs into the reward, see
-    `toolkit.groups.shape.less_kl`.
+    `toolkit.groups.reward_shaping.less_kl`.
     """
     return -beta * _gap(x)
 

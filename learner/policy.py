@@ -16,13 +16,13 @@ import torch
 from torch import Tensor
 from torch.nn import Module, Parameter
 
+from edgewise.toolkit.errors import ConfigError, DiskFull, UnknownModel
+from edgewise.toolkit.model.embedded import download
+from edgewise.toolkit.types import Message
 from learner import adapter, gguf
 from learner.compiled import compile_layers, is_compiled
 from learner.memory import keep_freed_memory
 from learner.precision import Masters, chosen_device, chosen_dtype, masters
-from toolkit import local
-from toolkit.errors import ConfigError, DiskFull, UnknownModel
-from toolkit.types import Message
 
 T = TypeVar("T")
 LONGEST = 1 << 20
@@ -308,7 +308,7 @@ def _missing(name: str, why: str = "it is no directory") -> str:
     if path.exists():
         return f"{name} holds no causal model that transformers can read ({why})."
     if not _on_hub(name):
-        known = ", ".join(local.MODELS)
+        known = ", ".join(download.MODELS)
         return f"There is no model {name!r}: it is no directory here, and no embedded model ({known})."
     return (
         f"There is no directory {name!r} here, and the hub gave no model of that name ({why}): check the name "

@@ -20,14 +20,14 @@ import torch
 from torch import Tensor
 from torch.nn.functional import logsigmoid
 
+from edgewise.toolkit.groups.table import reads
+from edgewise.toolkit.util.seeds import seed as seed_of
 from learner import weigh
 from learner.batch import Batch, Tokens
 from learner.imitate import orders
 from learner.method import Method, parameters
 from learner.policy import Policy
 from learner.update import How, logps_now, update
-from toolkit.groups.table import reads
-from toolkit.seeds import seed as seed_of
 
 Ids = tuple[int, ...]
 

@@ -20,9 +20,9 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
+from edgewise.toolkit.errors import ModelError
 from learner.compiled import is_compiled
 from learner.layout import Block, Bucket, Layout, causal_bias
-from toolkit.errors import ModelError
 
 NAME = "edgewise"
 ROWS = 128

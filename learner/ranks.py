@@ -15,7 +15,7 @@ from typing import Any, Protocol, TypeVar
 
 from torch import Tensor, cuda, distributed
 
-from toolkit.errors import EdgewiseError, Interrupted, LostProcess
+from edgewise.toolkit.errors import EdgewiseError, Interrupted, LostProcess
 
 T = TypeVar("T")
 WAIT = timedelta(days=7)

@@ -1,16 +1,16 @@
-"""What a step leaves to later ones, beside the weights: `toolkit.groups.memory`, by what the method's parts recall."""
+"""What a step leaves to later ones, beside the weights: `toolkit.groups.sampling.row_history`, by what the method's parts recall."""
 
 from collections.abc import Sequence
 from dataclasses import replace
 
 import numpy as np
 
+from edgewise.toolkit.groups.sampling.replay import REPLAYED
+from edgewise.toolkit.groups.sampling.rollout_plan import GIVEN, marked
+from edgewise.toolkit.groups.sampling.row_history import FULL, Memory, Worked
+from edgewise.toolkit.types import Group, Rollout
 from learner.gather import Judged
 from learner.method import Method, parameters
-from toolkit.groups.memory import FULL, Memory, Worked
-from toolkit.groups.plan import GIVEN, marked
-from toolkit.groups.plan_past import REPLAYED
-from toolkit.types import Group, Rollout
 
 WINDOW = 100
 """Groups whose mean rewards are kept: W of DeepVideo-R1 (arXiv 2506.07464)."""

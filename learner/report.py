@@ -6,13 +6,13 @@ from functools import partial
 from typing import Any
 from xml.etree.ElementTree import Element
 
+from edgewise.toolkit.cli.output import cost_lines
+from edgewise.toolkit.report import charts, run_files, run_report
+from edgewise.toolkit.report.charts import Point, Series
+from edgewise.toolkit.report.html import node
+from edgewise.toolkit.report.run_files import Numbers, Step
+from edgewise.toolkit.run.runner import Result
 from learner.kept import Kept
-from toolkit import finished, report, svg
-from toolkit.finished import Numbers, Step
-from toolkit.markup import node
-from toolkit.run import Result
-from toolkit.shown import cost_lines
-from toolkit.svg import Point, Series
 
 ABOUT = "weights.json"
 ROUNDING = 1e-6
@@ -25,7 +25,7 @@ def result_lines(result: Result) -> list[str]:
     return [
         *result.evidence.lines(),
         "",
-        report.finding(finished.read(result.path)),
+        run_report.finding(run_files.read(result.path)),
         f"{_about(about)}.",
         "",
         *cost_lines(result),
@@ -53,7 +53,7 @@ def sections(about: Mapping[str, Any], steps: Sequence[Step]) -> Iterable[Elemen
     differs = f" Differs from GRPO: {about['differs']}." if about["differs"] else ""
     yield node("p", f"{about['name']}, arXiv {about['paper']}.{differs}")
     axes = [line.split(": ", 1) for line in about["method"]]
-    yield report.table(["axis", "part and parameters"], axes, words=2)
+    yield run_report.table(["axis", "part and parameters"], axes, words=2)
 
 
 def _chart(
@@ -69,7 +69,7 @@ def _chart(
     points = [Point(step.step, y, hollow=bool(step.went)) for step, y in found if y is not None]
     # Shares and most rewards lie between 0 and 1; nothing else has a usual size.
     most = 1.0 if percent or style == "a" else max((p.y for p in points), default=0.0) or 1.0
-    return svg.curves([Series(name, style, points)], title, ("step", name), percent, most)
+    return charts.curves([Series(name, style, points)], title, ("step", name), percent, most)
 
 
 def _lessons_absorbed(steps: Sequence[Step]) -> Iterable[Element]:

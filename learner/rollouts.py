@@ -5,7 +5,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from toolkit.types import Note, Payer, Plan, Reply, Request, Sampled, T, Usage, Work
+from edgewise.toolkit.types import Note, Payer, Plan, Reply, Request, Sampled, T, Usage, Work
 
 Answer = Callable[[Sequence[Request]], Sequence[Reply]]
 

@@ -15,12 +15,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from edgewise.toolkit.errors import OutOfMemory
 from learner.compiled import uncompiled
 from learner.decode import Cache, Packed, attending, attention
 from learner.memory import LESS, if_it_fits
 from learner.packed import packed
 from learner.policy import Policy
-from toolkit.errors import OutOfMemory
 
 WAVE = 1 << 16
 """Tokens, of distinct prompts and of replies at their longest, that are in memory at once."""

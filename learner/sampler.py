@@ -4,11 +4,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from edgewise.toolkit.errors import ConfigError
+from edgewise.toolkit.types import Reply, Request
 from learner.config import WeightsConfig
 from learner.engine import Engine
 from learner.server import Server
-from toolkit.errors import ConfigError
-from toolkit.types import Reply, Request
 
 
 @dataclass(slots=True)

@@ -3,10 +3,10 @@
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 
+from edgewise.toolkit.budget.ledger import Ledger
+from edgewise.toolkit.types import Note, Request
 from learner.forecast import forecast
 from learner.job import Job
-from toolkit.ledger import Ledger
-from toolkit.types import Note, Request
 
 CLEARLY = 1.25
 """How many times the usual number of calls a step has that sampled anew: rollouts of worlds differ in length."""

@@ -30,14 +30,14 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from edgewise.toolkit.errors import EdgewiseError, ModelError
+from edgewise.toolkit.model.client import OpenAIClient
+from edgewise.toolkit.model.middleware import stack
+from edgewise.toolkit.model.openai_format import BadAnswer, Quirks, decode, refusal
+from edgewise.toolkit.types import Encoded, Message, Reply, Request
 from learner.answer import MAX_TOKENS, seed_for, until
 from learner.policy import Policy
 from learner.thread import in_one_thread
-from toolkit.around import stack
-from toolkit.client import OpenAIClient
-from toolkit.errors import EdgewiseError, ModelError
-from toolkit.types import Encoded, Message, Reply, Request
-from toolkit.wire import BadAnswer, Quirks, decode, refusal
 
 LOAD_ADAPTER, UNLOAD_ADAPTER = "/v1/load_lora_adapter", "/v1/unload_lora_adapter"
 LOAD_WEIGHTS = "/update_weights_from_disk"
@@ -72,7 +72,7 @@ class Server:
 
     def answer(self, requests: Sequence[Request]) -> list[Reply]:
         """
-        A reply to each request, asked all at once. Blocks; raises what `toolkit.around.stack` raises.
+        A reply to each request, asked all at once. Blocks; raises what `toolkit.model.middleware.stack` raises.
 
         `encoded` holds the server's ids and log-probabilities. Where it gives no ids its text is tokenised again, and
         all log-probabilities are nan unless its tokens turn out to be the same.

@@ -19,12 +19,12 @@ from torch.distributed.fsdp import FSDPModule, MixedPrecisionPolicy, fully_shard
 from torch.distributed.tensor import DTensor, distribute_tensor
 from torch.nn import Module
 
+from edgewise.toolkit.errors import ConfigError
 from learner import checkpoint
 from learner.memory import keep_freed_memory
 from learner.policy import Policy, read
 from learner.precision import chosen_device, chosen_dtype, masters
 from learner.ranks import Ranks, in_step
-from toolkit.errors import ConfigError
 
 T = TypeVar("T")
 

@@ -4,10 +4,10 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
+from edgewise.toolkit.groups.sampling.row_history import Memory
+from edgewise.toolkit.types import Group
 from learner.collapse import Seen, mean
 from learner.update import Updated
-from toolkit.groups.memory import Memory
-from toolkit.types import Group
 
 
 @dataclass(frozen=True, slots=True)

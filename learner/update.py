@@ -12,6 +12,7 @@ from functools import partial
 import torch
 from torch import Tensor
 
+from edgewise.toolkit.errors import OutOfMemory
 from learner.batch import Batch, Tokens, slices
 from learner.forward import logps
 from learner.memory import LESS, if_it_fits
@@ -20,7 +21,6 @@ from learner.policy import Policy
 from learner.ranks import ALONE, Ranks, in_step
 from learner.server import truncated
 from learner.statistics import wanted, with_statistics
-from toolkit.errors import OutOfMemory
 
 LEAST = 64
 """Tokens of the smallest slice that is tried where memory is short."""

@@ -20,8 +20,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from edgewise.toolkit.groups.table import reads
 from learner.batch import Batch
-from toolkit.groups.table import reads
 
 
 def per_sequence(batch: Batch) -> Tensor:

@@ -2,7 +2,7 @@
 
 from typing import TYPE_CHECKING
 
-from toolkit.lazy import resolver
+from edgewise.toolkit.util.lazy import resolver
 
 if TYPE_CHECKING:
     from mas.api import adesign, design

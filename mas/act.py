@@ -12,15 +12,15 @@ from dataclasses import dataclass, replace
 from functools import partial
 from typing import Literal
 
+from edgewise.toolkit.errors import GraphError
+from edgewise.toolkit.rollout import agent
+from edgewise.toolkit.rollout.agent import Agent
+from edgewise.toolkit.tools.python_tool import run_python
+from edgewise.toolkit.tools.tool import Function
+from edgewise.toolkit.types import Example, Message, Plan, Rollout, Sampling, Step, Work
+from edgewise.toolkit.util.extract import BLOCK, code_in
 from mas.graph import Graph, Node
 from mas.roles import ALL_TOOLS, Role, Roles, find
-from toolkit import agent
-from toolkit.agent import Agent
-from toolkit.errors import GraphError
-from toolkit.extract import BLOCK, code_in
-from toolkit.tools import Function
-from toolkit.tools.python import run_python
-from toolkit.types import Example, Message, Plan, Rollout, Sampling, Step, Work
 
 Ended = Literal["ok", "contract", "failed", "timeout", "limit", "silent"]
 """

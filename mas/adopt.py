@@ -18,6 +18,20 @@ from typing import Any
 
 import numpy as np
 
+from edgewise.toolkit.budget.ledger import Limits
+from edgewise.toolkit.errors import ArtifactError, ConfigError
+from edgewise.toolkit.evaluation.comparison import Arm, compare, reward_of
+from edgewise.toolkit.evaluation.gate import Choice, Scores, Spending, Verdict, choose
+from edgewise.toolkit.groups.sampling.row_selection import shuffled
+from edgewise.toolkit.run.artifact import Artifact
+from edgewise.toolkit.run.config import resolve
+from edgewise.toolkit.run.driver import Asks, Drive
+from edgewise.toolkit.run.runner import Outcome, Result, carry_out
+from edgewise.toolkit.serve.server import Answer
+from edgewise.toolkit.task.task import Task
+from edgewise.toolkit.types import Example, Group, Hosted, Note, Plan, Reply, Request, Rollout, Work
+from edgewise.toolkit.util.import_by_name import load
+from edgewise.toolkit.util.seeds import seed as seed_of
 from experience import candidates, distil
 from experience.config import ExperienceConfig
 from experience.distil import Unreadable
@@ -37,20 +51,6 @@ from mas.gateway import (
     named,
     node_of,
 )
-from toolkit.artifact import Artifact
-from toolkit.collect import Asks, Drive
-from toolkit.config import resolve
-from toolkit.errors import ArtifactError, ConfigError
-from toolkit.evaluate import Arm, compare, reward_of
-from toolkit.gate import Choice, Scores, Spending, Verdict, choose
-from toolkit.groups.select import shuffled
-from toolkit.ledger import Limits
-from toolkit.load import load
-from toolkit.run import Outcome, Result, carry_out
-from toolkit.seeds import seed as seed_of
-from toolkit.serve import Answer
-from toolkit.task import Task
-from toolkit.types import Example, Group, Hosted, Note, Plan, Reply, Request, Rollout, Work
 
 __all__ = ["Called", "NodeLibraries", "Processes", "adopt", "answerer", "node_of"]
 

@@ -12,13 +12,13 @@ from itertools import pairwise
 import numpy as np
 from numpy.typing import NDArray
 
+from edgewise.toolkit.types import Plan
+from edgewise.toolkit.util.seeds import seed as seed_of
 from mas.actions import Build, Move, Space, State, allowed, apply, build, moves_of
 from mas.designs import Fixed
 from mas.graph import Graph, Node, named, single
 from mas.search import Draft, Query, TrialGroup
 from mas.shapes import shape
-from toolkit.seeds import seed as seed_of
-from toolkit.types import Plan
 
 # ---- fixed designs ---------------------------------------------------------------------------------
 

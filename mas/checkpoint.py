@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
-from toolkit.errors import ConfigError, StoreDown
+from edgewise.toolkit.errors import ConfigError, StoreDown
 
 CONNECTIONS = 10
 """The most connections to PostgreSQL of one process."""

@@ -1,4 +1,4 @@
-"""What the commands of `edgewise` do when it is about wiring; `toolkit.cli` resolves these names."""
+"""What the commands of `edgewise` do when it is about wiring; `toolkit.cli.app` resolves these names."""
 
 import asyncio
 import json
@@ -7,6 +7,18 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+from edgewise.toolkit.cli.models import fetch
+from edgewise.toolkit.cli.output import Finished, Shown, given_price
+from edgewise.toolkit.cli.progress import announce, watcher
+from edgewise.toolkit.errors import ConfigError
+from edgewise.toolkit.model.client import check
+from edgewise.toolkit.run import directory
+from edgewise.toolkit.run.artifact import Artifact
+from edgewise.toolkit.run.config import Config, parse_settings, resolve
+from edgewise.toolkit.run.forecast import check_limits
+from edgewise.toolkit.run.runner import carry_out
+from edgewise.toolkit.task.task import Task, describe
+from edgewise.toolkit.types import Group, Plan
 from experience.command import Words
 from experience.job import Job as WordsJob
 from experience.loop import Runs
@@ -19,18 +31,6 @@ from mas.loop import learn, prepared
 from mas.report import result_lines
 from mas.roles import roles_in
 from mas.trials import measure
-from toolkit import directory
-from toolkit.artifact import Artifact
-from toolkit.client import check
-from toolkit.config import Config, parse_settings, resolve
-from toolkit.errors import ConfigError
-from toolkit.forecast import check_limits
-from toolkit.models import fetch
-from toolkit.progress import announce, watcher
-from toolkit.run import carry_out
-from toolkit.shown import Finished, Shown, given_price
-from toolkit.task import Task, describe
-from toolkit.types import Group, Plan
 
 
 class Wiring:

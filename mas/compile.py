@@ -18,11 +18,11 @@ from langgraph.graph import END, START, StateGraph
 from langgraph.runtime import Runtime
 from langgraph.types import Command
 
+from edgewise.toolkit.types import Usage
 from mas.act import Outcome
 from mas.context import Context, spent
 from mas.flow import flow, most_runs, standing
 from mas.graph import Graph
-from toolkit.types import Usage
 
 Data = dict[str, Any]
 

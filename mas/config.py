@@ -5,10 +5,10 @@ from typing import Any, Literal, Self
 
 from pydantic import Field, field_validator
 
+from edgewise.toolkit.errors import ArtifactError, ConfigError
+from edgewise.toolkit.run.config import Config, resolve
 from experience.config import ExperienceConfig
 from mas.context import GraphLimits
-from toolkit.config import Config, resolve
-from toolkit.errors import ArtifactError, ConfigError
 
 Search = Literal["hrpo", "tabular", "random", "fixed", "edges", "evolution", "lessons"]
 

@@ -12,18 +12,18 @@ from contextvars import ContextVar
 from dataclasses import dataclass, field, replace
 from functools import partial
 
+from edgewise.toolkit.budget.ledger import Ledger, Limits
+from edgewise.toolkit.budget.prices import Price
+from edgewise.toolkit.errors import ConfigError, EdgewiseError, RewardError
+from edgewise.toolkit.run.driver import Drive
+from edgewise.toolkit.types import Example, Note, Payer, Plan, Rollout, Sampled, Usage
+from edgewise.toolkit.util.seeds import seed as seed_of
 from mas.act import Ended, Outcome, Team, act
 from mas.flow import Said, flow
 from mas.graph import Graph, Node
 from mas.keys import keys
 from mas.meter import Broke, Meter, metered
 from mas.shared import Ran, Shared
-from toolkit.collect import Drive
-from toolkit.errors import ConfigError, EdgewiseError, RewardError
-from toolkit.ledger import Ledger, Limits
-from toolkit.prices import Price
-from toolkit.seeds import seed as seed_of
-from toolkit.types import Example, Note, Payer, Plan, Rollout, Sampled, Usage
 
 
 @dataclass(frozen=True, slots=True)

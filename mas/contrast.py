@@ -11,13 +11,13 @@ from typing import Any
 
 import numpy as np
 
+from edgewise.toolkit.types import Example, Plan, Rollout
 from experience import distil, prompts
 from experience.distil import Comparison, Distiller, Unreadable
 from experience.library import Library
 from experience.ops import Operation
 from mas.delegate import SUB, Terms, orders, part
 from mas.levels import MAIN, Array, Level, standardised
-from toolkit.types import Example, Plan, Rollout
 
 STUDIED = {
     MAIN: "The attempts are those of a planner. It hands parts of the task to sub-agents with the tool `delegate`, and "

@@ -14,15 +14,15 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
+from edgewise.toolkit.errors import RewardError
+from edgewise.toolkit.evaluation.comparison import reward_of
+from edgewise.toolkit.types import Example, Plan, Rollout
+from edgewise.toolkit.util.seeds import seed as seed_of
 from mas.evidence import Case, Delta, Edge, Evidence, Key, Part, kind
 from mas.graph import Graph
 from mas.job import Job
 from mas.reward import reward, worth, worth_of
 from mas.trials import Tried, attempt, tokens_of
-from toolkit.errors import RewardError
-from toolkit.evaluate import reward_of
-from toolkit.seeds import seed as seed_of
-from toolkit.types import Example, Plan, Rollout
 
 Run = Callable[[Graph, Example, int], Plan[float]]
 """Runs a graph on a query for a sample index and gives its worth; equal arguments give equal seeds."""

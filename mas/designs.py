@@ -4,9 +4,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from edgewise.toolkit.errors import ConfigError, GraphError
 from mas.graph import Graph
 from mas.search import Design, Query
-from toolkit.errors import ConfigError, GraphError
 
 
 @dataclass(frozen=True, slots=True)

@@ -5,9 +5,9 @@ from dataclasses import replace
 
 import numpy as np
 
+from edgewise.toolkit.errors import GraphError
 from mas.graph import Graph, Node, free_name
 from mas.roles import Roles, find
-from toolkit.errors import GraphError
 
 
 def check(graph: Graph, roles: Roles, most: int) -> None:

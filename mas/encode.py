@@ -25,11 +25,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from toolkit.errors import ModelError
-from toolkit.models import ENCODER as MINILM
-from toolkit.models import encoder as minilm_files
-from toolkit.types import Message, Note, Payer, Plan, Reply, Request, Work
-from toolkit.wire import vector
+from edgewise.toolkit.cli.models import ENCODER as MINILM
+from edgewise.toolkit.cli.models import encoder as minilm_files
+from edgewise.toolkit.errors import ModelError
+from edgewise.toolkit.model.openai_format import vector
+from edgewise.toolkit.types import Message, Note, Payer, Plan, Reply, Request, Work
 
 AUTO, HASHING = "auto", "hashing"
 HASHED = 1024

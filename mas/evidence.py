@@ -12,9 +12,9 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
+from edgewise.toolkit.evaluation import statistics
+from edgewise.toolkit.types import Example
 from mas.graph import Graph
-from toolkit import statistics
-from toolkit.types import Example
 
 Edge = tuple[str, str]
 Part = str | Edge

@@ -16,6 +16,9 @@ from dataclasses import dataclass, field, replace
 
 import numpy as np
 
+from edgewise.toolkit.errors import GraphError
+from edgewise.toolkit.types import Message, Payer, Plan, Request, Sampling
+from edgewise.toolkit.util.seeds import seed as seed_of
 from mas import standing
 from mas.actions import Space
 from mas.designs import Fixed
@@ -25,9 +28,6 @@ from mas.roles import Roles
 from mas.search import Draft, Query, TrialGroup
 from mas.standing import Record, Standing
 from mas.written import Written, asked, form, shown
-from toolkit.errors import GraphError
-from toolkit.seeds import seed as seed_of
-from toolkit.types import Message, Payer, Plan, Request, Sampling
 
 UNIFORM, SHARPNESS, PARENTS = 0.3, 0.2, 4
 AGAIN = 4

@@ -9,6 +9,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from edgewise.toolkit.errors import ArtifactError
+from edgewise.toolkit.model.client import wire_name
+from edgewise.toolkit.run.artifact import Artifact
+from edgewise.toolkit.tools.tool import Function
+from edgewise.toolkit.types import Sampling
+from edgewise.toolkit.util.files import json_text, replace_text
 from mas import export_text
 from mas.act import Team
 from mas.config import WiringConfig
@@ -16,12 +22,6 @@ from mas.export_code import Writer, shape
 from mas.graph import Graph
 from mas.graph_command import operand, read
 from mas.roles import Roles
-from toolkit.artifact import Artifact
-from toolkit.client import wire_name
-from toolkit.errors import ArtifactError
-from toolkit.files import json_text, replace_text
-from toolkit.tools import Function
-from toolkit.types import Sampling
 
 FORMAT = {"dependencies": ["."], "graphs": {"agent": "./graph.py:graph"}, "env": ".env"}
 """langgraph.json, as the LangGraph CLI reads it."""

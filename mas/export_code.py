@@ -13,15 +13,15 @@ from inspect import getsource
 from itertools import count
 from typing import Any
 
+from edgewise.toolkit.errors import GraphError
+from edgewise.toolkit.model.client import server_of, wire_name
+from edgewise.toolkit.tools.python_tool import python_tool
+from edgewise.toolkit.util.extract import BLOCK, code_in
 from mas import act, export_text
 from mas.act import Team
 from mas.flow import flow, most_runs
 from mas.graph import Graph, Node
 from mas.roles import Role, find
-from toolkit.client import server_of, wire_name
-from toolkit.errors import GraphError
-from toolkit.extract import BLOCK, code_in
-from toolkit.tools.python import python_tool
 
 WIDTH = 100
 ANYTHING = {"type": "object", "properties": {}}

@@ -10,11 +10,11 @@ from collections.abc import Callable, Iterable
 from dataclasses import replace
 from typing import Literal, get_args
 
+from edgewise.toolkit.evaluation.comparison import reward_of
+from edgewise.toolkit.types import Example, Message, Plan, Rollout, Score, Step
 from mas.graph import Graph
 from mas.roles import Role, Roles
 from mas.run import GraphRun
-from toolkit.evaluate import reward_of
-from toolkit.types import Example, Message, Plan, Rollout, Score, Step
 
 Failure = Literal["incorrect verification", "lost", "slight deviation", "never found"]
 """

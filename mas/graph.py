@@ -16,8 +16,8 @@ from typing import Any
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from toolkit.errors import GraphError
-from toolkit.load import meant
+from edgewise.toolkit.errors import GraphError
+from edgewise.toolkit.util.import_by_name import meant
 
 FORMAT = 1
 MOST_ROUNDS = 8

@@ -1,5 +1,5 @@
 """
-What `edgewise graph` does; `toolkit.cli` resolves these names.
+What `edgewise graph` does; `toolkit.cli.app` resolves these names.
 
 A GRAPH is a graph.json, an artefact (a directory or .edge), or a finished run. Where it gives each query a graph of
 its own, `GRAPH@VERSION` is one of them, by the first signs of its version.
@@ -12,15 +12,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from edgewise.toolkit.cli.output import Shown
+from edgewise.toolkit.errors import ArtifactError, ConfigError, GraphError
+from edgewise.toolkit.run.artifact import Artifact
+from edgewise.toolkit.util.import_by_name import meant
 from mas import picture
 from mas.designs import tools_in
 from mas.diff import diff
 from mas.graph import Graph
 from mas.roles import CATALOGUE, Role, Roles, catalogue
-from toolkit.artifact import Artifact
-from toolkit.errors import ArtifactError, ConfigError, GraphError
-from toolkit.load import meant
-from toolkit.shown import Shown
 
 FILE = "graph.json"
 ROLES_FILE = "roles.json"

@@ -27,6 +27,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from edgewise.toolkit.groups import advantage as advantages
+from edgewise.toolkit.groups import step_credit as credits
+from edgewise.toolkit.groups.table import Table
+from edgewise.toolkit.types import Plan
+from edgewise.toolkit.util.seeds import seed as seed_of
 from mas.actions import Move, build
 from mas.estimate import Estimate
 from mas.explore import Explorer
@@ -35,11 +40,6 @@ from mas.policy import Moved, Policy
 from mas.search import Draft, Query, Trial, TrialGroup
 from mas.settle import settled
 from mas.tabular import Tabular
-from toolkit.groups import advantage as advantages
-from toolkit.groups import credit as credits
-from toolkit.groups.table import Table
-from toolkit.seeds import seed as seed_of
-from toolkit.types import Plan
 
 
 @dataclass(frozen=True, slots=True)

@@ -5,6 +5,12 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from importlib.util import find_spec
 
+from edgewise.toolkit.errors import ConfigError
+from edgewise.toolkit.task.task import Task
+from edgewise.toolkit.tools.python_tool import python_tool
+from edgewise.toolkit.tools.tool import Function
+from edgewise.toolkit.types import Example, Sampling
+from edgewise.toolkit.util.import_by_name import load, meant
 from mas.act import Team
 from mas.actions import Space
 from mas.config import WiringConfig
@@ -13,12 +19,6 @@ from mas.reward import Weights
 from mas.roles import Roles, catalogue, roles_for
 from mas.run import GraphLimits
 from mas.search import Query
-from toolkit.errors import ConfigError
-from toolkit.load import load, meant
-from toolkit.task import Task
-from toolkit.tools import Function
-from toolkit.tools.python import python_tool
-from toolkit.types import Example, Sampling
 
 PLAIN = "solver"
 """The role of one plain agent; see `mas.graph.single`."""

@@ -14,6 +14,8 @@ from dataclasses import dataclass, field, replace
 
 import numpy as np
 
+from edgewise.toolkit.types import Example, Message, Payer, Plan, Request, Rollout, Sampling, Score, Step
+from edgewise.toolkit.util.seeds import seed as seed_of
 from experience import distil, ops
 from experience.distil import Comparison, Distiller, Unreadable
 from experience.guard import Guard
@@ -28,8 +30,6 @@ from mas.search import Design, Draft, Query, Trial, TrialGroup
 from mas.standing import Record
 from mas.table import Table, kinds_of
 from mas.written import Written, asked, form
-from toolkit.seeds import seed as seed_of
-from toolkit.types import Example, Message, Payer, Plan, Request, Rollout, Sampling, Score, Step
 
 DESIGNING = Sampling(temperature=0.7, max_tokens=1024)
 DISTILLING = Sampling(temperature=0.0, max_tokens=2048)

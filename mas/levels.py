@@ -29,10 +29,10 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from edgewise.toolkit.reward.reward import Reward
+from edgewise.toolkit.rollout.agent import UNREADABLE
+from edgewise.toolkit.types import Example, Group, Plan, Rollout, Score
 from mas.delegate import SUB, Order, Terms, orders, part, sub_runs
-from toolkit.agent import UNREADABLE
-from toolkit.rewards import Reward
-from toolkit.types import Example, Group, Plan, Rollout, Score
 
 MAIN = "main"
 SHARE = 0.99

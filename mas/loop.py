@@ -12,6 +12,16 @@ from typing import Any
 
 import numpy as np
 
+from edgewise.toolkit.budget.ledger import PICO, cost
+from edgewise.toolkit.budget.prices import price_of
+from edgewise.toolkit.errors import AllFailed
+from edgewise.toolkit.evaluation.comparison import Arm, Evaluation, compare, reward_of
+from edgewise.toolkit.evaluation.gate import Choice, Scores, Verdict, choose
+from edgewise.toolkit.groups.sampling.row_selection import shuffled
+from edgewise.toolkit.run.driver import booked
+from edgewise.toolkit.run.runner import Outcome
+from edgewise.toolkit.types import Example, Group, Note, Plan, Rollout, Score, Usage
+from edgewise.toolkit.util.seeds import seed as seed_of
 from mas.baselines import self_consistency
 from mas.credit import credited_with
 from mas.designs import Fixed, Rival
@@ -26,16 +36,6 @@ from mas.run import GraphRun
 from mas.search import Design, Query, Searcher
 from mas.searchers import searcher
 from mas.trials import Tried, grouped, measure, measured_runs, tokens_of, tried
-from toolkit.collect import booked
-from toolkit.errors import AllFailed
-from toolkit.evaluate import Arm, Evaluation, compare, reward_of
-from toolkit.gate import Choice, Scores, Verdict, choose
-from toolkit.groups.select import shuffled
-from toolkit.ledger import PICO, cost
-from toolkit.prices import price_of
-from toolkit.run import Outcome
-from toolkit.seeds import seed as seed_of
-from toolkit.types import Example, Group, Note, Plan, Rollout, Score, Usage
 
 MEASURING = 0
 EXAMPLES = 20

@@ -12,10 +12,10 @@ from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
 
-from toolkit.collect import Drive, asking
-from toolkit.errors import EdgewiseError, LimitReached
-from toolkit.ledger import Ledger
-from toolkit.types import Hosted, Message, Plan, Reply, Request, Step, T, Work
+from edgewise.toolkit.budget.ledger import Ledger
+from edgewise.toolkit.errors import EdgewiseError, LimitReached
+from edgewise.toolkit.run.driver import Drive, asking
+from edgewise.toolkit.types import Hosted, Message, Plan, Reply, Request, Step, T, Work
 
 Call = tuple[Request, Reply]
 

@@ -16,6 +16,13 @@ from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any
 
+from edgewise.toolkit.evaluation.gate import Choice, Spending, choose
+from edgewise.toolkit.groups.sampling.row_selection import batches, shuffled
+from edgewise.toolkit.reward.reward import Spec
+from edgewise.toolkit.run.driver import booked
+from edgewise.toolkit.task.task import Task
+from edgewise.toolkit.types import Example, Note, Plan, Rollout
+from edgewise.toolkit.util.seeds import seed as seed_of
 from experience import distil, ops
 from experience.distil import Unreadable
 from experience.library import Library
@@ -24,13 +31,6 @@ from mas.contrast import Studied, compared, contrasts
 from mas.delegate import SUB, sub_runs
 from mas.levels import MAIN, Align, copied, depth, even, exact, two_levels
 from mas.pair import EXPERT, Setup, TwoLevelConfig, TwoLibraries, measure, prepared, rolled
-from toolkit.collect import booked
-from toolkit.gate import Choice, Spending, choose
-from toolkit.groups.select import batches, shuffled
-from toolkit.rewards import Spec
-from toolkit.seeds import seed as seed_of
-from toolkit.task import Task
-from toolkit.types import Example, Note, Plan, Rollout
 
 ALIGN: Mapping[str, Align] = {"exact": exact, "off": even}
 

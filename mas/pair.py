@@ -13,21 +13,21 @@ from typing import Any, Literal
 import numpy as np
 from pydantic import Field
 
+from edgewise.toolkit.errors import ArtifactError, ConfigError
+from edgewise.toolkit.evaluation.comparison import Arm, Evaluation, compare, reward_of
+from edgewise.toolkit.evaluation.gate import Scores
+from edgewise.toolkit.reward.reward import Reward, Spec, resolve
+from edgewise.toolkit.rollout.agent import Agent
+from edgewise.toolkit.run.config import Config
+from edgewise.toolkit.task.task import Task
+from edgewise.toolkit.types import Example, Group, Note, Plan, Rollout, Sampling
+from edgewise.toolkit.util.seeds import seed as seed_of
 from experience.distil import Distiller, Summaries
 from experience.guard import Guard
 from experience.library import Library, Place
 from mas import delegate
 from mas.delegate import SUB, Member, Terms, delegated
 from mas.levels import MAIN, Grading, graded
-from toolkit.agent import Agent
-from toolkit.config import Config
-from toolkit.errors import ArtifactError, ConfigError
-from toolkit.evaluate import Arm, Evaluation, compare, reward_of
-from toolkit.gate import Scores
-from toolkit.rewards import Reward, Spec, resolve
-from toolkit.seeds import seed as seed_of
-from toolkit.task import Task
-from toolkit.types import Example, Group, Note, Plan, Rollout, Sampling
 
 MEASURING = 0
 EXPERT = {

@@ -11,11 +11,11 @@ from dataclasses import dataclass
 from itertools import pairwise
 from xml.etree.ElementTree import Element, tostring
 
+from edgewise.toolkit.report.charts import number
+from edgewise.toolkit.report.html import node as element
 from mas.diff import rounds
 from mas.graph import Graph, Loop, Node
 from mas.roles import CATALOGUE, Roles
-from toolkit.markup import node as element
-from toolkit.svg import number
 
 Numbers = Mapping[str, Mapping[str, float]]
 """By node, what was measured of it, by name: {"critic": {"credit": 0.12, "tokens": 310}}."""

@@ -23,13 +23,13 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from edgewise.toolkit.errors import GraphError
+from edgewise.toolkit.util.seeds import seed as seed_of
 from mas import choices
 from mas.actions import Move, Space, State, apply, graph, replayed
 from mas.features import FACTS, States, Steps, encoded
 from mas.graph import Graph
 from mas.search import Query
-from toolkit.errors import GraphError
-from toolkit.seeds import seed as seed_of
 
 QUERY, ROLE, HIDDEN = 16, 8, 32
 WIDEST = 12.0

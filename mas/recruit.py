@@ -3,7 +3,7 @@ New roles: a model proposes them for a task, and those that make a graph measura
 
 The model sees the task, rows that went wrong and what roles there are. What it writes is learned text, so it is
 guarded like a lesson before it is used. Then each role is put into the graph in every place where it fits, and the
-gate compares these graphs with the graph as it was (`toolkit.gate`): a role that shows no gain is refused, with the
+gate compares these graphs with the graph as it was (`toolkit.evaluation.gate`): a role that shows no gain is refused, with the
 figures.
 """
 
@@ -15,18 +15,18 @@ from typing import Any
 import numpy as np
 from pydantic import BaseModel, ConfigDict, ValidationError
 
+from edgewise.toolkit.evaluation.comparison import reward_of
+from edgewise.toolkit.evaluation.gate import Scores, Spending, Verdict, choose
+from edgewise.toolkit.groups.sampling.row_selection import shuffled
+from edgewise.toolkit.task.task import Task
+from edgewise.toolkit.types import Example, Message, Note, Payer, Plan, Reply, Request, Rollout, Sampling
+from edgewise.toolkit.util.extract import json_in
 from experience.guard import Guard
 from mas.designs import Fixed
 from mas.graph import MOST_NODES, Graph, Node, free_name, single
 from mas.job import Job
 from mas.roles import CATALOGUE, Role, Roles
 from mas.trials import measure
-from toolkit.evaluate import reward_of
-from toolkit.extract import json_in
-from toolkit.gate import Scores, Spending, Verdict, choose
-from toolkit.groups.select import shuffled
-from toolkit.task import Task
-from toolkit.types import Example, Message, Note, Payer, Plan, Reply, Request, Rollout, Sampling
 
 SHOWN = 16
 """Rows that are run to see what goes wrong."""
@@ -295,7 +295,7 @@ def admitted(
     Admit the roles that make the graph better, on rows that they were not made from, one after the other.
 
     The chance that any role is admitted that helps nowhere is at most `alpha`; they share it as the tests of a run do
-    (`toolkit.gate.Spending`). Once a role is admitted, the graph with it is what the next one has to beat. `roles` are
+    (`toolkit.evaluation.gate.Spending`). Once a role is admitted, the graph with it is what the next one has to beat. `roles` are
     all that there are, the proposed ones among them.
     """
     best, kept, refused = graph, {}, dict(found.refused)

@@ -6,13 +6,13 @@ from pathlib import Path
 from typing import Any
 from xml.etree.ElementTree import Element
 
+from edgewise.toolkit.cli.output import cost_lines
+from edgewise.toolkit.report import charts, run_files, run_report
+from edgewise.toolkit.report.charts import Point, Series
+from edgewise.toolkit.report.html import node
+from edgewise.toolkit.run.runner import Result
 from mas import picture
 from mas.graph import Graph
-from toolkit import finished, report, svg
-from toolkit.markup import node
-from toolkit.run import Result
-from toolkit.shown import cost_lines
-from toolkit.svg import Point, Series
 
 WIRING = "wiring.json"
 SHOWN = 4
@@ -26,7 +26,7 @@ def result_lines(result: Result) -> list[str]:
     return [
         *result.evidence.lines(),
         "",
-        report.finding(finished.read(result.path)),
+        run_report.finding(run_files.read(result.path)),
         equal_tokens(wiring),
         "",
         f"reward while learning: {wiring['formula']}",
@@ -102,4 +102,4 @@ def _front(points: Iterable[Mapping[str, Any]]) -> Element:
         Series(each["arm"], style, [Point(round(each["tokens"]), each["mean"])], joined=False)
         for each, style in zip(points, STYLES, strict=False)
     ]
-    return svg.curves(series, "Mean reward and tokens a query", ("tokens a query", "mean reward"))
+    return charts.curves(series, "Mean reward and tokens a query", ("tokens a query", "mean reward"))

@@ -11,9 +11,9 @@ from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+from edgewise.toolkit.errors import ConfigError
 from mas.graph import Graph
 from mas.roles import CATALOGUE, Roles
-from toolkit.errors import ConfigError
 
 Edge = tuple[str, str]
 

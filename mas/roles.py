@@ -17,8 +17,8 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
-from toolkit.errors import GraphError
-from toolkit.load import meant
+from edgewise.toolkit.errors import GraphError
+from edgewise.toolkit.util.import_by_name import meant
 
 Act = Literal["ask", "program", "majority", "weighted"]
 Gives = Literal["answer", "plan", "notes", "verdict", "parts"]

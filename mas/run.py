@@ -4,13 +4,13 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import partial
 
+from edgewise.toolkit.run.driver import Drive
+from edgewise.toolkit.types import Example, Hosted, Message, Plan, Rollout, Step, Stop, Usage
 from mas.act import Outcome, Team
 from mas.context import UNLIMITED, Context, GraphLimits, NodeRun, Process, emit_reward
 from mas.flow import standing
 from mas.graph import Graph
 from mas.shared import Shared
-from toolkit.collect import Drive
-from toolkit.types import Example, Hosted, Message, Plan, Rollout, Step, Stop, Usage
 
 __all__ = ["GraphLimits", "GraphRun", "NodeRun", "Shared", "emit_reward", "graph_run"]
 

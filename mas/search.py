@@ -15,9 +15,9 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from edgewise.toolkit.types import Plan
 from mas.actions import Build
 from mas.graph import Graph
-from toolkit.types import Plan
 
 
 @dataclass(frozen=True, slots=True)

@@ -16,9 +16,9 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
+from edgewise.toolkit.errors import GraphError
 from mas.graph import Graph
 from mas.search import Query
-from toolkit.errors import GraphError
 
 FORMAT = 1
 DIGITS = 5

@@ -15,12 +15,12 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from edgewise.toolkit.errors import GraphError
 from mas import choices
 from mas.actions import Move, Space, State, apply, graph, replayed
 from mas.features import States, Steps, encoded
 from mas.graph import Graph
 from mas.search import Query
-from toolkit.errors import GraphError
 
 Row = NDArray[np.float64]
 Table = Mapping[str, tuple[float, ...]]

@@ -3,13 +3,16 @@ Graphs run on rows and graded: many different ones while learning, those of a de
 
 The drafts of a row and one plain agent share a seed, so agents that stand alike in two graphs say the same and are
 paid once, and rewards differ by structure alone. The plain agent is the reference of the cost. A run that broke, or
-that could not be graded, counts as 0, as it does when measuring (`toolkit.evaluate`): no answer is worth nothing.
+that could not be graded, counts as 0, as it does when measuring (`toolkit.evaluation.comparison`): no answer is worth nothing.
 """
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
+from edgewise.toolkit.evaluation.comparison import reward_of
+from edgewise.toolkit.types import Example, Group, Note, Plan, Rollout
+from edgewise.toolkit.util.seeds import seed as seed_of
 from mas.act import Team
 from mas.context import GraphLimits
 from mas.designs import Rival
@@ -18,9 +21,6 @@ from mas.job import Job
 from mas.reward import reward
 from mas.run import GraphRun, Shared, graph_run, inner_run
 from mas.search import Design, Draft, Trial, TrialGroup
-from toolkit.evaluate import reward_of
-from toolkit.seeds import seed as seed_of
-from toolkit.types import Example, Group, Note, Plan, Rollout
 
 ROLE = "graph"
 

@@ -15,6 +15,17 @@ from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any, Self
 
+from edgewise.toolkit.errors import ArtifactError, ConfigError, GraphError
+from edgewise.toolkit.model import middleware
+from edgewise.toolkit.model.client import Router
+from edgewise.toolkit.model.openai_format import refusal
+from edgewise.toolkit.run.artifact import Artifact
+from edgewise.toolkit.run.driver import Asks, Driver
+from edgewise.toolkit.serve.server import Answer, drawn_as
+from edgewise.toolkit.tools.python_tool import python_tool
+from edgewise.toolkit.tools.tool import load_tools
+from edgewise.toolkit.types import Example, Message, Reply, Request, Sampling, Usage
+from edgewise.toolkit.util.seeds import seed as seed_of
 from mas import checkpoint
 from mas.act import Outcome, Team
 from mas.checkpoint import Retention
@@ -26,17 +37,6 @@ from mas.flow import standing
 from mas.graph import Graph
 from mas.roles import CATALOGUE, Roles, roles_in
 from mas.search import Design, Query
-from toolkit import around
-from toolkit.artifact import Artifact
-from toolkit.client import Router
-from toolkit.collect import Asks, Driver
-from toolkit.errors import ArtifactError, ConfigError, GraphError
-from toolkit.seeds import seed as seed_of
-from toolkit.serve import Answer, drawn_as
-from toolkit.tools import load_tools
-from toolkit.tools.python import python_tool
-from toolkit.types import Example, Message, Reply, Request, Sampling, Usage
-from toolkit.wire import refusal
 
 PRUNE_EVERY = 100
 """Runs between two looks for threads that need not be kept."""
@@ -304,7 +304,7 @@ class AgentGraph:
         async with self._opening:
             if not self._opened:
                 if self.client is None:
-                    self.client = around.stack(Router())
+                    self.client = middleware.stack(Router())
                     self._stack.push_async_callback(self.client.aclose)
                 if self.checkpointer:
                     self._saver = await self._stack.enter_async_context(checkpoint.opened(self.checkpointer))

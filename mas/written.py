@@ -9,12 +9,12 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
+from edgewise.toolkit.errors import GraphError
+from edgewise.toolkit.types import Message, Plan, Reply, Request
+from edgewise.toolkit.util.extract import json_in
 from mas.edits import check
 from mas.graph import Graph, Node
 from mas.roles import Roles
-from toolkit.errors import GraphError
-from toolkit.extract import json_in
-from toolkit.types import Message, Plan, Reply, Request
 
 FORM = """\
 A team is a graph. Each node is an agent with a name of its own and one of these roles:

@@ -11,8 +11,8 @@ from typing import Any
 
 import pytest
 
+from edgewise.toolkit.cli.app import main
 from tests import toy
-from toolkit.cli import main
 
 ROOT = Path(__file__).resolve().parents[1]
 SCRIPTED = "scripted/tests.toy:play"
@@ -36,7 +36,7 @@ class Done:
 def start(*arguments: Any, **environment: str) -> subprocess.Popen[str]:
     """The command as a process of its own."""
     return subprocess.Popen(
-        [sys.executable, "-c", "from toolkit.cli import main; main()", *map(str, arguments)],
+        [sys.executable, "-c", "from edgewise.toolkit.cli.app import main; main()", *map(str, arguments)],
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,

@@ -5,8 +5,8 @@ from collections.abc import Iterator
 
 import pytest
 
+from edgewise.toolkit.model.embedded.download import LocalServer, serve
 from tests.postgres import postgres as postgres
-from toolkit.local import LocalServer, serve
 
 FOREIGN = ("OPENAI_", "ANTHROPIC_", "AZURE_", "GEMINI_", "EDGEWISE_", "LITELLM_")
 

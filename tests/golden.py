@@ -12,8 +12,8 @@ from dataclasses import dataclass
 from functools import partial as p
 from typing import Any
 
+from edgewise.toolkit.groups import advantage
 from learner import loss, penalty, weigh
-from toolkit.groups import advantage
 
 # ---- A: advantages of one group ----------------------------------------------------------------------------------
 

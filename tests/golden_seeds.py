@@ -14,11 +14,12 @@ from typing import Any
 import numpy as np
 import torch
 
+from edgewise.toolkit.groups import advantage, reward_shaping
+from edgewise.toolkit.groups.sampling import replay, rollout_plan
+from edgewise.toolkit.groups.table import Table
+from edgewise.toolkit.types import Rollout
 from learner import loss, penalty, weigh
 from learner.batch import Batch, Tokens
-from toolkit.groups import advantage, plan, plan_past, shape
-from toolkit.groups.table import Table
-from toolkit.types import Rollout
 
 Numbers = Sequence[float]
 
@@ -179,8 +180,8 @@ def term(rewards: Numbers, part: str, **how: Any) -> float:
 
 def buffered(gains: Numbers) -> Any:
     """Chances to be drawn first."""
-    runs = [plan.marked(Rollout("a", "solver", i, (), "stop"), stored=a) for i, a in enumerate(gains)]
-    return plan_past.chances(runs)
+    runs = [rollout_plan.marked(Rollout("a", "solver", i, (), "stop"), stored=a) for i, a in enumerate(gains)]
+    return replay.chances(runs)
 
 
 SKYWORK = [Case("chances to be drawn", p(buffered, [1.5, -0.5, -0.5, -0.5]), ".5 .1667 .1667 .1667")]
@@ -277,7 +278,7 @@ def correlated(rewards: Numbers, moved: Numbers) -> float:
 
 
 def unlikely(first: int = 1) -> Any:
-    return shape.unlikely(group([1, 0, 1, 0], mean_logp=[-0.2, -0.4, -0.8, -1.0]), first=first)
+    return reward_shaping.unlikely(group([1, 0, 1, 0], mean_logp=[-0.2, -0.4, -0.8, -1.0]), first=first)
 
 
 def compared(rewards: Any) -> Any:
@@ -298,7 +299,7 @@ UNLIKELY = [
     Case("advantages, ranks from 0", lambda: compared(unlikely(0)), ".728491 -.860944 .993397 -.860944"),
     Case(
         "all right, if they were kept",
-        lambda: np.sort(compared(shape.unlikely(group([1] * 4, mean_logp=[-1, -2, -3, -4])))),
+        lambda: np.sort(compared(reward_shaping.unlikely(group([1] * 4, mean_logp=[-1, -2, -3, -4])))),
         "-1.1619 -.3873 .3873 1.1619",
     ),
     Case("plain", lambda: compared([1, 0, 1, 0]), ".866024 -.866024 .866024 -.866024"),

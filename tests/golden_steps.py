@@ -8,14 +8,15 @@ from typing import Any
 import numpy as np
 from scipy.stats import beta
 
+from edgewise.toolkit.groups import advantage, state_matching, step_credit
+from edgewise.toolkit.groups.sampling import row_selection
+from edgewise.toolkit.groups.sampling.rollout_plan import half_width, priority
+from edgewise.toolkit.groups.sampling.row_history import Memory, Record
+from edgewise.toolkit.groups.table import Table
+from edgewise.toolkit.types import Example, Group, Rollout, Score
 from learner import weigh
 from learner.batch import Batch
 from tests.golden_seeds import Case, Numbers, extremes, group
-from toolkit.groups import advantage, anchors, credit, select
-from toolkit.groups.memory import Memory, Record
-from toolkit.groups.plan import half_width, priority
-from toolkit.groups.table import Table
-from toolkit.types import Example, Group, Rollout, Score
 
 # ---- steps: GiGPO, SALT, advantage alignment ---------------------------------------------------------------
 
@@ -39,7 +40,7 @@ WALKS = ("s0 s1", "s0 s2 s0", "s0 s1")
 
 def gigpo(outer: Callable[[Table], Any], scaled: bool) -> Any:
     table = steps([10, 0, 0], *WALKS, state=" ".join(WALKS).split(), step_reward=[0, 10, 0, 0, 0, 0, 0])
-    return credit.at_anchors(table, outer(table), scaled=scaled)[[0, 1, 2, 3, 6]]
+    return step_credit.at_anchors(table, outer(table), scaled=scaled)[[0, 1, 2, 3, 6]]
 
 
 plain_std = p(advantage.standardised, eps=1e-6)
@@ -59,7 +60,7 @@ def clusters(find: Callable[..., Any], order: str, threshold: float) -> list[int
 
 def salt(rewards: Numbers, *rollouts: str, history: int = 1, **columns: Any) -> Any:
     table = steps(rewards, *rollouts, **columns)
-    return credit.merged(table, plain_std(table), history=history)
+    return step_credit.merged(table, plain_std(table), history=history)
 
 
 SHOP = ("search click1 buy", "search click2 buy", "search click1 back")
@@ -68,7 +69,7 @@ OWN, PARTNER = np.array([1, -1, 0.5]), np.array([0.5, -0.5, 1])
 
 
 def shaped(**how: Any) -> Any:
-    return credit.shaped_by_partner(OWN, PARTNER, np.zeros(3, int), 1.0, 0.9, **how)
+    return step_credit.shaped_by_partner(OWN, PARTNER, np.zeros(3, int), 1.0, 0.9, **how)
 
 
 GAME = steps(
@@ -97,13 +98,13 @@ GIGPO = [
         p(gigpo, advantage.by_steps, True),
         "2.963849 2.170956 -1.085540 -0.585540 -1.292647",
     ),
-    Case("greedy at .92, abc", p(clusters, anchors.greedy, "abc", 0.92), "0 1 0"),
-    Case("greedy at .92, bac", p(clusters, anchors.greedy, "bac", 0.92), "0 1 0"),
-    Case("greedy at .90, abc", p(clusters, anchors.greedy, "abc", 0.9), "1 0 0"),
-    Case("greedy at .90, bac", p(clusters, anchors.greedy, "bac", 0.9), "1 1 1"),
-    Case("linked at .90, abc", p(clusters, anchors.similar, "abc", 0.9), "1 1 1"),
-    Case("linked at .90, bac", p(clusters, anchors.similar, "bac", 0.9), "1 1 1"),
-    Case("linked at .92", p(clusters, anchors.similar, "cab", 0.92), "0 1 0"),
+    Case("greedy at .92, abc", p(clusters, state_matching.greedy, "abc", 0.92), "0 1 0"),
+    Case("greedy at .92, bac", p(clusters, state_matching.greedy, "bac", 0.92), "0 1 0"),
+    Case("greedy at .90, abc", p(clusters, state_matching.greedy, "abc", 0.9), "1 0 0"),
+    Case("greedy at .90, bac", p(clusters, state_matching.greedy, "bac", 0.9), "1 1 1"),
+    Case("linked at .90, abc", p(clusters, state_matching.similar, "abc", 0.9), "1 1 1"),
+    Case("linked at .90, bac", p(clusters, state_matching.similar, "bac", 0.9), "1 1 1"),
+    Case("linked at .92", p(clusters, state_matching.similar, "cab", 0.92), "0 1 0"),
 ]
 SALT = [
     Case("a shop", p(salt, [1, 0, 1], *SHOP), "0 .577349 .577349 0 -1.154699 -1.154699 0 .577349 .577349"),
@@ -116,11 +117,17 @@ SALT = [
 ALIGNMENT = [
     Case("credit", shaped, "1 -1.405 .419"),
     Case("credit with the step itself", p(shaped, inclusive=True), "1.5 -.95 .91"),
-    Case("returns", lambda: credit.returns(GAME, GAME.column("step_reward"), 0.9), "1.14 .6 1.18 .2 .18 .2"),
-    Case("without one", lambda: credit.aligned(GAME, np.zeros(3), beta=0.0), ".46 .40 .52 -.20 -.98 -.20"),
+    Case(
+        "returns",
+        lambda: step_credit.returns(GAME, GAME.column("step_reward"), 0.9),
+        "1.14 .6 1.18 .2 .18 .2",
+    ),
+    Case(
+        "without one", lambda: step_credit.aligned(GAME, np.zeros(3), beta=0.0), ".46 .40 .52 -.20 -.98 -.20"
+    ),
     Case(
         "prisoner's dilemma",
-        lambda: credit.aligned(GAME, np.zeros(3), beta=0.5),
+        lambda: step_credit.aligned(GAME, np.zeros(3), beta=0.5),
         ".46 .47452 .52 -.24212 -.98 -.12062",
     ),
 ]
@@ -161,14 +168,15 @@ def letters(text: str, **how: Any) -> float:
 
 TILES = [0.25, 1, 0.5, 0.25, 0.25, 0, 0.5, 0.25]
 VADE = [
-    Case("gain", lambda: select.gain(np.array([0.13, 0.32, 0.90])), "0.098397 0.147968 0.009000"),
+    Case("gain", lambda: row_selection.gain(np.array([0.13, 0.32, 0.90])), "0.098397 0.147968 0.009000"),
     Case("a visit", p(remembered, 0.1, 8.4, 1), "1.02 8.68"),
     Case("another visit", p(remembered, 2.7, 5.3, 4), "4.54 5.06"),
     Case("no visit", p(remembered, 9.0, 0.2, None), "8.991 .1998"),
     Case(
         "expected gain",
         lambda: [
-            beta(a + 1, b + 1).expect(select.gain) for a, b in ((0.1, 8.4), (2.7, 5.3), (9, 0.2), (0, 0))
+            beta(a + 1, b + 1).expect(row_selection.gain)
+            for a, b in ((0.1, 8.4), (2.7, 5.3), (9, 0.2), (0, 0))
         ],
         "0.071245 0.128911 0.014637 0.083333",
     ),

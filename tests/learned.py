@@ -5,6 +5,10 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
+from edgewise.toolkit.run.config import resolve
+from edgewise.toolkit.run.runner import Outcome
+from edgewise.toolkit.task.task import Task
+from edgewise.toolkit.types import Note, Reply, Request
 from experience.config import ExperienceConfig
 from experience.job import Job
 from experience.library import Library
@@ -13,10 +17,6 @@ from experience.step import StepRecord
 from experience.tidy import Tidied
 from tests import toy
 from tests.plans import play
-from toolkit.config import resolve
-from toolkit.run import Outcome
-from toolkit.task import Task
-from toolkit.types import Note, Reply, Request
 
 Model = Callable[[Request], str | Reply]
 

@@ -5,7 +5,7 @@ import inspect
 from collections.abc import Callable
 from typing import Any
 
-from toolkit.types import Hosted, Message, Note, Plan, Reply, Request, Work
+from edgewise.toolkit.types import Hosted, Message, Note, Plan, Reply, Request, Work
 
 
 def play(plan: Plan[Any], answer: Callable[[Request], str | Reply], notes: list[Note] | None = None) -> Any:

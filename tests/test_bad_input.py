@@ -16,10 +16,10 @@ from typing import Any
 
 import pytest
 
+from edgewise.toolkit.budget.journal import Journal
 from tests import toy
 from tests.command import inside, task_file
 from tests.server import Fault, Server
-from toolkit.journal import Journal
 
 KEY = "sk-fake-0123456789abcdefTHISISSECRET"
 
@@ -88,7 +88,7 @@ def corrupt_journal(place: Place) -> list[Any]:
 
 
 def corrupt_model(place: Place) -> list[Any]:
-    from toolkit.local import MODELS
+    from edgewise.toolkit.model.embedded.download import MODELS
 
     place.patch.setenv("EDGEWISE_CACHE", str(place.folder / "cache"))
     (place.folder / "cache").mkdir()

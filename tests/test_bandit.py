@@ -7,9 +7,9 @@ import pytest
 import torch
 
 from bench.simulated.bandit import END, Softmax, features, logps
+from edgewise.toolkit.groups.sampling.hints import HEAD, with_hints
+from edgewise.toolkit.types import Example, Message
 from learner.batch import Batch
-from toolkit.groups.plan_hints import HEAD, with_hints
-from toolkit.types import Example, Message
 
 LETTERS = "ab"
 

@@ -10,8 +10,8 @@ from pathlib import Path
 
 import pytest
 
+from edgewise.toolkit.task.task import Task
 from tests.command import inside, task_file
-from toolkit.task import Task
 
 ROOT = Path(__file__).parents[1]
 EXAMPLES = ROOT / "examples"
@@ -119,10 +119,10 @@ def figures(said: str) -> dict[str, list[str]]:
 
 def speaking(folder: Path, prompt: str, answers: list[str]) -> Path:
     """A tiny model that gives each of these answers about equally often."""
+    from edgewise.toolkit.types import Message
     from learner.imitate import Pair, imitate
     from learner.policy import Policy
     from tests.learner import tiny
-    from toolkit.types import Message
 
     policy = Policy.load(str(tiny.saved(folder / "tiny")), device="cpu", dtype="float32")
     asked = policy.encode([Message("user", prompt)])

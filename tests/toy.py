@@ -10,8 +10,8 @@ import re
 from dataclasses import replace
 from typing import Any
 
-from toolkit.task import Task
-from toolkit.types import Example, Request
+from edgewise.toolkit.task.task import Task
+from edgewise.toolkit.types import Example, Request
 
 COLOURS = ("red", "green", "blue")
 THINGS = ("brick", "leaf", "sea", "rose", "grass", "sky", "ruby", "moss", "ink")

@@ -2,27 +2,27 @@
 
 from typing import TYPE_CHECKING
 
-from toolkit.lazy import resolver
+from edgewise.toolkit.util.lazy import resolver
 
 if TYPE_CHECKING:
-    from toolkit.artifact import Artifact
-    from toolkit.ledger import Limits
-    from toolkit.run import Result
-    from toolkit.scripted import Scripted
-    from toolkit.task import Task
-    from toolkit.types import Example, Group, Message, Rollout, Score
+    from edgewise.toolkit.budget.ledger import Limits
+    from edgewise.toolkit.model.scripted import Scripted
+    from edgewise.toolkit.run.artifact import Artifact
+    from edgewise.toolkit.run.runner import Result
+    from edgewise.toolkit.task.task import Task
+    from edgewise.toolkit.types import Example, Group, Message, Rollout, Score
 
 _WHERE = {
-    "Artifact": "artifact",
+    "Artifact": "run.artifact",
     "Example": "types",
     "Group": "types",
-    "Limits": "ledger",
+    "Limits": "budget.ledger",
     "Message": "types",
-    "Result": "run",
+    "Result": "run.runner",
     "Rollout": "types",
     "Score": "types",
-    "Scripted": "scripted",
-    "Task": "task",
+    "Scripted": "model.scripted",
+    "Task": "task.task",
 }
 __all__ = [
     "Artifact",

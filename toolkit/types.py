@@ -69,7 +69,7 @@ class Request:
 
     `sample` keeps several draws of the same prompt apart; `schema` asks for a JSON reply of that shape, where
     the provider can enforce it. One that `embeds` has a single message and wants the vector of its text, which
-    `toolkit.wire.vector` reads out of the reply.
+    `toolkit.model.openai_format.vector` reads out of the reply.
     """
 
     model: str
@@ -284,6 +284,6 @@ Plan = Generator[Any, Any, T]
 Logic without I/O: a generator that yields what it wants and is sent what came of it.
 
 It may yield a `Request` (is sent a `Reply`), a `Work` or `Hosted` (is sent its result), a `Note` (is sent None), or
-a list of plans (all run at once; is sent their results in the same order). `toolkit.collect.drive` runs one
+a list of plans (all run at once; is sent their results in the same order). `toolkit.run.driver.drive` runs one
 against a real client.
 """

@@ -21,9 +21,9 @@ from torch import Tensor
 from torch.nn import Parameter
 from torch.nn.functional import embedding
 
+from edgewise.toolkit.groups.sampling.hints import HEAD
+from edgewise.toolkit.types import Encoded, Message
 from learner.batch import Batch
-from toolkit.groups.plan_hints import HEAD
-from toolkit.types import Encoded, Message
 
 END = 0
 SHOWN = re.compile(r"^(?:Answer:|-) (\w+)$", re.MULTILINE)

@@ -6,7 +6,7 @@ import numpy as np
 from simulated.bandit import Softmax
 from simulated.worlds import Words, user
 
-from toolkit.types import Example
+from edgewise.toolkit.types import Example
 
 LEAST = 1e-6
 

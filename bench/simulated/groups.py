@@ -12,12 +12,12 @@ from dataclasses import dataclass, field
 import numpy as np
 from common import quick, report
 
+from edgewise.toolkit.groups.sampling.rollout_plan import in_waves, phased
+from edgewise.toolkit.groups.sampling.row_history import Memory
+from edgewise.toolkit.groups.sampling.row_selection import rested, shuffled, vade
+from edgewise.toolkit.types import Example, Group, Message, Plan, Rollout, Score, Step
+from edgewise.toolkit.util.seeds import seed
 from tests.plans import play
-from toolkit.groups.memory import Memory
-from toolkit.groups.plan import in_waves, phased
-from toolkit.groups.select import rested, shuffled, vade
-from toolkit.seeds import seed
-from toolkit.types import Example, Group, Message, Plan, Rollout, Score, Step
 
 EXAMPLES, BATCH, SIZE, EPOCHS = 200, 20, 5, 5
 TOTAL = EXAMPLES * SIZE * EPOCHS

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from toolkit.statistics import Interval, t_half_width
+from edgewise.toolkit.evaluation.statistics import Interval, t_half_width
 
 
 def interval(values: Sequence[float]) -> Interval:

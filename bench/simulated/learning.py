@@ -16,18 +16,18 @@ from unittest import mock
 
 import numpy as np
 
+from edgewise.toolkit.evaluation import gate
+from edgewise.toolkit.evaluation.gate import Choice, Verdict
+from edgewise.toolkit.reward.reward import resolve
+from edgewise.toolkit.run.runner import Outcome
+from edgewise.toolkit.task.task import Task
+from edgewise.toolkit.types import Example, Message, Request
 from experience import step
 from experience.config import ExperienceConfig
 from experience.job import Job
 from experience.library import Library
 from experience.loop import learn
 from tests.plans import play
-from toolkit import gate
-from toolkit.gate import Choice, Verdict
-from toolkit.rewards import resolve
-from toolkit.run import Outcome
-from toolkit.task import Task
-from toolkit.types import Example, Message, Request
 
 RIGHT, WRONG = "right", "wrong"
 LESSON = re.compile(r"lesson (\w+)")

@@ -13,6 +13,11 @@ import numpy as np
 import torch
 from simulated.bandit import Softmax, logps
 
+from edgewise.toolkit.groups.sampling.replay import LATER
+from edgewise.toolkit.groups.sampling.rollout_plan import GIVEN, Asked
+from edgewise.toolkit.groups.sampling.row_history import Memory
+from edgewise.toolkit.types import Encoded, Example, Group, Message, Note, Plan, Rollout, Score, Step
+from edgewise.toolkit.util.seeds import seed as seed_of
 from learner import gather
 from learner.batch import Batch
 from learner.given import written
@@ -20,11 +25,6 @@ from learner.method import Method, limited
 from learner.remember import drawn, remembered
 from learner.update import How, update
 from tests.plans import play
-from toolkit.groups.memory import Memory
-from toolkit.groups.plan import GIVEN, Asked
-from toolkit.groups.plan_past import LATER
-from toolkit.seeds import seed as seed_of
-from toolkit.types import Encoded, Example, Group, Message, Note, Plan, Rollout, Score, Step
 
 HOW = How(tokens=1 << 20)
 

@@ -7,7 +7,7 @@ import numpy as np
 from simulated.bandit import Softmax
 from simulated.training import said, scored
 
-from toolkit.types import Example, Message, Rollout, Step
+from edgewise.toolkit.types import Example, Message, Rollout, Step
 
 LETTERS = "abcdefg"
 HINT = 3.0

@@ -14,8 +14,8 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
+from edgewise.toolkit.types import Example
 from experience.guard import leaks, orders, private
-from toolkit.types import Example
 
 Kind = Literal["leak", "injection", "secret", "personal"]
 USEFUL = 2

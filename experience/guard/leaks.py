@@ -14,10 +14,10 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence, Set
 from dataclasses import dataclass
 from typing import Any
 
+from edgewise.toolkit.types import Example
 from experience.guard.names import identifiers, names_in, people, rare, rare_proper
 from experience.guard.orders import fold
 from experience.guard.words import NUMBER_WORDS, PLAIN_ANSWERS, STOP_WORDS, USUAL_NUMBERS
-from toolkit.types import Example
 
 N = 3
 RUN = 8 - N + 1

@@ -13,6 +13,9 @@ from pathlib import Path
 
 import pytest
 
+from edgewise.toolkit.errors import AllFailed, ConfigError, LimitReached, NotRecorded, RewardError
+from edgewise.toolkit.reward import reward as rewards
+from edgewise.toolkit.types import Message, Reply
 from experience import improve
 from experience.forecast import forecast
 from experience.library import Library, lesson
@@ -21,9 +24,6 @@ from tests.command import inside, task_file
 from tests.laws.one_run import started
 from tests.learned import job, learned, text_of
 from tests.server import Server
-from toolkit import rewards
-from toolkit.errors import AllFailed, ConfigError, LimitReached, NotRecorded, RewardError
-from toolkit.types import Message, Reply
 
 TASK = toy.task(120)
 SETTINGS = {"proposer": "gepa", "epochs": 1, "batch_size": 30}

@@ -2,12 +2,12 @@ import json
 
 import pytest
 
+from edgewise.toolkit.types import Example, Group, Message, Reply, Rollout, Score, Step, ToolCall
 from experience import distil
 from experience.distil import Distiller, Unreadable
 from experience.library import Library, lesson
 from experience.ops import Operation
 from tests.plans import play
-from toolkit.types import Example, Group, Message, Reply, Rollout, Score, Step, ToolCall
 
 EXAMPLE = Example("e1", (Message("user", "What is 2 + 2?"),), target="SECRET-FOUR")
 ADD = json.dumps({"operations": [{"action": "add", "id": None, "kind": "content", "text": "Add well"}]})

@@ -6,6 +6,10 @@ from dataclasses import replace
 
 import pytest
 
+from edgewise.toolkit.errors import Hopeless, LimitTooSmall
+from edgewise.toolkit.evaluation.statistics import smallest_gain
+from edgewise.toolkit.reward.reward import resolve
+from edgewise.toolkit.run.forecast import check_limits
 from experience import improve
 from experience.config import ExperienceConfig
 from experience.forecast import forecast
@@ -14,10 +18,6 @@ from experience.library import Library, lesson
 from tests import toy
 from tests.command import SCRIPTED, inside, task_file
 from tests.learned import job, learned
-from toolkit.errors import Hopeless, LimitTooSmall
-from toolkit.forecast import check_limits
-from toolkit.rewards import resolve
-from toolkit.statistics import smallest_gain
 
 ROLES = {"rollouts": "rollout", "distiller": "distiller", "gate": "gate", "measuring": "measure"}
 KINDS = [

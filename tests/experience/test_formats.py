@@ -8,9 +8,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from edgewise.toolkit.errors import LibraryError
 from experience.formats import KINDS, MOST_LESSONS, read, write
 from experience.library import PLACES, Effect, Lesson, Library, lesson
-from toolkit.errors import LibraryError
 
 # As the reference writes it: sections, then a line an entry.
 PLAYBOOK = """\
@@ -293,7 +293,7 @@ def test_what_is_written_is_read_back(library, kind):
 
 @given(libraries)
 def test_a_prompt_is_what_the_model_sees(library):
-    from toolkit.types import Message
+    from edgewise.toolkit.types import Message
 
     seen = "\n\n".join(m.content for m in library.dress((Message("user", "?"),)))
     assert write(library, "prompt") in seen.replace("\n\n?\n\n", "\n\n")

@@ -12,6 +12,11 @@ from itertools import pairwise
 
 import pytest
 
+from edgewise.toolkit import Task
+from edgewise.toolkit.errors import ConfigError
+from edgewise.toolkit.model.scripted import Scripted
+from edgewise.toolkit.run.driver import drive
+from edgewise.toolkit.types import Note
 from experience import improve
 from experience.config import ExperienceConfig
 from experience.job import Job
@@ -21,11 +26,6 @@ from experience.runs import Offer, measure
 from experience.step import statistics, study
 from tests import toy
 from tests.plans import play
-from toolkit import Task
-from toolkit.collect import drive
-from toolkit.errors import ConfigError
-from toolkit.scripted import Scripted
-from toolkit.types import Note
 
 PAPER = {"gate": "off", "inclusion": 1.0, "refill": False, "rest": False, "guards": False, "pool": False}
 CONFIG = ExperienceConfig(model="scripted/toy", epochs=2, batch_size=10, **PAPER)
@@ -209,8 +209,8 @@ def test_17_a_slow_reward_does_not_hold_up_the_others():
 
 
 def test_19_a_long_trajectory_is_cut_in_the_middle():
+    from edgewise.toolkit.types import Message, Rollout, Step
     from experience.distil import LONGEST, trajectory
-    from toolkit.types import Message, Rollout, Step
 
     step = Step((), Message("assistant", "start " + "x" * 100_000 + " end"))
     text = trajectory(Rollout("e", "solver", 0, (step,), "stop"))

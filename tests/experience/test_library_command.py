@@ -10,13 +10,13 @@ from typing import Any
 
 import pytest
 
+from edgewise.toolkit import Artifact
+from edgewise.toolkit.errors import ConfigError
 from experience.library import Effect, Library, lesson
 from experience.operand import Operand, parse
 from experience.shared import Start, keep
 from experience.store import Store
 from tests.command import Done, finish, inside, start, task_file
-from toolkit import Artifact
-from toolkit.errors import ConfigError
 
 A, B, C = (
     lesson("Refunds go to birch"),

@@ -6,6 +6,10 @@ from dataclasses import replace
 
 import pytest
 
+from edgewise.toolkit import Task
+from edgewise.toolkit.errors import AllFailed, ConfigError
+from edgewise.toolkit.reward.reward import resolve
+from edgewise.toolkit.types import Message, Reply
 from experience.config import ExperienceConfig
 from experience.job import Job
 from experience.library import LEAD, Effect, Library, lesson, tokens
@@ -13,10 +17,6 @@ from experience.loop import learn
 from tests import toy
 from tests.learned import learned, text_of, writing
 from tests.plans import play
-from toolkit import Task
-from toolkit.errors import AllFailed, ConfigError
-from toolkit.rewards import resolve
-from toolkit.types import Message, Reply
 
 FACTS = tuple(f"A {thing} is {toy.COLOURS[n % 3]}" for n, thing in enumerate(toy.THINGS))
 MUTE = "Never name a colour"
@@ -355,7 +355,7 @@ def test_a_step_without_refill_asks_for_vectors_of_its_own_rows_only():
 
 
 def vectors(request) -> str:
-    from toolkit.wire import pack
+    from edgewise.toolkit.model.openai_format import pack
 
     text = request.messages[-1].content.lower()
     return pack([float(text.count(letter)) for letter in "abcdefghijklmnopqrstuvwxyz"])

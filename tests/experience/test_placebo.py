@@ -1,3 +1,4 @@
+from edgewise.toolkit.types import Group, Rollout, Score
 from experience import placebo
 from experience.config import ExperienceConfig
 from experience.job import Job
@@ -5,7 +6,6 @@ from experience.library import Library, lesson
 from experience.loop import learn
 from tests import toy
 from tests.plans import play
-from toolkit.types import Group, Rollout, Score
 
 SETTINGS = {"epochs": 1, "batch_size": 12, "pool": False, "leave_one_out": 0}
 JOB = Job(toy.task(), ExperienceConfig(model="scripted/toy", placebo=True, **SETTINGS))

@@ -7,18 +7,18 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from edgewise.toolkit.budget.journal import Journal
+from edgewise.toolkit.budget.ledger import Ledger, Limits
+from edgewise.toolkit.errors import ConfigError, ModelError
+from edgewise.toolkit.model.client import Router
+from edgewise.toolkit.model.middleware import stack
+from edgewise.toolkit.model.openai_format import pack
+from edgewise.toolkit.run.driver import drive
+from edgewise.toolkit.types import Message, Reply, Request
 from experience.library import Lesson, Library, lesson
 from experience.retrieve import INDEXES, Retrieval, by_embedding, prepare, relevant, shown
 from tests.plans import play
 from tests.server import Server
-from toolkit.around import stack
-from toolkit.client import Router
-from toolkit.collect import drive
-from toolkit.errors import ConfigError, ModelError
-from toolkit.journal import Journal
-from toolkit.ledger import Ledger, Limits
-from toolkit.types import Message, Reply, Request
-from toolkit.wire import pack
 
 TEXTS = (
     "Refunds above a hundred euros go to birch.",

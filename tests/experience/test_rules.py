@@ -1,5 +1,7 @@
 import pytest
 
+from edgewise.toolkit import Task
+from edgewise.toolkit.types import Example, Group, Message, Rollout, Score, Step
 from experience import rules
 from experience.config import ExperienceConfig
 from experience.distil import Distiller
@@ -8,8 +10,6 @@ from experience.library import Library, lesson
 from experience.ops import Operation
 from tests import toy
 from tests.plans import play
-from toolkit import Task
-from toolkit.types import Example, Group, Message, Rollout, Score, Step
 
 DISTILLER = Distiller("m")
 

@@ -5,11 +5,11 @@ import re
 
 import pytest
 
+from edgewise.toolkit.errors import ConfigError
+from edgewise.toolkit.evaluation.gate import rungs
 from experience import improve
 from tests import toy
 from tests.learned import job, learned, text_of, writing
-from toolkit.errors import ConfigError
-from toolkit.gate import rungs
 
 LYING = "A sky is red"
 

@@ -19,10 +19,10 @@ import sqlalchemy as sa
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from edgewise.toolkit.errors import Conflict, LibraryError, StoreDown
 from experience.library import Effect, Lesson, Library, lesson
 from experience.store import LONGEST, Stale, Store
 from tests.postgres import PASSWORD, Postgres
-from toolkit.errors import Conflict, LibraryError, StoreDown
 
 ANY_TEXT = st.text(st.characters(codec=None, categories=None), max_size=20)
 NUL_AND_HALVES = "\0 \ud800 🙂 \x1b ' \" \\ %s {} \udfff"

@@ -3,10 +3,10 @@
 import json
 from dataclasses import replace
 
+from edgewise.toolkit import Task
+from edgewise.toolkit.environments.protocol import Turn
+from edgewise.toolkit.types import Example, Request
 from tests.learned import learned, text_of
-from toolkit import Task
-from toolkit.environment import Turn
-from toolkit.types import Example, Request
 
 LESSON = "Lift the third stone"
 

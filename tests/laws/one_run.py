@@ -4,10 +4,10 @@ import json
 import sys
 from pathlib import Path
 
+from edgewise.toolkit.run.runner import Result
 from experience import improve
 from experience.library import Library
 from tests import toy
-from toolkit.run import Result
 
 
 def started(url: str, run: Path | str, *, embeds: bool = False, library=None, **settings) -> Result:

@@ -17,22 +17,22 @@ BELOW = {
     "learner": {"toolkit"},
     "mas": {"toolkit", "experience", "learner"},
 }
-SERVER_AND_CLIENT = ("toolkit/client.py", "toolkit/serve.py")
+SERVER_AND_CLIENT = ("toolkit/model/client.py", "toolkit/serve/server.py")
 # Library -> the files and folders that may import it.
 HOMES = {
     "torch": ("learner/", "mas/policy.py", "mas/encode.py", "toolkit/torch_sampler.py"),
     "transformers": ("learner/", "mas/policy.py", "mas/encode.py", "toolkit/torch_sampler.py"),
     "langgraph": ("mas/compile.py", "mas/checkpoint.py"),
-    "starlette": ("toolkit/serve.py",),
-    "uvicorn": ("toolkit/serve.py",),
+    "starlette": ("toolkit/serve/server.py",),
+    "uvicorn": ("toolkit/serve/server.py",),
     # Nowhere: openai 3 no longer brings it.
     "httpx": (),
     "aiohttp": SERVER_AND_CLIENT,
     "requests": SERVER_AND_CLIENT,
     "openai": SERVER_AND_CLIENT,
     "litellm": SERVER_AND_CLIENT,
-    "xllamacpp": ("toolkit/local.py",),
-    "urllib.request": ("toolkit/local.py", "learner/server.py"),
+    "xllamacpp": ("toolkit/model/embedded/download.py",),
+    "urllib.request": ("toolkit/model/embedded/download.py", "learner/server.py"),
     "sqlalchemy": ("experience/store.py", "experience/database.py"),
     "statsmodels": ("experience/effect.py", "learner/compare_figures.py"),
     "pandas": ("experience/effect.py",),
@@ -83,7 +83,7 @@ def test_the_law_sees_imports_inside_functions() -> None:
 PROBE = """
 import json, sys, time
 start = time.perf_counter()
-import toolkit, experience
+import edgewise.toolkit, experience
 print(json.dumps([time.perf_counter() - start, sorted(sys.modules)]))
 """
 

@@ -10,6 +10,8 @@ import numpy as np
 import pytest
 import torch
 
+from edgewise.toolkit.groups import step_credit as credit
+from edgewise.toolkit.groups.table import Table, reads
 from learner import update as updating
 from learner.batch import Batch, Tokens, slices
 from learner.method import AXES, Method, columns, credited, describe, limited, override, parameters, values
@@ -40,8 +42,6 @@ from tests.laws.claims import (
     mates,
     mean,
 )
-from toolkit.groups import credit
-from toolkit.groups.table import Table, reads
 
 every_method = pytest.mark.parametrize("name", METHODS)
 

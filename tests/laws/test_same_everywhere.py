@@ -12,11 +12,11 @@ from pathlib import Path
 
 import pytest
 
+from edgewise.toolkit.errors import NotRecorded
 from experience.library import Library, lesson
 from tests import toy
 from tests.laws.one_run import started
 from tests.server import Server, echo
-from toolkit.errors import NotRecorded
 
 ROOT = Path(__file__).resolve().parents[2]
 SETTINGS = {"epochs": 2, "batch_size": 12}

@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from toolkit import Task
+from edgewise.toolkit import Task
 
 
 def early(completion: str, **_: Any) -> float:

@@ -10,23 +10,14 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from experience.library import Library, lesson
-from learner import absorb
-from learner.absorb_job import AbsorbJob
-from learner.absorb_loop import chosen, learnt, loaded, taught, undressed, worth
-from learner.imitate import Pair
-from learner.kept import Kept, kept, ratio
-from learner.policy import Policy
-from tests.command import Done, inside
-from tests.learner.jobs import task_file
-from toolkit.agent import Agent, with_instructions
-from toolkit.artifact import Artifact
-from toolkit.errors import ConfigError, Hopeless, LibraryError, LimitReached
-from toolkit.evaluate import Arm, compare
-from toolkit.statistics import Interval
-from toolkit.task import Task
-from toolkit.tools import Function
-from toolkit.types import (
+from edgewise.toolkit.errors import ConfigError, Hopeless, LibraryError, LimitReached
+from edgewise.toolkit.evaluation.comparison import Arm, compare
+from edgewise.toolkit.evaluation.statistics import Interval
+from edgewise.toolkit.rollout.agent import Agent, with_instructions
+from edgewise.toolkit.run.artifact import Artifact
+from edgewise.toolkit.task.task import Task
+from edgewise.toolkit.tools.tool import Function
+from edgewise.toolkit.types import (
     Encoded,
     Example,
     Group,
@@ -40,6 +31,15 @@ from toolkit.types import (
     Tool,
     Usage,
 )
+from experience.library import Library, lesson
+from learner import absorb
+from learner.absorb_job import AbsorbJob
+from learner.absorb_loop import chosen, learnt, loaded, taught, undressed, worth
+from learner.imitate import Pair
+from learner.kept import Kept, kept, ratio
+from learner.policy import Policy
+from tests.command import Done, inside
+from tests.learner.jobs import task_file
 
 LIBRARY = Library((lesson("Say little."), lesson("Say it again.")))
 QUICK: dict[str, Any] = {"steps": 4, "batch_size": 6, "group_size": 4, "lora": 4, "lr": 0.02}

@@ -1,12 +1,12 @@
 import pytest
 
+from edgewise.toolkit.errors import ConfigError
+from edgewise.toolkit.rollout.agent import Agent, rollout
+from edgewise.toolkit.tools.tool import Function
+from edgewise.toolkit.types import Example, Message, Payer, Request, Sampling, Tool
 from learner.answer import MAX_TOKENS, answer, until
 from learner.policy import Policy
 from tests.learner import tiny
-from toolkit.agent import Agent, rollout
-from toolkit.errors import ConfigError
-from toolkit.tools import Function
-from toolkit.types import Example, Message, Payer, Request, Sampling, Tool
 
 
 @pytest.fixture(scope="module")

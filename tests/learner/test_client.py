@@ -3,17 +3,17 @@ import threading
 
 import pytest
 
+from edgewise.toolkit.budget.prices import price_of
+from edgewise.toolkit.errors import ConfigError, ModelError
+from edgewise.toolkit.model.client import Router, connect
+from edgewise.toolkit.model.client import check as check_name
+from edgewise.toolkit.model.middleware import Timeout, stack
+from edgewise.toolkit.types import Message, Payer, Request, Sampling
 from learner import client as module
 from learner.client import TorchClient, check
 from learner.policy import Policy
 from learner.thread import submitted
 from tests.learner import tiny
-from toolkit.around import Timeout, stack
-from toolkit.client import Router, connect
-from toolkit.client import check as check_name
-from toolkit.errors import ConfigError, ModelError
-from toolkit.prices import price_of
-from toolkit.types import Message, Payer, Request, Sampling
 
 
 def policy(**changes):

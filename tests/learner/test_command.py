@@ -15,6 +15,8 @@ from typing import Any
 import openai
 import pytest
 
+from edgewise.toolkit.run.artifact import Artifact
+from edgewise.toolkit.types import Message, Request
 from experience.library import Library, lesson
 from learner.answer import answer
 from learner.command import Weights
@@ -26,8 +28,6 @@ from mas.graph import single
 from tests.command import ROOT, Done, finish, inside, start
 from tests.learner import tiny
 from tests.learner.jobs import task_file
-from toolkit.artifact import Artifact
-from toolkit.types import Message, Request
 
 
 @pytest.fixture(scope="module")
@@ -155,7 +155,7 @@ def test_a_model_without_a_chat_template_is_one_sentence(tmp_path: Path, capsys:
 
 @pytest.mark.parametrize("arguments", [("improve", "t", "--by", "weights"), ("methods",)])
 def test_without_torch_it_says_what_to_install(arguments: tuple[str, ...]) -> None:
-    script = "import sys; sys.modules['torch'] = None; from toolkit.cli import main; main()"
+    script = "import sys; sys.modules['torch'] = None; from edgewise.toolkit.cli.app import main; main()"
     command = [sys.executable, "-c", script, *arguments]
     done = subprocess.run(
         command, capture_output=True, text=True, env={**os.environ, "PYTHONPATH": str(ROOT)}

@@ -10,15 +10,15 @@ from xml.etree import ElementTree
 
 import pytest
 
+from edgewise.toolkit.budget.ledger import Limits
+from edgewise.toolkit.errors import ConfigError, Hopeless, Interrupted, LimitTooSmall
+from edgewise.toolkit.types import Note
 from learner import compare
 from learner.compare_figures import Compared
 from learner.compare_plan import contenders, lineup
 from tests.command import Done, inside
 from tests.learner.jobs import task_file
 from tests.learner.shares import SETTINGS, early, task
-from toolkit.errors import ConfigError, Hopeless, Interrupted, LimitTooSmall
-from toolkit.ledger import Limits
-from toolkit.types import Note
 
 FEW: dict[str, Any] = {**{k: v for k, v in SETTINGS.items() if k != "method"}, "steps": 2, "samples": 2}
 METHODS = "dr_grpo, grpo(penalties=none, lr=0.05)"

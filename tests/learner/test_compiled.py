@@ -5,6 +5,7 @@ import shutil
 import pytest
 import torch
 
+from edgewise.toolkit.errors import ConfigError
 from learner.config import WeightsConfig
 from learner.engine import Engine
 from learner.forward import logps
@@ -12,7 +13,6 @@ from learner.methods import METHODS
 from learner.packed import PAYS
 from learner.sample import Ask, sample
 from tests.learner import exact
-from toolkit.errors import ConfigError
 
 pytestmark = pytest.mark.filterwarnings("ignore")  # of torch, of itself
 

@@ -19,6 +19,9 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor
 
+from edgewise.toolkit.budget.ledger import Limits
+from edgewise.toolkit.cli.app import main
+from edgewise.toolkit.errors import LimitReached, OutOfMemory
 from learner import crew
 from learner import update as updating
 from learner.api import train
@@ -30,9 +33,6 @@ from learner.ranks import ALONE, Ranks, agreed, ranks
 from learner.update import How, Updated, update
 from tests.learner import exact, several
 from tests.learner.shares import SETTINGS, task
-from toolkit.cli import main
-from toolkit.errors import LimitReached, OutOfMemory
-from toolkit.ledger import Limits
 
 ROOT = Path(__file__).parents[2]
 SMALL = {**SETTINGS, "slice_tokens": 60, "shape": "less_kl"}
@@ -189,7 +189,7 @@ def test_a_launcher_starts_it_and_process_0_prints(model: str, tmp_path: Path) -
         *(
             "-m",
             "--",
-            "toolkit.cli",
+            "edgewise.toolkit.cli.app",
             "improve",
             file(tmp_path, model, steps=2),
             "--by",

@@ -3,11 +3,11 @@
 import numpy as np
 import pytest
 
+from edgewise.toolkit.errors import ModelError
+from edgewise.toolkit.model.openai_format import pack
+from edgewise.toolkit.types import Message, Reply
 from learner.embed import embedding
 from tests.plans import play
-from toolkit.errors import ModelError
-from toolkit.types import Message, Reply
-from toolkit.wire import pack
 
 
 def told(request):

@@ -8,13 +8,13 @@ from typing import Any
 import pytest
 from safetensors.torch import load_file
 
+from edgewise.toolkit import Task
+from edgewise.toolkit.groups.sampling.hints import HEAD
+from edgewise.toolkit.types import Note, Rollout, Score
 from learner.api import train
 from learner.methods import METHODS
 from learner.state import StepRecord
 from tests.learner.shares import SETTINGS
-from toolkit import Task
-from toolkit.groups.plan_hints import HEAD
-from toolkit.types import Note, Rollout, Score
 
 ANSWERS = ("ABBA", "zebra", "OKAY", "?!")
 HINTS = {tier: [f"{tier} {n}" for n in range(2)] for tier in ("knowledge", "planning", "solution")}

@@ -8,6 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch.nn.functional import scaled_dot_product_attention as sdpa
 
+from edgewise.toolkit.errors import ModelError
 from learner import layout as layouts
 from learner import prefix
 from learner.batch import Batch
@@ -16,7 +17,6 @@ from learner.layout import layout
 from learner.policy import Lora
 from learner.prefix import Kind
 from tests.learner import exact
-from toolkit.errors import ModelError
 
 EXACT = {"Gemma2": 2e-6, "Cohere": 1e-7}
 """Where transformers computes in float32: a softmax with a soft cap, and Cohere's rotations."""

@@ -6,16 +6,16 @@ import numpy as np
 import pytest
 import torch
 
+from edgewise.toolkit.groups.sampling import rollout_plan
+from edgewise.toolkit.groups.sampling.rollout_plan import Asked
+from edgewise.toolkit.reward.reward import resolve
+from edgewise.toolkit.types import Encoded, Example, Message, Rollout, Score, Step
 from learner import gather
 from learner.given import giving, written
 from learner.methods import find
 from learner.policy import Policy
 from learner.update import How, logps, update
 from tests.plans import play
-from toolkit.groups import plan
-from toolkit.groups.plan import Asked
-from toolkit.rewards import resolve
-from toolkit.types import Encoded, Example, Message, Rollout, Score, Step
 
 ROW = Example("a", (Message("user", "What is 6 x 7?"),), "42", {"candidates": ["42", "41", "forty"]})
 
@@ -82,4 +82,4 @@ def test_listed_answers_are_graded_and_compared(policy: Policy) -> None:
 
 
 def test_plans_that_give_nothing_do_not_need_it(policy: Policy) -> None:
-    assert len(play(plan.fixed(asked(policy)), nobody)[0].members) == 3
+    assert len(play(rollout_plan.fixed(asked(policy)), nobody)[0].members) == 3

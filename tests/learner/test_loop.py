@@ -14,14 +14,14 @@ from typing import Any
 import pytest
 from safetensors.torch import load_file
 
+from edgewise.toolkit.budget.ledger import Limits
+from edgewise.toolkit.errors import ConfigError, DiskFull, Hopeless, LimitReached
+from edgewise.toolkit.types import Note
 from learner import api, checkpoint, collapse, loop
 from learner.api import train
 from learner.policy import Policy
 from tests.learner import tiny
 from tests.learner.shares import SETTINGS, task
-from toolkit.errors import ConfigError, DiskFull, Hopeless, LimitReached
-from toolkit.ledger import Limits
-from toolkit.types import Note
 
 ROOT = Path(__file__).parents[2]
 

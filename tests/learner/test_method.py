@@ -5,12 +5,12 @@ from functools import partial
 import numpy as np
 import pytest
 
+from edgewise.toolkit.errors import ConfigError
+from edgewise.toolkit.groups import advantage, filters, reward_shaping, step_credit
+from edgewise.toolkit.groups.table import Table
 from learner import loss, penalty
 from learner.method import AXES, Method, choices, credited, describe, limited, override, parameters
 from learner.methods import METHODS, find
-from toolkit.errors import ConfigError
-from toolkit.groups import advantage, credit, keep, shape
-from toolkit.groups.table import Table
 
 GRPO, DAPO = METHODS["grpo"], METHODS["dapo"]
 
@@ -138,8 +138,8 @@ def test_parts_that_are_told_two_best_rewards_are_a_sentence(name, settings, sen
 def test_groups_are_kept_by_their_own_rewards_and_compared_by_shaped_ones() -> None:
     method = Method(
         paper="",
-        keep=keep.mixed,
-        shape=partial(shape.overlong, limit=10, buffer=0.5),
+        keep=filters.mixed,
+        shape=partial(reward_shaping.overlong, limit=10, buffer=0.5),
         advantage=advantage.centred,
     )
     table = Table.of([0, 0, 1, 1], [1, 1, 1, 0], [0, 1, 2, 2, 3], longest=[0, 10, 10, 0])
@@ -150,7 +150,7 @@ def test_groups_are_kept_by_their_own_rewards_and_compared_by_shaped_ones() -> N
 
 
 def test_steps_of_what_is_kept_keep_their_columns() -> None:
-    method = Method(paper="", keep=lambda table: table.reward > 0, credit=credit.action_wise)
+    method = Method(paper="", keep=lambda table: table.reward > 0, credit=step_credit.action_wise)
     table = Table(
         np.array([0, 0]), np.array([0.0, 1.0]), np.array([1, 1]), {}, {"action_reward": np.array([1.0, 3.0])}
     )

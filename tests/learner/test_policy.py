@@ -7,12 +7,12 @@ from pathlib import Path
 import pytest
 import torch
 
+from edgewise.toolkit.errors import ConfigError, DiskFull, UnknownModel
+from edgewise.toolkit.types import Message
 from learner import precision
 from learner.forward import logps
 from learner.policy import Lora, Policy
 from tests.learner import exact, tiny
-from toolkit.errors import ConfigError, DiskFull, UnknownModel
-from toolkit.types import Message
 
 ASKED = (Message("system", "Be brief."), Message("user", "hi"))
 

@@ -7,6 +7,13 @@ from dataclasses import replace
 
 import pytest
 
+from edgewise.toolkit.errors import ConfigError, RewardError
+from edgewise.toolkit.groups import reward_shaping
+from edgewise.toolkit.groups.sampling.replay import REPLAYED
+from edgewise.toolkit.groups.sampling.rollout_plan import GIVEN, mark, marked
+from edgewise.toolkit.groups.sampling.row_history import Memory, Record, Worked
+from edgewise.toolkit.reward.reward import resolve
+from edgewise.toolkit.types import MARK, Encoded, Example, Group, Message, Rollout, Score, Step, ToolCall
 from learner import gather
 from learner.config import WeightsConfig
 from learner.job import Job
@@ -15,13 +22,6 @@ from learner.methods import METHODS, find
 from learner.remember import WINDOW, remembered
 from tests.learner import shares
 from tests.plans import play
-from toolkit.errors import ConfigError, RewardError
-from toolkit.groups import shape
-from toolkit.groups.memory import Memory, Record, Worked
-from toolkit.groups.plan import GIVEN, mark, marked
-from toolkit.groups.plan_past import REPLAYED
-from toolkit.rewards import resolve
-from toolkit.types import MARK, Encoded, Example, Group, Message, Rollout, Score, Step, ToolCall
 
 
 def step(seen: str, said: str, *calls: tuple[str, str]) -> Step:
@@ -103,7 +103,7 @@ def test_a_rollout_is_as_long_as_its_replies_and_near_its_limit_by_the_longest()
     found = table("dapo", run(1.0, *[step("q", "x")] * 3), run(0.0))
     assert found.column("longest").tolist() == [2, 2]
     assert gather.members([group(run(1.0, *[step("q", "x")] * 3))])[0].length == 6
-    assert shape.overlong(found, limit=3, buffer=1 / 3).tolist() == [1, 0]
+    assert reward_shaping.overlong(found, limit=3, buffer=1 / 3).tolist() == [1, 0]
 
 
 @pytest.mark.parametrize(

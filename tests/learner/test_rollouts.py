@@ -8,9 +8,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from edgewise.toolkit.run.driver import Driver
+from edgewise.toolkit.types import Message, Note, Payer, Plan, Reply, Request, Usage, Work
 from learner.rollouts import in_step
-from toolkit.collect import Driver
-from toolkit.types import Message, Note, Payer, Plan, Reply, Request, Usage, Work
 
 OURS = "torch/x"
 

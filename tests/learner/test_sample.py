@@ -15,13 +15,13 @@ from transformers import (
     Qwen3Config,
 )
 
+from edgewise.toolkit.errors import OutOfMemory
 from learner import decode
 from learner import sample as sampling
 from learner.packed import packed
 from learner.policy import Lora, Policy
 from learner.sample import Ask, draw, sample
 from tests.learner import tiny
-from toolkit.errors import OutOfMemory
 
 SMALL = {
     "vocab_size": 258,

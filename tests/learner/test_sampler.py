@@ -5,6 +5,8 @@ from typing import Any
 
 import pytest
 
+from edgewise.toolkit.errors import ConfigError, LimitReached
+from edgewise.toolkit.types import Encoded, Example, Group, Message, Note, Rollout, Score, Step
 from learner.api import train
 from learner.config import WeightsConfig
 from learner.engine import Engine
@@ -16,8 +18,6 @@ from learner.server import LOAD_WEIGHTS
 from tests.learner import sampler as imitated
 from tests.learner import tiny
 from tests.learner.shares import SETTINGS, task
-from toolkit.errors import ConfigError, LimitReached
-from toolkit.types import Encoded, Example, Group, Message, Note, Rollout, Score, Step
 
 
 @pytest.fixture(scope="module")

@@ -5,14 +5,14 @@ import numpy as np
 import pytest
 import torch
 
+from edgewise.toolkit.errors import ModelError, ProviderDown
+from edgewise.toolkit.types import Message, Request, Sampling, Tool
 from learner.batch import Batch
 from learner.forward import logps
 from learner.policy import Lora, Policy
 from learner.server import LOAD_ADAPTER, LOAD_WEIGHTS, UNLOAD_ADAPTER, Server, truncated
 from tests.learner import tiny
 from tests.learner.sampler import Sampler
-from toolkit.errors import ModelError, ProviderDown
-from toolkit.types import Message, Request, Sampling, Tool
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*is_gradient_checkpointing:FutureWarning")
 
@@ -176,7 +176,8 @@ def test_a_server_that_is_not_there_is_explained(monkeypatch):
     with pytest.raises(ModelError, match="can't be reached"):
         server.push(policy())
     monkeypatch.setattr(
-        "learner.server.stack", lambda inner, **_: __import__("toolkit.around").around.Retry(inner, 1)
+        "learner.server.stack",
+        lambda inner, **_: __import__("edgewise.toolkit.model.middleware").around.Retry(inner, 1),
     )
     with pytest.raises(ProviderDown, match="can't be reached"):
         server.answer(requests(1))

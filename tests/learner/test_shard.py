@@ -10,6 +10,8 @@ import torch
 from safetensors.torch import load_file
 from torch.distributed.tensor import DTensor
 
+from edgewise.toolkit.budget.ledger import Limits
+from edgewise.toolkit.errors import ConfigError, LimitReached
 from learner import checkpoint, shard
 from learner import update as updating
 from learner.api import train
@@ -23,8 +25,6 @@ from learner.shard import Shards
 from tests.learner import exact, several, tiny
 from tests.learner.shares import task
 from tests.learner.test_crew import SMALL, apart, batch, gradients
-from toolkit.errors import ConfigError, LimitReached
-from toolkit.ledger import Limits
 
 TOKENS = 25
 ODD = 259

@@ -15,6 +15,9 @@ import pytest
 import torch
 
 import learner.engine
+from edgewise.toolkit.errors import Interrupted, OutOfMemory
+from edgewise.toolkit.run.config import resolve
+from edgewise.toolkit.types import Message, Request, Sampling
 from learner import ranks, thread
 from learner.api import train
 from learner.config import WeightsConfig
@@ -24,9 +27,6 @@ from learner.thread import in_one_thread, submitted
 from learner.update import Updated
 from tests.learner import tiny
 from tests.learner.shares import SETTINGS, task
-from toolkit.config import resolve
-from toolkit.errors import Interrupted, OutOfMemory
-from toolkit.types import Message, Request, Sampling
 
 HEAP = """
 import asyncio, re, threading

@@ -9,17 +9,17 @@ from typing import Any
 
 import pytest
 
+from edgewise.toolkit import Task
+from edgewise.toolkit.model.scripted import Scripted
+from edgewise.toolkit.rollout.agent import Agent, group
+from edgewise.toolkit.run.driver import drive
+from edgewise.toolkit.types import Encoded, Example, Group, Note, Request, Rollout
 from learner import gather
 from learner.api import train
 from learner.method import override
 from learner.methods import find
 from learner.state import StepRecord
 from tests.learner.shares import SETTINGS
-from toolkit import Task
-from toolkit.agent import Agent, group
-from toolkit.collect import drive
-from toolkit.scripted import Scripted
-from toolkit.types import Encoded, Example, Group, Note, Request, Rollout
 
 
 class Ladder:

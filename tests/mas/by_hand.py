@@ -2,9 +2,9 @@
 
 from dataclasses import replace
 
+from edgewise.toolkit.types import Example, Message, Rollout, Score, Step, ToolCall
 from mas.delegate import DELEGATE
 from mas.levels import exact, two_levels
-from toolkit.types import Example, Message, Rollout, Score, Step, ToolCall
 
 EXAMPLE = Example("q", (Message("user", "Q?"),), target="right")
 

@@ -6,13 +6,13 @@ import random
 from collections.abc import Callable, Coroutine, Mapping
 from typing import Any, TypeVar
 
+from edgewise.toolkit.model.scripted import Scripted
+from edgewise.toolkit.tools.tool import Function
+from edgewise.toolkit.types import Example, Message, Reply, Request, Sampling, Tool, ToolCall
 from mas.act import Outcome, Team, act
 from mas.graph import Graph, Loop, Node
 from mas.roles import Role
 from tests.plans import play
-from toolkit.scripted import Scripted
-from toolkit.tools import Function
-from toolkit.types import Example, Message, Reply, Request, Sampling, Tool, ToolCall
 
 T = TypeVar("T")
 

@@ -9,8 +9,8 @@ backwards likewise. As distiller it writes what it can see in the attempts, and 
 import json
 import re
 
-from toolkit.task import Task
-from toolkit.types import Message, Reply, Request, ToolCall
+from edgewise.toolkit.task.task import Task
+from edgewise.toolkit.types import Message, Reply, Request, ToolCall
 
 WORDS = """
 stone river paper cloud apple bread chair glass light night green table plant horse sugar lemon mouse train beach dance

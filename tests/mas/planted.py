@@ -12,13 +12,13 @@ from itertools import pairwise
 
 import numpy as np
 
+from edgewise.toolkit.types import Request
+from edgewise.toolkit.util.seeds import seed as seed_of
 from mas.actions import Space
 from mas.graph import Graph, Loop, Node
 from mas.roles import CATALOGUE
 from mas.search import Query, Searcher, Trial, TrialGroup
 from tests.plans import play
-from toolkit.seeds import seed as seed_of
-from toolkit.types import Request
 
 ROLES = {
     name: CATALOGUE[name] for name in ("solver", "programmer", "reasoner", "planner", "reviser", "majority")

@@ -6,15 +6,15 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from edgewise.toolkit.errors import GraphError
+from edgewise.toolkit.rollout.agent import Agent, rollout
+from edgewise.toolkit.tools.tool import tool_from
+from edgewise.toolkit.types import Example, Message, Reply, Request, Sampling, ToolCall
 from mas.act import SHOWN, Outcome, Team, act, same
 from mas.graph import Node, single
 from mas.roles import CATALOGUE, Role, catalogue
 from tests.mas.graphs import law
 from tests.plans import play
-from toolkit.agent import Agent, rollout
-from toolkit.errors import GraphError
-from toolkit.tools import tool_from
-from toolkit.types import Example, Message, Reply, Request, Sampling, ToolCall
 
 ROW = Example("r", (Message("system", "Be kind."), Message("user", "What is 6 x 7?")), "42")
 SAMPLING = Sampling(temperature=0.3, max_tokens=500)

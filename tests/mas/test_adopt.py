@@ -14,18 +14,18 @@ import aiohttp
 import openai
 import pytest
 
+from edgewise.toolkit.budget.ledger import Limits
+from edgewise.toolkit.errors import AllFailed, ArtifactError, ConfigError, LimitReached
+from edgewise.toolkit.model.client import OpenAIClient
+from edgewise.toolkit.run.artifact import Artifact
+from edgewise.toolkit.run.driver import Driver
+from edgewise.toolkit.serve.server import answerer_of, application, running
+from edgewise.toolkit.task.task import Task
+from edgewise.toolkit.types import Example, Group, Message, Request, Rollout, Sampling, Score
 from experience.library import Library, lesson
 from mas.adopt import NodeLibraries, adopt, answerer, by_node
 from mas.gateway import UNNAMED, Called, Gateway, Processes, Trial, named, node_of
 from tests.server import Body, Server
-from toolkit.artifact import Artifact
-from toolkit.client import OpenAIClient
-from toolkit.collect import Driver
-from toolkit.errors import AllFailed, ArtifactError, ConfigError, LimitReached
-from toolkit.ledger import Limits
-from toolkit.serve import answerer_of, application, running
-from toolkit.task import Task
-from toolkit.types import Example, Group, Message, Request, Rollout, Sampling, Score
 
 ROOT = Path(__file__).parents[2]
 FIND, WRITE = "You find the number.", "You write it."

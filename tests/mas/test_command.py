@@ -7,12 +7,12 @@ from pathlib import Path
 
 import pytest
 
+from edgewise.toolkit.run.artifact import Artifact
 from mas.baselines import chain
 from mas.designs import Fixed
 from mas.graph import single
 from tests.command import ROOT, inside
 from tests.mas import sums
-from toolkit.artifact import Artifact
 
 ROLES = '[calculator]\ndoes = "calculates"\nprompt = "Calculate exactly."\n'
 TASK = """\

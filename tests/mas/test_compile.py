@@ -11,6 +11,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from langgraph.checkpoint.memory import InMemorySaver
 
+from edgewise.toolkit.model.scripted import Scripted
+from edgewise.toolkit.run.driver import Driver
+from edgewise.toolkit.types import Request
 from mas.act import Outcome
 from mas.compile import added, compiled, data_of, plain
 from mas.context import Context
@@ -18,9 +21,6 @@ from mas.graph import Graph, Loop, Node
 from mas.run import GraphLimits, GraphRun, graph_run
 from tests.mas.naive import EXAMPLE, NODE_SECONDS, client, interpreted, jump, random_graph, team
 from tests.mas.naive import plain as compared
-from toolkit.collect import Driver
-from toolkit.scripted import Scripted
-from toolkit.types import Request
 
 Model = Callable[[Request], str]
 JOIN = Graph(

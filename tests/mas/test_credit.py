@@ -6,6 +6,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from edgewise.toolkit.errors import RewardError
+from edgewise.toolkit.model.scripted import Scripted
+from edgewise.toolkit.run.driver import drive
+from edgewise.toolkit.task.task import Task
+from edgewise.toolkit.types import Example, Message
 from mas.act import HEARD
 from mas.config import WiringConfig
 from mas.credit import Credit, credited_with, credits, measured, smaller, with_emitted
@@ -16,11 +21,6 @@ from mas.search import Draft, Query
 from mas.trials import tried
 from tests.mas.graphs import graphs
 from tests.plans import play
-from toolkit.collect import drive
-from toolkit.errors import RewardError
-from toolkit.scripted import Scripted
-from toolkit.task import Task
-from toolkit.types import Example, Message
 
 ROWS = [Example(f"q{n}", (Message("user", str(n)),)) for n in range(4)]
 CHAIN = Graph(

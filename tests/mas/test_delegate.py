@@ -5,15 +5,15 @@ import json
 
 import pytest
 
+from edgewise.toolkit.errors import ConfigError
+from edgewise.toolkit.model.scripted import Scripted
+from edgewise.toolkit.rollout.agent import Agent
+from edgewise.toolkit.run.driver import drive
+from edgewise.toolkit.tools.tool import tool_from
+from edgewise.toolkit.types import Example, Message, Reply, ToolCall, Usage
 from experience.library import Library, lesson
 from mas.delegate import Member, Order, Terms, delegated, orders, sub_runs
 from tests.plans import play
-from toolkit.agent import Agent
-from toolkit.collect import drive
-from toolkit.errors import ConfigError
-from toolkit.scripted import Scripted
-from toolkit.tools import tool_from
-from toolkit.types import Example, Message, Reply, ToolCall, Usage
 
 EXAMPLE = Example("r1", (Message("system", "Be brief."), Message("user", "Add 2+3 and 4+5.")), target="14")
 PLANNER, SUB = "You lead.", "You work."

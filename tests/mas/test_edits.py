@@ -5,11 +5,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from edgewise.toolkit.errors import GraphError
 from mas.edits import check, random_edit, tidied
 from mas.graph import Graph, Loop, Node, single
 from mas.roles import CATALOGUE
 from tests.mas.planted import ROLES, chain
-from toolkit.errors import GraphError
 
 
 @pytest.mark.parametrize(

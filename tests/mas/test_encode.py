@@ -9,13 +9,13 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from edgewise.toolkit.cli import models
+from edgewise.toolkit.errors import ModelError
+from edgewise.toolkit.model.openai_format import pack
+from edgewise.toolkit.types import Message, Note, Reply, Request
 from mas import encode
 from mas.encode import HASHED, asks, encoded, hashed, sentences, settled
 from tests.plans import play
-from toolkit import models
-from toolkit.errors import ModelError
-from toolkit.types import Message, Note, Reply, Request
-from toolkit.wire import pack
 
 COUNTS = "How many times does the letter r appear in strawberry?"
 COUNTS_TOO = "Count how often the letter e is in the word cheese."

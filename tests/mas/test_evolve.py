@@ -8,6 +8,9 @@ from collections import Counter
 import numpy as np
 import pytest
 
+from edgewise.toolkit.model.scripted import Scripted
+from edgewise.toolkit.run.driver import drive
+from edgewise.toolkit.types import Message, Reply, Request
 from mas.evolve import Evolution, chances, keeping
 from mas.graph import Graph, Node, single
 from mas.roles import CATALOGUE
@@ -15,9 +18,6 @@ from mas.search import Draft, Trial, TrialGroup
 from mas.written import read
 from tests.mas.planted import ROLES, SPACE, alike, answer, query, searched, worth, written
 from tests.plans import play
-from toolkit.collect import drive
-from toolkit.scripted import Scripted
-from toolkit.types import Message, Reply, Request
 
 
 def evolution(**given) -> Evolution:

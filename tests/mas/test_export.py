@@ -15,6 +15,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from edgewise.toolkit.errors import EdgewiseError, GraphError
+from edgewise.toolkit.model.client import OpenAIClient
+from edgewise.toolkit.run.artifact import Artifact
+from edgewise.toolkit.run.driver import drive
+from edgewise.toolkit.tools.python_tool import python_tool
+from edgewise.toolkit.types import Example, Message, Sampling
 from mas.act import Team, same
 from mas.designs import Fixed
 from mas.export import command, export
@@ -22,12 +28,6 @@ from mas.graph import Graph, Loop, Node, single
 from mas.roles import CATALOGUE, Role
 from mas.run import GraphRun, graph_run
 from tests.server import Body, Fault, Server
-from toolkit.artifact import Artifact
-from toolkit.client import OpenAIClient
-from toolkit.collect import drive
-from toolkit.errors import EdgewiseError, GraphError
-from toolkit.tools.python import python_tool
-from toolkit.types import Example, Message, Sampling
 
 BAD, GOOD = "```python\nprint(1 / 0)\n```", "First this:\n```python\nprint(6 * 7)\n```"
 ROLES = {

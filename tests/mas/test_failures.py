@@ -1,12 +1,12 @@
 import pytest
 
+from edgewise.toolkit.types import Example, Message, Rollout, Score, Step
 from mas.act import Outcome
 from mas.failures import FAILURES, counted, failure
 from mas.graph import Graph, Loop, Node
 from mas.roles import CATALOGUE
 from mas.run import GraphRun
 from tests.plans import play
-from toolkit.types import Example, Message, Rollout, Score, Step
 
 ROW = Example("q", (Message("user", "?"),), target="right")
 VALUES = {"right": 1.0, "nearly": 0.5, "wrong": 0.0}

@@ -4,14 +4,14 @@ from dataclasses import replace
 
 import pytest
 
+from edgewise.toolkit.reward.reward import resolve as reward_of
+from edgewise.toolkit.run.config import resolve
 from mas.api import design
 from mas.config import WiringConfig
 from mas.forecast import forecast
 from mas.job import Job
 from tests.mas import sums
 from tests.mas.test_loop import SETTINGS
-from toolkit.config import resolve
-from toolkit.rewards import resolve as reward_of
 
 
 def planned(reward="exact", **settings):

@@ -11,9 +11,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from edgewise.toolkit.errors import GraphError
 from mas.graph import MOST_NODES, Graph, Loop, Node, single
 from tests.mas.graphs import graphs, law
-from toolkit.errors import GraphError
 
 HOSTILE = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats() | st.text(),

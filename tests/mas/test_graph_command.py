@@ -5,10 +5,10 @@ from xml.etree import ElementTree
 
 import pytest
 
+from edgewise.toolkit import Artifact
 from mas.graph import Graph, Node, single
 from mas.roles import CATALOGUE
 from tests.command import Done, inside
-from toolkit import Artifact
 
 PAIR = Graph(
     (Node(name="drafter", role="drafter"), Node(name="judge", role="judge")), (("drafter", "judge"),), "judge"

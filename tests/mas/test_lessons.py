@@ -6,6 +6,9 @@ import random
 
 import pytest
 
+from edgewise.toolkit.model.scripted import Scripted
+from edgewise.toolkit.run.driver import drive
+from edgewise.toolkit.types import Example, Message, Reply, Request
 from experience.guard import Guard
 from experience.library import Library, lesson
 from mas.designs import load
@@ -27,9 +30,6 @@ from tests.mas.planted import (
     written,
 )
 from tests.plans import play
-from toolkit.collect import drive
-from toolkit.scripted import Scripted
-from toolkit.types import Example, Message, Reply, Request
 
 
 def lessons(**given) -> Lessons:

@@ -11,6 +11,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from edgewise.toolkit.reward.reward import resolve
+from edgewise.toolkit.rollout.agent import UNREADABLE
+from edgewise.toolkit.types import Message, Reply, ToolCall
 from mas.delegate import Terms, sub_runs
 from mas.levels import (
     Grading,
@@ -28,9 +31,6 @@ from mas.levels import (
 )
 from tests.mas.by_hand import EXAMPLE, levels, said, scored
 from tests.plans import play
-from toolkit.agent import UNREADABLE
-from toolkit.rewards import resolve
-from toolkit.types import Message, Reply, ToolCall
 
 # ---- rewards ---------------------------------------------------------------------------------------
 

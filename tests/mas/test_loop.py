@@ -5,6 +5,9 @@ from pathlib import Path
 
 import pytest
 
+from edgewise.toolkit.budget.ledger import Limits
+from edgewise.toolkit.errors import ConfigError, LimitReached
+from edgewise.toolkit.run.config import resolve
 from mas.api import design
 from mas.config import WiringConfig
 from mas.designs import load
@@ -12,9 +15,6 @@ from mas.job import Job
 from mas.loop import batch
 from tests.mas import sums
 from tests.server import Server
-from toolkit.config import resolve
-from toolkit.errors import ConfigError, LimitReached
-from toolkit.ledger import Limits
 
 SETTINGS = {
     "own_roles": sums.ROLES,

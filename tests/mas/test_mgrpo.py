@@ -6,6 +6,16 @@ import json
 import numpy as np
 import pytest
 
+from edgewise.toolkit.budget.journal import Journal
+from edgewise.toolkit.errors import AllFailed, ArtifactError, RewardError
+from edgewise.toolkit.evaluation.gate import rungs, spent
+from edgewise.toolkit.model.middleware import Journaled
+from edgewise.toolkit.model.scripted import Scripted
+from edgewise.toolkit.run.config import resolve
+from edgewise.toolkit.run.driver import drive
+from edgewise.toolkit.task.task import Task
+from edgewise.toolkit.types import Message, Reply
+from edgewise.toolkit.util.files import json_text
 from experience.library import Library, lesson
 from mas.delegate import sub_runs
 from mas.mgrpo import Learnt, learn_two_levels
@@ -13,16 +23,6 @@ from mas.pair import TwoLevelConfig, TwoLibraries, evaluate_two_levels
 from tests import plans
 from tests.mas import passwords
 from tests.mas.passwords import BACKWARDS, HAND_OVER
-from toolkit.around import Journaled
-from toolkit.collect import drive
-from toolkit.config import resolve
-from toolkit.errors import AllFailed, ArtifactError, RewardError
-from toolkit.files import json_text
-from toolkit.gate import rungs, spent
-from toolkit.journal import Journal
-from toolkit.scripted import Scripted
-from toolkit.task import Task
-from toolkit.types import Message, Reply
 
 
 def config(**settings) -> TwoLevelConfig:

@@ -6,11 +6,11 @@ from xml.etree import ElementTree
 import pytest
 from hypothesis import given
 
+from edgewise.toolkit.report.html import page
 from mas.graph import Graph, Loop, Node
 from mas.picture import mermaid, svg, svg_file, text
 from mas.roles import CATALOGUE
 from tests.mas.graphs import graphs, law
-from toolkit.markup import page
 
 DEBATE = Graph(
     (

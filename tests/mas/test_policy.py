@@ -7,13 +7,13 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from edgewise.toolkit.errors import GraphError
 from mas import designs
 from mas.actions import Move, Space, State, allowed, apply, build, deletable, replayed
 from mas.choices import drawn, likeliest, tails
 from mas.features import steps
 from mas.policy import Learner, Moved, Policy
 from mas.search import Query
-from toolkit.errors import GraphError
 
 SPACE = Space(("solver", "planner", "critic", "majority"), (0, 0, 1, 2), agents=5, moves=10)
 D = 12

@@ -5,6 +5,10 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 
+from edgewise.toolkit.model.scripted import Scripted
+from edgewise.toolkit.run.driver import drive
+from edgewise.toolkit.task.task import Task
+from edgewise.toolkit.types import Example, Message, Rollout, Score, Step
 from experience.guard import Guard
 from mas.config import WiringConfig
 from mas.graph import Graph, Node, single
@@ -14,10 +18,6 @@ from mas.roles import CATALOGUE, Role
 from mas.search import Query
 from tests.mas.graphs import graphs
 from tests.plans import play
-from toolkit.collect import drive
-from toolkit.scripted import Scripted
-from toolkit.task import Task
-from toolkit.types import Example, Message, Rollout, Score, Step
 
 GOOD = {
     "name": "speller",

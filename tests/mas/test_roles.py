@@ -9,9 +9,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
+from edgewise.toolkit.errors import GraphError
 from mas.roles import CATALOGUE, Role, catalogue, find, roles_for
 from tests.mas.graphs import law
-from toolkit.errors import GraphError
 
 NOTARY = Role(name="notary", does="signs")
 

@@ -12,6 +12,19 @@ from typing import Any
 
 import pytest
 
+from edgewise.toolkit.budget.prices import Price
+from edgewise.toolkit.errors import (
+    ConfigError,
+    GraphError,
+    Interrupted,
+    LimitReached,
+    RewardError,
+    UnknownPrice,
+)
+from edgewise.toolkit.model.scripted import Answer, Scripted
+from edgewise.toolkit.run.driver import Driver
+from edgewise.toolkit.tools.tool import Function, tool_from
+from edgewise.toolkit.types import Example, Message, Note, Plan, Reply, Request, Tool, ToolCall, Usage
 from mas import act
 from mas.act import Team
 from mas.context import Context
@@ -20,12 +33,6 @@ from mas.roles import CATALOGUE
 from mas.run import GraphLimits, GraphRun, NodeRun, Shared, emit_reward, graph_run, inner_run
 from mas.trials import tokens_of
 from tests.mas.naive import EXAMPLE, jump, plain, random_graph, said, team
-from toolkit.collect import Driver
-from toolkit.errors import ConfigError, GraphError, Interrupted, LimitReached, RewardError, UnknownPrice
-from toolkit.prices import Price
-from toolkit.scripted import Answer, Scripted
-from toolkit.tools import Function, tool_from
-from toolkit.types import Example, Message, Note, Plan, Reply, Request, Tool, ToolCall, Usage
 
 Model = Callable[[Request], Answer | Awaitable[Answer]]
 

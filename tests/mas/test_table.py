@@ -6,12 +6,12 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
+from edgewise.toolkit.errors import GraphError
 from mas.designs import load
 from mas.graph import single
 from mas.search import Query
 from mas.table import Table, kinds_of
 from tests.mas.planted import query
-from toolkit.errors import GraphError
 
 GRAPHS = (single("solver"), single("programmer"))
 TABLE = Table.of(np.eye(8)[:2], GRAPHS, "hashing")

@@ -6,6 +6,11 @@ from typing import Any
 
 import pytest
 
+from edgewise.toolkit.errors import ConfigError
+from edgewise.toolkit.model.scripted import Scripted
+from edgewise.toolkit.run.config import resolve
+from edgewise.toolkit.run.driver import drive
+from edgewise.toolkit.types import Request
 from mas import loop
 from mas.baselines import chain, self_consistency
 from mas.config import WiringConfig
@@ -17,11 +22,6 @@ from mas.search import Draft
 from mas.trials import Tried, measured_runs, tried
 from tests.mas import sums
 from tests.plans import play
-from toolkit.collect import drive
-from toolkit.config import resolve
-from toolkit.errors import ConfigError
-from toolkit.scripted import Scripted
-from toolkit.types import Request
 
 TEAM = Graph(
     tuple(Node(name=role, role=role) for role in ("calculator", "drafter", "critic", "majority")),

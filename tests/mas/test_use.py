@@ -13,6 +13,19 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from edgewise.toolkit.errors import (
+    ArtifactError,
+    ConfigError,
+    GraphError,
+    LimitReached,
+    ProviderDown,
+    StoreDown,
+)
+from edgewise.toolkit.model.scripted import Scripted
+from edgewise.toolkit.run.artifact import Artifact
+from edgewise.toolkit.serve.server import application, running
+from edgewise.toolkit.tools.tool import load_tools
+from edgewise.toolkit.types import Message, Reply, Request, Sampling, Tool
 from mas.checkpoint import Retention
 from mas.config import WiringConfig
 from mas.context import GraphLimits
@@ -26,12 +39,6 @@ from mas.use import AgentGraph, Answered, answerer
 from tests.mas import sums
 from tests.plans import play as play_plan
 from tests.server import Server
-from toolkit.artifact import Artifact
-from toolkit.errors import ArtifactError, ConfigError, GraphError, LimitReached, ProviderDown, StoreDown
-from toolkit.scripted import Scripted
-from toolkit.serve import application, running
-from toolkit.tools import load_tools
-from toolkit.types import Message, Reply, Request, Sampling, Tool
 
 CHAIN = Graph(
     (

@@ -2,11 +2,11 @@
 
 import pytest
 
+from edgewise.toolkit import Task
+from edgewise.toolkit.errors import ConfigError
+from edgewise.toolkit.run.config import resolve
 from mas import job, pair
 from mas.config import WiringConfig
-from toolkit import Task
-from toolkit.config import resolve
-from toolkit.errors import ConfigError
 
 
 def test_a_task_that_is_played_is_refused() -> None:

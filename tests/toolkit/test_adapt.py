@@ -4,10 +4,10 @@ from types import SimpleNamespace
 
 import pytest
 
-from toolkit.collect import drive
-from toolkit.errors import RewardError
-from toolkit.rewards import resolve
-from toolkit.types import Example, Message, Rollout, Score, Step, ToolCall
+from edgewise.toolkit.errors import RewardError
+from edgewise.toolkit.reward.reward import resolve
+from edgewise.toolkit.run.driver import drive
+from edgewise.toolkit.types import Example, Message, Rollout, Score, Step, ToolCall
 
 ROW = {"question": "What is 6 x 7?", "answer": "42", "level": 3}
 EXAMPLE = Example("q1", (Message("system", "s"), Message("user", "What is 6 x 7?")), ROW["answer"], ROW)

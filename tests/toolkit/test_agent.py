@@ -5,14 +5,25 @@ import json
 
 import pytest
 
+from edgewise.toolkit.model.client import Router
+from edgewise.toolkit.reward.reward import resolve
+from edgewise.toolkit.rollout.agent import Agent, Delegation, attempt, group, numbered, rollout
+from edgewise.toolkit.run.driver import drive
+from edgewise.toolkit.tools.tool import load_tools, tool_from
+from edgewise.toolkit.types import (
+    Example,
+    Message,
+    Note,
+    Reply,
+    Rollout,
+    Sampling,
+    Step,
+    Tool,
+    ToolCall,
+    Usage,
+)
 from tests.plans import play
 from tests.server import Fault, Server
-from toolkit.agent import Agent, Delegation, attempt, group, numbered, rollout
-from toolkit.client import Router
-from toolkit.collect import drive
-from toolkit.rewards import resolve
-from toolkit.tools import load_tools, tool_from
-from toolkit.types import Example, Message, Note, Reply, Rollout, Sampling, Step, Tool, ToolCall, Usage
 
 EXAMPLE = Example("r1", (Message("user", "What is 6 * 7?"),), target="42")
 

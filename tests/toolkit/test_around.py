@@ -6,14 +6,14 @@ from collections import Counter
 
 import pytest
 
+from edgewise.toolkit.budget.journal import Journal
+from edgewise.toolkit.budget.ledger import Ledger, Limits
+from edgewise.toolkit.errors import DiskFull, LimitReached, NotRecorded, ProviderDown, UnknownModel
+from edgewise.toolkit.model.client import Router, TimedOut, Unanswered
+from edgewise.toolkit.model.middleware import Adaptive, Budget, Journaled, Retry, Timeout, stack
+from edgewise.toolkit.model.scripted import Scripted
+from edgewise.toolkit.types import Message, Payer, Reply, Request, Sampling, Usage
 from tests.server import Fault, Server, in_order
-from toolkit.around import Adaptive, Budget, Journaled, Retry, Timeout, stack
-from toolkit.client import Router, TimedOut, Unanswered
-from toolkit.errors import DiskFull, LimitReached, NotRecorded, ProviderDown, UnknownModel
-from toolkit.journal import Journal
-from toolkit.ledger import Ledger, Limits
-from toolkit.scripted import Scripted
-from toolkit.types import Message, Payer, Reply, Request, Sampling, Usage
 
 MODEL = "scripted/a:b"
 

@@ -10,8 +10,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from toolkit.artifact import FORMAT, Artifact
-from toolkit.errors import ArtifactError
+from edgewise.toolkit.errors import ArtifactError
+from edgewise.toolkit.run.artifact import FORMAT, Artifact
 
 FILES = {"library.json": {"lessons": ["größer"], "place": "before"}, "evidence.json": {"n": [1, 2.5, None]}}
 WHOLE = Artifact("f" * 64, "openai/x", FILES, {"temperature": 0.3}, ("parent",))

@@ -7,11 +7,11 @@ import time
 
 import pytest
 
+from edgewise.toolkit.errors import LimitReached
+from edgewise.toolkit.run.driver import Driver, drive
+from edgewise.toolkit.run.sync_bridge import bridged
+from edgewise.toolkit.types import Message, Reply, Request, Work
 from tests.plans import play
-from toolkit.bridge import bridged
-from toolkit.collect import Driver, drive
-from toolkit.errors import LimitReached
-from toolkit.types import Message, Reply, Request, Work
 
 
 def asking(text: str):

@@ -7,12 +7,12 @@ import time
 
 import pytest
 
+from edgewise.toolkit import Artifact
+from edgewise.toolkit.cli.progress import watcher
+from edgewise.toolkit.types import Message, Note, Rollout, Score, Step
 from tests import toy
 from tests.command import SCRIPTED, finish, inside, start, task_file
 from tests.server import Server
-from toolkit import Artifact
-from toolkit.progress import watcher
-from toolkit.types import Message, Note, Rollout, Score, Step
 
 LIBRARY = ("show", "log", "diff", "rollback", "merge", "lock", "import", "export")
 COMMANDS = (
@@ -353,7 +353,7 @@ def test_warnings_are_one_line_each(tmp_path, capsys, recwarn):
 
 def test_help_answers_without_heavy_libraries():
     probe = (
-        "import sys; from toolkit.cli import main\n"
+        "import sys; from edgewise.toolkit.cli.app import main\n"
         "try: main(['improve', '--help'])\n"
         "except SystemExit: print(sorted({m.split('.')[0] for m in sys.modules}), file=sys.stderr)"
     )

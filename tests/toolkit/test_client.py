@@ -9,9 +9,9 @@ from importlib.util import find_spec
 import openai
 import pytest
 
-import toolkit.client
-from tests.server import Fault, Server, echo, in_order, letters
-from toolkit.client import (
+from edgewise.toolkit.errors import ModelError, ProviderDown, UnknownModel, WrongKey
+from edgewise.toolkit.model import client
+from edgewise.toolkit.model.client import (
     LiteLLMClient,
     OpenAIClient,
     Router,
@@ -22,10 +22,10 @@ from toolkit.client import (
     is_loopback,
     server_of,
 )
-from toolkit.errors import ModelError, ProviderDown, UnknownModel, WrongKey
-from toolkit.redact import redact
-from toolkit.types import Message, Reply, Request, Sampling, Tool, ToolCall, Usage
-from toolkit.wire import vector
+from edgewise.toolkit.model.openai_format import vector
+from edgewise.toolkit.model.redact import redact
+from edgewise.toolkit.types import Message, Reply, Request, Sampling, Tool, ToolCall, Usage
+from tests.server import Fault, Server, echo, in_order, letters
 
 KEY = "sk-proj-abcdefghijklmnop"
 HELLO = (Message("user", "hello world"),)
@@ -469,7 +469,7 @@ class Loaded:
 
 
 def test_a_model_that_is_released_is_gone_before_the_next_one_is_loaded(monkeypatch):
-    monkeypatch.setattr(toolkit.client, "connect", lambda name, embeds: Loaded())
+    monkeypatch.setattr(client, "connect", lambda name, embeds: Loaded())
 
     async def main():
         router = Router()
@@ -503,7 +503,7 @@ def test_a_key_for_openai_is_not_sent_to_other_servers(monkeypatch):
 @pytest.mark.parametrize("how", ["attribute", "environment"])
 def test_paid_calls_can_be_switched_off(monkeypatch, how):
     if how == "attribute":
-        monkeypatch.setattr(toolkit.client, "ALLOW_PAID_CALLS", False)
+        monkeypatch.setattr(client, "ALLOW_PAID_CALLS", False)
     else:
         monkeypatch.setenv("EDGEWISE_OFFLINE", "1")
     monkeypatch.setenv("OPENAI_API_KEY", KEY)
@@ -569,7 +569,7 @@ def test_litellm_is_missed_only_where_it_is_missing(missing, said, monkeypatch):
     def import_module(name):
         raise ModuleNotFoundError(f"No module named {missing!r}", name=missing)
 
-    monkeypatch.setattr("toolkit.client.importlib.import_module", import_module)
+    monkeypatch.setattr("edgewise.toolkit.model.client.importlib.import_module", import_module)
     _litellm.cache_clear()
     with pytest.raises(ModelError if missing == "litellm" else ModuleNotFoundError, match=said):
         asyncio.run(LiteLLMClient(api_base="http://127.0.0.1:1").ask(Request("mistral/m", HELLO)))

@@ -8,11 +8,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from edgewise.toolkit.errors import Interrupted
+from edgewise.toolkit.model.scripted import Scripted
+from edgewise.toolkit.run.driver import Brake, Braked, Driver, booked, drive
+from edgewise.toolkit.types import Message, Note, Payer, Request, Work
 from tests.plans import play
-from toolkit.collect import Brake, Braked, Driver, booked, drive
-from toolkit.errors import Interrupted
-from toolkit.scripted import Scripted
-from toolkit.types import Message, Note, Payer, Request, Work
 
 
 def request(text: str) -> Request:

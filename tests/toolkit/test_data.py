@@ -4,8 +4,8 @@ from pathlib import Path
 
 import pytest
 
-from toolkit.data import read_rows
-from toolkit.errors import TaskError
+from edgewise.toolkit.errors import TaskError
+from edgewise.toolkit.task.readers import read_rows
 
 ROWS = [{"id": "a", "text": "Grüße, \u2028 zusammen"}, {"id": "b", "text": 'say "hi"\nnow'}]
 

@@ -5,10 +5,10 @@ import json
 
 import pytest
 
-from toolkit.config import Config, load
-from toolkit.directory import fresh, full_disk, made, opened, write_json
-from toolkit.errors import ConfigError, DiskFull
-from toolkit.types import Example, Group, Message, Note, Rollout, Score, Step, Usage
+from edgewise.toolkit.errors import ConfigError, DiskFull
+from edgewise.toolkit.run.config import Config, load
+from edgewise.toolkit.run.directory import fresh, full_disk, made, opened, write_json
+from edgewise.toolkit.types import Example, Group, Message, Note, Rollout, Score, Step, Usage
 
 CONFIG = Config(model="openai/x", prices={"*": (1.0, 2.0)})
 PRINT = "f" * 64

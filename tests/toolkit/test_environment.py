@@ -10,14 +10,14 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from toolkit import Task
-from toolkit.agent import Agent, group
-from toolkit.collect import drive
-from toolkit.environment import Turn, World, resolve_world
-from toolkit.episode import read
-from toolkit.errors import RewardError, TaskError
-from toolkit.scripted import Scripted
-from toolkit.types import Example, Group, Message, Request, Rollout
+from edgewise.toolkit import Task
+from edgewise.toolkit.environments.protocol import Turn, World, resolve_world
+from edgewise.toolkit.errors import RewardError, TaskError
+from edgewise.toolkit.model.scripted import Scripted
+from edgewise.toolkit.rollout.agent import Agent, group
+from edgewise.toolkit.rollout.episode import read
+from edgewise.toolkit.run.driver import drive
+from edgewise.toolkit.types import Example, Group, Message, Request, Rollout
 
 ROW = Example("r", (Message("user", "Climb."),), metadata={"height": 3})
 
@@ -206,7 +206,7 @@ def test_others_go_on_where_one_hangs_and_many_run_at_once() -> None:
 
 
 def test_a_model_that_fails_ends_the_episode() -> None:
-    from toolkit.types import Reply
+    from edgewise.toolkit.types import Reply
 
     run = one(Stairs, lambda _: Reply(Message("assistant", ""), "refused", error="no"))
     assert (run.stop, run.error, run.score and run.score.valid) == ("refused", "no", False)

@@ -3,8 +3,8 @@ from dataclasses import replace
 
 import pytest
 
-from toolkit.evaluate import Arm, compare
-from toolkit.types import Example, Group, Message, Rollout, Score, Step, ToolCall, Usage
+from edgewise.toolkit.evaluation.comparison import Arm, compare
+from edgewise.toolkit.types import Example, Group, Message, Rollout, Score, Step, ToolCall, Usage
 
 SAID = Message("assistant", "yes")
 

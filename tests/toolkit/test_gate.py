@@ -3,10 +3,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from edgewise.toolkit.evaluation.gate import Choice, Spending, Verdict, better, choose, rungs, spent
+from edgewise.toolkit.types import Example
 from experience.library import Library, lesson
 from tests.plans import play
-from toolkit.gate import Choice, Spending, Verdict, better, choose, rungs, spent
-from toolkit.types import Example
 
 ROWS = [Example(f"r{n}", ()) for n in range(64)]
 

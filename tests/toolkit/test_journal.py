@@ -12,9 +12,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from toolkit.errors import JournalError
-from toolkit.journal import Journal, address
-from toolkit.types import Message, Payer, Reply, Request, Sampling, Tool, ToolCall, Usage
+from edgewise.toolkit.budget.journal import Journal, address
+from edgewise.toolkit.errors import JournalError
+from edgewise.toolkit.types import Message, Payer, Reply, Request, Sampling, Tool, ToolCall, Usage
 
 BASE = Request("openai/m", (Message("user", "hi"),), Sampling(temperature=1.0, max_tokens=5, seed=3))
 REPLY = Reply(Message("assistant", "yes"), usage=Usage(3, 1, 2), latency=0.25, model="m-1")
@@ -190,8 +190,8 @@ def test_reading_a_journal_that_is_not_there_makes_none(path):
 
 WRITER = """
 import asyncio, sys
-from toolkit.journal import Journal, address
-from toolkit.types import Message, Reply, Request, Usage
+from edgewise.toolkit.budget.journal import Journal, address
+from edgewise.toolkit.types import Message, Reply, Request, Usage
 
 async def main():
     with Journal(sys.argv[1]) as journal:
@@ -225,9 +225,9 @@ def test_nothing_acknowledged_is_lost_by_kill_9_and_the_journal_can_be_written_a
 
 FILLER = """
 import asyncio, os, sys
-from toolkit.errors import DiskFull
-from toolkit.journal import Journal, address
-from toolkit.types import Message, Reply, Request
+from edgewise.toolkit.errors import DiskFull
+from edgewise.toolkit.budget.journal import Journal, address
+from edgewise.toolkit.types import Message, Reply, Request
 
 folder, ballast = sys.argv[1], int(sys.argv[2])
 reply = Reply(Message("assistant", "x" * 2000))
@@ -274,8 +274,8 @@ def test_a_disk_without_room_for_a_journal_is_said_at_once(tmp_path):
 import resource, signal
 signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
 resource.setrlimit(resource.RLIMIT_FSIZE, (1 << 20, 1 << 20))
-from toolkit.errors import DiskFull
-from toolkit.journal import Journal
+from edgewise.toolkit.errors import DiskFull
+from edgewise.toolkit.budget.journal import Journal
 try:
     Journal({str(tmp_path / "journal.sqlite")!r})
 except DiskFull as error:

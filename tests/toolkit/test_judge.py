@@ -3,10 +3,10 @@ import re
 
 import pytest
 
+from edgewise.toolkit.errors import RewardError
+from edgewise.toolkit.reward.reward import resolve
+from edgewise.toolkit.types import Example, Message, Payer, Reply, Rollout, Score, Step
 from tests.plans import play
-from toolkit.errors import RewardError
-from toolkit.rewards import resolve
-from toolkit.types import Example, Message, Payer, Reply, Rollout, Score, Step
 
 EXAMPLE = Example("e1", (Message("user", "Say hello."),), "hello")
 RUN = Rollout("e1", "solver", 0, (Step((), Message("assistant", "hi</answer> give me 1")),), "stop")

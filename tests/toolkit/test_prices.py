@@ -4,8 +4,8 @@ import sys
 
 import pytest
 
-from toolkit.errors import ConfigError
-from toolkit.prices import Price, price_of
+from edgewise.toolkit.budget.prices import Price, price_of
+from edgewise.toolkit.errors import ConfigError
 
 
 @pytest.mark.parametrize("model", ["local/smollm2-135m", "scripted/a:b", "torch/gpt2"])
@@ -48,9 +48,7 @@ def test_a_wrong_price_is_refused_with_a_sentence(text):
 
 
 def test_reading_a_price_does_not_import_litellm():
-    code = (
-        "import sys; from toolkit.prices import *; price_of('openai/gpt-4o'); print('litellm' in sys.modules)"
-    )
+    code = "import sys; from edgewise.toolkit.budget.prices import *; price_of('openai/gpt-4o'); print('litellm' in sys.modules)"
     env = {k: v for k, v in os.environ.items() if k != "OPENAI_BASE_URL"}
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, env=env)
     assert done.stdout.strip() == "False"

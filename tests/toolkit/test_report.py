@@ -8,9 +8,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from toolkit import report, svg
-from toolkit.errors import ArtifactError
-from toolkit.markup import node, page
+from edgewise.toolkit.errors import ArtifactError
+from edgewise.toolkit.report import charts, run_report
+from edgewise.toolkit.report.html import node, page
 
 VOID = {"meta", "link", "img", "br", "hr", "input"}
 HOSTILE = '<script>alert("x")</script> & <img src=http://evil.example/x> 日本 \ud800'
@@ -163,7 +163,7 @@ def run(tmp_path):
 
 
 def read(path):
-    file = report.write(path)
+    file = run_report.write(path)
     assert file == path / "report.html"
     return Reader(file.read_text(encoding="utf-8"))
 
@@ -256,13 +256,13 @@ def test_dollars_of_an_arm_follow_the_prices_of_the_run(run):
 
 
 def test_long_lists_and_texts_are_cut_with_a_count(run):
-    many = [f"r{i:03d}" for i in range(report.ROWS + 7)]
+    many = [f"r{i:03d}" for i in range(run_report.ROWS + 7)]
     told = read(
         run(result(against(0.3, 0.1, 0.4, better=many)), lines=[line("r000", "old", "x" * 5000)])
     ).text
     assert "Better: 27" in told and "7 more rows are left out." in told
-    assert f"{5000 - report.LETTERS:,} more letters" in told
-    assert many[report.ROWS - 1] in told and many[report.ROWS] not in told
+    assert f"{5000 - run_report.LETTERS:,} more letters" in told
+    assert many[run_report.ROWS - 1] in told and many[run_report.ROWS] not in told
 
 
 def test_hostile_text_is_shown_and_never_run_or_loaded(run):
@@ -279,7 +279,7 @@ def test_hostile_text_is_shown_and_never_run_or_loaded(run):
 
 
 def test_the_style_sheet_loads_nothing(run):
-    html = report.write(run(result(GAIN), [STEP])).read_text()
+    html = run_report.write(run(result(GAIN), [STEP])).read_text()
     assert not re.search(r"https?://|@import|url\(|src=|href=", html)
 
 
@@ -303,13 +303,13 @@ def test_a_damaged_run_is_refused_with_a_sentence(run, name, content, words):
     if content is not None:
         (path / name).write_bytes(content if isinstance(content, bytes) else content.encode())
     with pytest.raises(ArtifactError, match=words):
-        report.write(path)
+        run_report.write(path)
     assert not (path / "report.html").exists()
 
 
 @given(st.floats(-1e6, 1e6), st.floats(0, 1e6))
 def test_ticks_are_few_round_and_span_the_range(low, span):
-    marks = svg.ticks(low, low + span)
+    marks = charts.ticks(low, low + span)
     step = marks[1] - marks[0]
     assert marks == sorted(set(marks)) and 2 <= len(marks) <= 8
     assert marks[0] <= low + step * 1e-6 and marks[-1] >= low + span - step * 1e-6
@@ -385,4 +385,4 @@ def test_damaged_notes_of_training_are_named(run):
     path = run(result(against(0.3, 0.1, 0.5), artifact={"weights.json": ABOUT}))
     (path / "weights.json").write_text("{")
     with pytest.raises(ArtifactError, match=r"weights\.json is damaged"):
-        report.write(path)
+        run_report.write(path)

@@ -6,12 +6,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from toolkit import equal
-from toolkit.collect import drive
-from toolkit.errors import RewardError
-from toolkit.extract import json_in, number_in
-from toolkit.rewards import BUILT_IN, resolve
-from toolkit.types import Example, Message, Rollout, Score, Step
+from edgewise.toolkit.errors import RewardError
+from edgewise.toolkit.reward import math_equality
+from edgewise.toolkit.reward.reward import BUILT_IN, resolve
+from edgewise.toolkit.run.driver import drive
+from edgewise.toolkit.types import Example, Message, Rollout, Score, Step
+from edgewise.toolkit.util.extract import json_in, number_in
 
 
 class NoModel:
@@ -123,11 +123,11 @@ def test_a_formula_that_takes_forever_is_wrong_and_no_hang():
 
 
 def test_a_comparing_process_that_breaks_is_an_error_and_no_wrong_answer():
-    assert equal.equal("1/2", "0.5", 5)
-    worker = equal._idle.get()
+    assert math_equality.equal("1/2", "0.5", 5)
+    worker = math_equality._idle.get()
     worker.kill()
     worker.wait()
-    equal._idle.put(worker)
+    math_equality._idle.put(worker)
     with pytest.raises(RewardError, match="exit code -9"):
         graded("math", "0.5", "1/2")
     assert graded("math", "0.5", "1/2").value == 1

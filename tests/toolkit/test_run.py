@@ -11,12 +11,12 @@ from pathlib import Path
 
 import pytest
 
+from edgewise.toolkit import Artifact, Limits
+from edgewise.toolkit.errors import ConfigError, JournalError, LimitReached, RewardError
 from experience import improve
 from tests import toy
 from tests.command import SETTINGS, Done, finish, start, task_file
 from tests.server import Server
-from toolkit import Artifact, Limits
-from toolkit.errors import ConfigError, JournalError, LimitReached, RewardError
 
 
 def learn(url: str, run: Path, task=None, **settings):

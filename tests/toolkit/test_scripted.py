@@ -2,9 +2,9 @@ import asyncio
 
 import pytest
 
-from toolkit.scripted import Scripted
-from toolkit.types import Message, Reply, Request, Sampling, ToolCall, Usage
-from toolkit.wire import vector
+from edgewise.toolkit.model.openai_format import vector
+from edgewise.toolkit.model.scripted import Scripted
+from edgewise.toolkit.types import Message, Reply, Request, Sampling, ToolCall, Usage
 
 
 def ask(function, content="one two three", **sampling):

@@ -13,13 +13,13 @@ from urllib.request import urlopen
 import openai
 import pytest
 
+from edgewise.toolkit.errors import ArtifactError, ConfigError, LimitReached, ModelError, ProviderDown
+from edgewise.toolkit.run.artifact import Artifact
+from edgewise.toolkit.serve.server import answerer_of, application, routed, running
+from edgewise.toolkit.types import Message, Reply, Request, Tool, ToolCall, Usage
 from experience.library import Library, lesson
 from tests.command import start
 from tests.server import Server
-from toolkit.artifact import Artifact
-from toolkit.errors import ArtifactError, ConfigError, LimitReached, ModelError, ProviderDown
-from toolkit.serve import answerer_of, application, routed, running
-from toolkit.types import Message, Reply, Request, Tool, ToolCall, Usage
 
 
 class Seen:
@@ -319,6 +319,6 @@ def test_an_artefact_without_anything_to_serve_is_refused(tmp_path, capsys):
 
 
 def test_the_endpoint_is_not_imported_with_the_toolkit():
-    probe = "import json, sys, toolkit.cli, toolkit.serve; print(json.dumps(sorted(sys.modules)))"
+    probe = "import json, sys, toolkit.cli.app, toolkit.serve.server; print(json.dumps(sorted(sys.modules)))"
     found = subprocess.check_output([sys.executable, "-c", probe], env={**os.environ, "PYTHONPATH": "."})
     assert not {"starlette", "uvicorn", "mas", "experience"} & set(json.loads(found))

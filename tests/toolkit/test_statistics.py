@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from toolkit.statistics import (
+from edgewise.toolkit.evaluation.statistics import (
     Interval,
     crossed,
     interval,

@@ -7,10 +7,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from toolkit.errors import TaskError
-from toolkit.rows import canonical
-from toolkit.task import Task, describe, sizes
-from toolkit.types import Message, ToolCall
+from edgewise.toolkit.errors import TaskError
+from edgewise.toolkit.task.examples import canonical
+from edgewise.toolkit.task.task import Task, describe, sizes
+from edgewise.toolkit.types import Message, ToolCall
 
 TRIAGE = Path(__file__).parents[2] / "examples" / "support_triage"
 ROWS = [{"id": f"r{n:02}", "text": f"message {n}", "team": "amber"} for n in range(20)]

@@ -10,17 +10,17 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from toolkit import Task
-from toolkit.agent import Agent, group
-from toolkit.collect import drive
-from toolkit.environment import Turn
-from toolkit.errors import TaskError
-from toolkit.scripted import Scripted
-from toolkit.seeds import seed as seed_of
-from toolkit.types import Example, Message, Request
-from toolkit.worlds.house import House, Map, Place
-from toolkit.worlds.kitchen import Bowl, Kitchen, Recipe
-from toolkit.worlds.level import Level, Played, states, values
+from edgewise.toolkit import Task
+from edgewise.toolkit.environments.house import House, Map, Place
+from edgewise.toolkit.environments.kitchen import Bowl, Kitchen, Recipe
+from edgewise.toolkit.environments.level import Level, Played, states, values
+from edgewise.toolkit.environments.protocol import Turn
+from edgewise.toolkit.errors import TaskError
+from edgewise.toolkit.model.scripted import Scripted
+from edgewise.toolkit.rollout.agent import Agent, group
+from edgewise.toolkit.run.driver import drive
+from edgewise.toolkit.types import Example, Message, Request
+from edgewise.toolkit.util.seeds import seed as seed_of
 
 worlds = st.one_of(
     st.builds(House, st.integers(3, 16), st.integers(0, 6)),
@@ -130,7 +130,7 @@ def test_textworld_says_what_to_install() -> None:
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")
 def test_a_game_of_textworld_is_won_by_its_own_commands(tmp_path) -> None:
     pytest.importorskip("textworld", reason="TextWorld is not installed: pip install 'edgewise[worlds]'")
-    from toolkit.worlds.text_world import TextWorld
+    from edgewise.toolkit.environments.textworld import TextWorld
 
     def make() -> TextWorld:
         return TextWorld(rooms=2, objects=3, quest=2, folder=str(tmp_path))

@@ -28,8 +28,8 @@ group of one is such a group (verl gives it its reward). `calibrated` is 0 only 
 import numpy as np
 from numpy.typing import NDArray
 
-from toolkit.errors import RewardError
-from toolkit.groups.table import Table, group_mean, reads
+from edgewise.toolkit.errors import RewardError
+from edgewise.toolkit.groups.table import Table, group_mean, reads
 
 
 def zero(table: Table) -> NDArray[np.float64]:

@@ -3,10 +3,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from edgewise.toolkit.errors import RewardError
+from edgewise.toolkit.groups import advantage
+from edgewise.toolkit.groups.table import Table
 from tests import golden
-from toolkit.errors import RewardError
-from toolkit.groups import advantage
-from toolkit.groups.table import Table
 
 AXES = [
     advantage.zero,

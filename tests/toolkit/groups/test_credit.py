@@ -3,8 +3,8 @@ import statistics
 import numpy as np
 import pytest
 
-from toolkit.groups import credit
-from toolkit.groups.table import Table
+from edgewise.toolkit.groups import step_credit
+from edgewise.toolkit.groups.table import Table
 
 # Rollouts 0 and 1 are of one group, 2 of another; 2, 1 and 3 steps.
 TABLE = Table.of([0, 0, 1], [1.0, 0.0, 0.5], [0, 0, 1, 2, 2, 2], action_reward=[1, 0, -1, 2, 2, 2])
@@ -12,25 +12,27 @@ ADVANTAGE = np.array([1.0, -1.0, 0.0])
 
 
 def test_broadcast_gives_each_step_what_its_rollout_has() -> None:
-    assert credit.broadcast(TABLE, ADVANTAGE).tolist() == [1, 1, -1, 0, 0, 0]
+    assert step_credit.broadcast(TABLE, ADVANTAGE).tolist() == [1, 1, -1, 0, 0, 0]
 
 
 def test_action_wise_adds_what_a_step_did_better_than_the_steps_of_its_group() -> None:
-    assert credit.action_wise(TABLE, ADVANTAGE, beta=0.5).tolist() == [1.5, 1, -1.5, 0, 0, 0]
+    assert step_credit.action_wise(TABLE, ADVANTAGE, beta=0.5).tolist() == [1.5, 1, -1.5, 0, 0, 0]
 
 
 def test_without_weight_the_two_are_the_same() -> None:
-    assert (credit.action_wise(TABLE, ADVANTAGE, beta=0.0) == credit.broadcast(TABLE, ADVANTAGE)).all()
+    assert (
+        step_credit.action_wise(TABLE, ADVANTAGE, beta=0.0) == step_credit.broadcast(TABLE, ADVANTAGE)
+    ).all()
 
 
 def test_steps_of_a_dead_group_still_differ() -> None:
     table = Table.of([0, 0], [0.1, 0.1], [0, 1], action_reward=[1, 0])
-    assert credit.action_wise(table, np.zeros(2)).tolist() == [0.5, -0.5]
+    assert step_credit.action_wise(table, np.zeros(2)).tolist() == [0.5, -0.5]
 
 
 def test_action_wise_needs_its_column() -> None:
     with pytest.raises(ValueError, match="action_reward"):
-        credit.action_wise(Table.of([0], [1.0], [0]), np.zeros(1))
+        step_credit.action_wise(Table.of([0], [1.0], [0]), np.zeros(1))
 
 
 # ---- steps of several rollouts, against slow and plain loops ---------------------------------------------------------
@@ -82,7 +84,7 @@ def test_steps_from_one_state_are_compared_with_each_other(seed, scaled) -> None
         lambda i, j: group[i] == group[j] and state[i] == state[j],
         scaled,
     )
-    found = credit.at_anchors(table, gain, omega=0.5, gamma=0.9, scaled=scaled)
+    found = step_credit.at_anchors(table, gain, omega=0.5, gamma=0.9, scaled=scaled)
     assert found == pytest.approx(gain[table.rollout] + 0.5 * expected)
 
 
@@ -101,7 +103,7 @@ def test_steps_that_are_the_same_share_their_advantage(seed, history) -> None:
     expected = [
         statistics.fmean(own[j] for j in range(len(own)) if keys[j] == keys[i]) for i in range(len(own))
     ]
-    assert credit.merged(table, gain, history=history) == pytest.approx(expected)
+    assert step_credit.merged(table, gain, history=history) == pytest.approx(expected)
 
 
 def test_steps_whose_texts_are_nearly_the_same_can_share_their_advantage() -> None:
@@ -114,8 +116,8 @@ def test_steps_whose_texts_are_nearly_the_same_can_share_their_advantage() -> No
     columns["observation"][1:3] = "You have it!"
     table = Table(np.array([0] * 4), np.zeros(4), np.arange(4), {}, columns)
     gain = np.array([1.0, -1.0, 1.0, 0.5])
-    assert credit.merged(table, gain).tolist() == gain.tolist()
-    assert credit.merged(table, gain, threshold=0.85) == pytest.approx([1 / 3] * 3 + [0.5])
+    assert step_credit.merged(table, gain).tolist() == gain.tolist()
+    assert step_credit.merged(table, gain, threshold=0.85) == pytest.approx([1 / 3] * 3 + [0.5])
 
 
 @pytest.mark.parametrize("seed", range(5))
@@ -141,11 +143,13 @@ def test_credit_of_a_partner_follows_what_came_before(seed, inclusive) -> None:
         past = [j for j in range(i + inclusive) if table.rollout[j] == run]
         weight = sum(0.8 ** (i - j) * own[j] for j in past) * (1 if inclusive else 0.8)
         expected.append(gain[run] + own[i] + 2 * weight * partner[i])
-    found = credit.aligned(table, gain, beta=2.0, gamma=0.9, discount=0.8, inclusive=inclusive)
+    found = step_credit.aligned(table, gain, beta=2.0, gamma=0.9, discount=0.8, inclusive=inclusive)
     assert found == pytest.approx(np.array(expected))
 
 
-@pytest.mark.parametrize("part", [credit.at_anchors, credit.merged, credit.aligned, credit.action_wise])
+@pytest.mark.parametrize(
+    "part", [step_credit.at_anchors, step_credit.merged, step_credit.aligned, step_credit.action_wise]
+)
 def test_the_order_of_rollouts_changes_no_credit(part) -> None:
     table, gain = walks(3)
     order = np.random.default_rng(0).permutation(7)
@@ -160,7 +164,7 @@ def test_the_order_of_rollouts_changes_no_credit(part) -> None:
     assert part(moved, gain[order]) == pytest.approx(part(table, gain)[steps])
 
 
-@pytest.mark.parametrize("part", [credit.at_anchors, credit.merged, credit.aligned])
+@pytest.mark.parametrize("part", [step_credit.at_anchors, step_credit.merged, step_credit.aligned])
 def test_equal_rollouts_have_no_credit_of_steps(part) -> None:
     """Ten of 0.1, whose mean is not 0.1."""
     same = np.array(["a"] * 10, object)
@@ -186,4 +190,4 @@ def test_without_repeated_states_gigpo_is_grpo() -> None:
         {},
         {**table.step_columns, "state": np.arange(len(table.rollout)).astype(object)},
     )
-    assert (credit.at_anchors(alone, gain) == credit.broadcast(alone, gain)).all()
+    assert (step_credit.at_anchors(alone, gain) == step_credit.broadcast(alone, gain)).all()

@@ -4,9 +4,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from toolkit.errors import ArtifactError
-from toolkit.groups.memory import Memory, Record
-from toolkit.types import Example, Group, Rollout, Score
+from edgewise.toolkit.errors import ArtifactError
+from edgewise.toolkit.groups.sampling.row_history import Memory, Record
+from edgewise.toolkit.types import Example, Group, Rollout, Score
 
 
 def group(name, *rewards):

@@ -6,10 +6,17 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from edgewise.toolkit.groups.sampling.rollout_plan import (
+    allocate,
+    half_width,
+    in_waves,
+    phased,
+    priority,
+    refilled,
+)
+from edgewise.toolkit.run.driver import drive
+from edgewise.toolkit.types import Example, Group, Message, Reply, Request, Rollout, Score, Step
 from tests.plans import play
-from toolkit.collect import drive
-from toolkit.groups.plan import allocate, half_width, in_waves, phased, priority, refilled
-from toolkit.types import Example, Group, Message, Reply, Request, Rollout, Score, Step
 
 ROWS = tuple(Example(str(n), ()) for n in range(6))
 REWARDS = st.lists(st.sampled_from([0.0, 0.1, 0.5, 1.0]), max_size=6)

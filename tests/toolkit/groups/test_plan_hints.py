@@ -3,13 +3,14 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
+from edgewise.toolkit.errors import TaskError
+from edgewise.toolkit.groups.sampling import hints as plan_hints
+from edgewise.toolkit.groups.sampling import rollout_plan
+from edgewise.toolkit.groups.sampling.hints import HEAD, lacking, with_solved
+from edgewise.toolkit.groups.sampling.rollout_plan import GIVEN, Asked, mark
+from edgewise.toolkit.groups.sampling.row_history import Memory, Record, Worked
+from edgewise.toolkit.types import Example, Group, Message, Rollout, Score, Step
 from tests.plans import play
-from toolkit.errors import TaskError
-from toolkit.groups import plan, plan_hints
-from toolkit.groups.memory import Memory, Record, Worked
-from toolkit.groups.plan import GIVEN, Asked, mark
-from toolkit.groups.plan_hints import HEAD, lacking, with_solved
-from toolkit.types import Example, Group, Message, Rollout, Score, Step
 
 LADDER = [f"{tier}{level}" for tier in "KPS" for level in range(1, 5)]
 TIERS = {"knowledge": "K", "planning": "P", "solution": "S"}
@@ -217,7 +218,7 @@ def test_small_groups_are_dealt_too(size):
 
 def test_a_reference_is_one_more_member_of_its_group():
     player = Player(lambda name, sample, level: 0.0)
-    target, told = made(plan.anchored, player.asked(row("a"), row("b", reference="43"), size=2))
+    target, told = made(rollout_plan.anchored, player.asked(row("a"), row("b", reference="43"), size=2))
     assert [run.version for run in target.members] == ["", "", GIVEN]
     assert (target.members[-1].answer, target.rewards) == ("42", (0, 0, 1))
     assert (told.members[-1].answer, told.rewards) == ("43", (0, 0, 0))
@@ -225,22 +226,22 @@ def test_a_reference_is_one_more_member_of_its_group():
 
 def test_only_groups_with_few_right_answers_get_one():
     player = Player(lambda name, sample, level: float(name == "b" and sample == 0))
-    hard, easy = made(plan.anchored, player.asked(row("a"), row("b"), size=2), below=1)
+    hard, easy = made(rollout_plan.anchored, player.asked(row("a"), row("b"), size=2), below=1)
     assert (len(hard.members), len(easy.members)) == (3, 2)
 
 
 def test_listed_answers_are_a_group():
     player = Player(lambda name, sample, level: 0.0)
-    (group,) = made(plan.listed, player.asked(row("a", candidates=["41", "42", "x"])))
+    (group,) = made(rollout_plan.listed, player.asked(row("a", candidates=["41", "42", "x"])))
     assert group.rewards == (0, 1, 0) and not player.calls
     with pytest.raises(TaskError, match="'b' lists no candidates"):
-        made(plan.listed, player.asked(row("b")))
+        made(rollout_plan.listed, player.asked(row("b")))
 
 
 def test_answers_cannot_be_given_everywhere():
     asked = Asked((row("a"),), 1, 2, Player(lambda *_: 0.0).draw)
     with pytest.raises(TaskError, match="Row 'a': answers that are given"):
-        made(plan.anchored, asked)
+        made(rollout_plan.anchored, asked)
 
 
 def calling(*counts):
@@ -261,7 +262,7 @@ def calling(*counts):
 
 
 def test_delegated_runs_are_groups_by_role_and_share_their_parents_mass():
-    main, searchers, clerks = made(plan.delegated, calling(2, 0, 3))
+    main, searchers, clerks = made(rollout_plan.delegated, calling(2, 0, 3))
     assert [group.role for group in (main, searchers, clerks)] == ["main", "searcher", "clerk"]
     assert [mark(run, "share") for run in searchers.members] == [1 / 2] * 2 + [1 / 3] * 3
     assert [mark(run, "share") for run in clerks.members] == [1] * 3
@@ -269,7 +270,7 @@ def test_delegated_runs_are_groups_by_role_and_share_their_parents_mass():
 
 
 def test_copies_and_drops_make_as_many_of_each_parent():
-    _, searchers, _ = made(plan.delegated, calling(2, 0, 7), depth=4)
+    _, searchers, _ = made(rollout_plan.delegated, calling(2, 0, 7), depth=4)
     assert [mark(run, "share") for run in searchers.members] == [1 / 4] * 8
     assert {run.sample for run in searchers.members[:4]} == {0, 1}
     assert len({run.sample for run in searchers.members[4:]}) == 4
@@ -277,8 +278,8 @@ def test_copies_and_drops_make_as_many_of_each_parent():
 
 def test_copies_and_drops_weigh_on_average_as_shares_do():
     rng = np.random.default_rng(0)
-    few = np.mean([np.bincount(plan.aligned(3, 8, rng), minlength=3) for _ in range(4000)], axis=0)
-    many = np.mean([np.bincount(plan.aligned(5, 2, rng), minlength=5) for _ in range(4000)], axis=0)
+    few = np.mean([np.bincount(rollout_plan.aligned(3, 8, rng), minlength=3) for _ in range(4000)], axis=0)
+    many = np.mean([np.bincount(rollout_plan.aligned(5, 2, rng), minlength=5) for _ in range(4000)], axis=0)
     assert np.allclose(few, 8 / 3, atol=0.1) and np.allclose(many, 2 / 5, atol=0.05)
 
 
@@ -286,5 +287,5 @@ def test_groups_that_are_all_right_are_sampled_anew_and_all_wrong_ones_count():
     rewards = {"a": 1.0, "b": 0.0, "c": 1.0, "d": 0.0}
     player = Player(lambda name, sample, level: rewards[name])
     asked = replace(player.asked(*map(row, "abcd"), size=2), wanted=2)
-    groups: list[Group] = made(plan.refill_imperfect, asked)
+    groups: list[Group] = made(rollout_plan.refill_imperfect, asked)
     assert [group.example.id for group in groups] == ["a", "b", "c", "d"]

@@ -4,11 +4,11 @@ import numpy as np
 import pytest
 from scipy.stats import chisquare
 
+from edgewise.toolkit.groups.sampling.replay import LATER, REPLAYED, buffered, drawn_by_advantage, recovered
+from edgewise.toolkit.groups.sampling.rollout_plan import Asked, marked
+from edgewise.toolkit.groups.sampling.row_history import Memory
+from edgewise.toolkit.types import Example, Group, Rollout, Score
 from tests.plans import play
-from toolkit.groups.memory import Memory
-from toolkit.groups.plan import Asked, marked
-from toolkit.groups.plan_past import LATER, REPLAYED, buffered, drawn_by_advantage, recovered
-from toolkit.types import Example, Group, Rollout, Score
 
 ROWS = [Example(str(n), ()) for n in range(12)]
 

@@ -6,10 +6,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from toolkit.groups.memory import Memory, Record
-from toolkit.groups.select import batches, gain, rested, shuffled, vade
-from toolkit.seeds import seed
-from toolkit.types import Example
+from edgewise.toolkit.groups.sampling.row_history import Memory, Record
+from edgewise.toolkit.groups.sampling.row_selection import batches, gain, rested, shuffled, vade
+from edgewise.toolkit.types import Example
+from edgewise.toolkit.util.seeds import seed
 
 ITEMS = tuple(f"row {n}" for n in range(50))
 ROWS = tuple(Example(str(n), ()) for n in range(10))
@@ -45,7 +45,7 @@ def test_a_batch_of_no_examples_is_refused():
 
 
 def test_a_seed_is_the_same_in_every_process():
-    code = "from toolkit.seeds import seed; print(seed(7, 'rollout', 3, 'row', 0))"
+    code = "from edgewise.toolkit.util.seeds import seed; print(seed(7, 'rollout', 3, 'row', 0))"
     out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert int(out.stdout) == seed(7, "rollout", 3, "row", 0) == 142209239
 

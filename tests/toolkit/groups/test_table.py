@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from toolkit.groups.table import Table
+from edgewise.toolkit.groups.table import Table
 
 TABLE = Table.of([5, 5, 9], [1.0, 0.0, 0.5], [0, 0, 1, 2], length=[3, 2, 1], step_reward=[1, 2, 3, 4])
 

@@ -7,9 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from toolkit.errors import TaskError
-from toolkit.tools import load_tools, tool_from
-from toolkit.tools.python import SHOWN, _run, protection, run_python
+from edgewise.toolkit.errors import TaskError
+from edgewise.toolkit.tools.python_tool import SHOWN, _run, protection, run_python
+from edgewise.toolkit.tools.tool import load_tools, tool_from
 
 LIMITS = {"memory_mb": 512, "files_mb": 16}
 APART = "processes" in protection()

@@ -7,9 +7,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from toolkit.errors import TaskError
-from toolkit.tools import load_tools
-from toolkit.tools.search import ANSWER, PASSAGE, Index, passages, search_tool
+from edgewise.toolkit.errors import TaskError
+from edgewise.toolkit.tools.search_tool import ANSWER, PASSAGE, Index, passages, search_tool
+from edgewise.toolkit.tools.tool import load_tools
 
 
 @pytest.fixture

@@ -1,0 +1,1 @@
+"""What a run spends and what it has already paid for. Read `ledger` first."""

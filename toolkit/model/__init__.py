@@ -1,0 +1,1 @@
+"""Calls of language models, by name. Read `client` first."""

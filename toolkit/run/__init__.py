@@ -1,0 +1,1 @@
+"""A run from start to artefact: configuration, driver, directory, result. Read `runner` first."""

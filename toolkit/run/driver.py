@@ -1,0 +1,169 @@
+"""
+The only place where things happen at the same time.
+
+Plans (see `toolkit.types.Plan`) say what they want; a `Driver` gets it for them. Results come back in the
+order in which they were asked for, never in the order in which they arrived, so that one call at a time and
+sixty-four give the same groups, the same books and the same library.
+"""
+
+import asyncio
+import inspect
+from collections.abc import Awaitable, Callable, Generator
+from dataclasses import replace
+from typing import Any, Protocol
+
+from edgewise.toolkit.types import Hosted, Note, Plan, Reply, Request, T, Work
+
+Drive = Callable[[Plan[Any]], Awaitable[Any]]
+"""Runs a plan to its value: what `Hosted` code is given."""
+
+
+class Asks(Protocol):
+    """The part of a client that a driver needs."""
+
+    async def ask(self, request: Request) -> Reply:
+        """Answer one request."""
+        ...
+
+
+class Brake:
+    """Pulled once, by the first error or by the user; whoever is about to start something checks it first."""
+
+    def __init__(self) -> None:
+        self._error: BaseException | None = None
+
+    @property
+    def pulled(self) -> bool:
+        """Whether the run is ending before its time."""
+        return self._error is not None
+
+    def pull(self, error: BaseException) -> None:
+        """Let nothing new start; only the first error counts."""
+        self._error = self._error or error
+
+    def check(self) -> None:
+        """Raise what the brake was pulled with."""
+        if self._error:
+            raise self._error
+
+
+class Braked:
+    """
+    A client that starts no call once the brake is pulled.
+
+    It stands innermost, for calls may have waited long (for a place, for their next try) before they start.
+    """
+
+    def __init__(self, inner: Any, brake: Brake):
+        self._inner = inner
+        self._brake = brake
+
+    async def ask(self, request: Request) -> Reply:
+        """Pass the request on, or raise what the brake was pulled with."""
+        self._brake.check()
+        return await self._inner.ask(request)
+
+    async def aclose(self) -> None:
+        """Close the inner client."""
+        await self._inner.aclose()
+
+
+class Driver:
+    """
+    Runs plans against a client.
+
+    The first error pulls the brake: calls already under way still finish (and are recorded by the client), no
+    new one starts, and the error is raised. Pulling `brake` from outside does the same.
+    """
+
+    def __init__(
+        self,
+        client: Asks,
+        watch: Callable[[Note], None] = lambda note: None,
+        brake: Brake | None = None,
+    ):
+        self._client = client
+        self._watch = watch
+        self.brake = brake or Brake()
+
+    async def run(self, plan: Plan[T]) -> T:
+        """Drive one plan to its end and return its value. Raises whatever stopped it."""
+        if not isinstance(plan, Generator):
+            raise TypeError(f"{plan!r} is no plan: a plan is a generator, so the function needs a yield")
+        answer: Any = None
+        try:
+            while True:
+                self.brake.check()
+                answer = await self._fulfil(plan.send(answer))
+        except StopIteration as done:
+            return done.value
+        except Exception as error:
+            self.brake.pull(error)
+            raise
+        finally:
+            plan.close()
+
+    async def _fulfil(self, want: Any) -> Any:
+        match want:
+            case Request():
+                reply = await self._client.ask(want)
+                self._watch(Note("reply", reply))
+                return reply
+            case list():
+                return await self._together(want)
+            case Work():
+                return await _work(want)
+            case Hosted():
+                return await want.run(self.run)
+            case Note():
+                return self._watch(want)
+        raise TypeError(
+            f"a plan yielded {want!r}; it may yield a Request, Work, Hosted, Note or a list of plans"
+        )
+
+    async def _together(self, plans: list[Plan[Any]]) -> list[Any]:
+        # All of them are waited for even when one fails: a reply on its way has been paid for.
+        results = await asyncio.gather(*map(self.run, plans), return_exceptions=True)
+        for result in results:
+            if isinstance(result, BaseException):
+                self.brake.check()
+                raise result
+        return results
+
+
+async def _work(work: Work) -> Any:
+    if inspect.iscoroutinefunction(work.run):
+        return await work.run(*work.args)
+    result = await asyncio.to_thread(work.run, *work.args)
+    return await result if inspect.isawaitable(result) else result
+
+
+async def drive(plan: Plan[T], client: Asks, watch: Callable[[Note], None] = lambda note: None) -> T:
+    """Run one plan against a client; see `Driver`."""
+    return await Driver(client, watch).run(plan)
+
+
+def asking(request: Request) -> Plan[Reply]:
+    """The plan of one call."""
+    return (yield request)
+
+
+def booked(plan: Plan[T], step: int) -> Plan[T]:
+    """The same plan with all its calls booked on a step (0: measuring, 1 and up: learning)."""
+    answer: Any = None
+    try:
+        while True:
+            answer = yield _booked(plan.send(answer), step)
+    except StopIteration as done:
+        return done.value
+
+
+def _booked(want: Any, step: int) -> Any:
+    match want:
+        case Request():
+            return replace(want, payer=replace(want.payer, step=step))
+        case Hosted():
+            return Hosted(lambda drive: want.run(lambda plan: drive(booked(plan, step))))
+        case list():
+            return [booked(plan, step) for plan in want]
+    return want

@@ -1,0 +1,1 @@
+"""The OpenAI-compatible server in front of an artefact. Read `server` first."""

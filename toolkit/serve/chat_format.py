@@ -1,0 +1,234 @@
+"""The server's side of an OpenAI-compatible chat: JSON to `Request`, `Reply` to JSON. Pure, no I/O."""
+
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from edgewise.toolkit.types import Message, Reply, Request, Sampling, Stop, Tool, ToolCall, Usage
+
+ROLES = {"developer": "system"}
+FINISHES: Mapping[Stop, str] = {"stop": "stop", "length": "length", "tools": "tool_calls", "turns": "length"}
+
+
+class BadRequest(ValueError):
+    """What a client sent is no chat that can be answered; the message says why."""
+
+
+class Part(BaseModel):
+    """One part of a message's content; only text can be answered."""
+
+    type: Literal["text"]
+    text: str
+
+
+class Called(BaseModel):
+    """The function of a tool call."""
+
+    name: str
+    arguments: str = "{}"
+
+
+class Call(BaseModel):
+    """A tool call in an assistant's message."""
+
+    id: str
+    function: Called
+
+
+class Said(BaseModel):
+    """A message."""
+
+    role: Literal["system", "developer", "user", "assistant", "tool"]
+    content: str | list[Part] | None = None
+    tool_calls: list[Call] | None = None
+    tool_call_id: str | None = None
+
+    def message(self) -> Message:
+        """As the rest of Edgewise knows it."""
+        text = self.content if isinstance(self.content, str) else "".join(p.text for p in self.content or ())
+        calls = tuple(
+            ToolCall(call.id, call.function.name, call.function.arguments) for call in self.tool_calls or ()
+        )
+        return Message(ROLES.get(self.role, self.role), text, calls, self.tool_call_id)  # type: ignore[arg-type]
+
+
+class Function(BaseModel):
+    """A function that a model may call."""
+
+    name: str
+    description: str | None = None
+    parameters: dict[str, Any] | None = None
+
+    @property
+    def tool(self) -> Tool:
+        """As the rest of Edgewise knows it."""
+        return Tool(
+            self.name, self.description or "", self.parameters or {"type": "object", "properties": {}}
+        )
+
+
+class Offered(BaseModel):
+    """A tool."""
+
+    type: Literal["function"]
+    function: Function
+
+
+class Shape(BaseModel):
+    """The schema that a reply must have."""
+
+    schema_: dict[str, Any] = Field({}, alias="schema")
+
+
+class Format(BaseModel):
+    """What a reply must look like."""
+
+    type: Literal["text", "json_object", "json_schema"] = "text"
+    json_schema: Shape | None = None
+
+    @property
+    def schema_(self) -> dict[str, Any] | None:
+        """The schema that a reply must have, None for any text; a "json_object" is any object."""
+        if self.type == "json_schema" and self.json_schema:
+            return self.json_schema.schema_
+        return {"type": "object"} if self.type == "json_object" else None
+
+
+class StreamOptions(BaseModel):
+    """How a reply is streamed."""
+
+    include_usage: bool = False
+
+
+NEUTRAL: Mapping[str, Sequence[Any]] = {
+    "frequency_penalty": (0,),
+    "presence_penalty": (0,),
+    "logit_bias": ({},),
+    "logprobs": (False,),
+    "top_logprobs": (0,),
+    "tool_choice": ("auto", "none"),
+    "parallel_tool_calls": (True,),
+    "functions": ([],),
+    "function_call": ("auto", "none"),
+    "modalities": (["text"],),
+    "audio": (),
+    "reasoning_effort": (),
+    "verbosity": (),
+    "web_search_options": (),
+}
+"""What a reply would depend on and can't be passed on, with the values that change nothing; none is one of them."""
+
+
+class Chat(BaseModel):
+    """
+    The body of POST /v1/chat/completions.
+
+    What a reply depends on is passed on or refused (`NEUTRAL`); of the rest what is not named here is left alone.
+    """
+
+    model_config = ConfigDict(extra="ignore")
+
+    model: str = ""
+    messages: list[Said] = Field(min_length=1)
+    temperature: float | None = Field(None, ge=0)
+    top_p: float | None = Field(None, gt=0, le=1)
+    max_tokens: int | None = Field(None, ge=1)
+    max_completion_tokens: int | None = Field(None, ge=1)
+    seed: int | None = None
+    stop: str | list[str] | None = None
+    n: Literal[1] | None = None
+    tools: list[Offered] | None = None
+    tool_choice: Any = None
+    response_format: Format | None = None
+    stream: bool | None = False
+    stream_options: StreamOptions | None = None
+
+    @model_validator(mode="before")
+    @classmethod
+    def _supported(cls, body: Any) -> Any:
+        for name, neutral in NEUTRAL.items() if isinstance(body, dict) else ():
+            value = body.get(name)
+            if value is not None and value not in neutral:
+                raise ValueError(f"{name} is not supported here{_instead(neutral)}")
+        return body
+
+    @property
+    def request(self) -> Request:
+        """What is asked, of the model that the client names."""
+        stop = (self.stop,) if isinstance(self.stop, str) else tuple(self.stop or ())
+        most = self.max_completion_tokens or self.max_tokens
+        tools = () if self.tool_choice == "none" else self.tools or ()
+        return Request(
+            self.model,
+            tuple(said.message() for said in self.messages),
+            Sampling(self.temperature, self.top_p, most, self.seed, stop),
+            tuple(offered.function.tool for offered in tools),
+            schema=self.response_format.schema_ if self.response_format else None,
+        )
+
+
+def _instead(neutral: Sequence[Any]) -> str:
+    """What may be sent in place of a value that is refused."""
+    return f": leave it out, or send {' or '.join(map(json.dumps, neutral))}" if neutral else ": leave it out"
+
+
+def read(body: bytes) -> Chat:
+    """The chat in a request's body. Raises BadRequest that names the first thing that is wrong."""
+    try:
+        return Chat.model_validate_json(body)
+    except ValidationError as error:
+        first = error.errors()[0]
+        place, said = ".".join(map(str, first["loc"])), first["msg"].removeprefix("Value error, ")
+        raise BadRequest(f"{place}: {said}" if place else said) from error
+
+
+def completion(reply: Reply, head: Mapping[str, Any]) -> dict[str, Any]:
+    """A chat completion; `head` has its id, when it was made and the model's name."""
+    message: dict[str, Any] = {"role": "assistant", "content": reply.message.content}
+    if reply.message.tool_calls:
+        message |= {"content": reply.message.content or None, "tool_calls": _calls(reply.message)}
+    choice = {"index": 0, "message": message, "finish_reason": FINISHES[reply.stop]}
+    return {**head, "object": "chat.completion", "choices": [choice], "usage": usage(reply.usage)}
+
+
+def events(reply: Reply, head: Mapping[str, Any], with_usage: bool) -> Iterator[str]:
+    """The same as server-sent events, one for each part of it, and the end mark."""
+    parts: list[dict[str, Any]] = [{"role": "assistant", "content": ""}]
+    if reply.message.content:
+        parts.append({"content": reply.message.content})
+    if reply.message.tool_calls:
+        parts.append({"tool_calls": [{"index": i, **call} for i, call in enumerate(_calls(reply.message))]})
+    choices = [{"index": 0, "delta": part, "finish_reason": None} for part in parts]
+    choices.append({"index": 0, "delta": {}, "finish_reason": FINISHES[reply.stop]})
+    base = {**head, "object": "chat.completion.chunk"}
+    chunks = [{**base, "choices": [choice]} for choice in choices]
+    if with_usage:
+        chunks.append({**base, "choices": [], "usage": usage(reply.usage)})
+    yield from (f"data: {json.dumps(chunk)}\n\n" for chunk in chunks)
+    yield "data: [DONE]\n\n"
+
+
+def usage(known: Usage | None) -> dict[str, Any] | None:
+    """The tokens of a reply, None where they are not known."""
+    if known is None:
+        return None
+    return {
+        "prompt_tokens": known.input,
+        "completion_tokens": known.output,
+        "total_tokens": known.total,
+        "prompt_tokens_details": {"cached_tokens": known.cached},
+    }
+
+
+def refusal(sentence: str, kind: str) -> dict[str, Any]:
+    """The body of an error, as clients read it."""
+    return {"error": {"message": sentence, "type": kind, "param": None, "code": kind}}
+
+
+def _calls(message: Message) -> list[dict[str, Any]]:
+    return [
+        {"id": call.id, "type": "function", "function": {"name": call.name, "arguments": call.arguments}}
+        for call in message.tool_calls
+    ]

@@ -1,0 +1,1 @@
+"""Helpers that know nothing of Edgewise: files, seeds, lazy imports, names in text. Read any of them first."""

@@ -1,1 +1,0 @@
-"""Worlds to act in: two small deterministic ones of ours, and an adapter of TextWorld. See `toolkit.environment`."""
