@@ -15,11 +15,11 @@ from typing import Any
 from common import quick, report
 from sentences import WORDS
 
+from edgewise.experience.library.library import Library, lesson
 from edgewise.toolkit.cli.progress import watcher
 from edgewise.toolkit.run.artifact import Artifact
 from edgewise.toolkit.run.runner import Result
 from edgewise.toolkit.task.task import Task
-from experience.library import Library, lesson
 from learner import absorb
 from learner.kept import kept
 

@@ -12,12 +12,12 @@ import urllib.request
 import numpy as np
 from common import quick, report
 
+from edgewise.experience.config import ExperienceConfig
+from edgewise.experience.library.library import Library
+from edgewise.experience.library.operations import Operation
+from edgewise.experience.proposers import candidates
+from edgewise.experience.spec import Job
 from edgewise.toolkit.model.embedded.download import serve
-from experience import candidates
-from experience.config import ExperienceConfig
-from experience.job import Job
-from experience.library import Library
-from experience.ops import Operation
 from tests import toy
 
 LESSONS, TOKENS = 200, 6000

@@ -29,8 +29,8 @@ import numpy as np
 from common import quick, report
 from statsmodels.stats.multitest import multipletests
 
-from experience.effect import Seen, attach, key, left_out, prune
-from experience.library import Library, lesson
+from edgewise.experience.effects.estimate import Seen, attach, key, left_out, prune
+from edgewise.experience.library.library import Library, lesson
 
 SIGNS = np.repeat([-1, 1, 0], 10)
 LIBRARY = Library(tuple(lesson(f"lesson {number}") for number in range(len(SIGNS))))

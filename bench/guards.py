@@ -18,8 +18,8 @@ from typing import Any
 
 from common import quick, report
 
+from edgewise.experience.guard.guard import Guard
 from edgewise.toolkit.types import Example, Message
-from experience.guard import Guard
 
 LIST = Path(__file__).with_suffix(".json")
 

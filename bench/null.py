@@ -14,7 +14,7 @@ import numpy as np
 from common import quick, report
 from simulated.learning import Simulated, accepted, changed, run, spread, task
 
-from experience.library import Library, lesson
+from edgewise.experience.library.library import Library, lesson
 
 STEPS, MINIBATCH = 6, 3
 

@@ -12,11 +12,11 @@ from itertools import takewhile
 
 from common import ROOT, quick, report
 
+from edgewise.experience.config import ExperienceConfig
+from edgewise.experience.library.library import Library, Place, lesson
 from edgewise.toolkit.model.embedded.download import serve
 from edgewise.toolkit.run.config import resolve
 from edgewise.toolkit.task.task import Task
-from experience.config import ExperienceConfig
-from experience.library import Library, Place, lesson
 
 LESSONS = (
     "If a message is about a refund, a charge or an invoice, answer birch.",

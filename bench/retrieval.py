@@ -21,13 +21,13 @@ from itertools import product
 import numpy as np
 from common import quick, report
 
+from edgewise.experience.library.library import LEAD, Library, lesson
+from edgewise.experience.prompting.retriever import Retrieval, prepare, relevant, shown
 from edgewise.toolkit.errors import ModelError
 from edgewise.toolkit.evaluation.statistics import paired_difference
 from edgewise.toolkit.model.client import Router
 from edgewise.toolkit.run.driver import drive
 from edgewise.toolkit.types import Message
-from experience.library import LEAD, Library, lesson
-from experience.retrieve import Retrieval, prepare, relevant, shown
 
 LESSONS, QUESTIONS, TOKENS, SKILL = 2000, 1000, 12_000, 0.9
 

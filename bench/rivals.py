@@ -44,6 +44,7 @@ from typing import Any
 
 from common import ROOT, report
 
+from edgewise.experience.config import ExperienceConfig
 from edgewise.toolkit.budget.ledger import Book, Ledger
 from edgewise.toolkit.evaluation.statistics import Interval, means, paired_difference
 from edgewise.toolkit.model.client import Client, Router
@@ -54,7 +55,6 @@ from edgewise.toolkit.run.driver import drive
 from edgewise.toolkit.task.task import Task
 from edgewise.toolkit.types import Example, Message, Payer, Plan, Reply, Request, Rollout, Sampling, Step, T
 from edgewise.toolkit.util.seeds import seed as seed_of
-from experience.config import ExperienceConfig
 
 EXAMPLE = ROOT / "examples" / "support_triage"
 SMALL = "local/smollm2-135m"

@@ -15,6 +15,13 @@ from dataclasses import dataclass, field
 import numpy as np
 from common import quick, report
 
+from edgewise.experience.config import ExperienceConfig
+from edgewise.experience.distil import distiller as distil
+from edgewise.experience.distil.distiller import Distiller
+from edgewise.experience.library.library import Library
+from edgewise.experience.spec import Job
+from edgewise.experience.training.rollouts import Offer
+from edgewise.experience.training.step import study
 from edgewise.toolkit.model.middleware import Adaptive
 from edgewise.toolkit.model.scripted import Scripted
 from edgewise.toolkit.rollout import agent
@@ -22,13 +29,6 @@ from edgewise.toolkit.run.driver import drive
 from edgewise.toolkit.task.task import Task
 from edgewise.toolkit.types import Plan, Request
 from edgewise.toolkit.util.seeds import seed
-from experience import distil
-from experience.config import ExperienceConfig
-from experience.distil import Distiller
-from experience.job import Job
-from experience.library import Library
-from experience.runs import Offer
-from experience.step import study
 from tests import toy
 
 CONCURRENCY, GROUPS, SIZE = 128, 100, 5

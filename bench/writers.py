@@ -23,8 +23,8 @@ from pathlib import Path
 
 from common import quick, report
 
-from experience.library import Library, lesson
-from experience.store import Commit, Store
+from edgewise.experience.library.library import Library, lesson
+from edgewise.experience.store.store import Commit, Store
 from tests.postgres import binaries, running
 
 WRITERS = 8
@@ -36,7 +36,7 @@ HEARING = 0.3
 """Seconds, at the most, that an answer takes to be noted."""
 
 processes = multiprocessing.get_context("forkserver")
-processes.set_forkserver_preload(["experience.store", "tests.postgres", "common"])
+processes.set_forkserver_preload(["edgewise.experience.store.store", "tests.postgres", "common"])
 
 
 def add(key: str, library: Library) -> Library:

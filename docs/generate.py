@@ -5,9 +5,9 @@ import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 
+from edgewise.experience.config import ExperienceConfig
 from edgewise.toolkit.groups import reward_shaping
 from edgewise.toolkit.run.config import Config
-from experience.config import ExperienceConfig
 from learner import loss
 from learner.absorb_job import FOREIGN, AbsorbConfig
 from learner.config import WeightsConfig

@@ -9,9 +9,9 @@ import sys
 import tempfile
 from pathlib import Path
 
+from edgewise.experience import improve
 from edgewise.toolkit import Limits, Task
 from edgewise.toolkit.types import Request
-from experience import improve
 
 WORDS = """
 stone river paper cloud apple bread chair glass light night green table plant horse sugar lemon mouse train beach dance

@@ -5,14 +5,14 @@ from typing import TYPE_CHECKING
 from edgewise.toolkit.util.lazy import resolver
 
 if TYPE_CHECKING:
-    from experience.api import aimprove, improve
-    from experience.library import Lesson, Library
+    from edgewise.experience.api import aimprove, improve
+    from edgewise.experience.library.library import Lesson, Library
 
 _WHERE = {
     "improve": "api",
     "aimprove": "api",
-    "Library": "library",
-    "Lesson": "library",
+    "Library": "library.library",
+    "Lesson": "library.library",
 }
 __all__ = ["Lesson", "Library", "aimprove", "improve"]
 

@@ -5,17 +5,17 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+from edgewise.experience.config import ExperienceConfig
+from edgewise.experience.forecast import forecast
+from edgewise.experience.library.library import Library
+from edgewise.experience.spec import Job
+from edgewise.experience.training.loop import learn
 from edgewise.toolkit.budget.ledger import Limits
 from edgewise.toolkit.run.config import resolve
 from edgewise.toolkit.run.forecast import check_limits
 from edgewise.toolkit.run.runner import Result, blocking, carry_out
 from edgewise.toolkit.task.task import Task
 from edgewise.toolkit.types import Note
-from experience.config import ExperienceConfig
-from experience.forecast import forecast
-from experience.job import Job
-from experience.library import Library
-from experience.loop import learn
 
 
 async def aimprove(

@@ -4,9 +4,9 @@ from typing import Any, Literal
 
 from pydantic import Field, field_validator
 
+from edgewise.experience.distil.distiller import Summaries
+from edgewise.experience.library.library import Place
 from edgewise.toolkit.run.config import Config
-from experience.distil import Summaries
-from experience.library import Place
 
 
 class ExperienceConfig(Config):
@@ -29,7 +29,7 @@ class ExperienceConfig(Config):
     summaries: Summaries = Field("auto", description='"always", or "auto": short one-turn runs as they are')
     # The paper compares only groups whose rewards differ; "unsolved" also those that no run solved.
     learn_from: Literal["mixed", "unsolved"] = Field("mixed", description='groups: "mixed" or "unsolved"')
-    # The paper writes free sentences for every task; see experience.rules.
+    # The paper writes free sentences for every task; see experience.distil.pooling.
     pool: bool = Field(True, description="one lesson per right answer, where right answers recur")
     draws: int = Field(5, ge=1, description="candidate libraries drawn, where lessons are pooled")
     # The authors put the library after the problem, which breaks the prefix that calls of a step share.

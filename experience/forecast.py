@@ -1,12 +1,12 @@
 """What a run will take, before its first call, and the smallest gains that its rows can show."""
 
+from edgewise.experience.config import ExperienceConfig
+from edgewise.experience.proposers import gepa
+from edgewise.experience.spec import Job
+from edgewise.experience.training.step import gate_rows
 from edgewise.toolkit.errors import TaskError
 from edgewise.toolkit.evaluation.statistics import smallest_gain
 from edgewise.toolkit.run.forecast import REPLY_TOKENS, Forecast, dollars, halving, prompt_tokens, time_of
-from experience import by_gepa
-from experience.config import ExperienceConfig
-from experience.job import Job
-from experience.step import gate_rows
 
 LIBRARY_TOKENS = 300
 """Of a library in a prompt: rough, and shown as such."""
@@ -40,7 +40,7 @@ def forecast(job: Job) -> Forecast:
 def _least(job: Job) -> int:
     """The fewest calls that learn anything: one group, its comparison and the update."""
     if job.config.proposer == "gepa":
-        return by_gepa.least_calls(_rows_of_a_step(job))
+        return gepa.least_calls(_rows_of_a_step(job))
     return job.config.group_size + 2
 
 
@@ -52,7 +52,7 @@ def _gate_gain(job: Job) -> float:
 
 def _candidates(job: Job) -> int:
     proposed = job.config.draws if job.pooled else UNPOOLED
-    return (by_gepa.MOST if job.config.proposer == "gepa" else proposed) + len(job.config.try_places)
+    return (gepa.MOST if job.config.proposer == "gepa" else proposed) + len(job.config.try_places)
 
 
 def _calls(job: Job) -> dict[str, int]:
@@ -71,7 +71,7 @@ def _calls(job: Job) -> dict[str, int]:
 
 def _searching(job: Job) -> tuple[int, int]:
     """Rollouts and calls of the distiller, where GEPA searches."""
-    rollouts, reflections = by_gepa.most_calls(_rows_of_a_step(job), job.config.group_size)
+    rollouts, reflections = gepa.most_calls(_rows_of_a_step(job), job.config.group_size)
     return job.steps * rollouts, job.steps * reflections
 
 

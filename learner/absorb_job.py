@@ -19,7 +19,7 @@ from learner.imitate import IMITATION
 from learner.job import Job
 from learner.method import Method
 
-LIBRARIES = "experience.dressed:named"
+LIBRARIES = "edgewise.experience.prompting.prompt_source:named"
 """What reads a library; named here, for this package does not import that one."""
 ARMS = 3
 FOREIGN = frozenset(
@@ -54,7 +54,7 @@ class AbsorbConfig(WeightsConfig):
 
 class Lessons(Protocol):
     """
-    What is known here of a library: see `experience.dressed`.
+    What is known here of a library: see `experience.prompting.prompt_source`.
 
     `settings` are those that it was measured with, `tokens` the most that it adds to a prompt, `embedder` the model
     that is asked which lessons fit.

@@ -18,6 +18,14 @@ from typing import Any
 
 import numpy as np
 
+from edgewise.experience.config import ExperienceConfig
+from edgewise.experience.distil import distiller
+from edgewise.experience.distil.distiller import Unreadable
+from edgewise.experience.library.library import Library
+from edgewise.experience.library.operations import Operation
+from edgewise.experience.proposers import candidates
+from edgewise.experience.spec import Job
+from edgewise.experience.training.step import check_alive, mean, statistics
 from edgewise.toolkit.budget.ledger import Limits
 from edgewise.toolkit.errors import ArtifactError, ConfigError
 from edgewise.toolkit.evaluation.comparison import Arm, compare, reward_of
@@ -32,13 +40,6 @@ from edgewise.toolkit.task.task import Task
 from edgewise.toolkit.types import Example, Group, Hosted, Note, Plan, Reply, Request, Rollout, Work
 from edgewise.toolkit.util.import_by_name import load
 from edgewise.toolkit.util.seeds import seed as seed_of
-from experience import candidates, distil
-from experience.config import ExperienceConfig
-from experience.distil import Unreadable
-from experience.job import Job
-from experience.library import Library
-from experience.ops import Operation
-from experience.step import check_alive, mean, statistics
 from mas.gateway import (
     ROLE,
     Called,
@@ -292,7 +293,7 @@ def by_node(group: Group) -> list[Group]:
 
 def _compared(job: Job, group: Group, library: Library) -> Plan[tuple[Operation, ...]]:
     try:
-        return (yield from distil.study(job.distiller, group, library)).proposals
+        return (yield from distiller.study(job.distiller, group, library)).proposals
     except Unreadable:
         return ()
 
@@ -302,7 +303,7 @@ def _updated(
 ) -> Plan[Library]:
     """A node's library after one round for all of a step's proposals."""
     try:
-        final = yield from distil.update(job.distiller, library, proposals)
+        final = yield from distiller.update(job.distiller, library, proposals)
     except Unreadable:
         final = proposals
     return candidates.applied(job, library, final, number)[0]

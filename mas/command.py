@@ -7,6 +7,9 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+from edgewise.experience.commands.improve import Words
+from edgewise.experience.spec import Job as WordsJob
+from edgewise.experience.training.loop import Runs
 from edgewise.toolkit.cli.models import fetch
 from edgewise.toolkit.cli.output import Finished, Shown, given_price
 from edgewise.toolkit.cli.progress import announce, watcher
@@ -19,9 +22,6 @@ from edgewise.toolkit.run.forecast import check_limits
 from edgewise.toolkit.run.runner import carry_out
 from edgewise.toolkit.task.task import Task, describe
 from edgewise.toolkit.types import Group, Plan
-from experience.command import Words
-from experience.job import Job as WordsJob
-from experience.loop import Runs
 from mas.config import LIMITS, WiringConfig
 from mas.designs import load
 from mas.encode import HASHING

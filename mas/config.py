@@ -5,9 +5,9 @@ from typing import Any, Literal, Self
 
 from pydantic import Field, field_validator
 
+from edgewise.experience.config import ExperienceConfig
 from edgewise.toolkit.errors import ArtifactError, ConfigError
 from edgewise.toolkit.run.config import Config, resolve
-from experience.config import ExperienceConfig
 from mas.context import GraphLimits
 
 Search = Literal["hrpo", "tabular", "random", "fixed", "edges", "evolution", "lessons"]

@@ -11,11 +11,12 @@ from typing import Any
 
 import numpy as np
 
+from edgewise.experience.distil import distiller as distil
+from edgewise.experience.distil import prompts
+from edgewise.experience.distil.distiller import Comparison, Distiller, Unreadable
+from edgewise.experience.library.library import Library
+from edgewise.experience.library.operations import Operation
 from edgewise.toolkit.types import Example, Plan, Rollout
-from experience import distil, prompts
-from experience.distil import Comparison, Distiller, Unreadable
-from experience.library import Library
-from experience.ops import Operation
 from mas.delegate import SUB, Terms, orders, part
 from mas.levels import MAIN, Array, Level, standardised
 

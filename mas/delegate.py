@@ -11,11 +11,11 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
+from edgewise.experience.library.library import Library
 from edgewise.toolkit.errors import ConfigError
 from edgewise.toolkit.rollout.agent import Agent, Delegation, numbered, rollout
 from edgewise.toolkit.types import Example, Message, Plan, Rollout, Tool
 from edgewise.toolkit.util.seeds import seed as seed_of
-from experience.library import Library
 
 DELEGATE = "delegate"
 SUB = "sub"

@@ -17,13 +17,13 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Protocol
 
+from edgewise.experience.library.library import Library
 from edgewise.toolkit.model.client import server_of
 from edgewise.toolkit.run.driver import Drive, asking
 from edgewise.toolkit.serve.server import routed, running
 from edgewise.toolkit.types import Example, Message, Payer, Reply, Request, Rollout, Step, Stop, Usage
 from edgewise.toolkit.util.import_by_name import load
 from edgewise.toolkit.util.seeds import seed as seed_of
-from experience.library import Library
 
 ROLE = "program"
 """The role of whole runs; those of its nodes have the nodes' names."""

@@ -3,7 +3,7 @@ Lessons on how to build a team: MasHost's comparison of the graphs of one query,
 
 A model designs graphs for each query from the roles and a library of lessons. Graphs of one query with different
 rewards are compared, winners against losers, and lessons are drawn from that by the operations that Training-Free
-GRPO has (arXiv 2510.08191; `experience.distil`, `experience.ops`).
+GRPO has (arXiv 2510.08191; `experience.distil.distiller`, `experience.library.operations`).
 
 The design that comes out asks no model: a table with the best graph for each kind of query that was seen.
 """
@@ -14,12 +14,13 @@ from dataclasses import dataclass, field, replace
 
 import numpy as np
 
+from edgewise.experience.distil import distiller as distil
+from edgewise.experience.distil.distiller import Comparison, Distiller, Unreadable
+from edgewise.experience.guard.guard import Guard
+from edgewise.experience.library import operations
+from edgewise.experience.library.library import Library
 from edgewise.toolkit.types import Example, Message, Payer, Plan, Request, Rollout, Sampling, Score, Step
 from edgewise.toolkit.util.seeds import seed as seed_of
-from experience import distil, ops
-from experience.distil import Comparison, Distiller, Unreadable
-from experience.guard import Guard
-from experience.library import Library
 from mas import standing
 from mas.actions import Space
 from mas.designs import Fixed
@@ -161,14 +162,14 @@ class Lessons:
             self.problems[str(error)] += 1
             return Comparison()
 
-    def _update(self, proposals: Sequence[ops.Operation]) -> Plan[None]:
+    def _update(self, proposals: Sequence[operations.Operation]) -> Plan[None]:
         """One round over all proposals; they are taken as they stand where the model's reply can't be read."""
         try:
             final = yield from distil.update(self._distiller, self.library, proposals)
         except Unreadable as error:
             self.problems[str(error)] += 1
             final = proposals
-        library, outcomes = ops.apply(
+        library, outcomes = operations.apply(
             self.library, final, born=self.steps, words=self._distiller.words, guard=self.guard
         )
         self.problems.update(each.reason for each in outcomes if not each.applied)

@@ -16,6 +16,11 @@ from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any
 
+from edgewise.experience.distil import distiller
+from edgewise.experience.distil.distiller import Unreadable
+from edgewise.experience.library import operations
+from edgewise.experience.library.library import Library
+from edgewise.experience.training.step import check_alive
 from edgewise.toolkit.evaluation.gate import Choice, Spending, choose
 from edgewise.toolkit.groups.sampling.row_selection import batches, shuffled
 from edgewise.toolkit.reward.reward import Spec
@@ -23,10 +28,6 @@ from edgewise.toolkit.run.driver import booked
 from edgewise.toolkit.task.task import Task
 from edgewise.toolkit.types import Example, Note, Plan, Rollout
 from edgewise.toolkit.util.seeds import seed as seed_of
-from experience import distil, ops
-from experience.distil import Unreadable
-from experience.library import Library
-from experience.step import check_alive
 from mas.contrast import Studied, compared, contrasts
 from mas.delegate import SUB, sub_runs
 from mas.levels import MAIN, Align, copied, depth, even, exact, two_levels
@@ -40,7 +41,7 @@ class Update:
     """A library after a step's operations on it, what became of each, and why there are none ("" if nothing broke)."""
 
     library: Library
-    outcomes: tuple[ops.Outcome, ...] = ()
+    outcomes: tuple[operations.Outcome, ...] = ()
     incomplete: str = ""
 
 
@@ -75,7 +76,7 @@ class TwoLevelStep:
             "epoch": self.epoch,
             "skipped": self.skipped,
             "queries": [each.to_json() for each in self.studied],
-            "outcomes": {level: ops.as_json(each.outcomes) for level, each in self.updates.items()},
+            "outcomes": {level: operations.as_json(each.outcomes) for level, each in self.updates.items()},
             "incomplete": {level: each.incomplete for level, each in self.updates.items() if each.incomplete},
             "gate": self.choice.to_json() if self.choice else None,
             "libraries": self.libraries.to_json(),
@@ -189,13 +190,13 @@ def _updated(
     c, library = setup.config, libraries.of(role)
     proposals = [op for each in studied for op in each.proposals(role)]
     try:
-        final = yield from distil.update(setup.distiller, library, proposals)
+        final = yield from distiller.update(setup.distiller, library, proposals)
     except Unreadable as error:
         return Update(library, incomplete=str(error))
-    after, outcomes = ops.apply(library, final, born=number, words=c.words, guard=setup.guard)
+    after, outcomes = operations.apply(library, final, born=number, words=c.words, guard=setup.guard)
     kept = after.within(c.lessons, c.library_tokens)
     gone = [x for x in after.lessons if x not in kept.lessons]
-    return Update(kept, (*outcomes, *(ops.squeezed(x, c.lessons, c.library_tokens) for x in gone)))
+    return Update(kept, (*outcomes, *(operations.squeezed(x, c.lessons, c.library_tokens) for x in gone)))
 
 
 def _candidates(libraries: TwoLibraries, updates: Mapping[str, Update]) -> dict[str, TwoLibraries]:

@@ -13,6 +13,9 @@ from typing import Any, Literal
 import numpy as np
 from pydantic import Field
 
+from edgewise.experience.distil.distiller import Distiller, Summaries
+from edgewise.experience.guard.guard import Guard
+from edgewise.experience.library.library import Library, Place
 from edgewise.toolkit.errors import ArtifactError, ConfigError
 from edgewise.toolkit.evaluation.comparison import Arm, Evaluation, compare, reward_of
 from edgewise.toolkit.evaluation.gate import Scores
@@ -22,9 +25,6 @@ from edgewise.toolkit.run.config import Config
 from edgewise.toolkit.task.task import Task
 from edgewise.toolkit.types import Example, Group, Note, Plan, Rollout, Sampling
 from edgewise.toolkit.util.seeds import seed as seed_of
-from experience.distil import Distiller, Summaries
-from experience.guard import Guard
-from experience.library import Library, Place
 from mas import delegate
 from mas.delegate import SUB, Member, Terms, delegated
 from mas.levels import MAIN, Grading, graded

@@ -15,13 +15,13 @@ from typing import Any
 import numpy as np
 from pydantic import BaseModel, ConfigDict, ValidationError
 
+from edgewise.experience.guard.guard import Guard
 from edgewise.toolkit.evaluation.comparison import reward_of
 from edgewise.toolkit.evaluation.gate import Scores, Spending, Verdict, choose
 from edgewise.toolkit.groups.sampling.row_selection import shuffled
 from edgewise.toolkit.task.task import Task
 from edgewise.toolkit.types import Example, Message, Note, Payer, Plan, Reply, Request, Rollout, Sampling
 from edgewise.toolkit.util.extract import json_in
-from experience.guard import Guard
 from mas.designs import Fixed
 from mas.graph import MOST_NODES, Graph, Node, free_name, single
 from mas.job import Job

@@ -70,7 +70,7 @@ def _evolution(job: Job) -> Searcher:
 
 
 def _lessons(job: Job) -> Searcher:
-    from experience.guard import Guard
+    from edgewise.experience.guard.guard import Guard
     from mas.lessons import Lessons
 
     return Lessons(job.space, job.roles, job.designer, job.encoder, guard=Guard.of(job.task.train))

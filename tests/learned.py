@@ -5,16 +5,16 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
+from edgewise.experience.config import ExperienceConfig
+from edgewise.experience.library.library import Library
+from edgewise.experience.spec import Job
+from edgewise.experience.training.final_pruning import Tidied
+from edgewise.experience.training.loop import learn
+from edgewise.experience.training.step import StepRecord
 from edgewise.toolkit.run.config import resolve
 from edgewise.toolkit.run.runner import Outcome
 from edgewise.toolkit.task.task import Task
 from edgewise.toolkit.types import Note, Reply, Request
-from experience.config import ExperienceConfig
-from experience.job import Job
-from experience.library import Library
-from experience.loop import learn
-from experience.step import StepRecord
-from experience.tidy import Tidied
 from tests import toy
 from tests.plans import play
 

@@ -16,17 +16,17 @@ from unittest import mock
 
 import numpy as np
 
+from edgewise.experience.config import ExperienceConfig
+from edgewise.experience.library.library import Library
+from edgewise.experience.spec import Job
+from edgewise.experience.training import step
+from edgewise.experience.training.loop import learn
 from edgewise.toolkit.evaluation import gate
 from edgewise.toolkit.evaluation.gate import Choice, Verdict
 from edgewise.toolkit.reward.reward import resolve
 from edgewise.toolkit.run.runner import Outcome
 from edgewise.toolkit.task.task import Task
 from edgewise.toolkit.types import Example, Message, Request
-from experience import step
-from experience.config import ExperienceConfig
-from experience.job import Job
-from experience.library import Library
-from experience.loop import learn
 from tests.plans import play
 
 RIGHT, WRONG = "right", "wrong"

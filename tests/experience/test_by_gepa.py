@@ -13,12 +13,12 @@ from pathlib import Path
 
 import pytest
 
+from edgewise.experience import improve
+from edgewise.experience.forecast import forecast
+from edgewise.experience.library.library import Library, lesson
 from edgewise.toolkit.errors import AllFailed, ConfigError, LimitReached, NotRecorded, RewardError
 from edgewise.toolkit.reward import reward as rewards
 from edgewise.toolkit.types import Message, Reply
-from experience import improve
-from experience.forecast import forecast
-from experience.library import Library, lesson
 from tests import toy
 from tests.command import inside, task_file
 from tests.laws.one_run import started
@@ -295,13 +295,13 @@ def test_settings_that_are_about_groups_are_refused(settings):
 
 
 def test_another_release_of_gepa_is_refused_with_what_to_install(monkeypatch):
-    monkeypatch.setattr("experience.job.version", lambda name: "0.0.1")
+    monkeypatch.setattr("edgewise.experience.spec.version", lambda name: "0.0.1")
     with pytest.raises(ConfigError, match=re.escape("there is 0.0.1: pip install 'edgewise[gepa]'")):
         job(TASK, proposer="gepa")
 
 
 def test_the_command_takes_it_and_nothing_imports_gepa_before(tmp_path, capsys):
-    probe = "import sys, experience.by_gepa; print('gepa' in sys.modules)"
+    probe = "import sys, experience.proposers.gepa; print('gepa' in sys.modules)"
     assert subprocess.check_output([sys.executable, "-c", probe], cwd=ROOT, text=True).strip() == "False"
     task = task_file(tmp_path / "task", improve={"model": "scripted/tests.experience.test_by_gepa:scripted"})
     done = inside(

@@ -2,11 +2,11 @@ import json
 
 import pytest
 
+from edgewise.experience.distil import distiller as distil
+from edgewise.experience.distil.distiller import Distiller, Unreadable
+from edgewise.experience.library.library import Library, lesson
+from edgewise.experience.library.operations import Operation
 from edgewise.toolkit.types import Example, Group, Message, Reply, Rollout, Score, Step, ToolCall
-from experience import distil
-from experience.distil import Distiller, Unreadable
-from experience.library import Library, lesson
-from experience.ops import Operation
 from tests.plans import play
 
 EXAMPLE = Example("e1", (Message("user", "What is 2 + 2?"),), target="SECRET-FOUR")

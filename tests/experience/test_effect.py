@@ -7,7 +7,7 @@ from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from scipy.special import stdtrit
 
-from experience.effect import (
+from edgewise.experience.effects.estimate import (
     FEWEST,
     UNSEEN,
     Dropped,
@@ -22,7 +22,7 @@ from experience.effect import (
     together,
     undecided,
 )
-from experience.library import Effect, Library, lesson
+from edgewise.experience.library.library import Effect, Library, lesson
 
 TEN = Library(tuple(lesson(f"lesson {number}") for number in range(10)))
 KEYS = [key(x) for x in TEN.lessons]

@@ -2,8 +2,8 @@
 
 import json
 
-from experience.library import Library, lesson
-from experience.store import Store
+from edgewise.experience.library.library import Library, lesson
+from edgewise.experience.store.store import Store
 from tests.command import inside, task_file
 
 RIGHT = Library((lesson("A brick is red"), lesson("A leaf is green"), lesson("A sea is blue")))

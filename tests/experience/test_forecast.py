@@ -6,15 +6,15 @@ from dataclasses import replace
 
 import pytest
 
+from edgewise.experience import improve
+from edgewise.experience.config import ExperienceConfig
+from edgewise.experience.forecast import forecast
+from edgewise.experience.library.library import Library, lesson
+from edgewise.experience.spec import Job
 from edgewise.toolkit.errors import Hopeless, LimitTooSmall
 from edgewise.toolkit.evaluation.statistics import smallest_gain
 from edgewise.toolkit.reward.reward import resolve
 from edgewise.toolkit.run.forecast import check_limits
-from experience import improve
-from experience.config import ExperienceConfig
-from experience.forecast import forecast
-from experience.job import Job
-from experience.library import Library, lesson
 from tests import toy
 from tests.command import SCRIPTED, inside, task_file
 from tests.learned import job, learned

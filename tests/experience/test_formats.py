@@ -8,9 +8,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from edgewise.experience.formats.library_files import KINDS, MOST_LESSONS, read, write
+from edgewise.experience.library.library import PLACES, Effect, Lesson, Library, lesson
 from edgewise.toolkit.errors import LibraryError
-from experience.formats import KINDS, MOST_LESSONS, read, write
-from experience.library import PLACES, Effect, Lesson, Library, lesson
 
 # As the reference writes it: sections, then a line an entry.
 PLAYBOOK = """\

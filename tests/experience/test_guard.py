@@ -7,8 +7,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from edgewise.experience.guard.guard import Guard
 from edgewise.toolkit.types import Example, Message
-from experience.guard import Guard
 
 PROMPT = "Which team handles this ticket? Answer with one word: amber, birch, cedar or cobalt.\n\nTicket: "
 TICKETS = (

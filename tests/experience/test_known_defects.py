@@ -12,18 +12,18 @@ from itertools import pairwise
 
 import pytest
 
+from edgewise.experience import improve
+from edgewise.experience.config import ExperienceConfig
+from edgewise.experience.library.library import Library, lesson
+from edgewise.experience.spec import Job
+from edgewise.experience.training.loop import learn
+from edgewise.experience.training.rollouts import Offer, measure
+from edgewise.experience.training.step import statistics, study
 from edgewise.toolkit import Task
 from edgewise.toolkit.errors import ConfigError
 from edgewise.toolkit.model.scripted import Scripted
 from edgewise.toolkit.run.driver import drive
 from edgewise.toolkit.types import Note
-from experience import improve
-from experience.config import ExperienceConfig
-from experience.job import Job
-from experience.library import Library, lesson
-from experience.loop import learn
-from experience.runs import Offer, measure
-from experience.step import statistics, study
 from tests import toy
 from tests.plans import play
 
@@ -209,8 +209,8 @@ def test_17_a_slow_reward_does_not_hold_up_the_others():
 
 
 def test_19_a_long_trajectory_is_cut_in_the_middle():
+    from edgewise.experience.distil.distiller import LONGEST, trajectory
     from edgewise.toolkit.types import Message, Rollout, Step
-    from experience.distil import LONGEST, trajectory
 
     step = Step((), Message("assistant", "start " + "x" * 100_000 + " end"))
     text = trajectory(Rollout("e", "solver", 0, (step,), "stop"))

@@ -6,9 +6,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from edgewise.experience.library.library import PLACES, Lesson, Library, lesson
 from edgewise.toolkit.errors import ArtifactError
 from edgewise.toolkit.types import Message
-from experience.library import PLACES, Lesson, Library, lesson
 
 TWO = Library((lesson("Refunds go to birch"), lesson("Answer in one word", "form")), labelled=True)
 CHAT = (Message("system", "You route."), Message("user", "My parcel is late"))

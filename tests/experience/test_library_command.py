@@ -10,12 +10,12 @@ from typing import Any
 
 import pytest
 
+from edgewise.experience.library.library import Effect, Library, lesson
+from edgewise.experience.store.checkout import Start, keep
+from edgewise.experience.store.reference import Operand, parse
+from edgewise.experience.store.store import Store
 from edgewise.toolkit import Artifact
 from edgewise.toolkit.errors import ConfigError
-from experience.library import Effect, Library, lesson
-from experience.operand import Operand, parse
-from experience.shared import Start, keep
-from experience.store import Store
 from tests.command import Done, finish, inside, start, task_file
 
 A, B, C = (

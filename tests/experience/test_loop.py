@@ -6,14 +6,14 @@ from dataclasses import replace
 
 import pytest
 
+from edgewise.experience.config import ExperienceConfig
+from edgewise.experience.library.library import LEAD, Effect, Library, lesson, tokens
+from edgewise.experience.spec import Job
+from edgewise.experience.training.loop import learn
 from edgewise.toolkit import Task
 from edgewise.toolkit.errors import AllFailed, ConfigError
 from edgewise.toolkit.reward.reward import resolve
 from edgewise.toolkit.types import Message, Reply
-from experience.config import ExperienceConfig
-from experience.job import Job
-from experience.library import LEAD, Effect, Library, lesson, tokens
-from experience.loop import learn
 from tests import toy
 from tests.learned import learned, text_of, writing
 from tests.plans import play

@@ -6,11 +6,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from experience.diff import diff, size
-from experience.library import PLACES, Effect, Lesson, Library, lesson
-from experience.merge import enter, merge, settle
-from experience.ops import near
-from experience.twins import Twins
+from edgewise.experience.library.diff import diff, size
+from edgewise.experience.library.library import PLACES, Effect, Lesson, Library, lesson
+from edgewise.experience.library.merge import enter, merge, settle
+from edgewise.experience.library.near_duplicates import Twins
+from edgewise.experience.library.operations import near
 
 WORDS = ("refunds", "parcels", "invoices", "birch", "cedar", "amber", "late", "never", "large", "paid")
 effects = st.none() | st.builds(

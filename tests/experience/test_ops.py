@@ -5,8 +5,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from experience.library import Effect, Library, lesson
-from experience.ops import NotOperations, Operation, apply, near, parse, shorten
+from edgewise.experience.library.library import Effect, Library, lesson
+from edgewise.experience.library.operations import NotOperations, Operation, apply, near, parse, shorten
 
 START = Library((lesson("Refunds go to birch"), lesson("Late parcels go to cedar")))
 

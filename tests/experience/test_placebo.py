@@ -1,9 +1,9 @@
+from edgewise.experience.config import ExperienceConfig
+from edgewise.experience.library.library import Library, lesson
+from edgewise.experience.spec import Job
+from edgewise.experience.training import placebo
+from edgewise.experience.training.loop import learn
 from edgewise.toolkit.types import Group, Rollout, Score
-from experience import placebo
-from experience.config import ExperienceConfig
-from experience.job import Job
-from experience.library import Library, lesson
-from experience.loop import learn
 from tests import toy
 from tests.plans import play
 

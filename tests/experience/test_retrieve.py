@@ -7,6 +7,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from edgewise.experience.library.library import Lesson, Library, lesson
+from edgewise.experience.prompting.retriever import INDEXES, Retrieval, by_embedding, prepare, relevant, shown
 from edgewise.toolkit.budget.journal import Journal
 from edgewise.toolkit.budget.ledger import Ledger, Limits
 from edgewise.toolkit.errors import ConfigError, ModelError
@@ -15,8 +17,6 @@ from edgewise.toolkit.model.middleware import stack
 from edgewise.toolkit.model.openai_format import pack
 from edgewise.toolkit.run.driver import drive
 from edgewise.toolkit.types import Message, Reply, Request
-from experience.library import Lesson, Library, lesson
-from experience.retrieve import INDEXES, Retrieval, by_embedding, prepare, relevant, shown
 from tests.plans import play
 from tests.server import Server
 

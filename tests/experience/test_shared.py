@@ -6,8 +6,8 @@ from dataclasses import replace
 
 import pytest
 
-from experience.library import LEAD, Library, lesson, tokens
-from experience.store import Store
+from edgewise.experience.library.library import LEAD, Library, lesson, tokens
+from edgewise.experience.store.store import Store
 from tests import toy
 from tests.command import inside, task_file
 from tests.server import Server

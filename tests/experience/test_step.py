@@ -5,9 +5,9 @@ import re
 
 import pytest
 
+from edgewise.experience import improve
 from edgewise.toolkit.errors import ConfigError
 from edgewise.toolkit.evaluation.gate import rungs
-from experience import improve
 from tests import toy
 from tests.learned import job, learned, text_of, writing
 

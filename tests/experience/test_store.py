@@ -19,9 +19,9 @@ import sqlalchemy as sa
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from edgewise.experience.library.library import Effect, Lesson, Library, lesson
+from edgewise.experience.store.store import LONGEST, Stale, Store
 from edgewise.toolkit.errors import Conflict, LibraryError, StoreDown
-from experience.library import Effect, Lesson, Library, lesson
-from experience.store import LONGEST, Stale, Store
 from tests.postgres import PASSWORD, Postgres
 
 ANY_TEXT = st.text(st.characters(codec=None, categories=None), max_size=20)
@@ -160,7 +160,7 @@ def test_a_beginning_that_several_ids_have_is_refused_and_a_short_one_is_none(
     shared = Counter(x.id[0] for x in store.log() if x.id[0].isalpha()).most_common(1)[0][0]
     with pytest.raises(LibraryError, match="There is no version"):
         store.find(shared)
-    monkeypatch.setattr("experience.store.SHORTEST", 1)
+    monkeypatch.setattr("edgewise.experience.store.store.SHORTEST", 1)
     with pytest.raises(LibraryError, match=r"could be .*give more of it"):
         store.find(shared)
 

@@ -4,9 +4,9 @@ import json
 import sys
 from pathlib import Path
 
+from edgewise.experience import improve
+from edgewise.experience.library.library import Library
 from edgewise.toolkit.run.runner import Result
-from experience import improve
-from experience.library import Library
 from tests import toy
 
 

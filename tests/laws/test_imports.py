@@ -33,10 +33,10 @@ HOMES = {
     "litellm": SERVER_AND_CLIENT,
     "xllamacpp": ("toolkit/model/embedded/download.py",),
     "urllib.request": ("toolkit/model/embedded/download.py", "learner/server.py"),
-    "sqlalchemy": ("experience/store.py", "experience/database.py"),
-    "statsmodels": ("experience/effect.py", "learner/compare_figures.py"),
-    "pandas": ("experience/effect.py",),
-    "gepa": ("experience/by_gepa.py",),
+    "sqlalchemy": ("experience/store/store.py", "experience/store/database.py"),
+    "statsmodels": ("experience/effects/estimate.py", "learner/compare_figures.py"),
+    "pandas": ("experience/effects/estimate.py",),
+    "gepa": ("experience/proposers/gepa.py",),
     "http": SERVER_AND_CLIENT,
 }
 SLOW = tuple(

@@ -12,8 +12,8 @@ from pathlib import Path
 
 import pytest
 
+from edgewise.experience.library.library import Library, lesson
 from edgewise.toolkit.errors import NotRecorded
-from experience.library import Library, lesson
 from tests import toy
 from tests.laws.one_run import started
 from tests.server import Server, echo

@@ -10,6 +10,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+from edgewise.experience.library.library import Library, lesson
 from edgewise.toolkit.errors import ConfigError, Hopeless, LibraryError, LimitReached
 from edgewise.toolkit.evaluation.comparison import Arm, compare
 from edgewise.toolkit.evaluation.statistics import Interval
@@ -31,7 +32,6 @@ from edgewise.toolkit.types import (
     Tool,
     Usage,
 )
-from experience.library import Library, lesson
 from learner import absorb
 from learner.absorb_job import AbsorbJob
 from learner.absorb_loop import chosen, learnt, loaded, taught, undressed, worth

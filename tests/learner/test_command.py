@@ -15,9 +15,9 @@ from typing import Any
 import openai
 import pytest
 
+from edgewise.experience.library.library import Library, lesson
 from edgewise.toolkit.run.artifact import Artifact
 from edgewise.toolkit.types import Message, Request
-from experience.library import Library, lesson
 from learner.answer import answer
 from learner.command import Weights
 from learner.config import WeightsConfig

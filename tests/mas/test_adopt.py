@@ -14,6 +14,7 @@ import aiohttp
 import openai
 import pytest
 
+from edgewise.experience.library.library import Library, lesson
 from edgewise.toolkit.budget.ledger import Limits
 from edgewise.toolkit.errors import AllFailed, ArtifactError, ConfigError, LimitReached
 from edgewise.toolkit.model.client import OpenAIClient
@@ -22,7 +23,6 @@ from edgewise.toolkit.run.driver import Driver
 from edgewise.toolkit.serve.server import answerer_of, application, running
 from edgewise.toolkit.task.task import Task
 from edgewise.toolkit.types import Example, Group, Message, Request, Rollout, Sampling, Score
-from experience.library import Library, lesson
 from mas.adopt import NodeLibraries, adopt, answerer, by_node
 from mas.gateway import UNNAMED, Called, Gateway, Processes, Trial, named, node_of
 from tests.server import Body, Server

@@ -3,8 +3,8 @@
 import numpy as np
 import pytest
 
-from experience.distil import Distiller
-from experience.library import Library, lesson
+from edgewise.experience.distil.distiller import Distiller
+from edgewise.experience.library.library import Library, lesson
 from mas.contrast import Contrast, compared, contrasts, picks
 from mas.delegate import Terms
 from tests.mas.by_hand import EXAMPLE, levels, said, scored

@@ -5,13 +5,13 @@ import json
 
 import pytest
 
+from edgewise.experience.library.library import Library, lesson
 from edgewise.toolkit.errors import ConfigError
 from edgewise.toolkit.model.scripted import Scripted
 from edgewise.toolkit.rollout.agent import Agent
 from edgewise.toolkit.run.driver import drive
 from edgewise.toolkit.tools.tool import tool_from
 from edgewise.toolkit.types import Example, Message, Reply, ToolCall, Usage
-from experience.library import Library, lesson
 from mas.delegate import Member, Order, Terms, delegated, orders, sub_runs
 from tests.plans import play
 

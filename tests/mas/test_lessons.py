@@ -6,11 +6,11 @@ import random
 
 import pytest
 
+from edgewise.experience.guard.guard import Guard
+from edgewise.experience.library.library import Library, lesson
 from edgewise.toolkit.model.scripted import Scripted
 from edgewise.toolkit.run.driver import drive
 from edgewise.toolkit.types import Example, Message, Reply, Request
-from experience.guard import Guard
-from experience.library import Library, lesson
 from mas.designs import load
 from mas.graph import single
 from mas.lessons import Lessons, described

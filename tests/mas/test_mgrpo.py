@@ -6,6 +6,7 @@ import json
 import numpy as np
 import pytest
 
+from edgewise.experience.library.library import Library, lesson
 from edgewise.toolkit.budget.journal import Journal
 from edgewise.toolkit.errors import AllFailed, ArtifactError, RewardError
 from edgewise.toolkit.evaluation.gate import rungs, spent
@@ -16,7 +17,6 @@ from edgewise.toolkit.run.driver import drive
 from edgewise.toolkit.task.task import Task
 from edgewise.toolkit.types import Message, Reply
 from edgewise.toolkit.util.files import json_text
-from experience.library import Library, lesson
 from mas.delegate import sub_runs
 from mas.mgrpo import Learnt, learn_two_levels
 from mas.pair import TwoLevelConfig, TwoLibraries, evaluate_two_levels

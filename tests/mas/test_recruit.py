@@ -5,11 +5,11 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 
+from edgewise.experience.guard.guard import Guard
 from edgewise.toolkit.model.scripted import Scripted
 from edgewise.toolkit.run.driver import drive
 from edgewise.toolkit.task.task import Task
 from edgewise.toolkit.types import Example, Message, Rollout, Score, Step
-from experience.guard import Guard
 from mas.config import WiringConfig
 from mas.graph import Graph, Node, single
 from mas.job import Job

@@ -4,12 +4,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from edgewise.experience.config import ExperienceConfig
 from edgewise.toolkit.budget.ledger import Limits
 from edgewise.toolkit.budget.prices import Price
 from edgewise.toolkit.errors import ConfigError
 from edgewise.toolkit.run.config import Config, changed, load, parse_settings, resolve, save
 from edgewise.toolkit.types import Sampling
-from experience.config import ExperienceConfig
 
 
 def test_later_layers_win_and_what_is_not_given_does_not_count():

@@ -3,9 +3,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from edgewise.experience.library.library import Library, lesson
 from edgewise.toolkit.evaluation.gate import Choice, Spending, Verdict, better, choose, rungs, spent
 from edgewise.toolkit.types import Example
-from experience.library import Library, lesson
 from tests.plans import play
 
 ROWS = [Example(f"r{n}", ()) for n in range(64)]

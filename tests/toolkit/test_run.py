@@ -11,9 +11,9 @@ from pathlib import Path
 
 import pytest
 
+from edgewise.experience import improve
 from edgewise.toolkit import Artifact, Limits
 from edgewise.toolkit.errors import ConfigError, JournalError, LimitReached, RewardError
-from experience import improve
 from tests import toy
 from tests.command import SETTINGS, Done, finish, start, task_file
 from tests.server import Server

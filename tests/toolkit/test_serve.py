@@ -13,11 +13,11 @@ from urllib.request import urlopen
 import openai
 import pytest
 
+from edgewise.experience.library.library import Library, lesson
 from edgewise.toolkit.errors import ArtifactError, ConfigError, LimitReached, ModelError, ProviderDown
 from edgewise.toolkit.run.artifact import Artifact
 from edgewise.toolkit.serve.server import answerer_of, application, routed, running
 from edgewise.toolkit.types import Message, Reply, Request, Tool, ToolCall, Usage
-from experience.library import Library, lesson
 from tests.command import start
 from tests.server import Server
 

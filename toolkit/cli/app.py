@@ -15,7 +15,7 @@ from edgewise.toolkit.errors import ConfigError, EdgewiseError, Interrupted
 
 # Ways of improving, resolved when a command runs, so that this file imports no upper package.
 WAYS = {
-    "experience": "experience.command:Words",
+    "experience": "edgewise.experience.commands.improve:Words",
     "graph": "mas.command:Wiring",
     "weights": "learner.command:Weights",
 }
@@ -236,13 +236,13 @@ def serve(
 @library.command("show", epilog="Example: edgewise library show team.sqlite#triage@3")
 def library_show(lib: Lib, as_json: Json = False) -> None:
     """Print the lessons of a library: id, age in steps, rows they came from, measured effect, flags, text."""
-    _print(_load("experience.library_command:show")(lib), as_json)
+    _print(_load("edgewise.experience.commands.library:show")(lib), as_json)
 
 
 @library.command("log", epilog="Example: edgewise library log team.sqlite")
 def library_log(lib: Lib, as_json: Json = False) -> None:
     """Print the versions of a stored library, or what each step of a run applied and refused."""
-    _print(_load("experience.library_command:log")(lib), as_json)
+    _print(_load("edgewise.experience.commands.library:log")(lib), as_json)
 
 
 @library.command("diff", epilog="Example: edgewise library diff team.sqlite@head~1 team.sqlite")
@@ -252,7 +252,7 @@ def library_diff(
     as_json: Json = False,
 ) -> None:
     """Print what differs: + added, - removed, ~ reworded, * a setting."""
-    _print(_load("experience.library_command:compare")(before, after), as_json)
+    _print(_load("edgewise.experience.commands.library:compare")(before, after), as_json)
 
 
 @library.command("rollback", epilog="Example: edgewise library rollback team.sqlite@3")
@@ -262,7 +262,7 @@ def library_rollback(
     as_json: Json = False,
 ) -> None:
     """Append a version that restores an earlier one; history is never rewritten."""
-    _print(_load("experience.library_command:rollback")(lib, author), as_json)
+    _print(_load("edgewise.experience.commands.library:rollback")(lib, author), as_json)
 
 
 @library.command("merge", epilog="Example: edgewise library merge team.sqlite runs/first --take theirs")
@@ -286,7 +286,7 @@ def library_merge(
     Where both sides changed the same thing, all conflicts are printed, nothing is
     changed, and the exit code is 2.
     """
-    combine = _load("experience.library_command:combine")
+    combine = _load("edgewise.experience.commands.library:combine")
     _print(combine(lib, other, base, take, message, author), as_json)
 
 
@@ -302,7 +302,7 @@ def library_lock(
     as_json: Json = False,
 ) -> None:
     """Lock lessons: only people change or delete them, learning does not."""
-    _print(_load("experience.library_command:lock")(lib, ids, unlock, always, author), as_json)
+    _print(_load("edgewise.experience.commands.library:lock")(lib, ids, unlock, always, author), as_json)
 
 
 @library.command("import", epilog="Example: edgewise library import playbook.txt team.sqlite --dry-run")
@@ -323,7 +323,9 @@ def library_import(
     as_json: Json = False,
 ) -> None:
     """Bring lessons into a stored library; what is unsafe is blocked or redacted, and said."""
-    _print(_load("experience.library_command:bring")(source, lib, message, author, dry_run), as_json)
+    _print(
+        _load("edgewise.experience.commands.library:bring")(source, lib, message, author, dry_run), as_json
+    )
 
 
 @library.command("export", epilog="Example: edgewise library export triage.edge --as skill > SKILL.md")
@@ -339,7 +341,7 @@ def library_export(
     prompt: the text as it goes into a prompt; skill: a SKILL.md;
     youtu: the flat object {"G0": text, ...}; json: all that is known.
     """
-    print(_load("experience.library_command:export")(lib, kind))
+    print(_load("edgewise.experience.commands.library:export")(lib, kind))
 
 
 @graph.command("show", epilog="Example: edgewise graph show runs/first --as mermaid")

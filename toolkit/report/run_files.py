@@ -93,7 +93,7 @@ class Costs(Data):
 
 
 class Effect(Data):
-    """What a lesson was measured to be worth; see `experience.library`."""
+    """What a lesson was measured to be worth; see `experience.library.library`."""
 
     estimate: float
     low: float

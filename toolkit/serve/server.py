@@ -46,7 +46,7 @@ Answerer = Callable[[Artifact, str, Asks], Answer]
 ANSWERS = {
     "graph.json": "mas.use:answerer",
     "nodes.json": "mas.adopt:answerer",
-    "library.json": "experience.use:answerer",
+    "library.json": "edgewise.experience.prompting.answerer:answerer",
     "weights.json": "edgewise.toolkit.serve.server:plain",
 }
 """The file of an artefact -> what answers with it; the first that is there counts."""

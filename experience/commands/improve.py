@@ -1,0 +1,173 @@
+"""What the commands of `edgewise` do when it is about words; `toolkit.cli.app` resolves these names."""
+
+import asyncio
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from edgewise.experience.commands import weights_arm
+from edgewise.experience.config import ExperienceConfig
+from edgewise.experience.forecast import forecast
+from edgewise.experience.library.library import Library
+from edgewise.experience.spec import Job
+from edgewise.experience.store import checkout
+from edgewise.experience.store.reference import load, parse
+from edgewise.experience.training.loop import Runs, evaluate, learn
+from edgewise.toolkit.cli.models import fetch
+from edgewise.toolkit.cli.output import Finished, Shown, cost_lines, given_price
+from edgewise.toolkit.cli.progress import announce, watcher
+from edgewise.toolkit.errors import ConfigError, LibraryError
+from edgewise.toolkit.model.client import check
+from edgewise.toolkit.report import run_files, run_report
+from edgewise.toolkit.run import directory
+from edgewise.toolkit.run.artifact import Artifact
+from edgewise.toolkit.run.config import parse_settings, resolve
+from edgewise.toolkit.run.forecast import check_limits
+from edgewise.toolkit.run.runner import Outcome, Result, carry_out
+from edgewise.toolkit.task.task import Task, describe
+from edgewise.toolkit.types import Plan
+
+IN_USE = {
+    "temperature": "eval_temperature",
+    "top_p": "eval_top_p",
+    "max_tokens": "max_tokens",
+    "prompt_tokens": "prompt_tokens",
+    "embedder": "embedder",
+}
+"""Settings that an artefact keeps, and what they are called while learning."""
+
+
+class Words:
+    """One task and its settings, ready for `plan`, `improve` and `evaluate`."""
+
+    def __init__(self, task: Path, options: Mapping[str, Any], settings: Sequence[str], price: str | None):
+        self.task = Task.read(task)
+        self._named = {**parse_settings(settings), **{k: v for k, v in options.items() if v is not None}}
+        self._named |= given_price(price)
+        self._config()
+
+    def _config(self, artifacts: Sequence[Artifact] = ()) -> ExperienceConfig:
+        """
+        What the artefacts share, then the task's file, then the command line.
+
+        Trained weights come after the file: they are compared with the model that they were trained from, and asked
+        as they were trained.
+        """
+        weights = [each for each in artifacts if weights_arm.holds(each)]
+        bases = dict.fromkeys(each.model for each in weights)
+        if len(bases) > 1 and "model" not in self._named:
+            raise ConfigError(
+                f"These weights were trained from different models ({', '.join(bases)}): say with --model which of "
+                "them is the unchanged one."
+            )
+        given = (in_common(artifacts), self.task.settings, in_common(weights), self._named)
+        return resolve(ExperienceConfig, *given)
+
+    def plan(self, lib: str | None = None) -> Shown:
+        """The task and what a run would take; asks no model."""
+        job = Job(self.task, self._config(), checkout.start(lib).library)
+        for model in filter(None, job.config.models):
+            check(model)
+        found = forecast(job)
+        check_limits(job.config, found)
+        return Shown([describe(self.task), "", *found.lines()], asdict(found))
+
+    def improve(self, run: Path | None, replay: Path | None, lib: str | None = None) -> Finished:
+        """
+        Learn and measure; the result has `improved` beside its lines and data.
+
+        `lib` names a library to start from; what is learnt goes back to it, where it is a store.
+        """
+        path = run or directory.fresh(self.task.name)
+        began = checkout.start(lib, replay if replay and replay.is_dir() else path)
+        job = Job(self.task, self._config(), began.library, began.parents)
+        found = forecast(job)
+        check_limits(job.config, found)
+        announce(found.lines())
+        if lib:
+            checkout.keep(began, path)
+        if not replay:
+            fetch(*job.config.models)
+        learning = carry_out(
+            self.task, job.config, lambda *_: learn(job), path, watch=watcher(), replay=replay
+        )
+        result = asyncio.run(learning)
+        lines = _result_lines(result)
+        try:
+            committed = checkout.hand_back(lib, began, result) if lib else ""
+        except LibraryError:
+            announce(lines)
+            raise
+        return Finished([*lines, *filter(None, [committed])], result.to_json(), result.improved)
+
+    def evaluate(
+        self, artifacts: Sequence[str], run: Path | None, others: Mapping[str, Runs] | None = None
+    ) -> Shown:
+        """
+        Run the unchanged model and each artefact, or library (see `experience.store.reference`), on the same rows and samples.
+
+        With the model and the settings that the artefacts were measured with, where nothing else is said. `others` are
+        how to run those artefacts that hold neither library nor weights, by path.
+        """
+        measured = {path: Artifact.load(path) for path in artifacts if not bare(path)}
+        job = Job(self.task, self._config([*measured.values()]))
+        trainings = {
+            path: weights_arm.runs(each) for path, each in measured.items() if weights_arm.holds(each)
+        }
+        ways = {**trainings, **(others or {})}
+        libraries: dict[str, Library | Runs] = {"unchanged": Library()}
+        alone = []
+        for path in artifacts:
+            name = _name(path, libraries)
+            libraries[name] = ways.get(path) or load(parse(path)).library
+            if path in measured and measured[path].model_in_use != measured[path].model:
+                alone.append(name)
+        fetch(job.config.model, job.config.judge, job.config.embedder)
+
+        def arms(*_: Any) -> Plan[Outcome]:
+            return Outcome((yield from evaluate(job, libraries, alone)), {}, {})
+
+        result = asyncio.run(carry_out(self.task, job.config, arms, run, job="evaluate", watch=watcher()))
+        return Shown([*result.evidence.lines(), *cost_lines(result)], result.to_json())
+
+
+def bare(path: str) -> bool:
+    """Whether it names lessons without the settings that they were measured with: a store, a step, a file."""
+    operand = parse(path)
+    return operand.stored or bool(operand.version) or operand.path.suffix in {".json", ".md", ".txt"}
+
+
+def in_common(artifacts: Sequence[Artifact]) -> dict[str, Any]:
+    """The model and the settings of use that all artefacts share; what they differ in is left to the defaults."""
+    settings = [
+        {"model": a.model, **{IN_USE[k]: v for k, v in a.settings.items() if k in IN_USE}} for a in artifacts
+    ]
+    first = settings[0] if settings else {}
+    return {key: value for key, value in first.items() if all(s.get(key) == value for s in settings)}
+
+
+def _result_lines(result: Result) -> list[str]:
+    library = Library.from_json(result.artifact.library)
+    lessons = [f"  [{label}] {x.text}" for label, x in library.labels().items()]
+    return [
+        *result.evidence.lines(),
+        "",
+        run_report.finding(run_files.read(result.path)),
+        "",
+        f"{len(library)} lessons" + (":" if lessons else ": nothing beat the unchanged model"),
+        *lessons,
+        "",
+        *cost_lines(result),
+        f"artefact: {result.path / 'artifact'}",
+        f"report:   {result.path / 'report.html'}",
+    ]
+
+
+def _name(given: str, taken: Mapping[str, Any]) -> str:
+    """The name of an arm; of a database, without what may be a password."""
+    path = Path(parse(given).place.rpartition("@")[2])
+    name = path.resolve().parent.name if path.name == "artifact" else path.stem
+    name += "".join(re.findall(r"[#@]\w+$", given)) if bare(given) else ""
+    return name if name not in taken else f"{name}-{len(taken)}"

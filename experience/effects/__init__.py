@@ -1,0 +1,1 @@
+"""The effect of each lesson on the reward, estimated from randomised exposure. Read `estimate` first."""

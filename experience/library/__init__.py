@@ -1,0 +1,1 @@
+"""The experience library as a value, and the operations on it. Read `library` first."""

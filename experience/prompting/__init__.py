@@ -1,0 +1,1 @@
+"""Lessons in prompts: retrieval, insertion, answering. Read `retriever` first."""

@@ -1,0 +1,1 @@
+"""Candidates for the next library. Read `candidates` first."""

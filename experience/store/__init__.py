@@ -1,0 +1,1 @@
+"""Versions of a library, in files or in a database. Read `store` first."""

@@ -1,0 +1,1 @@
+"""The training loop of an experience library: steps, gate, measurement. Read `loop` first."""

@@ -1,0 +1,61 @@
+"""
+Placebo arms: is it the lessons, or would any text have done?
+
+Two more libraries are measured beside the learnt one: lessons of the same length about something else, and what the
+same step learns from the same rollouts when rewards and right answers are dealt out at random.
+"""
+
+from collections.abc import Sequence
+from dataclasses import replace
+
+import numpy as np
+
+from edgewise.experience.library.library import Library, lesson
+from edgewise.experience.proposers import candidates
+from edgewise.experience.spec import Job
+from edgewise.experience.training.step import compared
+from edgewise.toolkit.types import Group, Plan
+from edgewise.toolkit.util.seeds import seed as seed_of
+
+OFF_TOPIC = """
+water tomatoes early prune roses after frost turn compost weekly sow carrots in loose soil shade lettuce at noon tie
+climbing beans to poles mulch paths with straw harvest herbs before flowering store bulbs dry rotate beds every spring
+""".split()
+
+
+def libraries(job: Job, library: Library, groups: Sequence[Group]) -> Plan[dict[str, Library]]:
+    """The placebo arms of a learnt library, by name; `groups` are those of the first step."""
+    shuffled = yield from _learnt_from_noise(job, groups)
+    return {"placebo: off topic": off_topic(job, library), "placebo: shuffled rewards": shuffled}
+
+
+def off_topic(job: Job, library: Library) -> Library:
+    """As many lessons as a library has, each with as many words, on gardening."""
+    rng = np.random.default_rng(seed_of(job.config.seed, "placebo"))
+    texts = (" ".join(rng.choice(OFF_TOPIC, len(x.text.split()))).capitalize() for x in library.lessons)
+    return library.with_lessons(
+        lesson(f"{text}.", x.kind) for text, x in zip(texts, library.lessons, strict=True)
+    )
+
+
+def _learnt_from_noise(job: Job, groups: Sequence[Group]) -> Plan[Library]:
+    studies = yield [compared(job, job.start, group) for group in dealt(job, groups)]
+    proposals = tuple(op for study in studies for op in study.proposals)
+    found = yield from candidates.drawn(job, job.start, proposals, 1)
+    return next(iter(found.libraries.values()), job.start)
+
+
+def dealt(job: Job, groups: Sequence[Group]) -> list[Group]:
+    """The same groups with scores dealt out among all runs and right answers among all rows, at random."""
+    rng = np.random.default_rng(seed_of(job.config.seed, "shuffled rewards"))
+    runs = [run for group in groups for run in group.members]
+    scores = iter([runs[i].score for i in rng.permutation(len(runs))])
+    targets = iter([groups[i].example.target for i in rng.permutation(len(groups))])
+    return [
+        replace(
+            group,
+            example=replace(group.example, target=next(targets)),
+            members=tuple(replace(run, score=next(scores)) for run in group.members),
+        )
+        for group in groups
+    ]
