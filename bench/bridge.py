@@ -16,12 +16,12 @@ from common import quick, report
 from sentences import WORDS
 
 from edgewise.experience.library.library import Library, lesson
+from edgewise.learner import absorb
+from edgewise.learner.monitoring.retention import kept
 from edgewise.toolkit.cli.progress import watcher
 from edgewise.toolkit.run.artifact import Artifact
 from edgewise.toolkit.run.runner import Result
 from edgewise.toolkit.task.task import Task
-from learner import absorb
-from learner.kept import kept
 
 MODEL, SHOWN = "torch/smollm2-135m", ("lamp", "dance", "silver", "flower", "coffee")
 SETTINGS: dict[str, Any] = {"model": MODEL, "lora": 16, "steps": 12, "max_tokens": 12, "samples": 2}

@@ -21,11 +21,11 @@ import numpy as np
 import one_update
 from common import quick, report
 
+from edgewise.learner.methods.method import Method, credited, override
+from edgewise.learner.methods.published import METHODS
+from edgewise.learner.update import collate
 from edgewise.toolkit.groups.sampling.rollout_plan import marked
 from edgewise.toolkit.types import Encoded, Example, Group, Message, Rollout, Score, Step
-from learner import gather
-from learner.method import Method, credited, override
-from learner.methods import METHODS
 
 RUNS, STEPS = 16, 10_000
 VIEWS = 600
@@ -97,13 +97,13 @@ def least(work: Callable[[], object], repeats: int) -> float:
     return min(times)
 
 
-def members(runs: Sequence[Rollout]) -> list[gather.Member]:
-    return gather.members([Group(Example("house", ()), "solver", tuple(runs))])
+def members(runs: Sequence[Rollout]) -> list[collate.Member]:
+    return collate.members([Group(Example("house", ()), "solver", tuple(runs))])
 
 
 def cost(runs: Sequence[Rollout], method: Method) -> None:
     """All that stands between finished rollouts and the update."""
-    assert gather.batch(gather.judged(members(runs), method)) is not None
+    assert collate.batch(collate.judged(members(runs), method)) is not None
 
 
 def update_seconds(steps: int, repeats: int) -> float:
@@ -135,7 +135,7 @@ def main() -> int:
     for name, (dressed, method) in works.items():
         given, repeats = dressed(runs), 1 if quick() else 2
         seconds = least(partial(cost, given, method), repeats)
-        credit = least(partial(credited, method, gather.table(members(given), method)), repeats)
+        credit = least(partial(credited, method, collate.table(members(given), method)), repeats)
         found[name] = {
             "seconds": round(seconds, 2),
             "credit_seconds": round(credit, 2),

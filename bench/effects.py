@@ -28,9 +28,9 @@ from simulated.interval import figures, interval, shown
 from simulated.training import Training
 from simulated.worlds import Words
 
+from edgewise.learner.methods.method import Method, columns
+from edgewise.learner.methods.published import METHODS
 from edgewise.toolkit.evaluation.statistics import Interval
-from learner.method import Method, columns
-from learner.methods import METHODS
 
 SEEDS, TUNING, QUICK = 10, 3, 2
 LR, RATES = 0.05, (0.025, 0.05, 0.1)

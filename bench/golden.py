@@ -12,9 +12,9 @@ import numpy as np
 import torch
 from common import quick, report
 
+from edgewise.learner.methods.batch import Batch, Tokens
 from edgewise.toolkit.groups import reward_shaping
 from edgewise.toolkit.groups.table import Table
-from learner.batch import Batch, Tokens
 from tests import golden
 
 BAR = 1e-6

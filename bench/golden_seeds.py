@@ -10,7 +10,7 @@ import sys
 
 from common import ROOT, quick, report
 
-from learner.methods import METHODS
+from edgewise.learner.methods.published import METHODS
 from tests import golden_seeds, golden_steps
 
 LAWS = "tests/laws/test_methods.py"

@@ -15,9 +15,9 @@ from typing import Any
 from common import quick, report
 from sentences import task
 
+from edgewise.learner import train
 from edgewise.toolkit.run.runner import Result
 from edgewise.toolkit.types import Group, Note
-from learner import train
 
 MODEL, METHODS = "torch/smollm2-135m", ("dr_grpo", "grpo", "rloo")
 SETTINGS: dict[str, Any] = {

@@ -16,9 +16,9 @@ from simulated import worlds
 from simulated.interval import figures, interval, shown
 from simulated.training import Training, World
 
+from edgewise.learner.methods.method import Method, override
+from edgewise.learner.methods.published import METHODS
 from edgewise.toolkit.evaluation.statistics import Interval
-from learner.method import Method, override
-from learner.methods import METHODS
 
 SEEDS, STEPS, LR = 10, 60, 0.05
 QUICK = 3, 30

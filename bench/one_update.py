@@ -19,17 +19,17 @@ from typing import Any
 
 # Before torch: they say how its threads wait, on TRL's side too, and where the checkout is.
 from common import ROOT  # noqa: F401  # isort: skip
-import learner  # noqa: F401  # isort: skip
+import edgewise.learner  # noqa: F401  # isort: skip
 
 import torch
 from torch import Tensor
 from transformers.utils import logging
 
-from learner.batch import Batch
-from learner.method import override
-from learner.methods import METHODS
-from learner.policy import Policy
-from learner.update import How, update
+from edgewise.learner.methods.batch import Batch
+from edgewise.learner.methods.method import override
+from edgewise.learner.methods.published import METHODS
+from edgewise.learner.policy.policy import Policy
+from edgewise.learner.update.gradient_step import How, update
 
 WORDS = 256
 """Words of prompts and replies: their number is beside the point here."""
@@ -47,7 +47,7 @@ def batch(prompts: int, prompt: int, group: int, reply: int) -> Batch:
 
 
 def ours(work: Batch, told: dict[str, Any]) -> tuple[Callable[[], Any], int]:
-    """Our update, by `learner.update`, and the number of trained parameters."""
+    """Our update, by `learner.update.gradient_step`, and the number of trained parameters."""
     policy = Policy.load(told["model"], dtype=told["dtype"], checkpointing=told["checkpointing"])
     optimizer = policy.optimizer(lr=LR, weight_decay=0.0)
     method = override(METHODS["grpo"], "penalties=none")

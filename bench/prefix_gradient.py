@@ -11,7 +11,7 @@ import sys
 import torch
 from common import quick, report
 
-from learner.forward import logps
+from edgewise.learner.attention.logprobs import logps
 from tests.learner import exact
 
 BAR = 1e-10

@@ -8,8 +8,8 @@ import numpy as np
 import torch
 from common import quick, report
 
-from learner.policy import Policy
-from learner.sample import Ask, sample
+from edgewise.learner.policy.policy import Policy
+from edgewise.learner.sampling.generate import Ask, sample
 
 MODEL = "smollm2-135m"
 PROMPT, GROUP, NEW = 256, 8, 64

@@ -16,12 +16,12 @@ from common import quick, report
 from torch.utils.flop_counter import FlopCounterMode
 from transformers import LlamaConfig, LlamaForCausalLM
 
-from learner.memory import keep_freed_memory
-from learner.method import override
-from learner.methods import METHODS
-from learner.policy import Policy
-from learner.precision import chosen_dtype
-from learner.update import How, update
+from edgewise.learner.hardware.memory import keep_freed_memory
+from edgewise.learner.methods.method import override
+from edgewise.learner.methods.published import METHODS
+from edgewise.learner.policy.policy import Policy
+from edgewise.learner.policy.precision import chosen_dtype
+from edgewise.learner.update.gradient_step import How, update
 from tests.learner import tiny
 
 BASE = {"prompts": 2, "prompt": 128, "group": 8, "reply": 32, "width": 384}

@@ -25,8 +25,8 @@ from typing import Any
 
 from common import ROOT, quick, report
 
-from learner.method import AXES, HOMES, NUMBERS, Method, function, parameters
-from learner.methods import METHODS
+from edgewise.learner.methods.method import AXES, HOMES, NUMBERS, Method, function, parameters
+from edgewise.learner.methods.published import METHODS
 
 BASE = 17
 """Methods that every learner has; what follows are those of the seeds."""
@@ -34,7 +34,7 @@ WIDE = 100
 CORE = ("loop.py", "update.py")
 BESIDE = ("gather.py", "remember.py", "given.py", "statistics.py", "method.py", "job.py", "engine.py")
 EVERYBODYS = {"ref_logp", "entropy", "sampler_logp", "group", "rollout", "reward"}
-"""Columns that the core has of itself, see `learner.batch.Tokens`, and words that mean something else there."""
+"""Columns that the core has of itself, see `learner.methods.batch.Tokens`, and words that mean something else there."""
 NAMES = list(METHODS)
 
 

@@ -39,6 +39,11 @@ from torch import Tensor
 from torch.nn import Parameter
 from torch.nn.functional import embedding
 
+from edgewise.learner.methods.batch import Batch
+from edgewise.learner.methods.method import Method, override
+from edgewise.learner.methods.published import find
+from edgewise.learner.update import collate
+from edgewise.learner.update.gradient_step import How, update
 from edgewise.toolkit import Task
 from edgewise.toolkit.environments.house import House
 from edgewise.toolkit.environments.kitchen import Kitchen
@@ -50,11 +55,6 @@ from edgewise.toolkit.rollout.episode import WRONG, shown
 from edgewise.toolkit.run.driver import drive
 from edgewise.toolkit.types import Encoded, Group, Message, Plan, Reply, Request
 from edgewise.toolkit.util.seeds import seed as seed_of
-from learner import gather
-from learner.batch import Batch
-from learner.method import Method, override
-from learner.methods import find
-from learner.update import How, update
 
 OPTIONS: dict[str, dict[str, Any]] = {
     "house": {"rooms": 6, "circles": 2},
@@ -102,7 +102,7 @@ def legal(text: str) -> list[str]:
 
 @dataclass(eq=False)
 class Actor:
-    """What `learner.update` needs of a policy: a token for each action, and for each feature a row of logits."""
+    """What `learner.update.gradient_step` needs of a policy: a token for each action, and for each feature a row of logits."""
 
     actions: Sequence[str]
     features: dict[tuple[str, ...], int]
@@ -164,7 +164,7 @@ def _plain(text: str) -> str:
 def logps(
     policy: Actor, batch: Batch, *, temperature: float = 1.0, entropy: bool = False
 ) -> tuple[Tensor, Tensor | None]:
-    """In place of `learner.forward.logps`: (b, 1) log-probabilities, with a gradient."""
+    """In place of `learner.attention.logprobs.logps`: (b, 1) log-probabilities, with a gradient."""
     most = max(map(len, batch.prompts))
     rows = torch.tensor([[*prompt, *[-1] * (most - len(prompt))] for prompt in batch.prompts])
     known = (rows >= 0)[..., None]
@@ -199,9 +199,9 @@ def steps_to_target(name: str, seed: int, settings: Sequence[str], steps: int) -
         won.append(fmean(reward for each in found for reward in each.rewards))
         if fmean(won[-IN_A_ROW:]) >= TARGET and len(won) >= IN_A_ROW:
             return number, won
-        made = gather.batch(gather.judged(gather.members(found), method))
+        made = collate.batch(collate.judged(collate.members(found), method))
         if made is not None:
-            with mock.patch("learner.update.logps", logps):
+            with mock.patch("edgewise.learner.update.gradient_step.logps", logps):
                 update(actor, optimizer, method, made, How(tokens=1 << 20), torch.Generator())  # type: ignore[arg-type]
     return steps, won
 
@@ -259,8 +259,8 @@ def recovered(name: str, seed: int, groups: int) -> dict[str, dict[str, float]]:
 
 
 def _ranked(groups: Sequence[Group], truths: Any, method: Method) -> dict[str, float]:
-    members = gather.members(groups)
-    credit = gather.judged(members, method).credit
+    members = collate.members(groups)
+    credit = collate.judged(members, method).credit
     steps = [(m.run.example, s.seen[-1].content, s.said.content) for m in members for s in m.run.steps]
     by_pair = defaultdict(list)
     for key, value in zip(steps, credit.tolist(), strict=True):

@@ -84,7 +84,7 @@ def theirs(model: str, steps: int, settings: dict[str, Any]) -> list[float]:
 
 def ours(model: str, steps: int) -> list[float]:
     """Seconds of each step of `learner.train`, from one that is written down to the next."""
-    from learner import train
+    from edgewise.learner import train
 
     at: list[float] = []
 
@@ -132,7 +132,7 @@ def main(arguments: Sequence[str]) -> int:
     names = list(SIDES)[:1] if quick() else list(SIDES)
     seconds: dict[str, list[float]] = {name: [] for name in ("edgewise", *names)}
     with tempfile.TemporaryDirectory() as folder:
-        from learner.policy import Policy
+        from edgewise.learner.policy.policy import Policy
 
         Policy.load(MODEL, device="cpu", dtype="float32").save(Path(folder))
         for _ in range(rounds):

@@ -18,9 +18,9 @@ from common import quick, report
 from torch import Tensor
 from transformers.utils import logging
 
-from learner.batch import Batch, Tokens, slices
-from learner.method import Method, override, values
-from learner.methods import METHODS
+from edgewise.learner.methods.batch import Batch, Tokens, slices
+from edgewise.learner.methods.method import Method, override, values
+from edgewise.learner.methods.published import METHODS
 
 PROMPTS, REPLIES, GROUP, LIMIT, WORDS = 2, 8, 4, 12, 64
 BAR = 1e-5

@@ -21,12 +21,12 @@ from common import ROOT, quick, report
 from one_update import batch as real_batch
 from torch import Tensor
 
-from learner.batch import Batch
-from learner.method import override
-from learner.methods import find
-from learner.policy import Lora, Policy
-from learner.ranks import ALONE, Ranks, ranks
-from learner.update import How, update
+from edgewise.learner.hardware.process_group import ALONE, Ranks, ranks
+from edgewise.learner.methods.batch import Batch
+from edgewise.learner.methods.method import override
+from edgewise.learner.methods.published import find
+from edgewise.learner.policy.policy import Lora, Policy
+from edgewise.learner.update.gradient_step import How, update
 from tests.learner import exact
 
 BAR = 1e-6

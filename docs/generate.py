@@ -6,13 +6,13 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 
 from edgewise.experience.config import ExperienceConfig
+from edgewise.learner.absorption.spec import FOREIGN, AbsorbConfig
+from edgewise.learner.config import WeightsConfig
+from edgewise.learner.methods import losses as loss
+from edgewise.learner.methods.method import AXES, Method, describe, function
+from edgewise.learner.methods.published import METHODS
 from edgewise.toolkit.groups import reward_shaping
 from edgewise.toolkit.run.config import Config
-from learner import loss
-from learner.absorb_job import FOREIGN, AbsorbConfig
-from learner.config import WeightsConfig
-from learner.method import AXES, Method, describe, function
-from learner.methods import METHODS
 from mas.config import WiringConfig
 
 HERE = Path(__file__).parent
@@ -37,7 +37,7 @@ PARTS = {
 METHODS_HEAD = """\
 # Methods of learning in weights
 
-A method is a value made of parts, one for each axis, and a published method is one expression in `learner/methods.py`.
+A method is a value made of parts, one for each axis, and a published method is one expression in `learner/methods/published.py`.
 `edgewise methods dapo` prints one; `--set loss.high=0.3` changes a parameter, `--set loss=plain` takes another part.
 Cards list the axes where a method is not the default, and those that make its gradient. A reconstruction fills in what
 its paper leaves open; its card says what. Golden numbers are those that papers, their public code or their formulas

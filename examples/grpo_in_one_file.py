@@ -12,16 +12,16 @@ import sys
 
 import torch
 
+from edgewise.learner.attention.logprobs import logps
+from edgewise.learner.methods.batch import Batch, slices
+from edgewise.learner.methods.losses import clipped
+from edgewise.learner.methods.token_weights import per_sequence
+from edgewise.learner.policy.policy import Policy
+from edgewise.learner.sampling.generate import Ask, sample
+from edgewise.learner.update.gradient_step import tokens
 from edgewise.toolkit.groups.advantage import standardised
 from edgewise.toolkit.groups.table import Table
 from edgewise.toolkit.types import Message
-from learner.batch import Batch, slices
-from learner.forward import logps
-from learner.loss import clipped
-from learner.policy import Policy
-from learner.sample import Ask, sample
-from learner.update import tokens
-from learner.weigh import per_sequence
 
 WORDS = ("cat", "bread", "Norway", "hammer", "river", "music")
 QUESTION = 'Write one sentence of at most eight words with the word "{}".'

@@ -18,12 +18,12 @@ import tempfile
 from pathlib import Path
 from typing import NamedTuple
 
+from edgewise.learner import train
+from edgewise.learner.policy.policy import Policy
+from edgewise.learner.sampling.generate import Ask, sample
+from edgewise.learner.update.preference import prefer, ranked
 from edgewise.toolkit import Task
 from edgewise.toolkit.types import Message, Note
-from learner import train
-from learner.policy import Policy
-from learner.preference import prefer, ranked
-from learner.sample import Ask, sample
 
 WORDS = """
     cat bread Norway hammer river music dog horse cow sheep goat pig rabbit mouse lion tiger bear wolf fox deer

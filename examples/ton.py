@@ -21,12 +21,12 @@ from pathlib import Path
 from statistics import mean
 from typing import NamedTuple
 
+from edgewise.learner import train
+from edgewise.learner.policy.policy import Policy
+from edgewise.learner.sampling.generate import Ask, sample
+from edgewise.learner.update.imitation import Pair, imitate
 from edgewise.toolkit import Task
 from edgewise.toolkit.types import Message, Note
-from learner import train
-from learner.imitate import Pair, imitate
-from learner.policy import Policy
-from learner.sample import Ask, sample
 
 KINDS = {
     "animals": "cat dog horse cow sheep goat pig rabbit mouse lion tiger bear wolf fox deer".split(),

@@ -10,29 +10,29 @@ from typing import TYPE_CHECKING
 os.environ.setdefault("OMP_WAIT_POLICY", "passive")
 os.environ.setdefault("GOMP_SPINCOUNT", "10000")
 
+from edgewise.learner.hardware.memory import share_heap
 from edgewise.toolkit.util.lazy import resolver
-from learner.memory import share_heap
 
 if TYPE_CHECKING:
-    from learner.absorption import aabsorb, absorb
-    from learner.api import atrain, train
-    from learner.comparison import acompare, compare
-    from learner.method import Method, describe, override
-    from learner.methods import METHODS
-    from learner.policy import Policy
+    from edgewise.learner.absorption.api import aabsorb, absorb
+    from edgewise.learner.api import atrain, train
+    from edgewise.learner.comparison.runner import acompare, compare
+    from edgewise.learner.methods.method import Method, describe, override
+    from edgewise.learner.methods.published import METHODS
+    from edgewise.learner.policy.policy import Policy
 
 _WHERE = {
     "train": "api",
     "atrain": "api",
-    "absorb": "absorption",
-    "aabsorb": "absorption",
-    "compare": "comparison",
-    "acompare": "comparison",
-    "Method": "method",
-    "describe": "method",
-    "override": "method",
-    "METHODS": "methods",
-    "Policy": "policy",
+    "absorb": "absorption.api",
+    "aabsorb": "absorption.api",
+    "compare": "comparison.runner",
+    "acompare": "comparison.runner",
+    "Method": "methods.method",
+    "describe": "methods.method",
+    "override": "methods.method",
+    "METHODS": "methods.published",
+    "Policy": "policy.policy",
 }
 __all__ = [
     "METHODS",

@@ -5,6 +5,12 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+from edgewise.learner.config import WeightsConfig
+from edgewise.learner.forecast import forecast
+from edgewise.learner.hardware.process_group import ranks
+from edgewise.learner.spec import Job, layered
+from edgewise.learner.training.distributed_engine import follow, leading
+from edgewise.learner.training.loop import learn
 from edgewise.toolkit.budget.ledger import Limits
 from edgewise.toolkit.run import directory
 from edgewise.toolkit.run.config import resolve
@@ -12,12 +18,6 @@ from edgewise.toolkit.run.forecast import check_limits
 from edgewise.toolkit.run.runner import Result, blocking, carry_out
 from edgewise.toolkit.task.task import Task
 from edgewise.toolkit.types import Note
-from learner.config import WeightsConfig
-from learner.crew import follow, leading
-from learner.forecast import forecast
-from learner.job import Job, layered
-from learner.loop import learn
-from learner.ranks import ranks
 
 
 async def atrain(

@@ -1,8 +1,8 @@
 """What a run will take, before its first call, and the smallest gain that its rows can show."""
 
+from edgewise.learner.spec import Job
 from edgewise.toolkit.evaluation.statistics import smallest_gain
 from edgewise.toolkit.run.forecast import REPLY_TOKENS, Forecast, dollars, prompt_tokens
-from learner.job import Job
 
 TOKENS_A_SECOND = 500
 """Read, sampled and learnt from by a small model on two cores: rough, and shown as such; a run says what it expects."""

@@ -12,8 +12,9 @@ from dataclasses import dataclass
 from functools import partial as p
 from typing import Any
 
+from edgewise.learner.methods import losses, penalties
+from edgewise.learner.methods import token_weights as weigh
 from edgewise.toolkit.groups import advantage
-from learner import loss, penalty, weigh
 
 # ---- A: advantages of one group ----------------------------------------------------------------------------------
 
@@ -244,7 +245,7 @@ class Loss:
 
 LOSSES = {
     "verl vanilla, TRL dapo and bnpo": Loss(
-        p(loss.clipped, **RATIOS),
+        p(losses.clipped, **RATIOS),
         weigh.per_token,
         p(_clip, **RATIOS),
         token_mean,
@@ -252,7 +253,7 @@ LOSSES = {
         "0 -.18097 -.2 .22103 0",
     ),
     "verl seq-mean-token-mean, TRL grpo": Loss(
-        p(loss.clipped, **RATIOS),
+        p(losses.clipped, **RATIOS),
         weigh.per_sequence,
         p(_clip, **RATIOS),
         sequence_mean,
@@ -260,17 +261,17 @@ LOSSES = {
         "0 -.15081 -.16667 .27629 0",
     ),
     "verl seq-mean-token-sum": Loss(
-        p(loss.clipped, **RATIOS), weigh.summed, p(_clip, **RATIOS), sequence_sum, "-0.639833"
+        p(losses.clipped, **RATIOS), weigh.summed, p(_clip, **RATIOS), sequence_sum, "-0.639833"
     ),
     "verl seq-mean-token-sum-norm": Loss(
-        p(loss.clipped, **RATIOS),
+        p(losses.clipped, **RATIOS),
         p(weigh.constant, limit=3),
         p(_clip, **RATIOS),
         p(fixed_length, limit=3),
         "-0.213278",
     ),
     "TRL dr_grpo": Loss(
-        p(loss.clipped, **RATIOS),
+        p(losses.clipped, **RATIOS),
         p(weigh.constant, limit=4),
         p(_clip, **RATIOS),
         p(fixed_length, limit=4),
@@ -278,7 +279,7 @@ LOSSES = {
         "0 -.1131 -.125 .13815 0",
     ),
     "verl gspo, TRL grpo by sequence": Loss(
-        p(loss.clipped_sequence, **RATIOS),
+        p(losses.clipped_sequence, **RATIOS),
         weigh.per_sequence,
         p(_clip_sequence, **RATIOS),
         sequence_mean,
@@ -286,7 +287,7 @@ LOSSES = {
         "-.19044 -.19044 -.19044 0 0",
     ),
     "gspo, token form": Loss(
-        p(loss.clipped_sequence_token, **RATIOS),
+        p(losses.clipped_sequence_token, **RATIOS),
         weigh.per_sequence,
         p(_clip_token, **RATIOS),
         sequence_mean,
@@ -294,7 +295,7 @@ LOSSES = {
         "-.19044 -.19044 -.19044 0 0",
     ),
     "gspo, its own bounds": Loss(
-        loss.clipped_sequence,
+        losses.clipped_sequence,
         weigh.per_sequence,
         p(_clip_sequence, low=3e-4, high=4e-4),
         sequence_mean,
@@ -302,14 +303,14 @@ LOSSES = {
         "0 0 0 0 0",
     ),
     "TRL luspo": Loss(
-        p(loss.clipped_sequence, **RATIOS),
+        p(losses.clipped_sequence, **RATIOS),
         weigh.summed,
         p(_clip_sequence, **RATIOS),
         sequence_sum,
         "-0.913946",
     ),
     "sapo": Loss(
-        loss.soft_gated,
+        losses.soft_gated,
         weigh.per_sequence,
         _soft,
         sequence_mean,
@@ -317,7 +318,7 @@ LOSSES = {
         "-.24779 -.15047 -.16667 .27545 .12978",
     ),
     "verl cispo": Loss(
-        p(loss.clipped_weight, **RATIOS),
+        p(losses.clipped_weight, **RATIOS),
         weigh.per_token,
         p(_weight, **RATIOS),
         token_mean,
@@ -325,7 +326,7 @@ LOSSES = {
         "-.256 -.18097 -.2 .22103 .16",
     ),
     "TRL cispo, cap 5": Loss(
-        loss.clipped_weight,
+        losses.clipped_weight,
         weigh.per_token,
         _weight,
         token_mean,
@@ -333,21 +334,21 @@ LOSSES = {
         "-.32974 -.18097 -.2 .22103 .10976",
     ),
     "TRL cispo, cap .2": Loss(
-        p(loss.clipped_weight, high=-0.8), weigh.per_token, p(_weight, high=-0.8), token_mean, ".032000"
+        p(losses.clipped_weight, high=-0.8), weigh.per_token, p(_weight, high=-0.8), token_mean, ".032000"
     ),
-    "TRL vespo": Loss(loss.gamma_weighted, weigh.per_token, _gamma, token_mean, ".090062"),
+    "TRL vespo": Loss(losses.gamma_weighted, weigh.per_token, _gamma, token_mean, ".090062"),
     "verl geo_mean": Loss(
-        p(loss.geometric, **RATIOS), weigh.per_sequence, p(_geometric, **RATIOS), sequence_mean, "-.055304"
+        p(losses.geometric, **RATIOS), weigh.per_sequence, p(_geometric, **RATIOS), sequence_mean, "-.055304"
     ),
-    "verl gpg": Loss(loss.plain, weigh.per_token, _plain, token_mean, ".160000", "-.2 -.2 -.2 .2 .2"),
+    "verl gpg": Loss(losses.plain, weigh.per_token, _plain, token_mean, ".160000", "-.2 -.2 -.2 .2 .2"),
 }
 
 # ---- penalties at log-probability -1 where the reference model has -1.2, gates, the overlong penalty ----------------
 
 PENALTIES = {
-    penalty.kl1: (lambda x: -x, ".2"),
-    penalty.kl2: (lambda x: x * x / 2, ".02"),
-    penalty.kl3: (lambda x: math.exp(x) - x - 1, ".018731"),
+    penalties.kl1: (lambda x: -x, ".2"),
+    penalties.kl2: (lambda x: x * x / 2, ".02"),
+    penalties.kl3: (lambda x: math.exp(x) - x - 1, ".018731"),
 }
 # Ratio -> what multiplies A where A > 0, and where A < 0.
 SAPO = {0.5: "1.5102 1.4159", 1.0: "2.0 1.90476", 2.0: "2.9242 2.8220", 10.0: "3.9995 3.8092"}

@@ -14,12 +14,12 @@ from typing import Any
 import numpy as np
 import torch
 
+from edgewise.learner.methods import losses, penalties, token_weights
+from edgewise.learner.methods.batch import Batch, Tokens
 from edgewise.toolkit.groups import advantage, reward_shaping
 from edgewise.toolkit.groups.sampling import replay, rollout_plan
 from edgewise.toolkit.groups.table import Table
 from edgewise.toolkit.types import Rollout
-from learner import loss, penalty, weigh
-from learner.batch import Batch, Tokens
 
 Numbers = Sequence[float]
 
@@ -58,7 +58,9 @@ def batch_of(tokens: Tokens, **columns: Any) -> Batch:
     return Batch.of([(1,)] * n, [(1,)] * n, [0] * n, [0.0] * n, **columns)
 
 
-def descended(part: Callable[[Tokens], torch.Tensor], x: Tokens, weighed=weigh.per_sequence) -> list[float]:
+def descended(
+    part: Callable[[Tokens], torch.Tensor], x: Tokens, weighed=token_weights.per_sequence
+) -> list[float]:
     """The value, and its gradient in the log-probability of each reply."""
     value = (part(x) * weighed(batch_of(x)).double()).sum()
     return [value.item(), *torch.autograd.grad(value, x.logp)[0].flatten().tolist()]
@@ -75,7 +77,7 @@ def extremes(part: Callable[[Table], Any], rewards: Numbers) -> list[float]:
 
 def clipped_by_sign(ratio: float, gain: float) -> float:
     x = sequences([math.log(ratio)], [gain], old=[0.0])
-    return -loss.clipped(x, low=0.16, high=0.24).item()
+    return -losses.clipped(x, low=0.16, high=0.24).item()
 
 
 SIGNS = [(0.5, 1), (0.5, -1), (1.24, 1), (1.24, -1), (1.5, 1), (1.5, -1)]
@@ -116,7 +118,7 @@ def drpo_gain(lam: float, correct: Numbers = (1, 1, 0, 0)) -> Any:
 
 def drpo(lam: float, correct: Numbers = (1, 1, 0, 0), tau: float = 10.0) -> list[float]:
     x = sequences(SCORES, drpo_gain(lam, correct).tolist())
-    return descended(p(loss.discriminated, tau=tau), x, weigh.per_group)
+    return descended(p(losses.discriminated, tau=tau), x, token_weights.per_group)
 
 
 def coded(lam: float) -> float:
@@ -133,7 +135,7 @@ def weights(lengths: Numbers, lam: float) -> list[float]:
 
 def trust(kl: float) -> float:
     x = sequences([-kl], [0.0], old=[0.0], mean_kl=[kl])
-    return penalty.trust_region(x).item()
+    return penalties.trust_region(x).item()
 
 
 DRPO = [
@@ -166,7 +168,7 @@ J = [-0.5, -0.8, -1.0, -0.7, -0.6]
 def grao(rewards: Numbers, **how: Any) -> float:
     gain = advantage.referred(group([*rewards, 1.0], anchor=[0] * 4 + [1]), **how)
     x = sequences(J, gain.tolist())
-    return -descended(loss.plain, x, weigh.per_group)[0]
+    return -descended(losses.plain, x, token_weights.per_group)[0]
 
 
 def term(rewards: Numbers, part: str, **how: Any) -> float:
@@ -208,7 +210,7 @@ by_hardness = p(advantage.by_hardness, wrong=-1.0)
 
 
 def entropy_term(h: float) -> float:
-    return penalty.targeted_entropy(sequences([0.0], [0.0], entropy=[h], mean_entropy=[h])).item()
+    return penalties.targeted_entropy(sequences([0.0], [0.0], entropy=[h], mean_entropy=[h])).item()
 
 
 RETURNS, OLD_LOGITS, LOGITS = [5, 3, -2, -20], [1, 0.5, 0, -1], [2, 0.5, 0, 1]
@@ -220,12 +222,12 @@ def rift_gain() -> list[float]:
 
 def rift(**how: Any) -> list[float]:
     x = sequences(LOGITS, rift_gain(), old=OLD_LOGITS)
-    return (-loss.enumerated(x, **how)).flatten().tolist()
+    return (-losses.enumerated(x, **how)).flatten().tolist()
 
 
 def rift_ratios() -> list[float]:
     ones = sequences(LOGITS, [1.0] * 4, old=OLD_LOGITS)
-    return (-loss.enumerated(ones, low=1e9, high=1e9, delta=None)).flatten().tolist()
+    return (-losses.enumerated(ones, low=1e9, high=1e9, delta=None)).flatten().tolist()
 
 
 def dagrpo(right: Numbers, trait: Numbers) -> list[float]:
@@ -250,7 +252,7 @@ RIFT = [
     Case("loss", lambda: -np.mean(rift()), ".905115"),
     Case(
         "ratio 4 where A = -1",
-        lambda: -loss.clipped(sequences([math.log(4)], [-1.0], old=[0.0]), delta=3.0).item(),
+        lambda: -losses.clipped(sequences([math.log(4)], [-1.0], old=[0.0]), delta=3.0).item(),
         "-3",
     ),
 ]
@@ -270,7 +272,7 @@ DAGRPO = [
 def regressed(rewards: Numbers, moved: Numbers) -> float:
     gain = advantage.standardised(group(rewards), eps=0.0, ddof=0)
     x = sequences(moved, gain.tolist(), old=[0.0] * 4)
-    return descended(p(loss.regressed, eps=0.0), x)[0]
+    return descended(p(losses.regressed, eps=0.0), x)[0]
 
 
 def correlated(rewards: Numbers, moved: Numbers) -> float:

@@ -8,14 +8,14 @@ from typing import Any
 import numpy as np
 from scipy.stats import beta
 
+from edgewise.learner.methods import token_weights
+from edgewise.learner.methods.batch import Batch
 from edgewise.toolkit.groups import advantage, state_matching, step_credit
 from edgewise.toolkit.groups.sampling import row_selection
 from edgewise.toolkit.groups.sampling.rollout_plan import half_width, priority
 from edgewise.toolkit.groups.sampling.row_history import Memory, Record
 from edgewise.toolkit.groups.table import Table
 from edgewise.toolkit.types import Example, Group, Rollout, Score
-from learner import weigh
-from learner.batch import Batch
 from tests.golden_seeds import Case, Numbers, extremes, group
 
 # ---- steps: GiGPO, SALT, advantage alignment ---------------------------------------------------------------
@@ -158,7 +158,7 @@ def curriculum(rewards: Numbers, choices: Sequence[float], **how: Any) -> float:
         rollout=list(range(n)),
         choice=[float(c) for c in choices],
     )
-    return float(weigh.curriculum(batch, **how)[0, 0] / weigh.per_sequence(batch)[0, 0])
+    return float(token_weights.curriculum(batch, **how)[0, 0] / token_weights.per_sequence(batch)[0, 0])
 
 
 def letters(text: str, **how: Any) -> float:

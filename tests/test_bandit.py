@@ -7,9 +7,9 @@ import pytest
 import torch
 
 from bench.simulated.bandit import END, Softmax, features, logps
+from edgewise.learner.methods.batch import Batch
 from edgewise.toolkit.groups.sampling.hints import HEAD, with_hints
 from edgewise.toolkit.types import Example, Message
-from learner.batch import Batch
 
 LETTERS = "ab"
 

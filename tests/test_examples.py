@@ -119,9 +119,9 @@ def figures(said: str) -> dict[str, list[str]]:
 
 def speaking(folder: Path, prompt: str, answers: list[str]) -> Path:
     """A tiny model that gives each of these answers about equally often."""
+    from edgewise.learner.policy.policy import Policy
+    from edgewise.learner.update.imitation import Pair, imitate
     from edgewise.toolkit.types import Message
-    from learner.imitate import Pair, imitate
-    from learner.policy import Policy
     from tests.learner import tiny
 
     policy = Policy.load(str(tiny.saved(folder / "tiny")), device="cpu", dtype="float32")

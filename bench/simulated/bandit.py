@@ -21,9 +21,9 @@ from torch import Tensor
 from torch.nn import Parameter
 from torch.nn.functional import embedding
 
+from edgewise.learner.methods.batch import Batch
 from edgewise.toolkit.groups.sampling.hints import HEAD
 from edgewise.toolkit.types import Encoded, Message
-from learner.batch import Batch
 
 END = 0
 SHOWN = re.compile(r"^(?:Answer:|-) (\w+)$", re.MULTILINE)
@@ -44,7 +44,7 @@ def features(text: str) -> list[str]:
 @dataclass(eq=False)
 class Softmax:
     """
-    What `learner.update` and `learner.given` need of a policy.
+    What `learner.update.gradient_step` and `learner.sampling.given_answers` need of a policy.
 
     `names` are its features, `letters` the alphabet, `length` the most tokens of a reply.
     """
@@ -177,7 +177,7 @@ class Letters:
 def logps(
     policy: Softmax, batch: Batch, *, temperature: float = 1.0, entropy: bool = False
 ) -> tuple[Tensor, Tensor | None]:
-    """What `learner.forward.logps` is: (b, T) log-probabilities and entropies, with a gradient."""
+    """What `learner.attention.logprobs.logps` is: (b, T) log-probabilities and entropies, with a gradient."""
     logits = embedding(_places(policy, batch), policy.read, padding_idx=0).sum(2) / temperature
     share = logits.log_softmax(-1)
     found = torch.where(batch.mask, share.gather(2, batch.ids[..., None])[..., 0], 0.0)

@@ -1,7 +1,7 @@
 """
 A method trains the softmax policy in a world: its own choice of rows, plan, table, batch, update and memory.
 
-The steps are those of `learner.loop.step`; what is not here is checkpoints, and the transformer.
+The steps are those of `learner.training.loop.step`; what is not here is checkpoints, and the transformer.
 """
 
 from collections.abc import Sequence
@@ -13,17 +13,17 @@ import numpy as np
 import torch
 from simulated.bandit import Softmax, logps
 
+from edgewise.learner.methods.batch import Batch
+from edgewise.learner.methods.method import Method, limited
+from edgewise.learner.sampling.given_answers import written
+from edgewise.learner.training.row_memory import drawn, remembered
+from edgewise.learner.update import collate
+from edgewise.learner.update.gradient_step import How, update
 from edgewise.toolkit.groups.sampling.replay import LATER
 from edgewise.toolkit.groups.sampling.rollout_plan import GIVEN, Asked
 from edgewise.toolkit.groups.sampling.row_history import Memory
 from edgewise.toolkit.types import Encoded, Example, Group, Message, Note, Plan, Rollout, Score, Step
 from edgewise.toolkit.util.seeds import seed as seed_of
-from learner import gather
-from learner.batch import Batch
-from learner.given import written
-from learner.method import Method, limited
-from learner.remember import drawn, remembered
-from learner.update import How, update
 from tests.plans import play
 
 HOW = How(tokens=1 << 20)
@@ -83,8 +83,8 @@ class Training:
         notes: list[Note] = []
         groups = play(self.method.plan(self._asked()), lambda request: "", notes)
         later = [group for note in notes if note.topic == LATER for group in note.data]
-        known = gather.judged(gather.members(groups), self.method)
-        made = gather.batch(known)
+        known = collate.judged(collate.members(groups), self.method)
+        made = collate.batch(known)
         if made is not None:
             self._update(made)
         self.memory = remembered(self.method, self.memory, groups, known, later)
@@ -122,7 +122,7 @@ class Training:
 
     def _update(self, made: Batch) -> None:
         rng = torch.Generator().manual_seed(seed_of(self.seed, "update", self.number))
-        with mock.patch("learner.update.logps", logps):
+        with mock.patch("edgewise.learner.update.gradient_step.logps", logps):
             update(self.policy, self.optimizer, self.method, made, HOW, rng)
 
 

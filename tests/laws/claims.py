@@ -14,7 +14,7 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
-from learner.methods import METHODS
+from edgewise.learner.methods.published import METHODS
 
 GROUP = [0] * 4 + [1] * 8 + [2] * 3 + [3] + [4] * 2
 REWARD = [1.0, 0.0, 0.0, 0.5, *[float(np.float32(0.1))] * 8, 0.0, 1.0, 1.0, 1.0, 1.0, 1.0]

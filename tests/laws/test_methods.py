@@ -1,4 +1,4 @@
-"""What every method of `learner.methods` obeys: one table, a method a row."""
+"""What every method of `learner.methods.published` obeys: one table, a method a row."""
 
 import math
 import re
@@ -10,13 +10,23 @@ import numpy as np
 import pytest
 import torch
 
+from edgewise.learner.methods.batch import Batch, Tokens, slices
+from edgewise.learner.methods.batch_statistics import STATISTICS, with_statistics
+from edgewise.learner.methods.method import (
+    AXES,
+    Method,
+    columns,
+    credited,
+    describe,
+    limited,
+    override,
+    parameters,
+    values,
+)
+from edgewise.learner.methods.published import METHODS
+from edgewise.learner.update import gradient_step as updating
 from edgewise.toolkit.groups import step_credit as credit
 from edgewise.toolkit.groups.table import Table, reads
-from learner import update as updating
-from learner.batch import Batch, Tokens, slices
-from learner.method import AXES, Method, columns, credited, describe, limited, override, parameters, values
-from learner.methods import METHODS
-from learner.statistics import STATISTICS, with_statistics
 from tests.laws.claims import (
     ALONE,
     CHOICE,

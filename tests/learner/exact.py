@@ -8,8 +8,8 @@ import torch
 import transformers
 from torch import Tensor
 
-from learner.batch import Batch
-from learner.policy import Policy
+from edgewise.learner.methods.batch import Batch
+from edgewise.learner.policy.policy import Policy
 from tests.learner import tiny
 
 SMALL = {

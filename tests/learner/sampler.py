@@ -9,8 +9,8 @@ from aiohttp import web
 from peft import set_peft_model_state_dict
 from safetensors.torch import load_file
 
-from learner.policy import Policy
-from learner.sample import Ask, sample
+from edgewise.learner.policy.policy import Policy
+from edgewise.learner.sampling.generate import Ask, sample
 
 
 class Sampler:

@@ -11,6 +11,12 @@ import torch
 from safetensors.torch import load_file
 
 from edgewise.experience.library.library import Library, lesson
+from edgewise.learner import absorb
+from edgewise.learner.absorption.loop import chosen, learnt, loaded, taught, undressed, worth
+from edgewise.learner.absorption.spec import AbsorbJob
+from edgewise.learner.monitoring.retention import Kept, kept, ratio
+from edgewise.learner.policy.policy import Policy
+from edgewise.learner.update.imitation import Pair
 from edgewise.toolkit.errors import ConfigError, Hopeless, LibraryError, LimitReached
 from edgewise.toolkit.evaluation.comparison import Arm, compare
 from edgewise.toolkit.evaluation.statistics import Interval
@@ -32,12 +38,6 @@ from edgewise.toolkit.types import (
     Tool,
     Usage,
 )
-from learner import absorb
-from learner.absorb_job import AbsorbJob
-from learner.absorb_loop import chosen, learnt, loaded, taught, undressed, worth
-from learner.imitate import Pair
-from learner.kept import Kept, kept, ratio
-from learner.policy import Policy
 from tests.command import Done, inside
 from tests.learner.jobs import task_file
 

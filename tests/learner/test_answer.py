@@ -1,11 +1,11 @@
 import pytest
 
+from edgewise.learner.policy.policy import Policy
+from edgewise.learner.sampling.respond import MAX_TOKENS, answer, until
 from edgewise.toolkit.errors import ConfigError
 from edgewise.toolkit.rollout.agent import Agent, rollout
 from edgewise.toolkit.tools.tool import Function
 from edgewise.toolkit.types import Example, Message, Payer, Request, Sampling, Tool
-from learner.answer import MAX_TOKENS, answer, until
-from learner.policy import Policy
 from tests.learner import tiny
 
 

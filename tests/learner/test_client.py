@@ -3,16 +3,16 @@ import threading
 
 import pytest
 
+from edgewise.learner.hardware.compute_thread import submitted
+from edgewise.learner.policy.policy import Policy
+from edgewise.learner.sampling import torch_client as module
+from edgewise.learner.sampling.torch_client import TorchClient, check
 from edgewise.toolkit.budget.prices import price_of
 from edgewise.toolkit.errors import ConfigError, ModelError
 from edgewise.toolkit.model.client import Router, connect
 from edgewise.toolkit.model.client import check as check_name
 from edgewise.toolkit.model.middleware import Timeout, stack
 from edgewise.toolkit.types import Message, Payer, Request, Sampling
-from learner import client as module
-from learner.client import TorchClient, check
-from learner.policy import Policy
-from learner.thread import submitted
 from tests.learner import tiny
 
 

@@ -5,7 +5,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from learner.collapse import Seen, alarm, best
+from edgewise.learner.monitoring.collapse import Seen, alarm, best
 
 FINE = Seen(reward=0.5, length=20, entropy=1.0, kl=0.001, valid=1.0, cut=0.0)
 

@@ -16,13 +16,13 @@ import openai
 import pytest
 
 from edgewise.experience.library.library import Library, lesson
+from edgewise.learner.commands.improve import Weights
+from edgewise.learner.config import WeightsConfig
+from edgewise.learner.methods.method import describe
+from edgewise.learner.policy.policy import Policy
+from edgewise.learner.sampling.respond import answer
 from edgewise.toolkit.run.artifact import Artifact
 from edgewise.toolkit.types import Message, Request
-from learner.answer import answer
-from learner.command import Weights
-from learner.config import WeightsConfig
-from learner.method import describe
-from learner.policy import Policy
 from mas.designs import Fixed
 from mas.graph import single
 from tests.command import ROOT, Done, finish, inside, start

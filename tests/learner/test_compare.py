@@ -10,12 +10,12 @@ from xml.etree import ElementTree
 
 import pytest
 
+from edgewise.learner import compare
+from edgewise.learner.comparison.lineup import contenders, lineup
+from edgewise.learner.comparison.results import Compared
 from edgewise.toolkit.budget.ledger import Limits
 from edgewise.toolkit.errors import ConfigError, Hopeless, Interrupted, LimitTooSmall
 from edgewise.toolkit.types import Note
-from learner import compare
-from learner.compare_figures import Compared
-from learner.compare_plan import contenders, lineup
 from tests.command import Done, inside
 from tests.learner.jobs import task_file
 from tests.learner.shares import SETTINGS, early, task

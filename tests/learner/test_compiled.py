@@ -5,13 +5,13 @@ import shutil
 import pytest
 import torch
 
+from edgewise.learner.attention.logprobs import logps
+from edgewise.learner.config import WeightsConfig
+from edgewise.learner.hardware.weight_packing import PAYS
+from edgewise.learner.methods.published import METHODS
+from edgewise.learner.sampling.generate import Ask, sample
+from edgewise.learner.training.engine import Engine
 from edgewise.toolkit.errors import ConfigError
-from learner.config import WeightsConfig
-from learner.engine import Engine
-from learner.forward import logps
-from learner.methods import METHODS
-from learner.packed import PAYS
-from learner.sample import Ask, sample
 from tests.learner import exact
 
 pytestmark = pytest.mark.filterwarnings("ignore")  # of torch, of itself

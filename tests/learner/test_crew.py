@@ -19,18 +19,18 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor
 
+from edgewise.learner.api import train
+from edgewise.learner.hardware.process_group import ALONE, Ranks, agreed, ranks
+from edgewise.learner.methods.batch import Batch
+from edgewise.learner.methods.method import override
+from edgewise.learner.methods.published import find
+from edgewise.learner.policy.policy import Policy
+from edgewise.learner.training import distributed_engine
+from edgewise.learner.update import gradient_step as updating
+from edgewise.learner.update.gradient_step import How, Updated, update
 from edgewise.toolkit.budget.ledger import Limits
 from edgewise.toolkit.cli.app import main
 from edgewise.toolkit.errors import LimitReached, OutOfMemory
-from learner import crew
-from learner import update as updating
-from learner.api import train
-from learner.batch import Batch
-from learner.method import override
-from learner.methods import find
-from learner.policy import Policy
-from learner.ranks import ALONE, Ranks, agreed, ranks
-from learner.update import How, Updated, update
 from tests.learner import exact, several
 from tests.learner.shares import SETTINGS, task
 
@@ -126,13 +126,13 @@ def apart(first: Path, second: Path) -> Tensor:
 
 def train_twice(model: str) -> None:
     """A run that a limit stops, and the same one taken up again; what this process came to and answered."""
-    counted, real = [], crew.Engine.answer
+    counted, real = [], distributed_engine.Engine.answer
 
     def counting(engine: Any, requests: Sequence[Any]) -> Any:
         counted.append(len(requests))
         return real(engine, requests)
 
-    crew.Engine.answer = counting  # type: ignore[method-assign]
+    distributed_engine.Engine.answer = counting  # type: ignore[method-assign]
     rows, settings = task(test=2), {**SMALL, "steps": 3, "save_every": 1}
     try:
         train(rows, model=model, run="run", limits=Limits(calls=40), **settings)

@@ -3,10 +3,10 @@
 import numpy as np
 import pytest
 
+from edgewise.learner.sampling.embeddings import embedding
 from edgewise.toolkit.errors import ModelError
 from edgewise.toolkit.model.openai_format import pack
 from edgewise.toolkit.types import Message, Reply
-from learner.embed import embedding
 from tests.plans import play
 
 

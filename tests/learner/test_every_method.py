@@ -8,12 +8,12 @@ from typing import Any
 import pytest
 from safetensors.torch import load_file
 
+from edgewise.learner.api import train
+from edgewise.learner.methods.published import METHODS
+from edgewise.learner.training.state import StepRecord
 from edgewise.toolkit import Task
 from edgewise.toolkit.groups.sampling.hints import HEAD
 from edgewise.toolkit.types import Note, Rollout, Score
-from learner.api import train
-from learner.methods import METHODS
-from learner.state import StepRecord
 from tests.learner.shares import SETTINGS
 
 ANSWERS = ("ABBA", "zebra", "OKAY", "?!")

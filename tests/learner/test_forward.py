@@ -8,14 +8,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch.nn.functional import scaled_dot_product_attention as sdpa
 
+from edgewise.learner.attention import sequence_packing as layouts
+from edgewise.learner.attention import shared_prefix
+from edgewise.learner.attention.logprobs import logps
+from edgewise.learner.attention.sequence_packing import layout
+from edgewise.learner.attention.shared_prefix import Kind
+from edgewise.learner.methods.batch import Batch
+from edgewise.learner.policy.policy import Lora
 from edgewise.toolkit.errors import ModelError
-from learner import layout as layouts
-from learner import prefix
-from learner.batch import Batch
-from learner.forward import logps
-from learner.layout import layout
-from learner.policy import Lora
-from learner.prefix import Kind
 from tests.learner import exact
 
 EXACT = {"Gemma2": 2e-6, "Cohere": 1e-7}
@@ -40,8 +40,8 @@ def test_blocks_of_any_size_give_the_same(monkeypatch: pytest.MonkeyPatch, rows:
     policy, batch = exact.policy("Mistral"), exact.batch(*exact.RAGGED)
     whole = logps(policy, batch, entropy=True)
     gradients = exact.gradients(policy, whole)
-    monkeypatch.setattr(prefix, "ROWS", rows)
-    monkeypatch.setattr(prefix, "SCORES", scores)
+    monkeypatch.setattr(shared_prefix, "ROWS", rows)
+    monkeypatch.setattr(shared_prefix, "SCORES", scores)
     monkeypatch.setattr(layouts, "LAUNCH", 0)
     parts = logps(policy, batch, entropy=True, chunk=64)
     assert exact.apart(parts, whole) <= 1e-12
@@ -103,7 +103,7 @@ def test_causality_is_at_the_bottom_right_and_top_left_would_be_wrong() -> None:
     row = layout([(1,) * 5], torch.ones(1, 4, dtype=torch.long), [4], torch.device("cpu"))
     rng = torch.Generator().manual_seed(0)
     q, k, v = (torch.randn(8, 2, 4, generator=rng, dtype=torch.float64) for _ in range(3))
-    ours = prefix._Attention.apply(q, k, v, row, Kind(0.5)).transpose(0, 1)
+    ours = shared_prefix._Attention.apply(q, k, v, row, Kind(0.5)).transpose(0, 1)
     assert (ours[:, 5:] - right).abs().max() <= 1e-14
 
 
@@ -192,7 +192,7 @@ def test_an_empty_prompt_is_refused() -> None:
 def test_a_model_that_computes_more_than_attention_is_refused() -> None:
     from transformers import MambaConfig, MambaForCausalLM
 
-    from learner.policy import Policy
+    from edgewise.learner.policy.policy import Policy
     from tests.learner import tiny
 
     config = MambaConfig(vocab_size=300, hidden_size=16, num_hidden_layers=1, state_size=4)

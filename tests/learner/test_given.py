@@ -6,15 +6,15 @@ import numpy as np
 import pytest
 import torch
 
+from edgewise.learner.methods.published import find
+from edgewise.learner.policy.policy import Policy
+from edgewise.learner.sampling.given_answers import giving, written
+from edgewise.learner.update import collate
+from edgewise.learner.update.gradient_step import How, logps, update
 from edgewise.toolkit.groups.sampling import rollout_plan
 from edgewise.toolkit.groups.sampling.rollout_plan import Asked
 from edgewise.toolkit.reward.reward import resolve
 from edgewise.toolkit.types import Encoded, Example, Message, Rollout, Score, Step
-from learner import gather
-from learner.given import giving, written
-from learner.methods import find
-from learner.policy import Policy
-from learner.update import How, logps, update
 from tests.plans import play
 
 ROW = Example("a", (Message("user", "What is 6 x 7?"),), "42", {"candidates": ["42", "41", "forty"]})
@@ -51,7 +51,7 @@ def test_an_answer_is_its_tokens_and_the_one_that_ends_it(policy: Policy) -> Non
 def test_a_reference_is_learned_from_where_all_failed(policy: Policy, name: str) -> None:
     method = find(name)
     groups = play(method.plan(asked(policy)), nobody)
-    made = gather.batch(gather.judged(gather.members(groups), method))
+    made = collate.batch(collate.judged(collate.members(groups), method))
     assert made is not None and len(made) == 4
     reference = made.rows([3])
 
@@ -69,11 +69,11 @@ def test_a_reference_is_learned_from_where_all_failed(policy: Policy, name: str)
 def test_listed_answers_are_graded_and_compared(policy: Policy) -> None:
     method = find("rift")
     groups = play(method.plan(asked(policy)), nobody)
-    found = gather.members(groups)
+    found = collate.members(groups)
     assert [member.reward for member in found] == [1, 0, 0]
-    known = gather.judged(found, method)
+    known = collate.judged(found, method)
     assert known.credit == pytest.approx([2**0.5, -(0.5**0.5), -(0.5**0.5)], abs=1e-4)
-    made = gather.batch(known)
+    made = collate.batch(known)
     assert made is not None
     done = update(
         policy, torch.optim.SGD(policy.parameters(), lr=0.05), method, made, How(), torch.Generator()

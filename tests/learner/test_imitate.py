@@ -6,8 +6,8 @@ from typing import Any
 import pytest
 import torch
 
-from learner.imitate import Pair, imitate
-from learner.policy import Lora, Policy
+from edgewise.learner.policy.policy import Lora, Policy
+from edgewise.learner.update.imitation import Pair, imitate
 
 PAIRS = [
     Pair((65, 66, 67), (70, 257)),

@@ -14,12 +14,15 @@ from typing import Any
 import pytest
 from safetensors.torch import load_file
 
+from edgewise.learner import api
+from edgewise.learner.api import train
+from edgewise.learner.monitoring import collapse
+from edgewise.learner.policy import checkpoint
+from edgewise.learner.policy.policy import Policy
+from edgewise.learner.training import loop
 from edgewise.toolkit.budget.ledger import Limits
 from edgewise.toolkit.errors import ConfigError, DiskFull, Hopeless, LimitReached
 from edgewise.toolkit.types import Note
-from learner import api, checkpoint, collapse, loop
-from learner.api import train
-from learner.policy import Policy
 from tests.learner import tiny
 from tests.learner.shares import SETTINGS, task
 
@@ -70,7 +73,7 @@ def test_the_same_seed_gives_the_same_weights_and_another_gives_others(model: st
 def test_a_killed_run_ends_with_the_weights_of_one_that_was_not(model: str, tmp_path: Path) -> None:
     whole, killed = tmp_path / "whole", tmp_path / "killed"
     script = (
-        "import sys; from learner.api import train; from tests.learner.shares import SETTINGS, task\n"
+        "import sys; from edgewise.learner.api import train; from tests.learner.shares import SETTINGS, task\n"
         f"train(task(test=2), model={model!r}, run=sys.argv[1], **{{**SETTINGS, 'steps': 7, 'save_every': 2}})"
     )
 
@@ -284,8 +287,8 @@ def test_the_third_collapse_ends_learning_and_says_so(
 
 
 def test_an_engine_follows_its_schedule(model: str, tmp_path: Path) -> None:
-    from learner.config import WeightsConfig
-    from learner.engine import factor
+    from edgewise.learner.config import WeightsConfig
+    from edgewise.learner.training.engine import factor
 
     config = WeightsConfig(model=model, steps=10, warmup=4, schedule="linear")
     rates = [factor(config, number) for number in range(1, 11)]

@@ -5,8 +5,8 @@ import math
 import pytest
 import torch
 
-from learner import loss, penalty
-from learner.batch import Batch, Tokens
+from edgewise.learner.methods import losses, penalties
+from edgewise.learner.methods.batch import Batch, Tokens
 from tests import golden
 
 # Two sequences of 3 and 2 tokens; what stands in the padding must not matter.
@@ -63,20 +63,20 @@ def both(ratio, text, found) -> None:
 
 @pytest.mark.parametrize(("ratio", "text"), golden.SAPO.items())
 def test_gates_of_sapo(ratio, text) -> None:
-    both(ratio, text, lambda r, sign: gate(loss.soft_gated, r, sign)[0])
+    both(ratio, text, lambda r, sign: gate(losses.soft_gated, r, sign)[0])
 
 
 @pytest.mark.parametrize(("ratio", "text"), [(1.0, "1 1"), (2.0, ".78645 .76811")])
 def test_slopes_of_sapo_in_the_ratio(ratio, text) -> None:
-    both(ratio, text, lambda r, sign: gate(loss.soft_gated, r, sign)[1] / r)
+    both(ratio, text, lambda r, sign: gate(losses.soft_gated, r, sign)[1] / r)
 
 
 @pytest.mark.parametrize(("ratio", "text"), golden.VESPO.items())
 def test_gates_of_vespo(ratio, text) -> None:
-    both(ratio, text, lambda r, sign: gate(loss.gamma_weighted, r, sign)[1])
+    both(ratio, text, lambda r, sign: gate(losses.gamma_weighted, r, sign)[1])
 
 
-@pytest.mark.parametrize("part", [loss.clipped, loss.clipped_sequence, loss.clipped_sequence_token])
+@pytest.mark.parametrize("part", [losses.clipped, losses.clipped_sequence, losses.clipped_sequence_token])
 def test_a_second_bound_holds_what_is_pushed_down(part) -> None:
     """As dual clip: only where A < 0, and no gradient beyond it."""
     assert gate(part, math.exp(2), -1, delta=3.0) == pytest.approx((3.0, 0.0))
@@ -91,7 +91,7 @@ def test_a_second_bound_holds_what_is_pushed_down(part) -> None:
     [(0.5, 1, 0.5, 0.5), (1.1, 1, 1.1, 1.1), (1.5, 1, 1.28, 0), (0.5, -1, 0.8, 0), (1.5, -1, 1.5, 1.5)],
 )
 def test_the_clip_acts_only_where_the_policy_went_far_enough(ratio, sign, value, slope) -> None:
-    assert gate(loss.clipped, ratio, sign, **WIDE) == pytest.approx((value, slope))
+    assert gate(losses.clipped, ratio, sign, **WIDE) == pytest.approx((value, slope))
 
 
 def test_the_token_form_follows_an_advantage_of_each_token() -> None:
@@ -99,12 +99,14 @@ def test_the_token_form_follows_an_advantage_of_each_token() -> None:
     credit = torch.tensor([[1.0, -2.0, 0.5], [0.0, 3.0, 0.0]]).double()
     logp = (OLD + MOVED / 100).requires_grad_()
     x = Tokens(logp, OLD, BATCH.mask, credit, BATCH.group)
-    loss.clipped_sequence_token(x, low=0.2, high=0.2).sum().backward()
+    losses.clipped_sequence_token(x, low=0.2, high=0.2).sum().backward()
     ratio = x.mean(x.log_ratio).exp().detach()
     assert torch.allclose(logp.grad, torch.where(BATCH.mask, -ratio * credit, 0.0))
 
 
-@pytest.mark.parametrize(("part", "slope"), [(penalty.kl1, 1), (penalty.kl2, 0.2), (penalty.kl3, 0.181269)])
+@pytest.mark.parametrize(
+    ("part", "slope"), [(penalties.kl1, 1), (penalties.kl2, 0.2), (penalties.kl3, 0.181269)]
+)
 def test_penalties_for_leaving_the_reference(part, slope) -> None:
     """At log-probabilities -1 and -1.2; the gradient of k3 is 1 - exp(x)."""
     ((number, room),) = golden.printed(golden.PENALTIES[part][1])
@@ -122,7 +124,7 @@ def test_a_corrected_penalty_has_the_gradient_of_the_divergence_wherever_samples
     now = logits.log_softmax(0)
     every = torch.ones(1, 3, dtype=torch.bool)
     x = Tokens(now[None], old[None], every, torch.zeros(1, 1), torch.zeros(1), {"ref_logp": ref[None]})
-    mean = (penalty.kl3(x, beta=1.0, corrected=True) * old.exp()).sum()
+    mean = (penalties.kl3(x, beta=1.0, corrected=True) * old.exp()).sum()
     divergence = (now.exp() * (now - ref)).sum()
     (found,) = torch.autograd.grad(mean, logits, retain_graph=True)
     (expected,) = torch.autograd.grad(divergence, logits)
@@ -132,13 +134,13 @@ def test_a_corrected_penalty_has_the_gradient_of_the_divergence_wherever_samples
 def test_the_clamp_of_k3_holds_its_value() -> None:
     logp = torch.tensor([[-1.0, -30.0, -1.0], [-1.0, -1.0, 0.0]], dtype=torch.float64)
     x = tokens(logp, ref_logp=torch.full_like(OLD, -1.0))
-    assert penalty.kl3(x, beta=0.5, clamp=10.0)[0].tolist() == [0, 5, 0]
-    assert penalty.kl3(x, beta=0.5)[0, 1] > 1e11
+    assert penalties.kl3(x, beta=0.5, clamp=10.0)[0].tolist() == [0, 5, 0]
+    assert penalties.kl3(x, beta=0.5)[0, 1] > 1e11
 
 
 def test_the_entropy_bonus_is_a_gain() -> None:
     x = tokens(OLD, entropy=torch.full_like(OLD, 0.7))
-    assert torch.allclose(penalty.entropy(x, coef=0.1)[BATCH.mask], torch.tensor(-0.07).double())
+    assert torch.allclose(penalties.entropy(x, coef=0.1)[BATCH.mask], torch.tensor(-0.07).double())
 
 
 # ---- losses that compare sequences, or know who drew them -----------------------------------------------------------
@@ -161,40 +163,42 @@ def slope(part, x: Tokens) -> list[float]:
 def test_the_ratio_to_the_sampler_knows_rollouts_of_earlier_steps() -> None:
     """Where it said nothing, the policy before the update did."""
     x = several([0.1, 0.1, 0.1], [1.0] * 3, [0] * 3, sampler_logp=[-1.0, -1.5, math.nan])
-    assert (-loss.clipped_to_sampler(x))[:, 0].tolist() == pytest.approx([math.exp(0.1), 1.2, math.exp(0.1)])
-    assert slope(loss.clipped_to_sampler, x)[1] == 0
+    assert (-losses.clipped_to_sampler(x))[:, 0].tolist() == pytest.approx(
+        [math.exp(0.1), 1.2, math.exp(0.1)]
+    )
+    assert slope(losses.clipped_to_sampler, x)[1] == 0
 
 
 def test_all_steps_of_a_rollout_have_one_ratio() -> None:
     x = several([0.02, 0.01, 0.05], [1.0, 1.0, -1.0], [0] * 3, rollout=[7, 7, 3])
     ratios = math.exp(3 * 0.03), math.exp(3 * 0.05)
-    assert (-loss.clipped_trajectory(x)).flatten().tolist() == pytest.approx(
+    assert (-losses.clipped_trajectory(x)).flatten().tolist() == pytest.approx(
         [ratios[0], ratios[0], -ratios[1]]
     )
     far = several([0.1, 0.01], [1.0, 1.0], [0, 0], rollout=[1, 1])
-    assert slope(loss.clipped_trajectory, far) == [0, 0], "what one step did, all have done"
+    assert slope(losses.clipped_trajectory, far) == [0, 0], "what one step did, all have done"
 
 
 def test_wrong_answers_are_pushed_down_by_how_likely_they_are_in_their_group() -> None:
     x = several([0.0, 0.3, 0.0, 0.0, 9.0], [1.0, -0.5, -0.5, 1.0, -1.0], [0, 0, 0, 1, 1])
     share = math.exp(0.3) / (math.exp(0.3) + 1)
-    found = slope(lambda x: loss.discriminated(x, tau=1.0), x)
+    found = slope(lambda x: losses.discriminated(x, tau=1.0), x)
     assert found == pytest.approx([-3 / 3, 3 * share / 3, 3 * (1 - share) / 3, -2 / 3, 2 / 3])
 
 
 def test_a_regression_that_has_nothing_to_tell_apart_is_the_policy_gradient() -> None:
     still = several([0.0, 0.0, 0.0], [1.0, -0.5, -0.5], [0] * 3)
-    assert slope(loss.regressed, still) == [-1.0, 0.5, 0.5]
+    assert slope(losses.regressed, still) == [-1.0, 0.5, 0.5]
     moved = several([0.5, 0.1, 0.1], [math.sqrt(2), -math.sqrt(0.5), -math.sqrt(0.5)], [0] * 3)
-    assert slope(lambda x: loss.regressed(x, eps=0.0), moved) == pytest.approx([0] * 3, abs=1e-9)
+    assert slope(lambda x: losses.regressed(x, eps=0.0), moved) == pytest.approx([0] * 3, abs=1e-9)
 
 
 def test_groups_without_signal_do_not_dilute_a_regression() -> None:
     x = several([0.5, 0.1], [0.0, 0.0], [0, 0])
-    assert not loss.regressed(x).any() and slope(loss.regressed, x) == [0, 0]
+    assert not losses.regressed(x).any() and slope(losses.regressed, x) == [0, 0]
 
 
 def test_listed_answers_have_their_probability_among_each_other() -> None:
     x = several([1.0, 0.0, 5.0], [1.0, 1.0, 1.0], [0, 0, 1])
-    (one, other, alone), total = (-loss.enumerated(x, low=9, high=9, delta=None)).flatten(), math.exp(3) + 1
+    (one, other, alone), total = (-losses.enumerated(x, low=9, high=9, delta=None)).flatten(), math.exp(3) + 1
     assert (one.item(), other.item(), alone.item()) == pytest.approx((2 * math.exp(3) / total, 2 / total, 1))

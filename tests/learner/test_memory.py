@@ -11,7 +11,7 @@ HUGE = Path("/sys/kernel/mm/transparent_hugepage")
 GIGABYTE = 1 << 20
 """In kB."""
 FRESH = """
-from learner.memory import keep_freed_memory
+from edgewise.learner.hardware.memory import keep_freed_memory
 
 keep_freed_memory()
 print(open("/proc/self/smaps").read())

@@ -5,12 +5,21 @@ from functools import partial
 import numpy as np
 import pytest
 
+from edgewise.learner.methods import losses, penalties
+from edgewise.learner.methods.method import (
+    AXES,
+    Method,
+    choices,
+    credited,
+    describe,
+    limited,
+    override,
+    parameters,
+)
+from edgewise.learner.methods.published import METHODS, find
 from edgewise.toolkit.errors import ConfigError
 from edgewise.toolkit.groups import advantage, filters, reward_shaping, step_credit
 from edgewise.toolkit.groups.table import Table
-from learner import loss, penalty
-from learner.method import AXES, Method, choices, credited, describe, limited, override, parameters
-from learner.methods import METHODS, find
 
 GRPO, DAPO = METHODS["grpo"], METHODS["dapo"]
 
@@ -159,5 +168,5 @@ def test_steps_of_what_is_kept_keep_their_columns() -> None:
 
 
 def test_parts_are_shown_by_their_own_name() -> None:
-    method = Method(paper="", loss=partial(loss.geometric, low=0.1), penalties=(penalty.entropy,))
+    method = Method(paper="", loss=partial(losses.geometric, low=0.1), penalties=(penalties.entropy,))
     assert {"loss: geometric low=0.1 high=0.4", "penalties: entropy coef=0.001"} <= set(describe(method))

@@ -4,8 +4,8 @@ import json
 
 import pytest
 
-from learner.method import describe, override
-from learner.methods import METHODS
+from edgewise.learner.methods.method import describe, override
+from edgewise.learner.methods.published import METHODS
 from tests.command import Done, inside
 
 

@@ -7,11 +7,11 @@ from pathlib import Path
 import pytest
 import torch
 
+from edgewise.learner.attention.logprobs import logps
+from edgewise.learner.policy import precision
+from edgewise.learner.policy.policy import Lora, Policy
 from edgewise.toolkit.errors import ConfigError, DiskFull, UnknownModel
 from edgewise.toolkit.types import Message
-from learner import precision
-from learner.forward import logps
-from learner.policy import Lora, Policy
 from tests.learner import exact, tiny
 
 ASKED = (Message("system", "Be brief."), Message("user", "hi"))

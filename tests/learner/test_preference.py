@@ -10,10 +10,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 
-from learner.batch import Batch, Tokens
-from learner.method import override
-from learner.policy import Lora, Policy
-from learner.preference import (
+from edgewise.learner.methods.batch import Batch, Tokens
+from edgewise.learner.methods.method import override
+from edgewise.learner.methods.token_weights import per_sequence
+from edgewise.learner.policy.policy import Lora, Policy
+from edgewise.learner.update.gradient_step import How, gradient, logps_now
+from edgewise.learner.update.preference import (
     MPO,
     Preference,
     generation_loss,
@@ -23,8 +25,6 @@ from learner.preference import (
     quality_loss,
     ranked,
 )
-from learner.update import How, gradient, logps_now
-from learner.weigh import per_sequence
 
 PAIRS = [
     Preference((65, 66, 67), (70, 257), (71, 72, 73, 257)),

@@ -7,6 +7,12 @@ from dataclasses import replace
 
 import pytest
 
+from edgewise.learner.config import WeightsConfig
+from edgewise.learner.methods.method import Method, override
+from edgewise.learner.methods.published import METHODS, find
+from edgewise.learner.spec import Job
+from edgewise.learner.training.row_memory import WINDOW, remembered
+from edgewise.learner.update import collate
 from edgewise.toolkit.errors import ConfigError, RewardError
 from edgewise.toolkit.groups import reward_shaping
 from edgewise.toolkit.groups.sampling.replay import REPLAYED
@@ -14,12 +20,6 @@ from edgewise.toolkit.groups.sampling.rollout_plan import GIVEN, mark, marked
 from edgewise.toolkit.groups.sampling.row_history import Memory, Record, Worked
 from edgewise.toolkit.reward.reward import resolve
 from edgewise.toolkit.types import MARK, Encoded, Example, Group, Message, Rollout, Score, Step, ToolCall
-from learner import gather
-from learner.config import WeightsConfig
-from learner.job import Job
-from learner.method import Method, override
-from learner.methods import METHODS, find
-from learner.remember import WINDOW, remembered
 from tests.learner import shares
 from tests.plans import play
 
@@ -40,15 +40,15 @@ def group(*runs: Rollout, name: str = "a", role: str = "solver") -> Group:
 
 def table(method: str, *runs: Rollout, setting: str = ""):
     chosen = override(find(method), *([setting] if setting else []))
-    return gather.table(gather.members([group(*runs)]), chosen)
+    return collate.table(collate.members([group(*runs)]), chosen)
 
 
-def judged(method: str, *groups: Group) -> gather.Judged:
-    return gather.judged(gather.members(groups), find(method))
+def judged(method: str, *groups: Group) -> collate.Judged:
+    return collate.judged(collate.members(groups), find(method))
 
 
 def taught(method: Method, memory: Memory, groups: list[Group], later: Sequence[Group] = ()) -> Memory:
-    return remembered(method, memory, groups, gather.judged(gather.members(groups), method), later)
+    return remembered(method, memory, groups, collate.judged(collate.members(groups), method), later)
 
 
 def test_steps_have_what_was_shown_done_and_shown_then() -> None:
@@ -63,8 +63,8 @@ def test_calls_with_the_same_arguments_are_the_same_action() -> None:
     one = step("q", "I look.", ("look", '{"at": 1, "by": 2}'))
     other = step("q", "Let me see.", ("look", '{"by":2,"at":1}'))
     broken = step("q", "", ("look", "{at  1"))
-    assert gather.action(one.said) == gather.action(other.said) == 'look {"at": 1, "by": 2}'
-    assert gather.action(broken.said) == "look {at 1"
+    assert collate.action(one.said) == collate.action(other.said) == 'look {"at": 1, "by": 2}'
+    assert collate.action(broken.said) == "look {at 1"
 
 
 def test_the_last_step_has_all_of_the_reward_unless_the_score_says_more() -> None:
@@ -85,8 +85,8 @@ def test_without_rewards_of_steps_none_is_a_steps_own() -> None:
         group_of = group(*(replace(each, score=Score(r)) for each, r in zip(runs, rewards, strict=True)))
         ends = [{f"step_reward {len(each.steps) - 1}": r} for each, r in zip(runs, rewards, strict=True)]
         told = [replace(each, score=Score(r, end)) for each, r, end in zip(runs, rewards, ends, strict=True)]
-        assert not gather.table(gather.members([group(*told)]), find("hrpo")).column("action_reward").any()
-        hrpo, plain = (gather.judged(gather.members([group_of]), find(name)) for name in ("hrpo", "grpo"))
+        assert not collate.table(collate.members([group(*told)]), find("hrpo")).column("action_reward").any()
+        hrpo, plain = (collate.judged(collate.members([group_of]), find(name)) for name in ("hrpo", "grpo"))
         assert hrpo.credit.tolist() == plain.credit.tolist()
         assert hrpo.credit.any() == (len(set(rewards)) > 1)
 
@@ -102,7 +102,7 @@ def test_a_rollout_is_as_long_as_its_replies_and_near_its_limit_by_the_longest()
     """Three replies of 2 of 3 tokens are not too long, whatever they are together."""
     found = table("dapo", run(1.0, *[step("q", "x")] * 3), run(0.0))
     assert found.column("longest").tolist() == [2, 2]
-    assert gather.members([group(run(1.0, *[step("q", "x")] * 3))])[0].length == 6
+    assert collate.members([group(run(1.0, *[step("q", "x")] * 3))])[0].length == 6
     assert reward_shaping.overlong(found, limit=3, buffer=1 / 3).tolist() == [1, 0]
 
 
@@ -124,7 +124,7 @@ def test_marks_of_a_rollout_are_columns(method, column, values) -> None:
 @pytest.mark.parametrize(("method", "part"), [("skywork_r1v2", "stored"), ("m_grpo", "share")])
 def test_parts_of_a_users_score_are_no_marks(method, part) -> None:
     plain, named = (
-        gather.judged(gather.members([group(run(1.0, **parts), run(0.0, **parts))]), find(method)).credit
+        collate.judged(collate.members([group(run(1.0, **parts), run(0.0, **parts))]), find(method)).credit
         for parts in ({}, {part: 0.0})
     )
     assert plain.any() and (plain == named).all()
@@ -151,7 +151,7 @@ def test_equal_answers_have_equal_numbers() -> None:
 
 def test_columns_that_are_no_numbers_stay_out_of_the_batch() -> None:
     runs = run(1.0), run(0.0)
-    made = gather.batch(judged("gigpo", group(*runs)))
+    made = collate.batch(judged("gigpo", group(*runs)))
     assert made is not None and "state" not in made.columns
     assert made.column("rollout").tolist() == [0, 1]
 
@@ -160,7 +160,7 @@ def test_a_replayed_rollout_has_the_advantage_of_then() -> None:
     live = group(run(1.0), run(0.0))
     old = group(marked(run(1.0), stored=2.5), role=REPLAYED)
     dead = group(run(0.0), run(0.0), name="b")
-    made = gather.batch(judged("skywork_r1v2", live, dead, old))
+    made = collate.batch(judged("skywork_r1v2", live, dead, old))
     assert made is not None
     assert made.advantage.flatten().tolist() == pytest.approx([0.70710578, -0.70710578, 2.5], abs=1e-6)
     assert made.column("sampler_logp").tolist() == [[-0.5, -1.5]] * 3

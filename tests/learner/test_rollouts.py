@@ -8,9 +8,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from edgewise.learner.sampling.lockstep import in_step
 from edgewise.toolkit.run.driver import Driver
 from edgewise.toolkit.types import Message, Note, Payer, Plan, Reply, Request, Usage, Work
-from learner.rollouts import in_step
 
 OURS = "torch/x"
 

@@ -15,12 +15,12 @@ from transformers import (
     Qwen3Config,
 )
 
+from edgewise.learner.attention import kv_cache
+from edgewise.learner.hardware.weight_packing import packed
+from edgewise.learner.policy.policy import Lora, Policy
+from edgewise.learner.sampling import generate as sampling
+from edgewise.learner.sampling.generate import Ask, draw, sample
 from edgewise.toolkit.errors import OutOfMemory
-from learner import decode
-from learner import sample as sampling
-from learner.packed import packed
-from learner.policy import Lora, Policy
-from learner.sample import Ask, draw, sample
 from tests.learner import tiny
 
 SMALL = {
@@ -238,7 +238,7 @@ def test_waves_and_chunks_change_nothing(llama, monkeypatch):
     whole = sample(llama, asks)
     monkeypatch.setattr(sampling, "WAVE", 150)
     monkeypatch.setattr(sampling, "PREFILL", 12)
-    monkeypatch.setattr(decode, "ROOM", 2)
+    monkeypatch.setattr(kv_cache, "ROOM", 2)
     assert [d.ids for d in sample(llama, asks)] == [d.ids for d in whole]
 
 

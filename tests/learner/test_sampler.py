@@ -5,16 +5,16 @@ from typing import Any
 
 import pytest
 
+from edgewise.learner.api import train
+from edgewise.learner.config import WeightsConfig
+from edgewise.learner.methods.published import find
+from edgewise.learner.policy.policy import Policy
+from edgewise.learner.sampling.inference_server import LOAD_WEIGHTS
+from edgewise.learner.training.engine import Engine
+from edgewise.learner.training.sampler import Sampler
+from edgewise.learner.update.collate import members
 from edgewise.toolkit.errors import ConfigError, LimitReached
 from edgewise.toolkit.types import Encoded, Example, Group, Message, Note, Rollout, Score, Step
-from learner.api import train
-from learner.config import WeightsConfig
-from learner.engine import Engine
-from learner.gather import members
-from learner.methods import find
-from learner.policy import Policy
-from learner.sampler import Sampler
-from learner.server import LOAD_WEIGHTS
 from tests.learner import sampler as imitated
 from tests.learner import tiny
 from tests.learner.shares import SETTINGS, task

@@ -5,12 +5,18 @@ import numpy as np
 import pytest
 import torch
 
+from edgewise.learner.attention.logprobs import logps
+from edgewise.learner.methods.batch import Batch
+from edgewise.learner.policy.policy import Lora, Policy
+from edgewise.learner.sampling.inference_server import (
+    LOAD_ADAPTER,
+    LOAD_WEIGHTS,
+    UNLOAD_ADAPTER,
+    Server,
+    truncated,
+)
 from edgewise.toolkit.errors import ModelError, ProviderDown
 from edgewise.toolkit.types import Message, Request, Sampling, Tool
-from learner.batch import Batch
-from learner.forward import logps
-from learner.policy import Lora, Policy
-from learner.server import LOAD_ADAPTER, LOAD_WEIGHTS, UNLOAD_ADAPTER, Server, truncated
 from tests.learner import tiny
 from tests.learner.sampler import Sampler
 
@@ -176,7 +182,7 @@ def test_a_server_that_is_not_there_is_explained(monkeypatch):
     with pytest.raises(ModelError, match="can't be reached"):
         server.push(policy())
     monkeypatch.setattr(
-        "learner.server.stack",
+        "edgewise.learner.sampling.inference_server.stack",
         lambda inner, **_: __import__("edgewise.toolkit.model.middleware").around.Retry(inner, 1),
     )
     with pytest.raises(ProviderDown, match="can't be reached"):

@@ -10,18 +10,18 @@ import torch
 from safetensors.torch import load_file
 from torch.distributed.tensor import DTensor
 
+from edgewise.learner.api import train
+from edgewise.learner.config import WeightsConfig
+from edgewise.learner.hardware.process_group import ALONE, Ranks, ranks
+from edgewise.learner.methods.batch import slices
+from edgewise.learner.policy import checkpoint, fsdp
+from edgewise.learner.policy.fsdp import Shards
+from edgewise.learner.policy.policy import Policy
+from edgewise.learner.spec import Job
+from edgewise.learner.training.engine import Engine
+from edgewise.learner.update import gradient_step as updating
 from edgewise.toolkit.budget.ledger import Limits
 from edgewise.toolkit.errors import ConfigError, LimitReached
-from learner import checkpoint, shard
-from learner import update as updating
-from learner.api import train
-from learner.batch import slices
-from learner.config import WeightsConfig
-from learner.engine import Engine
-from learner.job import Job
-from learner.policy import Policy
-from learner.ranks import ALONE, Ranks, ranks
-from learner.shard import Shards
 from tests.learner import exact, several, tiny
 from tests.learner.shares import task
 from tests.learner.test_crew import SMALL, apart, batch, gradients
@@ -152,7 +152,7 @@ def test_one_process_has_nothing_to_share(model: str) -> None:
     with pytest.raises(ConfigError, match="torchrun"):
         train(task(), model=model, run="run", **{**SMALL, "shard": True})
     with pytest.raises(ConfigError, match="this is one"):
-        shard.load("nowhere", ALONE, device="cpu", dtype="auto", checkpointing=False)
+        fsdp.load("nowhere", ALONE, device="cpu", dtype="auto", checkpointing=False)
 
 
 @pytest.mark.parametrize("other", [{"lora": 4}, {"sampler": "http://127.0.0.1:1/v1#m"}])

@@ -6,14 +6,14 @@ from pathlib import Path
 import pytest
 import torch
 
-from learner import loss
-from learner import update as updating
-from learner.batch import Batch
-from learner.method import Method, override
-from learner.methods import find
-from learner.policy import Policy
-from learner.statistics import wanted, with_statistics
-from learner.update import How, update
+from edgewise.learner.methods import losses
+from edgewise.learner.methods.batch import Batch
+from edgewise.learner.methods.batch_statistics import wanted, with_statistics
+from edgewise.learner.methods.method import Method, override
+from edgewise.learner.methods.published import find
+from edgewise.learner.policy.policy import Policy
+from edgewise.learner.update import gradient_step as updating
+from edgewise.learner.update.gradient_step import How, update
 
 BIG = How(tokens=10_000, clip=1e9)
 READERS = "drpo", "confucius3_math"
@@ -51,7 +51,7 @@ def test_a_trust_region_holds_what_all_tokens_are_pushed_away_from(folder: Path)
 
     def moved(beta: float) -> float:
         policy = Policy.load(str(folder), device="cpu", dtype="float64")
-        method = replace(find("drpo"), loss=loss.plain, minibatches=1, epochs=8)
+        method = replace(find("drpo"), loss=losses.plain, minibatches=1, epochs=8)
         method = override(method, f"penalties.trust_region.beta={beta}")
         optimizer = torch.optim.SGD(policy.parameters(), lr=0.01)
         return update(policy, optimizer, method, given, BIG, torch.Generator()).kl

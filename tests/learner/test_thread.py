@@ -14,17 +14,17 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-import learner.engine
+from edgewise.learner.api import train
+from edgewise.learner.config import WeightsConfig
+from edgewise.learner.hardware import compute_thread, process_group
+from edgewise.learner.hardware.compute_thread import in_one_thread, submitted
+from edgewise.learner.policy.policy import Policy
+from edgewise.learner.training import engine
+from edgewise.learner.training.engine import Engine
+from edgewise.learner.update.gradient_step import Updated
 from edgewise.toolkit.errors import Interrupted, OutOfMemory
 from edgewise.toolkit.run.config import resolve
 from edgewise.toolkit.types import Message, Request, Sampling
-from learner import ranks, thread
-from learner.api import train
-from learner.config import WeightsConfig
-from learner.engine import Engine
-from learner.policy import Policy
-from learner.thread import in_one_thread, submitted
-from learner.update import Updated
 from tests.learner import tiny
 from tests.learner.shares import SETTINGS, task
 
@@ -39,10 +39,10 @@ async def others():
     await asyncio.gather(*(asyncio.to_thread(work) for _ in range(4)))
 
 {before}
-import learner
+import edgewise.learner
 {after}
-from learner.memory import keep_freed_memory
-from learner.thread import submitted
+from edgewise.learner.hardware.memory import keep_freed_memory
+from edgewise.learner.hardware.compute_thread import submitted
 
 def made():
     import torch
@@ -96,7 +96,7 @@ def test_threads_of_a_product_are_as_many_as_the_caller_wants() -> None:
 
 
 def test_who_comes_first_together_gets_the_same_thread() -> None:
-    thread._executor.cache_clear()
+    compute_thread._executor.cache_clear()
     ready = threading.Barrier(8)
 
     def first() -> str:
@@ -110,9 +110,11 @@ def test_who_comes_first_together_gets_the_same_thread() -> None:
 
 def test_a_process_of_several_takes_its_own_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
     taken: list[int] = []
-    monkeypatch.setattr(ranks, "cuda", SimpleNamespace(is_available=lambda: True, set_device=taken.append))
+    monkeypatch.setattr(
+        process_group, "cuda", SimpleNamespace(is_available=lambda: True, set_device=taken.append)
+    )
     for local, size in ((0, 1), (1, 2)):
-        ranks.take_device(SimpleNamespace(local=local, size=size))
+        process_group.take_device(SimpleNamespace(local=local, size=size))
     assert taken == [1]
 
 
@@ -120,13 +122,13 @@ def an_engine(model: Policy | None = None) -> Engine:
     """One without a run around it."""
     engine = Engine.__new__(Engine)
     config = resolve(WeightsConfig, {"model": "torch/tiny"})
-    engine.__dict__ |= {"config": config, "method": None, "ranks": ranks.ALONE, "policy": model}
+    engine.__dict__ |= {"config": config, "method": None, "ranks": process_group.ALONE, "policy": model}
     engine.__dict__ |= {"optimizer": SimpleNamespace(param_groups=[]), "slice_tokens": 1}
     return engine
 
 
 def test_an_update_that_waits_for_the_thread_has_begun(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(learner.engine, "update", lambda *_: Updated())
+    monkeypatch.setattr(engine, "update", lambda *_: Updated())
     engine, free = an_engine(), threading.Event()
     submitted(free.wait, 20)
     with ThreadPoolExecutor(1) as pool:
@@ -144,7 +146,7 @@ def test_memory_for_no_optimizer_or_no_model_is_a_sentence(
     def short(*_: object, **__: object) -> None:
         raise error
 
-    monkeypatch.setattr(learner.engine, "update", short)
+    monkeypatch.setattr(engine, "update", short)
     with pytest.raises(OutOfMemory, match="for the optimizer: use LoRA"):
         an_engine().update(None, 1)
     monkeypatch.setattr(Policy, "load", short)
@@ -171,13 +173,13 @@ def test_a_run_computes_in_that_thread_alone(
     seen: dict[str, set[str]] = {}
 
     def watched(name: str) -> None:
-        inner = getattr(learner.engine, name)
+        inner = getattr(engine, name)
 
         def outer(*args: object, **kwargs: object) -> object:
             seen.setdefault(name, set()).add(threading.current_thread().name)
             return inner(*args, **kwargs)
 
-        monkeypatch.setattr(learner.engine, name, outer)
+        monkeypatch.setattr(engine, name, outer)
 
     watched("update")
     watched("answer")

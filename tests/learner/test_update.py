@@ -6,13 +6,13 @@ from pathlib import Path
 import pytest
 import torch
 
+from edgewise.learner.methods.batch import Batch
+from edgewise.learner.methods.method import override
+from edgewise.learner.methods.published import METHODS, find
+from edgewise.learner.policy.policy import Lora, Policy
+from edgewise.learner.update import gradient_step as updating
+from edgewise.learner.update.gradient_step import How, gradient, update
 from edgewise.toolkit.errors import OutOfMemory
-from learner import update as updating
-from learner.batch import Batch
-from learner.method import override
-from learner.methods import METHODS, find
-from learner.policy import Lora, Policy
-from learner.update import How, gradient, update
 
 BIG = How(tokens=10_000, clip=1e9)
 CLOSE = {"rtol": 1e-4, "atol": 1e-7}  # norms of transformers are float32 in any model

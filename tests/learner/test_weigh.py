@@ -3,17 +3,17 @@
 import pytest
 import torch
 
-from learner import weigh
-from learner.batch import Batch
+from edgewise.learner.methods import token_weights
+from edgewise.learner.methods.batch import Batch
 
 PARTS = [
-    weigh.per_sequence,
-    weigh.per_token,
-    weigh.summed,
-    weigh.constant,
-    weigh.per_group,
-    weigh.per_share,
-    weigh.curriculum,
+    token_weights.per_sequence,
+    token_weights.per_token,
+    token_weights.summed,
+    token_weights.constant,
+    token_weights.per_group,
+    token_weights.per_share,
+    token_weights.curriculum,
 ]
 
 
@@ -28,10 +28,10 @@ def batch(*lengths: int, group=None, **columns) -> Batch:
 @pytest.mark.parametrize(
     ("part", "given", "expected"),
     [
-        (weigh.per_token, {}, 1.25),
-        (weigh.per_sequence, {}, 1.5),
-        (weigh.summed, {}, 2.5),
-        (weigh.constant, {"limit": 4}, 0.625),
+        (token_weights.per_token, {}, 1.25),
+        (token_weights.per_sequence, {}, 1.5),
+        (token_weights.summed, {}, 2.5),
+        (token_weights.constant, {"limit": 4}, 0.625),
     ],
 )
 def test_four_ways_to_reduce_are_four(part, given, expected) -> None:
@@ -52,24 +52,24 @@ def test_an_empty_batch_is_no_error(part) -> None:
 
 
 def test_a_reply_without_tokens_counts_as_a_sequence() -> None:
-    assert weigh.per_sequence(batch(2, 0)).sum() == pytest.approx(0.5)
-    assert weigh.per_token(batch(2, 0)).sum() == pytest.approx(1)
+    assert token_weights.per_sequence(batch(2, 0)).sum() == pytest.approx(0.5)
+    assert token_weights.per_token(batch(2, 0)).sum() == pytest.approx(1)
 
 
 def test_groups_count_the_same_whatever_their_size() -> None:
-    weights = weigh.per_group(batch(1, 2, 4, group=[3, 3, 8]))
+    weights = token_weights.per_group(batch(1, 2, 4, group=[3, 3, 8]))
     assert weights.sum(1).tolist() == [0.25, 0.25, 0.5] and weights[1, 0] == 0.125
 
 
 def test_shares_of_a_group_are_parts_of_its_mass() -> None:
     """Two rollouts, of which one delegated once and one twice, count the same."""
-    weights = weigh.per_share(batch(2, 2, 2, 1, group=[0, 0, 0, 1], share=[1.0, 0.5, 0.5, 1.0]))
+    weights = token_weights.per_share(batch(2, 2, 2, 1, group=[0, 0, 0, 1], share=[1.0, 0.5, 0.5, 1.0]))
     assert weights.sum(1).tolist() == [0.25, 0.125, 0.125, 0.5]
 
 
 def test_the_curriculum_weighs_each_group_by_its_own_answers() -> None:
     group, reward, choice = [5, 5, 2, 2, 2], [1.0, 0.0, 1.0, 1.0, 1.0], [1.0, 2.0, 1.0, 2.0, 3.0]
-    weights = weigh.curriculum(batch(1, 1, 1, 1, 1, group=group, reward=reward, choice=choice))
+    weights = token_weights.curriculum(batch(1, 1, 1, 1, 1, group=group, reward=reward, choice=choice))
     assert weights[:, 0].tolist() == pytest.approx([0.2, 0.2, 0, 0, 0])
 
 
@@ -80,11 +80,11 @@ def test_a_rollout_of_many_steps_counts_once_in_its_group() -> None:
         "reward": [1.0] * 4 + [0.0] * 2,
         "choice": [7.0] * 4 + [8.0] * 2,
     }
-    weights = weigh.curriculum(batch(*[1] * 6, **steps))
+    weights = token_weights.curriculum(batch(*[1] * 6, **steps))
     assert weights[:, 0].tolist() == pytest.approx([1 / 6] * 6)
 
 
 def test_more_answers_than_options_are_no_more_than_full_variety() -> None:
     many = batch(*[1] * 8, reward=[0.5] * 8)
-    assert weigh.curriculum(many, options=4)[0, 0] == pytest.approx(1 / 8)
-    assert weigh.curriculum(batch(1), options=1).isfinite().all()
+    assert token_weights.curriculum(many, options=4)[0, 0] == pytest.approx(1 / 8)
+    assert token_weights.curriculum(batch(1), options=1).isfinite().all()

@@ -9,16 +9,16 @@ from typing import Any
 
 import pytest
 
+from edgewise.learner.api import train
+from edgewise.learner.methods.method import override
+from edgewise.learner.methods.published import find
+from edgewise.learner.training.state import StepRecord
+from edgewise.learner.update import collate
 from edgewise.toolkit import Task
 from edgewise.toolkit.model.scripted import Scripted
 from edgewise.toolkit.rollout.agent import Agent, group
 from edgewise.toolkit.run.driver import drive
 from edgewise.toolkit.types import Encoded, Example, Group, Note, Request, Rollout
-from learner import gather
-from learner.api import train
-from learner.method import override
-from learner.methods import find
-from learner.state import StepRecord
 from tests.learner.shares import SETTINGS
 
 
@@ -60,9 +60,9 @@ def trained(environment: Any, model: str, folder: Path, method: str) -> list[Ste
 def test_credit_over_steps_trains_in_an_environment(method: str, model: str, tmp_path: Path) -> None:
     records = trained(Ladder, model, tmp_path, method)
     assert [bool(each.updated and each.updated.norm > 0) for each in records] == [True, True]
-    found = gather.members(records[0].groups)
+    found = collate.members(records[0].groups)
     assert {len(member.steps) for member in found} <= {3, 4}
-    table = gather.table(found, find("gigpo"))
+    table = collate.table(found, find("gigpo"))
     assert table.column("step_reward").sum() == pytest.approx(table.reward.sum())
     states = table.column("state").tolist()
     assert states.count("rung 0") >= len(found), "all begin alike"
@@ -77,11 +77,11 @@ def test_salt_is_grpo_where_prompts_show_fewer_turns_than_its_window() -> None:
     row = task.train[0]
     plan = group(agent, row, row.messages, task.reward, judge="", size=16, seed=1)
     runs = asyncio.run(drive(plan, Scripted(at_random))).members
-    found = gather.members([Group(row, "solver", tuple(map(with_tokens, runs)))])
+    found = collate.members([Group(row, "solver", tuple(map(with_tokens, runs)))])
 
     def by_pair(window: int) -> dict[Any, float]:
         method = override(find("salt"), f"credit.history={window}")
-        credit = gather.judged(found, method).credit
+        credit = collate.judged(found, method).credit
         steps = [(step.seen, step.said) for member in found for step in member.run.steps]
         total: dict[Any, float] = defaultdict(float)
         for key, value in zip(steps, credit.tolist(), strict=True):

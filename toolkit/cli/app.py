@@ -17,7 +17,7 @@ from edgewise.toolkit.errors import ConfigError, EdgewiseError, Interrupted
 WAYS = {
     "experience": "edgewise.experience.commands.improve:Words",
     "graph": "mas.command:Wiring",
-    "weights": "learner.command:Weights",
+    "weights": "edgewise.learner.commands.improve:Weights",
 }
 LEARNER = ("torch", "transformers", "tokenizers", "safetensors", "peft")
 """Packages of the extra `learner`."""
@@ -401,7 +401,7 @@ def methods(
     as_json: Json = False,
 ) -> None:
     """Print the methods of --by weights: paper and differences from GRPO, or one of them axis by axis."""
-    _print(_load("learner.methods_command:methods")(name, settings or []), as_json)
+    _print(_load("edgewise.learner.commands.methods:methods")(name, settings or []), as_json)
 
 
 @app.command(
@@ -445,7 +445,7 @@ def compare(
     """
     options = {"model": model, "usd": usd, "tokens": tokens, "calls": calls, "minutes": minutes}
     options |= {"force": force or None}
-    comparison = _load("learner.compare_command:Comparison")
+    comparison = _load("edgewise.learner.commands.compare:Comparison")
     job = comparison(task, methods, seeds, options, settings or [], price, run)
     if dry_run:
         _print(job.plan(), as_json)
@@ -487,7 +487,7 @@ def absorb(
     on.
     """
     options = {"model": model, "usd": usd, "tokens": tokens, "calls": calls, "minutes": minutes}
-    job = _load("learner.absorb_command:Absorption")(
+    job = _load("edgewise.learner.commands.absorb:Absorption")(
         task, artifact, {**options, "force": force or None}, settings or [], price
     )
     if dry_run:

@@ -49,7 +49,7 @@ ALLOW_PAID_CALLS = True
 CONNECT = 30.0
 """Seconds for reaching a server; how long an answer may take is for `toolkit.model.middleware.Timeout` to say."""
 
-WEIGHTS = "learner.client"
+WEIGHTS = "edgewise.learner.sampling.torch_client"
 """What answers for `torch/…`: resolved when such a model is asked, so that this file imports no upper package."""
 
 _NO_PROVIDER = "LLM Provider NOT provided"

@@ -39,7 +39,7 @@ FATES = ("applied", "joined", "rejected")
 GLANCE = 80
 """The most letters of a row in its headline."""
 WIRING = "mas.report"
-WEIGHTS = "learner.report"
+WEIGHTS = "edgewise.learner.monitoring.report"
 """What shows graphs and training; named here, for this package imports no upper one."""
 LETTERS = 3000
 """The most letters shown of one text."""

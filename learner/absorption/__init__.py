@@ -1,0 +1,1 @@
+"""A library distilled into weights. Read `api` first."""

@@ -1,0 +1,53 @@
+"""
+`absorb` and its async twin: a library of lessons into weights, from Python.
+
+The model answers training rows with the lessons in its prompt, and its weights learn those answers that the reward
+speaks for without them (context distillation, arXiv 2209.15189). `learner.absorption.loop` does it.
+"""
+
+from collections.abc import Callable
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from edgewise.learner.absorption.loop import learn
+from edgewise.learner.absorption.spec import AbsorbJob
+from edgewise.toolkit.budget.ledger import Limits
+from edgewise.toolkit.run import directory
+from edgewise.toolkit.run.forecast import check_limits
+from edgewise.toolkit.run.runner import Result, blocking, carry_out
+from edgewise.toolkit.task.task import Task
+from edgewise.toolkit.types import Note
+
+
+async def aabsorb(
+    task: Task,
+    library: str | Path,
+    *,
+    model: str | None = None,
+    limits: Limits | None = None,
+    run: str | Path | None = None,
+    watch: Callable[[Note], None] = lambda note: None,
+    **settings: Any,
+) -> Result:
+    """
+    Teach a model's weights what a library says, and measure them beside it on held-out rows.
+
+    `library` is an artefact, a run, a store or a file, as on the command line; `settings` are the fields of
+    `AbsorbConfig`. `run` is a directory, taken up again if it exists. The artefact is that of `train`; its
+    weights.json says under "kept" how much of the library's gain is left without it. Raises the errors of
+    `toolkit.errors`.
+    """
+    bounds = asdict(limits) if limits else {}
+    job = AbsorbJob.of(task, str(library), {"model": model, **bounds, **settings})
+    check_limits(job.config, job.plan)
+    path = Path(run) if run else directory.fresh(task.name)
+    return await carried_out(job, path, watch)
+
+
+async def carried_out(job: AbsorbJob, path: Path, watch: Callable[[Note], None]) -> Result:
+    """The job, done in a run directory."""
+    return await carry_out(job.task, job.config, lambda *_: learn(job, path), path, job="absorb", watch=watch)
+
+
+absorb = blocking(aabsorb)

@@ -1,0 +1,233 @@
+"""
+Absorbing lessons: steps of answering with them and learning without them, checkpoints, and the measurement.
+
+The teacher is the model as it was, with the lessons in its prompt; the pupil the same model, without them, in the
+weights that are trained. Every step follows from the weights and from the seed of its number, as in `learner.training.loop`.
+"""
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from edgewise.learner.absorption.spec import AbsorbJob
+from edgewise.learner.hardware.compute_thread import in_one_thread
+from edgewise.learner.methods.method import describe
+from edgewise.learner.monitoring.collapse import mean
+from edgewise.learner.monitoring.retention import ABSORBED, BEFORE, LESSONS, kept
+from edgewise.learner.policy import checkpoint
+from edgewise.learner.policy.policy import Policy
+from edgewise.learner.sampling.lockstep import in_step
+from edgewise.learner.training.engine import Engine
+from edgewise.learner.training.loop import CHECKPOINTS, FILE, check_alive, measured
+from edgewise.learner.update import collate
+from edgewise.learner.update.imitation import Pair, imitate
+from edgewise.toolkit.errors import Hopeless
+from edgewise.toolkit.evaluation.comparison import Arm, compare
+from edgewise.toolkit.groups.sampling.row_selection import batches, shuffled
+from edgewise.toolkit.rollout.agent import Agent, Prompt, runs, with_instructions
+from edgewise.toolkit.run.artifact import WEIGHTS
+from edgewise.toolkit.run.driver import booked
+from edgewise.toolkit.run.runner import Outcome
+from edgewise.toolkit.types import Example, Group, Message, Note, Plan, Reply, Request, Rollout, Work
+from edgewise.toolkit.util.seeds import seed as seed_of
+
+NAME, PAPER = "absorbed", "2209.15189"
+Asked = Mapping[str, tuple[Message, ...]]
+"""The messages of rows with the lessons in them, by the row's id."""
+
+
+@dataclass(frozen=True, slots=True)
+class State:
+    """What one step hands to the next beside the weights: its number, and how many answers were learnt from."""
+
+    number: int = 0
+    answers: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Record:
+    """What a step saw and did; `losses` are nats an answer token, of each update."""
+
+    number: int
+    epoch: int
+    groups: tuple[Group, ...]
+    kept: int
+    losses: tuple[float, ...]
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain data."""
+        found = collate.members(self.groups)
+        return {
+            "step": self.number,
+            "epoch": self.epoch,
+            "statistics": {
+                "runs": sum(len(each.members) for each in self.groups),
+                "mean_reward": mean([member.reward for member in found]),
+                "mixed": mean([each.mixed for each in self.groups]),
+                "length": mean([member.length for member in found]),
+                "kept": self.kept,
+                "loss": mean(self.losses) if self.losses else None,
+            },
+            "groups": [{"example": g.example.id, "rewards": list(g.rewards)} for g in self.groups],
+        }
+
+    def summary(self) -> str:
+        """One line for people."""
+        numbers = self.to_json()["statistics"]
+        learnt = f"loss {numbers['loss']:.2f} nats a token" if self.losses else "nothing to learn from"
+        return (
+            f"step {self.number}: mean reward with the lessons {numbers['mean_reward']:.2f}, "
+            f"{self.kept} of {numbers['runs']} answers kept; {learnt}"
+        )
+
+
+def learn(job: AbsorbJob, path: Path) -> Plan[Outcome]:
+    """Learn from answers to the training rows, with checkpoints under `path`, then measure on the test rows."""
+    yield Note("stage", f"loading {job.config.model}")
+    engine: Engine = yield Work(loaded, (job,))
+    asked = yield from job.lessons.dressed([*job.task.train, *job.task.test])
+    yield Note("stage", f"training on {engine.policy.chosen}")
+    folder, state = path / CHECKPOINTS, State()
+    if found := checkpoint.latest(folder):
+        state = State(**(yield Work(engine.restore, (found,))))
+        yield Note("stage", f"going on after step {state.number}")
+    while state.number < job.config.steps:
+        yield Note("stage", f"step {state.number + 1} of {job.config.steps}")
+        record, state = yield from step(job, engine, asked, state)
+        if state.number % job.config.save_every == 0 or state.number == job.config.steps:
+            yield Work(_saved, (engine, state, folder))
+        yield Note("step", record)
+    if not state.answers:
+        raise Hopeless(
+            "No answer that the model gave with these lessons was worth learning: all had the same reward, or none "
+            "could be graded. Look into RUN/rollouts.jsonl."
+        )
+    return (yield from _outcome(job, engine, asked, state, path))
+
+
+@in_one_thread
+def loaded(job: AbsorbJob) -> Engine:
+    """The model, which also knows what it was before it learnt."""
+    engine = Engine(job.config, job.method)
+    engine.policy.with_reference()
+    return engine
+
+
+def _saved(engine: Engine, state: State, folder: Path) -> None:
+    engine.save(folder, state.number, asdict(state))
+    checkpoint.keep(folder, state.number)
+
+
+# ---- a step ----------------------------------------------------------------------------------------
+
+
+def step(job: AbsorbJob, engine: Engine, asked: Asked, state: State) -> Plan[tuple[Record, State]]:
+    """Draw and grade answers of the teacher, and let the pupil learn those that are worth it."""
+    number, model = state.number + 1, job.config.model
+    epoch, rows = chosen(job, number)
+    plans = [booked(_drawn(job, asked[row.id], row, number), number) for row in rows]
+    groups = yield from in_step(plans, model, partial(taught, engine))
+    yield Note("groups", groups)
+    check_alive(groups)
+    answers = worth(groups)
+    pairs = [pair for row, run in answers for pair in undressed(engine.policy, job.learner, row, run)]
+    losses = yield Work(partial(learnt, job, engine, pairs, number))
+    record = Record(number, epoch, tuple(groups), len(answers), tuple(losses))
+    return record, State(number, state.answers + len(answers))
+
+
+def chosen(job: AbsorbJob, number: int) -> tuple[int, Sequence[Example]]:
+    """The epoch of a step, from 1, and its rows: all of them once an epoch, in a new order."""
+    each = math.ceil(len(job.task.train) / job.config.batch_size)
+    epoch, place = divmod(number - 1, each)
+    return epoch + 1, batches(shuffled(job.task.train, job.config.seed, epoch), job.config.batch_size)[place]
+
+
+def _drawn(job: AbsorbJob, messages: tuple[Message, ...], row: Example, number: int) -> Plan[Group]:
+    prompts = [Prompt(messages, f"{job.lessons.version}/{number}")] * job.config.group_size
+    seed = seed_of(job.config.seed, "absorb", number)
+    found = yield from runs(
+        job.learner, row, prompts, job.task.reward, judge=job.judge, seed=seed, together=True
+    )
+    return Group(row, job.learner.role, found)
+
+
+@in_one_thread
+def taught(engine: Engine, requests: Sequence[Request]) -> Sequence[Reply]:
+    """Replies of the teacher: the model as it was before it learnt."""
+    with engine.policy.reference():
+        return engine.answer(requests)
+
+
+def worth(groups: Sequence[Group]) -> list[tuple[Example, Rollout]]:
+    """
+    The runs to learn from: no worse than the mean of their row, and better than the worst of all.
+
+    Where all of them are equal, that is none: nothing says that the lessons did any good.
+    """
+    found = collate.members(groups)
+    least = min((member.reward for member in found), default=0.0)
+    means = {n: mean([m.reward for m in found if m.group == n]) for n in {m.group for m in found}}
+    good = [m for m in found if m.reward > least and m.reward >= means[m.group] - 1e-9]
+    return [(groups[member.group].example, member.run) for member in good]
+
+
+def undressed(policy: Policy, agent: Agent, row: Example, run: Rollout) -> list[Pair]:
+    """A pair for each step of a run: what it would have read without lessons, and what it wrote."""
+    plain, dressed = with_instructions(row.messages, agent.tools), run.steps[0].seen
+    return [
+        Pair(policy.encode((*plain, *each.seen[len(dressed) :])), each.encoded.reply)
+        for each in run.steps
+        if each.encoded and each.encoded.reply
+    ]
+
+
+@in_one_thread
+def learnt(job: AbsorbJob, engine: Engine, pairs: Sequence[Pair], number: int) -> list[float]:
+    """The loss of each update of a step on its pairs."""
+    config = job.config
+    engine.begin(number)
+    return imitate(
+        engine.policy,
+        engine.optimizer,
+        pairs,
+        epochs=config.epochs,
+        size=config.minibatch,
+        clip=config.clip,
+        seed=seed_of(config.seed, "absorb", number),
+    )
+
+
+# ---- the measurement -------------------------------------------------------------------------------
+
+
+def _outcome(job: AbsorbJob, engine: Engine, asked: Asked, state: State, path: Path) -> Plan[Outcome]:
+    """The measurement of what was learnt, of what it began with, and of that with its lessons."""
+    about = {
+        "base": job.config.model,
+        "lora": job.config.lora,
+        "name": NAME,
+        "paper": PAPER,
+        "differs": f"imitates graded answers that the model gave with lessons {job.lessons.version} in its prompt",
+        "method": describe(job.method),
+        "trained": engine.policy.chosen,
+        "stopped": "",
+    }
+    now = {**about, "steps": state.number}
+    yield Note("weights", now)
+    absorbed = yield from measured(job, engine, f"w{state.number}")
+    folder = path / WEIGHTS
+    yield Work(partial(engine.export, folder))
+    yield Work(engine.reload)
+    before = yield from measured(job, engine, "w0")
+    dressed = yield from measured(job, engine, job.lessons.version, asked)
+    arms = {BEFORE: before, ABSORBED: absorbed, LESSONS: dressed}
+    found = compare([Arm(name, tuple(groups)) for name, groups in arms.items()])
+    now |= {"kept": kept(found).to_json()}
+    yield Note("weights", now)
+    return Outcome(
+        found, {FILE: now}, {FILE: {**about, "steps": 0}}, (job.lessons.version,), {WEIGHTS: folder}
+    )

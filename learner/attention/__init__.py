@@ -1,0 +1,1 @@
+"""Exact forward passes that share what prompts have in common. Read `logprobs` first."""

@@ -1,0 +1,56 @@
+"""What `edgewise absorb` does; `toolkit.cli.app` resolves these names."""
+
+import asyncio
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from edgewise.learner.absorption.api import carried_out
+from edgewise.learner.absorption.spec import AbsorbJob
+from edgewise.learner.commands.improve import check_models
+from edgewise.learner.hardware.process_group import SIZE, started
+from edgewise.learner.monitoring.report import result_lines
+from edgewise.learner.monitoring.retention import kept
+from edgewise.toolkit.cli.models import fetch
+from edgewise.toolkit.cli.output import Finished, Shown, given_price
+from edgewise.toolkit.cli.progress import announce, watcher
+from edgewise.toolkit.errors import ConfigError
+from edgewise.toolkit.run import directory
+from edgewise.toolkit.run.config import parse_settings
+from edgewise.toolkit.run.forecast import check_limits
+from edgewise.toolkit.task.task import Task, describe
+
+
+class Absorption:
+    """One task, a library and their settings, ready for `plan` and `absorb`."""
+
+    def __init__(
+        self, task: Path, library: str, options: Mapping[str, Any], settings: Sequence[str], price: str | None
+    ):
+        if started(SIZE) > 1:
+            raise ConfigError("absorb runs in one process: start it without a launcher.")
+        named = {key: value for key, value in options.items() if value is not None}
+        named = {**parse_settings(settings), **named, **given_price(price)}
+        self.job = AbsorbJob.of(Task.read(task), library, named)
+        check_models(self.job.config)
+        check_limits(self.job.config, self.job.plan)
+
+    def plan(self) -> Shown:
+        """The task and what a run would take; loads no model."""
+        found = self.job.plan
+        return Shown([describe(self.job.task), "", *found.lines()], asdict(found))
+
+    def absorb(self, run: Path | None) -> Finished:
+        """Learn and measure; the result has `improved` beside its lines and data."""
+        job = self.job
+        announce(job.plan.lines())
+        fetch(job.config.model, *job.config.models)
+        path = run or directory.fresh(job.task.name)
+        result = asyncio.run(carried_out(job, path, watcher()))
+        lines, found = result_lines(result), kept(result.evidence)
+        return Finished(
+            [*lines[:-2], str(found), *lines[-2:]],
+            {**result.to_json(), "kept": found.to_json()},
+            result.improved,
+        )

@@ -1,0 +1,1 @@
+"""Methods of learning compared on the same rows, seeds and budget. Read `lineup` first."""

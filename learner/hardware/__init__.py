@@ -1,0 +1,1 @@
+"""Memory, threads, processes and compilation. Read `compute_thread` first."""

@@ -1,0 +1,1 @@
+"""A method of learning and its parts: advantages, losses, penalties, weights. Read `method` first."""

@@ -1,0 +1,1 @@
+"""The model that is trained, its adapters, its checkpoints. Read `policy` first."""

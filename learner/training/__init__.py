@@ -1,0 +1,1 @@
+"""The training loop of weights: sample, update, checkpoint. Read `loop` first."""

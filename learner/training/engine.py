@@ -1,0 +1,159 @@
+"""What a run trains, in one process: the policy, its optimizer, its learning rate, and what samples from it."""
+
+from collections.abc import Mapping, Sequence
+from math import cos, pi
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from edgewise.learner.config import WeightsConfig, weights_of
+from edgewise.learner.hardware.compute_thread import in_one_thread
+from edgewise.learner.hardware.memory import fitting
+from edgewise.learner.hardware.process_group import ALONE, Ranks, take_device
+from edgewise.learner.methods.batch import Batch
+from edgewise.learner.methods.method import Method
+from edgewise.learner.policy import checkpoint
+from edgewise.learner.policy.policy import Lora, Policy
+from edgewise.learner.sampling.respond import answer
+from edgewise.learner.update.collate import Member
+from edgewise.learner.update.gradient_step import How, Updated, referred, update
+from edgewise.toolkit.errors import ConfigError, Interrupted
+from edgewise.toolkit.types import Reply, Request
+from edgewise.toolkit.util.seeds import seed as seed_of
+
+
+class Engine:
+    """
+    Samples, updates, saves, in `learner.hardware.compute_thread`. `ranks` are the processes that share an update.
+
+    Loading raises UnknownModel or ConfigError where the model can't be had as asked.
+    """
+
+    begun = 0
+    """The step of the last update, done or not."""
+    stopped = False
+
+    def __init__(self, config: WeightsConfig, method: Method, ranks: Ranks = ALONE):
+        self.config, self.method, self.ranks = config, method, ranks
+        self.slice_tokens = config.slice_tokens  # less once memory was too short
+        self.reload(learning=True)
+
+    @in_one_thread
+    def reload(self, *, learning: bool = False) -> None:
+        """Begin with the weights that training begins with; without `learning` there is no optimizer."""
+        config = self.config
+        self.policy: Any = None  # two models at once may be one too many for the memory
+        self.optimizer: Any = None
+        with fitting(config.model):
+            self.policy = self._loaded()
+            if learning and self.method.needs & {"ref_logp", "kl"}:
+                self.policy.with_reference()
+        if not learning:
+            return
+        self.optimizer = self.policy.optimizer(
+            lr=config.rate, betas=(0.9, config.beta2), weight_decay=config.weight_decay
+        )
+
+    def _loaded(self) -> Policy:
+        config, name = self.config, weights_of(self.config.model)
+        take_device(self.ranks)
+        how: Any = {
+            "device": config.device,
+            "dtype": config.dtype,
+            "checkpointing": config.checkpointing,
+        }
+        if config.shard:
+            from edgewise.learner.policy import fsdp
+
+            if config.compile:
+                raise ConfigError("Layers that are shared out are not compiled: leave out compile or shard.")
+            return fsdp.load(name, self.ranks, **how)
+        alpha, seed = config.lora_alpha or 2.0 * config.lora, seed_of(config.seed, "lora") % 2**31
+        lora = Lora(config.lora, alpha, seed=seed) if config.lora else None
+        return Policy.load(name, lora=lora, compiled=config.compile, **how)
+
+    @in_one_thread
+    def answer(self, requests: Sequence[Request]) -> Sequence[Reply]:
+        """Replies of the policy as it is now, drawn as one batch. Raises Interrupted once it is stopped."""
+        return answer(self.policy, requests, self._check)
+
+    def stop(self) -> None:
+        """Let what is being drawn end at the next token: nobody waits for it."""
+        self.stopped = True
+
+    def _check(self) -> None:
+        if self.stopped:
+            raise Interrupted("Stopped.")
+
+    @in_one_thread
+    def distances(self, found: Sequence[Member]) -> list[float]:
+        """Of each rollout, the sum over its tokens of their log-probability minus the reference model's."""
+        steps = [(i, step) for i, member in enumerate(found) for step in member.steps]
+        batch = Batch.of(
+            [step.prompt for _, step in steps],
+            [step.reply for _, step in steps],
+            [i for i, _ in steps],
+            [0.0] * len(steps),
+        )
+        reference = referred(self.policy, batch, self.how, self.ranks).sum(1).tolist()
+        totals = [0.0] * len(found)
+        for (i, step), logp in zip(steps, reference, strict=True):
+            # Nobody drew an answer that is given: it has no distance.
+            totals[i] += 0.0 if found[i].given else sum(step.logprobs) - logp
+        return totals
+
+    @property
+    def how(self) -> How:
+        """How updates are carried out."""
+        config = self.config
+        correction = config.correction if config.sampler else None
+        return How(config.temperature or 1.0, self.slice_tokens, config.clip, correction)
+
+    def update(self, batch: Batch, number: int, *, slowed: float = 1.0) -> Updated:
+        """Learn from a batch in step `number`; `slowed` is a factor on the learning rate."""
+        # By the caller: who ends a run must know of it, though the thread may still be busy with something else.
+        self.begin(number, slowed=slowed)
+        return self._updated(batch, number)
+
+    @in_one_thread
+    def _updated(self, batch: Batch, number: int) -> Updated:
+        rng = torch.Generator().manual_seed(seed_of(self.config.seed, "update", number) % 2**63)
+        with fitting("the optimizer"):  # slices are made smaller by `update`
+            done = update(self.policy, self.optimizer, self.method, batch, self.how, rng, self.ranks)
+        self.slice_tokens = done.tokens or self.slice_tokens
+        return done
+
+    def begin(self, number: int, *, slowed: float = 1.0) -> None:
+        """The learning rate is that of step `number` from here on."""
+        self.begun = number
+        for group in self.optimizer.param_groups:
+            group["lr"] = self.config.rate * slowed * factor(self.config, number)
+
+    @in_one_thread
+    def save(self, folder: Path, number: int, state: Mapping[str, Any]) -> None:
+        """Write a checkpoint."""
+        checkpoint.save(folder, number, self.policy, self.optimizer, state)
+
+    @in_one_thread
+    def restore(self, path: Path) -> dict[str, Any]:
+        """Go to a checkpoint; what the loop knew then."""
+        return checkpoint.restore(path, self.policy, self.optimizer)
+
+    @in_one_thread
+    def export(self, folder: Path) -> None:
+        """Write what was trained so that others can load it."""
+        self.policy.save(folder)
+
+
+def factor(config: WeightsConfig, number: int) -> float:
+    """What the learning rate is multiplied by in a step, from 1."""
+    if number <= config.warmup:
+        return number / (config.warmup + 1)
+    done = (number - config.warmup) / max(1, config.steps - config.warmup + 1)
+    match config.schedule:
+        case "linear":
+            return 1 - done
+        case "cosine":
+            return 0.5 * (1 + cos(pi * done))
+    return 1.0

@@ -1,0 +1,326 @@
+"""
+Learning in weights: steps of sampling and updating, checkpoints, and the measurement before and after.
+
+A run that was stopped goes on from its last checkpoint. Every step follows from the weights and from the seed of its
+number, so what was lost after the checkpoint comes out as it was.
+"""
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from functools import partial
+from pathlib import Path
+from types import MappingProxyType
+from typing import Any
+
+import numpy as np
+
+from edgewise.learner.methods.method import describe
+from edgewise.learner.monitoring import collapse, step_time
+from edgewise.learner.monitoring.collapse import Seen, mean
+from edgewise.learner.policy import checkpoint
+from edgewise.learner.sampling.given_answers import giving
+from edgewise.learner.sampling.lockstep import in_step
+from edgewise.learner.spec import Job
+from edgewise.learner.training.engine import Engine
+from edgewise.learner.training.row_memory import drawn, remembered
+from edgewise.learner.training.sampler import Sampler
+from edgewise.learner.training.state import State, StepRecord
+from edgewise.learner.update import collate
+from edgewise.learner.update.collate import Member
+from edgewise.learner.update.gradient_step import Updated
+from edgewise.toolkit.errors import AllFailed, Hopeless
+from edgewise.toolkit.evaluation.comparison import Arm, compare
+from edgewise.toolkit.groups.sampling.replay import LATER
+from edgewise.toolkit.groups.sampling.rollout_plan import Asked
+from edgewise.toolkit.groups.sampling.row_history import Memory
+from edgewise.toolkit.rollout.agent import Prompt, group, runs
+from edgewise.toolkit.run.artifact import WEIGHTS
+from edgewise.toolkit.run.driver import booked
+from edgewise.toolkit.run.runner import Outcome
+from edgewise.toolkit.types import Example, Group, Message, Note, Plan, Rollout, Work
+from edgewise.toolkit.util.seeds import seed as seed_of
+
+MEASURING = 0
+CHECKPOINTS, PUSHED = "checkpoints", "pushed"
+FILE = "weights.json"
+"""The file of an artefact that says what was trained, and how."""
+DEAD = 10
+"""Steps in a row without any signal, after which there is no point in going on."""
+TRIES = 3
+"""Collapses after which learning stops where it was best."""
+
+
+def learn(
+    job: Job, path: Path, make: Callable[..., Engine] = Engine, enough: Callable[[], str] = lambda: ""
+) -> Plan[Outcome]:
+    """
+    Train on the training rows, with checkpoints under `path`, then measure on rows that learning never saw.
+
+    `enough` is asked before each step why learning should end there; "" if it should not.
+    """
+    yield Note("stage", f"loading {job.config.model}")
+    engine: Engine = yield Work(make, (job.config, job.method))
+    sampler = Sampler.of(job.config, engine, path / PUSHED)
+    folder, state = path / CHECKPOINTS, State()
+    try:
+        expected = yield Work(step_time.seconds, (engine.policy, job.config, job.task.train[0]))
+        yield Note("stage", f"training on {engine.policy.chosen}; method {job.config.method}")
+        yield Note("stage", f"a step will take up to about {expected:.0f} seconds")
+        state = yield from _taken_up(engine, sampler, folder)
+        why = ""
+        while state.number < job.config.steps and not state.stopped and not (why := enough()):
+            record, state = yield from step(job, sampler, state, folder)
+            yield Note("step", record)
+        sampler.close()
+        if state.number > _number(checkpoint.latest(folder)):  # other weights are loaded for the measurement
+            state = yield Work(_saved, (engine, state, folder))
+        # Not kept in `state`: a run that is taken up with a higher limit goes on learning.
+        return (yield from _outcome(job, engine, replace(state, stopped=state.stopped or why), path))
+    except GeneratorExit:
+        # A limit or Ctrl-C, between two updates: what was learnt since the last checkpoint need not be done again.
+        engine.stop()
+        if engine.begun == state.number > _number(checkpoint.latest(folder)) and not job.config.shard:
+            _saved(engine, state, folder)
+        raise
+    finally:
+        sampler.close()
+
+
+def _number(found: Path | None) -> int:
+    return int(found.name) if found else 0
+
+
+def _taken_up(engine: Engine, sampler: Sampler, folder: Path) -> Plan[State]:
+    """The state of the last checkpoint, with its weights in the engine; where there is none a new one, saved."""
+    found = checkpoint.latest(folder)
+    if found is None:
+        yield Work(sampler.moved, (0,))  # a server may still hold those of another run
+        return (yield Work(_saved, (engine, State(), folder)))
+    state = State.from_json((yield Work(engine.restore, (found,))))
+    yield Work(sampler.moved, (state.number,))
+    yield Note("stage", f"going on after step {state.number}")
+    return state
+
+
+# ---- a step ----------------------------------------------------------------------------------------
+
+
+def step(job: Job, sampler: Sampler, state: State, folder: Path) -> Plan[tuple[StepRecord, State]]:
+    """Sample groups, learn from them, and save what came of it now and then."""
+    number, engine = state.number + 1, sampler.engine
+    size = engine.slice_tokens
+    yield Note("stage", f"step {number} of {job.config.steps}")
+    heard = yield from sampled(job, sampler, state.memory, number)
+    groups, fresh = heard.groups, drawn(heard.groups)
+    yield Note("groups", fresh)
+    check_alive(fresh)
+    found = collate.members(groups)
+    distances = (yield Work(engine.distances, (found,))) if "kl" in job.method.needs else None
+    known = collate.judged(found, job.method, distances)
+    made = collate.batch(known)
+    done: Updated | None = None
+    if made is not None:
+        done = yield Work(partial(engine.update, made, number, slowed=state.slowed))
+        yield Work(sampler.moved, (number,))
+    seen = _seen(fresh, [member for member in found if member.fresh], done)
+    state = replace(
+        state,
+        number=number,
+        memory=remembered(job.method, state.memory, groups, known, heard.later),
+        history=(*state.history, seen),
+    )
+    went = ""
+    if job.config.monitor and (why := collapse.alarm(state.history)):
+        state, went = yield Work(_back, (engine, state, folder, why))
+        yield Work(sampler.moved, (number,))
+    elif number % job.config.save_every == 0 or number == job.config.steps:
+        state = yield Work(_saved, (engine, state, folder))
+    state = _with_signal(state)
+    rate = float(engine.optimizer.param_groups[0]["lr"])
+    epoch = 1 + (number - 1) * job.config.batch_size // len(job.task.train)
+    return StepRecord(number, epoch, tuple(fresh), seen, done, rate, went, engine.slice_tokens < size), state
+
+
+@dataclass(slots=True)
+class Heard:
+    """What came of a step's plan: its groups, and those that it leaves for the next step."""
+
+    groups: list[Group] = field(default_factory=list)
+    later: list[Group] = field(default_factory=list)
+
+
+def sampled(job: Job, sampler: Sampler, memory: Memory, number: int) -> Plan[Heard]:
+    """The groups of a step, by the method's choice of rows and of rollouts."""
+    config, rng = job.config, np.random.default_rng(seed_of(job.config.seed, "select", number))
+    queue = job.method.select(job.task.train, memory, rng, config.batch_size * config.refills)
+    asked = Asked(
+        tuple(queue),
+        config.batch_size,
+        config.group_size,
+        partial(_drawn, job, number),
+        giving(lambda: sampler.engine.policy, job.task.reward, job.judge, job.learner.role),
+        memory,
+        (number - 1) / config.steps,
+        rng,
+        job.embed,
+    )
+    heard = Heard()
+    plan = in_step([booked(job.method.plan(asked), number)], config.model, sampler.answer)
+    heard.groups = (yield from _overheard(plan, heard))[0]
+    return heard
+
+
+def _drawn(job: Job, number: int, row: Example, start: int, count: int) -> Plan[tuple[Rollout, ...]]:
+    prompts = [Prompt(row.messages, f"w{number - 1}")] * count
+    seed = seed_of(job.config.seed, "learn", number)
+    return runs(
+        job.learner,
+        row,
+        prompts,
+        job.task.reward,
+        judge=job.judge,
+        seed=seed,
+        start=start,
+        together=not start,
+    )
+
+
+def _overheard(plan: Plan[Any], heard: Heard) -> Plan[Any]:
+    """The same plan; what it leaves for the next step is noted down too."""
+    answer: Any = None
+    try:
+        while True:
+            want = plan.send(answer)
+            if isinstance(want, Note) and want.topic == LATER:
+                heard.later += want.data
+            answer = yield want
+    except StopIteration as done:
+        return done.value
+
+
+def check_alive(groups: Sequence[Group]) -> None:
+    """Raise AllFailed where every single run broke: there is nothing to learn from."""
+    members = [run for each in groups for run in each.members]
+    if members and all(run.failed for run in members):
+        raise AllFailed(f"Every one of {len(members)} rollouts failed, the first one so: {members[0].error}")
+
+
+def _with_signal(state: State) -> State:
+    """
+    The state, which says so where no group of the last steps had runs with different rewards: learning is at its end.
+
+    Raises Hopeless where none ever had.
+    """
+    last = state.history[-DEAD:]
+    if len(last) < DEAD or any(each.signal for each in last):
+        return state
+    if any(each.signal for each in state.history):
+        return replace(state, stopped=f"in {DEAD} steps no row had runs with different rewards any more")
+    raise Hopeless(
+        f"In {DEAD} steps no row had runs with different rewards (mean reward {last[-1].reward:.2f}), so nothing was "
+        "learnt: the reward may be constant, or the rows far too hard or easy. Look into RUN/rollouts.jsonl."
+    )
+
+
+def _seen(groups: Sequence[Group], members: Sequence[Member], done: Updated | None) -> Seen:
+    everyone = [run for each in groups for run in each.members]
+    return Seen(
+        reward=mean([member.reward for member in members]),
+        length=mean([member.length for member in members]),
+        entropy=-mean([member.logp for member in members if not math.isnan(member.logp)]),
+        kl=done.kl if done else 0.0,
+        valid=mean([bool(run.score and run.score.valid) for run in everyone]),
+        cut=mean([run.stop == "length" for run in everyone]),
+        signal=mean([each.mixed for each in groups]),
+        loss=done.loss if done else 0.0,
+    )
+
+
+# ---- checkpoints -----------------------------------------------------------------------------------
+
+
+def _saved(engine: Engine, state: State, folder: Path) -> State:
+    """Save this step, and keep it beside the best one; the state, which says which that is."""
+    history = state.history
+    recent = mean([each.reward for each in history[-collapse.WINDOW :]])
+    if recent >= collapse.best(history):
+        state = replace(state, best=state.number)
+    engine.save(folder, state.number, state.to_json())
+    checkpoint.keep(folder, state.number, state.best)
+    return state
+
+
+def _back(engine: Engine, state: State, folder: Path, why: str) -> tuple[State, str]:
+    """The state after learning went back to its best checkpoint; it learns half as fast from there, or stops."""
+    collapses, number = state.collapses + 1, state.number
+    old = State.from_json(engine.restore(folder / f"{state.best:06d}"))
+    state = replace(
+        old,
+        number=number,
+        slowed=0.5**collapses,
+        collapses=collapses,
+        best=number,
+        stopped=f"{why}, {collapses} times" if collapses >= TRIES else "",
+    )
+    engine.save(folder, number, state.to_json())
+    checkpoint.keep(folder, number)
+    what = "and stops" if state.stopped else f"and learns {state.slowed:g} times as fast"
+    return state, f"{why}: learning goes back to step {old.number} {what}"
+
+
+# ---- the measurement -------------------------------------------------------------------------------
+
+
+def _outcome(job: Job, engine: Engine, state: State, path: Path) -> Plan[Outcome]:
+    """The measurement of the weights that were trained and of those that training began with."""
+    about = {
+        "base": job.config.model,
+        "lora": job.config.lora,
+        "name": job.config.method,
+        "paper": job.method.paper,
+        "differs": job.method.differs,
+        "method": describe(job.method),
+        "trained": engine.policy.chosen,
+    }
+    learnt = {**about, "steps": state.number, "stopped": state.stopped}
+    yield Note("weights", learnt)
+    after = yield from measured(job, engine, f"w{state.number}")
+    folder = path / WEIGHTS
+    yield Work(partial(engine.export, folder))
+    yield Work(engine.reload)
+    before = yield from measured(job, engine, "w0")
+    arms = [Arm("before", tuple(before)), Arm("after", tuple(after))]
+    evaluation = compare(arms, ks=tuple(sorted({1, job.config.samples})))
+    start = {**about, "steps": 0, "stopped": ""}
+    return Outcome(evaluation, {FILE: learnt}, {FILE: start}, folders={WEIGHTS: folder})
+
+
+def measured(
+    job: Job, engine: Engine, version: str, asked: Mapping[str, tuple[Message, ...]] = MappingProxyType({})
+) -> Plan[list[Group]]:
+    """
+    The test rows, answered by the policy as it is now; `version` is what its rollouts are noted under.
+
+    `asked` are messages to ask in place of a row's own, by its id.
+    """
+    rows = job.task.test
+    yield Note("stage", f"measuring on {len(rows)} held-out rows")
+    plans = [booked(_measured(job, row, asked.get(row.id, row.messages), version), MEASURING) for row in rows]
+    groups = yield from in_step(plans, job.config.model, engine.answer)
+    yield Note("groups", groups)
+    check_alive(groups)
+    return groups
+
+
+def _measured(job: Job, row: Example, messages: tuple[Message, ...], version: str) -> Plan[Group]:
+    return group(
+        job.measurer,
+        row,
+        messages,
+        job.task.reward,
+        judge=job.judge,
+        size=job.config.samples,
+        seed=seed_of(job.config.seed, MEASURING),
+        version=version,
+    )

@@ -1,0 +1,89 @@
+"""What a step leaves to later ones, beside the weights: `toolkit.groups.sampling.row_history`, by what the method's parts recall."""
+
+from collections.abc import Sequence
+from dataclasses import replace
+
+import numpy as np
+
+from edgewise.learner.methods.method import Method, parameters
+from edgewise.learner.update.collate import Judged
+from edgewise.toolkit.groups.sampling.replay import REPLAYED
+from edgewise.toolkit.groups.sampling.rollout_plan import GIVEN, marked
+from edgewise.toolkit.groups.sampling.row_history import FULL, Memory, Worked
+from edgewise.toolkit.types import Group, Rollout
+
+WINDOW = 100
+"""Groups whose mean rewards are kept: W of DeepVideo-R1 (arXiv 2506.07464)."""
+
+
+def remembered(
+    method: Method,
+    memory: Memory,
+    groups: Sequence[Group],
+    known: Judged,
+    later: Sequence[Group] = (),
+) -> Memory:
+    """
+    The memory after a step with these groups, of which the method judged; `later` are those left for the next step.
+
+    Rollouts that were replayed or given teach nothing of an example.
+    """
+    fresh, before = drawn(groups), memory
+    fading = {name: x for name, x in parameters(method.select).items() if name in ("lam1", "lam2")}
+    recalls, memory = method.recalls, memory.after(fresh, **fading)
+    if "recent" in recalls:
+        means = [float(np.mean(group.rewards)) for group in fresh if group.rewards]
+        memory = replace(memory, recent=(*memory.recent, *means)[-WINDOW:])
+    if "rescued" in recalls:
+        memory = replace(memory, rescued=(*memory.rescued, *_rescued(before, fresh)))
+    if "worked" in recalls:
+        memory = replace(memory, worked={**memory.worked, **_worked(fresh)})
+    if "leftover" in recalls:
+        memory = replace(memory, leftover=tuple(map(_without_target, later)))
+    if "buffer" in recalls:
+        memory = replace(
+            memory,
+            buffer=(*memory.buffer, *_with_advantage(known))[-parameters(method.plan)["capacity"] :],
+        )
+    return memory
+
+
+def drawn(groups: Sequence[Group]) -> list[Group]:
+    """What the policy drew in this step: without rollouts that were replayed or given."""
+    return [
+        replace(group, members=tuple(run for run in group.members if run.version != GIVEN))
+        for group in groups
+        if group.role != REPLAYED
+    ]
+
+
+def _rescued(before: Memory, groups: Sequence[Group]) -> list[float]:
+    """The share of rows that failed altogether when they were last seen, and did not now; none without such rows."""
+    seen = [group for group in groups if group.rewards and before.of(group.example.id).visits]
+    hard = [any(group.rewards) for group in seen if before.of(group.example.id).mean == 0]
+    return [float(np.mean(hard))] if hard else []
+
+
+def _worked(groups: Sequence[Group]) -> dict[str, Worked]:
+    right = [
+        (group.example, run)
+        for group in groups
+        for run in group.members
+        if run.score and run.score.valid and run.score.value >= FULL
+    ]
+    return {row.id: Worked(row.messages[-1].content, run.answer) for row, run in right if row.messages}
+
+
+def _with_advantage(known: Judged) -> list[Rollout]:
+    """Rollouts of this step whose advantage is not 0, with it."""
+    first = np.searchsorted(known.table.rollout, np.arange(len(known.members)))
+    return [
+        marked(member.run, stored=float(known.credit[step]))
+        for member, step in zip(known.members, first, strict=True)
+        if known.credit[step] and member.fresh
+    ]
+
+
+def _without_target(group: Group) -> Group:
+    """What is graded already needs no answer; a checkpoint is JSON, and a row may hold anything."""
+    return replace(group, example=replace(group.example, target=None, metadata={}))

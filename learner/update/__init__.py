@@ -1,0 +1,1 @@
+"""Gradient steps on groups of rollouts, demonstrations or pairs. Read `gradient_step` first."""
