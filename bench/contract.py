@@ -20,11 +20,11 @@ from typing import Any
 
 from common import quick, report
 
+from edgewise.mas.graph.graph import Graph
+from edgewise.mas.runtime.graph_run import GraphLimits, GraphRun, Shared, graph_run
 from edgewise.toolkit.model.scripted import Scripted
 from edgewise.toolkit.run.driver import Driver
 from edgewise.toolkit.types import Plan, Rollout
-from mas.graph import Graph
-from mas.run import GraphLimits, GraphRun, Shared, graph_run
 from tests.mas.naive import EXAMPLE, NODE_SECONDS, client, interpreted, jump, plain, random_graph, team
 
 TEAM = team()

@@ -20,13 +20,13 @@ from dataclasses import dataclass
 import numpy as np
 from common import quick, report
 
+from edgewise.mas.credit.ablation import measured
+from edgewise.mas.credit.evidence import Case, Evidence, Part
+from edgewise.mas.credit.reward import Weights, worth
+from edgewise.mas.graph.graph import Graph, Node
+from edgewise.mas.graph.roles import CATALOGUE
 from edgewise.toolkit.types import Example, Message, Plan
 from edgewise.toolkit.util.seeds import seed
-from mas.credit import measured
-from mas.evidence import Case, Evidence, Part
-from mas.graph import Graph, Node
-from mas.reward import Weights, worth
-from mas.roles import CATALOGUE
 from tests.plans import play
 
 ROLES = tuple(CATALOGUE)[:14]

@@ -14,15 +14,15 @@ from typing import Any
 
 from common import quick, report
 
+from edgewise.mas.graph.graph import Graph, Node
+from edgewise.mas.graph.roles import CATALOGUE
+from edgewise.mas.runtime.graph_run import GraphRun, Shared, graph_run
+from edgewise.mas.runtime.node import Team
 from edgewise.toolkit.budget.ledger import Ledger
 from edgewise.toolkit.model.client import Router
 from edgewise.toolkit.model.middleware import stack
 from edgewise.toolkit.run.driver import Driver
 from edgewise.toolkit.types import Example, Message, Plan, Rollout, Sampling
-from mas.act import Team
-from mas.graph import Graph, Node
-from mas.roles import CATALOGUE
-from mas.run import GraphRun, Shared, graph_run
 from tests.server import Fault, Server
 
 ROWS, GRAPHS = 16, 4

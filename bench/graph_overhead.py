@@ -20,13 +20,13 @@ from common import quick, report
 from langgraph.graph import END, START, StateGraph
 from langgraph.runtime import Runtime
 
+from edgewise.mas.graph.graph import Graph, Node
+from edgewise.mas.graph.roles import Role
+from edgewise.mas.runtime.graph_run import graph_run
+from edgewise.mas.runtime.node import Team
 from edgewise.toolkit.model.scripted import Scripted
 from edgewise.toolkit.run.driver import Drive, Driver, asking
 from edgewise.toolkit.types import Example, Message, Request, Sampling
-from mas.act import Team
-from mas.graph import Graph, Node
-from mas.roles import Role
-from mas.run import graph_run
 
 RUNS = 20
 PROMPTS = {

@@ -17,11 +17,11 @@ from dataclasses import replace
 
 from common import quick, report
 
+from edgewise.mas.graph.graph import Graph
+from edgewise.mas.runtime.graph_run import graph_run
+from edgewise.mas.runtime.langgraph_compiler import plain
 from edgewise.toolkit.run.driver import Driver
 from edgewise.toolkit.types import Request
-from mas.compile import plain
-from mas.graph import Graph
-from mas.run import graph_run
 from tests.mas.naive import EXAMPLE, client, fraction, interpreted, random_graph, team
 
 TEAM = team()

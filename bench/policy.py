@@ -17,11 +17,11 @@ import numpy as np
 import torch
 from common import quick, report
 
-from mas.actions import Space, replayed
-from mas.features import steps
-from mas.hrpo import clipped, entropy_bonus
-from mas.policy import Learner, Policy
-from mas.search import Query
+from edgewise.mas.designs.interface import Query
+from edgewise.mas.graph.construction import Space, replayed
+from edgewise.mas.search.policy.hrpo import clipped, entropy_bonus
+from edgewise.mas.search.policy.network import Learner, Policy
+from edgewise.mas.search.policy.state_features import steps
 
 GROUP, AGENTS, ROLES, FEATURES = 8, 12, 14, 384
 

@@ -21,10 +21,10 @@ from typing import Any
 from common import report
 from puzzles import task as mixed
 
+from edgewise.mas import design
+from edgewise.mas.training.loop import DESIGNED
 from edgewise.toolkit.cli.progress import watcher
 from edgewise.toolkit.types import Note
-from mas import design
-from mas.loop import DESIGNED
 
 ROLES = "drafter,reasoner,programmer,reviser,majority"
 SETTINGS: dict[str, Any] = {

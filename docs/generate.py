@@ -11,9 +11,9 @@ from edgewise.learner.config import WeightsConfig
 from edgewise.learner.methods import losses as loss
 from edgewise.learner.methods.method import AXES, Method, describe, function
 from edgewise.learner.methods.published import METHODS
+from edgewise.mas.config import WiringConfig
 from edgewise.toolkit.groups import reward_shaping
 from edgewise.toolkit.run.config import Config
-from mas.config import WiringConfig
 
 HERE = Path(__file__).parent
 sys.path.insert(0, str(HERE.parent))  # for the golden numbers, which no installation has

@@ -10,9 +10,9 @@ import sys
 import tempfile
 from pathlib import Path
 
+from edgewise.mas import design
 from edgewise.toolkit import Limits, Task
 from edgewise.toolkit.types import Request
-from mas import design
 
 ROWS = [{"ask": f"What is {n} + {3 * n}?", "answer": str(4 * n)} for n in range(40)]
 ROWS += [{"ask": f"Say word{n}.", "answer": f"word{n}"} for n in range(40)]

@@ -11,6 +11,8 @@ import sys
 import tempfile
 from pathlib import Path
 
+from edgewise.mas.two_level.loop import learn_two_levels
+from edgewise.mas.two_level.system import TwoLevelConfig, TwoLibraries, evaluate_two_levels
 from edgewise.toolkit import Limits, Task
 from edgewise.toolkit.budget.journal import Journal
 from edgewise.toolkit.budget.ledger import Ledger
@@ -18,8 +20,6 @@ from edgewise.toolkit.model.client import Router
 from edgewise.toolkit.model.middleware import stack
 from edgewise.toolkit.run.driver import drive
 from edgewise.toolkit.types import Message, Request, ToolCall
-from mas.mgrpo import learn_two_levels
-from mas.pair import TwoLevelConfig, TwoLibraries, evaluate_two_levels
 
 ROWS = [{"sum": f"{a}+{b}", "target": str(a + b)} for a in range(11, 20) for b in range(21, 31)]
 LESSONS = {"planner": "Hand each sum to a sub-agent.", "sub": "Carry the one."}

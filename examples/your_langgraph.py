@@ -11,9 +11,9 @@ import sys
 import tempfile
 from pathlib import Path
 
+from edgewise.mas.adopt.loop import adopt
 from edgewise.toolkit import Limits, Task
 from edgewise.toolkit.types import Request
-from mas.adopt import adopt
 
 GOODS = ["coffee", "cake", "soup", "bread", "tea", "apples"]
 PRICES = [(n * 37 % 900 + 50, n * 53 % 700 + 25) for n in range(50)]

@@ -5,23 +5,23 @@ from typing import TYPE_CHECKING
 from edgewise.toolkit.util.lazy import resolver
 
 if TYPE_CHECKING:
-    from mas.api import adesign, design
-    from mas.graph import Graph, Loop, Node, single
-    from mas.roles import Role, catalogue
-    from mas.run import emit_reward
-    from mas.use import AgentGraph
+    from edgewise.mas.api import adesign, design
+    from edgewise.mas.deploy.agent_graph import AgentGraph
+    from edgewise.mas.graph.graph import Graph, Loop, Node, single
+    from edgewise.mas.graph.roles import Role, catalogue
+    from edgewise.mas.runtime.graph_run import emit_reward
 
 _WHERE = {
     "design": "api",
     "adesign": "api",
-    "Graph": "graph",
-    "Loop": "graph",
-    "Node": "graph",
-    "single": "graph",
-    "Role": "roles",
-    "catalogue": "roles",
-    "emit_reward": "run",
-    "AgentGraph": "use",
+    "Graph": "graph.graph",
+    "Loop": "graph.graph",
+    "Node": "graph.graph",
+    "single": "graph.graph",
+    "Role": "graph.roles",
+    "catalogue": "graph.roles",
+    "emit_reward": "runtime.graph_run",
+    "AgentGraph": "deploy.agent_graph",
 }
 __all__ = [
     "AgentGraph",

@@ -5,17 +5,17 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+from edgewise.mas.config import WiringConfig
+from edgewise.mas.forecast import forecast
+from edgewise.mas.graph.roles import Roles
+from edgewise.mas.spec import Job
+from edgewise.mas.training.loop import learn
 from edgewise.toolkit.budget.ledger import Limits
 from edgewise.toolkit.run.config import resolve
 from edgewise.toolkit.run.forecast import check_limits
 from edgewise.toolkit.run.runner import Result, blocking, carry_out
 from edgewise.toolkit.task.task import Task
 from edgewise.toolkit.types import Note
-from mas.config import WiringConfig
-from mas.forecast import forecast
-from mas.job import Job
-from mas.loop import learn
-from mas.roles import Roles
 
 
 async def adesign(

@@ -6,9 +6,9 @@ from typing import Any, Literal, Self
 from pydantic import Field, field_validator
 
 from edgewise.experience.config import ExperienceConfig
+from edgewise.mas.runtime.context import GraphLimits
 from edgewise.toolkit.errors import ArtifactError, ConfigError
 from edgewise.toolkit.run.config import Config, resolve
-from mas.context import GraphLimits
 
 Search = Literal["hrpo", "tabular", "random", "fixed", "edges", "evolution", "lessons"]
 
@@ -101,6 +101,6 @@ class WiringConfig(Config):
     @property
     def models(self) -> tuple[str, ...]:
         """Names of all models that the run may ask; "" for none."""
-        from mas.encode import asks
+        from edgewise.mas.designs.query_encoder import asks
 
         return (self.model, self.designer, self.judge, self.encoder if asks(self.encoder) else "")

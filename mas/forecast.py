@@ -1,13 +1,13 @@
 """What a search for graphs will take, before its first call, and the smallest gains that its rows can show."""
 
+from edgewise.mas.config import WiringConfig
+from edgewise.mas.spec import Job
+from edgewise.mas.training.loop import SIZING
+from edgewise.mas.training.role_proposals import SHOWN
 from edgewise.toolkit.errors import TaskError
 from edgewise.toolkit.evaluation.statistics import smallest_gain
 from edgewise.toolkit.run.forecast import REPLY_TOKENS, Forecast, dollars, halving, prompt_tokens, time_of
 from edgewise.toolkit.task.task import Task
-from mas.config import WiringConfig
-from mas.job import Job
-from mas.loop import SIZING
-from mas.recruit import SHOWN
 
 HEARD = 2
 """How many replies of others an agent hears, roughly: they go into its prompt."""

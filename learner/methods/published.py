@@ -333,7 +333,7 @@ hrpo = Method(
     credit=step_credit.action_wise,
     reconstructed=True,
     note="A reconstruction: the paper names both levels, not how they are joined. Steps have a reward of their own "
-    'where the task\'s reward gives parts "step_reward N" (docs/weights.md); else it is grpo without KL. mas.hrpo '
+    'where the task\'s reward gives parts "step_reward N" (docs/weights.md); else it is grpo without KL. mas.search.policy.hrpo '
     "learns graphs by it.",
 )
 

@@ -20,9 +20,19 @@ BELOW = {
 SERVER_AND_CLIENT = ("toolkit/model/client.py", "toolkit/serve/server.py")
 # Library -> the files and folders that may import it.
 HOMES = {
-    "torch": ("learner/", "mas/policy.py", "mas/encode.py", "toolkit/torch_sampler.py"),
-    "transformers": ("learner/", "mas/policy.py", "mas/encode.py", "toolkit/torch_sampler.py"),
-    "langgraph": ("mas/compile.py", "mas/checkpoint.py"),
+    "torch": (
+        "learner/",
+        "mas/search/policy/network.py",
+        "mas/designs/query_encoder.py",
+        "toolkit/torch_sampler.py",
+    ),
+    "transformers": (
+        "learner/",
+        "mas/search/policy/network.py",
+        "mas/designs/query_encoder.py",
+        "toolkit/torch_sampler.py",
+    ),
+    "langgraph": ("mas/runtime/langgraph_compiler.py", "mas/runtime/checkpoint.py"),
     "starlette": ("toolkit/serve/server.py",),
     "uvicorn": ("toolkit/serve/server.py",),
     # Nowhere: openai 3 no longer brings it.
@@ -76,8 +86,10 @@ def test_imports_point_down_and_libraries_stay_at_home(path: Path) -> None:
 
 
 def test_the_law_sees_imports_inside_functions() -> None:
-    source = "def f():\n    import torch.nn\n    from urllib import request\n    from mas import graph"
-    assert {"torch.nn", "urllib.request", "mas.graph"} <= set(imported(source))
+    source = (
+        "def f():\n    import torch.nn\n    from urllib import request\n    from edgewise.mas import graph"
+    )
+    assert {"torch.nn", "urllib.request", "edgewise.mas.graph.graph"} <= set(imported(source))
 
 
 PROBE = """

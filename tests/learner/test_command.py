@@ -21,10 +21,10 @@ from edgewise.learner.config import WeightsConfig
 from edgewise.learner.methods.method import describe
 from edgewise.learner.policy.policy import Policy
 from edgewise.learner.sampling.respond import answer
+from edgewise.mas.designs.fixed import Fixed
+from edgewise.mas.graph.graph import single
 from edgewise.toolkit.run.artifact import Artifact
 from edgewise.toolkit.types import Message, Request
-from mas.designs import Fixed
-from mas.graph import single
 from tests.command import ROOT, Done, finish, inside, start
 from tests.learner import tiny
 from tests.learner.jobs import task_file

@@ -2,9 +2,9 @@
 
 from dataclasses import replace
 
+from edgewise.mas.two_level.advantages import exact, two_levels
+from edgewise.mas.two_level.delegation import DELEGATE
 from edgewise.toolkit.types import Example, Message, Rollout, Score, Step, ToolCall
-from mas.delegate import DELEGATE
-from mas.levels import exact, two_levels
 
 EXAMPLE = Example("q", (Message("user", "Q?"),), target="right")
 

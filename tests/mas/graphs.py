@@ -3,8 +3,8 @@
 from hypothesis import settings
 from hypothesis import strategies as st
 
+from edgewise.mas.graph.graph import Graph, Loop, Node
 from edgewise.toolkit.errors import GraphError
-from mas.graph import Graph, Loop, Node
 
 ROLES = ("solver", "drafter", "planner", "critic", "reviser", "majority", "judge")
 law = settings(max_examples=60, deadline=None)

@@ -6,12 +6,12 @@ import random
 from collections.abc import Callable, Coroutine, Mapping
 from typing import Any, TypeVar
 
+from edgewise.mas.graph.graph import Graph, Loop, Node
+from edgewise.mas.graph.roles import Role
+from edgewise.mas.runtime.node import Outcome, Team, act
 from edgewise.toolkit.model.scripted import Scripted
 from edgewise.toolkit.tools.tool import Function
 from edgewise.toolkit.types import Example, Message, Reply, Request, Sampling, Tool, ToolCall
-from mas.act import Outcome, Team, act
-from mas.graph import Graph, Loop, Node
-from mas.roles import Role
 from tests.plans import play
 
 T = TypeVar("T")

@@ -12,12 +12,12 @@ from itertools import pairwise
 
 import numpy as np
 
+from edgewise.mas.designs.interface import Query, Searcher, Trial, TrialGroup
+from edgewise.mas.graph.construction import Space
+from edgewise.mas.graph.graph import Graph, Loop, Node
+from edgewise.mas.graph.roles import CATALOGUE
 from edgewise.toolkit.types import Request
 from edgewise.toolkit.util.seeds import seed as seed_of
-from mas.actions import Space
-from mas.graph import Graph, Loop, Node
-from mas.roles import CATALOGUE
-from mas.search import Query, Searcher, Trial, TrialGroup
 from tests.plans import play
 
 ROLES = {

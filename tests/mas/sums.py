@@ -8,9 +8,9 @@ is told to calculate. So sums want a calculator and words want none.
 import re
 from typing import Any
 
+from edgewise.mas.graph.roles import Role
 from edgewise.toolkit.task.task import Task
 from edgewise.toolkit.types import Request
-from mas.roles import Role
 
 SCRIPTED = "scripted/tests.mas.sums:play"
 JUDGE = "scripted/tests.mas.sums:judge"

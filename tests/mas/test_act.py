@@ -6,13 +6,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from edgewise.mas.graph.graph import Node, single
+from edgewise.mas.graph.roles import CATALOGUE, Role, catalogue
+from edgewise.mas.runtime.node import SHOWN, Outcome, Team, act, same
 from edgewise.toolkit.errors import GraphError
 from edgewise.toolkit.rollout.agent import Agent, rollout
 from edgewise.toolkit.tools.tool import tool_from
 from edgewise.toolkit.types import Example, Message, Reply, Request, Sampling, ToolCall
-from mas.act import SHOWN, Outcome, Team, act, same
-from mas.graph import Node, single
-from mas.roles import CATALOGUE, Role, catalogue
 from tests.mas.graphs import law
 from tests.plans import play
 
@@ -195,7 +195,7 @@ def test_what_a_program_prints_is_said():
     ],
 )
 def test_a_program_that_does_not_work_goes_back_once_with_its_error(bad, ended, error, monkeypatch):
-    monkeypatch.setattr("mas.act.PROGRAM_SECONDS", 1.0)
+    monkeypatch.setattr("edgewise.mas.runtime.node.PROGRAM_SECONDS", 1.0)
     seen: list[Request] = []
 
     def mends(request: Request) -> str:

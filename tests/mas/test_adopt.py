@@ -15,6 +15,8 @@ import openai
 import pytest
 
 from edgewise.experience.library.library import Library, lesson
+from edgewise.mas.adopt.gateway import UNNAMED, Called, Gateway, Processes, Trial, named, node_of
+from edgewise.mas.adopt.loop import NodeLibraries, adopt, answerer, by_node
 from edgewise.toolkit.budget.ledger import Limits
 from edgewise.toolkit.errors import AllFailed, ArtifactError, ConfigError, LimitReached
 from edgewise.toolkit.model.client import OpenAIClient
@@ -23,8 +25,6 @@ from edgewise.toolkit.run.driver import Driver
 from edgewise.toolkit.serve.server import answerer_of, application, running
 from edgewise.toolkit.task.task import Task
 from edgewise.toolkit.types import Example, Group, Message, Request, Rollout, Sampling, Score
-from mas.adopt import NodeLibraries, adopt, answerer, by_node
-from mas.gateway import UNNAMED, Called, Gateway, Processes, Trial, named, node_of
 from tests.server import Body, Server
 
 ROOT = Path(__file__).parents[2]

@@ -3,8 +3,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from mas.actions import Space
-from mas.baselines import (
+from edgewise.mas.designs.interface import Query, Trial, TrialGroup
+from edgewise.mas.graph.construction import Space
+from edgewise.mas.graph.graph import Graph, single
+from edgewise.mas.graph.roles import CATALOGUE
+from edgewise.mas.search.baselines import (
     BestOf,
     Edges,
     RandomSearch,
@@ -15,9 +18,6 @@ from mas.baselines import (
     star,
     wandered,
 )
-from mas.graph import Graph, single
-from mas.roles import CATALOGUE
-from mas.search import Query, Trial, TrialGroup
 from tests.plans import play
 
 SPACE = Space(("solver", "planner", "critic", "majority"), (0, 0, 1, 2), agents=4, moves=8)
@@ -121,7 +121,7 @@ def test_one_lucky_trial_does_not_beat_a_graph_that_was_good_often() -> None:
 
 
 def _draft(graph):
-    from mas.search import Draft
+    from edgewise.mas.designs.interface import Draft
 
     return Draft(graph)
 

@@ -7,10 +7,10 @@ from pathlib import Path
 
 import pytest
 
+from edgewise.mas.designs.fixed import Fixed
+from edgewise.mas.graph.graph import single
+from edgewise.mas.search.baselines import chain
 from edgewise.toolkit.run.artifact import Artifact
-from mas.baselines import chain
-from mas.designs import Fixed
-from mas.graph import single
 from tests.command import ROOT, inside
 from tests.mas import sums
 
@@ -122,6 +122,6 @@ def test_what_makes_no_sense_is_one_sentence(folder, capsys, words, sentence):
 
 
 def test_a_policy_without_torch_is_one_sentence():
-    hidden = "import sys; sys.modules['torch'] = None; from mas.designs import load; load({'kind': 'policy'})"
+    hidden = "import sys; sys.modules['torch'] = None; from edgewise.mas.designs.fixed import load; load({'kind': 'policy'})"
     done = subprocess.run([sys.executable, "-c", hidden], capture_output=True, text=True, cwd=ROOT)
     assert "ConfigError: These graphs are chosen by a policy, which needs torch" in done.stderr

@@ -11,14 +11,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from langgraph.checkpoint.memory import InMemorySaver
 
+from edgewise.mas.graph.graph import Graph, Loop, Node
+from edgewise.mas.runtime.context import Context
+from edgewise.mas.runtime.graph_run import GraphLimits, GraphRun, graph_run
+from edgewise.mas.runtime.langgraph_compiler import added, compiled, data_of, plain
+from edgewise.mas.runtime.node import Outcome
 from edgewise.toolkit.model.scripted import Scripted
 from edgewise.toolkit.run.driver import Driver
 from edgewise.toolkit.types import Request
-from mas.act import Outcome
-from mas.compile import added, compiled, data_of, plain
-from mas.context import Context
-from mas.graph import Graph, Loop, Node
-from mas.run import GraphLimits, GraphRun, graph_run
 from tests.mas.naive import EXAMPLE, NODE_SECONDS, client, interpreted, jump, random_graph, team
 from tests.mas.naive import plain as compared
 

@@ -5,8 +5,8 @@ import pytest
 
 from edgewise.experience.distil.distiller import Distiller
 from edgewise.experience.library.library import Library, lesson
-from mas.contrast import Contrast, compared, contrasts, picks
-from mas.delegate import Terms
+from edgewise.mas.two_level.comparison import Contrast, compared, contrasts, picks
+from edgewise.mas.two_level.delegation import Terms
 from tests.mas.by_hand import EXAMPLE, levels, said, scored
 from tests.plans import play
 

@@ -6,19 +6,19 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from edgewise.mas.config import WiringConfig
+from edgewise.mas.credit.ablation import Credit, credited_with, credits, measured, smaller, with_emitted
+from edgewise.mas.credit.evidence import MOST, USUAL, Case, Delta, Evidence, strength
+from edgewise.mas.designs.interface import Draft, Query
+from edgewise.mas.graph.graph import Graph, Node, single
+from edgewise.mas.runtime.node import HEARD
+from edgewise.mas.spec import Job
+from edgewise.mas.training.trials import tried
 from edgewise.toolkit.errors import RewardError
 from edgewise.toolkit.model.scripted import Scripted
 from edgewise.toolkit.run.driver import drive
 from edgewise.toolkit.task.task import Task
 from edgewise.toolkit.types import Example, Message
-from mas.act import HEARD
-from mas.config import WiringConfig
-from mas.credit import Credit, credited_with, credits, measured, smaller, with_emitted
-from mas.evidence import MOST, USUAL, Case, Delta, Evidence, strength
-from mas.graph import Graph, Node, single
-from mas.job import Job
-from mas.search import Draft, Query
-from mas.trials import tried
 from tests.mas.graphs import graphs
 from tests.plans import play
 

@@ -6,13 +6,13 @@ import json
 import pytest
 
 from edgewise.experience.library.library import Library, lesson
+from edgewise.mas.two_level.delegation import Member, Order, Terms, delegated, orders, sub_runs
 from edgewise.toolkit.errors import ConfigError
 from edgewise.toolkit.model.scripted import Scripted
 from edgewise.toolkit.rollout.agent import Agent
 from edgewise.toolkit.run.driver import drive
 from edgewise.toolkit.tools.tool import tool_from
 from edgewise.toolkit.types import Example, Message, Reply, ToolCall, Usage
-from mas.delegate import Member, Order, Terms, delegated, orders, sub_runs
 from tests.plans import play
 
 EXAMPLE = Example("r1", (Message("system", "Be brief."), Message("user", "Add 2+3 and 4+5.")), target="14")

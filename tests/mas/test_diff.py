@@ -4,8 +4,8 @@ import json
 
 from hypothesis import given
 
-from mas.diff import diff
-from mas.graph import Graph, Loop, Node
+from edgewise.mas.graph.diff import diff
+from edgewise.mas.graph.graph import Graph, Loop, Node
 from tests.mas.graphs import graphs, law
 
 

@@ -5,10 +5,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from edgewise.mas.graph.edits import check, random_edit, tidied
+from edgewise.mas.graph.graph import Graph, Loop, Node, single
+from edgewise.mas.graph.roles import CATALOGUE
 from edgewise.toolkit.errors import GraphError
-from mas.edits import check, random_edit, tidied
-from mas.graph import Graph, Loop, Node, single
-from mas.roles import CATALOGUE
 from tests.mas.planted import ROLES, chain
 
 

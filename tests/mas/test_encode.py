@@ -9,12 +9,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from edgewise.mas.designs import query_encoder
+from edgewise.mas.designs.query_encoder import HASHED, asks, encoded, hashed, sentences, settled
 from edgewise.toolkit.cli import models
 from edgewise.toolkit.errors import ModelError
 from edgewise.toolkit.model.openai_format import pack
 from edgewise.toolkit.types import Message, Note, Reply, Request
-from mas import encode
-from mas.encode import HASHED, asks, encoded, hashed, sentences, settled
 from tests.plans import play
 
 COUNTS = "How many times does the letter r appear in strawberry?"
@@ -57,9 +57,7 @@ def test_hashing_gives_rows_of_length_one_that_do_not_depend_on_each_other(texts
 
 
 def test_hashing_is_the_same_in_another_process() -> None:
-    program = (
-        f"import sys; from mas.encode import hashed; sys.stdout.buffer.write(hashed([{LONG!r}]).tobytes())"
-    )
+    program = f"import sys; from edgewise.mas.designs.query_encoder import hashed; sys.stdout.buffer.write(hashed([{LONG!r}]).tobytes())"
     for seed in ("1", "2"):
         said = subprocess.check_output(
             [sys.executable, "-c", program], env={"PYTHONHASHSEED": seed, "PYTHONPATH": str(Path.cwd())}
@@ -119,7 +117,7 @@ def test_a_model_that_changes_its_length_is_refused() -> None:
 
 
 def test_without_torch_minilm_says_what_to_do_and_auto_takes_hashing(monkeypatch) -> None:
-    monkeypatch.setattr(encode, "_loaded", [])
+    monkeypatch.setattr(query_encoder, "_loaded", [])
     monkeypatch.setitem(sys.modules, "transformers", None)
     with pytest.raises(ModelError, match=r"pip install 'edgewise\[learner\]', or name 'hashing'"):
         play(encoded("minilm", [COUNTS]), nobody)
@@ -131,7 +129,7 @@ def test_without_torch_minilm_says_what_to_do_and_auto_takes_hashing(monkeypatch
 def test_without_its_files_and_a_network_minilm_names_hashing(monkeypatch, tmp_path) -> None:
     pytest.importorskip("transformers")
     pytest.importorskip("torch")
-    monkeypatch.setattr(encode, "_loaded", [])
+    monkeypatch.setattr(query_encoder, "_loaded", [])
     monkeypatch.setenv("EDGEWISE_CACHE", str(tmp_path))
     monkeypatch.setenv("EDGEWISE_OFFLINE_HUB", "1")
     for key, value in {"NO_INDEX": "1", "FIND_LINKS": str(tmp_path), "CONFIG_FILE": "/dev/null"}.items():

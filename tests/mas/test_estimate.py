@@ -5,12 +5,12 @@ from typing import Any
 import numpy as np
 import pytest
 
-from mas import estimate
-from mas.baselines import chain
-from mas.estimate import Estimate
-from mas.graph import Graph, single
-from mas.search import Draft, Query, Trial, TrialGroup
-from mas.shapes import cost, inner_ones
+from edgewise.mas.designs.graph_features import cost, inner_ones
+from edgewise.mas.designs.interface import Draft, Query, Trial, TrialGroup
+from edgewise.mas.graph.graph import Graph, single
+from edgewise.mas.search.baselines import chain
+from edgewise.mas.search.surrogate import gaussian_process
+from edgewise.mas.search.surrogate.gaussian_process import Estimate
 
 ROLES = ("solver", "planner", "critic", "judge")
 ANSWERS = (True, False, False, True)
@@ -72,8 +72,8 @@ def test_the_graphs_inside_end_at_agents_that_answer() -> None:
 def test_what_is_better_fed_is_expected_to_be_better(monkeypatch: pytest.MonkeyPatch) -> None:
     seen = group({single("solver"): 0.0, chain("planner", "solver"): 1.0, chain("solver", "judge"): 0.0})
     knows = worth(told(seen, seen), FED)
-    monkeypatch.setattr(estimate, "FED", 0.0)
-    monkeypatch.setattr(estimate, "FED_DOUBT", 0.0)
+    monkeypatch.setattr(gaussian_process, "FED", 0.0)
+    monkeypatch.setattr(gaussian_process, "FED_DOUBT", 0.0)
     assert knows > worth(told(seen, seen), FED) + 0.05
 
 
@@ -85,7 +85,7 @@ def test_a_fit_in_few_numbers_says_what_the_fit_says_of_inner_answers() -> None:
     )
     rounds = [group({graph: float(rng.random()) for graph in graphs}) for _ in range(3)]
     found = told(*rounds, alike=0.0)
-    found.before = estimate.Weights.of(found.seen, found.dual / found.spread, len(ROLES))
+    found.before = gaussian_process.Weights.of(found.seen, found.dual / found.spread, len(ROLES))
     costs = cost(FED) + found.seen.expected.mean()
     assert found._answer(FED) * found.spread == pytest.approx(worth(found, FED) + found.spread * costs)
 

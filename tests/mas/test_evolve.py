@@ -8,14 +8,14 @@ from collections import Counter
 import numpy as np
 import pytest
 
+from edgewise.mas.designs.interface import Draft, Trial, TrialGroup
+from edgewise.mas.graph.graph import Graph, Node, single
+from edgewise.mas.graph.roles import CATALOGUE
+from edgewise.mas.search.llm.evolution import Evolution, chances, keeping
+from edgewise.mas.search.llm.graph_writer import read
 from edgewise.toolkit.model.scripted import Scripted
 from edgewise.toolkit.run.driver import drive
 from edgewise.toolkit.types import Message, Reply, Request
-from mas.evolve import Evolution, chances, keeping
-from mas.graph import Graph, Node, single
-from mas.roles import CATALOGUE
-from mas.search import Draft, Trial, TrialGroup
-from mas.written import read
 from tests.mas.planted import ROLES, SPACE, alike, answer, query, searched, worth, written
 from tests.plans import play
 

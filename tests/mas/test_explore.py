@@ -1,13 +1,13 @@
 import numpy as np
 import pytest
 
-from mas.actions import Space
-from mas.baselines import chain, star
-from mas.estimate import Estimate
-from mas.explore import Explorer
-from mas.graph import Graph, Node, single
-from mas.search import Draft, Query, Trial, TrialGroup
-from mas.shapes import shape
+from edgewise.mas.designs.graph_features import shape
+from edgewise.mas.designs.interface import Draft, Query, Trial, TrialGroup
+from edgewise.mas.graph.construction import Space
+from edgewise.mas.graph.graph import Graph, Node, single
+from edgewise.mas.search.baselines import chain, star
+from edgewise.mas.search.surrogate.explorer import Explorer
+from edgewise.mas.search.surrogate.gaussian_process import Estimate
 
 SPACE = Space(("solver", "planner", "critic", "judge"), (0, 0, 1, 2), agents=4, moves=8)
 QUERY = Query("q", "", np.ones(4, np.float32))

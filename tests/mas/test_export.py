@@ -15,18 +15,18 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from edgewise.mas.deploy.export import command, export
+from edgewise.mas.designs.fixed import Fixed
+from edgewise.mas.graph.graph import Graph, Loop, Node, single
+from edgewise.mas.graph.roles import CATALOGUE, Role
+from edgewise.mas.runtime.graph_run import GraphRun, graph_run
+from edgewise.mas.runtime.node import Team, same
 from edgewise.toolkit.errors import EdgewiseError, GraphError
 from edgewise.toolkit.model.client import OpenAIClient
 from edgewise.toolkit.run.artifact import Artifact
 from edgewise.toolkit.run.driver import drive
 from edgewise.toolkit.tools.python_tool import python_tool
 from edgewise.toolkit.types import Example, Message, Sampling
-from mas.act import Team, same
-from mas.designs import Fixed
-from mas.export import command, export
-from mas.graph import Graph, Loop, Node, single
-from mas.roles import CATALOGUE, Role
-from mas.run import GraphRun, graph_run
 from tests.server import Body, Fault, Server
 
 BAD, GOOD = "```python\nprint(1 / 0)\n```", "First this:\n```python\nprint(6 * 7)\n```"

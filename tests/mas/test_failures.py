@@ -1,11 +1,11 @@
 import pytest
 
+from edgewise.mas.credit.failures import FAILURES, counted, failure
+from edgewise.mas.graph.graph import Graph, Loop, Node
+from edgewise.mas.graph.roles import CATALOGUE
+from edgewise.mas.runtime.graph_run import GraphRun
+from edgewise.mas.runtime.node import Outcome
 from edgewise.toolkit.types import Example, Message, Rollout, Score, Step
-from mas.act import Outcome
-from mas.failures import FAILURES, counted, failure
-from mas.graph import Graph, Loop, Node
-from mas.roles import CATALOGUE
-from mas.run import GraphRun
 from tests.plans import play
 
 ROW = Example("q", (Message("user", "?"),), target="right")

@@ -4,12 +4,12 @@ from dataclasses import replace
 
 import pytest
 
+from edgewise.mas.api import design
+from edgewise.mas.config import WiringConfig
+from edgewise.mas.forecast import forecast
+from edgewise.mas.spec import Job
 from edgewise.toolkit.reward.reward import resolve as reward_of
 from edgewise.toolkit.run.config import resolve
-from mas.api import design
-from mas.config import WiringConfig
-from mas.forecast import forecast
-from mas.job import Job
 from tests.mas import sums
 from tests.mas.test_loop import SETTINGS
 

@@ -11,8 +11,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from edgewise.mas.graph.graph import MOST_NODES, Graph, Loop, Node, single
 from edgewise.toolkit.errors import GraphError
-from mas.graph import MOST_NODES, Graph, Loop, Node, single
 from tests.mas.graphs import graphs, law
 
 HOSTILE = st.recursive(
@@ -198,7 +198,7 @@ def test_one_agent_is_a_graph():
 
 def test_a_graph_of_another_process_is_the_same_one() -> None:
     """Hashes of strings differ between processes, so none may travel along."""
-    made = "import pickle, sys; from mas.graph import single; g = single(); hash(g); "
+    made = "import pickle, sys; from edgewise.mas.graph.graph import single; g = single(); hash(g); "
     command = [sys.executable, "-c", made + "sys.stdout.buffer.write(pickle.dumps(g))"]
     sent = subprocess.run(
         command, stdout=subprocess.PIPE, check=True, env={**os.environ, "PYTHONHASHSEED": "7"}

@@ -5,9 +5,9 @@ from xml.etree import ElementTree
 
 import pytest
 
+from edgewise.mas.graph.graph import Graph, Node, single
+from edgewise.mas.graph.roles import CATALOGUE
 from edgewise.toolkit import Artifact
-from mas.graph import Graph, Node, single
-from mas.roles import CATALOGUE
 from tests.command import Done, inside
 
 PAIR = Graph(

@@ -4,12 +4,12 @@ import numpy as np
 import pytest
 import torch
 
-from mas import hrpo as hrpo_module
-from mas.actions import Move, Space, build
-from mas.estimate import Estimate
-from mas.hrpo import Hrpo, HrpoSettings, clipped, entropy_bonus, move_rewards
-from mas.policy import Moved, Policy
-from mas.search import Draft, Query, Trial, TrialGroup
+from edgewise.mas.designs.interface import Draft, Query, Trial, TrialGroup
+from edgewise.mas.graph.construction import Move, Space, build
+from edgewise.mas.search.policy import hrpo as hrpo_module
+from edgewise.mas.search.policy.hrpo import Hrpo, HrpoSettings, clipped, entropy_bonus, move_rewards
+from edgewise.mas.search.policy.network import Moved, Policy
+from edgewise.mas.search.surrogate.gaussian_process import Estimate
 from tests.plans import play
 
 SPACE = Space(("solver", "planner", "critic", "majority"), (0, 0, 1, 2), agents=3, moves=6)

@@ -11,11 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from edgewise.toolkit.reward.reward import resolve
-from edgewise.toolkit.rollout.agent import UNREADABLE
-from edgewise.toolkit.types import Message, Reply, ToolCall
-from mas.delegate import Terms, sub_runs
-from mas.levels import (
+from edgewise.mas.two_level.advantages import (
     Grading,
     answered,
     copied,
@@ -29,6 +25,10 @@ from mas.levels import (
     two_levels,
     well_formed,
 )
+from edgewise.mas.two_level.delegation import Terms, sub_runs
+from edgewise.toolkit.reward.reward import resolve
+from edgewise.toolkit.rollout.agent import UNREADABLE
+from edgewise.toolkit.types import Message, Reply, ToolCall
 from tests.mas.by_hand import EXAMPLE, levels, said, scored
 from tests.plans import play
 

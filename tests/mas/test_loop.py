@@ -5,14 +5,14 @@ from pathlib import Path
 
 import pytest
 
+from edgewise.mas.api import design
+from edgewise.mas.config import WiringConfig
+from edgewise.mas.designs.fixed import load
+from edgewise.mas.spec import Job
+from edgewise.mas.training.loop import batch
 from edgewise.toolkit.budget.ledger import Limits
 from edgewise.toolkit.errors import ConfigError, LimitReached
 from edgewise.toolkit.run.config import resolve
-from mas.api import design
-from mas.config import WiringConfig
-from mas.designs import load
-from mas.job import Job
-from mas.loop import batch
 from tests.mas import sums
 from tests.server import Server
 

@@ -7,6 +7,9 @@ import numpy as np
 import pytest
 
 from edgewise.experience.library.library import Library, lesson
+from edgewise.mas.two_level.delegation import sub_runs
+from edgewise.mas.two_level.loop import Learnt, learn_two_levels
+from edgewise.mas.two_level.system import TwoLevelConfig, TwoLibraries, evaluate_two_levels
 from edgewise.toolkit.budget.journal import Journal
 from edgewise.toolkit.errors import AllFailed, ArtifactError, RewardError
 from edgewise.toolkit.evaluation.gate import rungs, spent
@@ -17,9 +20,6 @@ from edgewise.toolkit.run.driver import drive
 from edgewise.toolkit.task.task import Task
 from edgewise.toolkit.types import Message, Reply
 from edgewise.toolkit.util.files import json_text
-from mas.delegate import sub_runs
-from mas.mgrpo import Learnt, learn_two_levels
-from mas.pair import TwoLevelConfig, TwoLibraries, evaluate_two_levels
 from tests import plans
 from tests.mas import passwords
 from tests.mas.passwords import BACKWARDS, HAND_OVER

@@ -1,10 +1,10 @@
 import numpy as np
 import pytest
 
-from mas.actions import Move, Space, build
-from mas.graph import Graph, Node
-from mas.neighbours import grafted, joined, neighbour, pruned, recast
-from mas.shapes import described, shape
+from edgewise.mas.designs.graph_features import described, shape
+from edgewise.mas.graph.construction import Move, Space, build
+from edgewise.mas.graph.graph import Graph, Node
+from edgewise.mas.search.surrogate.mutations import grafted, joined, neighbour, pruned, recast
 
 SPACE = Space(("solver", "planner", "critic", "majority"), (0, 0, 1, 2), agents=4, moves=8)
 SOLVER, PLANNER, CRITIC, MAJORITY, EXIT = 0, 1, 2, 3, 5

@@ -6,10 +6,10 @@ from xml.etree import ElementTree
 import pytest
 from hypothesis import given
 
+from edgewise.mas.graph.drawing import mermaid, svg, svg_file, text
+from edgewise.mas.graph.graph import Graph, Loop, Node
+from edgewise.mas.graph.roles import CATALOGUE
 from edgewise.toolkit.report.html import page
-from mas.graph import Graph, Loop, Node
-from mas.picture import mermaid, svg, svg_file, text
-from mas.roles import CATALOGUE
 from tests.mas.graphs import graphs, law
 
 DEBATE = Graph(

@@ -6,16 +6,24 @@ import pytest
 from hypothesis import given, settings
 
 from edgewise.experience.guard.guard import Guard
+from edgewise.mas.config import WiringConfig
+from edgewise.mas.designs.interface import Query
+from edgewise.mas.graph.graph import Graph, Node, single
+from edgewise.mas.graph.roles import CATALOGUE, Role
+from edgewise.mas.spec import Job
+from edgewise.mas.training.role_proposals import (
+    Proposals,
+    Recruiter,
+    admitted,
+    parse,
+    placed,
+    propose,
+    recruited,
+)
 from edgewise.toolkit.model.scripted import Scripted
 from edgewise.toolkit.run.driver import drive
 from edgewise.toolkit.task.task import Task
 from edgewise.toolkit.types import Example, Message, Rollout, Score, Step
-from mas.config import WiringConfig
-from mas.graph import Graph, Node, single
-from mas.job import Job
-from mas.recruit import Proposals, Recruiter, admitted, parse, placed, propose, recruited
-from mas.roles import CATALOGUE, Role
-from mas.search import Query
 from tests.mas.graphs import graphs
 from tests.plans import play
 

@@ -1,8 +1,8 @@
 import pytest
 
+from edgewise.mas.credit.reward import Weights, formula, irrationality, redundancy, reward
+from edgewise.mas.graph.graph import Graph, Node, single
 from edgewise.toolkit.errors import ConfigError
-from mas.graph import Graph, Node, single
-from mas.reward import Weights, formula, irrationality, redundancy, reward
 
 PAIR = Graph((Node(name="a", role="solver"), Node(name="b", role="reviser")), (("a", "b"),), "b")
 

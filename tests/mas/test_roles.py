@@ -9,8 +9,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
+from edgewise.mas.graph.roles import CATALOGUE, Role, catalogue, find, roles_for
 from edgewise.toolkit.errors import GraphError
-from mas.roles import CATALOGUE, Role, catalogue, find, roles_for
 from tests.mas.graphs import law
 
 NOTARY = Role(name="notary", does="signs")

@@ -12,6 +12,21 @@ from typing import Any
 
 import pytest
 
+from edgewise.mas.graph.graph import Graph, Loop, Node
+from edgewise.mas.graph.roles import CATALOGUE
+from edgewise.mas.runtime import node as act
+from edgewise.mas.runtime.context import Context
+from edgewise.mas.runtime.graph_run import (
+    GraphLimits,
+    GraphRun,
+    NodeRun,
+    Shared,
+    emit_reward,
+    graph_run,
+    inner_run,
+)
+from edgewise.mas.runtime.node import Team
+from edgewise.mas.training.trials import tokens_of
 from edgewise.toolkit.budget.prices import Price
 from edgewise.toolkit.errors import (
     ConfigError,
@@ -25,13 +40,6 @@ from edgewise.toolkit.model.scripted import Answer, Scripted
 from edgewise.toolkit.run.driver import Driver
 from edgewise.toolkit.tools.tool import Function, tool_from
 from edgewise.toolkit.types import Example, Message, Note, Plan, Reply, Request, Tool, ToolCall, Usage
-from mas import act
-from mas.act import Team
-from mas.context import Context
-from mas.graph import Graph, Loop, Node
-from mas.roles import CATALOGUE
-from mas.run import GraphLimits, GraphRun, NodeRun, Shared, emit_reward, graph_run, inner_run
-from mas.trials import tokens_of
 from tests.mas.naive import EXAMPLE, jump, plain, random_graph, said, team
 
 Model = Callable[[Request], Answer | Awaitable[Answer]]

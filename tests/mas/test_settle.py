@@ -3,15 +3,15 @@
 import numpy as np
 import pytest
 
-from mas.actions import Space, build, moves_of
-from mas.baselines import chain
-from mas.estimate import Estimate
-from mas.graph import Graph, single
-from mas.policy import Policy
-from mas.search import Draft, Query, Trial, TrialGroup
-from mas.settle import settled
-from mas.shapes import shape
-from mas.tabular import Tabular
+from edgewise.mas.designs.graph_features import shape
+from edgewise.mas.designs.interface import Draft, Query, Trial, TrialGroup
+from edgewise.mas.graph.construction import Space, build, moves_of
+from edgewise.mas.graph.graph import Graph, single
+from edgewise.mas.search.baselines import chain
+from edgewise.mas.search.policy.final_policy import settled
+from edgewise.mas.search.policy.network import Policy
+from edgewise.mas.search.policy.tabular import Tabular
+from edgewise.mas.search.surrogate.gaussian_process import Estimate
 
 SPACE = Space(("solver", "planner", "critic", "majority"), (0, 0, 1, 2), agents=3, moves=6)
 QUERIES = [Query(f"q{i}", "", np.eye(4, dtype=np.float32)[i]) for i in range(2)]

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from mas.standing import Record, best, standings
+from edgewise.mas.search.llm.ranking import Record, best, standings
 
 
 def seen(**rewards: dict[str, float]) -> list[Record]:

@@ -6,11 +6,11 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
+from edgewise.mas.designs.clustered import Table, kinds_of
+from edgewise.mas.designs.fixed import load
+from edgewise.mas.designs.interface import Query
+from edgewise.mas.graph.graph import single
 from edgewise.toolkit.errors import GraphError
-from mas.designs import load
-from mas.graph import single
-from mas.search import Query
-from mas.table import Table, kinds_of
 from tests.mas.planted import query
 
 GRAPHS = (single("solver"), single("programmer"))

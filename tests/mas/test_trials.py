@@ -6,20 +6,20 @@ from typing import Any
 
 import pytest
 
+from edgewise.mas.config import WiringConfig
+from edgewise.mas.designs.fixed import Fixed, Rival
+from edgewise.mas.designs.interface import Draft
+from edgewise.mas.graph.graph import Graph, Node, single
+from edgewise.mas.search.baselines import chain, self_consistency
+from edgewise.mas.spec import Job
+from edgewise.mas.training import loop
+from edgewise.mas.training.loop import equal_tokens, prepared
+from edgewise.mas.training.trials import Tried, measured_runs, tried
 from edgewise.toolkit.errors import ConfigError
 from edgewise.toolkit.model.scripted import Scripted
 from edgewise.toolkit.run.config import resolve
 from edgewise.toolkit.run.driver import drive
 from edgewise.toolkit.types import Request
-from mas import loop
-from mas.baselines import chain, self_consistency
-from mas.config import WiringConfig
-from mas.designs import Fixed, Rival
-from mas.graph import Graph, Node, single
-from mas.job import Job
-from mas.loop import equal_tokens, prepared
-from mas.search import Draft
-from mas.trials import Tried, measured_runs, tried
 from tests.mas import sums
 from tests.plans import play
 
@@ -104,7 +104,7 @@ def test_one_agent_at_equal_tokens_has_no_more_agents_than_a_graph_may_have(
 def test_a_table_needs_torch_and_draws_roles_with_their_edges(monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(ConfigError, match="joint=false is for search=hrpo"):
         a_job(sums.play, search="tabular", joint=False)
-    monkeypatch.setattr("mas.job.find_spec", lambda name: None)
+    monkeypatch.setattr("edgewise.mas.spec.find_spec", lambda name: None)
     with pytest.raises(ConfigError, match="search=tabular needs torch"):
         a_job(sums.play, search="tabular")
 

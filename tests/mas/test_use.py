@@ -13,6 +13,16 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from edgewise.mas.config import WiringConfig
+from edgewise.mas.deploy.agent_graph import AgentGraph, Answered, answerer
+from edgewise.mas.designs.clustered import Table
+from edgewise.mas.designs.fixed import Fixed
+from edgewise.mas.designs.query_encoder import encoded
+from edgewise.mas.graph.graph import Graph, Loop, Node, single
+from edgewise.mas.runtime.checkpoint import Retention
+from edgewise.mas.runtime.context import GraphLimits
+from edgewise.mas.spec import Job
+from edgewise.mas.training.loop import artifact_files, prepared
 from edgewise.toolkit.errors import (
     ArtifactError,
     ConfigError,
@@ -26,16 +36,6 @@ from edgewise.toolkit.run.artifact import Artifact
 from edgewise.toolkit.serve.server import application, running
 from edgewise.toolkit.tools.tool import load_tools
 from edgewise.toolkit.types import Message, Reply, Request, Sampling, Tool
-from mas.checkpoint import Retention
-from mas.config import WiringConfig
-from mas.context import GraphLimits
-from mas.designs import Fixed
-from mas.encode import encoded
-from mas.graph import Graph, Loop, Node, single
-from mas.job import Job
-from mas.loop import artifact_files, prepared
-from mas.table import Table
-from mas.use import AgentGraph, Answered, answerer
 from tests.mas import sums
 from tests.plans import play as play_plan
 from tests.server import Server

@@ -2,16 +2,17 @@
 
 import pytest
 
+from edgewise.mas import spec
+from edgewise.mas.config import WiringConfig
+from edgewise.mas.two_level import system
 from edgewise.toolkit import Task
 from edgewise.toolkit.errors import ConfigError
 from edgewise.toolkit.run.config import resolve
-from mas import job, pair
-from mas.config import WiringConfig
 
 
 def test_a_task_that_is_played_is_refused() -> None:
     task = Task.from_rows([{"seed": n} for n in range(9)], prompt="Play.", environment="house")
     with pytest.raises(ConfigError, match="played in the environment house, and graphs answer once"):
-        job.Job(task, resolve(WiringConfig, {}))
+        spec.Job(task, resolve(WiringConfig, {}))
     with pytest.raises(ConfigError, match="played in the environment house, and a planner answers once"):
-        pair.prepared(task, resolve(pair.TwoLevelConfig, {}))
+        system.prepared(task, resolve(system.TwoLevelConfig, {}))

@@ -16,7 +16,7 @@ from edgewise.toolkit.errors import ConfigError, EdgewiseError, Interrupted
 # Ways of improving, resolved when a command runs, so that this file imports no upper package.
 WAYS = {
     "experience": "edgewise.experience.commands.improve:Words",
-    "graph": "mas.command:Wiring",
+    "graph": "edgewise.mas.commands.improve:Wiring",
     "weights": "edgewise.learner.commands.improve:Weights",
 }
 LEARNER = ("torch", "transformers", "tokenizers", "safetensors", "peft")
@@ -197,7 +197,7 @@ def evaluate(
 ) -> None:
     """Run artefacts and the unchanged model on the same test rows and samples, and compare them."""
     options = {"samples": samples, "model": model, "usd": usd, "tokens": tokens, "calls": calls}
-    compare = _load("mas.command:evaluate")
+    compare = _load("edgewise.mas.commands.improve:evaluate")
     _print(compare(task, {**options, "minutes": minutes}, settings or [], price, artifact, run), as_json)
 
 
@@ -353,7 +353,7 @@ def graph_show(
     as_json: Json = False,
 ) -> None:
     """Print an agent graph; of a design with several graphs, how many queries each of them is used for."""
-    _print(_load("mas.graph_command:show")(source, kind), as_json)
+    _print(_load("edgewise.mas.commands.graph:show")(source, kind), as_json)
 
 
 @graph.command("diff", epilog="Example: edgewise graph diff runs/first runs/second@3f2a")
@@ -363,7 +363,7 @@ def graph_diff(
     as_json: Json = False,
 ) -> None:
     """Print what differs: + added, - removed, ~ changed."""
-    _print(_load("mas.graph_command:compare")(before, after), as_json)
+    _print(_load("edgewise.mas.commands.graph:compare")(before, after), as_json)
 
 
 @graph.command("roles", epilog="Example: edgewise graph roles --roles my_roles.toml")
@@ -374,7 +374,7 @@ def graph_roles(
     as_json: Json = False,
 ) -> None:
     """Print the roles that graphs are made of: what each does, gives and needs, and the most it may cost."""
-    _print(_load("mas.graph_command:roles")(files or []), as_json)
+    _print(_load("edgewise.mas.commands.graph:roles")(files or []), as_json)
 
 
 @graph.command("export", epilog="Example: edgewise graph export runs/first my_graph")
@@ -384,7 +384,7 @@ def graph_export(
     as_json: Json = False,
 ) -> None:
     """Write a graph as a LangGraph module and langgraph.json, which run without Edgewise."""
-    _print(_load("mas.export:command")(source, folder), as_json)
+    _print(_load("edgewise.mas.deploy.export:command")(source, folder), as_json)
 
 
 @app.command("methods", epilog="Example: edgewise methods dapo --set loss.high=0.3")

@@ -38,7 +38,7 @@ FATES = ("applied", "joined", "rejected")
 """What becomes of an operation on the library."""
 GLANCE = 80
 """The most letters of a row in its headline."""
-WIRING = "mas.report"
+WIRING = "edgewise.mas.training.report"
 WEIGHTS = "edgewise.learner.monitoring.report"
 """What shows graphs and training; named here, for this package imports no upper one."""
 LETTERS = 3000

@@ -44,8 +44,8 @@ Answerer = Callable[[Artifact, str, Asks], Answer]
 """What a package has: from an artefact, the model to use and a client to the function that answers."""
 
 ANSWERS = {
-    "graph.json": "mas.use:answerer",
-    "nodes.json": "mas.adopt:answerer",
+    "graph.json": "edgewise.mas.deploy.agent_graph:answerer",
+    "nodes.json": "edgewise.mas.adopt.loop:answerer",
     "library.json": "edgewise.experience.prompting.answerer:answerer",
     "weights.json": "edgewise.toolkit.serve.server:plain",
 }

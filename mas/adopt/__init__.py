@@ -1,0 +1,1 @@
+"""LangGraph programs of users that learn lessons for their nodes. Read `api` first."""

@@ -1,0 +1,382 @@
+"""
+Lessons for the nodes of a program of your own, such as a LangGraph graph, which stays as it is.
+
+A group of runs of the whole program on one row is compared by the task's reward; from winners and losers each node
+gets lessons from its own calls, and the gate decides on validation rows whether they are kept. What comes out is a
+library for each node; `edgewise serve` puts them into the program's calls.
+"""
+
+import asyncio
+import hashlib
+import json
+import sys
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field, replace
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from edgewise.experience.config import ExperienceConfig
+from edgewise.experience.distil import distiller
+from edgewise.experience.distil.distiller import Unreadable
+from edgewise.experience.library.library import Library
+from edgewise.experience.library.operations import Operation
+from edgewise.experience.proposers import candidates
+from edgewise.experience.spec import Job
+from edgewise.experience.training.step import check_alive, mean, statistics
+from edgewise.mas.adopt.gateway import (
+    ROLE,
+    Called,
+    Gateway,
+    NodeOf,
+    Processes,
+    Program,
+    Trial,
+    dressed,
+    named,
+    node_of,
+)
+from edgewise.toolkit.budget.ledger import Limits
+from edgewise.toolkit.errors import ArtifactError, ConfigError
+from edgewise.toolkit.evaluation.comparison import Arm, compare, reward_of
+from edgewise.toolkit.evaluation.gate import Choice, Scores, Spending, Verdict, choose
+from edgewise.toolkit.groups.sampling.row_selection import shuffled
+from edgewise.toolkit.run.artifact import Artifact
+from edgewise.toolkit.run.config import resolve
+from edgewise.toolkit.run.driver import Asks, Drive
+from edgewise.toolkit.run.runner import Outcome, Result, carry_out
+from edgewise.toolkit.serve.server import Answer
+from edgewise.toolkit.task.task import Task
+from edgewise.toolkit.types import Example, Group, Hosted, Note, Plan, Reply, Request, Rollout, Work
+from edgewise.toolkit.util.import_by_name import load
+from edgewise.toolkit.util.seeds import seed as seed_of
+
+__all__ = ["Called", "NodeLibraries", "Processes", "adopt", "answerer", "node_of"]
+
+FILE = "nodes.json"
+PROGRAM = "program.json"
+"""The file that says how the nodes of the program are told apart, where that is not `node_of`."""
+ALL = "all nodes"
+RUN_SECONDS = 300.0
+"""The most that one run of the program may take."""
+
+
+@dataclass(frozen=True, slots=True)
+class NodeLibraries:
+    """A library for each node; nodes without lessons are left out."""
+
+    nodes: Mapping[str, Library] = field(default_factory=dict)
+
+    @property
+    def version(self) -> str:
+        """A hash of what the nodes would see."""
+        versions = [[name, self.nodes[name].version] for name in sorted(self.nodes) if len(self.nodes[name])]
+        return hashlib.sha256(json.dumps(versions).encode()).hexdigest()[:12]
+
+    def of(self, node: str) -> Library:
+        """The lessons of a node."""
+        return self.nodes.get(node, Library(place="system"))
+
+    def with_node(self, node: str, library: Library) -> "NodeLibraries":
+        """The same with another library for one node."""
+        return NodeLibraries({**self.nodes, node: library})
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain data, as in nodes.json."""
+        return {name: self.nodes[name].to_json() for name in sorted(self.nodes) if len(self.nodes[name])}
+
+    @classmethod
+    def from_json(cls, data: Any) -> "NodeLibraries":
+        """Read nodes.json. Raises ArtifactError."""
+        if not isinstance(data, Mapping):
+            raise ArtifactError(
+                "These are no libraries of nodes: expected an object with a library for each node."
+            )
+        return cls({str(name): Library.from_json(library) for name, library in data.items()})
+
+
+def adopt(
+    task: Task,
+    program: str | Callable[[str, str], Awaitable[str]],
+    *,
+    model: str,
+    processes: int = 4,
+    node_of: NodeOf | str = node_of,
+    limits: Limits | None = None,
+    run: str | Path | None = None,
+    watch: Callable[[Note], None] = lambda note: None,
+    run_seconds: float = RUN_SECONDS,
+    **settings: Any,
+) -> Result:
+    """
+    Learn lessons for the nodes of a program on a task's rows, and measure them on its test rows.
+
+    `program` is "module:function", which takes a question and gives an answer and is run in `processes` of its own, or
+    an async function of the question and the base URL that its openai clients must use. `model` names the server that
+    the program's calls go to (openai/NAME, http://host/v1#NAME); which of its models is asked is the program's choice.
+    `node_of` names the node that made a call: a function of a module, or "module:function", so that `edgewise serve`
+    finds it again. `settings` are fields of `ExperienceConfig`. The artefact holds nodes.json. Raises the errors of
+    `toolkit.errors`.
+    """
+    which, spec = _told_apart(node_of)
+    bounds = asdict(limits) if limits else {}
+    config = resolve(ExperienceConfig, task.settings, {"model": model, **bounds, **settings})
+    job = Job(task, config)
+
+    def way(*_: Any) -> Plan[Outcome]:
+        made = Processes(program, processes) if isinstance(program, str) else Called(program)
+        return (yield Hosted(partial(_hosted, job, made, which, spec, run_seconds)))
+
+    where = Path(run) if run else None
+    return asyncio.run(carry_out(task, config, way, where, job="adopt", watch=watch))
+
+
+async def _hosted(
+    job: Job, program: Program, which: NodeOf, spec: str, seconds: float, drive: Drive
+) -> Outcome:
+    gateway = Gateway(program, drive, job.config.model, job.config.max_tokens, seconds, which)
+    async with gateway.open():
+        found = await drive(learn(job, gateway))
+    more = {PROGRAM: {"node_of": spec}} if spec else {}
+    return replace(found, files={**found.files, **more}, start={**found.start, **more})
+
+
+def _told_apart(by: NodeOf | str) -> tuple[NodeOf, str]:
+    """The function, and how it is found again ("" for `node_of`). Raises ConfigError where it can't be, TaskError."""
+    if by is node_of:
+        return node_of, ""
+    if isinstance(by, str):
+        return load(by, Path.cwd()), by
+    place, name = getattr(by, "__module__", ""), getattr(by, "__qualname__", "")
+    if (
+        place == "__main__"
+        or not name.isidentifier()
+        or getattr(sys.modules.get(place), name, None) is not by
+    ):
+        raise ConfigError(
+            "node_of must be a function of a module, as `edgewise serve` has to find it again: put it into a file of "
+            'its own, and give it as "module:function".'
+        )
+    return by, f"{place}:{name}"
+
+
+# ---- learning --------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class StepRecord:
+    """What one step saw and did; `proposals` are the operations that each node's comparisons proposed."""
+
+    number: int
+    epoch: int
+    groups: tuple[Group, ...]
+    proposals: Mapping[str, Sequence[Operation]]
+    choice: Choice[NodeLibraries]
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain data, as in RUN/steps/NNN/step.json."""
+        return {
+            "step": self.number,
+            "epoch": self.epoch,
+            "statistics": statistics(self.groups),
+            "groups": [
+                {"example": group.example.id, "rewards": list(group.rewards)} for group in self.groups
+            ],
+            "proposals": {node: [op.model_dump() for op in found] for node, found in self.proposals.items()},
+            "gate": self.choice.to_json(),
+            "nodes": self.choice.chosen.to_json(),
+        }
+
+    def summary(self) -> str:
+        """One line for people."""
+        lessons = {node: len(library) for node, library in self.choice.chosen.nodes.items()}
+        found = statistics(self.groups)
+        return (
+            f"step {self.number}: mean reward {found['mean_reward']:.2f}, {found['mixed']:.0%} of groups mixed; "
+            f"{self.choice.summary()}; lessons: {lessons or 'none'}"
+        )
+
+
+def learn(job: Job, gateway: Gateway) -> Plan[Outcome]:
+    """Learn libraries on the training rows, then measure them on the test rows."""
+    current, spending, number = NodeLibraries(), Spending(job.gate_alpha, job.steps), 0
+    for epoch in range(1, job.config.epochs + 1):
+        rows = shuffled(job.task.train, job.config.seed, epoch)
+        for start in range(0, len(rows), job.config.batch_size):
+            number += 1
+            batch = rows[start : start + job.config.batch_size]
+            record = yield from step(job, gateway, current, batch, spending, number, epoch)
+            yield Note("step", record)
+            current, spending = record.choice.chosen, spending.after(record.choice)
+    return (yield from _measured(job, gateway, current))
+
+
+def step(
+    job: Job,
+    gateway: Gateway,
+    current: NodeLibraries,
+    rows: Sequence[Example],
+    spending: Spending,
+    number: int,
+    epoch: int,
+) -> Plan[StepRecord]:
+    """Run groups on rows, compare what each node did in them, and let the gate choose."""
+    yield Note("stage", f"step {number}: {len(rows)} rows, {job.config.group_size} runs each")
+    groups = yield [
+        runs(job, gateway, current, row, job.config.group_size, "rollout", number) for row in rows
+    ]
+    yield Note("groups", groups)
+    check_alive([run for group in groups for run in group.members])
+    proposals = yield from _proposed(job, current, groups)
+    updates = yield [
+        _updated(job, node, current.of(node), found, number) for node, found in proposals.items()
+    ]
+    challengers = _challengers(current, dict(zip(proposals, updates, strict=True)))
+    choice = yield from _decided(job, gateway, current, challengers, spending.level, number)
+    return StepRecord(number, epoch, tuple(groups), proposals, choice)
+
+
+def runs(
+    job: Job, gateway: Gateway, libraries: NodeLibraries, row: Example, size: int, payer: str, number: int
+) -> Plan[Group]:
+    """`size` graded runs of the program on a row."""
+    found = yield [_attempt(job, gateway, libraries, row, sample, payer, number) for sample in range(size)]
+    return Group(row, ROLE, tuple(found))
+
+
+def _attempt(
+    job: Job, gateway: Gateway, libraries: NodeLibraries, row: Example, sample: int, payer: str, number: int
+) -> Plan[Rollout]:
+    # Learning steps draw anew; whatever is measured is drawn alike, so that libraries are compared in pairs.
+    phase = number if payer == "rollout" else 0
+    seed = seed_of(job.config.seed, phase, row.id, sample)
+    trial = Trial(row, libraries.nodes, libraries.version, sample, seed, payer, number)
+    run: Rollout = yield Work(gateway.run, (trial,))
+    graded = replace(run, score=(yield from job.task.reward.grade(row, run, job.judge)))
+    yield Note("rollout", graded)
+    return graded
+
+
+def _proposed(
+    job: Job, current: NodeLibraries, groups: Sequence[Group]
+) -> Plan[dict[str, tuple[Operation, ...]]]:
+    """What the comparisons propose, by node, over all groups whose rewards differ."""
+    parts = [part for group in groups if group.mixed for part in by_node(group)]
+    found = yield [_compared(job, part, current.of(part.role)) for part in parts]
+    nodes = sorted({part.role for part in parts})
+    by_name = {
+        node: tuple(op for part, ops in zip(parts, found, strict=True) if part.role == node for op in ops)
+        for node in nodes
+    }
+    return {node: ops for node, ops in by_name.items() if ops}
+
+
+def by_node(group: Group) -> list[Group]:
+    """
+    A group of whole runs as a group for each node: its calls, with the reward of the run that they were part of.
+
+    The question of such a group is what the node was first asked. Nodes that spoke in a single run are left out.
+    """
+    spoke: dict[str, list[Rollout]] = {}
+    for run in group.members:
+        for call in run.steps[0].calls if not run.failed else ():
+            if call.steps:
+                spoke.setdefault(call.role, []).append(replace(call, score=run.score, version=run.version))
+    parts = [
+        Group(replace(group.example, messages=calls[0].steps[0].seen), node, tuple(calls))
+        for node, calls in sorted(spoke.items())
+    ]
+    return [part for part in parts if part.mixed]
+
+
+def _compared(job: Job, group: Group, library: Library) -> Plan[tuple[Operation, ...]]:
+    try:
+        return (yield from distiller.study(job.distiller, group, library)).proposals
+    except Unreadable:
+        return ()
+
+
+def _updated(
+    job: Job, node: str, library: Library, proposals: Sequence[Operation], number: int
+) -> Plan[Library]:
+    """A node's library after one round for all of a step's proposals."""
+    try:
+        final = yield from distiller.update(job.distiller, library, proposals)
+    except Unreadable:
+        final = proposals
+    return candidates.applied(job, library, final, number)[0]
+
+
+def _challengers(current: NodeLibraries, updates: Mapping[str, Library]) -> dict[str, NodeLibraries]:
+    """
+    Each new library alone, and all of them together: one node's lessons may mislead where another's help.
+
+    The gate takes the first of equals, so a node gets lessons only where they help.
+    """
+    alone = {node: current.with_node(node, new) for node, new in updates.items()}
+    return {**alone, ALL: NodeLibraries({**current.nodes, **updates})}
+
+
+def _decided(
+    job: Job,
+    gateway: Gateway,
+    current: NodeLibraries,
+    challengers: Mapping[str, NodeLibraries],
+    level: float,
+    number: int,
+) -> Plan[Choice[NodeLibraries]]:
+    if not job.gated:
+        return Choice(challengers[ALL], ALL, Verdict(True, 0.0, 0))
+    rows = shuffled(job.task.validation, job.config.seed, 0)[: job.config.gate_rows]
+
+    def scores(libraries: NodeLibraries, some: Sequence[Example]) -> Plan[Scores]:
+        groups = yield [
+            runs(job, gateway, libraries, row, job.config.samples, "gate", number) for row in some
+        ]
+        yield Note("groups", groups)
+        return np.array([mean([reward_of(run) or 0.0 for run in group.members]) for group in groups])
+
+    return (yield from choose(current, challengers, rows, scores, level, job.anchors))
+
+
+def _measured(job: Job, gateway: Gateway, learnt: NodeLibraries) -> Plan[Outcome]:
+    start, rows = NodeLibraries(), job.task.test
+    yield Note("stage", f"measuring on {len(rows)} held-out rows")
+    arms = []
+    for name, libraries in {"before": start, "after": learnt}.items():
+        groups = yield [runs(job, gateway, libraries, row, job.config.samples, "measure", 0) for row in rows]
+        yield Note("groups", groups)
+        check_alive([run for group in groups for run in group.members])
+        arms.append(Arm(name, tuple(groups)))
+    evaluation = compare(arms, ks=tuple(sorted({1, job.config.samples})))
+    files, unchanged = ({FILE: each.to_json()} for each in (learnt, start))
+    return Outcome(evaluation, files, unchanged)
+
+
+# ---- in use ----------------------------------------------------------------------------------------
+
+
+def _spec(artifact: Artifact) -> str:
+    """How the nodes of an artefact's program are told apart, as "module:function"."""
+    data = artifact.files[PROGRAM]
+    if not isinstance(data, dict) or not isinstance(data.get("node_of"), str):
+        raise ArtifactError(f"{PROGRAM} does not say how the nodes of the program are told apart.")
+    return data["node_of"]
+
+
+def answerer(artifact: Artifact, model: str, client: Asks) -> Answer:
+    """
+    What puts the lessons of its nodes into a program's calls and passes them on: for `edgewise serve`.
+
+    A function of the user's that tells nodes apart is imported, from the folder that this runs in or as usual.
+    """
+    libraries = NodeLibraries.from_json(artifact.files.get(FILE))
+    which: NodeOf = load(_spec(artifact), Path.cwd()) if PROGRAM in artifact.files else node_of
+
+    async def answer(request: Request) -> Reply:
+        asked = dressed(request, libraries.nodes, which(request))
+        return await client.ask(named(asked, model, artifact.sampling.max_tokens))
+
+    return answer

@@ -1,0 +1,1 @@
+"""The worth of a node or an edge. Read `reward` first."""

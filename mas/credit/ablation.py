@@ -1,0 +1,257 @@
+"""
+What agents and edges are worth, measured: a graph runs with and without them on the same query, sample and seeds.
+
+The difference in worth (quality less cost, see `mas.credit.reward`) is the counterfactual credit of what was left out. One
+difference of two answers is mostly noise, so differences are pooled over queries and over all agents of a role, and
+few of them are drawn towards what is known of the role (`mas.credit.evidence`). Runs are few too: those are made that
+say most (`chosen`), and a smaller graph that ran anyway is not run again.
+"""
+
+import heapq
+import math
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+from edgewise.mas.credit.evidence import Case, Delta, Edge, Evidence, Key, Part, kind
+from edgewise.mas.credit.reward import reward, worth, worth_of
+from edgewise.mas.graph.graph import Graph
+from edgewise.mas.spec import Job
+from edgewise.mas.training.trials import Tried, attempt, tokens_of
+from edgewise.toolkit.errors import RewardError
+from edgewise.toolkit.evaluation.comparison import reward_of
+from edgewise.toolkit.types import Example, Plan, Rollout
+from edgewise.toolkit.util.seeds import seed as seed_of
+
+Run = Callable[[Graph, Example, int], Plan[float]]
+"""Runs a graph on a query for a sample index and gives its worth; equal arguments give equal seeds."""
+
+
+@dataclass(frozen=True, slots=True)
+class Credit:
+    """Credit of the nodes and edges of one graph, in reward; those that were not measured are not in it."""
+
+    nodes: Mapping[str, float] = field(default_factory=dict)
+    edges: Mapping[Edge, float] = field(default_factory=dict)
+
+    @classmethod
+    def of(cls, parts: Mapping[Part, float]) -> "Credit":
+        """Nodes and edges apart."""
+        nodes = {part: value for part, value in parts.items() if isinstance(part, str)}
+        return cls(nodes, {part: value for part, value in parts.items() if not isinstance(part, str)})
+
+
+def with_emitted(credit: Mapping[str, float], emitted: Mapping[str, float]) -> dict[str, float]:
+    """
+    Node credits with what a run emitted for each node (`mas.runtime.graph_run.emit_reward`, `GraphRun.rewards`).
+
+    A node that was not measured has what was emitted as its credit. Raises RewardError for what is no finite number.
+    """
+    for node, value in emitted.items():
+        if not math.isfinite(value):
+            raise RewardError(f"emit_reward was given {value!r} for {node!r}; it takes finite numbers")
+    return {**credit, **{node: credit.get(node, 0.0) + value for node, value in emitted.items()}}
+
+
+# ---- leaving out -----------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class Leaving:
+    """A smaller graph to compare a case with, and the parts whose absence makes it."""
+
+    case: Case
+    smaller: Case
+    parts: tuple[Part, ...]
+
+
+def smaller(graph: Graph) -> list[tuple[Graph, tuple[Part, ...]]]:
+    """
+    Every graph that is one part short, once, and the parts whose absence makes it.
+
+    A node with one hearer and its only edge leave the same behind. A part that cannot be left out (an exit that
+    hears several, a single agent) is in none.
+    """
+    left: list[tuple[Part, Graph | None]] = [(node.name, graph.without(node.name)) for node in graph.nodes]
+    left += [(edge, graph.without_edge(edge)) for edge in sorted(graph.edges)]
+    parts: dict[str, list[Part]] = defaultdict(list)
+    graphs = {each.version: each for _, each in left if each is not None}
+    for part, each in left:
+        if each is not None:
+            parts[each.version].append(part)
+    return [(graphs[version], tuple(parts[version])) for version in sorted(graphs)]
+
+
+def leavings(cases: Iterable[Case]) -> list[Leaving]:
+    """All that can be left out of cases, each once, in an order of their own."""
+    distinct = {case.key: case for case in cases}
+    shorter = {case.graph.version: case.graph for case in distinct.values()}
+    known = {version: smaller(graph) for version, graph in shorter.items()}
+    return [
+        Leaving(distinct[key], replace(distinct[key], graph=graph), parts)
+        for key in sorted(distinct)
+        for graph, parts in known[key[0]]
+    ]
+
+
+def credits(run: Run, graph: Graph, example: Example, samples: int = 1) -> Plan[Credit]:
+    """The mean credit of every part of a graph on one query, as measured: nothing is drawn towards anything."""
+    cases = [Case(graph, example, sample) for sample in range(samples)]
+    evidence = yield from measured(run, cases)
+    return Credit.of(evidence.means(graph))
+
+
+def measured(
+    run: Run,
+    cases: Iterable[Case],
+    *,
+    most: int | None = None,
+    seed: int = 0,
+    known: Evidence | None = None,
+    done: Mapping[Key, float] | None = None,
+) -> Plan[Evidence]:
+    """
+    What is known after leaving parts out of these cases, with at most `most` runs (None: as many as there are).
+
+    `done` are runs that were made already, with their worth; they cost nothing. The order of the cases is no matter.
+    """
+    known, done = known or Evidence(), done or {}
+    picked = chosen(cases, most, seed, known, done)
+    needed = {case.key: case for each in picked for case in (each.case, each.smaller) if case.key not in done}
+    keys = sorted(needed)
+    found = yield [run(needed[key].graph, needed[key].example, needed[key].sample) for key in keys]
+    worths = {**done, **dict(zip(keys, found, strict=True))}
+    return known.plus(
+        Delta(each.case, part, worths[each.case.key] - worths[each.smaller.key])
+        for each in picked
+        for part in each.parts
+    )
+
+
+def chosen(
+    cases: Iterable[Case], most: int | None, seed: int, known: Evidence, done: Mapping[Key, float]
+) -> list[Leaving]:
+    """
+    What to leave out: all that costs no run, then what tells most for a run, while the runs last.
+
+    What it tells is the sum of error variances over its parts, of the part in its graph and of its kind, each the
+    variance of differences over one more than their number. Of equals the seed decides.
+    """
+    waiting = leavings(cases)
+    siblings: dict[Key, list[int]] = defaultdict(list)
+    for place, each in enumerate(waiting):
+        siblings[each.case.key].append(place)
+    ties = [seed_of(seed, *each.case.key, each.smaller.graph.version) for each in waiting]
+    paid, picked, doubt = set(done), {}, Doubt(known)
+    limit = math.inf if most is None else len(done) + most
+
+    def entry(place: int) -> tuple[float, int, int]:
+        each = waiting[place]
+        cost = _cost(each, paid)
+        return (-doubt(each) / cost if cost else -math.inf, ties[place], place)
+
+    queue = [entry(place) for place in range(len(waiting))]
+    heapq.heapify(queue)
+    while queue:
+        *before, place = heapq.heappop(queue)
+        each, now = waiting[place], entry(place)
+        if place in picked or len(paid) + _cost(each, paid) > limit:
+            continue
+        if now > (*before, place):
+            # Doubt shrinks as others are picked, so it waits for its turn anew.
+            heapq.heappush(queue, now)
+            continue
+        new = each.case.key not in paid
+        paid |= {each.case.key, each.smaller.key}
+        picked[place] = each
+        doubt.note(each)
+        for other in siblings[each.case.key] if new else ():
+            # The whole graph has run now, so the others of its parts cost less.
+            heapq.heappush(queue, entry(other))
+    return list(picked.values())
+
+
+def _cost(each: Leaving, paid: set[Key]) -> int:
+    return len({each.case.key, each.smaller.key} - paid)
+
+
+class Doubt:
+    """How little is known of what a leaving would measure; it counts those that have been picked."""
+
+    def __init__(self, known: Evidence):
+        self._variances = known.variances
+        self._usual = known.variance
+        self._counts: dict[Any, int] = dict(known.counts)
+
+    def __call__(self, each: Leaving) -> float:
+        """The sum of error variances over its parts."""
+        return math.fsum(self._of(each.case.graph, part) for part in each.parts)
+
+    def _of(self, graph: Graph, part: Part) -> float:
+        kind_ = kind(graph, part)
+        alike, own = self._counts.get(kind_, 0), self._counts.get((graph.version, part), 0)
+        return self._variances.get(kind_, self._usual) * (1 / (alike + 1) + 1 / (own + 1))
+
+    def note(self, each: Leaving) -> None:
+        """Count one that was picked."""
+        graph = each.case.graph
+        for part in each.parts:
+            for key in (kind(graph, part), (graph.version, part)):
+                self._counts[key] = self._counts.get(key, 0) + 1
+
+
+# ---- in a search -----------------------------------------------------------------------------------
+
+
+def credited_with(
+    job: Job, found: Sequence[Tried], step: int, known: Evidence
+) -> Plan[tuple[list[Tried], Evidence]]:
+    """
+    The trials of a step with the credit of their parts, and what is known after it.
+
+    At most `credit` runs are made beside those of the trials. `known` is what earlier steps found. A trial's credit is
+    the guess for each part of its graph that was ever measured in it, with what the run emitted; parts of other graphs
+    with equal roles have their say in it.
+    """
+    rows, seed = {each.row.id: each for each in found}, seed_of(job.config.seed, step)
+    team = job.team("rollout", job.config.learning)
+
+    def run(graph: Graph, example: Example, sample: int) -> Plan[float]:
+        # Here a step is a sample: it has a seed of its own, under which its trials ran as sample 0.
+        each, named = rows[example.id], graph.version
+        made = yield from attempt(
+            job, team, graph, example, sample=0, seed=seed, version=named, shared=each.shared
+        )
+        return _worth(job, each, made.rollout)
+
+    cases = [Case(trial.draft.graph, each.row, step) for each in found for trial in each.trials.trials]
+    done = {
+        Case(x.graph, each.row, step).key: _worth(job, each, x.rollout) for each in found for x in each.runs
+    }
+    done |= {
+        Case(t.draft.graph, each.row, step).key: worth_of(job.weights, t.parts)
+        for each in found
+        for t in each.trials.beside
+    }
+    evidence = yield from measured(run, cases, most=job.config.credit, seed=seed, known=known, done=done)
+    return [_with_credit(job, each, evidence) for each in found], evidence
+
+
+def _worth(job: Job, each: Tried, rollout: Rollout) -> float:
+    quality, reference = reward_of(rollout) or 0.0, tokens_of(each.runs[-1].rollout)
+    return worth(job.weights, quality, tokens_of(rollout), reference)
+
+
+def _with_credit(job: Job, each: Tried, evidence: Evidence) -> Tried:
+    """A row's trials with credit, and their rewards with what is idle in them."""
+    reference = tokens_of(each.runs[-1].rollout)
+    trials = []
+    for trial, made in zip(each.trials.trials, each.runs, strict=False):
+        graph = trial.draft.graph
+        guesses = Credit.of({part: evidence.estimate(graph, part) for part in evidence.parts(graph)})
+        nodes = with_emitted(guesses.nodes, made.rewards)
+        quality, tokens = reward_of(made.rollout) or 0.0, tokens_of(made.rollout)
+        value, parts = reward(job.weights, quality, tokens, reference, graph, nodes, guesses.edges, job.roles)
+        trials.append(replace(trial, reward=value, parts=parts, credit=nodes, edge_credit=guesses.edges))
+    return replace(each, trials=replace(each.trials, trials=tuple(trials)))

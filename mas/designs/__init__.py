@@ -1,0 +1,1 @@
+"""Designs: from a question to an agent graph. Read `interface` first."""

@@ -1,0 +1,72 @@
+"""Designs that need no torch: one graph for all queries, and reading any design back from an artefact."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from edgewise.mas.designs.interface import Design, Query
+from edgewise.mas.graph.graph import Graph
+from edgewise.toolkit.errors import ConfigError, GraphError
+
+
+@dataclass(frozen=True, slots=True)
+class Fixed:
+    """The same graph for every query."""
+
+    graph: Graph
+
+    @property
+    def version(self) -> str:
+        """The graph's."""
+        return self.graph.version
+
+    def graphs(self, queries: Sequence[Query]) -> list[Graph]:
+        """The graph, for each query."""
+        return [self.graph for _ in queries]
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain data."""
+        return {"kind": "fixed", "graph": self.graph.to_json()}
+
+
+@dataclass(frozen=True, slots=True)
+class Rival(Fixed):
+    """One agent with as many tokens as a design used: no limit on calls, tokens or dollars cuts it short."""
+
+
+def tools_in(data: Any) -> tuple[str, ...]:
+    """The names of the task's own tools that the graphs of a design may use. Raises GraphError."""
+    names = data.get("tools", []) if isinstance(data, dict) else None
+    if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
+        raise GraphError("This is no design of agent graphs: its tools are no list of names.")
+    return tuple(names)
+
+
+def load(data: Any) -> Design:
+    """
+    The design in plain data, which may be a graph alone; nothing is executed.
+
+    Raises GraphError for data that is none, and ConfigError for a policy where there is no torch.
+    """
+    kind = data.get("kind") if isinstance(data, dict) else None
+    if kind is None and isinstance(data, dict) and "nodes" in data:
+        return Fixed(Graph.from_json(data))
+    if kind == "fixed":
+        return Fixed(Graph.from_json(data.get("graph")))
+    if kind == "policy":
+        try:
+            from edgewise.mas.search.policy.network import Policy
+        except ModuleNotFoundError as error:
+            raise ConfigError(
+                "These graphs are chosen by a policy, which needs torch: pip install 'edgewise[learner]'."
+            ) from error
+        return Policy.from_json(data)
+    if kind == "tabular":
+        from edgewise.mas.search.policy.tabular import Tabular
+
+        return Tabular.from_json(data)
+    if kind == "table":
+        from edgewise.mas.designs.clustered import Table
+
+        return Table.from_json(data)
+    raise GraphError(f"This is no design of agent graphs: its kind is {kind!r}.")

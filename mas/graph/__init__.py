@@ -1,0 +1,1 @@
+"""An agent graph as a value: nodes, roles, construction, drawing. Read `graph` first."""

@@ -1,0 +1,1 @@
+"""Execution of an agent graph. Read `graph_run` first."""

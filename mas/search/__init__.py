@@ -1,0 +1,1 @@
+"""Searchers over agent graphs. Read `registry` first."""

@@ -1,0 +1,282 @@
+"""
+Searchers to compare with, on the same budget: random graphs, fixed designs, and REINFORCE on independent edges.
+
+They keep one design for all queries. None needs torch.
+"""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from itertools import pairwise
+
+import numpy as np
+from numpy.typing import NDArray
+
+from edgewise.mas.designs.fixed import Fixed
+from edgewise.mas.designs.graph_features import shape
+from edgewise.mas.designs.interface import Draft, Query, TrialGroup
+from edgewise.mas.graph.construction import Build, Move, Space, State, allowed, apply, build, moves_of
+from edgewise.mas.graph.graph import Graph, Node, named, single
+from edgewise.toolkit.types import Plan
+from edgewise.toolkit.util.seeds import seed as seed_of
+
+# ---- fixed designs ---------------------------------------------------------------------------------
+
+
+def chain(*roles: str) -> Graph:
+    """Each agent hears the one before it."""
+    names = named(roles)
+    return Graph(_nodes(roles), tuple(pairwise(names)), names[-1])
+
+
+def star(roles: Sequence[str], centre: str) -> Graph:
+    """Agents that hear nobody, and one that hears them all."""
+    names = named((*roles, centre))
+    return Graph(_nodes((*roles, centre)), tuple((name, names[-1]) for name in names[:-1]), names[-1])
+
+
+def self_consistency(times: int, role: str = "solver", vote: str = "majority") -> Graph:
+    """The same agent several times, and the answer that most gave."""
+    return star([role] * times, vote)
+
+
+def debate(
+    times: int, role: str = "debater", rounds: int = 2, judge: str = "judge", opening: str = ""
+) -> Graph:
+    """
+    Several debaters; in each later round each hears all of the round before; a judge hears the last round.
+
+    `opening` is the role of those in the first round, who hear nobody; "" for debaters too.
+    """
+    roles = [opening or role] * times + [role] * (times * (rounds - 1)) + [judge]
+    names = named(roles)
+    tables = [names[i * times : (i + 1) * times] for i in range(rounds)] + [names[-1:]]
+    edges = [(a, b) for first, second in pairwise(tables) for a in first for b in second]
+    return Graph(_nodes(roles), tuple(edges), names[-1])
+
+
+def standard(space: Space, times: int = 3) -> tuple[Graph, ...]:
+    """The usual designs that a space can build: of its roles, not larger than it allows, with an exit that answers."""
+    debaters_hear = dict(zip(space.roles, space.hears, strict=True)).get("debater", 0)
+    usual = (
+        *map(single, ("solver", "reasoner", "programmer")),
+        self_consistency(times),
+        chain("planner", "solver"),
+        chain("solver", "critic", "reviser"),
+        chain("solver", "verifier"),
+        star(("solver", "reasoner", "programmer"), "judge"),
+        debate(2, opening="solver" if debaters_hear else ""),
+    )
+    return tuple(graph for graph in usual if _can_build(space, graph))
+
+
+def _can_build(space: Space, graph: Graph) -> bool:
+    try:
+        built = build(space, moves_of(space, graph)).graph
+    except ValueError:
+        return False
+    return shape(space.roles, built) == shape(space.roles, graph)
+
+
+def _nodes(roles: Sequence[str]) -> tuple[Node, ...]:
+    return tuple(Node(name=name, role=role) for name, role in zip(named(roles), roles, strict=True))
+
+
+# ---- what was seen of graphs -----------------------------------------------------------------------
+
+
+@dataclass(slots=True)
+class Seen:
+    """Rewards by graph."""
+
+    graphs: dict[str, Graph] = field(default_factory=dict)
+    rewards: dict[str, list[float]] = field(default_factory=dict)
+
+    def add(self, groups: Sequence[TrialGroup]) -> None:
+        """Take in trials."""
+        for group in groups:
+            for trial in group.trials:
+                found = trial.draft.graph
+                self.graphs.setdefault(found.version, found)
+                self.rewards.setdefault(found.version, []).append(trial.reward)
+
+    def ranked(self, spread: float) -> list[str]:
+        """Versions by mean + spread * deviation / sqrt(trials), the best first; of equals the first seen."""
+        every = [r for rewards in self.rewards.values() for r in rewards]
+        deviation = float(np.std(every)) if every else 0.0
+
+        def bound(version: str) -> float:
+            rewards = self.rewards[version]
+            return math.fsum(rewards) / len(rewards) + spread * deviation / math.sqrt(len(rewards))
+
+        return sorted(self.rewards, key=bound, reverse=True)
+
+    def best(self) -> Graph | None:
+        """The graph of the best lower bound: mean - deviation / sqrt(trials)."""
+        ranked = self.ranked(-1.0)
+        return self.graphs[ranked[0]] if ranked else None
+
+
+# ---- searchers -------------------------------------------------------------------------------------
+
+
+@dataclass
+class BestOf:
+    """Tries given designs and keeps the best: those of the highest upper bound are tried again first."""
+
+    graphs: tuple[Graph, ...]
+    seen: Seen = field(default_factory=Seen)
+
+    def propose(self, queries: Sequence[Query], size: int, seed: int) -> Plan[list[list[Draft]]]:
+        """Designs that were not tried yet, then the most promising, each once a query while there are enough."""
+        fresh = [g for g in self.graphs if g.version not in self.seen.graphs]
+        known = [self.seen.graphs[version] for version in self.seen.ranked(1.0)]
+        turn = [*fresh, *known]
+        places = range(size * len(queries))
+        drafts = [Draft(turn[i % len(turn)]) for i in (places if fresh else _halving(places, len(turn)))]
+        return [drafts[i * size : (i + 1) * size] for i in range(len(queries))]
+        yield
+
+    def learn(self, groups: Sequence[TrialGroup], seed: int) -> Plan[None]:
+        """Remember the rewards."""
+        self.seen.add(groups)
+        return
+        yield
+
+    def design(self) -> Fixed:
+        """The best so far; the first one before any trial."""
+        return Fixed(self.seen.best() or self.graphs[0])
+
+
+def _halving(places: range, among: int) -> list[int]:
+    """Half of the places to the first, half of the rest to the second, and so on."""
+    return [min(among - 1, int(math.log2(len(places) / (len(places) - p)))) for p in places]
+
+
+@dataclass
+class RandomSearch:
+    """
+    Uniform random moves.
+
+    Half of the drafts are new; the other half tries again what promised the most, since one lucky trial says little.
+    """
+
+    space: Space
+    seen: Seen = field(default_factory=Seen)
+
+    def propose(self, queries: Sequence[Query], size: int, seed: int) -> Plan[list[list[Draft]]]:
+        """New graphs, and the most promising ones again."""
+        count = size * len(queries)
+        rng = np.random.default_rng(seed_of(seed, "random"))
+        again = [self.seen.graphs[version] for version in self.seen.ranked(1.0)[: count // 2]]
+        drafts = [Draft(g) for g in again]
+        drafts += [Draft(b.graph, b) for b in (wandered(self.space, rng) for _ in range(count - len(drafts)))]
+        return [drafts[i :: len(queries)] for i in range(len(queries))]
+        yield
+
+    def learn(self, groups: Sequence[TrialGroup], seed: int) -> Plan[None]:
+        """Remember the rewards."""
+        self.seen.add(groups)
+        return
+        yield
+
+    def design(self) -> Fixed:
+        """The best so far; one agent of the first role before any trial."""
+        return Fixed(self.seen.best() or single(self.space.roles[0]))
+
+
+def wandered(space: Space, rng: np.random.Generator) -> Build:
+    """A build of uniform random moves: sizes are about evenly likely, each edge is a coin, there is no DELETE."""
+    state, moves, size = State(), [], int(rng.integers(1, space.agents + 1))
+    while len(state) < size or not allowed(space, state)[space.exit]:
+        usable = np.flatnonzero(allowed(space, state)[: space.delete])
+        if not len(usable):
+            break
+        move = _random_role(space, state, int(rng.choice(usable)), rng)
+        moves.append(move)
+        state = apply(space, state, move)
+    return build(space, [*moves, Move(space.exit)])
+
+
+def _random_role(space: Space, state: State, role: int, rng: np.random.Generator) -> Move:
+    heard = rng.random(len(state)) < 0.5
+    while heard.sum() < space.hears[role]:
+        heard[rng.integers(len(state))] = True
+    return Move(role, tuple(map(int, np.flatnonzero(heard))))
+
+
+@dataclass
+class Edges:
+    """
+    REINFORCE on independent edges, as in GPTSwarm (arXiv 2402.16823).
+
+    `roles` is a fixed set of agents, the last the exit; each edge from an earlier to a later one is there with chance
+    sigmoid(logit), 0.5 at first; the baseline is a moving average of the reward; Adam at 0.1. Agents
+    whose word does not reach the exit fall away.
+    """
+
+    roles: tuple[str, ...]
+    rate: float = 0.1
+    keep: float = 0.9
+    logits: NDArray[np.float64] = field(init=False)
+    baseline: float | None = None
+    first: NDArray[np.float64] = field(init=False)
+    second: NDArray[np.float64] = field(init=False)
+    time: int = 0
+
+    def __post_init__(self) -> None:
+        count = len(self.roles) * (len(self.roles) - 1) // 2
+        self.logits, self.first, self.second = (np.zeros(count) for _ in range(3))
+        self.drawn: dict[int, NDArray[np.bool_]] = {}
+
+    def propose(self, queries: Sequence[Query], size: int, seed: int) -> Plan[list[list[Draft]]]:
+        """Each edge of each draft is a coin of its own."""
+        rng = np.random.default_rng(seed_of(seed, "edges"))
+        self.drawn = {}
+        return [[self._draft(rng.random(len(self.logits))) for _ in range(size)] for _ in queries]
+        yield
+
+    def learn(self, groups: Sequence[TrialGroup], seed: int) -> Plan[None]:
+        """One step of Adam up the mean of (reward - baseline) * gradient of the log-prob of the edges."""
+        trials = [t for group in groups for t in group.trials if id(t.draft) in self.drawn]
+        if trials:
+            self._step(
+                np.array([t.reward for t in trials]), np.stack([self.drawn[id(t.draft)] for t in trials])
+            )
+        return
+        yield
+
+    def _step(self, rewards: NDArray[np.float64], edges: NDArray[np.bool_]) -> None:
+        mean = float(rewards.mean())
+        base = mean if self.baseline is None else self.baseline
+        gradient = ((rewards - base)[:, None] * (edges - self._chance())).mean(0)
+        self.baseline = self.keep * base + (1 - self.keep) * mean
+        self.time += 1
+        self.first = 0.9 * self.first + 0.1 * gradient
+        self.second = 0.999 * self.second + 0.001 * gradient**2
+        first, second = self.first / (1 - 0.9**self.time), self.second / (1 - 0.999**self.time)
+        self.logits = self.logits + self.rate * first / (np.sqrt(second) + 1e-8)
+
+    def design(self) -> Fixed:
+        """The edges that are more likely there than not."""
+        return Fixed(self._graph(self.logits > 0))
+
+    def _draft(self, uniform: NDArray[np.float64]) -> Draft:
+        edges = uniform < self._chance()
+        draft = Draft(self._graph(edges))
+        self.drawn[id(draft)] = edges
+        return draft
+
+    def _chance(self) -> NDArray[np.float64]:
+        return 1 / (1 + np.exp(-self.logits))
+
+    def _graph(self, edges: NDArray[np.bool_]) -> Graph:
+        count = len(self.roles)
+        pairs = [(a, b) for b in range(count) for a in range(b)]
+        there = [pair for pair, on in zip(pairs, edges, strict=True) if on]
+        kept = {count - 1}
+        for b in range(count - 1, -1, -1):
+            kept |= {a for a, c in there if c == b} if b in kept else set()
+        names = named(self.roles)
+        nodes = tuple(Node(name=names[p], role=self.roles[p]) for p in sorted(kept))
+        return Graph(nodes, tuple((names[a], names[b]) for a, b in there if b in kept), names[-1])

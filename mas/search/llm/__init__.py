@@ -1,0 +1,1 @@
+"""Searchers in which a model writes the graphs. Read `graph_writer` first."""

@@ -1,0 +1,1 @@
+"""Searchers that learn a policy over graphs, HRPO among them. Read `hrpo` first."""

@@ -1,0 +1,87 @@
+"""The searchers by the name that the setting `search` gives them; all have the same interface and the same budget."""
+
+from collections.abc import Callable, Mapping
+from typing import TYPE_CHECKING
+
+from edgewise.mas.config import WiringConfig
+from edgewise.mas.designs.interface import Searcher
+from edgewise.mas.spec import Job
+
+if TYPE_CHECKING:
+    from edgewise.mas.search.policy.hrpo import HrpoSettings
+
+
+def searcher(job: Job) -> Searcher:
+    """The searcher that the job asks for."""
+    return SEARCHERS[job.config.search](job)
+
+
+def _hrpo(job: Job) -> Searcher:
+    from edgewise.mas.search.policy.hrpo import Hrpo
+    from edgewise.mas.search.policy.network import Policy
+
+    config = job.config
+    start = Policy.start(job.space, job.features, config.seed, encoder=job.encoder, joint=config.joint)
+    return Hrpo(start, _ablated(config))
+
+
+def _tabular(job: Job) -> Searcher:
+    from edgewise.mas.search.policy.hrpo import Hrpo
+    from edgewise.mas.search.policy.tabular import Tabular
+
+    return Hrpo(Tabular(job.space, joint=job.config.joint), _ablated(job.config))
+
+
+def _ablated(config: WiringConfig) -> "HrpoSettings":
+    from edgewise.mas.search.policy.hrpo import HrpoSettings
+
+    return HrpoSettings(
+        action_reward=config.action_reward,
+        group_advantage=config.group_advantage,
+        exemption=config.exemption,
+    )
+
+
+def _random(job: Job) -> Searcher:
+    from edgewise.mas.search.baselines import RandomSearch
+
+    return RandomSearch(job.space)
+
+
+def _fixed(job: Job) -> Searcher:
+    from edgewise.mas.search.baselines import BestOf, standard
+
+    return BestOf(standard(job.space))
+
+
+def _edges(job: Job) -> Searcher:
+    from edgewise.mas.search.baselines import Edges
+
+    answering = [name for name, role in job.roles.items() if role.answers]
+    others = [name for name in job.roles if name not in answering]
+    # The exit is the last agent, so one that answers goes there.
+    return Edges((*others, *answering[::-1])[-job.config.agents :])
+
+
+def _evolution(job: Job) -> Searcher:
+    from edgewise.mas.search.llm.evolution import Evolution
+
+    return Evolution(job.space, job.roles, job.designer)
+
+
+def _lessons(job: Job) -> Searcher:
+    from edgewise.experience.guard.guard import Guard
+    from edgewise.mas.search.llm.lesson_search import Lessons
+
+    return Lessons(job.space, job.roles, job.designer, job.encoder, guard=Guard.of(job.task.train))
+
+
+SEARCHERS: Mapping[str, Callable[[Job], Searcher]] = {
+    "hrpo": _hrpo,
+    "tabular": _tabular,
+    "random": _random,
+    "fixed": _fixed,
+    "edges": _edges,
+    "evolution": _evolution,
+    "lessons": _lessons,
+}

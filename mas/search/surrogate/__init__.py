@@ -1,0 +1,1 @@
+"""A reward model of graphs, and the proposals it makes. Read `gaussian_process` first."""

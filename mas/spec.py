@@ -1,0 +1,129 @@
+"""One job: a task and its settings, and what follows from both."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from functools import cached_property
+from importlib.util import find_spec
+
+from edgewise.mas.config import WiringConfig
+from edgewise.mas.credit.reward import Weights
+from edgewise.mas.designs.interface import Query
+from edgewise.mas.graph.construction import Space
+from edgewise.mas.graph.roles import Roles, catalogue, roles_for
+from edgewise.mas.runtime.context import Process
+from edgewise.mas.runtime.graph_run import GraphLimits
+from edgewise.mas.runtime.node import Team
+from edgewise.toolkit.errors import ConfigError
+from edgewise.toolkit.task.task import Task
+from edgewise.toolkit.tools.python_tool import python_tool
+from edgewise.toolkit.tools.tool import Function
+from edgewise.toolkit.types import Example, Sampling
+from edgewise.toolkit.util.import_by_name import load, meant
+
+PLAIN = "solver"
+"""The role of one plain agent; see `mas.graph.graph.single`."""
+
+
+@dataclass(frozen=True)
+class Job:
+    """
+    A task and its settings; `queries` are the rows as searchers see them, by the encoder of that name.
+
+    `recruited` are roles beyond the catalogue's. Raises ConfigError for a reward that only ranks the runs of a group,
+    and for roles that are not there.
+    """
+
+    task: Task
+    config: WiringConfig
+    recruited: Roles = field(default_factory=dict)
+    queries: Mapping[str, Query] = field(default_factory=dict)
+    encoder: str = ""
+
+    def __post_init__(self) -> None:
+        if self.task.world:
+            raise ConfigError(
+                f"The task is played in the environment {self.task.world.name}, and graphs answer once: improve it by "
+                "weights or by experience."
+            )
+        if self.task.reward.relative:
+            raise ConfigError(
+                f"The reward {self.task.reward.name!r} ranks the runs of a group; graphs need one that grades a run "
+                "by itself."
+            )
+        if self.config.search in ("hrpo", "tabular") and find_spec("torch") is None:
+            raise ConfigError(
+                f"search={self.config.search} needs torch: pip install 'edgewise[learner]', or --set "
+                "search=evolution, which asks a model."
+            )
+        if self.config.search == "tabular" and not self.config.joint:
+            raise ConfigError("joint=false is for search=hrpo: a table has a number for each whole action.")
+        _ = self.roles, self.process
+
+    @cached_property
+    def tools(self) -> dict[str, Function]:
+        """Tools that agents may have, by name: the task's own, and Python in its sandbox."""
+        given = {tool.tool.name: tool for tool in self.task.tools}
+        return {"python": python_tool(), **given}
+
+    @cached_property
+    def catalogue(self) -> Roles:
+        """All roles that can be run: the catalogue's and the user's, as far as their tools are there."""
+        known = {**catalogue(*filter(None, [self.config.roles_file])), **self.recruited}
+        return roles_for(known, self.tools)
+
+    @cached_property
+    def roles(self) -> Roles:
+        """The roles that graphs are built from: the plain agent's, and those that were asked for or all."""
+        wanted = (*self.config.roles, *self.recruited) if self.config.roles else tuple(self.catalogue)
+        for name in wanted:
+            if name not in self.catalogue:
+                reason = meant(name, sorted(self.catalogue))
+                raise ConfigError(f"There is no role {name!r} that this task has the tools for{reason}")
+        return {name: self.catalogue[name] for name in dict.fromkeys((PLAIN, *wanted))}
+
+    @cached_property
+    def process(self) -> Process | None:
+        """The user's rewards for single agents, called whenever one of them ends."""
+        return load(self.config.process, self.task.path) if self.config.process else None
+
+    @cached_property
+    def space(self) -> Space:
+        """What can be built."""
+        return Space.of(self.roles, self.config.agents)
+
+    @property
+    def features(self) -> int:
+        """How many features a query has."""
+        return next((query.features.size for query in self.queries.values()), 0)
+
+    @property
+    def weights(self) -> Weights:
+        """The weights of the reward's parts."""
+        return Weights(self.config.cost_weight, self.config.rationality_weight)
+
+    @property
+    def limits(self) -> GraphLimits:
+        """The limits of one graph run."""
+        return self.config.graph_limits
+
+    @property
+    def judge(self) -> str:
+        """The model that grades, where the reward asks one."""
+        return self.config.judge or self.config.designer or self.config.model
+
+    @property
+    def designer(self) -> str:
+        """The model that designs graphs and roles, where one does."""
+        return self.config.designer or self.config.model
+
+    def team(self, payer: str, sampling: Sampling) -> Team:
+        """What all nodes of a graph share."""
+        config = self.config
+        own = tuple(tool.tool.name for tool in self.task.tools)
+        return Team(
+            self.catalogue, config.model, sampling, self.tools, config.turns, config.calling, payer, own
+        )
+
+    def query(self, row: Example) -> Query:
+        """A row as searchers see it."""
+        return self.queries[row.id]

@@ -1,0 +1,173 @@
+"""
+Graphs run on rows and graded: many different ones while learning, those of a design to measure.
+
+The drafts of a row and one plain agent share a seed, so agents that stand alike in two graphs say the same and are
+paid once, and rewards differ by structure alone. The plain agent is the reference of the cost. A run that broke, or
+that could not be graded, counts as 0, as it does when measuring (`toolkit.evaluation.comparison`): no answer is worth nothing.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+from edgewise.mas.credit.reward import reward
+from edgewise.mas.designs.fixed import Rival
+from edgewise.mas.designs.interface import Design, Draft, Trial, TrialGroup
+from edgewise.mas.graph.graph import Graph, single
+from edgewise.mas.runtime.context import GraphLimits
+from edgewise.mas.runtime.graph_run import GraphRun, Shared, graph_run, inner_run
+from edgewise.mas.runtime.node import Team
+from edgewise.mas.spec import Job
+from edgewise.toolkit.evaluation.comparison import reward_of
+from edgewise.toolkit.types import Example, Group, Note, Plan, Rollout
+from edgewise.toolkit.util.seeds import seed as seed_of
+
+ROLE = "graph"
+
+
+@dataclass(frozen=True, slots=True)
+class Tried:
+    """The drafts of a row and how they did; `runs` are theirs in order, then the plain agent's."""
+
+    row: Example
+    trials: TrialGroup
+    runs: tuple[GraphRun, ...]
+    shared: Shared
+
+    @property
+    def group(self) -> Group:
+        """The runs as a group of rollouts."""
+        return grouped(self.row, self.runs)
+
+
+def attempt(
+    job: Job,
+    team: Team,
+    graph: Graph,
+    row: Example,
+    *,
+    sample: int,
+    seed: int,
+    version: str,
+    shared: Shared | None,
+    limits: GraphLimits | None = None,
+) -> Plan[GraphRun]:
+    """One graded run of a graph, by the job's limits if not by others."""
+    run = yield from graph_run(
+        graph,
+        team,
+        row,
+        sample=sample,
+        seed=seed,
+        limits=limits or job.limits,
+        shared=shared,
+        version=version,
+        rewards=job.process,
+    )
+    run = yield from _graded(job, row, run)
+    yield Note("rollout", run.rollout)
+    return run
+
+
+def _graded(job: Job, row: Example, run: GraphRun) -> Plan[GraphRun]:
+    score = yield from job.task.reward.grade(row, run.rollout, job.judge)
+    return replace(run, rollout=replace(run.rollout, score=score))
+
+
+def tried(job: Job, row: Example, drafts: Sequence[Draft], step: int) -> Plan[Tried]:
+    """All drafts of a row, and the plain agent, each different graph once; what ended inside of them as well."""
+    shared, team = Shared(), job.team("rollout", job.config.learning)
+    graphs = [*(draft.graph for draft in drafts), single()]
+    different = {graph.version: graph for graph in graphs}
+    seed = seed_of(job.config.seed, step)
+    found = yield [
+        attempt(job, team, graph, row, sample=0, seed=seed, version=version, shared=shared)
+        for version, graph in different.items()
+    ]
+    by_version = dict(zip(different, found, strict=True))
+    runs = tuple(by_version[graph.version] for graph in graphs)
+    reference = tokens_of(runs[-1].rollout)
+    trials = tuple(_trial(job, draft, run, reference) for draft, run in zip(drafts, runs, strict=False))
+    beside = yield from _beside(job, row, runs)
+    more = tuple(_trial(job, Draft(run.graph), run, reference) for run in beside)
+    return Tried(row, TrialGroup(job.query(row), trials, more), runs, shared)
+
+
+def _beside(job: Job, row: Example, runs: Sequence[GraphRun]) -> Plan[list[GraphRun]]:
+    """
+    The plain agent's run where it is no draft, and, where grading asks no model, what inner agents answered, graded.
+
+    Agents that stand alike in two graphs said the same, so it counts once.
+    """
+    drafted, plain = {run.graph.version for run in runs[:-1]}, runs[-1]
+    found = {} if plain.graph.version in drafted else {plain.graph.version: plain}
+    if not job.config.inner or job.task.reward.asks:
+        return list(found.values())
+    ended = [inner_run(run, name, row) for run in runs for name in _answering(job, run.graph)]
+    smaller = {run.graph.version: run for run in ended if run}
+    new = [run for version, run in smaller.items() if version not in drafted | set(found)]
+    return [*found.values(), *(yield [_graded(job, row, run) for run in new])]
+
+
+def _answering(job: Job, graph: Graph) -> list[str]:
+    """The inner agents of a graph that answer the task."""
+    return [n.name for n in graph.nodes if n.name != graph.exit and job.catalogue[n.role].answers]
+
+
+def _trial(job: Job, draft: Draft, run: GraphRun, reference: int) -> Trial:
+    quality = reward_of(run.rollout) or 0.0
+    value, parts = reward(
+        job.weights, quality, tokens_of(run.rollout), reference, draft.graph, roles=job.roles
+    )
+    return Trial(draft, value, parts)
+
+
+def measure(job: Job, design: Design, rows: Sequence[Example], payer: str = "measure") -> Plan[list[Group]]:
+    """Groups of `samples` runs on rows, each with the graph that the design has for it, with the settings of use."""
+    found = yield from measured_runs(job, design, rows, payer)
+    return [grouped(row, runs) for row, runs in zip(rows, found, strict=True)]
+
+
+def measured_runs(
+    job: Job, design: Design, rows: Sequence[Example], payer: str = "measure"
+) -> Plan[list[list[GraphRun]]]:
+    """The same as graph runs: `samples` of them for each row."""
+    team = job.team(payer, job.config.measuring)
+    graphs = design.graphs([job.query(row) for row in rows])
+    free = isinstance(design, Rival)
+    limits = replace(job.limits, calls=None, tokens=None, usd=None) if free else job.limits
+    return (
+        yield [
+            _sampled(job, team, graph, row, design.version, limits)
+            for graph, row in zip(graphs, rows, strict=True)
+        ]
+    )
+
+
+def grouped(row: Example, runs: Sequence[GraphRun]) -> Group:
+    """Runs of a row as a group of rollouts."""
+    return Group(row, ROLE, tuple(run.rollout for run in runs))
+
+
+def _sampled(
+    job: Job, team: Team, graph: Graph, row: Example, version: str, limits: GraphLimits
+) -> Plan[list[GraphRun]]:
+    how: dict[str, Any] = {"seed": seed_of(job.config.seed, 0), "version": version, "limits": limits}
+    return (
+        yield [
+            attempt(job, team, graph, row, sample=sample, shared=None, **how)
+            for sample in range(job.config.samples)
+        ]
+    )
+
+
+def tokens_of(run: Rollout) -> int:
+    """Tokens of a run with all that it delegated; four bytes a token where the provider reported none."""
+    total = 0
+    for step in run.steps:
+        total += sum(tokens_of(call) for call in step.calls)
+        if step.usage is not None:
+            total += step.usage.total
+        else:
+            total += sum(len(m.content.encode()) for m in (*step.seen, step.said)) // 4
+    return total
