@@ -17,7 +17,7 @@ from edgewise.experience.library.library import Library
 from edgewise.experience.library.operations import Operation
 from edgewise.experience.proposers import candidates
 from edgewise.experience.spec import Job
-from edgewise.toolkit.model.embedded.download import serve
+from edgewise.toolkit.model.embedded.server import serve
 from tests import toy
 
 LESSONS, TOKENS = 200, 6000

@@ -18,8 +18,9 @@ from common import instant_server, quick, report
 
 from edgewise.toolkit.budget.journal import Journal
 from edgewise.toolkit.budget.ledger import Ledger, Limits
-from edgewise.toolkit.model.client import Client, Router
+from edgewise.toolkit.model.client import Client
 from edgewise.toolkit.model.middleware import stack
+from edgewise.toolkit.model.router import Router
 from edgewise.toolkit.types import Message, Request, Sampling
 
 CONCURRENCY = 200

@@ -29,7 +29,9 @@ import numpy as np
 from common import quick, report
 from statsmodels.stats.multitest import multipletests
 
-from edgewise.experience.effects.estimate import Seen, attach, key, left_out, prune
+from edgewise.experience.effects.estimate import attach
+from edgewise.experience.effects.exposure import Seen, key
+from edgewise.experience.effects.pruning import left_out, prune
 from edgewise.experience.library.library import Library, lesson
 
 SIGNS = np.repeat([-1, 1, 0], 10)

@@ -19,8 +19,8 @@ from edgewise.mas.graph.roles import CATALOGUE
 from edgewise.mas.runtime.graph_run import GraphRun, Shared, graph_run
 from edgewise.mas.runtime.node import Team
 from edgewise.toolkit.budget.ledger import Ledger
-from edgewise.toolkit.model.client import Router
 from edgewise.toolkit.model.middleware import stack
+from edgewise.toolkit.model.router import Router
 from edgewise.toolkit.run.driver import Driver
 from edgewise.toolkit.types import Example, Message, Plan, Rollout, Sampling
 from tests.server import Fault, Server

@@ -15,8 +15,8 @@ from common import quick, report
 from edgewise.toolkit.budget.ledger import Ledger, Limits
 from edgewise.toolkit.budget.prices import Price
 from edgewise.toolkit.errors import LimitReached
-from edgewise.toolkit.model.client import Router
 from edgewise.toolkit.model.middleware import stack
+from edgewise.toolkit.model.router import Router
 from edgewise.toolkit.types import Message, Request, Sampling
 from tests.server import Server
 

@@ -14,7 +14,7 @@ from common import ROOT, quick, report
 
 from edgewise.experience.config import ExperienceConfig
 from edgewise.experience.library.library import Library, Place, lesson
-from edgewise.toolkit.model.embedded.download import serve
+from edgewise.toolkit.model.embedded.server import serve
 from edgewise.toolkit.run.config import resolve
 from edgewise.toolkit.task.task import Task
 

@@ -25,7 +25,7 @@ from edgewise.experience.library.library import LEAD, Library, lesson
 from edgewise.experience.prompting.retriever import Retrieval, prepare, relevant, shown
 from edgewise.toolkit.errors import ModelError
 from edgewise.toolkit.evaluation.statistics import paired_difference
-from edgewise.toolkit.model.client import Router
+from edgewise.toolkit.model.router import Router
 from edgewise.toolkit.run.driver import drive
 from edgewise.toolkit.types import Message
 

@@ -47,8 +47,9 @@ from common import ROOT, report
 from edgewise.experience.config import ExperienceConfig
 from edgewise.toolkit.budget.ledger import Book, Ledger
 from edgewise.toolkit.evaluation.statistics import Interval, means, paired_difference
-from edgewise.toolkit.model.client import Client, Router
+from edgewise.toolkit.model.client import Client
 from edgewise.toolkit.model.middleware import stack
+from edgewise.toolkit.model.router import Router
 from edgewise.toolkit.rollout.agent import Agent, group
 from edgewise.toolkit.run.config import resolve
 from edgewise.toolkit.run.driver import drive

@@ -14,9 +14,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from edgewise.mas.designs.patterns import chain, debate
 from edgewise.mas.graph.construction import Space
 from edgewise.mas.graph.graph import Graph, Node
-from edgewise.mas.search.baselines import chain, debate
 
 ROLES = (
     "solver",

@@ -8,7 +8,7 @@ counts as the budget and one batch, which can only flatter the rivals. HRPO and 
 takes longer fails the bar however long the rivals take. Each run is printed as it ends, and each draw's figure is in
 the report.
 
-What searchers know beforehand differs. HRPO begins with the usual designs (`mas.search.baselines.standard`), and so do the
+What searchers know beforehand differs. HRPO begins with the usual designs (`mas.designs.patterns.standard`), and so do the
 fixed ones; the best graph of the debate task is one of them. REINFORCE on edges has every role as an agent, more of one
 where the best graph has more, in a good order and with the right exit, and no limit on agents. Random search knows
 nothing. A sample is a graph that is run. HRPO also learns from what the inner agents of that run answered, which is
@@ -35,7 +35,8 @@ from common import report
 from simulated_graphs import SPACE, TASKS, Simulated
 
 from edgewise.mas.designs.interface import Draft, Query, Searcher, Trial, TrialGroup
-from edgewise.mas.search.baselines import BestOf, Edges, RandomSearch, standard
+from edgewise.mas.designs.patterns import standard
+from edgewise.mas.search.baselines import BestOf, Edges, RandomSearch
 from edgewise.mas.search.policy.hrpo import Hrpo, HrpoSettings
 from edgewise.mas.search.policy.network import Policy
 from edgewise.toolkit.util.seeds import seed as seed_of

@@ -22,7 +22,7 @@ from common import report
 from puzzles import task as mixed
 
 from edgewise.mas import design
-from edgewise.mas.training.loop import DESIGNED
+from edgewise.mas.training.records import DESIGNED
 from edgewise.toolkit.cli.progress import watcher
 from edgewise.toolkit.types import Note
 

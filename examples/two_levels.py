@@ -16,8 +16,8 @@ from edgewise.mas.two_level.system import TwoLevelConfig, TwoLibraries, evaluate
 from edgewise.toolkit import Limits, Task
 from edgewise.toolkit.budget.journal import Journal
 from edgewise.toolkit.budget.ledger import Ledger
-from edgewise.toolkit.model.client import Router
 from edgewise.toolkit.model.middleware import stack
+from edgewise.toolkit.model.router import Router
 from edgewise.toolkit.run.driver import drive
 from edgewise.toolkit.types import Message, Request, ToolCall
 

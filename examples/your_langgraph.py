@@ -11,7 +11,7 @@ import sys
 import tempfile
 from pathlib import Path
 
-from edgewise.mas.adopt.loop import adopt
+from edgewise.mas.adopt.api import adopt
 from edgewise.toolkit import Limits, Task
 from edgewise.toolkit.types import Request
 

@@ -3,7 +3,7 @@
 from edgewise.experience.config import ExperienceConfig
 from edgewise.experience.proposers import gepa
 from edgewise.experience.spec import Job
-from edgewise.experience.training.step import gate_rows
+from edgewise.experience.training.gate import gate_rows
 from edgewise.toolkit.errors import TaskError
 from edgewise.toolkit.evaluation.statistics import smallest_gain
 from edgewise.toolkit.run.forecast import REPLY_TOKENS, Forecast, dollars, halving, prompt_tokens, time_of

@@ -9,7 +9,7 @@ from importlib.metadata import PackageNotFoundError, version
 from edgewise.experience.config import ExperienceConfig
 from edgewise.experience.distil import pooling
 from edgewise.experience.distil.distiller import Distiller
-from edgewise.experience.effects import estimate
+from edgewise.experience.effects import exposure
 from edgewise.experience.guard.guard import Guard
 from edgewise.experience.library.library import Lesson, Library
 from edgewise.experience.prompting.retriever import Retrieval
@@ -98,9 +98,9 @@ class Job:
         To drop a lesson that the run was given is a change without the gate, so all of them at all looks
         together may err with half of `alpha`.
         """
-        given = {estimate.key(x) for x in self.start.lessons}
+        given = {exposure.key(x) for x in self.start.lessons}
         firm = 1 - self.config.alpha / 2 / (max(len(given), 1) * (self.steps + 1))
-        return lambda lesson: firm if estimate.key(lesson) in given else usual
+        return lambda lesson: firm if exposure.key(lesson) in given else usual
 
     @property
     def inclusion(self) -> float:

@@ -15,7 +15,7 @@ from edgewise.toolkit.budget.ledger import Limits
 from edgewise.toolkit.run import directory
 from edgewise.toolkit.run.config import resolve
 from edgewise.toolkit.run.forecast import check_limits
-from edgewise.toolkit.run.runner import Result, blocking, carry_out
+from edgewise.toolkit.run.runner import Result, blocking, execute_run
 from edgewise.toolkit.task.task import Task
 from edgewise.toolkit.types import Note
 
@@ -46,7 +46,7 @@ async def atrain(
         return follow(together).outcome()
     path = Path(run) if run else directory.fresh(task.name)
     with leading(together) as lead:
-        lead.result = await carry_out(
+        lead.result = await execute_run(
             task, job.config, lambda *_: learn(job, path, lead.make), path, watch=watch
         )
         return lead.result

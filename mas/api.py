@@ -13,7 +13,7 @@ from edgewise.mas.training.loop import learn
 from edgewise.toolkit.budget.ledger import Limits
 from edgewise.toolkit.run.config import resolve
 from edgewise.toolkit.run.forecast import check_limits
-from edgewise.toolkit.run.runner import Result, blocking, carry_out
+from edgewise.toolkit.run.runner import Result, blocking, execute_run
 from edgewise.toolkit.task.task import Task
 from edgewise.toolkit.types import Note
 
@@ -44,7 +44,7 @@ async def adesign(
     )
     check_limits(job.config, forecast(job))
     where, old = Path(run) if run else None, Path(replay) if replay else None
-    return await carry_out(task, job.config, lambda *_: learn(job), where, watch=watch, replay=old)
+    return await execute_run(task, job.config, lambda *_: learn(job), where, watch=watch, replay=old)
 
 
 design = blocking(adesign)

@@ -2,7 +2,7 @@
 
 from edgewise.mas.config import WiringConfig
 from edgewise.mas.spec import Job
-from edgewise.mas.training.loop import SIZING
+from edgewise.mas.training.gate import SIZING
 from edgewise.mas.training.role_proposals import SHOWN
 from edgewise.toolkit.errors import TaskError
 from edgewise.toolkit.evaluation.statistics import smallest_gain

@@ -5,7 +5,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from edgewise.toolkit.model.embedded.download import LocalServer, serve
+from edgewise.toolkit.model.embedded.server import LocalServer, serve
 from tests.postgres import postgres as postgres
 
 FOREIGN = ("OPENAI_", "ANTHROPIC_", "AZURE_", "GEMINI_", "EDGEWISE_", "LITELLM_")

@@ -10,7 +10,7 @@ from edgewise.experience.library.library import Library
 from edgewise.experience.spec import Job
 from edgewise.experience.training.final_pruning import Tidied
 from edgewise.experience.training.loop import learn
-from edgewise.experience.training.step import StepRecord
+from edgewise.experience.training.records import StepRecord
 from edgewise.toolkit.run.config import resolve
 from edgewise.toolkit.run.runner import Outcome
 from edgewise.toolkit.task.task import Task

@@ -88,7 +88,7 @@ def corrupt_journal(place: Place) -> list[Any]:
 
 
 def corrupt_model(place: Place) -> list[Any]:
-    from edgewise.toolkit.model.embedded.download import MODELS
+    from edgewise.toolkit.model.embedded.catalogue import MODELS
 
     place.patch.setenv("EDGEWISE_CACHE", str(place.folder / "cache"))
     (place.folder / "cache").mkdir()

@@ -13,30 +13,21 @@ from edgewise.experience.forecast import forecast
 from edgewise.experience.library.library import Library
 from edgewise.experience.spec import Job
 from edgewise.experience.store import checkout
-from edgewise.experience.store.reference import load, parse
+from edgewise.experience.store.reference import bare, in_common, load, parse
 from edgewise.experience.training.loop import Runs, evaluate, learn
 from edgewise.toolkit.cli.models import fetch
 from edgewise.toolkit.cli.output import Finished, Shown, cost_lines, given_price
 from edgewise.toolkit.cli.progress import announce, watcher
 from edgewise.toolkit.errors import ConfigError, LibraryError
-from edgewise.toolkit.model.client import check
+from edgewise.toolkit.model.router import check
 from edgewise.toolkit.report import run_files, run_report
 from edgewise.toolkit.run import directory
 from edgewise.toolkit.run.artifact import Artifact
 from edgewise.toolkit.run.config import parse_settings, resolve
 from edgewise.toolkit.run.forecast import check_limits
-from edgewise.toolkit.run.runner import Outcome, Result, carry_out
+from edgewise.toolkit.run.runner import Outcome, Result, execute_run
 from edgewise.toolkit.task.task import Task, describe
 from edgewise.toolkit.types import Plan
-
-IN_USE = {
-    "temperature": "eval_temperature",
-    "top_p": "eval_top_p",
-    "max_tokens": "max_tokens",
-    "prompt_tokens": "prompt_tokens",
-    "embedder": "embedder",
-}
-"""Settings that an artefact keeps, and what they are called while learning."""
 
 
 class Words:
@@ -90,7 +81,7 @@ class Words:
             checkout.keep(began, path)
         if not replay:
             fetch(*job.config.models)
-        learning = carry_out(
+        learning = execute_run(
             self.task, job.config, lambda *_: learn(job), path, watch=watcher(), replay=replay
         )
         result = asyncio.run(learning)
@@ -129,23 +120,8 @@ class Words:
         def arms(*_: Any) -> Plan[Outcome]:
             return Outcome((yield from evaluate(job, libraries, alone)), {}, {})
 
-        result = asyncio.run(carry_out(self.task, job.config, arms, run, job="evaluate", watch=watcher()))
+        result = asyncio.run(execute_run(self.task, job.config, arms, run, job="evaluate", watch=watcher()))
         return Shown([*result.evidence.lines(), *cost_lines(result)], result.to_json())
-
-
-def bare(path: str) -> bool:
-    """Whether it names lessons without the settings that they were measured with: a store, a step, a file."""
-    operand = parse(path)
-    return operand.stored or bool(operand.version) or operand.path.suffix in {".json", ".md", ".txt"}
-
-
-def in_common(artifacts: Sequence[Artifact]) -> dict[str, Any]:
-    """The model and the settings of use that all artefacts share; what they differ in is left to the defaults."""
-    settings = [
-        {"model": a.model, **{IN_USE[k]: v for k, v in a.settings.items() if k in IN_USE}} for a in artifacts
-    ]
-    first = settings[0] if settings else {}
-    return {key: value for key, value in first.items() if all(s.get(key) == value for s in settings)}
 
 
 def _result_lines(result: Result) -> list[str]:

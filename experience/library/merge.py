@@ -11,7 +11,7 @@ from typing import Literal
 
 from edgewise.experience.library.library import Effect, Lesson, Library, lesson
 from edgewise.experience.library.near_duplicates import Twins
-from edgewise.experience.library.operations import content_words
+from edgewise.experience.library.similarity import content_words
 
 Side = Literal["ours", "theirs"]
 

@@ -5,7 +5,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 
 from edgewise.experience.library.library import Lesson
-from edgewise.experience.library.operations import NEAR, content_words, near
+from edgewise.experience.library.similarity import NEAR, content_words, near
 
 
 @dataclass(frozen=True, slots=True)
@@ -19,7 +19,7 @@ class Twins:
     """
     Lessons by the words that carry their meaning, to ask which of them say the same as a text.
 
-    Says what `experience.library.operations.near` says. Near texts share all but a fifth of their words, so a twin has at least one
+    Says what `experience.library.similarity.near` says. Near texts share all but a fifth of their words, so a twin has at least one
     of any few words of the text; the rarest few leave hardly anything to compare.
     """
 

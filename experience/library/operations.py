@@ -15,10 +15,10 @@ from pydantic import AliasChoices, BaseModel, ConfigDict, Field, ValidationError
 
 from edgewise.experience.guard.guard import Guard
 from edgewise.experience.library.library import Kind, Lesson, Library, lesson
+from edgewise.experience.library.similarity import near
 
 Action = Literal["add", "modify", "delete", "keep"]
 SYNONYMS = {"update": "modify", "merge": "modify", "remove": "delete", "none": "keep"}
-NEAR = 0.8
 ACTION_KEYS = ("action", "operation", "option", "op")
 
 
@@ -224,38 +224,6 @@ def shorten(text: str, words: int) -> tuple[str, str]:
     cut = " ".join(split[:words])
     end = max(cut.rfind(mark) for mark in (". ", "; ", "! "))
     return (cut[: end + 1] if end > len(cut) // 2 else cut), f"cut from {len(split)} to {words} words"
-
-
-STOP_WORDS = frozenset(
-    "a about an and any are as at be by for from if in into is it its of on or that the their then there these "
-    "this to was were when which with you your always should must".split()
-)
-NEGATIONS = frozenset({"not", "no", "never", "without", "except", "unless", "only", "don't", "cannot"})
-
-
-def near(a: str, b: str) -> bool:
-    """
-    Whether two lessons say the same, so that one of them is enough.
-
-    The content words of one must contain those of the other and overlap with them by `NEAR` or more (Jaccard),
-    and they may not differ in a negation. Strict on purpose: "refunds go to birch" and "refunds go to amber"
-    differ in one word and in everything.
-    """
-    first, second = content_words(a), content_words(b)
-    if not first or not second or (first ^ second) & NEGATIONS:
-        return False
-    nested = first <= second or second <= first
-    return nested and len(first & second) / len(first | second) >= NEAR
-
-
-def content_words(text: str) -> frozenset[str]:
-    """Stems of the words that carry meaning, in lower case; negations are kept whole."""
-    found = re.findall(r"[\w'-]+", text.lower())
-    return frozenset(w if w in NEGATIONS else _stem(w) for w in found if w not in STOP_WORDS)
-
-
-def _stem(word: str) -> str:
-    return re.sub(r"(ing|ed|es|s|e)$", "", word) if len(word) > 4 else word
 
 
 def as_json(outcomes: Sequence[Outcome]) -> list[dict[str, Any]]:

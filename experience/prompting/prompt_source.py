@@ -4,12 +4,11 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from edgewise.experience.commands.improve import bare, in_common
 from edgewise.experience.config import ExperienceConfig
 from edgewise.experience.library.library import Library
 from edgewise.experience.prompting import retriever
 from edgewise.experience.prompting.retriever import Retrieval
-from edgewise.experience.store.reference import load, parse
+from edgewise.experience.store.reference import bare, in_common, load, parse
 from edgewise.toolkit.errors import LibraryError
 from edgewise.toolkit.run.artifact import Artifact
 from edgewise.toolkit.types import Example, Message, Plan

@@ -8,10 +8,11 @@ an artefact, or a file in any format of `experience.formats.library_files`.
 
 import re
 import zipfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from edgewise.experience.formats import library_files
 from edgewise.experience.library.library import Library
@@ -156,3 +157,28 @@ def _from_artifact(path: Path) -> Loaded:
     if artifact.library is None:
         raise LibraryError(f"{path} is an artefact without a library.")
     return Loaded(Library.from_json(artifact.library), str(path), parents=artifact.parents)
+
+
+IN_USE = {
+    "temperature": "eval_temperature",
+    "top_p": "eval_top_p",
+    "max_tokens": "max_tokens",
+    "prompt_tokens": "prompt_tokens",
+    "embedder": "embedder",
+}
+"""Settings that an artefact keeps, and what they are called while learning."""
+
+
+def bare(path: str) -> bool:
+    """Whether it names lessons without the settings that they were measured with: a store, a step, a file."""
+    operand = parse(path)
+    return operand.stored or bool(operand.version) or operand.path.suffix in {".json", ".md", ".txt"}
+
+
+def in_common(artifacts: Sequence[Artifact]) -> dict[str, Any]:
+    """The model and the settings of use that all artefacts share; what they differ in is left to the defaults."""
+    settings = [
+        {"model": a.model, **{IN_USE[k]: v for k, v in a.settings.items() if k in IN_USE}} for a in artifacts
+    ]
+    first = settings[0] if settings else {}
+    return {key: value for key, value in first.items() if all(s.get(key) == value for s in settings)}

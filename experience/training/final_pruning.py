@@ -9,11 +9,12 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
-from edgewise.experience.effects import estimate
-from edgewise.experience.effects.estimate import Dropped
+from edgewise.experience.effects import pruning
+from edgewise.experience.effects.pruning import Dropped
 from edgewise.experience.library.library import Effect, Lesson, Library
 from edgewise.experience.spec import USUAL, Job
-from edgewise.experience.training.step import Cached, State, gate_rows
+from edgewise.experience.training.gate import Cached, gate_rows
+from edgewise.experience.training.records import State
 from edgewise.toolkit.types import Example, Note, Plan
 
 SURE = 0.8
@@ -51,13 +52,11 @@ def tidied(job: Job, state: State) -> Plan[Library]:
     Without a gate it is what the last step wrote.
     """
     library, rows = state.library, gate_rows(job)
-    asked = estimate.undecided(library, job.config.leave_one_out) if job.gated and len(rows) > 1 else ()
+    asked = pruning.undecided(library, job.config.leave_one_out) if job.gated and len(rows) > 1 else ()
     if asked:
         yield Note("stage", f"measuring {len(asked)} lessons, each left out once on {len(rows)} rows")
         library = yield from _measured(job, library, asked, rows)
-    kept, dropped = (
-        estimate.prune(library, job.sure(SURE if asked else USUAL)) if job.gated else (library, ())
-    )
+    kept, dropped = pruning.prune(library, job.sure(SURE if asked else USUAL)) if job.gated else (library, ())
     yield Note("effects", Tidied(kept, tuple(x.id for x in asked), len(rows) if asked else 0, dropped))
     return kept
 
@@ -67,10 +66,10 @@ def _measured(job: Job, library: Library, asked: Sequence[Lesson], rows: Sequenc
     without = [library.with_lessons(x for x in library.lessons if x is not lesson) for lesson in asked]
     everything, *others = yield [cached.rewards(each, rows) for each in (library, *without)]
     found: dict[str, Effect] = {
-        lesson.id: estimate.left_out(everything, other) for lesson, other in zip(asked, others, strict=True)
+        lesson.id: pruning.left_out(everything, other) for lesson, other in zip(asked, others, strict=True)
     }
     yield Note("groups", cached.groups)
     return library.with_lessons(
-        replace(x, effect=estimate.together(x.effect, found[x.id])) if x.id in found else x
+        replace(x, effect=pruning.together(x.effect, found[x.id])) if x.id in found else x
         for x in library.lessons
     )

@@ -15,8 +15,9 @@ from edgewise.experience.effects import estimate
 from edgewise.experience.library.library import Library
 from edgewise.experience.spec import Job
 from edgewise.experience.training import final_pruning, placebo, rollouts
+from edgewise.experience.training.records import State, StepRecord, check_alive
 from edgewise.experience.training.rollouts import MEASURING
-from edgewise.experience.training.step import State, StepRecord, check_alive, step
+from edgewise.experience.training.step import step
 from edgewise.toolkit.evaluation.comparison import Arm, compare
 from edgewise.toolkit.evaluation.gate import Spending
 from edgewise.toolkit.groups.sampling.row_selection import rested, shuffled, vade

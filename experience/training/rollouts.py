@@ -10,8 +10,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from edgewise.experience.effects import estimate
-from edgewise.experience.effects.estimate import Seen
+from edgewise.experience.effects import exposure
+from edgewise.experience.effects.exposure import Seen
 from edgewise.experience.library.library import Library
 from edgewise.experience.prompting import retriever
 from edgewise.experience.spec import Job
@@ -39,7 +39,7 @@ class Offer:
     def part(self, job: Job, sample: int) -> Library:
         """What one run sees."""
         seed = seed_of(job.config.seed, "lessons", self.step, self.block, sample)
-        return estimate.subset(self.lessons, job.inclusion, seed)
+        return exposure.subset(self.lessons, job.inclusion, seed)
 
 
 def offers(job: Job, library: Library, rows: Sequence[Example], step: int) -> Plan[dict[str, Offer]]:
@@ -80,7 +80,7 @@ def observed(job: Job, group: Group, offer: Offer) -> list[Seen]:
 def _seen(job: Job, group: Group, run: Rollout, offer: Offer) -> Seen:
     row = group.example.id
     reward = run.score.value if run.score and run.score.valid else None
-    return estimate.observe(f"{offer.step}/{row}", offer.lessons, offer.part(job, run.sample), reward, row)
+    return exposure.observe(f"{offer.step}/{row}", offer.lessons, offer.part(job, run.sample), reward, row)
 
 
 def measure(

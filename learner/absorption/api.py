@@ -15,7 +15,7 @@ from edgewise.learner.absorption.spec import AbsorbJob
 from edgewise.toolkit.budget.ledger import Limits
 from edgewise.toolkit.run import directory
 from edgewise.toolkit.run.forecast import check_limits
-from edgewise.toolkit.run.runner import Result, blocking, carry_out
+from edgewise.toolkit.run.runner import Result, blocking, execute_run
 from edgewise.toolkit.task.task import Task
 from edgewise.toolkit.types import Note
 
@@ -47,7 +47,9 @@ async def aabsorb(
 
 async def carried_out(job: AbsorbJob, path: Path, watch: Callable[[Note], None]) -> Result:
     """The job, done in a run directory."""
-    return await carry_out(job.task, job.config, lambda *_: learn(job, path), path, job="absorb", watch=watch)
+    return await execute_run(
+        job.task, job.config, lambda *_: learn(job, path), path, job="absorb", watch=watch
+    )
 
 
 absorb = blocking(aabsorb)

@@ -27,7 +27,8 @@ from edgewise.learner.update.imitation import Pair, imitate
 from edgewise.toolkit.errors import Hopeless
 from edgewise.toolkit.evaluation.comparison import Arm, compare
 from edgewise.toolkit.groups.sampling.row_selection import batches, shuffled
-from edgewise.toolkit.rollout.agent import Agent, Prompt, runs, with_instructions
+from edgewise.toolkit.rollout.agent import Agent, Prompt, runs
+from edgewise.toolkit.rollout.tool_calls import with_instructions
 from edgewise.toolkit.run.artifact import WEIGHTS
 from edgewise.toolkit.run.driver import booked
 from edgewise.toolkit.run.runner import Outcome

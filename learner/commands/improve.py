@@ -17,11 +17,11 @@ from edgewise.toolkit.cli.models import fetch
 from edgewise.toolkit.cli.output import Finished, Shown, given_price
 from edgewise.toolkit.cli.progress import announce, watcher
 from edgewise.toolkit.errors import ConfigError, LostProcess
-from edgewise.toolkit.model.client import check
+from edgewise.toolkit.model.router import check
 from edgewise.toolkit.run import directory
 from edgewise.toolkit.run.config import parse_settings, resolve
 from edgewise.toolkit.run.forecast import check_limits
-from edgewise.toolkit.run.runner import carry_out
+from edgewise.toolkit.run.runner import execute_run
 from edgewise.toolkit.task.task import Task, describe
 
 
@@ -73,7 +73,7 @@ class Weights:
         check_limits(job.config, found)
         announce(found.lines())
         fetch(job.config.model, *job.config.models)
-        training = carry_out(
+        training = execute_run(
             job.task, job.config, lambda *_: learn(job, path, lead.make), path, watch=watcher()
         )
         result = asyncio.run(training)
@@ -92,7 +92,7 @@ def _job(task: Path, options: Mapping[str, Any], settings: Sequence[str], price:
 
 
 def check_models(config: WeightsConfig) -> None:
-    """Raise what `toolkit.model.client.check` raises for any model of a run."""
+    """Raise what `toolkit.model.router.check` raises for any model of a run."""
     for model in filter(None, (config.model, *config.models)):
         check(model)
 

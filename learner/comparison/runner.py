@@ -26,7 +26,7 @@ from edgewise.toolkit.budget.ledger import Limits
 from edgewise.toolkit.errors import EdgewiseError, Hopeless, JournalError, LimitReached
 from edgewise.toolkit.run import directory
 from edgewise.toolkit.run.directory import Watch
-from edgewise.toolkit.run.runner import blocking, carry_out
+from edgewise.toolkit.run.runner import blocking, execute_run
 from edgewise.toolkit.task.task import Task
 from edgewise.toolkit.types import Note
 
@@ -71,7 +71,7 @@ async def _carried_out(run: Planned, lead: Lead, watch: Watch, whole: Path) -> E
 
     try:
         way = partial(learn, job, run.path, lead.make, saving)
-        await carry_out(job.task, job.config, lambda *_: way(), run.path, watch=seen)
+        await execute_run(job.task, job.config, lambda *_: way(), run.path, watch=seen)
     except EdgewiseError as error:
         if _ends_all(error):
             error.__notes__ = [f"What was learnt is kept: go on with --run {whole}"]

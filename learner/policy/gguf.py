@@ -16,14 +16,14 @@ import torch
 
 from edgewise.toolkit.cli import models
 from edgewise.toolkit.errors import UnknownModel
-from edgewise.toolkit.model.embedded import download
+from edgewise.toolkit.model.embedded import catalogue, download
 
 
 def named(name: str) -> Path | None:
     """The GGUF file of a name: an embedded model, fetched if it is not there, or a path. None if it is neither."""
     bare = name.removeprefix("local/")
-    if bare in download.MODELS:
-        return download.verified(download.find(bare)) or Path(models.pulled(bare))
+    if bare in catalogue.MODELS:
+        return download.verified(catalogue.find(bare)) or Path(models.pulled(bare))
     path = Path(name).expanduser()
     if path.suffix != ".gguf":
         return None

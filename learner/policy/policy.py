@@ -21,7 +21,7 @@ from edgewise.learner.hardware.torch_compile import compile_layers, is_compiled
 from edgewise.learner.policy import gguf, lora_files
 from edgewise.learner.policy.precision import Masters, chosen_device, chosen_dtype, masters
 from edgewise.toolkit.errors import ConfigError, DiskFull, UnknownModel
-from edgewise.toolkit.model.embedded import download
+from edgewise.toolkit.model.embedded import catalogue
 from edgewise.toolkit.types import Message
 
 T = TypeVar("T")
@@ -308,7 +308,7 @@ def _missing(name: str, why: str = "it is no directory") -> str:
     if path.exists():
         return f"{name} holds no causal model that transformers can read ({why})."
     if not _on_hub(name):
-        known = ", ".join(download.MODELS)
+        known = ", ".join(catalogue.MODELS)
         return f"There is no model {name!r}: it is no directory here, and no embedded model ({known})."
     return (
         f"There is no directory {name!r} here, and the hub gave no model of that name ({why}): check the name "

@@ -27,9 +27,6 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import torch
-from torch import Tensor
-
 from edgewise.learner.hardware.compute_thread import in_one_thread
 from edgewise.learner.policy.policy import Policy
 from edgewise.learner.sampling.respond import MAX_TOKENS, seed_for, until
@@ -246,15 +243,3 @@ def _again(policy: Policy, request: Request, choice: dict[str, Any]) -> list[int
 
 
 # ---- what the difference is, and what undoes it ------------------------------------------------------------
-
-
-def truncated(old_logp: Tensor, sampler_logp: Tensor, *, cap: float = 2.0) -> Tensor:
-    """
-    (b, T) min(exp(old_logp - sampler_logp), cap) for each token, without a gradient; 1 where the sampler said nothing.
-
-    Truncated importance sampling (Ionides 2008, doi 10.1198/106186008X320456): the weights that make samples of the
-    server count as ours, up to the cap, which keeps a few rare tokens from outweighing all others. The loss of each
-    token is multiplied by them.
-    """
-    gap = (old_logp - sampler_logp).detach()
-    return torch.where(gap.isnan(), 0.0, gap).exp().clamp(max=cap)

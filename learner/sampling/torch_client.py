@@ -16,7 +16,7 @@ from edgewise.learner.hardware.compute_thread import in_one_thread, submitted
 from edgewise.learner.policy.policy import Policy
 from edgewise.learner.sampling.respond import answer
 from edgewise.toolkit.errors import Interrupted, UnknownModel
-from edgewise.toolkit.model.embedded.download import MODELS
+from edgewise.toolkit.model.embedded.catalogue import MODELS
 from edgewise.toolkit.types import Reply, Request
 
 MOMENT = 0.005

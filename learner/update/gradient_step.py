@@ -19,7 +19,6 @@ from edgewise.learner.methods.batch import Batch, Tokens, slices
 from edgewise.learner.methods.batch_statistics import wanted, with_statistics
 from edgewise.learner.methods.method import Method, values
 from edgewise.learner.policy.policy import Policy
-from edgewise.learner.sampling.inference_server import truncated
 from edgewise.toolkit.errors import OutOfMemory
 
 LEAST = 64
@@ -270,3 +269,15 @@ def _minibatches(batch: Batch, method: Method, rng: torch.Generator) -> Iterator
             rows = torch.isin(batch.group, part).nonzero().flatten().tolist()
             if rows:
                 yield rows
+
+
+def truncated(old_logp: Tensor, sampler_logp: Tensor, *, cap: float = 2.0) -> Tensor:
+    """
+    (b, T) min(exp(old_logp - sampler_logp), cap) for each token, without a gradient; 1 where the sampler said nothing.
+
+    Truncated importance sampling (Ionides 2008, doi 10.1198/106186008X320456): the weights that make samples of the
+    server count as ours, up to the cap, which keeps a few rare tokens from outweighing all others. The loss of each
+    token is multiplied by them.
+    """
+    gap = (old_logp - sampler_logp).detach()
+    return torch.where(gap.isnan(), 0.0, gap).exp().clamp(max=cap)

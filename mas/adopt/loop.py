@@ -6,160 +6,29 @@ gets lessons from its own calls, and the gate decides on validation rows whether
 library for each node; `edgewise serve` puts them into the program's calls.
 """
 
-import asyncio
-import hashlib
-import json
-import sys
-from collections.abc import Awaitable, Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass, field, replace
-from functools import partial
-from pathlib import Path
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 
-from edgewise.experience.config import ExperienceConfig
 from edgewise.experience.distil import distiller
 from edgewise.experience.distil.distiller import Unreadable
 from edgewise.experience.library.library import Library
 from edgewise.experience.library.operations import Operation
 from edgewise.experience.proposers import candidates
 from edgewise.experience.spec import Job
-from edgewise.experience.training.step import check_alive, mean, statistics
-from edgewise.mas.adopt.gateway import (
-    ROLE,
-    Called,
-    Gateway,
-    NodeOf,
-    Processes,
-    Program,
-    Trial,
-    dressed,
-    named,
-    node_of,
-)
-from edgewise.toolkit.budget.ledger import Limits
-from edgewise.toolkit.errors import ArtifactError, ConfigError
+from edgewise.experience.training.records import check_alive, mean, statistics
+from edgewise.mas.adopt.gateway import ROLE, Gateway, Trial
+from edgewise.mas.adopt.node_libraries import FILE, NodeLibraries
 from edgewise.toolkit.evaluation.comparison import Arm, compare, reward_of
 from edgewise.toolkit.evaluation.gate import Choice, Scores, Spending, Verdict, choose
 from edgewise.toolkit.groups.sampling.row_selection import shuffled
-from edgewise.toolkit.run.artifact import Artifact
-from edgewise.toolkit.run.config import resolve
-from edgewise.toolkit.run.driver import Asks, Drive
-from edgewise.toolkit.run.runner import Outcome, Result, carry_out
-from edgewise.toolkit.serve.server import Answer
-from edgewise.toolkit.task.task import Task
-from edgewise.toolkit.types import Example, Group, Hosted, Note, Plan, Reply, Request, Rollout, Work
-from edgewise.toolkit.util.import_by_name import load
+from edgewise.toolkit.run.runner import Outcome
+from edgewise.toolkit.types import Example, Group, Note, Plan, Rollout, Work
 from edgewise.toolkit.util.seeds import seed as seed_of
 
-__all__ = ["Called", "NodeLibraries", "Processes", "adopt", "answerer", "node_of"]
-
-FILE = "nodes.json"
-PROGRAM = "program.json"
-"""The file that says how the nodes of the program are told apart, where that is not `node_of`."""
 ALL = "all nodes"
-RUN_SECONDS = 300.0
-"""The most that one run of the program may take."""
-
-
-@dataclass(frozen=True, slots=True)
-class NodeLibraries:
-    """A library for each node; nodes without lessons are left out."""
-
-    nodes: Mapping[str, Library] = field(default_factory=dict)
-
-    @property
-    def version(self) -> str:
-        """A hash of what the nodes would see."""
-        versions = [[name, self.nodes[name].version] for name in sorted(self.nodes) if len(self.nodes[name])]
-        return hashlib.sha256(json.dumps(versions).encode()).hexdigest()[:12]
-
-    def of(self, node: str) -> Library:
-        """The lessons of a node."""
-        return self.nodes.get(node, Library(place="system"))
-
-    def with_node(self, node: str, library: Library) -> "NodeLibraries":
-        """The same with another library for one node."""
-        return NodeLibraries({**self.nodes, node: library})
-
-    def to_json(self) -> dict[str, Any]:
-        """Plain data, as in nodes.json."""
-        return {name: self.nodes[name].to_json() for name in sorted(self.nodes) if len(self.nodes[name])}
-
-    @classmethod
-    def from_json(cls, data: Any) -> "NodeLibraries":
-        """Read nodes.json. Raises ArtifactError."""
-        if not isinstance(data, Mapping):
-            raise ArtifactError(
-                "These are no libraries of nodes: expected an object with a library for each node."
-            )
-        return cls({str(name): Library.from_json(library) for name, library in data.items()})
-
-
-def adopt(
-    task: Task,
-    program: str | Callable[[str, str], Awaitable[str]],
-    *,
-    model: str,
-    processes: int = 4,
-    node_of: NodeOf | str = node_of,
-    limits: Limits | None = None,
-    run: str | Path | None = None,
-    watch: Callable[[Note], None] = lambda note: None,
-    run_seconds: float = RUN_SECONDS,
-    **settings: Any,
-) -> Result:
-    """
-    Learn lessons for the nodes of a program on a task's rows, and measure them on its test rows.
-
-    `program` is "module:function", which takes a question and gives an answer and is run in `processes` of its own, or
-    an async function of the question and the base URL that its openai clients must use. `model` names the server that
-    the program's calls go to (openai/NAME, http://host/v1#NAME); which of its models is asked is the program's choice.
-    `node_of` names the node that made a call: a function of a module, or "module:function", so that `edgewise serve`
-    finds it again. `settings` are fields of `ExperienceConfig`. The artefact holds nodes.json. Raises the errors of
-    `toolkit.errors`.
-    """
-    which, spec = _told_apart(node_of)
-    bounds = asdict(limits) if limits else {}
-    config = resolve(ExperienceConfig, task.settings, {"model": model, **bounds, **settings})
-    job = Job(task, config)
-
-    def way(*_: Any) -> Plan[Outcome]:
-        made = Processes(program, processes) if isinstance(program, str) else Called(program)
-        return (yield Hosted(partial(_hosted, job, made, which, spec, run_seconds)))
-
-    where = Path(run) if run else None
-    return asyncio.run(carry_out(task, config, way, where, job="adopt", watch=watch))
-
-
-async def _hosted(
-    job: Job, program: Program, which: NodeOf, spec: str, seconds: float, drive: Drive
-) -> Outcome:
-    gateway = Gateway(program, drive, job.config.model, job.config.max_tokens, seconds, which)
-    async with gateway.open():
-        found = await drive(learn(job, gateway))
-    more = {PROGRAM: {"node_of": spec}} if spec else {}
-    return replace(found, files={**found.files, **more}, start={**found.start, **more})
-
-
-def _told_apart(by: NodeOf | str) -> tuple[NodeOf, str]:
-    """The function, and how it is found again ("" for `node_of`). Raises ConfigError where it can't be, TaskError."""
-    if by is node_of:
-        return node_of, ""
-    if isinstance(by, str):
-        return load(by, Path.cwd()), by
-    place, name = getattr(by, "__module__", ""), getattr(by, "__qualname__", "")
-    if (
-        place == "__main__"
-        or not name.isidentifier()
-        or getattr(sys.modules.get(place), name, None) is not by
-    ):
-        raise ConfigError(
-            "node_of must be a function of a module, as `edgewise serve` has to find it again: put it into a file of "
-            'its own, and give it as "module:function".'
-        )
-    return by, f"{place}:{name}"
 
 
 # ---- learning --------------------------------------------------------------------------------------
@@ -356,27 +225,3 @@ def _measured(job: Job, gateway: Gateway, learnt: NodeLibraries) -> Plan[Outcome
 
 
 # ---- in use ----------------------------------------------------------------------------------------
-
-
-def _spec(artifact: Artifact) -> str:
-    """How the nodes of an artefact's program are told apart, as "module:function"."""
-    data = artifact.files[PROGRAM]
-    if not isinstance(data, dict) or not isinstance(data.get("node_of"), str):
-        raise ArtifactError(f"{PROGRAM} does not say how the nodes of the program are told apart.")
-    return data["node_of"]
-
-
-def answerer(artifact: Artifact, model: str, client: Asks) -> Answer:
-    """
-    What puts the lessons of its nodes into a program's calls and passes them on: for `edgewise serve`.
-
-    A function of the user's that tells nodes apart is imported, from the folder that this runs in or as usual.
-    """
-    libraries = NodeLibraries.from_json(artifact.files.get(FILE))
-    which: NodeOf = load(_spec(artifact), Path.cwd()) if PROGRAM in artifact.files else node_of
-
-    async def answer(request: Request) -> Reply:
-        asked = dressed(request, libraries.nodes, which(request))
-        return await client.ask(named(asked, model, artifact.sampling.max_tokens))
-
-    return answer

@@ -1,36 +1,26 @@
 """What the commands of `edgewise` do when it is about wiring; `toolkit.cli.app` resolves these names."""
 
 import asyncio
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from edgewise.experience.commands.improve import Words
-from edgewise.experience.spec import Job as WordsJob
-from edgewise.experience.training.loop import Runs
-from edgewise.mas.config import LIMITS, WiringConfig
-from edgewise.mas.designs.fixed import load
-from edgewise.mas.designs.query_encoder import HASHING
+from edgewise.mas.config import WiringConfig
 from edgewise.mas.forecast import forecast
-from edgewise.mas.graph.roles import roles_in
 from edgewise.mas.spec import Job
-from edgewise.mas.training.loop import learn, prepared
+from edgewise.mas.training.loop import learn
 from edgewise.mas.training.report import result_lines
-from edgewise.mas.training.trials import measure
 from edgewise.toolkit.cli.models import fetch
 from edgewise.toolkit.cli.output import Finished, Shown, given_price
 from edgewise.toolkit.cli.progress import announce, watcher
 from edgewise.toolkit.errors import ConfigError
-from edgewise.toolkit.model.client import check
+from edgewise.toolkit.model.router import check
 from edgewise.toolkit.run import directory
-from edgewise.toolkit.run.artifact import Artifact
-from edgewise.toolkit.run.config import Config, parse_settings, resolve
+from edgewise.toolkit.run.config import parse_settings, resolve
 from edgewise.toolkit.run.forecast import check_limits
-from edgewise.toolkit.run.runner import carry_out
+from edgewise.toolkit.run.runner import execute_run
 from edgewise.toolkit.task.task import Task, describe
-from edgewise.toolkit.types import Group, Plan
 
 
 class Wiring:
@@ -64,66 +54,11 @@ class Wiring:
         announce(found.lines())
         if not replay:
             fetch(*self.job.config.models)
-        searching = carry_out(
+        searching = execute_run(
             self.task, self.job.config, lambda *_: learn(self.job), path, watch=watcher(), replay=replay
         )
         result = asyncio.run(searching)
         return Finished(result_lines(result), result.to_json(), result.improved)
-
-
-def evaluate(
-    task: Path,
-    options: Mapping[str, Any],
-    settings: Sequence[str],
-    price: str | None,
-    artifacts: Sequence[str],
-    run: Path | None,
-) -> Shown:
-    """Run the unchanged model and artefacts of any kind, lessons or graphs, on the same rows and samples."""
-    graphs = {path: _runs(found) for path in artifacts if (found := _with_graphs(path))}
-    return Words(task, options, settings, price).evaluate(artifacts, run, graphs)
-
-
-def _with_graphs(path: str) -> Artifact | None:
-    """The artefact at a path, if it holds graphs; one made of a graph.json that belongs to none."""
-    file = Path(path)
-    if file.suffix == ".json" and not file.with_name("manifest.json").is_file():
-        data = _content(file)
-        return Artifact("", "", {"graph.json": data}, {}) if data.keys() & {"nodes", "kind"} else None
-    if file.name == "graph.json":
-        return Artifact.load(file.parent)
-    if not (file.is_dir() or file.suffix == ".edge"):
-        return None
-    found = Artifact.load(path)
-    return found if "graph.json" in found.files else None
-
-
-def _content(path: Path) -> Mapping[str, Any]:
-    """What is in a file that may be of graphs; nothing where it is unreadable, which is for lessons to say."""
-    try:
-        data = json.loads(path.read_text("utf-8"))
-    except (OSError, ValueError, RecursionError):
-        return {}
-    return data if isinstance(data, dict) else {}
-
-
-def _runs(artifact: Artifact) -> Runs:
-    """How to run an artefact's graphs: within their own limits, with the settings and the judge that all arms share."""
-    data = artifact.files["graph.json"]
-    design, roles = load(data), roles_in(artifact.files.get("roles.json", {}))
-    kept = WiringConfig.kept(artifact.settings)
-    limits = {key: getattr(kept, key) for key in LIMITS}
-
-    def runs(words: WordsJob) -> Plan[list[Group]]:
-        shared = {key: getattr(words.config, key) for key in Config.model_fields}
-        # Nothing is searched for here, and the usual search would want torch.
-        given = {"judge": words.judge, "encoder": data.get("encoder") or HASHING, "search": "fixed"}
-        own = {key: value for key, value in words.task.graph.items() if key == "roles_file"}
-        config = resolve(WiringConfig, shared, limits, own, given)
-        job = yield from prepared(Job(words.task, config, roles), words.task.test)
-        return (yield from measure(job, design, words.task.test))
-
-    return runs
 
 
 def _no_library(lib: str | None) -> None:

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any, Self
 
 from edgewise.mas.config import WiringConfig
-from edgewise.mas.designs.fixed import Fixed, load, tools_in
+from edgewise.mas.designs.fixed import Fixed, tools_in
 from edgewise.mas.designs.interface import Design, Query
 from edgewise.mas.designs.query_encoder import encoded
 from edgewise.mas.graph.graph import Graph
@@ -26,15 +26,16 @@ from edgewise.mas.runtime.checkpoint import Retention
 from edgewise.mas.runtime.context import Context, GraphLimits
 from edgewise.mas.runtime.node import Outcome, Team
 from edgewise.mas.runtime.schedule import standing
+from edgewise.mas.search.load_design import load
 from edgewise.toolkit.errors import ArtifactError, ConfigError, GraphError
 from edgewise.toolkit.model import middleware
-from edgewise.toolkit.model.client import Router
 from edgewise.toolkit.model.openai_format import refusal
+from edgewise.toolkit.model.router import Router
 from edgewise.toolkit.run.artifact import Artifact
 from edgewise.toolkit.run.driver import Asks, Driver
 from edgewise.toolkit.serve.server import Answer, drawn_as
 from edgewise.toolkit.tools.python_tool import python_tool
-from edgewise.toolkit.tools.tool import load_tools
+from edgewise.toolkit.tools.registry import load_tools
 from edgewise.toolkit.types import Example, Message, Reply, Request, Sampling, Usage
 from edgewise.toolkit.util.seeds import seed as seed_of
 

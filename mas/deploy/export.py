@@ -9,16 +9,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from edgewise.mas.commands.graph import operand, read
 from edgewise.mas.config import WiringConfig
 from edgewise.mas.deploy import export_templates
 from edgewise.mas.deploy.export_writer import Writer, shape
 from edgewise.mas.graph.graph import Graph
 from edgewise.mas.graph.roles import Roles
 from edgewise.mas.runtime.node import Team
-from edgewise.toolkit.errors import ArtifactError
-from edgewise.toolkit.model.client import wire_name
-from edgewise.toolkit.run.artifact import Artifact
+from edgewise.toolkit.model.names import wire_name
 from edgewise.toolkit.tools.tool import Function
 from edgewise.toolkit.types import Sampling
 from edgewise.toolkit.util.files import json_text, replace_text
@@ -57,45 +54,6 @@ class Exported:
             "unconnected": list(self.unconnected),
             "note": self.note,
         }
-
-
-def command(source: str, folder: Path) -> Exported:
-    """
-    Export a GRAPH (see `mas.commands.graph`) into `folder`, with the model and the settings it was measured with.
-
-    Of a design that gives each query a graph of its own, the graph is exported that most of its stored queries get:
-    a plain module has no policy. Raises ArtifactError or GraphError.
-    """
-    found = read(source)
-    model, sampling, settings = _measured_with(operand(source)[0])
-    used, *others = found.used
-    note = ""
-    if others:
-        queries = used.queries + sum(other.queries for other in others)
-        note = (
-            f"The design has {1 + len(others)} graphs for {queries} queries; this one was used for {used.queries} of "
-            "them. `edgewise serve` chooses by query."
-        )
-    return export(
-        used.graph,
-        found.roles,
-        folder,
-        model=model,
-        sampling=sampling,
-        own=found.tools,
-        turns=settings.turns,
-        node_seconds=settings.node_seconds,
-        note=note,
-    )
-
-
-def _measured_with(path: Path) -> tuple[str, Sampling, WiringConfig]:
-    """The model and the settings of an artefact; of a bare graph.json none."""
-    try:
-        artifact = Artifact.load(path.parent if path.suffix == ".json" else path)
-    except ArtifactError:
-        return "", PLAIN, USUAL
-    return artifact.model, artifact.sampling, WiringConfig.kept(artifact.settings)
 
 
 def export(

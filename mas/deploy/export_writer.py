@@ -20,7 +20,7 @@ from edgewise.mas.runtime import node as act
 from edgewise.mas.runtime.node import Team
 from edgewise.mas.runtime.schedule import flow, most_runs
 from edgewise.toolkit.errors import GraphError
-from edgewise.toolkit.model.client import server_of, wire_name
+from edgewise.toolkit.model.names import server_of, wire_name
 from edgewise.toolkit.tools.python_tool import python_tool
 from edgewise.toolkit.util.extract import BLOCK, code_in
 

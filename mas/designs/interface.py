@@ -86,7 +86,7 @@ class Design(Protocol):
         ...
 
     def to_json(self) -> dict[str, Any]:
-        """Plain data with a key `kind`; `mas.designs.fixed.load` reads it back."""
+        """Plain data with a key `kind`; `mas.search.load_design.load` reads it back."""
         ...
 
 

@@ -25,9 +25,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from edgewise.toolkit.cli.models import ENCODER as MINILM
-from edgewise.toolkit.cli.models import encoder as minilm_files
 from edgewise.toolkit.errors import ModelError
+from edgewise.toolkit.model.embedded.catalogue import ENCODER as MINILM
+from edgewise.toolkit.model.embedded.download import encoder as minilm_files
 from edgewise.toolkit.model.openai_format import vector
 from edgewise.toolkit.types import Message, Note, Payer, Plan, Reply, Request, Work
 

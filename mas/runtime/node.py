@@ -15,7 +15,7 @@ from typing import Literal
 from edgewise.mas.graph.graph import Graph, Node
 from edgewise.mas.graph.roles import ALL_TOOLS, Role, Roles, find
 from edgewise.toolkit.errors import GraphError
-from edgewise.toolkit.rollout import agent
+from edgewise.toolkit.rollout import agent, tool_calls
 from edgewise.toolkit.rollout.agent import Agent
 from edgewise.toolkit.tools.python_tool import run_python
 from edgewise.toolkit.tools.tool import Function
@@ -85,7 +85,7 @@ class Team:
     sampling: Sampling = Sampling()
     tools: Mapping[str, Function] | None = None
     turns: int = 50
-    calling: agent.Calling = "auto"
+    calling: tool_calls.Calling = "auto"
     payer: str = "rollout"
     own: tuple[str, ...] = ()
 

@@ -49,7 +49,8 @@ def _random(job: Job) -> Searcher:
 
 
 def _fixed(job: Job) -> Searcher:
-    from edgewise.mas.search.baselines import BestOf, standard
+    from edgewise.mas.designs.patterns import standard
+    from edgewise.mas.search.baselines import BestOf
 
     return BestOf(standard(job.space))
 

@@ -31,7 +31,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from edgewise.mas.two_level.delegation import SUB, Order, Terms, orders, part, sub_runs
 from edgewise.toolkit.reward.reward import Reward
-from edgewise.toolkit.rollout.agent import UNREADABLE
+from edgewise.toolkit.rollout.tool_calls import UNREADABLE
 from edgewise.toolkit.types import Example, Group, Plan, Rollout, Score
 
 MAIN = "main"

@@ -13,7 +13,8 @@ from typing import Any
 
 from edgewise.experience.library.library import Library
 from edgewise.toolkit.errors import ConfigError
-from edgewise.toolkit.rollout.agent import Agent, Delegation, numbered, rollout
+from edgewise.toolkit.rollout.agent import Agent, rollout
+from edgewise.toolkit.rollout.tool_calls import Delegation, numbered
 from edgewise.toolkit.types import Example, Message, Plan, Rollout, Tool
 from edgewise.toolkit.util.seeds import seed as seed_of
 

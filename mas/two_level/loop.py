@@ -20,7 +20,7 @@ from edgewise.experience.distil import distiller
 from edgewise.experience.distil.distiller import Unreadable
 from edgewise.experience.library import operations
 from edgewise.experience.library.library import Library
-from edgewise.experience.training.step import check_alive
+from edgewise.experience.training.records import check_alive
 from edgewise.mas.two_level.advantages import MAIN, Align, copied, depth, even, exact, two_levels
 from edgewise.mas.two_level.comparison import Studied, compared, contrasts
 from edgewise.mas.two_level.delegation import SUB, sub_runs

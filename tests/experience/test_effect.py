@@ -7,21 +7,9 @@ from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from scipy.special import stdtrit
 
-from edgewise.experience.effects.estimate import (
-    FEWEST,
-    UNSEEN,
-    Dropped,
-    Seen,
-    attach,
-    estimate,
-    key,
-    left_out,
-    observe,
-    prune,
-    subset,
-    together,
-    undecided,
-)
+from edgewise.experience.effects.estimate import FEWEST, UNSEEN, attach, estimate
+from edgewise.experience.effects.exposure import Seen, key, observe, subset
+from edgewise.experience.effects.pruning import Dropped, left_out, prune, together, undecided
 from edgewise.experience.library.library import Effect, Library, lesson
 
 TEN = Library(tuple(lesson(f"lesson {number}") for number in range(10)))

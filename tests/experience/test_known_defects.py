@@ -17,8 +17,9 @@ from edgewise.experience.config import ExperienceConfig
 from edgewise.experience.library.library import Library, lesson
 from edgewise.experience.spec import Job
 from edgewise.experience.training.loop import learn
+from edgewise.experience.training.records import statistics
 from edgewise.experience.training.rollouts import Offer, measure
-from edgewise.experience.training.step import statistics, study
+from edgewise.experience.training.step import study
 from edgewise.toolkit import Task
 from edgewise.toolkit.errors import ConfigError
 from edgewise.toolkit.model.scripted import Scripted

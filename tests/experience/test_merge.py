@@ -10,7 +10,7 @@ from edgewise.experience.library.diff import diff, size
 from edgewise.experience.library.library import PLACES, Effect, Lesson, Library, lesson
 from edgewise.experience.library.merge import enter, merge, settle
 from edgewise.experience.library.near_duplicates import Twins
-from edgewise.experience.library.operations import near
+from edgewise.experience.library.similarity import near
 
 WORDS = ("refunds", "parcels", "invoices", "birch", "cedar", "amber", "late", "never", "large", "paid")
 effects = st.none() | st.builds(

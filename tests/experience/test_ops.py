@@ -6,7 +6,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from edgewise.experience.library.library import Effect, Library, lesson
-from edgewise.experience.library.operations import NotOperations, Operation, apply, near, parse, shorten
+from edgewise.experience.library.operations import NotOperations, Operation, apply, parse, shorten
+from edgewise.experience.library.similarity import near
 
 START = Library((lesson("Refunds go to birch"), lesson("Late parcels go to cedar")))
 

@@ -12,9 +12,9 @@ from edgewise.experience.prompting.retriever import INDEXES, Retrieval, by_embed
 from edgewise.toolkit.budget.journal import Journal
 from edgewise.toolkit.budget.ledger import Ledger, Limits
 from edgewise.toolkit.errors import ConfigError, ModelError
-from edgewise.toolkit.model.client import Router
 from edgewise.toolkit.model.middleware import stack
 from edgewise.toolkit.model.openai_format import pack
+from edgewise.toolkit.model.router import Router
 from edgewise.toolkit.run.driver import drive
 from edgewise.toolkit.types import Message, Reply, Request
 from tests.plans import play

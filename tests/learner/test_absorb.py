@@ -20,7 +20,8 @@ from edgewise.learner.update.imitation import Pair
 from edgewise.toolkit.errors import ConfigError, Hopeless, LibraryError, LimitReached
 from edgewise.toolkit.evaluation.comparison import Arm, compare
 from edgewise.toolkit.evaluation.statistics import Interval
-from edgewise.toolkit.rollout.agent import Agent, with_instructions
+from edgewise.toolkit.rollout.agent import Agent
+from edgewise.toolkit.rollout.tool_calls import with_instructions
 from edgewise.toolkit.run.artifact import Artifact
 from edgewise.toolkit.task.task import Task
 from edgewise.toolkit.tools.tool import Function

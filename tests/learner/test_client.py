@@ -9,9 +9,9 @@ from edgewise.learner.sampling import torch_client as module
 from edgewise.learner.sampling.torch_client import TorchClient, check
 from edgewise.toolkit.budget.prices import price_of
 from edgewise.toolkit.errors import ConfigError, ModelError
-from edgewise.toolkit.model.client import Router, connect
-from edgewise.toolkit.model.client import check as check_name
 from edgewise.toolkit.model.middleware import Timeout, stack
+from edgewise.toolkit.model.router import Router, connect
+from edgewise.toolkit.model.router import check as check_name
 from edgewise.toolkit.types import Message, Payer, Request, Sampling
 from tests.learner import tiny
 

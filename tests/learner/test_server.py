@@ -8,13 +8,8 @@ import torch
 from edgewise.learner.attention.logprobs import logps
 from edgewise.learner.methods.batch import Batch
 from edgewise.learner.policy.policy import Lora, Policy
-from edgewise.learner.sampling.inference_server import (
-    LOAD_ADAPTER,
-    LOAD_WEIGHTS,
-    UNLOAD_ADAPTER,
-    Server,
-    truncated,
-)
+from edgewise.learner.sampling.inference_server import LOAD_ADAPTER, LOAD_WEIGHTS, UNLOAD_ADAPTER, Server
+from edgewise.learner.update.gradient_step import truncated
 from edgewise.toolkit.errors import ModelError, ProviderDown
 from edgewise.toolkit.types import Message, Request, Sampling, Tool
 from tests.learner import tiny

@@ -15,8 +15,12 @@ import openai
 import pytest
 
 from edgewise.experience.library.library import Library, lesson
-from edgewise.mas.adopt.gateway import UNNAMED, Called, Gateway, Processes, Trial, named, node_of
-from edgewise.mas.adopt.loop import NodeLibraries, adopt, answerer, by_node
+from edgewise.mas.adopt.answerer import answerer
+from edgewise.mas.adopt.api import adopt
+from edgewise.mas.adopt.gateway import UNNAMED, Gateway, Trial, named, node_of
+from edgewise.mas.adopt.loop import by_node
+from edgewise.mas.adopt.node_libraries import NodeLibraries
+from edgewise.mas.adopt.programs import Called, Processes
 from edgewise.toolkit.budget.ledger import Limits
 from edgewise.toolkit.errors import AllFailed, ArtifactError, ConfigError, LimitReached
 from edgewise.toolkit.model.client import OpenAIClient

@@ -4,20 +4,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from edgewise.mas.designs.interface import Query, Trial, TrialGroup
+from edgewise.mas.designs.patterns import chain, debate, self_consistency, standard, star
 from edgewise.mas.graph.construction import Space
 from edgewise.mas.graph.graph import Graph, single
 from edgewise.mas.graph.roles import CATALOGUE
-from edgewise.mas.search.baselines import (
-    BestOf,
-    Edges,
-    RandomSearch,
-    chain,
-    debate,
-    self_consistency,
-    standard,
-    star,
-    wandered,
-)
+from edgewise.mas.search.baselines import BestOf, Edges, RandomSearch, wandered
 from tests.plans import play
 
 SPACE = Space(("solver", "planner", "critic", "majority"), (0, 0, 1, 2), agents=4, moves=8)

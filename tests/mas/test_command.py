@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 
 from edgewise.mas.designs.fixed import Fixed
+from edgewise.mas.designs.patterns import chain
 from edgewise.mas.graph.graph import single
-from edgewise.mas.search.baselines import chain
 from edgewise.toolkit.run.artifact import Artifact
 from tests.command import ROOT, inside
 from tests.mas import sums

@@ -7,12 +7,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from edgewise.mas.config import WiringConfig
-from edgewise.mas.credit.ablation import Credit, credited_with, credits, measured, smaller, with_emitted
+from edgewise.mas.credit.ablation import Credit, credits, measured, smaller, with_emitted
 from edgewise.mas.credit.evidence import MOST, USUAL, Case, Delta, Evidence, strength
 from edgewise.mas.designs.interface import Draft, Query
 from edgewise.mas.graph.graph import Graph, Node, single
 from edgewise.mas.runtime.node import HEARD
 from edgewise.mas.spec import Job
+from edgewise.mas.training.step_credit import credited_with
 from edgewise.mas.training.trials import tried
 from edgewise.toolkit.errors import RewardError
 from edgewise.toolkit.model.scripted import Scripted

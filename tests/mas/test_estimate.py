@@ -7,8 +7,8 @@ import pytest
 
 from edgewise.mas.designs.graph_features import cost, inner_ones
 from edgewise.mas.designs.interface import Draft, Query, Trial, TrialGroup
+from edgewise.mas.designs.patterns import chain
 from edgewise.mas.graph.graph import Graph, single
-from edgewise.mas.search.baselines import chain
 from edgewise.mas.search.surrogate import gaussian_process
 from edgewise.mas.search.surrogate.gaussian_process import Estimate
 

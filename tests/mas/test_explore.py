@@ -3,9 +3,9 @@ import pytest
 
 from edgewise.mas.designs.graph_features import shape
 from edgewise.mas.designs.interface import Draft, Query, Trial, TrialGroup
+from edgewise.mas.designs.patterns import chain, star
 from edgewise.mas.graph.construction import Space
 from edgewise.mas.graph.graph import Graph, Node, single
-from edgewise.mas.search.baselines import chain, star
 from edgewise.mas.search.surrogate.explorer import Explorer
 from edgewise.mas.search.surrogate.gaussian_process import Estimate
 

@@ -15,7 +15,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from edgewise.mas.deploy.export import command, export
+from edgewise.mas.commands.export import command
+from edgewise.mas.deploy.export import export
 from edgewise.mas.designs.fixed import Fixed
 from edgewise.mas.graph.graph import Graph, Loop, Node, single
 from edgewise.mas.graph.roles import CATALOGUE, Role

@@ -9,10 +9,10 @@ import pytest
 from edgewise.experience.guard.guard import Guard
 from edgewise.experience.library.library import Library, lesson
 from edgewise.mas.designs.clustered import Table
-from edgewise.mas.designs.fixed import load
 from edgewise.mas.designs.interface import Draft, Trial
 from edgewise.mas.graph.graph import single
 from edgewise.mas.search.llm.lesson_search import Lessons, described
+from edgewise.mas.search.load_design import load
 from edgewise.toolkit.model.scripted import Scripted
 from edgewise.toolkit.run.driver import drive
 from edgewise.toolkit.types import Example, Message, Reply, Request

@@ -27,7 +27,7 @@ from edgewise.mas.two_level.advantages import (
 )
 from edgewise.mas.two_level.delegation import Terms, sub_runs
 from edgewise.toolkit.reward.reward import resolve
-from edgewise.toolkit.rollout.agent import UNREADABLE
+from edgewise.toolkit.rollout.tool_calls import UNREADABLE
 from edgewise.toolkit.types import Message, Reply, ToolCall
 from tests.mas.by_hand import EXAMPLE, levels, said, scored
 from tests.plans import play

@@ -7,7 +7,7 @@ import pytest
 
 from edgewise.mas.api import design
 from edgewise.mas.config import WiringConfig
-from edgewise.mas.designs.fixed import load
+from edgewise.mas.search.load_design import load
 from edgewise.mas.spec import Job
 from edgewise.mas.training.loop import batch
 from edgewise.toolkit.budget.ledger import Limits

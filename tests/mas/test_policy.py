@@ -7,9 +7,9 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from edgewise.mas.designs import fixed
 from edgewise.mas.designs.interface import Query
 from edgewise.mas.graph.construction import Move, Space, State, allowed, apply, build, deletable, replayed
+from edgewise.mas.search import load_design
 from edgewise.mas.search.policy.network import Learner, Moved, Policy
 from edgewise.mas.search.policy.state_features import steps
 from edgewise.mas.search.policy.subset_sampling import drawn, likeliest, tails
@@ -133,7 +133,7 @@ def test_draws_and_designs_depend_on_their_own_query_and_seed_alone() -> None:
 
 def test_a_policy_survives_json_with_its_version() -> None:
     policy = stirred(7)
-    again = fixed.load(json.loads(json.dumps(policy.to_json())))
+    again = load_design.load(json.loads(json.dumps(policy.to_json())))
     assert again.version == policy.version
     assert again.graphs(QUERIES) == policy.graphs(QUERIES)
     assert again.version != stirred(8).version
@@ -154,7 +154,7 @@ def test_a_broken_policy_is_refused(spoil) -> None:
     data = stirred(7).to_json()
     spoil(data)
     with pytest.raises(GraphError, match="policy"):
-        fixed.load(data)
+        load_design.load(data)
 
 
 def surrogate(x: Moved):

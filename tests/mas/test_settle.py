@@ -5,9 +5,9 @@ import pytest
 
 from edgewise.mas.designs.graph_features import shape
 from edgewise.mas.designs.interface import Draft, Query, Trial, TrialGroup
+from edgewise.mas.designs.patterns import chain
 from edgewise.mas.graph.construction import Space, build, moves_of
 from edgewise.mas.graph.graph import Graph, single
-from edgewise.mas.search.baselines import chain
 from edgewise.mas.search.policy.final_policy import settled
 from edgewise.mas.search.policy.network import Policy
 from edgewise.mas.search.policy.tabular import Tabular

@@ -7,9 +7,9 @@ import numpy as np
 import pytest
 
 from edgewise.mas.designs.clustered import Table, kinds_of
-from edgewise.mas.designs.fixed import load
 from edgewise.mas.designs.interface import Query
 from edgewise.mas.graph.graph import single
+from edgewise.mas.search.load_design import load
 from edgewise.toolkit.errors import GraphError
 from tests.mas.planted import query
 

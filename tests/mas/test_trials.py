@@ -9,11 +9,12 @@ import pytest
 from edgewise.mas.config import WiringConfig
 from edgewise.mas.designs.fixed import Fixed, Rival
 from edgewise.mas.designs.interface import Draft
+from edgewise.mas.designs.patterns import chain, self_consistency
 from edgewise.mas.graph.graph import Graph, Node, single
-from edgewise.mas.search.baselines import chain, self_consistency
 from edgewise.mas.spec import Job
 from edgewise.mas.training import loop
-from edgewise.mas.training.loop import equal_tokens, prepared
+from edgewise.mas.training.gate import equal_tokens
+from edgewise.mas.training.loop import prepared
 from edgewise.mas.training.trials import Tried, measured_runs, tried
 from edgewise.toolkit.errors import ConfigError
 from edgewise.toolkit.model.scripted import Scripted

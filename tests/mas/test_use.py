@@ -22,7 +22,8 @@ from edgewise.mas.graph.graph import Graph, Loop, Node, single
 from edgewise.mas.runtime.checkpoint import Retention
 from edgewise.mas.runtime.context import GraphLimits
 from edgewise.mas.spec import Job
-from edgewise.mas.training.loop import artifact_files, prepared
+from edgewise.mas.training.loop import prepared
+from edgewise.mas.training.measurement import artifact_files
 from edgewise.toolkit.errors import (
     ArtifactError,
     ConfigError,
@@ -34,7 +35,7 @@ from edgewise.toolkit.errors import (
 from edgewise.toolkit.model.scripted import Scripted
 from edgewise.toolkit.run.artifact import Artifact
 from edgewise.toolkit.serve.server import application, running
-from edgewise.toolkit.tools.tool import load_tools
+from edgewise.toolkit.tools.registry import load_tools
 from edgewise.toolkit.types import Message, Reply, Request, Sampling, Tool
 from tests.mas import sums
 from tests.plans import play as play_plan

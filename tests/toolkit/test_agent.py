@@ -5,11 +5,13 @@ import json
 
 import pytest
 
-from edgewise.toolkit.model.client import Router
+from edgewise.toolkit.model.router import Router
 from edgewise.toolkit.reward.reward import resolve
-from edgewise.toolkit.rollout.agent import Agent, Delegation, attempt, group, numbered, rollout
+from edgewise.toolkit.rollout.agent import Agent, attempt, group, rollout
+from edgewise.toolkit.rollout.tool_calls import Delegation, numbered
 from edgewise.toolkit.run.driver import drive
-from edgewise.toolkit.tools.tool import load_tools, tool_from
+from edgewise.toolkit.tools.registry import load_tools
+from edgewise.toolkit.tools.tool import tool_from
 from edgewise.toolkit.types import (
     Example,
     Message,

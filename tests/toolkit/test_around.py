@@ -9,8 +9,9 @@ import pytest
 from edgewise.toolkit.budget.journal import Journal
 from edgewise.toolkit.budget.ledger import Ledger, Limits
 from edgewise.toolkit.errors import DiskFull, LimitReached, NotRecorded, ProviderDown, UnknownModel
-from edgewise.toolkit.model.client import Router, TimedOut, Unanswered
+from edgewise.toolkit.model.client import TimedOut, Unanswered
 from edgewise.toolkit.model.middleware import Adaptive, Budget, Journaled, Retry, Timeout, stack
+from edgewise.toolkit.model.router import Router
 from edgewise.toolkit.model.scripted import Scripted
 from edgewise.toolkit.types import Message, Payer, Reply, Request, Sampling, Usage
 from tests.server import Fault, Server, in_order

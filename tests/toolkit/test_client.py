@@ -11,19 +11,12 @@ import pytest
 
 from edgewise.toolkit.errors import ModelError, ProviderDown, UnknownModel, WrongKey
 from edgewise.toolkit.model import client
-from edgewise.toolkit.model.client import (
-    LiteLLMClient,
-    OpenAIClient,
-    Router,
-    TimedOut,
-    Unanswered,
-    _litellm,
-    connect,
-    is_loopback,
-    server_of,
-)
+from edgewise.toolkit.model.client import OpenAIClient, TimedOut, Unanswered
+from edgewise.toolkit.model.litellm_client import LiteLLMClient, _litellm
+from edgewise.toolkit.model.names import is_loopback, server_of
 from edgewise.toolkit.model.openai_format import vector
 from edgewise.toolkit.model.redact import redact
+from edgewise.toolkit.model.router import Router, connect
 from edgewise.toolkit.types import Message, Reply, Request, Sampling, Tool, ToolCall, Usage
 from tests.server import Fault, Server, echo, in_order, letters
 

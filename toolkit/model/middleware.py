@@ -15,7 +15,8 @@ from typing import Any
 from edgewise.toolkit.budget.journal import Journal, address
 from edgewise.toolkit.budget.ledger import Ledger
 from edgewise.toolkit.errors import DiskFull, NotRecorded, ProviderDown
-from edgewise.toolkit.model.client import Client, TimedOut, Unanswered, server_of
+from edgewise.toolkit.model.client import Client, TimedOut, Unanswered
+from edgewise.toolkit.model.names import server_of
 from edgewise.toolkit.types import Message, Reply, Request
 
 OVERLOADED = (429, 503, 529)

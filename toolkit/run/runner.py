@@ -20,8 +20,9 @@ from edgewise.toolkit.budget.ledger import Book, Ledger
 from edgewise.toolkit.errors import AllFailed, ConfigError, EdgewiseError, Interrupted
 from edgewise.toolkit.evaluation.comparison import Evaluation
 from edgewise.toolkit.model import middleware
-from edgewise.toolkit.model.client import Client, Router, check
+from edgewise.toolkit.model.client import Client
 from edgewise.toolkit.model.middleware import Journaled
+from edgewise.toolkit.model.router import Router, check
 from edgewise.toolkit.report import run_report
 from edgewise.toolkit.run import directory
 from edgewise.toolkit.run.artifact import Artifact
@@ -82,7 +83,7 @@ class Result:
         }
 
 
-async def carry_out(
+async def execute_run(
     task: Task,
     config: Config,
     way: Way,

@@ -11,19 +11,13 @@ import hmac
 import ipaddress
 import logging
 import secrets
-import signal
 import socket
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from importlib import import_module
-from pathlib import Path
 from typing import Any
 
-from edgewise.toolkit.budget.ledger import Ledger, Limits
-from edgewise.toolkit.budget.prices import ANY, Price
-from edgewise.toolkit.cli.models import fetch
-from edgewise.toolkit.cli.progress import announce
 from edgewise.toolkit.errors import (
     ArtifactError,
     ConfigError,
@@ -32,8 +26,6 @@ from edgewise.toolkit.errors import (
     ModelError,
     ProviderDown,
 )
-from edgewise.toolkit.model import middleware
-from edgewise.toolkit.model.client import Client, Router, is_loopback
 from edgewise.toolkit.run.artifact import Artifact
 from edgewise.toolkit.run.driver import Asks
 from edgewise.toolkit.serve import chat_format
@@ -45,7 +37,7 @@ Answerer = Callable[[Artifact, str, Asks], Answer]
 
 ANSWERS = {
     "graph.json": "edgewise.mas.deploy.agent_graph:answerer",
-    "nodes.json": "edgewise.mas.adopt.loop:answerer",
+    "nodes.json": "edgewise.mas.adopt.answerer:answerer",
     "library.json": "edgewise.experience.prompting.answerer:answerer",
     "weights.json": "edgewise.toolkit.serve.server:plain",
 }
@@ -226,44 +218,7 @@ def _url(host: str, port: int) -> str:
     return f"http://{host}:{port}"
 
 
-async def until_stopped() -> None:
-    """Wait for Ctrl-C or SIGTERM."""
-    loop, stop = asyncio.get_running_loop(), asyncio.Event()
-    with contextlib.ExitStack() as handlers:
-        for number in (signal.SIGINT, signal.SIGTERM):
-            with contextlib.suppress(NotImplementedError, RuntimeError, ValueError):
-                loop.add_signal_handler(number, stop.set)
-                handlers.callback(loop.remove_signal_handler, number)
-        await stop.wait()
-
-
 # ---- an artefact ---------------------------------------------------------------------------------
-
-
-@dataclass(frozen=True, slots=True)
-class Service:
-    """How an artefact is served; `model` "" is the one that it was measured with."""
-
-    artifact: Path
-    host: str = "127.0.0.1"
-    port: int = 8000
-    model: str = ""
-    token: str = ""
-    limits: Limits = Limits()
-    price: str = ""
-    concurrency: int = 32
-
-
-def command(service: Service) -> None:
-    """Serve an artefact until it is stopped. Raises the errors of `toolkit.errors`."""
-    artifact = Artifact.load(service.artifact)
-    if service.model and artifact.folders:
-        raise ConfigError("This artefact is a trained model: --model would serve another one; leave it out.")
-    model = service.model or artifact.model_in_use
-    answerer = answerer_of(artifact)
-    _uvicorn()
-    fetch(model)
-    asyncio.run(_serve(service, artifact, model, answerer))
 
 
 def answerer_of(artifact: Artifact) -> Answerer:
@@ -285,30 +240,6 @@ def plain(artifact: Artifact, model: str, client: Asks) -> Answer:
         return await client.ask(replace(request, model=model, sampling=sampling))
 
     return answer
-
-
-async def _serve(service: Service, artifact: Artifact, model: str, answerer: Answerer) -> None:
-    prices = {ANY: Price.parse(service.price)} if service.price else {}
-    ledger = Ledger(service.limits, prices)
-    client: Client = middleware.stack(Router(), ledger=ledger, concurrency=service.concurrency)
-    name = _name(service.artifact)
-    try:
-        app = application(answerer(artifact, model, client), name=name, token=service.token)
-        async with running(app, service.host, service.port) as url:
-            announce([f"{name} ({model}) at {url}/v1; stop with Ctrl-C"])
-            if not service.token and not is_loopback(url):
-                announce([f"warning: whoever can reach {url} can use it: set --token."])
-            await until_stopped()
-    finally:
-        await client.aclose()
-    used = ledger.total
-    announce([f"{used.calls:,} calls, {used.tokens:,} tokens"])
-
-
-def _name(artifact: Path) -> str:
-    """What an artefact is called: its file without .edge, or its folder."""
-    path = artifact.resolve()
-    return path.stem if path.suffix == ".edge" else path.name
 
 
 def drawn_as(request: Request, usual: Sampling) -> Sampling:

@@ -10,11 +10,10 @@ import tomllib
 import warnings
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
-from fractions import Fraction
 from pathlib import Path
-from typing import Annotated, Any, Literal, TypeVar
+from typing import Any, TypeVar
 
-from pydantic import BaseModel, Discriminator, Field, Tag, ValidationError, model_validator
+from pydantic import ValidationError, model_validator
 
 from edgewise.toolkit.environments.protocol import Spec as WorldSpec
 from edgewise.toolkit.environments.protocol import World, resolve_world
@@ -22,47 +21,22 @@ from edgewise.toolkit.errors import TaskError
 from edgewise.toolkit.reward.reward import Reward, resolve
 from edgewise.toolkit.task.examples import Layout, Placed, canonical, to_examples
 from edgewise.toolkit.task.readers import Row, check_file, read_rows, readable
-from edgewise.toolkit.tools.tool import Function, load_tools
+from edgewise.toolkit.task.splits import (
+    SPLITS,
+    Files,
+    Fractions,
+    Parts,
+    Split,
+    Splits,
+    _lists,
+    divided,
+)
+from edgewise.toolkit.tools.registry import load_tools
+from edgewise.toolkit.tools.tool import Function
 from edgewise.toolkit.types import Example
 from edgewise.toolkit.util.import_by_name import meant
 
-Split = Literal["train", "validation", "test"]
-SPLITS: tuple[Split, ...] = ("train", "validation", "test")
 TABLES = ("task", "improve", "graph", "weights")
-
-
-class Fractions(BaseModel, extra="forbid", frozen=True):
-    """Shares of the rows, drawn with `seed`; a split that is not named gets none."""
-
-    train: float = Field(0.0, ge=0)
-    validation: float = Field(0.0, ge=0)
-    test: float = Field(gt=0)
-    seed: int = 0
-
-    @model_validator(mode="after")
-    def _whole(self) -> "Fractions":
-        total = self.train + self.validation + self.test
-        if abs(total - 1) > 1e-6:
-            raise ValueError(f"train, validation and test must add up to 1, not {total:g}")
-        return self
-
-
-class Files(BaseModel, extra="forbid", frozen=True):
-    """One source of rows per split."""
-
-    train: str | None = None
-    validation: str | None = None
-    test: str
-
-
-def _kind(splits: Any) -> str:
-    values = splits.values() if isinstance(splits, Mapping) else ()
-    return "files" if isinstance(splits, Files) or any(isinstance(v, str) for v in values) else "fractions"
-
-
-Splits = Annotated[
-    Annotated[Fractions, Tag("fractions")] | Annotated[Files, Tag("files")], Discriminator(_kind)
-]
 
 
 class Spec(Layout, frozen=True):
@@ -256,19 +230,6 @@ def _sentence(model: type[Spec], error: ValidationError) -> str:
     return ": ".join([*filter(None, [".".join(where)]), text[0].lower() + text[1:]])
 
 
-def _lists(rows: Mapping[Any, Iterable[Row]], splits: Any) -> dict[str, list[Row]]:
-    odd = set(rows) - set(SPLITS)
-    if odd or "test" not in rows or splits is not None:
-        raise TaskError(
-            "rows are a list of dicts, or a dict with lists under train, validation and test (test at least) "
-            "and then no splits"
-        )
-    return {name: list(part) for name, part in rows.items()}
-
-
-Parts = dict[str, list[Placed]]
-
-
 def _task(spec: Spec, parts: Parts, reward: Reward, tools: tuple[Function, ...], world: World | None) -> Task:
     _check_world(world, reward, tools)
     _check_apart(parts, whole=world is not None)
@@ -332,47 +293,3 @@ def _check_apart(parts: Parts, *, whole: bool) -> None:
                     f"{place} in {split} and {one.place} in {name} ask the same; remove one of them, so that "
                     "the test rows are new to what was learned"
                 )
-
-
-def divided(placed: Sequence[Placed], fractions: Fractions) -> Parts:
-    """
-    The rows in three splits of exact sizes, each sorted by id.
-
-    Rows are dealt out in the order of a hash of seed and id, so the order they came in changes nothing.
-    """
-
-    def draw(one: Placed) -> bytes:
-        return hashlib.sha256(f"{fractions.seed}:{one.example.id}".encode()).digest()
-
-    deck = iter(sorted(placed, key=draw))
-    shares = {name: getattr(fractions, name) for name in SPLITS}
-    return {
-        name: sorted((next(deck) for _ in range(size)), key=lambda one: one.example.id)
-        for name, size in sizes(len(placed), shares).items()
-    }
-
-
-def sizes(total: int, shares: Mapping[str, float]) -> dict[str, int]:
-    """
-    How many of `total` rows each share gets: whole numbers by the largest remainder, which add up to `total`.
-
-    A share above 0 gets a row in any case, from the largest one. TaskError if there are too few rows.
-    """
-    # Decimal text, since 0.29 * 100 is just below 29 in binary.
-    exact = {
-        name: Fraction(str(share)) * total / sum(Fraction(str(s)) for s in shares.values())
-        for name, share in shares.items()
-    }
-    counts = {name: int(quota) for name, quota in exact.items()}
-    by_remainder = sorted(exact, key=lambda name: counts[name] - exact[name])
-    for name in by_remainder[: total - sum(counts.values())]:
-        counts[name] += 1
-    for name in [name for name, share in shares.items() if share > 0 and not counts[name]]:
-        largest = max(counts, key=lambda name: counts[name])
-        if counts[largest] < 2:
-            raise TaskError(
-                f"{total} rows are too few for the splits {', '.join(n for n in shares if shares[n])}"
-            )
-        counts[largest] -= 1
-        counts[name] += 1
-    return counts

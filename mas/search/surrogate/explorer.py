@@ -12,9 +12,9 @@ import numpy as np
 
 from edgewise.mas.designs.graph_features import KEPT, shape
 from edgewise.mas.designs.interface import Draft, Query, TrialGroup
+from edgewise.mas.designs.patterns import standard
 from edgewise.mas.graph.construction import Move, Space, build, moves_of
 from edgewise.mas.graph.graph import Graph
-from edgewise.mas.search.baselines import standard
 from edgewise.mas.search.surrogate.gaussian_process import Estimate
 from edgewise.mas.search.surrogate.mutations import grafted, joined, neighbour, pruned, recast
 

@@ -9,7 +9,8 @@ import pytest
 
 from edgewise.toolkit.errors import TaskError
 from edgewise.toolkit.tools.python_tool import SHOWN, _run, protection, run_python
-from edgewise.toolkit.tools.tool import load_tools, tool_from
+from edgewise.toolkit.tools.registry import load_tools
+from edgewise.toolkit.tools.tool import tool_from
 
 LIMITS = {"memory_mb": 512, "files_mb": 16}
 APART = "processes" in protection()

@@ -8,8 +8,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from edgewise.toolkit.errors import TaskError
+from edgewise.toolkit.tools.registry import load_tools
 from edgewise.toolkit.tools.search_tool import ANSWER, PASSAGE, Index, passages, search_tool
-from edgewise.toolkit.tools.tool import load_tools
 
 
 @pytest.fixture

@@ -1,0 +1,5 @@
+"""Run the command: `python -m edgewise`."""
+
+from edgewise.toolkit.cli.app import main
+
+main()

@@ -1,0 +1,70 @@
+"""Compare the design with one agent that may use as many tokens."""
+
+import math
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from edgewise.mas.designs.fixed import Fixed, Rival
+from edgewise.mas.designs.interface import Design
+from edgewise.mas.designs.patterns import self_consistency
+from edgewise.mas.graph.graph import MOST_NODES, single
+from edgewise.mas.spec import Job
+from edgewise.mas.training.records import DESIGNED, StepRecord, _mean, _tokens
+from edgewise.mas.training.trials import measure
+from edgewise.toolkit.evaluation.comparison import reward_of
+from edgewise.toolkit.evaluation.gate import Choice, Scores, Verdict, choose
+from edgewise.toolkit.groups.sampling.row_selection import shuffled
+from edgewise.toolkit.types import Example, Note, Plan
+
+SIZING = 16
+"""Training rows on which the tokens of a design are compared with one agent's."""
+
+
+def decided(job: Job, design: Design, rival: Design, number: int) -> Plan[Design]:
+    """The design if it beats its rival, one agent at equal tokens, on the validation rows; else the plain agent."""
+    start: Design = Fixed(single())
+    if job.config.gate == "off":
+        return design
+    rows = job.task.validation[: job.config.gate_rows]
+    yield Note("stage", f"comparing with one agent at equal tokens on {len(rows)} validation rows")
+    choice: Choice[Design]
+    if design.version == start.version:
+        choice = Choice(start, "", Verdict(False, 0.0, 0))
+    else:
+        choice = yield from choose(rival, {DESIGNED: design}, rows, _scores(job), job.config.alpha)
+    yield Note("step", StepRecord(number, job.config.steps, choice=choice))
+    return design if choice.winner else start
+
+
+def _scores(job: Job) -> Any:
+    def scores(design: Design, rows: Sequence[Example]) -> Plan[Scores]:
+        groups = yield from measure(job, design, rows, "gate")
+        yield Note("groups", groups)
+        return np.array([_mean([reward_of(run) or 0.0 for run in group.members]) for group in groups])
+
+    return scores
+
+
+def equal_tokens(job: Job, design: Design) -> Plan[Rival]:
+    """
+    One agent that may use no fewer tokens than a design did on some training rows.
+
+    It drafts k answers and takes a vote, k being the tokens of the design over those of one draft, rounded up, and at
+    least 3 and at most as many as a graph has room for; it is the plain agent where that one uses no fewer already.
+    """
+    plain, draft = Rival(single()), Fixed(single("drafter"))
+    if design.version == plain.version:
+        return plain
+    rows = shuffled(job.task.train, job.config.seed, 0)[:SIZING]
+    found = yield [measure(job, each, rows, "gate") for each in (design, plain, draft)]
+    ours, one, each = map(_tokens, found)
+    if ours <= one:
+        return plain
+    times = max(3, math.ceil(ours / max(1, each)))
+    if times >= MOST_NODES:
+        yield Note(
+            "stage", f"one agent would draft {times} times at equal tokens; a graph has {MOST_NODES} agents"
+        )
+    return Rival(self_consistency(min(times, MOST_NODES - 1), "drafter"))

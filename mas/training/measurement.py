@@ -1,0 +1,167 @@
+"""Measure a design on held-out rows, beside one agent and one agent at equal tokens."""
+
+from collections import Counter, defaultdict
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from edgewise.mas.credit.failures import counted, failure
+from edgewise.mas.credit.reward import formula
+from edgewise.mas.designs.fixed import Fixed
+from edgewise.mas.designs.interface import Design
+from edgewise.mas.graph.graph import Graph, Node, single
+from edgewise.mas.runtime.graph_run import GraphRun
+from edgewise.mas.spec import Job
+from edgewise.mas.training.records import DESIGNED, EQUAL, ONE, _tokens, check_alive
+from edgewise.mas.training.trials import grouped, measured_runs
+from edgewise.toolkit.budget.ledger import PICO, cost
+from edgewise.toolkit.budget.prices import price_of
+from edgewise.toolkit.evaluation.comparison import Arm, Evaluation, compare
+from edgewise.toolkit.run.runner import Outcome
+from edgewise.toolkit.types import Example, Group, Note, Plan, Rollout, Score, Usage
+
+EXAMPLES = 20
+"""Rows whose graphs an artefact shows."""
+
+
+def _outcome(job: Job, found: Design, rival: Design, kept: Design) -> Plan[Outcome]:
+    """The measurement of what was found, whether or not it is kept, beside one agent and one at equal tokens."""
+    start = Fixed(single())
+    arms: dict[str, Design] = {ONE: start, DESIGNED: found}
+    if rival.version != start.version:
+        arms[EQUAL] = rival
+    runs = yield from measured(job, arms)
+    groups = {name: _groups(job, each) for name, each in runs.items()}
+    evaluation = compared(groups, job.config.samples)
+    failures = yield from _failures(job, runs[DESIGNED])
+    yield Note("wiring", Wiring(job, found, evaluation, groups, failures))
+    files, unchanged = (artifact_files(job, design) for design in (kept, start))
+    return Outcome(evaluation, files, unchanged)
+
+
+Runs = list[list[GraphRun]]
+"""The runs of an arm: the samples of each test row."""
+
+
+def measured(job: Job, arms: Mapping[str, Design]) -> Plan[dict[str, Runs]]:
+    """Run designs on the same test rows and samples."""
+    rows = job.task.test
+    yield Note("stage", f"measuring on {len(rows)} held-out rows")
+    found = yield [measured_runs(job, design, rows) for design in arms.values()]
+    groups = [group for each in found for group in _groups(job, each)]
+    yield Note("groups", groups)
+    check_alive(groups)
+    return dict(zip(arms, found, strict=True))
+
+
+def _groups(job: Job, runs: Runs) -> list[Group]:
+    return [grouped(row, each) for row, each in zip(job.task.test, runs, strict=True)]
+
+
+def _failures(job: Job, runs: Runs) -> Plan[dict[str, int]]:
+    """Why wrong answers were wrong, counted by class; `Failure` names them."""
+
+    def grade(row: Example, run: Rollout) -> Plan[Score]:
+        return job.task.reward.grade(row, run, job.judge)
+
+    rows = [(row, run) for row, each in zip(job.task.test, runs, strict=True) for run in each]
+    found = yield [failure(run, job.catalogue, row, grade) for row, run in rows]
+    return {str(name): count for name, count in counted(found).items()}
+
+
+def compared(groups: Mapping[str, Sequence[Group]], samples: int) -> Evaluation:
+    """The arms against the first one."""
+    arms = [Arm(name, tuple(found)) for name, found in groups.items()]
+    return compare(arms, ks=tuple(sorted({1, samples})))
+
+
+def artifact_files(job: Job, design: Design) -> dict[str, Any]:
+    """What the artefact keeps: the design with the graphs of some queries to look at, and the roles in full."""
+    queries = [job.query(row) for row in job.task.test[:EXAMPLES]]
+    examples = [
+        {"query": query.id, "graph": graph.to_json()}
+        for query, graph in zip(queries, design.graphs(queries), strict=True)
+    ]
+    roles = {
+        name: role.model_dump(mode="json", exclude_defaults=True) for name, role in job.catalogue.items()
+    }
+    data = {**design.to_json(), "examples": examples}
+    if tools := _own_tools(job, design):
+        data["tools"] = tools
+    return {"graph.json": data, "roles.json": roles}
+
+
+def _own_tools(job: Job, design: Design) -> list[str]:
+    """The tools of the task that a design may use: of one graph those of its nodes, else all."""
+    team = job.team("use", job.config.measuring)
+    if not isinstance(design, Fixed):
+        return list(team.own)
+    used = {name for node in design.graph.nodes for name in team.tool_names(node)}
+    return [name for name in team.own if name in used]
+
+
+def _spent(
+    job: Job, graphs: Sequence[Graph], groups: Sequence[Group]
+) -> dict[str, dict[str, dict[str, float]]]:
+    """By graph and node, the mean tokens of a run, and dollars where the price of the node's model is known."""
+    usage: dict[Graph, dict[str, Usage]] = defaultdict(lambda: defaultdict(Usage))
+    runs: Counter[Graph] = Counter()
+    for graph, group in zip(graphs, groups, strict=True):
+        runs[graph] += len(group.members)
+        for agent in (each for run in group.members for step in run.steps for each in step.calls):
+            usage[graph][agent.role] += agent.usage
+    return {
+        graph.version: {
+            name: _mean_cost(job, graph[name], used, runs[graph]) for name, used in usage[graph].items()
+        }
+        for graph in runs
+    }
+
+
+def _mean_cost(job: Job, node: Node, usage: Usage, runs: int) -> dict[str, float]:
+    price = price_of(node.model or job.config.model, job.config.price_list)
+    return {"tokens": usage.total / runs, **({"usd": cost(usage, price) / PICO / runs} if price else {})}
+
+
+@dataclass(frozen=True, slots=True)
+class Wiring:
+    """What RUN/wiring.json holds for the report: the graphs that were used, and how they compare at equal tokens."""
+
+    job: Job
+    design: Design
+    evaluation: Evaluation
+    groups: Mapping[str, Sequence[Group]]
+    failures: Mapping[str, int]
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain data."""
+        rows = self.job.task.test
+        graphs = self.design.graphs([self.job.query(row) for row in rows])
+        counts = Counter(graph.version for graph in graphs)
+        by_version = {graph.version: graph for graph in graphs}
+        spent = _spent(self.job, graphs, self.groups[DESIGNED])
+        return {
+            "formula": formula(self.job.weights),
+            "graphs": [
+                {"graph": by_version[v].to_json(), "rows": n, "version": v, "nodes": spent[v]}
+                for v, n in counts.most_common()
+            ],
+            "front": [
+                {
+                    "arm": result.name,
+                    "mean": result.mean.estimate,
+                    "tokens": _tokens(self.groups[result.name]) / runs,
+                }
+                for result in self.evaluation.results
+                if (runs := max(1, result.rollouts))
+            ],
+            "equal_tokens": self._at_equal_tokens(),
+            "failures": dict(self.failures),
+        }
+
+    def _at_equal_tokens(self) -> dict[str, Any]:
+        """The design against one agent at equal tokens: mean difference, interval, p."""
+        rival = EQUAL if EQUAL in self.groups else ONE
+        found = compared({name: self.groups[name] for name in (rival, DESIGNED)}, self.job.config.samples)
+        mean = found.results[1].against.mean if found.results[1].against else None
+        return {"rival": rival, **(asdict(mean) if mean else {})}

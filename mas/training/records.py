@@ -1,0 +1,92 @@
+"""Records of a step of the graph search."""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from edgewise.mas.designs.interface import Design
+from edgewise.mas.training.trials import Tried, tokens_of
+from edgewise.toolkit.errors import AllFailed
+from edgewise.toolkit.evaluation.comparison import reward_of
+from edgewise.toolkit.evaluation.gate import Choice
+from edgewise.toolkit.types import Group
+
+MEASURING = 0
+ONE, DESIGNED, EQUAL = "one agent", "designed", "one agent, equal tokens"
+"""Names of the arms that are measured."""
+
+
+@dataclass(frozen=True, slots=True)
+class StepRecord:
+    """What a step of the search saw; `choice` is the gate's, in the record after the last step."""
+
+    number: int
+    epoch: int
+    tried: tuple[Tried, ...] = ()
+    choice: Choice[Design] | None = None
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain data: rewards, graphs and credits of the groups, the choice."""
+        runs = [run.rollout for each in self.tried for run in each.runs[:-1]]
+        rewards = [reward_of(run) or 0.0 for run in runs]
+        return {
+            "step": self.number,
+            "epoch": self.epoch,
+            "statistics": {
+                "runs": len(runs),
+                "mean_reward": _mean(rewards),
+                "mixed": _mean([len({t.reward for t in each.trials.trials}) > 1 for each in self.tried]),
+            },
+            "groups": [_tried_json(each) for each in self.tried],
+            "gate": self.choice.to_json() if self.choice else None,
+        }
+
+    def summary(self) -> str:
+        """One line for people."""
+        if self.choice:
+            return f"gate, against one agent at equal tokens: {self.choice.summary()}"
+        found = [t for each in self.tried for t in each.trials.trials]
+        quality = _mean([t.parts.get("quality", 0.0) for t in found])
+        alone = _mean([reward_of(each.runs[-1].rollout) or 0.0 for each in self.tried])
+        sizes = _mean([len(t.draft.graph) for t in found])
+        return (
+            f"step {self.number}: graphs {quality:.2f}, one agent {alone:.2f}, {sizes:.1f} agents a graph, "
+            f"{len({t.draft.graph.version for t in found})} different graphs"
+        )
+
+
+def _tried_json(each: Tried) -> dict[str, Any]:
+    return {
+        "example": each.row.id,
+        "one_agent": reward_of(each.runs[-1].rollout) or 0.0,
+        "trials": [
+            {
+                "graph": t.draft.graph.version,
+                "nodes": [node.name for node in t.draft.graph.nodes],
+                "edges": [list(edge) for edge in t.draft.graph.edges],
+                "reward": t.reward,
+                "parts": dict(t.parts),
+                "credit": dict(t.credit),
+            }
+            for t in each.trials.trials
+        ],
+    }
+
+
+def _mean(values: Sequence[float]) -> float:
+    return math.fsum(values) / len(values) if values else 0.0
+
+
+def check_alive(groups: Sequence[Group]) -> None:
+    """Raise AllFailed where every single run broke: that says nothing of the graphs."""
+    runs = [run for group in groups for run in group.members]
+    if runs and all(run.failed for run in runs):
+        raise AllFailed(
+            f"Every one of {len(runs)} graph runs failed, the first one so: {runs[0].error} The failures are "
+            "recorded: once the cause is mended, begin anew with another --run."
+        )
+
+
+def _tokens(groups: Sequence[Group]) -> int:
+    return sum(tokens_of(run) for group in groups for run in group.members)

@@ -1,0 +1,67 @@
+"""Credit of nodes and edges in the groups of a step."""
+
+from collections.abc import Sequence
+from dataclasses import replace
+
+from edgewise.mas.credit.ablation import Credit, measured, with_emitted
+from edgewise.mas.credit.evidence import Case, Evidence
+from edgewise.mas.credit.reward import reward, worth, worth_of
+from edgewise.mas.graph.graph import Graph
+from edgewise.mas.spec import Job
+from edgewise.mas.training.trials import Tried, attempt, tokens_of
+from edgewise.toolkit.evaluation.comparison import reward_of
+from edgewise.toolkit.types import Example, Plan, Rollout
+from edgewise.toolkit.util.seeds import seed as seed_of
+
+
+def credited_with(
+    job: Job, found: Sequence[Tried], step: int, known: Evidence
+) -> Plan[tuple[list[Tried], Evidence]]:
+    """
+    The trials of a step with the credit of their parts, and what is known after it.
+
+    At most `credit` runs are made beside those of the trials. `known` is what earlier steps found. A trial's credit is
+    the guess for each part of its graph that was ever measured in it, with what the run emitted; parts of other graphs
+    with equal roles have their say in it.
+    """
+    rows, seed = {each.row.id: each for each in found}, seed_of(job.config.seed, step)
+    team = job.team("rollout", job.config.learning)
+
+    def run(graph: Graph, example: Example, sample: int) -> Plan[float]:
+        # Here a step is a sample: it has a seed of its own, under which its trials ran as sample 0.
+        each, named = rows[example.id], graph.version
+        made = yield from attempt(
+            job, team, graph, example, sample=0, seed=seed, version=named, shared=each.shared
+        )
+        return _worth(job, each, made.rollout)
+
+    cases = [Case(trial.draft.graph, each.row, step) for each in found for trial in each.trials.trials]
+    done = {
+        Case(x.graph, each.row, step).key: _worth(job, each, x.rollout) for each in found for x in each.runs
+    }
+    done |= {
+        Case(t.draft.graph, each.row, step).key: worth_of(job.weights, t.parts)
+        for each in found
+        for t in each.trials.beside
+    }
+    evidence = yield from measured(run, cases, most=job.config.credit, seed=seed, known=known, done=done)
+    return [_with_credit(job, each, evidence) for each in found], evidence
+
+
+def _worth(job: Job, each: Tried, rollout: Rollout) -> float:
+    quality, reference = reward_of(rollout) or 0.0, tokens_of(each.runs[-1].rollout)
+    return worth(job.weights, quality, tokens_of(rollout), reference)
+
+
+def _with_credit(job: Job, each: Tried, evidence: Evidence) -> Tried:
+    """A row's trials with credit, and their rewards with what is idle in them."""
+    reference = tokens_of(each.runs[-1].rollout)
+    trials = []
+    for trial, made in zip(each.trials.trials, each.runs, strict=False):
+        graph = trial.draft.graph
+        guesses = Credit.of({part: evidence.estimate(graph, part) for part in evidence.parts(graph)})
+        nodes = with_emitted(guesses.nodes, made.rewards)
+        quality, tokens = reward_of(made.rollout) or 0.0, tokens_of(made.rollout)
+        value, parts = reward(job.weights, quality, tokens, reference, graph, nodes, guesses.edges, job.roles)
+        trials.append(replace(trial, reward=value, parts=parts, credit=nodes, edge_credit=guesses.edges))
+    return replace(each, trials=replace(each.trials, trials=tuple(trials)))

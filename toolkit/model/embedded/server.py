@@ -1,0 +1,146 @@
+"""Serve an embedded model with llama.cpp on loopback, in this process."""
+
+import atexit
+import importlib
+import os
+import threading
+import urllib.request
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from edgewise.toolkit.errors import ModelError
+from edgewise.toolkit.model.embedded.catalogue import EmbeddedModel, find
+from edgewise.toolkit.model.embedded.download import pull, verified
+
+
+class LocalServer:
+    """
+    A caller's share of a running model server; also a context manager.
+
+    `url` is the base URL for an OpenAI client (no key is asked for). The server stops when the last share is
+    closed, at the latest when the process ends.
+    """
+
+    def __init__(self, running: "_Running") -> None:
+        self.url = running.url
+        self._running: _Running | None = running
+
+    def close(self) -> None:
+        """Give the share back; a second call does nothing."""
+        with _lock:
+            running, self._running = self._running, None
+            if running is None:
+                return
+            running.shares -= 1
+            if running.shares == 0:
+                running.stop()
+
+    def __enter__(self) -> "LocalServer":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+
+@dataclass(slots=True)
+class _Running:
+    """A server of this process. `server` is xllamacpp's object: dropping it stops the server."""
+
+    key: tuple[str, bool]
+    url: str
+    context: int
+    parallel: int
+    server: Any
+    shares: int = 0
+
+    def stop(self) -> None:
+        _servers.pop(self.key, None)
+        self.server = None
+
+
+_servers: dict[tuple[str, bool], _Running] = {}
+"""By the model's name and whether it gives vectors."""
+_lock = threading.RLock()
+
+
+def serve(name: str, *, context: int = 4096, parallel: int = 8, embeds: bool = False) -> LocalServer:
+    """
+    An OpenAI-compatible endpoint for an embedded model, inside this process, on loopback.
+
+    `context` is the room of one request, prompt and reply together, in tokens; `parallel` is how many
+    requests are computed at once (more wait in line). A model is served once per process: later callers
+    share it. Raises `BrokenModelFile` for a damaged file, and `ModelError` where xllamacpp is not installed
+    or the model runs already with less room.
+
+    llama.cpp computes either text or vectors: with `embeds` the model gets a second server, for `/v1/embeddings`
+    only, that gives the mean of the vectors of all tokens, scaled to length 1.
+
+    A reply repeats for the same seed, prompt and state of the prompt cache, not beyond: which requests are
+    computed together changes the rounding. `response_format` is enforced, `tool_choice="required"` is not.
+    """
+    model = find(name)
+    with _lock:
+        running = _servers.get((model.name, embeds))
+        if running is None:
+            running = _start(model, verified(model) or pull(model.name), context, parallel, embeds)
+            _servers[model.name, embeds] = running
+        elif running.context < context or running.parallel < parallel:
+            raise ModelError(
+                f"local/{model.name} is already served with context={running.context} and "
+                f"parallel={running.parallel}; ask for no more, or close that server first."
+            )
+        running.shares += 1
+        return LocalServer(running)
+
+
+def _engine() -> Any:
+    # Read once, when the engine is loaded: threads that wait sleep instead of spinning. Spinning threads
+    # stall each other as soon as anything else wants a core, and here the callers always do.
+    os.environ.setdefault("OMP_WAIT_POLICY", "passive")
+    try:
+        return importlib.import_module("xllamacpp")
+    except ImportError as error:
+        raise ModelError(
+            "Serving a local model needs the package xllamacpp: pip install 'edgewise[local]'."
+        ) from error
+
+
+def _start(model: EmbeddedModel, path: Path, context: int, parallel: int, embeds: bool) -> _Running:
+    xllamacpp = _engine()
+    parameters = _parameters(xllamacpp.CommonParams(), model, path, context, parallel)
+    if embeds:
+        parameters.embedding = True
+        parameters.pooling_type = xllamacpp.llama_pooling_type.LLAMA_POOLING_TYPE_MEAN
+        parameters.n_batch = parameters.n_ubatch = context  # a mean is taken over one batch, never over two
+    try:
+        server = xllamacpp.Server(parameters)
+    except RuntimeError as error:
+        raise ModelError(f"local/{model.name} could not be served: {error}.") from error
+    # Answered by the server's main loop. Stopping a server before its loop runs would wait for ever.
+    with urllib.request.urlopen(f"{server.listening_address}/slots", timeout=60) as reply:
+        reply.read()
+    atexit.unregister(_stop_all)
+    atexit.register(_stop_all)
+    return _Running((model.name, embeds), f"{server.listening_address}/v1", context, parallel, server)
+
+
+def _parameters(p: Any, model: EmbeddedModel, path: Path, context: int, parallel: int) -> Any:
+    """Settings for many short calls that share a long prefix, on few cores."""
+    p.model.path = str(path)
+    p.model_alias = {f"local/{model.name}"}
+    p.hostnames, p.port = ["127.0.0.1"], 0
+    p.n_parallel, p.n_ctx = parallel, context * parallel
+    # A cache of its own for each request: with a common one, each attends over the cells of all the others.
+    p.kv_unified = False
+    p.cpuparams.n_threads = p.cpuparams_batch.n_threads = os.cpu_count() or 1
+    p.use_jinja = True
+    p.ui = False
+    p.verbosity = 3 if os.environ.get("EDGEWISE_DEBUG") else 0
+    return p
+
+
+def _stop_all() -> None:
+    with _lock:
+        for running in list(_servers.values()):
+            running.stop()

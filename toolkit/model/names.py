@@ -1,0 +1,45 @@
+"""Model names: which server a name points to, and what that server calls the model."""
+
+import ipaddress
+from functools import lru_cache
+from urllib.parse import urlsplit
+
+from edgewise.toolkit.errors import ModelError
+
+
+def is_loopback(url: str) -> bool:
+    """Whether the URL points to this machine."""
+    host = urlsplit(url).hostname or ""
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"
+
+
+@lru_cache(maxsize=1024)
+def server_of(model: str) -> str:
+    """
+    Which connection a model name uses: models of one server share it.
+
+    Raises `ModelError` for a name without a provider.
+    """
+    kind, slash, name = model.partition("/")
+    if model.startswith(("http://", "https://")):
+        url, hash_, name = model.partition("#")
+        if not (hash_ and name):
+            raise ModelError(f"{model} names a server but no model: write {url}#MODEL.")
+        return url.rstrip("/")
+    if not (slash and name):
+        raise ModelError(f"{model!r} has no provider: write PROVIDER/NAME, such as openai/{model}.")
+    if kind in ("scripted", "local", "torch"):
+        return model
+    return kind
+
+
+@lru_cache(maxsize=1024)
+def wire_name(model: str) -> str:
+    """The name by which a server knows a model: without our prefix."""
+    if model.startswith(("http://", "https://")):
+        return model.partition("#")[2]
+    kind, _, name = model.partition("/")
+    return name if kind in ("openai", "local") and name else model
