@@ -4,15 +4,24 @@ ARGS ?=
 
 VENV := .venv
 BIN := $(VENV)/bin
+NEWEST := .venv-newest
 GPU := $(shell command -v nvidia-smi >/dev/null 2>&1 && nvidia-smi -L 2>/dev/null)
-PIP := $(BIN)/python -m pip install -qq --retries 10 --timeout 60 --disable-pip-version-check \
-       $(if $(GPU),,-c constraints-cpu.txt)
+TORCH := $(if $(GPU),,-c constraints-cpu.txt)
+pip = $(1)/bin/python -m pip install -qq --retries 10 --timeout 60 --disable-pip-version-check
+pytest = OMP_WAIT_POLICY=passive $(1)/bin/python -m pytest -n auto --maxprocesses 4 --dist loadfile $(ARGS)
+LOCKED := $(call pip,$(VENV)) --no-deps --no-build-isolation
+# What builds packages is pinned as well: Edgewise's own backend, and the setuptools of the few that have no wheels.
+BUILDS = $(BIN)/python -c 'import tomllib; print("setuptools", *tomllib.load(open("pyproject.toml", "rb"))["build-system"]["requires"], sep="\n")'
+PINS = $(BUILDS) | $(BIN)/uv pip compile - pyproject.toml --quiet --upgrade --no-header \
+       --universal --python-version 3.11 --generate-hashes --output-file $(VENV)/pins
+# torch is left out, and with it what only its CUDA build needs: which build it is differs between machines.
+WRITE = awk 'BEGIN {print "\# Written by make lock"} /^[a-z]/ {out = /^(torch=|triton=|nvidia-|cuda-)/} !out' $(VENV)/pins
 
-.PHONY: help install improve test check docs bench clean
+.PHONY: help install improve test test-newest lock check docs bench clean
 .DEFAULT_GOAL := help
 
 help:  ## list the targets
-	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "make %-9s %s\n", $$1, $$2}' Makefile
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-11s %s\n", $$1, $$2}' Makefile
 
 install: $(VENV)/.everything  ## make .venv with everything that development, tests and benches need
 
@@ -20,7 +29,18 @@ improve: $(VENV)/.enough  ## the main job on examples/support_triage; ARGS="--mi
 	@$(BIN)/edgewise improve examples/support_triage $(ARGS)
 
 test: install  ## run all tests; ARGS="tests/toolkit -k task" picks some
-	@OMP_WAIT_POLICY=passive $(BIN)/python -m pytest -n auto --maxprocesses 4 --dist loadfile $(ARGS)
+	@$(call pytest,$(VENV))
+
+test-newest: | $(NEWEST)/.made  ## the same with the newest versions that pyproject.toml allows, in .venv-newest
+	@echo "Bringing $(NEWEST) to the newest versions (a few minutes) ..." >&2
+	@$(call pip,$(NEWEST)) --upgrade --upgrade-strategy eager $(TORCH) -e '.[dev]'
+	@$(call pytest,$(NEWEST))
+
+lock: $(BIN)/uv  ## pin the newest versions for all other targets; read what `make test-newest` says first
+	@$(PINS) -c constraints-cpu.txt --extra dev
+	@$(WRITE) >requirements-dev.lock
+	@$(PINS) -c requirements-dev.lock --extra local
+	@$(WRITE) >requirements.lock
 
 check: install  ## ruff, pyright, generated docs are fresh, import directions
 	@$(BIN)/ruff check .
@@ -36,22 +56,27 @@ bench: install  ## run every bench/NAME.py and write docs/bench.md; ARGS="--quic
 	@$(BIN)/python bench/all.py $(ARGS)
 
 clean:  ## remove .venv and caches; models and runs stay
-	rm -rf $(VENV) build dist *.egg-info .pytest_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) $(NEWEST) build dist *.egg-info .pytest_cache .ruff_cache .hypothesis
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 # A stamp says what .venv holds, so that a second call does nothing.
-$(VENV)/.everything: pyproject.toml constraints-cpu.txt | $(VENV)/.made
-	@echo "Installing Edgewise with its tools into $(VENV) (a few minutes) ..." >&2
-	@$(PIP) -e '.[local,dev,data]'
-	@touch $(VENV)/.enough $@
+$(VENV)/.everything: requirements-dev.lock constraints-cpu.txt $(VENV)/.enough
+	@echo "Installing the tools into $(VENV) (a few minutes) ..." >&2
+	@$(LOCKED) --require-hashes -r requirements-dev.lock
+	@$(call pip,$(VENV)) $(TORCH) torch
+	@touch $@
 
-$(VENV)/.enough: pyproject.toml constraints-cpu.txt | $(VENV)/.made
+$(VENV)/.enough: requirements.lock pyproject.toml | $(VENV)/.made
 	@echo "Installing Edgewise into $(VENV) (a minute or two) ..." >&2
-	@$(PIP) -e '.[local]'
+	@$(LOCKED) --require-hashes -r requirements.lock
+	@$(LOCKED) -e .
 	@touch $@
 
-$(VENV)/.made:
+$(VENV)/.made $(NEWEST)/.made: %/.made:
 	@$(PYTHON) -c 'import sys; sys.exit("Edgewise needs Python 3.11 or newer: make PYTHON=/path/to/python3.11" if sys.version_info < (3, 11) else 0)'
-	@rm -rf $(VENV)
-	@$(PYTHON) -m venv $(VENV)
+	@rm -rf $*
+	@$(PYTHON) -m venv $*
 	@touch $@
+
+$(BIN)/uv: | $(VENV)/.made
+	@$(call pip,$(VENV)) uv
