@@ -296,7 +296,7 @@ def test_lessons_of_nodes_are_served(tmp_path: Path) -> None:
     try:
         line = process.stderr.readline()
         url = re.search(r"at (http\S+/v1)", line)
-        assert url, line
+        assert url, line + process.stderr.read()
         with openai.OpenAI(base_url=url[1], api_key="any", max_retries=0) as client:
             said = [answer(client, system) for system in ("You find the number.", "You write it.")]
     finally:
