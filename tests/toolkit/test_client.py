@@ -562,7 +562,7 @@ def test_litellm_is_missed_only_where_it_is_missing(missing, said, monkeypatch):
     def import_module(name):
         raise ModuleNotFoundError(f"No module named {missing!r}", name=missing)
 
-    monkeypatch.setattr("edgewise.toolkit.model.client.importlib.import_module", import_module)
+    monkeypatch.setattr("importlib.import_module", import_module)
     _litellm.cache_clear()
     with pytest.raises(ModelError if missing == "litellm" else ModuleNotFoundError, match=said):
         asyncio.run(LiteLLMClient(api_base="http://127.0.0.1:1").ask(Request("mistral/m", HELLO)))
