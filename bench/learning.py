@@ -17,7 +17,8 @@ from sentences import task
 
 from edgewise.learner import train
 from edgewise.toolkit.run.runner import Result
-from edgewise.toolkit.types import Group, Note
+from edgewise.toolkit.tracking.events import Event, GroupsFinished, StepFinished
+from edgewise.toolkit.types import Group
 
 MODEL, METHODS = "torch/smollm2-135m", ("dr_grpo", "grpo", "rloo")
 SETTINGS: dict[str, Any] = {
@@ -40,13 +41,13 @@ GAIN, START, MINUTES = 0.3, 0.4, 15.0
 BAR = "from below 0.4, at least +0.3 on held-out rows, interval above 0, within 15 minutes, each of three methods"
 
 
-def watch(note: Note) -> None:
+def watch(note: Event) -> None:
     """Each step as a line; of each measurement, which comes behind them, some replies."""
-    if note.topic == "step":
-        print(note.data.summary(), file=sys.stderr, flush=True)
+    if isinstance(note, StepFinished):
+        print(note.record.summary(), file=sys.stderr, flush=True)
         SEEN.clear()
-    elif note.topic == "groups":
-        SEEN.append(note.data)
+    elif isinstance(note, GroupsFinished):
+        SEEN.append(note.groups)
 
 
 def said(method: str) -> None:

@@ -23,7 +23,7 @@ from common import ROOT, quick, report
 from sentences import PROMPT, WORDS
 
 from edgewise.toolkit.task.task import Task
-from edgewise.toolkit.types import Note
+from edgewise.toolkit.tracking.events import Event, StepFinished
 
 PROMPTS, GROUP, LONGEST, BAR = 4, 8, 16, 4.0
 MODEL = "smollm2-135m"
@@ -88,8 +88,8 @@ def ours(model: str, steps: int) -> list[float]:
 
     at: list[float] = []
 
-    def watch(note: Note) -> None:
-        if note.topic == "step":
+    def watch(note: Event) -> None:
+        if isinstance(note, StepFinished):
             at.append(time.perf_counter())
 
     rows = [{"word": word} for word in WORDS.split()]

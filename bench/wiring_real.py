@@ -24,7 +24,7 @@ from puzzles import task as mixed
 from edgewise.mas import design
 from edgewise.mas.training.records import DESIGNED
 from edgewise.toolkit.cli.progress import watcher
-from edgewise.toolkit.types import Note
+from edgewise.toolkit.tracking.events import Event, StageStarted
 
 ROLES = "drafter,reasoner,programmer,reviser,majority"
 SETTINGS: dict[str, Any] = {
@@ -59,8 +59,8 @@ class Clock:
     def __init__(self) -> None:
         self.started, self.found, self.show = time.monotonic(), 0.0, watcher()
 
-    def __call__(self, note: Note) -> None:
-        if note.topic == "stage" and str(note.data).startswith("measuring"):
+    def __call__(self, note: Event) -> None:
+        if isinstance(note, StageStarted) and str(note.text).startswith("measuring"):
             self.found = (time.monotonic() - self.started) / 60
         self.show(note)
 

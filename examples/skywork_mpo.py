@@ -23,7 +23,8 @@ from edgewise.learner.policy.policy import Policy
 from edgewise.learner.sampling.generate import Ask, sample
 from edgewise.learner.update.preference import prefer, ranked
 from edgewise.toolkit import Task
-from edgewise.toolkit.types import Message, Note
+from edgewise.toolkit.tracking.events import Event, StepFinished
+from edgewise.toolkit.types import Message
 
 WORDS = """
     cat bread Norway hammer river music dog horse cow sheep goat pig rabbit mouse lion tiger bear wolf fox deer
@@ -107,9 +108,9 @@ def buffered(model: str, words: list[str], steps: int, run: Path) -> None:
     )
 
 
-def watch(note: Note) -> None:
-    if note.topic == "step":
-        print(note.data.summary(), flush=True)
+def watch(note: Event) -> None:
+    if isinstance(note, StepFinished):
+        print(note.record.summary(), flush=True)
 
 
 def main() -> None:

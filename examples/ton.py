@@ -26,7 +26,8 @@ from edgewise.learner.policy.policy import Policy
 from edgewise.learner.sampling.generate import Ask, sample
 from edgewise.learner.update.imitation import Pair, imitate
 from edgewise.toolkit import Task
-from edgewise.toolkit.types import Message, Note
+from edgewise.toolkit.tracking.events import Event, StepFinished
+from edgewise.toolkit.types import Message
 
 KINDS = {
     "animals": "cat dog horse cow sheep goat pig rabbit mouse lion tiger bear wolf fox deer".split(),
@@ -120,9 +121,9 @@ def reinforced(model: str, rows: list[Row], steps: int, run: Path) -> None:
     train(task, model=model, method="grpo", run=run, watch=watch, force=True, **settings)
 
 
-def watch(note: Note) -> None:
-    if note.topic == "step":
-        print(note.data.summary(), flush=True)
+def watch(note: Event) -> None:
+    if isinstance(note, StepFinished):
+        print(note.record.summary(), flush=True)
 
 
 def main() -> None:

@@ -17,7 +17,7 @@ from edgewise.toolkit.run.config import resolve
 from edgewise.toolkit.run.forecast import check_limits
 from edgewise.toolkit.run.runner import Result, blocking, execute_run
 from edgewise.toolkit.task.task import Task
-from edgewise.toolkit.types import Note
+from edgewise.toolkit.tracking.events import Event
 
 
 async def atrain(
@@ -26,7 +26,7 @@ async def atrain(
     model: str | None = None,
     limits: Limits | None = None,
     run: str | Path | None = None,
-    watch: Callable[[Note], None] = lambda note: None,
+    watch: Callable[[Event], None] = lambda note: None,
     **settings: Any,
 ) -> Result:
     """

@@ -14,7 +14,8 @@ from edgewise.experience.training.records import StepRecord
 from edgewise.toolkit.run.config import resolve
 from edgewise.toolkit.run.runner import Outcome
 from edgewise.toolkit.task.task import Task
-from edgewise.toolkit.types import Note, Reply, Request
+from edgewise.toolkit.tracking.events import EffectsMeasured, Event, StepFinished
+from edgewise.toolkit.types import Reply, Request
 from tests import toy
 from tests.plans import play
 
@@ -27,15 +28,15 @@ class Learned:
 
     outcome: Outcome
     requests: list[Request]
-    notes: list[Note]
+    notes: list[Event]
 
     @property
     def steps(self) -> list[StepRecord]:
-        return [note.data for note in self.notes if note.topic == "step"]
+        return [note.record for note in self.notes if isinstance(note, StepFinished)]
 
     @property
     def tidied(self) -> Tidied:
-        return next(note.data for note in self.notes if note.topic == "effects")
+        return next(note.record for note in self.notes if isinstance(note, EffectsMeasured))
 
     @property
     def library(self) -> Library:
@@ -62,7 +63,7 @@ def learned(
 ) -> Learned:
     """Learn, one call at a time; `answer` plays the model."""
     requests: list[Request] = []
-    notes: list[Note] = []
+    notes: list[Event] = []
 
     def record(request: Request) -> str | Reply:
         requests.append(request)

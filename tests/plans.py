@@ -5,10 +5,11 @@ import inspect
 from collections.abc import Callable
 from typing import Any
 
-from edgewise.toolkit.types import Hosted, Message, Note, Plan, Reply, Request, Work
+from edgewise.toolkit.tracking.events import Event
+from edgewise.toolkit.types import Hosted, Message, Plan, Reply, Request, Work
 
 
-def play(plan: Plan[Any], answer: Callable[[Request], str | Reply], notes: list[Note] | None = None) -> Any:
+def play(plan: Plan[Any], answer: Callable[[Request], str | Reply], notes: list[Event] | None = None) -> Any:
     """Run a plan to its value; `answer` plays the model."""
     sent: Any = None
     while True:
@@ -27,9 +28,11 @@ def play(plan: Plan[Any], answer: Callable[[Request], str | Reply], notes: list[
                 sent = asyncio.run(sent) if inspect.iscoroutine(sent) else sent
             case Hosted():
                 sent = asyncio.run(want.run(lambda inner: _played(inner, answer, notes)))
-            case Note():
+            case Event():
                 sent = notes.append(want) if notes is not None else None
 
 
-async def _played(plan: Plan[Any], answer: Callable[[Request], str | Reply], notes: list[Note] | None) -> Any:
+async def _played(
+    plan: Plan[Any], answer: Callable[[Request], str | Reply], notes: list[Event] | None
+) -> Any:
     return await asyncio.to_thread(play, plan, answer, notes)

@@ -269,21 +269,13 @@ class Sampled:
     usage: Usage
 
 
-@dataclass(frozen=True, slots=True)
-class Note:
-    """Something that happened, for whoever watches the run: `topic` names it, `data` is what it was."""
-
-    topic: str
-    data: Any = None
-
-
 T = TypeVar("T")
 
 Plan = Generator[Any, Any, T]
 """
 Logic without I/O: a generator that yields what it wants and is sent what came of it.
 
-It may yield a `Request` (is sent a `Reply`), a `Work` or `Hosted` (is sent its result), a `Note` (is sent None), or
+It may yield a `Request` (is sent a `Reply`), a `Work` or `Hosted` (is sent its result), an `Event` of `tracking.events` (is sent None), or
 a list of plans (all run at once; is sent their results in the same order). `toolkit.run.driver.drive` runs one
 against a real client.
 """

@@ -19,10 +19,10 @@ from edgewise.learner.sampling.given_answers import written
 from edgewise.learner.training.row_memory import drawn, remembered
 from edgewise.learner.update import collate
 from edgewise.learner.update.gradient_step import How, update
-from edgewise.toolkit.groups.sampling.replay import LATER
 from edgewise.toolkit.groups.sampling.rollout_plan import GIVEN, Asked
 from edgewise.toolkit.groups.sampling.row_history import Memory
-from edgewise.toolkit.types import Encoded, Example, Group, Message, Note, Plan, Rollout, Score, Step
+from edgewise.toolkit.tracking.events import Event, GroupsDeferred
+from edgewise.toolkit.types import Encoded, Example, Group, Message, Plan, Rollout, Score, Step
 from edgewise.toolkit.util.seeds import seed as seed_of
 from tests.plans import play
 
@@ -80,9 +80,9 @@ class Training:
     def step(self) -> list[Group]:
         """Sample and learn; the groups that the policy drew."""
         self.number += 1
-        notes: list[Note] = []
+        notes: list[Event] = []
         groups = play(self.method.plan(self._asked()), lambda request: "", notes)
-        later = [group for note in notes if note.topic == LATER for group in note.data]
+        later = [group for note in notes if isinstance(note, GroupsDeferred) for group in note.groups]
         known = collate.judged(collate.members(groups), self.method)
         made = collate.batch(known)
         if made is not None:

@@ -8,7 +8,8 @@ from edgewise.experience.spec import Job
 from edgewise.experience.training.loop import Runs
 from edgewise.experience.training.rollouts import measure
 from edgewise.toolkit.run.artifact import Artifact
-from edgewise.toolkit.types import Group, Note, Plan
+from edgewise.toolkit.tracking.events import ModelReleased
+from edgewise.toolkit.types import Group, Plan
 from edgewise.toolkit.util.files import json_text
 
 FILE = "weights.json"
@@ -27,7 +28,7 @@ def runs(artifact: Artifact) -> Runs:
     def run(job: Job) -> Plan[list[Group]]:
         own = replace(job, config=job.config.model_copy(update={"model": model, "judge": job.judge}))
         groups = yield from measure(own, Library(), job.task.test, version=version)
-        yield Note("unused", model)
+        yield ModelReleased(model)
         return groups
 
     return run

@@ -25,7 +25,8 @@ from edgewise.toolkit.rollout import agent
 from edgewise.toolkit.rollout.agent import Prompt
 from edgewise.toolkit.run.driver import asking
 from edgewise.toolkit.run.sync_bridge import Ask, bridged
-from edgewise.toolkit.types import Example, Group, Message, Note, Payer, Plan, Reply, Request, Rollout
+from edgewise.toolkit.tracking.events import GroupsFinished
+from edgewise.toolkit.types import Example, Group, Message, Payer, Plan, Reply, Request, Rollout
 from edgewise.toolkit.util.seeds import seed as seed_of
 
 MOST = 4
@@ -218,7 +219,7 @@ def _run(job: Job, library: Library, draws: Sequence[tuple[Example, int]], step:
     """A graded rollout for each row and sample index, as a run while learning, under the whole library."""
     yield from retriever.prepare(library, job.retrieval)
     found = yield [_attempt(job, library, row, sample, step) for row, sample in draws]
-    yield Note("groups", [Group(row, run.role, (run,)) for (row, _), run in zip(draws, found, strict=True)])
+    yield GroupsFinished([Group(row, run.role, (run,)) for (row, _), run in zip(draws, found, strict=True)])
     return found
 
 

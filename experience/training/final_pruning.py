@@ -15,7 +15,8 @@ from edgewise.experience.library.library import Effect, Lesson, Library
 from edgewise.experience.spec import USUAL, Job
 from edgewise.experience.training.gate import Cached, gate_rows
 from edgewise.experience.training.records import State
-from edgewise.toolkit.types import Example, Note, Plan
+from edgewise.toolkit.tracking.events import EffectsMeasured, GroupsFinished, StageStarted
+from edgewise.toolkit.types import Example, Plan
 
 SURE = 0.8
 """
@@ -54,10 +55,10 @@ def tidied(job: Job, state: State) -> Plan[Library]:
     library, rows = state.library, gate_rows(job)
     asked = pruning.undecided(library, job.config.leave_one_out) if job.gated and len(rows) > 1 else ()
     if asked:
-        yield Note("stage", f"measuring {len(asked)} lessons, each left out once on {len(rows)} rows")
+        yield StageStarted(f"measuring {len(asked)} lessons, each left out once on {len(rows)} rows")
         library = yield from _measured(job, library, asked, rows)
     kept, dropped = pruning.prune(library, job.sure(SURE if asked else USUAL)) if job.gated else (library, ())
-    yield Note("effects", Tidied(kept, tuple(x.id for x in asked), len(rows) if asked else 0, dropped))
+    yield EffectsMeasured(Tidied(kept, tuple(x.id for x in asked), len(rows) if asked else 0, dropped))
     return kept
 
 
@@ -68,7 +69,7 @@ def _measured(job: Job, library: Library, asked: Sequence[Lesson], rows: Sequenc
     found: dict[str, Effect] = {
         lesson.id: pruning.left_out(everything, other) for lesson, other in zip(asked, others, strict=True)
     }
-    yield Note("groups", cached.groups)
+    yield GroupsFinished(cached.groups)
     return library.with_lessons(
         replace(x, effect=pruning.together(x.effect, found[x.id])) if x.id in found else x
         for x in library.lessons

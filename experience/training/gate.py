@@ -13,7 +13,8 @@ from edgewise.experience.training.records import State, check_alive, mean
 from edgewise.toolkit.evaluation.comparison import reward_of
 from edgewise.toolkit.evaluation.gate import Choice, Scores, Verdict, choose
 from edgewise.toolkit.groups.sampling.row_selection import shuffled
-from edgewise.toolkit.types import Example, Group, Note, Plan
+from edgewise.toolkit.tracking.events import GroupsFinished, StageStarted
+from edgewise.toolkit.types import Example, Group, Plan
 
 
 def _decided(job: Job, state: State, found: Candidates) -> Plan[Choice[Library] | None]:
@@ -24,11 +25,11 @@ def _decided(job: Job, state: State, found: Candidates) -> Plan[Choice[Library] 
     challengers = with_places(job, found.libraries)
     if not challengers or not rows:
         return Choice(state.library, "", Verdict(False, 0.0, 0))
-    yield Note("stage", f"comparing {len(challengers)} candidate libraries on {len(rows)} validation rows")
+    yield StageStarted(f"comparing {len(challengers)} candidate libraries on {len(rows)} validation rows")
     cached = Cached(job, state.library)
     level = state.spending.level
     choice = yield from choose(state.library, challengers, rows, cached.scores, level, job.anchors)
-    yield Note("groups", cached.groups)
+    yield GroupsFinished(cached.groups)
     return choice
 
 

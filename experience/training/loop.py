@@ -23,7 +23,8 @@ from edgewise.toolkit.evaluation.gate import Spending
 from edgewise.toolkit.groups.sampling.row_selection import rested, shuffled, vade
 from edgewise.toolkit.run.driver import booked
 from edgewise.toolkit.run.runner import Outcome
-from edgewise.toolkit.types import Example, Group, Note, Plan
+from edgewise.toolkit.tracking.events import GroupsFinished, ModelReleased, StageStarted, StepFinished
+from edgewise.toolkit.types import Example, Group, Plan
 from edgewise.toolkit.util.seeds import seed as seed_of
 
 
@@ -41,7 +42,7 @@ def learn(job: Job) -> Plan[Outcome]:
             number += 1
             queue = _queue(job, state, waiting, number)
             record = yield from booked(step(job, state, queue, number, epoch), number)
-            yield Note("step", record)
+            yield StepFinished(record)
             state, first = record.state, first or tuple(study.group for study in record.studies)
             waiting = _left(job, waiting, record)
             if not waiting or job.config.direct:
@@ -94,17 +95,17 @@ def evaluate(job: Job, libraries: Mapping[str, Library | Runs], alone: Collectio
 
     Those named in `alone` run after the others, one by one: each brings a model of its own into the memory.
     """
-    yield Note("stage", f"measuring on {len(job.task.test)} held-out rows")
+    yield StageStarted(f"measuring on {len(job.task.test)} held-out rows")
     together = [name for name in libraries if name not in alone]
     answers = yield [_answers(job, libraries[name]) for name in together]
     found: dict[str, list[Group]] = dict(zip(together, answers, strict=True))
     if alone and not job.task.reward.asks:
-        yield Note("unused", job.config.model)
+        yield ModelReleased(job.config.model)
     for name in alone:
-        yield Note("stage", f"measuring {name} on {len(job.task.test)} held-out rows")
+        yield StageStarted(f"measuring {name} on {len(job.task.test)} held-out rows")
         found[name] = yield from _answers(job, libraries[name])
     groups = [found[name] for name in libraries]
-    yield Note("groups", [group for arm in groups for group in arm])
+    yield GroupsFinished([group for arm in groups for group in arm])
     check_alive([run for arm in groups for group in arm for run in group.members])
     arms = [Arm(name, tuple(found[name])) for name in libraries]
     if len(arms) == 1:

@@ -22,7 +22,8 @@ from edgewise.experience.training.records import State, StepRecord, Study, check
 from edgewise.experience.training.rollouts import Offer
 from edgewise.toolkit.evaluation.gate import Choice
 from edgewise.toolkit.groups.sampling import rollout_plan
-from edgewise.toolkit.types import Example, Group, Note, Plan, Rollout
+from edgewise.toolkit.tracking.events import GroupsFinished, StageStarted
+from edgewise.toolkit.types import Example, Group, Plan, Rollout
 
 
 def step(job: Job, state: State, queue: Sequence[Example], number: int, epoch: int) -> Plan[StepRecord]:
@@ -60,8 +61,8 @@ def _searched(
     """GEPA's search on the queue's first rows; there is no comparison, and a row that it never drew has no group."""
     rows = queue[: job.config.batch_size]
     calls = len(rows) * job.config.group_size
-    yield Note(
-        "stage", f"step {number}, epoch {epoch}: GEPA searches on {len(rows)} rows with {calls} rollouts"
+    yield StageStarted(
+        f"step {number}, epoch {epoch}: GEPA searches on {len(rows)} rows with {calls} rollouts"
     )
     groups, found = yield from gepa.search(job, library, rows, number)
     check_alive([run for group in groups for run in group.members])
@@ -74,7 +75,7 @@ def _proposed(
     """What groups of the queue's first rows, or the bare tasks, propose."""
     if job.config.direct:
         batch = queue[: job.config.batch_size]
-        yield Note("stage", f"writing lessons from {len(batch)} tasks without rollouts")
+        yield StageStarted(f"writing lessons from {len(batch)} tasks without rollouts")
         studies, seen = [], []
         proposals = yield from distiller.direct(job.distiller, batch, library)
     else:
@@ -89,7 +90,7 @@ def _studied(
     """Groups of the queue's first rows and what was made of them; with `refill`, until enough have signal."""
     config = job.config
     wanted = min(config.batch_size, len(queue))
-    yield Note("stage", f"step {number}, epoch {epoch}: {wanted} groups of {config.group_size}")
+    yield StageStarted(f"step {number}, epoch {epoch}: {wanted} groups of {config.group_size}")
     waiting = queue if config.refill else queue[:wanted]
     offered = yield from runs.offers(job, library, waiting, number)
     done: list[Rollout] = []
@@ -100,7 +101,7 @@ def _studied(
         else:
             groups = yield from runs.allocated_groups(job, rows, offered)
             found = yield [compared(job, library, group) for group in groups]
-        yield Note("groups", [each.group for each in found])
+        yield GroupsFinished([each.group for each in found])
         # Of the step so far: a wave may be a single row, and that one may be broken.
         done.extend(run for each in found for run in each.group.members)
         check_alive(done)

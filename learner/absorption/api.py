@@ -17,7 +17,7 @@ from edgewise.toolkit.run import directory
 from edgewise.toolkit.run.forecast import check_limits
 from edgewise.toolkit.run.runner import Result, blocking, execute_run
 from edgewise.toolkit.task.task import Task
-from edgewise.toolkit.types import Note
+from edgewise.toolkit.tracking.events import Event
 
 
 async def aabsorb(
@@ -27,7 +27,7 @@ async def aabsorb(
     model: str | None = None,
     limits: Limits | None = None,
     run: str | Path | None = None,
-    watch: Callable[[Note], None] = lambda note: None,
+    watch: Callable[[Event], None] = lambda note: None,
     **settings: Any,
 ) -> Result:
     """
@@ -45,7 +45,7 @@ async def aabsorb(
     return await carried_out(job, path, watch)
 
 
-async def carried_out(job: AbsorbJob, path: Path, watch: Callable[[Note], None]) -> Result:
+async def carried_out(job: AbsorbJob, path: Path, watch: Callable[[Event], None]) -> Result:
     """The job, done in a run directory."""
     return await execute_run(
         job.task, job.config, lambda *_: learn(job, path), path, job="absorb", watch=watch

@@ -32,7 +32,8 @@ from edgewise.toolkit.rollout.tool_calls import with_instructions
 from edgewise.toolkit.run.artifact import WEIGHTS
 from edgewise.toolkit.run.driver import booked
 from edgewise.toolkit.run.runner import Outcome
-from edgewise.toolkit.types import Example, Group, Message, Note, Plan, Reply, Request, Rollout, Work
+from edgewise.toolkit.tracking.events import GroupsFinished, StageStarted, StepFinished, WeightsTrained
+from edgewise.toolkit.types import Example, Group, Message, Plan, Reply, Request, Rollout, Work
 from edgewise.toolkit.util.seeds import seed as seed_of
 
 NAME, PAPER = "absorbed", "2209.15189"
@@ -87,20 +88,20 @@ class Record:
 
 def learn(job: AbsorbJob, path: Path) -> Plan[Outcome]:
     """Learn from answers to the training rows, with checkpoints under `path`, then measure on the test rows."""
-    yield Note("stage", f"loading {job.config.model}")
+    yield StageStarted(f"loading {job.config.model}")
     engine: Engine = yield Work(loaded, (job,))
     asked = yield from job.lessons.dressed([*job.task.train, *job.task.test])
-    yield Note("stage", f"training on {engine.policy.chosen}")
+    yield StageStarted(f"training on {engine.policy.chosen}")
     folder, state = path / CHECKPOINTS, State()
     if found := checkpoint.latest(folder):
         state = State(**(yield Work(engine.restore, (found,))))
-        yield Note("stage", f"going on after step {state.number}")
+        yield StageStarted(f"going on after step {state.number}")
     while state.number < job.config.steps:
-        yield Note("stage", f"step {state.number + 1} of {job.config.steps}")
+        yield StageStarted(f"step {state.number + 1} of {job.config.steps}")
         record, state = yield from step(job, engine, asked, state)
         if state.number % job.config.save_every == 0 or state.number == job.config.steps:
             yield Work(_saved, (engine, state, folder))
-        yield Note("step", record)
+        yield StepFinished(record)
     if not state.answers:
         raise Hopeless(
             "No answer that the model gave with these lessons was worth learning: all had the same reward, or none "
@@ -131,7 +132,7 @@ def step(job: AbsorbJob, engine: Engine, asked: Asked, state: State) -> Plan[tup
     epoch, rows = chosen(job, number)
     plans = [booked(_drawn(job, asked[row.id], row, number), number) for row in rows]
     groups = yield from in_step(plans, model, partial(taught, engine))
-    yield Note("groups", groups)
+    yield GroupsFinished(groups)
     check_alive(groups)
     answers = worth(groups)
     pairs = [pair for row, run in answers for pair in undressed(engine.policy, job.learner, row, run)]
@@ -218,7 +219,7 @@ def _outcome(job: AbsorbJob, engine: Engine, asked: Asked, state: State, path: P
         "stopped": "",
     }
     now = {**about, "steps": state.number}
-    yield Note("weights", now)
+    yield WeightsTrained(now)
     absorbed = yield from measured(job, engine, f"w{state.number}")
     folder = path / WEIGHTS
     yield Work(partial(engine.export, folder))
@@ -228,7 +229,7 @@ def _outcome(job: AbsorbJob, engine: Engine, asked: Asked, state: State, path: P
     arms = {BEFORE: before, ABSORBED: absorbed, LESSONS: dressed}
     found = compare([Arm(name, tuple(groups)) for name, groups in arms.items()])
     now |= {"kept": kept(found).to_json()}
-    yield Note("weights", now)
+    yield WeightsTrained(now)
     return Outcome(
         found, {FILE: now}, {FILE: {**about, "steps": 0}}, (job.lessons.version,), {WEIGHTS: folder}
     )

@@ -28,7 +28,7 @@ from edgewise.toolkit.run import directory
 from edgewise.toolkit.run.directory import Watch
 from edgewise.toolkit.run.runner import blocking, execute_run
 from edgewise.toolkit.task.task import Task
-from edgewise.toolkit.types import Note
+from edgewise.toolkit.tracking.events import Event, StageStarted
 
 
 async def carried_out(plan: Lineup, lead: Lead, watch: Watch = lambda note: None) -> Compared:
@@ -44,7 +44,7 @@ async def carried_out(plan: Lineup, lead: Lead, watch: Watch = lambda note: None
     found = _written(plan, ends)
     for number, run in enumerate(plan.runs, 1):
         if run.left:
-            watch(Note("stage", f"run {number} of {len(plan.runs)}: {run.name}{_to_go(plan, found)}"))
+            watch(StageStarted(f"run {number} of {len(plan.runs)}: {run.name}{_to_go(plan, found)}"))
             if end := await _carried_out(run, lead, watch, plan.path):
                 ends[run.path] = end
             found = _written(plan, ends)
@@ -65,7 +65,7 @@ async def _carried_out(run: Planned, lead: Lead, watch: Watch, whole: Path) -> E
     """Carry out one run; how it ended, if not with a measurement."""
     job, end, saving = run.job, None, Saving(run.job)
 
-    def seen(note: Note) -> None:
+    def seen(note: Event) -> None:
         saving.watch(note)
         watch(note)
 

@@ -6,7 +6,8 @@ from dataclasses import asdict, dataclass, field
 from edgewise.learner.forecast import forecast
 from edgewise.learner.spec import Job
 from edgewise.toolkit.budget.ledger import Ledger
-from edgewise.toolkit.types import Note, Request
+from edgewise.toolkit.tracking.events import Event, GroupsFinished, RunOpened
+from edgewise.toolkit.types import Request
 
 CLEARLY = 1.25
 """How many times the usual number of calls a step has that sampled anew: rollouts of worlds differ in length."""
@@ -28,12 +29,12 @@ class Saving:
     _rollouts: int = 0
     _replies: int = 0
 
-    def watch(self, note: Note) -> None:
+    def watch(self, note: Event) -> None:
         """Find the run's ledger, and how many replies a rollout has."""
-        if note.topic == "open":
-            self._ledger = note.data[1]
-        elif note.topic == "groups":
-            runs = [run for group in note.data for run in group.members]
+        if isinstance(note, RunOpened):
+            self._ledger = note.ledger
+        elif isinstance(note, GroupsFinished):
+            runs = [run for group in note.groups for run in group.members]
             self._rollouts += len(runs)
             self._replies += sum(len(run.steps) for run in runs)
 

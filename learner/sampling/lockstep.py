@@ -5,7 +5,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from edgewise.toolkit.types import Note, Payer, Plan, Reply, Request, Sampled, T, Usage, Work
+from edgewise.toolkit.tracking.events import CallsPlanned, CallsSampled, Event, ReplyReceived
+from edgewise.toolkit.types import Payer, Plan, Reply, Request, Sampled, T, Usage, Work
 
 Answer = Callable[[Sequence[Request]], Sequence[Reply]]
 
@@ -47,7 +48,7 @@ def in_step(plans: Sequence[Plan[T]], model: str, answer: Answer) -> Plan[list[T
                     ready += [(_Strand(p, strand, i), None) for i, p in enumerate(want)]
                     if not want:
                         ready.append((strand, []))
-                case Note():
+                case Event():
                     ready.insert(0, (strand, (yield want)))
                 case _:
                     others.append((strand, want))
@@ -76,11 +77,11 @@ def _wanted(want: Any) -> Plan[Any]:
 
 def _answered(requests: Sequence[Request], answer: Answer) -> Plan[Sequence[Reply]]:
     """Replies to a batch, if the limits allow it; they are booked."""
-    yield Note("asking", requests)
+    yield CallsPlanned(requests)
     replies: Sequence[Reply] = yield Work(answer, (requests,))
     for reply in replies:
-        yield Note("reply", reply)
-    yield Note("sampled", booked(requests, replies))
+        yield ReplyReceived(reply)
+    yield CallsSampled(booked(requests, replies))
     return replies
 
 

@@ -31,14 +31,20 @@ from edgewise.learner.update.collate import Member
 from edgewise.learner.update.gradient_step import Updated
 from edgewise.toolkit.errors import AllFailed, Hopeless
 from edgewise.toolkit.evaluation.comparison import Arm, compare
-from edgewise.toolkit.groups.sampling.replay import LATER
 from edgewise.toolkit.groups.sampling.rollout_plan import Asked
 from edgewise.toolkit.groups.sampling.row_history import Memory
 from edgewise.toolkit.rollout.agent import Prompt, group, runs
 from edgewise.toolkit.run.artifact import WEIGHTS
 from edgewise.toolkit.run.driver import booked
 from edgewise.toolkit.run.runner import Outcome
-from edgewise.toolkit.types import Example, Group, Message, Note, Plan, Rollout, Work
+from edgewise.toolkit.tracking.events import (
+    GroupsDeferred,
+    GroupsFinished,
+    StageStarted,
+    StepFinished,
+    WeightsTrained,
+)
+from edgewise.toolkit.types import Example, Group, Message, Plan, Rollout, Work
 from edgewise.toolkit.util.seeds import seed as seed_of
 
 MEASURING = 0
@@ -59,19 +65,19 @@ def learn(
 
     `enough` is asked before each step why learning should end there; "" if it should not.
     """
-    yield Note("stage", f"loading {job.config.model}")
+    yield StageStarted(f"loading {job.config.model}")
     engine: Engine = yield Work(make, (job.config, job.method))
     sampler = Sampler.of(job.config, engine, path / PUSHED)
     folder, state = path / CHECKPOINTS, State()
     try:
         expected = yield Work(step_time.seconds, (engine.policy, job.config, job.task.train[0]))
-        yield Note("stage", f"training on {engine.policy.chosen}; method {job.config.method}")
-        yield Note("stage", f"a step will take up to about {expected:.0f} seconds")
+        yield StageStarted(f"training on {engine.policy.chosen}; method {job.config.method}")
+        yield StageStarted(f"a step will take up to about {expected:.0f} seconds")
         state = yield from _taken_up(engine, sampler, folder)
         why = ""
         while state.number < job.config.steps and not state.stopped and not (why := enough()):
             record, state = yield from step(job, sampler, state, folder)
-            yield Note("step", record)
+            yield StepFinished(record)
         sampler.close()
         if state.number > _number(checkpoint.latest(folder)):  # other weights are loaded for the measurement
             state = yield Work(_saved, (engine, state, folder))
@@ -99,7 +105,7 @@ def _taken_up(engine: Engine, sampler: Sampler, folder: Path) -> Plan[State]:
         return (yield Work(_saved, (engine, State(), folder)))
     state = State.from_json((yield Work(engine.restore, (found,))))
     yield Work(sampler.moved, (state.number,))
-    yield Note("stage", f"going on after step {state.number}")
+    yield StageStarted(f"going on after step {state.number}")
     return state
 
 
@@ -110,10 +116,10 @@ def step(job: Job, sampler: Sampler, state: State, folder: Path) -> Plan[tuple[S
     """Sample groups, learn from them, and save what came of it now and then."""
     number, engine = state.number + 1, sampler.engine
     size = engine.slice_tokens
-    yield Note("stage", f"step {number} of {job.config.steps}")
+    yield StageStarted(f"step {number} of {job.config.steps}")
     heard = yield from sampled(job, sampler, state.memory, number)
     groups, fresh = heard.groups, drawn(heard.groups)
-    yield Note("groups", fresh)
+    yield GroupsFinished(fresh)
     check_alive(fresh)
     found = collate.members(groups)
     distances = (yield Work(engine.distances, (found,))) if "kl" in job.method.needs else None
@@ -192,8 +198,8 @@ def _overheard(plan: Plan[Any], heard: Heard) -> Plan[Any]:
     try:
         while True:
             want = plan.send(answer)
-            if isinstance(want, Note) and want.topic == LATER:
-                heard.later += want.data
+            if isinstance(want, GroupsDeferred):
+                heard.later += want.groups
             answer = yield want
     except StopIteration as done:
         return done.value
@@ -284,7 +290,7 @@ def _outcome(job: Job, engine: Engine, state: State, path: Path) -> Plan[Outcome
         "trained": engine.policy.chosen,
     }
     learnt = {**about, "steps": state.number, "stopped": state.stopped}
-    yield Note("weights", learnt)
+    yield WeightsTrained(learnt)
     after = yield from measured(job, engine, f"w{state.number}")
     folder = path / WEIGHTS
     yield Work(partial(engine.export, folder))
@@ -305,10 +311,10 @@ def measured(
     `asked` are messages to ask in place of a row's own, by its id.
     """
     rows = job.task.test
-    yield Note("stage", f"measuring on {len(rows)} held-out rows")
+    yield StageStarted(f"measuring on {len(rows)} held-out rows")
     plans = [booked(_measured(job, row, asked.get(row.id, row.messages), version), MEASURING) for row in rows]
     groups = yield from in_step(plans, job.config.model, engine.answer)
-    yield Note("groups", groups)
+    yield GroupsFinished(groups)
     check_alive(groups)
     return groups
 

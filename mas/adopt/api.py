@@ -20,7 +20,8 @@ from edgewise.toolkit.run.config import resolve
 from edgewise.toolkit.run.driver import Drive
 from edgewise.toolkit.run.runner import Outcome, Result, execute_run
 from edgewise.toolkit.task.task import Task
-from edgewise.toolkit.types import Hosted, Note, Plan
+from edgewise.toolkit.tracking.events import Event
+from edgewise.toolkit.types import Hosted, Plan
 from edgewise.toolkit.util.import_by_name import load
 
 RUN_SECONDS = 300.0
@@ -36,7 +37,7 @@ def adopt(
     node_of: NodeOf | str = node_of,
     limits: Limits | None = None,
     run: str | Path | None = None,
-    watch: Callable[[Note], None] = lambda note: None,
+    watch: Callable[[Event], None] = lambda note: None,
     run_seconds: float = RUN_SECONDS,
     **settings: Any,
 ) -> Result:

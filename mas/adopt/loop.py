@@ -25,7 +25,13 @@ from edgewise.toolkit.evaluation.comparison import Arm, compare, reward_of
 from edgewise.toolkit.evaluation.gate import Choice, Scores, Spending, Verdict, choose
 from edgewise.toolkit.groups.sampling.row_selection import shuffled
 from edgewise.toolkit.run.runner import Outcome
-from edgewise.toolkit.types import Example, Group, Note, Plan, Rollout, Work
+from edgewise.toolkit.tracking.events import (
+    GroupsFinished,
+    RolloutFinished,
+    StageStarted,
+    StepFinished,
+)
+from edgewise.toolkit.types import Example, Group, Plan, Rollout, Work
 from edgewise.toolkit.util.seeds import seed as seed_of
 
 ALL = "all nodes"
@@ -77,7 +83,7 @@ def learn(job: Job, gateway: Gateway) -> Plan[Outcome]:
             number += 1
             batch = rows[start : start + job.config.batch_size]
             record = yield from step(job, gateway, current, batch, spending, number, epoch)
-            yield Note("step", record)
+            yield StepFinished(record)
             current, spending = record.choice.chosen, spending.after(record.choice)
     return (yield from _measured(job, gateway, current))
 
@@ -92,11 +98,11 @@ def step(
     epoch: int,
 ) -> Plan[StepRecord]:
     """Run groups on rows, compare what each node did in them, and let the gate choose."""
-    yield Note("stage", f"step {number}: {len(rows)} rows, {job.config.group_size} runs each")
+    yield StageStarted(f"step {number}: {len(rows)} rows, {job.config.group_size} runs each")
     groups = yield [
         runs(job, gateway, current, row, job.config.group_size, "rollout", number) for row in rows
     ]
-    yield Note("groups", groups)
+    yield GroupsFinished(groups)
     check_alive([run for group in groups for run in group.members])
     proposals = yield from _proposed(job, current, groups)
     updates = yield [
@@ -124,7 +130,7 @@ def _attempt(
     trial = Trial(row, libraries.nodes, libraries.version, sample, seed, payer, number)
     run: Rollout = yield Work(gateway.run, (trial,))
     graded = replace(run, score=(yield from job.task.reward.grade(row, run, job.judge)))
-    yield Note("rollout", graded)
+    yield RolloutFinished(graded)
     return graded
 
 
@@ -204,7 +210,7 @@ def _decided(
         groups = yield [
             runs(job, gateway, libraries, row, job.config.samples, "gate", number) for row in some
         ]
-        yield Note("groups", groups)
+        yield GroupsFinished(groups)
         return np.array([mean([reward_of(run) or 0.0 for run in group.members]) for group in groups])
 
     return (yield from choose(current, challengers, rows, scores, level, job.anchors))
@@ -212,11 +218,11 @@ def _decided(
 
 def _measured(job: Job, gateway: Gateway, learnt: NodeLibraries) -> Plan[Outcome]:
     start, rows = NodeLibraries(), job.task.test
-    yield Note("stage", f"measuring on {len(rows)} held-out rows")
+    yield StageStarted(f"measuring on {len(rows)} held-out rows")
     arms = []
     for name, libraries in {"before": start, "after": learnt}.items():
         groups = yield [runs(job, gateway, libraries, row, job.config.samples, "measure", 0) for row in rows]
-        yield Note("groups", groups)
+        yield GroupsFinished(groups)
         check_alive([run for group in groups for run in group.members])
         arms.append(Arm(name, tuple(groups)))
     evaluation = compare(arms, ks=tuple(sorted({1, job.config.samples})))

@@ -29,7 +29,8 @@ from edgewise.toolkit.errors import ModelError
 from edgewise.toolkit.model.embedded.catalogue import ENCODER as MINILM
 from edgewise.toolkit.model.embedded.download import encoder as minilm_files
 from edgewise.toolkit.model.openai_format import vector
-from edgewise.toolkit.types import Message, Note, Payer, Plan, Reply, Request, Work
+from edgewise.toolkit.tracking.events import StageStarted
+from edgewise.toolkit.types import Message, Payer, Plan, Reply, Request, Work
 
 AUTO, HASHING = "auto", "hashing"
 HASHED = 1024
@@ -75,7 +76,7 @@ def settled(name: str) -> Plan[str]:
         return name
     problem = yield Work(_why_not)
     found = HASHING if problem else MINILM
-    yield Note("stage", f"queries are encoded by {found}" + (f": {problem}" if problem else ""))
+    yield StageStarted(f"queries are encoded by {found}" + (f": {problem}" if problem else ""))
     return found
 
 

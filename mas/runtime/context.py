@@ -22,7 +22,8 @@ from edgewise.toolkit.budget.ledger import Ledger, Limits
 from edgewise.toolkit.budget.prices import Price
 from edgewise.toolkit.errors import ConfigError, EdgewiseError, RewardError
 from edgewise.toolkit.run.driver import Drive
-from edgewise.toolkit.types import Example, Note, Payer, Plan, Rollout, Sampled, Usage
+from edgewise.toolkit.tracking.events import CallsShared, NodeFinished
+from edgewise.toolkit.types import Example, Payer, Plan, Rollout, Sampled, Usage
 from edgewise.toolkit.util.seeds import seed as seed_of
 
 
@@ -284,9 +285,8 @@ class Context:
             _rewarded(self.process, self, outcome)
         ran = NodeRun(self.graph.version, self.example.id, self.sample, round_, outcome)
         if outcome.node in self.reused:
-            yield Note("reused", ran)
-            yield Note("shared", spent(ran.outcome))
-        yield Note("node", ran)
+            yield CallsShared(*spent(ran.outcome))
+        yield NodeFinished(ran, outcome.node in self.reused)
 
     def _cut(self, node: Node, meter: Meter, ended: Ended, error: str) -> Outcome:
         """The outcome of a node that did not come to its end; its rollout has the calls that it made."""

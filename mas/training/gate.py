@@ -16,7 +16,8 @@ from edgewise.mas.training.trials import measure
 from edgewise.toolkit.evaluation.comparison import reward_of
 from edgewise.toolkit.evaluation.gate import Choice, Scores, Verdict, choose
 from edgewise.toolkit.groups.sampling.row_selection import shuffled
-from edgewise.toolkit.types import Example, Note, Plan
+from edgewise.toolkit.tracking.events import GroupsFinished, StageStarted, StepFinished
+from edgewise.toolkit.types import Example, Plan
 
 SIZING = 16
 """Training rows on which the tokens of a design are compared with one agent's."""
@@ -28,20 +29,20 @@ def decided(job: Job, design: Design, rival: Design, number: int) -> Plan[Design
     if job.config.gate == "off":
         return design
     rows = job.task.validation[: job.config.gate_rows]
-    yield Note("stage", f"comparing with one agent at equal tokens on {len(rows)} validation rows")
+    yield StageStarted(f"comparing with one agent at equal tokens on {len(rows)} validation rows")
     choice: Choice[Design]
     if design.version == start.version:
         choice = Choice(start, "", Verdict(False, 0.0, 0))
     else:
         choice = yield from choose(rival, {DESIGNED: design}, rows, _scores(job), job.config.alpha)
-    yield Note("step", StepRecord(number, job.config.steps, choice=choice))
+    yield StepFinished(StepRecord(number, job.config.steps, choice=choice))
     return design if choice.winner else start
 
 
 def _scores(job: Job) -> Any:
     def scores(design: Design, rows: Sequence[Example]) -> Plan[Scores]:
         groups = yield from measure(job, design, rows, "gate")
-        yield Note("groups", groups)
+        yield GroupsFinished(groups)
         return np.array([_mean([reward_of(run) or 0.0 for run in group.members]) for group in groups])
 
     return scores
@@ -64,7 +65,7 @@ def equal_tokens(job: Job, design: Design) -> Plan[Rival]:
         return plain
     times = max(3, math.ceil(ours / max(1, each)))
     if times >= MOST_NODES:
-        yield Note(
-            "stage", f"one agent would draft {times} times at equal tokens; a graph has {MOST_NODES} agents"
+        yield StageStarted(
+            f"one agent would draft {times} times at equal tokens; a graph has {MOST_NODES} agents"
         )
     return Rival(self_consistency(min(times, MOST_NODES - 1), "drafter"))

@@ -25,7 +25,8 @@ from edgewise.mas.training.trials import tried
 from edgewise.toolkit.groups.sampling.row_selection import shuffled
 from edgewise.toolkit.run.driver import booked
 from edgewise.toolkit.run.runner import Outcome
-from edgewise.toolkit.types import Example, Note, Plan
+from edgewise.toolkit.tracking.events import GroupsFinished, StageStarted, StepFinished
+from edgewise.toolkit.types import Example, Plan
 from edgewise.toolkit.util.seeds import seed as seed_of
 
 # ---- the job ---------------------------------------------------------------------------------------
@@ -37,7 +38,7 @@ def learn(job: Job) -> Plan[Outcome]:
     found, known = searcher(job), Evidence()
     for number in range(1, job.config.steps + 1):
         record, known = yield from booked(step(job, found, known, number), number)
-        yield Note("step", record)
+        yield StepFinished(record)
     last = job.config.steps + 1
     design = found.design()
     rival = yield from booked(equal_tokens(job, design), last)
@@ -61,11 +62,11 @@ def step(job: Job, searcher: Searcher, known: Evidence, number: int) -> Plan[tup
     """Try drafts on the step's rows, measure what their parts are worth, and tell the searcher."""
     config = job.config
     rows, epoch = batch(job, number)
-    yield Note("stage", f"step {number}: {len(rows)} rows, {config.group_size} graphs each")
+    yield StageStarted(f"step {number}: {len(rows)} rows, {config.group_size} graphs each")
     seed = seed_of(config.seed, "search", number)
     drafts = yield from searcher.propose([job.query(row) for row in rows], config.group_size, seed)
     found = yield [tried(job, row, each, number) for row, each in zip(rows, drafts, strict=True)]
-    yield Note("groups", [each.group for each in found])
+    yield GroupsFinished([each.group for each in found])
     check_alive([each.group for each in found])
     found, known = yield from credited_with(job, found, number, known)
     yield from searcher.learn([each.trials for each in found], seed)

@@ -18,7 +18,8 @@ from edgewise.toolkit.budget.ledger import PICO, cost
 from edgewise.toolkit.budget.prices import price_of
 from edgewise.toolkit.evaluation.comparison import Arm, Evaluation, compare
 from edgewise.toolkit.run.runner import Outcome
-from edgewise.toolkit.types import Example, Group, Note, Plan, Rollout, Score, Usage
+from edgewise.toolkit.tracking.events import GraphsMeasured, GroupsFinished, StageStarted
+from edgewise.toolkit.types import Example, Group, Plan, Rollout, Score, Usage
 
 EXAMPLES = 20
 """Rows whose graphs an artefact shows."""
@@ -34,7 +35,7 @@ def _outcome(job: Job, found: Design, rival: Design, kept: Design) -> Plan[Outco
     groups = {name: _groups(job, each) for name, each in runs.items()}
     evaluation = compared(groups, job.config.samples)
     failures = yield from _failures(job, runs[DESIGNED])
-    yield Note("wiring", Wiring(job, found, evaluation, groups, failures))
+    yield GraphsMeasured(Wiring(job, found, evaluation, groups, failures))
     files, unchanged = (artifact_files(job, design) for design in (kept, start))
     return Outcome(evaluation, files, unchanged)
 
@@ -46,10 +47,10 @@ Runs = list[list[GraphRun]]
 def measured(job: Job, arms: Mapping[str, Design]) -> Plan[dict[str, Runs]]:
     """Run designs on the same test rows and samples."""
     rows = job.task.test
-    yield Note("stage", f"measuring on {len(rows)} held-out rows")
+    yield StageStarted(f"measuring on {len(rows)} held-out rows")
     found = yield [measured_runs(job, design, rows) for design in arms.values()]
     groups = [group for each in found for group in _groups(job, each)]
-    yield Note("groups", groups)
+    yield GroupsFinished(groups)
     check_alive(groups)
     return dict(zip(arms, found, strict=True))
 

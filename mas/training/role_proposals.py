@@ -25,7 +25,8 @@ from edgewise.toolkit.evaluation.comparison import reward_of
 from edgewise.toolkit.evaluation.gate import Scores, Spending, Verdict, choose
 from edgewise.toolkit.groups.sampling.row_selection import shuffled
 from edgewise.toolkit.task.task import Task
-from edgewise.toolkit.types import Example, Message, Note, Payer, Plan, Reply, Request, Rollout, Sampling
+from edgewise.toolkit.tracking.events import RolesAdmitted, StageStarted
+from edgewise.toolkit.types import Example, Message, Payer, Plan, Reply, Request, Rollout, Sampling
 from edgewise.toolkit.util.extract import json_in
 
 SHOWN = 16
@@ -152,14 +153,14 @@ def recruited(job: Job, graph: Graph | None = None) -> Plan[Roles]:
     recruiter = Recruiter(job.designer, roles=job.config.recruit)
     found = yield from propose(recruiter, job.task, wrong, job.catalogue, job.tools)
     wider = replace(job, recruited={**job.recruited, **{role.name: role for role in found.roles}})
-    yield Note("stage", f"comparing {len(found.roles)} proposed roles on {len(fresh)} training rows")
+    yield StageStarted(f"comparing {len(found.roles)} proposed roles on {len(fresh)} training rows")
 
     def scores(design: Fixed, rows: Sequence[Example]) -> Plan[Scores]:
         measured = yield from measure(wider, design, rows, "gate")
         return np.array([np.mean([reward_of(run) or 0.0 for run in group.members]) for group in measured])
 
     admission = yield from admitted(graph, found, fresh, scores, job.config.alpha, wider.roles)
-    yield Note("recruited", admission.to_json())
+    yield RolesAdmitted(admission.to_json())
     return admission.roles
 
 

@@ -19,7 +19,8 @@ from edgewise.mas.runtime.graph_run import GraphRun, Shared, graph_run, inner_ru
 from edgewise.mas.runtime.node import Team
 from edgewise.mas.spec import Job
 from edgewise.toolkit.evaluation.comparison import reward_of
-from edgewise.toolkit.types import Example, Group, Note, Plan, Rollout
+from edgewise.toolkit.tracking.events import RolloutFinished
+from edgewise.toolkit.types import Example, Group, Plan, Rollout
 from edgewise.toolkit.util.seeds import seed as seed_of
 
 ROLE = "graph"
@@ -65,7 +66,7 @@ def attempt(
         rewards=job.process,
     )
     run = yield from _graded(job, row, run)
-    yield Note("rollout", run.rollout)
+    yield RolloutFinished(run.rollout)
     return run
 
 

@@ -38,7 +38,8 @@ from edgewise.toolkit.groups.sampling.row_selection import batches, shuffled
 from edgewise.toolkit.reward.reward import Spec
 from edgewise.toolkit.run.driver import booked
 from edgewise.toolkit.task.task import Task
-from edgewise.toolkit.types import Example, Note, Plan, Rollout
+from edgewise.toolkit.tracking.events import GroupsFinished, StageStarted, StepFinished
+from edgewise.toolkit.types import Example, Plan, Rollout
 from edgewise.toolkit.util.seeds import seed as seed_of
 
 ALIGN: Mapping[str, Align] = {"exact": exact, "off": even}
@@ -133,7 +134,7 @@ def learn_two_levels(
     spending, steps = Spending(config.alpha, max(1, len(plan))), []
     for number, (epoch, rows) in enumerate(plan, 1):
         record = yield from booked(_step(setup, libraries, spending.level, rows, number, epoch), number)
-        yield Note("step", record)
+        yield StepFinished(record)
         libraries, steps = record.libraries, [*steps, record]
         spending = spending.after(record.choice) if record.choice else spending
     return Learnt(libraries, tuple(steps))
@@ -146,7 +147,7 @@ def _batches(setup: Setup, epoch: int) -> list[tuple[Example, ...]]:
 def _step(
     setup: Setup, libraries: TwoLibraries, level: float, rows: Sequence[Example], number: int, epoch: int
 ) -> Plan[TwoLevelStep]:
-    yield Note("stage", f"step {number}, epoch {epoch}: {len(rows)} groups of {setup.config.group_size}")
+    yield StageStarted(f"step {number}, epoch {epoch}: {len(rows)} groups of {setup.config.group_size}")
     studied = yield from _studied(setup, libraries, rows, number)
     check_alive([run for each in studied for run in each.main.group.members])
     found = yield [_updated(setup, libraries, studied, role, number) for role in setup.learning]
@@ -185,7 +186,7 @@ def _compared(
     """The two levels of a row's runs, and the comparisons made in them."""
     c = setup.config
     main, sub = two_levels(row, runs, align, seed_of(c.seed, "align", number, row.id))
-    yield Note("groups", [level.group for level in (main, sub) if level.group.members])
+    yield GroupsFinished([level.group for level in (main, sub) if level.group.members])
     drawn = contrasts(main, sub, setup.terms, c.shown, c.siblings)
     found = yield [compared(setup.distiller, each, libraries.of(each.level)) for each in drawn]
     return Studied(main, sub, tuple(found))

@@ -26,7 +26,8 @@ from edgewise.toolkit.reward.reward import Reward, Spec, resolve
 from edgewise.toolkit.rollout.agent import Agent
 from edgewise.toolkit.run.config import Config
 from edgewise.toolkit.task.task import Task
-from edgewise.toolkit.types import Example, Group, Note, Plan, Rollout, Sampling
+from edgewise.toolkit.tracking.events import GroupsFinished, RolloutFinished
+from edgewise.toolkit.types import Example, Group, Plan, Rollout, Sampling
 from edgewise.toolkit.util.seeds import seed as seed_of
 
 MEASURING = 0
@@ -194,7 +195,7 @@ def rolled(setup: Setup, libraries: TwoLibraries, row: Example, number: int) -> 
     def one(sample: int) -> Plan[Rollout]:
         run = yield from _run(setup, libraries, sides, row, sample, number)
         done = yield from graded(setup.grading, row, run)
-        yield Note("rollout", done)
+        yield RolloutFinished(done)
         return done
 
     return (yield [one(sample) for sample in range(setup.config.group_size)])
@@ -227,7 +228,7 @@ def measured(
         run = yield from _run(setup, libraries, sides, row, sample, MEASURING)
         score = yield from setup.task.reward.grade(row, run, setup.grading.judge)
         done = replace(run, score=score)
-        yield Note("rollout", done)
+        yield RolloutFinished(done)
         return done
 
     def group(row: Example) -> Plan[Group]:
@@ -235,7 +236,7 @@ def measured(
         return Group(row, MAIN, tuple(members))
 
     found = yield [group(row) for row in rows]
-    yield Note("groups", found)
+    yield GroupsFinished(found)
     return found
 
 

@@ -18,6 +18,7 @@ from edgewise.experience.forecast import forecast
 from edgewise.experience.library.library import Library, lesson
 from edgewise.toolkit.errors import AllFailed, ConfigError, LimitReached, NotRecorded, RewardError
 from edgewise.toolkit.reward import reward as rewards
+from edgewise.toolkit.tracking.events import GroupsFinished
 from edgewise.toolkit.types import Message, Reply
 from tests import toy
 from tests.command import inside, task_file
@@ -110,7 +111,11 @@ def test_the_least_that_it_takes_is_one_iteration():
 
 def test_its_rollouts_are_recorded_and_its_lessons_name_them(usual):
     noted = [
-        run for note in usual.notes if note.topic == "groups" for group in note.data for run in group.members
+        run
+        for note in usual.notes
+        if isinstance(note, GroupsFinished)
+        for group in note.groups
+        for run in group.members
     ]
     ids = [run.id for run in noted]
     assert len(set(ids)) == len(ids)
@@ -140,7 +145,7 @@ def test_it_starts_from_the_current_lessons_as_they_are_used_and_keeps_those_it_
     old = replace(lesson("A brick is red", born=2), sources=("r1",), rollouts=("x",))
     start = Library((old, lesson("If it is 1. long: say so - or not; always.", "form")), "split")
     run = searched(library=start, gate="off")
-    noted = next(note.data for note in run.notes if note.topic == "groups")
+    noted = next(note.groups for note in run.notes if isinstance(note, GroupsFinished))
     assert {group.members[0].version for group in noted} == {start.version}
     assert len(noted) == 15
     assert replace(run.library.lessons[0], effect=None) == old

@@ -24,7 +24,14 @@ from edgewise.toolkit import Task
 from edgewise.toolkit.errors import ConfigError
 from edgewise.toolkit.model.scripted import Scripted
 from edgewise.toolkit.run.driver import drive
-from edgewise.toolkit.types import Note
+from edgewise.toolkit.tracking.events import (
+    EffectsMeasured,
+    Event,
+    GroupsFinished,
+    RolloutFinished,
+    StageStarted,
+    StepFinished,
+)
 from tests import toy
 from tests.plans import play
 
@@ -41,7 +48,7 @@ def learned(config=CONFIG, answer=toy.play, task=None):
         return answer(request)
 
     outcome = play(learn(Job(task or toy.task(), config)), record, notes)
-    return outcome, requests, [note.data for note in notes if note.topic == "step"]
+    return outcome, requests, [note.record for note in notes if isinstance(note, StepFinished)]
 
 
 def shown(request):
@@ -266,9 +273,15 @@ def test_the_library_of_a_step_conditions_the_rollouts_of_the_next():
 
 
 def test_notes_tell_every_stage():
-    notes: list[Note] = []
+    notes: list[Event] = []
     play(learn(Job(toy.task(), CONFIG)), toy.play, notes)
-    assert {note.topic for note in notes} == {"stage", "rollout", "groups", "step", "effects"}
+    assert {type(note) for note in notes} == {
+        StageStarted,
+        RolloutFinished,
+        GroupsFinished,
+        StepFinished,
+        EffectsMeasured,
+    }
 
 
 @pytest.mark.parametrize("pool", [False, True])

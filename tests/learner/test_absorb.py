@@ -25,12 +25,12 @@ from edgewise.toolkit.rollout.tool_calls import with_instructions
 from edgewise.toolkit.run.artifact import Artifact
 from edgewise.toolkit.task.task import Task
 from edgewise.toolkit.tools.tool import Function
+from edgewise.toolkit.tracking.events import Event, StageStarted
 from edgewise.toolkit.types import (
     Encoded,
     Example,
     Group,
     Message,
-    Note,
     Request,
     Rollout,
     Sampling,
@@ -105,9 +105,9 @@ def test_a_run_that_was_stopped_ends_as_one_that_was_not(folder: Path, library: 
     whole = absorb(task, library, run=tmp_path / "whole", **settings)
     with pytest.raises(LimitReached):
         absorb(task, library, run=tmp_path / "parts", calls=60, **settings)
-    notes: list[Note] = []
+    notes: list[Event] = []
     parts = absorb(task, library, run=tmp_path / "parts", watch=notes.append, **settings)
-    assert "going on after step 2" in [note.data for note in notes if note.topic == "stage"]
+    assert "going on after step 2" in [note.text for note in notes if isinstance(note, StageStarted)]
     assert parts.evidence == whole.evidence
     ends = [
         load_file(tmp_path / run / "artifact/weights/adapter_model.safetensors") for run in ("whole", "parts")

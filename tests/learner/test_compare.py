@@ -15,7 +15,7 @@ from edgewise.learner.comparison.lineup import contenders, lineup
 from edgewise.learner.comparison.results import Compared
 from edgewise.toolkit.budget.ledger import Limits
 from edgewise.toolkit.errors import ConfigError, Hopeless, Interrupted, LimitTooSmall
-from edgewise.toolkit.types import Note
+from edgewise.toolkit.tracking.events import Event, RunOpened, StageStarted, StepFinished
 from tests.command import Done, inside
 from tests.learner.jobs import task_file
 from tests.learner.shares import SETTINGS, early, task
@@ -132,9 +132,9 @@ def test_more_methods_and_seeds_are_added_to_what_is_there(
 ) -> None:
     begun: list[str] = []
 
-    def watch(note: Note) -> None:
-        if note.topic == "stage" and str(note.data).startswith("run "):
-            begun.append(note.data)
+    def watch(note: Event) -> None:
+        if isinstance(note, StageStarted) and str(note.text).startswith("run "):
+            begun.append(note.text)
 
     settings: dict[str, Any] = {**FEW, "steps": 6, "seed": 5, "model": model, "run": found.path}
     again = compare(task(), METHODS, seeds=2, watch=watch, **settings)
@@ -174,12 +174,12 @@ def test_a_method_that_fails_is_a_line_and_the_others_go_on(model: str, tmp_path
 
 def test_what_was_found_to_be_hopeless_is_not_tried_again(model: str, tmp_path: Path) -> None:
     settings = {**FEW, "steps": 12, "batch_size": 1, "group_size": 2, "model": model, "run": tmp_path / "c"}
-    notes: list[Note] = []
+    notes: list[Event] = []
     for _ in range(2):
         found = compare(task(test=2, reward=constant), "grpo", seeds=1, watch=notes.append, **settings)
         assert found.exit_code == Hopeless.exit_code
         assert "no row had runs with different rewards" in found.methods[0].runs[0].why
-    assert sum(note.topic == "open" for note in notes) == 1
+    assert sum(isinstance(note, RunOpened) for note in notes) == 1
 
 
 def test_a_limit_is_shared_and_what_it_stopped_goes_on_with_a_higher_one(
@@ -202,8 +202,8 @@ def test_a_limit_is_shared_and_what_it_stopped_goes_on_with_a_higher_one(
 def test_a_comparison_that_is_stopped_goes_on_where_it_was(model: str, tmp_path: Path) -> None:
     where = tmp_path / "c"
 
-    def stop(note: Note) -> None:
-        if note.topic == "step" and note.data.number == 2 and (where / "grpo").exists():
+    def stop(note: Event) -> None:
+        if isinstance(note, StepFinished) and note.record.number == 2 and (where / "grpo").exists():
             os.kill(os.getpid(), signal.SIGINT)
 
     settings: dict[str, Any] = {**FEW, "steps": 8, "model": model, "run": where}
@@ -218,7 +218,7 @@ def test_a_comparison_that_is_stopped_goes_on_where_it_was(model: str, tmp_path:
         task(test=2),
         "dr_grpo,grpo",
         seeds=1,
-        watch=lambda note: stages.append(str(note.data)) if note.topic == "stage" else None,
+        watch=lambda note: stages.append(str(note.text)) if isinstance(note, StageStarted) else None,
         **settings,
     )
     assert stages[0].startswith("run 2 of 2: grpo, seed 0")

@@ -13,7 +13,8 @@ from edgewise.learner.methods.published import METHODS
 from edgewise.learner.training.state import StepRecord
 from edgewise.toolkit import Task
 from edgewise.toolkit.groups.sampling.hints import HEAD
-from edgewise.toolkit.types import Note, Rollout, Score
+from edgewise.toolkit.tracking.events import Event, StepFinished
+from edgewise.toolkit.types import Rollout, Score
 from tests.learner.shares import SETTINGS
 
 ANSWERS = ("ABBA", "zebra", "OKAY", "?!")
@@ -46,10 +47,10 @@ def task() -> Task:
 
 @pytest.mark.parametrize("name", METHODS)
 def test_it_trains(name: str, model: str, tmp_path: Path) -> None:
-    notes: list[Note] = []
+    notes: list[Event] = []
     settings = {**SETTINGS, "steps": 3, "method": name, "samples": 1, "group_size": 6, "save_every": 2}
     train(task(), model=model, run=tmp_path / "r", watch=notes.append, **settings)
-    records = [note.data for note in notes if note.topic == "step"]
+    records = [note.record for note in notes if isinstance(note, StepFinished)]
     assert len(records) == 3
     assert any(record.updated and record.updated.norm > 0 for record in records)
     assert all(record.updated is None or record.updated.loss == record.updated.loss for record in records)
@@ -102,18 +103,22 @@ def test_a_run_that_is_stopped_goes_on_with_what_its_method_recalls(
     tmp_path: Path,
 ) -> None:
     """Stopped in the first step that leaves something, it ends with the weights and the memory of one that was not."""
-    notes: list[Note] = []
+    notes: list[Event] = []
     settings = {**SETTINGS, "steps": 5, "save_every": 1, "batch_size": 2, "lr": 0.005, "samples": 1}
     settings |= {"method": name, "monitor": False, **changes}
     train(task(), model=model, run=tmp_path / "whole", watch=notes.append, **settings)
-    assert any(adds(note.data) for note in notes if note.topic == "step")
+    assert any(adds(note.record) for note in notes if isinstance(note, StepFinished))
 
     def state(run: str) -> dict[str, Any]:
         text = max((tmp_path / run / "checkpoints").glob("*/state.json")).read_text()
         return json.loads(text, object_hook=lambda found: {k: v for k, v in found.items() if k != "latency"})
 
-    def stop(note: Note) -> None:
-        if note.topic == "step" and (recalled := state("cut"))["memory"][key] and recalled["number"] < 5:
+    def stop(note: Event) -> None:
+        if (
+            isinstance(note, StepFinished)
+            and (recalled := state("cut"))["memory"][key]
+            and recalled["number"] < 5
+        ):
             raise Stopped
 
     with pytest.raises(Stopped):

@@ -22,7 +22,7 @@ from edgewise.learner.policy.policy import Policy
 from edgewise.learner.training import loop
 from edgewise.toolkit.budget.ledger import Limits
 from edgewise.toolkit.errors import ConfigError, DiskFull, Hopeless, LimitReached
-from edgewise.toolkit.types import Note
+from edgewise.toolkit.tracking.events import Event, StepFinished
 from tests.learner import tiny
 from tests.learner.shares import SETTINGS, task
 
@@ -105,9 +105,9 @@ def without_times(line: str) -> dict[str, Any]:
 
 def test_a_finished_run_is_not_trained_again(model: str, tmp_path: Path) -> None:
     first = train(task(test=2), model=model, run=tmp_path / "r", **SETTINGS)
-    notes: list[Note] = []
+    notes: list[Event] = []
     again = train(task(test=2), model=model, run=tmp_path / "r", watch=notes.append, **SETTINGS)
-    assert not [note for note in notes if note.topic == "step"]
+    assert not [note for note in notes if isinstance(note, StepFinished)]
     assert again.evidence == first.evidence
 
 
@@ -123,11 +123,11 @@ def test_a_limit_on_calls_stops_before_the_step_that_goes_over(model: str, tmp_p
 def test_a_limit_while_the_start_is_measured_keeps_what_was_learnt(
     model: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    steps: list[Note] = []
+    steps: list[Event] = []
     monkeypatch.setattr(
         api, "learn", lambda *given: loop.learn(*given, enough=lambda: "enough" if len(steps) == 2 else "")
     )
-    watch = lambda note: steps.append(note) if note.topic == "step" else None  # noqa: E731
+    watch = lambda note: steps.append(note) if isinstance(note, StepFinished) else None  # noqa: E731
     with pytest.raises(LimitReached):  # two steps take 32 calls, what was learnt 8 and the start 8
         train(task(test=2), model=model, run=tmp_path / "r", limits=Limits(calls=44), watch=watch, **SETTINGS)
     assert checkpoint.latest(tmp_path / "r" / "checkpoints") == tmp_path / "r" / "checkpoints" / "000002"
@@ -247,10 +247,10 @@ def test_a_collapse_goes_back_to_the_best_checkpoint_and_slows_down(
     model: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(collapse, "alarm", lambda history: "broken" if len(history) == 4 else "")
-    notes: list[Note] = []
+    notes: list[Event] = []
     settings = {**SETTINGS, "steps": 8, "save_every": 1}
     train(task(test=2), model=model, run=tmp_path / "r", watch=notes.append, **settings)
-    records = [note.data for note in notes if note.topic == "step"]
+    records = [note.record for note in notes if isinstance(note, StepFinished)]
     went = {record.number: record.went for record in records if record.went}
     assert "goes back to step" in went[4] and "0.5 times" in went[4]
     assert records[4].rate == pytest.approx(0.5 * records[2].rate)
@@ -263,10 +263,10 @@ def test_a_collapse_in_the_first_step_goes_back_to_the_start(
     model: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(collapse, "alarm", lambda history: "broken" if len(history) == 1 else "")
-    notes: list[Note] = []
+    notes: list[Event] = []
     settings = {**SETTINGS, "steps": 2}
     train(task(test=2), model=model, run=tmp_path / "r", watch=notes.append, **settings)
-    records = [note.data for note in notes if note.topic == "step"]
+    records = [note.record for note in notes if isinstance(note, StepFinished)]
     assert "goes back to step 0" in records[0].went
     state = json.loads((tmp_path / "r" / "checkpoints" / "000002" / "state.json").read_text())
     assert state["collapses"] == 2  # both steps were the first of what was left

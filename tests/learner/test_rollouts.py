@@ -10,7 +10,8 @@ from hypothesis import strategies as st
 
 from edgewise.learner.sampling.lockstep import in_step
 from edgewise.toolkit.run.driver import Driver
-from edgewise.toolkit.types import Message, Note, Payer, Plan, Reply, Request, Usage, Work
+from edgewise.toolkit.tracking.events import CallsPlanned, CallsSampled, Event, ReplyReceived, RolloutFinished
+from edgewise.toolkit.types import Message, Payer, Plan, Reply, Request, Usage, Work
 
 OURS = "torch/x"
 
@@ -34,9 +35,9 @@ class Server:
         return said(request)
 
 
-def run(plans: Sequence[Plan[Any]]) -> tuple[list[Any], list[list[str]], list[Note], Server]:
+def run(plans: Sequence[Plan[Any]]) -> tuple[list[Any], list[list[str]], list[Event], Server]:
     batches: list[list[str]] = []
-    notes: list[Note] = []
+    notes: list[Event] = []
     server = Server()
 
     def answer(requests: Sequence[Request]) -> list[Reply]:
@@ -57,7 +58,7 @@ def turns(name: str, count: int) -> Plan[str]:
 def graded(name: str) -> Plan[str]:
     first = yield ask(name)
     verdict = yield ask(first.message.content, "openai/judge")
-    yield Note("rollout", name)
+    yield RolloutFinished(name)
     return verdict.message.content
 
 
@@ -87,14 +88,14 @@ def test_other_models_and_work_are_passed_on() -> None:
     assert found == ["<<g>>", 3]
     assert server.asked == ["openai/judge"]
     assert batches == [["g", "w"]]
-    assert [n.data for n in notes if n.topic == "rollout"] == ["g"]
+    assert [n.rollout for n in notes if isinstance(n, RolloutFinished)] == ["g"]
 
 
 def test_calls_are_checked_before_and_booked_after() -> None:
     _, _, notes, _ = run([turns("a", 1), turns("b", 1)])
-    topics = [note.topic for note in notes]
-    assert topics == ["asking", "reply", "reply", "sampled"]
-    (book,) = notes[-1].data
+    kinds = [type(note) for note in notes]
+    assert kinds == [CallsPlanned, ReplyReceived, ReplyReceived, CallsSampled]
+    (book,) = notes[-1].usages
     assert (book.calls, book.usage, book.payer.step) == (2, Usage(4, 0, 2), 3)
 
 
@@ -107,8 +108,8 @@ def test_an_empty_list_and_no_plans_at_all() -> None:
 
 
 def test_a_limit_that_is_reached_stops_before_the_batch() -> None:
-    def refuse(note: Note) -> None:
-        if note.topic == "asking":
+    def refuse(note: Event) -> None:
+        if isinstance(note, CallsPlanned):
             raise RuntimeError("limit")
 
     def never(requests: Sequence[Request]) -> list[Reply]:

@@ -14,7 +14,8 @@ from edgewise.learner.training.engine import Engine
 from edgewise.learner.training.sampler import Sampler
 from edgewise.learner.update.collate import members
 from edgewise.toolkit.errors import ConfigError, LimitReached
-from edgewise.toolkit.types import Encoded, Example, Group, Message, Note, Rollout, Score, Step
+from edgewise.toolkit.tracking.events import Event, StepFinished
+from edgewise.toolkit.types import Encoded, Example, Group, Message, Rollout, Score, Step
 from tests.learner import sampler as imitated
 from tests.learner import tiny
 from tests.learner.shares import SETTINGS, task
@@ -26,10 +27,10 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def trained(folder: Path, run: Path, server: imitated.Sampler, **changes: Any) -> list[Any]:
-    notes: list[Note] = []
+    notes: list[Event] = []
     settings = {**SETTINGS, "steps": 3, "sampler": f"{server.url}#tiny", **changes}
     train(task(test=2), model=f"torch/{folder}", run=run, watch=notes.append, **settings)
-    return [note.data for note in notes if note.topic == "step"]
+    return [note.record for note in notes if isinstance(note, StepFinished)]
 
 
 def test_a_server_that_loads_weights_samples_with_those_of_each_step(folder: Path, tmp_path: Path) -> None:

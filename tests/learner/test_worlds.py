@@ -18,7 +18,8 @@ from edgewise.toolkit import Task
 from edgewise.toolkit.model.scripted import Scripted
 from edgewise.toolkit.rollout.agent import Agent, group
 from edgewise.toolkit.run.driver import drive
-from edgewise.toolkit.types import Encoded, Example, Group, Note, Request, Rollout
+from edgewise.toolkit.tracking.events import Event, StepFinished
+from edgewise.toolkit.types import Encoded, Example, Group, Request, Rollout
 from tests.learner.shares import SETTINGS
 
 
@@ -50,10 +51,10 @@ class Shaky(Ladder):
 def trained(environment: Any, model: str, folder: Path, method: str) -> list[StepRecord]:
     rows = {"train": [{"n": n} for n in range(4)], "test": [{"n": n} for n in range(4, 6)]}
     task = Task.from_rows(rows, prompt="Climb.", environment={"kind": environment, "history": 0})
-    notes: list[Note] = []
+    notes: list[Event] = []
     settings = {**SETTINGS, "steps": 2, "method": method, "samples": 1, "max_tokens": 3, "turns": 4}
     train(task, model=model, run=folder / "run", watch=notes.append, **settings)
-    return [note.data for note in notes if note.topic == "step"]
+    return [note.record for note in notes if isinstance(note, StepFinished)]
 
 
 @pytest.mark.parametrize("method", ["gigpo", "salt"])

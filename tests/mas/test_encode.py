@@ -14,7 +14,8 @@ from edgewise.mas.designs.query_encoder import HASHED, asks, encoded, hashed, se
 from edgewise.toolkit.cli import models
 from edgewise.toolkit.errors import ModelError
 from edgewise.toolkit.model.openai_format import pack
-from edgewise.toolkit.types import Message, Note, Reply, Request
+from edgewise.toolkit.tracking.events import Event, StageStarted
+from edgewise.toolkit.types import Message, Reply, Request
 from tests.plans import play
 
 COUNTS = "How many times does the letter r appear in strawberry?"
@@ -121,7 +122,7 @@ def test_without_torch_minilm_says_what_to_do_and_auto_takes_hashing(monkeypatch
     monkeypatch.setitem(sys.modules, "transformers", None)
     with pytest.raises(ModelError, match=r"pip install 'edgewise\[learner\]', or name 'hashing'"):
         play(encoded("minilm", [COUNTS]), nobody)
-    notes: list[Note] = []
+    notes: list[Event] = []
     assert play(settled("auto"), nobody, notes) == "hashing"
     assert "queries are encoded by hashing" in notes[0].data and "transformers" in notes[0].data
 
@@ -172,7 +173,9 @@ def test_minilm_gives_a_text_the_same_bits_whatever_is_beside_it() -> None:
 @pytest.mark.timeout(300)
 def test_auto_takes_minilm_where_it_is_there_and_says_so() -> None:
     pytest.importorskip("torch")
-    notes: list[Note] = []
+    notes: list[Event] = []
     found = play(encoded("auto", [COUNTS]), nobody, notes)
     assert np.array_equal(found, sentences([COUNTS]))
-    assert [note.data for note in notes] == ["queries are encoded by minilm"]
+    assert [note.text for note in notes if isinstance(note, StageStarted)] == [
+        "queries are encoded by minilm"
+    ]

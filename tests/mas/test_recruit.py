@@ -23,6 +23,7 @@ from edgewise.mas.training.role_proposals import (
 from edgewise.toolkit.model.scripted import Scripted
 from edgewise.toolkit.run.driver import drive
 from edgewise.toolkit.task.task import Task
+from edgewise.toolkit.tracking.events import RolesAdmitted
 from edgewise.toolkit.types import Example, Message, Rollout, Score, Step
 from tests.mas.graphs import graphs
 from tests.plans import play
@@ -260,7 +261,7 @@ def test_a_run_recruits_a_role_that_helps():
     notes = []
     found = asyncio.run(drive(recruited(job), Scripted(model), notes.append))
     assert list(found) == ["speller"]
-    (told,) = [note.data for note in notes if note.topic == "recruited"]
+    (told,) = [note.content for note in notes if isinstance(note, RolesAdmitted)]
     assert "blocked" in told["refused"]["rogue"]
     assert Graph.from_json(told["graph"]).nodes == (Node(name="speller", role="speller"),)
 

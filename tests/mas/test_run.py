@@ -39,7 +39,8 @@ from edgewise.toolkit.errors import (
 from edgewise.toolkit.model.scripted import Answer, Scripted
 from edgewise.toolkit.run.driver import Driver
 from edgewise.toolkit.tools.tool import Function, tool_from
-from edgewise.toolkit.types import Example, Message, Note, Plan, Reply, Request, Tool, ToolCall, Usage
+from edgewise.toolkit.tracking.events import Event, NodeFinished
+from edgewise.toolkit.types import Example, Message, Plan, Reply, Request, Tool, ToolCall, Usage
 from tests.mas.naive import EXAMPLE, jump, plain, random_graph, said, team
 
 Model = Callable[[Request], Answer | Awaitable[Answer]]
@@ -63,7 +64,7 @@ def runs(*graphs: Graph, members: Team | None = None, **options: Any) -> Plan[li
     return (yield [graph_run(graph, members or team(), EXAMPLE, **one) for graph in graphs])
 
 
-def run(graph: Graph, model: Model, notes: list[Note] | None = None, **options: Any) -> GraphRun:
+def run(graph: Graph, model: Model, notes: list[Event] | None = None, **options: Any) -> GraphRun:
     """A run on a clock that jumps."""
     driver = Driver(Scripted(model), (notes if notes is not None else []).append)
     (done,), _ = jump(driver.run(runs(graph, **options)))
@@ -146,9 +147,9 @@ def test_what_met_a_limit_on_the_way_tells_nothing_of_a_smaller_graph() -> None:
 
 
 def test_nodes_are_told_of_as_they_end() -> None:
-    notes: list[Note] = []
+    notes: list[Event] = []
     run(chain("a", "b"), lambda request: "four", notes)
-    told = [note.data for note in notes if note.topic == "node"]
+    told = [note.run for note in notes if isinstance(note, NodeFinished)]
     assert all(isinstance(each, NodeRun) for each in told)
     assert [(each.outcome.node, each.round, each.example) for each in told] == [("a", 0, "q"), ("b", 0, "q")]
 
@@ -427,7 +428,7 @@ def test_what_is_equal_in_a_group_is_paid_once_and_comes_out_the_same() -> None:
     ]
     assert (len(alone.requests), len(client.requests)) == (12, 6)
     assert sum(len(x.reused) for x in together) == 6
-    assert Counter(note.topic for note in notes)["reused"] == 6
+    assert sum(isinstance(note, NodeFinished) and note.reused for note in notes) == 6
 
 
 def test_samples_and_queries_share_nothing() -> None:

@@ -12,10 +12,10 @@ from edgewise.toolkit.rollout.tool_calls import Delegation, numbered
 from edgewise.toolkit.run.driver import drive
 from edgewise.toolkit.tools.registry import load_tools
 from edgewise.toolkit.tools.tool import tool_from
+from edgewise.toolkit.tracking.events import RolloutFinished, StageStarted
 from edgewise.toolkit.types import (
     Example,
     Message,
-    Note,
     Reply,
     Rollout,
     Sampling,
@@ -192,7 +192,7 @@ def test_a_failed_reply_ends_the_rollout_and_its_score_is_invalid(stop, turn):
     assert (done.stop, done.error, len(done.steps)) == (stop, "content policy", turn)
     assert done.score is not None and not done.score.valid
     assert "content policy" in done.score.feedback
-    assert notes == [Note("rollout", done)]
+    assert notes == [RolloutFinished(done)]
 
 
 def test_members_of_a_group_have_seeds_of_their_own_that_never_change():
@@ -285,7 +285,7 @@ def ask_another(number, arguments):
     """A run of another agent, which fails where it is asked for nothing; the third call is refused."""
     if number == 2:
         return "error: no more"
-    yield Note("asked", number)
+    yield StageStarted(str(number))
     said = Step((), Message("assistant", f"{number}: {arguments.get('what')}"))
     steps, stop = ((said,), "stop") if arguments else ((), "failed")
     return Rollout("r1", "other", 0, steps, stop, error="" if arguments else "down")

@@ -9,7 +9,8 @@ import pytest
 
 from edgewise.toolkit import Artifact
 from edgewise.toolkit.cli.progress import watcher
-from edgewise.toolkit.types import Message, Note, Rollout, Score, Step
+from edgewise.toolkit.tracking.events import ReplyReceived, RolloutFinished, RunClosed, StageStarted
+from edgewise.toolkit.types import Message, Rollout, Score, Step
 from tests import toy
 from tests.command import SCRIPTED, finish, inside, start, task_file
 from tests.server import Server
@@ -393,7 +394,7 @@ def test_the_clock_of_a_long_run_goes_on_after_an_hour(monkeypatch):
     watch = watcher(terminal)  # type: ignore[arg-type]
     now = time.monotonic()
     monkeypatch.setattr(time, "monotonic", lambda: now + 3665)
-    watch(Note("stage", "measuring"))
+    watch(StageStarted("measuring"))
     assert "61:05 measuring" in terminal.text
 
 
@@ -402,10 +403,10 @@ def test_a_terminal_has_one_live_line_that_fits_and_goes_away(monkeypatch):
     terminal = Terminal()
     watch = watcher(terminal)  # type: ignore[arg-type]
     step = Step((), Message("assistant", "x"))
-    watch(Note("stage", "measuring on a great many held-out rows"))
-    watch(Note("rollout", Rollout("r", "solver", 0, (step,), "stop", Score(1.0))))
-    watch(Note("reply"))
+    watch(StageStarted("measuring on a great many held-out rows"))
+    watch(RolloutFinished(Rollout("r", "solver", 0, (step,), "stop", Score(1.0))))
+    watch(ReplyReceived())
     live = terminal.shown[-1]
     assert "measuring" in live and len(live) < 40
-    watch(Note("close"))
+    watch(RunClosed())
     assert terminal.shown[-1] == ""

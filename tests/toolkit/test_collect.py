@@ -11,7 +11,8 @@ from hypothesis import strategies as st
 from edgewise.toolkit.errors import Interrupted
 from edgewise.toolkit.model.scripted import Scripted
 from edgewise.toolkit.run.driver import Brake, Braked, Driver, booked, drive
-from edgewise.toolkit.types import Message, Note, Payer, Request, Work
+from edgewise.toolkit.tracking.events import ReplyReceived, StageStarted
+from edgewise.toolkit.types import Message, Payer, Request, Work
 from tests.plans import play
 
 
@@ -136,10 +137,10 @@ def test_notes_reach_whoever_watches_and_are_answered_with_nothing():
     seen = []
 
     def noting():
-        return (yield Note("stage", "one"))
+        return (yield StageStarted("one"))
 
     assert asyncio.run(drive(noting(), Slow(), seen.append)) is None
-    assert seen == [Note("stage", "one")]
+    assert seen == [StageStarted("one")]
 
 
 @pytest.mark.parametrize("nonsense", [42, "text", None, ("a", "tuple"), [42], [ask]])
@@ -160,7 +161,7 @@ def test_booked_marks_every_request_however_deep_and_changes_nothing_else():
     def tree():
         first = yield request("a")
         rest = yield [ask("b"), together([ask("c", "d"), ask("e")])]
-        yield Note("n")
+        yield StageStarted("n")
         done = yield Work(lambda: 5)
         return first.message.content, rest, done
 
@@ -200,7 +201,7 @@ def grown(tree, path=()):
             case "work":
                 told.append((yield Work(pow, (what, 2))))
             case "note":
-                told.append((yield Note("note", path)))
+                told.append((yield StageStarted(path)))
             case "all":
                 told.append((yield [grown(each, (*path, index, n)) for n, each in enumerate(what)]))
     return told
@@ -220,5 +221,5 @@ def test_plans_driven_at_once_give_what_they_give_one_by_one(tree, seed):
     expected = play(grown(tree), lambda asked: text(asked).upper(), alone)
     assert asyncio.run(drive(grown(tree), Scripted(whenever), at_once.append)) == expected
     # Replies are noted by the driver, all else by the plans themselves.
-    noted = [note for note in at_once if note.topic != "reply"]
+    noted = [note for note in at_once if not isinstance(note, ReplyReceived)]
     assert sorted(map(str, alone)) == sorted(map(str, noted))

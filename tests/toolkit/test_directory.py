@@ -8,7 +8,8 @@ import pytest
 from edgewise.toolkit.errors import ConfigError, DiskFull
 from edgewise.toolkit.run.config import Config, load
 from edgewise.toolkit.run.directory import fresh, full_disk, made, opened, write_json
-from edgewise.toolkit.types import Example, Group, Message, Note, Rollout, Score, Step, Usage
+from edgewise.toolkit.tracking.events import GroupsFinished, StepFinished
+from edgewise.toolkit.types import Example, Group, Message, Rollout, Score, Step, Usage
 
 CONFIG = Config(model="openai/x", prices={"*": (1.0, 2.0)})
 PRINT = "f" * 64
@@ -42,7 +43,7 @@ def start(path, config=CONFIG, fingerprint=PRINT, job="improve"):
 
 def test_each_rollout_is_one_line_with_all_there_is_to_know(tmp_path):
     with start(tmp_path) as files:
-        files.note(Note("groups", [group()]))
+        files.note(GroupsFinished([group()]))
         first, second = lines(tmp_path)  # readable while the run goes on
     assert (first["sample"], second["sample"]) == (0, 1)
     assert first["messages"][-1]["content"] == "said 0 größer"
@@ -54,15 +55,15 @@ def test_each_rollout_is_one_line_with_all_there_is_to_know(tmp_path):
 
 def test_a_rollout_that_two_arms_share_is_written_once(tmp_path):
     with start(tmp_path) as files:
-        files.note(Note("groups", [group(), group()]))
-        files.note(Note("groups", [group(3), group(version="v2")]))
+        files.note(GroupsFinished([group(), group()]))
+        files.note(GroupsFinished([group(3), group(version="v2")]))
     assert len(lines(tmp_path)) == 5
 
 
 def test_a_rollout_that_said_nothing_is_a_line_too(tmp_path):
     broken = Rollout("r1", "solver", 0, (), "refused", error="no")
     with start(tmp_path) as files:
-        files.note(Note("groups", [Group(Example("r1", ()), "solver", (broken,))]))
+        files.note(GroupsFinished([Group(Example("r1", ()), "solver", (broken,))]))
     (line,) = lines(tmp_path)
     assert (line["messages"], line["stop"], line["error"]) == ([], "refused", "no")
 
@@ -75,7 +76,7 @@ def test_a_step_leaves_its_record_and_its_library(tmp_path):
             return {"step": 7, "library": {"lessons": []}}
 
     with start(tmp_path) as files:
-        files.note(Note("step", Record()))
+        files.note(StepFinished(Record()))
     assert json.loads((tmp_path / "steps/007/step.json").read_text())["step"] == 7
     assert json.loads((tmp_path / "steps/007/library.json").read_text()) == {"lessons": []}
 
@@ -101,7 +102,7 @@ def test_the_config_is_saved_and_what_may_change_is_taken_over(tmp_path):
 )
 def test_a_directory_of_another_run_is_left_as_it_is(changes, sentence, tmp_path):
     with start(tmp_path) as files:
-        files.note(Note("groups", [group()]))
+        files.note(GroupsFinished([group()]))
     before = {path.name: path.read_bytes() for path in tmp_path.iterdir()}
     with pytest.raises(ConfigError, match=sentence), start(tmp_path, **changes):
         pass

@@ -227,7 +227,7 @@ def serve(
 
     Limits count from its start; once one is reached, requests are refused.
     """
-    module = import_module("edgewise.toolkit.serve.server")
+    module = import_module("edgewise.toolkit.cli.serve")
     limits = module.Limits(usd, tokens, calls)
     service = module.Service(artifact, host, port, model or "", token or "", limits, price or "", concurrency)
     module.command(service)

@@ -6,12 +6,21 @@ import time
 from collections.abc import Callable, Iterable
 from typing import Any, TextIO
 
-from edgewise.toolkit.types import Note
+from edgewise.toolkit.tracking.events import (
+    Event,
+    ReplyReceived,
+    RolloutFinished,
+    RunClosed,
+    RunOpened,
+    RunStopping,
+    StageStarted,
+    StepFinished,
+)
 
 EVERY = 5.0
 
 
-def watcher(stream: TextIO | None = None) -> Callable[[Note], None]:
+def watcher(stream: TextIO | None = None) -> Callable[[Event], None]:
     """
     A function for notes that shows the stage, rollouts so far, their mean reward, calls and cost.
 
@@ -32,23 +41,23 @@ class _Progress:
         self._stage, self._rewards = "starting", list[float]()
         self._shown, self._started = 0.0, time.monotonic()
 
-    def __call__(self, note: Note) -> None:
+    def __call__(self, note: Event) -> None:
         match note:
-            case Note("open", (path, ledger)):
+            case RunOpened(path, ledger):
                 self._ledger = ledger
                 self._say(f"run directory: {path}")
-            case Note("stage", stage):
+            case StageStarted(stage):
                 self._stage, self._rewards = stage, []
                 self._say(self._line())
-            case Note("rollout", run):
+            case RolloutFinished(run):
                 self._rewards.append(run.score.value if run.score and run.score.valid else 0.0)
-            case Note("reply"):
+            case ReplyReceived():
                 self._tick()
-            case Note("step", record):
+            case StepFinished(record):
                 self._say(record.summary())
-            case Note("stopping"):
+            case RunStopping():
                 self._say("stopping: calls under way may finish; Ctrl-C again drops them")
-            case Note("close") if self._live:
+            case RunClosed() if self._live:
                 self._stream.write("\r\x1b[K")
                 self._stream.flush()
 

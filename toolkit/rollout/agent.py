@@ -22,11 +22,11 @@ from edgewise.toolkit.rollout.tool_calls import (
     with_instructions,
 )
 from edgewise.toolkit.tools.tool import Function
+from edgewise.toolkit.tracking.events import RolloutFinished
 from edgewise.toolkit.types import (
     Example,
     Group,
     Message,
-    Note,
     Payer,
     Plan,
     Reply,
@@ -118,7 +118,7 @@ def attempt(
     run = yield from rollout(agent, example, messages, sample=sample, seed=seed)
     score = yield from reward.grade(example, run, judge)
     graded = replace(run, score=score)
-    yield Note("rollout", graded)
+    yield RolloutFinished(graded)
     return graded
 
 
@@ -162,7 +162,7 @@ def runs(
         scores = yield from reward.grade_group(example, plain, judge)
         found = [replace(run, score=score) for run, score in zip(plain, scores, strict=True)]
         for run in found:
-            yield Note("rollout", run)
+            yield RolloutFinished(run)
     if agent.world:
         check_starts(agent.world, found)
     return tuple(replace(run, version=p.version) for p, run in zip(prompts, found, strict=True))

@@ -22,34 +22,33 @@ import errno
 import itertools
 import json
 import re
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from datetime import datetime
 from pathlib import Path
-from typing import Any, Protocol, TextIO
+from typing import Any, TextIO
 
 from edgewise.toolkit.budget.ledger import PICO, cost
 from edgewise.toolkit.budget.prices import Price, price_of
 from edgewise.toolkit.errors import ConfigError, DiskFull
 from edgewise.toolkit.run import config as configs
 from edgewise.toolkit.run.config import Config
-from edgewise.toolkit.types import Group, Note, Rollout
+from edgewise.toolkit.tracking.events import (
+    EffectsMeasured,
+    Event,
+    GraphsMeasured,
+    GroupsFinished,
+    StepFinished,
+    StepSummary,
+    WeightsTrained,
+)
+from edgewise.toolkit.types import Group, Rollout
 from edgewise.toolkit.util.files import json_text, replace_text
 
-Watch = Callable[[Note], None]
+Watch = Callable[[Event], None]
 JOURNAL = "journal.sqlite"
 SAMPLED = "sampled.json"
 """What models in this process answered, which no journal has, and the wall time: for limits that span restarts."""
-
-
-class Record(Protocol):
-    """What a step leaves: its number and its content as plain data."""
-
-    number: int
-
-    def to_json(self) -> dict[str, Any]:
-        """Plain data."""
-        ...
 
 
 @dataclass(slots=True)
@@ -62,19 +61,21 @@ class Directory:
     rollouts: TextIO
     seen: set[tuple[str, int, int, str]] = field(default_factory=set)
 
-    def note(self, note: Note) -> None:
+    def note(self, note: Event) -> None:
         """Write what a note is about: finished groups and steps."""
         match note:
-            case Note("groups", groups):
+            case GroupsFinished(groups):
                 self._write_groups(groups)
-            case Note("step", record):
+            case StepFinished(record):
                 self._write_step(record)
-            case Note("effects" | "wiring" as name, record):
-                write_json(self.path / f"{name}.json", record.to_json())
-            case Note("weights", content):
+            case EffectsMeasured(record):
+                write_json(self.path / "effects.json", record.to_json())
+            case GraphsMeasured(record):
+                write_json(self.path / "wiring.json", record.to_json())
+            case WeightsTrained(content):
                 write_json(self.path / "weights.json", content)
 
-    def _write_groups(self, groups: list[Group]) -> None:
+    def _write_groups(self, groups: Sequence[Group]) -> None:
         for group in groups:
             for run in group.members:
                 key = (run.example, run.sample, run.seed, run.version)
@@ -84,7 +85,7 @@ class Directory:
                     print(json.dumps(line), file=self.rollouts)
         self.rollouts.flush()
 
-    def _write_step(self, record: Record) -> None:
+    def _write_step(self, record: StepSummary) -> None:
         folder = self.path / "steps" / f"{record.number:03d}"
         folder.mkdir(parents=True, exist_ok=True)
         content = record.to_json()

@@ -12,7 +12,8 @@ from collections.abc import Awaitable, Callable, Generator
 from dataclasses import replace
 from typing import Any, Protocol
 
-from edgewise.toolkit.types import Hosted, Note, Plan, Reply, Request, T, Work
+from edgewise.toolkit.tracking.events import Event, ReplyReceived
+from edgewise.toolkit.types import Hosted, Plan, Reply, Request, T, Work
 
 Drive = Callable[[Plan[Any]], Awaitable[Any]]
 """Runs a plan to its value: what `Hosted` code is given."""
@@ -79,7 +80,7 @@ class Driver:
     def __init__(
         self,
         client: Asks,
-        watch: Callable[[Note], None] = lambda note: None,
+        watch: Callable[[Event], None] = lambda note: None,
         brake: Brake | None = None,
     ):
         self._client = client
@@ -107,7 +108,7 @@ class Driver:
         match want:
             case Request():
                 reply = await self._client.ask(want)
-                self._watch(Note("reply", reply))
+                self._watch(ReplyReceived(reply))
                 return reply
             case list():
                 return await self._together(want)
@@ -115,10 +116,10 @@ class Driver:
                 return await _work(want)
             case Hosted():
                 return await want.run(self.run)
-            case Note():
+            case Event():
                 return self._watch(want)
         raise TypeError(
-            f"a plan yielded {want!r}; it may yield a Request, Work, Hosted, Note or a list of plans"
+            f"a plan yielded {want!r}; it may yield a Request, Work, Hosted, Event or a list of plans"
         )
 
     async def _together(self, plans: list[Plan[Any]]) -> list[Any]:
@@ -138,7 +139,7 @@ async def _work(work: Work) -> Any:
     return await result if inspect.isawaitable(result) else result
 
 
-async def drive(plan: Plan[T], client: Asks, watch: Callable[[Note], None] = lambda note: None) -> T:
+async def drive(plan: Plan[T], client: Asks, watch: Callable[[Event], None] = lambda note: None) -> T:
     """Run one plan against a client; see `Driver`."""
     return await Driver(client, watch).run(plan)
 

@@ -30,7 +30,17 @@ from edgewise.toolkit.run.config import Config
 from edgewise.toolkit.run.directory import Watch
 from edgewise.toolkit.run.driver import Brake, Braked, Driver
 from edgewise.toolkit.task.task import Task
-from edgewise.toolkit.types import Note, Plan
+from edgewise.toolkit.tracking.events import (
+    CallsPlanned,
+    CallsSampled,
+    CallsShared,
+    Event,
+    ModelReleased,
+    RunClosed,
+    RunOpened,
+    RunStopping,
+)
+from edgewise.toolkit.types import Plan
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -106,14 +116,14 @@ async def execute_run(
     path = directory.made(path or directory.fresh(task.name))
     with _books(path, config, replay) as (journal, ledger), _kept(path, journal), directory.full_disk():
         with directory.opened(path, config, task.fingerprint, job) as files:
-            watch(Note("open", (path, ledger)))
+            watch(RunOpened(path, ledger))
 
             router = Router()
 
-            def seen(note: Note) -> None:
+            def seen(note: Event) -> None:
                 _booked(ledger, note, path)
-                if note.topic == "unused":
-                    router.release(note.data)
+                if isinstance(note, ModelReleased):
+                    router.release(note.model)
                 files.note(note)
                 watch(note)
 
@@ -125,7 +135,7 @@ async def execute_run(
                 outcome = await _interruptible(Driver(client, seen, brake), way(task, config), watch)
             finally:
                 await client.aclose()
-                watch(Note("close"))
+                watch(RunClosed())
         result = _result(task, config, outcome, _costs(ledger), path, ledger.elapsed)
         directory.write_json(path / "result.json", result.to_json())
         run_report.write(path)
@@ -145,14 +155,14 @@ def blocking(function: Callable[P, Coroutine[Any, Any, R]]) -> Callable[P, R]:
     return twin
 
 
-def _booked(ledger: Ledger, note: Note, path: Path) -> None:
+def _booked(ledger: Ledger, note: Event, path: Path) -> None:
     """What a run's notes say of calls that no client made."""
     match note:
-        case Note("shared", (calls, usage)):
+        case CallsShared(calls, usage):
             ledger.share(calls, usage)
-        case Note("asking", requests):
+        case CallsPlanned(requests):
             ledger.check(requests)
-        case Note("sampled", found):
+        case CallsSampled(found):
             for each in found:
                 ledger.add(each)
             directory.write_json(path / directory.SAMPLED, ledger.sampled_json())
@@ -207,7 +217,7 @@ async def _interruptible(driver: Driver, plan: Plan[Outcome], watch: Watch) -> O
         if driver.brake.pulled and task:
             task.cancel()
         else:
-            watch(Note("stopping"))
+            watch(RunStopping())
         driver.brake.pull(Interrupted("Stopped."))
 
     # Only the main thread may handle signals, and not on every system.

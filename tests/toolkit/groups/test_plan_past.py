@@ -4,9 +4,10 @@ import numpy as np
 import pytest
 from scipy.stats import chisquare
 
-from edgewise.toolkit.groups.sampling.replay import LATER, REPLAYED, buffered, drawn_by_advantage, recovered
+from edgewise.toolkit.groups.sampling.replay import REPLAYED, buffered, drawn_by_advantage, recovered
 from edgewise.toolkit.groups.sampling.rollout_plan import Asked, marked
 from edgewise.toolkit.groups.sampling.row_history import Memory
+from edgewise.toolkit.tracking.events import GroupsDeferred
 from edgewise.toolkit.types import Example, Group, Rollout, Score
 from tests.plans import play
 
@@ -35,7 +36,7 @@ def asked(mixed, wanted=4, **memory):
 def made(plan):
     notes = []
     groups = play(plan, lambda request: pytest.fail("no model is asked here"), notes)
-    later = [each for note in notes if note.topic == LATER for each in note.data]
+    later = [each for note in notes if isinstance(note, GroupsDeferred) for each in note.groups]
     return [each.example.id for each in groups], [each.example.id for each in later], groups
 
 

@@ -14,7 +14,8 @@ from pydantic import Field
 
 from edgewise.toolkit.groups.sampling.rollout_plan import Asked, mark
 from edgewise.toolkit.groups.sampling.row_history import recalls
-from edgewise.toolkit.types import Example, Group, Note, Plan, Rollout
+from edgewise.toolkit.tracking.events import GroupsDeferred
+from edgewise.toolkit.types import Example, Group, Plan, Rollout
 
 LATER = "later"
 """Topic of the note that says which groups are for the next step."""
@@ -39,7 +40,7 @@ def recovered(asked: Asked) -> Plan[list[Group]]:
         drawn = yield [asked.group(row) for row in asked.queue[start : start + asked.wanted]]
         found += [group for group in drawn if group.mixed]
         dead += [group for group in drawn if not group.mixed]
-    yield Note(LATER, found[asked.wanted :])
+    yield GroupsDeferred(found[asked.wanted :])
     return [*found[: asked.wanted], *dead]
 
 
