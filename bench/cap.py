@@ -18,7 +18,7 @@ from edgewise.experience.library.operations import Operation
 from edgewise.experience.proposers import candidates
 from edgewise.experience.spec import Job
 from edgewise.toolkit.model.embedded.server import serve
-from tests import toy
+from tests.support import toy
 
 LESSONS, TOKENS = 200, 6000
 SCRIPTS = {

@@ -29,7 +29,7 @@ def report(bench: str, figures: dict[str, Any], bar: str, holds: bool) -> int:
 @contextlib.contextmanager
 def instant_server() -> Iterator[str]:
     """An OpenAI-compatible server that answers at once, in a process of its own; its base URL."""
-    command = [sys.executable, str(ROOT / "tests" / "server.py")]
+    command = [sys.executable, str(ROOT / "tests" / "support" / "server.py")]
     with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
         assert process.stdin and process.stdout
         yield process.stdout.readline().strip()

@@ -3,7 +3,7 @@ Compiled graphs against a naive interpreter: 1,000 random graphs, every one run 
 
 The graphs have fan-out, joins at unequal depths, loops with verdicts, votes, and nodes whose model is slow, hangs, is
 refused, says nothing, or calls a tool that breaks. The clock jumps over waiting, so that an hour takes no time. Each
-run is compared with an interpreter that runs one node after the other (tests/mas/naive.py), and is made
+run is compared with an interpreter that runs one node after the other (tests/support/mas/naive.py), and is made
 
 - as in use; started by LangGraph only; one node at a time; in a group that shares, together with itself: the outcomes
   of all nodes in all rounds must be equal, and no task may be left; as in use it must take as long as its critical
@@ -25,7 +25,16 @@ from edgewise.mas.runtime.graph_run import GraphLimits, GraphRun, Shared, graph_
 from edgewise.toolkit.model.scripted import Scripted
 from edgewise.toolkit.run.driver import Driver
 from edgewise.toolkit.types import Plan, Rollout
-from tests.mas.naive import EXAMPLE, NODE_SECONDS, client, interpreted, jump, plain, random_graph, team
+from tests.support.mas.naive import (
+    EXAMPLE,
+    NODE_SECONDS,
+    client,
+    interpreted,
+    jump,
+    plain,
+    random_graph,
+    team,
+)
 
 TEAM = team()
 

@@ -27,7 +27,7 @@ from edgewise.mas.graph.graph import Graph, Node
 from edgewise.mas.graph.roles import CATALOGUE
 from edgewise.toolkit.types import Example, Message, Plan
 from edgewise.toolkit.util.seeds import seed
-from tests.plans import play
+from tests.support.plans import play
 
 ROLES = tuple(CATALOGUE)[:14]
 GRAPHS, QUERIES, STEPS = 24, 240, 4

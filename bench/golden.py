@@ -1,5 +1,5 @@
 """
-Base estimators, losses, penalties and gates against `tests/golden.py`.
+Base estimators, losses, penalties and gates against `tests/support/golden.py`.
 
 Two checks: against slow, plain formulas in float64 (values, and gradients by central differences), and against what
 public code prints, to its last digit. Garbage in the padding, NaN included, must change no bit.
@@ -15,7 +15,7 @@ from common import quick, report
 from edgewise.learner.methods.batch import Batch, Tokens
 from edgewise.toolkit.groups import reward_shaping
 from edgewise.toolkit.groups.table import Table
-from tests import golden
+from tests.support import golden
 
 BAR = 1e-6
 

@@ -23,7 +23,7 @@ from edgewise.toolkit.model.middleware import stack
 from edgewise.toolkit.model.router import Router
 from edgewise.toolkit.run.driver import Driver
 from edgewise.toolkit.types import Example, Message, Plan, Rollout, Sampling
-from tests.server import Fault, Server
+from tests.support.server import Fault, Server
 
 ROWS, GRAPHS = 16, 4
 

@@ -1,7 +1,7 @@
 """
 Wall time of graph runs against their critical paths, in real seconds with simulated latencies.
 
-The graphs are random (tests/mas/naive.py): fan-out, joins at unequal depths, N shapes, loops; each call takes 0.1 to
+The graphs are random (tests/support/mas/naive.py): fan-out, joins at unequal depths, N shapes, loops; each call takes 0.1 to
 1 s, by what is asked. The critical path is the longest chain of calls that have to wait for each other, worked out
 by an interpreter that runs one node after the other. Eight runs at a time share the event loop; graphs are compiled
 before, as a graph is compiled once for all its runs. For comparison: the same runs started by LangGraph alone, which
@@ -22,7 +22,7 @@ from edgewise.mas.runtime.graph_run import graph_run
 from edgewise.mas.runtime.langgraph_compiler import plain
 from edgewise.toolkit.run.driver import Driver
 from edgewise.toolkit.types import Request
-from tests.mas.naive import EXAMPLE, client, fraction, interpreted, random_graph, team
+from tests.support.mas.naive import EXAMPLE, client, fraction, interpreted, random_graph, team
 
 TEAM = team()
 AT_ONCE = 8

@@ -22,8 +22,8 @@ from typing import Any
 
 from common import ROOT, quick, report
 
-from tests import toy
-from tests.server import Server
+from tests.support import toy
+from tests.support.server import Server
 
 CONCURRENCY = 8
 LATENCY = 0.05
@@ -61,7 +61,7 @@ class Counting:
 def start(url: str, run: Path) -> subprocess.Popen[bytes]:
     settings = {"epochs": 2, "batch_size": 12, "pool": False, "concurrency": CONCURRENCY}
     arguments = json.dumps({"url": url, "run": str(run), **settings})
-    command = [sys.executable, "-m", "tests.laws.one_run", arguments]
+    command = [sys.executable, "-m", "tests.support.laws.one_run", arguments]
     return subprocess.Popen(command, cwd=ROOT, env={**os.environ, "PYTHONPATH": str(ROOT)})
 
 

@@ -18,7 +18,7 @@ from edgewise.toolkit.errors import LimitReached
 from edgewise.toolkit.model.middleware import stack
 from edgewise.toolkit.model.router import Router
 from edgewise.toolkit.types import Message, Request, Sampling
-from tests.server import Server
+from tests.support.server import Server
 
 CONCURRENCY = 200
 MOST = 12

@@ -17,7 +17,7 @@ from scipy.optimize import brentq
 from edgewise.toolkit.evaluation import gate
 from edgewise.toolkit.evaluation.statistics import sign_flip_p, smallest_gain
 from edgewise.toolkit.types import Example
-from tests.plans import play
+from tests.support.plans import play
 
 POWER = 0.8
 

@@ -12,7 +12,7 @@ import torch
 from common import quick, report
 
 from edgewise.learner.attention.logprobs import logps
-from tests.learner import exact
+from tests.support.learner import exact
 
 BAR = 1e-10
 ROUNDED = ("Gemma2", "Cohere")

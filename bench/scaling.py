@@ -22,7 +22,7 @@ from edgewise.learner.methods.published import METHODS
 from edgewise.learner.policy.policy import Policy
 from edgewise.learner.policy.precision import chosen_dtype
 from edgewise.learner.update.gradient_step import How, update
-from tests.learner import tiny
+from tests.support.learner import tiny
 
 BASE = {"prompts": 2, "prompt": 128, "group": 8, "reply": 32, "width": 384}
 GROWN = {"prompt": (128, 512, 2048), "reply": (32, 64, 128), "group": (8, 16, 32), "prompts": (2, 4, 8)}

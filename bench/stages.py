@@ -29,7 +29,7 @@ from edgewise.toolkit.run.driver import drive
 from edgewise.toolkit.task.task import Task
 from edgewise.toolkit.types import Plan, Request
 from edgewise.toolkit.util.seeds import seed
-from tests import toy
+from tests.support import toy
 
 CONCURRENCY, GROUPS, SIZE = 128, 100, 5
 SIGMA = 1.0

@@ -40,7 +40,7 @@ from edgewise.mas.search.baselines import BestOf, Edges, RandomSearch
 from edgewise.mas.search.policy.hrpo import Hrpo, HrpoSettings
 from edgewise.mas.search.policy.network import Policy
 from edgewise.toolkit.util.seeds import seed as seed_of
-from tests.plans import play
+from tests.support.plans import play
 
 BATCH, SIZE, FEATURES, SHARE = 4, 8, 32, 0.95
 DRAWS, ABLATED, BUDGET = 10, 3, 6400

@@ -27,7 +27,7 @@ from edgewise.learner.methods.method import override
 from edgewise.learner.methods.published import find
 from edgewise.learner.policy.policy import Lora, Policy
 from edgewise.learner.update.gradient_step import How, update
-from tests.learner import exact
+from tests.support.learner import exact
 
 BAR = 1e-6
 REAL = "smollm2-135m"

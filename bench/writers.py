@@ -25,7 +25,7 @@ from common import quick, report
 
 from edgewise.experience.library.library import Library, lesson
 from edgewise.experience.store.store import Commit, Store
-from tests.postgres import binaries, running
+from tests.support.postgres import binaries, running
 
 WRITERS = 8
 REPEATED = 3
@@ -36,7 +36,7 @@ HEARING = 0.3
 """Seconds, at the most, that an answer takes to be noted."""
 
 processes = multiprocessing.get_context("forkserver")
-processes.set_forkserver_preload(["edgewise.experience.store.store", "tests.postgres", "common"])
+processes.set_forkserver_preload(["edgewise.experience.store.store", "tests.support.postgres", "common"])
 
 
 def add(key: str, library: Library) -> Library:

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 import pytest
 
 from edgewise.toolkit.model.embedded.server import LocalServer, serve
-from tests.postgres import postgres as postgres
+from tests.support.postgres import postgres as postgres
 
 FOREIGN = ("OPENAI_", "ANTHROPIC_", "AZURE_", "GEMINI_", "EDGEWISE_", "LITELLM_")
 

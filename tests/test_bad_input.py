@@ -17,9 +17,9 @@ from typing import Any
 import pytest
 
 from edgewise.toolkit.budget.journal import Journal
-from tests import toy
-from tests.command import inside, task_file
-from tests.server import Fault, Server
+from tests.support import toy
+from tests.support.command import inside, task_file
+from tests.support.server import Fault, Server
 
 KEY = "sk-fake-0123456789abcdefTHISISSECRET"
 

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from edgewise.toolkit.task.task import Task
-from tests.command import inside, task_file
+from tests.support.command import inside, task_file
 
 ROOT = Path(__file__).parents[1]
 EXAMPLES = ROOT / "examples"
@@ -48,7 +48,7 @@ def test_the_example_that_designs_a_graph_runs_as_it_is():
 
 
 def test_the_teaching_script_runs_on_any_model(tmp_path: Path):
-    from tests.learner import tiny
+    from tests.support.learner import tiny
 
     script = EXAMPLES / "grpo_in_one_file.py"
     done = subprocess.run(
@@ -122,7 +122,7 @@ def speaking(folder: Path, prompt: str, answers: list[str]) -> Path:
     from edgewise.learner.policy.policy import Policy
     from edgewise.learner.update.imitation import Pair, imitate
     from edgewise.toolkit.types import Message
-    from tests.learner import tiny
+    from tests.support.learner import tiny
 
     policy = Policy.load(str(tiny.saved(folder / "tiny")), device="cpu", dtype="float32")
     asked = policy.encode([Message("user", prompt)])

@@ -14,7 +14,7 @@ from typing import Any
 import openai
 import pytest
 
-from tests.command import Done, finish, inside, start
+from tests.support.command import Done, finish, inside, start
 
 DATA = Path(__file__).parent / "data" / "runs_02a7f75"
 ABSORBING = "--set steps=2 --set batch_size=4 --set lora=2 --set lr=0.02 --set save_every=1".split()

@@ -17,7 +17,7 @@ from edgewise.toolkit.groups.sampling.row_history import Memory
 from edgewise.toolkit.groups.sampling.row_selection import rested, shuffled, vade
 from edgewise.toolkit.types import Example, Group, Message, Plan, Rollout, Score, Step
 from edgewise.toolkit.util.seeds import seed
-from tests.plans import play
+from tests.support.plans import play
 
 EXAMPLES, BATCH, SIZE, EPOCHS = 200, 20, 5, 5
 TOTAL = EXAMPLES * SIZE * EPOCHS

@@ -27,7 +27,7 @@ from edgewise.toolkit.reward.reward import resolve
 from edgewise.toolkit.run.runner import Outcome
 from edgewise.toolkit.task.task import Task
 from edgewise.toolkit.types import Example, Message, Request
-from tests.plans import play
+from tests.support.plans import play
 
 RIGHT, WRONG = "right", "wrong"
 LESSON = re.compile(r"lesson (\w+)")

@@ -24,7 +24,7 @@ from edgewise.toolkit.groups.sampling.row_history import Memory
 from edgewise.toolkit.tracking.events import Event, GroupsDeferred
 from edgewise.toolkit.types import Encoded, Example, Group, Message, Plan, Rollout, Score, Step
 from edgewise.toolkit.util.seeds import seed as seed_of
-from tests.plans import play
+from tests.support.plans import play
 
 HOW = How(tokens=1 << 20)
 

@@ -15,9 +15,9 @@ from edgewise.toolkit.errors import Hopeless, LimitTooSmall
 from edgewise.toolkit.evaluation.statistics import smallest_gain
 from edgewise.toolkit.reward.reward import resolve
 from edgewise.toolkit.run.forecast import check_limits
-from tests import toy
-from tests.command import SCRIPTED, inside, task_file
-from tests.learned import job, learned
+from tests.support import toy
+from tests.support.command import SCRIPTED, inside, task_file
+from tests.support.learned import job, learned
 
 ROLES = {"rollouts": "rollout", "distiller": "distiller", "gate": "gate", "measuring": "measure"}
 KINDS = [

@@ -27,7 +27,7 @@ from edgewise.learner.methods.published import METHODS
 from edgewise.learner.update import gradient_step as updating
 from edgewise.toolkit.groups import step_credit as credit
 from edgewise.toolkit.groups.table import Table, reads
-from tests.laws.claims import (
+from tests.support.laws.claims import (
     ALONE,
     CHOICE,
     CLAIMS,
@@ -292,7 +292,7 @@ def test_far_from_the_old_policy_all_stays_finite(name) -> None:
 
 
 RULED = [name for name, claims in CLAIMS.items() if claims.rule]
-# Credit of single steps is compared with slow loops in tests/toolkit/groups/test_credit.py.
+# Credit of single steps is compared with slow loops in tests/toolkit/groups/test_step_credit.py.
 OF_ROLLOUTS = [name for name in RULED if METHODS[name].credit in (credit.broadcast, credit.action_wise)]
 
 

@@ -14,9 +14,9 @@ import pytest
 
 from edgewise.experience.library.library import Library, lesson
 from edgewise.toolkit.errors import NotRecorded
-from tests import toy
-from tests.laws.one_run import started
-from tests.server import Server, echo
+from tests.support import toy
+from tests.support.laws.one_run import started
+from tests.support.server import Server, echo
 
 ROOT = Path(__file__).resolve().parents[2]
 SETTINGS = {"epochs": 2, "batch_size": 12}
@@ -120,7 +120,7 @@ def test_killed_and_resumed_is_as_if_never_killed(reference, tmp_path):
     _, alone, calls, settings = reference
     with Server(toy.serve, embedding=meaning, latency=0.01) as server:
         given = {"url": server.url, "run": str(tmp_path), "concurrency": 4, **settings}
-        command = [sys.executable, "-m", "tests.laws.one_run", json.dumps(given)]
+        command = [sys.executable, "-m", "tests.support.laws.one_run", json.dumps(given)]
         environment = {**os.environ, "PYTHONPATH": str(ROOT)}
         for kill_after in (20, 120, 260):
             with subprocess.Popen(command, cwd=ROOT, env=environment) as process:

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from tests.learner import tiny
+from tests.support.learner import tiny
 
 
 @pytest.fixture(autouse=True, scope="session")

@@ -10,8 +10,8 @@ from edgewise.mas.forecast import forecast
 from edgewise.mas.spec import Job
 from edgewise.toolkit.reward.reward import resolve as reward_of
 from edgewise.toolkit.run.config import resolve
-from tests.mas import sums
-from tests.mas.test_loop import SETTINGS
+from tests.mas.training.test_loop import SETTINGS
+from tests.support.mas import sums
 
 
 def planned(reward="exact", **settings):

@@ -6,7 +6,7 @@ from hypothesis import strategies as st
 from edgewise.toolkit.errors import RewardError
 from edgewise.toolkit.groups import advantage
 from edgewise.toolkit.groups.table import Table
-from tests import golden
+from tests.support import golden
 
 AXES = [
     advantage.zero,
@@ -122,7 +122,7 @@ def test_a_table_says_what_does_not_fit() -> None:
         Table.of([0], [1.0], cost=[1]).column("worth")
 
 
-# ---- estimators of single papers; their numbers are in tests/golden_seeds.py ----------------------------------------
+# ---- estimators of single papers; their numbers are in tests/support/golden_seeds.py ----------------------------------------
 
 EQUAL = st.sampled_from([0.0, 0.1, float(np.float32(0.1)), 1.0])
 REWARDS = st.lists(st.sampled_from([0.0, 0.1, 0.5, 1.0]), min_size=1, max_size=9)

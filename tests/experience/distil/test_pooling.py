@@ -1,0 +1,112 @@
+import pytest
+
+from edgewise.experience.config import ExperienceConfig
+from edgewise.experience.distil import pooling
+from edgewise.experience.distil.distiller import Distiller
+from edgewise.experience.library.library import Library, lesson
+from edgewise.experience.library.operations import Operation
+from edgewise.experience.spec import Job
+from edgewise.toolkit import Task
+from edgewise.toolkit.types import Example, Group, Message, Rollout, Score, Step
+from tests.support import toy
+from tests.support.plans import play
+
+DISTILLER = Distiller("m")
+
+
+def row(id: str, target: str) -> Example:
+    return Example(id, (Message("user", f"about {id}"),), target)
+
+
+def groups(answers: dict[str, str]) -> list[Group]:
+    """One run on each row, known as TARGET-NUMBER, with this answer."""
+    found = []
+    for id, said in answers.items():
+        example = row(id, id.partition("-")[0])
+        step = Step(example.messages, Message("assistant", said))
+        run = Rollout(id, "solver", 0, (step,), "stop", Score(float(said == example.target)))
+        found.append(Group(example, "solver", (run,)))
+    return found
+
+
+def library(**lessons: str) -> Library:
+    return Library(tuple(lesson(f"{topics} -> {answer}") for answer, topics in lessons.items()))
+
+
+@pytest.mark.parametrize(
+    ("targets", "recurs"),
+    [
+        (["a", "b"] * 3, True),
+        (["a", "b", "c"] * 2, False),
+        ([1, 1, 1], False),
+        (["", "", ""], False),
+        (["long " * 20] * 9, False),
+    ],
+)
+def test_when_right_answers_recur(targets, recurs):
+    assert pooling.recurring([row(str(n), t) for n, t in enumerate(targets)]) is recurs
+
+
+def test_pooling_needs_the_truth_and_can_be_switched_off():
+    task, config = toy.task(), ExperienceConfig(model="m")
+    assert Job(task, config).pooled
+    for change in ({"pool": False}, {"truth": False}, {"direct": True}):
+        assert not Job(task, config.model_copy(update=change)).pooled
+
+
+def test_a_short_input_is_taken_as_it_is_and_a_long_one_is_put_in_a_few_words():
+    rows = [{"text": "short one", "target": "a"}, {"text": "long " * 80, "target": "a"}]
+    task = Task.from_rows(
+        {"train": rows, "test": [{"text": "x", "target": "a"}]}, prompt="Fixed words: {text}"
+    )
+    asked = []
+
+    def model(request):
+        asked.append(request)
+        return "Something long.\nSecond line"
+
+    found = {
+        len(play(pooling.propose(DISTILLER, task, Group(x, "solver", ())), model).proposals[0].text.split())
+        for x in task.train
+    }
+    assert found == {len("short one -> a".split()), len("Something long -> a".split())}
+    assert len(asked) == 1
+    assert "Fixed words" not in asked[0].messages[-1].content
+
+
+def test_one_lesson_per_answer_and_draw_from_different_groups():
+    proposals = [Operation(action="add", text=f"t{n} -> {n % 2}", sources=(f"r{n}",)) for n in range(40)]
+    shown = []
+
+    def model(request):
+        shown.append(request.messages[-1].content)
+        return "kind (cases)"
+
+    drawn = play(pooling.join(DISTILLER, Library(), proposals, 3, seed=1), model)
+    assert [[op.text for op in ops] for ops in drawn] == [["Kind (cases) -> 0", "Kind (cases) -> 1"]] * 3
+    assert len(set(shown)) == 6
+    assert all(len(text.splitlines()) == pooling.MOST for text in shown)
+    assert drawn[0][0].sources == tuple(sorted(f"r{n}" for n in range(0, 40, 2)))
+
+
+def test_a_current_lesson_is_modified_with_its_topics_among_the_items():
+    current = library(red="bricks")
+    model_saw = []
+
+    def model(request):
+        model_saw.append(request.messages[-1].content)
+        return "walls"
+
+    ((op,),) = play(
+        pooling.join(DISTILLER, current, [Operation(action="add", text="roof -> red")], 1, seed=1), model
+    )
+    assert (op.action, op.id, op.text) == ("modify", current.lessons[0].id, "Walls -> red")
+    assert model_saw[0].splitlines() == ["- bricks", "- roof"]
+
+
+def test_a_join_without_an_answer_changes_nothing():
+    ((op,),) = play(
+        pooling.join(DISTILLER, Library(), [Operation(action="add", text="roof -> red")], 1, seed=1),
+        lambda request: "",
+    )
+    assert op.text == ""

@@ -1,0 +1,294 @@
+"""
+Defects found by reading the authors' public code of Training-Free GRPO: none of them may be here.
+
+Numbers are those of docs/method.md. What other files test is listed there too.
+"""
+
+import asyncio
+import json
+import threading
+import time
+from itertools import pairwise
+
+import pytest
+
+from edgewise.experience import improve
+from edgewise.experience.config import ExperienceConfig
+from edgewise.experience.library.library import Library, lesson
+from edgewise.experience.spec import Job
+from edgewise.experience.training.loop import learn
+from edgewise.experience.training.records import statistics
+from edgewise.experience.training.rollouts import Offer, measure
+from edgewise.experience.training.step import study
+from edgewise.toolkit import Task
+from edgewise.toolkit.errors import ConfigError
+from edgewise.toolkit.model.scripted import Scripted
+from edgewise.toolkit.run.driver import drive
+from edgewise.toolkit.tracking.events import (
+    EffectsMeasured,
+    Event,
+    GroupsFinished,
+    RolloutFinished,
+    StageStarted,
+    StepFinished,
+)
+from tests.support import toy
+from tests.support.plans import play
+
+PAPER = {"gate": "off", "inclusion": 1.0, "refill": False, "rest": False, "guards": False, "pool": False}
+CONFIG = ExperienceConfig(model="scripted/toy", epochs=2, batch_size=10, **PAPER)
+
+
+def learned(config=CONFIG, answer=toy.play, task=None):
+    """Play the whole loop; its outcome, requests in order, and step records."""
+    requests, notes = [], []
+
+    def record(request):
+        requests.append(request)
+        return answer(request)
+
+    outcome = play(learn(Job(task or toy.task(), config)), record, notes)
+    return outcome, requests, [note.record for note in notes if isinstance(note, StepFinished)]
+
+
+def shown(request):
+    return "\n".join(message.content for message in request.messages)
+
+
+def asked_rows(record):
+    return [found.group.example.id for found in record.studies]
+
+
+def test_01_every_epoch_has_an_order_of_its_own():
+    _, _, records = learned()
+    first = [row for r in records if r.epoch == 1 for row in asked_rows(r)]
+    second = [row for r in records if r.epoch == 2 for row in asked_rows(r)]
+    assert sorted(first) == sorted(second)
+    assert first != second
+    assert first != sorted(first)
+
+
+def test_03_settings_of_learning_never_reach_measuring():
+    _, requests, _ = learned()
+    by_role = {
+        role: {r.sampling.temperature for r in requests if r.payer.role == role}
+        for role in ("rollout", "measure", "distiller")
+    }
+    assert by_role == {"rollout": {0.7}, "measure": {0.3}, "distiller": {0.0}}
+    assert CONFIG.eval_temperature == 0.3
+
+
+def test_04_the_distiller_has_a_temperature_and_a_length_of_its_own():
+    _, requests, _ = learned()
+    assert {(r.sampling.temperature, r.sampling.max_tokens) for r in requests if r.schema} == {(0.0, 16_384)}
+
+
+def test_05_what_is_measured_is_the_library_that_was_learnt():
+    outcome, requests, records = learned()
+    shown = [r.messages[-1].content for r in requests if r.payer.role == "measure"]
+    assert any(records[-1].library.render() in text for text in shown)
+    before, after = outcome.evaluation.results
+    assert after.mean.estimate > before.mean.estimate
+
+
+def test_06_two_tasks_in_one_process_share_nothing():
+    alone = learned()[0].files
+    learned(task=toy.task(30))
+    assert learned()[0].files == alone
+
+
+def test_08_a_group_whose_comparison_is_unreadable_is_reported_and_the_others_go_on():
+    def answer(request):
+        return "garbage" if request.schema and "a sea?" in shown(request) else toy.play(request)
+
+    _, _, records = learned(answer=answer)
+    found = [s for r in records for s in r.studies]
+    assert any("3 tries" in s.skipped for s in found)
+    assert any(s.proposals for s in found)
+
+
+def test_08_a_failed_batch_update_is_marked_incomplete_and_changes_nothing():
+    def answer(request):
+        update = request.schema and "# Proposed operations" in shown(request)
+        return "garbage" if update else toy.play(request)
+
+    outcome, _, records = learned(answer=answer)
+    incomplete = [r for r in records if any(s.proposals for s in r.studies)]
+    assert incomplete
+    assert all(r.incomplete and not r.to_json()["complete"] for r in incomplete)
+    assert outcome.files["library.json"]["lessons"] == []
+    assert outcome.files == outcome.start
+
+
+def half(answer, target):
+    return 0.5
+
+
+def test_09_equal_rewards_teach_nothing_whatever_their_mean():
+    task = Task.from_rows(toy.rows(), prompt=toy.PROMPT, id="id", reward=half)
+    _, requests, records = learned(task=task)
+    assert all(s.skipped == "all rewards are equal" for r in records for s in r.studies)
+    assert not any(r.payer.role == "distiller" for r in requests)
+
+
+def test_09_groups_are_known_by_row_and_not_by_text():
+    rows = [{"id": f"r{n}", "q": "same question", "target": str(n)} for n in range(9)]
+    parts = {"train": rows[:4], "test": [{"id": "t", "q": "another", "target": "1"}]}
+    task = Task.from_rows(parts, prompt="{q}", id="id")
+    _, _, records = learned(task=task, answer=lambda request: str((request.sampling.seed or 0) % 9))
+    assert sorted(asked_rows(records[0])) == ["r0", "r1", "r2", "r3"]
+
+
+def test_10_the_last_short_batch_is_used():
+    _, _, records = learned()
+    assert [len(r.studies) for r in records if r.epoch == 1] == [10, 10, 4]
+
+
+def test_11_statistics_of_nothing_are_no_error():
+    assert statistics([])["runs"] == 0
+
+
+def test_12_changed_settings_are_refused_and_not_ignored(tmp_path):
+    settings = {"model": "scripted/tests.toy:play", "epochs": 1, "run": tmp_path}
+    improve(toy.task(), **settings)
+    with pytest.raises(ConfigError, match="group_size"):
+        improve(toy.task(), group_size=7, **settings)
+    with pytest.raises(ConfigError, match="another task"):
+        improve(toy.task(30), **settings)
+
+
+@pytest.mark.parametrize("place", ["system", "before", "after", "split"])
+def test_13_lessons_stand_at_the_same_place_in_learning_and_in_use(place):
+    library = Library((lesson("A brick is red"), lesson("One word", "form")), place)
+    config = CONFIG.model_copy(update={"place": place})
+    row = toy.task().train[0]
+    prompts = {}
+
+    def answer(request):
+        prompts.setdefault(request.payer.role, request.messages)
+        return toy.play(request)
+
+    job = Job(toy.task(), config)
+    play(study(job, library, row, Offer(library, 1, 0)), answer)
+    play(measure(job, library, [row]), answer)
+    assert prompts["rollout"] == prompts["measure"] == library.dress(row.messages)
+
+
+def test_16_a_group_is_compared_while_other_groups_still_run():
+    slowest = toy.task().train[0].messages[-1].content
+    order = []
+
+    async def answer(request):
+        text = request.messages[-1].content
+        await asyncio.sleep(0.3 if text == slowest else 0.0)
+        order.append("compare" if request.schema else "slow" if text == slowest else "rollout")
+        return toy.play(request)
+
+    async def go():
+        await drive(learn(Job(toy.task(), CONFIG)), Scripted(answer))
+
+    asyncio.run(go())
+    assert order.index("compare") < order.index("slow")
+
+
+def slow_grade(answer, target):
+    assert threading.current_thread() is not threading.main_thread()
+    time.sleep(0.02)
+    return float(answer == target)
+
+
+def test_17_a_slow_reward_does_not_hold_up_the_others():
+    task = Task.from_rows(toy.rows(), prompt=toy.PROMPT, id="id", reward=slow_grade)
+    config = CONFIG.model_copy(update={"epochs": 1, "batch_size": 4})
+    ticks = []
+
+    async def go():
+        async def tick():
+            while True:
+                ticks.append(time.monotonic())
+                await asyncio.sleep(0.005)
+
+        beside = asyncio.create_task(tick())
+        await drive(learn(Job(task, config)), Scripted(toy.play))
+        beside.cancel()
+
+    asyncio.run(go())
+    assert max(b - a for a, b in pairwise(ticks)) < 0.5
+
+
+def test_19_a_long_trajectory_is_cut_in_the_middle():
+    from edgewise.experience.distil.distiller import LONGEST, trajectory
+    from edgewise.toolkit.types import Message, Rollout, Step
+
+    step = Step((), Message("assistant", "start " + "x" * 100_000 + " end"))
+    text = trajectory(Rollout("e", "solver", 0, (step,), "stop"))
+    assert len(text) < LONGEST + 100
+    assert "start" in text
+    assert text.endswith("end")
+    assert "left out" in text
+
+
+def test_21_a_step_without_operations_makes_no_batch_call():
+    _, requests, records = learned(answer=lambda request: "red")
+    assert not any(request.schema for request in requests)
+    assert all(not r.incomplete for r in records)
+
+
+def test_26_every_rollout_has_a_seed_of_its_own_and_the_same_one_next_time():
+    first, second = learned()[1], learned()[1]
+    seeds = [r.sampling.seed for r in first if r.payer.role == "rollout"]
+    assert len(set(seeds)) == len(seeds)
+    assert [r.sampling.seed for r in second if r.payer.role == "rollout"] == seeds
+
+
+def test_one_run_per_group_learns_from_every_run():
+    _, requests, _ = learned(CONFIG.model_copy(update={"group_size": 1}))
+    assert sum(1 for r in requests if r.schema and "# Attempts" in r.messages[-1].content) == 48
+
+
+def test_without_truth_no_group_is_skipped_and_nothing_is_told():
+    config = CONFIG.model_copy(update={"truth": False, "epochs": 1})
+    _, requests, records = learned(config)
+    assert not any(s.skipped == "all rewards are equal" for r in records for s in r.studies)
+    told = [m.content for r in requests if r.schema for m in r.messages if m.role == "user"]
+    assert told
+    assert not any("Reference answer" in text or "reward" in text for text in told)
+
+
+def test_direct_writes_lessons_without_rollouts():
+    lessons = json.dumps([{"action": "add", "text": "A brick is red"}])
+    config = CONFIG.model_copy(update={"direct": True})
+    outcome, requests, _ = learned(
+        config, answer=lambda request: lessons if request.schema else toy.play(request)
+    )
+    assert not any(r.payer.role == "rollout" for r in requests)
+    assert outcome.files["library.json"]["lessons"][0]["text"] == "A brick is red"
+
+
+def test_the_library_of_a_step_conditions_the_rollouts_of_the_next():
+    _, requests, records = learned()
+    second = [r for r in requests if r.payer.role == "rollout" and r.payer.step == 2]
+    assert records[0].library.lessons
+    assert all(records[0].library.lessons[0].text in r.messages[-1].content for r in second)
+
+
+def test_notes_tell_every_stage():
+    notes: list[Event] = []
+    play(learn(Job(toy.task(), CONFIG)), toy.play, notes)
+    assert {type(note) for note in notes} == {
+        StageStarted,
+        RolloutFinished,
+        GroupsFinished,
+        StepFinished,
+        EffectsMeasured,
+    }
+
+
+@pytest.mark.parametrize("pool", [False, True])
+def test_no_row_is_run_twice_under_one_library_at_the_gate(pool):
+    config = CONFIG.model_copy(update={"gate": "on", "pool": pool, "epochs": 1, "leave_one_out": 0})
+    _, requests, _ = learned(config)
+    for step in {request.payer.step for request in requests}:
+        asked = [shown(r) for r in requests if r.payer.role == "gate" and r.payer.step == step]
+        assert len(asked) == len(set(asked))
+    assert any(request.payer.role == "gate" for request in requests)

@@ -1,0 +1,57 @@
+from edgewise.experience.config import ExperienceConfig
+from edgewise.experience.library.library import Library, lesson
+from edgewise.experience.spec import Job
+from edgewise.experience.training import placebo
+from edgewise.experience.training.loop import learn
+from edgewise.toolkit.types import Group, Rollout, Score
+from tests.support import toy
+from tests.support.plans import play
+
+SETTINGS = {"epochs": 1, "batch_size": 12, "pool": False, "leave_one_out": 0}
+JOB = Job(toy.task(), ExperienceConfig(model="scripted/toy", placebo=True, **SETTINGS))
+
+
+def test_placebo_arms_are_measured_and_gain_nothing():
+    outcome = play(learn(JOB), toy.play)
+    _, after, off_topic, shuffled = outcome.evaluation.results
+    assert [arm.name for arm in (off_topic, shuffled)] == ["placebo: off topic", "placebo: shuffled rewards"]
+    assert after.against.mean.estimate > 0.2
+    assert off_topic.against.mean.estimate == 0
+    assert shuffled.mean.estimate < after.mean.estimate, "lessons from shuffled answers are mostly wrong"
+    assert outcome.files["library.json"]["lessons"][0]["text"].startswith("A ")
+
+
+def test_without_the_switch_there_are_two_arms():
+    job = Job(JOB.task, JOB.config.model_copy(update={"placebo": False}))
+    assert [arm.name for arm in play(learn(job), toy.play).evaluation.results] == ["before", "after"]
+
+
+def test_off_topic_lessons_are_as_many_and_as_long():
+    learnt = Library((lesson("one two three"), lesson("a b c d e", "form")), place="split")
+    other = placebo.off_topic(JOB, learnt)
+    assert [len(x.text.split()) for x in other.lessons] == [3, 5]
+    assert [x.kind for x in other.lessons] == ["content", "form"]
+    assert other.place == "split"
+    assert not {w for x in other.lessons for w in x.text.split()} & {"one", "two", "a", "b"}
+
+
+def test_scores_and_answers_are_dealt_out_and_none_is_lost():
+    groups = [
+        Group(
+            row,
+            "solver",
+            tuple(Rollout(row.id, "solver", i, (), "stop", Score(n + i / 10)) for i in range(3)),
+        )
+        for n, row in enumerate(JOB.task.train[:8])
+    ]
+    dealt = placebo.dealt(JOB, groups)
+
+    def scores(some):
+        return [run.score.value for group in some for run in group.members]
+
+    assert sorted(scores(dealt)) == sorted(scores(groups))
+    assert scores(dealt) != scores(groups)
+    targets = [group.example.target for group in groups]
+    assert sorted(g.example.target for g in dealt) == sorted(targets)
+    assert [g.example.target for g in dealt] != targets
+    assert [g.example.id for g in dealt] == [g.example.id for g in groups]

@@ -1,0 +1,292 @@
+"""Methods compared on one task: the same seeds and shares, one report; what ended is never run again."""
+
+import json
+import os
+import re
+import signal
+from pathlib import Path
+from typing import Any
+from xml.etree import ElementTree
+
+import pytest
+
+from edgewise.learner import compare
+from edgewise.learner.comparison.lineup import contenders, lineup
+from edgewise.learner.comparison.results import Compared
+from edgewise.toolkit.budget.ledger import Limits
+from edgewise.toolkit.errors import ConfigError, Hopeless, Interrupted, LimitTooSmall
+from edgewise.toolkit.tracking.events import Event, RunOpened, StageStarted, StepFinished
+from tests.support.command import Done, inside
+from tests.support.learner.jobs import task_file
+from tests.support.learner.shares import SETTINGS, early, task
+
+FEW: dict[str, Any] = {**{k: v for k, v in SETTINGS.items() if k != "method"}, "steps": 2, "samples": 2}
+METHODS = "dr_grpo, grpo(penalties=none, lr=0.05)"
+
+
+@pytest.fixture(scope="module")
+def found(model: str, tmp_path_factory: pytest.TempPathFactory) -> Compared:
+    """Two methods with two seeds each."""
+    run = tmp_path_factory.mktemp("compared") / "c"
+    return compare(task(), METHODS, seeds=2, model=model, run=run, seed=5, **{**FEW, "steps": 6})
+
+
+@pytest.fixture
+def folder(model: str, tmp_path: Path) -> Path:
+    return task_file(tmp_path / "task", model, steps=2)
+
+
+@pytest.fixture
+def command(folder: Path, tmp_path: Path, capsys: Any) -> Any:
+    """`edgewise compare` of the task, in a directory of its own."""
+
+    def run(methods: str, *arguments: object) -> Done:
+        given = ("--methods", methods, "--run", tmp_path / "c", *arguments)
+        return inside(capsys, "compare", folder, *given)
+
+    return run
+
+
+def evidence(run: Path) -> dict[str, Any]:
+    return json.loads((run / "result.json").read_text())["evidence"]
+
+
+def means(run: Path, arm: str) -> dict[str, float]:
+    rows = [row for row in evidence(run)["rows"] if row["arm"] == arm]
+    return {row["example"]: sum(row["rewards"]) / len(row["rewards"]) for row in rows}
+
+
+# ---- what comes of it ------------------------------------------------------------------------------------
+
+
+def test_each_method_and_seed_is_a_run_like_any_other(found: Compared) -> None:
+    folders = ("dr_grpo", "grpo-penalties=none-lr=0.05")
+    for folder in folders:
+        for seed in (5, 6):
+            run = found.path / folder / f"seed-{seed}"
+            config = (run / "config.toml").read_text()
+            assert f"seed = {seed}" in config
+            assert (run / "artifact" / "manifest.json").exists() and (run / "report.html").exists()
+            assert not (run / "checkpoints").exists()
+    first, second = (means(found.path / folder / "seed-5", "before") for folder in folders)
+    assert first == second
+
+
+def test_figures_are_those_of_the_runs(found: Compared) -> None:
+    first, second = found.methods
+    assert (first.name, second.name) == ("dr_grpo", "grpo(penalties=none, lr=0.05)")
+    for line in found.methods:
+        every = [x for run in line.runs for x in means(found.path / run.path, "after").values()]
+        assert line.after and line.after.estimate == pytest.approx(sum(every) / len(every))
+        assert line.after.low < line.after.estimate < line.after.high
+        assert line.gain and line.before
+        assert line.gain.estimate == pytest.approx(line.after.estimate - line.before.estimate)
+        assert line.use and (line.use.steps, line.use.calls) == (6, 6 * 16)
+    assert first.against is None and first.holm is None
+    assert second.against and second.after and first.after
+    assert second.against.estimate == pytest.approx(second.after.estimate - first.after.estimate)
+    assert second.holm == second.against.p  # one comparison
+    step = json.loads((found.path / first.runs[0].path / "steps" / "003" / "step.json").read_text())
+    assert first.runs[0].rewards[2] == step["statistics"]["mean_reward"]
+    middle = first.curve[2]
+    assert middle.mean == pytest.approx((first.runs[0].rewards[2] + first.runs[1].rewards[2]) / 2)
+    assert (
+        middle.low is not None and middle.high is not None and 0 <= middle.low <= middle.mean <= middle.high
+    )
+
+
+def test_the_page_stands_alone_and_draws_what_the_json_says(found: Compared) -> None:
+    page = (found.path / "report.html").read_text()
+    assert not re.search(r"<script|https?://|url\(", page)
+    data = json.loads((found.path / "compare.json").read_text())
+    assert data == json.loads(json.dumps(found.to_json()))
+    pictures = [ElementTree.fromstring(text) for text in re.findall(r"<svg.*?</svg>", page, re.DOTALL)]
+    curve = next(one for one in pictures if "Mean reward per step" in (one[0].text or ""))
+    for style, line in zip("ab", data["methods"], strict=True):
+        dots = [one for one in curve.iter("circle") if one.get("class") == style and len(one)]
+        hints = [f"{each['step']}: {each['mean']:.3f}" for each in line["curve"]]
+        assert [dot[0].text for dot in dots] == hints
+        band = next(one for one in curve.iter("polygon") if one.get("class") == f"{style} band")
+        corners = [tuple(map(float, each.split(","))) for each in str(band.get("points")).split()]
+        assert len(corners) == 2 * len(hints)
+        low, high = corners[: len(hints)], corners[: -len(hints) - 1 : -1]
+        heights = [float(dot.get("cy", "nan")) for dot in dots]
+        # Down is up: the lower end of a band has the larger y.
+        assert all(a[1] >= y >= b[1] for a, b, y in zip(low, high, heights, strict=True))
+    for line in data["methods"]:
+        assert f"{line['after']['estimate']:.3f} [{line['after']['low']:.3f}" in page
+
+
+def test_the_table_has_every_method_with_interval_tokens_and_time(found: Compared) -> None:
+    lines = found.lines()
+    assert lines[0].startswith("2 methods, seeds 5 to 6, 8 held-out rows, 2 samples of each")
+    assert lines[2].split()[:5] == ["method", "ended", "before", "after", "gain"]
+    assert "against dr_grpo" in lines[2]
+    assert all("2 of 2" in line for line in lines[3:5])
+    calls = 4 * (6 * 16 + 2 * 8 * 2)
+    assert f"in all: {calls:,} calls" in lines[-2] and lines[-1] == f"report: {found.path}/report.html"
+
+
+def test_more_methods_and_seeds_are_added_to_what_is_there(
+    found: Compared, model: str, tmp_path: Path
+) -> None:
+    begun: list[str] = []
+
+    def watch(note: Event) -> None:
+        if isinstance(note, StageStarted) and str(note.text).startswith("run "):
+            begun.append(note.text)
+
+    settings: dict[str, Any] = {**FEW, "steps": 6, "seed": 5, "model": model, "run": found.path}
+    again = compare(task(), METHODS, seeds=2, watch=watch, **settings)
+    assert not begun and again == found
+    more = compare(task(), "dr_grpo,rloo", seeds=1, watch=watch, **settings)
+    assert begun == ["run 2 of 2: rloo, seed 5; about 0 minutes to go"]
+    assert [line.ended for line in more.methods] == [1, 1]
+    with pytest.raises(ConfigError, match=r"rloo: .* was started with another steps"):
+        compare(task(), "rloo", seeds=1, **{**settings, "steps": 7})
+
+
+# ---- what goes wrong -------------------------------------------------------------------------------------
+
+
+def tall(completion: str, **_: Any) -> float:
+    """Rewards above 1, which ngrpo refuses."""
+    return 2 * early(completion) + 0.5
+
+
+def constant(completion: str, **_: Any) -> float:
+    return 0.5
+
+
+def test_a_method_that_fails_is_a_line_and_the_others_go_on(model: str, tmp_path: Path) -> None:
+    found = compare(
+        task(test=2, reward=tall), "ngrpo,dr_grpo", seeds=1, model=model, run=tmp_path / "c", **FEW
+    )
+    failed, ended = found.methods
+    assert (failed.ended, ended.ended) == (0, 1)
+    assert "above the best one of 1" in failed.runs[0].why
+    assert ended.against is None and ended.after and ended.gain
+    assert (failed.after, failed.use) == (None, None)
+    assert found.exit_code == 0
+    assert any(line.startswith("ngrpo, seed 0: A reward of") for line in found.lines())
+    assert "above the best one of 1" in (found.path / "report.html").read_text()
+
+
+def test_what_was_found_to_be_hopeless_is_not_tried_again(model: str, tmp_path: Path) -> None:
+    settings = {**FEW, "steps": 12, "batch_size": 1, "group_size": 2, "model": model, "run": tmp_path / "c"}
+    notes: list[Event] = []
+    for _ in range(2):
+        found = compare(task(test=2, reward=constant), "grpo", seeds=1, watch=notes.append, **settings)
+        assert found.exit_code == Hopeless.exit_code
+        assert "no row had runs with different rewards" in found.methods[0].runs[0].why
+    assert sum(isinstance(note, RunOpened) for note in notes) == 1
+
+
+def test_a_limit_is_shared_and_what_it_stopped_goes_on_with_a_higher_one(
+    command: Any, tmp_path: Path
+) -> None:
+    # A step takes 16 calls, and measuring 2 * 36: there is nothing to learn with, and not enough to measure.
+    short = command("dr_grpo,grpo", "--seeds", 1, "--calls", 2 * 60)
+    assert short.code == 3 and len(short.sentences) == 1
+    assert "2 of 2 runs reached their share of a limit" in short.sentences[0]
+    assert "The limit on calls (60) does not allow another call" in short.out
+    assert "0 of 1" in short.out and "1/2: calls 120" in short.err
+    # 36 calls are gone; of the rest, one step leaves what measuring takes.
+    done = command("dr_grpo,grpo", "--seeds", 1, "--calls", 2 * 130, "--json")
+    assert done.code == 0 and not done.sentences
+    for line in json.loads(done.out)["methods"]:
+        assert line["after"] and line["use"]["steps"] == 1
+        assert line["runs"][0]["why"] == "the run's limit of 130 calls leaves no more than measuring takes"
+
+
+def test_a_comparison_that_is_stopped_goes_on_where_it_was(model: str, tmp_path: Path) -> None:
+    where = tmp_path / "c"
+
+    def stop(note: Event) -> None:
+        if isinstance(note, StepFinished) and note.record.number == 2 and (where / "grpo").exists():
+            os.kill(os.getpid(), signal.SIGINT)
+
+    settings: dict[str, Any] = {**FEW, "steps": 8, "model": model, "run": where}
+    with pytest.raises(Interrupted) as stopped:
+        compare(task(test=2), "dr_grpo,grpo", seeds=1, watch=stop, **settings)
+    assert stopped.value.__notes__ == [f"What was learnt is kept: go on with --run {where}"]
+    table = json.loads((where / "compare.json").read_text())  # of the time when the first run had ended
+    assert [bool(line["after"]) for line in table["methods"]] == [True, False]
+    assert table["methods"][1]["runs"][0]["why"] == "not carried out yet"
+    stages: list[str] = []
+    found = compare(
+        task(test=2),
+        "dr_grpo,grpo",
+        seeds=1,
+        watch=lambda note: stages.append(str(note.text)) if isinstance(note, StageStarted) else None,
+        **settings,
+    )
+    assert stages[0].startswith("run 2 of 2: grpo, seed 0")
+    assert any(stage.startswith("going on after step") for stage in stages)
+    assert [line.ended for line in found.methods] == [1, 1]
+
+
+# ---- bad input -------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("methods", "arguments", "sentence"),
+    [
+        ("grpo,ngrop", (), "There is no method 'ngrop'; did you mean 'ngrpo'"),
+        ("grpo, grpo", (), "grpo is named twice"),
+        (",", (), "nothing to compare"),
+        ("grpo,dapo(loss.high=0.3", (), "'dapo\\(loss.high=0.3' is no method"),
+        ("grpo(steps=3)", (), "steps must be the same for all methods, as --set steps"),
+        ("grpo,dapo(loss.hihg=0.3)", (), r"dapo\(loss.hihg=0.3\): clipped has no parameter 'hihg'"),
+        ("grpo,cispo", ("--set", "loss.delta=3"), "cispo: clipped_weight has no parameter 'delta'"),
+        ("grpo", ("--set", "method=dapo"), "--methods says which are compared"),
+        ("grpo", ("--set", "stpes=3"), "There is no setting 'stpes'"),
+        ("grpo", ("--model", "openai/gpt-4o"), "not at hand"),
+        ("grpo", ("--model", "torch/nowhere"), "no nowhere here"),
+        ("grpo,dapo", ("--calls", 5), "leaves each nothing"),
+        ("grpo,dapo", ("--usd", 0), "must be a number above zero"),
+    ],
+)
+def test_bad_input_is_one_sentence_before_anything_runs(
+    command: Any, tmp_path: Path, methods: str, arguments: tuple[Any, ...], sentence: str
+) -> None:
+    done = command(methods, *arguments)
+    assert (done.code, done.out) == (2, "") and len(done.sentences) == 1
+    assert re.search(sentence, done.sentences[0]), done.sentences
+    assert not (tmp_path / "c").exists()
+
+
+def test_a_dry_run_says_what_all_runs_take_together(command: Any, tmp_path: Path) -> None:
+    plan = command("grpo,dapo", "--seeds", 3, "--calls", 6000, "--dry-run")
+    assert plan.code == 0
+    assert "6 runs, one after the other" in plan.out and "1/6: calls 6,000" in plan.out
+    assert "disk: up to about" in plan.out
+    data = json.loads(command("grpo,dapo", "--seeds", 3, "--dry-run", "--json").out)
+    assert data["calls"] == {"rollouts": 6 * 2 * 16, "measuring": 6 * 2 * 9 * 4}
+    assert data["runs"][:3] == ["grpo, seed 0", "dapo, seed 0", "grpo, seed 1"]
+    assert not (tmp_path / "c").exists()
+
+
+def test_methods_are_read_as_people_write_them() -> None:
+    found = contenders(["Dr-GRPO, dapo(penalties=kl3,entropy, loss.high=0.3)", "grpo(epochs=2)"])
+    assert [each.name for each in found] == [
+        "dr_grpo",
+        "dapo(penalties=kl3,entropy, loss.high=0.3)",
+        "grpo(epochs=2)",
+    ]
+    assert found[1].settings == {"penalties": "kl3,entropy", "loss.high": 0.3}
+
+
+def test_limits_are_split_equally_and_never_exceeded(model: str) -> None:
+    given = {**FEW, "model": model, "tokens": 1_000_003, "usd": None, "minutes": 9.0}
+    plan = lineup(task(), "grpo,dapo,rloo", 2, given)
+    shares = [run.job.config.limits for run in plan.runs]
+    assert set(shares) == {Limits(tokens=1_000_003 // 6, minutes=1.5)}
+    with pytest.raises(LimitTooSmall):
+        lineup(task(), "grpo,dapo,rloo", 2, {**given, "tokens": 5})
+
+
+def test_a_run_is_no_comparison(model: str, tmp_path: Path) -> None:
+    (tmp_path / "journal.sqlite").touch()
+    with pytest.raises(ConfigError, match="holds a run and not a comparison"):
+        compare(task(), "grpo", seeds=1, model=model, run=tmp_path, **FEW)

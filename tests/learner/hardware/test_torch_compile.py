@@ -1,0 +1,47 @@
+"""Compiled layers: the same numbers, in an update and in sampling."""
+
+import shutil
+
+import pytest
+import torch
+
+from edgewise.learner.attention.logprobs import logps
+from edgewise.learner.config import WeightsConfig
+from edgewise.learner.hardware.weight_packing import PAYS
+from edgewise.learner.methods.published import METHODS
+from edgewise.learner.sampling.generate import Ask, sample
+from edgewise.learner.training.engine import Engine
+from edgewise.toolkit.errors import ConfigError
+from tests.support.learner import exact
+
+pytestmark = pytest.mark.filterwarnings("ignore")  # of torch, of itself
+
+
+@pytest.mark.skipif(not shutil.which("g++"), reason="torch.compile needs a C++ compiler")
+def test_compiled_layers_give_the_same_log_probs_gradients_and_replies() -> None:
+    from torch._dynamo.utils import counters  # here: it takes seconds to load
+
+    counters.clear()
+    plain, compiled = (exact.policy("Llama", torch.float32, compiled=each) for each in (False, True))
+    batch = exact.batch(*exact.RAGGED)
+    ours, theirs = (logps(policy, batch, entropy=True) for policy in (compiled, plain))
+    assert exact.apart(ours, theirs) <= 1e-5
+    assert exact.apart(exact.gradients(compiled, ours), exact.gradients(plain, theirs)) <= 1e-4
+    asks = [Ask((5, 6, 7), 2 * PAYS, seed=seed) for seed in range(3)]
+    for one, other in zip(sample(compiled, asks), sample(plain, asks), strict=True):
+        assert (one.ids, one.logprobs) == (other.ids, other.logprobs)
+    assert counters["stats"]["unique_graphs"] > 0
+    with compiled.with_reference().reference():
+        assert exact.apart((logps(compiled, batch)[0],), (theirs[0],)) <= 1e-5
+    assert "compiled layers" in compiled.chosen and "compiled layers" not in plain.chosen
+
+
+def test_without_a_compiler_the_setting_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(shutil, "which", lambda name: None)
+    with pytest.raises(ConfigError, match=r"C\+\+ compiler"):
+        exact.policy(compiled=True)
+
+
+def test_layers_that_are_shared_out_are_not_compiled() -> None:
+    with pytest.raises(ConfigError, match="compile or shard"):
+        Engine(WeightsConfig(shard=True, compile=True), METHODS["grpo"])

@@ -1,0 +1,161 @@
+"""Weights shared out over processes: the gradients, weights and files of one process that has them all."""
+
+import json
+from functools import partial
+from pathlib import Path
+from typing import Any, cast
+
+import pytest
+import torch
+from safetensors.torch import load_file
+from torch.distributed.tensor import DTensor
+
+from edgewise.learner.api import train
+from edgewise.learner.config import WeightsConfig
+from edgewise.learner.hardware.process_group import ALONE, Ranks, ranks
+from edgewise.learner.methods.batch import slices
+from edgewise.learner.policy import checkpoint, fsdp
+from edgewise.learner.policy.fsdp import Shards
+from edgewise.learner.policy.policy import Policy
+from edgewise.learner.spec import Job
+from edgewise.learner.training.engine import Engine
+from edgewise.learner.update import gradient_step as updating
+from edgewise.toolkit.budget.ledger import Limits
+from edgewise.toolkit.errors import ConfigError, LimitReached
+from tests.learner.training.test_distributed_engine import SMALL, apart, batch, gradients
+from tests.support.learner import exact, several, tiny
+from tests.support.learner.shares import task
+
+TOKENS = 25
+ODD = 259
+"""Words of a vocabulary that no number of processes shares evenly."""
+CPU = torch.device("cpu")
+CLOSE = {torch.float64: 1e-9, torch.float32: 1e-6}
+KINDS = {torch.float64: ("torch.float64", "again"), torch.float32: ("torch.float32",)}
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory: pytest.TempPathFactory) -> str:
+    return f"torch/{tiny.saved(tmp_path_factory.mktemp('tiny'), vocab_size=ODD)}"
+
+
+@pytest.fixture(autouse=True)
+def run_here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+
+
+# ---- gradients ---------------------------------------------------------------------------------------------
+
+
+def shared(together: Ranks, dtype: torch.dtype, **options: Any) -> Shards:
+    exactly = torch.float32 if dtype == torch.bfloat16 else dtype
+    return Shards(exact.policy("Qwen3", exactly, **options), together, CPU, dtype)
+
+
+def plain(dtype: torch.dtype) -> Policy:
+    return exact.policy("Qwen3", dtype)
+
+
+def save_gradients(folder: Path) -> None:
+    together = ranks()
+    made = partial(shared, together)
+    found = {str(dtype): gradients(together, dtype, TOKENS, made) for dtype in (*CLOSE, torch.bfloat16)}
+    held = [cast(DTensor, p).to_local().numel() / p.numel() for p in made(torch.float32).parameters()]
+    assert all(each == 0.5 for each in held)
+    found["again"] = gradients(together, torch.float64, TOKENS, partial(made, checkpointing=True))
+    torch.save(found, folder / f"{together.rank}.pt")
+
+
+def test_gradients_are_those_of_one_process(tmp_path: Path) -> None:
+    assert len(list(slices(batch(), TOKENS))) % 2  # one process ends with a slice without rows
+    assert several.ended(several.start(save_gradients, tmp_path, folder=tmp_path)) == [0, 0]
+    first, second = (torch.load(tmp_path / f"{rank}.pt", weights_only=False) for rank in (0, 1))
+    for dtype, close in CLOSE.items():
+        alone = gradients(ALONE, dtype, TOKENS, plain)
+        for kind, name in [(kind, name) for kind in KINDS[dtype] for name in alone]:
+            (gradient, seen), (there, saw) = alone[name], first[kind][name]
+            assert there.dtype == gradient.dtype and gradient.norm() > 1e-3
+            assert float((there - gradient).abs().max()) <= close
+            assert second[kind][name][1] == saw and saw.steps == seen.steps
+            assert saw.norm == pytest.approx(seen.norm, rel=1e-5)
+            assert (saw.loss, saw.kl) == pytest.approx((seen.loss, seen.kl), abs=1e-6)
+            if dtype == torch.float64:
+                half = first["torch.bfloat16"][name][0]
+                assert half.dtype == torch.float32  # products are rounded, sums over processes are not
+                assert 1e-4 < float((half - gradient).norm() / gradient.norm()) < 0.03
+
+
+# ---- whole runs --------------------------------------------------------------------------------------------
+
+
+def train_twice(model: str) -> None:
+    """A run that a limit stops after its first checkpoint, and the same one taken up again."""
+    rows, settings = task(test=2), {**SMALL, "steps": 3, "save_every": 1, "shard": True}
+    with pytest.raises(LimitReached):
+        train(rows, model=model, run="run", limits=Limits(calls=40), **settings)
+    result = train(rows, model=model, run="run", limits=Limits(calls=500), **settings)
+    Path("told.json").write_text(json.dumps(result.to_json()))
+
+
+def test_a_run_is_that_of_one_process_and_leaves_whole_weights(model: str, tmp_path: Path) -> None:
+    assert several.ended(several.start(train_twice, model, folder=tmp_path)) == [0, 0]
+    assert [path.name for path in (tmp_path / "1").iterdir()] == ["told.json"]
+    told = [json.loads((tmp_path / str(rank) / "told.json").read_text()) for rank in (0, 1)]
+    assert told[0] == told[1]
+    run = tmp_path / "0" / "run"
+    train(task(test=2), model=model, run="alone", **{**SMALL, "slice_tokens": 8192, "steps": 3})
+    gap = apart(run, tmp_path / "alone")
+    # AdamW makes steps of 0.02 of gradients however small, so that the rounding of the smallest is seen.
+    assert gap.mean() < 5e-7 and gap.max() < 1e-3
+
+    mine = Policy.load(model.removeprefix("torch/"), device="cpu", dtype="float32")
+    optimizer = mine.optimizer()
+    assert checkpoint.restore(run / "checkpoints" / "000003", mine, optimizer)["number"] == 3
+    assert {int(state["step"]) for state in optimizer.state.values()} == {3}
+    loaded = Policy.load(str(run / "artifact" / "weights"), device="cpu", dtype="float32")
+    written = load_file(run / "artifact" / "weights" / "model.safetensors")
+    for name, weight in loaded.model.named_parameters():
+        assert written[name].equal(weight) and weight.equal(mine.model.get_parameter(name))
+    assert set(written) == {name for name, _ in loaded.model.named_parameters()}  # tied ones once
+
+
+# ---- errors ------------------------------------------------------------------------------------------------
+
+
+def fail_alone(model: str, part: str) -> None:
+    module, name = {"update": (updating, "_one"), "sampling": (Engine, "answer")}[part]
+    real = getattr(module, name)
+
+    def short(*given: Any) -> Any:
+        if ranks().rank == 1:
+            raise MemoryError("no room")
+        return real(*given)
+
+    setattr(module, name, short)
+    train(task(test=2), model=model, run="run", **{**SMALL, "shard": True})
+
+
+@pytest.mark.parametrize(("part", "lost"), [("update", True), ("sampling", False)])
+def test_where_one_process_fails_all_end_and_say_so(
+    model: str, tmp_path: Path, part: str, lost: bool
+) -> None:
+    assert several.ended(several.start(fail_alone, model, part, folder=tmp_path), 30) == [1, 1]
+    said = [(tmp_path / f"{rank}.txt").read_text() for rank in (0, 1)]
+    assert "MemoryError: no room" in said[1]
+    assert all(("LostProcess: A process that shares the weights has failed" in each) is lost for each in said)
+    assert (
+        "MemoryError: no room" in said[0]
+    ) is not lost  # who waits for a tensor can only see that none comes
+
+
+def test_one_process_has_nothing_to_share(model: str) -> None:
+    with pytest.raises(ConfigError, match="torchrun"):
+        train(task(), model=model, run="run", **{**SMALL, "shard": True})
+    with pytest.raises(ConfigError, match="this is one"):
+        fsdp.load("nowhere", ALONE, device="cpu", dtype="auto", checkpointing=False)
+
+
+@pytest.mark.parametrize("other", [{"lora": 4}, {"sampler": "http://127.0.0.1:1/v1#m"}])
+def test_what_does_not_go_with_it_is_refused(model: str, other: dict[str, Any]) -> None:
+    with pytest.raises(ConfigError, match="leave out lora and sampler"):
+        Job(task(), WeightsConfig(model=model, shard=True, **other))

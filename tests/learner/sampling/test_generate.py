@@ -1,0 +1,334 @@
+from collections import Counter
+
+import numpy as np
+import pytest
+import torch
+from scipy.stats import chisquare
+from transformers import (
+    AutoModelForCausalLM,
+    Gemma2Config,
+    Gemma3TextConfig,
+    GptOssConfig,
+    LlamaConfig,
+    MistralConfig,
+    Qwen2Config,
+    Qwen3Config,
+)
+
+from edgewise.learner.attention import kv_cache
+from edgewise.learner.hardware.weight_packing import packed
+from edgewise.learner.policy.policy import Lora, Policy
+from edgewise.learner.sampling import generate as sampling
+from edgewise.learner.sampling.generate import Ask, draw, sample
+from edgewise.toolkit.errors import OutOfMemory
+from tests.support.learner import tiny
+
+SMALL = {
+    "vocab_size": 258,
+    "hidden_size": 32,
+    "intermediate_size": 64,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+    "head_dim": 8,
+    "max_position_embeddings": 256,
+    "eos_token_id": 257,
+    "bos_token_id": 256,
+    "pad_token_id": 257,
+}
+WINDOW = {"sliding_window": 6, "layer_types": ["sliding_attention", "full_attention"]}
+EXPERTS = {"num_local_experts": 4, "num_experts_per_tok": 2}
+CONFIGS = {
+    "llama": LlamaConfig(**SMALL),
+    "qwen2": Qwen2Config(**SMALL),
+    "qwen2 with a window": Qwen2Config(**SMALL, use_sliding_window=True, **WINDOW),
+    "qwen3": Qwen3Config(**SMALL),
+    "mistral": MistralConfig(**SMALL, sliding_window=6),
+    "gemma2": Gemma2Config(**SMALL, **WINDOW, query_pre_attn_scalar=8, attn_logit_softcapping=2.0),
+    "gemma3": Gemma3TextConfig(**SMALL, **WINDOW, query_pre_attn_scalar=8),
+    "gpt-oss": GptOssConfig(**SMALL, **WINDOW, **EXPERTS),
+}
+
+
+def policy(config=CONFIGS["llama"], seed=0, scale=3.0, **settings):
+    torch.manual_seed(seed)
+    model = AutoModelForCausalLM.from_config(config, attn_implementation="eager").eval()
+    with torch.no_grad():
+        for weight in model.parameters():
+            if weight.ndim > 1:
+                weight.mul_(scale)  # so that tokens differ in how likely they are
+    return Policy.of(model, tiny.tokenizer(), **settings)
+
+
+@pytest.fixture(scope="module")
+def llama():
+    return policy()
+
+
+def prompt(length, seed=0):
+    return tuple(np.random.default_rng((length, seed)).integers(0, 256, length).tolist())
+
+
+def plain(found, ask, ids):
+    """Log-probabilities of a reply by one forward of the whole, in the model's own attention."""
+    with torch.no_grad():
+        logits = found.model(torch.tensor([[*ask.prompt, *ids]])).logits[0, len(ask.prompt) - 1 : -1]
+    logp = (logits.double() / (ask.temperature or 1.0)).log_softmax(-1)
+    return logp.gather(1, torch.tensor(ids)[:, None])[:, 0].numpy()
+
+
+def fits(observed, expected):
+    """Whether counts are as expected, by a chi-square test; what is rare is counted together."""
+    order = np.argsort(-expected)
+    observed, expected = observed[order], expected[order]
+    common = int((expected >= 5).sum())
+    assert common > 10
+    rest = [(observed[:common], expected[:common])]
+    if expected[common:].sum() >= 5:
+        rest.append((observed[common:].sum(keepdims=True), expected[common:].sum(keepdims=True)))
+    seen, wanted = (np.concatenate(each) for each in zip(*rest, strict=True))
+    return chisquare(seen, wanted * seen.sum() / wanted.sum()).pvalue > 1e-3
+
+
+def mixed_asks():
+    """Prompts of several lengths, groups of several sizes, replies of several lengths."""
+    asks = []
+    for length, rows in ((1, 3), (5, 1), (6, 4), (7, 2), (40, 3), (90, 2)):
+        asks += [Ask(prompt(length), 5 + 9 * i, 0.7 + 0.2 * i, seed=100 * length + i) for i in range(rows)]
+    return asks
+
+
+@pytest.mark.parametrize("name", CONFIGS)
+def test_log_probs_are_those_of_a_plain_forward(name):
+    found = policy(CONFIGS[name])
+    asks = mixed_asks()
+    for ask, drawn in zip(asks, sample(found, asks), strict=True):
+        assert drawn.logprobs == pytest.approx(plain(found, ask, drawn.ids), abs=1e-5)
+
+
+def test_the_models_own_attention_is_back_afterwards(llama):
+    before = llama.model.config._attn_implementation
+    sample(llama, [Ask(prompt(3), 2)])
+    assert llama.model.config._attn_implementation == before
+
+
+def test_a_row_draws_the_same_alone_and_in_a_batch(llama):
+    asks = mixed_asks()
+    together = sample(llama, asks)
+    for ask, drawn in zip(asks, together, strict=True):
+        assert sample(llama, [ask])[0].ids == drawn.ids
+    backwards = sample(llama, asks[::-1])[::-1]
+    assert [d.ids for d in backwards] == [d.ids for d in together]
+
+
+def test_another_seed_draws_another_reply(llama):
+    replies = {d.ids for d in sample(llama, [Ask(prompt(8), 20, seed=i) for i in range(16)])}
+    assert len(replies) == 16
+
+
+def test_what_is_drawn_first_does_not_depend_on_how_long_a_reply_may_be(llama):
+    short, long = sample(llama, [Ask(prompt(8), 5, seed=3)]) + sample(llama, [Ask(prompt(8), 50, seed=3)])
+    assert long.ids[: len(short.ids)] == short.ids
+
+
+@pytest.mark.parametrize("temperature", [0.5, 1.0])
+def test_tokens_come_as_often_as_they_are_likely(llama, temperature):
+    asks = [Ask(prompt(9), 1, temperature, seed=i) for i in range(4000)]
+    with torch.no_grad():
+        logits = llama.model(torch.tensor([prompt(9)])).logits[0, -1].double()
+    share = (logits / temperature).softmax(-1).numpy()
+    seen = np.bincount([d.ids[0] for d in sample(llama, asks)], minlength=len(share))
+    assert fits(seen, share * len(asks))
+
+
+def test_sequences_come_as_often_as_they_are_likely():
+    found = policy(
+        LlamaConfig(**{**SMALL, "vocab_size": 4, "eos_token_id": 3, "bos_token_id": 0, "pad_token_id": 3})
+    )
+    found.stops = frozenset()
+    drawn = sample(found, [Ask((0, 1, 2), 3, seed=i) for i in range(4000)])
+    seen = Counter(d.ids for d in drawn)
+    share = {d.ids: float(np.exp(sum(d.logprobs))) for d in drawn}
+    assert fits(np.array([seen[ids] for ids in share]), 4000 * np.array(list(share.values())))
+
+
+def test_the_nucleus_holds_top_p_and_log_probs_are_of_the_whole():
+    shares = torch.tensor([[0.5, 0.3, 0.15, 0.05]]).repeat(2000, 1)
+    uniform = torch.tensor(np.random.default_rng(0).random(2000))
+    ids, logp = draw(shares.log(), torch.ones(2000, 1), torch.full((2000, 1), 0.75), uniform)
+    counts = np.bincount(ids.numpy(), minlength=4)
+    assert counts[2] == counts[3] == 0
+    assert counts[0] / 2000 == pytest.approx(0.625, abs=0.04)
+    assert logp.exp().numpy() == pytest.approx(shares[0][ids].numpy(), rel=1e-5)
+
+
+@pytest.mark.parametrize("size", [3, 128, 129, 1000])
+def test_a_random_number_just_below_one_picks_a_token_that_can_be(size):
+    logits = torch.full((1, size), -torch.inf)
+    logits[0, : size - 1] = torch.randn(size - 1, generator=torch.Generator().manual_seed(0))
+    for number in (0.0, np.nextafter(1.0, 0.0)):
+        ids, logp = draw(logits, torch.ones(1, 1), torch.ones(1, 1), torch.tensor([number]))
+        assert torch.isfinite(logp).all()
+        assert ids[0] == (0 if number == 0 else size - 2)
+
+
+@pytest.mark.parametrize("name", ["llama", "qwen3", "gemma3"])
+def test_greedy_writes_what_generate_writes(name):
+    found = policy(CONFIGS[name])
+    for length in (4, 30):
+        (drawn,) = sample(found, [Ask(prompt(length), 24, 0.0)])
+        ids = torch.tensor([prompt(length)])
+        out = found.model.generate(
+            ids, attention_mask=torch.ones_like(ids), max_new_tokens=24, do_sample=False
+        )
+        assert list(drawn.ids) == out[0, length:].tolist()
+        assert drawn.logprobs == pytest.approx(plain(found, Ask(prompt(length), 1), drawn.ids), abs=1e-5)
+
+
+def test_a_stop_token_ends_a_reply_and_belongs_to_it(llama):
+    llama.stops = frozenset(range(0, 258, 8))
+    try:
+        for drawn in sample(llama, [Ask(prompt(5), 200, seed=i) for i in range(20)]):
+            assert drawn.stop == "stop"
+            assert drawn.ids[-1] % 8 == 0
+            assert all(token % 8 for token in drawn.ids[:-1])
+    finally:
+        llama.stops = frozenset({257})
+
+
+def test_a_stop_string_ends_a_reply_once_it_is_complete(llama):
+    (whole,) = sample(llama, [Ask(prompt(5), 60, seed=1)])
+    text = [llama.tokenizer.decode(whole.ids[: i + 1]) for i in range(len(whole.ids))]
+    wanted = llama.tokenizer.decode(whole.ids[30:32])
+    first = next(i for i, each in enumerate(text) if wanted in each)
+    (cut,) = sample(llama, [Ask(prompt(5), 60, seed=1, stop=("never there", wanted))])
+    assert cut.stop == "stop"
+    assert cut.ids == whole.ids[: first + 1]
+
+
+def test_a_special_token_can_be_a_stop_string(llama):
+    llama.stops = frozenset()
+    try:
+        drawn = sample(llama, [Ask(prompt(5), 250, 3.0, seed=i, stop=("<s>",)) for i in range(8)])
+    finally:
+        llama.stops = frozenset({257})
+    ended = [d for d in drawn if d.stop == "stop"]
+    assert ended
+    assert all(d.ids[-1] == 256 for d in ended)
+
+
+def test_a_reply_ends_at_its_limit_or_with_the_context(llama):
+    short, full = sample(llama, [Ask(prompt(5), 7), Ask(prompt(250), 50)])
+    assert (len(short.ids), short.stop) == (7, "length")
+    assert (len(full.ids), full.stop) == (6, "length")
+
+
+@pytest.mark.parametrize("length", [0, 256, 300])
+def test_a_prompt_that_does_not_fit_is_an_error(llama, length):
+    with pytest.raises(ValueError, match="1 to 255 tokens"):
+        sample(llama, [Ask(prompt(length), 5)])
+
+
+def test_nothing_asked_is_nothing_drawn(llama):
+    assert sample(llama, []) == []
+
+
+def test_waves_and_chunks_change_nothing(llama, monkeypatch):
+    asks = mixed_asks()
+    whole = sample(llama, asks)
+    monkeypatch.setattr(sampling, "WAVE", 150)
+    monkeypatch.setattr(sampling, "PREFILL", 12)
+    monkeypatch.setattr(kv_cache, "ROOM", 2)
+    assert [d.ids for d in sample(llama, asks)] == [d.ids for d in whole]
+
+
+def test_where_memory_is_short_fewer_are_drawn_at_a_time(llama, monkeypatch):
+    asks = mixed_asks()
+    whole, forward, rows = sample(llama, asks), sampling._forward, []
+
+    def short(model, cache, ids):
+        rows.append(len(ids))
+        if len(ids) > 3:
+            raise RuntimeError("DefaultCPUAllocator: can't allocate memory")
+        return forward(model, cache, ids)
+
+    monkeypatch.setattr(sampling, "_forward", short)
+    assert [d.ids for d in sample(llama, asks)] == [d.ids for d in whole]
+    assert max(rows) > 3
+    monkeypatch.setattr(sampling, "encode", lambda *_: short(None, None, range(9)))
+    with pytest.raises(OutOfMemory, match="one reply: use LoRA"):
+        sample(llama, asks)
+
+
+def test_a_prompt_is_encoded_once_for_its_group(llama):
+    tokens = []
+    hook = llama.model.model.embed_tokens.register_forward_hook(
+        lambda _, args, __: tokens.append(args[0].numel())
+    )
+    sample(llama, [Ask(prompt(40), 4, seed=i) for i in range(8)])
+    hook.remove()
+    assert tokens == [40, 8, 8, 8]
+
+
+def test_finished_rows_are_dropped(llama):
+    rows = []
+    hook = llama.model.model.embed_tokens.register_forward_hook(
+        lambda _, args, __: rows.append(args[0].shape[0])
+    )
+    sample(llama, [Ask(prompt(9), 20 if i else 2, seed=i) for i in range(2)])
+    hook.remove()
+    assert rows == [1, 2, *[1] * 18]
+
+
+@pytest.mark.filterwarnings("ignore:.*is_gradient_checkpointing:FutureWarning")
+def test_an_adapter_is_sampled_with():
+    found = policy(lora=Lora(rank=4))
+    with torch.no_grad():
+        for weight in found.parameters():
+            weight.add_(0.3)
+    ask = Ask(prompt(12), 10, seed=5)
+    (drawn,) = sample(found, [ask])
+    assert drawn.logprobs == pytest.approx(plain(found, ask, drawn.ids), abs=1e-5)
+    with found.reference():
+        (other,) = sample(found, [ask])
+    assert other.logprobs != drawn.logprobs
+
+
+def test_in_bfloat16_log_probs_are_near_those_of_a_plain_forward():
+    found = policy(dtype=torch.bfloat16, scale=1.0)
+    asks = mixed_asks()
+    for ask, drawn in zip(asks, sample(found, asks), strict=True):
+        assert drawn.logprobs == pytest.approx(plain(found, ask, drawn.ids), abs=0.05)
+
+
+@pytest.mark.model
+def test_the_small_model_answers_as_it_does_alone():
+    found = Policy.load("smollm2-135m", dtype="float32")
+    chat = tuple(
+        found.tokenizer.encode(
+            "<|im_start|>user\nWhat is the capital of France?<|im_end|>\n<|im_start|>assistant\n"
+        )
+    )
+    (drawn,) = sample(found, [Ask(chat, 24, 0.0)])
+    assert "Paris" in found.decode(drawn.ids)
+    asks = [Ask(chat, 12, seed=i) for i in range(4)]
+    for ask, each in zip(asks, sample(found, asks), strict=True):
+        assert each.logprobs == pytest.approx(plain(found, ask, each.ids), abs=2e-4)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float64])
+def test_weights_that_are_laid_out_once_give_the_same_and_are_let_go_of(dtype):
+    found = policy(CONFIGS["qwen2"], dtype=dtype)  # it has biases
+    ids = torch.tensor([prompt(9)])
+    with torch.inference_mode():
+        plain_logits = found.model(ids).logits
+        with packed(found.model, 1):
+            assert torch.equal(found.model(ids).logits, plain_logits)
+        with packed(found.model, 100):
+            assert torch.allclose(found.model(ids).logits, plain_logits, rtol=1e-4, atol=1e-3)
+        with torch.no_grad():
+            found.model.model.layers[0].mlp.up_proj.weight.mul_(2)
+        assert not torch.allclose(found.model(ids).logits, plain_logits, rtol=1e-2, atol=1e-2)
+        with packed(found.model, 100):
+            again = found.model(ids).logits
+        assert torch.allclose(again, found.model(ids).logits, rtol=1e-4, atol=1e-3)

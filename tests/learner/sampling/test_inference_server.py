@@ -1,0 +1,209 @@
+import math
+import re
+
+import numpy as np
+import pytest
+import torch
+
+from edgewise.learner.attention.logprobs import logps
+from edgewise.learner.methods.batch import Batch
+from edgewise.learner.policy.policy import Lora, Policy
+from edgewise.learner.sampling.inference_server import LOAD_ADAPTER, LOAD_WEIGHTS, UNLOAD_ADAPTER, Server
+from edgewise.learner.update.gradient_step import truncated
+from edgewise.toolkit.errors import ModelError, ProviderDown
+from edgewise.toolkit.types import Message, Request, Sampling, Tool
+from tests.support.learner import tiny
+from tests.support.learner.sampler import Sampler
+
+pytestmark = pytest.mark.filterwarnings("ignore:.*is_gradient_checkpointing:FutureWarning")
+
+
+def policy(noise=0.0, **settings):
+    """The tiny model, sharper than at first, with weights a bit off."""
+    model = tiny.model()
+    generator = torch.Generator().manual_seed(1)
+    with torch.no_grad():
+        for weight in model.parameters():
+            if weight.ndim > 1:
+                weight.mul_(4.0)
+            weight.mul_(1 + noise * torch.randn(weight.shape, generator=generator))
+    return Policy.of(model, tiny.tokenizer(), name="tiny", **settings)
+
+
+def requests(count, text="hello", **settings):
+    sampling = {"max_tokens": 12, **settings}
+    return [
+        Request("torch/tiny", (Message("user", text),), Sampling(**{"seed": i, **sampling}), sample=i)
+        for i in range(count)
+    ]
+
+
+def batch(replies, found, group=0):
+    """What the replies say, with our log-probabilities beside the sampler's."""
+    made = Batch.of(
+        [r.encoded.prompt for r in replies],
+        [r.encoded.reply for r in replies],
+        [group] * len(replies),
+        [0.0] * len(replies),
+        sampler_logp=[r.encoded.logprobs for r in replies],
+    )
+    with torch.no_grad():
+        ours, _ = logps(found, made)
+    return made.with_columns(old_logp=ours)
+
+
+def gaps(made):
+    """How far our log-probabilities and the sampler's are apart, for each token of which it said something."""
+    gap = (made.column("old_logp") - made.column("sampler_logp")).abs()[made.mask]
+    return gap[~gap.isnan()]
+
+
+def test_the_server_gives_the_ids_and_log_probs_of_what_it_drew():
+    ours = policy()
+    with Sampler(policy()) as sampler:
+        replies = Server(sampler.url, "tiny", ours).answer(requests(8))
+    for reply in replies:
+        assert (reply.model, reply.failed) == ("torch/tiny", False)
+        assert reply.encoded.prompt == ours.encode([Message("user", "hello")])
+        assert reply.message.content == ours.decode(reply.encoded.reply)
+        assert reply.usage.output == len(reply.encoded.reply)
+    assert set(sampler.models) == {"tiny"}
+    assert gaps(batch(replies, ours)).max() < 1e-5
+
+
+def test_other_weights_show_as_a_mismatch():
+    ours = policy()
+    with Sampler(policy(0.05)) as sampler:
+        replies = Server(sampler.url, "tiny", ours).answer(requests(8))
+    found = gaps(batch(replies, ours))
+    assert 0.01 < found.mean() < found.max() < 3
+    assert len(found) == sum(len(r.encoded.reply) for r in replies)
+
+
+def test_truncated_weights_undo_most_of_the_bias_of_a_server_with_other_weights():
+    ours, theirs, asks = policy(), policy(0.4), requests(1000, max_tokens=1)
+    with Sampler(theirs) as sampler:
+        replies = Server(sampler.url, "tiny", ours, concurrency=500).answer(asks)
+    made = batch(replies, ours)
+    prompt = torch.tensor([replies[0].encoded.prompt])
+    with torch.no_grad():
+        mine, other = (each.model(prompt).logits[0, -1].softmax(-1) for each in (ours, theirs))
+    value = torch.sign(other - mine)  # what the two disagree on most
+    truth = float((mine * value).sum())
+    drawn = value[made.ids[:, 0]]
+    weights = truncated(made.column("old_logp"), made.column("sampler_logp"), cap=5.0)[:, 0]
+    plain, corrected = float(drawn.mean()), float((drawn * weights).mean())
+    noise = float((drawn * weights).std()) / math.sqrt(len(drawn))
+    assert abs(plain - truth) > 6 * noise
+    assert abs(corrected - truth) < 3 * noise
+
+
+@pytest.mark.parametrize("texts", [True, False])
+def test_without_ids_text_is_tokenised_and_marked_unless_it_is_the_same(texts):
+    ours = policy()
+    with Sampler(policy(), ids=False, texts=texts) as sampler:
+        server = Server(sampler.url, "tiny", ours)
+        replies = server.answer(requests(6, temperature=0.5))
+        assert sum("return_token_ids" in body for body in sampler.bodies) <= 6
+    marked = [all(map(math.isnan, r.encoded.logprobs)) for r in replies]
+    sure = [not any(map(math.isnan, r.encoded.logprobs)) for r in replies]
+    assert all(a != b for a, b in zip(marked, sure, strict=True))
+    assert texts or all(marked)
+    for reply, exact in zip(replies, sure, strict=True):
+        assert ours.decode(reply.encoded.reply) == reply.message.content
+        if exact:
+            assert len(gaps(batch([reply], ours))) == len(reply.encoded.logprobs)
+
+
+def test_what_a_sampler_did_not_say_has_weight_one():
+    said = torch.tensor([[-1.0, math.nan, -3.0]])
+    mine = torch.tensor([[-1.5, -9.0, -1.0]], requires_grad=True)
+    weights = truncated(mine, said, cap=2.0)
+    assert not weights.requires_grad
+    assert weights.tolist() == [[pytest.approx(math.exp(-0.5)), 1.0, 2.0]]
+
+
+def test_all_weights_are_pushed_to_a_server_that_loads_them(tmp_path):
+    ours = policy()
+    with Sampler(policy(0.1), routes=(LOAD_WEIGHTS,)) as sampler:
+        server = Server(sampler.url, "tiny", ours, folder=tmp_path)
+        far = gaps(batch(server.answer(requests(4)), ours)).mean()
+        for _ in range(3):
+            assert server.push(ours)
+        near = gaps(batch(server.answer(requests(4)), ours)).max()
+    assert near < 1e-5 < far
+    assert sampler.loaded == ["000001", "000002", "000003"]
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["000002", "000003"]
+
+
+def test_adapters_are_pushed_under_a_new_name_each(tmp_path):
+    ours, theirs = policy(lora=Lora(rank=2)), policy(lora=Lora(rank=2))
+    with torch.no_grad():
+        for weight in ours.parameters():
+            weight.add_(0.2)
+    with Sampler(theirs, routes=(LOAD_ADAPTER, UNLOAD_ADAPTER)) as sampler:
+        server = Server(sampler.url, "tiny", ours, folder=tmp_path)
+        far = gaps(batch(server.answer(requests(4)), ours)).mean()
+        assert server.push(ours)
+        assert server.push(ours)
+        near = gaps(batch(server.answer(requests(4)), ours)).max()
+        # That of another run counts from 1 too.
+        assert Server(sampler.url, "tiny", ours, folder=tmp_path / "other").push(ours)
+        assert len(set(sampler.loaded)) == 2
+        server.close()
+    assert near < 1e-5 < far
+    assert len(sampler.loaded) == 1
+    first, second = sorted(set(sampler.models), key=len)
+    assert first == "tiny" and re.fullmatch(r"tiny-edgewise-\w{8}-2", second)
+    assert second not in sampler.loaded
+
+
+@pytest.mark.parametrize("routes", [(), (LOAD_ADAPTER,)])
+def test_a_server_that_offers_no_way_is_left_as_it_is(routes):
+    with Sampler(policy(), routes=routes) as sampler:
+        assert not Server(sampler.url, "tiny", policy()).push(policy())
+    assert sampler.loaded == []
+
+
+def test_a_server_that_refuses_weights_is_an_error(tmp_path):
+    with Sampler(policy(), routes=(LOAD_WEIGHTS,)) as sampler:
+        server = Server(sampler.url, "tiny", policy(), folder=tmp_path / "refuse")
+        with pytest.raises(ModelError, match="no memory"):
+            server.push(policy())
+
+
+def test_a_server_that_is_not_there_is_explained(monkeypatch):
+    server = Server("http://127.0.0.1:9/v1", "tiny", policy())
+    with pytest.raises(ModelError, match="can't be reached"):
+        server.push(policy())
+    monkeypatch.setattr(
+        "edgewise.learner.sampling.inference_server.stack",
+        lambda inner, **_: __import__("edgewise.toolkit.model.middleware").around.Retry(inner, 1),
+    )
+    with pytest.raises(ProviderDown, match="can't be reached"):
+        server.answer(requests(1))
+
+
+def test_what_does_not_fit_or_needs_tools_is_refused_before_it_is_asked():
+    ours = policy()
+    tool = Request("torch/tiny", (Message("user", "a"),), Sampling(seed=1), (Tool("add", "adds", {}),))
+    with Sampler(policy()) as sampler:
+        long, with_tool, room = Server(sampler.url, "tiny", ours).answer(
+            [*requests(1, "x" * 600), tool, *requests(1, "x" * 490, max_tokens=99)]
+        )
+    assert (long.stop, with_tool.stop) == ("refused", "refused")
+    assert "512 at most" in long.error
+    assert "no tools" in with_tool.error
+    assert len(room.encoded.prompt) + len(room.encoded.reply) <= 512
+    assert len(sampler.bodies) == 1
+
+
+def test_a_stop_string_ends_the_text_and_not_the_tokens():
+    ours = policy()
+    with Sampler(policy()) as sampler:
+        server = Server(sampler.url, "tiny", ours)
+        (whole,) = server.answer(requests(1, temperature=0.0, max_tokens=30))
+        text = whole.message.content
+        (cut,) = server.answer(requests(1, temperature=0.0, max_tokens=30, stop=(text[9:11],)))
+    assert cut.message.content == text[: text.index(text[9:11])]
+    assert np.array_equal(cut.encoded.reply, whole.encoded.reply[: len(cut.encoded.reply)])

@@ -1,0 +1,91 @@
+"""Training where a server samples: it is given the weights after each update, or learning stops at a limit."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from edgewise.learner.api import train
+from edgewise.learner.config import WeightsConfig
+from edgewise.learner.methods.published import find
+from edgewise.learner.policy.policy import Policy
+from edgewise.learner.sampling.inference_server import LOAD_WEIGHTS
+from edgewise.learner.training.engine import Engine
+from edgewise.learner.training.sampler import Sampler
+from edgewise.learner.update.collate import members
+from edgewise.toolkit.errors import ConfigError, LimitReached
+from edgewise.toolkit.tracking.events import Event, StepFinished
+from edgewise.toolkit.types import Encoded, Example, Group, Message, Rollout, Score, Step
+from tests.support.learner import sampler as imitated
+from tests.support.learner import tiny
+from tests.support.learner.shares import SETTINGS, task
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tiny.saved(tmp_path_factory.mktemp("tiny"))
+
+
+def trained(folder: Path, run: Path, server: imitated.Sampler, **changes: Any) -> list[Any]:
+    notes: list[Event] = []
+    settings = {**SETTINGS, "steps": 3, "sampler": f"{server.url}#tiny", **changes}
+    train(task(test=2), model=f"torch/{folder}", run=run, watch=notes.append, **settings)
+    return [note.record for note in notes if isinstance(note, StepFinished)]
+
+
+def test_a_server_that_loads_weights_samples_with_those_of_each_step(folder: Path, tmp_path: Path) -> None:
+    policy = Policy.load(str(folder), device="cpu", dtype="float32")
+    with imitated.Sampler(policy, routes=(LOAD_WEIGHTS,)) as server:
+        records = trained(folder, tmp_path / "r", server)
+        assert len(server.loaded) == 4  # before the first step, and after each
+        # A server that still holds those of the run before is given the start again.
+        again = trained(folder, tmp_path / "s", server)
+    assert all(record.updated.mismatch < 1e-4 for record in (*records, *again))
+    assert not (tmp_path / "r" / "pushed").exists()
+
+
+def test_weights_that_no_server_takes_are_old_and_the_limit_is_a_sentence(
+    folder: Path, tmp_path: Path
+) -> None:
+    policy = Policy.load(str(folder), device="cpu", dtype="float32")
+    with imitated.Sampler(policy) as server:
+        with pytest.raises(ConfigError, match=r"1 steps behind.*staleness"):
+            trained(folder, tmp_path / "strict", server)
+        records = trained(folder, tmp_path / "lax", server, staleness=2)
+    gaps = [record.updated.mismatch for record in records]
+    assert gaps[0] < 1e-4 < gaps[1] < gaps[2]
+
+
+def test_a_resumed_run_knows_how_old_the_weights_of_its_server_are(folder: Path, tmp_path: Path) -> None:
+    policy = Policy.load(str(folder), device="cpu", dtype="float32")
+    with imitated.Sampler(policy) as server:
+        with pytest.raises(LimitReached):
+            trained(folder, tmp_path / "r", server, staleness=5, calls=10, save_every=1)
+        # Nothing has moved yet: the weights that training begins with are not old.
+        with pytest.raises(LimitReached):
+            trained(folder, tmp_path / "r", server, staleness=2, calls=40, save_every=1)
+        with pytest.raises(ConfigError, match="2 steps behind"):
+            trained(folder, tmp_path / "r", server, staleness=1, save_every=1)
+
+
+def test_a_sampler_that_is_no_url_is_a_sentence(folder: Path) -> None:
+    config = WeightsConfig(model=f"torch/{folder}", sampler="vllm")
+    with pytest.raises(ConfigError, match="http://host:port/v1#NAME"):
+        Sampler.of(config, None, Path("pushed"))  # type: ignore[arg-type]
+
+
+def test_the_distance_of_a_rollout_is_the_sum_over_its_tokens(folder: Path) -> None:
+    config = WeightsConfig(model=f"torch/{folder}", device="cpu", dtype="float32", lr=0.05)
+    method = find("rloo").__class__(paper="x", shape=find("rloo").shape)
+    engine = Engine(config, method)
+    engine.policy.with_reference()
+    asked = Message("user", "hi")
+    prompt = engine.policy.encode([asked])
+
+    def run(logprobs: tuple[float, ...]) -> Rollout:
+        step = Step((asked,), Message("assistant", "x"), encoded=Encoded(prompt, (65, 66), logprobs))
+        return Rollout("e", "solver", 0, (step,), "stop", Score(1.0))
+
+    group = Group(Example("e", (asked,)), "solver", (run((-1.0, -2.0)), run((-3.0, -4.0))))
+    first, second = engine.distances(members([group]))
+    assert first - second == pytest.approx(4.0, abs=1e-4)

@@ -1,0 +1,460 @@
+"""A graph in use: threads that wait and go on, streaming, retention, and behind the endpoint."""
+
+import asyncio
+import contextlib
+import time
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import openai
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from edgewise.mas.config import WiringConfig
+from edgewise.mas.deploy.agent_graph import AgentGraph, Answered, answerer
+from edgewise.mas.designs.clustered import Table
+from edgewise.mas.designs.fixed import Fixed
+from edgewise.mas.designs.query_encoder import encoded
+from edgewise.mas.graph.graph import Graph, Loop, Node, single
+from edgewise.mas.runtime.checkpoint import Retention
+from edgewise.mas.runtime.context import GraphLimits
+from edgewise.mas.spec import Job
+from edgewise.mas.training.loop import prepared
+from edgewise.mas.training.measurement import artifact_files
+from edgewise.toolkit.errors import (
+    ArtifactError,
+    ConfigError,
+    GraphError,
+    LimitReached,
+    ProviderDown,
+    StoreDown,
+)
+from edgewise.toolkit.model.scripted import Scripted
+from edgewise.toolkit.run.artifact import Artifact
+from edgewise.toolkit.serve.server import application, running
+from edgewise.toolkit.tools.registry import load_tools
+from edgewise.toolkit.types import Message, Reply, Request, Sampling, Tool
+from tests.support.mas import sums
+from tests.support.plans import play as play_plan
+from tests.support.server import Server
+
+CHAIN = Graph(
+    (
+        Node(name="plan", role="solver", prompt="PLAN"),
+        Node(name="draft", role="solver", prompt="DRAFT"),
+        Node(name="end", role="solver", prompt="END"),
+    ),
+    (("plan", "draft"), ("draft", "end")),
+    "end",
+)
+
+
+def play(request: Request) -> str | Reply:
+    """Says which node it plays, and the first line of what it heard."""
+    text = request.messages[-1].content
+    told = text.partition("# Your part\n\n")[2]
+    heard = text.partition("## ")[2].splitlines()
+    if "BREAK" in told:
+        return Reply(Message("assistant", ""), "refused", error="no")
+    return f"{told.lower() or 'answer'}({heard[1] if heard else text.split()[0]})"
+
+
+def artifact(graph: Graph = CHAIN, **settings: Any) -> Artifact:
+    return Artifact("t", "scripted/x:y", {"graph.json": Fixed(graph).to_json()}, settings)
+
+
+def use(client: Scripted | None = None, graph: Graph = CHAIN, **how: Any) -> AgentGraph:
+    return AgentGraph.of(artifact(graph), client=client or Scripted(play), **how)
+
+
+def run(work: Callable[[], Any]) -> Any:
+    return asyncio.run(work())
+
+
+def test_a_question_gets_the_exits_answer_and_its_cost():
+    client = Scripted(play)
+    with use(client) as graph:
+        done = graph.answer_sync("seven times six")
+    assert done.text == "end(draft(plan(seven)))"
+    assert list(done.outcomes) == ["plan", "draft", "end"]
+    assert done.usage.total > 0
+    assert (done.waiting, done.error, len(client.requests)) == ((), "", 3)
+
+
+def test_each_question_gets_its_own_graph_where_the_design_says_so():
+    texts = ["count the letters of a word", "add up these numbers"]
+    vectors = play_plan(encoded("hashing", texts), lambda request: "")
+    table = Table.of(vectors, [single(prompt="COUNT"), single(prompt="ADD")], "hashing")
+    found = Artifact("t", "scripted/x:y", {"graph.json": table.to_json()})
+    with AgentGraph.of(found, client=Scripted(play)) as graph:
+        answers = [graph.answer_sync(text).text for text in ("count the letters, a word", "add up numbers")]
+    assert answers == ["count(count)", "add(add)"]
+
+
+def test_a_graph_is_used_with_the_settings_that_it_was_measured_with():
+    def calls(request: Request) -> str:
+        return '<tool>{"name": "python", "arguments": {"code": "print(1)"}}</tool>'
+
+    text = Scripted(calls)
+    with AgentGraph.of(artifact(single("tool-user"), turns=2, calling="text"), client=text) as graph:
+        assert "turns" in graph.answer_sync("go").error
+    assert [request.tools for request in text.requests] == [(), ()]
+    for setting, ended in (({"graph_calls": 2}, "limit"), ({"graph_tokens": 40, "max_tokens": 9}, "limit")):
+        with AgentGraph.of(artifact(**setting), client=Scripted(play)) as graph:
+            assert graph.answer_sync("go").outcomes["end"][-1].ended == ended
+            assert graph.limits.node_seconds == WiringConfig.kept({}).node_seconds
+    slow = artifact(single(), node_seconds=0.05)
+    with AgentGraph.of(slow, client=Scripted(lambda _: asyncio.sleep(5, "late"))) as graph:
+        assert graph.answer_sync("go").outcomes["solver"][-1].ended == "timeout"
+    with pytest.raises(ArtifactError, match="turns"):
+        AgentGraph.of(artifact(turns="many"))
+
+
+def test_what_a_run_keeps_of_its_settings_is_what_is_used():
+    given = {"turns": 3, "calling": "native", "node_seconds": 9.0, "graph_calls": 5, "graph_tokens": 700}
+    config = WiringConfig.model_validate(given)
+    assert WiringConfig.kept(config.in_use()) == config
+    with AgentGraph.of(artifact(**config.in_use()), client=Scripted(play)) as graph:
+        assert (graph.team.turns, graph.team.calling) == (3, "native")
+        assert graph.limits == config.graph_limits
+        assert graph.team.sampling == config.measuring
+
+
+def look(key: str) -> str:
+    """Look something up."""
+    return f"{key} is 42"
+
+
+def test_the_tools_of_a_task_go_with_its_graph_or_are_asked_for():
+    task = replace(sums.task(5), tools=load_tools([look, "python"]))
+    job = play_plan(
+        prepared(Job(task, WiringConfig.model_validate({"search": "fixed", "encoder": "hashing"}))), str
+    )
+    files = artifact_files(job, Fixed(single()))
+    assert files["graph.json"]["tools"] == ["look", "python"]
+    assert artifact_files(job, Fixed(single("tool-user")))["graph.json"]["tools"] == ["python"]
+    assert "tools" not in artifact_files(job, Fixed(single("planner")))["graph.json"]
+    found = Artifact("t", "m", files)
+    with pytest.raises(ConfigError, match="missing here: look"):
+        answerer(found, "m", Scripted(play))
+    client = Scripted(play)
+    with AgentGraph.of(found, client=client, tools=[look]) as graph:
+        graph.answer_sync("go")
+    assert [tool.name for tool in client.requests[0].tools] == ["look", "python"]
+    files["graph.json"]["tools"] = "look"
+    with pytest.raises(GraphError, match="list of names"):
+        AgentGraph.of(found, client=client, tools=[look])
+
+
+def test_a_conversation_is_passed_on_whole():
+    client = Scripted(play)
+    asked = (Message("user", "first"), Message("assistant", "yes"), Message("user", "then"))
+    with use(client, single()) as graph:
+        graph.answer_sync(asked)
+    assert client.requests[0].messages == asked
+
+
+def test_outcomes_come_as_nodes_end():
+    async def main() -> list[str]:
+        async with use() as graph:
+            return [outcome.node async for outcome in graph.astream("go")]
+
+    assert run(main) == ["plan", "draft", "end"]
+
+
+@pytest.mark.parametrize("place", ["", "memory"])
+@pytest.mark.parametrize("error", [LimitReached("The limit on calls"), ProviderDown("it is down")])
+def test_what_the_client_raises_gets_out(error, place):
+    async def main() -> None:
+        async with use(Scripted(lambda _: error), checkpointer=place) as graph:
+            with pytest.raises(type(error), match=str(error)):
+                await graph.answer("go", "t")
+            with pytest.raises(type(error), match=str(error)):
+                _ = [outcome async for outcome in graph.astream("go", "u")]
+            if place:
+                with pytest.raises(type(error), match=str(error)):
+                    await graph.resume("t")
+
+    run(main)
+
+
+WIDE = Graph(
+    (Node(name="a", role="solver"), Node(name="b", role="solver", prompt="B"), *CHAIN.nodes),
+    (*CHAIN.edges, ("a", "end"), ("b", "end")),
+    "end",
+)
+
+
+@pytest.mark.parametrize("way", ["answer", "resume", "astream", "abandoned"])
+def test_a_run_that_nobody_waits_for_stops_paying(way):
+    answered: list[Request] = []
+
+    async def slow(request: Request) -> str:
+        await asyncio.sleep(0 if "PLAN" in request.messages[-1].content else 0.3)
+        answered.append(request)
+        return "x"
+
+    async def stream(graph: AgentGraph) -> None:
+        async for _ in graph.astream("go"):
+            if way == "abandoned":
+                return
+
+    async def main() -> None:
+        waits = {"checkpointer": "memory", "interrupt_before": ("draft",)} if way == "resume" else {}
+        async with use(Scripted(slow), WIDE, **waits) as graph:
+            if waits:
+                await graph.answer("go", "t")
+            work = {"answer": graph.answer, "resume": graph.resume}.get(way)
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(work("t") if work else stream(graph), 0.1)
+            await asyncio.sleep(0.01)
+            before = len(answered)
+            assert before and len(asyncio.all_tasks()) == 1
+            await asyncio.sleep(0.4)
+            assert len(answered) == before
+
+    run(main)
+
+
+@pytest.mark.parametrize(
+    ("asked", "why"), [({"tools": (Tool("f", "", {}),)}, "tools"), ({"schema": {"type": "object"}}, "JSON")]
+)
+def test_what_a_graph_can_not_do_is_refused(asked, why):
+    client = Scripted(play)
+    reply = run(lambda: answerer(artifact(), "m", client)(Request("g", (Message("user", "x"),), **asked)))
+    assert (reply.stop, why in reply.error, client.requests) == ("refused", True, [])
+
+
+def test_the_seed_of_a_client_is_that_of_the_run():
+    client = Scripted(play)
+    answer = answerer(artifact(), "m", client)
+
+    def seeds(seed: int | None) -> list[int | None]:
+        client.requests.clear()
+        run(lambda: answer(Request("g", (Message("user", "x"),), Sampling(seed=seed))))
+        return [request.sampling.seed for request in client.requests]
+
+    assert seeds(7) == seeds(7) != seeds(8)
+    assert seeds(None) == seeds(None) != seeds(7)
+
+
+def test_an_exit_that_fails_says_why():
+    with use(graph=single(prompt="BREAK")) as graph:
+        done = graph.answer_sync("go")
+    assert (done.text, done.error) == ("", "node 'solver' failed: no")
+
+
+@pytest.fixture(params=["memory", "sqlite", "postgresql"])
+def place(request, tmp_path) -> str:
+    if request.param == "postgresql":
+        return request.getfixturevalue("postgres").database()
+    return f"sqlite:{tmp_path / 'threads.sqlite'}" if request.param == "sqlite" else "memory"
+
+
+def test_a_run_waits_before_a_node_and_goes_on_with_an_edit(place):
+    client = Scripted(play)
+
+    async def main() -> None:
+        async with use(client, checkpointer=place, interrupt_before=("draft",)) as graph:
+            waits = await graph.answer("seven", "t1")
+            assert (waits.waiting, waits.text, len(client.requests)) == (("draft",), "", 1)
+            with pytest.raises(ConfigError, match="waits"):
+                await graph.answer("other", "t1")
+            done = await graph.resume("t1", {"plan": "a better plan"})
+            assert (done.text, done.waiting) == ("end(draft(a better plan))", ())
+            with pytest.raises(ConfigError, match="does not wait"):
+                await graph.resume("t1")
+            assert (await graph.answer("again", "t1")).waiting == ("draft",)
+
+    run(main)
+    assert len(client.requests) == 4
+
+
+def test_another_process_goes_on_where_one_stopped(tmp_path):
+    place = f"sqlite:{tmp_path / 'threads.sqlite'}"
+    how = {"checkpointer": place, "interrupt_before": ("end",)}
+    with use(**how) as graph:
+        assert graph.answer_sync("seven", "t").waiting == ("end",)
+    client = Scripted(play)
+    with use(client, **how) as graph:
+        assert graph.resume_sync("t").text == "end(draft(plan(seven)))"
+    assert len(client.requests) == 1
+    with use(**how) as graph:
+        graph.answer_sync("seven", "t")
+    with use(graph=single(), checkpointer=place) as other, pytest.raises(GraphError, match="another graph"):
+        other.resume_sync("t")
+
+
+def test_a_run_that_goes_on_draws_and_counts_as_if_it_had_not_waited(place):
+    sampling = Sampling(temperature=0.3, seed=7, stop=("!",))
+    limits = GraphLimits(calls=2)
+
+    async def asked(**how: Any) -> tuple[list[Request], Answered]:
+        client = Scripted(play)
+        async with use(client, limits=limits, **how) as graph:
+            done = await graph.answer("seven", "t", sampling)
+            while done.waiting:
+                done = await graph.resume("t")
+        return client.requests, done
+
+    whole, done = run(asked)
+    parts, last = run(lambda: asked(checkpointer=place, interrupt_before=("draft", "end")))
+    assert [x.sampling for x in parts] == [x.sampling for x in whole] and len(parts) == 2
+    assert last.error == done.error and "limit" in last.error
+
+
+def test_other_words_in_a_nodes_mouth_do_not_undo_what_it_used():
+    client = Scripted(play)
+    how = {"checkpointer": "memory", "interrupt_before": ("draft", "end"), "limits": GraphLimits(calls=2)}
+    with use(client, **how) as graph:
+        graph.answer_sync("seven", "t")
+        graph.resume_sync("t", {"plan": "a better plan"})
+        done = graph.resume_sync("t")
+    assert len(client.requests) == 2 and "limit" in done.error
+
+
+def test_a_loop_waits_in_every_round():
+    loop = Graph(
+        (Node(name="w", role="solver", prompt="W"), Node(name="k", role="solver", prompt="K")),
+        (("w", "k"),),
+        "k",
+        (Loop(source="k", target="w", rounds=2),),
+    )
+    with use(graph=loop, checkpointer="memory", interrupt_before=("k",)) as graph:
+        found = [graph.answer_sync("x", "t"), *(graph.resume_sync("t") for _ in range(3))]
+    assert [one.waiting for one in found] == [("k",), ("k",), ("k",), ()]
+    assert len(found[-1].outcomes["k"]) == 3
+
+
+def test_what_a_checkpointer_changes_is_nothing_but_that_it_is_kept():
+    with use() as plain, use(checkpointer="memory") as kept:
+        assert plain.answer_sync("seven").text == kept.answer_sync("seven", "t").text
+
+
+def test_threads_are_kept_apart_when_they_run_together():
+    async def main() -> list[str]:
+        async with use(checkpointer="memory") as graph:
+            done = await asyncio.gather(*(graph.answer(f"q{n} x", f"t{n}") for n in range(20)))
+            return [one.text for one in done]
+
+    assert run(main) == [f"end(draft(plan(q{n})))" for n in range(20)]
+
+
+def test_old_threads_are_deleted(place):
+    async def main() -> tuple[list[str], list[str]]:
+        async with use(checkpointer=place, interrupt_before=("end",)) as graph:
+            for n in range(4):
+                await graph.answer("x", f"t{n}")
+            gone = await graph.prune(Retention(threads=2))
+            left = [n for n in range(4) if await _known(graph, f"t{n}")]
+            return sorted(gone), left
+
+    assert run(main) == (["t0", "t1"], [2, 3])
+
+
+async def _known(graph: AgentGraph, thread: str) -> bool:
+    try:
+        return bool((await graph.resume(thread)).text)
+    except ConfigError:
+        return False
+
+
+@given(
+    st.dictionaries(st.text(max_size=3), st.floats(0, 1e6)),
+    st.none() | st.integers(1, 5),
+    st.none() | st.floats(0.1, 9),
+)
+def test_what_is_kept_is_the_newest_and_nothing_too_old(touched, threads, days):
+    now = 1e6
+    gone = Retention(threads, days).expired(touched, now)
+    kept = [thread for thread in touched if thread not in gone]
+    assert len(gone) == len(set(gone))
+    assert threads is None or len(kept) <= threads
+    assert days is None or all(touched[thread] >= now - days * 86_400 for thread in kept)
+    if threads is None and days is None:
+        assert not gone
+    if kept and gone and days is None:
+        assert min(touched[t] for t in kept) >= max(touched[t] for t in gone)
+
+
+@pytest.mark.parametrize(
+    ("how", "error"),
+    [
+        ({"interrupt_before": ("draft",)}, ConfigError),
+        ({"checkpointer": "memory", "interrupt_before": ("nobody",)}, GraphError),
+        ({"graph": single("nobody")}, GraphError),
+        ({"graph": single(tools=("look-up",))}, GraphError),
+    ],
+)
+def test_what_can_not_run_is_said_at_once(how, error):
+    with pytest.raises(error):
+        use(**how)
+
+
+@pytest.mark.parametrize(
+    ("how", "thread", "sentence"),
+    [
+        ({"checkpointer": "mongo"}, "t", "no checkpointer 'mongo'"),
+        ({"checkpointer": "memory"}, "", "name of a thread"),
+    ],
+)
+def test_a_wrong_use_is_one_sentence(how, thread, sentence):
+    with use(**how) as graph, pytest.raises(ConfigError, match=sentence):
+        graph.answer_sync("x", thread)
+    with use(checkpointer="memory") as graph, pytest.raises(ConfigError, match="no thread"):
+        graph.resume_sync("unknown")
+
+
+@pytest.mark.parametrize("file", ["missing/threads.sqlite", "text.sqlite"])
+def test_a_file_of_threads_that_can_not_be_used_is_one_sentence(tmp_path, file):
+    (tmp_path / "text.sqlite").write_text("no database" * 100)
+    with use(checkpointer=f"sqlite:{tmp_path / file}") as graph, pytest.raises(StoreDown, match=file):
+        graph.answer_sync("x", "t")
+
+
+def test_an_artefact_of_words_is_no_graph(tmp_path):
+    saved = Artifact("t", "m", {"library.json": {"lessons": []}}).save(tmp_path / "a.edge")
+    with pytest.raises(ArtifactError, match="no graph"):
+        AgentGraph.load(saved)
+
+
+def test_the_endpoint_answers_with_the_graph(tmp_path: Path):
+    with Server(lambda body: f"at {body['temperature']}") as model:
+        found = Artifact(
+            "t", f"{model.url}#tiny", {"graph.json": Fixed(CHAIN).to_json()}, {"temperature": 0.5}
+        )
+
+        async def main() -> Any:
+            async with AgentGraph.of(found) as graph:
+                await graph.answer("warm up")
+                app = application(answerer(found, found.model, graph._asks), name="g")
+                async with (
+                    running(app) as url,
+                    openai.AsyncOpenAI(base_url=f"{url}/v1", api_key="x") as client,
+                ):
+                    asked: Any = [{"role": "user", "content": "x"}]
+                    return await client.chat.completions.create(model="g", messages=asked, temperature=0)
+
+        started = time.monotonic()
+        reply = run(main)
+        assert time.monotonic() - started < 20
+    assert reply.choices[0].message.content == "at 0.0"
+    assert reply.usage.prompt_tokens > 0
+
+
+@pytest.mark.parametrize(("error", "status"), [(LimitReached("no more"), 429), (ProviderDown("down"), 503)])
+def test_what_stops_a_served_graph_is_a_status_of_its_own(error, status):
+    async def main() -> Any:
+        app = application(answerer(artifact(), "m", Scripted(lambda _: error)), name="g")
+        async with (
+            running(app) as url,
+            openai.AsyncOpenAI(base_url=f"{url}/v1", api_key="x", max_retries=0) as c,
+        ):
+            await c.chat.completions.create(model="g", messages=[{"role": "user", "content": "x"}])
+
+    with pytest.raises(openai.APIStatusError, match=str(error)) as caught:
+        run(main)
+    assert caught.value.status_code == status

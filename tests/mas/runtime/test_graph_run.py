@@ -1,0 +1,536 @@
+"""A graph run is a rollout of rollouts; what goes wrong in a node stays there, and limits hold."""
+
+import asyncio
+import random
+import threading
+import time
+from collections import Counter
+from collections.abc import Awaitable, Callable
+from dataclasses import replace
+from itertools import pairwise
+from typing import Any
+
+import pytest
+
+from edgewise.mas.graph.graph import Graph, Loop, Node
+from edgewise.mas.graph.roles import CATALOGUE
+from edgewise.mas.runtime import node as act
+from edgewise.mas.runtime.context import Context
+from edgewise.mas.runtime.graph_run import (
+    GraphLimits,
+    GraphRun,
+    NodeRun,
+    Shared,
+    emit_reward,
+    graph_run,
+    inner_run,
+)
+from edgewise.mas.runtime.node import Team
+from edgewise.mas.training.trials import tokens_of
+from edgewise.toolkit.budget.prices import Price
+from edgewise.toolkit.errors import (
+    ConfigError,
+    GraphError,
+    Interrupted,
+    LimitReached,
+    RewardError,
+    UnknownPrice,
+)
+from edgewise.toolkit.model.scripted import Answer, Scripted
+from edgewise.toolkit.run.driver import Driver
+from edgewise.toolkit.tools.tool import Function, tool_from
+from edgewise.toolkit.tracking.events import Event, NodeFinished
+from edgewise.toolkit.types import Example, Message, Plan, Reply, Request, Tool, ToolCall, Usage
+from tests.support.mas.naive import EXAMPLE, jump, plain, random_graph, said, team
+
+Model = Callable[[Request], Answer | Awaitable[Answer]]
+
+
+def solvers(count: int, end: str = "vote", **different: Any) -> Graph:
+    """Some solvers whom one node hears."""
+    nodes = tuple(Node(name=f"s{number}", role="solver", **different) for number in range(count))
+    edges = tuple((node.name, "end") for node in nodes)
+    return Graph((*nodes, Node(name="end", role=end)), edges, "end")
+
+
+def chain(*names: str) -> Graph:
+    """Solvers, each of whom hears the one before."""
+    nodes = tuple(Node(name=name, role="solver") for name in names)
+    return Graph(nodes, tuple(pairwise(names)), names[-1])
+
+
+def runs(*graphs: Graph, members: Team | None = None, **options: Any) -> Plan[list[GraphRun]]:
+    one = {"sample": 0, "seed": 0} | options
+    return (yield [graph_run(graph, members or team(), EXAMPLE, **one) for graph in graphs])
+
+
+def run(graph: Graph, model: Model, notes: list[Event] | None = None, **options: Any) -> GraphRun:
+    """A run on a clock that jumps."""
+    driver = Driver(Scripted(model), (notes if notes is not None else []).append)
+    (done,), _ = jump(driver.run(runs(graph, **options)))
+    return done
+
+
+def after(seconds: float, answer: Answer) -> Awaitable[Answer]:
+    async def later() -> Answer:
+        await asyncio.sleep(seconds)
+        return answer
+
+    return later()
+
+
+def ended(done: GraphRun) -> dict[str, str]:
+    return {name: rounds[-1].ended for name, rounds in done.outcomes.items()}
+
+
+# ---- what comes out --------------------------------------------------------------------------------
+
+
+def test_a_run_is_a_rollout_whose_calls_are_those_of_its_nodes_in_graph_order() -> None:
+    def model(request: Request) -> Awaitable[Answer]:
+        return after((request.sampling.seed or 0) % 97, "four")
+
+    done = run(solvers(3), model, version="v")
+    rollout = done.rollout
+    assert (rollout.role, rollout.version, rollout.answer, rollout.stop) == ("graph", "v", "four", "stop")
+    assert rollout.steps[0].seen == EXAMPLE.messages
+    assert [call.role for call in rollout.steps[0].calls] == ["s0", "s1", "s2"]
+    assert rollout.usage == Usage(), "delegated runs carry their own"
+    assert all(call.usage.total for call in rollout.steps[0].calls)
+
+
+def test_equal_nodes_draw_apart_in_a_graph_and_alike_in_another() -> None:
+    def seeds(graph: Graph, sample: int = 0) -> dict[str, int]:
+        done = run(graph, lambda request: "four", sample=sample)
+        return {call.role: call.seed for call in done.rollout.steps[0].calls}
+
+    two, three = seeds(solvers(2)), seeds(solvers(3, end="solver"))
+    assert len(set(three.values())) == 4
+    assert (two["s0"], two["s1"]) == (three["s0"], three["s1"])
+    assert not set(two.values()) & set(seeds(solvers(2), sample=1).values())
+    assert not set(two.values()) & set(seeds(solvers(2, lessons=("be brief",))).values())
+
+
+def test_rounds_of_a_loop_draw_apart() -> None:
+    graph = Graph((Node(name="a", role="critic"),), (), "a", (Loop(source="a", target="a", rounds=2),))
+    calls = run(graph, lambda request: "VERDICT: REVISE").rollout.steps[0].calls
+    assert len({call.seed for call in calls}) == 3
+
+
+def test_one_at_a_time_and_all_at_once_give_the_same() -> None:
+    def model(request: Request) -> Awaitable[Answer]:
+        return after((request.sampling.seed or 0) % 97, f"answer {request.sampling.seed}")
+
+    graph = solvers(5, end="solver")
+    first, second = (run(graph, model, limits=GraphLimits(concurrency=n)) for n in (1, 64))
+    assert plain(first.outcomes) == plain(second.outcomes)
+
+
+def test_a_run_tells_what_the_graphs_that_end_inside_it_would_have_said() -> None:
+    told = cut = 0
+    for number in range(40):
+        graph = random_graph(random.Random(number), 6)
+        whole = run(graph, said)
+        for name in graph.order:
+            inner, alone = inner_run(whole, name, EXAMPLE), run(graph.up_to(name), said)
+            told, cut = told + bool(inner), cut + (inner is None and alone.outcomes[name][-1].heard)
+            if inner:
+                assert inner.graph == alone.graph and plain(inner.outcomes) == plain(alone.outcomes)
+                assert [step.said for step in inner.rollout.steps] == [s.said for s in alone.rollout.steps]
+                assert tokens_of(inner.rollout) == tokens_of(alone.rollout)
+    assert told > 100 and cut, "loops that go beyond a node are among them"
+
+
+def test_what_met_a_limit_on_the_way_tells_nothing_of_a_smaller_graph() -> None:
+    done = run(chain("a", "b", "c"), lambda request: "four", limits=GraphLimits(calls=1))
+    assert inner_run(done, "a", EXAMPLE) and not inner_run(done, "b", EXAMPLE)
+
+
+def test_nodes_are_told_of_as_they_end() -> None:
+    notes: list[Event] = []
+    run(chain("a", "b"), lambda request: "four", notes)
+    told = [note.run for note in notes if isinstance(note, NodeFinished)]
+    assert all(isinstance(each, NodeRun) for each in told)
+    assert [(each.outcome.node, each.round, each.example) for each in told] == [("a", 0, "q"), ("b", 0, "q")]
+
+
+@pytest.mark.parametrize(
+    ("node", "sentence"),
+    [
+        (Node(name="a", role="slover"), "did you mean 'solver'"),
+        (Node(name="a", role="solver", tools=("pyton",)), "'pyton'"),
+    ],
+)
+def test_what_does_not_exist_is_said_before_anything_is_paid(node: Node, sentence: str) -> None:
+    client = Scripted(lambda request: "four")
+    graph = Graph((Node(name="first", role="solver"), node), (("first", "a"),), "a")
+    with pytest.raises(GraphError, match=sentence):
+        jump(Driver(client).run(runs(graph)))
+    assert not client.requests
+
+
+# ---- what goes wrong in a node ---------------------------------------------------------------------
+
+
+def broken(request: Request) -> Answer | Awaitable[Answer]:
+    """Models named by what is wrong with them; others hear how many spoke."""
+    match request.model:
+        case "refuses":
+            return Reply(Message("assistant", ""), "refused", error="not that")
+        case "hangs":
+            return after(1e9, "never")
+        case "mute":
+            return ""
+    return f"heard {request.messages[-1].content.count('## ')}"
+
+
+@pytest.mark.parametrize(
+    ("model", "how", "why"),
+    [
+        ("refuses", "failed", "not that"),
+        ("hangs", "timeout", "longer than 5 seconds"),
+        ("mute", "contract", "empty"),
+    ],
+)
+def test_others_go_on_without_a_node_that_fails(model: str, how: str, why: str) -> None:
+    graph = solvers(3, end="solver")
+    nodes = (graph.nodes[0].model_copy(update={"model": model}), *graph.nodes[1:])
+    done = run(replace(graph, nodes=nodes), broken, limits=GraphLimits(node_seconds=5))
+    assert ended(done) == {"s0": how, "s1": "ok", "s2": "ok", "end": "ok"}
+    assert why in done.outcomes["s0"][0].error
+    assert done.rollout.answer == "heard 2" and not done.rollout.failed
+
+
+@pytest.mark.parametrize(("model", "stop"), [("refuses", "failed"), ("hangs", "timeout")])
+def test_a_run_whose_exit_says_nothing_failed_and_says_where(model: str, stop: str) -> None:
+    graph = Graph((Node(name="only", role="solver", model=model),), (), "only")
+    rollout = run(graph, broken, limits=GraphLimits(node_seconds=5)).rollout
+    assert rollout.stop == stop and rollout.failed and "'only'" in rollout.error
+
+
+def test_a_timeout_counts_from_the_start_of_the_node_and_keeps_what_was_paid() -> None:
+    def model(request: Request) -> Awaitable[Answer]:
+        if request.messages[-1].role == "tool":
+            return after(100, "late")
+        return after(4, Message("assistant", "", (ToolCall("1", "look", "{}"),)))
+
+    tool = tool_from(look)
+    members = team(tools={"look": tool})
+    done = run(
+        solvers(3, tools=("look",)), model, members=members, limits=GraphLimits(node_seconds=9, concurrency=1)
+    )
+    assert set(ended(done).values()) == {"timeout", "silent"}
+    rollouts = done.rollout.steps[0].calls
+    assert len(rollouts) == 3 and all(len(each.steps) == 1 and each.usage.total for each in rollouts)
+
+
+def look() -> str:
+    """Look."""
+    return "nothing there"
+
+
+def test_a_tool_that_raises_fails_its_node_only() -> None:
+    def model(request: Request) -> Answer:
+        calls = (ToolCall("1", "breaks", "{}"),) if request.tools else ()
+        return Message("assistant", "" if calls else "four", calls)
+
+    graph = solvers(2)
+    nodes = (graph.nodes[0].model_copy(update={"tools": ("breaks",)}), *graph.nodes[1:])
+    done = run(replace(graph, nodes=nodes), model)
+    assert ended(done) == {"s0": "failed", "s1": "ok", "end": "ok"}
+    assert "the tool broke" in done.outcomes["s0"][0].error and done.rollout.answer == "four"
+
+
+def test_a_tool_that_hangs_is_given_up() -> None:
+    release = threading.Event()
+    schema = {"type": "object", "properties": {}}
+    stuck = Function(Tool("stuck", "waits", schema), lambda: str(release.wait(20)))
+
+    def model(request: Request) -> Answer:
+        return Message("assistant", "", (ToolCall("1", "stuck", "{}"),)) if request.tools else "four"
+
+    graph = solvers(2)
+    nodes = (graph.nodes[0].model_copy(update={"tools": ("stuck",)}), *graph.nodes[1:])
+
+    async def real() -> GraphRun:
+        limits = GraphLimits(node_seconds=0.2)
+        plan = runs(replace(graph, nodes=nodes), members=team(tools={"stuck": stuck}), limits=limits)
+        return (await Driver(Scripted(model)).run(plan))[0]
+
+    start = time.monotonic()
+    try:
+        done = asyncio.run(real())  # nor does the loop's end wait for it
+    finally:
+        release.set()
+    assert ended(done) == {"s0": "timeout", "s1": "ok", "end": "ok"} and time.monotonic() - start < 10
+
+
+@pytest.mark.parametrize("program", ["while True: pass", "import os; os._exit(3)", "print(1/0)"])
+def test_a_program_that_hangs_or_dies_fails_its_node_only(
+    program: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(act, "PROGRAM_SECONDS", 0.5)
+
+    def model(request: Request) -> Answer:
+        return f"```python\n{program}\n```" if "program" in request.messages[-1].content else "four"
+
+    nodes = tuple(Node(name=role, role=role) for role in ("programmer", "solver", "majority"))
+    graph = Graph(nodes, (("programmer", "majority"), ("solver", "majority")), "majority")
+    (done,) = asyncio.run(Driver(Scripted(model)).run(runs(graph, members=Team(CATALOGUE, "m"))))
+    assert ended(done) == {"programmer": "failed", "solver": "ok", "majority": "ok"}
+    assert done.outcomes["programmer"][0].error and done.rollout.answer == "four"
+
+
+def test_a_model_without_tool_calling_is_told_in_words() -> None:
+    def model(request: Request) -> Answer:
+        if request.tools:
+            return Reply(Message("assistant", ""), "refused", error="this model does not support tools")
+        told = request.messages[-1].content
+        return (
+            "nothing there, it says"
+            if "<result>" in told
+            else '<tool>{"name": "look", "arguments": {}}</tool>'
+        )
+
+    graph = Graph((Node(name="a", role="solver", tools=("look",)),), (), "a")
+    members = team(tools={"look": tool_from(look)})
+    (done,) = asyncio.run(Driver(Scripted(model)).run(runs(graph, members=members)))
+    assert ended(done) == {"a": "ok"} and done.rollout.answer == "nothing there, it says"
+
+
+# ---- what stops the program ------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("error", [LimitReached("no more"), Interrupted("enough")])
+def test_errors_of_the_program_are_no_outcomes(error: Exception) -> None:
+    answered: list[str] = []
+
+    async def model(request: Request) -> Answer:
+        await asyncio.sleep(10)
+        if request.sampling.seed == first:
+            raise error
+        await asyncio.sleep(50)
+        answered.append("paid")
+        return "four"
+
+    first = run(solvers(3), lambda request: "four").rollout.steps[0].calls[0].seed
+    with pytest.raises(type(error)) as raised:
+        run(chain("a", "b"), lambda request: error)
+    assert raised.value is error and not getattr(error, "__notes__", [])
+    with pytest.raises(type(error)):
+        run(solvers(3), model)
+    assert answered == ["paid", "paid"], "what was under way is paid for, and was waited for"
+
+
+def test_a_cancelled_run_leaves_no_task() -> None:
+    async def cancelled() -> None:
+        driver = Driver(Scripted(lambda request: after(1e9, "never")))
+        task = asyncio.create_task(driver.run(runs(solvers(4), shared=Shared())))
+        await asyncio.sleep(5)
+        task.cancel()
+        await asyncio.gather(task, return_exceptions=True)
+
+    jump(cancelled())  # checks what is left
+
+
+# ---- limits ----------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("most", [1, 3, 5, 6])
+def test_no_call_goes_over_the_limit_and_none_is_left_unused(most: int) -> None:
+    client = Scripted(lambda request: after(1, "four"))
+    (done,), _ = jump(Driver(client).run(runs(solvers(6), limits=GraphLimits(calls=most))))
+    assert len(client.requests) == most
+    assert Counter(ended(done).values())["limit"] == 6 - most
+    assert done.rollout.answer == "four"
+
+
+@pytest.mark.parametrize(
+    "limits", [GraphLimits(tokens=190), GraphLimits(usd=190e-6, prices={"quick": Price(1.0, 1.0)})]
+)
+def test_tokens_and_dollars_are_set_aside_before_a_call(limits: GraphLimits) -> None:
+    # A call uses 5 tokens and may use 175, so the fifth might go over the limit. The vote asks nobody.
+    done = run(solvers(9), lambda request: after(1, "two words"), limits=limits)
+    assert Counter(ended(done).values()) == {"ok": 5, "limit": 5}
+
+
+def test_a_limit_in_the_middle_of_a_node_keeps_what_it_paid() -> None:
+    def model(request: Request) -> Answer:
+        return Message("assistant", "", (ToolCall("1", "look", "{}"),))
+
+    members = team(tools={"look": tool_from(look)})
+    graph = Graph((Node(name="a", role="solver", tools=("look",)),), (), "a")
+    (done,) = asyncio.run(
+        Driver(Scripted(model)).run(runs(graph, members=members, limits=GraphLimits(calls=3)))
+    )
+    assert ended(done) == {"a": "limit"} and "calls (3)" in done.outcomes["a"][0].error
+    assert len(done.rollout.steps[0].calls[0].steps) == 3
+
+
+def test_a_dollar_limit_without_a_price_is_refused() -> None:
+    with pytest.raises(UnknownPrice):
+        run(solvers(2), lambda request: "four", limits=GraphLimits(usd=1.0))
+
+
+@pytest.mark.parametrize("name", ["calls", "tokens", "usd", "node_seconds", "concurrency"])
+def test_a_limit_is_above_zero(name: str) -> None:
+    with pytest.raises(ConfigError, match=name):
+        GraphLimits(**{name: 0})
+
+
+def test_no_more_nodes_run_at_once_than_allowed() -> None:
+    most = now = 0
+
+    async def model(request: Request) -> Answer:
+        nonlocal most, now
+        now += 1
+        most = max(most, now)
+        await asyncio.sleep(1)
+        now -= 1
+        return "four"
+
+    run(solvers(9), model, limits=GraphLimits(concurrency=4))
+    assert most == 4
+
+
+def test_a_branch_does_not_wait_for_a_slow_one_beside_it() -> None:
+    def model(request: Request) -> Awaitable[Answer]:
+        return after({"slow": 10, "quick": 1}[request.model], "four")
+
+    names = ("a", "b", "c")
+    nodes = (Node(name="slow", role="solver", model="slow"), *(Node(name=n, role="solver") for n in names))
+    edges = (("a", "b"), ("b", "c"), ("slow", "end"), ("c", "end"))
+    graph = Graph((*nodes, Node(name="end", role="vote")), edges, "end")
+    seconds = [jump(Driver(Scripted(model)).run(runs(graph, ahead=ahead)))[1] for ahead in (True, False)]
+    assert seconds == [10, 12]
+
+
+# ---- sharing ---------------------------------------------------------------------------------------
+
+GROUP = (solvers(1), solvers(2), solvers(3, end="solver"), chain("s0", "x"), chain("s0", "x", "y"))
+"""Nodes: 1 + 2 + 4 + 2 + 3 that ask; different ones: s0, s1, s2, end of three, x, y."""
+
+
+def drawn(request: Request) -> Awaitable[Answer]:
+    """An answer that shows the seed it was drawn with."""
+    seed = request.sampling.seed or 0
+    return after(1 + seed % 13, f"answer {seed}")
+
+
+def test_what_is_equal_in_a_group_is_paid_once_and_comes_out_the_same() -> None:
+    shared, notes, client = Shared(), [], Scripted(drawn)
+    together, _ = jump(Driver(client, notes.append).run(runs(*GROUP, shared=shared)))
+    alone = Scripted(drawn)
+    apart, _ = jump(Driver(alone).run(runs(*GROUP)))
+    assert [plain(x.outcomes) for x in together] == [plain(x.outcomes) for x in apart]
+    assert [x.rollout for x in together] == [
+        replace(x.rollout, steps=y.rollout.steps) for x, y in zip(apart, together, strict=True)
+    ]
+    assert (len(alone.requests), len(client.requests)) == (12, 6)
+    assert sum(len(x.reused) for x in together) == 6
+    assert sum(isinstance(note, NodeFinished) and note.reused for note in notes) == 6
+
+
+def test_samples_and_queries_share_nothing() -> None:
+    shared, client = Shared(), Scripted(drawn)
+    other = Example("other", EXAMPLE.messages)
+
+    def plans() -> Plan[Any]:
+        one = {"seed": 0, "shared": shared}
+        yield [
+            graph_run(chain("a"), team(), example, sample=sample, **one)
+            for example in (EXAMPLE, other)
+            for sample in (0, 1)
+        ]
+
+    jump(Driver(client).run(plans()))
+    assert len(client.requests) == 4
+
+
+def test_a_node_that_was_too_slow_once_is_not_given_up_for_all() -> None:
+    def model(request: Request) -> Awaitable[Answer]:
+        return after(1e9 if len(client.requests) == 1 else 1, "four")
+
+    client = Scripted(model)
+    limits = GraphLimits(node_seconds=5)
+    found, _ = jump(Driver(client).run(runs(*[chain("a")] * 3, shared=Shared(), limits=limits)))
+    assert [each.rollout.stop for each in found] == ["timeout", "stop", "stop"]
+    assert [len(each.reused) for each in found] == [0, 0, 1]
+    assert len(client.requests) == 2
+
+
+def test_bodies_of_loops_are_not_shared() -> None:
+    graph = Graph((Node(name="a", role="critic"),), (), "a", (Loop(source="a", target="a", rounds=1),))
+    client = Scripted(lambda request: after(1, "VERDICT: REVISE"))
+    found, _ = jump(Driver(client).run(runs(graph, graph, shared=Shared())))
+    assert len(client.requests) == 4 and not any(each.reused for each in found)
+
+
+def test_what_is_shared_counts_against_the_limits_of_each() -> None:
+    limits = GraphLimits(calls=2)
+    apart, _ = jump(Driver(Scripted(drawn)).run(runs(solvers(3), solvers(3), limits=limits)))
+    together, _ = jump(
+        Driver(Scripted(drawn)).run(runs(solvers(3), solvers(3), limits=limits, shared=Shared()))
+    )
+    for found in (*apart, *together):
+        assert Counter(ended(found).values()) == {"ok": 3, "limit": 1}
+
+
+def test_when_the_run_that_pays_is_cancelled_another_does() -> None:
+    shared, client = Shared(), Scripted(lambda request: after(10, "four"))
+
+    async def one_cancelled() -> GraphRun:
+        first = asyncio.create_task(Driver(client).run(runs(chain("a"), shared=shared)))
+        await asyncio.sleep(1)
+        second = asyncio.create_task(Driver(client).run(runs(chain("b", "c"), shared=shared)))
+        await asyncio.sleep(1)
+        first.cancel()
+        await asyncio.gather(first, return_exceptions=True)
+        return (await second)[0]
+
+    done, _ = jump(one_cancelled())
+    assert ended(done) == {"b": "ok", "c": "ok"} and not done.reused and len(client.requests) == 3
+
+
+def test_a_node_taken_from_another_run_keeps_its_own_name_and_weight() -> None:
+    graphs = (chain("a"), Graph((Node(name="b", role="solver", weight=3),), (), "b"))
+    first, second = jump(Driver(Scripted(drawn)).run(runs(*graphs, shared=Shared())))[0]
+    assert second.reused == {"b"} and second.outcomes["b"][0].weight == 3
+    assert [x.rollout.steps[0].calls[0].role for x in (first, second)] == ["a", "b"]
+    assert first.rollout.answer == second.rollout.answer
+
+
+# ---- process rewards -------------------------------------------------------------------------------
+
+
+def test_tools_and_a_process_reward_may_emit_rewards_for_nodes() -> None:
+    def pay() -> str:
+        """Pay."""
+        emit_reward(0.5)
+        return "paid"
+
+    def process(context: Context, outcome: act.Outcome) -> None:
+        context.emit_reward(outcome.node, 1.0)
+
+    def model(request: Request) -> Answer:
+        first = request.tools and request.messages[-1].role != "tool"
+        return Message("assistant", "" if first else "four", (ToolCall("1", "pay", "{}"),) if first else ())
+
+    nodes = (Node(name="a", role="solver", tools=("pay",)), Node(name="b", role="solver"))
+    graph, members = Graph(nodes, (("a", "b"),), "b"), team(tools={"pay": tool_from(pay)})
+    plan = runs(graph, graph, members=members, rewards=process, shared=Shared())
+    for done in asyncio.run(Driver(Scripted(model)).run(plan)):
+        assert done.rewards == {"a": 1.5, "b": 1.0}
+
+
+def test_a_process_reward_for_a_node_that_is_not_there_is_named() -> None:
+    with pytest.raises(RewardError, match="node 'typo'; the graph has a"):
+        run(chain("a"), lambda request: "four", rewards=lambda context, _: context.emit_reward("typo", 1.0))
+
+
+def test_a_process_reward_that_raises_is_named() -> None:
+    def process(context: Context, outcome: act.Outcome) -> None:
+        raise ValueError("no")
+
+    with pytest.raises(RewardError, match="node 'a': ValueError: no"):
+        run(chain("a"), lambda request: "four", rewards=process)

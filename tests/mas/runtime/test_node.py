@@ -1,0 +1,292 @@
+"""What one node does: what it is asked, how its reply is held to its contract, programs, and votes."""
+
+from dataclasses import replace
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from edgewise.mas.graph.graph import Node, single
+from edgewise.mas.graph.roles import CATALOGUE, Role, catalogue
+from edgewise.mas.runtime.node import SHOWN, Outcome, Team, act, same
+from edgewise.toolkit.errors import GraphError
+from edgewise.toolkit.rollout.agent import Agent, rollout
+from edgewise.toolkit.tools.tool import tool_from
+from edgewise.toolkit.types import Example, Message, Reply, Request, Sampling, ToolCall
+from tests.support.mas.graphs import law
+from tests.support.plans import play
+
+ROW = Example("r", (Message("system", "Be kind."), Message("user", "What is 6 x 7?")), "42")
+SAMPLING = Sampling(temperature=0.3, max_tokens=500)
+
+
+def look(key: str) -> str:
+    """Look something up."""
+    return f"{key} is 42"
+
+
+LOOK = tool_from(look)
+TEAM = Team(CATALOGUE, "m", SAMPLING, {"look": LOOK})
+
+
+def done(role: str, says, heard=(), team=TEAM, **different) -> Outcome:
+    """The outcome of a node whose model says `says`: a text, texts one after the other, or a function."""
+    replies = iter([says] if isinstance(says, str) else says if isinstance(says, list) else ())
+    node = Node(name="me", role=role, **different)
+    plan = act(team, node, ROW, list(heard), sample=1, seed=5)
+    return play(plan, says if callable(says) else lambda _: next(replies))
+
+
+def asked(role: str, heard=(), team=TEAM, **different) -> Request:
+    """The first request of a node."""
+    seen: list[Request] = []
+
+    def answer(request: Request) -> str:
+        seen.append(request)
+        return "x"
+
+    done(role, answer, heard, team, **different)
+    return seen[0]
+
+
+def said(node: str, text: str, weight: float = 1.0, result: str = "") -> Outcome:
+    return Outcome(node, "ok", text, weight=weight, result=result)
+
+
+# ---- what a node is asked ------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("own", [(), ("look",)])
+def test_a_solver_asks_exactly_what_a_plain_agent_asks(own):
+    plain: list[Request] = []
+    agent = Agent("m", SAMPLING, (LOOK,) if own else ())
+    play(rollout(agent, ROW, ROW.messages, sample=1, seed=5), lambda request: plain.append(request) or "x")
+    assert [asked("solver", team=replace(TEAM, own=own))] == plain
+
+
+def test_a_prompt_stands_behind_the_task_and_what_was_heard():
+    request = asked(
+        "critic", [said("solver", "41"), Outcome("other", "failed", error="down")], lessons=("Count.",)
+    )
+    system, question = request.messages
+    assert system == ROW.messages[0]
+    order = ["What is 6 x 7?", "# What others found", "## solver\n41", "- Count.", CATALOGUE["critic"].prompt]
+    places = [question.content.index(part) for part in order]
+    assert places == sorted(places)
+    assert "other" not in question.content.partition("# Your part")[0].partition("## solver")[2]
+    assert question.content.endswith(CATALOGUE["critic"].prompt)
+
+
+def test_a_node_may_have_a_prompt_a_model_and_tools_of_its_own():
+    request = asked("critic", prompt="Only nod.", model="other", tools=("look",))
+    assert request.messages[-1].content.endswith("Only nod.")
+    assert (request.model, [tool.name for tool in request.tools]) == ("other", ["look"])
+    assert asked("planner", prompt="").messages == ROW.messages
+
+
+def test_a_solver_that_hears_others_is_told_to_answer():
+    content = asked("solver", [said("planner", "1. Multiply.")]).messages[-1].content
+    assert "1. Multiply." in content
+    assert content.endswith("Now answer the task above, in the form that it asks for.")
+
+
+def test_a_role_lowers_the_limits_of_the_run_and_never_raises_them():
+    assert asked("formatter").sampling == replace(SAMPLING, temperature=0, max_tokens=256, seed=5)
+    assert asked("reasoner").sampling == replace(SAMPLING, seed=5)
+    assert asked("reasoner", team=replace(TEAM, sampling=Sampling())).sampling.max_tokens == 1024
+
+
+def test_a_word_that_is_too_long_is_shown_with_its_two_ends():
+    content = asked("critic", [said("programmer", "a" + "b" * 100_000 + "c")]).messages[-1].content
+    assert "## programmer\nab" in content and "bc\n" in content
+    assert len(content) < SHOWN + 2000
+
+
+def test_an_unknown_role_or_tool_is_refused():
+    with pytest.raises(GraphError, match="no role 'solvr'; did you mean 'solver'"):
+        TEAM.check(single("solvr"))
+    with pytest.raises(GraphError, match="'tool-user' wants a tool 'python', and the task has look"):
+        TEAM.check(single("tool-user"))
+    with pytest.raises(GraphError, match="wants a tool 'python', and the task has none"):
+        replace(TEAM, tools=None).check(single("solver", tools=("python",)))
+    TEAM.check(single("critic", tools=("look",)))
+
+
+# ---- contracts -----------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("role", "reply", "error"),
+    [
+        ("solver", " \n", "the reply is empty"),
+        ("planner", "", "the reply is empty"),
+        ("decomposer", "First multiply.", "there is no list"),
+        ("critic", "It is wrong.", "there is no line VERDICT"),
+        ("critic", "VERDICT: MAYBE", "there is no line VERDICT"),
+        ("reasoner", "It is 42.", "there is no line RESULT"),
+        ("reasoner", "RESULT:", "there is no line RESULT"),
+    ],
+)
+def test_a_reply_that_breaks_its_contract_is_marked_and_still_heard(role, reply, error):
+    outcome = done(role, reply)
+    assert outcome.ended == "contract"
+    assert error in outcome.error
+    assert outcome.text == reply.strip()
+    assert outcome.heard == bool(reply.strip())
+    assert outcome.rollout and len(outcome.rollout.steps) == 1
+
+
+@pytest.mark.parametrize(
+    ("role", "reply", "accepts", "answer"),
+    [
+        ("solver", " 42 ", None, "42"),
+        ("solver", "VERDICT: ACCEPT\nRESULT: 1", None, "VERDICT: ACCEPT\nRESULT: 1"),
+        ("decomposer", "1. What is 6?\n2. What is 7?", None, "1. What is 6?\n2. What is 7?"),
+        ("critic", "Fine.\n**VERDICT: accept**", True, "Fine.\n**VERDICT: accept**"),
+        ("verifier", "CHECK: 41.\nVERDICT: REVISE", False, "CHECK: 41.\nVERDICT: REVISE"),
+        ("critic", "VERDICT: ACCEPT or VERDICT: REVISE?\nVERDICT: REVISE", False, None),
+        ("reasoner", "6 x 7\nRESULT: 41\nno:\n**Result:** 42", None, "42"),
+        ("reasoner", 'RESULT:\n{"a": 1,\n"b": 2}', None, '{"a": 1,\n"b": 2}'),
+    ],
+)
+def test_a_reply_that_keeps_its_contract_is_read(role, reply, accepts, answer):
+    outcome = done(role, reply)
+    assert (outcome.ended, outcome.accepts, outcome.text) == ("ok", accepts, reply.strip())
+    assert outcome.answer == (reply.strip() if answer is None else answer)
+
+
+def test_a_model_that_fails_is_an_outcome():
+    outcome = done("reasoner", lambda _: Reply(Message("assistant", ""), "timeout", error="too slow"))
+    assert (outcome.ended, outcome.error, outcome.heard) == ("failed", "too slow", False)
+
+
+def test_turns_that_end_in_a_call_of_a_tool_are_no_answer():
+    call = Message("assistant", "wait", (ToolCall("1", "look", '{"key": "it"}'),))
+    team = replace(TEAM, roles=catalogue(Role(name="looker", does="looks", tools=("look",), turns=3)))
+    outcome = done("looker", lambda _: Reply(call), team=team)
+    assert (outcome.ended, outcome.heard) == ("contract", False)
+    assert "turns" in outcome.error
+    assert outcome.rollout and len(outcome.rollout.steps) == 3
+    assert done("looker", [Reply(call), "It is 42."], team=team).answer == "It is 42."
+
+
+# ---- programs ------------------------------------------------------------------------------------------------
+
+
+def program(code: str) -> str:
+    return f"Here:\n```python\n{code}\n```"
+
+
+def test_what_a_program_prints_is_said():
+    outcome = done("programmer", program("print(6 * 7)"))
+    assert (outcome.ended, outcome.text, outcome.answer) == ("ok", "42", "42")
+    assert outcome.rollout and outcome.rollout.answer == program("print(6 * 7)")
+
+
+@pytest.mark.parametrize(
+    ("bad", "ended", "error"),
+    [
+        (program("print(6 *"), "failed", "SyntaxError"),
+        (program("raise ValueError('no')"), "failed", "ValueError: no"),
+        (program("import sys; sys.exit(3)"), "failed", "exit code 3"),
+        (program("x = 42"), "failed", "it printed nothing"),
+        (program("while True: pass"), "failed", "stopped after 1 seconds"),
+        ("The answer is 42.", "contract", "no program"),
+    ],
+)
+def test_a_program_that_does_not_work_goes_back_once_with_its_error(bad, ended, error, monkeypatch):
+    monkeypatch.setattr("edgewise.mas.runtime.node.PROGRAM_SECONDS", 1.0)
+    seen: list[Request] = []
+
+    def mends(request: Request) -> str:
+        seen.append(request)
+        return bad if len(seen) == 1 else program("print(42)")
+
+    outcome = done("programmer", mends)
+    assert (outcome.ended, outcome.text) == ("ok", "42")
+    assert seen[1].messages[-2].content == bad
+    assert error in seen[1].messages[-1].content
+    assert outcome.rollout and len(outcome.rollout.steps) == 2
+    hopeless = done("programmer", [bad, "I give up."])
+    assert (hopeless.ended, hopeless.heard) == ("contract", False)
+    team = replace(TEAM, turns=1)
+    once = done("programmer", bad, team=team)
+    assert (once.ended, once.heard) == (ended, False)
+    assert error in once.error
+
+
+def test_a_model_that_fails_while_mending_keeps_what_was_paid_for():
+    broken = Reply(Message("assistant", ""), "failed", error="down")
+    outcome = done("programmer", [program("x"), broken])
+    assert (outcome.ended, outcome.error) == ("failed", "down")
+    assert outcome.rollout and len(outcome.rollout.steps) == 1 and outcome.rollout.failed
+
+
+# ---- votes ---------------------------------------------------------------------------------------------------
+
+
+def never(request: Request) -> str:
+    raise AssertionError("a vote asks no model")
+
+
+def test_the_majority_counts_answers_and_not_their_dress():
+    heard = [
+        said("a", "41"),
+        said("b", "I think:\n**42**."),
+        said("c", "so\nRESULT: 42", result="42"),
+        Outcome("d", "failed", error="down"),
+    ]
+    outcome = done("majority", never, heard)
+    assert (outcome.ended, outcome.text, outcome.rollout) == ("ok", "I think:\n**42**.", None)
+    assert done("majority", never, heard[::-1]).text == "42"
+
+
+def code(text: str, language: str = "python") -> str:
+    return f"So:\n```{language}\n{text}\n```\n"
+
+
+@pytest.mark.parametrize(
+    ("one", "other", "alike"),
+    [
+        (code("print(1)\nprint(2)"), code("print(1)\nprint(3)"), False),
+        (code("print(1)\nprint(2)"), "Thus: " + code("print(1)  \nprint(2)\n", "py"), True),
+        (code("if a:\n    b()\nc()"), code("if a:\n    b()\n    c()"), False),
+        (code("Print = 1\nx"), code("print = 1\nx"), False),
+        (code("42", ""), "It is\n**42**.", True),
+        (code('{"a": 1}', "json"), code('{"a": 2}', "json"), False),
+        (code("x = 1") + "It prints 41.", code("x = 1") + "It prints 42.", False),
+        ("It is 41.\n```", "It is 42.\n```", False),
+        ("41\n**", "42\n**", False),
+    ],
+)
+def test_answers_in_code_are_alike_where_the_code_is(one, other, alike):
+    assert (same(one) == same(other)) is alike
+    wins = done("majority", never, [said("a", one), said("b", other), said("c", other)]).text
+    assert wins == (one if alike else other)
+
+
+def test_of_equals_the_first_heard_wins():
+    assert done("majority", never, [said("a", "1"), said("b", "2")]).text == "1"
+
+
+def test_weights_count_only_where_they_are_meant_to():
+    heard = [said("a", "1", 5.0), said("b", "2"), said("c", "2")]
+    assert done("weighted", never, heard).text == "1"
+    assert done("majority", never, heard).text == "2"
+
+
+def test_a_vote_that_hears_nothing_is_silent():
+    outcome = done("majority", never, [Outcome("a", "failed")])
+    assert (outcome.ended, outcome.heard) == ("silent", False)
+
+
+def test_an_outcome_carries_the_weight_of_its_node():
+    assert done("solver", "x", weight=3.0).weight == 3.0
+
+
+@law
+@given(st.lists(st.sampled_from(["1", "2", " 2. ", "x\n1"]), min_size=1, max_size=7))
+def test_no_answer_has_more_votes_than_the_one_taken(texts):
+    taken = done("majority", never, [said(f"n{i}", text) for i, text in enumerate(texts)]).text
+    votes = [same(text) for text in texts]
+    assert votes.count(same(taken)) == max(map(votes.count, votes))

@@ -1,0 +1,160 @@
+"""Lessons on building teams: they are learnt from what won, used, and kept in a design that asks nobody."""
+
+import asyncio
+import json
+import random
+
+import pytest
+
+from edgewise.experience.guard.guard import Guard
+from edgewise.experience.library.library import Library, lesson
+from edgewise.mas.designs.clustered import Table
+from edgewise.mas.designs.interface import Draft, Trial
+from edgewise.mas.graph.graph import single
+from edgewise.mas.search.llm.lesson_search import Lessons, described
+from edgewise.mas.search.load_design import load
+from edgewise.toolkit.model.scripted import Scripted
+from edgewise.toolkit.run.driver import drive
+from edgewise.toolkit.types import Example, Message, Reply, Request
+from tests.support.mas.planted import (
+    KINDS,
+    ROLES,
+    SPACE,
+    WANTED,
+    answer,
+    chain,
+    query,
+    searched,
+    tried,
+    worth,
+    written,
+)
+from tests.support.plans import play
+
+
+def lessons(**given) -> Lessons:
+    return Lessons(SPACE, ROLES, "m", **given)
+
+
+def test_it_learns_which_team_each_kind_of_query_wants() -> None:
+    before, after = lessons(), searched(lessons(), 5)
+    assert worth(before) == pytest.approx(0.11)
+    assert worth(after) > 0.4, "0.51 is the best, and one team for all reaches 0.11"
+    texts = " ".join(x.text for x in after.library.lessons)
+    assert all(f"let one {role} answer" in texts for role in WANTED.values())
+
+
+def test_lessons_change_what_is_designed() -> None:
+    taught = lessons(
+        library=Library((lesson("Where the task asks to prove by steps, let one reasoner answer."),))
+    )
+    ((_, designed, *_),) = play(taught.propose([query(1)], 6, 0), answer)
+    assert designed.graph == single("reasoner")
+
+
+def test_the_design_asks_nobody_and_tells_kinds_apart() -> None:
+    design = searched(lessons(encoder="hashing"), 5).design()
+    assert isinstance(design, Table) and design.encoder == "hashing"
+    exits = [g[g.exit].role for g in design.graphs([query(900 + n) for n in range(3)])]
+    assert exits == [WANTED[kind] for kind in KINDS]
+    assert load(json.loads(json.dumps(design.to_json()))) == design
+
+
+def test_the_drafts_of_a_query_differ() -> None:
+    drafts = play(lessons().propose([query(0), query(1)], 8, 0), lambda request: written("planner", "solver"))
+    assert [len({draft.graph.version for draft in each}) for each in drafts] == [8, 8]
+
+
+def test_winners_and_losers_are_compared_with_their_structure_and_only_where_rewards_differ() -> None:
+    asked: list[Request] = []
+
+    def model(request: Request) -> str:
+        asked.append(request)
+        return answer(request)
+
+    found = lessons()
+    graphs = [[Draft(single(role)) for role in ("solver", "programmer")]] * 2
+    first, second = tried([query(0), query(1)], graphs)
+    play(found.learn([first, second], 0), model)
+    compared = [r for r in asked if r.messages[0].content.startswith("You compare")]
+    assert len(compared) == 1 and all(r.payer.role == "distiller" for r in asked)
+    told = compared[0].messages[1].content
+    assert "count letters in item 0" in told and "(reward 0.55; size 1)\n1 agents; programmer answers" in told
+    assert "(reward -0.05; size 1)\n1 agents; solver answers" in told
+    (learnt,) = found.library.lessons
+    assert learnt.sources == ("q0",) and learnt.born == 1
+
+
+def test_a_team_is_described_with_who_hears_whom_and_what_agents_are_worth() -> None:
+    trial = Trial(Draft(chain("planner", "solver")), 0.5, credit={"n0": -0.1})
+    assert described(trial) == (
+        "2 agents; n1 answers\n- n0 (planner) hears nobody\n- n1 (solver) hears n0\n"
+        "Reward that is lost without an agent: n0 -0.1"
+    )
+
+
+def test_a_model_that_only_talks_leaves_random_teams_and_no_lessons_and_is_counted() -> None:
+    found = searched(lessons(), 2, model=lambda request: "Let me think.")
+    assert not found.library.lessons and len(found.graphs) > 6
+    assert found.problems["There is no JSON in the reply."] == 2 * 6 * 4 * 2
+    assert (
+        sum(count for problem, count in found.problems.items() if "no operations after 3 tries" in problem)
+        == 12
+    )
+
+
+def test_where_the_update_can_not_be_read_the_proposals_stand() -> None:
+    def model(request: Request) -> str:
+        return "hm" if request.messages[0].content.startswith("You keep") else answer(request)
+
+    assert len(searched(lessons(), 1, model=model).library) == 3
+
+
+def test_a_lesson_that_copies_a_row_is_not_taken() -> None:
+    row = Example("r", (Message("user", "Count the letters in the word zyzzyvaquorum."),), "zyzzyvaquorum")
+    leak = {
+        "action": "add",
+        "id": None,
+        "kind": "content",
+        "text": "Count the letters in the word zyzzyvaquorum.",
+    }
+
+    def model(request: Request) -> str:
+        learning = request.messages[0].content.startswith(("You compare", "You keep"))
+        return json.dumps({"operations": [leak]}) if learning else answer(request)
+
+    assert len(searched(lessons(guard=None), 1, model=model).library) == 1
+    guarded = searched(lessons(guard=Guard.of([row])), 1, model=model)
+    assert not guarded.library.lessons and any(problem.startswith("It ") for problem in guarded.problems)
+
+
+def test_a_lesson_that_misled_can_be_deleted() -> None:
+    drop = json.dumps({"operations": [{"action": "delete", "id": "G0", "kind": "content", "text": ""}]})
+    found = lessons(library=Library((lesson("Where anything is asked, let a solver answer alone."),)))
+    drafts = [[Draft(single(role)) for role in ("solver", "programmer")]]
+    play(found.learn(tried([query(0)], drafts), 0), lambda request: drop)
+    assert not found.library.lessons
+
+
+def test_a_failed_designer_stops_nothing() -> None:
+    found = lessons()
+    (drafts,) = play(
+        found.propose([query(0)], 4, 0),
+        lambda r: Reply(Message("assistant", ""), "failed", error="overloaded"),
+    )
+    assert len(drafts) == 4 and found.problems == {"The model did not answer: overloaded.": 4}
+
+
+def test_it_repeats_and_does_not_depend_on_the_order_of_replies() -> None:
+    async def slow(request: Request) -> str:
+        await asyncio.sleep(random.random() / 200)
+        return answer(request)
+
+    together = searched(lessons(), 2, run=lambda plan: asyncio.run(drive(plan, Scripted(slow))))
+    alone = searched(lessons(), 2)
+    assert together.library == alone.library and together.records == alone.records
+    assert together.design() == alone.design()
+
+
+def test_before_any_trial_the_design_is_one_agent() -> None:
+    assert lessons().design().graphs([query(0)]) == [single("solver")]

@@ -1,0 +1,207 @@
+import asyncio
+import math
+import statistics
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from edgewise.toolkit.groups.sampling.rollout_plan import (
+    allocate,
+    half_width,
+    in_waves,
+    phased,
+    priority,
+    refilled,
+)
+from edgewise.toolkit.run.driver import drive
+from edgewise.toolkit.types import Example, Group, Message, Reply, Request, Rollout, Score, Step
+from tests.support.plans import play
+
+ROWS = tuple(Example(str(n), ()) for n in range(6))
+REWARDS = st.lists(st.sampled_from([0.0, 0.1, 0.5, 1.0]), max_size=6)
+
+
+def nobody(request):
+    raise AssertionError("no model is asked here")
+
+
+@pytest.mark.parametrize(
+    ("rewards", "width"), [((1, 0, 0, 1), 0.918693), ((1, 0, 0, 1, 0.5), None), ((0, 0, 0, 0), 0.0)]
+)
+def test_half_width_has_the_sheets_value(rewards, width):
+    s = statistics.stdev(rewards)
+    if width is None:
+        width = 2.77645 * s / 5**0.5
+    assert half_width(s, len(rewards)) == pytest.approx(width, abs=5e-6)
+
+
+@pytest.mark.parametrize(("n", "quantile"), [(4, 3.18245), (5, 2.77645), (8, 2.36462), (9, 2.30600)])
+def test_half_width_uses_the_t_quantile_of_n_less_one(n, quantile):
+    assert half_width(0.5, n) * n**0.5 / 0.5 == pytest.approx(quantile, abs=5e-6)
+
+
+@pytest.mark.parametrize(
+    ("rewards", "reduction"), [((1, 0, 0, 1), 0.201818), ((1, 0, 0, 0), 0.174780), ((0, 0, 0, 0), 0.0)]
+)
+def test_priority_is_the_sheets_reduction_and_bonus(rewards, reduction):
+    s = statistics.stdev(rewards)
+    assert priority(s, 4, 64, lam=0.0) == pytest.approx(reduction, abs=5e-7)
+    assert priority(s, 4, 64) == pytest.approx(reduction + 0.102157, abs=1e-6)
+
+
+def test_below_two_rewards_the_priority_is_the_highest():
+    assert priority(0.0, 1, 64) == priority(0.0, 0, 64) == math.inf
+
+
+@given(st.lists(REWARDS, max_size=5), st.integers(0, 30), st.integers(1, 12))
+def test_the_budget_is_spent_to_the_last_rollout_unless_the_cap_stops_it(rewards, budget, most):
+    counts = allocate(rewards, budget, most)
+    room = [max(0, most - len(one)) for one in rewards]
+    assert sum(counts) == min(budget, sum(room))
+    assert all(0 <= count <= left for count, left in zip(counts, room, strict=True))
+    assert counts == allocate(rewards, budget, most), "no chance in it"
+
+
+def test_rollouts_go_where_rewards_differ():
+    assert allocate([(1, 1, 1), (1, 0, 1), (0, 0, 0)], 3, 10) == (0, 3, 0)
+    assert allocate([(1, 0, 0, 1), (1, 0, 0, 0)], 1, 10) == (1, 0), "more so, where they differ more"
+
+
+def test_eight_equal_tenths_are_equal_whatever_their_mean():
+    assert sum([0.1] * 8) != 0.8, "or this test shows nothing"
+    rows = [[0.1] * 8, [0.1] * 7 + [0.1000001]]
+    assert allocate(rows, 1, 10, lam=0.0) == (0, 1)
+    assert allocate([rows[0], [0.5] * 8], 1, 10, lam=0.0) == (1, 0), "the first of equals"
+
+
+def test_of_equal_priorities_the_fewer_rollouts_then_the_earlier_go_first():
+    assert allocate([(1, 1, 1)] * 3, 4, 10) == (2, 1, 1)
+    assert allocate([(1,), ()], 1, 10) == (0, 1)
+
+
+def test_failed_rollouts_count_as_paid_and_do_not_draw_more():
+    assert allocate([(), (1, 0, 1)], 2, 10, drawn=[3, 3]) == (0, 2)
+    assert allocate([()], 5, 4, drawn=[3]) == (1,)
+
+
+def told(rewards):
+    """A `draw` that gives each row its list of rewards in order; None for a failed run."""
+
+    def draw(example, start, count):
+        yield from ()
+        told = [rewards(example, sample) for sample in range(start, start + count)]
+        return tuple(
+            Rollout(example.id, "solver", start + n, (), "stop" if r is not None else "failed", score)
+            for n, r in enumerate(told)
+            for score in [Score(r) if r is not None else Score(0.0, valid=False)]
+        )
+
+    return draw
+
+
+def half_of_the_first(example, sample):
+    return float(sample % 2) if example.id == "0" else 1.0
+
+
+def test_phases_spend_the_rest_on_the_mixed_example():
+    runs = play(phased(told(half_of_the_first), ROWS[:3], 14, first=3, phases=3, most=7), nobody)
+    assert [len(found) for found in runs] == [7, 4, 3]
+    assert all([run.sample for run in found] == list(range(len(found))) for found in runs)
+    assert [found[0].example for found in runs] == ["0", "1", "2"]
+
+
+@given(
+    st.integers(1, 6), st.integers(1, 3), st.integers(0, 40), st.integers(2, 4), st.integers(3, 9), st.data()
+)
+def test_phases_spend_exactly_the_budget_unless_the_cap_stops_it(rows, first, extra, phases, most, data):
+    values = data.draw(st.lists(st.sampled_from([0.0, 1.0, None]), min_size=54, max_size=54))
+    budget = first * rows + extra
+    draw = told(lambda example, sample: values[int(example.id) * 9 + sample])
+    runs = play(phased(draw, ROWS[:rows], budget, first, phases, most), nobody)
+    assert sum(map(len, runs)) == min(budget, most * rows)
+    assert all(first <= len(found) <= most for found in runs)
+
+
+def test_a_later_phase_looks_at_what_an_earlier_one_drew():
+    seen = []
+
+    def draw(example, start, count):
+        seen.append((example.id, start, count))
+        return (yield from told(lambda e, sample: float(e.id == "1" and sample == 3))(example, start, count))
+
+    play(phased(draw, ROWS[:2], 10, first=3, phases=3, most=10), nobody)
+    assert seen[:2] == [("0", 0, 3), ("1", 0, 3)]
+    assert seen[2:4] == [("0", 3, 1), ("1", 3, 1)], "nothing is known yet"
+    assert seen[4:] == [("1", 4, 2)], "the fourth rollout differed"
+
+
+@pytest.mark.parametrize(
+    ("budget", "first", "phases", "most"), [(5, 3, 3, 9), (9, 3, 1, 9), (9, 0, 2, 9), (9, 3, 2, 2)]
+)
+def test_numbers_that_cannot_work_are_refused(budget, first, phases, most):
+    with pytest.raises(ValueError, match=f"{budget} rollouts can't be dealt"):
+        play(phased(told(half_of_the_first), ROWS[:2], budget, first, phases, most), nobody)
+
+
+def group_of(example, rewards):
+    return Group(
+        example,
+        "solver",
+        tuple(Rollout(example.id, "", n, (), "stop", Score(r)) for n, r in enumerate(rewards)),
+    )
+
+
+def study(example):
+    """Rows 1, 3 and 5 have signal: one reward in eight differs in its last digit."""
+    yield from ()
+    return group_of(example, [0.1] * 7 + [0.1000001 if int(example.id) % 2 else 0.1])
+
+
+@pytest.mark.parametrize(
+    ("wanted", "studied"), [(0, ""), (1, "01"), (2, "0123"), (3, "012345"), (4, "012345"), (99, "012345")]
+)
+def test_groups_without_signal_are_replaced_until_enough_have_some(wanted, studied):
+    found = play(refilled(ROWS, study, wanted, lambda group: group.mixed), nobody)
+    assert "".join(group.example.id for group in found) == studied
+
+
+@given(st.lists(st.booleans(), max_size=12), st.integers(0, 8))
+def test_no_more_waves_than_needed_and_never_more_signal_than_wanted(signal, wanted):
+    waves = []
+
+    def studies(examples):
+        yield from ()
+        waves.append(len(examples))
+        return [signal[int(example.id)] for example in examples]
+
+    queue = [Example(str(n), ()) for n in range(len(signal))]
+    found = play(in_waves(queue, studies, wanted, bool), nobody)
+    assert found == signal[: len(found)], "in the order of the queue"
+    assert sum(found) == wanted or (sum(found) < wanted and len(found) == len(signal))
+    assert sum(waves) == len(found) and 0 not in waves
+
+
+class Uneven:
+    """A client whose replies arrive in an order of their own."""
+
+    async def ask(self, request: Request) -> Reply:
+        number = int(request.messages[0].content)
+        await asyncio.sleep((number * 7 % 5) / 500)
+        return Reply(Message("assistant", str(number % 3)))
+
+
+def test_which_examples_are_studied_does_not_depend_on_the_order_of_replies():
+    def asked(example):
+        reply = yield Request("m", (Message("user", example.id),))
+        run = Rollout(example.id, "", 0, (Step((), reply.message),), "stop")
+        return Group(example, "", (run,))
+
+    def plan():
+        queue = [Example(str(n), ()) for n in range(30)]
+        return refilled(queue, asked, 6, lambda group: group.members[0].answer == "1")
+
+    at_once = asyncio.run(drive(plan(), Uneven()))
+    one_by_one = play(plan(), lambda request: str(int(request.messages[0].content) % 3))
+    assert [g.example.id for g in at_once] == [g.example.id for g in one_by_one]
+    assert sum(g.members[0].answer == "1" for g in at_once) == 6

@@ -1,0 +1,251 @@
+"""A run from start to result, and every way it can end before: nothing is lost, nothing is paid twice."""
+
+import contextlib
+import json
+import os
+import signal
+import subprocess
+import threading
+import time
+from pathlib import Path
+
+import pytest
+
+from edgewise.experience import improve
+from edgewise.toolkit import Artifact, Limits
+from edgewise.toolkit.errors import ConfigError, JournalError, LimitReached, RewardError
+from tests.support import toy
+from tests.support.command import SETTINGS, Done, finish, start, task_file
+from tests.support.server import Server
+
+
+def learn(url: str, run: Path, task=None, **settings):
+    return improve(task or toy.task(), model=f"{url}#toy", run=run, **{**SETTINGS, **settings})
+
+
+def library(run: Path) -> bytes:
+    return (run / "artifact" / "library.json").read_bytes()
+
+
+@pytest.fixture(scope="module")
+def undisturbed(tmp_path_factory) -> tuple[int, bytes]:
+    """How many calls a run takes, and the library it ends with."""
+    run = tmp_path_factory.mktemp("undisturbed")
+    with Server(toy.serve) as server:
+        learn(server.url, run)
+        return len(server.bodies), library(run)
+
+
+def until(true, seconds: float = 20.0) -> None:
+    end = time.monotonic() + seconds
+    while not true():
+        assert time.monotonic() < end, "it never came to pass"
+        time.sleep(0.005)
+
+
+def finished_as_if_undisturbed(server: Server, run: Path, undisturbed) -> bool:
+    """Resume the run; whether it asked for nothing a second time and learnt the same."""
+    calls, expected = undisturbed
+    learn(server.url, run)
+    return len(server.bodies) == calls and library(run) == expected
+
+
+def command(server: Server, run: Path, tmp_path: Path, **improve_table):
+    task = task_file(tmp_path / "task", improve=improve_table)
+    return start("improve", task, "--model", f"{server.url}#toy", "--run", run)
+
+
+# ---- to the end ----------------------------------------------------------------------------------------
+
+
+def test_a_result_says_what_was_found_what_it_cost_and_where_it_is(tmp_path):
+    result = improve(toy.task(), model="scripted/tests.toy:play", run=tmp_path / "run", **SETTINGS)
+    assert result.improved
+    before, after = result.evidence.results
+    assert after.mean.estimate > before.mean.estimate
+    assert Artifact.load(tmp_path / "run").files == json.loads(json.dumps(result.artifact.files))
+    assert json.loads((tmp_path / "run/result.json").read_text()) == json.loads(json.dumps(result.to_json()))
+    assert (tmp_path / "run/report.html").stat().st_size
+    costs = result.costs
+    for what in ("calls", "input", "output"):
+        assert costs["total"][what] == costs["learning"][what] + costs["measuring"][what]
+        for axis in ("role", "step", "example", "model"):
+            assert costs["total"][what] == sum(book[what] for book in costs[axis].values())
+
+
+def test_a_model_that_can_not_learn_is_no_improvement(tmp_path):
+    result = improve(
+        toy.task(), model="scripted/tests.toolkit.test_run:always_red", run=tmp_path / "run", **SETTINGS
+    )
+    assert not result.improved
+    assert Artifact.load(tmp_path / "run").library["lessons"] == []
+
+
+def always_red(request) -> str:
+    return "red"
+
+
+# ---- limits, errors --------------------------------------------------------------------------------------
+
+
+def test_a_limit_on_the_way_keeps_all_and_a_higher_one_goes_on(tmp_path, undisturbed):
+    with Server(toy.serve) as server:
+        with pytest.raises(LimitReached, match=r"calls \(100\)") as stopped:
+            learn(server.url, tmp_path / "a run", limits=Limits(calls=100))
+        assert len(server.bodies) == 100
+        assert stopped.value.__notes__ == [f"Nothing is paid twice: resume with --run '{tmp_path}/a run'"]
+        assert not (tmp_path / "a run" / "artifact").exists()
+        assert finished_as_if_undisturbed(server, tmp_path / "a run", undisturbed)
+
+
+def test_a_reward_that_broke_can_be_mended_without_paying_again(tmp_path, undisturbed):
+    broken = threading.Event()
+
+    def exact(prediction, target):
+        if broken.is_set():
+            raise ZeroDivisionError("mended in a minute")
+        return float(prediction == target)
+
+    def task():
+        return toy.Task.from_rows(toy.rows(), prompt=toy.PROMPT, id="id", name="colours", reward=exact)
+
+    broken.set()
+    with Server(toy.serve) as server:
+        with pytest.raises(RewardError, match="mended in a minute") as stopped:
+            learn(server.url, tmp_path / "run", task(), concurrency=4)
+        assert "resume with --run" in stopped.value.__notes__[0]
+        paid = len(server.bodies)
+        # Calls that still waited for a place when it broke were never made.
+        assert 0 < paid < 60
+        broken.clear()
+        learn(server.url, tmp_path / "run", task())
+        assert len(server.bodies) == undisturbed[0]
+
+
+def test_what_costs_nothing_has_nothing_to_resume(tmp_path):
+    with pytest.raises(Exception, match="has no provider") as stopped:
+        improve(toy.task(), model="gpt-4o", run=tmp_path / "run", **SETTINGS)
+    assert not hasattr(stopped.value, "__notes__")
+
+
+@pytest.mark.parametrize(
+    ("changes", "sentence"),
+    [({"seed": 1}, "another seed"), ({"task": toy.task(30)}, "another task")],
+)
+def test_a_run_is_only_taken_up_with_what_it_was_started_with(tmp_path, changes, sentence):
+    with Server(toy.serve) as server:
+        learn(server.url, tmp_path)
+        before = {path: path.read_bytes() for path in tmp_path.rglob("*.json*")}
+        with pytest.raises(ConfigError, match=sentence):
+            learn(server.url, tmp_path, **changes)
+    assert {path: path.read_bytes() for path in tmp_path.rglob("*.json*")} == before
+
+
+# ---- Ctrl-C ----------------------------------------------------------------------------------------------
+
+
+def test_ctrl_c_finishes_calls_under_way_starts_no_other_and_resumes(tmp_path, undisturbed):
+    run = tmp_path / "run"
+    with Server(toy.serve, latency=0.1) as server:
+        process = command(server, run, tmp_path, concurrency=2)
+        until(lambda: len(server.bodies) >= 5)
+        process.send_signal(signal.SIGINT)
+        asked = len(server.bodies)
+        done = finish(process)
+        # Dozens of calls waited for a place; at most one on its way when the signal came is made.
+        assert len(server.bodies) <= asked + 2
+        server.latency = 0.0
+        assert finished_as_if_undisturbed(server, run, undisturbed)
+    assert done.code == 130
+    assert done.sentences == [f"edgewise: Stopped. Nothing is paid twice: resume with --run {run}"]
+    assert "stopping: calls under way may finish; Ctrl-C again drops them" in done.err
+    assert "Traceback" not in done.err
+    assert not done.out
+
+
+def test_a_second_ctrl_c_drops_calls_under_way(tmp_path):
+    with Server(toy.serve, latency=60.0) as server:
+        process = command(server, tmp_path / "run", tmp_path, concurrency=2)
+        assert process.stderr
+        until(lambda: len(server.bodies) >= 2)
+        process.send_signal(signal.SIGTERM)  # as good as Ctrl-C
+        shown = ""
+        while "stopping" not in shown:
+            shown = process.stderr.readline()
+        process.send_signal(signal.SIGINT)
+        begun = time.monotonic()
+        done = finish(process)
+        assert time.monotonic() - begun < 15
+    assert (done.code, done.sentences) == (130, ["edgewise: Stopped."])
+    assert "Traceback" not in done.err
+
+
+# ---- the disk and the journal ------------------------------------------------------------------------------
+
+
+def test_a_second_process_on_the_same_run_is_sent_away_and_disturbs_nothing(tmp_path, undisturbed):
+    run = tmp_path / "run"
+    with Server(toy.serve, latency=0.02) as server:
+        process = command(server, run, tmp_path, concurrency=8)
+        until(lambda: (run / "rollouts.jsonl").exists() and (run / "rollouts.jsonl").stat().st_size > 0)
+        with pytest.raises(JournalError, match=r"Another run is writing .*give another --run"):
+            learn(server.url, run)
+        assert (run / "rollouts.jsonl").stat().st_size > 0
+        server.latency = 0.0
+        done = finish(process)
+        assert (done.code, len(server.bodies)) == (0, undisturbed[0])
+    assert library(run) == undisturbed[1]
+
+
+@pytest.fixture
+def small_disk(tmp_path):
+    """A disk of 12 MB, where this process may mount one."""
+    place = tmp_path / "disk"
+    place.mkdir()
+    mount = ["mount", "-t", "tmpfs", "-o", "size=12m", "none", str(place)]
+    if os.geteuid() != 0 or subprocess.run(mount, capture_output=True).returncode:
+        pytest.skip("only root may mount a small disk")
+    yield place
+    subprocess.run(["umount", "-l", str(place)], check=True)
+
+
+def fill(path: Path) -> None:
+    with contextlib.suppress(OSError), path.open("wb", buffering=0) as file:
+        while True:
+            file.write(bytes(4096))
+
+
+def test_a_full_disk_loses_nothing_and_the_run_resumes(small_disk, tmp_path, undisturbed):
+    run = small_disk / "run"
+    with Server(toy.serve, latency=0.02) as server:
+        process = command(server, run, tmp_path, concurrency=4)
+        until(lambda: len(server.bodies) >= 40)
+        fill(small_disk / "filler")
+        done = finish(process)
+        (small_disk / "filler").unlink()
+        server.latency = 0.0
+        assert finished_as_if_undisturbed(server, run, undisturbed)
+    assert done.code == 3
+    assert "Traceback" not in done.err
+    (sentence,) = done.sentences
+    assert "full" in sentence and f"resume with --run {run}" in sentence
+
+
+def corrupt(path: Path) -> bytes:
+    content = b"not a database, but somebody's only copy" * 100
+    path.write_bytes(content)
+    return content
+
+
+def test_a_corrupt_journal_is_refused_and_left_as_it_is(tmp_path):
+    run = tmp_path / "run"
+    with Server(toy.serve) as server:
+        learn(server.url, run)
+        asked, rollouts = len(server.bodies), (run / "rollouts.jsonl").read_bytes()
+        content = corrupt(run / "journal.sqlite")
+        done: Done = finish(command(server, run, tmp_path))
+        assert len(server.bodies) == asked
+    assert done.code == 2
+    assert len(done.sentences) == 1 and "journal.sqlite can't be read as a journal" in done.sentences[0]
+    assert (run / "journal.sqlite").read_bytes() == content
+    assert (run / "rollouts.jsonl").read_bytes() == rollouts

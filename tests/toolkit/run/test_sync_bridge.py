@@ -1,0 +1,121 @@
+"""Code that is no plan, as one: what it asks for is done, and it ends when its plan ends."""
+
+import asyncio
+import contextlib
+import threading
+import time
+
+import pytest
+
+from edgewise.toolkit.errors import LimitReached
+from edgewise.toolkit.run.driver import Driver, drive
+from edgewise.toolkit.run.sync_bridge import bridged
+from edgewise.toolkit.types import Message, Reply, Request, Work
+from tests.support.plans import play
+
+
+def asking(text: str):
+    reply = yield Request("m", (Message("user", text),))
+    return reply.message.content
+
+
+def both(*texts: str):
+    return (yield [asking(text) for text in texts])
+
+
+class Upper:
+    """A client that answers in capitals, until it has been asked `most` times."""
+
+    def __init__(self, most: int = 100):
+        self.left = most
+
+    async def ask(self, request: Request) -> Reply:
+        self.left -= 1
+        if self.left < 0:
+            raise LimitReached("enough")
+        return Reply(Message("assistant", request.messages[0].content.upper()))
+
+
+def chain(ask):
+    first = ask(asking("a"))
+    return first, ask(both(f"{first}b", "c")), ask(asking("d"))
+
+
+def threads() -> list[threading.Thread]:
+    return [thread for thread in threading.enumerate() if thread.name == "bridged"]
+
+
+def test_what_it_asks_for_is_done_and_its_value_is_the_plans():
+    expected = ("A", ["AB", "C"], "D")
+    assert play(bridged(chain), lambda request: request.messages[0].content.upper()) == expected
+    assert asyncio.run(drive(bridged(chain), Upper())) == expected
+    assert not threads()
+
+
+@pytest.mark.parametrize("before", [0, 2])
+def test_its_own_error_comes_out_of_the_plan(before):
+    def broken(ask):
+        for _ in range(before):
+            ask(asking("a"))
+        raise ZeroDivisionError("mine")
+
+    with pytest.raises(ZeroDivisionError, match="mine"):
+        play(bridged(broken), lambda request: "x")
+    with pytest.raises(ZeroDivisionError, match="mine"):
+        asyncio.run(drive(bridged(broken), Upper()))
+    assert not threads()
+
+
+def stubborn(ask):
+    """Goes on whatever happens, as libraries do."""
+    for _ in range(50):
+        with contextlib.suppress(Exception):
+            ask(both("a", "b"))
+
+
+def test_an_error_of_a_wish_stops_the_run_and_ends_the_thread_however_stubborn_it_is():
+    with pytest.raises(LimitReached, match="enough"):
+        asyncio.run(drive(bridged(stubborn), Upper(5)))
+    assert not threads()
+
+
+def test_a_pulled_brake_ends_the_thread():
+    driver = Driver(Upper())
+
+    def pulls(ask):
+        ask(asking("a"))
+        driver.brake.pull(LimitReached("by hand"))
+        ask(asking("never asked"))
+
+    with pytest.raises(LimitReached, match="by hand"):
+        asyncio.run(driver.run(bridged(pulls)))
+    assert not threads()
+
+
+@pytest.mark.parametrize("busy", [True, False], ids=["while it computes", "while it waits for a wish"])
+def test_a_dropped_run_ends_the_thread(busy):
+    def slow(ask):
+        if busy:
+            time.sleep(0.2)
+        ask(waiting())
+
+    def waiting():
+        yield Work(asyncio.sleep, (60,))
+
+    async def cancelled():
+        async with asyncio.timeout(0.05):
+            await drive(bridged(slow), Upper())
+
+    with pytest.raises(TimeoutError):
+        asyncio.run(cancelled())
+    assert not threads()
+
+
+def test_a_plan_that_is_closed_or_never_begun_leaves_nothing_behind():
+    plan = bridged(chain)
+    plan.close()
+    plan = bridged(chain)
+    next(plan)
+    assert threads()
+    plan.close()
+    assert not threads()
