@@ -15,9 +15,9 @@ from edgewise.toolkit.errors import ConfigError, EdgewiseError, Interrupted
 
 # Ways of improving, resolved when a command runs, so that this file imports no upper package.
 WAYS = {
-    "experience": "edgewise.experience.commands.improve:Words",
-    "graph": "edgewise.mas.commands.improve:Wiring",
-    "weights": "edgewise.learner.commands.improve:Weights",
+    "experience": "edgewise.experience.commands.improve:ImproveExperience",
+    "graph": "edgewise.mas.commands.improve:ImproveGraph",
+    "weights": "edgewise.learner.commands.improve:ImproveWeights",
 }
 LEARNER = ("torch", "transformers", "tokenizers", "safetensors", "peft")
 """Packages of the extra `learner`."""
@@ -286,7 +286,7 @@ def library_merge(
     Where both sides changed the same thing, all conflicts are printed, nothing is
     changed, and the exit code is 2.
     """
-    combine = _load("edgewise.experience.commands.library:combine")
+    combine = _load("edgewise.experience.commands.library:merge_libraries")
     _print(combine(lib, other, base, take, message, author), as_json)
 
 
@@ -324,7 +324,7 @@ def library_import(
 ) -> None:
     """Bring lessons into a stored library; what is unsafe is blocked or redacted, and said."""
     _print(
-        _load("edgewise.experience.commands.library:bring")(source, lib, message, author, dry_run), as_json
+        _load("edgewise.experience.commands.library:import_library")(source, lib, message, author, dry_run), as_json
     )
 
 
@@ -524,7 +524,7 @@ def main(arguments: Sequence[str] | None = None) -> NoReturn:
     except (KeyboardInterrupt, typer.Abort):
         _fail(Interrupted.exit_code, "Stopped.")
     except Exception as error:
-        if isinstance(error, ImportError) and error.name in LEARNER:
+        if isinstance(error, ModuleNotFoundError) and error.name in LEARNER:
             _fail(ConfigError.exit_code, f"This needs {error.name}: pip install 'edgewise[learner]'.")
         import traceback
 

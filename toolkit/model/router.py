@@ -64,7 +64,7 @@ def check(name: str) -> None:
 def _weights() -> Any:
     try:
         return importlib.import_module(WEIGHTS)
-    except ImportError as error:
+    except ModuleNotFoundError as error:
         raise ModelError(f"A torch/ model needs {error.name}: pip install 'edgewise[learner]'.") from None
 
 

@@ -27,12 +27,12 @@ from edgewise.toolkit.errors import (
     ProviderDown,
 )
 from edgewise.toolkit.run.artifact import Artifact
-from edgewise.toolkit.run.driver import Asks
+from edgewise.toolkit.run.driver import ModelClient
 from edgewise.toolkit.serve import chat_format
 from edgewise.toolkit.types import Reply, Request, Sampling
 
 Answer = Callable[[Request], Awaitable[Reply]]
-Answerer = Callable[[Artifact, str, Asks], Answer]
+Answerer = Callable[[Artifact, str, ModelClient], Answer]
 """What a package has: from an artefact, the model to use and a client to the function that answers."""
 
 ANSWERS = {
@@ -186,7 +186,7 @@ def _uvicorn() -> Any:
     try:
         import starlette  # noqa: F401
         import uvicorn
-    except ImportError:
+    except ModuleNotFoundError:
         raise ConfigError("Serving needs two more packages: pip install 'edgewise[serve]'.") from None
     return uvicorn
 
@@ -232,7 +232,7 @@ def answerer_of(artifact: Artifact) -> Answerer:
     return getattr(import_module(module), name)
 
 
-def plain(artifact: Artifact, model: str, client: Asks) -> Answer:
+def plain(artifact: Artifact, model: str, client: ModelClient) -> Answer:
     """What answers with a model that was trained: itself, with the settings that it was measured with."""
 
     async def answer(request: Request) -> Reply:

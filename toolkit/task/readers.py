@@ -132,7 +132,7 @@ def _csv_row(names: list[str], values: list[str], place: str) -> Row:
 def _read_parquet(path: Path) -> list[Row]:
     try:
         from pyarrow import ArrowException, parquet  # pyright: ignore[reportMissingImports]
-    except ImportError as error:
+    except ModuleNotFoundError as error:
         raise TaskError(f"reading {path.name} needs pyarrow: pip install 'edgewise[data]'") from error
     try:
         return parquet.read_table(path).to_pylist()
@@ -144,7 +144,7 @@ def _read_hub(address: str) -> list[Row]:
     name, config, split = _hub_parts(address)
     try:
         from datasets import load_dataset  # pyright: ignore[reportMissingImports]
-    except ImportError as error:
+    except ModuleNotFoundError as error:
         raise TaskError(f"reading {address} needs datasets: pip install 'edgewise[data]'") from error
     try:
         return [dict(row) for row in load_dataset(name, config, split=split)]

@@ -10,7 +10,7 @@ import openai
 import pytest
 
 from edgewise.toolkit.errors import ModelError, ProviderDown, UnknownModel, WrongKey
-from edgewise.toolkit.model import client
+from edgewise.toolkit.model import client, router
 from edgewise.toolkit.model.client import OpenAIClient, TimedOut, Unanswered
 from edgewise.toolkit.model.litellm_client import LiteLLMClient, _litellm
 from edgewise.toolkit.model.names import is_loopback, server_of
@@ -462,7 +462,7 @@ class Loaded:
 
 
 def test_a_model_that_is_released_is_gone_before_the_next_one_is_loaded(monkeypatch):
-    monkeypatch.setattr(client, "connect", lambda name, embeds: Loaded())
+    monkeypatch.setattr(router, "connect", lambda name, embeds: Loaded())
 
     async def main():
         router = Router()
@@ -566,6 +566,15 @@ def test_litellm_is_missed_only_where_it_is_missing(missing, said, monkeypatch):
     _litellm.cache_clear()
     with pytest.raises(ModelError if missing == "litellm" else ModuleNotFoundError, match=said):
         asyncio.run(LiteLLMClient(api_base="http://127.0.0.1:1").ask(Request("mistral/m", HELLO)))
+
+
+def test_a_library_that_is_there_and_broken_is_not_called_missing(monkeypatch):
+    def import_module(name):
+        raise ImportError("cannot import name 'Cache' from 'transformers'", name="transformers")
+
+    monkeypatch.setattr("importlib.import_module", import_module)
+    with pytest.raises(ImportError, match="cannot import name 'Cache'"):
+        connect("torch/x")
 
 
 @pytest.mark.parametrize(

@@ -102,7 +102,7 @@ def _engine() -> Any:
         return importlib.import_module("xllamacpp")
     except ImportError as error:
         raise ModelError(
-            "Serving a local model needs the package xllamacpp: pip install 'edgewise[local]'."
+            f"Serving a local model needs xllamacpp, which can't be imported ({error}): pip install 'edgewise[local]'."
         ) from error
 
 
