@@ -16,7 +16,7 @@ from edgewise.experience.config import ExperienceConfig
 from edgewise.experience.library.library import Library
 from edgewise.experience.library.operations import Operation
 from edgewise.experience.proposers import candidates
-from edgewise.experience.spec import Job
+from edgewise.experience.spec import ExperienceSpec
 from edgewise.toolkit.model.embedded.server import serve
 from tests.support import toy
 
@@ -56,7 +56,7 @@ def main() -> int:
     batches = 60 if quick() else 500
     rng = np.random.default_rng(0)
     config = ExperienceConfig(model="scripted/x", lessons=LESSONS, library_tokens=TOKENS, words=400)
-    job = Job(toy.task(), config)
+    job = ExperienceSpec(toy.task(), config)
     library, most, over, ratios, longest = Library(), 0, 0, [], 0
     with serve("smollm2-135m") as server:
         for number in range(batches):

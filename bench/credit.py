@@ -22,7 +22,7 @@ from common import quick, report
 
 from edgewise.mas.credit.ablation import measured
 from edgewise.mas.credit.evidence import Case, Evidence, Part
-from edgewise.mas.credit.reward import Weights, worth
+from edgewise.mas.credit.reward import RewardWeights, worth
 from edgewise.mas.graph.graph import Graph, Node
 from edgewise.mas.graph.roles import CATALOGUE
 from edgewise.toolkit.types import Example, Message, Plan
@@ -33,7 +33,7 @@ ROLES = tuple(CATALOGUE)[:14]
 GRAPHS, QUERIES, STEPS = 24, 240, 4
 RUNS_PER_PART = (5, 20, 80, 160)
 QUICK = (20, 160)
-WEIGHTS = Weights()
+WEIGHTS = RewardWeights()
 ROLE_SPREAD, OWN_SPREAD, EDGE_SPREAD, DIFFICULTY = 0.12, 0.05, 0.08, 0.15
 IDLE = 1 / 3
 

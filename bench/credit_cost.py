@@ -97,7 +97,7 @@ def least(work: Callable[[], object], repeats: int) -> float:
     return min(times)
 
 
-def members(runs: Sequence[Rollout]) -> list[collate.Member]:
+def members(runs: Sequence[Rollout]) -> list[collate.ScoredRollout]:
     return collate.members([Group(Example("house", ()), "solver", tuple(runs))])
 
 

@@ -30,7 +30,7 @@ from common import quick, report
 from statsmodels.stats.multitest import multipletests
 
 from edgewise.experience.effects.estimate import attach
-from edgewise.experience.effects.exposure import Seen, key
+from edgewise.experience.effects.exposure import Exposure, key
 from edgewise.experience.effects.pruning import left_out, prune
 from edgewise.experience.library.library import Library, lesson
 
@@ -85,7 +85,7 @@ def planted(applies: float, share: float, everywhere: bool = True) -> tuple[Worl
     return world, np.array([found[sign == SIGNS].mean() for sign in SIGNS])
 
 
-def rollouts(world: World, rng, number: int) -> list[Seen]:
+def rollouts(world: World, rng, number: int) -> list[Exposure]:
     """Epochs of one group a row under random subsets."""
     level, applies = world.rows(rng, ROWS)
     row = np.arange(number) // GROUP % ROWS
@@ -93,7 +93,7 @@ def rollouts(world: World, rng, number: int) -> list[Seen]:
     shown = offered & (rng.random(offered.shape) < world.share)
     rewards = rng.random(number) < chance(level[row] + (shown * applies[row] * world.weights).sum(axis=1))
     return [
-        Seen(f"group {i // GROUP}", float(rewards[i]), pick(offered[i]), pick(shown[i]), f"row {row[i]}")
+        Exposure(f"group {i // GROUP}", float(rewards[i]), pick(offered[i]), pick(shown[i]), f"row {row[i]}")
         for i in range(number)
     ]
 

@@ -29,7 +29,7 @@ from edgewise.learner.methods.batch import Batch
 from edgewise.learner.methods.method import override
 from edgewise.learner.methods.published import METHODS
 from edgewise.learner.policy.policy import Policy
-from edgewise.learner.update.gradient_step import How, update
+from edgewise.learner.update.gradient_step import UpdateConfig, update
 
 WORDS = 256
 """Words of prompts and replies: their number is beside the point here."""
@@ -51,7 +51,7 @@ def ours(work: Batch, told: dict[str, Any]) -> tuple[Callable[[], Any], int]:
     policy = Policy.load(told["model"], dtype=told["dtype"], checkpointing=told["checkpointing"])
     optimizer = policy.optimizer(lr=LR, weight_decay=0.0)
     method = override(METHODS["grpo"], "penalties=none")
-    how, rng = How(tokens=told["tokens"]), torch.Generator().manual_seed(0)
+    how, rng = UpdateConfig(tokens=told["tokens"]), torch.Generator().manual_seed(0)
     print(policy.chosen, file=sys.stderr)
     return lambda: update(policy, optimizer, method, work, how, rng), sum(
         p.numel() for p in policy.parameters()

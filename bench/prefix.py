@@ -39,7 +39,7 @@ def tokens(url: str, text: str) -> list[int]:
 def share(url: str, task: Task, place: Place, rows: int) -> float:
     """The part of all prompt tokens that lies in the prefix common to all rows."""
     library = Library(tuple(map(lesson, LESSONS)), place)
-    dressed = [library.dress(row.messages) for row in task.train[:rows]]
+    dressed = [library.insert_lessons(row.messages) for row in task.train[:rows]]
     prompts = ["\n".join(m.content for m in messages) for messages in dressed]
     encoded = [tokens(url, prompt) for prompt in prompts]
     common = len(list(takewhile(lambda column: len(set(column)) == 1, zip(*encoded, strict=False))))

@@ -175,7 +175,7 @@ def measure(world: World, choose: Callable[[str], Library], draw: int) -> Measur
     rng, rows = random.Random(draw), []
     for question, team in world.questions:
         library, *times = timed(choose, question)
-        messages = library.dress((Message("user", question),))
+        messages = library.insert_lessons((Message("user", question),))
         meant = {understand(x.text) for x in library.lessons}
         rows.append((solve(messages, rng) == team, understand(question) in meant, library.tokens, *times))
     return Measured(*map(np.array, zip(*rows, strict=True)))

@@ -45,7 +45,7 @@ from typing import Any
 from common import ROOT, report
 
 from edgewise.experience.config import ExperienceConfig
-from edgewise.toolkit.budget.ledger import Book, Ledger
+from edgewise.toolkit.budget.ledger import Ledger, UsageTotals
 from edgewise.toolkit.evaluation.statistics import Interval, means, paired_difference
 from edgewise.toolkit.model.client import Client
 from edgewise.toolkit.model.middleware import stack
@@ -54,7 +54,18 @@ from edgewise.toolkit.rollout.agent import Agent, group
 from edgewise.toolkit.run.config import resolve
 from edgewise.toolkit.run.driver import drive
 from edgewise.toolkit.task.task import Task
-from edgewise.toolkit.types import Example, Message, Payer, Plan, Reply, Request, Rollout, Sampling, Step, T
+from edgewise.toolkit.types import (
+    BilledTo,
+    Example,
+    Message,
+    Plan,
+    Reply,
+    Request,
+    Rollout,
+    Sampling,
+    Step,
+    T,
+)
 from edgewise.toolkit.util.seeds import seed as seed_of
 
 EXAMPLE = ROOT / "examples" / "support_triage"
@@ -98,9 +109,9 @@ class Bench:
         """Drive a plan from code that is not async, such as GEPA's."""
         return self.runner.run(drive(plan, self.client))
 
-    def book(self, *roles: str) -> Book:
+    def book(self, *roles: str) -> UsageTotals:
         """What was booked on these roles."""
-        return sum((self.ledger.table("role").get((role,), Book()) for role in roles), Book())
+        return sum((self.ledger.table("role").get((role,), UsageTotals()) for role in roles), UsageTotals())
 
 
 @dataclass(frozen=True, slots=True)
@@ -253,7 +264,7 @@ def _joined(instruction: str, text: str) -> tuple[Message, ...]:
 def _task_model(bench: Bench) -> Callable[[Sequence[Mapping[str, str]]], str]:
     def answer(messages: Sequence[Mapping[str, str]]) -> str:
         asked = _joined(*(message["content"] for message in messages))
-        request = Request(bench.config.model, asked, bench.config.measuring, payer=Payer("gepa task"))
+        request = Request(bench.config.model, asked, bench.config.measuring, payer=BilledTo("gepa task"))
         return bench.run(_text(request))
 
     return answer
@@ -265,7 +276,7 @@ def _reflection_model(bench: Bench, seed: int) -> Callable[[Any], str]:
     def reflect(prompt: Any) -> str:
         # A server's own seed is the clock; with these a run can be repeated.
         sampling = Sampling(max_tokens=REFLECTION_TOKENS, seed=seed_of(seed, role, bench.book(role).calls))
-        request = Request(bench.config.model, (Message("user", prompt),), sampling, payer=Payer(role))
+        request = Request(bench.config.model, (Message("user", prompt),), sampling, payer=BilledTo(role))
         return bench.run(_text(request))
 
     return reflect

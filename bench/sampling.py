@@ -9,7 +9,7 @@ import torch
 from common import quick, report
 
 from edgewise.learner.policy.policy import Policy
-from edgewise.learner.sampling.generate import Ask, sample
+from edgewise.learner.sampling.generate import CompletionRequest, sample
 
 MODEL = "smollm2-135m"
 PROMPT, GROUP, NEW = 256, 8, 64
@@ -19,17 +19,17 @@ BAR += "precision (of fp32 and bf16), at the same precision"
 DTYPES = ("bfloat16", "float32")
 
 
-def asks(prompts: int, length: int, group: int, new: int) -> list[Ask]:
+def asks(prompts: int, length: int, group: int, new: int) -> list[CompletionRequest]:
     rng = np.random.default_rng(length)
     made = [tuple(rng.integers(1000, 40000, length).tolist()) for _ in range(prompts)]
-    return [Ask(prompt, new, seed=i) for prompt in made for i in range(group)]
+    return [CompletionRequest(prompt, new, seed=i) for prompt in made for i in range(group)]
 
 
-def ours(policy: Policy, wanted: list[Ask]) -> Callable[[], int]:
+def ours(policy: Policy, wanted: list[CompletionRequest]) -> Callable[[], int]:
     return lambda: sum(len(drawn.ids) for drawn in sample(policy, wanted))
 
 
-def theirs(policy: Policy, wanted: list[Ask]) -> Callable[[], int]:
+def theirs(policy: Policy, wanted: list[CompletionRequest]) -> Callable[[], int]:
     prompt = torch.tensor([wanted[0].prompt])
     settings = {
         "num_return_sequences": len(wanted),

@@ -21,7 +21,7 @@ from edgewise.learner.methods.method import override
 from edgewise.learner.methods.published import METHODS
 from edgewise.learner.policy.policy import Policy
 from edgewise.learner.policy.precision import chosen_dtype
-from edgewise.learner.update.gradient_step import How, update
+from edgewise.learner.update.gradient_step import UpdateConfig, update
 from tests.support.learner import tiny
 
 BASE = {"prompts": 2, "prompt": 128, "group": 8, "reply": 32, "width": 384}
@@ -53,7 +53,7 @@ def cost(shape: dict[str, int], repeats: int) -> tuple[float, float]:
     optimizer, method = model.optimizer(lr=1e-6), override(METHODS["grpo"], "penalties=none")
 
     def step() -> Any:
-        return update(model, optimizer, method, work, How(tokens=1 << 20), torch.Generator())
+        return update(model, optimizer, method, work, UpdateConfig(tokens=1 << 20), torch.Generator())
 
     step()
     with FlopCounterMode(display=False) as counter:

@@ -9,7 +9,7 @@ A file knows of a method if it says its name, or what no method before it in the
 constant of one, a column that it reads, a collection of earlier steps that it recalls. The bar is the issue's, on
 `loop.py` and `update.py`; `BESIDE` are the files that make columns, memory and statistics. There a method that needs
 something new is a row of a table or a branch, and those that needed it are printed and counted, without a bar. What
-plans get of the loop (`toolkit.groups.sampling.rollout_plan.Asked`) is one interface, of no single method.
+plans get of the loop (`toolkit.groups.sampling.rollout_plan.SamplingRequest`) is one interface, of no single method.
 """
 
 import ast

@@ -19,7 +19,7 @@ from edgewise.experience.config import ExperienceConfig
 from edgewise.experience.distil import distiller as distil
 from edgewise.experience.distil.distiller import Distiller
 from edgewise.experience.library.library import Library
-from edgewise.experience.spec import Job
+from edgewise.experience.spec import ExperienceSpec
 from edgewise.experience.training.rollouts import Offer
 from edgewise.experience.training.step import study
 from edgewise.toolkit.model.middleware import Adaptive
@@ -63,13 +63,13 @@ class Slow:
 
 
 def streaming(task: Task, distiller: Distiller) -> Plan[object]:
-    job = Job(task, CONFIG)
+    job = ExperienceSpec(task, CONFIG)
     return (yield [study(job, Library(), row, Offer(Library(), 1, 0)) for row in task.train])
 
 
 def by_stages(task: Task, distiller: Distiller) -> Plan[object]:
     """The same calls with a barrier after every stage."""
-    runner = Job(task, CONFIG).learner
+    runner = ExperienceSpec(task, CONFIG).learner
     groups = yield [
         agent.group(runner, row, row.messages, task.reward, judge="", size=SIZE, seed=seed(0, 1))
         for row in task.train

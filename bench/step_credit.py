@@ -43,7 +43,7 @@ from edgewise.learner.methods.batch import Batch
 from edgewise.learner.methods.method import Method, override
 from edgewise.learner.methods.published import find
 from edgewise.learner.update import collate
-from edgewise.learner.update.gradient_step import How, update
+from edgewise.learner.update.gradient_step import UpdateConfig, update
 from edgewise.toolkit import Task
 from edgewise.toolkit.environments.house import House
 from edgewise.toolkit.environments.kitchen import Kitchen
@@ -202,7 +202,7 @@ def steps_to_target(name: str, seed: int, settings: Sequence[str], steps: int) -
         made = collate.batch(collate.judged(collate.members(found), method))
         if made is not None:
             with mock.patch("edgewise.learner.update.gradient_step.logps", logps):
-                update(actor, optimizer, method, made, How(tokens=1 << 20), torch.Generator())  # type: ignore[arg-type]
+                update(actor, optimizer, method, made, UpdateConfig(tokens=1 << 20), torch.Generator())  # type: ignore[arg-type]
     return steps, won
 
 

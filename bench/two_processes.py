@@ -26,7 +26,7 @@ from edgewise.learner.methods.batch import Batch
 from edgewise.learner.methods.method import override
 from edgewise.learner.methods.published import find
 from edgewise.learner.policy.policy import Lora, Policy
-from edgewise.learner.update.gradient_step import How, update
+from edgewise.learner.update.gradient_step import UpdateConfig, update
 from tests.support.learner import exact
 
 BAR = 1e-6
@@ -60,7 +60,7 @@ def gradient(
     first = start(policy)
     # Steps so short that what follows them is no chaos: there rounding would grow without bound.
     optimizer = torch.optim.SGD(policy.parameters(), lr=1e-6)
-    how, rng = How(tokens=tokens, clip=1e9), torch.Generator().manual_seed(0)
+    how, rng = UpdateConfig(tokens=tokens, clip=1e9), torch.Generator().manual_seed(0)
     update(policy, optimizer, override(find(name), *METHODS[name]), work, how, rng, together)
     found = [p.grad for p in policy.parameters()]
     optimizer.zero_grad(set_to_none=True)

@@ -11,7 +11,7 @@ from edgewise.learner.config import WeightsConfig
 from edgewise.learner.methods import losses as loss
 from edgewise.learner.methods.method import AXES, Method, describe, function
 from edgewise.learner.methods.published import METHODS
-from edgewise.mas.config import WiringConfig
+from edgewise.mas.config import GraphConfig
 from edgewise.toolkit.groups import reward_shaping
 from edgewise.toolkit.run.config import Config
 
@@ -30,7 +30,7 @@ SHARED = FOREIGN | {name for name in USUAL if AbsorbConfig.model_fields[name].de
 PARTS = {
     "Of every way of improving": (Config, ()),
     "Of lessons, `--by experience`": (ExperienceConfig, Config.model_fields),
-    "Of graphs, `--by graph`": (WiringConfig, Config.model_fields),
+    "Of graphs, `--by graph`": (GraphConfig, Config.model_fields),
     "Of weights, `--by weights`": (WeightsConfig, Config.model_fields),
     "Of `edgewise absorb`, which shares others with weights": (AbsorbConfig, SHARED),
 }

@@ -17,7 +17,7 @@ from edgewise.learner.methods.batch import Batch, slices
 from edgewise.learner.methods.losses import clipped
 from edgewise.learner.methods.token_weights import per_sequence
 from edgewise.learner.policy.policy import Policy
-from edgewise.learner.sampling.generate import Ask, sample
+from edgewise.learner.sampling.generate import CompletionRequest, sample
 from edgewise.learner.update.gradient_step import tokens
 from edgewise.toolkit.groups.advantage import standardised
 from edgewise.toolkit.groups.table import Table
@@ -41,7 +41,7 @@ def main(name: str = "smollm2-135m", steps: str = str(STEPS)) -> None:
         # 1. Sample: every prompt is encoded once for its whole group.
         words = [word for word in WORDS for _ in range(GROUP)]
         prompts = [policy.encode([Message("user", QUESTION.format(word))]) for word in words]
-        asks = [Ask(prompt, LONGEST, seed=1000 * step + i) for i, prompt in enumerate(prompts)]
+        asks = [CompletionRequest(prompt, LONGEST, seed=1000 * step + i) for i, prompt in enumerate(prompts)]
         drawn = sample(policy, asks)
 
         # 2. Grade, and compare each reply with its group: A = (r - mean) / std.

@@ -20,7 +20,7 @@ from typing import NamedTuple
 
 from edgewise.learner import train
 from edgewise.learner.policy.policy import Policy
-from edgewise.learner.sampling.generate import Ask, sample
+from edgewise.learner.sampling.generate import CompletionRequest, sample
 from edgewise.learner.update.preference import prefer, ranked
 from edgewise.toolkit import Task
 from edgewise.toolkit.tracking.events import Event, StepFinished
@@ -57,7 +57,7 @@ def answered(policy: Policy, words: list[str], count: int, seed: int) -> list[An
     """Answers to each word, all drawn together."""
     prompts = [policy.encode([Message("user", PROMPT.format(word=word))]) for word in words]
     asks = [
-        Ask(prompt, LONGEST, seed=seed + i)
+        CompletionRequest(prompt, LONGEST, seed=seed + i)
         for i, prompt in enumerate(p for p in prompts for _ in range(count))
     ]
     drawn = [x.ids for x in sample(policy, asks)]

@@ -23,7 +23,7 @@ from typing import NamedTuple
 
 from edgewise.learner import train
 from edgewise.learner.policy.policy import Policy
-from edgewise.learner.sampling.generate import Ask, sample
+from edgewise.learner.sampling.generate import CompletionRequest, sample
 from edgewise.learner.update.imitation import Pair, imitate
 from edgewise.toolkit import Task
 from edgewise.toolkit.tracking.events import Event, StepFinished
@@ -70,7 +70,7 @@ def graded(completion: str, target: str) -> float:
 def replies(policy: Policy, prompts: list[str], longest: int, heat: float) -> list[tuple[str, int]]:
     """What the model says to each, and its tokens."""
     asked = [policy.encode([Message("user", prompt)]) for prompt in prompts]
-    drawn = sample(policy, [Ask(ids, longest, heat, seed=i) for i, ids in enumerate(asked)])
+    drawn = sample(policy, [CompletionRequest(ids, longest, heat, seed=i) for i, ids in enumerate(asked)])
     return [(policy.decode(x.ids).strip(), len(x.ids)) for x in drawn]
 
 

@@ -8,7 +8,7 @@ from typing import Any
 from edgewise.experience.config import ExperienceConfig
 from edgewise.experience.forecast import forecast
 from edgewise.experience.library.library import Library
-from edgewise.experience.spec import Job
+from edgewise.experience.spec import ExperienceSpec
 from edgewise.experience.training.loop import learn
 from edgewise.toolkit.budget.ledger import Limits
 from edgewise.toolkit.run.config import resolve
@@ -38,7 +38,7 @@ async def aimprove(
     """
     bounds = asdict(limits) if limits else {}
     config = resolve(ExperienceConfig, task.settings, {"model": model, **bounds, **settings})
-    job = Job(task, config, library)
+    job = ExperienceSpec(task, config, library)
     check_limits(config, forecast(job))
     where, old = Path(run) if run else None, Path(replay) if replay else None
     return await execute_run(task, config, lambda *_: learn(job), where, watch=watch, replay=old)

@@ -2,7 +2,7 @@
 
 from edgewise.experience.config import ExperienceConfig
 from edgewise.experience.proposers import gepa
-from edgewise.experience.spec import Job
+from edgewise.experience.spec import ExperienceSpec
 from edgewise.experience.training.gate import gate_rows
 from edgewise.toolkit.errors import TaskError
 from edgewise.toolkit.evaluation.statistics import smallest_gain
@@ -14,7 +14,7 @@ UNPOOLED = 4
 """Candidate libraries of a step, where lessons are not pooled."""
 
 
-def forecast(job: Job) -> Forecast:
+def forecast(job: ExperienceSpec) -> Forecast:
     """The plan of a run in numbers; asks no model. Raises TaskError where there is nothing to learn from."""
     task, config = job.task, job.config
     if not task.train:
@@ -37,25 +37,25 @@ def forecast(job: Job) -> Forecast:
     )
 
 
-def _least(job: Job) -> int:
+def _least(job: ExperienceSpec) -> int:
     """The fewest calls that learn anything: one group, its comparison and the update."""
     if job.config.proposer == "gepa":
         return gepa.least_calls(_rows_of_a_step(job))
     return job.config.group_size + 2
 
 
-def _gate_gain(job: Job) -> float:
+def _gate_gain(job: ExperienceSpec) -> float:
     """What the best of a step's candidates must gain, at the level that the gate has for each."""
     level = job.gate_alpha / job.steps / _candidates(job)
     return smallest_gain(len(gate_rows(job)), job.config.samples, level=level, sides=1)
 
 
-def _candidates(job: Job) -> int:
+def _candidates(job: ExperienceSpec) -> int:
     proposed = job.config.draws if job.pooled else UNPOOLED
     return (gepa.MOST if job.config.proposer == "gepa" else proposed) + len(job.config.try_places)
 
 
-def _calls(job: Job) -> dict[str, int]:
+def _calls(job: ExperienceSpec) -> dict[str, int]:
     task, config, rounds = job.task, job.config, job.steps
     rollouts, distiller = _searching(job) if config.proposer == "gepa" else _comparing(job)
     rows = len(gate_rows(job)) if job.gated else 0
@@ -69,13 +69,13 @@ def _calls(job: Job) -> dict[str, int]:
     return calls
 
 
-def _searching(job: Job) -> tuple[int, int]:
+def _searching(job: ExperienceSpec) -> tuple[int, int]:
     """Rollouts and calls of the distiller, where GEPA searches."""
     rollouts, reflections = gepa.most_calls(_rows_of_a_step(job), job.config.group_size)
     return job.steps * rollouts, job.steps * reflections
 
 
-def _comparing(job: Job) -> tuple[int, int]:
+def _comparing(job: ExperienceSpec) -> tuple[int, int]:
     """Rollouts and calls of the distiller, where groups are compared."""
     task, config = job.task, job.config
     groups = 0 if config.direct else _groups(job)
@@ -85,11 +85,11 @@ def _comparing(job: Job) -> tuple[int, int]:
     return rollouts, summaries + groups + job.steps * updates
 
 
-def _rows_of_a_step(job: Job) -> int:
+def _rows_of_a_step(job: ExperienceSpec) -> int:
     return min(job.config.batch_size, len(job.task.train))
 
 
-def _groups(job: Job) -> int:
+def _groups(job: ExperienceSpec) -> int:
     """The most rows that are visited: each once an epoch; with VADE, `refill` may go through two batches a step."""
     config, rows = job.config, len(job.task.train)
     if config.select == "shuffled":

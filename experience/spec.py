@@ -26,7 +26,7 @@ USUAL = 0.975
 
 
 @dataclass(frozen=True)
-class Job:
+class ExperienceSpec:
     """
     A task, its settings, and the library to start from (an empty one where None is given).
 

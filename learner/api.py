@@ -8,7 +8,7 @@ from typing import Any
 from edgewise.learner.config import WeightsConfig
 from edgewise.learner.forecast import forecast
 from edgewise.learner.hardware.process_group import ranks
-from edgewise.learner.spec import Job, layered
+from edgewise.learner.spec import WeightsSpec, layered
 from edgewise.learner.training.distributed_engine import follow, leading
 from edgewise.learner.training.loop import learn
 from edgewise.toolkit.budget.ledger import Limits
@@ -39,7 +39,7 @@ async def atrain(
     bounds = asdict(limits) if limits else {}
     given = {"model": model, **bounds, **settings}
     layers = layered(WeightsConfig.known(task.settings), task.weights, given)
-    job = Job(task, resolve(WeightsConfig, layers))
+    job = WeightsSpec(task, resolve(WeightsConfig, layers))
     check_limits(job.config, forecast(job))
     together = ranks()
     if together.rank:

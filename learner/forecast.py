@@ -1,6 +1,6 @@
 """What a run will take, before its first call, and the smallest gain that its rows can show."""
 
-from edgewise.learner.spec import Job
+from edgewise.learner.spec import WeightsSpec
 from edgewise.toolkit.evaluation.statistics import smallest_gain
 from edgewise.toolkit.run.forecast import REPLY_TOKENS, Forecast, dollars, prompt_tokens
 
@@ -8,7 +8,7 @@ TOKENS_A_SECOND = 500
 """Read, sampled and learnt from by a small model on two cores: rough, and shown as such; a run says what it expects."""
 
 
-def forecast(job: Job, *, arms: int = 2, lessons: int = 0) -> Forecast:
+def forecast(job: WeightsSpec, *, arms: int = 2, lessons: int = 0) -> Forecast:
     """
     The plan of a run in numbers; loads no model.
 

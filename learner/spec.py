@@ -22,7 +22,7 @@ TOKEN = 80
 
 
 @dataclass(frozen=True)
-class Job:
+class WeightsSpec:
     """A task and its settings. Raises ConfigError for what does not go together, before a model is loaded."""
 
     task: Task

@@ -5,10 +5,10 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from edgewise.mas.config import WiringConfig
+from edgewise.mas.config import GraphConfig
 from edgewise.mas.forecast import forecast
 from edgewise.mas.graph.roles import Roles
-from edgewise.mas.spec import Job
+from edgewise.mas.spec import GraphSpec
 from edgewise.mas.training.loop import learn
 from edgewise.toolkit.budget.ledger import Limits
 from edgewise.toolkit.run.config import resolve
@@ -32,14 +32,14 @@ async def adesign(
     """
     Design agent graphs for a task by reinforcement learning and measure them on held-out rows.
 
-    `own_roles` are roles of your own beside the catalogue's. `settings` are the fields of `WiringConfig`. `run` is a
+    `own_roles` are roles of your own beside the catalogue's. `settings` are the fields of `GraphConfig`. `run` is a
     directory, taken up again if it exists. Raises the errors of `toolkit.errors`.
     """
     bounds = asdict(limits) if limits else {}
     given = {"model": model, **bounds, **settings}
-    job = Job(
+    job = GraphSpec(
         task,
-        resolve(WiringConfig, WiringConfig.known(task.settings), task.graph, given),
+        resolve(GraphConfig, GraphConfig.known(task.settings), task.graph, given),
         dict(own_roles or {}),
     )
     check_limits(job.config, forecast(job))

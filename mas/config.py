@@ -18,7 +18,7 @@ IN_USE = ("turns", "calling", *LIMITS)
 """Settings that an artefact keeps beside how replies are drawn."""
 
 
-class WiringConfig(Config):
+class GraphConfig(Config):
     """Everything `edgewise improve --by graph` can be told."""
 
     designer: str = Field(

@@ -1,7 +1,7 @@
 """What a search for graphs will take, before its first call, and the smallest gains that its rows can show."""
 
-from edgewise.mas.config import WiringConfig
-from edgewise.mas.spec import Job
+from edgewise.mas.config import GraphConfig
+from edgewise.mas.spec import GraphSpec
 from edgewise.mas.training.gate import SIZING
 from edgewise.mas.training.role_proposals import SHOWN
 from edgewise.toolkit.errors import TaskError
@@ -17,7 +17,7 @@ PROPOSING = 3
 """The most calls that proposing roles takes: a reply that can't be read is asked for again."""
 
 
-def forecast(job: Job) -> Forecast:
+def forecast(job: GraphSpec) -> Forecast:
     """
     The plan of a run in numbers; asks no model. Raises TaskError where there is nothing to learn from.
 
@@ -44,7 +44,7 @@ def forecast(job: Job) -> Forecast:
     )
 
 
-def _calls(job: Job) -> dict[str, int]:
+def _calls(job: GraphSpec) -> dict[str, int]:
     task, config = job.task, job.config
     runs = _runs(job)
     alone = {"graphs": config.steps * min(config.batch_size, len(task.train))}  # runs of one agent
@@ -61,7 +61,7 @@ def _calls(job: Job) -> dict[str, int]:
     return calls
 
 
-def _runs(job: Job) -> dict[str, int]:
+def _runs(job: GraphSpec) -> dict[str, int]:
     """The most runs of graphs, those of one agent among them."""
     task, config = job.task, job.config
     batch = min(config.batch_size, len(task.train))
@@ -76,5 +76,5 @@ def _runs(job: Job) -> dict[str, int]:
     }
 
 
-def _gate_rows(task: Task, config: WiringConfig) -> int:
+def _gate_rows(task: Task, config: GraphConfig) -> int:
     return min(len(task.validation), config.gate_rows) if config.gate == "on" else 0

@@ -5,8 +5,8 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from importlib.util import find_spec
 
-from edgewise.mas.config import WiringConfig
-from edgewise.mas.credit.reward import Weights
+from edgewise.mas.config import GraphConfig
+from edgewise.mas.credit.reward import RewardWeights
 from edgewise.mas.designs.interface import Query
 from edgewise.mas.graph.construction import Space
 from edgewise.mas.graph.roles import Roles, catalogue, roles_for
@@ -18,14 +18,14 @@ from edgewise.toolkit.task.task import Task
 from edgewise.toolkit.tools.python_tool import python_tool
 from edgewise.toolkit.tools.tool import Function
 from edgewise.toolkit.types import Example, Sampling
-from edgewise.toolkit.util.import_by_name import load, meant
+from edgewise.toolkit.util.import_by_name import did_you_mean, load
 
 PLAIN = "solver"
 """The role of one plain agent; see `mas.graph.graph.single`."""
 
 
 @dataclass(frozen=True)
-class Job:
+class GraphSpec:
     """
     A task and its settings; `queries` are the rows as searchers see them, by the encoder of that name.
 
@@ -34,7 +34,7 @@ class Job:
     """
 
     task: Task
-    config: WiringConfig
+    config: GraphConfig
     recruited: Roles = field(default_factory=dict)
     queries: Mapping[str, Query] = field(default_factory=dict)
     encoder: str = ""
@@ -77,7 +77,7 @@ class Job:
         wanted = (*self.config.roles, *self.recruited) if self.config.roles else tuple(self.catalogue)
         for name in wanted:
             if name not in self.catalogue:
-                reason = meant(name, sorted(self.catalogue))
+                reason = did_you_mean(name, sorted(self.catalogue))
                 raise ConfigError(f"There is no role {name!r} that this task has the tools for{reason}")
         return {name: self.catalogue[name] for name in dict.fromkeys((PLAIN, *wanted))}
 
@@ -97,9 +97,9 @@ class Job:
         return next((query.features.size for query in self.queries.values()), 0)
 
     @property
-    def weights(self) -> Weights:
+    def weights(self) -> RewardWeights:
         """The weights of the reward's parts."""
-        return Weights(self.config.cost_weight, self.config.rationality_weight)
+        return RewardWeights(self.config.cost_weight, self.config.rationality_weight)
 
     @property
     def limits(self) -> GraphLimits:

@@ -54,7 +54,7 @@ class Sampling:
 
 
 @dataclass(frozen=True, slots=True)
-class Payer:
+class BilledTo:
     """Who a call is booked on in the ledger; no part of the call's address in the journal."""
 
     role: str = "rollout"
@@ -78,7 +78,7 @@ class Request:
     tools: tuple[Tool, ...] = ()
     sample: int = 0
     schema: Mapping[str, Any] | None = None
-    payer: Payer = Payer()
+    payer: BilledTo = BilledTo()
     embeds: bool = False
 
 
@@ -241,7 +241,7 @@ class Group:
 
 
 @dataclass(frozen=True, slots=True)
-class Work:
+class BlockingCall:
     """A function that a plan wants run: awaited if it is async, in a thread of its own otherwise."""
 
     run: Callable[..., Any]
@@ -249,7 +249,7 @@ class Work:
 
 
 @dataclass(frozen=True, slots=True)
-class Hosted:
+class AsyncHost:
     """
     Async code that wants plans run.
 
@@ -263,7 +263,7 @@ class Hosted:
 class Sampled:
     """Calls that a model in this process answered, for the ledger; `usage` is that of all of them."""
 
-    payer: Payer
+    payer: BilledTo
     model: str
     calls: int
     usage: Usage
@@ -275,7 +275,7 @@ Plan = Generator[Any, Any, T]
 """
 Logic without I/O: a generator that yields what it wants and is sent what came of it.
 
-It may yield a `Request` (is sent a `Reply`), a `Work` or `Hosted` (is sent its result), an `Event` of `tracking.events` (is sent None), or
+It may yield a `Request` (is sent a `Reply`), a `BlockingCall` or `AsyncHost` (is sent its result), an `Event` of `tracking.events` (is sent None), or
 a list of plans (all run at once; is sent their results in the same order). `toolkit.run.driver.drive` runs one
 against a real client.
 """

@@ -18,13 +18,13 @@ import numpy as np
 
 from edgewise.experience.config import ExperienceConfig
 from edgewise.experience.library.library import Library
-from edgewise.experience.spec import Job
+from edgewise.experience.spec import ExperienceSpec
 from edgewise.experience.training import step
 from edgewise.experience.training.loop import learn
 from edgewise.toolkit.evaluation import gate
 from edgewise.toolkit.evaluation.gate import Choice, Verdict
 from edgewise.toolkit.reward.reward import resolve
-from edgewise.toolkit.run.runner import Outcome
+from edgewise.toolkit.run.runner import RunOutcome
 from edgewise.toolkit.task.task import Task
 from edgewise.toolkit.types import Example, Message, Request
 from tests.support.plans import play
@@ -88,21 +88,21 @@ def spread(rng: np.random.Generator, task: Task, mean: float = 0.5) -> dict[str,
 
 def run(
     model: Simulated, task: Task, *, raw: bool = False, start: Library | None = None, **settings: Any
-) -> Outcome:
+) -> RunOutcome:
     """One run from start to artefact; `raw` accepts whatever has the higher mean."""
     common = {"guards": False, "pool": False, "leave_one_out": 0}
     config = ExperienceConfig(model="scripted/x", **{**common, **settings})
     with mock.patch.object(step, "choose", by_mean if raw else gate.choose):
-        return play(learn(Job(task, config, start)), model.reply)
+        return play(learn(ExperienceSpec(task, config, start)), model.reply)
 
 
-def accepted(outcome: Outcome) -> bool:
+def accepted(outcome: RunOutcome) -> bool:
     """Whether learning ends with other lessons than it began with, before the test rows have their say."""
     after, before = (Library.from_json(x["library.json"]) for x in (outcome.files, outcome.start))
     return after.version != before.version
 
 
-def changed(outcome: Outcome) -> bool:
+def changed(outcome: RunOutcome) -> bool:
     """Whether the run ends with a changed artefact: other lessons, which measured better on the test rows."""
     gain = outcome.evaluation.results[1].against
     return accepted(outcome) and gain is not None and gain.mean.estimate > 0

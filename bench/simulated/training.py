@@ -18,15 +18,15 @@ from edgewise.learner.methods.method import Method, limited
 from edgewise.learner.sampling.given_answers import written
 from edgewise.learner.training.row_memory import drawn, remembered
 from edgewise.learner.update import collate
-from edgewise.learner.update.gradient_step import How, update
-from edgewise.toolkit.groups.sampling.rollout_plan import GIVEN, Asked
+from edgewise.learner.update.gradient_step import UpdateConfig, update
+from edgewise.toolkit.groups.sampling.rollout_plan import GIVEN, SamplingRequest
 from edgewise.toolkit.groups.sampling.row_history import Memory
 from edgewise.toolkit.tracking.events import Event, GroupsDeferred
 from edgewise.toolkit.types import Encoded, Example, Group, Message, Plan, Rollout, Score, Step
 from edgewise.toolkit.util.seeds import seed as seed_of
 from tests.support.plans import play
 
-HOW = How(tokens=1 << 20)
+HOW = UpdateConfig(tokens=1 << 20)
 
 
 class World(Protocol):
@@ -96,10 +96,10 @@ class Training:
             self.step()
         return self.policy
 
-    def _asked(self) -> Asked:
+    def _asked(self) -> SamplingRequest:
         rng = np.random.default_rng(seed_of(self.seed, "select", self.number))
         rows = self.method.select(self.world.rows, self.memory, rng, self.batch * self.refills)
-        return Asked(
+        return SamplingRequest(
             rows,
             self.batch,
             self.size,

@@ -11,7 +11,7 @@ from edgewise.experience.commands import weights_arm
 from edgewise.experience.config import ExperienceConfig
 from edgewise.experience.forecast import forecast
 from edgewise.experience.library.library import Library
-from edgewise.experience.spec import Job
+from edgewise.experience.spec import ExperienceSpec
 from edgewise.experience.store import checkout
 from edgewise.experience.store.reference import bare, in_common, load, parse
 from edgewise.experience.training.loop import Runs, evaluate, learn
@@ -25,12 +25,12 @@ from edgewise.toolkit.run import directory
 from edgewise.toolkit.run.artifact import Artifact
 from edgewise.toolkit.run.config import parse_settings, resolve
 from edgewise.toolkit.run.forecast import check_limits
-from edgewise.toolkit.run.runner import Outcome, Result, execute_run
+from edgewise.toolkit.run.runner import Result, RunOutcome, execute_run
 from edgewise.toolkit.task.task import Task, describe
 from edgewise.toolkit.types import Plan
 
 
-class Words:
+class ImproveExperience:
     """One task and its settings, ready for `plan`, `improve` and `evaluate`."""
 
     def __init__(self, task: Path, options: Mapping[str, Any], settings: Sequence[str], price: str | None):
@@ -58,7 +58,7 @@ class Words:
 
     def plan(self, lib: str | None = None) -> Shown:
         """The task and what a run would take; asks no model."""
-        job = Job(self.task, self._config(), checkout.start(lib).library)
+        job = ExperienceSpec(self.task, self._config(), checkout.start(lib).library)
         for model in filter(None, job.config.models):
             check(model)
         found = forecast(job)
@@ -73,7 +73,7 @@ class Words:
         """
         path = run or directory.fresh(self.task.name)
         began = checkout.start(lib, replay if replay and replay.is_dir() else path)
-        job = Job(self.task, self._config(), began.library, began.parents)
+        job = ExperienceSpec(self.task, self._config(), began.library, began.parents)
         found = forecast(job)
         check_limits(job.config, found)
         announce(found.lines())
@@ -87,7 +87,7 @@ class Words:
         result = asyncio.run(learning)
         lines = _result_lines(result)
         try:
-            committed = checkout.hand_back(lib, began, result) if lib else ""
+            committed = checkout.commit_to_store(lib, began, result) if lib else ""
         except LibraryError:
             announce(lines)
             raise
@@ -103,7 +103,7 @@ class Words:
         how to run those artefacts that hold neither library nor weights, by path.
         """
         measured = {path: Artifact.load(path) for path in artifacts if not bare(path)}
-        job = Job(self.task, self._config([*measured.values()]))
+        job = ExperienceSpec(self.task, self._config([*measured.values()]))
         trainings = {
             path: weights_arm.runs(each) for path, each in measured.items() if weights_arm.holds(each)
         }
@@ -117,8 +117,8 @@ class Words:
                 alone.append(name)
         fetch(job.config.model, job.config.judge, job.config.embedder)
 
-        def arms(*_: Any) -> Plan[Outcome]:
-            return Outcome((yield from evaluate(job, libraries, alone)), {}, {})
+        def arms(*_: Any) -> Plan[RunOutcome]:
+            return RunOutcome((yield from evaluate(job, libraries, alone)), {}, {})
 
         result = asyncio.run(execute_run(self.task, job.config, arms, run, job="evaluate", watch=watcher()))
         return Shown([*result.evidence.lines(), *cost_lines(result)], result.to_json())

@@ -159,7 +159,7 @@ class _Report:
         }
 
 
-def bring(source: str, lib: str, message: str | None, author: str | None, dry_run: bool) -> Shown:
+def import_library(source: str, lib: str, message: str | None, author: str | None, dry_run: bool) -> Shown:
     """Bring the lessons of a file, an artefact or a run into a store, which is made where there is none."""
     report = _Report(load(parse(source)))
     lessons = _guarded(report)
@@ -207,7 +207,7 @@ def _guarded(report: _Report, known: Library | None = None) -> list[Lesson]:
     return kept
 
 
-def combine(
+def merge_libraries(
     lib: str, other: str, base: str | None, take: str | None, message: str | None, author: str | None
 ) -> Shown:
     """

@@ -4,7 +4,7 @@ import hashlib
 from dataclasses import replace
 
 from edgewise.experience.library.library import Library
-from edgewise.experience.spec import Job
+from edgewise.experience.spec import ExperienceSpec
 from edgewise.experience.training.loop import Runs
 from edgewise.experience.training.rollouts import measure
 from edgewise.toolkit.run.artifact import Artifact
@@ -25,7 +25,7 @@ def runs(artifact: Artifact) -> Runs:
     model = artifact.model_in_use
     version = hashlib.sha256(json_text(dict(artifact.files)).encode()).hexdigest()[:12]
 
-    def run(job: Job) -> Plan[list[Group]]:
+    def run(job: ExperienceSpec) -> Plan[list[Group]]:
         own = replace(job, config=job.config.model_copy(update={"model": model, "judge": job.judge}))
         groups = yield from measure(own, Library(), job.task.test, version=version)
         yield ModelReleased(model)

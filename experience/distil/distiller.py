@@ -13,7 +13,7 @@ from edgewise.experience.distil import prompts
 from edgewise.experience.library.library import Library
 from edgewise.experience.library.operations import NotOperations, Operation, parse
 from edgewise.toolkit.rollout.episode import acted
-from edgewise.toolkit.types import Example, Group, Message, Payer, Plan, Reply, Request, Rollout, Sampling
+from edgewise.toolkit.types import BilledTo, Example, Group, Message, Plan, Reply, Request, Rollout, Sampling
 
 Summaries = Literal["always", "auto"]
 SHORT = 60
@@ -177,7 +177,7 @@ def _operations(distiller: Distiller, example: str, system: str, user: str) -> P
 
 def _request(distiller: Distiller, example: str, system: str, user: str) -> Request:
     messages = (Message("system", system), Message("user", user))
-    payer = Payer("distiller", example=example)
+    payer = BilledTo("distiller", example=example)
     return Request(distiller.model, messages, distiller.sampling, payer=payer)
 
 

@@ -20,7 +20,7 @@ from edgewise.experience.distil.distiller import SHORT, Comparison, Distiller, o
 from edgewise.experience.library.library import Lesson, Library
 from edgewise.experience.library.operations import Operation
 from edgewise.toolkit.task.task import Task
-from edgewise.toolkit.types import Example, Group, Message, Payer, Plan, Reply, Request
+from edgewise.toolkit.types import BilledTo, Example, Group, Message, Plan, Reply, Request
 from edgewise.toolkit.util.seeds import seed as seed_of
 
 ARROW = " -> "
@@ -123,7 +123,9 @@ def _line(
     ]
     messages = (Message("system", system), *turns, Message("user", asked))
     short = replace(distiller.sampling, max_tokens=LINE)
-    reply: Reply = yield Request(distiller.model, messages, short, payer=Payer("distiller", example=example))
+    reply: Reply = yield Request(
+        distiller.model, messages, short, payer=BilledTo("distiller", example=example)
+    )
     return next(iter(reply.message.content.strip().splitlines()), "").strip(" .-")
 
 

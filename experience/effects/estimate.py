@@ -23,7 +23,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from edgewise.experience.effects.exposure import Seen, key
+from edgewise.experience.effects.exposure import Exposure, key
 from edgewise.experience.library.library import Effect, Library
 
 Array = NDArray[np.float64]
@@ -32,7 +32,7 @@ JOINT = 4
 UNSEEN = -math.log(0.025)
 
 
-def estimate(seen: Sequence[Seen]) -> dict[str, Effect]:
+def estimate(seen: Sequence[Exposure]) -> dict[str, Effect]:
     """
     The effect of each lesson that was offered, by key, in whatever order the rollouts come.
 
@@ -79,18 +79,18 @@ def estimate(seen: Sequence[Seen]) -> dict[str, Effect]:
     }
 
 
-def attach(library: Library, seen: Sequence[Seen]) -> Library:
+def attach(library: Library, seen: Sequence[Exposure]) -> Library:
     """The library with the effects that `seen` measures; lessons it does not measure stay as they are."""
     found = estimate(seen)
     return library.with_lessons(replace(x, effect=found.get(key(x), x.effect)) for x in library.lessons)
 
 
-def _order(each: Seen) -> tuple[object, ...]:
+def _order(each: Exposure) -> tuple[object, ...]:
     """Floats are summed in one order, so that the result does not depend on which rollout was done first."""
     return each.group, each.row, each.reward, sorted(each.shown), sorted(each.offered)
 
 
-def _blocks(seen: Sequence[Seen]) -> NDArray[np.intp]:
+def _blocks(seen: Sequence[Exposure]) -> NDArray[np.intp]:
     """(N,) who is compared with whom: groups, and all rollouts alone in their group with the same offer."""
     groups = [(each.group, each.offered) for each in seen]
     sizes = Counter(groups)

@@ -9,7 +9,7 @@ from edgewise.toolkit.util.seeds import seed as seed_of
 
 
 @dataclass(frozen=True, slots=True)
-class Seen:
+class Exposure:
     """
     One graded rollout: what it could have been shown, what it was shown, and its reward.
 
@@ -45,7 +45,7 @@ def subset(library: Library, share: float, seed: int) -> Library:
     return library.with_lessons(x for x in library.lessons if x.always or seed_of(seed, key(x)) < most)
 
 
-def observe(group: str, library: Library, shown: Library, reward: float | None, row: str = "") -> Seen:
+def observe(group: str, library: Library, shown: Library, reward: float | None, row: str = "") -> Exposure:
     """
     A rollout that was shown `shown`, a `subset` of `library`; `reward` is None where it has no valid score.
 
@@ -57,4 +57,4 @@ def observe(group: str, library: Library, shown: Library, reward: float | None, 
         raise ValueError(f"lessons {sorted(strange)} were shown, but are not in the library they come from")
     offered = frozenset(key(x) for x in library.lessons if not x.always)
     value = math.nan if reward is None else float(reward)
-    return Seen(group, value, offered, offered & {key(x) for x in shown.lessons}, row)
+    return Exposure(group, value, offered, offered & {key(x) for x in shown.lessons}, row)

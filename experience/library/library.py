@@ -121,7 +121,7 @@ class Library:
         lines = [f"{mark} {x.text}" for mark, x in shown if x.kind in kinds]
         return "\n".join([LEAD, *lines]) if lines else ""
 
-    def dress(self, messages: tuple[Message, ...]) -> tuple[Message, ...]:
+    def insert_lessons(self, messages: tuple[Message, ...]) -> tuple[Message, ...]:
         """
         The messages of an example with the lessons put in their place.
 

@@ -57,7 +57,7 @@ class Operation(BaseModel):
 
 
 @dataclass(frozen=True, slots=True)
-class Outcome:
+class OperationOutcome:
     """What became of one operation; `reason` says why where it was not applied as it stood."""
 
     operation: Operation
@@ -109,7 +109,7 @@ def apply(
     born: int,
     words: int = 32,
     guard: Guard | None = None,
-) -> tuple[Library, tuple[Outcome, ...]]:
+) -> tuple[Library, tuple[OperationOutcome, ...]]:
     """
     Apply operations in order and say what became of each.
 
@@ -138,55 +138,55 @@ def _apply_one(
     op: Operation,
     born: int,
     word: Callable[[str], "_Worded"],
-) -> Outcome:
+) -> OperationOutcome:
     if op.action == "add":
         return _add(lessons, gone, op, born, word)
     target = known.get(op.id or "")
     if target is None:
-        return Outcome(op, False, f"there is no lesson {op.id!r}")
+        return OperationOutcome(op, False, f"there is no lesson {op.id!r}")
     if op.action != "keep" and lessons[target].locked:
-        return Outcome(op, False, "the lesson is locked")
+        return OperationOutcome(op, False, "the lesson is locked")
     if op.action == "modify" and target in gone:
-        return Outcome(op, False, "deleted by another operation of the same step")
+        return OperationOutcome(op, False, "deleted by another operation of the same step")
     if op.action == "modify" and not op.text:
-        return Outcome(op, False, "no new text")
+        return OperationOutcome(op, False, "no new text")
     if op.action == "modify":
         old, worded = lessons[target], word(op.text)
         if worded.blocked:
-            return Outcome(op, False, worded.note)
+            return OperationOutcome(op, False, worded.note)
         # What was measured belongs to the wording.
         effect = old.effect if worded.text == old.text else None
         new = replace(old, text=worded.text, kind=op.kind or old.kind, effect=effect)
         lessons[target] = _joined(new, op.sources, op.rollouts)
-        return Outcome(op, True, worded.note)
-    return Outcome(op, True)
+        return OperationOutcome(op, True, worded.note)
+    return OperationOutcome(op, True)
 
 
 def _add(
     lessons: dict[str, Lesson], gone: set[str], op: Operation, born: int, word: Callable[[str], "_Worded"]
-) -> Outcome:
+) -> OperationOutcome:
     worded = word(op.text)
     if worded.blocked or not worded.text:
-        return Outcome(op, False, worded.note or "no text")
+        return OperationOutcome(op, False, worded.note or "no text")
     new = _joined(lesson(worded.text, op.kind or "content", born), op.sources, op.rollouts)
     twin = next((x for x in lessons.values() if x.id not in gone and near(x.text, new.text)), None)
     if twin:
         lessons[twin.id] = _joined(twin, new.sources, new.rollouts)
-        return Outcome(op, False, f"joined with {twin.id}, which says the same")
+        return OperationOutcome(op, False, f"joined with {twin.id}, which says the same")
     if new.id in gone:
-        return Outcome(op, False, "deleted by another operation of the same step")
+        return OperationOutcome(op, False, "deleted by another operation of the same step")
     # A lesson that has been reworded since keeps its id, so this one needs another.
     while new.id in lessons:
         new = replace(new, id=lesson(f"{new.id} {new.text}").id)
     lessons[new.id] = new
-    return Outcome(op, True, worded.note)
+    return OperationOutcome(op, True, worded.note)
 
 
-def squeezed(lesson: Lesson, lessons: int, tokens: int) -> Outcome:
+def squeezed(lesson: Lesson, lessons: int, tokens: int) -> OperationOutcome:
     """The outcome of a lesson that the library had no room for."""
     worth = f"its effect is {lesson.effect.estimate:+.3f}" if lesson.effect else "its effect is not measured"
     reason = f"no room within {lessons} lessons and {tokens:,} tokens; {worth}"
-    return Outcome(Operation(action="delete", id=lesson.id, text=lesson.text), True, reason)
+    return OperationOutcome(Operation(action="delete", id=lesson.id, text=lesson.text), True, reason)
 
 
 @dataclass(frozen=True, slots=True)
@@ -226,6 +226,6 @@ def shorten(text: str, words: int) -> tuple[str, str]:
     return (cut[: end + 1] if end > len(cut) // 2 else cut), f"cut from {len(split)} to {words} words"
 
 
-def as_json(outcomes: Sequence[Outcome]) -> list[dict[str, Any]]:
+def as_json(outcomes: Sequence[OperationOutcome]) -> list[dict[str, Any]]:
     """Outcomes as plain data."""
     return [outcome.to_json() for outcome in outcomes]

@@ -8,12 +8,12 @@ from edgewise.experience.library.library import Library
 from edgewise.experience.prompting import retriever
 from edgewise.experience.prompting.retriever import Retrieval
 from edgewise.toolkit.run.artifact import Artifact
-from edgewise.toolkit.run.driver import Asks, drive
+from edgewise.toolkit.run.driver import ModelClient, drive
 from edgewise.toolkit.serve.server import drawn_as
 from edgewise.toolkit.types import Plan, Reply, Request
 
 
-def answerer(artifact: Artifact, model: str, client: Asks) -> Callable[[Request], Awaitable[Reply]]:
+def answerer(artifact: Artifact, model: str, client: ModelClient) -> Callable[[Request], Awaitable[Reply]]:
     """
     What answers with an artefact's lessons, through `client`, with the model named here.
 
@@ -35,4 +35,4 @@ def answerer(artifact: Artifact, model: str, client: Asks) -> Callable[[Request]
 def answered(request: Request, library: Library, how: Retrieval) -> Plan[Reply]:
     """The reply to a request with the lessons that fit it."""
     shown = yield from retriever.shown(library, request.messages, how)
-    return (yield replace(request, messages=shown.dress(request.messages)))
+    return (yield replace(request, messages=shown.insert_lessons(request.messages)))

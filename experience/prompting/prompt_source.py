@@ -15,7 +15,7 @@ from edgewise.toolkit.types import Example, Message, Plan
 
 
 @dataclass(frozen=True, slots=True)
-class Dressed:
+class PromptLibrary:
     """
     A library and how its lessons are chosen for a prompt.
 
@@ -52,7 +52,7 @@ class Dressed:
         return {row.id: part.dress(row.messages) for row, part in zip(rows, fitting, strict=True)}
 
 
-def named(name: str) -> Dressed:
+def named(name: str) -> PromptLibrary:
     """
     The library that `name` stands for (see `experience.store.reference`).
 
@@ -64,4 +64,4 @@ def named(name: str) -> Dressed:
     settings = {} if bare(name) else in_common([Artifact.load(name)])
     usual = ExperienceConfig.model_fields
     most, embedder = (settings.pop(key, usual[key].default) for key in ("prompt_tokens", "embedder"))
-    return Dressed(library, Retrieval(most, embedder), settings)
+    return PromptLibrary(library, Retrieval(most, embedder), settings)

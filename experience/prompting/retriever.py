@@ -22,7 +22,7 @@ from edgewise.experience.library.library import LEAD, Library, tokens
 from edgewise.toolkit.errors import ConfigError, ModelError
 from edgewise.toolkit.model.openai_format import vector
 from edgewise.toolkit.run.driver import asking
-from edgewise.toolkit.types import Message, Payer, Plan, Reply, Request
+from edgewise.toolkit.types import BilledTo, Message, Plan, Reply, Request
 
 SHARE = 0.15
 """
@@ -58,7 +58,7 @@ RAREST = 64
 INDEXES = 32
 """Libraries whose index is kept, the latest ones: about as many as are compared with each other at once."""
 
-_PAYER = Payer("retrieval")
+_PAYER = BilledTo("retrieval")
 _TABLE = "CREATE VIRTUAL TABLE lessons USING fts5(text, content='', tokenize='porter unicode61')"
 _COUNT = "SELECT count(*) FROM (SELECT 1 FROM lessons WHERE lessons MATCH ? LIMIT ?)"
 _MATCH = "SELECT rowid, -bm25(lessons) FROM lessons WHERE lessons MATCH ?"

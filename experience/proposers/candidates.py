@@ -8,7 +8,7 @@ from edgewise.experience.distil import distiller, pooling
 from edgewise.experience.distil.distiller import Unreadable
 from edgewise.experience.library import operations as ops
 from edgewise.experience.library.library import Kind, Library
-from edgewise.experience.spec import Job
+from edgewise.experience.spec import ExperienceSpec
 from edgewise.toolkit.types import Plan
 from edgewise.toolkit.util.seeds import seed as seed_of
 
@@ -18,11 +18,13 @@ class Candidates:
     """Libraries that could follow the current one, the best guess first; what became of its operations."""
 
     libraries: Mapping[str, Library] = field(default_factory=dict)
-    outcomes: tuple[ops.Outcome, ...] = ()
+    outcomes: tuple[ops.OperationOutcome, ...] = ()
     incomplete: str = ""
 
 
-def drawn(job: Job, library: Library, proposals: Sequence[ops.Operation], step: int) -> Plan[Candidates]:
+def drawn(
+    job: ExperienceSpec, library: Library, proposals: Sequence[ops.Operation], step: int
+) -> Plan[Candidates]:
     """The candidates that a step's proposals make."""
     if not proposals:
         return Candidates()
@@ -30,7 +32,9 @@ def drawn(job: Job, library: Library, proposals: Sequence[ops.Operation], step: 
     return (yield from make(job, library, proposals, step))
 
 
-def _updated(job: Job, library: Library, proposals: Sequence[ops.Operation], step: int) -> Plan[Candidates]:
+def _updated(
+    job: ExperienceSpec, library: Library, proposals: Sequence[ops.Operation], step: int
+) -> Plan[Candidates]:
     """The distiller's update of the library, and the proposals taken as they stand."""
     joined, outcomes = applied(job, library, proposals, step)
     as_proposed = {"as proposed": joined} if job.gated else {}
@@ -49,7 +53,9 @@ def _only(library: Library, kind: Kind) -> Library:
     return library.with_lessons(x for x in library.lessons if x.kind == kind or x.locked)
 
 
-def _joined(job: Job, library: Library, proposals: Sequence[ops.Operation], step: int) -> Plan[Candidates]:
+def _joined(
+    job: ExperienceSpec, library: Library, proposals: Sequence[ops.Operation], step: int
+) -> Plan[Candidates]:
     """Several draws of one lesson per right answer; the outcomes are those of the first."""
     seed = seed_of(job.config.seed, step)
     each = yield from pooling.join(job.distiller, library, proposals, job.config.draws, seed)
@@ -59,8 +65,8 @@ def _joined(job: Job, library: Library, proposals: Sequence[ops.Operation], step
 
 
 def applied(
-    job: Job, library: Library, operations: Sequence[ops.Operation], step: int
-) -> tuple[Library, tuple[ops.Outcome, ...]]:
+    job: ExperienceSpec, library: Library, operations: Sequence[ops.Operation], step: int
+) -> tuple[Library, tuple[ops.OperationOutcome, ...]]:
     """The library after operations, within its caps; what the caps cost is an outcome too."""
     config = job.config
     after, outcomes = ops.apply(library, operations, born=step, words=config.words, guard=job.guard)

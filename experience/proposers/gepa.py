@@ -18,7 +18,7 @@ from edgewise.experience.library.library import Library
 from edgewise.experience.prompting import retriever
 from edgewise.experience.proposers import candidates
 from edgewise.experience.proposers.candidates import Candidates
-from edgewise.experience.spec import Job
+from edgewise.experience.spec import ExperienceSpec
 from edgewise.toolkit.errors import LibraryError
 from edgewise.toolkit.evaluation.comparison import reward_of
 from edgewise.toolkit.rollout import agent
@@ -26,7 +26,7 @@ from edgewise.toolkit.rollout.agent import Prompt
 from edgewise.toolkit.run.driver import asking
 from edgewise.toolkit.run.sync_bridge import Ask, bridged
 from edgewise.toolkit.tracking.events import GroupsFinished
-from edgewise.toolkit.types import Example, Group, Message, Payer, Plan, Reply, Request, Rollout
+from edgewise.toolkit.types import BilledTo, Example, Group, Message, Plan, Reply, Request, Rollout
 from edgewise.toolkit.util.seeds import seed as seed_of
 
 MOST = 4
@@ -71,7 +71,7 @@ def least_calls(rows: int) -> int:
 
 
 def search(
-    job: Job, library: Library, rows: Sequence[Example], step: int
+    job: ExperienceSpec, library: Library, rows: Sequence[Example], step: int
 ) -> Plan[tuple[list[Group], Candidates]]:
     """
     What GEPA ran on these rows, and the best candidates it found there.
@@ -126,7 +126,7 @@ class _Made:
     """The library that a text makes, what became of its lessons, and the runs that it was written from."""
 
     library: Library
-    outcomes: tuple[operations.Outcome, ...]
+    outcomes: tuple[operations.OperationOutcome, ...]
     runs: tuple[Rollout, ...]
 
 
@@ -138,7 +138,7 @@ class _Search:
     `runs` are all rollouts so far by row; `shown` those that were last reflected on, with those of the parents.
     """
 
-    job: Job
+    job: ExperienceSpec
     library: Library
     step: int
     ask: Ask
@@ -174,7 +174,7 @@ class _Search:
         model = self.job.distiller
         messages, sample = (Message("user", prompt),), self.reflections
         self.reflections += 1
-        request = Request(model.model, messages, model.sampling, sample=sample, payer=Payer("distiller"))
+        request = Request(model.model, messages, model.sampling, sample=sample, payer=BilledTo("distiller"))
         reply: Reply = self.ask(asking(request))
         return reply.message.content
 
@@ -194,8 +194,8 @@ class _Search:
 
 
 def _rewritten(
-    job: Job, library: Library, text: str, runs: Sequence[Rollout], step: int
-) -> tuple[Library, tuple[operations.Outcome, ...]]:
+    job: ExperienceSpec, library: Library, text: str, runs: Sequence[Rollout], step: int
+) -> tuple[Library, tuple[operations.OperationOutcome, ...]]:
     """The library with a text in place of its lessons; a lesson with the same wording stays, and so do locked ones."""
     texts = _lessons(text, job.config.words)
     known = {x.text for x in library.lessons}
@@ -215,7 +215,9 @@ def _lessons(text: str, words: int) -> list[str]:
         return []
 
 
-def _run(job: Job, library: Library, draws: Sequence[tuple[Example, int]], step: int) -> Plan[list[Rollout]]:
+def _run(
+    job: ExperienceSpec, library: Library, draws: Sequence[tuple[Example, int]], step: int
+) -> Plan[list[Rollout]]:
     """A graded rollout for each row and sample index, as a run while learning, under the whole library."""
     yield from retriever.prepare(library, job.retrieval)
     found = yield [_attempt(job, library, row, sample, step) for row, sample in draws]
@@ -223,9 +225,9 @@ def _run(job: Job, library: Library, draws: Sequence[tuple[Example, int]], step:
     return found
 
 
-def _attempt(job: Job, library: Library, row: Example, sample: int, step: int) -> Plan[Rollout]:
+def _attempt(job: ExperienceSpec, library: Library, row: Example, sample: int, step: int) -> Plan[Rollout]:
     shown = yield from retriever.shown(library, row.messages, job.retrieval)
-    prompt = Prompt(shown.dress(row.messages), library.version)
+    prompt = Prompt(shown.insert_lessons(row.messages), library.version)
     seed = seed_of(job.config.seed, step)
     (run,) = yield from agent.runs(
         job.learner, row, [prompt], job.task.reward, judge=job.judge, seed=seed, start=sample

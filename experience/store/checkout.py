@@ -55,7 +55,7 @@ def keep(began: Start, run: Path) -> None:
     directory.write_json(directory.made(run) / FILE, saved)
 
 
-def hand_back(lib: str, began: Start, result: Result) -> str:
+def commit_to_store(lib: str, began: Start, result: Result) -> str:
     """
     Commit what a run learnt to the store that it began from, merged with what others did since; a line for people.
 

@@ -12,9 +12,9 @@ from typing import Any
 from edgewise.experience.effects import pruning
 from edgewise.experience.effects.pruning import Dropped
 from edgewise.experience.library.library import Effect, Lesson, Library
-from edgewise.experience.spec import USUAL, Job
+from edgewise.experience.spec import USUAL, ExperienceSpec
 from edgewise.experience.training.gate import Cached, gate_rows
-from edgewise.experience.training.records import State
+from edgewise.experience.training.records import ExperienceState
 from edgewise.toolkit.tracking.events import EffectsMeasured, GroupsFinished, StageStarted
 from edgewise.toolkit.types import Example, Plan
 
@@ -46,7 +46,7 @@ class Tidied:
         }
 
 
-def tidied(job: Job, state: State) -> Plan[Library]:
+def tidied(job: ExperienceSpec, state: ExperienceState) -> Plan[Library]:
     """
     The library without lessons that do harm, its undecided ones measured by leaving each out once.
 
@@ -62,7 +62,9 @@ def tidied(job: Job, state: State) -> Plan[Library]:
     return kept
 
 
-def _measured(job: Job, library: Library, asked: Sequence[Lesson], rows: Sequence[Example]) -> Plan[Library]:
+def _measured(
+    job: ExperienceSpec, library: Library, asked: Sequence[Lesson], rows: Sequence[Example]
+) -> Plan[Library]:
     cached = Cached(job, library)
     without = [library.with_lessons(x for x in library.lessons if x is not lesson) for lesson in asked]
     everything, *others = yield [cached.rewards(each, rows) for each in (library, *without)]

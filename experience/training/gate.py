@@ -7,9 +7,9 @@ import numpy as np
 
 from edgewise.experience.library.library import Library
 from edgewise.experience.proposers.candidates import Candidates
-from edgewise.experience.spec import Job
+from edgewise.experience.spec import ExperienceSpec
 from edgewise.experience.training import rollouts as runs
-from edgewise.experience.training.records import State, check_alive, mean
+from edgewise.experience.training.records import ExperienceState, check_alive, mean
 from edgewise.toolkit.evaluation.comparison import reward_of
 from edgewise.toolkit.evaluation.gate import Choice, Scores, Verdict, choose
 from edgewise.toolkit.groups.sampling.row_selection import shuffled
@@ -17,7 +17,7 @@ from edgewise.toolkit.tracking.events import GroupsFinished, StageStarted
 from edgewise.toolkit.types import Example, Group, Plan
 
 
-def _decided(job: Job, state: State, found: Candidates) -> Plan[Choice[Library] | None]:
+def _decided(job: ExperienceSpec, state: ExperienceState, found: Candidates) -> Plan[Choice[Library] | None]:
     """The gate's choice between the current library and the candidates; None where it is off."""
     if not job.gated:
         return None
@@ -33,12 +33,12 @@ def _decided(job: Job, state: State, found: Candidates) -> Plan[Choice[Library] 
     return choice
 
 
-def gate_rows(job: Job) -> tuple[Example, ...]:
+def gate_rows(job: ExperienceSpec) -> tuple[Example, ...]:
     """The validation rows that candidates are compared on, the same in every step."""
     return shuffled(job.task.validation, job.config.seed, 0)[: job.config.gate_rows]
 
 
-def with_places(job: Job, libraries: Mapping[str, Library]) -> dict[str, Library]:
+def with_places(job: ExperienceSpec, libraries: Mapping[str, Library]) -> dict[str, Library]:
     """The candidates, and the best guess in other places of the prompt."""
     first = next(iter(libraries.values()), None)
     places = job.config.try_places if first else ()
@@ -53,7 +53,7 @@ class Cached:
     such as by being too long for the model, is just a bad one.
     """
 
-    def __init__(self, job: Job, current: Library):
+    def __init__(self, job: ExperienceSpec, current: Library):
         self._job = job
         self._current = current.version
         self._seen: dict[tuple[str, str], Group] = {}

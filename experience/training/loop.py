@@ -13,55 +13,57 @@ import numpy as np
 
 from edgewise.experience.effects import estimate
 from edgewise.experience.library.library import Library
-from edgewise.experience.spec import Job
+from edgewise.experience.spec import ExperienceSpec
 from edgewise.experience.training import final_pruning, placebo, rollouts
-from edgewise.experience.training.records import State, StepRecord, check_alive
+from edgewise.experience.training.records import ExperienceState, ExperienceStep, check_alive
 from edgewise.experience.training.rollouts import MEASURING
 from edgewise.experience.training.step import step
 from edgewise.toolkit.evaluation.comparison import Arm, compare
 from edgewise.toolkit.evaluation.gate import Spending
 from edgewise.toolkit.groups.sampling.row_selection import rested, shuffled, vade
-from edgewise.toolkit.run.driver import booked
-from edgewise.toolkit.run.runner import Outcome
+from edgewise.toolkit.run.driver import charge_to_step
+from edgewise.toolkit.run.runner import RunOutcome
 from edgewise.toolkit.tracking.events import GroupsFinished, ModelReleased, StageStarted, StepFinished
 from edgewise.toolkit.types import Example, Group, Plan
 from edgewise.toolkit.util.seeds import seed as seed_of
 
 
-def learn(job: Job) -> Plan[Outcome]:
+def learn(job: ExperienceSpec) -> Plan[RunOutcome]:
     """
     The whole job: learn a library on the training rows, then measure it on the test rows.
 
     Ends with the evaluation of the start and of what was learnt, on rows that learning never saw.
     """
-    state = State(job.start, Spending(job.gate_alpha, job.steps))
+    state = ExperienceState(job.start, Spending(job.gate_alpha, job.steps))
     number, first = 0, ()
     for epoch in range(1, (1 if job.config.direct else job.config.epochs) + 1):
         waiting = _awake(job, state, epoch)
         for _ in range(job.steps_per_epoch):
             number += 1
             queue = _queue(job, state, waiting, number)
-            record = yield from booked(step(job, state, queue, number, epoch), number)
+            record = yield from charge_to_step(step(job, state, queue, number, epoch), number)
             yield StepFinished(record)
             state, first = record.state, first or tuple(study.group for study in record.studies)
             waiting = _left(job, waiting, record)
             if not waiting or job.config.direct:
                 break
         state = replace(state, memory=state.memory.next_round())
-    library = yield from booked(final_pruning.tidied(job, state), number)
+    library = yield from charge_to_step(final_pruning.tidied(job, state), number)
     arms = {"before": job.start, **({"after": library} if library.version != job.start.version else {})}
     if job.config.placebo and "after" in arms:
-        arms |= yield from booked(placebo.libraries(job, library, first), number)
-    return (yield from booked(_outcome(job, arms, estimate.attach(job.start, state.seen)), MEASURING))
+        arms |= yield from charge_to_step(placebo.libraries(job, library, first), number)
+    return (yield from charge_to_step(_outcome(job, arms, estimate.attach(job.start, state.seen)), MEASURING))
 
 
-def _awake(job: Job, state: State, epoch: int) -> tuple[Example, ...]:
+def _awake(job: ExperienceSpec, state: ExperienceState, epoch: int) -> tuple[Example, ...]:
     """The rows of an epoch in their order, without those that rest."""
     rows = shuffled(job.task.train, job.config.seed, epoch)
     return rested(rows, state.memory) if job.config.rest else rows
 
 
-def _queue(job: Job, state: State, waiting: Sequence[Example], number: int) -> tuple[Example, ...]:
+def _queue(
+    job: ExperienceSpec, state: ExperienceState, waiting: Sequence[Example], number: int
+) -> tuple[Example, ...]:
     """The rows of a step, the first ones first; VADE's end where signal is no longer likely."""
     if job.config.select == "shuffled":
         return tuple(waiting)
@@ -70,7 +72,7 @@ def _queue(job: Job, state: State, waiting: Sequence[Example], number: int) -> t
     return vade(rows, state.memory, rng, 2 * job.config.batch_size)
 
 
-def _left(job: Job, waiting: Sequence[Example], record: StepRecord) -> tuple[Example, ...]:
+def _left(job: ExperienceSpec, waiting: Sequence[Example], record: ExperienceStep) -> tuple[Example, ...]:
     """What an epoch still has to visit: VADE may visit any row again."""
     if job.config.select != "shuffled":
         return tuple(waiting)
@@ -78,18 +80,20 @@ def _left(job: Job, waiting: Sequence[Example], record: StepRecord) -> tuple[Exa
     return tuple(row for row in waiting if row.id not in done)
 
 
-def _outcome(job: Job, arms: Mapping[str, Library], start: Library) -> Plan[Outcome]:
+def _outcome(job: ExperienceSpec, arms: Mapping[str, Library], start: Library) -> Plan[RunOutcome]:
     """The measurement; the start is kept with what was measured of its lessons."""
     evaluation = yield from evaluate(job, arms)
     files, unchanged = ({"library.json": each.to_json()} for each in (arms.get("after", start), start))
-    return Outcome(evaluation, files, unchanged, job.parents)
+    return RunOutcome(evaluation, files, unchanged, job.parents)
 
 
-Runs = Callable[[Job], Plan[list[Group]]]
+Runs = Callable[[ExperienceSpec], Plan[list[Group]]]
 """A way of answering other than a library: how to run it on the test rows of a job."""
 
 
-def evaluate(job: Job, libraries: Mapping[str, Library | Runs], alone: Collection[str] = ()) -> Plan[Any]:
+def evaluate(
+    job: ExperienceSpec, libraries: Mapping[str, Library | Runs], alone: Collection[str] = ()
+) -> Plan[Any]:
     """
     Run libraries, or other ways, on the same test rows and samples; returns a `toolkit.evaluation.comparison.Evaluation`.
 
@@ -113,5 +117,5 @@ def evaluate(job: Job, libraries: Mapping[str, Library | Runs], alone: Collectio
     return compare(arms, ks=tuple(sorted({1, job.config.samples})))
 
 
-def _answers(job: Job, way: Library | Runs) -> Plan[list[Group]]:
+def _answers(job: ExperienceSpec, way: Library | Runs) -> Plan[list[Group]]:
     return rollouts.measure(job, way, job.task.test) if isinstance(way, Library) else way(job)

@@ -12,7 +12,7 @@ import numpy as np
 
 from edgewise.experience.library.library import Library, lesson
 from edgewise.experience.proposers import candidates
-from edgewise.experience.spec import Job
+from edgewise.experience.spec import ExperienceSpec
 from edgewise.experience.training.step import compared
 from edgewise.toolkit.types import Group, Plan
 from edgewise.toolkit.util.seeds import seed as seed_of
@@ -23,13 +23,13 @@ climbing beans to poles mulch paths with straw harvest herbs before flowering st
 """.split()
 
 
-def libraries(job: Job, library: Library, groups: Sequence[Group]) -> Plan[dict[str, Library]]:
+def libraries(job: ExperienceSpec, library: Library, groups: Sequence[Group]) -> Plan[dict[str, Library]]:
     """The placebo arms of a learnt library, by name; `groups` are those of the first step."""
     shuffled = yield from _learnt_from_noise(job, groups)
     return {"placebo: off topic": off_topic(job, library), "placebo: shuffled rewards": shuffled}
 
 
-def off_topic(job: Job, library: Library) -> Library:
+def off_topic(job: ExperienceSpec, library: Library) -> Library:
     """As many lessons as a library has, each with as many words, on gardening."""
     rng = np.random.default_rng(seed_of(job.config.seed, "placebo"))
     texts = (" ".join(rng.choice(OFF_TOPIC, len(x.text.split()))).capitalize() for x in library.lessons)
@@ -38,14 +38,14 @@ def off_topic(job: Job, library: Library) -> Library:
     )
 
 
-def _learnt_from_noise(job: Job, groups: Sequence[Group]) -> Plan[Library]:
+def _learnt_from_noise(job: ExperienceSpec, groups: Sequence[Group]) -> Plan[Library]:
     studies = yield [compared(job, job.start, group) for group in dealt(job, groups)]
     proposals = tuple(op for study in studies for op in study.proposals)
     found = yield from candidates.drawn(job, job.start, proposals, 1)
     return next(iter(found.libraries.values()), job.start)
 
 
-def dealt(job: Job, groups: Sequence[Group]) -> list[Group]:
+def dealt(job: ExperienceSpec, groups: Sequence[Group]) -> list[Group]:
     """The same groups with scores dealt out among all runs and right answers among all rows, at random."""
     rng = np.random.default_rng(seed_of(job.config.seed, "shuffled rewards"))
     runs = [run for group in groups for run in group.members]

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from edgewise.experience.distil.distiller import Comparison
-from edgewise.experience.effects.exposure import Seen
+from edgewise.experience.effects.exposure import Exposure
 from edgewise.experience.effects.pruning import Dropped
 from edgewise.experience.library import operations
 from edgewise.experience.library.library import Library
@@ -18,17 +18,17 @@ from edgewise.toolkit.types import Group, Rollout
 
 
 @dataclass(frozen=True, slots=True)
-class State:
+class ExperienceState:
     """What one step hands to the next; only the loop writes it."""
 
     library: Library
     spending: Spending
     memory: Memory = field(default_factory=Memory)
-    seen: tuple[Seen, ...] = ()
+    seen: tuple[Exposure, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
-class Study:
+class GroupStudy:
     """
     A finished group and what was made of it; `skipped` says why there is no comparison.
 
@@ -58,7 +58,7 @@ class Study:
 
 
 @dataclass(frozen=True, slots=True)
-class StepRecord:
+class ExperienceStep:
     """
     What one step saw and did; `to_json` is what RUN/steps/NNN/step.json holds.
 
@@ -68,12 +68,12 @@ class StepRecord:
 
     number: int
     epoch: int
-    studies: tuple[Study, ...]
-    outcomes: tuple[operations.Outcome, ...]
+    studies: tuple[GroupStudy, ...]
+    outcomes: tuple[operations.OperationOutcome, ...]
     incomplete: str
     choice: Choice[Library] | None
     dropped: tuple[Dropped, ...]
-    state: State
+    state: ExperienceState
 
     @property
     def library(self) -> Library:

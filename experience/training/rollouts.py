@@ -11,10 +11,10 @@ from dataclasses import dataclass
 from typing import Any
 
 from edgewise.experience.effects import exposure
-from edgewise.experience.effects.exposure import Seen
+from edgewise.experience.effects.exposure import Exposure
 from edgewise.experience.library.library import Library
 from edgewise.experience.prompting import retriever
-from edgewise.experience.spec import Job
+from edgewise.experience.spec import ExperienceSpec
 from edgewise.toolkit.groups.sampling import rollout_plan
 from edgewise.toolkit.rollout import agent
 from edgewise.toolkit.rollout.agent import Agent, Prompt
@@ -36,13 +36,15 @@ class Offer:
     step: int
     block: int
 
-    def part(self, job: Job, sample: int) -> Library:
+    def part(self, job: ExperienceSpec, sample: int) -> Library:
         """What one run sees."""
         seed = seed_of(job.config.seed, "lessons", self.step, self.block, sample)
         return exposure.subset(self.lessons, job.inclusion, seed)
 
 
-def offers(job: Job, library: Library, rows: Sequence[Example], step: int) -> Plan[dict[str, Offer]]:
+def offers(
+    job: ExperienceSpec, library: Library, rows: Sequence[Example], step: int
+) -> Plan[dict[str, Offer]]:
     """The offer of each row, by its id: the lessons that fit it, and a block by its place in the step's order."""
     yield from retriever.prepare(library, job.retrieval)
     fitting = yield [retriever.shown(library, row.messages, job.retrieval) for row in rows]
@@ -52,13 +54,15 @@ def offers(job: Job, library: Library, rows: Sequence[Example], step: int) -> Pl
     }
 
 
-def learning_group(job: Job, row: Example, offer: Offer) -> Plan[Group]:
+def learning_group(job: ExperienceSpec, row: Example, offer: Offer) -> Plan[Group]:
     """`group_size` runs on a row, each with its part of the lessons, graded against each other where asked."""
     found = yield from _learning_runs(job, row, offer, 0, job.config.group_size)
     return Group(row, job.learner.role, found)
 
 
-def allocated_groups(job: Job, rows: Sequence[Example], offered: Mapping[str, Offer]) -> Plan[list[Group]]:
+def allocated_groups(
+    job: ExperienceSpec, rows: Sequence[Example], offered: Mapping[str, Offer]
+) -> Plan[list[Group]]:
     """As many runs as `group_size` a row would be, more where rewards are uncertain (XRPO's allocator)."""
     size = job.config.group_size
 
@@ -70,21 +74,21 @@ def allocated_groups(job: Job, rows: Sequence[Example], offered: Mapping[str, Of
     return [Group(row, job.learner.role, runs) for row, runs in zip(rows, found, strict=True)]
 
 
-def observed(job: Job, group: Group, offer: Offer) -> list[Seen]:
+def observed(job: ExperienceSpec, group: Group, offer: Offer) -> list[Exposure]:
     """What a group says of the lessons that its runs saw or did not see; nothing where every run saw all of them."""
     if job.inclusion == 1:
         return []
     return [_seen(job, group, run, offer) for run in group.members]
 
 
-def _seen(job: Job, group: Group, run: Rollout, offer: Offer) -> Seen:
+def _seen(job: ExperienceSpec, group: Group, run: Rollout, offer: Offer) -> Exposure:
     row = group.example.id
     reward = run.score.value if run.score and run.score.valid else None
     return exposure.observe(f"{offer.step}/{row}", offer.lessons, offer.part(job, run.sample), reward, row)
 
 
 def measure(
-    job: Job, library: Library, rows: Sequence[Example], payer: str = "measure", version: str = ""
+    job: ExperienceSpec, library: Library, rows: Sequence[Example], payer: str = "measure", version: str = ""
 ) -> Plan[list[Group]]:
     """
     Groups of `samples` runs on rows under a library, with the settings and seeds of use.
@@ -96,20 +100,22 @@ def measure(
     return (yield [_measured(job, library, row, user, version or library.version) for row in rows])
 
 
-def _measured(job: Job, library: Library, row: Example, user: Agent, version: str) -> Plan[Group]:
+def _measured(job: ExperienceSpec, library: Library, row: Example, user: Agent, version: str) -> Plan[Group]:
     shown = yield from retriever.shown(library, row.messages, job.retrieval)
-    prompts = [Prompt(shown.dress(row.messages), version)] * job.config.samples
+    prompts = [Prompt(shown.insert_lessons(row.messages), version)] * job.config.samples
     return Group(row, user.role, (yield from _runs(job, user, row, prompts, MEASURING)))
 
 
-def _learning_runs(job: Job, row: Example, offer: Offer, start: int, count: int) -> Plan[tuple[Rollout, ...]]:
+def _learning_runs(
+    job: ExperienceSpec, row: Example, offer: Offer, start: int, count: int
+) -> Plan[tuple[Rollout, ...]]:
     parts = [offer.part(job, sample) for sample in range(start, start + count)]
-    prompts = [Prompt(part.dress(row.messages), part.version) for part in parts]
+    prompts = [Prompt(part.insert_lessons(row.messages), part.version) for part in parts]
     return (yield from _runs(job, job.learner, row, prompts, offer.step, start=start, together=True))
 
 
 def _runs(
-    job: Job, runner: Agent, row: Example, prompts: Sequence[Prompt], step: int, **how: Any
+    job: ExperienceSpec, runner: Agent, row: Example, prompts: Sequence[Prompt], step: int, **how: Any
 ) -> Plan[tuple[Rollout, ...]]:
     seed = seed_of(job.config.seed, step)
     return agent.runs(runner, row, prompts, job.task.reward, judge=job.judge, seed=seed, **how)

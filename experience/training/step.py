@@ -11,14 +11,14 @@ from dataclasses import replace
 from edgewise.experience.distil import distiller, pooling
 from edgewise.experience.distil.distiller import Unreadable
 from edgewise.experience.effects import estimate, pruning
-from edgewise.experience.effects.exposure import Seen
+from edgewise.experience.effects.exposure import Exposure
 from edgewise.experience.library.library import Library
 from edgewise.experience.proposers import candidates, gepa
 from edgewise.experience.proposers.candidates import Candidates
-from edgewise.experience.spec import USUAL, Job
+from edgewise.experience.spec import USUAL, ExperienceSpec
 from edgewise.experience.training import rollouts as runs
 from edgewise.experience.training.gate import _decided
-from edgewise.experience.training.records import State, StepRecord, Study, check_alive
+from edgewise.experience.training.records import ExperienceState, ExperienceStep, GroupStudy, check_alive
 from edgewise.experience.training.rollouts import Offer
 from edgewise.toolkit.evaluation.gate import Choice
 from edgewise.toolkit.groups.sampling import rollout_plan
@@ -26,7 +26,9 @@ from edgewise.toolkit.tracking.events import GroupsFinished, StageStarted
 from edgewise.toolkit.types import Example, Group, Plan, Rollout
 
 
-def step(job: Job, state: State, queue: Sequence[Example], number: int, epoch: int) -> Plan[StepRecord]:
+def step(
+    job: ExperienceSpec, state: ExperienceState, queue: Sequence[Example], number: int, epoch: int
+) -> Plan[ExperienceStep]:
     """Learn from the first rows of `queue` that have something to teach, at most `batch_size` of them."""
     if job.config.proposer == "gepa":
         studies, seen, found = yield from _searched(job, state.library, queue, number, epoch)
@@ -37,27 +39,27 @@ def step(job: Job, state: State, queue: Sequence[Example], number: int, epoch: i
     after = _next(job, state, library, choice, studies, seen)
     kept, dropped = pruning.prune(after.library, job.sure(USUAL))
     record = (number, epoch, tuple(studies), found.outcomes, found.incomplete, choice, dropped)
-    return StepRecord(*record, replace(after, library=kept))
+    return ExperienceStep(*record, replace(after, library=kept))
 
 
 def _next(
-    job: Job,
-    state: State,
+    job: ExperienceSpec,
+    state: ExperienceState,
     library: Library,
     choice: Choice[Library] | None,
-    studies: Sequence[Study],
-    seen: Sequence[Seen],
-) -> State:
+    studies: Sequence[GroupStudy],
+    seen: Sequence[Exposure],
+) -> ExperienceState:
     """The state after a step, its lessons with what is known of their effects."""
     every = (*state.seen, *seen)
     groups = [] if job.task.reward.relative else [study.group for study in studies]
     spending = state.spending.after(choice) if choice else state.spending
-    return State(estimate.attach(library, every), spending, state.memory.after(groups), every)
+    return ExperienceState(estimate.attach(library, every), spending, state.memory.after(groups), every)
 
 
 def _searched(
-    job: Job, library: Library, queue: Sequence[Example], number: int, epoch: int
-) -> Plan[tuple[list[Study], list[Seen], Candidates]]:
+    job: ExperienceSpec, library: Library, queue: Sequence[Example], number: int, epoch: int
+) -> Plan[tuple[list[GroupStudy], list[Exposure], Candidates]]:
     """GEPA's search on the queue's first rows; there is no comparison, and a row that it never drew has no group."""
     rows = queue[: job.config.batch_size]
     calls = len(rows) * job.config.group_size
@@ -66,12 +68,12 @@ def _searched(
     )
     groups, found = yield from gepa.search(job, library, rows, number)
     check_alive([run for group in groups for run in group.members])
-    return [Study(group) for group in groups], [], found
+    return [GroupStudy(group) for group in groups], [], found
 
 
 def _proposed(
-    job: Job, library: Library, queue: Sequence[Example], number: int, epoch: int
-) -> Plan[tuple[list[Study], list[Seen], Candidates]]:
+    job: ExperienceSpec, library: Library, queue: Sequence[Example], number: int, epoch: int
+) -> Plan[tuple[list[GroupStudy], list[Exposure], Candidates]]:
     """What groups of the queue's first rows, or the bare tasks, propose."""
     if job.config.direct:
         batch = queue[: job.config.batch_size]
@@ -85,8 +87,8 @@ def _proposed(
 
 
 def _studied(
-    job: Job, library: Library, queue: Sequence[Example], number: int, epoch: int
-) -> Plan[tuple[list[Study], list[Seen]]]:
+    job: ExperienceSpec, library: Library, queue: Sequence[Example], number: int, epoch: int
+) -> Plan[tuple[list[GroupStudy], list[Exposure]]]:
     """Groups of the queue's first rows and what was made of them; with `refill`, until enough have signal."""
     config = job.config
     wanted = min(config.batch_size, len(queue))
@@ -95,7 +97,7 @@ def _studied(
     offered = yield from runs.offers(job, library, waiting, number)
     done: list[Rollout] = []
 
-    def wave(rows: Sequence[Example]) -> Plan[list[Study]]:
+    def wave(rows: Sequence[Example]) -> Plan[list[GroupStudy]]:
         if config.allocate == "fixed":
             found = yield [study(job, library, row, offered[row.id]) for row in rows]
         else:
@@ -112,26 +114,26 @@ def _studied(
     return studies, [x for group in groups for x in runs.observed(job, group, offered[group.example.id])]
 
 
-def study(job: Job, library: Library, row: Example, offer: Offer) -> Plan[Study]:
+def study(job: ExperienceSpec, library: Library, row: Example, offer: Offer) -> Plan[GroupStudy]:
     """One group from its first rollout to its proposals."""
     group = yield from runs.learning_group(job, row, offer)
     return (yield from compared(job, library, group))
 
 
-def compared(job: Job, library: Library, group: Group) -> Plan[Study]:
+def compared(job: ExperienceSpec, library: Library, group: Group) -> Plan[GroupStudy]:
     """What a finished group proposes, if it has something to compare."""
     reason = _no_lesson(job, group)
     if reason:
-        return Study(group, skipped=reason, signal=False)
+        return GroupStudy(group, skipped=reason, signal=False)
     try:
         if job.pooled:
-            return Study(group, (yield from pooling.propose(job.distiller, job.task, group)))
-        return Study(group, (yield from distiller.study(job.distiller, group, library)))
+            return GroupStudy(group, (yield from pooling.propose(job.distiller, job.task, group)))
+        return GroupStudy(group, (yield from distiller.study(job.distiller, group, library)))
     except Unreadable as error:
-        return Study(group, skipped=str(error))
+        return GroupStudy(group, skipped=str(error))
 
 
-def _no_lesson(job: Job, group: Group) -> str:
+def _no_lesson(job: ExperienceSpec, group: Group) -> str:
     """Why a group is not compared: all runs broke, or there are rewards to see and they are all equal."""
     config = job.config
     if all(run.failed for run in group.members):

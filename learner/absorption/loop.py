@@ -19,7 +19,7 @@ from edgewise.learner.monitoring.collapse import mean
 from edgewise.learner.monitoring.retention import ABSORBED, BEFORE, LESSONS, kept
 from edgewise.learner.policy import checkpoint
 from edgewise.learner.policy.policy import Policy
-from edgewise.learner.sampling.lockstep import in_step
+from edgewise.learner.sampling.lockstep import run_lockstep
 from edgewise.learner.training.engine import Engine
 from edgewise.learner.training.loop import CHECKPOINTS, FILE, check_alive, measured
 from edgewise.learner.update import collate
@@ -30,10 +30,10 @@ from edgewise.toolkit.groups.sampling.row_selection import batches, shuffled
 from edgewise.toolkit.rollout.agent import Agent, Prompt, runs
 from edgewise.toolkit.rollout.tool_calls import with_instructions
 from edgewise.toolkit.run.artifact import WEIGHTS
-from edgewise.toolkit.run.driver import booked
-from edgewise.toolkit.run.runner import Outcome
+from edgewise.toolkit.run.driver import charge_to_step
+from edgewise.toolkit.run.runner import RunOutcome
 from edgewise.toolkit.tracking.events import GroupsFinished, StageStarted, StepFinished, WeightsTrained
-from edgewise.toolkit.types import Example, Group, Message, Plan, Reply, Request, Rollout, Work
+from edgewise.toolkit.types import BlockingCall, Example, Group, Message, Plan, Reply, Request, Rollout
 from edgewise.toolkit.util.seeds import seed as seed_of
 
 NAME, PAPER = "absorbed", "2209.15189"
@@ -86,21 +86,21 @@ class Record:
         )
 
 
-def learn(job: AbsorbJob, path: Path) -> Plan[Outcome]:
+def learn(job: AbsorbJob, path: Path) -> Plan[RunOutcome]:
     """Learn from answers to the training rows, with checkpoints under `path`, then measure on the test rows."""
     yield StageStarted(f"loading {job.config.model}")
-    engine: Engine = yield Work(loaded, (job,))
+    engine: Engine = yield BlockingCall(loaded, (job,))
     asked = yield from job.lessons.dressed([*job.task.train, *job.task.test])
     yield StageStarted(f"training on {engine.policy.chosen}")
     folder, state = path / CHECKPOINTS, State()
     if found := checkpoint.latest(folder):
-        state = State(**(yield Work(engine.restore, (found,))))
+        state = State(**(yield BlockingCall(engine.restore, (found,))))
         yield StageStarted(f"going on after step {state.number}")
     while state.number < job.config.steps:
         yield StageStarted(f"step {state.number + 1} of {job.config.steps}")
         record, state = yield from step(job, engine, asked, state)
         if state.number % job.config.save_every == 0 or state.number == job.config.steps:
-            yield Work(_saved, (engine, state, folder))
+            yield BlockingCall(_saved, (engine, state, folder))
         yield StepFinished(record)
     if not state.answers:
         raise Hopeless(
@@ -130,13 +130,13 @@ def step(job: AbsorbJob, engine: Engine, asked: Asked, state: State) -> Plan[tup
     """Draw and grade answers of the teacher, and let the pupil learn those that are worth it."""
     number, model = state.number + 1, job.config.model
     epoch, rows = chosen(job, number)
-    plans = [booked(_drawn(job, asked[row.id], row, number), number) for row in rows]
-    groups = yield from in_step(plans, model, partial(taught, engine))
+    plans = [charge_to_step(_drawn(job, asked[row.id], row, number), number) for row in rows]
+    groups = yield from run_lockstep(plans, model, partial(taught, engine))
     yield GroupsFinished(groups)
     check_alive(groups)
     answers = worth(groups)
     pairs = [pair for row, run in answers for pair in undressed(engine.policy, job.learner, row, run)]
-    losses = yield Work(partial(learnt, job, engine, pairs, number))
+    losses = yield BlockingCall(partial(learnt, job, engine, pairs, number))
     record = Record(number, epoch, tuple(groups), len(answers), tuple(losses))
     return record, State(number, state.answers + len(answers))
 
@@ -206,7 +206,7 @@ def learnt(job: AbsorbJob, engine: Engine, pairs: Sequence[Pair], number: int) -
 # ---- the measurement -------------------------------------------------------------------------------
 
 
-def _outcome(job: AbsorbJob, engine: Engine, asked: Asked, state: State, path: Path) -> Plan[Outcome]:
+def _outcome(job: AbsorbJob, engine: Engine, asked: Asked, state: State, path: Path) -> Plan[RunOutcome]:
     """The measurement of what was learnt, of what it began with, and of that with its lessons."""
     about = {
         "base": job.config.model,
@@ -222,14 +222,14 @@ def _outcome(job: AbsorbJob, engine: Engine, asked: Asked, state: State, path: P
     yield WeightsTrained(now)
     absorbed = yield from measured(job, engine, f"w{state.number}")
     folder = path / WEIGHTS
-    yield Work(partial(engine.export, folder))
-    yield Work(engine.reload)
+    yield BlockingCall(partial(engine.export, folder))
+    yield BlockingCall(engine.reload)
     before = yield from measured(job, engine, "w0")
     dressed = yield from measured(job, engine, job.lessons.version, asked)
     arms = {BEFORE: before, ABSORBED: absorbed, LESSONS: dressed}
     found = compare([Arm(name, tuple(groups)) for name, groups in arms.items()])
     now |= {"kept": kept(found).to_json()}
     yield WeightsTrained(now)
-    return Outcome(
+    return RunOutcome(
         found, {FILE: now}, {FILE: {**about, "steps": 0}}, (job.lessons.version,), {WEIGHTS: folder}
     )

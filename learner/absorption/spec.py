@@ -11,7 +11,7 @@ from pydantic import Field
 from edgewise.learner.config import WeightsConfig
 from edgewise.learner.forecast import forecast
 from edgewise.learner.methods.method import Method
-from edgewise.learner.spec import Job
+from edgewise.learner.spec import WeightsSpec
 from edgewise.learner.update.imitation import IMITATION
 from edgewise.toolkit.errors import ConfigError
 from edgewise.toolkit.run.config import resolve
@@ -71,7 +71,7 @@ class Lessons(Protocol):
 
 
 @dataclass(frozen=True)
-class AbsorbJob(Job):
+class AbsorbJob(WeightsSpec):
     """A task, its settings and the lessons. Raises ConfigError for what does not go together."""
 
     config: AbsorbConfig

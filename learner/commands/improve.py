@@ -11,8 +11,8 @@ from edgewise.learner.config import WeightsConfig
 from edgewise.learner.forecast import forecast
 from edgewise.learner.hardware.process_group import RANK, Ranks, ranks, started
 from edgewise.learner.monitoring.report import result_lines
-from edgewise.learner.spec import Job, layered
-from edgewise.learner.training.distributed_engine import Lead, follow, leading
+from edgewise.learner.spec import WeightsSpec, layered
+from edgewise.learner.training.distributed_engine import Leader, follow, leading
 from edgewise.toolkit.cli.models import fetch
 from edgewise.toolkit.cli.output import Finished, Shown, given_price
 from edgewise.toolkit.cli.progress import announce, watcher
@@ -25,7 +25,7 @@ from edgewise.toolkit.run.runner import execute_run
 from edgewise.toolkit.task.task import Task, describe
 
 
-class Weights:
+class ImproveWeights:
     """
     One task and its settings, ready for `plan` and `improve`.
 
@@ -36,7 +36,7 @@ class Weights:
         self._job = partial(_job, task, options, settings, price)
 
     @cached_property
-    def job(self) -> Job:
+    def job(self) -> WeightsSpec:
         """The task and its settings, once they are read."""
         return self._job()
 
@@ -58,7 +58,7 @@ class Weights:
         with leading(together) as lead:
             return self._improve(run, replay, lib, lead)
 
-    def _improve(self, run: Path | None, replay: Path | None, lib: str | None, lead: Lead) -> Finished:
+    def _improve(self, run: Path | None, replay: Path | None, lib: str | None, lead: Leader) -> Finished:
         from edgewise.learner.training.loop import learn
 
         _no_library(lib)
@@ -80,7 +80,7 @@ class Weights:
         return Finished(result_lines(result), result.to_json(), result.improved)
 
 
-def _job(task: Path, options: Mapping[str, Any], settings: Sequence[str], price: str | None) -> Job:
+def _job(task: Path, options: Mapping[str, Any], settings: Sequence[str], price: str | None) -> WeightsSpec:
     read = Task.read(task)
     options = {key: value for key, value in options.items() if value is not None}
     foreign = sorted(set(options) & {"distiller", "proposer", "placebo", "gate"})
@@ -88,7 +88,7 @@ def _job(task: Path, options: Mapping[str, Any], settings: Sequence[str], price:
         raise ConfigError(f"--{foreign[0]} is about lessons or graphs; --by weights has no {foreign[0]}.")
     known = WeightsConfig.known(read.settings)
     given = (known, read.weights, parse_settings(settings), options, given_price(price))
-    return Job(read, resolve(WeightsConfig, layered(*given)))
+    return WeightsSpec(read, resolve(WeightsConfig, layered(*given)))
 
 
 def check_models(config: WeightsConfig) -> None:

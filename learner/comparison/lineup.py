@@ -10,7 +10,7 @@ from edgewise.learner.config import WeightsConfig, listed
 from edgewise.learner.forecast import forecast
 from edgewise.learner.methods.method import AXES, NUMBERS
 from edgewise.learner.methods.published import METHODS, find
-from edgewise.learner.spec import Job, layered
+from edgewise.learner.spec import WeightsSpec, layered
 from edgewise.toolkit.budget.ledger import Limits
 from edgewise.toolkit.errors import ConfigError, EdgewiseError, LimitTooSmall
 from edgewise.toolkit.evaluation.statistics import smallest_gain
@@ -45,7 +45,7 @@ class Planned:
     """One run: a method with a seed, in its directory."""
 
     contender: Contender
-    job: Job
+    job: WeightsSpec
     path: Path
 
     @property
@@ -150,7 +150,7 @@ def lineup(
 
 def _planned(task: Task, contender: Contender, layers: Sequence[Mapping[str, Any]], path: Path) -> Planned:
     try:
-        job = Job(task, resolve(WeightsConfig, layered(*layers)))
+        job = WeightsSpec(task, resolve(WeightsConfig, layered(*layers)))
         check_limits(job.config, forecast(job))
         directory.check_same(path, job.config, task.fingerprint, "improve")
     except EdgewiseError as error:

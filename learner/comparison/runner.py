@@ -20,7 +20,7 @@ from edgewise.learner.comparison.results import Compared, End, compared
 from edgewise.learner.hardware.process_group import ranks
 from edgewise.learner.monitoring.budget_stop import Saving
 from edgewise.learner.monitoring.collapse import mean
-from edgewise.learner.training.distributed_engine import Lead, follow, leading
+from edgewise.learner.training.distributed_engine import Leader, follow, leading
 from edgewise.learner.training.loop import CHECKPOINTS, PUSHED, learn
 from edgewise.toolkit.budget.ledger import Limits
 from edgewise.toolkit.errors import EdgewiseError, Hopeless, JournalError, LimitReached
@@ -31,7 +31,7 @@ from edgewise.toolkit.task.task import Task
 from edgewise.toolkit.tracking.events import Event, StageStarted
 
 
-async def carried_out(plan: Lineup, lead: Lead, watch: Watch = lambda note: None) -> Compared:
+async def carried_out(plan: Lineup, lead: Leader, watch: Watch = lambda note: None) -> Compared:
     """
     Carry out the runs that are left; tables and report are written anew after each.
 
@@ -61,7 +61,7 @@ def _to_go(plan: Lineup, found: Compared) -> str:
     return f"; about {mean(past) * len(plan.left) / 60:.0f} minutes to go"
 
 
-async def _carried_out(run: Planned, lead: Lead, watch: Watch, whole: Path) -> End | None:
+async def _carried_out(run: Planned, lead: Leader, watch: Watch, whole: Path) -> End | None:
     """Carry out one run; how it ended, if not with a measurement."""
     job, end, saving = run.job, None, Saving(run.job)
 

@@ -44,7 +44,7 @@ class Ranks(Protocol):
         """Give each tensor the values that it has in process 0, in place."""
         ...
 
-    def told(self, what: Any) -> Any:
+    def broadcast_object(self, what: Any) -> Any:
         """What process 0 says, in all of them."""
         ...
 
@@ -68,7 +68,7 @@ class Alone:
     def copy(self, tensors: Sequence[Tensor]) -> None:
         """They are those of process 0."""
 
-    def told(self, what: Any) -> Any:
+    def broadcast_object(self, what: Any) -> Any:
         """The same."""
         return what
 
@@ -123,7 +123,7 @@ class Several:
             if found.data_ptr() != tensor.data_ptr():
                 tensor.detach().copy_(found)
 
-    def told(self, what: Any) -> Any:
+    def broadcast_object(self, what: Any) -> Any:
         """What process 0 says, in all of them."""
         found = [what]
         with _in_touch():

@@ -46,7 +46,7 @@ from edgewise.toolkit.groups.sampling import hints, replay
 from edgewise.toolkit.groups.sampling import rollout_plan as plan
 from edgewise.toolkit.groups.sampling import row_selection as select
 from edgewise.toolkit.groups.table import Table, reads
-from edgewise.toolkit.util.import_by_name import meant
+from edgewise.toolkit.util.import_by_name import did_you_mean
 
 Part = Callable[..., Any]
 HOMES: Mapping[str, tuple[ModuleType, ...]] = {
@@ -212,7 +212,7 @@ def _set(method: Method, path: Sequence[str], value: Any) -> Method:
         case ["penalties", which, name]:
             names = [function(part).__name__ for part in method.penalties]
             if which not in names:
-                raise ConfigError(f"This method has no penalty {which!r}{meant(which, names)}")
+                raise ConfigError(f"This method has no penalty {which!r}{did_you_mean(which, names)}")
             changed = [
                 _with(part, name, value) if known == which else part
                 for known, part in zip(names, method.penalties, strict=True)
@@ -221,7 +221,7 @@ def _set(method: Method, path: Sequence[str], value: Any) -> Method:
         case [axis, name] if axis in AXES[:-1]:
             return replace(method, **{axis: _with(getattr(method, axis), name, value)})
     known = [*AXES, *NUMBERS]
-    raise ConfigError(f"{'.'.join(path)!r} is no setting of a method{meant(path[0], known)}")
+    raise ConfigError(f"{'.'.join(path)!r} is no setting of a method{did_you_mean(path[0], known)}")
 
 
 def choices(axis: str) -> dict[str, Part]:
@@ -241,7 +241,7 @@ def choices(axis: str) -> dict[str, Part]:
 def _part(axis: str, name: Any) -> Part:
     known = choices(axis)
     if name not in known:
-        raise ConfigError(f"{axis} has no part {name!r}{meant(str(name), list(known))}")
+        raise ConfigError(f"{axis} has no part {name!r}{did_you_mean(str(name), list(known))}")
     return known[name]
 
 

@@ -18,7 +18,7 @@ from edgewise.learner.methods.method import Method
 from edgewise.toolkit.errors import ConfigError
 from edgewise.toolkit.groups import advantage, filters, reward_shaping, step_credit
 from edgewise.toolkit.groups.sampling import hints, replay, rollout_plan, row_selection
-from edgewise.toolkit.util.import_by_name import meant
+from edgewise.toolkit.util.import_by_name import did_you_mean
 
 __all__ = ["METHODS", "find"]
 
@@ -394,5 +394,5 @@ def find(name: str) -> Method:
     """A method by its name; "-" may stand for "_". Raises ConfigError with what is near."""
     known = name.strip().lower().replace("-", "_")
     if known not in METHODS:
-        raise ConfigError(f"There is no method {name!r}{meant(known, list(METHODS))}")
+        raise ConfigError(f"There is no method {name!r}{did_you_mean(known, list(METHODS))}")
     return METHODS[known]

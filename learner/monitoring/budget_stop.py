@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 
 from edgewise.learner.forecast import forecast
-from edgewise.learner.spec import Job
+from edgewise.learner.spec import WeightsSpec
 from edgewise.toolkit.budget.ledger import Ledger
 from edgewise.toolkit.tracking.events import Event, GroupsFinished, RunOpened
 from edgewise.toolkit.types import Request
@@ -22,7 +22,7 @@ class Saving:
     that is too little, the run ends at its limit without a measurement, as any run does.
     """
 
-    job: Job
+    job: WeightsSpec
     _ledger: Ledger | None = None
     _before: Mapping[str, float] = field(default_factory=dict)
     _step: dict[str, float] = field(default_factory=dict)

@@ -20,7 +20,7 @@ FAR = 0.5
 
 
 @dataclass(frozen=True, slots=True)
-class Seen:
+class StepStats:
     """
     What one step saw: means over its rollouts.
 
@@ -39,7 +39,7 @@ class Seen:
     loss: float = 0.0
 
 
-def alarm(history: Sequence[Seen]) -> str:
+def alarm(history: Sequence[StepStats]) -> str:
     """Why learning should go back, in words; "" if it should not."""
     last = history[-1] if history else None
     if last and not math.isfinite(last.loss):
@@ -52,14 +52,14 @@ def alarm(history: Sequence[Seen]) -> str:
     return next(filter(None, (_fell(history), _changed(start, now))), "")
 
 
-def best(history: Sequence[Seen]) -> float:
+def best(history: Sequence[StepStats]) -> float:
     """The highest mean reward of a window so far; of all steps while there are fewer."""
     if len(history) <= WINDOW:
         return mean([each.reward for each in history])
     return max(_rewards(history[i : i + WINDOW]) for i in range(len(history) - WINDOW + 1))
 
 
-def _fell(history: Sequence[Seen]) -> str:
+def _fell(history: Sequence[StepStats]) -> str:
     start, top, now = _rewards(history[:WINDOW]), best(history), _rewards(history[-WINDOW:])
     # Differences of neighbours, so that what was learnt does not count as noise.
     steps = [b.reward - a.reward for a, b in pairwise(history)]
@@ -69,7 +69,7 @@ def _fell(history: Sequence[Seen]) -> str:
     return ""
 
 
-def _changed(start: Sequence[Seen], now: Sequence[Seen]) -> str:
+def _changed(start: Sequence[StepStats], now: Sequence[StepStats]) -> str:
     def pair(name: str) -> tuple[float, float]:
         return mean([getattr(x, name) for x in start]), mean([getattr(x, name) for x in now])
 
@@ -89,7 +89,7 @@ def _changed(start: Sequence[Seen], now: Sequence[Seen]) -> str:
     return ""
 
 
-def _rewards(steps: Sequence[Seen]) -> float:
+def _rewards(steps: Sequence[StepStats]) -> float:
     return mean([each.reward for each in steps])
 
 

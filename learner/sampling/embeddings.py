@@ -9,13 +9,13 @@ from edgewise.toolkit.errors import ModelError
 from edgewise.toolkit.groups.sampling.rollout_plan import Embed
 from edgewise.toolkit.model.openai_format import vector
 from edgewise.toolkit.run.driver import asking
-from edgewise.toolkit.types import Message, Payer, Plan, Request
+from edgewise.toolkit.types import BilledTo, Message, Plan, Request
 
-PAYER = Payer("retrieval")
+PAYER = BilledTo("retrieval")
 
 
 def embedding(model: str) -> Embed:
-    """What `toolkit.groups.sampling.rollout_plan.Asked.embed` is, by this model. Its plans raise ModelError where it gives no vector."""
+    """What `toolkit.groups.sampling.rollout_plan.SamplingRequest.embed` is, by this model. Its plans raise ModelError where it gives no vector."""
     known: dict[str, NDArray[np.floating]] = {}
 
     def embed(texts: Sequence[str]) -> Plan[NDArray[np.floating]]:

@@ -32,7 +32,7 @@ BLOCK = 128
 
 
 @dataclass(frozen=True, slots=True)
-class Ask:
+class CompletionRequest:
     """One reply that is wanted: `prompt` are token ids; a temperature of 0 takes the likeliest token each time."""
 
     prompt: tuple[int, ...]
@@ -44,7 +44,7 @@ class Ask:
 
 
 @dataclass(frozen=True, slots=True)
-class Drawn:
+class Completion:
     """
     A reply: its ids, the one that ended it included, and why it ended.
 
@@ -58,7 +58,9 @@ class Drawn:
 
 
 @torch.inference_mode()
-def sample(policy: Policy, asks: Sequence[Ask], watch: Callable[[], None] | None = None) -> list[Drawn]:
+def sample(
+    policy: Policy, asks: Sequence[CompletionRequest], watch: Callable[[], None] | None = None
+) -> list[Completion]:
     """
     A reply to each ask; those with equal prompts share one encoding of it. `watch` is called before each token.
 
@@ -69,7 +71,7 @@ def sample(policy: Policy, asks: Sequence[Ask], watch: Callable[[], None] | None
         if not 0 < len(ask.prompt) < policy.context:
             raise ValueError(f"a prompt has 1 to {policy.context - 1} tokens, not {len(ask.prompt)}")
     order = sorted(range(len(asks)), key=lambda i: (len(asks[i].prompt), asks[i].prompt, i))
-    found: dict[int, Drawn] = {}
+    found: dict[int, Completion] = {}
     with (
         attention(policy.model),
         uncompiled(policy.model),
@@ -88,7 +90,7 @@ def sample(policy: Policy, asks: Sequence[Ask], watch: Callable[[], None] | None
     return [found[i] for i in range(len(asks))]
 
 
-def _drawn(policy: Policy, asks: Sequence[Ask], watch: Callable[[], None]) -> list[Drawn]:
+def _drawn(policy: Policy, asks: Sequence[CompletionRequest], watch: Callable[[], None]) -> list[Completion]:
     return _Rows(policy, asks).drawn(watch)
 
 
@@ -96,9 +98,9 @@ def _nothing() -> None:
     pass
 
 
-def _wave(asks: Sequence[tuple[int, Ask]], context: int) -> list[tuple[int, Ask]]:
+def _wave(asks: Sequence[tuple[int, CompletionRequest]], context: int) -> list[tuple[int, CompletionRequest]]:
     """The first rows, which go forward together: of at most `WAVE` tokens, but one at least."""
-    wave: list[tuple[int, Ask]] = []
+    wave: list[tuple[int, CompletionRequest]] = []
     used = 0
     for i, ask in asks:
         same = wave and wave[-1][1].prompt == ask.prompt
@@ -109,7 +111,7 @@ def _wave(asks: Sequence[tuple[int, Ask]], context: int) -> list[tuple[int, Ask]
     return wave
 
 
-def longest(ask: Ask, context: int) -> int:
+def longest(ask: CompletionRequest, context: int) -> int:
     """Tokens that a reply may have."""
     return max(1, min(ask.max_tokens, context - len(ask.prompt)))
 
@@ -117,7 +119,7 @@ def longest(ask: Ask, context: int) -> int:
 class _Rows:
     """Rows on their way. What is in tensors of (R,) has the rows that are still computed; `row` numbers them."""
 
-    def __init__(self, policy: Policy, asks: Sequence[Ask]):
+    def __init__(self, policy: Policy, asks: Sequence[CompletionRequest]):
         self.policy, self.asks = policy, asks
         device = policy.device
         self.limits = [longest(ask, policy.context) for ask in asks]
@@ -130,7 +132,7 @@ class _Rows:
         self.top_p = torch.tensor([ask.top_p for ask in asks], device=device)[:, None]
         self.ends = {row: _ends(policy, ask.stop) for row, ask in enumerate(asks) if ask.stop}
 
-    def drawn(self, watch: Callable[[], None]) -> list[Drawn]:
+    def drawn(self, watch: Callable[[], None]) -> list[Completion]:
         """Go on until all have ended."""
         cache, logits = encode(self.policy.model, [ask.prompt for ask in self.asks], self.policy.device)
         while True:
@@ -144,7 +146,7 @@ class _Rows:
                 ids = self._drop(cache, torch.tensor(live, device=ids.device), ids)
             logits = _forward(self.policy.model, cache, ids)
         return [
-            Drawn(tuple(ids), tuple(logprobs), self.ended[row])
+            Completion(tuple(ids), tuple(logprobs), self.ended[row])
             for row, (ids, logprobs) in enumerate(zip(self.ids, self.logprobs, strict=True))
         ]
 
@@ -260,7 +262,7 @@ def _nucleus(shares: Tensor, top_p: Tensor) -> Tensor:
     return torch.zeros_like(shares).scatter(-1, order, torch.where(kept, falling, 0.0))
 
 
-def _uniform(asks: Sequence[Ask], limits: Sequence[int]) -> Tensor:
+def _uniform(asks: Sequence[CompletionRequest], limits: Sequence[int]) -> Tensor:
     """(R, most tokens) random numbers of each ask: the first are the same however many there are."""
     found = np.zeros((len(asks), max(limits)))
     for row, (ask, limit) in enumerate(zip(asks, limits, strict=True)):

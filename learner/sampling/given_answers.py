@@ -5,14 +5,14 @@ from dataclasses import replace
 from math import nan
 
 from edgewise.learner.policy.policy import Policy
-from edgewise.toolkit.groups.sampling.rollout_plan import GIVEN, Give
+from edgewise.toolkit.groups.sampling.rollout_plan import GIVEN, ScoreGivenAnswer
 from edgewise.toolkit.reward.reward import Reward
 from edgewise.toolkit.types import Encoded, Example, Message, Plan, Rollout, Step
 
 
-def giving(policy: Callable[[], Policy], reward: Reward, judge: str, role: str) -> Give:
+def giving(policy: Callable[[], Policy], reward: Reward, judge: str, role: str) -> ScoreGivenAnswer:
     """
-    What `toolkit.groups.sampling.rollout_plan.Asked.give` is: the answer as the policy would write it, ended and graded.
+    What `toolkit.groups.sampling.rollout_plan.SamplingRequest.give` is: the answer as the policy would write it, ended and graded.
 
     Its log-probabilities are NaN, for nobody drew it: where a ratio is taken, the policy before the update did.
     """

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from edgewise.toolkit.tracking.events import CallsPlanned, CallsSampled, Event, ReplyReceived
-from edgewise.toolkit.types import Payer, Plan, Reply, Request, Sampled, T, Usage, Work
+from edgewise.toolkit.types import BilledTo, BlockingCall, Plan, Reply, Request, Sampled, T, Usage
 
 Answer = Callable[[Sequence[Request]], Sequence[Reply]]
 
@@ -22,7 +22,7 @@ class _Strand:
     waiting: int = 0
 
 
-def in_step(plans: Sequence[Plan[T]], model: str, answer: Answer) -> Plan[list[T]]:
+def run_lockstep(plans: Sequence[Plan[T]], model: str, answer: Answer) -> Plan[list[T]]:
     """
     Run plans together and return their results: whatever all of them ask `model` at one time goes to `answer` at once.
 
@@ -78,7 +78,7 @@ def _wanted(want: Any) -> Plan[Any]:
 def _answered(requests: Sequence[Request], answer: Answer) -> Plan[Sequence[Reply]]:
     """Replies to a batch, if the limits allow it; they are booked."""
     yield CallsPlanned(requests)
-    replies: Sequence[Reply] = yield Work(answer, (requests,))
+    replies: Sequence[Reply] = yield BlockingCall(answer, (requests,))
     for reply in replies:
         yield ReplyReceived(reply)
     yield CallsSampled(booked(requests, replies))
@@ -87,7 +87,7 @@ def _answered(requests: Sequence[Request], answer: Answer) -> Plan[Sequence[Repl
 
 def booked(requests: Sequence[Request], replies: Sequence[Reply]) -> list[Sampled]:
     """What a batch used, by payer and model."""
-    books: dict[tuple[Payer, str], list[Usage]] = defaultdict(list)
+    books: dict[tuple[BilledTo, str], list[Usage]] = defaultdict(list)
     for request, reply in zip(requests, replies, strict=True):
         books[request.payer, request.model].append(reply.usage or Usage())
     return [Sampled(*key, len(used), sum(used, Usage())) for key, used in books.items()]

@@ -4,7 +4,7 @@ import time
 from collections.abc import Callable, Sequence
 
 from edgewise.learner.policy.policy import Policy
-from edgewise.learner.sampling.generate import Ask, Drawn, sample
+from edgewise.learner.sampling.generate import Completion, CompletionRequest, sample
 from edgewise.toolkit.errors import ConfigError
 from edgewise.toolkit.model.openai_format import refusal
 from edgewise.toolkit.types import Encoded, Message, Reply, Request, Usage
@@ -26,11 +26,11 @@ def answer(
     start = time.perf_counter()
     prompts = {messages: _prompt(policy, messages) for messages in {request.messages for request in requests}}
     asked = [_ask(policy, request, prompts[request.messages]) for request in requests]
-    drawn = iter(sample(policy, [ask for ask in asked if isinstance(ask, Ask)], watch))
+    drawn = iter(sample(policy, [ask for ask in asked if isinstance(ask, CompletionRequest)], watch))
     seconds = time.perf_counter() - start
     return [
         _reply(policy, request, ask, next(drawn), seconds)
-        if isinstance(ask, Ask)
+        if isinstance(ask, CompletionRequest)
         else refusal(ask, Reply(Message("assistant", ""), usage=Usage(), model=request.model))
         for request, ask in zip(requests, asked, strict=True)
     ]
@@ -46,7 +46,7 @@ def _prompt(policy: Policy, messages: tuple[Message, ...]) -> tuple[int, ...] | 
         return str(error)
 
 
-def _ask(policy: Policy, request: Request, prompt: tuple[int, ...] | str) -> Ask | str:
+def _ask(policy: Policy, request: Request, prompt: tuple[int, ...] | str) -> CompletionRequest | str:
     """What is drawn for a request, or why it is not."""
     if request.embeds:
         return f"{request.model} writes text and gives no vectors: name a model for embeddings."
@@ -60,7 +60,7 @@ def _ask(policy: Policy, request: Request, prompt: tuple[int, ...] | str) -> Ask
             "included: shorten the row or the lessons, or take a model with a longer context."
         )
     wanted = request.sampling
-    return Ask(
+    return CompletionRequest(
         prompt,
         wanted.max_tokens or MAX_TOKENS,
         1.0 if wanted.temperature is None else wanted.temperature,
@@ -76,7 +76,9 @@ def seed_for(request: Request) -> int:
     return seed_of(request.payer.example, request.sample) if seed is None else seed
 
 
-def _reply(policy: Policy, request: Request, ask: Ask, drawn: Drawn, seconds: float) -> Reply:
+def _reply(
+    policy: Policy, request: Request, ask: CompletionRequest, drawn: Completion, seconds: float
+) -> Reply:
     message = Message("assistant", until(policy.decode(drawn.ids), ask.stop))
     usage = Usage(input=len(ask.prompt), output=len(drawn.ids))
     encoded = Encoded(ask.prompt, drawn.ids, drawn.logprobs)

@@ -21,8 +21,8 @@ from edgewise.learner.hardware.process_group import Ranks, agreed, portable
 from edgewise.learner.methods.batch import Batch
 from edgewise.learner.methods.method import Method
 from edgewise.learner.training.engine import Engine
-from edgewise.learner.update.collate import Member
-from edgewise.learner.update.gradient_step import Updated
+from edgewise.learner.update.collate import ScoredRollout
+from edgewise.learner.update.gradient_step import UpdateStats
 from edgewise.toolkit.errors import LostProcess
 from edgewise.toolkit.types import Reply, Request
 
@@ -41,7 +41,7 @@ class Ended:
         return self.result
 
 
-class Lead:
+class Leader:
     """Process 0's word to the others. `result` is what they end with."""
 
     def __init__(self, ranks: Ranks):
@@ -51,24 +51,24 @@ class Lead:
 
     def make(self, config: WeightsConfig, method: Method) -> Engine:
         """The engine of process 0."""
-        return Engine(config, method) if self.ranks.size == 1 else Crew(config, method, self)
+        return Engine(config, method) if self.ranks.size == 1 else DistributedEngine(config, method, self)
 
     def all(self, work: Callable[..., Any], engine: Engine, *given: Any, **named: Any) -> Any:
         """Do something with the engine of every process. Raises in all of them what one of them raises."""
         with self._one:
-            self.ranks.told((work, given, named))
+            self.ranks.broadcast_object((work, given, named))
             return agreed(self.ranks, partial(work, engine, *given, **named))
 
     def end(self, how: Ended) -> None:
         """Let the others end; those that are gone already have."""
         with self._one, contextlib.suppress(LostProcess):
-            self.ranks.told(how)
+            self.ranks.broadcast_object(how)
 
 
-class Crew(Engine):
+class DistributedEngine(Engine):
     """The engine of process 0."""
 
-    def __init__(self, config: WeightsConfig, method: Method, lead: Lead):
+    def __init__(self, config: WeightsConfig, method: Method, lead: Leader):
         self._lead = lead
         super().__init__(config, method, lead.ranks)
 
@@ -80,12 +80,12 @@ class Crew(Engine):
         """Each process answers its share."""
         return self._lead.all(_answer, self, requests)
 
-    def update(self, batch: Batch, number: int, *, slowed: float = 1.0) -> Updated:
+    def update(self, batch: Batch, number: int, *, slowed: float = 1.0) -> UpdateStats:
         """Each process takes its share of the slices."""
         self.begun = number
         return self._lead.all(Engine.update, self, batch, number, slowed=slowed)
 
-    def distances(self, found: Sequence[Member]) -> list[float]:
+    def distances(self, found: Sequence[ScoredRollout]) -> list[float]:
         """Each process takes its share of the slices."""
         return self._lead.all(Engine.distances, self, found)
 
@@ -103,9 +103,9 @@ class Crew(Engine):
 
 
 @contextlib.contextmanager
-def leading(ranks: Ranks) -> Iterator[Lead]:
+def leading(ranks: Ranks) -> Iterator[Leader]:
     """What process 0 does while the others `follow`; whatever ends it, they end with it."""
-    lead = Lead(ranks)
+    lead = Leader(ranks)
     try:
         yield lead
     except LostProcess:
@@ -121,7 +121,7 @@ def follow(ranks: Ranks) -> Ended:
     engine = Engine.__new__(Engine)
     engine.ranks = ranks
     with _unstopped():
-        while not isinstance(said := ranks.told(None), Ended):
+        while not isinstance(said := ranks.broadcast_object(None), Ended):
             work, given, named = said
             try:
                 agreed(ranks, partial(work, engine, *given, **named))

@@ -16,8 +16,8 @@ from edgewise.learner.methods.method import Method
 from edgewise.learner.policy import checkpoint
 from edgewise.learner.policy.policy import Lora, Policy
 from edgewise.learner.sampling.respond import answer
-from edgewise.learner.update.collate import Member
-from edgewise.learner.update.gradient_step import How, Updated, referred, update
+from edgewise.learner.update.collate import ScoredRollout
+from edgewise.learner.update.gradient_step import UpdateConfig, UpdateStats, referred, update
 from edgewise.toolkit.errors import ConfigError, Interrupted
 from edgewise.toolkit.types import Reply, Request
 from edgewise.toolkit.util.seeds import seed as seed_of
@@ -87,7 +87,7 @@ class Engine:
             raise Interrupted("Stopped.")
 
     @in_one_thread
-    def distances(self, found: Sequence[Member]) -> list[float]:
+    def distances(self, found: Sequence[ScoredRollout]) -> list[float]:
         """Of each rollout, the sum over its tokens of their log-probability minus the reference model's."""
         steps = [(i, step) for i, member in enumerate(found) for step in member.steps]
         batch = Batch.of(
@@ -104,20 +104,20 @@ class Engine:
         return totals
 
     @property
-    def how(self) -> How:
+    def how(self) -> UpdateConfig:
         """How updates are carried out."""
         config = self.config
         correction = config.correction if config.sampler else None
-        return How(config.temperature or 1.0, self.slice_tokens, config.clip, correction)
+        return UpdateConfig(config.temperature or 1.0, self.slice_tokens, config.clip, correction)
 
-    def update(self, batch: Batch, number: int, *, slowed: float = 1.0) -> Updated:
+    def update(self, batch: Batch, number: int, *, slowed: float = 1.0) -> UpdateStats:
         """Learn from a batch in step `number`; `slowed` is a factor on the learning rate."""
         # By the caller: who ends a run must know of it, though the thread may still be busy with something else.
         self.begin(number, slowed=slowed)
         return self._updated(batch, number)
 
     @in_one_thread
-    def _updated(self, batch: Batch, number: int) -> Updated:
+    def _updated(self, batch: Batch, number: int) -> UpdateStats:
         rng = torch.Generator().manual_seed(seed_of(self.config.seed, "update", number) % 2**63)
         with fitting("the optimizer"):  # slices are made smaller by `update`
             done = update(self.policy, self.optimizer, self.method, batch, self.how, rng, self.ranks)

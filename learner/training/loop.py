@@ -17,26 +17,26 @@ import numpy as np
 
 from edgewise.learner.methods.method import describe
 from edgewise.learner.monitoring import collapse, step_time
-from edgewise.learner.monitoring.collapse import Seen, mean
+from edgewise.learner.monitoring.collapse import StepStats, mean
 from edgewise.learner.policy import checkpoint
 from edgewise.learner.sampling.given_answers import giving
-from edgewise.learner.sampling.lockstep import in_step
-from edgewise.learner.spec import Job
+from edgewise.learner.sampling.lockstep import run_lockstep
+from edgewise.learner.spec import WeightsSpec
 from edgewise.learner.training.engine import Engine
 from edgewise.learner.training.row_memory import drawn, remembered
 from edgewise.learner.training.sampler import Sampler
-from edgewise.learner.training.state import State, StepRecord
+from edgewise.learner.training.state import TrainingState, WeightsStep
 from edgewise.learner.update import collate
-from edgewise.learner.update.collate import Member
-from edgewise.learner.update.gradient_step import Updated
+from edgewise.learner.update.collate import ScoredRollout
+from edgewise.learner.update.gradient_step import UpdateStats
 from edgewise.toolkit.errors import AllFailed, Hopeless
 from edgewise.toolkit.evaluation.comparison import Arm, compare
-from edgewise.toolkit.groups.sampling.rollout_plan import Asked
+from edgewise.toolkit.groups.sampling.rollout_plan import SamplingRequest
 from edgewise.toolkit.groups.sampling.row_history import Memory
 from edgewise.toolkit.rollout.agent import Prompt, group, runs
 from edgewise.toolkit.run.artifact import WEIGHTS
-from edgewise.toolkit.run.driver import booked
-from edgewise.toolkit.run.runner import Outcome
+from edgewise.toolkit.run.driver import charge_to_step
+from edgewise.toolkit.run.runner import RunOutcome
 from edgewise.toolkit.tracking.events import (
     GroupsDeferred,
     GroupsFinished,
@@ -44,7 +44,7 @@ from edgewise.toolkit.tracking.events import (
     StepFinished,
     WeightsTrained,
 )
-from edgewise.toolkit.types import Example, Group, Message, Plan, Rollout, Work
+from edgewise.toolkit.types import BlockingCall, Example, Group, Message, Plan, Rollout
 from edgewise.toolkit.util.seeds import seed as seed_of
 
 MEASURING = 0
@@ -58,19 +58,19 @@ TRIES = 3
 
 
 def learn(
-    job: Job, path: Path, make: Callable[..., Engine] = Engine, enough: Callable[[], str] = lambda: ""
-) -> Plan[Outcome]:
+    job: WeightsSpec, path: Path, make: Callable[..., Engine] = Engine, enough: Callable[[], str] = lambda: ""
+) -> Plan[RunOutcome]:
     """
     Train on the training rows, with checkpoints under `path`, then measure on rows that learning never saw.
 
     `enough` is asked before each step why learning should end there; "" if it should not.
     """
     yield StageStarted(f"loading {job.config.model}")
-    engine: Engine = yield Work(make, (job.config, job.method))
+    engine: Engine = yield BlockingCall(make, (job.config, job.method))
     sampler = Sampler.of(job.config, engine, path / PUSHED)
-    folder, state = path / CHECKPOINTS, State()
+    folder, state = path / CHECKPOINTS, TrainingState()
     try:
-        expected = yield Work(step_time.seconds, (engine.policy, job.config, job.task.train[0]))
+        expected = yield BlockingCall(step_time.seconds, (engine.policy, job.config, job.task.train[0]))
         yield StageStarted(f"training on {engine.policy.chosen}; method {job.config.method}")
         yield StageStarted(f"a step will take up to about {expected:.0f} seconds")
         state = yield from _taken_up(engine, sampler, folder)
@@ -80,7 +80,7 @@ def learn(
             yield StepFinished(record)
         sampler.close()
         if state.number > _number(checkpoint.latest(folder)):  # other weights are loaded for the measurement
-            state = yield Work(_saved, (engine, state, folder))
+            state = yield BlockingCall(_saved, (engine, state, folder))
         # Not kept in `state`: a run that is taken up with a higher limit goes on learning.
         return (yield from _outcome(job, engine, replace(state, stopped=state.stopped or why), path))
     except GeneratorExit:
@@ -97,14 +97,14 @@ def _number(found: Path | None) -> int:
     return int(found.name) if found else 0
 
 
-def _taken_up(engine: Engine, sampler: Sampler, folder: Path) -> Plan[State]:
+def _taken_up(engine: Engine, sampler: Sampler, folder: Path) -> Plan[TrainingState]:
     """The state of the last checkpoint, with its weights in the engine; where there is none a new one, saved."""
     found = checkpoint.latest(folder)
     if found is None:
-        yield Work(sampler.moved, (0,))  # a server may still hold those of another run
-        return (yield Work(_saved, (engine, State(), folder)))
-    state = State.from_json((yield Work(engine.restore, (found,))))
-    yield Work(sampler.moved, (state.number,))
+        yield BlockingCall(sampler.moved, (0,))  # a server may still hold those of another run
+        return (yield BlockingCall(_saved, (engine, TrainingState(), folder)))
+    state = TrainingState.from_json((yield BlockingCall(engine.restore, (found,))))
+    yield BlockingCall(sampler.moved, (state.number,))
     yield StageStarted(f"going on after step {state.number}")
     return state
 
@@ -112,7 +112,9 @@ def _taken_up(engine: Engine, sampler: Sampler, folder: Path) -> Plan[State]:
 # ---- a step ----------------------------------------------------------------------------------------
 
 
-def step(job: Job, sampler: Sampler, state: State, folder: Path) -> Plan[tuple[StepRecord, State]]:
+def step(
+    job: WeightsSpec, sampler: Sampler, state: TrainingState, folder: Path
+) -> Plan[tuple[WeightsStep, TrainingState]]:
     """Sample groups, learn from them, and save what came of it now and then."""
     number, engine = state.number + 1, sampler.engine
     size = engine.slice_tokens
@@ -122,13 +124,13 @@ def step(job: Job, sampler: Sampler, state: State, folder: Path) -> Plan[tuple[S
     yield GroupsFinished(fresh)
     check_alive(fresh)
     found = collate.members(groups)
-    distances = (yield Work(engine.distances, (found,))) if "kl" in job.method.needs else None
+    distances = (yield BlockingCall(engine.distances, (found,))) if "kl" in job.method.needs else None
     known = collate.judged(found, job.method, distances)
     made = collate.batch(known)
-    done: Updated | None = None
+    done: UpdateStats | None = None
     if made is not None:
-        done = yield Work(partial(engine.update, made, number, slowed=state.slowed))
-        yield Work(sampler.moved, (number,))
+        done = yield BlockingCall(partial(engine.update, made, number, slowed=state.slowed))
+        yield BlockingCall(sampler.moved, (number,))
     seen = _seen(fresh, [member for member in found if member.fresh], done)
     state = replace(
         state,
@@ -138,29 +140,29 @@ def step(job: Job, sampler: Sampler, state: State, folder: Path) -> Plan[tuple[S
     )
     went = ""
     if job.config.monitor and (why := collapse.alarm(state.history)):
-        state, went = yield Work(_back, (engine, state, folder, why))
-        yield Work(sampler.moved, (number,))
+        state, went = yield BlockingCall(_back, (engine, state, folder, why))
+        yield BlockingCall(sampler.moved, (number,))
     elif number % job.config.save_every == 0 or number == job.config.steps:
-        state = yield Work(_saved, (engine, state, folder))
+        state = yield BlockingCall(_saved, (engine, state, folder))
     state = _with_signal(state)
     rate = float(engine.optimizer.param_groups[0]["lr"])
     epoch = 1 + (number - 1) * job.config.batch_size // len(job.task.train)
-    return StepRecord(number, epoch, tuple(fresh), seen, done, rate, went, engine.slice_tokens < size), state
+    return WeightsStep(number, epoch, tuple(fresh), seen, done, rate, went, engine.slice_tokens < size), state
 
 
 @dataclass(slots=True)
-class Heard:
+class SampledGroups:
     """What came of a step's plan: its groups, and those that it leaves for the next step."""
 
     groups: list[Group] = field(default_factory=list)
     later: list[Group] = field(default_factory=list)
 
 
-def sampled(job: Job, sampler: Sampler, memory: Memory, number: int) -> Plan[Heard]:
+def sampled(job: WeightsSpec, sampler: Sampler, memory: Memory, number: int) -> Plan[SampledGroups]:
     """The groups of a step, by the method's choice of rows and of rollouts."""
     config, rng = job.config, np.random.default_rng(seed_of(job.config.seed, "select", number))
     queue = job.method.select(job.task.train, memory, rng, config.batch_size * config.refills)
-    asked = Asked(
+    asked = SamplingRequest(
         tuple(queue),
         config.batch_size,
         config.group_size,
@@ -171,13 +173,13 @@ def sampled(job: Job, sampler: Sampler, memory: Memory, number: int) -> Plan[Hea
         rng,
         job.embed,
     )
-    heard = Heard()
-    plan = in_step([booked(job.method.plan(asked), number)], config.model, sampler.answer)
+    heard = SampledGroups()
+    plan = run_lockstep([charge_to_step(job.method.plan(asked), number)], config.model, sampler.answer)
     heard.groups = (yield from _overheard(plan, heard))[0]
     return heard
 
 
-def _drawn(job: Job, number: int, row: Example, start: int, count: int) -> Plan[tuple[Rollout, ...]]:
+def _drawn(job: WeightsSpec, number: int, row: Example, start: int, count: int) -> Plan[tuple[Rollout, ...]]:
     prompts = [Prompt(row.messages, f"w{number - 1}")] * count
     seed = seed_of(job.config.seed, "learn", number)
     return runs(
@@ -192,7 +194,7 @@ def _drawn(job: Job, number: int, row: Example, start: int, count: int) -> Plan[
     )
 
 
-def _overheard(plan: Plan[Any], heard: Heard) -> Plan[Any]:
+def _overheard(plan: Plan[Any], heard: SampledGroups) -> Plan[Any]:
     """The same plan; what it leaves for the next step is noted down too."""
     answer: Any = None
     try:
@@ -212,7 +214,7 @@ def check_alive(groups: Sequence[Group]) -> None:
         raise AllFailed(f"Every one of {len(members)} rollouts failed, the first one so: {members[0].error}")
 
 
-def _with_signal(state: State) -> State:
+def _with_signal(state: TrainingState) -> TrainingState:
     """
     The state, which says so where no group of the last steps had runs with different rewards: learning is at its end.
 
@@ -229,9 +231,9 @@ def _with_signal(state: State) -> State:
     )
 
 
-def _seen(groups: Sequence[Group], members: Sequence[Member], done: Updated | None) -> Seen:
+def _seen(groups: Sequence[Group], members: Sequence[ScoredRollout], done: UpdateStats | None) -> StepStats:
     everyone = [run for each in groups for run in each.members]
-    return Seen(
+    return StepStats(
         reward=mean([member.reward for member in members]),
         length=mean([member.length for member in members]),
         entropy=-mean([member.logp for member in members if not math.isnan(member.logp)]),
@@ -246,7 +248,7 @@ def _seen(groups: Sequence[Group], members: Sequence[Member], done: Updated | No
 # ---- checkpoints -----------------------------------------------------------------------------------
 
 
-def _saved(engine: Engine, state: State, folder: Path) -> State:
+def _saved(engine: Engine, state: TrainingState, folder: Path) -> TrainingState:
     """Save this step, and keep it beside the best one; the state, which says which that is."""
     history = state.history
     recent = mean([each.reward for each in history[-collapse.WINDOW :]])
@@ -257,10 +259,10 @@ def _saved(engine: Engine, state: State, folder: Path) -> State:
     return state
 
 
-def _back(engine: Engine, state: State, folder: Path, why: str) -> tuple[State, str]:
+def _back(engine: Engine, state: TrainingState, folder: Path, why: str) -> tuple[TrainingState, str]:
     """The state after learning went back to its best checkpoint; it learns half as fast from there, or stops."""
     collapses, number = state.collapses + 1, state.number
-    old = State.from_json(engine.restore(folder / f"{state.best:06d}"))
+    old = TrainingState.from_json(engine.restore(folder / f"{state.best:06d}"))
     state = replace(
         old,
         number=number,
@@ -278,7 +280,7 @@ def _back(engine: Engine, state: State, folder: Path, why: str) -> tuple[State, 
 # ---- the measurement -------------------------------------------------------------------------------
 
 
-def _outcome(job: Job, engine: Engine, state: State, path: Path) -> Plan[Outcome]:
+def _outcome(job: WeightsSpec, engine: Engine, state: TrainingState, path: Path) -> Plan[RunOutcome]:
     """The measurement of the weights that were trained and of those that training began with."""
     about = {
         "base": job.config.model,
@@ -293,17 +295,20 @@ def _outcome(job: Job, engine: Engine, state: State, path: Path) -> Plan[Outcome
     yield WeightsTrained(learnt)
     after = yield from measured(job, engine, f"w{state.number}")
     folder = path / WEIGHTS
-    yield Work(partial(engine.export, folder))
-    yield Work(engine.reload)
+    yield BlockingCall(partial(engine.export, folder))
+    yield BlockingCall(engine.reload)
     before = yield from measured(job, engine, "w0")
     arms = [Arm("before", tuple(before)), Arm("after", tuple(after))]
     evaluation = compare(arms, ks=tuple(sorted({1, job.config.samples})))
     start = {**about, "steps": 0, "stopped": ""}
-    return Outcome(evaluation, {FILE: learnt}, {FILE: start}, folders={WEIGHTS: folder})
+    return RunOutcome(evaluation, {FILE: learnt}, {FILE: start}, folders={WEIGHTS: folder})
 
 
 def measured(
-    job: Job, engine: Engine, version: str, asked: Mapping[str, tuple[Message, ...]] = MappingProxyType({})
+    job: WeightsSpec,
+    engine: Engine,
+    version: str,
+    asked: Mapping[str, tuple[Message, ...]] = MappingProxyType({}),
 ) -> Plan[list[Group]]:
     """
     The test rows, answered by the policy as it is now; `version` is what its rollouts are noted under.
@@ -312,14 +317,17 @@ def measured(
     """
     rows = job.task.test
     yield StageStarted(f"measuring on {len(rows)} held-out rows")
-    plans = [booked(_measured(job, row, asked.get(row.id, row.messages), version), MEASURING) for row in rows]
-    groups = yield from in_step(plans, job.config.model, engine.answer)
+    plans = [
+        charge_to_step(_measured(job, row, asked.get(row.id, row.messages), version), MEASURING)
+        for row in rows
+    ]
+    groups = yield from run_lockstep(plans, job.config.model, engine.answer)
     yield GroupsFinished(groups)
     check_alive(groups)
     return groups
 
 
-def _measured(job: Job, row: Example, messages: tuple[Message, ...], version: str) -> Plan[Group]:
+def _measured(job: WeightsSpec, row: Example, messages: tuple[Message, ...], version: str) -> Plan[Group]:
     return group(
         job.measurer,
         row,

@@ -6,7 +6,7 @@ from dataclasses import replace
 import numpy as np
 
 from edgewise.learner.methods.method import Method, parameters
-from edgewise.learner.update.collate import Judged
+from edgewise.learner.update.collate import CreditedBatch
 from edgewise.toolkit.groups.sampling.replay import REPLAYED
 from edgewise.toolkit.groups.sampling.rollout_plan import GIVEN, marked
 from edgewise.toolkit.groups.sampling.row_history import FULL, Memory, Worked
@@ -20,7 +20,7 @@ def remembered(
     method: Method,
     memory: Memory,
     groups: Sequence[Group],
-    known: Judged,
+    known: CreditedBatch,
     later: Sequence[Group] = (),
 ) -> Memory:
     """
@@ -74,7 +74,7 @@ def _worked(groups: Sequence[Group]) -> dict[str, Worked]:
     return {row.id: Worked(row.messages[-1].content, run.answer) for row, run in right if row.messages}
 
 
-def _with_advantage(known: Judged) -> list[Rollout]:
+def _with_advantage(known: CreditedBatch) -> list[Rollout]:
     """Rollouts of this step whose advantage is not 0, with it."""
     first = np.searchsorted(known.table.rollout, np.arange(len(known.members)))
     return [

@@ -4,14 +4,14 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
-from edgewise.learner.monitoring.collapse import Seen, mean
-from edgewise.learner.update.gradient_step import Updated
+from edgewise.learner.monitoring.collapse import StepStats, mean
+from edgewise.learner.update.gradient_step import UpdateStats
 from edgewise.toolkit.groups.sampling.row_history import Memory
 from edgewise.toolkit.types import Group
 
 
 @dataclass(frozen=True, slots=True)
-class State:
+class TrainingState:
     """
     What one step hands to the next beside the weights; it is saved with them.
 
@@ -21,7 +21,7 @@ class State:
 
     number: int = 0
     memory: Memory = field(default_factory=Memory)
-    history: tuple[Seen, ...] = ()
+    history: tuple[StepStats, ...] = ()
     slowed: float = 1.0
     collapses: int = 0
     best: int = 0
@@ -32,9 +32,9 @@ class State:
         return {**asdict(replace(self, memory=Memory())), "memory": self.memory.to_json()}
 
     @classmethod
-    def from_json(cls, data: Mapping[str, Any]) -> "State":
+    def from_json(cls, data: Mapping[str, Any]) -> "TrainingState":
         """What `to_json` wrote."""
-        history = [Seen(**each) for each in data["history"]]
+        history = [StepStats(**each) for each in data["history"]]
         return cls(
             **{
                 **data,
@@ -45,7 +45,7 @@ class State:
 
 
 @dataclass(frozen=True, slots=True)
-class StepRecord:
+class WeightsStep:
     """
     What a step saw and did; `went` says where learning went back to, and why.
 
@@ -55,8 +55,8 @@ class StepRecord:
     number: int
     epoch: int
     groups: tuple[Group, ...]
-    seen: Seen
-    updated: Updated | None
+    seen: StepStats
+    updated: UpdateStats | None
     rate: float
     went: str = ""
     halved: bool = False

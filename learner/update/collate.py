@@ -29,7 +29,7 @@ from edgewise.toolkit.types import Encoded, Group, Message, Rollout, Step
 
 
 @dataclass(frozen=True, slots=True)
-class Member:
+class ScoredRollout:
     """A rollout that counts: its group's number, its reward, and what it read and wrote in each of its steps."""
 
     group: int
@@ -68,7 +68,7 @@ class Member:
         return 0.0 if self.given else sum(sum(step.logprobs) for step in self.steps) / max(1, self.length)
 
 
-COLUMNS: dict[str, Callable[[Member], float]] = {
+COLUMNS: dict[str, Callable[[ScoredRollout], float]] = {
     "length": lambda member: float(member.length),
     "longest": lambda member: float(max(len(step.reply) for step in member.steps)),
     "mean_logp": lambda member: member.logp,
@@ -85,7 +85,7 @@ Columns of a table, (N,), that are computed where a method reads them.
 that a delegated run has, `stored` the advantage of an earlier step, `trait` what tells runs apart (a part of the score
 by that name, else the mean log-probability), `choice` a number for each answer.
 """
-STEP_COLUMNS: dict[str, Callable[[Member], Sequence[Any]]] = {
+STEP_COLUMNS: dict[str, Callable[[ScoredRollout], Sequence[Any]]] = {
     "state": lambda member: [_shown(step) for step in _encoded(member.run)],
     "action": lambda member: [action(step.said) for step in _encoded(member.run)],
     "observation": lambda member: [*(_shown(step) for step in _encoded(member.run)[1:]), None],
@@ -102,18 +102,18 @@ the last step, `action_reward`, what a step did by itself, is 0, as where all of
 """
 
 
-def members(groups: Sequence[Group]) -> list[Member]:
+def members(groups: Sequence[Group]) -> list[ScoredRollout]:
     """The rollouts with a valid score and with something written, in order."""
     found = []
     for number, group in enumerate(groups):
         for run in group.members:
             steps = tuple(step.encoded for step in run.steps if step.encoded and step.encoded.reply)
             if run.score and run.score.valid and steps:
-                found.append(Member(number, run, run.score.value, steps))
+                found.append(ScoredRollout(number, run, run.score.value, steps))
     return found
 
 
-def table(found: Sequence[Member], method: Method, distances: Sequence[float] | None = None) -> Table:
+def table(found: Sequence[ScoredRollout], method: Method, distances: Sequence[float] | None = None) -> Table:
     """The table of rollouts, with the columns that the method reads; `distances` is the column "kl"."""
     columns = {name: [get(m) for m in found] for name, get in COLUMNS.items() if name in method.needs}
     if distances is not None:
@@ -129,24 +129,26 @@ def table(found: Sequence[Member], method: Method, distances: Sequence[float] | 
 
 
 @dataclass(frozen=True, slots=True)
-class Judged:
+class CreditedBatch:
     """Rollouts, their table, which of them go into the update (N,), and what each of their steps gets (M,)."""
 
-    members: Sequence[Member]
+    members: Sequence[ScoredRollout]
     table: Table
     kept: NDArray[np.bool_]
     credit: NDArray[np.float64]
 
 
-def judged(found: Sequence[Member], method: Method, distances: Sequence[float] | None = None) -> Judged:
+def judged(
+    found: Sequence[ScoredRollout], method: Method, distances: Sequence[float] | None = None
+) -> CreditedBatch:
     """What axes 3 to 6 say of rollouts; see `table` for `distances`."""
     known = table(found, method, distances)
     nothing = np.zeros(0, bool), np.zeros(0)
-    return Judged(found, known, *(credited(method, known) if found else nothing))
+    return CreditedBatch(found, known, *(credited(method, known) if found else nothing))
 
 
 @in_one_thread
-def batch(what: Judged) -> Batch | None:
+def batch(what: CreditedBatch) -> Batch | None:
     """What an update is about; None where nothing is kept."""
     known, credit = what.table, what.credit
     rows = np.flatnonzero(what.kept[known.rollout])
@@ -198,24 +200,24 @@ def _shown(step: Step) -> str:
     return spelt(step.seen[-1].content) if step.seen else ""
 
 
-def _by_step(member: Member, name: str) -> list[float]:
+def _by_step(member: ScoredRollout, name: str) -> list[float]:
     """What the score says of each step; empty where it says nothing of any."""
     if not any(key.startswith(f"{name} ") for key in member.parts):
         return []
     return [member.parts.get(f"{name} {number}", 0.0) for number in range(len(member.steps))]
 
 
-def _at_the_end(member: Member) -> list[float]:
+def _at_the_end(member: ScoredRollout) -> list[float]:
     return [*[0.0] * (len(member.steps) - 1), member.reward]
 
 
-def _own(member: Member) -> list[float]:
+def _own(member: ScoredRollout) -> list[float]:
     """Zeros where the score says nothing of steps, or no more than its reward, at the end."""
     found = _by_step(member, "step_reward")
     return found if found and found != _at_the_end(member) else [0.0] * len(member.steps)
 
 
-def _missing(member: Member, name: str) -> list[float]:
+def _missing(member: ScoredRollout, name: str) -> list[float]:
     raise RewardError(
         f'This method reads the part {name!r} of a score for each step ("{name} 0", "{name} 1", ...), and that of '
         f"row {member.run.example!r} has none: let the reward return it, as docs/weights.md shows, or take another "

@@ -26,7 +26,7 @@ LEAST = 64
 
 
 @dataclass(frozen=True, slots=True)
-class How:
+class UpdateConfig:
     """
     How an update is carried out, whatever the method; nothing of it changes the gradient but `correction` and `clip`.
 
@@ -42,7 +42,7 @@ class How:
 
 
 @dataclass(frozen=True, slots=True)
-class Updated:
+class UpdateStats:
     """
     What an update saw, over the tokens of its batch.
 
@@ -66,10 +66,10 @@ def update(
     optimizer: torch.optim.Optimizer,
     method: Method,
     batch: Batch,
-    how: How,
+    how: UpdateConfig,
     rng: torch.Generator,
     ranks: Ranks = ALONE,
-) -> Updated:
+) -> UpdateStats:
     """
     Carry out a method's epochs and minibatches on a batch. Raises OutOfMemory where one sequence alone is too much.
 
@@ -91,9 +91,9 @@ def update(
             optimizer.step()
             steps += 1
     if first is None:
-        return Updated(tokens=tokens)
+        return UpdateStats(tokens=tokens)
     count = max(1.0, float(batch.mask.sum()) * method.epochs)
-    return Updated(
+    return UpdateStats(
         loss=float(sums[0]) / method.epochs,
         kl=float(sums[1]) / count,
         ratio=float(first[0][3]) / max(1.0, float(first[1].mask.sum())),
@@ -104,8 +104,8 @@ def update(
     )
 
 
-def gradient(policy: Policy, method: Method, batch: Batch, how: How, ranks: Ranks = ALONE) -> Tensor:
-    """Add the gradient of one optimizer step to the parameters' `grad`; (4,) the sums that `Updated` is made of."""
+def gradient(policy: Policy, method: Method, batch: Batch, how: UpdateConfig, ranks: Ranks = ALONE) -> Tensor:
+    """Add the gradient of one optimizer step to the parameters' `grad`; (4,) the sums that `UpdateStats` is made of."""
     weights = method.weigh(batch)
     sums = torch.zeros(4, dtype=torch.float64)
     for rows in _shared(policy, batch, how.tokens, ranks, whole_groups=method.whole_groups):
@@ -131,7 +131,7 @@ def _shared(
     return ranks.share([*found, *[[]] * (-len(found) % ranks.size)] if policy.sharded else found)
 
 
-def _one(policy: Policy, method: Method, part: Batch, weights: Tensor, how: How) -> Tensor:
+def _one(policy: Policy, method: Method, part: Batch, weights: Tensor, how: UpdateConfig) -> Tensor:
     """Backward through a slice: (4,) its loss, and sums over tokens of KL, sampler's mismatch and |r - 1|."""
     logp, entropy = logps(policy, part, temperature=how.temperature, entropy="entropy" in method.needs)
     x = tokens(part, logp, entropy)
@@ -169,7 +169,9 @@ def _correction(x: Tokens, cap: float | None) -> Tensor | float:
     return truncated(x.old_logp, x.columns["sampler_logp"], cap=cap)
 
 
-def _prepared(policy: Policy, method: Method, batch: Batch, how: How, ranks: Ranks) -> tuple[Batch, int]:
+def _prepared(
+    policy: Policy, method: Method, batch: Batch, how: UpdateConfig, ranks: Ranks
+) -> tuple[Batch, int]:
     """The batch with the log-probabilities that parts need, and the size of slices that memory allowed."""
     size = how.tokens
     if method.epochs * method.minibatches > 1 and "old_logp" not in batch.columns:
@@ -180,18 +182,20 @@ def _prepared(policy: Policy, method: Method, batch: Batch, how: How, ranks: Ran
     return batch, size
 
 
-def referred(policy: Policy, batch: Batch, how: How, ranks: Ranks = ALONE) -> Tensor:
+def referred(policy: Policy, batch: Batch, how: UpdateConfig, ranks: Ranks = ALONE) -> Tensor:
     """(B, T) log-probabilities under the reference model, 0 behind the end of a reply."""
     with policy.reference():
         return _frozen(policy, batch, how, ranks)[0][0]
 
 
-def logps_now(policy: Policy, batch: Batch, how: How) -> Tensor:
+def logps_now(policy: Policy, batch: Batch, how: UpdateConfig) -> Tensor:
     """(B, T) log-probabilities under the policy as it is, without a gradient, 0 behind the end of a reply."""
     return _frozen(policy, batch, how, ALONE)[0][0]
 
 
-def _measured(policy: Policy, method: Method, batch: Batch, how: How, ranks: Ranks) -> tuple[Batch, int]:
+def _measured(
+    policy: Policy, method: Method, batch: Batch, how: UpdateConfig, ranks: Ranks
+) -> tuple[Batch, int]:
     """The batch of an optimizer step with the statistics that parts read; one more forward, where any does."""
     if not wanted(method):
         return batch, how.tokens
@@ -200,7 +204,7 @@ def _measured(policy: Policy, method: Method, batch: Batch, how: How, ranks: Ran
 
 
 def _frozen(
-    policy: Policy, batch: Batch, how: How, ranks: Ranks, *, entropy: bool = False
+    policy: Policy, batch: Batch, how: UpdateConfig, ranks: Ranks, *, entropy: bool = False
 ) -> tuple[Tensor, int]:
     """(2, B, T) log-probabilities, and entropies where they are asked for, without a gradient."""
     found = torch.zeros(2, *batch.mask.shape)
@@ -220,7 +224,9 @@ def _frozen(
     return result
 
 
-def _accumulated(policy: Policy, method: Method, batch: Batch, how: How, ranks: Ranks) -> tuple[Tensor, int]:
+def _accumulated(
+    policy: Policy, method: Method, batch: Batch, how: UpdateConfig, ranks: Ranks
+) -> tuple[Tensor, int]:
     """The gradient of one optimizer step, summed over processes."""
 
     def work(size: int) -> Tensor:

@@ -17,7 +17,7 @@ from edgewise.learner.methods import token_weights
 from edgewise.learner.methods.batch import Batch
 from edgewise.learner.methods.method import Method
 from edgewise.learner.policy.policy import Policy
-from edgewise.learner.update.gradient_step import How, update
+from edgewise.learner.update.gradient_step import UpdateConfig, update
 from edgewise.toolkit.util.seeds import seed as seed_of
 
 IMITATION = Method(
@@ -62,7 +62,7 @@ def imitate(
     A loss is in nats, the mean over answer tokens of -w log p. `clip` is the largest norm of a gradient; `watch` gets
     each loss. The same seed gives the same weights. Raises OutOfMemory where one pair alone is too much.
     """
-    how, losses = How(clip=clip), []
+    how, losses = UpdateConfig(clip=clip), []
     rng = torch.Generator().manual_seed(seed_of(seed, "imitate") % 2**63)
     for chosen in orders(len(pairs), epochs, size, seed):
         done = update(policy, optimizer, IMITATION, _batch([pairs[i] for i in chosen]), how, rng)

@@ -24,7 +24,7 @@ from edgewise.learner.methods import token_weights
 from edgewise.learner.methods.batch import Batch, Tokens
 from edgewise.learner.methods.method import Method, parameters
 from edgewise.learner.policy.policy import Policy
-from edgewise.learner.update.gradient_step import How, logps_now, update
+from edgewise.learner.update.gradient_step import UpdateConfig, logps_now, update
 from edgewise.learner.update.imitation import orders
 from edgewise.toolkit.groups.table import reads
 from edgewise.toolkit.util.seeds import seed as seed_of
@@ -137,7 +137,7 @@ def prefer(
     """
     if not pairs:
         return []
-    how, rewards, losses = How(clip=clip), np.zeros(0), []
+    how, rewards, losses = UpdateConfig(clip=clip), np.zeros(0), []
     rng = torch.Generator().manual_seed(seed_of(seed, "prefer") % 2**63)
     whole = _batch(policy, pairs, how)
     for chosen in orders(len(pairs), epochs, size, seed):
@@ -152,7 +152,7 @@ def prefer(
     return losses
 
 
-def _batch(policy: Policy, pairs: Sequence[Preference], how: How) -> Batch:
+def _batch(policy: Policy, pairs: Sequence[Preference], how: UpdateConfig) -> Batch:
     """All pairs, the chosen answer of each first, with the log-probabilities of the policy as it is."""
     batch = Batch.of(
         [pair.prompt for pair in pairs for _ in range(2)],
@@ -163,7 +163,7 @@ def _batch(policy: Policy, pairs: Sequence[Preference], how: How) -> Batch:
     return batch.with_columns(start_logp=logps_now(policy, batch, how))
 
 
-def _rewards(policy: Policy, method: Method, batch: Batch, how: How) -> np.ndarray:
+def _rewards(policy: Policy, method: Method, batch: Batch, how: UpdateConfig) -> np.ndarray:
     """(B,) beta log pi / pi_0 of whole answers."""
     moved = logps_now(policy, batch, how) - batch.column("start_logp")
     return parameters(method.loss)["beta"] * moved.sum(1).double().numpy()

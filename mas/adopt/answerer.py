@@ -6,7 +6,7 @@ from edgewise.mas.adopt.gateway import NodeOf, dressed, named, node_of
 from edgewise.mas.adopt.node_libraries import FILE, NodeLibraries
 from edgewise.toolkit.errors import ArtifactError
 from edgewise.toolkit.run.artifact import Artifact
-from edgewise.toolkit.run.driver import Asks
+from edgewise.toolkit.run.driver import ModelClient
 from edgewise.toolkit.serve.server import Answer
 from edgewise.toolkit.types import Reply, Request
 from edgewise.toolkit.util.import_by_name import load
@@ -23,7 +23,7 @@ def _spec(artifact: Artifact) -> str:
     return data["node_of"]
 
 
-def answerer(artifact: Artifact, model: str, client: Asks) -> Answer:
+def answerer(artifact: Artifact, model: str, client: ModelClient) -> Answer:
     """
     What puts the lessons of its nodes into a program's calls and passes them on: for `edgewise serve`.
 

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from edgewise.experience.config import ExperienceConfig
-from edgewise.experience.spec import Job
+from edgewise.experience.spec import ExperienceSpec
 from edgewise.mas.adopt.answerer import PROGRAM
 from edgewise.mas.adopt.gateway import Gateway, NodeOf, node_of
 from edgewise.mas.adopt.loop import learn
@@ -18,10 +18,10 @@ from edgewise.toolkit.budget.ledger import Limits
 from edgewise.toolkit.errors import ConfigError
 from edgewise.toolkit.run.config import resolve
 from edgewise.toolkit.run.driver import Drive
-from edgewise.toolkit.run.runner import Outcome, Result, execute_run
+from edgewise.toolkit.run.runner import Result, RunOutcome, execute_run
 from edgewise.toolkit.task.task import Task
 from edgewise.toolkit.tracking.events import Event
-from edgewise.toolkit.types import Hosted, Plan
+from edgewise.toolkit.types import AsyncHost, Plan
 from edgewise.toolkit.util.import_by_name import load
 
 RUN_SECONDS = 300.0
@@ -54,19 +54,19 @@ def adopt(
     which, spec = _told_apart(node_of)
     bounds = asdict(limits) if limits else {}
     config = resolve(ExperienceConfig, task.settings, {"model": model, **bounds, **settings})
-    job = Job(task, config)
+    job = ExperienceSpec(task, config)
 
-    def way(*_: Any) -> Plan[Outcome]:
+    def way(*_: Any) -> Plan[RunOutcome]:
         made = Processes(program, processes) if isinstance(program, str) else Called(program)
-        return (yield Hosted(partial(_hosted, job, made, which, spec, run_seconds)))
+        return (yield AsyncHost(partial(_hosted, job, made, which, spec, run_seconds)))
 
     where = Path(run) if run else None
     return asyncio.run(execute_run(task, config, way, where, job="adopt", watch=watch))
 
 
 async def _hosted(
-    job: Job, program: Program, which: NodeOf, spec: str, seconds: float, drive: Drive
-) -> Outcome:
+    job: ExperienceSpec, program: Program, which: NodeOf, spec: str, seconds: float, drive: Drive
+) -> RunOutcome:
     gateway = Gateway(program, drive, job.config.model, job.config.max_tokens, seconds, which)
     async with gateway.open():
         found = await drive(learn(job, gateway))

@@ -17,7 +17,7 @@ from edgewise.mas.adopt.programs import Program
 from edgewise.toolkit.model.names import server_of
 from edgewise.toolkit.run.driver import Drive, asking
 from edgewise.toolkit.serve.server import routed, running
-from edgewise.toolkit.types import Example, Message, Payer, Reply, Request, Rollout, Step, Stop, Usage
+from edgewise.toolkit.types import BilledTo, Example, Message, Reply, Request, Rollout, Step, Stop, Usage
 from edgewise.toolkit.util.seeds import seed as seed_of
 
 ROLE = "program"
@@ -42,7 +42,7 @@ def dressed(request: Request, libraries: Libraries, node: str) -> Request:
     library = libraries.get(node)
     if not library:
         return request
-    return replace(request, messages=replace(library, place="system").dress(request.messages))
+    return replace(request, messages=replace(library, place="system").insert_lessons(request.messages))
 
 
 def named(request: Request, model: str, most: int | None) -> Request:
@@ -142,7 +142,7 @@ class Gateway:
         live.asked[node, request.messages] += 1
         asked = named(dressed(request, trial.libraries, node), self._model, self._most)
         seed = seed_of(trial.seed, node, again)
-        payer = Payer(trial.payer, trial.step, trial.example.id)
+        payer = BilledTo(trial.payer, trial.step, trial.example.id)
         sampling = replace(asked.sampling, seed=seed)
         try:
             reply = await self._drive(

@@ -17,21 +17,21 @@ from edgewise.experience.distil.distiller import Unreadable
 from edgewise.experience.library.library import Library
 from edgewise.experience.library.operations import Operation
 from edgewise.experience.proposers import candidates
-from edgewise.experience.spec import Job
+from edgewise.experience.spec import ExperienceSpec
 from edgewise.experience.training.records import check_alive, mean, statistics
 from edgewise.mas.adopt.gateway import ROLE, Gateway, Trial
 from edgewise.mas.adopt.node_libraries import FILE, NodeLibraries
 from edgewise.toolkit.evaluation.comparison import Arm, compare, reward_of
 from edgewise.toolkit.evaluation.gate import Choice, Scores, Spending, Verdict, choose
 from edgewise.toolkit.groups.sampling.row_selection import shuffled
-from edgewise.toolkit.run.runner import Outcome
+from edgewise.toolkit.run.runner import RunOutcome
 from edgewise.toolkit.tracking.events import (
     GroupsFinished,
     RolloutFinished,
     StageStarted,
     StepFinished,
 )
-from edgewise.toolkit.types import Example, Group, Plan, Rollout, Work
+from edgewise.toolkit.types import BlockingCall, Example, Group, Plan, Rollout
 from edgewise.toolkit.util.seeds import seed as seed_of
 
 ALL = "all nodes"
@@ -41,7 +41,7 @@ ALL = "all nodes"
 
 
 @dataclass(frozen=True, slots=True)
-class StepRecord:
+class AdoptStep:
     """What one step saw and did; `proposals` are the operations that each node's comparisons proposed."""
 
     number: int
@@ -74,7 +74,7 @@ class StepRecord:
         )
 
 
-def learn(job: Job, gateway: Gateway) -> Plan[Outcome]:
+def learn(job: ExperienceSpec, gateway: Gateway) -> Plan[RunOutcome]:
     """Learn libraries on the training rows, then measure them on the test rows."""
     current, spending, number = NodeLibraries(), Spending(job.gate_alpha, job.steps), 0
     for epoch in range(1, job.config.epochs + 1):
@@ -89,14 +89,14 @@ def learn(job: Job, gateway: Gateway) -> Plan[Outcome]:
 
 
 def step(
-    job: Job,
+    job: ExperienceSpec,
     gateway: Gateway,
     current: NodeLibraries,
     rows: Sequence[Example],
     spending: Spending,
     number: int,
     epoch: int,
-) -> Plan[StepRecord]:
+) -> Plan[AdoptStep]:
     """Run groups on rows, compare what each node did in them, and let the gate choose."""
     yield StageStarted(f"step {number}: {len(rows)} rows, {job.config.group_size} runs each")
     groups = yield [
@@ -110,11 +110,17 @@ def step(
     ]
     challengers = _challengers(current, dict(zip(proposals, updates, strict=True)))
     choice = yield from _decided(job, gateway, current, challengers, spending.level, number)
-    return StepRecord(number, epoch, tuple(groups), proposals, choice)
+    return AdoptStep(number, epoch, tuple(groups), proposals, choice)
 
 
 def runs(
-    job: Job, gateway: Gateway, libraries: NodeLibraries, row: Example, size: int, payer: str, number: int
+    job: ExperienceSpec,
+    gateway: Gateway,
+    libraries: NodeLibraries,
+    row: Example,
+    size: int,
+    payer: str,
+    number: int,
 ) -> Plan[Group]:
     """`size` graded runs of the program on a row."""
     found = yield [_attempt(job, gateway, libraries, row, sample, payer, number) for sample in range(size)]
@@ -122,20 +128,26 @@ def runs(
 
 
 def _attempt(
-    job: Job, gateway: Gateway, libraries: NodeLibraries, row: Example, sample: int, payer: str, number: int
+    job: ExperienceSpec,
+    gateway: Gateway,
+    libraries: NodeLibraries,
+    row: Example,
+    sample: int,
+    payer: str,
+    number: int,
 ) -> Plan[Rollout]:
     # Learning steps draw anew; whatever is measured is drawn alike, so that libraries are compared in pairs.
     phase = number if payer == "rollout" else 0
     seed = seed_of(job.config.seed, phase, row.id, sample)
     trial = Trial(row, libraries.nodes, libraries.version, sample, seed, payer, number)
-    run: Rollout = yield Work(gateway.run, (trial,))
+    run: Rollout = yield BlockingCall(gateway.run, (trial,))
     graded = replace(run, score=(yield from job.task.reward.grade(row, run, job.judge)))
     yield RolloutFinished(graded)
     return graded
 
 
 def _proposed(
-    job: Job, current: NodeLibraries, groups: Sequence[Group]
+    job: ExperienceSpec, current: NodeLibraries, groups: Sequence[Group]
 ) -> Plan[dict[str, tuple[Operation, ...]]]:
     """What the comparisons propose, by node, over all groups whose rewards differ."""
     parts = [part for group in groups if group.mixed for part in by_node(group)]
@@ -166,7 +178,7 @@ def by_node(group: Group) -> list[Group]:
     return [part for part in parts if part.mixed]
 
 
-def _compared(job: Job, group: Group, library: Library) -> Plan[tuple[Operation, ...]]:
+def _compared(job: ExperienceSpec, group: Group, library: Library) -> Plan[tuple[Operation, ...]]:
     try:
         return (yield from distiller.study(job.distiller, group, library)).proposals
     except Unreadable:
@@ -174,7 +186,7 @@ def _compared(job: Job, group: Group, library: Library) -> Plan[tuple[Operation,
 
 
 def _updated(
-    job: Job, node: str, library: Library, proposals: Sequence[Operation], number: int
+    job: ExperienceSpec, node: str, library: Library, proposals: Sequence[Operation], number: int
 ) -> Plan[Library]:
     """A node's library after one round for all of a step's proposals."""
     try:
@@ -195,7 +207,7 @@ def _challengers(current: NodeLibraries, updates: Mapping[str, Library]) -> dict
 
 
 def _decided(
-    job: Job,
+    job: ExperienceSpec,
     gateway: Gateway,
     current: NodeLibraries,
     challengers: Mapping[str, NodeLibraries],
@@ -216,7 +228,7 @@ def _decided(
     return (yield from choose(current, challengers, rows, scores, level, job.anchors))
 
 
-def _measured(job: Job, gateway: Gateway, learnt: NodeLibraries) -> Plan[Outcome]:
+def _measured(job: ExperienceSpec, gateway: Gateway, learnt: NodeLibraries) -> Plan[RunOutcome]:
     start, rows = NodeLibraries(), job.task.test
     yield StageStarted(f"measuring on {len(rows)} held-out rows")
     arms = []
@@ -227,7 +239,7 @@ def _measured(job: Job, gateway: Gateway, learnt: NodeLibraries) -> Plan[Outcome
         arms.append(Arm(name, tuple(groups)))
     evaluation = compare(arms, ks=tuple(sorted({1, job.config.samples})))
     files, unchanged = ({FILE: each.to_json()} for each in (learnt, start))
-    return Outcome(evaluation, files, unchanged)
+    return RunOutcome(evaluation, files, unchanged)
 
 
 # ---- in use ----------------------------------------------------------------------------------------

@@ -5,14 +5,14 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from edgewise.experience.commands.improve import Words
-from edgewise.experience.spec import Job as WordsJob
+from edgewise.experience.commands.improve import ImproveExperience
+from edgewise.experience.spec import ExperienceSpec as WordsJob
 from edgewise.experience.training.loop import Runs
-from edgewise.mas.config import LIMITS, WiringConfig
+from edgewise.mas.config import LIMITS, GraphConfig
 from edgewise.mas.designs.query_encoder import HASHING
 from edgewise.mas.graph.roles import roles_in
 from edgewise.mas.search.load_design import load
-from edgewise.mas.spec import Job
+from edgewise.mas.spec import GraphSpec
 from edgewise.mas.training.loop import prepared
 from edgewise.mas.training.trials import measure
 from edgewise.toolkit.cli.output import Shown
@@ -31,7 +31,7 @@ def evaluate(
 ) -> Shown:
     """Run the unchanged model and artefacts of any kind, lessons or graphs, on the same rows and samples."""
     graphs = {path: _runs(found) for path in artifacts if (found := _with_graphs(path))}
-    return Words(task, options, settings, price).evaluate(artifacts, run, graphs)
+    return ImproveExperience(task, options, settings, price).evaluate(artifacts, run, graphs)
 
 
 def _with_graphs(path: str) -> Artifact | None:
@@ -61,7 +61,7 @@ def _runs(artifact: Artifact) -> Runs:
     """How to run an artefact's graphs: within their own limits, with the settings and the judge that all arms share."""
     data = artifact.files["graph.json"]
     design, roles = load(data), roles_in(artifact.files.get("roles.json", {}))
-    kept = WiringConfig.kept(artifact.settings)
+    kept = GraphConfig.kept(artifact.settings)
     limits = {key: getattr(kept, key) for key in LIMITS}
 
     def runs(words: WordsJob) -> Plan[list[Group]]:
@@ -69,8 +69,8 @@ def _runs(artifact: Artifact) -> Runs:
         # Nothing is searched for here, and the usual search would want torch.
         given = {"judge": words.judge, "encoder": data.get("encoder") or HASHING, "search": "fixed"}
         own = {key: value for key, value in words.task.graph.items() if key == "roles_file"}
-        config = resolve(WiringConfig, shared, limits, own, given)
-        job = yield from prepared(Job(words.task, config, roles), words.task.test)
+        config = resolve(GraphConfig, shared, limits, own, given)
+        job = yield from prepared(GraphSpec(words.task, config, roles), words.task.test)
         return (yield from measure(job, design, words.task.test))
 
     return runs

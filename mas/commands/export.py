@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from edgewise.mas.config import WiringConfig
+from edgewise.mas.config import GraphConfig
 from edgewise.mas.deploy.export import PLAIN, USUAL, Exported, export
 from edgewise.mas.deploy.reference import operand, read
 from edgewise.toolkit.errors import ArtifactError
@@ -40,10 +40,10 @@ def command(source: str, folder: Path) -> Exported:
     )
 
 
-def _measured_with(path: Path) -> tuple[str, Sampling, WiringConfig]:
+def _measured_with(path: Path) -> tuple[str, Sampling, GraphConfig]:
     """The model and the settings of an artefact; of a bare graph.json none."""
     try:
         artifact = Artifact.load(path.parent if path.suffix == ".json" else path)
     except ArtifactError:
         return "", PLAIN, USUAL
-    return artifact.model, artifact.sampling, WiringConfig.kept(artifact.settings)
+    return artifact.model, artifact.sampling, GraphConfig.kept(artifact.settings)

@@ -6,9 +6,9 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from edgewise.mas.config import WiringConfig
+from edgewise.mas.config import GraphConfig
 from edgewise.mas.forecast import forecast
-from edgewise.mas.spec import Job
+from edgewise.mas.spec import GraphSpec
 from edgewise.mas.training.loop import learn
 from edgewise.mas.training.report import result_lines
 from edgewise.toolkit.cli.models import fetch
@@ -23,7 +23,7 @@ from edgewise.toolkit.run.runner import execute_run
 from edgewise.toolkit.task.task import Task, describe
 
 
-class Wiring:
+class ImproveGraph:
     """One task and its settings, ready for `plan` and `improve`."""
 
     def __init__(self, task: Path, options: Mapping[str, Any], settings: Sequence[str], price: str | None):
@@ -32,9 +32,9 @@ class Wiring:
         foreign = sorted(set(options) & {"distiller", "proposer", "placebo"})
         if foreign:
             raise ConfigError(f"--{foreign[0]} is about lessons; it goes with --by experience.")
-        known = WiringConfig.known(self.task.settings)
+        known = GraphConfig.known(self.task.settings)
         given = (known, self.task.graph, parse_settings(settings), options, given_price(price))
-        self.job = Job(self.task, resolve(WiringConfig, *given))
+        self.job = GraphSpec(self.task, resolve(GraphConfig, *given))
 
     def plan(self, lib: str | None = None) -> Shown:
         """The task and what a run would take; asks no model."""

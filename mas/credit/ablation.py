@@ -54,7 +54,7 @@ def with_emitted(credit: Mapping[str, float], emitted: Mapping[str, float]) -> d
 
 
 @dataclass(frozen=True, slots=True)
-class Leaving:
+class NodeAblation:
     """A smaller graph to compare a case with, and the parts whose absence makes it."""
 
     case: Case
@@ -79,13 +79,13 @@ def smaller(graph: Graph) -> list[tuple[Graph, tuple[Part, ...]]]:
     return [(graphs[version], tuple(parts[version])) for version in sorted(graphs)]
 
 
-def leavings(cases: Iterable[Case]) -> list[Leaving]:
+def leavings(cases: Iterable[Case]) -> list[NodeAblation]:
     """All that can be left out of cases, each once, in an order of their own."""
     distinct = {case.key: case for case in cases}
     shorter = {case.graph.version: case.graph for case in distinct.values()}
     known = {version: smaller(graph) for version, graph in shorter.items()}
     return [
-        Leaving(distinct[key], replace(distinct[key], graph=graph), parts)
+        NodeAblation(distinct[key], replace(distinct[key], graph=graph), parts)
         for key in sorted(distinct)
         for graph, parts in known[key[0]]
     ]
@@ -127,7 +127,7 @@ def measured(
 
 def chosen(
     cases: Iterable[Case], most: int | None, seed: int, known: Evidence, done: Mapping[Key, float]
-) -> list[Leaving]:
+) -> list[NodeAblation]:
     """
     What to leave out: all that costs no run, then what tells most for a run, while the runs last.
 
@@ -139,7 +139,7 @@ def chosen(
     for place, each in enumerate(waiting):
         siblings[each.case.key].append(place)
     ties = [seed_of(seed, *each.case.key, each.smaller.graph.version) for each in waiting]
-    paid, picked, doubt = set(done), {}, Doubt(known)
+    paid, picked, doubt = set(done), {}, ErrorVariance(known)
     limit = math.inf if most is None else len(done) + most
 
     def entry(place: int) -> tuple[float, int, int]:
@@ -168,11 +168,11 @@ def chosen(
     return list(picked.values())
 
 
-def _cost(each: Leaving, paid: set[Key]) -> int:
+def _cost(each: NodeAblation, paid: set[Key]) -> int:
     return len({each.case.key, each.smaller.key} - paid)
 
 
-class Doubt:
+class ErrorVariance:
     """How little is known of what a leaving would measure; it counts those that have been picked."""
 
     def __init__(self, known: Evidence):
@@ -180,7 +180,7 @@ class Doubt:
         self._usual = known.variance
         self._counts: dict[Any, int] = dict(known.counts)
 
-    def __call__(self, each: Leaving) -> float:
+    def __call__(self, each: NodeAblation) -> float:
         """The sum of error variances over its parts."""
         return math.fsum(self._of(each.case.graph, part) for part in each.parts)
 
@@ -189,7 +189,7 @@ class Doubt:
         alike, own = self._counts.get(kind_, 0), self._counts.get((graph.version, part), 0)
         return self._variances.get(kind_, self._usual) * (1 / (alike + 1) + 1 / (own + 1))
 
-    def note(self, each: Leaving) -> None:
+    def note(self, each: NodeAblation) -> None:
         """Count one that was picked."""
         graph = each.case.graph
         for part in each.parts:

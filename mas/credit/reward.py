@@ -22,7 +22,7 @@ JOINS = 2
 
 
 @dataclass(frozen=True, slots=True)
-class Weights:
+class RewardWeights:
     """
     How much the other parts count beside quality, both at least 0.
 
@@ -39,7 +39,7 @@ class Weights:
                 raise ConfigError(f"The weight of {name} must be a number from 0 on, not {value!r}.")
 
 
-def formula(weights: Weights) -> str:
+def formula(weights: RewardWeights) -> str:
     """The reward in one line, with its numbers."""
     return (
         f"reward = quality - {weights.cost:g} x (tokens / tokens of one plain agent on the same query - 1) "
@@ -59,18 +59,18 @@ def resources(tokens: float, reference: float) -> float:
     return tokens / reference - 1.0 if reference > 0 else 0.0
 
 
-def worth(weights: Weights, quality: float, tokens: float, reference: float) -> float:
+def worth(weights: RewardWeights, quality: float, tokens: float, reference: float) -> float:
     """Quality less cost: the unit of credit. Irrationality follows from credit, so it is no part of it."""
     return worth_of(weights, {"quality": quality, "resources": resources(tokens, reference)})
 
 
-def worth_of(weights: Weights, parts: Mapping[str, float]) -> float:
+def worth_of(weights: RewardWeights, parts: Mapping[str, float]) -> float:
     """The same, from the parts of a reward as `reward` names them."""
     return parts["quality"] - weights.cost * parts["resources"]
 
 
 def reward(
-    weights: Weights,
+    weights: RewardWeights,
     quality: float,
     tokens: float,
     reference: float,

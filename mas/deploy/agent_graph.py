@@ -15,7 +15,7 @@ from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any, Self
 
-from edgewise.mas.config import WiringConfig
+from edgewise.mas.config import GraphConfig
 from edgewise.mas.designs.fixed import Fixed, tools_in
 from edgewise.mas.designs.interface import Design, Query
 from edgewise.mas.designs.query_encoder import encoded
@@ -24,7 +24,7 @@ from edgewise.mas.graph.roles import CATALOGUE, Roles, roles_in
 from edgewise.mas.runtime import checkpoint
 from edgewise.mas.runtime.checkpoint import Retention
 from edgewise.mas.runtime.context import Context, GraphLimits
-from edgewise.mas.runtime.node import Outcome, Team
+from edgewise.mas.runtime.node import NodeOutput, Team
 from edgewise.mas.runtime.schedule import standing
 from edgewise.mas.search.load_design import load
 from edgewise.toolkit.errors import ArtifactError, ConfigError, GraphError
@@ -32,7 +32,7 @@ from edgewise.toolkit.model import middleware
 from edgewise.toolkit.model.openai_format import refusal
 from edgewise.toolkit.model.router import Router
 from edgewise.toolkit.run.artifact import Artifact
-from edgewise.toolkit.run.driver import Asks, Driver
+from edgewise.toolkit.run.driver import Driver, ModelClient
 from edgewise.toolkit.serve.server import Answer, drawn_as
 from edgewise.toolkit.tools.python_tool import python_tool
 from edgewise.toolkit.tools.registry import load_tools
@@ -53,7 +53,7 @@ class Answered:
 
     text: str
     graph: Graph
-    outcomes: Mapping[str, Sequence[Outcome]]
+    outcomes: Mapping[str, Sequence[NodeOutput]]
     waiting: tuple[str, ...] = ()
     usage: Usage = Usage()
     thread: str = ""
@@ -79,7 +79,7 @@ class AgentGraph:
 
     design: Design
     team: Team
-    client: Asks | None = None
+    client: ModelClient | None = None
     checkpointer: str = ""
     interrupt_before: tuple[str, ...] = ()
     retention: Retention | None = None
@@ -119,7 +119,7 @@ class AgentGraph:
         """The same from an artefact that is loaded."""
         if "graph.json" not in artifact.files:
             raise ArtifactError("This artefact holds no graph: it was not made by --by graph.")
-        data, settings = artifact.files["graph.json"], WiringConfig.kept(artifact.settings)
+        data, settings = artifact.files["graph.json"], GraphConfig.kept(artifact.settings)
         given = {each.tool.name: each for each in load_tools(tools, Path.cwd())}
         there = {"python": python_tool(), **given}
         own = tuple(dict.fromkeys((*tools_in(data), *given)))
@@ -158,7 +158,7 @@ class AgentGraph:
         """The same where there is no event loop."""
         return self._wait(self.answer(asked, thread))
 
-    async def astream(self, asked: str | Sequence[Message], thread: str = "") -> AsyncIterator[Outcome]:
+    async def astream(self, asked: str | Sequence[Message], thread: str = "") -> AsyncIterator[NodeOutput]:
         """The outcomes of nodes as they end; after the last one the run is over, or waits."""
         run = await self._begun(asked, thread, None)
         async with run.context.running():
@@ -273,7 +273,7 @@ class AgentGraph:
         paid = (x.rollout.usage for all_ in run.context.outcomes.values() for x in all_ if x.rollout)
         usage = sum(paid, Usage())
         if self._saver is None:
-            outcomes: Mapping[str, Sequence[Outcome]] = run.context.outcomes
+            outcomes: Mapping[str, Sequence[NodeOutput]] = run.context.outcomes
             waiting: tuple[str, ...] = ()
         else:
             state = await run.app.aget_state(run.config)
@@ -313,7 +313,7 @@ class AgentGraph:
         return self._saver
 
     @property
-    def _asks(self) -> Asks:
+    def _asks(self) -> ModelClient:
         assert self.client is not None
         return self.client
 
@@ -381,7 +381,7 @@ def _places(graph: Graph, wanted: Sequence[str]) -> list[str]:
     return [node.name for node in graph.nodes if {node.name, node.role} & set(wanted)]
 
 
-def _outcomes(update: Mapping[str, Any]) -> list[Outcome]:
+def _outcomes(update: Mapping[str, Any]) -> list[NodeOutput]:
     from edgewise.mas.runtime.langgraph_compiler import said_in
 
     changes: list[Any] = [change for change in update.values() if isinstance(change, dict)]
@@ -400,7 +400,7 @@ def _unsupported(request: Request) -> str:
     return "JSON of some form, as each of its agents has a form of its own" if request.schema else ""
 
 
-def answerer(artifact: Artifact, model: str, client: Asks) -> Answer:
+def answerer(artifact: Artifact, model: str, client: ModelClient) -> Answer:
     """What answers with an artefact's graph, through `client`: for `edgewise serve`."""
     graph = AgentGraph.of(artifact, model=model, client=client)
 

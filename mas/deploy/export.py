@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from edgewise.mas.config import WiringConfig
+from edgewise.mas.config import GraphConfig
 from edgewise.mas.deploy import export_templates
 from edgewise.mas.deploy.export_writer import Writer, shape
 from edgewise.mas.graph.graph import Graph
@@ -23,7 +23,7 @@ from edgewise.toolkit.util.files import json_text, replace_text
 FORMAT = {"dependencies": ["."], "graphs": {"agent": "./graph.py:graph"}, "env": ".env"}
 """langgraph.json, as the LangGraph CLI reads it."""
 
-USUAL = WiringConfig.kept({})
+USUAL = GraphConfig.kept({})
 """The settings where none are known."""
 
 PLAIN = Sampling()

@@ -11,7 +11,7 @@ from edgewise.mas.graph.graph import Graph
 from edgewise.mas.graph.roles import CATALOGUE, Role, Roles
 from edgewise.toolkit.errors import ArtifactError, ConfigError, GraphError
 from edgewise.toolkit.run.artifact import Artifact
-from edgewise.toolkit.util.import_by_name import meant
+from edgewise.toolkit.util.import_by_name import did_you_mean
 
 FILE = "graph.json"
 ROLES_FILE = "roles.json"
@@ -59,7 +59,7 @@ def read(source: str) -> Designed:
     kind, found = _used(path, data)
     used = tuple(each for each in found if each.graph.version.startswith(version))
     if not used:
-        near = meant(version, [each.graph.version for each in found])
+        near = did_you_mean(version, [each.graph.version for each in found])
         raise GraphError(f"{path} holds no graph {version!r}{near}")
     return Designed(source, kind, used, roles, tools_in(data))
 

@@ -30,7 +30,7 @@ class Fixed:
 
 
 @dataclass(frozen=True, slots=True)
-class Rival(Fixed):
+class EqualTokenBaseline(Fixed):
     """One agent with as many tokens as a design used: no limit on calls, tokens or dollars cuts it short."""
 
 

@@ -30,7 +30,7 @@ from edgewise.toolkit.model.embedded.catalogue import ENCODER as MINILM
 from edgewise.toolkit.model.embedded.download import encoder as minilm_files
 from edgewise.toolkit.model.openai_format import vector
 from edgewise.toolkit.tracking.events import StageStarted
-from edgewise.toolkit.types import Message, Payer, Plan, Reply, Request, Work
+from edgewise.toolkit.types import BilledTo, BlockingCall, Message, Plan, Reply, Request
 
 AUTO, HASHING = "auto", "hashing"
 HASHED = 1024
@@ -74,7 +74,7 @@ def settled(name: str) -> Plan[str]:
     """The name of the encoder that "auto" stands for on this machine, with a note; any other name as it is."""
     if name != AUTO:
         return name
-    problem = yield Work(_why_not)
+    problem = yield BlockingCall(_why_not)
     found = HASHING if problem else MINILM
     yield StageStarted(f"queries are encoded by {found}" + (f": {problem}" if problem else ""))
     return found
@@ -84,7 +84,7 @@ def _new(name: str, texts: Sequence[str]) -> Plan[Iterable[Vectors]]:
     if name == HASHING:
         return hashed(texts)
     if name == MINILM:
-        return (yield Work(sentences, (texts,)))
+        return (yield BlockingCall(sentences, (texts,)))
     return (yield from _asked(name, texts))
 
 
@@ -245,4 +245,4 @@ def _asked(name: str, texts: Sequence[str]) -> Plan[list[Vectors]]:
 
 
 def _ask(name: str, text: str) -> Plan[Reply]:
-    return (yield Request(name, (Message("user", text),), payer=Payer("encoder"), embeds=True))
+    return (yield Request(name, (Message("user", text),), payer=BilledTo("encoder"), embeds=True))

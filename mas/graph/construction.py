@@ -65,7 +65,7 @@ class Space:
         """The number of the action EXIT."""
         return len(self.roles) + 1
 
-    def answering(self, state: "State") -> list[int]:
+    def answering(self, state: "BuildState") -> list[int]:
         """The places of agents that answer."""
         return [place for place, role in enumerate(state.roles) if not self.answers or self.answers[role]]
 
@@ -89,7 +89,7 @@ class Move:
 
 
 @dataclass(frozen=True, slots=True)
-class State:
+class BuildState:
     """The graph so far: the role of each agent, and whom it hears (places of earlier agents)."""
 
     roles: tuple[int, ...] = ()
@@ -102,7 +102,7 @@ class State:
 
 
 @lru_cache(maxsize=KEPT)
-def allowed(space: Space, state: State) -> NDArray[np.bool_]:
+def allowed(space: Space, state: BuildState) -> NDArray[np.bool_]:
     """
     (K + 2,) which node actions may be taken.
 
@@ -130,28 +130,28 @@ def _fixed(mask: NDArray[np.bool_]) -> NDArray[np.bool_]:
     return mask
 
 
-def deletable(space: Space, state: State) -> list[bool]:
+def deletable(space: Space, state: BuildState) -> list[bool]:
     """For each agent, whether those who hear it still hear as many as they must without it."""
     return [_can_go(space, state, gone) for gone in range(len(state))]
 
 
-def _can_go(space: Space, state: State, gone: int) -> bool:
+def _can_go(space: Space, state: BuildState, gone: int) -> bool:
     return all(_hears_enough(space, state, place, gone) for place in range(len(state)))
 
 
-def _hears_enough(space: Space, state: State, place: int, gone: int) -> bool:
+def _hears_enough(space: Space, state: BuildState, place: int, gone: int) -> bool:
     least, heard = space.hears[state.roles[place]], state.hears[place]
     return place == gone or not least or gone not in heard or len({*heard, *state.hears[gone]}) > least
 
 
-def apply(space: Space, state: State, move: Move) -> State:
+def apply(space: Space, state: BuildState, move: Move) -> BuildState:
     """The state after a move. ValueError where the move is not allowed."""
     if not allowed(space, state)[move.action]:
         raise ValueError(f"{move} is not allowed with {len(state)} agents after {state.moves} moves")
     if any(place < 0 or place >= len(state) for place in move.agents):
         raise ValueError(f"{move} names an agent that is not there")
     if move.action == space.exit:
-        return State(state.roles, state.hears, state.moves + 1, True)
+        return BuildState(state.roles, state.hears, state.moves + 1, True)
     if move.action == space.delete:
         (gone,) = move.agents
         if not deletable(space, state)[gone]:
@@ -160,10 +160,10 @@ def apply(space: Space, state: State, move: Move) -> State:
     heard = tuple(sorted(set(move.agents)))
     if len(heard) < space.hears[move.action]:
         raise ValueError(f"{move} hears too few: {space.roles[move.action]} needs {space.hears[move.action]}")
-    return State((*state.roles, move.action), (*state.hears, heard), state.moves + 1)
+    return BuildState((*state.roles, move.action), (*state.hears, heard), state.moves + 1)
 
 
-def _deleted(state: State, gone: int) -> State:
+def _deleted(state: BuildState, gone: int) -> BuildState:
     """The state without an agent; whoever heard it hears those that it heard."""
     shift = [place - (place > gone) for place in range(len(state))]
     hears = []
@@ -172,18 +172,18 @@ def _deleted(state: State, gone: int) -> State:
             passed = {*heard, *state.hears[gone]} - {gone} if gone in heard else set(heard)
             hears.append(tuple(sorted(shift[x] for x in passed)))
     roles = state.roles[:gone] + state.roles[gone + 1 :]
-    return State(roles, tuple(hears), state.moves + 1)
+    return BuildState(roles, tuple(hears), state.moves + 1)
 
 
-def replayed(space: Space, moves: Sequence[Move]) -> State:
+def replayed(space: Space, moves: Sequence[Move]) -> BuildState:
     """The state after all moves from the empty graph."""
-    state = State()
+    state = BuildState()
     for move in moves:
         state = apply(space, state, move)
     return state
 
 
-def names(space: Space, state: State) -> tuple[str, ...]:
+def names(space: Space, state: BuildState) -> tuple[str, ...]:
     """The name of each agent in the graph: its role, and a number from the second of a role on."""
     return named(space.roles[role] for role in state.roles)
 
@@ -193,7 +193,7 @@ def _agent(name: str, role: str) -> Node:
     return Node(name=name, role=role)
 
 
-def graph(space: Space, state: State) -> Graph:
+def graph(space: Space, state: BuildState) -> Graph:
     """The graph that a state stands for: the last agent that answers is the exit; what it does not hear falls away."""
     answering = space.answering(state)
     if not answering:
@@ -225,7 +225,7 @@ class Build:
 
 def build(space: Space, moves: Sequence[Move]) -> Build:
     """The build of a whole sequence of moves, which ends with EXIT."""
-    state, made = State(), []
+    state, made = BuildState(), []
     for number, move in enumerate(moves):
         if move.action == space.delete:
             del made[move.agents[0]]

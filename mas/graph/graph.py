@@ -17,7 +17,7 @@ from typing import Any
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from edgewise.toolkit.errors import GraphError
-from edgewise.toolkit.util.import_by_name import meant
+from edgewise.toolkit.util.import_by_name import did_you_mean
 
 FORMAT = 1
 MOST_ROUNDS = 8
@@ -267,7 +267,7 @@ def _check_ends(graph: Graph, names: set[str]) -> None:
     for kind, name in ends:
         if name not in names:
             raise GraphError(
-                f"The {kind} names a node {name!r}, and there is none{meant(name, sorted(names))}"
+                f"The {kind} names a node {name!r}, and there is none{did_you_mean(name, sorted(names))}"
             )
     for (a, b), times in Counter(graph.edges).items():
         if times > 1:

@@ -18,7 +18,7 @@ from typing import Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from edgewise.toolkit.errors import GraphError
-from edgewise.toolkit.util.import_by_name import meant
+from edgewise.toolkit.util.import_by_name import did_you_mean
 
 Act = Literal["ask", "program", "majority", "weighted"]
 Gives = Literal["answer", "plan", "notes", "verdict", "parts"]
@@ -112,7 +112,7 @@ def roles_for(roles: Roles, tools: Iterable[str]) -> Roles:
 def find(roles: Roles, name: str) -> Role:
     """The role of a name. Raises GraphError for one that does not exist."""
     if name not in roles:
-        raise GraphError(f"There is no role {name!r}{meant(name, list(roles))}")
+        raise GraphError(f"There is no role {name!r}{did_you_mean(name, list(roles))}")
     return roles[name]
 
 
@@ -150,7 +150,7 @@ def _role(known: Roles, name: str, table: Any, place: str) -> Role:
     keys = [*Role.model_fields, LIKE]
     for key in given:
         if key not in keys:
-            raise GraphError(f"{place} has no key {key!r}{meant(key, keys)}")
+            raise GraphError(f"{place} has no key {key!r}{did_you_mean(key, keys)}")
     if given["name"] != name:
         raise GraphError(f"{place}, key 'name': the name of the table is the name; leave it out.")
     try:

@@ -13,7 +13,7 @@ from dataclasses import dataclass, field, replace
 from functools import partial
 
 from edgewise.mas.graph.graph import Graph, Node
-from edgewise.mas.runtime.node import Ended, Outcome, Team, act
+from edgewise.mas.runtime.node import Ended, NodeOutput, Team, act
 from edgewise.mas.runtime.node_cache import Ran, Shared
 from edgewise.mas.runtime.node_hash import keys
 from edgewise.mas.runtime.node_limits import Broke, Meter, metered
@@ -23,7 +23,7 @@ from edgewise.toolkit.budget.prices import Price
 from edgewise.toolkit.errors import ConfigError, EdgewiseError, RewardError
 from edgewise.toolkit.run.driver import Drive
 from edgewise.toolkit.tracking.events import CallsShared, NodeFinished
-from edgewise.toolkit.types import Example, Payer, Plan, Rollout, Sampled, Usage
+from edgewise.toolkit.types import BilledTo, Example, Plan, Rollout, Sampled, Usage
 from edgewise.toolkit.util.seeds import seed as seed_of
 
 
@@ -67,16 +67,16 @@ class NodeRun:
     example: str
     sample: int
     round: int
-    outcome: Outcome
+    outcome: NodeOutput
 
 
-def spent(outcome: Outcome) -> tuple[int, Usage]:
+def spent(outcome: NodeOutput) -> tuple[int, Usage]:
     """The calls and tokens of a node's run."""
     run = outcome.rollout
     return (len(run.steps), run.usage) if run else (0, Usage())
 
 
-Process = Callable[["Context", Outcome], None]
+Process = Callable[["Context", NodeOutput], None]
 """A process reward: called when a node ends, it may call `context.emit_reward`."""
 
 
@@ -104,7 +104,7 @@ class Context:
     shared: Shared | None = None
     process: Process | None = None
     ahead: bool = True
-    outcomes: dict[str, list[Outcome]] = field(default_factory=dict, init=False)
+    outcomes: dict[str, list[NodeOutput]] = field(default_factory=dict, init=False)
     reused: set[str] = field(default_factory=set, init=False)
     rewards: dict[str, float] = field(default_factory=dict, init=False)
     error: Exception | None = field(default=None, init=False)
@@ -115,7 +115,7 @@ class Context:
         self._ledger = self.limits.ledger()
         most = self.limits.concurrency
         self._places = asyncio.Semaphore(most) if most else None
-        self._ends: dict[tuple[str, int], asyncio.Future[Outcome]] = {}
+        self._ends: dict[tuple[str, int], asyncio.Future[NodeOutput]] = {}
         self._branches: list[asyncio.Task[None]] = []
 
     def emit_reward(self, node: str, value: float) -> None:
@@ -132,7 +132,7 @@ class Context:
             return
         for name, calls, usage in spent:
             model = self.graph[name].model or self.team.model
-            self._ledger.add(Sampled(Payer(self.team.payer), model, calls, usage))
+            self._ledger.add(Sampled(BilledTo(self.team.payer), model, calls, usage))
 
     def begin(self) -> None:
         """Start the entries, where nodes are started ahead of LangGraph."""
@@ -140,7 +140,7 @@ class Context:
             for name in self.graph.entries:
                 self._start(name, 0, self.outcomes)
 
-    async def run(self, name: str, round_: int, said: Callable[[], Said]) -> Outcome:
+    async def run(self, name: str, round_: int, said: Callable[[], Said]) -> NodeOutput:
         """The outcome of a node in a round; `said` reads in LangGraph's state what others said."""
         if (name, round_) not in self._ends:
             self._check()
@@ -217,7 +217,7 @@ class Context:
 
     # ---- one node --------------------------------------------------------------------------------
 
-    async def _in_turn(self, node: Node, round_: int, heard: list[Outcome]) -> Outcome:
+    async def _in_turn(self, node: Node, round_: int, heard: list[NodeOutput]) -> NodeOutput:
         """Run a node once there is a place."""
         if self._places is None:
             return await self._run(node, round_, heard)
@@ -225,7 +225,7 @@ class Context:
             self._check()
             return await self._run(node, round_, heard)
 
-    async def _run(self, node: Node, round_: int, heard: list[Outcome]) -> Outcome:
+    async def _run(self, node: Node, round_: int, heard: list[NodeOutput]) -> NodeOutput:
         if self.shared is None or node.name in self._flow.body or self.team.roles[node.role].votes:
             return (await self._fresh(node, round_, heard))[0]
         said = tuple((x.node, x.text) for x in heard if x.heard)
@@ -234,7 +234,7 @@ class Context:
         (outcome, meter), reused = await self.shared.once(key, fresh)
         return await self._taken(node, outcome, meter) if reused else outcome
 
-    async def _fresh(self, node: Node, round_: int, heard: list[Outcome]) -> Ran:
+    async def _fresh(self, node: Node, round_: int, heard: list[NodeOutput]) -> Ran:
         """Run a node, for as long as it may take."""
         meter, seconds = Meter(self._ledger), self.limits.node_seconds
         current.set(meter)
@@ -252,7 +252,7 @@ class Context:
             await self.drive(self._told(round_, outcome, meter))
             return outcome, meter
 
-    async def _taken(self, node: Node, outcome: Outcome, paid: Meter) -> Outcome:
+    async def _taken(self, node: Node, outcome: NodeOutput, paid: Meter) -> NodeOutput:
         """What another run made of its equal. It counts against this run's limits as if it had been run here."""
         meter = Meter(self._ledger, emitted=paid.emitted)
         await meter.charge(paid.calls)
@@ -265,7 +265,7 @@ class Context:
         await self.drive(self._told(0, outcome, meter))
         return outcome
 
-    def _played(self, node: Node, round_: int, heard: list[Outcome], meter: Meter) -> Plan[Outcome]:
+    def _played(self, node: Node, round_: int, heard: list[NodeOutput], meter: Meter) -> Plan[NodeOutput]:
         path = (self.seed, self.example.id, self.sample, self._keys[node.name])
         seed = seed_of(*path, round_) if round_ else seed_of(*path)
         acted = act(self.team, node, self.example, heard, sample=self.sample, seed=seed)
@@ -277,7 +277,7 @@ class Context:
         yield from self._told(round_, outcome, meter)
         return outcome
 
-    def _told(self, round_: int, outcome: Outcome, meter: Meter) -> Plan[None]:
+    def _told(self, round_: int, outcome: NodeOutput, meter: Meter) -> Plan[None]:
         """Reward a node that ended, and tell of it."""
         for value in meter.emitted:
             self.emit_reward(outcome.node, value)
@@ -288,14 +288,14 @@ class Context:
             yield CallsShared(*spent(ran.outcome))
         yield NodeFinished(ran, outcome.node in self.reused)
 
-    def _cut(self, node: Node, meter: Meter, ended: Ended, error: str) -> Outcome:
+    def _cut(self, node: Node, meter: Meter, ended: Ended, error: str) -> NodeOutput:
         """The outcome of a node that did not come to its end; its rollout has the calls that it made."""
         stop = "timeout" if ended == "timeout" else "failed"
         run = Rollout(self.example.id, node.name, self.sample, meter.steps, stop, error=error)
-        return Outcome(node.name, ended, rollout=run, error=error, weight=node.weight)
+        return NodeOutput(node.name, ended, rollout=run, error=error, weight=node.weight)
 
 
-def _rewarded(process: Process, context: Context, outcome: Outcome) -> None:
+def _rewarded(process: Process, context: Context, outcome: NodeOutput) -> None:
     try:
         process(context, outcome)
     except EdgewiseError:

@@ -6,11 +6,11 @@ from functools import partial
 
 from edgewise.mas.graph.graph import Graph
 from edgewise.mas.runtime.context import UNLIMITED, Context, GraphLimits, NodeRun, Process, emit_reward
-from edgewise.mas.runtime.node import Outcome, Team
+from edgewise.mas.runtime.node import NodeOutput, Team
 from edgewise.mas.runtime.node_cache import Shared
 from edgewise.mas.runtime.schedule import standing
 from edgewise.toolkit.run.driver import Drive
-from edgewise.toolkit.types import Example, Hosted, Message, Plan, Rollout, Step, Stop, Usage
+from edgewise.toolkit.types import AsyncHost, Example, Message, Plan, Rollout, Step, Stop, Usage
 
 __all__ = ["GraphLimits", "GraphRun", "NodeRun", "Shared", "emit_reward", "graph_run"]
 
@@ -29,7 +29,7 @@ class GraphRun:
 
     graph: Graph
     rollout: Rollout
-    outcomes: Mapping[str, tuple[Outcome, ...]]
+    outcomes: Mapping[str, tuple[NodeOutput, ...]]
     reused: frozenset[str] = frozenset()
     rewards: Mapping[str, float] = field(default_factory=dict)
 
@@ -67,7 +67,7 @@ def graph_run(
         process=rewards,
         ahead=ahead,
     )
-    context: Context = yield Hosted(partial(_invoked, make))
+    context: Context = yield AsyncHost(partial(_invoked, make))
     outcomes = {name: tuple(context.outcomes[name]) for name in graph.order}
     rollout = _rollout(graph, example, outcomes, sample, seed, version)
     return GraphRun(graph, rollout, outcomes, frozenset(context.reused), context.rewards)
@@ -108,7 +108,7 @@ async def _invoked(make: "partial[Context]", drive: Drive) -> Context:
 def _rollout(
     graph: Graph,
     example: Example,
-    outcomes: Mapping[str, tuple[Outcome, ...]],
+    outcomes: Mapping[str, tuple[NodeOutput, ...]],
     sample: int,
     seed: int,
     version: str | None,
@@ -121,7 +121,7 @@ def _rollout(
     return Rollout(example.id, ROLE, sample, (step,), stop, seed=seed, version=named, error=error)
 
 
-def _stop(said: Outcome) -> tuple[Stop, str]:
+def _stop(said: NodeOutput) -> tuple[Stop, str]:
     """Why the run ended, and what is wrong if its exit said nothing."""
     if said.heard:
         return ("length" if said.rollout and said.rollout.stop == "length" else "stop"), ""

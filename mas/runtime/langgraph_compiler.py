@@ -20,7 +20,7 @@ from langgraph.types import Command
 
 from edgewise.mas.graph.graph import Graph
 from edgewise.mas.runtime.context import Context, spent
-from edgewise.mas.runtime.node import Outcome
+from edgewise.mas.runtime.node import NodeOutput
 from edgewise.mas.runtime.schedule import flow, most_runs, standing
 from edgewise.toolkit.types import Usage
 
@@ -41,7 +41,7 @@ def added(old: dict[str, list[Data]], new: dict[str, list[Data]]) -> dict[str, l
     return merged
 
 
-class State(TypedDict, total=False):
+class RunState(TypedDict, total=False):
     """
     What a run has come to, as plain data.
 
@@ -53,7 +53,7 @@ class State(TypedDict, total=False):
     answer: str
 
 
-class Kept(State, total=False):
+class Kept(RunState, total=False):
     """The same where a checkpointer keeps it, with all messages that were asked."""
 
     messages: list[Data]
@@ -74,7 +74,7 @@ def compiled(
     `checkpointer` and `options` are those of LangGraph's `compile`. Runs with one of the first two need a context
     that is not `ahead`.
     """
-    builder = StateGraph(Kept if checkpointer else State, context_schema=Context)
+    builder = StateGraph(Kept if checkpointer else RunState, context_schema=Context)
     ends = {loop.source: f"{loop.source}.end" for loop in graph.loops}
     for node in graph.nodes:
         builder.add_node(node.name, _node(graph, node.name))
@@ -93,10 +93,10 @@ def compiled(
 def _node(graph: Graph, name: str) -> Any:
     exit_ = name == graph.exit
 
-    async def node(state: State, runtime: Runtime[Context]) -> State:
+    async def node(state: RunState, runtime: Runtime[Context]) -> RunState:
         earlier = state.get("outcomes", {}).get(name, ())
         outcome = await runtime.context.run(name, len(earlier), partial(said_in, state))
-        update: State = {"outcomes": {name: [data_of(outcome, len(earlier))]}}
+        update: RunState = {"outcomes": {name: [data_of(outcome, len(earlier))]}}
         if exit_:
             update["answer"] = outcome.answer or standing(said_in(state).get(name, [outcome])).answer
         return update
@@ -104,13 +104,13 @@ def _node(graph: Graph, name: str) -> Any:
     return node
 
 
-async def _end(state: State) -> State:
+async def _end(state: RunState) -> RunState:
     """The end of a loop."""
     return {}
 
 
-def _route(graph: Graph, source: str, end: str) -> Callable[[State], str]:
-    def route(state: State) -> str:
+def _route(graph: Graph, source: str, end: str) -> Callable[[RunState], str]:
+    def route(state: RunState) -> str:
         return flow(graph).back(source, said_in(state)) or end
 
     return route
@@ -119,7 +119,7 @@ def _route(graph: Graph, source: str, end: str) -> Callable[[State], str]:
 SPENT = "spent"
 
 
-def data_of(outcome: Outcome, round_: int) -> Data:
+def data_of(outcome: NodeOutput, round_: int) -> Data:
     """An outcome as plain data: of its rollout, if it has one, only what it used."""
     calls, usage = spent(outcome)
     used = {SPENT: [calls, asdict(usage)]} if calls else {}
@@ -136,21 +136,23 @@ def data_of(outcome: Outcome, round_: int) -> Data:
     }
 
 
-def said_in(state: State) -> dict[str, list[Outcome]]:
+def said_in(state: RunState) -> dict[str, list[NodeOutput]]:
     """The outcomes in a state, without their rollouts."""
     return {
-        name: [Outcome(**{k: v for k, v in each.items() if k not in ("round", SPENT)}) for each in outcomes]
+        name: [
+            NodeOutput(**{k: v for k, v in each.items() if k not in ("round", SPENT)}) for each in outcomes
+        ]
         for name, outcomes in state.get("outcomes", {}).items()
     }
 
 
-def spent_in(state: State) -> Iterator[tuple[str, int, Usage]]:
+def spent_in(state: RunState) -> Iterator[tuple[str, int, Usage]]:
     """Names of nodes that ended, and the calls and tokens of each of their runs."""
     for name, outcomes in state.get("outcomes", {}).items():
         for calls, usage in (each[SPENT] for each in outcomes if SPENT in each):
             yield name, calls, Usage(**usage)
 
 
-def resumed_with(outcomes: Mapping[str, tuple[Outcome, int]]) -> Any:
+def resumed_with(outcomes: Mapping[str, tuple[NodeOutput, int]]) -> Any:
     """What a run that waits is resumed with so that nodes have said something else, each in its round."""
     return Command(update={"outcomes": {name: [data_of(*said)] for name, said in outcomes.items()}})

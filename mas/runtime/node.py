@@ -19,7 +19,7 @@ from edgewise.toolkit.rollout import agent, tool_calls
 from edgewise.toolkit.rollout.agent import Agent
 from edgewise.toolkit.tools.python_tool import run_python
 from edgewise.toolkit.tools.tool import Function
-from edgewise.toolkit.types import Example, Message, Plan, Rollout, Sampling, Step, Work
+from edgewise.toolkit.types import BlockingCall, Example, Message, Plan, Rollout, Sampling, Step
 from edgewise.toolkit.util.extract import BLOCK, code_in
 
 Ended = Literal["ok", "contract", "failed", "timeout", "limit", "silent"]
@@ -42,7 +42,7 @@ PROBLEM = "The program did not work:\n{problem}\nWrite the whole program again, 
 
 
 @dataclass(frozen=True, slots=True)
-class Outcome:
+class NodeOutput:
     """
     What came of a node: `text` is what others hear, "" where it has nothing to say.
 
@@ -114,16 +114,16 @@ class Team:
 
 
 def act(
-    team: Team, node: Node, example: Example, heard: Sequence[Outcome], *, sample: int, seed: int
-) -> Plan[Outcome]:
+    team: Team, node: Node, example: Example, heard: Sequence[NodeOutput], *, sample: int, seed: int
+) -> Plan[NodeOutput]:
     """Run one node on a query, given what the nodes before it said, in their order."""
     outcome = yield from _acted(team, node, example, heard, sample, seed)
     return outcome if outcome.weight == node.weight else replace(outcome, weight=node.weight)
 
 
 def _acted(
-    team: Team, node: Node, example: Example, heard: Sequence[Outcome], sample: int, seed: int
-) -> Plan[Outcome]:
+    team: Team, node: Node, example: Example, heard: Sequence[NodeOutput], sample: int, seed: int
+) -> Plan[NodeOutput]:
     role = find(team.roles, node.role)
     saying = [outcome for outcome in heard if outcome.heard]
     if role.votes:
@@ -145,7 +145,7 @@ def _acted(
 
 
 def dressed(
-    node: Node, role: Role, messages: tuple[Message, ...], heard: Sequence[Outcome]
+    node: Node, role: Role, messages: tuple[Message, ...], heard: Sequence[NodeOutput]
 ) -> tuple[Message, ...]:
     """
     The messages that a node is asked: the task's own, then what it hears, its lessons and its role's prompt.
@@ -185,18 +185,20 @@ def _sampling(team: Team, role: Role) -> Sampling:
     return replace(team.sampling, temperature=temperature, max_tokens=longest)
 
 
-def _judged(node: Node, role: Role, run: Rollout) -> Outcome:
+def _judged(node: Node, role: Role, run: Rollout) -> NodeOutput:
     """The outcome of a run, held to what its role gives."""
     if run.failed:
-        return Outcome(node.name, "failed", rollout=run, error=run.error or run.stop)
+        return NodeOutput(node.name, "failed", rollout=run, error=run.error or run.stop)
     if run.stop == "turns":
-        return Outcome(node.name, "contract", rollout=run, error="its turns were used up by calls of tools")
+        return NodeOutput(
+            node.name, "contract", rollout=run, error="its turns were used up by calls of tools"
+        )
     text = run.answer.strip()
     verdict = _verdict(text) if role.gives == "verdict" else None
     result = _result(text) if role.marked else ""
     problem = _breach(role, text, verdict, result)
     ended: Ended = "contract" if problem else "ok"
-    return Outcome(node.name, ended, text, verdict, run, problem, result=result)
+    return NodeOutput(node.name, ended, text, verdict, run, problem, result=result)
 
 
 def _verdict(text: str) -> bool | None:
@@ -229,7 +231,7 @@ def _breach(role: Role, text: str, verdict: bool | None, result: str) -> str:
 
 def _program(
     runner: Agent, node: Node, example: Example, messages: tuple[Message, ...], sample: int, seed: int
-) -> Plan[Outcome]:
+) -> Plan[NodeOutput]:
     """Ask for a program and run it; one that does not work goes back with its error, while there are turns."""
     steps: list[Step] = []
     once = replace(runner, turns=1)
@@ -238,13 +240,13 @@ def _program(
         steps.extend(run.steps)
         whole = replace(run, steps=tuple(steps))
         if run.failed:
-            return Outcome(node.name, "failed", rollout=whole, error=run.error or run.stop)
+            return NodeOutput(node.name, "failed", rollout=whole, error=run.error or run.stop)
         printed, problem = yield from _executed(run.answer)
         if not problem:
-            return Outcome(node.name, "ok", printed, rollout=whole)
+            return NodeOutput(node.name, "ok", printed, rollout=whole)
         if len(steps) >= runner.turns:
             ended: Ended = "contract" if problem == NO_PROGRAM else "failed"
-            return Outcome(node.name, ended, rollout=whole, error=problem)
+            return NodeOutput(node.name, ended, rollout=whole, error=problem)
         messages = (*messages, run.steps[-1].said, Message("user", PROBLEM.format(problem=problem)))
 
 
@@ -255,7 +257,7 @@ def _executed(reply: str) -> Plan[tuple[str, str]]:
     """What the program in a reply printed, and what was wrong with it ("" if nothing was)."""
     if not BLOCK.search(reply):
         return "", NO_PROGRAM
-    done = yield Work(partial(run_python, code_in(reply), timeout=PROGRAM_SECONDS))
+    done = yield BlockingCall(partial(run_python, code_in(reply), timeout=PROGRAM_SECONDS))
     printed = done.stdout.strip()
     if done.timed_out:
         return "", f"it was stopped after {PROGRAM_SECONDS:g} seconds"
@@ -267,15 +269,15 @@ def _executed(reply: str) -> Plan[tuple[str, str]]:
 # ---- votes -----------------------------------------------------------------------------------------
 
 
-def _vote(node: Node, heard: Sequence[Outcome], *, weighted: bool) -> Outcome:
+def _vote(node: Node, heard: Sequence[NodeOutput], *, weighted: bool) -> NodeOutput:
     """The answer with the most weight; of equals the one that was heard first."""
     if not heard:
-        return Outcome(node.name, "silent", error="no answer was heard")
+        return NodeOutput(node.name, "silent", error="no answer was heard")
     count: dict[str, float] = defaultdict(float)
     for outcome in heard:
         count[same(outcome.answer)] += outcome.weight if weighted else 1.0
     best = max(count, key=lambda answer: count[answer])
-    return Outcome(node.name, "ok", next(x.answer for x in heard if same(x.answer) == best))
+    return NodeOutput(node.name, "ok", next(x.answer for x in heard if same(x.answer) == best))
 
 
 def same(text: str) -> str:

@@ -3,10 +3,10 @@
 import asyncio
 from collections.abc import Awaitable, Callable, Hashable
 
-from edgewise.mas.runtime.node import Outcome
+from edgewise.mas.runtime.node import NodeOutput
 from edgewise.mas.runtime.node_limits import Meter
 
-Ran = tuple[Outcome, Meter]
+Ran = tuple[NodeOutput, Meter]
 """What came of a node, and its calls."""
 
 

@@ -15,7 +15,7 @@ from typing import Any
 from edgewise.toolkit.budget.ledger import Ledger
 from edgewise.toolkit.errors import EdgewiseError, LimitReached
 from edgewise.toolkit.run.driver import Drive, asking
-from edgewise.toolkit.types import Hosted, Message, Plan, Reply, Request, Step, T, Work
+from edgewise.toolkit.types import AsyncHost, BlockingCall, Message, Plan, Reply, Request, Step, T
 
 Call = tuple[Request, Reply]
 
@@ -101,16 +101,16 @@ def metered(plan: Plan[T], meter: Meter) -> Plan[T | Broke]:
 def _got(want: Any, meter: Meter) -> Plan[Any]:
     match want:
         case Request():
-            reply = yield want if meter.ledger is None else Hosted(partial(meter.ask, want))
+            reply = yield want if meter.ledger is None else AsyncHost(partial(meter.ask, want))
             meter.calls.append((want, reply))
             return reply
         case list():
             results = yield [metered(plan, meter) for plan in want]
             return next((x for x in results if isinstance(x, Broke)), results)
-        case Work():
-            return (yield Work(_careful(want.run), want.args))
-        case Hosted():
-            return (yield Hosted(partial(_hosted, want, meter)))
+        case BlockingCall():
+            return (yield BlockingCall(_careful(want.run), want.args))
+        case AsyncHost():
+            return (yield AsyncHost(partial(_hosted, want, meter)))
     return (yield want)
 
 
@@ -144,7 +144,7 @@ async def _caught(result: Awaitable[Any]) -> Any:
         return Broke(error)
 
 
-async def _hosted(want: Hosted, meter: Meter, drive: Drive) -> Any:
+async def _hosted(want: AsyncHost, meter: Meter, drive: Drive) -> Any:
     async def driven(plan: Plan[Any]) -> Any:
         value = await drive(metered(plan, meter))
         if isinstance(value, Broke):

@@ -10,9 +10,9 @@ from dataclasses import dataclass
 from functools import lru_cache
 
 from edgewise.mas.graph.graph import Graph, Loop
-from edgewise.mas.runtime.node import Outcome
+from edgewise.mas.runtime.node import NodeOutput
 
-Said = Mapping[str, Sequence[Outcome]]
+Said = Mapping[str, Sequence[NodeOutput]]
 """Outcomes by node, one for each round that it ran, in order."""
 
 
@@ -30,7 +30,7 @@ class Flow:
         loop = self.by_target.get(name)
         return self.graph.before[name] + ((loop.source,) if loop and round_ else ())
 
-    def heard(self, name: str, round_: int, said: Said) -> list[Outcome]:
+    def heard(self, name: str, round_: int, said: Said) -> list[NodeOutput]:
         """What a node hears in a round."""
         return [standing(said[other]) for other in self.hears(name, round_)]
 
@@ -70,7 +70,7 @@ def flow(graph: Graph) -> Flow:
     )
 
 
-def standing(outcomes: Sequence[Outcome]) -> Outcome:
+def standing(outcomes: Sequence[NodeOutput]) -> NodeOutput:
     """What a node said last, if it said anything; a later round that failed does not unsay it."""
     last = outcomes[-1]
     return last if last.heard else next((each for each in reversed(outcomes) if each.heard), last)

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from edgewise.mas.designs.fixed import Fixed
 from edgewise.mas.designs.interface import Draft, Query, TrialGroup
-from edgewise.mas.graph.construction import Build, Move, Space, State, allowed, apply, build
+from edgewise.mas.graph.construction import Build, BuildState, Move, Space, allowed, apply, build
 from edgewise.mas.graph.graph import Graph, Node, named, single
 from edgewise.toolkit.types import Plan
 from edgewise.toolkit.util.seeds import seed as seed_of
@@ -126,7 +126,7 @@ class RandomSearch:
 
 def wandered(space: Space, rng: np.random.Generator) -> Build:
     """A build of uniform random moves: sizes are about evenly likely, each edge is a coin, there is no DELETE."""
-    state, moves, size = State(), [], int(rng.integers(1, space.agents + 1))
+    state, moves, size = BuildState(), [], int(rng.integers(1, space.agents + 1))
     while len(state) < size or not allowed(space, state)[space.exit]:
         usable = np.flatnonzero(allowed(space, state)[: space.delete])
         if not len(usable):
@@ -137,7 +137,7 @@ def wandered(space: Space, rng: np.random.Generator) -> Build:
     return build(space, [*moves, Move(space.exit)])
 
 
-def _random_role(space: Space, state: State, role: int, rng: np.random.Generator) -> Move:
+def _random_role(space: Space, state: BuildState, role: int, rng: np.random.Generator) -> Move:
     heard = rng.random(len(state)) < 0.5
     while heard.sum() < space.hears[role]:
         heard[rng.integers(len(state))] = True

@@ -3,20 +3,20 @@
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING
 
-from edgewise.mas.config import WiringConfig
+from edgewise.mas.config import GraphConfig
 from edgewise.mas.designs.interface import Searcher
-from edgewise.mas.spec import Job
+from edgewise.mas.spec import GraphSpec
 
 if TYPE_CHECKING:
     from edgewise.mas.search.policy.hrpo import HrpoSettings
 
 
-def searcher(job: Job) -> Searcher:
+def searcher(job: GraphSpec) -> Searcher:
     """The searcher that the job asks for."""
     return SEARCHERS[job.config.search](job)
 
 
-def _hrpo(job: Job) -> Searcher:
+def _hrpo(job: GraphSpec) -> Searcher:
     from edgewise.mas.search.policy.hrpo import Hrpo
     from edgewise.mas.search.policy.network import Policy
 
@@ -25,14 +25,14 @@ def _hrpo(job: Job) -> Searcher:
     return Hrpo(start, _ablated(config))
 
 
-def _tabular(job: Job) -> Searcher:
+def _tabular(job: GraphSpec) -> Searcher:
     from edgewise.mas.search.policy.hrpo import Hrpo
     from edgewise.mas.search.policy.tabular import Tabular
 
     return Hrpo(Tabular(job.space, joint=job.config.joint), _ablated(job.config))
 
 
-def _ablated(config: WiringConfig) -> "HrpoSettings":
+def _ablated(config: GraphConfig) -> "HrpoSettings":
     from edgewise.mas.search.policy.hrpo import HrpoSettings
 
     return HrpoSettings(
@@ -42,20 +42,20 @@ def _ablated(config: WiringConfig) -> "HrpoSettings":
     )
 
 
-def _random(job: Job) -> Searcher:
+def _random(job: GraphSpec) -> Searcher:
     from edgewise.mas.search.baselines import RandomSearch
 
     return RandomSearch(job.space)
 
 
-def _fixed(job: Job) -> Searcher:
+def _fixed(job: GraphSpec) -> Searcher:
     from edgewise.mas.designs.patterns import standard
     from edgewise.mas.search.baselines import BestOf
 
     return BestOf(standard(job.space))
 
 
-def _edges(job: Job) -> Searcher:
+def _edges(job: GraphSpec) -> Searcher:
     from edgewise.mas.search.baselines import Edges
 
     answering = [name for name, role in job.roles.items() if role.answers]
@@ -64,20 +64,20 @@ def _edges(job: Job) -> Searcher:
     return Edges((*others, *answering[::-1])[-job.config.agents :])
 
 
-def _evolution(job: Job) -> Searcher:
+def _evolution(job: GraphSpec) -> Searcher:
     from edgewise.mas.search.llm.evolution import Evolution
 
     return Evolution(job.space, job.roles, job.designer)
 
 
-def _lessons(job: Job) -> Searcher:
+def _lessons(job: GraphSpec) -> Searcher:
     from edgewise.experience.guard.guard import Guard
     from edgewise.mas.search.llm.lesson_search import Lessons
 
     return Lessons(job.space, job.roles, job.designer, job.encoder, guard=Guard.of(job.task.train))
 
 
-SEARCHERS: Mapping[str, Callable[[Job], Searcher]] = {
+SEARCHERS: Mapping[str, Callable[[GraphSpec], Searcher]] = {
     "hrpo": _hrpo,
     "tabular": _tabular,
     "random": _random,

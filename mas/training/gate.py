@@ -6,12 +6,12 @@ from typing import Any
 
 import numpy as np
 
-from edgewise.mas.designs.fixed import Fixed, Rival
+from edgewise.mas.designs.fixed import EqualTokenBaseline, Fixed
 from edgewise.mas.designs.interface import Design
 from edgewise.mas.designs.patterns import self_consistency
 from edgewise.mas.graph.graph import MOST_NODES, single
-from edgewise.mas.spec import Job
-from edgewise.mas.training.records import DESIGNED, StepRecord, _mean, _tokens
+from edgewise.mas.spec import GraphSpec
+from edgewise.mas.training.records import DESIGNED, GraphStep, _mean, _tokens
 from edgewise.mas.training.trials import measure
 from edgewise.toolkit.evaluation.comparison import reward_of
 from edgewise.toolkit.evaluation.gate import Choice, Scores, Verdict, choose
@@ -23,7 +23,7 @@ SIZING = 16
 """Training rows on which the tokens of a design are compared with one agent's."""
 
 
-def decided(job: Job, design: Design, rival: Design, number: int) -> Plan[Design]:
+def decided(job: GraphSpec, design: Design, rival: Design, number: int) -> Plan[Design]:
     """The design if it beats its rival, one agent at equal tokens, on the validation rows; else the plain agent."""
     start: Design = Fixed(single())
     if job.config.gate == "off":
@@ -35,11 +35,11 @@ def decided(job: Job, design: Design, rival: Design, number: int) -> Plan[Design
         choice = Choice(start, "", Verdict(False, 0.0, 0))
     else:
         choice = yield from choose(rival, {DESIGNED: design}, rows, _scores(job), job.config.alpha)
-    yield StepFinished(StepRecord(number, job.config.steps, choice=choice))
+    yield StepFinished(GraphStep(number, job.config.steps, choice=choice))
     return design if choice.winner else start
 
 
-def _scores(job: Job) -> Any:
+def _scores(job: GraphSpec) -> Any:
     def scores(design: Design, rows: Sequence[Example]) -> Plan[Scores]:
         groups = yield from measure(job, design, rows, "gate")
         yield GroupsFinished(groups)
@@ -48,14 +48,14 @@ def _scores(job: Job) -> Any:
     return scores
 
 
-def equal_tokens(job: Job, design: Design) -> Plan[Rival]:
+def equal_tokens(job: GraphSpec, design: Design) -> Plan[EqualTokenBaseline]:
     """
     One agent that may use no fewer tokens than a design did on some training rows.
 
     It drafts k answers and takes a vote, k being the tokens of the design over those of one draft, rounded up, and at
     least 3 and at most as many as a graph has room for; it is the plain agent where that one uses no fewer already.
     """
-    plain, draft = Rival(single()), Fixed(single("drafter"))
+    plain, draft = EqualTokenBaseline(single()), Fixed(single("drafter"))
     if design.version == plain.version:
         return plain
     rows = shuffled(job.task.train, job.config.seed, 0)[:SIZING]
@@ -68,4 +68,4 @@ def equal_tokens(job: Job, design: Design) -> Plan[Rival]:
         yield StageStarted(
             f"one agent would draft {times} times at equal tokens; a graph has {MOST_NODES} agents"
         )
-    return Rival(self_consistency(min(times, MOST_NODES - 1), "drafter"))
+    return EqualTokenBaseline(self_consistency(min(times, MOST_NODES - 1), "drafter"))

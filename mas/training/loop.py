@@ -11,20 +11,20 @@ from edgewise.mas.credit.evidence import Evidence
 from edgewise.mas.designs.interface import Query, Searcher
 from edgewise.mas.designs.query_encoder import encoded, settled
 from edgewise.mas.search.registry import searcher
-from edgewise.mas.spec import Job
+from edgewise.mas.spec import GraphSpec
 from edgewise.mas.training.gate import decided, equal_tokens
 from edgewise.mas.training.measurement import _outcome
 from edgewise.mas.training.records import (
     MEASURING,
-    StepRecord,
+    GraphStep,
     check_alive,
 )
 from edgewise.mas.training.role_proposals import recruited
 from edgewise.mas.training.step_credit import credited_with
 from edgewise.mas.training.trials import tried
 from edgewise.toolkit.groups.sampling.row_selection import shuffled
-from edgewise.toolkit.run.driver import booked
-from edgewise.toolkit.run.runner import Outcome
+from edgewise.toolkit.run.driver import charge_to_step
+from edgewise.toolkit.run.runner import RunOutcome
 from edgewise.toolkit.tracking.events import GroupsFinished, StageStarted, StepFinished
 from edgewise.toolkit.types import Example, Plan
 from edgewise.toolkit.util.seeds import seed as seed_of
@@ -32,21 +32,21 @@ from edgewise.toolkit.util.seeds import seed as seed_of
 # ---- the job ---------------------------------------------------------------------------------------
 
 
-def learn(job: Job) -> Plan[Outcome]:
+def learn(job: GraphSpec) -> Plan[RunOutcome]:
     """Search for graphs on the training rows, test what was found, and measure it on rows never seen."""
-    job = yield from booked(prepared(job), 1)
+    job = yield from charge_to_step(prepared(job), 1)
     found, known = searcher(job), Evidence()
     for number in range(1, job.config.steps + 1):
-        record, known = yield from booked(step(job, found, known, number), number)
+        record, known = yield from charge_to_step(step(job, found, known, number), number)
         yield StepFinished(record)
     last = job.config.steps + 1
     design = found.design()
-    rival = yield from booked(equal_tokens(job, design), last)
-    kept = yield from booked(decided(job, design, rival, last), last)
-    return (yield from booked(_outcome(job, design, rival, kept), MEASURING))
+    rival = yield from charge_to_step(equal_tokens(job, design), last)
+    kept = yield from charge_to_step(decided(job, design, rival, last), last)
+    return (yield from charge_to_step(_outcome(job, design, rival, kept), MEASURING))
 
 
-def prepared(job: Job, rows: Sequence[Example] | None = None) -> Plan[Job]:
+def prepared(job: GraphSpec, rows: Sequence[Example] | None = None) -> Plan[GraphSpec]:
     """The job with its rows as queries, and with roles that a model proposed and that showed their worth."""
     task = job.task
     rows = (*task.train, *task.validation, *task.test) if rows is None else rows
@@ -58,7 +58,9 @@ def prepared(job: Job, rows: Sequence[Example] | None = None) -> Plan[Job]:
     return replace(job, recruited={**job.recruited, **(yield from recruited(job))})
 
 
-def step(job: Job, searcher: Searcher, known: Evidence, number: int) -> Plan[tuple[StepRecord, Evidence]]:
+def step(
+    job: GraphSpec, searcher: Searcher, known: Evidence, number: int
+) -> Plan[tuple[GraphStep, Evidence]]:
     """Try drafts on the step's rows, measure what their parts are worth, and tell the searcher."""
     config = job.config
     rows, epoch = batch(job, number)
@@ -70,10 +72,10 @@ def step(job: Job, searcher: Searcher, known: Evidence, number: int) -> Plan[tup
     check_alive([each.group for each in found])
     found, known = yield from credited_with(job, found, number, known)
     yield from searcher.learn([each.trials for each in found], seed)
-    return StepRecord(number, epoch, tuple(found)), known
+    return GraphStep(number, epoch, tuple(found)), known
 
 
-def batch(job: Job, number: int) -> tuple[tuple[Example, ...], int]:
+def batch(job: GraphSpec, number: int) -> tuple[tuple[Example, ...], int]:
     """The rows of a step and their epoch: one pass over the training rows after the other, each in its own order."""
     rows, size = job.task.train, min(job.config.batch_size, len(job.task.train))
     places = range((number - 1) * size, number * size)

@@ -11,13 +11,13 @@ from edgewise.mas.designs.fixed import Fixed
 from edgewise.mas.designs.interface import Design
 from edgewise.mas.graph.graph import Graph, Node, single
 from edgewise.mas.runtime.graph_run import GraphRun
-from edgewise.mas.spec import Job
+from edgewise.mas.spec import GraphSpec
 from edgewise.mas.training.records import DESIGNED, EQUAL, ONE, _tokens, check_alive
 from edgewise.mas.training.trials import grouped, measured_runs
 from edgewise.toolkit.budget.ledger import PICO, cost
 from edgewise.toolkit.budget.prices import price_of
 from edgewise.toolkit.evaluation.comparison import Arm, Evaluation, compare
-from edgewise.toolkit.run.runner import Outcome
+from edgewise.toolkit.run.runner import RunOutcome
 from edgewise.toolkit.tracking.events import GraphsMeasured, GroupsFinished, StageStarted
 from edgewise.toolkit.types import Example, Group, Plan, Rollout, Score, Usage
 
@@ -25,7 +25,7 @@ EXAMPLES = 20
 """Rows whose graphs an artefact shows."""
 
 
-def _outcome(job: Job, found: Design, rival: Design, kept: Design) -> Plan[Outcome]:
+def _outcome(job: GraphSpec, found: Design, rival: Design, kept: Design) -> Plan[RunOutcome]:
     """The measurement of what was found, whether or not it is kept, beside one agent and one at equal tokens."""
     start = Fixed(single())
     arms: dict[str, Design] = {ONE: start, DESIGNED: found}
@@ -35,16 +35,16 @@ def _outcome(job: Job, found: Design, rival: Design, kept: Design) -> Plan[Outco
     groups = {name: _groups(job, each) for name, each in runs.items()}
     evaluation = compared(groups, job.config.samples)
     failures = yield from _failures(job, runs[DESIGNED])
-    yield GraphsMeasured(Wiring(job, found, evaluation, groups, failures))
+    yield GraphsMeasured(GraphMeasurement(job, found, evaluation, groups, failures))
     files, unchanged = (artifact_files(job, design) for design in (kept, start))
-    return Outcome(evaluation, files, unchanged)
+    return RunOutcome(evaluation, files, unchanged)
 
 
 Runs = list[list[GraphRun]]
 """The runs of an arm: the samples of each test row."""
 
 
-def measured(job: Job, arms: Mapping[str, Design]) -> Plan[dict[str, Runs]]:
+def measured(job: GraphSpec, arms: Mapping[str, Design]) -> Plan[dict[str, Runs]]:
     """Run designs on the same test rows and samples."""
     rows = job.task.test
     yield StageStarted(f"measuring on {len(rows)} held-out rows")
@@ -55,11 +55,11 @@ def measured(job: Job, arms: Mapping[str, Design]) -> Plan[dict[str, Runs]]:
     return dict(zip(arms, found, strict=True))
 
 
-def _groups(job: Job, runs: Runs) -> list[Group]:
+def _groups(job: GraphSpec, runs: Runs) -> list[Group]:
     return [grouped(row, each) for row, each in zip(job.task.test, runs, strict=True)]
 
 
-def _failures(job: Job, runs: Runs) -> Plan[dict[str, int]]:
+def _failures(job: GraphSpec, runs: Runs) -> Plan[dict[str, int]]:
     """Why wrong answers were wrong, counted by class; `Failure` names them."""
 
     def grade(row: Example, run: Rollout) -> Plan[Score]:
@@ -76,7 +76,7 @@ def compared(groups: Mapping[str, Sequence[Group]], samples: int) -> Evaluation:
     return compare(arms, ks=tuple(sorted({1, samples})))
 
 
-def artifact_files(job: Job, design: Design) -> dict[str, Any]:
+def artifact_files(job: GraphSpec, design: Design) -> dict[str, Any]:
     """What the artefact keeps: the design with the graphs of some queries to look at, and the roles in full."""
     queries = [job.query(row) for row in job.task.test[:EXAMPLES]]
     examples = [
@@ -92,7 +92,7 @@ def artifact_files(job: Job, design: Design) -> dict[str, Any]:
     return {"graph.json": data, "roles.json": roles}
 
 
-def _own_tools(job: Job, design: Design) -> list[str]:
+def _own_tools(job: GraphSpec, design: Design) -> list[str]:
     """The tools of the task that a design may use: of one graph those of its nodes, else all."""
     team = job.team("use", job.config.measuring)
     if not isinstance(design, Fixed):
@@ -102,7 +102,7 @@ def _own_tools(job: Job, design: Design) -> list[str]:
 
 
 def _spent(
-    job: Job, graphs: Sequence[Graph], groups: Sequence[Group]
+    job: GraphSpec, graphs: Sequence[Graph], groups: Sequence[Group]
 ) -> dict[str, dict[str, dict[str, float]]]:
     """By graph and node, the mean tokens of a run, and dollars where the price of the node's model is known."""
     usage: dict[Graph, dict[str, Usage]] = defaultdict(lambda: defaultdict(Usage))
@@ -119,16 +119,16 @@ def _spent(
     }
 
 
-def _mean_cost(job: Job, node: Node, usage: Usage, runs: int) -> dict[str, float]:
+def _mean_cost(job: GraphSpec, node: Node, usage: Usage, runs: int) -> dict[str, float]:
     price = price_of(node.model or job.config.model, job.config.price_list)
     return {"tokens": usage.total / runs, **({"usd": cost(usage, price) / PICO / runs} if price else {})}
 
 
 @dataclass(frozen=True, slots=True)
-class Wiring:
+class GraphMeasurement:
     """What RUN/wiring.json holds for the report: the graphs that were used, and how they compare at equal tokens."""
 
-    job: Job
+    job: GraphSpec
     design: Design
     evaluation: Evaluation
     groups: Mapping[str, Sequence[Group]]

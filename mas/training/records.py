@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from edgewise.mas.designs.interface import Design
-from edgewise.mas.training.trials import Tried, tokens_of
+from edgewise.mas.training.trials import EvaluatedGraphs, tokens_of
 from edgewise.toolkit.errors import AllFailed
 from edgewise.toolkit.evaluation.comparison import reward_of
 from edgewise.toolkit.evaluation.gate import Choice
@@ -18,12 +18,12 @@ ONE, DESIGNED, EQUAL = "one agent", "designed", "one agent, equal tokens"
 
 
 @dataclass(frozen=True, slots=True)
-class StepRecord:
+class GraphStep:
     """What a step of the search saw; `choice` is the gate's, in the record after the last step."""
 
     number: int
     epoch: int
-    tried: tuple[Tried, ...] = ()
+    tried: tuple[EvaluatedGraphs, ...] = ()
     choice: Choice[Design] | None = None
 
     def to_json(self) -> dict[str, Any]:
@@ -56,7 +56,7 @@ class StepRecord:
         )
 
 
-def _tried_json(each: Tried) -> dict[str, Any]:
+def _tried_json(each: EvaluatedGraphs) -> dict[str, Any]:
     return {
         "example": each.row.id,
         "one_agent": reward_of(each.runs[-1].rollout) or 0.0,

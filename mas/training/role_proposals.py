@@ -19,14 +19,14 @@ from edgewise.experience.guard.guard import Guard
 from edgewise.mas.designs.fixed import Fixed
 from edgewise.mas.graph.graph import MOST_NODES, Graph, Node, free_name, single
 from edgewise.mas.graph.roles import CATALOGUE, Role, Roles
-from edgewise.mas.spec import Job
+from edgewise.mas.spec import GraphSpec
 from edgewise.mas.training.trials import measure
 from edgewise.toolkit.evaluation.comparison import reward_of
 from edgewise.toolkit.evaluation.gate import Scores, Spending, Verdict, choose
 from edgewise.toolkit.groups.sampling.row_selection import shuffled
 from edgewise.toolkit.task.task import Task
 from edgewise.toolkit.tracking.events import RolesAdmitted, StageStarted
-from edgewise.toolkit.types import Example, Message, Payer, Plan, Reply, Request, Rollout, Sampling
+from edgewise.toolkit.types import BilledTo, Example, Message, Plan, Reply, Request, Rollout, Sampling
 from edgewise.toolkit.util.extract import json_in
 
 SHOWN = 16
@@ -135,7 +135,7 @@ class Proposed(BaseModel):
 # ---- the whole of it -------------------------------------------------------------------------------
 
 
-def recruited(job: Job, graph: Graph | None = None) -> Plan[Roles]:
+def recruited(job: GraphSpec, graph: Graph | None = None) -> Plan[Roles]:
     """
     Roles that a model proposed for the job's task and that made `graph` (one plain agent) better; none if unasked.
 
@@ -187,7 +187,7 @@ def propose(
             recruiter.sampling,
             sample=number,
             schema=SCHEMA,
-            payer=Payer("designer"),
+            payer=BilledTo("designer"),
         )
         try:
             return parse(reply.message.content, recruiter, roles, tools, Guard.of(task.train))

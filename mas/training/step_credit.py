@@ -7,16 +7,16 @@ from edgewise.mas.credit.ablation import Credit, measured, with_emitted
 from edgewise.mas.credit.evidence import Case, Evidence
 from edgewise.mas.credit.reward import reward, worth, worth_of
 from edgewise.mas.graph.graph import Graph
-from edgewise.mas.spec import Job
-from edgewise.mas.training.trials import Tried, attempt, tokens_of
+from edgewise.mas.spec import GraphSpec
+from edgewise.mas.training.trials import EvaluatedGraphs, attempt, tokens_of
 from edgewise.toolkit.evaluation.comparison import reward_of
 from edgewise.toolkit.types import Example, Plan, Rollout
 from edgewise.toolkit.util.seeds import seed as seed_of
 
 
 def credited_with(
-    job: Job, found: Sequence[Tried], step: int, known: Evidence
-) -> Plan[tuple[list[Tried], Evidence]]:
+    job: GraphSpec, found: Sequence[EvaluatedGraphs], step: int, known: Evidence
+) -> Plan[tuple[list[EvaluatedGraphs], Evidence]]:
     """
     The trials of a step with the credit of their parts, and what is known after it.
 
@@ -48,12 +48,12 @@ def credited_with(
     return [_with_credit(job, each, evidence) for each in found], evidence
 
 
-def _worth(job: Job, each: Tried, rollout: Rollout) -> float:
+def _worth(job: GraphSpec, each: EvaluatedGraphs, rollout: Rollout) -> float:
     quality, reference = reward_of(rollout) or 0.0, tokens_of(each.runs[-1].rollout)
     return worth(job.weights, quality, tokens_of(rollout), reference)
 
 
-def _with_credit(job: Job, each: Tried, evidence: Evidence) -> Tried:
+def _with_credit(job: GraphSpec, each: EvaluatedGraphs, evidence: Evidence) -> EvaluatedGraphs:
     """A row's trials with credit, and their rewards with what is idle in them."""
     reference = tokens_of(each.runs[-1].rollout)
     trials = []

@@ -11,13 +11,13 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from edgewise.mas.credit.reward import reward
-from edgewise.mas.designs.fixed import Rival
+from edgewise.mas.designs.fixed import EqualTokenBaseline
 from edgewise.mas.designs.interface import Design, Draft, Trial, TrialGroup
 from edgewise.mas.graph.graph import Graph, single
 from edgewise.mas.runtime.context import GraphLimits
 from edgewise.mas.runtime.graph_run import GraphRun, Shared, graph_run, inner_run
 from edgewise.mas.runtime.node import Team
-from edgewise.mas.spec import Job
+from edgewise.mas.spec import GraphSpec
 from edgewise.toolkit.evaluation.comparison import reward_of
 from edgewise.toolkit.tracking.events import RolloutFinished
 from edgewise.toolkit.types import Example, Group, Plan, Rollout
@@ -27,7 +27,7 @@ ROLE = "graph"
 
 
 @dataclass(frozen=True, slots=True)
-class Tried:
+class EvaluatedGraphs:
     """The drafts of a row and how they did; `runs` are theirs in order, then the plain agent's."""
 
     row: Example
@@ -42,7 +42,7 @@ class Tried:
 
 
 def attempt(
-    job: Job,
+    job: GraphSpec,
     team: Team,
     graph: Graph,
     row: Example,
@@ -70,12 +70,12 @@ def attempt(
     return run
 
 
-def _graded(job: Job, row: Example, run: GraphRun) -> Plan[GraphRun]:
+def _graded(job: GraphSpec, row: Example, run: GraphRun) -> Plan[GraphRun]:
     score = yield from job.task.reward.grade(row, run.rollout, job.judge)
     return replace(run, rollout=replace(run.rollout, score=score))
 
 
-def tried(job: Job, row: Example, drafts: Sequence[Draft], step: int) -> Plan[Tried]:
+def tried(job: GraphSpec, row: Example, drafts: Sequence[Draft], step: int) -> Plan[EvaluatedGraphs]:
     """All drafts of a row, and the plain agent, each different graph once; what ended inside of them as well."""
     shared, team = Shared(), job.team("rollout", job.config.learning)
     graphs = [*(draft.graph for draft in drafts), single()]
@@ -91,10 +91,10 @@ def tried(job: Job, row: Example, drafts: Sequence[Draft], step: int) -> Plan[Tr
     trials = tuple(_trial(job, draft, run, reference) for draft, run in zip(drafts, runs, strict=False))
     beside = yield from _beside(job, row, runs)
     more = tuple(_trial(job, Draft(run.graph), run, reference) for run in beside)
-    return Tried(row, TrialGroup(job.query(row), trials, more), runs, shared)
+    return EvaluatedGraphs(row, TrialGroup(job.query(row), trials, more), runs, shared)
 
 
-def _beside(job: Job, row: Example, runs: Sequence[GraphRun]) -> Plan[list[GraphRun]]:
+def _beside(job: GraphSpec, row: Example, runs: Sequence[GraphRun]) -> Plan[list[GraphRun]]:
     """
     The plain agent's run where it is no draft, and, where grading asks no model, what inner agents answered, graded.
 
@@ -110,12 +110,12 @@ def _beside(job: Job, row: Example, runs: Sequence[GraphRun]) -> Plan[list[Graph
     return [*found.values(), *(yield [_graded(job, row, run) for run in new])]
 
 
-def _answering(job: Job, graph: Graph) -> list[str]:
+def _answering(job: GraphSpec, graph: Graph) -> list[str]:
     """The inner agents of a graph that answer the task."""
     return [n.name for n in graph.nodes if n.name != graph.exit and job.catalogue[n.role].answers]
 
 
-def _trial(job: Job, draft: Draft, run: GraphRun, reference: int) -> Trial:
+def _trial(job: GraphSpec, draft: Draft, run: GraphRun, reference: int) -> Trial:
     quality = reward_of(run.rollout) or 0.0
     value, parts = reward(
         job.weights, quality, tokens_of(run.rollout), reference, draft.graph, roles=job.roles
@@ -123,19 +123,21 @@ def _trial(job: Job, draft: Draft, run: GraphRun, reference: int) -> Trial:
     return Trial(draft, value, parts)
 
 
-def measure(job: Job, design: Design, rows: Sequence[Example], payer: str = "measure") -> Plan[list[Group]]:
+def measure(
+    job: GraphSpec, design: Design, rows: Sequence[Example], payer: str = "measure"
+) -> Plan[list[Group]]:
     """Groups of `samples` runs on rows, each with the graph that the design has for it, with the settings of use."""
     found = yield from measured_runs(job, design, rows, payer)
     return [grouped(row, runs) for row, runs in zip(rows, found, strict=True)]
 
 
 def measured_runs(
-    job: Job, design: Design, rows: Sequence[Example], payer: str = "measure"
+    job: GraphSpec, design: Design, rows: Sequence[Example], payer: str = "measure"
 ) -> Plan[list[list[GraphRun]]]:
     """The same as graph runs: `samples` of them for each row."""
     team = job.team(payer, job.config.measuring)
     graphs = design.graphs([job.query(row) for row in rows])
-    free = isinstance(design, Rival)
+    free = isinstance(design, EqualTokenBaseline)
     limits = replace(job.limits, calls=None, tokens=None, usd=None) if free else job.limits
     return (
         yield [
@@ -151,7 +153,7 @@ def grouped(row: Example, runs: Sequence[GraphRun]) -> Group:
 
 
 def _sampled(
-    job: Job, team: Team, graph: Graph, row: Example, version: str, limits: GraphLimits
+    job: GraphSpec, team: Team, graph: Graph, row: Example, version: str, limits: GraphLimits
 ) -> Plan[list[GraphRun]]:
     how: dict[str, Any] = {"seed": seed_of(job.config.seed, 0), "version": version, "limits": limits}
     return (

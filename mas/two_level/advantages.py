@@ -29,7 +29,7 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from edgewise.mas.two_level.delegation import SUB, Order, Terms, orders, part, sub_runs
+from edgewise.mas.two_level.delegation import SUB, DelegationSpec, Order, orders, part, sub_runs
 from edgewise.toolkit.reward.reward import Reward
 from edgewise.toolkit.rollout.tool_calls import UNREADABLE
 from edgewise.toolkit.types import Example, Group, Plan, Rollout, Score
@@ -103,7 +103,7 @@ class Grading:
     correct: Reward
     expert: Reward | None
     judge: str
-    terms: Terms
+    terms: DelegationSpec
     balance: Balance = Balance()
     form: Callable[[Rollout], float] = well_formed
 

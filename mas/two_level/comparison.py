@@ -17,7 +17,7 @@ from edgewise.experience.distil.distiller import Comparison, Distiller, Unreadab
 from edgewise.experience.library.library import Library
 from edgewise.experience.library.operations import Operation
 from edgewise.mas.two_level.advantages import MAIN, Array, Level, standardised
-from edgewise.mas.two_level.delegation import SUB, Terms, orders, part
+from edgewise.mas.two_level.delegation import SUB, DelegationSpec, orders, part
 from edgewise.toolkit.types import Example, Plan, Rollout
 
 STUDIED = {
@@ -89,7 +89,9 @@ class Studied:
         }
 
 
-def contrasts(main: Level, sub: Level, terms: Terms, shown: int, siblings: int) -> tuple[Contrast, ...]:
+def contrasts(
+    main: Level, sub: Level, terms: DelegationSpec, shown: int, siblings: int
+) -> tuple[Contrast, ...]:
     """
     What a query gives to compare: its main runs, its sub runs, and siblings within main runs that failed.
 

@@ -31,7 +31,7 @@ with the result."""
 
 
 @dataclass(frozen=True, slots=True)
-class Terms:
+class DelegationSpec:
     """
     What a planner may ask for: names of roles with the instruction of each, and the `most` calls of one run.
 
@@ -56,7 +56,7 @@ class Terms:
 
 
 @dataclass(frozen=True, slots=True)
-class Member:
+class DelegateAgent:
     """One side of the two: how its model is run, what it is told, and its lessons."""
 
     agent: Agent
@@ -65,7 +65,7 @@ class Member:
 
     def asked(self, messages: tuple[Message, ...], more: str = "") -> tuple[Message, ...]:
         """The messages with what this member is told, `more` included, and its lessons."""
-        return self.library.dress(_told(messages, "\n\n".join(filter(None, (self.prompt, more)))))
+        return self.library.insert_lessons(_told(messages, "\n\n".join(filter(None, (self.prompt, more)))))
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,10 +77,10 @@ class Order:
 
 
 def delegated(
-    planner: Member,
-    sub: Member | None,
+    planner: DelegateAgent,
+    sub: DelegateAgent | None,
     example: Example,
-    terms: Terms | None = None,
+    terms: DelegationSpec | None = None,
     *,
     sample: int,
     seed: int,
@@ -94,7 +94,7 @@ def delegated(
     """
     agent = planner.agent
     if sub:
-        terms = terms or Terms()
+        terms = terms or DelegationSpec()
         agent = replace(agent, tools=(*agent.tools, _delegation(sub, example, terms, sample, seed)))
     asked = planner.asked(example.messages)
     run = yield from rollout(agent, example, asked, sample=sample, seed=seed)
@@ -106,7 +106,7 @@ def sub_runs(run: Rollout) -> tuple[Rollout, ...]:
     return tuple(call for step in run.steps for call in step.calls)
 
 
-def orders(run: Rollout, terms: Terms) -> tuple[Order, ...]:
+def orders(run: Rollout, terms: DelegationSpec) -> tuple[Order, ...]:
     """What each of `sub_runs(run)` was asked, read back from the planner's calls."""
     read = [
         _order(terms, number, _arguments(call.arguments))
@@ -122,7 +122,9 @@ def part(example: Example, task: str) -> Example:
     return replace(example, messages=(Message("user", task),))
 
 
-def _delegation(sub: Member, example: Example, terms: Terms, sample: int, seed: int) -> Delegation:
+def _delegation(
+    sub: DelegateAgent, example: Example, terms: DelegationSpec, sample: int, seed: int
+) -> Delegation:
     def run(number: int, arguments: Mapping[str, Any]) -> Plan[Rollout | str]:
         order = _order(terms, number, arguments)
         if isinstance(order, str):
@@ -137,7 +139,7 @@ def _delegation(sub: Member, example: Example, terms: Terms, sample: int, seed: 
     return Delegation(terms.tool, run)
 
 
-def _order(terms: Terms, number: int, arguments: Mapping[str, Any]) -> Order | str:
+def _order(terms: DelegationSpec, number: int, arguments: Mapping[str, Any]) -> Order | str:
     """What a call asks for, or what is wrong with it."""
     task, role = arguments.get("task"), arguments.get("role")
     if number >= terms.most:

@@ -26,8 +26,8 @@ from edgewise.mas.two_level.comparison import Studied, compared, contrasts
 from edgewise.mas.two_level.delegation import SUB, sub_runs
 from edgewise.mas.two_level.system import (
     EXPERT,
-    Setup,
     TwoLevelConfig,
+    TwoLevelSpec,
     TwoLibraries,
     measure,
     prepared,
@@ -36,7 +36,7 @@ from edgewise.mas.two_level.system import (
 from edgewise.toolkit.evaluation.gate import Choice, Spending, choose
 from edgewise.toolkit.groups.sampling.row_selection import batches, shuffled
 from edgewise.toolkit.reward.reward import Spec
-from edgewise.toolkit.run.driver import booked
+from edgewise.toolkit.run.driver import charge_to_step
 from edgewise.toolkit.task.task import Task
 from edgewise.toolkit.tracking.events import GroupsFinished, StageStarted, StepFinished
 from edgewise.toolkit.types import Example, Plan, Rollout
@@ -50,7 +50,7 @@ class Update:
     """A library after a step's operations on it, what became of each, and why there are none ("" if nothing broke)."""
 
     library: Library
-    outcomes: tuple[operations.Outcome, ...] = ()
+    outcomes: tuple[operations.OperationOutcome, ...] = ()
     incomplete: str = ""
 
 
@@ -133,19 +133,26 @@ def learn_two_levels(
     libraries = start or TwoLibraries(Library(place=config.place), Library(place=config.place))
     spending, steps = Spending(config.alpha, max(1, len(plan))), []
     for number, (epoch, rows) in enumerate(plan, 1):
-        record = yield from booked(_step(setup, libraries, spending.level, rows, number, epoch), number)
+        record = yield from charge_to_step(
+            _step(setup, libraries, spending.level, rows, number, epoch), number
+        )
         yield StepFinished(record)
         libraries, steps = record.libraries, [*steps, record]
         spending = spending.after(record.choice) if record.choice else spending
     return Learnt(libraries, tuple(steps))
 
 
-def _batches(setup: Setup, epoch: int) -> list[tuple[Example, ...]]:
+def _batches(setup: TwoLevelSpec, epoch: int) -> list[tuple[Example, ...]]:
     return batches(shuffled(setup.task.train, setup.config.seed, epoch), setup.config.batch_size)
 
 
 def _step(
-    setup: Setup, libraries: TwoLibraries, level: float, rows: Sequence[Example], number: int, epoch: int
+    setup: TwoLevelSpec,
+    libraries: TwoLibraries,
+    level: float,
+    rows: Sequence[Example],
+    number: int,
+    epoch: int,
 ) -> Plan[TwoLevelStep]:
     yield StageStarted(f"step {number}, epoch {epoch}: {len(rows)} groups of {setup.config.group_size}")
     studied = yield from _studied(setup, libraries, rows, number)
@@ -157,7 +164,7 @@ def _step(
 
 
 def _studied(
-    setup: Setup, libraries: TwoLibraries, rows: Sequence[Example], number: int
+    setup: TwoLevelSpec, libraries: TwoLibraries, rows: Sequence[Example], number: int
 ) -> Plan[list[Studied]]:
     """What was made of each row; rows wait for each other only where D comes from all of them."""
     c = setup.config
@@ -170,13 +177,15 @@ def _studied(
     return (yield [_compared(setup, libraries, row, runs, align, number) for row, runs in pairs])
 
 
-def _row(setup: Setup, libraries: TwoLibraries, row: Example, align: Align, number: int) -> Plan[Studied]:
+def _row(
+    setup: TwoLevelSpec, libraries: TwoLibraries, row: Example, align: Align, number: int
+) -> Plan[Studied]:
     runs = yield from rolled(setup, libraries, row, number)
     return (yield from _compared(setup, libraries, row, runs, align, number))
 
 
 def _compared(
-    setup: Setup,
+    setup: TwoLevelSpec,
     libraries: TwoLibraries,
     row: Example,
     runs: Sequence[Rollout],
@@ -193,7 +202,7 @@ def _compared(
 
 
 def _updated(
-    setup: Setup, libraries: TwoLibraries, studied: Sequence[Studied], role: str, number: int
+    setup: TwoLevelSpec, libraries: TwoLibraries, studied: Sequence[Studied], role: str, number: int
 ) -> Plan[Update]:
     """The library of a level after the distiller's update of it by what the step's comparisons propose."""
     c, library = setup.config, libraries.of(role)
@@ -219,7 +228,7 @@ def _candidates(libraries: TwoLibraries, updates: Mapping[str, Update]) -> dict[
 
 
 def _decided(
-    setup: Setup, libraries: TwoLibraries, challengers: Mapping[str, TwoLibraries], level: float
+    setup: TwoLevelSpec, libraries: TwoLibraries, challengers: Mapping[str, TwoLibraries], level: float
 ) -> Plan[tuple[TwoLibraries, Choice[TwoLibraries] | None]]:
     """What to go on with, and the gate's choice; None where it is off."""
     c = setup.config

@@ -18,7 +18,7 @@ from edgewise.experience.guard.guard import Guard
 from edgewise.experience.library.library import Library, Place
 from edgewise.mas.two_level import delegation
 from edgewise.mas.two_level.advantages import MAIN, Grading, graded
-from edgewise.mas.two_level.delegation import SUB, Member, Terms, delegated
+from edgewise.mas.two_level.delegation import SUB, DelegateAgent, DelegationSpec, delegated
 from edgewise.toolkit.errors import ArtifactError, ConfigError
 from edgewise.toolkit.evaluation.comparison import Arm, Evaluation, compare, reward_of
 from edgewise.toolkit.evaluation.gate import Scores
@@ -115,27 +115,27 @@ class TwoLibraries:
         return cls(Library.from_json(data["planner"]), Library.from_json(data["sub"]))
 
 
-Sides = tuple[Member, Member | None]
+Sides = tuple[DelegateAgent, DelegateAgent | None]
 
 
 @dataclass(frozen=True)
-class Setup:
+class TwoLevelSpec:
     """A task, its settings, who grades the parts, and what roles sub-agents may have: what a whole run shares."""
 
     task: Task
     config: TwoLevelConfig
     expert: Reward
-    terms: Terms
+    terms: DelegationSpec
 
     def sides(self, libraries: TwoLibraries, sampling: Sampling, payer: str) -> Sides:
         """Planner and sub-agent under these libraries; the task's tools are the sub-agent's, or the single agent's."""
         c, tools = self.config, self.task.tools
         agent = Agent(c.model, sampling, tools, c.turns, c.calling, role=MAIN, payer=payer)
         if c.learn == "single":
-            return Member(agent, c.single_prompt, libraries.planner), None
-        planner = Member(replace(agent, tools=()), c.planner_prompt, libraries.planner)
+            return DelegateAgent(agent, c.single_prompt, libraries.planner), None
+        planner = DelegateAgent(replace(agent, tools=()), c.planner_prompt, libraries.planner)
         below = replace(agent, model=c.sub_model or c.model, role=SUB)
-        return planner, Member(below, c.sub_prompt, libraries.sub)
+        return planner, DelegateAgent(below, c.sub_prompt, libraries.sub)
 
     @property
     def grading(self) -> Grading:
@@ -173,7 +173,7 @@ def prepared(
     config: TwoLevelConfig,
     expert: Spec = EXPERT,
     roles: Mapping[str, str] | None = None,
-) -> Setup:
+) -> TwoLevelSpec:
     """
     The setup of a run. `expert` is anything that a task's reward can be; `roles` are names with instructions.
 
@@ -185,10 +185,10 @@ def prepared(
             f"The task is played in the environment {task.world.name}, and a planner answers once: improve it by "
             "weights or by experience."
         )
-    return Setup(task, config, resolve(expert), Terms(roles or {SUB: ""}, config.delegations))
+    return TwoLevelSpec(task, config, resolve(expert), DelegationSpec(roles or {SUB: ""}, config.delegations))
 
 
-def rolled(setup: Setup, libraries: TwoLibraries, row: Example, number: int) -> Plan[list[Rollout]]:
+def rolled(setup: TwoLevelSpec, libraries: TwoLibraries, row: Example, number: int) -> Plan[list[Rollout]]:
     """K runs on a row, graded at both levels."""
     sides = setup.sides(libraries, setup.config.learning, "rollout")
 
@@ -202,7 +202,7 @@ def rolled(setup: Setup, libraries: TwoLibraries, row: Example, number: int) -> 
 
 
 def _run(
-    setup: Setup, libraries: TwoLibraries, sides: Sides, row: Example, sample: int, step: int
+    setup: TwoLevelSpec, libraries: TwoLibraries, sides: Sides, row: Example, sample: int, step: int
 ) -> Plan[Rollout]:
     seed = seed_of(setup.config.seed, step, row.id, sample)
     run = yield from delegated(*sides, row, setup.terms, sample=sample, seed=seed)
@@ -211,7 +211,7 @@ def _run(
 
 
 def measure(
-    setup: Setup, libraries: TwoLibraries, rows: Sequence[Example], payer: str = "measure"
+    setup: TwoLevelSpec, libraries: TwoLibraries, rows: Sequence[Example], payer: str = "measure"
 ) -> Plan[Scores]:
     """(E,) mean reward of planner and sub-agents together on rows, as they are used; a run that failed counts as 0."""
     groups = yield from measured(setup, libraries, rows, payer)
@@ -219,7 +219,7 @@ def measure(
 
 
 def measured(
-    setup: Setup, libraries: TwoLibraries, rows: Sequence[Example], payer: str = "measure"
+    setup: TwoLevelSpec, libraries: TwoLibraries, rows: Sequence[Example], payer: str = "measure"
 ) -> Plan[list[Group]]:
     """`samples` runs on each row as in use, graded by the task's reward alone."""
     sides = setup.sides(libraries, setup.config.measuring, payer)

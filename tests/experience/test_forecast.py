@@ -10,7 +10,7 @@ from edgewise.experience import improve
 from edgewise.experience.config import ExperienceConfig
 from edgewise.experience.forecast import forecast
 from edgewise.experience.library.library import Library, lesson
-from edgewise.experience.spec import Job
+from edgewise.experience.spec import ExperienceSpec
 from edgewise.toolkit.errors import Hopeless, LimitTooSmall
 from edgewise.toolkit.evaluation.statistics import smallest_gain
 from edgewise.toolkit.reward.reward import resolve
@@ -116,7 +116,7 @@ def test_the_command_refuses_in_one_sentence_and_goes_on_with_force(tmp_path, ca
 @pytest.mark.parametrize(("reward", "per_row"), [("exact", 0), ("judge", 5), ("relative", 1)])
 def test_calls_of_a_judge_are_counted(reward, per_row):
     task = replace(toy.task(), reward=resolve(reward))
-    plan = forecast(Job(task, ExperienceConfig(model="scripted/x", epochs=1, pool=False)))
+    plan = forecast(ExperienceSpec(task, ExperienceConfig(model="scripted/x", epochs=1, pool=False)))
     calls, rows = plan.calls, plan.rows
     assert plan.least == 5 + 2 + 2 * (rows["test"] + rows["validation"]) * (2 if per_row else 1)
     learning = per_row * len(task.train)

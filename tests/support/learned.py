@@ -7,12 +7,12 @@ from typing import Any
 
 from edgewise.experience.config import ExperienceConfig
 from edgewise.experience.library.library import Library
-from edgewise.experience.spec import Job
+from edgewise.experience.spec import ExperienceSpec
 from edgewise.experience.training.final_pruning import Tidied
 from edgewise.experience.training.loop import learn
-from edgewise.experience.training.records import StepRecord
+from edgewise.experience.training.records import ExperienceStep
 from edgewise.toolkit.run.config import resolve
-from edgewise.toolkit.run.runner import Outcome
+from edgewise.toolkit.run.runner import RunOutcome
 from edgewise.toolkit.task.task import Task
 from edgewise.toolkit.tracking.events import EffectsMeasured, Event, StepFinished
 from edgewise.toolkit.types import Reply, Request
@@ -26,12 +26,12 @@ Model = Callable[[Request], str | Reply]
 class Learned:
     """A run that ended."""
 
-    outcome: Outcome
+    outcome: RunOutcome
     requests: list[Request]
     notes: list[Event]
 
     @property
-    def steps(self) -> list[StepRecord]:
+    def steps(self) -> list[ExperienceStep]:
         return [note.record for note in self.notes if isinstance(note, StepFinished)]
 
     @property
@@ -52,10 +52,10 @@ class Learned:
         return [request for request in mine if step in (None, request.payer.step)]
 
 
-def job(task: Task | None = None, library: Library | None = None, **settings: Any) -> Job:
+def job(task: Task | None = None, library: Library | None = None, **settings: Any) -> ExperienceSpec:
     """The toy task, or another one, with short runs of one epoch."""
     short = {"model": "scripted/toy", "epochs": 1, "batch_size": 12, "pool": False}
-    return Job(task or toy.task(), resolve(ExperienceConfig, short, settings), library)
+    return ExperienceSpec(task or toy.task(), resolve(ExperienceConfig, short, settings), library)
 
 
 def learned(

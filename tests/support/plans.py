@@ -6,7 +6,7 @@ from collections.abc import Callable
 from typing import Any
 
 from edgewise.toolkit.tracking.events import Event
-from edgewise.toolkit.types import Hosted, Message, Plan, Reply, Request, Work
+from edgewise.toolkit.types import AsyncHost, BlockingCall, Message, Plan, Reply, Request
 
 
 def play(plan: Plan[Any], answer: Callable[[Request], str | Reply], notes: list[Event] | None = None) -> Any:
@@ -23,10 +23,10 @@ def play(plan: Plan[Any], answer: Callable[[Request], str | Reply], notes: list[
                 sent = said if isinstance(said, Reply) else Reply(Message("assistant", said))
             case list():
                 sent = [play(each, answer, notes) for each in want]
-            case Work():
+            case BlockingCall():
                 sent = want.run(*want.args)
                 sent = asyncio.run(sent) if inspect.iscoroutine(sent) else sent
-            case Hosted():
+            case AsyncHost():
                 sent = asyncio.run(want.run(lambda inner: _played(inner, answer, notes)))
             case Event():
                 sent = notes.append(want) if notes is not None else None

@@ -27,7 +27,7 @@ from edgewise.toolkit.budget.journal_codec import (
     load_request,
 )
 from edgewise.toolkit.errors import DiskFull, JournalError
-from edgewise.toolkit.types import Payer, Reply, Request
+from edgewise.toolkit.types import BilledTo, Reply, Request
 
 __all__ = ["FORMAT", "Entry", "Journal", "address"]
 
@@ -99,7 +99,7 @@ class Journal:
         """All entries in the order they were written."""
         with _explained(self.path):
             for key, _, role, step, example, request, reply, elapsed in self._read(_SELECT):
-                payer = Payer(role, step, example)
+                payer = BilledTo(role, step, example)
                 yield Entry(key, load_request(request, payer), load_reply(reply), elapsed)
 
     @property

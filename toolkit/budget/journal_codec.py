@@ -10,7 +10,7 @@ import json
 from dataclasses import dataclass
 from typing import Any
 
-from edgewise.toolkit.types import Message, Payer, Reply, Request, Sampling, Tool, ToolCall, Usage
+from edgewise.toolkit.types import BilledTo, Message, Reply, Request, Sampling, Tool, ToolCall, Usage
 
 _dump = json.JSONEncoder(separators=(",", ":"), sort_keys=True).encode
 
@@ -51,7 +51,7 @@ def dump_request(request: Request) -> str:
     )
 
 
-def load_request(text: str, payer: Payer) -> Request:
+def load_request(text: str, payer: BilledTo) -> Request:
     """The request that `dump_request` wrote, with its payer."""
     model, messages, tools, schema, drawn, sample, *embeds = json.loads(text)
     temperature, top_p, max_tokens, seed, stop = drawn

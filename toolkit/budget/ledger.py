@@ -19,7 +19,7 @@ from typing import Any
 from edgewise.toolkit.budget.journal_codec import Entry
 from edgewise.toolkit.budget.prices import Price, price_of
 from edgewise.toolkit.errors import ConfigError, LimitReached, UnknownPrice
-from edgewise.toolkit.types import Payer, Reply, Request, Sampled, Usage
+from edgewise.toolkit.types import BilledTo, Reply, Request, Sampled, Usage
 
 PICO = 10**12
 """Pico-dollars in a dollar."""
@@ -66,7 +66,7 @@ class Amount:
 
 
 @dataclass(frozen=True, slots=True)
-class Book:
+class UsageTotals:
     """
     What was booked: calls, tokens, money.
 
@@ -82,8 +82,8 @@ class Book:
     unpriced: int = 0
     estimated: int = 0
 
-    def __add__(self, other: "Book") -> "Book":
-        return Book(
+    def __add__(self, other: "UsageTotals") -> "UsageTotals":
+        return UsageTotals(
             self.calls + other.calls,
             self.input + other.input,
             self.cached + other.cached,
@@ -161,9 +161,9 @@ class Ledger:
         self._clock = clock
         self._start = clock() - elapsed
         self._known: dict[str, Price | None] = {}
-        self._books: dict[Key, Book] = {}
-        self.shared = Book()
-        self._sampled: dict[tuple[Payer, str], Sampled] = {}
+        self._books: dict[Key, UsageTotals] = {}
+        self.shared = UsageTotals()
+        self._sampled: dict[tuple[BilledTo, str], Sampled] = {}
         self._spent = Amount()
         self._reserved = Amount()
         self._waiting: deque[tuple[asyncio.Future[None], Amount]] = deque()
@@ -227,7 +227,7 @@ class Ledger:
         """Book what an earlier start of this run sampled, and the time that it took."""
         self._start = min(self._start, self._clock() - data["elapsed"])
         for each in data["sampled"]:
-            payer, usage = Payer(**each["payer"]), Usage(**each["usage"])
+            payer, usage = BilledTo(**each["payer"]), Usage(**each["usage"])
             self.add(Sampled(payer, each["model"], each["calls"], usage))
 
     def bound(self, request: Request) -> Amount:
@@ -259,26 +259,26 @@ class Ledger:
     # ---- reports ---------------------------------------------------------------------------------
 
     @property
-    def total(self) -> Book:
+    def total(self) -> UsageTotals:
         """Everything booked so far, before restarts too."""
-        return sum(self._books.values(), Book())
+        return sum(self._books.values(), UsageTotals())
 
     def share(self, calls: int, usage: Usage) -> None:
         """Note calls that were not made, since another run of a group had made the same: nobody paid for these."""
-        self.shared += Book(calls, usage.input, usage.cached, usage.output)
+        self.shared += UsageTotals(calls, usage.input, usage.cached, usage.output)
 
     @property
     def elapsed(self) -> float:
         """Wall time of the run in seconds, before restarts too."""
         return self._clock() - self._start
 
-    def table(self, *by: str) -> dict[tuple[str | int, ...], Book]:
+    def table(self, *by: str) -> dict[tuple[str | int, ...], UsageTotals]:
         """Books summed by any of "role", "step", "example", "model", sorted by them."""
         columns = [_AXES.index(axis) for axis in by]
-        rows: dict[tuple[str | int, ...], Book] = {}
+        rows: dict[tuple[str | int, ...], UsageTotals] = {}
         for key, book in self._books.items():
             group = tuple(key[c] for c in columns)
-            rows[group] = rows.get(group, Book()) + book
+            rows[group] = rows.get(group, UsageTotals()) + book
         return dict(sorted(rows.items()))
 
     def restore(self, entries: Iterable[Entry]) -> None:
@@ -292,12 +292,12 @@ class Ledger:
         usage, estimated = _used(request, reply)
         self._add(request.payer, request.model, 1, usage, estimated)
 
-    def _add(self, payer: Payer, model: str, calls: int, usage: Usage, estimated: bool) -> None:
+    def _add(self, payer: BilledTo, model: str, calls: int, usage: Usage, estimated: bool) -> None:
         price = self.price(model)
         pico = cost(usage, price) if price else 0
         key = (payer.role, payer.step, payer.example, model)
         unpriced = calls if price is None else 0
-        book = Book(calls, usage.input, usage.cached, usage.output, pico, unpriced, int(estimated))
+        book = UsageTotals(calls, usage.input, usage.cached, usage.output, pico, unpriced, int(estimated))
         self._books[key] = self._books[key] + book if key in self._books else book
         self._spent += Amount(calls, usage.total, pico)
 
@@ -389,5 +389,5 @@ def _bytes(text: str) -> int:
     return len(text) if text.isascii() else len(text.encode("utf-8", "surrogatepass"))
 
 
-def _dollars(book: Book) -> str:
+def _dollars(book: UsageTotals) -> str:
     return "an unknown number of dollars" if book.usd is None else f"${book.usd:.6f}"

@@ -324,7 +324,8 @@ def library_import(
 ) -> None:
     """Bring lessons into a stored library; what is unsafe is blocked or redacted, and said."""
     _print(
-        _load("edgewise.experience.commands.library:import_library")(source, lib, message, author, dry_run), as_json
+        _load("edgewise.experience.commands.library:import_library")(source, lib, message, author, dry_run),
+        as_json,
     )
 
 

@@ -15,9 +15,9 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from edgewise.toolkit.errors import TaskError
-from edgewise.toolkit.types import Example, Plan, Stop, Work
+from edgewise.toolkit.types import BlockingCall, Example, Plan, Stop
 from edgewise.toolkit.util.detached import apart
-from edgewise.toolkit.util.import_by_name import load, meant
+from edgewise.toolkit.util.import_by_name import did_you_mean, load
 
 BUILT_IN: Mapping[str, str] = {
     "house": "edgewise.toolkit.environments.house:House",
@@ -132,7 +132,7 @@ def _world(kind: Any, options: dict[str, Any], base: Path | None) -> World:
 def _found(name: str, base: Path | None) -> Any:
     if name not in BUILT_IN and ":" not in name:
         raise TaskError(
-            f"there is no environment {name!r}{meant(name, list(BUILT_IN))}; your own is module:Class"
+            f"there is no environment {name!r}{did_you_mean(name, list(BUILT_IN))}; your own is module:Class"
         )
     return load(BUILT_IN.get(name, name), None if name in BUILT_IN else base)
 
@@ -172,7 +172,7 @@ def called(
     read: Callable[[Any], Any] = lambda x: x,
 ) -> Plan[Any]:
     """What `read` makes of what an environment's function gives. Raises Broken with a sentence; `what` was done."""
-    found = yield Work(_limited, (function, args, world.seconds, read))
+    found = yield BlockingCall(_limited, (function, args, world.seconds, read))
     if isinstance(found, _Failure):
         raise Broken(found.stop, f"The environment {world.name} {found.why} ({what}).")
     return found

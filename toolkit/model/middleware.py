@@ -60,7 +60,7 @@ class Timeout(Around):
             raise TimedOut(f"{request.model}: no answer within {self.seconds:g} seconds.", 408) from None
 
 
-class Gate:
+class AdaptiveLimiter:
     """
     How many calls may be in flight to one server; first come, first served.
 
@@ -132,14 +132,14 @@ class Adaptive(Around):
     def __init__(self, inner: Client, most: int):
         super().__init__(inner)
         self.most = most
-        self.gates: dict[str, Gate] = {}
+        self.gates: dict[str, AdaptiveLimiter] = {}
 
     async def ask(self, request: Request) -> Reply:
         """Ask once there is a place."""
         if request.model.startswith("torch/"):
             return await self.inner.ask(request)
         server = server_of(request.model)
-        gate = self.gates.get(server) or self.gates.setdefault(server, Gate(self.most))
+        gate = self.gates.get(server) or self.gates.setdefault(server, AdaptiveLimiter(self.most))
         entered = await gate.enter()
         try:
             reply = await self.inner.ask(request)

@@ -34,7 +34,7 @@ from edgewise.toolkit.reward.adapter_views import (
     transcript,
 )
 from edgewise.toolkit.reward.score_parsing import numbers_in, score_in
-from edgewise.toolkit.types import Example, Plan, Rollout, Score, Work
+from edgewise.toolkit.types import BlockingCall, Example, Plan, Rollout, Score
 
 Parameters = Mapping[str, inspect.Parameter]
 Metrics = dict[str, Any]
@@ -96,14 +96,16 @@ def adapt(
         metrics: Metrics = {}
         arguments, keywords = style.call(parameters, example, rollout, metrics)
         _complete(name, parameters, arguments, keywords, example)
-        result = yield Work(_call, (function, arguments, keywords, partial(blamed, name, example.id)))
+        result = yield BlockingCall(
+            _call, (function, arguments, keywords, partial(as_reward_error, name, example.id))
+        )
         return _scored(_single(result, name) if style.batch else result, metrics, name, example)
 
     return style.name, grade
 
 
 @contextmanager
-def blamed(name: str, row: str) -> Iterator[None]:
+def as_reward_error(name: str, row: str) -> Iterator[None]:
     """Turns whatever a reward raises into a RewardError that names it and the row."""
     try:
         yield

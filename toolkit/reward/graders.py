@@ -17,8 +17,8 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from edgewise.toolkit.errors import RewardError
-from edgewise.toolkit.tools.python_tool import Outcome, run_python
-from edgewise.toolkit.types import Example, Plan, Rollout, Score, Work
+from edgewise.toolkit.tools.python_tool import ProgramOutcome, run_python
+from edgewise.toolkit.types import BlockingCall, Example, Plan, Rollout, Score
 from edgewise.toolkit.util.extract import code_in, json_in, number_in
 
 Grade = Callable[[Example, Rollout, str], Plan[Score]]
@@ -125,7 +125,7 @@ def mathematics(*, timeout: float = 5.0) -> Grade:
 
     def grade(example: Example, rollout: Rollout, judge: str) -> Plan[Score]:
         wanted = str(_target(example, "math"))
-        right = yield Work(equal, (wanted, rollout.answer, timeout))
+        right = yield BlockingCall(equal, (wanted, rollout.answer, timeout))
         if right is None:
             return Score(0.0, feedback=f"comparing the answer took longer than {timeout:g} seconds")
         return _verdict(right, f"expected {wanted}")
@@ -207,7 +207,7 @@ def unit_tests(
     def grade(example: Example, rollout: Rollout, judge: str) -> Plan[Score]:
         cases = _cases(example, tests)
         code = code_in(rollout.answer)
-        results = yield [_once(Work(_passes, (code, case, timeout, memory_mb))) for case in cases]
+        results = yield [_once(BlockingCall(_passes, (code, case, timeout, memory_mb))) for case in cases]
         passed = [not problem for problem in results]
         value = sum(passed) / len(passed) if partial else float(all(passed))
         problem = next(filter(None, results), "")
@@ -248,7 +248,7 @@ def _pure(score: Callable[[Example, str], Score]) -> Grade:
     return grade
 
 
-def _once(work: Work) -> Plan[Any]:
+def _once(work: BlockingCall) -> Plan[Any]:
     return (yield work)
 
 
@@ -329,7 +329,7 @@ def _cases(example: Example, column: str) -> list[Any]:
     return [f"{case}\ncheck({entry})" if entry and "def check(" in case else case for case in cases]
 
 
-def _problem(outcome: Outcome, timeout: float) -> str:
+def _problem(outcome: ProgramOutcome, timeout: float) -> str:
     if outcome.timed_out:
         return f"stopped, it took longer than {timeout:g} seconds"
     last = outcome.stderr.strip().splitlines()

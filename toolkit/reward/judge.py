@@ -14,7 +14,7 @@ from typing import Any, TypeVar
 import numpy as np
 
 from edgewise.toolkit.errors import RewardError
-from edgewise.toolkit.types import Example, Message, Payer, Plan, Reply, Request, Rollout, Sampling, Score
+from edgewise.toolkit.types import BilledTo, Example, Message, Plan, Reply, Request, Rollout, Sampling, Score
 from edgewise.toolkit.util.extract import json_in
 from edgewise.toolkit.util.seeds import seed as seed_of
 
@@ -171,7 +171,7 @@ def _request(
             "a reward that asks a judge needs a model: give it one (model = ...), or the run (judge = ...)"
         )
     messages = (Message("system", system), Message("user", "\n\n".join(user)))
-    return Request(model, messages, sampling, schema=schema, payer=Payer("judge", example=example.id))
+    return Request(model, messages, sampling, schema=schema, payer=BilledTo("judge", example=example.id))
 
 
 def _schema(scale: int) -> Mapping[str, Any]:

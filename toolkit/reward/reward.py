@@ -15,11 +15,11 @@ from typing import Any
 
 from edgewise.toolkit.errors import RewardError, TaskError
 from edgewise.toolkit.reward import graders
-from edgewise.toolkit.reward.adapters import adapt, blamed, takes_any
+from edgewise.toolkit.reward.adapters import adapt, as_reward_error, takes_any
 from edgewise.toolkit.reward.graders import Grade
 from edgewise.toolkit.reward.judge import judge, rank, relative
 from edgewise.toolkit.types import MARK, Example, Plan, Rollout, Score
-from edgewise.toolkit.util.import_by_name import load, meant
+from edgewise.toolkit.util.import_by_name import did_you_mean, load
 
 BUILT_IN: Mapping[str, Callable[..., Grade]] = {
     "exact": graders.exact,
@@ -103,7 +103,7 @@ def _named(name: str, options: Mapping[str, Any], base: Path | None) -> Reward:
         return _built_in(name, options)
     if ":" not in name:
         raise RewardError(
-            f"there is no reward {name!r}{meant(name, list(BUILT_IN))}; your own is module:function"
+            f"there is no reward {name!r}{did_you_mean(name, list(BUILT_IN))}; your own is module:function"
         )
     try:
         return _function(load(name, base), options)
@@ -118,7 +118,7 @@ def _built_in(name: str, options: Mapping[str, Any]) -> Reward:
     existing = list(inspect.signature(maker).parameters)
     for option in options:
         if option not in existing:
-            raise RewardError(f"the reward {name!r} has no option {option!r}{meant(option, existing)}")
+            raise RewardError(f"the reward {name!r} has no option {option!r}{did_you_mean(option, existing)}")
     together = IN_GROUPS.get(name)
     try:
         grade = _checked(name, validate_call(maker)(**options))
@@ -150,7 +150,7 @@ def _known(name: str, function: Callable[..., Any], options: Mapping[str, Any]) 
     for option in options:
         if option not in parameters and not takes_any(parameters):
             raise RewardError(
-                f"the reward {name} has no parameter {option!r}{meant(option, list(parameters))}"
+                f"the reward {name} has no parameter {option!r}{did_you_mean(option, list(parameters))}"
             )
     return options
 
@@ -161,7 +161,7 @@ def _checked(name: str, grade: Grade) -> Grade:
     def checked(example: Example, rollout: Rollout, judge_model: str) -> Plan[Score]:
         if rollout.failed:
             return _broken(rollout)
-        with blamed(name, example.id):
+        with as_reward_error(name, example.id):
             score = yield from grade(example, rollout, judge_model)
         if not all(math.isfinite(value) for value in (score.value, *score.parts.values())):
             raise RewardError(
@@ -176,7 +176,7 @@ def _checked_group(name: str, grade_group: GradeGroup) -> GradeGroup:
     """`grade_group` of the runs that did not fail; the others are invalid, as with `grade`."""
 
     def checked(example: Example, rollouts: Sequence[Rollout], judge_model: str) -> Plan[list[Score]]:
-        with blamed(name, example.id):
+        with as_reward_error(name, example.id):
             found = yield from grade_group(example, [run for run in rollouts if not run.failed], judge_model)
         scores = iter(found)
         return [_broken(run) if run.failed else _unmarked(name, next(scores)) for run in rollouts]

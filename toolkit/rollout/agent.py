@@ -24,10 +24,10 @@ from edgewise.toolkit.rollout.tool_calls import (
 from edgewise.toolkit.tools.tool import Function
 from edgewise.toolkit.tracking.events import RolloutFinished
 from edgewise.toolkit.types import (
+    BilledTo,
     Example,
     Group,
     Message,
-    Payer,
     Plan,
     Reply,
     Request,
@@ -66,7 +66,7 @@ def rollout(
 
     One that has a world acts in it instead, see `toolkit.rollout.episode`.
     """
-    payer = Payer(agent.payer, example=example.id)
+    payer = BilledTo(agent.payer, example=example.id)
     if agent.world:
         blank = Rollout(example.id, agent.role, sample, (), "stop", seed=seed)
 
@@ -187,7 +187,7 @@ def group(
 
 
 def _request(
-    agent: Agent, seen: tuple[Message, ...], sample: int, seed: int, payer: Payer, by_text: bool
+    agent: Agent, seen: tuple[Message, ...], sample: int, seed: int, payer: BilledTo, by_text: bool
 ) -> Request:
     tools: tuple[Tool, ...] = () if by_text else tuple(function.tool for function in agent.tools)
     return Request(agent.model, seen, replace(agent.sampling, seed=seed), tools, sample, payer=payer)

@@ -9,7 +9,7 @@ from functools import partial
 from typing import Any, Literal
 
 from edgewise.toolkit.tools.tool import Function
-from edgewise.toolkit.types import Message, Plan, Reply, Request, Rollout, Step, Tool, ToolCall, Work
+from edgewise.toolkit.types import BlockingCall, Message, Plan, Reply, Request, Rollout, Step, Tool, ToolCall
 from edgewise.toolkit.util.detached import apart
 
 Calling = Literal["auto", "native", "text"]
@@ -118,4 +118,4 @@ def _result(tools: tuple[Function | Delegation, ...], call: ToolCall, number: in
     if isinstance(chosen, Delegation):
         return (yield from chosen.run(number, arguments))
     run = partial(chosen.run, **arguments)
-    return (yield Work(run) if chosen.ends else Work(apart, (run,)))
+    return (yield BlockingCall(run) if chosen.ends else BlockingCall(apart, (run,)))

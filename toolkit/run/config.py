@@ -17,7 +17,7 @@ from edgewise.toolkit.budget.prices import Price
 from edgewise.toolkit.errors import ConfigError
 from edgewise.toolkit.types import Sampling
 from edgewise.toolkit.util.files import replace_text
-from edgewise.toolkit.util.import_by_name import meant
+from edgewise.toolkit.util.import_by_name import did_you_mean
 
 DEFAULT_MODEL = "local/qwen2.5-coder-1.5b"
 
@@ -104,7 +104,7 @@ def _sentence(kind: type[Config], error: ValidationError) -> str:
     first = error.errors()[0]
     key = ".".join(map(str, first["loc"]))
     if first["type"] == "extra_forbidden":
-        return f"There is no setting {key!r}{meant(key, sorted(kind.model_fields))}"
+        return f"There is no setting {key!r}{did_you_mean(key, sorted(kind.model_fields))}"
     return f"Setting {key!r}: {first['msg']} (got {first['input']!r})."
 
 

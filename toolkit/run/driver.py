@@ -13,13 +13,13 @@ from dataclasses import replace
 from typing import Any, Protocol
 
 from edgewise.toolkit.tracking.events import Event, ReplyReceived
-from edgewise.toolkit.types import Hosted, Plan, Reply, Request, T, Work
+from edgewise.toolkit.types import AsyncHost, BlockingCall, Plan, Reply, Request, T
 
 Drive = Callable[[Plan[Any]], Awaitable[Any]]
-"""Runs a plan to its value: what `Hosted` code is given."""
+"""Runs a plan to its value: what `AsyncHost` code is given."""
 
 
-class Asks(Protocol):
+class ModelClient(Protocol):
     """The part of a client that a driver needs."""
 
     async def ask(self, request: Request) -> Reply:
@@ -27,7 +27,7 @@ class Asks(Protocol):
         ...
 
 
-class Brake:
+class Cancellation:
     """Pulled once, by the first error or by the user; whoever is about to start something checks it first."""
 
     def __init__(self) -> None:
@@ -48,14 +48,14 @@ class Brake:
             raise self._error
 
 
-class Braked:
+class CancellableClient:
     """
     A client that starts no call once the brake is pulled.
 
     It stands innermost, for calls may have waited long (for a place, for their next try) before they start.
     """
 
-    def __init__(self, inner: Any, brake: Brake):
+    def __init__(self, inner: Any, brake: Cancellation):
         self._inner = inner
         self._brake = brake
 
@@ -79,13 +79,13 @@ class Driver:
 
     def __init__(
         self,
-        client: Asks,
+        client: ModelClient,
         watch: Callable[[Event], None] = lambda note: None,
-        brake: Brake | None = None,
+        brake: Cancellation | None = None,
     ):
         self._client = client
         self._watch = watch
-        self.brake = brake or Brake()
+        self.brake = brake or Cancellation()
 
     async def run(self, plan: Plan[T]) -> T:
         """Drive one plan to its end and return its value. Raises whatever stopped it."""
@@ -112,9 +112,9 @@ class Driver:
                 return reply
             case list():
                 return await self._together(want)
-            case Work():
+            case BlockingCall():
                 return await _work(want)
-            case Hosted():
+            case AsyncHost():
                 return await want.run(self.run)
             case Event():
                 return self._watch(want)
@@ -132,14 +132,14 @@ class Driver:
         return results
 
 
-async def _work(work: Work) -> Any:
+async def _work(work: BlockingCall) -> Any:
     if inspect.iscoroutinefunction(work.run):
         return await work.run(*work.args)
     result = await asyncio.to_thread(work.run, *work.args)
     return await result if inspect.isawaitable(result) else result
 
 
-async def drive(plan: Plan[T], client: Asks, watch: Callable[[Event], None] = lambda note: None) -> T:
+async def drive(plan: Plan[T], client: ModelClient, watch: Callable[[Event], None] = lambda note: None) -> T:
     """Run one plan against a client; see `Driver`."""
     return await Driver(client, watch).run(plan)
 
@@ -149,7 +149,7 @@ def asking(request: Request) -> Plan[Reply]:
     return (yield request)
 
 
-def booked(plan: Plan[T], step: int) -> Plan[T]:
+def charge_to_step(plan: Plan[T], step: int) -> Plan[T]:
     """The same plan with all its calls booked on a step (0: measuring, 1 and up: learning)."""
     answer: Any = None
     try:
@@ -163,8 +163,8 @@ def _booked(want: Any, step: int) -> Any:
     match want:
         case Request():
             return replace(want, payer=replace(want.payer, step=step))
-        case Hosted():
-            return Hosted(lambda drive: want.run(lambda plan: drive(booked(plan, step))))
+        case AsyncHost():
+            return AsyncHost(lambda drive: want.run(lambda plan: drive(charge_to_step(plan, step))))
         case list():
-            return [booked(plan, step) for plan in want]
+            return [charge_to_step(plan, step) for plan in want]
     return want

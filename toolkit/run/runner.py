@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any, ParamSpec, TypeVar
 
 from edgewise.toolkit.budget.journal import Journal
-from edgewise.toolkit.budget.ledger import Book, Ledger
+from edgewise.toolkit.budget.ledger import Ledger, UsageTotals
 from edgewise.toolkit.errors import AllFailed, ConfigError, EdgewiseError, Interrupted
 from edgewise.toolkit.evaluation.comparison import Evaluation
 from edgewise.toolkit.model import middleware
@@ -28,7 +28,7 @@ from edgewise.toolkit.run import directory
 from edgewise.toolkit.run.artifact import Artifact
 from edgewise.toolkit.run.config import Config
 from edgewise.toolkit.run.directory import Watch
-from edgewise.toolkit.run.driver import Brake, Braked, Driver
+from edgewise.toolkit.run.driver import CancellableClient, Cancellation, Driver
 from edgewise.toolkit.task.task import Task
 from edgewise.toolkit.tracking.events import (
     CallsPlanned,
@@ -44,11 +44,11 @@ from edgewise.toolkit.types import Plan
 
 P = ParamSpec("P")
 R = TypeVar("R")
-Way = Callable[[Task, Any], Plan["Outcome"]]
+RunPlan = Callable[[Task, Any], Plan["RunOutcome"]]
 
 
 @dataclass(frozen=True, slots=True)
-class Outcome:
+class RunOutcome:
     """
     What a way of improving ends with: the measurement and the files of the artefact.
 
@@ -96,7 +96,7 @@ class Result:
 async def execute_run(
     task: Task,
     config: Config,
-    way: Way,
+    way: RunPlan,
     path: Path | None = None,
     *,
     job: str = "improve",
@@ -127,7 +127,7 @@ async def execute_run(
                 files.note(note)
                 watch(note)
 
-            brake = Brake()
+            brake = Cancellation()
             client = (
                 Journaled(None, journal) if replay else _connected(router, config, journal, ledger, brake)
             )
@@ -198,9 +198,11 @@ def spent(path: Path, config: Config) -> dict[str, Any]:
         return {"costs": _costs(ledger), "seconds": ledger.elapsed}
 
 
-def _connected(router: Router, config: Config, journal: Journal, ledger: Ledger, brake: Brake) -> Client:
+def _connected(
+    router: Router, config: Config, journal: Journal, ledger: Ledger, brake: Cancellation
+) -> Client:
     return middleware.stack(
-        Braked(router, brake),
+        CancellableClient(router, brake),
         journal,
         ledger,
         concurrency=config.concurrency,
@@ -209,7 +211,7 @@ def _connected(router: Router, config: Config, journal: Journal, ledger: Ledger,
     )
 
 
-async def _interruptible(driver: Driver, plan: Plan[Outcome], watch: Watch) -> Outcome:
+async def _interruptible(driver: Driver, plan: Plan[RunOutcome], watch: Watch) -> RunOutcome:
     """The first Ctrl-C lets calls under way finish; the second drops them."""
     loop, task = asyncio.get_running_loop(), asyncio.current_task()
 
@@ -234,7 +236,7 @@ async def _interruptible(driver: Driver, plan: Plan[Outcome], watch: Watch) -> O
 
 
 def _result(
-    task: Task, config: Config, outcome: Outcome, costs: Mapping[str, Any], path: Path, seconds: float
+    task: Task, config: Config, outcome: RunOutcome, costs: Mapping[str, Any], path: Path, seconds: float
 ) -> Result:
     gain = outcome.evaluation.results[1].against  # the first is the start, others are placebos
     improved = outcome.files != outcome.start and gain is not None and gain.mean.estimate > 0
@@ -252,11 +254,11 @@ def _costs(ledger: Ledger) -> dict[str, Any]:
     In all, of learning (steps from 1), of measuring (step 0), of calls that runs of a group shared, by each axis.
     """
     by_step = ledger.table("step")
-    learning = sum((book for (step,), book in by_step.items() if step != 0), Book())
+    learning = sum((book for (step,), book in by_step.items() if step != 0), UsageTotals())
     return {
         "total": _book_json(ledger.total),
         "learning": _book_json(learning),
-        "measuring": _book_json(by_step.get((0,), Book())),
+        "measuring": _book_json(by_step.get((0,), UsageTotals())),
         "shared": _book_json(ledger.shared),
         **{
             axis: {str(key): _book_json(book) for (key,), book in ledger.table(axis).items()}
@@ -265,7 +267,7 @@ def _costs(ledger: Ledger) -> dict[str, Any]:
     }
 
 
-def _book_json(book: Book) -> dict[str, Any]:
+def _book_json(book: UsageTotals) -> dict[str, Any]:
     return {
         "calls": book.calls,
         "input": book.input,

@@ -11,7 +11,7 @@ from queue import SimpleQueue
 from threading import Thread
 from typing import Any
 
-from edgewise.toolkit.types import Plan, T, Work
+from edgewise.toolkit.types import BlockingCall, Plan, T
 
 Ask = Callable[[Plan[Any]], Any]
 """`ask(plan)`: have a plan carried out, from code that is no plan; returns its value."""
@@ -50,7 +50,7 @@ def bridged(function: Callable[[Ask], T]) -> Plan[T]:
     thread = Thread(target=work, name="bridged", daemon=True)
     thread.start()
     try:
-        while (wish := (yield Work(wishes.get))) is not future:
+        while (wish := (yield BlockingCall(wishes.get))) is not future:
             results.put((yield from wish))
         return future.result()
     finally:

@@ -34,7 +34,7 @@ from edgewise.toolkit.task.splits import (
 from edgewise.toolkit.tools.registry import load_tools
 from edgewise.toolkit.tools.tool import Function
 from edgewise.toolkit.types import Example
-from edgewise.toolkit.util.import_by_name import meant
+from edgewise.toolkit.util.import_by_name import did_you_mean
 
 TABLES = ("task", "improve", "graph", "weights")
 
@@ -225,7 +225,7 @@ def _sentence(model: type[Spec], error: ValidationError) -> str:
     where = [str(part) for part in first["loc"] if part not in ("fractions", "files")]
     if first["type"] == "extra_forbidden":
         keys = list(model.model_fields) if len(where) == 1 else [*SPLITS, "seed"]
-        return f"there is no key {'.'.join(where)!r}{meant(where[-1], keys)}"
+        return f"there is no key {'.'.join(where)!r}{did_you_mean(where[-1], keys)}"
     text = first["msg"].removeprefix("Value error, ")
     return ": ".join([*filter(None, [".".join(where)]), text[0].lower() + text[1:]])
 

@@ -23,7 +23,7 @@ SHOWN = 20_000
 
 
 @dataclass(frozen=True, slots=True)
-class Outcome:
+class ProgramOutcome:
     """
     How a program ended.
 
@@ -40,14 +40,14 @@ class Outcome:
 
 def run_python(
     code: str, *, stdin: str = "", timeout: float = 10.0, memory_mb: int = 512, files_mb: int = 16
-) -> Outcome:
+) -> ProgramOutcome:
     """
     Run `code` as a program of its own, in a sandbox.
 
     It has `timeout` seconds on the clock, `memory_mb` MiB of memory for each process and `files_mb` MiB for
     each file that it writes (its output included). It runs in an empty folder that is removed afterwards,
     with an empty environment, and cannot see the modules of the project that started it (`python -I`). What
-    protects the machine, by `Outcome.layers`:
+    protects the machine, by `ProgramOutcome.layers`:
 
     - "limits": memory, processor time, file size, no core dumps; 32 processes (where root runs the sandbox
       only together with "processes"). At the end all processes are killed, also those in the background.
@@ -71,7 +71,7 @@ def protection() -> tuple[str, ...]:
     return run_python("").layers
 
 
-def _run(code: str, stdin: str, timeout: float, settings: Mapping[str, Any]) -> Outcome:
+def _run(code: str, stdin: str, timeout: float, settings: Mapping[str, Any]) -> ProgramOutcome:
     if os.name != "posix":
         raise ConfigError("running Python that a model wrote needs Linux or macOS")
     with tempfile.TemporaryDirectory(prefix="sandbox-", ignore_cleanup_errors=True) as folder:
@@ -98,7 +98,7 @@ def _run(code: str, stdin: str, timeout: float, settings: Mapping[str, Any]) -> 
             )
             timed_out = _wait(keeper, timeout)
             layers = tuple(json.loads(report.read_text() or "[]")) if report.exists() else ()
-            return Outcome(_text(out), _text(err), keeper.returncode, timed_out, layers)
+            return ProgramOutcome(_text(out), _text(err), keeper.returncode, timed_out, layers)
 
 
 def _command(timeout: float, report: Path, settings: Mapping[str, Any]) -> list[str]:

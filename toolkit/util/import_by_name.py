@@ -28,12 +28,12 @@ def load(reference: str, base: Path | None = None) -> Any:
     found: Any = _module(place, _folder(base))
     for part in name.split("."):
         if not hasattr(found, part):
-            raise TaskError(f"there is no {part!r} in {reference!r}{meant(part, _public(found))}")
+            raise TaskError(f"there is no {part!r} in {reference!r}{did_you_mean(part, _public(found))}")
         found = getattr(found, part)
     return found
 
 
-def meant(name: str, existing: list[str]) -> str:
+def did_you_mean(name: str, existing: list[str]) -> str:
     """The end of a sentence about an unknown name: what is near to it, or all that there is."""
     near = get_close_matches(name, existing, n=1)
     if near:

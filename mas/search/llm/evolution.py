@@ -26,7 +26,7 @@ from edgewise.mas.search.llm import ranking
 from edgewise.mas.search.llm.graph_writer import Written, asked, form, shown
 from edgewise.mas.search.llm.ranking import Record, Standing
 from edgewise.toolkit.errors import GraphError
-from edgewise.toolkit.types import Message, Payer, Plan, Request, Sampling
+from edgewise.toolkit.types import BilledTo, Message, Plan, Request, Sampling
 from edgewise.toolkit.util.seeds import seed as seed_of
 
 UNIFORM, SHARPNESS, PARENTS = 0.3, 0.2, 4
@@ -144,7 +144,7 @@ class Evolution:
             Message("user", self._told(parent, known)),
         )
         sampling = replace(self.sampling, seed=seed_of(seed, "child", number))
-        request = Request(self.model, messages, sampling, sample=number, payer=Payer("designer"))
+        request = Request(self.model, messages, sampling, sample=number, payer=BilledTo("designer"))
 
         def new(child: Graph) -> Graph:
             child = tidied(keeping(child, graph))

@@ -29,7 +29,7 @@ from edgewise.mas.graph.roles import Roles
 from edgewise.mas.search.llm import ranking
 from edgewise.mas.search.llm.graph_writer import Written, asked, form
 from edgewise.mas.search.llm.ranking import Record
-from edgewise.toolkit.types import Example, Message, Payer, Plan, Request, Rollout, Sampling, Score, Step
+from edgewise.toolkit.types import BilledTo, Example, Message, Plan, Request, Rollout, Sampling, Score, Step
 from edgewise.toolkit.util.seeds import seed as seed_of
 
 DESIGNING = Sampling(temperature=0.7, max_tokens=1024)
@@ -124,9 +124,9 @@ class Lessons:
     def _designed(self, query: Query, number: int, seed: int) -> Plan[Written]:
         """One graph for a query from the model."""
         told = Message("system", TASK + form(self.roles, self.space.agents))
-        messages = self.library.dress((told, Message("user", f"# Task\n{query.text}")))
+        messages = self.library.insert_lessons((told, Message("user", f"# Task\n{query.text}")))
         sampling = replace(self.sampling, seed=seed_of(seed, "design", query.id, number))
-        payer = Payer("designer", example=query.id)
+        payer = BilledTo("designer", example=query.id)
         request = Request(self.model, messages, sampling, sample=number, payer=payer)
         return (yield from asked(request, self.roles, self.space.agents, tidied))
 

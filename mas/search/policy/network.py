@@ -24,7 +24,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from edgewise.mas.designs.interface import Query
-from edgewise.mas.graph.construction import Move, Space, State, apply, graph, replayed
+from edgewise.mas.graph.construction import BuildState, Move, Space, apply, graph, replayed
 from edgewise.mas.graph.graph import Graph
 from edgewise.mas.search.policy import subset_sampling
 from edgewise.mas.search.policy.state_features import FACTS, States, Steps, encoded
@@ -35,7 +35,7 @@ QUERY, ROLE, HIDDEN = 16, 8, 32
 WIDEST = 12.0
 """Logits of edges stay within this, so that no chance is ever exactly 0 or 1."""
 
-Weights = Mapping[str, NDArray[np.float32]]
+PolicyWeights = Mapping[str, NDArray[np.float32]]
 
 
 @contextmanager
@@ -232,7 +232,7 @@ class Policy:
     """
 
     space: Space
-    weights: Weights
+    weights: PolicyWeights
     encoder: str = ""
     joint: bool = True
 
@@ -279,7 +279,7 @@ class Policy:
     @torch.no_grad()
     def _built(self, queries: Sequence[Query], chooser: Callable[[Any, int], Any]) -> list[tuple[Move, ...]]:
         features = projected(self._net.w, queries)
-        states, moves = [State() for _ in queries], [[] for _ in queries]
+        states, moves = [BuildState() for _ in queries], [[] for _ in queries]
         for turn in range(self.space.moves):
             rows = [row for row, state in enumerate(states) if not state.done]
             if not rows:
@@ -290,7 +290,7 @@ class Policy:
                 states[row] = apply(self.space, states[row], move)
         return [tuple(each) for each in moves]
 
-    def _moved(self, states: Sequence[State], query: Tensor, choose: Any) -> list[Move]:
+    def _moved(self, states: Sequence[BuildState], query: Tensor, choose: Any) -> list[Move]:
         """One move for each state."""
         space, now = self.space, encoded(self.space, states)
         node, agents, context = self._net.nodes(now, query)
@@ -349,14 +349,14 @@ def _places(chosen: NDArray[np.bool_]) -> tuple[int, ...]:
     return tuple(map(int, np.flatnonzero(chosen)))
 
 
-def _end(space: Space, moves: Sequence[Move]) -> State:
+def _end(space: Space, moves: Sequence[Move]) -> BuildState:
     return replayed(space, moves)
 
 
 # ---- learning --------------------------------------------------------------------------------------
 
 
-def tensors(weights: Weights, *, learn: bool = False) -> dict[str, Tensor]:
+def tensors(weights: PolicyWeights, *, learn: bool = False) -> dict[str, Tensor]:
     """Weights as float64 tensors."""
     return {name: torch.tensor(w, dtype=torch.float64, requires_grad=learn) for name, w in weights.items()}
 

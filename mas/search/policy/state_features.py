@@ -10,7 +10,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from edgewise.mas.graph.construction import Move, Space, State, allowed, apply, deletable
+from edgewise.mas.graph.construction import BuildState, Move, Space, allowed, apply, deletable
 
 FACTS = ("one", "unheard", "last", "heard by", "hears", "depth")
 """What is said of an agent beside its role; the policy starts from opinions on the first three."""
@@ -48,7 +48,7 @@ class States:
         return States(self.roles, hears, facts, self.size, self.left, mask, self.deletable)
 
 
-def encoded(space: Space, states: Sequence[State]) -> States:
+def encoded(space: Space, states: Sequence[BuildState]) -> States:
     """States as arrays."""
     count, n = len(states), space.agents
     roles = np.full((count, n), len(space.roles))
@@ -97,9 +97,9 @@ class Steps:
 
 def steps(space: Space, builds: Sequence[Sequence[Move]]) -> Steps:
     """All moves of all builds, with the states that they were taken in. ValueError for a move that is not allowed."""
-    states: list[State] = []
+    states: list[BuildState] = []
     for moves in builds:
-        state = State()
+        state = BuildState()
         for move in moves:
             states.append(state)
             state = apply(space, state, move)

@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edgewise.mas.designs.interface import Query
-from edgewise.mas.graph.construction import Move, Space, State, apply, graph, replayed
+from edgewise.mas.graph.construction import BuildState, Move, Space, apply, graph, replayed
 from edgewise.mas.graph.graph import Graph
 from edgewise.mas.search.policy import subset_sampling
 from edgewise.mas.search.policy.state_features import States, Steps, encoded
@@ -75,7 +75,7 @@ class Tabular:
         return TabularLearner(self, rate)
 
     def _built(self, query: Query, chooser: Callable[[int], Any]) -> tuple[Move, ...]:
-        state, moves = State(), []
+        state, moves = BuildState(), []
         while not state.done:
             choose, now = chooser(len(moves)), encoded(self.space, [state])
             head = Head(self.logits, now, 0, KEYS[self.key](query))

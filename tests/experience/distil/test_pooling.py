@@ -5,7 +5,7 @@ from edgewise.experience.distil import pooling
 from edgewise.experience.distil.distiller import Distiller
 from edgewise.experience.library.library import Library, lesson
 from edgewise.experience.library.operations import Operation
-from edgewise.experience.spec import Job
+from edgewise.experience.spec import ExperienceSpec
 from edgewise.toolkit import Task
 from edgewise.toolkit.types import Example, Group, Message, Rollout, Score, Step
 from tests.support import toy
@@ -49,9 +49,9 @@ def test_when_right_answers_recur(targets, recurs):
 
 def test_pooling_needs_the_truth_and_can_be_switched_off():
     task, config = toy.task(), ExperienceConfig(model="m")
-    assert Job(task, config).pooled
+    assert ExperienceSpec(task, config).pooled
     for change in ({"pool": False}, {"truth": False}, {"direct": True}):
-        assert not Job(task, config.model_copy(update=change)).pooled
+        assert not ExperienceSpec(task, config.model_copy(update=change)).pooled
 
 
 def test_a_short_input_is_taken_as_it_is_and_a_long_one_is_put_in_a_few_words():

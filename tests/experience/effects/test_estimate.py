@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from scipy.special import stdtrit
 
 from edgewise.experience.effects.estimate import FEWEST, UNSEEN, attach, estimate
-from edgewise.experience.effects.exposure import Seen, key, observe, subset
+from edgewise.experience.effects.exposure import Exposure, key, observe, subset
 from edgewise.experience.effects.pruning import Dropped, left_out, prune, together, undecided
 from edgewise.experience.library.library import Effect, Library, lesson
 
@@ -19,7 +19,9 @@ seeds = st.integers(0, 10_000)
 slow = settings(max_examples=10, deadline=None)
 
 
-def drawn(seed: int, lessons: int, groups: int, size: int = 4, share: float = 0.6, effects=()) -> list[Seen]:
+def drawn(
+    seed: int, lessons: int, groups: int, size: int = 4, share: float = 0.6, effects=()
+) -> list[Exposure]:
     """Rewards of 0 or 1 with a chance of each group's own, moved by the effects of what was shown."""
     rng = np.random.default_rng(seed)
     names = KEYS[:lessons]
@@ -31,19 +33,19 @@ def drawn(seed: int, lessons: int, groups: int, size: int = 4, share: float = 0.
             kept = rng.random(lessons) < share
             shown = frozenset(name for name, keep in zip(names, kept, strict=True) if keep)
             reward = float(rng.random() < level + worth @ (kept - share))
-            seen.append(Seen(f"group {group}", reward, frozenset(names), shown))
+            seen.append(Exposure(f"group {group}", reward, frozenset(names), shown))
     return seen
 
 
-def pairs(name: str, differences, group: str = "row") -> list[Seen]:
+def pairs(name: str, differences, group: str = "row") -> list[Exposure]:
     """Groups of two, one shown the lesson and one not, with rewards so far apart."""
     one = frozenset({name})
     return [
         each
         for number, gap in enumerate(differences)
         for each in (
-            Seen(f"{group} {number}", max(gap, 0), one, one),
-            Seen(f"{group} {number}", max(-gap, 0), one, frozenset()),
+            Exposure(f"{group} {number}", max(gap, 0), one, one),
+            Exposure(f"{group} {number}", max(-gap, 0), one, frozenset()),
         )
     ]
 

@@ -30,7 +30,7 @@ def test_labels_exist_only_in_rendered_text():
 
 def test_an_empty_library_leaves_the_prompt_untouched():
     for place in PLACES:
-        assert Library(place=place).dress(CHAT) == CHAT
+        assert Library(place=place).insert_lessons(CHAT) == CHAT
 
 
 @pytest.mark.parametrize(
@@ -43,19 +43,19 @@ def test_an_empty_library_leaves_the_prompt_untouched():
     ],
 )
 def test_lessons_stand_in_their_place(place, system_ends, user_starts, user_ends):
-    system, user = Library(TWO.lessons, place).dress(CHAT)
+    system, user = Library(TWO.lessons, place).insert_lessons(CHAT)
     assert system.content.endswith(system_ends)
     assert user.content.startswith(user_starts)
     assert user.content.endswith(user_ends)
 
 
 def test_split_puts_content_before_and_form_after():
-    user = Library(TWO.lessons, "split").dress(CHAT)[-1].content
+    user = Library(TWO.lessons, "split").insert_lessons(CHAT)[-1].content
     assert user.index("birch") < user.index("My parcel") < user.index("one word")
 
 
 def test_without_a_system_message_one_is_made():
-    assert Library(TWO.lessons, "system").dress(CHAT[1:])[0].role == "system"
+    assert Library(TWO.lessons, "system").insert_lessons(CHAT[1:])[0].role == "system"
 
 
 @given(libraries)

@@ -15,7 +15,7 @@ import pytest
 from edgewise.experience import improve
 from edgewise.experience.config import ExperienceConfig
 from edgewise.experience.library.library import Library, lesson
-from edgewise.experience.spec import Job
+from edgewise.experience.spec import ExperienceSpec
 from edgewise.experience.training.loop import learn
 from edgewise.experience.training.records import statistics
 from edgewise.experience.training.rollouts import Offer, measure
@@ -47,7 +47,7 @@ def learned(config=CONFIG, answer=toy.play, task=None):
         requests.append(request)
         return answer(request)
 
-    outcome = play(learn(Job(task or toy.task(), config)), record, notes)
+    outcome = play(learn(ExperienceSpec(task or toy.task(), config)), record, notes)
     return outcome, requests, [note.record for note in notes if isinstance(note, StepFinished)]
 
 
@@ -168,10 +168,10 @@ def test_13_lessons_stand_at_the_same_place_in_learning_and_in_use(place):
         prompts.setdefault(request.payer.role, request.messages)
         return toy.play(request)
 
-    job = Job(toy.task(), config)
+    job = ExperienceSpec(toy.task(), config)
     play(study(job, library, row, Offer(library, 1, 0)), answer)
     play(measure(job, library, [row]), answer)
-    assert prompts["rollout"] == prompts["measure"] == library.dress(row.messages)
+    assert prompts["rollout"] == prompts["measure"] == library.insert_lessons(row.messages)
 
 
 def test_16_a_group_is_compared_while_other_groups_still_run():
@@ -185,7 +185,7 @@ def test_16_a_group_is_compared_while_other_groups_still_run():
         return toy.play(request)
 
     async def go():
-        await drive(learn(Job(toy.task(), CONFIG)), Scripted(answer))
+        await drive(learn(ExperienceSpec(toy.task(), CONFIG)), Scripted(answer))
 
     asyncio.run(go())
     assert order.index("compare") < order.index("slow")
@@ -209,7 +209,7 @@ def test_17_a_slow_reward_does_not_hold_up_the_others():
                 await asyncio.sleep(0.005)
 
         beside = asyncio.create_task(tick())
-        await drive(learn(Job(task, config)), Scripted(toy.play))
+        await drive(learn(ExperienceSpec(task, config)), Scripted(toy.play))
         beside.cancel()
 
     asyncio.run(go())
@@ -274,7 +274,7 @@ def test_the_library_of_a_step_conditions_the_rollouts_of_the_next():
 
 def test_notes_tell_every_stage():
     notes: list[Event] = []
-    play(learn(Job(toy.task(), CONFIG)), toy.play, notes)
+    play(learn(ExperienceSpec(toy.task(), CONFIG)), toy.play, notes)
     assert {type(note) for note in notes} == {
         StageStarted,
         RolloutFinished,

@@ -8,7 +8,7 @@ import pytest
 
 from edgewise.experience.config import ExperienceConfig
 from edgewise.experience.library.library import LEAD, Effect, Library, lesson, tokens
-from edgewise.experience.spec import Job
+from edgewise.experience.spec import ExperienceSpec
 from edgewise.experience.training.loop import learn
 from edgewise.toolkit import Task
 from edgewise.toolkit.errors import AllFailed, ConfigError
@@ -415,7 +415,7 @@ def test_a_start_that_passes_the_caps_is_refused_before_any_call(locked, why):
 def test_a_reward_that_grades_nothing_ends_the_run_at_once():
     task = replace(toy.task(), reward=resolve(lambda answer: None))
     with pytest.raises(AllFailed, match="Not one of 60 answers was graded"):
-        play(learn(Job(task, ExperienceConfig(model="scripted/toy", batch_size=12))), toy.play)
+        play(learn(ExperienceSpec(task, ExperienceConfig(model="scripted/toy", batch_size=12))), toy.play)
 
 
 def test_anchors_may_be_written_with_commas():
@@ -425,4 +425,6 @@ def test_anchors_may_be_written_with_commas():
 def test_always_on_lessons_that_pass_the_budget_are_refused_before_the_first_call():
     long = replace(lesson("word " * 200), always=True)
     with pytest.raises(ConfigError, match="set prompt_tokens"):
-        Job(toy.task(), ExperienceConfig(model="scripted/toy", prompt_tokens=100), Library((long,)))
+        ExperienceSpec(
+            toy.task(), ExperienceConfig(model="scripted/toy", prompt_tokens=100), Library((long,))
+        )

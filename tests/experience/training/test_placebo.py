@@ -1,6 +1,6 @@
 from edgewise.experience.config import ExperienceConfig
 from edgewise.experience.library.library import Library, lesson
-from edgewise.experience.spec import Job
+from edgewise.experience.spec import ExperienceSpec
 from edgewise.experience.training import placebo
 from edgewise.experience.training.loop import learn
 from edgewise.toolkit.types import Group, Rollout, Score
@@ -8,7 +8,7 @@ from tests.support import toy
 from tests.support.plans import play
 
 SETTINGS = {"epochs": 1, "batch_size": 12, "pool": False, "leave_one_out": 0}
-JOB = Job(toy.task(), ExperienceConfig(model="scripted/toy", placebo=True, **SETTINGS))
+JOB = ExperienceSpec(toy.task(), ExperienceConfig(model="scripted/toy", placebo=True, **SETTINGS))
 
 
 def test_placebo_arms_are_measured_and_gain_nothing():
@@ -22,7 +22,7 @@ def test_placebo_arms_are_measured_and_gain_nothing():
 
 
 def test_without_the_switch_there_are_two_arms():
-    job = Job(JOB.task, JOB.config.model_copy(update={"placebo": False}))
+    job = ExperienceSpec(JOB.task, JOB.config.model_copy(update={"placebo": False}))
     assert [arm.name for arm in play(learn(job), toy.play).evaluation.results] == ["before", "after"]
 
 

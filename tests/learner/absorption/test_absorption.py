@@ -178,7 +178,7 @@ def test_what_is_learnt_from_has_no_lessons_and_keeps_what_came_between(model: s
     tool = Function(Tool("look", "Looks.", {}), lambda: "")
     agent = Agent("", tools=(tool,), calling="text")
     row = Example("r", (Message("user", "Where?"),))
-    asked = replace(LIBRARY, place=place).dress(row.messages)
+    asked = replace(LIBRARY, place=place).insert_lessons(row.messages)
     first = with_instructions(asked, agent.tools)
     between = (Message("assistant", "<tool>"), Message("user", "<result>"))
     steps = tuple(

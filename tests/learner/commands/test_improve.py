@@ -16,7 +16,7 @@ import openai
 import pytest
 
 from edgewise.experience.library.library import Library, lesson
-from edgewise.learner.commands.improve import Weights
+from edgewise.learner.commands.improve import ImproveWeights
 from edgewise.learner.config import WeightsConfig
 from edgewise.learner.methods.method import describe
 from edgewise.learner.policy.policy import Policy
@@ -95,7 +95,7 @@ def test_the_same_words_reach_the_method_from_the_command_line_and_from_the_file
     model: str, tmp_path: Path
 ) -> None:
     def described(folder: Path, *settings: str) -> list[str]:
-        return describe(Weights(folder, {}, settings, None).job.method)
+        return describe(ImproveWeights(folder, {}, settings, None).job.method)
 
     more = {"method": "grpo", "penalties": "kl3,entropy", "loss": {"high": 0.28}, "epochs": 2}
     table = task_file(tmp_path / "a", model, **more)
@@ -112,7 +112,7 @@ def test_nested_tables_of_a_file_reach_penalties(model: str, tmp_path: Path) -> 
     folder = task_file(
         tmp_path, model, method="grpo", overrides=["penalties=kl3"], penalties={"kl3": {"beta": 0.2}}
     )
-    config = Weights(folder, {}, (), None).job.config
+    config = ImproveWeights(folder, {}, (), None).job.config
     assert isinstance(config, WeightsConfig)
     assert config.overrides == ("penalties=kl3", "penalties.kl3.beta=0.2")
 

@@ -21,7 +21,7 @@ from edgewise.learner.hardware.compute_thread import in_one_thread, submitted
 from edgewise.learner.policy.policy import Policy
 from edgewise.learner.training import engine
 from edgewise.learner.training.engine import Engine
-from edgewise.learner.update.gradient_step import Updated
+from edgewise.learner.update.gradient_step import UpdateStats
 from edgewise.toolkit.errors import Interrupted, OutOfMemory
 from edgewise.toolkit.run.config import resolve
 from edgewise.toolkit.types import Message, Request, Sampling
@@ -128,7 +128,7 @@ def an_engine(model: Policy | None = None) -> Engine:
 
 
 def test_an_update_that_waits_for_the_thread_has_begun(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(engine, "update", lambda *_: Updated())
+    monkeypatch.setattr(engine, "update", lambda *_: UpdateStats())
     engine, free = an_engine(), threading.Event()
     submitted(free.wait, 20)
     with ThreadPoolExecutor(1) as pool:

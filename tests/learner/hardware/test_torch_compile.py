@@ -9,7 +9,7 @@ from edgewise.learner.attention.logprobs import logps
 from edgewise.learner.config import WeightsConfig
 from edgewise.learner.hardware.weight_packing import PAYS
 from edgewise.learner.methods.published import METHODS
-from edgewise.learner.sampling.generate import Ask, sample
+from edgewise.learner.sampling.generate import CompletionRequest, sample
 from edgewise.learner.training.engine import Engine
 from edgewise.toolkit.errors import ConfigError
 from tests.support.learner import exact
@@ -27,7 +27,7 @@ def test_compiled_layers_give_the_same_log_probs_gradients_and_replies() -> None
     ours, theirs = (logps(policy, batch, entropy=True) for policy in (compiled, plain))
     assert exact.apart(ours, theirs) <= 1e-5
     assert exact.apart(exact.gradients(compiled, ours), exact.gradients(plain, theirs)) <= 1e-4
-    asks = [Ask((5, 6, 7), 2 * PAYS, seed=seed) for seed in range(3)]
+    asks = [CompletionRequest((5, 6, 7), 2 * PAYS, seed=seed) for seed in range(3)]
     for one, other in zip(sample(compiled, asks), sample(plain, asks), strict=True):
         assert (one.ids, one.logprobs) == (other.ids, other.logprobs)
     assert counters["stats"]["unique_graphs"] > 0

@@ -13,9 +13,9 @@ from edgewise.learner.methods.method import Method, override
 from edgewise.learner.methods.published import find
 from edgewise.learner.policy.policy import Policy
 from edgewise.learner.update import gradient_step as updating
-from edgewise.learner.update.gradient_step import How, update
+from edgewise.learner.update.gradient_step import UpdateConfig, update
 
-BIG = How(tokens=10_000, clip=1e9)
+BIG = UpdateConfig(tokens=10_000, clip=1e9)
 READERS = "drpo", "confucius3_math"
 
 
@@ -29,7 +29,7 @@ def batch() -> Batch:
     return Batch.of(prompts, replies, [0, 0, 0, 1, 1, 1], [0.7, 0.3, -1.0, 1.0, -0.5, -0.5])
 
 
-def trained(folder: Path, method: Method, how: How) -> torch.Tensor:
+def trained(folder: Path, method: Method, how: UpdateConfig) -> torch.Tensor:
     policy = Policy.load(str(folder), device="cpu", dtype="float64")
     optimizer = torch.optim.SGD(policy.parameters(), lr=0.5)
     update(policy, optimizer, method, batch(), how, torch.Generator().manual_seed(0))

@@ -5,12 +5,12 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from edgewise.learner.monitoring.collapse import Seen, alarm, best
+from edgewise.learner.monitoring.collapse import StepStats, alarm, best
 
-FINE = Seen(reward=0.5, length=20, entropy=1.0, kl=0.001, valid=1.0, cut=0.0)
+FINE = StepStats(reward=0.5, length=20, entropy=1.0, kl=0.001, valid=1.0, cut=0.0)
 
 
-def steps(rewards, **changes) -> list[Seen]:
+def steps(rewards, **changes) -> list[StepStats]:
     return [replace(FINE, reward=float(r), **changes) for r in rewards]
 
 

@@ -17,7 +17,7 @@ from edgewise.learner.methods.batch import slices
 from edgewise.learner.policy import checkpoint, fsdp
 from edgewise.learner.policy.fsdp import Shards
 from edgewise.learner.policy.policy import Policy
-from edgewise.learner.spec import Job
+from edgewise.learner.spec import WeightsSpec
 from edgewise.learner.training.engine import Engine
 from edgewise.learner.update import gradient_step as updating
 from edgewise.toolkit.budget.ledger import Limits
@@ -158,4 +158,4 @@ def test_one_process_has_nothing_to_share(model: str) -> None:
 @pytest.mark.parametrize("other", [{"lora": 4}, {"sampler": "http://127.0.0.1:1/v1#m"}])
 def test_what_does_not_go_with_it_is_refused(model: str, other: dict[str, Any]) -> None:
     with pytest.raises(ConfigError, match="leave out lora and sampler"):
-        Job(task(), WeightsConfig(model=model, shard=True, **other))
+        WeightsSpec(task(), WeightsConfig(model=model, shard=True, **other))

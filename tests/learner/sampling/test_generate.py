@@ -19,7 +19,7 @@ from edgewise.learner.attention import kv_cache
 from edgewise.learner.hardware.weight_packing import packed
 from edgewise.learner.policy.policy import Lora, Policy
 from edgewise.learner.sampling import generate as sampling
-from edgewise.learner.sampling.generate import Ask, draw, sample
+from edgewise.learner.sampling.generate import CompletionRequest, draw, sample
 from edgewise.toolkit.errors import OutOfMemory
 from tests.support.learner import tiny
 
@@ -94,7 +94,10 @@ def mixed_asks():
     """Prompts of several lengths, groups of several sizes, replies of several lengths."""
     asks = []
     for length, rows in ((1, 3), (5, 1), (6, 4), (7, 2), (40, 3), (90, 2)):
-        asks += [Ask(prompt(length), 5 + 9 * i, 0.7 + 0.2 * i, seed=100 * length + i) for i in range(rows)]
+        asks += [
+            CompletionRequest(prompt(length), 5 + 9 * i, 0.7 + 0.2 * i, seed=100 * length + i)
+            for i in range(rows)
+        ]
     return asks
 
 
@@ -108,7 +111,7 @@ def test_log_probs_are_those_of_a_plain_forward(name):
 
 def test_the_models_own_attention_is_back_afterwards(llama):
     before = llama.model.config._attn_implementation
-    sample(llama, [Ask(prompt(3), 2)])
+    sample(llama, [CompletionRequest(prompt(3), 2)])
     assert llama.model.config._attn_implementation == before
 
 
@@ -122,18 +125,20 @@ def test_a_row_draws_the_same_alone_and_in_a_batch(llama):
 
 
 def test_another_seed_draws_another_reply(llama):
-    replies = {d.ids for d in sample(llama, [Ask(prompt(8), 20, seed=i) for i in range(16)])}
+    replies = {d.ids for d in sample(llama, [CompletionRequest(prompt(8), 20, seed=i) for i in range(16)])}
     assert len(replies) == 16
 
 
 def test_what_is_drawn_first_does_not_depend_on_how_long_a_reply_may_be(llama):
-    short, long = sample(llama, [Ask(prompt(8), 5, seed=3)]) + sample(llama, [Ask(prompt(8), 50, seed=3)])
+    short, long = sample(llama, [CompletionRequest(prompt(8), 5, seed=3)]) + sample(
+        llama, [CompletionRequest(prompt(8), 50, seed=3)]
+    )
     assert long.ids[: len(short.ids)] == short.ids
 
 
 @pytest.mark.parametrize("temperature", [0.5, 1.0])
 def test_tokens_come_as_often_as_they_are_likely(llama, temperature):
-    asks = [Ask(prompt(9), 1, temperature, seed=i) for i in range(4000)]
+    asks = [CompletionRequest(prompt(9), 1, temperature, seed=i) for i in range(4000)]
     with torch.no_grad():
         logits = llama.model(torch.tensor([prompt(9)])).logits[0, -1].double()
     share = (logits / temperature).softmax(-1).numpy()
@@ -146,7 +151,7 @@ def test_sequences_come_as_often_as_they_are_likely():
         LlamaConfig(**{**SMALL, "vocab_size": 4, "eos_token_id": 3, "bos_token_id": 0, "pad_token_id": 3})
     )
     found.stops = frozenset()
-    drawn = sample(found, [Ask((0, 1, 2), 3, seed=i) for i in range(4000)])
+    drawn = sample(found, [CompletionRequest((0, 1, 2), 3, seed=i) for i in range(4000)])
     seen = Counter(d.ids for d in drawn)
     share = {d.ids: float(np.exp(sum(d.logprobs))) for d in drawn}
     assert fits(np.array([seen[ids] for ids in share]), 4000 * np.array(list(share.values())))
@@ -176,19 +181,21 @@ def test_a_random_number_just_below_one_picks_a_token_that_can_be(size):
 def test_greedy_writes_what_generate_writes(name):
     found = policy(CONFIGS[name])
     for length in (4, 30):
-        (drawn,) = sample(found, [Ask(prompt(length), 24, 0.0)])
+        (drawn,) = sample(found, [CompletionRequest(prompt(length), 24, 0.0)])
         ids = torch.tensor([prompt(length)])
         out = found.model.generate(
             ids, attention_mask=torch.ones_like(ids), max_new_tokens=24, do_sample=False
         )
         assert list(drawn.ids) == out[0, length:].tolist()
-        assert drawn.logprobs == pytest.approx(plain(found, Ask(prompt(length), 1), drawn.ids), abs=1e-5)
+        assert drawn.logprobs == pytest.approx(
+            plain(found, CompletionRequest(prompt(length), 1), drawn.ids), abs=1e-5
+        )
 
 
 def test_a_stop_token_ends_a_reply_and_belongs_to_it(llama):
     llama.stops = frozenset(range(0, 258, 8))
     try:
-        for drawn in sample(llama, [Ask(prompt(5), 200, seed=i) for i in range(20)]):
+        for drawn in sample(llama, [CompletionRequest(prompt(5), 200, seed=i) for i in range(20)]):
             assert drawn.stop == "stop"
             assert drawn.ids[-1] % 8 == 0
             assert all(token % 8 for token in drawn.ids[:-1])
@@ -197,11 +204,11 @@ def test_a_stop_token_ends_a_reply_and_belongs_to_it(llama):
 
 
 def test_a_stop_string_ends_a_reply_once_it_is_complete(llama):
-    (whole,) = sample(llama, [Ask(prompt(5), 60, seed=1)])
+    (whole,) = sample(llama, [CompletionRequest(prompt(5), 60, seed=1)])
     text = [llama.tokenizer.decode(whole.ids[: i + 1]) for i in range(len(whole.ids))]
     wanted = llama.tokenizer.decode(whole.ids[30:32])
     first = next(i for i, each in enumerate(text) if wanted in each)
-    (cut,) = sample(llama, [Ask(prompt(5), 60, seed=1, stop=("never there", wanted))])
+    (cut,) = sample(llama, [CompletionRequest(prompt(5), 60, seed=1, stop=("never there", wanted))])
     assert cut.stop == "stop"
     assert cut.ids == whole.ids[: first + 1]
 
@@ -209,7 +216,9 @@ def test_a_stop_string_ends_a_reply_once_it_is_complete(llama):
 def test_a_special_token_can_be_a_stop_string(llama):
     llama.stops = frozenset()
     try:
-        drawn = sample(llama, [Ask(prompt(5), 250, 3.0, seed=i, stop=("<s>",)) for i in range(8)])
+        drawn = sample(
+            llama, [CompletionRequest(prompt(5), 250, 3.0, seed=i, stop=("<s>",)) for i in range(8)]
+        )
     finally:
         llama.stops = frozenset({257})
     ended = [d for d in drawn if d.stop == "stop"]
@@ -218,7 +227,7 @@ def test_a_special_token_can_be_a_stop_string(llama):
 
 
 def test_a_reply_ends_at_its_limit_or_with_the_context(llama):
-    short, full = sample(llama, [Ask(prompt(5), 7), Ask(prompt(250), 50)])
+    short, full = sample(llama, [CompletionRequest(prompt(5), 7), CompletionRequest(prompt(250), 50)])
     assert (len(short.ids), short.stop) == (7, "length")
     assert (len(full.ids), full.stop) == (6, "length")
 
@@ -226,7 +235,7 @@ def test_a_reply_ends_at_its_limit_or_with_the_context(llama):
 @pytest.mark.parametrize("length", [0, 256, 300])
 def test_a_prompt_that_does_not_fit_is_an_error(llama, length):
     with pytest.raises(ValueError, match="1 to 255 tokens"):
-        sample(llama, [Ask(prompt(length), 5)])
+        sample(llama, [CompletionRequest(prompt(length), 5)])
 
 
 def test_nothing_asked_is_nothing_drawn(llama):
@@ -265,7 +274,7 @@ def test_a_prompt_is_encoded_once_for_its_group(llama):
     hook = llama.model.model.embed_tokens.register_forward_hook(
         lambda _, args, __: tokens.append(args[0].numel())
     )
-    sample(llama, [Ask(prompt(40), 4, seed=i) for i in range(8)])
+    sample(llama, [CompletionRequest(prompt(40), 4, seed=i) for i in range(8)])
     hook.remove()
     assert tokens == [40, 8, 8, 8]
 
@@ -275,7 +284,7 @@ def test_finished_rows_are_dropped(llama):
     hook = llama.model.model.embed_tokens.register_forward_hook(
         lambda _, args, __: rows.append(args[0].shape[0])
     )
-    sample(llama, [Ask(prompt(9), 20 if i else 2, seed=i) for i in range(2)])
+    sample(llama, [CompletionRequest(prompt(9), 20 if i else 2, seed=i) for i in range(2)])
     hook.remove()
     assert rows == [1, 2, *[1] * 18]
 
@@ -286,7 +295,7 @@ def test_an_adapter_is_sampled_with():
     with torch.no_grad():
         for weight in found.parameters():
             weight.add_(0.3)
-    ask = Ask(prompt(12), 10, seed=5)
+    ask = CompletionRequest(prompt(12), 10, seed=5)
     (drawn,) = sample(found, [ask])
     assert drawn.logprobs == pytest.approx(plain(found, ask, drawn.ids), abs=1e-5)
     with found.reference():
@@ -309,9 +318,9 @@ def test_the_small_model_answers_as_it_does_alone():
             "<|im_start|>user\nWhat is the capital of France?<|im_end|>\n<|im_start|>assistant\n"
         )
     )
-    (drawn,) = sample(found, [Ask(chat, 24, 0.0)])
+    (drawn,) = sample(found, [CompletionRequest(chat, 24, 0.0)])
     assert "Paris" in found.decode(drawn.ids)
-    asks = [Ask(chat, 12, seed=i) for i in range(4)]
+    asks = [CompletionRequest(chat, 12, seed=i) for i in range(4)]
     for ask, each in zip(asks, sample(found, asks), strict=True):
         assert each.logprobs == pytest.approx(plain(found, ask, each.ids), abs=2e-4)
 

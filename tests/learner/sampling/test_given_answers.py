@@ -10,9 +10,9 @@ from edgewise.learner.methods.published import find
 from edgewise.learner.policy.policy import Policy
 from edgewise.learner.sampling.given_answers import giving, written
 from edgewise.learner.update import collate
-from edgewise.learner.update.gradient_step import How, logps, update
+from edgewise.learner.update.gradient_step import UpdateConfig, logps, update
 from edgewise.toolkit.groups.sampling import rollout_plan
-from edgewise.toolkit.groups.sampling.rollout_plan import Asked
+from edgewise.toolkit.groups.sampling.rollout_plan import SamplingRequest
 from edgewise.toolkit.reward.reward import resolve
 from edgewise.toolkit.types import Encoded, Example, Message, Rollout, Score, Step
 from tests.support.plans import play
@@ -29,7 +29,7 @@ def nobody(request):
     raise AssertionError("no model is asked here")
 
 
-def asked(policy: Policy) -> Asked:
+def asked(policy: Policy) -> SamplingRequest:
     def draw(example, start, count):
         encoded = Encoded(policy.encode(example.messages), (65, 257), (-5.0, -5.0))
         step = Step(example.messages, Message("assistant", "A"), encoded=encoded)
@@ -37,7 +37,7 @@ def asked(policy: Policy) -> Asked:
         yield
 
     give = giving(lambda: policy, resolve("exact"), "", "solver")
-    return Asked((ROW,), 1, 3, draw, give)
+    return SamplingRequest((ROW,), 1, 3, draw, give)
 
 
 def test_an_answer_is_its_tokens_and_the_one_that_ends_it(policy: Policy) -> None:
@@ -61,7 +61,7 @@ def test_a_reference_is_learned_from_where_all_failed(policy: Policy, name: str)
 
     before = likely()
     done = update(
-        policy, torch.optim.SGD(policy.parameters(), lr=0.05), method, made, How(), torch.Generator()
+        policy, torch.optim.SGD(policy.parameters(), lr=0.05), method, made, UpdateConfig(), torch.Generator()
     )
     assert done.steps == 1 and likely() > before
 
@@ -76,7 +76,7 @@ def test_listed_answers_are_graded_and_compared(policy: Policy) -> None:
     made = collate.batch(known)
     assert made is not None
     done = update(
-        policy, torch.optim.SGD(policy.parameters(), lr=0.05), method, made, How(), torch.Generator()
+        policy, torch.optim.SGD(policy.parameters(), lr=0.05), method, made, UpdateConfig(), torch.Generator()
     )
     assert done.steps == 1
 

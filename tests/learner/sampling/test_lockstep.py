@@ -8,16 +8,16 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from edgewise.learner.sampling.lockstep import in_step
+from edgewise.learner.sampling.lockstep import run_lockstep
 from edgewise.toolkit.run.driver import Driver
 from edgewise.toolkit.tracking.events import CallsPlanned, CallsSampled, Event, ReplyReceived, RolloutFinished
-from edgewise.toolkit.types import Message, Payer, Plan, Reply, Request, Usage, Work
+from edgewise.toolkit.types import BilledTo, BlockingCall, Message, Plan, Reply, Request, Usage
 
 OURS = "torch/x"
 
 
 def ask(text: str, model: str = OURS, example: str = "") -> Request:
-    return Request(model, (Message("user", text),), payer=Payer("rollout", 3, example))
+    return Request(model, (Message("user", text),), payer=BilledTo("rollout", 3, example))
 
 
 def said(request: Request) -> Reply:
@@ -44,7 +44,7 @@ def run(plans: Sequence[Plan[Any]]) -> tuple[list[Any], list[list[str]], list[Ev
         batches.append([r.messages[-1].content for r in requests])
         return [said(request) for request in requests]
 
-    found = asyncio.run(Driver(server, notes.append).run(in_step(plans, OURS, answer)))
+    found = asyncio.run(Driver(server, notes.append).run(run_lockstep(plans, OURS, answer)))
     return found, batches, notes, server
 
 
@@ -82,7 +82,7 @@ def test_plans_inside_plans_join_the_same_batches() -> None:
 def test_other_models_and_work_are_passed_on() -> None:
     def worked() -> Plan[int]:
         text = (yield ask("w")).message.content
-        return (yield Work(len, (text,)))
+        return (yield BlockingCall(len, (text,)))
 
     found, batches, notes, server = run([graded("g"), worked()])
     assert found == ["<<g>>", 3]
@@ -116,7 +116,7 @@ def test_a_limit_that_is_reached_stops_before_the_batch() -> None:
         raise AssertionError
 
     with pytest.raises(RuntimeError, match="limit"):
-        asyncio.run(Driver(Server(), refuse).run(in_step([turns("a", 1)], OURS, never)))
+        asyncio.run(Driver(Server(), refuse).run(run_lockstep([turns("a", 1)], OURS, never)))
 
 
 def tree(shape: Any, name: str) -> Plan[Any]:

@@ -5,7 +5,7 @@ from edgewise.learner.sampling.respond import MAX_TOKENS, answer, until
 from edgewise.toolkit.errors import ConfigError
 from edgewise.toolkit.rollout.agent import Agent, rollout
 from edgewise.toolkit.tools.tool import Function
-from edgewise.toolkit.types import Example, Message, Payer, Request, Sampling, Tool
+from edgewise.toolkit.types import BilledTo, Example, Message, Request, Sampling, Tool
 from tests.support.learner import tiny
 
 
@@ -108,7 +108,7 @@ def test_samples_without_a_seed_differ_and_repeat(policy):
             (Message("user", "hello"),),
             Sampling(max_tokens=9),
             sample=i,
-            payer=Payer(example="a"),
+            payer=BilledTo(example="a"),
         )
         for i in range(4)
     ]

@@ -12,7 +12,7 @@ from edgewise.toolkit.errors import ConfigError, ModelError
 from edgewise.toolkit.model.middleware import Timeout, stack
 from edgewise.toolkit.model.router import Router, connect
 from edgewise.toolkit.model.router import check as check_name
-from edgewise.toolkit.types import Message, Payer, Request, Sampling
+from edgewise.toolkit.types import BilledTo, Message, Request, Sampling
 from tests.support.learner import tiny
 
 
@@ -22,7 +22,7 @@ def policy(**changes):
 
 def request(text="hello", sample=0, name="torch/tiny", **settings):
     sampling = Sampling(**{"max_tokens": 8, "seed": sample, **settings})
-    return Request(name, (Message("user", text),), sampling, sample=sample, payer=Payer(example=text))
+    return Request(name, (Message("user", text),), sampling, sample=sample, payer=BilledTo(example=text))
 
 
 def asked(client, requests):

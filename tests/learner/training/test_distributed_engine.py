@@ -27,7 +27,7 @@ from edgewise.learner.methods.published import find
 from edgewise.learner.policy.policy import Policy
 from edgewise.learner.training import distributed_engine
 from edgewise.learner.update import gradient_step as updating
-from edgewise.learner.update.gradient_step import How, Updated, update
+from edgewise.learner.update.gradient_step import UpdateConfig, UpdateStats, update
 from edgewise.toolkit.budget.ledger import Limits
 from edgewise.toolkit.cli.app import main
 from edgewise.toolkit.errors import LimitReached, OutOfMemory
@@ -63,13 +63,13 @@ def gradients(
     dtype: torch.dtype,
     tokens: int = 30,
     made: Callable[[torch.dtype], Policy] = lambda dtype: exact.policy(dtype=dtype),
-) -> dict[str, tuple[Tensor, Updated]]:
+) -> dict[str, tuple[Tensor, UpdateStats]]:
     """The last gradient of an update by each method, and what it saw."""
     found = {}
     for name, parts in METHODS.items():
         policy = made(dtype).with_reference()
         optimizer = torch.optim.SGD(policy.parameters(), lr=0.05)
-        how, rng = How(tokens=tokens, clip=1e9), torch.Generator().manual_seed(0)
+        how, rng = UpdateConfig(tokens=tokens, clip=1e9), torch.Generator().manual_seed(0)
         method = override(find(name), *parts)
         seen = update(policy, optimizer, method, batch(), how, rng, together)
         flat = torch.cat([policy.full(p.grad).flatten() for p in policy.parameters() if p.grad is not None])

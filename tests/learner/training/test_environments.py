@@ -12,7 +12,7 @@ import pytest
 from edgewise.learner.api import train
 from edgewise.learner.methods.method import override
 from edgewise.learner.methods.published import find
-from edgewise.learner.training.state import StepRecord
+from edgewise.learner.training.state import WeightsStep
 from edgewise.learner.update import collate
 from edgewise.toolkit import Task
 from edgewise.toolkit.model.scripted import Scripted
@@ -48,7 +48,7 @@ class Shaky(Ladder):
         return super().step(action)
 
 
-def trained(environment: Any, model: str, folder: Path, method: str) -> list[StepRecord]:
+def trained(environment: Any, model: str, folder: Path, method: str) -> list[WeightsStep]:
     rows = {"train": [{"n": n} for n in range(4)], "test": [{"n": n} for n in range(4, 6)]}
     task = Task.from_rows(rows, prompt="Climb.", environment={"kind": environment, "history": 0})
     notes: list[Event] = []

@@ -10,7 +10,7 @@ from safetensors.torch import load_file
 
 from edgewise.learner.api import train
 from edgewise.learner.methods.published import METHODS
-from edgewise.learner.training.state import StepRecord
+from edgewise.learner.training.state import WeightsStep
 from edgewise.toolkit import Task
 from edgewise.toolkit.groups.sampling.hints import HEAD
 from edgewise.toolkit.tracking.events import Event, StepFinished
@@ -63,23 +63,23 @@ class Stopped(Exception):
     pass
 
 
-def runs(record: StepRecord) -> list[Rollout]:
+def runs(record: WeightsStep) -> list[Rollout]:
     return [run for group in record.groups for run in group.members]
 
 
-def hinted(record: StepRecord) -> bool:
+def hinted(record: WeightsStep) -> bool:
     return any(HEAD in asked(run) for run in runs(record))
 
 
-def shown(record: StepRecord) -> bool:
+def shown(record: WeightsStep) -> bool:
     return any("Question: " in asked(run) for run in runs(record))
 
 
-def old(record: StepRecord) -> bool:
+def old(record: WeightsStep) -> bool:
     return any(run.version != f"w{record.number - 1}" for run in runs(record))
 
 
-def dead(record: StepRecord) -> bool:
+def dead(record: WeightsStep) -> bool:
     """Where there is something to replay, it is learned from in place of these."""
     return any(not group.mixed for group in record.groups) and record.updated is not None
 
@@ -97,7 +97,7 @@ def dead(record: StepRecord) -> bool:
 def test_a_run_that_is_stopped_goes_on_with_what_its_method_recalls(
     name: str,
     key: str,
-    adds: Callable[[StepRecord], bool],
+    adds: Callable[[WeightsStep], bool],
     changes: dict[str, Any],
     model: str,
     tmp_path: Path,

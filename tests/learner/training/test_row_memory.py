@@ -10,7 +10,7 @@ import pytest
 from edgewise.learner.config import WeightsConfig
 from edgewise.learner.methods.method import Method, override
 from edgewise.learner.methods.published import METHODS, find
-from edgewise.learner.spec import Job
+from edgewise.learner.spec import WeightsSpec
 from edgewise.learner.training.row_memory import WINDOW, remembered
 from edgewise.learner.update import collate
 from edgewise.toolkit.errors import ConfigError, RewardError
@@ -43,7 +43,7 @@ def table(method: str, *runs: Rollout, setting: str = ""):
     return collate.table(collate.members([group(*runs)]), chosen)
 
 
-def judged(method: str, *groups: Group) -> collate.Judged:
+def judged(method: str, *groups: Group) -> collate.CreditedBatch:
     return collate.judged(collate.members(groups), find(method))
 
 
@@ -208,13 +208,13 @@ def test_a_buffer_has_a_size_that_a_checkpoint_can_hold(capacity) -> None:
 
 
 def test_a_buffer_that_is_larger_than_memory_is_a_sentence() -> None:
-    def job(capacity: int, tokens: int) -> Job:
+    def job(capacity: int, tokens: int) -> WeightsSpec:
         settings = {
             "method": "skywork_r1v2",
             "overrides": (f"plan.capacity={capacity}",),
             "max_tokens": tokens,
         }
-        return Job(shares.task(), WeightsConfig(**settings))
+        return WeightsSpec(shares.task(), WeightsConfig(**settings))
 
     told = (
         r"A buffer of 100000 rollouts of up to 100000000 tokens takes about \d+\.\d GiB, and this machine has"

@@ -11,10 +11,10 @@ from edgewise.learner.methods.method import override
 from edgewise.learner.methods.published import METHODS, find
 from edgewise.learner.policy.policy import Lora, Policy
 from edgewise.learner.update import gradient_step as updating
-from edgewise.learner.update.gradient_step import How, gradient, update
+from edgewise.learner.update.gradient_step import UpdateConfig, gradient, update
 from edgewise.toolkit.errors import OutOfMemory
 
-BIG = How(tokens=10_000, clip=1e9)
+BIG = UpdateConfig(tokens=10_000, clip=1e9)
 CLOSE = {"rtol": 1e-4, "atol": 1e-7}  # norms of transformers are float32 in any model
 ON_POLICY = "grpo", "dr_grpo", "dapo", "gspo", "reinforce_plus_plus"
 
@@ -42,7 +42,7 @@ def flat(policy: Policy) -> torch.Tensor:
     return torch.cat([p.grad.flatten() for p in policy.parameters() if p.grad is not None])
 
 
-def gradient_of(policy: Policy, name: str, how: How, given: Batch | None = None) -> torch.Tensor:
+def gradient_of(policy: Policy, name: str, how: UpdateConfig, given: Batch | None = None) -> torch.Tensor:
     for parameter in policy.parameters():
         parameter.grad = None
     gradient(policy, replace(find(name), penalties=()), given or batch(), how)

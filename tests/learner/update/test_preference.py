@@ -14,7 +14,7 @@ from edgewise.learner.methods.batch import Batch, Tokens
 from edgewise.learner.methods.method import override
 from edgewise.learner.methods.token_weights import per_sequence
 from edgewise.learner.policy.policy import Lora, Policy
-from edgewise.learner.update.gradient_step import How, gradient, logps_now
+from edgewise.learner.update.gradient_step import UpdateConfig, gradient, logps_now
 from edgewise.learner.update.preference import (
     MPO,
     Preference,
@@ -177,12 +177,12 @@ def test_slices_keep_pairs_together_and_change_nothing(folder: Path) -> None:
         [1.0, -1.0] * 3,
         shift=[0.1] * 6,
     )
-    batch = batch.with_columns(start_logp=logps_now(made, batch, How()) - 0.5)
+    batch = batch.with_columns(start_logp=logps_now(made, batch, UpdateConfig()) - 0.5)
     found = []
     for size in (1, 12, 1000):
         for parameter in made.parameters():
             parameter.grad = None
-        gradient(made, MPO, batch, How(tokens=size))
+        gradient(made, MPO, batch, UpdateConfig(tokens=size))
         found.append(torch.cat([p.grad.flatten() for p in made.parameters() if p.grad is not None]))
     torch.testing.assert_close(found[0], found[2], rtol=1e-4, atol=1e-7)
     torch.testing.assert_close(found[1], found[2], rtol=1e-4, atol=1e-7)

@@ -6,13 +6,13 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from edgewise.mas.config import WiringConfig
+from edgewise.mas.config import GraphConfig
 from edgewise.mas.credit.ablation import Credit, credits, measured, smaller, with_emitted
 from edgewise.mas.credit.evidence import MOST, USUAL, Case, Delta, Evidence, strength
 from edgewise.mas.designs.interface import Draft, Query
 from edgewise.mas.graph.graph import Graph, Node, single
 from edgewise.mas.runtime.node import HEARD
-from edgewise.mas.spec import Job
+from edgewise.mas.spec import GraphSpec
 from edgewise.mas.training.step_credit import credited_with
 from edgewise.mas.training.trials import tried
 from edgewise.toolkit.errors import RewardError
@@ -232,14 +232,14 @@ def test_no_number_cannot_be_emitted():
 # ---- in a search -----------------------------------------------------------------------------------
 
 
-def job(**settings) -> Job:
+def job(**settings) -> GraphSpec:
     rows = [{"id": f"q{n}", "n": n, "target": "right"} for n in range(6)]
     task = Task.from_rows(
         rows, prompt="Number {n}", id="id", splits={"train": 0.4, "validation": 0.3, "test": 0.3}
     )
     every = (*task.train, *task.validation, *task.test)
     queries = {row.id: Query(row.id, row.messages[-1].content, np.zeros(2, np.float32)) for row in every}
-    return Job(task, WiringConfig(model="scripted/x", **settings), queries=queries)
+    return GraphSpec(task, GraphConfig(model="scripted/x", **settings), queries=queries)
 
 
 def model(request) -> str:

@@ -4,7 +4,7 @@ from edgewise.mas.credit.failures import FAILURES, counted, failure
 from edgewise.mas.graph.graph import Graph, Loop, Node
 from edgewise.mas.graph.roles import CATALOGUE
 from edgewise.mas.runtime.graph_run import GraphRun
-from edgewise.mas.runtime.node import Outcome
+from edgewise.mas.runtime.node import NodeOutput
 from edgewise.toolkit.types import Example, Message, Rollout, Score, Step
 from tests.support.plans import play
 
@@ -23,7 +23,7 @@ def ran(roles: str, edges, *said: str, loops=()) -> GraphRun:
     nodes = tuple(Node(name=n, role=r) for n, r in zip(names, roles.split(), strict=True))
     graph = Graph(nodes, tuple(tuple(e) for e in edges), names[-1], loops)
     outcomes = {
-        n: tuple(Outcome(n, "ok", text) for text in s.split()) for n, s in zip(names, said, strict=True)
+        n: tuple(NodeOutput(n, "ok", text) for text in s.split()) for n, s in zip(names, said, strict=True)
     }
     answer = said[-1].split()[-1]
     score = Score(VALUES[answer])

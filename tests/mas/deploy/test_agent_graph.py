@@ -13,7 +13,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from edgewise.mas.config import WiringConfig
+from edgewise.mas.config import GraphConfig
 from edgewise.mas.deploy.agent_graph import AgentGraph, Answered, answerer
 from edgewise.mas.designs.clustered import Table
 from edgewise.mas.designs.fixed import Fixed
@@ -21,7 +21,7 @@ from edgewise.mas.designs.query_encoder import encoded
 from edgewise.mas.graph.graph import Graph, Loop, Node, single
 from edgewise.mas.runtime.checkpoint import Retention
 from edgewise.mas.runtime.context import GraphLimits
-from edgewise.mas.spec import Job
+from edgewise.mas.spec import GraphSpec
 from edgewise.mas.training.loop import prepared
 from edgewise.mas.training.measurement import artifact_files
 from edgewise.toolkit.errors import (
@@ -105,7 +105,7 @@ def test_a_graph_is_used_with_the_settings_that_it_was_measured_with():
     for setting, ended in (({"graph_calls": 2}, "limit"), ({"graph_tokens": 40, "max_tokens": 9}, "limit")):
         with AgentGraph.of(artifact(**setting), client=Scripted(play)) as graph:
             assert graph.answer_sync("go").outcomes["end"][-1].ended == ended
-            assert graph.limits.node_seconds == WiringConfig.kept({}).node_seconds
+            assert graph.limits.node_seconds == GraphConfig.kept({}).node_seconds
     slow = artifact(single(), node_seconds=0.05)
     with AgentGraph.of(slow, client=Scripted(lambda _: asyncio.sleep(5, "late"))) as graph:
         assert graph.answer_sync("go").outcomes["solver"][-1].ended == "timeout"
@@ -115,8 +115,8 @@ def test_a_graph_is_used_with_the_settings_that_it_was_measured_with():
 
 def test_what_a_run_keeps_of_its_settings_is_what_is_used():
     given = {"turns": 3, "calling": "native", "node_seconds": 9.0, "graph_calls": 5, "graph_tokens": 700}
-    config = WiringConfig.model_validate(given)
-    assert WiringConfig.kept(config.in_use()) == config
+    config = GraphConfig.model_validate(given)
+    assert GraphConfig.kept(config.in_use()) == config
     with AgentGraph.of(artifact(**config.in_use()), client=Scripted(play)) as graph:
         assert (graph.team.turns, graph.team.calling) == (3, "native")
         assert graph.limits == config.graph_limits
@@ -131,7 +131,7 @@ def look(key: str) -> str:
 def test_the_tools_of_a_task_go_with_its_graph_or_are_asked_for():
     task = replace(sums.task(5), tools=load_tools([look, "python"]))
     job = play_plan(
-        prepared(Job(task, WiringConfig.model_validate({"search": "fixed", "encoder": "hashing"}))), str
+        prepared(GraphSpec(task, GraphConfig.model_validate({"search": "fixed", "encoder": "hashing"}))), str
     )
     files = artifact_files(job, Fixed(single()))
     assert files["graph.json"]["tools"] == ["look", "python"]

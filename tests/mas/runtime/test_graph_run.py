@@ -509,7 +509,7 @@ def test_tools_and_a_process_reward_may_emit_rewards_for_nodes() -> None:
         emit_reward(0.5)
         return "paid"
 
-    def process(context: Context, outcome: act.Outcome) -> None:
+    def process(context: Context, outcome: act.NodeOutput) -> None:
         context.emit_reward(outcome.node, 1.0)
 
     def model(request: Request) -> Answer:
@@ -529,7 +529,7 @@ def test_a_process_reward_for_a_node_that_is_not_there_is_named() -> None:
 
 
 def test_a_process_reward_that_raises_is_named() -> None:
-    def process(context: Context, outcome: act.Outcome) -> None:
+    def process(context: Context, outcome: act.NodeOutput) -> None:
         raise ValueError("no")
 
     with pytest.raises(RewardError, match="node 'a': ValueError: no"):

@@ -15,7 +15,7 @@ from edgewise.mas.graph.graph import Graph, Loop, Node
 from edgewise.mas.runtime.context import Context
 from edgewise.mas.runtime.graph_run import GraphLimits, GraphRun, graph_run
 from edgewise.mas.runtime.langgraph_compiler import added, compiled, data_of, plain
-from edgewise.mas.runtime.node import Outcome
+from edgewise.mas.runtime.node import NodeOutput
 from edgewise.toolkit.model.scripted import Scripted
 from edgewise.toolkit.run.driver import Driver
 from edgewise.toolkit.types import Request
@@ -155,7 +155,7 @@ def test_a_person_may_change_what_was_said_before_a_node_goes_on() -> None:
     async def interrupted() -> tuple[Any, Any]:
         app = compiled(JOIN, checkpointer=InMemorySaver(), interrupt_before=["d"])
         paused = await app.ainvoke({"query": "q"}, config, context=context(JOIN))
-        better = data_of(Outcome("c", "ok", "what a person says"), 0)
+        better = data_of(NodeOutput("c", "ok", "what a person says"), 0)
         await app.aupdate_state(config, {"outcomes": {"c": [better]}})
         # As after a restart: the context is a new one, and all that was said is in the state.
         words: Model = lambda request: request.messages[-1].content  # noqa: E731
@@ -168,7 +168,7 @@ def test_a_person_may_change_what_was_said_before_a_node_goes_on() -> None:
 
 def test_the_reducer_keeps_all_nodes_and_rounds_in_any_order() -> None:
     def data(name: str, round_: int, text: str) -> dict[str, Any]:
-        return {name: [data_of(Outcome(name, "ok", text), round_)]}
+        return {name: [data_of(NodeOutput(name, "ok", text), round_)]}
 
     merged = added(added(data("a", 1, "later"), data("b", 0, "other")), data("a", 0, "first"))
     assert [each["text"] for each in merged["a"]] == ["first", "later"] and len(merged["b"]) == 1

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from edgewise.mas.graph.graph import Node, single
 from edgewise.mas.graph.roles import CATALOGUE, Role, catalogue
-from edgewise.mas.runtime.node import SHOWN, Outcome, Team, act, same
+from edgewise.mas.runtime.node import SHOWN, NodeOutput, Team, act, same
 from edgewise.toolkit.errors import GraphError
 from edgewise.toolkit.rollout.agent import Agent, rollout
 from edgewise.toolkit.tools.tool import tool_from
@@ -29,7 +29,7 @@ LOOK = tool_from(look)
 TEAM = Team(CATALOGUE, "m", SAMPLING, {"look": LOOK})
 
 
-def done(role: str, says, heard=(), team=TEAM, **different) -> Outcome:
+def done(role: str, says, heard=(), team=TEAM, **different) -> NodeOutput:
     """The outcome of a node whose model says `says`: a text, texts one after the other, or a function."""
     replies = iter([says] if isinstance(says, str) else says if isinstance(says, list) else ())
     node = Node(name="me", role=role, **different)
@@ -49,8 +49,8 @@ def asked(role: str, heard=(), team=TEAM, **different) -> Request:
     return seen[0]
 
 
-def said(node: str, text: str, weight: float = 1.0, result: str = "") -> Outcome:
-    return Outcome(node, "ok", text, weight=weight, result=result)
+def said(node: str, text: str, weight: float = 1.0, result: str = "") -> NodeOutput:
+    return NodeOutput(node, "ok", text, weight=weight, result=result)
 
 
 # ---- what a node is asked ------------------------------------------------------------------------------------
@@ -66,7 +66,7 @@ def test_a_solver_asks_exactly_what_a_plain_agent_asks(own):
 
 def test_a_prompt_stands_behind_the_task_and_what_was_heard():
     request = asked(
-        "critic", [said("solver", "41"), Outcome("other", "failed", error="down")], lessons=("Count.",)
+        "critic", [said("solver", "41"), NodeOutput("other", "failed", error="down")], lessons=("Count.",)
     )
     system, question = request.messages
     assert system == ROW.messages[0]
@@ -234,7 +234,7 @@ def test_the_majority_counts_answers_and_not_their_dress():
         said("a", "41"),
         said("b", "I think:\n**42**."),
         said("c", "so\nRESULT: 42", result="42"),
-        Outcome("d", "failed", error="down"),
+        NodeOutput("d", "failed", error="down"),
     ]
     outcome = done("majority", never, heard)
     assert (outcome.ended, outcome.text, outcome.rollout) == ("ok", "I think:\n**42**.", None)
@@ -276,7 +276,7 @@ def test_weights_count_only_where_they_are_meant_to():
 
 
 def test_a_vote_that_hears_nothing_is_silent():
-    outcome = done("majority", never, [Outcome("a", "failed")])
+    outcome = done("majority", never, [NodeOutput("a", "failed")])
     assert (outcome.ended, outcome.heard) == ("silent", False)
 
 

@@ -3,7 +3,7 @@
 import pytest
 
 from edgewise.mas import spec
-from edgewise.mas.config import WiringConfig
+from edgewise.mas.config import GraphConfig
 from edgewise.mas.two_level import system
 from edgewise.toolkit import Task
 from edgewise.toolkit.errors import ConfigError
@@ -13,6 +13,6 @@ from edgewise.toolkit.run.config import resolve
 def test_a_task_that_is_played_is_refused() -> None:
     task = Task.from_rows([{"seed": n} for n in range(9)], prompt="Play.", environment="house")
     with pytest.raises(ConfigError, match="played in the environment house, and graphs answer once"):
-        spec.Job(task, resolve(WiringConfig, {}))
+        spec.GraphSpec(task, resolve(GraphConfig, {}))
     with pytest.raises(ConfigError, match="played in the environment house, and a planner answers once"):
         system.prepared(task, resolve(system.TwoLevelConfig, {}))

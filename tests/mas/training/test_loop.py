@@ -6,9 +6,9 @@ from pathlib import Path
 import pytest
 
 from edgewise.mas.api import design
-from edgewise.mas.config import WiringConfig
+from edgewise.mas.config import GraphConfig
 from edgewise.mas.search.load_design import load
-from edgewise.mas.spec import Job
+from edgewise.mas.spec import GraphSpec
 from edgewise.mas.training.loop import batch
 from edgewise.toolkit.budget.ledger import Limits
 from edgewise.toolkit.errors import ConfigError, LimitReached
@@ -122,7 +122,7 @@ def test_every_searcher_runs_by_the_same_loop_and_keeps_to_the_limit_on_agents(t
 
 def test_batches_go_through_all_rows_before_any_comes_again():
     task = sums.task(20)
-    job = Job(task, resolve(WiringConfig, {"batch_size": 5}), queries={})
+    job = GraphSpec(task, resolve(GraphConfig, {"batch_size": 5}), queries={})
     first = [row.id for number in (1, 2, 3) for row in batch(job, number)[0]]
     assert len(set(first)) == 15
     assert batch(job, 4)[1] == 1 and batch(job, 5)[1] == 2

@@ -6,11 +6,11 @@ import pytest
 from hypothesis import given, settings
 
 from edgewise.experience.guard.guard import Guard
-from edgewise.mas.config import WiringConfig
+from edgewise.mas.config import GraphConfig
 from edgewise.mas.designs.interface import Query
 from edgewise.mas.graph.graph import Graph, Node, single
 from edgewise.mas.graph.roles import CATALOGUE, Role
-from edgewise.mas.spec import Job
+from edgewise.mas.spec import GraphSpec
 from edgewise.mas.training.role_proposals import (
     Proposals,
     Recruiter,
@@ -257,7 +257,7 @@ def test_a_run_recruits_a_role_that_helps():
     task_ = task()
     every = (*task_.train, *task_.validation, *task_.test)
     queries = {row.id: Query(row.id, row.messages[-1].content, np.zeros(2, np.float32)) for row in every}
-    job = Job(task_, WiringConfig(model="scripted/x", recruit=2), queries=queries)
+    job = GraphSpec(task_, GraphConfig(model="scripted/x", recruit=2), queries=queries)
     notes = []
     found = asyncio.run(drive(recruited(job), Scripted(model), notes.append))
     assert list(found) == ["speller"]
@@ -267,5 +267,5 @@ def test_a_run_recruits_a_role_that_helps():
 
 
 def test_nobody_is_recruited_unasked():
-    job = Job(task(), WiringConfig(model="scripted/x"))
+    job = GraphSpec(task(), GraphConfig(model="scripted/x"))
     assert play(recruited(job), lambda request: pytest.fail("asked")) == {}

@@ -6,16 +6,16 @@ from typing import Any
 
 import pytest
 
-from edgewise.mas.config import WiringConfig
-from edgewise.mas.designs.fixed import Fixed, Rival
+from edgewise.mas.config import GraphConfig
+from edgewise.mas.designs.fixed import EqualTokenBaseline, Fixed
 from edgewise.mas.designs.interface import Draft
 from edgewise.mas.designs.patterns import chain, self_consistency
 from edgewise.mas.graph.graph import Graph, Node, single
-from edgewise.mas.spec import Job
+from edgewise.mas.spec import GraphSpec
 from edgewise.mas.training import loop
 from edgewise.mas.training.gate import equal_tokens
 from edgewise.mas.training.loop import prepared
-from edgewise.mas.training.trials import Tried, measured_runs, tried
+from edgewise.mas.training.trials import EvaluatedGraphs, measured_runs, tried
 from edgewise.toolkit.errors import ConfigError
 from edgewise.toolkit.model.scripted import Scripted
 from edgewise.toolkit.run.config import resolve
@@ -32,17 +32,17 @@ TEAM = Graph(
 SHORT = chain("drafter", "critic", "reviser")
 
 
-def a_job(model: Any, reward: str = "exact", **settings: object) -> Job:
+def a_job(model: Any, reward: str = "exact", **settings: object) -> GraphSpec:
     given = {"model": sums.SCRIPTED, "judge": sums.JUDGE, "encoder": "hashing", **settings}
     roles = {"roles": "calculator,drafter,critic,reviser,majority"}
-    config = resolve(WiringConfig, {**given, **roles})
+    config = resolve(GraphConfig, {**given, **roles})
     task = sums.Task.from_rows(
         sums.rows(10), prompt="{q}", reward=reward, id="id", name="sums", splits=sums.SPLITS
     )
-    return play(prepared(Job(task, config, sums.ROLES)), model)
+    return play(prepared(GraphSpec(task, config, sums.ROLES)), model)
 
 
-def found(*graphs: Graph, reward: str = "exact", **settings: object) -> tuple[Tried, list[Request]]:
+def found(*graphs: Graph, reward: str = "exact", **settings: object) -> tuple[EvaluatedGraphs, list[Request]]:
     """What was tried on the first row, and the requests."""
     asked: list[Request] = []
 
@@ -55,7 +55,7 @@ def found(*graphs: Graph, reward: str = "exact", **settings: object) -> tuple[Tr
     return play(tried(job, row, [Draft(graph) for graph in graphs], 1), model), asked
 
 
-def beside(each: Tried) -> dict[tuple[str, ...], float]:
+def beside(each: EvaluatedGraphs) -> dict[tuple[str, ...], float]:
     """Qualities by the roles of the graphs that ran beside the drafts."""
     return {tuple(n.role for n in t.draft.graph.nodes): t.parts["quality"] for t in each.trials.beside}
 
@@ -86,7 +86,7 @@ def test_a_smaller_trial_is_what_its_graph_gets_by_itself() -> None:
 def test_no_limit_of_a_run_cuts_one_agent_at_equal_tokens_short() -> None:
     job = a_job(sums.play, graph_calls=4)
     votes = self_consistency(6, "drafter")
-    for design, calls in ((Fixed(votes), 4), (Rival(votes), 6)):
+    for design, calls in ((Fixed(votes), 4), (EqualTokenBaseline(votes), 6)):
         plan = measured_runs(job, design, job.task.test[:1])
         ((run,),) = asyncio.run(drive(plan, Scripted(sums.play)))
         drafts = [each for (each,) in run.outcomes.values() if each.rollout]

@@ -25,7 +25,7 @@ from edgewise.mas.two_level.advantages import (
     two_levels,
     well_formed,
 )
-from edgewise.mas.two_level.delegation import Terms, sub_runs
+from edgewise.mas.two_level.delegation import DelegationSpec, sub_runs
 from edgewise.toolkit.reward.reward import resolve
 from edgewise.toolkit.rollout.tool_calls import UNREADABLE
 from edgewise.toolkit.types import Message, Reply, ToolCall
@@ -77,7 +77,7 @@ def expert(answer: str, question: str) -> dict:
 
 
 def grading(**changes) -> Grading:
-    return replace(Grading(resolve("exact"), resolve(expert), "judge", Terms()), **changes)
+    return replace(Grading(resolve("exact"), resolve(expert), "judge", DelegationSpec()), **changes)
 
 
 def grade(run, **changes):

@@ -6,7 +6,7 @@ import pytest
 from edgewise.experience.distil.distiller import Distiller
 from edgewise.experience.library.library import Library, lesson
 from edgewise.mas.two_level.comparison import Contrast, compared, contrasts, picks
-from edgewise.mas.two_level.delegation import Terms
+from edgewise.mas.two_level.delegation import DelegationSpec
 from tests.support.mas.by_hand import EXAMPLE, levels, said, scored
 from tests.support.plans import play
 
@@ -15,7 +15,7 @@ NOTHING = '{"operations": []}'
 
 def drawn(*runs, shown=4, siblings=2):
     """(level, rewards of the runs, whether they are siblings) of each contrast."""
-    found = contrasts(*levels(*runs), Terms(), shown, siblings)
+    found = contrasts(*levels(*runs), DelegationSpec(), shown, siblings)
     return [(x.level, [run.score.value for run in x.runs], bool(x.siblings_of)) for x in found]
 
 
@@ -63,7 +63,7 @@ def test_a_run_without_a_reward_is_never_compared():
 
 
 def test_a_contrast_of_sub_runs_names_their_tasks():
-    found = contrasts(*levels((1.0, [0.1, 1.0]), (0.1, [0.2, 0.2])), Terms(), 1, 0)[-1]
+    found = contrasts(*levels((1.0, [0.1, 1.0]), (0.1, [0.2, 0.2])), DelegationSpec(), 1, 0)[-1]
     assert [run.score.value for run in found.runs] == [0.1, 1.0]
     assert found.tasks == ("part 0", "part 1")
 

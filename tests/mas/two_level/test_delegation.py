@@ -6,7 +6,14 @@ import json
 import pytest
 
 from edgewise.experience.library.library import Library, lesson
-from edgewise.mas.two_level.delegation import Member, Order, Terms, delegated, orders, sub_runs
+from edgewise.mas.two_level.delegation import (
+    DelegateAgent,
+    DelegationSpec,
+    Order,
+    delegated,
+    orders,
+    sub_runs,
+)
 from edgewise.toolkit.errors import ConfigError
 from edgewise.toolkit.model.scripted import Scripted
 from edgewise.toolkit.rollout.agent import Agent
@@ -19,9 +26,9 @@ EXAMPLE = Example("r1", (Message("system", "Be brief."), Message("user", "Add 2+
 PLANNER, SUB = "You lead.", "You work."
 
 
-def member(role: str, prompt: str, calling="native", library=None, **changes) -> Member:
+def member(role: str, prompt: str, calling="native", library=None, **changes) -> DelegateAgent:
     agent = Agent("scripted/x", role=role, calling=calling, **changes)
-    return Member(agent, prompt, library or Library())
+    return DelegateAgent(agent, prompt, library or Library())
 
 
 def calls(*tasks, calling="native"):
@@ -68,7 +75,7 @@ def test_calls_of_several_turns_come_back_in_order(calling):
     done = run(model, calling=calling)
     assert (done.answer, done.stop, done.role, done.sample) == ("14", "stop", "main", 3)
     assert [[call.answer for call in step.calls] for step in done.steps] == [["5", "9"], ["14"], []]
-    assert orders(done, Terms()) == (Order("2+3"), Order("4+5"), Order("5+9"))
+    assert orders(done, DelegationSpec()) == (Order("2+3"), Order("4+5"), Order("5+9"))
     assert [each.role for each in sub_runs(done)] == ["sub"] * 3
     assert len({each.id for each in sub_runs(done)}) == 3
     assert {each.sample for each in sub_runs(done)} == {3}
@@ -99,7 +106,7 @@ def test_each_side_has_its_own_prompt_lessons_and_tools_and_a_sub_agent_sees_its
 
 
 def test_named_roles_have_their_instruction_and_must_be_named():
-    terms = Terms({"adder": "You add.", "checker": "You check."})
+    terms = DelegationSpec({"adder": "You add.", "checker": "You check."})
     by_name = {"task": "2+3", "role": "checker"}
     model = Pair(calls(by_name, "4+5", {"task": "1+1", "role": "cook"}), "14")
     done = run(model, terms)
@@ -114,8 +121,8 @@ def test_named_roles_have_their_instruction_and_must_be_named():
 
 def test_no_more_calls_than_the_terms_allow_within_a_turn_and_over_turns():
     model = Pair(calls("1+1", "2+2"), calls("3+3", "4+4"), "done")
-    done = run(model, Terms(most=3))
-    assert [order.task for order in orders(done, Terms(most=3))] == ["1+1", "2+2", "3+3"]
+    done = run(model, DelegationSpec(most=3))
+    assert [order.task for order in orders(done, DelegationSpec(most=3))] == ["1+1", "2+2", "3+3"]
     assert [each.answer for each in sub_runs(done)] == ["2", "4", "6"]
     assert model.told == ["6", "error: no more than 3 calls; answer with what you have"]
 
@@ -125,7 +132,7 @@ def test_a_call_that_breaks_the_terms_is_told_and_is_no_run(arguments):
     model = Pair(calls(arguments), calls("2+3"), "5")
     done = run(model)
     assert [each.answer for each in sub_runs(done)] == ["5"]
-    assert orders(done, Terms()) == (Order("2+3"),)
+    assert orders(done, DelegationSpec()) == (Order("2+3"),)
     assert "wrong arguments" in model.planner[1].messages[-1].content
 
 
@@ -134,7 +141,7 @@ def test_arguments_that_are_no_object_are_told(written):
     broken = Reply(Message("assistant", "", (ToolCall("c0", "delegate", written),)), "tools")
     model = Pair(broken, "5")
     done = run(model)
-    assert sub_runs(done) == orders(done, Terms()) == ()
+    assert sub_runs(done) == orders(done, DelegationSpec()) == ()
     assert model.told[0].startswith("error: the arguments")
 
 
@@ -143,7 +150,7 @@ def test_a_sub_agent_that_fails_is_data_and_the_planner_hears_of_it():
     model = Pair(calls("2+3", "4+5"), "9", does=lambda task: failing if task == "2+3" else "9")
     done = run(model)
     assert [each.stop for each in sub_runs(done)] == ["timeout", "stop"]
-    assert [order.task for order in orders(done, Terms())] == ["2+3", "4+5"]
+    assert [order.task for order in orders(done, DelegationSpec())] == ["2+3", "4+5"]
     assert model.told == ["error: the agent failed (timeout): too slow", "9"]
     assert not done.failed
 
@@ -212,4 +219,4 @@ def test_calls_of_one_turn_run_together_and_stay_in_order():
 @pytest.mark.parametrize("wrong", [{"roles": {}}, {"most": 0}])
 def test_terms_that_allow_nothing_are_refused(wrong):
     with pytest.raises(ConfigError):
-        Terms(**wrong)
+        DelegationSpec(**wrong)

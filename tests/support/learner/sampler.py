@@ -10,7 +10,7 @@ from peft import set_peft_model_state_dict
 from safetensors.torch import load_file
 
 from edgewise.learner.policy.policy import Policy
-from edgewise.learner.sampling.generate import Ask, sample
+from edgewise.learner.sampling.generate import CompletionRequest, sample
 
 
 class Sampler:
@@ -27,7 +27,7 @@ class Sampler:
         self.models: list[str] = []
         self.loaded: list[Any] = []
         self.bodies: list[dict[str, Any]] = []
-        self._waiting: list[tuple[Ask, asyncio.Future[Any]]] = []
+        self._waiting: list[tuple[CompletionRequest, asyncio.Future[Any]]] = []
 
     def __enter__(self) -> "Sampler":
         started = threading.Event()
@@ -69,7 +69,7 @@ class Sampler:
             error = {"message": message, "param": "return_token_ids"}
             return web.json_response({"error": error}, status=400)
         drawn = await self._drawn(
-            Ask(
+            CompletionRequest(
                 tuple(body["prompt"]),
                 body["max_tokens"],
                 body.get("temperature", 1.0),
@@ -87,7 +87,7 @@ class Sampler:
         usage = {"prompt_tokens": len(body["prompt"]), "completion_tokens": len(drawn.ids)}
         return web.json_response({"model": body["model"], "choices": [choice], "usage": usage})
 
-    async def _drawn(self, ask: Ask) -> Any:
+    async def _drawn(self, ask: CompletionRequest) -> Any:
         """What is asked in the same moment is drawn together."""
         mine = self._loop.create_future()
         self._waiting.append((ask, mine))

@@ -8,7 +8,7 @@ from typing import Any, TypeVar
 
 from edgewise.mas.graph.graph import Graph, Loop, Node
 from edgewise.mas.graph.roles import Role
-from edgewise.mas.runtime.node import Outcome, Team, act
+from edgewise.mas.runtime.node import NodeOutput, Team, act
 from edgewise.toolkit.model.scripted import Scripted
 from edgewise.toolkit.tools.tool import Function
 from edgewise.toolkit.types import Example, Message, Reply, Request, Sampling, Tool, ToolCall
@@ -157,9 +157,9 @@ def _node(name: str, rng: random.Random) -> Node:
 
 def interpreted(
     graph: Graph, team: Team, takes: Callable[[Request], float] | None = None
-) -> tuple[dict[str, list[Outcome]], float]:
+) -> tuple[dict[str, list[NodeOutput]], float]:
     """What comes of each node in each round, one after the other, and how long the critical path takes."""
-    found: dict[str, list[Outcome]] = {}
+    found: dict[str, list[NodeOutput]] = {}
     end: dict[str, float] = {}
 
     def run(name: str, also: list[str]) -> None:
@@ -182,13 +182,13 @@ def interpreted(
     return found, end[graph.exit]
 
 
-def _word(outcomes: list[Outcome]) -> Outcome:
+def _word(outcomes: list[NodeOutput]) -> NodeOutput:
     return ([x for x in outcomes if x.text] or outcomes)[-1]
 
 
 def _played(
-    team: Team, node: Node, heard: list[Outcome], takes: Callable[[Request], float]
-) -> tuple[Outcome, float]:
+    team: Team, node: Node, heard: list[NodeOutput], takes: Callable[[Request], float]
+) -> tuple[NodeOutput, float]:
     took: list[float] = []
 
     def answer(request: Request) -> str | Reply:
@@ -201,9 +201,9 @@ def _played(
     try:
         outcome = play(act(team, node, EXAMPLE, heard, sample=0, seed=0), answer)
     except RuntimeError:
-        outcome = Outcome(node.name, "failed")
+        outcome = NodeOutput(node.name, "failed")
     if sum(took) > NODE_SECONDS:
-        return Outcome(node.name, "timeout"), NODE_SECONDS
+        return NodeOutput(node.name, "timeout"), NODE_SECONDS
     return outcome, sum(took)
 
 

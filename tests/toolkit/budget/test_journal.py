@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from edgewise.toolkit.budget.journal import Journal, address
 from edgewise.toolkit.errors import JournalError
-from edgewise.toolkit.types import Message, Payer, Reply, Request, Sampling, Tool, ToolCall, Usage
+from edgewise.toolkit.types import BilledTo, Message, Reply, Request, Sampling, Tool, ToolCall, Usage
 
 BASE = Request("openai/m", (Message("user", "hi"),), Sampling(temperature=1.0, max_tokens=5, seed=3))
 REPLY = Reply(Message("assistant", "yes"), usage=Usage(3, 1, 2), latency=0.25, model="m-1")
@@ -57,7 +57,7 @@ def test_whatever_shapes_the_reply_changes_the_address(change):
 
 
 def test_the_payer_the_order_of_keys_and_the_type_of_a_number_do_not_change_the_address():
-    same = replace(BASE, payer=Payer("judge", 7, "x"), sampling=replace(BASE.sampling, temperature=1))
+    same = replace(BASE, payer=BilledTo("judge", 7, "x"), sampling=replace(BASE.sampling, temperature=1))
     assert address(same) == address(BASE)
     schemas = ({"a": 1, "b": 2}, {"b": 2, "a": 1})
     assert len({address(replace(BASE, schema=schema)) for schema in schemas}) == 1
@@ -86,7 +86,7 @@ requests = st.builds(
     st.lists(st.builds(Tool, texts, texts, st.dictionaries(texts, st.integers())), max_size=2).map(tuple),
     st.integers(0, 5),
     st.none() | st.dictionaries(texts, texts),
-    st.builds(Payer, st.just("judge"), st.integers(0, 9), st.text(max_size=5)),
+    st.builds(BilledTo, st.just("judge"), st.integers(0, 9), st.text(max_size=5)),
     st.booleans(),
 )
 replies = st.builds(

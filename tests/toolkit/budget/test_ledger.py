@@ -11,7 +11,7 @@ from edgewise.toolkit.budget.journal import Entry
 from edgewise.toolkit.budget.ledger import PICO, Ledger, Limits, cost, input_bound
 from edgewise.toolkit.budget.prices import Price
 from edgewise.toolkit.errors import ConfigError, LimitReached, UnknownPrice
-from edgewise.toolkit.types import Message, Payer, Reply, Request, Sampling, Tool, Usage
+from edgewise.toolkit.types import BilledTo, Message, Reply, Request, Sampling, Tool, Usage
 
 PRICE = Price(input=0.15, output=0.6, cached=0.075)
 MODEL = "openai/x"
@@ -188,7 +188,7 @@ def test_money_is_exact_and_unknown_money_is_not_zero():
 def test_the_table_sums_by_any_axis_and_every_sum_is_the_total():
     ledger = Ledger(prices={MODEL: PRICE})
     payers = [
-        Payer(role, step, example) for role in ("rollout", "judge") for step in (0, 1) for example in "ab"
+        BilledTo(role, step, example) for role in ("rollout", "judge") for step in (0, 1) for example in "ab"
     ]
     ledger.restore([entry(request(payer=payer), reply(output=n)) for n, payer in enumerate(payers)])
     assert list(ledger.table("role", "step")) == [

@@ -13,7 +13,7 @@ from edgewise.toolkit.model.client import TimedOut, Unanswered
 from edgewise.toolkit.model.middleware import Adaptive, Budget, Journaled, Retry, Timeout, stack
 from edgewise.toolkit.model.router import Router
 from edgewise.toolkit.model.scripted import Scripted
-from edgewise.toolkit.types import Message, Payer, Reply, Request, Sampling, Usage
+from edgewise.toolkit.types import BilledTo, Message, Reply, Request, Sampling, Usage
 from tests.support.server import Fault, Server, in_order
 
 MODEL = "scripted/a:b"
@@ -202,7 +202,7 @@ def test_retries_of_many_calls_at_once_do_not_mix():
 def test_a_call_is_booked_on_its_payer_and_what_the_provider_turned_away_on_nobody():
     ledger = Ledger()
     client = Budget(failing(Unanswered("", 429), UnknownModel("")), ledger)
-    run(client, *(asked(payer=Payer("judge", 2, "x")) for _ in range(3)))
+    run(client, *(asked(payer=BilledTo("judge", 2, "x")) for _ in range(3)))
     assert ledger.table("role", "step", "example").keys() == {("judge", 2, "x")}
     assert ledger.total.calls == 1
 

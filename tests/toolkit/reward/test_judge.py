@@ -5,7 +5,7 @@ import pytest
 
 from edgewise.toolkit.errors import RewardError
 from edgewise.toolkit.reward.reward import resolve
-from edgewise.toolkit.types import Example, Message, Payer, Reply, Rollout, Score, Step
+from edgewise.toolkit.types import BilledTo, Example, Message, Reply, Rollout, Score, Step
 from tests.support.plans import play
 
 EXAMPLE = Example("e1", (Message("user", "Say hello."),), "hello")
@@ -42,7 +42,7 @@ def test_the_score_is_brought_to_0_to_1_with_its_reason(scale, given, value):
 def test_the_request_is_booked_on_the_judge_and_asks_for_a_schema():
     (request,), _ = played([verdict(1)], rubric="Be kind.", scale=5)
     assert request.model == "judge" and request.sample == 0
-    assert request.payer == Payer("judge", example="e1")
+    assert request.payer == BilledTo("judge", example="e1")
     assert request.schema["properties"]["score"] == {"type": "integer", "minimum": 1, "maximum": 5}
     system, user = (message.content for message in request.messages)
     assert "Be kind." in system and "from 1 to 5" in system
@@ -163,7 +163,7 @@ def test_no_sample_has_a_better_place():
 def test_one_call_compares_all_by_the_rubric_and_is_booked_on_the_judge():
     runs = [answered("a", 0), answered("b", 1)]
     (request,), _ = ranked([table([1, 0])], runs, rubric="Be kind.", model="own")
-    assert request.model == "own" and request.payer == Payer("judge", example="e1")
+    assert request.model == "own" and request.payer == BilledTo("judge", example="e1")
     assert "Be kind." in request.messages[0].content and "2 answers" in request.messages[0].content
     assert "Say hello." in request.messages[1].content
     listed = request.schema["properties"]["scores"]

@@ -10,9 +10,9 @@ from hypothesis import strategies as st
 
 from edgewise.toolkit.errors import Interrupted
 from edgewise.toolkit.model.scripted import Scripted
-from edgewise.toolkit.run.driver import Brake, Braked, Driver, booked, drive
+from edgewise.toolkit.run.driver import CancellableClient, Cancellation, Driver, charge_to_step, drive
 from edgewise.toolkit.tracking.events import ReplyReceived, StageStarted
-from edgewise.toolkit.types import Message, Payer, Request, Work
+from edgewise.toolkit.types import BilledTo, BlockingCall, Message, Request
 from tests.support.plans import play
 
 
@@ -90,8 +90,8 @@ def test_calls_that_still_wait_for_a_place_do_not_start_after_an_error():
             async with self.place:
                 return await self.inner.ask(asked)
 
-    client, brake = Slow(), Brake()
-    waiting = OneAtATime(Braked(client, brake))
+    client, brake = Slow(), Cancellation()
+    waiting = OneAtATime(CancellableClient(client, brake))
     plans = [ask("0.0 a"), ask("0.0 bad"), *(ask(f"0.0 {n}") for n in range(20))]
     with pytest.raises(ValueError, match="bad"):
         asyncio.run(Driver(waiting, brake=brake).run(together(plans)))
@@ -116,7 +116,11 @@ def test_work_runs_in_a_thread_of_its_own_and_async_work_in_the_loop():
         return number + 2, threading.current_thread()
 
     def works():
-        return (yield Work(blocking, (1,))), (yield Work(waiting, (1,))), (yield Work(lambda: waiting(2)))
+        return (
+            (yield BlockingCall(blocking, (1,))),
+            (yield BlockingCall(waiting, (1,))),
+            (yield BlockingCall(lambda: waiting(2))),
+        )
 
     (two, thread), (three, loop), (four, _) = asyncio.run(drive(works(), Slow()))
     assert (two, three, four) == (2, 3, 4)
@@ -128,7 +132,7 @@ def test_blocking_work_of_several_plans_overlaps():
     meeting = threading.Barrier(2, timeout=5)
 
     def meet():
-        return (yield Work(meeting.wait))
+        return (yield BlockingCall(meeting.wait))
 
     assert sorted(asyncio.run(drive(together([meet(), meet()]), Slow()))) == [0, 1]
 
@@ -162,7 +166,7 @@ def test_booked_marks_every_request_however_deep_and_changes_nothing_else():
         first = yield request("a")
         rest = yield [ask("b"), together([ask("c", "d"), ask("e")])]
         yield StageStarted("n")
-        done = yield Work(lambda: 5)
+        done = yield BlockingCall(lambda: 5)
         return first.message.content, rest, done
 
     asked = []
@@ -171,8 +175,8 @@ def test_booked_marks_every_request_however_deep_and_changes_nothing_else():
         asked.append(each)
         return text(each)
 
-    assert play(booked(tree(), 7), answer) == ("a", [["b"], [["c", "d"], ["e"]]], 5)
-    assert [each.payer for each in asked] == [Payer(step=7)] * 5
+    assert play(charge_to_step(tree(), 7), answer) == ("a", [["b"], [["c", "d"], ["e"]]], 5)
+    assert [each.payer for each in asked] == [BilledTo(step=7)] * 5
 
 
 # A random plan: each part is a request, a work, a note, or a list of plans.
@@ -199,7 +203,7 @@ def grown(tree, path=()):
                 reply = yield request(f"{path} {what} after {told}")
                 told.append(reply.message.content)
             case "work":
-                told.append((yield Work(pow, (what, 2))))
+                told.append((yield BlockingCall(pow, (what, 2))))
             case "note":
                 told.append((yield StageStarted(path)))
             case "all":

@@ -10,7 +10,7 @@ import pytest
 from edgewise.toolkit.errors import LimitReached
 from edgewise.toolkit.run.driver import Driver, drive
 from edgewise.toolkit.run.sync_bridge import bridged
-from edgewise.toolkit.types import Message, Reply, Request, Work
+from edgewise.toolkit.types import BlockingCall, Message, Reply, Request
 from tests.support.plans import play
 
 
@@ -100,7 +100,7 @@ def test_a_dropped_run_ends_the_thread(busy):
         ask(waiting())
 
     def waiting():
-        yield Work(asyncio.sleep, (60,))
+        yield BlockingCall(asyncio.sleep, (60,))
 
     async def cancelled():
         async with asyncio.timeout(0.05):

@@ -18,7 +18,7 @@ import numpy as np
 from pydantic import Field
 
 from edgewise.toolkit.errors import TaskError
-from edgewise.toolkit.groups.sampling.rollout_plan import Asked, phased
+from edgewise.toolkit.groups.sampling.rollout_plan import SamplingRequest, phased
 from edgewise.toolkit.groups.sampling.row_history import Memory, recalls
 from edgewise.toolkit.types import Example, Group, Plan, Rollout
 
@@ -29,7 +29,7 @@ Window = Annotated[int, Field(ge=1)]
 
 @recalls("worked")
 def explored(
-    asked: Asked, *, phases: int = 3, first: float = 0.5, most: float = 4.0, shots: int = 2
+    asked: SamplingRequest, *, phases: int = 3, first: float = 0.5, most: float = 4.0, shots: int = 2
 ) -> Plan[list[Group]]:
     """
     `size` rollouts of each row on average, dealt out in `phases`; see `toolkit.groups.sampling.rollout_plan.phased`.
@@ -54,7 +54,7 @@ def explored(
 
 @recalls("rescued")
 def scaffolded(
-    asked: Asked,
+    asked: SamplingRequest,
     *,
     exempt: float = 0.15,
     window: Window | None = None,
@@ -95,7 +95,7 @@ def plateau(rates: Sequence[float], window: int) -> bool:
 
 
 @recalls("recent")
-def hinted(asked: Asked) -> Plan[list[Group]]:
+def hinted(asked: SamplingRequest) -> Plan[list[Group]]:
     """
     As `fixed`, but rows that had less than the mean reward of the last hundred groups are asked with hints.
 
@@ -138,7 +138,7 @@ def with_hints(example: Example, hints: Sequence[Any]) -> Example:
     )
 
 
-def _likeness(asked: Asked, rows: Sequence[Example]) -> Plan[Likeness]:
+def _likeness(asked: SamplingRequest, rows: Sequence[Example]) -> Plan[Likeness]:
     """The cosine of the vectors of two questions, of these rows or of solved ones; without `embed`, common words."""
     solved = [each.question for each in asked.memory.worked.values()]
     if asked.embed is None or not solved:
@@ -175,7 +175,7 @@ def _with(group: Group, place: int, run: Rollout | None) -> Group:
 
 
 def _climbed(
-    asked: Asked, example: Example, levels: Sequence[list[str]], full: float
+    asked: SamplingRequest, example: Example, levels: Sequence[list[str]], full: float
 ) -> Plan[Rollout | None]:
     for number, hints in enumerate(levels):
         (run,) = yield from asked.draw(with_hints(example, hints), asked.size + number, 1)
@@ -184,7 +184,9 @@ def _climbed(
     return None
 
 
-def _all(asked: Asked, example: Example, levels: Sequence[list[str]], full: float) -> Plan[Rollout | None]:
+def _all(
+    asked: SamplingRequest, example: Example, levels: Sequence[list[str]], full: float
+) -> Plan[Rollout | None]:
     drawn = yield [
         asked.draw(with_hints(example, hints), asked.size + number, 1) for number, hints in enumerate(levels)
     ]

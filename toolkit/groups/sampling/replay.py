@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import Field
 
-from edgewise.toolkit.groups.sampling.rollout_plan import Asked, mark
+from edgewise.toolkit.groups.sampling.rollout_plan import SamplingRequest, mark
 from edgewise.toolkit.groups.sampling.row_history import recalls
 from edgewise.toolkit.tracking.events import GroupsDeferred
 from edgewise.toolkit.types import Example, Group, Plan, Rollout
@@ -25,7 +25,7 @@ REPLAYED = "replayed"
 
 
 @recalls("leftover")
-def recovered(asked: Asked) -> Plan[list[Group]]:
+def recovered(asked: SamplingRequest) -> Plan[list[Group]]:
     """
     `wanted` mixed groups: first those left from the last step, then of new rows, which are sampled in batches.
 
@@ -45,7 +45,7 @@ def recovered(asked: Asked) -> Plan[list[Group]]:
 
 
 @recalls("buffer")
-def buffered(asked: Asked, *, capacity: Capacity = 1024) -> Plan[list[Group]]:
+def buffered(asked: SamplingRequest, *, capacity: Capacity = 1024) -> Plan[list[Group]]:
     """
     As `fixed`, and for each group that is not mixed as many rollouts of the buffer, if there are any.
 

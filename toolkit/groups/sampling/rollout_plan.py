@@ -31,9 +31,9 @@ from edgewise.toolkit.errors import TaskError
 from edgewise.toolkit.groups.sampling.row_history import Memory
 from edgewise.toolkit.types import MARK, Example, Group, Plan, Rollout, Score, T
 
-Draw = Callable[[Example, int, int], Plan[tuple[Rollout, ...]]]
+SampleRollouts = Callable[[Example, int, int], Plan[tuple[Rollout, ...]]]
 """`draw(example, start, count)`: rollouts of an example with the sample indices start ... start + count - 1."""
-Give = Callable[[Example, str], Plan[Rollout]]
+ScoreGivenAnswer = Callable[[Example, str], Plan[Rollout]]
 """`give(example, answer)`: a graded rollout that says this, in tokens, without log-probabilities (NaN)."""
 Embed = Callable[[Sequence[str]], Plan[NDArray[np.floating]]]
 """`embed(texts)`: a vector of length 1 for each, (texts, D); such as are alike in meaning point the same way."""
@@ -47,7 +47,7 @@ def _cannot(example: Example, answer: str) -> Plan[Rollout]:
 
 
 @dataclass(frozen=True, slots=True)
-class Asked:
+class SamplingRequest:
     """
     What a step may sample: `queue` are rows in the order of choice, `wanted` how many of them make a step.
 
@@ -59,8 +59,8 @@ class Asked:
     queue: tuple[Example, ...]
     wanted: int
     size: int
-    draw: Draw
-    give: Give = _cannot
+    draw: SampleRollouts
+    give: ScoreGivenAnswer = _cannot
     memory: Memory = field(default_factory=Memory)
     done: float = 1.0
     rng: np.random.Generator = field(default_factory=lambda: np.random.default_rng(0))
@@ -72,12 +72,12 @@ class Asked:
         return Group(example, found[0].role, found)
 
 
-def fixed(asked: Asked) -> Plan[list[Group]]:
+def fixed(asked: SamplingRequest) -> Plan[list[Group]]:
     """The same number of rollouts for each of the first `wanted` rows."""
     return (yield [asked.group(example) for example in asked.queue[: asked.wanted]])
 
 
-def refill(asked: Asked) -> Plan[list[Group]]:
+def refill(asked: SamplingRequest) -> Plan[list[Group]]:
     """
     Groups until `wanted` of them are mixed, or the queue is empty: DAPO's dynamic sampling (arXiv 2503.14476).
 
@@ -86,7 +86,7 @@ def refill(asked: Asked) -> Plan[list[Group]]:
     return (yield from refilled(asked.queue, asked.group, asked.wanted, lambda group: group.mixed))
 
 
-def refill_imperfect(asked: Asked, *, best: float = 1.0) -> Plan[list[Group]]:
+def refill_imperfect(asked: SamplingRequest, *, best: float = 1.0) -> Plan[list[Group]]:
     """Groups until `wanted` of them are not all at the `best` reward, or the queue is empty; all-wrong ones count."""
 
     def imperfect(group: Group) -> bool:
@@ -95,7 +95,7 @@ def refill_imperfect(asked: Asked, *, best: float = 1.0) -> Plan[list[Group]]:
     return (yield from refilled(asked.queue, asked.group, asked.wanted, imperfect))
 
 
-def anchored(asked: Asked, *, below: int | None = None, full: float = 1.0) -> Plan[list[Group]]:
+def anchored(asked: SamplingRequest, *, below: int | None = None, full: float = 1.0) -> Plan[list[Group]]:
     """
     As `fixed`, and the row's reference answer as one more member of each group.
 
@@ -113,7 +113,7 @@ def anchored(asked: Asked, *, below: int | None = None, full: float = 1.0) -> Pl
     return (yield [study(example) for example in asked.queue[: asked.wanted]])
 
 
-def listed(asked: Asked) -> Plan[list[Group]]:
+def listed(asked: SamplingRequest) -> Plan[list[Group]]:
     """
     A group of all the answers that a row lists as "candidates", given in place of drawn ones.
 
@@ -130,7 +130,7 @@ def listed(asked: Asked) -> Plan[list[Group]]:
     return (yield [study(example) for example in asked.queue[: asked.wanted]])
 
 
-def delegated(asked: Asked, *, depth: int | None = None) -> Plan[list[Group]]:
+def delegated(asked: SamplingRequest, *, depth: int | None = None) -> Plan[list[Group]]:
     """
     As `fixed`, and for each row a group of each role of the runs that its rollouts delegated.
 
@@ -223,7 +223,7 @@ def _as_it_is(example: Example, runs: tuple[Rollout, ...]) -> Example:
 
 
 def phased(
-    draw: Draw,
+    draw: SampleRollouts,
     examples: Sequence[Example],
     budget: int,
     first: int,
@@ -235,7 +235,7 @@ def phased(
     The rollouts of each example, in order: `budget` of them in all, unless `most` for each stops it.
 
     The first of the `phases` draws `first` of each example. Every later one looks at the rewards so far and
-    deals out its equal share of what is left by `allocate`; `dress` may make another question of an example, by what
+    deals out its equal share of what is left by `allocate`; `insert_lessons` may make another question of an example, by what
     was drawn of it. A phase waits for the one before. Rewards must be
     graded as they are drawn, so a relative judge does not fit. ValueError where the numbers can't work.
     """

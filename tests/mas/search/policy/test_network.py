@@ -8,7 +8,16 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from edgewise.mas.designs.interface import Query
-from edgewise.mas.graph.construction import Move, Space, State, allowed, apply, build, deletable, replayed
+from edgewise.mas.graph.construction import (
+    BuildState,
+    Move,
+    Space,
+    allowed,
+    apply,
+    build,
+    deletable,
+    replayed,
+)
 from edgewise.mas.search import load_design
 from edgewise.mas.search.policy.network import Learner, Moved, Policy
 from edgewise.mas.search.policy.state_features import steps
@@ -52,7 +61,7 @@ def test_deletions_are_drawn_and_scored() -> None:
     assert np.isfinite(logp(stirred(1), with_delete, [QUERIES[0]] * len(with_delete))).all()
 
 
-def every_move(space: Space, state: State):
+def every_move(space: Space, state: BuildState):
     for action in np.flatnonzero(allowed(space, state)):
         if action == space.exit:
             yield Move(int(action))
@@ -92,7 +101,7 @@ def test_the_batched_pass_is_the_naive_loop_over_moves() -> None:
 def test_draws_follow_the_chances_that_are_scored() -> None:
     policy, space = stirred(5), SPACE
     firsts = [m[0].action for m in policy.sample([QUERIES[0]] * 2000, range(2000))]
-    usable = [int(a) for a in np.flatnonzero(allowed(space, State()))]
+    usable = [int(a) for a in np.flatnonzero(allowed(space, BuildState()))]
     chance = np.exp(logp(policy, [(Move(a),) for a in usable], [QUERIES[0]] * len(usable))[0])
     share = np.array([firsts.count(a) for a in usable]) / len(firsts)
     assert np.abs(share - chance).max() < 0.05

@@ -7,7 +7,7 @@ from edgewise.toolkit.errors import TaskError
 from edgewise.toolkit.groups.sampling import hints as plan_hints
 from edgewise.toolkit.groups.sampling import rollout_plan
 from edgewise.toolkit.groups.sampling.hints import HEAD, lacking, with_solved
-from edgewise.toolkit.groups.sampling.rollout_plan import GIVEN, Asked, mark
+from edgewise.toolkit.groups.sampling.rollout_plan import GIVEN, SamplingRequest, mark
 from edgewise.toolkit.groups.sampling.row_history import Memory, Record, Worked
 from edgewise.toolkit.types import Example, Group, Message, Rollout, Score, Step
 from tests.support.plans import play
@@ -51,7 +51,7 @@ class Player:
         yield
 
     def asked(self, *rows, size=8, **more):
-        return Asked(rows, len(rows), size, self.draw, self.give, **more)
+        return SamplingRequest(rows, len(rows), size, self.draw, self.give, **more)
 
     @property
     def levels(self):
@@ -239,7 +239,7 @@ def test_listed_answers_are_a_group():
 
 
 def test_answers_cannot_be_given_everywhere():
-    asked = Asked((row("a"),), 1, 2, Player(lambda *_: 0.0).draw)
+    asked = SamplingRequest((row("a"),), 1, 2, Player(lambda *_: 0.0).draw)
     with pytest.raises(TaskError, match="Row 'a': answers that are given"):
         made(rollout_plan.anchored, asked)
 
@@ -258,7 +258,7 @@ def calling(*counts):
         )
         yield
 
-    return Asked((row("a"),), 1, len(counts), draw)
+    return SamplingRequest((row("a"),), 1, len(counts), draw)
 
 
 def test_delegated_runs_are_groups_by_role_and_share_their_parents_mass():

@@ -5,7 +5,7 @@ import pytest
 from scipy.stats import chisquare
 
 from edgewise.toolkit.groups.sampling.replay import REPLAYED, buffered, drawn_by_advantage, recovered
-from edgewise.toolkit.groups.sampling.rollout_plan import Asked, marked
+from edgewise.toolkit.groups.sampling.rollout_plan import SamplingRequest, marked
 from edgewise.toolkit.groups.sampling.row_history import Memory
 from edgewise.toolkit.tracking.events import GroupsDeferred
 from edgewise.toolkit.types import Example, Group, Rollout, Score
@@ -30,7 +30,9 @@ def asked(mixed, wanted=4, **memory):
         return tuple(run(example.id, n, reward) for n, reward in enumerate(rewards))
         yield
 
-    return Asked(tuple(ROWS), wanted, 2, draw, memory=Memory(**memory), rng=np.random.default_rng(0))
+    return SamplingRequest(
+        tuple(ROWS), wanted, 2, draw, memory=Memory(**memory), rng=np.random.default_rng(0)
+    )
 
 
 def made(plan):
