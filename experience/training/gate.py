@@ -9,10 +9,11 @@ from edgewise.experience.library.library import Library
 from edgewise.experience.proposers.candidates import Candidates
 from edgewise.experience.spec import ExperienceSpec
 from edgewise.experience.training import rollouts as runs
-from edgewise.experience.training.records import ExperienceState, check_alive, mean
+from edgewise.experience.training.records import ExperienceState, mean
 from edgewise.toolkit.evaluation.comparison import reward_of
 from edgewise.toolkit.evaluation.gate import Choice, Scores, Verdict, choose
 from edgewise.toolkit.groups.sampling.row_selection import shuffled
+from edgewise.toolkit.rollout.health import check_alive
 from edgewise.toolkit.tracking.events import GroupsFinished, StageStarted
 from edgewise.toolkit.types import Example, Group, Plan
 
@@ -74,5 +75,5 @@ class Cached:
             self._seen[library.version, group.example.id] = group
         found = [self._seen[library.version, row.id] for row in rows]
         if library.version == self._current:
-            check_alive([run for group in found for run in group.members])
+            check_alive([run for group in found for run in group.members], needs_score=True)
         return [[reward_of(run) or 0.0 for run in group.members] for group in found]

@@ -15,12 +15,13 @@ from edgewise.experience.effects import estimate
 from edgewise.experience.library.library import Library
 from edgewise.experience.spec import ExperienceSpec
 from edgewise.experience.training import final_pruning, placebo, rollouts
-from edgewise.experience.training.records import ExperienceState, ExperienceStep, check_alive
+from edgewise.experience.training.records import ExperienceState, ExperienceStep
 from edgewise.experience.training.rollouts import MEASURING
 from edgewise.experience.training.step import step
 from edgewise.toolkit.evaluation.comparison import Arm, compare
 from edgewise.toolkit.evaluation.gate import Spending
 from edgewise.toolkit.groups.sampling.row_selection import rested, shuffled, vade
+from edgewise.toolkit.rollout.health import check_alive
 from edgewise.toolkit.run.driver import charge_to_step
 from edgewise.toolkit.run.runner import RunOutcome
 from edgewise.toolkit.tracking.events import GroupsFinished, ModelReleased, StageStarted, StepFinished
@@ -110,7 +111,7 @@ def evaluate(
         found[name] = yield from _answers(job, libraries[name])
     groups = [found[name] for name in libraries]
     yield GroupsFinished([group for arm in groups for group in arm])
-    check_alive([run for arm in groups for group in arm for run in group.members])
+    check_alive([run for arm in groups for group in arm for run in group.members], needs_score=True)
     arms = [Arm(name, tuple(found[name])) for name in libraries]
     if len(arms) == 1:
         arms = [*arms, Arm("after", arms[0].groups)]

@@ -11,10 +11,9 @@ from edgewise.experience.effects.exposure import Exposure
 from edgewise.experience.effects.pruning import Dropped
 from edgewise.experience.library import operations
 from edgewise.experience.library.library import Library
-from edgewise.toolkit.errors import AllFailed
 from edgewise.toolkit.evaluation.gate import Choice, Spending
 from edgewise.toolkit.groups.sampling.row_history import Memory
-from edgewise.toolkit.types import Group, Rollout
+from edgewise.toolkit.types import Group
 
 
 @dataclass(frozen=True, slots=True)
@@ -121,24 +120,6 @@ def statistics(groups: Sequence[Group]) -> dict[str, float]:
         "mixed": mean([group.mixed for group in groups]),
         "tool_calls": mean([run.tool_calls for run in runs]),
     }
-
-
-def check_alive(runs: Sequence[Rollout]) -> None:
-    """Raise AllFailed where every single run broke, or none could be graded: that says nothing of the lessons."""
-    if runs and all(run.failed for run in runs):
-        raise AllFailed(
-            f"Every one of {len(runs)} rollouts failed, the first one so: {runs[0].error} The failures are "
-            "recorded: once the cause is mended, begin anew with another --run."
-        )
-    graded = [run.score for run in runs if run.score and run.score.valid]
-    if runs and not graded:
-        said = next(
-            (run.score.feedback for run in runs if run.score and run.score.feedback), "it gave no reason"
-        )
-        raise AllFailed(
-            f"Not one of {len(runs)} answers was graded by the reward, for the first one: {said}. Once it is mended, "
-            "begin anew with another --run."
-        )
 
 
 def mean(values: Sequence[float]) -> float:

@@ -18,10 +18,11 @@ from edgewise.experience.proposers.candidates import Candidates
 from edgewise.experience.spec import USUAL, ExperienceSpec
 from edgewise.experience.training import rollouts as runs
 from edgewise.experience.training.gate import _decided
-from edgewise.experience.training.records import ExperienceState, ExperienceStep, GroupStudy, check_alive
+from edgewise.experience.training.records import ExperienceState, ExperienceStep, GroupStudy
 from edgewise.experience.training.rollouts import Offer
 from edgewise.toolkit.evaluation.gate import Choice
 from edgewise.toolkit.groups.sampling import rollout_plan
+from edgewise.toolkit.rollout.health import check_alive
 from edgewise.toolkit.tracking.events import GroupsFinished, StageStarted
 from edgewise.toolkit.types import Example, Group, Plan, Rollout
 
@@ -67,7 +68,7 @@ def _searched(
         f"step {number}, epoch {epoch}: GEPA searches on {len(rows)} rows with {calls} rollouts"
     )
     groups, found = yield from gepa.search(job, library, rows, number)
-    check_alive([run for group in groups for run in group.members])
+    check_alive([run for group in groups for run in group.members], needs_score=True)
     return [GroupStudy(group) for group in groups], [], found
 
 
@@ -106,7 +107,7 @@ def _studied(
         yield GroupsFinished([each.group for each in found])
         # Of the step so far: a wave may be a single row, and that one may be broken.
         done.extend(run for each in found for run in each.group.members)
-        check_alive(done)
+        check_alive(done, needs_score=True)
         return found
 
     studies = yield from rollout_plan.in_waves(waiting, wave, wanted, lambda found: found.signal)

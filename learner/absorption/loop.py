@@ -21,13 +21,14 @@ from edgewise.learner.policy import checkpoint
 from edgewise.learner.policy.policy import Policy
 from edgewise.learner.sampling.lockstep import run_lockstep
 from edgewise.learner.training.engine import Engine
-from edgewise.learner.training.loop import CHECKPOINTS, FILE, check_alive, measured
+from edgewise.learner.training.loop import CHECKPOINTS, FILE, measured
 from edgewise.learner.update import collate
 from edgewise.learner.update.imitation import Pair, imitate
 from edgewise.toolkit.errors import Hopeless
 from edgewise.toolkit.evaluation.comparison import Arm, compare
 from edgewise.toolkit.groups.sampling.row_selection import batches, shuffled
 from edgewise.toolkit.rollout.agent import Agent, Prompt, runs
+from edgewise.toolkit.rollout.health import check_alive
 from edgewise.toolkit.rollout.tool_calls import with_instructions
 from edgewise.toolkit.run.artifact import WEIGHTS
 from edgewise.toolkit.run.driver import charge_to_step
@@ -133,7 +134,7 @@ def step(job: AbsorbJob, engine: Engine, asked: Asked, state: State) -> Plan[tup
     plans = [charge_to_step(_drawn(job, asked[row.id], row, number), number) for row in rows]
     groups = yield from run_lockstep(plans, model, partial(taught, engine))
     yield GroupsFinished(groups)
-    check_alive(groups)
+    check_alive([run for group in groups for run in group.members])
     answers = worth(groups)
     pairs = [pair for row, run in answers for pair in undressed(engine.policy, job.learner, row, run)]
     losses = yield BlockingCall(partial(learnt, job, engine, pairs, number))

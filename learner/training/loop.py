@@ -29,11 +29,12 @@ from edgewise.learner.training.state import TrainingState, WeightsStep
 from edgewise.learner.update import collate
 from edgewise.learner.update.collate import ScoredRollout
 from edgewise.learner.update.gradient_step import UpdateStats
-from edgewise.toolkit.errors import AllFailed, Hopeless
+from edgewise.toolkit.errors import Hopeless
 from edgewise.toolkit.evaluation.comparison import Arm, compare
 from edgewise.toolkit.groups.sampling.rollout_plan import SamplingRequest
 from edgewise.toolkit.groups.sampling.row_history import Memory
 from edgewise.toolkit.rollout.agent import Prompt, group, runs
+from edgewise.toolkit.rollout.health import check_alive
 from edgewise.toolkit.run.artifact import WEIGHTS
 from edgewise.toolkit.run.driver import charge_to_step
 from edgewise.toolkit.run.runner import RunOutcome
@@ -122,7 +123,7 @@ def step(
     heard = yield from sampled(job, sampler, state.memory, number)
     groups, fresh = heard.groups, drawn(heard.groups)
     yield GroupsFinished(fresh)
-    check_alive(fresh)
+    check_alive([run for group in fresh for run in group.members])
     found = collate.members(groups)
     distances = (yield BlockingCall(engine.distances, (found,))) if "kl" in job.method.needs else None
     known = collate.judged(found, job.method, distances)
@@ -205,13 +206,6 @@ def _overheard(plan: Plan[Any], heard: SampledGroups) -> Plan[Any]:
             answer = yield want
     except StopIteration as done:
         return done.value
-
-
-def check_alive(groups: Sequence[Group]) -> None:
-    """Raise AllFailed where every single run broke: there is nothing to learn from."""
-    members = [run for each in groups for run in each.members]
-    if members and all(run.failed for run in members):
-        raise AllFailed(f"Every one of {len(members)} rollouts failed, the first one so: {members[0].error}")
 
 
 def _with_signal(state: TrainingState) -> TrainingState:
@@ -323,7 +317,7 @@ def measured(
     ]
     groups = yield from run_lockstep(plans, job.config.model, engine.answer)
     yield GroupsFinished(groups)
-    check_alive(groups)
+    check_alive([run for group in groups for run in group.members])
     return groups
 
 

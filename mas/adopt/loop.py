@@ -18,12 +18,13 @@ from edgewise.experience.library.library import Library
 from edgewise.experience.library.operations import Operation
 from edgewise.experience.proposers import candidates
 from edgewise.experience.spec import ExperienceSpec
-from edgewise.experience.training.records import check_alive, mean, statistics
+from edgewise.experience.training.records import mean, statistics
 from edgewise.mas.adopt.gateway import ROLE, Gateway, Trial
 from edgewise.mas.adopt.node_libraries import FILE, NodeLibraries
 from edgewise.toolkit.evaluation.comparison import Arm, compare, reward_of
 from edgewise.toolkit.evaluation.gate import Choice, Scores, Spending, Verdict, choose
 from edgewise.toolkit.groups.sampling.row_selection import shuffled
+from edgewise.toolkit.rollout.health import check_alive
 from edgewise.toolkit.run.runner import RunOutcome
 from edgewise.toolkit.tracking.events import (
     GroupsFinished,
@@ -103,7 +104,7 @@ def step(
         runs(job, gateway, current, row, job.config.group_size, "rollout", number) for row in rows
     ]
     yield GroupsFinished(groups)
-    check_alive([run for group in groups for run in group.members])
+    check_alive([run for group in groups for run in group.members], needs_score=True)
     proposals = yield from _proposed(job, current, groups)
     updates = yield [
         _updated(job, node, current.of(node), found, number) for node, found in proposals.items()
@@ -235,7 +236,7 @@ def _measured(job: ExperienceSpec, gateway: Gateway, learnt: NodeLibraries) -> P
     for name, libraries in {"before": start, "after": learnt}.items():
         groups = yield [runs(job, gateway, libraries, row, job.config.samples, "measure", 0) for row in rows]
         yield GroupsFinished(groups)
-        check_alive([run for group in groups for run in group.members])
+        check_alive([run for group in groups for run in group.members], needs_score=True)
         arms.append(Arm(name, tuple(groups)))
     evaluation = compare(arms, ks=tuple(sorted({1, job.config.samples})))
     files, unchanged = ({FILE: each.to_json()} for each in (learnt, start))

@@ -17,12 +17,12 @@ from edgewise.mas.training.measurement import _outcome
 from edgewise.mas.training.records import (
     MEASURING,
     GraphStep,
-    check_alive,
 )
 from edgewise.mas.training.role_proposals import recruited
 from edgewise.mas.training.step_credit import credited_with
 from edgewise.mas.training.trials import tried
 from edgewise.toolkit.groups.sampling.row_selection import shuffled
+from edgewise.toolkit.rollout.health import check_alive
 from edgewise.toolkit.run.driver import charge_to_step
 from edgewise.toolkit.run.runner import RunOutcome
 from edgewise.toolkit.tracking.events import GroupsFinished, StageStarted, StepFinished
@@ -69,7 +69,7 @@ def step(
     drafts = yield from searcher.propose([job.query(row) for row in rows], config.group_size, seed)
     found = yield [tried(job, row, each, number) for row, each in zip(rows, drafts, strict=True)]
     yield GroupsFinished([each.group for each in found])
-    check_alive([each.group for each in found])
+    check_alive([run for each in found for run in each.group.members])
     found, known = yield from credited_with(job, found, number, known)
     yield from searcher.learn([each.trials for each in found], seed)
     return GraphStep(number, epoch, tuple(found)), known

@@ -12,11 +12,12 @@ from edgewise.mas.designs.interface import Design
 from edgewise.mas.graph.graph import Graph, Node, single
 from edgewise.mas.runtime.graph_run import GraphRun
 from edgewise.mas.spec import GraphSpec
-from edgewise.mas.training.records import DESIGNED, EQUAL, ONE, _tokens, check_alive
+from edgewise.mas.training.records import DESIGNED, EQUAL, ONE, _tokens
 from edgewise.mas.training.trials import grouped, measured_runs
 from edgewise.toolkit.budget.ledger import PICO, cost
 from edgewise.toolkit.budget.prices import price_of
 from edgewise.toolkit.evaluation.comparison import Arm, Evaluation, compare
+from edgewise.toolkit.rollout.health import check_alive
 from edgewise.toolkit.run.runner import RunOutcome
 from edgewise.toolkit.tracking.events import GraphsMeasured, GroupsFinished, StageStarted
 from edgewise.toolkit.types import Example, Group, Plan, Rollout, Score, Usage
@@ -51,7 +52,7 @@ def measured(job: GraphSpec, arms: Mapping[str, Design]) -> Plan[dict[str, Runs]
     found = yield [measured_runs(job, design, rows) for design in arms.values()]
     groups = [group for each in found for group in _groups(job, each)]
     yield GroupsFinished(groups)
-    check_alive(groups)
+    check_alive([run for group in groups for run in group.members])
     return dict(zip(arms, found, strict=True))
 
 

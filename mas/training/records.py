@@ -7,7 +7,6 @@ from typing import Any
 
 from edgewise.mas.designs.interface import Design
 from edgewise.mas.training.trials import EvaluatedGraphs, tokens_of
-from edgewise.toolkit.errors import AllFailed
 from edgewise.toolkit.evaluation.comparison import reward_of
 from edgewise.toolkit.evaluation.gate import Choice
 from edgewise.toolkit.types import Group
@@ -76,16 +75,6 @@ def _tried_json(each: EvaluatedGraphs) -> dict[str, Any]:
 
 def _mean(values: Sequence[float]) -> float:
     return math.fsum(values) / len(values) if values else 0.0
-
-
-def check_alive(groups: Sequence[Group]) -> None:
-    """Raise AllFailed where every single run broke: that says nothing of the graphs."""
-    runs = [run for group in groups for run in group.members]
-    if runs and all(run.failed for run in runs):
-        raise AllFailed(
-            f"Every one of {len(runs)} graph runs failed, the first one so: {runs[0].error} The failures are "
-            "recorded: once the cause is mended, begin anew with another --run."
-        )
 
 
 def _tokens(groups: Sequence[Group]) -> int:

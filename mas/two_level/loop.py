@@ -20,7 +20,6 @@ from edgewise.experience.distil import distiller
 from edgewise.experience.distil.distiller import Unreadable
 from edgewise.experience.library import operations
 from edgewise.experience.library.library import Library
-from edgewise.experience.training.records import check_alive
 from edgewise.mas.two_level.advantages import MAIN, Align, copied, depth, even, exact, two_levels
 from edgewise.mas.two_level.comparison import Studied, compared, contrasts
 from edgewise.mas.two_level.delegation import SUB, sub_runs
@@ -36,6 +35,7 @@ from edgewise.mas.two_level.system import (
 from edgewise.toolkit.evaluation.gate import Choice, Spending, choose
 from edgewise.toolkit.groups.sampling.row_selection import batches, shuffled
 from edgewise.toolkit.reward.reward import Spec
+from edgewise.toolkit.rollout.health import check_alive
 from edgewise.toolkit.run.driver import charge_to_step
 from edgewise.toolkit.task.task import Task
 from edgewise.toolkit.tracking.events import GroupsFinished, StageStarted, StepFinished
@@ -156,7 +156,7 @@ def _step(
 ) -> Plan[TwoLevelStep]:
     yield StageStarted(f"step {number}, epoch {epoch}: {len(rows)} groups of {setup.config.group_size}")
     studied = yield from _studied(setup, libraries, rows, number)
-    check_alive([run for each in studied for run in each.main.group.members])
+    check_alive([run for each in studied for run in each.main.group.members], needs_score=True)
     found = yield [_updated(setup, libraries, studied, role, number) for role in setup.learning]
     updates: dict[str, Update] = dict(zip(setup.learning, found, strict=True))
     choice = yield from _decided(setup, libraries, _candidates(libraries, updates), level)
