@@ -10,7 +10,7 @@ from common import ROOT, quick, report
 
 BAR = "median under 0.5 s each"
 COMMANDS = {
-    "import": ["-c", "import toolkit, experience"],
+    "import": ["-c", "import edgewise, edgewise.toolkit, edgewise.experience"],
     "help": [
         "-c",
         "import sys; sys.argv = ['edgewise', '--help']; from edgewise.toolkit.cli.app import main; main()",
