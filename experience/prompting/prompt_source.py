@@ -49,7 +49,7 @@ class PromptLibrary:
         """The messages of rows with the lessons that fit each, by the row's id, as in use and in measurements."""
         yield from retriever.prepare(self.library, self.how)
         fitting = yield [retriever.shown(self.library, row.messages, self.how) for row in rows]
-        return {row.id: part.dress(row.messages) for row, part in zip(rows, fitting, strict=True)}
+        return {row.id: part.insert_lessons(row.messages) for row, part in zip(rows, fitting, strict=True)}
 
 
 def named(name: str) -> PromptLibrary:

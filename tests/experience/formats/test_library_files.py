@@ -295,7 +295,7 @@ def test_what_is_written_is_read_back(library, kind):
 def test_a_prompt_is_what_the_model_sees(library):
     from edgewise.toolkit.types import Message
 
-    seen = "\n\n".join(m.content for m in library.dress((Message("user", "?"),)))
+    seen = "\n\n".join(m.content for m in library.insert_lessons((Message("user", "?"),)))
     assert write(library, "prompt") in seen.replace("\n\n?\n\n", "\n\n")
 
 

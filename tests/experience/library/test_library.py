@@ -67,7 +67,7 @@ def test_json_round_trip(library):
 
 @given(libraries)
 def test_every_lesson_is_shown_once_wherever_it_stands(library):
-    shown = "\n".join(message.content for message in library.dress(CHAT))
+    shown = "\n".join(message.content for message in library.insert_lessons(CHAT))
     for label, item in library.labels().items():
         mark = f"[{label}]." if library.labelled else "-"
         assert shown.splitlines().count(f"{mark} {item.text}") == 1
