@@ -15,7 +15,7 @@ from edgewise.toolkit.cli.app import main
 from tests.support import toy
 
 ROOT = Path(__file__).resolve().parents[2]
-SCRIPTED = "scripted/tests.toy:play"
+SCRIPTED = "scripted/tests.support.toy:play"
 SETTINGS = {"epochs": 1, "batch_size": 12, "attempts": 1, "draws": 2}
 
 

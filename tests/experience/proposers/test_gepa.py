@@ -198,7 +198,7 @@ def test_an_error_of_the_reward_comes_out_and_no_thread_stays():
 
     task = replace(TASK, reward=rewards.resolve(reward))
     with pytest.raises(RewardError, match="of the reward"):
-        improve(task, model="scripted/tests.experience.test_by_gepa:scripted", **SETTINGS)
+        improve(task, model="scripted/tests.experience.proposers.test_gepa:scripted", **SETTINGS)
     assert not bridges()
 
 
@@ -308,7 +308,7 @@ def test_another_release_of_gepa_is_refused_with_what_to_install(monkeypatch):
 def test_the_command_takes_it_and_nothing_imports_gepa_before(tmp_path, capsys):
     probe = "import sys, experience.proposers.gepa; print('gepa' in sys.modules)"
     assert subprocess.check_output([sys.executable, "-c", probe], cwd=ROOT, text=True).strip() == "False"
-    task = task_file(tmp_path / "task", improve={"model": "scripted/tests.experience.test_by_gepa:scripted"})
+    task = task_file(tmp_path / "task", improve={"model": "scripted/tests.experience.proposers.test_gepa:scripted"})
     done = inside(
         capsys, "improve", task, "--proposer", "gepa", "--run", tmp_path / "run", "--json", "--force"
     )

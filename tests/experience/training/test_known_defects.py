@@ -149,7 +149,7 @@ def test_11_statistics_of_nothing_are_no_error():
 
 
 def test_12_changed_settings_are_refused_and_not_ignored(tmp_path):
-    settings = {"model": "scripted/tests.toy:play", "epochs": 1, "run": tmp_path}
+    settings = {"model": "scripted/tests.support.toy:play", "epochs": 1, "run": tmp_path}
     improve(toy.task(), **settings)
     with pytest.raises(ConfigError, match="group_size"):
         improve(toy.task(), group_size=7, **settings)

@@ -51,7 +51,7 @@ def test_test_rows_are_no_anchors_and_nothing_is_paid_before_that_is_said(gate, 
     with pytest.raises(
         ConfigError, match=f"'anchors': no training or validation row has the id '{TASK.test[0].id}'"
     ):
-        improve(TASK, model="scripted/tests.toy:play", run=tmp_path, gate=gate, anchors=[TASK.test[0].id])
+        improve(TASK, model="scripted/tests.support.toy:play", run=tmp_path, gate=gate, anchors=[TASK.test[0].id])
     assert not list(tmp_path.iterdir())
 
 
@@ -112,7 +112,7 @@ def test_the_proposals_as_they_stand_are_tried_where_the_update_can_not_be_read(
 
 @pytest.mark.parametrize("pool", [False, True])
 def test_lessons_name_rollouts_that_the_run_has_recorded(pool, tmp_path):
-    improve(toy.task(), model="scripted/tests.toy:play", run=tmp_path, epochs=1, batch_size=12, pool=pool)
+    improve(toy.task(), model="scripted/tests.support.toy:play", run=tmp_path, epochs=1, batch_size=12, pool=pool)
     lines = [json.loads(line) for line in (tmp_path / "rollouts.jsonl").read_text().splitlines()]
     lessons = json.loads((tmp_path / "artifact/library.json").read_text())["lessons"]
     by_id = {line["id"]: line for line in lines}

@@ -12,8 +12,8 @@ from edgewise.mas.graph.roles import Role
 from edgewise.toolkit.task.task import Task
 from edgewise.toolkit.types import Request
 
-SCRIPTED = "scripted/tests.mas.sums:play"
-JUDGE = "scripted/tests.mas.sums:judge"
+SCRIPTED = "scripted/tests.support.mas.sums:play"
+JUDGE = "scripted/tests.support.mas.sums:judge"
 ROLES = {"calculator": Role(name="calculator", does="calculates", prompt="Calculate exactly.")}
 SPLITS = {"train": 0.4, "validation": 0.3, "test": 0.3, "seed": 1}
 

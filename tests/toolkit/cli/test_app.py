@@ -83,7 +83,7 @@ def test_without_a_run_directory_a_new_one_is_made_and_named(tmp_path, capsys):
 
 
 def test_nothing_worth_keeping_exits_1_with_the_unchanged_start(tmp_path, capsys):
-    model = "scripted/tests.toolkit.test_cli:always_red"
+    model = "scripted/tests.toolkit.cli.test_app:always_red"
     done = inside(capsys, "improve", task_file(tmp_path), "--model", model, "--run", "run")
     assert (done.code, done.sentences) == (1, [])
     assert "0 lessons: nothing beat the unchanged model" in done.out
@@ -92,7 +92,7 @@ def test_nothing_worth_keeping_exits_1_with_the_unchanged_start(tmp_path, capsys
 
 def test_a_dry_run_asks_no_model_and_says_what_a_run_would_take(tmp_path, capsys):
     task = task_file(tmp_path)
-    arguments = ("improve", task, "--model", "scripted/tests.toolkit.test_cli:asked_nothing", "--dry-run")
+    arguments = ("improve", task, "--model", "scripted/tests.toolkit.cli.test_app:asked_nothing", "--dry-run")
     done = inside(capsys, *arguments)
     assert (done.code, done.err) == (0, "")
     for part in (
@@ -338,7 +338,7 @@ def broken_model(request):
 
 def test_a_bug_is_no_ordinary_end_and_shows_where_it_is(tmp_path, capsys):
     task = task_file(tmp_path)
-    done = inside(capsys, "improve", task, "--model", "scripted/tests.toolkit.test_cli:broken_model")
+    done = inside(capsys, "improve", task, "--model", "scripted/tests.toolkit.cli.test_app:broken_model")
     assert done.code == 70
     assert "in my own function" in done.err and "Traceback" in done.err
     assert len(done.sentences) == 1

@@ -59,7 +59,7 @@ def command(server: Server, run: Path, tmp_path: Path, **improve_table):
 
 
 def test_a_result_says_what_was_found_what_it_cost_and_where_it_is(tmp_path):
-    result = improve(toy.task(), model="scripted/tests.toy:play", run=tmp_path / "run", **SETTINGS)
+    result = improve(toy.task(), model="scripted/tests.support.toy:play", run=tmp_path / "run", **SETTINGS)
     assert result.improved
     before, after = result.evidence.results
     assert after.mean.estimate > before.mean.estimate
@@ -75,7 +75,7 @@ def test_a_result_says_what_was_found_what_it_cost_and_where_it_is(tmp_path):
 
 def test_a_model_that_can_not_learn_is_no_improvement(tmp_path):
     result = improve(
-        toy.task(), model="scripted/tests.toolkit.test_run:always_red", run=tmp_path / "run", **SETTINGS
+        toy.task(), model="scripted/tests.toolkit.run.test_runner:always_red", run=tmp_path / "run", **SETTINGS
     )
     assert not result.improved
     assert Artifact.load(tmp_path / "run").library["lessons"] == []
