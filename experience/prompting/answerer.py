@@ -9,7 +9,7 @@ from edgewise.experience.prompting import retriever
 from edgewise.experience.prompting.retriever import Retrieval
 from edgewise.toolkit.run.artifact import Artifact
 from edgewise.toolkit.run.driver import ModelClient, drive
-from edgewise.toolkit.serve.server import drawn_as
+from edgewise.toolkit.serve.server import merge_sampling
 from edgewise.toolkit.types import Plan, Reply, Request
 
 
@@ -25,7 +25,7 @@ def answerer(artifact: Artifact, model: str, client: ModelClient) -> Callable[[R
     how = Retrieval(tokens, artifact.settings.get("embedder") or "")
 
     async def answer(request: Request) -> Reply:
-        sampling = drawn_as(request, artifact.sampling)
+        sampling = merge_sampling(request, artifact.sampling)
         asked = replace(request, model=model, sampling=sampling)
         return await drive(answered(asked, library, how), client)
 

@@ -3,7 +3,6 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from importlib import import_module
 from typing import Any, Protocol
 
 from pydantic import Field
@@ -13,14 +12,13 @@ from edgewise.learner.forecast import forecast
 from edgewise.learner.methods.method import Method
 from edgewise.learner.spec import WeightsSpec
 from edgewise.learner.update.imitation import IMITATION
+from edgewise.toolkit import registry
 from edgewise.toolkit.errors import ConfigError
 from edgewise.toolkit.run.config import resolve
 from edgewise.toolkit.run.forecast import Forecast
 from edgewise.toolkit.task.task import Task
 from edgewise.toolkit.types import Example, Message, Plan
 
-LIBRARIES = "edgewise.experience.prompting.prompt_source:named"
-"""What reads a library; named here, for this package does not import that one."""
 ARMS = 3
 FOREIGN = frozenset(
     "method overrides refills staleness sampler correction shard monitor library embedder".split()
@@ -90,7 +88,7 @@ class AbsorbJob(WeightsSpec):
     @classmethod
     def of(cls, task: Task, library: str, named: Mapping[str, Any]) -> "AbsorbJob":
         """The job of absorbing a library: its own settings first, then the task file's, then those that are `named`."""
-        lessons: Lessons = _loaded(library)
+        lessons: Lessons = registry.resolve(registry.PROMPT_LIBRARIES, "lessons")(library)
         if foreign := sorted(FOREIGN & named.keys()):
             raise ConfigError(f"There is no setting {foreign[0]!r} of absorbing.")
         usual = WeightsConfig.known({**lessons.settings, **task.settings})
@@ -103,8 +101,3 @@ class AbsorbJob(WeightsSpec):
     def plan(self) -> Forecast:
         """What a run will take; loads no model."""
         return forecast(self, arms=ARMS, lessons=self.lessons.tokens)
-
-
-def _loaded(library: str) -> Lessons:
-    module, _, name = LIBRARIES.partition(":")
-    return getattr(import_module(module), name)(library)

@@ -16,8 +16,8 @@ from edgewise.experience.library.library import Library
 from edgewise.mas.adopt.programs import Program
 from edgewise.toolkit.model.names import server_of
 from edgewise.toolkit.run.driver import Drive, asking
-from edgewise.toolkit.serve.server import routed, running
-from edgewise.toolkit.types import BilledTo, Example, Message, Reply, Request, Rollout, Step, Stop, Usage
+from edgewise.toolkit.serve.server import route_by_key, run_server
+from edgewise.toolkit.types import BilledTo, Example, Message, Reply, Request, Rollout, Step, StopReason, Usage
 from edgewise.toolkit.util.seeds import seed as seed_of
 
 ROLE = "program"
@@ -102,7 +102,7 @@ class Gateway:
     @contextlib.asynccontextmanager
     async def open(self) -> AsyncIterator["Gateway"]:
         """Listen while the block runs."""
-        async with running(routed(self._find, name=ROLE)) as self._url:
+        async with run_server(route_by_key(self._find, name=ROLE)) as self._url:
             try:
                 yield self
             finally:
@@ -157,14 +157,14 @@ class Gateway:
         return reply
 
 
-def _recorded(live: _Live, said: str, stop: Stop, error: str) -> Rollout:
+def _recorded(live: _Live, said: str, stop: StopReason, error: str) -> Rollout:
     """The run as one rollout: its calls are those of its nodes, one for each node, in the order of their names."""
     trial = live.trial
     nodes = sorted({node for node, _ in live.calls})
     calls = tuple(
         _joined([run for (name, _), run in sorted(live.calls.items()) if name == node]) for node in nodes
     )
-    step = Step(trial.example.messages, Message("assistant", said), Usage(), calls=calls)
+    step = Step(trial.example.messages, Message("assistant", said), Usage(), subrollouts=calls)
     return Rollout(
         trial.example.id,
         ROLE,

@@ -33,7 +33,7 @@ from edgewise.toolkit.model.openai_format import refusal
 from edgewise.toolkit.model.router import Router
 from edgewise.toolkit.run.artifact import Artifact
 from edgewise.toolkit.run.driver import Driver, ModelClient
-from edgewise.toolkit.serve.server import Answer, drawn_as
+from edgewise.toolkit.serve.server import Answer, merge_sampling
 from edgewise.toolkit.tools.python_tool import python_tool
 from edgewise.toolkit.tools.registry import load_tools
 from edgewise.toolkit.types import Example, Message, Reply, Request, Sampling, Usage
@@ -407,7 +407,7 @@ def answerer(artifact: Artifact, model: str, client: ModelClient) -> Answer:
     async def answer(request: Request) -> Reply:
         if asked := _unsupported(request):
             return refusal(f"an agent graph can't be asked for {asked}")
-        done = await graph.answer(request.messages, sampling=drawn_as(request, artifact.sampling))
+        done = await graph.answer(request.messages, sampling=merge_sampling(request, artifact.sampling))
         if done.error:
             return Reply(Message("assistant", ""), "failed", done.usage, error=done.error)
         return Reply(Message("assistant", done.text), usage=done.usage)

@@ -4,7 +4,6 @@ import json
 import sys
 import warnings
 from collections.abc import Callable, Sequence
-from importlib import import_module
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Annotated, Any, NoReturn
@@ -12,13 +11,8 @@ from typing import Annotated, Any, NoReturn
 import typer
 
 from edgewise.toolkit.errors import ConfigError, EdgewiseError, Interrupted
+from edgewise.toolkit.registry import COMMANDS, WAYS, resolve
 
-# Ways of improving, resolved when a command runs, so that this file imports no upper package.
-WAYS = {
-    "experience": "edgewise.experience.commands.improve:ImproveExperience",
-    "graph": "edgewise.mas.commands.improve:ImproveGraph",
-    "weights": "edgewise.learner.commands.improve:ImproveWeights",
-}
 LEARNER = ("torch", "transformers", "tokenizers", "safetensors", "peft")
 """Packages of the extra `learner`."""
 BUG = 70
@@ -197,14 +191,14 @@ def evaluate(
 ) -> None:
     """Run artefacts and the unchanged model on the same test rows and samples, and compare them."""
     options = {"samples": samples, "model": model, "usd": usd, "tokens": tokens, "calls": calls}
-    compare = _load("edgewise.mas.commands.evaluate:evaluate")
+    compare = resolve(COMMANDS, "evaluate")
     _print(compare(task, {**options, "minutes": minutes}, settings or [], price, artifact, run), as_json)
 
 
 @app.command(epilog="Example: edgewise report runs/support_triage-20260102-030405")
 def report(run: Annotated[Path, typer.Argument(help="a finished run directory")]) -> None:
     """Write RUN/report.html, one file that opens without a network, and print its path."""
-    print(import_module("edgewise.toolkit.report.run_report").write(run))
+    print(resolve(COMMANDS, "report")(run))
 
 
 @app.command(epilog="Example: edgewise serve runs/first --port 8000 --usd 5")
@@ -227,22 +221,30 @@ def serve(
 
     Limits count from its start; once one is reached, requests are refused.
     """
-    module = import_module("edgewise.toolkit.cli.serve")
-    limits = module.Limits(usd, tokens, calls)
-    service = module.Service(artifact, host, port, model or "", token or "", limits, price or "", concurrency)
-    module.command(service)
+    from edgewise.toolkit.budget.ledger import Limits
+
+    resolve(COMMANDS, "serve")(
+        artifact,
+        host=host,
+        port=port,
+        model=model,
+        token=token,
+        limits=Limits(usd, tokens, calls),
+        price=price,
+        concurrency=concurrency,
+    )
 
 
 @library.command("show", epilog="Example: edgewise library show team.sqlite#triage@3")
 def library_show(lib: Lib, as_json: Json = False) -> None:
     """Print the lessons of a library: id, age in steps, rows they came from, measured effect, flags, text."""
-    _print(_load("edgewise.experience.commands.library:show")(lib), as_json)
+    _print(resolve(COMMANDS, "library show")(lib), as_json)
 
 
 @library.command("log", epilog="Example: edgewise library log team.sqlite")
 def library_log(lib: Lib, as_json: Json = False) -> None:
     """Print the versions of a stored library, or what each step of a run applied and refused."""
-    _print(_load("edgewise.experience.commands.library:log")(lib), as_json)
+    _print(resolve(COMMANDS, "library log")(lib), as_json)
 
 
 @library.command("diff", epilog="Example: edgewise library diff team.sqlite@head~1 team.sqlite")
@@ -252,7 +254,7 @@ def library_diff(
     as_json: Json = False,
 ) -> None:
     """Print what differs: + added, - removed, ~ reworded, * a setting."""
-    _print(_load("edgewise.experience.commands.library:compare")(before, after), as_json)
+    _print(resolve(COMMANDS, "library diff")(before, after), as_json)
 
 
 @library.command("rollback", epilog="Example: edgewise library rollback team.sqlite@3")
@@ -262,7 +264,7 @@ def library_rollback(
     as_json: Json = False,
 ) -> None:
     """Append a version that restores an earlier one; history is never rewritten."""
-    _print(_load("edgewise.experience.commands.library:rollback")(lib, author), as_json)
+    _print(resolve(COMMANDS, "library rollback")(lib, author), as_json)
 
 
 @library.command("merge", epilog="Example: edgewise library merge team.sqlite runs/first --take theirs")
@@ -286,7 +288,7 @@ def library_merge(
     Where both sides changed the same thing, all conflicts are printed, nothing is
     changed, and the exit code is 2.
     """
-    combine = _load("edgewise.experience.commands.library:merge_libraries")
+    combine = resolve(COMMANDS, "library merge")
     _print(combine(lib, other, base, take, message, author), as_json)
 
 
@@ -302,7 +304,7 @@ def library_lock(
     as_json: Json = False,
 ) -> None:
     """Lock lessons: only people change or delete them, learning does not."""
-    _print(_load("edgewise.experience.commands.library:lock")(lib, ids, unlock, always, author), as_json)
+    _print(resolve(COMMANDS, "library lock")(lib, ids, unlock, always, author), as_json)
 
 
 @library.command("import", epilog="Example: edgewise library import playbook.txt team.sqlite --dry-run")
@@ -324,7 +326,7 @@ def library_import(
 ) -> None:
     """Bring lessons into a stored library; what is unsafe is blocked or redacted, and said."""
     _print(
-        _load("edgewise.experience.commands.library:import_library")(source, lib, message, author, dry_run),
+        resolve(COMMANDS, "library import")(source, lib, message, author, dry_run),
         as_json,
     )
 
@@ -342,7 +344,7 @@ def library_export(
     prompt: the text as it goes into a prompt; skill: a SKILL.md;
     youtu: the flat object {"G0": text, ...}; json: all that is known.
     """
-    print(_load("edgewise.experience.commands.library:export")(lib, kind))
+    print(resolve(COMMANDS, "library export")(lib, kind))
 
 
 @graph.command("show", epilog="Example: edgewise graph show runs/first --as mermaid")
@@ -354,7 +356,7 @@ def graph_show(
     as_json: Json = False,
 ) -> None:
     """Print an agent graph; of a design with several graphs, how many queries each of them is used for."""
-    _print(_load("edgewise.mas.commands.graph:show")(source, kind), as_json)
+    _print(resolve(COMMANDS, "graph show")(source, kind), as_json)
 
 
 @graph.command("diff", epilog="Example: edgewise graph diff runs/first runs/second@3f2a")
@@ -364,7 +366,7 @@ def graph_diff(
     as_json: Json = False,
 ) -> None:
     """Print what differs: + added, - removed, ~ changed."""
-    _print(_load("edgewise.mas.commands.graph:compare")(before, after), as_json)
+    _print(resolve(COMMANDS, "graph diff")(before, after), as_json)
 
 
 @graph.command("roles", epilog="Example: edgewise graph roles --roles my_roles.toml")
@@ -375,7 +377,7 @@ def graph_roles(
     as_json: Json = False,
 ) -> None:
     """Print the roles that graphs are made of: what each does, gives and needs, and the most it may cost."""
-    _print(_load("edgewise.mas.commands.graph:roles")(files or []), as_json)
+    _print(resolve(COMMANDS, "graph roles")(files or []), as_json)
 
 
 @graph.command("export", epilog="Example: edgewise graph export runs/first my_graph")
@@ -385,7 +387,7 @@ def graph_export(
     as_json: Json = False,
 ) -> None:
     """Write a graph as a LangGraph module and langgraph.json, which run without Edgewise."""
-    _print(_load("edgewise.mas.commands.export:command")(source, folder), as_json)
+    _print(resolve(COMMANDS, "graph export")(source, folder), as_json)
 
 
 @app.command("methods", epilog="Example: edgewise methods dapo --set loss.high=0.3")
@@ -402,7 +404,7 @@ def methods(
     as_json: Json = False,
 ) -> None:
     """Print the methods of --by weights: paper and differences from GRPO, or one of them axis by axis."""
-    _print(_load("edgewise.learner.commands.methods:methods")(name, settings or []), as_json)
+    _print(resolve(COMMANDS, "methods")(name, settings or []), as_json)
 
 
 @app.command(
@@ -446,7 +448,7 @@ def compare(
     """
     options = {"model": model, "usd": usd, "tokens": tokens, "calls": calls, "minutes": minutes}
     options |= {"force": force or None}
-    comparison = _load("edgewise.learner.commands.compare:Comparison")
+    comparison = resolve(COMMANDS, "compare")
     job = comparison(task, methods, seeds, options, settings or [], price, run)
     if dry_run:
         _print(job.plan(), as_json)
@@ -488,7 +490,7 @@ def absorb(
     on.
     """
     options = {"model": model, "usd": usd, "tokens": tokens, "calls": calls, "minutes": minutes}
-    job = _load("edgewise.learner.commands.absorb:Absorption")(
+    job = resolve(COMMANDS, "absorb")(
         task, artifact, {**options, "force": force or None}, settings or [], price
     )
     if dry_run:
@@ -502,13 +504,13 @@ def absorb(
 @models.command("list", epilog="Example: edgewise models list --json")
 def models_list(as_json: Json = False) -> None:
     """The embedded models, their size, licence, and whether they are on this machine."""
-    _print(_load("edgewise.toolkit.cli.models:listed")(), as_json)
+    _print(resolve(COMMANDS, "models list")(), as_json)
 
 
 @models.command("pull", epilog="Example: edgewise models pull local/qwen2.5-coder-1.5b")
 def models_pull(name: Annotated[str, typer.Argument(help="such as local/qwen2.5-coder-1.5b")]) -> None:
     """Fetch an embedded model and verify its checksum."""
-    print(_load("edgewise.toolkit.cli.models:pulled")(name))
+    print(resolve(COMMANDS, "models pull")(name))
 
 
 def main(arguments: Sequence[str] | None = None) -> NoReturn:
@@ -545,12 +547,7 @@ def _warn(message: Warning | str, *_: Any) -> None:
 def _way(name: str) -> Callable[..., Any]:
     if name not in WAYS:
         raise ConfigError(f"--by takes {', '.join(WAYS)}, not {name!r}.")
-    return _load(WAYS[name])
-
-
-def _load(target: str) -> Any:
-    module, _, name = target.partition(":")
-    return getattr(import_module(module), name)
+    return resolve(WAYS, name)
 
 
 def _print(result: Any, as_json: bool) -> None:

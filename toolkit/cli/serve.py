@@ -3,7 +3,6 @@
 import asyncio
 import contextlib
 import signal
-from dataclasses import dataclass
 from pathlib import Path
 
 from edgewise.toolkit.budget.ledger import Ledger, Limits
@@ -16,65 +15,61 @@ from edgewise.toolkit.model.client import Client
 from edgewise.toolkit.model.names import is_loopback
 from edgewise.toolkit.model.router import Router
 from edgewise.toolkit.run.artifact import Artifact
-from edgewise.toolkit.serve.server import Answerer, _uvicorn, answerer_of, application, running
+from edgewise.toolkit.serve.server import application, find_answerer, import_uvicorn, run_server
 
 
-async def until_stopped() -> None:
+def serve(
+    path: Path,
+    *,
+    host: str,
+    port: int,
+    model: str | None,
+    token: str | None,
+    limits: Limits,
+    price: str | None,
+    concurrency: int,
+) -> None:
+    """
+    Serve the artefact at `path` until Ctrl-C or SIGTERM.
+
+    Without `model`, the model answers that the artefact was measured with. Raises the errors of `toolkit.errors`.
+    """
+    artifact = Artifact.load(path)
+    if model and artifact.folders:
+        raise ConfigError("This artefact is a trained model: --model would serve another one; leave it out.")
+    model = model or artifact.model_in_use
+    answerer = find_answerer(artifact)
+    import_uvicorn()
+    # A long download comes before the address is announced.
+    fetch(model)
+
+    ledger = Ledger(limits, {ANY: Price.parse(price)} if price else {})
+    full = path.resolve()
+    name = full.stem if full.suffix == ".edge" else full.name
+
+    async def listen() -> None:
+        client: Client = middleware.stack(Router(), ledger=ledger, concurrency=concurrency)
+        try:
+            app = application(answerer(artifact, model, client), name=name, token=token or "")
+            async with run_server(app, host, port) as url:
+                announce([f"{name} ({model}) at {url}/v1; stop with Ctrl-C"])
+                if not token and not is_loopback(url):
+                    announce([f"warning: whoever can reach {url} can use it: set --token."])
+                await wait_for_signal()
+        finally:
+            await client.aclose()
+
+    asyncio.run(listen())
+    announce([f"{ledger.total.calls:,} calls, {ledger.total.tokens:,} tokens"])
+
+
+async def wait_for_signal() -> None:
     """Wait for Ctrl-C or SIGTERM."""
     loop, stop = asyncio.get_running_loop(), asyncio.Event()
     with contextlib.ExitStack() as handlers:
         for number in (signal.SIGINT, signal.SIGTERM):
+            # Only the main thread may handle signals, and Windows has no handlers of a loop.
             with contextlib.suppress(NotImplementedError, RuntimeError, ValueError):
                 loop.add_signal_handler(number, stop.set)
                 handlers.callback(loop.remove_signal_handler, number)
         await stop.wait()
-
-
-@dataclass(frozen=True, slots=True)
-class Service:
-    """How an artefact is served; `model` "" is the one that it was measured with."""
-
-    artifact: Path
-    host: str = "127.0.0.1"
-    port: int = 8000
-    model: str = ""
-    token: str = ""
-    limits: Limits = Limits()
-    price: str = ""
-    concurrency: int = 32
-
-
-def command(service: Service) -> None:
-    """Serve an artefact until it is stopped. Raises the errors of `toolkit.errors`."""
-    artifact = Artifact.load(service.artifact)
-    if service.model and artifact.folders:
-        raise ConfigError("This artefact is a trained model: --model would serve another one; leave it out.")
-    model = service.model or artifact.model_in_use
-    answerer = answerer_of(artifact)
-    _uvicorn()
-    fetch(model)
-    asyncio.run(_serve(service, artifact, model, answerer))
-
-
-async def _serve(service: Service, artifact: Artifact, model: str, answerer: Answerer) -> None:
-    prices = {ANY: Price.parse(service.price)} if service.price else {}
-    ledger = Ledger(service.limits, prices)
-    client: Client = middleware.stack(Router(), ledger=ledger, concurrency=service.concurrency)
-    name = _name(service.artifact)
-    try:
-        app = application(answerer(artifact, model, client), name=name, token=service.token)
-        async with running(app, service.host, service.port) as url:
-            announce([f"{name} ({model}) at {url}/v1; stop with Ctrl-C"])
-            if not service.token and not is_loopback(url):
-                announce([f"warning: whoever can reach {url} can use it: set --token."])
-            await until_stopped()
-    finally:
-        await client.aclose()
-    used = ledger.total
-    announce([f"{used.calls:,} calls, {used.tokens:,} tokens"])
-
-
-def _name(artifact: Path) -> str:
-    """What an artefact is called: its file without .edge, or its folder."""
-    path = artifact.resolve()
-    return path.stem if path.suffix == ".edge" else path.name

@@ -15,15 +15,12 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from edgewise.toolkit.errors import TaskError
-from edgewise.toolkit.types import BlockingCall, Example, Plan, Stop
+from edgewise.toolkit.registry import ENVIRONMENTS
+from edgewise.toolkit.registry import resolve as resolve_name
+from edgewise.toolkit.types import BlockingCall, Example, Plan, StopReason
 from edgewise.toolkit.util.detached import apart
 from edgewise.toolkit.util.import_by_name import did_you_mean, load
 
-BUILT_IN: Mapping[str, str] = {
-    "house": "edgewise.toolkit.environments.house:House",
-    "kitchen": "edgewise.toolkit.environments.kitchen:Kitchen",
-    "textworld": "edgewise.toolkit.environments.textworld:TextWorld",
-}
 SECONDS = 60.0
 """How long one call of an environment may take."""
 
@@ -80,9 +77,9 @@ class World:
 class Broken(Exception):
     """An environment that raised, hung, or gave what is no turn; `stop` is that of its rollout."""
 
-    def __init__(self, stop: Stop, why: str):
+    def __init__(self, stop: StopReason, why: str):
         super().__init__(why)
-        self.stop: Stop = stop
+        self.stop: StopReason = stop
 
 
 Spec = str | Mapping[str, Any] | Callable[[], Any] | World
@@ -124,17 +121,19 @@ def _world(kind: Any, options: dict[str, Any], base: Path | None) -> World:
     _check_ours(name, seconds, history)
     _check_options(name, made, options)
     make = partial(made, **options) if options else made
-    if name in BUILT_IN:
+    if name in ENVIRONMENTS:
         make()  # Its options are checked now; one of the user's may be dear to make.
     return World(name, make, float(seconds), history, spec)
 
 
 def _found(name: str, base: Path | None) -> Any:
-    if name not in BUILT_IN and ":" not in name:
+    if name in ENVIRONMENTS:
+        return resolve_name(ENVIRONMENTS, name)
+    if ":" not in name:
         raise TaskError(
-            f"there is no environment {name!r}{did_you_mean(name, list(BUILT_IN))}; your own is module:Class"
+            f"there is no environment {name!r}{did_you_mean(name, list(ENVIRONMENTS))}; your own is module:Class"
         )
-    return load(BUILT_IN.get(name, name), None if name in BUILT_IN else base)
+    return load(name, base)
 
 
 def _check_ours(name: str, seconds: Any, history: Any) -> None:
@@ -160,7 +159,7 @@ def _check_options(name: str, made: Callable[..., Any], options: Mapping[str, An
 class _Failure:
     """A failure as a value: whoever drives plans takes an exception for its own."""
 
-    stop: Stop
+    stop: StopReason
     why: str
 
 

@@ -1,7 +1,6 @@
 """Find the client of a model by the model's name, and keep one client per server."""
 
 import asyncio
-import importlib
 import os
 from pathlib import Path
 from typing import Any
@@ -10,11 +9,9 @@ from edgewise.toolkit.errors import ModelError, TaskError, WrongKey
 from edgewise.toolkit.model.client import Client, OpenAIClient
 from edgewise.toolkit.model.litellm_client import LiteLLMClient
 from edgewise.toolkit.model.names import is_loopback, server_of
+from edgewise.toolkit.registry import MODEL_CLIENTS, resolve
 from edgewise.toolkit.types import Reply, Request
 from edgewise.toolkit.util.import_by_name import load
-
-WEIGHTS = "edgewise.learner.sampling.torch_client"
-"""What answers for `torch/…`: resolved when such a model is asked, so that this file imports no upper package."""
 
 
 def connect(name: str, embeds: bool = False) -> Client:
@@ -63,7 +60,7 @@ def check(name: str) -> None:
 
 def _weights() -> Any:
     try:
-        return importlib.import_module(WEIGHTS)
+        return resolve(MODEL_CLIENTS, "torch")
     except ModuleNotFoundError as error:
         raise ModelError(f"A torch/ model needs {error.name}: pip install 'edgewise[learner]'.") from None
 
@@ -97,7 +94,7 @@ class Router:
 
     async def ask(self, request: Request) -> Reply:
         """Ask the model that the request names."""
-        server = server_of(request.model), request.embeds
+        server = server_of(request.model), request.is_embedding
         client = self._clients.get(server) or await self._open(server, request.model)
         return await client.ask(request)
 

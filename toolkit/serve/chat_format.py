@@ -6,43 +6,43 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
-from edgewise.toolkit.types import Message, Reply, Request, Sampling, Stop, Tool, ToolCall, Usage
+from edgewise.toolkit.types import Message, Reply, Request, Sampling, StopReason, Tool, ToolCall, Usage
 
 ROLES = {"developer": "system"}
-FINISHES: Mapping[Stop, str] = {"stop": "stop", "length": "length", "tools": "tool_calls", "turns": "length"}
+FINISHES: Mapping[StopReason, str] = {"stop": "stop", "length": "length", "tools": "tool_calls", "turns": "length"}
 
 
 class BadRequest(ValueError):
     """What a client sent is no chat that can be answered; the message says why."""
 
 
-class Part(BaseModel):
+class TextPart(BaseModel):
     """One part of a message's content; only text can be answered."""
 
     type: Literal["text"]
     text: str
 
 
-class Called(BaseModel):
+class FunctionCall(BaseModel):
     """The function of a tool call."""
 
     name: str
     arguments: str = "{}"
 
 
-class Call(BaseModel):
+class CalledTool(BaseModel):
     """A tool call in an assistant's message."""
 
     id: str
-    function: Called
+    function: FunctionCall
 
 
-class Said(BaseModel):
+class ChatMessage(BaseModel):
     """A message."""
 
     role: Literal["system", "developer", "user", "assistant", "tool"]
-    content: str | list[Part] | None = None
-    tool_calls: list[Call] | None = None
+    content: str | list[TextPart] | None = None
+    tool_calls: list[CalledTool] | None = None
     tool_call_id: str | None = None
 
     def message(self) -> Message:
@@ -54,7 +54,7 @@ class Said(BaseModel):
         return Message(ROLES.get(self.role, self.role), text, calls, self.tool_call_id)  # type: ignore[arg-type]
 
 
-class Function(BaseModel):
+class FunctionSchema(BaseModel):
     """A function that a model may call."""
 
     name: str
@@ -69,24 +69,24 @@ class Function(BaseModel):
         )
 
 
-class Offered(BaseModel):
+class ToolOffer(BaseModel):
     """A tool."""
 
     type: Literal["function"]
-    function: Function
+    function: FunctionSchema
 
 
-class Shape(BaseModel):
+class ReplySchema(BaseModel):
     """The schema that a reply must have."""
 
     schema_: dict[str, Any] = Field({}, alias="schema")
 
 
-class Format(BaseModel):
+class ResponseFormat(BaseModel):
     """What a reply must look like."""
 
     type: Literal["text", "json_object", "json_schema"] = "text"
-    json_schema: Shape | None = None
+    json_schema: ReplySchema | None = None
 
     @property
     def schema_(self) -> dict[str, Any] | None:
@@ -121,7 +121,7 @@ NEUTRAL: Mapping[str, Sequence[Any]] = {
 """What a reply would depend on and can't be passed on, with the values that change nothing; none is one of them."""
 
 
-class Chat(BaseModel):
+class ChatRequest(BaseModel):
     """
     The body of POST /v1/chat/completions.
 
@@ -131,7 +131,7 @@ class Chat(BaseModel):
     model_config = ConfigDict(extra="ignore")
 
     model: str = ""
-    messages: list[Said] = Field(min_length=1)
+    messages: list[ChatMessage] = Field(min_length=1)
     temperature: float | None = Field(None, ge=0)
     top_p: float | None = Field(None, gt=0, le=1)
     max_tokens: int | None = Field(None, ge=1)
@@ -139,9 +139,9 @@ class Chat(BaseModel):
     seed: int | None = None
     stop: str | list[str] | None = None
     n: Literal[1] | None = None
-    tools: list[Offered] | None = None
+    tools: list[ToolOffer] | None = None
     tool_choice: Any = None
-    response_format: Format | None = None
+    response_format: ResponseFormat | None = None
     stream: bool | None = False
     stream_options: StreamOptions | None = None
 
@@ -174,26 +174,26 @@ def _instead(neutral: Sequence[Any]) -> str:
     return f": leave it out, or send {' or '.join(map(json.dumps, neutral))}" if neutral else ": leave it out"
 
 
-def read(body: bytes) -> Chat:
+def parse_chat(body: bytes) -> ChatRequest:
     """The chat in a request's body. Raises BadRequest that names the first thing that is wrong."""
     try:
-        return Chat.model_validate_json(body)
+        return ChatRequest.model_validate_json(body)
     except ValidationError as error:
         first = error.errors()[0]
         place, said = ".".join(map(str, first["loc"])), first["msg"].removeprefix("Value error, ")
         raise BadRequest(f"{place}: {said}" if place else said) from error
 
 
-def completion(reply: Reply, head: Mapping[str, Any]) -> dict[str, Any]:
+def render_completion(reply: Reply, head: Mapping[str, Any]) -> dict[str, Any]:
     """A chat completion; `head` has its id, when it was made and the model's name."""
     message: dict[str, Any] = {"role": "assistant", "content": reply.message.content}
     if reply.message.tool_calls:
         message |= {"content": reply.message.content or None, "tool_calls": _calls(reply.message)}
     choice = {"index": 0, "message": message, "finish_reason": FINISHES[reply.stop]}
-    return {**head, "object": "chat.completion", "choices": [choice], "usage": usage(reply.usage)}
+    return {**head, "object": "chat.completion", "choices": [choice], "usage": render_usage(reply.usage)}
 
 
-def events(reply: Reply, head: Mapping[str, Any], with_usage: bool) -> Iterator[str]:
+def stream_events(reply: Reply, head: Mapping[str, Any], with_usage: bool) -> Iterator[str]:
     """The same as server-sent events, one for each part of it, and the end mark."""
     parts: list[dict[str, Any]] = [{"role": "assistant", "content": ""}]
     if reply.message.content:
@@ -205,12 +205,12 @@ def events(reply: Reply, head: Mapping[str, Any], with_usage: bool) -> Iterator[
     base = {**head, "object": "chat.completion.chunk"}
     chunks = [{**base, "choices": [choice]} for choice in choices]
     if with_usage:
-        chunks.append({**base, "choices": [], "usage": usage(reply.usage)})
+        chunks.append({**base, "choices": [], "usage": render_usage(reply.usage)})
     yield from (f"data: {json.dumps(chunk)}\n\n" for chunk in chunks)
     yield "data: [DONE]\n\n"
 
 
-def usage(known: Usage | None) -> dict[str, Any] | None:
+def render_usage(known: Usage | None) -> dict[str, Any] | None:
     """The tokens of a reply, None where they are not known."""
     if known is None:
         return None
@@ -222,7 +222,7 @@ def usage(known: Usage | None) -> dict[str, Any] | None:
     }
 
 
-def refusal(sentence: str, kind: str) -> dict[str, Any]:
+def render_error(sentence: str, kind: str) -> dict[str, Any]:
     """The body of an error, as clients read it."""
     return {"error": {"message": sentence, "type": kind, "param": None, "code": kind}}
 

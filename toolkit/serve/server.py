@@ -2,7 +2,7 @@
 An OpenAI-compatible endpoint over any async function that answers a `Request`.
 
 `application` is the ASGI app, `running` puts it on a port, `command` is `edgewise serve ARTIFACT`. The packages that
-know what an artefact means are found by the file that it holds (`ANSWERS`), so that this file imports none of them.
+know what an artefact means are found by the file that it holds (`toolkit.registry`), so that this file imports none of them.
 """
 
 import asyncio
@@ -15,7 +15,6 @@ import socket
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from dataclasses import replace
-from importlib import import_module
 from typing import Any
 
 from edgewise.toolkit.errors import (
@@ -26,6 +25,7 @@ from edgewise.toolkit.errors import (
     ModelError,
     ProviderDown,
 )
+from edgewise.toolkit.registry import ANSWERERS, resolve
 from edgewise.toolkit.run.artifact import Artifact
 from edgewise.toolkit.run.driver import ModelClient
 from edgewise.toolkit.serve import chat_format
@@ -34,14 +34,6 @@ from edgewise.toolkit.types import Reply, Request, Sampling
 Answer = Callable[[Request], Awaitable[Reply]]
 Answerer = Callable[[Artifact, str, ModelClient], Answer]
 """What a package has: from an artefact, the model to use and a client to the function that answers."""
-
-ANSWERS = {
-    "graph.json": "edgewise.mas.deploy.agent_graph:answerer",
-    "nodes.json": "edgewise.mas.adopt.answerer:answerer",
-    "library.json": "edgewise.experience.prompting.answerer:answerer",
-    "weights.json": "edgewise.toolkit.serve.server:plain",
-}
-"""The file of an artefact -> what answers with it; the first that is there counts."""
 
 LARGEST = 16 << 20
 """Bytes of a request's body."""
@@ -62,10 +54,10 @@ def application(answer: Answer, *, name: str, token: str = "") -> Any:
 
     `name` is the model's name; a client may name any other. With a `token`, all but /health need it as the API key.
     """
-    return routed(lambda key: None if key else answer, name=name, token=token)
+    return route_by_key(lambda key: None if key else answer, name=name, token=token)
 
 
-def routed(find: Callable[[str], Answer | None], *, name: str, token: str = "") -> Any:
+def route_by_key(find: Callable[[str], Answer | None], *, name: str, token: str = "") -> Any:
     """The same for many functions on one port: /run/KEY/v1/... is answered by `find(KEY)`, /v1/... by `find("")`."""
     from starlette.applications import Starlette
     from starlette.responses import JSONResponse
@@ -104,7 +96,7 @@ async def _answered(http: Any, answer: Answer, name: str) -> Any:
 
     head = {"id": f"chatcmpl-{secrets.token_hex(12)}", "created": int(time.time()), "model": name}
     try:
-        asked = chat_format.read(await _body(http))
+        asked = chat_format.parse_chat(await _body(http))
         reply = await answer(asked.request)
     except chat_format.BadRequest as error:
         return _error(400, str(error), "invalid_request_error")
@@ -117,8 +109,8 @@ async def _answered(http: Any, answer: Answer, name: str) -> Any:
         return _error(status, reply.error or reply.stop, kind)
     if asked.stream:
         usage = bool(asked.stream_options and asked.stream_options.include_usage)
-        return StreamingResponse(chat_format.events(reply, head, usage), media_type="text/event-stream")
-    return JSONResponse(chat_format.completion(reply, head))
+        return StreamingResponse(chat_format.stream_events(reply, head, usage), media_type="text/event-stream")
+    return JSONResponse(chat_format.render_completion(reply, head))
 
 
 async def _body(http: Any) -> bytes:
@@ -152,21 +144,21 @@ def _error(status: int, sentence: str, kind: str) -> Any:
 
     # An openai client asks again on 429 and 5xx; where a limit is reached that would help nobody.
     headers = {"x-should-retry": "false"} if kind == "insufficient_quota" else None
-    return JSONResponse(chat_format.refusal(sentence, kind), status, headers=headers)
+    return JSONResponse(chat_format.render_error(sentence, kind), status, headers=headers)
 
 
 # ---- on a port -----------------------------------------------------------------------------------
 
 
 @contextlib.asynccontextmanager
-async def running(app: Any, host: str = "127.0.0.1", port: int = 0) -> AsyncIterator[str]:
+async def run_server(app: Any, host: str = "127.0.0.1", port: int = 0) -> AsyncIterator[str]:
     """
     Serve an app while the block runs; gives its URL without a path. Port 0 takes a free one.
 
     At the end nothing new is accepted and requests under way have `GRACE` seconds. Raises ConfigError where the port
     can't be had, or the packages are missing.
     """
-    uvicorn = _uvicorn()
+    uvicorn = import_uvicorn()
     listening = _bound(host, port)
     config = uvicorn.Config(app, lifespan="off", log_level="warning", timeout_graceful_shutdown=GRACE)
     server = uvicorn.Server(config)
@@ -182,7 +174,7 @@ async def running(app: Any, host: str = "127.0.0.1", port: int = 0) -> AsyncIter
         listening.close()
 
 
-def _uvicorn() -> Any:
+def import_uvicorn() -> Any:
     try:
         import starlette  # noqa: F401
         import uvicorn
@@ -221,28 +213,27 @@ def _url(host: str, port: int) -> str:
 # ---- an artefact ---------------------------------------------------------------------------------
 
 
-def answerer_of(artifact: Artifact) -> Answerer:
+def find_answerer(artifact: Artifact) -> Answerer:
     """What answers with an artefact. Raises ArtifactError where nothing does."""
-    target = next((target for file, target in ANSWERS.items() if file in artifact.files), None)
-    if target is None:
+    file = next((file for file in ANSWERERS if file in artifact.files), None)
+    if file is None:
         raise ArtifactError(
-            f"This artefact holds nothing to serve: neither of {', '.join(ANSWERS)} is in it."
+            f"This artefact holds nothing to serve: neither of {', '.join(ANSWERERS)} is in it."
         )
-    module, _, name = target.partition(":")
-    return getattr(import_module(module), name)
+    return resolve(ANSWERERS, file)
 
 
-def plain(artifact: Artifact, model: str, client: ModelClient) -> Answer:
+def answer_with_weights(artifact: Artifact, model: str, client: ModelClient) -> Answer:
     """What answers with a model that was trained: itself, with the settings that it was measured with."""
 
     async def answer(request: Request) -> Reply:
-        sampling = drawn_as(request, artifact.sampling)
+        sampling = merge_sampling(request, artifact.sampling)
         return await client.ask(replace(request, model=model, sampling=sampling))
 
     return answer
 
 
-def drawn_as(request: Request, usual: Sampling) -> Sampling:
+def merge_sampling(request: Request, usual: Sampling) -> Sampling:
     """How a reply is drawn: as the client wants, else as the artefact was measured."""
     asked = request.sampling
     return replace(

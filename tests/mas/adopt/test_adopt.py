@@ -14,7 +14,7 @@ import aiohttp
 import openai
 import pytest
 
-from edgewise.experience.library.library import Library, lesson
+from edgewise.experience.library.library import Library, make_lesson
 from edgewise.mas.adopt.answerer import answerer
 from edgewise.mas.adopt.api import adopt
 from edgewise.mas.adopt.gateway import UNNAMED, Gateway, Trial, named, node_of
@@ -26,7 +26,7 @@ from edgewise.toolkit.errors import AllFailed, ArtifactError, ConfigError, Limit
 from edgewise.toolkit.model.client import OpenAIClient
 from edgewise.toolkit.run.artifact import Artifact
 from edgewise.toolkit.run.driver import Driver
-from edgewise.toolkit.serve.server import answerer_of, application, running
+from edgewise.toolkit.serve.server import find_answerer, application, run_server
 from edgewise.toolkit.task.task import Task
 from edgewise.toolkit.types import Example, Group, Message, Request, Rollout, Sampling, Score
 from tests.support.server import Body, Server
@@ -152,13 +152,13 @@ def test_runs_at_the_same_time_are_never_mixed():
         assert server.most_at_once > 2
     for n, run in enumerate(found):
         assert run.answer.strip("<>") == str(n)
-        assert [call.role for call in run.steps[0].calls] == [FIND, WRITE]
-        assert [len(call.steps) for call in run.steps[0].calls] == [1, 1]
-        assert run.steps[0].calls[0].steps[0].seen[-1].content == f"it is {n}"
+        assert [call.role for call in run.steps[0].subrollouts] == [FIND, WRITE]
+        assert [len(call.steps) for call in run.steps[0].subrollouts] == [1, 1]
+        assert run.steps[0].subrollouts[0].steps[0].prompt[-1].content == f"it is {n}"
 
 
 def test_lessons_reach_their_node_alone_and_nothing_else_of_a_call_changes():
-    library = Library((lesson("Put it in brackets."),))
+    library = Library((make_lesson("Put it in brackets."),))
     with Server(model) as server:
         (run,) = together(server, Called(program), [trial("it is 5", **{WRITE: library})])
         find, write = server.bodies
@@ -167,7 +167,7 @@ def test_lessons_reach_their_node_alone_and_nothing_else_of_a_call_changes():
     assert write["messages"][0]["content"].startswith(WRITE) and "brackets" in write["messages"][0]["content"]
     assert write["messages"][1] == {"role": "user", "content": "5"}
     assert (write["model"], write["temperature"]) == ("mine", 0.5)
-    assert run.steps[0].calls[1].steps[0].seen[0].content == WRITE
+    assert run.steps[0].subrollouts[1].steps[0].prompt[0].content == WRITE
 
 
 def hangs(question: str) -> str:
@@ -253,7 +253,7 @@ def test_groups_by_node_have_the_reward_of_the_whole_run():
     parts = by_node(group)
     assert [(part.role, part.rewards) for part in parts] == [(FIND, (1.0, 0.0)), (WRITE, (1.0, 0.0))]
     assert parts[0].example.messages[0].content == FIND
-    assert by_node(Group(group.example, "program", group.members[:1])) == []
+    assert by_node(Group(group.example, "program", group.rollouts[:1])) == []
 
 
 @pytest.mark.parametrize(
@@ -288,17 +288,17 @@ async def served(artifact: Artifact, server: Server) -> str:
     """What the program answers through an artefact."""
     client = OpenAIClient(server.url, "none")
     try:
-        answer = answerer_of(artifact)(artifact, f"{server.url}#m", client)
-        async with running(application(answer, name="x")) as url:
+        answer = find_answerer(artifact)(artifact, f"{server.url}#m", client)
+        async with run_server(application(answer, name="x")) as url:
             return await program("it is 8", f"{url}/v1")
     finally:
         await client.aclose()
 
 
 def test_served_the_unchanged_program_has_its_lessons():
-    libraries = NodeLibraries({WRITE: Library((lesson("Put it in brackets."),))})
+    libraries = NodeLibraries({WRITE: Library((make_lesson("Put it in brackets."),))})
     artifact = Artifact("t", "m", {"nodes.json": libraries.to_json()})
-    assert answerer_of(artifact) is answerer
+    assert find_answerer(artifact) is answerer
     with Server(lambda body: model({"seed": 1, **body})) as server:
         assert asyncio.run(served(artifact, server)) == "<8>"
 
@@ -325,7 +325,7 @@ def test_a_way_to_tell_nodes_apart_that_nobody_finds_again_is_refused(tmp_path, 
 
 
 def test_libraries_of_nodes_are_read_back_and_empty_ones_do_not_count():
-    some = NodeLibraries({"a": Library((lesson("x y"),)), "b": Library()})
+    some = NodeLibraries({"a": Library((make_lesson("x y"),)), "b": Library()})
     assert NodeLibraries.from_json(some.to_json()).version == some.version
     assert NodeLibraries({"b": Library()}).version == NodeLibraries().version
     with pytest.raises(ArtifactError):

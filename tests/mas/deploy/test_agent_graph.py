@@ -34,7 +34,7 @@ from edgewise.toolkit.errors import (
 )
 from edgewise.toolkit.model.scripted import Scripted
 from edgewise.toolkit.run.artifact import Artifact
-from edgewise.toolkit.serve.server import application, running
+from edgewise.toolkit.serve.server import application, run_server
 from edgewise.toolkit.tools.registry import load_tools
 from edgewise.toolkit.types import Message, Reply, Request, Sampling, Tool
 from tests.support.mas import sums
@@ -432,7 +432,7 @@ def test_the_endpoint_answers_with_the_graph(tmp_path: Path):
                 await graph.answer("warm up")
                 app = application(answerer(found, found.model, graph._asks), name="g")
                 async with (
-                    running(app) as url,
+                    run_server(app) as url,
                     openai.AsyncOpenAI(base_url=f"{url}/v1", api_key="x") as client,
                 ):
                     asked: Any = [{"role": "user", "content": "x"}]
@@ -450,7 +450,7 @@ def test_what_stops_a_served_graph_is_a_status_of_its_own(error, status):
     async def main() -> Any:
         app = application(answerer(artifact(), "m", Scripted(lambda _: error)), name="g")
         async with (
-            running(app) as url,
+            run_server(app) as url,
             openai.AsyncOpenAI(base_url=f"{url}/v1", api_key="x", max_retries=0) as c,
         ):
             await c.chat.completions.create(model="g", messages=[{"role": "user", "content": "x"}])

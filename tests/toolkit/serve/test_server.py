@@ -13,10 +13,10 @@ from urllib.request import urlopen
 import openai
 import pytest
 
-from edgewise.experience.library.library import Library, lesson
+from edgewise.experience.library.library import Library, make_lesson
 from edgewise.toolkit.errors import ArtifactError, ConfigError, LimitReached, ModelError, ProviderDown
 from edgewise.toolkit.run.artifact import Artifact
-from edgewise.toolkit.serve.server import answerer_of, application, routed, running
+from edgewise.toolkit.serve.server import find_answerer, application, route_by_key, run_server
 from edgewise.toolkit.types import Message, Reply, Request, Tool, ToolCall, Usage
 from tests.support.command import start
 from tests.support.server import Server
@@ -45,7 +45,7 @@ def call(app: Any, asks: Any, key: str = "any", path: str = "/v1") -> Any:
 
     async def main() -> Any:
         async with (
-            running(app) as url,
+            run_server(app) as url,
             openai.AsyncOpenAI(base_url=url + path, api_key=key, max_retries=0) as client,
         ):
             return await asks(client)
@@ -194,7 +194,7 @@ def test_without_the_token_nothing_is_answered():
 
 
 def test_models_and_health_and_keys():
-    app = routed({"": Seen(said("plain")), "a": Seen(said("of a"))}.get, name="mine")
+    app = route_by_key({"": Seen(said("plain")), "a": Seen(said("of a"))}.get, name="mine")
     listed = call(app, lambda client: client.models.list())
     assert [model.id for model in listed.data] == ["mine"]
     assert call(app, chat(), path="/run/a/v1").choices[0].message.content == "of a"
@@ -216,7 +216,7 @@ def test_many_at_once_and_the_end_waits_for_those_under_way():
         return said(request.messages[-1].content)
 
     async def main() -> list[str]:
-        async with running(application(answer, name="mine")) as url:
+        async with run_server(application(answer, name="mine")) as url:
             client = openai.AsyncOpenAI(base_url=f"{url}/v1", api_key="x", max_retries=0)
             asked = [
                 asyncio.create_task(chat(messages=[{"role": "user", "content": str(n)}])(client))
@@ -235,7 +235,7 @@ def test_many_at_once_and_the_end_waits_for_those_under_way():
 def test_a_port_that_is_taken_is_said():
     async def main() -> None:
         app = application(Seen(said("")), name="x")
-        async with running(app) as url, running(app, port=int(url.rpartition(":")[2])):
+        async with run_server(app) as url, run_server(app, port=int(url.rpartition(":")[2])):
             pass
 
     with pytest.raises(ConfigError, match="choose another --port"):
@@ -243,7 +243,7 @@ def test_a_port_that_is_taken_is_said():
 
 
 def words(folder: Path, model: str, **settings: Any) -> Path:
-    library = Library((lesson("Answer in French."),))
+    library = Library((make_lesson("Answer in French."),))
     return Artifact("t", model, {"library.json": library.to_json()}, settings).save(folder / "french.edge")
 
 
@@ -281,7 +281,7 @@ def test_the_command_serves_lessons_within_its_limits_and_ends_in_order(tmp_path
 
 @pytest.mark.parametrize("name", ["v1.5", "v1.5.edge"])
 def test_a_service_has_the_whole_name_of_its_artefact(tmp_path, name):
-    library = Library((lesson("Answer in French."),))
+    library = Library((make_lesson("Answer in French."),))
     path = Artifact("t", "scripted/x:y", {"library.json": library.to_json()}).save(tmp_path / name)
     with start("serve", path, "--port", "0") as process:
         try:
@@ -298,13 +298,13 @@ def test_only_lessons_that_fit_are_shown_of_a_large_library(tmp_path):
         f"When {word} appears, say {word} twice and nothing else at all."
         for word in ("herring", "copper", "violin")
     ]
-    library = Library(tuple(lesson(text) for text in texts))
+    library = Library(tuple(make_lesson(text) for text in texts))
     artifact = Artifact("t", "m", {"library.json": library.to_json()}, {"prompt_tokens": 45})
 
     async def main() -> Request:
         answer = Seen(said("x"))
         client = type("Client", (), {"ask": lambda self, request: answer(request)})()
-        await answerer_of(artifact)(artifact, "m", client)(
+        await find_answerer(artifact)(artifact, "m", client)(
             Request("any", (Message("user", "a violin sounds"),))
         )
         return answer.requests[0]
@@ -315,7 +315,7 @@ def test_only_lessons_that_fit_are_shown_of_a_large_library(tmp_path):
 
 def test_an_artefact_without_anything_to_serve_is_refused(tmp_path, capsys):
     with pytest.raises(ArtifactError, match="nothing to serve"):
-        answerer_of(Artifact("t", "m", {"evidence.json": {}}))
+        find_answerer(Artifact("t", "m", {"evidence.json": {}}))
 
 
 def test_the_endpoint_is_not_imported_with_the_toolkit():
