@@ -1,5 +1,5 @@
 """
-Run benches and write the table docs/bench.md: every one, or those that are named, which then replace their own rows.
+Run benches, add their figures to bench/results.jsonl and write docs/bench.md: every bench, or those that are named.
 
 `--quick` runs the short form of each.
 """
@@ -15,9 +15,18 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
+import page
+
 HERE = Path(__file__).resolve().parent
-TABLE = HERE.parent / "docs" / "bench.md"
-NO_BENCH = {"all.py", "common.py", "puzzles.py", "simulated_graphs.py", "one_update.py", "sentences.py"}
+NO_BENCH = {
+    "all.py",
+    "common.py",
+    "puzzles.py",
+    "simulated_graphs.py",
+    "one_update.py",
+    "sentences.py",
+    "page.py",
+}
 PACKAGES = (
     "edgewise",
     "openai",
@@ -43,11 +52,6 @@ def run(script: Path, short: bool) -> dict[str, Any]:
         return {"bench": script.stem, "figures": {}, "bar": "gave no result", "holds": False}
 
 
-def row(result: dict[str, Any]) -> str:
-    figures = ", ".join(f"{name} {value}" for name, value in result["figures"].items())
-    return f"| {result['bench']} | {figures} | {result['bar']} | {'yes' if result['holds'] else '**no**'} |"
-
-
 def machine() -> str:
     # Linux names the processor only there.
     info = Path("/proc/cpuinfo")
@@ -66,13 +70,6 @@ def versions() -> str:
     return ", ".join(found)
 
 
-def kept(names: set[str]) -> dict[str, str]:
-    """Rows of the table as it stands, by bench, without those of `names`."""
-    lines = TABLE.read_text("utf-8").splitlines() if TABLE.exists() else []
-    rows = {line.split(" | ")[0].strip("| "): line for line in lines if line.startswith("| ")}
-    return {name: line for name, line in rows.items() if name not in {*names, "bench"}}
-
-
 def main() -> int:
     scripts = {x.stem: x for x in sorted(HERE.glob("*.py")) if x.name not in NO_BENCH}
     parser = argparse.ArgumentParser(description=__doc__)
@@ -82,20 +79,17 @@ def main() -> int:
     wanted = set(given.bench)
     if unknown := wanted - scripts.keys():
         parser.error(f"there is no bench {', '.join(sorted(unknown))}")
-    results = [run(x, given.quick) for name, x in scripts.items() if not wanted or name in wanted]
-    rows = kept(wanted) if wanted else {}
-    rows |= {result["bench"]: row(result) for result in results}
-    head = ["# Benches", "", "Written by `make bench`; rows may be of different days."]
-    facts = [
-        f"- Last run: {datetime.now(UTC):%Y-%m-%d}",
-        f"- Machine: {machine()}",
-        f"- Versions: {versions()}",
-    ]
-    table = ["| bench | figures | bar | holds |", "|---|---|---|---|", *(rows[name] for name in sorted(rows))]
-    TABLE.parent.mkdir(exist_ok=True)
-    TABLE.write_text("\n".join([*head, "", *facts, "", *table, ""]), "utf-8")
-    print(TABLE.read_text("utf-8"))
-    return 0 if all(result["holds"] for result in results) else 1
+    facts = {"date": f"{datetime.now(UTC):%Y-%m-%d}", "machine": machine(), "versions": versions()}
+    all_hold = True
+    for name, script in scripts.items():
+        if not wanted or name in wanted:
+            result = run(script, given.quick)
+            all_hold &= result["holds"]
+            # A short form's figures are not those of the bar.
+            if not given.quick:
+                page.add({**result, **facts})
+    print(page.write())
+    return 0 if all_hold else 1
 
 
 if __name__ == "__main__":

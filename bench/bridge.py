@@ -15,10 +15,10 @@ from typing import Any
 from common import quick, report
 from sentences import WORDS
 
-from edgewise.experience.library.library import Library, lesson
+from edgewise.experience.library.library import Library, make_lesson
 from edgewise.learner import absorb
 from edgewise.learner.monitoring.retention import kept
-from edgewise.toolkit.cli.progress import watcher
+from edgewise.toolkit.cli.progress import show_progress
 from edgewise.toolkit.run.artifact import Artifact
 from edgewise.toolkit.run.runner import Result
 from edgewise.toolkit.task.task import Task
@@ -45,7 +45,7 @@ def task(train: int = 56, test: int = 60) -> Task:
 
 def library(folder: Path) -> Path:
     """The lessons as an artefact."""
-    lessons = Library(tuple(lesson(f"The tag of {word} is #{word}!") for word in SHOWN))
+    lessons = Library(tuple(make_lesson(f"The tag of {word} is #{word}!") for word in SHOWN))
     return Artifact("", MODEL, {"library.json": lessons.to_json()}).save(folder / "lessons.edge")
 
 
@@ -70,7 +70,7 @@ def main() -> int:
         rows = task(8, 8) if short else task()
         settings = SETTINGS | (SHORT if short else {})
         lessons, run = library(Path(place)), Path(place) / "run"
-        found = figures(absorb(rows, lessons, run=run, watch=watcher(), **settings))
+        found = figures(absorb(rows, lessons, run=run, on_event=show_progress(), **settings))
     gain = found["gain"]["with lessons"]
     sure = gain[0] >= GAIN and gain[1] > 0
     holds = sure and bool(found["share"]) and found["share"][0] >= SHARE

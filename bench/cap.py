@@ -17,7 +17,7 @@ from edgewise.experience.library.library import Library
 from edgewise.experience.library.operations import Operation
 from edgewise.experience.proposers import candidates
 from edgewise.experience.spec import ExperienceSpec
-from edgewise.toolkit.model.embedded.server import serve
+from edgewise.toolkit.model.embedded.server import serve_model
 from tests.support import toy
 
 LESSONS, TOKENS = 200, 6000
@@ -58,7 +58,7 @@ def main() -> int:
     config = ExperienceConfig(model="scripted/x", lessons=LESSONS, library_tokens=TOKENS, words=400)
     job = ExperienceSpec(toy.task(), config)
     library, most, over, ratios, longest = Library(), 0, 0, [], 0
-    with serve("smollm2-135m") as server:
+    with serve_model("smollm2-135m") as server:
         for number in range(batches):
             library, _ = candidates.applied(job, library, batch(rng, library), number)
             most, longest = max(most, library.tokens), max(longest, len(library))

@@ -19,7 +19,7 @@ from common import instant_server, quick, report
 from edgewise.toolkit.budget.journal import Journal
 from edgewise.toolkit.budget.ledger import Ledger, Limits
 from edgewise.toolkit.model.client import Client
-from edgewise.toolkit.model.middleware import stack
+from edgewise.toolkit.model.middleware import stack_middleware
 from edgewise.toolkit.model.router import Router
 from edgewise.toolkit.types import Message, Request, Sampling
 
@@ -56,7 +56,7 @@ async def bare(url: str, calls: int) -> float:
 
 async def stacked(url: str, calls: int, journal: Journal | None) -> float:
     ledger = Ledger(Limits(calls=10**9, tokens=10**12))
-    client: Client = stack(Router(), journal, ledger, concurrency=CONCURRENCY)
+    client: Client = stack_middleware(Router(), journal, ledger, concurrency=CONCURRENCY)
 
     async def ask(number: int) -> object:
         message = Message("user", PROMPT.format(number))

@@ -22,7 +22,7 @@ from common import quick, report
 
 from edgewise.mas.graph.graph import Graph
 from edgewise.mas.runtime.graph_run import GraphLimits, GraphRun, Shared, graph_run
-from edgewise.toolkit.model.scripted import Scripted
+from edgewise.toolkit.model.scripted import ScriptedClient
 from edgewise.toolkit.run.driver import Driver
 from edgewise.toolkit.types import Plan, Rollout
 from tests.support.mas.naive import (
@@ -39,7 +39,7 @@ from tests.support.mas.naive import (
 TEAM = team()
 
 
-def run(graph: Graph, limits: dict[str, Any], **options: Any) -> tuple[GraphRun, float, Scripted]:
+def run(graph: Graph, limits: dict[str, Any], **options: Any) -> tuple[GraphRun, float, ScriptedClient]:
     """A run, its seconds, and the client that answered it."""
     answering = client()
     plan = graph_run(
@@ -97,7 +97,7 @@ def limited(graph: Graph, rng: random.Random) -> Iterator[tuple[str, bool]]:
     yield "an outcome for every node", all(done.outcomes.values())
     most = rng.randint(1, 3000 * len(graph))
     done, _, _ = run(graph, {"tokens": most})
-    yield "tokens within the limit", sum(map(tokens, done.rollout.steps[0].calls)) <= most
+    yield "tokens within the limit", sum(map(tokens, done.rollout.steps[0].subrollouts)) <= most
 
 
 def tokens(rollout: Rollout) -> int:

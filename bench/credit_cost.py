@@ -21,11 +21,11 @@ import numpy as np
 import one_update
 from common import quick, report
 
-from edgewise.learner.methods.method import Method, credited, override
+from edgewise.learner.methods.method import Method, compute_advantages, override
 from edgewise.learner.methods.published import METHODS
 from edgewise.learner.update import collate
-from edgewise.toolkit.groups.sampling.rollout_plan import marked
-from edgewise.toolkit.types import Encoded, Example, Group, Message, Rollout, Score, Step
+from edgewise.toolkit.groups.sampling.rollout_plan import set_marks
+from edgewise.toolkit.types import TokenizedTurn, Example, Group, Message, Rollout, Score, Step
 
 RUNS, STEPS = 16, 10_000
 VIEWS = 600
@@ -54,9 +54,9 @@ def walk(texts: Sequence[str], number: int, steps: int, rng: np.random.Generator
     """A rollout from view to near view."""
     places = np.cumsum(rng.integers(-3, 4, steps)) % len(texts)
     moves = rng.integers(0, len(ACTIONS), steps)
-    encoded = Encoded(tuple(range(PROMPT)), tuple(range(REPLY)), (-1.0,) * REPLY)
+    encoded = TokenizedTurn(tuple(range(PROMPT)), tuple(range(REPLY)), (-1.0,) * REPLY)
     made = tuple(
-        Step((Message("user", texts[place]),), Message("assistant", ACTIONS[move]), encoded=encoded)
+        Step((Message("user", texts[place]),), Message("assistant", ACTIONS[move]), tokens=encoded)
         for place, move in zip(places.tolist(), moves.tolist(), strict=True)
     )
     parts = {f"step_reward {i}": float(reward) for i, reward in enumerate(rng.random(steps) < 0.01)}
@@ -67,7 +67,7 @@ def apart(runs: Sequence[Rollout]) -> list[Rollout]:
     """The same, with another text in each step."""
 
     def other(run: Rollout, number: int, step: Step) -> Step:
-        return replace(step, seen=(Message("user", f"{step.seen[-1].content} {run.sample} {number}"),))
+        return replace(step, seen=(Message("user", f"{step.prompt[-1].content} {run.sample} {number}"),))
 
     return [
         replace(run, steps=tuple(other(run, number, step) for number, step in enumerate(run.steps)))
@@ -78,7 +78,7 @@ def apart(runs: Sequence[Rollout]) -> list[Rollout]:
 def delegated(runs: Sequence[Rollout]) -> list[Rollout]:
     """Each step as a run that its rollout delegated."""
     return [
-        marked(
+        set_marks(
             replace(run, role="worker", steps=(step,), score=Score(float(number % 3 == 0))),
             share=1 / len(run.steps),
         )
@@ -135,7 +135,7 @@ def main() -> int:
     for name, (dressed, method) in works.items():
         given, repeats = dressed(runs), 1 if quick() else 2
         seconds = least(partial(cost, given, method), repeats)
-        credit = least(partial(credited, method, collate.table(members(given), method)), repeats)
+        credit = least(partial(compute_advantages, method, collate.table(members(given), method)), repeats)
         found[name] = {
             "seconds": round(seconds, 2),
             "credit_seconds": round(credit, 2),

@@ -32,10 +32,10 @@ from statsmodels.stats.multitest import multipletests
 from edgewise.experience.effects.estimate import attach
 from edgewise.experience.effects.exposure import Exposure, key
 from edgewise.experience.effects.pruning import left_out, prune
-from edgewise.experience.library.library import Library, lesson
+from edgewise.experience.library.library import Library, make_lesson
 
 SIGNS = np.repeat([-1, 1, 0], 10)
-LIBRARY = Library(tuple(lesson(f"lesson {number}") for number in range(len(SIGNS))))
+LIBRARY = Library(tuple(make_lesson(f"lesson {number}") for number in range(len(SIGNS))))
 KEYS = [key(x) for x in LIBRARY.lessons]
 ROWS, GROUP, SPREAD, WORTH = 100, 5, 1.5, 0.10
 STATED, EARLY, SHARE = 9_000, 3_000, 0.8

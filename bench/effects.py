@@ -28,7 +28,7 @@ from simulated.interval import figures, interval, shown
 from simulated.training import Training
 from simulated.worlds import Words
 
-from edgewise.learner.methods.method import Method, columns
+from edgewise.learner.methods.method import Method, columns_of
 from edgewise.learner.methods.published import METHODS
 from edgewise.toolkit.evaluation.statistics import Interval
 
@@ -100,7 +100,7 @@ CLAIMS: Mapping[str, Claim] = {
 
 def control(method: Method) -> Method:
     """GRPO, but for the KL and the passes over a batch, which are the method's."""
-    kl = tuple(part for part in method.penalties if "ref_logp" in columns(part))
+    kl = tuple(part for part in method.penalties if "ref_logp" in columns_of(part))
     return replace(METHODS[GRPO], penalties=kl, epochs=method.epochs, minibatches=method.minibatches)
 
 

@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from common import quick, report
 
-from edgewise.learner.methods.batch import Batch, Tokens
+from edgewise.learner.methods.batch import Batch, LossInputs
 from edgewise.toolkit.groups import reward_shaping
 from edgewise.toolkit.groups.table import Table
 from tests.support import golden
@@ -30,7 +30,7 @@ def advantages() -> tuple[float, int, int]:
     worst, count, wrong = 0.0, 0, 0
     for rewards, lines in golden.PRINTED.items():
         for lengths in ([3] * 4, [10, 20, 30, 40]):
-            table = Table.of([0] * 4, rewards, length=lengths)
+            table = Table.from_arrays([0] * 4, rewards, length=lengths)
             for each in golden.ESTIMATORS:
                 found = each.part(table)
                 dead = len(set(rewards)) == 1
@@ -56,9 +56,9 @@ def descended(case: golden.Loss, garbage: float, wider: int) -> tuple[float, np.
     logp = filled(
         [row[: len(golden.OLD[i])] for i, row in enumerate((old + moved).tolist())]
     ).requires_grad_()
-    batch = Batch.of([(1,), (1,)], [(1, 2, 3), (4, 5)], [0, 0], golden.SIGN)
+    batch = Batch.from_lists([(1,), (1,)], [(1, 2, 3), (4, 5)], [0, 0], golden.SIGN)
     weights = torch.nn.functional.pad(case.weigh(batch), (0, wider)).double()
-    x = Tokens(logp, filled(golden.OLD), mask, batch.advantage, batch.group)
+    x = LossInputs(logp, filled(golden.OLD), mask, batch.advantage, batch.group)
     value = torch.where(mask, case.part(x) * weights, 0.0).sum()
     value.backward()
     assert logp.grad is not None
@@ -90,13 +90,13 @@ def losses() -> tuple[float, float, int, int, bool]:
 def penalties() -> tuple[float, int, int]:
     """The same of divergences and of the overlong penalty."""
     one = torch.ones(1, 1, dtype=torch.float64)
-    x = Tokens(-one, -one, one.bool(), one, torch.zeros(1), {"ref_logp": -1.2 * one})
+    x = LossInputs(-one, -one, one.bool(), one, torch.zeros(1), {"ref_logp": -1.2 * one})
     worst, wrong = 0.0, 0
     for part, (plain, text) in golden.PENALTIES.items():
         found = part(x, beta=1.0).item()
         worst, wrong = max(worst, abs(found - plain(-0.2))), wrong + (not close(found, text))
     for length, text in golden.OVERLONG.items():
-        found = float(reward_shaping.overlong(Table.of([0], [0.0], longest=[length]))[0])
+        found = float(reward_shaping.overlong(Table.from_arrays([0], [0.0], longest=[length]))[0])
         worst, wrong = max(worst, abs(found + (length - 16384) / 4096)), wrong + (not close(found, text))
     return worst, len(golden.PENALTIES) + len(golden.OVERLONG), wrong
 

@@ -19,7 +19,7 @@ from edgewise.mas.graph.roles import CATALOGUE
 from edgewise.mas.runtime.graph_run import GraphRun, Shared, graph_run
 from edgewise.mas.runtime.node import Team
 from edgewise.toolkit.budget.ledger import Ledger
-from edgewise.toolkit.model.middleware import stack
+from edgewise.toolkit.model.middleware import stack_middleware
 from edgewise.toolkit.model.router import Router
 from edgewise.toolkit.run.driver import Driver
 from edgewise.toolkit.types import Example, Message, Plan, Rollout, Sampling
@@ -72,7 +72,7 @@ def runs(url: str, sharing: bool) -> Plan[list[GraphRun]]:
 async def driven(server: Server, sharing: bool) -> tuple[list[GraphRun], Ledger]:
     """The runs and their ledger."""
     ledger = Ledger()
-    client = stack(Router(), ledger=ledger)
+    client = stack_middleware(Router(), ledger=ledger)
     try:
         return await Driver(client).run(runs(server.url, sharing)), ledger
     finally:
@@ -82,7 +82,7 @@ async def driven(server: Server, sharing: bool) -> tuple[list[GraphRun], Ledger]
 def calls(found: list[GraphRun]) -> Iterator[Rollout]:
     """The rollouts of nodes that were run, each once."""
     for run in found:
-        yield from (each for each in run.rollout.steps[0].calls if each.role not in run.reused)
+        yield from (each for each in run.rollout.steps[0].subrollouts if each.role not in run.reused)
 
 
 def agree(answered: list[dict[str, Any]], found: list[GraphRun], ledger: Ledger) -> tuple[int, int, int]:

@@ -24,7 +24,7 @@ from edgewise.mas.graph.graph import Graph, Node
 from edgewise.mas.graph.roles import Role
 from edgewise.mas.runtime.graph_run import graph_run
 from edgewise.mas.runtime.node import Team
-from edgewise.toolkit.model.scripted import Scripted
+from edgewise.toolkit.model.scripted import ScriptedClient
 from edgewise.toolkit.run.driver import Drive, Driver, asking
 from edgewise.toolkit.types import Example, Message, Request, Sampling
 
@@ -106,8 +106,8 @@ async def measured(repeats: int) -> tuple[float, float]:
     """Seconds per run by hand and compiled."""
     hand, (graph, team) = by_hand(), ours()
 
-    def client() -> Scripted:
-        return Scripted(lambda request: "It is fifty five.")
+    def client() -> ScriptedClient:
+        return ScriptedClient(lambda request: "It is fifty five.")
 
     async def written() -> None:
         context = Hand(Driver(client()).run, EXAMPLE)

@@ -41,19 +41,19 @@ GAIN, START, MINUTES = 0.3, 0.4, 15.0
 BAR = "from below 0.4, at least +0.3 on held-out rows, interval above 0, within 15 minutes, each of three methods"
 
 
-def watch(note: Event) -> None:
+def on_event(event: Event) -> None:
     """Each step as a line; of each measurement, which comes behind them, some replies."""
-    if isinstance(note, StepFinished):
-        print(note.record.summary(), file=sys.stderr, flush=True)
+    if isinstance(event, StepFinished):
+        print(event.record.summary(), file=sys.stderr, flush=True)
         SEEN.clear()
-    elif isinstance(note, GroupsFinished):
-        SEEN.append(note.groups)
+    elif isinstance(event, GroupsFinished):
+        SEEN.append(event.groups)
 
 
 def said(method: str) -> None:
     """Print what the weights wrote for the first held-out rows: those that were trained, then those before."""
     for when, groups in zip(("after", "before"), SEEN, strict=True):
-        for run in [group.members[0] for group in groups[:REPLIES]]:
+        for run in [group.rollouts[0] for group in groups[:REPLIES]]:
             print(f"{method} {when}: {run.score.value if run.score else 0:.0f} {run.answer!r}")
 
 
@@ -75,7 +75,7 @@ def main() -> int:
     for method in METHODS[:1] if quick() else METHODS:
         with tempfile.TemporaryDirectory() as folder:
             rows = task(16, 4, 8) if quick() else task()
-            found[method] = figures(train(rows, run=Path(folder), watch=watch, method=method, **settings))
+            found[method] = figures(train(rows, run=Path(folder), on_event=on_event, method=method, **settings))
             said(method)
     holds = all(
         each["before"] < START

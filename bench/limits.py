@@ -15,7 +15,7 @@ from common import quick, report
 from edgewise.toolkit.budget.ledger import Ledger, Limits
 from edgewise.toolkit.budget.prices import Price
 from edgewise.toolkit.errors import LimitReached
-from edgewise.toolkit.model.middleware import stack
+from edgewise.toolkit.model.middleware import stack_middleware
 from edgewise.toolkit.model.router import Router
 from edgewise.toolkit.types import Message, Request, Sampling
 from tests.support.server import Server
@@ -41,7 +41,7 @@ def used(server: Server) -> dict[str, Fraction]:
 async def push(url: str, ledger: Ledger, calls: int) -> int:
     """Ask until the limit stops it; how many calls were refused."""
     model = f"{url}#m"
-    client = stack(Router(), ledger=ledger, concurrency=CONCURRENCY)
+    client = stack_middleware(Router(), ledger=ledger, concurrency=CONCURRENCY)
 
     async def one(number: int) -> int:
         request = Request(

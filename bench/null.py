@@ -14,7 +14,7 @@ import numpy as np
 from common import quick, report
 from simulated.learning import Simulated, accepted, changed, run, spread, task
 
-from edgewise.experience.library.library import Library, lesson
+from edgewise.experience.library.library import Library, make_lesson
 
 STEPS, MINIBATCH = 6, 3
 
@@ -38,7 +38,7 @@ def main() -> int:
     rng = np.random.default_rng(0)
     rows = task(40, 100, 100)
     ended = {"gate": 0, "accepted": 0, "given": 0, "given_accepted": 0, "raw_mean": 0, "gepa_rule": 0}
-    given = Library(tuple(lesson(f"lesson old{n}") for n in range(8)))
+    given = Library(tuple(make_lesson(f"lesson old{n}") for n in range(8)))
     for number in range(runs):
         rates = spread(rng, rows)
         settings = {"epochs": 3, "batch_size": 20, "seed": number}

@@ -43,7 +43,7 @@ def batch(prompts: int, prompt: int, group: int, reply: int) -> Batch:
     asked = torch.randint(3, WORDS, (prompts, prompt), generator=rng).repeat_interleave(group, 0)
     said = torch.randint(3, WORDS, (rows, reply), generator=rng)
     advantage = torch.randn(rows, generator=rng).tolist()
-    return Batch.of(asked.tolist(), said.tolist(), [i // group for i in range(rows)], advantage)
+    return Batch.from_lists(asked.tolist(), said.tolist(), [i // group for i in range(rows)], advantage)
 
 
 def ours(work: Batch, told: dict[str, Any]) -> tuple[Callable[[], Any], int]:

@@ -13,8 +13,8 @@ from itertools import takewhile
 from common import ROOT, quick, report
 
 from edgewise.experience.config import ExperienceConfig
-from edgewise.experience.library.library import Library, Place, lesson
-from edgewise.toolkit.model.embedded.server import serve
+from edgewise.experience.library.library import Library, Place, make_lesson
+from edgewise.toolkit.model.embedded.server import serve_model
 from edgewise.toolkit.run.config import resolve
 from edgewise.toolkit.task.task import Task
 
@@ -38,7 +38,7 @@ def tokens(url: str, text: str) -> list[int]:
 
 def share(url: str, task: Task, place: Place, rows: int) -> float:
     """The part of all prompt tokens that lies in the prefix common to all rows."""
-    library = Library(tuple(map(lesson, LESSONS)), place)
+    library = Library(tuple(map(make_lesson, LESSONS)), place)
     dressed = [library.insert_lessons(row.messages) for row in task.train[:rows]]
     prompts = ["\n".join(m.content for m in messages) for messages in dressed]
     encoded = [tokens(url, prompt) for prompt in prompts]
@@ -50,7 +50,7 @@ def main() -> int:
     rows = 10 if quick() else 1000
     task = Task.read(ROOT / "examples" / "support_triage")
     used = resolve(ExperienceConfig, task.settings).place
-    with serve("smollm2-135m") as server:
+    with serve_model("smollm2-135m") as server:
         ours, authors = (share(server.url, task, place, rows) for place in (used, "after"))
     figures = {"place": used, "ours": round(ours, 3), "authors_order": round(authors, 3)}
     return report("prefix", figures, "ours >= 0.7", ours >= 0.7)

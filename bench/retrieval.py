@@ -21,7 +21,7 @@ from itertools import product
 import numpy as np
 from common import quick, report
 
-from edgewise.experience.library.library import LEAD, Library, lesson
+from edgewise.experience.library.library import LEAD, Library, make_lesson
 from edgewise.experience.prompting.retriever import Retrieval, prepare, relevant, shown
 from edgewise.toolkit.errors import ModelError
 from edgewise.toolkit.evaluation.statistics import paired_difference
@@ -140,7 +140,7 @@ def world(lessons: int, questions: int, *, apart: bool, draw: int = 0) -> World:
     templates = TERSE if apart else QUESTION
     texts = [say(rng.choice(templates), triple, rng, 1) for triple in asked]
     pairs = [(text, teams[triple]) for text, triple in zip(texts, asked, strict=True)]
-    return World(Library(tuple(map(lesson, known))), pairs)
+    return World(Library(tuple(map(make_lesson, known))), pairs)
 
 
 # --- the simulated solver ----------------------------------------------------------------------------------

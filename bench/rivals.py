@@ -48,9 +48,9 @@ from edgewise.experience.config import ExperienceConfig
 from edgewise.toolkit.budget.ledger import Ledger, UsageTotals
 from edgewise.toolkit.evaluation.statistics import Interval, means, paired_difference
 from edgewise.toolkit.model.client import Client
-from edgewise.toolkit.model.middleware import stack
+from edgewise.toolkit.model.middleware import stack_middleware
 from edgewise.toolkit.model.router import Router
-from edgewise.toolkit.rollout.agent import Agent, group
+from edgewise.toolkit.rollout.agent import Agent, run_group
 from edgewise.toolkit.run.config import resolve
 from edgewise.toolkit.run.driver import drive
 from edgewise.toolkit.task.task import Task
@@ -141,7 +141,7 @@ def main() -> int:
     calls = SHORT_CALLS if options.quick else options.calls or (edgewise.calls if edgewise else 0)
     tokens = edgewise.tokens if edgewise and not options.quick else 0
     ledger = Ledger()
-    client = stack(Router(), None, ledger, concurrency=config.concurrency, timeout=config.timeout)
+    client = stack_middleware(Router(), None, ledger, concurrency=config.concurrency, timeout=config.timeout)
     with asyncio.Runner() as runner:
         bench = Bench(task, config, client, ledger, runner)
         try:
@@ -314,7 +314,7 @@ def measured(bench: Bench, dress: Callable[[tuple[Message, ...]], tuple[Message,
     def every() -> Plan[Any]:
         return (
             yield [
-                group(
+                run_group(
                     user,
                     row,
                     dress(row.messages),

@@ -25,7 +25,7 @@ from typing import Any
 
 from common import ROOT, quick, report
 
-from edgewise.learner.methods.method import AXES, HOMES, NUMBERS, Method, function, parameters
+from edgewise.learner.methods.method import AXES, AXIS_MODULES, COUNT_AXES, Method, function_of, parameters_of
 from edgewise.learner.methods.published import METHODS
 
 BASE = 17
@@ -45,8 +45,8 @@ def before(name: str) -> list[Method]:
 
 def new_parts(name: str) -> list[Any]:
     """The parts that no method before it has."""
-    known = {function(part) for method in before(name) for part in method.parts()}
-    mine = dict.fromkeys(function(part) for part in METHODS[name].parts())
+    known = {function_of(part) for method in before(name) for part in method.parts()}
+    mine = dict.fromkeys(function_of(part) for part in METHODS[name].parts())
     return [part for part in mine if part not in known]
 
 
@@ -54,7 +54,7 @@ def row(name: str) -> int:
     """Lines of the expression, without its words."""
     usual = Method(paper="")
     written = [(field.name, _written(field.name, METHODS[name])) for field in fields(Method)]
-    keep = [text for axis, text in written if axis in (*AXES, *NUMBERS) and text != _written(axis, usual)]
+    keep = [text for axis, text in written if axis in (*AXES, *COUNT_AXES) and text != _written(axis, usual)]
     return len(textwrap.wrap(f"{name} = Method({', '.join(keep)})", WIDE))
 
 
@@ -66,7 +66,7 @@ def _written(axis: str, method: Method) -> str:
 
 
 def _part(part: Any) -> str:
-    base = function(part)
+    base = function_of(part)
     found = f"{base.__module__.rpartition('.')[2]}.{base.__name__}"
     if not isinstance(part, partial):
         return found
@@ -87,9 +87,9 @@ def length(part: Any) -> int:
 
 def helpers(name: str) -> dict[str, int]:
     """Functions beside the parts of all methods that only its parts call, and their lines."""
-    parts = {function(part) for method in METHODS.values() for part in method.parts()}
-    others = {part for other in NAMES if other != name for part in map(function, METHODS[other].parts())}
-    own = reached(map(function, METHODS[name].parts())) - reached(others) - parts
+    parts = {function_of(part) for method in METHODS.values() for part in method.parts()}
+    others = {part for other in NAMES if other != name for part in map(function_of, METHODS[other].parts())}
+    own = reached(map(function_of, METHODS[name].parts())) - reached(others) - parts
     return {each.__name__: length(each) for each in sorted(own, key=lambda each: each.__name__)}
 
 
@@ -123,10 +123,10 @@ def names_in(code: CodeType) -> Iterator[str]:
 
 def words(method: Method) -> set[str]:
     """What a file could say of a method: its columns, collections, and the parameters and constants of its parts."""
-    parts = list(map(function, method.parts()))
+    parts = list(map(function_of, method.parts()))
     constants = {word for part in parts for word in names_in(part.__code__) if word.isupper()}
-    told = {word for part in parts for word in parameters(part)}
-    return {*method.needs, *method.recalls, *constants, *told}
+    told = {word for part in parts for word in parameters_of(part)}
+    return {*method.required_columns, *method.recalls, *constants, *told}
 
 
 def known_to(files: Iterable[str], name: str) -> Iterator[str]:
@@ -140,7 +140,7 @@ def known_to(files: Iterable[str], name: str) -> Iterator[str]:
         taken = {
             node.attr
             for node in nodes
-            if isinstance(node, ast.Attribute) and isinstance(node.value, ast.Name) and node.value.id in HOMES
+            if isinstance(node, ast.Attribute) and isinstance(node.value, ast.Name) and node.value.id in AXIS_MODULES
         }
         yield from (f"{file}: {word}" for word in sorted((texts & new) | (taken & parts)))
 

@@ -22,8 +22,8 @@ from edgewise.experience.library.library import Library
 from edgewise.experience.spec import ExperienceSpec
 from edgewise.experience.training.rollouts import Offer
 from edgewise.experience.training.step import study
-from edgewise.toolkit.model.middleware import Adaptive
-from edgewise.toolkit.model.scripted import Scripted
+from edgewise.toolkit.model.middleware import RateLimit
+from edgewise.toolkit.model.scripted import ScriptedClient
 from edgewise.toolkit.rollout import agent
 from edgewise.toolkit.run.driver import drive
 from edgewise.toolkit.task.task import Task
@@ -71,7 +71,7 @@ def by_stages(task: Task, distiller: Distiller) -> Plan[object]:
     """The same calls with a barrier after every stage."""
     runner = ExperienceSpec(task, CONFIG).learner
     groups = yield [
-        agent.group(runner, row, row.messages, task.reward, judge="", size=SIZE, seed=seed(0, 1))
+        agent.run_group(runner, row, row.messages, task.reward, judge="", size=SIZE, seed=seed(0, 1))
         for row in task.train
     ]
     mixed = [group for group in groups if group.mixed]
@@ -91,7 +91,7 @@ def run(plan_of, median: float, draw: int) -> tuple[float, float]:
     rows = (*task.train, *task.validation, *task.test)[:GROUPS]
     task = toy.with_train(task, rows)
     slow = Slow(median, draw)
-    client = Adaptive(Scripted(slow), CONCURRENCY)
+    client = RateLimit(ScriptedClient(slow), CONCURRENCY)
     distiller = Distiller("scripted/toy", summaries="always")
     started = time.perf_counter()
     asyncio.run(drive(plan_of(task, distiller), client))

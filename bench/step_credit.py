@@ -41,26 +41,26 @@ from torch.nn.functional import embedding
 
 from edgewise.learner.methods.batch import Batch
 from edgewise.learner.methods.method import Method, override
-from edgewise.learner.methods.published import find
+from edgewise.learner.methods.published import find_method
 from edgewise.learner.update import collate
 from edgewise.learner.update.gradient_step import UpdateConfig, update
 from edgewise.toolkit import Task
 from edgewise.toolkit.environments.house import House
 from edgewise.toolkit.environments.kitchen import Kitchen
-from edgewise.toolkit.environments.level import Level, Played, states, values
+from edgewise.toolkit.environments.level import Level, LevelEnvironment, list_states, values
 from edgewise.toolkit.environments.protocol import Turn
-from edgewise.toolkit.model.scripted import Scripted
-from edgewise.toolkit.rollout.agent import Agent, group
-from edgewise.toolkit.rollout.episode import WRONG, shown
+from edgewise.toolkit.model.scripted import ScriptedClient
+from edgewise.toolkit.rollout.agent import Agent, run_group
+from edgewise.toolkit.rollout.episode import ILLEGAL_ACTION, render_turn
 from edgewise.toolkit.run.driver import drive
-from edgewise.toolkit.types import Encoded, Group, Message, Plan, Reply, Request
+from edgewise.toolkit.types import TokenizedTurn, Group, Message, Plan, Reply, Request
 from edgewise.toolkit.util.seeds import seed as seed_of
 
 OPTIONS: dict[str, dict[str, Any]] = {
     "house": {"rooms": 6, "circles": 2},
     "kitchen": {"steps": 3, "things": 3},
 }
-WORLDS: dict[str, Played] = {"house": House(**OPTIONS["house"]), "kitchen": Kitchen(**OPTIONS["kitchen"])}
+WORLDS: dict[str, LevelEnvironment] = {"house": House(**OPTIONS["house"]), "kitchen": Kitchen(**OPTIONS["kitchen"])}
 CREDIT = {
     "grpo": ("credit=broadcast",),
     "gigpo": ("credit=at_anchors",),
@@ -89,7 +89,7 @@ def level(name: str, seed: str) -> Level:
 
 
 def method_of(settings: Sequence[str]) -> Method:
-    return override(find("gigpo"), "penalties=none", *settings)
+    return override(find_method("gigpo"), "penalties=none", *settings)
 
 
 def legal(text: str) -> list[str]:
@@ -115,7 +115,7 @@ class Actor:
     @classmethod
     def of(cls, name: str, seed: int) -> "Actor":
         """One that acts legally at random in the levels of a seed."""
-        seen = [(row, shown(turn), turn.legal) for row, turn in _turns(name, seed)]
+        seen = [(row, render_turn(turn), turn.legal) for row, turn in _turns(name, seed)]
         actions = sorted({action for _, _, found in seen for action in found})
         now = [(row, text) for row, text, _ in seen]
         past = [(*key, action) for key, (_, _, found) in zip(now, seen, strict=True) for action in found]
@@ -131,8 +131,8 @@ class Actor:
         logits = self.weights.detach()[list(prompt)].sum(0).double()
         logp = logits.log_softmax(0).numpy()
         token = int(np.random.default_rng(request.sampling.seed).choice(len(logp), p=np.exp(logp)))
-        encoded = Encoded(prompt, (token,), (float(logp[token]),))
-        return Reply(Message("assistant", self.actions[token]), encoded=encoded)
+        encoded = TokenizedTurn(prompt, (token,), (float(logp[token]),))
+        return Reply(Message("assistant", self.actions[token]), tokens=encoded)
 
     def _prompt(self, row: str, told: Sequence[Message]) -> tuple[int, ...]:
         """Features of what is seen, the present last; a turn with an action that was not possible has none."""
@@ -152,13 +152,13 @@ def _turns(name: str, seed: int) -> list[tuple[str, Turn]]:
     found = []
     for row in task(name, seed).train:
         here = level(name, row.metadata["seed"])
-        found += [(row.id, Turn(here.shown(s), here.legal(s))) for s in states(here) if not here.won(s)]
+        found += [(row.id, Turn(here.shown(s), here.legal(s))) for s in list_states(here) if not here.won(s)]
     return found
 
 
 def _plain(text: str) -> str:
     """What is shown, without the sentence that an action was not possible."""
-    return text.removeprefix(WRONG)
+    return text.removeprefix(ILLEGAL_ACTION)
 
 
 def logps(
@@ -181,12 +181,12 @@ def groups_of(asked: Task, says: Callable[[Request], Any], seed: int, size: int 
 
     def plan(row: Any, number: int) -> Plan[Group]:
         own = seed_of(seed, number)
-        return group(agent, row, row.messages, asked.reward, judge="", size=SIZE, seed=own)
+        return run_group(agent, row, row.messages, asked.reward, judge="", size=SIZE, seed=own)
 
     def together() -> Plan[list[Group]]:
         return (yield [plan(row, number) for row in asked.train for number in range(size)])
 
-    return asyncio.run(drive(together(), Scripted(says)))
+    return asyncio.run(drive(together(), ScriptedClient(says)))
 
 
 def steps_to_target(name: str, seed: int, settings: Sequence[str], steps: int) -> tuple[int, list[float]]:
@@ -231,7 +231,7 @@ def at_random(request: Request) -> Reply:
     """One of the actions that the last message names; credit looks at no token."""
     found = legal(request.messages[-1].content)
     said = found[(request.sampling.seed or 0) % len(found)]
-    return Reply(Message("assistant", said), encoded=Encoded((0,), (1,), (0.0,)))
+    return Reply(Message("assistant", said), tokens=TokenizedTurn((0,), (1,), (0.0,)))
 
 
 def planted(name: str, row_seed: str, over: Any) -> dict[tuple[str, str], float]:
@@ -242,7 +242,7 @@ def planted(name: str, row_seed: str, over: Any) -> dict[tuple[str, str], float]
     for (state, _), value in worth.items():
         by_state[state].append(value)
     return {
-        (shown(Turn(here.shown(state), here.legal(state))), action): value - over(by_state[state])
+        (render_turn(Turn(here.shown(state), here.legal(state))), action): value - over(by_state[state])
         for (state, action), value in worth.items()
     }
 
@@ -261,7 +261,7 @@ def recovered(name: str, seed: int, groups: int) -> dict[str, dict[str, float]]:
 def _ranked(groups: Sequence[Group], truths: Any, method: Method) -> dict[str, float]:
     members = collate.members(groups)
     credit = collate.judged(members, method).credit
-    steps = [(m.run.example, s.seen[-1].content, s.said.content) for m in members for s in m.run.steps]
+    steps = [(m.run.example, s.prompt[-1].content, s.completion.content) for m in members for s in m.run.steps]
     by_pair = defaultdict(list)
     for key, value in zip(steps, credit.tolist(), strict=True):
         by_pair[key].append(value)

@@ -88,8 +88,8 @@ def ours(model: str, steps: int) -> list[float]:
 
     at: list[float] = []
 
-    def watch(note: Event) -> None:
-        if isinstance(note, StepFinished):
+    def on_event(event: Event) -> None:
+        if isinstance(event, StepFinished):
             at.append(time.perf_counter())
 
     rows = [{"word": word} for word in WORDS.split()]
@@ -99,7 +99,7 @@ def ours(model: str, steps: int) -> list[float]:
             Task.from_rows(split, prompt=PROMPT, target="", reward=graded),
             model=f"torch/{model}",
             run=folder,
-            watch=watch,
+            on_event=on_event,
             method="bnpo",
             steps=steps,
             batch_size=PROMPTS,

@@ -18,8 +18,8 @@ from common import quick, report
 from torch import Tensor
 from transformers.utils import logging
 
-from edgewise.learner.methods.batch import Batch, Tokens, slices
-from edgewise.learner.methods.method import Method, override, values
+from edgewise.learner.methods.batch import Batch, LossInputs, split_into_slices
+from edgewise.learner.methods.method import Method, override, compute_losses
 from edgewise.learner.methods.published import METHODS
 
 PROMPTS, REPLIES, GROUP, LIMIT, WORDS = 2, 8, 4, 12, 64
@@ -169,12 +169,12 @@ def ours(network: Any, given: Mapping[str, Tensor], method: Method, size: int) -
     ]
     columns = {name: given[f"{name}_per_token_logps"] for name in ("old", "ref")}
     groups = [i // GROUP for i in range(REPLIES)]
-    batch = Batch.of(prompts, rows, groups, given["advantages"].tolist())
+    batch = Batch.from_lists(prompts, rows, groups, given["advantages"].tolist())
     weights, total = method.weigh(batch).double(), 0.0
     network.zero_grad()
-    for which in slices(batch, size, whole_groups=method.whole_groups):
+    for which in split_into_slices(batch, size, whole_groups=method.needs_whole_groups):
         part = {name: x[which] for name, x in given.items() if x.ndim == 2}
-        x = Tokens(
+        x = LossInputs(
             logps(network, part),
             columns["old"][which],
             mask[which],
@@ -184,7 +184,7 @@ def ours(network: Any, given: Mapping[str, Tensor], method: Method, size: int) -
         )
         weight = torch.zeros(len(which), LIMIT).double()
         weight[:, : weights.shape[1]] = weights[which]
-        loss = (values(method, x) * weight).sum()
+        loss = (compute_losses(method, x) * weight).sum()
         loss.backward()
         total += loss.item()
     return total, flat(network)

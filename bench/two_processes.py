@@ -21,10 +21,10 @@ from common import ROOT, quick, report
 from one_update import batch as real_batch
 from torch import Tensor
 
-from edgewise.learner.hardware.process_group import ALONE, Ranks, ranks
+from edgewise.learner.hardware.process_group import SINGLE_PROCESS, ProcessGroup, join_process_group
 from edgewise.learner.methods.batch import Batch
 from edgewise.learner.methods.method import override
-from edgewise.learner.methods.published import find
+from edgewise.learner.methods.published import find_method
 from edgewise.learner.policy.policy import Lora, Policy
 from edgewise.learner.update.gradient_step import UpdateConfig, update
 from tests.support.learner import exact
@@ -54,14 +54,14 @@ def cases(short: bool) -> Iterator[tuple[str, Policy, Batch]]:
 
 
 def gradient(
-    policy: Policy, work: Batch, name: str, together: Ranks, tokens: int = SMALLEST
+    policy: Policy, work: Batch, name: str, together: ProcessGroup, tokens: int = SMALLEST
 ) -> list[Tensor | None]:
     """The gradient of a method's last optimizer step; the weights are put back to where they were."""
     first = start(policy)
     # Steps so short that what follows them is no chaos: there rounding would grow without bound.
     optimizer = torch.optim.SGD(policy.parameters(), lr=1e-6)
     how, rng = UpdateConfig(tokens=tokens, clip=1e9), torch.Generator().manual_seed(0)
-    update(policy, optimizer, override(find(name), *METHODS[name]), work, how, rng, together)
+    update(policy, optimizer, override(find_method(name), *METHODS[name]), work, how, rng, together)
     found = [p.grad for p in policy.parameters()]
     optimizer.zero_grad(set_to_none=True)
     with torch.no_grad():
@@ -87,17 +87,17 @@ def apart(found: Sequence[Tensor | None], alone: Sequence[Tensor | None]) -> flo
 def side(folder: Path, short: bool) -> None:
     """One of the two processes; the first then does the same alone, with the same slices and with others."""
     torch.set_num_threads(1)
-    together = ranks()
+    together = join_process_group()
     worst: dict[str, list[float]] = {}
     for case, policy, work in cases(short):
         policy.with_reference()
         for name in METHODS:
             found = gradient(policy, work, name, together)
             if not together.rank:
-                alone = gradient(policy, work, name, ALONE)
+                alone = gradient(policy, work, name, SINGLE_PROCESS)
                 off = [apart(found, alone)]
                 del found  # a model's gradient in float64 is a gigabyte
-                off.append(apart(gradient(policy, work, name, ALONE, LARGER), alone))
+                off.append(apart(gradient(policy, work, name, SINGLE_PROCESS, LARGER), alone))
                 worst[case] = [max(pair) for pair in zip(off, worst.get(case, off), strict=True)]
                 print(f"{case}, {name}: two {off[0]:.1e}, other slices {off[1]:.1e}", flush=True)
     if not together.rank:

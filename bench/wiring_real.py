@@ -23,7 +23,7 @@ from puzzles import task as mixed
 
 from edgewise.mas import design
 from edgewise.mas.training.records import DESIGNED
-from edgewise.toolkit.cli.progress import watcher
+from edgewise.toolkit.cli.progress import show_progress
 from edgewise.toolkit.tracking.events import Event, StageStarted
 
 ROLES = "drafter,reasoner,programmer,reviser,majority"
@@ -57,12 +57,12 @@ class Clock:
     """When the measurement on held-out rows began, in minutes from the start."""
 
     def __init__(self) -> None:
-        self.started, self.found, self.show = time.monotonic(), 0.0, watcher()
+        self.started, self.found, self.show = time.monotonic(), 0.0, show_progress()
 
-    def __call__(self, note: Event) -> None:
-        if isinstance(note, StageStarted) and str(note.text).startswith("measuring"):
+    def __call__(self, event: Event) -> None:
+        if isinstance(event, StageStarted) and str(event.text).startswith("measuring"):
             self.found = (time.monotonic() - self.started) / 60
-        self.show(note)
+        self.show(event)
 
 
 def main() -> int:
@@ -75,7 +75,7 @@ def main() -> int:
     settings = {**SETTINGS, **(SHORT if options.quick else {}), "seed": options.seed}
     clock = Clock()
     with tempfile.TemporaryDirectory() as folder:
-        result = design(task, run=options.run or Path(folder) / "run", watch=clock, **settings)
+        result = design(task, run=options.run or Path(folder) / "run", on_event=clock, **settings)
         wiring = json.loads((result.path / "wiring.json").read_text())
     equal = wiring["equal_tokens"]
     arms = {each["arm"]: each for each in wiring["front"]}

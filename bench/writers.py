@@ -23,7 +23,7 @@ from pathlib import Path
 
 from common import quick, report
 
-from edgewise.experience.library.library import Library, lesson
+from edgewise.experience.library.library import Library, make_lesson
 from edgewise.experience.store.store import Commit, Store
 from tests.support.postgres import binaries, running
 
@@ -40,7 +40,7 @@ processes.set_forkserver_preload(["edgewise.experience.store.store", "tests.supp
 
 
 def add(key: str, library: Library) -> Library:
-    return library.with_lessons([*library.lessons, lesson(f"Lesson {key}.")])
+    return library.with_lessons([*library.lessons, make_lesson(f"Lesson {key}.")])
 
 
 def write(url: str, notes: Path, writer: int, lessons: int) -> None:

@@ -22,8 +22,8 @@ from torch.nn import Parameter
 from torch.nn.functional import embedding
 
 from edgewise.learner.methods.batch import Batch
-from edgewise.toolkit.groups.sampling.hints import HEAD
-from edgewise.toolkit.types import Encoded, Message
+from edgewise.toolkit.groups.sampling.hints import HINTS_HEADER
+from edgewise.toolkit.types import TokenizedTurn, Message
 
 END = 0
 SHOWN = re.compile(r"^(?:Answer:|-) (\w+)$", re.MULTILINE)
@@ -37,7 +37,7 @@ def shown(word: str) -> list[str]:
 
 def features(text: str) -> list[str]:
     """Features of a prompt: the words of the question, and the letters that are shown."""
-    question = text.split(HEAD)[0].rpartition("\n\n")[2]
+    question = text.split(HINTS_HEADER)[0].rpartition("\n\n")[2]
     return [*question.split(), *(each for word in SHOWN.findall(text) for each in shown(word))]
 
 
@@ -122,7 +122,7 @@ class Softmax:
         logits -= logits.max(-1, keepdims=True)
         return logits - np.log(np.exp(logits).sum(-1, keepdims=True))
 
-    def sample(self, prompt: tuple[int, ...], count: int, rng: np.random.Generator) -> list[Encoded]:
+    def sample(self, prompt: tuple[int, ...], count: int, rng: np.random.Generator) -> list[TokenizedTurn]:
         """So many replies, drawn at temperature 1."""
         logp = self.logp(prompt)
         upto = np.exp(logp).cumsum(-1)
@@ -137,7 +137,7 @@ class Softmax:
         ended = ids == END
         lengths = np.where(ended.any(1), ended.argmax(1) + 1, self.length)
         return [
-            Encoded(prompt, tuple(row[:n].tolist()), tuple(each[:n].tolist()))
+            TokenizedTurn(prompt, tuple(row[:n].tolist()), tuple(each[:n].tolist()))
             for row, each, n in zip(ids, logps, lengths.tolist(), strict=True)
         ]
 

@@ -12,9 +12,9 @@ from dataclasses import dataclass, field
 import numpy as np
 from common import quick, report
 
-from edgewise.toolkit.groups.sampling.rollout_plan import in_waves, phased
+from edgewise.toolkit.groups.sampling.rollout_plan import study_in_waves, sample_in_phases
 from edgewise.toolkit.groups.sampling.row_history import Memory
-from edgewise.toolkit.groups.sampling.row_selection import rested, shuffled, vade
+from edgewise.toolkit.groups.sampling.row_selection import drop_resting, shuffle, vade
 from edgewise.toolkit.types import Example, Group, Message, Plan, Rollout, Score, Step
 from edgewise.toolkit.util.seeds import seed
 from tests.support.plans import play
@@ -84,27 +84,27 @@ class World:
         """The examples of the next step, in order: as many as the total still pays for."""
         affordable = (TOTAL - self.spent) // SIZE
         length = BATCH * RESERVE if self.arm.refill else BATCH
-        pool = rested(self.examples, self.memory) if self.arm.rest else self.examples
+        pool = drop_resting(self.examples, self.memory) if self.arm.rest else self.examples
         if self.arm.vade:
             return vade(pool, self.memory, self.rng, length)[:affordable]
         if not self.waiting:
-            self.waiting = shuffled(pool, self.draw_seed, self.memory.round)
+            self.waiting = shuffle(pool, self.draw_seed, self.memory.round)
         return self.waiting[: min(length, affordable)]
 
     def wave(self, examples: Sequence[Example]) -> Plan[list[Group]]:
         if self.arm.plan:
-            runs = yield from phased(self.draw, examples, SIZE * len(examples), FIRST, PHASES, MOST)
+            runs = yield from sample_in_phases(self.draw, examples, SIZE * len(examples), FIRST, PHASES, MOST)
         else:
             runs = yield [self.draw(example, 0, SIZE) for example in examples]
         return [Group(example, "solver", found) for example, found in zip(examples, runs, strict=True)]
 
     def step(self) -> None:
         # Without refill the queue is one batch, so there is no second wave.
-        studied = in_waves(self.queue(), self.wave, BATCH, lambda group: group.mixed)
+        studied = study_in_waves(self.queue(), self.wave, BATCH, lambda group: group.is_mixed)
         groups = play(studied, lambda request: "")
         self.groups += groups
         self.spent += sum(len(group.members) for group in groups)
-        self.memory = self.memory.after(groups)
+        self.memory = self.memory.update(groups)
         self.waiting = self.waiting[len(groups) :]
         over = len(self.groups) >= EXAMPLES * (self.memory.round + 1) if self.arm.vade else not self.waiting
         self.memory = self.memory.next_round() if over else self.memory
@@ -123,9 +123,9 @@ def run(arm: Arm, draw_seed: int, rates: np.ndarray) -> dict[str, float]:
     while world.spent < TOTAL:
         world.step()
     assert world.spent == TOTAL, f"{world.spent} rollouts in place of {TOTAL}"
-    mixed = [group for group in world.groups if group.mixed]
+    mixed = [group for group in world.groups if group.is_mixed]
     return {
-        "signal": sum(len(group.members) for group in mixed) / TOTAL,
+        "signal": sum(len(group.rollouts) for group in mixed) / TOTAL,
         "mixed": 100 * len(mixed) / TOTAL,
         "variance": sum(len(group.rewards) * np.var(group.rewards) for group in mixed) / TOTAL,
         "first": signal_at_first(world.groups),
@@ -135,10 +135,10 @@ def run(arm: Arm, draw_seed: int, rates: np.ndarray) -> dict[str, float]:
 
 
 def signal_at_first(groups: Sequence[Group]) -> float:
-    paid = np.cumsum([len(group.members) for group in groups])
+    paid = np.cumsum([len(group.rollouts) for group in groups])
     early = groups[: int(np.searchsorted(paid, TOTAL // EPOCHS)) + 1]
-    mixed = sum(len(group.members) for group in early if group.mixed)
-    return mixed / sum(len(group.members) for group in early)
+    mixed = sum(len(group.rollouts) for group in early if group.is_mixed)
+    return mixed / sum(len(group.rollouts) for group in early)
 
 
 Found = dict[str, dict[str, np.ndarray]]

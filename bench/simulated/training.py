@@ -14,15 +14,15 @@ import torch
 from simulated.bandit import Softmax, logps
 
 from edgewise.learner.methods.batch import Batch
-from edgewise.learner.methods.method import Method, limited
+from edgewise.learner.methods.method import Method, limit_lengths
 from edgewise.learner.sampling.given_answers import written
 from edgewise.learner.training.row_memory import drawn, remembered
 from edgewise.learner.update import collate
 from edgewise.learner.update.gradient_step import UpdateConfig, update
-from edgewise.toolkit.groups.sampling.rollout_plan import GIVEN, SamplingRequest
+from edgewise.toolkit.groups.sampling.rollout_plan import OFFLINE_VERSION, SamplingRequest
 from edgewise.toolkit.groups.sampling.row_history import Memory
 from edgewise.toolkit.tracking.events import Event, GroupsDeferred
-from edgewise.toolkit.types import Encoded, Example, Group, Message, Plan, Rollout, Score, Step
+from edgewise.toolkit.types import TokenizedTurn, Example, Group, Message, Plan, Rollout, Score, Step
 from edgewise.toolkit.util.seeds import seed as seed_of
 from tests.support.plans import play
 
@@ -72,7 +72,7 @@ class Training:
     def __post_init__(self) -> None:
         self.rng = np.random.default_rng(seed_of(self.seed, "draws"))
         self.policy = self.world.policy(np.random.default_rng(seed_of(self.seed, "world"))).with_reference()
-        self.method = limited(self.method, self.policy.length)
+        self.method = limit_lengths(self.method, self.policy.length)
         self.optimizer = torch.optim.AdamW(
             self.policy.parameters(), self.lr, (0.9, 0.99), weight_decay=0.0, fused=True
         )
@@ -106,7 +106,7 @@ class Training:
             self._draw,
             self._give,
             memory=self.memory,
-            done=self.spent / self.budget,
+            progress=self.spent / self.budget,
             rng=rng,
         )
 
@@ -118,7 +118,7 @@ class Training:
     def _give(self, example: Example, answer: str) -> Plan[Rollout]:
         yield from ()
         encoded = written(self.policy, example, answer)
-        return replace(self.world.graded(example, said(example, answer, encoded)), version=GIVEN)
+        return replace(self.world.graded(example, said(example, answer, encoded)), version=OFFLINE_VERSION)
 
     def _update(self, made: Batch) -> None:
         rng = torch.Generator().manual_seed(seed_of(self.seed, "update", self.number))
@@ -126,10 +126,10 @@ class Training:
             update(self.policy, self.optimizer, self.method, made, HOW, rng)
 
 
-def said(example: Example, word: str, encoded: Encoded, role: str = "solver") -> Rollout:
+def said(example: Example, word: str, encoded: TokenizedTurn, role: str = "solver") -> Rollout:
     """A rollout of one step, not graded."""
-    step = Step(example.messages, Message("assistant", word), encoded=encoded)
-    return Rollout(example.id, role, 0, (step,), "stop" if encoded.reply[-1] == 0 else "length")
+    step = Step(example.messages, Message("assistant", word), tokens=encoded)
+    return Rollout(example.id, role, 0, (step,), "stop" if encoded.completion_ids[-1] == 0 else "length")
 
 
 def scored(run: Rollout, reward: float, **parts: float) -> Rollout:

@@ -59,7 +59,7 @@ class Words:
     def runs(self, policy: Softmax, example: Example, count: int, rng: np.random.Generator) -> list[Rollout]:
         drawn = policy.sample(policy.encode(example.messages), count, rng)
         decode = policy.tokenizer.decode
-        return [self.graded(example, said(example, decode(each.reply), each)) for each in drawn]
+        return [self.graded(example, said(example, decode(each.completion_ids), each)) for each in drawn]
 
     def graded(self, example: Example, run: Rollout) -> Rollout:
         return scored(run, float(run.stop == "stop" and run.answer in self.right[example.id]))
@@ -120,7 +120,7 @@ class Path:
     def graded(self, example: Example, run: Rollout) -> Rollout:
         doors, at, parts = self.doors[example.id], 0, {}
         for number, step in enumerate(run.steps):
-            opened = step.said.content == doors[at]
+            opened = step.completion.content == doors[at]
             at = at + 1 if opened else 0
             parts[f"step_reward {number}"] = opened * (self.pay or 0.0)
         return scored(run, float(at == len(doors)), **(parts if self.pay else {}))
@@ -133,8 +133,8 @@ class Path:
         while at < len(doors) and len(steps) < self.most:
             seen = user(self._room(example.id, at))
             (encoded,) = policy.sample(policy.encode(seen), 1, rng)
-            letter = policy.tokenizer.decode(encoded.reply)
-            steps.append(Step(seen, Message("assistant", letter), encoded=encoded))
+            letter = policy.tokenizer.decode(encoded.completion_ids)
+            steps.append(Step(seen, Message("assistant", letter), tokens=encoded))
             at = at + 1 if letter == doors[at] else 0
         return self.graded(example, Rollout(example.id, "solver", 0, tuple(steps), "stop"))
 
@@ -172,7 +172,7 @@ class Team:
         return [self._run(policy, example, rng) for _ in range(count)]
 
     def graded(self, example: Example, run: Rollout) -> Rollout:
-        calls = run.steps[0].calls
+        calls = run.steps[0].subrollouts
         own = float(run.answer == self.goals[example.id][0])
         return scored(run, own / 2 + float(np.mean([call.score.value for call in calls if call.score])) / 2)
 
@@ -190,7 +190,7 @@ class Team:
         asked = replace(example, messages=user(f"{who}{example.id}"))
         (encoded,) = policy.sample(policy.encode(asked.messages), 1, rng)
         return said(
-            asked, policy.tokenizer.decode(encoded.reply), encoded, "planner" if who == "p" else "worker"
+            asked, policy.tokenizer.decode(encoded.completion_ids), encoded, "planner" if who == "p" else "worker"
         )
 
 
@@ -232,8 +232,8 @@ class Game:
         state, owed, steps, parts = "start", "c", [], {}
         for number in range(self.rounds):
             (encoded,) = policy.sample(policy.encode(user(state)), 1, rng)
-            move = "c" if policy.tokenizer.decode(encoded.reply) == "a" else "d"
-            steps.append(Step(user(state), Message("assistant", move), encoded=encoded))
+            move = "c" if policy.tokenizer.decode(encoded.completion_ids) == "a" else "d"
+            steps.append(Step(user(state), Message("assistant", move), tokens=encoded))
             theirs = owed if rng.random() > self.slip else "d"
             state, owed = move + theirs, move
             mine, other = PAYOFF[state]
