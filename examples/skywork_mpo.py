@@ -104,13 +104,13 @@ def buffered(model: str, words: list[str], steps: int, run: Path) -> None:
         lr=LR,
         force=True,
         run=run,
-        watch=watch,
+        on_event=on_event,
     )
 
 
-def watch(note: Event) -> None:
-    if isinstance(note, StepFinished):
-        print(note.record.summary(), flush=True)
+def on_event(event: Event) -> None:
+    if isinstance(event, StepFinished):
+        print(event.record.summary(), flush=True)
 
 
 def main() -> None:

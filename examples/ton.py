@@ -118,12 +118,12 @@ def reinforced(model: str, rows: list[Row], steps: int, run: Path) -> None:
     split = {"train": [row._asdict() for row in rows], "test": [row._asdict() for row in puzzles(8, seed=1)]}
     task = Task.from_rows(split, prompt=PROMPT, reward=graded, name="counting")
     settings = {"steps": steps, "batch_size": 4, "group_size": 8, "max_tokens": LONGEST, "lr": 1e-5}
-    train(task, model=model, method="grpo", run=run, watch=watch, force=True, **settings)
+    train(task, model=model, method="grpo", run=run, on_event=on_event, force=True, **settings)
 
 
-def watch(note: Event) -> None:
-    if isinstance(note, StepFinished):
-        print(note.record.summary(), flush=True)
+def on_event(event: Event) -> None:
+    if isinstance(event, StepFinished):
+        print(event.record.summary(), flush=True)
 
 
 def main() -> None:

@@ -1,13 +1,12 @@
 """`train` and its async twin: learning in weights from Python."""
 
-from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 from edgewise.learner.config import WeightsConfig
 from edgewise.learner.forecast import forecast
-from edgewise.learner.hardware.process_group import ranks
+from edgewise.learner.hardware.process_group import join_process_group
 from edgewise.learner.spec import WeightsSpec, layered
 from edgewise.learner.training.distributed_engine import follow, leading
 from edgewise.learner.training.loop import learn
@@ -17,7 +16,7 @@ from edgewise.toolkit.run.config import resolve
 from edgewise.toolkit.run.forecast import check_limits
 from edgewise.toolkit.run.runner import Result, blocking, execute_run
 from edgewise.toolkit.task.task import Task
-from edgewise.toolkit.tracking.events import Event
+from edgewise.toolkit.tracking.events import OnEvent, ignore_event
 
 
 async def atrain(
@@ -26,7 +25,7 @@ async def atrain(
     model: str | None = None,
     limits: Limits | None = None,
     run: str | Path | None = None,
-    watch: Callable[[Event], None] = lambda note: None,
+    on_event: OnEvent = ignore_event,
     **settings: Any,
 ) -> Result:
     """
@@ -41,13 +40,13 @@ async def atrain(
     layers = layered(WeightsConfig.known(task.settings), task.weights, given)
     job = WeightsSpec(task, resolve(WeightsConfig, layers))
     check_limits(job.config, forecast(job))
-    together = ranks()
+    together = join_process_group()
     if together.rank:
         return follow(together).outcome()
     path = Path(run) if run else directory.fresh(task.name)
     with leading(together) as lead:
         lead.result = await execute_run(
-            task, job.config, lambda *_: learn(job, path, lead.make), path, watch=watch
+            task, job.config, lambda *_: learn(job, path, lead.make), path, on_event=on_event
         )
         return lead.result
 

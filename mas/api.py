@@ -1,6 +1,5 @@
 """`design` and its async twin: learning in wiring from Python."""
 
-from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -15,7 +14,7 @@ from edgewise.toolkit.run.config import resolve
 from edgewise.toolkit.run.forecast import check_limits
 from edgewise.toolkit.run.runner import Result, blocking, execute_run
 from edgewise.toolkit.task.task import Task
-from edgewise.toolkit.tracking.events import Event
+from edgewise.toolkit.tracking.events import OnEvent, ignore_event
 
 
 async def adesign(
@@ -26,7 +25,7 @@ async def adesign(
     limits: Limits | None = None,
     run: str | Path | None = None,
     replay: str | Path | None = None,
-    watch: Callable[[Event], None] = lambda note: None,
+    on_event: OnEvent = ignore_event,
     **settings: Any,
 ) -> Result:
     """
@@ -44,7 +43,7 @@ async def adesign(
     )
     check_limits(job.config, forecast(job))
     where, old = Path(run) if run else None, Path(replay) if replay else None
-    return await execute_run(task, job.config, lambda *_: learn(job), where, watch=watch, replay=old)
+    return await execute_run(task, job.config, lambda *_: learn(job), where, on_event=on_event, replay=old)
 
 
 design = blocking(adesign)

@@ -17,9 +17,9 @@ from edgewise.experience.store.reference import bare, in_common, load, parse
 from edgewise.experience.training.loop import Runs, evaluate, learn
 from edgewise.toolkit.cli.models import fetch
 from edgewise.toolkit.cli.output import Finished, Shown, cost_lines, given_price
-from edgewise.toolkit.cli.progress import announce, watcher
+from edgewise.toolkit.cli.progress import announce, show_progress
 from edgewise.toolkit.errors import ConfigError, LibraryError
-from edgewise.toolkit.model.router import check
+from edgewise.toolkit.model.router import check_model
 from edgewise.toolkit.report import run_files, run_report
 from edgewise.toolkit.run import directory
 from edgewise.toolkit.run.artifact import Artifact
@@ -60,7 +60,7 @@ class ImproveExperience:
         """The task and what a run would take; asks no model."""
         job = ExperienceSpec(self.task, self._config(), checkout.start(lib).library)
         for model in filter(None, job.config.models):
-            check(model)
+            check_model(model)
         found = forecast(job)
         check_limits(job.config, found)
         return Shown([describe(self.task), "", *found.lines()], asdict(found))
@@ -82,7 +82,7 @@ class ImproveExperience:
         if not replay:
             fetch(*job.config.models)
         learning = execute_run(
-            self.task, job.config, lambda *_: learn(job), path, watch=watcher(), replay=replay
+            self.task, job.config, lambda *_: learn(job), path, on_event=show_progress(), replay=replay
         )
         result = asyncio.run(learning)
         lines = _result_lines(result)
@@ -120,7 +120,7 @@ class ImproveExperience:
         def arms(*_: Any) -> Plan[RunOutcome]:
             return RunOutcome((yield from evaluate(job, libraries, alone)), {}, {})
 
-        result = asyncio.run(execute_run(self.task, job.config, arms, run, job="evaluate", watch=watcher()))
+        result = asyncio.run(execute_run(self.task, job.config, arms, run, job="evaluate", on_event=show_progress()))
         return Shown([*result.evidence.lines(), *cost_lines(result)], result.to_json())
 
 

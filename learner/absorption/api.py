@@ -5,7 +5,6 @@ The model answers training rows with the lessons in its prompt, and its weights 
 speaks for without them (context distillation, arXiv 2209.15189). `learner.absorption.loop` does it.
 """
 
-from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -17,7 +16,7 @@ from edgewise.toolkit.run import directory
 from edgewise.toolkit.run.forecast import check_limits
 from edgewise.toolkit.run.runner import Result, blocking, execute_run
 from edgewise.toolkit.task.task import Task
-from edgewise.toolkit.tracking.events import Event
+from edgewise.toolkit.tracking.events import OnEvent, ignore_event
 
 
 async def aabsorb(
@@ -27,7 +26,7 @@ async def aabsorb(
     model: str | None = None,
     limits: Limits | None = None,
     run: str | Path | None = None,
-    watch: Callable[[Event], None] = lambda note: None,
+    on_event: OnEvent = ignore_event,
     **settings: Any,
 ) -> Result:
     """
@@ -42,13 +41,13 @@ async def aabsorb(
     job = AbsorbJob.of(task, str(library), {"model": model, **bounds, **settings})
     check_limits(job.config, job.plan)
     path = Path(run) if run else directory.fresh(task.name)
-    return await carried_out(job, path, watch)
+    return await carried_out(job, path, on_event)
 
 
-async def carried_out(job: AbsorbJob, path: Path, watch: Callable[[Event], None]) -> Result:
+async def carried_out(job: AbsorbJob, path: Path, on_event: OnEvent) -> Result:
     """The job, done in a run directory."""
     return await execute_run(
-        job.task, job.config, lambda *_: learn(job, path), path, job="absorb", watch=watch
+        job.task, job.config, lambda *_: learn(job, path), path, job="absorb", on_event=on_event
     )
 
 

@@ -9,12 +9,12 @@ from typing import Any
 from edgewise.learner.absorption.api import carried_out
 from edgewise.learner.absorption.spec import AbsorbJob
 from edgewise.learner.commands.improve import check_models
-from edgewise.learner.hardware.process_group import SIZE, started
+from edgewise.learner.hardware.process_group import SIZE_VARIABLES, read_launcher_variable
 from edgewise.learner.monitoring.report import result_lines
 from edgewise.learner.monitoring.retention import kept
 from edgewise.toolkit.cli.models import fetch
 from edgewise.toolkit.cli.output import Finished, Shown, given_price
-from edgewise.toolkit.cli.progress import announce, watcher
+from edgewise.toolkit.cli.progress import announce, show_progress
 from edgewise.toolkit.errors import ConfigError
 from edgewise.toolkit.run import directory
 from edgewise.toolkit.run.config import parse_settings
@@ -28,7 +28,7 @@ class Absorption:
     def __init__(
         self, task: Path, library: str, options: Mapping[str, Any], settings: Sequence[str], price: str | None
     ):
-        if started(SIZE) > 1:
+        if read_launcher_variable(SIZE_VARIABLES) > 1:
             raise ConfigError("absorb runs in one process: start it without a launcher.")
         named = {key: value for key, value in options.items() if value is not None}
         named = {**parse_settings(settings), **named, **given_price(price)}
@@ -47,7 +47,7 @@ class Absorption:
         announce(job.plan.lines())
         fetch(job.config.model, *job.config.models)
         path = run or directory.fresh(job.task.name)
-        result = asyncio.run(carried_out(job, path, watcher()))
+        result = asyncio.run(carried_out(job, path, show_progress()))
         lines, found = result_lines(result), kept(result.evidence)
         return Finished(
             [*lines[:-2], str(found), *lines[-2:]],

@@ -13,11 +13,11 @@ from edgewise.learner.commands.improve import check_models, followed
 from edgewise.learner.comparison.lineup import Lineup, foreseen, lineup
 from edgewise.learner.comparison.results import Compared
 from edgewise.learner.comparison.runner import carried_out
-from edgewise.learner.hardware.process_group import RANK, ranks, started
+from edgewise.learner.hardware.process_group import RANK_VARIABLES, join_process_group, read_launcher_variable
 from edgewise.learner.training.distributed_engine import leading
 from edgewise.toolkit.cli.models import fetch
 from edgewise.toolkit.cli.output import Shown, given_price
-from edgewise.toolkit.cli.progress import announce, watcher
+from edgewise.toolkit.cli.progress import announce, show_progress
 from edgewise.toolkit.errors import LimitReached
 from edgewise.toolkit.model.embedded.download import cache_dir
 from edgewise.toolkit.run.config import parse_settings
@@ -52,7 +52,7 @@ class Comparison:
 
     def plan(self) -> Shown:
         """The task, the runs and what they would take; loads no model."""
-        if started(RANK) > 0:
+        if read_launcher_variable(RANK_VARIABLES) > 0:
             raise SystemExit
         plan = self._lineup()
         data = {**asdict(foreseen(plan)), "runs": [each.name for each in plan.runs], "left": len(plan.left)}
@@ -60,7 +60,7 @@ class Comparison:
 
     def compare(self) -> Compared:
         """Carry out the runs that are left."""
-        together = ranks()
+        together = join_process_group()
         if together.rank:
             raise SystemExit(followed(together))
         with leading(together) as lead:
@@ -68,7 +68,7 @@ class Comparison:
             announce(_plan(plan))
             config = plan.runs[0].job.config
             fetch(config.model, *config.models)
-            found = asyncio.run(carried_out(plan, lead, watcher()))
+            found = asyncio.run(carried_out(plan, lead, show_progress()))
         _remark(found)
         return found
 

@@ -9,15 +9,20 @@ from typing import Any
 
 from edgewise.learner.config import WeightsConfig
 from edgewise.learner.forecast import forecast
-from edgewise.learner.hardware.process_group import RANK, Ranks, ranks, started
+from edgewise.learner.hardware.process_group import (
+    RANK_VARIABLES,
+    ProcessGroup,
+    join_process_group,
+    read_launcher_variable,
+)
 from edgewise.learner.monitoring.report import result_lines
 from edgewise.learner.spec import WeightsSpec, layered
 from edgewise.learner.training.distributed_engine import Leader, follow, leading
 from edgewise.toolkit.cli.models import fetch
 from edgewise.toolkit.cli.output import Finished, Shown, given_price
-from edgewise.toolkit.cli.progress import announce, watcher
+from edgewise.toolkit.cli.progress import announce, show_progress
 from edgewise.toolkit.errors import ConfigError, LostProcess
-from edgewise.toolkit.model.router import check
+from edgewise.toolkit.model.router import check_model
 from edgewise.toolkit.run import directory
 from edgewise.toolkit.run.config import parse_settings, resolve
 from edgewise.toolkit.run.forecast import check_limits
@@ -42,7 +47,7 @@ class ImproveWeights:
 
     def plan(self, lib: str | None = None) -> Shown:
         """The task and what a run would take; loads no model."""
-        if started(RANK) > 0:
+        if read_launcher_variable(RANK_VARIABLES) > 0:
             raise SystemExit
         _no_library(lib)
         check_models(self.job.config)
@@ -52,7 +57,7 @@ class ImproveWeights:
 
     def improve(self, run: Path | None, replay: Path | None, lib: str | None = None) -> Finished:
         """Train and measure; the result has `improved` beside its lines and data."""
-        together = ranks()
+        together = join_process_group()
         if together.rank:
             raise SystemExit(followed(together))
         with leading(together) as lead:
@@ -74,7 +79,7 @@ class ImproveWeights:
         announce(found.lines())
         fetch(job.config.model, *job.config.models)
         training = execute_run(
-            job.task, job.config, lambda *_: learn(job, path, lead.make), path, watch=watcher()
+            job.task, job.config, lambda *_: learn(job, path, lead.make), path, on_event=show_progress()
         )
         result = asyncio.run(training)
         return Finished(result_lines(result), result.to_json(), result.improved)
@@ -94,10 +99,10 @@ def _job(task: Path, options: Mapping[str, Any], settings: Sequence[str], price:
 def check_models(config: WeightsConfig) -> None:
     """Raise what `toolkit.model.router.check` raises for any model of a run."""
     for model in filter(None, (config.model, *config.models)):
-        check(model)
+        check_model(model)
 
 
-def followed(together: Ranks) -> int:
+def followed(together: ProcessGroup) -> int:
     """Follow process 0, which says what there is to say while it can; the exit code."""
     try:
         follow(together)

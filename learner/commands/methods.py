@@ -29,9 +29,9 @@ def methods(name: str | None, settings: Sequence[str]) -> Shown:
 
 def _one(name: str, settings: Sequence[str]) -> Shown:
     from edgewise.learner.methods.method import describe, override
-    from edgewise.learner.methods.published import METHODS, find
+    from edgewise.learner.methods.published import METHODS, find_method
 
-    found = find(name)
+    found = find_method(name)
     key = next(key for key, each in METHODS.items() if each is found)
     axes = describe(override(found, *settings))
     head = [f"{key}, arXiv {found.paper}", f"differs from grpo: {found.differs}" if found.differs else ""]

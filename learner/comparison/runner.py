@@ -17,7 +17,7 @@ from typing import Any
 from edgewise.learner.comparison import report
 from edgewise.learner.comparison.lineup import FAILED, Lineup, Planned, lineup
 from edgewise.learner.comparison.results import Compared, End, compared
-from edgewise.learner.hardware.process_group import ranks
+from edgewise.learner.hardware.process_group import join_process_group
 from edgewise.learner.monitoring.budget_stop import Saving
 from edgewise.learner.monitoring.collapse import mean
 from edgewise.learner.training.distributed_engine import Leader, follow, leading
@@ -25,13 +25,12 @@ from edgewise.learner.training.loop import CHECKPOINTS, PUSHED, learn
 from edgewise.toolkit.budget.ledger import Limits
 from edgewise.toolkit.errors import EdgewiseError, Hopeless, JournalError, LimitReached
 from edgewise.toolkit.run import directory
-from edgewise.toolkit.run.directory import Watch
 from edgewise.toolkit.run.runner import blocking, execute_run
 from edgewise.toolkit.task.task import Task
-from edgewise.toolkit.tracking.events import Event, StageStarted
+from edgewise.toolkit.tracking.events import Event, OnEvent, StageStarted, ignore_event
 
 
-async def carried_out(plan: Lineup, lead: Leader, watch: Watch = lambda note: None) -> Compared:
+async def carried_out(plan: Lineup, lead: Leader, on_event: OnEvent = ignore_event) -> Compared:
     """
     Carry out the runs that are left; tables and report are written anew after each.
 
@@ -44,8 +43,8 @@ async def carried_out(plan: Lineup, lead: Leader, watch: Watch = lambda note: No
     found = _written(plan, ends)
     for number, run in enumerate(plan.runs, 1):
         if run.left:
-            watch(StageStarted(f"run {number} of {len(plan.runs)}: {run.name}{_to_go(plan, found)}"))
-            if end := await _carried_out(run, lead, watch, plan.path):
+            on_event(StageStarted(f"run {number} of {len(plan.runs)}: {run.name}{_to_go(plan, found)}"))
+            if end := await _carried_out(run, lead, on_event, plan.path):
                 ends[run.path] = end
             found = _written(plan, ends)
         if run.ended:
@@ -61,17 +60,17 @@ def _to_go(plan: Lineup, found: Compared) -> str:
     return f"; about {mean(past) * len(plan.left) / 60:.0f} minutes to go"
 
 
-async def _carried_out(run: Planned, lead: Leader, watch: Watch, whole: Path) -> End | None:
+async def _carried_out(run: Planned, lead: Leader, on_event: OnEvent, whole: Path) -> End | None:
     """Carry out one run; how it ended, if not with a measurement."""
     job, end, saving = run.job, None, Saving(run.job)
 
-    def seen(note: Event) -> None:
-        saving.watch(note)
-        watch(note)
+    def observe(event: Event) -> None:
+        saving.on_event(event)
+        on_event(event)
 
     try:
         way = partial(learn, job, run.path, lead.make, saving)
-        await execute_run(job.task, job.config, lambda *_: way(), run.path, watch=seen)
+        await execute_run(job.task, job.config, lambda *_: way(), run.path, on_event=observe)
     except EdgewiseError as error:
         if _ends_all(error):
             error.__notes__ = [f"What was learnt is kept: go on with --run {whole}"]
@@ -106,7 +105,7 @@ async def acompare(
     model: str | None = None,
     limits: Limits | None = None,
     run: str | Path | None = None,
-    watch: Watch = lambda note: None,
+    on_event: OnEvent = ignore_event,
     **settings: Any,
 ) -> Compared:
     """
@@ -118,11 +117,11 @@ async def acompare(
     """
     bounds = asdict(limits) if limits else {}
     plan = lineup(task, methods, seeds, {"model": model, **bounds, **settings}, run)
-    together = ranks()
+    together = join_process_group()
     if together.rank:
         return follow(together).outcome()
     with leading(together) as lead:
-        lead.result = await carried_out(plan, lead, watch)
+        lead.result = await carried_out(plan, lead, on_event)
         return lead.result
 
 

@@ -16,7 +16,7 @@ CLEARLY = 1.25
 @dataclass(slots=True)
 class Saving:
     """
-    Asked before each step of a run, and told of the run's notes.
+    Asked before each step of a run, and receives the run's events.
 
     A step is taken to use what the dearest one so far did, a call of the measurement what calls did on average. Where
     that is too little, the run ends at its limit without a measurement, as any run does.
@@ -29,12 +29,12 @@ class Saving:
     _rollouts: int = 0
     _replies: int = 0
 
-    def watch(self, note: Event) -> None:
+    def on_event(self, event: Event) -> None:
         """Find the run's ledger, and how many replies a rollout has."""
-        if isinstance(note, RunOpened):
-            self._ledger = note.ledger
-        elif isinstance(note, GroupsFinished):
-            runs = [run for group in note.groups for run in group.members]
+        if isinstance(event, RunOpened):
+            self._ledger = event.ledger
+        elif isinstance(event, GroupsFinished):
+            runs = [run for group in event.groups for run in group.rollouts]
             self._rollouts += len(runs)
             self._replies += sum(len(run.steps) for run in runs)
 

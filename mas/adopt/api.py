@@ -20,7 +20,7 @@ from edgewise.toolkit.run.config import resolve
 from edgewise.toolkit.run.driver import Drive
 from edgewise.toolkit.run.runner import Result, RunOutcome, execute_run
 from edgewise.toolkit.task.task import Task
-from edgewise.toolkit.tracking.events import Event
+from edgewise.toolkit.tracking.events import OnEvent, ignore_event
 from edgewise.toolkit.types import AsyncHost, Plan
 from edgewise.toolkit.util.import_by_name import load
 
@@ -37,7 +37,7 @@ def adopt(
     node_of: NodeOf | str = node_of,
     limits: Limits | None = None,
     run: str | Path | None = None,
-    watch: Callable[[Event], None] = lambda note: None,
+    on_event: OnEvent = ignore_event,
     run_seconds: float = RUN_SECONDS,
     **settings: Any,
 ) -> Result:
@@ -61,7 +61,7 @@ def adopt(
         return (yield AsyncHost(partial(_hosted, job, made, which, spec, run_seconds)))
 
     where = Path(run) if run else None
-    return asyncio.run(execute_run(task, config, way, where, job="adopt", watch=watch))
+    return asyncio.run(execute_run(task, config, way, where, job="adopt", on_event=on_event))
 
 
 async def _hosted(

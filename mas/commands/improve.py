@@ -13,9 +13,9 @@ from edgewise.mas.training.loop import learn
 from edgewise.mas.training.report import result_lines
 from edgewise.toolkit.cli.models import fetch
 from edgewise.toolkit.cli.output import Finished, Shown, given_price
-from edgewise.toolkit.cli.progress import announce, watcher
+from edgewise.toolkit.cli.progress import announce, show_progress
 from edgewise.toolkit.errors import ConfigError
-from edgewise.toolkit.model.router import check
+from edgewise.toolkit.model.router import check_model
 from edgewise.toolkit.run import directory
 from edgewise.toolkit.run.config import parse_settings, resolve
 from edgewise.toolkit.run.forecast import check_limits
@@ -40,7 +40,7 @@ class ImproveGraph:
         """The task and what a run would take; asks no model."""
         _no_library(lib)
         for model in filter(None, self.job.config.models):
-            check(model)
+            check_model(model)
         found = forecast(self.job)
         check_limits(self.job.config, found)
         return Shown([describe(self.task), "", *found.lines()], asdict(found))
@@ -55,7 +55,7 @@ class ImproveGraph:
         if not replay:
             fetch(*self.job.config.models)
         searching = execute_run(
-            self.task, self.job.config, lambda *_: learn(self.job), path, watch=watcher(), replay=replay
+            self.task, self.job.config, lambda *_: learn(self.job), path, on_event=show_progress(), replay=replay
         )
         result = asyncio.run(searching)
         return Finished(result_lines(result), result.to_json(), result.improved)

@@ -20,7 +20,7 @@ from edgewise.toolkit.tracking.events import (
 EVERY = 5.0
 
 
-def watcher(stream: TextIO | None = None) -> Callable[[Event], None]:
+def show_progress(stream: TextIO | None = None) -> Callable[[Event], None]:
     """
     A function for notes that shows the stage, rollouts so far, their mean reward, calls and cost.
 

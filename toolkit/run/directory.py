@@ -22,7 +22,7 @@ import errno
 import itertools
 import json
 import re
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from datetime import datetime
 from pathlib import Path
@@ -45,7 +45,6 @@ from edgewise.toolkit.tracking.events import (
 from edgewise.toolkit.types import Group, Rollout
 from edgewise.toolkit.util.files import json_text, replace_text
 
-Watch = Callable[[Event], None]
 JOURNAL = "journal.sqlite"
 SAMPLED = "sampled.json"
 """What models in this process answered, which no journal has, and the wall time: for limits that span restarts."""
@@ -77,7 +76,7 @@ class Directory:
 
     def _write_groups(self, groups: Sequence[Group]) -> None:
         for group in groups:
-            for run in group.members:
+            for run in group.rollouts:
                 key = (run.example, run.sample, run.seed, run.version)
                 if key not in self.seen:
                     self.seen.add(key)
@@ -187,7 +186,7 @@ def rollout_json(group: Group, run: Rollout, model: str, price: Price | None) ->
     """One line of rollouts.jsonl; `usd` is None where the price is unknown. `calls` are the runs that it delegated."""
     usage = run.usage
     last = run.steps[-1] if run.steps else None
-    calls = [rollout_json(group, call, model, price) for step in run.steps for call in step.calls]
+    calls = [rollout_json(group, call, model, price) for step in run.steps for call in step.subrollouts]
     return {
         "id": run.id,
         "example": run.example,
@@ -196,13 +195,13 @@ def rollout_json(group: Group, run: Rollout, model: str, price: Price | None) ->
         "seed": run.seed,
         "library": run.version,
         "model": model,
-        "messages": [asdict(message) for message in (*last.seen, last.said)] if last else [],
+        "messages": [asdict(message) for message in (*last.prompt, last.completion)] if last else [],
         "stop": run.stop,
         "error": run.error,
         "score": asdict(run.score) if run.score else None,
         "tokens": asdict(usage),
         "usd": cost(usage, price) / PICO if price else None,
-        "tool_calls": run.tool_calls,
+        "tool_calls": run.tool_call_count,
         "latency": sum(step.latency for step in run.steps),
         **({"calls": calls} if calls else {}),
     }

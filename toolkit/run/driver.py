@@ -12,7 +12,7 @@ from collections.abc import Awaitable, Callable, Generator
 from dataclasses import replace
 from typing import Any, Protocol
 
-from edgewise.toolkit.tracking.events import Event, ReplyReceived
+from edgewise.toolkit.tracking.events import Event, OnEvent, ReplyReceived, ignore_event
 from edgewise.toolkit.types import AsyncHost, BlockingCall, Plan, Reply, Request, T
 
 Drive = Callable[[Plan[Any]], Awaitable[Any]]
@@ -80,11 +80,11 @@ class Driver:
     def __init__(
         self,
         client: ModelClient,
-        watch: Callable[[Event], None] = lambda note: None,
+        on_event: OnEvent = ignore_event,
         brake: Cancellation | None = None,
     ):
         self._client = client
-        self._watch = watch
+        self._on_event = on_event
         self.brake = brake or Cancellation()
 
     async def run(self, plan: Plan[T]) -> T:
@@ -108,7 +108,7 @@ class Driver:
         match want:
             case Request():
                 reply = await self._client.ask(want)
-                self._watch(ReplyReceived(reply))
+                self._on_event(ReplyReceived(reply))
                 return reply
             case list():
                 return await self._together(want)
@@ -117,7 +117,7 @@ class Driver:
             case AsyncHost():
                 return await want.run(self.run)
             case Event():
-                return self._watch(want)
+                return self._on_event(want)
         raise TypeError(
             f"a plan yielded {want!r}; it may yield a Request, Work, Hosted, Event or a list of plans"
         )
@@ -139,9 +139,9 @@ async def _work(work: BlockingCall) -> Any:
     return await result if inspect.isawaitable(result) else result
 
 
-async def drive(plan: Plan[T], client: ModelClient, watch: Callable[[Event], None] = lambda note: None) -> T:
+async def drive(plan: Plan[T], client: ModelClient, on_event: OnEvent = ignore_event) -> T:
     """Run one plan against a client; see `Driver`."""
-    return await Driver(client, watch).run(plan)
+    return await Driver(client, on_event).run(plan)
 
 
 def asking(request: Request) -> Plan[Reply]:

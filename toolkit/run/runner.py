@@ -21,13 +21,12 @@ from edgewise.toolkit.errors import AllFailed, ConfigError, EdgewiseError, Inter
 from edgewise.toolkit.evaluation.comparison import Evaluation
 from edgewise.toolkit.model import middleware
 from edgewise.toolkit.model.client import Client
-from edgewise.toolkit.model.middleware import Journaled
-from edgewise.toolkit.model.router import Router, check
+from edgewise.toolkit.model.middleware import JournalClient
+from edgewise.toolkit.model.router import Router, check_model
 from edgewise.toolkit.report import run_report
 from edgewise.toolkit.run import directory
 from edgewise.toolkit.run.artifact import Artifact
 from edgewise.toolkit.run.config import Config
-from edgewise.toolkit.run.directory import Watch
 from edgewise.toolkit.run.driver import CancellableClient, Cancellation, Driver
 from edgewise.toolkit.task.task import Task
 from edgewise.toolkit.tracking.events import (
@@ -36,9 +35,11 @@ from edgewise.toolkit.tracking.events import (
     CallsShared,
     Event,
     ModelReleased,
+    OnEvent,
     RunClosed,
     RunOpened,
     RunStopping,
+    ignore_event,
 )
 from edgewise.toolkit.types import Plan
 
@@ -100,7 +101,7 @@ async def execute_run(
     path: Path | None = None,
     *,
     job: str = "improve",
-    watch: Watch = lambda note: None,
+    on_event: OnEvent = ignore_event,
     replay: Path | None = None,
 ) -> Result:
     """
@@ -112,11 +113,11 @@ async def execute_run(
     """
     if not replay:
         for model in filter(None, config.models):
-            check(model)
+            check_model(model)
     path = directory.made(path or directory.fresh(task.name))
     with _books(path, config, replay) as (journal, ledger), _kept(path, journal), directory.full_disk():
         with directory.opened(path, config, task.fingerprint, job) as files:
-            watch(RunOpened(path, ledger))
+            on_event(RunOpened(path, ledger))
 
             router = Router()
 
@@ -125,17 +126,17 @@ async def execute_run(
                 if isinstance(note, ModelReleased):
                     router.release(note.model)
                 files.note(note)
-                watch(note)
+                on_event(note)
 
             brake = Cancellation()
             client = (
-                Journaled(None, journal) if replay else _connected(router, config, journal, ledger, brake)
+                JournalClient(None, journal) if replay else _connected(router, config, journal, ledger, brake)
             )
             try:
-                outcome = await _interruptible(Driver(client, seen, brake), way(task, config), watch)
+                outcome = await _interruptible(Driver(client, seen, brake), way(task, config), on_event)
             finally:
                 await client.aclose()
-                watch(RunClosed())
+                on_event(RunClosed())
         result = _result(task, config, outcome, _costs(ledger), path, ledger.elapsed)
         directory.write_json(path / "result.json", result.to_json())
         run_report.write(path)
@@ -201,7 +202,7 @@ def spent(path: Path, config: Config) -> dict[str, Any]:
 def _connected(
     router: Router, config: Config, journal: Journal, ledger: Ledger, brake: Cancellation
 ) -> Client:
-    return middleware.stack(
+    return middleware.stack_middleware(
         CancellableClient(router, brake),
         journal,
         ledger,
@@ -211,7 +212,7 @@ def _connected(
     )
 
 
-async def _interruptible(driver: Driver, plan: Plan[RunOutcome], watch: Watch) -> RunOutcome:
+async def _interruptible(driver: Driver, plan: Plan[RunOutcome], on_event: OnEvent) -> RunOutcome:
     """The first Ctrl-C lets calls under way finish; the second drops them."""
     loop, task = asyncio.get_running_loop(), asyncio.current_task()
 
@@ -219,7 +220,7 @@ async def _interruptible(driver: Driver, plan: Plan[RunOutcome], watch: Watch) -
         if driver.brake.pulled and task:
             task.cancel()
         else:
-            watch(RunStopping())
+            on_event(RunStopping())
         driver.brake.pull(Interrupted("Stopped."))
 
     # Only the main thread may handle signals, and not on every system.

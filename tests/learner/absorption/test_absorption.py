@@ -10,7 +10,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from edgewise.experience.library.library import Library, lesson
+from edgewise.experience.library.library import Library, make_lesson
 from edgewise.learner import absorb
 from edgewise.learner.absorption.loop import chosen, learnt, loaded, taught, undressed, worth
 from edgewise.learner.absorption.spec import AbsorbJob
@@ -21,13 +21,13 @@ from edgewise.toolkit.errors import ConfigError, Hopeless, LibraryError, LimitRe
 from edgewise.toolkit.evaluation.comparison import Arm, compare
 from edgewise.toolkit.evaluation.statistics import Interval
 from edgewise.toolkit.rollout.agent import Agent
-from edgewise.toolkit.rollout.tool_calls import with_instructions
+from edgewise.toolkit.rollout.tool_calls import add_call_instructions
 from edgewise.toolkit.run.artifact import Artifact
 from edgewise.toolkit.task.task import Task
-from edgewise.toolkit.tools.tool import Function
+from edgewise.toolkit.tools.tool import FunctionTool
 from edgewise.toolkit.tracking.events import Event, StageStarted
 from edgewise.toolkit.types import (
-    Encoded,
+    TokenizedTurn,
     Example,
     Group,
     Message,
@@ -42,7 +42,7 @@ from edgewise.toolkit.types import (
 from tests.support.command import Done, inside
 from tests.support.learner.jobs import task_file
 
-LIBRARY = Library((lesson("Say little."), lesson("Say it again.")))
+LIBRARY = Library((make_lesson("Say little."), make_lesson("Say it again.")))
 QUICK: dict[str, Any] = {"steps": 4, "batch_size": 6, "group_size": 4, "lora": 4, "lr": 0.02}
 SET = [word for key, value in QUICK.items() for word in ("--set", f"{key}={value}")]
 
@@ -105,9 +105,9 @@ def test_a_run_that_was_stopped_ends_as_one_that_was_not(folder: Path, library: 
     whole = absorb(task, library, run=tmp_path / "whole", **settings)
     with pytest.raises(LimitReached):
         absorb(task, library, run=tmp_path / "parts", calls=60, **settings)
-    notes: list[Event] = []
-    parts = absorb(task, library, run=tmp_path / "parts", watch=notes.append, **settings)
-    assert "going on after step 2" in [note.text for note in notes if isinstance(note, StageStarted)]
+    events: list[Event] = []
+    parts = absorb(task, library, run=tmp_path / "parts", on_event=events.append, **settings)
+    assert "going on after step 2" in [event.text for event in events if isinstance(event, StageStarted)]
     assert parts.evidence == whole.evidence
     ends = [
         load_file(tmp_path / run / "artifact/weights/adapter_model.safetensors") for run in ("whole", "parts")
@@ -133,12 +133,12 @@ def test_the_teacher_is_the_model_as_it_was(folder: Path, library: Path, lora: i
     assert [reply.message for reply in before] == [reply.message for reply in own]
     learnt(job, engine, [Pair((65,), (66, 257))] * 8, 1)
     after, own = taught(engine, asked), engine.answer(asked)
-    assert [reply.encoded for reply in after] == [reply.encoded for reply in before]
-    assert [reply.encoded for reply in own] != [reply.encoded for reply in before]
+    assert [reply.tokens for reply in after] == [reply.tokens for reply in before]
+    assert [reply.tokens for reply in own] != [reply.tokens for reply in before]
 
 
 def run(row: str, reward: float | None, said: str = "x") -> Rollout:
-    step = Step((), Message("assistant", said), encoded=Encoded((1,), (2,), (0.0,)))
+    step = Step((), Message("assistant", said), tokens=TokenizedTurn((1,), (2,), (0.0,)))
     score = None if reward is None else Score(reward)
     return Rollout(row, "solver", 0, (step,), "stop", score)
 
@@ -175,18 +175,18 @@ def test_every_row_is_asked_once_an_epoch(folder: Path, library: Path) -> None:
 @pytest.mark.parametrize("place", ["before", "system", "after"])
 def test_what_is_learnt_from_has_no_lessons_and_keeps_what_came_between(model: str, place: Any) -> None:
     policy = Policy.load(model.removeprefix("torch/"), device="cpu", dtype="float32")
-    tool = Function(Tool("look", "Looks.", {}), lambda: "")
+    tool = FunctionTool(Tool("look", "Looks.", {}), lambda: "")
     agent = Agent("", tools=(tool,), calling="text")
     row = Example("r", (Message("user", "Where?"),))
     asked = replace(LIBRARY, place=place).insert_lessons(row.messages)
-    first = with_instructions(asked, agent.tools)
+    first = add_call_instructions(asked, agent.tools)
     between = (Message("assistant", "<tool>"), Message("user", "<result>"))
     steps = tuple(
-        Step(seen, Message("assistant", "x"), encoded=Encoded((1,), (120, 257), (0.0, 0.0)))
+        Step(seen, Message("assistant", "x"), tokens=TokenizedTurn((1,), (120, 257), (0.0, 0.0)))
         for seen in (first, (*first, *between))
     )
     pairs = undressed(policy, agent, row, Rollout("r", "solver", 0, steps, "stop"))
-    told = with_instructions(row.messages, agent.tools)
+    told = add_call_instructions(row.messages, agent.tools)
     assert [pair.prompt for pair in pairs] == [policy.encode(told), policy.encode((*told, *between))]
     assert all(pair.answer == (120, 257) for pair in pairs)
     assert "Say little" not in policy.decode(pairs[1].prompt)

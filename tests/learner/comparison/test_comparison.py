@@ -132,14 +132,14 @@ def test_more_methods_and_seeds_are_added_to_what_is_there(
 ) -> None:
     begun: list[str] = []
 
-    def watch(note: Event) -> None:
-        if isinstance(note, StageStarted) and str(note.text).startswith("run "):
-            begun.append(note.text)
+    def on_event(event: Event) -> None:
+        if isinstance(event, StageStarted) and str(event.text).startswith("run "):
+            begun.append(event.text)
 
     settings: dict[str, Any] = {**FEW, "steps": 6, "seed": 5, "model": model, "run": found.path}
-    again = compare(task(), METHODS, seeds=2, watch=watch, **settings)
+    again = compare(task(), METHODS, seeds=2, on_event=on_event, **settings)
     assert not begun and again == found
-    more = compare(task(), "dr_grpo,rloo", seeds=1, watch=watch, **settings)
+    more = compare(task(), "dr_grpo,rloo", seeds=1, on_event=on_event, **settings)
     assert begun == ["run 2 of 2: rloo, seed 5; about 0 minutes to go"]
     assert [line.ended for line in more.methods] == [1, 1]
     with pytest.raises(ConfigError, match=r"rloo: .* was started with another steps"):
@@ -174,12 +174,12 @@ def test_a_method_that_fails_is_a_line_and_the_others_go_on(model: str, tmp_path
 
 def test_what_was_found_to_be_hopeless_is_not_tried_again(model: str, tmp_path: Path) -> None:
     settings = {**FEW, "steps": 12, "batch_size": 1, "group_size": 2, "model": model, "run": tmp_path / "c"}
-    notes: list[Event] = []
+    events: list[Event] = []
     for _ in range(2):
-        found = compare(task(test=2, reward=constant), "grpo", seeds=1, watch=notes.append, **settings)
+        found = compare(task(test=2, reward=constant), "grpo", seeds=1, on_event=events.append, **settings)
         assert found.exit_code == Hopeless.exit_code
         assert "no row had runs with different rewards" in found.methods[0].runs[0].why
-    assert sum(isinstance(note, RunOpened) for note in notes) == 1
+    assert sum(isinstance(event, RunOpened) for event in events) == 1
 
 
 def test_a_limit_is_shared_and_what_it_stopped_goes_on_with_a_higher_one(
@@ -202,13 +202,13 @@ def test_a_limit_is_shared_and_what_it_stopped_goes_on_with_a_higher_one(
 def test_a_comparison_that_is_stopped_goes_on_where_it_was(model: str, tmp_path: Path) -> None:
     where = tmp_path / "c"
 
-    def stop(note: Event) -> None:
-        if isinstance(note, StepFinished) and note.record.number == 2 and (where / "grpo").exists():
+    def stop(event: Event) -> None:
+        if isinstance(event, StepFinished) and event.record.number == 2 and (where / "grpo").exists():
             os.kill(os.getpid(), signal.SIGINT)
 
     settings: dict[str, Any] = {**FEW, "steps": 8, "model": model, "run": where}
     with pytest.raises(Interrupted) as stopped:
-        compare(task(test=2), "dr_grpo,grpo", seeds=1, watch=stop, **settings)
+        compare(task(test=2), "dr_grpo,grpo", seeds=1, on_event=stop, **settings)
     assert stopped.value.__notes__ == [f"What was learnt is kept: go on with --run {where}"]
     table = json.loads((where / "compare.json").read_text())  # of the time when the first run had ended
     assert [bool(line["after"]) for line in table["methods"]] == [True, False]
@@ -218,7 +218,7 @@ def test_a_comparison_that_is_stopped_goes_on_where_it_was(model: str, tmp_path:
         task(test=2),
         "dr_grpo,grpo",
         seeds=1,
-        watch=lambda note: stages.append(str(note.text)) if isinstance(note, StageStarted) else None,
+        on_event=lambda event: stages.append(str(event.text)) if isinstance(event, StageStarted) else None,
         **settings,
     )
     assert stages[0].startswith("run 2 of 2: grpo, seed 0")

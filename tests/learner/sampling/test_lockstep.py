@@ -37,15 +37,15 @@ class Server:
 
 def run(plans: Sequence[Plan[Any]]) -> tuple[list[Any], list[list[str]], list[Event], Server]:
     batches: list[list[str]] = []
-    notes: list[Event] = []
+    events: list[Event] = []
     server = Server()
 
     def answer(requests: Sequence[Request]) -> list[Reply]:
         batches.append([r.messages[-1].content for r in requests])
         return [said(request) for request in requests]
 
-    found = asyncio.run(Driver(server, notes.append).run(run_lockstep(plans, OURS, answer)))
-    return found, batches, notes, server
+    found = asyncio.run(Driver(server, events.append).run(run_lockstep(plans, OURS, answer)))
+    return found, batches, events, server
 
 
 def turns(name: str, count: int) -> Plan[str]:
@@ -84,18 +84,18 @@ def test_other_models_and_work_are_passed_on() -> None:
         text = (yield ask("w")).message.content
         return (yield BlockingCall(len, (text,)))
 
-    found, batches, notes, server = run([graded("g"), worked()])
+    found, batches, events, server = run([graded("g"), worked()])
     assert found == ["<<g>>", 3]
     assert server.asked == ["openai/judge"]
     assert batches == [["g", "w"]]
-    assert [n.rollout for n in notes if isinstance(n, RolloutFinished)] == ["g"]
+    assert [n.rollout for n in events if isinstance(n, RolloutFinished)] == ["g"]
 
 
 def test_calls_are_checked_before_and_booked_after() -> None:
-    _, _, notes, _ = run([turns("a", 1), turns("b", 1)])
-    kinds = [type(note) for note in notes]
+    _, _, events, _ = run([turns("a", 1), turns("b", 1)])
+    kinds = [type(event) for event in events]
     assert kinds == [CallsPlanned, ReplyReceived, ReplyReceived, CallsSampled]
-    (book,) = notes[-1].usages
+    (book,) = events[-1].usages
     assert (book.calls, book.usage, book.payer.step) == (2, Usage(4, 0, 2), 3)
 
 
@@ -108,8 +108,8 @@ def test_an_empty_list_and_no_plans_at_all() -> None:
 
 
 def test_a_limit_that_is_reached_stops_before_the_batch() -> None:
-    def refuse(note: Event) -> None:
-        if isinstance(note, CallsPlanned):
+    def refuse(event: Event) -> None:
+        if isinstance(event, CallsPlanned):
             raise RuntimeError("limit")
 
     def never(requests: Sequence[Request]) -> list[Reply]:

@@ -11,15 +11,15 @@ import pytest
 
 from edgewise.learner.api import train
 from edgewise.learner.methods.method import override
-from edgewise.learner.methods.published import find
+from edgewise.learner.methods.published import find_method
 from edgewise.learner.training.state import WeightsStep
 from edgewise.learner.update import collate
 from edgewise.toolkit import Task
-from edgewise.toolkit.model.scripted import Scripted
-from edgewise.toolkit.rollout.agent import Agent, group
+from edgewise.toolkit.model.scripted import ScriptedClient
+from edgewise.toolkit.rollout.agent import Agent, run_group
 from edgewise.toolkit.run.driver import drive
 from edgewise.toolkit.tracking.events import Event, StepFinished
-from edgewise.toolkit.types import Encoded, Example, Group, Request, Rollout
+from edgewise.toolkit.types import TokenizedTurn, Example, Group, Request, Rollout
 from tests.support.learner.shares import SETTINGS
 
 
@@ -51,10 +51,10 @@ class Shaky(Ladder):
 def trained(environment: Any, model: str, folder: Path, method: str) -> list[WeightsStep]:
     rows = {"train": [{"n": n} for n in range(4)], "test": [{"n": n} for n in range(4, 6)]}
     task = Task.from_rows(rows, prompt="Climb.", environment={"kind": environment, "history": 0})
-    notes: list[Event] = []
+    events: list[Event] = []
     settings = {**SETTINGS, "steps": 2, "method": method, "samples": 1, "max_tokens": 3, "turns": 4}
-    train(task, model=model, run=folder / "run", watch=notes.append, **settings)
-    return [note.record for note in notes if isinstance(note, StepFinished)]
+    train(task, model=model, run=folder / "run", on_event=events.append, **settings)
+    return [event.record for event in events if isinstance(event, StepFinished)]
 
 
 @pytest.mark.parametrize("method", ["gigpo", "salt"])
@@ -63,7 +63,7 @@ def test_credit_over_steps_trains_in_an_environment(method: str, model: str, tmp
     assert [bool(each.updated and each.updated.norm > 0) for each in records] == [True, True]
     found = collate.members(records[0].groups)
     assert {len(member.steps) for member in found} <= {3, 4}
-    table = collate.table(found, find("gigpo"))
+    table = collate.table(found, find_method("gigpo"))
     assert table.column("step_reward").sum() == pytest.approx(table.reward.sum())
     states = table.column("state").tolist()
     assert states.count("rung 0") >= len(found), "all begin alike"
@@ -76,14 +76,14 @@ def test_salt_is_grpo_where_prompts_show_fewer_turns_than_its_window() -> None:
     )
     agent = Agent("scripted/x", turns=25, world=task.world)
     row = task.train[0]
-    plan = group(agent, row, row.messages, task.reward, judge="", size=16, seed=1)
-    runs = asyncio.run(drive(plan, Scripted(at_random))).members
+    plan = run_group(agent, row, row.messages, task.reward, judge="", size=16, seed=1)
+    runs = asyncio.run(drive(plan, ScriptedClient(at_random))).rollouts
     found = collate.members([Group(row, "solver", tuple(map(with_tokens, runs)))])
 
     def by_pair(window: int) -> dict[Any, float]:
-        method = override(find("salt"), f"credit.history={window}")
+        method = override(find_method("salt"), f"credit.history={window}")
         credit = collate.judged(found, method).credit
-        steps = [(step.seen, step.said) for member in found for step in member.run.steps]
+        steps = [(step.prompt, step.completion) for member in found for step in member.run.steps]
         total: dict[Any, float] = defaultdict(float)
         for key, value in zip(steps, credit.tolist(), strict=True):
             total[key] += value
@@ -102,13 +102,13 @@ def at_random(request: Request) -> str:
 
 def with_tokens(run: Rollout) -> Rollout:
     """The run as if a model of ours had spoken: credit reads no token."""
-    steps = tuple(replace(step, encoded=Encoded((0,), (1,), (0.0,))) for step in run.steps)
+    steps = tuple(replace(step, encoded=TokenizedTurn((0,), (1,), (0.0,))) for step in run.steps)
     return replace(run, steps=steps)
 
 
 def test_runs_whose_environment_breaks_are_left_out_and_learning_goes_on(model: str, tmp_path: Path) -> None:
     records = trained(Shaky, model, tmp_path, "gigpo")
-    runs = [run for record in records for group in record.groups for run in group.members]
+    runs = [run for record in records for group in record.groups for run in group.rollouts]
     assert len(runs) == 32
     failed = [run for run in runs if run.failed]
     assert 0 < len(failed) < 32 and len(records) == 2

@@ -12,7 +12,7 @@ from edgewise.learner.api import train
 from edgewise.learner.methods.published import METHODS
 from edgewise.learner.training.state import WeightsStep
 from edgewise.toolkit import Task
-from edgewise.toolkit.groups.sampling.hints import HEAD
+from edgewise.toolkit.groups.sampling.hints import HINTS_HEADER
 from edgewise.toolkit.tracking.events import Event, StepFinished
 from edgewise.toolkit.types import Rollout, Score
 from tests.support.learner.shares import SETTINGS
@@ -22,13 +22,13 @@ HINTS = {tier: [f"{tier} {n}" for n in range(2)] for tier in ("knowledge", "plan
 
 
 def asked(run: Rollout) -> str:
-    return run.steps[0].seen[-1].content
+    return run.steps[0].prompt[-1].content
 
 
 def right(answer: str, rollout: Rollout) -> Score:
     """1 for an early first letter, about every third reply of a random model; hard rows need a hint or an example."""
     early = bool(answer) and answer[0].isprintable() and answer[0] < "P"
-    lost = "hard" in asked(rollout) and not (HEAD in asked(rollout) or "Question: " in asked(rollout))
+    lost = "hard" in asked(rollout) and not (HINTS_HEADER in asked(rollout) or "Question: " in asked(rollout))
     won = float(early and not lost)
     return Score(won, {"step_reward 0": won, "partner_reward 0": 1 - won})
 
@@ -47,10 +47,10 @@ def task() -> Task:
 
 @pytest.mark.parametrize("name", METHODS)
 def test_it_trains(name: str, model: str, tmp_path: Path) -> None:
-    notes: list[Event] = []
+    events: list[Event] = []
     settings = {**SETTINGS, "steps": 3, "method": name, "samples": 1, "group_size": 6, "save_every": 2}
-    train(task(), model=model, run=tmp_path / "r", watch=notes.append, **settings)
-    records = [note.record for note in notes if isinstance(note, StepFinished)]
+    train(task(), model=model, run=tmp_path / "r", on_event=events.append, **settings)
+    records = [event.record for event in events if isinstance(event, StepFinished)]
     assert len(records) == 3
     assert any(record.updated and record.updated.norm > 0 for record in records)
     assert all(record.updated is None or record.updated.loss == record.updated.loss for record in records)
@@ -64,11 +64,11 @@ class Stopped(Exception):
 
 
 def runs(record: WeightsStep) -> list[Rollout]:
-    return [run for group in record.groups for run in group.members]
+    return [run for group in record.groups for run in group.rollouts]
 
 
 def hinted(record: WeightsStep) -> bool:
-    return any(HEAD in asked(run) for run in runs(record))
+    return any(HINTS_HEADER in asked(run) for run in runs(record))
 
 
 def shown(record: WeightsStep) -> bool:
@@ -81,7 +81,7 @@ def old(record: WeightsStep) -> bool:
 
 def dead(record: WeightsStep) -> bool:
     """Where there is something to replay, it is learned from in place of these."""
-    return any(not group.mixed for group in record.groups) and record.updated is not None
+    return any(not group.is_mixed for group in record.groups) and record.updated is not None
 
 
 @pytest.mark.parametrize(
@@ -103,26 +103,26 @@ def test_a_run_that_is_stopped_goes_on_with_what_its_method_recalls(
     tmp_path: Path,
 ) -> None:
     """Stopped in the first step that leaves something, it ends with the weights and the memory of one that was not."""
-    notes: list[Event] = []
+    events: list[Event] = []
     settings = {**SETTINGS, "steps": 5, "save_every": 1, "batch_size": 2, "lr": 0.005, "samples": 1}
     settings |= {"method": name, "monitor": False, **changes}
-    train(task(), model=model, run=tmp_path / "whole", watch=notes.append, **settings)
-    assert any(adds(note.record) for note in notes if isinstance(note, StepFinished))
+    train(task(), model=model, run=tmp_path / "whole", on_event=events.append, **settings)
+    assert any(adds(event.record) for event in events if isinstance(event, StepFinished))
 
     def state(run: str) -> dict[str, Any]:
         text = max((tmp_path / run / "checkpoints").glob("*/state.json")).read_text()
         return json.loads(text, object_hook=lambda found: {k: v for k, v in found.items() if k != "latency"})
 
-    def stop(note: Event) -> None:
+    def stop(event: Event) -> None:
         if (
-            isinstance(note, StepFinished)
+            isinstance(event, StepFinished)
             and (recalled := state("cut"))["memory"][key]
             and recalled["number"] < 5
         ):
             raise Stopped
 
     with pytest.raises(Stopped):
-        train(task(), model=model, run=tmp_path / "cut", watch=stop, **settings)
+        train(task(), model=model, run=tmp_path / "cut", on_event=stop, **settings)
     train(task(), model=model, run=tmp_path / "cut", **settings)
     whole, cut = (load_file(tmp_path / run / "weights" / "model.safetensors") for run in ("whole", "cut"))
     assert all(weight.equal(cut[name]) for name, weight in whole.items())

@@ -105,9 +105,9 @@ def without_times(line: str) -> dict[str, Any]:
 
 def test_a_finished_run_is_not_trained_again(model: str, tmp_path: Path) -> None:
     first = train(task(test=2), model=model, run=tmp_path / "r", **SETTINGS)
-    notes: list[Event] = []
-    again = train(task(test=2), model=model, run=tmp_path / "r", watch=notes.append, **SETTINGS)
-    assert not [note for note in notes if isinstance(note, StepFinished)]
+    events: list[Event] = []
+    again = train(task(test=2), model=model, run=tmp_path / "r", on_event=events.append, **SETTINGS)
+    assert not [event for event in events if isinstance(event, StepFinished)]
     assert again.evidence == first.evidence
 
 
@@ -127,9 +127,9 @@ def test_a_limit_while_the_start_is_measured_keeps_what_was_learnt(
     monkeypatch.setattr(
         api, "learn", lambda *given: loop.learn(*given, enough=lambda: "enough" if len(steps) == 2 else "")
     )
-    watch = lambda note: steps.append(note) if isinstance(note, StepFinished) else None  # noqa: E731
+    on_event = lambda event: steps.append(event) if isinstance(event, StepFinished) else None  # noqa: E731
     with pytest.raises(LimitReached):  # two steps take 32 calls, what was learnt 8 and the start 8
-        train(task(test=2), model=model, run=tmp_path / "r", limits=Limits(calls=44), watch=watch, **SETTINGS)
+        train(task(test=2), model=model, run=tmp_path / "r", limits=Limits(calls=44), on_event=on_event, **SETTINGS)
     assert checkpoint.latest(tmp_path / "r" / "checkpoints") == tmp_path / "r" / "checkpoints" / "000002"
 
 
@@ -247,10 +247,10 @@ def test_a_collapse_goes_back_to_the_best_checkpoint_and_slows_down(
     model: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(collapse, "alarm", lambda history: "broken" if len(history) == 4 else "")
-    notes: list[Event] = []
+    events: list[Event] = []
     settings = {**SETTINGS, "steps": 8, "save_every": 1}
-    train(task(test=2), model=model, run=tmp_path / "r", watch=notes.append, **settings)
-    records = [note.record for note in notes if isinstance(note, StepFinished)]
+    train(task(test=2), model=model, run=tmp_path / "r", on_event=events.append, **settings)
+    records = [event.record for event in events if isinstance(event, StepFinished)]
     went = {record.number: record.went for record in records if record.went}
     assert "goes back to step" in went[4] and "0.5 times" in went[4]
     assert records[4].rate == pytest.approx(0.5 * records[2].rate)
@@ -263,10 +263,10 @@ def test_a_collapse_in_the_first_step_goes_back_to_the_start(
     model: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(collapse, "alarm", lambda history: "broken" if len(history) == 1 else "")
-    notes: list[Event] = []
+    events: list[Event] = []
     settings = {**SETTINGS, "steps": 2}
-    train(task(test=2), model=model, run=tmp_path / "r", watch=notes.append, **settings)
-    records = [note.record for note in notes if isinstance(note, StepFinished)]
+    train(task(test=2), model=model, run=tmp_path / "r", on_event=events.append, **settings)
+    records = [event.record for event in events if isinstance(event, StepFinished)]
     assert "goes back to step 0" in records[0].went
     state = json.loads((tmp_path / "r" / "checkpoints" / "000002" / "state.json").read_text())
     assert state["collapses"] == 2  # both steps were the first of what was left

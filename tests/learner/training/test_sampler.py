@@ -7,7 +7,7 @@ import pytest
 
 from edgewise.learner.api import train
 from edgewise.learner.config import WeightsConfig
-from edgewise.learner.methods.published import find
+from edgewise.learner.methods.published import find_method
 from edgewise.learner.policy.policy import Policy
 from edgewise.learner.sampling.inference_server import LOAD_WEIGHTS
 from edgewise.learner.training.engine import Engine
@@ -15,7 +15,7 @@ from edgewise.learner.training.sampler import Sampler
 from edgewise.learner.update.collate import members
 from edgewise.toolkit.errors import ConfigError, LimitReached
 from edgewise.toolkit.tracking.events import Event, StepFinished
-from edgewise.toolkit.types import Encoded, Example, Group, Message, Rollout, Score, Step
+from edgewise.toolkit.types import TokenizedTurn, Example, Group, Message, Rollout, Score, Step
 from tests.support.learner import sampler as imitated
 from tests.support.learner import tiny
 from tests.support.learner.shares import SETTINGS, task
@@ -27,10 +27,10 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def trained(folder: Path, run: Path, server: imitated.Sampler, **changes: Any) -> list[Any]:
-    notes: list[Event] = []
+    events: list[Event] = []
     settings = {**SETTINGS, "steps": 3, "sampler": f"{server.url}#tiny", **changes}
-    train(task(test=2), model=f"torch/{folder}", run=run, watch=notes.append, **settings)
-    return [note.record for note in notes if isinstance(note, StepFinished)]
+    train(task(test=2), model=f"torch/{folder}", run=run, on_event=events.append, **settings)
+    return [event.record for event in events if isinstance(event, StepFinished)]
 
 
 def test_a_server_that_loads_weights_samples_with_those_of_each_step(folder: Path, tmp_path: Path) -> None:
@@ -76,14 +76,14 @@ def test_a_sampler_that_is_no_url_is_a_sentence(folder: Path) -> None:
 
 def test_the_distance_of_a_rollout_is_the_sum_over_its_tokens(folder: Path) -> None:
     config = WeightsConfig(model=f"torch/{folder}", device="cpu", dtype="float32", lr=0.05)
-    method = find("rloo").__class__(paper="x", shape=find("rloo").shape)
+    method = find_method("rloo").__class__(paper="x", shape=find_method("rloo").shape)
     engine = Engine(config, method)
     engine.policy.with_reference()
     asked = Message("user", "hi")
     prompt = engine.policy.encode([asked])
 
     def run(logprobs: tuple[float, ...]) -> Rollout:
-        step = Step((asked,), Message("assistant", "x"), encoded=Encoded(prompt, (65, 66), logprobs))
+        step = Step((asked,), Message("assistant", "x"), tokens=TokenizedTurn(prompt, (65, 66), logprobs))
         return Rollout("e", "solver", 0, (step,), "stop", Score(1.0))
 
     group = Group(Example("e", (asked,)), "solver", (run((-1.0, -2.0)), run((-3.0, -4.0))))

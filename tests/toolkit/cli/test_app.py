@@ -8,7 +8,7 @@ import time
 import pytest
 
 from edgewise.toolkit import Artifact
-from edgewise.toolkit.cli.progress import watcher
+from edgewise.toolkit.cli.progress import show_progress
 from edgewise.toolkit.tracking.events import ReplyReceived, RolloutFinished, RunClosed, StageStarted
 from edgewise.toolkit.types import Message, Rollout, Score, Step
 from tests.support import toy
@@ -391,22 +391,22 @@ class Terminal:
 
 def test_the_clock_of_a_long_run_goes_on_after_an_hour(monkeypatch):
     terminal = Terminal()
-    watch = watcher(terminal)  # type: ignore[arg-type]
+    on_event = show_progress(terminal)  # type: ignore[arg-type]
     now = time.monotonic()
     monkeypatch.setattr(time, "monotonic", lambda: now + 3665)
-    watch(StageStarted("measuring"))
+    on_event(StageStarted("measuring"))
     assert "61:05 measuring" in terminal.text
 
 
 def test_a_terminal_has_one_live_line_that_fits_and_goes_away(monkeypatch):
     monkeypatch.setenv("COLUMNS", "40")
     terminal = Terminal()
-    watch = watcher(terminal)  # type: ignore[arg-type]
+    on_event = show_progress(terminal)  # type: ignore[arg-type]
     step = Step((), Message("assistant", "x"))
-    watch(StageStarted("measuring on a great many held-out rows"))
-    watch(RolloutFinished(Rollout("r", "solver", 0, (step,), "stop", Score(1.0))))
-    watch(ReplyReceived())
+    on_event(StageStarted("measuring on a great many held-out rows"))
+    on_event(RolloutFinished(Rollout("r", "solver", 0, (step,), "stop", Score(1.0))))
+    on_event(ReplyReceived())
     live = terminal.shown[-1]
     assert "measuring" in live and len(live) < 40
-    watch(RunClosed())
+    on_event(RunClosed())
     assert terminal.shown[-1] == ""
