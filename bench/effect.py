@@ -29,14 +29,14 @@ import numpy as np
 from common import quick, report
 from statsmodels.stats.multitest import multipletests
 
-from edgewise.experience.effects.estimate import attach
-from edgewise.experience.effects.exposure import Exposure, key
-from edgewise.experience.effects.pruning import left_out, prune
+from edgewise.experience.effects.estimate import attach_effects
+from edgewise.experience.effects.exposure import Exposure, measurement_key
+from edgewise.experience.effects.pruning import estimate_ablation, prune
 from edgewise.experience.library.library import Library, make_lesson
 
 SIGNS = np.repeat([-1, 1, 0], 10)
 LIBRARY = Library(tuple(make_lesson(f"lesson {number}") for number in range(len(SIGNS))))
-KEYS = [key(x) for x in LIBRARY.lessons]
+KEYS = [measurement_key(x) for x in LIBRARY.lessons]
 ROWS, GROUP, SPREAD, WORTH = 100, 5, 1.5, 0.10
 STATED, EARLY, SHARE = 9_000, 3_000, 0.8
 Prune = Callable[[Library], Library]
@@ -164,7 +164,7 @@ def randomised(
     for draw in range(libraries):
         seen = rollouts(world, np.random.default_rng([7, draw]), max(sizes))
         for size in sizes:
-            measured[size].append(attach(LIBRARY, seen[:size]))
+            measured[size].append(attach_effects(LIBRARY, seen[:size]))
     found = {str(size): score(measured[size], truth, RULES) for size in sizes}
     for size, scores in found.items():
         print(f"  {size:>6} rollouts:", scores, flush=True)
@@ -178,7 +178,7 @@ def looking(setting: tuple[World, np.ndarray], most: int, libraries: int) -> dic
     gone = {name: [] for name in rules}
     for draw in range(libraries):
         seen = rollouts(world, np.random.default_rng([9, draw]), most)
-        looks = [attach(LIBRARY, seen[:end]) for end in range(ROWS * GROUP, most + 1, ROWS * GROUP)]
+        looks = [attach_effects(LIBRARY, seen[:end]) for end in range(ROWS * GROUP, most + 1, ROWS * GROUP)]
         for name, rule in rules.items():
             always = set.intersection(*({x.id for x in rule(look).lessons} for look in looks))
             left = LIBRARY.with_lessons(x for x in LIBRARY.lessons if x.id in always)
@@ -211,7 +211,7 @@ def without_each(world: World, rng, count: int) -> Library:
 
     full = graded(total)
     return LIBRARY.with_lessons(
-        replace(x, effect=left_out(full, graded(total - weights[:, k])))
+        replace(x, effect=estimate_ablation(full, graded(total - weights[:, k])))
         for k, x in enumerate(LIBRARY.lessons)
     )
 

@@ -34,18 +34,18 @@ def guards(rows: list[list[Any]]) -> list[Guard]:
     for row, text, answer in rows:
         example = Example(row, (Message("user", text),), answer)
         tasks.setdefault(row.partition("-")[0], []).append(example)
-    return [Guard.of(examples) for examples in tasks.values()]
+    return [Guard.from_examples(examples) for examples in tasks.values()]
 
 
 def caught(known: list[Guard], text: str, part: str | None) -> bool:
     """Blocked in one of the tasks, or the bad part is gone in all."""
     found = [guard.check(text) for guard in known]
-    return any(x.blocked for x in found) or (part is not None and all(part not in x.text for x in found))
+    return any(x.is_blocked for x in found) or (part is not None and all(part not in x.text for x in found))
 
 
 def alarmed(known: list[Guard], text: str) -> bool:
     """Whether an honest lesson is blocked or changed in any of the tasks."""
-    return any(found.blocked or found.text != text for found in (guard.check(text) for guard in known))
+    return any(found.is_blocked or found.text != text for found in (guard.check(text) for guard in known))
 
 
 def unseen(verdicts: dict[str, dict[str, bool]]) -> float:

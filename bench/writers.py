@@ -114,7 +114,7 @@ def measure(url: str, folder: Path, lessons: int, kills: int) -> dict[str, float
     told = {key: several for path in notes for key, several in answers(path).items()}
     keys = {f"{writer}-{number}" for writer in range(WRITERS) for number in range(lessons)}
     with Store(url) as store:
-        log = store.log()
+        log = store.list_commits()
     return {
         "commits": len(log),
         "kills": killed,

@@ -16,7 +16,7 @@ from edgewise.mas.two_level.system import TwoLevelConfig, TwoLibraries, evaluate
 from edgewise.toolkit import Limits, Task
 from edgewise.toolkit.budget.journal import Journal
 from edgewise.toolkit.budget.ledger import Ledger
-from edgewise.toolkit.model.middleware import stack
+from edgewise.toolkit.model.middleware import stack_middleware
 from edgewise.toolkit.model.router import Router
 from edgewise.toolkit.run.driver import drive
 from edgewise.toolkit.types import Message, Request, ToolCall
@@ -46,10 +46,10 @@ async def main() -> None:
     task = Task.from_rows(ROWS, prompt="How much is {sum}?", name="sums")
     config = TwoLevelConfig(model="scripted/my_model:model", epochs=1, group_size=4, samples=4)
     with tempfile.TemporaryDirectory() as folder, Journal(Path(folder) / "journal.sqlite") as journal:
-        client = stack(Router(), journal, Ledger(Limits(calls=20_000)))
+        client = stack_middleware(Router(), journal, Ledger(Limits(calls=20_000)))
         # The expert grades what a sub-agent says to its sub-task; leave it out, and a judge does.
         both = (await drive(learn_two_levels(task, config, expert="exact"), client)).libraries
-        print("planner:", *both.planner.flat().values(), "\nsub-agents:", *both.sub.flat().values())
+        print("planner:", *both.planner.to_flat_json().values(), "\nsub-agents:", *both.sub.to_flat_json().values())
         arms = {"before": TwoLibraries(), "planner only": TwoLibraries(both.planner), "after": both}
         print(await drive(evaluate_two_levels(task, config, arms), client))
         await client.aclose()

@@ -48,7 +48,7 @@ class ExperienceSpec:
                 f"The reward {self.task.reward.name!r} ranks the runs of a group, which says nothing of how hard "
                 "a row is: it goes with select=shuffled and allocate=fixed, and proposer=groups only."
             )
-        if self.start.within(self.config.lessons, self.config.library_tokens) != self.start:
+        if self.start.fit_budget(self.config.lessons, self.config.library_tokens) != self.start:
             raise ConfigError(
                 f"The library to start from has {len(self.start)} lessons and {self.start.tokens:,} tokens: set "
                 "lessons and library_tokens to no less, or it would be cut."
@@ -98,9 +98,9 @@ class ExperienceSpec:
         To drop a lesson that the run was given is a change without the gate, so all of them at all looks
         together may err with half of `alpha`.
         """
-        given = {exposure.key(x) for x in self.start.lessons}
+        given = {exposure.measurement_key(x) for x in self.start.lessons}
         firm = 1 - self.config.alpha / 2 / (max(len(given), 1) * (self.steps + 1))
-        return lambda lesson: firm if exposure.key(lesson) in given else usual
+        return lambda lesson: firm if exposure.measurement_key(lesson) in given else usual
 
     @property
     def inclusion(self) -> float:
@@ -147,7 +147,7 @@ class ExperienceSpec:
     @cached_property
     def guard(self) -> Guard | None:
         """What checks new lessons; None where that is switched off."""
-        return Guard.of(self.task.train) if self.config.guards else None
+        return Guard.from_examples(self.task.train) if self.config.guards else None
 
     @cached_property
     def anchors(self) -> tuple[Example, ...]:

@@ -13,7 +13,7 @@ from edgewise.experience.forecast import forecast
 from edgewise.experience.library.library import Library
 from edgewise.experience.spec import ExperienceSpec
 from edgewise.experience.store import checkout
-from edgewise.experience.store.reference import bare, in_common, load, parse
+from edgewise.experience.store.reference import lacks_settings, shared_settings, load_library, parse_reference
 from edgewise.experience.training.loop import Runs, evaluate, learn
 from edgewise.toolkit.cli.models import fetch
 from edgewise.toolkit.cli.output import Finished, Shown, cost_lines, given_price
@@ -53,12 +53,12 @@ class ImproveExperience:
                 f"These weights were trained from different models ({', '.join(bases)}): say with --model which of "
                 "them is the unchanged one."
             )
-        given = (in_common(artifacts), self.task.settings, in_common(weights), self._named)
+        given = (shared_settings(artifacts), self.task.settings, shared_settings(weights), self._named)
         return resolve(ExperienceConfig, *given)
 
     def plan(self, lib: str | None = None) -> Shown:
         """The task and what a run would take; asks no model."""
-        job = ExperienceSpec(self.task, self._config(), checkout.start(lib).library)
+        job = ExperienceSpec(self.task, self._config(), checkout.resolve_start(lib).library)
         for model in filter(None, job.config.models):
             check_model(model)
         found = forecast(job)
@@ -72,13 +72,13 @@ class ImproveExperience:
         `lib` names a library to start from; what is learnt goes back to it, where it is a store.
         """
         path = run or directory.fresh(self.task.name)
-        began = checkout.start(lib, replay if replay and replay.is_dir() else path)
+        began = checkout.resolve_start(lib, replay if replay and replay.is_dir() else path)
         job = ExperienceSpec(self.task, self._config(), began.library, began.parents)
         found = forecast(job)
         check_limits(job.config, found)
         announce(found.lines())
         if lib:
-            checkout.keep(began, path)
+            checkout.save_start(began, path)
         if not replay:
             fetch(*job.config.models)
         learning = execute_run(
@@ -102,7 +102,7 @@ class ImproveExperience:
         With the model and the settings that the artefacts were measured with, where nothing else is said. `others` are
         how to run those artefacts that hold neither library nor weights, by path.
         """
-        measured = {path: Artifact.load(path) for path in artifacts if not bare(path)}
+        measured = {path: Artifact.load(path) for path in artifacts if not lacks_settings(path)}
         job = ExperienceSpec(self.task, self._config([*measured.values()]))
         trainings = {
             path: weights_arm.runs(each) for path, each in measured.items() if weights_arm.holds(each)
@@ -112,7 +112,7 @@ class ImproveExperience:
         alone = []
         for path in artifacts:
             name = _name(path, libraries)
-            libraries[name] = ways.get(path) or load(parse(path)).library
+            libraries[name] = ways.get(path) or load_library(parse_reference(path)).library
             if path in measured and measured[path].model_in_use != measured[path].model:
                 alone.append(name)
         fetch(job.config.model, job.config.judge, job.config.embedder)
@@ -130,7 +130,7 @@ def _result_lines(result: Result) -> list[str]:
     return [
         *result.evidence.lines(),
         "",
-        run_report.finding(run_files.read(result.path)),
+        run_report.summarize(run_files.read(result.path)),
         "",
         f"{len(library)} lessons" + (":" if lessons else ": nothing beat the unchanged model"),
         *lessons,
@@ -143,7 +143,7 @@ def _result_lines(result: Result) -> list[str]:
 
 def _name(given: str, taken: Mapping[str, Any]) -> str:
     """The name of an arm; of a database, without what may be a password."""
-    path = Path(parse(given).place.rpartition("@")[2])
+    path = Path(parse_reference(given).location.rpartition("@")[2])
     name = path.resolve().parent.name if path.name == "artifact" else path.stem
-    name += "".join(re.findall(r"[#@]\w+$", given)) if bare(given) else ""
+    name += "".join(re.findall(r"[#@]\w+$", given)) if lacks_settings(given) else ""
     return name if name not in taken else f"{name}-{len(taken)}"

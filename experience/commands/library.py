@@ -6,22 +6,22 @@ from typing import Any, get_args
 
 from edgewise.experience.formats import library_files
 from edgewise.experience.guard.guard import Guard
-from edgewise.experience.library.diff import counted, diff, size
-from edgewise.experience.library.library import Effect, Lesson, Library, lesson
-from edgewise.experience.library.merge import Entered, Merged, Side, enter, merge, settle
+from edgewise.experience.library.diff import count_lessons, diff, summarize
+from edgewise.experience.library.library import Effect, Lesson, Library, make_lesson
+from edgewise.experience.library.merge import AddResult, MergeResult, Side, add_lessons, merge, resolve_conflicts
 from edgewise.experience.store import history
-from edgewise.experience.store.checkout import name_of
+from edgewise.experience.store.checkout import author_or_user
 from edgewise.experience.store.reference import (
-    Loaded,
-    Operand,
-    from_store,
+    LoadedLibrary,
+    LibraryReference,
+    load_from_store,
     is_run,
-    load,
-    opened,
-    parse,
-    place,
+    load_library,
+    open_store,
+    parse_reference,
+    format_location,
 )
-from edgewise.experience.store.store import Commit, Stale, Store
+from edgewise.experience.store.store import Commit, StaleHead, Store
 from edgewise.toolkit.cli.output import Shown
 from edgewise.toolkit.cli.progress import announce
 from edgewise.toolkit.errors import ConfigError, Conflict, LibraryError
@@ -31,7 +31,7 @@ def show(lib: str) -> Shown:
     """The lessons with all that is known of them."""
     found = _loaded(lib)
     library = found.library
-    head = f"{counted(library)}, version {library.version}, place {library.place!r}"
+    head = f"{count_lessons(library)}, version {library.version}, place {library.place!r}"
     rows = [_row(label, x, found.steps) for label, x in library.labels().items()]
     data = {**library.to_json(), "version": library.version, "origin": found.origin, "steps": found.steps}
     return Shown([head, *_table(TITLES, rows)], {**data, "commit": _as_json(found.commit)})
@@ -61,17 +61,17 @@ def _table(titles: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
 
 def log(lib: str) -> Shown:
     """The commits of a store, the newest first, or the steps of a run."""
-    operand = parse(lib)
-    if operand.stored:
-        with Store(operand.place) as store:
-            newest = store.find(operand.version or "head", operand.library)
-            commits = [x for x in store.log(operand.library) if x.number <= newest.number]
-        entries = history.of_store(commits)
+    operand = parse_reference(lib)
+    if operand.is_store:
+        with Store(operand.location) as store:
+            newest = store.find_commit(operand.version or "head", operand.library_name)
+            commits = [x for x in store.list_commits(operand.library_name) if x.number <= newest.number]
+        entries = history.read_store_log(commits)
     elif is_run(operand.path):
-        entries = history.of_run(operand.path)
+        entries = history.read_run_log(operand.path)
     else:
         raise LibraryError(f"{lib} has no history; stores and run directories have.")
-    lines = [line for each in entries for line in (each.text, *(f"     {more}" for more in each.more))]
+    lines = [line for each in entries for line in (each.text, *(f"     {more}" for more in each.details))]
     return Shown(lines, [each.data for each in entries])
 
 
@@ -83,19 +83,19 @@ def compare(before: str, after: str) -> Shown:
 
 
 def export(lib: str, kind: str) -> str:
-    """The library as text for another system; see `experience.formats.library_files.write`."""
-    operand = parse(lib)
-    name = operand.name or (operand.path.resolve().name if "://" not in operand.place else "edgewise-lessons")
-    return library_files.write(_loaded(lib).library, kind, name.rsplit(".", 1)[0])
+    """The library as text for another system; see `experience.formats.library_files.render`."""
+    operand = parse_reference(lib)
+    name = operand.name or (operand.path.resolve().name if "://" not in operand.location else "edgewise-lessons")
+    return library_files.render(_loaded(lib).library, kind, name.rsplit(".", 1)[0])
 
 
 def rollback(lib: str, author: str | None) -> Shown:
     """Append a version that is the same as an earlier one."""
-    with opened(lib) as (store, operand):
+    with open_store(lib) as (store, operand):
         if not operand.version:
-            here = place(store, operand)
+            here = format_location(store, operand)
             raise ConfigError(f"Say which version to go back to: {here}@3, or {here}@head~1.")
-        target = store.find(operand.version, operand.library)
+        target = store.find_commit(operand.version, operand.library_name)
         message = f"roll back to version {target.number} ({target.id})"
         return _update(store, operand, lambda _: target.library, message, author)
 
@@ -103,7 +103,7 @@ def rollback(lib: str, author: str | None) -> Shown:
 def lock(lib: str, ids: Sequence[str], unlock: bool, always: bool | None, author: str | None) -> Shown:
     """Lock lessons, so that only people change them, or unlock them; `always` sets whether they are always shown."""
     flags = {"locked": not unlock} | ({} if always is None else {"always": always})
-    with opened(lib) as (store, operand):
+    with open_store(lib) as (store, operand):
         head = _newest(store, operand).library
         chosen = list(dict.fromkeys(_lesson(head, id).id for id in ids))
 
@@ -130,17 +130,17 @@ def _lesson(library: Library, id: str) -> Lesson:
 class _Report:
     """What became of the lessons of a file."""
 
-    read: Loaded
+    read: LoadedLibrary
     blocked: list[tuple[Lesson, str]] = field(default_factory=list)
     redacted: list[tuple[Lesson, str]] = field(default_factory=list)
-    result: Entered = field(default_factory=lambda: Entered(Library()))
+    result: AddResult = field(default_factory=lambda: AddResult(Library()))
 
     def lines(self) -> list[str]:
         """For people."""
         return [
-            *(f"+ {x.id}  {x.text}" for x in self.result.entered),
+            *(f"+ {x.id}  {x.text}" for x in self.result.added),
             *(each.line() for each in self.result.joined),
-            *(f"  {x.id}  {x.text}  (was there already)" for x in self.result.known),
+            *(f"  {x.id}  {x.text}  (was there already)" for x in self.result.duplicates),
             *(f"~ {x.id}  {x.text}  (redacted: {reason})" for x, reason in self.redacted),
             *(f"- {x.id}  {x.text}  (blocked: {reason})" for x, reason in self.blocked),
             *self.read.notes,
@@ -150,9 +150,9 @@ class _Report:
         """For programs."""
         return {
             "from": self.read.origin,
-            "entered": [asdict(x) for x in self.result.entered],
+            "entered": [asdict(x) for x in self.result.added],
             "joined": [asdict(each) for each in self.result.joined],
-            "known": [asdict(x) for x in self.result.known],
+            "known": [asdict(x) for x in self.result.duplicates],
             "redacted": [{"lesson": asdict(x), "reason": reason} for x, reason in self.redacted],
             "blocked": [{"lesson": asdict(x), "reason": reason} for x, reason in self.blocked],
             "notes": list(self.read.notes),
@@ -161,19 +161,19 @@ class _Report:
 
 def import_library(source: str, lib: str, message: str | None, author: str | None, dry_run: bool) -> Shown:
     """Bring the lessons of a file, an artefact or a run into a store, which is made where there is none."""
-    report = _Report(load(parse(source)))
+    report = _Report(load_library(parse_reference(source)))
     lessons = _guarded(report)
 
     def change(library: Library) -> Library:
         if not library.lessons:  # nothing to keep to: the place comes along
             library = report.read.library.with_lessons(())
-        report.result = enter(library, lessons)
+        report.result = add_lessons(library, lessons)
         return report.result.library
 
-    with opened(lib) as (store, operand):
+    with open_store(lib) as (store, operand):
         _check_newest(operand)
         if dry_run:
-            head = store.head(operand.library)
+            head = store.head(operand.library_name)
             change(head.library if head else Library())
             ended = Shown(["nothing was committed (--dry-run)"], {"commit": None})
         else:
@@ -187,7 +187,7 @@ def _guarded(report: _Report, known: Library | None = None) -> list[Lesson]:
 
     What `known` holds word for word was checked before; of a lesson that is blocked its wording there stays.
     """
-    guard, kept = Guard.of(), []
+    guard, kept = Guard.from_examples(), []
     there = {x.id: x for x in (known or Library()).lessons}
     for x in report.read.library.lessons:
         if x.id in there and there[x.id].text == x.text:
@@ -196,8 +196,8 @@ def _guarded(report: _Report, known: Library | None = None) -> list[Lesson]:
         checked = guard.check(x.text)
         same = checked.text == x.text
         # What was measured, and the id of a first wording, belong to the text that was there before.
-        safe = x if same else replace(x, text=checked.text, id=lesson(checked.text).id, effect=None)
-        if checked.blocked or not safe.text.strip():
+        safe = x if same else replace(x, text=checked.text, id=make_lesson(checked.text).id, effect=None)
+        if checked.is_blocked or not safe.text.strip():
             report.blocked.append((safe, checked.reason))
             kept += [there[x.id]] if x.id in there else []
             continue
@@ -217,16 +217,16 @@ def merge_libraries(
     """
     if take is not None and take not in get_args(Side):
         raise ConfigError(f"--take is ours or theirs, not {take!r}.")
-    theirs = load(parse(other))
-    with opened(lib) as (store, operand):
+    theirs = load_library(parse_reference(other))
+    with open_store(lib) as (store, operand):
         while True:
             ours = _newest(store, operand)
-            common = load(parse(base)).library if base else _base(store, operand, ours, parse(other), theirs)
+            common = load_library(parse_reference(base)).library if base else _base(store, operand, ours, parse_reference(other), theirs)
             report = _Report(theirs)
             safe = theirs.library.with_lessons(_guarded(report, ours.library))
             merged = merge(common, ours.library, theirs.library if theirs.commit else safe)
             library = _settled(merged, take)
-            if library == ours.library and not merged.clashes:  # what was settled is worth a version
+            if library == ours.library and not merged.conflicts:  # what was settled is worth a version
                 ended = _unchanged(store, operand, ours)
                 return Shown([*([] if theirs.commit else report.lines()), *ended.lines()], ended.to_json())
             try:
@@ -234,58 +234,58 @@ def merge_libraries(
                     library,
                     message or f"merge {theirs.origin}",
                     parent=ours.id,
-                    name=operand.library,
-                    author=name_of(author),
+                    name=operand.library_name,
+                    author=author_or_user(author),
                     merged=theirs.commit.id if theirs.commit else theirs.origin,
                 )
-            except Stale:  # somebody was faster: merge into what is there now
+            except StaleHead:  # somebody was faster: merge into what is there now
                 continue
             return _merged(merged, [] if theirs.commit else report.lines(), store, operand, ours, commit)
 
 
-def _settled(merged: Merged, take: Any) -> Library:
-    if not merged.clashes or take:
-        return settle(merged, take or "ours")
-    announce(line for clash in merged.clashes for line in clash.lines())
+def _settled(merged: MergeResult, take: Any) -> Library:
+    if not merged.conflicts or take:
+        return resolve_conflicts(merged, take or "ours")
+    announce(line for clash in merged.conflicts for line in clash.lines())
     raise Conflict(
-        f"Both sides changed the same in {len(merged.clashes)} of the places above, so nothing was merged: "
+        f"Both sides changed the same in {len(merged.conflicts)} of the places above, so nothing was merged: "
         "give --take ours or --take theirs, or change one side first."
     )
 
 
 def _merged(
-    merged: Merged, guarded: Sequence[str], store: Store, operand: Operand, ours: Commit, commit: Commit
+    merged: MergeResult, guarded: Sequence[str], store: Store, operand: LibraryReference, ours: Commit, commit: Commit
 ) -> Shown:
     changes = diff(ours.library, commit.library)
     lines = [*(line for change in changes for line in change.lines()), *guarded]
     lines += [*(each.line() for each in merged.joined), *merged.notes]
-    lines += [f"settled: {clash.subject} ({clash.reason})" for clash in merged.clashes]
+    lines += [f"settled: {clash.subject} ({clash.reason})" for clash in merged.conflicts]
     data = {
         "changes": [asdict(change) for change in changes],
         "joined": [asdict(each) for each in merged.joined],
         "notes": list(merged.notes),
-        "settled": [asdict(clash) for clash in merged.clashes],
+        "settled": [asdict(clash) for clash in merged.conflicts],
         "commit": _as_json(commit),
     }
     return Shown([*lines, _version(store, operand, commit)], data)
 
 
-def _base(store: Store, operand: Operand, ours: Commit, other: Operand, theirs: Loaded) -> Library | None:
+def _base(store: Store, operand: LibraryReference, ours: Commit, other: LibraryReference, theirs: LoadedLibrary) -> Library | None:
     """What both were made from: a version that both have, or one that an artefact names; None where there is none."""
     if theirs.commit is None:
-        return next((x.library for x in store.log(operand.library) if x.id in theirs.parents), None)
-    with Store(other.place) as second:
-        if any(x.id == theirs.commit.id for x in store.log(other.library)):
-            common = store.ancestor(ours.id, theirs.commit.id)
+        return next((x.library for x in store.list_commits(operand.library_name) if x.id in theirs.parents), None)
+    with Store(other.location) as second:
+        if any(x.id == theirs.commit.id for x in store.list_commits(other.library_name)):
+            common = store.common_ancestor(ours.id, theirs.commit.id)
             return common.library if common else None
         # Another database with the same commits: a copy of this one, or the other way round.
-        known = {x.id for x in store.log(operand.library)}
-        versions = [x for x in second.log(other.library) if x.number <= theirs.commit.number]
+        known = {x.id for x in store.list_commits(operand.library_name)}
+        versions = [x for x in second.list_commits(other.library_name) if x.number <= theirs.commit.number]
         return next((x.library for x in versions if x.id in known), None)
 
 
 def _update(
-    store: Store, operand: Operand, change: Callable[[Library], Library], message: str, author: str | None
+    store: Store, operand: LibraryReference, change: Callable[[Library], Library], message: str, author: str | None
 ) -> Shown:
     """Commit a change of the newest version, unless it changes nothing."""
     before = Library()
@@ -298,10 +298,10 @@ def _update(
         return after
 
     try:
-        commit = store.update(changed, message, name=operand.library, author=name_of(author))
+        commit = store.update(changed, message, name=operand.library_name, author=author_or_user(author))
     except _Same:
-        return _unchanged(store, operand, store.head(operand.library))
-    changed_by = size(diff(before, commit.library))
+        return _unchanged(store, operand, store.head(operand.library_name))
+    changed_by = summarize(diff(before, commit.library))
     return Shown([f"{_version(store, operand, commit)} ({changed_by})"], {"commit": _as_json(commit)})
 
 
@@ -309,33 +309,33 @@ class _Same(Exception):
     """A change that changes nothing."""
 
 
-def _unchanged(store: Store, operand: Operand, head: Commit | None) -> Shown:
+def _unchanged(store: Store, operand: LibraryReference, head: Commit | None) -> Shown:
     there = f"it has version {head.number} ({head.id})" if head else "nothing was committed"
-    return Shown([f"{place(store, operand)} stays as it is: {there}"], {"commit": None})
+    return Shown([f"{format_location(store, operand)} stays as it is: {there}"], {"commit": None})
 
 
-def _check_newest(operand: Operand) -> None:
+def _check_newest(operand: LibraryReference) -> None:
     if operand.version:
         raise ConfigError(f"Only the newest version can be changed: leave out @{operand.version}.")
 
 
-def _newest(store: Store, operand: Operand) -> Commit:
+def _newest(store: Store, operand: LibraryReference) -> Commit:
     """The head, which is what changes are made to."""
     _check_newest(operand)
-    commit = from_store(store, operand).commit
+    commit = load_from_store(store, operand).commit
     assert commit
     return commit
 
 
-def _loaded(lib: str) -> Loaded:
-    found = load(parse(lib))
+def _loaded(lib: str) -> LoadedLibrary:
+    found = load_library(parse_reference(lib))
     if found.notes:
         announce(found.notes)
     return found
 
 
-def _version(store: Store, operand: Operand, commit: Commit) -> str:
-    return f"{place(store, operand)} has version {commit.number} ({commit.id}): {counted(commit.library)}"
+def _version(store: Store, operand: LibraryReference, commit: Commit) -> str:
+    return f"{format_location(store, operand)} has version {commit.number} ({commit.id}): {count_lessons(commit.library)}"
 
 
 def _as_json(commit: Commit | None) -> dict[str, Any] | None:

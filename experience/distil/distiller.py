@@ -11,8 +11,8 @@ from typing import Literal
 
 from edgewise.experience.distil import prompts
 from edgewise.experience.library.library import Library
-from edgewise.experience.library.operations import NotOperations, Operation, parse
-from edgewise.toolkit.rollout.episode import acted
+from edgewise.experience.library.operations import OperationError, Operation, parse
+from edgewise.toolkit.rollout.episode import is_episode
 from edgewise.toolkit.types import BilledTo, Example, Group, Message, Plan, Reply, Request, Rollout, Sampling
 
 Summaries = Literal["always", "auto"]
@@ -60,7 +60,7 @@ class Comparison:
 
 def study(distiller: Distiller, group: Group, library: Library) -> Plan[Comparison]:
     """Summarise the runs of a group at once, then compare them. Raises Unreadable."""
-    runs = [run for run in group.members if run.steps and not run.failed]
+    runs = [run for run in group.rollouts if run.steps and not run.failed]
     summaries = yield [summarise(distiller, group.example, run) for run in runs]
     return (yield from compared(distiller, group.example, runs, summaries, library))
 
@@ -83,7 +83,7 @@ def compared(
 def summarise(distiller: Distiller, example: Example, run: Rollout) -> Plan[str]:
     """What one run did, in a few sentences; a short run of one turn is its own summary."""
     if distiller.summaries == "auto" and len(run.steps) == 1 and len(run.answer.split()) <= SHORT:
-        return trajectory(run) if acted(run) else run.answer
+        return trajectory(run) if is_episode(run) else run.answer
     user = "\n\n".join([_task(example), f"# Attempt\n{trajectory(run)}", *_verdict(distiller, example, run)])
     reply = yield _request(distiller, example.id, prompts.SUMMARY.format(words=150), user)
     return reply.message.content or f"(no summary: {reply.error or reply.stop})"
@@ -138,16 +138,16 @@ def direct(
 
 def trajectory(run: Rollout) -> str:
     """A run as text: what was said, which tools were called, what they answered, or what an environment showed."""
-    played = acted(run)
-    turns = [f"[environment] {run.steps[0].seen[-1].content}"] if played else []
+    played = is_episode(run)
+    turns = [f"[environment] {run.steps[0].prompt[-1].content}"] if played else []
     for before, step in zip((None, *run.steps), run.steps, strict=False):
         if before is not None:
-            heard = step.seen[-1:] if played else step.seen[len(before.seen) + 1 :]
+            heard = step.prompt[-1:] if played else step.prompt[len(before.prompt) + 1 :]
             turns += [
                 f"[{'environment' if played else 'tool result'}] {message.content}" for message in heard
             ]
-        turns.append(f"[assistant] {step.said.content}".rstrip())
-        turns += [f"[tool call] {call.name}({call.arguments})" for call in step.said.tool_calls]
+        turns.append(f"[assistant] {step.completion.content}".rstrip())
+        turns += [f"[tool call] {call.name}({call.arguments})" for call in step.completion.tool_calls]
     return _clipped("\n".join(turns))
 
 
@@ -168,7 +168,7 @@ def _operations(distiller: Distiller, example: str, system: str, user: str) -> P
         reply: Reply = yield replace(request, schema=prompts.OPERATIONS)
         try:
             return parse(reply.message.content)
-        except NotOperations as error:
+        except OperationError as error:
             problem = reply.error or str(error)
             complaint = Message("user", prompts.UNREADABLE.format(problem=problem))
             messages = (*messages[:2], reply.message, complaint)

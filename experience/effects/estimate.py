@@ -23,7 +23,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from edgewise.experience.effects.exposure import Exposure, key
+from edgewise.experience.effects.exposure import Exposure, measurement_key
 from edgewise.experience.library.library import Effect, Library
 
 Array = NDArray[np.float64]
@@ -32,7 +32,7 @@ JOINT = 4
 UNSEEN = -math.log(0.025)
 
 
-def estimate(seen: Sequence[Exposure]) -> dict[str, Effect]:
+def estimate_effects(seen: Sequence[Exposure]) -> dict[str, Effect]:
     """
     The effect of each lesson that was offered, by key, in whatever order the rollouts come.
 
@@ -57,19 +57,19 @@ def estimate(seen: Sequence[Exposure]) -> dict[str, Effect]:
     of exactly 0 within plus or minus 3.7 / n, where n is the smaller of the rollouts with and without the lesson.
     """
     kept = sorted((each for each in seen if math.isfinite(each.reward)), key=_order)
-    keys = sorted(set().union(*(each.offered for each in kept)))
+    keys = sorted(set().union(*(each.candidates for each in kept)))
     if not keys:
         return {}
     blocks = _blocks(kept)
     rows = _numbered([each.row or each.group for each in kept])
     rewards = np.array([each.reward for each in kept])
-    shown = np.array([[name in each.shown for name in keys] for each in kept])
-    hidden = np.array([[name in each.offered for name in keys] for each in kept]) & ~shown
+    shown = np.array([[name in each.treatment for name in keys] for each in kept])
+    hidden = np.array([[name in each.candidates for name in keys] for each in kept]) & ~shown
     x, y = _centred(shown, blocks), _centred(rewards[:, None], blocks)[:, 0]
     varied = np.array([len(np.unique(rows[column != 0])) for column in x.T])
     able = np.flatnonzero(varied >= FEWEST)
     spare = len(kept) - len(np.unique(blocks))
-    shared = 2 * len({each.shown for each in kept}) < len(kept)
+    shared = 2 * len({each.treatment for each in kept}) < len(kept)
     found = _fit(x[:, able], y, rows, joint=shared or spare >= JOINT * len(able))
     uses, unused, scale = shown.sum(axis=0), hidden.sum(axis=0), _largest(_split(rewards, blocks))
     return {
@@ -79,20 +79,20 @@ def estimate(seen: Sequence[Exposure]) -> dict[str, Effect]:
     }
 
 
-def attach(library: Library, seen: Sequence[Exposure]) -> Library:
+def attach_effects(library: Library, seen: Sequence[Exposure]) -> Library:
     """The library with the effects that `seen` measures; lessons it does not measure stay as they are."""
-    found = estimate(seen)
-    return library.with_lessons(replace(x, effect=found.get(key(x), x.effect)) for x in library.lessons)
+    found = estimate_effects(seen)
+    return library.with_lessons(replace(x, effect=found.get(measurement_key(x), x.effect)) for x in library.lessons)
 
 
 def _order(each: Exposure) -> tuple[object, ...]:
     """Floats are summed in one order, so that the result does not depend on which rollout was done first."""
-    return each.group, each.row, each.reward, sorted(each.shown), sorted(each.offered)
+    return each.group, each.row, each.reward, sorted(each.treatment), sorted(each.candidates)
 
 
 def _blocks(seen: Sequence[Exposure]) -> NDArray[np.intp]:
     """(N,) who is compared with whom: groups, and all rollouts alone in their group with the same offer."""
-    groups = [(each.group, each.offered) for each in seen]
+    groups = [(each.group, each.candidates) for each in seen]
     sizes = Counter(groups)
     return _numbered([group if sizes[group] > 1 else group[1] for group in groups])
 

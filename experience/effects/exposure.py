@@ -5,7 +5,7 @@ import math
 from dataclasses import dataclass
 
 from edgewise.experience.library.library import Lesson, Library
-from edgewise.toolkit.util.seeds import seed as seed_of
+from edgewise.toolkit.util.seeds import derive_seed
 
 
 @dataclass(frozen=True, slots=True)
@@ -20,17 +20,17 @@ class Exposure:
 
     group: str
     reward: float
-    offered: frozenset[str]
-    shown: frozenset[str]
+    candidates: frozenset[str]
+    treatment: frozenset[str]
     row: str = ""
 
 
-def key(lesson: Lesson) -> str:
+def measurement_key(lesson: Lesson) -> str:
     """What a measurement belongs to, id and wording: a reworded lesson is a new thing to measure."""
     return f"{lesson.id}@{hashlib.sha256(lesson.text.encode()).hexdigest()[:8]}"
 
 
-def subset(library: Library, share: float, seed: int) -> Library:
+def sample_subset(library: Library, share: float, seed: int) -> Library:
     """
     The library with each lesson kept with probability `share`; lessons that are always on all stay.
 
@@ -42,10 +42,10 @@ def subset(library: Library, share: float, seed: int) -> Library:
     if share == 1:
         return library
     most = share * 2**31
-    return library.with_lessons(x for x in library.lessons if x.always or seed_of(seed, key(x)) < most)
+    return library.with_lessons(x for x in library.lessons if x.always or derive_seed(seed, measurement_key(x)) < most)
 
 
-def observe(group: str, library: Library, shown: Library, reward: float | None, row: str = "") -> Exposure:
+def record_exposure(group: str, library: Library, shown: Library, reward: float | None, row: str = "") -> Exposure:
     """
     A rollout that was shown `shown`, a `subset` of `library`; `reward` is None where it has no valid score.
 
@@ -55,6 +55,6 @@ def observe(group: str, library: Library, shown: Library, reward: float | None, 
     strange = {x.id for x in shown.lessons} - {x.id for x in library.lessons}
     if strange:
         raise ValueError(f"lessons {sorted(strange)} were shown, but are not in the library they come from")
-    offered = frozenset(key(x) for x in library.lessons if not x.always)
+    offered = frozenset(measurement_key(x) for x in library.lessons if not x.always)
     value = math.nan if reward is None else float(reward)
-    return Exposure(group, value, offered, offered & {key(x) for x in shown.lessons}, row)
+    return Exposure(group, value, offered, offered & {measurement_key(x) for x in shown.lessons}, row)

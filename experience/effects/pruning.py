@@ -11,7 +11,7 @@ from edgewise.toolkit.evaluation.statistics import Samples, paired_difference
 
 
 @dataclass(frozen=True, slots=True)
-class Dropped:
+class PrunedLesson:
     """A lesson that `prune` found harmful and why; `kept` where it stays because it is locked."""
 
     lesson: Lesson
@@ -21,7 +21,7 @@ class Dropped:
 
 def prune(
     library: Library, sure: float | Callable[[Lesson], float] = 0.975
-) -> tuple[Library, tuple[Dropped, ...]]:
+) -> tuple[Library, tuple[PrunedLesson, ...]]:
     """
     The library without its harmful lessons, and each harmful lesson with the reason.
 
@@ -33,13 +33,13 @@ def prune(
     needed = sure if callable(sure) else lambda lesson: sure
     measured = [(x, x.effect, needed(x)) for x in library.lessons if x.effect]
     found = [
-        Dropped(x, _reason(effect), x.locked) for x, effect, least in measured if _harmful(effect, least)
+        PrunedLesson(x, _reason(effect), x.locked) for x, effect, least in measured if _harmful(effect, least)
     ]
     gone = {each.lesson.id for each in found if not each.kept}
     return library.with_lessons(x for x in library.lessons if x.id not in gone), tuple(found)
 
 
-def undecided(library: Library, most: int) -> tuple[Lesson, ...]:
+def select_undecided(library: Library, most: int) -> tuple[Lesson, ...]:
     """
     At most `most` lessons where one more measurement decides something, the worst first.
 
@@ -52,7 +52,7 @@ def undecided(library: Library, most: int) -> tuple[Lesson, ...]:
     return tuple([*doubtful, *(x for x in free if x.effect is None)][: max(most, 0)])
 
 
-def left_out(with_it: Samples, without: Samples) -> Effect:
+def estimate_ablation(with_it: Samples, without: Samples) -> Effect:
     """
     The effect of a lesson from rewards with the whole library and with all of it but this lesson.
 
@@ -69,7 +69,7 @@ def left_out(with_it: Samples, without: Samples) -> Effect:
     return Effect(found.estimate, low, high, uses, unused)
 
 
-def together(one: Effect | None, other: Effect) -> Effect:
+def pool_effects(one: Effect | None, other: Effect) -> Effect:
     """Two measurements of one lesson as one, each weighted by the inverse of its interval's squared width."""
     if one is None:
         return other

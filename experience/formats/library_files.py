@@ -15,7 +15,7 @@ from typing import Any
 
 from edgewise.experience.formats.other_systems import is_playbook, playbook, reader
 from edgewise.experience.formats.plain_text import Texts, by_line, by_paragraph
-from edgewise.experience.library.library import Lesson, Library, lesson
+from edgewise.experience.library.library import Lesson, Library, make_lesson
 from edgewise.toolkit.errors import ArtifactError, LibraryError
 
 MOST_BYTES = 5_000_000
@@ -32,7 +32,7 @@ FLAT_LABEL = re.compile(r"G\d{1,6}")
 
 
 @dataclass(frozen=True, slots=True)
-class Read:
+class ImportedLibrary:
     """A library out of a file, what the file was, and what was left out or changed."""
 
     library: Library
@@ -40,7 +40,7 @@ class Read:
     notes: tuple[str, ...] = ()
 
 
-def read(source: Path | str, words: int = WORDS) -> Read:
+def read(source: Path | str, words: int = WORDS) -> ImportedLibrary:
     """
     Read a library from a file (a Path) or from text (a str).
 
@@ -56,7 +56,7 @@ def read(source: Path | str, words: int = WORDS) -> Read:
         raise LibraryError(f"{name} can't be read: {error}") from error
 
 
-def write(library: Library, kind: str, name: str = "edgewise-lessons") -> str:
+def render(library: Library, kind: str, name: str = "edgewise-lessons") -> str:
     """
     The library as text: "prompt" (just what goes into a prompt), "skill" (SKILL.md), "youtu", "json".
 
@@ -65,7 +65,7 @@ def write(library: Library, kind: str, name: str = "edgewise-lessons") -> str:
     writers: dict[str, Callable[[], str]] = {
         "prompt": lambda: _prompt(library),
         "skill": lambda: _skill(library, name),
-        "youtu": lambda: json.dumps(library.flat(), indent=1, ensure_ascii=False),
+        "youtu": lambda: json.dumps(library.to_flat_json(), indent=1, ensure_ascii=False),
         "json": lambda: json.dumps(library.to_json(), indent=1, ensure_ascii=False),
     }
     if kind not in writers:
@@ -110,7 +110,7 @@ def _file(path: Path) -> str:
         raise LibraryError(f"{path} is not UTF-8 text (byte {error.start}); save it as UTF-8") from error
 
 
-def _parsed(text: str, words: int) -> Read:
+def _parsed(text: str, words: int) -> ImportedLibrary:
     bare = text.strip()
     if MUST_BE_JSON.match(bare):
         return _from_json(_json(bare), words)
@@ -144,7 +144,7 @@ def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     return found
 
 
-def _from_json(data: Any, words: int) -> Read:
+def _from_json(data: Any, words: int) -> ImportedLibrary:
     if isinstance(data, dict) and {"format", "files", "parents"} <= data.keys():
         raise LibraryError("it is the manifest of an artefact; give the directory that it is in")
     if isinstance(data, dict) and "lessons" in data:
@@ -175,7 +175,7 @@ def _flat(data: dict[str, Any], into: Texts) -> None:
         into.found.append(text)
 
 
-def _from_skill(text: str, words: int) -> Read:
+def _from_skill(text: str, words: int) -> ImportedLibrary:
     """SKILL.md. Of its front matter only the name is looked at, as a line: no YAML is interpreted."""
     lines = text.splitlines()
     end = next((n for n, line in enumerate(lines[1:], 1) if line.rstrip() in ("---", "...")), None)
@@ -188,17 +188,17 @@ def _from_skill(text: str, words: int) -> Read:
     return _collected(f"the skill {name}".rstrip(), lambda into: by_paragraph(body, words, into))
 
 
-def _collected(format: str, fill: Callable[[Texts], None]) -> Read:
+def _collected(format: str, fill: Callable[[Texts], None]) -> ImportedLibrary:
     """A library of the texts that `fill` finds; a lesson's id comes from its wording."""
     into = Texts()
     fill(into)
     cleaned = _cleaned(Library(tuple(Lesson("", text) for text in into.found)))
-    lessons = {made.id: made for made in (lesson(x.text) for x in cleaned.library.lessons)}
+    lessons = {made.id: made for made in (make_lesson(x.text) for x in cleaned.library.lessons)}
     into.note("texts left out that repeat another", len(cleaned.library) - len(lessons))
-    return Read(Library(tuple(lessons.values())), format, (*into.notes(), *cleaned.notes))
+    return ImportedLibrary(Library(tuple(lessons.values())), format, (*into.notes(), *cleaned.notes))
 
 
-def _cleaned(library: Library) -> Read:
+def _cleaned(library: Library) -> ImportedLibrary:
     """The library without characters that nobody sees and lessons without a word."""
     into = Texts()
     kept = []
@@ -207,10 +207,10 @@ def _cleaned(library: Library) -> Read:
         into.note("lessons that had hidden or control characters taken out", text != " ".join(x.text.split()))
         into.note("empty lessons left out", not text)
         kept += [replace(x, text=text)] if text else []
-    return Read(library.with_lessons(kept), "a library of Edgewise", tuple(into.notes()))
+    return ImportedLibrary(library.with_lessons(kept), "a library of Edgewise", tuple(into.notes()))
 
 
-def _limited(found: Read) -> Read:
+def _limited(found: ImportedLibrary) -> ImportedLibrary:
     """The first lessons, where there are too many."""
     lessons = found.library.lessons
     if len(lessons) <= MOST_LESSONS:

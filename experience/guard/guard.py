@@ -34,12 +34,12 @@ class Finding:
 
 
 @dataclass(frozen=True, slots=True)
-class Checked:
+class GuardResult:
     """A text as it may be used: redacted where that is enough, not to be used at all where `blocked`."""
 
     text: str
     findings: tuple[Finding, ...] = ()
-    blocked: bool = False
+    is_blocked: bool = False
 
     @property
     def reason(self) -> str:
@@ -58,11 +58,11 @@ class Guard:
     rows: row_leaks.Rows = field(repr=False)
 
     @classmethod
-    def of(cls, examples: Iterable[Example] = ()) -> "Guard":
+    def from_examples(cls, examples: Iterable[Example] = ()) -> "Guard":
         """A guard that knows these training rows, indexed once; `Guard.of()` knows none."""
         return cls(row_leaks.Rows.of(examples))
 
-    def check(self, text: Any) -> Checked:
+    def check(self, text: Any) -> GuardResult:
         """
         What is wrong with a lesson, and the text with secrets and personal data taken out.
 
@@ -72,7 +72,7 @@ class Guard:
         redacted, taken = private_data.redact(text)
         blocking = (*self._leaks(text), *_orders(text))
         held = tuple(Finding(kind, f"It held {what}.") for what, kind in sorted(taken.items()))
-        return Checked(redacted, blocking + held, bool(blocking) or bool(taken and not _useful(redacted)))
+        return GuardResult(redacted, blocking + held, bool(blocking) or bool(taken and not _useful(redacted)))
 
     def _leaks(self, text: str) -> Iterator[Finding]:
         return (Finding("leak", f"It {what}.") for what in self.rows.leaks(text))

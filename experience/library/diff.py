@@ -45,14 +45,14 @@ def diff(before: Library, after: Library) -> tuple[Change, ...]:
     return tuple(_changes(before, after))
 
 
-def size(changes: tuple[Change, ...]) -> str:
+def summarize(changes: tuple[Change, ...]) -> str:
     """The size of a change in a few signs: +1 -2 ~3 *1, or "no change"."""
     signs = [line[0] for change in changes for line in change.lines()[:1]]
     counts = {sign: signs.count(sign) for sign in "+-~*"}
     return " ".join(f"{sign}{count}" for sign, count in counts.items() if count) or "no change"
 
 
-def counted(library: Library) -> str:
+def count_lessons(library: Library) -> str:
     """How many lessons there are, in words."""
     return f"{len(library)} lesson{'' if len(library) == 1 else 's'}"
 

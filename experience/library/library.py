@@ -86,7 +86,7 @@ class Library:
     @property
     def tokens(self) -> int:
         """Estimated tokens of all lessons as they are shown."""
-        return tokens(self.render())
+        return estimate_tokens(self.render())
 
     def __len__(self) -> int:
         return len(self.lessons)
@@ -99,7 +99,7 @@ class Library:
         """The lessons by their label in rendered text: G0, G1, ..."""
         return {f"G{index}": lesson for index, lesson in enumerate(self.lessons)}
 
-    def within(self, lessons: int, most: int) -> "Library":
+    def fit_budget(self, max_lessons: int, max_tokens: int) -> "Library":
         """
         The library cut to at most so many lessons and `most` estimated tokens.
 
@@ -108,10 +108,10 @@ class Library:
         alone are too many.
         """
         kept = self
-        while kept.lessons and (len(kept) > lessons or kept.tokens > most):
+        while kept.lessons and (len(kept) > max_lessons or kept.tokens > max_tokens):
             least = min(kept.lessons, key=_worth)
             if least.locked:
-                raise ConfigError(f"The locked lessons alone pass {lessons} lessons or {most:,} tokens.")
+                raise ConfigError(f"The locked lessons alone pass {max_lessons} lessons or {max_tokens:,} tokens.")
             kept = kept.with_lessons(x for x in kept.lessons if x is not least)
         return kept
 
@@ -153,17 +153,17 @@ class Library:
             if isinstance(data, Mapping) and "lessons" in data:
                 return _checked(data)
             if isinstance(data, Mapping) and all(re.fullmatch(r"G\d+", str(key)) for key in data):
-                return cls(tuple(lesson(str(text)) for text in data.values()))
+                return cls(tuple(make_lesson(str(text)) for text in data.values()))
         except (KeyError, TypeError, ValueError) as error:
             raise ArtifactError(f"This library can't be read ({error}).") from error
         raise ArtifactError('This is no library: expected {"lessons": [...]} or {"G0": "...", ...}.')
 
-    def flat(self) -> dict[str, str]:
+    def to_flat_json(self) -> dict[str, str]:
         """The authors' format: {"G0": text, ...}."""
         return {label: lesson.text for label, lesson in self.labels().items()}
 
 
-def lesson(text: str, kind: Kind = "content", born: int = 0, sources: Iterable[str] = ()) -> Lesson:
+def make_lesson(text: str, kind: Kind = "content", born: int = 0, sources: Iterable[str] = ()) -> Lesson:
     """A new lesson; its id is a hash of its wording."""
     text = " ".join(text.split())
     return Lesson(
@@ -171,7 +171,7 @@ def lesson(text: str, kind: Kind = "content", born: int = 0, sources: Iterable[s
     )
 
 
-def tokens(text: str) -> int:
+def estimate_tokens(text: str) -> int:
     """
     An estimate of a text's tokens, on the high side.
 

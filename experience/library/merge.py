@@ -9,15 +9,15 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from typing import Literal
 
-from edgewise.experience.library.library import Effect, Lesson, Library, lesson
-from edgewise.experience.library.near_duplicates import Twins
+from edgewise.experience.library.library import Effect, Lesson, Library, make_lesson
+from edgewise.experience.library.near_duplicates import DuplicateIndex
 from edgewise.experience.library.similarity import content_words
 
 Side = Literal["ours", "theirs"]
 
 
 @dataclass(frozen=True, slots=True)
-class Clash:
+class MergeConflict:
     """
     Two changes that contradict each other; a side that is None deleted the lesson.
 
@@ -44,7 +44,7 @@ class Clash:
 
 
 @dataclass(frozen=True, slots=True)
-class Joined:
+class JoinedLessons:
     """Two lessons that said the same: `kept` as it now is, and the one that went into it."""
 
     kept: Lesson
@@ -56,7 +56,7 @@ class Joined:
 
 
 @dataclass(frozen=True, slots=True)
-class Merged:
+class MergeResult:
     """
     The outcome of a merge. Where there are clashes, `library` has our side of them; see `settle`.
 
@@ -64,21 +64,21 @@ class Merged:
     """
 
     library: Library
-    clashes: tuple[Clash, ...] = ()
-    joined: tuple[Joined, ...] = ()
+    conflicts: tuple[MergeConflict, ...] = ()
+    joined: tuple[JoinedLessons, ...] = ()
     notes: tuple[str, ...] = ()
 
 
-def merge(base: Library | None, ours: Library, theirs: Library) -> Merged:
+def merge(base: Library | None, ours: Library, theirs: Library) -> MergeResult:
     """
     Bring two libraries together that were both made from `base` (None: they have nothing in common).
 
     Every lesson of either side that the other did not delete is in the result, or joined with one that is.
     """
     if base == ours or ours == theirs:
-        return Merged(theirs)
+        return MergeResult(theirs)
     if base == theirs:
-        return Merged(ours)
+        return MergeResult(ours)
     old, mine, other = (_by_id(x) for x in (base or Library(), ours, theirs))
     fates = {id: _fate(old.get(id), mine.get(id), other.get(id)) for id in _order(base, ours, theirs)}
     found = {id: fate.lesson for id, fate in fates.items() if fate.lesson}
@@ -90,7 +90,7 @@ def merge(base: Library | None, ours: Library, theirs: Library) -> Merged:
     found |= {each.kept.id: each.kept for each in joined}
     gone = {each.other.id for each in joined}
     settings, disputed = _settings(base, ours, theirs)
-    return Merged(
+    return MergeResult(
         replace(settings, lessons=tuple(x for id, x in found.items() if id not in gone)),
         (*disputed, *clashes),
         tuple(joined),
@@ -98,10 +98,10 @@ def merge(base: Library | None, ours: Library, theirs: Library) -> Merged:
     )
 
 
-def settle(merged: Merged, side: Side) -> Library:
+def resolve_conflicts(merged: MergeResult, side: Side) -> Library:
     """The merged library with all clashes decided for one side."""
     library = merged.library
-    for clash in merged.clashes if side == "theirs" else ():
+    for clash in merged.conflicts if side == "theirs" else ():
         if not clash.of_lesson:
             library = replace(library, **{clash.subject: clash.theirs})
             continue
@@ -115,7 +115,7 @@ def settle(merged: Merged, side: Side) -> Library:
 
 
 @dataclass(frozen=True, slots=True)
-class Entered:
+class AddResult:
     """
     What became of lessons that were brought into a library.
 
@@ -123,24 +123,24 @@ class Entered:
     """
 
     library: Library
-    entered: tuple[Lesson, ...] = ()
-    joined: tuple[Joined, ...] = ()
-    known: tuple[Lesson, ...] = ()
+    added: tuple[Lesson, ...] = ()
+    joined: tuple[JoinedLessons, ...] = ()
+    duplicates: tuple[Lesson, ...] = ()
 
 
-def enter(library: Library, lessons: Iterable[Lesson]) -> Entered:
+def add_lessons(library: Library, lessons: Iterable[Lesson]) -> AddResult:
     """
     Add lessons from elsewhere to a library.
 
     One that says the same as a lesson of the library is joined with it: its sources go in, and its wording where
     that is locked or better measured. Otherwise the lessons that were there stay as they are.
     """
-    found, twins = _by_id(library), Twins(library.lessons)
-    joined: list[Joined] = []
+    found, twins = _by_id(library), DuplicateIndex(library.lessons)
+    joined: list[JoinedLessons] = []
     known: list[Lesson] = []
     for new in lessons:
         if new.id in found and found[new.id].text != new.text:  # the id came from another first wording
-            new = replace(new, id=lesson(new.text).id)
+            new = replace(new, id=make_lesson(new.text).id)
         same, near = found.get(new.id), _twin(twins, new)
         if same:
             known.append(new)
@@ -150,13 +150,13 @@ def enter(library: Library, lessons: Iterable[Lesson]) -> Entered:
             winner, loser = (new, here) if _measured(new) > _measured(here) else (here, new)
             found[near.id] = replace(_into(winner, loser), id=near.id)
             twins.add(found[near.id])
-            joined.append(Joined(found[near.id], new))
+            joined.append(JoinedLessons(found[near.id], new))
         else:
             found[new.id] = new
             twins.add(new)
     before = {x.id for x in library.lessons}
     entered = tuple(x for id, x in found.items() if id not in before)
-    return Entered(library.with_lessons(found.values()), entered, tuple(joined), tuple(known))
+    return AddResult(library.with_lessons(found.values()), entered, tuple(joined), tuple(known))
 
 
 @dataclass(frozen=True, slots=True)
@@ -164,7 +164,7 @@ class _Fate:
     """What becomes of one lesson (None: it goes)."""
 
     lesson: Lesson | None
-    clash: Clash | None = None
+    clash: MergeConflict | None = None
     note: str = ""
 
 
@@ -187,7 +187,7 @@ def _deleted(base: Lesson, ours: Lesson | None, theirs: Lesson | None) -> _Fate:
         return _Fate(kept, note=f"{kept.id} is locked on one side and stays, though the other deleted it")
     if (_wording(kept), kept.always, kept.locked) == (_wording(base), base.always, base.locked):
         return _Fate(None, note=f"{kept.id} was deleted on one side and goes; the other only measured it")
-    return _Fate(ours, Clash(base.id, "changed on one side and deleted on the other", ours, theirs))
+    return _Fate(ours, MergeConflict(base.id, "changed on one side and deleted on the other", ours, theirs))
 
 
 def _changed(base: Lesson | None, ours: Lesson, theirs: Lesson) -> _Fate:
@@ -203,7 +203,7 @@ def _changed(base: Lesson | None, ours: Lesson, theirs: Lesson) -> _Fate:
     if base and _wording(base) in (mine, other):
         return _Fate(as_theirs if _wording(base) == mine else as_ours)
     reason = "reworded differently on both sides" if base else "worded differently on the two sides"
-    return _Fate(as_ours, Clash(ours.id, reason, as_ours, as_theirs))
+    return _Fate(as_ours, MergeConflict(ours.id, reason, as_ours, as_theirs))
 
 
 def _shared(base: Lesson | None, wording: Lesson, other: Lesson, effect: Effect | None) -> Lesson:
@@ -254,9 +254,9 @@ def _wording(lesson: Lesson) -> tuple[str, str]:
     return lesson.text, lesson.kind
 
 
-def _join_added(ours: Sequence[Lesson], theirs: Sequence[Lesson]) -> list[Joined]:
+def _join_added(ours: Sequence[Lesson], theirs: Sequence[Lesson]) -> list[JoinedLessons]:
     """Join lessons that both sides added in like words: in pairs, the likest texts first."""
-    twins = Twins(theirs)
+    twins = DuplicateIndex(theirs)
     pairs = [(mine, other) for mine in ours for other in _twins(twins, mine)]
     free = {x.id for x in (*ours, *theirs)}
     joined = []
@@ -264,7 +264,7 @@ def _join_added(ours: Sequence[Lesson], theirs: Sequence[Lesson]) -> list[Joined
         if {x.id for x in pair} <= free:
             free -= {x.id for x in pair}
             winner, loser = sorted(pair, key=lambda x: (_measured(x), x.text, x.id), reverse=True)
-            joined.append(Joined(_into(winner, loser), loser))
+            joined.append(JoinedLessons(_into(winner, loser), loser))
     return joined
 
 
@@ -274,12 +274,12 @@ def _unlikeness(pair: tuple[Lesson, Lesson]) -> tuple[int, list[tuple[str, str]]
     return len(first ^ second), sorted((x.text, x.id) for x in pair)
 
 
-def _twins(twins: Twins, lesson: Lesson) -> list[Lesson]:
+def _twins(twins: DuplicateIndex, lesson: Lesson) -> list[Lesson]:
     """Lessons that this one may be joined with: two locked ones stay as people wrote them, unless they are equal."""
     return [x for x in twins.find(lesson.text) if not (x.locked and lesson.locked) or x.text == lesson.text]
 
 
-def _twin(twins: Twins, lesson: Lesson) -> Lesson | None:
+def _twin(twins: DuplicateIndex, lesson: Lesson) -> Lesson | None:
     return next(iter(_twins(twins, lesson)), None)
 
 
@@ -296,9 +296,9 @@ def _order(base: Library | None, ours: Library, theirs: Library) -> list[str]:
     return list(dict.fromkeys([*first, *second]))
 
 
-def _settings(base: Library | None, ours: Library, theirs: Library) -> tuple[Library, list[Clash]]:
+def _settings(base: Library | None, ours: Library, theirs: Library) -> tuple[Library, list[MergeConflict]]:
     """Our library with the settings of both, and those that clash."""
-    library, clashes = ours, list[Clash]()
+    library, clashes = ours, list[MergeConflict]()
     for name in ("place", "labelled"):
         old, mine, other = (getattr(x, name, None) for x in (base, ours, theirs))
         if mine == other or other == old:
@@ -306,7 +306,7 @@ def _settings(base: Library | None, ours: Library, theirs: Library) -> tuple[Lib
         if mine == old:
             library = replace(library, **{name: other})
         else:
-            clashes.append(Clash(name, "set differently on the two sides", mine, other))
+            clashes.append(MergeConflict(name, "set differently on the two sides", mine, other))
     return library, clashes
 
 

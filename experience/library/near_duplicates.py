@@ -5,7 +5,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 
 from edgewise.experience.library.library import Lesson
-from edgewise.experience.library.similarity import NEAR, content_words, near
+from edgewise.experience.library.similarity import MIN_OVERLAP, content_words, is_near_duplicate
 
 
 @dataclass(frozen=True, slots=True)
@@ -15,7 +15,7 @@ class _Known:
     words: frozenset[str]
 
 
-class Twins:
+class DuplicateIndex:
     """
     Lessons by the words that carry their meaning, to ask which of them say the same as a text.
 
@@ -43,11 +43,11 @@ class Twins:
     def find(self, text: str) -> list[Lesson]:
         """The lessons that say the same as a text, in the order in which they were added."""
         words = content_words(text)
-        missing = int((1 - NEAR) * len(words) + 1e-9)
+        missing = int((1 - MIN_OVERLAP) * len(words) + 1e-9)
         rare = sorted(words, key=lambda word: (len(self._with.get(word, ())), word))[: missing + 1]
         candidates = {id for word in rare for id in self._with.get(word, ())}
         found = [self._known[id] for id in candidates if _nested(self._known[id].words, words)]
-        return [x.lesson for x in sorted(found, key=lambda x: x.place) if near(x.lesson.text, text)]
+        return [x.lesson for x in sorted(found, key=lambda x: x.place) if is_near_duplicate(x.lesson.text, text)]
 
 
 def _nested(one: frozenset[str], other: frozenset[str]) -> bool:

@@ -14,8 +14,8 @@ from typing import Any, Literal, get_args
 from pydantic import AliasChoices, BaseModel, ConfigDict, Field, ValidationError, field_validator
 
 from edgewise.experience.guard.guard import Guard
-from edgewise.experience.library.library import Kind, Lesson, Library, lesson
-from edgewise.experience.library.similarity import near
+from edgewise.experience.library.library import Kind, Lesson, Library, make_lesson
+from edgewise.experience.library.similarity import is_near_duplicate
 
 Action = Literal["add", "modify", "delete", "keep"]
 SYNONYMS = {"update": "modify", "merge": "modify", "remove": "delete", "none": "keep"}
@@ -69,7 +69,7 @@ class OperationOutcome:
         return {**self.operation.model_dump(), "applied": self.applied, "reason": self.reason}
 
 
-class NotOperations(ValueError):
+class OperationError(ValueError):
     """A reply holds no list of operations; the message says what is wrong, for a second try."""
 
 
@@ -88,7 +88,7 @@ def parse(text: str) -> tuple[Operation, ...]:
     except ValidationError as error:
         first = error.errors()[0]
         where = ".".join(map(str, first["loc"])) or "an operation"
-        raise NotOperations(f"{where}: {first['msg']}") from error
+        raise OperationError(f"{where}: {first['msg']}") from error
 
 
 def _first_json(text: str) -> Any:
@@ -99,7 +99,7 @@ def _first_json(text: str) -> Any:
             return decoder.raw_decode(text, start)[0]
         except (ValueError, RecursionError):
             continue
-    raise NotOperations("there is no JSON array in the reply")
+    raise OperationError("there is no JSON array in the reply")
 
 
 def apply(
@@ -168,8 +168,8 @@ def _add(
     worded = word(op.text)
     if worded.blocked or not worded.text:
         return OperationOutcome(op, False, worded.note or "no text")
-    new = _joined(lesson(worded.text, op.kind or "content", born), op.sources, op.rollouts)
-    twin = next((x for x in lessons.values() if x.id not in gone and near(x.text, new.text)), None)
+    new = _joined(make_lesson(worded.text, op.kind or "content", born), op.sources, op.rollouts)
+    twin = next((x for x in lessons.values() if x.id not in gone and is_near_duplicate(x.text, new.text)), None)
     if twin:
         lessons[twin.id] = _joined(twin, new.sources, new.rollouts)
         return OperationOutcome(op, False, f"joined with {twin.id}, which says the same")
@@ -177,12 +177,12 @@ def _add(
         return OperationOutcome(op, False, "deleted by another operation of the same step")
     # A lesson that has been reworded since keeps its id, so this one needs another.
     while new.id in lessons:
-        new = replace(new, id=lesson(f"{new.id} {new.text}").id)
+        new = replace(new, id=make_lesson(f"{new.id} {new.text}").id)
     lessons[new.id] = new
     return OperationOutcome(op, True, worded.note)
 
 
-def squeezed(lesson: Lesson, lessons: int, tokens: int) -> OperationOutcome:
+def record_removal(lesson: Lesson, lessons: int, tokens: int) -> OperationOutcome:
     """The outcome of a lesson that the library had no room for."""
     worth = f"its effect is {lesson.effect.estimate:+.3f}" if lesson.effect else "its effect is not measured"
     reason = f"no room within {lessons} lessons and {tokens:,} tokens; {worth}"
@@ -204,7 +204,7 @@ def _worded(text: str, words: int, guard: Guard | None) -> _Worded:
         return _Worded(text, cut)
     checked = guard.check(text)
     notes = [cut, checked.reason] if checked.findings else [cut]
-    return _Worded(checked.text, "; ".join(filter(None, notes)), checked.blocked)
+    return _Worded(checked.text, "; ".join(filter(None, notes)), checked.is_blocked)
 
 
 def _joined(lesson: Lesson, sources: Sequence[str], rollouts: Sequence[str]) -> Lesson:

@@ -2,7 +2,7 @@
 
 import re
 
-NEAR = 0.8
+MIN_OVERLAP = 0.8
 STOP_WORDS = frozenset(
     "a about an and any are as at be by for from if in into is it its of on or that the their then there these "
     "this to was were when which with you your always should must".split()
@@ -12,7 +12,7 @@ STOP_WORDS = frozenset(
 NEGATIONS = frozenset({"not", "no", "never", "without", "except", "unless", "only", "don't", "cannot"})
 
 
-def near(a: str, b: str) -> bool:
+def is_near_duplicate(a: str, b: str) -> bool:
     """
     Whether two lessons say the same, so that one of them is enough.
 
@@ -24,7 +24,7 @@ def near(a: str, b: str) -> bool:
     if not first or not second or (first ^ second) & NEGATIONS:
         return False
     nested = first <= second or second <= first
-    return nested and len(first & second) / len(first | second) >= NEAR
+    return nested and len(first & second) / len(first | second) >= MIN_OVERLAP
 
 
 def content_words(text: str) -> frozenset[str]:

@@ -18,9 +18,9 @@ from itertools import islice, pairwise
 
 import numpy as np
 
-from edgewise.experience.library.library import LEAD, Library, tokens
+from edgewise.experience.library.library import LEAD, Library, estimate_tokens
 from edgewise.toolkit.errors import ConfigError, ModelError
-from edgewise.toolkit.model.openai_format import vector
+from edgewise.toolkit.model.openai_format import read_vector
 from edgewise.toolkit.run.driver import asking
 from edgewise.toolkit.types import BilledTo, Message, Plan, Reply, Request
 
@@ -131,7 +131,7 @@ def by_embedding(
     asked: Reply | None = (yield _request(embedder, question)) if rows and question.strip() else None
     if asked is None or asked.failed:
         return relevant(library, question, most)
-    near = _cosines([known[library.lessons[row].text] for row in rows], vector(asked))
+    near = _cosines([known[library.lessons[row].text] for row in rows], read_vector(asked))
     return _within(library, dict(zip(rows, near, strict=True)), most)
 
 
@@ -154,11 +154,11 @@ def _learn(library: Library, embedder: str, known: dict[str, np.ndarray]) -> Pla
     answered = {text: reply for text, reply in zip(missing, replies, strict=True) if not reply.failed}
     if not (answered or known):
         raise ModelError(f"{embedder} gave no vector for any lesson: {replies[0].error}")
-    known.update((text, vector(reply)) for text, reply in answered.items())
+    known.update((text, read_vector(reply)) for text, reply in answered.items())
 
 
 def _request(embedder: str, text: str) -> Request:
-    return Request(embedder, (Message("user", text),), payer=_PAYER, embeds=True)
+    return Request(embedder, (Message("user", text),), payer=_PAYER, is_embedding=True)
 
 
 def _cosines(lessons: Sequence[np.ndarray], question: np.ndarray) -> list[float]:
@@ -173,7 +173,7 @@ def _cosines(lessons: Sequence[np.ndarray], question: np.ndarray) -> list[float]
 
 def _within(library: Library, scores: Mapping[int, float], most: int) -> Library:
     """Always-on lessons and the best by `scores` (of positions; more is better) that fit the budget."""
-    costs, room = _index(library).costs, most - tokens(LEAD)
+    costs, room = _index(library).costs, most - estimate_tokens(LEAD)
     chosen = {row for row, lesson in enumerate(library.lessons) if lesson.always}
     room -= sum(costs[row] for row in chosen)
     if chosen and room < 0:
@@ -202,7 +202,7 @@ class _Index:
         self.tokens = library.tokens
         marks = [f"[{label}]." if library.labelled else "-" for label in library.labels()]
         self._texts = [lesson.text for lesson in library.lessons]
-        self.costs = [tokens(f"\n{mark} {text}") for mark, text in zip(marks, self._texts, strict=True)]
+        self.costs = [estimate_tokens(f"\n{mark} {text}") for mark, text in zip(marks, self._texts, strict=True)]
         self._common = max(FEW, int(COMMON * len(marks)))
         self._lock = threading.Lock()
         self._table: sqlite3.Connection | None = None

@@ -10,7 +10,7 @@ from edgewise.experience.library import operations as ops
 from edgewise.experience.library.library import Kind, Library
 from edgewise.experience.spec import ExperienceSpec
 from edgewise.toolkit.types import Plan
-from edgewise.toolkit.util.seeds import seed as seed_of
+from edgewise.toolkit.util.seeds import derive_seed
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,7 +57,7 @@ def _joined(
     job: ExperienceSpec, library: Library, proposals: Sequence[ops.Operation], step: int
 ) -> Plan[Candidates]:
     """Several draws of one lesson per right answer; the outcomes are those of the first."""
-    seed = seed_of(job.config.seed, step)
+    seed = derive_seed(job.config.seed, step)
     each = yield from pooling.join(job.distiller, library, proposals, job.config.draws, seed)
     found = [applied(job, library, final, step) for final in each]
     libraries = {f"draw {number}": after for number, (after, _) in enumerate(found, 1)}
@@ -70,9 +70,9 @@ def applied(
     """The library after operations, within its caps; what the caps cost is an outcome too."""
     config = job.config
     after, outcomes = ops.apply(library, operations, born=step, words=config.words, guard=job.guard)
-    kept = after.within(config.lessons, config.library_tokens)
+    kept = after.fit_budget(config.lessons, config.library_tokens)
     gone = [x for x in after.lessons if x not in kept.lessons]
     return kept, (
         *outcomes,
-        *(ops.squeezed(lesson, config.lessons, config.library_tokens) for lesson in gone),
+        *(ops.record_removal(lesson, config.lessons, config.library_tokens) for lesson in gone),
     )

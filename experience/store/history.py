@@ -9,32 +9,32 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from edgewise.experience.library.diff import counted, diff, size
+from edgewise.experience.library.diff import count_lessons, diff, summarize
 from edgewise.experience.library.library import Library
-from edgewise.experience.store.checkout import start
+from edgewise.experience.store.checkout import resolve_start
 from edgewise.experience.store.store import Commit
 from edgewise.toolkit.errors import LibraryError
 from edgewise.toolkit.report.run_files import Step
 
 
 @dataclass(frozen=True, slots=True)
-class Entry:
+class LogEntry:
     """One line of a log, with more lines that explain it, and the same as data."""
 
     text: str
-    more: Sequence[str]
+    details: Sequence[str]
     data: dict[str, Any]
 
 
-def of_store(commits: Sequence[Commit]) -> list[Entry]:
+def read_store_log(commits: Sequence[Commit]) -> list[LogEntry]:
     """The commits, the newest first."""
     befores = [*(each.library for each in commits[1:]), Library()]
     return [_committed(commit, before) for commit, before in zip(commits, befores, strict=True)]
 
 
-def _committed(commit: Commit, before: Library) -> Entry:
-    change = size(diff(before, commit.library))
-    lessons = counted(commit.library)
+def _committed(commit: Commit, before: Library) -> LogEntry:
+    change = summarize(diff(before, commit.library))
+    lessons = count_lessons(commit.library)
     parts = [f"{commit.number:>3}", commit.id, f"{commit.at:%Y-%m-%d %H:%M}", commit.author, lessons, change]
     merged = [f"merged with {commit.merged}"] if commit.merged else []
     data = {
@@ -49,26 +49,26 @@ def _committed(commit: Commit, before: Library) -> Entry:
         "merged": commit.merged,
         "version": commit.library.version,
     }
-    return Entry("  ".join(filter(None, [*parts, " ".join(commit.message.split())])), merged, data)
+    return LogEntry("  ".join(filter(None, [*parts, " ".join(commit.message.split())])), merged, data)
 
 
-def of_run(path: Path) -> list[Entry]:
+def read_run_log(path: Path) -> list[LogEntry]:
     """The steps of a run in their order: what was applied, what was refused and why, what the gate decided."""
     files = sorted(path.glob("steps/*/step.json"))
     if not files:
         raise LibraryError(f"{path} has no steps: the run did not get that far, or it learned nothing.")
-    began = start(None, path).library or Library()
+    began = resolve_start(None, path).library or Library()
     libraries = [began, *(_library(file.with_name("library.json")) for file in files)]
-    changes = [size(diff(before, after)) for before, after in pairwise(libraries)]
+    changes = [summarize(diff(before, after)) for before, after in pairwise(libraries)]
     return [_learned(*each) for each in zip(map(_read, files), libraries[1:], changes, strict=True)]
 
 
-def _learned(step: Step, library: Library, change: str) -> Entry:
+def _learned(step: Step, library: Library, change: str) -> LogEntry:
     applied = sum(each.applied for each in step.operations)
     head = f"step {step.step}: {applied} of {len(step.operations)} operations applied; {_decided(step)}"
-    text = f"{head}; {counted(library)}, {change}"
+    text = f"{head}; {count_lessons(library)}, {change}"
     data = {**step.model_dump(exclude={"groups"}), "lessons": len(library), "change": change}
-    return Entry(text, list(_refused(step)), data)
+    return LogEntry(text, list(_refused(step)), data)
 
 
 def _decided(step: Step) -> str:

@@ -10,7 +10,7 @@ from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 from edgewise.experience.effects import pruning
-from edgewise.experience.effects.pruning import Dropped
+from edgewise.experience.effects.pruning import PrunedLesson
 from edgewise.experience.library.library import Effect, Lesson, Library
 from edgewise.experience.spec import USUAL, ExperienceSpec
 from edgewise.experience.training.gate import Cached, gate_rows
@@ -34,7 +34,7 @@ class Tidied:
     library: Library
     left_out: tuple[str, ...]
     rows: int
-    dropped: tuple[Dropped, ...]
+    dropped: tuple[PrunedLesson, ...]
 
     def to_json(self) -> dict[str, Any]:
         """Plain data."""
@@ -53,7 +53,7 @@ def tidied(job: ExperienceSpec, state: ExperienceState) -> Plan[Library]:
     Without a gate it is what the last step wrote.
     """
     library, rows = state.library, gate_rows(job)
-    asked = pruning.undecided(library, job.config.leave_one_out) if job.gated and len(rows) > 1 else ()
+    asked = pruning.select_undecided(library, job.config.leave_one_out) if job.gated and len(rows) > 1 else ()
     if asked:
         yield StageStarted(f"measuring {len(asked)} lessons, each left out once on {len(rows)} rows")
         library = yield from _measured(job, library, asked, rows)
@@ -69,10 +69,10 @@ def _measured(
     without = [library.with_lessons(x for x in library.lessons if x is not lesson) for lesson in asked]
     everything, *others = yield [cached.rewards(each, rows) for each in (library, *without)]
     found: dict[str, Effect] = {
-        lesson.id: pruning.left_out(everything, other) for lesson, other in zip(asked, others, strict=True)
+        lesson.id: pruning.estimate_ablation(everything, other) for lesson, other in zip(asked, others, strict=True)
     }
     yield GroupsFinished(cached.groups)
     return library.with_lessons(
-        replace(x, effect=pruning.together(x.effect, found[x.id])) if x.id in found else x
+        replace(x, effect=pruning.pool_effects(x.effect, found[x.id])) if x.id in found else x
         for x in library.lessons
     )

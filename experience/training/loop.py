@@ -19,14 +19,14 @@ from edgewise.experience.training.records import ExperienceState, ExperienceStep
 from edgewise.experience.training.rollouts import MEASURING
 from edgewise.experience.training.step import step
 from edgewise.toolkit.evaluation.comparison import Arm, compare
-from edgewise.toolkit.evaluation.gate import Spending
-from edgewise.toolkit.groups.sampling.row_selection import rested, shuffled, vade
+from edgewise.toolkit.evaluation.gate import AlphaSpending
+from edgewise.toolkit.groups.sampling.row_selection import drop_resting, shuffle, vade
 from edgewise.toolkit.rollout.health import check_alive
 from edgewise.toolkit.run.driver import charge_to_step
 from edgewise.toolkit.run.runner import RunOutcome
 from edgewise.toolkit.tracking.events import GroupsFinished, ModelReleased, StageStarted, StepFinished
 from edgewise.toolkit.types import Example, Group, Plan
-from edgewise.toolkit.util.seeds import seed as seed_of
+from edgewise.toolkit.util.seeds import derive_seed
 
 
 def learn(job: ExperienceSpec) -> Plan[RunOutcome]:
@@ -35,7 +35,7 @@ def learn(job: ExperienceSpec) -> Plan[RunOutcome]:
 
     Ends with the evaluation of the start and of what was learnt, on rows that learning never saw.
     """
-    state = ExperienceState(job.start, Spending(job.gate_alpha, job.steps))
+    state = ExperienceState(job.start, AlphaSpending(job.gate_alpha, job.steps))
     number, first = 0, ()
     for epoch in range(1, (1 if job.config.direct else job.config.epochs) + 1):
         waiting = _awake(job, state, epoch)
@@ -53,13 +53,13 @@ def learn(job: ExperienceSpec) -> Plan[RunOutcome]:
     arms = {"before": job.start, **({"after": library} if library.version != job.start.version else {})}
     if job.config.placebo and "after" in arms:
         arms |= yield from charge_to_step(placebo.libraries(job, library, first), number)
-    return (yield from charge_to_step(_outcome(job, arms, estimate.attach(job.start, state.seen)), MEASURING))
+    return (yield from charge_to_step(_outcome(job, arms, estimate.attach_effects(job.start, state.seen)), MEASURING))
 
 
 def _awake(job: ExperienceSpec, state: ExperienceState, epoch: int) -> tuple[Example, ...]:
     """The rows of an epoch in their order, without those that rest."""
-    rows = shuffled(job.task.train, job.config.seed, epoch)
-    return rested(rows, state.memory) if job.config.rest else rows
+    rows = shuffle(job.task.train, job.config.seed, epoch)
+    return drop_resting(rows, state.memory) if job.config.rest else rows
 
 
 def _queue(
@@ -68,8 +68,8 @@ def _queue(
     """The rows of a step, the first ones first; VADE's end where signal is no longer likely."""
     if job.config.select == "shuffled":
         return tuple(waiting)
-    rows = rested(waiting, state.memory) if job.config.rest else waiting
-    rng = np.random.default_rng(seed_of(job.config.seed, "select", number))
+    rows = drop_resting(waiting, state.memory) if job.config.rest else waiting
+    rng = np.random.default_rng(derive_seed(job.config.seed, "select", number))
     return vade(rows, state.memory, rng, 2 * job.config.batch_size)
 
 
@@ -111,7 +111,7 @@ def evaluate(
         found[name] = yield from _answers(job, libraries[name])
     groups = [found[name] for name in libraries]
     yield GroupsFinished([group for arm in groups for group in arm])
-    check_alive([run for arm in groups for group in arm for run in group.members], needs_score=True)
+    check_alive([run for arm in groups for group in arm for run in group.rollouts], needs_score=True)
     arms = [Arm(name, tuple(found[name])) for name in libraries]
     if len(arms) == 1:
         arms = [*arms, Arm("after", arms[0].groups)]

@@ -10,12 +10,12 @@ from dataclasses import replace
 
 import numpy as np
 
-from edgewise.experience.library.library import Library, lesson
+from edgewise.experience.library.library import Library, make_lesson
 from edgewise.experience.proposers import candidates
 from edgewise.experience.spec import ExperienceSpec
 from edgewise.experience.training.step import compared
 from edgewise.toolkit.types import Group, Plan
-from edgewise.toolkit.util.seeds import seed as seed_of
+from edgewise.toolkit.util.seeds import derive_seed
 
 OFF_TOPIC = """
 water tomatoes early prune roses after frost turn compost weekly sow carrots in loose soil shade lettuce at noon tie
@@ -31,10 +31,10 @@ def libraries(job: ExperienceSpec, library: Library, groups: Sequence[Group]) ->
 
 def off_topic(job: ExperienceSpec, library: Library) -> Library:
     """As many lessons as a library has, each with as many words, on gardening."""
-    rng = np.random.default_rng(seed_of(job.config.seed, "placebo"))
+    rng = np.random.default_rng(derive_seed(job.config.seed, "placebo"))
     texts = (" ".join(rng.choice(OFF_TOPIC, len(x.text.split()))).capitalize() for x in library.lessons)
     return library.with_lessons(
-        lesson(f"{text}.", x.kind) for text, x in zip(texts, library.lessons, strict=True)
+        make_lesson(f"{text}.", x.kind) for text, x in zip(texts, library.lessons, strict=True)
     )
 
 
@@ -47,15 +47,15 @@ def _learnt_from_noise(job: ExperienceSpec, groups: Sequence[Group]) -> Plan[Lib
 
 def dealt(job: ExperienceSpec, groups: Sequence[Group]) -> list[Group]:
     """The same groups with scores dealt out among all runs and right answers among all rows, at random."""
-    rng = np.random.default_rng(seed_of(job.config.seed, "shuffled rewards"))
-    runs = [run for group in groups for run in group.members]
+    rng = np.random.default_rng(derive_seed(job.config.seed, "shuffled rewards"))
+    runs = [run for group in groups for run in group.rollouts]
     scores = iter([runs[i].score for i in rng.permutation(len(runs))])
     targets = iter([groups[i].example.target for i in rng.permutation(len(groups))])
     return [
         replace(
             group,
             example=replace(group.example, target=next(targets)),
-            members=tuple(replace(run, score=next(scores)) for run in group.members),
+            members=tuple(replace(run, score=next(scores)) for run in group.rollouts),
         )
         for group in groups
     ]

@@ -8,10 +8,10 @@ import numpy as np
 
 from edgewise.experience.distil.distiller import Comparison
 from edgewise.experience.effects.exposure import Exposure
-from edgewise.experience.effects.pruning import Dropped
+from edgewise.experience.effects.pruning import PrunedLesson
 from edgewise.experience.library import operations
 from edgewise.experience.library.library import Library
-from edgewise.toolkit.evaluation.gate import Choice, Spending
+from edgewise.toolkit.evaluation.gate import Choice, AlphaSpending
 from edgewise.toolkit.groups.sampling.row_history import Memory
 from edgewise.toolkit.types import Group
 
@@ -21,7 +21,7 @@ class ExperienceState:
     """What one step hands to the next; only the loop writes it."""
 
     library: Library
-    spending: Spending
+    spending: AlphaSpending
     memory: Memory = field(default_factory=Memory)
     seen: tuple[Exposure, ...] = ()
 
@@ -71,7 +71,7 @@ class ExperienceStep:
     outcomes: tuple[operations.OperationOutcome, ...]
     incomplete: str
     choice: Choice[Library] | None
-    dropped: tuple[Dropped, ...]
+    dropped: tuple[PrunedLesson, ...]
     state: ExperienceState
 
     @property
@@ -111,14 +111,14 @@ class ExperienceStep:
 
 def statistics(groups: Sequence[Group]) -> dict[str, float]:
     """Mean reward, pass@G (any run of a group at full reward), share of mixed groups, tool calls a run."""
-    runs = [run for group in groups for run in group.members]
+    runs = [run for group in groups for run in group.rollouts]
     return {
         "runs": len(runs),
         "failed": sum(run.failed for run in runs),
         "mean_reward": mean([reward for group in groups for reward in group.rewards]),
         "pass": mean([any(r >= 1 for r in group.rewards) for group in groups]),
-        "mixed": mean([group.mixed for group in groups]),
-        "tool_calls": mean([run.tool_calls for run in runs]),
+        "mixed": mean([group.is_mixed for group in groups]),
+        "tool_calls": mean([run.tool_call_count for run in runs]),
     }
 
 

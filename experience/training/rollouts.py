@@ -19,7 +19,7 @@ from edgewise.toolkit.groups.sampling import rollout_plan
 from edgewise.toolkit.rollout import agent
 from edgewise.toolkit.rollout.agent import Agent, Prompt
 from edgewise.toolkit.types import Example, Group, Plan, Rollout
-from edgewise.toolkit.util.seeds import seed as seed_of
+from edgewise.toolkit.util.seeds import derive_seed
 
 MEASURING = 0
 BLOCK = 5
@@ -38,8 +38,8 @@ class Offer:
 
     def part(self, job: ExperienceSpec, sample: int) -> Library:
         """What one run sees."""
-        seed = seed_of(job.config.seed, "lessons", self.step, self.block, sample)
-        return exposure.subset(self.lessons, job.inclusion, seed)
+        seed = derive_seed(job.config.seed, "lessons", self.step, self.block, sample)
+        return exposure.sample_subset(self.lessons, job.inclusion, seed)
 
 
 def offers(
@@ -70,7 +70,7 @@ def allocated_groups(
         return _learning_runs(job, row, offered[row.id], start, count)
 
     first = min(size, max(2, size // 2))
-    found = yield from rollout_plan.phased(draw, rows, size * len(rows), first, PHASES, MOST * size)
+    found = yield from rollout_plan.sample_in_phases(draw, rows, size * len(rows), first, PHASES, MOST * size)
     return [Group(row, job.learner.role, runs) for row, runs in zip(rows, found, strict=True)]
 
 
@@ -78,13 +78,13 @@ def observed(job: ExperienceSpec, group: Group, offer: Offer) -> list[Exposure]:
     """What a group says of the lessons that its runs saw or did not see; nothing where every run saw all of them."""
     if job.inclusion == 1:
         return []
-    return [_seen(job, group, run, offer) for run in group.members]
+    return [_seen(job, group, run, offer) for run in group.rollouts]
 
 
 def _seen(job: ExperienceSpec, group: Group, run: Rollout, offer: Offer) -> Exposure:
     row = group.example.id
     reward = run.score.value if run.score and run.score.valid else None
-    return exposure.observe(f"{offer.step}/{row}", offer.lessons, offer.part(job, run.sample), reward, row)
+    return exposure.record_exposure(f"{offer.step}/{row}", offer.lessons, offer.part(job, run.sample), reward, row)
 
 
 def measure(
@@ -117,5 +117,5 @@ def _learning_runs(
 def _runs(
     job: ExperienceSpec, runner: Agent, row: Example, prompts: Sequence[Prompt], step: int, **how: Any
 ) -> Plan[tuple[Rollout, ...]]:
-    seed = seed_of(job.config.seed, step)
-    return agent.runs(runner, row, prompts, job.task.reward, judge=job.judge, seed=seed, **how)
+    seed = derive_seed(job.config.seed, step)
+    return agent.run_rollouts(runner, row, prompts, job.task.reward, judge=job.judge, seed=seed, **how)

@@ -55,7 +55,7 @@ def _next(
     every = (*state.seen, *seen)
     groups = [] if job.task.reward.relative else [study.group for study in studies]
     spending = state.spending.after(choice) if choice else state.spending
-    return ExperienceState(estimate.attach(library, every), spending, state.memory.after(groups), every)
+    return ExperienceState(estimate.attach_effects(library, every), spending, state.memory.update(groups), every)
 
 
 def _searched(
@@ -68,7 +68,7 @@ def _searched(
         f"step {number}, epoch {epoch}: GEPA searches on {len(rows)} rows with {calls} rollouts"
     )
     groups, found = yield from gepa.search(job, library, rows, number)
-    check_alive([run for group in groups for run in group.members], needs_score=True)
+    check_alive([run for group in groups for run in group.rollouts], needs_score=True)
     return [GroupStudy(group) for group in groups], [], found
 
 
@@ -110,7 +110,7 @@ def _studied(
         check_alive(done, needs_score=True)
         return found
 
-    studies = yield from rollout_plan.in_waves(waiting, wave, wanted, lambda found: found.signal)
+    studies = yield from rollout_plan.study_in_waves(waiting, wave, wanted, lambda found: found.signal)
     groups = [found.group for found in studies]
     return studies, [x for group in groups for x in runs.observed(job, group, offered[group.example.id])]
 
@@ -137,9 +137,9 @@ def compared(job: ExperienceSpec, library: Library, group: Group) -> Plan[GroupS
 def _no_lesson(job: ExperienceSpec, group: Group) -> str:
     """Why a group is not compared: all runs broke, or there are rewards to see and they are all equal."""
     config = job.config
-    if all(run.failed for run in group.members):
+    if all(run.failed for run in group.rollouts):
         return "every run failed"
-    if not config.truth or config.group_size == 1 or group.mixed:
+    if not config.truth or config.group_size == 1 or group.is_mixed:
         return ""
     if config.learn_from == "unsolved" and max(group.rewards, default=1) < 1:
         return ""

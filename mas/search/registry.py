@@ -74,7 +74,7 @@ def _lessons(job: GraphSpec) -> Searcher:
     from edgewise.experience.guard.guard import Guard
     from edgewise.mas.search.llm.lesson_search import Lessons
 
-    return Lessons(job.space, job.roles, job.designer, job.encoder, guard=Guard.of(job.task.train))
+    return Lessons(job.space, job.roles, job.designer, job.encoder, guard=Guard.from_examples(job.task.train))
 
 
 SEARCHERS: Mapping[str, Callable[[GraphSpec], Searcher]] = {

@@ -17,17 +17,17 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 
 from edgewise.experience.guard.guard import Guard
 from edgewise.mas.designs.fixed import Fixed
-from edgewise.mas.graph.graph import MOST_NODES, Graph, Node, free_name, single
+from edgewise.mas.graph.graph import MAX_NODES, Graph, Node, pick_name, single
 from edgewise.mas.graph.roles import CATALOGUE, Role, Roles
 from edgewise.mas.spec import GraphSpec
 from edgewise.mas.training.trials import measure
-from edgewise.toolkit.evaluation.comparison import reward_of
-from edgewise.toolkit.evaluation.gate import Scores, Spending, Verdict, choose
-from edgewise.toolkit.groups.sampling.row_selection import shuffled
+from edgewise.toolkit.evaluation.comparison import valid_reward
+from edgewise.toolkit.evaluation.gate import Scores, AlphaSpending, Verdict, choose
+from edgewise.toolkit.groups.sampling.row_selection import shuffle
 from edgewise.toolkit.task.task import Task
 from edgewise.toolkit.tracking.events import RolesAdmitted, StageStarted
 from edgewise.toolkit.types import BilledTo, Example, Message, Plan, Reply, Request, Rollout, Sampling
-from edgewise.toolkit.util.extract import json_in
+from edgewise.toolkit.util.extract import extract_json
 
 SHOWN = 16
 """Rows that are run to see what goes wrong."""
@@ -145,11 +145,11 @@ def recruited(job: GraphSpec, graph: Graph | None = None) -> Plan[Roles]:
     if not job.config.recruit:
         return {}
     graph = graph or single()
-    rows = shuffled(job.task.train, job.config.seed, 0)
+    rows = shuffle(job.task.train, job.config.seed, 0)
     seen, fresh = rows[:SHOWN], rows[SHOWN:][: job.config.gate_rows]
     groups = yield from measure(job, Fixed(graph), seen, "gate")
-    runs = [(group.example, run) for group in groups for run in group.members[:1]]
-    wrong = [(row, run) for row, run in runs if (reward_of(run) or 0.0) < PASS]
+    runs = [(group.example, run) for group in groups for run in group.rollouts[:1]]
+    wrong = [(row, run) for row, run in runs if (valid_reward(run) or 0.0) < PASS]
     recruiter = Recruiter(job.designer, roles=job.config.recruit)
     found = yield from propose(recruiter, job.task, wrong, job.catalogue, job.tools)
     wider = replace(job, recruited={**job.recruited, **{role.name: role for role in found.roles}})
@@ -157,7 +157,7 @@ def recruited(job: GraphSpec, graph: Graph | None = None) -> Plan[Roles]:
 
     def scores(design: Fixed, rows: Sequence[Example]) -> Plan[Scores]:
         measured = yield from measure(wider, design, rows, "gate")
-        return np.array([np.mean([reward_of(run) or 0.0 for run in group.members]) for group in measured])
+        return np.array([np.mean([valid_reward(run) or 0.0 for run in group.rollouts]) for group in measured])
 
     admission = yield from admitted(graph, found, fresh, scores, job.config.alpha, wider.roles)
     yield RolesAdmitted(admission.to_json())
@@ -190,7 +190,7 @@ def propose(
             payer=BilledTo("designer"),
         )
         try:
-            return parse(reply.message.content, recruiter, roles, tools, Guard.of(task.train))
+            return parse(reply.message.content, recruiter, roles, tools, Guard.from_examples(task.train))
         except ValueError as error:
             problem = reply.error or str(error)
         messages = (*asked, reply.message, Message("user", UNREADABLE.format(problem=problem)))
@@ -231,7 +231,7 @@ def parse(text: str, recruiter: Recruiter, known: Roles, tools: Collection[str],
     too long, for a tool that is not there, and for text that the guard blocks; the guard takes secrets and personal
     data out of the rest.
     """
-    data = json_in(text)
+    data = extract_json(text)
     listed = data.get("roles") if isinstance(data, dict) else data
     if not isinstance(listed, list):
         raise ValueError('there is no list of "roles"')
@@ -273,7 +273,7 @@ def _clean(key: str, text: str, most: int, guard: Guard) -> str:
     if count > most:
         raise ValueError(f"its {key} has {count} words, and {most} are allowed")
     checked = guard.check(text)
-    if checked.blocked:
+    if checked.is_blocked:
         raise ValueError(f"its {key} was blocked: {checked.reason}")
     return checked.text
 
@@ -300,7 +300,7 @@ def admitted(
     all that there are, the proposed ones among them.
     """
     best, kept, refused = graph, {}, dict(found.refused)
-    spending = Spending(alpha, max(1, len(found.roles)))
+    spending = AlphaSpending(alpha, max(1, len(found.roles)))
     for role in found.roles:
         places = {where: Fixed(each) for where, each in placed(best, role, roles).items()}
         choice = yield from choose(Fixed(best), places, rows, scores, spending.level)
@@ -330,16 +330,16 @@ def placed(graph: Graph, role: Role, roles: Roles) -> dict[str, Graph]:
     is given.
     """
     node, exit_ = (
-        Node(name=free_name(role.name, {node.name for node in graph.nodes}), role=role.name),
+        Node(name=pick_name(role.name, {node.name for node in graph.nodes}), role=role.name),
         graph.exit,
     )
-    room = len(graph) < MOST_NODES
+    room = len(graph) < MAX_NODES
     places = {
         f"for {old.name}": _exchanged(graph, old.name, node)
         for old in graph.nodes
         if _fits(graph, old.name, role, roles)
     }
-    inside = {name for loop in graph.loops for name in graph.body(loop) if name != loop.target}
+    inside = {name for loop in graph.loops for name in graph.loop_body(loop) if name != loop.target}
     if room and not role.hears and exit_ not in inside and _takes(graph, exit_, role, roles):
         edges = (*graph.edges, (node.name, exit_))
         places[f"before {exit_}"] = replace(graph, nodes=(*graph.nodes, node), edges=edges)
@@ -351,13 +351,13 @@ def placed(graph: Graph, role: Role, roles: Roles) -> dict[str, Graph]:
 
 def _fits(graph: Graph, name: str, role: Role, roles: Roles) -> bool:
     """Whether a role can take an agent's place: it hears enough, and is heard as what it gives."""
-    if roles[graph[name].role].votes or len(graph.before[name]) < role.hears:
+    if roles[graph[name].role].votes or len(graph.predecessors[name]) < role.hears:
         return False
     if name == graph.exit and not role.answers:
         return False
     if role.gives != "verdict" and any(loop.source == name for loop in graph.loops):
         return False
-    return all(_takes(graph, hearer, role, roles) for hearer in graph.after[name])
+    return all(_takes(graph, hearer, role, roles) for hearer in graph.successors[name])
 
 
 def _takes(graph: Graph, hearer: str, role: Role, roles: Roles) -> bool:

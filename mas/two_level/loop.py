@@ -32,15 +32,15 @@ from edgewise.mas.two_level.system import (
     prepared,
     rolled,
 )
-from edgewise.toolkit.evaluation.gate import Choice, Spending, choose
-from edgewise.toolkit.groups.sampling.row_selection import batches, shuffled
-from edgewise.toolkit.reward.reward import Spec
+from edgewise.toolkit.evaluation.gate import Choice, AlphaSpending, choose
+from edgewise.toolkit.groups.sampling.row_selection import split_batches, shuffle
+from edgewise.toolkit.reward.reward import RewardSpec
 from edgewise.toolkit.rollout.health import check_alive
 from edgewise.toolkit.run.driver import charge_to_step
 from edgewise.toolkit.task.task import Task
 from edgewise.toolkit.tracking.events import GroupsFinished, StageStarted, StepFinished
 from edgewise.toolkit.types import Example, Plan, Rollout
-from edgewise.toolkit.util.seeds import seed as seed_of
+from edgewise.toolkit.util.seeds import derive_seed
 
 ALIGN: Mapping[str, Align] = {"exact": exact, "off": even}
 
@@ -118,7 +118,7 @@ def learn_two_levels(
     config: TwoLevelConfig,
     *,
     start: TwoLibraries | None = None,
-    expert: Spec = EXPERT,
+    expert: RewardSpec = EXPERT,
     roles: Mapping[str, str] | None = None,
 ) -> Plan[Learnt]:
     """
@@ -131,7 +131,7 @@ def learn_two_levels(
     setup = prepared(task, config, expert, roles)
     plan = [(e, rows) for e in range(1, config.epochs + 1) for rows in _batches(setup, e)]
     libraries = start or TwoLibraries(Library(place=config.place), Library(place=config.place))
-    spending, steps = Spending(config.alpha, max(1, len(plan))), []
+    spending, steps = AlphaSpending(config.alpha, max(1, len(plan))), []
     for number, (epoch, rows) in enumerate(plan, 1):
         record = yield from charge_to_step(
             _step(setup, libraries, spending.level, rows, number, epoch), number
@@ -143,7 +143,7 @@ def learn_two_levels(
 
 
 def _batches(setup: TwoLevelSpec, epoch: int) -> list[tuple[Example, ...]]:
-    return batches(shuffled(setup.task.train, setup.config.seed, epoch), setup.config.batch_size)
+    return split_batches(shuffle(setup.task.train, setup.config.seed, epoch), setup.config.batch_size)
 
 
 def _step(
@@ -156,7 +156,7 @@ def _step(
 ) -> Plan[TwoLevelStep]:
     yield StageStarted(f"step {number}, epoch {epoch}: {len(rows)} groups of {setup.config.group_size}")
     studied = yield from _studied(setup, libraries, rows, number)
-    check_alive([run for each in studied for run in each.main.group.members], needs_score=True)
+    check_alive([run for each in studied for run in each.main.group.rollouts], needs_score=True)
     found = yield [_updated(setup, libraries, studied, role, number) for role in setup.learning]
     updates: dict[str, Update] = dict(zip(setup.learning, found, strict=True))
     choice = yield from _decided(setup, libraries, _candidates(libraries, updates), level)
@@ -194,8 +194,8 @@ def _compared(
 ) -> Plan[Studied]:
     """The two levels of a row's runs, and the comparisons made in them."""
     c = setup.config
-    main, sub = two_levels(row, runs, align, seed_of(c.seed, "align", number, row.id))
-    yield GroupsFinished([level.group for level in (main, sub) if level.group.members])
+    main, sub = two_levels(row, runs, align, derive_seed(c.seed, "align", number, row.id))
+    yield GroupsFinished([level.group for level in (main, sub) if level.group.rollouts])
     drawn = contrasts(main, sub, setup.terms, c.shown, c.siblings)
     found = yield [compared(setup.distiller, each, libraries.of(each.level)) for each in drawn]
     return Studied(main, sub, tuple(found))
@@ -212,9 +212,9 @@ def _updated(
     except Unreadable as error:
         return Update(library, incomplete=str(error))
     after, outcomes = operations.apply(library, final, born=number, words=c.words, guard=setup.guard)
-    kept = after.within(c.lessons, c.library_tokens)
+    kept = after.fit_budget(c.lessons, c.library_tokens)
     gone = [x for x in after.lessons if x not in kept.lessons]
-    return Update(kept, (*outcomes, *(operations.squeezed(x, c.lessons, c.library_tokens) for x in gone)))
+    return Update(kept, (*outcomes, *(operations.record_removal(x, c.lessons, c.library_tokens) for x in gone)))
 
 
 def _candidates(libraries: TwoLibraries, updates: Mapping[str, Update]) -> dict[str, TwoLibraries]:
@@ -234,7 +234,7 @@ def _decided(
     c = setup.config
     if c.gate == "off":
         return challengers["both"], None
-    rows = shuffled(setup.task.validation, c.seed, 0)[: c.gate_rows]
+    rows = shuffle(setup.task.validation, c.seed, 0)[: c.gate_rows]
     scores = partial(measure, setup, payer="gate")
     choice = yield from choose(libraries, challengers, rows, scores, level)
     return choice.chosen, choice

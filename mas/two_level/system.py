@@ -20,15 +20,15 @@ from edgewise.mas.two_level import delegation
 from edgewise.mas.two_level.advantages import MAIN, Grading, graded
 from edgewise.mas.two_level.delegation import SUB, DelegateAgent, DelegationSpec, delegated
 from edgewise.toolkit.errors import ArtifactError, ConfigError
-from edgewise.toolkit.evaluation.comparison import Arm, Evaluation, compare, reward_of
+from edgewise.toolkit.evaluation.comparison import Arm, Evaluation, compare, valid_reward
 from edgewise.toolkit.evaluation.gate import Scores
-from edgewise.toolkit.reward.reward import Reward, Spec, resolve
+from edgewise.toolkit.reward.reward import Reward, RewardSpec, resolve_reward
 from edgewise.toolkit.rollout.agent import Agent
 from edgewise.toolkit.run.config import Config
 from edgewise.toolkit.task.task import Task
 from edgewise.toolkit.tracking.events import GroupsFinished, RolloutFinished
 from edgewise.toolkit.types import Example, Group, Plan, Rollout, Sampling
-from edgewise.toolkit.util.seeds import seed as seed_of
+from edgewise.toolkit.util.seeds import derive_seed
 
 MEASURING = 0
 EXPERT = {
@@ -160,7 +160,7 @@ class TwoLevelSpec:
     @cached_property
     def guard(self) -> Guard | None:
         """What checks new lessons; None where that is switched off."""
-        return Guard.of(self.task.train) if self.config.guards else None
+        return Guard.from_examples(self.task.train) if self.config.guards else None
 
     @property
     def learning(self) -> tuple[str, ...]:
@@ -171,7 +171,7 @@ class TwoLevelSpec:
 def prepared(
     task: Task,
     config: TwoLevelConfig,
-    expert: Spec = EXPERT,
+    expert: RewardSpec = EXPERT,
     roles: Mapping[str, str] | None = None,
 ) -> TwoLevelSpec:
     """
@@ -185,7 +185,7 @@ def prepared(
             f"The task is played in the environment {task.world.name}, and a planner answers once: improve it by "
             "weights or by experience."
         )
-    return TwoLevelSpec(task, config, resolve(expert), DelegationSpec(roles or {SUB: ""}, config.delegations))
+    return TwoLevelSpec(task, config, resolve_reward(expert), DelegationSpec(roles or {SUB: ""}, config.delegations))
 
 
 def rolled(setup: TwoLevelSpec, libraries: TwoLibraries, row: Example, number: int) -> Plan[list[Rollout]]:
@@ -204,7 +204,7 @@ def rolled(setup: TwoLevelSpec, libraries: TwoLibraries, row: Example, number: i
 def _run(
     setup: TwoLevelSpec, libraries: TwoLibraries, sides: Sides, row: Example, sample: int, step: int
 ) -> Plan[Rollout]:
-    seed = seed_of(setup.config.seed, step, row.id, sample)
+    seed = derive_seed(setup.config.seed, step, row.id, sample)
     run = yield from delegated(*sides, row, setup.terms, sample=sample, seed=seed)
     # A planner's answers depend on both libraries.
     return replace(run, version=libraries.version)
@@ -215,7 +215,7 @@ def measure(
 ) -> Plan[Scores]:
     """(E,) mean reward of planner and sub-agents together on rows, as they are used; a run that failed counts as 0."""
     groups = yield from measured(setup, libraries, rows, payer)
-    return np.array([np.mean([reward_of(run) or 0.0 for run in group.members]) for group in groups])
+    return np.array([np.mean([valid_reward(run) or 0.0 for run in group.rollouts]) for group in groups])
 
 
 def measured(

@@ -9,11 +9,11 @@ import pytest
 from edgewise.experience import improve
 from edgewise.experience.config import ExperienceConfig
 from edgewise.experience.forecast import forecast
-from edgewise.experience.library.library import Library, lesson
+from edgewise.experience.library.library import Library, make_lesson
 from edgewise.experience.spec import ExperienceSpec
 from edgewise.toolkit.errors import Hopeless, LimitTooSmall
-from edgewise.toolkit.evaluation.statistics import smallest_gain
-from edgewise.toolkit.reward.reward import resolve
+from edgewise.toolkit.evaluation.statistics import minimum_detectable_gain
+from edgewise.toolkit.reward.reward import resolve_reward
 from edgewise.toolkit.run.forecast import check_limits
 from tests.support import toy
 from tests.support.command import SCRIPTED, inside, task_file
@@ -42,7 +42,7 @@ def test_no_role_makes_more_calls_than_were_announced(settings):
 
 
 def test_tokens_of_the_lessons_to_start_from_are_counted_as_far_as_a_prompt_takes_them():
-    start = Library(tuple(lesson(f"Lesson {n} is about thing {n} and nothing else") for n in range(40)))
+    start = Library(tuple(make_lesson(f"Lesson {n} is about thing {n} and nothing else") for n in range(40)))
     small, large = (forecast(job(library=start, prompt_tokens=n)).tokens for n in (100, 10_000))
     assert large > small == forecast(job()).tokens
 
@@ -54,9 +54,9 @@ def test_without_refill_and_rest_the_rollouts_are_exactly_those_announced():
 
 def test_the_smallest_gain_is_that_of_the_level_that_a_candidate_gets():
     plan = forecast(job())
-    assert plan.gain == smallest_gain(plan.rows["test"])
+    assert plan.gain == minimum_detectable_gain(plan.rows["test"])
     level = 0.05 / 2 / 4  # two steps, four candidates each
-    assert plan.gate_gain == smallest_gain(plan.rows["validation"], level=level, sides=1)
+    assert plan.gate_gain == minimum_detectable_gain(plan.rows["validation"], level=level, sides=1)
     assert forecast(job(gate="off")).gate_gain is None
     assert forecast(job(epochs=4)).gate_gain > plan.gate_gain > forecast(job(samples=4)).gate_gain
 
@@ -115,7 +115,7 @@ def test_the_command_refuses_in_one_sentence_and_goes_on_with_force(tmp_path, ca
 
 @pytest.mark.parametrize(("reward", "per_row"), [("exact", 0), ("judge", 5), ("relative", 1)])
 def test_calls_of_a_judge_are_counted(reward, per_row):
-    task = replace(toy.task(), reward=resolve(reward))
+    task = replace(toy.task(), reward=resolve_reward(reward))
     plan = forecast(ExperienceSpec(task, ExperienceConfig(model="scripted/x", epochs=1, pool=False)))
     calls, rows = plan.calls, plan.rows
     assert plan.least == 5 + 2 + 2 * (rows["test"] + rows["validation"]) * (2 if per_row else 1)

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from edgewise.experience.library.library import Library, lesson
+from edgewise.experience.library.library import Library, make_lesson
 from edgewise.toolkit.errors import NotRecorded
 from tests.support import toy
 from tests.support.laws.one_run import started
@@ -22,10 +22,10 @@ ROOT = Path(__file__).resolve().parents[2]
 SETTINGS = {"epochs": 2, "batch_size": 12}
 START = Library(
     (
-        lesson("A brick is red"),
-        lesson("A leaf is blue"),
-        *(lesson(f"Whoever asks for number {n} wants a colour") for n in range(12)),
-        replace(lesson("Answer with one word", "form"), locked=True, always=True),
+        make_lesson("A brick is red"),
+        make_lesson("A leaf is blue"),
+        *(make_lesson(f"Whoever asks for number {n} wants a colour") for n in range(12)),
+        replace(make_lesson("Answer with one word", "form"), locked=True, always=True),
     )
 )
 KINDS = {

@@ -23,14 +23,14 @@ from edgewise.mas.designs.clustered import Table, kinds_of
 from edgewise.mas.designs.fixed import Fixed
 from edgewise.mas.designs.interface import Design, Draft, Query, Trial, TrialGroup
 from edgewise.mas.graph.construction import Space
-from edgewise.mas.graph.edits import random_edit, tidied
+from edgewise.mas.graph.edits import random_edit, canonicalize
 from edgewise.mas.graph.graph import Graph, single
 from edgewise.mas.graph.roles import Roles
 from edgewise.mas.search.llm import ranking
 from edgewise.mas.search.llm.graph_writer import Written, asked, form
 from edgewise.mas.search.llm.ranking import Record
 from edgewise.toolkit.types import BilledTo, Example, Message, Plan, Request, Rollout, Sampling, Score, Step
-from edgewise.toolkit.util.seeds import seed as seed_of
+from edgewise.toolkit.util.seeds import derive_seed
 
 DESIGNING = Sampling(temperature=0.7, max_tokens=1024)
 DISTILLING = Sampling(temperature=0.0, max_tokens=2048)
@@ -67,7 +67,7 @@ class Lessons:
     model: str
     encoder: str = ""
     distiller: Distiller | None = None
-    guard: Guard | None = field(default_factory=Guard.of)
+    guard: Guard | None = field(default_factory=Guard.from_examples)
     asked: int = 4
     kinds: int = 8
     sampling: Sampling = DESIGNING
@@ -87,7 +87,7 @@ class Lessons:
         found = []
         for query, first, designs in zip(queries, usual, written, strict=True):
             self.problems.update(problem for each in designs for problem in each.problems)
-            rng = np.random.default_rng(seed_of(seed, "edits", query.id))
+            rng = np.random.default_rng(derive_seed(seed, "edits", query.id))
             graphs = [first, *(each.graph for each in designs if each.graph is not None)]
             found.append([Draft(graph) for graph in self._different(graphs, size, rng)])
         return found
@@ -125,10 +125,10 @@ class Lessons:
         """One graph for a query from the model."""
         told = Message("system", TASK + form(self.roles, self.space.agents))
         messages = self.library.insert_lessons((told, Message("user", f"# Task\n{query.text}")))
-        sampling = replace(self.sampling, seed=seed_of(seed, "design", query.id, number))
+        sampling = replace(self.sampling, seed=derive_seed(seed, "design", query.id, number))
         payer = BilledTo("designer", example=query.id)
         request = Request(self.model, messages, sampling, sample=number, payer=payer)
-        return (yield from asked(request, self.roles, self.space.agents, tidied))
+        return (yield from asked(request, self.roles, self.space.agents, canonicalize))
 
     def _different(self, graphs: Sequence[Graph], size: int, rng: np.random.Generator) -> list[Graph]:
         """`size` graphs: the given ones, each once, then random edits of them in turn."""
@@ -173,7 +173,7 @@ class Lessons:
             self.library, final, born=self.steps, words=self._distiller.words, guard=self.guard
         )
         self.problems.update(each.reason for each in outcomes if not each.applied)
-        self.library = library.within(LESSONS, TOKENS)
+        self.library = library.fit_budget(LESSONS, TOKENS)
 
 
 def _as_run(example: Example, number: int, trial: Trial) -> Rollout:
@@ -190,7 +190,7 @@ def described(trial: Trial) -> str:
     """A graph in words, and what its agents were measured to be worth."""
     graph = trial.draft.graph
     lines = [
-        f"- {node.name} ({node.role}) hears {', '.join(graph.before[node.name]) or 'nobody'}"
+        f"- {node.name} ({node.role}) hears {', '.join(graph.predecessors[node.name]) or 'nobody'}"
         for node in (graph[name] for name in graph.order)
     ]
     lines += [f"- {x.source} sends back to {x.target}, at most {x.rounds} times" for x in graph.loops]

@@ -2,17 +2,17 @@
 
 import json
 
-from edgewise.experience.library.library import Library, lesson
+from edgewise.experience.library.library import Library, make_lesson
 from edgewise.experience.store.store import Store
 from tests.support.command import inside, task_file
 
-RIGHT = Library((lesson("A brick is red"), lesson("A leaf is green"), lesson("A sea is blue")))
+RIGHT = Library((make_lesson("A brick is red"), make_lesson("A leaf is green"), make_lesson("A sea is blue")))
 
 
 def test_a_store_a_version_of_it_and_a_file_are_measured_side_by_side(tmp_path, capsys):
     team = tmp_path / "team.sqlite"
     with Store(str(team)) as store:
-        first = store.commit(Library((lesson("A brick is blue"),)), "wrong", parent=None)
+        first = store.commit(Library((make_lesson("A brick is blue"),)), "wrong", parent=None)
         store.commit(RIGHT, "right", parent=first.id)
     (tmp_path / "list.json").write_text(json.dumps(RIGHT.to_json()))
     arms = [x for lib in (team, f"{team}@1", tmp_path / "list.json") for x in ("--artifact", lib)]

@@ -10,18 +10,18 @@ from typing import Any
 
 import pytest
 
-from edgewise.experience.library.library import Effect, Library, lesson
-from edgewise.experience.store.checkout import Start, keep
-from edgewise.experience.store.reference import Operand, parse
+from edgewise.experience.library.library import Effect, Library, make_lesson
+from edgewise.experience.store.checkout import RunStart, save_start
+from edgewise.experience.store.reference import LibraryReference, parse_reference
 from edgewise.experience.store.store import Store
 from edgewise.toolkit import Artifact
 from edgewise.toolkit.errors import ConfigError
 from tests.support.command import Done, finish, inside, start, task_file
 
 A, B, C = (
-    lesson("Refunds go to birch"),
-    lesson("Late parcels go to cedar"),
-    lesson("Answer in one word", "form"),
+    make_lesson("Refunds go to birch"),
+    make_lesson("Late parcels go to cedar"),
+    make_lesson("Answer in one word", "form"),
 )
 START = Library((A, B))
 Command = Callable[..., Done]
@@ -54,7 +54,7 @@ def write(name: str, content: Any) -> str:
 
 def stored(name: str = "main", version: str = "head", place: str = "team.sqlite") -> Library:
     with Store(place) as store:
-        return store.find(version, name).library
+        return store.find_commit(version, name).library
 
 
 def commit(library: Library, name: str = "main", place: str = "team.sqlite") -> None:
@@ -68,29 +68,29 @@ def commit(library: Library, name: str = "main", place: str = "team.sqlite") -> 
 @pytest.mark.parametrize(
     ("text", "operand"),
     [
-        ("team.sqlite", Operand("team.sqlite")),
-        ("a/team.db#triage@3", Operand("a/team.db", "triage", "3")),
-        ("team.sqlite@head~2", Operand("team.sqlite", "", "head~2")),
-        ("sqlite:///a/team.sqlite@4ec5", Operand("sqlite:///a/team.sqlite", "", "4ec5")),
-        ("postgresql://u:p@h:1/db", Operand("postgresql://u:p@h:1/db")),
-        ("postgresql://u:p@h:1/db@3", Operand("postgresql://u:p@h:1/db", "", "3")),
-        ("postgresql://u@h#a b@head", Operand("postgresql://u@h", "a b", "head")),
-        ("postgresql://u@h", Operand("postgresql://u@h")),
-        ("runs/first@2", Operand("runs/first", "", "2")),
-        ("runs@work/first", Operand("runs@work/first")),
+        ("team.sqlite", LibraryReference("team.sqlite")),
+        ("a/team.db#triage@3", LibraryReference("a/team.db", "triage", "3")),
+        ("team.sqlite@head~2", LibraryReference("team.sqlite", "", "head~2")),
+        ("sqlite:///a/team.sqlite@4ec5", LibraryReference("sqlite:///a/team.sqlite", "", "4ec5")),
+        ("postgresql://u:p@h:1/db", LibraryReference("postgresql://u:p@h:1/db")),
+        ("postgresql://u:p@h:1/db@3", LibraryReference("postgresql://u:p@h:1/db", "", "3")),
+        ("postgresql://u@h#a b@head", LibraryReference("postgresql://u@h", "a b", "head")),
+        ("postgresql://u@h", LibraryReference("postgresql://u@h")),
+        ("runs/first@2", LibraryReference("runs/first", "", "2")),
+        ("runs@work/first", LibraryReference("runs@work/first")),
     ],
 )
 def test_a_lib_is_taken_apart(text, operand):
-    assert parse(text) == operand
+    assert parse_reference(text) == operand
     assert operand.stored == ("sqlite" in text or ".db" in text or "postgresql" in text)
 
 
 def test_a_path_that_exists_is_no_version(tmp_path):
     path = tmp_path / "a@3"
     path.touch()
-    assert parse(str(path)) == Operand(str(path))
+    assert parse_reference(str(path)) == LibraryReference(str(path))
     with pytest.raises(ConfigError, match="names no library"):
-        parse("")
+        parse_reference("")
 
 
 # ---- show, log, diff, export -----------------------------------------------------------------------------
@@ -166,7 +166,7 @@ def test_the_log_of_a_run_tells_what_each_step_did_and_refused(run, tmp_path, li
 def test_the_log_of_a_run_counts_changes_from_the_library_it_began_with(run, tmp_path, library):
     copy = shutil.copytree(run, tmp_path / "copy")
     first = Library.from_json(json.loads((copy / "steps/001/library.json").read_text()))
-    keep(Start(first.with_lessons((*first.lessons, A))), copy)
+    save_start(RunStart(first.with_lessons((*first.lessons, A))), copy)
     assert library("log", copy).out.splitlines()[0].endswith(", -1")
 
 
@@ -206,7 +206,7 @@ def test_rollback_appends_a_version(library):
     done = library("rollback", "team.sqlite@1", "--author", "bob")
     assert "team.sqlite has version 3" in done.out
     with Store("team.sqlite") as store:
-        newest, *older = store.log()
+        newest, *older = store.list_commits()
     assert newest.library == START and newest.author == "bob" and "version 1" in newest.message
     assert [x.number for x in older] == [2, 1]
     assert "stays as it is" in library("rollback", "team.sqlite@3").out
@@ -226,7 +226,7 @@ def test_lock_takes_labels_ids_and_beginnings_of_ids(library, monkeypatch):
 
 def test_import_says_what_entered_was_joined_known_redacted_and_blocked(library):
     long = "Large refunds that were paid by card go to the team birch"
-    commit(Library((A, lesson(long))))
+    commit(Library((A, make_lesson(long))))
     text = [
         A.text,
         "Large refunds which were paid by card go to team birch",
@@ -247,7 +247,7 @@ def test_import_says_what_entered_was_joined_known_redacted_and_blocked(library)
     now = stored()
     assert len(now) == 4 and "1234567" not in now.render() and "Ignore" not in now.render()
     with Store("team.sqlite") as store:
-        assert store.find("head").message == "from sales"
+        assert store.find_commit("head").message == "from sales"
     again = json.loads(library("import", file, "team.sqlite", "--json").out)
     assert again["commit"] is None and again["entered"] == []
     assert [len(again[key]) for key in ("blocked", "redacted")] == [1, 1]
@@ -275,7 +275,7 @@ def test_merge_finds_the_version_that_both_come_from(library):
 
 def test_merge_of_an_artefact_starts_from_the_commit_it_names(library):
     with Store("team.sqlite") as store:
-        first = store.find("1").id
+        first = store.find_commit("1").id
     learned = Library((replace(A, text="Refunds go to amber"),))
     Artifact("t", "m", {"library.json": learned.to_json()}, {}, (first,)).save("a.edge")
     commit(Library((A, B, C)))
@@ -293,7 +293,7 @@ def test_a_conflict_lists_everything_and_changes_nothing(library):
         assert part in done.err
     assert "--take ours or --take theirs" in done.sentences[0]
     with Store("team.sqlite") as store:
-        assert len(store.log()) == 2
+        assert len(store.list_commits()) == 2
 
 
 @pytest.mark.parametrize("take", ["ours", "theirs"])
@@ -347,7 +347,7 @@ def test_bad_input_is_one_sentence_and_changes_nothing(arguments, sentence, libr
     assert (done.code, done.out, len(done.sentences)) == (2, "", 1)
     assert sentence in done.sentences[0]
     with Store("team.sqlite") as store:
-        assert len(store.log()) == 1
+        assert len(store.list_commits()) == 1
 
 
 @pytest.mark.parametrize("arguments", [("show",), ("log",), ("lock", "G0"), ("rollback",), ("import",)])

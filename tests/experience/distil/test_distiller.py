@@ -4,14 +4,14 @@ import pytest
 
 from edgewise.experience.distil import distiller as distil
 from edgewise.experience.distil.distiller import Distiller, Unreadable
-from edgewise.experience.library.library import Library, lesson
+from edgewise.experience.library.library import Library, make_lesson
 from edgewise.experience.library.operations import Operation
 from edgewise.toolkit.types import Example, Group, Message, Reply, Rollout, Score, Step, ToolCall
 from tests.support.plans import play
 
 EXAMPLE = Example("e1", (Message("user", "What is 2 + 2?"),), target="SECRET-FOUR")
 ADD = json.dumps({"operations": [{"action": "add", "id": None, "kind": "content", "text": "Add well"}]})
-LIBRARY = Library((lesson("Check the sum"),))
+LIBRARY = Library((make_lesson("Check the sum"),))
 
 
 def run(answer: str, value: float, feedback: str = "") -> Rollout:
@@ -90,7 +90,7 @@ def test_a_group_proposes_no_more_than_allowed():
 def test_a_broken_run_is_left_out_of_the_comparison():
     broken = Rollout("e1", "solver", 2, (), "failed", Score(0.0, valid=False), error="boom")
     model, asked = recording(ADD)
-    play(distil.study(Distiller("m"), group(*MIXED.members, broken), LIBRARY), model)
+    play(distil.study(Distiller("m"), group(*MIXED.rollouts, broken), LIBRARY), model)
     assert shown(asked[0]).count("## Attempt") == 2
 
 

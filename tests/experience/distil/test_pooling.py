@@ -3,7 +3,7 @@ import pytest
 from edgewise.experience.config import ExperienceConfig
 from edgewise.experience.distil import pooling
 from edgewise.experience.distil.distiller import Distiller
-from edgewise.experience.library.library import Library, lesson
+from edgewise.experience.library.library import Library, make_lesson
 from edgewise.experience.library.operations import Operation
 from edgewise.experience.spec import ExperienceSpec
 from edgewise.toolkit import Task
@@ -30,7 +30,7 @@ def groups(answers: dict[str, str]) -> list[Group]:
 
 
 def library(**lessons: str) -> Library:
-    return Library(tuple(lesson(f"{topics} -> {answer}") for answer, topics in lessons.items()))
+    return Library(tuple(make_lesson(f"{topics} -> {answer}") for answer, topics in lessons.items()))
 
 
 @pytest.mark.parametrize(

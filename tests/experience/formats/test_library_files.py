@@ -8,8 +8,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from edgewise.experience.formats.library_files import KINDS, MOST_LESSONS, read, write
-from edgewise.experience.library.library import PLACES, Effect, Lesson, Library, lesson
+from edgewise.experience.formats.library_files import KINDS, MOST_LESSONS, read, render
+from edgewise.experience.library.library import PLACES, Effect, Lesson, Library, make_lesson
 from edgewise.toolkit.errors import LibraryError
 
 # As the reference writes it: sections, then a line an entry.
@@ -123,7 +123,7 @@ def test_files_are_recognised_by_their_content(text, format, lessons):
     found = read(text)
     assert found.format == format
     assert [x.text for x in found.library.lessons] == lessons
-    assert found.library.lessons == tuple(map(lesson, lessons))
+    assert found.library.lessons == tuple(map(make_lesson, lessons))
 
 
 @pytest.mark.parametrize(
@@ -175,7 +175,7 @@ def test_our_own_file_is_read_as_it_is_however_long_its_lessons():
         "ab12", "word " * 99 + "end", "form", 3, ("r1",), ("u",), True, True, Effect(0.1, -0.1, 0.3, 5, 6)
     )
     library = Library((x,), "split", True)
-    assert read(write(library, "json")).library == library
+    assert read(render(library, "json")).library == library
 
 
 # ---- hostile files ---------------------------------------------------------------------------------------
@@ -272,7 +272,7 @@ words = st.lists(
 )
 texts = words.map(lambda found: " ".join(found) + ".")
 libraries = st.builds(
-    lambda found, place, labelled: Library(tuple(lesson(t, k) for t, k in found), place, labelled),
+    lambda found, place, labelled: Library(tuple(make_lesson(t, k) for t, k in found), place, labelled),
     st.lists(st.tuples(texts, st.sampled_from(["content", "form"])), max_size=5, unique_by=lambda x: x[0]),
     st.sampled_from(PLACES),
     st.booleans(),
@@ -282,7 +282,7 @@ libraries = st.builds(
 @settings(deadline=None)
 @given(libraries, st.sampled_from(KINDS))
 def test_what_is_written_is_read_back(library, kind):
-    found = read(write(library, kind)).library
+    found = read(render(library, kind)).library
     if kind == "json":
         assert found == library
     else:
@@ -296,14 +296,14 @@ def test_a_prompt_is_what_the_model_sees(library):
     from edgewise.toolkit.types import Message
 
     seen = "\n\n".join(m.content for m in library.insert_lessons((Message("user", "?"),)))
-    assert write(library, "prompt") in seen.replace("\n\n?\n\n", "\n\n")
+    assert render(library, "prompt") in seen.replace("\n\n?\n\n", "\n\n")
 
 
 @pytest.mark.parametrize(
     ("given", "name"), [("Team: triage!", "team-triage"), ("", "edgewise-lessons"), ("x" * 99, "x" * 64)]
 )
 def test_a_skill_has_a_valid_head(given, name):
-    head = write(Library((lesson("Refunds go to birch"),)), "skill", given).split("---")[1]
+    head = render(Library((make_lesson("Refunds go to birch"),)), "skill", given).split("---")[1]
     fields = dict(line.split(": ", 1) for line in head.strip().splitlines())
     assert json.loads(fields["name"]) == name
     assert 0 < len(json.loads(fields["description"])) <= 1024
@@ -311,4 +311,4 @@ def test_a_skill_has_a_valid_head(given, name):
 
 def test_another_kind_is_refused():
     with pytest.raises(LibraryError, match="prompt, skill, youtu, json, not as 'xml'"):
-        write(Library(), "xml")
+        render(Library(), "xml")

@@ -56,10 +56,10 @@ SUMS = (
     ("Give the growth of def count_herrings(net): return len(net)", "constant time"),
     ("Give the growth of nets.map(hookSmallFish)", "linear time"),
 )
-NOBODY = Guard.of()
-MATHS = Guard.of(examples(SUMS))
-DESK = Guard.of(examples(TICKETS, PROMPT))
-QUIZ = Guard.of(examples(QUESTIONS))
+NOBODY = Guard.from_examples()
+MATHS = Guard.from_examples(examples(SUMS))
+DESK = Guard.from_examples(examples(TICKETS, PROMPT))
+QUIZ = Guard.from_examples(examples(QUESTIONS))
 
 LEAKS = [
     (DESK, "Order 48213 goes to birch"),
@@ -237,14 +237,14 @@ PERSONAL = {
 @pytest.mark.parametrize(("guard", "text"), LEAKS)
 def test_what_belongs_to_one_row_blocks_a_lesson(guard, text):
     checked = guard.check(text)
-    assert checked.blocked
+    assert checked.is_blocked
     assert "leak" in {x.kind for x in checked.findings}
 
 
 @pytest.mark.parametrize("text", INJECTIONS)
 def test_orders_to_the_system_block_a_lesson(text):
     checked = NOBODY.check(text)
-    assert checked.blocked
+    assert checked.is_blocked
     assert "injection" in {x.kind for x in checked.findings}
 
 
@@ -254,7 +254,7 @@ def test_orders_to_the_system_block_a_lesson(text):
 @pytest.mark.parametrize("text", HONEST)
 def test_an_honest_lesson_passes_unchanged(guard, text):
     checked = guard.check(text)
-    assert (checked.text, checked.reason, checked.blocked) == (text, "", False)
+    assert (checked.text, checked.reason, checked.is_blocked) == (text, "", False)
 
 
 @pytest.mark.parametrize(("text", "part"), SECRETS.items())
@@ -268,12 +268,12 @@ def test_a_secret_is_taken_out_and_never_told(text, part):
 @pytest.mark.parametrize(("text", "redacted"), PERSONAL.items())
 def test_personal_data_are_taken_out_and_the_rest_stays(text, redacted):
     checked = NOBODY.check(text)
-    assert (checked.text, checked.blocked) == (redacted, False)
+    assert (checked.text, checked.is_blocked) == (redacted, False)
     assert {x.kind for x in checked.findings} == {"personal"}
 
 
 def test_a_lesson_that_is_nothing_but_a_secret_is_blocked():
-    assert NOBODY.check("password: hunter2").blocked
+    assert NOBODY.check("password: hunter2").is_blocked
 
 
 def test_numbers_without_a_check_digit_are_no_card_and_no_account():
@@ -283,14 +283,14 @@ def test_numbers_without_a_check_digit_are_no_card_and_no_account():
 
 def test_a_phrase_of_several_rows_is_general():
     rows = [(f"My {thing} did not come at the day that was promised to me.", "cedar") for thing in "abcd"]
-    guard = Guard.of(examples([*rows, ("Order 48213 is late", "cedar")]))
+    guard = Guard.from_examples(examples([*rows, ("Order 48213 is late", "cedar")]))
     assert not guard.check("Did not come at the day that was promised to me -> cedar").findings
 
 
 def test_topics_named_from_several_rows_pass_and_a_topic_that_copies_a_row_does_not():
     folder = Path(__file__).parents[3] / "examples" / "support_triage"
     rows = [json.loads(line) for line in (folder / "tickets.jsonl").read_text().splitlines()]
-    guard = Guard.of(examples([(row["text"], row["team"]) for row in rows]))
+    guard = Guard.from_examples(examples([(row["text"], row["team"]) for row in rows]))
     topics = [
         "Problems with bills (double charges, refunds, fees) -> birch",
         "Trouble with signing in (forgotten password, reset link, code that never arrives) -> amber",
@@ -301,12 +301,12 @@ def test_topics_named_from_several_rows_pass_and_a_topic_that_copies_a_row_does_
     ]
     assert [guard.check(topic).reason for topic in topics] == [""] * len(topics)
     copies = [f"Problems ({row['text'].rstrip('.')}, others) -> {row['team']}" for row in rows]
-    assert all(guard.check(copy).blocked for copy in copies)
+    assert all(guard.check(copy).is_blocked for copy in copies)
 
 
 def test_capital_letters_of_german_nouns_and_of_titles_name_nobody():
-    guard = Guard.of(examples([("The letter mentions Mahnung and Tarif twice.", "a"), ("Hello there.", "b")]))
-    assert guard.check("They quote Mahnung often").blocked
+    guard = Guard.from_examples(examples([("The letter mentions Mahnung and Tarif twice.", "a"), ("Hello there.", "b")]))
+    assert guard.check("They quote Mahnung often").is_blocked
     assert not guard.check("Frage nach Mahnung und Tarif").findings
     assert not guard.check("Letters About A Mahnung Or Other Tarif Matters").findings
 
@@ -317,7 +317,7 @@ def test_answers_that_recur_are_labels():
 
 @pytest.mark.parametrize("text", ["", None, 42, ["a", 1], {"a": None}])
 def test_what_is_no_text_is_read_as_text(text):
-    assert not QUIZ.check(text).blocked
+    assert not QUIZ.check(text).is_blocked
 
 
 @settings(max_examples=150, deadline=None)

@@ -6,16 +6,16 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from edgewise.experience.library.library import PLACES, Lesson, Library, lesson
+from edgewise.experience.library.library import PLACES, Lesson, Library, make_lesson
 from edgewise.toolkit.errors import ArtifactError
 from edgewise.toolkit.types import Message
 
-TWO = Library((lesson("Refunds go to birch"), lesson("Answer in one word", "form")), labelled=True)
+TWO = Library((make_lesson("Refunds go to birch"), make_lesson("Answer in one word", "form")), labelled=True)
 CHAT = (Message("system", "You route."), Message("user", "My parcel is late"))
 
 texts = st.text(string.ascii_letters + " é[]{}", min_size=1).filter(str.strip)
 libraries = st.builds(
-    lambda found, place, labelled: Library(tuple(lesson(t, k) for t, k in found), place, labelled),
+    lambda found, place, labelled: Library(tuple(make_lesson(t, k) for t, k in found), place, labelled),
     st.lists(st.tuples(texts, st.sampled_from(["content", "form"])), max_size=6, unique_by=lambda x: x[0]),
     st.sampled_from(PLACES),
     st.booleans(),
@@ -82,7 +82,7 @@ def test_version_follows_what_a_model_sees():
 
 
 def test_reads_the_authors_format():
-    assert Library.from_json({"G0": "a", "G1": "b"}).flat() == {"G0": "a", "G1": "b"}
+    assert Library.from_json({"G0": "a", "G1": "b"}).to_flat_json() == {"G0": "a", "G1": "b"}
 
 
 @pytest.mark.parametrize("data", [[], {"lessons": [{}]}, {"lessons": 3, "place": "before"}, {"x": "y"}, "no"])

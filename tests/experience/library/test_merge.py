@@ -6,11 +6,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from edgewise.experience.library.diff import diff, size
-from edgewise.experience.library.library import PLACES, Effect, Lesson, Library, lesson
-from edgewise.experience.library.merge import enter, merge, settle
-from edgewise.experience.library.near_duplicates import Twins
-from edgewise.experience.library.similarity import near
+from edgewise.experience.library.diff import diff, summarize
+from edgewise.experience.library.library import PLACES, Effect, Lesson, Library, make_lesson
+from edgewise.experience.library.merge import add_lessons, merge, resolve_conflicts
+from edgewise.experience.library.near_duplicates import DuplicateIndex
+from edgewise.experience.library.similarity import is_near_duplicate
 
 WORDS = ("refunds", "parcels", "invoices", "birch", "cedar", "amber", "late", "never", "large", "paid")
 effects = st.none() | st.builds(
@@ -61,9 +61,9 @@ def as_set(library: Library):
 
 
 A, B, C = (
-    lesson("Refunds go to birch"),
-    lesson("Late parcels go to cedar"),
-    lesson("Answer in one word", "form"),
+    make_lesson("Refunds go to birch"),
+    make_lesson("Late parcels go to cedar"),
+    make_lesson("Answer in one word", "form"),
 )
 BASE = Library((A, B))
 
@@ -89,7 +89,7 @@ def test_a_difference_is_told_line_by_line():
         "   becomes  Refunds go to amber",
         f"* {A.id}  locked: no becomes yes",
     ]
-    assert size(changes) == "+1 -1 ~1 *2"
+    assert summarize(changes) == "+1 -1 ~1 *2"
 
 
 def test_an_order_is_a_difference():
@@ -103,7 +103,7 @@ def test_an_order_is_a_difference():
 def test_what_one_side_changed_is_taken_as_it_is(x, y):
     for merged in (merge(x, x, y), merge(x, y, x), merge(x, y, y)):
         assert merged.library == y
-        assert not merged.clashes
+        assert not merged.conflicts
 
 
 @settings(max_examples=60, deadline=None)
@@ -111,11 +111,11 @@ def test_what_one_side_changed_is_taken_as_it_is(x, y):
 def test_merging_is_symmetric_up_to_order(libraries):
     base, ours, theirs = libraries
     one, other = merge(base, ours, theirs), merge(base, theirs, ours)
-    assert {(c.subject, c.ours, c.theirs) for c in one.clashes} == {
-        (c.subject, c.theirs, c.ours) for c in other.clashes
+    assert {(c.subject, c.ours, c.theirs) for c in one.conflicts} == {
+        (c.subject, c.theirs, c.ours) for c in other.conflicts
     }
-    assert as_set(settle(one, "ours")) == as_set(settle(other, "theirs"))
-    assert as_set(settle(one, "theirs")) == as_set(settle(other, "ours"))
+    assert as_set(resolve_conflicts(one, "ours")) == as_set(resolve_conflicts(other, "theirs"))
+    assert as_set(resolve_conflicts(one, "theirs")) == as_set(resolve_conflicts(other, "ours"))
     assert set(one.notes) == set(other.notes)
 
 
@@ -126,14 +126,14 @@ def test_nothing_is_lost(libraries, related):
     merged = merge(base if related else None, ours, theirs)
     old, left = {x.id for x in base.lessons} if related else set(), {x.id for x in merged.library.lessons}
     joined = {each.other.id: each.kept for each in merged.joined}
-    disputed = {clash.subject for clash in merged.clashes}
+    disputed = {clash.subject for clash in merged.conflicts}
     assert {kept.id for kept in joined.values()} <= left
     for side, other in ((ours, theirs), (theirs, ours)):
         deleted = old - {x.id for x in other.lessons}
         for x in side.lessons:
             assert x.id in left | deleted | joined.keys() | disputed
             if x.id in joined:
-                assert near(x.text, joined[x.id].text)
+                assert is_near_duplicate(x.text, joined[x.id].text)
                 assert set(x.sources) <= set(joined[x.id].sources)
 
 
@@ -141,10 +141,10 @@ def test_nothing_is_lost(libraries, related):
 @given(three())
 def test_a_merge_has_each_id_once_and_each_clash_has_two_sides(libraries):
     merged = merge(*libraries)
-    for library in (merged.library, settle(merged, "ours"), settle(merged, "theirs")):
+    for library in (merged.library, resolve_conflicts(merged, "ours"), resolve_conflicts(merged, "theirs")):
         assert len({x.id for x in library.lessons}) == len(library)
-    assert settle(merged, "ours") == merged.library
-    assert all(clash.ours != clash.theirs and len(clash.lines()) == 3 for clash in merged.clashes)
+    assert resolve_conflicts(merged, "ours") == merged.library
+    assert all(clash.ours != clash.theirs and len(clash.lines()) == 3 for clash in merged.conflicts)
 
 
 # ---- cases of merge --------------------------------------------------------------------------------------
@@ -158,7 +158,7 @@ def test_changes_of_both_sides_come_together():
     ours = Library((replace(A, sources=("r1",)), B, C))
     theirs = Library((reworded(A, "Refunds go to amber"),))
     merged = merge(BASE, ours, theirs)
-    assert not merged.clashes
+    assert not merged.conflicts
     assert merged.library.lessons == (replace(A, text="Refunds go to amber", sources=("r1",)), C)
 
 
@@ -179,17 +179,17 @@ def test_changes_of_both_sides_come_together():
 def test_contradictions_are_left_to_people(ours, theirs, reason):
     one, other = (Library(tuple(filter(None, (x, B)))) for x in (ours, theirs))
     merged = merge(BASE, one, other)
-    (clash,) = merged.clashes
+    (clash,) = merged.conflicts
     assert clash.subject == A.id and reason in clash.reason
-    assert as_set(settle(merged, "ours")) == as_set(one)
-    assert as_set(settle(merged, "theirs")) == as_set(other)
+    assert as_set(resolve_conflicts(merged, "ours")) == as_set(one)
+    assert as_set(resolve_conflicts(merged, "theirs")) == as_set(other)
 
 
 @pytest.mark.parametrize("theirs", [reworded(A, "Refunds go to amber"), None])
 def test_a_lock_wins_over_the_other_side_and_says_so(theirs):
     locked = Library((replace(A, locked=True), B))
     merged = merge(BASE, locked, Library(tuple(filter(None, (theirs, B)))))
-    assert not merged.clashes
+    assert not merged.conflicts
     assert merged.library == locked
     assert "locked" in merged.notes[0] and A.id in merged.notes[0]
 
@@ -198,7 +198,7 @@ def test_what_was_only_measured_may_be_deleted():
     measured = Library((replace(A, effect=Effect(0.1, 0.0, 0.2, 9, 9)), B))
     merged = merge(BASE, measured, Library((B,)))
     assert merged.library.lessons == (B,)
-    assert not merged.clashes and A.id in merged.notes[0]
+    assert not merged.conflicts and A.id in merged.notes[0]
 
 
 @pytest.mark.parametrize(("name", "values"), [("place", ("system", "after")), ("labelled", (True, False))])
@@ -206,8 +206,8 @@ def test_settings_that_differ_are_a_clash(name, values):
     base = replace(BASE, **{name: "before"}) if name == "place" else None
     ours, theirs = (replace(BASE, **{name: value}) for value in values)
     merged = merge(base, ours, theirs)
-    assert [clash.subject for clash in merged.clashes] == [name]
-    assert settle(merged, "theirs") == theirs
+    assert [clash.subject for clash in merged.conflicts] == [name]
+    assert resolve_conflicts(merged, "theirs") == theirs
 
 
 def test_lessons_that_say_the_same_are_joined_and_the_better_measured_wording_wins():
@@ -230,12 +230,12 @@ def test_two_locked_lessons_are_joined_only_where_they_are_equal():
     one, two = (Lesson(id, "Large refunds go to birch", locked=True) for id in ("one", "two"))
     assert merge(None, Library((one,)), Library((two,))).joined
     more = replace(two, text="Large refunds go to the birch")
-    assert near(one.text, more.text)
+    assert is_near_duplicate(one.text, more.text)
     assert not merge(None, Library((one,)), Library((more,))).joined
 
 
 def test_the_order_is_that_of_the_side_which_changed_it():
-    more = lesson("Invoices go to amber")
+    more = make_lesson("Invoices go to amber")
     merged = merge(Library((A, B, C)), Library((A, B, C, more)), Library((C, B, A)))
     assert merged.library.lessons == (C, B, A, more)
 
@@ -245,25 +245,25 @@ def test_the_order_is_that_of_the_side_which_changed_it():
 
 @given(libraries, libraries)
 def test_what_enters_takes_nothing_away(here, other):
-    found = enter(here, other.lessons)
+    found = add_lessons(here, other.lessons)
     after = {x.id: x for x in found.library.lessons}
     assert [x.id for x in found.library.lessons][: len(here)] == [x.id for x in here.lessons]
-    assert len(other) == len(found.entered) + len(found.joined) + len(found.known)
+    assert len(other) == len(found.added) + len(found.joined) + len(found.duplicates)
     assert {x.text for x in here.lessons if x.locked} <= {x.text for x in after.values()}
 
 
 @given(libraries, st.lists(texts, max_size=6))
 def test_what_has_entered_enters_once(here, new):
-    once = enter(here, map(lesson, new)).library
-    assert enter(once, map(lesson, new)).library == once
+    once = add_lessons(here, map(make_lesson, new)).library
+    assert add_lessons(once, map(make_lesson, new)).library == once
 
 
 def test_an_id_that_means_something_else_elsewhere_replaces_nothing():
-    found = enter(BASE, [reworded(A, "Invoices go to amber")])
+    found = add_lessons(BASE, [reworded(A, "Invoices go to amber")])
     assert found.library.lessons[:2] == BASE.lessons
-    assert found.entered == (lesson("Invoices go to amber"),)
+    assert found.added == (make_lesson("Invoices go to amber"),)
     since = Library((reworded(A, "Refunds are for birch alone"),))
-    assert enter(since, [A]).library == since
+    assert add_lessons(since, [A]).library == since
 
 
 # ---- twins -----------------------------------------------------------------------------------------------
@@ -271,5 +271,5 @@ def test_an_id_that_means_something_else_elsewhere_replaces_nothing():
 
 @given(st.lists(texts, max_size=12), texts)
 def test_twins_are_what_near_says(known, text):
-    found = Twins(Lesson(str(n), each) for n, each in enumerate(known)).find(text)
-    assert [x.text for x in found] == [each for each in known if near(each, text)]
+    found = DuplicateIndex(Lesson(str(n), each) for n, each in enumerate(known)).find(text)
+    assert [x.text for x in found] == [each for each in known if is_near_duplicate(each, text)]

@@ -5,11 +5,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from edgewise.experience.library.library import Effect, Library, lesson
-from edgewise.experience.library.operations import NotOperations, Operation, apply, parse, shorten
-from edgewise.experience.library.similarity import near
+from edgewise.experience.library.library import Effect, Library, make_lesson
+from edgewise.experience.library.operations import OperationError, Operation, apply, parse, shorten
+from edgewise.experience.library.similarity import is_near_duplicate
 
-START = Library((lesson("Refunds go to birch"), lesson("Late parcels go to cedar")))
+START = Library((make_lesson("Refunds go to birch"), make_lesson("Late parcels go to cedar")))
 
 
 def op(action, id=None, text="", **more):
@@ -94,8 +94,8 @@ def test_near_duplicates_are_joined_with_their_sources():
     ],
 )
 def test_what_counts_as_the_same_lesson(a, b, same):
-    assert near(a, b) is same
-    assert near(b, a) is same
+    assert is_near_duplicate(a, b) is same
+    assert is_near_duplicate(b, a) is same
 
 
 def test_long_lessons_are_cut_and_it_is_said():
@@ -129,7 +129,7 @@ def test_replies_of_many_shapes_are_read(reply):
     "reply", ["", "no json", "[1, 2]", '[{"action": "explode", "text": "x"}]', "{", "[[]]"]
 )
 def test_an_unreadable_reply_is_an_error_with_a_reason(reply):
-    with pytest.raises(NotOperations, match=r".+"):
+    with pytest.raises(OperationError, match=r".+"):
         parse(reply)
 
 

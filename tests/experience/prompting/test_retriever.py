@@ -7,13 +7,13 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from edgewise.experience.library.library import Lesson, Library, lesson
+from edgewise.experience.library.library import Lesson, Library, make_lesson
 from edgewise.experience.prompting.retriever import INDEXES, Retrieval, by_embedding, prepare, relevant, shown
 from edgewise.toolkit.budget.journal import Journal
 from edgewise.toolkit.budget.ledger import Ledger, Limits
 from edgewise.toolkit.errors import ConfigError, ModelError
-from edgewise.toolkit.model.middleware import stack
-from edgewise.toolkit.model.openai_format import pack
+from edgewise.toolkit.model.middleware import stack_middleware
+from edgewise.toolkit.model.openai_format import pack_vector
 from edgewise.toolkit.model.router import Router
 from edgewise.toolkit.run.driver import drive
 from edgewise.toolkit.types import Message, Reply, Request
@@ -30,8 +30,8 @@ TEXTS = (
     "नमस्ते कहने वाले संदेश मेपल को भेजें",
     "Damaged lamps, broken pumps, dead sensors: cobalt.",
 )
-LIBRARY = Library(tuple(map(lesson, TEXTS)))
-ALWAYS = replace(lesson("Answer with one word."), always=True)
+LIBRARY = Library(tuple(map(make_lesson, TEXTS)))
+ALWAYS = replace(make_lesson("Answer with one word."), always=True)
 WITH_ALWAYS = LIBRARY.with_lessons((*LIBRARY.lessons, ALWAYS))
 LITTLE = 130
 
@@ -94,14 +94,14 @@ def test_a_word_is_found_at_the_end_of_a_very_long_question():
 
 def test_a_word_that_many_lessons_share_does_not_find_them():
     texts = [f"Messages of type x{n} go to team {n}." for n in range(50)]
-    library = Library(tuple(map(lesson, texts)))
+    library = Library(tuple(map(make_lesson, texts)))
     assert asked("Which messages go to a team? x17", library) == [texts[17]]
     assert asked("Which messages go to a team?", library) == []
 
 
 def test_a_word_that_a_third_of_the_lessons_share_finds_them_where_there_is_no_rarer_one():
     texts = [f"{('Parcels', 'Refunds', 'Invoices')[n % 3]} of kind k{n}." for n in range(60)]
-    library = Library(tuple(map(lesson, texts)))
+    library = Library(tuple(map(make_lesson, texts)))
     assert asked("parcel", library, 300) == texts[::3]
     assert asked("parcel k6", library, 300) == texts[6:7]
 
@@ -113,14 +113,14 @@ def test_a_lesson_that_shares_one_incidental_word_is_left_out():
         *(f"Topic {n} alone." for n in range(200)),
         *["Long words need care, and yet more words follow here to make it count less."] * 3,
     ]
-    library = Library(tuple(replace(lesson(text), id=str(n)) for n, text in enumerate(texts)))
+    library = Library(tuple(replace(make_lesson(text), id=str(n)) for n, text in enumerate(texts)))
     question = "The motor of my grinder overheats when brewing long; is the warranty ended?"
     assert asked(question, library, 300) == texts[:1]
 
 
 def test_the_best_that_fit_are_taken_and_stand_in_the_order_of_the_library():
     texts = ["alpha one.", "alpha beta two.", "alpha beta gamma three.", "other", "more", "words"]
-    library = Library(tuple(map(lesson, texts)))
+    library = Library(tuple(map(make_lesson, texts)))
     for question in ("alpha beta gamma", "gamma gamma beta"):
         assert asked(question, library, 37) == texts[1:3]
 
@@ -139,7 +139,7 @@ def test_libraries_that_differ_only_in_what_is_always_on_are_not_mixed_up():
 
 def test_more_libraries_than_are_kept_in_mind_are_all_searched():
     libraries = [
-        Library(tuple(lesson(f"Library {n} has word{n}x{k} in it.") for k in range(9)))
+        Library(tuple(make_lesson(f"Library {n} has word{n}x{k} in it.") for k in range(9)))
         for n in range(INDEXES + 8)
     ]
     for _ in range(2):
@@ -148,7 +148,7 @@ def test_more_libraries_than_are_kept_in_mind_are_all_searched():
 
 
 def test_threads_share_an_index():
-    library = Library(tuple(lesson(f"Case{n} goes to team {n % 7}.") for n in range(300)))
+    library = Library(tuple(make_lesson(f"Case{n} goes to team {n % 7}.") for n in range(300)))
     questions = [f"What of case{n}?" for n in range(300)]
     with ThreadPoolExecutor(8) as pool:
         found = list(pool.map(lambda question: asked(question, library), questions))
@@ -195,7 +195,7 @@ def test_whatever_is_asked_the_budget_holds_and_the_rest_is_a_part_of_the_librar
 
 MEANINGS = (("refund", "money"), ("parcel", "shipment"), ("password", "login"))
 BY_MEANING = Library(
-    tuple(lesson(f"Mail about a {word} goes to team {n}.") for n, (word, _) in enumerate(MEANINGS))
+    tuple(make_lesson(f"Mail about a {word} goes to team {n}.") for n, (word, _) in enumerate(MEANINGS))
 )
 MODEL = "scripted/any:one"
 ONE_LESSON = 36
@@ -203,10 +203,10 @@ ONE_LESSON = 36
 
 def meaning(request: Request) -> Reply:
     """A vector with one axis for each meaning, and one that all texts share."""
-    assert request.embeds and request.model == MODEL
+    assert request.is_embedding and request.model == MODEL
     text = request.messages[0].content
     axes = [float(any(word in text for word in meaning)) for meaning in MEANINGS]
-    return Reply(Message("assistant", pack([*axes, 9.0])), model=MODEL)
+    return Reply(Message("assistant", pack_vector([*axes, 9.0])), model=MODEL)
 
 
 def refused(request: Request) -> Reply:
@@ -249,7 +249,7 @@ def test_lessons_are_embedded_once_for_a_run_and_new_ones_when_they_come():
     how = Retrieval(ONE_LESSON, MODEL)
     play(prepare(BY_MEANING, how), note)
     assert seen == [x.text for x in BY_MEANING.lessons]
-    grown = BY_MEANING.with_lessons((*BY_MEANING.lessons, lesson("More money.")))
+    grown = BY_MEANING.with_lessons((*BY_MEANING.lessons, make_lesson("More money.")))
     found = play(shown(grown, prompt("login"), how), note)
     assert found.lessons == BY_MEANING.lessons[2:]
     assert seen[3:] == ["More money.", "login"]
@@ -282,7 +282,7 @@ def test_where_no_lesson_of_a_library_gets_a_vector_full_text_chooses():
     [
         (refused, "no embeddings here"),
         (lambda request: Reply(Message("assistant", "I can't do that."), model=MODEL), "embedding model"),
-        (lambda request: pack([1.0] * len(request.messages[0].content)), "different lengths"),
+        (lambda request: pack_vector([1.0] * len(request.messages[0].content)), "different lengths"),
     ],
 )
 def test_a_model_that_gives_no_vectors_is_an_error_and_not_a_worse_search(answer, sentence):
@@ -295,7 +295,7 @@ def test_vectors_go_through_journal_and_ledger_and_no_text_is_paid_twice(tmp_pat
 
     async def run(name, inner, ledger):
         with Journal(tmp_path / "j.sqlite", ballast=0) as journal:
-            client = stack(inner, journal, ledger) if inner else stack(Router(), journal, ledger)
+            client = stack_middleware(inner, journal, ledger) if inner else stack_middleware(Router(), journal, ledger)
             plans = [by_embedding(BY_MEANING, question, ONE_LESSON, name) for question in questions]
             found = await asyncio.gather(*(drive(plan, client) for plan in plans))
             await client.aclose()
@@ -306,6 +306,6 @@ def test_vectors_go_through_journal_and_ledger_and_no_text_is_paid_twice(tmp_pat
         found = asyncio.run(run(name, None, ledger))
         assert asyncio.run(run(name, None, Ledger(Limits(calls=1)))) == found
     assert server.counts == dict.fromkeys((*questions, *(x.text for x in BY_MEANING.lessons)), 1)
-    book = ledger.table("role")["retrieval",]
+    book = ledger.tabulate("role")["retrieval",]
     assert (book.calls, book.output) == (6, 0)
     assert book.input == sum(len(text.split()) for text in server.counts)

@@ -15,7 +15,7 @@ import pytest
 
 from edgewise.experience import improve
 from edgewise.experience.forecast import forecast
-from edgewise.experience.library.library import Library, lesson
+from edgewise.experience.library.library import Library, make_lesson
 from edgewise.toolkit.errors import AllFailed, ConfigError, LimitReached, NotRecorded, RewardError
 from edgewise.toolkit.reward import reward as rewards
 from edgewise.toolkit.tracking.events import GroupsFinished
@@ -29,7 +29,7 @@ from tests.support.server import Server
 TASK = toy.task(120)
 SETTINGS = {"proposer": "gepa", "epochs": 1, "batch_size": 30}
 REFLECTS = "what was said of it"
-LOCKED = replace(lesson("Say one word", "form"), locked=True)
+LOCKED = replace(make_lesson("Say one word", "form"), locked=True)
 ROOT = Path(__file__).resolve().parents[3]
 
 
@@ -115,7 +115,7 @@ def test_its_rollouts_are_recorded_and_its_lessons_name_them(usual):
         for note in usual.notes
         if isinstance(note, GroupsFinished)
         for group in note.groups
-        for run in group.members
+        for run in group.rollouts
     ]
     ids = [run.id for run in noted]
     assert len(set(ids)) == len(ids)
@@ -130,7 +130,7 @@ def test_its_rollouts_are_recorded_and_its_lessons_name_them(usual):
 
 
 def test_locked_lessons_are_in_every_prompt_and_never_its_to_rewrite():
-    start = Library((LOCKED, lesson("A brick is red", born=2)))
+    start = Library((LOCKED, make_lesson("A brick is red", born=2)))
     run = searched(writing("- A leaf is green", "- A sky is blue"), start, gate="off")
     assert all("- Say one word" in text_of(request) for request in run.asked("rollout"))
     first, *_ = run.asked("distiller")
@@ -142,11 +142,11 @@ def test_locked_lessons_are_in_every_prompt_and_never_its_to_rewrite():
 
 
 def test_it_starts_from_the_current_lessons_as_they_are_used_and_keeps_those_it_repeats():
-    old = replace(lesson("A brick is red", born=2), sources=("r1",), rollouts=("x",))
-    start = Library((old, lesson("If it is 1. long: say so - or not; always.", "form")), "split")
+    old = replace(make_lesson("A brick is red", born=2), sources=("r1",), rollouts=("x",))
+    start = Library((old, make_lesson("If it is 1. long: say so - or not; always.", "form")), "split")
     run = searched(library=start, gate="off")
     noted = next(note.groups for note in run.notes if isinstance(note, GroupsFinished))
-    assert {group.members[0].version for group in noted} == {start.version}
+    assert {group.rollouts[0].version for group in noted} == {start.version}
     assert len(noted) == 15
     assert replace(run.library.lessons[0], effect=None) == old
     assert len(run.library) > 2
@@ -180,7 +180,7 @@ def test_a_broken_run_scores_nothing_and_says_why():
 
     run = searched(breaks)
     assert any("bricks are not discussed" in text_of(x) for x in run.asked("distiller"))
-    broken = [x for study in run.steps[0].studies for x in study.group.members if x.failed]
+    broken = [x for study in run.steps[0].studies for x in study.group.rollouts if x.failed]
     assert broken
     with pytest.raises(AllFailed, match="Every one of"):
         searched(lambda request: Reply(Message("assistant", ""), "refused", error="no"))
@@ -196,7 +196,7 @@ def test_an_error_of_the_reward_comes_out_and_no_thread_stays():
     def reward(example, answer):
         raise ZeroDivisionError("of the reward")
 
-    task = replace(TASK, reward=rewards.resolve(reward))
+    task = replace(TASK, reward=rewards.resolve_reward(reward))
     with pytest.raises(RewardError, match="of the reward"):
         improve(task, model="scripted/tests.experience.proposers.test_gepa:scripted", **SETTINGS)
     assert not bridges()

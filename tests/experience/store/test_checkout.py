@@ -6,14 +6,14 @@ from dataclasses import replace
 
 import pytest
 
-from edgewise.experience.library.library import LEAD, Library, lesson, tokens
+from edgewise.experience.library.library import LEAD, Library, make_lesson, estimate_tokens
 from edgewise.experience.store.store import Store
 from tests.support import toy
 from tests.support.command import inside, task_file
 from tests.support.server import Server
 
-FACTS = [lesson(f"A {thing} is {toy.COLOURS[n % 3]}") for n, thing in enumerate(toy.THINGS)]
-HALF = Library((*FACTS[:2], replace(lesson("Never shout", "form"), locked=True)))
+FACTS = [make_lesson(f"A {thing} is {toy.COLOURS[n % 3]}") for n, thing in enumerate(toy.THINGS)]
+HALF = Library((*FACTS[:2], replace(make_lesson("Never shout", "form"), locked=True)))
 PAGES = {"pool": False, "batch_size": 24, "leave_one_out": 0}
 
 
@@ -33,7 +33,7 @@ def improve(capsys, folder, *more, run="run", lib="team.sqlite"):
 
 def commits(folder, name="main"):
     with Store(str(folder / "team.sqlite")) as store:
-        return store.log(name)
+        return store.list_commits(name)
 
 
 def changing(folder, change):
@@ -70,7 +70,7 @@ def test_what_was_learnt_is_committed_once_however_often_the_command_is_run(team
 def test_a_resumed_run_starts_from_what_it_began_with_and_merges_what_others_did_since(team, capsys):
     stopped = improve(capsys, team, "--calls", "100")
     assert stopped.code == 3
-    changing(team, lambda old: (*old, lesson("Think of the sea")))
+    changing(team, lambda old: (*old, make_lesson("Think of the sea")))
     done = improve(capsys, team)
     assert done.code == 0
     began = Library.from_json(read(team / "run/start.json")["library"])
@@ -137,7 +137,7 @@ def test_a_run_is_handed_back_to_the_library_that_it_began_from_and_to_no_other(
     assert done.code == 2
     assert "did not begin from" in done.sentences[0]
     with Store(str(team / "other.sqlite")) as other:
-        assert [x.number for x in other.log()] == [1]
+        assert [x.number for x in other.list_commits()] == [1]
     assert improve(capsys, team).code == 0
     assert len(commits(team)) == 2
 
@@ -190,7 +190,7 @@ def test_a_damaged_start_is_one_sentence(team, capsys):
 
 def test_effects_are_in_the_artefact_the_store_library_show_and_the_report(tmp_path, capsys):
     task_file(tmp_path / "task", toy.rows(200), improve={**PAGES, "leave_one_out": 3})
-    bad = lesson("A moss is blue")
+    bad = make_lesson("A moss is blue")
     with Store(str(tmp_path / "team.sqlite")) as store:
         store.commit(Library((*FACTS[:4], bad)), "by hand", parent=None)
     assert improve(capsys, tmp_path).code == 0
@@ -216,7 +216,7 @@ def test_effects_are_in_the_artefact_the_store_library_show_and_the_report(tmp_p
 
 def test_an_artefact_is_evaluated_within_the_tokens_that_it_was_measured_with(tmp_path, capsys):
     """A library too large for its prompt: `evaluate` shows each question what `improve` showed it."""
-    start = Library((*FACTS[:6], *(lesson(f"Item {n} is of no use to anybody") for n in range(30))))
+    start = Library((*FACTS[:6], *(make_lesson(f"Item {n} is of no use to anybody") for n in range(30))))
     (tmp_path / "start.json").write_text(json.dumps(start.to_json()))
     task_file(tmp_path / "task", improve={**PAGES, "prompt_tokens": 40})
     with Server(toy.serve) as server:
@@ -237,4 +237,4 @@ def test_an_artefact_is_evaluated_within_the_tokens_that_it_was_measured_with(tm
     dressed = {text for text in asked if text.startswith(LEAD)}
     assert dressed
     assert dressed <= measured
-    assert all(tokens(text.rpartition("\n\n")[0]) <= 40 for text in dressed)
+    assert all(estimate_tokens(text.rpartition("\n\n")[0]) <= 40 for text in dressed)

@@ -19,8 +19,8 @@ import sqlalchemy as sa
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from edgewise.experience.library.library import Effect, Lesson, Library, lesson
-from edgewise.experience.store.store import LONGEST, Stale, Store
+from edgewise.experience.library.library import Effect, Lesson, Library, make_lesson
+from edgewise.experience.store.store import MAX_NAME, StaleHead, Store
 from edgewise.toolkit.errors import Conflict, LibraryError, StoreDown
 from tests.support.postgres import PASSWORD, Postgres
 
@@ -52,7 +52,7 @@ def file(tmp_path: Path) -> Path:
 
 
 def add(text: str):
-    return lambda library: library.with_lessons([*library.lessons, lesson(text)])
+    return lambda library: library.with_lessons([*library.lessons, make_lesson(text)])
 
 
 def fill(store: Store, versions: int, name: str = "main") -> None:
@@ -80,9 +80,9 @@ def raw(url: str, *statements: str) -> list[tuple]:
 
 
 def test_reading_an_empty_store_finds_nothing_and_makes_nothing(store: Store, url: str) -> None:
-    assert (store.names(), store.head(), store.log()) == ([], None, [])
+    assert (store.list_names(), store.head(), store.list_commits()) == ([], None, [])
     with pytest.raises(LibraryError, match="nothing has been committed"):
-        store.find("head")
+        store.find_commit("head")
     if "://" in url:
         assert raw(url, "SELECT 1 FROM pg_tables WHERE tablename LIKE 'edgewise%%'") == []
     else:
@@ -93,14 +93,14 @@ def test_commits_are_numbered_and_chained_and_the_newest_comes_first(store: Stor
     before = datetime.now(UTC)
     fill(store, 3)
     fill(store, 1, "planner")
-    log = store.log()
+    log = store.list_commits()
     assert [x.number for x in log] == [3, 2, 1]
     assert [x.parent for x in log] == [log[1].id, log[2].id, None]
     assert [x.message for x in log] == ["message 3", "message 2", "message 1"]
     assert all(before <= x.at <= datetime.now(UTC) and x.at.utcoffset() == timedelta(0) for x in log)
-    assert store.names() == ["main", "planner"]
+    assert store.list_names() == ["main", "planner"]
     with Store(url) as other:
-        assert other.log() == log
+        assert other.list_commits() == log
         assert other.head() == log[0]
         assert texts(log[0].library) == ["lesson 1", "lesson 2", "lesson 3"]
 
@@ -123,7 +123,7 @@ def test_any_text_and_number_is_read_as_it_was_written(
             merged=said,
         )
         assert store.head(name) == written
-        assert name in store.names()
+        assert name in store.list_names()
 
 
 def test_an_id_depends_on_all_that_it_is_a_hash_of(store: Store) -> None:
@@ -142,48 +142,48 @@ def test_an_id_depends_on_all_that_it_is_a_hash_of(store: Store) -> None:
 )
 def test_versions_are_found_by_number_and_from_the_head(file: Path, version: str, number: int) -> None:
     with Store(str(file)) as opened:
-        assert opened.find(version).number == number
+        assert opened.find_commit(version).number == number
 
 
 def test_versions_are_found_by_id_and_by_a_unique_beginning_of_it(store: Store) -> None:
     fill(store, 30)
-    log = store.log()
-    assert all(store.find(x.id) == x for x in log)
-    assert all(store.find(x.id[:6].upper()) == x for x in log if not x.id[:6].isdecimal())
-    assert all(store.find(x.id[:4]) == x for x in log if not x.id[:4].isdecimal())
+    log = store.list_commits()
+    assert all(store.find_commit(x.id) == x for x in log)
+    assert all(store.find_commit(x.id[:6].upper()) == x for x in log if not x.id[:6].isdecimal())
+    assert all(store.find_commit(x.id[:4]) == x for x in log if not x.id[:4].isdecimal())
 
 
 def test_a_beginning_that_several_ids_have_is_refused_and_a_short_one_is_none(
     store: Store, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     fill(store, 30)
-    shared = Counter(x.id[0] for x in store.log() if x.id[0].isalpha()).most_common(1)[0][0]
+    shared = Counter(x.id[0] for x in store.list_commits() if x.id[0].isalpha()).most_common(1)[0][0]
     with pytest.raises(LibraryError, match="There is no version"):
-        store.find(shared)
+        store.find_commit(shared)
     monkeypatch.setattr("edgewise.experience.store.store.SHORTEST", 1)
     with pytest.raises(LibraryError, match=r"could be .*give more of it"):
-        store.find(shared)
+        store.find_commit(shared)
 
 
 @pytest.mark.parametrize("version", ["4", "0", "-1", "head~3", "zz", "", "head~", "9" * 5000, "%", "\ud800"])
 def test_an_unknown_version_is_told_what_there_is(file: Path, version: str) -> None:
     with Store(str(file)) as opened:
         with pytest.raises(LibraryError, match="it has 1 to 3, the head is"):
-            opened.find(version)
+            opened.find_commit(version)
         with pytest.raises(LibraryError, match=r"no library 'other' .* it has 'main'"):
-            opened.find(version, "other")
+            opened.find_commit(version, "other")
 
 
 def test_the_nearest_common_ancestor_is_found_through_parents_and_merges(store: Store) -> None:
     fill(store, 3)
-    three, two, one = store.log()
+    three, two, one = store.list_commits()
     copy = store.commit(two.library, "copy", parent=None, name="branch", merged=two.id)
     changed = store.commit(add("more")(copy.library), "more", parent=copy.id, name="branch")
     alone = store.commit(Library(), "alone", parent=None, name="alone", merged="a file of somebody's")
 
     def ancestor(one: str, other: str) -> str | None:
-        found = store.ancestor(one, other)
-        assert found == store.ancestor(other, one)
+        found = store.common_ancestor(one, other)
+        assert found == store.common_ancestor(other, one)
         return found.id if found else None
 
     assert ancestor(three.id, one.id) == one.id
@@ -194,7 +194,7 @@ def test_the_nearest_common_ancestor_is_found_through_parents_and_merges(store: 
     # `two` is common as well, and by its links as near; but `three` comes after it.
     assert ancestor(merged.id, three.id) == three.id
     with pytest.raises(LibraryError, match="no commit 'nobody'"):
-        store.ancestor(one.id, "nobody")
+        store.common_ancestor(one.id, "nobody")
 
 
 # Writers
@@ -204,11 +204,11 @@ def test_a_commit_on_a_head_that_moved_is_refused_and_adds_nothing(store: Store)
     first = store.commit(Library(), "one", parent=None)
     second = store.commit(Library(), "two", parent=first.id)
     for parent in (first.id, None):
-        with pytest.raises(Stale, match="read its head again"):
+        with pytest.raises(StaleHead, match="read its head again"):
             store.commit(Library(), "late", parent=parent)
     with pytest.raises(LibraryError, match="no commit 'unknown'"):
         store.commit(Library(), "astray", parent="unknown")
-    assert store.log() == [second, first]
+    assert store.list_commits() == [second, first]
 
 
 def test_a_key_is_committed_once_whoever_repeats_it(store: Store, url: str) -> None:
@@ -218,7 +218,7 @@ def test_a_key_is_committed_once_whoever_repeats_it(store: Store, url: str) -> N
         again = other.commit(add("else")(Library()), "again", parent=first.id, key="k")
         assert again == first
         assert other.update(lambda library: pytest.fail("changed twice"), "again", key="k") == first
-    assert [x.message for x in store.log()] == ["two", "one"]
+    assert [x.message for x in store.list_commits()] == ["two", "one"]
     assert store.commit(Library(), "one", parent=None, name="other", key="k") != first
 
 
@@ -226,10 +226,10 @@ def test_a_library_that_could_not_be_read_again_is_not_committed(store: Store) -
     fill(store, 1)
     with pytest.raises(LibraryError, match=r"two lessons have the same id.*not committed"):
         store.update(add("lesson 1"), "the same lesson twice")
-    assert len(store.log()) == 1
+    assert len(store.list_commits()) == 1
 
 
-@pytest.mark.parametrize(("name", "key"), [("", ""), (" ", ""), ("n" * (LONGEST + 1), ""), ("n", "k" * 101)])
+@pytest.mark.parametrize(("name", "key"), [("", ""), (" ", ""), ("n" * (MAX_NAME + 1), ""), ("n", "k" * 101)])
 def test_a_name_or_key_that_would_not_fit_is_refused(store: Store, name: str, key: str) -> None:
     with pytest.raises(LibraryError, match="1 to 100 characters"):
         store.commit(Library(), "m", parent=None, name=name, key=key)
@@ -237,7 +237,7 @@ def test_a_name_or_key_that_would_not_fit_is_refused(store: Store, name: str, ke
 
 def test_the_longest_name_and_key_fit(store: Store) -> None:
     # Of different characters, which PostgreSQL can't compress.
-    longest = "".join(chr(0x10000 + 977 * i) for i in range(LONGEST))
+    longest = "".join(chr(0x10000 + 977 * i) for i in range(MAX_NAME))
     assert store.commit(Library(), "m", parent=None, name=longest, key=longest) == store.head(longest)
 
 
@@ -253,7 +253,7 @@ def test_writers_that_start_at_once_on_an_empty_database_lose_nothing(url: str) 
     with ThreadPoolExecutor(writers) as pool:
         told = [id for ids in pool.map(write, range(writers)) for id in ids]
     with Store(url) as opened:
-        log = opened.log()
+        log = opened.list_commits()
     assert sorted(told) == sorted(x.id for x in log)
     assert [x.number for x in log] == list(range(writers * each, 0, -1))
     assert [x.parent for x in log] == [*(x.id for x in log[1:]), None]
@@ -309,7 +309,7 @@ def test_a_conflict_while_merging_ends_the_update_and_adds_nothing(store: Store)
 
     with pytest.raises(Conflict):
         store.update(overtaken(store, 1)[0], "ours", merge=merge)
-    assert [x.message for x in store.log()] == ["theirs"]
+    assert [x.message for x in store.list_commits()] == ["theirs"]
 
 
 # Append-only
@@ -317,7 +317,7 @@ def test_a_conflict_while_merging_ends_the_update_and_adds_nothing(store: Store)
 
 def test_the_database_itself_refuses_to_rewrite_history(store: Store, url: str) -> None:
     fill(store, 2)
-    log = store.log()
+    log = store.list_commits()
     statements = [
         "UPDATE edgewise_commits SET message = '\"better\"' WHERE number = 1",
         "DELETE FROM edgewise_commits WHERE number = 2",
@@ -328,7 +328,7 @@ def test_the_database_itself_refuses_to_rewrite_history(store: Store, url: str) 
     for statement in statements:
         with pytest.raises(sa.exc.DBAPIError, match="append-only"):
             raw(url, statement)
-    assert store.log() == log
+    assert store.list_commits() == log
 
 
 @pytest.mark.parametrize("number", [2, 0])
@@ -351,8 +351,8 @@ def test_a_row_that_was_tampered_with_is_named(store: Store, url: str) -> None:
     drop = "DROP TRIGGER edgewise_" + ("append_only ON edgewise_commits" if "://" in url else "no_update")
     raw(url, drop, "UPDATE edgewise_commits SET message = '\"better\"' WHERE number = 1")
     with pytest.raises(LibraryError, match=r"version 1 of 'main' is not what its id .* says.*restore"):
-        store.log()
-    assert texts(store.find("2").library) == ["lesson 1", "lesson 2"]
+        store.list_commits()
+    assert texts(store.find_commit("2").library) == ["lesson 1", "lesson 2"]
 
 
 def test_a_newer_format_is_left_to_the_version_that_wrote_it(store: Store, url: str) -> None:
@@ -379,7 +379,7 @@ def test_a_database_that_stays_locked_is_to_be_tried_later(store: Store, url: st
     fill(store, 1)
     with Store(url, wait=0.2) as impatient:
         with contextlib.closing(lock(url)):
-            for use in (impatient.log, lambda: impatient.update(add("late"), "late", key="k")):
+            for use in (impatient.list_commits, lambda: impatient.update(add("late"), "late", key="k")):
                 with pytest.raises(StoreDown, match=r"can't be used now: .*lock.* try again later"):
                     use()
         assert impatient.update(add("late"), "late", key="k").number == 2
@@ -387,7 +387,7 @@ def test_a_database_that_stays_locked_is_to_be_tried_later(store: Store, url: st
 
 def test_a_database_that_can_be_read_only_is_read(store: Store, url: str) -> None:
     fill(store, 1)
-    before = store.log()
+    before = store.list_commits()
     with contextlib.ExitStack() as stack:
         if "://" in url:
             name = url.rpartition("/")[2]
@@ -396,11 +396,11 @@ def test_a_database_that_can_be_read_only_is_read(store: Store, url: str) -> Non
         else:
             place = stack.enter_context(unwritable(Path(url)))
         reader = stack.enter_context(Store(place))
-        assert reader.log() == before
+        assert reader.list_commits() == before
         with pytest.raises(LibraryError, match=r"read.only") as told:
             reader.update(add("more"), "more")
         assert told.value.exit_code == 2
-    assert store.log() == before
+    assert store.list_commits() == before
 
 
 @contextlib.contextmanager
@@ -423,10 +423,10 @@ def unwritable(path: Path) -> Iterator[str]:
 
 def test_a_full_disk_loses_nothing(file: Path) -> None:
     def too_much(library: Library) -> Library:
-        return library.with_lessons([replace(lesson("long"), text="long " * 100_000)])
+        return library.with_lessons([replace(make_lesson("long"), text="long " * 100_000)])
 
     with Store(str(file)) as opened:
-        before = opened.log()
+        before = opened.list_commits()
         soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
         try:
             resource.setrlimit(resource.RLIMIT_FSIZE, (file.stat().st_size + 20_000, hard))
@@ -434,7 +434,7 @@ def test_a_full_disk_loses_nothing(file: Path) -> None:
                 opened.update(too_much, "too much")
         finally:
             resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
-        assert opened.log() == before
+        assert opened.list_commits() == before
         opened.update(too_much, "with room")
 
 
@@ -466,7 +466,7 @@ def test_a_damaged_file_is_never_read_as_less_than_it_was(tmp_path: Path) -> Non
     path = tmp_path / "damaged.sqlite"
     with Store(str(path)) as opened:
         fill(opened, 20)
-        whole = opened.log()
+        whole = opened.list_commits()
     good = path.read_bytes()
     refused = 0
     for start in range(0, len(good), 4096):
@@ -474,7 +474,7 @@ def test_a_damaged_file_is_never_read_as_less_than_it_was(tmp_path: Path) -> Non
         try:
             with Store(str(path)) as opened:
                 # Damage may lie where a log does not look, but what is read is what was written.
-                assert opened.log() == whole
+                assert opened.list_commits() == whole
         except LibraryError as error:
             refused += 1
             assert str(path) in str(error)
@@ -531,8 +531,8 @@ def test_a_server_that_lets_nobody_in_is_explained_without_the_password(
     url = postgres.url().replace(old, new)
     if not code:
         with Store(url) as opened:
-            assert opened.names() == []
-            assert PASSWORD not in opened.place
+            assert opened.list_names() == []
+            assert PASSWORD not in opened.location
         return
     with pytest.raises(LibraryError, match=says) as told:
         Store(url)
@@ -548,7 +548,7 @@ def test_a_server_that_goes_away_and_comes_back_loses_nothing(postgres: Postgres
         postgres.stop()
         try:
             for use in (
-                opened.log,
+                opened.list_commits,
                 lambda: opened.update(add("after"), "after", key="2"),
                 lambda: Store(url),
             ):
@@ -558,7 +558,7 @@ def test_a_server_that_goes_away_and_comes_back_loses_nothing(postgres: Postgres
         finally:
             postgres.start()
         opened.update(add("after"), "after", key="2")
-        assert [x.message for x in opened.log()] == ["after", "before"]
+        assert [x.message for x in opened.list_commits()] == ["after", "before"]
 
 
 def test_a_connection_that_breaks_while_committing_is_made_good_by_the_key(postgres: Postgres) -> None:
@@ -576,4 +576,4 @@ def test_a_connection_that_breaks_while_committing_is_made_good_by_the_key(postg
             opened.update(add("once"), "once", key="k")
         raw(url, "DROP TRIGGER cut ON edgewise_commits")
         opened.update(add("once"), "once", key="k")
-        assert [x.message for x in opened.log()] == ["once", "message 1"]
+        assert [x.message for x in opened.list_commits()] == ["once", "message 1"]

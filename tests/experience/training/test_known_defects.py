@@ -14,7 +14,7 @@ import pytest
 
 from edgewise.experience import improve
 from edgewise.experience.config import ExperienceConfig
-from edgewise.experience.library.library import Library, lesson
+from edgewise.experience.library.library import Library, make_lesson
 from edgewise.experience.spec import ExperienceSpec
 from edgewise.experience.training.loop import learn
 from edgewise.experience.training.records import statistics
@@ -22,7 +22,7 @@ from edgewise.experience.training.rollouts import Offer, measure
 from edgewise.experience.training.step import study
 from edgewise.toolkit import Task
 from edgewise.toolkit.errors import ConfigError
-from edgewise.toolkit.model.scripted import Scripted
+from edgewise.toolkit.model.scripted import ScriptedClient
 from edgewise.toolkit.run.driver import drive
 from edgewise.toolkit.tracking.events import (
     EffectsMeasured,
@@ -159,7 +159,7 @@ def test_12_changed_settings_are_refused_and_not_ignored(tmp_path):
 
 @pytest.mark.parametrize("place", ["system", "before", "after", "split"])
 def test_13_lessons_stand_at_the_same_place_in_learning_and_in_use(place):
-    library = Library((lesson("A brick is red"), lesson("One word", "form")), place)
+    library = Library((make_lesson("A brick is red"), make_lesson("One word", "form")), place)
     config = CONFIG.model_copy(update={"place": place})
     row = toy.task().train[0]
     prompts = {}
@@ -185,7 +185,7 @@ def test_16_a_group_is_compared_while_other_groups_still_run():
         return toy.play(request)
 
     async def go():
-        await drive(learn(ExperienceSpec(toy.task(), CONFIG)), Scripted(answer))
+        await drive(learn(ExperienceSpec(toy.task(), CONFIG)), ScriptedClient(answer))
 
     asyncio.run(go())
     assert order.index("compare") < order.index("slow")
@@ -209,7 +209,7 @@ def test_17_a_slow_reward_does_not_hold_up_the_others():
                 await asyncio.sleep(0.005)
 
         beside = asyncio.create_task(tick())
-        await drive(learn(ExperienceSpec(task, config)), Scripted(toy.play))
+        await drive(learn(ExperienceSpec(task, config)), ScriptedClient(toy.play))
         beside.cancel()
 
     asyncio.run(go())

@@ -7,12 +7,12 @@ from dataclasses import replace
 import pytest
 
 from edgewise.experience.config import ExperienceConfig
-from edgewise.experience.library.library import LEAD, Effect, Library, lesson, tokens
+from edgewise.experience.library.library import LEAD, Effect, Library, make_lesson, estimate_tokens
 from edgewise.experience.spec import ExperienceSpec
 from edgewise.experience.training.loop import learn
 from edgewise.toolkit import Task
 from edgewise.toolkit.errors import AllFailed, ConfigError
-from edgewise.toolkit.reward.reward import resolve
+from edgewise.toolkit.reward.reward import resolve_reward
 from edgewise.toolkit.types import Message, Reply
 from tests.support import toy
 from tests.support.learned import learned, text_of, writing
@@ -20,7 +20,7 @@ from tests.support.plans import play
 
 FACTS = tuple(f"A {thing} is {toy.COLOURS[n % 3]}" for n, thing in enumerate(toy.THINGS))
 MUTE = "Never name a colour"
-KNOWING = Library(tuple(map(lesson, FACTS)))
+KNOWING = Library(tuple(map(make_lesson, FACTS)))
 
 
 def obeying(request):
@@ -64,7 +64,7 @@ def test_without_a_gate_the_last_library_is_kept_and_nothing_is_compared():
 
 def test_without_a_gate_lessons_of_doubtful_effect_are_kept_as_the_last_step_wrote_them():
     """Nothing tests the library afterwards, so no lesson goes on a confidence of 0.8."""
-    run = learned(obeying, library=Library((*KNOWING.lessons, lesson(MUTE))), gate="off")
+    run = learned(obeying, library=Library((*KNOWING.lessons, make_lesson(MUTE))), gate="off")
     assert run.library == run.steps[-1].library
     assert set(run.texts) == set(FACTS)
 
@@ -96,7 +96,7 @@ def test_nothing_that_is_learnt_from_is_measured_with_or_the_other_way_round():
 
 
 def test_a_harmful_lesson_is_found_while_learning_and_dropped_with_its_figures():
-    run = learned(obeying, library=Library((*KNOWING.lessons, lesson(MUTE))))
+    run = learned(obeying, library=Library((*KNOWING.lessons, make_lesson(MUTE))))
     dropped = [each for step in run.steps for each in step.dropped]
     assert [each.lesson.text for each in dropped] == [MUTE]
     assert re.fullmatch(r"lowers the reward by [01]\.\d\d \[-.*, -.*\] over \d+ rollouts", dropped[0].reason)
@@ -107,7 +107,7 @@ def test_a_harmful_lesson_is_found_while_learning_and_dropped_with_its_figures()
 
 
 def test_a_harmful_lesson_that_every_run_saw_is_found_at_the_end_by_leaving_it_out():
-    run = learned(obeying, library=Library((*KNOWING.lessons, lesson(MUTE))), inclusion=1.0, leave_one_out=10)
+    run = learned(obeying, library=Library((*KNOWING.lessons, make_lesson(MUTE))), inclusion=1.0, leave_one_out=10)
     assert not any(step.dropped for step in run.steps)
     assert len(run.tidied.left_out) == 10
     assert [each.lesson.text for each in run.tidied.dropped] == [MUTE]
@@ -117,13 +117,13 @@ def test_a_harmful_lesson_that_every_run_saw_is_found_at_the_end_by_leaving_it_o
 
 
 def test_leaving_out_counts_every_sample_of_a_row():
-    run = learned(obeying, library=Library((lesson(MUTE),)), inclusion=1.0, samples=2)
+    run = learned(obeying, library=Library((make_lesson(MUTE),)), inclusion=1.0, samples=2)
     effect = run.tidied.dropped[0].lesson.effect
     assert effect.uses == effect.unused == 2 * run.tidied.rows
 
 
 def test_a_harmful_lesson_that_is_locked_stays_and_is_reported():
-    locked = replace(lesson(MUTE), locked=True)
+    locked = replace(make_lesson(MUTE), locked=True)
     run = learned(obeying, library=Library((*KNOWING.lessons, locked)))
     assert MUTE in run.texts
     assert [(each.lesson.text, each.kept) for each in run.steps[0].dropped] == [(MUTE, True)]
@@ -133,7 +133,7 @@ def test_a_harmful_lesson_that_is_locked_stays_and_is_reported():
 
 def test_a_lesson_that_was_measured_elsewhere_keeps_its_effect_until_it_is_measured_here():
     effect = Effect(0.25, 0.1, 0.4, 300, 100)
-    start = Library((replace(lesson("Answer with one word", "form"), effect=effect),))
+    start = Library((replace(make_lesson("Answer with one word", "form"), effect=effect),))
     run = learned(obeying, library=start, inclusion=1.0)
     assert run.library.lessons[0].effect == effect
 
@@ -144,7 +144,7 @@ def test_a_lesson_that_was_measured_elsewhere_keeps_its_effect_until_it_is_measu
 @pytest.mark.parametrize("gate", ["on", "off"])
 @pytest.mark.parametrize("action", ["delete", "modify"])
 def test_a_locked_lesson_survives_a_distiller_that_is_after_it(action, gate):
-    start = Library((replace(lesson("Keep this"), locked=True), lesson("And that")))
+    start = Library((replace(make_lesson("Keep this"), locked=True), make_lesson("And that")))
     orders = [{"action": action, "id": label, "text": "Something else"} for label in ("G0", "G1")]
     run = learned(writing(*orders), library=start, gate=gate)
     kept = next(each for each in run.library.lessons if each.id == start.lessons[0].id)
@@ -155,7 +155,7 @@ def test_a_locked_lesson_survives_a_distiller_that_is_after_it(action, gate):
 
 def test_no_candidate_lacks_a_locked_lesson_however_bad_it_is():
     """Form and content are tried apart too; a lock holds there as well."""
-    start = Library((replace(lesson(MUTE), locked=True), lesson("Write one word", "form")))
+    start = Library((replace(make_lesson(MUTE), locked=True), make_lesson("Write one word", "form")))
     run = learned(obeying, library=start, task=toy.task(200), inclusion=1.0)
     assert MUTE in run.texts
     assert all(MUTE in prompt(request) for request in (*run.asked("gate"), *run.asked("rollout")))
@@ -273,12 +273,12 @@ def test_vade_goes_back_to_rows_that_have_signal():
 
 def test_xrpo_pays_as_many_rollouts_and_gives_more_to_uncertain_rows():
     run = learned(easy(2), allocate="xrpo", refill=False, rest=False, gate="off")
-    sizes = {study.group.example.id: len(study.group.members) for study in run.steps[0].studies}
+    sizes = {study.group.example.id: len(study.group.rollouts) for study in run.steps[0].studies}
     assert sum(sizes.values()) == 12 * 5
     mean = {odd: [n for row, n in sizes.items() if int(row[1:]) % 2 == odd] for odd in (0, 1)}
     assert sum(mean[0]) / len(mean[0]) > sum(mean[1]) / len(mean[1])
     for study in run.steps[0].studies:
-        assert [member.sample for member in study.group.members] == list(range(len(study.group.members)))
+        assert [member.sample for member in study.group.rollouts] == list(range(len(study.group.rollouts)))
 
 
 # ---- a judge that ranks -----------------------------------------------------------------------------
@@ -297,14 +297,14 @@ def judging(request):
 
 def test_a_relative_judge_ranks_groups_to_learn_from_and_grades_single_runs_to_measure():
     task = Task.from_rows(toy.rows(), prompt=toy.PROMPT, id="id", reward="relative")
-    run = learned(judging, task=task, library=Library((lesson("Any colour will do"),)), leave_one_out=1)
+    run = learned(judging, task=task, library=Library((make_lesson("Any colour will do"),)), leave_one_out=1)
     learning, measuring = (run.asked("judge", step) for step in (1, 0))
     held_out = {row.id for row in (*task.validation, *task.test)}
     ranked = [r for r in run.asked("judge") if "You compare" in text_of(r)]
     assert learning and measuring
     assert {r.payer.example for r in ranked}.isdisjoint(held_out)
     assert {r.payer.example for r in run.asked("judge") if r not in ranked} <= held_out
-    assert any(step.studies[0].group.mixed for step in run.steps)
+    assert any(step.studies[0].group.is_mixed for step in run.steps)
     assert run.library.lessons[0].effect is None or run.tidied.left_out, "ranks measure no effect"
 
 
@@ -317,9 +317,9 @@ def test_ranks_can_not_tell_which_rows_are_uncertain(setting):
 
 # ---- lessons that fit ------------------------------------------------------------------------------
 
-ALWAYS = replace(lesson("Answer with one word", "form"), always=True)
+ALWAYS = replace(make_lesson("Answer with one word", "form"), always=True)
 LARGE = Library(
-    (*KNOWING.lessons, *(lesson(f"Item {n} is of no use to anybody at all") for n in range(40)), ALWAYS)
+    (*KNOWING.lessons, *(make_lesson(f"Item {n} is of no use to anybody at all") for n in range(40)), ALWAYS)
 )
 
 
@@ -333,7 +333,7 @@ def test_prompts_hold_the_lessons_that_fit_within_their_budget(embedder):
     run = learned(answer, library=LARGE, prompt_tokens=60, embedder=embedder, lessons=60, leave_one_out=2)
     asked = [request for role in ("rollout", "gate", "measure") for request in run.asked(role)]
     assert {request.payer.role for request in asked} == {"rollout", "gate", "measure"}
-    assert all(0 < tokens(prompt(request)) <= 60 for request in asked)
+    assert all(0 < estimate_tokens(prompt(request)) <= 60 for request in asked)
     shown = [request for request in asked if ALWAYS.text in prompt(request)]
     whole = [r for r in asked if r.payer.role in ("rollout", "measure")]
     assert set(map(id, whole)) <= set(map(id, shown)), "always-on lessons are never hidden"
@@ -349,16 +349,16 @@ def test_a_step_without_refill_asks_for_vectors_of_its_own_rows_only():
 
     settings = {"prompt_tokens": 60, "embedder": "scripted/vectors", "lessons": 60, "batch_size": 3}
     run = learned(answer, library=LARGE, refill=False, leave_one_out=0, **settings)
-    asked = {text_of(request) for request in run.requests if request.embeds and request.payer.step == 1}
+    asked = {text_of(request) for request in run.requests if request.is_embedding and request.payer.step == 1}
     rows = {row.messages[-1].content for row in toy.task().train}
     assert len(asked & rows) == 3
 
 
 def vectors(request) -> str:
-    from edgewise.toolkit.model.openai_format import pack
+    from edgewise.toolkit.model.openai_format import pack_vector
 
     text = request.messages[-1].content.lower()
-    return pack([float(text.count(letter)) for letter in "abcdefghijklmnopqrstuvwxyz"])
+    return pack_vector([float(text.count(letter)) for letter in "abcdefghijklmnopqrstuvwxyz"])
 
 
 def test_with_inclusion_one_every_run_sees_all_that_fits():
@@ -407,13 +407,13 @@ def test_what_a_guard_blocks_never_enters_and_the_step_says_why():
 
 @pytest.mark.parametrize(("locked", "why"), [(True, "locked lessons alone"), (False, "or it would be cut")])
 def test_a_start_that_passes_the_caps_is_refused_before_any_call(locked, why):
-    start = Library(tuple(replace(lesson(text), locked=locked) for text in FACTS))
+    start = Library(tuple(replace(make_lesson(text), locked=locked) for text in FACTS))
     with pytest.raises(ConfigError, match=why):
         learned(library=start, lessons=3)
 
 
 def test_a_reward_that_grades_nothing_ends_the_run_at_once():
-    task = replace(toy.task(), reward=resolve(lambda answer: None))
+    task = replace(toy.task(), reward=resolve_reward(lambda answer: None))
     with pytest.raises(AllFailed, match="Not one of 60 answers was graded"):
         play(learn(ExperienceSpec(task, ExperienceConfig(model="scripted/toy", batch_size=12))), toy.play)
 
@@ -423,7 +423,7 @@ def test_anchors_may_be_written_with_commas():
 
 
 def test_always_on_lessons_that_pass_the_budget_are_refused_before_the_first_call():
-    long = replace(lesson("word " * 200), always=True)
+    long = replace(make_lesson("word " * 200), always=True)
     with pytest.raises(ConfigError, match="set prompt_tokens"):
         ExperienceSpec(
             toy.task(), ExperienceConfig(model="scripted/toy", prompt_tokens=100), Library((long,))

@@ -1,5 +1,5 @@
 from edgewise.experience.config import ExperienceConfig
-from edgewise.experience.library.library import Library, lesson
+from edgewise.experience.library.library import Library, make_lesson
 from edgewise.experience.spec import ExperienceSpec
 from edgewise.experience.training import placebo
 from edgewise.experience.training.loop import learn
@@ -27,7 +27,7 @@ def test_without_the_switch_there_are_two_arms():
 
 
 def test_off_topic_lessons_are_as_many_and_as_long():
-    learnt = Library((lesson("one two three"), lesson("a b c d e", "form")), place="split")
+    learnt = Library((make_lesson("one two three"), make_lesson("a b c d e", "form")), place="split")
     other = placebo.off_topic(JOB, learnt)
     assert [len(x.text.split()) for x in other.lessons] == [3, 5]
     assert [x.kind for x in other.lessons] == ["content", "form"]

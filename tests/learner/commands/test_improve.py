@@ -15,7 +15,7 @@ from typing import Any
 import openai
 import pytest
 
-from edgewise.experience.library.library import Library, lesson
+from edgewise.experience.library.library import Library, make_lesson
 from edgewise.learner.commands.improve import ImproveWeights
 from edgewise.learner.config import WeightsConfig
 from edgewise.learner.methods.method import describe
@@ -171,7 +171,7 @@ def test_words_wiring_and_weights_are_compared_on_the_same_rows(
     folder: Path, trained: tuple[Path, Done], adapted: Path, model: str, tmp_path: Path, capsys: Any
 ) -> None:
     run = trained[0]
-    lessons = {"library.json": Library(lessons=(lesson("Say A."),)).to_json()}
+    lessons = {"library.json": Library(lessons=(make_lesson("Say A."),)).to_json()}
     words = Artifact("t", model, lessons, {"max_tokens": 6, "temperature": 1.0}).save(tmp_path / "words")
     graph = Artifact("t", model, {"graph.json": Fixed(single("drafter")).to_json()}).save(
         tmp_path / "graph.edge"

@@ -20,7 +20,7 @@ from edgewise.mas.training.role_proposals import (
     propose,
     recruited,
 )
-from edgewise.toolkit.model.scripted import Scripted
+from edgewise.toolkit.model.scripted import ScriptedClient
 from edgewise.toolkit.run.driver import drive
 from edgewise.toolkit.task.task import Task
 from edgewise.toolkit.tracking.events import RolesAdmitted
@@ -51,7 +51,7 @@ def task(count: int = 100) -> Task:
 
 
 def read(*items, recruiter: Recruiter = RECRUITER, guard: Guard | None = None) -> Proposals:
-    return parse(json.dumps({"roles": list(items)}), recruiter, CATALOGUE, ["python"], guard or Guard.of())
+    return parse(json.dumps({"roles": list(items)}), recruiter, CATALOGUE, ["python"], guard or Guard.from_examples())
 
 
 # ---- reading ---------------------------------------------------------------------------------------
@@ -97,7 +97,7 @@ def test_what_copies_a_training_row_is_refused():
     row = Example(
         "r", (Message("user", "Count the letters of the name Bartholomew Quigglesworth."),), "Quigglesworth"
     )
-    found = read({**GOOD, "prompt": "For Bartholomew Quigglesworth the answer is 24."}, guard=Guard.of([row]))
+    found = read({**GOOD, "prompt": "For Bartholomew Quigglesworth the answer is 24."}, guard=Guard.from_examples([row]))
     assert not found.roles and "blocked" in found.refused["speller"]
 
 
@@ -115,7 +115,7 @@ def test_what_is_no_role_is_refused(item):
 @pytest.mark.parametrize("text", ["", "no idea", "{}", '{"roles": 3}', '"roles"'])
 def test_a_reply_without_a_list_is_none(text):
     with pytest.raises(ValueError, match=r"list|JSON"):
-        parse(text, RECRUITER, CATALOGUE, [], Guard.of())
+        parse(text, RECRUITER, CATALOGUE, [], Guard.from_examples())
 
 
 # ---- proposing -------------------------------------------------------------------------------------
@@ -186,10 +186,10 @@ def test_a_role_has_only_places_where_graphs_are_whole(graph):
     for role in (ADVISER, MENDER, roles["speller"]):
         for each in placed(graph, role, roles).values():
             names = [node.name for node in each.nodes if node.role == role.name]
-            assert len(names) == 1 and len(each.before[names[0]]) >= role.hears
+            assert len(names) == 1 and len(each.predecessors[names[0]]) >= role.hears
             assert roles[each[each.exit].role].answers or not roles[graph[graph.exit].role].answers
             if not role.answers:
-                assert not any(roles[each[x].role].votes for x in each.after[names[0]])
+                assert not any(roles[each[x].role].votes for x in each.successors[names[0]])
 
 
 def test_places_of_one_agent():
@@ -259,7 +259,7 @@ def test_a_run_recruits_a_role_that_helps():
     queries = {row.id: Query(row.id, row.messages[-1].content, np.zeros(2, np.float32)) for row in every}
     job = GraphSpec(task_, GraphConfig(model="scripted/x", recruit=2), queries=queries)
     notes = []
-    found = asyncio.run(drive(recruited(job), Scripted(model), notes.append))
+    found = asyncio.run(drive(recruited(job), ScriptedClient(model), notes.append))
     assert list(found) == ["speller"]
     (told,) = [note.content for note in notes if isinstance(note, RolesAdmitted)]
     assert "blocked" in told["refused"]["rogue"]

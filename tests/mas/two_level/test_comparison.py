@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from edgewise.experience.distil.distiller import Distiller
-from edgewise.experience.library.library import Library, lesson
+from edgewise.experience.library.library import Library, make_lesson
 from edgewise.mas.two_level.comparison import Contrast, compared, contrasts, picks
 from edgewise.mas.two_level.delegation import DelegationSpec
 from tests.support.mas.by_hand import EXAMPLE, levels, said, scored
@@ -75,7 +75,7 @@ def shown(contrast, **changes):
         requests.append(request)
         return NOTHING if request.schema else "a summary"
 
-    library = Library((lesson("An old lesson."),))
+    library = Library((make_lesson("An old lesson."),))
     play(compared(Distiller("m", **changes), contrast, library), answer)
     return requests
 

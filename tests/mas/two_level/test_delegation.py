@@ -5,7 +5,7 @@ import json
 
 import pytest
 
-from edgewise.experience.library.library import Library, lesson
+from edgewise.experience.library.library import Library, make_lesson
 from edgewise.mas.two_level.delegation import (
     DelegateAgent,
     DelegationSpec,
@@ -15,10 +15,10 @@ from edgewise.mas.two_level.delegation import (
     sub_runs,
 )
 from edgewise.toolkit.errors import ConfigError
-from edgewise.toolkit.model.scripted import Scripted
+from edgewise.toolkit.model.scripted import ScriptedClient
 from edgewise.toolkit.rollout.agent import Agent
 from edgewise.toolkit.run.driver import drive
-from edgewise.toolkit.tools.tool import tool_from
+from edgewise.toolkit.tools.tool import make_tool
 from edgewise.toolkit.types import Example, Message, Reply, ToolCall, Usage
 from tests.support.plans import play
 
@@ -88,9 +88,9 @@ def test_each_side_has_its_own_prompt_lessons_and_tools_and_a_sub_agent_sees_its
         """The square."""
         return x * x
 
-    sub = member("sub", SUB, library=Library((lesson("Check the sum."),)), tools=(tool_from(square),))
+    sub = member("sub", SUB, library=Library((make_lesson("Check the sum."),)), tools=(make_tool(square),))
     model = Pair(calls("2+3"), "5", does=lambda task: "5")
-    done = run(model, sub=sub, library=Library((lesson("Split it."),)))
+    done = run(model, sub=sub, library=Library((make_lesson("Split it."),)))
     asked, below = model.planner[0], model.subs[0]
     assert [tool.name for tool in asked.tools] == ["delegate"]
     assert [tool.name for tool in below.tools] == ["square"]
@@ -101,7 +101,7 @@ def test_each_side_has_its_own_prompt_lessons_and_tools_and_a_sub_agent_sees_its
     assert "Add 2+3" not in str(below.messages)
     assert asked.messages[0].content == "Be brief.\n\nYou lead."
     assert "Split it." in asked.messages[1].content
-    assert done.version == Library((lesson("Split it."),)).version
+    assert done.version == Library((make_lesson("Split it."),)).version
     assert sub_runs(done)[0].version == sub.library.version
 
 
@@ -161,7 +161,7 @@ def test_a_sub_agent_without_an_answer_gives_none():
         return x * x
 
     again = Reply(Message("assistant", "Let me see", (ToolCall("s", "square", '{"x": 2}'),)), "tools")
-    sub = member("sub", SUB, tools=(tool_from(square),), turns=2)
+    sub = member("sub", SUB, tools=(make_tool(square),), turns=2)
     model = Pair(calls("2+3"), "?", does=lambda task: again)
     assert sub_runs(run(model, sub=sub))[0].stop == "turns"
     assert model.told == ["error: the agent gave no answer (turns)"]
@@ -210,7 +210,7 @@ def test_calls_of_one_turn_run_together_and_stay_in_order():
 
     model = Pair(calls("1+1", "2+2", "3+3"), "done")
     plan = delegated(member("main", PLANNER), member("sub", SUB), EXAMPLE, sample=0, seed=1)
-    done = asyncio.run(drive(plan, Scripted(answer)))
+    done = asyncio.run(drive(plan, ScriptedClient(answer)))
     assert most == 3
     assert [each.answer for each in sub_runs(done)] == ["2", "4", "6"]
     assert model.told == ["2", "4", "6"]

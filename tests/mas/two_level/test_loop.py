@@ -6,20 +6,20 @@ import json
 import numpy as np
 import pytest
 
-from edgewise.experience.library.library import Library, lesson
+from edgewise.experience.library.library import Library, make_lesson
 from edgewise.mas.two_level.delegation import sub_runs
 from edgewise.mas.two_level.loop import Learnt, learn_two_levels
 from edgewise.mas.two_level.system import TwoLevelConfig, TwoLibraries, evaluate_two_levels
 from edgewise.toolkit.budget.journal import Journal
 from edgewise.toolkit.errors import AllFailed, ArtifactError, RewardError
-from edgewise.toolkit.evaluation.gate import rungs, spent
-from edgewise.toolkit.model.middleware import Journaled
-from edgewise.toolkit.model.scripted import Scripted
+from edgewise.toolkit.evaluation.gate import rungs, spend_alpha
+from edgewise.toolkit.model.middleware import JournalClient
+from edgewise.toolkit.model.scripted import ScriptedClient
 from edgewise.toolkit.run.config import resolve
 from edgewise.toolkit.run.driver import drive
 from edgewise.toolkit.task.task import Task
 from edgewise.toolkit.types import Message, Reply
-from edgewise.toolkit.util.files import json_text
+from edgewise.toolkit.util.files import dump_json
 from tests.support import plans
 from tests.support.mas import passwords
 from tests.support.mas.passwords import BACKWARDS, HAND_OVER
@@ -49,7 +49,7 @@ def texts(library: Library) -> list[str]:
 
 
 def as_text(found: Learnt) -> str:
-    return json_text([found.libraries.to_json(), *(step.to_json() for step in found.steps)])
+    return dump_json([found.libraries.to_json(), *(step.to_json() for step in found.steps)])
 
 
 def test_each_side_learns_the_lesson_that_it_needs():
@@ -170,7 +170,7 @@ def test_copies_with_a_depth_below_the_calls_drop_sub_runs():
 
 def test_the_same_run_twice_is_the_same_to_the_byte_and_at_any_concurrency():
     first, asked = learned()
-    again = asyncio.run(drive(learning(), Scripted(passwords.play)))
+    again = asyncio.run(drive(learning(), ScriptedClient(passwords.play)))
     assert as_text(again) == as_text(first)
     assert len(asked) > 100
     assert as_text(learned(seed=1)[0]) != as_text(first)
@@ -193,10 +193,10 @@ def test_a_run_that_was_killed_goes_on_without_paying_twice(after, tmp_path):
         return passwords.play(request)
 
     with Journal(tmp_path / "journal.sqlite") as journal, pytest.raises(Dies):
-        asyncio.run(drive(learning(), Journaled(Scripted(answer), journal)))
-    after_death = Scripted(passwords.play)
+        asyncio.run(drive(learning(), JournalClient(ScriptedClient(answer), journal)))
+    after_death = ScriptedClient(passwords.play)
     with Journal(tmp_path / "journal.sqlite") as journal:
-        resumed = asyncio.run(drive(learning(), Journaled(after_death, journal)))
+        resumed = asyncio.run(drive(learning(), JournalClient(after_death, journal)))
     assert as_text(resumed) == as_text(whole)
     assert len(paid) + len(after_death.requests) == len({repr(request) for request in asked})
 
@@ -247,7 +247,7 @@ def test_lessons_over_the_cap_are_left_out_and_said():
 
 
 def started(planner: str = "", sub: str = "") -> TwoLibraries:
-    return TwoLibraries(*(Library((lesson(text),) if text else ()) for text in (planner, sub)))
+    return TwoLibraries(*(Library((make_lesson(text),) if text else ()) for text in (planner, sub)))
 
 
 def test_each_level_is_compared_with_its_own_lessons_in_view():
@@ -301,7 +301,7 @@ def test_the_gate_spends_its_error_rate_over_the_steps():
     looks, n = rungs(24, 1), second.verdict.rows
     assert n
     before = max([look for look in looks if look < n], default=0)
-    assert second.verdict.level == pytest.approx(0.05 * (spent(n / 24) - spent(before / 24)))
+    assert second.verdict.level == pytest.approx(0.05 * (spend_alpha(n / 24) - spend_alpha(before / 24)))
 
 
 def test_the_tools_of_the_task_are_the_sub_agents():
@@ -317,7 +317,7 @@ def test_the_tools_of_the_task_are_the_sub_agents():
 
 
 def test_two_libraries_read_back_what_they_wrote():
-    both = TwoLibraries(Library((lesson("Split it."),)), Library((lesson("Check."),), place="system"))
+    both = TwoLibraries(Library((make_lesson("Split it."),)), Library((make_lesson("Check."),), place="system"))
     assert TwoLibraries.from_json(json.loads(json.dumps(both.to_json()))) == both
     assert TwoLibraries(both.sub, both.planner).version != both.version != TwoLibraries().version
 

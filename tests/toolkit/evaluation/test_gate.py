@@ -3,8 +3,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from edgewise.experience.library.library import Library, lesson
-from edgewise.toolkit.evaluation.gate import Choice, Spending, Verdict, better, choose, rungs, spent
+from edgewise.experience.library.library import Library, make_lesson
+from edgewise.toolkit.evaluation.gate import Choice, AlphaSpending, Verdict, compare_scores, choose, rungs, spend_alpha
 from edgewise.toolkit.types import Example
 from tests.support.plans import play
 
@@ -12,7 +12,7 @@ ROWS = [Example(f"r{n}", ()) for n in range(64)]
 
 
 def library(name: str) -> Library:
-    return Library((lesson(name),))
+    return Library((make_lesson(name),))
 
 
 def scoring(quality, log=None):
@@ -136,7 +136,7 @@ def test_rungs_rise_to_all_rows(rows, challengers):
 
 @given(st.lists(st.floats(0, 1), min_size=1, max_size=30))
 def test_a_library_is_never_better_than_itself(scores):
-    assert not better(np.array(scores), np.array(scores), 0.05).accepted
+    assert not compare_scores(np.array(scores), np.array(scores), 0.05).accepted
 
 
 OUTCOMES = {"yes": ("x", 9), "no": ("", 9), "nothing to test": ("", 0)}
@@ -144,7 +144,7 @@ OUTCOMES = {"yes": ("x", 9), "no": ("", 9), "nothing to test": ("", 0)}
 
 @given(st.lists(st.sampled_from(sorted(OUTCOMES)), max_size=20), st.integers(1, 10))
 def test_levels_never_add_up_to_more_than_alpha_until_something_true_was_accepted(outcomes, tests):
-    spending, used = Spending(0.05, tests), 0.0
+    spending, used = AlphaSpending(0.05, tests), 0.0
     for outcome in outcomes:
         winner, rows = OUTCOMES[outcome]
         choice = Choice(Library(), winner, Verdict(bool(winner), 0.1, rows))
@@ -157,9 +157,9 @@ def test_levels_never_add_up_to_more_than_alpha_until_something_true_was_accepte
 
 
 def test_looks_spend_a_level_once():
-    assert spent(0) == 0
-    assert spent(1) == 1
-    assert spent(0.25) < 0.02, "the last look keeps nearly all"
+    assert spend_alpha(0) == 0
+    assert spend_alpha(1) == 1
+    assert spend_alpha(0.25) < 0.02, "the last look keeps nearly all"
 
 
 @settings(deadline=None, max_examples=5)

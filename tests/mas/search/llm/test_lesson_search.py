@@ -7,13 +7,13 @@ import random
 import pytest
 
 from edgewise.experience.guard.guard import Guard
-from edgewise.experience.library.library import Library, lesson
+from edgewise.experience.library.library import Library, make_lesson
 from edgewise.mas.designs.clustered import Table
 from edgewise.mas.designs.interface import Draft, Trial
 from edgewise.mas.graph.graph import single
 from edgewise.mas.search.llm.lesson_search import Lessons, described
 from edgewise.mas.search.load_design import load
-from edgewise.toolkit.model.scripted import Scripted
+from edgewise.toolkit.model.scripted import ScriptedClient
 from edgewise.toolkit.run.driver import drive
 from edgewise.toolkit.types import Example, Message, Reply, Request
 from tests.support.mas.planted import (
@@ -46,7 +46,7 @@ def test_it_learns_which_team_each_kind_of_query_wants() -> None:
 
 def test_lessons_change_what_is_designed() -> None:
     taught = lessons(
-        library=Library((lesson("Where the task asks to prove by steps, let one reasoner answer."),))
+        library=Library((make_lesson("Where the task asks to prove by steps, let one reasoner answer."),))
     )
     ((_, designed, *_),) = play(taught.propose([query(1)], 6, 0), answer)
     assert designed.graph == single("reasoner")
@@ -124,13 +124,13 @@ def test_a_lesson_that_copies_a_row_is_not_taken() -> None:
         return json.dumps({"operations": [leak]}) if learning else answer(request)
 
     assert len(searched(lessons(guard=None), 1, model=model).library) == 1
-    guarded = searched(lessons(guard=Guard.of([row])), 1, model=model)
+    guarded = searched(lessons(guard=Guard.from_examples([row])), 1, model=model)
     assert not guarded.library.lessons and any(problem.startswith("It ") for problem in guarded.problems)
 
 
 def test_a_lesson_that_misled_can_be_deleted() -> None:
     drop = json.dumps({"operations": [{"action": "delete", "id": "G0", "kind": "content", "text": ""}]})
-    found = lessons(library=Library((lesson("Where anything is asked, let a solver answer alone."),)))
+    found = lessons(library=Library((make_lesson("Where anything is asked, let a solver answer alone."),)))
     drafts = [[Draft(single(role)) for role in ("solver", "programmer")]]
     play(found.learn(tried([query(0)], drafts), 0), lambda request: drop)
     assert not found.library.lessons
@@ -150,7 +150,7 @@ def test_it_repeats_and_does_not_depend_on_the_order_of_replies() -> None:
         await asyncio.sleep(random.random() / 200)
         return answer(request)
 
-    together = searched(lessons(), 2, run=lambda plan: asyncio.run(drive(plan, Scripted(slow))))
+    together = searched(lessons(), 2, run=lambda plan: asyncio.run(drive(plan, ScriptedClient(slow))))
     alone = searched(lessons(), 2)
     assert together.library == alone.library and together.records == alone.records
     assert together.design() == alone.design()
