@@ -8,7 +8,7 @@ reached. How GEPA is set up, and why it is fair:
 - It is `gepa.optimize` as its users run it: default adapter and default settings, except for what follows.
 - The seed candidate is the task's own instruction. A candidate stands where that instruction stands, before the row
   in one user message, so that GEPA starts from the same prompt as Edgewise. In a system message, the adapter's own
-  place, the seed candidate has 0.18 on the validation rows instead of 0.21, and rules help less (docs/log.md).
+  place, the seed candidate has 0.18 on the validation rows instead of 0.21, and rules help less (docs/results/experience.md).
 - Training rows are the task's training rows, the valset is all its validation rows, and the reward is the task's.
 - The feedback says whether the answer is right, which one is, and that it holds for messages like this one.
 - Task calls are drawn as Edgewise measures: temperature 0 and the task's `max_tokens`.
@@ -46,7 +46,7 @@ from common import ROOT, report
 
 from edgewise.experience.config import ExperienceConfig
 from edgewise.toolkit.budget.ledger import Ledger, UsageTotals
-from edgewise.toolkit.evaluation.statistics import Interval, means, paired_difference
+from edgewise.toolkit.evaluation.statistics import Interval, example_means, paired_difference
 from edgewise.toolkit.model.client import Client
 from edgewise.toolkit.model.middleware import stack_middleware
 from edgewise.toolkit.model.router import Router
@@ -66,7 +66,7 @@ from edgewise.toolkit.types import (
     Step,
     T,
 )
-from edgewise.toolkit.util.seeds import seed as seed_of
+from edgewise.toolkit.util.seeds import derive_seed
 
 EXAMPLE = ROOT / "examples" / "support_triage"
 SMALL = "local/smollm2-135m"
@@ -111,7 +111,7 @@ class Bench:
 
     def book(self, *roles: str) -> UsageTotals:
         """What was booked on these roles."""
-        return sum((self.ledger.table("role").get((role,), UsageTotals()) for role in roles), UsageTotals())
+        return sum((self.ledger.tabulate("role").get((role,), UsageTotals()) for role in roles), UsageTotals())
 
 
 @dataclass(frozen=True, slots=True)
@@ -275,7 +275,7 @@ def _reflection_model(bench: Bench, seed: int) -> Callable[[Any], str]:
 
     def reflect(prompt: Any) -> str:
         # A server's own seed is the clock; with these a run can be repeated.
-        sampling = Sampling(max_tokens=REFLECTION_TOKENS, seed=seed_of(seed, role, bench.book(role).calls))
+        sampling = Sampling(max_tokens=REFLECTION_TOKENS, seed=derive_seed(seed, role, bench.book(role).calls))
         request = Request(bench.config.model, (Message("user", prompt),), sampling, payer=BilledTo(role))
         return bench.run(_text(request))
 
@@ -321,7 +321,7 @@ def measured(bench: Bench, dress: Callable[[tuple[Message, ...]], tuple[Message,
                     bench.task.reward,
                     judge="",
                     size=bench.config.samples,
-                    seed=seed_of(bench.config.seed, 0),
+                    seed=derive_seed(bench.config.seed, 0),
                 )
                 for row in bench.task.test
             ]
@@ -344,7 +344,7 @@ def _side(name: str, before: Rewards, found: Found) -> dict[str, Any]:
 
 
 def _mean(rows: Rewards, rewards: Rewards) -> float:
-    return round(float(means([rewards[row] for row in rows]).mean()), 3)
+    return round(float(example_means([rewards[row] for row in rows]).mean()), 3)
 
 
 def _difference(first: Rewards, second: Rewards) -> Interval:

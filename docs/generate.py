@@ -9,7 +9,7 @@ from edgewise.experience.config import ExperienceConfig
 from edgewise.learner.absorption.spec import FOREIGN, AbsorbConfig
 from edgewise.learner.config import WeightsConfig
 from edgewise.learner.methods import losses as loss
-from edgewise.learner.methods.method import AXES, Method, describe, function
+from edgewise.learner.methods.method import AXES, Method, describe, function_of
 from edgewise.learner.methods.published import METHODS
 from edgewise.mas.config import GraphConfig
 from edgewise.toolkit.groups import reward_shaping
@@ -93,7 +93,7 @@ def held(name: str, method: Method) -> str:
 
     cases = {**golden_seeds.CASES, **golden_steps.CASES}.get(name, ())
     own = sum(len(case.printed.split()) for case in cases)
-    parts = {function(part).__name__: shared_numbers(function(part)) for part in method.parts()}
+    parts = {function_of(part).__name__: shared_numbers(function_of(part)) for part in method.parts()}
     found = [f"{number} of `{part}`" for part, number in parts.items() if number]
     return f"Golden numbers: {', '.join([f'{own} of its own'] * bool(own) + found) or 'none'}."
 
@@ -106,9 +106,9 @@ def shared_numbers(part: Callable[..., object]) -> int:
         line[each.name]
         for line in golden.PRINTED.values()
         for each in golden.ESTIMATORS
-        if function(each.part) is part and each.name in line
+        if function_of(each.part) is part and each.name in line
     ]
-    losses = [each for each in golden.LOSSES.values() if function(each.part) is part]
+    losses = [each for each in golden.LOSSES.values() if function_of(each.part) is part]
     printed += [text for each in losses for text in (each.value, each.gradient)]
     printed += [text for each, (_, text) in golden.PENALTIES.items() if each is part]
     tables = {
@@ -134,7 +134,7 @@ def axes(method: Method) -> Iterator[tuple[str, str, str]]:
 
 def formula(part: Callable[..., object]) -> str:
     """The first sentence of a part's docstring, so that a table takes it."""
-    first = (inspect.getdoc(function(part)) or "").split("\n\n")[0]
+    first = (inspect.getdoc(function_of(part)) or "").split("\n\n")[0]
     return escaped(" ".join(first.split()))
 
 

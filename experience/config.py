@@ -35,7 +35,7 @@ class ExperienceConfig(Config):
     # The authors put the library after the problem, which breaks the prefix that calls of a step share.
     place: Place = Field("before", description='of the library: "system", "before", "after" or "split"')
     try_places: tuple[Place, ...] = Field((), description="other places to compare the best guess at")
-    # With the paper's labels a small model answered "G2" (docs/log.md).
+    # With the paper's labels a small model answered "G2" (docs/results/experience.md).
     labelled: bool = Field(False, description="whether lessons carry labels, [G0], in the prompt")
     # The paper keeps what the last step wrote; here a candidate must be shown to be better (docs/decisions/0003).
     gate: Literal["on", "off"] = Field("on", description='"off" keeps every new library, as the paper does')
