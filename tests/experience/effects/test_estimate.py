@@ -184,7 +184,7 @@ def test_with_few_rollouts_each_lesson_is_measured_as_if_it_were_the_only_one(se
     assume(len(found) == 10)
     for name, effect in found.items():
         one = frozenset({name})
-        assert close(effect, estimate_effects([replace(x, offered=one, shown=x.treatment & one) for x in seen])[name])
+        assert close(effect, estimate_effects([replace(x, candidates=one, treatment=x.treatment & one) for x in seen])[name])
 
 
 def test_rows_that_come_again_are_one_witness():
@@ -206,14 +206,14 @@ def test_missing_rewards_say_nothing():
     seen = pairs("a", [1, 0, 1, 0, 1, 0, 0, 0, -1])
     lost = record_exposure("row 0", Library(), Library(), None)
     assert math.isnan(lost.reward)
-    lost = replace(lost, offered=frozenset("a"), shown=frozenset("a"))
+    lost = replace(lost, candidates=frozenset("a"), treatment=frozenset("a"))
     assert estimate_effects([*seen, lost]) == estimate_effects(seen)
     assert estimate_effects([lost]) == estimate_effects([]) == {}
 
 
 @pytest.mark.parametrize("rows", [FEWEST - 1, FEWEST])
 def test_a_lesson_that_varied_on_too_few_rows_is_undecided(rows):
-    always = [replace(x, shown=x.candidates, group=f"other {x.group}") for x in pairs("a", [1] * 30)]
+    always = [replace(x, treatment=x.candidates, group=f"other {x.group}") for x in pairs("a", [1] * 30)]
     seen = pairs("a", [1, 0] * (rows // 2) + [0] * (rows % 2))
     assert ("a" in estimate_effects([*seen, *always])) == (rows == FEWEST)
 
@@ -225,7 +225,7 @@ def test_lessons_that_always_go_together_are_undecided(groups):
     for each in drawn(1, 8, groups):
         twins = {"twin"} & {bound.get(name) for name in each.treatment}
         twins |= {"opposite"} - {bound.get(name) for name in each.treatment}
-        seen.append(replace(each, offered=each.candidates | {*bound.values()}, shown=each.treatment | twins))
+        seen.append(replace(each, candidates=each.candidates | {*bound.values()}, treatment=each.treatment | twins))
     assert estimate_effects(seen).keys() == set(KEYS[2:8])
 
 
@@ -233,7 +233,7 @@ def test_rollouts_alone_in_their_group_are_compared_under_the_same_offer():
     lone = [replace(x, group=f"lone {n}") for n, x in enumerate(pairs("a", [1, 1, 1, 0, 0, 0, 0, -1]))]
     assert estimate_effects(lone)["a"].estimate == pytest.approx(0.25)
     # Under an offer of its own, each is compared with nobody.
-    assert estimate_effects([replace(x, offered=frozenset({"a", x.group})) for x in lone]) == {}
+    assert estimate_effects([replace(x, candidates=frozenset({"a", x.group})) for x in lone]) == {}
 
 
 def test_each_step_measures_the_lessons_of_its_own_library():
