@@ -10,7 +10,7 @@ from edgewise.experience.training.rollouts import measure
 from edgewise.toolkit.run.artifact import Artifact
 from edgewise.toolkit.tracking.events import ModelReleased
 from edgewise.toolkit.types import Group, Plan
-from edgewise.toolkit.util.files import json_text
+from edgewise.toolkit.util.files import dump_json
 
 FILE = "weights.json"
 
@@ -23,7 +23,7 @@ def holds(artifact: Artifact) -> bool:
 def runs(artifact: Artifact) -> Runs:
     """How to run its model; the judge is that of the other arms. What nobody needs after it leaves the memory."""
     model = artifact.model_in_use
-    version = hashlib.sha256(json_text(dict(artifact.files)).encode()).hexdigest()[:12]
+    version = hashlib.sha256(dump_json(dict(artifact.files)).encode()).hexdigest()[:12]
 
     def run(job: ExperienceSpec) -> Plan[list[Group]]:
         own = replace(job, config=job.config.model_copy(update={"model": model, "judge": job.judge}))

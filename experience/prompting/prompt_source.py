@@ -8,7 +8,7 @@ from edgewise.experience.config import ExperienceConfig
 from edgewise.experience.library.library import Library
 from edgewise.experience.prompting import retriever
 from edgewise.experience.prompting.retriever import Retrieval
-from edgewise.experience.store.reference import bare, in_common, load, parse
+from edgewise.experience.store.reference import lacks_settings, shared_settings, load_library, parse_reference
 from edgewise.toolkit.errors import LibraryError
 from edgewise.toolkit.run.artifact import Artifact
 from edgewise.toolkit.types import Example, Message, Plan
@@ -58,10 +58,10 @@ def named(name: str) -> PromptLibrary:
 
     Raises LibraryError or ArtifactError where there is none, or no lesson in it.
     """
-    library = load(parse(name)).library
+    library = load_library(parse_reference(name)).library
     if not library.lessons:
         raise LibraryError(f"{name} holds no lessons.")
-    settings = {} if bare(name) else in_common([Artifact.load(name)])
+    settings = {} if lacks_settings(name) else shared_settings([Artifact.load(name)])
     usual = ExperienceConfig.model_fields
     most, embedder = (settings.pop(key, usual[key].default) for key in ("prompt_tokens", "embedder"))
     return PromptLibrary(library, Retrieval(most, embedder), settings)

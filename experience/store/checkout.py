@@ -14,7 +14,13 @@ from pathlib import Path
 from edgewise.experience.guard.guard import Guard
 from edgewise.experience.library.library import Library
 from edgewise.experience.library.merge import merge
-from edgewise.experience.store.reference import LoadedLibrary, LibraryReference, load_library, parse_reference, format_location
+from edgewise.experience.store.reference import (
+    LibraryReference,
+    LoadedLibrary,
+    format_location,
+    load_library,
+    parse_reference,
+)
 from edgewise.experience.store.store import Store
 from edgewise.toolkit.cli.progress import announce
 from edgewise.toolkit.errors import ArtifactError, ConfigError, Conflict, LibraryError
@@ -72,7 +78,9 @@ def commit_to_store(lib: str, began: RunStart, result: Result) -> str:
     message = f"learnt in {result.path.name}"
     with Store(operand.location) as store:
         where = format_location(store, operand)
-        if began.parents and not {x.id for x in store.list_commits(operand.library_name)}.issuperset(began.parents):
+        if began.parents and not {x.id for x in store.list_commits(operand.library_name)}.issuperset(
+            began.parents
+        ):
             raise LibraryError(
                 f"{result.path} did not begin from {where}: give the --library that it began with."
             )
@@ -83,7 +91,9 @@ def commit_to_store(lib: str, began: RunStart, result: Result) -> str:
         head = store.head(operand.library_name)
         if head and merged(head.library) == head.library:
             return f"{where} holds it already, as version {head.number}"
-        commit = store.update(merged, message, name=operand.library_name, author=author_or_user(None), key=key)
+        commit = store.update(
+            merged, message, name=operand.library_name, author=author_or_user(None), key=key
+        )
         return f"committed as version {commit.number} of {where}"
 
 
@@ -117,7 +127,11 @@ def _found(operand: LibraryReference) -> RunStart:
     with Store(operand.location) as store:
         head = store.head(operand.library_name)
         if head is None:
-            announce([f"{format_location(store, operand)} holds nothing yet: what is learnt will be its first version"])
+            announce(
+                [
+                    f"{format_location(store, operand)} holds nothing yet: what is learnt will be its first version"
+                ]
+            )
     return RunStart(head.library, (head.id,)) if head else RunStart()
 
 

@@ -160,7 +160,7 @@ def test_a_beginning_that_several_ids_have_is_refused_and_a_short_one_is_none(
     shared = Counter(x.id[0] for x in store.list_commits() if x.id[0].isalpha()).most_common(1)[0][0]
     with pytest.raises(LibraryError, match="There is no version"):
         store.find_commit(shared)
-    monkeypatch.setattr("edgewise.experience.store.store.SHORTEST", 1)
+    monkeypatch.setattr("edgewise.experience.store.store.MIN_PREFIX", 1)
     with pytest.raises(LibraryError, match=r"could be .*give more of it"):
         store.find_commit(shared)
 
