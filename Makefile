@@ -49,14 +49,15 @@ check: install  ## ruff, pyright, generated docs are fresh, import directions
 	@$(BIN)/python docs/generate.py --check
 	@$(BIN)/python -m pytest tests/laws/test_imports.py
 
-docs: install  ## write the generated pages
+docs: install  ## write the generated pages and build the site into site/; a dead link fails
 	@$(BIN)/python docs/generate.py
+	@NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
 
 bench: install  ## run every bench/NAME.py and write docs/bench.md; ARGS="--quick" for the short ones, ARGS="null power" for some
 	@$(BIN)/python bench/all.py $(ARGS)
 
 clean:  ## remove .venv and caches; models and runs stay
-	rm -rf $(VENV) $(NEWEST) build dist *.egg-info .pytest_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) $(NEWEST) build dist site *.egg-info .pytest_cache .ruff_cache .hypothesis
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 # A stamp says what .venv holds, so that a second call does nothing.
