@@ -25,7 +25,7 @@ from edgewise.mas.graph.roles import Role
 from edgewise.mas.runtime.graph_run import graph_run
 from edgewise.mas.runtime.node import Team
 from edgewise.toolkit.model.scripted import ScriptedClient
-from edgewise.toolkit.run.driver import Drive, Driver, asking
+from edgewise.toolkit.run.driver import Drive, Driver, plan_request
 from edgewise.toolkit.types import Example, Message, Request, Sampling
 
 RUNS = 20
@@ -81,7 +81,7 @@ def _agent(name: str, prompt: str, hears: list[str]) -> Callable[..., Awaitable[
         task = runtime.context.example.messages[0].content
         said = "\n\n".join(f"## {other}\n{state.get('said', {})[other]}" for other in hears)
         asked = Message("user", FORM.format(task=task, said=said, prompt=prompt) if said else task)
-        reply = await runtime.context.drive(asking(Request("m", (asked,), SAMPLING)))
+        reply = await runtime.context.drive(plan_request(Request("m", (asked,), SAMPLING)))
         return {"said": {name: reply.message.content}}
 
     return agent

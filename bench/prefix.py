@@ -15,7 +15,7 @@ from common import ROOT, quick, report
 from edgewise.experience.config import ExperienceConfig
 from edgewise.experience.library.library import Library, Place, make_lesson
 from edgewise.toolkit.model.embedded.server import serve_model
-from edgewise.toolkit.run.config import resolve
+from edgewise.toolkit.run.config import resolve_config
 from edgewise.toolkit.task.task import Task
 
 LESSONS = (
@@ -49,7 +49,7 @@ def share(url: str, task: Task, place: Place, rows: int) -> float:
 def main() -> int:
     rows = 10 if quick() else 1000
     task = Task.read(ROOT / "examples" / "support_triage")
-    used = resolve(ExperienceConfig, task.settings).place
+    used = resolve_config(ExperienceConfig, task.settings).place
     with serve_model("smollm2-135m") as server:
         ours, authors = (share(server.url, task, place, rows) for place in (used, "after"))
     figures = {"place": used, "ours": round(ours, 3), "authors_order": round(authors, 3)}

@@ -51,7 +51,7 @@ from edgewise.toolkit.model.client import Client
 from edgewise.toolkit.model.middleware import stack_middleware
 from edgewise.toolkit.model.router import Router
 from edgewise.toolkit.rollout.agent import Agent, run_group
-from edgewise.toolkit.run.config import resolve
+from edgewise.toolkit.run.config import resolve_config
 from edgewise.toolkit.run.driver import drive
 from edgewise.toolkit.task.task import Task
 from edgewise.toolkit.types import (
@@ -128,7 +128,7 @@ def main() -> int:
     options = _options()
     _check_gepa()
     task = Task.read(EXAMPLE)
-    config = resolve(ExperienceConfig, task.settings, {"model": SMALL} if options.quick else {})
+    config = resolve_config(ExperienceConfig, task.settings, {"model": SMALL} if options.quick else {})
     edgewise = plain = None
     if not options.calls:
         short = SHORT if options.quick else []
@@ -264,7 +264,7 @@ def _joined(instruction: str, text: str) -> tuple[Message, ...]:
 def _task_model(bench: Bench) -> Callable[[Sequence[Mapping[str, str]]], str]:
     def answer(messages: Sequence[Mapping[str, str]]) -> str:
         asked = _joined(*(message["content"] for message in messages))
-        request = Request(bench.config.model, asked, bench.config.measuring, payer=BilledTo("gepa task"))
+        request = Request(bench.config.model, asked, bench.config.eval_sampling, payer=BilledTo("gepa task"))
         return bench.run(_text(request))
 
     return answer
@@ -309,7 +309,7 @@ def _evaluator(bench: Bench) -> Callable[[Mapping[str, Any], str], Any]:
 
 def measured(bench: Bench, dress: Callable[[tuple[Message, ...]], tuple[Message, ...]]) -> Rewards:
     """Rewards on the test rows, with the settings and seeds of Edgewise's own measurement."""
-    user = Agent(bench.config.model, bench.config.measuring, payer="measure")
+    user = Agent(bench.config.model, bench.config.eval_sampling, payer="measure")
 
     def every() -> Plan[Any]:
         return (

@@ -28,7 +28,7 @@ from edgewise.toolkit.rollout import agent
 from edgewise.toolkit.run.driver import drive
 from edgewise.toolkit.task.task import Task
 from edgewise.toolkit.types import Plan, Request
-from edgewise.toolkit.util.seeds import seed
+from edgewise.toolkit.util.seeds import derive_seed
 from tests.support import toy
 
 CONCURRENCY, GROUPS, SIZE = 128, 100, 5
@@ -47,7 +47,7 @@ class Slow:
     async def __call__(self, request: Request) -> str:
         text = request.messages[-1].content
         stage = "compare" if request.schema else request.payer.role
-        key = seed(self.draw, text, request.sampling.seed or 0, stage)
+        key = derive_seed(self.draw, text, request.sampling.seed or 0, stage)
         seconds = self.median * float(np.random.default_rng(key).lognormal(0.0, SIGMA))
         self.calls[stage, request.payer.example].append(seconds)
         await asyncio.sleep(seconds)
@@ -69,18 +69,18 @@ def streaming(task: Task, distiller: Distiller) -> Plan[object]:
 
 def by_stages(task: Task, distiller: Distiller) -> Plan[object]:
     """The same calls with a barrier after every stage."""
-    runner = ExperienceSpec(task, CONFIG).learner
+    runner = ExperienceSpec(task, CONFIG).rollout_agent
     groups = yield [
-        agent.run_group(runner, row, row.messages, task.reward, judge="", size=SIZE, seed=seed(0, 1))
+        agent.run_group(runner, row, row.messages, task.reward, judge="", size=SIZE, seed=derive_seed(0, 1))
         for row in task.train
     ]
     mixed = [group for group in groups if group.mixed]
-    runs = [(group.example, run) for group in mixed for run in group.members]
-    flat = iter((yield [distil.summarise(distiller, example, run) for example, run in runs]))
-    summaries = [[next(flat) for _ in group.members] for group in mixed]
+    runs = [(group.example, run) for group in mixed for run in group.rollouts]
+    flat = iter((yield [distil.summarise_rollout(distiller, example, run) for example, run in runs]))
+    summaries = [[next(flat) for _ in group.rollouts] for group in mixed]
     return (
         yield [
-            distil.compare(distiller, group.example, group.members, found, Library())
+            distil.compare_summaries(distiller, group.example, group.rollouts, found, Library())
             for group, found in zip(mixed, summaries, strict=True)
         ]
     )

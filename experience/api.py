@@ -10,9 +10,9 @@ from edgewise.experience.library.library import Library
 from edgewise.experience.spec import ExperienceSpec
 from edgewise.experience.training.loop import learn
 from edgewise.toolkit.budget.ledger import Limits
-from edgewise.toolkit.run.config import resolve
+from edgewise.toolkit.run.config import resolve_config
 from edgewise.toolkit.run.forecast import check_limits
-from edgewise.toolkit.run.runner import Result, blocking, execute_run
+from edgewise.toolkit.run.runner import Result, make_blocking, execute_run
 from edgewise.toolkit.task.task import Task
 from edgewise.toolkit.tracking.events import OnEvent, ignore_event
 
@@ -36,11 +36,11 @@ async def aimprove(
     `toolkit.errors`.
     """
     bounds = asdict(limits) if limits else {}
-    config = resolve(ExperienceConfig, task.settings, {"model": model, **bounds, **settings})
+    config = resolve_config(ExperienceConfig, task.settings, {"model": model, **bounds, **settings})
     job = ExperienceSpec(task, config, library)
     check_limits(config, forecast(job))
     where, old = Path(run) if run else None, Path(replay) if replay else None
     return await execute_run(task, config, lambda *_: learn(job), where, on_event=on_event, replay=old)
 
 
-improve = blocking(aimprove)
+improve = make_blocking(aimprove)

@@ -83,4 +83,4 @@ class ExperienceConfig(Config):
     def in_use(self) -> dict[str, Any]:
         """The settings with which an artefact was measured and should be used."""
         found = {"prompt_tokens": self.prompt_tokens, "embedder": self.embedder}
-        return {**super().in_use(), **found}
+        return {**super().deployment_settings(), **found}

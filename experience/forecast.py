@@ -5,8 +5,8 @@ from edgewise.experience.proposers import gepa
 from edgewise.experience.spec import ExperienceSpec
 from edgewise.experience.training.gate import gate_rows
 from edgewise.toolkit.errors import TaskError
-from edgewise.toolkit.evaluation.statistics import smallest_gain
-from edgewise.toolkit.run.forecast import REPLY_TOKENS, Forecast, dollars, halving, prompt_tokens, time_of
+from edgewise.toolkit.evaluation.statistics import minimum_detectable_gain
+from edgewise.toolkit.run.forecast import REPLY_TOKENS, Forecast, estimate_dollars, count_halving_rollouts, mean_prompt_tokens, estimate_minutes
 
 LIBRARY_TOKENS = 300
 """Of a library in a prompt: rough, and shown as such."""
@@ -21,18 +21,18 @@ def forecast(job: ExperienceSpec) -> Forecast:
         raise TaskError("The task has no training rows to learn from; give splits a train share.")
     calls = _calls(job)
     total = sum(calls.values())
-    shown = max(LIBRARY_TOKENS, min(job.start.tokens, config.prompt_tokens))
-    given, said = prompt_tokens(task) + shown, min(REPLY_TOKENS, config.max_tokens)
+    shown = max(LIBRARY_TOKENS, min(job.start_library.tokens, config.prompt_tokens))
+    given, said = mean_prompt_tokens(task) + shown, min(REPLY_TOKENS, config.max_tokens)
     rows = {"train": len(task.train), "validation": len(task.validation), "test": len(task.test)}
-    accepting = 2 * len(gate_rows(job)) * config.samples if job.gated else 0
+    accepting = 2 * len(gate_rows(job)) * config.samples if job.is_gated else 0
     return Forecast(
         rows,
         calls,
         total * (given + said),
-        dollars(config, calls, _models(config), given, said),
-        *time_of(config, total),
-        smallest_gain(len(task.test), config.samples),
-        _gate_gain(job) if job.gated else None,
+        estimate_dollars(config, calls, _models(config), given, said),
+        *estimate_minutes(config, total),
+        minimum_detectable_gain(len(task.test), config.samples),
+        _gate_gain(job) if job.is_gated else None,
         _least(job) + (calls["measuring"] + accepting) * (2 if task.reward.asks else 1),
     )
 
@@ -47,20 +47,20 @@ def _least(job: ExperienceSpec) -> int:
 def _gate_gain(job: ExperienceSpec) -> float:
     """What the best of a step's candidates must gain, at the level that the gate has for each."""
     level = job.gate_alpha / job.steps / _candidates(job)
-    return smallest_gain(len(gate_rows(job)), job.config.samples, level=level, sides=1)
+    return minimum_detectable_gain(len(gate_rows(job)), job.config.samples, level=level, sides=1)
 
 
 def _candidates(job: ExperienceSpec) -> int:
-    proposed = job.config.draws if job.pooled else UNPOOLED
+    proposed = job.config.draws if job.is_pooled else UNPOOLED
     return (gepa.MOST if job.config.proposer == "gepa" else proposed) + len(job.config.try_places)
 
 
 def _calls(job: ExperienceSpec) -> dict[str, int]:
     task, config, rounds = job.task, job.config, job.steps
     rollouts, distiller = _searching(job) if config.proposer == "gepa" else _comparing(job)
-    rows = len(gate_rows(job)) if job.gated else 0
+    rows = len(gate_rows(job)) if job.is_gated else 0
     effects = (min(config.leave_one_out, config.lessons) + 1) * rows if config.leave_one_out else 0
-    gate = (rounds * halving(rows, _candidates(job)) + effects) * config.samples
+    gate = (rounds * count_halving_rollouts(rows, _candidates(job)) + effects) * config.samples
     measuring = (4 if config.placebo else 2) * len(task.test) * config.samples
     calls = {"rollouts": rollouts, "distiller": distiller, "gate": gate, "measuring": measuring}
     if task.reward.asks:
@@ -80,8 +80,8 @@ def _comparing(job: ExperienceSpec) -> tuple[int, int]:
     task, config = job.task, job.config
     groups = 0 if config.direct else _groups(job)
     rollouts = groups * config.group_size
-    summaries = rollouts if config.summaries == "always" and not job.pooled else 0
-    updates = config.draws * len({row.target for row in task.train}) if job.pooled else 1
+    summaries = rollouts if config.summaries == "always" and not job.is_pooled else 0
+    updates = config.draws * len({row.target for row in task.train}) if job.is_pooled else 1
     return rollouts, summaries + groups + job.steps * updates
 
 

@@ -21,7 +21,7 @@ from edgewise.toolkit.types import Example, Sampling
 GEPA = "0.1.4"
 """The release that `proposer=gepa` is written for; what another one asks would differ."""
 
-USUAL = 0.975
+HARM_CONFIDENCE = 0.975
 """How sure it must be that a lesson does harm: its whole 95 % interval lies below zero."""
 
 
@@ -35,7 +35,7 @@ class ExperienceSpec:
 
     task: Task
     config: ExperienceConfig
-    given: Library | None = None
+    library: Library | None = None
     parents: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
@@ -48,12 +48,12 @@ class ExperienceSpec:
                 f"The reward {self.task.reward.name!r} ranks the runs of a group, which says nothing of how hard "
                 "a row is: it goes with select=shuffled and allocate=fixed, and proposer=groups only."
             )
-        if self.start.fit_budget(self.config.lessons, self.config.library_tokens) != self.start:
+        if self.start_library.fit_budget(self.config.lessons, self.config.library_tokens) != self.start_library:
             raise ConfigError(
-                f"The library to start from has {len(self.start)} lessons and {self.start.tokens:,} tokens: set "
+                f"The library to start from has {len(self.start_library)} lessons and {self.start_library.tokens:,} tokens: set "
                 "lessons and library_tokens to no less, or it would be cut."
             )
-        always = self.start.with_lessons(x for x in self.start.lessons if x.always)
+        always = self.start_library.with_lessons(x for x in self.start_library.lessons if x.always)
         if always.tokens > config.prompt_tokens:
             raise ConfigError(
                 f"The always-on lessons take {always.tokens} tokens: set prompt_tokens to no less than that."
@@ -61,18 +61,18 @@ class ExperienceSpec:
         _ = self.anchors  # wrong ids are found now, before anything is paid
 
     @property
-    def start(self) -> Library:
+    def start_library(self) -> Library:
         """The library that learning starts from; an empty one has its place in the prompt from the settings."""
-        return self.given or Library(place=self.config.place, labelled=self.config.labelled)
+        return self.library or Library(place=self.config.place, labelled=self.config.labelled)
 
     @property
-    def pooled(self) -> bool:
+    def is_pooled(self) -> bool:
         """Whether lessons are pooled by right answer (see `experience.distil.pooling`)."""
         config = self.config
-        return config.pool and config.truth and not config.direct and pooling.recurring(self.task.train)
+        return config.pool and config.truth and not config.direct and pooling.has_recurring_answers(self.task.train)
 
     @property
-    def gated(self) -> bool:
+    def is_gated(self) -> bool:
         """Whether a new library must be shown to be better."""
         return self.config.gate == "on"
 
@@ -89,16 +89,16 @@ class ExperienceSpec:
     @property
     def gate_alpha(self) -> float:
         """What the gate may spend of `alpha`; half is for dropping lessons that the run was given."""
-        return self.config.alpha / 2 if self.start.lessons else self.config.alpha
+        return self.config.alpha / 2 if self.start_library.lessons else self.config.alpha
 
-    def sure(self, usual: float) -> Callable[[Lesson], float]:
+    def harm_confidence(self, usual: float) -> Callable[[Lesson], float]:
         """
         How sure it must be that a lesson does harm before it goes: `usual` for what this run wrote.
 
         To drop a lesson that the run was given is a change without the gate, so all of them at all looks
         together may err with half of `alpha`.
         """
-        given = {exposure.measurement_key(x) for x in self.start.lessons}
+        given = {exposure.measurement_key(x) for x in self.start_library.lessons}
         firm = 1 - self.config.alpha / 2 / (max(len(given), 1) * (self.steps + 1))
         return lambda lesson: firm if exposure.measurement_key(lesson) in given else usual
 
@@ -108,13 +108,13 @@ class ExperienceSpec:
         return 1.0 if self.task.reward.relative else self.config.inclusion
 
     @property
-    def learner(self) -> Agent:
+    def rollout_agent(self) -> Agent:
         """The model as it is run while learning."""
-        return self._agent(self.config.learning, "rollout")
+        return self._agent(self.config.rollout_sampling, "rollout")
 
-    def measurer(self, payer: str) -> Agent:
+    def eval_agent(self, payer: str) -> Agent:
         """The model as it is run to measure, and in use."""
-        return self._agent(self.config.measuring, payer)
+        return self._agent(self.config.eval_sampling, payer)
 
     def _agent(self, sampling: Sampling, payer: str) -> Agent:
         config = self.config

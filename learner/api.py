@@ -7,14 +7,14 @@ from typing import Any
 from edgewise.learner.config import WeightsConfig
 from edgewise.learner.forecast import forecast
 from edgewise.learner.hardware.process_group import join_process_group
-from edgewise.learner.spec import WeightsSpec, layered
+from edgewise.learner.spec import WeightsSpec, merge_layers
 from edgewise.learner.training.distributed_engine import follow, leading
 from edgewise.learner.training.loop import learn
 from edgewise.toolkit.budget.ledger import Limits
 from edgewise.toolkit.run import directory
-from edgewise.toolkit.run.config import resolve
+from edgewise.toolkit.run.config import resolve_config
 from edgewise.toolkit.run.forecast import check_limits
-from edgewise.toolkit.run.runner import Result, blocking, execute_run
+from edgewise.toolkit.run.runner import Result, make_blocking, execute_run
 from edgewise.toolkit.task.task import Task
 from edgewise.toolkit.tracking.events import OnEvent, ignore_event
 
@@ -37,13 +37,13 @@ async def atrain(
     """
     bounds = asdict(limits) if limits else {}
     given = {"model": model, **bounds, **settings}
-    layers = layered(WeightsConfig.known(task.settings), task.weights, given)
-    job = WeightsSpec(task, resolve(WeightsConfig, layers))
+    layers = merge_layers(WeightsConfig.select_known(task.settings), task.weights, given)
+    job = WeightsSpec(task, resolve_config(WeightsConfig, layers))
     check_limits(job.config, forecast(job))
     together = join_process_group()
     if together.rank:
         return follow(together).outcome()
-    path = Path(run) if run else directory.fresh(task.name)
+    path = Path(run) if run else directory.new_run_path(task.name)
     with leading(together) as lead:
         lead.result = await execute_run(
             task, job.config, lambda *_: learn(job, path, lead.make), path, on_event=on_event
@@ -51,4 +51,4 @@ async def atrain(
         return lead.result
 
 
-train = blocking(atrain)
+train = make_blocking(atrain)

@@ -72,15 +72,15 @@ class WeightsConfig(Config):
     monitor: bool = Field(True, description="go back to the last good checkpoint where learning collapses")
 
     @classmethod
-    def known(cls, settings: Mapping[str, Any]) -> dict[str, Any]:
+    def select_known(cls, settings: Mapping[str, Any]) -> dict[str, Any]:
         """Those of a task file's [improve] settings that every way of improving shares, for this one."""
         shared = {key: value for key, value in settings.items() if key in Config.model_fields}
-        return shared | ({"model": twin(shared["model"])} if "model" in shared else {})
+        return shared | ({"model": torch_name(shared["model"])} if "model" in shared else {})
 
     @field_validator("overrides", mode="before")
     @classmethod
     def _listed(cls, value: Any) -> Any:
-        return listed(value)
+        return split_overrides(value)
 
     @property
     def models(self) -> tuple[str, ...]:
@@ -88,24 +88,24 @@ class WeightsConfig(Config):
         return (self.judge, self.sampler, self.embedder)
 
     @property
-    def rate(self) -> float:
+    def learning_rate(self) -> float:
         """The learning rate."""
         return self.lr or (2e-4 if self.lora else 1e-5)
 
 
-def listed(value: Any) -> Any:
+def split_overrides(value: Any) -> Any:
     """Overrides as people write them, with commas: "loss.high=0.28, penalties=kl3,entropy" are two."""
     if not isinstance(value, str):
         return value
     return tuple(filter(None, map(str.strip, re.split(r",(?=[^,=]*=)", value))))
 
 
-def twin(model: str) -> str:
+def torch_name(model: str) -> str:
     """The name under which an embedded model's weights are trained: local/NAME is torch/NAME."""
     return PREFIX + model.removeprefix(EMBEDDED) if model.startswith(EMBEDDED) else model
 
 
-def weights_of(model: str) -> str:
+def weights_name(model: str) -> str:
     """What follows torch/ in a model's name. Raises ConfigError for a model whose weights are not at hand."""
     if not model.startswith(PREFIX):
         raise ConfigError(

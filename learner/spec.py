@@ -7,9 +7,9 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
-from edgewise.learner.config import WeightsConfig, listed, twin, weights_of
-from edgewise.learner.methods.method import AXES, NUMBERS, Method, limited, override, parameters
-from edgewise.learner.methods.published import find
+from edgewise.learner.config import WeightsConfig, split_overrides, torch_name, weights_name
+from edgewise.learner.methods.method import AXES, COUNT_AXES, Method, limit_lengths, override, parameters_of
+from edgewise.learner.methods.published import find_method
 from edgewise.learner.sampling.embeddings import embedding
 from edgewise.toolkit.errors import ConfigError
 from edgewise.toolkit.groups.sampling.rollout_plan import Embed
@@ -40,17 +40,17 @@ class WeightsSpec:
                 "shard=true shares out and trains all weights, and they sample themselves: leave out lora and sampler, "
                 "or leave out shard."
             )
-        _check_room(parameters(self.method.plan).get("capacity", 0), self.config.max_tokens * self.replies)
+        _check_room(parameters_of(self.method.plan).get("capacity", 0), self.config.max_tokens * self.max_replies)
         _ = self.weights
 
     @cached_property
     def method(self) -> Method:
         """How weights are trained."""
         config = self.config
-        return override(limited(find(config.method), config.max_tokens, self.replies), *config.overrides)
+        return override(limit_lengths(find_method(config.method), config.max_tokens, self.max_replies), *config.overrides)
 
     @property
-    def replies(self) -> int:
+    def max_replies(self) -> int:
         """The most replies of a rollout: one, where nothing is there to answer them."""
         return self.config.turns if self.task.tools or self.task.world else 1
 
@@ -62,7 +62,7 @@ class WeightsSpec:
     @property
     def weights(self) -> str:
         """The model that is trained, without torch/."""
-        return weights_of(self.config.model)
+        return weights_name(self.config.model)
 
     @property
     def judge(self) -> str:
@@ -72,21 +72,21 @@ class WeightsSpec:
                 f"The reward {self.task.reward.name!r} asks a model: say which one with judge=..., as the one that is "
                 "trained would grade itself."
             )
-        if self.task.reward.asks and twin(self.config.judge) == self.config.model:
+        if self.task.reward.asks and torch_name(self.config.judge) == self.config.model:
             raise ConfigError(
                 "The judge is the model that is trained, which would grade itself: name another one."
             )
         return self.config.judge
 
     @property
-    def learner(self) -> Agent:
+    def rollout_agent(self) -> Agent:
         """The model as it is run while learning."""
-        return self._agent(self.config.learning, "rollout")
+        return self._agent(self.config.rollout_sampling, "rollout")
 
     @property
-    def measurer(self) -> Agent:
+    def eval_agent(self) -> Agent:
         """The model as it is run to measure, and in use."""
-        return self._agent(self.config.measuring, "measure")
+        return self._agent(self.config.eval_sampling, "measure")
 
     def _agent(self, sampling: Sampling, payer: str) -> Agent:
         config = self.config
@@ -108,7 +108,7 @@ def _check_room(rollouts: int, tokens: int) -> None:
         )
 
 
-def layered(*layers: Mapping[str, Any]) -> dict[str, Any]:
+def merge_layers(*layers: Mapping[str, Any]) -> dict[str, Any]:
     """
     Layers of settings as one, later ones winning.
 
@@ -118,9 +118,9 @@ def layered(*layers: Mapping[str, Any]) -> dict[str, Any]:
     found: dict[str, Any] = {}
     overrides: list[str] = []
     for layer in layers:
-        overrides += listed(layer.get("overrides") or ())
+        overrides += split_overrides(layer.get("overrides") or ())
         for name, value in layer.items():
-            if name.partition(".")[0] in (*AXES, *NUMBERS) or "." in name:
+            if name.partition(".")[0] in (*AXES, *COUNT_AXES) or "." in name:
                 overrides += _overrides(name, value)
             elif name != "overrides" and value is not None:
                 found[name] = value

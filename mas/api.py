@@ -10,9 +10,9 @@ from edgewise.mas.graph.roles import Roles
 from edgewise.mas.spec import GraphSpec
 from edgewise.mas.training.loop import learn
 from edgewise.toolkit.budget.ledger import Limits
-from edgewise.toolkit.run.config import resolve
+from edgewise.toolkit.run.config import resolve_config
 from edgewise.toolkit.run.forecast import check_limits
-from edgewise.toolkit.run.runner import Result, blocking, execute_run
+from edgewise.toolkit.run.runner import Result, make_blocking, execute_run
 from edgewise.toolkit.task.task import Task
 from edgewise.toolkit.tracking.events import OnEvent, ignore_event
 
@@ -38,7 +38,7 @@ async def adesign(
     given = {"model": model, **bounds, **settings}
     job = GraphSpec(
         task,
-        resolve(GraphConfig, GraphConfig.known(task.settings), task.graph, given),
+        resolve_config(GraphConfig, GraphConfig.select_known(task.settings), task.graph, given),
         dict(own_roles or {}),
     )
     check_limits(job.config, forecast(job))
@@ -46,4 +46,4 @@ async def adesign(
     return await execute_run(task, job.config, lambda *_: learn(job), where, on_event=on_event, replay=old)
 
 
-design = blocking(adesign)
+design = make_blocking(adesign)

@@ -8,7 +8,7 @@ from pydantic import Field, field_validator
 from edgewise.experience.config import ExperienceConfig
 from edgewise.mas.runtime.context import GraphLimits
 from edgewise.toolkit.errors import ArtifactError, ConfigError
-from edgewise.toolkit.run.config import Config, resolve
+from edgewise.toolkit.run.config import Config, resolve_config
 
 Search = Literal["hrpo", "tabular", "random", "fixed", "edges", "evolution", "lessons"]
 
@@ -64,13 +64,13 @@ class GraphConfig(Config):
 
     def in_use(self) -> dict[str, Any]:
         """The settings with which an artefact was measured and should be used."""
-        return {**super().in_use(), **{key: getattr(self, key) for key in IN_USE}}
+        return {**super().deployment_settings(), **{key: getattr(self, key) for key in IN_USE}}
 
     @classmethod
-    def kept(cls, settings: Mapping[str, Any]) -> Self:
+    def from_artifact(cls, settings: Mapping[str, Any]) -> Self:
         """The settings of an artefact; those that it does not keep are the defaults. Raises ArtifactError."""
         try:
-            return resolve(cls, {key: settings[key] for key in IN_USE if key in settings})
+            return resolve_config(cls, {key: settings[key] for key in IN_USE if key in settings})
         except ConfigError as error:
             raise ArtifactError(f"The artefact can't be used as it was measured: {error}") from error
 
@@ -87,7 +87,7 @@ class GraphConfig(Config):
         )
 
     @classmethod
-    def known(cls, settings: Mapping[str, Any]) -> dict[str, Any]:
+    def select_known(cls, settings: Mapping[str, Any]) -> dict[str, Any]:
         """Those of a task file's settings that are not about lessons alone: the file serves all ways of improving."""
         words = ExperienceConfig.model_fields.keys() - cls.model_fields.keys()
         return {key: value for key, value in settings.items() if key not in words}

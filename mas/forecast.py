@@ -2,11 +2,11 @@
 
 from edgewise.mas.config import GraphConfig
 from edgewise.mas.spec import GraphSpec
-from edgewise.mas.training.gate import SIZING
-from edgewise.mas.training.role_proposals import SHOWN
+from edgewise.mas.training.gate import SIZING_ROWS
+from edgewise.mas.training.role_proposals import PROBE_ROWS
 from edgewise.toolkit.errors import TaskError
-from edgewise.toolkit.evaluation.statistics import smallest_gain
-from edgewise.toolkit.run.forecast import REPLY_TOKENS, Forecast, dollars, halving, prompt_tokens, time_of
+from edgewise.toolkit.evaluation.statistics import minimum_detectable_gain
+from edgewise.toolkit.run.forecast import REPLY_TOKENS, Forecast, estimate_dollars, count_halving_rollouts, mean_prompt_tokens, estimate_minutes
 from edgewise.toolkit.task.task import Task
 
 HEARD = 2
@@ -28,7 +28,7 @@ def forecast(job: GraphSpec) -> Forecast:
         raise TaskError("The task has no training rows to learn from; give splits a train share.")
     calls = _calls(job)
     said = min(REPLY_TOKENS, config.max_tokens)
-    given = prompt_tokens(task) + HEARD * said
+    given = mean_prompt_tokens(task) + HEARD * said
     total = sum(calls.values())
     gated = config.gate == "on"
     rows = _gate_rows(task, config)
@@ -36,10 +36,10 @@ def forecast(job: GraphSpec) -> Forecast:
         {"train": len(task.train), "validation": len(task.validation), "test": len(task.test)},
         calls,
         total * (given + said),
-        dollars(config, calls, {"designer": job.designer, "judge": job.judge}, given, said),
-        *time_of(config, total),
-        smallest_gain(len(task.test), config.samples),
-        smallest_gain(rows, config.samples, level=config.alpha, sides=1) if gated else None,
+        estimate_dollars(config, calls, {"designer": job.designer, "judge": job.judge}, given, said),
+        *estimate_minutes(config, total),
+        minimum_detectable_gain(len(task.test), config.samples),
+        minimum_detectable_gain(rows, config.samples, level=config.alpha, sides=1) if gated else None,
         2 + (calls["measuring"] + calls["gate"]) // config.agents,
     )
 
@@ -48,7 +48,7 @@ def _calls(job: GraphSpec) -> dict[str, int]:
     task, config = job.task, job.config
     runs = _runs(job)
     alone = {"graphs": config.steps * min(config.batch_size, len(task.train))}  # runs of one agent
-    alone["gate"] = 2 * min(SIZING, len(task.train)) * config.samples
+    alone["gate"] = 2 * min(SIZING_ROWS, len(task.train)) * config.samples
     alone["measuring"] = len(task.test) * config.samples
     calls = {name: (count - alone[name]) * config.agents + alone[name] for name, count in runs.items()}
     if config.search in ("evolution", "lessons"):
@@ -65,12 +65,12 @@ def _runs(job: GraphSpec) -> dict[str, int]:
     """The most runs of graphs, those of one agent among them."""
     task, config = job.task, job.config
     batch = min(config.batch_size, len(task.train))
-    sizing = min(SIZING, len(task.train))
-    fresh = min(max(0, len(task.train) - SHOWN), config.gate_rows)
-    recruiting = min(SHOWN, len(task.train)) + config.recruit * 2 * fresh if config.recruit else 0
+    sizing = min(SIZING_ROWS, len(task.train))
+    fresh = min(max(0, len(task.train) - PROBE_ROWS), config.gate_rows)
+    recruiting = min(PROBE_ROWS, len(task.train)) + config.recruit * 2 * fresh if config.recruit else 0
     return {
         "graphs": config.steps * (batch * (config.group_size + 1) + config.credit),
-        "gate": (halving(_gate_rows(task, config), 1) + 3 * sizing + recruiting) * config.samples,
+        "gate": (count_halving_rollouts(_gate_rows(task, config), 1) + 3 * sizing + recruiting) * config.samples,
         # One agent, the design, one agent at the tokens of the design.
         "measuring": 3 * len(task.test) * config.samples,
     }

@@ -9,18 +9,18 @@ from edgewise.mas.config import GraphConfig
 from edgewise.mas.credit.reward import RewardWeights
 from edgewise.mas.designs.interface import Query
 from edgewise.mas.graph.construction import Space
-from edgewise.mas.graph.roles import Roles, catalogue, roles_for
+from edgewise.mas.graph.roles import Roles, catalogue, filter_roles
 from edgewise.mas.runtime.context import Process
 from edgewise.mas.runtime.graph_run import GraphLimits
 from edgewise.mas.runtime.node import Team
 from edgewise.toolkit.errors import ConfigError
 from edgewise.toolkit.task.task import Task
 from edgewise.toolkit.tools.python_tool import python_tool
-from edgewise.toolkit.tools.tool import Function
+from edgewise.toolkit.tools.tool import FunctionTool
 from edgewise.toolkit.types import Example, Sampling
-from edgewise.toolkit.util.import_by_name import did_you_mean, load
+from edgewise.toolkit.util.import_by_name import did_you_mean, load_object
 
-PLAIN = "solver"
+PLAIN_ROLE = "solver"
 """The role of one plain agent; see `mas.graph.graph.single`."""
 
 
@@ -35,7 +35,7 @@ class GraphSpec:
 
     task: Task
     config: GraphConfig
-    recruited: Roles = field(default_factory=dict)
+    extra_roles: Roles = field(default_factory=dict)
     queries: Mapping[str, Query] = field(default_factory=dict)
     encoder: str = ""
 
@@ -60,7 +60,7 @@ class GraphSpec:
         _ = self.roles, self.process
 
     @cached_property
-    def tools(self) -> dict[str, Function]:
+    def tools(self) -> dict[str, FunctionTool]:
         """Tools that agents may have, by name: the task's own, and Python in its sandbox."""
         given = {tool.tool.name: tool for tool in self.task.tools}
         return {"python": python_tool(), **given}
@@ -68,36 +68,36 @@ class GraphSpec:
     @cached_property
     def catalogue(self) -> Roles:
         """All roles that can be run: the catalogue's and the user's, as far as their tools are there."""
-        known = {**catalogue(*filter(None, [self.config.roles_file])), **self.recruited}
-        return roles_for(known, self.tools)
+        known = {**catalogue(*filter(None, [self.config.roles_file])), **self.extra_roles}
+        return filter_roles(known, self.tools)
 
     @cached_property
     def roles(self) -> Roles:
         """The roles that graphs are built from: the plain agent's, and those that were asked for or all."""
-        wanted = (*self.config.roles, *self.recruited) if self.config.roles else tuple(self.catalogue)
+        wanted = (*self.config.roles, *self.extra_roles) if self.config.roles else tuple(self.catalogue)
         for name in wanted:
             if name not in self.catalogue:
                 reason = did_you_mean(name, sorted(self.catalogue))
                 raise ConfigError(f"There is no role {name!r} that this task has the tools for{reason}")
-        return {name: self.catalogue[name] for name in dict.fromkeys((PLAIN, *wanted))}
+        return {name: self.catalogue[name] for name in dict.fromkeys((PLAIN_ROLE, *wanted))}
 
     @cached_property
     def process(self) -> Process | None:
         """The user's rewards for single agents, called whenever one of them ends."""
-        return load(self.config.process, self.task.path) if self.config.process else None
+        return load_object(self.config.process, self.task.path) if self.config.process else None
 
     @cached_property
     def space(self) -> Space:
         """What can be built."""
-        return Space.of(self.roles, self.config.agents)
+        return Space.from_roles(self.roles, self.config.agents)
 
     @property
-    def features(self) -> int:
+    def feature_count(self) -> int:
         """How many features a query has."""
         return next((query.features.size for query in self.queries.values()), 0)
 
     @property
-    def weights(self) -> RewardWeights:
+    def reward_weights(self) -> RewardWeights:
         """The weights of the reward's parts."""
         return RewardWeights(self.config.cost_weight, self.config.rationality_weight)
 

@@ -24,8 +24,8 @@ WAYS: Table = {
 
 # Functions behind the other commands, by the words after `edgewise`.
 COMMANDS: Table = {
-    "absorb": "edgewise.learner.commands.absorb:Absorption",
-    "compare": "edgewise.learner.commands.compare:Comparison",
+    "absorb": "edgewise.learner.commands.absorb:AbsorbCommand",
+    "compare": "edgewise.learner.commands.compare:CompareCommand",
     "evaluate": "edgewise.mas.commands.evaluate:evaluate",
     "graph diff": "edgewise.mas.commands.graph:compare",
     "graph export": "edgewise.mas.commands.export:command",
@@ -40,9 +40,9 @@ COMMANDS: Table = {
     "library rollback": "edgewise.experience.commands.library:rollback",
     "library show": "edgewise.experience.commands.library:show",
     "methods": "edgewise.learner.commands.methods:methods",
-    "models list": "edgewise.toolkit.cli.models:listed",
-    "models pull": "edgewise.toolkit.cli.models:pulled",
-    "report": "edgewise.toolkit.report.run_report:write",
+    "models list": "edgewise.toolkit.cli.models:list_models",
+    "models pull": "edgewise.toolkit.cli.models:pull_model",
+    "report": "edgewise.toolkit.report.run_report:write_report",
     "serve": "edgewise.toolkit.cli.serve:serve",
 }
 

@@ -15,15 +15,15 @@ from edgewise.experience.spec import ExperienceSpec
 from edgewise.experience.store import checkout
 from edgewise.experience.store.reference import lacks_settings, shared_settings, load_library, parse_reference
 from edgewise.experience.training.loop import Runs, evaluate, learn
-from edgewise.toolkit.cli.models import fetch
-from edgewise.toolkit.cli.output import Finished, Shown, cost_lines, given_price
+from edgewise.toolkit.cli.models import pull_missing
+from edgewise.toolkit.cli.output import ImproveOutput, Output, render_costs, given_price
 from edgewise.toolkit.cli.progress import announce, show_progress
 from edgewise.toolkit.errors import ConfigError, LibraryError
 from edgewise.toolkit.model.router import check_model
 from edgewise.toolkit.report import run_files, run_report
 from edgewise.toolkit.run import directory
 from edgewise.toolkit.run.artifact import Artifact
-from edgewise.toolkit.run.config import parse_settings, resolve
+from edgewise.toolkit.run.config import parse_settings, resolve_config
 from edgewise.toolkit.run.forecast import check_limits
 from edgewise.toolkit.run.runner import Result, RunOutcome, execute_run
 from edgewise.toolkit.task.task import Task, describe
@@ -54,24 +54,24 @@ class ImproveExperience:
                 "them is the unchanged one."
             )
         given = (shared_settings(artifacts), self.task.settings, shared_settings(weights), self._named)
-        return resolve(ExperienceConfig, *given)
+        return resolve_config(ExperienceConfig, *given)
 
-    def plan(self, lib: str | None = None) -> Shown:
+    def plan(self, lib: str | None = None) -> Output:
         """The task and what a run would take; asks no model."""
         job = ExperienceSpec(self.task, self._config(), checkout.resolve_start(lib).library)
         for model in filter(None, job.config.models):
             check_model(model)
         found = forecast(job)
         check_limits(job.config, found)
-        return Shown([describe(self.task), "", *found.lines()], asdict(found))
+        return Output([describe(self.task), "", *found.lines()], asdict(found))
 
-    def improve(self, run: Path | None, replay: Path | None, lib: str | None = None) -> Finished:
+    def improve(self, run: Path | None, replay: Path | None, lib: str | None = None) -> ImproveOutput:
         """
         Learn and measure; the result has `improved` beside its lines and data.
 
         `lib` names a library to start from; what is learnt goes back to it, where it is a store.
         """
-        path = run or directory.fresh(self.task.name)
+        path = run or directory.new_run_path(self.task.name)
         began = checkout.resolve_start(lib, replay if replay and replay.is_dir() else path)
         job = ExperienceSpec(self.task, self._config(), began.library, began.parents)
         found = forecast(job)
@@ -80,7 +80,7 @@ class ImproveExperience:
         if lib:
             checkout.save_start(began, path)
         if not replay:
-            fetch(*job.config.models)
+            pull_missing(*job.config.models)
         learning = execute_run(
             self.task, job.config, lambda *_: learn(job), path, on_event=show_progress(), replay=replay
         )
@@ -91,11 +91,11 @@ class ImproveExperience:
         except LibraryError:
             announce(lines)
             raise
-        return Finished([*lines, *filter(None, [committed])], result.to_json(), result.improved)
+        return ImproveOutput([*lines, *filter(None, [committed])], result.to_json(), result.improved)
 
     def evaluate(
         self, artifacts: Sequence[str], run: Path | None, others: Mapping[str, Runs] | None = None
-    ) -> Shown:
+    ) -> Output:
         """
         Run the unchanged model and each artefact, or library (see `experience.store.reference`), on the same rows and samples.
 
@@ -115,13 +115,13 @@ class ImproveExperience:
             libraries[name] = ways.get(path) or load_library(parse_reference(path)).library
             if path in measured and measured[path].model_in_use != measured[path].model:
                 alone.append(name)
-        fetch(job.config.model, job.config.judge, job.config.embedder)
+        pull_missing(job.config.model, job.config.judge, job.config.embedder)
 
         def arms(*_: Any) -> Plan[RunOutcome]:
             return RunOutcome((yield from evaluate(job, libraries, alone)), {}, {})
 
         result = asyncio.run(execute_run(self.task, job.config, arms, run, job="evaluate", on_event=show_progress()))
-        return Shown([*result.evidence.lines(), *cost_lines(result)], result.to_json())
+        return Output([*result.evidence.lines(), *render_costs(result)], result.to_json())
 
 
 def _result_lines(result: Result) -> list[str]:
@@ -135,7 +135,7 @@ def _result_lines(result: Result) -> list[str]:
         f"{len(library)} lessons" + (":" if lessons else ": nothing beat the unchanged model"),
         *lessons,
         "",
-        *cost_lines(result),
+        *render_costs(result),
         f"artefact: {result.path / 'artifact'}",
         f"report:   {result.path / 'report.html'}",
     ]

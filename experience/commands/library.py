@@ -22,19 +22,19 @@ from edgewise.experience.store.reference import (
     format_location,
 )
 from edgewise.experience.store.store import Commit, StaleHead, Store
-from edgewise.toolkit.cli.output import Shown
+from edgewise.toolkit.cli.output import Output
 from edgewise.toolkit.cli.progress import announce
 from edgewise.toolkit.errors import ConfigError, Conflict, LibraryError
 
 
-def show(lib: str) -> Shown:
+def show(lib: str) -> Output:
     """The lessons with all that is known of them."""
     found = _loaded(lib)
     library = found.library
     head = f"{count_lessons(library)}, version {library.version}, place {library.place!r}"
     rows = [_row(label, x, found.steps) for label, x in library.labels().items()]
     data = {**library.to_json(), "version": library.version, "origin": found.origin, "steps": found.steps}
-    return Shown([head, *_table(TITLES, rows)], {**data, "commit": _as_json(found.commit)})
+    return Output([head, *_table(TITLES, rows)], {**data, "commit": _as_json(found.commit)})
 
 
 TITLES = ("label", "id", "kind", "age", "rows", "effect", "uses", "flags", "text")
@@ -59,7 +59,7 @@ def _table(titles: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
     return ["  ".join(map(str.ljust, line, widths)).rstrip() for line in (titles, *rows)]
 
 
-def log(lib: str) -> Shown:
+def log(lib: str) -> Output:
     """The commits of a store, the newest first, or the steps of a run."""
     operand = parse_reference(lib)
     if operand.is_store:
@@ -72,14 +72,14 @@ def log(lib: str) -> Shown:
     else:
         raise LibraryError(f"{lib} has no history; stores and run directories have.")
     lines = [line for each in entries for line in (each.text, *(f"     {more}" for more in each.details))]
-    return Shown(lines, [each.data for each in entries])
+    return Output(lines, [each.data for each in entries])
 
 
-def compare(before: str, after: str) -> Shown:
+def compare(before: str, after: str) -> Output:
     """What differs between two libraries."""
     changes = diff(_loaded(before).library, _loaded(after).library)
     data = [asdict(change) for change in changes]
-    return Shown([line for change in changes for line in change.lines()] or ["no change"], data)
+    return Output([line for change in changes for line in change.lines()] or ["no change"], data)
 
 
 def export(lib: str, kind: str) -> str:
@@ -89,7 +89,7 @@ def export(lib: str, kind: str) -> str:
     return library_files.render(_loaded(lib).library, kind, name.rsplit(".", 1)[0])
 
 
-def rollback(lib: str, author: str | None) -> Shown:
+def rollback(lib: str, author: str | None) -> Output:
     """Append a version that is the same as an earlier one."""
     with open_store(lib) as (store, operand):
         if not operand.version:
@@ -100,7 +100,7 @@ def rollback(lib: str, author: str | None) -> Shown:
         return _update(store, operand, lambda _: target.library, message, author)
 
 
-def lock(lib: str, ids: Sequence[str], unlock: bool, always: bool | None, author: str | None) -> Shown:
+def lock(lib: str, ids: Sequence[str], unlock: bool, always: bool | None, author: str | None) -> Output:
     """Lock lessons, so that only people change them, or unlock them; `always` sets whether they are always shown."""
     flags = {"locked": not unlock} | ({} if always is None else {"always": always})
     with open_store(lib) as (store, operand):
@@ -159,7 +159,7 @@ class _Report:
         }
 
 
-def import_library(source: str, lib: str, message: str | None, author: str | None, dry_run: bool) -> Shown:
+def import_library(source: str, lib: str, message: str | None, author: str | None, dry_run: bool) -> Output:
     """Bring the lessons of a file, an artefact or a run into a store, which is made where there is none."""
     report = _Report(load_library(parse_reference(source)))
     lessons = _guarded(report)
@@ -175,10 +175,10 @@ def import_library(source: str, lib: str, message: str | None, author: str | Non
         if dry_run:
             head = store.head(operand.library_name)
             change(head.library if head else Library())
-            ended = Shown(["nothing was committed (--dry-run)"], {"commit": None})
+            ended = Output(["nothing was committed (--dry-run)"], {"commit": None})
         else:
             ended = _update(store, operand, change, message or f"import {report.read.origin}", author)
-    return Shown([*report.lines(), *ended.lines()], {**report.to_json(), **ended.to_json()})
+    return Output([*report.lines(), *ended.lines()], {**report.to_json(), **ended.to_json()})
 
 
 def _guarded(report: _Report, known: Library | None = None) -> list[Lesson]:
@@ -209,7 +209,7 @@ def _guarded(report: _Report, known: Library | None = None) -> list[Lesson]:
 
 def merge_libraries(
     lib: str, other: str, base: str | None, take: str | None, message: str | None, author: str | None
-) -> Shown:
+) -> Output:
     """
     Merge another library into one of a store.
 
@@ -228,7 +228,7 @@ def merge_libraries(
             library = _settled(merged, take)
             if library == ours.library and not merged.conflicts:  # what was settled is worth a version
                 ended = _unchanged(store, operand, ours)
-                return Shown([*([] if theirs.commit else report.lines()), *ended.lines()], ended.to_json())
+                return Output([*([] if theirs.commit else report.lines()), *ended.lines()], ended.to_json())
             try:
                 commit = store.commit(
                     library,
@@ -255,7 +255,7 @@ def _settled(merged: MergeResult, take: Any) -> Library:
 
 def _merged(
     merged: MergeResult, guarded: Sequence[str], store: Store, operand: LibraryReference, ours: Commit, commit: Commit
-) -> Shown:
+) -> Output:
     changes = diff(ours.library, commit.library)
     lines = [*(line for change in changes for line in change.lines()), *guarded]
     lines += [*(each.line() for each in merged.joined), *merged.notes]
@@ -267,7 +267,7 @@ def _merged(
         "settled": [asdict(clash) for clash in merged.conflicts],
         "commit": _as_json(commit),
     }
-    return Shown([*lines, _version(store, operand, commit)], data)
+    return Output([*lines, _version(store, operand, commit)], data)
 
 
 def _base(store: Store, operand: LibraryReference, ours: Commit, other: LibraryReference, theirs: LoadedLibrary) -> Library | None:
@@ -286,7 +286,7 @@ def _base(store: Store, operand: LibraryReference, ours: Commit, other: LibraryR
 
 def _update(
     store: Store, operand: LibraryReference, change: Callable[[Library], Library], message: str, author: str | None
-) -> Shown:
+) -> Output:
     """Commit a change of the newest version, unless it changes nothing."""
     before = Library()
 
@@ -302,16 +302,16 @@ def _update(
     except _Same:
         return _unchanged(store, operand, store.head(operand.library_name))
     changed_by = summarize(diff(before, commit.library))
-    return Shown([f"{_version(store, operand, commit)} ({changed_by})"], {"commit": _as_json(commit)})
+    return Output([f"{_version(store, operand, commit)} ({changed_by})"], {"commit": _as_json(commit)})
 
 
 class _Same(Exception):
     """A change that changes nothing."""
 
 
-def _unchanged(store: Store, operand: LibraryReference, head: Commit | None) -> Shown:
+def _unchanged(store: Store, operand: LibraryReference, head: Commit | None) -> Output:
     there = f"it has version {head.number} ({head.id})" if head else "nothing was committed"
-    return Shown([f"{format_location(store, operand)} stays as it is: {there}"], {"commit": None})
+    return Output([f"{format_location(store, operand)} stays as it is: {there}"], {"commit": None})
 
 
 def _check_newest(operand: LibraryReference) -> None:

@@ -21,7 +21,7 @@ import numpy as np
 from edgewise.experience.library.library import LEAD, Library, estimate_tokens
 from edgewise.toolkit.errors import ConfigError, ModelError
 from edgewise.toolkit.model.openai_format import read_vector
-from edgewise.toolkit.run.driver import asking
+from edgewise.toolkit.run.driver import plan_request
 from edgewise.toolkit.types import BilledTo, Message, Plan, Reply, Request
 
 SHARE = 0.15
@@ -150,7 +150,7 @@ def _learn(library: Library, embedder: str, known: dict[str, np.ndarray]) -> Pla
     missing = [text for text in dict.fromkeys(x.text for x in library.lessons) if text not in known]
     if not missing:
         return
-    replies = yield [asking(_request(embedder, text)) for text in missing]
+    replies = yield [plan_request(_request(embedder, text)) for text in missing]
     answered = {text: reply for text, reply in zip(missing, replies, strict=True) if not reply.failed}
     if not (answered or known):
         raise ModelError(f"{embedder} gave no vector for any lesson: {replies[0].error}")

@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 from typing import get_args
 
 from edgewise.experience.distil import distiller, pooling
-from edgewise.experience.distil.distiller import Unreadable
+from edgewise.experience.distil.distiller import UnreadableReply
 from edgewise.experience.library import operations as ops
 from edgewise.experience.library.library import Kind, Library
 from edgewise.experience.spec import ExperienceSpec
@@ -28,7 +28,7 @@ def drawn(
     """The candidates that a step's proposals make."""
     if not proposals:
         return Candidates()
-    make = _joined if job.pooled else _updated
+    make = _joined if job.is_pooled else _updated
     return (yield from make(job, library, proposals, step))
 
 
@@ -37,10 +37,10 @@ def _updated(
 ) -> Plan[Candidates]:
     """The distiller's update of the library, and the proposals taken as they stand."""
     joined, outcomes = applied(job, library, proposals, step)
-    as_proposed = {"as proposed": joined} if job.gated else {}
+    as_proposed = {"as proposed": joined} if job.is_gated else {}
     try:
-        final = yield from distiller.update(job.distiller, library, proposals)
-    except Unreadable as error:
+        final = yield from distiller.update_library(job.distiller, library, proposals)
+    except UnreadableReply as error:
         return Candidates(as_proposed, outcomes, str(error))
     updated, outcomes = applied(job, library, final, step)
     # Lessons about form may help where those about content mislead, and the other way round.
@@ -58,7 +58,7 @@ def _joined(
 ) -> Plan[Candidates]:
     """Several draws of one lesson per right answer; the outcomes are those of the first."""
     seed = derive_seed(job.config.seed, step)
-    each = yield from pooling.join(job.distiller, library, proposals, job.config.draws, seed)
+    each = yield from pooling.join_proposals(job.distiller, library, proposals, job.config.draws, seed)
     found = [applied(job, library, final, step) for final in each]
     libraries = {f"draw {number}": after for number, (after, _) in enumerate(found, 1)}
     return Candidates(libraries, found[0][1])

@@ -20,14 +20,14 @@ from edgewise.experience.proposers import candidates
 from edgewise.experience.proposers.candidates import Candidates
 from edgewise.experience.spec import ExperienceSpec
 from edgewise.toolkit.errors import LibraryError
-from edgewise.toolkit.evaluation.comparison import reward_of
+from edgewise.toolkit.evaluation.comparison import valid_reward
 from edgewise.toolkit.rollout import agent
 from edgewise.toolkit.rollout.agent import Prompt
-from edgewise.toolkit.run.driver import asking
-from edgewise.toolkit.run.sync_bridge import Ask, bridged
+from edgewise.toolkit.run.driver import plan_request
+from edgewise.toolkit.run.sync_bridge import Ask, bridge_to_plan
 from edgewise.toolkit.tracking.events import GroupsFinished
 from edgewise.toolkit.types import BilledTo, Example, Group, Message, Plan, Reply, Request, Rollout
-from edgewise.toolkit.util.seeds import seed as seed_of
+from edgewise.toolkit.util.seeds import derive_seed
 
 MOST = 4
 """The most candidates of a step."""
@@ -79,7 +79,7 @@ def search(
     Its trainset and its valset are two halves of `rows`; it gets `group_size` metric calls a row. Candidates are
     those that beat its start on its valset, the best first, `MOST` at most. Locked lessons stay in each.
     """
-    return (yield from bridged(lambda ask: _optimised(_Search(job, library, step, ask), rows)))
+    return (yield from bridge_to_plan(lambda ask: _optimised(_Search(job, library, step, ask), rows)))
 
 
 def _optimised(search: "_Search", rows: Sequence[Example]) -> tuple[list[Group], Candidates]:
@@ -97,11 +97,11 @@ def _optimised(search: "_Search", rows: Sequence[Example]) -> tuple[list[Group],
         reflection_prompt_template=REFLECT.format(words=job.config.words),
         max_metric_calls=len(rows) * job.config.group_size,
         logger=search,
-        seed=seed_of(job.config.seed, "gepa", search.step),
+        seed=derive_seed(job.config.seed, "gepa", search.step),
     )
     best = [search.made(found.candidates[i][TEXT]) for i in _best(found.val_aggregate_scores)]
     ran = [row for row in rows if row.id in search.runs]
-    groups = [Group(row, job.learner.role, tuple(search.runs[row.id])) for row in ran]
+    groups = [Group(row, job.rollout_agent.role, tuple(search.runs[row.id])) for row in ran]
     return groups, _candidates(library, best)
 
 
@@ -160,7 +160,7 @@ class _Search:
             self.runs.setdefault(run.example, []).append(run)
         truth = self.job.config.truth
         shown = [_shown(row, run, truth) for row, run in zip(batch, found, strict=True)]
-        return EvaluationBatch(found, [reward_of(run) or 0.0 for run in found], shown)
+        return EvaluationBatch(found, [valid_reward(run) or 0.0 for run in found], shown)
 
     def make_reflective_dataset(
         self, candidate: dict[str, str], eval_batch: Any, components_to_update: list[str]
@@ -175,7 +175,7 @@ class _Search:
         messages, sample = (Message("user", prompt),), self.reflections
         self.reflections += 1
         request = Request(model.model, messages, model.sampling, sample=sample, payer=BilledTo("distiller"))
-        reply: Reply = self.ask(asking(request))
+        reply: Reply = self.ask(plan_request(request))
         return reply.message.content
 
     def made(self, text: str) -> _Made:
@@ -228,9 +228,9 @@ def _run(
 def _attempt(job: ExperienceSpec, library: Library, row: Example, sample: int, step: int) -> Plan[Rollout]:
     shown = yield from retriever.shown(library, row.messages, job.retrieval)
     prompt = Prompt(shown.insert_lessons(row.messages), library.version)
-    seed = seed_of(job.config.seed, step)
-    (run,) = yield from agent.runs(
-        job.learner, row, [prompt], job.task.reward, judge=job.judge, seed=seed, start=sample
+    seed = derive_seed(job.config.seed, step)
+    (run,) = yield from agent.run_rollouts(
+        job.rollout_agent, row, [prompt], job.task.reward, judge=job.judge, seed=seed, start=sample
     )
     return run
 
@@ -244,6 +244,6 @@ def _shown(row: Example, run: Rollout, truth: bool) -> dict[str, str]:
         said.append(f"The reference answer is: {row.target}")
     return {
         "Task": "\n".join(message.content for message in row.messages),
-        "Answer": distiller.trajectory(run) if run.steps else "(none)",
+        "Answer": distiller.render_trajectory(run) if run.steps else "(none)",
         "Feedback": "\n".join(filter(None, said)) or "(none)",
     }

@@ -12,7 +12,7 @@ from typing import Any
 from edgewise.experience.effects import pruning
 from edgewise.experience.effects.pruning import PrunedLesson
 from edgewise.experience.library.library import Effect, Lesson, Library
-from edgewise.experience.spec import USUAL, ExperienceSpec
+from edgewise.experience.spec import HARM_CONFIDENCE, ExperienceSpec
 from edgewise.experience.training.gate import Cached, gate_rows
 from edgewise.experience.training.records import ExperienceState
 from edgewise.toolkit.tracking.events import EffectsMeasured, GroupsFinished, StageStarted
@@ -53,11 +53,11 @@ def tidied(job: ExperienceSpec, state: ExperienceState) -> Plan[Library]:
     Without a gate it is what the last step wrote.
     """
     library, rows = state.library, gate_rows(job)
-    asked = pruning.select_undecided(library, job.config.leave_one_out) if job.gated and len(rows) > 1 else ()
+    asked = pruning.select_undecided(library, job.config.leave_one_out) if job.is_gated and len(rows) > 1 else ()
     if asked:
         yield StageStarted(f"measuring {len(asked)} lessons, each left out once on {len(rows)} rows")
         library = yield from _measured(job, library, asked, rows)
-    kept, dropped = pruning.prune(library, job.sure(SURE if asked else USUAL)) if job.gated else (library, ())
+    kept, dropped = pruning.prune(library, job.harm_confidence(SURE if asked else HARM_CONFIDENCE)) if job.is_gated else (library, ())
     yield EffectsMeasured(Tidied(kept, tuple(x.id for x in asked), len(rows) if asked else 0, dropped))
     return kept
 

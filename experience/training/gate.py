@@ -10,9 +10,9 @@ from edgewise.experience.proposers.candidates import Candidates
 from edgewise.experience.spec import ExperienceSpec
 from edgewise.experience.training import rollouts as runs
 from edgewise.experience.training.records import ExperienceState, mean
-from edgewise.toolkit.evaluation.comparison import reward_of
+from edgewise.toolkit.evaluation.comparison import valid_reward
 from edgewise.toolkit.evaluation.gate import Choice, Scores, Verdict, choose
-from edgewise.toolkit.groups.sampling.row_selection import shuffled
+from edgewise.toolkit.groups.sampling.row_selection import shuffle
 from edgewise.toolkit.rollout.health import check_alive
 from edgewise.toolkit.tracking.events import GroupsFinished, StageStarted
 from edgewise.toolkit.types import Example, Group, Plan
@@ -20,7 +20,7 @@ from edgewise.toolkit.types import Example, Group, Plan
 
 def _decided(job: ExperienceSpec, state: ExperienceState, found: Candidates) -> Plan[Choice[Library] | None]:
     """The gate's choice between the current library and the candidates; None where it is off."""
-    if not job.gated:
+    if not job.is_gated:
         return None
     rows = gate_rows(job)
     challengers = with_places(job, found.libraries)
@@ -36,7 +36,7 @@ def _decided(job: ExperienceSpec, state: ExperienceState, found: Candidates) -> 
 
 def gate_rows(job: ExperienceSpec) -> tuple[Example, ...]:
     """The validation rows that candidates are compared on, the same in every step."""
-    return shuffled(job.task.validation, job.config.seed, 0)[: job.config.gate_rows]
+    return shuffle(job.task.validation, job.config.seed, 0)[: job.config.gate_rows]
 
 
 def with_places(job: ExperienceSpec, libraries: Mapping[str, Library]) -> dict[str, Library]:
@@ -75,5 +75,5 @@ class Cached:
             self._seen[library.version, group.example.id] = group
         found = [self._seen[library.version, row.id] for row in rows]
         if library.version == self._current:
-            check_alive([run for group in found for run in group.members], needs_score=True)
-        return [[reward_of(run) or 0.0 for run in group.members] for group in found]
+            check_alive([run for group in found for run in group.rollouts], needs_score=True)
+        return [[valid_reward(run) or 0.0 for run in group.rollouts] for group in found]

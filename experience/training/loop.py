@@ -35,7 +35,7 @@ def learn(job: ExperienceSpec) -> Plan[RunOutcome]:
 
     Ends with the evaluation of the start and of what was learnt, on rows that learning never saw.
     """
-    state = ExperienceState(job.start, AlphaSpending(job.gate_alpha, job.steps))
+    state = ExperienceState(job.start_library, AlphaSpending(job.gate_alpha, job.steps))
     number, first = 0, ()
     for epoch in range(1, (1 if job.config.direct else job.config.epochs) + 1):
         waiting = _awake(job, state, epoch)
@@ -50,10 +50,10 @@ def learn(job: ExperienceSpec) -> Plan[RunOutcome]:
                 break
         state = replace(state, memory=state.memory.next_round())
     library = yield from charge_to_step(final_pruning.tidied(job, state), number)
-    arms = {"before": job.start, **({"after": library} if library.version != job.start.version else {})}
+    arms = {"before": job.start_library, **({"after": library} if library.version != job.start_library.version else {})}
     if job.config.placebo and "after" in arms:
         arms |= yield from charge_to_step(placebo.libraries(job, library, first), number)
-    return (yield from charge_to_step(_outcome(job, arms, estimate.attach_effects(job.start, state.seen)), MEASURING))
+    return (yield from charge_to_step(_outcome(job, arms, estimate.attach_effects(job.start_library, state.seen)), MEASURING))
 
 
 def _awake(job: ExperienceSpec, state: ExperienceState, epoch: int) -> tuple[Example, ...]:

@@ -39,10 +39,10 @@ def off_topic(job: ExperienceSpec, library: Library) -> Library:
 
 
 def _learnt_from_noise(job: ExperienceSpec, groups: Sequence[Group]) -> Plan[Library]:
-    studies = yield [compared(job, job.start, group) for group in dealt(job, groups)]
+    studies = yield [compared(job, job.start_library, group) for group in dealt(job, groups)]
     proposals = tuple(op for study in studies for op in study.proposals)
-    found = yield from candidates.drawn(job, job.start, proposals, 1)
-    return next(iter(found.libraries.values()), job.start)
+    found = yield from candidates.drawn(job, job.start_library, proposals, 1)
+    return next(iter(found.libraries.values()), job.start_library)
 
 
 def dealt(job: ExperienceSpec, groups: Sequence[Group]) -> list[Group]:

@@ -57,7 +57,7 @@ def offers(
 def learning_group(job: ExperienceSpec, row: Example, offer: Offer) -> Plan[Group]:
     """`group_size` runs on a row, each with its part of the lessons, graded against each other where asked."""
     found = yield from _learning_runs(job, row, offer, 0, job.config.group_size)
-    return Group(row, job.learner.role, found)
+    return Group(row, job.rollout_agent.role, found)
 
 
 def allocated_groups(
@@ -71,7 +71,7 @@ def allocated_groups(
 
     first = min(size, max(2, size // 2))
     found = yield from rollout_plan.sample_in_phases(draw, rows, size * len(rows), first, PHASES, MOST * size)
-    return [Group(row, job.learner.role, runs) for row, runs in zip(rows, found, strict=True)]
+    return [Group(row, job.rollout_agent.role, runs) for row, runs in zip(rows, found, strict=True)]
 
 
 def observed(job: ExperienceSpec, group: Group, offer: Offer) -> list[Exposure]:
@@ -95,7 +95,7 @@ def measure(
 
     `version` is what they are noted under; the library's own by default.
     """
-    user = job.measurer(payer)
+    user = job.eval_agent(payer)
     yield from retriever.prepare(library, job.retrieval)
     return (yield [_measured(job, library, row, user, version or library.version) for row in rows])
 
@@ -111,7 +111,7 @@ def _learning_runs(
 ) -> Plan[tuple[Rollout, ...]]:
     parts = [offer.part(job, sample) for sample in range(start, start + count)]
     prompts = [Prompt(part.insert_lessons(row.messages), part.version) for part in parts]
-    return (yield from _runs(job, job.learner, row, prompts, offer.step, start=start, together=True))
+    return (yield from _runs(job, job.rollout_agent, row, prompts, offer.step, start=start, together=True))
 
 
 def _runs(

@@ -9,13 +9,13 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 from edgewise.experience.distil import distiller, pooling
-from edgewise.experience.distil.distiller import Unreadable
+from edgewise.experience.distil.distiller import UnreadableReply
 from edgewise.experience.effects import estimate, pruning
 from edgewise.experience.effects.exposure import Exposure
 from edgewise.experience.library.library import Library
 from edgewise.experience.proposers import candidates, gepa
 from edgewise.experience.proposers.candidates import Candidates
-from edgewise.experience.spec import USUAL, ExperienceSpec
+from edgewise.experience.spec import HARM_CONFIDENCE, ExperienceSpec
 from edgewise.experience.training import rollouts as runs
 from edgewise.experience.training.gate import _decided
 from edgewise.experience.training.records import ExperienceState, ExperienceStep, GroupStudy
@@ -38,7 +38,7 @@ def step(
     choice = yield from _decided(job, state, found)
     library = choice.chosen if choice else next(iter(found.libraries.values()), state.library)
     after = _next(job, state, library, choice, studies, seen)
-    kept, dropped = pruning.prune(after.library, job.sure(USUAL))
+    kept, dropped = pruning.prune(after.library, job.harm_confidence(HARM_CONFIDENCE))
     record = (number, epoch, tuple(studies), found.outcomes, found.incomplete, choice, dropped)
     return ExperienceStep(*record, replace(after, library=kept))
 
@@ -80,7 +80,7 @@ def _proposed(
         batch = queue[: job.config.batch_size]
         yield StageStarted(f"writing lessons from {len(batch)} tasks without rollouts")
         studies, seen = [], []
-        proposals = yield from distiller.direct(job.distiller, batch, library)
+        proposals = yield from distiller.distil_tasks(job.distiller, batch, library)
     else:
         studies, seen = yield from _studied(job, library, queue, number, epoch)
         proposals = tuple(op for found in studies for op in found.proposals)
@@ -127,10 +127,10 @@ def compared(job: ExperienceSpec, library: Library, group: Group) -> Plan[GroupS
     if reason:
         return GroupStudy(group, skipped=reason, signal=False)
     try:
-        if job.pooled:
-            return GroupStudy(group, (yield from pooling.propose(job.distiller, job.task, group)))
-        return GroupStudy(group, (yield from distiller.study(job.distiller, group, library)))
-    except Unreadable as error:
+        if job.is_pooled:
+            return GroupStudy(group, (yield from pooling.propose_topic(job.distiller, job.task, group)))
+        return GroupStudy(group, (yield from distiller.distil_group(job.distiller, group, library)))
+    except UnreadableReply as error:
         return GroupStudy(group, skipped=str(error))
 
 

@@ -10,11 +10,11 @@ from pathlib import Path
 from typing import Any
 
 from edgewise.learner.absorption.loop import learn
-from edgewise.learner.absorption.spec import AbsorbJob
+from edgewise.learner.absorption.spec import AbsorbSpec
 from edgewise.toolkit.budget.ledger import Limits
 from edgewise.toolkit.run import directory
 from edgewise.toolkit.run.forecast import check_limits
-from edgewise.toolkit.run.runner import Result, blocking, execute_run
+from edgewise.toolkit.run.runner import Result, make_blocking, execute_run
 from edgewise.toolkit.task.task import Task
 from edgewise.toolkit.tracking.events import OnEvent, ignore_event
 
@@ -38,17 +38,17 @@ async def aabsorb(
     `toolkit.errors`.
     """
     bounds = asdict(limits) if limits else {}
-    job = AbsorbJob.of(task, str(library), {"model": model, **bounds, **settings})
-    check_limits(job.config, job.plan)
-    path = Path(run) if run else directory.fresh(task.name)
+    job = AbsorbSpec.from_library(task, str(library), {"model": model, **bounds, **settings})
+    check_limits(job.config, job.forecast)
+    path = Path(run) if run else directory.new_run_path(task.name)
     return await carried_out(job, path, on_event)
 
 
-async def carried_out(job: AbsorbJob, path: Path, on_event: OnEvent) -> Result:
+async def carried_out(job: AbsorbSpec, path: Path, on_event: OnEvent) -> Result:
     """The job, done in a run directory."""
     return await execute_run(
         job.task, job.config, lambda *_: learn(job, path), path, job="absorb", on_event=on_event
     )
 
 
-absorb = blocking(aabsorb)
+absorb = make_blocking(aabsorb)

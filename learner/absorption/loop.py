@@ -12,8 +12,8 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from edgewise.learner.absorption.spec import AbsorbJob
-from edgewise.learner.hardware.compute_thread import in_one_thread
+from edgewise.learner.absorption.spec import AbsorbSpec
+from edgewise.learner.hardware.compute_thread import run_in_compute_thread
 from edgewise.learner.methods.method import describe
 from edgewise.learner.monitoring.collapse import mean
 from edgewise.learner.monitoring.retention import ABSORBED, BEFORE, LESSONS, kept
@@ -26,16 +26,16 @@ from edgewise.learner.update import collate
 from edgewise.learner.update.imitation import Pair, imitate
 from edgewise.toolkit.errors import Hopeless
 from edgewise.toolkit.evaluation.comparison import Arm, compare
-from edgewise.toolkit.groups.sampling.row_selection import batches, shuffled
-from edgewise.toolkit.rollout.agent import Agent, Prompt, runs
+from edgewise.toolkit.groups.sampling.row_selection import split_batches, shuffle
+from edgewise.toolkit.rollout.agent import Agent, Prompt, run_rollouts
 from edgewise.toolkit.rollout.health import check_alive
-from edgewise.toolkit.rollout.tool_calls import with_instructions
+from edgewise.toolkit.rollout.tool_calls import add_call_instructions
 from edgewise.toolkit.run.artifact import WEIGHTS
 from edgewise.toolkit.run.driver import charge_to_step
 from edgewise.toolkit.run.runner import RunOutcome
 from edgewise.toolkit.tracking.events import GroupsFinished, StageStarted, StepFinished, WeightsTrained
 from edgewise.toolkit.types import BlockingCall, Example, Group, Message, Plan, Reply, Request, Rollout
-from edgewise.toolkit.util.seeds import seed as seed_of
+from edgewise.toolkit.util.seeds import derive_seed
 
 NAME, PAPER = "absorbed", "2209.15189"
 Asked = Mapping[str, tuple[Message, ...]]
@@ -67,9 +67,9 @@ class Record:
             "step": self.number,
             "epoch": self.epoch,
             "statistics": {
-                "runs": sum(len(each.members) for each in self.groups),
+                "runs": sum(len(each.rollouts) for each in self.groups),
                 "mean_reward": mean([member.reward for member in found]),
-                "mixed": mean([each.mixed for each in self.groups]),
+                "mixed": mean([each.is_mixed for each in self.groups]),
                 "length": mean([member.length for member in found]),
                 "kept": self.kept,
                 "loss": mean(self.losses) if self.losses else None,
@@ -87,14 +87,14 @@ class Record:
         )
 
 
-def learn(job: AbsorbJob, path: Path) -> Plan[RunOutcome]:
+def learn(job: AbsorbSpec, path: Path) -> Plan[RunOutcome]:
     """Learn from answers to the training rows, with checkpoints under `path`, then measure on the test rows."""
     yield StageStarted(f"loading {job.config.model}")
     engine: Engine = yield BlockingCall(loaded, (job,))
     asked = yield from job.lessons.dressed([*job.task.train, *job.task.test])
     yield StageStarted(f"training on {engine.policy.chosen}")
     folder, state = path / CHECKPOINTS, State()
-    if found := checkpoint.latest(folder):
+    if found := checkpoint.find_latest(folder):
         state = State(**(yield BlockingCall(engine.restore, (found,))))
         yield StageStarted(f"going on after step {state.number}")
     while state.number < job.config.steps:
@@ -111,8 +111,8 @@ def learn(job: AbsorbJob, path: Path) -> Plan[RunOutcome]:
     return (yield from _outcome(job, engine, asked, state, path))
 
 
-@in_one_thread
-def loaded(job: AbsorbJob) -> Engine:
+@run_in_compute_thread
+def loaded(job: AbsorbSpec) -> Engine:
     """The model, which also knows what it was before it learnt."""
     engine = Engine(job.config, job.method)
     engine.policy.with_reference()
@@ -121,44 +121,44 @@ def loaded(job: AbsorbJob) -> Engine:
 
 def _saved(engine: Engine, state: State, folder: Path) -> None:
     engine.save(folder, state.number, asdict(state))
-    checkpoint.keep(folder, state.number)
+    checkpoint.delete_others(folder, state.number)
 
 
 # ---- a step ----------------------------------------------------------------------------------------
 
 
-def step(job: AbsorbJob, engine: Engine, asked: Asked, state: State) -> Plan[tuple[Record, State]]:
+def step(job: AbsorbSpec, engine: Engine, asked: Asked, state: State) -> Plan[tuple[Record, State]]:
     """Draw and grade answers of the teacher, and let the pupil learn those that are worth it."""
     number, model = state.number + 1, job.config.model
     epoch, rows = chosen(job, number)
     plans = [charge_to_step(_drawn(job, asked[row.id], row, number), number) for row in rows]
     groups = yield from run_lockstep(plans, model, partial(taught, engine))
     yield GroupsFinished(groups)
-    check_alive([run for group in groups for run in group.members])
+    check_alive([run for group in groups for run in group.rollouts])
     answers = worth(groups)
-    pairs = [pair for row, run in answers for pair in undressed(engine.policy, job.learner, row, run)]
+    pairs = [pair for row, run in answers for pair in undressed(engine.policy, job.rollout_agent, row, run)]
     losses = yield BlockingCall(partial(learnt, job, engine, pairs, number))
     record = Record(number, epoch, tuple(groups), len(answers), tuple(losses))
     return record, State(number, state.answers + len(answers))
 
 
-def chosen(job: AbsorbJob, number: int) -> tuple[int, Sequence[Example]]:
+def chosen(job: AbsorbSpec, number: int) -> tuple[int, Sequence[Example]]:
     """The epoch of a step, from 1, and its rows: all of them once an epoch, in a new order."""
     each = math.ceil(len(job.task.train) / job.config.batch_size)
     epoch, place = divmod(number - 1, each)
-    return epoch + 1, batches(shuffled(job.task.train, job.config.seed, epoch), job.config.batch_size)[place]
+    return epoch + 1, split_batches(shuffle(job.task.train, job.config.seed, epoch), job.config.batch_size)[place]
 
 
-def _drawn(job: AbsorbJob, messages: tuple[Message, ...], row: Example, number: int) -> Plan[Group]:
+def _drawn(job: AbsorbSpec, messages: tuple[Message, ...], row: Example, number: int) -> Plan[Group]:
     prompts = [Prompt(messages, f"{job.lessons.version}/{number}")] * job.config.group_size
-    seed = seed_of(job.config.seed, "absorb", number)
-    found = yield from runs(
-        job.learner, row, prompts, job.task.reward, judge=job.judge, seed=seed, together=True
+    seed = derive_seed(job.config.seed, "absorb", number)
+    found = yield from run_rollouts(
+        job.rollout_agent, row, prompts, job.task.reward, judge=job.judge, seed=seed, together=True
     )
-    return Group(row, job.learner.role, found)
+    return Group(row, job.rollout_agent.role, found)
 
 
-@in_one_thread
+@run_in_compute_thread
 def taught(engine: Engine, requests: Sequence[Request]) -> Sequence[Reply]:
     """Replies of the teacher: the model as it was before it learnt."""
     with engine.policy.reference():
@@ -180,16 +180,16 @@ def worth(groups: Sequence[Group]) -> list[tuple[Example, Rollout]]:
 
 def undressed(policy: Policy, agent: Agent, row: Example, run: Rollout) -> list[Pair]:
     """A pair for each step of a run: what it would have read without lessons, and what it wrote."""
-    plain, dressed = with_instructions(row.messages, agent.tools), run.steps[0].seen
+    plain, dressed = add_call_instructions(row.messages, agent.tools), run.steps[0].prompt
     return [
-        Pair(policy.encode((*plain, *each.seen[len(dressed) :])), each.encoded.reply)
+        Pair(policy.encode((*plain, *each.prompt[len(dressed) :])), each.tokens.completion_ids)
         for each in run.steps
-        if each.encoded and each.encoded.reply
+        if each.tokens and each.tokens.completion_ids
     ]
 
 
-@in_one_thread
-def learnt(job: AbsorbJob, engine: Engine, pairs: Sequence[Pair], number: int) -> list[float]:
+@run_in_compute_thread
+def learnt(job: AbsorbSpec, engine: Engine, pairs: Sequence[Pair], number: int) -> list[float]:
     """The loss of each update of a step on its pairs."""
     config = job.config
     engine.begin(number)
@@ -200,14 +200,14 @@ def learnt(job: AbsorbJob, engine: Engine, pairs: Sequence[Pair], number: int) -
         epochs=config.epochs,
         size=config.minibatch,
         clip=config.clip,
-        seed=seed_of(config.seed, "absorb", number),
+        seed=derive_seed(config.seed, "absorb", number),
     )
 
 
 # ---- the measurement -------------------------------------------------------------------------------
 
 
-def _outcome(job: AbsorbJob, engine: Engine, asked: Asked, state: State, path: Path) -> Plan[RunOutcome]:
+def _outcome(job: AbsorbSpec, engine: Engine, asked: Asked, state: State, path: Path) -> Plan[RunOutcome]:
     """The measurement of what was learnt, of what it began with, and of that with its lessons."""
     about = {
         "base": job.config.model,

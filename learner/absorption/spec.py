@@ -14,7 +14,7 @@ from edgewise.learner.spec import WeightsSpec
 from edgewise.learner.update.imitation import IMITATION
 from edgewise.toolkit import registry
 from edgewise.toolkit.errors import ConfigError
-from edgewise.toolkit.run.config import resolve
+from edgewise.toolkit.run.config import resolve_config
 from edgewise.toolkit.run.forecast import Forecast
 from edgewise.toolkit.task.task import Task
 from edgewise.toolkit.types import Example, Message, Plan
@@ -69,7 +69,7 @@ class Lessons(Protocol):
 
 
 @dataclass(frozen=True)
-class AbsorbJob(WeightsSpec):
+class AbsorbSpec(WeightsSpec):
     """A task, its settings and the lessons. Raises ConfigError for what does not go together."""
 
     config: AbsorbConfig
@@ -86,18 +86,18 @@ class AbsorbJob(WeightsSpec):
         return IMITATION
 
     @classmethod
-    def of(cls, task: Task, library: str, named: Mapping[str, Any]) -> "AbsorbJob":
+    def from_library(cls, task: Task, library: str, named: Mapping[str, Any]) -> "AbsorbSpec":
         """The job of absorbing a library: its own settings first, then the task file's, then those that are `named`."""
         lessons: Lessons = registry.resolve(registry.PROMPT_LIBRARIES, "lessons")(library)
         if foreign := sorted(FOREIGN & named.keys()):
             raise ConfigError(f"There is no setting {foreign[0]!r} of absorbing.")
-        usual = WeightsConfig.known({**lessons.settings, **task.settings})
+        usual = WeightsConfig.select_known({**lessons.settings, **task.settings})
         asked = {key: value for key, value in usual.items() if key not in DRAWING}
         machine = {key: value for key, value in task.weights.items() if key in MACHINE}
         shown = {"library": lessons.version, "embedder": lessons.embedder}
-        return cls(task, resolve(AbsorbConfig, asked, machine, named, shown), lessons)
+        return cls(task, resolve_config(AbsorbConfig, asked, machine, named, shown), lessons)
 
     @property
-    def plan(self) -> Forecast:
+    def forecast(self) -> Forecast:
         """What a run will take; loads no model."""
         return forecast(self, arms=ARMS, lessons=self.lessons.tokens)

@@ -9,14 +9,14 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from edgewise.learner.commands.improve import check_models, followed
+from edgewise.learner.commands.improve import check_models, follow_leader
 from edgewise.learner.comparison.lineup import Lineup, foreseen, lineup
 from edgewise.learner.comparison.results import Compared
-from edgewise.learner.comparison.runner import carried_out
+from edgewise.learner.comparison.runner import run_comparison
 from edgewise.learner.hardware.process_group import RANK_VARIABLES, join_process_group, read_launcher_variable
 from edgewise.learner.training.distributed_engine import leading
-from edgewise.toolkit.cli.models import fetch
-from edgewise.toolkit.cli.output import Shown, given_price
+from edgewise.toolkit.cli.models import pull_missing
+from edgewise.toolkit.cli.output import Output, given_price
 from edgewise.toolkit.cli.progress import announce, show_progress
 from edgewise.toolkit.errors import LimitReached
 from edgewise.toolkit.model.embedded.download import cache_dir
@@ -31,7 +31,7 @@ once it has ended (the weights, the artefact).
 GIB = 2**30
 
 
-class Comparison:
+class CompareCommand:
     """
     A task, methods and their settings, ready for `plan` and `compare`.
 
@@ -50,25 +50,25 @@ class Comparison:
     ):
         self._lineup = partial(_lineup, task, methods, seeds, options, settings, price, run)
 
-    def plan(self) -> Shown:
+    def plan(self) -> Output:
         """The task, the runs and what they would take; loads no model."""
         if read_launcher_variable(RANK_VARIABLES) > 0:
             raise SystemExit
         plan = self._lineup()
         data = {**asdict(foreseen(plan)), "runs": [each.name for each in plan.runs], "left": len(plan.left)}
-        return Shown([describe(plan.task), "", *_plan(plan)], data)
+        return Output([describe(plan.task), "", *_plan(plan)], data)
 
     def compare(self) -> Compared:
         """Carry out the runs that are left."""
         together = join_process_group()
         if together.rank:
-            raise SystemExit(followed(together))
+            raise SystemExit(follow_leader(together))
         with leading(together) as lead:
             plan = self._lineup()
             announce(_plan(plan))
             config = plan.runs[0].job.config
-            fetch(config.model, *config.models)
-            found = asyncio.run(carried_out(plan, lead, show_progress()))
+            pull_missing(config.model, *config.models)
+            found = asyncio.run(run_comparison(plan, lead, show_progress()))
         _remark(found)
         return found
 

@@ -16,15 +16,15 @@ from edgewise.learner.hardware.process_group import (
     read_launcher_variable,
 )
 from edgewise.learner.monitoring.report import result_lines
-from edgewise.learner.spec import WeightsSpec, layered
+from edgewise.learner.spec import WeightsSpec, merge_layers
 from edgewise.learner.training.distributed_engine import Leader, follow, leading
-from edgewise.toolkit.cli.models import fetch
-from edgewise.toolkit.cli.output import Finished, Shown, given_price
+from edgewise.toolkit.cli.models import pull_missing
+from edgewise.toolkit.cli.output import ImproveOutput, Output, given_price
 from edgewise.toolkit.cli.progress import announce, show_progress
 from edgewise.toolkit.errors import ConfigError, LostProcess
 from edgewise.toolkit.model.router import check_model
 from edgewise.toolkit.run import directory
-from edgewise.toolkit.run.config import parse_settings, resolve
+from edgewise.toolkit.run.config import parse_settings, resolve_config
 from edgewise.toolkit.run.forecast import check_limits
 from edgewise.toolkit.run.runner import execute_run
 from edgewise.toolkit.task.task import Task, describe
@@ -45,7 +45,7 @@ class ImproveWeights:
         """The task and its settings, once they are read."""
         return self._job()
 
-    def plan(self, lib: str | None = None) -> Shown:
+    def plan(self, lib: str | None = None) -> Output:
         """The task and what a run would take; loads no model."""
         if read_launcher_variable(RANK_VARIABLES) > 0:
             raise SystemExit
@@ -53,17 +53,17 @@ class ImproveWeights:
         check_models(self.job.config)
         found = forecast(self.job)
         check_limits(self.job.config, found)
-        return Shown([describe(self.job.task), "", *found.lines()], asdict(found))
+        return Output([describe(self.job.task), "", *found.lines()], asdict(found))
 
-    def improve(self, run: Path | None, replay: Path | None, lib: str | None = None) -> Finished:
+    def improve(self, run: Path | None, replay: Path | None, lib: str | None = None) -> ImproveOutput:
         """Train and measure; the result has `improved` beside its lines and data."""
         together = join_process_group()
         if together.rank:
-            raise SystemExit(followed(together))
+            raise SystemExit(follow_leader(together))
         with leading(together) as lead:
             return self._improve(run, replay, lib, lead)
 
-    def _improve(self, run: Path | None, replay: Path | None, lib: str | None, lead: Leader) -> Finished:
+    def _improve(self, run: Path | None, replay: Path | None, lib: str | None, lead: Leader) -> ImproveOutput:
         from edgewise.learner.training.loop import learn
 
         _no_library(lib)
@@ -73,16 +73,16 @@ class ImproveWeights:
             )
         job = self.job
         check_models(job.config)
-        path = run or directory.fresh(job.task.name)
+        path = run or directory.new_run_path(job.task.name)
         found = forecast(job)
         check_limits(job.config, found)
         announce(found.lines())
-        fetch(job.config.model, *job.config.models)
+        pull_missing(job.config.model, *job.config.models)
         training = execute_run(
             job.task, job.config, lambda *_: learn(job, path, lead.make), path, on_event=show_progress()
         )
         result = asyncio.run(training)
-        return Finished(result_lines(result), result.to_json(), result.improved)
+        return ImproveOutput(result_lines(result), result.to_json(), result.improved)
 
 
 def _job(task: Path, options: Mapping[str, Any], settings: Sequence[str], price: str | None) -> WeightsSpec:
@@ -91,9 +91,9 @@ def _job(task: Path, options: Mapping[str, Any], settings: Sequence[str], price:
     foreign = sorted(set(options) & {"distiller", "proposer", "placebo", "gate"})
     if foreign:
         raise ConfigError(f"--{foreign[0]} is about lessons or graphs; --by weights has no {foreign[0]}.")
-    known = WeightsConfig.known(read.settings)
+    known = WeightsConfig.select_known(read.settings)
     given = (known, read.weights, parse_settings(settings), options, given_price(price))
-    return WeightsSpec(read, resolve(WeightsConfig, layered(*given)))
+    return WeightsSpec(read, resolve_config(WeightsConfig, merge_layers(*given)))
 
 
 def check_models(config: WeightsConfig) -> None:
@@ -102,7 +102,7 @@ def check_models(config: WeightsConfig) -> None:
         check_model(model)
 
 
-def followed(together: ProcessGroup) -> int:
+def follow_leader(together: ProcessGroup) -> int:
     """Follow process 0, which says what there is to say while it can; the exit code."""
     try:
         follow(together)

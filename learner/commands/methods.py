@@ -3,11 +3,11 @@
 from collections.abc import Sequence
 from typing import Any
 
-from edgewise.toolkit.cli.output import Shown
+from edgewise.toolkit.cli.output import Output
 from edgewise.toolkit.errors import ConfigError
 
 
-def methods(name: str | None, settings: Sequence[str]) -> Shown:
+def methods(name: str | None, settings: Sequence[str]) -> Output:
     """All methods in a table, or one of them axis by axis, with other parameters if there are `settings`."""
     try:
         from edgewise.learner.methods.published import METHODS
@@ -24,10 +24,10 @@ def methods(name: str | None, settings: Sequence[str]) -> Shown:
     wide = max(map(len, METHODS))
     lines = [f"{key:<{wide}}  {each.paper}  {each.differs}".rstrip() for key, each in METHODS.items()]
     data = [{"name": key, "paper": each.paper, "differs": each.differs} for key, each in METHODS.items()]
-    return Shown(lines, data)
+    return Output(lines, data)
 
 
-def _one(name: str, settings: Sequence[str]) -> Shown:
+def _one(name: str, settings: Sequence[str]) -> Output:
     from edgewise.learner.methods.method import describe, override
     from edgewise.learner.methods.published import METHODS, find_method
 
@@ -38,4 +38,4 @@ def _one(name: str, settings: Sequence[str]) -> Shown:
     data: dict[str, Any] = {"name": key, "paper": found.paper, "differs": found.differs, "note": found.note}
     data["reconstructed"] = found.reconstructed
     data["axes"] = dict(line.split(": ", 1) for line in axes)
-    return Shown([line for line in (*head, found.note) if line] + ["", *axes], data)
+    return Output([line for line in (*head, found.note) if line] + ["", *axes], data)

@@ -6,21 +6,21 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from edgewise.learner.config import WeightsConfig, listed
+from edgewise.learner.config import WeightsConfig, split_overrides
 from edgewise.learner.forecast import forecast
-from edgewise.learner.methods.method import AXES, NUMBERS
-from edgewise.learner.methods.published import METHODS, find
-from edgewise.learner.spec import WeightsSpec, layered
+from edgewise.learner.methods.method import AXES, COUNT_AXES
+from edgewise.learner.methods.published import METHODS, find_method
+from edgewise.learner.spec import WeightsSpec, merge_layers
 from edgewise.toolkit.budget.ledger import Limits
 from edgewise.toolkit.errors import ConfigError, EdgewiseError, LimitTooSmall
-from edgewise.toolkit.evaluation.statistics import smallest_gain
+from edgewise.toolkit.evaluation.statistics import minimum_detectable_gain
 from edgewise.toolkit.run import directory
 from edgewise.toolkit.run.artifact import MANIFEST
-from edgewise.toolkit.run.config import parse_settings, resolve
+from edgewise.toolkit.run.config import parse_settings, resolve_config
 from edgewise.toolkit.run.forecast import Forecast, check_limits
 from edgewise.toolkit.task.task import Task
 
-OWN = (*AXES, *NUMBERS, "lr")
+OWN = (*AXES, *COUNT_AXES, "lr")
 """What may be another for each method; of what has dots, the part before the first one."""
 FAILED = "failed.json"
 """The file of a run that found out that there is nothing to learn: it is not tried again."""
@@ -103,9 +103,9 @@ def _contender(word: str) -> Contender:
         raise ConfigError(
             f"{word!r} is no method: write grpo, or dapo(loss.high=0.3) for one that is changed."
         )
-    method = find(shape[1])
+    method = find_method(shape[1])
     key = next(key for key, each in METHODS.items() if each is method)
-    pairs = listed(shape[2] or "")
+    pairs = split_overrides(shape[2] or "")
     settings = parse_settings(pairs)
     for name in settings:
         if name.partition(".")[0] not in OWN:
@@ -134,11 +134,11 @@ def lineup(
     if given.get("method"):
         raise ConfigError("method=... is for one run: --methods says which are compared.")
     found = contenders(methods)
-    place = Path(path) if path else directory.fresh(f"{task.name}-compare")
+    place = Path(path) if path else directory.new_run_path(f"{task.name}-compare")
     if (place / directory.JOURNAL).exists():
         raise ConfigError(f"{place} holds a run and not a comparison; give another --run.")
-    layers = (WeightsConfig.known(task.settings), task.weights, given)
-    whole = resolve(WeightsConfig, layered(*layers))
+    layers = (WeightsConfig.select_known(task.settings), task.weights, given)
+    whole = resolve_config(WeightsConfig, merge_layers(*layers))
     share = _share(whole.limits, len(found) * seeds)
     runs = []
     for number in range(whole.seed, whole.seed + seeds):
@@ -150,9 +150,9 @@ def lineup(
 
 def _planned(task: Task, contender: Contender, layers: Sequence[Mapping[str, Any]], path: Path) -> Planned:
     try:
-        job = WeightsSpec(task, resolve(WeightsConfig, layered(*layers)))
+        job = WeightsSpec(task, resolve_config(WeightsConfig, merge_layers(*layers)))
         check_limits(job.config, forecast(job))
-        directory.check_same(path, job.config, task.fingerprint, "improve")
+        directory.check_same_run(path, job.config, task.fingerprint, "improve")
     except EdgewiseError as error:
         raise type(error)(f"{contender.name}: {error}") from error
     return Planned(contender, job, path)
@@ -184,7 +184,7 @@ def foreseen(plan: Lineup) -> Forecast:
         None if None in dollars else sum(filter(None, dollars)),
         sum(one.minutes for one in each),
         forecast(plan.runs[0].job).pace,
-        smallest_gain(rows, samples * seeds),
+        minimum_detectable_gain(rows, samples * seeds),
         None,
         sum(one.least for one in each),
     )

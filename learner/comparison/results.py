@@ -15,9 +15,9 @@ from edgewise.learner.comparison.tables import lines
 from edgewise.learner.methods.method import Method, describe
 from edgewise.learner.monitoring.collapse import mean
 from edgewise.toolkit.errors import Hopeless, LimitReached
-from edgewise.toolkit.evaluation.statistics import Interval, crossed, t_half_width
+from edgewise.toolkit.evaluation.statistics import Interval, crossed_interval, t_half_width
 from edgewise.toolkit.run import directory
-from edgewise.toolkit.run.runner import spent
+from edgewise.toolkit.run.runner import read_costs
 
 Means = Mapping[str, float]
 """The mean reward of each held-out row."""
@@ -167,7 +167,7 @@ def _ran(run: Planned, whole: Path, end: End | None) -> Ran:
     path = run.path
     result = directory.read_json(path / "result.json") if run.ended else {}
     about = directory.read_json(path / "weights.json") if run.ended else {}
-    used = result or (spent(path, run.job.config) if (path / directory.JOURNAL).exists() else {})
+    used = result or (read_costs(path, run.job.config) if (path / directory.JOURNAL).exists() else {})
     costs, nothing = used.get("costs", {}), {"calls": 0, "input": 0, "output": 0}
     rows = result.get("evidence", {}).get("rows", [])
     end = End(about["stopped"], 0) if run.ended else end or _unmeasured(path)
@@ -225,14 +225,14 @@ def _line(name: str, method: Method, runs: Sequence[Ran], first: Sequence[Ran] |
 def _mean(runs: Sequence[Means]) -> Interval | None:
     """Over (S, E): seeds, and their rows."""
     values = [[run[row] for row in sorted(run)] for run in runs]
-    return _within(crossed(values), 0.0, values) if values else None
+    return _within(crossed_interval(values), 0.0, values) if values else None
 
 
 def _difference(pairs: Sequence[tuple[Means, Means]]) -> Interval | None:
     """Of the second of each pair, minus the first, row by row."""
     values = [[after[row] - before[row] for row in sorted(before)] for before, after in pairs]
     given = [list(each.values()) for pair in pairs for each in pair]
-    return _within(crossed(values), -1.0, given) if values else None
+    return _within(crossed_interval(values), -1.0, given) if values else None
 
 
 def _within(found: Interval, least: float, rewards: Sequence[Sequence[float]]) -> Interval:

@@ -25,12 +25,12 @@ from edgewise.learner.training.loop import CHECKPOINTS, PUSHED, learn
 from edgewise.toolkit.budget.ledger import Limits
 from edgewise.toolkit.errors import EdgewiseError, Hopeless, JournalError, LimitReached
 from edgewise.toolkit.run import directory
-from edgewise.toolkit.run.runner import blocking, execute_run
+from edgewise.toolkit.run.runner import make_blocking, execute_run
 from edgewise.toolkit.task.task import Task
 from edgewise.toolkit.tracking.events import Event, OnEvent, StageStarted, ignore_event
 
 
-async def carried_out(plan: Lineup, lead: Leader, on_event: OnEvent = ignore_event) -> Compared:
+async def run_comparison(plan: Lineup, lead: Leader, on_event: OnEvent = ignore_event) -> Compared:
     """
     Carry out the runs that are left; tables and report are written anew after each.
 
@@ -38,7 +38,7 @@ async def carried_out(plan: Lineup, lead: Leader, on_event: OnEvent = ignore_eve
     fails, or reaches its share all the same, is a line of the result, and the others go on. Raises what would end every
     run: Interrupted, ProviderDown, LostProcess, and errors of the journal.
     """
-    directory.made(plan.path)
+    directory.ensure_directory(plan.path)
     ends: dict[Path, End] = {}
     found = _written(plan, ends)
     for number, run in enumerate(plan.runs, 1):
@@ -121,8 +121,8 @@ async def acompare(
     if together.rank:
         return follow(together).outcome()
     with leading(together) as lead:
-        lead.result = await carried_out(plan, lead, on_event)
+        lead.result = await run_comparison(plan, lead, on_event)
         return lead.result
 
 
-compare = blocking(acompare)
+compare = make_blocking(acompare)

@@ -76,8 +76,8 @@ class Saving:
         if name != "tokens" or self._ledger is None:
             return calls if name == "calls" else expected
         # Half is over when the other half is asked, which must fit with the most that each of its calls may use.
-        rows = (Request(config.model, row.messages, config.measuring) for row in self.job.task.test)
-        return expected / 2 + config.samples * sum(self._ledger.bound(row).tokens for row in rows)
+        rows = (Request(config.model, row.messages, config.eval_sampling) for row in self.job.task.test)
+        return expected / 2 + config.samples * sum(self._ledger.bound_usage(row).tokens for row in rows)
 
 
 def _used(ledger: Ledger) -> dict[str, float]:

@@ -7,7 +7,7 @@ from typing import Any
 from xml.etree.ElementTree import Element
 
 from edgewise.learner.monitoring.retention import Kept
-from edgewise.toolkit.cli.output import cost_lines
+from edgewise.toolkit.cli.output import render_costs
 from edgewise.toolkit.report import charts, run_files, run_report
 from edgewise.toolkit.report.charts import Point, Series
 from edgewise.toolkit.report.html import node
@@ -25,10 +25,10 @@ def result_lines(result: Result) -> list[str]:
     return [
         *result.evidence.lines(),
         "",
-        run_report.finding(run_files.read(result.path)),
+        run_report.summarize(run_files.read(result.path)),
         f"{_about(about)}.",
         "",
-        *cost_lines(result),
+        *render_costs(result),
         f"artefact: {result.path / 'artifact'}",
         f"report:   {result.path / 'report.html'}",
     ]
@@ -69,7 +69,7 @@ def _chart(
     points = [Point(step.step, y, hollow=bool(step.went)) for step, y in found if y is not None]
     # Shares and most rewards lie between 0 and 1; nothing else has a usual size.
     most = 1.0 if percent or style == "a" else max((p.y for p in points), default=0.0) or 1.0
-    return charts.curves([Series(name, style, points)], title, ("step", name), percent, most)
+    return charts.draw_curves([Series(name, style, points)], title, ("step", name), percent, most)
 
 
 def _lessons_absorbed(steps: Sequence[Step]) -> Iterable[Element]:

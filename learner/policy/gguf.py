@@ -19,11 +19,11 @@ from edgewise.toolkit.errors import UnknownModel
 from edgewise.toolkit.model.embedded import catalogue, download
 
 
-def named(name: str) -> Path | None:
+def find_file(name: str) -> Path | None:
     """The GGUF file of a name: an embedded model, fetched if it is not there, or a path. None if it is neither."""
     bare = name.removeprefix("local/")
     if bare in catalogue.MODELS:
-        return download.verified(catalogue.find(bare)) or Path(models.pulled(bare))
+        return download.find_verified(catalogue.find_model(bare)) or Path(models.pull_model(bare))
     path = Path(name).expanduser()
     if path.suffix != ".gguf":
         return None
@@ -32,7 +32,7 @@ def named(name: str) -> Path | None:
     return path
 
 
-def directory(file: Path) -> Path:
+def ensure_safetensors(file: Path) -> Path:
     """
     A directory of float32 safetensors and a tokenizer with what is in the file; made if it is not in the cache.
 

@@ -7,10 +7,10 @@ from typing import Any
 
 import torch
 
-from edgewise.learner.config import WeightsConfig, weights_of
-from edgewise.learner.hardware.compute_thread import in_one_thread
-from edgewise.learner.hardware.memory import fitting
-from edgewise.learner.hardware.process_group import ALONE, Ranks, take_device
+from edgewise.learner.config import WeightsConfig, weights_name
+from edgewise.learner.hardware.compute_thread import run_in_compute_thread
+from edgewise.learner.hardware.memory import explain_out_of_memory
+from edgewise.learner.hardware.process_group import SINGLE_PROCESS, ProcessGroup, bind_device
 from edgewise.learner.methods.batch import Batch
 from edgewise.learner.methods.method import Method
 from edgewise.learner.policy import checkpoint
@@ -20,7 +20,7 @@ from edgewise.learner.update.collate import ScoredRollout
 from edgewise.learner.update.gradient_step import UpdateConfig, UpdateStats, referred, update
 from edgewise.toolkit.errors import ConfigError, Interrupted
 from edgewise.toolkit.types import Reply, Request
-from edgewise.toolkit.util.seeds import seed as seed_of
+from edgewise.toolkit.util.seeds import derive_seed
 
 
 class Engine:
@@ -34,30 +34,30 @@ class Engine:
     """The step of the last update, done or not."""
     stopped = False
 
-    def __init__(self, config: WeightsConfig, method: Method, ranks: Ranks = ALONE):
+    def __init__(self, config: WeightsConfig, method: Method, ranks: ProcessGroup = SINGLE_PROCESS):
         self.config, self.method, self.ranks = config, method, ranks
         self.slice_tokens = config.slice_tokens  # less once memory was too short
         self.reload(learning=True)
 
-    @in_one_thread
+    @run_in_compute_thread
     def reload(self, *, learning: bool = False) -> None:
         """Begin with the weights that training begins with; without `learning` there is no optimizer."""
         config = self.config
         self.policy: Any = None  # two models at once may be one too many for the memory
         self.optimizer: Any = None
-        with fitting(config.model):
+        with explain_out_of_memory(config.model):
             self.policy = self._loaded()
-            if learning and self.method.needs & {"ref_logp", "kl"}:
+            if learning and self.method.required_columns & {"ref_logp", "kl"}:
                 self.policy.with_reference()
         if not learning:
             return
         self.optimizer = self.policy.optimizer(
-            lr=config.rate, betas=(0.9, config.beta2), weight_decay=config.weight_decay
+            lr=config.learning_rate, betas=(0.9, config.beta2), weight_decay=config.weight_decay
         )
 
     def _loaded(self) -> Policy:
-        config, name = self.config, weights_of(self.config.model)
-        take_device(self.ranks)
+        config, name = self.config, weights_name(self.config.model)
+        bind_device(self.ranks)
         how: Any = {
             "device": config.device,
             "dtype": config.dtype,
@@ -68,12 +68,12 @@ class Engine:
 
             if config.compile:
                 raise ConfigError("Layers that are shared out are not compiled: leave out compile or shard.")
-            return fsdp.load(name, self.ranks, **how)
-        alpha, seed = config.lora_alpha or 2.0 * config.lora, seed_of(config.seed, "lora") % 2**31
+            return fsdp.load_sharded(name, self.ranks, **how)
+        alpha, seed = config.lora_alpha or 2.0 * config.lora, derive_seed(config.seed, "lora") % 2**31
         lora = Lora(config.lora, alpha, seed=seed) if config.lora else None
         return Policy.load(name, lora=lora, compiled=config.compile, **how)
 
-    @in_one_thread
+    @run_in_compute_thread
     def answer(self, requests: Sequence[Request]) -> Sequence[Reply]:
         """Replies of the policy as it is now, drawn as one batch. Raises Interrupted once it is stopped."""
         return answer(self.policy, requests, self._check)
@@ -86,13 +86,13 @@ class Engine:
         if self.stopped:
             raise Interrupted("Stopped.")
 
-    @in_one_thread
+    @run_in_compute_thread
     def distances(self, found: Sequence[ScoredRollout]) -> list[float]:
         """Of each rollout, the sum over its tokens of their log-probability minus the reference model's."""
         steps = [(i, step) for i, member in enumerate(found) for step in member.steps]
-        batch = Batch.of(
-            [step.prompt for _, step in steps],
-            [step.reply for _, step in steps],
+        batch = Batch.from_lists(
+            [step.prompt_ids for _, step in steps],
+            [step.completion_ids for _, step in steps],
             [i for i, _ in steps],
             [0.0] * len(steps),
         )
@@ -116,10 +116,10 @@ class Engine:
         self.begin(number, slowed=slowed)
         return self._updated(batch, number)
 
-    @in_one_thread
+    @run_in_compute_thread
     def _updated(self, batch: Batch, number: int) -> UpdateStats:
-        rng = torch.Generator().manual_seed(seed_of(self.config.seed, "update", number) % 2**63)
-        with fitting("the optimizer"):  # slices are made smaller by `update`
+        rng = torch.Generator().manual_seed(derive_seed(self.config.seed, "update", number) % 2**63)
+        with explain_out_of_memory("the optimizer"):  # slices are made smaller by `update`
             done = update(self.policy, self.optimizer, self.method, batch, self.how, rng, self.ranks)
         self.slice_tokens = done.tokens or self.slice_tokens
         return done
@@ -128,19 +128,19 @@ class Engine:
         """The learning rate is that of step `number` from here on."""
         self.begun = number
         for group in self.optimizer.param_groups:
-            group["lr"] = self.config.rate * slowed * factor(self.config, number)
+            group["lr"] = self.config.learning_rate * slowed * factor(self.config, number)
 
-    @in_one_thread
+    @run_in_compute_thread
     def save(self, folder: Path, number: int, state: Mapping[str, Any]) -> None:
         """Write a checkpoint."""
         checkpoint.save(folder, number, self.policy, self.optimizer, state)
 
-    @in_one_thread
+    @run_in_compute_thread
     def restore(self, path: Path) -> dict[str, Any]:
         """Go to a checkpoint; what the loop knew then."""
         return checkpoint.restore(path, self.policy, self.optimizer)
 
-    @in_one_thread
+    @run_in_compute_thread
     def export(self, folder: Path) -> None:
         """Write what was trained so that others can load it."""
         self.policy.save(folder)

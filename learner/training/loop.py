@@ -33,7 +33,7 @@ from edgewise.toolkit.errors import Hopeless
 from edgewise.toolkit.evaluation.comparison import Arm, compare
 from edgewise.toolkit.groups.sampling.rollout_plan import SamplingRequest
 from edgewise.toolkit.groups.sampling.row_history import Memory
-from edgewise.toolkit.rollout.agent import Prompt, group, runs
+from edgewise.toolkit.rollout.agent import Prompt, run_group, run_rollouts
 from edgewise.toolkit.rollout.health import check_alive
 from edgewise.toolkit.run.artifact import WEIGHTS
 from edgewise.toolkit.run.driver import charge_to_step
@@ -46,7 +46,7 @@ from edgewise.toolkit.tracking.events import (
     WeightsTrained,
 )
 from edgewise.toolkit.types import BlockingCall, Example, Group, Message, Plan, Rollout
-from edgewise.toolkit.util.seeds import seed as seed_of
+from edgewise.toolkit.util.seeds import derive_seed
 
 MEASURING = 0
 CHECKPOINTS, PUSHED = "checkpoints", "pushed"
@@ -80,14 +80,14 @@ def learn(
             record, state = yield from step(job, sampler, state, folder)
             yield StepFinished(record)
         sampler.close()
-        if state.number > _number(checkpoint.latest(folder)):  # other weights are loaded for the measurement
+        if state.number > _number(checkpoint.find_latest(folder)):  # other weights are loaded for the measurement
             state = yield BlockingCall(_saved, (engine, state, folder))
         # Not kept in `state`: a run that is taken up with a higher limit goes on learning.
         return (yield from _outcome(job, engine, replace(state, stopped=state.stopped or why), path))
     except GeneratorExit:
         # A limit or Ctrl-C, between two updates: what was learnt since the last checkpoint need not be done again.
         engine.stop()
-        if engine.begun == state.number > _number(checkpoint.latest(folder)) and not job.config.shard:
+        if engine.begun == state.number > _number(checkpoint.find_latest(folder)) and not job.config.shard:
             _saved(engine, state, folder)
         raise
     finally:
@@ -100,7 +100,7 @@ def _number(found: Path | None) -> int:
 
 def _taken_up(engine: Engine, sampler: Sampler, folder: Path) -> Plan[TrainingState]:
     """The state of the last checkpoint, with its weights in the engine; where there is none a new one, saved."""
-    found = checkpoint.latest(folder)
+    found = checkpoint.find_latest(folder)
     if found is None:
         yield BlockingCall(sampler.moved, (0,))  # a server may still hold those of another run
         return (yield BlockingCall(_saved, (engine, TrainingState(), folder)))
@@ -123,9 +123,9 @@ def step(
     heard = yield from sampled(job, sampler, state.memory, number)
     groups, fresh = heard.groups, drawn(heard.groups)
     yield GroupsFinished(fresh)
-    check_alive([run for group in fresh for run in group.members])
+    check_alive([run for group in fresh for run in group.rollouts])
     found = collate.members(groups)
-    distances = (yield BlockingCall(engine.distances, (found,))) if "kl" in job.method.needs else None
+    distances = (yield BlockingCall(engine.distances, (found,))) if "kl" in job.method.required_columns else None
     known = collate.judged(found, job.method, distances)
     made = collate.batch(known)
     done: UpdateStats | None = None
@@ -161,14 +161,14 @@ class SampledGroups:
 
 def sampled(job: WeightsSpec, sampler: Sampler, memory: Memory, number: int) -> Plan[SampledGroups]:
     """The groups of a step, by the method's choice of rows and of rollouts."""
-    config, rng = job.config, np.random.default_rng(seed_of(job.config.seed, "select", number))
+    config, rng = job.config, np.random.default_rng(derive_seed(job.config.seed, "select", number))
     queue = job.method.select(job.task.train, memory, rng, config.batch_size * config.refills)
     asked = SamplingRequest(
         tuple(queue),
         config.batch_size,
         config.group_size,
         partial(_drawn, job, number),
-        giving(lambda: sampler.engine.policy, job.task.reward, job.judge, job.learner.role),
+        giving(lambda: sampler.engine.policy, job.task.reward, job.judge, job.rollout_agent.role),
         memory,
         (number - 1) / config.steps,
         rng,
@@ -182,9 +182,9 @@ def sampled(job: WeightsSpec, sampler: Sampler, memory: Memory, number: int) -> 
 
 def _drawn(job: WeightsSpec, number: int, row: Example, start: int, count: int) -> Plan[tuple[Rollout, ...]]:
     prompts = [Prompt(row.messages, f"w{number - 1}")] * count
-    seed = seed_of(job.config.seed, "learn", number)
-    return runs(
-        job.learner,
+    seed = derive_seed(job.config.seed, "learn", number)
+    return run_rollouts(
+        job.rollout_agent,
         row,
         prompts,
         job.task.reward,
@@ -226,7 +226,7 @@ def _with_signal(state: TrainingState) -> TrainingState:
 
 
 def _seen(groups: Sequence[Group], members: Sequence[ScoredRollout], done: UpdateStats | None) -> StepStats:
-    everyone = [run for each in groups for run in each.members]
+    everyone = [run for each in groups for run in each.rollouts]
     return StepStats(
         reward=mean([member.reward for member in members]),
         length=mean([member.length for member in members]),
@@ -234,7 +234,7 @@ def _seen(groups: Sequence[Group], members: Sequence[ScoredRollout], done: Updat
         kl=done.kl if done else 0.0,
         valid=mean([bool(run.score and run.score.valid) for run in everyone]),
         cut=mean([run.stop == "length" for run in everyone]),
-        signal=mean([each.mixed for each in groups]),
+        signal=mean([each.is_mixed for each in groups]),
         loss=done.loss if done else 0.0,
     )
 
@@ -249,7 +249,7 @@ def _saved(engine: Engine, state: TrainingState, folder: Path) -> TrainingState:
     if recent >= collapse.best(history):
         state = replace(state, best=state.number)
     engine.save(folder, state.number, state.to_json())
-    checkpoint.keep(folder, state.number, state.best)
+    checkpoint.delete_others(folder, state.number, state.best)
     return state
 
 
@@ -266,7 +266,7 @@ def _back(engine: Engine, state: TrainingState, folder: Path, why: str) -> tuple
         stopped=f"{why}, {collapses} times" if collapses >= TRIES else "",
     )
     engine.save(folder, number, state.to_json())
-    checkpoint.keep(folder, number)
+    checkpoint.delete_others(folder, number)
     what = "and stops" if state.stopped else f"and learns {state.slowed:g} times as fast"
     return state, f"{why}: learning goes back to step {old.number} {what}"
 
@@ -317,18 +317,18 @@ def measured(
     ]
     groups = yield from run_lockstep(plans, job.config.model, engine.answer)
     yield GroupsFinished(groups)
-    check_alive([run for group in groups for run in group.members])
+    check_alive([run for group in groups for run in group.rollouts])
     return groups
 
 
 def _measured(job: WeightsSpec, row: Example, messages: tuple[Message, ...], version: str) -> Plan[Group]:
-    return group(
-        job.measurer,
+    return run_group(
+        job.eval_agent,
         row,
         messages,
         job.task.reward,
         judge=job.judge,
         size=job.config.samples,
-        seed=seed_of(job.config.seed, MEASURING),
+        seed=derive_seed(job.config.seed, MEASURING),
         version=version,
     )

@@ -16,13 +16,13 @@ from edgewise.mas.adopt.loop import learn
 from edgewise.mas.adopt.programs import Called, Processes, Program
 from edgewise.toolkit.budget.ledger import Limits
 from edgewise.toolkit.errors import ConfigError
-from edgewise.toolkit.run.config import resolve
+from edgewise.toolkit.run.config import resolve_config
 from edgewise.toolkit.run.driver import Drive
 from edgewise.toolkit.run.runner import Result, RunOutcome, execute_run
 from edgewise.toolkit.task.task import Task
 from edgewise.toolkit.tracking.events import OnEvent, ignore_event
 from edgewise.toolkit.types import AsyncHost, Plan
-from edgewise.toolkit.util.import_by_name import load
+from edgewise.toolkit.util.import_by_name import load_object
 
 RUN_SECONDS = 300.0
 """The most that one run of the program may take."""
@@ -53,7 +53,7 @@ def adopt(
     """
     which, spec = _told_apart(node_of)
     bounds = asdict(limits) if limits else {}
-    config = resolve(ExperienceConfig, task.settings, {"model": model, **bounds, **settings})
+    config = resolve_config(ExperienceConfig, task.settings, {"model": model, **bounds, **settings})
     job = ExperienceSpec(task, config)
 
     def way(*_: Any) -> Plan[RunOutcome]:
@@ -79,7 +79,7 @@ def _told_apart(by: NodeOf | str) -> tuple[NodeOf, str]:
     if by is node_of:
         return node_of, ""
     if isinstance(by, str):
-        return load(by, Path.cwd()), by
+        return load_object(by, Path.cwd()), by
     place, name = getattr(by, "__module__", ""), getattr(by, "__qualname__", "")
     if (
         place == "__main__"

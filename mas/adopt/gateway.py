@@ -14,11 +14,11 @@ from dataclasses import dataclass, field, replace
 
 from edgewise.experience.library.library import Library
 from edgewise.mas.adopt.programs import Program
-from edgewise.toolkit.model.names import server_of
-from edgewise.toolkit.run.driver import Drive, asking
+from edgewise.toolkit.model.names import get_server
+from edgewise.toolkit.run.driver import Drive, plan_request
 from edgewise.toolkit.serve.server import route_by_key, run_server
 from edgewise.toolkit.types import BilledTo, Example, Message, Reply, Request, Rollout, Step, StopReason, Usage
-from edgewise.toolkit.util.seeds import seed as seed_of
+from edgewise.toolkit.util.seeds import derive_seed
 
 ROLE = "program"
 """The role of whole runs; those of its nodes have the nodes' names."""
@@ -47,7 +47,7 @@ def dressed(request: Request, libraries: Libraries, node: str) -> Request:
 
 def named(request: Request, model: str, most: int | None) -> Request:
     """A call of the model that the program names, at the server of `model`; one of this machine is taken as it is."""
-    server = server_of(model)
+    server = get_server(model)
     if server.startswith(("http://", "https://")):
         model = f"{server}#{request.model}"
     elif server == "openai":
@@ -141,12 +141,12 @@ class Gateway:
         live.nodes[node] += 1
         live.asked[node, request.messages] += 1
         asked = named(dressed(request, trial.libraries, node), self._model, self._most)
-        seed = seed_of(trial.seed, node, again)
+        seed = derive_seed(trial.seed, node, again)
         payer = BilledTo(trial.payer, trial.step, trial.example.id)
         sampling = replace(asked.sampling, seed=seed)
         try:
             reply = await self._drive(
-                asking(replace(asked, sampling=sampling, sample=trial.sample, payer=payer))
+                plan_request(replace(asked, sampling=sampling, sample=trial.sample, payer=payer))
             )
         except Exception as error:
             live.error = live.error or error

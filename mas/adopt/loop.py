@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from edgewise.experience.distil import distiller
-from edgewise.experience.distil.distiller import Unreadable
+from edgewise.experience.distil.distiller import UnreadableReply
 from edgewise.experience.library.library import Library
 from edgewise.experience.library.operations import Operation
 from edgewise.experience.proposers import candidates
@@ -21,9 +21,9 @@ from edgewise.experience.spec import ExperienceSpec
 from edgewise.experience.training.records import mean, statistics
 from edgewise.mas.adopt.gateway import ROLE, Gateway, Trial
 from edgewise.mas.adopt.node_libraries import FILE, NodeLibraries
-from edgewise.toolkit.evaluation.comparison import Arm, compare, reward_of
-from edgewise.toolkit.evaluation.gate import Choice, Scores, Spending, Verdict, choose
-from edgewise.toolkit.groups.sampling.row_selection import shuffled
+from edgewise.toolkit.evaluation.comparison import Arm, compare, valid_reward
+from edgewise.toolkit.evaluation.gate import Choice, Scores, AlphaSpending, Verdict, choose
+from edgewise.toolkit.groups.sampling.row_selection import shuffle
 from edgewise.toolkit.rollout.health import check_alive
 from edgewise.toolkit.run.runner import RunOutcome
 from edgewise.toolkit.tracking.events import (
@@ -33,7 +33,7 @@ from edgewise.toolkit.tracking.events import (
     StepFinished,
 )
 from edgewise.toolkit.types import BlockingCall, Example, Group, Plan, Rollout
-from edgewise.toolkit.util.seeds import seed as seed_of
+from edgewise.toolkit.util.seeds import derive_seed
 
 ALL = "all nodes"
 
@@ -77,9 +77,9 @@ class AdoptStep:
 
 def learn(job: ExperienceSpec, gateway: Gateway) -> Plan[RunOutcome]:
     """Learn libraries on the training rows, then measure them on the test rows."""
-    current, spending, number = NodeLibraries(), Spending(job.gate_alpha, job.steps), 0
+    current, spending, number = NodeLibraries(), AlphaSpending(job.gate_alpha, job.steps), 0
     for epoch in range(1, job.config.epochs + 1):
-        rows = shuffled(job.task.train, job.config.seed, epoch)
+        rows = shuffle(job.task.train, job.config.seed, epoch)
         for start in range(0, len(rows), job.config.batch_size):
             number += 1
             batch = rows[start : start + job.config.batch_size]
@@ -94,7 +94,7 @@ def step(
     gateway: Gateway,
     current: NodeLibraries,
     rows: Sequence[Example],
-    spending: Spending,
+    spending: AlphaSpending,
     number: int,
     epoch: int,
 ) -> Plan[AdoptStep]:
@@ -139,7 +139,7 @@ def _attempt(
 ) -> Plan[Rollout]:
     # Learning steps draw anew; whatever is measured is drawn alike, so that libraries are compared in pairs.
     phase = number if payer == "rollout" else 0
-    seed = seed_of(job.config.seed, phase, row.id, sample)
+    seed = derive_seed(job.config.seed, phase, row.id, sample)
     trial = Trial(row, libraries.nodes, libraries.version, sample, seed, payer, number)
     run: Rollout = yield BlockingCall(gateway.run, (trial,))
     graded = replace(run, score=(yield from job.task.reward.grade(row, run, job.judge)))
@@ -151,7 +151,7 @@ def _proposed(
     job: ExperienceSpec, current: NodeLibraries, groups: Sequence[Group]
 ) -> Plan[dict[str, tuple[Operation, ...]]]:
     """What the comparisons propose, by node, over all groups whose rewards differ."""
-    parts = [part for group in groups if group.mixed for part in by_node(group)]
+    parts = [part for group in groups if group.is_mixed for part in by_node(group)]
     found = yield [_compared(job, part, current.of(part.role)) for part in parts]
     nodes = sorted({part.role for part in parts})
     by_name = {
@@ -168,21 +168,21 @@ def by_node(group: Group) -> list[Group]:
     The question of such a group is what the node was first asked. Nodes that spoke in a single run are left out.
     """
     spoke: dict[str, list[Rollout]] = {}
-    for run in group.members:
-        for call in run.steps[0].calls if not run.failed else ():
+    for run in group.rollouts:
+        for call in run.steps[0].subrollouts if not run.failed else ():
             if call.steps:
                 spoke.setdefault(call.role, []).append(replace(call, score=run.score, version=run.version))
     parts = [
-        Group(replace(group.example, messages=calls[0].steps[0].seen), node, tuple(calls))
+        Group(replace(group.example, messages=calls[0].steps[0].prompt), node, tuple(calls))
         for node, calls in sorted(spoke.items())
     ]
-    return [part for part in parts if part.mixed]
+    return [part for part in parts if part.is_mixed]
 
 
 def _compared(job: ExperienceSpec, group: Group, library: Library) -> Plan[tuple[Operation, ...]]:
     try:
-        return (yield from distiller.study(job.distiller, group, library)).proposals
-    except Unreadable:
+        return (yield from distiller.distil_group(job.distiller, group, library)).proposals
+    except UnreadableReply:
         return ()
 
 
@@ -191,8 +191,8 @@ def _updated(
 ) -> Plan[Library]:
     """A node's library after one round for all of a step's proposals."""
     try:
-        final = yield from distiller.update(job.distiller, library, proposals)
-    except Unreadable:
+        final = yield from distiller.update_library(job.distiller, library, proposals)
+    except UnreadableReply:
         final = proposals
     return candidates.applied(job, library, final, number)[0]
 
@@ -215,16 +215,16 @@ def _decided(
     level: float,
     number: int,
 ) -> Plan[Choice[NodeLibraries]]:
-    if not job.gated:
+    if not job.is_gated:
         return Choice(challengers[ALL], ALL, Verdict(True, 0.0, 0))
-    rows = shuffled(job.task.validation, job.config.seed, 0)[: job.config.gate_rows]
+    rows = shuffle(job.task.validation, job.config.seed, 0)[: job.config.gate_rows]
 
     def scores(libraries: NodeLibraries, some: Sequence[Example]) -> Plan[Scores]:
         groups = yield [
             runs(job, gateway, libraries, row, job.config.samples, "gate", number) for row in some
         ]
         yield GroupsFinished(groups)
-        return np.array([mean([reward_of(run) or 0.0 for run in group.members]) for group in groups])
+        return np.array([mean([valid_reward(run) or 0.0 for run in group.members]) for group in groups])
 
     return (yield from choose(current, challengers, rows, scores, level, job.anchors))
 

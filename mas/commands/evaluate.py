@@ -10,14 +10,14 @@ from edgewise.experience.spec import ExperienceSpec as WordsJob
 from edgewise.experience.training.loop import Runs
 from edgewise.mas.config import LIMITS, GraphConfig
 from edgewise.mas.designs.query_encoder import HASHING
-from edgewise.mas.graph.roles import roles_in
-from edgewise.mas.search.load_design import load
+from edgewise.mas.graph.roles import parse_roles
+from edgewise.mas.search.load_design import read_design
 from edgewise.mas.spec import GraphSpec
-from edgewise.mas.training.loop import prepared
-from edgewise.mas.training.trials import measure
-from edgewise.toolkit.cli.output import Shown
+from edgewise.mas.training.loop import prepare_spec
+from edgewise.mas.training.trials import measure_design
+from edgewise.toolkit.cli.output import Output
 from edgewise.toolkit.run.artifact import Artifact
-from edgewise.toolkit.run.config import Config, resolve
+from edgewise.toolkit.run.config import Config, resolve_config
 from edgewise.toolkit.types import Group, Plan
 
 
@@ -28,7 +28,7 @@ def evaluate(
     price: str | None,
     artifacts: Sequence[str],
     run: Path | None,
-) -> Shown:
+) -> Output:
     """Run the unchanged model and artefacts of any kind, lessons or graphs, on the same rows and samples."""
     graphs = {path: _runs(found) for path in artifacts if (found := _with_graphs(path))}
     return ImproveExperience(task, options, settings, price).evaluate(artifacts, run, graphs)
@@ -60,8 +60,8 @@ def _content(path: Path) -> Mapping[str, Any]:
 def _runs(artifact: Artifact) -> Runs:
     """How to run an artefact's graphs: within their own limits, with the settings and the judge that all arms share."""
     data = artifact.files["graph.json"]
-    design, roles = load(data), roles_in(artifact.files.get("roles.json", {}))
-    kept = GraphConfig.kept(artifact.settings)
+    design, roles = read_design(data), parse_roles(artifact.files.get("roles.json", {}))
+    kept = GraphConfig.from_artifact(artifact.settings)
     limits = {key: getattr(kept, key) for key in LIMITS}
 
     def runs(words: WordsJob) -> Plan[list[Group]]:
@@ -69,8 +69,8 @@ def _runs(artifact: Artifact) -> Runs:
         # Nothing is searched for here, and the usual search would want torch.
         given = {"judge": words.judge, "encoder": data.get("encoder") or HASHING, "search": "fixed"}
         own = {key: value for key, value in words.task.graph.items() if key == "roles_file"}
-        config = resolve(GraphConfig, shared, limits, own, given)
-        job = yield from prepared(GraphSpec(words.task, config, roles), words.task.test)
-        return (yield from measure(job, design, words.task.test))
+        config = resolve_config(GraphConfig, shared, limits, own, given)
+        job = yield from prepare_spec(GraphSpec(words.task, config, roles), words.task.test)
+        return (yield from measure_design(job, design, words.task.test))
 
     return runs

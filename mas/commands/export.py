@@ -46,4 +46,4 @@ def _measured_with(path: Path) -> tuple[str, Sampling, GraphConfig]:
         artifact = Artifact.load(path.parent if path.suffix == ".json" else path)
     except ArtifactError:
         return "", PLAIN, USUAL
-    return artifact.model, artifact.sampling, GraphConfig.kept(artifact.settings)
+    return artifact.model, artifact.sampling, GraphConfig.from_artifact(artifact.settings)

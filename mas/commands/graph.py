@@ -13,11 +13,11 @@ from edgewise.mas.graph import drawing
 from edgewise.mas.graph.diff import diff
 from edgewise.mas.graph.graph import Graph
 from edgewise.mas.graph.roles import Role, catalogue
-from edgewise.toolkit.cli.output import Shown
+from edgewise.toolkit.cli.output import Output
 from edgewise.toolkit.errors import ConfigError
 
 
-def show(source: str, form: str) -> Shown:
+def show(source: str, form: str) -> Output:
     """A graph as text, Mermaid, SVG or JSON; as text all graphs of a design."""
     if form not in FORMS:
         raise ConfigError(f"--as takes {', '.join(FORMS)}, not {form!r}.")
@@ -26,21 +26,21 @@ def show(source: str, form: str) -> Shown:
         {"version": each.graph.version, "queries": each.queries, "graph": each.graph.to_json()}
         for each in found.used
     ]
-    return Shown(FORMS[form](found), {"kind": found.kind, "graphs": graphs})
+    return Output(FORMS[form](found), {"kind": found.kind, "graphs": graphs})
 
 
-def compare(before: str, after: str) -> Shown:
+def compare(before: str, after: str) -> Output:
     """What differs between two graphs."""
     changes = diff(read(before).only, read(after).only)
-    return Shown([change.line() for change in changes] or ["no change"], [x.to_json() for x in changes])
+    return Output([change.line() for change in changes] or ["no change"], [x.to_json() for x in changes])
 
 
-def roles(files: Sequence[str]) -> Shown:
+def roles(files: Sequence[str]) -> Output:
     """The catalogue, with the roles of the user's files."""
     known = catalogue(*files)
     wide = max(map(len, known))
     lines = [f"{name:<{wide}}  {role.does} ({_terms(role)})" for name, role in known.items()]
-    return Shown(lines, [role.model_dump(mode="json") for role in known.values()])
+    return Output(lines, [role.model_dump(mode="json") for role in known.values()])
 
 
 # ---- reading ---------------------------------------------------------------------------------------
@@ -52,12 +52,12 @@ def roles(files: Sequence[str]) -> Shown:
 def _text(found: Designed) -> list[str]:
     if len(found.used) == 1:
         graph = found.used[0].graph
-        return [f"graph {graph.version}", drawing.text(graph, found.roles)]
+        return [f"graph {graph.version}", drawing.render_text(graph, found.roles)]
     total = sum(each.queries for each in found.used)
     lines = [f"{len(found.used)} different graphs for {total} queries"]
     lines += [f"{each.graph.version}  {_share(each, total)}  {_size(each.graph)}" for each in found.used]
     for each in found.used:
-        lines += ["", f"graph {each.graph.version}", drawing.text(each.graph, found.roles)]
+        lines += ["", f"graph {each.graph.version}", drawing.render_text(each.graph, found.roles)]
     return lines
 
 
@@ -70,11 +70,11 @@ def _size(graph: Graph) -> str:
 
 
 def _mermaid(found: Designed) -> list[str]:
-    return [drawing.mermaid(found.only, found.roles)]
+    return [drawing.render_mermaid(found.only, found.roles)]
 
 
 def _svg(found: Designed) -> list[str]:
-    return [drawing.svg_file(found.only, found.roles)]
+    return [drawing.render_svg_file(found.only, found.roles)]
 
 
 def _graph_json(found: Designed) -> list[str]:

@@ -10,14 +10,14 @@ from edgewise.mas.config import GraphConfig
 from edgewise.mas.forecast import forecast
 from edgewise.mas.spec import GraphSpec
 from edgewise.mas.training.loop import learn
-from edgewise.mas.training.report import result_lines
-from edgewise.toolkit.cli.models import fetch
-from edgewise.toolkit.cli.output import Finished, Shown, given_price
+from edgewise.mas.training.report import render_result
+from edgewise.toolkit.cli.models import pull_missing
+from edgewise.toolkit.cli.output import ImproveOutput, Output, given_price
 from edgewise.toolkit.cli.progress import announce, show_progress
 from edgewise.toolkit.errors import ConfigError
 from edgewise.toolkit.model.router import check_model
 from edgewise.toolkit.run import directory
-from edgewise.toolkit.run.config import parse_settings, resolve
+from edgewise.toolkit.run.config import parse_settings, resolve_config
 from edgewise.toolkit.run.forecast import check_limits
 from edgewise.toolkit.run.runner import execute_run
 from edgewise.toolkit.task.task import Task, describe
@@ -32,33 +32,33 @@ class ImproveGraph:
         foreign = sorted(set(options) & {"distiller", "proposer", "placebo"})
         if foreign:
             raise ConfigError(f"--{foreign[0]} is about lessons; it goes with --by experience.")
-        known = GraphConfig.known(self.task.settings)
+        known = GraphConfig.select_known(self.task.settings)
         given = (known, self.task.graph, parse_settings(settings), options, given_price(price))
-        self.job = GraphSpec(self.task, resolve(GraphConfig, *given))
+        self.job = GraphSpec(self.task, resolve_config(GraphConfig, *given))
 
-    def plan(self, lib: str | None = None) -> Shown:
+    def plan(self, lib: str | None = None) -> Output:
         """The task and what a run would take; asks no model."""
         _no_library(lib)
         for model in filter(None, self.job.config.models):
             check_model(model)
         found = forecast(self.job)
         check_limits(self.job.config, found)
-        return Shown([describe(self.task), "", *found.lines()], asdict(found))
+        return Output([describe(self.task), "", *found.lines()], asdict(found))
 
-    def improve(self, run: Path | None, replay: Path | None, lib: str | None = None) -> Finished:
+    def improve(self, run: Path | None, replay: Path | None, lib: str | None = None) -> ImproveOutput:
         """Search, test and measure; the result has `improved` beside its lines and data."""
         _no_library(lib)
-        path = run or directory.fresh(self.task.name)
+        path = run or directory.new_run_path(self.task.name)
         found = forecast(self.job)
         check_limits(self.job.config, found)
         announce(found.lines())
         if not replay:
-            fetch(*self.job.config.models)
+            pull_missing(*self.job.config.models)
         searching = execute_run(
             self.task, self.job.config, lambda *_: learn(self.job), path, on_event=show_progress(), replay=replay
         )
         result = asyncio.run(searching)
-        return Finished(result_lines(result), result.to_json(), result.improved)
+        return ImproveOutput(render_result(result), result.to_json(), result.improved)
 
 
 def _no_library(lib: str | None) -> None:

@@ -16,20 +16,20 @@ from pathlib import Path
 from typing import Any, Self
 
 from edgewise.mas.config import GraphConfig
-from edgewise.mas.designs.fixed import Fixed, tools_in
+from edgewise.mas.designs.fixed import FixedDesign, parse_tools
 from edgewise.mas.designs.interface import Design, Query
 from edgewise.mas.designs.query_encoder import encoded
 from edgewise.mas.graph.graph import Graph
-from edgewise.mas.graph.roles import CATALOGUE, Roles, roles_in
+from edgewise.mas.graph.roles import CATALOGUE, Roles, parse_roles
 from edgewise.mas.runtime import checkpoint
 from edgewise.mas.runtime.checkpoint import Retention
 from edgewise.mas.runtime.context import Context, GraphLimits
 from edgewise.mas.runtime.node import NodeOutput, Team
 from edgewise.mas.runtime.schedule import standing
-from edgewise.mas.search.load_design import load
+from edgewise.mas.search.load_design import read_design
 from edgewise.toolkit.errors import ArtifactError, ConfigError, GraphError
 from edgewise.toolkit.model import middleware
-from edgewise.toolkit.model.openai_format import refusal
+from edgewise.toolkit.model.openai_format import build_refusal
 from edgewise.toolkit.model.router import Router
 from edgewise.toolkit.run.artifact import Artifact
 from edgewise.toolkit.run.driver import Driver, ModelClient
@@ -37,7 +37,7 @@ from edgewise.toolkit.serve.server import Answer, merge_sampling
 from edgewise.toolkit.tools.python_tool import python_tool
 from edgewise.toolkit.tools.registry import load_tools
 from edgewise.toolkit.types import Example, Message, Reply, Request, Sampling, Usage
-from edgewise.toolkit.util.seeds import seed as seed_of
+from edgewise.toolkit.util.seeds import derive_seed
 
 PRUNE_EVERY = 100
 """Runs between two looks for threads that need not be kept."""
@@ -90,7 +90,7 @@ class AgentGraph:
             raise ConfigError(
                 "To wait before a node needs a checkpointer: memory, sqlite:PATH or postgresql://..."
             )
-        if isinstance(self.design, Fixed):
+        if isinstance(self.design, FixedDesign):
             self.team.check(self.design.graph)
             graph = self.design.graph
             for name in self.interrupt_before:
@@ -119,10 +119,10 @@ class AgentGraph:
         """The same from an artefact that is loaded."""
         if "graph.json" not in artifact.files:
             raise ArtifactError("This artefact holds no graph: it was not made by --by graph.")
-        data, settings = artifact.files["graph.json"], GraphConfig.kept(artifact.settings)
+        data, settings = artifact.files["graph.json"], GraphConfig.from_artifact(artifact.settings)
         given = {each.tool.name: each for each in load_tools(tools, Path.cwd())}
         there = {"python": python_tool(), **given}
-        own = tuple(dict.fromkeys((*tools_in(data), *given)))
+        own = tuple(dict.fromkeys((*parse_tools(data), *given)))
         if missing := [name for name in own if name not in there]:
             raise ConfigError(
                 f"This graph was measured with tools of its task that are missing here: {', '.join(missing)}. Give "
@@ -138,7 +138,7 @@ class AgentGraph:
             payer="use",
             own=own,
         )
-        return cls(load(data), team, **{"limits": settings.graph_limits, **how})
+        return cls(read_design(data), team, **{"limits": settings.graph_limits, **how})
 
     # ---- asking ----------------------------------------------------------------------------------
 
@@ -233,7 +233,7 @@ class AgentGraph:
         team = self.team if wanted in (None, self.team.sampling) else replace(self.team, sampling=wanted)
         example = Example(thread or "asked", messages)
         root = sampling.seed if sampling and sampling.seed is not None else 0
-        seed = seed_of(root, "use", *(message.content for message in messages))
+        seed = derive_seed(root, "use", *(message.content for message in messages))
         context = Context(
             graph,
             team,
@@ -251,7 +251,7 @@ class AgentGraph:
 
     async def _graph(self, messages: tuple[Message, ...]) -> Graph:
         """The graph for a question; a policy looks at the last message."""
-        if isinstance(self.design, Fixed):
+        if isinstance(self.design, FixedDesign):
             return self.design.graph
         text = messages[-1].content
         encoder = getattr(self.design, "encoder", "")
@@ -305,7 +305,7 @@ class AgentGraph:
         async with self._opening:
             if not self._opened:
                 if self.client is None:
-                    self.client = middleware.stack(Router())
+                    self.client = middleware.stack_middleware(Router())
                     self._stack.push_async_callback(self.client.aclose)
                 if self.checkpointer:
                     self._saver = await self._stack.enter_async_context(checkpoint.opened(self.checkpointer))
@@ -390,7 +390,7 @@ def _outcomes(update: Mapping[str, Any]) -> list[NodeOutput]:
 
 def _roles(artifact: Artifact) -> Roles:
     """The roles of the catalogue and those that an artefact keeps."""
-    return {**CATALOGUE, **roles_in(artifact.files.get("roles.json", {}))}
+    return {**CATALOGUE, **parse_roles(artifact.files.get("roles.json", {}))}
 
 
 def _unsupported(request: Request) -> str:
@@ -406,7 +406,7 @@ def answerer(artifact: Artifact, model: str, client: ModelClient) -> Answer:
 
     async def answer(request: Request) -> Reply:
         if asked := _unsupported(request):
-            return refusal(f"an agent graph can't be asked for {asked}")
+            return build_refusal(f"an agent graph can't be asked for {asked}")
         done = await graph.answer(request.messages, sampling=merge_sampling(request, artifact.sampling))
         if done.error:
             return Reply(Message("assistant", ""), "failed", done.usage, error=done.error)

@@ -15,15 +15,15 @@ from edgewise.mas.deploy.export_writer import Writer, shape
 from edgewise.mas.graph.graph import Graph
 from edgewise.mas.graph.roles import Roles
 from edgewise.mas.runtime.node import Team
-from edgewise.toolkit.model.names import wire_name
-from edgewise.toolkit.tools.tool import Function
+from edgewise.toolkit.model.names import get_wire_name
+from edgewise.toolkit.tools.tool import FunctionTool
 from edgewise.toolkit.types import Sampling
-from edgewise.toolkit.util.files import json_text, replace_text
+from edgewise.toolkit.util.files import dump_json, replace_text
 
 FORMAT = {"dependencies": ["."], "graphs": {"agent": "./graph.py:graph"}, "env": ".env"}
 """langgraph.json, as the LangGraph CLI reads it."""
 
-USUAL = GraphConfig.kept({})
+USUAL = GraphConfig.from_artifact({})
 """The settings where none are known."""
 
 PLAIN = Sampling()
@@ -63,7 +63,7 @@ def export(
     *,
     model: str = "",
     sampling: Sampling = PLAIN,
-    tools: Mapping[str, Function] | None = None,
+    tools: Mapping[str, FunctionTool] | None = None,
     own: Sequence[str] | None = None,
     turns: int = USUAL.turns,
     node_seconds: float = USUAL.node_seconds,
@@ -81,14 +81,14 @@ def export(
     names = tuple(tools or ()) if own is None else tuple(own)
     writer = Writer(graph, Team(roles, model, sampling, tools, turns, own=names), node_seconds)
     readme = export_templates.README.format(
-        model=wire_name(model) if model else "gpt-4o-mini",
+        model=get_wire_name(model) if model else "gpt-4o-mini",
         version=graph.version,
         shape="; ".join(shape(graph)),
         notes=note and f"\n{note}\n",
     )
     files = {
         "graph.py": writer.module(),
-        "langgraph.json": json_text(FORMAT),
+        "langgraph.json": dump_json(FORMAT),
         "requirements.txt": "langgraph>=1.2,<2\nopenai>=2,<4\n",
         "README.md": readme,
     }

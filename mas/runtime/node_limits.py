@@ -14,7 +14,7 @@ from typing import Any
 
 from edgewise.toolkit.budget.ledger import Ledger
 from edgewise.toolkit.errors import EdgewiseError, LimitReached
-from edgewise.toolkit.run.driver import Drive, asking
+from edgewise.toolkit.run.driver import Drive, plan_request
 from edgewise.toolkit.types import AsyncHost, BlockingCall, Message, Plan, Reply, Request, Step, T
 
 Call = tuple[Request, Reply]
@@ -49,14 +49,14 @@ class Meter:
     async def ask(self, request: Request, drive: Drive) -> Reply:
         """Ask if the run's limits allow it; a reply that failed says that they do not."""
         if self.ledger is None:
-            return await drive(asking(request))
+            return await drive(plan_request(request))
         try:
             ticket = await self.ledger.reserve(request)
         except LimitReached as reached:
             self.stopped = _short(reached)
             return Reply(Message("assistant", ""), "failed", error=self.stopped)
         try:
-            reply = await drive(asking(request))
+            reply = await drive(plan_request(request))
         except asyncio.CancelledError:
             # It may be billed all the same, so it counts as the most that it can be.
             self.ledger.settle(ticket, Reply(Message("assistant", ""), "timeout"))

@@ -11,25 +11,25 @@ if TYPE_CHECKING:
     from edgewise.mas.search.policy.hrpo import HrpoSettings
 
 
-def searcher(job: GraphSpec) -> Searcher:
+def create_searcher(job: GraphSpec) -> Searcher:
     """The searcher that the job asks for."""
     return SEARCHERS[job.config.search](job)
 
 
 def _hrpo(job: GraphSpec) -> Searcher:
     from edgewise.mas.search.policy.hrpo import Hrpo
-    from edgewise.mas.search.policy.network import Policy
+    from edgewise.mas.search.policy.network import NetworkPolicy
 
     config = job.config
-    start = Policy.start(job.space, job.features, config.seed, encoder=job.encoder, joint=config.joint)
+    start = NetworkPolicy.start(job.space, job.feature_count, config.seed, encoder=job.encoder, joint=config.joint)
     return Hrpo(start, _ablated(config))
 
 
 def _tabular(job: GraphSpec) -> Searcher:
     from edgewise.mas.search.policy.hrpo import Hrpo
-    from edgewise.mas.search.policy.tabular import Tabular
+    from edgewise.mas.search.policy.tabular import TabularPolicy
 
-    return Hrpo(Tabular(job.space, joint=job.config.joint), _ablated(job.config))
+    return Hrpo(TabularPolicy(job.space, joint=job.config.joint), _ablated(job.config))
 
 
 def _ablated(config: GraphConfig) -> "HrpoSettings":
@@ -56,12 +56,12 @@ def _fixed(job: GraphSpec) -> Searcher:
 
 
 def _edges(job: GraphSpec) -> Searcher:
-    from edgewise.mas.search.baselines import Edges
+    from edgewise.mas.search.baselines import EdgeReinforce
 
     answering = [name for name, role in job.roles.items() if role.answers]
     others = [name for name in job.roles if name not in answering]
     # The exit is the last agent, so one that answers goes there.
-    return Edges((*others, *answering[::-1])[-job.config.agents :])
+    return EdgeReinforce((*others, *answering[::-1])[-job.config.agents :])
 
 
 def _evolution(job: GraphSpec) -> Searcher:
@@ -72,9 +72,9 @@ def _evolution(job: GraphSpec) -> Searcher:
 
 def _lessons(job: GraphSpec) -> Searcher:
     from edgewise.experience.guard.guard import Guard
-    from edgewise.mas.search.llm.lesson_search import Lessons
+    from edgewise.mas.search.llm.lesson_search import LessonSearch
 
-    return Lessons(job.space, job.roles, job.designer, job.encoder, guard=Guard.from_examples(job.task.train))
+    return LessonSearch(job.space, job.roles, job.designer, job.encoder, guard=Guard.from_examples(job.task.train))
 
 
 SEARCHERS: Mapping[str, Callable[[GraphSpec], Searcher]] = {

@@ -5,17 +5,17 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from edgewise.mas.credit.failures import counted, failure
-from edgewise.mas.credit.reward import formula
-from edgewise.mas.designs.fixed import Fixed
+from edgewise.mas.credit.failures import count_failures, classify_failure
+from edgewise.mas.credit.reward import render_formula
+from edgewise.mas.designs.fixed import FixedDesign
 from edgewise.mas.designs.interface import Design
 from edgewise.mas.graph.graph import Graph, Node, single
 from edgewise.mas.runtime.graph_run import GraphRun
 from edgewise.mas.spec import GraphSpec
-from edgewise.mas.training.records import DESIGNED, EQUAL, ONE, _tokens
-from edgewise.mas.training.trials import grouped, measured_runs
+from edgewise.mas.training.records import DESIGNED, EQUAL, ONE, count_group_tokens
+from edgewise.mas.training.trials import group_rollouts, run_design
 from edgewise.toolkit.budget.ledger import PICO, cost
-from edgewise.toolkit.budget.prices import price_of
+from edgewise.toolkit.budget.prices import find_price
 from edgewise.toolkit.evaluation.comparison import Arm, Evaluation, compare
 from edgewise.toolkit.rollout.health import check_alive
 from edgewise.toolkit.run.runner import RunOutcome
@@ -26,18 +26,18 @@ EXAMPLES = 20
 """Rows whose graphs an artefact shows."""
 
 
-def _outcome(job: GraphSpec, found: Design, rival: Design, kept: Design) -> Plan[RunOutcome]:
+def measure_outcome(job: GraphSpec, found: Design, rival: Design, kept: Design) -> Plan[RunOutcome]:
     """The measurement of what was found, whether or not it is kept, beside one agent and one at equal tokens."""
-    start = Fixed(single())
+    start = FixedDesign(single())
     arms: dict[str, Design] = {ONE: start, DESIGNED: found}
     if rival.version != start.version:
         arms[EQUAL] = rival
     runs = yield from measured(job, arms)
     groups = {name: _groups(job, each) for name, each in runs.items()}
-    evaluation = compared(groups, job.config.samples)
+    evaluation = compare_arms(groups, job.config.samples)
     failures = yield from _failures(job, runs[DESIGNED])
     yield GraphsMeasured(GraphMeasurement(job, found, evaluation, groups, failures))
-    files, unchanged = (artifact_files(job, design) for design in (kept, start))
+    files, unchanged = (build_artifact_files(job, design) for design in (kept, start))
     return RunOutcome(evaluation, files, unchanged)
 
 
@@ -49,15 +49,15 @@ def measured(job: GraphSpec, arms: Mapping[str, Design]) -> Plan[dict[str, Runs]
     """Run designs on the same test rows and samples."""
     rows = job.task.test
     yield StageStarted(f"measuring on {len(rows)} held-out rows")
-    found = yield [measured_runs(job, design, rows) for design in arms.values()]
+    found = yield [run_design(job, design, rows) for design in arms.values()]
     groups = [group for each in found for group in _groups(job, each)]
     yield GroupsFinished(groups)
-    check_alive([run for group in groups for run in group.members])
+    check_alive([run for group in groups for run in group.rollouts])
     return dict(zip(arms, found, strict=True))
 
 
 def _groups(job: GraphSpec, runs: Runs) -> list[Group]:
-    return [grouped(row, each) for row, each in zip(job.task.test, runs, strict=True)]
+    return [group_rollouts(row, each) for row, each in zip(job.task.test, runs, strict=True)]
 
 
 def _failures(job: GraphSpec, runs: Runs) -> Plan[dict[str, int]]:
@@ -67,17 +67,17 @@ def _failures(job: GraphSpec, runs: Runs) -> Plan[dict[str, int]]:
         return job.task.reward.grade(row, run, job.judge)
 
     rows = [(row, run) for row, each in zip(job.task.test, runs, strict=True) for run in each]
-    found = yield [failure(run, job.catalogue, row, grade) for row, run in rows]
-    return {str(name): count for name, count in counted(found).items()}
+    found = yield [classify_failure(run, job.catalogue, row, grade) for row, run in rows]
+    return {str(name): count for name, count in count_failures(found).items()}
 
 
-def compared(groups: Mapping[str, Sequence[Group]], samples: int) -> Evaluation:
+def compare_arms(groups: Mapping[str, Sequence[Group]], samples: int) -> Evaluation:
     """The arms against the first one."""
     arms = [Arm(name, tuple(found)) for name, found in groups.items()]
     return compare(arms, ks=tuple(sorted({1, samples})))
 
 
-def artifact_files(job: GraphSpec, design: Design) -> dict[str, Any]:
+def build_artifact_files(job: GraphSpec, design: Design) -> dict[str, Any]:
     """What the artefact keeps: the design with the graphs of some queries to look at, and the roles in full."""
     queries = [job.query(row) for row in job.task.test[:EXAMPLES]]
     examples = [
@@ -95,8 +95,8 @@ def artifact_files(job: GraphSpec, design: Design) -> dict[str, Any]:
 
 def _own_tools(job: GraphSpec, design: Design) -> list[str]:
     """The tools of the task that a design may use: of one graph those of its nodes, else all."""
-    team = job.team("use", job.config.measuring)
-    if not isinstance(design, Fixed):
+    team = job.team("use", job.config.eval_sampling)
+    if not isinstance(design, FixedDesign):
         return list(team.own)
     used = {name for node in design.graph.nodes for name in team.tool_names(node)}
     return [name for name in team.own if name in used]
@@ -109,8 +109,8 @@ def _spent(
     usage: dict[Graph, dict[str, Usage]] = defaultdict(lambda: defaultdict(Usage))
     runs: Counter[Graph] = Counter()
     for graph, group in zip(graphs, groups, strict=True):
-        runs[graph] += len(group.members)
-        for agent in (each for run in group.members for step in run.steps for each in step.calls):
+        runs[graph] += len(group.rollouts)
+        for agent in (each for run in group.rollouts for step in run.steps for each in step.subrollouts):
             usage[graph][agent.role] += agent.usage
     return {
         graph.version: {
@@ -121,7 +121,7 @@ def _spent(
 
 
 def _mean_cost(job: GraphSpec, node: Node, usage: Usage, runs: int) -> dict[str, float]:
-    price = price_of(node.model or job.config.model, job.config.price_list)
+    price = find_price(node.model or job.config.model, job.config.price_list)
     return {"tokens": usage.total / runs, **({"usd": cost(usage, price) / PICO / runs} if price else {})}
 
 
@@ -143,7 +143,7 @@ class GraphMeasurement:
         by_version = {graph.version: graph for graph in graphs}
         spent = _spent(self.job, graphs, self.groups[DESIGNED])
         return {
-            "formula": formula(self.job.weights),
+            "formula": render_formula(self.job.reward_weights),
             "graphs": [
                 {"graph": by_version[v].to_json(), "rows": n, "version": v, "nodes": spent[v]}
                 for v, n in counts.most_common()
@@ -152,7 +152,7 @@ class GraphMeasurement:
                 {
                     "arm": result.name,
                     "mean": result.mean.estimate,
-                    "tokens": _tokens(self.groups[result.name]) / runs,
+                    "tokens": count_group_tokens(self.groups[result.name]) / runs,
                 }
                 for result in self.evaluation.results
                 if (runs := max(1, result.rollouts))
@@ -164,6 +164,6 @@ class GraphMeasurement:
     def _at_equal_tokens(self) -> dict[str, Any]:
         """The design against one agent at equal tokens: mean difference, interval, p."""
         rival = EQUAL if EQUAL in self.groups else ONE
-        found = compared({name: self.groups[name] for name in (rival, DESIGNED)}, self.job.config.samples)
+        found = compare_arms({name: self.groups[name] for name in (rival, DESIGNED)}, self.job.config.samples)
         mean = found.results[1].against.mean if found.results[1].against else None
         return {"rival": rival, **(asdict(mean) if mean else {})}

@@ -8,7 +8,7 @@ from xml.etree.ElementTree import Element
 
 from edgewise.mas.graph import drawing
 from edgewise.mas.graph.graph import Graph
-from edgewise.toolkit.cli.output import cost_lines
+from edgewise.toolkit.cli.output import render_costs
 from edgewise.toolkit.report import charts, run_files, run_report
 from edgewise.toolkit.report.charts import Point, Series
 from edgewise.toolkit.report.html import node
@@ -20,20 +20,20 @@ SHOWN = 4
 STYLES = ("a", "b", "c", "d")
 
 
-def result_lines(result: Result) -> list[str]:
+def render_result(result: Result) -> list[str]:
     """What `edgewise improve --by graph` prints."""
     wiring = read(result.path)
     return [
         *result.evidence.lines(),
         "",
-        run_report.finding(run_files.read(result.path)),
-        equal_tokens(wiring),
+        run_report.summarize(run_files.read(result.path)),
+        describe_equal_tokens(wiring),
         "",
         f"reward while learning: {wiring['formula']}",
         *_graph_lines(wiring),
-        *filter(None, [failures(wiring)]),
+        *filter(None, [describe_failures(wiring)]),
         "",
-        *cost_lines(result),
+        *render_costs(result),
         f"artefact: {result.path / 'artifact'}",
         f"report:   {result.path / 'report.html'}",
     ]
@@ -44,7 +44,7 @@ def read(path: Path) -> dict[str, Any]:
     return json.loads((path / WIRING).read_text("utf-8"))
 
 
-def equal_tokens(wiring: Mapping[str, Any]) -> str:
+def describe_equal_tokens(wiring: Mapping[str, Any]) -> str:
     """The claim that counts: the designed graphs against one agent that may use as many tokens."""
     found = wiring["equal_tokens"]
     if found.get("low") is None or found.get("high") is None:
@@ -55,7 +55,7 @@ def equal_tokens(wiring: Mapping[str, Any]) -> str:
     )
 
 
-def failures(wiring: Mapping[str, Any]) -> str:
+def describe_failures(wiring: Mapping[str, Any]) -> str:
     """Why answers of the designed graphs were wrong; "" where none was."""
     found = [f"{name} {count}" for name, count in wiring["failures"].items() if count]
     return f"wrong answers of the designed graphs: {', '.join(found)}" if found else ""
@@ -64,7 +64,7 @@ def failures(wiring: Mapping[str, Any]) -> str:
 def _graph_lines(wiring: Mapping[str, Any]) -> Iterable[str]:
     for each in wiring["graphs"][:SHOWN]:
         yield f"for {each['rows']} of the held-out rows:"
-        yield from (f"  {line}" for line in drawing.text(Graph.from_json(each["graph"])).splitlines())
+        yield from (f"  {line}" for line in drawing.render_text(Graph.from_json(each["graph"])).splitlines())
     if more := wiring["graphs"][SHOWN:]:
         yield f"and {len(more)} other graphs for {sum(each['rows'] for each in more)} rows"
 
@@ -72,14 +72,14 @@ def _graph_lines(wiring: Mapping[str, Any]) -> Iterable[str]:
 def sections(wiring: Mapping[str, Any]) -> Iterable[Element]:
     """The part of report.html about graphs."""
     yield node("h2", "Graphs")
-    yield node("p", equal_tokens(wiring))
+    yield node("p", describe_equal_tokens(wiring))
     yield node("p", f"Reward while learning: {wiring['formula']}.", class_="note")
     yield _front(wiring["front"])
-    if wrong := failures(wiring):
+    if wrong := describe_failures(wiring):
         yield node("p", f"{wrong[0].upper()}{wrong[1:]}.", class_="note")
     for each in wiring["graphs"][:SHOWN]:
         yield node("h3", f"Used for {each['rows']} of the held-out rows")
-        yield drawing.svg(Graph.from_json(each["graph"]), numbers=_costs(each.get("nodes", {})))
+        yield drawing.render_svg(Graph.from_json(each["graph"]), numbers=_costs(each.get("nodes", {})))
     if more := wiring["graphs"][SHOWN:]:
         rows = sum(each["rows"] for each in more)
         yield node("p", f"{len(more)} other graphs were used for {rows} rows.", class_="note")
@@ -102,4 +102,4 @@ def _front(points: Iterable[Mapping[str, Any]]) -> Element:
         Series(each["arm"], style, [Point(round(each["tokens"]), each["mean"])], joined=False)
         for each, style in zip(points, STYLES, strict=False)
     ]
-    return charts.curves(series, "Mean reward and tokens a query", ("tokens a query", "mean reward"))
+    return charts.draw_curves(series, "Mean reward and tokens a query", ("tokens a query", "mean reward"))

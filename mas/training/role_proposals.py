@@ -16,11 +16,11 @@ import numpy as np
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from edgewise.experience.guard.guard import Guard
-from edgewise.mas.designs.fixed import Fixed
+from edgewise.mas.designs.fixed import FixedDesign
 from edgewise.mas.graph.graph import MAX_NODES, Graph, Node, pick_name, single
 from edgewise.mas.graph.roles import CATALOGUE, Role, Roles
 from edgewise.mas.spec import GraphSpec
-from edgewise.mas.training.trials import measure
+from edgewise.mas.training.trials import measure_design
 from edgewise.toolkit.evaluation.comparison import valid_reward
 from edgewise.toolkit.evaluation.gate import Scores, AlphaSpending, Verdict, choose
 from edgewise.toolkit.groups.sampling.row_selection import shuffle
@@ -29,7 +29,7 @@ from edgewise.toolkit.tracking.events import RolesAdmitted, StageStarted
 from edgewise.toolkit.types import BilledTo, Example, Message, Plan, Reply, Request, Rollout, Sampling
 from edgewise.toolkit.util.extract import extract_json
 
-SHOWN = 16
+PROBE_ROWS = 16
 """Rows that are run to see what goes wrong."""
 FAILURES = 4
 """Rows that went wrong, of those that the model is shown."""
@@ -40,7 +40,7 @@ LINE = 25
 PASS = 1.0
 
 Failed = tuple[Example, Rollout]
-Measure = Callable[[Fixed, Sequence[Example]], Plan[Scores]]
+Measure = Callable[[FixedDesign, Sequence[Example]], Plan[Scores]]
 
 ROLE = {
     "type": "object",
@@ -118,7 +118,7 @@ class Admission:
         return {"admitted": roles, "graph": self.graph.to_json(), "refused": dict(self.refused)}
 
 
-class Proposed(BaseModel):
+class ProposedRole(BaseModel):
     """A role as a model writes it: what it may decide of one. Costs are not among that."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -135,7 +135,7 @@ class Proposed(BaseModel):
 # ---- the whole of it -------------------------------------------------------------------------------
 
 
-def recruited(job: GraphSpec, graph: Graph | None = None) -> Plan[Roles]:
+def recruit_roles(job: GraphSpec, graph: Graph | None = None) -> Plan[Roles]:
     """
     Roles that a model proposed for the job's task and that made `graph` (one plain agent) better; none if unasked.
 
@@ -146,20 +146,20 @@ def recruited(job: GraphSpec, graph: Graph | None = None) -> Plan[Roles]:
         return {}
     graph = graph or single()
     rows = shuffle(job.task.train, job.config.seed, 0)
-    seen, fresh = rows[:SHOWN], rows[SHOWN:][: job.config.gate_rows]
-    groups = yield from measure(job, Fixed(graph), seen, "gate")
+    seen, fresh = rows[:PROBE_ROWS], rows[PROBE_ROWS:][: job.config.gate_rows]
+    groups = yield from measure_design(job, FixedDesign(graph), seen, "gate")
     runs = [(group.example, run) for group in groups for run in group.rollouts[:1]]
     wrong = [(row, run) for row, run in runs if (valid_reward(run) or 0.0) < PASS]
     recruiter = Recruiter(job.designer, roles=job.config.recruit)
-    found = yield from propose(recruiter, job.task, wrong, job.catalogue, job.tools)
-    wider = replace(job, recruited={**job.recruited, **{role.name: role for role in found.roles}})
+    found = yield from propose_roles(recruiter, job.task, wrong, job.catalogue, job.tools)
+    wider = replace(job, recruited={**job.extra_roles, **{role.name: role for role in found.roles}})
     yield StageStarted(f"comparing {len(found.roles)} proposed roles on {len(fresh)} training rows")
 
-    def scores(design: Fixed, rows: Sequence[Example]) -> Plan[Scores]:
-        measured = yield from measure(wider, design, rows, "gate")
+    def scores(design: FixedDesign, rows: Sequence[Example]) -> Plan[Scores]:
+        measured = yield from measure_design(wider, design, rows, "gate")
         return np.array([np.mean([valid_reward(run) or 0.0 for run in group.rollouts]) for group in measured])
 
-    admission = yield from admitted(graph, found, fresh, scores, job.config.alpha, wider.roles)
+    admission = yield from admit_roles(graph, found, fresh, scores, job.config.alpha, wider.roles)
     yield RolesAdmitted(admission.to_json())
     return admission.roles
 
@@ -167,7 +167,7 @@ def recruited(job: GraphSpec, graph: Graph | None = None) -> Plan[Roles]:
 # ---- proposing -------------------------------------------------------------------------------------
 
 
-def propose(
+def propose_roles(
     recruiter: Recruiter, task: Task, failed: Sequence[Failed], roles: Roles, tools: Collection[str]
 ) -> Plan[Proposals]:
     """
@@ -190,7 +190,7 @@ def propose(
             payer=BilledTo("designer"),
         )
         try:
-            return parse(reply.message.content, recruiter, roles, tools, Guard.from_examples(task.train))
+            return parse_roles(reply.message.content, recruiter, roles, tools, Guard.from_examples(task.train))
         except ValueError as error:
             problem = reply.error or str(error)
         messages = (*asked, reply.message, Message("user", UNREADABLE.format(problem=problem)))
@@ -223,7 +223,7 @@ def _failure(recruiter: Recruiter, row: Example, run: Rollout, number: int) -> s
 # ---- reading ---------------------------------------------------------------------------------------
 
 
-def parse(text: str, recruiter: Recruiter, known: Roles, tools: Collection[str], guard: Guard) -> Proposals:
+def parse_roles(text: str, recruiter: Recruiter, known: Roles, tools: Collection[str], guard: Guard) -> Proposals:
     """
     The roles in a reply, each either usable or refused with the reason. Raises ValueError for a reply without a list.
 
@@ -252,7 +252,7 @@ def parse(text: str, recruiter: Recruiter, known: Roles, tools: Collection[str],
 
 def _read(item: Any, words: int, known: Roles, tools: Collection[str], guard: Guard) -> Role:
     """The role that a model wrote. Raises ValueError that says why it is not to be used."""
-    given = Proposed.model_validate(item)
+    given = ProposedRole.model_validate(item)
     if any(given.name.lower() == name.lower() for name in known):
         raise ValueError("there is a role of this name")
     if not given.prompt.strip():
@@ -289,7 +289,7 @@ def _reason(error: ValueError) -> str:
 # ---- admitting -------------------------------------------------------------------------------------
 
 
-def admitted(
+def admit_roles(
     graph: Graph, found: Proposals, rows: Sequence[Example], scores: Measure, alpha: float, roles: Roles
 ) -> Plan[Admission]:
     """
@@ -302,8 +302,8 @@ def admitted(
     best, kept, refused = graph, {}, dict(found.refused)
     spending = AlphaSpending(alpha, max(1, len(found.roles)))
     for role in found.roles:
-        places = {where: Fixed(each) for where, each in placed(best, role, roles).items()}
-        choice = yield from choose(Fixed(best), places, rows, scores, spending.level)
+        places = {where: FixedDesign(each) for where, each in place_role(best, role, roles).items()}
+        choice = yield from choose(FixedDesign(best), places, rows, scores, spending.level)
         spending = spending.after(choice)
         if choice.winner:
             best, kept[role.name] = choice.chosen.graph, role
@@ -321,7 +321,7 @@ def _shortfall(verdict: Verdict) -> str:
     )
 
 
-def placed(graph: Graph, role: Role, roles: Roles) -> dict[str, Graph]:
+def place_role(graph: Graph, role: Role, roles: Roles) -> dict[str, Graph]:
     """
     The graph with an agent of a role, in every place where it fits, by where that is.
 

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from edgewise.mas.credit.reward import reward
+from edgewise.mas.credit.reward import compute_reward
 from edgewise.mas.designs.fixed import EqualTokenBaseline
 from edgewise.mas.designs.interface import Design, Draft, Trial, TrialGroup
 from edgewise.mas.graph.graph import Graph, single
@@ -18,10 +18,10 @@ from edgewise.mas.runtime.context import GraphLimits
 from edgewise.mas.runtime.graph_run import GraphRun, Shared, graph_run, inner_run
 from edgewise.mas.runtime.node import Team
 from edgewise.mas.spec import GraphSpec
-from edgewise.toolkit.evaluation.comparison import reward_of
+from edgewise.toolkit.evaluation.comparison import valid_reward
 from edgewise.toolkit.tracking.events import RolloutFinished
 from edgewise.toolkit.types import Example, Group, Plan, Rollout
-from edgewise.toolkit.util.seeds import seed as seed_of
+from edgewise.toolkit.util.seeds import derive_seed
 
 ROLE = "graph"
 
@@ -38,10 +38,10 @@ class EvaluatedGraphs:
     @property
     def group(self) -> Group:
         """The runs as a group of rollouts."""
-        return grouped(self.row, self.runs)
+        return group_rollouts(self.row, self.runs)
 
 
-def attempt(
+def run_and_grade(
     job: GraphSpec,
     team: Team,
     graph: Graph,
@@ -75,19 +75,19 @@ def _graded(job: GraphSpec, row: Example, run: GraphRun) -> Plan[GraphRun]:
     return replace(run, rollout=replace(run.rollout, score=score))
 
 
-def tried(job: GraphSpec, row: Example, drafts: Sequence[Draft], step: int) -> Plan[EvaluatedGraphs]:
+def evaluate_drafts(job: GraphSpec, row: Example, drafts: Sequence[Draft], step: int) -> Plan[EvaluatedGraphs]:
     """All drafts of a row, and the plain agent, each different graph once; what ended inside of them as well."""
-    shared, team = Shared(), job.team("rollout", job.config.learning)
+    shared, team = Shared(), job.team("rollout", job.config.rollout_sampling)
     graphs = [*(draft.graph for draft in drafts), single()]
     different = {graph.version: graph for graph in graphs}
-    seed = seed_of(job.config.seed, step)
+    seed = derive_seed(job.config.seed, step)
     found = yield [
-        attempt(job, team, graph, row, sample=0, seed=seed, version=version, shared=shared)
+        run_and_grade(job, team, graph, row, sample=0, seed=seed, version=version, shared=shared)
         for version, graph in different.items()
     ]
     by_version = dict(zip(different, found, strict=True))
     runs = tuple(by_version[graph.version] for graph in graphs)
-    reference = tokens_of(runs[-1].rollout)
+    reference = count_tokens(runs[-1].rollout)
     trials = tuple(_trial(job, draft, run, reference) for draft, run in zip(drafts, runs, strict=False))
     beside = yield from _beside(job, row, runs)
     more = tuple(_trial(job, Draft(run.graph), run, reference) for run in beside)
@@ -116,26 +116,26 @@ def _answering(job: GraphSpec, graph: Graph) -> list[str]:
 
 
 def _trial(job: GraphSpec, draft: Draft, run: GraphRun, reference: int) -> Trial:
-    quality = reward_of(run.rollout) or 0.0
-    value, parts = reward(
-        job.weights, quality, tokens_of(run.rollout), reference, draft.graph, roles=job.roles
+    quality = valid_reward(run.rollout) or 0.0
+    value, parts = compute_reward(
+        job.reward_weights, quality, count_tokens(run.rollout), reference, draft.graph, roles=job.roles
     )
     return Trial(draft, value, parts)
 
 
-def measure(
+def measure_design(
     job: GraphSpec, design: Design, rows: Sequence[Example], payer: str = "measure"
 ) -> Plan[list[Group]]:
     """Groups of `samples` runs on rows, each with the graph that the design has for it, with the settings of use."""
-    found = yield from measured_runs(job, design, rows, payer)
-    return [grouped(row, runs) for row, runs in zip(rows, found, strict=True)]
+    found = yield from run_design(job, design, rows, payer)
+    return [group_rollouts(row, runs) for row, runs in zip(rows, found, strict=True)]
 
 
-def measured_runs(
+def run_design(
     job: GraphSpec, design: Design, rows: Sequence[Example], payer: str = "measure"
 ) -> Plan[list[list[GraphRun]]]:
     """The same as graph runs: `samples` of them for each row."""
-    team = job.team(payer, job.config.measuring)
+    team = job.team(payer, job.config.eval_sampling)
     graphs = design.graphs([job.query(row) for row in rows])
     free = isinstance(design, EqualTokenBaseline)
     limits = replace(job.limits, calls=None, tokens=None, usd=None) if free else job.limits
@@ -147,7 +147,7 @@ def measured_runs(
     )
 
 
-def grouped(row: Example, runs: Sequence[GraphRun]) -> Group:
+def group_rollouts(row: Example, runs: Sequence[GraphRun]) -> Group:
     """Runs of a row as a group of rollouts."""
     return Group(row, ROLE, tuple(run.rollout for run in runs))
 
@@ -155,22 +155,22 @@ def grouped(row: Example, runs: Sequence[GraphRun]) -> Group:
 def _sampled(
     job: GraphSpec, team: Team, graph: Graph, row: Example, version: str, limits: GraphLimits
 ) -> Plan[list[GraphRun]]:
-    how: dict[str, Any] = {"seed": seed_of(job.config.seed, 0), "version": version, "limits": limits}
+    how: dict[str, Any] = {"seed": derive_seed(job.config.seed, 0), "version": version, "limits": limits}
     return (
         yield [
-            attempt(job, team, graph, row, sample=sample, shared=None, **how)
+            run_and_grade(job, team, graph, row, sample=sample, shared=None, **how)
             for sample in range(job.config.samples)
         ]
     )
 
 
-def tokens_of(run: Rollout) -> int:
+def count_tokens(run: Rollout) -> int:
     """Tokens of a run with all that it delegated; four bytes a token where the provider reported none."""
     total = 0
     for step in run.steps:
-        total += sum(tokens_of(call) for call in step.calls)
+        total += sum(count_tokens(call) for call in step.subrollouts)
         if step.usage is not None:
             total += step.usage.total
         else:
-            total += sum(len(m.content.encode()) for m in (*step.seen, step.said)) // 4
+            total += sum(len(m.content.encode()) for m in (*step.prompt, step.completion)) // 4
     return total

@@ -190,7 +190,7 @@ def prepared(
 
 def rolled(setup: TwoLevelSpec, libraries: TwoLibraries, row: Example, number: int) -> Plan[list[Rollout]]:
     """K runs on a row, graded at both levels."""
-    sides = setup.sides(libraries, setup.config.learning, "rollout")
+    sides = setup.sides(libraries, setup.config.rollout_sampling, "rollout")
 
     def one(sample: int) -> Plan[Rollout]:
         run = yield from _run(setup, libraries, sides, row, sample, number)
@@ -222,7 +222,7 @@ def measured(
     setup: TwoLevelSpec, libraries: TwoLibraries, rows: Sequence[Example], payer: str = "measure"
 ) -> Plan[list[Group]]:
     """`samples` runs on each row as in use, graded by the task's reward alone."""
-    sides = setup.sides(libraries, setup.config.measuring, payer)
+    sides = setup.sides(libraries, setup.config.eval_sampling, payer)
 
     def one(row: Example, sample: int) -> Plan[Rollout]:
         run = yield from _run(setup, libraries, sides, row, sample, MEASURING)

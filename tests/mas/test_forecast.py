@@ -8,8 +8,8 @@ from edgewise.mas.api import design
 from edgewise.mas.config import GraphConfig
 from edgewise.mas.forecast import forecast
 from edgewise.mas.spec import GraphSpec
-from edgewise.toolkit.reward.reward import resolve as reward_of
-from edgewise.toolkit.run.config import resolve
+from edgewise.toolkit.reward.reward import resolve_reward as reward_of
+from edgewise.toolkit.run.config import resolve_config
 from tests.mas.training.test_loop import SETTINGS
 from tests.support.mas import sums
 
@@ -17,7 +17,7 @@ from tests.support.mas import sums
 def planned(reward="exact", **settings):
     task = replace(sums.task(60), reward=reward_of(reward))
     given = {k: v for k, v in {**SETTINGS, **settings}.items() if k != "own_roles"}
-    return forecast(GraphSpec(task, resolve(GraphConfig, given), sums.ROLES))
+    return forecast(GraphSpec(task, resolve_config(GraphConfig, given), sums.ROLES))
 
 
 def test_a_whole_run_takes_no_more_than_was_said(tmp_path):

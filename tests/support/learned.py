@@ -11,7 +11,7 @@ from edgewise.experience.spec import ExperienceSpec
 from edgewise.experience.training.final_pruning import Tidied
 from edgewise.experience.training.loop import learn
 from edgewise.experience.training.records import ExperienceStep
-from edgewise.toolkit.run.config import resolve
+from edgewise.toolkit.run.config import resolve_config
 from edgewise.toolkit.run.runner import RunOutcome
 from edgewise.toolkit.task.task import Task
 from edgewise.toolkit.tracking.events import EffectsMeasured, Event, StepFinished
@@ -55,7 +55,7 @@ class Learned:
 def job(task: Task | None = None, library: Library | None = None, **settings: Any) -> ExperienceSpec:
     """The toy task, or another one, with short runs of one epoch."""
     short = {"model": "scripted/toy", "epochs": 1, "batch_size": 12, "pool": False}
-    return ExperienceSpec(task or toy.task(), resolve(ExperienceConfig, short, settings), library)
+    return ExperienceSpec(task or toy.task(), resolve_config(ExperienceConfig, short, settings), library)
 
 
 def learned(

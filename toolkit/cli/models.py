@@ -7,7 +7,7 @@ from edgewise.toolkit.model.embedded import catalogue, download
 from edgewise.toolkit.model.embedded.catalogue import ENCODER, ENCODER_FILES
 
 
-class Listed:
+class ModelList:
     """The embedded models and whether they are on this machine."""
 
     def to_json(self) -> list[dict[str, Any]]:
@@ -30,12 +30,12 @@ class Listed:
         ]
 
 
-def listed() -> Listed:
+def list_models() -> ModelList:
     """All embedded models."""
-    return Listed()
+    return ModelList()
 
 
-def fetch(*names: str) -> None:
+def pull_missing(*names: str) -> None:
     """
     Pull the embedded models among these names that are missing: a long download shows before a run, not in it.
 
@@ -44,11 +44,11 @@ def fetch(*names: str) -> None:
     for name in dict.fromkeys(names):
         bare = name.removeprefix("torch/")
         embedded = name.startswith("local/") or bare in catalogue.MODELS
-        if embedded and download.verified(catalogue.find(bare)) is None:
-            pulled(bare)
+        if embedded and download.find_verified(catalogue.find_model(bare)) is None:
+            pull_model(bare)
 
 
-def pulled(name: str) -> str:
+def pull_model(name: str) -> str:
     """Fetch and verify a model, with progress on standard error; returns its path."""
     shown = -1
     live = sys.stderr.isatty()
@@ -62,7 +62,7 @@ def pulled(name: str) -> str:
             print(f"\r{line}" if live else line, end="" if live else "\n", file=sys.stderr, flush=True)
 
     bare = name.removeprefix("local/")
-    files = ENCODER_FILES if bare == ENCODER else (catalogue.find(bare),)
+    files = ENCODER_FILES if bare == ENCODER else (catalogue.find_model(bare),)
     path = download.pull_files(files, progress)[0]
     if live and shown >= 0:
         print(file=sys.stderr)

@@ -9,7 +9,7 @@ from edgewise.toolkit.run.runner import Result
 
 
 @dataclass(frozen=True, slots=True)
-class Shown:
+class Output:
     """Something to print: for people as lines, for programs as data."""
 
     text: Sequence[str]
@@ -25,7 +25,7 @@ class Shown:
 
 
 @dataclass(frozen=True, slots=True)
-class Finished(Shown):
+class ImproveOutput(Output):
     """What `improve` prints, and whether it found something worth keeping."""
 
     improved: bool = False
@@ -40,7 +40,7 @@ def _numbers(price: Price) -> tuple[float, ...]:
     return (price.input, price.output) if price.cached is None else (price.input, price.output, price.cached)
 
 
-def cost_lines(result: Result) -> list[str]:
+def render_costs(result: Result) -> list[str]:
     """What learning and measuring cost, and how long it took."""
     parts = {"learning": result.costs["learning"], "measuring": result.costs["measuring"]}
     lines = [f"{name}: {_cost(book)}" for name, book in parts.items() if book["calls"]]

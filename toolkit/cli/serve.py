@@ -7,7 +7,7 @@ from pathlib import Path
 
 from edgewise.toolkit.budget.ledger import Ledger, Limits
 from edgewise.toolkit.budget.prices import ANY, Price
-from edgewise.toolkit.cli.models import fetch
+from edgewise.toolkit.cli.models import pull_missing
 from edgewise.toolkit.cli.progress import announce
 from edgewise.toolkit.errors import ConfigError
 from edgewise.toolkit.model import middleware
@@ -41,14 +41,14 @@ def serve(
     answerer = find_answerer(artifact)
     import_uvicorn()
     # A long download comes before the address is announced.
-    fetch(model)
+    pull_missing(model)
 
     ledger = Ledger(limits, {ANY: Price.parse(price)} if price else {})
     full = path.resolve()
     name = full.stem if full.suffix == ".edge" else full.name
 
     async def listen() -> None:
-        client: Client = middleware.stack(Router(), ledger=ledger, concurrency=concurrency)
+        client: Client = middleware.stack_middleware(Router(), ledger=ledger, concurrency=concurrency)
         try:
             app = application(answerer(artifact, model, client), name=name, token=token or "")
             async with run_server(app, host, port) as url:

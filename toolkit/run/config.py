@@ -27,7 +27,7 @@ class Config(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
-    continues: ClassVar[bool] = False
+    resumes_from_checkpoint: ClassVar[bool] = False
     """Whether a run that is taken up goes on where it was, and so does not write again what it wrote before."""
     resumable: ClassVar[frozenset[str]] = frozenset(
         {"usd", "tokens", "calls", "minutes", "prices", "concurrency", "timeout", "attempts", "force"}
@@ -73,25 +73,25 @@ class Config(BaseModel):
         return {model: Price(*numbers) for model, numbers in self.prices.items()}
 
     @property
-    def measuring(self) -> Sampling:
+    def eval_sampling(self) -> Sampling:
         """How replies are drawn when measuring and in use; learning has its own settings."""
         return Sampling(self.eval_temperature, self.eval_top_p, self.max_tokens)
 
     @property
-    def learning(self) -> Sampling:
+    def rollout_sampling(self) -> Sampling:
         """How replies of rollouts are drawn while learning."""
         return Sampling(self.temperature, self.top_p, self.max_tokens)
 
-    def in_use(self) -> dict[str, Any]:
+    def deployment_settings(self) -> dict[str, Any]:
         """The settings with which an artefact was measured and should be used."""
-        shown = self.measuring
+        shown = self.eval_sampling
         return {"temperature": shown.temperature, "top_p": shown.top_p, "max_tokens": shown.max_tokens}
 
 
 C = TypeVar("C", bound=Config)
 
 
-def resolve(kind: type[C], *layers: Mapping[str, Any]) -> C:
+def resolve_config(kind: type[C], *layers: Mapping[str, Any]) -> C:
     """One config from layers, later ones winning. Raises ConfigError naming the first wrong key."""
     merged = {key: value for layer in layers for key, value in layer.items() if value is not None}
     try:
@@ -123,24 +123,24 @@ def _setting(pair: str) -> tuple[str, Any]:
         return key.strip(), value
 
 
-def save(config: Config, path: Path) -> None:
+def save_config(config: Config, path: Path) -> None:
     """Write the resolved config as TOML; settings that are not set are left out."""
     import tomli_w
 
     replace_text(path, tomli_w.dumps(config.model_dump(exclude_none=True, mode="json")))
 
 
-def load(kind: type[C], path: Path) -> C:
+def load_config(kind: type[C], path: Path) -> C:
     """Read a saved config. Raises ConfigError where it is damaged."""
     try:
-        return resolve(kind, tomllib.loads(path.read_text("utf-8")))
+        return resolve_config(kind, tomllib.loads(path.read_text("utf-8")))
     except ValueError as error:
         raise ConfigError(f"{path} is not readable TOML: {error}.") from error
     except ConfigError as error:
         raise ConfigError(f"{path}: {error}") from error
 
 
-def changed(old: Config, new: Config) -> list[str]:
+def list_changes(old: Config, new: Config) -> list[str]:
     """Names of settings that differ and on which replies or results depend."""
     before, after = old.model_dump(), new.model_dump()
     return [key for key in after if key not in new.resumable and before.get(key) != after[key]]

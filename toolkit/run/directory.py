@@ -29,7 +29,7 @@ from pathlib import Path
 from typing import Any, TextIO
 
 from edgewise.toolkit.budget.ledger import PICO, cost
-from edgewise.toolkit.budget.prices import Price, price_of
+from edgewise.toolkit.budget.prices import Price, find_price
 from edgewise.toolkit.errors import ConfigError, DiskFull
 from edgewise.toolkit.run import config as configs
 from edgewise.toolkit.run.config import Config
@@ -43,7 +43,7 @@ from edgewise.toolkit.tracking.events import (
     WeightsTrained,
 )
 from edgewise.toolkit.types import Group, Rollout
-from edgewise.toolkit.util.files import json_text, replace_text
+from edgewise.toolkit.util.files import dump_json, replace_text
 
 JOURNAL = "journal.sqlite"
 SAMPLED = "sampled.json"
@@ -51,7 +51,7 @@ SAMPLED = "sampled.json"
 
 
 @dataclass(slots=True)
-class Directory:
+class RunDirectory:
     """A run directory that is open for writing; use `opened`."""
 
     path: Path
@@ -60,7 +60,7 @@ class Directory:
     rollouts: TextIO
     seen: set[tuple[str, int, int, str]] = field(default_factory=set)
 
-    def note(self, note: Event) -> None:
+    def on_event(self, note: Event) -> None:
         """Write what a note is about: finished groups and steps."""
         match note:
             case GroupsFinished(groups):
@@ -93,7 +93,7 @@ class Directory:
             write_json(folder / "library.json", content["library"])
 
 
-def fresh(name: str) -> Path:
+def new_run_path(name: str) -> Path:
     """A run directory that does not exist yet: runs/NAME-DATE-TIME, with a number where there is one."""
     plain = re.sub(r"[^\w.-]+", "-", name).strip("-.") or "run"
     first = Path("runs") / f"{plain}-{datetime.now():%Y%m%d-%H%M%S}"
@@ -101,7 +101,7 @@ def fresh(name: str) -> Path:
     return next(path for path in itertools.chain([first], others) if not path.exists())
 
 
-def made(path: Path) -> Path:
+def ensure_directory(path: Path) -> Path:
     """The directory, made if there is none. Raises ConfigError where that can't be."""
     try:
         path.mkdir(parents=True, exist_ok=True)
@@ -113,21 +113,21 @@ def made(path: Path) -> Path:
 
 
 @contextlib.contextmanager
-def opened(path: Path, config: Config, fingerprint: str, job: str) -> Iterator[Directory]:
+def open_run(path: Path, config: Config, fingerprint: str, job: str) -> Iterator[RunDirectory]:
     """
     Take up the run in a directory, or start one there; `job` says what it does ("improve", "evaluate").
 
     To be called by who holds the journal, for a run has one writer. Raises ConfigError where the directory
     belongs to another job or task, or to settings on which its replies depend.
     """
-    check_same(path, config, fingerprint, job)
-    configs.save(config, path / "config.toml")
+    check_same_run(path, config, fingerprint, job)
+    configs.save_config(config, path / "config.toml")
     write_json(path / "task.json", {"fingerprint": fingerprint, "job": job})
-    kept = _lines(path / "rollouts.jsonl") if config.continues else []
-    price = price_of(config.model, config.price_list)
+    kept = _lines(path / "rollouts.jsonl") if config.resumes_from_checkpoint else []
+    price = find_price(config.model, config.price_list)
     with (path / "rollouts.jsonl").open("w", encoding="utf-8") as rollouts:
         rollouts.writelines(kept)
-        yield Directory(path, config.model, price, rollouts, {_key(json.loads(line)) for line in kept})
+        yield RunDirectory(path, config.model, price, rollouts, {_key(json.loads(line)) for line in kept})
 
 
 def _lines(path: Path) -> list[str]:
@@ -140,7 +140,7 @@ def _key(line: Mapping[str, Any]) -> tuple[str, int, int, str]:
     return (line["example"], line["sample"], line["seed"], line["library"])
 
 
-def check_same(path: Path, config: Config, fingerprint: str, job: str) -> None:
+def check_same_run(path: Path, config: Config, fingerprint: str, job: str) -> None:
     """Raise ConfigError where a directory belongs to another job or task, or to settings on which replies depend."""
     if (path / "task.json").exists():
         before = read_json(path / "task.json")
@@ -151,7 +151,7 @@ def check_same(path: Path, config: Config, fingerprint: str, job: str) -> None:
                 f"{path} holds a run of another task (its rows, prompt or reward differ); give another --run."
             )
     if (path / "config.toml").exists():
-        wrong = configs.changed(configs.load(type(config), path / "config.toml"), config)
+        wrong = configs.list_changes(configs.load_config(type(config), path / "config.toml"), config)
         if wrong:
             raise ConfigError(
                 f"{path} was started with another {', '.join(wrong)}; give the same, or another --run."
@@ -167,7 +167,7 @@ def read_json(path: Path) -> dict[str, Any]:
 
 
 @contextlib.contextmanager
-def full_disk() -> Iterator[None]:
+def raise_disk_full() -> Iterator[None]:
     """Turn the system's "no space left" into DiskFull."""
     try:
         yield
@@ -179,7 +179,7 @@ def full_disk() -> Iterator[None]:
 
 def write_json(path: Path, data: Any) -> None:
     """Write JSON so that the same data always gives the same bytes."""
-    replace_text(path, json_text(data))
+    replace_text(path, dump_json(data))
 
 
 def rollout_json(group: Group, run: Rollout, model: str, price: Price | None) -> dict[str, Any]:

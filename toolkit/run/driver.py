@@ -34,11 +34,11 @@ class Cancellation:
         self._error: BaseException | None = None
 
     @property
-    def pulled(self) -> bool:
+    def is_cancelled(self) -> bool:
         """Whether the run is ending before its time."""
         return self._error is not None
 
-    def pull(self, error: BaseException) -> None:
+    def cancel(self, error: BaseException) -> None:
         """Let nothing new start; only the first error counts."""
         self._error = self._error or error
 
@@ -55,9 +55,9 @@ class CancellableClient:
     It stands innermost, for calls may have waited long (for a place, for their next try) before they start.
     """
 
-    def __init__(self, inner: Any, brake: Cancellation):
+    def __init__(self, inner: Any, cancellation: Cancellation):
         self._inner = inner
-        self._brake = brake
+        self._brake = cancellation
 
     async def ask(self, request: Request) -> Reply:
         """Pass the request on, or raise what the brake was pulled with."""
@@ -81,11 +81,11 @@ class Driver:
         self,
         client: ModelClient,
         on_event: OnEvent = ignore_event,
-        brake: Cancellation | None = None,
+        cancellation: Cancellation | None = None,
     ):
         self._client = client
         self._on_event = on_event
-        self.brake = brake or Cancellation()
+        self.cancellation = cancellation or Cancellation()
 
     async def run(self, plan: Plan[T]) -> T:
         """Drive one plan to its end and return its value. Raises whatever stopped it."""
@@ -94,12 +94,12 @@ class Driver:
         answer: Any = None
         try:
             while True:
-                self.brake.check()
+                self.cancellation.check()
                 answer = await self._fulfil(plan.send(answer))
         except StopIteration as done:
             return done.value
         except Exception as error:
-            self.brake.pull(error)
+            self.cancellation.cancel(error)
             raise
         finally:
             plan.close()
@@ -127,7 +127,7 @@ class Driver:
         results = await asyncio.gather(*map(self.run, plans), return_exceptions=True)
         for result in results:
             if isinstance(result, BaseException):
-                self.brake.check()
+                self.cancellation.check()
                 raise result
         return results
 
@@ -144,7 +144,7 @@ async def drive(plan: Plan[T], client: ModelClient, on_event: OnEvent = ignore_e
     return await Driver(client, on_event).run(plan)
 
 
-def asking(request: Request) -> Plan[Reply]:
+def plan_request(request: Request) -> Plan[Reply]:
     """The plan of one call."""
     return (yield request)
 

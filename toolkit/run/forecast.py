@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from edgewise.toolkit.budget.ledger import Ledger
-from edgewise.toolkit.budget.prices import price_of
+from edgewise.toolkit.budget.prices import find_price
 from edgewise.toolkit.errors import Hopeless, LimitTooSmall
 from edgewise.toolkit.evaluation.gate import rungs
 from edgewise.toolkit.run.config import Config
@@ -61,14 +61,14 @@ class Forecast:
         return test if self.gate_gain is None else f"{self.gate_gain:+.2f} at the gate, {test}"
 
 
-def time_of(config: Config, calls: int) -> tuple[float, str]:
+def estimate_minutes(config: Config, calls: int) -> tuple[float, str]:
     """Minutes, and the pace that they assume: an embedded model does not answer faster when asked at once."""
     if config.model.startswith("local/"):
         return calls * LOCAL_SECONDS / 60, f"{LOCAL_SECONDS:g} s a call"
     return calls * SECONDS / config.concurrency / 60, f"{SECONDS:g} s a call, {config.concurrency} at once"
 
 
-def halving(rows: int, alive: int) -> int:
+def count_halving_rollouts(rows: int, alive: int) -> int:
     """Rollouts of one round of halving."""
     done = total = 0
     for size in rungs(rows, alive) if rows else []:
@@ -77,13 +77,13 @@ def halving(rows: int, alive: int) -> int:
     return total
 
 
-def prompt_tokens(task: Task) -> int:
+def mean_prompt_tokens(task: Task) -> int:
     """Tokens of a row's messages, on average over the training rows."""
     sizes = [sum(len(m.content.encode()) for m in row.messages) for row in task.train]
     return sum(sizes) // max(len(sizes), 1) // BYTES_PER_TOKEN
 
 
-def dollars(
+def estimate_dollars(
     config: Config, calls: Mapping[str, int], models: Mapping[str, str], given: int, said: int
 ) -> float | None:
     """
@@ -93,7 +93,7 @@ def dollars(
     """
     total = 0.0
     for role, number in calls.items():
-        price = price_of(models.get(role, config.model), config.price_list)
+        price = find_price(models.get(role, config.model), config.price_list)
         if price is None:
             return None
         total += number * (given * price.input + said * price.output) / 1e6
@@ -112,7 +112,7 @@ def check_limits(config: Config, plan: Forecast) -> None:
     limits = config.limits
     ledger = Ledger(limits, config.price_list)
     for model in filter(None, config.models):
-        ledger.bound(Request(model, (), Sampling(max_tokens=1)))
+        ledger.bound_usage(Request(model, (), Sampling(max_tokens=1)))
     if config.force:
         return
     _check_power(plan)

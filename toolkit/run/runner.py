@@ -114,9 +114,9 @@ async def execute_run(
     if not replay:
         for model in filter(None, config.models):
             check_model(model)
-    path = directory.made(path or directory.fresh(task.name))
-    with _books(path, config, replay) as (journal, ledger), _kept(path, journal), directory.full_disk():
-        with directory.opened(path, config, task.fingerprint, job) as files:
+    path = directory.ensure_directory(path or directory.new_run_path(task.name))
+    with _books(path, config, replay) as (journal, ledger), _kept(path, journal), directory.raise_disk_full():
+        with directory.open_run(path, config, task.fingerprint, job) as files:
             on_event(RunOpened(path, ledger))
 
             router = Router()
@@ -125,7 +125,7 @@ async def execute_run(
                 _booked(ledger, note, path)
                 if isinstance(note, ModelReleased):
                     router.release(note.model)
-                files.note(note)
+                files.on_event(note)
                 on_event(note)
 
             brake = Cancellation()
@@ -139,12 +139,12 @@ async def execute_run(
                 on_event(RunClosed())
         result = _result(task, config, outcome, _costs(ledger), path, ledger.elapsed)
         directory.write_json(path / "result.json", result.to_json())
-        run_report.write(path)
+        run_report.write_report(path)
         result.artifact.save(path / "artifact")
     return result
 
 
-def blocking(function: Callable[P, Coroutine[Any, Any, R]]) -> Callable[P, R]:
+def make_blocking(function: Callable[P, Coroutine[Any, Any, R]]) -> Callable[P, R]:
     """The twin of an async function for callers without an event loop: same arguments, same result, same errors."""
 
     @functools.wraps(function)
@@ -160,13 +160,13 @@ def _booked(ledger: Ledger, note: Event, path: Path) -> None:
     """What a run's notes say of calls that no client made."""
     match note:
         case CallsShared(calls, usage):
-            ledger.share(calls, usage)
+            ledger.add_shared(calls, usage)
         case CallsPlanned(requests):
-            ledger.check(requests)
+            ledger.check_room(requests)
         case CallsSampled(found):
             for each in found:
-                ledger.add(each)
-            directory.write_json(path / directory.SAMPLED, ledger.sampled_json())
+                ledger.add_local_calls(each)
+            directory.write_json(path / directory.SAMPLED, ledger.local_calls_json())
 
 
 @contextlib.contextmanager
@@ -189,11 +189,11 @@ def _books(path: Path, config: Config, replay: Path | None) -> Iterator[tuple[Jo
         ledger = Ledger(config.limits, config.price_list, elapsed=journal.elapsed)
         ledger.restore(journal)
         if (sampled := path / directory.SAMPLED).exists() and not replay:
-            ledger.add_json(directory.read_json(sampled))
+            ledger.restore_local_calls(directory.read_json(sampled))
         yield journal, ledger
 
 
-def spent(path: Path, config: Config) -> dict[str, Any]:
+def read_costs(path: Path, config: Config) -> dict[str, Any]:
     """What the run in a directory used so far, ended or not: `costs` as in result.json, and wall time in `seconds`."""
     with _books(path, config, None) as (_, ledger):
         return {"costs": _costs(ledger), "seconds": ledger.elapsed}
@@ -217,11 +217,11 @@ async def _interruptible(driver: Driver, plan: Plan[RunOutcome], on_event: OnEve
     loop, task = asyncio.get_running_loop(), asyncio.current_task()
 
     def press() -> None:
-        if driver.brake.pulled and task:
+        if driver.cancellation.is_cancelled and task:
             task.cancel()
         else:
             on_event(RunStopping())
-        driver.brake.pull(Interrupted("Stopped."))
+        driver.cancellation.cancel(Interrupted("Stopped."))
 
     # Only the main thread may handle signals, and not on every system.
     with contextlib.ExitStack() as handlers:
@@ -232,7 +232,7 @@ async def _interruptible(driver: Driver, plan: Plan[RunOutcome], on_event: OnEve
         try:
             return await driver.run(plan)
         except asyncio.CancelledError:
-            driver.brake.check()
+            driver.cancellation.check()
             raise
 
 
@@ -244,7 +244,7 @@ def _result(
     kept = outcome.files if improved else outcome.start
     files = {**kept, "evidence.json": outcome.evaluation.to_json()}
     folders = outcome.folders if improved else {}
-    artifact = Artifact(task.fingerprint, config.model, files, config.in_use(), outcome.parents, folders)
+    artifact = Artifact(task.fingerprint, config.model, files, config.deployment_settings(), outcome.parents, folders)
     return Result(task.name, outcome.evaluation, artifact, costs, improved, path, seconds)
 
 
@@ -254,7 +254,7 @@ def _costs(ledger: Ledger) -> dict[str, Any]:
 
     In all, of learning (steps from 1), of measuring (step 0), of calls that runs of a group shared, by each axis.
     """
-    by_step = ledger.table("step")
+    by_step = ledger.tabulate("step")
     learning = sum((book for (step,), book in by_step.items() if step != 0), UsageTotals())
     return {
         "total": _book_json(ledger.total),
@@ -262,7 +262,7 @@ def _costs(ledger: Ledger) -> dict[str, Any]:
         "measuring": _book_json(by_step.get((0,), UsageTotals())),
         "shared": _book_json(ledger.shared),
         **{
-            axis: {str(key): _book_json(book) for (key,), book in ledger.table(axis).items()}
+            axis: {str(key): _book_json(book) for (key,), book in ledger.tabulate(axis).items()}
             for axis in ("role", "step", "example", "model")
         },
     }

@@ -17,11 +17,11 @@ Ask = Callable[[Plan[Any]], Any]
 """`ask(plan)`: have a plan carried out, from code that is no plan; returns its value."""
 
 
-class Ended(BaseException):
+class PlanEnded(BaseException):
     """Unwinds the thread of a plan that has ended. No Exception, so that nothing in between goes on regardless."""
 
 
-def bridged(function: Callable[[Ask], T]) -> Plan[T]:
+def bridge_to_plan(function: Callable[[Ask], T]) -> Plan[T]:
     """
     Run `function(ask)` in a thread of its own, and carry out each plan that it asks for, one after another.
 
@@ -36,8 +36,8 @@ def bridged(function: Callable[[Ask], T]) -> Plan[T]:
     def ask(plan: Plan[Any]) -> Any:
         wishes.put(plan)
         found = results.get()
-        if found is Ended:
-            raise Ended
+        if found is PlanEnded:
+            raise PlanEnded
         return found
 
     def work() -> None:
@@ -54,5 +54,5 @@ def bridged(function: Callable[[Ask], T]) -> Plan[T]:
             results.put((yield from wish))
         return future.result()
     finally:
-        results.put(Ended)
+        results.put(PlanEnded)
         thread.join()

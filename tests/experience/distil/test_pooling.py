@@ -44,14 +44,14 @@ def library(**lessons: str) -> Library:
     ],
 )
 def test_when_right_answers_recur(targets, recurs):
-    assert pooling.recurring([row(str(n), t) for n, t in enumerate(targets)]) is recurs
+    assert pooling.has_recurring_answers([row(str(n), t) for n, t in enumerate(targets)]) is recurs
 
 
 def test_pooling_needs_the_truth_and_can_be_switched_off():
     task, config = toy.task(), ExperienceConfig(model="m")
-    assert ExperienceSpec(task, config).pooled
+    assert ExperienceSpec(task, config).is_pooled
     for change in ({"pool": False}, {"truth": False}, {"direct": True}):
-        assert not ExperienceSpec(task, config.model_copy(update=change)).pooled
+        assert not ExperienceSpec(task, config.model_copy(update=change)).is_pooled
 
 
 def test_a_short_input_is_taken_as_it_is_and_a_long_one_is_put_in_a_few_words():
@@ -66,7 +66,7 @@ def test_a_short_input_is_taken_as_it_is_and_a_long_one_is_put_in_a_few_words():
         return "Something long.\nSecond line"
 
     found = {
-        len(play(pooling.propose(DISTILLER, task, Group(x, "solver", ())), model).proposals[0].text.split())
+        len(play(pooling.propose_topic(DISTILLER, task, Group(x, "solver", ())), model).proposals[0].text.split())
         for x in task.train
     }
     assert found == {len("short one -> a".split()), len("Something long -> a".split())}
@@ -82,10 +82,10 @@ def test_one_lesson_per_answer_and_draw_from_different_groups():
         shown.append(request.messages[-1].content)
         return "kind (cases)"
 
-    drawn = play(pooling.join(DISTILLER, Library(), proposals, 3, seed=1), model)
+    drawn = play(pooling.join_proposals(DISTILLER, Library(), proposals, 3, seed=1), model)
     assert [[op.text for op in ops] for ops in drawn] == [["Kind (cases) -> 0", "Kind (cases) -> 1"]] * 3
     assert len(set(shown)) == 6
-    assert all(len(text.splitlines()) == pooling.MOST for text in shown)
+    assert all(len(text.splitlines()) == pooling.MAX_ITEMS for text in shown)
     assert drawn[0][0].sources == tuple(sorted(f"r{n}" for n in range(0, 40, 2)))
 
 
@@ -98,7 +98,7 @@ def test_a_current_lesson_is_modified_with_its_topics_among_the_items():
         return "walls"
 
     ((op,),) = play(
-        pooling.join(DISTILLER, current, [Operation(action="add", text="roof -> red")], 1, seed=1), model
+        pooling.join_proposals(DISTILLER, current, [Operation(action="add", text="roof -> red")], 1, seed=1), model
     )
     assert (op.action, op.id, op.text) == ("modify", current.lessons[0].id, "Walls -> red")
     assert model_saw[0].splitlines() == ["- bricks", "- roof"]
@@ -106,7 +106,7 @@ def test_a_current_lesson_is_modified_with_its_topics_among_the_items():
 
 def test_a_join_without_an_answer_changes_nothing():
     ((op,),) = play(
-        pooling.join(DISTILLER, Library(), [Operation(action="add", text="roof -> red")], 1, seed=1),
+        pooling.join_proposals(DISTILLER, Library(), [Operation(action="add", text="roof -> red")], 1, seed=1),
         lambda request: "",
     )
     assert op.text == ""

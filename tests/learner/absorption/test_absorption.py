@@ -13,7 +13,7 @@ from safetensors.torch import load_file
 from edgewise.experience.library.library import Library, make_lesson
 from edgewise.learner import absorb
 from edgewise.learner.absorption.loop import chosen, learnt, loaded, taught, undressed, worth
-from edgewise.learner.absorption.spec import AbsorbJob
+from edgewise.learner.absorption.spec import AbsorbSpec
 from edgewise.learner.monitoring.retention import Kept, kept, ratio
 from edgewise.learner.policy.policy import Policy
 from edgewise.learner.update.imitation import Pair
@@ -126,7 +126,7 @@ def test_nothing_that_the_reward_speaks_for_is_the_end(model: str, library: Path
 
 @pytest.mark.parametrize("lora", [0, 4], ids=["whole", "lora"])
 def test_the_teacher_is_the_model_as_it_was(folder: Path, library: Path, lora: int) -> None:
-    job = AbsorbJob.of(Task.read(folder), str(library), {**QUICK, "lora": lora})
+    job = AbsorbSpec.from_library(Task.read(folder), str(library), {**QUICK, "lora": lora})
     engine = loaded(job)
     asked = [Request("", (Message("user", "say"),), Sampling(1.0, 1.0, 6, seed=i)) for i in range(4)]
     before, own = taught(engine, asked), engine.answer(asked)
@@ -164,7 +164,7 @@ def test_answers_worth_learning(rewards: list[list[float | None]], expected: lis
 
 def test_every_row_is_asked_once_an_epoch(folder: Path, library: Path) -> None:
     task = Task.read(folder)
-    job = AbsorbJob.of(task, str(library), {**QUICK, "batch_size": 4})
+    job = AbsorbSpec.from_library(task, str(library), {**QUICK, "batch_size": 4})
     steps = -(-len(task.train) // 4)
     found = [chosen(job, number) for number in range(1, 2 * steps + 1)]
     for epoch in (1, 2):

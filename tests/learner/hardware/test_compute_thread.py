@@ -17,13 +17,13 @@ import torch
 from edgewise.learner.api import train
 from edgewise.learner.config import WeightsConfig
 from edgewise.learner.hardware import compute_thread, process_group
-from edgewise.learner.hardware.compute_thread import in_one_thread, submitted
+from edgewise.learner.hardware.compute_thread import run_in_compute_thread, submit_to_compute_thread
 from edgewise.learner.policy.policy import Policy
 from edgewise.learner.training import engine
 from edgewise.learner.training.engine import Engine
 from edgewise.learner.update.gradient_step import UpdateStats
 from edgewise.toolkit.errors import Interrupted, OutOfMemory
-from edgewise.toolkit.run.config import resolve
+from edgewise.toolkit.run.config import resolve_config
 from edgewise.toolkit.types import Message, Request, Sampling
 from tests.support.learner import tiny
 from tests.support.learner.shares import SETTINGS, task
@@ -58,12 +58,12 @@ for line in open("/proc/self/smaps"):
 """
 
 
-@in_one_thread
+@run_in_compute_thread
 def where() -> str:
     return threading.current_thread().name
 
 
-@in_one_thread
+@run_in_compute_thread
 def nested() -> str:
     return where()
 
@@ -72,7 +72,7 @@ def test_everybody_gets_the_same_thread() -> None:
     async def go() -> list[str]:
         return await asyncio.gather(*(asyncio.to_thread(where) for _ in range(8)))
 
-    names = {*asyncio.run(go()), where(), nested(), submitted(where).result()}
+    names = {*asyncio.run(go()), where(), nested(), submit_to_compute_thread(where).result()}
     assert len(names) == 1
     assert threading.current_thread().name not in names
 
@@ -80,9 +80,9 @@ def test_everybody_gets_the_same_thread() -> None:
 def test_errors_and_contexts_go_through() -> None:
     told: ContextVar[str] = ContextVar("told")
     told.set("here")
-    assert in_one_thread(told.get)() == "here"
+    assert run_in_compute_thread(told.get)() == "here"
     with pytest.raises(ZeroDivisionError):
-        in_one_thread(divmod)(1, 0)
+        run_in_compute_thread(divmod)(1, 0)
 
 
 def test_threads_of_a_product_are_as_many_as_the_caller_wants() -> None:
@@ -90,7 +90,7 @@ def test_threads_of_a_product_are_as_many_as_the_caller_wants() -> None:
     try:
         for count in (1, 3):
             torch.set_num_threads(count)
-            assert in_one_thread(torch.get_num_threads)() == count
+            assert run_in_compute_thread(torch.get_num_threads)() == count
     finally:
         torch.set_num_threads(before)
 
@@ -101,7 +101,7 @@ def test_who_comes_first_together_gets_the_same_thread() -> None:
 
     def first() -> str:
         ready.wait()
-        return submitted(threading.get_ident).result()
+        return submit_to_compute_thread(threading.get_ident).result()
 
     with ThreadPoolExecutor(8) as pool:
         found = [pool.submit(first) for _ in range(8)]
@@ -114,15 +114,15 @@ def test_a_process_of_several_takes_its_own_gpu(monkeypatch: pytest.MonkeyPatch)
         process_group, "cuda", SimpleNamespace(is_available=lambda: True, set_device=taken.append)
     )
     for local, size in ((0, 1), (1, 2)):
-        process_group.take_device(SimpleNamespace(local=local, size=size))
+        process_group.bind_device(SimpleNamespace(local=local, size=size))
     assert taken == [1]
 
 
 def an_engine(model: Policy | None = None) -> Engine:
     """One without a run around it."""
     engine = Engine.__new__(Engine)
-    config = resolve(WeightsConfig, {"model": "torch/tiny"})
-    engine.__dict__ |= {"config": config, "method": None, "ranks": process_group.ALONE, "policy": model}
+    config = resolve_config(WeightsConfig, {"model": "torch/tiny"})
+    engine.__dict__ |= {"config": config, "method": None, "ranks": process_group.SINGLE_PROCESS, "policy": model}
     engine.__dict__ |= {"optimizer": SimpleNamespace(param_groups=[]), "slice_tokens": 1}
     return engine
 
@@ -130,7 +130,7 @@ def an_engine(model: Policy | None = None) -> Engine:
 def test_an_update_that_waits_for_the_thread_has_begun(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(engine, "update", lambda *_: UpdateStats())
     engine, free = an_engine(), threading.Event()
-    submitted(free.wait, 20)
+    submit_to_compute_thread(free.wait, 20)
     with ThreadPoolExecutor(1) as pool:
         done = pool.submit(engine.update, None, 3)
         while not engine.begun:
@@ -155,8 +155,8 @@ def test_memory_for_no_optimizer_or_no_model_is_a_sentence(
 
 
 def test_what_is_drawn_ends_at_the_next_token_once_an_engine_is_stopped() -> None:
-    model = Policy.of(tiny.model(max_position_embeddings=100_000), tiny.tokenizer(), name="tiny")
-    model.stops = frozenset()
+    model = Policy.from_model(tiny.model(max_position_embeddings=100_000), tiny.tokenizer(), name="tiny")
+    model.stop_ids = frozenset()
     engine = an_engine(model)
     long = Request("torch/tiny", (Message("user", "a"),), sampling=Sampling(max_tokens=90_000))
     with ThreadPoolExecutor(1) as pool:

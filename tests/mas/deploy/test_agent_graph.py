@@ -15,15 +15,15 @@ from hypothesis import strategies as st
 
 from edgewise.mas.config import GraphConfig
 from edgewise.mas.deploy.agent_graph import AgentGraph, Answered, answerer
-from edgewise.mas.designs.clustered import Table
-from edgewise.mas.designs.fixed import Fixed
+from edgewise.mas.designs.clustered import ClusteredDesign
+from edgewise.mas.designs.fixed import FixedDesign
 from edgewise.mas.designs.query_encoder import encoded
 from edgewise.mas.graph.graph import Graph, Loop, Node, single
 from edgewise.mas.runtime.checkpoint import Retention
 from edgewise.mas.runtime.context import GraphLimits
 from edgewise.mas.spec import GraphSpec
-from edgewise.mas.training.loop import prepared
-from edgewise.mas.training.measurement import artifact_files
+from edgewise.mas.training.loop import prepare_spec
+from edgewise.mas.training.measurement import build_artifact_files
 from edgewise.toolkit.errors import (
     ArtifactError,
     ConfigError,
@@ -32,7 +32,7 @@ from edgewise.toolkit.errors import (
     ProviderDown,
     StoreDown,
 )
-from edgewise.toolkit.model.scripted import Scripted
+from edgewise.toolkit.model.scripted import ScriptedClient
 from edgewise.toolkit.run.artifact import Artifact
 from edgewise.toolkit.serve.server import application, run_server
 from edgewise.toolkit.tools.registry import load_tools
@@ -63,11 +63,11 @@ def play(request: Request) -> str | Reply:
 
 
 def artifact(graph: Graph = CHAIN, **settings: Any) -> Artifact:
-    return Artifact("t", "scripted/x:y", {"graph.json": Fixed(graph).to_json()}, settings)
+    return Artifact("t", "scripted/x:y", {"graph.json": FixedDesign(graph).to_json()}, settings)
 
 
-def use(client: Scripted | None = None, graph: Graph = CHAIN, **how: Any) -> AgentGraph:
-    return AgentGraph.of(artifact(graph), client=client or Scripted(play), **how)
+def use(client: ScriptedClient | None = None, graph: Graph = CHAIN, **how: Any) -> AgentGraph:
+    return AgentGraph.of(artifact(graph), client=client or ScriptedClient(play), **how)
 
 
 def run(work: Callable[[], Any]) -> Any:
@@ -75,7 +75,7 @@ def run(work: Callable[[], Any]) -> Any:
 
 
 def test_a_question_gets_the_exits_answer_and_its_cost():
-    client = Scripted(play)
+    client = ScriptedClient(play)
     with use(client) as graph:
         done = graph.answer_sync("seven times six")
     assert done.text == "end(draft(plan(seven)))"
@@ -87,9 +87,9 @@ def test_a_question_gets_the_exits_answer_and_its_cost():
 def test_each_question_gets_its_own_graph_where_the_design_says_so():
     texts = ["count the letters of a word", "add up these numbers"]
     vectors = play_plan(encoded("hashing", texts), lambda request: "")
-    table = Table.of(vectors, [single(prompt="COUNT"), single(prompt="ADD")], "hashing")
+    table = ClusteredDesign.from_centres(vectors, [single(prompt="COUNT"), single(prompt="ADD")], "hashing")
     found = Artifact("t", "scripted/x:y", {"graph.json": table.to_json()})
-    with AgentGraph.of(found, client=Scripted(play)) as graph:
+    with AgentGraph.of(found, client=ScriptedClient(play)) as graph:
         answers = [graph.answer_sync(text).text for text in ("count the letters, a word", "add up numbers")]
     assert answers == ["count(count)", "add(add)"]
 
@@ -98,16 +98,16 @@ def test_a_graph_is_used_with_the_settings_that_it_was_measured_with():
     def calls(request: Request) -> str:
         return '<tool>{"name": "python", "arguments": {"code": "print(1)"}}</tool>'
 
-    text = Scripted(calls)
+    text = ScriptedClient(calls)
     with AgentGraph.of(artifact(single("tool-user"), turns=2, calling="text"), client=text) as graph:
         assert "turns" in graph.answer_sync("go").error
     assert [request.tools for request in text.requests] == [(), ()]
     for setting, ended in (({"graph_calls": 2}, "limit"), ({"graph_tokens": 40, "max_tokens": 9}, "limit")):
-        with AgentGraph.of(artifact(**setting), client=Scripted(play)) as graph:
+        with AgentGraph.of(artifact(**setting), client=ScriptedClient(play)) as graph:
             assert graph.answer_sync("go").outcomes["end"][-1].ended == ended
-            assert graph.limits.node_seconds == GraphConfig.kept({}).node_seconds
+            assert graph.limits.node_seconds == GraphConfig.from_artifact({}).node_seconds
     slow = artifact(single(), node_seconds=0.05)
-    with AgentGraph.of(slow, client=Scripted(lambda _: asyncio.sleep(5, "late"))) as graph:
+    with AgentGraph.of(slow, client=ScriptedClient(lambda _: asyncio.sleep(5, "late"))) as graph:
         assert graph.answer_sync("go").outcomes["solver"][-1].ended == "timeout"
     with pytest.raises(ArtifactError, match="turns"):
         AgentGraph.of(artifact(turns="many"))
@@ -116,11 +116,11 @@ def test_a_graph_is_used_with_the_settings_that_it_was_measured_with():
 def test_what_a_run_keeps_of_its_settings_is_what_is_used():
     given = {"turns": 3, "calling": "native", "node_seconds": 9.0, "graph_calls": 5, "graph_tokens": 700}
     config = GraphConfig.model_validate(given)
-    assert GraphConfig.kept(config.in_use()) == config
-    with AgentGraph.of(artifact(**config.in_use()), client=Scripted(play)) as graph:
+    assert GraphConfig.from_artifact(config.in_use()) == config
+    with AgentGraph.of(artifact(**config.in_use()), client=ScriptedClient(play)) as graph:
         assert (graph.team.turns, graph.team.calling) == (3, "native")
         assert graph.limits == config.graph_limits
-        assert graph.team.sampling == config.measuring
+        assert graph.team.sampling == config.eval_sampling
 
 
 def look(key: str) -> str:
@@ -131,16 +131,16 @@ def look(key: str) -> str:
 def test_the_tools_of_a_task_go_with_its_graph_or_are_asked_for():
     task = replace(sums.task(5), tools=load_tools([look, "python"]))
     job = play_plan(
-        prepared(GraphSpec(task, GraphConfig.model_validate({"search": "fixed", "encoder": "hashing"}))), str
+        prepare_spec(GraphSpec(task, GraphConfig.model_validate({"search": "fixed", "encoder": "hashing"}))), str
     )
-    files = artifact_files(job, Fixed(single()))
+    files = build_artifact_files(job, FixedDesign(single()))
     assert files["graph.json"]["tools"] == ["look", "python"]
-    assert artifact_files(job, Fixed(single("tool-user")))["graph.json"]["tools"] == ["python"]
-    assert "tools" not in artifact_files(job, Fixed(single("planner")))["graph.json"]
+    assert build_artifact_files(job, FixedDesign(single("tool-user")))["graph.json"]["tools"] == ["python"]
+    assert "tools" not in build_artifact_files(job, FixedDesign(single("planner")))["graph.json"]
     found = Artifact("t", "m", files)
     with pytest.raises(ConfigError, match="missing here: look"):
-        answerer(found, "m", Scripted(play))
-    client = Scripted(play)
+        answerer(found, "m", ScriptedClient(play))
+    client = ScriptedClient(play)
     with AgentGraph.of(found, client=client, tools=[look]) as graph:
         graph.answer_sync("go")
     assert [tool.name for tool in client.requests[0].tools] == ["look", "python"]
@@ -150,7 +150,7 @@ def test_the_tools_of_a_task_go_with_its_graph_or_are_asked_for():
 
 
 def test_a_conversation_is_passed_on_whole():
-    client = Scripted(play)
+    client = ScriptedClient(play)
     asked = (Message("user", "first"), Message("assistant", "yes"), Message("user", "then"))
     with use(client, single()) as graph:
         graph.answer_sync(asked)
@@ -169,7 +169,7 @@ def test_outcomes_come_as_nodes_end():
 @pytest.mark.parametrize("error", [LimitReached("The limit on calls"), ProviderDown("it is down")])
 def test_what_the_client_raises_gets_out(error, place):
     async def main() -> None:
-        async with use(Scripted(lambda _: error), checkpointer=place) as graph:
+        async with use(ScriptedClient(lambda _: error), checkpointer=place) as graph:
             with pytest.raises(type(error), match=str(error)):
                 await graph.answer("go", "t")
             with pytest.raises(type(error), match=str(error)):
@@ -204,7 +204,7 @@ def test_a_run_that_nobody_waits_for_stops_paying(way):
 
     async def main() -> None:
         waits = {"checkpointer": "memory", "interrupt_before": ("draft",)} if way == "resume" else {}
-        async with use(Scripted(slow), WIDE, **waits) as graph:
+        async with use(ScriptedClient(slow), WIDE, **waits) as graph:
             if waits:
                 await graph.answer("go", "t")
             work = {"answer": graph.answer, "resume": graph.resume}.get(way)
@@ -223,13 +223,13 @@ def test_a_run_that_nobody_waits_for_stops_paying(way):
     ("asked", "why"), [({"tools": (Tool("f", "", {}),)}, "tools"), ({"schema": {"type": "object"}}, "JSON")]
 )
 def test_what_a_graph_can_not_do_is_refused(asked, why):
-    client = Scripted(play)
+    client = ScriptedClient(play)
     reply = run(lambda: answerer(artifact(), "m", client)(Request("g", (Message("user", "x"),), **asked)))
     assert (reply.stop, why in reply.error, client.requests) == ("refused", True, [])
 
 
 def test_the_seed_of_a_client_is_that_of_the_run():
-    client = Scripted(play)
+    client = ScriptedClient(play)
     answer = answerer(artifact(), "m", client)
 
     def seeds(seed: int | None) -> list[int | None]:
@@ -255,7 +255,7 @@ def place(request, tmp_path) -> str:
 
 
 def test_a_run_waits_before_a_node_and_goes_on_with_an_edit(place):
-    client = Scripted(play)
+    client = ScriptedClient(play)
 
     async def main() -> None:
         async with use(client, checkpointer=place, interrupt_before=("draft",)) as graph:
@@ -278,7 +278,7 @@ def test_another_process_goes_on_where_one_stopped(tmp_path):
     how = {"checkpointer": place, "interrupt_before": ("end",)}
     with use(**how) as graph:
         assert graph.answer_sync("seven", "t").waiting == ("end",)
-    client = Scripted(play)
+    client = ScriptedClient(play)
     with use(client, **how) as graph:
         assert graph.resume_sync("t").text == "end(draft(plan(seven)))"
     assert len(client.requests) == 1
@@ -293,7 +293,7 @@ def test_a_run_that_goes_on_draws_and_counts_as_if_it_had_not_waited(place):
     limits = GraphLimits(calls=2)
 
     async def asked(**how: Any) -> tuple[list[Request], Answered]:
-        client = Scripted(play)
+        client = ScriptedClient(play)
         async with use(client, limits=limits, **how) as graph:
             done = await graph.answer("seven", "t", sampling)
             while done.waiting:
@@ -307,7 +307,7 @@ def test_a_run_that_goes_on_draws_and_counts_as_if_it_had_not_waited(place):
 
 
 def test_other_words_in_a_nodes_mouth_do_not_undo_what_it_used():
-    client = Scripted(play)
+    client = ScriptedClient(play)
     how = {"checkpointer": "memory", "interrupt_before": ("draft", "end"), "limits": GraphLimits(calls=2)}
     with use(client, **how) as graph:
         graph.answer_sync("seven", "t")
@@ -424,7 +424,7 @@ def test_an_artefact_of_words_is_no_graph(tmp_path):
 def test_the_endpoint_answers_with_the_graph(tmp_path: Path):
     with Server(lambda body: f"at {body['temperature']}") as model:
         found = Artifact(
-            "t", f"{model.url}#tiny", {"graph.json": Fixed(CHAIN).to_json()}, {"temperature": 0.5}
+            "t", f"{model.url}#tiny", {"graph.json": FixedDesign(CHAIN).to_json()}, {"temperature": 0.5}
         )
 
         async def main() -> Any:
@@ -448,7 +448,7 @@ def test_the_endpoint_answers_with_the_graph(tmp_path: Path):
 @pytest.mark.parametrize(("error", "status"), [(LimitReached("no more"), 429), (ProviderDown("down"), 503)])
 def test_what_stops_a_served_graph_is_a_status_of_its_own(error, status):
     async def main() -> Any:
-        app = application(answerer(artifact(), "m", Scripted(lambda _: error)), name="g")
+        app = application(answerer(artifact(), "m", ScriptedClient(lambda _: error)), name="g")
         async with (
             run_server(app) as url,
             openai.AsyncOpenAI(base_url=f"{url}/v1", api_key="x", max_retries=0) as c,

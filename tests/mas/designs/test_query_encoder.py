@@ -13,7 +13,7 @@ from edgewise.mas.designs import query_encoder
 from edgewise.mas.designs.query_encoder import HASHED, asks, encoded, hashed, sentences, settled
 from edgewise.toolkit.cli import models
 from edgewise.toolkit.errors import ModelError
-from edgewise.toolkit.model.openai_format import pack
+from edgewise.toolkit.model.openai_format import pack_vector
 from edgewise.toolkit.tracking.events import Event, StageStarted
 from edgewise.toolkit.types import Message, Reply, Request
 from tests.support.plans import play
@@ -27,7 +27,7 @@ LONG = "naïve café 東京 " * 200
 @pytest.fixture(scope="module")
 def minilm() -> None:
     """The encoder's files, fetched into the user's cache if they are not there (84 MB)."""
-    models.pulled("minilm")
+    models.pull_model("minilm")
 
 
 def nobody(request: Request) -> str:
@@ -85,11 +85,11 @@ def test_only_models_of_the_client_have_a_price() -> None:
 
 
 def embedder(request: Request) -> Reply:
-    assert request.embeds and request.model == "openai/small" and request.payer.role == "encoder"
+    assert request.is_embedding and request.model == "openai/small" and request.payer.role == "encoder"
     text = request.messages[0].content
     if text == "too long":
         return Reply(Message("assistant", ""), "refused", error="too many tokens")
-    return Reply(Message("assistant", pack([3.0, 4.0 * len(text)])))
+    return Reply(Message("assistant", pack_vector([3.0, 4.0 * len(text)])))
 
 
 def test_a_models_vectors_are_scaled_and_what_it_refuses_is_zero() -> None:
@@ -113,7 +113,7 @@ def test_a_model_that_changes_its_length_is_refused() -> None:
     with pytest.raises(ModelError, match="different lengths"):
         play(
             encoded("m", ["a", "bb"]),
-            lambda r: Reply(Message("assistant", pack([1.0] * len(r.messages[0].content)))),
+            lambda r: Reply(Message("assistant", pack_vector([1.0] * len(r.messages[0].content)))),
         )
 
 

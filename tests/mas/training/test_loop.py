@@ -7,12 +7,12 @@ import pytest
 
 from edgewise.mas.api import design
 from edgewise.mas.config import GraphConfig
-from edgewise.mas.search.load_design import load
+from edgewise.mas.search.load_design import read_design
 from edgewise.mas.spec import GraphSpec
-from edgewise.mas.training.loop import batch
+from edgewise.mas.training.loop import select_batch
 from edgewise.toolkit.budget.ledger import Limits
 from edgewise.toolkit.errors import ConfigError, LimitReached
-from edgewise.toolkit.run.config import resolve
+from edgewise.toolkit.run.config import resolve_config
 from tests.support.mas import sums
 from tests.support.server import Server
 
@@ -46,7 +46,7 @@ def test_the_designed_graphs_beat_one_agent_also_at_equal_tokens(found):
 
 
 def test_different_queries_get_different_graphs(found):
-    used = load(found.artifact.files["graph.json"])
+    used = read_design(found.artifact.files["graph.json"])
     first, second = json.loads((found.path / "wiring.json").read_text())["graphs"][:2]
     assert {node["role"] for node in first["graph"]["nodes"]} != {
         node["role"] for node in second["graph"]["nodes"]
@@ -122,10 +122,10 @@ def test_every_searcher_runs_by_the_same_loop_and_keeps_to_the_limit_on_agents(t
 
 def test_batches_go_through_all_rows_before_any_comes_again():
     task = sums.task(20)
-    job = GraphSpec(task, resolve(GraphConfig, {"batch_size": 5}), queries={})
-    first = [row.id for number in (1, 2, 3) for row in batch(job, number)[0]]
+    job = GraphSpec(task, resolve_config(GraphConfig, {"batch_size": 5}), queries={})
+    first = [row.id for number in (1, 2, 3) for row in select_batch(job, number)[0]]
     assert len(set(first)) == 15
-    assert batch(job, 4)[1] == 1 and batch(job, 5)[1] == 2
+    assert select_batch(job, 4)[1] == 1 and select_batch(job, 5)[1] == 2
 
 
 @pytest.mark.parametrize(

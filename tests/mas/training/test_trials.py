@@ -7,18 +7,18 @@ from typing import Any
 import pytest
 
 from edgewise.mas.config import GraphConfig
-from edgewise.mas.designs.fixed import EqualTokenBaseline, Fixed
+from edgewise.mas.designs.fixed import EqualTokenBaseline, FixedDesign
 from edgewise.mas.designs.interface import Draft
 from edgewise.mas.designs.patterns import chain, self_consistency
 from edgewise.mas.graph.graph import Graph, Node, single
 from edgewise.mas.spec import GraphSpec
 from edgewise.mas.training import loop
-from edgewise.mas.training.gate import equal_tokens
-from edgewise.mas.training.loop import prepared
-from edgewise.mas.training.trials import EvaluatedGraphs, measured_runs, tried
+from edgewise.mas.training.gate import build_equal_token_baseline
+from edgewise.mas.training.loop import prepare_spec
+from edgewise.mas.training.trials import EvaluatedGraphs, run_design, evaluate_drafts
 from edgewise.toolkit.errors import ConfigError
-from edgewise.toolkit.model.scripted import Scripted
-from edgewise.toolkit.run.config import resolve
+from edgewise.toolkit.model.scripted import ScriptedClient
+from edgewise.toolkit.run.config import resolve_config
 from edgewise.toolkit.run.driver import drive
 from edgewise.toolkit.types import Request
 from tests.support.mas import sums
@@ -35,11 +35,11 @@ SHORT = chain("drafter", "critic", "reviser")
 def a_job(model: Any, reward: str = "exact", **settings: object) -> GraphSpec:
     given = {"model": sums.SCRIPTED, "judge": sums.JUDGE, "encoder": "hashing", **settings}
     roles = {"roles": "calculator,drafter,critic,reviser,majority"}
-    config = resolve(GraphConfig, {**given, **roles})
+    config = resolve_config(GraphConfig, {**given, **roles})
     task = sums.Task.from_rows(
         sums.rows(10), prompt="{q}", reward=reward, id="id", name="sums", splits=sums.SPLITS
     )
-    return play(prepared(GraphSpec(task, config, sums.ROLES)), model)
+    return play(prepare_spec(GraphSpec(task, config, sums.ROLES)), model)
 
 
 def found(*graphs: Graph, reward: str = "exact", **settings: object) -> tuple[EvaluatedGraphs, list[Request]]:
@@ -52,7 +52,7 @@ def found(*graphs: Graph, reward: str = "exact", **settings: object) -> tuple[Ev
 
     job = a_job(model, reward, **settings)
     row = next(row for row in job.task.train if row.id.startswith("s"))
-    return play(tried(job, row, [Draft(graph) for graph in graphs], 1), model), asked
+    return play(evaluate_drafts(job, row, [Draft(graph) for graph in graphs], 1), model), asked
 
 
 def beside(each: EvaluatedGraphs) -> dict[tuple[str, ...], float]:
@@ -86,9 +86,9 @@ def test_a_smaller_trial_is_what_its_graph_gets_by_itself() -> None:
 def test_no_limit_of_a_run_cuts_one_agent_at_equal_tokens_short() -> None:
     job = a_job(sums.play, graph_calls=4)
     votes = self_consistency(6, "drafter")
-    for design, calls in ((Fixed(votes), 4), (EqualTokenBaseline(votes), 6)):
-        plan = measured_runs(job, design, job.task.test[:1])
-        ((run,),) = asyncio.run(drive(plan, Scripted(sums.play)))
+    for design, calls in ((FixedDesign(votes), 4), (EqualTokenBaseline(votes), 6)):
+        plan = run_design(job, design, job.task.test[:1])
+        ((run,),) = asyncio.run(drive(plan, ScriptedClient(sums.play)))
         drafts = [each for (each,) in run.outcomes.values() if each.rollout]
         assert sum(each.ended == "ok" for each in drafts) == calls
 
@@ -98,7 +98,7 @@ def test_one_agent_at_equal_tokens_has_no_more_agents_than_a_graph_may_have(
 ) -> None:
     monkeypatch.setattr(loop, "MOST_NODES", 5)
     job = a_job(sums.play)
-    rival = play(equal_tokens(job, Fixed(self_consistency(20, "drafter"))), sums.play)
+    rival = play(build_equal_token_baseline(job, FixedDesign(self_consistency(20, "drafter"))), sums.play)
     assert len(rival.graph) == 5 and rival.graph[rival.graph.exit].role == "majority"
 
 
@@ -113,6 +113,6 @@ def test_a_table_needs_torch_and_draws_roles_with_their_edges(monkeypatch: pytes
 def test_the_limits_of_a_run_are_settings() -> None:
     job = a_job(sums.play, prices={sums.SCRIPTED: (1.0, 1.0)}, graph_usd=1e-9, graph_concurrency=2)
     assert job.limits.concurrency == 2
-    plan = measured_runs(job, Fixed(self_consistency(6, "drafter")), job.task.test[:1])
-    ((run,),) = asyncio.run(drive(plan, Scripted(sums.play)))
+    plan = run_design(job, FixedDesign(self_consistency(6, "drafter")), job.task.test[:1])
+    ((run,),) = asyncio.run(drive(plan, ScriptedClient(sums.play)))
     assert {each.ended for (each,) in run.outcomes.values() if each.rollout} == {"limit"}

@@ -15,7 +15,7 @@ from edgewise.toolkit.errors import AllFailed, ArtifactError, RewardError
 from edgewise.toolkit.evaluation.gate import rungs, spend_alpha
 from edgewise.toolkit.model.middleware import JournalClient
 from edgewise.toolkit.model.scripted import ScriptedClient
-from edgewise.toolkit.run.config import resolve
+from edgewise.toolkit.run.config import resolve_config
 from edgewise.toolkit.run.driver import drive
 from edgewise.toolkit.task.task import Task
 from edgewise.toolkit.types import Message, Reply
@@ -26,7 +26,7 @@ from tests.support.mas.passwords import BACKWARDS, HAND_OVER
 
 
 def config(**settings) -> TwoLevelConfig:
-    return resolve(TwoLevelConfig, passwords.SETTINGS, settings)
+    return resolve_config(TwoLevelConfig, passwords.SETTINGS, settings)
 
 
 def learning(task=None, expert=passwords.expert, **settings):

@@ -8,14 +8,14 @@ from edgewise.experience.config import ExperienceConfig
 from edgewise.toolkit.budget.ledger import Limits
 from edgewise.toolkit.budget.prices import Price
 from edgewise.toolkit.errors import ConfigError
-from edgewise.toolkit.run.config import Config, changed, load, parse_settings, resolve, save
+from edgewise.toolkit.run.config import Config, list_changes, load_config, parse_settings, resolve_config, save_config
 from edgewise.toolkit.types import Sampling
 
 
 def test_later_layers_win_and_what_is_not_given_does_not_count():
     file = {"model": "openai/file", "seed": 1, "usd": 2.0}
     line = {"model": None, "seed": 3, "usd": None}
-    config = resolve(Config, file, line)
+    config = resolve_config(Config, file, line)
     assert (config.model, config.seed, config.usd) == ("openai/file", 3, 2.0)
     assert config.temperature == Config().temperature
 
@@ -76,22 +76,22 @@ def test_set_reads_any_text_or_refuses_it_with_a_sentence(text):
 )
 def test_a_wrong_setting_is_named_in_one_sentence_that_helps(settings, sentence):
     with pytest.raises(ConfigError, match=sentence):
-        resolve(ExperienceConfig, settings)
+        resolve_config(ExperienceConfig, settings)
 
 
 def test_limits_prices_and_sampling_come_out_as_their_own_types():
     config = Config(usd=1.5, calls=9, prices={"*": (1, 2), "openai/x": (1, 2, 0.5)}, temperature=0.9)
     assert config.limits == Limits(usd=1.5, calls=9)
     assert config.price_list == {"*": Price(1, 2), "openai/x": Price(1, 2, 0.5)}
-    assert config.learning == Sampling(0.9, None, 16_384)
-    assert config.measuring == Sampling(0.3, 0.95, 16_384)
-    assert config.in_use() == {"temperature": 0.3, "top_p": 0.95, "max_tokens": 16_384}
+    assert config.rollout_sampling == Sampling(0.9, None, 16_384)
+    assert config.eval_sampling == Sampling(0.3, 0.95, 16_384)
+    assert config.deployment_settings() == {"temperature": 0.3, "top_p": 0.95, "max_tokens": 16_384}
 
 
 @pytest.mark.parametrize("limit", ["usd", "tokens", "calls", "minutes"])
 def test_a_limit_of_nothing_is_refused(limit):
     with pytest.raises(ConfigError, match=f"{limit}=0"):
-        _ = resolve(Config, {limit: 0}).limits
+        _ = resolve_config(Config, {limit: 0}).limits
 
 
 @pytest.mark.parametrize(
@@ -103,9 +103,9 @@ def test_a_limit_of_nothing_is_refused(limit):
     ],
 )
 def test_a_config_reads_back_as_it_was_saved(settings, tmp_path):
-    config = resolve(ExperienceConfig, settings)
-    save(config, tmp_path / "config.toml")
-    assert load(ExperienceConfig, tmp_path / "config.toml") == config
+    config = resolve_config(ExperienceConfig, settings)
+    save_config(config, tmp_path / "config.toml")
+    assert load_config(ExperienceConfig, tmp_path / "config.toml") == config
     assert [path.name for path in tmp_path.iterdir()] == ["config.toml"]
 
 
@@ -120,14 +120,14 @@ def test_a_config_reads_back_as_it_was_saved(settings, tmp_path):
 def test_a_damaged_saved_config_is_named(content, sentence, tmp_path):
     (tmp_path / "config.toml").write_bytes(content)
     with pytest.raises(ConfigError, match=sentence):
-        load(ExperienceConfig, tmp_path / "config.toml")
+        load_config(ExperienceConfig, tmp_path / "config.toml")
 
 
 def test_only_what_no_reply_depends_on_may_change():
     assert set(ExperienceConfig.model_fields) >= Config.resumable
     before = ExperienceConfig()
     free = {"usd": 1.0, "tokens": 9, "calls": 9, "minutes": 9.0, "prices": {"*": (1.0, 2.0)}}
-    after = resolve(ExperienceConfig, free, {"concurrency": 1, "timeout": 1.0, "attempts": 1})
-    assert changed(before, after) == []
-    bound = resolve(ExperienceConfig, {"seed": 1, "model": "a/b", "epochs": 1, "usd": 1.0})
-    assert changed(before, bound) == ["model", "seed", "epochs"]
+    after = resolve_config(ExperienceConfig, free, {"concurrency": 1, "timeout": 1.0, "attempts": 1})
+    assert list_changes(before, after) == []
+    bound = resolve_config(ExperienceConfig, {"seed": 1, "model": "a/b", "epochs": 1, "usd": 1.0})
+    assert list_changes(before, bound) == ["model", "seed", "epochs"]

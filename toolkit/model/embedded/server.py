@@ -10,8 +10,8 @@ from pathlib import Path
 from typing import Any
 
 from edgewise.toolkit.errors import ModelError
-from edgewise.toolkit.model.embedded.catalogue import EmbeddedModel, find
-from edgewise.toolkit.model.embedded.download import pull, verified
+from edgewise.toolkit.model.embedded.catalogue import EmbeddedModel, find_model
+from edgewise.toolkit.model.embedded.download import pull_model, find_verified
 
 
 class LocalServer:
@@ -22,9 +22,9 @@ class LocalServer:
     closed, at the latest when the process ends.
     """
 
-    def __init__(self, running: "_Running") -> None:
+    def __init__(self, running: "_RunningServer") -> None:
         self.url = running.url
-        self._running: _Running | None = running
+        self._running: _RunningServer | None = running
 
     def close(self) -> None:
         """Give the share back; a second call does nothing."""
@@ -44,7 +44,7 @@ class LocalServer:
 
 
 @dataclass(slots=True)
-class _Running:
+class _RunningServer:
     """A server of this process. `server` is xllamacpp's object: dropping it stops the server."""
 
     key: tuple[str, bool]
@@ -59,12 +59,12 @@ class _Running:
         self.server = None
 
 
-_servers: dict[tuple[str, bool], _Running] = {}
+_servers: dict[tuple[str, bool], _RunningServer] = {}
 """By the model's name and whether it gives vectors."""
 _lock = threading.RLock()
 
 
-def serve(name: str, *, context: int = 4096, parallel: int = 8, embeds: bool = False) -> LocalServer:
+def serve_model(name: str, *, context: int = 4096, parallel: int = 8, embeds: bool = False) -> LocalServer:
     """
     An OpenAI-compatible endpoint for an embedded model, inside this process, on loopback.
 
@@ -79,11 +79,11 @@ def serve(name: str, *, context: int = 4096, parallel: int = 8, embeds: bool = F
     A reply repeats for the same seed, prompt and state of the prompt cache, not beyond: which requests are
     computed together changes the rounding. `response_format` is enforced, `tool_choice="required"` is not.
     """
-    model = find(name)
+    model = find_model(name)
     with _lock:
         running = _servers.get((model.name, embeds))
         if running is None:
-            running = _start(model, verified(model) or pull(model.name), context, parallel, embeds)
+            running = _start(model, find_verified(model) or pull_model(model.name), context, parallel, embeds)
             _servers[model.name, embeds] = running
         elif running.context < context or running.parallel < parallel:
             raise ModelError(
@@ -106,7 +106,7 @@ def _engine() -> Any:
         ) from error
 
 
-def _start(model: EmbeddedModel, path: Path, context: int, parallel: int, embeds: bool) -> _Running:
+def _start(model: EmbeddedModel, path: Path, context: int, parallel: int, embeds: bool) -> _RunningServer:
     xllamacpp = _engine()
     parameters = _parameters(xllamacpp.CommonParams(), model, path, context, parallel)
     if embeds:
@@ -122,7 +122,7 @@ def _start(model: EmbeddedModel, path: Path, context: int, parallel: int, embeds
         reply.read()
     atexit.unregister(_stop_all)
     atexit.register(_stop_all)
-    return _Running((model.name, embeds), f"{server.listening_address}/v1", context, parallel, server)
+    return _RunningServer((model.name, embeds), f"{server.listening_address}/v1", context, parallel, server)
 
 
 def _parameters(p: Any, model: EmbeddedModel, path: Path, context: int, parallel: int) -> Any:

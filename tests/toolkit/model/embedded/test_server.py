@@ -18,9 +18,9 @@ import pytest
 from edgewise.toolkit.errors import BrokenModelFile, ModelError, UnknownModel
 from edgewise.toolkit.model.client import OpenAIClient
 from edgewise.toolkit.model.embedded.catalogue import MODELS, EmbeddedModel, Wheel
-from edgewise.toolkit.model.embedded.download import pull, verified
-from edgewise.toolkit.model.embedded.server import LocalServer, serve
-from edgewise.toolkit.model.openai_format import vector
+from edgewise.toolkit.model.embedded.download import pull_model, find_verified
+from edgewise.toolkit.model.embedded.server import LocalServer, serve_model
+from edgewise.toolkit.model.openai_format import read_vector
 from edgewise.toolkit.model.router import Router
 from edgewise.toolkit.types import Message, Reply, Request, Sampling
 
@@ -118,7 +118,7 @@ def test_the_wheels_of_a_model_add_up_to_its_size(model: EmbeddedModel) -> None:
     assert all("==" in wheel.requirement for wheel in model.wheels)
 
 
-@pytest.mark.parametrize("use", [pull, serve])
+@pytest.mark.parametrize("use", [pull_model, serve_model])
 def test_an_unknown_name_is_answered_with_the_known_ones(use) -> None:
     with pytest.raises(UnknownModel, match=r"qwen2\.5-coder-1\.5b, smollm2-135m"):
         use("local/llama-9000")
@@ -127,7 +127,7 @@ def test_an_unknown_name_is_answered_with_the_known_ones(use) -> None:
 def test_a_pull_joins_the_wheels_and_leaves_only_the_file_and_its_note(cache, index, monkeypatch) -> None:
     tiny(monkeypatch)
     seen: list[tuple[int, int]] = []
-    path = pull("local/tiny", lambda done, total: seen.append((done, total)))
+    path = pull_model("local/tiny", lambda done, total: seen.append((done, total)))
     assert path.read_bytes() == BYTES
     assert sorted(seen) == seen and seen[-1] == (len(BYTES), len(BYTES)) and len(seen) > 2
     assert sorted(p.name for p in cache.iterdir()) == ["tiny.gguf", "tiny.gguf.lock", "tiny.ok"]
@@ -138,10 +138,10 @@ def test_an_interrupted_pull_goes_on_without_the_parts_it_has(cache, index, monk
     second = next(index.glob("*part2*"))
     second.unlink()
     with pytest.raises(ModelError, match="what is there already is kept"):
-        pull("tiny")
+        pull_model("tiny")
     next(index.glob("*part1*")).unlink()
     publish(index, 2, PARTS[1])
-    assert pull("tiny").read_bytes() == BYTES
+    assert pull_model("tiny").read_bytes() == BYTES
 
 
 def test_a_part_that_was_cut_short_is_fetched_again(cache, index, monkeypatch) -> None:
@@ -149,14 +149,14 @@ def test_a_part_that_was_cut_short_is_fetched_again(cache, index, monkeypatch) -
     cache.mkdir()
     (cache / "tiny.gguf.part").write_bytes(PARTS[0] + b"half of the second part")
     next(index.glob("*part1*")).unlink()
-    assert pull("tiny").read_bytes() == BYTES
+    assert pull_model("tiny").read_bytes() == BYTES
 
 
 def test_other_bytes_in_the_index_are_refused_and_thrown_away(cache, index, monkeypatch) -> None:
     tiny(monkeypatch)
     publish(index, 2, bytes(len(PARTS[1])))
     with pytest.raises(BrokenModelFile, match="sha256 differs"):
-        pull("tiny")
+        pull_model("tiny")
     assert [p.name for p in cache.iterdir()] == ["tiny.gguf.lock"]
 
 
@@ -165,9 +165,9 @@ def test_a_damaged_file_is_refused_until_a_pull_mends_it(cache, index, monkeypat
     cache.mkdir()
     (cache / "tiny.gguf").write_bytes(BYTES[:-1] + b"?")
     with pytest.raises(BrokenModelFile, match="`edgewise models pull tiny` mends it"):
-        serve("tiny")
-    assert pull("tiny").read_bytes() == BYTES
-    assert verified(model)
+        serve_model("tiny")
+    assert pull_model("tiny").read_bytes() == BYTES
+    assert find_verified(model)
 
 
 def test_a_file_is_hashed_once_and_again_only_after_it_changed(cache, monkeypatch) -> None:
@@ -175,14 +175,14 @@ def test_a_file_is_hashed_once_and_again_only_after_it_changed(cache, monkeypatc
     cache.mkdir()
     path = cache / "tiny.gguf"
     path.write_bytes(BYTES)
-    assert verified(model) == path
+    assert find_verified(model) == path
     stat = path.stat()
     path.write_bytes(bytes(len(BYTES)))
     os.utime(path, ns=(stat.st_atime_ns, stat.st_mtime_ns))
-    assert verified(model) == path
+    assert find_verified(model) == path
     os.utime(path, ns=(stat.st_atime_ns, stat.st_mtime_ns + 1))
     with pytest.raises(BrokenModelFile):
-        verified(model)
+        find_verified(model)
 
 
 def test_the_hub_is_asked_first_and_takes_up_what_is_there(cache, hubs, monkeypatch) -> None:
@@ -190,7 +190,7 @@ def test_the_hub_is_asked_first_and_takes_up_what_is_there(cache, hubs, monkeypa
     tiny(monkeypatch, hub.url)
     cache.mkdir()
     (cache / "tiny.gguf.part").write_bytes(BYTES[:1000])
-    assert pull("tiny").read_bytes() == BYTES
+    assert pull_model("tiny").read_bytes() == BYTES
     assert hub.starts == [1000]
 
 
@@ -201,22 +201,22 @@ def test_the_hub_is_asked_first_and_takes_up_what_is_there(cache, hubs, monkeypa
 )
 def test_a_hub_that_fails_is_replaced_by_the_wheels(hub, cache, index, hubs, monkeypatch) -> None:
     tiny(monkeypatch, start(hubs, hub).url)
-    assert pull("tiny").read_bytes() == BYTES
+    assert pull_model("tiny").read_bytes() == BYTES
 
 
 def test_an_offline_hub_is_not_asked(cache, index, hubs, monkeypatch) -> None:
     hub = start(hubs, Hub(BYTES))
     tiny(monkeypatch, hub.url)
     monkeypatch.setenv("EDGEWISE_OFFLINE_HUB", "1")
-    assert pull("tiny").read_bytes() == BYTES
+    assert pull_model("tiny").read_bytes() == BYTES
     assert not hub.starts
 
 
 @pytest.mark.model
 def test_the_small_model_can_be_pulled_for_real(cache) -> None:
-    path = pull("local/smollm2-135m")
+    path = pull_model("local/smollm2-135m")
     assert path.stat().st_size == MODELS["smollm2-135m"].size
-    assert verified(MODELS["smollm2-135m"]) == path
+    assert find_verified(MODELS["smollm2-135m"]) == path
 
 
 def test_serving_without_the_package_says_what_to_install(cache, monkeypatch) -> None:
@@ -225,7 +225,7 @@ def test_serving_without_the_package_says_what_to_install(cache, monkeypatch) ->
     (cache / "tiny.gguf").write_bytes(BYTES)
     monkeypatch.setitem(sys.modules, "xllamacpp", None)
     with pytest.raises(ModelError, match=r"pip install 'edgewise\[local\]'"):
-        serve("tiny")
+        serve_model("tiny")
 
 
 def test_a_file_that_is_no_model_is_one_sentence(cache, monkeypatch) -> None:
@@ -233,7 +233,7 @@ def test_a_file_that_is_no_model_is_one_sentence(cache, monkeypatch) -> None:
     cache.mkdir()
     (cache / "tiny.gguf").write_bytes(BYTES)
     with pytest.raises(ModelError, match="local/tiny could not be served"):
-        serve("tiny")
+        serve_model("tiny")
 
 
 SCHEMA = {
@@ -291,16 +291,16 @@ def test_tools_are_taken_though_this_model_was_not_taught_to_call_them(small_mod
 
 @pytest.mark.model
 def test_callers_share_one_server_and_may_not_ask_for_more_than_it_has(small_model) -> None:
-    with serve("local/smollm2-135m") as second:
+    with serve_model("local/smollm2-135m") as second:
         assert second.url == small_model.url
     second.close()
     assert say(small_model, "Still there?").choices
     with pytest.raises(ModelError, match="already served with context="):
-        serve("smollm2-135m", context=1_000_000)
+        serve_model("smollm2-135m", context=1_000_000)
 
 
 def embed(url: str, text: str) -> np.ndarray:
-    request = Request("local/smollm2-135m", (Message("user", text),), embeds=True)
+    request = Request("local/smollm2-135m", (Message("user", text),), is_embedding=True)
 
     async def main() -> Reply:
         client = OpenAIClient(url, "none")
@@ -311,12 +311,12 @@ def embed(url: str, text: str) -> np.ndarray:
 
     reply = asyncio.run(main())
     assert not reply.failed, reply.error
-    return vector(reply)
+    return read_vector(reply)
 
 
 @pytest.mark.model
 def test_vectors_come_from_a_server_of_their_own_beside_the_chat(small_model) -> None:
-    with serve("smollm2-135m", context=256, parallel=2, embeds=True) as vectors:
+    with serve_model("smollm2-135m", context=256, parallel=2, embeds=True) as vectors:
         assert vectors.url != small_model.url
         first, again, other = (embed(vectors.url, text) for text in ("a parcel", "a parcel", "x = 1"))
         assert say(small_model, "Still there?").choices
@@ -336,14 +336,14 @@ def test_one_router_asks_an_embedded_model_for_text_and_for_vectors(small_model)
         router = Router()
         name = "local/smollm2-135m"
         try:
-            asked = Request(name, said, Sampling(max_tokens=3)), Request(name, said, embeds=True)
+            asked = Request(name, said, Sampling(max_tokens=3)), Request(name, said, is_embedding=True)
             return list(await asyncio.gather(*map(router.ask, asked)))
         finally:
             await router.aclose()
 
     text, numbers = asyncio.run(main())
     assert text.message.content
-    assert vector(numbers).shape == (576,)
+    assert read_vector(numbers).shape == (576,)
     assert numbers.usage is not None and numbers.usage.output == 0 < numbers.usage.input
 
 

@@ -1,0 +1,310 @@
+"""Commands that run models: improve, evaluate, compare, absorb, serve; and what describes their results."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from edgewise.toolkit.cli.options import (
+    Calls,
+    DryRun,
+    Force,
+    Json,
+    Minutes,
+    Pricing,
+    RunPath,
+    Settings,
+    TaskPath,
+    Tokens,
+    TrainedModel,
+    Usd,
+    print_result,
+)
+from edgewise.toolkit.errors import ConfigError
+from edgewise.toolkit.registry import COMMANDS, WAYS, resolve
+
+app = typer.Typer()
+
+
+@app.command(epilog="Example: edgewise improve my/task.toml --calls 2000 --set epochs=1")
+def improve(
+    task: TaskPath,
+    by: Annotated[
+        str,
+        typer.Option(
+            metavar="experience|graph|weights",
+            help="what to improve: lessons in the prompt, a graph of agents, or the weights of the model",
+        ),
+    ] = "experience",
+    model: Annotated[
+        str | None, typer.Option(metavar="MODEL", help="model to improve, such as openai/gpt-4o-mini")
+    ] = None,
+    distiller: Annotated[
+        str | None,
+        typer.Option(metavar="MODEL", help="model that writes lessons", show_default="the same model"),
+    ] = None,
+    usd: Usd = None,
+    tokens: Tokens = None,
+    calls: Calls = None,
+    minutes: Minutes = None,
+    price: Pricing = None,
+    run: RunPath = None,
+    replay: Annotated[
+        Path | None,
+        typer.Option(metavar="RUN", help="answer every call from the journal of this run; works offline"),
+    ] = None,
+    lib: Annotated[
+        str | None,
+        typer.Option(
+            "--library",
+            metavar="LIB",
+            help="lessons to start from; if it is a store, new lessons are committed to it",
+        ),
+    ] = None,
+    proposer: Annotated[
+        str | None,
+        typer.Option(
+            metavar="groups|gepa",
+            help="how lessons are proposed: by comparing groups of rollouts, or by GEPA (pip install 'edgewise[gepa]')",
+        ),
+    ] = None,
+    gate: Annotated[
+        str | None,
+        typer.Option(
+            metavar="on|off",
+            help="on accepts a change only if it scores better on validation rows; off accepts every change",
+        ),
+    ] = None,
+    placebo: Annotated[
+        bool,
+        typer.Option(
+            "--placebo",
+            help="also evaluate two controls: off-topic lessons, and lessons from shuffled rewards",
+        ),
+    ] = False,
+    force: Force = False,
+    settings: Settings = None,
+    dry_run: DryRun = False,
+    as_json: Json = False,
+) -> None:
+    """
+    Learn from a task's training rows and evaluate the result on its test rows.
+
+    --by weights trains a model on this machine: --model torch/DIRECTORY,
+    torch/OWNER/NAME of the Hugging Face hub, or torch/smollm2-135m.
+
+    Exit codes: 0 improved, 1 nothing better was found, 2 bad input,
+    3 a limit was reached, 130 interrupted. Paid replies are always kept:
+    run again with the same --run to resume.
+    """
+    if by not in WAYS:
+        raise ConfigError(f"--by takes {', '.join(WAYS)}, not {by!r}.")
+    options = {
+        "model": model,
+        "distiller": distiller,
+        "usd": usd,
+        "tokens": tokens,
+        "calls": calls,
+        "minutes": minutes,
+        "proposer": proposer,
+        "gate": gate,
+        # A flag that is not given must not win over the task file.
+        "force": force or None,
+        "placebo": placebo or None,
+    }
+    command = resolve(WAYS, by)(task, options, settings or [], price)
+    if dry_run:
+        print_result(command.plan(lib), as_json)
+        return
+    result = command.improve(run, replay, lib)
+    print_result(result, as_json)
+    raise typer.Exit(0 if result.improved else 1)
+
+
+@app.command(epilog="Example: edgewise evaluate my/task.toml --artifact lessons.edge --artifact runs/second")
+def evaluate(
+    task: TaskPath,
+    artifact: Annotated[
+        list[str],
+        typer.Option(
+            metavar="LIB", help="an artefact, a run, or any LIB of edgewise library show; repeatable"
+        ),
+    ],
+    samples: Annotated[int | None, typer.Option(metavar="N", help="rollouts per row")] = None,
+    model: Annotated[
+        str | None, typer.Option(metavar="MODEL", help="model to run", show_default="that of the artefacts")
+    ] = None,
+    usd: Usd = None,
+    tokens: Tokens = None,
+    calls: Calls = None,
+    minutes: Minutes = None,
+    price: Pricing = None,
+    run: RunPath = None,
+    settings: Settings = None,
+    as_json: Json = False,
+) -> None:
+    """Evaluate artefacts and the unchanged model on the same test rows and samples."""
+    options = {
+        "samples": samples,
+        "model": model,
+        "usd": usd,
+        "tokens": tokens,
+        "calls": calls,
+        "minutes": minutes,
+    }
+    command = resolve(COMMANDS, "evaluate")
+    print_result(command(task, options, settings or [], price, artifact, run), as_json)
+
+
+@app.command(epilog="Example: edgewise report runs/first")
+def report(run: Annotated[Path, typer.Argument(metavar="RUN", help="a finished run directory")]) -> None:
+    """Write RUN/report.html, a single file without external resources, and print its path."""
+    print(resolve(COMMANDS, "report")(run))
+
+
+@app.command(epilog="Example: edgewise serve runs/first --port 8000 --usd 5")
+def serve(
+    artifact: Annotated[Path, typer.Argument(metavar="ARTIFACT", help="an artefact, or a finished run")],
+    host: Annotated[str, typer.Option(metavar="ADDRESS", help="address to listen on")] = "127.0.0.1",
+    port: Annotated[int, typer.Option(min=0, max=65535, help="port; 0 picks a free one")] = 8000,
+    model: Annotated[
+        str | None, typer.Option(metavar="MODEL", help="model to run", show_default="that of the artefact")
+    ] = None,
+    token: Annotated[
+        str | None,
+        typer.Option(envvar="EDGEWISE_TOKEN", metavar="KEY", help="API key that clients must send"),
+    ] = None,
+    usd: Usd = None,
+    tokens: Tokens = None,
+    calls: Calls = None,
+    price: Pricing = None,
+    concurrency: Annotated[
+        int,
+        typer.Option(min=1, help="maximum concurrent calls; lowered automatically on rate limits"),
+    ] = 32,
+) -> None:
+    """
+    Serve an artefact behind an OpenAI-compatible endpoint until it is stopped.
+
+    Limits count from the start of the server. When one is reached, the server refuses further requests.
+    """
+    from edgewise.toolkit.budget.ledger import Limits
+
+    resolve(COMMANDS, "serve")(
+        artifact,
+        host=host,
+        port=port,
+        model=model,
+        token=token,
+        limits=Limits(usd, tokens, calls),
+        price=price,
+        concurrency=concurrency,
+    )
+
+
+@app.command(epilog="Example: edgewise methods dapo --set loss.high=0.3")
+def methods(
+    name: Annotated[
+        str | None, typer.Argument(metavar="METHOD", help="a method", show_default="all, in a table")
+    ] = None,
+    settings: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--set",
+            metavar="AXIS.NAME=VALUE",
+            help="change a parameter (loss.high=0.3) or a part (loss=plain) of the method; repeatable",
+        ),
+    ] = None,
+    as_json: Json = False,
+) -> None:
+    """List the methods of --by weights with paper and difference from GRPO, or print one axis by axis."""
+    print_result(resolve(COMMANDS, "methods")(name, settings or []), as_json)
+
+
+@app.command(epilog='Example: edgewise compare my/task.toml --methods "grpo,dapo(loss.high=0.3)" --seeds 3')
+def compare(
+    task: TaskPath,
+    methods: Annotated[
+        str,
+        typer.Option(
+            metavar="A,B,...",
+            help="methods, each with its changed settings in brackets: grpo,dapo(loss.high=0.3, lr=1e-6); the "
+            "first is the baseline",
+        ),
+    ],
+    seeds: Annotated[int, typer.Option(min=1, help="runs of each method, with the same seeds for all")] = 3,
+    model: TrainedModel = None,
+    usd: Usd = None,
+    tokens: Tokens = None,
+    calls: Calls = None,
+    minutes: Minutes = None,
+    price: Pricing = None,
+    run: RunPath = None,
+    force: Force = False,
+    settings: Settings = None,
+    dry_run: DryRun = False,
+    as_json: Json = False,
+) -> None:
+    """
+    Train with several methods on the same rows, seeds and budget, and report the differences.
+
+    Each method and seed is one run, RUN/METHOD/seed-N; runs follow one another.
+    Limits apply to all runs together, and each run gets an equal share. --set
+    applies to all methods. The table has the score of each method on the test
+    rows and its difference from the baseline, with intervals over seeds and
+    rows; RUN/report.html has the learning curves.
+
+    Exit codes: 0 done, 2 bad input, 3 a run reached its share of a limit, 130
+    interrupted. Run again with the same --run to resume, or to add methods or
+    seeds: finished runs are not repeated.
+    """
+    options = {"model": model, "usd": usd, "tokens": tokens, "calls": calls, "minutes": minutes}
+    options |= {"force": force or None}
+    command = resolve(COMMANDS, "compare")(task, methods, seeds, options, settings or [], price, run)
+    if dry_run:
+        print_result(command.plan(), as_json)
+        return
+    result = command.compare()
+    print_result(result, as_json)
+    raise typer.Exit(result.exit_code)
+
+
+@app.command(epilog="Example: edgewise absorb my/task.toml --artifact runs/first --run runs/absorbed")
+def absorb(
+    task: TaskPath,
+    artifact: Annotated[
+        str,
+        typer.Option(metavar="LIB", help="lessons: an artefact, a run, or any LIB of edgewise library show"),
+    ],
+    model: TrainedModel = None,
+    usd: Usd = None,
+    tokens: Tokens = None,
+    calls: Calls = None,
+    minutes: Minutes = None,
+    price: Pricing = None,
+    run: RunPath = None,
+    force: Force = False,
+    settings: Settings = None,
+    dry_run: DryRun = False,
+    as_json: Json = False,
+) -> None:
+    """
+    Distil lessons into weights: sample answers with the lessons in the prompt, train on them without.
+
+    Evaluates the model alone, after training, and with the lessons in its
+    prompt, on the test rows, and reports the share of the lessons' gain that
+    the weights retain. The result is an artefact like that of --by weights.
+
+    Exit codes: 0 better than the model alone, 1 no better, 2 bad input,
+    3 a limit was reached, 130 interrupted. Run again with the same --run to
+    resume.
+    """
+    options = {"model": model, "usd": usd, "tokens": tokens, "calls": calls, "minutes": minutes}
+    options |= {"force": force or None}
+    command = resolve(COMMANDS, "absorb")(task, artifact, options, settings or [], price)
+    if dry_run:
+        print_result(command.plan(), as_json)
+        return
+    result = command.improve(run)
+    print_result(result, as_json)
+    raise typer.Exit(0 if result.improved else 1)
