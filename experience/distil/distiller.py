@@ -1,34 +1,36 @@
 """
-From finished groups to operations on the library, as plans.
+Distil finished groups of rollouts into operations on the library, by a language model.
 
-Three stages (arXiv 2510.08191, section 2): `summarise` each run, `compare` the runs of a group (sees the
-library), `update` the library for a batch. `direct` is the ablation without rollouts.
+Three stages (Training-Free GRPO, arXiv 2510.08191, section 2): summarise each rollout, compare the rollouts of a
+group, which sees the library, and update the library once for a batch. `distil_tasks` is the ablation without rollouts.
+All functions are plans (see `toolkit.types.Plan`).
 """
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Literal
 
 from edgewise.experience.distil import prompts
 from edgewise.experience.library.library import Library
-from edgewise.experience.library.operations import OperationError, Operation, parse
+from edgewise.experience.library.operations import Operation, OperationError, parse
 from edgewise.toolkit.rollout.episode import is_episode
 from edgewise.toolkit.types import BilledTo, Example, Group, Message, Plan, Reply, Request, Rollout, Sampling
 
 Summaries = Literal["always", "auto"]
-SHORT = 60
-LONGEST = 24_000
+MAX_VERBATIM_WORDS = 60
+MAX_TRAJECTORY_CHARS = 24_000
+SUMMARY_WORDS = 150
 
 
 @dataclass(frozen=True, slots=True)
 class Distiller:
     """
-    The model that writes lessons, and what it may see and say.
+    The model that writes lessons, and its limits.
 
     `truth`: whether it sees the reference answer and the rewards; without, both are redacted everywhere.
     `operations`: the most that one group may propose. `words`: the longest a lesson may be. `summaries`: "auto"
-    shows a run of one turn and at most `SHORT` words as it stands. `attempts`: tries at a readable reply.
-    `comparing`: what it is told before it compares, with the places {operations} and {words}.
+    shows a rollout of one turn and at most `MAX_VERBATIM_WORDS` as it stands. `attempts`: tries at a readable reply.
+    `compare_prompt`: system prompt of the comparison, with the places {operations} and {words}.
     """
 
     model: str
@@ -38,19 +40,19 @@ class Distiller:
     words: int = 32
     summaries: Summaries = "auto"
     attempts: int = 3
-    comparing: str = prompts.COMPARE
+    compare_prompt: str = prompts.COMPARE
 
 
-class Unreadable(ValueError):
+class UnreadableReply(ValueError):
     """The distiller's reply could not be read after all tries."""
 
 
 @dataclass(frozen=True, slots=True)
 class Comparison:
     """
-    What was made of one group: the summaries of its runs, in order, and the operations it proposes.
+    The comparison of one group: the summaries of its rollouts, in order, and the operations it proposes.
 
-    `over_limit` are those that it proposed beyond the number allowed; they go no further.
+    `over_limit` are operations beyond the number allowed; they are recorded and go no further.
     """
 
     summaries: tuple[str, ...] = ()
@@ -58,170 +60,177 @@ class Comparison:
     over_limit: tuple[Operation, ...] = ()
 
 
-def study(distiller: Distiller, group: Group, library: Library) -> Plan[Comparison]:
-    """Summarise the runs of a group at once, then compare them. Raises Unreadable."""
-    runs = [run for run in group.rollouts if run.steps and not run.failed]
-    summaries = yield [summarise(distiller, group.example, run) for run in runs]
-    return (yield from compared(distiller, group.example, runs, summaries, library))
+# ---- the three stages --------------------------------------------------------------------------------------
 
 
-def compared(
-    distiller: Distiller,
-    example: Example,
-    runs: Sequence[Rollout],
-    summaries: Sequence[str],
-    library: Library,
-) -> Plan[Comparison]:
-    """Compare runs that were summarised; operations know where they are from. Raises Unreadable."""
-    proposed = yield from compare(distiller, example, runs, summaries, library)
-    origin = {"sources": (example.id,), "rollouts": tuple(run.id for run in runs)}
-    named = tuple(op.model_copy(update=origin) for op in proposed)
-    most = distiller.operations
-    return Comparison(tuple(summaries), named[:most], named[most:])
+def distil_group(distiller: Distiller, group: Group, library: Library) -> Plan[Comparison]:
+    """Summarise the rollouts of a group concurrently, then compare them. Raises UnreadableReply."""
+    rollouts = [rollout for rollout in group.rollouts if rollout.steps and not rollout.failed]
+    summaries = yield [summarise_rollout(distiller, group.example, rollout) for rollout in rollouts]
+    return (yield from compare_summaries(distiller, group.example, rollouts, summaries, library))
 
 
-def summarise(distiller: Distiller, example: Example, run: Rollout) -> Plan[str]:
-    """What one run did, in a few sentences; a short run of one turn is its own summary."""
-    if distiller.summaries == "auto" and len(run.steps) == 1 and len(run.answer.split()) <= SHORT:
-        return trajectory(run) if is_episode(run) else run.answer
-    user = "\n\n".join([_task(example), f"# Attempt\n{trajectory(run)}", *_verdict(distiller, example, run)])
-    reply = yield _request(distiller, example.id, prompts.SUMMARY.format(words=150), user)
+def summarise_rollout(distiller: Distiller, example: Example, rollout: Rollout) -> Plan[str]:
+    """Summarise one rollout in a few sentences; a short one of one turn is its own summary."""
+    is_short = len(rollout.steps) == 1 and len(rollout.answer.split()) <= MAX_VERBATIM_WORDS
+    if distiller.summaries == "auto" and is_short:
+        return render_trajectory(rollout) if is_episode(rollout) else rollout.answer
+
+    parts = [_render_task(example), f"# Attempt\n{render_trajectory(rollout)}"]
+    if grade := _render_grade(distiller, rollout):
+        parts += [f"# Grade\n{grade.strip(' ()')}", *_render_reference(distiller, example)]
+    system = prompts.SUMMARY.format(words=SUMMARY_WORDS)
+    messages = (Message("system", system), Message("user", "\n\n".join(parts)))
+    payer = BilledTo("distiller", example=example.id)
+    reply: Reply = yield Request(distiller.model, messages, distiller.sampling, payer=payer)
     return reply.message.content or f"(no summary: {reply.error or reply.stop})"
 
 
-def compare(
+def compare_summaries(
     distiller: Distiller,
     example: Example,
-    runs: Sequence[Rollout],
+    rollouts: Sequence[Rollout],
     summaries: Sequence[str],
     library: Library,
-) -> Plan[tuple[Operation, ...]]:
-    """The group's semantic advantage: why winners won and losers lost, as operations. Raises Unreadable."""
-    system = (
-        distiller.comparing.format(operations=distiller.operations, words=distiller.words) + prompts.ACTIONS
-    )
+) -> Plan[Comparison]:
+    """
+    Estimate the group's semantic advantage: why winners won and losers lost, as operations on the library.
+
+    Each operation names the example and the rollouts that it comes from. Raises UnreadableReply.
+    """
+    system = distiller.compare_prompt.format(operations=distiller.operations, words=distiller.words)
     attempts = [
-        f"## Attempt {number}{_mark(distiller, run)}\n{summary}"
-        for number, (run, summary) in enumerate(zip(runs, summaries, strict=True), 1)
+        f"## Attempt {number}{_render_grade(distiller, rollout)}\n{summary}"
+        for number, (rollout, summary) in enumerate(zip(rollouts, summaries, strict=True), 1)
     ]
-    user = [_lessons(library), _task(example), "# Attempts", *attempts, *_reference(distiller, example)]
-    return (yield from _operations(distiller, example.id, system, "\n\n".join(user)))
+    user = [
+        _render_lessons(library),
+        _render_task(example),
+        "# Attempts",
+        *attempts,
+        *_render_reference(distiller, example),
+    ]
+    operations = yield from _request_operations(distiller, example.id, system, user)
+
+    origin = {"sources": (example.id,), "rollouts": tuple(rollout.id for rollout in rollouts)}
+    proposals = tuple(op.model_copy(update=origin) for op in operations)
+    most = distiller.operations
+    return Comparison(tuple(summaries), proposals[:most], proposals[most:])
 
 
-def update(
+def update_library(
     distiller: Distiller, library: Library, proposals: Sequence[Operation]
 ) -> Plan[tuple[Operation, ...]]:
     """
-    One round for the whole batch: proposals and library in, final operations out.
+    Fuse a batch's proposals into the final operations, in one call; none is made without proposals.
 
-    No call is made without proposals. Sources are carried over to the operations they ended in, by id or wording; a
-    new lesson whose origin the model did not keep apart has all sources of the batch. Raises Unreadable.
+    Sources are carried over to the operations they ended in, by id or wording; a new lesson whose origin the model did
+    not keep apart has all sources of the batch, and no rollouts. Raises UnreadableReply.
     """
     if not proposals:
         return ()
-    listed = [f"{number}. {_proposal(op)}" for number, op in enumerate(proposals, 1)]
-    user = "\n\n".join([_lessons(library), "# Proposed operations", "\n".join(listed)])
-    system = prompts.UPDATE.format(words=distiller.words) + prompts.ACTIONS
-    final = yield from _operations(distiller, "", system, user)
-    return tuple(op.model_copy(update=_origins(op, proposals)) for op in final)
+    lines = []
+    for number, op in enumerate(proposals, 1):
+        target = f" {op.id}" if op.id else ""
+        lines.append(f"{number}. " + f"{op.action}{target} ({op.kind or 'content'}): {op.text}".rstrip(": "))
+    user = [_render_lessons(library), "# Proposed operations", "\n".join(lines)]
+    final = yield from _request_operations(distiller, "", prompts.UPDATE.format(words=distiller.words), user)
+
+    operations = []
+    for op in final:
+        related = [p for p in proposals if p.id == op.id and (op.id or p.text == op.text)]
+        origins = merge_origins(related) if related else {**merge_origins(proposals), "rollouts": ()}
+        operations.append(op.model_copy(update=origins))
+    return tuple(operations)
 
 
-def direct(
+def distil_tasks(
     distiller: Distiller, examples: Iterable[Example], library: Library
 ) -> Plan[tuple[Operation, ...]]:
-    """The ablation "experiences written directly": lessons from the tasks alone, without any rollout."""
-    shown = list(examples)
-    system = prompts.DIRECT.format(operations=distiller.operations * len(shown), words=distiller.words)
-    user = "\n\n".join([_lessons(library), *(_task(example) for example in shown)])
-    return (yield from _operations(distiller, "", system + prompts.ACTIONS, user))
+    """Write lessons from the tasks alone, without rollouts: the ablation "experiences written directly"."""
+    tasks = [_render_task(example) for example in examples]
+    system = prompts.DIRECT.format(operations=distiller.operations * len(tasks), words=distiller.words)
+    return (yield from _request_operations(distiller, "", system, [_render_lessons(library), *tasks]))
 
 
-def trajectory(run: Rollout) -> str:
-    """A run as text: what was said, which tools were called, what they answered, or what an environment showed."""
-    played = is_episode(run)
-    turns = [f"[environment] {run.steps[0].prompt[-1].content}"] if played else []
-    for before, step in zip((None, *run.steps), run.steps, strict=False):
-        if before is not None:
-            heard = step.prompt[-1:] if played else step.prompt[len(before.prompt) + 1 :]
-            turns += [
-                f"[{'environment' if played else 'tool result'}] {message.content}" for message in heard
-            ]
-        turns.append(f"[assistant] {step.completion.content}".rstrip())
-        turns += [f"[tool call] {call.name}({call.arguments})" for call in step.completion.tool_calls]
-    return _clipped("\n".join(turns))
+def merge_origins(proposals: Iterable[Operation]) -> dict[str, tuple[str, ...]]:
+    """Return the union of the examples and of the rollouts that proposals came from, as fields of an operation."""
+    operations = list(proposals)
+    return {
+        "sources": tuple(sorted({source for op in operations for source in op.sources})),
+        "rollouts": tuple(sorted({rollout for op in operations for rollout in op.rollouts})),
+    }
 
 
-def _clipped(text: str) -> str:
-    """The text with its middle left out where it is very long: the ends say what was asked and concluded."""
-    if len(text) <= LONGEST:
-        return text
-    half = LONGEST // 2
-    return f"{text[:half]}\n[... {len(text) - 2 * half:,} characters left out ...]\n{text[-half:]}"
-
-
-def _operations(distiller: Distiller, example: str, system: str, user: str) -> Plan[tuple[Operation, ...]]:
-    """Ask for operations; an unreadable reply is answered with what is wrong, a few times."""
-    messages = (Message("system", system), Message("user", user))
-    problem = ""
-    for number in range(distiller.attempts):
-        request = replace(_request(distiller, example, system, user), messages=messages, sample=number)
-        reply: Reply = yield replace(request, schema=prompts.OPERATIONS)
+def _request_operations(
+    distiller: Distiller, example: str, system: str, user: Sequence[str]
+) -> Plan[tuple[Operation, ...]]:
+    """Request operations; answer an unreadable reply with the problem, up to `attempts` times."""
+    prompt = (Message("system", system + prompts.ACTIONS), Message("user", "\n\n".join(user)))
+    payer = BilledTo("distiller", example=example)
+    messages, problem = prompt, ""
+    for attempt in range(distiller.attempts):
+        # `sample` makes each try a draw of its own, also for the journal.
+        reply: Reply = yield Request(
+            distiller.model,
+            messages,
+            distiller.sampling,
+            sample=attempt,
+            payer=payer,
+            schema=prompts.OPERATIONS,
+        )
         try:
             return parse(reply.message.content)
         except OperationError as error:
+            # Only the last failure is shown, so that the prompt does not grow with each try.
             problem = reply.error or str(error)
             complaint = Message("user", prompts.UNREADABLE.format(problem=problem))
-            messages = (*messages[:2], reply.message, complaint)
-    raise Unreadable(f"no operations after {distiller.attempts} tries: {problem}")
+            messages = (*prompt, reply.message, complaint)
+    raise UnreadableReply(f"no operations after {distiller.attempts} tries: {problem}")
 
 
-def _request(distiller: Distiller, example: str, system: str, user: str) -> Request:
-    messages = (Message("system", system), Message("user", user))
-    payer = BilledTo("distiller", example=example)
-    return Request(distiller.model, messages, distiller.sampling, payer=payer)
+# ---- parts of prompts --------------------------------------------------------------------------------------
 
 
-def _task(example: Example) -> str:
+def render_trajectory(rollout: Rollout) -> str:
+    """Return a rollout as text: turns, tool calls, their results, and observations of an environment."""
+    has_world = is_episode(rollout)
+    source = "environment" if has_world else "tool result"
+    turns = [f"[environment] {rollout.steps[0].prompt[-1].content}"] if has_world else []
+    for before, step in zip((None, *rollout.steps), rollout.steps, strict=False):
+        if before is not None:
+            # A prompt of an episode ends with the new observation. With tools it is the one before, the completion,
+            # and the new results.
+            new = step.prompt[-1:] if has_world else step.prompt[len(before.prompt) + 1 :]
+            turns += [f"[{source}] {message.content}" for message in new]
+        turns.append(f"[assistant] {step.completion.content}".rstrip())
+        turns += [f"[tool call] {call.name}({call.arguments})" for call in step.completion.tool_calls]
+    text = "\n".join(turns)
+    if len(text) <= MAX_TRAJECTORY_CHARS:
+        return text
+
+    # Cut out the middle: the ends say what the problem was and what was concluded.
+    half = MAX_TRAJECTORY_CHARS // 2
+    return f"{text[:half]}\n[... {len(text) - 2 * half:,} characters left out ...]\n{text[-half:]}"
+
+
+def _render_task(example: Example) -> str:
     return "# Task\n" + "\n".join(message.content for message in example.messages)
 
 
-def _lessons(library: Library) -> str:
+def _render_lessons(library: Library) -> str:
     lines = [f"[{label}]. ({x.kind}) {x.text}" for label, x in library.labels().items()]
     return "# Current lessons\n" + ("\n".join(lines) or "(none yet)")
 
 
-def _mark(distiller: Distiller, run: Rollout) -> str:
-    if not distiller.truth or run.score is None:
+def _render_grade(distiller: Distiller, rollout: Rollout) -> str:
+    if not distiller.truth or rollout.score is None:
         return ""
-    feedback = f"; {run.score.feedback}" if run.score.feedback else ""
-    return f" (reward {run.score.value:g}{feedback})"
+    feedback = f"; {rollout.score.feedback}" if rollout.score.feedback else ""
+    return f" (reward {rollout.score.value:g}{feedback})"
 
 
-def _reference(distiller: Distiller, example: Example) -> list[str]:
+def _render_reference(distiller: Distiller, example: Example) -> list[str]:
     if not distiller.truth or example.target is None:
         return []
     return [f"# Reference answer\n{example.target}"]
-
-
-def _verdict(distiller: Distiller, example: Example, run: Rollout) -> list[str]:
-    mark = _mark(distiller, run)
-    return [f"# Grade\n{mark.strip(' ()')}", *_reference(distiller, example)] if mark else []
-
-
-def _proposal(op: Operation) -> str:
-    target = f" {op.id}" if op.id else ""
-    return f"{op.action}{target} ({op.kind or 'content'}): {op.text}".rstrip(": ")
-
-
-def origins(proposals: Iterable[Operation]) -> dict[str, tuple[str, ...]]:
-    """The examples and runs that proposals came from, together."""
-    found = list(proposals)
-    return {
-        "sources": tuple(sorted({source for op in found for source in op.sources})),
-        "rollouts": tuple(sorted({run for op in found for run in op.rollouts})),
-    }
-
-
-def _origins(op: Operation, proposals: Sequence[Operation]) -> dict[str, tuple[str, ...]]:
-    related = [p for p in proposals if p.id == op.id and (op.id or p.text == op.text)]
-    return origins(related) if related else {**origins(proposals), "rollouts": ()}

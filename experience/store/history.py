@@ -1,7 +1,7 @@
-"""What happened to a library: the commits of a store, or the steps of a run."""
+"""The history of a library as text and data: the commits of a store, or the steps of a run."""
 
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
@@ -27,52 +27,74 @@ class LogEntry:
 
 
 def read_store_log(commits: Sequence[Commit]) -> list[LogEntry]:
-    """The commits, the newest first."""
-    befores = [*(each.library for each in commits[1:]), Library()]
-    return [_committed(commit, before) for commit, before in zip(commits, befores, strict=True)]
-
-
-def _committed(commit: Commit, before: Library) -> LogEntry:
-    change = summarize(diff(before, commit.library))
-    lessons = count_lessons(commit.library)
-    parts = [f"{commit.number:>3}", commit.id, f"{commit.at:%Y-%m-%d %H:%M}", commit.author, lessons, change]
-    merged = [f"merged with {commit.merged}"] if commit.merged else []
-    data = {
-        "number": commit.number,
-        "id": commit.id,
-        "at": commit.at.isoformat(),
-        "author": commit.author,
-        "message": commit.message,
-        "lessons": len(commit.library),
-        "change": change,
-        "parent": commit.parent,
-        "merged": commit.merged,
-        "version": commit.library.version,
-    }
-    return LogEntry("  ".join(filter(None, [*parts, " ".join(commit.message.split())])), merged, data)
+    """Return an entry for each commit; `commits` are all of a library, the newest first."""
+    entries = []
+    # The commit with the number before is the parent: numbers of one name form a chain.
+    for commit, before in zip(commits, [*(c.library for c in commits[1:]), Library()], strict=True):
+        change = summarize(diff(before, commit.library))
+        date, lessons = f"{commit.at:%Y-%m-%d %H:%M}", count_lessons(commit.library)
+        message = " ".join(commit.message.split())
+        columns = [f"{commit.number:>3}", commit.id, date, commit.author, lessons, change, message]
+        data = {
+            "number": commit.number,
+            "id": commit.id,
+            "at": commit.at.isoformat(),
+            "author": commit.author,
+            "message": commit.message,
+            "lessons": len(commit.library),
+            "change": change,
+            "parent": commit.parent,
+            "merged": commit.merged,
+            "version": commit.library.version,
+        }
+        details = [f"merged with {commit.merged}"] if commit.merged else []
+        entries.append(LogEntry("  ".join(filter(None, columns)), details, data))
+    return entries
 
 
 def read_run_log(path: Path) -> list[LogEntry]:
-    """The steps of a run in their order: what was applied, what was refused and why, what the gate decided."""
+    """Return an entry for each step of a run, in order: operations applied and refused, and the gate's decision."""
     files = sorted(path.glob("steps/*/step.json"))
     if not files:
         raise LibraryError(f"{path} has no steps: the run did not get that far, or it learned nothing.")
-    began = resolve_start(None, path).library or Library()
-    libraries = [began, *(_library(file.with_name("library.json")) for file in files)]
-    changes = [summarize(diff(before, after)) for before, after in pairwise(libraries)]
-    return [_learned(*each) for each in zip(map(_read, files), libraries[1:], changes, strict=True)]
+
+    libraries = [resolve_start(None, path).library or Library()]
+    steps = []
+    for file in files:
+        try:
+            steps.append(Step.model_validate(json.loads(file.read_text("utf-8"))))
+        except (OSError, ValidationError, ValueError, RecursionError) as error:
+            raise LibraryError(f"{file} is damaged ({' '.join(str(error).split())[:200]}).") from error
+        file = file.with_name("library.json")
+        try:
+            libraries.append(Library.from_json(json.loads(file.read_text("utf-8"))))
+        except (OSError, ValueError, RecursionError) as error:
+            raise LibraryError(f"{file} can't be read ({error}).") from error
+
+    entries = []
+    for step, (before, after) in zip(steps, pairwise(libraries), strict=True):
+        change = summarize(diff(before, after))
+        applied = sum(operation.applied for operation in step.operations)
+        text = (
+            f"step {step.step}: {applied} of {len(step.operations)} operations applied; "
+            f"{_describe_decision(step)}; {count_lessons(after)}, {change}"
+        )
+        refusals = [
+            f"refused: {op.action} {op.id or ''} {op.text or ''}".rstrip() + f" ({op.reason})"
+            for op in step.operations
+            if not op.applied
+        ]
+        harmful = [
+            f"{'kept though harmful' if x.kept else 'dropped'}: {x.lesson.text} ({x.reason})"
+            for x in step.dropped
+        ]
+        data = {**step.model_dump(exclude={"groups"}), "lessons": len(after), "change": change}
+        entries.append(LogEntry(text, [*refusals, *harmful], data))
+    return entries
 
 
-def _learned(step: Step, library: Library, change: str) -> LogEntry:
-    applied = sum(each.applied for each in step.operations)
-    head = f"step {step.step}: {applied} of {len(step.operations)} operations applied; {_decided(step)}"
-    text = f"{head}; {count_lessons(library)}, {change}"
-    data = {**step.model_dump(exclude={"groups"}), "lessons": len(library), "change": change}
-    return LogEntry(text, list(_refused(step)), data)
-
-
-def _decided(step: Step) -> str:
-    """What the gate said, in a phrase."""
+def _describe_decision(step: Step) -> str:
+    """Return the gate's decision in a phrase."""
     gate = step.gate
     if step.incomplete:
         return f"incomplete: {step.incomplete}"
@@ -84,25 +106,3 @@ def _decided(step: Step) -> str:
     if gate.worse:
         return f"gate refused the best candidate, as anchors got worse: {', '.join(gate.worse)} ({gain})"
     return f"gate kept what there was ({gain})" if gate.rows else "nothing for the gate to compare"
-
-
-def _refused(step: Step) -> Iterator[str]:
-    for each in step.operations:
-        if not each.applied:
-            yield f"refused: {each.action} {each.id or ''} {each.text or ''}".rstrip() + f" ({each.reason})"
-    for each in step.dropped:
-        yield f"{'kept though harmful' if each.kept else 'dropped'}: {each.lesson.text} ({each.reason})"
-
-
-def _read(file: Path) -> Step:
-    try:
-        return Step.model_validate(json.loads(file.read_text("utf-8")))
-    except (OSError, ValidationError, ValueError, RecursionError) as error:
-        raise LibraryError(f"{file} is damaged ({' '.join(str(error).split())[:200]}).") from error
-
-
-def _library(file: Path) -> Library:
-    try:
-        return Library.from_json(json.loads(file.read_text("utf-8")))
-    except (OSError, ValueError, RecursionError) as error:
-        raise LibraryError(f"{file} can't be read ({error}).") from error

@@ -1,7 +1,7 @@
 """
-What a LIB on the command line names.
+References to libraries: the LIB of the command line.
 
-Either a store, which can be changed and has a history ("team.sqlite", "postgresql://...", with "#name" and "@version"
+A LIB is either a store, which can be changed and has a history ("team.sqlite", "postgresql://...", with "#name" and "@version"
 where wanted), or something finished that is only read: a run directory ("runs/first@2" is the library after step 2),
 an artefact, or a file in any format of `experience.formats.library_files`.
 """
@@ -10,7 +10,7 @@ import re
 import zipfile
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -20,10 +20,11 @@ from edgewise.experience.store.store import Commit, Store
 from edgewise.toolkit.errors import ConfigError, LibraryError
 from edgewise.toolkit.run.artifact import MANIFEST, Artifact
 
+# LOCATION[#NAME][@VERSION]. The user and password before the @ of a URL belong to the location.
 PARTS = re.compile(
-    r"(?P<place>(?:\w[\w+.-]*://[^/#]*)?[^#]*?)(?:#(?P<name>[^#]+?))?(?:@(?P<version>[\w~]+))?", re.DOTALL
+    r"(?P<location>(?:\w[\w+.-]*://[^/#]*)?[^#]*?)(?:#(?P<name>[^#]+?))?(?:@(?P<version>[\w~]+))?", re.DOTALL
 )
-STORED = (".sqlite", ".db")
+STORE_SUFFIXES = (".sqlite", ".db")
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,8 +37,8 @@ class LibraryReference:
 
     @property
     def is_store(self) -> bool:
-        """Whether it names a store."""
-        return "://" in self.location or Path(self.location).suffix in STORED
+        """Whether it names a store, which can be changed."""
+        return "://" in self.location or Path(self.location).suffix in STORE_SUFFIXES
 
     @property
     def path(self) -> Path:
@@ -56,7 +57,7 @@ class LoadedLibrary:
     A library and where it came from.
 
     `steps` is how many steps had been learned (None where that is not known), `commit` the version in a store,
-    `parents` what an artefact says it was made from.
+    `parents` the ids of versions that an artefact says it was made from, `notes` remarks of the reader.
     """
 
     library: Library
@@ -68,91 +69,95 @@ class LoadedLibrary:
 
 
 def parse_reference(text: str) -> LibraryReference:
-    """Take LIB apart. A path that exists is taken as it is, whatever signs it has."""
-    found = PARTS.fullmatch(text)
-    if not text or found is None:
+    """Parse LIB. A path that exists is taken as it is, even with # or @ in it."""
+    match = PARTS.fullmatch(text)
+    if not text or match is None:
         raise ConfigError(f"{text!r} names no library; write PATH, PATH@VERSION, or STORE#NAME@VERSION.")
     if "://" not in text and Path(text).exists():
         return LibraryReference(text)
-    return LibraryReference(found["place"], found["name"] or "", found["version"] or "")
+    return LibraryReference(match["location"], match["name"] or "", match["version"] or "")
 
 
-def load_library(operand: LibraryReference) -> LoadedLibrary:
-    """The library that is named. Raises LibraryError or ArtifactError where there is none."""
-    if operand.is_store:
-        with Store(operand.location) as store:
-            return load_from_store(store, operand)
-    if operand.name:
-        raise LibraryError(f"{operand.location} is no store, so it holds no library {operand.name!r}.")
-    if is_run(operand.path):
-        return _from_run(operand)
-    if operand.version:
-        raise LibraryError(f"{operand.location} has no versions; stores and run directories have.")
-    if operand.path.is_dir() or not operand.path.exists() or zipfile.is_zipfile(operand.path):
-        return _from_artifact(operand.path)
-    if operand.path.name == MANIFEST:
-        return _from_artifact(operand.path.parent)
-    found = library_files.read(operand.path)
-    return LoadedLibrary(found.library, f"{operand.location} ({found.format})", notes=found.notes)
+def load_library(reference: LibraryReference) -> LoadedLibrary:
+    """Load the library that is named. Raises LibraryError or ArtifactError where there is none."""
+    path = reference.path
+    if reference.is_store:
+        with Store(reference.location) as store:
+            return load_from_store(store, reference)
+    if reference.name:
+        raise LibraryError(f"{reference.location} is no store, so it holds no library {reference.name!r}.")
+    if is_run(path):
+        return _load_from_run(reference)
+    if reference.version:
+        raise LibraryError(f"{reference.location} has no versions; stores and run directories have.")
+    # A missing path gets the error that an artefact gives.
+    if path.is_dir() or not path.exists() or zipfile.is_zipfile(path):
+        return _load_from_artifact(path)
+    if path.name == MANIFEST:
+        return _load_from_artifact(path.parent)
+    file = library_files.read(path)
+    return LoadedLibrary(file.library, f"{reference.location} ({file.format})", notes=file.notes)
 
 
-def load_from_store(store: Store, operand: LibraryReference) -> LoadedLibrary:
-    """A version in a store that is open; the newest where none is named."""
-    commit = store.find_commit(operand.version or "head", operand.library_name)
-    origin = f"{format_location(store, operand)}, version {commit.number} ({commit.id})"
+def load_from_store(store: Store, reference: LibraryReference) -> LoadedLibrary:
+    """Load a version from a store that is open; the newest where none is named."""
+    commit = store.find_commit(reference.version or "head", reference.library_name)
+    origin = f"{format_location(store, reference)}, version {commit.number} ({commit.id})"
     return LoadedLibrary(commit.library, origin, commit=commit)
 
 
 @contextmanager
 def open_store(text: str) -> Iterator[tuple[Store, LibraryReference]]:
-    """The store that LIB names, to be changed. Raises LibraryError where LIB can only be read."""
-    operand = parse_reference(text)
-    if not operand.is_store:
-        given = text if is_run(operand.path) else operand.location
-        if not operand.path.exists():
-            raise LibraryError(f"There is no {given}; the name of a new store ends in .sqlite or .db.")
+    """Open the store that LIB names, to change it. Raises LibraryError where LIB can only be read."""
+    reference = parse_reference(text)
+    if not reference.is_store:
+        source = text if is_run(reference.path) else reference.location
+        if not reference.path.exists():
+            raise LibraryError(f"There is no {source}; the name of a new store ends in .sqlite or .db.")
         raise LibraryError(
-            f"{given} is finished and only read; bring it into a store first: "
-            f"edgewise library import {given} team.sqlite"
+            f"{source} is finished and only read; bring it into a store first: "
+            f"edgewise library import {source} team.sqlite"
         )
-    with Store(operand.location) as store:
-        yield store, operand
+    with Store(reference.location) as store:
+        yield store, reference
 
 
-def format_location(store: Store, operand: LibraryReference) -> str:
-    """A library of a store as it may be printed: without a password."""
-    return f"{store.location}#{operand.name}" if operand.name else store.location
+def format_location(store: Store, reference: LibraryReference) -> str:
+    """Return a library of a store as it may be printed: without a password."""
+    return f"{store.location}#{reference.name}" if reference.name else store.location
 
 
 def is_run(path: Path) -> bool:
-    """Whether a path is the directory of a run, finished or not."""
+    """Return whether a path is the directory of a run, finished or not."""
     return (
         path.is_dir()
         and not (path / MANIFEST).exists()
-        and any((path / x).is_dir() for x in ("steps", "artifact"))
+        and any((path / folder).is_dir() for folder in ("steps", "artifact"))
     )
 
 
-def _from_run(operand: LibraryReference) -> LoadedLibrary:
-    files = sorted(operand.path.glob("steps/*/library.json"))
+def _load_from_run(reference: LibraryReference) -> LoadedLibrary:
+    location, version = reference.location, reference.version
+    files = sorted(reference.path.glob("steps/*/library.json"))
     steps = {int(file.parent.name): file for file in files if file.parent.name.isdecimal()}
-    if operand.version in ("", "head"):
-        if steps and not (operand.path / "artifact" / MANIFEST).exists():
-            last = f"{operand.location}@{max(steps)}"
-            raise LibraryError(
-                f"{operand.location} has not finished; {last} is the library after its last step."
-            )
-        found = _from_artifact(operand.path)
-        return LoadedLibrary(found.library, found.origin, max(steps, default=0), parents=found.parents)
-    number = int(operand.version) if operand.version.isdecimal() else -1
+
+    # Without a version: the library that the run ended with.
+    if version in ("", "head"):
+        if steps and not (reference.path / "artifact" / MANIFEST).exists():
+            last = f"{location}@{max(steps)}"
+            raise LibraryError(f"{location} has not finished; {last} is the library after its last step.")
+        final = _load_from_artifact(reference.path)
+        return replace(final, steps=max(steps, default=0))
+
+    number = int(version) if version.isdecimal() else -1
     if number not in steps:
-        there = f"it has {', '.join(map(str, steps))}" if steps else "it has none"
-        raise LibraryError(f"{operand.location} has no step {operand.version!r} with a library; {there}.")
+        content = f"it has {', '.join(map(str, steps))}" if steps else "it has none"
+        raise LibraryError(f"{location} has no step {version!r} with a library; {content}.")
     library = library_files.read(steps[number]).library
-    return LoadedLibrary(library, f"{operand.location} after step {number}", number)
+    return LoadedLibrary(library, f"{location} after step {number}", number)
 
 
-def _from_artifact(path: Path) -> LoadedLibrary:
+def _load_from_artifact(path: Path) -> LoadedLibrary:
     artifact = Artifact.load(path)
     if artifact.library is None:
         raise LibraryError(f"{path} is an artefact without a library.")
@@ -166,20 +171,21 @@ CONFIG_NAMES = {
     "prompt_tokens": "prompt_tokens",
     "embedder": "embedder",
 }
-"""Settings that an artefact keeps, and what they are called while learning."""
+"""Names in the config of the settings that an artefact keeps; `temperature` is that of learning there."""
 
 
 def lacks_settings(path: str) -> bool:
-    """Whether it names lessons without the settings that they were measured with: a store, a step, a file."""
-    operand = parse_reference(path)
-    return operand.is_store or bool(operand.version) or operand.path.suffix in {".json", ".md", ".txt"}
+    """Return whether a LIB holds lessons without the settings they were measured with: a store, a step, a file."""
+    reference = parse_reference(path)
+    is_file = reference.path.suffix in {".json", ".md", ".txt"}
+    return reference.is_store or bool(reference.version) or is_file
 
 
 def shared_settings(artifacts: Sequence[Artifact]) -> dict[str, Any]:
-    """The model and the settings of use that all artefacts share; what they differ in is left to the defaults."""
+    """Return the model and the settings of use that all artefacts share; the defaults decide where they differ."""
     settings = [
-        {"model": a.model, **{CONFIG_NAMES[k]: v for k, v in a.settings.items() if k in CONFIG_NAMES}}
-        for a in artifacts
+        {"model": x.model, **{CONFIG_NAMES[k]: v for k, v in x.settings.items() if k in CONFIG_NAMES}}
+        for x in artifacts
     ]
     first = settings[0] if settings else {}
     return {key: value for key, value in first.items() if all(s.get(key) == value for s in settings)}

@@ -87,7 +87,7 @@ def answered(run: Rollout) -> bool:
 
 def well_formed(run: Rollout) -> float:
     """The format reward: 1 if the run ended by itself, not by a length limit, and each call in words was readable."""
-    calls = [call.name for step in run.steps for call in step.said.tool_calls]
+    calls = [call.name for step in run.steps for call in step.completion.tool_calls]
     return float(run.stop == "stop" and UNREADABLE not in calls)
 
 
@@ -116,7 +116,7 @@ def graded(grading: Grading, example: Example, run: Rollout) -> Plan[Rollout]:
     pairs = zip(sub_runs(run), orders(run, grading.terms), strict=True)
     correct = score.parts["correct"]
     found = iter((yield [_sub(grading, grading.expert, example, *pair, correct) for pair in pairs]))
-    steps = tuple(replace(s, calls=tuple(replace(c, score=next(found)) for c in s.calls)) for s in run.steps)
+    steps = tuple(replace(s, calls=tuple(replace(c, score=next(found)) for c in s.subrollouts)) for s in run.steps)
     return replace(run, steps=steps, score=score)
 
 
@@ -230,7 +230,7 @@ class Level:
     @property
     def rewards(self) -> Array:
         """(N,) rewards, NaN where there is none."""
-        return _rewards(self.group.members)
+        return _rewards(self.group.rollouts)
 
     def to_json(self) -> dict[str, Any]:
         """Plain data; a reward that is not there is None."""
@@ -255,16 +255,16 @@ def two_levels(example: Example, runs: Sequence[Rollout], align: Align, seed: in
 
 
 def _level(group: Group, parents: Parents, weights: Array) -> Level:
-    found = standardised(_rewards(group.members), weights)
+    found = standardised(_rewards(group.rollouts), weights)
     return Level(group, parents, found, "" if found.any() else _reason(group))
 
 
 def _reason(group: Group) -> Skipped:
-    if not group.members:
+    if not group.rollouts:
         return "no calls"
     if not group.rewards:
         return "no rewards"
-    scores = [run.score for run in group.members if run.score and run.score.valid]
+    scores = [run.score for run in group.rollouts if run.score and run.score.valid]
     return "equal" if any(score.parts.get("valid", 1.0) for score in scores) else "invalid"
 
 

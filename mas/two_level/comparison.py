@@ -13,7 +13,7 @@ import numpy as np
 
 from edgewise.experience.distil import distiller as distil
 from edgewise.experience.distil import prompts
-from edgewise.experience.distil.distiller import Comparison, Distiller, Unreadable
+from edgewise.experience.distil.distiller import Comparison, Distiller, UnreadableReply
 from edgewise.experience.library.library import Library
 from edgewise.experience.library.operations import Operation
 from edgewise.mas.two_level.advantages import MAIN, Array, Level, standardised
@@ -99,23 +99,23 @@ def contrasts(
     most in reward. A level that is skipped gives nothing by itself.
     """
     example = main.group.example
-    tasks = [order.task for run in main.group.members for order in orders(run, terms)]
+    tasks = [order.task for run in main.group.rollouts for order in orders(run, terms)]
     found = []
     if picked := picks(main.advantages, shown):
-        found.append(Contrast(MAIN, example, tuple(main.group.members[i] for i in picked)))
+        found.append(Contrast(MAIN, example, tuple(main.group.rollouts[i] for i in picked)))
     whole = picks(sub.advantages, shown)
     below = [(whole, "")] if whole else []
     for parent, members in _torn(main, sub)[:siblings]:
         picked = members[picks(standardised(sub.rewards[members]), shown)]
         if list(picked) != whole:
-            below.append((list(picked), main.group.members[parent].id))
+            below.append((list(picked), main.group.rollouts[parent].id))
     return (
         *found,
         *(
             Contrast(
                 SUB,
                 example,
-                tuple(sub.group.members[i] for i in indices),
+                tuple(sub.group.rollouts[i] for i in indices),
                 tuple(tasks[i] for i in indices),
                 parent,
             )
@@ -135,7 +135,7 @@ def picks(advantages: Array, most: int) -> list[int]:
 def _torn(main: Level, sub: Level) -> list[tuple[int, np.ndarray]]:
     """Failed main runs whose sub runs differ in reward, with the indices of these; the widest difference first."""
     found = []
-    for parent, run in enumerate(main.group.members):
+    for parent, run in enumerate(main.group.rollouts):
         members = np.flatnonzero((sub.parents == parent) & np.isfinite(sub.rewards))
         if _lost(run) and len(members) and np.ptp(sub.rewards[members]) > 0:
             found.append((parent, members))
@@ -151,12 +151,12 @@ def compared(distiller: Distiller, contrast: Contrast, library: Library) -> Plan
     example, runs = contrast.example, contrast.runs
     # The right answer of the whole is none of a part.
     pieces = [replace(part(example, task), target=None) for task in contrast.tasks] or [example] * len(runs)
-    plain = yield [distil.summarise(distiller, *pair) for pair in zip(pieces, runs, strict=True)]
+    plain = yield [distil.summarise_rollout(distiller, *pair) for pair in zip(pieces, runs, strict=True)]
     summaries = [_shown(*pair) for pair in zip_longest(plain, contrast.tasks)]
     told = replace(distiller, comparing=f"{STUDIED[contrast.level]}\n\n{prompts.COMPARE}")
     try:
-        found = yield from distil.compared(told, example, runs, summaries, library)
-    except Unreadable as error:
+        found = yield from distil.compare_summaries(told, example, runs, summaries, library)
+    except UnreadableReply as error:
         return Compared(contrast, Comparison(tuple(summaries)), str(error))
     return Compared(contrast, found)
 

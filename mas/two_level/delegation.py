@@ -13,10 +13,10 @@ from typing import Any
 
 from edgewise.experience.library.library import Library
 from edgewise.toolkit.errors import ConfigError
-from edgewise.toolkit.rollout.agent import Agent, rollout
-from edgewise.toolkit.rollout.tool_calls import Delegation, numbered
+from edgewise.toolkit.rollout.agent import Agent, run_rollout
+from edgewise.toolkit.rollout.tool_calls import Delegation, number_calls
 from edgewise.toolkit.types import Example, Message, Plan, Rollout, Tool
-from edgewise.toolkit.util.seeds import seed as seed_of
+from edgewise.toolkit.util.seeds import derive_seed
 
 DELEGATE = "delegate"
 SUB = "sub"
@@ -97,20 +97,20 @@ def delegated(
         terms = terms or DelegationSpec()
         agent = replace(agent, tools=(*agent.tools, _delegation(sub, example, terms, sample, seed)))
     asked = planner.asked(example.messages)
-    run = yield from rollout(agent, example, asked, sample=sample, seed=seed)
+    run = yield from run_rollout(agent, example, asked, sample=sample, seed=seed)
     return replace(run, version=planner.library.version)
 
 
 def sub_runs(run: Rollout) -> tuple[Rollout, ...]:
     """The sub-agents' runs of a planner's run, in the order of the calls."""
-    return tuple(call for step in run.steps for call in step.calls)
+    return tuple(call for step in run.steps for call in step.subrollouts)
 
 
 def orders(run: Rollout, terms: DelegationSpec) -> tuple[Order, ...]:
     """What each of `sub_runs(run)` was asked, read back from the planner's calls."""
     read = [
         _order(terms, number, _arguments(call.arguments))
-        for calls in numbered(run.steps)
+        for calls in number_calls(run.steps)
         for call, number in calls
         if call.name == DELEGATE
     ]
@@ -132,8 +132,8 @@ def _delegation(
         piece = part(example, order.task)
         agent = replace(sub.agent, role=order.role)
         asked = sub.asked(piece.messages, terms.roles[order.role])
-        own = seed_of(seed, DELEGATE, number)
-        done = yield from rollout(agent, piece, asked, sample=sample, seed=own)
+        own = derive_seed(seed, DELEGATE, number)
+        done = yield from run_rollout(agent, piece, asked, sample=sample, seed=own)
         return replace(done, version=sub.library.version)
 
     return Delegation(terms.tool, run)

@@ -17,7 +17,7 @@ from functools import partial
 from typing import Any
 
 from edgewise.experience.distil import distiller
-from edgewise.experience.distil.distiller import Unreadable
+from edgewise.experience.distil.distiller import UnreadableReply
 from edgewise.experience.library import operations
 from edgewise.experience.library.library import Library
 from edgewise.mas.two_level.advantages import MAIN, Align, copied, depth, even, exact, two_levels
@@ -208,8 +208,8 @@ def _updated(
     c, library = setup.config, libraries.of(role)
     proposals = [op for each in studied for op in each.proposals(role)]
     try:
-        final = yield from distiller.update(setup.distiller, library, proposals)
-    except Unreadable as error:
+        final = yield from distiller.update_library(setup.distiller, library, proposals)
+    except UnreadableReply as error:
         return Update(library, incomplete=str(error))
     after, outcomes = operations.apply(library, final, born=number, words=c.words, guard=setup.guard)
     kept = after.fit_budget(c.lessons, c.library_tokens)

@@ -15,20 +15,20 @@ from dataclasses import dataclass, field, replace
 import numpy as np
 
 from edgewise.experience.distil import distiller as distil
-from edgewise.experience.distil.distiller import Comparison, Distiller, Unreadable
+from edgewise.experience.distil.distiller import Comparison, Distiller, UnreadableReply
 from edgewise.experience.guard.guard import Guard
 from edgewise.experience.library import operations
 from edgewise.experience.library.library import Library
-from edgewise.mas.designs.clustered import Table, kinds_of
-from edgewise.mas.designs.fixed import Fixed
+from edgewise.mas.designs.clustered import ClusteredDesign, cluster_queries
+from edgewise.mas.designs.fixed import FixedDesign
 from edgewise.mas.designs.interface import Design, Draft, Query, Trial, TrialGroup
 from edgewise.mas.graph.construction import Space
 from edgewise.mas.graph.edits import random_edit, canonicalize
 from edgewise.mas.graph.graph import Graph, single
 from edgewise.mas.graph.roles import Roles
 from edgewise.mas.search.llm import ranking
-from edgewise.mas.search.llm.graph_writer import Written, asked, form
-from edgewise.mas.search.llm.ranking import Record
+from edgewise.mas.search.llm.graph_writer import WrittenGraph, request_graph, render_instructions
+from edgewise.mas.search.llm.ranking import TrialRecord
 from edgewise.toolkit.types import BilledTo, Example, Message, Plan, Request, Rollout, Sampling, Score, Step
 from edgewise.toolkit.util.seeds import derive_seed
 
@@ -52,7 +52,7 @@ lessons already say; mend or delete a current lesson that misled a team.
 
 
 @dataclass
-class Lessons:
+class LessonSearch:
     """
     Searches by lessons. `model` designs, and distils too unless a `distiller` is given.
 
@@ -74,7 +74,7 @@ class Lessons:
     library: Library = field(default_factory=Library)
     graphs: dict[str, Graph] = field(default_factory=dict)
     features: dict[str, np.ndarray] = field(default_factory=dict)
-    records: list[Record] = field(default_factory=list)
+    records: list[TrialRecord] = field(default_factory=list)
     problems: Counter[str] = field(default_factory=Counter)
     steps: int = 0
 
@@ -95,7 +95,7 @@ class Lessons:
     def learn(self, groups: Sequence[TrialGroup], seed: int) -> Plan[None]:
         """Remember the rewards, compare the graphs of each query, and bring the lessons into the library."""
         self.steps += 1
-        self.records += ranking.records(groups)
+        self.records += ranking.list_records(groups)
         for group in groups:
             self.features[group.query.id] = group.query.features
             self.graphs.update((t.draft.graph.version, t.draft.graph) for t in group.trials)
@@ -106,29 +106,29 @@ class Lessons:
     def design(self) -> Design:
         """The best graph of each kind of query, and of all where the kind is not enough to tell."""
         if not self.records:
-            return Fixed(single(self.space.roles[0]))
-        centres, kinds = kinds_of(np.stack(list(self.features.values())), self.kinds)
+            return FixedDesign(single(self.space.roles[0]))
+        centres, kinds = cluster_queries(np.stack(list(self.features.values())), self.kinds)
         kind_of = dict(zip(self.features, kinds.tolist(), strict=True))
-        expected = {version: found.mean for version, found in ranking.standings(self.records).items()}
+        expected = {version: found.mean for version, found in ranking.rate_graphs(self.records).items()}
         choices = []
         for kind in range(len(centres)):
             own = [record for record in self.records if kind_of[record.query] == kind]
-            choices.append(self.graphs[ranking.best(ranking.standings(own, expected))])
-        return Table.of(centres, choices, self.encoder)
+            choices.append(self.graphs[ranking.best_rated(ranking.rate_graphs(own, expected))])
+        return ClusteredDesign.from_centres(centres, choices, self.encoder)
 
     # ---- designs -----------------------------------------------------------------------------------
 
-    def _designs(self, query: Query, count: int, seed: int) -> Plan[list[Written]]:
+    def _designs(self, query: Query, count: int, seed: int) -> Plan[list[WrittenGraph]]:
         return (yield [self._designed(query, n, seed) for n in range(count)])
 
-    def _designed(self, query: Query, number: int, seed: int) -> Plan[Written]:
+    def _designed(self, query: Query, number: int, seed: int) -> Plan[WrittenGraph]:
         """One graph for a query from the model."""
-        told = Message("system", TASK + form(self.roles, self.space.agents))
+        told = Message("system", TASK + render_instructions(self.roles, self.space.agents))
         messages = self.library.insert_lessons((told, Message("user", f"# Task\n{query.text}")))
         sampling = replace(self.sampling, seed=derive_seed(seed, "design", query.id, number))
         payer = BilledTo("designer", example=query.id)
         request = Request(self.model, messages, sampling, sample=number, payer=payer)
-        return (yield from asked(request, self.roles, self.space.agents, canonicalize))
+        return (yield from request_graph(request, self.roles, self.space.agents, canonicalize))
 
     def _different(self, graphs: Sequence[Graph], size: int, rng: np.random.Generator) -> list[Graph]:
         """`size` graphs: the given ones, each once, then random edits of them in turn."""
@@ -157,16 +157,16 @@ class Lessons:
         runs = [_as_run(example, number, trial) for number, trial in enumerate(group.trials)]
         summaries = [run.answer for run in runs]
         try:
-            return (yield from distil.compared(self._distiller, example, runs, summaries, self.library))
-        except Unreadable as error:
+            return (yield from distil.compare_summaries(self._distiller, example, runs, summaries, self.library))
+        except UnreadableReply as error:
             self.problems[str(error)] += 1
             return Comparison()
 
     def _update(self, proposals: Sequence[operations.Operation]) -> Plan[None]:
         """One round over all proposals; they are taken as they stand where the model's reply can't be read."""
         try:
-            final = yield from distil.update(self._distiller, self.library, proposals)
-        except Unreadable as error:
+            final = yield from distil.update_library(self._distiller, self.library, proposals)
+        except UnreadableReply as error:
             self.problems[str(error)] += 1
             final = proposals
         library, outcomes = operations.apply(
@@ -179,14 +179,14 @@ class Lessons:
 def _as_run(example: Example, number: int, trial: Trial) -> Rollout:
     """A trial as a run whose answer is the graph, so that the distiller of experience can compare it."""
     graph = trial.draft.graph
-    said = Message("assistant", described(trial))
+    said = Message("assistant", describe_trial(trial))
     parts = ", ".join(f"{name} {value:.3g}" for name, value in trial.parts.items())
     score = Score(round(trial.reward, 3), dict(trial.parts), feedback=parts)
     step = Step(example.messages, said)
     return Rollout(example.id, "graph", number, (step,), "stop", score, version=graph.version, seed=number)
 
 
-def described(trial: Trial) -> str:
+def describe_trial(trial: Trial) -> str:
     """A graph in words, and what its agents were measured to be worth."""
     graph = trial.draft.graph
     lines = [

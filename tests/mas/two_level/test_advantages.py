@@ -26,7 +26,7 @@ from edgewise.mas.two_level.advantages import (
     well_formed,
 )
 from edgewise.mas.two_level.delegation import DelegationSpec, sub_runs
-from edgewise.toolkit.reward.reward import resolve
+from edgewise.toolkit.reward.reward import resolve_reward
 from edgewise.toolkit.rollout.tool_calls import UNREADABLE
 from edgewise.toolkit.types import Message, Reply, ToolCall
 from tests.support.mas.by_hand import EXAMPLE, levels, said, scored
@@ -77,7 +77,7 @@ def expert(answer: str, question: str) -> dict:
 
 
 def grading(**changes) -> Grading:
-    return replace(Grading(resolve("exact"), resolve(expert), "judge", DelegationSpec()), **changes)
+    return replace(Grading(resolve_reward("exact"), resolve_reward(expert), "judge", DelegationSpec()), **changes)
 
 
 def grade(run, **changes):
@@ -117,7 +117,7 @@ def test_a_judge_is_the_expert_and_sees_the_part_alone():
         return '{"reason": "fine", "score": 0.8}'
 
     plan = graded(
-        grading(expert=resolve({"kind": "judge", "reference": False})), EXAMPLE, said(below=[said("five")])
+        grading(expert=resolve_reward({"kind": "judge", "reference": False})), EXAMPLE, said(below=[said("five")])
     )
     done = play(plan, judge)
     assert sub_runs(done)[0].score.value == pytest.approx(0.1 + 0.4 + 0.4)
@@ -129,7 +129,7 @@ def test_without_an_expert_sub_runs_are_not_graded():
 
 
 def test_a_judge_that_breaks_leaves_its_sub_run_without_a_reward():
-    plan = graded(grading(expert=resolve("judge")), EXAMPLE, said(below=[said("x")]))
+    plan = graded(grading(expert=resolve_reward("judge")), EXAMPLE, said(below=[said("x")]))
     done = play(plan, lambda request: Reply(Message("assistant", ""), "failed", error="down"))
     assert done.score.valid
     assert not sub_runs(done)[0].score.valid
@@ -273,7 +273,7 @@ def test_calling_more_with_the_same_rewards_changes_no_advantage_under_exact_wei
 
 def test_the_advantages_of_a_query_by_hand():
     main, sub = levels((1.0, [1.0]), (0.1, [0.1, 0.1, 0.6, 0.6]), (0.1, []))
-    assert (main.group.role, sub.group.role, len(sub.group.members)) == ("main", "sub", 5)
+    assert (main.group.role, sub.group.role, len(sub.group.rollouts)) == ("main", "sub", 5)
     assert main.advantages == pytest.approx([math.sqrt(2), -math.sqrt(0.5), -math.sqrt(0.5)])
     # Masses 1 and 4 x 1/4: mean 0.675, variance (0.325^2 + (0.575^2 + 0.075^2) / 2) / 2.
     deviation = math.sqrt((0.325**2 + (0.575**2 + 0.075**2) / 2) / 2)
