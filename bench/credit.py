@@ -20,13 +20,13 @@ from dataclasses import dataclass
 import numpy as np
 from common import quick, report
 
-from edgewise.mas.credit.ablation import measured
+from edgewise.mas.credit.ablation import measure_ablations
 from edgewise.mas.credit.evidence import Case, Evidence, Part
-from edgewise.mas.credit.reward import RewardWeights, worth
+from edgewise.mas.credit.reward import RewardWeights, net_quality
 from edgewise.mas.graph.graph import Graph, Node
 from edgewise.mas.graph.roles import CATALOGUE
 from edgewise.toolkit.types import Example, Message, Plan
-from edgewise.toolkit.util.seeds import seed
+from edgewise.toolkit.util.seeds import derive_seed
 from tests.support.plans import play
 
 ROLES = tuple(CATALOGUE)[:14]
@@ -55,7 +55,7 @@ class World:
         added = sum(self.agents[n.name] for n in graph.nodes) + sum(
             self.edges.get(e, 0.0) for e in graph.edges
         )
-        return worth(WEIGHTS, added, self._tokens(graph), 1.0)
+        return net_quality(WEIGHTS, added, self._tokens(graph), 1.0)
 
     def _tokens(self, graph: Graph) -> float:
         return sum(self.tokens[node.name] for node in graph.nodes)
@@ -66,8 +66,8 @@ class World:
         added = [self.agents[n.name] * self.swing[n.name][query] for n in graph.nodes]
         added += [self.edges[e] * self.swing[e][query] for e in graph.edges if e in self.edges]
         chance = float(np.clip(0.4 + self.difficulty[query] + sum(added), 0.02, 0.98))
-        drawn = seed(self.number, graph.version, query, sample) / 2**31
-        return worth(WEIGHTS, float(drawn < chance), self._tokens(graph), 1.0)
+        drawn = derive_seed(self.number, graph.version, query, sample) / 2**31
+        return net_quality(WEIGHTS, float(drawn < chance), self._tokens(graph), 1.0)
         yield
 
 
@@ -112,7 +112,7 @@ def parts_of(found: World) -> list[tuple[Graph, Part, float, float]]:
     parts = []
     for graph in found.graphs:
         for node in graph.nodes:
-            if (left := graph.without(node.name)) is not None:
+            if (left := graph.without_node(node.name)) is not None:
                 parts.append(
                     (graph, node.name, found.total(graph) - found.total(left), found.agents[node.name])
                 )
@@ -128,7 +128,7 @@ def learn(found: World, runs: int) -> Evidence:
     for step in range(STEPS):
         rows = [Example(str(q), (Message("user", ""),)) for q in range(step * size, (step + 1) * size)]
         cases = [Case(graph, row) for graph in found.graphs for row in rows]
-        made = measured(found.run, cases, most=runs // STEPS, seed=step, known=evidence)
+        made = measure_ablations(found.run, cases, most=runs // STEPS, seed=step, known=evidence)
         evidence = play(made, lambda request: "")
     return evidence
 
@@ -147,15 +147,15 @@ def figures_of(number: int, per_part: int) -> dict[str, float]:
     result = {}
     for sort, nodes in (("agents", True), ("edges", False)):
         chosen = [each for each in parts if isinstance(each[1], str) == nodes]
-        guess = [evidence.estimate(graph, part) for graph, part, _, _ in chosen]
-        raw = [evidence.means(graph).get(part, 0.0) for graph, part, _, _ in chosen]
+        guess = [evidence.shrunk_credit(graph, part) for graph, part, _, _ in chosen]
+        raw = [evidence.raw_means(graph).get(part, 0.0) for graph, part, _, _ in chosen]
         result[sort] = correlation(guess, [with_all for _, _, with_all, _ in chosen])
         result[f"{sort}_raw"] = correlation(raw, [with_all for _, _, with_all, _ in chosen])
         own = [number for _, _, _, number in chosen]
         result[f"{sort}_own"] = correlation(guess, own)
         result[f"{sort}_own_at_best"] = correlation([with_all for _, _, with_all, _ in chosen], own)
     alone = [x for x in parts if not isinstance(x[1], str) and len(x[0].without_edge(x[1])) == len(x[0])]
-    guess = [evidence.estimate(graph, part) for graph, part, _, _ in alone]
+    guess = [evidence.shrunk_credit(graph, part) for graph, part, _, _ in alone]
     return {**result, "edges_alone": correlation(guess, [own for _, _, _, own in alone])}
 
 

@@ -18,22 +18,22 @@ import torch
 from common import quick, report
 
 from edgewise.mas.designs.interface import Query
-from edgewise.mas.graph.construction import Space, replayed
-from edgewise.mas.search.policy.hrpo import clipped, entropy_bonus
-from edgewise.mas.search.policy.network import Learner, Policy
-from edgewise.mas.search.policy.state_features import steps
+from edgewise.mas.graph.construction import Space, replay
+from edgewise.mas.search.policy.hrpo import clipped_surrogate, entropy_bonus
+from edgewise.mas.search.policy.network import NetworkLearner, NetworkPolicy
+from edgewise.mas.search.policy.state_features import encode_moves
 
 GROUP, AGENTS, ROLES, FEATURES = 8, 12, 14, 384
 
 
-def policy() -> Policy:
+def policy() -> NetworkPolicy:
     """One that hardly ever ends before the graph is full."""
     space = Space(
         tuple(f"role{i}" for i in range(ROLES)), (0,) * 10 + (1, 1, 2, 2), agents=AGENTS, moves=2 * AGENTS
     )
-    start = Policy.start(space, FEATURES, 0)
-    start.weights["node_size"][:, space.exit] = -12.0
-    start.weights["node_size"][:, space.delete] = -12.0
+    start = NetworkPolicy.start(space, FEATURES, 0)
+    start.weights["node_size"][:, space.exit_action] = -12.0
+    start.weights["node_size"][:, space.delete_action] = -12.0
     start.weights["node_size"][AGENTS] = 0.0
     return start
 
@@ -53,14 +53,14 @@ def main() -> int:
     queries = [Query("q", "", rng.normal(size=FEATURES).astype(np.float32))] * GROUP
     sampling = times(lambda n: start.sample(queries, range(GROUP * n, GROUP * (n + 1))), repeats)
     builds = start.sample(queries, range(GROUP))
-    learner, gain = Learner(start, 1e-3), rng.normal(size=sum(map(len, builds)))
+    learner, gain = NetworkLearner(start, 1e-3), rng.normal(size=sum(map(len, builds)))
     weights = np.full(len(gain), 1 / GROUP)
 
     def update(repeat: int) -> None:
-        moves = steps(start.space, builds)
+        moves = encode_moves(start.space, builds)
         old = learner.logp(moves, queries)
         learner.update(
-            moves, queries, old, gain, weights, lambda x: clipped(x, low=0.2, high=0.28),
+            moves, queries, old, gain, weights, lambda x: clipped_surrogate(x, low=0.2, high=0.28),
             [lambda x: entropy_bonus(x, scale=0.01)],
         )  # fmt: skip
 
@@ -70,7 +70,7 @@ def main() -> int:
         "graphs_per_second_median": round(GROUP / statistics.median(sampling), 1),
         "update_ms": round(1000 * min(updating), 1),
         "update_ms_median": round(1000 * statistics.median(updating), 1),
-        "agents": statistics.fmean(len(replayed(start.space, moves)) for moves in builds),
+        "agents": statistics.fmean(len(replay(start.space, moves)) for moves in builds),
         "moves": len(gain),
     }
     holds = figures["graphs_per_second"] >= 200 and figures["update_ms"] < 50

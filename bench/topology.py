@@ -35,11 +35,11 @@ from common import report
 from simulated_graphs import SPACE, TASKS, Simulated
 
 from edgewise.mas.designs.interface import Draft, Query, Searcher, Trial, TrialGroup
-from edgewise.mas.designs.patterns import standard
-from edgewise.mas.search.baselines import BestOf, Edges, RandomSearch
+from edgewise.mas.designs.patterns import standard_graphs
+from edgewise.mas.search.baselines import BestOf, EdgeReinforce, RandomSearch
 from edgewise.mas.search.policy.hrpo import Hrpo, HrpoSettings
-from edgewise.mas.search.policy.network import Policy
-from edgewise.toolkit.util.seeds import seed as seed_of
+from edgewise.mas.search.policy.network import NetworkPolicy
+from edgewise.toolkit.util.seeds import derive_seed
 from tests.support.plans import play
 
 BATCH, SIZE, FEATURES, SHARE = 4, 8, 32, 0.95
@@ -51,18 +51,18 @@ BAR = "HRPO in at most half the samples of REINFORCE on edges and of random sear
 
 def query(draw: int, number: int) -> Query:
     """Queries of one kind: their features are like each other's (a cosine of about 0.8)."""
-    rng, kind = (np.random.default_rng(seed_of(draw, "query", n)) for n in (number, "kind"))
+    rng, kind = (np.random.default_rng(derive_seed(draw, "query", n)) for n in (number, "kind"))
     features = kind.normal(size=FEATURES) + 0.5 * rng.normal(size=FEATURES)
     return Query(f"q{number}", "", (features / np.linalg.norm(features)).astype(np.float32))
 
 
 def curve(task: Simulated, searcher: Searcher, draw: int, budget: int, inner: bool = True) -> list[float]:
     """The true value of the design after each batch."""
-    values, rng = [], np.random.default_rng(seed_of(draw, task.name, "noise"))
+    values, rng = [], np.random.default_rng(derive_seed(draw, task.name, "noise"))
     probe = [query(draw, -1 - i) for i in range(4)]
     for number in range(budget // (BATCH * SIZE)):
         queries = [query(draw, number * BATCH + i) for i in range(BATCH)]
-        seed = seed_of(draw, number)
+        seed = derive_seed(draw, number)
         drafts = play(searcher.propose(queries, SIZE, seed), no_model)
         groups = [tried(task, q, each, rng, inner) for q, each in zip(queries, drafts, strict=True)]
         play(searcher.learn(groups, seed), no_model)
@@ -92,13 +92,13 @@ def needed(values: Sequence[float], best: float) -> int:
 
 
 def hrpo(draw: int, joint: bool = True, **changes: object) -> Hrpo:
-    return Hrpo(Policy.start(SPACE, FEATURES, draw, joint=joint), replace(HrpoSettings(), **changes))
+    return Hrpo(NetworkPolicy.start(SPACE, FEATURES, draw, joint=joint), replace(HrpoSettings(), **changes))
 
 
 RIVALS: dict[str, Callable[[Simulated, int], Searcher]] = {
-    "edges": lambda task, draw: Edges(task.pool),
+    "edges": lambda task, draw: EdgeReinforce(task.pool),
     "random": lambda task, draw: RandomSearch(SPACE),
-    "fixed": lambda task, draw: BestOf(standard(SPACE)),
+    "fixed": lambda task, draw: BestOf(standard_graphs(SPACE)),
 }
 ABLATIONS: dict[str, dict[str, Any]] = {
     "no_action_reward": {"action_reward": False},

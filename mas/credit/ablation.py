@@ -14,13 +14,13 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from edgewise.mas.credit.evidence import Case, Delta, Edge, Evidence, Key, Part, kind
+from edgewise.mas.credit.evidence import Case, Delta, Edge, Evidence, Key, Part, kind_of
 from edgewise.mas.graph.graph import Graph
 from edgewise.toolkit.errors import RewardError
 from edgewise.toolkit.types import Example, Plan
-from edgewise.toolkit.util.seeds import seed as seed_of
+from edgewise.toolkit.util.seeds import derive_seed
 
-Run = Callable[[Graph, Example, int], Plan[float]]
+RunGraph = Callable[[Graph, Example, int], Plan[float]]
 """Runs a graph on a query for a sample index and gives its worth; equal arguments give equal seeds."""
 
 
@@ -32,13 +32,13 @@ class Credit:
     edges: Mapping[Edge, float] = field(default_factory=dict)
 
     @classmethod
-    def of(cls, parts: Mapping[Part, float]) -> "Credit":
+    def from_parts(cls, parts: Mapping[Part, float]) -> "Credit":
         """Nodes and edges apart."""
         nodes = {part: value for part, value in parts.items() if isinstance(part, str)}
         return cls(nodes, {part: value for part, value in parts.items() if not isinstance(part, str)})
 
 
-def with_emitted(credit: Mapping[str, float], emitted: Mapping[str, float]) -> dict[str, float]:
+def add_emitted_rewards(credit: Mapping[str, float], emitted: Mapping[str, float]) -> dict[str, float]:
     """
     Node credits with what a run emitted for each node (`mas.runtime.graph_run.emit_reward`, `GraphRun.rewards`).
 
@@ -54,7 +54,7 @@ def with_emitted(credit: Mapping[str, float], emitted: Mapping[str, float]) -> d
 
 
 @dataclass(frozen=True, slots=True)
-class NodeAblation:
+class Ablation:
     """A smaller graph to compare a case with, and the parts whose absence makes it."""
 
     case: Case
@@ -62,14 +62,14 @@ class NodeAblation:
     parts: tuple[Part, ...]
 
 
-def smaller(graph: Graph) -> list[tuple[Graph, tuple[Part, ...]]]:
+def list_ablated_graphs(graph: Graph) -> list[tuple[Graph, tuple[Part, ...]]]:
     """
     Every graph that is one part short, once, and the parts whose absence makes it.
 
     A node with one hearer and its only edge leave the same behind. A part that cannot be left out (an exit that
     hears several, a single agent) is in none.
     """
-    left: list[tuple[Part, Graph | None]] = [(node.name, graph.without(node.name)) for node in graph.nodes]
+    left: list[tuple[Part, Graph | None]] = [(node.name, graph.without_node(node.name)) for node in graph.nodes]
     left += [(edge, graph.without_edge(edge)) for edge in sorted(graph.edges)]
     parts: dict[str, list[Part]] = defaultdict(list)
     graphs = {each.version: each for _, each in left if each is not None}
@@ -79,27 +79,27 @@ def smaller(graph: Graph) -> list[tuple[Graph, tuple[Part, ...]]]:
     return [(graphs[version], tuple(parts[version])) for version in sorted(graphs)]
 
 
-def leavings(cases: Iterable[Case]) -> list[NodeAblation]:
+def list_ablations(cases: Iterable[Case]) -> list[Ablation]:
     """All that can be left out of cases, each once, in an order of their own."""
     distinct = {case.key: case for case in cases}
     shorter = {case.graph.version: case.graph for case in distinct.values()}
-    known = {version: smaller(graph) for version, graph in shorter.items()}
+    known = {version: list_ablated_graphs(graph) for version, graph in shorter.items()}
     return [
-        NodeAblation(distinct[key], replace(distinct[key], graph=graph), parts)
+        Ablation(distinct[key], replace(distinct[key], graph=graph), parts)
         for key in sorted(distinct)
         for graph, parts in known[key[0]]
     ]
 
 
-def credits(run: Run, graph: Graph, example: Example, samples: int = 1) -> Plan[Credit]:
+def measure_credit(run: RunGraph, graph: Graph, example: Example, samples: int = 1) -> Plan[Credit]:
     """The mean credit of every part of a graph on one query, as measured: nothing is drawn towards anything."""
     cases = [Case(graph, example, sample) for sample in range(samples)]
-    evidence = yield from measured(run, cases)
-    return Credit.of(evidence.means(graph))
+    evidence = yield from measure_ablations(run, cases)
+    return Credit.from_parts(evidence.raw_means(graph))
 
 
-def measured(
-    run: Run,
+def measure_ablations(
+    run: RunGraph,
     cases: Iterable[Case],
     *,
     most: int | None = None,
@@ -113,32 +113,32 @@ def measured(
     `done` are runs that were made already, with their worth; they cost nothing. The order of the cases is no matter.
     """
     known, done = known or Evidence(), done or {}
-    picked = chosen(cases, most, seed, known, done)
+    picked = choose_ablations(cases, most, seed, known, done)
     needed = {case.key: case for each in picked for case in (each.case, each.smaller) if case.key not in done}
     keys = sorted(needed)
     found = yield [run(needed[key].graph, needed[key].example, needed[key].sample) for key in keys]
     worths = {**done, **dict(zip(keys, found, strict=True))}
-    return known.plus(
+    return known.with_deltas(
         Delta(each.case, part, worths[each.case.key] - worths[each.smaller.key])
         for each in picked
         for part in each.parts
     )
 
 
-def chosen(
+def choose_ablations(
     cases: Iterable[Case], most: int | None, seed: int, known: Evidence, done: Mapping[Key, float]
-) -> list[NodeAblation]:
+) -> list[Ablation]:
     """
     What to leave out: all that costs no run, then what tells most for a run, while the runs last.
 
     What it tells is the sum of error variances over its parts, of the part in its graph and of its kind, each the
     variance of differences over one more than their number. Of equals the seed decides.
     """
-    waiting = leavings(cases)
+    waiting = list_ablations(cases)
     siblings: dict[Key, list[int]] = defaultdict(list)
     for place, each in enumerate(waiting):
         siblings[each.case.key].append(place)
-    ties = [seed_of(seed, *each.case.key, each.smaller.graph.version) for each in waiting]
+    ties = [derive_seed(seed, *each.case.key, each.smaller.graph.version) for each in waiting]
     paid, picked, doubt = set(done), {}, ErrorVariance(known)
     limit = math.inf if most is None else len(done) + most
 
@@ -168,7 +168,7 @@ def chosen(
     return list(picked.values())
 
 
-def _cost(each: NodeAblation, paid: set[Key]) -> int:
+def _cost(each: Ablation, paid: set[Key]) -> int:
     return len({each.case.key, each.smaller.key} - paid)
 
 
@@ -180,20 +180,20 @@ class ErrorVariance:
         self._usual = known.variance
         self._counts: dict[Any, int] = dict(known.counts)
 
-    def __call__(self, each: NodeAblation) -> float:
+    def __call__(self, each: Ablation) -> float:
         """The sum of error variances over its parts."""
         return math.fsum(self._of(each.case.graph, part) for part in each.parts)
 
     def _of(self, graph: Graph, part: Part) -> float:
-        kind_ = kind(graph, part)
+        kind_ = kind_of(graph, part)
         alike, own = self._counts.get(kind_, 0), self._counts.get((graph.version, part), 0)
         return self._variances.get(kind_, self._usual) * (1 / (alike + 1) + 1 / (own + 1))
 
-    def note(self, each: NodeAblation) -> None:
+    def note(self, each: Ablation) -> None:
         """Count one that was picked."""
         graph = each.case.graph
         for part in each.parts:
-            for key in (kind(graph, part), (graph.version, part)):
+            for key in (kind_of(graph, part), (graph.version, part)):
                 self._counts[key] = self._counts.get(key, 0) + 1
 
 

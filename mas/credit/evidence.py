@@ -26,9 +26,9 @@ Kind = tuple[str, ...]
 Key = tuple[str, str, int]
 """One run: the graph's version, the query's id, the sample."""
 
-USUAL = 4.0
+DEFAULT_STRENGTH = 4.0
 """How many differences what is known of a role counts as, while the data cannot tell."""
-MOST = 100.0
+MAX_STRENGTH = 100.0
 """The most it counts as, however alike agents of a role seem."""
 
 
@@ -46,7 +46,7 @@ class Case:
         return (self.graph.version, self.example.id, self.sample)
 
 
-def kind(graph: Graph, part: Part) -> Kind:
+def kind_of(graph: Graph, part: Part) -> Kind:
     """The role of a node, or the roles at both ends of an edge."""
     names = (part,) if isinstance(part, str) else part
     return tuple(graph[name].role for name in names)
@@ -67,7 +67,7 @@ class Delta:
 
 
 @dataclass(frozen=True, slots=True)
-class Estimate:
+class CreditEstimate:
     """
     The mean of measured differences, one per query, with its 95 % interval over queries and their number.
 
@@ -86,30 +86,30 @@ class Evidence:
 
     deltas: tuple[Delta, ...] = ()
 
-    def plus(self, more: Iterable[Delta]) -> "Evidence":
+    def with_deltas(self, more: Iterable[Delta]) -> "Evidence":
         """With more of them; what was known stays as it was."""
         every = {delta.key: delta for delta in (*more, *self.deltas)}
         return Evidence(tuple(every[key] for key in sorted(every)))
 
-    def parts(self, graph: Graph) -> tuple[Part, ...]:
+    def measured_parts(self, graph: Graph) -> tuple[Part, ...]:
         """The parts of a graph that were measured."""
         every: tuple[Part, ...] = (*(node.name for node in graph.nodes), *sorted(graph.edges))
         return tuple(part for part in every if (graph.version, part) in self._parts)
 
-    def part(self, graph: Graph, part: Part) -> Estimate:
+    def raw_estimate(self, graph: Graph, part: Part) -> CreditEstimate:
         """A part of one graph over its queries, as measured."""
         return _estimate(self._parts.get((graph.version, part), {}).values())
 
-    def means(self, graph: Graph) -> dict[Part, float]:
+    def raw_means(self, graph: Graph) -> dict[Part, float]:
         """The mean difference of every part of a graph that was measured."""
-        return {part: _mean([*self._parts[graph.version, part].values()]) for part in self.parts(graph)}
+        return {part: _mean([*self._parts[graph.version, part].values()]) for part in self.measured_parts(graph)}
 
     @cached_property
-    def kinds(self) -> dict[Kind, Estimate]:
+    def kind_estimates(self) -> dict[Kind, CreditEstimate]:
         """Roles, and pairs of roles, over all graphs, as measured."""
         return {each: _estimate(found.values()) for each, found in sorted(self._by_query.items())}
 
-    def estimate(self, graph: Graph, part: Part) -> float:
+    def shrunk_credit(self, graph: Graph, part: Part) -> float:
         """
         The best guess at a part's credit: what was measured of it, drawn towards what is known of its kind.
 
@@ -118,7 +118,7 @@ class Evidence:
         moments; empirical Bayes, Efron and Morris 1975). So one unlucky answer condemns no role, and a part that was
         not measured has the guess for its kind.
         """
-        kind_ = kind(graph, part)
+        kind_ = kind_of(graph, part)
         own = [*self._parts.get((graph.version, part), {}).values()]
         return _drawn(own, self._kind_guess(kind_), self._strengths[len(kind_)][0])
 
@@ -139,7 +139,7 @@ class Evidence:
 
     @cached_property
     def _kind(self) -> dict[tuple[str, Part], Kind]:
-        return {(d.case.graph.version, d.part): kind(d.case.graph, d.part) for d in self.deltas}
+        return {(d.case.graph.version, d.part): kind_of(d.case.graph, d.part) for d in self.deltas}
 
     @cached_property
     def _of_kind(self) -> dict[Kind, dict[tuple[str, Part], list[float]]]:
@@ -164,7 +164,7 @@ class Evidence:
         found = {1: [], 2: []}
         for each, parts in self._of_kind.items():
             found[len(each)] += [x for values in parts.values() for x in values]
-        return {sort: _drawn(values, 0.0, USUAL) for sort, values in found.items()}
+        return {sort: _drawn(values, 0.0, DEFAULT_STRENGTH) for sort, values in found.items()}
 
     @cached_property
     def _strengths(self) -> dict[int, tuple[float, float]]:
@@ -173,7 +173,7 @@ class Evidence:
         for sort in (1, 2):
             kinds = [parts for each, parts in self._of_kind.items() if len(each) == sort]
             whole = [[x for values in parts.values() for x in values] for parts in kinds]
-            found[sort] = (strength([[*parts.values()] for parts in kinds]), strength([whole]))
+            found[sort] = (prior_strength([[*parts.values()] for parts in kinds]), prior_strength([whole]))
         return found
 
     @property
@@ -202,7 +202,7 @@ class Evidence:
         return {each: [x for xs in parts.values() for x in xs] for each, parts in self._of_kind.items()}
 
 
-def strength(families: Sequence[Sequence[Sequence[float]]]) -> float:
+def prior_strength(families: Sequence[Sequence[Sequence[float]]]) -> float:
     """
     How many members the mean of a family counts as, beside a group's own: variance within groups / between them.
 
@@ -212,7 +212,7 @@ def strength(families: Sequence[Sequence[Sequence[float]]]) -> float:
     groups = [group for family in families for group in family]
     members, freedom = sum(map(len, groups)), len(groups) - len(families)
     if members <= len(groups) or freedom <= 0:
-        return USUAL
+        return DEFAULT_STRENGTH
     within = math.fsum((x - _mean(g)) ** 2 for g in groups for x in g) / (members - len(groups))
     if within <= 1e-18:
         return 0.0
@@ -223,7 +223,7 @@ def strength(families: Sequence[Sequence[Sequence[float]]]) -> float:
         spread += math.fsum(len(g) * (_mean(g) - centre) ** 2 for g in family)
         size += len(whole) - math.fsum(len(g) ** 2 for g in family) / len(whole)
     between = (spread - freedom * within) / size
-    return min(MOST, within / between) if between > 0 else MOST
+    return min(MAX_STRENGTH, within / between) if between > 0 else MAX_STRENGTH
 
 
 def _drawn(values: Sequence[float], towards: float, strength: float) -> float:
@@ -237,9 +237,9 @@ def _mean(values: Sequence[float]) -> float:
     return math.fsum(values) / len(values)
 
 
-def _estimate(values: Iterable[float]) -> Estimate:
+def _estimate(values: Iterable[float]) -> CreditEstimate:
     values = sorted(values)
     if not values:
-        return Estimate()
-    found = statistics.interval(values)
-    return Estimate(found.estimate, found.low, found.high, len(values))
+        return CreditEstimate()
+    found = statistics.bootstrap_interval(values)
+    return CreditEstimate(found.estimate, found.low, found.high, len(values))

@@ -13,7 +13,7 @@ from typing import Literal, get_args
 from edgewise.mas.graph.graph import Graph
 from edgewise.mas.graph.roles import Role, Roles
 from edgewise.mas.runtime.graph_run import GraphRun
-from edgewise.toolkit.evaluation.comparison import reward_of
+from edgewise.toolkit.evaluation.comparison import valid_reward
 from edgewise.toolkit.types import Example, Message, Plan, Rollout, Score, Step
 
 Failure = Literal["incorrect verification", "lost", "slight deviation", "never found"]
@@ -29,18 +29,18 @@ PASS, NEARLY = 1.0, 0.5
 Grade = Callable[[Example, Rollout], Plan[Score]]
 
 
-def failure(run: GraphRun, roles: Roles, example: Example, grade: Grade) -> Plan[Failure | None]:
+def classify_failure(run: GraphRun, roles: Roles, example: Example, grade: Grade) -> Plan[Failure | None]:
     """
     Why the answer of a graph run is wrong; None where it is right.
 
     The run is graded; `grade`, the task's reward with its judge, is asked once for each other answer in a wrong one,
     those of all rounds of a loop included. Of several classes the first counts.
     """
-    final = reward_of(run.rollout) or 0.0
+    final = valid_reward(run.rollout) or 0.0
     if final >= PASS:
         return None
     answers = {
-        name: {x.answer for x in outcomes if x.heard}
+        name: {x.answer for x in outcomes if x.has_text}
         for name, outcomes in run.outcomes.items()
         if roles[run.graph[name].role].answers
     }
@@ -55,25 +55,25 @@ def failure(run: GraphRun, roles: Roles, example: Example, grade: Grade) -> Plan
     return "slight deviation" if final >= NEARLY else "never found"
 
 
-def counted(found: Iterable[Failure | None]) -> dict[Failure, int]:
+def count_failures(found: Iterable[Failure | None]) -> dict[Failure, int]:
     """How often each class came up, all of them named."""
     counts = Counter(found)
     return {each: counts[each] for each in FAILURES}
 
 
-def checks(role: Role) -> bool:
+def checks_others(role: Role) -> bool:
     """Whether a role checks or rewrites what it hears: it gives a verdict, or an answer made of what others said."""
     return role.gives == "verdict" or (role.answers and not role.votes and role.hears > 0)
 
 
 def _verified(graph: Graph, name: str, roles: Roles) -> bool:
     """Whether one that checks stands behind a node, the exit included."""
-    todo, seen = list(graph.after[name]), set[str]()
+    todo, seen = list(graph.successors[name]), set[str]()
     while todo:
         each = todo.pop()
-        if checks(roles[graph[each].role]):
+        if checks_others(roles[graph[each].role]):
             return True
-        todo += [later for later in graph.after[each] if later not in seen]
+        todo += [later for later in graph.successors[each] if later not in seen]
         seen.add(each)
     return False
 

@@ -39,7 +39,7 @@ class RewardWeights:
                 raise ConfigError(f"The weight of {name} must be a number from 0 on, not {value!r}.")
 
 
-def formula(weights: RewardWeights) -> str:
+def render_formula(weights: RewardWeights) -> str:
     """The reward in one line, with its numbers."""
     return (
         f"reward = quality - {weights.cost:g} x (tokens / tokens of one plain agent on the same query - 1) "
@@ -47,7 +47,7 @@ def formula(weights: RewardWeights) -> str:
     )
 
 
-def resources(tokens: float, reference: float) -> float:
+def relative_cost(tokens: float, reference: float) -> float:
     """
     Tokens beyond one agent's, in multiples of it: 0 for as many, 1 for twice as many, below 0 for fewer.
 
@@ -59,17 +59,17 @@ def resources(tokens: float, reference: float) -> float:
     return tokens / reference - 1.0 if reference > 0 else 0.0
 
 
-def worth(weights: RewardWeights, quality: float, tokens: float, reference: float) -> float:
+def net_quality(weights: RewardWeights, quality: float, tokens: float, reference: float) -> float:
     """Quality less cost: the unit of credit. Irrationality follows from credit, so it is no part of it."""
-    return worth_of(weights, {"quality": quality, "resources": resources(tokens, reference)})
+    return net_quality_of(weights, {"quality": quality, "resources": relative_cost(tokens, reference)})
 
 
-def worth_of(weights: RewardWeights, parts: Mapping[str, float]) -> float:
+def net_quality_of(weights: RewardWeights, parts: Mapping[str, float]) -> float:
     """The same, from the parts of a reward as `reward` names them."""
     return parts["quality"] - weights.cost * parts["resources"]
 
 
-def reward(
+def compute_reward(
     weights: RewardWeights,
     quality: float,
     tokens: float,
@@ -84,31 +84,31 @@ def reward(
 
     `credit` and `edge_credit` hold the agents and edges that were measured.
     """
-    idle = irrationality(graph, credit or {}, edge_credit or {}, roles)
-    parts = {"quality": quality, "resources": resources(tokens, reference), "irrationality": idle}
-    return worth_of(weights, parts) - weights.rationality * idle, parts
+    idle = compute_irrationality(graph, credit or {}, edge_credit or {}, roles)
+    parts = {"quality": quality, "resources": relative_cost(tokens, reference), "irrationality": idle}
+    return net_quality_of(weights, parts) - weights.rationality * idle, parts
 
 
-def irrationality(
+def compute_irrationality(
     graph: Graph, credit: Mapping[str, float], edge_credit: Mapping[Edge, float], roles: Roles = CATALOGUE
 ) -> float:
     """The share of measured agents and edges whose credit is not above 0; where none was measured, `redundancy`."""
     measured = (*credit.values(), *edge_credit.values())
     if not measured:
-        return redundancy(graph, roles)
+        return compute_redundancy(graph, roles)
     return sum(value <= 0 for value in measured) / len(measured)
 
 
-def redundancy(graph: Graph, roles: Roles = CATALOGUE) -> float:
+def compute_redundancy(graph: Graph, roles: Roles = CATALOGUE) -> float:
     """
     The share of agents that do what another does: the same in all but name, with the same inputs and hearers.
 
     Those heard by one that weighs several answers (a vote, a judge) are not counted: there it is the point.
     """
     twins = Counter(
-        (node.model_copy(update={"name": "", "weight": 1.0}), graph.before[node.name], graph.after[node.name])
+        (node.model_copy(update={"name": "", "weight": 1.0}), graph.predecessors[node.name], graph.successors[node.name])
         for node in graph.nodes
-        if not any(_joins(graph, hearer, roles) for hearer in graph.after[node.name])
+        if not any(_joins(graph, hearer, roles) for hearer in graph.successors[node.name])
     )
     return sum(count - 1 for count in twins.values()) / len(graph)
 

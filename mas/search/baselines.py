@@ -11,12 +11,12 @@ from dataclasses import dataclass, field
 import numpy as np
 from numpy.typing import NDArray
 
-from edgewise.mas.designs.fixed import Fixed
+from edgewise.mas.designs.fixed import FixedDesign
 from edgewise.mas.designs.interface import Draft, Query, TrialGroup
-from edgewise.mas.graph.construction import Build, BuildState, Move, Space, allowed, apply, build
-from edgewise.mas.graph.graph import Graph, Node, named, single
+from edgewise.mas.graph.construction import Build, BuildState, Move, Space, action_mask, apply, build
+from edgewise.mas.graph.graph import Graph, Node, assign_names, single
 from edgewise.toolkit.types import Plan
-from edgewise.toolkit.util.seeds import seed as seed_of
+from edgewise.toolkit.util.seeds import derive_seed
 
 # ---- fixed designs ---------------------------------------------------------------------------------
 
@@ -25,7 +25,7 @@ from edgewise.toolkit.util.seeds import seed as seed_of
 
 
 @dataclass(slots=True)
-class Seen:
+class RewardHistory:
     """Rewards by graph."""
 
     graphs: dict[str, Graph] = field(default_factory=dict)
@@ -64,7 +64,7 @@ class BestOf:
     """Tries given designs and keeps the best: those of the highest upper bound are tried again first."""
 
     graphs: tuple[Graph, ...]
-    seen: Seen = field(default_factory=Seen)
+    seen: RewardHistory = field(default_factory=RewardHistory)
 
     def propose(self, queries: Sequence[Query], size: int, seed: int) -> Plan[list[list[Draft]]]:
         """Designs that were not tried yet, then the most promising, each once a query while there are enough."""
@@ -82,9 +82,9 @@ class BestOf:
         return
         yield
 
-    def design(self) -> Fixed:
+    def design(self) -> FixedDesign:
         """The best so far; the first one before any trial."""
-        return Fixed(self.seen.best() or self.graphs[0])
+        return FixedDesign(self.seen.best() or self.graphs[0])
 
 
 def _halving(places: range, among: int) -> list[int]:
@@ -101,15 +101,15 @@ class RandomSearch:
     """
 
     space: Space
-    seen: Seen = field(default_factory=Seen)
+    seen: RewardHistory = field(default_factory=RewardHistory)
 
     def propose(self, queries: Sequence[Query], size: int, seed: int) -> Plan[list[list[Draft]]]:
         """New graphs, and the most promising ones again."""
         count = size * len(queries)
-        rng = np.random.default_rng(seed_of(seed, "random"))
+        rng = np.random.default_rng(derive_seed(seed, "random"))
         again = [self.seen.graphs[version] for version in self.seen.ranked(1.0)[: count // 2]]
         drafts = [Draft(g) for g in again]
-        drafts += [Draft(b.graph, b) for b in (wandered(self.space, rng) for _ in range(count - len(drafts)))]
+        drafts += [Draft(b.graph, b) for b in (sample_random_build(self.space, rng) for _ in range(count - len(drafts)))]
         return [drafts[i :: len(queries)] for i in range(len(queries))]
         yield
 
@@ -119,33 +119,33 @@ class RandomSearch:
         return
         yield
 
-    def design(self) -> Fixed:
+    def design(self) -> FixedDesign:
         """The best so far; one agent of the first role before any trial."""
-        return Fixed(self.seen.best() or single(self.space.roles[0]))
+        return FixedDesign(self.seen.best() or single(self.space.roles[0]))
 
 
-def wandered(space: Space, rng: np.random.Generator) -> Build:
+def sample_random_build(space: Space, rng: np.random.Generator) -> Build:
     """A build of uniform random moves: sizes are about evenly likely, each edge is a coin, there is no DELETE."""
     state, moves, size = BuildState(), [], int(rng.integers(1, space.agents + 1))
-    while len(state) < size or not allowed(space, state)[space.exit]:
-        usable = np.flatnonzero(allowed(space, state)[: space.delete])
+    while len(state) < size or not action_mask(space, state)[space.exit_action]:
+        usable = np.flatnonzero(action_mask(space, state)[: space.delete_action])
         if not len(usable):
             break
         move = _random_role(space, state, int(rng.choice(usable)), rng)
         moves.append(move)
         state = apply(space, state, move)
-    return build(space, [*moves, Move(space.exit)])
+    return build(space, [*moves, Move(space.exit_action)])
 
 
 def _random_role(space: Space, state: BuildState, role: int, rng: np.random.Generator) -> Move:
     heard = rng.random(len(state)) < 0.5
-    while heard.sum() < space.hears[role]:
+    while heard.sum() < space.min_inputs[role]:
         heard[rng.integers(len(state))] = True
     return Move(role, tuple(map(int, np.flatnonzero(heard))))
 
 
 @dataclass
-class Edges:
+class EdgeReinforce:
     """
     REINFORCE on independent edges, as in GPTSwarm (arXiv 2402.16823).
 
@@ -170,7 +170,7 @@ class Edges:
 
     def propose(self, queries: Sequence[Query], size: int, seed: int) -> Plan[list[list[Draft]]]:
         """Each edge of each draft is a coin of its own."""
-        rng = np.random.default_rng(seed_of(seed, "edges"))
+        rng = np.random.default_rng(derive_seed(seed, "edges"))
         self.drawn = {}
         return [[self._draft(rng.random(len(self.logits))) for _ in range(size)] for _ in queries]
         yield
@@ -196,9 +196,9 @@ class Edges:
         first, second = self.first / (1 - 0.9**self.time), self.second / (1 - 0.999**self.time)
         self.logits = self.logits + self.rate * first / (np.sqrt(second) + 1e-8)
 
-    def design(self) -> Fixed:
+    def design(self) -> FixedDesign:
         """The edges that are more likely there than not."""
-        return Fixed(self._graph(self.logits > 0))
+        return FixedDesign(self._graph(self.logits > 0))
 
     def _draft(self, uniform: NDArray[np.float64]) -> Draft:
         edges = uniform < self._chance()
@@ -216,6 +216,6 @@ class Edges:
         kept = {count - 1}
         for b in range(count - 1, -1, -1):
             kept |= {a for a, c in there if c == b} if b in kept else set()
-        names = named(self.roles)
+        names = assign_names(self.roles)
         nodes = tuple(Node(name=names[p], role=self.roles[p]) for p in sorted(kept))
         return Graph(nodes, tuple((names[a], names[b]) for a, b in there if b in kept), names[-1])

@@ -2,13 +2,13 @@
 
 from typing import Any
 
-from edgewise.mas.designs.fixed import Fixed
+from edgewise.mas.designs.fixed import FixedDesign
 from edgewise.mas.designs.interface import Design
 from edgewise.mas.graph.graph import Graph
 from edgewise.toolkit.errors import ConfigError, GraphError
 
 
-def load(data: Any) -> Design:
+def read_design(data: Any) -> Design:
     """
     The design in plain data, which may be a graph alone; nothing is executed.
 
@@ -16,23 +16,23 @@ def load(data: Any) -> Design:
     """
     kind = data.get("kind") if isinstance(data, dict) else None
     if kind is None and isinstance(data, dict) and "nodes" in data:
-        return Fixed(Graph.from_json(data))
+        return FixedDesign(Graph.from_json(data))
     if kind == "fixed":
-        return Fixed(Graph.from_json(data.get("graph")))
+        return FixedDesign(Graph.from_json(data.get("graph")))
     if kind == "policy":
         try:
-            from edgewise.mas.search.policy.network import Policy
+            from edgewise.mas.search.policy.network import NetworkPolicy
         except ModuleNotFoundError as error:
             raise ConfigError(
                 "These graphs are chosen by a policy, which needs torch: pip install 'edgewise[learner]'."
             ) from error
-        return Policy.from_json(data)
+        return NetworkPolicy.from_json(data)
     if kind == "tabular":
-        from edgewise.mas.search.policy.tabular import Tabular
+        from edgewise.mas.search.policy.tabular import TabularPolicy
 
-        return Tabular.from_json(data)
+        return TabularPolicy.from_json(data)
     if kind == "table":
-        from edgewise.mas.designs.clustered import Table
+        from edgewise.mas.designs.clustered import ClusteredDesign
 
-        return Table.from_json(data)
+        return ClusteredDesign.from_json(data)
     raise GraphError(f"This is no design of agent graphs: its kind is {kind!r}.")

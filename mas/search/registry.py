@@ -49,10 +49,10 @@ def _random(job: GraphSpec) -> Searcher:
 
 
 def _fixed(job: GraphSpec) -> Searcher:
-    from edgewise.mas.designs.patterns import standard
+    from edgewise.mas.designs.patterns import standard_graphs
     from edgewise.mas.search.baselines import BestOf
 
-    return BestOf(standard(job.space))
+    return BestOf(standard_graphs(job.space))
 
 
 def _edges(job: GraphSpec) -> Searcher:

@@ -9,7 +9,7 @@ from dataclasses import replace
 
 from edgewise.mas.credit.evidence import Evidence
 from edgewise.mas.designs.interface import Query, Searcher
-from edgewise.mas.designs.query_encoder import encoded, settled
+from edgewise.mas.designs.query_encoder import encode, resolve_encoder
 from edgewise.mas.search.registry import create_searcher
 from edgewise.mas.spec import GraphSpec
 from edgewise.mas.training.gate import decide_by_gate, build_equal_token_baseline
@@ -51,8 +51,8 @@ def prepare_spec(job: GraphSpec, rows: Sequence[Example] | None = None) -> Plan[
     task = job.task
     rows = (*task.train, *task.validation, *task.test) if rows is None else rows
     texts = [row.messages[-1].content for row in rows]
-    encoder = yield from settled(job.config.encoder)
-    vectors = yield from encoded(encoder, texts)
+    encoder = yield from resolve_encoder(job.config.encoder)
+    vectors = yield from encode(encoder, texts)
     queries = {row.id: Query(row.id, text, v) for row, text, v in zip(rows, texts, vectors, strict=True)}
     job = replace(job, queries=queries, encoder=encoder)
     return replace(job, recruited={**job.extra_roles, **(yield from recruit_roles(job))})

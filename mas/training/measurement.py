@@ -97,9 +97,9 @@ def _own_tools(job: GraphSpec, design: Design) -> list[str]:
     """The tools of the task that a design may use: of one graph those of its nodes, else all."""
     team = job.team("use", job.config.eval_sampling)
     if not isinstance(design, FixedDesign):
-        return list(team.own)
+        return list(team.task_tools)
     used = {name for node in design.graph.nodes for name in team.tool_names(node)}
-    return [name for name in team.own if name in used]
+    return [name for name in team.task_tools if name in used]
 
 
 def _spent(

@@ -6,8 +6,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from edgewise.mas.designs.interface import Design
-from edgewise.mas.training.trials import EvaluatedGraphs, tokens_of
-from edgewise.toolkit.evaluation.comparison import reward_of
+from edgewise.mas.training.trials import EvaluatedGraphs, count_tokens
+from edgewise.toolkit.evaluation.comparison import valid_reward
 from edgewise.toolkit.evaluation.gate import Choice
 from edgewise.toolkit.types import Group
 
@@ -28,14 +28,14 @@ class GraphStep:
     def to_json(self) -> dict[str, Any]:
         """Plain data: rewards, graphs and credits of the groups, the choice."""
         runs = [run.rollout for each in self.tried for run in each.runs[:-1]]
-        rewards = [reward_of(run) or 0.0 for run in runs]
+        rewards = [valid_reward(run) or 0.0 for run in runs]
         return {
             "step": self.number,
             "epoch": self.epoch,
             "statistics": {
                 "runs": len(runs),
-                "mean_reward": _mean(rewards),
-                "mixed": _mean([len({t.reward for t in each.trials.trials}) > 1 for each in self.tried]),
+                "mean_reward": mean(rewards),
+                "mixed": mean([len({t.reward for t in each.trials.trials}) > 1 for each in self.tried]),
             },
             "groups": [_tried_json(each) for each in self.tried],
             "gate": self.choice.to_json() if self.choice else None,
@@ -46,9 +46,9 @@ class GraphStep:
         if self.choice:
             return f"gate, against one agent at equal tokens: {self.choice.summary()}"
         found = [t for each in self.tried for t in each.trials.trials]
-        quality = _mean([t.parts.get("quality", 0.0) for t in found])
-        alone = _mean([reward_of(each.runs[-1].rollout) or 0.0 for each in self.tried])
-        sizes = _mean([len(t.draft.graph) for t in found])
+        quality = mean([t.parts.get("quality", 0.0) for t in found])
+        alone = mean([valid_reward(each.runs[-1].rollout) or 0.0 for each in self.tried])
+        sizes = mean([len(t.draft.graph) for t in found])
         return (
             f"step {self.number}: graphs {quality:.2f}, one agent {alone:.2f}, {sizes:.1f} agents a graph, "
             f"{len({t.draft.graph.version for t in found})} different graphs"
@@ -58,7 +58,7 @@ class GraphStep:
 def _tried_json(each: EvaluatedGraphs) -> dict[str, Any]:
     return {
         "example": each.row.id,
-        "one_agent": reward_of(each.runs[-1].rollout) or 0.0,
+        "one_agent": valid_reward(each.runs[-1].rollout) or 0.0,
         "trials": [
             {
                 "graph": t.draft.graph.version,
@@ -73,9 +73,9 @@ def _tried_json(each: EvaluatedGraphs) -> dict[str, Any]:
     }
 
 
-def _mean(values: Sequence[float]) -> float:
+def mean(values: Sequence[float]) -> float:
     return math.fsum(values) / len(values) if values else 0.0
 
 
-def _tokens(groups: Sequence[Group]) -> int:
-    return sum(tokens_of(run) for group in groups for run in group.members)
+def count_group_tokens(groups: Sequence[Group]) -> int:
+    return sum(count_tokens(run) for group in groups for run in group.rollouts)

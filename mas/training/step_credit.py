@@ -42,7 +42,7 @@ def assign_credit(
     done |= {
         Case(t.draft.graph, each.row, step).key: net_quality_of(job.reward_weights, t.parts)
         for each in found
-        for t in each.trials.beside
+        for t in each.trials.extra_trials
     }
     evidence = yield from measure_ablations(run, cases, most=job.config.credit, seed=seed, known=known, done=done)
     return [_with_credit(job, each, evidence) for each in found], evidence

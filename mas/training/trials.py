@@ -15,7 +15,7 @@ from edgewise.mas.designs.fixed import EqualTokenBaseline
 from edgewise.mas.designs.interface import Design, Draft, Trial, TrialGroup
 from edgewise.mas.graph.graph import Graph, single
 from edgewise.mas.runtime.context import GraphLimits
-from edgewise.mas.runtime.graph_run import GraphRun, Shared, graph_run, inner_run
+from edgewise.mas.runtime.graph_run import GraphRun, NodeCache, run_graph, extract_inner_run
 from edgewise.mas.runtime.node import Team
 from edgewise.mas.spec import GraphSpec
 from edgewise.toolkit.evaluation.comparison import valid_reward
@@ -33,7 +33,7 @@ class EvaluatedGraphs:
     row: Example
     trials: TrialGroup
     runs: tuple[GraphRun, ...]
-    shared: Shared
+    shared: NodeCache
 
     @property
     def group(self) -> Group:
@@ -50,20 +50,20 @@ def run_and_grade(
     sample: int,
     seed: int,
     version: str,
-    shared: Shared | None,
+    shared: NodeCache | None,
     limits: GraphLimits | None = None,
 ) -> Plan[GraphRun]:
     """One graded run of a graph, by the job's limits if not by others."""
-    run = yield from graph_run(
+    run = yield from run_graph(
         graph,
         team,
         row,
         sample=sample,
         seed=seed,
         limits=limits or job.limits,
-        shared=shared,
+        cache=shared,
         version=version,
-        rewards=job.process,
+        process_reward=job.process,
     )
     run = yield from _graded(job, row, run)
     yield RolloutFinished(run.rollout)
@@ -77,7 +77,7 @@ def _graded(job: GraphSpec, row: Example, run: GraphRun) -> Plan[GraphRun]:
 
 def evaluate_drafts(job: GraphSpec, row: Example, drafts: Sequence[Draft], step: int) -> Plan[EvaluatedGraphs]:
     """All drafts of a row, and the plain agent, each different graph once; what ended inside of them as well."""
-    shared, team = Shared(), job.team("rollout", job.config.rollout_sampling)
+    shared, team = NodeCache(), job.team("rollout", job.config.rollout_sampling)
     graphs = [*(draft.graph for draft in drafts), single()]
     different = {graph.version: graph for graph in graphs}
     seed = derive_seed(job.config.seed, step)
@@ -104,7 +104,7 @@ def _beside(job: GraphSpec, row: Example, runs: Sequence[GraphRun]) -> Plan[list
     found = {} if plain.graph.version in drafted else {plain.graph.version: plain}
     if not job.config.inner or job.task.reward.asks:
         return list(found.values())
-    ended = [inner_run(run, name, row) for run in runs for name in _answering(job, run.graph)]
+    ended = [extract_inner_run(run, name, row) for run in runs for name in _answering(job, run.graph)]
     smaller = {run.graph.version: run for run in ended if run}
     new = [run for version, run in smaller.items() if version not in drafted | set(found)]
     return [*found.values(), *(yield [_graded(job, row, run) for run in new])]

@@ -16,18 +16,18 @@ from dataclasses import dataclass, field, replace
 
 import numpy as np
 
-from edgewise.mas.designs.fixed import Fixed
+from edgewise.mas.designs.fixed import FixedDesign
 from edgewise.mas.designs.interface import Draft, Query, TrialGroup
 from edgewise.mas.graph.construction import Space
-from edgewise.mas.graph.edits import random_edit, tidied
+from edgewise.mas.graph.edits import random_edit, canonicalize
 from edgewise.mas.graph.graph import Graph, single
 from edgewise.mas.graph.roles import Roles
 from edgewise.mas.search.llm import ranking
-from edgewise.mas.search.llm.graph_writer import Written, asked, form, shown
-from edgewise.mas.search.llm.ranking import Record, Standing
+from edgewise.mas.search.llm.graph_writer import WrittenGraph, request_graph, render_instructions, render_graph
+from edgewise.mas.search.llm.ranking import TrialRecord, GraphRating
 from edgewise.toolkit.errors import GraphError
 from edgewise.toolkit.types import BilledTo, Message, Plan, Request, Sampling
-from edgewise.toolkit.util.seeds import seed as seed_of
+from edgewise.toolkit.util.seeds import derive_seed
 
 UNIFORM, SHARPNESS, PARENTS = 0.3, 0.2, 4
 AGAIN = 4
@@ -44,7 +44,7 @@ add or drop a loop, or write a better prompt for one agent. Do not repeat a chan
 
 
 @dataclass(frozen=True, slots=True)
-class Member:
+class PoolEntry:
     """A graph of the pool, the version of the graph that it was made from ("" for none), and the change."""
 
     graph: Graph
@@ -66,8 +66,8 @@ class Evolution:
     model: str
     start: tuple[Graph, ...] = ()
     sampling: Sampling = DESIGNING
-    pool: dict[str, Member] = field(default_factory=dict)
-    records: list[Record] = field(default_factory=list)
+    pool: dict[str, PoolEntry] = field(default_factory=dict)
+    records: list[TrialRecord] = field(default_factory=list)
     texts: dict[str, str] = field(default_factory=dict)
     worth: dict[str, dict[str, list[float]]] = field(default_factory=dict)
     problems: Counter[str] = field(default_factory=Counter)
@@ -75,13 +75,13 @@ class Evolution:
     def __post_init__(self) -> None:
         if not self.pool:
             first = self.start or (single(self.space.roles[0]),)
-            self.pool = {graph.version: Member(graph) for graph in first}
+            self.pool = {graph.version: PoolEntry(graph) for graph in first}
 
     # ---- the searcher ------------------------------------------------------------------------------
 
     def propose(self, queries: Sequence[Query], size: int, seed: int) -> Plan[list[list[Draft]]]:
         """The same graphs for each query: those not tried yet, the most promising ones again, and new ones."""
-        known = ranking.standings(self.records)
+        known = ranking.rate_graphs(self.records)
         promising = sorted(known, key=lambda version: -known[version].high)
         untried = [version for version in self.pool if version not in known]
         old = [*untried, *promising[: size // AGAIN]][:size]
@@ -93,70 +93,70 @@ class Evolution:
 
     def learn(self, groups: Sequence[TrialGroup], seed: int) -> Plan[None]:
         """Remember rewards, the texts of queries, and what agents were measured to be worth."""
-        self.records += ranking.records(groups)
+        self.records += ranking.list_records(groups)
         for group in groups:
             self.texts[group.query.id] = group.query.text[:CLIPPED]
             for trial in group.trials:
-                self.pool.setdefault(trial.draft.graph.version, Member(trial.draft.graph))
+                self.pool.setdefault(trial.draft.graph.version, PoolEntry(trial.draft.graph))
                 found = self.worth.setdefault(trial.draft.graph.version, {})
                 for node, value in trial.credit.items():
                     found.setdefault(node, []).append(value)
         return
         yield
 
-    def design(self) -> Fixed:
+    def design(self) -> FixedDesign:
         """The graph that is most likely good; the first one before any trial."""
-        best = ranking.best(ranking.standings(self.records)) if self.records else next(iter(self.pool))
-        return Fixed(self.pool[best].graph)
+        best = ranking.best_rated(ranking.rate_graphs(self.records)) if self.records else next(iter(self.pool))
+        return FixedDesign(self.pool[best].graph)
 
     # ---- children ----------------------------------------------------------------------------------
 
-    def _grow(self, children: int, known: Mapping[str, Standing], seed: int) -> Plan[None]:
+    def _grow(self, children: int, known: Mapping[str, GraphRating], seed: int) -> Plan[None]:
         """Put so many new graphs into the pool."""
-        rngs = [np.random.default_rng(seed_of(seed, "evolve", n)) for n in range(children)]
+        rngs = [np.random.default_rng(derive_seed(seed, "evolve", n)) for n in range(children)]
         parents = [self._parent(known, rng) for rng in rngs]
         written = yield [self._child(parent, known, n, seed) for n, parent in enumerate(parents)]
         for parent, child, rng in zip(parents, written, rngs, strict=True):
             self.problems.update(child.problems)
             self._join(parent, child, rng)
 
-    def _join(self, parent: str, child: Written, rng: np.random.Generator) -> None:
+    def _join(self, parent: str, child: WrittenGraph, rng: np.random.Generator) -> None:
         """Take a child into the pool; in place of none, or of one like its sister, a random edit."""
         graph, why = child.graph, child.why
         if graph is None or graph.version in self.pool:
             graph = random_edit(self.pool[parent].graph, self.roles, self.space.agents, rng, self.pool)
             why = "a random edit"
         if graph is not None:
-            self.pool[graph.version] = Member(graph, parent, why)
+            self.pool[graph.version] = PoolEntry(graph, parent, why)
 
-    def _parent(self, known: Mapping[str, Standing], rng: np.random.Generator) -> str:
+    def _parent(self, known: Mapping[str, GraphRating], rng: np.random.Generator) -> str:
         first = next(iter(self.pool))
         best = sorted(known, key=lambda version: -known[version].mean)[:PARENTS]
         among = [version for version in dict.fromkeys([first, *best]) if version in known]
         if not among:
             return first
-        return among[rng.choice(len(among), p=chances([known[version].mean for version in among]))]
+        return among[rng.choice(len(among), p=parent_probabilities([known[version].mean for version in among]))]
 
-    def _child(self, parent: str, known: Mapping[str, Standing], number: int, seed: int) -> Plan[Written]:
+    def _child(self, parent: str, known: Mapping[str, GraphRating], number: int, seed: int) -> Plan[WrittenGraph]:
         graph = self.pool[parent].graph
         messages = (
-            Message("system", TASK + form(self.roles, self.space.agents)),
+            Message("system", TASK + render_instructions(self.roles, self.space.agents)),
             Message("user", self._told(parent, known)),
         )
-        sampling = replace(self.sampling, seed=seed_of(seed, "child", number))
+        sampling = replace(self.sampling, seed=derive_seed(seed, "child", number))
         request = Request(self.model, messages, sampling, sample=number, payer=BilledTo("designer"))
 
         def new(child: Graph) -> Graph:
-            child = tidied(keeping(child, graph))
+            child = canonicalize(inherit_settings(child, graph))
             if child.version in self.pool:
                 raise GraphError("This graph was tried already.")
             return child
 
-        return (yield from asked(request, self.roles, self.space.agents, new))
+        return (yield from request_graph(request, self.roles, self.space.agents, new))
 
-    def _told(self, parent: str, known: Mapping[str, Standing]) -> str:
+    def _told(self, parent: str, known: Mapping[str, GraphRating]) -> str:
         """What the model is shown of a graph."""
-        parts = [f"# Team\n{shown(self.pool[parent].graph)}"]
+        parts = [f"# Team\n{render_graph(self.pool[parent].graph)}"]
         if parent in known:
             parts.append(f"# How it did\n{_scored(known[parent])}")
         if worth := self.worth.get(parent):
@@ -172,14 +172,14 @@ class Evolution:
         return "\n\n".join(parts)
 
 
-def chances(scores: Sequence[float]) -> np.ndarray:
+def parent_probabilities(scores: Sequence[float]) -> np.ndarray:
     """(n,) AFlow's chances of parents by their scores from 0 to 1."""
     points = 100 * np.asarray(scores, float)
     soft = np.exp(SHARPNESS * (points - points.max()))
     return UNIFORM / len(points) + (1 - UNIFORM) * soft / soft.sum()
 
 
-def keeping(child: Graph, parent: Graph) -> Graph:
+def inherit_settings(child: Graph, parent: Graph) -> Graph:
     """The child, with what its agents have of the parent's that is not written: model, tools, lessons, weight."""
     known = {(node.name, node.role): node for node in parent.nodes}
     nodes = tuple(
@@ -191,5 +191,5 @@ def keeping(child: Graph, parent: Graph) -> Graph:
     return replace(child, nodes=nodes)
 
 
-def _scored(found: Standing) -> str:
+def _scored(found: GraphRating) -> str:
     return f"mean reward {found.mean:.2f} +- {found.deviation:.2f} in {found.trials} trials"

@@ -9,12 +9,12 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
-from edgewise.mas.graph.edits import check
+from edgewise.mas.graph.edits import check_team
 from edgewise.mas.graph.graph import Graph, Node
 from edgewise.mas.graph.roles import Roles
 from edgewise.toolkit.errors import GraphError
 from edgewise.toolkit.types import Message, Plan, Reply, Request
-from edgewise.toolkit.util.extract import json_in
+from edgewise.toolkit.util.extract import extract_json
 
 FORM = """\
 A team is a graph. Each node is an agent with a name of its own and one of these roles:
@@ -33,7 +33,7 @@ UNUSABLE = "That can't be used: {problem} Answer again with the JSON only."
 
 
 @dataclass(frozen=True, slots=True)
-class Written:
+class WrittenGraph:
     """What came of asking for a graph: the graph, None if no try was usable; why it is so; what was wrong."""
 
     graph: Graph | None
@@ -41,7 +41,7 @@ class Written:
     problems: tuple[str, ...] = ()
 
 
-def form(roles: Roles, most: int) -> str:
+def render_instructions(roles: Roles, most: int) -> str:
     """What a model is told of graphs: the roles in a line each, and the form of its reply."""
     lines = [
         f"- {name}: {role.does}" + (f" (must hear {role.hears} or more)" if role.hears else "")
@@ -50,7 +50,7 @@ def form(roles: Roles, most: int) -> str:
     return FORM.format(roles="\n".join(lines), most=most)
 
 
-def schema(roles: Roles, most: int) -> dict[str, Any]:
+def reply_schema(roles: Roles, most: int) -> dict[str, Any]:
     """
     The JSON schema of a reply.
 
@@ -85,7 +85,7 @@ def _list(items: Mapping[str, Any], least: int, most: int) -> dict[str, Any]:
     return {"type": "array", "items": dict(items), "minItems": least, "maxItems": most}
 
 
-def shown(graph: Graph) -> str:
+def render_graph(graph: Graph) -> str:
     """A graph in the form that a model answers in, on one line."""
     return json.dumps(
         {
@@ -106,23 +106,23 @@ def as_it_is(graph: Graph) -> Graph:
     return graph
 
 
-def asked(request: Request, roles: Roles, most: int, fits: Fits = as_it_is) -> Plan[Written]:
+def request_graph(request: Request, roles: Roles, most: int, fits: Fits = as_it_is) -> Plan[WrittenGraph]:
     """Ask for a graph that `check` and `fits` let pass; a reply that can't be used is answered once with why."""
     problems: list[str] = []
-    request = replace(request, schema=schema(roles, most))
+    request = replace(request, schema=reply_schema(roles, most))
     for _ in range(TRIES):
         reply: Reply = yield request
         if reply.failed:
             problems.append(f"The model did not answer: {reply.error or reply.stop}.")
             break
         try:
-            graph, why = read(reply.message.content, roles, most)
-            return Written(fits(graph), why, tuple(problems))
+            graph, why = parse_reply(reply.message.content, roles, most)
+            return WrittenGraph(fits(graph), why, tuple(problems))
         except GraphError as error:
             problems.append(str(error))
             complaint = Message("user", UNUSABLE.format(problem=error))
             request = replace(request, messages=(*request.messages, reply.message, complaint))
-    return Written(None, "", tuple(problems))
+    return WrittenGraph(None, "", tuple(problems))
 
 
 def _as_asked(graph: Graph) -> Graph:
@@ -131,15 +131,15 @@ def _as_asked(graph: Graph) -> Graph:
     return replace(graph, nodes=tuple(nodes))
 
 
-def read(text: str, roles: Roles, most: int) -> tuple[Graph, str]:
+def parse_reply(text: str, roles: Roles, most: int) -> tuple[Graph, str]:
     """The graph in a reply, and why it is so. Raises GraphError that says what is wrong."""
     try:
-        data = json_in(text)
+        data = extract_json(text)
     except ValueError as error:
         raise GraphError("There is no JSON in the reply.") from error
     if not isinstance(data, dict):
         raise GraphError("The reply is no JSON object.")
     graph = _as_asked(Graph.from_json(data.get("graph", data)))
-    check(graph, roles, most)
+    check_team(graph, roles, most)
     why = data.get("why") if "graph" in data else ""
     return graph, " ".join(str(why or "").split())

@@ -23,7 +23,7 @@ DOUBT = 0.25
 
 
 @dataclass(frozen=True, slots=True)
-class Record:
+class TrialRecord:
     """One trial: the graph's version, the query's id, the reward."""
 
     graph: str
@@ -32,7 +32,7 @@ class Record:
 
 
 @dataclass(frozen=True, slots=True)
-class Standing:
+class GraphRating:
     """What is thought of a graph after so many trials: its mean reward, and how far off that may be."""
 
     mean: float
@@ -50,12 +50,12 @@ class Standing:
         return self.mean + self.deviation
 
 
-def records(groups: Iterable[TrialGroup]) -> list[Record]:
+def list_records(groups: Iterable[TrialGroup]) -> list[TrialRecord]:
     """The trials of groups, in order."""
-    return [Record(t.draft.graph.version, group.query.id, t.reward) for group in groups for t in group.trials]
+    return [TrialRecord(t.draft.graph.version, group.query.id, t.reward) for group in groups for t in group.trials]
 
 
-def standings(seen: Sequence[Record], expected: Mapping[str, float] | None = None) -> dict[str, Standing]:
+def rate_graphs(seen: Sequence[TrialRecord], expected: Mapping[str, float] | None = None) -> dict[str, GraphRating]:
     """
     The standing of each graph, in the order of their first trials.
 
@@ -76,14 +76,14 @@ def standings(seen: Sequence[Record], expected: Mapping[str, float] | None = Non
     noise = math.sqrt((math.fsum(off**2) + DOUBT**2) / (len(seen) + 1))
     trials = np.bincount(rows)
     found = {
-        version: Standing(
+        version: GraphRating(
             round(base.get(version, level) + float(effects[i]), 9),
             round(noise * math.sqrt(inverse[i, i]), 9),
             int(trials[i]),
         )
         for version, i in graphs.items()
     }
-    return found | {v: Standing(mean, round(noise, 9), 0) for v, mean in base.items() if v not in graphs}
+    return found | {v: GraphRating(mean, round(noise, 9), 0) for v, mean in base.items() if v not in graphs}
 
 
 def _solved(
@@ -101,6 +101,6 @@ def _solved(
     return inverse, inverse @ right
 
 
-def best(found: Mapping[str, Standing]) -> str:
+def best_rated(found: Mapping[str, GraphRating]) -> str:
     """The graph of the highest `low`; of equals the first."""
     return max(found, key=lambda version: found[version].low)

@@ -11,14 +11,14 @@ from typing import Any
 
 import numpy as np
 
-from edgewise.mas.designs.graph_features import shape
+from edgewise.mas.designs.graph_features import hash_shape
 from edgewise.mas.designs.interface import Draft, Query
-from edgewise.mas.graph.construction import build, moves_of
+from edgewise.mas.graph.construction import build, moves_for
 from edgewise.mas.graph.graph import Graph
-from edgewise.mas.search.policy.network import Moved, Policy
-from edgewise.mas.search.policy.state_features import steps
-from edgewise.mas.search.policy.tabular import Tabular
-from edgewise.mas.search.surrogate.gaussian_process import Estimate
+from edgewise.mas.search.policy.network import LossInputs, NetworkPolicy
+from edgewise.mas.search.policy.state_features import encode_moves
+from edgewise.mas.search.policy.tabular import TabularPolicy
+from edgewise.mas.search.surrogate.gaussian_process import RewardSurrogate
 
 SURE = 2.0
 """Standard deviations of doubt that are taken off what a graph is thought to be worth."""
@@ -27,16 +27,16 @@ CHECKED = 5
 """Updates between two looks at what is likeliest."""
 
 
-def settled(
-    policy: Policy | Tabular,
-    estimate: Estimate,
+def settle_policy(
+    policy: NetworkPolicy | TabularPolicy,
+    estimate: RewardSurrogate,
     known: Sequence[Draft],
     queries: Sequence[Query],
     updates: int,
-) -> Policy | Tabular:
+) -> NetworkPolicy | TabularPolicy:
     """The policy after as many updates as it takes until the surest graphs are the likeliest, at most `updates`."""
     surest = _surest(policy, estimate, known, queries)
-    moves = steps(policy.space, [draft.build.moves for draft in surest if draft.build])
+    moves = encode_moves(policy.space, [draft.build.moves for draft in surest if draft.build])
     learner = policy.learner(RATE, CLIP)
     old, even = learner.logp(moves, queries), np.full(len(moves), 1 / len(queries))
     for number in range(updates):
@@ -47,18 +47,18 @@ def settled(
     return policy
 
 
-def unlikelihood(x: Moved) -> Any:
+def unlikelihood(x: LossInputs) -> Any:
     """(M,) how unlikely moves are, to be minimised."""
     return -x.logp
 
 
 def _surest(
-    policy: Policy | Tabular, estimate: Estimate, known: Sequence[Draft], queries: Sequence[Query]
+    policy: NetworkPolicy | TabularPolicy, estimate: RewardSurrogate, known: Sequence[Draft], queries: Sequence[Query]
 ) -> list[Draft]:
     """For each query, of those known and the policy's own, the one with the best lower bound."""
     found = list[Draft]()
     for query, own in zip(queries, policy.graphs(queries), strict=True):
-        drafts = [*known, Draft(own, build(policy.space, moves_of(policy.space, own)))]
+        drafts = [*known, Draft(own, build(policy.space, moves_for(policy.space, own)))]
         mean, doubt = estimate.posterior([draft.graph for draft in drafts], query)
         bound = mean - SURE * np.sqrt(np.maximum(0.0, np.diag(doubt)))
         found.append(drafts[int(bound.argmax())])
@@ -66,4 +66,4 @@ def _surest(
 
 
 def _alike(graphs: Sequence[Graph], drafts: Sequence[Draft], roles: tuple[str, ...]) -> bool:
-    return all(shape(roles, a) == shape(roles, b.graph) for a, b in zip(graphs, drafts, strict=True))
+    return all(hash_shape(roles, a) == hash_shape(roles, b.graph) for a, b in zip(graphs, drafts, strict=True))

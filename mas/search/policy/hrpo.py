@@ -29,17 +29,17 @@ from numpy.typing import NDArray
 
 from edgewise.mas.designs.interface import Draft, Query, Trial, TrialGroup
 from edgewise.mas.graph.construction import Move, build
-from edgewise.mas.search.policy.final_policy import settled
-from edgewise.mas.search.policy.network import Moved, Policy
-from edgewise.mas.search.policy.state_features import Steps, steps
-from edgewise.mas.search.policy.tabular import Tabular
+from edgewise.mas.search.policy.final_policy import settle_policy
+from edgewise.mas.search.policy.network import LossInputs, NetworkPolicy
+from edgewise.mas.search.policy.state_features import MoveBatch, encode_moves
+from edgewise.mas.search.policy.tabular import TabularPolicy
 from edgewise.mas.search.surrogate.explorer import Explorer
-from edgewise.mas.search.surrogate.gaussian_process import Estimate
+from edgewise.mas.search.surrogate.gaussian_process import RewardSurrogate
 from edgewise.toolkit.groups import advantage as advantages
 from edgewise.toolkit.groups import step_credit as credits
 from edgewise.toolkit.groups.table import Table
 from edgewise.toolkit.types import Plan
-from edgewise.toolkit.util.seeds import seed as seed_of
+from edgewise.toolkit.util.seeds import derive_seed
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,7 +82,7 @@ class HrpoSettings:
 class Remembered:
     """What was learned from in a step: moves, the queries of their builds, old log-probs, advantages, weights."""
 
-    moves: Steps
+    moves: MoveBatch
     queries: tuple[Query, ...]
     old_logp: NDArray[np.float64]
     advantage: NDArray[np.float64]
@@ -99,14 +99,14 @@ LAST = 32
 class Hrpo:
     """Learns a policy. What it learns from must be what it proposed since the last `learn`."""
 
-    start: Policy | Tabular
+    start: NetworkPolicy | TabularPolicy
     settings: HrpoSettings = HrpoSettings()
 
     def __post_init__(self) -> None:
         s = self.settings
         self.learner = self.start.learner(s.rate, s.gradient_clip)
-        self.estimate = Estimate(self.start.space.roles, self.start.space.answers)
-        self.policy: Policy | Tabular = self.start
+        self.estimate = RewardSurrogate(self.start.space.roles, self.start.space.answers)
+        self.policy: NetworkPolicy | TabularPolicy = self.start
         self.explorer = Explorer(self.start.space, self.estimate)
         self.last: dict[str, Query] = {}
 
@@ -119,13 +119,13 @@ class Hrpo:
         drafts = self._drawn(queries, size, seed)
         count = int(size * self.settings.explore)
         for query, found in zip(queries, drafts, strict=True):
-            edits = self.explorer.promising(query, count, seed_of(seed, "edits", query.id))
+            edits = self.explorer.propose(query, count, derive_seed(seed, "edits", query.id))
             found[size - len(edits) :] = edits
         return drafts
         yield
 
     def _drawn(self, queries: Sequence[Query], size: int, seed: int) -> list[list[Draft]]:
-        seeds = [seed_of(seed, "graph", query.id, i) for query in queries for i in range(size)]
+        seeds = [derive_seed(seed, "graph", query.id, i) for query in queries for i in range(size)]
         moves = self.policy.sample([query for query in queries for _ in range(size)], seeds)
         builds = [build(self.policy.space, each) for each in moves]
         drafts = [Draft(b.graph, b) for b in builds]
@@ -133,16 +133,16 @@ class Hrpo:
 
     def learn(self, groups: Sequence[TrialGroup], seed: int) -> Plan[None]:
         """Several epochs over the moves of these groups, then over those of imagined ones."""
-        self.estimate.add(groups)
+        self.estimate.fit(groups)
         new = {group.query.id: group.query for group in groups}
         older = [query for key, query in self.last.items() if key not in new]
         self.last = {query.id: query for query in [*older, *new.values()][-LAST:]}
         built = [g for g in groups if any(t.draft.build for t in g.trials)]
         if built:
-            self.explorer.take(built)
+            self.explorer.update_elite(built)
             self._epochs([self._remembered(built)])
         for number in range(self.settings.imagined):
-            drawn = self._imagined(groups, seed_of(seed, "imagined", number))
+            drawn = self._imagined(groups, derive_seed(seed, "imagined", number))
             self._epochs([self._remembered(drawn, real=False)])
         return
         yield
@@ -157,7 +157,7 @@ class Hrpo:
         ]
 
     def _guessed(self, drafts: Sequence[Draft], query: Query) -> list[float]:
-        return self.estimate.value([d.graph for d in drafts], [query] * len(drafts)).tolist()
+        return self.estimate.predict([d.graph for d in drafts], [query] * len(drafts)).tolist()
 
     def _epochs(self, batches: Sequence[Remembered]) -> None:
         for _ in range(self.settings.epochs):
@@ -165,16 +165,16 @@ class Hrpo:
                 self._update(each)
         self.policy = self.learner.policy()
 
-    def design(self) -> Policy | Tabular:
+    def design(self) -> NetworkPolicy | TabularPolicy:
         """The policy, settled; as it is where `settle` is 0 or nothing was tried."""
         if not (self.settings.settle and self.last):
             return self.policy
         queries = tuple(self.last.values())
-        return settled(self.policy, self.estimate, self.explorer.elite, queries, self.settings.settle)
+        return settle_policy(self.policy, self.estimate, self.explorer.elite, queries, self.settings.settle)
 
     def _update(self, each: Remembered) -> None:
         s = self.settings
-        loss, penalties = partial(clipped, low=s.low, high=s.high), (partial(entropy_bonus, scale=s.entropy),)
+        loss, penalties = partial(clipped_surrogate, low=s.low, high=s.high), (partial(entropy_bonus, scale=s.entropy),)
         self.learner.update(
             each.moves, each.queries, each.old_logp, each.advantage, each.weights, loss, penalties
         )
@@ -182,8 +182,8 @@ class Hrpo:
     def _remembered(self, groups: Sequence[TrialGroup], real: bool = True) -> Remembered:
         trials = [(group.query, t) for group in groups for t in group.trials if t.draft.build]
         labels = [number for number, group in enumerate(groups) for t in group.trials if t.draft.build]
-        moves = steps(self.start.space, [t.draft.build.moves for _, t in trials if t.draft.build])
-        table = Table.of(labels, self._rewards(trials, real), moves.build)
+        moves = encode_moves(self.start.space, [t.draft.build.moves for _, t in trials if t.draft.build])
+        table = Table.from_arrays(labels, self._rewards(trials, real), moves.build)
         queries, weights = tuple(query for query, _ in trials), np.full(len(moves), 1 / len(trials))
         return Remembered(
             moves, queries, self.learner.logp(moves, queries), self._gains(table, trials, real), weights
@@ -193,7 +193,7 @@ class Hrpo:
         own, s = np.array([t.reward for _, t in trials]), self.settings.smooth
         if not s or not real:
             return own
-        return (1 - s) * own + s * self.estimate.value(
+        return (1 - s) * own + s * self.estimate.predict(
             [t.draft.graph for _, t in trials], [q for q, _ in trials]
         )
 
@@ -205,7 +205,7 @@ class Hrpo:
         elif real:
             whole = advantages.standardised(table)
         else:  # an estimate that says little shall move little
-            whole = advantages.centred(table) * (s.imagined_gain / self.estimate.spread)
+            whole = advantages.centred(table) * (s.imagined_gain / self.estimate.reward_std)
         if not s.action_reward:
             return credits.broadcast(table, whole)
         step = self._move_rewards(trials)
@@ -216,7 +216,7 @@ class Hrpo:
         """The worth of the nodes of each trial: measured where it was, else estimated."""
         if not self.settings.estimate:
             return [dict(t.credit) for _, t in trials]
-        found = self.estimate.worth([t.draft.graph for _, t in trials], [q for q, _ in trials])
+        found = self.estimate.node_credit([t.draft.graph for _, t in trials], [q for q, _ in trials])
         return [{**guess, **t.credit} for guess, (_, t) in zip(found, trials, strict=True)]
 
     def _move_rewards(self, trials: Sequence[Tried]) -> NDArray[np.float64]:
@@ -228,15 +228,15 @@ class Hrpo:
                 by_role.setdefault(roles.index(t.draft.graph[name].role), []).append(value)
         of_role = {role: float(np.mean(values)) for role, values in by_role.items()}
         builds = [t.draft.build for _, t in trials if t.draft.build]
-        worth = [less_harm(each, t.edge_credit) for each, (_, t) in zip(worth, trials, strict=True)]
+        worth = [subtract_harm(each, t.edge_credit) for each, (_, t) in zip(worth, trials, strict=True)]
         found = [
-            move_rewards(len(roles), b.moves, b.made_by, w, self.estimate.spread, self.settings, of_role)
+            compute_move_rewards(len(roles), b.moves, b.move_numbers, w, self.estimate.reward_std, self.settings, of_role)
             for b, w in zip(builds, worth, strict=True)
         ]
         return np.concatenate(found)
 
 
-def less_harm(worth: Mapping[str, float], edges: Mapping[tuple[str, str], float]) -> dict[str, float]:
+def subtract_harm(worth: Mapping[str, float], edges: Mapping[tuple[str, str], float]) -> dict[str, float]:
     """The worth of agents, less that of the edges that lead to each and are worth less than nothing."""
     found = dict(worth)
     for (_, name), value in edges.items():
@@ -244,7 +244,7 @@ def less_harm(worth: Mapping[str, float], edges: Mapping[tuple[str, str], float]
     return found
 
 
-def move_rewards(
+def compute_move_rewards(
     delete: int,
     moves: Sequence[Move],
     made_by: Mapping[str, int],
@@ -276,12 +276,12 @@ def move_rewards(
     return found
 
 
-def clipped(x: Moved, *, low: float, high: float) -> Any:
+def clipped_surrogate(x: LossInputs, *, low: float, high: float) -> Any:
     """(M,) the clipped surrogate of PPO (arXiv 1707.06347), to be minimised."""
     ratio = (x.logp - x.old_logp).exp()
     return -(ratio * x.advantage).minimum(ratio.clamp(1 - low, 1 + high) * x.advantage)
 
 
-def entropy_bonus(x: Moved, *, scale: float) -> Any:
+def entropy_bonus(x: LossInputs, *, scale: float) -> Any:
     """(M,) less for what is less certain."""
     return -scale * x.entropy

@@ -24,12 +24,12 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from edgewise.mas.designs.interface import Query
-from edgewise.mas.graph.construction import BuildState, Move, Space, apply, graph, replayed
+from edgewise.mas.graph.construction import BuildState, Move, Space, apply, build_graph, replay
 from edgewise.mas.graph.graph import Graph
 from edgewise.mas.search.policy import subset_sampling
-from edgewise.mas.search.policy.state_features import FACTS, States, Steps, encoded
+from edgewise.mas.search.policy.state_features import FACTS, StateBatch, MoveBatch, encode_states
 from edgewise.toolkit.errors import GraphError
-from edgewise.toolkit.util.seeds import seed as seed_of
+from edgewise.toolkit.util.seeds import derive_seed
 
 QUERY, ROLE, HIDDEN = 16, 8, 32
 WIDEST = 12.0
@@ -50,7 +50,7 @@ def one_thread() -> Iterator[None]:
 
 
 @dataclass(frozen=True, slots=True)
-class Scored:
+class MoveScores:
     """What the policy says of M moves: log-probs (M,) of both heads, and their entropies (M,)."""
 
     node: Tensor
@@ -68,7 +68,7 @@ class Scored:
 
 def shapes(space: Space, features: int) -> dict[str, tuple[int, ...]]:
     """The shape of each weight."""
-    k, n, facts, actions = len(space.roles), space.agents, len(FACTS), space.actions
+    k, n, facts, actions = len(space.roles), space.agents, len(FACTS), space.num_actions
     return {
         "query": (features, QUERY),
         "role": (k + 1, ROLE),
@@ -100,7 +100,7 @@ def started(space: Space, features: int, seed: int) -> dict[str, NDArray[np.floa
     Sizes vary (EXIT has about the same chance after each agent), DELETE is rare, and agents that nobody hears yet
     are heard rather than others, as what nobody hears falls away.
     """
-    rng = np.random.default_rng(seed_of(seed, "policy"))
+    rng = np.random.default_rng(derive_seed(seed, "policy"))
     weights = {
         name: (rng.normal(size=shape) / np.sqrt(shape[0]) * (name not in ZERO)).astype(np.float32)
         for name, shape in shapes(space, features).items()
@@ -112,11 +112,11 @@ def started(space: Space, features: int, seed: int) -> dict[str, NDArray[np.floa
 
 
 def _size_opinions(space: Space) -> NDArray[np.float32]:
-    sizes = np.zeros((space.agents + 1, space.actions))
+    sizes = np.zeros((space.agents + 1, space.num_actions))
     for size in range(space.agents + 1):
-        usable = max(1, sum(size >= least for least in space.hears))
-        sizes[size, space.exit] = np.log(usable / max(1, space.agents - size))
-        sizes[size, space.delete] = np.log(usable * 0.05)
+        usable = max(1, sum(size >= least for least in space.min_inputs))
+        sizes[size, space.exit_action] = np.log(usable / max(1, space.agents - size))
+        sizes[size, space.delete_action] = np.log(usable * 0.05)
     return sizes.astype(np.float32)
 
 
@@ -126,7 +126,7 @@ class Net:
     def __init__(self, space: Space, weights: Mapping[str, Tensor], joint: bool):
         self.space, self.w, self.joint = space, weights, joint
 
-    def agents(self, states: States) -> Tensor:
+    def agents(self, states: StateBatch) -> Tensor:
         """(B, N, H) what stands for each agent: its role and facts, and those that it hears."""
         w = self.w
         there = torch.from_numpy(states.there)[..., None]
@@ -136,7 +136,7 @@ class Net:
         heard = hears @ own / hears.sum(2, keepdim=True).clamp(min=1)
         return (own + torch.tanh(heard @ w["message"])) * there
 
-    def context(self, states: States, query: Tensor, agents: Tensor) -> Tensor:
+    def context(self, states: StateBatch, query: Tensor, agents: Tensor) -> Tensor:
         """(B, H) what stands for the query and the graph so far."""
         size = torch.from_numpy(states.size)
         last = agents[torch.arange(len(size)), (size - 1).clamp(min=0)]
@@ -146,12 +146,12 @@ class Net:
         parts = [query, mean, last, self.present(states), share, left]
         return torch.tanh(torch.cat(parts, 1) @ self.w["context"])
 
-    def present(self, states: States) -> Tensor:
+    def present(self, states: StateBatch) -> Tensor:
         """(B, K) how many agents of each role there are."""
         k = len(self.space.roles)
         return torch.from_numpy((states.roles[:, :, None] == np.arange(k)).sum(1).astype(np.float64))
 
-    def node(self, states: States, query: Tensor, context: Tensor) -> Tensor:
+    def node(self, states: StateBatch, query: Tensor, context: Tensor) -> Tensor:
         """(B, K + 2) log-probs of node actions; -inf where they are not allowed."""
         w, size = self.w, torch.from_numpy(states.size)
         roles = torch.from_numpy(states.roles)
@@ -160,10 +160,10 @@ class Net:
         logits = logits + w["node_after"][last] + self.present(states) @ w["node_beside"]
         return logits.masked_fill(~torch.from_numpy(states.mask), -torch.inf).log_softmax(1)
 
-    def edges(self, states: States, agents: Tensor, context: Tensor, action: NDArray[np.int64]) -> Tensor:
+    def edges(self, states: StateBatch, agents: Tensor, context: Tensor, action: NDArray[np.int64]) -> Tensor:
         """(B, N) logits of the agents under an action each, which is a role or DELETE."""
-        w, act = self.w, torch.from_numpy(np.minimum(action, self.space.delete))
-        side = (act == self.space.delete).long()
+        w, act = self.w, torch.from_numpy(np.minimum(action, self.space.delete_action))
+        side = (act == self.space.delete_action).long()
         both = (
             agents @ w["edge_agent"]
             + (context @ w["edge_context"] + w["role"][act] @ w["edge_action"])[:, None]
@@ -173,7 +173,7 @@ class Net:
         logits = logits + (torch.from_numpy(states.facts) * w["edge_facts"][side][:, None]).sum(2)
         return WIDEST * torch.tanh(logits / WIDEST)
 
-    def nodes(self, states: States, query: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    def nodes(self, states: StateBatch, query: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Log-probs of node actions, the agents and the context that edges are chosen from."""
         agents = self.agents(states)
         context = self.context(states, query, agents)
@@ -182,7 +182,7 @@ class Net:
         blind = states.unwired(self.space)
         return self.node(blind, query, self.context(blind, query, self.agents(blind))), agents, context
 
-    def score(self, moves: Steps, query: Tensor) -> Scored:
+    def score(self, moves: MoveBatch, query: Tensor) -> MoveScores:
         """Log-probs and entropies of moves; `query` (M, QUERY)."""
         states, action = moves.states, torch.from_numpy(moves.action)
         node, agents, context = self.nodes(states, query)
@@ -190,13 +190,13 @@ class Net:
         chosen = torch.from_numpy(moves.chosen)
         added = self._sets(logits, chosen, torch.from_numpy(states.there), moves.least)
         gone = self._one(logits, chosen, states)
-        role, delete = action < self.space.delete, action == self.space.delete
+        role, delete = action < self.space.delete_action, action == self.space.delete_action
         spread = -(node.exp() * node.clamp(min=-1e9)).sum(1)
         zero = torch.zeros_like(spread)
         edges, more = (
             torch.where(role, a, torch.where(delete, b, zero)) for a, b in zip(added, gone, strict=True)
         )
-        return Scored(node.gather(1, action[:, None])[:, 0], edges, spread + more)
+        return MoveScores(node.gather(1, action[:, None])[:, 0], edges, spread + more)
 
     def _sets(
         self, logits: Tensor, chosen: Tensor, there: Tensor, least: NDArray[np.int64]
@@ -208,12 +208,12 @@ class Net:
         most = int(least.max(initial=0))
         rows = np.flatnonzero(least)
         if len(rows):
-            tails = torch.stack(subset_sampling.tails((yes.exp() * there)[rows], most)[0])
+            tails = torch.stack(subset_sampling.tail_probabilities((yes.exp() * there)[rows], most)[0])
             tail = tails[torch.from_numpy(least[rows]), torch.arange(len(rows))]
             logp = logp.index_add(0, torch.from_numpy(rows), -tail.clamp(min=1e-300).log())
         return logp, spread
 
-    def _one(self, logits: Tensor, chosen: Tensor, states: States) -> tuple[Tensor, Tensor]:
+    def _one(self, logits: Tensor, chosen: Tensor, states: StateBatch) -> tuple[Tensor, Tensor]:
         """(B,) log-prob of the one agent that goes, and the entropy of that choice."""
         may = torch.from_numpy(states.deletable | ~states.deletable.any(1, keepdims=True))
         logp = logits.masked_fill(~may, -1e9).log_softmax(1)
@@ -224,7 +224,7 @@ class Net:
 
 
 @dataclass(frozen=True)
-class Policy:
+class NetworkPolicy:
     """
     Weights over a space: which graph to build for which query. `encoder` names what made the query features.
 
@@ -239,7 +239,7 @@ class Policy:
     @classmethod
     def start(
         cls, space: Space, features: int, seed: int, *, encoder: str = "", joint: bool = True
-    ) -> "Policy":
+    ) -> "NetworkPolicy":
         """A policy without opinions on roles, for (features,) of a query."""
         return cls(space, started(space, features, seed), encoder, joint)
 
@@ -256,24 +256,24 @@ class Policy:
     def _net(self) -> Net:
         return Net(self.space, tensors(self.weights), self.joint)
 
-    def learner(self, rate: float, clip: float) -> "Learner":
+    def learner(self, rate: float, clip: float) -> "NetworkLearner":
         """What learns from here on."""
-        return Learner(self, rate, clip)
+        return NetworkLearner(self, rate, clip)
 
     def sample(self, queries: Sequence[Query], seeds: Sequence[int]) -> list[tuple[Move, ...]]:
         """One build for each query, all built side by side; each depends on its own query and seed alone."""
         draws = np.stack(
             [np.random.default_rng(s).random((self.space.moves, self.space.agents + 1)) for s in seeds]
         )
-        return self._built(queries, lambda rows, turn: subset_sampling.Drawn(draws[rows, turn]))
+        return self._built(queries, lambda rows, turn: subset_sampling.SampleMoves(draws[rows, turn]))
 
     def likeliest(self, queries: Sequence[Query]) -> list[tuple[Move, ...]]:
         """For each query the build whose moves are the most likely, one after the other."""
-        return self._built(queries, lambda rows, turn: subset_sampling.Likeliest())
+        return self._built(queries, lambda rows, turn: subset_sampling.TakeLikeliest())
 
     def graphs(self, queries: Sequence[Query]) -> list[Graph]:
         """The graph of each query: that of its likeliest moves."""
-        return [graph(self.space, _end(self.space, moves)) for moves in self.likeliest(queries)]
+        return [build_graph(self.space, _end(self.space, moves)) for moves in self.likeliest(queries)]
 
     @one_thread()
     @torch.no_grad()
@@ -292,16 +292,16 @@ class Policy:
 
     def _moved(self, states: Sequence[BuildState], query: Tensor, choose: Any) -> list[Move]:
         """One move for each state."""
-        space, now = self.space, encoded(self.space, states)
+        space, now = self.space, encode_states(self.space, states)
         node, agents, context = self._net.nodes(now, query)
         action = choose.one(_rounded(node.exp()))
         logits = self._net.edges(now, agents, context, action)
         chance = _rounded(torch.sigmoid(logits)) * now.there
-        least = np.array([*space.hears, 0, 0])[action]
+        least = np.array([*space.min_inputs, 0, 0])[action]
         heard = choose.several(chance, least)
         gone = choose.another(_rounded(logits.masked_fill(~torch.from_numpy(now.deletable), -1e9).softmax(1)))
         return [
-            Move(int(a), () if a == space.exit else (int(g),) if a == space.delete else _places(h))
+            Move(int(a), () if a == space.exit_action else (int(g),) if a == space.delete_action else _places(h))
             for a, h, g in zip(action, heard, gone, strict=True)
         ]
 
@@ -320,7 +320,7 @@ class Policy:
         }
 
     @classmethod
-    def from_json(cls, data: Any) -> "Policy":
+    def from_json(cls, data: Any) -> "NetworkPolicy":
         """Read plain data. Raises GraphError for data that is no policy, or weights that do not fit its space."""
         try:
             space = Space.from_json(data["space"])
@@ -350,7 +350,7 @@ def _places(chosen: NDArray[np.bool_]) -> tuple[int, ...]:
 
 
 def _end(space: Space, moves: Sequence[Move]) -> BuildState:
-    return replayed(space, moves)
+    return replay(space, moves)
 
 
 # ---- learning --------------------------------------------------------------------------------------
@@ -368,7 +368,7 @@ def projected(weights: Mapping[str, Tensor], queries: Sequence[Query]) -> Tensor
 
 
 @dataclass(frozen=True, slots=True)
-class Moved:
+class LossInputs:
     """
     What losses and penalties read of M moves, as in the learner's update.
 
@@ -381,7 +381,7 @@ class Moved:
     entropy: Tensor
 
 
-Loss = Callable[[Moved], Tensor]
+Loss = Callable[[LossInputs], Tensor]
 
 
 def slopes(
@@ -395,7 +395,7 @@ def slopes(
 ) -> tuple[float, NDArray[np.float64], NDArray[np.float64]]:
     """sum((loss + penalties) * weights) and its slopes (M,) by log-prob and entropy, for policies without torch."""
     now, spread = (torch.tensor(each, requires_grad=True) for each in (logp, entropy))
-    x = Moved(now, torch.from_numpy(old_logp), torch.from_numpy(advantage), spread)
+    x = LossInputs(now, torch.from_numpy(old_logp), torch.from_numpy(advantage), spread)
     total = ((loss(x) + sum(p(x) for p in penalties)) * torch.from_numpy(weights)).sum() + 0 * (
         now + spread
     ).sum()
@@ -403,26 +403,26 @@ def slopes(
     return float(total.detach()), by_logp.numpy(), by_spread.numpy()
 
 
-class Learner:
+class NetworkLearner:
     """The weights while they are learned, and Adam's state. `policy()` is the value of the moment."""
 
-    def __init__(self, policy: Policy, rate: float, clip: float = 1.0):
+    def __init__(self, policy: NetworkPolicy, rate: float, clip: float = 1.0):
         self.start, self.clip = policy, clip
         self.weights = tensors(policy.weights, learn=True)
         self.net = Net(policy.space, self.weights, policy.joint)
         self.adam = torch.optim.Adam(self.weights.values(), lr=rate)
 
-    def policy(self) -> Policy:
+    def policy(self) -> NetworkPolicy:
         """The weights as they are."""
         weights = {name: w.detach().numpy().astype(np.float32) for name, w in self.weights.items()}
-        return Policy(self.start.space, weights, self.start.encoder, self.start.joint)
+        return NetworkPolicy(self.start.space, weights, self.start.encoder, self.start.joint)
 
     @one_thread()
-    def score(self, moves: Steps, queries: Sequence[Query]) -> Scored:
+    def score(self, moves: MoveBatch, queries: Sequence[Query]) -> MoveScores:
         """Moves under the weights as they are; one query for each build."""
         return self.net.score(moves, projected(self.weights, queries)[torch.from_numpy(moves.build)])
 
-    def logp(self, moves: Steps, queries: Sequence[Query]) -> NDArray[np.float64]:
+    def logp(self, moves: MoveBatch, queries: Sequence[Query]) -> NDArray[np.float64]:
         """(H, M) log-probs by head: one row for the joint policy, else nodes and edges apart."""
         with torch.no_grad():
             return torch.stack(self._heads(self.score(moves, queries))).numpy()
@@ -430,7 +430,7 @@ class Learner:
     @one_thread()
     def update(
         self,
-        moves: Steps,
+        moves: MoveBatch,
         queries: Sequence[Query],
         old_logp: NDArray[np.float64],
         advantage: NDArray[np.float64],
@@ -450,7 +450,7 @@ class Learner:
         )
         total = torch.zeros((), dtype=torch.float64)
         for number, logp in enumerate(self._heads(scored)):
-            x = Moved(logp, torch.from_numpy(old_logp[number]), gain, scored.entropy)
+            x = LossInputs(logp, torch.from_numpy(old_logp[number]), gain, scored.entropy)
             extra = penalties if number == 0 else ()
             total = total + ((loss(x) + sum(p(x) for p in extra)) * share).sum()
         self.adam.zero_grad()
@@ -460,7 +460,7 @@ class Learner:
         self._round()
         return float(total.detach())
 
-    def _heads(self, scored: Scored) -> list[Tensor]:
+    def _heads(self, scored: MoveScores) -> list[Tensor]:
         return [scored.logp] if self.start.joint else [scored.node, scored.edges]
 
     @torch.no_grad()

@@ -10,14 +10,14 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from edgewise.mas.graph.construction import BuildState, Move, Space, allowed, apply, deletable
+from edgewise.mas.graph.construction import BuildState, Move, Space, action_mask, apply, deletion_mask
 
 FACTS = ("one", "unheard", "last", "heard by", "hears", "depth")
 """What is said of an agent beside its role; the policy starts from opinions on the first three."""
 
 
 @dataclass(frozen=True, slots=True)
-class States:
+class StateBatch:
     """
     S states.
 
@@ -39,16 +39,16 @@ class States:
         """(S, N) where there is an agent."""
         return np.arange(self.roles.shape[1]) < self.size[:, None]
 
-    def unwired(self, space: Space) -> "States":
+    def unwired(self, space: Space) -> "StateBatch":
         """The states as they look before any edge is drawn, and without DELETE."""
         mask = self.mask.copy()
-        mask[:, space.delete] = False
+        mask[:, space.delete_action] = False
         hears = np.zeros_like(self.hears)
         facts = _facts(hears, self.size)
-        return States(self.roles, hears, facts, self.size, self.left, mask, self.deletable)
+        return StateBatch(self.roles, hears, facts, self.size, self.left, mask, self.deletable)
 
 
-def encoded(space: Space, states: Sequence[BuildState]) -> States:
+def encode_states(space: Space, states: Sequence[BuildState]) -> StateBatch:
     """States as arrays."""
     count, n = len(states), space.agents
     roles = np.full((count, n), len(space.roles))
@@ -56,13 +56,13 @@ def encoded(space: Space, states: Sequence[BuildState]) -> States:
     gone = np.zeros((count, n), bool)
     for row, state in enumerate(states):
         roles[row, : len(state)] = state.roles
-        for place, heard in enumerate(state.hears):
+        for place, heard in enumerate(state.inputs):
             hears[row, place, heard] = 1.0
-        gone[row, : len(state)] = deletable(space, state)
+        gone[row, : len(state)] = deletion_mask(space, state)
     size = np.array([len(state) for state in states])
     left = np.array([1 - state.moves / space.moves for state in states])
-    mask = np.stack([allowed(space, state) for state in states])
-    return States(roles, hears, _facts(hears, size), size, left, mask, gone)
+    mask = np.stack([action_mask(space, state) for state in states])
+    return StateBatch(roles, hears, _facts(hears, size), size, left, mask, gone)
 
 
 def _facts(hears: NDArray[np.float64], size: NDArray[np.int64]) -> NDArray[np.float64]:
@@ -77,7 +77,7 @@ def _facts(hears: NDArray[np.float64], size: NDArray[np.int64]) -> NDArray[np.fl
 
 
 @dataclass(frozen=True, slots=True)
-class Steps:
+class MoveBatch:
     """
     M moves of several builds.
 
@@ -85,7 +85,7 @@ class Steps:
     (M, N) the agents of the move, `least` (M,) how many it must hear.
     """
 
-    states: States
+    states: StateBatch
     build: NDArray[np.int64]
     action: NDArray[np.int64]
     chosen: NDArray[np.bool_]
@@ -95,7 +95,7 @@ class Steps:
         return len(self.action)
 
 
-def steps(space: Space, builds: Sequence[Sequence[Move]]) -> Steps:
+def encode_moves(space: Space, builds: Sequence[Sequence[Move]]) -> MoveBatch:
     """All moves of all builds, with the states that they were taken in. ValueError for a move that is not allowed."""
     states: list[BuildState] = []
     for moves in builds:
@@ -108,6 +108,6 @@ def steps(space: Space, builds: Sequence[Sequence[Move]]) -> Steps:
     for row, move in enumerate(flat):
         chosen[row, list(move.agents)] = True
     action = np.array([move.action for move in flat])
-    least = np.array([*space.hears, 0, 0])[action]
+    least = np.array([*space.min_inputs, 0, 0])[action]
     build = np.repeat(np.arange(len(builds)), [len(moves) for moves in builds])
-    return Steps(encoded(space, states), build, action, chosen, least)
+    return MoveBatch(encode_states(space, states), build, action, chosen, least)

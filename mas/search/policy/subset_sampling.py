@@ -17,7 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 
-def tails(p: Any, most: int) -> list[list[Any]]:
+def tail_probabilities(p: Any, most: int) -> list[list[Any]]:
     """(N + 1) lists of (most + 1) arrays (B,): the chance of at least r among agents j and later."""
     one = p[:, 0] * 0 + 1
     table = [[one, *[one * 0] * most]]
@@ -27,12 +27,12 @@ def tails(p: Any, most: int) -> list[list[Any]]:
     return table[::-1]
 
 
-def drawn(
+def sample_subsets(
     p: NDArray[np.float64], least: NDArray[np.int64], uniform: NDArray[np.float64]
 ) -> NDArray[np.bool_]:
     """(B, N) one draw of each set, from uniform numbers (B, N)."""
     table = np.array(
-        [[np.broadcast_to(x, len(p)) for x in row] for row in tails(p, int(least.max(initial=0)))]
+        [[np.broadcast_to(x, len(p)) for x in row] for row in tail_probabilities(p, int(least.max(initial=0)))]
     )
     rows, need = np.arange(len(p)), least.copy()
     chosen = np.zeros(p.shape, bool)
@@ -44,33 +44,33 @@ def drawn(
     return chosen
 
 
-def likeliest(p: NDArray[np.float64], least: NDArray[np.int64]) -> NDArray[np.bool_]:
+def likeliest_subsets(p: NDArray[np.float64], least: NDArray[np.int64]) -> NDArray[np.bool_]:
     """(B, N) the most likely of the sets that are large enough: all above one half, topped up by the next."""
     rank = np.argsort(np.argsort(-p, axis=1, kind="stable"), axis=1)
     return (p > 0.5) | (rank < least[:, None])
 
 
 @dataclass(frozen=True, slots=True)
-class Drawn:
+class SampleMoves:
     """Choices by uniform numbers (B, N + 1): the first for the action, the rest for agents."""
 
     uniform: NDArray[np.float64]
 
     def one(self, p: NDArray[np.float64]) -> NDArray[np.int64]:
         """(B,) an action from each row of chances."""
-        return inverse(p, self.uniform[:, 0])
+        return sample_categorical(p, self.uniform[:, 0])
 
     def another(self, p: NDArray[np.float64]) -> NDArray[np.int64]:
         """(B,) an agent from each row of chances."""
-        return inverse(p, self.uniform[:, 1])
+        return sample_categorical(p, self.uniform[:, 1])
 
     def several(self, p: NDArray[np.float64], least: NDArray[np.int64]) -> NDArray[np.bool_]:
         """(B, N) a set of agents from each row."""
-        return drawn(p, least, self.uniform[:, 1:])
+        return sample_subsets(p, least, self.uniform[:, 1:])
 
 
 @dataclass(frozen=True, slots=True)
-class Likeliest:
+class TakeLikeliest:
     """The likeliest choice each time."""
 
     def one(self, p: NDArray[np.float64]) -> NDArray[np.int64]:
@@ -81,10 +81,10 @@ class Likeliest:
 
     def several(self, p: NDArray[np.float64], least: NDArray[np.int64]) -> NDArray[np.bool_]:
         """(B, N) the likeliest set of agents of each row."""
-        return likeliest(p, least)
+        return likeliest_subsets(p, least)
 
 
-def inverse(p: NDArray[np.float64], uniform: NDArray[np.float64]) -> NDArray[np.int64]:
+def sample_categorical(p: NDArray[np.float64], uniform: NDArray[np.float64]) -> NDArray[np.int64]:
     """(B,) draws from the rows of p; what has no chance is never drawn."""
     total = p.cumsum(1)
     return (total <= (uniform * total[:, -1])[:, None]).sum(1)

@@ -16,10 +16,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edgewise.mas.designs.interface import Query
-from edgewise.mas.graph.construction import BuildState, Move, Space, apply, graph, replayed
+from edgewise.mas.graph.construction import BuildState, Move, Space, apply, build_graph, replay
 from edgewise.mas.graph.graph import Graph
 from edgewise.mas.search.policy import subset_sampling
-from edgewise.mas.search.policy.state_features import States, Steps, encoded
+from edgewise.mas.search.policy.state_features import StateBatch, MoveBatch, encode_states
 from edgewise.toolkit.errors import GraphError
 
 Row = NDArray[np.float64]
@@ -40,7 +40,7 @@ KEYS: Mapping[str, Callable[[Query], str]] = {"same": same, "by_features": by_fe
 
 
 @dataclass(frozen=True)
-class Tabular:
+class TabularPolicy:
     """`logits` by state (and by state and action, for edges); what is not in it is 0. `key` is a name of `KEYS`."""
 
     space: Space
@@ -61,14 +61,14 @@ class Tabular:
         """One build for each query; each depends on its own query and seed alone."""
         draws = [np.random.default_rng(s).random((self.space.moves, self.space.agents + 1)) for s in seeds]
         return [
-            self._built(q, lambda turn, u=u: subset_sampling.Drawn(u[turn][None]))
+            self._built(q, lambda turn, u=u: subset_sampling.SampleMoves(u[turn][None]))
             for q, u in zip(queries, draws, strict=True)
         ]
 
     def graphs(self, queries: Sequence[Query]) -> list[Graph]:
         """The graph of the likeliest moves for each query."""
-        builds = [self._built(q, lambda turn: subset_sampling.Likeliest()) for q in queries]
-        return [graph(self.space, replayed(self.space, moves)) for moves in builds]
+        builds = [self._built(q, lambda turn: subset_sampling.TakeLikeliest()) for q in queries]
+        return [build_graph(self.space, replay(self.space, moves)) for moves in builds]
 
     def learner(self, rate: float, clip: float) -> "TabularLearner":
         """What learns from here on."""
@@ -77,7 +77,7 @@ class Tabular:
     def _built(self, query: Query, chooser: Callable[[int], Any]) -> tuple[Move, ...]:
         state, moves = BuildState(), []
         while not state.done:
-            choose, now = chooser(len(moves)), encoded(self.space, [state])
+            choose, now = chooser(len(moves)), encode_states(self.space, [state])
             head = Head(self.logits, now, 0, KEYS[self.key](query))
             action = int(choose.one(head.nodes()[None])[0])
             moves.append(Move(action, self._agents(choose, head, action)))
@@ -85,11 +85,11 @@ class Tabular:
         return tuple(moves)
 
     def _agents(self, choose: Any, head: "Head", action: int) -> tuple[int, ...]:
-        if action == self.space.exit:
+        if action == self.space.exit_action:
             return ()
-        if action == self.space.delete:
+        if action == self.space.delete_action:
             return (int(choose.another(head.gone(action)[None])[0]),)
-        chosen = choose.several(head.chances(action)[None], np.array([self.space.hears[action]]))[0]
+        chosen = choose.several(head.chances(action)[None], np.array([self.space.min_inputs[action]]))[0]
         return tuple(map(int, np.flatnonzero(chosen)))
 
     def to_json(self) -> dict[str, Any]:
@@ -104,12 +104,12 @@ class Tabular:
         }
 
     @classmethod
-    def from_json(cls, data: Any) -> "Tabular":
+    def from_json(cls, data: Any) -> "TabularPolicy":
         """Read plain data. Raises GraphError for data that is no tabular policy."""
         try:
             space = Space.from_json(data["space"])
             logits = {name: tuple(map(float, row)) for name, row in data["logits"].items()}
-            fits = {space.actions, space.agents}
+            fits = {space.num_actions, space.agents}
             if data["key"] not in KEYS or not all(
                 len(r) in fits and np.isfinite(r).all() for r in logits.values()
             ):
@@ -124,7 +124,7 @@ class Head:
     """The chances in one row of `states`, under a key of the query."""
 
     logits: Mapping[str, Any]
-    states: States
+    states: StateBatch
     row: int
     key: str
 
@@ -160,22 +160,22 @@ class Head:
 class TabularLearner:
     """The logits while they are learned, by plain gradient descent; gradients are written out."""
 
-    def __init__(self, policy: Tabular, rate: float):
+    def __init__(self, policy: TabularPolicy, rate: float):
         self.start, self.rate = policy, rate
         self.logits = {name: np.array(row) for name, row in policy.logits.items()}
 
-    def policy(self) -> Tabular:
+    def policy(self) -> TabularPolicy:
         """The logits as they are."""
         logits = {name: tuple(row.tolist()) for name, row in self.logits.items()}
-        return Tabular(self.start.space, logits, self.start.key, self.start.joint)
+        return TabularPolicy(self.start.space, logits, self.start.key, self.start.joint)
 
-    def logp(self, moves: Steps, queries: Sequence[Query]) -> Row:
+    def logp(self, moves: MoveBatch, queries: Sequence[Query]) -> Row:
         """(1, M) log-probs of whole moves."""
         return np.array([[self._scored(head, moves, row)[0] for row, head in self._heads(moves, queries)]])
 
     def update(
         self,
-        moves: Steps,
+        moves: MoveBatch,
         queries: Sequence[Query],
         old_logp: Row,
         advantage: Row,
@@ -198,33 +198,33 @@ class TabularLearner:
             self.logits[name] = self.logits.get(name, np.zeros(len(change))) - self.rate * change
         return value
 
-    def _heads(self, moves: Steps, queries: Sequence[Query]) -> list[tuple[int, Head]]:
+    def _heads(self, moves: MoveBatch, queries: Sequence[Query]) -> list[tuple[int, Head]]:
         key = KEYS[self.start.key]
         return [(r, Head(self.logits, moves.states, r, key(queries[b]))) for r, b in enumerate(moves.build)]
 
-    def _scored(self, head: Head, moves: Steps, row: int) -> tuple[float, float]:
+    def _scored(self, head: Head, moves: MoveBatch, row: int) -> tuple[float, float]:
         """Log-prob of a move, and the entropy of its node action."""
         p, action, space = head.nodes(), int(moves.action[row]), self.start.space
         found, chosen, least = np.log(p[action]), moves.chosen[row], int(moves.least[row])
-        if action == space.delete:
+        if action == space.delete_action:
             found += np.log(head.gone(action)[chosen]).sum()
-        elif action != space.exit:
+        elif action != space.exit_action:
             e, there = head.chances(action), moves.states.there[row]
             found += np.log(np.where(chosen, e, 1 - e)[there]).sum()
-            found -= np.log(subset_sampling.tails(e[None], least)[0][least][0])
+            found -= np.log(subset_sampling.tail_probabilities(e[None], least)[0][least][0])
         return float(found), float(-(p * np.log(np.maximum(p, 1e-300))).sum())
 
-    def _gradient(self, head: Head, moves: Steps, row: int, a: float, b: float) -> list[tuple[str, Row]]:
+    def _gradient(self, head: Head, moves: MoveBatch, row: int, a: float, b: float) -> list[tuple[str, Row]]:
         """What one move changes, where `a` and `b` are the slopes by its log-prob and its entropy."""
         p, action, space = head.nodes(), int(moves.action[row]), self.start.space
         logs = np.log(np.maximum(p, 1e-300))
         node = a * ((np.arange(len(p)) == action) - p) - b * p * (logs - (p * logs).sum())
-        if action == space.exit:
+        if action == space.exit_action:
             return [(head.name, node)]
         chosen = moves.chosen[row].astype(np.float64)
         expected = (
             head.gone(action)
-            if action == space.delete
+            if action == space.delete_action
             else marginals(head.chances(action), int(moves.least[row]))
         )
         return [(head.name, node), (f"{head.name}|{action}", a * (chosen - expected))]
@@ -232,11 +232,11 @@ class TabularLearner:
 
 def marginals(p: Row, least: int) -> Row:
     """(N,) the chance that each is chosen, given that at least so many are."""
-    whole = subset_sampling.tails(p[None], least)[0][least][0]
+    whole = subset_sampling.tail_probabilities(p[None], least)[0][least][0]
     fewer = max(least - 1, 0)
     return np.array(
         [
-            p[j] * subset_sampling.tails(np.delete(p, j)[None], fewer)[0][fewer][0] / whole
+            p[j] * subset_sampling.tail_probabilities(np.delete(p, j)[None], fewer)[0][fewer][0] / whole
             for j in range(len(p))
         ]
     )

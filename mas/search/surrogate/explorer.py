@@ -10,13 +10,13 @@ from functools import lru_cache
 
 import numpy as np
 
-from edgewise.mas.designs.graph_features import KEPT, shape
+from edgewise.mas.designs.graph_features import CACHE_SIZE, hash_shape
 from edgewise.mas.designs.interface import Draft, Query, TrialGroup
-from edgewise.mas.designs.patterns import standard
-from edgewise.mas.graph.construction import Move, Space, build, moves_of
+from edgewise.mas.designs.patterns import standard_graphs
+from edgewise.mas.graph.construction import Move, Space, build, moves_for
 from edgewise.mas.graph.graph import Graph
-from edgewise.mas.search.surrogate.gaussian_process import Estimate
-from edgewise.mas.search.surrogate.mutations import grafted, joined, neighbour, pruned, recast
+from edgewise.mas.search.surrogate.gaussian_process import RewardSurrogate
+from edgewise.mas.search.surrogate.mutations import graft, join, mutate, list_prunings, list_role_changes
 
 Pool = dict[int, Draft]
 """Graphs by their shape: the names and the order of agents make no other graph."""
@@ -43,7 +43,7 @@ class Explorer:
     """
 
     space: Space
-    estimate: Estimate
+    estimate: RewardSurrogate
     keep: int = 8
     pool: int = 64
     rounds: int = 2
@@ -59,7 +59,7 @@ class Explorer:
     elite: list[Draft] = field(default_factory=list)
 
     def __post_init__(self) -> None:
-        designs = (_draft(self.space, graph) for graph in standard(self.space))
+        designs = (_draft(self.space, graph) for graph in standard_graphs(self.space))
         self.designs = [draft for draft in designs if draft]
 
     @property
@@ -67,7 +67,7 @@ class Explorer:
         """The best ones known, without those kept for their exit."""
         return self.elite[: self.keep]
 
-    def promising(self, query: Query, count: int, seed: int) -> list[Draft]:
+    def propose(self, query: Query, count: int, seed: int) -> list[Draft]:
         """
         `count` drafts; before any trial the usual designs.
 
@@ -84,7 +84,7 @@ class Explorer:
         found: Pool = {}
         for _ in range(TRIES if count else 0):
             one, other = (_moves(self.elite[int(rng.integers(len(self.elite)))]) for _ in range(2))
-            graph = _graph(self.space, joined(self.space, one, other, rng))
+            graph = _graph(self.space, join(self.space, one, other, rng))
             if self._shape(graph) not in self.tried:
                 self._take_in(found, [graph])
             if len(found) == count:
@@ -94,7 +94,7 @@ class Explorer:
     def _edits(self, query: Query, count: int, rng: np.random.Generator) -> list[Draft]:
         pool = {self._shape(draft.graph): draft for draft in [*self.elite, *self.designs]}
         for draft in self.best[: self.prune]:
-            near = [*pruned(self.space, _moves(draft)), *recast(self.space, _moves(draft))]
+            near = [*list_prunings(self.space, _moves(draft)), *list_role_changes(self.space, _moves(draft))]
             self._take_in(pool, [_graph(self.space, each) for each in near])
         parents = list(pool.values())
         for _ in range(self.rounds):
@@ -117,15 +117,15 @@ class Explorer:
             picked.append(int(column.argmax()))
         return [drafts[i] for i in picked]
 
-    def take(self, groups: Sequence[TrialGroup]) -> None:
+    def update_elite(self, groups: Sequence[TrialGroup]) -> None:
         """Keep the best of those tried and those kept, over the queries of these groups."""
         known = {self._shape(draft.graph): draft for draft in self.elite}
-        graphs = [trial.draft.graph for group in groups for trial in group.every]
+        graphs = [trial.draft.graph for group in groups for trial in group.all_trials]
         self.tried |= {self._shape(graph) for graph in graphs}
         self._take_in(known, graphs)
         drafts, queries = list(known.values()), [group.query for group in groups]
         graphs = [draft.graph for draft in drafts]
-        mean = np.mean([self.estimate.value(graphs, [query] * len(graphs)) for query in queries], axis=0)
+        mean = np.mean([self.estimate.predict(graphs, [query] * len(graphs)) for query in queries], axis=0)
         doubt = np.sqrt(np.maximum(0.0, np.diag(self.estimate.posterior(graphs, queries[0])[1])))
         ranked = [drafts[i] for i in np.argsort(self.bound * doubt - mean, kind="stable")]
         of_exit = {draft.graph[draft.graph.exit].role: draft for draft in reversed(ranked)}
@@ -135,11 +135,11 @@ class Explorer:
     def _edited(self, parents: Sequence[Draft], rng: np.random.Generator) -> Graph:
         moves = _moves(self._parent(parents, rng))
         if rng.random() < self.graft:
-            moves = grafted(self.space, moves, _moves(self._parent(parents, rng)), rng)
+            moves = graft(self.space, moves, _moves(self._parent(parents, rng)), rng)
         else:
-            moves = neighbour(self.space, moves, rng)
+            moves = mutate(self.space, moves, rng)
         if rng.random() < self.twice:
-            moves = neighbour(self.space, moves, rng)
+            moves = mutate(self.space, moves, rng)
         return _graph(self.space, moves)
 
     def _parent(self, parents: Sequence[Draft], rng: np.random.Generator) -> Draft:
@@ -154,19 +154,19 @@ class Explorer:
                 pool[key] = draft
 
     def _shape(self, graph: Graph) -> int:
-        return shape(self.space.roles, graph)
+        return hash_shape(self.space.roles, graph)
 
 
-@lru_cache(maxsize=KEPT)
+@lru_cache(maxsize=CACHE_SIZE)
 def _graph(space: Space, moves: tuple[Move, ...]) -> Graph:
     return build(space, moves).graph
 
 
-@lru_cache(maxsize=KEPT)
+@lru_cache(maxsize=CACHE_SIZE)
 def _draft(space: Space, graph: Graph) -> Draft | None:
     """The graph with moves that add agents and end; None where the space does not have it."""
     try:
-        return Draft(graph, build(space, moves_of(space, graph)))
+        return Draft(graph, build(space, moves_for(space, graph)))
     except ValueError:
         return None
 

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from edgewise.mas.graph.construction import Move, Space, replayed
+from edgewise.mas.graph.construction import Move, Space, replay
 
 Agents = list[tuple[int, set[int]]]
 """The role of each agent, and the places of those that it hears."""
@@ -12,7 +12,7 @@ Agents = list[tuple[int, set[int]]]
 TRIES = 8
 
 
-def neighbour(space: Space, moves: Sequence[Move], rng: np.random.Generator) -> tuple[Move, ...]:
+def mutate(space: Space, moves: Sequence[Move], rng: np.random.Generator) -> tuple[Move, ...]:
     """
     Moves of a graph one random edit away: another role, an edge more or less, an agent more or less.
 
@@ -28,7 +28,7 @@ def neighbour(space: Space, moves: Sequence[Move], rng: np.random.Generator) -> 
     return tuple(moves)
 
 
-def grafted(
+def graft(
     space: Space, moves: Sequence[Move], other: Sequence[Move], rng: np.random.Generator
 ) -> tuple[Move, ...]:
     """
@@ -48,7 +48,7 @@ def grafted(
     return tuple(moves)
 
 
-def joined(
+def join(
     space: Space, moves: Sequence[Move], other: Sequence[Move], rng: np.random.Generator
 ) -> tuple[Move, ...]:
     """
@@ -56,7 +56,7 @@ def joined(
 
     Agents of one role that hear the same become one. The moves as they are where this is not allowed.
     """
-    roles = [role for role, hears in enumerate(space.hears) if hears > 1]
+    roles = [role for role, hears in enumerate(space.min_inputs) if hears > 1]
     if not roles:
         return tuple(moves)
     agents, more = _agents(moves), _agents(other)
@@ -67,7 +67,7 @@ def joined(
     return found if _allowed(space, found) else tuple(moves)
 
 
-def pruned(space: Space, moves: Sequence[Move]) -> list[tuple[Move, ...]]:
+def list_prunings(space: Space, moves: Sequence[Move]) -> list[tuple[Move, ...]]:
     """Moves of all graphs with one agent or one edge less."""
     agents, found = _agents(moves), list[Agents]()
     for place, (_, heard) in enumerate(agents):
@@ -79,7 +79,7 @@ def pruned(space: Space, moves: Sequence[Move]) -> list[tuple[Move, ...]]:
     return [made for each in found if _allowed(space, made := _moves(space, _ended(each)))]
 
 
-def recast(space: Space, moves: Sequence[Move]) -> list[tuple[Move, ...]]:
+def list_role_changes(space: Space, moves: Sequence[Move]) -> list[tuple[Move, ...]]:
     """Moves of all graphs in which one agent has another role."""
     agents = _agents(moves)
     found = [
@@ -96,7 +96,7 @@ def _agents(moves: Sequence[Move]) -> Agents:
 
 
 def _moves(space: Space, agents: Agents) -> tuple[Move, ...]:
-    return (*(Move(role, tuple(sorted(heard))) for role, heard in agents), Move(space.exit))
+    return (*(Move(role, tuple(sorted(heard))) for role, heard in agents), Move(space.exit_action))
 
 
 def _ended(agents: Agents) -> Agents:
@@ -125,7 +125,7 @@ def _merged(agents: Agents) -> Agents:
 
 def _allowed(space: Space, moves: Sequence[Move]) -> bool:
     try:
-        replayed(space, moves)
+        replay(space, moves)
     except ValueError:
         return False
     return True

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from edgewise.mas.designs.graph_features import Rows, shape
+from edgewise.mas.designs.graph_features import Features, hash_shape
 from edgewise.mas.designs.interface import Query, Trial, TrialGroup
 from edgewise.mas.graph.graph import Graph
 
@@ -14,7 +14,7 @@ Numbers = NDArray[np.int64]
 
 
 @dataclass(frozen=True, slots=True)
-class Observed:
+class Observations:
     """
     T rows, each the mean of `counts` trials of one graph: (T, D) queries and (T,) rewards and their squares.
 
@@ -23,20 +23,20 @@ class Observed:
     """
 
     graphs: tuple[Graph, ...]
-    queries: Rows
-    rewards: Rows
-    squares: Rows
-    counts: Rows
-    noise: Rows
+    queries: Features
+    rewards: Features
+    squares: Features
+    counts: Features
+    noise: Features
 
     @classmethod
-    def of(cls, groups: Sequence[TrialGroup], roles: tuple[str, ...]) -> "Observed":
+    def of(cls, groups: Sequence[TrialGroup], roles: tuple[str, ...]) -> "Observations":
         """A row for each trial of the drafts, and for one of each other shape that ran beside them."""
         trials = [(n, g.query, t) for n, g in enumerate(groups) for t in _distinct(g, roles)]
         rewards, group = np.array([t.reward for _, _, t in trials]), np.array([n for n, _, _ in trials])
         return cls(
             tuple(t.draft.graph for _, _, t in trials),
-            np.stack([unit(query) for _, query, _ in trials]),
+            np.stack([unit_features(query) for _, query, _ in trials]),
             rewards,
             rewards**2,
             np.ones(len(trials)),
@@ -46,10 +46,10 @@ class Observed:
     def __len__(self) -> int:
         return len(self.graphs)
 
-    def plus(self, other: "Observed") -> "Observed":
+    def plus(self, other: "Observations") -> "Observations":
         """These rows and, after them, those of other groups."""
         across = np.zeros((len(self), len(other)))
-        return Observed(
+        return Observations(
             self.graphs + other.graphs,
             np.concatenate((self.queries, other.queries)),
             np.append(self.rewards, other.rewards),
@@ -58,9 +58,9 @@ class Observed:
             np.block([[self.noise, across], [across.T, other.noise]]),
         )
 
-    def joined(self, roles: tuple[str, ...]) -> "Observed":
+    def joined(self, roles: tuple[str, ...]) -> "Observations":
         """One row for each shape, at the place of its last one."""
-        shapes = [shape(roles, graph) for graph in reversed(self.graphs)]
+        shapes = [hash_shape(roles, graph) for graph in reversed(self.graphs)]
         _, last, which = np.unique(shapes, return_index=True, return_inverse=True)
         place, which = len(self) - 1 - last, which[::-1]
         order = np.argsort(which, kind="stable")
@@ -68,10 +68,10 @@ class Observed:
         counts = np.add.reduceat(self.counts[order], starts)
         share = self.counts / counts[which]
 
-        def means(rows: Rows) -> Rows:
+        def means(rows: Features) -> Features:
             return np.add.reduceat((rows.T * share).T[order], starts, axis=0)
 
-        found = Observed(
+        found = Observations(
             tuple(self.graphs[i] for i in place),
             means(self.queries),
             means(self.rewards),
@@ -81,13 +81,13 @@ class Observed:
         )
         return found._at(np.argsort(place))
 
-    def last(self, count: int) -> "Observed":
+    def last(self, count: int) -> "Observations":
         """At most so many rows: those of fewest trials go, the oldest of them first."""
         going = np.argsort(self.counts, kind="stable")
         return self._at(np.sort(going[max(0, len(self) - count) :]))
 
-    def _at(self, places: Numbers) -> "Observed":
-        return Observed(
+    def _at(self, places: Numbers) -> "Observations":
+        return Observations(
             tuple(self.graphs[i] for i in places),
             self.queries[places],
             self.rewards[places],
@@ -96,7 +96,7 @@ class Observed:
             self.noise[np.ix_(places, places)],
         )
 
-    def mean(self, values: Rows) -> float:
+    def mean(self, values: Features) -> float:
         """Of a number for each row, over all trials."""
         return float(np.average(values, weights=self.counts))
 
@@ -107,12 +107,12 @@ class Observed:
 
 
 def _distinct(group: TrialGroup, roles: tuple[str, ...]) -> list[Trial]:
-    drafted = {shape(roles, t.draft.graph) for t in group.trials}
-    others = {shape(roles, t.draft.graph): t for t in group.beside}
+    drafted = {hash_shape(roles, t.draft.graph) for t in group.trials}
+    others = {hash_shape(roles, t.draft.graph): t for t in group.extra_trials}
     return [*group.trials, *(t for key, t in others.items() if key not in drafted)]
 
 
-def unit(query: Query) -> Rows:
+def unit_features(query: Query) -> Features:
     """(D,) the features of a query, of length 1."""
     length = float(np.linalg.norm(query.features))
     return query.features.astype(np.float64) / (length or 1.0)

@@ -1,6 +1,6 @@
 import pytest
 
-from edgewise.mas.credit.failures import FAILURES, counted, failure
+from edgewise.mas.credit.failures import FAILURES, count_failures, classify_failure
 from edgewise.mas.graph.graph import Graph, Loop, Node
 from edgewise.mas.graph.roles import CATALOGUE
 from edgewise.mas.runtime.graph_run import GraphRun
@@ -51,7 +51,7 @@ def ran(roles: str, edges, *said: str, loops=()) -> GraphRun:
     ],
 )
 def test_a_wrong_answer_is_told_by_who_was_right(run, expected):
-    assert play(failure(run, CATALOGUE, ROW, grade), lambda request: "") == expected
+    assert play(classify_failure(run, CATALOGUE, ROW, grade), lambda request: "") == expected
 
 
 def test_an_answer_that_a_later_round_spoiled_counts():
@@ -60,7 +60,7 @@ def test_an_answer_that_a_later_round_spoiled_counts():
     again = GraphRun(
         Graph(run.graph.nodes, (("a", "b"), ("b", "c")), "c", (loop,)), run.rollout, run.outcomes
     )
-    assert play(failure(again, CATALOGUE, ROW, grade), lambda request: "") == "incorrect verification"
+    assert play(classify_failure(again, CATALOGUE, ROW, grade), lambda request: "") == "incorrect verification"
 
 
 def test_what_was_graded_is_not_graded_again():
@@ -71,9 +71,9 @@ def test_what_was_graded_is_not_graded_again():
         return (yield from grade(example, run))
 
     for said in (("wrong", "right"), ("right", "wrong"), ("wrong", "wrong")):
-        play(failure(ran("solver reviser", ["ab"], *said), CATALOGUE, ROW, once), lambda request: "")
+        play(classify_failure(ran("solver reviser", ["ab"], *said), CATALOGUE, ROW, once), lambda request: "")
     assert asked == ["right"]
 
 
 def test_counts_name_every_class():
-    assert counted(["lost", None, "lost"]) == {each: 2 * (each == "lost") for each in FAILURES}
+    assert count_failures(["lost", None, "lost"]) == {each: 2 * (each == "lost") for each in FAILURES}

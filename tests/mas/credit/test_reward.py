@@ -1,6 +1,6 @@
 import pytest
 
-from edgewise.mas.credit.reward import RewardWeights, formula, irrationality, redundancy, reward
+from edgewise.mas.credit.reward import RewardWeights, render_formula, compute_irrationality, compute_redundancy, compute_reward
 from edgewise.mas.graph.graph import Graph, Node, single
 from edgewise.toolkit.errors import ConfigError
 
@@ -18,7 +18,7 @@ def fan(role: str, exit_role: str, **different) -> Graph:
 
 
 def test_the_reward_is_quality_less_cost_less_idleness():
-    value, parts = reward(
+    value, parts = compute_reward(
         RewardWeights(0.1, 0.5), 1.0, 300, 100, PAIR, {"a": 0.3, "b": 0.0}, {("a", "b"): 0.2, ("x", "y"): -1}
     )
     assert parts == {"quality": 1.0, "resources": 2.0, "irrationality": 0.5}
@@ -27,21 +27,21 @@ def test_the_reward_is_quality_less_cost_less_idleness():
 
 @pytest.mark.parametrize(("tokens", "reward_"), [(50, 1.01), (100, 1.0), (200, 0.98), (1100, 0.8)])
 def test_each_multiple_of_one_agents_tokens_costs_as_much_as_the_one_before(tokens, reward_):
-    assert reward(RewardWeights(), 1.0, tokens, 100, single())[0] == pytest.approx(reward_)
+    assert compute_reward(RewardWeights(), 1.0, tokens, 100, single())[0] == pytest.approx(reward_)
 
 
 def test_without_a_reference_cost_is_left_out():
-    assert reward(RewardWeights(), 0.5, 100, 0, single())[0] == 0.5
+    assert compute_reward(RewardWeights(), 0.5, 100, 0, single())[0] == 0.5
 
 
 def test_the_formula_says_its_numbers():
-    assert "0.02" in formula(RewardWeights()) and "0.07" in formula(RewardWeights(rationality=0.07))
+    assert "0.02" in render_formula(RewardWeights()) and "0.07" in render_formula(RewardWeights(rationality=0.07))
 
 
 def test_measured_credit_goes_before_structure():
     twins = fan("planner", "solver")
-    assert irrationality(twins, {}, {}) == pytest.approx(1 / 3)
-    assert irrationality(twins, {"a": 0.1, "b": 0.1}, {}) == 0
+    assert compute_irrationality(twins, {}, {}) == pytest.approx(1 / 3)
+    assert compute_irrationality(twins, {"a": 0.1, "b": 0.1}, {}) == 0
 
 
 @pytest.mark.parametrize(
@@ -56,7 +56,7 @@ def test_measured_credit_goes_before_structure():
     ],
 )
 def test_twins_are_redundant_unless_they_are_weighed_against_each_other(graph, share):
-    assert redundancy(graph) == pytest.approx(share)
+    assert compute_redundancy(graph) == pytest.approx(share)
 
 
 @pytest.mark.parametrize("wrong", [{"cost": -0.1}, {"rationality": float("nan")}, {"cost": float("inf")}])

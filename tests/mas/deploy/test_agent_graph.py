@@ -14,10 +14,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from edgewise.mas.config import GraphConfig
-from edgewise.mas.deploy.agent_graph import AgentGraph, Answered, answerer
+from edgewise.mas.deploy.agent_graph import AgentGraph, GraphAnswer, answerer
 from edgewise.mas.designs.clustered import ClusteredDesign
 from edgewise.mas.designs.fixed import FixedDesign
-from edgewise.mas.designs.query_encoder import encoded
+from edgewise.mas.designs.query_encoder import encode
 from edgewise.mas.graph.graph import Graph, Loop, Node, single
 from edgewise.mas.runtime.checkpoint import Retention
 from edgewise.mas.runtime.context import GraphLimits
@@ -67,7 +67,7 @@ def artifact(graph: Graph = CHAIN, **settings: Any) -> Artifact:
 
 
 def use(client: ScriptedClient | None = None, graph: Graph = CHAIN, **how: Any) -> AgentGraph:
-    return AgentGraph.of(artifact(graph), client=client or ScriptedClient(play), **how)
+    return AgentGraph.from_artifact(artifact(graph), client=client or ScriptedClient(play), **how)
 
 
 def run(work: Callable[[], Any]) -> Any:
@@ -86,10 +86,10 @@ def test_a_question_gets_the_exits_answer_and_its_cost():
 
 def test_each_question_gets_its_own_graph_where_the_design_says_so():
     texts = ["count the letters of a word", "add up these numbers"]
-    vectors = play_plan(encoded("hashing", texts), lambda request: "")
+    vectors = play_plan(encode("hashing", texts), lambda request: "")
     table = ClusteredDesign.from_centres(vectors, [single(prompt="COUNT"), single(prompt="ADD")], "hashing")
     found = Artifact("t", "scripted/x:y", {"graph.json": table.to_json()})
-    with AgentGraph.of(found, client=ScriptedClient(play)) as graph:
+    with AgentGraph.from_artifact(found, client=ScriptedClient(play)) as graph:
         answers = [graph.answer_sync(text).text for text in ("count the letters, a word", "add up numbers")]
     assert answers == ["count(count)", "add(add)"]
 
@@ -99,25 +99,25 @@ def test_a_graph_is_used_with_the_settings_that_it_was_measured_with():
         return '<tool>{"name": "python", "arguments": {"code": "print(1)"}}</tool>'
 
     text = ScriptedClient(calls)
-    with AgentGraph.of(artifact(single("tool-user"), turns=2, calling="text"), client=text) as graph:
+    with AgentGraph.from_artifact(artifact(single("tool-user"), turns=2, calling="text"), client=text) as graph:
         assert "turns" in graph.answer_sync("go").error
     assert [request.tools for request in text.requests] == [(), ()]
     for setting, ended in (({"graph_calls": 2}, "limit"), ({"graph_tokens": 40, "max_tokens": 9}, "limit")):
-        with AgentGraph.of(artifact(**setting), client=ScriptedClient(play)) as graph:
-            assert graph.answer_sync("go").outcomes["end"][-1].ended == ended
+        with AgentGraph.from_artifact(artifact(**setting), client=ScriptedClient(play)) as graph:
+            assert graph.answer_sync("go").outcomes["end"][-1].status == ended
             assert graph.limits.node_seconds == GraphConfig.from_artifact({}).node_seconds
     slow = artifact(single(), node_seconds=0.05)
-    with AgentGraph.of(slow, client=ScriptedClient(lambda _: asyncio.sleep(5, "late"))) as graph:
-        assert graph.answer_sync("go").outcomes["solver"][-1].ended == "timeout"
+    with AgentGraph.from_artifact(slow, client=ScriptedClient(lambda _: asyncio.sleep(5, "late"))) as graph:
+        assert graph.answer_sync("go").outcomes["solver"][-1].status == "timeout"
     with pytest.raises(ArtifactError, match="turns"):
-        AgentGraph.of(artifact(turns="many"))
+        AgentGraph.from_artifact(artifact(turns="many"))
 
 
 def test_what_a_run_keeps_of_its_settings_is_what_is_used():
     given = {"turns": 3, "calling": "native", "node_seconds": 9.0, "graph_calls": 5, "graph_tokens": 700}
     config = GraphConfig.model_validate(given)
     assert GraphConfig.from_artifact(config.in_use()) == config
-    with AgentGraph.of(artifact(**config.in_use()), client=ScriptedClient(play)) as graph:
+    with AgentGraph.from_artifact(artifact(**config.in_use()), client=ScriptedClient(play)) as graph:
         assert (graph.team.turns, graph.team.calling) == (3, "native")
         assert graph.limits == config.graph_limits
         assert graph.team.sampling == config.eval_sampling
@@ -141,12 +141,12 @@ def test_the_tools_of_a_task_go_with_its_graph_or_are_asked_for():
     with pytest.raises(ConfigError, match="missing here: look"):
         answerer(found, "m", ScriptedClient(play))
     client = ScriptedClient(play)
-    with AgentGraph.of(found, client=client, tools=[look]) as graph:
+    with AgentGraph.from_artifact(found, client=client, tools=[look]) as graph:
         graph.answer_sync("go")
     assert [tool.name for tool in client.requests[0].tools] == ["look", "python"]
     files["graph.json"]["tools"] = "look"
     with pytest.raises(GraphError, match="list of names"):
-        AgentGraph.of(found, client=client, tools=[look])
+        AgentGraph.from_artifact(found, client=client, tools=[look])
 
 
 def test_a_conversation_is_passed_on_whole():
@@ -292,7 +292,7 @@ def test_a_run_that_goes_on_draws_and_counts_as_if_it_had_not_waited(place):
     sampling = Sampling(temperature=0.3, seed=7, stop=("!",))
     limits = GraphLimits(calls=2)
 
-    async def asked(**how: Any) -> tuple[list[Request], Answered]:
+    async def asked(**how: Any) -> tuple[list[Request], GraphAnswer]:
         client = ScriptedClient(play)
         async with use(client, limits=limits, **how) as graph:
             done = await graph.answer("seven", "t", sampling)
@@ -369,7 +369,7 @@ async def _known(graph: AgentGraph, thread: str) -> bool:
 )
 def test_what_is_kept_is_the_newest_and_nothing_too_old(touched, threads, days):
     now = 1e6
-    gone = Retention(threads, days).expired(touched, now)
+    gone = Retention(threads, days).select_expired(touched, now)
     kept = [thread for thread in touched if thread not in gone]
     assert len(gone) == len(set(gone))
     assert threads is None or len(kept) <= threads
@@ -428,7 +428,7 @@ def test_the_endpoint_answers_with_the_graph(tmp_path: Path):
         )
 
         async def main() -> Any:
-            async with AgentGraph.of(found) as graph:
+            async with AgentGraph.from_artifact(found) as graph:
                 await graph.answer("warm up")
                 app = application(answerer(found, found.model, graph._asks), name="g")
                 async with (

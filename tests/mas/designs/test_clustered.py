@@ -6,36 +6,36 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from edgewise.mas.designs.clustered import Table, kinds_of
+from edgewise.mas.designs.clustered import ClusteredDesign, cluster_queries
 from edgewise.mas.designs.interface import Query
 from edgewise.mas.graph.graph import single
-from edgewise.mas.search.load_design import load
+from edgewise.mas.search.load_design import read_design
 from edgewise.toolkit.errors import GraphError
 from tests.support.mas.planted import query
 
 GRAPHS = (single("solver"), single("programmer"))
-TABLE = Table.of(np.eye(8)[:2], GRAPHS, "hashing")
+TABLE = ClusteredDesign.from_centres(np.eye(8)[:2], GRAPHS, "hashing")
 
 
 def test_kinds_that_lie_apart_are_found_without_chance() -> None:
     features = np.stack([query(n).features for n in range(30)])
-    centres, kinds = kinds_of(features, 3)
+    centres, kinds = cluster_queries(features, 3)
     assert centres.shape == (3, 8) and np.allclose(np.linalg.norm(centres, axis=1), 1)
     assert all(len(set(kinds[k::3])) == 1 for k in range(3)) and len(set(kinds)) == 3
-    again = kinds_of(features, 3)
+    again = cluster_queries(features, 3)
     assert np.array_equal(again[0], centres) and np.array_equal(again[1], kinds)
 
 
 @pytest.mark.parametrize("most", [1, 2, 8, 100])
 def test_there_are_never_more_kinds_than_allowed_nor_than_different_queries(most: int) -> None:
     same = np.repeat(np.stack([query(n).features for n in range(3)]), 4, axis=0)
-    centres, kinds = kinds_of(same, most)
+    centres, kinds = cluster_queries(same, most)
     assert len(centres) == min(most, 3) and set(kinds) == set(range(min(most, 3)))
 
 
 def test_a_query_without_features_disturbs_nobody() -> None:
     features = np.stack([np.zeros(8, np.float32), *(query(n).features for n in range(9))])
-    _, kinds = kinds_of(features, 4)
+    _, kinds = cluster_queries(features, 4)
     assert len({*kinds[1::3]}) == len({*kinds[2::3]}) == len({*kinds[3::3]}) == 1
 
 
@@ -46,8 +46,8 @@ def test_each_query_gets_the_graph_of_the_nearest_kind_whatever_is_asked_with_it
 
 
 def test_a_table_comes_back_from_its_json() -> None:
-    table = Table.of(np.stack([query(n).features for n in (0, 1)]), GRAPHS, "minilm")
-    back = load(json.loads(json.dumps({**table.to_json(), "examples": []})))
+    table = ClusteredDesign.from_centres(np.stack([query(n).features for n in (0, 1)]), GRAPHS, "minilm")
+    back = read_design(json.loads(json.dumps({**table.to_json(), "examples": []})))
     assert back == table and back.version == table.version
     assert replace(table, choices=GRAPHS[::-1]).version != table.version
 
@@ -70,4 +70,4 @@ def test_queries_of_another_encoder_are_refused() -> None:
 )
 def test_a_damaged_table_is_one_sentence(change, reason) -> None:
     with pytest.raises(GraphError, match=reason):
-        load(TABLE.to_json() | change)
+        read_design(TABLE.to_json() | change)

@@ -15,18 +15,18 @@ import pytest
 from edgewise.mas.graph.graph import Graph, Loop, Node
 from edgewise.mas.graph.roles import CATALOGUE
 from edgewise.mas.runtime import node as act
-from edgewise.mas.runtime.context import Context
+from edgewise.mas.runtime.context import RunContext
 from edgewise.mas.runtime.graph_run import (
     GraphLimits,
     GraphRun,
     NodeRun,
-    Shared,
+    NodeCache,
     emit_reward,
-    graph_run,
-    inner_run,
+    run_graph,
+    extract_inner_run,
 )
 from edgewise.mas.runtime.node import Team
-from edgewise.mas.training.trials import tokens_of
+from edgewise.mas.training.trials import count_tokens
 from edgewise.toolkit.budget.prices import Price
 from edgewise.toolkit.errors import (
     ConfigError,
@@ -36,9 +36,9 @@ from edgewise.toolkit.errors import (
     RewardError,
     UnknownPrice,
 )
-from edgewise.toolkit.model.scripted import Answer, Scripted
+from edgewise.toolkit.model.scripted import Answer, ScriptedClient
 from edgewise.toolkit.run.driver import Driver
-from edgewise.toolkit.tools.tool import Function, tool_from
+from edgewise.toolkit.tools.tool import FunctionTool, make_tool
 from edgewise.toolkit.tracking.events import Event, NodeFinished
 from edgewise.toolkit.types import Example, Message, Plan, Reply, Request, Tool, ToolCall, Usage
 from tests.support.mas.naive import EXAMPLE, jump, plain, random_graph, said, team
@@ -61,12 +61,12 @@ def chain(*names: str) -> Graph:
 
 def runs(*graphs: Graph, members: Team | None = None, **options: Any) -> Plan[list[GraphRun]]:
     one = {"sample": 0, "seed": 0} | options
-    return (yield [graph_run(graph, members or team(), EXAMPLE, **one) for graph in graphs])
+    return (yield [run_graph(graph, members or team(), EXAMPLE, **one) for graph in graphs])
 
 
 def run(graph: Graph, model: Model, notes: list[Event] | None = None, **options: Any) -> GraphRun:
     """A run on a clock that jumps."""
-    driver = Driver(Scripted(model), (notes if notes is not None else []).append)
+    driver = Driver(ScriptedClient(model), (notes if notes is not None else []).append)
     (done,), _ = jump(driver.run(runs(graph, **options)))
     return done
 
@@ -80,7 +80,7 @@ def after(seconds: float, answer: Answer) -> Awaitable[Answer]:
 
 
 def ended(done: GraphRun) -> dict[str, str]:
-    return {name: rounds[-1].ended for name, rounds in done.outcomes.items()}
+    return {name: rounds[-1].status for name, rounds in done.outcomes.items()}
 
 
 # ---- what comes out --------------------------------------------------------------------------------
@@ -93,16 +93,16 @@ def test_a_run_is_a_rollout_whose_calls_are_those_of_its_nodes_in_graph_order() 
     done = run(solvers(3), model, version="v")
     rollout = done.rollout
     assert (rollout.role, rollout.version, rollout.answer, rollout.stop) == ("graph", "v", "four", "stop")
-    assert rollout.steps[0].seen == EXAMPLE.messages
-    assert [call.role for call in rollout.steps[0].calls] == ["s0", "s1", "s2"]
+    assert rollout.steps[0].prompt == EXAMPLE.messages
+    assert [call.role for call in rollout.steps[0].subrollouts] == ["s0", "s1", "s2"]
     assert rollout.usage == Usage(), "delegated runs carry their own"
-    assert all(call.usage.total for call in rollout.steps[0].calls)
+    assert all(call.usage.total for call in rollout.steps[0].subrollouts)
 
 
 def test_equal_nodes_draw_apart_in_a_graph_and_alike_in_another() -> None:
     def seeds(graph: Graph, sample: int = 0) -> dict[str, int]:
         done = run(graph, lambda request: "four", sample=sample)
-        return {call.role: call.seed for call in done.rollout.steps[0].calls}
+        return {call.role: call.seed for call in done.rollout.steps[0].subrollouts}
 
     two, three = seeds(solvers(2)), seeds(solvers(3, end="solver"))
     assert len(set(three.values())) == 4
@@ -113,7 +113,7 @@ def test_equal_nodes_draw_apart_in_a_graph_and_alike_in_another() -> None:
 
 def test_rounds_of_a_loop_draw_apart() -> None:
     graph = Graph((Node(name="a", role="critic"),), (), "a", (Loop(source="a", target="a", rounds=2),))
-    calls = run(graph, lambda request: "VERDICT: REVISE").rollout.steps[0].calls
+    calls = run(graph, lambda request: "VERDICT: REVISE").rollout.steps[0].subrollouts
     assert len({call.seed for call in calls}) == 3
 
 
@@ -132,18 +132,18 @@ def test_a_run_tells_what_the_graphs_that_end_inside_it_would_have_said() -> Non
         graph = random_graph(random.Random(number), 6)
         whole = run(graph, said)
         for name in graph.order:
-            inner, alone = inner_run(whole, name, EXAMPLE), run(graph.up_to(name), said)
-            told, cut = told + bool(inner), cut + (inner is None and alone.outcomes[name][-1].heard)
+            inner, alone = extract_inner_run(whole, name, EXAMPLE), run(graph.subgraph_to(name), said)
+            told, cut = told + bool(inner), cut + (inner is None and alone.outcomes[name][-1].has_text)
             if inner:
                 assert inner.graph == alone.graph and plain(inner.outcomes) == plain(alone.outcomes)
-                assert [step.said for step in inner.rollout.steps] == [s.said for s in alone.rollout.steps]
-                assert tokens_of(inner.rollout) == tokens_of(alone.rollout)
+                assert [step.completion for step in inner.rollout.steps] == [s.completion for s in alone.rollout.steps]
+                assert count_tokens(inner.rollout) == count_tokens(alone.rollout)
     assert told > 100 and cut, "loops that go beyond a node are among them"
 
 
 def test_what_met_a_limit_on_the_way_tells_nothing_of_a_smaller_graph() -> None:
     done = run(chain("a", "b", "c"), lambda request: "four", limits=GraphLimits(calls=1))
-    assert inner_run(done, "a", EXAMPLE) and not inner_run(done, "b", EXAMPLE)
+    assert extract_inner_run(done, "a", EXAMPLE) and not extract_inner_run(done, "b", EXAMPLE)
 
 
 def test_nodes_are_told_of_as_they_end() -> None:
@@ -162,7 +162,7 @@ def test_nodes_are_told_of_as_they_end() -> None:
     ],
 )
 def test_what_does_not_exist_is_said_before_anything_is_paid(node: Node, sentence: str) -> None:
-    client = Scripted(lambda request: "four")
+    client = ScriptedClient(lambda request: "four")
     graph = Graph((Node(name="first", role="solver"), node), (("first", "a"),), "a")
     with pytest.raises(GraphError, match=sentence):
         jump(Driver(client).run(runs(graph)))
@@ -214,13 +214,13 @@ def test_a_timeout_counts_from_the_start_of_the_node_and_keeps_what_was_paid() -
             return after(100, "late")
         return after(4, Message("assistant", "", (ToolCall("1", "look", "{}"),)))
 
-    tool = tool_from(look)
+    tool = make_tool(look)
     members = team(tools={"look": tool})
     done = run(
         solvers(3, tools=("look",)), model, members=members, limits=GraphLimits(node_seconds=9, concurrency=1)
     )
     assert set(ended(done).values()) == {"timeout", "silent"}
-    rollouts = done.rollout.steps[0].calls
+    rollouts = done.rollout.steps[0].subrollouts
     assert len(rollouts) == 3 and all(len(each.steps) == 1 and each.usage.total for each in rollouts)
 
 
@@ -244,7 +244,7 @@ def test_a_tool_that_raises_fails_its_node_only() -> None:
 def test_a_tool_that_hangs_is_given_up() -> None:
     release = threading.Event()
     schema = {"type": "object", "properties": {}}
-    stuck = Function(Tool("stuck", "waits", schema), lambda: str(release.wait(20)))
+    stuck = FunctionTool(Tool("stuck", "waits", schema), lambda: str(release.wait(20)))
 
     def model(request: Request) -> Answer:
         return Message("assistant", "", (ToolCall("1", "stuck", "{}"),)) if request.tools else "four"
@@ -255,7 +255,7 @@ def test_a_tool_that_hangs_is_given_up() -> None:
     async def real() -> GraphRun:
         limits = GraphLimits(node_seconds=0.2)
         plan = runs(replace(graph, nodes=nodes), members=team(tools={"stuck": stuck}), limits=limits)
-        return (await Driver(Scripted(model)).run(plan))[0]
+        return (await Driver(ScriptedClient(model)).run(plan))[0]
 
     start = time.monotonic()
     try:
@@ -276,7 +276,7 @@ def test_a_program_that_hangs_or_dies_fails_its_node_only(
 
     nodes = tuple(Node(name=role, role=role) for role in ("programmer", "solver", "majority"))
     graph = Graph(nodes, (("programmer", "majority"), ("solver", "majority")), "majority")
-    (done,) = asyncio.run(Driver(Scripted(model)).run(runs(graph, members=Team(CATALOGUE, "m"))))
+    (done,) = asyncio.run(Driver(ScriptedClient(model)).run(runs(graph, members=Team(CATALOGUE, "m"))))
     assert ended(done) == {"programmer": "failed", "solver": "ok", "majority": "ok"}
     assert done.outcomes["programmer"][0].error and done.rollout.answer == "four"
 
@@ -293,8 +293,8 @@ def test_a_model_without_tool_calling_is_told_in_words() -> None:
         )
 
     graph = Graph((Node(name="a", role="solver", tools=("look",)),), (), "a")
-    members = team(tools={"look": tool_from(look)})
-    (done,) = asyncio.run(Driver(Scripted(model)).run(runs(graph, members=members)))
+    members = team(tools={"look": make_tool(look)})
+    (done,) = asyncio.run(Driver(ScriptedClient(model)).run(runs(graph, members=members)))
     assert ended(done) == {"a": "ok"} and done.rollout.answer == "nothing there, it says"
 
 
@@ -313,7 +313,7 @@ def test_errors_of_the_program_are_no_outcomes(error: Exception) -> None:
         answered.append("paid")
         return "four"
 
-    first = run(solvers(3), lambda request: "four").rollout.steps[0].calls[0].seed
+    first = run(solvers(3), lambda request: "four").rollout.steps[0].subrollouts[0].seed
     with pytest.raises(type(error)) as raised:
         run(chain("a", "b"), lambda request: error)
     assert raised.value is error and not getattr(error, "__notes__", [])
@@ -324,8 +324,8 @@ def test_errors_of_the_program_are_no_outcomes(error: Exception) -> None:
 
 def test_a_cancelled_run_leaves_no_task() -> None:
     async def cancelled() -> None:
-        driver = Driver(Scripted(lambda request: after(1e9, "never")))
-        task = asyncio.create_task(driver.run(runs(solvers(4), shared=Shared())))
+        driver = Driver(ScriptedClient(lambda request: after(1e9, "never")))
+        task = asyncio.create_task(driver.run(runs(solvers(4), cache=NodeCache())))
         await asyncio.sleep(5)
         task.cancel()
         await asyncio.gather(task, return_exceptions=True)
@@ -338,7 +338,7 @@ def test_a_cancelled_run_leaves_no_task() -> None:
 
 @pytest.mark.parametrize("most", [1, 3, 5, 6])
 def test_no_call_goes_over_the_limit_and_none_is_left_unused(most: int) -> None:
-    client = Scripted(lambda request: after(1, "four"))
+    client = ScriptedClient(lambda request: after(1, "four"))
     (done,), _ = jump(Driver(client).run(runs(solvers(6), limits=GraphLimits(calls=most))))
     assert len(client.requests) == most
     assert Counter(ended(done).values())["limit"] == 6 - most
@@ -358,13 +358,13 @@ def test_a_limit_in_the_middle_of_a_node_keeps_what_it_paid() -> None:
     def model(request: Request) -> Answer:
         return Message("assistant", "", (ToolCall("1", "look", "{}"),))
 
-    members = team(tools={"look": tool_from(look)})
+    members = team(tools={"look": make_tool(look)})
     graph = Graph((Node(name="a", role="solver", tools=("look",)),), (), "a")
     (done,) = asyncio.run(
-        Driver(Scripted(model)).run(runs(graph, members=members, limits=GraphLimits(calls=3)))
+        Driver(ScriptedClient(model)).run(runs(graph, members=members, limits=GraphLimits(calls=3)))
     )
     assert ended(done) == {"a": "limit"} and "calls (3)" in done.outcomes["a"][0].error
-    assert len(done.rollout.steps[0].calls[0].steps) == 3
+    assert len(done.rollout.steps[0].subrollouts[0].steps) == 3
 
 
 def test_a_dollar_limit_without_a_price_is_refused() -> None:
@@ -401,7 +401,7 @@ def test_a_branch_does_not_wait_for_a_slow_one_beside_it() -> None:
     nodes = (Node(name="slow", role="solver", model="slow"), *(Node(name=n, role="solver") for n in names))
     edges = (("a", "b"), ("b", "c"), ("slow", "end"), ("c", "end"))
     graph = Graph((*nodes, Node(name="end", role="vote")), edges, "end")
-    seconds = [jump(Driver(Scripted(model)).run(runs(graph, ahead=ahead)))[1] for ahead in (True, False)]
+    seconds = [jump(Driver(ScriptedClient(model)).run(runs(graph, eager=eager)))[1] for eager in (True, False)]
     assert seconds == [10, 12]
 
 
@@ -418,9 +418,9 @@ def drawn(request: Request) -> Awaitable[Answer]:
 
 
 def test_what_is_equal_in_a_group_is_paid_once_and_comes_out_the_same() -> None:
-    shared, notes, client = Shared(), [], Scripted(drawn)
-    together, _ = jump(Driver(client, notes.append).run(runs(*GROUP, shared=shared)))
-    alone = Scripted(drawn)
+    shared, notes, client = NodeCache(), [], ScriptedClient(drawn)
+    together, _ = jump(Driver(client, notes.append).run(runs(*GROUP, cache=shared)))
+    alone = ScriptedClient(drawn)
     apart, _ = jump(Driver(alone).run(runs(*GROUP)))
     assert [plain(x.outcomes) for x in together] == [plain(x.outcomes) for x in apart]
     assert [x.rollout for x in together] == [
@@ -432,13 +432,13 @@ def test_what_is_equal_in_a_group_is_paid_once_and_comes_out_the_same() -> None:
 
 
 def test_samples_and_queries_share_nothing() -> None:
-    shared, client = Shared(), Scripted(drawn)
+    shared, client = NodeCache(), ScriptedClient(drawn)
     other = Example("other", EXAMPLE.messages)
 
     def plans() -> Plan[Any]:
-        one = {"seed": 0, "shared": shared}
+        one = {"seed": 0, "cache": shared}
         yield [
-            graph_run(chain("a"), team(), example, sample=sample, **one)
+            run_graph(chain("a"), team(), example, sample=sample, **one)
             for example in (EXAMPLE, other)
             for sample in (0, 1)
         ]
@@ -451,9 +451,9 @@ def test_a_node_that_was_too_slow_once_is_not_given_up_for_all() -> None:
     def model(request: Request) -> Awaitable[Answer]:
         return after(1e9 if len(client.requests) == 1 else 1, "four")
 
-    client = Scripted(model)
+    client = ScriptedClient(model)
     limits = GraphLimits(node_seconds=5)
-    found, _ = jump(Driver(client).run(runs(*[chain("a")] * 3, shared=Shared(), limits=limits)))
+    found, _ = jump(Driver(client).run(runs(*[chain("a")] * 3, cache=NodeCache(), limits=limits)))
     assert [each.rollout.stop for each in found] == ["timeout", "stop", "stop"]
     assert [len(each.reused) for each in found] == [0, 0, 1]
     assert len(client.requests) == 2
@@ -461,28 +461,28 @@ def test_a_node_that_was_too_slow_once_is_not_given_up_for_all() -> None:
 
 def test_bodies_of_loops_are_not_shared() -> None:
     graph = Graph((Node(name="a", role="critic"),), (), "a", (Loop(source="a", target="a", rounds=1),))
-    client = Scripted(lambda request: after(1, "VERDICT: REVISE"))
-    found, _ = jump(Driver(client).run(runs(graph, graph, shared=Shared())))
+    client = ScriptedClient(lambda request: after(1, "VERDICT: REVISE"))
+    found, _ = jump(Driver(client).run(runs(graph, graph, cache=NodeCache())))
     assert len(client.requests) == 4 and not any(each.reused for each in found)
 
 
 def test_what_is_shared_counts_against_the_limits_of_each() -> None:
     limits = GraphLimits(calls=2)
-    apart, _ = jump(Driver(Scripted(drawn)).run(runs(solvers(3), solvers(3), limits=limits)))
+    apart, _ = jump(Driver(ScriptedClient(drawn)).run(runs(solvers(3), solvers(3), limits=limits)))
     together, _ = jump(
-        Driver(Scripted(drawn)).run(runs(solvers(3), solvers(3), limits=limits, shared=Shared()))
+        Driver(ScriptedClient(drawn)).run(runs(solvers(3), solvers(3), limits=limits, cache=NodeCache()))
     )
     for found in (*apart, *together):
         assert Counter(ended(found).values()) == {"ok": 3, "limit": 1}
 
 
 def test_when_the_run_that_pays_is_cancelled_another_does() -> None:
-    shared, client = Shared(), Scripted(lambda request: after(10, "four"))
+    shared, client = NodeCache(), ScriptedClient(lambda request: after(10, "four"))
 
     async def one_cancelled() -> GraphRun:
-        first = asyncio.create_task(Driver(client).run(runs(chain("a"), shared=shared)))
+        first = asyncio.create_task(Driver(client).run(runs(chain("a"), cache=shared)))
         await asyncio.sleep(1)
-        second = asyncio.create_task(Driver(client).run(runs(chain("b", "c"), shared=shared)))
+        second = asyncio.create_task(Driver(client).run(runs(chain("b", "c"), cache=shared)))
         await asyncio.sleep(1)
         first.cancel()
         await asyncio.gather(first, return_exceptions=True)
@@ -494,9 +494,9 @@ def test_when_the_run_that_pays_is_cancelled_another_does() -> None:
 
 def test_a_node_taken_from_another_run_keeps_its_own_name_and_weight() -> None:
     graphs = (chain("a"), Graph((Node(name="b", role="solver", weight=3),), (), "b"))
-    first, second = jump(Driver(Scripted(drawn)).run(runs(*graphs, shared=Shared())))[0]
+    first, second = jump(Driver(ScriptedClient(drawn)).run(runs(*graphs, cache=NodeCache())))[0]
     assert second.reused == {"b"} and second.outcomes["b"][0].weight == 3
-    assert [x.rollout.steps[0].calls[0].role for x in (first, second)] == ["a", "b"]
+    assert [x.rollout.steps[0].subrollouts[0].role for x in (first, second)] == ["a", "b"]
     assert first.rollout.answer == second.rollout.answer
 
 
@@ -509,7 +509,7 @@ def test_tools_and_a_process_reward_may_emit_rewards_for_nodes() -> None:
         emit_reward(0.5)
         return "paid"
 
-    def process(context: Context, outcome: act.NodeOutput) -> None:
+    def process(context: RunContext, outcome: act.NodeOutput) -> None:
         context.emit_reward(outcome.node, 1.0)
 
     def model(request: Request) -> Answer:
@@ -517,20 +517,20 @@ def test_tools_and_a_process_reward_may_emit_rewards_for_nodes() -> None:
         return Message("assistant", "" if first else "four", (ToolCall("1", "pay", "{}"),) if first else ())
 
     nodes = (Node(name="a", role="solver", tools=("pay",)), Node(name="b", role="solver"))
-    graph, members = Graph(nodes, (("a", "b"),), "b"), team(tools={"pay": tool_from(pay)})
-    plan = runs(graph, graph, members=members, rewards=process, shared=Shared())
-    for done in asyncio.run(Driver(Scripted(model)).run(plan)):
+    graph, members = Graph(nodes, (("a", "b"),), "b"), team(tools={"pay": make_tool(pay)})
+    plan = runs(graph, graph, members=members, process_reward=process, cache=NodeCache())
+    for done in asyncio.run(Driver(ScriptedClient(model)).run(plan)):
         assert done.rewards == {"a": 1.5, "b": 1.0}
 
 
 def test_a_process_reward_for_a_node_that_is_not_there_is_named() -> None:
     with pytest.raises(RewardError, match="node 'typo'; the graph has a"):
-        run(chain("a"), lambda request: "four", rewards=lambda context, _: context.emit_reward("typo", 1.0))
+        run(chain("a"), lambda request: "four", process_reward=lambda context, _: context.emit_reward("typo", 1.0))
 
 
 def test_a_process_reward_that_raises_is_named() -> None:
-    def process(context: Context, outcome: act.NodeOutput) -> None:
+    def process(context: RunContext, outcome: act.NodeOutput) -> None:
         raise ValueError("no")
 
     with pytest.raises(RewardError, match="node 'a': ValueError: no"):
-        run(chain("a"), lambda request: "four", rewards=process)
+        run(chain("a"), lambda request: "four", process_reward=process)

@@ -4,11 +4,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from edgewise.mas.designs.interface import Query, Trial, TrialGroup
-from edgewise.mas.designs.patterns import chain, debate, self_consistency, standard, star
+from edgewise.mas.designs.patterns import chain, debate, self_consistency, standard_graphs, star
 from edgewise.mas.graph.construction import Space
 from edgewise.mas.graph.graph import Graph, single
 from edgewise.mas.graph.roles import CATALOGUE
-from edgewise.mas.search.baselines import BestOf, Edges, RandomSearch, wandered
+from edgewise.mas.search.baselines import BestOf, EdgeReinforce, RandomSearch, sample_random_build
 from tests.support.plans import play
 
 SPACE = Space(("solver", "planner", "critic", "majority"), (0, 0, 1, 2), agents=4, moves=8)
@@ -35,21 +35,21 @@ def versions(drafts):
 
 def test_fixed_designs_have_their_shapes() -> None:
     assert chain("planner", "solver").edges == (("planner", "solver"),)
-    assert self_consistency(3).before["majority"] == ("solver", "solver-2", "solver-3")
+    assert self_consistency(3).predecessors["majority"] == ("solver", "solver-2", "solver-3")
     assert star(["planner", "critic"], "solver").exit == "solver"
     rounds = debate(2)
     assert [len(level) for level in rounds.levels] == [2, 2, 1]
-    assert rounds.before["debater-4"] == ("debater", "debater-2")
+    assert rounds.predecessors["debater-4"] == ("debater", "debater-2")
 
 
 def test_standard_designs_are_those_that_a_space_can_build() -> None:
-    found = standard(SPACE)
+    found = standard_graphs(SPACE)
     assert single("solver") in found and self_consistency(3) in found
     assert {n.role for g in found for n in g.nodes} <= set(SPACE.roles)
 
 
 def test_the_catalogue_has_the_usual_designs_and_none_that_ends_without_an_answer() -> None:
-    found = [tuple(node.role for node in graph.nodes) for graph in standard(Space.of(CATALOGUE, 5))]
+    found = [tuple(node.role for node in graph.nodes) for graph in standard_graphs(Space.from_roles(CATALOGUE, 5))]
     assert found == [
         ("solver",),
         ("reasoner",),
@@ -60,22 +60,22 @@ def test_the_catalogue_has_the_usual_designs_and_none_that_ends_without_an_answe
         ("solver", "reasoner", "programmer", "judge"),
         ("solver", "solver", "debater", "debater", "judge"),
     ]
-    assert max(map(len, standard(Space.of(CATALOGUE, 4)))) == 4
+    assert max(map(len, standard_graphs(Space.from_roles(CATALOGUE, 4)))) == 4
 
 
 @given(st.integers(0, 10_000))
 @settings(max_examples=50)
 def test_random_moves_build_graphs_that_the_space_allows(seed: int) -> None:
-    built = wandered(SPACE, np.random.default_rng(seed))
+    built = sample_random_build(SPACE, np.random.default_rng(seed))
     assert 1 <= len(built.graph) <= SPACE.agents
     for node in built.graph.nodes:
-        assert len(built.graph.before[node.name]) >= SPACE.hears[SPACE.roles.index(node.role)]
+        assert len(built.graph.predecessors[node.name]) >= SPACE.min_inputs[SPACE.roles.index(node.role)]
 
 
 MAKERS = {
     "random": lambda: RandomSearch(SPACE),
-    "fixed": lambda: BestOf(standard(SPACE)),
-    "edges": lambda: Edges(("planner", "solver", "critic", "majority")),
+    "fixed": lambda: BestOf(standard_graphs(SPACE)),
+    "edges": lambda: EdgeReinforce(("planner", "solver", "critic", "majority")),
 }
 
 
@@ -118,7 +118,7 @@ def _draft(graph):
 
 
 def test_edges_start_at_a_half_and_learn_which_ones_pay() -> None:
-    searcher = Edges(("planner", "critic", "solver"))
+    searcher = EdgeReinforce(("planner", "critic", "solver"))
     wanted = ("planner", "solver")
     for seed in range(60):
         step(searcher, seed, lambda g: float(wanted in g.edges) - 0.2 * len(g), size=8)
@@ -126,6 +126,6 @@ def test_edges_start_at_a_half_and_learn_which_ones_pay() -> None:
 
 
 def test_edges_that_were_not_drawn_by_it_teach_nothing() -> None:
-    searcher = Edges(("planner", "solver"))
+    searcher = EdgeReinforce(("planner", "solver"))
     play(searcher.learn([TrialGroup(QUERIES[0], (Trial(_draft(single()), 1.0),))], 0), no_model)
     assert not searcher.logits.any()

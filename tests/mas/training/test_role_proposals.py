@@ -14,11 +14,11 @@ from edgewise.mas.spec import GraphSpec
 from edgewise.mas.training.role_proposals import (
     Proposals,
     Recruiter,
-    admitted,
-    parse,
-    placed,
-    propose,
-    recruited,
+    admit_roles,
+    parse_roles,
+    place_role,
+    propose_roles,
+    recruit_roles,
 )
 from edgewise.toolkit.model.scripted import ScriptedClient
 from edgewise.toolkit.run.driver import drive
@@ -51,7 +51,7 @@ def task(count: int = 100) -> Task:
 
 
 def read(*items, recruiter: Recruiter = RECRUITER, guard: Guard | None = None) -> Proposals:
-    return parse(json.dumps({"roles": list(items)}), recruiter, CATALOGUE, ["python"], guard or Guard.from_examples())
+    return parse_roles(json.dumps({"roles": list(items)}), recruiter, CATALOGUE, ["python"], guard or Guard.from_examples())
 
 
 # ---- reading ---------------------------------------------------------------------------------------
@@ -115,7 +115,7 @@ def test_what_is_no_role_is_refused(item):
 @pytest.mark.parametrize("text", ["", "no idea", "{}", '{"roles": 3}', '"roles"'])
 def test_a_reply_without_a_list_is_none(text):
     with pytest.raises(ValueError, match=r"list|JSON"):
-        parse(text, RECRUITER, CATALOGUE, [], Guard.from_examples())
+        parse_roles(text, RECRUITER, CATALOGUE, [], Guard.from_examples())
 
 
 # ---- proposing -------------------------------------------------------------------------------------
@@ -135,7 +135,7 @@ def asked(answers, **settings):
         return next(left)
 
     recruiter = Recruiter("m", **settings)
-    plan = propose(recruiter, task_, [failed(row) for row in task_.train[:6]], CATALOGUE, ["python"])
+    plan = propose_roles(recruiter, task_, [failed(row) for row in task_.train[:6]], CATALOGUE, ["python"])
     return play(plan, model), seen
 
 
@@ -169,7 +169,7 @@ def test_after_some_tries_there_are_no_proposals():
 
 
 def test_without_failures_nobody_is_asked():
-    plan = propose(RECRUITER, task(), [], CATALOGUE, [])
+    plan = propose_roles(RECRUITER, task(), [], CATALOGUE, [])
     assert play(plan, lambda request: pytest.fail("asked")) == Proposals()
 
 
@@ -184,7 +184,7 @@ MENDER = Role(name="mender", does="mends", prompt="Mend.", hears=1)
 def test_a_role_has_only_places_where_graphs_are_whole(graph):
     roles = {**CATALOGUE, "adviser": ADVISER, "mender": MENDER, "speller": Role(**GOOD)}
     for role in (ADVISER, MENDER, roles["speller"]):
-        for each in placed(graph, role, roles).values():
+        for each in place_role(graph, role, roles).values():
             names = [node.name for node in each.nodes if node.role == role.name]
             assert len(names) == 1 and len(each.predecessors[names[0]]) >= role.hears
             assert roles[each[each.exit].role].answers or not roles[graph[graph.exit].role].answers
@@ -194,9 +194,9 @@ def test_a_role_has_only_places_where_graphs_are_whole(graph):
 
 def test_places_of_one_agent():
     roles = {**CATALOGUE, "adviser": ADVISER, "mender": MENDER}
-    assert list(placed(single(), ADVISER, roles)) == ["before solver"]
-    assert list(placed(single(), MENDER, roles)) == ["after solver"]
-    assert set(placed(single(), Role(**GOOD), roles)) == {"for solver", "before solver", "after solver"}
+    assert list(place_role(single(), ADVISER, roles)) == ["before solver"]
+    assert list(place_role(single(), MENDER, roles)) == ["after solver"]
+    assert set(place_role(single(), Role(**GOOD), roles)) == {"for solver", "before solver", "after solver"}
 
 
 # ---- admitting -------------------------------------------------------------------------------------
@@ -219,7 +219,7 @@ def simulated(seed: int, gain: float):
 
 def admission(*roles: Role, seed: int = 0, gain: float = 0.0, rows=ROWS):
     every = {**CATALOGUE, **{role.name: role for role in roles}}
-    plan = admitted(single(), Proposals(roles), rows, simulated(seed, gain), 0.05, every)
+    plan = admit_roles(single(), Proposals(roles), rows, simulated(seed, gain), 0.05, every)
     return play(plan, lambda request: "")
 
 
@@ -259,7 +259,7 @@ def test_a_run_recruits_a_role_that_helps():
     queries = {row.id: Query(row.id, row.messages[-1].content, np.zeros(2, np.float32)) for row in every}
     job = GraphSpec(task_, GraphConfig(model="scripted/x", recruit=2), queries=queries)
     notes = []
-    found = asyncio.run(drive(recruited(job), ScriptedClient(model), notes.append))
+    found = asyncio.run(drive(recruit_roles(job), ScriptedClient(model), notes.append))
     assert list(found) == ["speller"]
     (told,) = [note.content for note in notes if isinstance(note, RolesAdmitted)]
     assert "blocked" in told["refused"]["rogue"]
@@ -268,4 +268,4 @@ def test_a_run_recruits_a_role_that_helps():
 
 def test_nobody_is_recruited_unasked():
     job = GraphSpec(task(), GraphConfig(model="scripted/x"))
-    assert play(recruited(job), lambda request: pytest.fail("asked")) == {}
+    assert play(recruit_roles(job), lambda request: pytest.fail("asked")) == {}

@@ -57,7 +57,7 @@ def found(*graphs: Graph, reward: str = "exact", **settings: object) -> tuple[Ev
 
 def beside(each: EvaluatedGraphs) -> dict[tuple[str, ...], float]:
     """Qualities by the roles of the graphs that ran beside the drafts."""
-    return {tuple(n.role for n in t.draft.graph.nodes): t.parts["quality"] for t in each.trials.beside}
+    return {tuple(n.role for n in t.draft.graph.nodes): t.parts["quality"] for t in each.trials.extra_trials}
 
 
 def test_what_inner_agents_answer_is_graded_without_a_call_more() -> None:
@@ -79,7 +79,7 @@ def test_inner_agents_are_not_graded_where_that_asks_a_model_or_is_not_wanted(re
 def test_a_smaller_trial_is_what_its_graph_gets_by_itself() -> None:
     graded, _ = found(TEAM)
     alone, _ = found(single("calculator"))
-    inner = next(t for t in graded.trials.beside if t.draft.graph == single("calculator"))
+    inner = next(t for t in graded.trials.extra_trials if t.draft.graph == single("calculator"))
     assert replace(alone.trials.trials[0], draft=inner.draft) == inner
 
 
@@ -90,7 +90,7 @@ def test_no_limit_of_a_run_cuts_one_agent_at_equal_tokens_short() -> None:
         plan = run_design(job, design, job.task.test[:1])
         ((run,),) = asyncio.run(drive(plan, ScriptedClient(sums.play)))
         drafts = [each for (each,) in run.outcomes.values() if each.rollout]
-        assert sum(each.ended == "ok" for each in drafts) == calls
+        assert sum(each.status == "ok" for each in drafts) == calls
 
 
 def test_one_agent_at_equal_tokens_has_no_more_agents_than_a_graph_may_have(
@@ -115,4 +115,4 @@ def test_the_limits_of_a_run_are_settings() -> None:
     assert job.limits.concurrency == 2
     plan = run_design(job, FixedDesign(self_consistency(6, "drafter")), job.task.test[:1])
     ((run,),) = asyncio.run(drive(plan, ScriptedClient(sums.play)))
-    assert {each.ended for (each,) in run.outcomes.values() if each.rollout} == {"limit"}
+    assert {each.status for (each,) in run.outcomes.values() if each.rollout} == {"limit"}

@@ -11,9 +11,9 @@ import pytest
 from edgewise.mas.designs.interface import Draft, Trial, TrialGroup
 from edgewise.mas.graph.graph import Graph, Node, single
 from edgewise.mas.graph.roles import CATALOGUE
-from edgewise.mas.search.llm.evolution import Evolution, chances, keeping
-from edgewise.mas.search.llm.graph_writer import read
-from edgewise.toolkit.model.scripted import Scripted
+from edgewise.mas.search.llm.evolution import Evolution, parent_probabilities, inherit_settings
+from edgewise.mas.search.llm.graph_writer import parse_reply
+from edgewise.toolkit.model.scripted import ScriptedClient
 from edgewise.toolkit.run.driver import drive
 from edgewise.toolkit.types import Message, Reply, Request
 from tests.support.mas.planted import ROLES, SPACE, alike, answer, query, searched, worth, written
@@ -129,14 +129,14 @@ def test_it_repeats_and_does_not_depend_on_the_order_of_replies() -> None:
         return answer(request)
 
     together = searched(
-        evolution(), 3, reward=alike, run=lambda plan: asyncio.run(drive(plan, Scripted(slow)))
+        evolution(), 3, reward=alike, run=lambda plan: asyncio.run(drive(plan, ScriptedClient(slow)))
     )
     alone = searched(evolution(), 3, reward=alike)
     assert together == alone
 
 
 def test_parents_are_drawn_with_aflows_chances() -> None:
-    found = chances([0.5, 0.45, 0.2])
+    found = parent_probabilities([0.5, 0.45, 0.2])
     soft = np.exp(0.2 * np.array([0.0, -5.0, -30.0]))
     assert found == pytest.approx(0.1 + 0.7 * soft / soft.sum())
     assert found.sum() == pytest.approx(1)
@@ -149,7 +149,7 @@ def test_an_edit_keeps_what_the_model_is_not_shown() -> None:
         (("a", "b"),),
         "b",
     )
-    kept = keeping(child, parent)
+    kept = inherit_settings(child, parent)
     assert kept["a"] == Node(
         name="a", role="solver", model="big", lessons=("count twice",), prompt="Be brief."
     )
@@ -158,5 +158,5 @@ def test_an_edit_keeps_what_the_model_is_not_shown() -> None:
 
 def test_a_reply_chooses_roles_and_prompts_and_no_model_or_tool() -> None:
     node = {"name": "a", "role": "solver", "prompt": "Think.", "model": "dear/one", "tools": ["rm"]}
-    graph, _ = read(json.dumps({"graph": {"nodes": [node], "edges": [], "exit": "a"}}), CATALOGUE, 4)
+    graph, _ = parse_reply(json.dumps({"graph": {"nodes": [node], "edges": [], "exit": "a"}}), CATALOGUE, 4)
     assert graph.nodes == (Node(name="a", role="solver", prompt="Think."),)

@@ -8,11 +8,11 @@ import pytest
 
 from edgewise.experience.guard.guard import Guard
 from edgewise.experience.library.library import Library, make_lesson
-from edgewise.mas.designs.clustered import Table
+from edgewise.mas.designs.clustered import ClusteredDesign
 from edgewise.mas.designs.interface import Draft, Trial
 from edgewise.mas.graph.graph import single
-from edgewise.mas.search.llm.lesson_search import Lessons, described
-from edgewise.mas.search.load_design import load
+from edgewise.mas.search.llm.lesson_search import LessonSearch, describe_trial
+from edgewise.mas.search.load_design import read_design
 from edgewise.toolkit.model.scripted import ScriptedClient
 from edgewise.toolkit.run.driver import drive
 from edgewise.toolkit.types import Example, Message, Reply, Request
@@ -32,8 +32,8 @@ from tests.support.mas.planted import (
 from tests.support.plans import play
 
 
-def lessons(**given) -> Lessons:
-    return Lessons(SPACE, ROLES, "m", **given)
+def lessons(**given) -> LessonSearch:
+    return LessonSearch(SPACE, ROLES, "m", **given)
 
 
 def test_it_learns_which_team_each_kind_of_query_wants() -> None:
@@ -54,10 +54,10 @@ def test_lessons_change_what_is_designed() -> None:
 
 def test_the_design_asks_nobody_and_tells_kinds_apart() -> None:
     design = searched(lessons(encoder="hashing"), 5).design()
-    assert isinstance(design, Table) and design.encoder == "hashing"
+    assert isinstance(design, ClusteredDesign) and design.encoder == "hashing"
     exits = [g[g.exit].role for g in design.graphs([query(900 + n) for n in range(3)])]
     assert exits == [WANTED[kind] for kind in KINDS]
-    assert load(json.loads(json.dumps(design.to_json()))) == design
+    assert read_design(json.loads(json.dumps(design.to_json()))) == design
 
 
 def test_the_drafts_of_a_query_differ() -> None:
@@ -87,7 +87,7 @@ def test_winners_and_losers_are_compared_with_their_structure_and_only_where_rew
 
 def test_a_team_is_described_with_who_hears_whom_and_what_agents_are_worth() -> None:
     trial = Trial(Draft(chain("planner", "solver")), 0.5, credit={"n0": -0.1})
-    assert described(trial) == (
+    assert describe_trial(trial) == (
         "2 agents; n1 answers\n- n0 (planner) hears nobody\n- n1 (solver) hears n0\n"
         "Reward that is lost without an agent: n0 -0.1"
     )

@@ -3,48 +3,48 @@
 import numpy as np
 import pytest
 
-from edgewise.mas.designs.graph_features import shape
+from edgewise.mas.designs.graph_features import hash_shape
 from edgewise.mas.designs.interface import Draft, Query, Trial, TrialGroup
 from edgewise.mas.designs.patterns import chain
-from edgewise.mas.graph.construction import Space, build, moves_of
+from edgewise.mas.graph.construction import Space, build, moves_for
 from edgewise.mas.graph.graph import Graph, single
-from edgewise.mas.search.policy.final_policy import settled
-from edgewise.mas.search.policy.network import Policy
-from edgewise.mas.search.policy.tabular import Tabular
-from edgewise.mas.search.surrogate.gaussian_process import Estimate
+from edgewise.mas.search.policy.final_policy import settle_policy
+from edgewise.mas.search.policy.network import NetworkPolicy
+from edgewise.mas.search.policy.tabular import TabularPolicy
+from edgewise.mas.search.surrogate.gaussian_process import RewardSurrogate
 
 SPACE = Space(("solver", "planner", "critic", "majority"), (0, 0, 1, 2), agents=3, moves=6)
 QUERIES = [Query(f"q{i}", "", np.eye(4, dtype=np.float32)[i]) for i in range(2)]
 PLANNED = chain("planner", "solver")
 POLICIES = [
-    Policy.start(SPACE, 4, 0),
-    Policy.start(SPACE, 4, 0, joint=False),
-    Tabular(SPACE, key="by_features"),
+    NetworkPolicy.start(SPACE, 4, 0),
+    NetworkPolicy.start(SPACE, 4, 0, joint=False),
+    TabularPolicy(SPACE, key="by_features"),
 ]
 
 
 def draft(graph: Graph) -> Draft:
-    return Draft(graph, build(SPACE, moves_of(SPACE, graph)))
+    return Draft(graph, build(SPACE, moves_for(SPACE, graph)))
 
 
-def told(rewards: dict[str, dict[Graph, float]], times: int = 20) -> Estimate:
-    found = Estimate(SPACE.roles, alike=0.9)
+def told(rewards: dict[str, dict[Graph, float]], times: int = 20) -> RewardSurrogate:
+    found = RewardSurrogate(SPACE.roles, alike=0.9)
     for _ in range(times):
-        found.add(
+        found.fit(
             [TrialGroup(q, tuple(Trial(draft(g), r) for g, r in rewards[q.id].items())) for q in QUERIES]
         )
     return found
 
 
 def shapes(graphs: list[Graph]) -> list[int]:
-    return [shape(SPACE.roles, graph) for graph in graphs]
+    return [hash_shape(SPACE.roles, graph) for graph in graphs]
 
 
 @pytest.mark.parametrize("policy", POLICIES, ids=["joint", "apart", "tabular"])
 def test_the_likeliest_graph_of_each_query_becomes_the_surest(policy) -> None:
     rewards = {"q0": {PLANNED: 1.0, single("planner"): 0.0}, "q1": {PLANNED: 0.0, single("planner"): 1.0}}
     known = [draft(PLANNED), draft(single("planner"))]
-    found = settled(policy, told(rewards), known, QUERIES, 200)
+    found = settle_policy(policy, told(rewards), known, QUERIES, 200)
     assert shapes(found.graphs(QUERIES)) == shapes([PLANNED, single("planner")])
     assert found.version != policy.version
 
@@ -52,13 +52,13 @@ def test_the_likeliest_graph_of_each_query_becomes_the_surest(policy) -> None:
 def test_a_graph_of_one_lucky_trial_is_not_sure() -> None:
     often = {q.id: {PLANNED: 0.9, single("planner"): 0.2} for q in QUERIES}
     estimate, lucky = told(often), chain("planner", "critic")
-    estimate.add([TrialGroup(QUERIES[0], (Trial(draft(lucky), 1.0),))])
-    found = settled(POLICIES[0], estimate, [draft(PLANNED), draft(lucky)], QUERIES, 200)
+    estimate.fit([TrialGroup(QUERIES[0], (Trial(draft(lucky), 1.0),))])
+    found = settle_policy(POLICIES[0], estimate, [draft(PLANNED), draft(lucky)], QUERIES, 200)
     assert shapes(found.graphs(QUERIES)) == shapes([PLANNED, PLANNED])
 
 
 def test_a_policy_whose_likeliest_graphs_are_the_surest_stays_as_it_is() -> None:
     rewards = {q.id: {PLANNED: 1.0, single("planner"): 0.0} for q in QUERIES}
-    once = settled(POLICIES[0], told(rewards), [draft(PLANNED)], QUERIES, 200)
-    assert settled(once, told(rewards), [draft(PLANNED)], QUERIES, 200).version == once.version
-    assert settled(POLICIES[0], told(rewards), [draft(PLANNED)], QUERIES, 0).version == POLICIES[0].version
+    once = settle_policy(POLICIES[0], told(rewards), [draft(PLANNED)], QUERIES, 200)
+    assert settle_policy(once, told(rewards), [draft(PLANNED)], QUERIES, 200).version == once.version
+    assert settle_policy(POLICIES[0], told(rewards), [draft(PLANNED)], QUERIES, 0).version == POLICIES[0].version

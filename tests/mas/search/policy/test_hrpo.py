@@ -7,9 +7,9 @@ import torch
 from edgewise.mas.designs.interface import Draft, Query, Trial, TrialGroup
 from edgewise.mas.graph.construction import Move, Space, build
 from edgewise.mas.search.policy import hrpo as hrpo_module
-from edgewise.mas.search.policy.hrpo import Hrpo, HrpoSettings, clipped, entropy_bonus, move_rewards
-from edgewise.mas.search.policy.network import Moved, Policy
-from edgewise.mas.search.surrogate.gaussian_process import Estimate
+from edgewise.mas.search.policy.hrpo import Hrpo, HrpoSettings, clipped_surrogate, entropy_bonus, compute_move_rewards
+from edgewise.mas.search.policy.network import LossInputs, NetworkPolicy
+from edgewise.mas.search.surrogate.gaussian_process import RewardSurrogate
 from tests.support.plans import play
 
 SPACE = Space(("solver", "planner", "critic", "majority"), (0, 0, 1, 2), agents=3, moves=6)
@@ -24,7 +24,7 @@ def no_model(request) -> str:
 
 
 def hrpo(settings=PLAIN, joint=True) -> Hrpo:
-    return Hrpo(Policy.start(SPACE, D, 0, joint=joint), settings)
+    return Hrpo(NetworkPolicy.start(SPACE, D, 0, joint=joint), settings)
 
 
 def steps(searcher, count, reward, size=8):
@@ -120,9 +120,9 @@ def test_moves_are_rewarded_for_worth_and_charged_for_what_is_left_over() -> Non
     )
     made = build(SPACE, moves)
     s = HrpoSettings(move_cost=0.1, redundancy=0.5, exemption=2)
-    found = move_rewards(DELETE, moves, made.made_by, {"solver": 0.2, "critic": -0.1}, 0.5, s)
+    found = compute_move_rewards(DELETE, moves, made.move_numbers, {"solver": 0.2, "critic": -0.1}, 0.5, s)
     assert found == pytest.approx([0.4, -0.2, -0.6, 0.0, -0.1, 0.0])
-    assert move_rewards(DELETE, moves, made.made_by, {}, 0.5, replace(s, exemption=0))[0] == pytest.approx(
+    assert compute_move_rewards(DELETE, moves, made.move_numbers, {}, 0.5, replace(s, exemption=0))[0] == pytest.approx(
         -0.1
     )
 
@@ -130,8 +130,8 @@ def test_moves_are_rewarded_for_worth_and_charged_for_what_is_left_over() -> Non
 def test_deleting_is_worth_what_the_agent_cost() -> None:
     moves = (Move(SOLVER), Move(PLANNER), Move(DELETE, (0,)), Move(EXIT))
     made = build(SPACE, moves)
-    assert made.made_by == {"planner": 1}
-    found = move_rewards(DELETE, moves, made.made_by, {}, 1.0, HrpoSettings(), {SOLVER: -0.3})
+    assert made.move_numbers == {"planner": 1}
+    found = compute_move_rewards(DELETE, moves, made.move_numbers, {}, 1.0, HrpoSettings(), {SOLVER: -0.3})
     assert found[2] == pytest.approx(0.3)
 
 
@@ -142,26 +142,26 @@ def test_an_agent_that_hears_to_its_harm_is_worth_less(edge, change) -> None:
     trials = [(QUERIES[0], plain), (QUERIES[0], replace(plain, edge_credit={("planner", "solver"): edge}))]
     searcher = hrpo()
     before, after = np.split(searcher._move_rewards(trials), 2)
-    assert after - before == pytest.approx([0.0, change / searcher.estimate.spread, 0.0])
+    assert after - before == pytest.approx([0.0, change / searcher.estimate.reward_std, 0.0])
 
 
 def test_the_surrogate_clips_on_the_pessimistic_side() -> None:
     ratio, gain = torch.tensor([0.5, 0.5, 1.5, 1.5, 1.1]), torch.tensor([1.0, -1.0, 1.0, -1.0, 1.0])
-    x = Moved(ratio.log(), torch.zeros(5), gain, torch.ones(5))
-    assert torch.allclose(-clipped(x, low=0.2, high=0.28), torch.tensor([0.5, -0.8, 1.28, -1.5, 1.1]))
+    x = LossInputs(ratio.log(), torch.zeros(5), gain, torch.ones(5))
+    assert torch.allclose(-clipped_surrogate(x, low=0.2, high=0.28), torch.tensor([0.5, -0.8, 1.28, -1.5, 1.1]))
     assert torch.allclose(entropy_bonus(x, scale=0.1), torch.full((5,), -0.1))
 
 
 def test_worth_is_estimated_from_trials() -> None:
-    rng, estimate = np.random.default_rng(0), Estimate(SPACE.roles)
+    rng, estimate = np.random.default_rng(0), RewardSurrogate(SPACE.roles)
     trials = []
     for seed in range(120):
-        found = build(SPACE, Policy.start(SPACE, D, 0).sample([QUERIES[0]], [seed])[0])
+        found = build(SPACE, NetworkPolicy.start(SPACE, D, 0).sample([QUERIES[0]], [seed])[0])
         noise = rng.normal() * 0.2
         trials.append(Trial(Draft(found.graph, found), planned(found.graph, QUERIES[0]) + noise))
-    estimate.add([TrialGroup(QUERIES[0], tuple(trials))])
+    estimate.fit([TrialGroup(QUERIES[0], tuple(trials))])
     good = build(SPACE, (Move(PLANNER), Move(SOLVER, (0,)), Move(EXIT))).graph
     bad = build(SPACE, (Move(SOLVER), Move(PLANNER, (0,)), Move(EXIT))).graph
-    good_value, bad_value = estimate.value([good, bad], [QUERIES[0]] * 2)
+    good_value, bad_value = estimate.predict([good, bad], [QUERIES[0]] * 2)
     assert good_value > bad_value + 0.5
-    assert estimate.worth([good], [QUERIES[0]])[0]["planner"] > 0.1
+    assert estimate.node_credit([good], [QUERIES[0]])[0]["planner"] > 0.1

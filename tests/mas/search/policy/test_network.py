@@ -12,16 +12,16 @@ from edgewise.mas.graph.construction import (
     BuildState,
     Move,
     Space,
-    allowed,
+    action_mask,
     apply,
     build,
-    deletable,
-    replayed,
+    deletion_mask,
+    replay,
 )
 from edgewise.mas.search import load_design
-from edgewise.mas.search.policy.network import Learner, Moved, Policy
-from edgewise.mas.search.policy.state_features import steps
-from edgewise.mas.search.policy.subset_sampling import drawn, likeliest, tails
+from edgewise.mas.search.policy.network import NetworkLearner, LossInputs, NetworkPolicy
+from edgewise.mas.search.policy.state_features import encode_moves
+from edgewise.mas.search.policy.subset_sampling import sample_subsets, likeliest_subsets, tail_probabilities
 from edgewise.toolkit.errors import GraphError
 
 SPACE = Space(("solver", "planner", "critic", "majority"), (0, 0, 1, 2), agents=5, moves=10)
@@ -30,16 +30,16 @@ RNG = np.random.default_rng(0)
 QUERIES = [Query(f"q{i}", "", RNG.normal(size=D).astype(np.float32)) for i in range(6)]
 
 
-def stirred(seed: int, space: Space = SPACE, joint: bool = True) -> Policy:
+def stirred(seed: int, space: Space = SPACE, joint: bool = True) -> NetworkPolicy:
     """A policy whose weights are all at random, so that nothing is 0 by chance."""
     rng = np.random.default_rng(seed)
-    start = Policy.start(space, D, seed, joint=joint)
+    start = NetworkPolicy.start(space, D, seed, joint=joint)
     weights = {n: (w + rng.normal(size=w.shape) * 0.5).astype(np.float32) for n, w in start.weights.items()}
-    return Policy(space, weights, "test", joint)
+    return NetworkPolicy(space, weights, "test", joint)
 
 
-def logp(policy: Policy, builds, queries) -> np.ndarray:
-    return Learner(policy, 0.1).logp(steps(policy.space, builds), queries)
+def logp(policy: NetworkPolicy, builds, queries) -> np.ndarray:
+    return NetworkLearner(policy, 0.1).logp(encode_moves(policy.space, builds), queries)
 
 
 @given(seed=st.integers(0, 10_000), joint=st.booleans())
@@ -50,25 +50,25 @@ def test_what_is_drawn_is_allowed_and_builds_a_graph_of_the_space(seed: int, joi
         built = build(SPACE, moves)
         assert 1 <= len(built.graph) <= SPACE.agents and len(moves) <= SPACE.moves
         for node in built.graph.nodes:
-            assert len(built.graph.before[node.name]) >= SPACE.hears[SPACE.roles.index(node.role)]
-        assert joint or all(move.action != SPACE.delete for move in moves)
+            assert len(built.graph.predecessors[node.name]) >= SPACE.min_inputs[SPACE.roles.index(node.role)]
+        assert joint or all(move.action != SPACE.delete_action for move in moves)
 
 
 def test_deletions_are_drawn_and_scored() -> None:
     builds = [m for s in range(20) for m in stirred(1).sample(QUERIES, range(s * 6, s * 6 + 6))]
-    with_delete = [m for m in builds if any(move.action == SPACE.delete for move in m)]
+    with_delete = [m for m in builds if any(move.action == SPACE.delete_action for move in m)]
     assert len(with_delete) > 5
     assert np.isfinite(logp(stirred(1), with_delete, [QUERIES[0]] * len(with_delete))).all()
 
 
 def every_move(space: Space, state: BuildState):
-    for action in np.flatnonzero(allowed(space, state)):
-        if action == space.exit:
+    for action in np.flatnonzero(action_mask(space, state)):
+        if action == space.exit_action:
             yield Move(int(action))
-        elif action == space.delete:
-            yield from (Move(int(action), (p,)) for p, may in enumerate(deletable(space, state)) if may)
+        elif action == space.delete_action:
+            yield from (Move(int(action), (p,)) for p, may in enumerate(deletion_mask(space, state)) if may)
         else:
-            for size in range(space.hears[action], len(state) + 1):
+            for size in range(space.min_inputs[action], len(state) + 1):
                 yield from (
                     Move(int(action), each) for each in itertools.combinations(range(len(state)), size)
                 )
@@ -79,9 +79,9 @@ def every_move(space: Space, state: BuildState):
 )
 @pytest.mark.parametrize("joint", [True, False])
 def test_chances_of_all_moves_of_a_state_sum_to_one(moves, joint) -> None:
-    ways = list(every_move(SPACE, replayed(SPACE, moves)))
+    ways = list(every_move(SPACE, replay(SPACE, moves)))
     if not joint:
-        ways = [way for way in ways if way.action != SPACE.delete]
+        ways = [way for way in ways if way.action != SPACE.delete_action]
     found = logp(stirred(3, joint=joint), [(*moves, way) for way in ways], [QUERIES[0]] * len(ways))
     last = found.sum(0)[len(moves) :: len(moves) + 1]
     assert np.exp(last).sum() == pytest.approx(1.0, abs=1e-12)
@@ -101,7 +101,7 @@ def test_the_batched_pass_is_the_naive_loop_over_moves() -> None:
 def test_draws_follow_the_chances_that_are_scored() -> None:
     policy, space = stirred(5), SPACE
     firsts = [m[0].action for m in policy.sample([QUERIES[0]] * 2000, range(2000))]
-    usable = [int(a) for a in np.flatnonzero(allowed(space, BuildState()))]
+    usable = [int(a) for a in np.flatnonzero(action_mask(space, BuildState()))]
     chance = np.exp(logp(policy, [(Move(a),) for a in usable], [QUERIES[0]] * len(usable))[0])
     share = np.array([firsts.count(a) for a in usable]) / len(firsts)
     assert np.abs(share - chance).max() < 0.05
@@ -118,15 +118,15 @@ def test_sets_that_are_too_small_are_conditioned_away_exactly(logits, least, see
     sets = np.array(list(itertools.product([False, True], repeat=len(logits))))
     chance = np.where(sets, p, 1 - p).prod(1)
     enough = sets.sum(1) >= least
-    assert tails(p, least)[0][least][0] == pytest.approx(chance[enough].sum())
-    best = likeliest(p, np.array([least]))[0]
+    assert tail_probabilities(p, least)[0][least][0] == pytest.approx(chance[enough].sum())
+    best = likeliest_subsets(p, np.array([least]))[0]
     assert chance[(sets == best).all(1)][0] == pytest.approx(chance[enough].max())
-    assert drawn(p, np.array([least]), np.random.default_rng(seed).random(p.shape)).sum() >= least
+    assert sample_subsets(p, np.array([least]), np.random.default_rng(seed).random(p.shape)).sum() >= least
 
 
 def test_sets_are_drawn_with_their_conditional_chance() -> None:
     p, count = np.array([[0.2, 0.5, 0.7]]), 20_000
-    found = drawn(np.repeat(p, count, 0), np.full(count, 2), np.random.default_rng(0).random((count, 3)))
+    found = sample_subsets(np.repeat(p, count, 0), np.full(count, 2), np.random.default_rng(0).random((count, 3)))
     both = 0.2 * 0.5 * 0.3 / (0.2 * 0.5 * 0.3 + 0.2 * 0.5 * 0.7 + 0.8 * 0.5 * 0.7 + 0.2 * 0.5 * 0.7)
     assert abs((found == [True, True, False]).all(1).mean() - both) < 0.01
 
@@ -142,11 +142,11 @@ def test_draws_and_designs_depend_on_their_own_query_and_seed_alone() -> None:
 
 def test_a_policy_survives_json_with_its_version() -> None:
     policy = stirred(7)
-    again = load_design.load(json.loads(json.dumps(policy.to_json())))
+    again = load_design.read_design(json.loads(json.dumps(policy.to_json())))
     assert again.version == policy.version
     assert again.graphs(QUERIES) == policy.graphs(QUERIES)
     assert again.version != stirred(8).version
-    assert again.version != Policy(SPACE, policy.weights, "another").version
+    assert again.version != NetworkPolicy(SPACE, policy.weights, "another").version
 
 
 @pytest.mark.parametrize(
@@ -163,16 +163,16 @@ def test_a_broken_policy_is_refused(spoil) -> None:
     data = stirred(7).to_json()
     spoil(data)
     with pytest.raises(GraphError, match="policy"):
-        load_design.load(data)
+        load_design.read_design(data)
 
 
-def surrogate(x: Moved):
+def surrogate(x: LossInputs):
     return -(x.logp - x.old_logp).exp() * x.advantage
 
 
 def test_before_the_first_update_every_ratio_is_exactly_one() -> None:
-    learner = Learner(stirred(9), 0.1)
-    moves = steps(SPACE, learner.policy().sample(QUERIES, range(6)))
+    learner = NetworkLearner(stirred(9), 0.1)
+    moves = encode_moves(SPACE, learner.policy().sample(QUERIES, range(6)))
     old = learner.logp(moves, QUERIES)
     seen = []
     learner.update(
@@ -187,11 +187,11 @@ def test_before_the_first_update_every_ratio_is_exactly_one() -> None:
 
 
 def test_at_ratio_one_the_gradient_is_the_score_function_and_that_of_differences() -> None:
-    learner = Learner(stirred(10), 0.1)
-    moves = steps(SPACE, learner.policy().sample(QUERIES, range(6)))
+    learner = NetworkLearner(stirred(10), 0.1)
+    moves = encode_moves(SPACE, learner.policy().sample(QUERIES, range(6)))
     old, gain = learner.logp(moves, QUERIES)[0], np.random.default_rng(0).normal(size=len(moves))
     logp = learner.score(moves, QUERIES).logp
-    x = Moved(logp, torch.from_numpy(old), torch.from_numpy(gain), logp)
+    x = LossInputs(logp, torch.from_numpy(old), torch.from_numpy(gain), logp)
     weights = list(learner.weights.values())
     ours = torch.autograd.grad(surrogate(x).sum(), weights, retain_graph=True)
     score = torch.autograd.grad(-(logp * x.advantage).sum(), weights)
@@ -210,9 +210,9 @@ def test_at_ratio_one_the_gradient_is_the_score_function_and_that_of_differences
 
 
 def test_a_deletion_may_not_leave_a_vote_without_enough_to_hear() -> None:
-    state = replayed(SPACE, (Move(0), Move(0), Move(3, (0, 1))))
-    assert deletable(SPACE, state) == [False, False, True]
+    state = replay(SPACE, (Move(0), Move(0), Move(3, (0, 1))))
+    assert deletion_mask(SPACE, state) == [False, False, True]
     with pytest.raises(ValueError, match="fewer to hear"):
-        apply(SPACE, state, Move(SPACE.delete, (0,)))
+        apply(SPACE, state, Move(SPACE.delete_action, (0,)))
     with pytest.raises(ValueError, match="majority needs 2"):
-        apply(SPACE, replayed(SPACE, (Move(0), Move(0))), Move(3, (0,)))
+        apply(SPACE, replay(SPACE, (Move(0), Move(0))), Move(3, (0,)))

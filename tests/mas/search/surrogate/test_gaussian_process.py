@@ -5,12 +5,12 @@ from typing import Any
 import numpy as np
 import pytest
 
-from edgewise.mas.designs.graph_features import cost, inner_ones
+from edgewise.mas.designs.graph_features import expected_cost, inner_graphs
 from edgewise.mas.designs.interface import Draft, Query, Trial, TrialGroup
 from edgewise.mas.designs.patterns import chain
 from edgewise.mas.graph.graph import Graph, single
 from edgewise.mas.search.surrogate import gaussian_process
-from edgewise.mas.search.surrogate.gaussian_process import Estimate
+from edgewise.mas.search.surrogate.gaussian_process import RewardSurrogate
 
 ROLES = ("solver", "planner", "critic", "judge")
 ANSWERS = (True, False, False, True)
@@ -26,15 +26,15 @@ def group(rewards: dict[Graph, float], beside: dict[Graph, float] | None = None)
     return TrialGroup(QUERY, trials, more)
 
 
-def told(*groups: TrialGroup, **settings: Any) -> Estimate:
-    found = Estimate(ROLES, ANSWERS, **settings)
+def told(*groups: TrialGroup, **settings: Any) -> RewardSurrogate:
+    found = RewardSurrogate(ROLES, ANSWERS, **settings)
     for each in groups:
-        found.add([each])
+        found.fit([each])
     return found
 
 
-def worth(found: Estimate, graph: Graph) -> float:
-    return float(found.value([graph], [QUERY])[0])
+def worth(found: RewardSurrogate, graph: Graph) -> float:
+    return float(found.predict([graph], [QUERY])[0])
 
 
 def test_a_graph_that_ran_beside_the_drafts_counts_as_they_do() -> None:
@@ -50,7 +50,7 @@ def test_where_room_is_short_rows_of_a_shape_are_joined_and_say_what_they_said_a
     assert joined.observed and apart.observed
     assert (len(apart.observed), float(joined.observed.counts.sum())) == (60, 60)
     assert len(joined.observed) <= 10
-    assert joined.spread == pytest.approx(apart.spread)
+    assert joined.reward_std == pytest.approx(apart.reward_std)
     for graph in [*graphs, chain("solver", "judge")]:
         (mean, doubt), (same, alike) = (x.posterior([graph], QUERY) for x in (apart, joined))
         assert (same[0], alike[0, 0]) == (pytest.approx(mean[0]), pytest.approx(doubt[0, 0]))
@@ -65,8 +65,8 @@ def test_where_even_shapes_are_too_many_those_of_fewest_trials_go_the_oldest_fir
 
 
 def test_the_graphs_inside_end_at_agents_that_answer() -> None:
-    assert inner_ones(ROLES, ANSWERS, FED) == (chain("planner", "solver"),)
-    assert inner_ones(ROLES, (), FED) == (single("planner"), chain("planner", "solver"))
+    assert inner_graphs(ROLES, ANSWERS, FED) == (chain("planner", "solver"),)
+    assert inner_graphs(ROLES, (), FED) == (single("planner"), chain("planner", "solver"))
 
 
 def test_what_is_better_fed_is_expected_to_be_better(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -85,9 +85,9 @@ def test_a_fit_in_few_numbers_says_what_the_fit_says_of_inner_answers() -> None:
     )
     rounds = [group({graph: float(rng.random()) for graph in graphs}) for _ in range(3)]
     found = told(*rounds, alike=0.0)
-    found.before = gaussian_process.Weights.of(found.seen, found.dual / found.spread, len(ROLES))
-    costs = cost(FED) + found.seen.expected.mean()
-    assert found._answer(FED) * found.spread == pytest.approx(worth(found, FED) + found.spread * costs)
+    found.before = gaussian_process.PrimalWeights.of(found.seen, found.dual / found.reward_std, len(ROLES))
+    costs = expected_cost(FED) + found.seen.expected.mean()
+    assert found._answer(FED) * found.reward_std == pytest.approx(worth(found, FED) + found.reward_std * costs)
 
 
 def test_doubt_is_least_where_there_were_trials() -> None:
