@@ -1,1 +1,1 @@
-"""Groups of rollouts, up to where a gradient or a lesson comes of them: numpy, one file per axis."""
+"""Groups of rollouts, up to the advantages that an update or a lesson uses: numpy, one file per axis of a method."""

@@ -1,15 +1,15 @@
 """
-Anchors: steps of a group that stood before the same state, so that what was done there can be compared (axis 6).
+Anchors: steps of a group that start from the same state, so that their actions can be compared (axis 6).
 
     exact      the same state                                             GiGPO (arXiv 2505.10978)
     similar    linked by texts that are alike, whatever their order       our reading of its similarity mode
     greedy     like the first of a cluster, in the order of steps         its code
 
-M steps; each is given by the number of its group and by its state, and gets the number of its anchor.
+M steps. Each has the number of its group and a state, and receives the number of its anchor.
 """
 
 from collections import defaultdict
-from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
+from collections.abc import Hashable, Iterable, Mapping, Sequence
 from difflib import SequenceMatcher
 from typing import Any
 
@@ -21,36 +21,40 @@ from edgewise.toolkit.errors import TaskError
 Numbers = NDArray[np.int64]
 
 
-def exact(group: Numbers, states: Iterable[Any]) -> Numbers:
-    """(M,) an anchor for each different state of each group. Raises TaskError for a state that can't be compared."""
-    return numbered(zip(group.tolist(), map(comparable, states), strict=True), len(group))
+def match_exact(group: Numbers, states: Iterable[Any]) -> Numbers:
+    """Return an anchor for each different state of each group: (M,). Raises TaskError for an unhashable state."""
+    return number_keys(zip(group.tolist(), map(make_hashable, states), strict=True), len(group))
 
 
-def numbered(keys: Iterable[Hashable], count: int) -> Numbers:
-    """(count,) a number for each different key, in the order in which they come."""
-    known: dict[Hashable, int] = {}
-    return np.fromiter((known.setdefault(key, len(known)) for key in keys), np.int64, count)
+def number_keys(keys: Iterable[Hashable], count: int) -> Numbers:
+    """Number different keys in the order of their first appearance: (count,)."""
+    numbers: dict[Hashable, int] = {}
+    return np.fromiter((numbers.setdefault(key, len(numbers)) for key in keys), np.int64, count)
 
 
-def similar(group: Numbers, states: Sequence[Any], threshold: float) -> Numbers:
+def match_similar(group: Numbers, states: Sequence[Any], threshold: float) -> Numbers:
     """
-    (M,) an anchor for all states of a group that are linked, directly or by others, by a likeness of `threshold`.
+    Return an anchor for all states of a group that are linked, directly or by others, by a likeness of `threshold`.
 
-    The order of steps changes nothing. Raises TaskError for states that are no text.
+    (M,); the order of steps changes nothing. Raises TaskError for states that are not text.
     """
-    return _clustered(group, states, threshold, _linked)
+    return _match_texts(group, states, threshold, is_greedy=False)
 
 
-def greedy(group: Numbers, states: Sequence[Any], threshold: float) -> Numbers:
-    """(M,) as `similar`, but a state joins the first cluster whose first member is like it: the order decides."""
-    return _clustered(group, states, threshold, _joined)
-
-
-def comparable(state: Any) -> Hashable:
+def match_greedily(group: Numbers, states: Sequence[Any], threshold: float) -> Numbers:
     """
-    The state as something that can be hashed: arrays with their shape, mappings in the order of their keys.
+    Return the same as `match_similar`, but a state joins the first cluster whose first member is like it.
 
-    Raises TaskError for anything else that can't be.
+    The order of steps decides, as in the authors' code.
+    """
+    return _match_texts(group, states, threshold, is_greedy=True)
+
+
+def make_hashable(state: Any) -> Hashable:
+    """
+    Convert a state to a hashable: arrays with their shape, mappings in the order of their keys.
+
+    Raises TaskError for anything else that has no hash.
     """
     match state:
         case np.ndarray():
@@ -58,10 +62,10 @@ def comparable(state: Any) -> Hashable:
         case np.generic():
             return state.item()
         case Mapping():
-            pairs = sorted((str(key), comparable(value)) for key, value in state.items())
+            pairs = sorted((str(key), make_hashable(value)) for key, value in state.items())
             return "mapping", tuple(pairs)
         case list() | tuple():
-            return tuple(map(comparable, state))
+            return tuple(map(make_hashable, state))
     try:
         hash(state)
     except TypeError as error:
@@ -72,88 +76,78 @@ def comparable(state: Any) -> Hashable:
     return state
 
 
-def _clustered(
-    group: Numbers,
-    states: Sequence[Any],
-    threshold: float,
-    cluster: Callable[[list[str], float], dict[str, int]],
-) -> Numbers:
+def _match_texts(group: Numbers, states: Sequence[Any], threshold: float, *, is_greedy: bool) -> Numbers:
     if wrong := next((state for state in states if not isinstance(state, str)), None):
         raise TaskError(f"States that are compared by likeness must be texts, not {type(wrong).__name__}.")
-    texts: dict[int, dict[str, None]] = defaultdict(dict)  # of each group, in order, each once
+
+    # The different texts of each group, in the order of steps.
+    by_group: dict[int, dict[str, None]] = defaultdict(dict)
     for number, state in zip(group.tolist(), states, strict=True):
-        texts[number][state] = None
-    found = {number: cluster(list(each), threshold) for number, each in texts.items()}
-    pairs = zip(group.tolist(), states, strict=True)
-    return numbered(((number, found[number][state]) for number, state in pairs), len(group))
+        by_group[number][state] = None
+
+    clusters: dict[int, dict[str, int]] = {}
+    for number, distinct in by_group.items():
+        texts = list(distinct)
+        matcher, cluster = _TextMatcher(texts, threshold), np.arange(len(texts))
+        heads: list[int] = []
+        for i in range(len(texts)):
+            if is_greedy:
+                near = matcher.prefilter(i, np.array(heads, np.int64))
+                cluster[i] = next((head for head in near if matcher.is_alike(head, i)), i)
+                heads += [i] if cluster[i] == i else []
+                continue
+            # Connected components: a link merges the two clusters.
+            for j in matcher.prefilter(i, np.arange(i)):
+                if cluster[i] != cluster[j] and matcher.is_alike(i, j):
+                    cluster[cluster == cluster[i]] = cluster[j]
+        clusters[number] = dict(zip(texts, cluster.tolist(), strict=True))
+
+    keys = ((number, clusters[number][state]) for number, state in zip(group.tolist(), states, strict=True))
+    return number_keys(keys, len(group))
 
 
-def _linked(texts: list[str], threshold: float) -> dict[str, int]:
-    """Connected components."""
-    known, cluster = _Texts(texts, threshold), np.arange(len(texts))
-    for one in range(len(texts)):
-        for other in known.near(one, np.arange(one)):
-            if cluster[one] != cluster[other] and known.alike(one, other):
-                cluster[cluster == cluster[one]] = cluster[other]
-    return dict(zip(texts, cluster.tolist(), strict=True))
-
-
-def _joined(texts: list[str], threshold: float) -> dict[str, int]:
-    known, heads = _Texts(texts, threshold), []
-    cluster: dict[str, int] = {}
-    for number, text in enumerate(texts):
-        near = known.near(number, np.array(heads, np.int64))
-        cluster[text] = int(next((head for head in near if known.alike(head, number)), number))
-        if cluster[text] == number:
-            heads.append(number)
-    return cluster
-
-
-class _Texts:
+class _TextMatcher:
     """
     Texts by number, two of which are alike if 2 M / (length of both) is at least the threshold.
 
-    M is the characters in common blocks (difflib), which is slow. It is at most the characters that both have in
-    whatever order, and at most the longest common subsequence: most pairs need no more than the one or the other.
+    M, the characters in common blocks (difflib), is slow to compute. It is at most the number of characters in common
+    in any order, and at most the longest common subsequence. Most pairs need no more than one of these two bounds.
     """
 
     def __init__(self, texts: Sequence[str], threshold: float):
         self.texts, self.threshold = texts, threshold
         letters = {letter: n for n, letter in enumerate(sorted(set().union(*texts)))}
-        self.counts = np.zeros((len(texts), len(letters)), np.int32)
+        self.counts = np.zeros((len(texts), len(letters)), np.int32)  # [text, letter]
+        self.masks: list[dict[str, int]] = []
         for row, text in zip(self.counts, texts, strict=True):
             np.add.at(row, [letters[letter] for letter in text], 1)
+            # Of each letter, a number whose bits are the places where it stands.
+            mask: dict[str, int] = {}
+            for place, letter in enumerate(text):
+                mask[letter] = mask.get(letter, 0) | 1 << place
+            self.masks.append(mask)
         self.lengths = self.counts.sum(1)
-        self.places = [_places(text) for text in texts]
 
-    def near(self, one: int, others: Numbers) -> Numbers:
-        """Those of `others` that have enough characters in common with `one`."""
-        common = np.minimum(self.counts[one], self.counts[others]).sum(1)
-        total = self.lengths[one] + self.lengths[others]
+    def prefilter(self, i: int, others: Numbers) -> Numbers:
+        """Return those of `others` that have enough characters in common with text `i`."""
+        common = np.minimum(self.counts[i], self.counts[others]).sum(1)
+        total = self.lengths[i] + self.lengths[others]
         return others[np.where(total > 0, 2.0 * common / np.maximum(total, 1), 1.0) >= self.threshold]
 
-    def alike(self, one: int, other: int) -> bool:
-        """Whether they are; the order of the two changes nothing, with which difflib can give two numbers."""
-        total = len(self.texts[one]) + len(self.texts[other])
-        longest = _subsequence(self.places[one], len(self.texts[one]), self.texts[other])
+    def is_alike(self, i: int, j: int) -> bool:
+        """Whether two texts are alike, in either order of the two."""
+        # Length of the longest common subsequence, all places of text i at once in the bits of an integer
+        # (Hyyro 2004, "Bit-parallel LCS-length computation revisited").
+        length = len(self.texts[i])
+        ones = free = (1 << length) - 1
+        for letter in self.texts[j]:
+            taken = free & self.masks[i].get(letter, 0)
+            free = ((free + taken) | (free - taken)) & ones
+        longest = length - free.bit_count()
+
+        total = length + len(self.texts[j])
         if total and 2.0 * longest / total < self.threshold:
             return False
-        pair = sorted((self.texts[one], self.texts[other]))
+        # difflib can give two numbers for the two orders of a pair, so the order is fixed.
+        pair = sorted((self.texts[i], self.texts[j]))
         return SequenceMatcher(None, *pair, autojunk=False).ratio() >= self.threshold
-
-
-def _places(text: str) -> dict[str, int]:
-    """Of each character, a number whose bits are the places where it stands."""
-    found: dict[str, int] = {}
-    for place, letter in enumerate(text):
-        found[letter] = found.get(letter, 0) | 1 << place
-    return found
-
-
-def _subsequence(places: Mapping[str, int], length: int, other: str) -> int:
-    """The length of the longest common subsequence of two texts, all places at once (Hyyro, 2004)."""
-    whole = free = (1 << length) - 1
-    for letter in other:
-        taken = free & places.get(letter, 0)
-        free = ((free + taken) | (free - taken)) & whole
-    return length - free.bit_count()

@@ -1,43 +1,46 @@
 """
-Axis 6, credit: what each step of a rollout gets of its advantage. Table, (N,) -> (M,)
+Axis 6, credit: the share of a rollout's advantage that each step receives. Table, (N,) -> (M,)
 
-    broadcast      every step the advantage of its rollout                          GRPO (arXiv 2402.03300)
-    action_wise    the same, plus what single steps did better than the group's     HRPO (arXiv 2506.08507)
-    at_anchors     the same, plus what they did better than others from one state   GiGPO (arXiv 2505.10978)
-    merged         the mean of the rollouts that took the same step                 SALT (arXiv 2510.20022)
-    aligned        a step's own, and what it does for a partner's                   advantage alignment (2511.19405)
+    broadcast      every step the advantage of its rollout                        GRPO (arXiv 2402.03300)
+    action_wise    the same, plus the lead of a step over the group's steps       HRPO (arXiv 2506.08507)
+    at_anchors     the same, plus its lead over steps from the same state         GiGPO (arXiv 2505.10978)
+    merged         the mean of the rollouts that took the same step               SALT (arXiv 2510.20022)
+    aligned        a step's own, and its effect on a partner's                    advantage alignment (2511.19405)
 
-Steps of a rollout stand in order. What they read, (M,): `step_reward`, which sums to the rollout's reward, and
-`action_reward`, what is a step's own, 0 where nobody said; `state`, what an environment showed before the step;
-`action`; `observation`, what it showed after it, None where nobody knows. The last three may be anything.
+N rollouts, M steps, t the number of a step in its rollout. Steps of a rollout stand in order.
+
+Columns, all (M,): `step_reward`, which sums to the rollout's reward; `action_reward`, the step's own reward, 0 where it
+has none; `state`, the environment's text before the step; `action`; `observation`, its text after the step, None where
+unknown. The last three may be of any type.
 """
 
 import numpy as np
 from numpy.typing import NDArray
 
 from edgewise.toolkit.groups import state_matching
-from edgewise.toolkit.groups.table import Table, group_mean, reads
+from edgewise.toolkit.groups.table import Table, compute_group_means, reads_columns
 
 Array = NDArray[np.float64]
 
 
 def broadcast(table: Table, advantage: Array) -> Array:
-    """(M,) the advantage of the rollout, for each of its steps."""
+    """Return the advantage of the rollout for each of its steps: (M,)."""
     return advantage[table.rollout]
 
 
-@reads("action_reward")
+@reads_columns("action_reward")
 def action_wise(table: Table, advantage: Array, *, beta: float = 1.0) -> Array:
     """
-    (M,) advantage + beta * (the step's own reward - the mean of those of the group's steps).
+    Return advantage + beta * (the step's own reward - the mean of those of the group's steps): (M,).
 
-    The paper names the two levels; how they are joined is our reading. Where a task rewards no single step the second
-    term is 0: the reward of a whole rollout is none of a step's own.
+    The paper names the two levels; their sum is our reading. Where a task rewards no single step the second term is 0:
+    the reward of a whole rollout belongs to no step.
     """
-    return broadcast(table, advantage) + beta * _above(table.step_group, table.column("action_reward"))
+    own = table.column("action_reward")
+    return broadcast(table, advantage) + beta * _subtract_mean(table.step_group, own)
 
 
-@reads("state", "step_reward")
+@reads_columns("state", "step_reward")
 def at_anchors(
     table: Table,
     advantage: Array,
@@ -50,38 +53,63 @@ def at_anchors(
     greedy: bool = False,
 ) -> Array:
     """
-    (M,) advantage + omega * (return - mean return of all steps of the group from the same state), over std if `scaled`.
+    Return advantage + omega * (return - mean return of the group's steps from the same state), over std if `scaled`.
 
-    Returns are discounted by `gamma`. States are the same where they are equal or, with a `threshold`, texts that are
-    linked by that likeness; `greedy` clusters them as the authors do, in the order of steps.
+    (M,). Returns are discounted by `gamma`. States are the same where they are equal or, with a `threshold`, texts that
+    are linked by that likeness; `greedy` clusters them as the authors do, in the order of steps.
     """
+    # A(a_t) = A_episode + omega A_step, where A_step compares the actions taken from one anchor state.
     group, states = table.step_group, table.column("state")
     if threshold is None:
-        anchor = state_matching.exact(group, states)
+        anchor = state_matching.match_exact(group, states)
     else:
-        anchor = (state_matching.greedy if greedy else state_matching.similar)(group, list(states), threshold)
-    found = _above(anchor, returns(table, table.column("step_reward"), gamma))
+        match = state_matching.match_greedily if greedy else state_matching.match_similar
+        anchor = match(group, list(states), threshold)
+
+    step_advantage = _subtract_mean(anchor, discounted_returns(table, table.column("step_reward"), gamma))
     if scaled:
-        spread = np.sqrt(np.bincount(anchor, found**2) / np.maximum(1, np.bincount(anchor) - 1))
-        found = found / np.where(spread == 0, 1.0, spread + eps)[anchor]
-    return broadcast(table, advantage) + omega * found
+        squares, counts = np.bincount(anchor, step_advantage**2), np.bincount(anchor)
+        deviation = np.sqrt(squares / np.maximum(1, counts - 1))
+        step_advantage = step_advantage / np.where(deviation == 0, 1.0, deviation + eps)[anchor]
+    return broadcast(table, advantage) + omega * step_advantage
 
 
-@reads("state", "action", "observation")
+@reads_columns("state", "action", "observation")
 def merged(table: Table, advantage: Array, *, history: int = 3, threshold: float | None = None) -> Array:
     """
-    (M,) the mean advantage of all steps of the group that did the same from the same state and saw the same after it.
+    Return the mean advantage of the group's steps with the same state, action and observation: (M,).
 
-    The state is the last `history` pairs of action and observation, at first what was shown at the start. A rollout
-    that took a step twice counts twice. A step after which nobody knows what was seen is like no other. Texts are the
-    same where they are equal or, with a `threshold`, linked by that likeness (`toolkit.groups.state_matching.similar`).
+    The state is the last `history` pairs of action and observation, at first the text at the start. A rollout that took
+    a step twice counts twice. A step with an unknown observation is like no other. Texts are the same where they are
+    equal or, with a `threshold`, linked by that likeness (`toolkit.groups.state_matching.match_similar`).
     """
+    # The trajectories of a group form a graph with states as nodes; a step is an edge, and edges that
+    # several rollouts share get the mean of their advantages.
+    group, columns = table.step_group, []
+    for name in ("state", "action", "observation"):
+        values = table.column(name)
+        if threshold is None:
+            numbers = state_matching.match_exact(group, values)
+        else:
+            texts = ["" if value is None else value for value in values]
+            numbers = state_matching.match_similar(group, texts, threshold)
+        columns.append(numbers.tolist())
+
+    observations = table.column("observation")
+    past: dict[int, tuple[int, ...]] = {}  # of each rollout, its latest pairs
+    keys: list[tuple] = []
+    for number, (run, state, action, after) in enumerate(zip(table.rollout.tolist(), *columns, strict=True)):
+        before = past.get(run, (-1 - state,))
+        past[run] = (*(before if run in past else ()), action, after)[-2 * history :]
+        keys.append((before, action, past[run]) if observations[number] is not None else (number,))
+    # Numbers of actions and observations are those of their group, so keys of two groups differ.
+    edge = state_matching.number_keys(keys, len(table.rollout))
+
     own = broadcast(table, advantage)
-    edge = _edges(table, history, threshold)
-    return own - _above(edge, own)
+    return own - _subtract_mean(edge, own)
 
 
-@reads("step_reward", "partner_reward")
+@reads_columns("step_reward", "partner_reward")
 def aligned(
     table: Table,
     advantage: Array,
@@ -92,19 +120,25 @@ def aligned(
     inclusive: bool = False,
 ) -> Array:
     """
-    (M,) advantage + A_t + beta c_t B_t, A the step's own and B the partner's: return minus the others' mean at t.
+    Return advantage + A_t + beta c_t B_t, A the step's own and B the partner's: return minus the others' mean at t.
 
-    c_t = discount * (sum over k < t of discount^(t - k) A_k), as in the code, whose text leaves out the first factor.
-    `inclusive` sums over k <= t, without that factor: the variant of the paper's first version. Reads `step_reward` and
-    `partner_reward`, of both players of the game; others are those of the group.
+    (M,). c_t = discount * (sum over k < t of discount^(t - k) A_k), as in the code, whose text leaves out the first
+    factor. `inclusive` sums over k <= t, without that factor: the variant of the paper's first version. Reads
+    `step_reward` and `partner_reward`, of both players of the game; others are those of the group.
     """
-    own, partner = (
-        _without_one(table, returns(table, table.column(name), gamma))
-        for name in ("step_reward", "partner_reward")
-    )
-    return broadcast(table, advantage) + shaped_by_partner(
-        own, partner, table.rollout, beta, discount, inclusive
-    )
+    # Groups of steps at the same place t of the rollouts of a group.
+    keys = np.stack([table.step_group, step_positions(table.rollout)])
+    _, place = np.unique(keys, axis=1, return_inverse=True)
+    place = place.reshape(-1)
+    counts = np.bincount(place)
+
+    def leave_one_out(column: str) -> Array:
+        values = discounted_returns(table, table.column(column), gamma)
+        return _subtract_mean(place, values) * (counts / np.maximum(1, counts - 1))[place]
+
+    own, partner = leave_one_out("step_reward"), leave_one_out("partner_reward")
+    shaped = shaped_by_partner(own, partner, table.rollout, beta, discount, inclusive)
+    return broadcast(table, advantage) + shaped
 
 
 def shaped_by_partner(
@@ -115,7 +149,7 @@ def shaped_by_partner(
     discount: float,
     inclusive: bool = False,
 ) -> Array:
-    """(M,) own + beta c partner; see `aligned`."""
+    """Return own + beta c partner, with c of `aligned`: (M,)."""
     past: dict[int, float] = {}
     weight = np.zeros(len(own))
     for i, (run, value) in enumerate(zip(rollout.tolist(), own.tolist(), strict=True)):
@@ -125,59 +159,29 @@ def shaped_by_partner(
     return own + beta * weight * partner
 
 
-def returns(table: Table, reward: Array, gamma: float) -> Array:
-    """(M,) the reward of each step, plus gamma times the return of the next one of its rollout."""
-    total = [0.0] * len(table)
-    found = np.zeros(len(reward))
+def discounted_returns(table: Table, reward: Array, gamma: float) -> Array:
+    """Return G_t = r_t + gamma G_(t+1) of each step: (M,)."""
+    latest = [0.0] * len(table)
+    result = np.zeros(len(reward))
     for i in range(len(reward) - 1, -1, -1):
         run = table.rollout[i]
-        total[run] = found[i] = reward[i] + gamma * total[run]
-    return found
+        latest[run] = result[i] = reward[i] + gamma * latest[run]
+    return result
 
 
-def places(rollout: NDArray[np.int64]) -> NDArray[np.int64]:
-    """(M,) the number of each step within its rollout, from 0."""
+def step_positions(rollout: NDArray[np.int64]) -> NDArray[np.int64]:
+    """Return the number of each step within its rollout, from 0: (M,)."""
     order = np.argsort(rollout, kind="stable")
     counts = np.bincount(rollout)
-    found = np.empty(len(rollout), np.int64)
-    found[order] = np.arange(len(rollout)) - (np.cumsum(counts) - counts)[rollout[order]]
-    return found
+    positions = np.empty(len(rollout), np.int64)
+    positions[order] = np.arange(len(rollout)) - (np.cumsum(counts) - counts)[rollout[order]]
+    return positions
 
 
-def _edges(table: Table, history: int, threshold: float | None) -> NDArray[np.int64]:
-    """(M,) numbers of steps that are the same."""
-    seen, count = table.column("observation"), len(table.rollout)
-
-    def numbers(name: str) -> list[int]:
-        group, values = table.step_group, table.column(name)
-        if threshold is None:
-            return state_matching.exact(group, values).tolist()
-        known = ["" if value is None else value for value in values]
-        return state_matching.similar(group, known, threshold).tolist()
-
-    columns = map(numbers, ("state", "action", "observation"))
-    past: dict[int, tuple[int, ...]] = {}
-    keys: list[tuple] = []
-    for number, (run, state, action, after) in enumerate(zip(table.rollout.tolist(), *columns, strict=True)):
-        before = past.get(run, (-1 - state,))
-        past[run] = (*(before if run in past else ()), action, after)[-2 * history :]
-        keys.append((before, action, past[run]) if seen[number] is not None else (number,))
-    # Numbers of actions and observations are those of their group, so keys of two groups differ.
-    return state_matching.numbered(keys, count)
-
-
-def _without_one(table: Table, values: Array) -> Array:
-    """(M,) each value minus the mean of the others of its group at the same place; 0 where there is no other."""
-    _, key = np.unique(np.stack([table.step_group, places(table.rollout)]), axis=1, return_inverse=True)
-    key = key.reshape(-1)
-    counts = np.bincount(key)
-    return _above(key, values) * (counts / np.maximum(1, counts - 1))[key]
-
-
-def _above(key: NDArray[np.int64], values: Array) -> Array:
-    """(M,) each value minus the mean of those with the same key, exactly 0 where all of them are equal."""
+def _subtract_mean(key: NDArray[np.int64], values: Array) -> Array:
+    """Return values minus the mean of those with the same key, exactly 0 where all of them are equal: (M,)."""
     size = int(key.max()) + 1 if len(key) else 0
     low, high = np.full(size, np.inf), np.full(size, -np.inf)
     np.minimum.at(low, key, values)
     np.maximum.at(high, key, values)
-    return np.where((low == high)[key], 0.0, values - group_mean(key, values, size)[key])
+    return np.where((low == high)[key], 0.0, values - compute_group_means(key, values, size)[key])

@@ -1,7 +1,7 @@
 """
-Finished groups as arrays, which axes 3 to 6 read (shape, keep, advantage, credit).
+Finished groups of rollouts as arrays: the input of axes 3 to 6 of a method (shape, keep, advantage, credit).
 
-N rollouts, M steps of all rollouts together.
+N rollouts, M steps of all rollouts together, G groups.
 """
 
 from collections.abc import Callable, Collection, Mapping
@@ -14,14 +14,14 @@ from numpy.typing import ArrayLike, NDArray
 F = TypeVar("F", bound=Callable[..., Any])
 
 
-def reads(*names: str) -> Callable[[F], F]:
+def reads_columns(*names: str) -> Callable[[F], F]:
     """Declare the columns that a part of a method reads; a column that no part declares is not computed."""
 
-    def declared(part: F) -> F:
+    def decorate(part: F) -> F:
         part.columns = frozenset(names)  # pyright: ignore[reportFunctionMemberAccess]
         return part
 
-    return declared
+    return decorate
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,14 +29,13 @@ class Table:
     """
     N rollouts and their M steps.
 
-    `group` (N,) numbers the group of each rollout from 0, `reward` (N,) is in float64, `rollout` (M,) is the row of
-    the rollout that each step belongs to. `columns` holds what else a function reads, by name: (N,) or (M,), where
-    (N,) is meant if N = M; `step_columns` those that are (M,) in any case. ValueError where lengths do not fit.
+    `columns` holds further data by name, each (N,) or (M,). A column of `step_columns` is (M,) in any case, which
+    matters where N = M. Raises ValueError where lengths do not fit.
     """
 
-    group: NDArray[np.int64]
-    reward: NDArray[np.float64]
-    rollout: NDArray[np.int64]
+    group: NDArray[np.int64]  # (N,) number of the rollout's group, from 0
+    reward: NDArray[np.float64]  # (N,)
+    rollout: NDArray[np.int64]  # (M,) index of the rollout that the step belongs to
     columns: Mapping[str, NDArray[np.float64]] = field(default_factory=dict)
     step_columns: Mapping[str, NDArray[np.float64]] = field(default_factory=dict)
 
@@ -45,6 +44,7 @@ class Table:
             raise ValueError(f"{len(self.group)} groups are named for {len(self.reward)} rewards")
         if len(self.rollout) and not 0 <= self.rollout.min() <= self.rollout.max() < len(self.reward):
             raise ValueError("a step belongs to a rollout that is not there")
+
         for name, column in self.columns.items():
             if len(column) not in (len(self.reward), len(self.rollout)):
                 raise ValueError(
@@ -55,10 +55,10 @@ class Table:
                 raise ValueError(f"column {name!r} has {len(column)} values for {len(self.rollout)} steps")
 
     @classmethod
-    def of(
+    def from_arrays(
         cls, group: ArrayLike, reward: ArrayLike, rollout: ArrayLike = (), **columns: ArrayLike
     ) -> "Table":
-        """A table of anything that numpy reads; groups may have any labels."""
+        """Make a table of anything that numpy reads; groups may have any labels."""
         _, numbers = np.unique(np.asarray(group), return_inverse=True)
         return cls(
             numbers.reshape(-1),
@@ -71,38 +71,39 @@ class Table:
         return len(self.reward)
 
     def column(self, name: str) -> NDArray[np.float64]:
-        """A column by name. ValueError that says which there are."""
-        found = {**self.columns, **self.step_columns}
-        if name not in found:
-            raise ValueError(f"the table has no column {name!r}, only {sorted(found)}")
-        return found[name]
+        """Return a column by name. Raises ValueError that lists the existing ones."""
+        columns = {**self.columns, **self.step_columns}
+        if name not in columns:
+            raise ValueError(f"the table has no column {name!r}, only {sorted(columns)}")
+        return columns[name]
 
-    def only(self, names: Collection[str]) -> "Table":
-        """The same without other columns."""
+    def select_columns(self, names: Collection[str]) -> "Table":
+        """Return the table with no other columns than these."""
         return replace(
             self,
             columns={name: column for name, column in self.columns.items() if name in names},
             step_columns={name: column for name, column in self.step_columns.items() if name in names},
         )
 
-    def rows(self, kept: NDArray[np.bool_]) -> "Table":
-        """The same of some rollouts (N,), with their steps; groups keep their numbers."""
-        steps = kept[self.rollout]
+    def select_rollouts(self, mask: NDArray[np.bool_]) -> "Table":
+        """Return the rollouts of a mask (N,), with their steps; groups keep their numbers."""
+        steps = mask[self.rollout]  # (M,)
         return Table(
-            self.group[kept],
-            self.reward[kept],
-            (np.cumsum(kept) - 1)[self.rollout[steps]],
-            {name: x[kept if len(x) == len(self) else steps] for name, x in self.columns.items()},
+            self.group[mask],
+            self.reward[mask],
+            # The running count of selected rollouts is the new index of each.
+            (np.cumsum(mask) - 1)[self.rollout[steps]],
+            {name: x[mask if len(x) == len(self) else steps] for name, x in self.columns.items()},
             {name: column[steps] for name, column in self.step_columns.items()},
         )
 
     def with_reward(self, reward: NDArray[np.float64]) -> "Table":
-        """The same rollouts with other rewards."""
+        """Return the same rollouts with other rewards."""
         return replace(self, reward=reward)
 
     @property
-    def groups(self) -> int:
-        """How many groups there are."""
+    def n_groups(self) -> int:
+        """G, the number of groups."""
         return int(self.group.max()) + 1 if len(self) else 0
 
     @property
@@ -111,14 +112,17 @@ class Table:
         return self.group[self.rollout]
 
     @property
-    def dead(self) -> NDArray[np.bool_]:
-        """(groups,) whether all rewards of a group are exactly equal: it says nothing of its rollouts."""
-        low, high = np.full(self.groups, np.inf), np.full(self.groups, -np.inf)
+    def has_equal_rewards(self) -> NDArray[np.bool_]:
+        """(G,) whether all rewards of a group are exactly equal, so that it holds no signal."""
+        # Extremes are compared, never a deviation: the mean of equal floats can differ from them by rounding.
+        low, high = np.full(self.n_groups, np.inf), np.full(self.n_groups, -np.inf)
         np.minimum.at(low, self.group, self.reward)
         np.maximum.at(high, self.group, self.reward)
         return low == high
 
 
-def group_mean(group: NDArray[np.int64], values: NDArray[np.float64], groups: int) -> NDArray[np.float64]:
-    """(groups,) the mean of the values of each group, 0 for a group without any."""
-    return np.bincount(group, values, groups) / np.maximum(1, np.bincount(group, minlength=groups))
+def compute_group_means(
+    group: NDArray[np.int64], values: NDArray[np.float64], n_groups: int
+) -> NDArray[np.float64]:
+    """Return the mean of the values of each group (G,), 0 for a group without any."""
+    return np.bincount(group, values, n_groups) / np.maximum(1, np.bincount(group, minlength=n_groups))

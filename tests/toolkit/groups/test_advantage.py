@@ -33,21 +33,23 @@ def naive(labels, rewards, eps=1e-4):
 @given(LABELLED)
 def test_standardised_is_the_naive_loop(rows) -> None:
     labels, rewards = zip(*rows, strict=True)
-    assert np.allclose(advantage.standardised(Table.of(labels, rewards)), naive(labels, rewards), atol=1e-8)
+    assert np.allclose(
+        advantage.standardised(Table.from_arrays(labels, rewards)), naive(labels, rewards), atol=1e-8
+    )
 
 
 # In float64 the sum of eight float32 is exact, that of eight times 0.1 is not.
 @pytest.mark.parametrize("kind", [np.float32, np.float64])
 @pytest.mark.parametrize("axis", AXES)
 def test_eight_equal_rewards_give_exactly_nothing(axis, kind) -> None:
-    table = Table.of([0] * 8 + [1, 1], np.array([0.1] * 8 + [0, 1], kind), length=range(10))
+    table = Table.from_arrays([0] * 8 + [1, 1], np.array([0.1] * 8 + [0, 1], kind), length=range(10))
     assert (axis(table)[:8] == 0).all()
 
 
 @pytest.mark.parametrize("kind", [np.float32, np.float64])
 @pytest.mark.parametrize("axis", [*AXES, *OF_THE_BATCH])
 def test_equal_rewards_of_all_groups_give_exactly_nothing(axis, kind) -> None:
-    table = Table.of([0] * 8 + [1], np.array([0.1] * 9, kind), length=range(9))
+    table = Table.from_arrays([0] * 8 + [1], np.array([0.1] * 9, kind), length=range(9))
     assert (axis(table) == 0).all()
 
 
@@ -57,19 +59,19 @@ def test_the_order_of_rollouts_does_not_matter(axis, rows, random) -> None:
     order = list(range(len(rows)))
     random.shuffle(order)
     length = np.arange(len(rows)) % 5
-    whole = axis(Table.of(*zip(*rows, strict=True), length=length))
-    shuffled = axis(Table.of(*zip(*(rows[i] for i in order), strict=True), length=length[order]))
+    whole = axis(Table.from_arrays(*zip(*rows, strict=True), length=length))
+    shuffled = axis(Table.from_arrays(*zip(*(rows[i] for i in order), strict=True), length=length[order]))
     assert np.allclose(whole[order], shuffled, rtol=1e-6, atol=1e-9)
 
 
 @pytest.mark.parametrize("axis", [*AXES, *OF_THE_BATCH])
 def test_groups_of_one_and_no_rollouts_at_all_are_no_error(axis) -> None:
-    assert (axis(Table.of([0], [3.0], length=[2])) == 0).all()
-    assert len(axis(Table.of([], [], length=[]))) == 0
+    assert (axis(Table.from_arrays([0], [3.0], length=[2])) == 0).all()
+    assert len(axis(Table.from_arrays([], [], length=[]))) == 0
 
 
 def test_golden_values_of_a_group() -> None:
-    table = Table.of([7] * 4, [1.0, 0, 0, 0])
+    table = Table.from_arrays([7] * 4, [1.0, 0, 0, 0])
     assert np.allclose(advantage.centred(table), [0.75, -0.25, -0.25, -0.25])
     assert np.allclose(advantage.standardised(table, eps=0.0), [1.5, -0.5, -0.5, -0.5])
     assert np.allclose(advantage.standardised(table, eps=0.0, ddof=0)[0], 3**0.5)
@@ -79,7 +81,7 @@ def test_golden_values_of_a_group() -> None:
 @pytest.mark.parametrize("rewards", golden.PRINTED)
 @pytest.mark.parametrize("each", golden.ESTIMATORS, ids=lambda each: each.name)
 def test_numbers_of_public_code_and_of_plain_formulas(rewards, each) -> None:
-    found = each.part(Table.of([0] * 4, rewards, length=[3] * 4))
+    found = each.part(Table.from_arrays([0] * 4, rewards, length=[3] * 4))
     for end, (number, room) in zip(
         (0, 3), golden.printed(golden.PRINTED[rewards].get(each.name, "")), strict=False
     ):
@@ -87,42 +89,42 @@ def test_numbers_of_public_code_and_of_plain_formulas(rewards, each) -> None:
     if len(set(rewards)) > 1:
         lengths = [10, 20, 30, 40]
         plain = each.plain(rewards, lengths)
-        assert np.allclose(each.part(Table.of([0] * 4, rewards, length=lengths)), plain, atol=1e-12)
+        assert np.allclose(each.part(Table.from_arrays([0] * 4, rewards, length=lengths)), plain, atol=1e-12)
 
 
 def test_opo_weighs_the_baseline_by_length() -> None:
-    table = Table.of([0] * 4, [1, 0, 0, 0], length=[10, 20, 30, 40])
+    table = Table.from_arrays([0] * 4, [1, 0, 0, 0], length=[10, 20, 30, 40])
     assert np.allclose(advantage.length_weighted(table), [0.9, -0.1, -0.1, -0.1])
 
 
 def test_pass_at_k_rewards_the_best_alone_by_its_lead() -> None:
-    table = Table.of([0, 1, 0, 1, 0], [0.25, 3, 1, 3, 0.5])
+    table = Table.from_arrays([0, 1, 0, 1, 0], [0.25, 3, 1, 3, 0.5])
     assert advantage.best_only(table, scaled=False).tolist() == [0, 0, 0.5, 0, 0]
 
 
 def test_gpg_makes_up_for_groups_without_signal() -> None:
-    table = Table.of([0, 0, 1, 1], [1, 0, 1, 1])
+    table = Table.from_arrays([0, 0, 1, 1], [1, 0, 1, 1])
     assert advantage.amplified(table).tolist() == [1, -1, 0, 0]
     assert np.allclose(advantage.amplified(table, by_score=True), [2 / 3, -2 / 3, 0, 0])
 
 
 def test_long_replies_count_more_in_the_statistics_of_the_batch() -> None:
-    table = Table.of([0, 0], [1.0, 0.0], length=[1, 3])
+    table = Table.from_arrays([0, 0], [1.0, 0.0], length=[1, 3])
     assert np.allclose(advantage.whitened(table), np.array([0.75, -0.25]) / 0.5, atol=1e-6)
 
 
 def test_a_table_says_what_does_not_fit() -> None:
     with pytest.raises(ValueError, match="2 groups are named for 3 rewards"):
-        Table.of([0, 1], [1.0, 2.0, 3.0])
+        Table.from_arrays([0, 1], [1.0, 2.0, 3.0])
     with pytest.raises(ValueError, match="not there"):
-        Table.of([0], [1.0], [0, 1])
+        Table.from_arrays([0], [1.0], [0, 1])
     with pytest.raises(ValueError, match="'cost' has 3 values"):
-        Table.of([0], [1.0], cost=[1, 2, 3])
+        Table.from_arrays([0], [1.0], cost=[1, 2, 3])
     with pytest.raises(ValueError, match=r"no column 'worth', only \['cost'\]"):
-        Table.of([0], [1.0], cost=[1]).column("worth")
+        Table.from_arrays([0], [1.0], cost=[1]).column("worth")
 
 
-# ---- estimators of single papers; their numbers are in tests/support/golden_seeds.py ----------------------------------------
+# ---- estimators of single papers; their numbers are in tests/support/golden_seeds.py -----------------------
 
 EQUAL = st.sampled_from([0.0, 0.1, float(np.float32(0.1)), 1.0])
 REWARDS = st.lists(st.sampled_from([0.0, 0.1, 0.5, 1.0]), min_size=1, max_size=9)
@@ -138,7 +140,7 @@ def one_group(rewards, **columns):
         "stored": [np.nan] * n,
         "share": [1.0] * n,
     }
-    return Table.of([0] * n, rewards, range(n), **{**usual, **columns})
+    return Table.from_arrays([0] * n, rewards, range(n), **{**usual, **columns})
 
 
 PARTS = [

@@ -24,7 +24,7 @@ def partition(numbers, names):
 
 
 def test_states_are_the_same_within_a_group_only() -> None:
-    assert state_matching.exact(np.array([0, 0, 1, 1]), ["a", "b", "a", "a"]).tolist() == [0, 1, 2, 2]
+    assert state_matching.match_exact(np.array([0, 0, 1, 1]), ["a", "b", "a", "a"]).tolist() == [0, 1, 2, 2]
 
 
 @pytest.mark.parametrize(
@@ -40,22 +40,22 @@ def test_states_are_the_same_within_a_group_only() -> None:
     ],
 )
 def test_states_may_be_anything_that_has_a_content(one, other, same) -> None:
-    assert (len(set(state_matching.exact(np.zeros(2, int), [one, other]).tolist())) == 1) == same
+    assert (len(set(state_matching.match_exact(np.zeros(2, int), [one, other]).tolist())) == 1) == same
 
 
 def test_a_state_that_cannot_be_compared_is_one_sentence() -> None:
     with pytest.raises(
         TaskError, match="A state of type set can't be compared with others: let the environment"
     ):
-        state_matching.exact(np.zeros(1, int), [{1, 2}])
+        state_matching.match_exact(np.zeros(1, int), [{1, 2}])
     with pytest.raises(TaskError, match="compared by likeness must be texts, not int"):
-        state_matching.similar(np.zeros(2, int), ["a", 3], 0.9)
+        state_matching.match_similar(np.zeros(2, int), ["a", 3], 0.9)
 
 
 @pytest.mark.parametrize("threshold", [0.87, 0.9, 0.92, 0.99])
 def test_linked_states_are_the_same_in_any_order(threshold) -> None:
     found = [
-        partition(state_matching.similar(ZEROS, [ROOMS[i] for i in order], threshold), order)
+        partition(state_matching.match_similar(ZEROS, [ROOMS[i] for i in order], threshold), order)
         for order in permutations(range(3))
     ]
     assert all(each == found[0] for each in found)
@@ -63,13 +63,13 @@ def test_linked_states_are_the_same_in_any_order(threshold) -> None:
 
 def test_greedy_clusters_depend_on_the_order() -> None:
     found = [
-        partition(state_matching.greedy(ZEROS, [ROOMS[i] for i in order], 0.9), order)
+        partition(state_matching.match_greedily(ZEROS, [ROOMS[i] for i in order], 0.9), order)
         for order in permutations(range(3))
     ]
     assert any(each != found[0] for each in found)
 
 
-@pytest.mark.parametrize("find", [state_matching.similar, state_matching.greedy])
+@pytest.mark.parametrize("find", [state_matching.match_similar, state_matching.match_greedily])
 def test_alike_states_of_two_groups_are_two(find) -> None:
     assert find(np.array([0, 1, 1]), [ROOMS[0], ROOMS[0], ROOMS[1]], 0.9).tolist() == [0, 1, 1]
 
@@ -89,7 +89,7 @@ def test_bounds_leave_out_no_pair_that_difflib_finds_alike(texts, threshold) -> 
     for _ in texts:
         linked = [set().union(*(linked[j] for j in each)) for each in linked]
     zeros, names = np.zeros(len(texts), int), range(len(texts))
-    found = state_matching.greedy(zeros, texts, threshold)
+    found = state_matching.match_greedily(zeros, texts, threshold)
     assert partition(found, names) == partition(np.array(joined), names)
-    found = state_matching.similar(zeros, texts, threshold)
+    found = state_matching.match_similar(zeros, texts, threshold)
     assert partition(found, names) == {frozenset(each) for each in linked}

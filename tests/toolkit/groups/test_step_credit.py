@@ -7,7 +7,7 @@ from edgewise.toolkit.groups import step_credit
 from edgewise.toolkit.groups.table import Table
 
 # Rollouts 0 and 1 are of one group, 2 of another; 2, 1 and 3 steps.
-TABLE = Table.of([0, 0, 1], [1.0, 0.0, 0.5], [0, 0, 1, 2, 2, 2], action_reward=[1, 0, -1, 2, 2, 2])
+TABLE = Table.from_arrays([0, 0, 1], [1.0, 0.0, 0.5], [0, 0, 1, 2, 2, 2], action_reward=[1, 0, -1, 2, 2, 2])
 ADVANTAGE = np.array([1.0, -1.0, 0.0])
 
 
@@ -26,13 +26,13 @@ def test_without_weight_the_two_are_the_same() -> None:
 
 
 def test_steps_of_a_dead_group_still_differ() -> None:
-    table = Table.of([0, 0], [0.1, 0.1], [0, 1], action_reward=[1, 0])
+    table = Table.from_arrays([0, 0], [0.1, 0.1], [0, 1], action_reward=[1, 0])
     assert step_credit.action_wise(table, np.zeros(2)).tolist() == [0.5, -0.5]
 
 
 def test_action_wise_needs_its_column() -> None:
     with pytest.raises(ValueError, match="action_reward"):
-        step_credit.action_wise(Table.of([0], [1.0], [0]), np.zeros(1))
+        step_credit.action_wise(Table.from_arrays([0], [1.0], [0]), np.zeros(1))
 
 
 # ---- steps of several rollouts, against slow and plain loops ---------------------------------------------------------

@@ -3,11 +3,13 @@ import pytest
 
 from edgewise.toolkit.groups.table import Table
 
-TABLE = Table.of([5, 5, 9], [1.0, 0.0, 0.5], [0, 0, 1, 2], length=[3, 2, 1], step_reward=[1, 2, 3, 4])
+TABLE = Table.from_arrays(
+    [5, 5, 9], [1.0, 0.0, 0.5], [0, 0, 1, 2], length=[3, 2, 1], step_reward=[1, 2, 3, 4]
+)
 
 
 def test_some_rollouts_come_with_their_steps_and_columns() -> None:
-    part = TABLE.rows(np.array([True, False, True]))
+    part = TABLE.select_rollouts(np.array([True, False, True]))
     assert part.group.tolist() == [0, 1] and part.reward.tolist() == [1.0, 0.5]
     assert part.rollout.tolist() == [0, 0, 1]
     assert part.column("length").tolist() == [3, 1]
@@ -15,9 +17,9 @@ def test_some_rollouts_come_with_their_steps_and_columns() -> None:
 
 
 def test_none_and_all_of_the_rollouts_are_tables_too() -> None:
-    nothing = TABLE.rows(np.zeros(3, bool))
-    assert len(nothing) == 0 and len(nothing.rollout) == 0 and nothing.groups == 0
-    assert TABLE.rows(np.ones(3, bool)).rollout.tolist() == TABLE.rollout.tolist()
+    nothing = TABLE.select_rollouts(np.zeros(3, bool))
+    assert len(nothing) == 0 and len(nothing.rollout) == 0 and nothing.n_groups == 0
+    assert TABLE.select_rollouts(np.ones(3, bool)).rollout.tolist() == TABLE.rollout.tolist()
 
 
 def test_a_column_of_steps_is_told_from_one_of_rollouts_where_there_are_as_many() -> None:
@@ -28,14 +30,14 @@ def test_a_column_of_steps_is_told_from_one_of_rollouts_where_there_are_as_many(
         {"length": np.array([0.0, 2.0])},
         {"step_reward": np.array([3.0, 4.0])},
     )
-    part = table.rows(np.array([False, True]))
+    part = table.select_rollouts(np.array([False, True]))
     assert part.column("length").tolist() == [2] and part.column("step_reward").tolist() == [3, 4]
     with pytest.raises(ValueError, match="'cost' has 1 values for 2 steps"):
         Table(table.group, table.reward, table.rollout, {}, {"cost": np.zeros(1)})
 
 
 def test_other_columns_can_be_hidden() -> None:
-    hidden = TABLE.only({"length"})
+    hidden = TABLE.select_columns({"length"})
     assert hidden.column("length").tolist() == [3, 2, 1]
     with pytest.raises(ValueError, match="no column 'step_reward'"):
         hidden.column("step_reward")

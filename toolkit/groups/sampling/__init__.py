@@ -1,1 +1,1 @@
-"""Which rows are sampled, and how many rollouts each of them gets. Read `rollout_plan` first."""
+"""Which rows a step samples, and how many rollouts each of them gets. Read `rollout_plan` first."""

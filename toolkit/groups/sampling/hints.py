@@ -1,12 +1,12 @@
 """
-Axis 2, plan: rows that are asked otherwise where they are too hard. See `toolkit.groups.sampling.rollout_plan`.
+Axis 2, plan: another prompt for rows that are too hard. See `toolkit.groups.sampling.rollout_plan`.
 
-    explored      where uncertainty is; behind solved rows where all failed    XRPO (arXiv 2510.06672)
-    scaffolded    hints, more and more of them, where all failed               Scaf-GRPO (arXiv 2510.19807)
-    hinted        hints for rows that are harder than others were              DeepVideo-R1 (arXiv 2506.07464)
+    explored      more rollouts where uncertainty is, solved rows as shots where all failed    XRPO (arXiv 2510.06672)
+    scaffolded    hints, more and more of them, where all failed                    Scaf-GRPO (arXiv 2510.19807)
+    hinted        hints for rows with less than the usual reward                    DeepVideo-R1 (arXiv 2506.07464)
 
-Hints are what a row says under "hints": a list, or a mapping of tiers to lists. A rollout is learned from under the
-prompt that it was drawn with.
+Hints stand in a row's column "hints": a list, or a mapping of tiers to lists. An update uses each rollout under the
+prompt that it was sampled with.
 """
 
 import re
@@ -18,43 +18,56 @@ import numpy as np
 from pydantic import Field
 
 from edgewise.toolkit.errors import TaskError
-from edgewise.toolkit.groups.sampling.rollout_plan import SamplingRequest, phased
-from edgewise.toolkit.groups.sampling.row_history import Memory, recalls
+from edgewise.toolkit.groups.sampling.rollout_plan import SamplingRequest, sample_in_phases
+from edgewise.toolkit.groups.sampling.row_history import FULL_REWARD, Memory, recalls_history
 from edgewise.toolkit.types import Example, Group, Plan, Rollout
 
-HEAD = "\n\nHints:\n"
-Likeness = Callable[[str, str], float]
+HINTS_HEADER = "\n\nHints:\n"
+Similarity = Callable[[str, str], float]
 Window = Annotated[int, Field(ge=1)]
 
 
-@recalls("worked")
+@recalls_history("worked")
 def explored(
-    asked: SamplingRequest, *, phases: int = 3, first: float = 0.5, most: float = 4.0, shots: int = 2
+    request: SamplingRequest, *, phases: int = 3, first: float = 0.5, most: float = 4.0, shots: int = 2
 ) -> Plan[list[Group]]:
     """
-    `size` rollouts of each row on average, dealt out in `phases`; see `toolkit.groups.sampling.rollout_plan.phased`.
+    Sample `group_size` rollouts of each row on average, dealt out in `phases` (`sample_in_phases`).
 
-    The first phase draws a share of `first` of `size` of each row, and none gets more than `most` times `size`. A row
-    that only failed so far is asked with `shots` solved rows before it, most like it by the vectors of `embed`, or else
-    by common words. A reconstruction: how many rollouts the paper begins with is not known.
+    The first phase samples a share of `first` of the group size for each row, and no row gets more than `most` times
+    the group size. A row that only failed so far gets `shots` solved rows before its question, the most similar by the
+    vectors of `embed`, or else by common words. A reconstruction: how many rollouts the paper begins with is not known.
     """
-    rows = asked.queue[: asked.wanted]
-    likeness = yield from _likeness(asked, rows)
+    rows = request.queue[: request.batch_size]
 
-    def dress(example: Example, runs: tuple[Rollout, ...]) -> Example:
-        return example if _any_right(runs) else with_solved(example, asked.memory, shots, likeness)
+    # Unit vectors of the questions of this step and of all solved ones, by their text.
+    vectors: dict[str, Any] = {}
+    solved = [example.question for example in request.memory.worked.values()]
+    if request.embed is not None and solved:
+        texts = list(dict.fromkeys([*map(_question, rows), *solved]))
+        vectors = dict(zip(texts, (yield from request.embed(texts)), strict=True))
 
-    start = max(1, min(asked.size, round(first * asked.size)))
-    cap = max(start, round(most * asked.size))
-    found = yield from phased(
-        asked.draw, rows, asked.size * len(rows), start, phases if start < asked.size else 1, cap, dress
+    def similarity(one: str, other: str) -> float:
+        return float(vectors[one] @ vectors[other]) if vectors else word_overlap(one, other)
+
+    def add_shots(example: Example, rollouts: tuple[Rollout, ...]) -> Example:
+        if any(map(_is_solved, rollouts)):
+            return example
+        return add_solved_examples(example, request.memory, shots, similarity)
+
+    size = request.group_size
+    start = max(1, min(size, round(first * size)))
+    cap = max(start, round(most * size))
+    phases = phases if start < size else 1
+    rollouts = yield from sample_in_phases(
+        request.sample_rollouts, rows, size * len(rows), start, phases, cap, add_shots
     )
-    return [Group(row, runs[0].role, runs) for row, runs in zip(rows, found, strict=True)]
+    return [Group(row, members[0].role, members) for row, members in zip(rows, rollouts, strict=True)]
 
 
-@recalls("rescued")
+@recalls_history("rescued")
 def scaffolded(
-    asked: SamplingRequest,
+    request: SamplingRequest,
     *,
     exempt: float = 0.15,
     window: Window | None = None,
@@ -66,62 +79,80 @@ def scaffolded(
     full: float = 1.0,
 ) -> Plan[list[Group]]:
     """
-    As `fixed`, but where all rewards are 0, a rollout that hints made succeed takes the place of one that failed.
+    Sample as `fixed` does; where all rewards are 0, replace a failed rollout by one that hints made succeed.
 
     Not in the first `exempt` of the run's steps and, with a `window`, not before a plateau: rows that failed altogether
     were no longer solved more often in so many steps than in as many before. Tiers are tried in order, within each 1,
-    2, ... of its hints, one rollout each, until one has the reward `full`; `at_once` draws all and takes the lowest, as
-    the code does, which also leaves out `planning` and replaces the `first` that failed in place of a random one.
+    2, ... of its hints, one rollout each, until one has the reward `full`. `at_once` samples all and takes the lowest,
+    as the authors' code does, which also leaves out `planning` and replaces the `first` that failed, not a random one.
     """
     tiers = {"knowledge": knowledge, "planning": planning, "solution": solution}
-    waits = asked.done < exempt or (window is not None and not plateau(asked.memory.rescued, window))
+    waits_for_plateau = window is not None and not has_plateaued(request.memory.rescued, window)
+    is_exempt = request.progress < exempt or waits_for_plateau
 
     def study(example: Example, place: int) -> Plan[Group]:
-        group = yield from asked.group(example)
-        if waits or not group.rewards or any(group.rewards):
+        group = yield from request.sample_group(example)
+        if is_exempt or not group.rewards or any(group.rewards):
             return group
-        levels = [hints for tier, on in tiers.items() if on for hints in ladder(example, tier)]
-        found = yield from (_all if at_once else _climbed)(asked, example, levels, full)
-        return _with(group, 0 if first else place, found)
+        levels = [
+            hints for tier, is_on in tiers.items() if is_on for hints in list_hint_levels(example, tier)
+        ]
+        # Sample indices go on from those of the group, so that every rollout has a seed of its own.
+        attempts = (
+            request.sample_rollouts(add_hints(example, hints), request.group_size + number, 1)
+            for number, hints in enumerate(levels)
+        )
+        samples = (yield list(attempts)) if at_once else attempts
+        for sample in samples:
+            (rollout,) = sample if at_once else (yield from sample)
+            if _is_solved(rollout, full):
+                members = list(group.rollouts)
+                members[0 if first else place % len(members)] = rollout
+                return replace(group, rollouts=tuple(members))
+        return group
 
-    places = asked.rng.integers(0, asked.size, asked.wanted).tolist()
-    return (yield [study(row, place) for row, place in zip(asked.queue, places, strict=False)])
+    # Places are drawn for all rows, also for those that need none: one row's outcome changes no other's place.
+    places = request.rng.integers(0, request.group_size, request.batch_size).tolist()
+    return (yield [study(row, place) for row, place in zip(request.queue, places, strict=False)])
 
 
-def plateau(rates: Sequence[float], window: int) -> bool:
-    """Whether the mean of some `window` of them in a row was no higher than that of the `window` before."""
+def has_plateaued(rates: Sequence[float], window: int) -> bool:
+    """Whether the mean of some `window` rates in a row was no higher than that of the `window` before."""
     means = [float(np.mean(rates[i : i + window])) for i in range(len(rates) - window + 1)]
     return any(later <= before for before, later in zip(means, means[window:], strict=False))
 
 
-@recalls("recent")
-def hinted(asked: SamplingRequest) -> Plan[list[Group]]:
+@recalls_history("recent")
+def hinted(request: SamplingRequest) -> Plan[list[Group]]:
     """
-    As `fixed`, but rows that had less than the mean reward of the last hundred groups are asked with hints.
+    Sample as `fixed` does, with hints for rows below the mean reward of the last hundred groups.
 
-    round(difference) + 1 of the row's "hints", as in notes on the paper; a row that was never visited gets none. A
-    reconstruction: easy rows stay as they are, as noise in the frames of a video, which the paper adds, has no
+    A row gets the first round(difference) + 1 of its "hints", as in notes on the paper; one that was never visited gets
+    none. A reconstruction: easy rows stay as they are, as noise in the frames of a video, which the paper adds, has no
     counterpart in text.
     """
 
-    def dressed(example: Example) -> Example:
-        lack = lacking(asked.memory, example.id)
-        return with_hints(example, _listed(example)[: round(lack) + 1]) if lack > 0 else example
+    def with_due_hints(example: Example) -> Example:
+        gap = reward_gap(request.memory, example.id)
+        hints = example.metadata.get("hints") or ()
+        if isinstance(hints, Mapping):
+            hints = [hint for tier in hints.values() for hint in tier]
+        return add_hints(example, list(hints)[: round(gap) + 1]) if gap > 0 else example
 
-    rows = asked.queue[: asked.wanted]
-    groups = yield [asked.group(dressed(row)) for row in rows]
+    rows = request.queue[: request.batch_size]
+    groups = yield [request.sample_group(with_due_hints(row)) for row in rows]
     return [replace(group, example=row) for group, row in zip(groups, rows, strict=True)]
 
 
-def lacking(memory: Memory, example: str) -> float:
-    """How much less than the mean of recent groups an example had at its latest visit; 0 if there was none."""
-    if not (memory.recent and memory.of(example).visits):
+def reward_gap(memory: Memory, example: str) -> float:
+    """Return the mean reward of recent groups minus that of an example's latest visit; 0 without a visit."""
+    if not (memory.recent and memory.record_of(example).visits):
         return 0.0
-    return float(np.mean(memory.recent)) - memory.of(example).mean
+    return float(np.mean(memory.recent)) - memory.record_of(example).mean
 
 
-def ladder(example: Example, tier: str) -> list[list[str]]:
-    """The first hint of a tier, the first two, and so on; nothing where the row has none."""
+def list_hint_levels(example: Example, tier: str) -> list[list[str]]:
+    """Return the first hint of a tier, the first two, and so on; nothing where the row has none."""
     hints = example.metadata.get("hints") or {}
     if not isinstance(hints, Mapping):
         raise TaskError(
@@ -131,81 +162,42 @@ def ladder(example: Example, tier: str) -> list[list[str]]:
     return [items[: n + 1] for n in range(len(items))]
 
 
-def with_hints(example: Example, hints: Sequence[Any]) -> Example:
-    """The row with hints behind its question; as it is without any."""
-    return (
-        _extended(example, HEAD + "\n".join(f"- {hint}" for hint in hints), behind=True) if hints else example
-    )
+def add_hints(example: Example, hints: Sequence[Any]) -> Example:
+    """Return the row with hints after its question, unchanged without any."""
+    if not hints:
+        return example
+    text = HINTS_HEADER + "\n".join(f"- {hint}" for hint in hints)
+    *before, last = example.messages
+    return replace(example, messages=(*before, replace(last, content=last.content + text)))
 
 
-def _likeness(asked: SamplingRequest, rows: Sequence[Example]) -> Plan[Likeness]:
-    """The cosine of the vectors of two questions, of these rows or of solved ones; without `embed`, common words."""
-    solved = [each.question for each in asked.memory.worked.values()]
-    if asked.embed is None or not solved:
-        return in_common
-    texts = list(dict.fromkeys([*map(_question, rows), *solved]))
-    vectors = dict(zip(texts, (yield from asked.embed(texts)), strict=True))
-    return lambda one, other: float(vectors[one] @ vectors[other])
-
-
-def in_common(one: str, other: str) -> float:
-    """The share of words that two texts have in common, of all that either has."""
+def word_overlap(one: str, other: str) -> float:
+    """Return the Jaccard similarity of the words of two texts."""
     words, others = (frozenset(re.findall(r"\w+", text.lower())) for text in (one, other))
     return len(words & others) / max(1, len(words | others))
 
 
-def with_solved(example: Example, memory: Memory, shots: int, likeness: Likeness = in_common) -> Example:
-    """The row behind the `shots` solved ones that are most like it; as it is where none is at all."""
-    asked = _question(example)
-    known = [
-        (likeness(asked, each.question), id, each) for id, each in memory.worked.items() if id != example.id
+def add_solved_examples(
+    example: Example, memory: Memory, shots: int, similarity: Similarity = word_overlap
+) -> Example:
+    """Return the row with the `shots` most similar solved ones before its question, unchanged if none is similar."""
+    question = _question(example)
+    candidates = [
+        (-similarity(question, solved.question), id, solved)
+        for id, solved in memory.worked.items()
+        if id != example.id
     ]
-    best = sorted((-near, id, each) for near, id, each in known if near > 0)[:shots]
-    text = "".join(f"Question: {each.question}\nAnswer: {each.answer}\n\n" for *_, each in best)
-    return _extended(example, text, behind=False) if best else example
-
-
-def _with(group: Group, place: int, run: Rollout | None) -> Group:
-    """The group with a rollout in place of one of its own; as it is without one."""
-    if run is None:
-        return group
-    members = list(group.members)
-    members[place % len(members)] = run
-    return replace(group, members=tuple(members))
-
-
-def _climbed(
-    asked: SamplingRequest, example: Example, levels: Sequence[list[str]], full: float
-) -> Plan[Rollout | None]:
-    for number, hints in enumerate(levels):
-        (run,) = yield from asked.draw(with_hints(example, hints), asked.size + number, 1)
-        if _any_right((run,), full):
-            return run
-    return None
-
-
-def _all(
-    asked: SamplingRequest, example: Example, levels: Sequence[list[str]], full: float
-) -> Plan[Rollout | None]:
-    drawn = yield [
-        asked.draw(with_hints(example, hints), asked.size + number, 1) for number, hints in enumerate(levels)
-    ]
-    return next((run for (run,) in drawn if _any_right((run,), full)), None)
-
-
-def _any_right(runs: Sequence[Rollout], full: float = 1.0) -> bool:
-    return any(run.score and run.score.valid and run.score.value >= full for run in runs)
-
-
-def _listed(example: Example) -> list[Any]:
-    hints = example.metadata.get("hints") or ()
-    return [hint for tier in hints.values() for hint in tier] if isinstance(hints, Mapping) else list(hints)
-
-
-def _extended(example: Example, text: str, *, behind: bool) -> Example:
+    # Ids break ties, so that the choice does not depend on the order in which rows were solved.
+    best = sorted(x for x in candidates if x[0] < 0)[:shots]
+    if not best:
+        return example
+    text = "".join(f"Question: {solved.question}\nAnswer: {solved.answer}\n\n" for *_, solved in best)
     *before, last = example.messages
-    content = last.content + text if behind else text + last.content
-    return replace(example, messages=(*before, replace(last, content=content)))
+    return replace(example, messages=(*before, replace(last, content=text + last.content)))
+
+
+def _is_solved(rollout: Rollout, full: float = FULL_REWARD) -> bool:
+    return bool(rollout.score and rollout.score.valid and rollout.score.value >= full)
 
 
 def _question(example: Example) -> str:

@@ -1,8 +1,8 @@
 """
-Axis 2, plan: rollouts of earlier steps. See `toolkit.groups.sampling.rollout_plan`; what they read is in `toolkit.groups.sampling.row_history`.
+Axis 2, plan: rollouts of earlier steps. See `toolkit.groups.sampling.rollout_plan`; they are kept in `row_history`.
 
-    recovered    groups that the last step sampled and did not use       Confucius3-Math (arXiv 2506.18330)
-    buffered     rollouts with an advantage, in place of dead groups     Skywork R1V2 (arXiv 2504.16656)
+    recovered    mixed groups that the last step sampled and did not use    Confucius3-Math (arXiv 2506.18330)
+    buffered     rollouts with an advantage, in place of groups without     Skywork R1V2 (arXiv 2504.16656)
 """
 
 from collections.abc import Sequence
@@ -12,62 +12,64 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import Field
 
-from edgewise.toolkit.groups.sampling.rollout_plan import SamplingRequest, mark
-from edgewise.toolkit.groups.sampling.row_history import recalls
+from edgewise.toolkit.groups.sampling.rollout_plan import SamplingRequest, get_mark
+from edgewise.toolkit.groups.sampling.row_history import recalls_history
 from edgewise.toolkit.tracking.events import GroupsDeferred
 from edgewise.toolkit.types import Example, Group, Plan, Rollout
 
-LATER = "later"
-"""Topic of the note that says which groups are for the next step."""
 Capacity = Annotated[int, Field(ge=1, le=100_000)]
-REPLAYED = "replayed"
+REPLAY_ROLE = "replayed"
 """`Group.role` of rollouts of earlier steps."""
 
 
-@recalls("leftover")
-def recovered(asked: SamplingRequest) -> Plan[list[Group]]:
+@recalls_history("leftover")
+def recovered(request: SamplingRequest) -> Plan[list[Group]]:
     """
-    `wanted` mixed groups: first those left from the last step, then of new rows, which are sampled in batches.
+    Return `batch_size` mixed groups: first those left from the last step, then of new rows, sampled in batches.
 
-    A batch is `wanted` rows, until there are enough or the queue is empty; what is too much is noted for the next
-    step, and what is not mixed stands behind, for `keep` to leave out. What was left was drawn by the policy before:
-    the paper describes no correction of that.
+    Batches of `batch_size` rows are sampled until there are enough groups or the queue is empty. Surplus groups are
+    deferred to the next step. Groups that are not mixed stand last, for `keep` to drop.
     """
-    found, dead = list(asked.memory.leftover), []
-    for start in range(0, len(asked.queue), asked.wanted):
-        if len(found) >= asked.wanted:
+    # Leftover groups were sampled by the policy of the step before: the paper describes no correction of that.
+    mixed, unmixed = list(request.memory.leftover), []
+    for start in range(0, len(request.queue), request.batch_size):
+        if len(mixed) >= request.batch_size:
             break
-        drawn = yield [asked.group(row) for row in asked.queue[start : start + asked.wanted]]
-        found += [group for group in drawn if group.mixed]
-        dead += [group for group in drawn if not group.mixed]
-    yield GroupsDeferred(found[asked.wanted :])
-    return [*found[: asked.wanted], *dead]
+        rows = request.queue[start : start + request.batch_size]
+        groups = yield [request.sample_group(row) for row in rows]
+        mixed += [group for group in groups if group.is_mixed]
+        unmixed += [group for group in groups if not group.is_mixed]
+    yield GroupsDeferred(mixed[request.batch_size :])
+    return [*mixed[: request.batch_size], *unmixed]
 
 
-@recalls("buffer")
-def buffered(asked: SamplingRequest, *, capacity: Capacity = 1024) -> Plan[list[Group]]:
+@recalls_history("buffer")
+def buffered(request: SamplingRequest, *, capacity: Capacity = 1024) -> Plan[list[Group]]:
     """
-    As `fixed`, and for each group that is not mixed as many rollouts of the buffer, if there are any.
+    Sample as `fixed` does, and add as many rollouts of the buffer as the groups that are not mixed have.
 
-    `keep` leaves out what is not mixed. They are drawn in proportion to |A|, none twice in a step. A reconstruction:
-    the paper's `capacity`, share and age of what is replayed are not known; here the oldest make room for new ones.
+    `keep` drops the groups that are not mixed. Rollouts are sampled in proportion to |A|, none twice in a step. A
+    reconstruction: the paper's `capacity`, share and age of replayed rollouts are not known; here the oldest make room
+    for new ones.
     """
-    groups = yield [asked.group(example) for example in asked.queue[: asked.wanted]]
-    missing = asked.size * sum(not group.mixed for group in groups)
-    chosen = drawn_by_advantage(asked.memory.buffer, missing, asked.rng)
-    again = [tuple(chosen[i : i + asked.size]) for i in range(0, len(chosen), asked.size)]
-    return [*groups, *(Group(Example(REPLAYED, ()), REPLAYED, each) for each in again)]
+    groups = yield [request.sample_group(example) for example in request.queue[: request.batch_size]]
+    size = request.group_size
+    missing = size * sum(not group.is_mixed for group in groups)
+    replayed = sample_by_advantage(request.memory.buffer, missing, request.rng)
+    chunks = [tuple(replayed[i : i + size]) for i in range(0, len(replayed), size)]
+    return [*groups, *(Group(Example(REPLAY_ROLE, ()), REPLAY_ROLE, chunk) for chunk in chunks)]
 
 
-def drawn_by_advantage(buffer: Sequence[Rollout], count: int, rng: np.random.Generator) -> list[Rollout]:
-    """So many rollouts, drawn by their `chances`, none twice; all where there are fewer."""
+def sample_by_advantage(buffer: Sequence[Rollout], count: int, rng: np.random.Generator) -> list[Rollout]:
+    """Sample rollouts without replacement by their `sampling_probabilities`; all where there are fewer than `count`."""
     count = min(count, len(buffer))
     if not count:
         return []
-    return [buffer[i] for i in rng.choice(len(buffer), count, replace=False, p=chances(buffer))]
+    indices = rng.choice(len(buffer), count, replace=False, p=sampling_probabilities(buffer))
+    return [buffer[i] for i in indices]
 
 
-def chances(buffer: Sequence[Rollout]) -> NDArray[np.float64]:
-    """The probability of each rollout to be drawn first, in proportion to |A|; A is what it was stored with."""
-    weight = np.abs([mark(run, "stored") or 0.0 for run in buffer])
+def sampling_probabilities(buffer: Sequence[Rollout]) -> NDArray[np.float64]:
+    """Return |A| / sum |A| for each rollout, with the advantage A that it was stored with."""
+    weight = np.abs([get_mark(rollout, "stored") or 0.0 for rollout in buffer])
     return weight / weight.sum()

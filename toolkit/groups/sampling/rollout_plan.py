@@ -5,14 +5,13 @@ Axis 2, plan: how many rollouts each example gets, and which examples are tried 
     refill            as fixed, and more rows until enough groups are mixed            DAPO (arXiv 2503.14476)
     refill_imperfect  the same, until enough are not all right                         NGRPO (arXiv 2509.18851)
     anchored          as fixed, and a reference answer in each group, or in hard ones  GRAO, DaGRPO
-    listed            all answers that a row lists, in place of drawn ones             RIFT (arXiv 2505.03344)
-    delegated         as fixed, and groups of the runs that these delegated            M-GRPO (arXiv 2511.13288)
+    listed            all answers that a row lists, in place of sampled ones           RIFT (arXiv 2505.03344)
+    delegated         as fixed, and groups of their delegated rollouts                 M-GRPO (arXiv 2511.13288)
 
-More in `plan_hints` (rows that are asked otherwise) and `plan_past` (rollouts of earlier steps). What plans are made
-of:
+More parts are in `hints` (rows with another prompt) and `replay` (rollouts of earlier steps). Building blocks:
 
-    phased       the rollouts of a batch in phases: after the first, they go where uncertainty is (XRPO)
-    refilled     examples without signal are replaced by others, until enough have some
+    sample_in_phases      rollouts in phases: after the first, they go where uncertainty is (XRPO)
+    study_until_signal    examples without signal are replaced by others, until enough have some
 
 n rollouts of one example, s their standard deviation (n - 1), T rollouts of the whole batch.
 """
@@ -29,19 +28,21 @@ from numpy.typing import NDArray
 
 from edgewise.toolkit.errors import TaskError
 from edgewise.toolkit.groups.sampling.row_history import Memory
-from edgewise.toolkit.types import MARK, Example, Group, Plan, Rollout, Score, T
+from edgewise.toolkit.types import RESERVED_PREFIX, Example, Group, Plan, Rollout, Score, T
 
 SampleRollouts = Callable[[Example, int, int], Plan[tuple[Rollout, ...]]]
-"""`draw(example, start, count)`: rollouts of an example with the sample indices start ... start + count - 1."""
+"""`sample_rollouts(example, start, count)`: rollouts with the sample indices start ... start + count - 1."""
 ScoreGivenAnswer = Callable[[Example, str], Plan[Rollout]]
-"""`give(example, answer)`: a graded rollout that says this, in tokens, without log-probabilities (NaN)."""
+"""`score_answer(example, answer)`: a graded rollout with this answer as tokens; its log-probabilities are NaN."""
 Embed = Callable[[Sequence[str]], Plan[NDArray[np.floating]]]
-"""`embed(texts)`: a vector of length 1 for each, (texts, D); such as are alike in meaning point the same way."""
-GIVEN = "given"
-"""`Rollout.version` of what nobody drew."""
+"""`embed(texts)`: unit vectors, [text, dimension]; texts of similar meaning point the same way."""
+RewriteExample = Callable[[Example, tuple[Rollout, ...]], Example]
+"""`rewrite(example, rollouts)`: the example to sample next, in view of its rollouts so far."""
+OFFLINE_VERSION = "given"
+"""`Rollout.version` of answers that no policy sampled, such as reference answers."""
 
 
-def _cannot(example: Example, answer: str) -> Plan[Rollout]:
+def _refuse_answer(example: Example, answer: str) -> Plan[Rollout]:
     raise TaskError(f"Row {example.id!r}: answers that are given can't be learned from here.")
     yield
 
@@ -49,73 +50,77 @@ def _cannot(example: Example, answer: str) -> Plan[Rollout]:
 @dataclass(frozen=True, slots=True)
 class SamplingRequest:
     """
-    What a step may sample: `queue` are rows in the order of choice, `wanted` how many of them make a step.
+    One step's request for groups: `batch_size` rows of the queue with `group_size` rollouts each.
 
-    `size` is rollouts of each. `draw` and `give` are those of this module; rewards are graded as they are drawn.
-    `memory` is what earlier steps taught, `done` the share of the run's steps that are over, `rng` the step's own.
-    `embed` makes vectors of texts, where a model for them was named.
+    Rewards are graded as rollouts are sampled.
     """
 
-    queue: tuple[Example, ...]
-    wanted: int
-    size: int
-    draw: SampleRollouts
-    give: ScoreGivenAnswer = _cannot
-    memory: Memory = field(default_factory=Memory)
-    done: float = 1.0
-    rng: np.random.Generator = field(default_factory=lambda: np.random.default_rng(0))
-    embed: Embed | None = None
+    queue: tuple[Example, ...]  # rows in the order of selection
+    batch_size: int
+    group_size: int
+    sample_rollouts: SampleRollouts
+    score_answer: ScoreGivenAnswer = _refuse_answer
+    memory: Memory = field(default_factory=Memory)  # statistics of rows from earlier steps
+    progress: float = 1.0  # share of the run's steps that are done
+    rng: np.random.Generator = field(default_factory=lambda: np.random.default_rng(0))  # of this step alone
+    embed: Embed | None = None  # None without an embedding model
 
-    def group(self, example: Example) -> Plan[Group]:
-        """All rollouts of one row."""
-        found = yield from self.draw(example, 0, self.size)
-        return Group(example, found[0].role, found)
-
-
-def fixed(asked: SamplingRequest) -> Plan[list[Group]]:
-    """The same number of rollouts for each of the first `wanted` rows."""
-    return (yield [asked.group(example) for example in asked.queue[: asked.wanted]])
+    def sample_group(self, example: Example) -> Plan[Group]:
+        """Sample all rollouts of one row."""
+        rollouts = yield from self.sample_rollouts(example, 0, self.group_size)
+        return Group(example, rollouts[0].role, rollouts)
 
 
-def refill(asked: SamplingRequest) -> Plan[list[Group]]:
+def fixed(request: SamplingRequest) -> Plan[list[Group]]:
+    """Sample the same number of rollouts for each row of the batch."""
+    return (yield [request.sample_group(example) for example in request.queue[: request.batch_size]])
+
+
+def refill(request: SamplingRequest) -> Plan[list[Group]]:
     """
-    Groups until `wanted` of them are mixed, or the queue is empty: DAPO's dynamic sampling (arXiv 2503.14476).
+    Sample groups until `batch_size` of them are mixed, or the queue is empty: DAPO's dynamic sampling.
 
-    Its cap on batches that are sampled for one is the length of the queue.
+    The length of the queue takes the place of DAPO's cap on batches sampled for one update.
     """
-    return (yield from refilled(asked.queue, asked.group, asked.wanted, lambda group: group.mixed))
+    groups = study_until_signal(
+        request.queue, request.sample_group, request.batch_size, lambda group: group.is_mixed
+    )
+    return (yield from groups)
 
 
-def refill_imperfect(asked: SamplingRequest, *, best: float = 1.0) -> Plan[list[Group]]:
-    """Groups until `wanted` of them are not all at the `best` reward, or the queue is empty; all-wrong ones count."""
+def refill_imperfect(request: SamplingRequest, *, best: float = 1.0) -> Plan[list[Group]]:
+    """Sample groups until `batch_size` have a reward below `best`, or the queue is empty; all-wrong ones count."""
 
-    def imperfect(group: Group) -> bool:
+    def is_imperfect(group: Group) -> bool:
         return any(reward < best for reward in group.rewards)
 
-    return (yield from refilled(asked.queue, asked.group, asked.wanted, imperfect))
+    return (
+        yield from study_until_signal(request.queue, request.sample_group, request.batch_size, is_imperfect)
+    )
 
 
-def anchored(asked: SamplingRequest, *, below: int | None = None, full: float = 1.0) -> Plan[list[Group]]:
+def anchored(request: SamplingRequest, *, below: int | None = None, full: float = 1.0) -> Plan[list[Group]]:
     """
-    As `fixed`, and the row's reference answer as one more member of each group.
+    Sample as `fixed` does, and add the row's reference answer to each group.
 
-    With `below`, only of groups with fewer rewards of `full` than that. It is the row's "reference", else its target,
-    given and graded, never drawn: column `anchor` is 1 for it, and its old log-probability is the policy's own.
+    With `below`, only to groups with fewer rewards of `full` than that. The answer is the row's "reference", else its
+    target. It is graded, not sampled: column `anchor` is 1 for it, and its old log-probability is the policy's own.
     """
 
     def study(example: Example) -> Plan[Group]:
-        group = yield from asked.group(example)
+        group = yield from request.sample_group(example)
         if below is not None and sum(reward >= full for reward in group.rewards) >= below:
             return group
-        answer = yield from asked.give(example, str(example.metadata.get("reference", example.target)))
-        return replace(group, members=(*group.members, replace(answer, version=GIVEN)))
+        reference = str(example.metadata.get("reference", example.target))
+        answer = yield from request.score_answer(example, reference)
+        return replace(group, rollouts=(*group.rollouts, replace(answer, version=OFFLINE_VERSION)))
 
-    return (yield [study(example) for example in asked.queue[: asked.wanted]])
+    return (yield [study(example) for example in request.queue[: request.batch_size]])
 
 
-def listed(asked: SamplingRequest) -> Plan[list[Group]]:
+def listed(request: SamplingRequest) -> Plan[list[Group]]:
     """
-    A group of all the answers that a row lists as "candidates", given in place of drawn ones.
+    Make a group of all the answers that a row lists as "candidates", in place of sampled ones.
 
     Raises TaskError for a row without any.
     """
@@ -124,68 +129,82 @@ def listed(asked: SamplingRequest) -> Plan[list[Group]]:
         answers = example.metadata.get("candidates")
         if not answers:
             raise TaskError(f"Row {example.id!r} lists no candidates, which this method compares.")
-        found = yield [asked.give(example, str(answer)) for answer in answers]
-        return Group(example, found[0].role, tuple(replace(run, version=GIVEN) for run in found))
+        rollouts = yield [request.score_answer(example, str(answer)) for answer in answers]
+        offline = tuple(replace(rollout, version=OFFLINE_VERSION) for rollout in rollouts)
+        return Group(example, rollouts[0].role, offline)
 
-    return (yield [study(example) for example in asked.queue[: asked.wanted]])
+    return (yield [study(example) for example in request.queue[: request.batch_size]])
 
 
-def delegated(asked: SamplingRequest, *, depth: int | None = None) -> Plan[list[Group]]:
+def delegated(request: SamplingRequest, *, depth: int | None = None) -> Plan[list[Group]]:
     """
-    As `fixed`, and for each row a group of each role of the runs that its rollouts delegated.
+    Sample as `fixed` does, and add for each row a group of each role of its delegated rollouts.
 
-    The d runs that one rollout delegated to a role have a share of 1 / d each, column `share`. With `depth` D there are
-    D of them in place of d, as in the paper: D - d are copied, or d - D dropped, at random.
+    The d rollouts that one rollout delegated to a role have a share of 1 / d each, column `share`. With `depth` D there
+    are D of them in place of d, as in the paper: D - d are copied, or d - D dropped, at random.
     """
-    groups = yield from fixed(asked)
-    return [each for group in groups for each in (group, *_delegated(group, depth, asked.rng))]
+    groups = []
+    for group in (yield from fixed(request)):
+        by_role: dict[str, list[Rollout]] = {}
+        for rollout in group.rollouts:
+            delegations = [child for step in rollout.steps for child in step.subrollouts]
+            for role in dict.fromkeys(child.role for child in delegations):
+                members = [child for child in delegations if child.role == role]
+                if depth is not None:
+                    members = [members[i] for i in align_count(len(members), depth, request.rng)]
+                by_role.setdefault(role, []).extend(
+                    set_marks(child, share=1 / len(members)) for child in members
+                )
+        of_roles = (Group(group.example, role, tuple(members)) for role, members in by_role.items())
+        groups += [group, *of_roles]
+    return groups
 
 
-def marked(run: Rollout, **marks: float) -> Rollout:
-    """The rollout, with marks that columns are made of: parts of its score that no reward can name."""
+def set_marks(run: Rollout, **marks: float) -> Rollout:
+    """Return the rollout with values for columns, stored as parts of its score that no reward can name."""
     score = run.score or Score(0.0, valid=False)
-    named = {MARK + name: value for name, value in marks.items()}
-    return replace(run, score=replace(score, parts={**score.parts, **named}))
+    parts = {RESERVED_PREFIX + name: value for name, value in marks.items()}
+    return replace(run, score=replace(score, parts={**score.parts, **parts}))
 
 
-def mark(run: Rollout, name: str) -> float | None:
-    """What `marked` wrote; None where it wrote nothing."""
-    return run.score.parts.get(MARK + name) if run.score else None
+def get_mark(run: Rollout, name: str) -> float | None:
+    """Return a value of `set_marks`, None where there is none."""
+    return run.score.parts.get(RESERVED_PREFIX + name) if run.score else None
 
 
-def _delegated(group: Group, depth: int | None, rng: np.random.Generator) -> list[Group]:
-    levels: dict[str, list[Rollout]] = {}
-    for run in group.members:
-        calls = [call for step in run.steps for call in step.calls]
-        for role in dict.fromkeys(call.role for call in calls):
-            mine = [call for call in calls if call.role == role]
-            chosen = mine if depth is None else [mine[i] for i in aligned(len(mine), depth, rng)]
-            levels.setdefault(role, []).extend(marked(call, share=1 / len(chosen)) for call in chosen)
-    return [Group(group.example, role, tuple(members)) for role, members in levels.items()]
-
-
-def aligned(count: int, depth: int, rng: np.random.Generator) -> list[int]:
-    """`depth` of so many: some copied at random where there are fewer, some left out where there are more."""
+def align_count(count: int, depth: int, rng: np.random.Generator) -> list[int]:
+    """Return `depth` indices below `count`: some repeated at random if it is smaller, some dropped if it is larger."""
     if count >= depth:
         return sorted(rng.choice(count, depth, replace=False).tolist())
     return sorted([*range(count), *rng.choice(count, depth - count).tolist()])
 
 
+@cache
+def t_quantile(freedom: int, alpha: float) -> float:
+    """Return the 1 - alpha/2 quantile of Student's t."""
+    from scipy.special import stdtrit
+
+    return float(stdtrit(freedom, 1 - alpha / 2))
+
+
 def half_width(s: float, n: int, alpha: float = 0.05) -> float:
-    """Half the width of the (1 - alpha) interval of a mean reward: h(n) = t(1 - alpha/2, n - 1) s / sqrt(n), n > 1."""
-    return _quantile(n - 1, alpha) * s / math.sqrt(n)
+    """Return half the width of the (1 - alpha) interval of a mean reward, for n > 1."""
+    # h(n) = t(1 - alpha/2, n - 1) s / sqrt(n)
+    return t_quantile(n - 1, alpha) * s / math.sqrt(n)
 
 
 def priority(s: float, n: int, total: int, lam: float = 0.1, alpha: float = 0.05) -> float:
     """
-    What one more rollout of an example is worth, where `total` were drawn in all (XRPO, arXiv 2510.06672).
+    Return the value of one more rollout of an example, where the batch has `total` (XRPO, arXiv 2510.06672).
 
-    h(n) - h(n + 1), at the same s and each with its own t quantile, plus lam sqrt(ln(1 + total) / n): the
-    usual form of such a bonus, as the paper's exact one is not known. Infinite below two rollouts.
+    Infinite below two rollouts, which have no deviation.
     """
     if n < 2:
         return math.inf
-    return half_width(s, n, alpha) - half_width(s, n + 1, alpha) + lam * math.sqrt(math.log1p(total) / n)
+    # Reduction of uncertainty h(n) - h(n + 1), at the same s and each with its own t quantile, plus the exploration
+    # bonus lam sqrt(ln(1 + T) / n): the usual form of UCB, as the paper's exact one is not known.
+    reduction = half_width(s, n, alpha) - half_width(s, n + 1, alpha)
+    return reduction + lam * math.sqrt(math.log1p(total) / n)
 
 
 def allocate(
@@ -193,51 +212,48 @@ def allocate(
     budget: int,
     most: int,
     *,
-    drawn: Sequence[int] | None = None,
+    sample_counts: Sequence[int] | None = None,
     lam: float = 0.1,
     alpha: float = 0.05,
 ) -> tuple[int, ...]:
     """
-    How many more rollouts each example gets of `budget`, one at a time to the highest priority.
+    Return how many more rollouts each example gets of `budget`, one at a time to the highest priority.
 
-    `rewards` are the valid ones so far; `drawn` how many rollouts were paid for, where some of them failed.
-    No example goes above `most` in all; the sum is `budget` unless that stops it. While a phase is dealt out, s
-    stays and n grows. Of equal priorities the example with fewer rollouts goes first, then the earlier one.
+    `rewards` are the valid ones so far; `sample_counts` includes failed rollouts. No example goes above
+    `most` in all; the sum is `budget` unless that stops it. Of equal priorities the example with fewer rollouts goes
+    first, then the earlier one.
     """
-    counts = list(drawn if drawn is not None else map(len, rewards))
-    start, deviations = tuple(counts), [_deviation(one) for one in rewards]
+    counts = list(sample_counts if sample_counts is not None else map(len, rewards))
+    start = tuple(counts)
+    # s stays while a phase is dealt out, and n grows. statistics.stdev sums exactly: equal rewards give exactly 0.
+    deviations = [statistics.stdev(values) if len(values) > 1 else 0.0 for values in rewards]
 
     def rank(i: int) -> tuple[float, int, int]:
         return -priority(deviations[i], counts[i], sum(counts), lam, alpha), counts[i], i
 
     for _ in range(budget):
-        open_ones = [i for i, count in enumerate(counts) if count < most]
-        if not open_ones:
+        candidates = [i for i, count in enumerate(counts) if count < most]
+        if not candidates:
             break
-        counts[min(open_ones, key=rank)] += 1
+        counts[min(candidates, key=rank)] += 1
     return tuple(now - before for now, before in zip(counts, start, strict=True))
 
 
-def _as_it_is(example: Example, runs: tuple[Rollout, ...]) -> Example:
-    return example
-
-
-def phased(
-    draw: SampleRollouts,
+def sample_in_phases(
+    sample_rollouts: SampleRollouts,
     examples: Sequence[Example],
     budget: int,
     first: int,
     phases: int,
     most: int,
-    dress: Callable[[Example, tuple[Rollout, ...]], Example] = _as_it_is,
+    rewrite: RewriteExample | None = None,
 ) -> Plan[list[tuple[Rollout, ...]]]:
     """
-    The rollouts of each example, in order: `budget` of them in all, unless `most` for each stops it.
+    Sample the rollouts of each example, in order: `budget` of them in all, unless `most` for each stops it.
 
-    The first of the `phases` draws `first` of each example. Every later one looks at the rewards so far and
-    deals out its equal share of what is left by `allocate`; `insert_lessons` may make another question of an example, by what
-    was drawn of it. A phase waits for the one before. Rewards must be
-    graded as they are drawn, so a relative judge does not fit. ValueError where the numbers can't work.
+    The first of the `phases` samples `first` of each example. Every later one deals out its equal share of the rest by
+    `allocate`, in view of the rewards so far. Rewards must be graded as rollouts are sampled, so a relative judge does
+    not fit. Raises ValueError where the numbers don't add up.
     """
     left = budget - first * len(examples)
     if not 1 <= first <= most or left < 0 or (left and phases < 2):
@@ -245,66 +261,54 @@ def phased(
             f"{budget} rollouts can't be dealt to {len(examples)} examples in {phases} phases, with {first} of "
             f"each first and {most} at most"
         )
-    runs = yield [draw(example, 0, first) for example in examples]
-    for share in _shares(left, phases - 1):
-        rewards = [Group(e, "", found).rewards for e, found in zip(examples, runs, strict=True)]
-        counts = allocate(rewards, share, most, drawn=[len(found) for found in runs])
+    by_example = yield [sample_rollouts(example, 0, first) for example in examples]
+
+    for phase in range(phases - 1):
+        # The first shares are larger by one where the rest does not divide.
+        share = left // (phases - 1) + (phase < left % (phases - 1))
+        rewards = [Group(e, "", rollouts).rewards for e, rollouts in zip(examples, by_example, strict=True)]
+        counts = allocate(rewards, share, most, sample_counts=[len(rollouts) for rollouts in by_example])
         chosen = [i for i, count in enumerate(counts) if count]
-        drawn = yield [draw(dress(examples[i], runs[i]), len(runs[i]), counts[i]) for i in chosen]
-        for i, new in zip(chosen, drawn, strict=True):
-            runs[i] = (*runs[i], *new)
-    return runs
+        targets = {i: rewrite(examples[i], by_example[i]) if rewrite else examples[i] for i in chosen}
+        # A phase waits for all rollouts of the one before, so the allocation depends on rewards alone.
+        batches = yield [sample_rollouts(targets[i], len(by_example[i]), counts[i]) for i in chosen]
+        for i, batch in zip(chosen, batches, strict=True):
+            by_example[i] = (*by_example[i], *batch)
+    return by_example
 
 
-def refilled(
+def study_until_signal(
     queue: Sequence[Example],
     study: Callable[[Example], Plan[T]],
     wanted: int,
     has_signal: Callable[[T], bool],
 ) -> Plan[list[T]]:
     """
-    Study examples until `wanted` of them have signal, or the queue is empty: all studies, in queue order.
+    Study examples until `wanted` of them have signal, or the queue is empty; return all studies in queue order.
 
-    The test is for exact inequality, such as `Group.mixed`, never a mean. See `in_waves` for the order.
+    `has_signal` must test exact inequality, such as `Group.is_mixed`, never a mean. See `study_in_waves` for the order.
     """
 
-    def studies(examples: Sequence[Example]) -> Plan[list[T]]:
+    def study_wave(examples: Sequence[Example]) -> Plan[list[T]]:
         return (yield [study(example) for example in examples])
 
-    return (yield from in_waves(queue, studies, wanted, has_signal))
+    return (yield from study_in_waves(queue, study_wave, wanted, has_signal))
 
 
-def in_waves(
+def study_in_waves(
     queue: Sequence[Example],
-    studies: Callable[[Sequence[Example]], Plan[list[T]]],
+    study_wave: Callable[[Sequence[Example]], Plan[list[T]]],
     wanted: int,
     has_signal: Callable[[T], bool],
 ) -> Plan[list[T]]:
     """
-    Like `refilled`, for what is studied together: `studies` gets a whole wave, such as to share its rollouts.
+    Do the same as `study_until_signal` with examples that are studied together: `study_wave` receives a whole wave.
 
-    A wave is as many of the queue as are still wanted, and the next one waits for all of it: which examples
-    are studied depends on rewards alone, never on which reply came first.
+    A wave is as many of the queue as are still wanted, and the next one waits for all of it.
     """
-    done: list[T] = []
+    # Waiting makes the choice of examples depend on rewards alone, never on the order in which replies arrive.
+    studies: list[T] = []
     waiting = iter(queue)
-    while wave := tuple(islice(waiting, wanted - sum(map(has_signal, done)))):
-        done += yield from studies(wave)
-    return done
-
-
-def _deviation(rewards: Sequence[float]) -> float:
-    """The sample standard deviation, 0 below two rewards. Exact sums: equal rewards give 0 and nothing else."""
-    return statistics.stdev(rewards) if len(rewards) > 1 else 0.0
-
-
-@cache
-def _quantile(freedom: int, alpha: float) -> float:
-    from scipy.special import stdtrit
-
-    return float(stdtrit(freedom, 1 - alpha / 2))
-
-
-def _shares(total: int, parts: int) -> list[int]:
-    """`total` in equal whole parts, the first ones larger by one where it does not divide."""
-    return [total // parts + (i < total % parts) for i in range(parts)]
+    while wave := tuple(islice(waiting, wanted - sum(map(has_signal, studies)))):
+        studies += yield from study_wave(wave)
+    return studies

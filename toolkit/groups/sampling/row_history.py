@@ -1,9 +1,8 @@
 """
-What earlier steps taught about examples. Axes 1 and 2 (select, plan) read it; only the loop writes it, once a step.
+Statistics of examples from earlier steps. Axes 1 and 2 (select, plan) read them; only the loop writes, once a step.
 
-A success is a rollout with the full reward: 1 or more. A reward in between counts as a failure here, and a
-reward that is not valid counts for nothing. Where rewards have a meaning within their group only
-(`Reward.relative`), there is nothing to learn from them about an example.
+A success is a rollout with the full reward: 1 or more. A reward in between counts as a failure, and an invalid one is
+ignored. Where rewards have a meaning within their group only (`Reward.relative`), nothing is recorded.
 """
 
 import math
@@ -16,58 +15,62 @@ from pydantic import BaseModel, Field, ValidationError
 
 from edgewise.toolkit.errors import ArtifactError
 from edgewise.toolkit.types import Group, Rollout
+from edgewise.toolkit.util.validation import describe_error
 
-FULL = 1.0
+FULL_REWARD = 1.0
 
 Count = Annotated[int, Field(ge=0)]
 Weight = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 F = TypeVar("F", bound=Callable[..., Any])
 
+# Keys of groups and rollouts in stored files, by the names of the fields.
+STORED_KEYS: Mapping[str, str] = {
+    "rollouts": "members", "prompt": "seen", "completion": "said", "tokens": "encoded", "subrollouts": "calls",
+    "prompt_ids": "prompt", "completion_ids": "reply",
+}  # fmt: skip
+FIELD_NAMES: Mapping[str, str] = {key: name for name, key in STORED_KEYS.items()}
+FREE_FORM = frozenset({"metadata", "target", "parts"})
+"""Fields with keys of the task's own."""
 
-def recalls(*names: str) -> Callable[[F], F]:
+
+def recalls_history(*names: str) -> Callable[[F], F]:
     """Declare which of `Memory`'s collections a plan reads; those that no part declares stay empty."""
 
-    def declared(part: F) -> F:
+    def decorate(part: F) -> F:
         part.recalls = frozenset(names)  # pyright: ignore[reportFunctionMemberAccess]
         return part
 
-    return declared
+    return decorate
 
 
 @dataclass(frozen=True, slots=True)
 class Record:
-    """
-    What is known of one example.
+    """Statistics of one example."""
 
-    `alpha` and `beta` are VADE's fading counts of successes and failures, `visits` the steps that it was in,
-    `solved` whether every rollout of every visit had the full reward, `last` the round of the latest visit, `mean` the
-    mean reward that it had then.
-    """
+    alpha: Weight = 0.0  # VADE's fading count of successes
+    beta: Weight = 0.0  # and of failures
+    visits: Count = 0  # steps that sampled the example
+    solved: bool = False  # whether every rollout of every visit had the full reward
+    last: Count = 0  # round of the latest visit
+    mean: Annotated[float, Field(allow_inf_nan=False)] = 0.0  # mean reward of the latest visit
 
-    alpha: Weight = 0.0
-    beta: Weight = 0.0
-    visits: Count = 0
-    solved: bool = False
-    last: Count = 0
-    mean: Annotated[float, Field(allow_inf_nan=False)] = 0.0
-
-    def after(self, rewards: Iterable[float], lam1: float, round: int) -> "Record":
-        """The record after a visit with these rewards."""
+    def update(self, rewards: Iterable[float], lam1: float, round: int) -> "Record":
+        """Return the record after a visit with these rewards."""
         rewards = list(rewards)
-        full = [reward >= FULL for reward in rewards]
+        successes = [reward >= FULL_REWARD for reward in rewards]
         return Record(
-            lam1 * self.alpha + sum(full),
-            lam1 * self.beta + len(full) - sum(full),
+            lam1 * self.alpha + sum(successes),
+            lam1 * self.beta + len(successes) - sum(successes),
             self.visits + 1,
-            all(full) and (self.solved or not self.visits),
+            all(successes) and (self.solved or not self.visits),
             round,
             math.fsum(rewards) / len(rewards),
         )
 
 
 @dataclass(frozen=True, slots=True)
-class Worked:
-    """An answer that had the full reward, and what was asked."""
+class SolvedExample:
+    """A question and an answer that had the full reward."""
 
     question: str
     answer: str
@@ -78,45 +81,45 @@ class Memory:
     """
     Records by example id, and the number of the current round.
 
-    A round is as many steps as it takes to see as many examples as there are: an epoch, where examples are
-    drawn without replacement. The loop says when one ends (`next_round`).
-
-    What only plans that declare it (`recalls`) keep: `recent` are mean rewards of the latest groups; `rescued`, of
-    each step that had such rows, the share of those that failed altogether when last seen, and did not now; `worked`
-    the latest solution of each example; `leftover` groups that a step sampled and did not use; `buffer` rollouts that
-    had an advantage, which is their mark "stored" (`toolkit.groups.sampling.rollout_plan.marked`).
+    A round is as many steps as it takes to see as many examples as there are: an epoch, where examples are sampled
+    without replacement. The loop calls `next_round` at its end. The other collections are filled only for plans that
+    declare them with `recalls_history`.
     """
 
     records: Mapping[str, Record] = field(default_factory=dict)
     round: Count = 0
-    recent: tuple[float, ...] = ()
-    rescued: tuple[float, ...] = ()
-    worked: Mapping[str, Worked] = field(default_factory=dict)
-    leftover: tuple[Group, ...] = ()
-    buffer: tuple[Rollout, ...] = ()
+    recent: tuple[float, ...] = ()  # mean rewards of the latest groups
+    rescued: tuple[float, ...] = ()  # of each step, the share of its failed rows that were solved at last
+    worked: Mapping[str, SolvedExample] = field(default_factory=dict)  # latest solution of each example
+    leftover: tuple[Group, ...] = ()  # groups that a step sampled and did not use
+    buffer: tuple[Rollout, ...] = ()  # rollouts with an advantage, which is their mark "stored"
 
-    def of(self, example: str) -> Record:
-        """The record of an example, an empty one if it was never visited."""
+    def record_of(self, example: str) -> Record:
+        """Return the record of an example, an empty one if it was never visited."""
         return self.records.get(example, Record())
 
     def age(self, example: str) -> int | None:
-        """How many rounds ago an example was last visited (0: in this round), or None if it never was."""
+        """Return the rounds since an example's latest visit (0: in this round), or None if it was never visited."""
         record = self.records.get(example)
         return None if record is None else self.round - record.last
 
-    def after(self, groups: Iterable[Group], *, lam1: float = 0.2, lam2: float = 0.999) -> "Memory":
+    def update(self, groups: Iterable[Group], *, lam1: float = 0.2, lam2: float = 0.999) -> "Memory":
         """
-        The memory after a step with these groups (VADE, arXiv 2511.18902).
+        Return the memory after a step with these groups (VADE, arXiv 2511.18902).
 
-        With r full rewards among G valid ones: alpha <- lam1 alpha + r, beta <- lam1 beta + G - r for the
-        examples of the step, and lam2 times both for all others. Groups of one example are one visit; one
-        without a valid reward is none. lam1 and lam2 are read off the paper's framework figure, and parameters of
+        Groups of one example are one visit; one without a valid reward is none. lam1 and lam2 are parameters of
         `toolkit.groups.sampling.row_selection.vade`.
         """
+        # With r full rewards among G valid ones: alpha <- lam1 alpha + r, beta <- lam1 beta + G - r for the examples
+        # of the step, and lam2 times both for all others. The defaults are read off the paper's framework figure.
         rewards: dict[str, list[float]] = defaultdict(list)
         for group in groups:
             rewards[group.example.id] += group.rewards
-        visited = {id: self.of(id).after(found, lam1, self.round) for id, found in rewards.items() if found}
+        visited = {
+            id: self.record_of(id).update(values, lam1, self.round)
+            for id, values in rewards.items()
+            if values
+        }
         faded = {
             id: replace(record, alpha=lam2 * record.alpha, beta=lam2 * record.beta)
             for id, record in self.records.items()
@@ -124,38 +127,50 @@ class Memory:
         return replace(self, records=faded | visited)
 
     def next_round(self) -> "Memory":
-        """The same records, at the start of the next round."""
+        """Return the same records at the start of the next round."""
         return replace(self, round=self.round + 1)
 
     def to_json(self) -> dict[str, Any]:
-        """Plain data, by example id in order: the same memory gives the same bytes."""
+        """Return plain data, by example id in order: the same memory gives the same bytes."""
         return {
             "round": self.round,
             "records": {id: asdict(record) for id, record in sorted(self.records.items())},
             "recent": list(self.recent),
             "rescued": list(self.rescued),
-            "worked": {id: asdict(each) for id, each in sorted(self.worked.items())},
-            "leftover": [asdict(each) for each in self.leftover],
-            "buffer": [asdict(each) for each in self.buffer],
+            "worked": {id: asdict(solved) for id, solved in sorted(self.worked.items())},
+            "leftover": [_rename_keys(asdict(group), STORED_KEYS) for group in self.leftover],
+            "buffer": [_rename_keys(asdict(rollout), STORED_KEYS) for rollout in self.buffer],
         }
 
     @classmethod
     def from_json(cls, data: Any) -> "Memory":
-        """What `to_json` wrote. Raises ArtifactError where it is something else."""
+        """Read the output of `to_json`. Raises ArtifactError for anything else."""
+        if isinstance(data, dict):
+            stored = {key: data[key] for key in ("leftover", "buffer") if key in data}
+            data = {**data, **_rename_keys(stored, FIELD_NAMES)}
         try:
-            saved = _Saved.model_validate(data)
+            return cls(**dict(_StoredMemory.model_validate(data)))
         except ValidationError as error:
-            first = error.errors(include_url=False)[0]
-            where = ".".join(map(str, first["loc"]))
-            raise ArtifactError(f"This memory of a run can't be read ({where}: {first['msg']}).") from error
-        return cls(**dict(saved))
+            raise ArtifactError(f"This memory of a run can't be read ({describe_error(error)}).") from error
 
 
-class _Saved(BaseModel, extra="forbid"):
+class _StoredMemory(BaseModel, extra="forbid"):
     round: Count
     records: dict[str, Record]
     recent: tuple[float, ...] = ()
     rescued: tuple[float, ...] = ()
-    worked: dict[str, Worked] = {}
+    worked: dict[str, SolvedExample] = {}
     leftover: tuple[Group, ...] = ()
     buffer: tuple[Rollout, ...] = ()
+
+
+def _rename_keys(data: Any, names: Mapping[str, str]) -> Any:
+    """Rename the keys of nested plain data, but not those of the task's own data."""
+    if isinstance(data, list | tuple):
+        return [_rename_keys(item, names) for item in data]
+    if not isinstance(data, dict):
+        return data
+    return {
+        names.get(key, key): value if key in FREE_FORM else _rename_keys(value, names)
+        for key, value in data.items()
+    }

@@ -1,9 +1,9 @@
 """
 Axis 1, select: which examples a step samples, and in which order.
 
-    shuffled, batches    every example once an epoch, in a random order
-    vade                 the examples that promise most signal, by what earlier steps saw
-    rested               leaves out for a round what is always solved; goes before either
+    shuffle, split_batches    every example once an epoch, in a random order
+    vade                      examples with the highest expected signal, by statistics of earlier steps
+    drop_resting              leaves out for a round those that are always solved; applied before either
 """
 
 from collections.abc import Sequence
@@ -14,20 +14,20 @@ from pydantic import Field
 
 from edgewise.toolkit.groups.sampling.row_history import Memory
 from edgewise.toolkit.types import Example
-from edgewise.toolkit.util import seeds
+from edgewise.toolkit.util.seeds import derive_seed
 
 T = TypeVar("T")
 Fading = Annotated[float, Field(ge=0, le=1)]
 
 
-def shuffled(examples: Sequence[T], seed: int, epoch: int) -> tuple[T, ...]:
-    """All examples in an order of their own for each epoch; the same seed and epoch give the same order."""
-    rng = np.random.default_rng(seeds.seed(seed, "shuffle", epoch))
+def shuffle(examples: Sequence[T], seed: int, epoch: int) -> tuple[T, ...]:
+    """Return all examples in a random order; the same seed and epoch give the same order."""
+    rng = np.random.default_rng(derive_seed(seed, "shuffle", epoch))
     return tuple(examples[i] for i in rng.permutation(len(examples)))
 
 
-def batches(examples: Sequence[T], size: int) -> list[tuple[T, ...]]:
-    """The examples in order, `size` at a time, the last batch with what is left. ValueError below size 1."""
+def split_batches(examples: Sequence[T], size: int) -> list[tuple[T, ...]]:
+    """Split examples in order into batches of `size`; the last one may be smaller. Raises ValueError below size 1."""
     if size < 1:
         raise ValueError(f"a batch needs at least one example, not {size}")
     return [tuple(examples[i : i + size]) for i in range(0, len(examples), size)]
@@ -37,13 +37,13 @@ def in_turn(
     examples: Sequence[Example], memory: Memory, rng: np.random.Generator, k: int
 ) -> tuple[Example, ...]:
     """
-    The `k` examples that were visited least, in a random order among equals: epochs, without a counter.
+    Return the `k` examples with the fewest visits, in a random order among equals: epochs, without a counter.
 
-    All of them where there are fewer than `k`; ValueError if `k` is below 1.
+    All of them where there are fewer than `k`. Raises ValueError if `k` is below 1.
     """
     if k < 1:
         raise ValueError(f"a step needs at least one example, not {k}")
-    ranked = sorted(rng.permutation(len(examples)), key=lambda i: memory.of(examples[i].id).visits)
+    ranked = sorted(rng.permutation(len(examples)), key=lambda i: memory.record_of(examples[i].id).visits)
     return tuple(examples[i] for i in ranked[:k])
 
 
@@ -57,38 +57,37 @@ def vade(
     lam2: Fading = 0.999,
 ) -> tuple[Example, ...]:
     """
-    The `k` examples of the highest gain under one draw of their pass rates, the highest first.
+    Return the `k` examples of the highest gain under one draw of their pass rates, the highest first.
 
-    Thompson sampling by VADE (arXiv 2511.18902): p ~ Beta(alpha + 1, beta + 1), and the gain is p (1 - p)^2, so
-    that harder than even is preferred and an example never seen (p uniform) is tried. One draw of `rng` for
-    each example, in their order; of equal gains the earlier example goes first. All of them where there are
-    fewer than `k`; ValueError if `k` is below 1. After each step counts fade: to `lam1` of what they were for the
-    examples of the step, to `lam2` for all others (`toolkit.groups.sampling.row_history.Memory.after`).
+    Thompson sampling by VADE (arXiv 2511.18902). All examples where there are fewer than `k`; of equal gains the
+    earlier example goes first. After each step counts fade: to `lam1` of their value for the examples of the step, to
+    `lam2` for all others (`toolkit.groups.sampling.row_history.Memory.update`). Raises ValueError if `k` is below 1.
     """
     if k < 1:
         raise ValueError(f"a step needs at least one example, not {k}")
-    known = [memory.of(example.id) for example in examples]
-    p = rng.beta([x.alpha + 1 for x in known], [x.beta + 1 for x in known])
-    ranked = np.argsort(-gain(p), kind="stable")
+    # p ~ Beta(alpha + 1, beta + 1): an example without visits has a uniform p, so it is tried. One draw of `rng` for
+    # each example, in their order.
+    records = [memory.record_of(example.id) for example in examples]
+    p = rng.beta([record.alpha + 1 for record in records], [record.beta + 1 for record in records])
+    ranked = np.argsort(-information_gain(p), kind="stable")
     return tuple(examples[i] for i in ranked[:k])
 
 
-def gain(p: np.ndarray) -> np.ndarray:
-    """VADE's information gain of a group at pass rate p: p (1 - p)^2, highest at 1/3."""
+def information_gain(p: np.ndarray) -> np.ndarray:
+    """Return VADE's information gain of a group at pass rate p: p (1 - p)^2, highest at 1/3."""
     return p * (1 - p) ** 2
 
 
-def rested(examples: Sequence[Example], memory: Memory) -> tuple[Example, ...]:
+def drop_resting(examples: Sequence[Example], memory: Memory) -> tuple[Example, ...]:
     """
-    The examples in order, without those that rest.
+    Return the examples in order, without those that rest; all of them where all would rest.
 
-    One that was solved by every rollout of every visit rests for what is left of the round of its last visit
-    and for the whole next round; then it is awake again. Where all would rest, all are awake.
+    One that every rollout of every visit solved rests for what is left of the round of its latest visit, and for the
+    whole next round.
     """
-    awake = tuple(example for example in examples if not _rests(example, memory))
-    return awake or tuple(examples)
 
+    def rests(example: Example) -> bool:
+        age = memory.age(example.id)
+        return memory.record_of(example.id).solved and age is not None and age <= 1
 
-def _rests(example: Example, memory: Memory) -> bool:
-    age = memory.age(example.id)
-    return memory.of(example.id).solved and age is not None and age <= 1
+    return tuple(example for example in examples if not rests(example)) or tuple(examples)

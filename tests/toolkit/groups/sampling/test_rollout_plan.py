@@ -9,10 +9,10 @@ from hypothesis import strategies as st
 from edgewise.toolkit.groups.sampling.rollout_plan import (
     allocate,
     half_width,
-    in_waves,
-    phased,
     priority,
-    refilled,
+    sample_in_phases,
+    study_in_waves,
+    study_until_signal,
 )
 from edgewise.toolkit.run.driver import drive
 from edgewise.toolkit.types import Example, Group, Message, Reply, Request, Rollout, Score, Step
@@ -22,7 +22,7 @@ ROWS = tuple(Example(str(n), ()) for n in range(6))
 REWARDS = st.lists(st.sampled_from([0.0, 0.1, 0.5, 1.0]), max_size=6)
 
 
-def nobody(request):
+def refuse_request(request):
     raise AssertionError("no model is asked here")
 
 
@@ -81,23 +81,23 @@ def test_of_equal_priorities_the_fewer_rollouts_then_the_earlier_go_first():
 
 
 def test_failed_rollouts_count_as_paid_and_do_not_draw_more():
-    assert allocate([(), (1, 0, 1)], 2, 10, drawn=[3, 3]) == (0, 2)
-    assert allocate([()], 5, 4, drawn=[3]) == (1,)
+    assert allocate([(), (1, 0, 1)], 2, 10, sample_counts=[3, 3]) == (0, 2)
+    assert allocate([()], 5, 4, sample_counts=[3]) == (1,)
 
 
-def told(rewards):
-    """A `draw` that gives each row its list of rewards in order; None for a failed run."""
+def sampler(rewards):
+    """Sample each row with its list of rewards in order; None for a failed rollout."""
 
-    def draw(example, start, count):
+    def sample(example, start, count):
         yield from ()
-        told = [rewards(example, sample) for sample in range(start, start + count)]
+        values = [rewards(example, sample) for sample in range(start, start + count)]
         return tuple(
             Rollout(example.id, "solver", start + n, (), "stop" if r is not None else "failed", score)
-            for n, r in enumerate(told)
+            for n, r in enumerate(values)
             for score in [Score(r) if r is not None else Score(0.0, valid=False)]
         )
 
-    return draw
+    return sample
 
 
 def half_of_the_first(example, sample):
@@ -105,10 +105,12 @@ def half_of_the_first(example, sample):
 
 
 def test_phases_spend_the_rest_on_the_mixed_example():
-    runs = play(phased(told(half_of_the_first), ROWS[:3], 14, first=3, phases=3, most=7), nobody)
-    assert [len(found) for found in runs] == [7, 4, 3]
-    assert all([run.sample for run in found] == list(range(len(found))) for found in runs)
-    assert [found[0].example for found in runs] == ["0", "1", "2"]
+    by_row = play(
+        sample_in_phases(sampler(half_of_the_first), ROWS[:3], 14, first=3, phases=3, most=7), refuse_request
+    )
+    assert [len(rollouts) for rollouts in by_row] == [7, 4, 3]
+    assert all([run.sample for run in rollouts] == list(range(len(rollouts))) for rollouts in by_row)
+    assert [rollouts[0].example for rollouts in by_row] == ["0", "1", "2"]
 
 
 @given(
@@ -117,23 +119,25 @@ def test_phases_spend_the_rest_on_the_mixed_example():
 def test_phases_spend_exactly_the_budget_unless_the_cap_stops_it(rows, first, extra, phases, most, data):
     values = data.draw(st.lists(st.sampled_from([0.0, 1.0, None]), min_size=54, max_size=54))
     budget = first * rows + extra
-    draw = told(lambda example, sample: values[int(example.id) * 9 + sample])
-    runs = play(phased(draw, ROWS[:rows], budget, first, phases, most), nobody)
-    assert sum(map(len, runs)) == min(budget, most * rows)
-    assert all(first <= len(found) <= most for found in runs)
+    sample = sampler(lambda example, sample: values[int(example.id) * 9 + sample])
+    by_row = play(sample_in_phases(sample, ROWS[:rows], budget, first, phases, most), refuse_request)
+    assert sum(map(len, by_row)) == min(budget, most * rows)
+    assert all(first <= len(rollouts) <= most for rollouts in by_row)
 
 
 def test_a_later_phase_looks_at_what_an_earlier_one_drew():
-    seen = []
+    requests = []
 
-    def draw(example, start, count):
-        seen.append((example.id, start, count))
-        return (yield from told(lambda e, sample: float(e.id == "1" and sample == 3))(example, start, count))
+    def sample(example, start, count):
+        requests.append((example.id, start, count))
+        return (
+            yield from sampler(lambda e, sample: float(e.id == "1" and sample == 3))(example, start, count)
+        )
 
-    play(phased(draw, ROWS[:2], 10, first=3, phases=3, most=10), nobody)
-    assert seen[:2] == [("0", 0, 3), ("1", 0, 3)]
-    assert seen[2:4] == [("0", 3, 1), ("1", 3, 1)], "nothing is known yet"
-    assert seen[4:] == [("1", 4, 2)], "the fourth rollout differed"
+    play(sample_in_phases(sample, ROWS[:2], 10, first=3, phases=3, most=10), refuse_request)
+    assert requests[:2] == [("0", 0, 3), ("1", 0, 3)]
+    assert requests[2:4] == [("0", 3, 1), ("1", 3, 1)], "nothing is known yet"
+    assert requests[4:] == [("1", 4, 2)], "the fourth rollout differed"
 
 
 @pytest.mark.parametrize(
@@ -141,7 +145,10 @@ def test_a_later_phase_looks_at_what_an_earlier_one_drew():
 )
 def test_numbers_that_cannot_work_are_refused(budget, first, phases, most):
     with pytest.raises(ValueError, match=f"{budget} rollouts can't be dealt"):
-        play(phased(told(half_of_the_first), ROWS[:2], budget, first, phases, most), nobody)
+        play(
+            sample_in_phases(sampler(half_of_the_first), ROWS[:2], budget, first, phases, most),
+            refuse_request,
+        )
 
 
 def group_of(example, rewards):
@@ -159,27 +166,27 @@ def study(example):
 
 
 @pytest.mark.parametrize(
-    ("wanted", "studied"), [(0, ""), (1, "01"), (2, "0123"), (3, "012345"), (4, "012345"), (99, "012345")]
+    ("wanted", "ids"), [(0, ""), (1, "01"), (2, "0123"), (3, "012345"), (4, "012345"), (99, "012345")]
 )
-def test_groups_without_signal_are_replaced_until_enough_have_some(wanted, studied):
-    found = play(refilled(ROWS, study, wanted, lambda group: group.mixed), nobody)
-    assert "".join(group.example.id for group in found) == studied
+def test_groups_without_signal_are_replaced_until_enough_have_some(wanted, ids):
+    studies = play(study_until_signal(ROWS, study, wanted, lambda group: group.is_mixed), refuse_request)
+    assert "".join(group.example.id for group in studies) == ids
 
 
 @given(st.lists(st.booleans(), max_size=12), st.integers(0, 8))
 def test_no_more_waves_than_needed_and_never_more_signal_than_wanted(signal, wanted):
     waves = []
 
-    def studies(examples):
+    def study_wave(examples):
         yield from ()
         waves.append(len(examples))
         return [signal[int(example.id)] for example in examples]
 
     queue = [Example(str(n), ()) for n in range(len(signal))]
-    found = play(in_waves(queue, studies, wanted, bool), nobody)
-    assert found == signal[: len(found)], "in the order of the queue"
-    assert sum(found) == wanted or (sum(found) < wanted and len(found) == len(signal))
-    assert sum(waves) == len(found) and 0 not in waves
+    studies = play(study_in_waves(queue, study_wave, wanted, bool), refuse_request)
+    assert studies == signal[: len(studies)], "in the order of the queue"
+    assert sum(studies) == wanted or (sum(studies) < wanted and len(studies) == len(signal))
+    assert sum(waves) == len(studies) and 0 not in waves
 
 
 class Uneven:
@@ -192,16 +199,16 @@ class Uneven:
 
 
 def test_which_examples_are_studied_does_not_depend_on_the_order_of_replies():
-    def asked(example):
+    def study_reply(example):
         reply = yield Request("m", (Message("user", example.id),))
         run = Rollout(example.id, "", 0, (Step((), reply.message),), "stop")
         return Group(example, "", (run,))
 
     def plan():
         queue = [Example(str(n), ()) for n in range(30)]
-        return refilled(queue, asked, 6, lambda group: group.members[0].answer == "1")
+        return study_until_signal(queue, study_reply, 6, lambda group: group.rollouts[0].answer == "1")
 
     at_once = asyncio.run(drive(plan(), Uneven()))
     one_by_one = play(plan(), lambda request: str(int(request.messages[0].content) % 3))
     assert [g.example.id for g in at_once] == [g.example.id for g in one_by_one]
-    assert sum(g.members[0].answer == "1" for g in at_once) == 6
+    assert sum(g.rollouts[0].answer == "1" for g in at_once) == 6
