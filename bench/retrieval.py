@@ -22,7 +22,7 @@ import numpy as np
 from common import quick, report
 
 from edgewise.experience.library.library import LEAD, Library, make_lesson
-from edgewise.experience.prompting.retriever import Retrieval, prepare, relevant, shown
+from edgewise.experience.prompting.retriever import Retrieval, prefetch_embeddings, select_by_full_text, select_lessons
 from edgewise.toolkit.errors import ModelError
 from edgewise.toolkit.evaluation.statistics import paired_difference
 from edgewise.toolkit.model.router import Router
@@ -198,8 +198,8 @@ def compared(world: World, most: int) -> dict[str, float]:
 
     The worst question is looked for in seconds of the processor: by the clock, other programs decide which it is.
     """
-    relevant(world.library, "", most)  # makes the index, whose time is a figure of its own
-    some = measure(world, lambda question: relevant(world.library, question, most), 1)
+    select_by_full_text(world.library, "", most)  # makes the index, whose time is a figure of its own
+    some = measure(world, lambda question: select_by_full_text(world.library, question, most), 1)
     whole = measure(world, lambda question: world.library, 2)
     gain = paired_difference(whole.marks[:, None], some.marks[:, None])
     return {
@@ -219,7 +219,7 @@ def compared(world: World, most: int) -> dict[str, float]:
 def indexing(library: Library) -> float:
     """Milliseconds that the first question waits for the index, beyond those of its own."""
     fresh = Library(library.lessons, labelled=True)
-    first, second = (clock(lambda: relevant(fresh, "kettle", TOKENS)) for _ in range(2))
+    first, second = (clock(lambda: select_by_full_text(fresh, "kettle", TOKENS)) for _ in range(2))
     return round((first - second) * 1e3, 1)
 
 
@@ -236,9 +236,9 @@ def by_meaning(world: World, most: int) -> dict[str, float]:
     async def main() -> list[Library]:
         router = Router()
         try:
-            await drive(prepare(world.library, how), router)
+            await drive(prefetch_embeddings(world.library, how), router)
             asked = ((Message("user", question),) for question, _ in world.questions)
-            return [await drive(shown(world.library, messages, how), router) for messages in asked]
+            return [await drive(select_lessons(world.library, messages, how), router) for messages in asked]
         finally:
             await router.aclose()
 
@@ -246,7 +246,7 @@ def by_meaning(world: World, most: int) -> dict[str, float]:
         understand(question) in {understand(x.text) for x in library.lessons}
         for (question, _), library in zip(world.questions, asyncio.run(main()), strict=True)
     ]
-    by_text = measure(world, lambda question: relevant(world.library, question, most), 1)
+    by_text = measure(world, lambda question: select_by_full_text(world.library, question, most), 1)
     return {"vectors": round(sum(found) / len(found), 3), "full_text": round(by_text.found.mean(), 3)}
 
 

@@ -50,7 +50,7 @@ COMMANDS: Table = {
 ANSWERERS: Table = {
     "graph.json": "edgewise.mas.deploy.agent_graph:answerer",
     "nodes.json": "edgewise.mas.adopt.answerer:answerer",
-    "library.json": "edgewise.experience.prompting.answerer:answerer",
+    "library.json": "edgewise.experience.prompting.answerer:build_answerer",
     "weights.json": "edgewise.toolkit.serve.server:answer_with_weights",
 }
 
@@ -58,7 +58,7 @@ ANSWERERS: Table = {
 MODEL_CLIENTS: Table = {"torch": "edgewise.learner.sampling.torch_client"}
 
 # Readers of lessons for callers that only need the prompts which the lessons make.
-PROMPT_LIBRARIES: Table = {"lessons": "edgewise.experience.prompting.prompt_source:named"}
+PROMPT_LIBRARIES: Table = {"lessons": "edgewise.experience.prompting.prompt_source:load_prompt_library"}
 
 # Built-in environments, by the `kind` in a task file.
 ENVIRONMENTS: Table = {

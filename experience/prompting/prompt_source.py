@@ -1,4 +1,4 @@
-"""A library as those see it who know nothing of libraries: what it puts around the messages of rows."""
+"""A library's prompts for callers that don't know libraries: its lessons inserted into the messages of rows."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -6,9 +6,13 @@ from typing import Any
 
 from edgewise.experience.config import ExperienceConfig
 from edgewise.experience.library.library import Library
-from edgewise.experience.prompting import retriever
-from edgewise.experience.prompting.retriever import Retrieval
-from edgewise.experience.store.reference import lacks_settings, shared_settings, load_library, parse_reference
+from edgewise.experience.prompting.retriever import Retrieval, prefetch_embeddings, select_lessons
+from edgewise.experience.store.reference import (
+    lacks_settings,
+    load_library,
+    parse_reference,
+    shared_settings,
+)
 from edgewise.toolkit.errors import LibraryError
 from edgewise.toolkit.run.artifact import Artifact
 from edgewise.toolkit.types import Example, Message, Plan
@@ -17,44 +21,43 @@ from edgewise.toolkit.types import Example, Message, Plan
 @dataclass(frozen=True, slots=True)
 class PromptLibrary:
     """
-    A library and how its lessons are chosen for a prompt.
+    A library and how its lessons are selected for a prompt.
 
     `settings` are those that it was measured with, by their names in a config, the model among them; none where only
     lessons are known.
     """
 
     library: Library
-    how: Retrieval
+    retrieval: Retrieval
     settings: Mapping[str, Any]
 
     @property
     def version(self) -> str:
         """A short hash of everything that a model would see, and of how much of it at a time."""
-        whole = self.library.tokens <= self.how.tokens
-        return (
-            self.library.version if whole else f"{self.library.version}/{self.how.tokens}{self.how.embedder}"
-        )
+        if self.library.tokens <= self.retrieval.tokens:
+            return self.library.version
+        return f"{self.library.version}/{self.retrieval.tokens}{self.retrieval.embedder}"
 
     @property
     def tokens(self) -> int:
-        """About how many tokens it adds to a prompt, at most."""
-        return min(self.library.tokens, self.how.tokens)
+        """Estimated tokens that it adds to a prompt, at most."""
+        return min(self.library.tokens, self.retrieval.tokens)
 
     @property
     def embedder(self) -> str:
-        """The model that is asked to choose lessons; "" for none."""
-        return self.how.embedder
+        """The model whose vectors select lessons; "" for none."""
+        return self.retrieval.embedder
 
-    def dressed(self, rows: Sequence[Example]) -> Plan[dict[str, tuple[Message, ...]]]:
-        """The messages of rows with the lessons that fit each, by the row's id, as in use and in measurements."""
-        yield from retriever.prepare(self.library, self.how)
-        fitting = yield [retriever.shown(self.library, row.messages, self.how) for row in rows]
-        return {row.id: part.insert_lessons(row.messages) for row, part in zip(rows, fitting, strict=True)}
+    def insert_lessons(self, rows: Sequence[Example]) -> Plan[dict[str, tuple[Message, ...]]]:
+        """Return the messages of rows with the lessons that match each, by the row's id, as in measurements."""
+        yield from prefetch_embeddings(self.library, self.retrieval)
+        parts = yield [select_lessons(self.library, row.messages, self.retrieval) for row in rows]
+        return {row.id: part.insert_lessons(row.messages) for row, part in zip(rows, parts, strict=True)}
 
 
-def named(name: str) -> PromptLibrary:
+def load_prompt_library(name: str) -> PromptLibrary:
     """
-    The library that `name` stands for (see `experience.store.reference`).
+    Load the library that `name` refers to (see `experience.store.reference`).
 
     Raises LibraryError or ArtifactError where there is none, or no lesson in it.
     """
@@ -62,6 +65,7 @@ def named(name: str) -> PromptLibrary:
     if not library.lessons:
         raise LibraryError(f"{name} holds no lessons.")
     settings = {} if lacks_settings(name) else shared_settings([Artifact.load(name)])
-    usual = ExperienceConfig.model_fields
-    most, embedder = (settings.pop(key, usual[key].default) for key in ("prompt_tokens", "embedder"))
-    return PromptLibrary(library, Retrieval(most, embedder), settings)
+    # The retrieval is part of the library here, so it is no setting of the caller's.
+    fields = ExperienceConfig.model_fields
+    tokens, embedder = (settings.pop(key, fields[key].default) for key in ("prompt_tokens", "embedder"))
+    return PromptLibrary(library, Retrieval(tokens, embedder), settings)

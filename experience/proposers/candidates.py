@@ -22,7 +22,7 @@ class Candidates:
     incomplete: str = ""
 
 
-def drawn(
+def propose_candidates(
     job: ExperienceSpec, library: Library, proposals: Sequence[ops.Operation], step: int
 ) -> Plan[Candidates]:
     """The candidates that a step's proposals make."""
@@ -36,13 +36,13 @@ def _updated(
     job: ExperienceSpec, library: Library, proposals: Sequence[ops.Operation], step: int
 ) -> Plan[Candidates]:
     """The distiller's update of the library, and the proposals taken as they stand."""
-    joined, outcomes = applied(job, library, proposals, step)
+    joined, outcomes = apply_within_caps(job, library, proposals, step)
     as_proposed = {"as proposed": joined} if job.is_gated else {}
     try:
         final = yield from distiller.update_library(job.distiller, library, proposals)
     except UnreadableReply as error:
         return Candidates(as_proposed, outcomes, str(error))
-    updated, outcomes = applied(job, library, final, step)
+    updated, outcomes = apply_within_caps(job, library, final, step)
     # Lessons about form may help where those about content mislead, and the other way round.
     kinds = {f"{kind} only": _only(updated, kind) for kind in get_args(Kind)}
     return Candidates({"updated": updated, **as_proposed, **kinds}, outcomes)
@@ -59,12 +59,12 @@ def _joined(
     """Several draws of one lesson per right answer; the outcomes are those of the first."""
     seed = derive_seed(job.config.seed, step)
     each = yield from pooling.join_proposals(job.distiller, library, proposals, job.config.draws, seed)
-    found = [applied(job, library, final, step) for final in each]
+    found = [apply_within_caps(job, library, final, step) for final in each]
     libraries = {f"draw {number}": after for number, (after, _) in enumerate(found, 1)}
     return Candidates(libraries, found[0][1])
 
 
-def applied(
+def apply_within_caps(
     job: ExperienceSpec, library: Library, operations: Sequence[ops.Operation], step: int
 ) -> tuple[Library, tuple[ops.OperationOutcome, ...]]:
     """The library after operations, within its caps; what the caps cost is an outcome too."""

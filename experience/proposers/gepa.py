@@ -29,12 +29,12 @@ from edgewise.toolkit.tracking.events import GroupsFinished
 from edgewise.toolkit.types import BilledTo, Example, Group, Message, Plan, Reply, Request, Rollout
 from edgewise.toolkit.util.seeds import derive_seed
 
-MOST = 4
+MAX_CANDIDATES = 4
 """The most candidates of a step."""
 MINIBATCH = 3
 """Rows that GEPA reflects on at once."""
-TEXT = "lessons"
-FIRST = "- Read the whole task before you answer, and answer exactly what it asks for."
+COMPONENT = "lessons"
+SEED_TEXT = "- Read the whole task before you answer, and answer exactly what it asks for."
 """What GEPA starts from where there are no lessons: it needs a text."""
 REFLECT = """\
 Before every task, an assistant is shown these lessons:
@@ -55,7 +55,7 @@ One lesson a line, beginning with "- ", of at most {words} words, to be understo
 list between two lines of ```."""
 
 
-def most_calls(rows: int, group_size: int) -> tuple[int, int]:
+def max_calls(rows: int, group_size: int) -> tuple[int, int]:
     """
     The most rollouts and reflections of a search on so many rows.
 
@@ -65,7 +65,7 @@ def most_calls(rows: int, group_size: int) -> tuple[int, int]:
     return limit - 1 + 2 * MINIBATCH + valset, math.ceil((limit - valset) / (2 * MINIBATCH))
 
 
-def least_calls(rows: int) -> int:
+def min_calls(rows: int) -> int:
     """Calls until GEPA can have one candidate: its valset before and after, a minibatch twice, a reflection."""
     return 2 * max(rows // 2, 1) + 2 * MINIBATCH + 1
 
@@ -88,7 +88,7 @@ def _optimised(search: "_Search", rows: Sequence[Example]) -> tuple[list[Group],
     job, library = search.job, search.library
     free = "\n".join(f"- {x.text}" for x in library.lessons if not x.locked)
     found = optimize(
-        seed_candidate={TEXT: free or FIRST},
+        seed_candidate={COMPONENT: free or SEED_TEXT},
         trainset=list(rows[::2]),
         valset=list(rows[1::2] or rows),
         adapter=search,
@@ -99,7 +99,7 @@ def _optimised(search: "_Search", rows: Sequence[Example]) -> tuple[list[Group],
         logger=search,
         seed=derive_seed(job.config.seed, "gepa", search.step),
     )
-    best = [search.made(found.candidates[i][TEXT]) for i in _best(found.val_aggregate_scores)]
+    best = [search.made(found.candidates[i][COMPONENT]) for i in _best(found.val_aggregate_scores)]
     ran = [row for row in rows if row.id in search.runs]
     groups = [Group(row, job.rollout_agent.role, tuple(search.runs[row.id])) for row in ran]
     return groups, _candidates(library, best)
@@ -116,7 +116,7 @@ def _candidates(library: Library, found: Sequence["_Made"]) -> Candidates:
     for made in found:
         different.setdefault(made.library.version, made)
     different.pop(library.version, None)
-    new = list(different.values())[:MOST]
+    new = list(different.values())[:MAX_CANDIDATES]
     libraries = {f"gepa {number}": made.library for number, made in enumerate(new, 1)}
     return Candidates(libraries, new[0].outcomes if new else ())
 
@@ -153,7 +153,7 @@ class _Search:
         """Run the rows under the library that a candidate makes; a row that comes again is a new draw."""
         from gepa.core.adapter import EvaluationBatch
 
-        library = self.made(candidate[TEXT]).library
+        library = self.made(candidate[COMPONENT]).library
         draws = [(row, self._draw(library, row)) for row in batch]
         found: list[Rollout] = self.ask(_run(self.job, library, draws, self.step))
         for run in found:
@@ -166,8 +166,8 @@ class _Search:
         self, candidate: dict[str, str], eval_batch: Any, components_to_update: list[str]
     ) -> Mapping[str, Sequence[Mapping[str, Any]]]:
         """What the distiller sees of a minibatch. GEPA evaluates what it then writes before it reflects again."""
-        self.shown = (*self.texts[candidate[TEXT]].runs, *eval_batch.outputs)
-        return {TEXT: eval_batch.trajectories}
+        self.shown = (*self.texts[candidate[COMPONENT]].runs, *eval_batch.outputs)
+        return {COMPONENT: eval_batch.trajectories}
 
     def reflect(self, prompt: Any) -> str:
         """The distiller's reply; "" where it broke, which is then a text without lessons."""
@@ -204,7 +204,7 @@ def _rewritten(
     deletions = [operations.Operation(action="delete", id=x.id, text=x.text) for x in gone]
     new = [x for x in texts if x not in known]
     additions = [operations.Operation(action="add", text=x, sources=sources, rollouts=rollouts) for x in new]
-    return candidates.applied(job, library, (*deletions, *additions), step)
+    return candidates.apply_within_caps(job, library, (*deletions, *additions), step)
 
 
 def _lessons(text: str, words: int) -> list[str]:
@@ -219,14 +219,14 @@ def _run(
     job: ExperienceSpec, library: Library, draws: Sequence[tuple[Example, int]], step: int
 ) -> Plan[list[Rollout]]:
     """A graded rollout for each row and sample index, as a run while learning, under the whole library."""
-    yield from retriever.prepare(library, job.retrieval)
+    yield from retriever.prefetch_embeddings(library, job.retrieval)
     found = yield [_attempt(job, library, row, sample, step) for row, sample in draws]
     yield GroupsFinished([Group(row, run.role, (run,)) for (row, _), run in zip(draws, found, strict=True)])
     return found
 
 
 def _attempt(job: ExperienceSpec, library: Library, row: Example, sample: int, step: int) -> Plan[Rollout]:
-    shown = yield from retriever.shown(library, row.messages, job.retrieval)
+    shown = yield from retriever.select_lessons(library, row.messages, job.retrieval)
     prompt = Prompt(shown.insert_lessons(row.messages), library.version)
     seed = derive_seed(job.config.seed, step)
     (run,) = yield from agent.run_rollouts(

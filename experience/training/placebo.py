@@ -41,7 +41,7 @@ def off_topic(job: ExperienceSpec, library: Library) -> Library:
 def _learnt_from_noise(job: ExperienceSpec, groups: Sequence[Group]) -> Plan[Library]:
     studies = yield [compared(job, job.start_library, group) for group in dealt(job, groups)]
     proposals = tuple(op for study in studies for op in study.proposals)
-    found = yield from candidates.drawn(job, job.start_library, proposals, 1)
+    found = yield from candidates.propose_candidates(job, job.start_library, proposals, 1)
     return next(iter(found.libraries.values()), job.start_library)
 
 
@@ -55,7 +55,7 @@ def dealt(job: ExperienceSpec, groups: Sequence[Group]) -> list[Group]:
         replace(
             group,
             example=replace(group.example, target=next(targets)),
-            members=tuple(replace(run, score=next(scores)) for run in group.rollouts),
+            rollouts=tuple(replace(run, score=next(scores)) for run in group.rollouts),
         )
         for group in groups
     ]

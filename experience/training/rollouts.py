@@ -46,8 +46,8 @@ def offers(
     job: ExperienceSpec, library: Library, rows: Sequence[Example], step: int
 ) -> Plan[dict[str, Offer]]:
     """The offer of each row, by its id: the lessons that fit it, and a block by its place in the step's order."""
-    yield from retriever.prepare(library, job.retrieval)
-    fitting = yield [retriever.shown(library, row.messages, job.retrieval) for row in rows]
+    yield from retriever.prefetch_embeddings(library, job.retrieval)
+    fitting = yield [retriever.select_lessons(library, row.messages, job.retrieval) for row in rows]
     return {
         row.id: Offer(lessons, step, index // BLOCK)
         for index, (row, lessons) in enumerate(zip(rows, fitting, strict=True))
@@ -96,12 +96,12 @@ def measure(
     `version` is what they are noted under; the library's own by default.
     """
     user = job.eval_agent(payer)
-    yield from retriever.prepare(library, job.retrieval)
+    yield from retriever.prefetch_embeddings(library, job.retrieval)
     return (yield [_measured(job, library, row, user, version or library.version) for row in rows])
 
 
 def _measured(job: ExperienceSpec, library: Library, row: Example, user: Agent, version: str) -> Plan[Group]:
-    shown = yield from retriever.shown(library, row.messages, job.retrieval)
+    shown = yield from retriever.select_lessons(library, row.messages, job.retrieval)
     prompts = [Prompt(shown.insert_lessons(row.messages), version)] * job.config.samples
     return Group(row, user.role, (yield from _runs(job, user, row, prompts, MEASURING)))
 

@@ -84,7 +84,7 @@ def _proposed(
     else:
         studies, seen = yield from _studied(job, library, queue, number, epoch)
         proposals = tuple(op for found in studies for op in found.proposals)
-    return studies, seen, (yield from candidates.drawn(job, library, proposals, number))
+    return studies, seen, (yield from candidates.propose_candidates(job, library, proposals, number))
 
 
 def _studied(

@@ -91,7 +91,7 @@ def learn(job: AbsorbSpec, path: Path) -> Plan[RunOutcome]:
     """Learn from answers to the training rows, with checkpoints under `path`, then measure on the test rows."""
     yield StageStarted(f"loading {job.config.model}")
     engine: Engine = yield BlockingCall(loaded, (job,))
-    asked = yield from job.lessons.dressed([*job.task.train, *job.task.test])
+    asked = yield from job.lessons.insert_lessons([*job.task.train, *job.task.test])
     yield StageStarted(f"training on {engine.policy.chosen}")
     folder, state = path / CHECKPOINTS, State()
     if found := checkpoint.find_latest(folder):

@@ -63,7 +63,7 @@ class Lessons(Protocol):
     tokens: int
     embedder: str
 
-    def dressed(self, rows: Sequence[Example]) -> Plan[dict[str, tuple[Message, ...]]]:
+    def insert_lessons(self, rows: Sequence[Example]) -> Plan[dict[str, tuple[Message, ...]]]:
         """The messages of rows with the lessons that fit each, by the row's id."""
         ...
 

@@ -8,7 +8,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from edgewise.experience.library.library import Lesson, Library, make_lesson
-from edgewise.experience.prompting.retriever import INDEXES, Retrieval, by_embedding, prepare, relevant, shown
+from edgewise.experience.prompting.full_text import MAX_INDEXES
+from edgewise.experience.prompting.retriever import (
+    Retrieval,
+    prefetch_embeddings,
+    select_by_embedding,
+    select_by_full_text,
+    select_lessons,
+)
 from edgewise.toolkit.budget.journal import Journal
 from edgewise.toolkit.budget.ledger import Ledger, Limits
 from edgewise.toolkit.errors import ConfigError, ModelError
@@ -37,12 +44,12 @@ LITTLE = 130
 
 
 def asked(question, library=LIBRARY, most=LITTLE):
-    return [x.text for x in relevant(library, question, most).lessons]
+    return [x.text for x in select_by_full_text(library, question, most).lessons]
 
 
 def test_a_library_that_fits_is_shown_whole():
-    assert relevant(LIBRARY, "anything", LIBRARY.tokens) is LIBRARY
-    assert relevant(LIBRARY, "anything", LIBRARY.tokens - 1) is not LIBRARY
+    assert select_by_full_text(LIBRARY, "anything", LIBRARY.tokens) is LIBRARY
+    assert select_by_full_text(LIBRARY, "anything", LIBRARY.tokens - 1) is not LIBRARY
 
 
 @pytest.mark.parametrize(
@@ -127,7 +134,7 @@ def test_the_best_that_fit_are_taken_and_stand_in_the_order_of_the_library():
 
 def test_the_always_on_lessons_must_fit():
     with pytest.raises(ConfigError, match="always-on lessons alone"):
-        relevant(WITH_ALWAYS, "parcel", 20)
+        select_by_full_text(WITH_ALWAYS, "parcel", 20)
 
 
 def test_libraries_that_differ_only_in_what_is_always_on_are_not_mixed_up():
@@ -140,7 +147,7 @@ def test_libraries_that_differ_only_in_what_is_always_on_are_not_mixed_up():
 def test_more_libraries_than_are_kept_in_mind_are_all_searched():
     libraries = [
         Library(tuple(make_lesson(f"Library {n} has word{n}x{k} in it.") for k in range(9)))
-        for n in range(INDEXES + 8)
+        for n in range(MAX_INDEXES + 8)
     ]
     for _ in range(2):
         for n, library in enumerate(libraries):
@@ -180,7 +187,7 @@ def test_whatever_is_asked_the_budget_holds_and_the_rest_is_a_part_of_the_librar
 ):
     library = Library(found, labelled=labelled)
     try:
-        part = relevant(library, question, most)
+        part = select_by_full_text(library, question, most)
     except ConfigError:
         assert any(x.always for x in found)
         return
@@ -188,7 +195,7 @@ def test_whatever_is_asked_the_budget_holds_and_the_rest_is_a_part_of_the_librar
     rest = iter(library.lessons)
     assert all(any(x is other for other in rest) for x in part.lessons)
     assert [x for x in library.lessons if x.always] == [x for x in part.lessons if x.always]
-    assert relevant(library, question, most) == part
+    assert select_by_full_text(library, question, most) == part
 
 
 # --- by embeddings -----------------------------------------------------------------------------------------
@@ -220,7 +227,7 @@ def prompt(question):
 
 def ask(question, answer, how=None):
     how = how or Retrieval(ONE_LESSON, MODEL)
-    return [x.text for x in play(shown(BY_MEANING, prompt(question), how), answer).lessons]
+    return [x.text for x in play(select_lessons(BY_MEANING, prompt(question), how), answer).lessons]
 
 
 @pytest.mark.parametrize(("number", "question"), [(0, "my money"), (1, "the shipment"), (2, "a login")])
@@ -229,14 +236,14 @@ def test_vectors_find_a_lesson_that_shares_no_word_with_the_question(number, que
 
 
 def test_the_last_user_message_is_the_question_and_nobody_is_asked_without_an_embedder():
-    plan = shown(BY_MEANING, prompt("login, password"), Retrieval(ONE_LESSON))
+    plan = select_lessons(BY_MEANING, prompt("login, password"), Retrieval(ONE_LESSON))
     assert play(plan, refused).lessons == BY_MEANING.lessons[2:]
 
 
 def test_nobody_is_asked_about_a_library_that_fits():
     how = Retrieval(BY_MEANING.tokens, MODEL)
-    assert play(prepare(BY_MEANING, how), refused) is None
-    assert play(shown(BY_MEANING, prompt("money"), how), refused) is BY_MEANING
+    assert play(prefetch_embeddings(BY_MEANING, how), refused) is None
+    assert play(select_lessons(BY_MEANING, prompt("money"), how), refused) is BY_MEANING
 
 
 def test_lessons_are_embedded_once_for_a_run_and_new_ones_when_they_come():
@@ -247,10 +254,10 @@ def test_lessons_are_embedded_once_for_a_run_and_new_ones_when_they_come():
         return meaning(request)
 
     how = Retrieval(ONE_LESSON, MODEL)
-    play(prepare(BY_MEANING, how), note)
+    play(prefetch_embeddings(BY_MEANING, how), note)
     assert seen == [x.text for x in BY_MEANING.lessons]
     grown = BY_MEANING.with_lessons((*BY_MEANING.lessons, make_lesson("More money.")))
-    found = play(shown(grown, prompt("login"), how), note)
+    found = play(select_lessons(grown, prompt("login"), how), note)
     assert found.lessons == BY_MEANING.lessons[2:]
     assert seen[3:] == ["More money.", "login"]
 
@@ -295,8 +302,15 @@ def test_vectors_go_through_journal_and_ledger_and_no_text_is_paid_twice(tmp_pat
 
     async def run(name, inner, ledger):
         with Journal(tmp_path / "j.sqlite", ballast=0) as journal:
-            client = stack_middleware(inner, journal, ledger) if inner else stack_middleware(Router(), journal, ledger)
-            plans = [by_embedding(BY_MEANING, question, ONE_LESSON, name) for question in questions]
+            client = (
+                stack_middleware(inner, journal, ledger)
+                if inner
+                else stack_middleware(Router(), journal, ledger)
+            )
+            plans = [
+                select_by_embedding(BY_MEANING, question, Retrieval(ONE_LESSON, name))
+                for question in questions
+            ]
             found = await asyncio.gather(*(drive(plan, client) for plan in plans))
             await client.aclose()
             return [library.lessons for library in found]
