@@ -1,33 +1,34 @@
 """
-The guard on learned text: what a lesson may not hold, before it enters a library and again at import.
+The guard on learned text: checks what a lesson may not hold, before it enters a library and again at import.
 
-    leaks, names      what copies a training row: its words, names, codes, answer
-    orders            orders to the system around the lesson (phrases, cheats, languages: what they look like)
-    private           secrets and personal data (forms, signs: what they look like)
+    row_leaks, proper_names        what copies a training row: its words, names, codes, answer
+    injection                      orders to the system around the lesson
+    private_data, private_checks   secrets and personal data
+    patterns                       what all of these look like, in `patterns.toml`
 
-Leaks of training rows and orders to the system around a lesson block it; secrets and personal data are taken out, and
+Leaks of training rows and orders to the system around a lesson block it. Secrets and personal data are taken out, and
 block it only where nothing useful is left.
 """
 
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-from edgewise.experience.guard import injection, private_data, row_leaks
+from edgewise.experience.guard.injection import find_injections
+from edgewise.experience.guard.patterns import get_words
+from edgewise.experience.guard.private_data import PLACEHOLDER, redact
+from edgewise.experience.guard.row_leaks import RowIndex
 from edgewise.toolkit.types import Example
 
 Kind = Literal["leak", "injection", "secret", "personal"]
-USEFUL = 2
-_EMPTY = frozenset(
-    "the this that use and for with was are your you password passwort token secret key api bearer login pin "
-    "code".split()
-)
+MIN_WORDS = 2
+"""Words of three letters or more that a redacted lesson needs beside its placeholders."""
 
 
 @dataclass(frozen=True, slots=True)
 class Finding:
-    """One thing wrong with a text; `reason` is a sentence for people that never repeats what it found."""
+    """One thing wrong with a text; `reason` is a sentence for people that never repeats the matched text."""
 
     kind: Kind
     reason: str
@@ -35,7 +36,7 @@ class Finding:
 
 @dataclass(frozen=True, slots=True)
 class GuardResult:
-    """A text as it may be used: redacted where that is enough, not to be used at all where `blocked`."""
+    """A text as it may be used: redacted where that is enough, not to be used at all where `is_blocked`."""
 
     text: str
     findings: tuple[Finding, ...] = ()
@@ -43,7 +44,7 @@ class GuardResult:
 
     @property
     def reason(self) -> str:
-        """All reasons in one line; "" where nothing was found."""
+        """All reasons in one line; "" without findings."""
         return " ".join(finding.reason for finding in self.findings)
 
 
@@ -52,37 +53,31 @@ class Guard:
     """
     Checks learned text against the rows it was learned from.
 
-    Make one with `Guard.of`; checking changes nothing, so one guard serves a whole run.
+    Make one with `Guard.from_examples`; checking changes nothing, so one guard serves a whole run and its threads.
     """
 
-    rows: row_leaks.Rows = field(repr=False)
+    rows: RowIndex = field(repr=False)
 
     @classmethod
     def from_examples(cls, examples: Iterable[Example] = ()) -> "Guard":
-        """A guard that knows these training rows, indexed once; `Guard.of()` knows none."""
-        return cls(row_leaks.Rows.of(examples))
+        """Return a guard that knows these training rows, indexed once; without any it looks for no leaks."""
+        return cls(RowIndex.from_examples(examples))
 
     def check(self, text: Any) -> GuardResult:
         """
-        What is wrong with a lesson, and the text with secrets and personal data taken out.
+        Return what is wrong with a lesson, and the text with secrets and personal data taken out.
 
-        What is no text is read as its `str`, None as "". Checking the result again finds nothing to take out.
+        Anything but text is read as its `str`, None as "". Checking the result again finds nothing to take out.
         """
         text = "" if text is None else str(text)
-        redacted, taken = private_data.redact(text)
-        blocking = (*self._leaks(text), *_orders(text))
-        held = tuple(Finding(kind, f"It held {what}.") for what, kind in sorted(taken.items()))
-        return GuardResult(redacted, blocking + held, bool(blocking) or bool(taken and not _useful(redacted)))
+        redacted, removed = redact(text)
+        leaks = [Finding("leak", f"It {reason}.") for reason in self.rows.find_leaks(text)]
+        injections = [
+            Finding("injection", f"It {reason}.") for reason in dict.fromkeys(find_injections(text))
+        ]
+        private = [Finding(kind, f"It held {what}.") for what, kind in sorted(removed.items())]
 
-    def _leaks(self, text: str) -> Iterator[Finding]:
-        return (Finding("leak", f"It {what}.") for what in self.rows.leaks(text))
-
-
-def _orders(text: str) -> Iterator[Finding]:
-    return (Finding("injection", f"It {what}.") for what in dict.fromkeys(injection.orders(text)))
-
-
-def _useful(redacted: str) -> bool:
-    """Whether enough words are left around the placeholders to be a lesson."""
-    left = re.findall(r"[^\W\d_]{3,}", private_data.PLACEHOLDER.sub(" ", redacted).lower())
-    return len([word for word in left if word not in _EMPTY]) >= USEFUL
+        words = re.findall(r"[^\W\d_]{3,}", PLACEHOLDER.sub(" ", redacted).lower())
+        is_empty = sum(word not in get_words("empty") for word in words) < MIN_WORDS
+        is_blocked = bool(leaks or injections or (private and is_empty))
+        return GuardResult(redacted, (*leaks, *injections, *private), is_blocked)

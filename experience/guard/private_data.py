@@ -1,87 +1,111 @@
 """
-What a lesson must not carry although the rest of it may stay: secrets and personal data, each with its placeholder.
+Secrets and personal data: a lesson must not carry them, although the rest of it may stay, with a placeholder each.
 
 detect-secrets knows the key formats of many providers; its guesses from entropy and keywords fire on plain words, so
-they are left out and replaced by stricter ones here. Phone numbers have their own patterns: the phonenumbers library
-needs a country to read national numbers, and passes over numbers that are not assigned today.
+they are left out and replaced by the stricter rules of `patterns.toml`. Phone numbers have patterns of our own: the
+phonenumbers library needs a country to read national numbers, and ignores numbers that are not assigned today.
 """
 
 import re
-from collections.abc import Iterator
-from functools import cache
-from typing import NamedTuple
+from collections.abc import Callable
+from functools import cache, partial
+from importlib import import_module
+from typing import Any, Literal, NamedTuple
 
-from edgewise.experience.guard.checksums import always, iban_end
-from edgewise.experience.guard.private_data_rules import PERSONAL, PROVIDERS, SECRETS, Kind, Rule
+from edgewise.experience.guard import private_checks
+from edgewise.experience.guard.patterns import expand, read_tables
+
+Kind = Literal["secret", "personal"]
 
 PLACEHOLDER = re.compile(r"\[(?:secret|email|phone|card|iban|id|ip|address|date)\]")
+MAX_ROUNDS = 6
+"""Rounds of taking out. A placeholder may complete another match, but hardly so often unless it is meant to."""
 
 
-class Private(NamedTuple):
-    """A stretch of text to take out, from `start` to `end`, and what stands there then."""
+class Rule(NamedTuple):
+    """Where `pattern` matches and `check` agrees, its group `it` (or all of the match) is private."""
 
-    start: int
-    end: int
     kind: Kind
     placeholder: str
     what: str
+    pattern: re.Pattern[str]
+    check: Callable[[str], bool]
 
 
-@cache
-def _provided() -> tuple[Rule, ...]:
-    """The key formats of detect-secrets, as rules."""
-    from importlib import import_module
+class Span(NamedTuple):
+    """A stretch of text to take out, from `start` to `end`, and the rule that says so."""
 
-    found = []
-    for name in PROVIDERS:
-        module, _, detector = name.rpartition(".")
-        for pattern in getattr(import_module(f"detect_secrets.plugins.{module}"), detector).denylist:
-            found.append(Rule("secret", "[secret]", "an API key", pattern, always))
-    return tuple(found)
+    start: int
+    end: int
+    rule: Rule
 
 
 def redact(text: str) -> tuple[str, dict[str, Kind]]:
     """
-    A text without secrets and personal data, and what was taken out ("an e-mail address") by kind.
+    Return a text without secrets and personal data, and the kinds of what was taken out ("an e-mail address").
 
-    What is returned holds nothing more to take out: a text that still does after some rounds, as only one made to
-    confuse does, comes back empty.
+    The result holds nothing more to take out: a text that still does after `MAX_ROUNDS` comes back empty.
     """
-    taken: dict[str, Kind] = {}
-    for _ in range(6):
-        found = list(_private(text))
-        if not found:
-            return text, taken
-        taken |= {private.what: private.kind for private in found}
-        text = _without(text, found)
-    return "", taken
+    removed: dict[str, Kind] = {}
+    for _ in range(MAX_ROUNDS):
+        spans = find_private(text)
+        if not spans:
+            return text, removed
+        removed |= {span.rule.what: span.rule.kind for span in spans}
+        pieces, end = [], 0
+        for span in sorted(spans, key=lambda span: span.start):
+            pieces += [text[end : span.start], span.rule.placeholder]
+            end = span.end
+        text = "".join([*pieces, text[end:]])
+    return "", removed
 
 
-def _without(text: str, found: list[Private]) -> str:
-    """The text with each stretch replaced; of two that overlap the first in the list counts."""
-    pieces, end = [], 0
-    for private in sorted(found):
-        pieces += [text[end : private.start], private.placeholder]
-        end = private.end
-    return "".join([*pieces, text[end:]])
-
-
-def _private(text: str) -> Iterator[Private]:
-    """Stretches to take out, none overlapping another or a placeholder."""
+def find_private(text: str) -> list[Span]:
+    """Return the stretches to take out, by rule; none overlaps another or a placeholder."""
     used = bytearray(len(text))
     for match in PLACEHOLDER.finditer(text):
-        used[match.start() : match.end()] = b"\1" * (match.end() - match.start())
-    for rule in (*SECRETS, *_provided(), *PERSONAL):
-        for start, end in _spans(rule, text):
+        used[match.start() : match.end()] = b"\1" * len(match[0])
+
+    spans = []
+    for rule in _compile_rules():
+        group = "it" if "it" in rule.pattern.groupindex else 0
+        for match in rule.pattern.finditer(text):
+            if not rule.check(match[group]):
+                continue
+            start, end = match.span(group)
+            if rule.placeholder == "[iban]":
+                end = start + private_checks.measure_iban(match[0])
             if start < end and not any(used[start:end]):
                 used[start:end] = b"\1" * (end - start)
-                yield Private(start, end, rule.kind, rule.placeholder, rule.what)
+                spans.append(Span(start, end, rule))
+    return spans
 
 
-def _spans(rule: Rule, text: str) -> Iterator[tuple[int, int]]:
-    """Where a rule holds in a text: its group `it`, or the whole match."""
-    group = "it" if "it" in rule.pattern.groupindex else 0
-    for match in rule.pattern.finditer(text):
-        if rule.holds(match[group]):
-            start, end = match.span(group)
-            yield start, start + iban_end(match[0]) if rule.placeholder == "[iban]" else end
+@cache
+def _compile_rules() -> tuple[Rule, ...]:
+    """Return all rules in their order of precedence: secrets, formats of providers' keys, personal data."""
+    own = [_compile_rule(entry) for entry in read_tables()["private"]]
+    providers = []
+    for name in read_tables()["detect_secrets"]["detectors"]:
+        module, _, detector = name.rpartition(".")
+        formats = getattr(import_module(f"detect_secrets.plugins.{module}"), detector).denylist
+        providers += [Rule("secret", "[secret]", "an API key", format, _agree) for format in formats]
+    secrets, personal = ([rule for rule in own if rule.kind == kind] for kind in ("secret", "personal"))
+    return (*secrets, *providers, *personal)
+
+
+def _compile_rule(entry: dict[str, Any]) -> Rule:
+    """Return the rule of an entry; its check is `digits` (from, to), a function of `private_checks`, or none."""
+    check: Callable[[str], bool] = _agree
+    if "digits" in entry:
+        least, most = entry["digits"]
+        check = partial(private_checks.has_digits, least=least, most=most)
+    elif "check" in entry:
+        check = getattr(private_checks, entry["check"])
+    return Rule(
+        entry["kind"], entry["placeholder"], entry["what"], re.compile(expand(entry["pattern"])), check
+    )
+
+
+def _agree(text: str) -> bool:
+    return True
