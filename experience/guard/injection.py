@@ -12,9 +12,13 @@ import re
 import unicodedata
 from collections.abc import Iterator
 
-from edgewise.experience.guard.patterns import compile_injection_rules, get_look_alikes, get_pattern
+from edgewise.experience.guard.patterns import compile_injection_rules, get_pattern, read_tables
 from edgewise.experience.guard.private_data import PLACEHOLDER
 
+_LOOK_ALIKES = str.maketrans(
+    {look: letter for letter, looks in read_tables()["look_alikes"].items() for look in looks}
+)
+# Digits and signs that are written for letters; a plain number stays one.
 _LEET = str.maketrans("013457@$!|", "oieastasil")
 _LEET_WORD = re.compile(r"(?<![\w@$!|])[^\W\d@$!|]{0,30}[013457@$!|][\w@$!|]*")
 # Zero-width and fill characters, direction overrides, tags (other than those of flags of emoji), joiners beside letters
@@ -88,16 +92,15 @@ def fold(text: str) -> str:
 def _list_readings(text: str) -> list[str]:
     """Return the text folded, with Latin for look-alike letters, letters for digits, backwards, and in rot13."""
     plain = fold(text)
-    latin = plain.translate(get_look_alikes())
-
-    def decode_leet(match: re.Match[str]) -> str:
-        has_letter = re.search(r"[^\W\d_]", match[0])  # plain numbers stay
-        return match[0].translate(_LEET) if has_letter else match[0]
+    latin = plain.translate(_LOOK_ALIKES)
+    letters = _LEET_WORD.sub(
+        lambda match: match[0].translate(_LEET) if re.search(r"[^\W\d_]", match[0]) else match[0], latin
+    )
 
     # Honest text backwards or in rot13 hits a pattern by chance; such a reading counts where it has a word of orders.
     decoded = (latin[::-1], codecs.encode(latin, "rot13"))
     orderly = (reading for reading in decoded if _ORDERLY.search(reading))
-    return list(dict.fromkeys([plain, latin, _LEET_WORD.sub(decode_leet, latin), *orderly]))
+    return list(dict.fromkeys([plain, latin, letters, *orderly]))
 
 
 def _is_mention(text: str, start: int, end: int) -> bool:

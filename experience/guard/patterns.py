@@ -6,6 +6,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any, NamedTuple
 
+# Gaps are bounded: with "*" a long run of blanks would be matched again from each of its characters.
 _GAPS = {"words": r"(?:[\W_]{1,4})", "letters": r"(?:\s{0,3})"}
 _SPELLED_GAP = r"(?:[\W_]{0,4})"
 
@@ -48,19 +49,6 @@ def get_words(*lists: str) -> frozenset[str]:
 
 
 @cache
-def get_number_words() -> dict[str, str]:
-    """Return the numbers that are written as words ("three") as digits."""
-    return read_tables()["number_words"]
-
-
-@cache
-def get_look_alikes() -> dict[int, str]:
-    """Return the table for `str.translate` from letters that look like Latin ones to these."""
-    looks = read_tables()["look_alikes"].items()
-    return str.maketrans({look: letter for letter, signs in looks for look in signs})
-
-
-@cache
 def compile_injection_rules() -> tuple[tuple[InjectionRule, ...], tuple[InjectionRule, ...]]:
     """Return the rules for text as it stands (marks of formats), then those for folded text (orders)."""
     marks, orders = [], []
@@ -75,12 +63,9 @@ def compile_injection_rules() -> tuple[tuple[InjectionRule, ...], tuple[Injectio
         grouped = re.sub(r"(?<!\\)\((?!\?)", "(?:", f"({alternatives})")
         gap = _GAPS[entry["gaps"]]
         if entry["gaps"] == "words":
-            whole = rf"(?<!\w){grouped}(?!\w)".replace(" ", gap)
-            rule = InjectionRule(
-                entry["reason"], re.compile(whole), re.compile(grouped.replace(" ", _SPELLED_GAP))
-            )
+            pattern = re.compile(rf"(?<!\w){grouped}(?!\w)".replace(" ", gap))
+            spelled = re.compile(grouped.replace(" ", _SPELLED_GAP))
         else:
-            unspaced = re.compile(grouped.replace(" ", gap))
-            rule = InjectionRule(entry["reason"], unspaced, unspaced)
-        orders.append(rule)
+            pattern = spelled = re.compile(grouped.replace(" ", gap))
+        orders.append(InjectionRule(entry["reason"], pattern, spelled))
     return tuple(marks), tuple(orders)

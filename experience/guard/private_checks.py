@@ -87,11 +87,6 @@ def is_card_number(text: str) -> bool:
     return 13 <= len(digits) <= 19 and digits[0] in "23456" and luhn.is_valid(digits)
 
 
-def is_iban(text: str) -> bool:
-    """Return whether a text begins with an IBAN."""
-    return measure_iban(text) > 0
-
-
 def measure_iban(text: str) -> int:
     """
     Return how many characters at the start of a text are an IBAN (ISO 13616), the most where several are; 0 for none.

@@ -10,7 +10,7 @@ import re
 from collections.abc import Callable
 from functools import cache, partial
 from importlib import import_module
-from typing import Any, Literal, NamedTuple
+from typing import Literal, NamedTuple
 
 from edgewise.experience.guard import private_checks
 from edgewise.experience.guard.patterns import expand, read_tables
@@ -29,7 +29,7 @@ class Rule(NamedTuple):
     placeholder: str
     what: str
     pattern: re.Pattern[str]
-    check: Callable[[str], bool]
+    check: Callable[[str], bool] | None
 
 
 class Span(NamedTuple):
@@ -70,7 +70,7 @@ def find_private(text: str) -> list[Span]:
     for rule in _compile_rules():
         group = "it" if "it" in rule.pattern.groupindex else 0
         for match in rule.pattern.finditer(text):
-            if not rule.check(match[group]):
+            if rule.check and not rule.check(match[group]):
                 continue
             start, end = match.span(group)
             if rule.placeholder == "[iban]":
@@ -84,28 +84,19 @@ def find_private(text: str) -> list[Span]:
 @cache
 def _compile_rules() -> tuple[Rule, ...]:
     """Return all rules in their order of precedence: secrets, formats of providers' keys, personal data."""
-    own = [_compile_rule(entry) for entry in read_tables()["private"]]
-    providers = []
+    rules: dict[Kind, list[Rule]] = {"secret": [], "personal": []}
+    for entry in read_tables()["private"]:
+        # A check is a function by its name, or how many digits there must be, from and to.
+        check = getattr(private_checks, entry["check"]) if "check" in entry else None
+        if "digits" in entry:
+            least, most = entry["digits"]
+            check = partial(private_checks.has_digits, least=least, most=most)
+        pattern = re.compile(expand(entry["pattern"]))
+        rules[entry["kind"]].append(Rule(entry["kind"], entry["placeholder"], entry["what"], pattern, check))
+
+    # Imported by name, since these modules of detect-secrets are loaded only where text is checked.
     for name in read_tables()["detect_secrets"]["detectors"]:
         module, _, detector = name.rpartition(".")
         formats = getattr(import_module(f"detect_secrets.plugins.{module}"), detector).denylist
-        providers += [Rule("secret", "[secret]", "an API key", format, _agree) for format in formats]
-    secrets, personal = ([rule for rule in own if rule.kind == kind] for kind in ("secret", "personal"))
-    return (*secrets, *providers, *personal)
-
-
-def _compile_rule(entry: dict[str, Any]) -> Rule:
-    """Return the rule of an entry; its check is `digits` (from, to), a function of `private_checks`, or none."""
-    check: Callable[[str], bool] = _agree
-    if "digits" in entry:
-        least, most = entry["digits"]
-        check = partial(private_checks.has_digits, least=least, most=most)
-    elif "check" in entry:
-        check = getattr(private_checks, entry["check"])
-    return Rule(
-        entry["kind"], entry["placeholder"], entry["what"], re.compile(expand(entry["pattern"])), check
-    )
-
-
-def _agree(text: str) -> bool:
-    return True
+        rules["secret"] += [Rule("secret", "[secret]", "an API key", pattern, None) for pattern in formats]
+    return (*rules["secret"], *rules["personal"])

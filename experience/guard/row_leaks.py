@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from edgewise.experience.guard.injection import fold
-from edgewise.experience.guard.patterns import get_number_words, get_words
+from edgewise.experience.guard.patterns import get_words, read_tables
 from edgewise.experience.guard.proper_names import (
     find_identifiers,
     find_rare_names,
@@ -254,7 +254,7 @@ def _split_words(text: str) -> list[str]:
 
 def _split_terms(text: str) -> list[str]:
     """Return the telling words of a text as stems, and its numbers without separators of thousands, in order."""
-    stop_words, numbers = get_words("stop", "stop_more"), get_number_words()
+    stop_words, numbers = get_words("stop", "stop_more"), read_tables()["number_words"]
     stems = []
     for match in _TERM.finditer(fold(text)):
         term = numbers.get(match[0], match[0])
