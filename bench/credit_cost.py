@@ -67,7 +67,7 @@ def apart(runs: Sequence[Rollout]) -> list[Rollout]:
     """The same, with another text in each step."""
 
     def other(run: Rollout, number: int, step: Step) -> Step:
-        return replace(step, seen=(Message("user", f"{step.prompt[-1].content} {run.sample} {number}"),))
+        return replace(step, prompt=(Message("user", f"{step.prompt[-1].content} {run.sample} {number}"),))
 
     return [
         replace(run, steps=tuple(other(run, number, step) for number, step in enumerate(run.steps)))

@@ -16,8 +16,9 @@ from common import quick, report
 
 from edgewise.mas.graph.graph import Graph, Node
 from edgewise.mas.graph.roles import CATALOGUE
-from edgewise.mas.runtime.graph_run import GraphRun, Shared, graph_run
+from edgewise.mas.runtime.graph_run import GraphRun, run_graph
 from edgewise.mas.runtime.node import Team
+from edgewise.mas.runtime.node_cache import NodeCache
 from edgewise.toolkit.budget.ledger import Ledger
 from edgewise.toolkit.model.middleware import stack_middleware
 from edgewise.toolkit.model.router import Router
@@ -64,8 +65,8 @@ def runs(url: str, sharing: bool) -> Plan[list[GraphRun]]:
     plans = []
     for row in range(ROWS):
         example = Example(f"row-{row}", (Message("user", f"what is row {'x ' * row}"),))
-        shared = Shared() if sharing else None
-        plans += [graph_run(each, team, example, sample=0, seed=0, shared=shared) for each in graphs()]
+        shared = NodeCache() if sharing else None
+        plans += [run_graph(each, team, example, sample=0, seed=0, cache=shared) for each in graphs()]
     return (yield plans)
 
 
@@ -90,7 +91,7 @@ def agree(answered: list[dict[str, Any]], found: list[GraphRun], ledger: Ledger)
     per_row: Counter[str] = Counter()
     for rollout in calls(found):
         per_row[rollout.example] += rollout.usage.total
-    booked = {str(row): book.tokens for (row,), book in ledger.table("example").items()}
+    booked = {str(row): book.tokens for (row,), book in ledger.tabulate("example").items()}
     off = sum(abs(booked.get(row, 0) - per_row[row]) for row in {*booked, *per_row})
     counted = sum(_counted(body) for body in answered)
     steps = sum(len(rollout.steps) for rollout in calls(found))

@@ -74,7 +74,7 @@ def by_stages(task: Task, distiller: Distiller) -> Plan[object]:
         agent.run_group(runner, row, row.messages, task.reward, judge="", size=SIZE, seed=derive_seed(0, 1))
         for row in task.train
     ]
-    mixed = [group for group in groups if group.mixed]
+    mixed = [group for group in groups if group.is_mixed]
     runs = [(group.example, run) for group in mixed for run in group.rollouts]
     flat = iter((yield [distil.summarise_rollout(distiller, example, run) for example, run in runs]))
     summaries = [[next(flat) for _ in group.rollouts] for group in mixed]

@@ -47,14 +47,14 @@ from edgewise.learner.update.gradient_step import UpdateConfig, update
 from edgewise.toolkit import Task
 from edgewise.toolkit.environments.house import House
 from edgewise.toolkit.environments.kitchen import Kitchen
-from edgewise.toolkit.environments.level import Level, LevelEnvironment, list_states, values
+from edgewise.toolkit.environments.level import Level, LevelEnvironment, list_states, compute_action_values
 from edgewise.toolkit.environments.protocol import Turn
 from edgewise.toolkit.model.scripted import ScriptedClient
 from edgewise.toolkit.rollout.agent import Agent, run_group
 from edgewise.toolkit.rollout.episode import ILLEGAL_ACTION, render_turn
 from edgewise.toolkit.run.driver import drive
 from edgewise.toolkit.types import TokenizedTurn, Group, Message, Plan, Reply, Request
-from edgewise.toolkit.util.seeds import seed as seed_of
+from edgewise.toolkit.util.seeds import derive_seed
 
 OPTIONS: dict[str, dict[str, Any]] = {
     "house": {"rooms": 6, "circles": 2},
@@ -85,7 +85,7 @@ def task(name: str, seed: int) -> Task:
 
 
 def level(name: str, seed: str) -> Level:
-    return WORLDS[name].level(seed_of("level", seed))
+    return WORLDS[name].level(derive_seed("level", seed))
 
 
 def method_of(settings: Sequence[str]) -> Method:
@@ -180,7 +180,7 @@ def groups_of(asked: Task, says: Callable[[Request], Any], seed: int, size: int 
     agent = Agent("scripted/actor", turns=TURNS, world=asked.world)
 
     def plan(row: Any, number: int) -> Plan[Group]:
-        own = seed_of(seed, number)
+        own = derive_seed(seed, number)
         return run_group(agent, row, row.messages, asked.reward, judge="", size=SIZE, seed=own)
 
     def together() -> Plan[list[Group]]:
@@ -195,7 +195,7 @@ def steps_to_target(name: str, seed: int, settings: Sequence[str], steps: int) -
     optimizer = torch.optim.AdamW(actor.parameters(), LR, (0.9, 0.99), weight_decay=0.0)
     won: list[float] = []
     for number in range(1, steps + 1):
-        found = groups_of(asked, actor.answer, seed_of(seed, "step", number))
+        found = groups_of(asked, actor.answer, derive_seed(seed, "step", number))
         won.append(fmean(reward for each in found for reward in each.rewards))
         if fmean(won[-IN_A_ROW:]) >= TARGET and len(won) >= IN_A_ROW:
             return number, won
@@ -237,7 +237,7 @@ def at_random(request: Request) -> Reply:
 def planted(name: str, row_seed: str, over: Any) -> dict[tuple[str, str], float]:
     """What each action adds to the value of its state, by what is shown."""
     here = level(name, row_seed)
-    worth = values(here, GAMMA, over)
+    worth = compute_action_values(here, GAMMA, over)
     by_state = defaultdict(list)
     for (state, _), value in worth.items():
         by_state[state].append(value)

@@ -2,7 +2,7 @@
 
 from typing import TYPE_CHECKING
 
-from edgewise.toolkit.util.lazy import resolver
+from edgewise.toolkit.util.lazy import make_resolver
 
 if TYPE_CHECKING:
     from edgewise.experience.api import aimprove, improve
@@ -16,4 +16,4 @@ _WHERE = {
 }
 __all__ = ["Lesson", "Library", "aimprove", "improve"]
 
-__getattr__ = resolver(__name__, _WHERE)
+__getattr__ = make_resolver(__name__, _WHERE)

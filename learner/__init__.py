@@ -11,7 +11,7 @@ os.environ.setdefault("OMP_WAIT_POLICY", "passive")
 os.environ.setdefault("GOMP_SPINCOUNT", "10000")
 
 from edgewise.learner.hardware.memory import share_heap
-from edgewise.toolkit.util.lazy import resolver
+from edgewise.toolkit.util.lazy import make_resolver
 
 if TYPE_CHECKING:
     from edgewise.learner.absorption.api import aabsorb, absorb
@@ -48,5 +48,5 @@ __all__ = [
     "train",
 ]
 
-__getattr__ = resolver(__name__, _WHERE)
+__getattr__ = make_resolver(__name__, _WHERE)
 share_heap()  # before there are other threads

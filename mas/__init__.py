@@ -2,14 +2,14 @@
 
 from typing import TYPE_CHECKING
 
-from edgewise.toolkit.util.lazy import resolver
+from edgewise.toolkit.util.lazy import make_resolver
 
 if TYPE_CHECKING:
     from edgewise.mas.api import adesign, design
     from edgewise.mas.deploy.agent_graph import AgentGraph
     from edgewise.mas.graph.graph import Graph, Loop, Node, single
     from edgewise.mas.graph.roles import Role, catalogue
-    from edgewise.mas.runtime.graph_run import emit_reward
+    from edgewise.mas.runtime.context import emit_reward
 
 _WHERE = {
     "design": "api",
@@ -20,7 +20,7 @@ _WHERE = {
     "single": "graph.graph",
     "Role": "graph.roles",
     "catalogue": "graph.roles",
-    "emit_reward": "runtime.graph_run",
+    "emit_reward": "runtime.context",
     "AgentGraph": "deploy.agent_graph",
 }
 __all__ = [
@@ -36,4 +36,4 @@ __all__ = [
     "single",
 ]
 
-__getattr__ = resolver(__name__, _WHERE)
+__getattr__ = make_resolver(__name__, _WHERE)

@@ -5,7 +5,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from edgewise.toolkit.model.embedded.server import LocalServer, serve
+from edgewise.toolkit.model.embedded.server import LocalServer, serve_model
 from tests.support.postgres import postgres as postgres
 
 FOREIGN = ("OPENAI_", "ANTHROPIC_", "AZURE_", "GEMINI_", "EDGEWISE_", "LITELLM_")
@@ -22,5 +22,5 @@ def environment(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.fixture(scope="session")
 def small_model() -> Iterator[LocalServer]:
     """local/smollm2-135m, served on loopback; fetched into the user's cache if it is not there (98 MB)."""
-    with serve("smollm2-135m") as server:
+    with serve_model("smollm2-135m") as server:
         yield server

@@ -8,7 +8,7 @@ import torch
 
 from bench.simulated.bandit import END, Softmax, features, logps
 from edgewise.learner.methods.batch import Batch
-from edgewise.toolkit.groups.sampling.hints import HEAD, with_hints
+from edgewise.toolkit.groups.sampling.hints import HINTS_HEADER, add_hints
 from edgewise.toolkit.types import Example, Message
 
 LETTERS = "ab"
@@ -26,9 +26,9 @@ def asked(policy: Softmax, text: str) -> tuple[int, ...]:
 
 
 def test_what_it_drew_has_the_log_probability_that_the_update_sees(policy) -> None:
-    prompts = [asked(policy, "r1"), asked(policy, "r2" + HEAD + "- ab")]
+    prompts = [asked(policy, "r1"), asked(policy, "r2" + HINTS_HEADER + "- ab")]
     drawn = [each for prompt in prompts for each in policy.sample(prompt, 50, np.random.default_rng(1))]
-    batch = Batch.of([x.prompt for x in drawn], [x.reply for x in drawn], [0] * 100, [0.0] * 100)
+    batch = Batch.from_lists([x.prompt for x in drawn], [x.reply for x in drawn], [0] * 100, [0.0] * 100)
     found = logps(policy, batch)[0].sum(1).tolist()
     assert found == pytest.approx([sum(x.logprobs) for x in drawn], abs=1e-5)
 
@@ -47,8 +47,8 @@ def test_chances_and_lengths_are_those_of_its_draws(policy) -> None:
 
 def test_learning_with_a_hint_moves_the_row_without_it(policy) -> None:
     row = Example("r1", (Message("user", "r1"),))
-    hinted = policy.encode(with_hints(row, ["a"]).messages)
-    batch = Batch.of([hinted], [[1, END]], [0], [1.0])
+    hinted = policy.encode(add_hints(row, ["a"]).messages)
+    batch = Batch.from_lists([hinted], [[1, END]], [0], [1.0])
     before = policy.chance(asked(policy, "r1"), ["a"])
     (-logps(policy, batch)[0].sum()).backward()
     torch.optim.SGD(policy.parameters(), 0.1).step()
@@ -58,4 +58,4 @@ def test_learning_with_a_hint_moves_the_row_without_it(policy) -> None:
 
 def test_a_prompt_is_its_question_and_what_is_shown() -> None:
     solved = "Question: r5 k1\nAnswer: ba\n\n"
-    assert features(solved + "r1 k1" + HEAD + "- ab") == ["r1", "k1", "0b", "1a", "0a", "1b"]
+    assert features(solved + "r1 k1" + HINTS_HEADER + "- ab") == ["r1", "k1", "0b", "1a", "0a", "1b"]

@@ -2,11 +2,11 @@
 
 from typing import TYPE_CHECKING
 
-from edgewise.toolkit.util.lazy import resolver
+from edgewise.toolkit.util.lazy import make_resolver
 
 if TYPE_CHECKING:
     from edgewise.toolkit.budget.ledger import Limits
-    from edgewise.toolkit.model.scripted import Scripted
+    from edgewise.toolkit.model.scripted import ScriptedClient
     from edgewise.toolkit.run.artifact import Artifact
     from edgewise.toolkit.run.runner import Result
     from edgewise.toolkit.task.task import Task
@@ -21,7 +21,7 @@ _WHERE = {
     "Result": "run.runner",
     "Rollout": "types",
     "Score": "types",
-    "Scripted": "model.scripted",
+    "ScriptedClient": "model.scripted",
     "Task": "task.task",
 }
 __all__ = [
@@ -33,8 +33,8 @@ __all__ = [
     "Result",
     "Rollout",
     "Score",
-    "Scripted",
+    "ScriptedClient",
     "Task",
 ]
 
-__getattr__ = resolver(__name__, _WHERE)
+__getattr__ = make_resolver(__name__, _WHERE)

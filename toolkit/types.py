@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from typing import Any, Literal, TypeVar
 
 Role = Literal["system", "user", "assistant", "tool"]
-Stop = Literal["stop", "length", "tools", "refused", "timeout", "failed", "turns"]
+StopReason = Literal["stop", "length", "tools", "refused", "timeout", "failed", "turns"]
 FAILURES: frozenset[str] = frozenset({"refused", "timeout", "failed"})
 
 
@@ -79,7 +79,7 @@ class Request:
     sample: int = 0
     schema: Mapping[str, Any] | None = None
     payer: BilledTo = BilledTo()
-    embeds: bool = False
+    is_embedding: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,15 +100,15 @@ class Usage:
 
 
 @dataclass(frozen=True, slots=True)
-class Encoded:
+class TokenizedTurn:
     """
     What a model of ours read and wrote, in tokens: ids of the prompt and of the reply, never tokenised again.
 
     `logprobs` has the log-probability of each token of the reply under the policy and the temperature that drew it.
     """
 
-    prompt: tuple[int, ...]
-    reply: tuple[int, ...]
+    prompt_ids: tuple[int, ...]
+    completion_ids: tuple[int, ...]
     logprobs: tuple[float, ...]
 
 
@@ -123,12 +123,12 @@ class Reply:
     """
 
     message: Message
-    stop: Stop = "stop"
+    stop: StopReason = "stop"
     usage: Usage | None = None
     latency: float = 0.0
     model: str = ""
     error: str = ""
-    encoded: Encoded | None = None
+    tokens: TokenizedTurn | None = None
 
     @property
     def failed(self) -> bool:
@@ -146,7 +146,7 @@ class Example:
     metadata: Mapping[str, Any] = field(default_factory=dict)
 
 
-MARK = "edgewise:"
+RESERVED_PREFIX = "edgewise:"
 """What the names of those parts of a score begin with that methods set for themselves; no reward may."""
 
 
@@ -173,12 +173,12 @@ class Step:
     `encoded` is None for models behind an API; `calls` holds the rollouts this turn delegated, in order.
     """
 
-    seen: tuple[Message, ...]
-    said: Message
+    prompt: tuple[Message, ...]
+    completion: Message
     usage: Usage | None = None
     latency: float = 0.0
-    encoded: Encoded | None = None
-    calls: tuple["Rollout", ...] = ()
+    tokens: TokenizedTurn | None = None
+    subrollouts: tuple["Rollout", ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -189,7 +189,7 @@ class Rollout:
     role: str
     sample: int
     steps: tuple[Step, ...]
-    stop: Stop
+    stop: StopReason
     score: Score | None = None
     seed: int = 0
     version: str = ""
@@ -203,7 +203,7 @@ class Rollout:
     @property
     def answer(self) -> str:
         """The last thing said, or "" if nothing was."""
-        return self.steps[-1].said.content if self.steps else ""
+        return self.steps[-1].completion.content if self.steps else ""
 
     @property
     def failed(self) -> bool:
@@ -216,9 +216,9 @@ class Rollout:
         return sum((step.usage for step in self.steps if step.usage), Usage())
 
     @property
-    def tool_calls(self) -> int:
+    def tool_call_count(self) -> int:
         """How many tool calls were made in all."""
-        return sum(len(step.said.tool_calls) for step in self.steps)
+        return sum(len(step.completion.tool_calls) for step in self.steps)
 
 
 @dataclass(frozen=True, slots=True)
@@ -227,15 +227,15 @@ class Group:
 
     example: Example
     role: str
-    members: tuple[Rollout, ...]
+    rollouts: tuple[Rollout, ...]
 
     @property
     def rewards(self) -> tuple[float, ...]:
         """Values of the members with a valid score, in order."""
-        return tuple(r.score.value for r in self.members if r.score and r.score.valid)
+        return tuple(r.score.value for r in self.rollouts if r.score and r.score.valid)
 
     @property
-    def mixed(self) -> bool:
+    def is_mixed(self) -> bool:
         """Whether the valid rewards differ: exact inequality, never a look at the mean."""
         return len(set(self.rewards)) > 1
 
@@ -260,7 +260,7 @@ class AsyncHost:
 
 
 @dataclass(frozen=True, slots=True)
-class Sampled:
+class LocalCalls:
     """Calls that a model in this process answered, for the ledger; `usage` is that of all of them."""
 
     payer: BilledTo

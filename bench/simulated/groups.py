@@ -16,7 +16,7 @@ from edgewise.toolkit.groups.sampling.rollout_plan import study_in_waves, sample
 from edgewise.toolkit.groups.sampling.row_history import Memory
 from edgewise.toolkit.groups.sampling.row_selection import drop_resting, shuffle, vade
 from edgewise.toolkit.types import Example, Group, Message, Plan, Rollout, Score, Step
-from edgewise.toolkit.util.seeds import seed
+from edgewise.toolkit.util.seeds import derive_seed
 from tests.support.plans import play
 
 EXAMPLES, BATCH, SIZE, EPOCHS = 200, 20, 5, 5
@@ -69,7 +69,7 @@ class World:
 
     def __post_init__(self) -> None:
         self.examples = tuple(Example(str(i), ()) for i in range(EXAMPLES))
-        self.rng = np.random.default_rng(seed(self.draw_seed, "run"))
+        self.rng = np.random.default_rng(derive_seed(self.draw_seed, "run"))
         self.waiting: tuple[Example, ...] = ()
 
     def draw(self, example: Example, start: int, count: int) -> Plan[tuple[Rollout, ...]]:
@@ -147,7 +147,7 @@ Found = dict[str, dict[str, np.ndarray]]
 
 def measure(rates_of: Callable[[np.random.Generator], np.ndarray], seeds: int) -> Found:
     """The figures of every arm, over the same draws of pass rates."""
-    rates = [rates_of(np.random.default_rng(seed(n, "rates"))) for n in range(seeds)]
+    rates = [rates_of(np.random.default_rng(derive_seed(n, "rates"))) for n in range(seeds)]
     runs = {name: [run(arm, n, drawn) for n, drawn in enumerate(rates)] for name, arm in ARMS.items()}
     return {
         name: {key: np.array([one[key] for one in some]) for key in some[0]} for name, some in runs.items()

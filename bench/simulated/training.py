@@ -23,7 +23,7 @@ from edgewise.toolkit.groups.sampling.rollout_plan import OFFLINE_VERSION, Sampl
 from edgewise.toolkit.groups.sampling.row_history import Memory
 from edgewise.toolkit.tracking.events import Event, GroupsDeferred
 from edgewise.toolkit.types import TokenizedTurn, Example, Group, Message, Plan, Rollout, Score, Step
-from edgewise.toolkit.util.seeds import seed as seed_of
+from edgewise.toolkit.util.seeds import derive_seed
 from tests.support.plans import play
 
 HOW = UpdateConfig(tokens=1 << 20)
@@ -70,8 +70,8 @@ class Training:
     memory: Memory = field(default_factory=Memory)
 
     def __post_init__(self) -> None:
-        self.rng = np.random.default_rng(seed_of(self.seed, "draws"))
-        self.policy = self.world.policy(np.random.default_rng(seed_of(self.seed, "world"))).with_reference()
+        self.rng = np.random.default_rng(derive_seed(self.seed, "draws"))
+        self.policy = self.world.policy(np.random.default_rng(derive_seed(self.seed, "world"))).with_reference()
         self.method = limit_lengths(self.method, self.policy.length)
         self.optimizer = torch.optim.AdamW(
             self.policy.parameters(), self.lr, (0.9, 0.99), weight_decay=0.0, fused=True
@@ -97,7 +97,7 @@ class Training:
         return self.policy
 
     def _asked(self) -> SamplingRequest:
-        rng = np.random.default_rng(seed_of(self.seed, "select", self.number))
+        rng = np.random.default_rng(derive_seed(self.seed, "select", self.number))
         rows = self.method.select(self.world.rows, self.memory, rng, self.batch * self.refills)
         return SamplingRequest(
             rows,
@@ -121,7 +121,7 @@ class Training:
         return replace(self.world.graded(example, said(example, answer, encoded)), version=OFFLINE_VERSION)
 
     def _update(self, made: Batch) -> None:
-        rng = torch.Generator().manual_seed(seed_of(self.seed, "update", self.number))
+        rng = torch.Generator().manual_seed(derive_seed(self.seed, "update", self.number))
         with mock.patch("edgewise.learner.update.gradient_step.logps", logps):
             update(self.policy, self.optimizer, self.method, made, HOW, rng)
 

@@ -184,7 +184,7 @@ class Team:
         goal = self.goals[example.id][1]
         workers = tuple(scored(call, float(call.answer == goal)) for call in calls)
         planner = self._say(policy, example, "p", rng)
-        return self.graded(example, replace(planner, steps=(replace(planner.steps[0], calls=workers),)))
+        return self.graded(example, replace(planner, steps=(replace(planner.steps[0], subrollouts=workers),)))
 
     def _say(self, policy: Softmax, example: Example, who: str, rng: np.random.Generator) -> Rollout:
         asked = replace(example, messages=user(f"{who}{example.id}"))

@@ -5,8 +5,6 @@ A `Library` is a value. Inside, a lesson is known by a stable id made from its f
 [G1], ... of the paper (arXiv 2510.08191) exist only in rendered text.
 """
 
-import hashlib
-import json
 import re
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, replace
@@ -14,15 +12,17 @@ from typing import Any, Literal, get_args
 
 from edgewise.toolkit.errors import ArtifactError, ConfigError
 from edgewise.toolkit.types import Message
+from edgewise.toolkit.util.hashing import hash_json, hash_text
+from edgewise.toolkit.util.validation import describe_error
 
 Kind = Literal["content", "form"]
 Place = Literal["system", "before", "after", "split"]
 PLACES: tuple[str, ...] = get_args(Place)
 
-LETTERS = 4
+LETTERS_PER_TOKEN = 4
 _WORDS = re.compile(r"[A-Za-z]+")
 _SIGNS = re.compile(r"[\x00-\x1f!-@\[-`{-\x7f]")
-_OTHERS = re.compile(r"[^\x00-\x7f]+")
+_NON_ASCII = re.compile(r"[^\x00-\x7f]+")
 
 LEAD = "Lessons from earlier attempts. Use those that fit:"
 
@@ -30,9 +30,9 @@ LEAD = "Lessons from earlier attempts. Use those that fit:"
 @dataclass(frozen=True, slots=True)
 class Effect:
     """
-    What showing a lesson is worth: the change in mean reward with its 95 % interval.
+    Effect of showing a lesson: the change in mean reward with its 95 % interval, in units of the reward.
 
-    `uses` counts the rollouts that saw it while this was measured, `unused` those that might have and did not.
+    `uses` counts the rollouts of the measurement whose prompt held it, `unused` those whose prompt might have.
     """
 
     estimate: float
@@ -47,9 +47,9 @@ class Lesson:
     """
     One lesson: what to do (`content`) or how to write the answer (`form`).
 
-    `born` is the step it entered at (0: before any), `sources` the ids of the examples it was drawn from and
-    `rollouts` those of the runs that were compared. A `locked` lesson is changed by people only; one that is
-    `always` on is shown whether or not it fits the question. `effect` is None until it is measured.
+    `born` is the step it entered at (0: before any), `sources` are the ids of the examples it was drawn from and
+    `rollouts` those of the rollouts that were compared. Only people change a `locked` lesson; one that is `always`
+    on is shown whether or not it fits the question. `effect` is None until it is measured.
     """
 
     id: str
@@ -78,10 +78,9 @@ class Library:
 
     @property
     def version(self) -> str:
-        """A short hash of everything that a model would see: equal libraries have equal versions."""
-        head = [self.place, self.labelled] if self.lessons else []
-        shown = [head, *([x.kind, x.text] for x in self.lessons)]
-        return hashlib.sha256(json.dumps(shown).encode()).hexdigest()[:12]
+        """Short hash of everything that a model would see: equal libraries have equal versions."""
+        settings = [self.place, self.labelled] if self.lessons else []
+        return hash_json([settings, *([x.kind, x.text] for x in self.lessons)])
 
     @property
     def tokens(self) -> int:
@@ -92,53 +91,68 @@ class Library:
         return len(self.lessons)
 
     def with_lessons(self, lessons: Iterable[Lesson]) -> "Library":
-        """The same library with other lessons."""
+        """Return the same library with other lessons."""
         return replace(self, lessons=tuple(lessons))
 
     def labels(self) -> dict[str, Lesson]:
-        """The lessons by their label in rendered text: G0, G1, ..."""
+        """Return the lessons by their label in rendered text: G0, G1, ..."""
         return {f"G{index}": lesson for index, lesson in enumerate(self.lessons)}
 
     def fit_budget(self, max_lessons: int, max_tokens: int) -> "Library":
         """
-        The library cut to at most so many lessons and `most` estimated tokens.
+        Return the library cut to at most so many lessons and estimated tokens.
 
         Locked and always-on lessons stay longest, then those of the best measured effect (unmeasured counts as
         none), then those drawn from most examples, then the newest. Raises ConfigError where the locked ones
         alone are too many.
         """
-        kept = self
-        while kept.lessons and (len(kept) > max_lessons or kept.tokens > max_tokens):
-            least = min(kept.lessons, key=_worth)
-            if least.locked:
+
+        def rank(lesson: Lesson) -> tuple[float, ...]:
+            effect = lesson.effect.estimate if lesson.effect else 0.0
+            return lesson.locked, lesson.always, effect, len(lesson.sources), lesson.born
+
+        library = self
+        while library.lessons and (len(library) > max_lessons or library.tokens > max_tokens):
+            lowest = min(library.lessons, key=rank)
+            if lowest.locked:
                 raise ConfigError(f"The locked lessons alone pass {max_lessons} lessons or {max_tokens:,} tokens.")
-            kept = kept.with_lessons(x for x in kept.lessons if x is not least)
-        return kept
+            library = library.with_lessons(x for x in library.lessons if x is not lowest)
+        return library
 
     def render(self, kinds: Iterable[Kind] = ("content", "form")) -> str:
-        """The lessons as text, a line each; "" when there are none of these kinds."""
-        shown = ((f"[{label}]." if self.labelled else "-", x) for label, x in self.labels().items())
-        lines = [f"{mark} {x.text}" for mark, x in shown if x.kind in kinds]
+        """Return the lessons as text, a line each; "" without any of these kinds."""
+        lines = [
+            f"[{label}]. {lesson.text}" if self.labelled else f"- {lesson.text}"
+            for label, lesson in self.labels().items()
+            if lesson.kind in kinds
+        ]
         return "\n".join([LEAD, *lines]) if lines else ""
 
     def insert_lessons(self, messages: tuple[Message, ...]) -> tuple[Message, ...]:
         """
-        The messages of an example with the lessons put in their place.
+        Return the messages of an example with the lessons in their place; learning and use both come through here.
 
         "system": at the end of the system message. "before": before the problem, so that all calls of a step
         share a prefix. "after": after the problem, as the authors have it. "split": content before, form after.
-        Learning and use both come through here.
         """
         if not self.lessons:
             return messages
         if self.place == "system":
-            return _to_system(messages, self.render())
+            if messages and messages[0].role == "system":
+                return (Message("system", f"{messages[0].content}\n\n{self.render()}"), *messages[1:])
+            return (Message("system", self.render()), *messages)
+
+        # The problem is the last user message; without one, the lessons become one.
         before = self.render({"before": ("content", "form"), "split": ("content",)}.get(self.place, ()))
         after = self.render({"after": ("content", "form"), "split": ("form",)}.get(self.place, ()))
-        return _around_problem(messages, before, after)
+        last = max((i for i, message in enumerate(messages) if message.role == "user"), default=None)
+        if last is None:
+            return (*messages, Message("user", "\n\n".join(filter(None, (before, after)))))
+        content = "\n\n".join(filter(None, (before, messages[last].content, after)))
+        return (*messages[:last], replace(messages[last], content=content), *messages[last + 1 :])
 
     def to_json(self) -> dict[str, Any]:
-        """Plain data, as in library.json."""
+        """Return plain data, as in library.json."""
         lessons = [asdict(lesson) for lesson in self.lessons]
         return {"place": self.place, "labelled": self.labelled, "lessons": lessons}
 
@@ -147,74 +161,46 @@ class Library:
         """
         Read library.json, or the authors' flat object {"G0": text, ...}.
 
-        Raises ArtifactError where it is neither.
+        Raises ArtifactError where it is neither, or where a field is wrong or an id stands twice.
         """
+        from pydantic import TypeAdapter, ValidationError  # takes a tenth of a second to import
+
+        is_flat = isinstance(data, Mapping) and all(re.fullmatch(r"G\d+", str(key)) for key in data)
         try:
             if isinstance(data, Mapping) and "lessons" in data:
-                return _checked(data)
-            if isinstance(data, Mapping) and all(re.fullmatch(r"G\d+", str(key)) for key in data):
-                return cls(tuple(make_lesson(str(text)) for text in data.values()))
-        except (KeyError, TypeError, ValueError) as error:
+                library = TypeAdapter(Library).validate_python(dict(data))
+            elif is_flat:
+                library = cls(tuple(make_lesson(str(text)) for text in data.values()))
+            else:
+                raise ArtifactError('This is no library: expected {"lessons": [...]} or {"G0": "...", ...}.')
+        except ValidationError as error:
+            raise ArtifactError(f"This library can't be read ({describe_error(error)}).") from error
+        except ValueError as error:  # halves of surrogate pairs, which have no hash
             raise ArtifactError(f"This library can't be read ({error}).") from error
-        raise ArtifactError('This is no library: expected {"lessons": [...]} or {"G0": "...", ...}.')
+        if not is_flat and len({x.id for x in library.lessons}) < len(library):
+            raise ArtifactError("This library can't be read (two lessons have the same id).")
+        return library
 
     def to_flat_json(self) -> dict[str, str]:
-        """The authors' format: {"G0": text, ...}."""
+        """Return the authors' format: {"G0": text, ...}."""
         return {label: lesson.text for label, lesson in self.labels().items()}
 
 
 def make_lesson(text: str, kind: Kind = "content", born: int = 0, sources: Iterable[str] = ()) -> Lesson:
-    """A new lesson; its id is a hash of its wording."""
+    """Return a new lesson; its id is a hash of its wording."""
     text = " ".join(text.split())
-    return Lesson(
-        hashlib.sha256(text.encode()).hexdigest()[:8], text, kind, born, tuple(sorted(set(sources)))
-    )
+    return Lesson(hash_text(text, 8), text, kind, born, tuple(sorted(set(sources))))
 
 
 def estimate_tokens(text: str) -> int:
     """
-    An estimate of a text's tokens, on the high side.
+    Estimate the tokens of a text, on the high side.
 
     A token for every four letters of a word or part of them, for every digit and sign, and for every byte of what is
     not ASCII. Never below the tokenizer of the small embedded model in bench/cap.py, whose vocabulary of 49,152 is
     poor at other scripts; larger ones need half of it, or less.
     """
-    words = sum(-(-len(word) // LETTERS) for word in _WORDS.findall(text))
+    words = sum(-(-len(word) // LETTERS_PER_TOKEN) for word in _WORDS.findall(text))  # rounded up
     signs = len(_SIGNS.findall(text))
-    others = sum(len(run.encode("utf-8", "replace")) for run in _OTHERS.findall(text))
+    others = sum(len(run.encode("utf-8", "replace")) for run in _NON_ASCII.findall(text))
     return words + signs + others
-
-
-def _worth(lesson: Lesson) -> tuple[float, ...]:
-    """What is dropped first where space is short: the least."""
-    effect = lesson.effect.estimate if lesson.effect else 0.0
-    return lesson.locked, lesson.always, effect, len(lesson.sources), lesson.born
-
-
-def _checked(data: Mapping[str, Any]) -> Library:
-    """library.json, every field of it checked. Raises ValueError."""
-    from pydantic import TypeAdapter, ValidationError
-
-    try:
-        library = TypeAdapter(Library).validate_python(dict(data))
-    except ValidationError as error:
-        first = error.errors()[0]
-        raise ValueError(f"{'.'.join(map(str, first['loc']))}: {first['msg']}") from error
-    if len({x.id for x in library.lessons}) < len(library):
-        raise ValueError("two lessons have the same id")
-    return library
-
-
-def _to_system(messages: tuple[Message, ...], text: str) -> tuple[Message, ...]:
-    if messages and messages[0].role == "system":
-        return (Message("system", f"{messages[0].content}\n\n{text}"), *messages[1:])
-    return (Message("system", text), *messages)
-
-
-def _around_problem(messages: tuple[Message, ...], before: str, after: str) -> tuple[Message, ...]:
-    """Put text around the last user message."""
-    last = max((i for i, m in enumerate(messages) if m.role == "user"), default=None)
-    if last is None:
-        return (*messages, Message("user", "\n\n".join(filter(None, (before, after)))))
-    content = "\n\n".join(filter(None, (before, messages[last].content, after)))
-    return (*messages[:last], replace(messages[last], content=content), *messages[last + 1 :])

@@ -1,8 +1,17 @@
 """
 GEPA (arXiv 2507.19457, PyPI `gepa`) as a proposer: it searches for better lesson text on a step's training rows.
 
-`gepa.optimize` runs in a thread; its rollouts and reflections are plans like all others (see `toolkit.run.sync_bridge`). What it
-writes is one text, which is split into lessons, guarded and capped before it is measured: it optimises what is used.
+`gepa.optimize` is a blocking function. It runs in a thread, and its rollouts and reflections are plans like all others
+(see `toolkit.run.sync_bridge`), so that they are journalled, budgeted and resumed:
+
+    event loop                         thread
+    search() ── bridge_to_plan ──────▶ gepa.optimize(adapter)
+       ▲ plan: rollouts of a batch ◀──── adapter.evaluate             candidate text -> library -> rewards
+       ▲ plan: one reply           ◀──── adapter.reflect              prompt -> candidate text
+       └ groups, candidates        ◀──── result
+
+A candidate of GEPA is one text. It is split into lessons, guarded and capped before it is measured: GEPA optimises the
+library that is used afterwards, not the text.
 """
 
 import math
@@ -11,18 +20,16 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from edgewise.experience.distil import distiller
+from edgewise.experience.distil.distiller import render_trajectory
 from edgewise.experience.formats import library_files
-from edgewise.experience.library import operations
 from edgewise.experience.library.library import Library
-from edgewise.experience.prompting import retriever
-from edgewise.experience.proposers import candidates
-from edgewise.experience.proposers.candidates import Candidates
+from edgewise.experience.library.operations import Operation, OperationOutcome
+from edgewise.experience.prompting.retriever import prefetch_embeddings, select_lessons
+from edgewise.experience.proposers.candidates import Candidates, apply_within_caps
 from edgewise.experience.spec import ExperienceSpec
 from edgewise.toolkit.errors import LibraryError
 from edgewise.toolkit.evaluation.comparison import valid_reward
-from edgewise.toolkit.rollout import agent
-from edgewise.toolkit.rollout.agent import Prompt
+from edgewise.toolkit.rollout.agent import Prompt, run_rollouts
 from edgewise.toolkit.run.driver import plan_request
 from edgewise.toolkit.run.sync_bridge import Ask, bridge_to_plan
 from edgewise.toolkit.tracking.events import GroupsFinished
@@ -34,8 +41,9 @@ MAX_CANDIDATES = 4
 MINIBATCH = 3
 """Rows that GEPA reflects on at once."""
 COMPONENT = "lessons"
+"""GEPA's name of the text that it optimises."""
 SEED_TEXT = "- Read the whole task before you answer, and answer exactly what it asks for."
-"""What GEPA starts from where there are no lessons: it needs a text."""
+"""The start of the search where there are no lessons: GEPA needs a text."""
 REFLECT = """\
 Before every task, an assistant is shown these lessons:
 ```
@@ -57,7 +65,7 @@ list between two lines of ```."""
 
 def max_calls(rows: int, group_size: int) -> tuple[int, int]:
     """
-    The most rollouts and reflections of a search on so many rows.
+    Return the most rollouts and reflections of a search on so many rows.
 
     GEPA looks at its limit before an iteration, so the last one may go over: by a minibatch twice and its valset.
     """
@@ -66,184 +74,186 @@ def max_calls(rows: int, group_size: int) -> tuple[int, int]:
 
 
 def min_calls(rows: int) -> int:
-    """Calls until GEPA can have one candidate: its valset before and after, a minibatch twice, a reflection."""
+    """Return the calls until GEPA can have a candidate: its valset and a minibatch, twice each, and a reflection."""
     return 2 * max(rows // 2, 1) + 2 * MINIBATCH + 1
 
 
 def search(
-    job: ExperienceSpec, library: Library, rows: Sequence[Example], step: int
+    spec: ExperienceSpec, library: Library, rows: Sequence[Example], step: int
 ) -> Plan[tuple[list[Group], Candidates]]:
     """
-    What GEPA ran on these rows, and the best candidates it found there.
+    Search on these rows; return the groups of all rollouts and the best candidates.
 
-    Its trainset and its valset are two halves of `rows`; it gets `group_size` metric calls a row. Candidates are
-    those that beat its start on its valset, the best first, `MOST` at most. Locked lessons stay in each.
+    GEPA's trainset and valset are two halves of `rows`; it gets `group_size` metric calls a row. Candidates are
+    those that beat its start on its valset, the best first, at most `MAX_CANDIDATES`. Locked lessons stay in each.
     """
-    return (yield from bridge_to_plan(lambda ask: _optimised(_Search(job, library, step, ask), rows)))
 
+    def optimise(ask: Ask) -> tuple[list[Group], Candidates]:
+        from gepa.api import optimize
 
-def _optimised(search: "_Search", rows: Sequence[Example]) -> tuple[list[Group], Candidates]:
-    from gepa.api import optimize
+        adapter = _GepaAdapter(spec, library, step, ask)
+        free = "\n".join(f"- {lesson.text}" for lesson in library.lessons if not lesson.locked)
+        result = optimize(
+            seed_candidate={COMPONENT: free or SEED_TEXT},
+            trainset=list(rows[::2]),
+            valset=list(rows[1::2] or rows),
+            adapter=adapter,
+            reflection_lm=adapter.reflect,
+            reflection_minibatch_size=MINIBATCH,
+            reflection_prompt_template=REFLECT.format(words=spec.config.words),
+            max_metric_calls=len(rows) * spec.config.group_size,
+            logger=adapter,
+            seed=derive_seed(spec.config.seed, "gepa", step),
+        )
 
-    job, library = search.job, search.library
-    free = "\n".join(f"- {x.text}" for x in library.lessons if not x.locked)
-    found = optimize(
-        seed_candidate={COMPONENT: free or SEED_TEXT},
-        trainset=list(rows[::2]),
-        valset=list(rows[1::2] or rows),
-        adapter=search,
-        reflection_lm=search.reflect,
-        reflection_minibatch_size=MINIBATCH,
-        reflection_prompt_template=REFLECT.format(words=job.config.words),
-        max_metric_calls=len(rows) * job.config.group_size,
-        logger=search,
-        seed=derive_seed(job.config.seed, "gepa", search.step),
-    )
-    best = [search.made(found.candidates[i][COMPONENT]) for i in _best(found.val_aggregate_scores)]
-    ran = [row for row in rows if row.id in search.runs]
-    groups = [Group(row, job.rollout_agent.role, tuple(search.runs[row.id])) for row in ran]
-    return groups, _candidates(library, best)
+        # Candidates that beat the first one, which GEPA started from; the best first, of equals the older.
+        scores = result.val_aggregate_scores
+        better = [i for i, score in enumerate(scores) if score > scores[0]]
+        texts = [result.candidates[i][COMPONENT] for i in sorted(better, key=lambda i: (-scores[i], i))]
 
+        # Different texts may make the same library, such as after the caps.
+        distinct: dict[str, _ParsedCandidate] = {}
+        for candidate in map(adapter.parse_candidate, texts):
+            distinct.setdefault(candidate.library.version, candidate)
+        distinct.pop(library.version, None)
+        best = list(distinct.values())[:MAX_CANDIDATES]
+        libraries = {f"gepa {number}": candidate.library for number, candidate in enumerate(best, 1)}
 
-def _best(scores: Sequence[float]) -> list[int]:
-    """The candidates that beat the first one, which GEPA started from; the best first, of equals the older."""
-    return sorted((i for i, score in enumerate(scores) if score > scores[0]), key=lambda i: (-scores[i], i))
+        # A row that the search never drew has no group.
+        role, rollouts = spec.rollout_agent.role, adapter.rollouts
+        groups = [Group(row, role, tuple(rollouts[row.id])) for row in rows if row.id in rollouts]
+        return groups, Candidates(libraries, best[0].outcomes if best else ())
 
-
-def _candidates(library: Library, found: Sequence["_Made"]) -> Candidates:
-    """The first `MOST` of them that differ from each other and from the library; the outcomes are the first one's."""
-    different: dict[str, _Made] = {}
-    for made in found:
-        different.setdefault(made.library.version, made)
-    different.pop(library.version, None)
-    new = list(different.values())[:MAX_CANDIDATES]
-    libraries = {f"gepa {number}": made.library for number, made in enumerate(new, 1)}
-    return Candidates(libraries, new[0].outcomes if new else ())
+    return (yield from bridge_to_plan(optimise))
 
 
 @dataclass(frozen=True, slots=True)
-class _Made:
-    """The library that a text makes, what became of its lessons, and the runs that it was written from."""
+class _ParsedCandidate:
+    """The library that a text makes, the outcomes of its operations, and the rollouts that it was written from."""
 
     library: Library
-    outcomes: tuple[operations.OperationOutcome, ...]
-    runs: tuple[Rollout, ...]
+    outcomes: tuple[OperationOutcome, ...]
+    parents: tuple[Rollout, ...]
 
 
 @dataclass(slots=True)
-class _Search:
+class _GepaAdapter:
     """
-    One search: GEPA's adapter to our rollouts and to the distiller, both of which are asked for as plans, and its log.
+    GEPA's adapter to rollouts and to the distiller, and its logger. GEPA calls all methods from its one thread.
 
-    `runs` are all rollouts so far by row; `shown` those that were last reflected on, with those of the parents.
+    `rollouts` are all so far, by row. `reflected` are those that were last reflected on, with those that their
+    candidate was written from.
     """
 
-    job: ExperienceSpec
+    spec: ExperienceSpec
     library: Library
     step: int
     ask: Ask
-    runs: dict[str, list[Rollout]] = field(default_factory=dict)
-    shown: tuple[Rollout, ...] = ()
-    tries: Counter[tuple[str, str]] = field(default_factory=Counter)
+    rollouts: dict[str, list[Rollout]] = field(default_factory=dict)
+    reflected: tuple[Rollout, ...] = ()
+    draws: Counter[tuple[str, str]] = field(default_factory=Counter)
     reflections: int = 0
-    texts: dict[str, _Made] = field(default_factory=dict)
+    parsed: dict[str, _ParsedCandidate] = field(default_factory=dict)
+    # Part of GEPA's protocol: None leaves proposing to its own reflection.
     propose_new_texts: Any = None
 
     def evaluate(self, batch: list[Example], candidate: dict[str, str], capture_traces: bool = False) -> Any:
-        """Run the rows under the library that a candidate makes; a row that comes again is a new draw."""
+        """Run the rows under the library that a candidate makes; return rollouts, rewards and traces."""
         from gepa.core.adapter import EvaluationBatch
 
-        library = self.made(candidate[COMPONENT]).library
-        draws = [(row, self._draw(library, row)) for row in batch]
-        found: list[Rollout] = self.ask(_run(self.job, library, draws, self.step))
-        for run in found:
-            self.runs.setdefault(run.example, []).append(run)
-        truth = self.job.config.truth
-        shown = [_shown(row, run, truth) for row, run in zip(batch, found, strict=True)]
-        return EvaluationBatch(found, [valid_reward(run) or 0.0 for run in found], shown)
+        spec, library = self.spec, self.parse_candidate(candidate[COMPONENT]).library
+        # A row that comes again under the same library is a new draw, with a sample index and so a seed of its own.
+        samples = []
+        for row in batch:
+            samples.append(self.draws[library.version, row.id])
+            self.draws[library.version, row.id] += 1
+
+        def attempt(row: Example, sample: int) -> Plan[Rollout]:
+            lessons = yield from select_lessons(library, row.messages, spec.retrieval)
+            prompt = Prompt(lessons.insert_lessons(row.messages), library.version)
+            seed = derive_seed(spec.config.seed, self.step)
+            agent, reward = spec.rollout_agent, spec.task.reward
+            (rollout,) = yield from run_rollouts(
+                agent, row, [prompt], reward, judge=spec.judge, seed=seed, start=sample
+            )
+            return rollout
+
+        def plan() -> Plan[list[Rollout]]:
+            yield from prefetch_embeddings(library, spec.retrieval)
+            rollouts = yield [attempt(row, sample) for row, sample in zip(batch, samples, strict=True)]
+            groups = [Group(row, run.role, (run,)) for row, run in zip(batch, rollouts, strict=True)]
+            yield GroupsFinished(groups)
+            return rollouts
+
+        rollouts: list[Rollout] = self.ask(plan())
+        for rollout in rollouts:
+            self.rollouts.setdefault(rollout.example, []).append(rollout)
+        truth = spec.config.truth
+        traces = [_render_trace(row, rollout, truth) for row, rollout in zip(batch, rollouts, strict=True)]
+        return EvaluationBatch(rollouts, [valid_reward(rollout) or 0.0 for rollout in rollouts], traces)
 
     def make_reflective_dataset(
         self, candidate: dict[str, str], eval_batch: Any, components_to_update: list[str]
     ) -> Mapping[str, Sequence[Mapping[str, Any]]]:
-        """What the distiller sees of a minibatch. GEPA evaluates what it then writes before it reflects again."""
-        self.shown = (*self.texts[candidate[COMPONENT]].runs, *eval_batch.outputs)
+        """Return the traces of a minibatch for the distiller."""
+        # GEPA parses the text that it then writes before it reflects again, so these are that text's origins.
+        self.reflected = (*self.parsed[candidate[COMPONENT]].parents, *eval_batch.outputs)
         return {COMPONENT: eval_batch.trajectories}
 
     def reflect(self, prompt: Any) -> str:
-        """The distiller's reply; "" where it broke, which is then a text without lessons."""
-        model = self.job.distiller
-        messages, sample = (Message("user", prompt),), self.reflections
+        """Return the distiller's reply; "" where the call failed, which is then a text without lessons."""
+        distiller, messages = self.spec.distiller, (Message("user", prompt),)
+        payer = BilledTo("distiller")
+        request = Request(distiller.model, messages, distiller.sampling, sample=self.reflections, payer=payer)
         self.reflections += 1
-        request = Request(model.model, messages, model.sampling, sample=sample, payer=BilledTo("distiller"))
         reply: Reply = self.ask(plan_request(request))
         return reply.message.content
 
-    def made(self, text: str) -> _Made:
-        """The library of a text, made once: what is measured is what becomes a candidate."""
-        if text not in self.texts:
-            found = _rewritten(self.job, self.library, text, self.shown, self.step)
-            self.texts[text] = _Made(*found, self.shown)
-        return self.texts[text]
+    def parse_candidate(self, text: str) -> _ParsedCandidate:
+        """
+        Return the library with the lessons of a text in place of its own, once for each text.
+
+        A lesson with the same wording stays, and so do locked ones. A text that can't be read has no lessons.
+        """
+        if text in self.parsed:
+            return self.parsed[text]
+        try:
+            texts = [x.text for x in library_files.read(text, self.spec.config.words).library.lessons]
+        except LibraryError:
+            texts = []
+
+        sources = tuple(rollout.example for rollout in self.reflected)
+        rollouts = tuple(rollout.id for rollout in self.reflected)
+        old = {lesson.text for lesson in self.library.lessons}
+        operations = [
+            *(
+                Operation(action="delete", id=lesson.id, text=lesson.text)
+                for lesson in self.library.lessons
+                if not (lesson.locked or lesson.text in texts)
+            ),
+            *(
+                Operation(action="add", text=new, sources=sources, rollouts=rollouts)
+                for new in texts
+                if new not in old
+            ),
+        ]
+        outcome = apply_within_caps(self.spec, self.library, operations, self.step)
+        self.parsed[text] = _ParsedCandidate(*outcome, self.reflected)
+        return self.parsed[text]
 
     def log(self, message: str) -> None:
-        """GEPA's own log, which would be printed."""
-
-    def _draw(self, library: Library, row: Example) -> int:
-        self.tries[library.version, row.id] += 1
-        return self.tries[library.version, row.id] - 1
+        """Discard GEPA's own log, which would be printed."""
 
 
-def _rewritten(
-    job: ExperienceSpec, library: Library, text: str, runs: Sequence[Rollout], step: int
-) -> tuple[Library, tuple[operations.OperationOutcome, ...]]:
-    """The library with a text in place of its lessons; a lesson with the same wording stays, and so do locked ones."""
-    texts = _lessons(text, job.config.words)
-    known = {x.text for x in library.lessons}
-    sources, rollouts = tuple(run.example for run in runs), tuple(run.id for run in runs)
-    gone = [x for x in library.lessons if not (x.locked or x.text in texts)]
-    deletions = [operations.Operation(action="delete", id=x.id, text=x.text) for x in gone]
-    new = [x for x in texts if x not in known]
-    additions = [operations.Operation(action="add", text=x, sources=sources, rollouts=rollouts) for x in new]
-    return candidates.apply_within_caps(job, library, (*deletions, *additions), step)
-
-
-def _lessons(text: str, words: int) -> list[str]:
-    """A text as lessons, as at import; none where it can't be read."""
-    try:
-        return [x.text for x in library_files.read(text, words).library.lessons]
-    except LibraryError:
-        return []
-
-
-def _run(
-    job: ExperienceSpec, library: Library, draws: Sequence[tuple[Example, int]], step: int
-) -> Plan[list[Rollout]]:
-    """A graded rollout for each row and sample index, as a run while learning, under the whole library."""
-    yield from retriever.prefetch_embeddings(library, job.retrieval)
-    found = yield [_attempt(job, library, row, sample, step) for row, sample in draws]
-    yield GroupsFinished([Group(row, run.role, (run,)) for (row, _), run in zip(draws, found, strict=True)])
-    return found
-
-
-def _attempt(job: ExperienceSpec, library: Library, row: Example, sample: int, step: int) -> Plan[Rollout]:
-    shown = yield from retriever.select_lessons(library, row.messages, job.retrieval)
-    prompt = Prompt(shown.insert_lessons(row.messages), library.version)
-    seed = derive_seed(job.config.seed, step)
-    (run,) = yield from agent.run_rollouts(
-        job.rollout_agent, row, [prompt], job.task.reward, judge=job.judge, seed=seed, start=sample
-    )
-    return run
-
-
-def _shown(row: Example, run: Rollout, truth: bool) -> dict[str, str]:
-    """One example for the distiller. Feedback often names the right answer, so without `truth` there is none."""
-    said = [f"The run broke: {run.error or run.stop}"] if run.failed else []
-    if truth and run.score and not run.failed:
-        said += [f"Reward {run.score.value:g}.", run.score.feedback]
+def _render_trace(row: Example, rollout: Rollout, truth: bool) -> dict[str, str]:
+    """Return one example for the distiller. Feedback often names the right answer: without `truth` there is none."""
+    feedback = [f"The run broke: {rollout.error or rollout.stop}"] if rollout.failed else []
+    if truth and rollout.score and not rollout.failed:
+        feedback += [f"Reward {rollout.score.value:g}.", rollout.score.feedback]
     if truth and row.target is not None:
-        said.append(f"The reference answer is: {row.target}")
+        feedback.append(f"The reference answer is: {row.target}")
     return {
         "Task": "\n".join(message.content for message in row.messages),
-        "Answer": distiller.render_trajectory(run) if run.steps else "(none)",
-        "Feedback": "\n".join(filter(None, said)) or "(none)",
+        "Answer": render_trajectory(rollout) if rollout.steps else "(none)",
+        "Feedback": "\n".join(filter(None, feedback)) or "(none)",
     }

@@ -1,4 +1,4 @@
-"""Records of a training step: state, groups, statistics."""
+"""Records of training: the state between steps, the study of a group, and the record of a step."""
 
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
@@ -11,33 +11,33 @@ from edgewise.experience.effects.exposure import Exposure
 from edgewise.experience.effects.pruning import PrunedLesson
 from edgewise.experience.library import operations
 from edgewise.experience.library.library import Library
-from edgewise.toolkit.evaluation.gate import Choice, AlphaSpending
+from edgewise.toolkit.evaluation.gate import AlphaSpending, Choice
 from edgewise.toolkit.groups.sampling.row_history import Memory
 from edgewise.toolkit.types import Group
 
 
 @dataclass(frozen=True, slots=True)
 class ExperienceState:
-    """What one step hands to the next; only the loop writes it."""
+    """The state that one step hands to the next; only the loop replaces it."""
 
     library: Library
     spending: AlphaSpending
     memory: Memory = field(default_factory=Memory)
-    seen: tuple[Exposure, ...] = ()
+    exposures: tuple[Exposure, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
 class GroupStudy:
     """
-    A finished group and what was made of it; `skipped` says why there is no comparison.
+    A finished group and its comparison; `skip_reason` says why there is none, "" where there is one.
 
-    `signal` says whether there was something to compare.
+    `has_signal` says whether there was something to compare: a group whose comparison failed has signal too.
     """
 
     group: Group
     comparison: Comparison = Comparison()
-    skipped: str = ""
-    signal: bool = True
+    skip_reason: str = ""
+    has_signal: bool = True
 
     @property
     def proposals(self) -> tuple[operations.Operation, ...]:
@@ -45,23 +45,23 @@ class GroupStudy:
         return self.comparison.proposals
 
     def to_json(self) -> dict[str, Any]:
-        """Plain data."""
+        """Return plain data."""
         return {
             "example": self.group.example.id,
             "rewards": list(self.group.rewards),
             "summaries": list(self.comparison.summaries),
             "over_limit": [op.model_dump() for op in self.comparison.over_limit],
             "proposals": [op.model_dump() for op in self.proposals],
-            "skipped": self.skipped,
+            "skipped": self.skip_reason,
         }
 
 
 @dataclass(frozen=True, slots=True)
 class ExperienceStep:
     """
-    What one step saw and did; `to_json` is what RUN/steps/NNN/step.json holds.
+    The record of one step; `to_json` is the content of RUN/steps/NNN/step.json.
 
-    `outcomes` is what became of the operations of the batch update, `incomplete` why there was none. `dropped`
+    `outcomes` are those of the batch update's operations, `incomplete` says why there was no update. `harmful`
     are lessons that measurably did harm. `state` is what the next step starts from.
     """
 
@@ -71,7 +71,7 @@ class ExperienceStep:
     outcomes: tuple[operations.OperationOutcome, ...]
     incomplete: str
     choice: Choice[Library] | None
-    dropped: tuple[PrunedLesson, ...]
+    harmful: tuple[PrunedLesson, ...]
     state: ExperienceState
 
     @property
@@ -79,49 +79,59 @@ class ExperienceStep:
         """The library after the step."""
         return self.state.library
 
+    @property
+    def groups(self) -> list[Group]:
+        """The groups of the step, in order."""
+        return [study.group for study in self.studies]
+
     def to_json(self) -> dict[str, Any]:
-        """Plain data: rewards and tool calls of the groups, proposals, operations, the choice, the library."""
+        """Return plain data: rewards and tool calls of the groups, proposals, operations, the choice, the library."""
         return {
             "step": self.number,
             "epoch": self.epoch,
             "complete": not self.incomplete,
             "incomplete": self.incomplete,
-            "statistics": statistics([study.group for study in self.studies]),
+            "statistics": summarise_groups(self.groups),
             "groups": [study.to_json() for study in self.studies],
             "operations": operations.as_json(self.outcomes),
             "gate": self.choice.to_json() if self.choice else None,
-            "dropped": [asdict(each) for each in self.dropped],
+            "dropped": [asdict(lesson) for lesson in self.harmful],
             "library": self.library.to_json(),
         }
 
     def summary(self) -> str:
-        """One line for people."""
-        found = statistics([study.group for study in self.studies])
+        """Return one line for people."""
+        numbers = summarise_groups(self.groups)
         applied = sum(outcome.applied for outcome in self.outcomes)
-        decided = f"; {self.choice.summary()}" if self.choice else ""
-        failed = f"; incomplete: {self.incomplete}" if self.incomplete else ""
-        gone = sum(not each.kept for each in self.dropped)
-        dropped = f"; {gone} harmful dropped" if gone else ""
-        return (
-            f"step {self.number}: mean reward {found['mean_reward']:.2f}, {found['mixed']:.0%} of groups mixed, "
-            f"{applied} of {len(self.outcomes)} operations applied{failed}{decided}{dropped}; "
-            f"{len(self.library)} lessons"
-        )
+        dropped = sum(not lesson.kept for lesson in self.harmful)
+        parts = [
+            f"step {self.number}: mean reward {numbers['mean_reward']:.2f}, "
+            f"{numbers['mixed']:.0%} of groups mixed, {applied} of {len(self.outcomes)} operations applied",
+            f"incomplete: {self.incomplete}" if self.incomplete else "",
+            self.choice.summary() if self.choice else "",
+            f"{dropped} harmful dropped" if dropped else "",
+            f"{len(self.library)} lessons",
+        ]
+        return "; ".join(filter(None, parts))
 
 
-def statistics(groups: Sequence[Group]) -> dict[str, float]:
-    """Mean reward, pass@G (any run of a group at full reward), share of mixed groups, tool calls a run."""
-    runs = [run for group in groups for run in group.rollouts]
+def summarise_groups(groups: Sequence[Group]) -> dict[str, float]:
+    """
+    Return the mean reward, pass@G, the share of mixed groups and the tool calls of a rollout, among others.
+
+    pass@G is the share of groups in which any rollout has the full reward.
+    """
+    rollouts = [rollout for group in groups for rollout in group.rollouts]
     return {
-        "runs": len(runs),
-        "failed": sum(run.failed for run in runs),
-        "mean_reward": mean([reward for group in groups for reward in group.rewards]),
-        "pass": mean([any(r >= 1 for r in group.rewards) for group in groups]),
-        "mixed": mean([group.is_mixed for group in groups]),
-        "tool_calls": mean([run.tool_call_count for run in runs]),
+        "runs": len(rollouts),
+        "failed": sum(rollout.failed for rollout in rollouts),
+        "mean_reward": mean_or_zero([reward for group in groups for reward in group.rewards]),
+        "pass": mean_or_zero([any(reward >= 1 for reward in group.rewards) for group in groups]),
+        "mixed": mean_or_zero([group.is_mixed for group in groups]),
+        "tool_calls": mean_or_zero([rollout.tool_call_count for rollout in rollouts]),
     }
 
 
-def mean(values: Sequence[float]) -> float:
-    """The mean; 0 for no values."""
+def mean_or_zero(values: Sequence[float]) -> float:
+    """Return the mean; 0 for no values."""
     return float(np.mean(values)) if len(values) else 0.0

@@ -1,121 +1,130 @@
 """
-How the model is run under a library: which lessons each run sees, and the groups that come of it.
+Sample groups of rollouts under a library: which lessons each rollout sees, and its graded group.
 
-While learning, a run sees a random part of the lessons, so that what each is worth is measured in rollouts that are
-paid for anyway. Runs of one sample index share their part with the same runs of `BLOCK` rows: their prompts begin
-alike, which keeps a provider's prefix cache warm.
+While learning, a rollout sees a random subset of the lessons, so that the effect of each is estimated from rollouts that
+are paid for anyway. Rollouts of one sample index share their subset with the same rollouts of `BLOCK_ROWS` rows: their
+prompts begin alike, which keeps a provider's prefix cache warm.
 """
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 from edgewise.experience.effects import exposure
 from edgewise.experience.effects.exposure import Exposure
 from edgewise.experience.library.library import Library
-from edgewise.experience.prompting import retriever
+from edgewise.experience.prompting.retriever import prefetch_embeddings, select_lessons
 from edgewise.experience.spec import ExperienceSpec
 from edgewise.toolkit.groups.sampling import rollout_plan
-from edgewise.toolkit.rollout import agent
-from edgewise.toolkit.rollout.agent import Agent, Prompt
+from edgewise.toolkit.rollout.agent import Prompt, run_rollouts
 from edgewise.toolkit.types import Example, Group, Plan, Rollout
 from edgewise.toolkit.util.seeds import derive_seed
 
-MEASURING = 0
-BLOCK = 5
-PHASES = 3
-MOST = 2
+MEASUREMENT_STEP = 0
+"""The step that measurements are charged to, and their seeds made of; learning counts from 1."""
+BLOCK_ROWS = 5
+ALLOCATION_PHASES = 3
+MAX_ALLOCATION = 2
 """How many times `group_size` a row may get, where rollouts are allocated."""
 
 
 @dataclass(frozen=True, slots=True)
-class Offer:
-    """What the runs of one row in one step may see: each gets a random part of `lessons`."""
+class LessonPool:
+    """The lessons that match one row in one step; each rollout sees a random subset of them."""
 
     lessons: Library
     step: int
     block: int
 
-    def part(self, job: ExperienceSpec, sample: int) -> Library:
-        """What one run sees."""
-        seed = derive_seed(job.config.seed, "lessons", self.step, self.block, sample)
-        return exposure.sample_subset(self.lessons, job.inclusion, seed)
+    def draw_subset(self, spec: ExperienceSpec, sample: int) -> Library:
+        """Return the lessons of one rollout; the same again for the same sample index."""
+        seed = derive_seed(spec.config.seed, "lessons", self.step, self.block, sample)
+        return exposure.sample_subset(self.lessons, spec.inclusion, seed)
 
 
-def offers(
-    job: ExperienceSpec, library: Library, rows: Sequence[Example], step: int
-) -> Plan[dict[str, Offer]]:
-    """The offer of each row, by its id: the lessons that fit it, and a block by its place in the step's order."""
-    yield from retriever.prefetch_embeddings(library, job.retrieval)
-    fitting = yield [retriever.select_lessons(library, row.messages, job.retrieval) for row in rows]
+def build_lesson_pools(
+    spec: ExperienceSpec, library: Library, rows: Sequence[Example], step: int
+) -> Plan[dict[str, LessonPool]]:
+    """Return the pool of each row, by its id; the place in the step's order decides its block."""
+    yield from prefetch_embeddings(library, spec.retrieval)
+    matches = yield [select_lessons(library, row.messages, spec.retrieval) for row in rows]
     return {
-        row.id: Offer(lessons, step, index // BLOCK)
-        for index, (row, lessons) in enumerate(zip(rows, fitting, strict=True))
+        row.id: LessonPool(lessons, step, index // BLOCK_ROWS)
+        for index, (row, lessons) in enumerate(zip(rows, matches, strict=True))
     }
 
 
-def learning_group(job: ExperienceSpec, row: Example, offer: Offer) -> Plan[Group]:
-    """`group_size` runs on a row, each with its part of the lessons, graded against each other where asked."""
-    found = yield from _learning_runs(job, row, offer, 0, job.config.group_size)
-    return Group(row, job.rollout_agent.role, found)
+def sample_group(spec: ExperienceSpec, row: Example, pool: LessonPool) -> Plan[Group]:
+    """Sample `group_size` rollouts on a row, graded against each other where the reward is relative."""
+    rollouts = yield from _sample_rollouts(spec, row, pool, 0, spec.config.group_size)
+    return Group(row, spec.rollout_agent.role, rollouts)
 
 
-def allocated_groups(
-    job: ExperienceSpec, rows: Sequence[Example], offered: Mapping[str, Offer]
+def sample_allocated_groups(
+    spec: ExperienceSpec, rows: Sequence[Example], pools: Mapping[str, LessonPool]
 ) -> Plan[list[Group]]:
-    """As many runs as `group_size` a row would be, more where rewards are uncertain (XRPO's allocator)."""
-    size = job.config.group_size
+    """Sample `group_size` rollouts a row on average, more where rewards are uncertain (XRPO, arXiv 2510.06672)."""
+    size = spec.config.group_size
 
-    def draw(row: Example, start: int, count: int) -> Plan[tuple[Rollout, ...]]:
-        return _learning_runs(job, row, offered[row.id], start, count)
+    def sample(row: Example, start: int, count: int) -> Plan[tuple[Rollout, ...]]:
+        return _sample_rollouts(spec, row, pools[row.id], start, count)
 
-    first = min(size, max(2, size // 2))
-    found = yield from rollout_plan.sample_in_phases(draw, rows, size * len(rows), first, PHASES, MOST * size)
-    return [Group(row, job.rollout_agent.role, runs) for row, runs in zip(rows, found, strict=True)]
+    # Two rollouts at least, since uncertainty is a standard deviation; half of the budget is left to allocate.
+    first, most = min(size, max(2, size // 2)), MAX_ALLOCATION * size
+    budget = size * len(rows)
+    rollouts = yield from rollout_plan.sample_in_phases(sample, rows, budget, first, ALLOCATION_PHASES, most)
+    role = spec.rollout_agent.role
+    return [Group(row, role, of_row) for row, of_row in zip(rows, rollouts, strict=True)]
 
 
-def observed(job: ExperienceSpec, group: Group, offer: Offer) -> list[Exposure]:
-    """What a group says of the lessons that its runs saw or did not see; nothing where every run saw all of them."""
-    if job.inclusion == 1:
+def _sample_rollouts(
+    spec: ExperienceSpec, row: Example, pool: LessonPool, start: int, count: int
+) -> Plan[tuple[Rollout, ...]]:
+    """Sample rollouts while learning, with the sample indices start ... start + count - 1."""
+    subsets = [pool.draw_subset(spec, sample) for sample in range(start, start + count)]
+    prompts = [Prompt(subset.insert_lessons(row.messages), subset.version) for subset in subsets]
+    seed, reward = derive_seed(spec.config.seed, pool.step), spec.task.reward
+    return run_rollouts(
+        spec.rollout_agent,
+        row,
+        prompts,
+        reward,
+        judge=spec.judge,
+        seed=seed,
+        start=start,
+        together=True,
+    )
+
+
+def collect_exposures(spec: ExperienceSpec, group: Group, pool: LessonPool) -> list[Exposure]:
+    """Return which lessons each rollout of a group saw, and its reward; nothing where every one saw all of them."""
+    if spec.inclusion == 1:
         return []
-    return [_seen(job, group, run, offer) for run in group.rollouts]
-
-
-def _seen(job: ExperienceSpec, group: Group, run: Rollout, offer: Offer) -> Exposure:
-    row = group.example.id
-    reward = run.score.value if run.score and run.score.valid else None
-    return exposure.record_exposure(f"{offer.step}/{row}", offer.lessons, offer.part(job, run.sample), reward, row)
+    row, exposures = group.example.id, []
+    for rollout in group.rollouts:
+        reward = rollout.score.value if rollout.score and rollout.score.valid else None
+        subset = pool.draw_subset(spec, rollout.sample)
+        block = f"{pool.step}/{row}"
+        exposures.append(exposure.record_exposure(block, pool.lessons, subset, reward, row))
+    return exposures
 
 
 def measure(
-    job: ExperienceSpec, library: Library, rows: Sequence[Example], payer: str = "measure", version: str = ""
+    spec: ExperienceSpec, library: Library, rows: Sequence[Example], payer: str = "measure", version: str = ""
 ) -> Plan[list[Group]]:
     """
-    Groups of `samples` runs on rows under a library, with the settings and seeds of use.
+    Sample groups of `samples` rollouts under a library, with the settings and seeds of use.
 
-    `version` is what they are noted under; the library's own by default.
+    `version` is recorded with each rollout; the library's own by default.
     """
-    user = job.eval_agent(payer)
-    yield from retriever.prefetch_embeddings(library, job.retrieval)
-    return (yield [_measured(job, library, row, user, version or library.version) for row in rows])
+    agent, samples = spec.eval_agent(payer), spec.config.samples
+    # The same seeds for every library, so that differences are paired.
+    seed = derive_seed(spec.config.seed, MEASUREMENT_STEP)
 
+    def measure_row(row: Example) -> Plan[Group]:
+        lessons = yield from select_lessons(library, row.messages, spec.retrieval)
+        prompts = [Prompt(lessons.insert_lessons(row.messages), version or library.version)] * samples
+        rollouts = yield from run_rollouts(agent, row, prompts, spec.task.reward, judge=spec.judge, seed=seed)
+        return Group(row, agent.role, rollouts)
 
-def _measured(job: ExperienceSpec, library: Library, row: Example, user: Agent, version: str) -> Plan[Group]:
-    shown = yield from retriever.select_lessons(library, row.messages, job.retrieval)
-    prompts = [Prompt(shown.insert_lessons(row.messages), version)] * job.config.samples
-    return Group(row, user.role, (yield from _runs(job, user, row, prompts, MEASURING)))
-
-
-def _learning_runs(
-    job: ExperienceSpec, row: Example, offer: Offer, start: int, count: int
-) -> Plan[tuple[Rollout, ...]]:
-    parts = [offer.part(job, sample) for sample in range(start, start + count)]
-    prompts = [Prompt(part.insert_lessons(row.messages), part.version) for part in parts]
-    return (yield from _runs(job, job.rollout_agent, row, prompts, offer.step, start=start, together=True))
-
-
-def _runs(
-    job: ExperienceSpec, runner: Agent, row: Example, prompts: Sequence[Prompt], step: int, **how: Any
-) -> Plan[tuple[Rollout, ...]]:
-    seed = derive_seed(job.config.seed, step)
-    return agent.run_rollouts(runner, row, prompts, job.task.reward, judge=job.judge, seed=seed, **how)
+    yield from prefetch_embeddings(library, spec.retrieval)
+    return (yield [measure_row(row) for row in rows])

@@ -11,7 +11,7 @@ from edgewise.toolkit.evaluation.statistics import Interval
 from edgewise.toolkit.report import charts, run_report
 from edgewise.toolkit.report.charts import Bar, Point, Series
 from edgewise.toolkit.report.html import node, page
-from edgewise.toolkit.util.files import replacing
+from edgewise.toolkit.util.files import replace_atomically
 
 HOW = (
     "Each interval covers both the choice of seeds and that of rows: variances by mean squares of seeds and rows, "
@@ -29,7 +29,7 @@ CURVES = (
 def write(found: Compared) -> Path:
     """Write report.html into the comparison's directory; its path."""
     file = found.path / "report.html"
-    with replacing(file) as growing:
+    with replace_atomically(file) as growing:
         growing.write_bytes(page(f"{found.task}: methods compared", _sections(found)))
     return file
 
@@ -72,11 +72,11 @@ def _measured(found: Compared) -> Iterable[Element]:
     yield _table(tables.rewards(found))
     after = [_bar(line.name, line.after) for line in found.methods if line.after]
     if after:
-        yield charts.intervals(after, "Mean reward after training, with 95 % interval")
+        yield charts.draw_intervals(after, "Mean reward after training, with 95 % interval")
     against = [_bar(line.name, line.against) for line in found.methods if line.against]
     if against:
         yield node("h3", f"Difference from “{found.methods[0].name}”")
-        yield charts.intervals(against, "Paired difference of mean rewards with 95 % interval")
+        yield charts.draw_intervals(against, "Paired difference of mean rewards with 95 % interval")
     yield _note(HOW)
 
 
@@ -106,7 +106,7 @@ def _curve(lines: list[Line], most: float) -> Element:
         band = [(b.step, b.low, b.high) for b in line.curve if b.low is not None and b.high is not None]
         series.append(Series(line.name, style, points, band=band))
     title = f"Mean reward per step: {' and '.join(line.name for line in lines)}"
-    return charts.curves(series, title, ("step", "mean reward"), most=most)
+    return charts.draw_curves(series, title, ("step", "mean reward"), most=most)
 
 
 def _runs(found: Compared) -> Iterable[Element]:

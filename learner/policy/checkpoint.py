@@ -20,7 +20,7 @@ from torch import Tensor
 
 from edgewise.learner.policy.policy import Policy
 from edgewise.toolkit.errors import ArtifactError, DiskFull
-from edgewise.toolkit.util.files import json_text
+from edgewise.toolkit.util.files import dump_json
 
 WEIGHTS, MOMENTS, STATE = "weights.safetensors", "optimizer.safetensors", "state.json"
 MARGIN = 1.1
@@ -35,10 +35,10 @@ def save(
 
     Raises DiskFull where there is no room, if possible before anything is written; other checkpoints stay as they are.
     """
-    weights = {str(i): policy.full(p.detach()).contiguous() for i, p in enumerate(policy.parameters())}
+    weights = {str(i): policy.gather_full(p.detach()).contiguous() for i, p in enumerate(policy.parameters())}
     moments = dict(_moments(policy, optimizer))
     done = folder / f"{number:06d}"
-    if not policy.writes:
+    if not policy.is_writer:
         return done
     folder.mkdir(parents=True, exist_ok=True)
     need = sum(t.numel() * t.element_size() for t in (*weights.values(), *moments.values()))
@@ -53,7 +53,7 @@ def save(
     try:
         save_file(weights, growing / WEIGHTS)
         save_file(moments, growing / MOMENTS)
-        (growing / STATE).write_text(json_text(state), "utf-8")
+        (growing / STATE).write_text(dump_json(state), "utf-8")
         _flushed(growing)
     except (OSError, SafetensorError) as error:
         shutil.rmtree(growing, ignore_errors=True)
@@ -69,7 +69,7 @@ def restore(path: Path, policy: Policy, optimizer: torch.optim.Optimizer) -> dic
     with torch.no_grad():
         for i, parameter in enumerate(parameters):
             parameter.copy_(weights[str(i)])
-    policy.refresh()
+    policy.update_copies()
     optimizer.state.clear()
     for key, value in moments.items():
         index, name = key.split(".", 1)
@@ -97,13 +97,13 @@ def read(
     return weights, moments, state
 
 
-def latest(folder: Path) -> Path | None:
+def find_latest(folder: Path) -> Path | None:
     """The checkpoint of the latest step, if there is one."""
     found = sorted(path for path in folder.glob("[0-9]*") if path.is_dir()) if folder.is_dir() else []
     return found[-1] if found else None
 
 
-def keep(folder: Path, *numbers: int) -> None:
+def delete_others(folder: Path, *numbers: int) -> None:
     """Delete all checkpoints but those of some steps."""
     names = {f"{number:06d}" for number in numbers}
     for path in folder.glob("[0-9]*"):
@@ -114,7 +114,7 @@ def keep(folder: Path, *numbers: int) -> None:
 def _moments(policy: Policy, optimizer: torch.optim.Optimizer) -> Iterator[tuple[str, Tensor]]:
     for i, parameter in enumerate(policy.parameters()):
         for name, value in optimizer.state.get(parameter, {}).items():
-            yield f"{i}.{name}", policy.full(torch.as_tensor(value).detach()).contiguous()
+            yield f"{i}.{name}", policy.gather_full(torch.as_tensor(value).detach()).contiguous()
 
 
 def _flushed(folder: Path) -> None:

@@ -15,10 +15,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from edgewise.learner.attention.kv_cache import Cache, Packed, attending, attention
-from edgewise.learner.hardware.memory import LESS, if_it_fits
-from edgewise.learner.hardware.torch_compile import uncompiled
-from edgewise.learner.hardware.weight_packing import packed
+from edgewise.learner.attention.kv_cache import KVCache, PackedPrompts, use_backend, exchange_attention
+from edgewise.learner.hardware.memory import MEMORY_ADVICE, try_in_memory
+from edgewise.learner.hardware.torch_compile import disable_compilation
+from edgewise.learner.hardware.weight_packing import pack_weights
 from edgewise.learner.policy.policy import Policy
 from edgewise.toolkit.errors import OutOfMemory
 
@@ -68,25 +68,25 @@ def sample(
     an empty prompt, or one that leaves no room, and OutOfMemory where there is none for one reply.
     """
     for ask in asks:
-        if not 0 < len(ask.prompt) < policy.context:
-            raise ValueError(f"a prompt has 1 to {policy.context - 1} tokens, not {len(ask.prompt)}")
+        if not 0 < len(ask.prompt) < policy.context_length:
+            raise ValueError(f"a prompt has 1 to {policy.context_length - 1} tokens, not {len(ask.prompt)}")
     order = sorted(range(len(asks)), key=lambda i: (len(asks[i].prompt), asks[i].prompt, i))
     found: dict[int, Completion] = {}
     with (
-        attention(policy.model),
-        uncompiled(policy.model),
-        packed(policy.model, max((longest(a, policy.context) for a in asks), default=0)),
+        exchange_attention(policy.model),
+        disable_compilation(policy.model),
+        pack_weights(policy.model, max((longest(a, policy.context_length) for a in asks), default=0)),
     ):
         most = len(asks)
         while left := [(i, asks[i]) for i in order[len(found) :]]:
-            wave = _wave(left[:most], policy.context)
-            drawn = if_it_fits(partial(_drawn, policy, [ask for _, ask in wave], watch or _nothing))
+            wave = _wave(left[:most], policy.context_length)
+            drawn = try_in_memory(partial(_drawn, policy, [ask for _, ask in wave], watch or _nothing))
             if drawn is not None:
                 found |= zip((i for i, _ in wave), drawn, strict=True)
             elif len(wave) > 1:
                 most = len(wave) // 2
             else:
-                raise OutOfMemory(f"There is not enough memory to draw one reply: {LESS}.")
+                raise OutOfMemory(f"There is not enough memory to draw one reply: {MEMORY_ADVICE}.")
     return [found[i] for i in range(len(asks))]
 
 
@@ -122,7 +122,7 @@ class _Rows:
     def __init__(self, policy: Policy, asks: Sequence[CompletionRequest]):
         self.policy, self.asks = policy, asks
         device = policy.device
-        self.limits = [longest(ask, policy.context) for ask in asks]
+        self.limits = [longest(ask, policy.context_length) for ask in asks]
         self.ids: list[list[int]] = [[] for _ in asks]
         self.logprobs: list[list[float]] = [[] for _ in asks]
         self.ended: dict[int, Literal["stop", "length"]] = {}
@@ -156,13 +156,13 @@ class _Rows:
                 continue
             self.ids[row].append(token)
             self.logprobs[row].append(logprob)
-            if token in self.policy.stops or (row in self.ends and self.ends[row](self.ids[row])):
+            if token in self.policy.stop_ids or (row in self.ends and self.ends[row](self.ids[row])):
                 self.ended[row] = "stop"
             elif len(self.ids[row]) == self.limits[row]:
                 self.ended[row] = "length"
 
-    def _drop(self, cache: Cache, live: Tensor, ids: Tensor) -> Tensor:
-        cache.drop(live)
+    def _drop(self, cache: KVCache, live: Tensor, ids: Tensor) -> Tensor:
+        cache.keep_rows(live)
         self.row = [row for row in self.row if row not in self.ended]
         self.uniform, self.temperature, self.top_p = (
             x[live] for x in (self.uniform, self.temperature, self.top_p)
@@ -170,21 +170,21 @@ class _Rows:
         return ids[live]
 
 
-def encode(model: Any, prompts: Sequence[tuple[int, ...]], device: torch.device) -> tuple[Cache, Tensor]:
+def encode(model: Any, prompts: Sequence[tuple[int, ...]], device: torch.device) -> tuple[KVCache, Tensor]:
     """A cache for rows with these prompts, equal ones side by side, and the logits (R, V) of their first tokens."""
     distinct = [(prompt, len(list(rows))) for prompt, rows in groupby(prompts)]
     buckets, logits = [], []
     for chunk in _chunks(distinct):
-        packed = Packed([len(prompt) for prompt, _ in chunk])
+        packed = PackedPrompts([len(prompt) for prompt, _ in chunk])
         ends = torch.tensor(packed.lengths).cumsum(0) - 1
         ids = torch.tensor([[token for prompt, _ in chunk for token in prompt]], device=device)
         place = torch.cat([torch.arange(length) for length in packed.lengths])[None].to(device)
-        with attending(packed):
+        with use_backend(packed):
             out = model(input_ids=ids, position_ids=place, use_cache=False, logits_to_keep=ends.to(device))
         rows = [count for _, count in chunk]
         buckets += packed.buckets(rows)
         logits.append(out.logits[0].repeat_interleave(torch.tensor(rows, device=device), 0))
-    return Cache(buckets), torch.cat(logits)
+    return KVCache(buckets), torch.cat(logits)
 
 
 def _chunks(prompts: Sequence[tuple[tuple[int, ...], int]]) -> Iterator[list[tuple[tuple[int, ...], int]]]:
@@ -198,11 +198,11 @@ def _chunks(prompts: Sequence[tuple[tuple[int, ...], int]]) -> Iterator[list[tup
         yield chunk
 
 
-def _forward(model: Any, cache: Cache, ids: Tensor) -> Tensor:
+def _forward(model: Any, cache: KVCache, ids: Tensor) -> Tensor:
     """(R, V) logits after one more token of each row."""
-    with attending(cache):
+    with use_backend(cache):
         out = model(input_ids=ids[:, None], position_ids=cache.positions, use_cache=False)
-    cache.grow()
+    cache.advance()
     return out.logits[:, -1]
 
 

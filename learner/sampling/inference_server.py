@@ -27,14 +27,14 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from edgewise.learner.hardware.compute_thread import in_one_thread
+from edgewise.learner.hardware.compute_thread import run_in_compute_thread
 from edgewise.learner.policy.policy import Policy
 from edgewise.learner.sampling.respond import MAX_TOKENS, seed_for, until
 from edgewise.toolkit.errors import EdgewiseError, ModelError
 from edgewise.toolkit.model.client import OpenAIClient
-from edgewise.toolkit.model.middleware import stack
-from edgewise.toolkit.model.openai_format import BadAnswer, Quirks, decode, refusal
-from edgewise.toolkit.types import Encoded, Message, Reply, Request
+from edgewise.toolkit.model.middleware import stack_middleware
+from edgewise.toolkit.model.openai_format import MalformedResponse, Quirks, decode_completion, build_refusal
+from edgewise.toolkit.types import TokenizedTurn, Message, Reply, Request
 
 LOAD_ADAPTER, UNLOAD_ADAPTER = "/v1/load_lora_adapter", "/v1/unload_lora_adapter"
 LOAD_WEIGHTS = "/update_weights_from_disk"
@@ -80,7 +80,7 @@ class Server:
         key = os.environ.get("EDGEWISE_API_KEY", "none")
         asked = f"{self.url}#{self._adapter or self.model}"
         inner = _Completions(self.url, key, self.policy)
-        client = stack(inner, concurrency=self.concurrency, timeout=self.timeout, attempts=self.attempts)
+        client = stack_middleware(inner, concurrency=self.concurrency, timeout=self.timeout, attempts=self.attempts)
         try:
             replies = await asyncio.gather(*(client.ask(replace(each, model=asked)) for each in requests))
         finally:
@@ -101,7 +101,7 @@ class Server:
         self._pushed += 1
         self.folder = self.folder or Path(tempfile.mkdtemp(prefix="edgewise-"))
         place = self.folder / f"{self._pushed:06d}"
-        in_one_thread(policy.save)(place)
+        run_in_compute_thread(policy.save)(place)
         if policy.lora:
             self._load_adapter(place)
         else:
@@ -185,10 +185,10 @@ class _Completions(OpenAIClient):
         """Answer one request; tools and prompts that fill the context are refused here."""
         prompt = self.encode(request.messages)
         if request.tools:
-            return refusal(f"{request.model} takes no tools: they are described to it in words.")
-        if len(prompt) >= self.policy.context:
-            return refusal(
-                f"The prompt has {len(prompt)} tokens, and the model reads {self.policy.context} at most."
+            return build_refusal(f"{request.model} takes no tools: they are described to it in words.")
+        if len(prompt) >= self.policy.context_length:
+            return build_refusal(
+                f"The prompt has {len(prompt)} tokens, and the model reads {self.policy.context_length} at most."
             )
         return await super().ask(request)
 
@@ -196,7 +196,7 @@ class _Completions(OpenAIClient):
         body = super()._body(request, {})
         del body["messages"]
         prompt = self.encode(request.messages)
-        room = self.policy.context - len(prompt)
+        room = self.policy.context_length - len(prompt)
         more = {
             "prompt": list(prompt),
             "max_tokens": min(room, request.sampling.max_tokens or MAX_TOKENS),
@@ -212,13 +212,13 @@ class _Completions(OpenAIClient):
             chat = {**data, "choices": [{**choice, "message": {"content": choice["text"]}}]}
             found = _encoded(self.policy, self.encode(request.messages), request, choice)
         except (KeyError, IndexError, TypeError, ValueError) as error:
-            raise BadAnswer(f"no completion: {error!r}") from None
-        reply = decode(chat, latency)
+            raise MalformedResponse(f"no completion: {error!r}") from None
+        reply = decode_completion(chat, latency)
         message = Message("assistant", until(reply.message.content, request.sampling.stop))
-        return replace(reply, message=message, encoded=found)
+        return replace(reply, message=message, tokens=found)
 
 
-def _encoded(policy: Policy, prompt: tuple[int, ...], request: Request, choice: dict[str, Any]) -> Encoded:
+def _encoded(policy: Policy, prompt: tuple[int, ...], request: Request, choice: dict[str, Any]) -> TokenizedTurn:
     """Ids and log-probabilities as the server says them, or as well as they can be known."""
     told = choice.get("logprobs") or {}
     values, ids = told.get("token_logprobs"), choice.get("token_ids")
@@ -229,16 +229,16 @@ def _encoded(policy: Policy, prompt: tuple[int, ...], request: Request, choice: 
             values = None
     if values is None or len(values) != len(ids):
         values = [math.nan] * len(ids)
-    return Encoded(prompt, tuple(ids), tuple(map(float, values)))
+    return TokenizedTurn(prompt, tuple(ids), tuple(map(float, values)))
 
 
 def _again(policy: Policy, request: Request, choice: dict[str, Any]) -> list[int]:
     """The text tokenised again, with the token that ends a reply where it ended by itself."""
     ids = policy.tokenizer.encode(choice["text"], add_special_tokens=False)
     by_itself = choice.get("finish_reason") == "stop" and not request.sampling.stop
-    if by_itself and policy.stops and not (ids and ids[-1] in policy.stops):
+    if by_itself and policy.stop_ids and not (ids and ids[-1] in policy.stop_ids):
         usual = policy.tokenizer.eos_token_id
-        ids.append(usual if usual in policy.stops else min(policy.stops))
+        ids.append(usual if usual in policy.stop_ids else min(policy.stop_ids))
     return ids
 
 

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from edgewise.toolkit.tracking.events import CallsPlanned, CallsSampled, Event, ReplyReceived
-from edgewise.toolkit.types import BilledTo, BlockingCall, Plan, Reply, Request, Sampled, T, Usage
+from edgewise.toolkit.types import BilledTo, BlockingCall, Plan, Reply, Request, LocalCalls, T, Usage
 
 Answer = Callable[[Sequence[Request]], Sequence[Reply]]
 
@@ -85,9 +85,9 @@ def _answered(requests: Sequence[Request], answer: Answer) -> Plan[Sequence[Repl
     return replies
 
 
-def booked(requests: Sequence[Request], replies: Sequence[Reply]) -> list[Sampled]:
+def booked(requests: Sequence[Request], replies: Sequence[Reply]) -> list[LocalCalls]:
     """What a batch used, by payer and model."""
     books: dict[tuple[BilledTo, str], list[Usage]] = defaultdict(list)
     for request, reply in zip(requests, replies, strict=True):
         books[request.payer, request.model].append(reply.usage or Usage())
-    return [Sampled(*key, len(used), sum(used, Usage())) for key, used in books.items()]
+    return [LocalCalls(*key, len(used), sum(used, Usage())) for key, used in books.items()]

@@ -6,9 +6,9 @@ from collections.abc import Callable, Sequence
 from edgewise.learner.policy.policy import Policy
 from edgewise.learner.sampling.generate import Completion, CompletionRequest, sample
 from edgewise.toolkit.errors import ConfigError
-from edgewise.toolkit.model.openai_format import refusal
-from edgewise.toolkit.types import Encoded, Message, Reply, Request, Usage
-from edgewise.toolkit.util.seeds import seed as seed_of
+from edgewise.toolkit.model.openai_format import build_refusal
+from edgewise.toolkit.types import TokenizedTurn, Message, Reply, Request, Usage
+from edgewise.toolkit.util.seeds import derive_seed
 
 MAX_TOKENS = 512
 """The longest reply to a request that does not say."""
@@ -31,7 +31,7 @@ def answer(
     return [
         _reply(policy, request, ask, next(drawn), seconds)
         if isinstance(ask, CompletionRequest)
-        else refusal(ask, Reply(Message("assistant", ""), usage=Usage(), model=request.model))
+        else build_refusal(ask, Reply(Message("assistant", ""), usage=Usage(), model=request.model))
         for request, ask in zip(requests, asked, strict=True)
     ]
 
@@ -48,15 +48,15 @@ def _prompt(policy: Policy, messages: tuple[Message, ...]) -> tuple[int, ...] | 
 
 def _ask(policy: Policy, request: Request, prompt: tuple[int, ...] | str) -> CompletionRequest | str:
     """What is drawn for a request, or why it is not."""
-    if request.embeds:
+    if request.is_embedding:
         return f"{request.model} writes text and gives no vectors: name a model for embeddings."
     if request.tools:
         return f"{request.model} takes no tools: they are described to it in words."
     if isinstance(prompt, str):
         return prompt
-    if len(prompt) >= policy.context:
+    if len(prompt) >= policy.context_length:
         return (
-            f"The prompt has {len(prompt)} tokens, and {request.model} reads {policy.context} at most, its reply "
+            f"The prompt has {len(prompt)} tokens, and {request.model} reads {policy.context_length} at most, its reply "
             "included: shorten the row or the lessons, or take a model with a longer context."
         )
     wanted = request.sampling
@@ -73,7 +73,7 @@ def _ask(policy: Policy, request: Request, prompt: tuple[int, ...] | str) -> Com
 def seed_for(request: Request) -> int:
     """The seed of a request; one that names none has its own, the same each time."""
     seed = request.sampling.seed
-    return seed_of(request.payer.example, request.sample) if seed is None else seed
+    return derive_seed(request.payer.example, request.sample) if seed is None else seed
 
 
 def _reply(
@@ -81,8 +81,8 @@ def _reply(
 ) -> Reply:
     message = Message("assistant", until(policy.decode(drawn.ids), ask.stop))
     usage = Usage(input=len(ask.prompt), output=len(drawn.ids))
-    encoded = Encoded(ask.prompt, drawn.ids, drawn.logprobs)
-    return Reply(message, drawn.stop, usage, seconds, request.model, encoded=encoded)
+    encoded = TokenizedTurn(ask.prompt, drawn.ids, drawn.logprobs)
+    return Reply(message, drawn.stop, usage, seconds, request.model, tokens=encoded)
 
 
 def until(text: str, stop: Sequence[str]) -> str:

@@ -5,11 +5,11 @@ from dataclasses import replace
 
 import numpy as np
 
-from edgewise.learner.methods.method import Method, parameters
+from edgewise.learner.methods.method import Method, parameters_of
 from edgewise.learner.update.collate import CreditedBatch
-from edgewise.toolkit.groups.sampling.replay import REPLAYED
-from edgewise.toolkit.groups.sampling.rollout_plan import GIVEN, marked
-from edgewise.toolkit.groups.sampling.row_history import FULL, Memory, Worked
+from edgewise.toolkit.groups.sampling.replay import REPLAY_ROLE
+from edgewise.toolkit.groups.sampling.rollout_plan import OFFLINE_VERSION, set_marks
+from edgewise.toolkit.groups.sampling.row_history import FULL_REWARD, Memory, SolvedExample
 from edgewise.toolkit.types import Group, Rollout
 
 WINDOW = 100
@@ -29,8 +29,8 @@ def remembered(
     Rollouts that were replayed or given teach nothing of an example.
     """
     fresh, before = drawn(groups), memory
-    fading = {name: x for name, x in parameters(method.select).items() if name in ("lam1", "lam2")}
-    recalls, memory = method.recalls, memory.after(fresh, **fading)
+    fading = {name: x for name, x in parameters_of(method.select).items() if name in ("lam1", "lam2")}
+    recalls, memory = method.recalls, memory.update(fresh, **fading)
     if "recent" in recalls:
         means = [float(np.mean(group.rewards)) for group in fresh if group.rewards]
         memory = replace(memory, recent=(*memory.recent, *means)[-WINDOW:])
@@ -43,7 +43,7 @@ def remembered(
     if "buffer" in recalls:
         memory = replace(
             memory,
-            buffer=(*memory.buffer, *_with_advantage(known))[-parameters(method.plan)["capacity"] :],
+            buffer=(*memory.buffer, *_with_advantage(known))[-parameters_of(method.plan)["capacity"] :],
         )
     return memory
 
@@ -51,34 +51,34 @@ def remembered(
 def drawn(groups: Sequence[Group]) -> list[Group]:
     """What the policy drew in this step: without rollouts that were replayed or given."""
     return [
-        replace(group, members=tuple(run for run in group.members if run.version != GIVEN))
+        replace(group, rollouts=tuple(run for run in group.rollouts if run.version != OFFLINE_VERSION))
         for group in groups
-        if group.role != REPLAYED
+        if group.role != REPLAY_ROLE
     ]
 
 
 def _rescued(before: Memory, groups: Sequence[Group]) -> list[float]:
     """The share of rows that failed altogether when they were last seen, and did not now; none without such rows."""
-    seen = [group for group in groups if group.rewards and before.of(group.example.id).visits]
-    hard = [any(group.rewards) for group in seen if before.of(group.example.id).mean == 0]
+    seen = [group for group in groups if group.rewards and before.record_of(group.example.id).visits]
+    hard = [any(group.rewards) for group in seen if before.record_of(group.example.id).mean == 0]
     return [float(np.mean(hard))] if hard else []
 
 
-def _worked(groups: Sequence[Group]) -> dict[str, Worked]:
+def _worked(groups: Sequence[Group]) -> dict[str, SolvedExample]:
     right = [
         (group.example, run)
         for group in groups
-        for run in group.members
-        if run.score and run.score.valid and run.score.value >= FULL
+        for run in group.rollouts
+        if run.score and run.score.valid and run.score.value >= FULL_REWARD
     ]
-    return {row.id: Worked(row.messages[-1].content, run.answer) for row, run in right if row.messages}
+    return {row.id: SolvedExample(row.messages[-1].content, run.answer) for row, run in right if row.messages}
 
 
 def _with_advantage(known: CreditedBatch) -> list[Rollout]:
     """Rollouts of this step whose advantage is not 0, with it."""
     first = np.searchsorted(known.table.rollout, np.arange(len(known.members)))
     return [
-        marked(member.run, stored=float(known.credit[step]))
+        set_marks(member.run, stored=float(known.credit[step]))
         for member, step in zip(known.members, first, strict=True)
         if known.credit[step] and member.fresh
     ]

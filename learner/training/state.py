@@ -63,7 +63,7 @@ class WeightsStep:
 
     def to_json(self) -> dict[str, Any]:
         """Plain data."""
-        members = [run for each in self.groups for run in each.members]
+        members = [run for each in self.groups for run in each.rollouts]
         return {
             "step": self.number,
             "epoch": self.epoch,
@@ -71,7 +71,7 @@ class WeightsStep:
                 "runs": len(members),
                 "failed": sum(run.failed for run in members),
                 "mean_reward": self.seen.reward,
-                "mixed": mean([each.mixed for each in self.groups]),
+                "mixed": mean([each.is_mixed for each in self.groups]),
                 **{name: value for name, value in asdict(self.seen).items() if name != "reward"},
             },
             "update": asdict(self.updated) if self.updated else None,
@@ -83,7 +83,7 @@ class WeightsStep:
     def summary(self) -> str:
         """One line for people."""
         seen, done = self.seen, self.updated
-        mixed = mean([each.mixed for each in self.groups])
+        mixed = mean([each.is_mixed for each in self.groups])
         learnt = (
             f"gradient {done.norm:.2g}, sampler off by {done.mismatch:.1g} nats"
             if done

@@ -19,13 +19,13 @@ from zlib import crc32
 import numpy as np
 from numpy.typing import NDArray
 
-from edgewise.learner.hardware.compute_thread import in_one_thread
+from edgewise.learner.hardware.compute_thread import run_in_compute_thread
 from edgewise.learner.methods.batch import Batch
-from edgewise.learner.methods.method import Method, credited
+from edgewise.learner.methods.method import Method, compute_advantages
 from edgewise.toolkit.errors import RewardError
-from edgewise.toolkit.groups.sampling.rollout_plan import GIVEN, mark
+from edgewise.toolkit.groups.sampling.rollout_plan import OFFLINE_VERSION, get_mark
 from edgewise.toolkit.groups.table import Table
-from edgewise.toolkit.types import Encoded, Group, Message, Rollout, Step
+from edgewise.toolkit.types import TokenizedTurn, Group, Message, Rollout, Step
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,7 +35,7 @@ class ScoredRollout:
     group: int
     run: Rollout
     reward: float
-    steps: tuple[Encoded, ...]
+    steps: tuple[TokenizedTurn, ...]
 
     @property
     def parts(self) -> Mapping[str, float]:
@@ -45,7 +45,7 @@ class ScoredRollout:
     @property
     def given(self) -> bool:
         """Whether it is an answer that nobody drew."""
-        return self.run.version == GIVEN
+        return self.run.version == OFFLINE_VERSION
 
     @property
     def fresh(self) -> bool:
@@ -54,13 +54,13 @@ class ScoredRollout:
 
     def mark(self, name: str, usual: float) -> float:
         """What a plan marked it with, else `usual`."""
-        found = mark(self.run, name)
+        found = get_mark(self.run, name)
         return usual if found is None else found
 
     @property
     def length(self) -> int:
         """Tokens that the policy wrote."""
-        return sum(len(step.reply) for step in self.steps)
+        return sum(len(step.completion_ids) for step in self.steps)
 
     @property
     def logp(self) -> float:
@@ -70,7 +70,7 @@ class ScoredRollout:
 
 COLUMNS: dict[str, Callable[[ScoredRollout], float]] = {
     "length": lambda member: float(member.length),
-    "longest": lambda member: float(max(len(step.reply) for step in member.steps)),
+    "longest": lambda member: float(max(len(step.completion_ids) for step in member.steps)),
     "mean_logp": lambda member: member.logp,
     "anchor": lambda member: float(member.given),
     "share": lambda member: member.mark("share", 1.0),
@@ -87,7 +87,7 @@ by that name, else the mean log-probability), `choice` a number for each answer.
 """
 STEP_COLUMNS: dict[str, Callable[[ScoredRollout], Sequence[Any]]] = {
     "state": lambda member: [_shown(step) for step in _encoded(member.run)],
-    "action": lambda member: [action(step.said) for step in _encoded(member.run)],
+    "action": lambda member: [action(step.completion) for step in _encoded(member.run)],
     "observation": lambda member: [*(_shown(step) for step in _encoded(member.run)[1:]), None],
     "step_reward": lambda member: _by_step(member, "step_reward") or _at_the_end(member),
     "action_reward": lambda member: _own(member),
@@ -106,8 +106,8 @@ def members(groups: Sequence[Group]) -> list[ScoredRollout]:
     """The rollouts with a valid score and with something written, in order."""
     found = []
     for number, group in enumerate(groups):
-        for run in group.members:
-            steps = tuple(step.encoded for step in run.steps if step.encoded and step.encoded.reply)
+        for run in group.rollouts:
+            steps = tuple(step.tokens for step in run.steps if step.tokens and step.tokens.completion_ids)
             if run.score and run.score.valid and steps:
                 found.append(ScoredRollout(number, run, run.score.value, steps))
     return found
@@ -115,16 +115,16 @@ def members(groups: Sequence[Group]) -> list[ScoredRollout]:
 
 def table(found: Sequence[ScoredRollout], method: Method, distances: Sequence[float] | None = None) -> Table:
     """The table of rollouts, with the columns that the method reads; `distances` is the column "kl"."""
-    columns = {name: [get(m) for m in found] for name, get in COLUMNS.items() if name in method.needs}
+    columns = {name: [get(m) for m in found] for name, get in COLUMNS.items() if name in method.required_columns}
     if distances is not None:
         columns["kl"] = list(distances)
     rollout = [i for i, member in enumerate(found) for _ in member.steps]
     of_steps = {
         name: _column([value for member in found for value in get(member)])
         for name, get in STEP_COLUMNS.items()
-        if name in method.needs
+        if name in method.required_columns
     }
-    made = Table.of([m.group for m in found], [m.reward for m in found], rollout, **columns)
+    made = Table.from_arrays([m.group for m in found], [m.reward for m in found], rollout, **columns)
     return replace(made, step_columns=of_steps)
 
 
@@ -144,10 +144,10 @@ def judged(
     """What axes 3 to 6 say of rollouts; see `table` for `distances`."""
     known = table(found, method, distances)
     nothing = np.zeros(0, bool), np.zeros(0)
-    return CreditedBatch(found, known, *(credited(method, known) if found else nothing))
+    return CreditedBatch(found, known, *(compute_advantages(method, known) if found else nothing))
 
 
-@in_one_thread
+@run_in_compute_thread
 def batch(what: CreditedBatch) -> Batch | None:
     """What an update is about; None where nothing is kept."""
     known, credit = what.table, what.credit
@@ -159,9 +159,9 @@ def batch(what: CreditedBatch) -> Batch | None:
     # A column of rollouts is one of sequences, where weights or losses read it.
     of_runs = {name: values[known.rollout[rows]] for name, values in known.columns.items()}
     of_steps = {n: values[rows] for n, values in known.step_columns.items() if values.dtype != object}
-    return Batch.of(
-        [step.prompt for step in chosen],
-        [step.reply for step in chosen],
+    return Batch.from_lists(
+        [step.prompt_ids for step in chosen],
+        [step.completion_ids for step in chosen],
         known.step_group[rows].tolist(),
         credit[rows].tolist(),
         reward=known.reward[known.rollout[rows]],
@@ -193,11 +193,11 @@ def _sorted(arguments: str) -> str:
 
 def _encoded(run: Rollout) -> list[Step]:
     """The steps that are sequences."""
-    return [step for step in run.steps if step.encoded and step.encoded.reply]
+    return [step for step in run.steps if step.tokens and step.tokens.completion_ids]
 
 
 def _shown(step: Step) -> str:
-    return spelt(step.seen[-1].content) if step.seen else ""
+    return spelt(step.prompt[-1].content) if step.prompt else ""
 
 
 def _by_step(member: ScoredRollout, name: str) -> list[float]:

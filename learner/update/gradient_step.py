@@ -12,12 +12,12 @@ from functools import partial
 import torch
 from torch import Tensor
 
-from edgewise.learner.attention.logprobs import logps
-from edgewise.learner.hardware.memory import LESS, if_it_fits
-from edgewise.learner.hardware.process_group import ALONE, Ranks, in_step
-from edgewise.learner.methods.batch import Batch, Tokens, slices
-from edgewise.learner.methods.batch_statistics import wanted, with_statistics
-from edgewise.learner.methods.method import Method, values
+from edgewise.learner.attention.logprobs import compute_logps
+from edgewise.learner.hardware.memory import MEMORY_ADVICE, try_in_memory
+from edgewise.learner.hardware.process_group import SINGLE_PROCESS, ProcessGroup, fail_together
+from edgewise.learner.methods.batch import Batch, LossInputs, split_into_slices
+from edgewise.learner.methods.batch_statistics import required_statistics, add_statistics
+from edgewise.learner.methods.method import Method, compute_losses
 from edgewise.learner.policy.policy import Policy
 from edgewise.toolkit.errors import OutOfMemory
 
@@ -68,7 +68,7 @@ def update(
     batch: Batch,
     how: UpdateConfig,
     rng: torch.Generator,
-    ranks: Ranks = ALONE,
+    ranks: ProcessGroup = SINGLE_PROCESS,
 ) -> UpdateStats:
     """
     Carry out a method's epochs and minibatches on a batch. Raises OutOfMemory where one sequence alone is too much.
@@ -80,13 +80,13 @@ def update(
     norm, steps = 0.0, 0
     first: tuple[Tensor, Batch] | None = None
     for rows in _minibatches(batch, method, rng):
-        part = batch.rows(rows)
+        part = batch.select_rows(rows)
         optimizer.zero_grad(set_to_none=True)
         part, tokens = _measured(policy, method, part, replace(how, tokens=tokens), ranks)
         found, tokens = _accumulated(policy, method, part, replace(how, tokens=tokens), ranks)
         first = (found, part) if first is None else first
         sums += found
-        norm = policy.clip(how.clip)
+        norm = policy.clip_gradients(how.clip)
         if math.isfinite(norm) and norm > 0:
             optimizer.step()
             steps += 1
@@ -104,20 +104,20 @@ def update(
     )
 
 
-def gradient(policy: Policy, method: Method, batch: Batch, how: UpdateConfig, ranks: Ranks = ALONE) -> Tensor:
+def gradient(policy: Policy, method: Method, batch: Batch, how: UpdateConfig, ranks: ProcessGroup = SINGLE_PROCESS) -> Tensor:
     """Add the gradient of one optimizer step to the parameters' `grad`; (4,) the sums that `UpdateStats` is made of."""
     weights = method.weigh(batch)
     sums = torch.zeros(4, dtype=torch.float64)
-    for rows in _shared(policy, batch, how.tokens, ranks, whole_groups=method.whole_groups):
+    for rows in _shared(policy, batch, how.tokens, ranks, whole_groups=method.needs_whole_groups):
         if rows:
-            sums += _one(policy, method, batch.rows(rows), weights[rows], how)
+            sums += _one(policy, method, batch.select_rows(rows), weights[rows], how)
         else:
-            logps(policy, batch.rows(rows))[0].sum().backward()
+            compute_logps(policy, batch.select_rows(rows))[0].sum().backward()
     return sums
 
 
 def _shared(
-    policy: Policy, batch: Batch, size: int, ranks: Ranks, *, whole_groups: bool = False
+    policy: Policy, batch: Batch, size: int, ranks: ProcessGroup, *, whole_groups: bool = False
 ) -> Sequence[list[int]]:
     """
     The rows of each slice of this process; slices are as small as it takes for every process to have about one.
@@ -127,15 +127,15 @@ def _shared(
     if ranks.size > 1:
         whole = sum(map(len, set(batch.prompts))) + int(batch.mask.sum())
         size = min(size, whole // ranks.size + int(batch.lengths.max()))
-    found = list(slices(batch, size, whole_groups=whole_groups))
-    return ranks.share([*found, *[[]] * (-len(found) % ranks.size)] if policy.sharded else found)
+    found = list(split_into_slices(batch, size, whole_groups=whole_groups))
+    return ranks.shard([*found, *[[]] * (-len(found) % ranks.size)] if policy.is_sharded else found)
 
 
 def _one(policy: Policy, method: Method, part: Batch, weights: Tensor, how: UpdateConfig) -> Tensor:
     """Backward through a slice: (4,) its loss, and sums over tokens of KL, sampler's mismatch and |r - 1|."""
-    logp, entropy = logps(policy, part, temperature=how.temperature, entropy="entropy" in method.needs)
+    logp, entropy = compute_logps(policy, part, temperature=how.temperature, entropy="entropy" in method.required_columns)
     x = tokens(part, logp, entropy)
-    found = values(method, x)
+    found = compute_losses(method, x)
     weights = weights[:, : x.mask.shape[1]].to(logp.device) * _correction(x, how.correction)
     loss = torch.where(x.mask, found * weights, 0.0).sum()
     loss.backward()
@@ -147,12 +147,12 @@ def _one(policy: Policy, method: Method, part: Batch, weights: Tensor, how: Upda
     return torch.stack([loss.detach(), *sums]).double().cpu()
 
 
-def tokens(part: Batch, logp: Tensor, entropy: Tensor | None = None) -> Tokens:
+def tokens(part: Batch, logp: Tensor, entropy: Tensor | None = None) -> LossInputs:
     """What losses read of a slice, on the device of `logp`; without "old_logp" the policy is the one that sampled."""
     columns = {name: values.to(logp.device) for name, values in part.columns.items()}
     if entropy is not None:
         columns["entropy"] = entropy
-    return Tokens(
+    return LossInputs(
         logp,
         columns.get("old_logp", logp.detach()),
         part.mask.to(logp.device),
@@ -162,7 +162,7 @@ def tokens(part: Batch, logp: Tensor, entropy: Tensor | None = None) -> Tokens:
     )
 
 
-def _correction(x: Tokens, cap: float | None) -> Tensor | float:
+def _correction(x: LossInputs, cap: float | None) -> Tensor | float:
     """(b, T) min(exp(old_logp - sampler_logp), cap), without a gradient."""
     if cap is None or "sampler_logp" not in x.columns:
         return 1.0
@@ -170,19 +170,19 @@ def _correction(x: Tokens, cap: float | None) -> Tensor | float:
 
 
 def _prepared(
-    policy: Policy, method: Method, batch: Batch, how: UpdateConfig, ranks: Ranks
+    policy: Policy, method: Method, batch: Batch, how: UpdateConfig, ranks: ProcessGroup
 ) -> tuple[Batch, int]:
     """The batch with the log-probabilities that parts need, and the size of slices that memory allowed."""
     size = how.tokens
     if method.epochs * method.minibatches > 1 and "old_logp" not in batch.columns:
         (found, _), size = _frozen(policy, batch, replace(how, tokens=size), ranks)
         batch = batch.with_columns(old_logp=found)
-    if "ref_logp" in method.needs:
+    if "ref_logp" in method.required_columns:
         batch = batch.with_columns(ref_logp=referred(policy, batch, replace(how, tokens=size), ranks))
     return batch, size
 
 
-def referred(policy: Policy, batch: Batch, how: UpdateConfig, ranks: Ranks = ALONE) -> Tensor:
+def referred(policy: Policy, batch: Batch, how: UpdateConfig, ranks: ProcessGroup = SINGLE_PROCESS) -> Tensor:
     """(B, T) log-probabilities under the reference model, 0 behind the end of a reply."""
     with policy.reference():
         return _frozen(policy, batch, how, ranks)[0][0]
@@ -190,21 +190,21 @@ def referred(policy: Policy, batch: Batch, how: UpdateConfig, ranks: Ranks = ALO
 
 def logps_now(policy: Policy, batch: Batch, how: UpdateConfig) -> Tensor:
     """(B, T) log-probabilities under the policy as it is, without a gradient, 0 behind the end of a reply."""
-    return _frozen(policy, batch, how, ALONE)[0][0]
+    return _frozen(policy, batch, how, SINGLE_PROCESS)[0][0]
 
 
 def _measured(
-    policy: Policy, method: Method, batch: Batch, how: UpdateConfig, ranks: Ranks
+    policy: Policy, method: Method, batch: Batch, how: UpdateConfig, ranks: ProcessGroup
 ) -> tuple[Batch, int]:
     """The batch of an optimizer step with the statistics that parts read; one more forward, where any does."""
-    if not wanted(method):
+    if not required_statistics(method):
         return batch, how.tokens
-    (logp, entropy), size = _frozen(policy, batch, how, ranks, entropy="entropy" in method.needs)
-    return with_statistics(method, batch, logp, entropy), size
+    (logp, entropy), size = _frozen(policy, batch, how, ranks, entropy="entropy" in method.required_columns)
+    return add_statistics(method, batch, logp, entropy), size
 
 
 def _frozen(
-    policy: Policy, batch: Batch, how: UpdateConfig, ranks: Ranks, *, entropy: bool = False
+    policy: Policy, batch: Batch, how: UpdateConfig, ranks: ProcessGroup, *, entropy: bool = False
 ) -> tuple[Tensor, int]:
     """(2, B, T) log-probabilities, and entropies where they are asked for, without a gradient."""
     found = torch.zeros(2, *batch.mask.shape)
@@ -213,19 +213,19 @@ def _frozen(
         found.zero_()  # what was found before memory ran short may be another process's now
         with torch.no_grad():
             for rows in _shared(policy, batch, size, ranks):
-                both = logps(policy, batch.rows(rows), temperature=how.temperature, entropy=entropy)
+                both = compute_logps(policy, batch.select_rows(rows), temperature=how.temperature, entropy=entropy)
                 for into, values in zip(found, both, strict=True):
                     if values is not None:
                         into[rows, : values.shape[1]] = values.float().cpu()
         return found
 
     result = _in_memory(policy, work, how.tokens, ranks)
-    ranks.add_up([found])
+    ranks.all_reduce([found])
     return result
 
 
 def _accumulated(
-    policy: Policy, method: Method, batch: Batch, how: UpdateConfig, ranks: Ranks
+    policy: Policy, method: Method, batch: Batch, how: UpdateConfig, ranks: ProcessGroup
 ) -> tuple[Tensor, int]:
     """The gradient of one optimizer step, summed over processes."""
 
@@ -235,7 +235,7 @@ def _accumulated(
         return gradient(policy, method, batch, replace(how, tokens=size), ranks)
 
     sums, size = _in_memory(policy, work, how.tokens, ranks)
-    ranks.add_up([sums, *([] if policy.sharded else _filled(policy))])
+    ranks.all_reduce([sums, *([] if policy.is_sharded else _filled(policy))])
     return sums, size
 
 
@@ -247,22 +247,22 @@ def _filled(policy: Policy) -> Iterator[Tensor]:
         yield parameter.grad
 
 
-def _in_memory(policy: Policy, work: Callable[[int], Tensor], size: int, ranks: Ranks) -> tuple[Tensor, int]:
+def _in_memory(policy: Policy, work: Callable[[int], Tensor], size: int, ranks: ProcessGroup) -> tuple[Tensor, int]:
     """
     Do it in slices of `size` tokens, or of half as many as long as memory is short in any process.
 
     Where weights are shared out it is done once, or LostProcess raised: none can stop half way.
     """
-    if policy.sharded:
-        with in_step():
+    if policy.is_sharded:
+        with fail_together():
             return work(size), size
     while True:
-        found = if_it_fits(partial(work, size))
+        found = try_in_memory(partial(work, size))
         # Shares add up only if all processes cut the same slices.
-        if not any(ranks.gathered(found is None)) and found is not None:
+        if not any(ranks.all_gather_object(found is None)) and found is not None:
             return found, size
         if size <= LEAST:
-            raise OutOfMemory(f"There is not enough memory for one sequence: {LESS}.")
+            raise OutOfMemory(f"There is not enough memory for one sequence: {MEMORY_ADVICE}.")
         size //= 2
 
 

@@ -18,7 +18,7 @@ from edgewise.learner.methods.batch import Batch
 from edgewise.learner.methods.method import Method
 from edgewise.learner.policy.policy import Policy
 from edgewise.learner.update.gradient_step import UpdateConfig, update
-from edgewise.toolkit.util.seeds import seed as seed_of
+from edgewise.toolkit.util.seeds import derive_seed
 
 IMITATION = Method(
     paper="",
@@ -63,7 +63,7 @@ def imitate(
     each loss. The same seed gives the same weights. Raises OutOfMemory where one pair alone is too much.
     """
     how, losses = UpdateConfig(clip=clip), []
-    rng = torch.Generator().manual_seed(seed_of(seed, "imitate") % 2**63)
+    rng = torch.Generator().manual_seed(derive_seed(seed, "imitate") % 2**63)
     for chosen in orders(len(pairs), epochs, size, seed):
         done = update(policy, optimizer, IMITATION, _batch([pairs[i] for i in chosen]), how, rng)
         how = replace(how, tokens=done.tokens)  # fewer once memory was short
@@ -75,14 +75,14 @@ def imitate(
 def orders(count: int, epochs: int, size: int, seed: int) -> Iterator[list[int]]:
     """The numbers below `count`, `size` at a time, in a new order in each epoch."""
     for epoch in range(epochs):
-        order = np.random.default_rng(seed_of(seed, "order", epoch)).permutation(count).tolist()
+        order = np.random.default_rng(derive_seed(seed, "order", epoch)).permutation(count).tolist()
         for start in range(0, count, size):
             yield order[start : start + size]
 
 
 def _batch(pairs: Sequence[Pair]) -> Batch:
     """Each pair is a group of its own; its weight stands where others have the advantage."""
-    return Batch.of(
+    return Batch.from_lists(
         [pair.prompt for pair in pairs],
         [pair.answer for pair in pairs],
         range(len(pairs)),

@@ -21,13 +21,13 @@ from torch import Tensor
 from torch.nn.functional import logsigmoid
 
 from edgewise.learner.methods import token_weights
-from edgewise.learner.methods.batch import Batch, Tokens
-from edgewise.learner.methods.method import Method, parameters
+from edgewise.learner.methods.batch import Batch, LossInputs
+from edgewise.learner.methods.method import Method, parameters_of
 from edgewise.learner.policy.policy import Policy
 from edgewise.learner.update.gradient_step import UpdateConfig, logps_now, update
 from edgewise.learner.update.imitation import orders
-from edgewise.toolkit.groups.table import reads
-from edgewise.toolkit.util.seeds import seed as seed_of
+from edgewise.toolkit.groups.table import reads_columns
+from edgewise.toolkit.util.seeds import derive_seed
 
 Ids = tuple[int, ...]
 
@@ -57,7 +57,7 @@ def ranked(
         raise ValueError(f"gap={gap}: only a gap above 0 says which of two answers is better")
     graded = list(zip(answers, rewards, strict=True))
     found = [(a, b) for (a, r), (b, s) in product(graded, repeat=2) if r - s >= gap and a != b]
-    order = np.random.default_rng(seed_of(seed, "ranked")).permutation(len(found))
+    order = np.random.default_rng(derive_seed(seed, "ranked")).permutation(len(found))
     return [Preference(prompt, *found[i]) for i in order[:most]]
 
 
@@ -83,9 +83,9 @@ def generation_loss(logp: Tensor, length: Tensor) -> Tensor:
     return -logp / length.clamp(min=1)
 
 
-@reads("group", "start_logp", "shift")
+@reads_columns("group", "start_logp", "shift")
 def mixed(
-    x: Tokens, *, preference: float = 0.8, quality: float = 0.2, generation: float = 1.0, beta: float = 0.1
+    x: LossInputs, *, preference: float = 0.8, quality: float = 0.2, generation: float = 1.0, beta: float = 0.1
 ) -> Tensor:
     """
     (b, 1) the three losses by these weights, so that the mean over sequences is that over pairs.
@@ -138,10 +138,10 @@ def prefer(
     if not pairs:
         return []
     how, rewards, losses = UpdateConfig(clip=clip), np.zeros(0), []
-    rng = torch.Generator().manual_seed(seed_of(seed, "prefer") % 2**63)
+    rng = torch.Generator().manual_seed(derive_seed(seed, "prefer") % 2**63)
     whole = _batch(policy, pairs, how)
     for chosen in orders(len(pairs), epochs, size, seed):
-        batch = whole.rows([2 * i + side for i in chosen for side in range(2)])
+        batch = whole.select_rows([2 * i + side for i in chosen for side in range(2)])
         shift = float(rewards.mean()) if len(rewards) else 0.0
         rewards = np.append(rewards, _rewards(policy, method, batch, how))
         batch = batch.with_columns(shift=torch.full((len(batch),), shift, dtype=torch.float64))
@@ -154,7 +154,7 @@ def prefer(
 
 def _batch(policy: Policy, pairs: Sequence[Preference], how: UpdateConfig) -> Batch:
     """All pairs, the chosen answer of each first, with the log-probabilities of the policy as it is."""
-    batch = Batch.of(
+    batch = Batch.from_lists(
         [pair.prompt for pair in pairs for _ in range(2)],
         [answer for pair in pairs for answer in (pair.chosen, pair.rejected)],
         [i // 2 for i in range(2 * len(pairs))],
@@ -166,4 +166,4 @@ def _batch(policy: Policy, pairs: Sequence[Preference], how: UpdateConfig) -> Ba
 def _rewards(policy: Policy, method: Method, batch: Batch, how: UpdateConfig) -> np.ndarray:
     """(B,) beta log pi / pi_0 of whole answers."""
     moved = logps_now(policy, batch, how) - batch.column("start_logp")
-    return parameters(method.loss)["beta"] * moved.sum(1).double().numpy()
+    return parameters_of(method.loss)["beta"] * moved.sum(1).double().numpy()

@@ -9,7 +9,7 @@ from edgewise.toolkit.run.artifact import Artifact
 from edgewise.toolkit.run.driver import ModelClient
 from edgewise.toolkit.serve.server import Answer
 from edgewise.toolkit.types import Reply, Request
-from edgewise.toolkit.util.import_by_name import load
+from edgewise.toolkit.util.import_by_name import load_object
 
 PROGRAM = "program.json"
 """The file that says how the nodes of the program are told apart, where that is not `node_of`."""
@@ -30,7 +30,7 @@ def answerer(artifact: Artifact, model: str, client: ModelClient) -> Answer:
     A function of the user's that tells nodes apart is imported, from the folder that this runs in or as usual.
     """
     libraries = NodeLibraries.from_json(artifact.files.get(FILE))
-    which: NodeOf = load(_spec(artifact), Path.cwd()) if PROGRAM in artifact.files else node_of
+    which: NodeOf = load_object(_spec(artifact), Path.cwd()) if PROGRAM in artifact.files else node_of
 
     async def answer(request: Request) -> Reply:
         asked = dressed(request, libraries.nodes, which(request))

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from edgewise.toolkit.types import Example
-from edgewise.toolkit.util.import_by_name import load
+from edgewise.toolkit.util.import_by_name import load_object
 
 
 class Program(Protocol):
@@ -136,7 +136,7 @@ def _work(pipe: Any, target: str, url: str) -> None:
         while True:
             question = pipe.recv()
             try:
-                said = load(target, Path.cwd())(question)
+                said = load_object(target, Path.cwd())(question)
                 pipe.send((True, str(asyncio.run(said) if inspect.iscoroutine(said) else said)))
             except Exception as error:
                 pipe.send((False, f"{type(error).__name__}: {error}"))

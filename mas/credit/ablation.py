@@ -1,10 +1,10 @@
 """
-What agents and edges are worth, measured: a graph runs with and without them on the same query, sample and seeds.
+Credit of nodes and edges by ablation: a graph runs with and without them on the same query, sample and seeds.
 
-The difference in worth (quality less cost, see `mas.credit.reward`) is the counterfactual credit of what was left out. One
-difference of two answers is mostly noise, so differences are pooled over queries and over all agents of a role, and
-few of them are drawn towards what is known of the role (`mas.credit.evidence`). Runs are few too: those are made that
-say most (`chosen`), and a smaller graph that ran anyway is not run again.
+The difference in net quality (quality less cost, see `mas.credit.reward`) is the counterfactual credit of the part
+that is left out. One difference of two answers is mostly noise, so differences are pooled over queries and over all
+agents of a role, and shrunk (`mas.credit.evidence`). Runs are few too: `choose_ablations` picks the most informative
+ones, and a smaller graph that ran anyway is not run again.
 """
 
 import heapq
@@ -21,28 +21,29 @@ from edgewise.toolkit.types import Example, Plan
 from edgewise.toolkit.util.seeds import derive_seed
 
 RunGraph = Callable[[Graph, Example, int], Plan[float]]
-"""Runs a graph on a query for a sample index and gives its worth; equal arguments give equal seeds."""
+"""Runs a graph on a query for a sample index and returns its net quality; equal arguments give equal seeds."""
 
 
 @dataclass(frozen=True, slots=True)
 class Credit:
-    """Credit of the nodes and edges of one graph, in reward; those that were not measured are not in it."""
+    """Credit of the nodes and edges of one graph, in reward; parts that were not measured are missing."""
 
     nodes: Mapping[str, float] = field(default_factory=dict)
     edges: Mapping[Edge, float] = field(default_factory=dict)
 
     @classmethod
     def from_parts(cls, parts: Mapping[Part, float]) -> "Credit":
-        """Nodes and edges apart."""
+        """Split credits of parts into those of nodes and those of edges."""
         nodes = {part: value for part, value in parts.items() if isinstance(part, str)}
         return cls(nodes, {part: value for part, value in parts.items() if not isinstance(part, str)})
 
 
 def add_emitted_rewards(credit: Mapping[str, float], emitted: Mapping[str, float]) -> dict[str, float]:
     """
-    Node credits with what a run emitted for each node (`mas.runtime.graph_run.emit_reward`, `GraphRun.rewards`).
+    Return node credits plus the rewards that a run emitted for nodes (`mas.runtime.graph_run.emit_reward`).
 
-    A node that was not measured has what was emitted as its credit. Raises RewardError for what is no finite number.
+    A node that was not measured has the emitted reward as its credit. Raises RewardError for a reward that is not
+    finite.
     """
     for node, value in emitted.items():
         if not math.isfinite(value):
@@ -50,12 +51,12 @@ def add_emitted_rewards(credit: Mapping[str, float], emitted: Mapping[str, float
     return {**credit, **{node: credit.get(node, 0.0) + value for node, value in emitted.items()}}
 
 
-# ---- leaving out -----------------------------------------------------------------------------------
+# ---- ablations -------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True, slots=True)
 class Ablation:
-    """A smaller graph to compare a case with, and the parts whose absence makes it."""
+    """A case, the same case with a smaller graph, and the parts whose removal makes that graph."""
 
     case: Case
     smaller: Case
@@ -64,137 +65,142 @@ class Ablation:
 
 def list_ablated_graphs(graph: Graph) -> list[tuple[Graph, tuple[Part, ...]]]:
     """
-    Every graph that is one part short, once, and the parts whose absence makes it.
+    Return every graph that is one part short, once, with the parts whose removal makes it.
 
-    A node with one hearer and its only edge leave the same behind. A part that cannot be left out (an exit that
-    hears several, a single agent) is in none.
+    A node with one successor and its only edge leave the same graph behind. Parts that cannot be removed (an exit
+    with several inputs, a single agent) are missing.
     """
-    left: list[tuple[Part, Graph | None]] = [(node.name, graph.without_node(node.name)) for node in graph.nodes]
-    left += [(edge, graph.without_edge(edge)) for edge in sorted(graph.edges)]
+    smaller: list[tuple[Part, Graph | None]] = [(n.name, graph.without_node(n.name)) for n in graph.nodes]
+    smaller += [(edge, graph.without_edge(edge)) for edge in sorted(graph.edges)]
+    graphs: dict[str, Graph] = {}
     parts: dict[str, list[Part]] = defaultdict(list)
-    graphs = {each.version: each for _, each in left if each is not None}
-    for part, each in left:
-        if each is not None:
-            parts[each.version].append(part)
+    for part, rest in smaller:
+        if rest is not None:
+            graphs[rest.version] = rest
+            parts[rest.version].append(part)
     return [(graphs[version], tuple(parts[version])) for version in sorted(graphs)]
 
 
 def list_ablations(cases: Iterable[Case]) -> list[Ablation]:
-    """All that can be left out of cases, each once, in an order of their own."""
-    distinct = {case.key: case for case in cases}
-    shorter = {case.graph.version: case.graph for case in distinct.values()}
-    known = {version: list_ablated_graphs(graph) for version, graph in shorter.items()}
+    """Return all ablations of cases, each once, in an order that does not depend on that of the cases."""
+    by_key = {case.key: case for case in cases}
+    smaller = {case.graph.version: list_ablated_graphs(case.graph) for case in by_key.values()}
     return [
-        Ablation(distinct[key], replace(distinct[key], graph=graph), parts)
-        for key in sorted(distinct)
-        for graph, parts in known[key[0]]
+        Ablation(case, replace(case, graph=graph), parts)
+        for _, case in sorted(by_key.items())
+        for graph, parts in smaller[case.graph.version]
     ]
-
-
-def measure_credit(run: RunGraph, graph: Graph, example: Example, samples: int = 1) -> Plan[Credit]:
-    """The mean credit of every part of a graph on one query, as measured: nothing is drawn towards anything."""
-    cases = [Case(graph, example, sample) for sample in range(samples)]
-    evidence = yield from measure_ablations(run, cases)
-    return Credit.from_parts(evidence.raw_means(graph))
 
 
 def measure_ablations(
     run: RunGraph,
     cases: Iterable[Case],
     *,
-    most: int | None = None,
+    max_runs: int | None = None,
     seed: int = 0,
     known: Evidence | None = None,
     done: Mapping[Key, float] | None = None,
 ) -> Plan[Evidence]:
     """
-    What is known after leaving parts out of these cases, with at most `most` runs (None: as many as there are).
+    Measure ablations of cases with at most `max_runs` runs (None: all of them), and add the differences to `known`.
 
-    `done` are runs that were made already, with their worth; they cost nothing. The order of the cases is no matter.
+    `done` holds the net quality of runs that were made already; they cost nothing. The order of the cases does not
+    matter.
     """
     known, done = known or Evidence(), done or {}
-    picked = choose_ablations(cases, most, seed, known, done)
-    needed = {case.key: case for each in picked for case in (each.case, each.smaller) if case.key not in done}
-    keys = sorted(needed)
-    found = yield [run(needed[key].graph, needed[key].example, needed[key].sample) for key in keys]
-    worths = {**done, **dict(zip(keys, found, strict=True))}
+    ablations = choose_ablations(cases, max_runs, seed, known, done)
+    missing = {c.key: c for a in ablations for c in (a.case, a.smaller) if c.key not in done}
+    keys = sorted(missing)
+    results = yield [run(missing[key].graph, missing[key].example, missing[key].sample) for key in keys]
+    quality = {**done, **dict(zip(keys, results, strict=True))}
     return known.with_deltas(
-        Delta(each.case, part, worths[each.case.key] - worths[each.smaller.key])
-        for each in picked
-        for part in each.parts
+        Delta(ablation.case, part, quality[ablation.case.key] - quality[ablation.smaller.key])
+        for ablation in ablations
+        for part in ablation.parts
     )
 
 
-def choose_ablations(
-    cases: Iterable[Case], most: int | None, seed: int, known: Evidence, done: Mapping[Key, float]
-) -> list[Ablation]:
-    """
-    What to leave out: all that costs no run, then what tells most for a run, while the runs last.
-
-    What it tells is the sum of error variances over its parts, of the part in its graph and of its kind, each the
-    variance of differences over one more than their number. Of equals the seed decides.
-    """
-    waiting = list_ablations(cases)
-    siblings: dict[Key, list[int]] = defaultdict(list)
-    for place, each in enumerate(waiting):
-        siblings[each.case.key].append(place)
-    ties = [derive_seed(seed, *each.case.key, each.smaller.graph.version) for each in waiting]
-    paid, picked, doubt = set(done), {}, ErrorVariance(known)
-    limit = math.inf if most is None else len(done) + most
-
-    def entry(place: int) -> tuple[float, int, int]:
-        each = waiting[place]
-        cost = _cost(each, paid)
-        return (-doubt(each) / cost if cost else -math.inf, ties[place], place)
-
-    queue = [entry(place) for place in range(len(waiting))]
-    heapq.heapify(queue)
-    while queue:
-        *before, place = heapq.heappop(queue)
-        each, now = waiting[place], entry(place)
-        if place in picked or len(paid) + _cost(each, paid) > limit:
-            continue
-        if now > (*before, place):
-            # Doubt shrinks as others are picked, so it waits for its turn anew.
-            heapq.heappush(queue, now)
-            continue
-        new = each.case.key not in paid
-        paid |= {each.case.key, each.smaller.key}
-        picked[place] = each
-        doubt.note(each)
-        for other in siblings[each.case.key] if new else ():
-            # The whole graph has run now, so the others of its parts cost less.
-            heapq.heappush(queue, entry(other))
-    return list(picked.values())
-
-
-def _cost(each: Ablation, paid: set[Key]) -> int:
-    return len({each.case.key, each.smaller.key} - paid)
+# ---- the choice of ablations -----------------------------------------------------------------------
 
 
 class ErrorVariance:
-    """How little is known of what a leaving would measure; it counts those that have been picked."""
+    """Expected error variance of an ablation, given the ablations already selected."""
 
     def __init__(self, known: Evidence):
-        self._variances = known.variances
-        self._usual = known.variance
+        self._variances, self._pooled = known.variances, known.variance
         self._counts: dict[Any, int] = dict(known.counts)
 
-    def __call__(self, each: Ablation) -> float:
-        """The sum of error variances over its parts."""
-        return math.fsum(self._of(each.case.graph, part) for part in each.parts)
+    def estimate(self, ablation: Ablation) -> float:
+        """
+        Return the sum of error variances over the ablation's parts.
 
-    def _of(self, graph: Graph, part: Part) -> float:
-        kind_ = kind_of(graph, part)
-        alike, own = self._counts.get(kind_, 0), self._counts.get((graph.version, part), 0)
-        return self._variances.get(kind_, self._usual) * (1 / (alike + 1) + 1 / (own + 1))
+        A mean of n differences with variance v has the error variance v / n. A part has two such means, its kind's and
+        its own; each counts one difference more than there are, so that what has none stays finite.
+        """
+        graph, variances = ablation.case.graph, []
+        for part in ablation.parts:
+            kind = kind_of(graph, part)
+            of_kind, own = self._counts.get(kind, 0), self._counts.get((graph.version, part), 0)
+            variances.append(self._variances.get(kind, self._pooled) * (1 / (of_kind + 1) + 1 / (own + 1)))
+        return math.fsum(variances)
 
-    def note(self, each: Ablation) -> None:
-        """Count one that was picked."""
-        graph = each.case.graph
-        for part in each.parts:
+    def select(self, ablation: Ablation) -> None:
+        """Count the differences of an ablation that was selected."""
+        graph = ablation.case.graph
+        for part in ablation.parts:
             for key in (kind_of(graph, part), (graph.version, part)):
                 self._counts[key] = self._counts.get(key, 0) + 1
 
 
-# ---- in a search -----------------------------------------------------------------------------------
+def choose_ablations(
+    cases: Iterable[Case], max_runs: int | None, seed: int, known: Evidence, done: Mapping[Key, float]
+) -> list[Ablation]:
+    """
+    Choose ablations greedily: all that cost no run, then those with the most error variance per run.
+
+    The seed decides between equals. An ablation costs up to two runs, that of its case and that of its smaller graph;
+    runs in `done` and runs that an earlier choice needs are free.
+    """
+    ablations, paid = list_ablations(cases), set(done)
+    limit = math.inf if max_runs is None else len(done) + max_runs
+    ties = [derive_seed(seed, *a.case.key, a.smaller.graph.version) for a in ablations]
+    siblings: dict[Key, list[int]] = defaultdict(list)
+    for index, ablation in enumerate(ablations):
+        siblings[ablation.case.key].append(index)
+    error_variance = ErrorVariance(known)
+
+    def count_new_runs(ablation: Ablation) -> int:
+        return len({ablation.case.key, ablation.smaller.key} - paid)
+
+    def priority(index: int) -> tuple[float, int, int]:
+        """Smallest first: minus the error variance per run, the tie, the index."""
+        runs = count_new_runs(ablations[index])
+        return (
+            -error_variance.estimate(ablations[index]) / runs if runs else -math.inf,
+            ties[index],
+            index,
+        )
+
+    # Lazy greedy (Minoux 1978): error variance only falls while others are chosen, so an entry on the heap is never
+    # better than it says, and only the top one has to be computed again. The exception is a case whose whole graph
+    # gets its run: then its other ablations become cheaper, and get a second, better entry.
+    chosen: dict[int, Ablation] = {}
+    queue = [priority(index) for index in range(len(ablations))]
+    heapq.heapify(queue)
+    while queue:
+        entry = heapq.heappop(queue)
+        index = entry[-1]
+        ablation, current = ablations[index], priority(index)
+        if index in chosen or len(paid) + count_new_runs(ablation) > limit:
+            continue
+        if current > entry:
+            heapq.heappush(queue, current)
+            continue
+        is_new_case = ablation.case.key not in paid
+        paid |= {ablation.case.key, ablation.smaller.key}
+        chosen[index] = ablation
+        error_variance.select(ablation)
+        if is_new_case:
+            for sibling in siblings[ablation.case.key]:
+                heapq.heappush(queue, priority(sibling))
+    return list(chosen.values())

@@ -291,7 +291,7 @@ async def executed(reply: str) -> tuple[str, str]:
     """Run the last block of Python in a reply, else its last block."""
     if not BLOCK.search(reply):
         return "", NO_PROGRAM
-    printed, problem = await run_python(code_in(reply))
+    printed, problem = await run_python(extract_code(reply))
     return ("", problem) if problem else (printed, "" if printed else "it printed nothing")
 '''
 

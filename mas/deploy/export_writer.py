@@ -1,317 +1,276 @@
 """
-Writes the Python of an exported module: which fixed parts a graph needs, its nodes as a table, its edges as lines.
+Text of exported modules.
 
-What the module does is what `mas.runtime.node` and `mas.runtime.schedule` do; the tests run both against each other.
+An exported module is made of real code: definitions of `mas.deploy.exported`, and the few that it shares with the
+runtime. The writer starts from all statements of exported/graph.py, follows the names that they use, and copies no
+more than that; constants get the values of the graph.
+
+    graph.py  ──►  KINDS = {"vote": run_vote_node}   ──►  votes.py: run_vote_node  ──►  node_text.py: choose_by_vote
+              ──►  NODES, EXIT, LOOPS (filled in)         state.py: received_replies
 """
 
-import json
-import math
-import re
-import textwrap
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from inspect import getsource
-from itertools import count
-from typing import Any
+import ast
+import sys
+from collections.abc import Mapping
+from importlib.resources import files
+from pprint import pformat
+from typing import Any, NamedTuple
 
-from edgewise.mas.deploy import export_templates
 from edgewise.mas.graph.graph import Graph, Node
-from edgewise.mas.graph.roles import Role, find
-from edgewise.mas.runtime import node as act
+from edgewise.mas.graph.roles import find_role
 from edgewise.mas.runtime.node import Team
-from edgewise.mas.runtime.schedule import flow, most_runs
+from edgewise.mas.runtime.schedule import build_schedule, max_node_runs
 from edgewise.toolkit.errors import GraphError
-from edgewise.toolkit.model.names import server_of, wire_name
+from edgewise.toolkit.model.names import get_server, get_wire_name
 from edgewise.toolkit.tools.python_tool import python_tool
-from edgewise.toolkit.util.extract import BLOCK, code_in
 
-WIDTH = 100
-ANYTHING = {"type": "object", "properties": {}}
+ROOT = "edgewise.mas.deploy.exported.graph"
+FUNCTIONS = {
+    "model": "run_model_node",
+    "tools": "run_tool_node",
+    "program": "run_program_node",
+    "vote": "run_vote_node",
+}
+"""By kind of node, its function in `mas.deploy.exported`."""
+PYTHON = "python"
+WIDTH = 110
+HEAD = '''\
+"""
+An agent graph on LangGraph, exported from Edgewise, which it does not need.
+
+{edges}
+
+Ask it with `python graph.py "your question"`, or `await ask(...)`; `graph` is an ordinary compiled graph.
+"""
+'''
 
 
-def shape(graph: Graph) -> list[str]:
-    """The edges and loops, a line each; the node's name for a graph of one."""
-    joins = [f"{', '.join(heard)} -> {name}" for name, heard in graph.before.items() if heard]
+class Code(str):
+    """An expression that is written as it stands."""
+
+
+# ---- data of the graph -----------------------------------------------------------------------------
+
+
+def write_module(graph: Graph, team: Team, node_seconds: float) -> str:
+    """Return the text of graph.py. Raises GraphError for an unknown role and for models of several servers."""
+    nodes = {node.name: describe_node(graph, team, node) for node in graph.nodes}
+    tools = used_tools(graph, team)
+    sampling = {key: getattr(team.sampling, key) for key in ("temperature", "top_p", "max_tokens")}
+    sampling["stop"] = list(team.sampling.stop) or None
+    kinds = dict.fromkeys(data["kind"] for data in nodes.values())
+    values = {
+        "DEFAULT_MODEL": get_wire_name(team.model) if team.model else "gpt-4o-mini",
+        "DEFAULT_URL": find_server(graph, team),
+        "SAMPLING": {key: value for key, value in sampling.items() if value is not None},
+        "NODE_SECONDS": node_seconds,
+        # Besides the nodes: begin, answer, the end of each loop, and a margin.
+        "MAX_STEPS": max_node_runs(graph) + len(graph.loops) + 5,
+        "NODES": nodes,
+        "EXIT": graph.exit,
+        "LOOPS": {loop.source: (loop.target, loop.rounds) for loop in graph.loops},
+        "TOOL_SCHEMAS": {name: describe_tool(team, name) for name in tools},
+        "KINDS": Code(f"{{{', '.join(f'{kind!r}: {FUNCTIONS[kind]}' for kind in kinds)}}}"),
+        "FUNCTIONS": Code(f"{{{PYTHON!r}: {PYTHON}}}" if PYTHON in tools else "{}"),
+    }
+    edges = "\n".join(f"    {line}" for line in describe_edges(graph))
+    return f"{HEAD.format(edges=edges)}\n{copy_definitions(values)}"
+
+
+def describe_edges(graph: Graph) -> list[str]:
+    """Return the edges and loops, a line each; the node's name for a graph of one."""
+    joins = [f"{', '.join(inputs)} -> {name}" for name, inputs in graph.predecessors.items() if inputs]
     loops = [f"{x.source} -> {x.target} up to {x.rounds} times, until it accepts" for x in graph.loops]
     return [*joins, *loops] or [graph.exit]
 
 
-class Writer:
-    """Puts one module together; `stubs` are the tools whose code it lacks."""
+def used_tools(graph: Graph, team: Team) -> tuple[str, ...]:
+    """Return the names of all tools that the nodes of a graph may call."""
+    asking = (node for node in graph.nodes if find_role(team.roles, node.role).act == "ask")
+    return tuple(dict.fromkeys(name for node in asking for name in team.tool_names(node)))
 
-    def __init__(self, graph: Graph, team: Team, seconds: float):
-        self.graph, self.team, self.seconds = graph, team, seconds
-        self.roles, self.model, self.sampling = team.roles, team.model, team.sampling
-        self.kinds = {self._kind(node) for node in graph.nodes}
-        self.used = tuple(dict.fromkeys(name for node in graph.nodes for name in self._tools(node)))
-        self.stubs = [name for name in self.used if name != "python"]
-        self.functions = {"python": "python", **_identifiers(self.stubs)}
 
-    def module(self) -> str:
-        """The whole text of graph.py."""
-        parts = [
-            self._head(),
-            self._constants(),
-            self._fixed(),
-            self._table(),
-            self._wiring(),
-            export_templates.MAIN,
-        ]
-        return "".join(parts).rstrip("\n") + "\n"
+def describe_node(graph: Graph, team: Team, node: Node) -> dict[str, Any]:
+    """Return a row of `NODES`: the kind, the inputs, and the options that differ from the kind's defaults."""
+    role, inputs = find_role(team.roles, node.role), list(graph.predecessors[node.name])
+    if role.votes:
+        row: dict[str, Any] = {"kind": "vote", "inputs": inputs}
+        if role.act == "weighted":
+            senders = build_schedule(graph).sources(node.name, 1)
+            row["weights"] = {name: graph[name].weight for name in senders}
+        return row
 
-    # ---- the fixed parts that this graph needs ---------------------------------------------------
+    tools = team.tool_names(node) if role.act == "ask" else ()
+    kind = "program" if role.act == "program" else "tools" if tools else "model"
+    longest = [most for most in (role.max_tokens, team.sampling.max_tokens) if most]
+    row = {
+        "kind": kind,
+        "inputs": inputs,
+        "instruction": role.prompt if node.prompt is None else node.prompt,
+        "lessons": list(node.lessons),
+        "tools": list(tools),
+        "turns": min(team.turns, role.turns) if kind in ("tools", "program") else None,
+        "gives": role.gives if kind != "program" and not role.answers else None,
+        "marked": role.marked or None if kind != "program" else None,
+        "model": get_wire_name(node.model) if node.model and node.model != team.model else None,
+        "temperature": role.temperature,
+        "max_tokens": min(longest) if role.max_tokens is not None else None,
+    }
+    empty = (None, "", [])
+    return {key: value for key, value in row.items() if key == "inputs" or value not in empty}
 
-    def _kind(self, node: Node) -> str:
-        role = find(self.roles, node.role)
-        if role.act == "ask":
-            return "with_tools" if self._tools(node) else "asked"
-        return "programmed" if role.act == "program" else "voted"
 
-    def _tools(self, node: Node) -> tuple[str, ...]:
-        return self.team.tool_names(node) if find(self.roles, node.role).act == "ask" else ()
+def describe_tool(team: Team, name: str) -> dict[str, Any]:
+    """Return a tool as the API describes it; one that nobody defined takes any arguments."""
+    function = (team.tools or {}).get(name) or (python_tool() if name == PYTHON else None)
+    if function is None:
+        return {"name": name, "description": name, "parameters": {"type": "object", "properties": {}}}
+    tool = function.tool
+    return {"name": name, "description": tool.description, "parameters": tool.parameters}
 
-    def _head(self) -> str:
-        picture = "\n".join(f"    {line}" for line in shape(self.graph))
-        runs = bool({"programmed"} & self.kinds or "python" in self.used)
-        words = {
-            "import asyncio": True,
-            "import contextlib": runs,
-            "import json": bool(self.used),
-            "import os": True,
-            "import re": bool({"asked", "with_tools", "programmed", "voted"} & self.kinds),
-            "import signal": runs,
-            "import sys": runs,
-            "import tempfile": runs,
-            "from collections.abc import Awaitable, Callable, Sequence": True,
-            "from pathlib import Path": runs,
-            "from typing import Annotated, Any, NotRequired, TypedDict": True,
-            "from weakref import WeakKeyDictionary": True,
-        }
-        imports = "\n".join(line for line, needed in words.items() if needed)
-        return (
-            f'"""\nAn agent graph on LangGraph, exported from Edgewise, which it does not need.\n\n{picture}\n\n'
-            'Ask it with `python graph.py "your question"`, or `await ask(...)`; `graph` is an ordinary compiled graph.'
-            f'\n"""\n\n{imports}\n\nfrom langgraph.graph import END, START, StateGraph\n'
-            "from langgraph.types import Overwrite\nfrom openai import AsyncOpenAI\n"
+
+def find_server(graph: Graph, team: Team) -> str | None:
+    """Return the server that the models name, None for OpenAI's. Raises GraphError for several."""
+    names = dict.fromkeys(filter(None, (team.model, *(node.model for node in graph.nodes))))
+    urls = sorted({get_server(name) for name in names if name.startswith(("http://", "https://"))})
+    others = [name for name in names if not name.startswith(("http://", "https://"))]
+    if len(urls) > 1 or (urls and others):
+        raise GraphError(
+            "An exported module asks one server, and the nodes' models are on several: put one gateway before them."
         )
-
-    def _constants(self) -> str:
-        sampling = {key: getattr(self.sampling, key) for key in ("temperature", "top_p", "max_tokens")}
-        sampling["stop"] = list(self.sampling.stop) or None
-        known = ", ".join(f'"{key}": {value!r}' for key, value in sampling.items() if value is not None)
-        url = self._server()
-        fallback = f" or {quoted(url)}" if url else ""
-        comment = "" if url else "  # None: api.openai.com"
-        return (
-            f'\nMODEL = os.environ.get("MODEL", {quoted(wire_name(self.model) if self.model else "gpt-4o-mini")})\n'
-            f'BASE_URL = os.environ.get("OPENAI_BASE_URL"){fallback or " or None"}{comment}\n'
-            'API_KEY = os.environ.get("OPENAI_API_KEY", "none")\n'
-            f"SAMPLING: dict[str, Any] = {{{known}}}\n"
-            f"NODE_SECONDS = {self.seconds!r}\n"
-            f"EXIT = {quoted(self.graph.exit)}\n"
-            f"HEARD, LESSONS, PART = {quoted(act.HEARD)}, {quoted(act.LESSONS)}, {quoted(act.PART)}\n"
-            f"FORM = {quoted(act.FORM)}\n"
-        )
-
-    def _server(self) -> str:
-        """The server that the models name, if they name one. Raises GraphError for several."""
-        names = dict.fromkeys(filter(None, (self.model, *(node.model for node in self.graph.nodes))))
-        urls = sorted({server_of(name) for name in names if name.startswith(("http://", "https://"))})
-        others = [name for name in names if not name.startswith(("http://", "https://"))]
-        if len(urls) > 1 or (urls and others):
-            raise GraphError(
-                "An exported module asks one server, and the nodes' models are on several: put one gateway before them."
-            )
-        return urls[0] if urls else ""
-
-    def _fixed(self) -> str:
-        text = export_templates
-        program = text.PYTHON.replace("SECONDS_OF_A_PROGRAM", repr(act.PROGRAM_SECONDS))
-        program = program.replace("CPU_SECONDS", str(math.ceil(act.PROGRAM_SECONDS)))
-        state = text.STATE.replace("SHOWN_SIGNS", str(act.SHOWN))
-        checked = text.CHECKED
-        for name in ("VERDICT", "RESULT", "LISTED"):
-            checked = checked.replace(f"{name}_PATTERN", _pattern(getattr(act, name)))
-        blocks = text.BLOCKS.replace("BLOCK_PATTERN", _pattern(BLOCK))
-        blocks = blocks.replace("SOURCE_OF_CODE_IN", getsource(code_in))
-        programmed = text.PROGRAM.replace("PROBLEM_TEXT", quoted(act.PROBLEM))
-        programmed = programmed.replace("NO_PROGRAM_TEXT", quoted(act.NO_PROGRAM))
-        runs = "programmed" in self.kinds or "python" in self.used
-        chosen = (
-            (state, True),
-            (checked, bool({"asked", "with_tools"} & self.kinds)),
-            (text.ASKED, "asked" in self.kinds),
-            (text.ASKED_WITH_TOOLS, "with_tools" in self.kinds),
-            (program, runs),
-            (text.PYTHON_TOOL, "python" in self.used),
-            (blocks, bool({"programmed", "voted"} & self.kinds)),
-            (programmed, "programmed" in self.kinds),
-            (text.VOTED.replace("SOURCE_OF_SAME", getsource(act.same)), "voted" in self.kinds),
-            (text.LOOPS, bool(self.graph.loops)),
-            (text.ENDS, True),
-        )
-        return "".join(part for part, needed in chosen if needed) + "".join(map(self._stub, self.stubs))
-
-    def _stub(self, name: str) -> str:
-        """What stands for a tool of the user's."""
-        sentence = quoted(f"the tool {name} is not connected")
-        return export_templates.STUB.format(function=self.functions[name], sentence=sentence)
-
-    # ---- nodes and edges ---------------------------------------------------------------------------
-
-    def _table(self) -> str:
-        rows = "".join(f"    {quoted(node.name)}: {self._call(node)},\n" for node in self.graph.nodes)
-        table = f"# ---- the graph {'-' * 84}\n\n"
-        return f"\n\n{table}{self._described()}NODES = {{\n{rows}}}\n"
-
-    def _described(self) -> str:
-        if not self.used:
-            return ""
-        rows = []
-        for name in self.used:
-            known = (self.team.tools or {}).get(name) or (python_tool() if name == "python" else None)
-            schema = {
-                "name": name,
-                "description": known.tool.description if known else name,
-                "parameters": known.tool.parameters if known else ANYTHING,
-            }
-            data = textwrap.indent(_python(schema), "        ").lstrip()
-            rows.append(f"    {quoted(name)}: (\n        {data},\n        {self.functions[name]},\n    ),\n")
-        return f"TOOLS: dict[str, tuple[dict[str, Any], Callable[..., Awaitable[str]]]] = {{\n{''.join(rows)}}}\n"
-
-    def _call(self, node: Node) -> str:
-        """The expression that makes a node."""
-        role, kind = find(self.roles, node.role), self._kind(node)
-        given: dict[str, str] = {"hears": _names(self.graph.before[node.name])}
-        if loop := flow(self.graph).by_target.get(node.name):
-            given["back"] = quoted(loop.source)
-        if kind == "voted":
-            if role.act == "weighted":
-                heard = flow(self.graph).hears(node.name, 1)
-                given["weights"] = _python({name: self.graph[name].weight for name in heard})
-        else:
-            given |= self._asking(node, role, kind)
-        arguments = "".join(f"\n        {key}={value}," for key, value in given.items())
-        return f"{kind}(\n        {quoted(node.name)},{arguments}\n    )"
-
-    def _asking(self, node: Node, role: Role, kind: str) -> dict[str, str]:
-        given: dict[str, str] = {}
-        told = role.prompt if node.prompt is None else node.prompt
-        if told:
-            given["told"] = _wrapped(told)
-        if node.lessons:
-            given["lessons"] = textwrap.indent(_python(node.lessons), "        ").lstrip()
-        if kind == "with_tools":
-            given["tools"] = _names(self._tools(node))
-        if kind in ("with_tools", "programmed"):
-            given["turns"] = repr(min(self.team.turns, role.turns))
-        if kind != "programmed" and (role.marked or not role.answers):
-            given["gives"] = quoted("result" if role.marked else role.gives)
-        if node.model and node.model != self.model:
-            given["model"] = quoted(wire_name(node.model))
-        if role.temperature is not None:
-            given["temperature"] = repr(role.temperature)
-        if role.max_tokens is not None:
-            given["max_tokens"] = repr(min(filter(None, (role.max_tokens, self.sampling.max_tokens))))
-        return given
-
-    def _wiring(self) -> str:
-        lines = [
-            "builder = StateGraph(State)",
-            'builder.add_node("graph.begin", begin)',
-            'builder.add_node("graph.answer", answer)',
-            "for name, node in NODES.items():\n    builder.add_node(name, node)",
-            *(f"builder.add_node({quoted(f'{loop.source}.done')}, done)" for loop in self.graph.loops),
-            'builder.add_edge(START, "graph.begin")',
-            *self._edges(),
-            'builder.add_edge("graph.answer", END)',
-        ]
-        return (
-            "\n"
-            + "\n".join(lines)
-            + f"\n\ngraph = builder.compile().with_config(recursion_limit={self._steps()})\n"
-        )
-
-    def _edges(self) -> Iterator[str]:
-        """Edges from a loop's source start where it is done; a node with several waits for all of them."""
-        ends = {loop.source: f"{loop.source}.done" for loop in self.graph.loops}
-        for name, before in self.graph.before.items():
-            starts = [ends.get(one, one) for one in before] or ["graph.begin"]
-            start = quoted(starts[0]) if len(starts) == 1 else _names(starts)
-            yield f"builder.add_edge({start}, {quoted(name)})"
-        for loop in self.graph.loops:
-            ways = {True: loop.target, False: ends[loop.source]}
-            text = ", ".join(f"{key}: {quoted(value)}" for key, value in ways.items())
-            decide = f"again({quoted(loop.source)}, rounds={loop.rounds})"
-            yield f"builder.add_conditional_edges({quoted(loop.source)}, {decide}, {{{text}}})"
-        last = ends.get(self.graph.exit, self.graph.exit)
-        yield f'builder.add_edge({quoted(last)}, "graph.answer")'
-
-    def _steps(self) -> int:
-        """The most steps that the graph can take."""
-        return most_runs(self.graph) + len(self.graph.loops) + 5
+    return urls[0] if urls else None
 
 
-def _pattern(pattern: re.Pattern[str]) -> str:
-    """A pattern and its flags, as arguments of re.compile."""
-    named = [f"re.{flag.name}" for flag in (re.IGNORECASE, re.DOTALL, re.MULTILINE) if pattern.flags & flag]
-    return ", ".join([f'r"{pattern.pattern}"', " | ".join(named)])
+# ---- copies of definitions -------------------------------------------------------------------------
 
 
-def quoted(text: str) -> str:
-    """A Python literal."""
-    return repr(text) if '"' in text and "'" not in text else json.dumps(text, ensure_ascii=False)
+class Statement(NamedTuple):
+    """A top-level statement: the name that it defines ("" for none), the names that it uses, and its text."""
+
+    name: str
+    uses: frozenset[str]
+    text: str
 
 
-def _names(names: Iterable[str]) -> str:
-    return f"[{', '.join(map(quoted, names))}]"
+class Source(NamedTuple):
+    """A module: the first line of its docstring, its imports as (module, name in it or "") by name, and the rest."""
+
+    title: str
+    imports: dict[str, tuple[str, str]]
+    statements: list[Statement]
+
+    def find(self, name: str) -> Statement | None:
+        """Return the statement that defines a name."""
+        return next((statement for statement in self.statements if statement.name == name), None)
 
 
-def _python(value: Any) -> str:
-    """Plain data as a Python literal in the style of the module, over several lines where it is long."""
-    if isinstance(value, Mapping):
-        items = [f"{quoted(str(key))}: {_python(each)}" for key, each in value.items()]
-        return _joined("{", items, "}")
-    if isinstance(value, Sequence) and not isinstance(value, str):
-        return _joined("[", [_python(each) for each in value], "]")
-    return _wrapped(value, "") if isinstance(value, str) else repr(value)
+def copy_definitions(values: Mapping[str, Any]) -> str:
+    """Return all that exported/graph.py needs, imports first, with values in place of some constants."""
+    sources: dict[str, Source] = {}
+    load_sources(ROOT, values, sources)
+
+    # Follow names from the root's statements. Names of the standard library and of packages end in an import.
+    todo = [(ROOT, statement) for statement in sources[ROOT].statements]
+    chosen: set[tuple[str, Statement]] = set()
+    imports: set[tuple[str, str]] = set()
+    while todo:
+        module, statement = todo.pop()
+        if (module, statement) in chosen:
+            continue
+        chosen.add((module, statement))
+        for name in statement.uses:
+            origin, attribute = sources[module].imports.get(name, (module, name))
+            if origin not in sources:
+                imports.add((origin, attribute))
+            elif definition := sources[origin].find(name):
+                todo.append((origin, definition))
+
+    # A module comes after those that it imports, so that each definition finds what it needs while it runs.
+    text = write_imports(imports)
+    for module, source in sources.items():
+        statements = [x for x in source.statements if (module, x) in chosen]
+        if statements:
+            text += f"\n\n# ---- {source.title} {'-' * (WIDTH - 14 - len(source.title))}\n\n"
+            text += "".join(statement.text for statement in statements).lstrip("\n")
+    return f"{text}\n"
 
 
-def _joined(start: str, items: Sequence[str], end: str) -> str:
-    line = f"{start}{', '.join(items)}{end}"
-    if len(line) <= WIDTH and "\n" not in line:
-        return line
-    inside = textwrap.indent("".join(f"{item},\n" for item in items), "    ")
-    return f"{start}\n{inside}{end}"
+def load_sources(module: str, values: Mapping[str, Any], sources: dict[str, Source]) -> None:
+    """Read a module into `sources`, after all modules of Edgewise that it imports."""
+    package, _, name = module.rpartition(".")
+    text = fill_in(files(package).joinpath(f"{name}.py").read_text("utf-8"), values)
+    docstring, *body = ast.parse(text).body
+    lines, end = text.splitlines(), docstring.end_lineno or 0
+    title = ast.get_docstring(ast.parse(text)) or ""
+    source = Source(title.partition("\n")[0].rstrip("."), {}, [])
+    for node in body:
+        # A statement's text begins where the one before it ended, so it has the comments and blank lines above it.
+        text, end = "".join(f"\n{line}" for line in lines[end : node.end_lineno]), node.end_lineno or 0
+        match node:
+            case ast.Import(names=names):
+                source.imports.update({alias.name: (alias.name, "") for alias in names})
+            case ast.ImportFrom(module=str(origin), names=names):
+                source.imports.update({alias.name: (origin, alias.name) for alias in names})
+            case ast.Expr(value=ast.Constant()):
+                # The description of a constant belongs to it.
+                last = source.statements.pop()
+                source.statements.append(last._replace(text=last.text + text))
+            case _:
+                uses = frozenset(x.id for x in ast.walk(node) if isinstance(x, ast.Name))
+                source.statements.append(Statement(defined_name(node), uses, text))
+    for origin, _ in source.imports.values():
+        if origin.startswith("edgewise.") and origin not in sources:
+            load_sources(origin, values, sources)
+    sources[module] = source
 
 
-def _wrapped(text: str, indent: str = "        ") -> str:
-    """A text as a literal, over several lines where it is long."""
-    if len(text) <= WIDTH - 20 and "\n" not in text.strip():
-        return quoted(text)
-    pieces = [piece for line in text.splitlines(keepends=True) for piece in _pieces(line)]
-    lines = "".join(f"\n{indent}    {quoted(piece)}" for piece in pieces)
-    return f"({lines}\n{indent})"
+def defined_name(node: ast.stmt) -> str:
+    """Return the name that a statement defines, "" for none."""
+    match node:
+        case ast.FunctionDef(name=name) | ast.AsyncFunctionDef(name=name) | ast.ClassDef(name=name):
+            return name
+        case ast.Assign(targets=[ast.Name(id=name)]) | ast.AnnAssign(target=ast.Name(id=name)):
+            return name
+    return ""
 
 
-def _pieces(line: str) -> list[str]:
-    """A line cut behind blanks; the pieces together are the line."""
-    pieces, rest = [], line
-    while len(rest) > WIDTH - 20 and (cut := rest.rfind(" ", 1, WIDTH - 20)) > 0:
-        pieces.append(rest[: cut + 1])
-        rest = rest[cut + 1 :]
-    return [*pieces, rest]
+def fill_in(text: str, values: Mapping[str, Any]) -> str:
+    """Replace the values of constants in the text of a module."""
+    lines = text.splitlines()
+    # From the last to the first, so that the lines before keep their numbers.
+    for node in reversed(ast.parse(text).body):
+        if isinstance(node, ast.Assign | ast.AnnAssign) and node.value and defined_name(node) in values:
+            first, last = node.value.lineno - 1, (node.value.end_lineno or 0) - 1
+            literal = write_literal(values[defined_name(node)])
+            head, tail = lines[first][: node.value.col_offset], lines[last][node.value.end_col_offset :]
+            lines[first : last + 1] = f"{head}{literal}{tail}".splitlines()
+    return "\n".join(lines)
 
 
-def _identifiers(names: Iterable[str]) -> dict[str, str]:
-    """A function's name for each tool, all different."""
-    found: dict[str, str] = {}
-    for name in names:
-        plain = re.sub(r"^(?=\d)", "_", re.sub(r"[^0-9A-Za-z_]", "_", name)) + "_tool"
-        taken = set(found.values())
-        found[name] = next(each for each in _numbered(plain) if each not in taken)
-    return found
+def write_literal(value: Any) -> str:
+    """Return plain data as a Python literal; of a table each row begins a line."""
+    if isinstance(value, Code):
+        return value
+    if not isinstance(value, dict) or not value:
+        return pformat(value, width=WIDTH)
+    rows = ""
+    for key, item in value.items():
+        head = f"    {key!r}: "
+        literal = pformat(item, width=max(40, WIDTH - len(head)), sort_dicts=False)
+        rows += head + literal.replace("\n", "\n" + " " * len(head)) + ",\n"
+    return f"{{\n{rows}}}"
 
 
-def _numbered(name: str) -> Iterator[str]:
-    yield name
-    yield from (f"{name}_{number}" for number in count(2))
+def write_imports(imports: set[tuple[str, str]]) -> str:
+    """Return import statements in ruff's order: the standard library first, modules before names out of modules."""
+    blocks = []
+    for is_standard in (True, False):
+        block = [x for x in imports if (x[0].partition(".")[0] in sys.stdlib_module_names) == is_standard]
+        lines = sorted(f"import {module}" for module, name in block if not name)
+        for module in sorted({module for module, name in block if name}):
+            names = [name for origin, name in block if origin == module and name]
+            # Constants, then classes, then functions.
+            names.sort(key=lambda name: (not name.isupper(), not name[0].isupper(), name))
+            lines.append(f"from {module} import {', '.join(names)}")
+        blocks.append("\n".join(lines))
+    return "\n\n".join(filter(None, blocks))

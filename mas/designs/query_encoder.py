@@ -27,8 +27,8 @@ from numpy.typing import NDArray
 
 from edgewise.toolkit.errors import ModelError
 from edgewise.toolkit.model.embedded.catalogue import ENCODER as MINILM
-from edgewise.toolkit.model.embedded.download import encoder as minilm_files
-from edgewise.toolkit.model.openai_format import vector
+from edgewise.toolkit.model.embedded.download import pull_encoder as minilm_files
+from edgewise.toolkit.model.openai_format import read_vector
 from edgewise.toolkit.tracking.events import StageStarted
 from edgewise.toolkit.types import BilledTo, BlockingCall, Message, Plan, Reply, Request
 
@@ -50,19 +50,19 @@ So what comes of a text does not depend on the texts beside it, to the last bit.
 Vectors = NDArray[np.float32]
 
 
-def asks(name: str) -> bool:
+def is_client_model(name: str) -> bool:
     """Whether this encoder is a model of the client, which has a price."""
     return name not in (AUTO, HASHING, MINILM)
 
 
-def encoded(name: str, texts: Sequence[str]) -> Plan[Vectors]:
+def encode(name: str, texts: Sequence[str]) -> Plan[Vectors]:
     """
     (N, D) features of texts by the encoder of that name; rows have length 1, or 0 where a text has nothing to say.
 
     A text that the client's model could not take has zeros. Raises ModelError where the encoder can't be had, or gave
     no vector at all.
     """
-    name = yield from settled(name)
+    name = yield from resolve_encoder(name)
     new = list(dict.fromkeys(texts))
     known = dict(zip(new, (yield from _new(name, new)), strict=True)) if new else {}
     if len({found.size for found in known.values()}) > 1:
@@ -70,7 +70,7 @@ def encoded(name: str, texts: Sequence[str]) -> Plan[Vectors]:
     return np.stack([known[text] for text in texts]) if len(texts) else np.zeros((0, 0), np.float32)
 
 
-def settled(name: str) -> Plan[str]:
+def resolve_encoder(name: str) -> Plan[str]:
     """The name of the encoder that "auto" stands for on this machine, with a note; any other name as it is."""
     if name != AUTO:
         return name
@@ -82,16 +82,16 @@ def settled(name: str) -> Plan[str]:
 
 def _new(name: str, texts: Sequence[str]) -> Plan[Iterable[Vectors]]:
     if name == HASHING:
-        return hashed(texts)
+        return hash_texts(texts)
     if name == MINILM:
-        return (yield BlockingCall(sentences, (texts,)))
+        return (yield BlockingCall(embed_sentences, (texts,)))
     return (yield from _asked(name, texts))
 
 
 # ---- hashing ---------------------------------------------------------------------------------------
 
 
-def hashed(texts: Sequence[str]) -> Vectors:
+def hash_texts(texts: Sequence[str]) -> Vectors:
     """
     (N, `HASHED`) signed hashes of words, pairs of words and pieces of words, each 1 + log of its count.
 
@@ -129,7 +129,7 @@ def _unit(rows: Vectors) -> Vectors:
 # ---- minilm ----------------------------------------------------------------------------------------
 
 
-def sentences(texts: Sequence[str]) -> Vectors:
+def embed_sentences(texts: Sequence[str]) -> Vectors:
     """
     (N, 384) means of the last layer of all-MiniLM-L6-v2 over a text's tokens, length 1.
 
@@ -235,7 +235,7 @@ def _asked(name: str, texts: Sequence[str]) -> Plan[list[Vectors]]:
     """The vectors of an embedding model, scaled to length 1; zeros for a blank text and one that failed."""
     asked = [text for text in texts if text.strip()]
     replies: list[Reply] = yield [_ask(name, text) for text in asked]
-    found = {text: vector(reply) for text, reply in zip(asked, replies, strict=True) if not reply.failed}
+    found = {text: read_vector(reply) for text, reply in zip(asked, replies, strict=True) if not reply.failed}
     if not found:
         reason = replies[0].error if replies else "all texts are blank"
         raise ModelError(f"{name} gave no vector for any query: {reason}")
@@ -245,4 +245,4 @@ def _asked(name: str, texts: Sequence[str]) -> Plan[list[Vectors]]:
 
 
 def _ask(name: str, text: str) -> Plan[Reply]:
-    return (yield Request(name, (Message("user", text),), payer=BilledTo("encoder"), embeds=True))
+    return (yield Request(name, (Message("user", text),), payer=BilledTo("encoder"), is_embedding=True))

@@ -1,18 +1,20 @@
-"""A graph run on one query, as a rollout: one step whose `calls` hold the rollouts of its agents."""
+"""A graph run on one query, as a rollout: one step whose subrollouts are those of its nodes."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from functools import partial
 
 from edgewise.mas.graph.graph import Graph
-from edgewise.mas.runtime.context import UNLIMITED, Context, GraphLimits, NodeRun, Process, emit_reward
+from edgewise.mas.runtime.context import (
+    UNLIMITED,
+    GraphLimits,
+    ProcessReward,
+    RunContext,
+)
 from edgewise.mas.runtime.node import NodeOutput, Team
-from edgewise.mas.runtime.node_cache import Shared
-from edgewise.mas.runtime.schedule import standing
+from edgewise.mas.runtime.node_cache import NodeCache
+from edgewise.mas.runtime.schedule import latest_output
 from edgewise.toolkit.run.driver import Drive
-from edgewise.toolkit.types import AsyncHost, Example, Message, Plan, Rollout, Step, Stop, Usage
-
-__all__ = ["GraphLimits", "GraphRun", "NodeRun", "Shared", "emit_reward", "graph_run"]
+from edgewise.toolkit.types import AsyncHost, Example, Message, Plan, Rollout, Step, StopReason, Usage
 
 ROLE = "graph"
 
@@ -20,11 +22,11 @@ ROLE = "graph"
 @dataclass(frozen=True, slots=True)
 class GraphRun:
     """
-    What came of a graph run.
+    Result of a graph run.
 
-    `outcomes` has those of each node, one for each round that it ran. `reused` are nodes that were taken from another
-    run of the group: their rollouts are in `rollout` too, though nothing was paid for them here. `rewards` is what was
-    emitted for nodes.
+    `outcomes` holds the outputs of each node, one for each round that it ran. `reused` are nodes whose output came
+    from another run of the group: their rollouts are in `rollout` too, though nothing was paid for them here.
+    `rewards` are the process rewards of nodes.
     """
 
     graph: Graph
@@ -34,7 +36,7 @@ class GraphRun:
     rewards: Mapping[str, float] = field(default_factory=dict)
 
 
-def graph_run(
+def run_graph(
     graph: Graph,
     team: Team,
     example: Example,
@@ -42,89 +44,86 @@ def graph_run(
     sample: int,
     seed: int,
     limits: GraphLimits = UNLIMITED,
-    shared: Shared | None = None,
+    cache: NodeCache | None = None,
     version: str | None = None,
-    rewards: Process | None = None,
-    ahead: bool = True,
+    process_reward: ProcessReward | None = None,
+    eager: bool = True,
 ) -> Plan[GraphRun]:
     """
-    Run a graph on a query: what its exit says is the answer.
+    Run a graph on a query; the output of its exit is the answer.
 
-    Every node draws with a seed made of `seed`, the query, `sample` and what the node is. Nodes that fail, take too
-    long or meet a limit end with an outcome that says so; others go on without them. Which node meets a limit of calls
-    or tokens may depend on timing. `rewards` is called when a node ends. Raises GraphError for a role or a tool that
-    does not exist, before anything is paid, and whatever the driver raises.
+    Every node draws with a seed derived from `seed`, the query, `sample` and the node's content. Nodes that fail, take
+    too long or reach a limit end with an output that says so; others go on without them. Which node reaches a limit of
+    calls or tokens may depend on timing. `process_reward` is called when a node ends. Raises GraphError for an unknown
+    role or a missing tool before anything is paid, and all errors of the driver.
     """
-    make = partial(
-        Context,
-        graph,
-        team,
-        example,
-        sample=sample,
-        seed=seed,
-        limits=limits,
-        shared=shared,
-        process=rewards,
-        ahead=ahead,
-    )
-    context: Context = yield AsyncHost(partial(_invoked, make))
+
+    async def invoke(drive: Drive) -> RunContext:
+        from edgewise.mas.runtime.langgraph_compiler import compile_plain
+
+        context = RunContext(
+            graph,
+            team,
+            example,
+            drive,
+            sample=sample,
+            seed=seed,
+            limits=limits,
+            cache=cache,
+            process_reward=process_reward,
+            eager=eager,
+        )
+        query = example.messages[-1].content if example.messages else ""
+        async with context.supervise():
+            context.start_entries()
+            # No stream of states: the outputs of nodes are in the context.
+            await compile_plain(graph).ainvoke({"query": query}, context=context, stream_mode=[])
+        return context
+
+    context: RunContext = yield AsyncHost(invoke)
     outcomes = {name: tuple(context.outcomes[name]) for name in graph.order}
-    rollout = _rollout(graph, example, outcomes, sample, seed, version)
+    rollout = build_rollout(
+        graph, example, outcomes, sample, seed, graph.version if version is None else version
+    )
     return GraphRun(graph, rollout, outcomes, frozenset(context.reused), context.rewards)
 
 
-def inner_run(run: GraphRun, name: str, example: Example) -> GraphRun | None:
+def extract_inner_run(run: GraphRun, name: str, example: Example) -> GraphRun | None:
     """
-    What the graph that ends at a node came to in this run.
+    Return the run of the graph that ends at a node, as part of this run.
 
-    Run by itself it would have said the same, as a node draws with a seed made of what it is and what it hears (where
-    its equal is left out, another draw of the same). None where the node said nothing, the run's own limits were met on
-    the way to it, or it is in a loop that goes beyond it.
+    Run by itself it would give the same outputs, as a node draws with a seed derived from its content and from what it
+    receives (where an equal node is left out, with another draw of the same distribution). None if the node has no
+    text, a limit of this run was reached on the way to it, or it is in a loop that goes beyond it.
     """
-    graph = run.graph.up_to(name)
-    outcomes = {each: run.outcomes[each] for each in graph.order}
-    met = any(x.ended == "limit" for said in outcomes.values() for x in said)
-    cut = (run.graph.body(loop) for loop in run.graph.loops if loop not in graph.loops)
-    if met or not standing(outcomes[name]).heard or any(outcomes.keys() & set(body) for body in cut):
+    graph = run.graph.subgraph_to(name)
+    outcomes = {node: run.outcomes[node] for node in graph.order}
+    is_limited = any(outcome.status == "limit" for rounds in outcomes.values() for outcome in rounds)
+    lost_bodies = [run.graph.loop_body(loop) for loop in run.graph.loops if loop not in graph.loops]
+    if is_limited or not latest_output(outcomes[name]).has_text:
         return None
-    whole = run.rollout
-    rollout = _rollout(graph, example, outcomes, whole.sample, whole.seed, None)
+    if any(not outcomes.keys().isdisjoint(body) for body in lost_bodies):
+        return None
+    rollout = build_rollout(graph, example, outcomes, run.rollout.sample, run.rollout.seed, graph.version)
     return GraphRun(graph, rollout, outcomes)
 
 
-async def _invoked(make: "partial[Context]", drive: Drive) -> Context:
-    """Run the compiled graph in a fresh context, and leave nothing behind that still runs."""
-    from edgewise.mas.runtime.langgraph_compiler import plain
-
-    context = make(drive)
-    query = context.example.messages[-1].content if context.example.messages else ""
-    async with context.running():
-        context.begin()
-        # No stream: what came of the nodes is in the context.
-        await plain(context.graph).ainvoke({"query": query}, context=context, stream_mode=[])
-    return context
-
-
-def _rollout(
+def build_rollout(
     graph: Graph,
     example: Example,
     outcomes: Mapping[str, tuple[NodeOutput, ...]],
     sample: int,
     seed: int,
-    version: str | None,
+    version: str,
 ) -> Rollout:
-    said = standing(outcomes[graph.exit])
-    calls = tuple(x.rollout for name in graph.order for x in outcomes[name] if x.rollout)
-    step = Step(example.messages, Message("assistant", said.answer), Usage(), calls=calls)
-    stop, error = _stop(said)
-    named = graph.version if version is None else version
-    return Rollout(example.id, ROLE, sample, (step,), stop, seed=seed, version=named, error=error)
-
-
-def _stop(said: NodeOutput) -> tuple[Stop, str]:
-    """Why the run ended, and what is wrong if its exit said nothing."""
-    if said.heard:
-        return ("length" if said.rollout and said.rollout.stop == "length" else "stop"), ""
-    return (
-        "timeout" if said.ended == "timeout" else "failed"
-    ), f"node {said.node!r} {said.ended}: {said.error}"
+    """Return the outputs of a graph's nodes as one rollout, which failed if the exit has no text."""
+    last = latest_output(outcomes[graph.exit])
+    runs = tuple(x.rollout for name in graph.order for x in outcomes[name] if x.rollout)
+    # No usage of its own: the subrollouts carry theirs.
+    step = Step(example.messages, Message("assistant", last.answer), Usage(), subrollouts=runs)
+    stop: StopReason = "length" if last.rollout and last.rollout.stop == "length" else "stop"
+    error = ""
+    if not last.has_text:
+        stop = "timeout" if last.status == "timeout" else "failed"
+        error = f"node {last.node!r} {last.status}: {last.error}"
+    return Rollout(example.id, ROLE, sample, (step,), stop, seed=seed, version=version, error=error)

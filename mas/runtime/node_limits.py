@@ -1,8 +1,14 @@
 """
-A node's plan, held to the limits of its graph run and kept from breaking it.
+Limits of a graph run on the plan of one node, and failures of the node as values.
 
-Whatever breaks in the node itself (its plan, a tool) becomes a value, `Broke`: as an exception it would stop the
-whole program. Errors of the driver and the client are not touched: they are the program's.
+A plan is a generator that yields requests and receives replies. `meter_plan` stands between it and the driver:
+
+    plan ──Request──► meter ──► ledger of the graph run: is there room? ──► driver
+    plan ◄──Reply──── meter ◄── booked ◄──────────────────────────────────── reply
+
+What breaks in the node itself (its plan, a tool) becomes a value, `NodeFailure`: an exception in one plan would make the
+driver cancel the whole program. Errors of Edgewise (limits of the program, a client that is down) do concern the
+program, and pass.
 """
 
 import asyncio
@@ -12,7 +18,7 @@ from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
 
-from edgewise.toolkit.budget.ledger import Ledger
+from edgewise.toolkit.budget.ledger import Ledger, Reservation
 from edgewise.toolkit.errors import EdgewiseError, LimitReached
 from edgewise.toolkit.run.driver import Drive, plan_request
 from edgewise.toolkit.types import AsyncHost, BlockingCall, Message, Plan, Reply, Request, Step, T
@@ -21,8 +27,8 @@ Call = tuple[Request, Reply]
 
 
 @dataclass(frozen=True, slots=True)
-class Broke:
-    """What a plan or a tool raised."""
+class NodeFailure:
+    """An exception that a plan or a tool raised."""
 
     error: Exception
 
@@ -32,8 +38,8 @@ class Meter:
     """
     The calls of one node, in the order in which they were answered.
 
-    `ledger` is that of the graph run, None where nothing is limited; `stopped` says which limit stopped the node.
-    `emitted` are the process rewards that it emitted.
+    `ledger` is that of the graph run, None where nothing is limited; `stopped` says which limit stopped the node, ""
+    for none. `emitted` holds the process rewards that code of the node emitted.
     """
 
     ledger: Ledger | None = None
@@ -43,116 +49,120 @@ class Meter:
 
     @property
     def steps(self) -> tuple[Step, ...]:
-        """The calls as steps of a rollout: of a node that ended before it could tell."""
-        return tuple(Step(asked.messages, got.message, got.usage, got.latency) for asked, got in self.calls)
+        """The calls as steps of a rollout, for a node that was stopped before its rollout was complete."""
+        return tuple(
+            Step(request.messages, reply.message, reply.usage, reply.latency) for request, reply in self.calls
+        )
 
-    async def ask(self, request: Request, drive: Drive) -> Reply:
-        """Ask if the run's limits allow it; a reply that failed says that they do not."""
-        if self.ledger is None:
-            return await drive(plan_request(request))
+    async def reserve(self, ledger: Ledger, request: Request) -> Reservation | None:
+        """Set a call's largest cost aside; None if a limit of the graph run leaves no room for it."""
         try:
-            ticket = await self.ledger.reserve(request)
+            return await ledger.reserve(request)
         except LimitReached as reached:
-            self.stopped = _short(reached)
+            self.stopped = f"{str(reached).partition(':')[0]} in this graph run"
+            return None
+
+    async def ask(self, ledger: Ledger, request: Request, drive: Drive) -> Reply:
+        """Ask if the limits allow it; else return a failed reply that names the limit."""
+        ticket = await self.reserve(ledger, request)
+        if ticket is None:
             return Reply(Message("assistant", ""), "failed", error=self.stopped)
         try:
             reply = await drive(plan_request(request))
         except asyncio.CancelledError:
-            # It may be billed all the same, so it counts as the most that it can be.
-            self.ledger.settle(ticket, Reply(Message("assistant", ""), "timeout"))
+            # A call that is given up may be billed all the same, so it counts as the most that it can be.
+            ledger.settle(ticket, Reply(Message("assistant", ""), "timeout"))
             raise
         except BaseException:
-            self.ledger.release(ticket)
+            ledger.release(ticket)
             raise
-        self.ledger.settle(ticket, reply)
+        ledger.settle(ticket, reply)
         return reply
 
     async def charge(self, calls: list[Call]) -> None:
-        """Book calls that another run paid for, as if this one had made them; ends at the first too many."""
+        """Book calls that another run paid for as if this one had made them; stop at the first too many."""
         for request, reply in calls:
             if self.ledger is not None:
-                try:
-                    ticket = await self.ledger.reserve(request)
-                except LimitReached as reached:
-                    self.stopped = _short(reached)
+                ticket = await self.reserve(self.ledger, request)
+                if ticket is None:
                     return
                 self.ledger.settle(ticket, reply)
             self.calls.append((request, reply))
 
 
-def metered(plan: Plan[T], meter: Meter) -> Plan[T | Broke]:
-    """The same plan with its calls metered; `Broke` in place of its value where it raised an exception."""
+def meter_plan(plan: Plan[T], meter: Meter) -> Plan[T | NodeFailure]:
+    """Run a plan with its calls metered; return `NodeFailure` in place of its value if it raises."""
     answer: Any = None
     try:
         while True:
+            # One step of the plan. A failure of what it yielded is raised inside it, so that it may handle it.
             try:
-                want = plan.throw(answer.error) if isinstance(answer, Broke) else plan.send(answer)
+                want = plan.throw(answer.error) if isinstance(answer, NodeFailure) else plan.send(answer)
             except StopIteration as done:
                 return done.value
             except EdgewiseError:
                 raise
             except Exception as error:
-                return Broke(error)
-            answer = yield from _got(want, meter)
+                return NodeFailure(error)
+
+            match want:
+                case Request():
+                    ledger = meter.ledger
+                    answer = yield want if ledger is None else AsyncHost(partial(meter.ask, ledger, want))
+                    meter.calls.append((want, answer))
+                case list():
+                    results = yield [meter_plan(other, meter) for other in want]
+                    answer = next((x for x in results if isinstance(x, NodeFailure)), results)
+                case BlockingCall():
+                    answer = yield BlockingCall(catch_failures(want.run), want.args)
+                case AsyncHost():
+                    answer = yield AsyncHost(partial(host_metered, want, meter))
+                case _:
+                    answer = yield want
     finally:
         plan.close()
 
 
-def _got(want: Any, meter: Meter) -> Plan[Any]:
-    match want:
-        case Request():
-            reply = yield want if meter.ledger is None else AsyncHost(partial(meter.ask, want))
-            meter.calls.append((want, reply))
-            return reply
-        case list():
-            results = yield [metered(plan, meter) for plan in want]
-            return next((x for x in results if isinstance(x, Broke)), results)
-        case BlockingCall():
-            return (yield BlockingCall(_careful(want.run), want.args))
-        case AsyncHost():
-            return (yield AsyncHost(partial(_hosted, want, meter)))
-    return (yield want)
-
-
-def _careful(run: Callable[..., Any]) -> Callable[..., Any]:
-    """The function with `Broke` in place of an exception; async if it is."""
+def catch_failures(run: Callable[..., Any]) -> Callable[..., Any]:
+    """Return the function with `NodeFailure` in place of an exception; async if it is."""
+    # The driver awaits an async function in its loop and calls any other in a thread. So the wrapper must be of the
+    # same kind, and a function that returns an awaitable has that one wrapped too.
     if inspect.iscoroutinefunction(run):
 
-        async def later(*args: Any) -> Any:
-            return await _caught(run(*args))
+        async def run_async(*args: Any) -> Any:
+            return await catch_failure(run(*args))
 
-        return later
+        return run_async
 
-    def now(*args: Any) -> Any:
+    def run_in_thread(*args: Any) -> Any:
         try:
             result = run(*args)
         except EdgewiseError:
             raise
         except Exception as error:
-            return Broke(error)
-        return _caught(result) if inspect.isawaitable(result) else result
+            return NodeFailure(error)
+        return catch_failure(result) if inspect.isawaitable(result) else result
 
-    return now
+    return run_in_thread
 
 
-async def _caught(result: Awaitable[Any]) -> Any:
+async def catch_failure(result: Awaitable[Any]) -> Any:
+    """Await a result; return `NodeFailure` if it raises."""
     try:
         return await result
     except EdgewiseError:
         raise
     except Exception as error:
-        return Broke(error)
+        return NodeFailure(error)
 
 
-async def _hosted(want: AsyncHost, meter: Meter, drive: Drive) -> Any:
-    async def driven(plan: Plan[Any]) -> Any:
-        value = await drive(metered(plan, meter))
-        if isinstance(value, Broke):
+async def host_metered(host: AsyncHost, meter: Meter, drive: Drive) -> Any:
+    """Run async code of a plan, the plans that it runs metered too."""
+
+    async def drive_metered(plan: Plan[Any]) -> Any:
+        value = await drive(meter_plan(plan, meter))
+        if isinstance(value, NodeFailure):
             raise value.error
         return value
 
-    return await _caught(want.run(driven))
-
-
-def _short(reached: LimitReached) -> str:
-    return f"{str(reached).partition(':')[0]} in this graph run"
+    return await catch_failure(host.run(drive_metered))

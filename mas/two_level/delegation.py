@@ -1,9 +1,13 @@
 """
 A planner and its sub-agents, by strict call and return (M-GRPO, arXiv 2511.13288).
 
-The planner has a tool `delegate(task, role)`. Each call is a run of a sub-agent that sees nothing but `task`, and what
-it says last goes back to the planner; calls of one turn run together. A run of the two is one rollout of the planner
-whose steps hold the sub-agents' rollouts in `calls`, in the order of the calls.
+The planner has a tool `delegate(task, role)`. Each call is a rollout of a sub-agent that receives nothing but `task`, and
+its last message goes back to the planner; calls of one turn run together:
+
+    row ── planner ──┬─ delegate(task 0) ── sub-agent ── answer 0 ─┐
+                     └─ delegate(task 1) ── sub-agent ── answer 1 ─┴─ planner ── answer
+
+The whole is one rollout of the planner whose steps hold the sub-agents' rollouts, in the order of the calls.
 """
 
 import json
@@ -33,138 +37,136 @@ with the result."""
 @dataclass(frozen=True, slots=True)
 class DelegationSpec:
     """
-    What a planner may ask for: names of roles with the instruction of each, and the `most` calls of one run.
+    What a planner may ask for: `roles` with the instruction of each, at most `max_calls` calls in one rollout.
 
     With a single role, a call need not name it. Raises ConfigError for no roles or no calls.
     """
 
     roles: Mapping[str, str] = field(default_factory=lambda: {SUB: ""})
-    most: int = 8
+    max_calls: int = 8
 
     def __post_init__(self) -> None:
-        if not self.roles or self.most < 1:
+        if not self.roles or self.max_calls < 1:
             raise ConfigError("A planner needs at least one role to hand tasks to, and at least one call.")
 
     @property
     def tool(self) -> Tool:
-        """The tool as the planner sees it."""
+        """The tool as the planner's model receives it."""
         task = {"type": "string", "description": "everything that the sub-agent needs to know and to do"}
         role = {"type": "string", "enum": list(self.roles)}
         required = ["task"] if len(self.roles) == 1 else ["task", "role"]
         schema = {"type": "object", "properties": {"task": task, "role": role}, "required": required}
-        return Tool(DELEGATE, f"Hand a task to a sub-agent. At most {self.most} calls in all.", schema)
+        return Tool(DELEGATE, f"Hand a task to a sub-agent. At most {self.max_calls} calls in all.", schema)
+
+    def parse(self, number: int, arguments: Mapping[str, Any]) -> "Subtask | str":
+        """Return what call `number` (from 0) asks for, or the sentence that tells the planner what is wrong with it."""
+        task, role = arguments.get("task"), arguments.get("role")
+        if number >= self.max_calls:
+            return f"error: no more than {self.max_calls} calls; answer with what you have"
+        if not isinstance(task, str) or not task.strip():
+            return 'error: wrong arguments: "task" must be a text that says what to do'
+        if role is None and len(self.roles) == 1:
+            role = next(iter(self.roles))
+        if not isinstance(role, str) or role not in self.roles:
+            return f"error: wrong arguments: there is no role {role!r}; there is {', '.join(self.roles)}"
+        return Subtask(task, role)
 
 
 @dataclass(frozen=True, slots=True)
 class DelegateAgent:
-    """One side of the two: how its model is run, what it is told, and its lessons."""
+    """The planner or a sub-agent: its model and sampling, its system prompt, its lessons."""
 
     agent: Agent
     prompt: str = ""
     library: Library = Library()
 
-    def asked(self, messages: tuple[Message, ...], more: str = "") -> tuple[Message, ...]:
-        """The messages with what this member is told, `more` included, and its lessons."""
-        return self.library.insert_lessons(_told(messages, "\n\n".join(filter(None, (self.prompt, more)))))
+    def build_prompt(self, messages: tuple[Message, ...], instruction: str = "") -> tuple[Message, ...]:
+        """Return the messages with this agent's prompt, `instruction` and lessons; a row's own system text comes first."""
+        prompt = "\n\n".join(filter(None, (self.prompt, instruction)))
+        if prompt and messages and messages[0].role == "system":
+            messages = (Message("system", f"{messages[0].content}\n\n{prompt}"), *messages[1:])
+        elif prompt:
+            messages = (Message("system", prompt), *messages)
+        return self.library.insert_lessons(messages)
 
 
 @dataclass(frozen=True, slots=True)
-class Order:
-    """A sub-task, and the role that is to do it."""
+class Subtask:
+    """A part of a row's task, and the role that does it."""
 
     task: str
     role: str = SUB
 
 
-def delegated(
+def run_planner(
     planner: DelegateAgent,
     sub: DelegateAgent | None,
     example: Example,
-    terms: DelegationSpec | None = None,
+    spec: DelegationSpec | None = None,
     *,
     sample: int,
     seed: int,
 ) -> Plan[Rollout]:
     """
-    One run of a planner on an example, with sub-agents to hand tasks to; without `sub`, of one agent by itself.
+    Run a planner on an example, with sub-agents to hand tasks to; without `sub`, one agent by itself.
 
-    A call that breaks the terms is no run: the planner is told what is wrong. A sub-agent's run that fails is kept, and
-    the planner hears of it. Sub-agents' runs have the sample index of the planner's, a seed made of its seed and the
-    number of the call, and the role that was asked for. `version` is that of each one's library.
+    A call that breaks the spec starts no rollout: the planner receives what is wrong. A sub-agent's rollout that fails is
+    recorded, and the planner receives that it failed. Sub-agents' rollouts have the planner's sample index, a seed derived
+    from its seed and the number of the call, and the role that was asked for. `version` is that of each agent's library.
     """
     agent = planner.agent
     if sub:
-        terms = terms or DelegationSpec()
-        agent = replace(agent, tools=(*agent.tools, _delegation(sub, example, terms, sample, seed)))
-    asked = planner.asked(example.messages)
-    run = yield from run_rollout(agent, example, asked, sample=sample, seed=seed)
-    return replace(run, version=planner.library.version)
+        spec = spec or DelegationSpec()
+        agent = replace(agent, tools=(*agent.tools, _delegate_tool(sub, example, spec, sample, seed)))
+    rollout = yield from run_rollout(
+        agent, example, planner.build_prompt(example.messages), sample=sample, seed=seed
+    )
+    return replace(rollout, version=planner.library.version)
 
 
-def sub_runs(run: Rollout) -> tuple[Rollout, ...]:
-    """The sub-agents' runs of a planner's run, in the order of the calls."""
-    return tuple(call for step in run.steps for call in step.subrollouts)
-
-
-def orders(run: Rollout, terms: DelegationSpec) -> tuple[Order, ...]:
-    """What each of `sub_runs(run)` was asked, read back from the planner's calls."""
-    read = [
-        _order(terms, number, _arguments(call.arguments))
-        for calls in number_calls(run.steps)
-        for call, number in calls
-        if call.name == DELEGATE
-    ]
-    return tuple(order for order in read if isinstance(order, Order))
-
-
-def part(example: Example, task: str) -> Example:
-    """A sub-task as an example of its own: target and metadata are those of the row that it is a part of."""
-    return replace(example, messages=(Message("user", task),))
-
-
-def _delegation(
-    sub: DelegateAgent, example: Example, terms: DelegationSpec, sample: int, seed: int
+def _delegate_tool(
+    sub: DelegateAgent, example: Example, spec: DelegationSpec, sample: int, seed: int
 ) -> Delegation:
-    def run(number: int, arguments: Mapping[str, Any]) -> Plan[Rollout | str]:
-        order = _order(terms, number, arguments)
-        if isinstance(order, str):
-            return order
-        piece = part(example, order.task)
-        agent = replace(sub.agent, role=order.role)
-        asked = sub.asked(piece.messages, terms.roles[order.role])
-        own = derive_seed(seed, DELEGATE, number)
-        done = yield from run_rollout(agent, piece, asked, sample=sample, seed=own)
-        return replace(done, version=sub.library.version)
+    """Return the tool `delegate` for one rollout of a planner."""
 
-    return Delegation(terms.tool, run)
+    def run_call(number: int, arguments: Mapping[str, Any]) -> Plan[Rollout | str]:
+        subtask = spec.parse(number, arguments)
+        if isinstance(subtask, str):
+            return subtask
+        piece = subtask_example(example, subtask.task)
+        rollout = yield from run_rollout(
+            replace(sub.agent, role=subtask.role),
+            piece,
+            sub.build_prompt(piece.messages, spec.roles[subtask.role]),
+            sample=sample,
+            # The number of the call is in the seed, so that equal sub-tasks of one rollout are sampled apart.
+            seed=derive_seed(seed, DELEGATE, number),
+        )
+        return replace(rollout, version=sub.library.version)
 
-
-def _order(terms: DelegationSpec, number: int, arguments: Mapping[str, Any]) -> Order | str:
-    """What a call asks for, or what is wrong with it."""
-    task, role = arguments.get("task"), arguments.get("role")
-    if number >= terms.most:
-        return f"error: no more than {terms.most} calls; answer with what you have"
-    if not isinstance(task, str) or not task.strip():
-        return 'error: wrong arguments: "task" must be a text that says what to do'
-    if role is None and len(terms.roles) == 1:
-        role = next(iter(terms.roles))
-    if not isinstance(role, str) or role not in terms.roles:
-        return f"error: wrong arguments: there is no role {role!r}; there is {', '.join(terms.roles)}"
-    return Order(task, role)
+    return Delegation(spec.tool, run_call)
 
 
-def _arguments(written: str) -> Mapping[str, Any]:
-    try:
-        found = json.loads(written or "{}")
-    except ValueError:
-        return {}
-    return found if isinstance(found, dict) else {}
+def sub_rollouts(rollout: Rollout) -> tuple[Rollout, ...]:
+    """Return the sub-agents' rollouts of a planner's rollout, in the order of the calls."""
+    return tuple(sub for step in rollout.steps for sub in step.subrollouts)
 
 
-def _told(messages: tuple[Message, ...], prompt: str) -> tuple[Message, ...]:
-    """The messages with a prompt in their system message; a row's own system text comes first."""
-    if not prompt:
-        return messages
-    if messages and messages[0].role == "system":
-        return (Message("system", f"{messages[0].content}\n\n{prompt}"), *messages[1:])
-    return (Message("system", prompt), *messages)
+def read_subtasks(rollout: Rollout, spec: DelegationSpec) -> tuple[Subtask, ...]:
+    """Return the sub-task of each of `sub_rollouts(rollout)`, read back from the planner's calls."""
+    subtasks = []
+    for calls in number_calls(rollout.steps):
+        for call, number in calls:
+            if call.name == DELEGATE:
+                try:
+                    arguments = json.loads(call.arguments or "{}")
+                except ValueError:
+                    arguments = {}
+                subtasks.append(spec.parse(number, arguments if isinstance(arguments, dict) else {}))
+    # A call that broke the spec has a sentence here, and started no rollout.
+    return tuple(subtask for subtask in subtasks if isinstance(subtask, Subtask))
+
+
+def subtask_example(example: Example, task: str) -> Example:
+    """Return a sub-task as an example of its own, with the target and the metadata of the row that it is a part of."""
+    return replace(example, messages=(Message("user", task),))

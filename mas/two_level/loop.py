@@ -20,17 +20,25 @@ from edgewise.experience.distil import distiller
 from edgewise.experience.distil.distiller import UnreadableReply
 from edgewise.experience.library import operations
 from edgewise.experience.library.library import Library
-from edgewise.mas.two_level.advantages import MAIN, Align, copied, depth, even, exact, two_levels
-from edgewise.mas.two_level.comparison import Studied, compared, contrasts
-from edgewise.mas.two_level.delegation import SUB, sub_runs
+from edgewise.mas.two_level.advantages import (
+    MAIN,
+    Align,
+    copy_weights,
+    alignment_depth,
+    equal_weights,
+    inverse_weights,
+    build_levels,
+)
+from edgewise.mas.two_level.comparison import QueryStudy, compare_contrast, build_contrasts
+from edgewise.mas.two_level.delegation import SUB, sub_rollouts
 from edgewise.mas.two_level.system import (
     EXPERT,
     TwoLevelConfig,
     TwoLevelSpec,
     TwoLibraries,
-    measure,
-    prepared,
-    rolled,
+    mean_rewards,
+    prepare_spec,
+    sample_rollouts,
 )
 from edgewise.toolkit.evaluation.gate import Choice, AlphaSpending, choose
 from edgewise.toolkit.groups.sampling.row_selection import split_batches, shuffle
@@ -42,11 +50,11 @@ from edgewise.toolkit.tracking.events import GroupsFinished, StageStarted, StepF
 from edgewise.toolkit.types import Example, Plan, Rollout
 from edgewise.toolkit.util.seeds import derive_seed
 
-ALIGN: Mapping[str, Align] = {"exact": exact, "off": even}
+ALIGN: Mapping[str, Align] = {"exact": inverse_weights, "off": equal_weights}
 
 
 @dataclass(frozen=True, slots=True)
-class Update:
+class LibraryUpdate:
     """A library after a step's operations on it, what became of each, and why there are none ("" if nothing broke)."""
 
     library: Library
@@ -64,15 +72,15 @@ class TwoLevelStep:
 
     number: int
     epoch: int
-    studied: tuple[Studied, ...]
-    updates: Mapping[str, Update]
+    queries: tuple[QueryStudy, ...]
+    updates: Mapping[str, LibraryUpdate]
     libraries: TwoLibraries
     choice: Choice[TwoLibraries] | None
 
     @property
     def skipped(self) -> dict[str, dict[str, int]]:
         """By level: how many queries taught it nothing, and why."""
-        levels = [level for each in self.studied for level in (each.main, each.sub)]
+        levels = [level for each in self.queries for level in (each.main, each.sub)]
         return {
             role: dict(Counter(x.skipped for x in levels if x.group.role == role and x.skipped))
             for role in (MAIN, SUB)
@@ -84,7 +92,7 @@ class TwoLevelStep:
             "step": self.number,
             "epoch": self.epoch,
             "skipped": self.skipped,
-            "queries": [each.to_json() for each in self.studied],
+            "queries": [each.to_json() for each in self.queries],
             "outcomes": {level: operations.as_json(each.outcomes) for level, each in self.updates.items()},
             "incomplete": {level: each.incomplete for level, each in self.updates.items() if each.incomplete},
             "gate": self.choice.to_json() if self.choice else None,
@@ -93,17 +101,17 @@ class TwoLevelStep:
 
     def summary(self) -> str:
         """One line for people."""
-        taught = {level: len(self.studied) - sum(why.values()) for level, why in self.skipped.items()}
+        taught = {level: len(self.queries) - sum(why.values()) for level, why in self.skipped.items()}
         decided = f"; {self.choice.summary()}" if self.choice else ""
         return (
-            f"step {self.number}: of {len(self.studied)} rows {taught[MAIN]} had signal for the planner and "
+            f"step {self.number}: of {len(self.queries)} rows {taught[MAIN]} had signal for the planner and "
             f"{taught[SUB]} for sub-agents{decided}; lessons: {len(self.libraries.planner)} for the planner, "
             f"{len(self.libraries.sub)} for sub-agents"
         )
 
 
 @dataclass(frozen=True, slots=True)
-class Learnt:
+class TwoLevelResult:
     """Both libraries at the end of a run, and its steps."""
 
     libraries: TwoLibraries
@@ -120,7 +128,7 @@ def learn_two_levels(
     start: TwoLibraries | None = None,
     expert: RewardSpec = EXPERT,
     roles: Mapping[str, str] | None = None,
-) -> Plan[Learnt]:
+) -> Plan[TwoLevelResult]:
     """
     Learn lessons for a planner and for its sub-agents on the task's training rows.
 
@@ -128,7 +136,7 @@ def learn_two_levels(
     `roles` are names of sub-agents with the instruction of each; a single plain one by default. Each step is noted.
     Raises AllFailed where every run of a step broke, and RewardError for an expert that is none.
     """
-    setup = prepared(task, config, expert, roles)
+    setup = prepare_spec(task, config, expert, roles)
     plan = [(e, rows) for e in range(1, config.epochs + 1) for rows in _batches(setup, e)]
     libraries = start or TwoLibraries(Library(place=config.place), Library(place=config.place))
     spending, steps = AlphaSpending(config.alpha, max(1, len(plan))), []
@@ -139,7 +147,7 @@ def learn_two_levels(
         yield StepFinished(record)
         libraries, steps = record.libraries, [*steps, record]
         spending = spending.after(record.choice) if record.choice else spending
-    return Learnt(libraries, tuple(steps))
+    return TwoLevelResult(libraries, tuple(steps))
 
 
 def _batches(setup: TwoLevelSpec, epoch: int) -> list[tuple[Example, ...]]:
@@ -158,29 +166,31 @@ def _step(
     studied = yield from _studied(setup, libraries, rows, number)
     check_alive([run for each in studied for run in each.main.group.rollouts], needs_score=True)
     found = yield [_updated(setup, libraries, studied, role, number) for role in setup.learning]
-    updates: dict[str, Update] = dict(zip(setup.learning, found, strict=True))
+    updates: dict[str, LibraryUpdate] = dict(zip(setup.learning, found, strict=True))
     choice = yield from _decided(setup, libraries, _candidates(libraries, updates), level)
     return TwoLevelStep(number, epoch, tuple(studied), updates, *choice)
 
 
 def _studied(
     setup: TwoLevelSpec, libraries: TwoLibraries, rows: Sequence[Example], number: int
-) -> Plan[list[Studied]]:
+) -> Plan[list[QueryStudy]]:
     """What was made of each row; rows wait for each other only where D comes from all of them."""
     c = setup.config
     if c.align != "copies" or c.depth:
-        align = partial(copied, depth=c.depth) if c.depth and c.align == "copies" else ALIGN[c.align]
+        align = partial(copy_weights, depth=c.depth) if c.depth and c.align == "copies" else ALIGN[c.align]
         return (yield [_row(setup, libraries, row, align, number) for row in rows])
-    groups = yield [rolled(setup, libraries, row, number) for row in rows]
-    align = partial(copied, depth=depth([len(sub_runs(run)) for runs in groups for run in runs]))
+    groups = yield [sample_rollouts(setup, libraries, row, number) for row in rows]
+    align = partial(
+        copy_weights, depth=alignment_depth([len(sub_rollouts(run)) for runs in groups for run in runs])
+    )
     pairs = zip(rows, groups, strict=True)
     return (yield [_compared(setup, libraries, row, runs, align, number) for row, runs in pairs])
 
 
 def _row(
     setup: TwoLevelSpec, libraries: TwoLibraries, row: Example, align: Align, number: int
-) -> Plan[Studied]:
-    runs = yield from rolled(setup, libraries, row, number)
+) -> Plan[QueryStudy]:
+    runs = yield from sample_rollouts(setup, libraries, row, number)
     return (yield from _compared(setup, libraries, row, runs, align, number))
 
 
@@ -191,33 +201,35 @@ def _compared(
     runs: Sequence[Rollout],
     align: Align,
     number: int,
-) -> Plan[Studied]:
+) -> Plan[QueryStudy]:
     """The two levels of a row's runs, and the comparisons made in them."""
     c = setup.config
-    main, sub = two_levels(row, runs, align, derive_seed(c.seed, "align", number, row.id))
+    main, sub = build_levels(row, runs, align, derive_seed(c.seed, "align", number, row.id))
     yield GroupsFinished([level.group for level in (main, sub) if level.group.rollouts])
-    drawn = contrasts(main, sub, setup.terms, c.shown, c.siblings)
-    found = yield [compared(setup.distiller, each, libraries.of(each.level)) for each in drawn]
-    return Studied(main, sub, tuple(found))
+    drawn = build_contrasts(main, sub, setup.delegation, c.shown, c.siblings)
+    found = yield [compare_contrast(setup.distiller, each, libraries.of(each.level)) for each in drawn]
+    return QueryStudy(main, sub, tuple(found))
 
 
 def _updated(
-    setup: TwoLevelSpec, libraries: TwoLibraries, studied: Sequence[Studied], role: str, number: int
-) -> Plan[Update]:
+    setup: TwoLevelSpec, libraries: TwoLibraries, studied: Sequence[QueryStudy], role: str, number: int
+) -> Plan[LibraryUpdate]:
     """The library of a level after the distiller's update of it by what the step's comparisons propose."""
     c, library = setup.config, libraries.of(role)
     proposals = [op for each in studied for op in each.proposals(role)]
     try:
         final = yield from distiller.update_library(setup.distiller, library, proposals)
     except UnreadableReply as error:
-        return Update(library, incomplete=str(error))
+        return LibraryUpdate(library, incomplete=str(error))
     after, outcomes = operations.apply(library, final, born=number, words=c.words, guard=setup.guard)
     kept = after.fit_budget(c.lessons, c.library_tokens)
     gone = [x for x in after.lessons if x not in kept.lessons]
-    return Update(kept, (*outcomes, *(operations.record_removal(x, c.lessons, c.library_tokens) for x in gone)))
+    return LibraryUpdate(
+        kept, (*outcomes, *(operations.record_removal(x, c.lessons, c.library_tokens) for x in gone))
+    )
 
 
-def _candidates(libraries: TwoLibraries, updates: Mapping[str, Update]) -> dict[str, TwoLibraries]:
+def _candidates(libraries: TwoLibraries, updates: Mapping[str, LibraryUpdate]) -> dict[str, TwoLibraries]:
     """Both levels changed, and each by itself: what helps one side may mislead the other."""
     planner, sub = (updates[role].library if role in updates else libraries.of(role) for role in (MAIN, SUB))
     return {
@@ -235,6 +247,6 @@ def _decided(
     if c.gate == "off":
         return challengers["both"], None
     rows = shuffle(setup.task.validation, c.seed, 0)[: c.gate_rows]
-    scores = partial(measure, setup, payer="gate")
+    scores = partial(mean_rewards, setup, payer="gate")
     choice = yield from choose(libraries, challengers, rows, scores, level)
     return choice.chosen, choice

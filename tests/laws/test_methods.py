@@ -10,23 +10,23 @@ import numpy as np
 import pytest
 import torch
 
-from edgewise.learner.methods.batch import Batch, Tokens, slices
-from edgewise.learner.methods.batch_statistics import STATISTICS, with_statistics
+from edgewise.learner.methods.batch import Batch, LossInputs, split_into_slices
+from edgewise.learner.methods.batch_statistics import STATISTICS, add_statistics
 from edgewise.learner.methods.method import (
     AXES,
     Method,
-    columns,
-    credited,
+    columns_of,
+    compute_advantages,
     describe,
-    limited,
+    limit_lengths,
     override,
-    parameters,
-    values,
+    parameters_of,
+    compute_losses,
 )
 from edgewise.learner.methods.published import METHODS
 from edgewise.learner.update import gradient_step as updating
 from edgewise.toolkit.groups import step_credit as credit
-from edgewise.toolkit.groups.table import Table, reads
+from edgewise.toolkit.groups.table import Table, reads_columns
 from tests.support.laws.claims import (
     ALONE,
     CHOICE,
@@ -73,7 +73,7 @@ def table(
 
     of_runs = {name: sorted_by(column) for name, column in COLUMNS.items()}
     steps = np.repeat(np.arange(N), sorted_by(counts))
-    made = Table.of(sorted_by(GROUP), sorted_by(reward), steps, **of_runs)
+    made = Table.from_arrays(sorted_by(GROUP), sorted_by(reward), steps, **of_runs)
     state, last = sorted_by(STATE).astype(object)[steps], np.append(steps[1:] != steps[:-1], True)
     of_steps = {
         "state": state,
@@ -93,12 +93,12 @@ def batch(
     policy: torch.Tensor = NEW,
 ) -> Batch:
     """The sequences that the method keeps; the column `row` is the number of each."""
-    kept, credit = credited(limited(method, 8), table(reward, order))
+    kept, credit = compute_advantages(limit_lengths(method, 8), table(reward, order))
     rows = [i for i, keeps in zip(order, kept, strict=True) if keeps]
     longest = max([1, *(LENGTH[i] for i in rows)])
     of_tokens = {"old_logp": OLD, "ref_logp": REF, "entropy": ENTROPY, "sampler_logp": SAMPLER}
     of_sequences = {"row": range(N), "rollout": range(N), "reward": reward, "share": SHARE, "choice": CHOICE}
-    made = Batch.of(
+    made = Batch.from_lists(
         [PROMPTS[i] for i in rows],
         [range(LENGTH[i]) for i in rows],
         [GROUP[i] for i in rows],
@@ -106,11 +106,11 @@ def batch(
         **{name: x[rows, :longest] for name, x in of_tokens.items()},
         **{name: torch.tensor([x[i] for i in rows]) for name, x in of_sequences.items()},
     )
-    return with_statistics(method, made, policy[rows, :longest], made.column("entropy"))
+    return add_statistics(method, made, policy[rows, :longest], made.column("entropy"))
 
 
-def tokens(part: Batch, logp: torch.Tensor) -> Tokens:
-    return Tokens(logp, part.column("old_logp"), part.mask, part.advantage, part.group, part.columns)
+def tokens(part: Batch, logp: torch.Tensor) -> LossInputs:
+    return LossInputs(logp, part.column("old_logp"), part.mask, part.advantage, part.group, part.columns)
 
 
 def descended(method: Method, whole: Batch, policy: torch.Tensor = NEW, size: int = 10**6):
@@ -118,10 +118,10 @@ def descended(method: Method, whole: Batch, policy: torch.Tensor = NEW, size: in
     logp = policy.clone().requires_grad_()
     weights, rows = method.weigh(whole).double(), whole.column("row")
     total = torch.zeros((), dtype=torch.float64)
-    for which in slices(whole, size, whole_groups=method.whole_groups):
-        part = whole.rows(which)
+    for which in split_into_slices(whole, size, whole_groups=method.needs_whole_groups):
+        part = whole.select_rows(which)
         x = tokens(part, logp[rows[which], : part.mask.shape[1]])
-        loss = (values(method, x) * weights[which, : part.mask.shape[1]]).sum()
+        loss = (compute_losses(method, x) * weights[which, : part.mask.shape[1]]).sum()
         loss.backward()
         total += loss.detach()
     return total, torch.zeros_like(logp) if logp.grad is None else logp.grad
@@ -179,12 +179,12 @@ def test_the_policy_that_learns_first_is_the_one_that_all_ratios_are_to(name) ->
     whole = batch(method, policy=OLD)
     fresh = replace(whole, columns={n: x for n, x in whole.columns.items() if n not in ("old_logp", "row")})
     now = OLD[whole.column("row"), : whole.mask.shape[1]]
-    told = values(method, updating.tokens(whole, now))
+    told = compute_losses(method, updating.tokens(whole, now))
     assert not torch.allclose(whole.column("sampler_logp"), now)
-    assert torch.equal(values(method, updating.tokens(fresh, now)), told)
-    if "sampler_logp" not in method.needs:
+    assert torch.equal(compute_losses(method, updating.tokens(fresh, now)), told)
+    if "sampler_logp" not in method.required_columns:
         far = fresh.with_columns(sampler_logp=fresh.column("sampler_logp") - 3)
-        assert torch.equal(values(method, updating.tokens(far, now)), told)
+        assert torch.equal(compute_losses(method, updating.tokens(far, now)), told)
 
 
 # In float64 the sum of eight float32 is exact, that of eight times 0.1 is not.
@@ -198,7 +198,7 @@ def test_a_dead_group_has_exactly_no_gradient(name, equal) -> None:
     reward = [*REWARD[: DEAD.start], *[equal] * 8, *REWARD[DEAD.stop :]]
     _, found = descended(method, batch(method, reward))
     assert not found[DEAD].any() and not found[ALONE].any()  # nor has a group of one
-    assert found.any() and found[OLDER].any() == ("stored" in method.needs)
+    assert found.any() and found[OLDER].any() == ("stored" in method.required_columns)
 
 
 @every_equal
@@ -206,14 +206,14 @@ def test_a_dead_group_has_exactly_no_gradient(name, equal) -> None:
 def test_no_step_of_a_dead_group_gets_credit(name, equal) -> None:
     """Where a reward is worth the same sooner and later: with a discount, a shorter way to it is better."""
     method = METHODS[name]
-    if "gamma" in parameters(method.credit):
+    if "gamma" in parameters_of(method.credit):
         method = override(method, "credit.gamma=1")
     reward = [*REWARD[: DEAD.start], *[equal] * 8, *REWARD[DEAD.stop :]]
     made = table(reward, counts=COUNTS)
-    credit = credited(method, made)[1]
+    credit = compute_advantages(method, made)[1]
     assert not credit[(made.rollout >= DEAD.start) & (made.rollout < DEAD.stop)].any()
     assert not credit[made.rollout == ALONE].any()
-    assert credit.any() and credit[made.rollout >= OLDER.start].any() == ("stored" in method.needs)
+    assert credit.any() and credit[made.rollout >= OLDER.start].any() == ("stored" in method.required_columns)
 
 
 @every_equal
@@ -221,25 +221,25 @@ def test_no_step_of_a_dead_group_gets_credit(name, equal) -> None:
 def test_a_dead_batch_has_exactly_no_gradient(name, equal) -> None:
     """But for what earlier steps left."""
     method = replace(METHODS[name], penalties=())
-    if "longest" in columns(method.shape):
+    if "longest" in columns_of(method.shape):
         method = override(method, "shape.factor=0")
     _, found = descended(method, batch(method, [equal] * N))
     assert not found[: OLDER.start].any()
-    assert found[OLDER].any() == ("stored" in method.needs)
+    assert found[OLDER].any() == ("stored" in method.required_columns)
 
 
 @claiming("shift")
 def test_a_reward_that_all_of_a_group_get_changes_nothing(name) -> None:
     shift = [7.0] * N if CLAIMS[name].rule is None else [[3.0, 0.0, -5.0, 2.0, 1.0][group] for group in GROUP]
     moved = np.asarray(REWARD) + shift
-    (_, a), (_, b) = (credited(METHODS[name], table(reward)) for reward in (REWARD, moved))
+    (_, a), (_, b) = (compute_advantages(METHODS[name], table(reward)) for reward in (REWARD, moved))
     assert np.allclose(a, b, rtol=1e-9, atol=1e-9)
 
 
 @claiming("scale")
 def test_the_unit_of_rewards_changes_nothing_where_it_is_divided_out(name) -> None:
     method = override(METHODS[name], "advantage.eps=0", "shape=raw")
-    (_, a), (_, b) = (credited(method, table(reward)) for reward in (REWARD, 8 * np.asarray(REWARD)))
+    (_, a), (_, b) = (compute_advantages(method, table(reward)) for reward in (REWARD, 8 * np.asarray(REWARD)))
     assert a.any() and np.allclose(a, b, rtol=1e-9, atol=1e-12)
 
 
@@ -258,7 +258,7 @@ def test_what_stands_in_the_padding_does_not_matter(name, garbage) -> None:
     dirty = {n: soiled(whole.column(n)) for n in ("old_logp", "ref_logp", "entropy", "sampler_logp")}
     foul = whole.with_columns(**dirty)
     now = logp[whole.column("row"), : whole.mask.shape[1]]
-    other, found = descended(method, with_statistics(method, foul, now, foul.column("entropy")), logp)
+    other, found = descended(method, add_statistics(method, foul, now, foul.column("entropy")), logp)
     assert value == other and (clean == found).all()
 
 
@@ -304,10 +304,10 @@ OF_ROLLOUTS = [name for name in RULED if METHODS[name].credit in (credit.broadca
 def test_advantages_are_those_of_a_naive_loop(name, counts) -> None:
     rule, method, made = CLAIMS[name].rule, METHODS[name], table(counts=counts)
     assert rule is not None
-    kept, found = credited(override(method, "shape=raw"), made)
+    kept, found = compute_advantages(override(method, "shape=raw"), made)
     for i, value in zip(made.rollout.tolist(), found, strict=True):
         dead = len({REWARD[j] for j in mates(i)}) == 1
-        older = "stored" in method.needs and not math.isnan(STORED[i])
+        older = "stored" in method.required_columns and not math.isnan(STORED[i])
         if not dead or older:
             assert value == pytest.approx(rule(i), abs=1e-9)
         elif CLAIMS[name].dead:
@@ -322,24 +322,24 @@ def test_whitened_advantages_are_those_of_a_naive_loop_over_tokens(name) -> None
     one = [r if raw else r - mean(groups[g]) for r, g in zip(REWARD, GROUP, strict=True)]
     every = [value for value, length in zip(one, LENGTH, strict=True) for _ in range(length)]
     expected = (np.array(one) - mean(every)) / math.sqrt(statistics.variance(every) + 1e-8)
-    assert np.allclose(credited(METHODS[name], table())[1], expected, atol=1e-7)
+    assert np.allclose(compute_advantages(METHODS[name], table())[1], expected, atol=1e-7)
 
 
 @every_method
 def test_a_column_that_is_missing_is_named(name) -> None:
     method = METHODS[name]
     before, weighed, after = (
-        frozenset().union(*map(columns, parts))
+        frozenset().union(*map(columns_of, parts))
         for parts in (
             (method.shape, method.keep, method.advantage, method.credit),
             (method.weigh,),
             (method.loss, *method.penalties),
         )
     )
-    assert method.needs == before | weighed | after
+    assert method.required_columns == before | weighed | after
     for column in before:
         with pytest.raises(ValueError, match=f"no column '{column}'"):
-            credited(method, table().only(before - {column}))
+            compute_advantages(method, table().select_columns(before - {column}))
     whole = batch(method)
     for column in weighed:
         others = {name: x for name, x in whole.columns.items() if name != column}
@@ -347,7 +347,7 @@ def test_a_column_that_is_missing_is_named(name) -> None:
             method.weigh(replace(whole, columns=others))
     for column in after - {"group"}:
         with pytest.raises(ValueError, match=f"no column '{column}'"):
-            values(method, tokens(whole, whole.column("old_logp")).only(after - {column}))
+            compute_losses(method, tokens(whole, whole.column("old_logp")).select_columns(after - {column}))
 
 
 def test_a_part_sees_no_column_that_it_does_not_declare() -> None:
@@ -355,13 +355,13 @@ def test_a_part_sees_no_column_that_it_does_not_declare() -> None:
     x = tokens(whole, whole.column("old_logp"))
     assert "ref_logp" in x.columns
     with pytest.raises(ValueError, match="ref_logp"):
-        values(replace(METHODS["grpo"], loss=lambda x: x.column("ref_logp")), x)
+        compute_losses(replace(METHODS["grpo"], loss=lambda x: x.column("ref_logp")), x)
     with pytest.raises(ValueError, match="length"):
-        credited(replace(METHODS["opo"], keep=lambda table: table.column("length") > 0), table())
+        compute_advantages(replace(METHODS["opo"], keep=lambda table: table.column("length") > 0), table())
 
 
-@reads("group")
-def against_the_group(x: Tokens) -> torch.Tensor:
+@reads_columns("group")
+def against_the_group(x: LossInputs) -> torch.Tensor:
     """Squares of what each sequence moved more than the mean of its group."""
     moved = x.sum(x.log_ratio)
     same = (x.group[:, None] == x.group[None]).double()

@@ -19,8 +19,8 @@ from pathlib import Path
 from typing import Any
 
 from edgewise.toolkit.budget.journal_codec import (
-    Entry,
-    address,
+    JournalEntry,
+    compute_key,
     dump_reply,
     dump_request,
     load_reply,
@@ -29,7 +29,7 @@ from edgewise.toolkit.budget.journal_codec import (
 from edgewise.toolkit.errors import DiskFull, JournalError
 from edgewise.toolkit.types import BilledTo, Reply, Request
 
-__all__ = ["FORMAT", "Entry", "Journal", "address"]
+__all__ = ["FORMAT", "JournalEntry", "Journal", "compute_key"]
 
 FORMAT = 1
 _APPLICATION = 0x45444A4C  # "EDJL" in the file's header: this SQLite file is a journal and no other
@@ -95,12 +95,12 @@ class Journal:
     def __len__(self) -> int:
         return len(self._keys)
 
-    def __iter__(self) -> Iterator[Entry]:
+    def __iter__(self) -> Iterator[JournalEntry]:
         """All entries in the order they were written."""
         with _explained(self.path):
             for key, _, role, step, example, request, reply, elapsed in self._read(_SELECT):
                 payer = BilledTo(role, step, example)
-                yield Entry(key, load_request(request, payer), load_reply(reply), elapsed)
+                yield JournalEntry(key, load_request(request, payer), load_reply(reply), elapsed)
 
     @property
     def elapsed(self) -> float:
@@ -108,7 +108,7 @@ class Journal:
         return time.monotonic() - self._start
 
     @property
-    def full(self) -> bool:
+    def is_full(self) -> bool:
         """Whether the disk was found full: no new call should be paid for."""
         return self._writer is not None and self._writer.full
 

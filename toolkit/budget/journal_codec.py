@@ -16,7 +16,7 @@ _dump = json.JSONEncoder(separators=(",", ":"), sort_keys=True).encode
 
 
 @dataclass(frozen=True, slots=True)
-class Entry:
+class JournalEntry:
     """One recorded call: `elapsed` is the run's wall time in seconds when it was written down."""
 
     key: str
@@ -25,7 +25,7 @@ class Entry:
     elapsed: float
 
 
-def address(request: Request) -> str:
+def compute_key(request: Request) -> str:
     """
     Where a request lies in the journal: the sha256 of all that shapes its reply.
 
@@ -46,7 +46,7 @@ def dump_request(request: Request) -> str:
             request.schema,
             [_float(s.temperature), _float(s.top_p), s.max_tokens, s.seed, s.stop],
             request.sample,
-            *([True] if request.embeds else []),  # older journals know only requests for text
+            *([True] if request.is_embedding else []),  # older journals know only requests for text
         ]
     )
 
@@ -58,7 +58,7 @@ def load_request(text: str, payer: BilledTo) -> Request:
     sampling = Sampling(temperature, top_p, max_tokens, seed, tuple(stop))
     said = tuple(map(_message, messages))
     called = tuple(Tool(*tool) for tool in tools)
-    return Request(model, said, sampling, called, sample, schema, payer, embeds=bool(embeds))
+    return Request(model, said, sampling, called, sample, schema, payer, is_embedding=bool(embeds))
 
 
 def dump_reply(reply: Reply) -> str:

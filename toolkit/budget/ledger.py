@@ -16,10 +16,10 @@ from dataclasses import asdict, dataclass, replace
 from decimal import ROUND_CEILING, ROUND_FLOOR, Decimal
 from typing import Any
 
-from edgewise.toolkit.budget.journal_codec import Entry
-from edgewise.toolkit.budget.prices import Price, price_of
+from edgewise.toolkit.budget.journal_codec import JournalEntry
+from edgewise.toolkit.budget.prices import Price, find_price
 from edgewise.toolkit.errors import ConfigError, LimitReached, UnknownPrice
-from edgewise.toolkit.types import BilledTo, Reply, Request, Sampled, Usage
+from edgewise.toolkit.types import BilledTo, Reply, Request, LocalCalls, Usage
 
 PICO = 10**12
 """Pico-dollars in a dollar."""
@@ -105,14 +105,14 @@ class UsageTotals:
 
 
 @dataclass(frozen=True, slots=True)
-class Ticket:
+class Reservation:
     """A reservation, to be settled or released exactly once."""
 
     request: Request
     amount: Amount
 
 
-def input_bound(request: Request) -> int:
+def bound_input_tokens(request: Request) -> int:
     """
     An upper bound on prompt tokens.
 
@@ -163,7 +163,7 @@ class Ledger:
         self._known: dict[str, Price | None] = {}
         self._books: dict[Key, UsageTotals] = {}
         self.shared = UsageTotals()
-        self._sampled: dict[tuple[BilledTo, str], Sampled] = {}
+        self._sampled: dict[tuple[BilledTo, str], LocalCalls] = {}
         self._spent = Amount()
         self._reserved = Amount()
         self._waiting: deque[tuple[asyncio.Future[None], Amount]] = deque()
@@ -176,7 +176,7 @@ class Ledger:
 
     # ---- before and after a call -----------------------------------------------------------------
 
-    async def reserve(self, request: Request) -> Ticket:
+    async def reserve(self, request: Request) -> Reservation:
         """
         Set aside the most that `request` can use; waits its turn while only calls in flight stand in the way.
 
@@ -184,32 +184,32 @@ class Ledger:
         that; `UnknownPrice` for a dollar limit without a price; `ConfigError` for a limit on tokens or
         dollars and a request without `max_tokens`.
         """
-        amount = self.bound(request)
+        amount = self.bound_usage(request)
         if self._reached or self._waiting or not self._take(amount):
             if self._reached:
                 raise self._limit_reached()
             await self._wait(amount)
-        return Ticket(request, amount)
+        return Reservation(request, amount)
 
-    def settle(self, ticket: Ticket, reply: Reply) -> None:
+    def settle(self, ticket: Reservation, reply: Reply) -> None:
         """Book what the call used, and give back the rest."""
         self._reserved -= ticket.amount
         self._book(ticket.request, reply)
         self._wake()
 
-    def release(self, ticket: Ticket) -> None:
+    def release(self, ticket: Reservation) -> None:
         """Give back all: the provider did not answer, so it bills nothing."""
         self._reserved -= ticket.amount
         self._wake()
 
-    def check(self, requests: Iterable[Request]) -> None:
+    def check_room(self, requests: Iterable[Request]) -> None:
         """Raise `LimitReached` where calls that a model in this process is about to answer would not fit."""
-        amount = sum(map(self.bound, requests), self._spent + self._reserved)
+        amount = sum(map(self.bound_usage, requests), self._spent + self._reserved)
         self._reached = self._reached or self._too_much(amount)
         if self._reached:
             raise self._limit_reached()
 
-    def add(self, sampled: Sampled) -> None:
+    def add_local_calls(self, sampled: LocalCalls) -> None:
         """Book calls that a model in this process answered; no journal has them."""
         self._add(sampled.payer, sampled.model, sampled.calls, sampled.usage, False)
         # Without the row: a long run has many.
@@ -219,18 +219,18 @@ class Ledger:
             old, calls=old.calls + sampled.calls, usage=old.usage + sampled.usage
         )
 
-    def sampled_json(self) -> dict[str, Any]:
-        """What was added, and the wall time so far, as plain data; `add_json` of another ledger takes it."""
+    def local_calls_json(self) -> dict[str, Any]:
+        """What was added, and the wall time so far, as plain data; `restore_local_calls` of another ledger takes it."""
         return {"elapsed": self.elapsed, "sampled": [asdict(each) for each in self._sampled.values()]}
 
-    def add_json(self, data: Mapping[str, Any]) -> None:
+    def restore_local_calls(self, data: Mapping[str, Any]) -> None:
         """Book what an earlier start of this run sampled, and the time that it took."""
         self._start = min(self._start, self._clock() - data["elapsed"])
         for each in data["sampled"]:
             payer, usage = BilledTo(**each["payer"]), Usage(**each["usage"])
-            self.add(Sampled(payer, each["model"], each["calls"], usage))
+            self.add_local_calls(LocalCalls(payer, each["model"], each["calls"], usage))
 
-    def bound(self, request: Request) -> Amount:
+    def bound_usage(self, request: Request) -> Amount:
         """The most that a call can use, in what is limited; see `reserve` for errors."""
         if self.limits.tokens is None and self.limits.usd is None:
             return Amount(1)
@@ -247,13 +247,13 @@ class Ledger:
             raise ConfigError(
                 "A limit on tokens or dollars needs max_tokens, or one call could use it all up."
             )
-        usage = Usage(input=input_bound(request), output=longest)
+        usage = Usage(input=bound_input_tokens(request), output=longest)
         return Amount(1, usage.total, cost(usage, _dearest(price)) if price else 0)
 
     def price(self, model: str) -> Price | None:
         """The price of a model; None means unknown."""
         if model not in self._known:
-            self._known[model] = price_of(model, self._prices)
+            self._known[model] = find_price(model, self._prices)
         return self._known[model]
 
     # ---- reports ---------------------------------------------------------------------------------
@@ -263,7 +263,7 @@ class Ledger:
         """Everything booked so far, before restarts too."""
         return sum(self._books.values(), UsageTotals())
 
-    def share(self, calls: int, usage: Usage) -> None:
+    def add_shared(self, calls: int, usage: Usage) -> None:
         """Note calls that were not made, since another run of a group had made the same: nobody paid for these."""
         self.shared += UsageTotals(calls, usage.input, usage.cached, usage.output)
 
@@ -272,7 +272,7 @@ class Ledger:
         """Wall time of the run in seconds, before restarts too."""
         return self._clock() - self._start
 
-    def table(self, *by: str) -> dict[tuple[str | int, ...], UsageTotals]:
+    def tabulate(self, *by: str) -> dict[tuple[str | int, ...], UsageTotals]:
         """Books summed by any of "role", "step", "example", "model", sorted by them."""
         columns = [_AXES.index(axis) for axis in by]
         rows: dict[tuple[str | int, ...], UsageTotals] = {}
@@ -281,7 +281,7 @@ class Ledger:
             rows[group] = rows.get(group, UsageTotals()) + book
         return dict(sorted(rows.items()))
 
-    def restore(self, entries: Iterable[Entry]) -> None:
+    def restore(self, entries: Iterable[JournalEntry]) -> None:
         """Book what earlier starts of this run paid for, as the journal has it: limits span restarts."""
         for entry in entries:
             self._book(entry.request, entry.reply)
@@ -368,12 +368,12 @@ def _used(request: Request, reply: Reply) -> tuple[Usage, bool]:
     longest = _longest(request)
     said = sum(_bytes(c.name) + _bytes(c.arguments) + _PER_TOOL for c in reply.message.tool_calls)
     output = longest if longest is not None else _bytes(reply.message.content) + said
-    return Usage(input=input_bound(request), output=output), True
+    return Usage(input=bound_input_tokens(request), output=output), True
 
 
 def _longest(request: Request) -> int | None:
     """The most output tokens of a request; a vector has none."""
-    return 0 if request.embeds else request.sampling.max_tokens
+    return 0 if request.is_embedding else request.sampling.max_tokens
 
 
 def _dearest(price: Price) -> Price:

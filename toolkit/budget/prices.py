@@ -45,7 +45,7 @@ class Price:
 FREE = Price(0.0, 0.0)
 
 
-def price_of(model: str, overrides: Mapping[str, Price] | None = None) -> Price | None:
+def find_price(model: str, overrides: Mapping[str, Price] | None = None) -> Price | None:
     """
     The price of a model by its full name; None means unknown, which is not free.
 

@@ -1,49 +1,145 @@
-"""What the ways of improving print, and how their settings come from the command line."""
+"""Console output and command-line settings of the commands that run models."""
 
+import asyncio
+from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any
+from dataclasses import asdict, dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any, ClassVar
 
 from edgewise.toolkit.budget.prices import ANY, Price
+from edgewise.toolkit.cli.models import pull_missing
+from edgewise.toolkit.cli.progress import announce, show_progress
+from edgewise.toolkit.errors import ConfigError
+from edgewise.toolkit.model.router import check_model
+from edgewise.toolkit.run import directory
+from edgewise.toolkit.run.config import Config, parse_settings
+from edgewise.toolkit.run.forecast import Forecast
+from edgewise.toolkit.run.launch import PreparedRun
 from edgewise.toolkit.run.runner import Result
+from edgewise.toolkit.task.task import Task, describe
 
 
 @dataclass(frozen=True, slots=True)
 class Output:
-    """Something to print: for people as lines, for programs as data."""
+    """What a command prints: `text` for people, `data` for programs."""
 
     text: Sequence[str]
     data: Any
 
     def lines(self) -> Sequence[str]:
-        """For people."""
+        """Return the lines for people."""
         return self.text
 
     def to_json(self) -> Any:
-        """For programs."""
+        """Return the data for programs."""
         return self.data
 
 
 @dataclass(frozen=True, slots=True)
 class ImproveOutput(Output):
-    """What `improve` prints, and whether it found something worth keeping."""
+    """What a command that learns prints, and whether it found an improvement."""
 
     improved: bool = False
 
 
-def given_price(price: str | None) -> dict[str, Any]:
-    """The setting `prices` for a price on the command line, such as "0.15,0.6"."""
-    return {"prices": {ANY: _numbers(Price.parse(price))}} if price else {}
+class ImproveCommand(ABC):
+    """
+    `edgewise improve` by one way: a task and its settings, ready for `plan` and `improve`.
+
+    A subclass says how its run is prepared and how its result is printed. `options` are values of the command line,
+    None where not given; `price` is its --price.
+    """
+
+    foreign_options: ClassVar[Mapping[str, str]] = dict.fromkeys(
+        ("library", "distiller", "proposer", "placebo"), "lessons"
+    )
+    """Options of `edgewise improve` that this way does not have, and what they are about."""
+
+    def __init__(self, task: Path, options: Mapping[str, Any], settings: Sequence[str], price: str | None):
+        self._task_path, self._options = task, options
+        self.settings = collect_settings(options, settings, price)
+
+    @cached_property
+    def task(self) -> Task:
+        """The task, read when it is first used: of several processes only the first reads it."""
+        return Task.read(self._task_path)
+
+    @abstractmethod
+    def prepare(self) -> PreparedRun:
+        """Prepare the run."""
+
+    @abstractmethod
+    def render(self, result: Result) -> ImproveOutput:
+        """Return what is printed of a result."""
+
+    def plan(self, lib: str | None = None) -> Output:
+        """Return the task and the forecast of the run; calls no model."""
+        self.check_options(lib)
+        prepared = self.prepare()
+        check_models(prepared.config)
+        prepared.check_limits()
+        assert prepared.forecast
+        return render_forecast(self.task, prepared.forecast)
+
+    def improve(self, run: Path | None, replay: Path | None = None, lib: str | None = None) -> ImproveOutput:
+        """Run, and return what is printed of the result."""
+        self.check_options(lib)
+        return self.render(start_run(self.prepare(), run or directory.new_run_path(self.task.name), replay))
+
+    def check_options(self, lib: str | None) -> None:
+        """Raise ConfigError for an option that belongs to another way."""
+        options = {**self._options, "library": lib}
+        for name, subject in self.foreign_options.items():
+            if options.get(name) is not None:
+                raise ConfigError(
+                    f"--{name} is about {subject}, which this --by does not learn: leave it out."
+                )
 
 
-def _numbers(price: Price) -> tuple[float, ...]:
-    return (price.input, price.output) if price.cached is None else (price.input, price.output, price.cached)
+def start_run(prepared: PreparedRun, path: Path, replay: Path | None = None) -> Result:
+    """Print the forecast, download missing embedded models, and execute the run with a progress display."""
+    prepared.check_limits()
+    if prepared.forecast:
+        announce(prepared.forecast.lines())
+    if not replay:
+        pull_missing(prepared.config.model, *prepared.config.models)
+    return asyncio.run(prepared.execute(path, replay=replay, on_event=show_progress()))
+
+
+def collect_settings(
+    options: Mapping[str, Any], settings: Sequence[str], price: str | None
+) -> dict[str, Any]:
+    """Return the settings of a command line: those of --set, then the options that are given, then --price."""
+    given = {name: value for name, value in options.items() if value is not None}
+    if price:
+        rates = Price.parse(price)
+        numbers = (rates.input, rates.output, rates.cached)
+        given["prices"] = {ANY: tuple(number for number in numbers if number is not None)}
+    return {**parse_settings(settings), **given}
+
+
+def check_models(config: Config) -> None:
+    """Raise ModelError for a model of the run that can't be used, without calling one."""
+    for model in filter(None, (config.model, *config.models)):
+        check_model(model)
+
+
+def render_forecast(task: Task, forecast: Forecast) -> Output:
+    """Return what a dry run prints."""
+    return Output([describe(task), "", *forecast.lines()], asdict(forecast))
 
 
 def render_costs(result: Result) -> list[str]:
-    """What learning and measuring cost, and how long it took."""
-    parts = {"learning": result.costs["learning"], "measuring": result.costs["measuring"]}
-    lines = [f"{name}: {_cost(book)}" for name, book in parts.items() if book["calls"]]
+    """Return lines with the costs of learning and of measuring, and the wall time."""
+    lines = []
+    for part in ("learning", "measuring"):
+        totals = result.costs[part]
+        if totals["calls"]:
+            price = "price unknown" if totals["usd"] is None else f"${totals['usd']:.4f}"
+            tokens = f"{totals['input']:,} tokens in ({totals['cached']:,} cached), {totals['output']:,} out"
+            lines.append(f"{part}: {totals['calls']:,} calls, {tokens}, {price}")
     shared = result.costs["shared"]
     if shared["calls"]:
         tokens = shared["input"] + shared["output"]
@@ -51,9 +147,3 @@ def render_costs(result: Result) -> list[str]:
             f"shared by runs of a group, not paid twice: {shared['calls']:,} calls, {tokens:,} tokens"
         )
     return [*lines, f"time: {result.seconds / 60:.1f} minutes"]
-
-
-def _cost(book: Mapping[str, Any]) -> str:
-    price = "price unknown" if book["usd"] is None else f"${book['usd']:.4f}"
-    given = f"{book['input']:,} tokens in ({book['cached']:,} cached), {book['output']:,} out"
-    return f"{book['calls']:,} calls, {given}, {price}"

@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import NamedTuple
 
-from edgewise.toolkit.environments.level import Played, check_size
+from edgewise.toolkit.environments.level import LevelEnvironment, check_size
 
 ROOMS = (
     "hall", "kitchen", "cellar", "attic", "study", "library", "pantry", "bedroom", "garden", "garage", "tower",
@@ -63,7 +63,7 @@ class Map:
         return state.open
 
 
-class House(Played):
+class House(LevelEnvironment):
     """Houses of `rooms` rooms: each is joined to an earlier one, and `circles` more doors join any two."""
 
     def __init__(self, rooms: int = 6, circles: int = 2):

@@ -4,7 +4,7 @@ import random
 from dataclasses import dataclass
 from typing import NamedTuple
 
-from edgewise.toolkit.environments.level import Played, check_size
+from edgewise.toolkit.environments.level import LevelEnvironment, check_size
 
 THINGS = ("flour", "milk", "eggs", "sugar", "salt", "butter", "honey", "nuts", "oats", "yeast")
 
@@ -54,7 +54,7 @@ class Recipe:
         return state.baked
 
 
-class Kitchen(Played):
+class Kitchen(LevelEnvironment):
     """Recipes of `steps` things, with so many `things` to choose from."""
 
     def __init__(self, steps: int = 3, things: int = 4):

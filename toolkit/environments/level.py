@@ -12,10 +12,10 @@ from typing import Any, Protocol
 from edgewise.toolkit.environments.protocol import Turn
 from edgewise.toolkit.errors import TaskError
 from edgewise.toolkit.types import Example
-from edgewise.toolkit.util.seeds import seed as seed_of
+from edgewise.toolkit.util.seeds import derive_seed
 
 State = Hashable
-SEED = "seed"
+SEED_COLUMN = "seed"
 """The column of a row that its level is made of; without it, it is the row's id."""
 
 
@@ -44,7 +44,7 @@ class Level(Protocol):
         ...
 
 
-class Played(ABC):
+class LevelEnvironment(ABC):
     """An environment that plays a level. Its methods are async since they take no time: they need no thread."""
 
     @abstractmethod
@@ -53,7 +53,7 @@ class Played(ABC):
 
     async def reset(self, row: Example) -> Turn:
         """The start of the row's level."""
-        self._level = self.level(seed_of("level", str(row.metadata.get(SEED, row.id))))
+        self._level = self.level(derive_seed("level", str(row.metadata.get(SEED_COLUMN, row.id))))
         self._state = self._level.start
         return self._turn()
 
@@ -68,7 +68,7 @@ class Played(ABC):
         return Turn(level.shown(state), () if won else level.legal(state), float(won), won, won)
 
 
-def states(level: Level) -> list[State]:
+def list_states(level: Level) -> list[State]:
     """All states that can be reached, the start first."""
     found = {level.start: None}
     for state in (queue := [level.start]):
@@ -80,7 +80,7 @@ def states(level: Level) -> list[State]:
     return list(found)
 
 
-def values(
+def compute_action_values(
     level: Level, gamma: float = 0.95, over: Callable[[Iterable[float]], float] = max
 ) -> Mapping[tuple[State, str], float]:
     """
@@ -88,8 +88,8 @@ def values(
 
     `over` is max for who acts as well as can be, and the mean for who acts at random. By value iteration, to 1e-12.
     """
-    pairs = [(s, a, level.after(s, a)) for s in states(level) if not level.won(s) for a in level.legal(s)]
-    worth = dict.fromkeys(states(level), 0.0)
+    pairs = [(s, a, level.after(s, a)) for s in list_states(level) if not level.won(s) for a in level.legal(s)]
+    worth = dict.fromkeys(list_states(level), 0.0)
     while True:
         found = {
             (state, action): 1.0 if level.won(after) else gamma * worth[after]

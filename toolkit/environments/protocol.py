@@ -18,8 +18,8 @@ from edgewise.toolkit.errors import TaskError
 from edgewise.toolkit.registry import ENVIRONMENTS
 from edgewise.toolkit.registry import resolve as resolve_name
 from edgewise.toolkit.types import BlockingCall, Example, Plan, StopReason
-from edgewise.toolkit.util.detached import apart
-from edgewise.toolkit.util.import_by_name import did_you_mean, load
+from edgewise.toolkit.util.detached import run_detached
+from edgewise.toolkit.util.import_by_name import did_you_mean, load_object
 
 SECONDS = 60.0
 """How long one call of an environment may take."""
@@ -74,7 +74,7 @@ class World:
     spec: str = ""
 
 
-class Broken(Exception):
+class EnvironmentFailure(Exception):
     """An environment that raised, hung, or gave what is no turn; `stop` is that of its rollout."""
 
     def __init__(self, stop: StopReason, why: str):
@@ -133,7 +133,7 @@ def _found(name: str, base: Path | None) -> Any:
         raise TaskError(
             f"there is no environment {name!r}{did_you_mean(name, list(ENVIRONMENTS))}; your own is module:Class"
         )
-    return load(name, base)
+    return load_object(name, base)
 
 
 def _check_ours(name: str, seconds: Any, history: Any) -> None:
@@ -163,7 +163,7 @@ class _Failure:
     why: str
 
 
-def called(
+def call_environment(
     world: World,
     what: str,
     function: Callable[..., Any],
@@ -173,15 +173,15 @@ def called(
     """What `read` makes of what an environment's function gives. Raises Broken with a sentence; `what` was done."""
     found = yield BlockingCall(_limited, (function, args, world.seconds, read))
     if isinstance(found, _Failure):
-        raise Broken(found.stop, f"The environment {world.name} {found.why} ({what}).")
+        raise EnvironmentFailure(found.stop, f"The environment {world.name} {found.why} ({what}).")
     return found
 
 
-def method(world: World, environment: Any, name: str) -> Callable[..., Any]:
+def get_method(world: World, environment: Any, name: str) -> Callable[..., Any]:
     """One of its methods. Raises Broken where it has none."""
     found = getattr(environment, name, None)
     if not callable(found):
-        raise Broken("failed", f"The environment {world.name} has no method {name}.")
+        raise EnvironmentFailure("failed", f"The environment {world.name} has no method {name}.")
     return found
 
 
@@ -192,8 +192,8 @@ async def _limited(
     limit = asyncio.timeout(seconds)
     try:
         async with limit:
-            return read(await apart(function, *args))
-    except Broken as broken:
+            return read(await run_detached(function, *args))
+    except EnvironmentFailure as broken:
         return _Failure(broken.stop, str(broken))
     except Exception as error:
         if limit.expired():
@@ -204,7 +204,7 @@ async def _limited(
 # ---- what they give ------------------------------------------------------------------------------------
 
 
-def turn_in(given: Any) -> Turn:
+def parse_turn(given: Any) -> Turn:
     """
     The turn that an environment gave; see `Environment`. Raises Broken for anything else.
 
@@ -223,7 +223,7 @@ def turn_in(given: Any) -> Turn:
             return _checked(_of_gym(text, reward, done, info))
         case (text, reward, ended, cut, Mapping() as info):
             return _checked(_of_gym(text, reward, bool(ended or cut), info))
-    raise Broken("failed", f"gave {_short(given)} where a Turn, a text or a tuple as Gym's was due")
+    raise EnvironmentFailure("failed", f"gave {_short(given)} where a Turn, a text or a tuple as Gym's was due")
 
 
 def _of_gym(text: Any, reward: Any, done: Any, info: Mapping[str, Any]) -> Turn:
@@ -235,15 +235,15 @@ def _of_gym(text: Any, reward: Any, done: Any, info: Mapping[str, Any]) -> Turn:
 def _checked(turn: Turn) -> Turn:
     """The turn with its reward as a float. Raises Broken where a part of it is of no use."""
     if not isinstance(turn.text, str):
-        raise Broken("failed", f"gave {_short(turn.text)} as a state where a text was due")
+        raise EnvironmentFailure("failed", f"gave {_short(turn.text)} as a state where a text was due")
     if isinstance(turn.legal, str) or not all(isinstance(action, str) for action in turn.legal):
-        raise Broken("failed", f"gave {_short(turn.legal)} as legal actions where texts were due")
+        raise EnvironmentFailure("failed", f"gave {_short(turn.legal)} as legal actions where texts were due")
     try:
         reward = float(turn.reward)
     except (TypeError, ValueError):
         reward = math.nan
     if not math.isfinite(reward):
-        raise Broken("failed", f"gave {_short(turn.reward)} as a reward where a finite number was due")
+        raise EnvironmentFailure("failed", f"gave {_short(turn.reward)} as a reward where a finite number was due")
     return Turn(turn.text, tuple(turn.legal), reward, bool(turn.done), turn.success)
 
 

@@ -6,13 +6,13 @@ from pathlib import Path
 from threading import Lock
 from typing import Any
 
-from edgewise.toolkit.environments.level import SEED, check_size
+from edgewise.toolkit.environments.level import SEED_COLUMN, check_size
 from edgewise.toolkit.environments.protocol import Turn
 from edgewise.toolkit.errors import TaskError
 from edgewise.toolkit.types import Example
-from edgewise.toolkit.util.seeds import seed as seed_of
+from edgewise.toolkit.util.seeds import derive_seed
 
-GAME = "game"
+GAME_COLUMN = "game"
 """The column of a row that names the file of a game; without it one is made of the column "seed", or of the id."""
 _MAKING = Lock()  # its generator keeps state of its own
 
@@ -35,7 +35,7 @@ class TextWorld:
 
     def reset(self, row: Example) -> Turn:
         """The start of the row's game."""
-        file = row.metadata.get(GAME) or self._made(seed_of("level", str(row.metadata.get(SEED, row.id))))
+        file = row.metadata.get(GAME_COLUMN) or self._made(derive_seed("level", str(row.metadata.get(SEED_COLUMN, row.id))))
         if not Path(file).is_file():
             raise TaskError(f"there is no game {file}")
         wanted = ("admissible_commands", "won", "description", "inventory", "objective")

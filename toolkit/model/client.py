@@ -8,8 +8,8 @@ provider that litellm knows) and keeps one connection per server. A provider's e
     404                         UnknownModel
     402, no quota left          ProviderDown
     400, 413, 422               a Reply with stop "refused"
-    timeout                     TimedOut, an Unanswered
-    408, 409, 429, 5xx, network Unanswered: worth asking again (see toolkit.model.middleware.Retry)
+    timeout                     RequestTimeout, an TransientError
+    408, 409, 429, 5xx, network TransientError: worth asking again (see toolkit.model.middleware.Retry)
 
 Texts of errors are redacted before they leave this file.
 """
@@ -25,15 +25,15 @@ from email.utils import parsedate_to_datetime
 from typing import Any, Protocol
 
 from edgewise.toolkit.errors import ModelError, ProviderDown, UnknownModel, WrongKey
-from edgewise.toolkit.model.names import is_loopback, wire_name
+from edgewise.toolkit.model.names import is_loopback, get_wire_name
 from edgewise.toolkit.model.openai_format import (
-    BadAnswer,
+    MalformedResponse,
     Quirks,
-    decode,
+    decode_completion,
     decode_embedding,
-    encode,
-    quirk,
-    refusal,
+    encode_request,
+    find_quirk,
+    build_refusal,
 )
 from edgewise.toolkit.model.redact import redact
 from edgewise.toolkit.types import Reply, Request
@@ -41,11 +41,11 @@ from edgewise.toolkit.types import Reply, Request
 ALLOW_PAID_CALLS = True
 """Set to False (or set EDGEWISE_OFFLINE=1) and only loopback and scripted models may be asked."""
 
-CONNECT = 30.0
+CONNECT_SECONDS = 30.0
 """Seconds for reaching a server; how long an answer may take is for `toolkit.model.middleware.Timeout` to say."""
 
 
-CALLS_PER_LANE = 16
+CALLS_PER_POOL = 16
 """The HTTP pool of the openai package looks at all its connections for every call: small pools are faster."""
 
 _log = logging.getLogger("edgewise")
@@ -63,7 +63,7 @@ class Client(Protocol):
         ...
 
 
-class Unanswered(ModelError):
+class TransientError(ModelError):
     """
     A call that was not answered but may be if asked again.
 
@@ -77,7 +77,7 @@ class Unanswered(ModelError):
         self.retry_after = retry_after
 
 
-class TimedOut(Unanswered):
+class RequestTimeout(TransientError):
     """No answer in time; the provider may have worked on it, and may bill it."""
 
 
@@ -87,7 +87,7 @@ def forbid_paid(model: str) -> None:
         raise ModelError(f"{model} may cost money and paid calls are switched off (EDGEWISE_OFFLINE).")
 
 
-class _Remote:
+class RemoteClient:
     """What all remote servers share: parameters that a model refuses, errors, the switch for paid calls."""
 
     def __init__(self, where: str, api_key: str | None, free: bool):
@@ -105,23 +105,23 @@ class _Remote:
             body = self._body(request, quirks)
             start = time.perf_counter()
             try:
-                found = await self._send(body, request.embeds)
+                found = await self._send(body, request.is_embedding)
                 return self._read(request, found, time.perf_counter() - start)
-            except (BadAnswer, json.JSONDecodeError) as error:
-                raise Unanswered(self._sentence(request, redact(str(error), self._key)), 502) from None
+            except (MalformedResponse, json.JSONDecodeError) as error:
+                raise TransientError(self._sentence(request, redact(str(error), self._key)), 502) from None
             except Exception as error:
                 if not self._learn(request.model, error, body, quirks):
                     return self._translate(request, error, time.perf_counter() - start)
 
     def _name(self, model: str) -> str:
-        return wire_name(model)
+        return get_wire_name(model)
 
     def _body(self, request: Request, quirks: Quirks) -> dict[str, Any]:
-        return encode(request, self._name(request.model), quirks)
+        return encode_request(request, self._name(request.model), quirks)
 
     def _read(self, request: Request, data: Any, latency: float) -> Reply:
-        """The reply in what `_send` gave; raises `BadAnswer`."""
-        return (decode_embedding if request.embeds else decode)(data, latency)
+        """The reply in what `_send` gave; raises `MalformedResponse`."""
+        return (decode_embedding if request.is_embedding else decode_completion)(data, latency)
 
     async def _send(self, body: dict[str, Any], embeds: bool) -> Any:
         """The provider's JSON, parsed: a chat completion or an embedding; raises errors of the openai package."""
@@ -132,7 +132,7 @@ class _Remote:
         if getattr(error, "status_code", None) not in (400, 422):
             return False
         blamed = getattr(error, "param", None)
-        change = quirk(str(error), blamed if isinstance(blamed, str) else None, body)
+        change = find_quirk(str(error), blamed if isinstance(blamed, str) else None, body)
         if not change or change.keys() & {*quirks, *quirks.values()}:
             return False  # what was sent minded this already: there and back again would never end
         known = self._quirks.setdefault(model, {})
@@ -149,11 +149,11 @@ class _Remote:
         sentence = self._sentence(request, redact(str(error), self._key))
         status = getattr(error, "status_code", None)
         if isinstance(error, openai.APITimeoutError) and not _unreachable(error):
-            raise TimedOut(sentence, 408) from None
+            raise RequestTimeout(sentence, 408) from None
         if (isinstance(error, openai.APIConnectionError) and status in (None, 500)) or _unreachable(error):
-            raise Unanswered(f"{sentence} The server can't be reached.") from None
+            raise TransientError(f"{sentence} The server can't be reached.") from None
         if isinstance(error, UnicodeEncodeError):
-            return refusal("the request holds text that is not valid Unicode")
+            return build_refusal("the request holds text that is not valid Unicode")
         if not isinstance(error, openai.OpenAIError):
             raise error
         if status is None:
@@ -165,15 +165,15 @@ class _Remote:
         if status == 402 or "insufficient_quota" in f"{getattr(error, 'code', '')} {error}":
             raise ProviderDown(f"{sentence} Top up the account; the run resumes where it stopped.") from None
         if (status in (408, 409, 429) or status >= 500) and "too large to process" not in sentence:
-            raise Unanswered(sentence, status, _retry_after(error)) from None
+            raise TransientError(sentence, status, _retry_after(error)) from None
         # Or too large: llama.cpp answers a text that its batch can't hold with 500, now and ever.
-        return refusal(sentence, Reply(refusal("").message, latency=latency))
+        return build_refusal(sentence, Reply(build_refusal("").message, latency=latency))
 
     def _sentence(self, request: Request, what: str) -> str:
         return f"{request.model} at {self._where}: {what.strip()[:500]}"
 
 
-class OpenAIClient(_Remote):
+class OpenAIClient(RemoteClient):
     """
     Any OpenAI-compatible server, through the openai package (2 or 3).
 
@@ -194,25 +194,25 @@ class OpenAIClient(_Remote):
         super().__init__(base_url, api_key, free=is_loopback(base_url))
         self._timeout = timeout
         self._closing = closing
-        self._lanes: list[_Lane] = []
+        self._lanes: list[_Pool] = []
         self._open_lane()
 
     async def _send(self, body: dict[str, Any], embeds: bool) -> Any:
         path = "/embeddings" if embeds else self.path
-        lane = next((lane for lane in self._lanes if lane.busy < CALLS_PER_LANE), None) or self._open_lane()
+        lane = next((lane for lane in self._lanes if lane.busy < CALLS_PER_POOL), None) or self._open_lane()
         lane.busy += 1
         try:
             return json.loads(await lane.client.post(path, cast_to=str, body=body))
         finally:
             lane.busy -= 1
 
-    def _open_lane(self) -> "_Lane":
+    def _open_lane(self) -> "_Pool":
         from openai import AsyncOpenAI, Timeout
 
         # openai's own name for it: the HTTP library beneath differs between versions 2 and 3.
-        timeout = Timeout(self._timeout, connect=CONNECT)
+        timeout = Timeout(self._timeout, connect=CONNECT_SECONDS)
         client = AsyncOpenAI(base_url=self._where, api_key=self._key, max_retries=0, timeout=timeout)
-        self._lanes.append(_Lane(client))
+        self._lanes.append(_Pool(client))
         return self._lanes[-1]
 
     async def aclose(self) -> None:
@@ -225,7 +225,7 @@ class OpenAIClient(_Remote):
             await asyncio.to_thread(closing)
 
 
-class _Lane:
+class _Pool:
     """One small connection pool and how many calls are on it."""
 
     __slots__ = ("busy", "client")

@@ -1,7 +1,7 @@
 """
 Clients around clients: each adds one thing. `stack` puts them in order, from outside to inside:
 
-    Journaled → Retry → Adaptive → Budget → Timeout → Router
+    JournalClient → Retry → Adaptive → Budget → Timeout → Router
 
 The budget stands inside the retries, so that every attempt a provider may bill has its own reservation, and
 inside the gate, so that nothing is reserved for a call that still waits.
@@ -12,18 +12,18 @@ import time
 from collections import deque
 from typing import Any
 
-from edgewise.toolkit.budget.journal import Journal, address
+from edgewise.toolkit.budget.journal import Journal, compute_key
 from edgewise.toolkit.budget.ledger import Ledger
 from edgewise.toolkit.errors import DiskFull, NotRecorded, ProviderDown
-from edgewise.toolkit.model.client import Client, TimedOut, Unanswered
-from edgewise.toolkit.model.names import server_of
+from edgewise.toolkit.model.client import Client, RequestTimeout, TransientError
+from edgewise.toolkit.model.names import get_server
 from edgewise.toolkit.types import Message, Reply, Request
 
 OVERLOADED = (429, 503, 529)
 """The provider as a whole is busy, not at odds with one request."""
 
 
-class Around:
+class Middleware:
     """A client around another; closing it closes the inner one."""
 
     def __init__(self, inner: Client):
@@ -38,9 +38,9 @@ class Around:
         await self.inner.aclose()
 
 
-class Timeout(Around):
+class Timeout(Middleware):
     """
-    Gives up on a call after `seconds`; raises `TimedOut`.
+    Gives up on a call after `seconds`; raises `RequestTimeout`.
 
     Never on weights in this process: a batch takes as long as it takes, and asking again would only begin anew.
     """
@@ -57,7 +57,7 @@ class Timeout(Around):
             async with asyncio.timeout(self.seconds):
                 return await self.inner.ask(request)
         except TimeoutError:
-            raise TimedOut(f"{request.model}: no answer within {self.seconds:g} seconds.", 408) from None
+            raise RequestTimeout(f"{request.model}: no answer within {self.seconds:g} seconds.", 408) from None
 
 
 class AdaptiveLimiter:
@@ -69,15 +69,15 @@ class AdaptiveLimiter:
     full round of good calls, up to `most`; lets nobody in during a pause that the server asked for.
     """
 
-    def __init__(self, most: int):
-        self.most = most
-        self.limit = float(most)
+    def __init__(self, max_concurrency: int):
+        self.most = max_concurrency
+        self.limit = float(max_concurrency)
         self._inside = 0
         self._waiting: deque[asyncio.Future[None]] = deque()
         self._cut = 0.0
         self._closed_until = 0.0
 
-    async def enter(self) -> float:
+    async def acquire(self) -> float:
         """Wait for a place; the time of entering, to be given back to `overloaded`."""
         if self._waiting or not self._open():
             turn = asyncio.get_running_loop().create_future()
@@ -86,22 +86,22 @@ class AdaptiveLimiter:
                 await turn
             except asyncio.CancelledError:
                 if turn.done() and not turn.cancelled():
-                    self.leave()
+                    self.release()
                 raise
         else:
             self._inside += 1
         return time.monotonic()
 
-    def leave(self) -> None:
+    def release(self) -> None:
         """Give the place back."""
         self._inside -= 1
         self._admit()
 
-    def succeeded(self) -> None:
+    def record_success(self) -> None:
         """Creep up."""
         self.limit = min(self.most, self.limit + 1 / self.limit)
 
-    def overloaded(self, entered: float, pause: float | None) -> None:
+    def record_overload(self, entered: float, pause: float | None) -> None:
         """Back off: half as many calls, and none at all for `pause` seconds."""
         now = time.monotonic()
         if entered >= self._cut:
@@ -122,39 +122,39 @@ class AdaptiveLimiter:
                 turn.set_result(None)
 
 
-class Adaptive(Around):
+class RateLimit(Middleware):
     """
     A gate per server, with `most` places: as many calls in flight as the server bears.
 
     None for weights in this process: what is asked at one time is one batch, which is cut as memory allows.
     """
 
-    def __init__(self, inner: Client, most: int):
+    def __init__(self, inner: Client, max_concurrency: int):
         super().__init__(inner)
-        self.most = most
-        self.gates: dict[str, AdaptiveLimiter] = {}
+        self.most = max_concurrency
+        self.limiters: dict[str, AdaptiveLimiter] = {}
 
     async def ask(self, request: Request) -> Reply:
         """Ask once there is a place."""
         if request.model.startswith("torch/"):
             return await self.inner.ask(request)
-        server = server_of(request.model)
-        gate = self.gates.get(server) or self.gates.setdefault(server, AdaptiveLimiter(self.most))
-        entered = await gate.enter()
+        server = get_server(request.model)
+        gate = self.limiters.get(server) or self.limiters.setdefault(server, AdaptiveLimiter(self.most))
+        entered = await gate.acquire()
         try:
             reply = await self.inner.ask(request)
-        except Unanswered as error:
+        except TransientError as error:
             if error.status in OVERLOADED:
-                gate.overloaded(entered, error.retry_after)
+                gate.record_overload(entered, error.retry_after)
             raise
         else:
-            gate.succeeded()
+            gate.record_success()
             return reply
         finally:
-            gate.leave()
+            gate.release()
 
 
-class Budget(Around):
+class Budget(Middleware):
     """Reserves in the ledger before a call and settles after it."""
 
     def __init__(self, inner: Client, ledger: Ledger):
@@ -166,7 +166,7 @@ class Budget(Around):
         ticket = await self.ledger.reserve(request)
         try:
             reply = await self.inner.ask(request)
-        except (TimedOut, asyncio.CancelledError):
+        except (RequestTimeout, asyncio.CancelledError):
             self.ledger.settle(ticket, Reply(Message("assistant", ""), "timeout"))
             raise
         except BaseException:
@@ -176,7 +176,7 @@ class Budget(Around):
         return reply
 
 
-class Retry(Around):
+class Retry(Middleware):
     """
     Asks again, up to `attempts` times in all, what was not answered.
 
@@ -207,7 +207,7 @@ class Retry(Around):
         self._retrying = AsyncRetrying(
             stop=lambda state: attempted(state) or (_wish(state) or 0) > patience,
             wait=lambda state: (_wish(state) or 0) + self._jitter(state),
-            retry=retry_if_exception_type(Unanswered),
+            retry=retry_if_exception_type(TransientError),
             reraise=True,
         )
 
@@ -216,9 +216,9 @@ class Retry(Around):
         try:
             # A copy, for the state of a tenacity object is shared by all tasks of a thread.
             return await self._retrying.copy()(self.inner.ask, request)
-        except TimedOut as error:
+        except RequestTimeout as error:
             return Reply(Message("assistant", ""), "timeout", error=str(error))
-        except Unanswered as error:
+        except TransientError as error:
             if error.status is None or error.status in OVERLOADED:
                 raise ProviderDown(f"{error} Everything so far is saved; run again to resume.") from None
             return Reply(Message("assistant", ""), "failed", error=str(error))
@@ -227,10 +227,10 @@ class Retry(Around):
 def _wish(state: Any) -> float | None:
     """How many seconds the provider asked to wait."""
     error = state.outcome.exception()
-    return error.retry_after if isinstance(error, Unanswered) else None
+    return error.retry_after if isinstance(error, TransientError) else None
 
 
-class Journaled:
+class JournalClient:
     """
     Answers from the journal what is recorded there; records everything else before it is returned.
 
@@ -247,7 +247,7 @@ class Journaled:
 
     async def ask(self, request: Request) -> Reply:
         """The recorded reply, or a new one. Cancelling does not stop a call that is already paid for."""
-        key = address(request)
+        key = compute_key(request)
         if (reply := self.journal.get(key)) is not None:
             return reply
         if self.inner is None or self.journal.readonly:
@@ -261,7 +261,7 @@ class Journaled:
         return await asyncio.shield(task)
 
     async def _record(self, inner: Client, key: str, request: Request) -> Reply:
-        if self.journal.full:
+        if self.journal.is_full:
             raise DiskFull(f"The disk of {self.journal.path} is full: make room and run again to resume.")
         reply = await inner.ask(request)
         await self.journal.put(key, request, reply)
@@ -283,7 +283,7 @@ class Journaled:
             await self.inner.aclose()
 
 
-def stack(
+def stack_middleware(
     router: Client,
     journal: Journal | None = None,
     ledger: Ledger | None = None,
@@ -300,5 +300,5 @@ def stack(
     client: Client = Timeout(router, timeout)
     if ledger is not None:
         client = Budget(client, ledger)
-    client = Retry(Adaptive(client, concurrency), attempts)
-    return client if journal is None else Journaled(client, journal)
+    client = Retry(RateLimit(client, concurrency), attempts)
+    return client if journal is None else JournalClient(client, journal)

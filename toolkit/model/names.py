@@ -17,7 +17,7 @@ def is_loopback(url: str) -> bool:
 
 
 @lru_cache(maxsize=1024)
-def server_of(model: str) -> str:
+def get_server(model: str) -> str:
     """
     Which connection a model name uses: models of one server share it.
 
@@ -37,7 +37,7 @@ def server_of(model: str) -> str:
 
 
 @lru_cache(maxsize=1024)
-def wire_name(model: str) -> str:
+def get_wire_name(model: str) -> str:
     """The name by which a server knows a model: without our prefix."""
     if model.startswith(("http://", "https://")):
         return model.partition("#")[2]

@@ -10,14 +10,14 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from edgewise.toolkit.errors import ModelError
-from edgewise.toolkit.types import Message, Reply, Request, Stop, Tool, ToolCall, Usage
+from edgewise.toolkit.types import Message, Reply, Request, StopReason, Tool, ToolCall, Usage
 
 if TYPE_CHECKING:
     import numpy as np
 
 Quirks = Mapping[str, str | None]
 
-_STOPS: dict[str, Stop] = {"length": "length", "tool_calls": "tools", "function_call": "tools"}
+_STOPS: dict[str, StopReason] = {"length": "length", "tool_calls": "tools", "function_call": "tools"}
 _OTHER_NAME = {"max_tokens": "max_completion_tokens", "max_completion_tokens": "max_tokens"}
 _MAY_BE_DROPPED = ("temperature", "top_p", "seed", "stop", "response_format", "logprobs", "return_token_ids")
 _ALSO_CALLED = {"response_format": "json_schema"}
@@ -28,13 +28,13 @@ _NOT_SUPPORTED = re.compile(
 )
 
 
-class BadAnswer(ValueError):
+class MalformedResponse(ValueError):
     """A server answered, but not in the format of a chat completion or an embedding."""
 
 
-def encode(request: Request, model: str, quirks: Quirks) -> dict[str, Any]:
+def encode_request(request: Request, model: str, quirks: Quirks) -> dict[str, Any]:
     """The JSON body of a chat completion, or an embedding, by `model`, with its `quirks` minded."""
-    if request.embeds:
+    if request.is_embedding:
         return {"model": model, "input": request.messages[-1].content}
     sampling = request.sampling
     body: dict[str, Any] = {"model": model, "messages": [_message(m) for m in request.messages]}
@@ -53,11 +53,11 @@ def encode(request: Request, model: str, quirks: Quirks) -> dict[str, Any]:
     return body
 
 
-def decode(data: Any, latency: float) -> Reply:
+def decode_completion(data: Any, latency: float) -> Reply:
     """
     The reply in a chat completion; `latency` in seconds.
 
-    Raises `BadAnswer` where the JSON is not a chat completion.
+    Raises `MalformedResponse` where the JSON is not a chat completion.
     """
     try:
         choice = data["choices"][0]
@@ -68,11 +68,11 @@ def decode(data: Any, latency: float) -> Reply:
             message, _stop(message, finish), _usage(data.get("usage")), latency, data.get("model") or ""
         )
     except (KeyError, IndexError, TypeError, AttributeError) as error:
-        raise BadAnswer(f"no chat completion: {error!r}") from None
+        raise MalformedResponse(f"no chat completion: {error!r}") from None
     if finish == "content_filter":
-        return refusal("the provider's content filter stopped the answer", reply)
+        return build_refusal("the provider's content filter stopped the answer", reply)
     if not message.content and said.get("refusal"):
-        return refusal(said["refusal"], reply)
+        return build_refusal(said["refusal"], reply)
     return reply
 
 
@@ -80,20 +80,20 @@ def decode_embedding(data: Any, latency: float) -> Reply:
     """
     The reply in an embedding: see `vector`; all tokens are input, `latency` is in seconds.
 
-    Raises `BadAnswer` where the JSON is not an embedding.
+    Raises `MalformedResponse` where the JSON is not an embedding.
     """
     try:
         found = data["data"][0]["embedding"]
-        content = pack(_floats(found) if isinstance(found, str) else found)
+        content = pack_vector(_floats(found) if isinstance(found, str) else found)
         usage = data.get("usage") or {}
         spent = usage.get("total_tokens", usage.get("prompt_tokens"))
     except (KeyError, IndexError, TypeError, AttributeError, ValueError) as error:
-        raise BadAnswer(f"no embedding: {error!r}") from None
+        raise MalformedResponse(f"no embedding: {error!r}") from None
     booked = None if spent is None else Usage(input=spent)
     return Reply(Message("assistant", content), "stop", booked, latency, data.get("model") or "")
 
 
-def pack(numbers: "Sequence[float] | np.ndarray") -> str:
+def pack_vector(numbers: "Sequence[float] | np.ndarray") -> str:
     """
     A vector as a reply's text: its float32, little-endian, in base64, a quarter of what JSON would take.
 
@@ -107,7 +107,7 @@ def pack(numbers: "Sequence[float] | np.ndarray") -> str:
     return base64.b64encode(found.tobytes()).decode("ascii")
 
 
-def vector(reply: Reply) -> "np.ndarray":
+def read_vector(reply: Reply) -> "np.ndarray":
     """
     The vector (float32, one axis) that answers a request which `embeds`.
 
@@ -131,12 +131,12 @@ def _floats(text: str) -> "np.ndarray":
     return found
 
 
-def refusal(error: str, reply: Reply = Reply(Message("assistant", ""))) -> Reply:  # noqa: B008 (frozen)
+def build_refusal(error: str, reply: Reply = Reply(Message("assistant", ""))) -> Reply:  # noqa: B008 (frozen)
     """A reply that says: this request was refused; usage and latency are those of `reply`."""
     return Reply(Message("assistant", ""), "refused", reply.usage, reply.latency, reply.model, error)
 
 
-def quirk(error: str, parameter: str | None, body: Mapping[str, Any]) -> dict[str, str | None]:
+def find_quirk(error: str, parameter: str | None, body: Mapping[str, Any]) -> dict[str, str | None]:
     """
     What to change in `body` after a provider refused it with the text `error`; {} if nothing would help.
 
@@ -214,7 +214,7 @@ def _tool_call(call: Any, default_id: str) -> ToolCall:
     return ToolCall(call.get("id") or default_id, function["name"], _valid(function.get("arguments") or "{}"))
 
 
-def _stop(message: Message, finish: str | None) -> Stop:
+def _stop(message: Message, finish: str | None) -> StopReason:
     """Some servers say "stop" where the model asks for a tool: the calls themselves decide."""
     return "tools" if message.tool_calls else _STOPS.get(finish or "", "stop")
 

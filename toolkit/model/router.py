@@ -8,21 +8,21 @@ from typing import Any
 from edgewise.toolkit.errors import ModelError, TaskError, WrongKey
 from edgewise.toolkit.model.client import Client, OpenAIClient
 from edgewise.toolkit.model.litellm_client import LiteLLMClient
-from edgewise.toolkit.model.names import is_loopback, server_of
+from edgewise.toolkit.model.names import is_loopback, get_server
 from edgewise.toolkit.registry import MODEL_CLIENTS, resolve
 from edgewise.toolkit.types import Reply, Request
-from edgewise.toolkit.util.import_by_name import load
+from edgewise.toolkit.util.import_by_name import load_object
 
 
-def connect(name: str, embeds: bool = False) -> Client:
+def connect(name: str, is_embedding: bool = False) -> Client:
     """
     A client for the server of model `name`; any model of that server may be asked through it.
 
-    An embedded model answers requests that `embeds` from a server of its own, and no others there.
+    An embedded model answers requests that `is_embedding` from a server of its own, and no others there.
 
     May take long for `local/…` and `torch/…`, which are fetched and loaded. Raises `ModelError`.
     """
-    server = server_of(name)
+    server = get_server(name)
     kind, _, rest = server.partition("/")
     if kind in ("http:", "https:"):
         return OpenAIClient(server, os.environ.get("EDGEWISE_API_KEY", "none"))
@@ -31,29 +31,29 @@ def connect(name: str, embeds: bool = False) -> Client:
     if kind == "scripted":
         return _scripted(rest)
     if kind == "local":
-        from edgewise.toolkit.model.embedded.server import serve
+        from edgewise.toolkit.model.embedded.server import serve_model
 
-        room = {"context": 2048, "parallel": 4} if embeds else {}
-        local = serve(rest, embeds=embeds, **room)
+        room = {"context": 2048, "parallel": 4} if is_embedding else {}
+        local = serve_model(rest, is_embedding=is_embedding, **room)
         return OpenAIClient(local.url, "none", closing=local.close)
     if kind == "torch":
-        if embeds:
+        if is_embedding:
             raise ModelError(f"{name} writes text and gives no vectors: name a model for embeddings.")
         return _weights().TorchClient.load(rest)
     return LiteLLMClient()
 
 
-def check(name: str) -> None:
+def check_model(name: str) -> None:
     """Whatever can be known of a model name without asking anybody. Raises `ModelError`."""
-    kind, _, rest = server_of(name).partition("/")
+    kind, _, rest = get_server(name).partition("/")
     if kind == "openai":
         _openai()
     elif kind == "scripted":
         _scripted(rest)
     elif kind == "local":
-        from edgewise.toolkit.model.embedded.catalogue import find
+        from edgewise.toolkit.model.embedded.catalogue import find_model
 
-        find(rest)
+        find_model(rest)
     elif kind == "torch":
         _weights().check(rest)
 
@@ -74,10 +74,10 @@ def _openai() -> Client:
 
 
 def _scripted(place: str) -> Client:
-    from edgewise.toolkit.model.scripted import Scripted
+    from edgewise.toolkit.model.scripted import ScriptedClient
 
     try:
-        return Scripted(load(place, Path.cwd()))
+        return ScriptedClient(load_object(place, Path.cwd()))
     except TaskError as error:
         raise ModelError(
             f"scripted/{place} can't be loaded: {error}. Write scripted/MODULE:FUNCTION."
@@ -94,7 +94,7 @@ class Router:
 
     async def ask(self, request: Request) -> Reply:
         """Ask the model that the request names."""
-        server = server_of(request.model), request.is_embedding
+        server = get_server(request.model), request.is_embedding
         client = self._clients.get(server) or await self._open(server, request.model)
         return await client.ask(request)
 

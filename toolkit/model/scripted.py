@@ -6,13 +6,13 @@ import time
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import replace
 
-from edgewise.toolkit.model.openai_format import pack
+from edgewise.toolkit.model.openai_format import pack_vector
 from edgewise.toolkit.types import Message, Reply, Request, Usage
 
 Answer = str | Message | Reply | Exception | Sequence[float]
 
 
-class Scripted:
+class ScriptedClient:
     """
     A client that answers with `function(request)`, sync or async.
 
@@ -44,7 +44,7 @@ class Scripted:
         """Nothing to close."""
 
 
-def count(message: Message) -> int:
+def count_words(message: Message) -> int:
     """Words of a message, those in the arguments of its tool calls included."""
     return len(message.content.split()) + sum(1 + len(call.arguments.split()) for call in message.tool_calls)
 
@@ -52,19 +52,19 @@ def count(message: Message) -> int:
 def _message(answer: str | Message | Sequence[float]) -> Message:
     if isinstance(answer, Message):
         return answer
-    return Message("assistant", answer if isinstance(answer, str) else pack(answer))
+    return Message("assistant", answer if isinstance(answer, str) else pack_vector(answer))
 
 
 def _reply(request: Request, message: Message, latency: float) -> Reply:
     kept = _cut(message, request.sampling.max_tokens)
     stop = "tools" if kept.tool_calls else "stop" if kept is message else "length"
-    said = 0 if request.embeds else count(kept)
-    usage = Usage(input=sum(map(count, request.messages)), output=said)
+    said = 0 if request.is_embedding else count_words(kept)
+    usage = Usage(input=sum(map(count_words, request.messages)), output=said)
     return Reply(kept, stop, usage, latency, request.model)
 
 
 def _cut(message: Message, most: int | None) -> Message:
-    if most is None or message.tool_calls or count(message) <= most:
+    if most is None or message.tool_calls or count_words(message) <= most:
         return message
     words = list(re.finditer(r"\S+", message.content))
     return replace(message, content=message.content[: words[most - 1].end()] if most else "")

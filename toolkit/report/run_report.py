@@ -7,7 +7,7 @@ from pathlib import Path
 from xml.etree.ElementTree import Element
 
 from edgewise.toolkit.budget import ledger
-from edgewise.toolkit.budget.prices import Price, price_of
+from edgewise.toolkit.budget.prices import Price, find_price
 from edgewise.toolkit.report import charts as svg
 from edgewise.toolkit.report import run_files
 from edgewise.toolkit.report.charts import Bar, Point, Series
@@ -17,7 +17,7 @@ from edgewise.toolkit.report.run_files import (
     Book,
     Difference,
     Effect,
-    Finished,
+    FinishedRun,
     Gate,
     Interval,
     Line,
@@ -28,7 +28,7 @@ from edgewise.toolkit.report.run_files import (
     Tokens,
 )
 from edgewise.toolkit.types import Usage
-from edgewise.toolkit.util.files import replacing
+from edgewise.toolkit.util.files import replace_atomically
 
 ROWS = 20
 """The most rows shown in each list of rows that changed."""
@@ -45,7 +45,7 @@ LETTERS = 3000
 """The most letters shown of one text."""
 
 
-def write(path: Path) -> Path:
+def write_report(path: Path) -> Path:
     """
     Write `path`/report.html from the files of a finished run, and return its path.
 
@@ -54,12 +54,12 @@ def write(path: Path) -> Path:
     path = Path(path)
     run = run_files.read(path)
     file = path / "report.html"
-    with replacing(file) as growing:
+    with replace_atomically(file) as growing:
         growing.write_bytes(page(f"{run.result.task}: report", _sections(run)))
     return file
 
 
-def finding(run: Finished) -> str:
+def summarize(run: FinishedRun) -> str:
     """What the run found, in one sentence; an arm each where artefacts were compared."""
     result = run.result
     arms = result.evidence.results
@@ -78,7 +78,7 @@ def finding(run: Finished) -> str:
     return f"Nothing worth keeping was found: on {rows} the mean reward changed by {_change(last.mean)}."
 
 
-def _compared(run: Finished) -> bool:
+def _compared(run: FinishedRun) -> bool:
     """Whether artefacts were only measured: the run's own artefact holds nothing but the evidence."""
     return not run.steps and run.result.artifact.keys() <= {"evidence.json"}
 
@@ -95,9 +95,9 @@ def _change(mean: Interval) -> str:
     return f"{_signed(mean.estimate)} (95 % interval {_signed(mean.low)} to {_signed(mean.high)}{p}){doubt}"
 
 
-def _sections(run: Finished) -> Iterable[Element]:
+def _sections(run: FinishedRun) -> Iterable[Element]:
     yield node("h1", run.result.task)
-    yield node("p", finding(run), class_="finding")
+    yield node("p", summarize(run), class_="finding")
     yield node("p", _facts(run), class_="note")
     yield from _measured(run)
     if run.weights is not None:
@@ -117,7 +117,7 @@ def _sections(run: Finished) -> Iterable[Element]:
         yield node("details", node("summary", "All settings of this run"), _settings(run))
 
 
-def _facts(run: Finished) -> str:
+def _facts(run: FinishedRun) -> str:
     total = run.result.costs.total
     model = run.settings.get("model")
     parts = [
@@ -133,7 +133,7 @@ def _facts(run: Finished) -> str:
 # ---- what was measured -----------------------------------------------------------------------------
 
 
-def _measured(run: Finished) -> Iterable[Element]:
+def _measured(run: FinishedRun) -> Iterable[Element]:
     evidence = run.result.evidence
     arms = evidence.results
     ks = list(arms[0].passes)
@@ -142,17 +142,17 @@ def _measured(run: Finished) -> Iterable[Element]:
     yield node("h2", "Compared" if _compared(run) else "Before and after")
     yield table(head, [_arm(run, arm, ks) for arm in arms])
     bars = [_bar(arm.name, arm.mean) for arm in arms]
-    yield svg.intervals(bars, "Mean reward with 95 % interval")
+    yield svg.draw_intervals(bars, "Mean reward with 95 % interval")
     differences = [_bar(arm.name, arm.against.mean) for arm in arms if arm.against]
     if differences:
         yield node("h3", f"Difference from “{arms[0].name}”")
-        yield svg.intervals(differences, "Paired difference of mean rewards with 95 % interval")
+        yield svg.draw_intervals(differences, "Paired difference of mean rewards with 95 % interval")
     unknown = sum(arm.unreported for arm in arms)
     if unknown:
         yield _note(f"The provider did not report the tokens of {unknown:,} turns; they are left out.")
 
 
-def _arm(run: Finished, arm: Arm, ks: Sequence[str]) -> list[Child]:
+def _arm(run: FinishedRun, arm: Arm, ks: Sequence[str]) -> list[Child]:
     return [
         arm.name,
         _number(arm.mean.estimate),
@@ -164,13 +164,13 @@ def _arm(run: Finished, arm: Arm, ks: Sequence[str]) -> list[Child]:
     ]
 
 
-def _price(run: Finished, arm: Arm) -> float | None:
+def _price(run: FinishedRun, arm: Arm) -> float | None:
     """Dollars of an arm's answers: 0 and unknown as they were booked, otherwise by the model's prices."""
     booked = run.result.costs.measuring.usd
     if not booked:
         return booked
     given = {model: Price(*numbers) for model, numbers in run.settings.get("prices", {}).items()}
-    price = price_of(run.settings.get("model", ""), given)
+    price = find_price(run.settings.get("model", ""), given)
     usage = Usage(arm.usage.input, arm.usage.cached, arm.usage.output)
     return None if price is None or arm.unreported else ledger.cost(usage, price) / ledger.PICO
 
@@ -200,10 +200,10 @@ def _curve(steps: Sequence[Step]) -> Iterable[Element]:
     mixed = [Series("mixed groups", "b", [point(step, step.statistics.mixed) for step in sampled])]
     charts = (
         [
-            svg.curves(
+            svg.draw_curves(
                 [one for one in rewards if one.points], "Mean reward per step", ("step", "mean reward")
             ),
-            svg.curves(mixed, "Share of mixed groups per step", ("step", "share of groups"), percent=True),
+            svg.draw_curves(mixed, "Share of mixed groups per step", ("step", "share of groups"), percent=True),
         ]
         if sampled
         else []
@@ -232,7 +232,7 @@ def _at_the_gate(steps: Sequence[Step]) -> list[Series]:
     ]
 
 
-def _lessons(run: Finished) -> Iterable[Element]:
+def _lessons(run: FinishedRun) -> Iterable[Element]:
     lessons = run.library.lessons if run.library else []
     yield node("h2", "Lessons")
     if not lessons:
@@ -313,7 +313,7 @@ def _fate(op: Operation) -> str:
 # ---- rows that changed -----------------------------------------------------------------------------
 
 
-def _changed_rows(run: Finished) -> Iterable[Element]:
+def _changed_rows(run: FinishedRun) -> Iterable[Element]:
     differences = [(arm.name, arm.against) for arm in run.result.evidence.results if arm.against]
     for arm, against in differences:
         yield node("h2", f"Rows that changed from “{against.baseline}” to “{arm}”")
@@ -322,7 +322,7 @@ def _changed_rows(run: Finished) -> Iterable[Element]:
 
 
 def _row_list(
-    run: Finished, arm: str, against: Difference, title: str, examples: Sequence[str]
+    run: FinishedRun, arm: str, against: Difference, title: str, examples: Sequence[str]
 ) -> Iterable[Element]:
     yield node("h3", f"{title}: {len(examples):,}")
     yield from (_row(run, (against.baseline, arm), example) for example in examples[:ROWS])
@@ -330,7 +330,7 @@ def _row_list(
         yield _note(f"{len(examples) - ROWS:,} more rows are left out.")
 
 
-def _row(run: Finished, arms: tuple[str, str], example: str) -> Element:
+def _row(run: FinishedRun, arms: tuple[str, str], example: str) -> Element:
     rewards = {(row.example, row.arm): row.rewards for row in run.result.evidence.rows}
     means = [_mean(rewards.get((example, arm), [])) for arm in arms]
     told = [run.answers.get((example, arm), []) for arm in arms]
@@ -355,7 +355,7 @@ def _glance(prompt: Sequence[Message]) -> str:
 def _answers(arm: str, lines: Sequence[Line]) -> Iterable[Element]:
     for line in lines[:SAMPLES]:
         score = line.score
-        grade = f"reward {svg.number(score.value)}" if score else "no reward"
+        grade = f"reward {svg.format_number(score.value)}" if score else "no reward"
         told = "; ".join(filter(None, (grade, score.feedback if score else "", line.error)))
         yield _note(f"Answer of “{arm}”, {_cut(told)}")
         yield node("pre", _cut(line.answer) or "(nothing)")
@@ -364,7 +364,7 @@ def _answers(arm: str, lines: Sequence[Line]) -> Iterable[Element]:
 
 
 def _mean(rewards: Sequence[float]) -> str:
-    return svg.number(sum(rewards) / len(rewards)) if rewards else "?"
+    return svg.format_number(sum(rewards) / len(rewards)) if rewards else "?"
 
 
 def _cut(text: str) -> str:
@@ -399,7 +399,7 @@ def _tokens(used: Tokens) -> list[str]:
     return [f"{used.input:,}", f"{used.cached:,}", f"{used.output:,}"]
 
 
-def _settings(run: Finished) -> Element:
+def _settings(run: FinishedRun) -> Element:
     return table(["setting", "value"], [[key, str(x)] for key, x in run.settings.items()], words=2)
 
 

@@ -18,9 +18,9 @@ class View(dict[str, Any]):
         raise AttributeError(f"there is no field {name!r}; there is {', '.join(map(str, self))}")
 
 
-def trace(task: View, rollout: Rollout, metrics: dict[str, Any]) -> View:
+def build_trace(task: View, rollout: Rollout, metrics: dict[str, Any]) -> View:
     """A run as verifiers shows it; what the function records goes into `metrics`."""
-    said = [message_view(step.said) for step in rollout.steps]
+    said = [message_view(step.completion) for step in rollout.steps]
     messages = [message_view(message) for message in transcript(rollout)]
     return View(
         task=task,
@@ -49,7 +49,7 @@ def trace(task: View, rollout: Rollout, metrics: dict[str, Any]) -> View:
 
 def transcript(rollout: Rollout) -> tuple[Message, ...]:
     """All messages of a run, as the last turn saw them."""
-    return (*rollout.steps[-1].seen, rollout.steps[-1].said) if rollout.steps else ()
+    return (*rollout.steps[-1].prompt, rollout.steps[-1].completion) if rollout.steps else ()
 
 
 def message_view(message: Message) -> View:
@@ -58,13 +58,13 @@ def message_view(message: Message) -> View:
     return View(role=message.role, content=message.content, tool_calls=calls or None)
 
 
-def columns(example: Example) -> dict[str, Any]:
+def row_columns(example: Example) -> dict[str, Any]:
     """The row's columns, and its target and question under the names that functions look for."""
-    aliases = dict.fromkeys(QUESTION, question(example)) | dict.fromkeys(TARGET, example.target)
+    aliases = dict.fromkeys(QUESTION, last_question(example)) | dict.fromkeys(TARGET, example.target)
     return {"id": example.id, **aliases, **example.metadata}
 
 
-def question(example: Example) -> str:
+def last_question(example: Example) -> str:
     """What the user asks last."""
     asked = [message.content for message in example.messages if message.role == "user"]
     return asked[-1] if asked else ""

@@ -27,13 +27,13 @@ from edgewise.toolkit.reward.adapter_views import (
     QUESTION,
     TARGET,
     View,
-    columns,
+    row_columns,
     message_view,
-    question,
-    trace,
+    last_question,
+    build_trace,
     transcript,
 )
-from edgewise.toolkit.reward.score_parsing import numbers_in, score_in
+from edgewise.toolkit.reward.score_parsing import numeric_items, parse_score
 from edgewise.toolkit.types import BlockingCall, Example, Plan, Rollout, Score
 
 Parameters = Mapping[str, inspect.Parameter]
@@ -70,7 +70,7 @@ class Style:
     batch: bool = False
 
 
-def adapt(
+def adapt_function(
     function: Callable[..., Any], name: str
 ) -> tuple[str, Callable[[Example, Rollout, str], Plan[Score]]]:
     """
@@ -175,10 +175,10 @@ def _said(text: str) -> list[View]:
 
 
 def _trl(parameters: Parameters, example: Example, rollout: Rollout, metrics: Metrics) -> Call:
-    encoded = rollout.steps[-1].encoded if rollout.steps else None
-    offered = {name: [value] for name, value in columns(example).items()}
-    offered |= {"prompts": [question(example)], "completions": [rollout.answer]}
-    offered |= {"completion_ids": [list(encoded.reply if encoded else ())], "trainer_state": None}
+    encoded = rollout.steps[-1].tokens if rollout.steps else None
+    offered = {name: [value] for name, value in row_columns(example).items()}
+    offered |= {"prompts": [last_question(example)], "completions": [rollout.answer]}
+    offered |= {"completion_ids": [list(encoded.completion_ids if encoded else ())], "trainer_state": None}
     offered |= {"log_metric": metrics.__setitem__, "log_extra": lambda column, values: None}
     return (), _accepted(parameters, offered)
 
@@ -193,20 +193,20 @@ def _verl(parameters: Parameters, example: Example, rollout: Rollout, metrics: M
         "ground_truth": row.get("ground_truth", truth),
         "extra_info": row.get("extra_info", dict(row)),
     }
-    return (), offered if takes_any(parameters) else _accepted(parameters, offered)
+    return (), offered if accepts_any_keyword(parameters) else _accepted(parameters, offered)
 
 
 def _verifiers(parameters: Parameters, example: Example, rollout: Rollout, metrics: Metrics) -> Call:
-    task = View(data=View(columns(example), prompt=question(example), prompt_text=question(example)))
-    return (), _accepted(parameters, {"self": task, "task": task, "trace": trace(task, rollout, metrics)})
+    task = View(data=View(row_columns(example), prompt=last_question(example), prompt_text=last_question(example)))
+    return (), _accepted(parameters, {"self": task, "task": task, "trace": build_trace(task, rollout, metrics)})
 
 
 def _verifiers_rubric(parameters: Parameters, example: Example, rollout: Rollout, metrics: Metrics) -> Call:
-    row = columns(example)
+    row = row_columns(example)
     offered = row | {
         "prompt": [View(role=m.role, content=m.content) for m in example.messages],
         "completion": rollout.answer,
-        "state": View(row, prompt=question(example), completion=rollout.answer, turn=len(rollout.steps)),
+        "state": View(row, prompt=last_question(example), completion=rollout.answer, turn=len(rollout.steps)),
         "info": row.get("info", row),
         "task": row.get("task", "default"),
     }
@@ -214,11 +214,11 @@ def _verifiers_rubric(parameters: Parameters, example: Example, rollout: Rollout
 
 
 def _youtu(parameters: Parameters, example: Example, rollout: Rollout, metrics: Metrics) -> Call:
-    row = columns(example)
+    row = row_columns(example)
     return (
         View(
             row,
-            raw_question=row.get("question", question(example)),
+            raw_question=row.get("question", last_question(example)),
             correct_answer=example.target,
             response=rollout.answer,
             meta=row.get("meta", dict(example.metadata)),
@@ -228,7 +228,7 @@ def _youtu(parameters: Parameters, example: Example, rollout: Rollout, metrics: 
 
 
 def _dspy(parameters: Parameters, example: Example, rollout: Rollout, metrics: Metrics) -> Call:
-    gold = View(columns(example))
+    gold = View(row_columns(example))
     # The prediction has the field that is the target of the row, whatever its name is there.
     named = [name for name, value in gold.items() if value is example.target and value is not None]
     pred = View(dict.fromkeys((*ANSWER, *named), rollout.answer))
@@ -237,13 +237,13 @@ def _dspy(parameters: Parameters, example: Example, rollout: Rollout, metrics: M
 
 
 def _gepa(parameters: Parameters, example: Example, rollout: Rollout, metrics: Metrics) -> Call:
-    offered = {"example": View(columns(example)), "opt_state": None}
+    offered = {"example": View(row_columns(example)), "opt_state": None}
     return (rollout.answer,), _accepted(parameters, offered)
 
 
 def _plain(parameters: Parameters, example: Example, rollout: Rollout, metrics: Metrics) -> Call:
     values = {"answer": rollout.answer, "target": example.target, "example": example, "rollout": rollout}
-    values |= {"metadata": example.metadata, "question": question(example)}
+    values |= {"metadata": example.metadata, "question": last_question(example)}
     arguments, keywords = [], {}
     for name, meaning in _meanings(parameters).items():
         if parameters[name].kind is inspect.Parameter.KEYWORD_ONLY:
@@ -293,12 +293,12 @@ def _settle(taken: dict[str, str | None]) -> None:
 
 
 def _accepted(parameters: Parameters, offered: dict[str, Any]) -> dict[str, Any]:
-    if takes_any(parameters):
+    if accepts_any_keyword(parameters):
         return offered
     return {name: value for name, value in offered.items() if name in parameters}
 
 
-def takes_any(parameters: Parameters) -> bool:
+def accepts_any_keyword(parameters: Parameters) -> bool:
     """Whether a function takes keywords that it does not name."""
     return any(one.kind is one.VAR_KEYWORD for one in parameters.values())
 
@@ -332,11 +332,11 @@ def _single(result: Any, name: str) -> Any:
 
 def _scored(result: Any, metrics: Metrics, name: str, example: Example) -> Score:
     if result is None:
-        return Score(0.0, numbers_in(metrics), valid=False)
-    score = score_in(result)
+        return Score(0.0, numeric_items(metrics), valid=False)
+    score = parse_score(result)
     if score is None:
         raise RewardError(f"the reward {name} returned {result!r} on row {example.id!r}, which says no score")
-    return replace(score, parts={**numbers_in(metrics), **score.parts})
+    return replace(score, parts={**numeric_items(metrics), **score.parts})
 
 
 def _is_dspy(parameters: Parameters) -> bool:

@@ -19,7 +19,7 @@ from typing import Any
 from edgewise.toolkit.errors import RewardError
 from edgewise.toolkit.tools.python_tool import ProgramOutcome, run_python
 from edgewise.toolkit.types import BlockingCall, Example, Plan, Rollout, Score
-from edgewise.toolkit.util.extract import code_in, json_in, number_in
+from edgewise.toolkit.util.extract import extract_code, extract_json, extract_number
 
 Grade = Callable[[Example, Rollout, str], Plan[Score]]
 LETTERS = tuple("ABCDEFGH")
@@ -102,7 +102,7 @@ def number(*, tolerance: float = 1e-9, relative: float = 0.0) -> Grade:
     """The last number in the answer is within `tolerance` of the target, or within `relative` of its size."""
 
     def near(example: Example, answer: str) -> Score:
-        wanted, found = number_in(str(_target(example, "number"))), number_in(answer)
+        wanted, found = extract_number(str(_target(example, "number"))), extract_number(answer)
         if wanted is None:
             raise RewardError(
                 f"the target of row {example.id!r} holds no number, which the reward 'number' needs"
@@ -121,11 +121,11 @@ def mathematics(*, timeout: float = 5.0) -> Grade:
 
     By the math-verify library, in a process of its own that is ended after `timeout` seconds (score 0).
     """
-    from edgewise.toolkit.reward.math_equality import equal
+    from edgewise.toolkit.reward.math_equality import is_equal
 
     def grade(example: Example, rollout: Rollout, judge: str) -> Plan[Score]:
         wanted = str(_target(example, "math"))
-        right = yield BlockingCall(equal, (wanted, rollout.answer, timeout))
+        right = yield BlockingCall(is_equal, (wanted, rollout.answer, timeout))
         if right is None:
             return Score(0.0, feedback=f"comparing the answer took longer than {timeout:g} seconds")
         return _verdict(right, f"expected {wanted}")
@@ -152,7 +152,7 @@ def fields(*, schema: Mapping[str, Any] | None = None, all_equal: bool = False) 
 
     def follows(example: Example, answer: str) -> Score:
         try:
-            value = json_in(answer)
+            value = extract_json(answer)
         except ValueError:
             return Score(0.0, feedback="there is no JSON in the answer")
         wrong = next(iter(validator.iter_errors(value)), None)
@@ -206,7 +206,7 @@ def unit_tests(
 
     def grade(example: Example, rollout: Rollout, judge: str) -> Plan[Score]:
         cases = _cases(example, tests)
-        code = code_in(rollout.answer)
+        code = extract_code(rollout.answer)
         results = yield [_once(BlockingCall(_passes, (code, case, timeout, memory_mb))) for case in cases]
         passed = [not problem for problem in results]
         value = sum(passed) / len(passed) if partial else float(all(passed))

@@ -15,8 +15,8 @@ import numpy as np
 
 from edgewise.toolkit.errors import RewardError
 from edgewise.toolkit.types import BilledTo, Example, Message, Plan, Reply, Request, Rollout, Sampling, Score
-from edgewise.toolkit.util.extract import json_in
-from edgewise.toolkit.util.seeds import seed as seed_of
+from edgewise.toolkit.util.extract import extract_json
+from edgewise.toolkit.util.seeds import derive_seed
 
 T = TypeVar("T")
 
@@ -221,13 +221,13 @@ def _enclosed(answer: str) -> str:
 def _shown(runs: Sequence[Rollout]) -> list[str]:
     """The distinct answers, in an order drawn from the runs' seeds."""
     distinct = list(dict.fromkeys(run.answer.strip() for run in runs))
-    rng = np.random.default_rng(seed_of("rank", *(run.seed for run in runs)))
+    rng = np.random.default_rng(derive_seed("rank", *(run.seed for run in runs)))
     return [distinct[i] for i in rng.permutation(len(distinct))]
 
 
 def _json(text: str) -> Any:
     try:
-        return json_in(text)
+        return extract_json(text)
     except ValueError as error:
         raise _Unusable("there is no JSON object in it") from error
 

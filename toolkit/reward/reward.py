@@ -15,11 +15,11 @@ from typing import Any
 
 from edgewise.toolkit.errors import RewardError, TaskError
 from edgewise.toolkit.reward import graders
-from edgewise.toolkit.reward.adapters import adapt, as_reward_error, takes_any
+from edgewise.toolkit.reward.adapters import adapt_function, as_reward_error, accepts_any_keyword
 from edgewise.toolkit.reward.graders import Grade
 from edgewise.toolkit.reward.judge import judge, rank, relative
-from edgewise.toolkit.types import MARK, Example, Plan, Rollout, Score
-from edgewise.toolkit.util.import_by_name import did_you_mean, load
+from edgewise.toolkit.types import RESERVED_PREFIX, Example, Plan, Rollout, Score
+from edgewise.toolkit.util.import_by_name import did_you_mean, load_object
 
 BUILT_IN: Mapping[str, Callable[..., Grade]] = {
     "exact": graders.exact,
@@ -67,10 +67,10 @@ class Reward:
         return self.grade_group is not None
 
 
-Spec = str | Mapping[str, Any] | Sequence[Any] | Callable[..., Any] | Reward
+RewardSpec = str | Mapping[str, Any] | Sequence[Any] | Callable[..., Any] | Reward
 
 
-def resolve(spec: Spec, base: Path | None = None) -> Reward:
+def resolve_reward(spec: RewardSpec, base: Path | None = None) -> Reward:
     """
     Make a `Reward` of `spec`:
 
@@ -94,7 +94,7 @@ def resolve(spec: Spec, base: Path | None = None) -> Reward:
                 raise RewardError('a table for a reward needs a kind, such as kind = "number"')
             return _named(kind, options, base) if isinstance(kind, str) else _function(kind, options)
         case Sequence():
-            return _weighted([(resolve(one, base), _weight(one)) for one in spec])
+            return _weighted([(resolve_reward(one, base), _weight(one)) for one in spec])
     return _function(spec, {})
 
 
@@ -106,7 +106,7 @@ def _named(name: str, options: Mapping[str, Any], base: Path | None) -> Reward:
             f"there is no reward {name!r}{did_you_mean(name, list(BUILT_IN))}; your own is module:function"
         )
     try:
-        return _function(load(name, base), options)
+        return _function(load_object(name, base), options)
     except TaskError as error:
         raise RewardError(f"the reward can't be loaded: {error}") from error
 
@@ -141,14 +141,14 @@ def _function(function: Any, options: Mapping[str, Any]) -> Reward:
     name = getattr(function, "__name__", type(function).__name__)
     if options:
         function = partial(function, **_known(name, function, options))
-    style, grade = adapt(function, name)
+    style, grade = adapt_function(function, name)
     return Reward(name, style, _checked(name, grade))
 
 
 def _known(name: str, function: Callable[..., Any], options: Mapping[str, Any]) -> Mapping[str, Any]:
     parameters = inspect.signature(function).parameters
     for option in options:
-        if option not in parameters and not takes_any(parameters):
+        if option not in parameters and not accepts_any_keyword(parameters):
             raise RewardError(
                 f"the reward {name} has no parameter {option!r}{did_you_mean(option, list(parameters))}"
             )
@@ -186,9 +186,9 @@ def _checked_group(name: str, grade_group: GradeGroup) -> GradeGroup:
 
 def _unmarked(name: str, score: Score) -> Score:
     """The score. Raises RewardError where it names a part as only methods of learning may."""
-    if marks := [part for part in score.parts if part.startswith(MARK)]:
+    if marks := [part for part in score.parts if part.startswith(RESERVED_PREFIX)]:
         raise RewardError(
-            f"the reward {name} names a part {marks[0]!r}: names that begin with {MARK} are reserved, choose another"
+            f"the reward {name} names a part {marks[0]!r}: names that begin with {RESERVED_PREFIX} are reserved, choose another"
         )
     return score
 

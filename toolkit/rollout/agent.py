@@ -10,18 +10,18 @@ from dataclasses import dataclass, replace
 
 from edgewise.toolkit.environments.protocol import World
 from edgewise.toolkit.reward.reward import Reward
-from edgewise.toolkit.rollout.episode import check_starts, episode
+from edgewise.toolkit.rollout.episode import check_equal_starts, run_episode
 from edgewise.toolkit.rollout.tool_calls import (
-    Calling,
+    CallFormat,
     Delegation,
-    _read_calls,
-    _refused_tools,
-    _result,
-    _told,
-    numbered,
-    with_instructions,
+    parse_calls,
+    is_tools_refusal,
+    execute_call,
+    render_result,
+    number_calls,
+    add_call_instructions,
 )
-from edgewise.toolkit.tools.tool import Function
+from edgewise.toolkit.tools.tool import FunctionTool
 from edgewise.toolkit.tracking.events import RolloutFinished
 from edgewise.toolkit.types import (
     BilledTo,
@@ -34,10 +34,10 @@ from edgewise.toolkit.types import (
     Rollout,
     Sampling,
     Step,
-    Stop,
+    StopReason,
     Tool,
 )
-from edgewise.toolkit.util.seeds import seed as seed_of
+from edgewise.toolkit.util.seeds import derive_seed
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,15 +50,15 @@ class Agent:
 
     model: str
     sampling: Sampling = Sampling()
-    tools: tuple[Function | Delegation, ...] = ()
+    tools: tuple[FunctionTool | Delegation, ...] = ()
     turns: int = 50
-    calling: Calling = "auto"
+    calling: CallFormat = "auto"
     role: str = "solver"
     payer: str = "rollout"
     world: World | None = None
 
 
-def rollout(
+def run_rollout(
     agent: Agent, example: Example, messages: tuple[Message, ...], *, sample: int, seed: int
 ) -> Plan[Rollout]:
     """
@@ -72,39 +72,39 @@ def rollout(
 
         def ask(seen: tuple[Message, ...], turn: int) -> Request:
             # A seed for each turn: with one for all, who comes back to a state would do the same again for ever.
-            return _request(agent, seen, sample, seed_of(seed, turn), payer, True)
+            return _request(agent, seen, sample, derive_seed(seed, turn), payer, True)
 
-        return (yield from episode(agent.world, ask, example, messages, turns=agent.turns, blank=blank))
+        return (yield from run_episode(agent.world, ask, example, messages, turns=agent.turns, blank=blank))
     steps: list[Step] = []
     by_text = agent.calling == "text"
-    seen = with_instructions(messages, agent.tools) if by_text else messages
+    seen = add_call_instructions(messages, agent.tools) if by_text else messages
 
-    def ended(stop: Stop, error: str = "") -> Rollout:
+    def ended(stop: StopReason, error: str = "") -> Rollout:
         return Rollout(example.id, agent.role, sample, tuple(steps), stop, seed=seed, error=error)
 
     while len(steps) < agent.turns:
         request = _request(agent, seen, sample, seed, payer, by_text)
         reply: Reply = yield request
-        if _refused_tools(reply, request) and agent.calling == "auto":
+        if is_tools_refusal(reply, request) and agent.calling == "auto":
             # From the start again: a server may take the tools and then refuse the messages that answer them.
-            by_text, seen = True, with_instructions(messages, agent.tools)
+            by_text, seen = True, add_call_instructions(messages, agent.tools)
             steps.clear()
             continue
         if reply.failed:
             return ended(reply.stop, reply.error)
-        said = _read_calls(reply.message, len(steps)) if by_text and agent.tools else reply.message
-        steps.append(Step(seen, said, reply.usage, reply.latency, reply.encoded))
+        said = parse_calls(reply.message, len(steps)) if by_text and agent.tools else reply.message
+        steps.append(Step(seen, said, reply.usage, reply.latency, reply.tokens))
         if not said.tool_calls:
             return ended(reply.stop)
-        results = yield [_result(agent.tools, call, number) for call, number in numbered(steps)[-1]]
+        results = yield [execute_call(agent.tools, call, number) for call, number in number_calls(steps)[-1]]
         calls = tuple(result for result in results if isinstance(result, Rollout))
-        steps[-1] = replace(steps[-1], calls=calls)
-        told = [_told(call, result, by_text) for call, result in zip(said.tool_calls, results, strict=True)]
+        steps[-1] = replace(steps[-1], subrollouts=calls)
+        told = [render_result(call, result, by_text) for call, result in zip(said.tool_calls, results, strict=True)]
         seen = (*seen, reply.message, *told)
     return ended("turns")
 
 
-def attempt(
+def run_graded_rollout(
     agent: Agent,
     example: Example,
     messages: tuple[Message, ...],
@@ -115,7 +115,7 @@ def attempt(
     seed: int,
 ) -> Plan[Rollout]:
     """A rollout that is graded as soon as it ends, and noted."""
-    run = yield from rollout(agent, example, messages, sample=sample, seed=seed)
+    run = yield from run_rollout(agent, example, messages, sample=sample, seed=seed)
     score = yield from reward.grade(example, run, judge)
     graded = replace(run, score=score)
     yield RolloutFinished(graded)
@@ -130,7 +130,7 @@ class Prompt:
     version: str = ""
 
 
-def runs(
+def run_rollouts(
     agent: Agent,
     example: Example,
     prompts: Sequence[Prompt],
@@ -147,16 +147,16 @@ def runs(
     Each has a seed made of `seed`, the row and its index. `together` grades them against each other, where the
     reward can.
     """
-    seeds = [seed_of(seed, example.id, sample) for sample in range(start, start + len(prompts))]
+    seeds = [derive_seed(seed, example.id, sample) for sample in range(start, start + len(prompts))]
     numbered = list(zip(prompts, seeds, range(start, start + len(prompts)), strict=True))
     if not (together and reward.grade_group):
         found = yield [
-            attempt(agent, example, prompt.messages, reward, judge=judge, sample=sample, seed=own)
+            run_graded_rollout(agent, example, prompt.messages, reward, judge=judge, sample=sample, seed=own)
             for prompt, own, sample in numbered
         ]
     else:
         plain = yield [
-            rollout(agent, example, prompt.messages, sample=sample, seed=own)
+            run_rollout(agent, example, prompt.messages, sample=sample, seed=own)
             for prompt, own, sample in numbered
         ]
         scores = yield from reward.grade_group(example, plain, judge)
@@ -164,11 +164,11 @@ def runs(
         for run in found:
             yield RolloutFinished(run)
     if agent.world:
-        check_starts(agent.world, found)
+        check_equal_starts(agent.world, found)
     return tuple(replace(run, version=p.version) for p, run in zip(prompts, found, strict=True))
 
 
-def group(
+def run_group(
     agent: Agent,
     example: Example,
     messages: tuple[Message, ...],
@@ -182,7 +182,7 @@ def group(
     """`size` graded runs on one example, all asked the same."""
     prompts = [Prompt(messages, version)] * size
     return Group(
-        example, agent.role, (yield from runs(agent, example, prompts, reward, judge=judge, seed=seed))
+        example, agent.role, (yield from run_rollouts(agent, example, prompts, reward, judge=judge, seed=seed))
     )
 
 

@@ -15,7 +15,7 @@ from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from edgewise.toolkit.environments.protocol import Broken, Turn, World, called, method, turn_in
+from edgewise.toolkit.environments.protocol import EnvironmentFailure, Turn, World, call_environment, get_method, parse_turn
 from edgewise.toolkit.errors import TaskError
 from edgewise.toolkit.types import (
     FAILURES,
@@ -27,15 +27,15 @@ from edgewise.toolkit.types import (
     Rollout,
     Score,
     Step,
-    Stop,
+    StopReason,
 )
 
-HOW = "Each message shows you where you are. End each answer with one action, on a line of its own."
-WRONG = "That is no action that is possible here.\n"
-TAGGED = re.compile(r"<action>(.*?)</action>", re.DOTALL | re.IGNORECASE)
-AROUND = " \t`'\"*."
+INSTRUCTIONS = "Each message shows you where you are. End each answer with one action, on a line of its own."
+ILLEGAL_ACTION = "That is no action that is possible here.\n"
+ACTION_TAG = re.compile(r"<action>(.*?)</action>", re.DOTALL | re.IGNORECASE)
+DECORATION = " \t`'\"*."
 
-Ask = Callable[[tuple[Message, ...], int], Request]
+BuildRequest = Callable[[tuple[Message, ...], int], Request]
 
 
 @dataclass(slots=True)
@@ -48,9 +48,9 @@ class _Log:
     rewards: list[float] = field(default_factory=list)
 
 
-def episode(
+def run_episode(
     world: World,
-    ask: Ask,
+    ask: BuildRequest,
     example: Example,
     messages: tuple[Message, ...],
     *,
@@ -67,7 +67,7 @@ def episode(
     log, error = _Log(), ""
     try:
         stop = yield from _played(world, ask, example, _head(messages), turns, log)
-    except Broken as broken:
+    except EnvironmentFailure as broken:
         stop, error = broken.stop, str(broken)
     if stop != "timeout":
         yield from _closed(world, log.environment)
@@ -76,30 +76,30 @@ def episode(
 
 
 def _played(
-    world: World, ask: Ask, example: Example, head: tuple[Message, ...], turns: int, log: _Log
-) -> Plan[Stop]:
-    log.environment = yield from called(world, "making it", world.make)
-    reset, step = (method(world, log.environment, name) for name in ("reset", "step"))
-    log.turn = yield from called(world, "reset", reset, example, read=turn_in)
+    world: World, ask: BuildRequest, example: Example, head: tuple[Message, ...], turns: int, log: _Log
+) -> Plan[StopReason]:
+    log.environment = yield from call_environment(world, "making it", world.make)
+    reset, step = (get_method(world, log.environment, name) for name in ("reset", "step"))
+    log.turn = yield from call_environment(world, "reset", reset, example, read=parse_turn)
     wrong = ""
     while not log.turn.done and len(log.steps) < turns:
-        seen = (*head, *_past(log.steps, world.history), Message("user", wrong + shown(log.turn)))
+        seen = (*head, *_past(log.steps, world.history), Message("user", wrong + render_turn(log.turn)))
         reply: Reply = yield ask(seen, len(log.steps))
         if reply.failed:
-            raise Broken(reply.stop, reply.error)
-        log.steps.append(Step(seen, reply.message, reply.usage, reply.latency, reply.encoded))
-        action = read(reply.message.content, log.turn.legal)
+            raise EnvironmentFailure(reply.stop, reply.error)
+        log.steps.append(Step(seen, reply.message, reply.usage, reply.latency, reply.tokens))
+        action = parse_action(reply.message.content, log.turn.legal)
         if action:
             what = f"step {len(log.steps)}, {action!r}"
-            log.turn = yield from called(world, what, step, action, read=turn_in)
+            log.turn = yield from call_environment(world, what, step, action, read=parse_turn)
         log.rewards.append(log.turn.reward if action else 0.0)
-        wrong = "" if action else WRONG
+        wrong = "" if action else ILLEGAL_ACTION
     return "stop" if log.turn.done else "turns"
 
 
-def check_starts(world: World, runs: Sequence[Rollout]) -> None:
+def check_equal_starts(world: World, runs: Sequence[Rollout]) -> None:
     """Raise TaskError where runs of one row did not begin alike: what they did after it can't be compared."""
-    starts = {run.steps[0].seen[-1].content for run in runs if run.steps}
+    starts = {run.steps[0].prompt[-1].content for run in runs if run.steps}
     if len(starts) > 1:
         raise TaskError(
             f"the environment {world.name} began differently in two runs of row {runs[0].example!r}: let what reset "
@@ -111,26 +111,26 @@ def _closed(world: World, environment: Any) -> Plan[None]:
     """Close an environment that can be; how that ends matters to nobody."""
     close = getattr(environment, "close", None)
     if callable(close):
-        with suppress(Broken):
-            yield from called(world, "close", close)
+        with suppress(EnvironmentFailure):
+            yield from call_environment(world, "close", close)
 
 
-def acted(run: Rollout) -> bool:
+def is_episode(run: Rollout) -> bool:
     """Whether it is an episode: then the last message of what each step has seen is what the environment showed."""
-    return any(head.content.endswith(HOW) for step in run.steps[:1] for head in step.seen[:1])
+    return any(head.content.endswith(INSTRUCTIONS) for step in run.steps[:1] for head in step.prompt[:1])
 
 
-def shown(turn: Turn) -> str:
+def render_turn(turn: Turn) -> str:
     """What the agent sees of a turn."""
     return f"{turn.text}\nActions: {', '.join(turn.legal)}" if turn.legal else turn.text
 
 
-def read(said: str, legal: Sequence[str]) -> str:
+def parse_action(said: str, legal: Sequence[str]) -> str:
     """The action of a reply, as the environment spells it; "" where there is none, or none that is legal."""
-    tagged = TAGGED.findall(said)
+    tagged = ACTION_TAG.findall(said)
     lines = [line for line in said.splitlines() if line.strip()]
     text = tagged[-1] if tagged else lines[-1] if lines else ""
-    words = re.sub(r"^action:", "", text.strip(AROUND), flags=re.IGNORECASE).strip(AROUND)
+    words = re.sub(r"^action:", "", text.strip(DECORATION), flags=re.IGNORECASE).strip(DECORATION)
     action = " ".join(words.split())
     if not legal:
         return action
@@ -139,7 +139,7 @@ def read(said: str, legal: Sequence[str]) -> str:
 
 def _head(messages: tuple[Message, ...]) -> tuple[Message, ...]:
     """The row's messages, its last one of the user as the end of the system message, with how to act."""
-    before, told = list(messages), [HOW]
+    before, told = list(messages), [INSTRUCTIONS]
     if before and before[-1].role == "user":
         told.insert(0, before.pop().content)
     if before and before[0].role == "system":
@@ -150,7 +150,7 @@ def _head(messages: tuple[Message, ...]) -> tuple[Message, ...]:
 def _past(steps: Sequence[Step], history: int | None) -> Iterator[Message]:
     """The last turns that a prompt shows."""
     for step in steps[len(steps) - history if history is not None and history < len(steps) else 0 :]:
-        yield from (step.seen[-1], step.said)
+        yield from (step.prompt[-1], step.completion)
 
 
 def _score(log: _Log) -> Score:

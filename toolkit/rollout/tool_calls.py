@@ -8,12 +8,12 @@ from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any, Literal
 
-from edgewise.toolkit.tools.tool import Function
+from edgewise.toolkit.tools.tool import FunctionTool
 from edgewise.toolkit.types import BlockingCall, Message, Plan, Reply, Request, Rollout, Step, Tool, ToolCall
-from edgewise.toolkit.util.detached import apart
+from edgewise.toolkit.util.detached import run_detached
 
-Calling = Literal["auto", "native", "text"]
-HOW_TO_CALL = """\
+CallFormat = Literal["auto", "native", "text"]
+CALL_INSTRUCTIONS = """\
 You can use tools. To call one, write exactly one block like this and then stop:
 <tool>{{"name": "NAME", "arguments": {{...}}}}</tool>
 The result is sent to you in <result> tags. When you know the answer, give it without a block.
@@ -39,12 +39,12 @@ class Delegation:
     run: Callable[[int, Mapping[str, Any]], Plan[Rollout | str]]
 
 
-def _refused_tools(reply: Reply, request: Request) -> bool:
+def is_tools_refusal(reply: Reply, request: Request) -> bool:
     return bool(reply.stop == "refused" and request.tools and "tool" in reply.error.lower())
 
 
-def with_instructions(
-    messages: tuple[Message, ...], tools: tuple[Function | Delegation, ...]
+def add_call_instructions(
+    messages: tuple[Message, ...], tools: tuple[FunctionTool | Delegation, ...]
 ) -> tuple[Message, ...]:
     """The messages that a run begins with, where tools are called in words: how is said in the system message."""
     if not tools:
@@ -53,13 +53,13 @@ def with_instructions(
         f"- {f.tool.name}: {f.tool.description} Arguments: {json.dumps(dict(f.tool.parameters))}"
         for f in tools
     )
-    how = HOW_TO_CALL.format(tools=described)
+    how = CALL_INSTRUCTIONS.format(tools=described)
     if messages and messages[0].role == "system":
         return (Message("system", f"{messages[0].content}\n\n{how}"), *messages[1:])
     return (Message("system", how), *messages)
 
 
-def _read_calls(said: Message, turn: int) -> Message:
+def parse_calls(said: Message, turn: int) -> Message:
     """The message with the calls that its text contains."""
     calls = []
     for index, block in enumerate(BLOCK.findall(said.content)):
@@ -73,19 +73,19 @@ def _read_calls(said: Message, turn: int) -> Message:
     return replace(said, tool_calls=tuple(calls))
 
 
-def numbered(steps: Sequence[Step]) -> list[list[tuple[ToolCall, int]]]:
+def number_calls(steps: Sequence[Step]) -> list[list[tuple[ToolCall, int]]]:
     """The tool calls of each step, each with its number among the calls of the same tool, from 0."""
     count: Counter[str] = Counter()
     found = []
     for step in steps:
         found.append([])
-        for call in step.said.tool_calls:
+        for call in step.completion.tool_calls:
             found[-1].append((call, count[call.name]))
             count[call.name] += 1
     return found
 
 
-def _told(call: ToolCall, result: Rollout | str, by_text: bool) -> Message:
+def render_result(call: ToolCall, result: Rollout | str, by_text: bool) -> Message:
     """The message that answers a call."""
     text = result if isinstance(result, str) else _returned(result)
     if by_text:
@@ -102,7 +102,7 @@ def _returned(run: Rollout) -> str:
     return run.answer
 
 
-def _result(tools: tuple[Function | Delegation, ...], call: ToolCall, number: int) -> Plan[Rollout | str]:
+def execute_call(tools: tuple[FunctionTool | Delegation, ...], call: ToolCall, number: int) -> Plan[Rollout | str]:
     """What a tool call gives; whatever goes wrong is told to the model, which may mend it."""
     chosen = next((f for f in tools if f.tool.name == call.name), None)
     if call.name == UNREADABLE:
@@ -118,4 +118,4 @@ def _result(tools: tuple[Function | Delegation, ...], call: ToolCall, number: in
     if isinstance(chosen, Delegation):
         return (yield from chosen.run(number, arguments))
     run = partial(chosen.run, **arguments)
-    return (yield BlockingCall(run) if chosen.ends else BlockingCall(apart, (run,)))
+    return (yield BlockingCall(run) if chosen.is_bounded else BlockingCall(run_detached, (run,)))

@@ -19,7 +19,7 @@ from typing import Any
 from edgewise.toolkit.errors import ArtifactError, DiskFull
 from edgewise.toolkit.model.embedded.download import cache_dir
 from edgewise.toolkit.types import Sampling
-from edgewise.toolkit.util.files import json_text, replace_text, replacing, sha256_of
+from edgewise.toolkit.util.files import dump_json, hash_file, replace_atomically, replace_text
 
 FORMAT = 1
 MANIFEST = "manifest.json"
@@ -69,9 +69,9 @@ class Artifact:
     def save(self, path: str | Path) -> Path:
         """Write a directory, or a zip where the name ends in .edge."""
         path = Path(path)
-        blobs = {name: json_text(data) for name, data in self.files.items()}
+        blobs = {name: dump_json(data) for name, data in self.files.items()}
         weights = dict(self._in_folders())
-        manifest = json_text(self._manifest(blobs, weights))
+        manifest = dump_json(self._manifest(blobs, weights))
         if path.suffix == ".edge":
             _zip(path, {**blobs, MANIFEST: manifest}, weights)
             return path
@@ -94,7 +94,7 @@ class Artifact:
 
     def _manifest(self, blobs: Mapping[str, str], weights: Mapping[str, Path]) -> dict[str, Any]:
         sums = {name: hashlib.sha256(blob.encode()).hexdigest() for name, blob in blobs.items()}
-        sums |= {name: sha256_of(source) for name, source in weights.items()}
+        sums |= {name: hash_file(source) for name, source in weights.items()}
         head = {"format": FORMAT, "task": self.task, "model": self.model, "settings": dict(self.settings)}
         return {**head, "parents": list(self.parents), "files": sums}
 
@@ -147,7 +147,7 @@ def _folders(path: Path, weights: Mapping[str, str]) -> dict[str, Path]:
 
 
 def _cached(weights: Mapping[str, str]) -> Path:
-    return cache_dir() / "artifacts" / hashlib.sha256(json_text(dict(weights)).encode()).hexdigest()[:16]
+    return cache_dir() / "artifacts" / hashlib.sha256(dump_json(dict(weights)).encode()).hexdigest()[:16]
 
 
 def _wrong(base: Path, weights: Mapping[str, str]) -> list[str]:
@@ -155,7 +155,7 @@ def _wrong(base: Path, weights: Mapping[str, str]) -> list[str]:
     return [
         name
         for name, checksum in weights.items()
-        if not (base / name).is_file() or sha256_of(base / name) != checksum
+        if not (base / name).is_file() or hash_file(base / name) != checksum
     ]
 
 
@@ -171,7 +171,7 @@ def _unpack(path: Path, names: Iterable[str], base: Path) -> None:
                 (base / name).parent.mkdir(parents=True, exist_ok=True)
                 with (
                     archive.open(name) as packed,
-                    replacing(base / name) as growing,
+                    replace_atomically(base / name) as growing,
                     growing.open("wb") as out,
                 ):
                     shutil.copyfileobj(packed, out)
@@ -191,13 +191,13 @@ def _clear(folder: Path, known: Collection[Path]) -> None:
 def _copy(source: Path, target: Path) -> None:
     if source.resolve() != target.resolve():
         target.parent.mkdir(parents=True, exist_ok=True)
-        with replacing(target) as growing:
+        with replace_atomically(target) as growing:
             shutil.copyfile(source, growing)
 
 
 def _zip(path: Path, blobs: Mapping[str, str], weights: Mapping[str, Path]) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
-    with replacing(path) as growing, zipfile.ZipFile(growing, "w", zipfile.ZIP_DEFLATED) as archive:
+    with replace_atomically(path) as growing, zipfile.ZipFile(growing, "w", zipfile.ZIP_DEFLATED) as archive:
         for name, source in weights.items():
             archive.write(source, name, zipfile.ZIP_STORED)  # weights hardly become smaller
         for name, blob in blobs.items():

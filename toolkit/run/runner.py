@@ -1,8 +1,12 @@
 """
-A run from start to result: the directory, the ledger, the client and the plan, put together.
+Execution of one run: directory, ledger, journal, model client and plan, put together.
 
-A run that was stopped is taken up by running it again: its plan is driven from the start, and every call
-whose reply is in the journal is answered from there, so that nothing is paid twice or comes out differently.
+    plan ── Driver ── journal ── retries ── rate limit ── budget ── timeout ── Cancellation ── server
+      │        │
+      └─ events ── ledger, run directory, `on_event` of the caller
+
+A run that was stopped is resumed by executing it again. The plan starts from the beginning, and every call whose reply
+is in the journal is answered from there: nothing is paid twice, and nothing comes out differently.
 """
 
 import asyncio
@@ -45,16 +49,17 @@ from edgewise.toolkit.types import Plan
 
 P = ParamSpec("P")
 R = TypeVar("R")
-RunPlan = Callable[[Task, Any], Plan["RunOutcome"]]
+RunPlan = Callable[[Path], Plan["RunOutcome"]]
+"""The plan of a run, for the directory that it may write files of its own to."""
 
 
 @dataclass(frozen=True, slots=True)
 class RunOutcome:
     """
-    What a way of improving ends with: the measurement and the files of the artefact.
+    The value of a run's plan: the evaluation and the files of the artefact.
 
-    `start` are the files of the unchanged start, which the artefact keeps where the change did not measure better;
-    `parents` names what that start was. `folders` hold weights, which the artefact takes with `files`.
+    `start` holds the files of the unchanged baseline. The artefact keeps those if the change did not score better;
+    `parents` names the versions that the baseline came from. `folders` hold weights, and go with `files`.
     """
 
     evaluation: Evaluation
@@ -67,10 +72,10 @@ class RunOutcome:
 @dataclass(frozen=True, slots=True)
 class Result:
     """
-    What `improve` returns.
+    The result of a run, as `improve`, `design`, `train`, `absorb`, `adopt` and `evaluate` return it.
 
-    `evidence`: the measurement before and after on held-out rows. `artifact`: what can be saved, evaluated
-    and used. `costs`: the ledger's books. `improved`: whether there is a change, and it measured better.
+    `evidence` is the evaluation before and after on held-out rows, `costs` the totals of the ledger. `improved` is True
+    if there is a change and its mean reward is higher than the baseline's.
     """
 
     task: str
@@ -82,7 +87,7 @@ class Result:
     seconds: float
 
     def to_json(self) -> dict[str, Any]:
-        """The content of result.json: one plain object."""
+        """Return the content of result.json."""
         return {
             "task": self.task,
             "improved": self.improved,
@@ -97,47 +102,64 @@ class Result:
 async def execute_run(
     task: Task,
     config: Config,
-    way: RunPlan,
+    plan: RunPlan,
     path: Path | None = None,
     *,
-    job: str = "improve",
+    command: str = "improve",
     on_event: OnEvent = ignore_event,
     replay: Path | None = None,
 ) -> Result:
     """
-    Carry out one way of improving in a run directory (a fresh one under runs/ by default).
+    Execute a plan in a run directory, by default a new one under runs/.
 
-    `job` is what the run does; a directory keeps to one. `replay` names a run, or its journal, that answers every
-    call; no model is asked then. Raises the errors of `toolkit.errors`; whatever they are, what was paid for stays
-    in the journal, and the error has a note that says where.
+    `command` names what the run does; a directory keeps to one command. `replay` is a run, or its journal, that answers
+    every call, so that no model is called. Raises the errors of `toolkit.errors`. Whichever it is, paid replies stay in
+    the journal, and a note on the error says how to resume.
     """
+    # Wrong model names are refused before a directory exists.
     if not replay:
         for model in filter(None, config.models):
             check_model(model)
     path = directory.ensure_directory(path or directory.new_run_path(task.name))
-    with _books(path, config, replay) as (journal, ledger), _kept(path, journal), directory.raise_disk_full():
-        with directory.open_run(path, config, task.fingerprint, job) as files:
+
+    with (
+        open_accounts(path, config, replay) as (journal, ledger),
+        note_how_to_resume(path, journal),
+        directory.raise_disk_full(),
+    ):
+        with directory.open_run(path, config, task.fingerprint, command) as run_directory:
             on_event(RunOpened(path, ledger))
+            router, cancellation = Router(), Cancellation()
 
-            router = Router()
+            def observe(event: Event) -> None:
+                record_usage(ledger, event, path)
+                if isinstance(event, ModelReleased):
+                    router.release(event.model)
+                run_directory.on_event(event)
+                # The caller's observer comes last: when it sees an event, the files have it.
+                on_event(event)
 
-            def seen(note: Event) -> None:
-                _booked(ledger, note, path)
-                if isinstance(note, ModelReleased):
-                    router.release(note.model)
-                files.on_event(note)
-                on_event(note)
-
-            brake = Cancellation()
-            client = (
-                JournalClient(None, journal) if replay else _connected(router, config, journal, ledger, brake)
-            )
+            if replay:
+                client: Client = JournalClient(None, journal)
+            else:
+                # Cancellation stands next to the server: a call may wait long for its turn, and must not start then.
+                client = middleware.stack_middleware(
+                    CancellableClient(router, cancellation),
+                    journal,
+                    ledger,
+                    concurrency=config.concurrency,
+                    timeout=config.timeout,
+                    attempts=config.attempts,
+                )
             try:
-                outcome = await _interruptible(Driver(client, seen, brake), way(task, config), on_event)
+                driver = Driver(client, observe, cancellation)
+                outcome = await run_interruptibly(driver, plan(path), on_event)
             finally:
                 await client.aclose()
                 on_event(RunClosed())
-        result = _result(task, config, outcome, _costs(ledger), path, ledger.elapsed)
+
+        # The manifest of the artefact is written last: a directory that has one is finished.
+        result = build_result(task, config, outcome, ledger, path)
         directory.write_json(path / "result.json", result.to_json())
         run_report.write_report(path)
         result.artifact.save(path / "artifact")
@@ -145,89 +167,106 @@ async def execute_run(
 
 
 def make_blocking(function: Callable[P, Coroutine[Any, Any, R]]) -> Callable[P, R]:
-    """The twin of an async function for callers without an event loop: same arguments, same result, same errors."""
+    """Return the twin of an async function for callers without an event loop: same arguments, result and errors."""
 
     @functools.wraps(function)
     def twin(*args: P.args, **kwargs: P.kwargs) -> R:
         return asyncio.run(function(*args, **kwargs))
 
-    # `aimprove` and `improve`: the twin goes by its own name in tracebacks and help.
+    # `aimprove` has the twin `improve`: tracebacks and help show that name.
     twin.__name__ = twin.__qualname__ = function.__name__.removeprefix("a")
     return twin
 
 
-def _booked(ledger: Ledger, note: Event, path: Path) -> None:
-    """What a run's notes say of calls that no client made."""
-    match note:
-        case CallsShared(calls, usage):
-            ledger.add_shared(calls, usage)
-        case CallsPlanned(requests):
-            ledger.check_room(requests)
-        case CallsSampled(found):
-            for each in found:
-                ledger.add_local_calls(each)
-            directory.write_json(path / directory.SAMPLED, ledger.local_calls_json())
+# ---- accounts --------------------------------------------------------------------------------------
 
 
 @contextlib.contextmanager
-def _kept(path: Path, journal: Journal) -> Iterator[None]:
-    """Whatever ended the run: say where the replies are that it paid for."""
-    try:
-        yield
-    except EdgewiseError as error:
-        if len(journal) and not journal.readonly and not isinstance(error, AllFailed | ConfigError):
-            error.add_note(f"Nothing is paid twice: resume with --run {shlex.quote(str(path))}")
-        raise
-
-
-@contextlib.contextmanager
-def _books(path: Path, config: Config, replay: Path | None) -> Iterator[tuple[Journal, Ledger]]:
-    """The run's journal, or the one it replays, and a ledger that knows what was already paid for."""
+def open_accounts(path: Path, config: Config, replay: Path | None) -> Iterator[tuple[Journal, Ledger]]:
+    """Open the run's journal, or the one to replay, and a ledger that includes everything paid so far."""
     source = replay or path / directory.JOURNAL
     source = source / directory.JOURNAL if source.is_dir() else source
     with Journal(source, readonly=replay is not None) as journal:
         ledger = Ledger(config.limits, config.price_list, elapsed=journal.elapsed)
         ledger.restore(journal)
+        # Calls of models in this process are in no journal; their totals lie in a file.
         if (sampled := path / directory.SAMPLED).exists() and not replay:
             ledger.restore_local_calls(directory.read_json(sampled))
         yield journal, ledger
 
 
+def record_usage(ledger: Ledger, event: Event, path: Path) -> None:
+    """Enter calls that no client made: those of models in this process, and those that runs of a group share."""
+    match event:
+        case CallsShared(calls, usage):
+            ledger.add_shared(calls, usage)
+        case CallsPlanned(requests):
+            ledger.check_room(requests)
+        case CallsSampled(usages):
+            for usage in usages:
+                ledger.add_local_calls(usage)
+            directory.write_json(path / directory.SAMPLED, ledger.local_calls_json())
+
+
+@contextlib.contextmanager
+def note_how_to_resume(path: Path, journal: Journal) -> Iterator[None]:
+    """Add the resume command to an error, because paid replies are in the journal."""
+    try:
+        yield
+    except EdgewiseError as error:
+        # These two would end a resumed run at the same place.
+        if len(journal) and not journal.readonly and not isinstance(error, AllFailed | ConfigError):
+            error.add_note(f"Nothing is paid twice: resume with --run {shlex.quote(str(path))}")
+        raise
+
+
 def read_costs(path: Path, config: Config) -> dict[str, Any]:
-    """What the run in a directory used so far, ended or not: `costs` as in result.json, and wall time in `seconds`."""
-    with _books(path, config, None) as (_, ledger):
-        return {"costs": _costs(ledger), "seconds": ledger.elapsed}
+    """Return `costs` of the run in a directory so far, as in result.json, and its wall time in `seconds`."""
+    with open_accounts(path, config, None) as (_, ledger):
+        return {"costs": summarize_costs(ledger), "seconds": ledger.elapsed}
 
 
-def _connected(
-    router: Router, config: Config, journal: Journal, ledger: Ledger, brake: Cancellation
-) -> Client:
-    return middleware.stack_middleware(
-        CancellableClient(router, brake),
-        journal,
-        ledger,
-        concurrency=config.concurrency,
-        timeout=config.timeout,
-        attempts=config.attempts,
-    )
+def summarize_costs(ledger: Ledger) -> dict[str, Any]:
+    """Return the totals of learning (steps from 1), of measuring (step 0), of shared calls, and by each axis."""
+
+    def to_json(totals: UsageTotals) -> dict[str, Any]:
+        names = ("calls", "input", "cached", "output", "usd", "estimated")
+        return {name: getattr(totals, name) for name in names}
+
+    by_step = ledger.tabulate("step")
+    learning = sum((totals for (step,), totals in by_step.items() if step != 0), UsageTotals())
+    by_axis = {
+        axis: {str(key): to_json(totals) for (key,), totals in ledger.tabulate(axis).items()}
+        for axis in ("role", "step", "example", "model")
+    }
+    return {
+        "total": to_json(ledger.total),
+        "learning": to_json(learning),
+        "measuring": to_json(by_step.get((0,), UsageTotals())),
+        "shared": to_json(ledger.shared),
+        **by_axis,
+    }
 
 
-async def _interruptible(driver: Driver, plan: Plan[RunOutcome], on_event: OnEvent) -> RunOutcome:
-    """The first Ctrl-C lets calls under way finish; the second drops them."""
+# ---- the end ---------------------------------------------------------------------------------------
+
+
+async def run_interruptibly(driver: Driver, plan: Plan[RunOutcome], on_event: OnEvent) -> RunOutcome:
+    """Drive a plan; the first Ctrl-C lets running calls finish, because they are paid, and the second drops them."""
     loop, task = asyncio.get_running_loop(), asyncio.current_task()
 
-    def press() -> None:
+    def interrupt() -> None:
         if driver.cancellation.is_cancelled and task:
             task.cancel()
         else:
             on_event(RunStopping())
         driver.cancellation.cancel(Interrupted("Stopped."))
 
-    # Only the main thread may handle signals, and not on every system.
+    # Only the main thread may handle signals, and Windows has no handlers of a loop.
     with contextlib.ExitStack() as handlers:
         for number in (signal.SIGINT, signal.SIGTERM):
             with contextlib.suppress(NotImplementedError, RuntimeError, ValueError):
-                loop.add_signal_handler(number, press)
+                loop.add_signal_handler(number, interrupt)
                 handlers.callback(loop.remove_signal_handler, number)
         try:
             return await driver.run(plan)
@@ -236,44 +275,18 @@ async def _interruptible(driver: Driver, plan: Plan[RunOutcome], on_event: OnEve
             raise
 
 
-def _result(
-    task: Task, config: Config, outcome: RunOutcome, costs: Mapping[str, Any], path: Path, seconds: float
-) -> Result:
-    gain = outcome.evaluation.results[1].against  # the first is the start, others are placebos
+def build_result(task: Task, config: Config, outcome: RunOutcome, ledger: Ledger, path: Path) -> Result:
+    """Return the result with its artefact: the change if it scored better than the baseline, else the baseline."""
+    # The first arm is the baseline, the second the change; further ones are placebos.
+    gain = outcome.evaluation.results[1].against
     improved = outcome.files != outcome.start and gain is not None and gain.mean.estimate > 0
-    kept = outcome.files if improved else outcome.start
-    files = {**kept, "evidence.json": outcome.evaluation.to_json()}
-    folders = outcome.folders if improved else {}
-    artifact = Artifact(task.fingerprint, config.model, files, config.deployment_settings(), outcome.parents, folders)
-    return Result(task.name, outcome.evaluation, artifact, costs, improved, path, seconds)
-
-
-def _costs(ledger: Ledger) -> dict[str, Any]:
-    """
-    The books as plain data.
-
-    In all, of learning (steps from 1), of measuring (step 0), of calls that runs of a group shared, by each axis.
-    """
-    by_step = ledger.tabulate("step")
-    learning = sum((book for (step,), book in by_step.items() if step != 0), UsageTotals())
-    return {
-        "total": _book_json(ledger.total),
-        "learning": _book_json(learning),
-        "measuring": _book_json(by_step.get((0,), UsageTotals())),
-        "shared": _book_json(ledger.shared),
-        **{
-            axis: {str(key): _book_json(book) for (key,), book in ledger.tabulate(axis).items()}
-            for axis in ("role", "step", "example", "model")
-        },
-    }
-
-
-def _book_json(book: UsageTotals) -> dict[str, Any]:
-    return {
-        "calls": book.calls,
-        "input": book.input,
-        "cached": book.cached,
-        "output": book.output,
-        "usd": book.usd,
-        "estimated": book.estimated,
-    }
+    artifact = Artifact(
+        task.fingerprint,
+        config.model,
+        {**(outcome.files if improved else outcome.start), "evidence.json": outcome.evaluation.to_json()},
+        config.deployment_settings(),
+        outcome.parents,
+        outcome.folders if improved else {},
+    )
+    costs = summarize_costs(ledger)
+    return Result(task.name, outcome.evaluation, artifact, costs, improved, path, ledger.elapsed)

@@ -9,7 +9,12 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 from edgewise.toolkit.types import Message, Reply, Request, Sampling, StopReason, Tool, ToolCall, Usage
 
 ROLES = {"developer": "system"}
-FINISHES: Mapping[StopReason, str] = {"stop": "stop", "length": "length", "tools": "tool_calls", "turns": "length"}
+FINISHES: Mapping[StopReason, str] = {
+    "stop": "stop",
+    "length": "length",
+    "tools": "tool_calls",
+    "turns": "length",
+}
 
 
 class BadRequest(ValueError):

@@ -45,7 +45,7 @@ class Layout(BaseModel, extra="forbid", frozen=True):
 
 
 @dataclass(frozen=True, slots=True)
-class Placed:
+class SourcedExample:
     """An example, where its row stood (for error messages), and a text that only identical rows share."""
 
     example: Example
@@ -53,7 +53,7 @@ class Placed:
     content: str
 
 
-def to_examples(rows: Sequence[Row], layout: Layout, source: str) -> list[Placed]:
+def to_examples(rows: Sequence[Row], layout: Layout, source: str) -> list[SourcedExample]:
     """Examples of `rows` in their order; `source` is how errors call the rows. TaskError for any gap."""
     if not rows:
         raise TaskError(f"{source} is empty: a task needs rows")
@@ -68,7 +68,7 @@ def to_examples(rows: Sequence[Row], layout: Layout, source: str) -> list[Placed
     return [_placed(row, ask, layout, needed, f"{source}, row {n}") for n, row in enumerate(renamed, 1)]
 
 
-def canonical(value: Any, place: str = "the value") -> str:
+def canonical_json(value: Any, place: str = "the value") -> str:
     """JSON text that is equal for equal values on every machine. TaskError for values it can't write down."""
 
     def plain(item: Any) -> Any:
@@ -122,7 +122,7 @@ def _needed(layout: Layout) -> dict[str, str]:
         raise TaskError(
             "give either prompt, a text with {column} fields, or messages, a column of chat messages"
         )
-    needed = {name: "prompt" for _, name in template(layout.prompt) if name}
+    needed = {name: "prompt" for _, name in parse_template(layout.prompt) if name}
     if layout.messages:
         needed[layout.messages] = "messages"
     elif not needed and not layout.environment:
@@ -141,7 +141,7 @@ def _check_columns(needed: Mapping[str, str], columns: set[str], source: str) ->
             raise TaskError(f"{use} uses {name!r}, but {_known(name, sorted(columns), source)}{free}")
 
 
-def template(prompt: str) -> list[tuple[str, str | None]]:
+def parse_template(prompt: str) -> list[tuple[str, str | None]]:
     """The prompt in pieces: literal text, and the column that follows it (None after the last field)."""
     try:
         pieces = list(string.Formatter().parse(prompt))
@@ -159,7 +159,7 @@ def template(prompt: str) -> list[tuple[str, str | None]]:
 def _asker(layout: Layout) -> Ask:
     if column := layout.messages:
         return lambda row: _chat(row[column])
-    pieces = template(layout.prompt)
+    pieces = parse_template(layout.prompt)
 
     def ask(row: Row) -> tuple[Message, ...]:
         text = "".join(literal + (_text(row[name]) if name else "") for literal, name in pieces)
@@ -174,8 +174,8 @@ def _text(value: Any) -> str:
     return str(value)
 
 
-def _placed(row: Row, ask: Ask, layout: Layout, needed: Mapping[str, str], place: str) -> Placed:
-    content = canonical({k: v for k, v in row.items() if k != layout.id}, place)
+def _placed(row: Row, ask: Ask, layout: Layout, needed: Mapping[str, str], place: str) -> SourcedExample:
+    content = canonical_json({k: v for k, v in row.items() if k != layout.id}, place)
     digest = hashlib.sha256(content.encode()).hexdigest()[:16]
     id = digest if layout.id is None else _id(row, layout.id, place)
     place = f"{place} (id {id})"
@@ -187,7 +187,7 @@ def _placed(row: Row, ask: Ask, layout: Layout, needed: Mapping[str, str], place
     except ValueError as error:
         raise TaskError(f"{place}: {layout.messages} {error}") from error
     target = row.get(layout.target) if layout.target else None
-    return Placed(Example(id, messages, target, row), place, content)
+    return SourcedExample(Example(id, messages, target, row), place, content)
 
 
 def _under(system: str, messages: tuple[Message, ...]) -> tuple[Message, ...]:

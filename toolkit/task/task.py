@@ -18,9 +18,9 @@ from pydantic import ValidationError, model_validator
 from edgewise.toolkit.environments.protocol import Spec as WorldSpec
 from edgewise.toolkit.environments.protocol import World, resolve_world
 from edgewise.toolkit.errors import TaskError
-from edgewise.toolkit.reward.reward import Reward, resolve
-from edgewise.toolkit.task.examples import Layout, Placed, canonical, to_examples
-from edgewise.toolkit.task.readers import Row, check_file, read_rows, readable
+from edgewise.toolkit.reward.reward import Reward, resolve_reward
+from edgewise.toolkit.task.examples import Layout, SourcedExample, canonical_json, to_examples
+from edgewise.toolkit.task.readers import Row, check_file, read_rows, as_task_error
 from edgewise.toolkit.task.splits import (
     SPLITS,
     Files,
@@ -28,25 +28,25 @@ from edgewise.toolkit.task.splits import (
     Parts,
     Split,
     Splits,
-    _lists,
-    divided,
+    check_row_lists,
+    split_rows,
 )
 from edgewise.toolkit.tools.registry import load_tools
-from edgewise.toolkit.tools.tool import Function
+from edgewise.toolkit.tools.tool import FunctionTool
 from edgewise.toolkit.types import Example
 from edgewise.toolkit.util.import_by_name import did_you_mean
 
 TABLES = ("task", "improve", "graph", "weights")
 
 
-class Spec(Layout, frozen=True):
+class TaskSpec(Layout, frozen=True):
     """What a task file and `Task.from_rows` have in common: the same words for the same things."""
 
     name: str = "task"
     splits: Splits = Fractions(train=0.4, validation=0.3, test=0.3)
 
 
-class TaskFile(Spec, frozen=True):
+class TaskFile(TaskSpec, frozen=True):
     """The [task] table of a task file. `rows` is left out where `splits` names a file per split."""
 
     rows: str | None = None
@@ -88,7 +88,7 @@ class Task:
     system: str
     prompt: str
     reward: Reward
-    tools: tuple[Function, ...]
+    tools: tuple[FunctionTool, ...]
     fingerprint: str
     path: Path | None = None
     settings: Mapping[str, Any] = field(default_factory=dict)
@@ -110,8 +110,8 @@ class Task:
             parts = {split: _placed(spec, read_rows(s, base), s) for split, s in sources.items() if s}
         else:
             source = str(spec.rows)
-            parts = divided(_placed(spec, read_rows(source, base), source), spec.splits)
-        reward, tools = resolve(spec.reward, base), load_tools(spec.tools, base)
+            parts = split_rows(_placed(spec, read_rows(source, base), source), spec.splits)
+        reward, tools = resolve_reward(spec.reward, base), load_tools(spec.tools, base)
         world = resolve_world(spec.environment, base) if spec.environment else None
         return replace(
             _task(spec, parts, reward, tools, world),
@@ -150,15 +150,15 @@ class Task:
             "prompt": prompt, "target": target or "", "system": system, "id": id, "messages": messages,
             "fields": fields, "name": name, "splits": splits, "environment": world and world.name,
         }  # fmt: skip
-        spec = _checked(Spec, {key: value for key, value in given.items() if value is not None}, "from_rows")
+        spec = _checked(TaskSpec, {key: value for key, value in given.items() if value is not None}, "from_rows")
         if isinstance(spec.splits, Files):
             raise TaskError("splits of from_rows are fractions; for rows in three files, write a task file")
         if isinstance(rows, Mapping):
-            lists = _lists(rows, splits)
+            lists = check_row_lists(rows, splits)
             parts = {split: _placed(spec, part, f"rows[{split!r}]") for split, part in lists.items()}
         else:
-            parts = divided(_placed(spec, list(rows), "rows"), spec.splits)
-        graded = resolve(reward or ("environment" if world else "exact"), Path.cwd())
+            parts = split_rows(_placed(spec, list(rows), "rows"), spec.splits)
+        graded = resolve_reward(reward or ("environment" if world else "exact"), Path.cwd())
         return _task(spec, parts, graded, load_tools(tools, Path.cwd()), world)
 
 
@@ -183,9 +183,9 @@ def _sandbox(task: Task) -> list[str]:
     """What confines Python that a model wrote, where the task runs any."""
     if "python" not in (*task.reward.name.split(" + "), *(function.tool.name for function in task.tools)):
         return []
-    from edgewise.toolkit.tools.python_tool import protection
+    from edgewise.toolkit.tools.python_tool import detect_protection
 
-    return [f"python that the model wrote is confined by: {', '.join(protection())}"]
+    return [f"python that the model wrote is confined by: {', '.join(detect_protection())}"]
 
 
 def _read_tables(path: Path) -> dict[str, Any]:
@@ -193,7 +193,7 @@ def _read_tables(path: Path) -> dict[str, Any]:
     if path.suffix != ".toml":
         raise TaskError(f"{path} is no task file; write a task.toml with a [task] table that names the rows")
     try:
-        with readable(path):
+        with as_task_error(path):
             content = tomllib.loads(path.read_text(encoding="utf-8-sig"))
     except ValueError as error:
         raise TaskError(f"{path} is not TOML: {error}") from error
@@ -207,7 +207,7 @@ def _read_tables(path: Path) -> dict[str, Any]:
     return content
 
 
-S = TypeVar("S", bound=Spec)
+S = TypeVar("S", bound=TaskSpec)
 
 
 def _checked(model: type[S], values: Mapping[str, Any], place: str) -> S:
@@ -217,7 +217,7 @@ def _checked(model: type[S], values: Mapping[str, Any], place: str) -> S:
         raise TaskError(f"{place}: {_sentence(model, error)}") from error
 
 
-def _sentence(model: type[Spec], error: ValidationError) -> str:
+def _sentence(model: type[TaskSpec], error: ValidationError) -> str:
     """The first of pydantic's complaints, in the words of the task file."""
     found = error.errors(include_url=False)
     # A misspelt key also shows as a missing one; the misspelling is what helps.
@@ -230,7 +230,7 @@ def _sentence(model: type[Spec], error: ValidationError) -> str:
     return ": ".join([*filter(None, [".".join(where)]), text[0].lower() + text[1:]])
 
 
-def _task(spec: Spec, parts: Parts, reward: Reward, tools: tuple[Function, ...], world: World | None) -> Task:
+def _task(spec: TaskSpec, parts: Parts, reward: Reward, tools: tuple[FunctionTool, ...], world: World | None) -> Task:
     _check_world(world, reward, tools)
     _check_apart(parts, whole=world is not None)
     _check_ids([one for part in parts.values() for one in part])
@@ -243,13 +243,13 @@ def _task(spec: Spec, parts: Parts, reward: Reward, tools: tuple[Function, ...],
         [function.tool.name for function in tools],
         *([world.spec] if world else []),
     ]
-    fingerprint = hashlib.sha256(canonical(content).encode()).hexdigest()
+    fingerprint = hashlib.sha256(canonical_json(content).encode()).hexdigest()
     return Task(
         spec.name, train, validation, test, spec.system, spec.prompt, reward, tools, fingerprint, world=world
     )
 
 
-def _check_world(world: World | None, reward: Reward, tools: tuple[Function, ...]) -> None:
+def _check_world(world: World | None, reward: Reward, tools: tuple[FunctionTool, ...]) -> None:
     if world and tools:
         raise TaskError(
             f"a task is played in an environment or has tools, not both: make {tools[0].tool.name!r} an action of "
@@ -261,9 +261,9 @@ def _check_world(world: World | None, reward: Reward, tools: tuple[Function, ...
         )
 
 
-def _placed(spec: Spec, rows: list[Row], source: str) -> list[Placed]:
+def _placed(spec: TaskSpec, rows: list[Row], source: str) -> list[SourcedExample]:
     """The rows as examples, sorted by id, without those that repeat another one in everything but the id."""
-    first: dict[str, Placed] = {}
+    first: dict[str, SourcedExample] = {}
     for one in sorted(to_examples(rows, spec, source), key=lambda one: one.example.id):
         first.setdefault(one.content, one)
     if repeated := len(rows) - len(first):
@@ -273,7 +273,7 @@ def _placed(spec: Spec, rows: list[Row], source: str) -> list[Placed]:
     return list(first.values())
 
 
-def _check_ids(placed: list[Placed]) -> None:
+def _check_ids(placed: list[SourcedExample]) -> None:
     seen: dict[str, str] = {}
     for one in placed:
         other = seen.setdefault(one.example.id, one.place)

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import IO, Any
 
 from edgewise.toolkit.errors import ConfigError
-from edgewise.toolkit.tools.tool import Function, tool_from
+from edgewise.toolkit.tools.tool import FunctionTool, make_tool
 
 CONFINE = Path(__file__).with_name("sandbox.py")
 PROCESSES = 32
@@ -66,7 +66,7 @@ def run_python(
 
 
 @cache
-def protection() -> tuple[str, ...]:
+def detect_protection() -> tuple[str, ...]:
     """The layers that protect runs on this machine, found out by a run."""
     return run_python("").layers
 
@@ -165,6 +165,6 @@ def python(code: str) -> str:
     return "\n".join(line.rstrip() for line in lines if line) or "(nothing was printed)"
 
 
-def python_tool() -> Function:
+def python_tool() -> FunctionTool:
     """The tool "python" that agents get: each call is a fresh program under the default limits."""
-    return replace(tool_from(python), ends=True)
+    return replace(make_tool(python), is_bounded=True)

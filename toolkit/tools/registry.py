@@ -5,13 +5,13 @@ from pathlib import Path
 from typing import Any
 
 from edgewise.toolkit.errors import TaskError
-from edgewise.toolkit.tools.tool import Function, tool_from
-from edgewise.toolkit.util.import_by_name import load
+from edgewise.toolkit.tools.tool import FunctionTool, make_tool
+from edgewise.toolkit.util.import_by_name import load_object
 
 
 def load_tools(
-    specs: Sequence[str | Callable[..., Any] | Function], base: Path | None = None
-) -> tuple[Function, ...]:
+    specs: Sequence[str | Callable[..., Any] | FunctionTool], base: Path | None = None
+) -> tuple[FunctionTool, ...]:
     """
     The tools named by `specs`: "python", "search:PATH", "module:function" (see `toolkit.util.import_by_name`), or functions.
 
@@ -25,8 +25,8 @@ def load_tools(
     return tools
 
 
-def _tool(spec: str | Callable[..., Any] | Function, base: Path | None) -> Function:
-    if isinstance(spec, Function):
+def _tool(spec: str | Callable[..., Any] | FunctionTool, base: Path | None) -> FunctionTool:
+    if isinstance(spec, FunctionTool):
         return spec
     if spec == "python":
         from edgewise.toolkit.tools.python_tool import python_tool
@@ -41,7 +41,7 @@ def _tool(spec: str | Callable[..., Any] | Function, base: Path | None) -> Funct
         raise TaskError(
             f"there is no tool {spec!r}; there is 'python', 'search:FOLDER', and your own as module:function"
         )
-    found = load(spec, base) if isinstance(spec, str) else spec
+    found = load_object(spec, base) if isinstance(spec, str) else spec
     if not callable(found):
         raise TaskError(f"{spec!r} is no function")
-    return found if isinstance(found, Function) else tool_from(found)
+    return found if isinstance(found, FunctionTool) else make_tool(found)

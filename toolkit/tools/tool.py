@@ -1,7 +1,7 @@
 """
 Tools: functions that a model may call.
 
-`tool_from` makes one of a typed Python function, `load_tools` of the names in a task file. Running Python
+`make_tool` makes one of a typed Python function, `load_tools` of the names in a task file. Running Python
 that a model wrote is in `toolkit.tools.python_tool`, search in the user's own texts in `toolkit.tools.search_tool`.
 """
 
@@ -16,7 +16,7 @@ from edgewise.toolkit.types import Tool
 
 
 @dataclass(frozen=True, slots=True)
-class Function:
+class FunctionTool:
     """
     A tool and what runs it: `run(**arguments)` returns the text for the model, or an awaitable of it.
 
@@ -25,10 +25,10 @@ class Function:
 
     tool: Tool
     run: Callable[..., Any]
-    ends: bool = False
+    is_bounded: bool = False
 
 
-def tool_from(function: Callable[..., Any]) -> Function:
+def make_tool(function: Callable[..., Any]) -> FunctionTool:
     """
     Make a tool of a typed function, sync or async: its name, docstring and the JSON schema of its parameters.
 
@@ -51,7 +51,7 @@ def tool_from(function: Callable[..., Any]) -> Function:
     if schema.get("type") != "object":
         raise TaskError(f"{name} can't be a tool: parameters without a name; give each a name and a type")
     tool = Tool(name, inspect.getdoc(function) or name, schema)
-    return Function(tool, _awaited(checked) if inspect.iscoroutinefunction(function) else _called(checked))
+    return FunctionTool(tool, _awaited(checked) if inspect.iscoroutinefunction(function) else _called(checked))
 
 
 def _called(function: Callable[..., Any]) -> Callable[..., str]:

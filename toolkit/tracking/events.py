@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 if TYPE_CHECKING:
     from edgewise.toolkit.budget.ledger import Ledger
-    from edgewise.toolkit.types import Group, Reply, Request, Rollout, Sampled, Usage
+    from edgewise.toolkit.types import Group, LocalCalls, Reply, Request, Rollout, Usage
 
 
 class Event:
@@ -122,7 +122,7 @@ class CallsPlanned(Event):
 class CallsSampled(Event):
     """A local model answered; the ledger adds what it used, by payer and model."""
 
-    usages: Sequence["Sampled"]
+    usages: Sequence["LocalCalls"]
 
 
 @dataclass(frozen=True, slots=True)

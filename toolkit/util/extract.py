@@ -9,13 +9,13 @@ BLOCK = re.compile(r"^[ \t]*```[ \t]*([\w+-]*)[^\n]*\n(.*?)^[ \t]*```", re.DOTAL
 OPENING = re.compile(r"[{\[]")
 
 
-def number_in(text: str) -> float | None:
+def extract_number(text: str) -> float | None:
     """The last number in `text` ("1,234.5" is one number, "3-4" are 3 and 4), or None."""
     found = NUMBER.findall(text)
     return float(found[-1].replace(",", "").replace("−", "-")) if found else None
 
 
-def code_in(text: str) -> str:
+def extract_code(text: str) -> str:
     """The last block of Python between ``` lines, else the last of any language, else all of `text`."""
     blocks = BLOCK.findall(text)
     chosen = [code for language, code in blocks if language.lower() in ("python", "py", "python3")]
@@ -23,7 +23,7 @@ def code_in(text: str) -> str:
     return chosen[-1] if chosen else text
 
 
-def json_in(text: str) -> Any:
+def extract_json(text: str) -> Any:
     """
     The JSON value in `text`: all of it, else the last block that is one, else the last in prose.
 

@@ -10,7 +10,7 @@ from typing import Any
 
 
 @contextmanager
-def replacing(path: Path) -> Iterator[Path]:
+def replace_atomically(path: Path) -> Iterator[Path]:
     """
     A path beside `path` to write to, which then takes its place.
 
@@ -26,16 +26,16 @@ def replacing(path: Path) -> Iterator[Path]:
 
 def replace_text(path: Path, text: str) -> None:
     """Write UTF-8 text to `path` as `replacing` does."""
-    with replacing(path) as growing:
+    with replace_atomically(path) as growing:
         growing.write_text(text, "utf-8")
 
 
-def json_text(data: Any) -> str:
+def dump_json(data: Any) -> str:
     """JSON for people and checksums: equal data gives equal text."""
     return json.dumps(data, indent=1, sort_keys=True) + "\n"
 
 
-def sha256_of(path: Path) -> str:
+def hash_file(path: Path) -> str:
     """The sha256 of a file's content, in hexadecimal."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()

@@ -14,7 +14,7 @@ from typing import Any
 from edgewise.toolkit.errors import TaskError
 
 
-def load(reference: str, base: Path | None = None) -> Any:
+def load_object(reference: str, base: Path | None = None) -> Any:
     """
     What "module:name" stands for; `name` may have dots.
 

@@ -5,7 +5,7 @@ from importlib import import_module
 from typing import Any
 
 
-def resolver(package: str, where: Mapping[str, str]) -> Callable[[str], Any]:
+def make_resolver(package: str, where: Mapping[str, str]) -> Callable[[str], Any]:
     """A `__getattr__` for a package: `where` says which module of it holds a name."""
 
     def resolve(name: str) -> Any:

@@ -4,7 +4,7 @@ import hashlib
 import json
 
 
-def seed(*path: int | str) -> int:
+def derive_seed(*path: int | str) -> int:
     """
     A stable 31-bit seed for a path such as `seed(7, "rollout", step, example.id, sample)`.
 

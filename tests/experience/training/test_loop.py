@@ -326,7 +326,7 @@ LARGE = Library(
 @pytest.mark.parametrize("embedder", ["", "scripted/vectors"])
 def test_prompts_hold_the_lessons_that_fit_within_their_budget(embedder):
     def answer(request):
-        if request.embeds:
+        if request.is_embedding:
             return Reply(Message("assistant", vectors(request)))
         return obeying(request)
 
@@ -345,7 +345,7 @@ def test_prompts_hold_the_lessons_that_fit_within_their_budget(embedder):
 
 def test_a_step_without_refill_asks_for_vectors_of_its_own_rows_only():
     def answer(request):
-        return Reply(Message("assistant", vectors(request))) if request.embeds else obeying(request)
+        return Reply(Message("assistant", vectors(request))) if request.is_embedding else obeying(request)
 
     settings = {"prompt_tokens": 60, "embedder": "scripted/vectors", "lessons": 60, "batch_size": 3}
     run = learned(answer, library=LARGE, refill=False, leave_one_out=0, **settings)

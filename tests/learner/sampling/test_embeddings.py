@@ -5,15 +5,15 @@ import pytest
 
 from edgewise.learner.sampling.embeddings import embedding
 from edgewise.toolkit.errors import ModelError
-from edgewise.toolkit.model.openai_format import pack
+from edgewise.toolkit.model.openai_format import pack_vector
 from edgewise.toolkit.types import Message, Reply
 from tests.support.plans import play
 
 
 def told(request):
     """As models for embeddings answer: the vector in the place of text."""
-    assert request.embeds and request.model == "local/vectors"
-    return Reply(Message("assistant", pack([len(request.messages[0].content), 0, 1])))
+    assert request.is_embedding and request.model == "local/vectors"
+    return Reply(Message("assistant", pack_vector([len(request.messages[0].content), 0, 1])))
 
 
 def test_each_text_is_asked_for_once() -> None:

@@ -6,15 +6,15 @@ import numpy as np
 import pytest
 import torch
 
-from edgewise.learner.methods.published import find
+from edgewise.learner.methods.published import find_method
 from edgewise.learner.policy.policy import Policy
 from edgewise.learner.sampling.given_answers import giving, written
 from edgewise.learner.update import collate
-from edgewise.learner.update.gradient_step import UpdateConfig, logps, update
+from edgewise.learner.update.gradient_step import UpdateConfig, compute_logps, update
 from edgewise.toolkit.groups.sampling import rollout_plan
 from edgewise.toolkit.groups.sampling.rollout_plan import SamplingRequest
-from edgewise.toolkit.reward.reward import resolve
-from edgewise.toolkit.types import Encoded, Example, Message, Rollout, Score, Step
+from edgewise.toolkit.reward.reward import resolve_reward
+from edgewise.toolkit.types import TokenizedTurn, Example, Message, Rollout, Score, Step
 from tests.support.plans import play
 
 ROW = Example("a", (Message("user", "What is 6 x 7?"),), "42", {"candidates": ["42", "41", "forty"]})
@@ -31,33 +31,33 @@ def nobody(request):
 
 def asked(policy: Policy) -> SamplingRequest:
     def draw(example, start, count):
-        encoded = Encoded(policy.encode(example.messages), (65, 257), (-5.0, -5.0))
-        step = Step(example.messages, Message("assistant", "A"), encoded=encoded)
+        encoded = TokenizedTurn(policy.encode(example.messages), (65, 257), (-5.0, -5.0))
+        step = Step(example.messages, Message("assistant", "A"), tokens=encoded)
         return tuple(Rollout("a", "solver", start + n, (step,), "stop", Score(0.0)) for n in range(count))
         yield
 
-    give = giving(lambda: policy, resolve("exact"), "", "solver")
+    give = giving(lambda: policy, resolve_reward("exact"), "", "solver")
     return SamplingRequest((ROW,), 1, 3, draw, give)
 
 
 def test_an_answer_is_its_tokens_and_the_one_that_ends_it(policy: Policy) -> None:
     found = written(policy, ROW, "42")
-    assert policy.decode(found.reply) == "42" and found.reply[-1] in policy.stops
-    assert found.prompt == policy.encode(ROW.messages)
-    assert np.isnan(found.logprobs).all() and len(found.logprobs) == len(found.reply)
+    assert policy.decode(found.completion_ids) == "42" and found.completion_ids[-1] in policy.stop_ids
+    assert found.prompt_ids == policy.encode(ROW.messages)
+    assert np.isnan(found.logprobs).all() and len(found.logprobs) == len(found.completion_ids)
 
 
 @pytest.mark.parametrize("name", ["grao", "dagrpo"])
 def test_a_reference_is_learned_from_where_all_failed(policy: Policy, name: str) -> None:
-    method = find(name)
+    method = find_method(name)
     groups = play(method.plan(asked(policy)), nobody)
-    made = collate.batch(collate.judged(collate.members(groups), method))
+    made = collate.batch(collate.judged(collate.rollouts(groups), method))
     assert made is not None and len(made) == 4
-    reference = made.rows([3])
+    reference = made.select_rows([3])
 
     def likely() -> float:
         with torch.no_grad():
-            return float(logps(policy, reference)[0].sum())
+            return float(compute_logps(policy, reference)[0].sum())
 
     before = likely()
     done = update(
@@ -67,9 +67,9 @@ def test_a_reference_is_learned_from_where_all_failed(policy: Policy, name: str)
 
 
 def test_listed_answers_are_graded_and_compared(policy: Policy) -> None:
-    method = find("rift")
+    method = find_method("rift")
     groups = play(method.plan(asked(policy)), nobody)
-    found = collate.members(groups)
+    found = collate.rollouts(groups)
     assert [member.reward for member in found] == [1, 0, 0]
     known = collate.judged(found, method)
     assert known.credit == pytest.approx([2**0.5, -(0.5**0.5), -(0.5**0.5)], abs=1e-4)
@@ -82,4 +82,4 @@ def test_listed_answers_are_graded_and_compared(policy: Policy) -> None:
 
 
 def test_plans_that_give_nothing_do_not_need_it(policy: Policy) -> None:
-    assert len(play(rollout_plan.fixed(asked(policy)), nobody)[0].members) == 3
+    assert len(play(rollout_plan.fixed(asked(policy)), nobody)[0].rollouts) == 3

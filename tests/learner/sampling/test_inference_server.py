@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 import torch
 
-from edgewise.learner.attention.logprobs import logps
+from edgewise.learner.attention.logprobs import compute_logps
 from edgewise.learner.methods.batch import Batch
 from edgewise.learner.policy.policy import Lora, Policy
 from edgewise.learner.sampling.inference_server import LOAD_ADAPTER, LOAD_WEIGHTS, UNLOAD_ADAPTER, Server
@@ -27,7 +27,7 @@ def policy(noise=0.0, **settings):
             if weight.ndim > 1:
                 weight.mul_(4.0)
             weight.mul_(1 + noise * torch.randn(weight.shape, generator=generator))
-    return Policy.of(model, tiny.tokenizer(), name="tiny", **settings)
+    return Policy.from_model(model, tiny.tokenizer(), name="tiny", **settings)
 
 
 def requests(count, text="hello", **settings):
@@ -40,15 +40,15 @@ def requests(count, text="hello", **settings):
 
 def batch(replies, found, group=0):
     """What the replies say, with our log-probabilities beside the sampler's."""
-    made = Batch.of(
-        [r.encoded.prompt for r in replies],
-        [r.encoded.reply for r in replies],
+    made = Batch.from_lists(
+        [r.tokens.prompt_ids for r in replies],
+        [r.tokens.completion_ids for r in replies],
         [group] * len(replies),
         [0.0] * len(replies),
-        sampler_logp=[r.encoded.logprobs for r in replies],
+        sampler_logp=[r.tokens.logprobs for r in replies],
     )
     with torch.no_grad():
-        ours, _ = logps(found, made)
+        ours, _ = compute_logps(found, made)
     return made.with_columns(old_logp=ours)
 
 
@@ -64,9 +64,9 @@ def test_the_server_gives_the_ids_and_log_probs_of_what_it_drew():
         replies = Server(sampler.url, "tiny", ours).answer(requests(8))
     for reply in replies:
         assert (reply.model, reply.failed) == ("torch/tiny", False)
-        assert reply.encoded.prompt == ours.encode([Message("user", "hello")])
-        assert reply.message.content == ours.decode(reply.encoded.reply)
-        assert reply.usage.output == len(reply.encoded.reply)
+        assert reply.tokens.prompt_ids == ours.encode([Message("user", "hello")])
+        assert reply.message.content == ours.decode(reply.tokens.completion_ids)
+        assert reply.usage.output == len(reply.tokens.completion_ids)
     assert set(sampler.models) == {"tiny"}
     assert gaps(batch(replies, ours)).max() < 1e-5
 
@@ -77,7 +77,7 @@ def test_other_weights_show_as_a_mismatch():
         replies = Server(sampler.url, "tiny", ours).answer(requests(8))
     found = gaps(batch(replies, ours))
     assert 0.01 < found.mean() < found.max() < 3
-    assert len(found) == sum(len(r.encoded.reply) for r in replies)
+    assert len(found) == sum(len(r.tokens.completion_ids) for r in replies)
 
 
 def test_truncated_weights_undo_most_of_the_bias_of_a_server_with_other_weights():
@@ -85,7 +85,7 @@ def test_truncated_weights_undo_most_of_the_bias_of_a_server_with_other_weights(
     with Sampler(theirs) as sampler:
         replies = Server(sampler.url, "tiny", ours, concurrency=500).answer(asks)
     made = batch(replies, ours)
-    prompt = torch.tensor([replies[0].encoded.prompt])
+    prompt = torch.tensor([replies[0].tokens.prompt_ids])
     with torch.no_grad():
         mine, other = (each.model(prompt).logits[0, -1].softmax(-1) for each in (ours, theirs))
     value = torch.sign(other - mine)  # what the two disagree on most
@@ -105,14 +105,14 @@ def test_without_ids_text_is_tokenised_and_marked_unless_it_is_the_same(texts):
         server = Server(sampler.url, "tiny", ours)
         replies = server.answer(requests(6, temperature=0.5))
         assert sum("return_token_ids" in body for body in sampler.bodies) <= 6
-    marked = [all(map(math.isnan, r.encoded.logprobs)) for r in replies]
-    sure = [not any(map(math.isnan, r.encoded.logprobs)) for r in replies]
+    marked = [all(map(math.isnan, r.tokens.logprobs)) for r in replies]
+    sure = [not any(map(math.isnan, r.tokens.logprobs)) for r in replies]
     assert all(a != b for a, b in zip(marked, sure, strict=True))
     assert texts or all(marked)
     for reply, exact in zip(replies, sure, strict=True):
-        assert ours.decode(reply.encoded.reply) == reply.message.content
+        assert ours.decode(reply.tokens.completion_ids) == reply.message.content
         if exact:
-            assert len(gaps(batch([reply], ours))) == len(reply.encoded.logprobs)
+            assert len(gaps(batch([reply], ours))) == len(reply.tokens.logprobs)
 
 
 def test_what_a_sampler_did_not_say_has_weight_one():
@@ -194,7 +194,7 @@ def test_what_does_not_fit_or_needs_tools_is_refused_before_it_is_asked():
     assert (long.stop, with_tool.stop) == ("refused", "refused")
     assert "512 at most" in long.error
     assert "no tools" in with_tool.error
-    assert len(room.encoded.prompt) + len(room.encoded.reply) <= 512
+    assert len(room.tokens.prompt_ids) + len(room.tokens.completion_ids) <= 512
     assert len(sampler.bodies) == 1
 
 
@@ -206,4 +206,4 @@ def test_a_stop_string_ends_the_text_and_not_the_tokens():
         text = whole.message.content
         (cut,) = server.answer(requests(1, temperature=0.0, max_tokens=30, stop=(text[9:11],)))
     assert cut.message.content == text[: text.index(text[9:11])]
-    assert np.array_equal(cut.encoded.reply, whole.encoded.reply[: len(cut.encoded.reply)])
+    assert np.array_equal(cut.tokens.completion_ids, whole.tokens.completion_ids[: len(cut.tokens.completion_ids)])

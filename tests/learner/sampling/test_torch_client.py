@@ -3,21 +3,21 @@ import threading
 
 import pytest
 
-from edgewise.learner.hardware.compute_thread import submitted
+from edgewise.learner.hardware.compute_thread import submit_to_compute_thread
 from edgewise.learner.policy.policy import Policy
 from edgewise.learner.sampling import torch_client as module
 from edgewise.learner.sampling.torch_client import TorchClient, check
-from edgewise.toolkit.budget.prices import price_of
+from edgewise.toolkit.budget.prices import find_price
 from edgewise.toolkit.errors import ConfigError, ModelError
-from edgewise.toolkit.model.middleware import Timeout, stack
+from edgewise.toolkit.model.middleware import Timeout, stack_middleware
 from edgewise.toolkit.model.router import Router, connect
-from edgewise.toolkit.model.router import check as check_name
+from edgewise.toolkit.model.router import check_model as check_name
 from edgewise.toolkit.types import BilledTo, Message, Request, Sampling
 from tests.support.learner import tiny
 
 
 def policy(**changes):
-    return Policy.of(tiny.model(**changes), tiny.tokenizer(), name="tiny")
+    return Policy.from_model(tiny.model(**changes), tiny.tokenizer(), name="tiny")
 
 
 def request(text="hello", sample=0, name="torch/tiny", **settings):
@@ -53,16 +53,16 @@ def batches(monkeypatch):
 
 def test_what_is_asked_in_the_same_moment_is_one_batch_in_order(batches):
     asks = [request(text, i) for i in range(3) for text in ("b", "a")]
-    replies = asked(stack(TorchClient(policy()), concurrency=1), asks)
+    replies = asked(stack_middleware(TorchClient(policy()), concurrency=1), asks)
     assert batches == [[("a", 0), ("a", 1), ("a", 2), ("b", 0), ("b", 1), ("b", 2)]]
-    assert all(reply.encoded for reply in replies)
+    assert all(reply.tokens for reply in replies)
 
 
 def test_replies_do_not_depend_on_who_asks_first():
     asks = [request(text, i) for i in range(3) for text in ("b", "a")]
     forward = asked(TorchClient(policy()), asks)
     backward = asked(TorchClient(policy()), asks[::-1])[::-1]
-    assert [r.encoded for r in forward] == [r.encoded for r in backward]
+    assert [r.tokens for r in forward] == [r.tokens for r in backward]
 
 
 def test_what_comes_while_a_batch_is_drawn_is_the_next_one(batches):
@@ -77,7 +77,7 @@ def test_what_comes_while_a_batch_is_drawn_is_the_next_one(batches):
         await client.aclose()
         return replies
 
-    assert all(reply.encoded for reply in asyncio.run(go()))
+    assert all(reply.tokens for reply in asyncio.run(go()))
     assert batches == [[("a", 0)], [("b", 0), ("b", 1)]]
 
 
@@ -98,7 +98,7 @@ def test_a_call_that_is_cancelled_before_its_batch_is_not_drawn(batches):
 
 def test_closing_stops_a_batch_at_the_next_token():
     client = TorchClient(policy(max_position_embeddings=100_000))
-    client.policy.stops = frozenset()
+    client.policy.stop_ids = frozenset()
 
     async def go():
         long = asyncio.create_task(client.ask(request(max_tokens=90_000)))
@@ -108,7 +108,7 @@ def test_closing_stops_a_batch_at_the_next_token():
             await long
 
     asyncio.run(asyncio.wait_for(go(), 20))
-    assert submitted(threading.current_thread).result(timeout=1).name.startswith("edgewise-torch")
+    assert submit_to_compute_thread(threading.current_thread).result(timeout=1).name.startswith("edgewise-torch")
 
 
 def test_an_error_reaches_everybody_who_asked():
@@ -121,7 +121,7 @@ def test_an_error_reaches_everybody_who_asked():
 def test_a_batch_may_take_longer_than_a_timeout(batches):
     slow = TorchClient(policy())
     (reply,) = asked(Timeout(slow, 0.001), [request(max_tokens=100)])
-    assert reply.encoded
+    assert reply.tokens
 
 
 def test_a_router_loads_a_directory_once(tmp_path, batches):
@@ -133,7 +133,7 @@ def test_a_router_loads_a_directory_once(tmp_path, batches):
 
 
 def test_weights_cost_nothing():
-    price = price_of("torch/anything")
+    price = find_price("torch/anything")
     assert (price.input, price.output) == (0, 0)
 
 
@@ -150,4 +150,4 @@ def test_a_name_that_is_no_model_is_explained(name):
 
 def test_weights_give_no_vectors():
     with pytest.raises(ModelError, match="no vectors"):
-        connect("torch/smollm2-135m", embeds=True)
+        connect("torch/smollm2-135m", is_embedding=True)

@@ -102,7 +102,7 @@ def at_random(request: Request) -> str:
 
 def with_tokens(run: Rollout) -> Rollout:
     """The run as if a model of ours had spoken: credit reads no token."""
-    steps = tuple(replace(step, encoded=TokenizedTurn((0,), (1,), (0.0,))) for step in run.steps)
+    steps = tuple(replace(step, tokens=TokenizedTurn((0,), (1,), (0.0,))) for step in run.steps)
     return replace(run, steps=steps)
 
 

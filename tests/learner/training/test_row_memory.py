@@ -9,25 +9,25 @@ import pytest
 
 from edgewise.learner.config import WeightsConfig
 from edgewise.learner.methods.method import Method, override
-from edgewise.learner.methods.published import METHODS, find
+from edgewise.learner.methods.published import METHODS, find_method
 from edgewise.learner.spec import WeightsSpec
 from edgewise.learner.training.row_memory import WINDOW, remembered
 from edgewise.learner.update import collate
 from edgewise.toolkit.errors import ConfigError, RewardError
 from edgewise.toolkit.groups import reward_shaping
-from edgewise.toolkit.groups.sampling.replay import REPLAYED
-from edgewise.toolkit.groups.sampling.rollout_plan import GIVEN, mark, marked
-from edgewise.toolkit.groups.sampling.row_history import Memory, Record, Worked
-from edgewise.toolkit.reward.reward import resolve
-from edgewise.toolkit.types import MARK, Encoded, Example, Group, Message, Rollout, Score, Step, ToolCall
+from edgewise.toolkit.groups.sampling.replay import REPLAY_ROLE
+from edgewise.toolkit.groups.sampling.rollout_plan import OFFLINE_VERSION, get_mark, set_marks
+from edgewise.toolkit.groups.sampling.row_history import Memory, Record, SolvedExample
+from edgewise.toolkit.reward.reward import resolve_reward
+from edgewise.toolkit.types import RESERVED_PREFIX, TokenizedTurn, Example, Group, Message, Rollout, Score, Step, ToolCall
 from tests.support.learner import shares
 from tests.support.plans import play
 
 
 def step(seen: str, said: str, *calls: tuple[str, str]) -> Step:
     asked = tuple(ToolCall(str(n), *call) for n, call in enumerate(calls))
-    encoded = Encoded((1, 2), (3, 4), (-0.5, -1.5))
-    return Step((Message("user", seen),), Message("assistant", said, asked), encoded=encoded)
+    encoded = TokenizedTurn((1, 2), (3, 4), (-0.5, -1.5))
+    return Step((Message("user", seen),), Message("assistant", said, asked), tokens=encoded)
 
 
 def run(reward: float, *steps: Step, **parts: float) -> Rollout:
@@ -39,12 +39,12 @@ def group(*runs: Rollout, name: str = "a", role: str = "solver") -> Group:
 
 
 def table(method: str, *runs: Rollout, setting: str = ""):
-    chosen = override(find(method), *([setting] if setting else []))
+    chosen = override(find_method(method), *([setting] if setting else []))
     return collate.table(collate.members([group(*runs)]), chosen)
 
 
 def judged(method: str, *groups: Group) -> collate.CreditedBatch:
-    return collate.judged(collate.members(groups), find(method))
+    return collate.judged(collate.members(groups), find_method(method))
 
 
 def taught(method: Method, memory: Memory, groups: list[Group], later: Sequence[Group] = ()) -> Memory:
@@ -63,8 +63,8 @@ def test_calls_with_the_same_arguments_are_the_same_action() -> None:
     one = step("q", "I look.", ("look", '{"at": 1, "by": 2}'))
     other = step("q", "Let me see.", ("look", '{"by":2,"at":1}'))
     broken = step("q", "", ("look", "{at  1"))
-    assert collate.action(one.said) == collate.action(other.said) == 'look {"at": 1, "by": 2}'
-    assert collate.action(broken.said) == "look {at 1"
+    assert collate.action(one.completion) == collate.action(other.completion) == 'look {"at": 1, "by": 2}'
+    assert collate.action(broken.completion) == "look {at 1"
 
 
 def test_the_last_step_has_all_of_the_reward_unless_the_score_says_more() -> None:
@@ -85,8 +85,8 @@ def test_without_rewards_of_steps_none_is_a_steps_own() -> None:
         group_of = group(*(replace(each, score=Score(r)) for each, r in zip(runs, rewards, strict=True)))
         ends = [{f"step_reward {len(each.steps) - 1}": r} for each, r in zip(runs, rewards, strict=True)]
         told = [replace(each, score=Score(r, end)) for each, r, end in zip(runs, rewards, ends, strict=True)]
-        assert not collate.table(collate.members([group(*told)]), find("hrpo")).column("action_reward").any()
-        hrpo, plain = (collate.judged(collate.members([group_of]), find(name)) for name in ("hrpo", "grpo"))
+        assert not collate.table(collate.members([group(*told)]), find_method("hrpo")).column("action_reward").any()
+        hrpo, plain = (collate.judged(collate.members([group_of]), find_method(name)) for name in ("hrpo", "grpo"))
         assert hrpo.credit.tolist() == plain.credit.tolist()
         assert hrpo.credit.any() == (len(set(rewards)) > 1)
 
@@ -116,15 +116,15 @@ def test_a_rollout_is_as_long_as_its_replies_and_near_its_limit_by_the_longest()
     ],
 )
 def test_marks_of_a_rollout_are_columns(method, column, values) -> None:
-    given = Rollout("a", "solver", 0, (step("q", "x"),), "stop", Score(1.0), version=GIVEN)
-    runs = marked(given, share=0.25), marked(run(0.0), stored=-0.5)
+    given = Rollout("a", "solver", 0, (step("q", "x"),), "stop", Score(1.0), version=OFFLINE_VERSION)
+    runs = set_marks(given, share=0.25), set_marks(run(0.0), stored=-0.5)
     assert table(method, *runs).column(column).tolist() == pytest.approx(values, nan_ok=True)
 
 
 @pytest.mark.parametrize(("method", "part"), [("skywork_r1v2", "stored"), ("m_grpo", "share")])
 def test_parts_of_a_users_score_are_no_marks(method, part) -> None:
     plain, named = (
-        collate.judged(collate.members([group(run(1.0, **parts), run(0.0, **parts))]), find(method)).credit
+        collate.judged(collate.members([group(run(1.0, **parts), run(0.0, **parts))]), find_method(method)).credit
         for parts in ({}, {part: 0.0})
     )
     assert plain.any() and (plain == named).all()
@@ -132,9 +132,9 @@ def test_parts_of_a_users_score_are_no_marks(method, part) -> None:
 
 def test_a_reward_that_names_a_mark_is_a_sentence() -> None:
     def cunning(completion: str, target: str) -> Score:
-        return Score(1.0, {f"{MARK}stored": 0.0})
+        return Score(1.0, {f"{RESERVED_PREFIX}stored": 0.0})
 
-    graded = resolve(cunning).grade(Example("a", (Message("user", "q"),)), run(0.0), "")
+    graded = resolve_reward(cunning).grade(Example("a", (Message("user", "q"),)), run(0.0), "")
     with pytest.raises(RewardError, match=r"'edgewise:stored'.*reserved, choose another"):
         play(graded, lambda request: pytest.fail("no model is asked here"))
 
@@ -158,7 +158,7 @@ def test_columns_that_are_no_numbers_stay_out_of_the_batch() -> None:
 
 def test_a_replayed_rollout_has_the_advantage_of_then() -> None:
     live = group(run(1.0), run(0.0))
-    old = group(marked(run(1.0), stored=2.5), role=REPLAYED)
+    old = group(set_marks(run(1.0), stored=2.5), role=REPLAY_ROLE)
     dead = group(run(0.0), run(0.0), name="b")
     made = collate.batch(judged("skywork_r1v2", live, dead, old))
     assert made is not None
@@ -177,17 +177,17 @@ def test_only_what_a_method_recalls_is_kept(name) -> None:
     found = taught(method, Memory({"a": Record(visits=1)}), groups, later=groups)
     kept = {key for key in ("recent", "rescued", "worked", "leftover", "buffer") if getattr(found, key)}
     assert kept == method.recalls
-    assert found.of("a").visits == 2
+    assert found.record_of("a").visits == 2
 
 
 def test_samples_without_an_advantage_are_refused() -> None:
     groups = [group(run(1.0), run(0.0), run(0.5)), group(run(0.0), run(0.0), name="b")]
-    found = taught(find("skywork_r1v2"), Memory(), groups).buffer
-    assert [round(mark(each, "stored") or 0.0, 4) for each in found] == [1, -1]
+    found = taught(find_method("skywork_r1v2"), Memory(), groups).buffer
+    assert [round(get_mark(each, "stored") or 0.0, 4) for each in found] == [1, -1]
 
 
 def test_the_oldest_make_room_in_the_buffer() -> None:
-    method = override(find("skywork_r1v2"), "plan.capacity=3")
+    method = override(find_method("skywork_r1v2"), "plan.capacity=3")
     memory = Memory()
     for reward in (0.25, 0.5):
         memory = taught(method, memory, [group(run(1.0), run(reward))])
@@ -195,16 +195,16 @@ def test_the_oldest_make_room_in_the_buffer() -> None:
 
 
 def test_how_fast_counts_fade_is_a_setting_of_vade() -> None:
-    method = override(find("vade"), "select.lam1=0.5", "select.lam2=0.1")
+    method = override(find_method("vade"), "select.lam1=0.5", "select.lam2=0.1")
     memory = Memory({"a": Record(4.0, 0.0), "b": Record(10.0, 0.0)})
     found = taught(method, memory, [group(run(1.0), run(0.0))])
-    assert (found.of("a").alpha, found.of("a").beta, found.of("b").alpha) == (3.0, 1.0, 1.0)
+    assert (found.record_of("a").alpha, found.record_of("a").beta, found.record_of("b").alpha) == (3.0, 1.0, 1.0)
 
 
 @pytest.mark.parametrize("capacity", ["0", "-1", "100000000", "1.5"])
 def test_a_buffer_has_a_size_that_a_checkpoint_can_hold(capacity) -> None:
     with pytest.raises(ConfigError, match="does not fit buffered, where it is 1024: input should be"):
-        override(find("skywork_r1v2"), f"plan.capacity={capacity}")
+        override(find_method("skywork_r1v2"), f"plan.capacity={capacity}")
 
 
 def test_a_buffer_that_is_larger_than_memory_is_a_sentence() -> None:
@@ -226,15 +226,15 @@ def test_a_buffer_that_is_larger_than_memory_is_a_sentence() -> None:
 
 
 def test_what_was_replayed_or_given_teaches_nothing_of_an_example() -> None:
-    given = Rollout("a", "solver", 0, (step("q", "x"),), "stop", Score(1.0), version=GIVEN)
-    old = group(marked(run(1.0), stored=2.5), name="old", role=REPLAYED)
-    found = taught(find("skywork_r1v2"), Memory(), [group(run(0.0), given), old])
-    assert (found.of("a").alpha, found.of("a").beta, found.of("old").visits) == (0, 1, 0)
-    assert not any(each.version == GIVEN for each in found.buffer)
+    given = Rollout("a", "solver", 0, (step("q", "x"),), "stop", Score(1.0), version=OFFLINE_VERSION)
+    old = group(set_marks(run(1.0), stored=2.5), name="old", role=REPLAY_ROLE)
+    found = taught(find_method("skywork_r1v2"), Memory(), [group(run(0.0), given), old])
+    assert (found.record_of("a").alpha, found.record_of("a").beta, found.record_of("old").visits) == (0, 1, 0)
+    assert not any(each.version == OFFLINE_VERSION for each in found.buffer)
 
 
 def test_rows_are_rescued_that_failed_altogether_when_last_seen() -> None:
-    method, memory = find("scaf_grpo"), Memory()
+    method, memory = find_method("scaf_grpo"), Memory()
     tried = ["a", "b", "c"], ["a", "b", "c"], ["a", "c"], ["b"]
     for names, solved in zip(tried, ("c", "bc", "a", ""), strict=True):
         groups = [group(run(0.0), run(float(name in solved)), name=name) for name in names]
@@ -244,19 +244,19 @@ def test_rows_are_rescued_that_failed_altogether_when_last_seen() -> None:
 
 def test_means_of_a_hundred_groups_are_recent() -> None:
     groups = [group(run(n / 200), name=str(n)) for n in range(150)]
-    found = taught(find("deepvideo_r1"), Memory(), groups)
+    found = taught(find_method("deepvideo_r1"), Memory(), groups)
     assert found.recent == tuple(n / 200 for n in range(50, 150)) and len(found.recent) == WINDOW
-    assert found.of("3").mean == 3 / 200
+    assert found.record_of("3").mean == 3 / 200
 
 
 def test_the_latest_solution_of_an_example_is_worked() -> None:
     groups = [group(run(0.0), run(1.0, step("q", "old")), run(1.0, step("q", "new")))]
-    assert taught(find("xrpo"), Memory(), groups).worked == {"a": Worked("what is a?", "new")}
+    assert taught(find_method("xrpo"), Memory(), groups).worked == {"a": SolvedExample("what is a?", "new")}
 
 
 def test_a_checkpoint_brings_it_all_back() -> None:
     """Rows may hold anything; what is graded needs no answer any more."""
     groups = [group(run(1.0, step("q", "x", ("f", "{}"))), run(0.0))]
     for name in ("skywork_r1v2", "confucius3_math", "xrpo", "deepvideo_r1"):
-        memory = taught(find(name), Memory(), groups, later=groups)
+        memory = taught(find_method(name), Memory(), groups, later=groups)
         assert Memory.from_json(json.loads(json.dumps(memory.to_json()))) == memory

@@ -15,17 +15,10 @@ import pytest
 from edgewise.mas.graph.graph import Graph, Loop, Node
 from edgewise.mas.graph.roles import CATALOGUE
 from edgewise.mas.runtime import node as act
-from edgewise.mas.runtime.context import RunContext
-from edgewise.mas.runtime.graph_run import (
-    GraphLimits,
-    GraphRun,
-    NodeRun,
-    NodeCache,
-    emit_reward,
-    run_graph,
-    extract_inner_run,
-)
+from edgewise.mas.runtime.context import GraphLimits, NodeRun, RunContext, emit_reward
+from edgewise.mas.runtime.graph_run import GraphRun, extract_inner_run, run_graph
 from edgewise.mas.runtime.node import Team
+from edgewise.mas.runtime.node_cache import NodeCache
 from edgewise.mas.training.trials import count_tokens
 from edgewise.toolkit.budget.prices import Price
 from edgewise.toolkit.errors import (
@@ -136,7 +129,9 @@ def test_a_run_tells_what_the_graphs_that_end_inside_it_would_have_said() -> Non
             told, cut = told + bool(inner), cut + (inner is None and alone.outcomes[name][-1].has_text)
             if inner:
                 assert inner.graph == alone.graph and plain(inner.outcomes) == plain(alone.outcomes)
-                assert [step.completion for step in inner.rollout.steps] == [s.completion for s in alone.rollout.steps]
+                assert [step.completion for step in inner.rollout.steps] == [
+                    s.completion for s in alone.rollout.steps
+                ]
                 assert count_tokens(inner.rollout) == count_tokens(alone.rollout)
     assert told > 100 and cut, "loops that go beyond a node are among them"
 
@@ -401,7 +396,9 @@ def test_a_branch_does_not_wait_for_a_slow_one_beside_it() -> None:
     nodes = (Node(name="slow", role="solver", model="slow"), *(Node(name=n, role="solver") for n in names))
     edges = (("a", "b"), ("b", "c"), ("slow", "end"), ("c", "end"))
     graph = Graph((*nodes, Node(name="end", role="vote")), edges, "end")
-    seconds = [jump(Driver(ScriptedClient(model)).run(runs(graph, eager=eager)))[1] for eager in (True, False)]
+    seconds = [
+        jump(Driver(ScriptedClient(model)).run(runs(graph, eager=eager)))[1] for eager in (True, False)
+    ]
     assert seconds == [10, 12]
 
 
@@ -525,7 +522,11 @@ def test_tools_and_a_process_reward_may_emit_rewards_for_nodes() -> None:
 
 def test_a_process_reward_for_a_node_that_is_not_there_is_named() -> None:
     with pytest.raises(RewardError, match="node 'typo'; the graph has a"):
-        run(chain("a"), lambda request: "four", process_reward=lambda context, _: context.emit_reward("typo", 1.0))
+        run(
+            chain("a"),
+            lambda request: "four",
+            process_reward=lambda context, _: context.emit_reward("typo", 1.0),
+        )
 
 
 def test_a_process_reward_that_raises_is_named() -> None:

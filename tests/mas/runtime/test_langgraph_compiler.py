@@ -12,11 +12,16 @@ from hypothesis import strategies as st
 from langgraph.checkpoint.memory import InMemorySaver
 
 from edgewise.mas.graph.graph import Graph, Loop, Node
-from edgewise.mas.runtime.context import Context
-from edgewise.mas.runtime.graph_run import GraphLimits, GraphRun, graph_run
-from edgewise.mas.runtime.langgraph_compiler import added, compiled, data_of, plain
+from edgewise.mas.runtime.context import GraphLimits, RunContext
+from edgewise.mas.runtime.graph_run import GraphRun, run_graph
+from edgewise.mas.runtime.langgraph_compiler import (
+    compile_graph,
+    compile_plain,
+    merge_outcomes,
+    outcome_to_data,
+)
 from edgewise.mas.runtime.node import NodeOutput
-from edgewise.toolkit.model.scripted import Scripted
+from edgewise.toolkit.model.scripted import ScriptedClient
 from edgewise.toolkit.run.driver import Driver
 from edgewise.toolkit.types import Request
 from tests.support.mas.naive import EXAMPLE, NODE_SECONDS, client, interpreted, jump, random_graph, team
@@ -41,8 +46,8 @@ WRITER = Graph(
 
 
 def run(graph: Graph, model: Model, **options: Any) -> GraphRun:
-    driver = Driver(Scripted(model))
-    return asyncio.run(driver.run(graph_run(graph, team(), EXAMPLE, sample=0, seed=0, **options)))
+    driver = Driver(ScriptedClient(model))
+    return asyncio.run(driver.run(run_graph(graph, team(), EXAMPLE, sample=0, seed=0, **options)))
 
 
 def asked(request: Request) -> str:
@@ -51,36 +56,36 @@ def asked(request: Request) -> str:
     return "heard " + ",".join(line[3:] for line in content.splitlines() if line.startswith("## "))
 
 
-def context(graph: Graph, model: Model = asked, *, ahead: bool = False) -> Context:
-    return Context(graph, team(), EXAMPLE, Driver(Scripted(model)).run, ahead=ahead)
+def context(graph: Graph, model: Model = asked, *, eager: bool = False) -> RunContext:
+    return RunContext(graph, team(), EXAMPLE, Driver(ScriptedClient(model)).run, eager=eager)
 
 
-@pytest.mark.parametrize("ahead", [True, False])
-def test_a_join_waits_for_all_at_any_depth(ahead: bool) -> None:
-    done = run(JOIN, asked, ahead=ahead)
+@pytest.mark.parametrize("eager", [True, False])
+def test_a_join_waits_for_all_at_any_depth(eager: bool) -> None:
+    done = run(JOIN, asked, eager=eager)
     assert done.rollout.answer == "heard a,c"
     assert all(len(rounds) == 1 for rounds in done.outcomes.values())
 
 
 @settings(max_examples=40, deadline=None)
 @given(st.integers(0, 10**6), st.booleans(), st.sampled_from([None, 1, 2, 64]))
-def test_any_graph_does_what_a_naive_interpreter_does(number: int, ahead: bool, at_once: int | None) -> None:
+def test_any_graph_does_what_a_naive_interpreter_does(number: int, eager: bool, at_once: int | None) -> None:
     graph, members = random_graph(random.Random(number)), team()
     limits = GraphLimits(node_seconds=NODE_SECONDS, concurrency=at_once)
-    plan = graph_run(graph, members, EXAMPLE, sample=0, seed=0, limits=limits, ahead=ahead)
+    plan = run_graph(graph, members, EXAMPLE, sample=0, seed=0, limits=limits, eager=eager)
     done, seconds = jump(Driver(client()).run(plan))
     expected, critical = interpreted(graph, members)
     assert compared(done.outcomes) == compared(expected)
-    assert not ahead or at_once in (1, 2) or seconds == pytest.approx(critical)
+    assert not eager or at_once in (1, 2) or seconds == pytest.approx(critical)
 
 
 def test_steps_are_bounded_by_the_graph() -> None:
-    assert plain(JOIN).config["recursion_limit"] <= 2 * len(JOIN)
-    assert plain(WRITER).config["recursion_limit"] <= 4 * len(WRITER)
+    assert compile_plain(JOIN).config["recursion_limit"] <= 2 * len(JOIN)
+    assert compile_plain(WRITER).config["recursion_limit"] <= 4 * len(WRITER)
 
 
 def test_equal_graphs_are_compiled_once() -> None:
-    assert plain(JOIN) is plain(Graph(JOIN.nodes, JOIN.edges, JOIN.exit))
+    assert compile_plain(JOIN) is compile_plain(Graph(JOIN.nodes, JOIN.edges, JOIN.exit))
 
 
 # ---- loops -----------------------------------------------------------------------------------------
@@ -104,9 +109,9 @@ def reviewing(accepts_in: int) -> Model:
 
 
 @pytest.mark.parametrize(("accepts_in", "rounds"), [(0, 1), (2, 3), (9, 4)])
-@pytest.mark.parametrize("ahead", [True, False])
-def test_a_loop_ends_with_its_verdict_or_its_rounds(accepts_in: int, rounds: int, ahead: bool) -> None:
-    done = run(WRITER, reviewing(accepts_in), ahead=ahead)
+@pytest.mark.parametrize("eager", [True, False])
+def test_a_loop_ends_with_its_verdict_or_its_rounds(accepts_in: int, rounds: int, eager: bool) -> None:
+    done = run(WRITER, reviewing(accepts_in), eager=eager)
     assert [len(done.outcomes[name]) for name in ("writer", "critic", "last")] == [rounds, rounds, 1]
     assert done.outcomes["critic"][-1].accepts == (accepts_in < 9)
     assert done.outcomes["last"][0].text == "draft heard heard critic"
@@ -114,7 +119,7 @@ def test_a_loop_ends_with_its_verdict_or_its_rounds(accepts_in: int, rounds: int
 
 def test_the_target_of_a_loop_hears_what_sent_it_back() -> None:
     done = run(WRITER, reviewing(1))
-    first, second = (x.rollout.steps[0].seen[-1].content for x in done.outcomes["writer"] if x.rollout)
+    first, second = (x.rollout.steps[0].prompt[-1].content for x in done.outcomes["writer"] if x.rollout)
     assert "critic" not in first and "VERDICT: REVISE try 1" in second
 
 
@@ -130,9 +135,9 @@ def test_a_round_that_failed_does_not_unsay_the_one_before() -> None:
     writer, critic = WRITER.nodes[:2]
     graph = Graph((writer, critic), (("writer", "critic"),), "critic", WRITER.loops)
     done = run(graph, model)
-    assert [x.ended for x in done.outcomes["writer"]] == ["ok", "contract", "contract", "contract"]
+    assert [x.status for x in done.outcomes["writer"]] == ["ok", "contract", "contract", "contract"]
     last = done.outcomes["critic"][-1].rollout
-    assert last and "the first draft" in last.steps[0].seen[-1].content
+    assert last and "the first draft" in last.steps[0].prompt[-1].content
 
 
 # ---- as a LangGraph graph --------------------------------------------------------------------------
@@ -140,7 +145,7 @@ def test_a_round_that_failed_does_not_unsay_the_one_before() -> None:
 
 def test_langgraph_streams_outcomes_as_plain_data() -> None:
     async def streamed() -> list[Any]:
-        app = compiled(JOIN)
+        app = compile_graph(JOIN)
         return [x async for x in app.astream({"query": "q"}, context=context(JOIN), stream_mode="updates")]
 
     updates = asyncio.run(streamed())
@@ -153,9 +158,9 @@ def test_a_person_may_change_what_was_said_before_a_node_goes_on() -> None:
     config = {"configurable": {"thread_id": "one"}}
 
     async def interrupted() -> tuple[Any, Any]:
-        app = compiled(JOIN, checkpointer=InMemorySaver(), interrupt_before=["d"])
+        app = compile_graph(JOIN, checkpointer=InMemorySaver(), interrupt_before=["d"])
         paused = await app.ainvoke({"query": "q"}, config, context=context(JOIN))
-        better = data_of(NodeOutput("c", "ok", "what a person says"), 0)
+        better = outcome_to_data(NodeOutput("c", "ok", "what a person says"), 0)
         await app.aupdate_state(config, {"outcomes": {"c": [better]}})
         # As after a restart: the context is a new one, and all that was said is in the state.
         words: Model = lambda request: request.messages[-1].content  # noqa: E731
@@ -168,9 +173,11 @@ def test_a_person_may_change_what_was_said_before_a_node_goes_on() -> None:
 
 def test_the_reducer_keeps_all_nodes_and_rounds_in_any_order() -> None:
     def data(name: str, round_: int, text: str) -> dict[str, Any]:
-        return {name: [data_of(NodeOutput(name, "ok", text), round_)]}
+        return {name: [outcome_to_data(NodeOutput(name, "ok", text), round_)]}
 
-    merged = added(added(data("a", 1, "later"), data("b", 0, "other")), data("a", 0, "first"))
+    merged = merge_outcomes(
+        merge_outcomes(data("a", 1, "later"), data("b", 0, "other")), data("a", 0, "first")
+    )
     assert [each["text"] for each in merged["a"]] == ["first", "later"] and len(merged["b"]) == 1
-    assert added(merged, data("a", 1, "changed"))["a"][1]["text"] == "changed"
+    assert merge_outcomes(merged, data("a", 1, "changed"))["a"][1]["text"] == "changed"
     assert merged["a"][1]["text"] == "later"

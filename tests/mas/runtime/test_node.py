@@ -8,10 +8,11 @@ from hypothesis import strategies as st
 
 from edgewise.mas.graph.graph import Node, single
 from edgewise.mas.graph.roles import CATALOGUE, Role, catalogue
-from edgewise.mas.runtime.node import SHOWN, NodeOutput, Team, act, same
+from edgewise.mas.runtime.node import NodeOutput, Team, run_node
+from edgewise.mas.runtime.node_text import MAX_SHOWN, normalize_answer
 from edgewise.toolkit.errors import GraphError
-from edgewise.toolkit.rollout.agent import Agent, rollout
-from edgewise.toolkit.tools.tool import tool_from
+from edgewise.toolkit.rollout.agent import Agent, run_rollout
+from edgewise.toolkit.tools.tool import make_tool
 from edgewise.toolkit.types import Example, Message, Reply, Request, Sampling, ToolCall
 from tests.support.mas.graphs import law
 from tests.support.plans import play
@@ -25,7 +26,7 @@ def look(key: str) -> str:
     return f"{key} is 42"
 
 
-LOOK = tool_from(look)
+LOOK = make_tool(look)
 TEAM = Team(CATALOGUE, "m", SAMPLING, {"look": LOOK})
 
 
@@ -33,7 +34,7 @@ def done(role: str, says, heard=(), team=TEAM, **different) -> NodeOutput:
     """The outcome of a node whose model says `says`: a text, texts one after the other, or a function."""
     replies = iter([says] if isinstance(says, str) else says if isinstance(says, list) else ())
     node = Node(name="me", role=role, **different)
-    plan = act(team, node, ROW, list(heard), sample=1, seed=5)
+    plan = run_node(team, node, ROW, list(heard), sample=1, seed=5)
     return play(plan, says if callable(says) else lambda _: next(replies))
 
 
@@ -60,7 +61,9 @@ def said(node: str, text: str, weight: float = 1.0, result: str = "") -> NodeOut
 def test_a_solver_asks_exactly_what_a_plain_agent_asks(own):
     plain: list[Request] = []
     agent = Agent("m", SAMPLING, (LOOK,) if own else ())
-    play(rollout(agent, ROW, ROW.messages, sample=1, seed=5), lambda request: plain.append(request) or "x")
+    play(
+        run_rollout(agent, ROW, ROW.messages, sample=1, seed=5), lambda request: plain.append(request) or "x"
+    )
     assert [asked("solver", team=replace(TEAM, own=own))] == plain
 
 
@@ -99,7 +102,7 @@ def test_a_role_lowers_the_limits_of_the_run_and_never_raises_them():
 def test_a_word_that_is_too_long_is_shown_with_its_two_ends():
     content = asked("critic", [said("programmer", "a" + "b" * 100_000 + "c")]).messages[-1].content
     assert "## programmer\nab" in content and "bc\n" in content
-    assert len(content) < SHOWN + 2000
+    assert len(content) < MAX_SHOWN + 2000
 
 
 def test_an_unknown_role_or_tool_is_refused():
@@ -129,10 +132,10 @@ def test_an_unknown_role_or_tool_is_refused():
 )
 def test_a_reply_that_breaks_its_contract_is_marked_and_still_heard(role, reply, error):
     outcome = done(role, reply)
-    assert outcome.ended == "contract"
+    assert outcome.status == "contract"
     assert error in outcome.error
     assert outcome.text == reply.strip()
-    assert outcome.heard == bool(reply.strip())
+    assert outcome.has_text == bool(reply.strip())
     assert outcome.rollout and len(outcome.rollout.steps) == 1
 
 
@@ -151,20 +154,20 @@ def test_a_reply_that_breaks_its_contract_is_marked_and_still_heard(role, reply,
 )
 def test_a_reply_that_keeps_its_contract_is_read(role, reply, accepts, answer):
     outcome = done(role, reply)
-    assert (outcome.ended, outcome.accepts, outcome.text) == ("ok", accepts, reply.strip())
+    assert (outcome.status, outcome.accepts, outcome.text) == ("ok", accepts, reply.strip())
     assert outcome.answer == (reply.strip() if answer is None else answer)
 
 
 def test_a_model_that_fails_is_an_outcome():
     outcome = done("reasoner", lambda _: Reply(Message("assistant", ""), "timeout", error="too slow"))
-    assert (outcome.ended, outcome.error, outcome.heard) == ("failed", "too slow", False)
+    assert (outcome.status, outcome.error, outcome.has_text) == ("failed", "too slow", False)
 
 
 def test_turns_that_end_in_a_call_of_a_tool_are_no_answer():
     call = Message("assistant", "wait", (ToolCall("1", "look", '{"key": "it"}'),))
     team = replace(TEAM, roles=catalogue(Role(name="looker", does="looks", tools=("look",), turns=3)))
     outcome = done("looker", lambda _: Reply(call), team=team)
-    assert (outcome.ended, outcome.heard) == ("contract", False)
+    assert (outcome.status, outcome.has_text) == ("contract", False)
     assert "turns" in outcome.error
     assert outcome.rollout and len(outcome.rollout.steps) == 3
     assert done("looker", [Reply(call), "It is 42."], team=team).answer == "It is 42."
@@ -179,7 +182,7 @@ def program(code: str) -> str:
 
 def test_what_a_program_prints_is_said():
     outcome = done("programmer", program("print(6 * 7)"))
-    assert (outcome.ended, outcome.text, outcome.answer) == ("ok", "42", "42")
+    assert (outcome.status, outcome.text, outcome.answer) == ("ok", "42", "42")
     assert outcome.rollout and outcome.rollout.answer == program("print(6 * 7)")
 
 
@@ -203,22 +206,22 @@ def test_a_program_that_does_not_work_goes_back_once_with_its_error(bad, ended, 
         return bad if len(seen) == 1 else program("print(42)")
 
     outcome = done("programmer", mends)
-    assert (outcome.ended, outcome.text) == ("ok", "42")
+    assert (outcome.status, outcome.text) == ("ok", "42")
     assert seen[1].messages[-2].content == bad
     assert error in seen[1].messages[-1].content
     assert outcome.rollout and len(outcome.rollout.steps) == 2
     hopeless = done("programmer", [bad, "I give up."])
-    assert (hopeless.ended, hopeless.heard) == ("contract", False)
+    assert (hopeless.status, hopeless.has_text) == ("contract", False)
     team = replace(TEAM, turns=1)
     once = done("programmer", bad, team=team)
-    assert (once.ended, once.heard) == (ended, False)
+    assert (once.status, once.has_text) == (ended, False)
     assert error in once.error
 
 
 def test_a_model_that_fails_while_mending_keeps_what_was_paid_for():
     broken = Reply(Message("assistant", ""), "failed", error="down")
     outcome = done("programmer", [program("x"), broken])
-    assert (outcome.ended, outcome.error) == ("failed", "down")
+    assert (outcome.status, outcome.error) == ("failed", "down")
     assert outcome.rollout and len(outcome.rollout.steps) == 1 and outcome.rollout.failed
 
 
@@ -237,7 +240,7 @@ def test_the_majority_counts_answers_and_not_their_dress():
         NodeOutput("d", "failed", error="down"),
     ]
     outcome = done("majority", never, heard)
-    assert (outcome.ended, outcome.text, outcome.rollout) == ("ok", "I think:\n**42**.", None)
+    assert (outcome.status, outcome.text, outcome.rollout) == ("ok", "I think:\n**42**.", None)
     assert done("majority", never, heard[::-1]).text == "42"
 
 
@@ -260,7 +263,7 @@ def code(text: str, language: str = "python") -> str:
     ],
 )
 def test_answers_in_code_are_alike_where_the_code_is(one, other, alike):
-    assert (same(one) == same(other)) is alike
+    assert (normalize_answer(one) == normalize_answer(other)) is alike
     wins = done("majority", never, [said("a", one), said("b", other), said("c", other)]).text
     assert wins == (one if alike else other)
 
@@ -277,7 +280,7 @@ def test_weights_count_only_where_they_are_meant_to():
 
 def test_a_vote_that_hears_nothing_is_silent():
     outcome = done("majority", never, [NodeOutput("a", "failed")])
-    assert (outcome.ended, outcome.heard) == ("silent", False)
+    assert (outcome.status, outcome.has_text) == ("silent", False)
 
 
 def test_an_outcome_carries_the_weight_of_its_node():
@@ -288,5 +291,5 @@ def test_an_outcome_carries_the_weight_of_its_node():
 @given(st.lists(st.sampled_from(["1", "2", " 2. ", "x\n1"]), min_size=1, max_size=7))
 def test_no_answer_has_more_votes_than_the_one_taken(texts):
     taken = done("majority", never, [said(f"n{i}", text) for i, text in enumerate(texts)]).text
-    votes = [same(text) for text in texts]
-    assert votes.count(same(taken)) == max(map(votes.count, votes))
+    votes = [normalize_answer(text) for text in texts]
+    assert votes.count(normalize_answer(taken)) == max(map(votes.count, votes))

@@ -5,7 +5,7 @@ import pytest
 
 from edgewise.experience.distil.distiller import Distiller
 from edgewise.experience.library.library import Library, make_lesson
-from edgewise.mas.two_level.comparison import Contrast, compared, contrasts, picks
+from edgewise.mas.two_level.comparison import Contrast, compare_contrast, build_contrasts, pick_extremes
 from edgewise.mas.two_level.delegation import DelegationSpec
 from tests.support.mas.by_hand import EXAMPLE, levels, said, scored
 from tests.support.plans import play
@@ -15,8 +15,8 @@ NOTHING = '{"operations": []}'
 
 def drawn(*runs, shown=4, siblings=2):
     """(level, rewards of the runs, whether they are siblings) of each contrast."""
-    found = contrasts(*levels(*runs), DelegationSpec(), shown, siblings)
-    return [(x.level, [run.score.value for run in x.runs], bool(x.siblings_of)) for x in found]
+    found = build_contrasts(*levels(*runs), DelegationSpec(), shown, siblings)
+    return [(x.level, [run.score.value for run in x.rollouts], bool(x.siblings_of)) for x in found]
 
 
 @pytest.mark.parametrize(
@@ -30,7 +30,7 @@ def drawn(*runs, shown=4, siblings=2):
     ],
 )
 def test_winners_and_losers_are_picked_by_advantage(advantages, most, expected):
-    assert picks(np.array(advantages), most) == expected
+    assert pick_extremes(np.array(advantages), most) == expected
 
 
 def test_both_levels_are_compared_and_siblings_of_failed_main_runs():
@@ -63,9 +63,9 @@ def test_a_run_without_a_reward_is_never_compared():
 
 
 def test_a_contrast_of_sub_runs_names_their_tasks():
-    found = contrasts(*levels((1.0, [0.1, 1.0]), (0.1, [0.2, 0.2])), DelegationSpec(), 1, 0)[-1]
-    assert [run.score.value for run in found.runs] == [0.1, 1.0]
-    assert found.tasks == ("part 0", "part 1")
+    found = build_contrasts(*levels((1.0, [0.1, 1.0]), (0.1, [0.2, 0.2])), DelegationSpec(), 1, 0)[-1]
+    assert [run.score.value for run in found.rollouts] == [0.1, 1.0]
+    assert found.subtasks == ("part 0", "part 1")
 
 
 def shown(contrast, **changes):
@@ -76,7 +76,7 @@ def shown(contrast, **changes):
         return NOTHING if request.schema else "a summary"
 
     library = Library((make_lesson("An old lesson."),))
-    play(compared(Distiller("m", **changes), contrast, library), answer)
+    play(compare_contrast(Distiller("m", **changes), contrast, library), answer)
     return requests
 
 

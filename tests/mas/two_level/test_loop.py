@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 
 from edgewise.experience.library.library import Library, make_lesson
-from edgewise.mas.two_level.delegation import sub_runs
-from edgewise.mas.two_level.loop import Learnt, learn_two_levels
+from edgewise.mas.two_level.delegation import sub_rollouts
+from edgewise.mas.two_level.loop import TwoLevelResult, learn_two_levels
 from edgewise.mas.two_level.system import TwoLevelConfig, TwoLibraries, evaluate_two_levels
 from edgewise.toolkit.budget.journal import Journal
 from edgewise.toolkit.errors import AllFailed, ArtifactError, RewardError
@@ -33,7 +33,7 @@ def learning(task=None, expert=passwords.expert, **settings):
     return learn_two_levels(task or passwords.task(), config(**settings), expert=expert)
 
 
-def learned(model=passwords.play, **settings) -> tuple[Learnt, list]:
+def learned(model=passwords.play, **settings) -> tuple[TwoLevelResult, list]:
     """What was learnt, and all requests."""
     requests = []
 
@@ -48,7 +48,7 @@ def texts(library: Library) -> list[str]:
     return [x.text for x in library.lessons]
 
 
-def as_text(found: Learnt) -> str:
+def as_text(found: TwoLevelResult) -> str:
     return dump_json([found.libraries.to_json(), *(step.to_json() for step in found.steps)])
 
 
@@ -113,16 +113,16 @@ def test_siblings_of_a_failed_main_run_are_compared_by_themselves():
     found, _ = learned(planner_always_wrong, gate="off")
     inside = [
         each.contrast
-        for studied in found.steps[0].studied
-        for each in studied.compared
+        for studied in found.steps[0].queries
+        for each in studied.results
         if each.contrast.siblings_of
     ]
     assert inside
     for contrast in inside:
-        parents = {run.sample for run in contrast.runs}
+        parents = {run.sample for run in contrast.rollouts}
         assert len(parents) == 1
         assert contrast.level == "sub"
-        assert len({run.score.value for run in contrast.runs}) > 1
+        assert len({run.score.value for run in contrast.rollouts}) > 1
 
 
 def test_main_only_leaves_sub_agents_as_they_are_and_asks_no_expert():
@@ -162,7 +162,7 @@ def test_every_alignment_learns_the_same_here(align):
 
 def test_copies_with_a_depth_below_the_calls_drop_sub_runs():
     step = learned(gate="off", align="copies", depth=1)[0].steps[0]
-    studied = next(each for each in step.studied if not each.sub.skipped)
+    studied = next(each for each in step.queries if not each.sub.skipped)
     calls = np.bincount(studied.sub.parents)
     assert calls.max() == 2
     assert np.count_nonzero(studied.sub.advantages) <= np.count_nonzero(calls)
@@ -267,7 +267,7 @@ def test_each_level_is_compared_with_its_own_lessons_in_view():
     assert texts(found.libraries.sub) == ["A sub-agent's old lesson.", BACKWARDS]
     runs = found.steps[0].studied[0].main.group.members
     assert {run.version for run in runs} == {start.version}
-    assert {each.version for run in runs for each in sub_runs(run)} <= {start.sub.version}
+    assert {each.version for run in runs for each in sub_rollouts(run)} <= {start.sub.version}
 
 
 def test_lessons_that_copy_a_row_do_not_enter():

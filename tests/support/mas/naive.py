@@ -8,9 +8,9 @@ from typing import Any, TypeVar
 
 from edgewise.mas.graph.graph import Graph, Loop, Node
 from edgewise.mas.graph.roles import Role
-from edgewise.mas.runtime.node import NodeOutput, Team, act
-from edgewise.toolkit.model.scripted import Scripted
-from edgewise.toolkit.tools.tool import Function
+from edgewise.mas.runtime.node import NodeOutput, Team, run_node
+from edgewise.toolkit.model.scripted import ScriptedClient
+from edgewise.toolkit.tools.tool import FunctionTool
 from edgewise.toolkit.types import Example, Message, Reply, Request, Sampling, Tool, ToolCall
 from tests.support.plans import play
 
@@ -70,7 +70,7 @@ async def _breaks() -> str:
 
 def team(**different: Any) -> Team:
     """A team whose models are named by how they behave."""
-    tool = Function(Tool("breaks", "a tool that raises", {"type": "object", "properties": {}}), _breaks)
+    tool = FunctionTool(Tool("breaks", "a tool that raises", {"type": "object", "properties": {}}), _breaks)
     settings: dict[str, Any] = {"sampling": Sampling(max_tokens=20), "tools": {"breaks": tool}} | different
     return Team(ROLES, "quick", **settings)
 
@@ -94,14 +94,14 @@ def said(request: Request) -> str | Message | Reply:
     return f"answer {int(share * 1e6)} {verdict}"
 
 
-def client(takes: Callable[[Request], float] | None = None) -> Scripted:
+def client(takes: Callable[[Request], float] | None = None) -> ScriptedClient:
     """The model with its delays."""
 
     async def answer(request: Request) -> str | Message | Reply:
         await asyncio.sleep((takes or seconds)(request))
         return said(request)
 
-    return Scripted(answer)
+    return ScriptedClient(answer)
 
 
 def seconds(request: Request) -> float:
@@ -163,7 +163,7 @@ def interpreted(
     end: dict[str, float] = {}
 
     def run(name: str, also: list[str]) -> None:
-        others = [*graph.before[name], *also]
+        others = [*graph.predecessors[name], *also]
         outcome, took = _played(
             team, graph[name], [_word(found[other]) for other in others], takes or seconds
         )
@@ -175,7 +175,7 @@ def interpreted(
         if loop is None and name not in found:
             run(name, [])
         for number in range(loop.rounds + 1 if loop else 0):
-            for each in graph.body(loop):
+            for each in graph.loop_body(loop):
                 run(each, [loop.source] if number and each == loop.target else [])
             if found[loop.source][-1].accepts:
                 break
@@ -199,7 +199,7 @@ def _played(
         return reply
 
     try:
-        outcome = play(act(team, node, EXAMPLE, heard, sample=0, seed=0), answer)
+        outcome = play(run_node(team, node, EXAMPLE, heard, sample=0, seed=0), answer)
     except RuntimeError:
         outcome = NodeOutput(node.name, "failed")
     if sum(took) > NODE_SECONDS:

@@ -17,13 +17,13 @@ from edgewise.mas.graph.construction import Space
 from edgewise.mas.graph.graph import Graph, Loop, Node
 from edgewise.mas.graph.roles import CATALOGUE
 from edgewise.toolkit.types import Request
-from edgewise.toolkit.util.seeds import seed as seed_of
+from edgewise.toolkit.util.seeds import derive_seed
 from tests.support.plans import play
 
 ROLES = {
     name: CATALOGUE[name] for name in ("solver", "programmer", "reasoner", "planner", "reviser", "majority")
 }
-SPACE = Space.of(ROLES, agents=4)
+SPACE = Space.from_roles(ROLES, agents=4)
 WANTED = {"count": "programmer", "prove": "reasoner", "greet": "solver"}
 KINDS = tuple(WANTED)
 CALLED = {"count": "count letters in", "prove": "prove by steps", "greet": "greet politely"}
@@ -42,7 +42,7 @@ def reward(graph: Graph, query: Query, noise: float = 0.0) -> float:
     """1 for the wanted role at the exit, less what agents cost and how hard the query is."""
     wanted = WANTED[KINDS[int(query.id[1:]) % 3]]
     right = 0.6 * (graph[graph.exit].role == wanted)
-    draw = np.random.default_rng(seed_of(query.id, graph.version)).normal()
+    draw = np.random.default_rng(derive_seed(query.id, graph.version)).normal()
     return right - 0.05 * len(graph) - 0.02 * (int(query.id[1:]) % 5) + noise * float(draw)
 
 
@@ -57,7 +57,7 @@ def alike(graph: Graph, query: Query, noise: float = 0.0) -> float:
     """For all kinds: 0.3 for a programmer, as much for a reviser that hears it, less what agents cost."""
     roles = {node.name: node.role for node in graph.nodes}
     after = any(roles[a] == "programmer" and roles[b] == "reviser" for a, b in graph.edges)
-    draw = np.random.default_rng(seed_of(query.id, graph.version)).normal()
+    draw = np.random.default_rng(derive_seed(query.id, graph.version)).normal()
     hard = 0.02 * (int(query.id[1:]) % 5)
     return (
         0.3 * ("programmer" in roles.values()) + 0.3 * after - 0.05 * len(graph) - hard + noise * float(draw)

@@ -12,7 +12,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from edgewise.toolkit.budget.journal import Journal, address
+from edgewise.toolkit.budget.journal import Journal, compute_key
 from edgewise.toolkit.errors import JournalError
 from edgewise.toolkit.types import BilledTo, Message, Reply, Request, Sampling, Tool, ToolCall, Usage
 
@@ -26,7 +26,7 @@ def asked(number):
 
 def put_all(journal, requests, reply=REPLY):
     async def main():
-        await asyncio.gather(*(journal.put(address(r), r, reply) for r in requests))
+        await asyncio.gather(*(journal.put(compute_key(r), r, reply) for r in requests))
 
     asyncio.run(main())
 
@@ -44,7 +44,7 @@ def path(tmp_path):
         {"messages": (Message("user", "hi"), Message("user", ""))},
         {"messages": (Message("assistant", "hi", (ToolCall("1", "f", "{}"),)),)},
         {"sample": 1},
-        {"embeds": True},
+        {"is_embedding": True},
         {"schema": {"type": "object"}},
         {"tools": (Tool("f", "", {}),)},
         {"sampling": Sampling(temperature=0.0, max_tokens=5, seed=3)},
@@ -53,19 +53,19 @@ def path(tmp_path):
     ],
 )
 def test_whatever_shapes_the_reply_changes_the_address(change):
-    assert address(replace(BASE, **change)) != address(BASE)
+    assert compute_key(replace(BASE, **change)) != compute_key(BASE)
 
 
 def test_the_payer_the_order_of_keys_and_the_type_of_a_number_do_not_change_the_address():
     same = replace(BASE, payer=BilledTo("judge", 7, "x"), sampling=replace(BASE.sampling, temperature=1))
-    assert address(same) == address(BASE)
+    assert compute_key(same) == compute_key(BASE)
     schemas = ({"a": 1, "b": 2}, {"b": 2, "a": 1})
-    assert len({address(replace(BASE, schema=schema)) for schema in schemas}) == 1
+    assert len({compute_key(replace(BASE, schema=schema)) for schema in schemas}) == 1
 
 
 def test_an_address_never_changes_between_versions():
     """Journals on disk depend on it: change FORMAT with it."""
-    assert address(BASE)[:12] == "ef914ea32cef"
+    assert compute_key(BASE)[:12] == "ef914ea32cef"
 
 
 texts = st.text(st.characters(exclude_categories=()), max_size=20)  # lone surrogates too: models write them
@@ -106,10 +106,10 @@ def test_any_call_comes_back_as_it_was(tmp_path_factory, request, reply):
     path = tmp_path_factory.mktemp("j") / "j.sqlite"
     with Journal(path, ballast=0) as journal:
         put_all(journal, [request], reply)
-        assert journal.get(address(request)) == reply
+        assert journal.get(compute_key(request)) == reply
     with Journal(path, readonly=True) as journal:
         (entry,) = journal
-        assert (entry.key, entry.request, entry.reply) == (address(request), request, reply)
+        assert (entry.key, entry.request, entry.reply) == (compute_key(request), request, reply)
 
 
 def test_entries_come_in_the_order_written_and_the_first_reply_stays(path):
@@ -118,8 +118,8 @@ def test_entries_come_in_the_order_written_and_the_first_reply_stays(path):
             put_all(journal, [asked(number)])
         put_all(journal, [asked(0)], replace(REPLY, error="other"))
         assert [entry.request for entry in journal] == [asked(number) for number in range(5)]
-        assert journal.get(address(asked(0))) == REPLY
-        assert journal.get(address(asked(99))) is None
+        assert journal.get(compute_key(asked(0))) == REPLY
+        assert journal.get(compute_key(asked(99))) is None
         assert len(journal) == 5
 
 
@@ -128,7 +128,7 @@ def test_a_thousand_puts_at_once_are_all_there_after_reopening(path):
         put_all(journal, map(asked, range(1000)))
     with Journal(path) as journal:
         assert sorted(entry.key for entry in journal) == sorted(
-            address(asked(number)) for number in range(1000)
+            compute_key(asked(number)) for number in range(1000)
         )
 
 
@@ -176,7 +176,7 @@ def test_a_second_writer_is_refused_while_readers_are_welcome(path):
             Journal(path)
         put_all(journal, [BASE])
         with Journal(path, readonly=True) as reader:
-            assert reader.get(address(BASE)) == REPLY
+            assert reader.get(compute_key(BASE)) == REPLY
             with pytest.raises(JournalError, match="reading only"):
                 put_all(reader, [BASE])
     Journal(path).close()
@@ -190,7 +190,7 @@ def test_reading_a_journal_that_is_not_there_makes_none(path):
 
 WRITER = """
 import asyncio, sys
-from edgewise.toolkit.budget.journal import Journal, address
+from edgewise.toolkit.budget.journal import Journal, compute_key
 from edgewise.toolkit.types import Message, Reply, Request, Usage
 
 async def main():
@@ -198,8 +198,8 @@ async def main():
         async def worker(first):
             for number in range(first, 10**9, 20):
                 request = Request("openai/m", (Message("user", f"question {number}"),))
-                await journal.put(address(request), request, Reply(Message("assistant", "x" * 500)))
-                print(address(request), flush=True)
+                await journal.put(compute_key(request), request, Reply(Message("assistant", "x" * 500)))
+                print(compute_key(request), flush=True)
         await asyncio.gather(*map(worker, range(20)))
 
 asyncio.run(main())
@@ -219,14 +219,14 @@ def test_nothing_acknowledged_is_lost_by_kill_9_and_the_journal_can_be_written_a
     with Journal(path) as journal:
         assert all(journal.get(key) for key in acknowledged if len(key) == 64)
         put_all(journal, [BASE])
-        assert journal.get(address(BASE)) == REPLY
+        assert journal.get(compute_key(BASE)) == REPLY
     assert not path.with_name(path.name + ".ballast").exists()
 
 
 FILLER = """
 import asyncio, os, sys
 from edgewise.toolkit.errors import DiskFull
-from edgewise.toolkit.budget.journal import Journal, address
+from edgewise.toolkit.budget.journal import Journal, compute_key
 from edgewise.toolkit.types import Message, Reply, Request
 
 folder, ballast = sys.argv[1], int(sys.argv[2])
@@ -238,15 +238,15 @@ def asked(n):
 async def main(journal):
     for n in range(100000):
         try:
-            await journal.put(address(asked(n)), asked(n), reply)
+            await journal.put(compute_key(asked(n)), asked(n), reply)
         except DiskFull as error:
             return n, str(error)
 
 with Journal(folder + "/journal.sqlite", ballast=ballast) as journal:
     last, sentence = asyncio.run(main(journal))
-    full = journal.full
+    full = journal.is_full
 with Journal(folder + "/journal.sqlite", readonly=True) as journal:
-    saved = sum(journal.get(address(asked(n))) is not None for n in range(last + 1))
+    saved = sum(journal.get(compute_key(asked(n))) is not None for n in range(last + 1))
 print(last, saved, full, sentence, sep="|")
 """
 

@@ -7,8 +7,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from edgewise.toolkit.budget.journal import Entry
-from edgewise.toolkit.budget.ledger import PICO, Ledger, Limits, cost, input_bound
+from edgewise.toolkit.budget.journal import JournalEntry
+from edgewise.toolkit.budget.ledger import PICO, Ledger, Limits, cost, bound_input_tokens
 from edgewise.toolkit.budget.prices import Price
 from edgewise.toolkit.errors import ConfigError, LimitReached, UnknownPrice
 from edgewise.toolkit.types import BilledTo, Message, Reply, Request, Sampling, Tool, Usage
@@ -26,7 +26,7 @@ def reply(input=5, output=10, cached=0, **rest):
 
 
 def entry(asked, answered):
-    return Entry("key", asked, answered, 0.0)
+    return JournalEntry("key", asked, answered, 0.0)
 
 
 async def spend(ledger, calls, seed=0):
@@ -61,8 +61,8 @@ def test_no_limit_is_overshot_by_200_calls_at_once(limits, used):
 
 
 def test_a_vector_is_reserved_and_booked_as_input_alone():
-    asked = request("hello", max_tokens=None, embeds=True)
-    ledger = Ledger(Limits(tokens=2 * input_bound(asked), usd=1.0), {MODEL: Price(input=1, output=999)})
+    asked = request("hello", max_tokens=None, is_embedding=True)
+    ledger = Ledger(Limits(tokens=2 * bound_input_tokens(asked), usd=1.0), {MODEL: Price(input=1, output=999)})
 
     async def main():
         first, second = [await ledger.reserve(asked) for _ in range(2)]
@@ -71,7 +71,7 @@ def test_a_vector_is_reserved_and_booked_as_input_alone():
 
     asyncio.run(main())
     book = ledger.total
-    assert (book.calls, book.input, book.output, book.estimated) == (2, 3 + input_bound(asked), 0, 1)
+    assert (book.calls, book.input, book.output, book.estimated) == (2, 3 + bound_input_tokens(asked), 0, 1)
     assert book.usd == pytest.approx(book.input / 1e6)
 
 
@@ -88,7 +88,7 @@ def test_a_call_limit_is_used_up_exactly():
 
 def test_those_who_wait_are_served_in_order():
     async def main():
-        ledger, order = Ledger(Limits(tokens=input_bound(request()) + 10)), []
+        ledger, order = Ledger(Limits(tokens=bound_input_tokens(request()) + 10)), []
 
         async def one(number):
             ticket = await ledger.reserve(request())
@@ -182,7 +182,7 @@ def test_money_is_exact_and_unknown_money_is_not_zero():
     assert Fraction(ledger.total.pico, PICO) == exact
     ledger.restore([entry(request(model="http://h/v1#m"), reply())])
     assert ledger.total.usd is None
-    assert ledger.table("model")[(MODEL,)].usd == float(exact)
+    assert ledger.tabulate("model")[(MODEL,)].usd == float(exact)
 
 
 def test_the_table_sums_by_any_axis_and_every_sum_is_the_total():
@@ -191,14 +191,14 @@ def test_the_table_sums_by_any_axis_and_every_sum_is_the_total():
         BilledTo(role, step, example) for role in ("rollout", "judge") for step in (0, 1) for example in "ab"
     ]
     ledger.restore([entry(request(payer=payer), reply(output=n)) for n, payer in enumerate(payers)])
-    assert list(ledger.table("role", "step")) == [
+    assert list(ledger.tabulate("role", "step")) == [
         ("judge", 0),
         ("judge", 1),
         ("rollout", 0),
         ("rollout", 1),
     ]
     for axes in ((), ("role",), ("example", "step"), ("model",)):
-        assert sum(book.output for book in ledger.table(*axes).values()) == ledger.total.output == 28
+        assert sum(book.output for book in ledger.tabulate(*axes).values()) == ledger.total.output == 28
 
 
 @pytest.mark.parametrize(
@@ -208,7 +208,7 @@ def test_the_table_sums_by_any_axis_and_every_sum_is_the_total():
 def test_what_is_not_reported_counts_as_its_bound_unless_the_provider_turned_it_away(stop, booked, estimated):
     ledger = Ledger()
     ledger.restore([entry(request(), Reply(Message("assistant", "ok"), stop, None))])
-    assert ledger.total.tokens == (input_bound(request()) + 10 if booked else 0)
+    assert ledger.total.tokens == (bound_input_tokens(request()) + 10 if booked else 0)
     assert (ledger.total.calls, ledger.total.estimated) == (1, estimated)
 
 
@@ -229,7 +229,7 @@ def test_the_bound_on_input_is_at_least_every_byte_of_text(content, description)
     tool = Tool("look", description, {"type": "object", "description": description})
     asked = Request(MODEL, (Message("user", content), Message("assistant", content)), tools=(tool,))
     text = 2 * content + description + json.dumps(tool.parameters)
-    assert input_bound(asked) >= len(text.encode("utf-8", "surrogatepass"))
+    assert bound_input_tokens(asked) >= len(text.encode("utf-8", "surrogatepass"))
 
 
 @given(st.integers(0, 10**9), st.integers(0, 10**9), st.decimals("0", "100", places=6))

@@ -4,36 +4,36 @@ import sys
 
 import pytest
 
-from edgewise.toolkit.budget.prices import Price, price_of
+from edgewise.toolkit.budget.prices import Price, find_price
 from edgewise.toolkit.errors import ConfigError
 
 
 @pytest.mark.parametrize("model", ["local/smollm2-135m", "scripted/a:b", "torch/gpt2"])
 def test_models_on_this_machine_are_free_even_with_a_price_for_all_others(model):
-    assert price_of(model, {"*": Price(1, 2)}) == Price(0, 0)
+    assert find_price(model, {"*": Price(1, 2)}) == Price(0, 0)
 
 
 @pytest.mark.parametrize(
     "model", ["http://localhost:1/v1#gpt-4o-mini", "openai/no-such-model", "nobody/gpt-4o-mini"]
 )
 def test_an_unknown_price_is_none_and_not_zero(model):
-    assert price_of(model) is None
+    assert find_price(model) is None
 
 
 def test_the_shipped_list_is_read_in_exact_dollars_per_million_tokens(monkeypatch):
     monkeypatch.delenv("OPENAI_BASE_URL", raising=False)
-    assert price_of("openai/gpt-4o-mini") == Price(0.15, 0.6, 0.075)
+    assert find_price("openai/gpt-4o-mini") == Price(0.15, 0.6, 0.075)
 
 
 def test_a_server_of_ones_own_has_no_price_under_the_name_openai(monkeypatch):
     monkeypatch.setenv("OPENAI_BASE_URL", "http://127.0.0.1:9/v1")
-    assert price_of("openai/gpt-4o-mini") is None
+    assert find_price("openai/gpt-4o-mini") is None
 
 
 def test_overrides_come_first_and_by_name_before_for_all():
     overrides = {"*": Price(9, 9), "openai/gpt-4o-mini": Price(1, 2)}
-    assert price_of("openai/gpt-4o-mini", overrides) == Price(1, 2)
-    assert price_of("http://host/v1#x", overrides) == Price(9, 9)
+    assert find_price("openai/gpt-4o-mini", overrides) == Price(1, 2)
+    assert find_price("http://host/v1#x", overrides) == Price(9, 9)
 
 
 def test_a_price_is_read_from_the_command_line():
@@ -48,7 +48,7 @@ def test_a_wrong_price_is_refused_with_a_sentence(text):
 
 
 def test_reading_a_price_does_not_import_litellm():
-    code = "import sys; from edgewise.toolkit.budget.prices import *; price_of('openai/gpt-4o'); print('litellm' in sys.modules)"
+    code = "import sys; from edgewise.toolkit.budget.prices import *; find_price('openai/gpt-4o'); print('litellm' in sys.modules)"
     env = {k: v for k, v in os.environ.items() if k != "OPENAI_BASE_URL"}
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, env=env)
     assert done.stdout.strip() == "False"

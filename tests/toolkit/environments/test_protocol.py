@@ -13,9 +13,9 @@ from hypothesis import strategies as st
 from edgewise.toolkit import Task
 from edgewise.toolkit.environments.protocol import Turn, World, resolve_world
 from edgewise.toolkit.errors import RewardError, TaskError
-from edgewise.toolkit.model.scripted import Scripted
-from edgewise.toolkit.rollout.agent import Agent, group
-from edgewise.toolkit.rollout.episode import read
+from edgewise.toolkit.model.scripted import ScriptedClient
+from edgewise.toolkit.rollout.agent import Agent, run_group
+from edgewise.toolkit.rollout.episode import parse_action
 from edgewise.toolkit.run.driver import drive
 from edgewise.toolkit.types import Example, Group, Message, Request, Rollout
 
@@ -70,18 +70,18 @@ def played(
     agent = Agent("scripted/x", turns=turns, world=world)
     reward = Task.from_rows([{"a": i} for i in range(9)], prompt="x", environment=world).reward
     return asyncio.run(
-        drive(group(agent, ROW, messages, reward, judge="", size=size, seed=0), Scripted(says))
+        drive(run_group(agent, ROW, messages, reward, judge="", size=size, seed=0), ScriptedClient(says))
     )
 
 
 def one(*args: Any, **how: Any) -> Rollout:
-    return played(*args, **how).members[0]
+    return played(*args, **how).rollouts[0]
 
 
 @pytest.mark.parametrize("kind", [Stairs, InTheLoop, OfGym])
 def test_each_turn_is_a_step_and_the_score_is_what_it_gave(kind: type) -> None:
     run = one(kind)
-    assert [step.seen[-1].content for step in run.steps] == [
+    assert [step.prompt[-1].content for step in run.steps] == [
         f"You are on stair {n}.\nActions: up, down" for n in range(3)
     ]
     assert run.stop == "stop" and run.score is not None and run.score.value == 1.5
@@ -92,19 +92,19 @@ def test_each_turn_is_a_step_and_the_score_is_what_it_gave(kind: type) -> None:
 def test_the_prompt_stands_in_the_system_message_whatever_is_there() -> None:
     messages = (Message("system", "Be quick."), Message("user", "Climb."))
     for step in one(Stairs, messages=messages).steps:
-        assert step.seen[0].role == "system" and step.seen[0].content.startswith("Be quick.\n\nClimb.\n\n")
-        assert [m.role for m in step.seen[1::2]] == ["user"] * len(step.seen[1::2])
+        assert step.prompt[0].role == "system" and step.prompt[0].content.startswith("Be quick.\n\nClimb.\n\n")
+        assert [m.role for m in step.prompt[1::2]] == ["user"] * len(step.prompt[1::2])
 
 
 @pytest.mark.parametrize(("history", "lengths"), [(None, [2, 4, 6]), (1, [2, 4, 4]), (0, [2, 2, 2])])
 def test_a_prompt_shows_as_many_past_turns_as_asked(history: int | None, lengths: list[int]) -> None:
-    assert [len(step.seen) for step in one(Stairs, history=history).steps] == lengths
+    assert [len(step.prompt) for step in one(Stairs, history=history).steps] == lengths
 
 
 def test_an_action_that_is_not_legal_costs_a_turn_and_is_told() -> None:
     run = one(Stairs, lambda request: "fly" if request.sampling.seed == first(request) else "up", turns=9)
     assert run.score is not None and run.score.value == 1.5
-    assert [m.content.startswith("That is no action") for m in (s.seen[-1] for s in run.steps)] == [
+    assert [m.content.startswith("That is no action") for m in (s.prompt[-1] for s in run.steps)] == [
         False, True, False, False,
     ]  # fmt: skip
     assert "step_reward 0" not in run.score.parts
@@ -139,12 +139,12 @@ def test_turns_can_run_out() -> None:
     ],
 )
 def test_the_action_is_read_by_one_rule(said: str, action: str) -> None:
-    assert read(said, ("up", "down")) == action
+    assert parse_action(said, ("up", "down")) == action
 
 
 @given(st.text(), st.lists(st.text(min_size=1), max_size=3))
 def test_what_is_read_is_legal(said: str, legal: list[str]) -> None:
-    assert read(said, legal) in ("", *legal) or not legal
+    assert parse_action(said, legal) in ("", *legal) or not legal
 
 
 class Bad(Stairs):
@@ -200,8 +200,8 @@ def test_others_go_on_where_one_hangs_and_many_run_at_once() -> None:
 
     started = time.perf_counter()
     found = played(make, size=40, seconds=0.5)
-    assert sorted({run.stop for run in found.members}) == ["stop", "timeout"]
-    assert sum(run.stop == "stop" for run in found.members) == 39
+    assert sorted({run.stop for run in found.rollouts}) == ["stop", "timeout"]
+    assert sum(run.stop == "stop" for run in found.rollouts) == 39
     assert time.perf_counter() - started < 3  # one after another, they would take 6 seconds
 
 
@@ -302,5 +302,5 @@ def test_the_reward_environment_needs_one() -> None:
     with pytest.raises(RewardError, match="was not played"):
         reward = Task.from_rows(ROWS, prompt="{height}", target="", reward=[{"kind": "environment"}]).reward
         asyncio.run(
-            drive(group(Agent("x"), ROW, ROW.messages, reward, judge="", size=1, seed=0), Scripted(str))
+            drive(run_group(Agent("x"), ROW, ROW.messages, reward, judge="", size=1, seed=0), ScriptedClient(str))
         )

@@ -13,14 +13,14 @@ from hypothesis import strategies as st
 from edgewise.toolkit import Task
 from edgewise.toolkit.environments.house import House, Map, Place
 from edgewise.toolkit.environments.kitchen import Bowl, Kitchen, Recipe
-from edgewise.toolkit.environments.level import Level, Played, states, values
+from edgewise.toolkit.environments.level import Level, LevelEnvironment, list_states, compute_action_values
 from edgewise.toolkit.environments.protocol import Turn
 from edgewise.toolkit.errors import TaskError
-from edgewise.toolkit.model.scripted import Scripted
-from edgewise.toolkit.rollout.agent import Agent, group
+from edgewise.toolkit.model.scripted import ScriptedClient
+from edgewise.toolkit.rollout.agent import Agent, run_group
 from edgewise.toolkit.run.driver import drive
 from edgewise.toolkit.types import Example, Message, Request
-from edgewise.toolkit.util.seeds import seed as seed_of
+from edgewise.toolkit.util.seeds import derive_seed
 
 worlds = st.one_of(
     st.builds(House, st.integers(3, 16), st.integers(0, 6)),
@@ -32,7 +32,7 @@ ROW = Example("r", (Message("user", "Play."),), metadata={"seed": 7})
 
 def best(level: Level) -> list[str]:
     """Actions of who plays as well as can be."""
-    worth, state, done = values(level), level.start, []
+    worth, state, done = compute_action_values(level), level.start, []
     while not level.won(state):
         done.append(max(level.legal(state), key=lambda action: worth[state, action]))
         state = level.after(state, done[-1])
@@ -41,9 +41,9 @@ def best(level: Level) -> list[str]:
 
 @settings(max_examples=25, deadline=None)
 @given(worlds, seeds)
-def test_every_level_can_be_won_and_every_state_shows_another_text(world: Played, seed: int) -> None:
+def test_every_level_can_be_won_and_every_state_shows_another_text(world: LevelEnvironment, seed: int) -> None:
     level = world.level(seed)
-    found = states(level)
+    found = list_states(level)
     assert len({level.shown(state) for state in found}) == len(found)
     assert any(level.won(state) for state in found)
     for state in found:
@@ -52,18 +52,18 @@ def test_every_level_can_be_won_and_every_state_shows_another_text(world: Played
 
 @settings(max_examples=25, deadline=None)
 @given(worlds, seeds)
-def test_the_start_is_worth_the_length_of_the_shortest_way(world: Played, seed: int) -> None:
+def test_the_start_is_worth_the_length_of_the_shortest_way(world: LevelEnvironment, seed: int) -> None:
     level = world.level(seed)
-    way, worth = best(level), values(level, 0.9)
+    way, worth = best(level), compute_action_values(level, 0.9)
     start = max(worth[level.start, action] for action in level.legal(level.start))
     assert start == pytest.approx(0.9 ** (len(way) - 1))
 
 
 @settings(max_examples=10, deadline=None)
 @given(worlds, seeds)
-def test_values_solve_their_equation(world: Played, seed: int) -> None:
+def test_values_solve_their_equation(world: LevelEnvironment, seed: int) -> None:
     level = world.level(seed)
-    worth = values(level, 0.9, fmean)
+    worth = compute_action_values(level, 0.9, fmean)
     for (state, action), value in worth.items():
         after = level.after(state, action)
         next_one = 0.0 if level.won(after) else fmean(worth[after, each] for each in level.legal(after))
@@ -72,7 +72,7 @@ def test_values_solve_their_equation(world: Played, seed: int) -> None:
 
 def test_values_of_a_kitchen_by_hand() -> None:
     level = Recipe(("milk", "nuts"), ("nuts",))
-    worth = values(level, 0.5)
+    worth = compute_action_values(level, 0.5)
     assert worth == {
         (Bowl(), "add nuts"): 0.5,
         (Bowl(), "add milk"): 0.125,
@@ -92,7 +92,7 @@ def test_a_house_is_walked_through() -> None:
 
 
 @pytest.mark.parametrize("world", [House(), Kitchen()])
-def test_a_level_follows_from_the_seed_of_its_row(world: Played) -> None:
+def test_a_level_follows_from_the_seed_of_its_row(world: LevelEnvironment) -> None:
     again = type(world)()
     assert asyncio.run(world.reset(ROW)) == asyncio.run(again.reset(ROW))
     rows = [Example("r", (), metadata={"seed": seed}) for seed in range(8)]
@@ -107,14 +107,14 @@ def test_a_world_is_won_from_what_it_shows(name: str) -> None:
     assert task.world is not None
     way = iter(best(task.world.make().level(level_seed(task.train[0]))))
     agent = Agent("scripted/x", world=task.world)
-    plan = group(agent, task.train[0], ROW.messages, task.reward, judge="", size=1, seed=0)
-    (run,) = asyncio.run(drive(plan, Scripted(lambda _: next(way)))).members
+    plan = run_group(agent, task.train[0], ROW.messages, task.reward, judge="", size=1, seed=0)
+    (run,) = asyncio.run(drive(plan, ScriptedClient(lambda _: next(way)))).rollouts
     assert run.stop == "stop" and run.score is not None
     assert run.score.parts == {"success": 1.0, f"step_reward {len(run.steps) - 1}": 1.0}
 
 
 def level_seed(row: Example) -> int:
-    return seed_of("level", str(row.metadata["seed"]))
+    return derive_seed("level", str(row.metadata["seed"]))
 
 
 # ---- TextWorld -----------------------------------------------------------------------------------------
@@ -161,10 +161,10 @@ def test_the_example_is_a_task_in_a_house() -> None:
 def test_runs_of_a_group_begin_alike_and_differ_later() -> None:
     task = Task.from_rows([{"seed": n} for n in range(9)], prompt="Play.", environment="house")
     agent = Agent("scripted/x", turns=12, world=task.world)
-    plan = group(agent, task.train[0], ROW.messages, task.reward, judge="", size=6, seed=0)
-    runs = asyncio.run(drive(plan, Scripted(at_random))).members
-    assert len({run.steps[0].seen for run in runs}) == 1
-    assert len({tuple(step.said.content for step in run.steps) for run in runs}) > 1
+    plan = run_group(agent, task.train[0], ROW.messages, task.reward, judge="", size=6, seed=0)
+    runs = asyncio.run(drive(plan, ScriptedClient(at_random))).rollouts
+    assert len({run.steps[0].prompt for run in runs}) == 1
+    assert len({tuple(step.completion.content for step in run.steps) for run in runs}) > 1
 
 
 def at_random(request: Request) -> str:

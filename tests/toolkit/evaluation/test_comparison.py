@@ -6,14 +6,14 @@ import pytest
 from edgewise.toolkit.evaluation.comparison import Arm, compare
 from edgewise.toolkit.types import Example, Group, Message, Rollout, Score, Step, ToolCall, Usage
 
-SAID = Message("assistant", "yes")
+REPLY = Message("assistant", "yes")
 
 
 def run(example: str, sample: int, value: float | None, **changes) -> Rollout:
     """A rollout of one turn; None stands for one that timed out."""
     stop = "timeout" if value is None else "stop"
     score = None if value is None else Score(value)
-    steps = (Step((), SAID, Usage(10, 4, 2)),)
+    steps = (Step((), REPLY, Usage(10, 4, 2)),)
     return replace(Rollout(example, "solver", sample, steps, stop, score), **changes)
 
 
@@ -29,7 +29,7 @@ BEFORE = arm("before", {"c": [0.0, 0.0], "a": [1.0, 0.0], "b": [1.0, 1.0]})
 AFTER = arm("after", {"b": [1.0, None], "c": [1.0, 1.0], "a": [0.0, 1.0]})
 
 
-def test_arms_have_their_means_passes_and_the_paired_difference():
+def test_arms_have_means_passes_and_paired_difference():
     before, after = compare([BEFORE, AFTER]).results
     assert before.mean.estimate == pytest.approx(0.5) and after.mean.estimate == pytest.approx(2 / 3)
     assert before.passes == {1: pytest.approx(0.5), 2: pytest.approx(2 / 3)}
@@ -39,7 +39,7 @@ def test_arms_have_their_means_passes_and_the_paired_difference():
     assert (after.against.better, after.against.worse) == (("c",), ("b",))
 
 
-def test_a_failed_or_invalid_rollout_counts_as_zero_and_is_shown():
+def test_failed_or_invalid_rollouts_count_as_zero():
     group = Group(
         Example("a", ()),
         "solver",
@@ -51,34 +51,34 @@ def test_a_failed_or_invalid_rollout_counts_as_zero_and_is_shown():
             run("a", 4, 1.0, score=None),
         ),
     )
-    found = compare([Arm("only", (group,))])
-    assert found.rows[0].rewards == (1.0, 0.0, 0.0, 0.0, 0.0)
-    assert (found.results[0].failed, found.results[0].rollouts) == (4, 5)
-    assert found.table()[0]["failed"] == "4/5"
+    evaluation = compare([Arm("only", (group,))])
+    assert evaluation.rows[0].rewards == (1.0, 0.0, 0.0, 0.0, 0.0)
+    assert (evaluation.results[0].failed, evaluation.results[0].rollouts) == (4, 5)
+    assert evaluation.table()[0]["failed"] == "4/5"
 
 
-def test_tokens_and_tool_calls_include_delegated_runs_and_unknown_ones_are_counted():
+def test_usage_includes_delegated_rollouts():
     call = ToolCall("1", "search", "{}")
-    child = run("a", 0, 1.0, steps=(Step((), SAID, Usage(100, 0, 50)), Step((), SAID, None)))
-    steps = (Step((), Message("assistant", "", (call, call)), Usage(10, 4, 2), calls=(child,)),)
+    child = run("a", 0, 1.0, steps=(Step((), REPLY, Usage(100, 0, 50)), Step((), REPLY, None)))
+    steps = (Step((), Message("assistant", "", (call, call)), Usage(10, 4, 2), subrollouts=(child,)),)
     group = Group(Example("a", ()), "solver", (run("a", 0, 1.0, steps=steps), run("a", 1, 1.0)))
     result = compare([Arm("only", (group,))]).results[0]
     assert (result.usage, result.unreported) == (Usage(120, 8, 54), 1)
     assert result.tool_calls == 1.0
 
 
-def test_rows_are_sorted_by_id_and_the_order_of_groups_changes_nothing():
-    turned = Arm("after", AFTER.groups[::-1])
-    found = compare([BEFORE, AFTER])
-    assert found == compare([BEFORE, turned])
-    assert [(row.example, row.arm) for row in found.rows][:3] == [
+def test_rows_are_sorted_whatever_the_order_of_groups():
+    reversed_arm = Arm("after", AFTER.groups[::-1])
+    evaluation = compare([BEFORE, AFTER])
+    assert evaluation == compare([BEFORE, turned])
+    assert [(row.example, row.arm) for row in evaluation.rows][:3] == [
         ("a", "before"),
         ("a", "after"),
         ("b", "before"),
     ]
 
 
-def test_k_and_threshold_are_yours_to_set():
+def test_ks_and_threshold_are_parameters():
     graded = arm("graded", {"a": [0.5, 0.4, 0.9]})
     assert compare([graded], ks=(2,), threshold=0.5).results[0].passes == {2: 1.0}
     with pytest.raises(ValueError, match="pass@4 needs at least 4 samples"):
@@ -97,17 +97,17 @@ def test_k_and_threshold_are_yours_to_set():
         ([arm("x", {"a": [1.0]}), arm("y", {"a": [1.0, 0.0]})], "1 and 2 samples of example 'a'"),
     ],
 )
-def test_arms_that_cannot_be_compared_are_refused(arms, sentence):
+def test_incomparable_arms_raise(arms, sentence):
     with pytest.raises(ValueError, match=sentence):
         compare(arms)
 
 
-def test_printing_an_evaluation_shows_its_table():
-    found = compare([BEFORE, AFTER])
-    assert str(found) == "\n".join(found.lines())
+def test_str_of_an_evaluation_is_its_table():
+    evaluation = compare([BEFORE, AFTER])
+    assert str(evaluation) == "\n".join(evaluation.lines())
 
 
-def test_the_result_is_plain_json_and_a_printable_table():
+def test_evaluation_as_json_and_as_table():
     one = compare([arm("before", {"a": [0.0]}), arm("after", {"a": [1.0]})])
     plain = json.loads(json.dumps(one.to_json(), allow_nan=False))
     assert plain["results"][1]["against"]["mean"] == {"estimate": 1.0, "low": None, "high": None, "p": 1.0}
@@ -118,7 +118,7 @@ def test_the_result_is_plain_json_and_a_printable_table():
     assert (table[0]["difference"], table[1]["difference"]) == ("", "+0.167")
 
 
-def test_lines_stand_in_columns():
+def test_lines_are_aligned_in_columns():
     lines = compare(
         [BEFORE, arm("a longer name", {"a": [1.0, 0.0], "b": [1.0, 1.0], "c": [0.0, 0.0]})]
     ).lines()

@@ -11,10 +11,10 @@ import pytest
 
 from edgewise.toolkit.errors import ModelError, ProviderDown, UnknownModel, WrongKey
 from edgewise.toolkit.model import client, router
-from edgewise.toolkit.model.client import OpenAIClient, TimedOut, Unanswered
+from edgewise.toolkit.model.client import OpenAIClient, RequestTimeout, TransientError
 from edgewise.toolkit.model.litellm_client import LiteLLMClient, _litellm
-from edgewise.toolkit.model.names import is_loopback, server_of
-from edgewise.toolkit.model.openai_format import vector
+from edgewise.toolkit.model.names import is_loopback, get_server
+from edgewise.toolkit.model.openai_format import read_vector
 from edgewise.toolkit.model.redact import redact
 from edgewise.toolkit.model.router import Router, connect
 from edgewise.toolkit.types import Message, Reply, Request, Sampling, Tool, ToolCall, Usage
@@ -22,7 +22,7 @@ from tests.support.server import Fault, Server, echo, in_order, letters
 
 KEY = "sk-proj-abcdefghijklmnop"
 HELLO = (Message("user", "hello world"),)
-EMBED = Request("m", HELLO, embeds=True)
+EMBED = Request("m", HELLO, is_embedding=True)
 
 
 def ask(server, request=None, client=None, **options):
@@ -136,7 +136,7 @@ def test_why_a_reply_ended(message, stop):
 @BOTH
 @pytest.mark.parametrize(
     ("status", "error"),
-    [(401, WrongKey), (403, WrongKey), (404, UnknownModel), (429, Unanswered), (500, Unanswered)],
+    [(401, WrongKey), (403, WrongKey), (404, UnknownModel), (429, TransientError), (500, TransientError)],
 )
 def test_errors_of_a_provider_become_ours_without_its_secrets(client, model, status, error):
     fault = Fault(status, f"Incorrect API key {KEY}")
@@ -146,7 +146,7 @@ def test_errors_of_a_provider_become_ours_without_its_secrets(client, model, sta
     assert KEY not in str(caught.value)
     assert model in str(caught.value)
     assert caught.value.__suppress_context__
-    if error is Unanswered:
+    if error is TransientError:
         assert caught.value.status == status
 
 
@@ -172,7 +172,7 @@ def test_a_refused_request_is_a_reply(client, model, status):
     ],
 )
 def test_the_wait_that_a_provider_asks_for_is_passed_on(client, model, headers, seconds):
-    with Server(faults=in_order(Fault(429, headers=headers))) as server, pytest.raises(Unanswered) as caught:
+    with Server(faults=in_order(Fault(429, headers=headers))) as server, pytest.raises(TransientError) as caught:
         ask(server, Request(model, HELLO), client)
     assert (caught.value.status, caught.value.retry_after) == (429, seconds)
 
@@ -190,10 +190,10 @@ def test_an_empty_account_is_not_asked_again(fault):
 
 
 def test_a_dropped_connection_and_a_closed_port_are_worth_another_try():
-    with Server(faults=in_order(Fault(None))) as server, pytest.raises(Unanswered) as caught:
+    with Server(faults=in_order(Fault(None))) as server, pytest.raises(TransientError) as caught:
         ask(server)
     assert caught.value.status is None
-    with pytest.raises(Unanswered, match="can't be reached"):
+    with pytest.raises(TransientError, match="can't be reached"):
         ask(server)
 
 
@@ -204,13 +204,13 @@ def test_a_server_that_lets_nobody_in_is_out_of_reach_and_not_slow():
     error = openai.APITimeoutError(request=None)  # type: ignore[arg-type]
     error.__cause__ = ConnectTimeout("timed out")
     client = OpenAIClient("http://127.0.0.1/v1", KEY)
-    with pytest.raises(Unanswered, match="can't be reached") as caught:
+    with pytest.raises(TransientError, match="can't be reached") as caught:
         client._translate(Request("m", HELLO), error, 0.0)
     assert caught.value.status is None
 
 
 def test_no_answer_in_time_is_a_timeout():
-    with Server(latency=0.5) as server, pytest.raises(TimedOut):
+    with Server(latency=0.5) as server, pytest.raises(RequestTimeout):
         ask(server, client=lambda url: OpenAIClient(url, KEY, timeout=0.1))
 
 
@@ -218,7 +218,7 @@ def test_no_answer_in_time_is_a_timeout():
     "answer", [b"<html>", b"[]", b'{"choices": []}', b'{"choices": [{"message": null}]}']
 )
 def test_an_answer_in_another_format_is_worth_another_try(answer):
-    with Server(lambda body: answer) as server, pytest.raises(Unanswered):
+    with Server(lambda body: answer) as server, pytest.raises(TransientError):
         ask(server)
 
 
@@ -294,7 +294,7 @@ def test_a_wrong_value_is_not_papered_over(message):
 def test_a_vector_comes_back_with_input_tokens_only(client, model):
     with Server() as server:
         reply = ask(server, replace(EMBED, model=model), client)
-    assert vector(reply).tolist() == letters({"input": "hello world"})
+    assert read_vector(reply).tolist() == letters({"input": "hello world"})
     assert (reply.stop, reply.usage) == ("stop", Usage(input=2))
     (body,) = server.bodies
     assert (body["model"], echo(body)) == ("m", "hello world")
@@ -305,7 +305,7 @@ def test_a_vector_may_come_in_base64_and_with_a_total_only():
     answer = {"data": [{"embedding": coded}], "usage": {"total_tokens": 7}}
     with Server(embedding=lambda body: json.dumps(answer).encode()) as server:
         reply = ask(server, EMBED)
-    assert vector(reply).tolist() == [1, -2.5, 0]
+    assert read_vector(reply).tolist() == [1, -2.5, 0]
     assert reply.usage == Usage(input=7)
 
 
@@ -319,12 +319,12 @@ def test_a_vector_without_usage_has_none():
 )
 def test_an_answer_without_a_vector_is_worth_another_try(found):
     answer = json.dumps({"data": [{"embedding": found}]}).encode()
-    with Server(embedding=lambda body: answer) as server, pytest.raises(Unanswered):
+    with Server(embedding=lambda body: answer) as server, pytest.raises(TransientError):
         ask(server, EMBED)
 
 
 @BOTH
-@pytest.mark.parametrize(("status", "error"), [(401, WrongKey), (404, UnknownModel), (500, Unanswered)])
+@pytest.mark.parametrize(("status", "error"), [(401, WrongKey), (404, UnknownModel), (500, TransientError)])
 def test_errors_of_embeddings_are_ours_too(client, model, status, error):
     with Server(faults=in_order(Fault(status, f"no, {KEY}"))) as server, pytest.raises(error) as caught:
         ask(server, replace(EMBED, model=model), client)
@@ -339,7 +339,7 @@ def test_a_text_that_a_server_can_never_hold_is_refused_whatever_its_status():
 
 def test_a_chat_is_no_vector():
     with Server() as server, pytest.raises(ModelError, match="is it an embedding model"):
-        vector(ask(server))
+        read_vector(ask(server))
 
 
 @needs_litellm
@@ -370,7 +370,7 @@ def test_200_calls_are_in_flight_at_once():
     ],
 )
 def test_models_of_one_server_share_a_connection(name, server):
-    assert server_of(name) == server
+    assert get_server(name) == server
 
 
 @pytest.mark.parametrize(
@@ -432,7 +432,7 @@ def test_a_router_asks_every_kind_of_model_and_opens_each_server_once(monkeypatc
         router = Router()
         names = [f"{url}#a", f"{url}#b/c", "openai/d", f"scripted/{__name__}:shout"] * 3
         replies = await asyncio.gather(*(router.ask(Request(name, HELLO)) for name in names))
-        assert vector(await router.ask(replace(EMBED, model=f"scripted/{__name__}:length"))).tolist() == [11]
+        assert read_vector(await router.ask(replace(EMBED, model=f"scripted/{__name__}:length"))).tolist() == [11]
         opened = len(router._clients)
         await router.aclose()
         return [reply.message.content for reply in replies], opened
@@ -462,7 +462,7 @@ class Loaded:
 
 
 def test_a_model_that_is_released_is_gone_before_the_next_one_is_loaded(monkeypatch):
-    monkeypatch.setattr(router, "connect", lambda name, embeds: Loaded())
+    monkeypatch.setattr(router, "connect", lambda name, is_embedding: Loaded())
 
     async def main():
         router = Router()
@@ -519,7 +519,7 @@ def test_paid_calls_can_be_switched_off(monkeypatch, how):
 @pytest.mark.parametrize("model", ["hosted_vllm/m", "mistral/m"])
 def test_an_outage_behind_litellm_is_an_outage_and_no_fault_of_the_request(model):
     client = LiteLLMClient(api_base="http://127.0.0.1:9/v1", api_key=KEY)
-    with pytest.raises(Unanswered) as away:
+    with pytest.raises(TransientError) as away:
         asyncio.run(client.ask(Request(model, HELLO)))
     assert away.value.status is None
 

@@ -9,10 +9,10 @@ import pytest
 from edgewise.toolkit.budget.journal import Journal
 from edgewise.toolkit.budget.ledger import Ledger, Limits
 from edgewise.toolkit.errors import DiskFull, LimitReached, NotRecorded, ProviderDown, UnknownModel
-from edgewise.toolkit.model.client import TimedOut, Unanswered
-from edgewise.toolkit.model.middleware import Adaptive, Budget, Journaled, Retry, Timeout, stack
+from edgewise.toolkit.model.client import RequestTimeout, TransientError
+from edgewise.toolkit.model.middleware import RateLimit, Budget, JournalClient, Retry, Timeout, stack_middleware
 from edgewise.toolkit.model.router import Router
-from edgewise.toolkit.model.scripted import Scripted
+from edgewise.toolkit.model.scripted import ScriptedClient
 from edgewise.toolkit.types import BilledTo, Message, Reply, Request, Sampling, Usage
 from tests.support.server import Fault, Server, in_order
 
@@ -38,7 +38,7 @@ def run(client, *requests):
 def failing(*errors):
     """A model that fails with these, one call each, and answers "ok" from then on."""
     left = iter(errors)
-    return Scripted(lambda request: next(left, "ok"))
+    return ScriptedClient(lambda request: next(left, "ok"))
 
 
 async def slowly(request):
@@ -54,8 +54,8 @@ def test_a_slow_call_times_out_and_a_quick_one_does_not():
         await asyncio.sleep(10 if request.messages[0].content == "slow" else 0)
         return "ok"
 
-    late, quick = run(Timeout(Scripted(answer), 0.05), asked("slow"), asked("quick"))
-    assert isinstance(late, TimedOut)
+    late, quick = run(Timeout(ScriptedClient(answer), 0.05), asked("slow"), asked("quick"))
+    assert isinstance(late, RequestTimeout)
     assert quick.message.content == "ok"
 
 
@@ -75,7 +75,7 @@ def test_no_more_calls_are_in_flight_than_allowed_and_all_are_served_in_order(mo
         now -= 1
         return "ok"
 
-    run(Adaptive(Scripted(answer), most), *(asked(sample=n) for n in range(50)))
+    run(RateLimit(ScriptedClient(answer), most), *(asked(sample=n) for n in range(50)))
     assert peak == most
     assert order == list(range(50))
 
@@ -86,16 +86,16 @@ def test_one_wave_of_refusals_halves_the_gate_once_and_successes_open_it_again()
 
         async def answer(request):
             await asyncio.sleep(0.001)
-            return Unanswered("busy", 429) if busy else "ok"
+            return TransientError("busy", 429) if busy else "ok"
 
-        client = Adaptive(Scripted(answer), 16)
+        client = RateLimit(ScriptedClient(answer), 16)
         await asyncio.gather(*(client.ask(asked()) for _ in range(16)), return_exceptions=True)
-        halved = client.gates[MODEL].limit
+        halved = client.limiters[MODEL].limit
         busy = False
         await asyncio.gather(*(client.ask(asked()) for _ in range(9)))
-        grown = client.gates[MODEL].limit
+        grown = client.limiters[MODEL].limit
         await asyncio.gather(*(client.ask(asked()) for _ in range(500)))
-        return halved, grown, client.gates[MODEL].limit
+        return halved, grown, client.limiters[MODEL].limit
 
     halved, grown, most = asyncio.run(main())
     assert halved == 8
@@ -108,21 +108,21 @@ def test_a_pause_that_one_call_is_asked_for_holds_for_everybody():
 
     def answer(request):
         starts.append(time.monotonic())
-        return Unanswered("busy", 429, 0.2) if len(starts) == 1 else "ok"
+        return TransientError("busy", 429, 0.2) if len(starts) == 1 else "ok"
 
-    run(Adaptive(Scripted(answer), 1), *(asked(sample=n) for n in range(5)))
+    run(RateLimit(ScriptedClient(answer), 1), *(asked(sample=n) for n in range(5)))
     assert starts[1] - starts[0] >= 0.19
 
 
 def test_an_error_of_one_request_does_not_slow_the_others():
-    client = Adaptive(failing(Unanswered("broken", 500), UnknownModel("who?")), 8)
+    client = RateLimit(failing(TransientError("broken", 500), UnknownModel("who?")), 8)
     run(client, asked(), asked())
-    assert client.gates[MODEL].limit == 8
+    assert client.limiters[MODEL].limit == 8
 
 
 def test_a_call_cancelled_while_it_waits_takes_no_place():
     async def main():
-        client = Adaptive(Scripted(slowly), 1)
+        client = RateLimit(ScriptedClient(slowly), 1)
         tasks = [asyncio.create_task(client.ask(asked(sample=n))) for n in range(5)]
         await asyncio.sleep(0)
         for task in tasks[1:4]:
@@ -137,7 +137,7 @@ def test_a_call_cancelled_while_it_waits_takes_no_place():
 
 
 @pytest.mark.parametrize(
-    "error", [Unanswered("", s) for s in (408, 409, 429, 500, 503, None)] + [TimedOut("", 408)]
+    "error", [TransientError("", s) for s in (408, 409, 429, 500, 503, None)] + [RequestTimeout("", 408)]
 )
 def test_what_may_pass_is_asked_again(error):
     client = failing(error, error)
@@ -149,9 +149,9 @@ def test_what_may_pass_is_asked_again(error):
 @pytest.mark.parametrize(
     ("error", "stop"),
     [
-        (Unanswered("boom", 500), "failed"),
-        (TimedOut("late", 408), "timeout"),
-        (Unanswered("", 409), "failed"),
+        (TransientError("boom", 500), "failed"),
+        (RequestTimeout("late", 408), "timeout"),
+        (TransientError("", 409), "failed"),
     ],
 )
 def test_a_request_that_may_be_at_fault_fails_alone(error, stop):
@@ -163,7 +163,7 @@ def test_a_request_that_may_be_at_fault_fails_alone(error, stop):
 
 @pytest.mark.parametrize("status", [None, 429, 503, 529])
 def test_a_provider_that_is_down_stops_the_run_with_a_sentence(status):
-    (error,) = run(Retry(failing(*[Unanswered("m is busy.", status)] * 9), attempts=3, first=0.001), asked())
+    (error,) = run(Retry(failing(*[TransientError("m is busy.", status)] * 9), attempts=3, first=0.001), asked())
     assert isinstance(error, ProviderDown)
     assert "run again to resume" in str(error)
 
@@ -177,9 +177,9 @@ def test_an_error_that_will_not_pass_is_not_asked_again():
 
 def test_the_wait_is_at_least_what_the_provider_asks_for_unless_it_is_beyond_patience():
     start = time.monotonic()
-    run(Retry(failing(Unanswered("", 429, 0.2)), first=0.001), asked())
+    run(Retry(failing(TransientError("", 429, 0.2)), first=0.001), asked())
     assert 0.2 <= time.monotonic() - start < 2
-    (error,) = run(Retry(failing(Unanswered("", 429, 3600)), first=0.001), asked())
+    (error,) = run(Retry(failing(TransientError("", 429, 3600)), first=0.001), asked())
     assert isinstance(error, ProviderDown)
 
 
@@ -189,9 +189,9 @@ def test_retries_of_many_calls_at_once_do_not_mix():
     async def answer(request):
         seen[request.sample] += 1
         await asyncio.sleep(0.001)
-        return Unanswered("", 500) if seen[request.sample] <= request.sample % 4 else str(request.sample)
+        return TransientError("", 500) if seen[request.sample] <= request.sample % 4 else str(request.sample)
 
-    replies = run(Retry(Scripted(answer), first=0.001, longest=0.01), *(asked(sample=n) for n in range(100)))
+    replies = run(Retry(ScriptedClient(answer), first=0.001, longest=0.01), *(asked(sample=n) for n in range(100)))
     assert [reply.message.content for reply in replies] == [str(n) for n in range(100)]
     assert all(seen[n] == n % 4 + 1 for n in range(100))
 
@@ -201,15 +201,15 @@ def test_retries_of_many_calls_at_once_do_not_mix():
 
 def test_a_call_is_booked_on_its_payer_and_what_the_provider_turned_away_on_nobody():
     ledger = Ledger()
-    client = Budget(failing(Unanswered("", 429), UnknownModel("")), ledger)
+    client = Budget(failing(TransientError("", 429), UnknownModel("")), ledger)
     run(client, *(asked(payer=BilledTo("judge", 2, "x")) for _ in range(3)))
-    assert ledger.table("role", "step", "example").keys() == {("judge", 2, "x")}
+    assert ledger.tabulate("role", "step", "example").keys() == {("judge", 2, "x")}
     assert ledger.total.calls == 1
 
 
 def test_an_attempt_that_timed_out_may_be_billed_and_counts_in_full():
     ledger = Ledger(Limits(calls=2))
-    replies = run(Retry(Budget(failing(*[TimedOut("")] * 5), ledger), first=0.001), asked())
+    replies = run(Retry(Budget(failing(*[RequestTimeout("")] * 5), ledger), first=0.001), asked())
     assert isinstance(replies[0], LimitReached)
     assert (ledger.total.calls, ledger.total.estimated) == (2, 2)
 
@@ -218,7 +218,7 @@ def test_an_attempt_that_timed_out_may_be_billed_and_counts_in_full():
 def test_limits_hold_under_200_calls_at_once_with_faults(limits):
     with Server(latency=0.005, faults=in_order(*[Fault(500), None, Fault(429)] * 5)) as server:
         ledger = Ledger(limits)
-        client = stack(Router(), ledger=ledger, concurrency=200)
+        client = stack_middleware(Router(), ledger=ledger, concurrency=200)
         replies = run(client, *(asked(f"number {n}", f"{server.url}#m") for n in range(200)))
     answered = [reply for reply in replies if isinstance(reply, Reply)]
     assert len(answered) == ledger.total.calls == len(server.bodies) - 10
@@ -239,9 +239,9 @@ def test_a_recorded_call_is_never_asked_or_booked_again(tmp_path):
     requests = [asked(sample=n) for n in range(20)]
     totals, models = [], []
     for _ in range(2):
-        model, ledger = Scripted(lambda request: f"answer {request.sample}"), Ledger()
+        model, ledger = ScriptedClient(lambda request: f"answer {request.sample}"), Ledger()
         with Journal(tmp_path / "j") as journal:
-            replies = run(stack(model, journal, ledger), *requests)
+            replies = run(stack_middleware(model, journal, ledger), *requests)
         totals.append(ledger.total.calls)
         models.append(len(model.requests))
         assert [reply.message.content for reply in replies] == [f"answer {n}" for n in range(20)]
@@ -249,8 +249,8 @@ def test_a_recorded_call_is_never_asked_or_booked_again(tmp_path):
 
 
 def test_identical_requests_in_flight_share_one_call(journal):
-    model = Scripted(slowly)
-    replies = run(Journaled(model, journal), *[asked()] * 50, asked(sample=1))
+    model = ScriptedClient(slowly)
+    replies = run(JournalClient(model, journal), *[asked()] * 50, asked(sample=1))
     assert len(model.requests) == 2
     assert len(set(map(id, replies[:50]))) == 1
 
@@ -260,7 +260,7 @@ def test_an_error_is_not_recorded_and_reaches_all_who_share_the_call(journal):
         await asyncio.sleep(0)
         return UnknownModel("who?")
 
-    errors = run(Journaled(Scripted(answer), journal), asked(), asked())
+    errors = run(JournalClient(ScriptedClient(answer), journal), asked(), asked())
     assert [type(error) for error in errors] == [UnknownModel] * 2
     assert len(journal) == 0
 
@@ -268,7 +268,7 @@ def test_an_error_is_not_recorded_and_reaches_all_who_share_the_call(journal):
 def test_a_reply_is_on_disk_before_it_is_returned(tmp_path):
     async def main():
         with Journal(tmp_path / "j") as journal:
-            await Journaled(Scripted(lambda request: "ok"), journal).ask(asked())
+            await JournalClient(ScriptedClient(lambda request: "ok"), journal).ask(asked())
             with Journal(tmp_path / "j", readonly=True) as reader:
                 return len(reader)
 
@@ -277,7 +277,7 @@ def test_a_reply_is_on_disk_before_it_is_returned(tmp_path):
 
 def test_a_cancelled_asker_does_not_lose_what_is_being_paid_for(journal):
     async def main():
-        client = Journaled(Scripted(slowly), journal)
+        client = JournalClient(ScriptedClient(slowly), journal)
         first = asyncio.create_task(client.ask(asked()))
         second = asyncio.create_task(client.ask(asked()))
         await asyncio.sleep(0.001)
@@ -295,7 +295,7 @@ def test_a_cancelled_asker_does_not_lose_what_is_being_paid_for(journal):
 
 def test_closing_does_not_wait_for_a_call_that_never_ends(journal, caplog):
     async def main():
-        client = Journaled(Scripted(lambda request: asyncio.sleep(60, "ok")), journal, linger=0.05)
+        client = JournalClient(ScriptedClient(lambda request: asyncio.sleep(60, "ok")), journal, linger=0.05)
         task = asyncio.create_task(client.ask(asked()))
         await asyncio.sleep(0.001)
         await client.aclose()
@@ -310,11 +310,11 @@ def test_closing_does_not_wait_for_a_call_that_never_ends(journal, caplog):
 
 @pytest.mark.parametrize("readonly", [True, False])
 def test_a_replay_has_recorded_calls_only_and_asks_no_model(tmp_path, readonly):
-    model = Scripted(lambda request: "ok")
+    model = ScriptedClient(lambda request: "ok")
     with Journal(tmp_path / "j") as journal:
-        run(Journaled(model, journal), asked())
+        run(JournalClient(model, journal), asked())
     with Journal(tmp_path / "j", readonly=readonly) as journal:
-        client = stack(model, journal) if readonly else Journaled(None, journal)
+        client = stack_middleware(model, journal) if readonly else JournalClient(None, journal)
         known, unknown = run(client, asked(), asked("never asked"))
     assert known.message.content == "ok"
     assert isinstance(unknown, NotRecorded)
@@ -331,7 +331,7 @@ def test_the_whole_stack_rides_out_a_bad_patch_of_a_real_server(tmp_path):
     )
     with Server(latency=0.01, faults=faults) as server, Journal(tmp_path / "j") as journal:
         ledger = Ledger(Limits(calls=100))
-        client = stack(Router(), journal, ledger, concurrency=32)
+        client = stack_middleware(Router(), journal, ledger, concurrency=32)
         replies = run(client, *(asked(f"number {n}", f"{server.url}#m") for n in range(100)))
         assert [reply.message.content for reply in replies] == [f"number {n}" for n in range(100)]
         assert ledger.total.calls == len(journal) == 100
@@ -344,7 +344,7 @@ def test_the_whole_stack_rides_out_a_bad_patch_of_a_real_server(tmp_path):
 
 def test_replies_keep_their_usage_and_latency_through_the_stack(tmp_path):
     with Server(latency=0.02) as server, Journal(tmp_path / "j") as journal:
-        (reply,) = run(stack(Router(), journal), asked("two words", f"{server.url}#m"))
+        (reply,) = run(stack_middleware(Router(), journal), asked("two words", f"{server.url}#m"))
         (entry,) = journal
     assert entry.reply == reply
     assert reply.usage == Usage(2, 0, 2)
@@ -354,13 +354,13 @@ def test_replies_keep_their_usage_and_latency_through_the_stack(tmp_path):
 def test_no_thread_is_left_behind(tmp_path):
     before = threading.active_count()
     with Journal(tmp_path / "j") as journal:
-        run(stack(Scripted(lambda request: "ok"), journal), asked())
+        run(stack_middleware(ScriptedClient(lambda request: "ok"), journal), asked())
     assert threading.active_count() == before
 
 
 def test_nothing_is_paid_for_once_the_disk_is_full(journal, monkeypatch):
-    monkeypatch.setattr(Journal, "full", property(lambda self: True))
-    model = Scripted(lambda request: "ok")
-    (error,) = run(Journaled(model, journal), asked())
+    monkeypatch.setattr(Journal, "is_full", property(lambda self: True))
+    model = ScriptedClient(lambda request: "ok")
+    (error,) = run(JournalClient(model, journal), asked())
     assert isinstance(error, DiskFull)
     assert not model.requests

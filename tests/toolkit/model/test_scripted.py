@@ -2,14 +2,14 @@ import asyncio
 
 import pytest
 
-from edgewise.toolkit.model.openai_format import vector
-from edgewise.toolkit.model.scripted import Scripted
+from edgewise.toolkit.model.openai_format import read_vector
+from edgewise.toolkit.model.scripted import ScriptedClient
 from edgewise.toolkit.types import Message, Reply, Request, Sampling, ToolCall, Usage
 
 
 def ask(function, content="one two three", **sampling):
     request = Request("scripted/a:b", (Message("user", content),), Sampling(**sampling))
-    return asyncio.run(Scripted(function).ask(request))
+    return asyncio.run(ScriptedClient(function).ask(request))
 
 
 def test_a_text_becomes_a_reply_with_usage_in_words():
@@ -32,9 +32,9 @@ def test_a_message_with_tool_calls_stops_for_tools():
 
 
 def test_a_list_of_numbers_is_a_vector_and_no_output():
-    request = Request("scripted/a:b", (Message("user", "one two"),), embeds=True)
-    reply = asyncio.run(Scripted(lambda request: [0.5, -2]).ask(request))
-    assert vector(reply).tolist() == [0.5, -2]
+    request = Request("scripted/a:b", (Message("user", "one two"),), is_embedding=True)
+    reply = asyncio.run(ScriptedClient(lambda request: [0.5, -2]).ask(request))
+    assert read_vector(reply).tolist() == [0.5, -2]
     assert (reply.stop, reply.usage) == ("stop", Usage(input=2))
 
 
@@ -66,7 +66,7 @@ def test_an_exception_is_raised(how):
 
 
 def test_requests_are_recorded_in_order():
-    client = Scripted(lambda request: "ok")
+    client = ScriptedClient(lambda request: "ok")
 
     async def main():
         for sample in range(3):

@@ -8,10 +8,10 @@ from hypothesis import strategies as st
 
 from edgewise.toolkit.errors import RewardError
 from edgewise.toolkit.reward import math_equality
-from edgewise.toolkit.reward.reward import BUILT_IN, resolve
+from edgewise.toolkit.reward.reward import BUILT_IN, resolve_reward
 from edgewise.toolkit.run.driver import drive
 from edgewise.toolkit.types import Example, Message, Rollout, Score, Step
-from edgewise.toolkit.util.extract import json_in, number_in
+from edgewise.toolkit.util.extract import extract_json, extract_number
 
 
 class NoModel:
@@ -25,7 +25,7 @@ def run_of(answer, stop="stop", error=""):
 
 def graded(spec, answer, target=None, base=None, **metadata):
     example = Example("row", (Message("user", "question"),), target, metadata)
-    return asyncio.run(drive(resolve(spec, base).grade(example, run_of(answer), ""), NoModel()))
+    return asyncio.run(drive(resolve_reward(spec, base).grade(example, run_of(answer), ""), NoModel()))
 
 
 def table(kind, **options):
@@ -123,7 +123,7 @@ def test_a_formula_that_takes_forever_is_wrong_and_no_hang():
 
 
 def test_a_comparing_process_that_breaks_is_an_error_and_no_wrong_answer():
-    assert math_equality.equal("1/2", "0.5", 5)
+    assert math_equality.is_equal("1/2", "0.5", 5)
     worker = math_equality._idle.get()
     worker.kill()
     worker.wait()
@@ -169,20 +169,20 @@ def test_a_row_that_can_never_be_graded_is_an_error_and_no_zero(spec, target, sa
 )
 def test_a_wrong_spec_is_refused_at_once_with_a_hint(spec, says):
     with pytest.raises(RewardError, match=says):
-        resolve(spec)
+        resolve_reward(spec)
 
 
 @pytest.mark.parametrize("name", BUILT_IN)
 def test_a_built_in_may_be_named_or_handed_over(name):
-    assert resolve(name).name == resolve(BUILT_IN[name]).name == name
-    assert resolve(resolve(name)).style == "built-in"
+    assert resolve_reward(name).name == resolve_reward(BUILT_IN[name]).name == name
+    assert resolve_reward(resolve_reward(name)).style == "built-in"
 
 
 def test_a_failed_run_is_never_handed_to_the_grader():
     def explode(answer):
         raise AssertionError
 
-    plan = resolve(explode).grade(Example("row", ()), run_of("x", "timeout", "30 s"), "")
+    plan = resolve_reward(explode).grade(Example("row", ()), run_of("x", "timeout", "30 s"), "")
     score = asyncio.run(drive(plan, NoModel()))
     assert score == Score(0.0, valid=False, feedback="the run broke (timeout: 30 s)")
 
@@ -223,15 +223,15 @@ def test_a_function_is_found_beside_the_task_file_and_the_path_is_left_alone(tmp
     assert graded(table("mine:grade", plus=1), "x", base=tmp_path).value == 1.5
     assert sys.path == before
     with pytest.raises(RewardError, match="no parameter 'minus'"):
-        resolve(table("mine:grade", minus=1), tmp_path)
+        resolve_reward(table("mine:grade", minus=1), tmp_path)
     with pytest.raises(RewardError, match="did you mean 'grade'"):
-        resolve("mine:grad", tmp_path)
+        resolve_reward("mine:grad", tmp_path)
 
 
 def test_a_module_that_breaks_says_why(tmp_path):
     (tmp_path / "bad.py").write_text("1 / 0\n")
     with pytest.raises(RewardError, match="ZeroDivisionError"):
-        resolve("bad:grade", tmp_path)
+        resolve_reward("bad:grade", tmp_path)
 
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf")])
@@ -253,7 +253,7 @@ def test_a_function_that_raises_or_says_no_score_is_named_with_the_row(function)
     st.floats(-1e12, 1e12, allow_nan=False).map(lambda x: round(x, 4)), st.text(alphabet="abc ,;", max_size=8)
 )
 def test_a_number_written_with_commas_is_read_back(value, prose):
-    assert number_in(f"{prose} {value:,.4f} {prose}") == pytest.approx(value, abs=1e-4)
+    assert extract_number(f"{prose} {value:,.4f} {prose}") == pytest.approx(value, abs=1e-4)
 
 
 json_values = st.recursive(
@@ -265,9 +265,9 @@ json_values = st.recursive(
 
 @given(st.dictionaries(st.text(max_size=3), json_values, max_size=3))
 def test_an_object_in_prose_is_read_back(value):
-    assert json_in(f"Here you are: {json.dumps(value)} I hope this helps.") == value
+    assert extract_json(f"Here you are: {json.dumps(value)} I hope this helps.") == value
 
 
 def test_brackets_without_end_are_no_json():
     with pytest.raises(ValueError):
-        json_in("[" * 5000)
+        extract_json("[" * 5000)

