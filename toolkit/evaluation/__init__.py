@@ -1,1 +1,1 @@
-"""Whether one system is better than another, and how sure that is. Read `comparison` first."""
+"""Whether one system is better than another, and how certain that is. Read `comparison` first."""

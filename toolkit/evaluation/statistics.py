@@ -1,12 +1,12 @@
 """
-How sure a measured number is: pass@k, means, and intervals over examples.
+Estimates and their uncertainty: pass@k, means, intervals and p-values over examples.
 
-E examples, K samples of each (K may differ between examples). A result must carry over to new examples, and
-samples of one example resemble each other: so an interval draws whole examples, never single samples.
+E examples, K samples of each (K may differ between examples), S training seeds. A result must carry over to new
+examples, and samples of one example resemble each other. So an interval resamples whole examples, never single samples.
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -14,7 +14,9 @@ from numpy.typing import NDArray
 
 Samples = Sequence[Sequence[float]] | NDArray[np.floating]
 CHUNK = 4_000_000
-FINEST = 64
+"""Numbers in memory at once while resampling: 32 MB."""
+FINEST_GRID = 64
+"""The finest fraction, 1/64, on which `gain_p_value` is exact; means of up to 64 samples of 0 and 1 lie on it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,22 +29,27 @@ class Interval:
     p: float | None = None
 
 
+def mean(values: Sequence[float], default: float = 0.0) -> float:
+    """Return the mean by an exact sum, or `default` for no values."""
+    return math.fsum(values) / len(values) if values else default
+
+
 def pass_at_k(n: int, c: int, k: int) -> float:
     """
-    The chance that at least one of `k` samples passes, estimated without bias from `c` passes among `n`.
+    Return the unbiased estimate of the chance that one of `k` samples passes, from `c` passes among `n`.
 
-    1 - C(n-c, k) / C(n, k), in whole numbers, so it is exact for any n (Chen et al. 2021, arXiv 2107.03374,
-    equation 1). ValueError unless 1 <= k <= n and 0 <= c <= n.
+    Raises ValueError unless 1 <= k <= n and 0 <= c <= n.
     """
     if not 1 <= k <= n:
         raise ValueError(f"pass@{k} needs at least {k} samples and k >= 1, but there are {n} samples")
     if not 0 <= c <= n:
         raise ValueError(f"{c} of {n} samples can't have passed")
+    # 1 - C(n-c, k) / C(n, k), Chen et al. 2021 (arXiv 2107.03374), equation 1; in integers, so exact for any n.
     return (math.comb(n, k) - math.comb(n - c, k)) / math.comb(n, k)
 
 
-def means(samples: Samples) -> NDArray[np.float64]:
-    """(E,) mean of each example. ValueError for no examples, an example without samples, or a NaN."""
+def example_means(samples: Samples) -> NDArray[np.float64]:
+    """Return the mean of each example: (E,). Raises ValueError for no examples, one without samples, or a NaN."""
     if len(samples) == 0:
         raise ValueError("there are no examples to measure")
     if any(len(row) == 0 for row in samples):
@@ -53,25 +60,15 @@ def means(samples: Samples) -> NDArray[np.float64]:
     return result
 
 
-def interval(
+def bootstrap_interval(
     values: Sequence[float] | NDArray[np.floating], seed: int = 0, resamples: int = 10_000
 ) -> Interval:
     """
-    The mean of `values`, one per example, with a 95 % bootstrap interval.
+    Estimate the mean of `values`, one per example, with a 95 % bootstrap interval.
 
-    The percentile bootstrap, widened for small E: its tails are those that give Student's t interval its
-    coverage (Hesterberg 2015, "What Teachers Should Know About the Bootstrap", the expanded percentile).
-    Chosen by simulated coverage on paired differences of pass rates (1000 data sets, 4 samples, no change):
-
-        E                       10      20      60      200
-        expanded percentile     0.943   0.952   0.955   0.950
-        percentile              0.917   0.930   0.950   0.950
-        BCa                     0.899   0.915   0.941   0.948
-
-    One example says nothing of others: the interval is infinite. Equal values give an interval of width zero.
-    ValueError for no values.
+    One example gives an infinite interval, equal values one of width zero. Raises ValueError for no values.
     """
-    data = means(np.asarray(values, dtype=np.float64).reshape(-1, 1))
+    data = example_means(np.asarray(values, dtype=np.float64).reshape(-1, 1))
     estimate = float(data.mean())
     if len(data) == 1:
         return Interval(estimate, -math.inf, math.inf)
@@ -79,10 +76,18 @@ def interval(
         return Interval(estimate, estimate, estimate)
     from scipy import stats
 
+    # The percentile bootstrap, widened for small E: its tails are those that give Student's t interval its coverage
+    # (Hesterberg 2015, "What Teachers Should Know About the Bootstrap", the expanded percentile). Chosen by simulated
+    # coverage on paired differences of pass rates (1000 data sets, 4 samples, no change):
+    #
+    #     E                       10      20      60      200
+    #     expanded percentile     0.943   0.952   0.955   0.950
+    #     percentile              0.917   0.930   0.950   0.950
+    #     BCa                     0.899   0.915   0.941   0.948
     n = len(data)
     tail = float(stats.norm.cdf(math.sqrt(n / (n - 1)) * stats.t.ppf(0.025, n - 1)))
     rng = np.random.default_rng(seed)
-    found = stats.bootstrap(
+    bounds = stats.bootstrap(
         (data,),
         np.mean,
         n_resamples=resamples,
@@ -91,63 +96,56 @@ def interval(
         method="percentile",
         rng=rng,
     ).confidence_interval
-    return Interval(estimate, float(found.low), float(found.high))
+    return Interval(estimate, float(bounds.low), float(bounds.high))
 
 
 def paired_difference(before: Samples, after: Samples, seed: int = 0, resamples: int = 10_000) -> Interval:
     """
-    How much better `after` is than `before` on the same examples: mean difference, 95 % interval, p-value.
+    Estimate the gain of `after` over `before` on the same examples: mean difference, 95 % interval, p-value.
 
-    Both are (E, K) rewards, row for row of the same example; K may differ between rows and arms. Over the (E,)
-    differences of means, each end of the interval is the farther one of `interval` and of Student's t: t holds
-    where few rows differ at all, the bootstrap where the differences are skewed. p is that of `sign_flip_p`.
-    With one example, p is 1 and the interval infinite. Where all differences are equal the interval has width
-    zero, and p alone says how far so few examples go. Where all rewards lie between 0 and 1 the ends stay between
-    -1 and 1. ValueError for no examples, or different numbers of them.
-
-    Coverage of 54 structures at each E (bench/coverage.py: 1 to 16 samples, three spreads of difficulty, no
-    effect, one on all rows or on 8 % of them; pass or fail and graded rewards):
-
-        E                           10      20      60      200
-        median                      0.949   0.952   0.952   0.953
-        share within 0.93 to 0.97   0.61    0.74    0.87    1.00
-        the same of `interval`      0.43    0.65    0.83    0.98
-        lowest                      0.351   0.558   0.843   0.931
-
-    The lowest are effects that sit in 8 % of the rows: with 10 examples, none of those rows is drawn in 43 of
-    100 comparisons (66, where half the rows were solved anyway), which then look as if nothing had changed. An
-    interval that allows for it nearly always covers "no change", and is three times as wide where rewards
-    hardly vary. Interval and p disagree about "no change" in 2 to 3 of 100 comparisons.
+    Both are (E, K) rewards, row for row of the same example; K may differ between rows and arms. p is that of
+    `sign_flip_p_value`. With one example, p is 1 and the interval infinite. Where all differences are equal the
+    interval has width zero, and p alone tells the strength of the evidence. Raises ValueError for no examples, or
+    different numbers of them.
     """
     if len(before) != len(after):
         raise ValueError(f"before has {len(before)} examples and after {len(after)}; they must be the same")
-    differences = means(after) - means(before)
-    found = interval(differences, seed, resamples)
+    differences = example_means(after) - example_means(before)
+    interval = bootstrap_interval(differences, seed, resamples)
+    # Each end is the farther one of two: Student's t holds where few rows differ at all, the bootstrap where the
+    # differences are skewed. Coverage of 54 structures at each E (bench/coverage.py: 1 to 16 samples, three spreads of
+    # difficulty, no effect, one on all rows or on 8 % of them; pass or fail and graded rewards):
+    #
+    #     E                           10      20      60      200
+    #     median                      0.949   0.952   0.952   0.953
+    #     share within 0.93 to 0.97   0.61    0.74    0.87    1.00
+    #     the same, bootstrap alone   0.43    0.65    0.83    0.98
+    #     lowest                      0.351   0.558   0.843   0.931
+    #
+    # The lowest are effects that sit in 8 % of the rows: with 10 examples, none of those rows is sampled in 43 of 100
+    # comparisons (66, where half the rows were solved anyway), which then look as if nothing had changed. An interval
+    # that allows for it nearly always covers "no change", and is three times as wide where rewards hardly vary.
+    # Interval and p disagree about "no change" in 2 to 3 of 100 comparisons.
     half = t_half_width(differences)
-    low, high = min(found.low, found.estimate - half), max(found.high, found.estimate + half)
-    if len(differences) > 1 and all(
-        0 <= reward <= 1 for arm in (before, after) for row in arm for reward in row
-    ):
+    low = min(interval.low, interval.estimate - half)
+    high = max(interval.high, interval.estimate + half)
+
+    # Differences of rewards within 0 to 1 lie within -1 to 1.
+    is_bounded = all(0 <= reward <= 1 for arm in (before, after) for row in arm for reward in row)
+    if len(differences) > 1 and is_bounded:
         low, high = max(low, -1.0), min(high, 1.0)
-    return Interval(found.estimate, low, high, sign_flip_p(differences, seed, resamples))
+    return Interval(interval.estimate, low, high, sign_flip_p_value(differences, seed, resamples))
 
 
-def crossed(values: Samples) -> Interval:
+def crossed_interval(values: Samples) -> Interval:
     """
-    The mean of (S, E) values, those of S training seeds on the same E examples, with a 95 % interval over both.
+    Estimate the mean of (S, E) values, S training seeds on the same E examples, with a 95 % interval over both.
 
-    A result must carry over to new seeds and to new examples. In the model mean + seed + example + rest, the mean has
-    the variance (MS_seeds + MS_examples - MS_rest) / S E by mean squares, here never less than by one of them alone,
-    and Student's t has Satterthwaite's degrees of freedom (Biometrics Bulletin 2, 1946). p is of "it is 0".
-    One seed says nothing of others, nor does one example: then, and where all values are equal, interval and p are
-    those of `paired_difference` from 0, over examples alone. ValueError for no values, or rows of other lengths.
-
-    Simulated coverage, the lowest and the highest of seven ratios of the three spreads at 12, 40 and 200 examples:
-
-        S        2                3                5                10
-                 0.905 to 0.991   0.936 to 0.991   0.945 to 0.989   0.946 to 0.988
+    p is the two-sided p-value of "the mean is 0". With one seed or one example, and where all values are equal,
+    interval and p are those of `paired_difference` from 0, over examples alone. Raises ValueError for no values, or
+    rows of different lengths.
     """
-    data = np.array([means([[x] for x in row]) for row in values])
+    data = np.array([example_means([[x] for x in row]) for row in values])
     if data.size == 0:
         raise ValueError("there are no values to measure")
     (seeds, examples), estimate = data.shape, float(data.mean())
@@ -156,22 +154,31 @@ def crossed(values: Samples) -> Interval:
         return paired_difference(np.zeros((examples, 1)), by_example[:, None])
     from scipy.special import stdtr, stdtrit
 
-    rest = data - by_example - by_seed[:, None] + estimate
-    squares = np.array([examples * by_seed.var(ddof=1), seeds * by_example.var(ddof=1)])
+    # A two-way layout without replication: value = mean + seed + example + residual. By mean squares MS, the mean has
+    # the variance (MS_seeds + MS_examples - MS_residual) / (S E). Here it is never less than by one of them alone.
+    residual = data - by_example - by_seed[:, None] + estimate
+    squares = np.array(
+        [examples * by_seed.var(ddof=1), seeds * by_example.var(ddof=1)]
+    )  # MS_seeds, MS_examples
     degrees = np.array([seeds - 1, examples - 1])
-    left = (rest**2).sum() / degrees.prod()
-    variance = max(squares.sum() - left, squares.max(), left)
+    residual_square = (residual**2).sum() / degrees.prod()
+    variance = max(squares.sum() - residual_square, squares.max(), residual_square)
+
+    # Student's t with Satterthwaite's degrees of freedom (Biometrics Bulletin 2, 1946). Simulated coverage, the lowest
+    # and the highest of seven ratios of the three spreads at 12, 40 and 200 examples:
+    #
+    #     S        2                3                5                10
+    #              0.905 to 0.991   0.936 to 0.991   0.945 to 0.989   0.946 to 0.988
     freedom = variance**2 / max((squares**2 / degrees).sum(), 1e-300)
     freedom = min(max(freedom, 1.0), float(degrees.prod()))
     error = math.sqrt(variance / data.size)
     half = float(stdtrit(freedom, 0.975)) * error
-    return Interval(
-        estimate, estimate - half, estimate + half, float(2 * stdtr(freedom, -abs(estimate) / error))
-    )
+    p = float(2 * stdtr(freedom, -abs(estimate) / error))
+    return Interval(estimate, estimate - half, estimate + half, p)
 
 
 def t_half_width(values: NDArray[np.floating]) -> float:
-    """Half the width of Student's 95 % interval for the mean; infinite for one value, 0 for equal ones."""
+    """Return half the width of Student's 95 % interval of the mean; infinite for one value, 0 for equal ones."""
     if len(values) == 1:
         return math.inf
     if np.ptp(values) == 0:
@@ -181,14 +188,13 @@ def t_half_width(values: NDArray[np.floating]) -> float:
     return float(stdtrit(len(values) - 1, 0.975) * values.std(ddof=1) / math.sqrt(len(values)))
 
 
-def sign_flip_p(differences: NDArray[np.floating], seed: int = 0, resamples: int = 10_000) -> float:
+def sign_flip_p_value(differences: NDArray[np.floating], seed: int = 0, resamples: int = 10_000) -> float:
     """
-    Two-sided p-value of "each difference might as well have the other sign", for (E,) differences.
+    Return the two-sided p-value of "the differences (E,) are symmetric around 0", by flipping their signs.
 
-    All 2**E signs where that is no more than `resamples`, otherwise that many at random. The observed signs
-    count as one more, so that p is never 0 (Phipson and Smyth 2010). `scipy.stats.permutation_test` gives
-    the same values and takes ten times as long.
+    All 2**E signs where that is no more than `resamples`, otherwise that many at random.
     """
+    # `scipy.stats.permutation_test` gives the same values and takes ten times as long.
     n = len(differences)
     observed = abs(differences.sum())
     # Sums that differ by rounding alone are ties.
@@ -196,71 +202,70 @@ def sign_flip_p(differences: NDArray[np.floating], seed: int = 0, resamples: int
     if 2**n <= resamples:
         signs = (np.arange(2**n)[:, None] >> np.arange(n) & 1) * 2.0 - 1.0
         return float((np.abs(signs @ differences) >= threshold).mean())
-    rng = np.random.default_rng(seed)
-    extreme = 0
-    rows = max(1, CHUNK // n)
-    for start in range(0, resamples, rows):
-        signs = rng.integers(0, 2, (min(rows, resamples - start), n), dtype=np.int8) * 2.0 - 1.0
-        extreme += int((np.abs(signs @ differences) >= threshold).sum())
+    sums = _random_sign_sums(differences, resamples, seed)
+    extreme = sum(int((np.abs(part) >= threshold).sum()) for part in sums)
+    # The observed signs count as one more resample, so that p is never 0 (Phipson and Smyth 2010).
     return (extreme + 1) / (resamples + 1)
 
 
-def gain_p(differences: NDArray[np.floating], resamples: int = 100_000) -> float:
+def gain_p_value(differences: NDArray[np.floating], resamples: int = 100_000) -> float:
     """
-    One-sided p-value of "there is no gain", for (E,) paired differences: signs are flipped, the sum is compared.
+    Return the one-sided p-value of "there is no gain", for paired differences (E,), by flipping their signs.
 
-    Exact where the differences lie on a grid, as those of mean 0/1 rewards do, or where few of them are not zero;
-    otherwise by `resamples` random flips, so that p is at least 1 / (resamples + 1). 1 for no differences.
+    Exact where the differences lie on a grid, as those of mean 0/1 rewards do; otherwise by `resamples` random flips,
+    so that p is at least 1 / (resamples + 1). 1 for no differences.
     """
     sizes = np.abs(differences[differences != 0])
     if not len(sizes):
         return 1.0
-    grid = _grid(sizes)
-    if grid:
-        whole = np.rint(sizes * grid).astype(int)
-        return _tail(whole, int(np.rint(differences.sum() * grid)))
-    rng = np.random.default_rng(0)
+
+    # The coarsest grid 1/n of which all differences are multiples, 0 if there is none.
+    fits = (n for n in range(1, FINEST_GRID + 1) if np.abs(sizes * n - np.rint(sizes * n)).max() < 1e-9)
+    if grid := next(fits, 0):
+        # The distribution of the sum of whole numbers with random signs: one convolution with (1/2, 0, ..., 0, 1/2)
+        # for each number.
+        steps = np.rint(sizes * grid).astype(int)
+        total, reach = int(np.rint(differences.sum() * grid)), int(steps.sum())
+        chances = np.ones(1)  # of the sums -reach, ..., reach
+        for size in steps:
+            signs = np.zeros(2 * int(size) + 1)
+            signs[0] = signs[-1] = 0.5
+            chances = np.convolve(chances, signs)
+        return float(min(1.0, chances[total + reach :].sum()))
+
     threshold = differences.sum() - 1e-9 * sizes.sum()
-    extreme, rows = 0, max(1, CHUNK // len(sizes))
-    for start in range(0, resamples, rows):
-        signs = rng.integers(0, 2, (min(rows, resamples - start), len(sizes)), dtype=np.int8) * 2.0 - 1.0
-        extreme += int((signs @ sizes >= threshold).sum())
+    extreme = sum(int((part >= threshold).sum()) for part in _random_sign_sums(sizes, resamples, seed=0))
     return (extreme + 1) / (resamples + 1)
 
 
-def _grid(sizes: NDArray[np.floating]) -> int:
-    """The smallest n up to `FINEST` such that all sizes are whole multiples of 1/n; 0 if there is none."""
-    fits = (n for n in range(1, FINEST + 1) if np.abs(sizes * n - np.rint(sizes * n)).max() < 1e-9)
-    return next(fits, 0)
+def _random_sign_sums(
+    values: NDArray[np.floating], resamples: int, seed: int
+) -> Iterator[NDArray[np.floating]]:
+    """Yield sums of the values with random signs, `resamples` of them in chunks that fit in memory."""
+    rng = np.random.default_rng(seed)
+    rows = max(1, CHUNK // len(values))
+    for start in range(0, resamples, rows):
+        shape = min(rows, resamples - start), len(values)
+        yield (rng.integers(0, 2, shape, dtype=np.int8) * 2.0 - 1.0) @ values
 
 
-def _tail(sizes: NDArray[np.integer], total: int) -> float:
-    """The chance that whole numbers with random signs add up to at least `total`: one convolution a number."""
-    chances, reach = np.ones(1), int(sizes.sum())
-    for size in sizes:
-        step = np.zeros(2 * int(size) + 1)
-        step[0] = step[-1] = 0.5
-        chances = np.convolve(chances, step)
-    return float(min(1.0, chances[total + reach :].sum()))
-
-
-def smallest_gain(
+def minimum_detectable_gain(
     examples: int, samples: int = 1, *, level: float = 0.05, sides: int = 2, power: float = 0.8
 ) -> float:
     """
-    The smallest true gain in mean reward that a paired comparison shows with a chance of `power`.
+    Return the smallest true gain in mean reward that a paired comparison detects with a chance of `power`.
 
-    For rewards from 0 to 1, before anything is known of the task, so with much noise: the gain g comes from a
-    share g of the rows, which go from never to always solved, and all others are fair coins. One example's
-    difference then has the variance (1 - g) (g + 1 / 2K) for K samples, and g is (t_level + t_power) standard
-    errors, at E - 1 degrees of freedom. At most 1: no gain is sure to show.
+    For rewards from 0 to 1, before anything is known of the task, so with much noise. At most 1: no gain is certain to
+    be detected.
     """
     if examples < 2 or 2.0**-examples > level / sides:
         return 1.0
     from scipy.special import stdtrit
 
+    # The gain g comes from a share g of the rows, which go from never to always solved; all others are fair coins. The
+    # difference of one example then has the variance (1 - g) (g + 1 / 2K), and g is (t_level + t_power) standard
+    # errors, at E - 1 degrees of freedom: g**2 = scale (1 - g) (g + coin), a quadratic a g**2 - b g - c = 0.
     quantiles = stdtrit(examples - 1, 1 - level / sides) + stdtrit(examples - 1, power)
     scale, coin = float(quantiles) ** 2 / examples, 1 / (2 * samples)
-    # g**2 = scale (1 - g) (g + coin), a quadratic a g**2 - b g - c = 0.
     a, b, c = 1 + scale, scale * (1 - coin), scale * coin
     return min(1.0, (b + math.sqrt(b * b + 4 * a * c)) / (2 * a))

@@ -70,7 +70,7 @@ def test_usage_includes_delegated_rollouts():
 def test_rows_are_sorted_whatever_the_order_of_groups():
     reversed_arm = Arm("after", AFTER.groups[::-1])
     evaluation = compare([BEFORE, AFTER])
-    assert evaluation == compare([BEFORE, turned])
+    assert evaluation == compare([BEFORE, reversed_arm])
     assert [(row.example, row.arm) for row in evaluation.rows][:3] == [
         ("a", "before"),
         ("a", "after"),

@@ -4,7 +4,15 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from edgewise.experience.library.library import Library, make_lesson
-from edgewise.toolkit.evaluation.gate import Choice, AlphaSpending, Verdict, compare_scores, choose, rungs, spend_alpha
+from edgewise.toolkit.evaluation.gate import (
+    AlphaSpending,
+    Choice,
+    Verdict,
+    choose,
+    compare_scores,
+    rungs,
+    spend_alpha,
+)
 from edgewise.toolkit.types import Example
 from tests.support.plans import play
 
@@ -15,8 +23,8 @@ def library(name: str) -> Library:
     return Library((make_lesson(name),))
 
 
-def scoring(quality, log=None):
-    """A measure in which a library named x is right on the first quality[x] share of the rows."""
+def make_measure(quality, log=None):
+    """Make a measure in which a library named x is right on the first quality[x] share of the rows."""
 
     def measure(candidate, rows):
         name = candidate.lessons[0].text if candidate.lessons else ""
@@ -28,45 +36,45 @@ def scoring(quality, log=None):
     return measure
 
 
-def chosen(quality, names, rows=ROWS, level=0.05, anchors=(), log=None):
+def run_gate(quality, names, rows=ROWS, level=0.05, anchors=(), log=None):
     challengers = {name: library(name) for name in names}
-    return play(choose(Library(), challengers, rows, scoring(quality, log), level, anchors), str)
+    return play(choose(Library(), challengers, rows, make_measure(quality, log), level, anchors), str)
 
 
-def test_the_best_challenger_wins_if_it_is_shown_to_be_better():
-    choice = chosen({"": 0.25, "bad": 0.0, "good": 0.5, "best": 0.75}, ["bad", "good", "best"])
+def test_the_best_proven_challenger_wins():
+    choice = run_gate({"": 0.25, "bad": 0.0, "good": 0.5, "best": 0.75}, ["bad", "good", "best"])
     assert choice.winner == "best"
     assert choice.chosen == library("best")
     assert choice.verdict.difference == pytest.approx(0.5)
     assert choice.verdict.p <= choice.verdict.level
 
 
-def test_a_gain_that_luck_explains_is_not_accepted():
+def test_a_gain_by_chance_is_not_accepted():
     quality = {"": 0.5, "lucky": 0.625}
-    assert chosen(quality, ["lucky"], ROWS[:16]).winner == "", "2 of 16 rows better and none worse: p = 1/4"
-    assert chosen(quality, ["lucky"]).winner == "lucky", "8 of 64 rows better and none worse: p = 1/256"
+    assert run_gate(quality, ["lucky"], ROWS[:16]).winner == "", "2 of 16 rows better and none worse: p = 1/4"
+    assert run_gate(quality, ["lucky"]).winner == "lucky", "8 of 64 rows better and none worse: p = 1/256"
 
 
-def test_none_that_fails_to_beat_the_current_one_is_kept():
-    choice = chosen({"": 0.5, "same": 0.5, "worse": 0.25}, ["same", "worse"])
+def test_no_gain_keeps_the_current_version():
+    choice = run_gate({"": 0.5, "same": 0.5, "worse": 0.25}, ["same", "worse"])
     assert choice.winner == ""
     assert choice.chosen == Library()
 
 
-def test_the_level_is_shared_by_all_challengers():
+def test_the_level_is_divided_among_challengers():
     quality = {"": 0.5, **{f"c{n}": 0.625 for n in range(16)}}
-    assert chosen(quality, ["c0"], level=0.01).winner == "c0"
-    assert chosen(quality, [f"c{n}" for n in range(16)], level=0.01).winner == ""
+    assert run_gate(quality, ["c0"], level=0.01).winner == "c0"
+    assert run_gate(quality, [f"c{n}" for n in range(16)], level=0.01).winner == ""
 
 
-def test_no_level_accepts_nothing():
-    assert chosen({"": 0.0, "perfect": 1.0}, ["perfect"], level=0.0).winner == ""
+def test_level_zero_accepts_nothing():
+    assert run_gate({"": 0.0, "perfect": 1.0}, ["perfect"], level=0.0).winner == ""
 
 
-def test_bad_candidates_are_measured_on_few_rows():
+def test_bad_candidates_use_few_rows():
     log = []
     quality = {"": 0.5, **{f"c{n}": n / 8 for n in range(8)}}
-    chosen(quality, [name for name in quality if name], log=log)
+    run_gate(quality, [name for name in quality if name], log=log)
     counts = {name: sum(n == name for n, _ in log) for name in quality}
     assert counts["c0"] == min(rungs(64, 8)) < 64
     assert counts["c7"] == max(counts.values())
@@ -76,11 +84,11 @@ def test_bad_candidates_are_measured_on_few_rows():
 def test_a_clear_gain_and_a_clear_failure_end_early():
     for quality, winner in ((1.0, "x"), (0.0, "")):
         log = []
-        assert chosen({"": 0.25, "x": quality}, ["x"], log=log).winner == winner
+        assert run_gate({"": 0.25, "x": quality}, ["x"], log=log).winner == winner
         assert len(log) == 2 * 32
 
 
-def test_what_was_proven_early_is_refused_where_it_is_no_longer_ahead():
+def test_an_early_proof_needs_a_final_lead():
     won, lost = [1.0] * 40, [0.0] * 40
     rewards = {"": [0.5] * 80, "early": won + lost, "other": [0.4] * 80}
 
@@ -99,7 +107,7 @@ def test_anchors_may_not_get_worse():
     quality = {"": 0.25, "good": 0.75}
 
     def measure(candidate, rows):
-        scores = yield from scoring(quality)(candidate, rows)
+        scores = yield from make_measure(quality)(candidate, rows)
         return np.array(
             [0.0 if candidate.lessons and r.id == "r1" else s for r, s in zip(rows, scores, strict=True)]
         )
@@ -111,18 +119,18 @@ def test_anchors_may_not_get_worse():
     assert "r1" in choice.summary()
 
 
-def test_libraries_that_look_the_same_are_measured_once_and_no_challenger_costs_nothing():
+def test_equal_versions_are_measured_once():
     log = []
-    twins = {"a": library("x"), "b": library("x"), "c": Library()}
-    play(choose(Library(), twins, ROWS, scoring({"": 0.0, "x": 1.0}, log), 0.05), str)
+    duplicates = {"a": library("x"), "b": library("x"), "c": Library()}
+    play(choose(Library(), duplicates, ROWS, make_measure({"": 0.0, "x": 1.0}, log), 0.05), str)
     assert {name for name, _ in log} == {"", "x"}
     assert len(log) == len(set(log))
-    choice = play(choose(Library(), {"c": Library()}, ROWS, scoring({}), 0.05), str)
+    choice = play(choose(Library(), {"c": Library()}, ROWS, make_measure({}), 0.05), str)
     assert choice.winner == ""
 
 
-def test_without_rows_nothing_changes():
-    choice = play(choose(Library(), {"a": library("x")}, [], scoring({}), 0.05), str)
+def test_without_rows_the_current_version_stays():
+    choice = play(choose(Library(), {"a": library("x")}, [], make_measure({}), 0.05), str)
     assert choice.chosen == Library()
 
 
@@ -135,7 +143,7 @@ def test_rungs_rise_to_all_rows(rows, challengers):
 
 
 @given(st.lists(st.floats(0, 1), min_size=1, max_size=30))
-def test_a_library_is_never_better_than_itself(scores):
+def test_equal_scores_are_never_accepted(scores):
     assert not compare_scores(np.array(scores), np.array(scores), 0.05).accepted
 
 
@@ -143,20 +151,20 @@ OUTCOMES = {"yes": ("x", 9), "no": ("", 9), "nothing to test": ("", 0)}
 
 
 @given(st.lists(st.sampled_from(sorted(OUTCOMES)), max_size=20), st.integers(1, 10))
-def test_levels_never_add_up_to_more_than_alpha_until_something_true_was_accepted(outcomes, tests):
-    spending, used = AlphaSpending(0.05, tests), 0.0
+def test_spending_stays_within_alpha(outcomes, tests):
+    spending, spent = AlphaSpending(0.05, tests), 0.0
     for outcome in outcomes:
         winner, rows = OUTCOMES[outcome]
         choice = Choice(Library(), winner, Verdict(bool(winner), 0.1, rows))
         # What an acceptance spent is handed on: it is spent twice only if the acceptance was right.
-        used += 0 if winner or not rows else spending.level
-        handed_on = spending.level if winner or not rows else 0.0
+        spent += 0 if winner or not rows else spending.level
+        carried = spending.level if winner or not rows else 0.0
         spending = spending.after(choice)
-        assert spending.carried == pytest.approx(handed_on)
-    assert used <= 0.05 + 1e-12
+        assert spending.carried == pytest.approx(carried)
+    assert spent <= 0.05 + 1e-12
 
 
-def test_looks_spend_a_level_once():
+def test_looks_spend_the_level_once():
     assert spend_alpha(0) == 0
     assert spend_alpha(1) == 1
     assert spend_alpha(0.25) < 0.02, "the last look keeps nearly all"
@@ -164,7 +172,7 @@ def test_looks_spend_a_level_once():
 
 @settings(deadline=None, max_examples=5)
 @given(st.integers(0, 10_000))
-def test_candidates_that_are_no_better_are_rarely_accepted(seed):
+def test_false_acceptances_stay_below_alpha(seed):
     rng = np.random.default_rng(seed)
     chances = {row.id: rng.beta(0.6, 0.4) for row in ROWS}
     draws = {}

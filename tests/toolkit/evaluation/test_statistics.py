@@ -9,12 +9,12 @@ from hypothesis import strategies as st
 
 from edgewise.toolkit.evaluation.statistics import (
     Interval,
-    crossed,
-    interval,
+    bootstrap_interval,
+    crossed_interval,
+    minimum_detectable_gain,
     paired_difference,
     pass_at_k,
-    sign_flip_p,
-    smallest_gain,
+    sign_flip_p_value,
 )
 
 
@@ -34,20 +34,20 @@ def test_pass_at_k_is_the_share_of_draws_with_a_pass(case):
 
 
 @pytest.mark.parametrize(("n", "c", "k"), [(5, 2, 6), (5, 2, 0), (5, 6, 1), (5, -1, 1), (0, 0, 1)])
-def test_pass_at_k_refuses_what_it_cannot_estimate(n, c, k):
+def test_pass_at_k_checks_its_arguments(n, c, k):
     with pytest.raises(ValueError):
         pass_at_k(n, c, k)
 
 
-def test_a_difference_is_paired_and_weighs_examples_equally_whatever_their_samples():
+def test_paired_difference_weighs_examples_equally():
     before = [[0.0, 0.0, 1.0, 1.0], [0.0], [1.0, 1.0]]
     after = [[1.0], [0.5, 0.5], [1.0]]
-    found = paired_difference(before, after)
-    assert found.estimate == pytest.approx((0.5 + 0.5 + 0.0) / 3)
-    assert found.low <= found.estimate <= found.high
+    interval = paired_difference(before, after)
+    assert interval.estimate == pytest.approx((0.5 + 0.5 + 0.0) / 3)
+    assert interval.low <= interval.estimate <= interval.high
 
 
-def test_samples_of_one_example_do_not_count_as_evidence_of_their_own():
+def test_more_samples_of_one_example_add_no_evidence():
     rng = np.random.default_rng(0)
     before, after = rng.random((30, 1)), rng.random((30, 1))
     once = paired_difference(before, after)
@@ -55,7 +55,7 @@ def test_samples_of_one_example_do_not_count_as_evidence_of_their_own():
     assert copied.low == pytest.approx(once.low) and copied.p == pytest.approx(once.p)
 
 
-def test_the_same_seed_gives_the_same_interval_and_swapped_arms_the_mirrored_one():
+def test_interval_is_seeded_and_antisymmetric():
     rng = np.random.default_rng(0)
     before, after = rng.random((20, 4)), rng.random((20, 4)) + 0.1
     there, back = paired_difference(before, after, seed=5), paired_difference(after, before, seed=5)
@@ -76,7 +76,7 @@ def test_the_same_seed_gives_the_same_interval_and_swapped_arms_the_mirrored_one
     ],
     ids=["one example", "no difference", "no difference but for rounding", "equal differences"],
 )
-def test_degenerate_data_has_a_defined_result(before, after, expected):
+def test_degenerate_data_has_a_defined_interval(before, after, expected):
     assert paired_difference(before, after) == expected
 
 
@@ -89,7 +89,7 @@ def test_degenerate_data_has_a_defined_result(before, after, expected):
         ([[math.nan]], [[1.0]], "finite"),
     ],
 )
-def test_unusable_data_is_refused(before, after, sentence):
+def test_unusable_data_raises(before, after, sentence):
     with pytest.raises(ValueError, match=sentence):
         paired_difference(before, after)
 
@@ -102,11 +102,11 @@ def test_p_agrees_with_scipy(n):
     reference = stats.permutation_test(
         (differences,), np.mean, permutation_type="samples", n_resamples=10_000, rng=np.random.default_rng(0)
     )
-    assert sign_flip_p(differences) == pytest.approx(reference.pvalue, abs=0.02 if n > 13 else 1e-9)
+    assert sign_flip_p_value(differences) == pytest.approx(reference.pvalue, abs=0.02 if n > 13 else 1e-9)
 
 
-def test_p_is_small_for_a_clear_gain_and_never_zero():
-    assert 0 < sign_flip_p(np.full(100, 0.3) + np.linspace(0, 0.1, 100)) < 0.001
+def test_p_of_a_clear_gain_is_small_and_positive():
+    assert 0 < sign_flip_p_value(np.full(100, 0.3) + np.linspace(0, 0.1, 100)) < 0.001
 
 
 def trials(gain: float, count: int = 400, examples: int = 30):
@@ -120,36 +120,38 @@ def trials(gain: float, count: int = 400, examples: int = 30):
 
 
 @pytest.mark.parametrize("gain", [0.0, 0.3])
-def test_the_interval_covers_the_truth_about_95_times_in_100(gain):
-    covered = [found.low <= gain / 2 <= found.high for found in trials(gain)]
-    assert 0.92 <= np.mean(covered) <= 0.985
+def test_interval_coverage_is_about_95_percent(gain):
+    covers = [interval.low <= gain / 2 <= interval.high for interval in trials(gain)]
+    assert 0.92 <= np.mean(covers) <= 0.985
 
 
-def test_an_interval_from_four_examples_covers_the_truth_as_often():
+def test_interval_coverage_with_four_examples():
     rng = np.random.default_rng(2)
-    found = [paired_difference(*rng.random((2, 4, 4)), resamples=200) for _ in range(500)]
-    assert 0.92 <= np.mean([one.low <= 0 <= one.high for one in found]) <= 0.98
+    intervals = [paired_difference(*rng.random((2, 4, 4)), resamples=200) for _ in range(500)]
+    assert 0.92 <= np.mean([x.low <= 0 <= x.high for x in intervals]) <= 0.98
 
 
-def test_skewed_differences_get_the_end_of_the_bootstrap():
+def test_skewed_differences_use_the_bootstrap_bound():
     """A few large gains among many rows that stay: the true mean may lie much higher, not much lower."""
-    found = paired_difference(np.zeros((100, 1)), np.r_[np.ones(5), np.zeros(95)][:, None])
-    assert found.high - found.estimate > 1.1 * (found.estimate - found.low)
+    interval = paired_difference(np.zeros((100, 1)), np.r_[np.ones(5), np.zeros(95)][:, None])
+    assert interval.high - interval.estimate > 1.1 * (interval.estimate - interval.low)
 
 
-def test_where_nothing_changed_p_is_below_5_percent_about_5_times_in_100():
-    assert 0.02 <= np.mean([found.p < 0.05 for found in trials(0.0)]) <= 0.08
+def test_p_has_the_nominal_error_rate():
+    assert 0.02 <= np.mean([interval.p < 0.05 for interval in trials(0.0)]) <= 0.08
 
 
-def test_a_single_arm_has_the_interval_of_its_mean_and_no_p():
+def test_bootstrap_interval_of_one_arm():
     values = np.random.default_rng(0).normal(0.5, 0.1, 400)
-    found = interval(values)
+    interval = bootstrap_interval(values)
     half = 1.96 * values.std() / 20
-    assert (found.low, found.high) == pytest.approx((values.mean() - half, values.mean() + half), abs=0.001)
-    assert found.p is None
+    assert (interval.low, interval.high) == pytest.approx(
+        (values.mean() - half, values.mean() + half), abs=0.001
+    )
+    assert interval.p is None
 
 
-def test_two_hundred_examples_take_under_a_third_of_a_second():
+def test_paired_difference_is_fast():
     rng = np.random.default_rng(0)
     before, after = rng.random((200, 8)), rng.random((200, 8))
     paired_difference(before, after, resamples=10)
@@ -158,10 +160,16 @@ def test_two_hundred_examples_take_under_a_third_of_a_second():
     assert time.perf_counter() - start < 0.3
 
 
-def test_the_smallest_gain_shrinks_with_rows_and_samples():
-    assert smallest_gain(1) == 1.0
-    assert smallest_gain(400) < smallest_gain(100) < smallest_gain(20) < smallest_gain(2) <= 1.0
-    assert smallest_gain(100, 8) < smallest_gain(100, 2) < smallest_gain(100)
+def test_detectable_gain_shrinks_with_rows_and_samples():
+    assert minimum_detectable_gain(1) == 1.0
+    assert (
+        minimum_detectable_gain(400)
+        < minimum_detectable_gain(100)
+        < minimum_detectable_gain(20)
+        < minimum_detectable_gain(2)
+        <= 1.0
+    )
+    assert minimum_detectable_gain(100, 8) < minimum_detectable_gain(100, 2) < minimum_detectable_gain(100)
 
 
 def all_gain_alike(gain: float, rng: np.random.Generator):
@@ -174,37 +182,41 @@ def some_gain_everything(gain: float, rng: np.random.Generator):
 
 
 @pytest.mark.parametrize(("samples", "chances"), [(1, all_gain_alike), (8, some_gain_everything)])
-def test_the_smallest_gain_shows_in_about_four_of_five_runs(samples, chances):
+def test_detectable_gain_has_80_percent_power(samples, chances):
     rng = np.random.default_rng(3)
-    shown = []
+    detections = []
     for _ in range(400):
-        before, after = (rng.random((60, samples)) < p for p in chances(smallest_gain(60, samples), rng))
-        shown.append(sign_flip_p((after * 1.0 - before).mean(axis=1), resamples=500) < 0.05)
-    assert 0.74 <= np.mean(shown) <= 0.92
+        before, after = (
+            rng.random((60, samples)) < p for p in chances(minimum_detectable_gain(60, samples), rng)
+        )
+        detections.append(sign_flip_p_value((after * 1.0 - before).mean(axis=1), resamples=500) < 0.05)
+    assert 0.74 <= np.mean(detections) <= 0.92
 
 
 @pytest.mark.parametrize(
     ("seeds", "spreads"), [(3, (0.2, 0.3, 1.0)), (5, (0.3, 0.1, 0.3)), (3, (0.0, 1.0, 0.2))]
 )
-def test_an_interval_over_seeds_and_examples_covers_as_often_as_it_says(seeds, spreads):
+def test_crossed_interval_coverage_matches_its_p(seeds, spreads):
     rng = np.random.default_rng(1)
     covered, wrong = 0, 0
     for _ in range(500):
         shapes = ((seeds, 1), (1, 30), (seeds, 30))
-        found = crossed(sum(s * rng.normal(size=shape) for s, shape in zip(spreads, shapes, strict=True)))
-        covered += found.low <= 0 <= found.high
-        assert found.p is not None
-        wrong += found.p < 0.05
+        interval = crossed_interval(
+            sum(s * rng.normal(size=shape) for s, shape in zip(spreads, shapes, strict=True))
+        )
+        covered += interval.low <= 0 <= interval.high
+        assert interval.p is not None
+        wrong += interval.p < 0.05
     assert 0.92 <= covered / 500 <= 0.995
     assert wrong == 500 - covered
 
 
-def test_one_seed_or_one_example_or_equal_values_are_compared_over_examples_alone():
+def test_crossed_interval_of_one_seed_uses_examples_alone():
     values = np.random.default_rng(2).random((1, 20))
-    assert crossed(values) == paired_difference(np.zeros((20, 1)), values.T)
-    alone = crossed([[0.3], [0.5], [0.4]])
+    assert crossed_interval(values) == paired_difference(np.zeros((20, 1)), values.T)
+    alone = crossed_interval([[0.3], [0.5], [0.4]])
     assert (alone.low, alone.high, alone.p) == (-math.inf, math.inf, 1.0)
-    equal = crossed([[0.25] * 3] * 2)
+    equal = crossed_interval([[0.25] * 3] * 2)
     assert (equal.low, equal.high, equal.p) == (0.25, 0.25, 0.25)
     with pytest.raises(ValueError, match="no values"):
-        crossed([])
+        crossed_interval([])
