@@ -1,1 +1,1 @@
-"""Helpers that know nothing of Edgewise: files, seeds, lazy imports, names in text. Read any of them first."""
+"""Helpers that know nothing of Edgewise: files, hashes, seeds, lazy imports, text. Start with any file."""

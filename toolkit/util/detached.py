@@ -1,4 +1,4 @@
-"""Code of users that may never end, in a thread of its own, which nothing waits for."""
+"""Run user code that may hang in a daemon thread, so that it can't block the run."""
 
 import asyncio
 import inspect
@@ -9,35 +9,33 @@ from contextvars import copy_context
 from typing import Any
 
 
-async def apart(function: Callable[..., Any], *args: Any) -> Any:
+async def run_detached(function: Callable[..., Any], *args: Any) -> Any:
     """
-    What a function gives, or what it raises; async ones run in the loop.
+    Return the function's result, or raise its exception; async functions run in the event loop.
 
-    One that hangs holds nobody up: whoever gives up waiting goes on, and the program ends without it.
+    A caller that times out goes on, and the process can exit while the function still hangs.
     """
-    found = await (function(*args) if inspect.iscoroutinefunction(function) else _threaded(function, args))
-    return await found if inspect.isawaitable(found) else found
-
-
-async def _threaded(function: Callable[..., Any], args: tuple[Any, ...]) -> Any:
+    if inspect.iscoroutinefunction(function):
+        return await function(*args)
     loop, context = asyncio.get_running_loop(), copy_context()
-    waiting = loop.create_future()
+    future = loop.create_future()
 
-    def settle(found: Any, error: BaseException | None) -> None:
-        if not waiting.done():
-            waiting.set_result((found, error))
+    def deliver(result: Any, error: BaseException | None) -> None:
+        if not future.done():  # the caller may have been cancelled meanwhile
+            future.set_result((result, error))
 
     def work() -> None:
-        found, error = None, None
+        result, error = None, None
         try:
-            found = context.run(function, *args)
-        except BaseException as raised:  # SystemExit too: it is the function that ends, not the run
+            result = context.run(function, *args)
+        except BaseException as raised:  # SystemExit too: it ends the function, not the run
             error = raised
-        with suppress(RuntimeError):  # the loop is closed where nobody waits any more
-            loop.call_soon_threadsafe(settle, found, error)
+        with suppress(RuntimeError):  # the loop is closed: nobody waits for the result
+            loop.call_soon_threadsafe(deliver, result, error)
 
+    # `asyncio.to_thread` won't do: the interpreter joins its threads at exit, so one that hangs blocks the exit.
     threading.Thread(target=work, daemon=True).start()
-    found, error = await waiting
+    result, error = await future
     if error is not None:
         raise error if isinstance(error, Exception) else RuntimeError(repr(error))
-    return found
+    return await result if inspect.isawaitable(result) else result

@@ -1,22 +1,24 @@
-"""Find the part of a model's text that was asked for: a number, a block of code, a JSON value."""
+"""Extract a number, a block of code or a JSON value from a model's text."""
 
 import json
 import re
 from typing import Any
 
+# A number may have thousands separators, a Unicode minus and an exponent. The lookbehind keeps the digits of
+# identifiers ("x2") out and reads "3-4" as 3 and 4, since a minus directly after a word is no sign.
 NUMBER = re.compile(r"(?<![\w.])[-+−]?(?:(?:\d{1,3}(?:,\d{3})+(?!\d)|\d+)(?:\.\d+)?|\.\d+)(?:[eE][-+]?\d+)?")
 BLOCK = re.compile(r"^[ \t]*```[ \t]*([\w+-]*)[^\n]*\n(.*?)^[ \t]*```", re.DOTALL | re.MULTILINE)
 OPENING = re.compile(r"[{\[]")
 
 
 def extract_number(text: str) -> float | None:
-    """The last number in `text` ("1,234.5" is one number, "3-4" are 3 and 4), or None."""
-    found = NUMBER.findall(text)
-    return float(found[-1].replace(",", "").replace("−", "-")) if found else None
+    """Return the last number in `text` ("1,234.5" is one number, "3-4" are 3 and 4), or None."""
+    numbers = NUMBER.findall(text)
+    return float(numbers[-1].replace(",", "").replace("−", "-")) if numbers else None
 
 
 def extract_code(text: str) -> str:
-    """The last block of Python between ``` lines, else the last of any language, else all of `text`."""
+    """Return the last block of Python between ``` lines, else the last of any language, else all of `text`."""
     blocks = BLOCK.findall(text)
     chosen = [code for language, code in blocks if language.lower() in ("python", "py", "python3")]
     chosen = chosen or [code for _, code in blocks]
@@ -25,7 +27,7 @@ def extract_code(text: str) -> str:
 
 def extract_json(text: str) -> Any:
     """
-    The JSON value in `text`: all of it, else the last block that is one, else the last in prose.
+    Return the JSON value in `text`: all of it, else the last block that is one, else the last in prose.
 
     Raises ValueError if there is none.
     """
@@ -34,20 +36,17 @@ def extract_json(text: str) -> Any:
             return json.loads(candidate)
         except (ValueError, RecursionError):
             continue
-    found = _values_in(text)
-    if not found:
-        raise ValueError("there is no JSON in it")
-    return found[-1]
 
-
-def _values_in(text: str) -> list[Any]:
-    decoder, found, at = json.JSONDecoder(), [], 0
-    while start := OPENING.search(text, at):
+    # In prose: try every bracket that isn't inside a value that was already read.
+    decoder, values, position = json.JSONDecoder(), [], 0
+    while start := OPENING.search(text, position):
         try:
-            value, at = decoder.raw_decode(text, start.start())
-            found.append(value)
+            value, position = decoder.raw_decode(text, start.start())
+            values.append(value)
         except RecursionError:
             break
         except ValueError:
-            at = start.end()
-    return found
+            position = start.end()
+    if not values:
+        raise ValueError("there is no JSON in it")
+    return values[-1]

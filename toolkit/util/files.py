@@ -1,4 +1,4 @@
-"""Writing files so that a reader never meets half of one."""
+"""Write files so that a reader never meets half of one."""
 
 import hashlib
 import json
@@ -12,30 +12,31 @@ from typing import Any
 @contextmanager
 def replace_atomically(path: Path) -> Iterator[Path]:
     """
-    A path beside `path` to write to, which then takes its place.
+    Yield a temporary path to write to; afterwards the file moves to `path`.
 
     A kill, a full disk or any other error leaves the old file whole.
     """
-    growing = path.with_name(f"{path.name}.{os.getpid()}")
+    # In the same folder, since a rename is atomic only within a file system; the process id keeps writers apart.
+    temporary = path.with_name(f"{path.name}.{os.getpid()}")
     try:
-        yield growing
-        growing.replace(path)
+        yield temporary
+        temporary.replace(path)
     finally:
-        growing.unlink(missing_ok=True)
+        temporary.unlink(missing_ok=True)
 
 
 def replace_text(path: Path, text: str) -> None:
-    """Write UTF-8 text to `path` as `replacing` does."""
-    with replace_atomically(path) as growing:
-        growing.write_text(text, "utf-8")
+    """Write UTF-8 text to `path` atomically."""
+    with replace_atomically(path) as temporary:
+        temporary.write_text(text, "utf-8")
 
 
 def dump_json(data: Any) -> str:
-    """JSON for people and checksums: equal data gives equal text."""
+    """Return JSON for people and checksums: equal data gives equal text."""
     return json.dumps(data, indent=1, sort_keys=True) + "\n"
 
 
 def hash_file(path: Path) -> str:
-    """The sha256 of a file's content, in hexadecimal."""
+    """Return the sha256 of a file's content in hexadecimal."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
