@@ -1,22 +1,33 @@
 """
-The nouns that every package shares: plain, frozen, small.
+Nouns that every package shares: plain, frozen, small.
 
-`Example` is a row; `Rollout` is one run on it; `Group` is several runs of one role on one example, compared
-with each other. A rollout that failed is still a rollout: its `stop` says why.
+From a dataset to an update:
+
+    Example ──▶ Rollout (one episode of an agent) ──▶ Group (several rollouts of one example) ──▶ advantages
+                   └─ Step (one turn): prompt → completion
+
+A failed rollout is still a rollout: `stop` says why it ended, and `error` gives the reason.
 """
 
 from collections.abc import Awaitable, Callable, Generator, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal, TypeVar
 
+T = TypeVar("T")
 Role = Literal["system", "user", "assistant", "tool"]
+
+# Why a reply or a rollout ended. "length": max_tokens were used up; "tools": the model calls tools; "refused": the
+# provider rejects this request; "failed": no answer after all retries; "turns": the agent's turns were used up.
 StopReason = Literal["stop", "length", "tools", "refused", "timeout", "failed", "turns"]
 FAILURES: frozenset[str] = frozenset({"refused", "timeout", "failed"})
 
 
+# ---- messages and model calls ----------------------------------------------------------------------
+
+
 @dataclass(frozen=True, slots=True)
 class ToolCall:
-    """A call that a model asks for; `arguments` is the JSON text as the model wrote it."""
+    """Call of a tool by a model; `arguments` is the JSON text as the model wrote it, which may be broken."""
 
     id: str
     name: str
@@ -25,7 +36,7 @@ class ToolCall:
 
 @dataclass(frozen=True, slots=True)
 class Message:
-    """One chat message. `tool_call_id` is set only where `role` is "tool"."""
+    """Chat message. `tool_call_id` is set only where `role` is "tool"."""
 
     role: Role
     content: str
@@ -35,7 +46,7 @@ class Message:
 
 @dataclass(frozen=True, slots=True)
 class Tool:
-    """A function that a model may call: `parameters` is the JSON schema of its arguments."""
+    """Description of a function that a model may call; `parameters` is the JSON schema of its arguments."""
 
     name: str
     description: str
@@ -44,7 +55,7 @@ class Tool:
 
 @dataclass(frozen=True, slots=True)
 class Sampling:
-    """How a reply is drawn. None means: the provider's default."""
+    """Sampling parameters of a completion; None takes the provider's default."""
 
     temperature: float | None = None
     top_p: float | None = None
@@ -55,7 +66,7 @@ class Sampling:
 
 @dataclass(frozen=True, slots=True)
 class BilledTo:
-    """Who a call is booked on in the ledger; no part of the call's address in the journal."""
+    """Account of a call in the ledger: who made it, in which step, for which row."""
 
     role: str = "rollout"
     step: int = 0
@@ -65,13 +76,14 @@ class BilledTo:
 @dataclass(frozen=True, slots=True)
 class Request:
     """
-    One question to a model.
+    One call of a model, chat completion or embedding.
 
-    `sample` keeps several draws of the same prompt apart; `schema` asks for a JSON reply of that shape, where
-    the provider can enforce it. One that `embeds` has a single message and wants the vector of its text, which
-    `toolkit.model.openai_format.vector` reads out of the reply.
+    `sample` tells several samples of the same prompt apart. `schema` is a JSON schema of the reply, which the
+    provider enforces where it can. With `is_embedding` the one message is embedded, and
+    `toolkit.model.openai_format.read_vector` reads the vector from the reply.
     """
 
+    # The journal finds a recorded reply by all fields but `payer`: see `toolkit.budget.journal_codec`.
     model: str
     messages: tuple[Message, ...]
     sampling: Sampling = Sampling()
@@ -84,7 +96,7 @@ class Request:
 
 @dataclass(frozen=True, slots=True)
 class Usage:
-    """Tokens of one or more calls: `cached` is the part of `input` that the provider had in its cache."""
+    """Tokens of one or more calls; `cached` is the part of `input` that came from the provider's prompt cache."""
 
     input: int = 0
     cached: int = 0
@@ -102,11 +114,12 @@ class Usage:
 @dataclass(frozen=True, slots=True)
 class TokenizedTurn:
     """
-    What a model of ours read and wrote, in tokens: ids of the prompt and of the reply, never tokenised again.
+    Token ids of a prompt and its completion, as a model in this process read and wrote them.
 
-    `logprobs` has the log-probability of each token of the reply under the policy and the temperature that drew it.
+    `logprobs` has one log-probability per completion token, under the policy and the temperature that sampled it.
     """
 
+    # Training uses these ids as they are: to tokenize the text again may give other ids than those sampled.
     prompt_ids: tuple[int, ...]
     completion_ids: tuple[int, ...]
     logprobs: tuple[float, ...]
@@ -115,11 +128,10 @@ class TokenizedTurn:
 @dataclass(frozen=True, slots=True)
 class Reply:
     """
-    What came back for a `Request`.
+    Reply to a `Request`.
 
-    A request that the provider refused, or that failed for good, is a reply too: `stop` is then in `FAILURES`,
-    `message` is empty and `error` says why. `usage` is None where the provider did not report it. `latency` is
-    in seconds.
+    A refused or failed request is a reply too: then `stop` is in `FAILURES`, `message` is empty and `error` gives
+    the reason. `usage` is None where the provider did not report it. `latency` is in seconds.
     """
 
     message: Message
@@ -128,7 +140,7 @@ class Reply:
     latency: float = 0.0
     model: str = ""
     error: str = ""
-    tokens: TokenizedTurn | None = None
+    tokens: TokenizedTurn | None = None  # None for models behind an API
 
     @property
     def failed(self) -> bool:
@@ -136,9 +148,12 @@ class Reply:
         return self.stop in FAILURES
 
 
+# ---- data and rollouts -----------------------------------------------------------------------------
+
+
 @dataclass(frozen=True, slots=True)
 class Example:
-    """One row: its stable id, the messages it asks, what a right answer is, and everything else in the row."""
+    """Row of a dataset: a stable id, the prompt, the right answer, and the other columns."""
 
     id: str
     messages: tuple[Message, ...]
@@ -146,17 +161,17 @@ class Example:
     metadata: Mapping[str, Any] = field(default_factory=dict)
 
 
+# Prefix of score parts that learning methods set for themselves. A reward may not use it.
 RESERVED_PREFIX = "edgewise:"
-"""What the names of those parts of a score begin with that methods set for themselves; no reward may."""
 
 
 @dataclass(frozen=True, slots=True)
 class Score:
     """
-    What a reward said of a rollout.
+    Result of a reward function.
 
-    `value` is the reward; `parts` are its named components; `valid` is False where the reward does not apply
-    or the rollout failed; `feedback` is text for whoever learns from it.
+    `value` is the reward and `parts` are its named components. `valid` is False where the reward does not apply or
+    the rollout failed. `feedback` is text for whoever learns from the rollout.
     """
 
     value: float
@@ -168,9 +183,9 @@ class Score:
 @dataclass(frozen=True, slots=True)
 class Step:
     """
-    One turn of a rollout: what was seen and what was said.
+    One turn of a rollout: the messages that the model received and the message that it wrote.
 
-    `encoded` is None for models behind an API; `calls` holds the rollouts this turn delegated, in order.
+    `tokens` is None for models behind an API. `subrollouts` holds the rollouts that this turn delegated, in order.
     """
 
     prompt: tuple[Message, ...]
@@ -183,7 +198,7 @@ class Step:
 
 @dataclass(frozen=True, slots=True)
 class Rollout:
-    """One run of an agent on an example; `version` names the library (or weights) it ran under."""
+    """One episode of an agent on an example; `version` names the library, graph or weights that it ran under."""
 
     example: str
     role: str
@@ -197,33 +212,33 @@ class Rollout:
 
     @property
     def id(self) -> str:
-        """Its name in rollouts.jsonl, and in the provenance of a lesson."""
+        """Identifier in rollouts.jsonl and in the provenance of a lesson."""
         return f"{self.example}/{self.role}/{self.version}/{self.seed}"
 
     @property
     def answer(self) -> str:
-        """The last thing said, or "" if nothing was."""
+        """Text of the last completion, "" without steps."""
         return self.steps[-1].completion.content if self.steps else ""
 
     @property
     def failed(self) -> bool:
-        """Whether the run broke instead of answering."""
+        """Whether the rollout broke before the agent answered."""
         return self.stop in FAILURES
 
     @property
     def usage(self) -> Usage:
-        """Tokens of all steps that reported them; delegated runs are not included."""
+        """Tokens of all steps that reported them, without delegated rollouts."""
         return sum((step.usage for step in self.steps if step.usage), Usage())
 
     @property
     def tool_call_count(self) -> int:
-        """How many tool calls were made in all."""
+        """Number of tool calls in all steps."""
         return sum(len(step.completion.tool_calls) for step in self.steps)
 
 
 @dataclass(frozen=True, slots=True)
 class Group:
-    """Runs of one role on one example, in the order of their sample index."""
+    """Rollouts of one role on one example, in the order of their sample index."""
 
     example: Example
     role: str
@@ -231,18 +246,49 @@ class Group:
 
     @property
     def rewards(self) -> tuple[float, ...]:
-        """Values of the members with a valid score, in order."""
+        """Values of the valid scores, in order."""
         return tuple(r.score.value for r in self.rollouts if r.score and r.score.valid)
 
     @property
     def is_mixed(self) -> bool:
-        """Whether the valid rewards differ: exact inequality, never a look at the mean."""
+        """Whether the valid rewards differ. Equal rewards give advantages of 0: nothing to learn from."""
+        # Exact inequality: the deviation from a rounded mean can be nonzero where all rewards are equal.
         return len(set(self.rewards)) > 1
+
+
+# ---- plans -----------------------------------------------------------------------------------------
+
+Plan = Generator[Any, Any, T]
+"""
+Logic without I/O: a generator that yields requests and receives replies.
+
+    def translate(text: str) -> Plan[str]:
+        reply = yield Request("openai/gpt-4o-mini", (Message("user", f"Translate: {text}"),))
+        return reply.message.content
+
+    def translate_all(texts: list[str]) -> Plan[list[str]]:
+        return (yield [translate(text) for text in texts])  # all at once
+"""
+# A driver runs a plan: it carries out what the plan yields and sends the result back in.
+#
+#     the plan yields             the driver                         the plan receives
+#     Request                     calls the model                    a Reply
+#     BlockingCall                runs the function                  its result
+#     AsyncHost                   awaits the code                    its result
+#     a list of plans             runs all of them concurrently      their results, in the same order
+#     an Event                    passes it to the observers         None
+#
+# Plans call each other with `yield from`. An exception anywhere ends the run: the driver never throws into a plan,
+# so failures that a plan should survive come as values, such as a `Reply` whose `stop` is "failed".
+#
+# The same plan runs against a provider, a journal or a scripted model: `toolkit.run.driver` is the driver of real
+# runs, `tests/support/plans.py` one of 30 lines. Plans start no tasks and hold no locks, and results keep the order
+# of the list, so a run follows from its seed, whatever the order in which replies arrive.
 
 
 @dataclass(frozen=True, slots=True)
 class BlockingCall:
-    """A function that a plan wants run: awaited if it is async, in a thread of its own otherwise."""
+    """Function that a plan wants to run: awaited if it is async, else run in a thread of its own."""
 
     run: Callable[..., Any]
     args: tuple[Any, ...] = ()
@@ -251,9 +297,9 @@ class BlockingCall:
 @dataclass(frozen=True, slots=True)
 class AsyncHost:
     """
-    Async code that wants plans run.
+    Async code that runs plans in turn, such as a program of the user's with an agent inside.
 
-    `run(drive)` is awaited, and `await drive(plan)` in it runs a plan as the driver runs this one.
+    `run(drive)` is awaited, and `await drive(plan)` in it runs a plan with the driver of the outer plan.
     """
 
     run: Callable[[Callable[["Plan[Any]"], Awaitable[Any]]], Awaitable[Any]]
@@ -261,21 +307,10 @@ class AsyncHost:
 
 @dataclass(frozen=True, slots=True)
 class LocalCalls:
-    """Calls that a model in this process answered, for the ledger; `usage` is that of all of them."""
+    """Calls that a model in this process answered, for the ledger; `usage` is their sum."""
 
+    # They cost time and no money. No journal has them: the ledger saves their sums in the run's checkpoints.
     payer: BilledTo
     model: str
     calls: int
     usage: Usage
-
-
-T = TypeVar("T")
-
-Plan = Generator[Any, Any, T]
-"""
-Logic without I/O: a generator that yields what it wants and is sent what came of it.
-
-It may yield a `Request` (is sent a `Reply`), a `BlockingCall` or `AsyncHost` (is sent its result), an `Event` of `tracking.events` (is sent None), or
-a list of plans (all run at once; is sent their results in the same order). `toolkit.run.driver.drive` runs one
-against a real client.
-"""
