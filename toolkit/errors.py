@@ -1,7 +1,7 @@
 """
-Every failure a user can meet, named by the border it crossed.
+Errors that a user can meet. The exit code of the command is 2 where none is given.
 
-    EdgewiseError                 exit code 2 unless a subclass says otherwise
+    EdgewiseError
     ├── ConfigError               an option or a config key is wrong
     ├── TaskError                 rows, template or task file are wrong
     ├── RewardError               a reward function is wrong, raised, or returned no number
@@ -11,12 +11,12 @@ Every failure a user can meet, named by the border it crossed.
     │   ├── AllFailed             every rollout of a step failed
     │   ├── UnknownPrice          a dollar limit without a price for the model
     │   ├── BrokenModelFile       an embedded model's file does not match its checksum
-    │   ├── OutOfMemory           a model, or one sequence of it, does not fit into memory
-    │   ├── LostProcess           (3) one of the processes that train together is gone; the run resumes
+    │   ├── OutOfMemory           a model or one sequence does not fit into memory
+    │   ├── LostProcess           (3) a process of distributed training is gone; the run resumes
     │   └── ProviderDown          (3) unreachable or overloaded after all retries; the run resumes
     ├── JournalError              the journal can't be read
-    │   ├── NotRecorded           a replay met a call that was never recorded
-    │   └── DiskFull              (3) no room to write; what was paid for is kept
+    │   ├── NotRecorded           a replay needs a call that was never recorded
+    │   └── DiskFull              (3) no room to write; paid replies are kept
     ├── ArtifactError             an artefact is missing, damaged or of another format
     ├── LibraryError              a library can't be read or changed as asked
     │   ├── Conflict              two changes of a library contradict each other
@@ -24,17 +24,17 @@ Every failure a user can meet, named by the border it crossed.
     ├── GraphError                an agent graph, or a role of it, is wrong
     ├── LimitReached              (3) dollars, tokens, calls or minutes are used up; the run resumes
     ├── LimitTooSmall             the limits can't pay for one step of learning
-    ├── Hopeless                  rows are too few to show any gain
+    ├── Hopeless                  too few rows to show any gain
     └── Interrupted               (130) stopped by the user; the run resumes
 
-A reply that a model got wrong (no JSON, an unknown id) is no exception: it is reported where it is read.
+A model's malformed reply (no JSON, an unknown id) is no exception: the code that reads it reports it.
 """
 
 
 class EdgewiseError(Exception):
-    """Base of all errors that are shown as one sentence; `exit_code` is the command's."""
+    """Base of all errors that the command shows as one sentence; `exit_code` is that of the command."""
 
-    exit_code = 2
+    exit_code = 2  # the user has to change something first
 
 
 class ConfigError(EdgewiseError):
@@ -74,11 +74,14 @@ class BrokenModelFile(ModelError):
 
 
 class OutOfMemory(ModelError):
-    """A model, or one sequence of it, does not fit into memory."""
+    """A model or one sequence does not fit into memory."""
+
+
+# Exit code 3, here and below: the same command resumes the run where it stopped.
 
 
 class LostProcess(ModelError):
-    """One of the processes that train together has ended, or can't be reached."""
+    """A process of distributed training has ended or can't be reached."""
 
     exit_code = 3
 
@@ -94,11 +97,11 @@ class JournalError(EdgewiseError):
 
 
 class NotRecorded(JournalError):
-    """A replay met a call that was never recorded."""
+    """A replay needs a call that was never recorded."""
 
 
 class DiskFull(JournalError):
-    """There is no room to write; what was paid for is kept."""
+    """There is no room to write; paid replies are kept."""
 
     exit_code = 3
 
@@ -136,10 +139,10 @@ class LimitTooSmall(EdgewiseError):
 
 
 class Hopeless(EdgewiseError):
-    """Rows are too few to show any gain, however large."""
+    """There are too few rows to show any gain, however large."""
 
 
 class Interrupted(EdgewiseError):
-    """The user stopped the run; what was under way is saved."""
+    """The user stopped the run; finished calls are saved."""
 
-    exit_code = 130
+    exit_code = 130  # 128 + SIGINT, as shells have it
