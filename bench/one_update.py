@@ -49,10 +49,10 @@ def batch(prompts: int, prompt: int, group: int, reply: int) -> Batch:
 def ours(work: Batch, told: dict[str, Any]) -> tuple[Callable[[], Any], int]:
     """Our update, by `learner.update.gradient_step`, and the number of trained parameters."""
     policy = Policy.load(told["model"], dtype=told["dtype"], checkpointing=told["checkpointing"])
-    optimizer = policy.optimizer(lr=LR, weight_decay=0.0)
+    optimizer = policy.create_optimizer(lr=LR, weight_decay=0.0)
     method = override(METHODS["grpo"], "penalties=none")
     how, rng = UpdateConfig(tokens=told["tokens"]), torch.Generator().manual_seed(0)
-    print(policy.chosen, file=sys.stderr)
+    print(policy.summary, file=sys.stderr)
     return lambda: update(policy, optimizer, method, work, how, rng), sum(
         p.numel() for p in policy.parameters()
     )

@@ -11,7 +11,7 @@ import sys
 import torch
 from common import quick, report
 
-from edgewise.learner.attention.logprobs import logps
+from edgewise.learner.attention.logprobs import compute_logps
 from tests.support.learner import exact
 
 BAR = 1e-10
@@ -31,7 +31,7 @@ def main() -> int:
             policy, batch = exact.policy(family), exact.batch(*shape)
             theirs = exact.padded(policy, batch, 0.8)
             wanted = exact.gradients(policy, theirs)
-            ours = logps(policy, batch, temperature=0.8, entropy=True)
+            ours = compute_logps(policy, batch, temperature=0.8, entropy=True)
             found = {
                 "value": exact.apart(ours[:1], theirs[:1]),
                 "entropy": exact.apart(ours[1:], theirs[1:]),

@@ -66,7 +66,7 @@ def main() -> int:
     small: dict[str, Callable[[], int]] = {}
     for dtype in DTYPES:
         policy = Policy.load(MODEL, device="cpu", dtype=dtype)
-        policy.stops = frozenset()  # all rows are written to the end, as generate's are
+        policy.stop_ids = frozenset()  # all rows are written to the end, as generate's are
         runs[f"ours {dtype}"] = ours(policy, asks(1, PROMPT, GROUP, NEW))
         runs[f"generate {dtype}"] = theirs(policy, asks(1, PROMPT, GROUP, NEW))
         small[dtype] = ours(policy, asks(*STEP))

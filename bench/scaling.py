@@ -20,7 +20,7 @@ from edgewise.learner.hardware.memory import keep_freed_memory
 from edgewise.learner.methods.method import override
 from edgewise.learner.methods.published import METHODS
 from edgewise.learner.policy.policy import Policy
-from edgewise.learner.policy.precision import chosen_dtype
+from edgewise.learner.policy.precision import select_dtype
 from edgewise.learner.update.gradient_step import UpdateConfig, update
 from tests.support.learner import tiny
 
@@ -42,15 +42,15 @@ def policy(width: int) -> Policy:
         max_position_embeddings=4096,
         tie_word_embeddings=True,
     )
-    dtype = chosen_dtype("auto", torch.device("cpu"))
-    return Policy.of(LlamaForCausalLM(config), tiny.tokenizer(), dtype=dtype)
+    dtype = select_dtype("auto", torch.device("cpu"))
+    return Policy.from_model(LlamaForCausalLM(config), tiny.tokenizer(), dtype=dtype)
 
 
 def cost(shape: dict[str, int], repeats: int) -> tuple[float, float]:
     """Processor seconds and products of an update."""
     model = policy(shape["width"])
     work = batch(*(shape[name] for name in ("prompts", "prompt", "group", "reply")))
-    optimizer, method = model.optimizer(lr=1e-6), override(METHODS["grpo"], "penalties=none")
+    optimizer, method = model.create_optimizer(lr=1e-6), override(METHODS["grpo"], "penalties=none")
 
     def step() -> Any:
         return update(model, optimizer, method, work, UpdateConfig(tokens=1 << 20), torch.Generator())

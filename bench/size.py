@@ -2,14 +2,15 @@
 The size of a method: lines of its row and of the parts that came with it, and which other files had to learn of it.
 
 Lines of a row are those of its expression without paper, differs and note, which are words: one line for each axis that
-is not the default, wrapped as the formatter does with 110 characters. Lines of a part are those of its function
-without docstring. Functions that only its parts call are printed behind them, and no bar is on these.
+is not the default, wrapped as the formatter does with 110 characters. Lines of a part are the code of its function.
+Functions that only its parts call are printed behind them, and no bar is on these.
 
 A file knows of a method if it says its name, or what no method before it in the table has: a part, a parameter or a
 constant of one, a column that it reads, a collection of earlier steps that it recalls. The bar is the issue's, on
-`loop.py` and `update.py`; `BESIDE` are the files that make columns, memory and statistics. There a method that needs
-something new is a row of a table or a branch, and those that needed it are printed and counted, without a bar. What
-plans get of the loop (`toolkit.groups.sampling.rollout_plan.SamplingRequest`) is one interface, of no single method.
+`training/loop` and `update/gradient_step`; `BESIDE` are the files that make columns, memory and statistics. There a
+method that needs something new is a row of a table or a branch, and those that needed it are printed and counted,
+without a bar. What plans get of the loop (`toolkit.groups.sampling.rollout_plan.SamplingRequest`) is one interface, of
+no single method.
 """
 
 import ast
@@ -31,8 +32,16 @@ from edgewise.learner.methods.published import METHODS
 BASE = 17
 """Methods that every learner has; what follows are those of the seeds."""
 WIDE = 100
-CORE = ("loop.py", "update.py")
-BESIDE = ("gather.py", "remember.py", "given.py", "statistics.py", "method.py", "job.py", "engine.py")
+CORE = ("training/loop.py", "update/gradient_step.py")
+BESIDE = (
+    "update/collate.py",
+    "training/row_memory.py",
+    "sampling/given_answers.py",
+    "methods/batch_statistics.py",
+    "methods/method.py",
+    "spec.py",
+    "training/engine.py",
+)
 EVERYBODYS = {"ref_logp", "entropy", "sampler_logp", "group", "rollout", "reward"}
 """Columns that the core has of itself, see `learner.methods.batch.Tokens`, and words that mean something else there."""
 NAMES = list(METHODS)
@@ -75,11 +84,14 @@ def _part(part: Any) -> str:
 
 @cache
 def length(part: Any) -> int:
-    """Lines of a function without decorators and docstring."""
-    (tree,) = ast.parse(textwrap.dedent(inspect.getsource(part))).body
+    """Lines of a function without decorators, docstring, comments and blank lines."""
+    source = textwrap.dedent(inspect.getsource(part))
+    (tree,) = ast.parse(source).body
     assert isinstance(tree, ast.FunctionDef)
     body = tree.body[1:] if ast.get_docstring(tree) is not None else tree.body
-    return body[-1].end_lineno - body[0].lineno + 1 + (tree.body[0].lineno - tree.lineno)
+    lines = source.splitlines()[body[0].lineno - 1 : body[-1].end_lineno]
+    code = [line for line in lines if line.strip() and not line.strip().startswith("#")]
+    return len(code) + tree.body[0].lineno - tree.lineno
 
 
 # ---- what a method brings with it ------------------------------------------------------------------------
@@ -99,7 +111,7 @@ def reached(parts: Iterable[Any]) -> set[Any]:
     known = set(waiting)
     while waiting:
         part = waiting.pop()
-        found = {each for each in called(part) if each.__module__.startswith("toolkit.groups.")} - known
+        found = {each for each in called(part) if each.__module__.startswith("edgewise.toolkit.groups.")} - known
         known |= found
         waiting += found
     return known

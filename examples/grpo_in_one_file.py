@@ -12,8 +12,8 @@ import sys
 
 import torch
 
-from edgewise.learner.attention.logprobs import logps
-from edgewise.learner.methods.batch import Batch, slices
+from edgewise.learner.attention.logprobs import compute_logps
+from edgewise.learner.methods.batch import Batch, split_into_slices
 from edgewise.learner.methods.losses import clipped
 from edgewise.learner.methods.token_weights import per_sequence
 from edgewise.learner.policy.policy import Policy
@@ -35,8 +35,8 @@ def reward(reply: str, word: str) -> float:
 
 def main(name: str = "smollm2-135m", steps: str = str(STEPS)) -> None:
     policy = Policy.load(name)
-    optimizer = policy.optimizer(lr=1e-5)
-    print(policy.chosen)
+    optimizer = policy.create_optimizer(lr=1e-5)
+    print(policy.summary)
     for step in range(1, int(steps) + 1):
         # 1. Sample: every prompt is encoded once for its whole group.
         words = [word for word in WORDS for _ in range(GROUP)]
@@ -47,15 +47,15 @@ def main(name: str = "smollm2-135m", steps: str = str(STEPS)) -> None:
         # 2. Grade, and compare each reply with its group: A = (r - mean) / std.
         rewards = [reward(policy.decode(x.ids), word) for x, word in zip(drawn, words, strict=True)]
         groups = [i // GROUP for i in range(len(asks))]
-        advantage = standardised(Table.of(groups, rewards))
+        advantage = standardised(Table.from_arrays(groups, rewards))
 
         # 3. Weigh every token once, on the whole batch; then go through it in slices that fit into memory.
-        batch = Batch.of(prompts, [x.ids for x in drawn], groups, advantage.tolist())
+        batch = Batch.from_lists(prompts, [x.ids for x in drawn], groups, advantage.tolist())
         weights = per_sequence(batch)
         optimizer.zero_grad()
-        for rows in slices(batch, tokens=4096):
-            part = batch.rows(rows)
-            logp, _ = logps(policy, part)
+        for rows in split_into_slices(batch, tokens=4096):
+            part = batch.select_rows(rows)
+            logp, _ = compute_logps(policy, part)
             values = clipped(tokens(part, logp))
             (values * weights[rows, : values.shape[1]]).sum().backward()
         torch.nn.utils.clip_grad_norm_(policy.parameters(), 1.0)

@@ -82,7 +82,7 @@ def preferences(model: str, words: list[str], folder: Path) -> None:
     own = answered(policy, words, ANSWERS, seed=10**6)
     pairs = [pair for i, each in enumerate(own) for pair in ranked(*each, gap=1.0, most=PAIRS, seed=i)]
     print(f"{len(pairs)} pairs of {len(words)} rows", flush=True)
-    prefer(policy, policy.optimizer(lr=LR), pairs, watch=lambda x: print(f"  loss {x:.3f}", flush=True))
+    prefer(policy, policy.create_optimizer(lr=LR), pairs, watch=lambda x: print(f"  loss {x:.3f}", flush=True))
     policy.save(folder.with_suffix(".part"))
     folder.with_suffix(".part").rename(folder)
 

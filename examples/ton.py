@@ -107,7 +107,7 @@ def thought_dropout(model: str, rows: list[Row], folder: Path) -> None:
         ids = policy.tokenizer.encode(text, add_special_tokens=False)
         prompt = policy.encode([Message("user", PROMPT.format(question=row.question))])
         pairs.append(Pair(prompt, (*ids, policy.tokenizer.eos_token_id)))
-    losses = imitate(policy, policy.optimizer(lr=RATE), pairs)
+    losses = imitate(policy, policy.create_optimizer(lr=RATE), pairs)
     print(f"imitation: {losses[0]:.2f} nats a token at first, {losses[-1]:.2f} at last", flush=True)
     policy.save(folder.with_suffix(".part"))
     folder.with_suffix(".part").rename(folder)

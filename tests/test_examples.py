@@ -127,7 +127,7 @@ def speaking(folder: Path, prompt: str, answers: list[str]) -> Path:
     policy = Policy.load(str(tiny.saved(folder / "tiny")), device="cpu", dtype="float32")
     asked = policy.encode([Message("user", prompt)])
     told = [(*policy.tokenizer.encode(x, add_special_tokens=False), 257) for x in answers]
-    imitate(policy, policy.optimizer(lr=0.01), [Pair(asked, x) for x in told], epochs=120, size=2)
+    imitate(policy, policy.create_optimizer(lr=0.01), [Pair(asked, x) for x in told], epochs=120, size=2)
     policy.save(folder / "speaking")
     return folder / "speaking"
 

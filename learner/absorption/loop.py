@@ -92,7 +92,7 @@ def learn(job: AbsorbSpec, path: Path) -> Plan[RunOutcome]:
     yield StageStarted(f"loading {job.config.model}")
     engine: Engine = yield BlockingCall(loaded, (job,))
     asked = yield from job.lessons.insert_lessons([*job.task.train, *job.task.test])
-    yield StageStarted(f"training on {engine.policy.chosen}")
+    yield StageStarted(f"training on {engine.policy.summary}")
     folder, state = path / CHECKPOINTS, State()
     if found := checkpoint.find_latest(folder):
         state = State(**(yield BlockingCall(engine.restore, (found,))))
@@ -216,7 +216,7 @@ def _outcome(job: AbsorbSpec, engine: Engine, asked: Asked, state: State, path: 
         "paper": PAPER,
         "differs": f"imitates graded answers that the model gave with lessons {job.lessons.version} in its prompt",
         "method": describe(job.method),
-        "trained": engine.policy.chosen,
+        "trained": engine.policy.summary,
         "stopped": "",
     }
     now = {**about, "steps": state.number}

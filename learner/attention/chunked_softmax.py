@@ -15,40 +15,40 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-LOGITS = 1 << 21
+CHUNK_LOGITS = 1 << 21
 """Logits of a part: they stay in a CPU's caches."""
 
 
 @dataclass(frozen=True, slots=True)
-class Head:
+class LogitTransform:
     """What stands between hidden states and the softmax, beside the weights."""
 
     scale: float = 1.0
     softcap: float | None = None
     temperature: float = 1.0
 
-    def logits(self, x: Tensor) -> Tensor:
+    def apply_inplace(self, x: Tensor) -> Tensor:
         """Of the product with the weights, in place."""
         x = x.mul_(self.scale) if self.scale != 1.0 else x
         x = x.div_(self.softcap).tanh_().mul_(self.softcap) if self.softcap else x
         return x.div_(self.temperature) if self.temperature != 1.0 else x
 
-    def slope(self, logits: Tensor) -> Tensor | float:
+    def derivative(self, logits: Tensor) -> Tensor | float:
         """The derivative of `logits`, from their values."""
         bent = 1 - (logits * (self.temperature / self.softcap)) ** 2 if self.softcap else 1.0
         return bent * (self.scale / self.temperature)
 
 
-def scored(
+def score_tokens(
     states: Tensor,
     weight: Tensor,
     bias: Tensor | None,
     rows: Tensor,
     targets: Tensor,
-    head: Head,
+    head: LogitTransform,
     *,
     entropy: bool = False,
-    chunk: int = LOGITS,
+    chunk: int = CHUNK_LOGITS,
 ) -> tuple[Tensor, Tensor | None]:
     """
     (N,) log-probs of `targets` given the states (U, H) that `rows` name, and (N,) entropies; both have gradients.
@@ -70,7 +70,7 @@ class _Scored(torch.autograd.Function):
         bias: Tensor | None,
         rows: Tensor,
         targets: Tensor,
-        head: Head,
+        head: LogitTransform,
         entropy: bool,
         chunk: int,
     ) -> tuple[Tensor, Tensor]:
@@ -79,7 +79,7 @@ class _Scored(torch.autograd.Function):
         top = torch.full((len(states),), -torch.inf, dtype=exact, device=states.device)
         total, moment = torch.zeros_like(top), torch.zeros_like(top)
         for a, b in _parts(states, weight, chunk):
-            logits = head.logits(_product(states, weight, bias, a, b))
+            logits = head.apply_inplace(_product(states, weight, bias, a, b))
             _choose(chosen, logits, rows, targets, a)
             new = torch.maximum(top, logits.amax(1))
             logits -= new[:, None]
@@ -113,8 +113,8 @@ class _Scored(torch.autograd.Function):
         dweight = torch.empty_like(weight) if wants_weight else None
         dbias = torch.empty_like(bias) if wants_bias else None
         for a, b in _parts(states, weight, chunk):
-            logits = head.logits(_product(states, weight, bias, a, b))
-            slope = head.slope(logits)
+            logits = head.apply_inplace(_product(states, weight, bias, a, b))
+            slope = head.derivative(logits)
             logits -= norm[:, None]
             if len(spread):
                 # d entropy / d logit = - p (log p + entropy)

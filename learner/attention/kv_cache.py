@@ -20,14 +20,14 @@ from torch.nn.functional import scaled_dot_product_attention
 from edgewise.toolkit.errors import ConfigError
 
 NAME = "edgewise_rows"
-ROOM = 32
+INITIAL_ROOM = 32
 """Tokens that a cache of replies has room for at first; doubled when it is full."""
-NEAR = 1.25
+MAX_LENGTH_RATIO = 1.25
 """How much longer than its shortest prompt the longest of a bucket may be: the others are padded to it."""
 
 
 @dataclass(frozen=True, slots=True)
-class How:
+class AttentionOptions:
     """What a layer's attention does beyond scaled products: `window` in tokens, `cap` on scores, `sinks` (H g,)."""
 
     scale: float
@@ -47,10 +47,10 @@ class How:
         return torch.cat([scores, sinks], -1).softmax(-1)[..., :-1]
 
 
-class Attends(Protocol):
+class AttentionBackend(Protocol):
     """What stands in the place of a model's attention."""
 
-    def attend(self, layer: int, query: Tensor, key: Tensor, value: Tensor, how: How) -> Tensor:
+    def attend(self, layer: int, query: Tensor, key: Tensor, value: Tensor, how: AttentionOptions) -> Tensor:
         """(B, N, H g, D) of (B, H g, N, D) queries and (B, H, N, D) keys and values."""
         ...
 
@@ -59,21 +59,21 @@ class Attends(Protocol):
 
 
 @dataclass(slots=True, eq=False)
-class Packed:
+class PackedPrompts:
     """Prompts one after the other in one row, none of which sees another; keeps (H, N, D) keys and values a layer."""
 
     lengths: Sequence[int]
     keys: dict[int, Tensor] = field(default_factory=dict)
     values: dict[int, Tensor] = field(default_factory=dict)
 
-    def attend(self, layer: int, query: Tensor, key: Tensor, value: Tensor, how: How) -> Tensor:
+    def attend(self, layer: int, query: Tensor, key: Tensor, value: Tensor, how: AttentionOptions) -> Tensor:
         """See `Attends`; B is 1."""
         self.keys[layer], self.values[layer] = key[0].to(_kept(key)), value[0].to(_kept(value))
         queries, keys, values = (states.split(list(self.lengths), 2) for states in (query, key, value))
         found = [_causal(q, k, v, how) for q, k, v in zip(queries, keys, values, strict=True)]
         return torch.cat(found, 2).transpose(1, 2)
 
-    def buckets(self, rows: Sequence[int]) -> list["Bucket"]:
+    def buckets(self, rows: Sequence[int]) -> list["PromptBucket"]:
         """Prompts of about one length together, in the order given; `rows` go on from each of them."""
         buckets, start, begin = [], 0, 0
         for size in _sizes(self.lengths):
@@ -89,7 +89,7 @@ class Packed:
                 for held in (self.keys, self.values)
             ]
             prompt = torch.arange(size).repeat_interleave(torch.tensor(rows[start : start + size]))
-            buckets.append(Bucket(lengths.to(device), prompt.to(device), kept[0], kept[1]))
+            buckets.append(PromptBucket(lengths.to(device), prompt.to(device), kept[0], kept[1]))
             start, begin = start + size, begin + int(lengths.sum())
         return buckets
 
@@ -99,7 +99,7 @@ def _sizes(lengths: Sequence[int]) -> Iterator[int]:
     size, low, high = 0, 0, 0
     for length in lengths:
         low, high = (min(low, length), max(high, length)) if size else (length, length)
-        if size and high > NEAR * low:
+        if size and high > MAX_LENGTH_RATIO * low:
             yield size
             size, low, high = 0, length, length
         size += 1
@@ -107,7 +107,7 @@ def _sizes(lengths: Sequence[int]) -> Iterator[int]:
         yield size
 
 
-def _causal(query: Tensor, key: Tensor, value: Tensor, how: How) -> Tensor:
+def _causal(query: Tensor, key: Tensor, value: Tensor, how: AttentionOptions) -> Tensor:
     """(1, H g, N, D) of one prompt."""
     length, heads = query.shape[2], key.shape[1]
     short = how.window is None or length <= how.window
@@ -129,7 +129,7 @@ def _causal(query: Tensor, key: Tensor, value: Tensor, how: How) -> Tensor:
 
 
 @dataclass(slots=True, eq=False)
-class Bucket:
+class PromptBucket:
     """
     P prompts of about one length and the r rows that go on from them; `prompt` (r,) says which, in rising order.
 
@@ -154,14 +154,14 @@ class Bucket:
             rank = torch.arange(len(self.prompt), device=counts.device) - first[self.prompt]
             self._take = self.prompt * self._each + rank
 
-    def spread(self, rows: Tensor) -> Tensor:
+    def group_rows(self, rows: Tensor) -> Tensor:
         """(P, H, n g, S) of (r, H, g, S): what the rows of a prompt ask, side by side."""
         rows = rows if self._fill is None else rows[self._fill]
         _, heads, of, width = rows.shape
         placed = rows.reshape(-1, self._each, heads, of, width).transpose(1, 2)
         return placed.reshape(-1, heads, self._each * of, width)
 
-    def gathered(self, places: Tensor) -> Tensor:
+    def ungroup_rows(self, places: Tensor) -> Tensor:
         """(r, H, g, S), the way back."""
         prompts, heads, many, width = places.shape
         rows = (
@@ -169,16 +169,16 @@ class Bucket:
         )
         return rows if self._take is None else rows[self._take]
 
-    def kept(self, keep: Tensor) -> "Bucket | None":
+    def select_rows(self, keep: Tensor) -> "PromptBucket | None":
         """The same for some of its rows, (r,) true for those; without prompts that have none left."""
         left = self.prompt[keep]
         if not len(left):
             return None
         still, prompt = left.unique(return_inverse=True)
         if len(still) == len(self.lengths):
-            return Bucket(self.lengths, prompt, self.keys, self.values)
+            return PromptBucket(self.lengths, prompt, self.keys, self.values)
         cut = [{layer: states[still] for layer, states in held.items()} for held in (self.keys, self.values)]
-        return Bucket(self.lengths[still], prompt, cut[0], cut[1])
+        return PromptBucket(self.lengths[still], prompt, cut[0], cut[1])
 
     def visible(self, written: int, window: int | None) -> Tensor | None:
         """(r, 1, 1, L + written + 1): which keys the token after `written` others may look at; None for all."""
@@ -195,10 +195,10 @@ class Bucket:
 
 
 @dataclass(slots=True, eq=False)
-class Cache:
+class KVCache:
     """Keys and values of R rows: those of prompts in `buckets`, and those of the `written` tokens of each reply."""
 
-    buckets: list[Bucket]
+    buckets: list[PromptBucket]
     written: int = 0
     _keys: dict[int, Tensor] = field(default_factory=dict)
     _values: dict[int, Tensor] = field(default_factory=dict)
@@ -209,22 +209,22 @@ class Cache:
         """(R, 1) of the next token."""
         return torch.cat([b.lengths[b.prompt] for b in self.buckets])[:, None] + self.written
 
-    def grow(self) -> None:
+    def advance(self) -> None:
         """A token of each row has gone through all layers."""
         self.written += 1
         self._seen = {}
 
-    def drop(self, keep: Tensor) -> None:
+    def keep_rows(self, keep: Tensor) -> None:
         """Go on with some rows only, (R,) true for those."""
         for held in (self._keys, self._values):
             for layer, states in held.items():
                 held[layer] = states[keep]
         parts = keep.split([len(bucket.prompt) for bucket in self.buckets])
-        kept = [bucket.kept(part) for bucket, part in zip(self.buckets, parts, strict=True)]
+        kept = [bucket.select_rows(part) for bucket, part in zip(self.buckets, parts, strict=True)]
         self.buckets = [bucket for bucket in kept if bucket is not None]
         self._seen = {}
 
-    def attend(self, layer: int, query: Tensor, key: Tensor, value: Tensor, how: How) -> Tensor:
+    def attend(self, layer: int, query: Tensor, key: Tensor, value: Tensor, how: AttentionOptions) -> Tensor:
         """See `Attends`; B is R, and N is 1."""
         keys, values = self._with(self._keys, layer, key), self._with(self._values, layer, value)
         rows, heads, _, width = key.shape
@@ -240,10 +240,10 @@ class Cache:
             values.split(sizes),
             strict=True,
         ):
-            before = bucket.gathered(bucket.spread(mine) @ bucket.keys[layer].transpose(2, 3))
+            before = bucket.ungroup_rows(bucket.group_rows(mine) @ bucket.keys[layer].transpose(2, 3))
             longest = before.shape[-1]
             shares = how.shares(torch.cat([before, states[0]], -1), seen)
-            read = bucket.gathered(bucket.spread(shares[..., :longest]) @ bucket.values[layer])
+            read = bucket.ungroup_rows(bucket.group_rows(shares[..., :longest]) @ bucket.values[layer])
             found.append(read + shares[..., longest:] @ states[1])
         out = found[0] if len(found) == 1 else torch.cat(found)
         return out.reshape(rows, 1, query.shape[1], -1).to(query.dtype)
@@ -257,7 +257,7 @@ class Cache:
         """(R, H, written + 1, D) what a layer holds, with the new token."""
         if layer not in held:
             rows, heads, _, width = new.shape
-            held[layer] = new.new_zeros((rows, heads, ROOM, width), dtype=_kept(new))
+            held[layer] = new.new_zeros((rows, heads, INITIAL_ROOM, width), dtype=_kept(new))
         elif held[layer].shape[2] == self.written:
             held[layer] = torch.cat([held[layer], torch.zeros_like(held[layer])], 2)
         states = held[layer][:, :, : self.written + 1]
@@ -272,11 +272,11 @@ def _kept(states: Tensor) -> torch.dtype:
 
 # ---- in the place of a model's attention -------------------------------------------------------------------
 
-_present: ContextVar[Attends] = ContextVar("attention")
+_present: ContextVar[AttentionBackend] = ContextVar("attention")
 
 
 @contextlib.contextmanager
-def attention(model: Any) -> Iterator[None]:
+def exchange_attention(model: Any) -> Iterator[None]:
     """
     Inside, the model attends as `attending` says.
 
@@ -303,7 +303,7 @@ def attention(model: Any) -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def attending(state: Attends) -> Iterator[None]:
+def use_backend(state: AttentionBackend) -> Iterator[None]:
     """What attends inside of `attention`."""
     token = _present.set(state)
     try:
@@ -324,5 +324,5 @@ def _attend(
     s_aux: Tensor | None = None,
     **_: Any,
 ) -> tuple[Tensor, None]:
-    how = How(scaling or query.shape[-1] ** -0.5, sliding_window, softcap, s_aux)
+    how = AttentionOptions(scaling or query.shape[-1] ** -0.5, sliding_window, softcap, s_aux)
     return _present.get().attend(module.layer_idx, query, key, value, how), None

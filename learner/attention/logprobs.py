@@ -15,8 +15,8 @@ import torch
 from torch import Tensor
 
 from edgewise.learner.attention import chunked_softmax, shared_prefix
-from edgewise.learner.attention.chunked_softmax import Head, scored
-from edgewise.learner.attention.sequence_packing import Layout, layout
+from edgewise.learner.attention.chunked_softmax import LogitTransform, score_tokens
+from edgewise.learner.attention.sequence_packing import PackedLayout, pack_sequences
 from edgewise.learner.methods.batch import Batch
 from edgewise.learner.policy.policy import Policy
 from edgewise.toolkit.errors import ModelError
@@ -25,13 +25,13 @@ _checked: "WeakSet[Any]" = WeakSet()
 """Models whose log-probs were compared once with their own."""
 
 
-def logps(
+def compute_logps(
     policy: Policy,
     batch: Batch,
     *,
     temperature: float = 1.0,
     entropy: bool = False,
-    chunk: int = chunked_softmax.LOGITS,
+    chunk: int = chunked_softmax.CHUNK_LOGITS,
 ) -> tuple[Tensor, Tensor | None]:
     """
     (b, T) log-probs of all tokens of the replies at that temperature, 0 behind their ends, with a gradient.
@@ -40,16 +40,16 @@ def logps(
     the policy is. Inside `policy.reference()` they are the reference model's.
     """
     lengths = _lengths(batch.mask)
-    row = layout(batch.prompts, batch.ids, lengths, policy.device)
+    row = pack_sequences(batch.prompts, batch.ids, lengths, policy.device)
     _fits(policy, row)
     shape = tuple(batch.ids.shape)
     model = _bare(policy.model)
-    shared_prefix.install(model)
+    shared_prefix.install_attention(model)
     if model not in _checked:
-        policy.forward(partial(_check, model, policy))
-    given = row if len(row.ids) else layout([(0,)], torch.zeros(1, 1, dtype=torch.long), [1], policy.device)
+        policy.run_forward(partial(_check, model, policy))
+    given = row if len(row.ids) else pack_sequences([(0,)], torch.zeros(1, 1, dtype=torch.long), [1], policy.device)
     work = partial(_scored, model, given, temperature, entropy, chunk, policy.checkpointing)
-    logp, spread = policy.forward(work)
+    logp, spread = policy.run_forward(work)
     if given is not row:
         # Where weights are shared out the others wait for a forward of this process, and for a backward.
         nothing = logp.sum() * 0.0 + logp.new_zeros(shape)
@@ -58,13 +58,13 @@ def logps(
 
 
 def _scored(
-    model: Any, row: Layout, temperature: float, entropy: bool, chunk: int, checkpointing: bool
+    model: Any, row: PackedLayout, temperature: float, entropy: bool, chunk: int, checkpointing: bool
 ) -> tuple[Tensor, Tensor | None]:
     """(N,) log-probs and entropies of the tokens of a row."""
     states = _states(model, row, checkpointing).index_select(0, row.sources)
     out = model.get_output_embeddings()
     told = _head(model, temperature)
-    return scored(states, out.weight, out.bias, row.rows, row.targets, told, entropy=entropy, chunk=chunk)
+    return score_tokens(states, out.weight, out.bias, row.rows, row.targets, told, entropy=entropy, chunk=chunk)
 
 
 def _check(model: Any, policy: Policy) -> None:
@@ -91,8 +91,8 @@ def _off(model: Any, device: torch.device) -> float:
     """How far our log-probs of two short replies are from those of the model's own logits, relative to these."""
     words = torch.arange(12) % model.config.get_text_config().vocab_size
     prompts, replies = [tuple(words[:5].tolist())] * 2, torch.stack((words[5:8], words[9:12]))
-    row = layout(prompts, replies, [3, 3], device)
-    ours = _scored(model, row, 1.0, False, chunked_softmax.LOGITS, False)[0]
+    row = pack_sequences(prompts, replies, [3, 3], device)
+    ours = _scored(model, row, 1.0, False, chunked_softmax.CHUNK_LOGITS, False)[0]
     ids = torch.cat((words[:5].expand(2, -1), replies), 1).to(device)
     logits = model(input_ids=ids, use_cache=False).logits[:, 4:-1].to(ours.dtype)
     plain = logits.log_softmax(-1).gather(2, ids[:, 5:, None]).flatten()
@@ -105,10 +105,10 @@ def _lengths(mask: Tensor) -> list[int]:
     return (mask * at).amax(1).tolist() if mask.numel() else [0] * len(mask)
 
 
-def _fits(policy: Policy, row: Layout) -> None:
-    if row.longest >= policy.context:
+def _fits(policy: Policy, row: PackedLayout) -> None:
+    if row.longest >= policy.context_length:
         raise ModelError(
-            f"A prompt and its reply are {row.longest + 1} tokens, and {policy.name} reads {policy.context} at most."
+            f"A prompt and its reply are {row.longest + 1} tokens, and {policy.name} reads {policy.context_length} at most."
         )
 
 
@@ -117,7 +117,7 @@ def _bare(model: Any) -> Any:
     return model.get_base_model() if hasattr(model, "get_base_model") else model
 
 
-def _states(model: Any, row: Layout, checkpointing: bool) -> Tensor:
+def _states(model: Any, row: PackedLayout, checkpointing: bool) -> Tensor:
     """(T, H) the last hidden states."""
     # A mask of four dimensions is passed on as it is; attention makes its own.
     unused = torch.zeros(1, 1, 1, 1, device=row.ids.device)
@@ -142,12 +142,12 @@ def _recomputed(model: Any) -> Iterator[None]:
         model.eval()
 
 
-def _head(model: Any, temperature: float) -> Head:
+def _head(model: Any, temperature: float) -> LogitTransform:
     """What models do to their logits, by the names their configurations give it."""
     config = model.config.get_text_config()
     scale = getattr(config, "logit_scale", None) or 1 / (getattr(config, "logits_scaling", None) or 1)
-    return Head(scale, getattr(config, "final_logit_softcapping", None), temperature)
+    return LogitTransform(scale, getattr(config, "final_logit_softcapping", None), temperature)
 
 
-def _placed(values: Tensor, row: Layout, shape: tuple[int, ...]) -> Tensor:
+def _placed(values: Tensor, row: PackedLayout, shape: tuple[int, ...]) -> Tensor:
     return values.new_zeros(shape).flatten().index_copy(0, row.places, values).view(shape)

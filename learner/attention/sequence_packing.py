@@ -12,7 +12,7 @@ from functools import cached_property, lru_cache
 import torch
 from torch import Tensor
 
-LAUNCH = 100_000
+BUCKET_COST = 100_000
 """Query-key pairs that take as long as the operations of one more bucket."""
 
 
@@ -31,7 +31,7 @@ class Block:
     slots: Tensor | None
     size: int
 
-    def unpacked(self, row: Tensor) -> Tensor:
+    def unpack(self, row: Tensor) -> Tensor:
         """(T, ...) of the row -> (n, G, R, ...), zeros where there is no token."""
         own = row[self.start : self.start + self.size]
         if self.slots is not None:
@@ -81,7 +81,7 @@ class Bucket:
 
 
 @dataclass(frozen=True, slots=True)
-class Layout:
+class PackedLayout:
     """
     A slice in one row of T tokens.
 
@@ -138,9 +138,9 @@ class _Group:
         return len(self.prompt), len(self.members), max(self.sizes)
 
 
-def layout(
+def pack_sequences(
     prompts: Sequence[tuple[int, ...]], ids: Tensor, lengths: Sequence[int], device: torch.device
-) -> Layout:
+) -> PackedLayout:
     """
     The layout of replies `ids` (b, T) of these lengths behind their prompts.
 
@@ -170,7 +170,7 @@ def _bucketed(groups: Sequence[_Group]) -> Iterator[list[_Group]]:
     """Groups that are taken together: as long as padding costs less than another bucket."""
     taken: list[_Group] = []
     for group in sorted(groups, key=lambda g: g.shape):
-        if taken and _pairs([*taken, group]) > _pairs(taken) + _pairs([group]) + LAUNCH:
+        if taken and _pairs([*taken, group]) > _pairs(taken) + _pairs([group]) + BUCKET_COST:
             yield taken
             taken = []
         taken.append(group)
@@ -205,7 +205,7 @@ def _indexed(
     ids: Tensor,
     lengths: Sequence[int],
     device: torch.device,
-) -> Layout:
+) -> PackedLayout:
     """The tokens in the order of the buckets, and where each token of a reply is predicted."""
     row: list[int] = []
     positions: list[int] = []
@@ -228,7 +228,7 @@ def _indexed(
         assert first == buckets[len(ends) and order.index(groups)].prompts.start
     table = torch.tensor(found, dtype=torch.long).reshape(-1, 3)
     sources, rows = table[:, 0].unique(return_inverse=True)
-    return Layout(
+    return PackedLayout(
         torch.tensor(row, device=device),
         torch.tensor(positions, device=device),
         tuple(_moved(bucket, device) for bucket in buckets),

@@ -20,21 +20,21 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from edgewise.learner.attention.sequence_packing import Block, Bucket, Layout, causal_bias
+from edgewise.learner.attention.sequence_packing import Block, Bucket, PackedLayout, causal_bias
 from edgewise.learner.hardware.torch_compile import is_compiled
 from edgewise.toolkit.errors import ModelError
 
 NAME = "edgewise"
-ROWS = 128
+MAX_BLOCK_ROWS = 128
 """Rows of a block: half of its square of scores is wasted on what causality hides."""
-WIDTH = 32
+SCORE_MULTIPLE = 32
 """Scores of a row are filled up to a multiple of this: softmax of bfloat16 is up to ten times slower else."""
-SCORES = 1 << 21
+MAX_SCORES = 1 << 21
 """The most scores of one block."""
 
 
 @dataclass(frozen=True, slots=True)
-class Kind:
+class AttentionKind:
     """What attention a layer has, beside its weights."""
 
     scale: float
@@ -42,7 +42,7 @@ class Kind:
     softcap: float | None = None
 
 
-def install(model: Any) -> None:
+def install_attention(model: Any) -> None:
     """Let a model's attention go through `attention`; without a layout it is what it was before."""
     from transformers import AttentionInterface, AttentionMaskInterface
     from transformers.masking_utils import ALL_MASK_ATTENTION_FUNCTIONS
@@ -72,7 +72,7 @@ def attention(
     attention_mask: Tensor | None,
     *,
     usual: Callable[..., Any] | None = None,
-    layout: Layout | None = None,
+    layout: PackedLayout | None = None,
     **options: Any,
 ) -> tuple[Tensor, Any]:
     """
@@ -88,7 +88,7 @@ def attention(
     scale = options.get("scaling")
     scale = query.shape[-1] ** -0.5 if scale is None else scale
     row = (x[0].transpose(0, 1) for x in (query, key, value))
-    kind = Kind(scale, options.get("sliding_window"), options.get("softcap"))
+    kind = AttentionKind(scale, options.get("sliding_window"), options.get("softcap"))
     return _Attention.apply(*row, layout, kind)[None], None
 
 
@@ -96,7 +96,7 @@ class _Attention(torch.autograd.Function):
     """(T, h, d), (T, H, d), (T, H, e) -> (T, h, e)."""
 
     @staticmethod
-    def forward(ctx: Any, q: Tensor, k: Tensor, v: Tensor, layout: Layout, kind: Kind) -> Tensor:
+    def forward(ctx: Any, q: Tensor, k: Tensor, v: Tensor, layout: PackedLayout, kind: AttentionKind) -> Tensor:
         ctx.save_for_backward(q, k, v)
         ctx.layout, ctx.kind = layout, kind
         out = q.new_empty(*q.shape[:2], v.shape[2])
@@ -121,12 +121,12 @@ class _Attention(torch.autograd.Function):
         return *found, None, None
 
 
-def _parts(bucket: Bucket, q: Tensor, k: Tensor, v: Tensor, kind: Kind) -> list["_Part"]:
+def _parts(bucket: Bucket, q: Tensor, k: Tensor, v: Tensor, kind: AttentionKind) -> list["_Part"]:
     """The prompts of a bucket, and its replies where any has more than one token."""
-    prompts = _Part(bucket, bucket.prompts, kind, [bucket.prompts.unpacked(x) for x in (q, k, v)])
+    prompts = _Part(bucket, bucket.prompts, kind, [bucket.prompts.unpack(x) for x in (q, k, v)])
     if not bucket.replies.size:
         return [prompts]
-    own = [bucket.replies.unpacked(x) for x in (q, k, v)]
+    own = [bucket.replies.unpack(x) for x in (q, k, v)]
     return [prompts, _Part(bucket, bucket.replies, kind, own, (prompts.keys, prompts.values))]
 
 
@@ -152,7 +152,7 @@ class _Part:
         self,
         bucket: Bucket,
         block: Block,
-        kind: Kind,
+        kind: AttentionKind,
         own: Sequence[Tensor],
         context: tuple[Tensor, Tensor] | None = None,
     ) -> None:
@@ -172,8 +172,8 @@ class _Part:
     def spans(self) -> Iterator[tuple[int, int]]:
         """Rows a to b of each block."""
         n, g, rows, heads, r, _ = self.q.shape
-        fits = SCORES // (n * g * heads * r * (self.context + rows))
-        step = max(1, min(ROWS, fits))
+        fits = MAX_SCORES // (n * g * heads * r * (self.context + rows))
+        step = max(1, min(MAX_BLOCK_ROWS, fits))
         return ((a, min(a + step, rows)) for a in range(0, rows, step))
 
     def queries(self, a: int, b: int) -> Tensor:
@@ -192,7 +192,7 @@ class _Part:
     def _products(self, rows: Tensor, own: Tensor, context: Tensor | None, b: int) -> Tensor:
         """Of rows (n, H, G, b - a, r, d) with those of the context and b of their own: (..., P + b + unused)."""
         end = self.context + b
-        found = rows.new_empty(*rows.shape[:5], -(-end // WIDTH) * WIDTH)
+        found = rows.new_empty(*rows.shape[:5], -(-end // SCORE_MULTIPLE) * SCORE_MULTIPLE)
         found[..., end:] = 0
         if context is not None:
             shared = rows.view(len(context), -1, rows.shape[-1])
@@ -238,7 +238,7 @@ class _Part:
 
         `extra` is what replies add to those of their prompts.
         """
-        dout = self.block.unpacked(grad).unflatten(3, self.q.shape[3:5])
+        dout = self.block.unpack(grad).unflatten(3, self.q.shape[3:5])
         dq = torch.empty_like(self.q)
         own = _zeros(self.keys, self.values)
         shared = None if self.context_keys is None else _zeros(self.context_keys, self.context_values)

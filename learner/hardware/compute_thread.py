@@ -16,7 +16,7 @@ from typing import ParamSpec, TypeVar
 
 import torch
 
-from edgewise.learner.hardware.memory import on_kept_heap
+from edgewise.learner.hardware.memory import uses_main_heap
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -25,19 +25,19 @@ TRIES = 64
 """Threads that are begun until one gets the right heap: there are at most eight heaps for each core."""
 
 
-def in_one_thread(work: Callable[P, T]) -> Callable[P, T]:
+def run_in_compute_thread(work: Callable[P, T]) -> Callable[P, T]:
     """The same function, carried out in that thread, whoever calls it; the caller waits."""
 
     @wraps(work)
     def there(*args: P.args, **kwargs: P.kwargs) -> T:
         if threading.current_thread().name.startswith(NAME):
             return work(*args, **kwargs)
-        return submitted(work, *args, **kwargs).result()
+        return submit_to_compute_thread(work, *args, **kwargs).result()
 
     return there
 
 
-def submitted(work: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> Future[T]:
+def submit_to_compute_thread(work: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> Future[T]:
     """What comes of a function that is carried out in that thread, after those submitted before it."""
     threads, context = torch.get_num_threads(), copy_context()
 
@@ -59,7 +59,7 @@ def _executor(process: int) -> ThreadPoolExecutor:
     tried: list[ThreadPoolExecutor] = []
     while len(tried) < TRIES:
         tried.append(ThreadPoolExecutor(1, NAME))
-        if tried[-1].submit(on_kept_heap).result():
+        if tried[-1].submit(uses_main_heap).result():
             break
     for other in tried[:-1]:
         other.shutdown()

@@ -17,7 +17,7 @@ from typing import TypeVar
 from edgewise.toolkit.errors import OutOfMemory
 
 T = TypeVar("T")
-LESS = "use LoRA (lora=16), checkpointing=true, a shorter max_tokens or a smaller model"
+MEMORY_ADVICE = "use LoRA (lora=16), checkpointing=true, a shorter max_tokens or a smaller model"
 """What takes less memory."""
 _TRIM_THRESHOLD, _MMAP_MAX, _ARENA_MAX = -1, -4, -8
 """Of glibc's mallopt."""
@@ -36,7 +36,7 @@ def share_heap() -> None:
         ctypes.CDLL(None).mallopt(_ARENA_MAX, 1)
 
 
-def on_kept_heap() -> bool:
+def uses_main_heap() -> bool:
     """
     Whether this thread takes memory from the heap that can be kept, or none can.
 
@@ -81,7 +81,7 @@ def _on_huge_pages(library: ctypes.CDLL, pages: int, size: int) -> None:
 # ---- where it is short -------------------------------------------------------------------------------------
 
 
-def if_it_fits(work: Callable[[], T]) -> T | None:
+def try_in_memory(work: Callable[[], T]) -> T | None:
     """What it gives; None where memory is short. The error is let go of: its frames hold what is to be freed."""
     try:
         return work()
@@ -92,14 +92,14 @@ def if_it_fits(work: Callable[[], T]) -> T | None:
 
 
 @contextlib.contextmanager
-def fitting(what: str) -> Iterator[None]:
+def explain_out_of_memory(what: str) -> Iterator[None]:
     """Raises OutOfMemory in a sentence where memory is too short for `what`."""
     try:
         yield
     except (MemoryError, RuntimeError) as error:
         if not _short(error):
             raise
-        raise OutOfMemory(f"There is not enough memory for {what}: {LESS}.") from error
+        raise OutOfMemory(f"There is not enough memory for {what}: {MEMORY_ADVICE}.") from error
 
 
 def _short(error: BaseException) -> bool:

@@ -20,27 +20,27 @@ from edgewise.toolkit.errors import EdgewiseError, Interrupted, LostProcess
 T = TypeVar("T")
 WAIT = timedelta(days=7)
 """How long a process waits to be told something: process 0 may itself wait for a judge or a server."""
-RANK = "RANK", "PMI_RANK", "OMPI_COMM_WORLD_RANK", "MV2_COMM_WORLD_RANK"
-SIZE = "WORLD_SIZE", "PMI_SIZE", "OMPI_COMM_WORLD_SIZE", "MV2_COMM_WORLD_SIZE"
+RANK_VARIABLES = "RANK", "PMI_RANK", "OMPI_COMM_WORLD_RANK", "MV2_COMM_WORLD_RANK"
+SIZE_VARIABLES = "WORLD_SIZE", "PMI_SIZE", "OMPI_COMM_WORLD_SIZE", "MV2_COMM_WORLD_SIZE"
 """Where torchrun, accelerate and MPI write the number of a process, and how many there are."""
 
 
-class Ranks(Protocol):
+class ProcessGroup(Protocol):
     """Processes that share the work; `rank` is the number of this one, `local` that on its machine, `size` of all."""
 
     rank: int
     local: int
     size: int
 
-    def share(self, units: Sequence[T]) -> Sequence[T]:
+    def shard(self, units: Sequence[T]) -> Sequence[T]:
         """The units of work of this process."""
         ...
 
-    def add_up(self, tensors: Sequence[Tensor]) -> None:
+    def all_reduce(self, tensors: Sequence[Tensor]) -> None:
         """Sum each tensor over all processes, in place."""
         ...
 
-    def copy(self, tensors: Sequence[Tensor]) -> None:
+    def broadcast(self, tensors: Sequence[Tensor]) -> None:
         """Give each tensor the values that it has in process 0, in place."""
         ...
 
@@ -48,45 +48,45 @@ class Ranks(Protocol):
         """What process 0 says, in all of them."""
         ...
 
-    def gathered(self, what: T) -> list[T]:
+    def all_gather_object(self, what: T) -> list[T]:
         """What each process says, in their order, in all of them. Raises Broken where one of them says Failed."""
         ...
 
 
-class Alone:
+class SingleProcess:
     """One process."""
 
     rank, local, size = 0, 0, 1
 
-    def share(self, units: Sequence[T]) -> Sequence[T]:
+    def shard(self, units: Sequence[T]) -> Sequence[T]:
         """All of them."""
         return units
 
-    def add_up(self, tensors: Sequence[Tensor]) -> None:
+    def all_reduce(self, tensors: Sequence[Tensor]) -> None:
         """They are sums already."""
 
-    def copy(self, tensors: Sequence[Tensor]) -> None:
+    def broadcast(self, tensors: Sequence[Tensor]) -> None:
         """They are those of process 0."""
 
     def broadcast_object(self, what: Any) -> Any:
         """The same."""
         return what
 
-    def gathered(self, what: T) -> list[T]:
+    def all_gather_object(self, what: T) -> list[T]:
         """What it says."""
         return [what]
 
 
-ALONE = Alone()
+SINGLE_PROCESS = SingleProcess()
 
 
-def take_device(ranks: Ranks) -> None:
+def bind_device(ranks: ProcessGroup) -> None:
     """Let this thread compute on the GPU of its process: CUDA keeps which that is for each thread apart."""
     if ranks.size > 1 and cuda.is_available():
         cuda.set_device(ranks.local)
 
 
-class Several:
+class TorchProcessGroup:
     """
     The processes that a launcher started; nccl on GPUs, gloo on CPUs, set up by accelerate.
 
@@ -102,15 +102,15 @@ class Several:
         self.rank, self.size = self._state.process_index, self._state.num_processes
         self.local = self._state.local_process_index
 
-    def share(self, units: Sequence[T]) -> Sequence[T]:
+    def shard(self, units: Sequence[T]) -> Sequence[T]:
         """Every `size`-th, from this rank on."""
         return units[self.rank :: self.size]
 
-    def add_up(self, tensors: Sequence[Tensor]) -> None:
+    def all_reduce(self, tensors: Sequence[Tensor]) -> None:
         """Sum each tensor over all processes, in place."""
         self._each(tensors, distributed.all_reduce)
 
-    def copy(self, tensors: Sequence[Tensor]) -> None:
+    def broadcast(self, tensors: Sequence[Tensor]) -> None:
         """Give each tensor the values that it has in process 0, in place."""
         self._each(tensors, distributed.broadcast, src=0)
 
@@ -130,14 +130,14 @@ class Several:
             distributed.broadcast_object_list(found, src=0, group=self._voice)
         return found[0]
 
-    def gathered(self, what: T) -> list[T]:
+    def all_gather_object(self, what: T) -> list[T]:
         """What each process says, in their order, in all of them. Raises Broken where one of them says Failed."""
         found: list[Any] = [None] * self.size
         with _in_touch():
             distributed.all_gather_object(found, what, group=self._voice)
         for each in found:
-            if isinstance(each, Failed):
-                raise Broken(each.error)
+            if isinstance(each, FailureMessage):
+                raise PeerFailed(each.error)
         return found
 
 
@@ -153,7 +153,7 @@ def _in_touch() -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def in_step() -> Iterator[None]:
+def fail_together() -> Iterator[None]:
     """
     What all processes do at the same time, each waiting for the others' tensors.
 
@@ -169,34 +169,34 @@ def in_step() -> Iterator[None]:
         ) from error
 
 
-def started(names: Sequence[str]) -> int:
+def read_launcher_variable(names: Sequence[str]) -> int:
     """What a launcher wrote for this process: `started(RANK)`, `started(SIZE)`; -1 where there is none."""
     return next((int(os.environ[name]) for name in names if name in os.environ), -1)
 
 
-def ranks() -> Ranks:
+def join_process_group() -> ProcessGroup:
     """The processes that this one was started with. Waits until all have come; LostProcess where they don't."""
-    return Several() if started(SIZE) > 1 else ALONE
+    return TorchProcessGroup() if read_launcher_variable(SIZE_VARIABLES) > 1 else SINGLE_PROCESS
 
 
 # ---- errors ----------------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True, slots=True)
-class Failed:
+class FailureMessage:
     """What a process says in the place of anything else, after an error."""
 
     error: BaseException
 
 
-class Broken(Exception):
+class PeerFailed(Exception):
     """Some process said Failed, and all of them heard it."""
 
     def __init__(self, error: BaseException):
         self.error = error
 
 
-def agreed(ranks: Ranks, work: Callable[[], T]) -> T:
+def run_on_all(ranks: ProcessGroup, work: Callable[[], T]) -> T:
     """
     What `work` returns, if it goes well in all processes; else each raises its own error, or the first of the others.
 
@@ -205,19 +205,19 @@ def agreed(ranks: Ranks, work: Callable[[], T]) -> T:
     """
     try:
         result = work()
-        ranks.gathered(None)
+        ranks.all_gather_object(None)
         return result
-    except Broken as broken:
+    except PeerFailed as broken:
         raise broken.error from None
     except LostProcess:
         raise
     except BaseException as error:
-        with contextlib.suppress(Broken):
-            ranks.gathered(Failed(portable(error)))
+        with contextlib.suppress(PeerFailed):
+            ranks.all_gather_object(FailureMessage(make_picklable(error)))
         raise
 
 
-def portable(error: BaseException) -> BaseException:
+def make_picklable(error: BaseException) -> BaseException:
     """An error as other processes can read it: itself if it is for users, else one with its traceback as text."""
     if isinstance(error, EdgewiseError):
         return error

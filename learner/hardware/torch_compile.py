@@ -15,7 +15,7 @@ import torch
 
 from edgewise.toolkit.errors import ConfigError
 
-KINDS = 32
+RECOMPILE_LIMIT = 32
 """So many ways of being asked are compiled before a layer is left as it is."""
 
 
@@ -36,7 +36,7 @@ def compile_layers(model: Any, device: torch.device) -> None:
         raise ConfigError(
             "compile=true needs a C++ compiler on a CPU, and there is no g++: install one, or leave out compile=true."
         )
-    torch._dynamo.config.recompile_limit = max(KINDS, torch._dynamo.config.recompile_limit)
+    torch._dynamo.config.recompile_limit = max(RECOMPILE_LIMIT, torch._dynamo.config.recompile_limit)
     for layer in layers:
         layer.compile(dynamic=True)
 
@@ -46,6 +46,6 @@ def is_compiled(model: Any) -> bool:
     return any(part._compiled_call_impl is not None for part in model.modules())
 
 
-def uncompiled(model: Any) -> contextlib.AbstractContextManager[Any]:
+def disable_compilation(model: Any) -> contextlib.AbstractContextManager[Any]:
     """Inside, layers are asked as they are: weights that `learner.hardware.weight_packing` laid out can't be compiled."""
     return torch.compiler.set_stance("force_eager") if is_compiled(model) else contextlib.nullcontext()

@@ -14,14 +14,14 @@ import torch
 from torch import Tensor
 from torch.nn import Linear
 
-PAYS = 16
+MIN_PRODUCTS = 16
 """Products with the same weights after which laying them out has paid."""
-LARGEST = 4 << 30
+MAX_BYTES = 4 << 30
 """Bytes of weights that are held a second time meanwhile."""
 
 
 @contextlib.contextmanager
-def packed(model: Any, products: int) -> Iterator[None]:
+def pack_weights(model: Any, products: int) -> Iterator[None]:
     """
     Inside, linear layers use copies of their weights as these are now, if `products` are enough for that to pay.
 
@@ -29,7 +29,7 @@ def packed(model: Any, products: int) -> Iterator[None]:
     """
     layers = [part for part in model.modules() if type(part) is Linear and _can(part)]
     size = sum(layer.weight.numel() * layer.weight.element_size() for layer in layers)
-    chosen = layers if products >= PAYS and size <= LARGEST else []
+    chosen = layers if products >= MIN_PRODUCTS and size <= MAX_BYTES else []
     for layer in chosen:
         layout = torch.ops.mkldnn._reorder_linear_weight(layer.weight.detach(), None)
         vars(layer)["forward"] = partial(_product, layout, layer.bias)

@@ -1,7 +1,7 @@
 """
-What comes of finished groups for an update: token ids, weights of axis 7, and the columns that losses read.
+Finished groups as tensors: token ids, the advantage of each sequence, and the columns that losses read.
 
-B sequences in a batch (a step of a rollout each), b in a slice of it, T tokens of the longest reply.
+Shapes: B sequences in a batch (one for each step of a rollout), b of them in a slice, T tokens of the longest reply.
 """
 
 from collections.abc import Collection, Iterator, Mapping, Sequence
@@ -12,29 +12,27 @@ from typing import Any
 import torch
 from torch import Tensor
 
-EXTREME = 20.0
-"""The largest logarithm of a ratio."""
+MAX_LOG_RATIO = 20.0
+"""Bound on the logarithm of a ratio: e^20 and its square are finite in float32."""
 
 
 @dataclass(frozen=True, slots=True)
 class Batch:
     """
-    B sequences, all that an optimizer step is about, before it is sliced.
+    All B sequences of an optimizer step, before they are cut into slices.
 
-    `prompts` are the ids before each reply, `ids` (B, T) those of replies, padded; `mask` (B, T) is true where a token
-    was written by the policy. `group` (B,) numbers groups. `advantage` is (B, 1) or (B, T). `columns` holds what else
-    parts read, (B,) or (B, T), by name. Everything is on the CPU; `advantage` and (B,) columns are float64.
+    Everything is on the CPU. `advantage` and columns of one value a sequence are float64.
     """
 
-    prompts: tuple[tuple[int, ...], ...]
-    ids: Tensor
-    mask: Tensor
-    group: Tensor
-    advantage: Tensor
-    columns: Mapping[str, Tensor] = field(default_factory=dict)
+    prompts: tuple[tuple[int, ...], ...]  # B rows of token ids
+    ids: Tensor  # [B, T] token ids of the replies, padded with 0 on the right
+    mask: Tensor  # [B, T] true where the policy wrote the token
+    group: Tensor  # [B] number of the group
+    advantage: Tensor  # [B, 1] or [B, T]
+    columns: Mapping[str, Tensor] = field(default_factory=dict)  # [B] or [B, T], what else parts read
 
     @classmethod
-    def of(
+    def from_lists(
         cls,
         prompts: Sequence[Sequence[int]],
         replies: Sequence[Sequence[int]],
@@ -42,36 +40,50 @@ class Batch:
         advantage: Sequence[float],
         **columns: Any,
     ) -> "Batch":
-        """A batch of lists; ragged columns of one value a token are padded as the replies are."""
-        ids, mask = padded(replies)
-        found = {name: _column(values, ids.shape[1]) for name, values in columns.items()}
+        """Return a batch made of lists. Columns with a list for each sequence are padded as the replies are."""
+        longest = max([1, *map(len, replies)])
+        ids = torch.zeros(len(replies), longest, dtype=torch.long)
+        for i, reply in enumerate(replies):
+            ids[i, : len(reply)] = torch.tensor(reply, dtype=torch.long)
+        mask = torch.arange(longest)[None] < torch.tensor([len(reply) for reply in replies])[:, None]
+
+        tensors: dict[str, Tensor] = {}
+        for name, values in columns.items():
+            if isinstance(values, Tensor):
+                tensors[name] = values
+            elif len(values) and isinstance(values[0], Sequence):
+                rows = [[*row, *[0.0] * (longest - len(row))] for row in values]
+                tensors[name] = torch.tensor(rows, dtype=torch.float32)  # as precise as log-probabilities are
+            else:
+                tensors[name] = torch.tensor(values, dtype=torch.float64)
         credit = torch.tensor(advantage, dtype=torch.float64)[:, None]
-        return cls(tuple(map(tuple, prompts)), ids, mask, torch.tensor(group), credit, found)
+        return cls(tuple(map(tuple, prompts)), ids, mask, torch.tensor(group), credit, tensors)
 
     def __len__(self) -> int:
         return len(self.prompts)
 
     def column(self, name: str) -> Tensor:
-        """A column by name. ValueError that says which there are."""
-        return _named(self.columns, name)
+        """Return a column. Raise ValueError that lists the others if it is missing."""
+        return _get_column(self.columns, name)
 
     @property
     def lengths(self) -> Tensor:
-        """(B,) tokens of each reply."""
+        """Tokens of each reply, [B]."""
         return self.mask.sum(1)
 
-    def rows(self, which: Sequence[int]) -> "Batch":
-        """The same of some sequences, cut to the longest reply among them."""
-        index = torch.tensor(list(which), dtype=torch.long)
+    def select_rows(self, rows: Sequence[int]) -> "Batch":
+        """Return the batch of some sequences, cut to the longest reply among them."""
+        index = torch.tensor(list(rows), dtype=torch.long)
         longest = max(1, int(self.lengths[index].max())) if len(index) else 0
 
         def cut(values: Tensor) -> Tensor:
-            chosen = values[index]
-            return chosen[:, :longest] if chosen.ndim == 2 and chosen.shape[1] > 1 else chosen
+            # [B] and [B, 1] have no axis of tokens to cut.
+            selection = values[index]
+            return selection[:, :longest] if selection.ndim == 2 and selection.shape[1] > 1 else selection
 
         return replace(
             self,
-            prompts=tuple(self.prompts[i] for i in which),
+            prompts=tuple(self.prompts[i] for i in rows),
             ids=cut(self.ids),
             mask=cut(self.mask),
             group=self.group[index],
@@ -80,116 +92,93 @@ class Batch:
         )
 
     def with_columns(self, **columns: Tensor) -> "Batch":
-        """The same with more columns."""
+        """Return the batch with more columns."""
         return replace(self, columns={**self.columns, **columns})
 
 
 @dataclass(frozen=True, slots=True)
-class Tokens:
+class LossInputs:
     """
-    What losses and penalties read of a slice: b sequences of T tokens.
+    Tensors of a slice that losses and penalties read.
 
-    `logp` (b, T) of the policy, with a gradient; `old_logp` (b, T) of the policy before the update; `mask` (b, T);
-    `advantage` (b, 1) or (b, T); `group` (b,). Other columns are there by name where a part declares them with `reads`:
-    "ref_logp" of the reference model, "entropy" (b, T) of the policy, with a gradient, "sampler_logp", or any of the
-    batch. What stands where `mask` is false is set to 0, so that garbage there, NaN included, reaches no gradient.
+    `columns` holds what the parts declare with `reads_columns`: "ref_logp" of the reference model, "entropy" [b, T] of
+    the policy, with a gradient, "sampler_logp", or any column of the batch. Values outside of `mask` are set to 0, so
+    that padding, NaN included, reaches no gradient.
     """
 
-    logp: Tensor
-    old_logp: Tensor
-    mask: Tensor
-    advantage: Tensor
-    group: Tensor
-    columns: Mapping[str, Tensor] = field(default_factory=dict)
+    logp: Tensor  # [b, T] of the policy, with a gradient
+    old_logp: Tensor  # [b, T] of the policy before the update
+    mask: Tensor  # [b, T]
+    advantage: Tensor  # [b, 1] or [b, T]
+    group: Tensor  # [b]
+    columns: Mapping[str, Tensor] = field(default_factory=dict)  # [b] or [b, T]
 
     def __post_init__(self) -> None:
+        def clean(values: Tensor) -> Tensor:
+            return torch.where(self.mask, values, 0.0) if values.shape == self.mask.shape else values
+
         for name in ("logp", "old_logp", "advantage"):
-            object.__setattr__(self, name, self._clean(getattr(self, name)))
-        object.__setattr__(self, "columns", {k: self._clean(v) for k, v in self.columns.items()})
+            object.__setattr__(self, name, clean(getattr(self, name)))
+        object.__setattr__(self, "columns", {name: clean(values) for name, values in self.columns.items()})
 
     def column(self, name: str) -> Tensor:
-        """(b, 1) or (b, T) a column by name. ValueError that says which there are."""
-        values = _named(self.columns, name)
+        """Return a column, [b, 1] or [b, T]. Raise ValueError that lists the others if it is missing."""
+        values = _get_column(self.columns, name)
         return values[:, None] if values.ndim == 1 else values
 
     @property
     def log_ratio(self) -> Tensor:
-        """(b, T) log of the policy's probability over the old policy's, 0 outside of the mask."""
+        """Logarithm of the ratio of the policy to the old policy, [b, T], 0 outside of the mask."""
         return self.logp - self.old_logp
 
     @property
     def ratio(self) -> Tensor:
-        """(b, T) the policy's probability over the old policy's, its log held within 20, so that it stays finite."""
-        return self.log_ratio.clamp(-EXTREME, EXTREME).exp()
+        """Ratio of the policy's probability to the old policy's, [b, T], finite since its logarithm is clamped."""
+        return self.log_ratio.clamp(-MAX_LOG_RATIO, MAX_LOG_RATIO).exp()
 
     def mean(self, values: Tensor) -> Tensor:
-        """(b, 1) the mean over the tokens of each sequence; 0 for one without any."""
+        """Return the mean over the tokens of each sequence, [b, 1]; 0 for a sequence without tokens."""
         return self.sum(values) / self.mask.sum(1, keepdim=True).clamp(min=1)
 
     def sum(self, values: Tensor) -> Tensor:
-        """(b, 1) the sum over the tokens of each sequence."""
+        """Return the sum over the tokens of each sequence, [b, 1]."""
         return torch.where(self.mask, values, 0.0).sum(1, keepdim=True)
 
-    def only(self, names: Collection[str]) -> "Tokens":
-        """The same without other columns."""
-        return replace(self, columns={k: v for k, v in self.columns.items() if k in names})
-
-    def _clean(self, values: Tensor) -> Tensor:
-        return torch.where(self.mask, values, 0.0) if values.shape == self.mask.shape else values
+    def select_columns(self, names: Collection[str]) -> "LossInputs":
+        """Return the inputs with these columns only."""
+        return replace(self, columns={name: x for name, x in self.columns.items() if name in names})
 
 
-def padded(rows: Sequence[Sequence[int]]) -> tuple[Tensor, Tensor]:
-    """(B, T) ids, 0 behind the end of a row, and the mask that is true before it."""
-    lengths = torch.tensor([len(row) for row in rows])
-    longest = max(1, int(lengths.max())) if len(rows) else 1
-    ids = torch.zeros(len(rows), longest, dtype=torch.long)
-    for i, row in enumerate(rows):
-        ids[i, : len(row)] = torch.tensor(row, dtype=torch.long)
-    return ids, torch.arange(longest)[None] < lengths[:, None]
-
-
-def slices(batch: Batch, tokens: int, *, whole_groups: bool = False) -> Iterator[list[int]]:
+def split_into_slices(batch: Batch, tokens: int, *, whole_groups: bool = False) -> Iterator[list[int]]:
     """
-    Rows of slices whose prompts and replies are about `tokens` together, a shared prompt counted once.
+    Yield the row numbers of slices of about `tokens` tokens, counting a prompt that rows share once.
 
-    Rows with the same prompt stay side by side, those of a group together if `whole_groups`. A slice has at least one
-    such unit, however large it is.
+    Rows with equal prompts stay side by side. With `whole_groups` no group is cut. A slice holds at least one row or
+    group, however large it is.
     """
-    taken: list[int] = []
+    order = sorted(range(len(batch)), key=lambda i: (int(batch.group[i]), batch.prompts[i], i))
+    units = [[i] for i in order]
+    if whole_groups:
+        units = [list(rows) for _, rows in groupby(order, key=lambda i: int(batch.group[i]))]
+
+    rows: list[int] = []
     prompts: set[tuple[int, ...]] = set()
     used = 0
-    for unit in _units(batch, whole_groups):
-        new = {batch.prompts[i] for i in unit} - prompts
-        size = sum(map(len, new)) + int(batch.lengths[unit].sum())
-        if taken and used + size > tokens:
-            yield taken
-            taken, prompts, used = [], set(), 0
-            new = {batch.prompts[i] for i in unit}
-            size = sum(map(len, new)) + int(batch.lengths[unit].sum())
-        taken, prompts, used = taken + unit, prompts | new, used + size
-    if taken:
-        yield taken
+    for unit in units:
+        own, replies = {batch.prompts[i] for i in unit}, int(batch.lengths[unit].sum())
+        size = sum(map(len, own - prompts)) + replies
+        if rows and used + size > tokens:
+            yield rows
+            rows, prompts, used = [], set(), 0
+            size = sum(map(len, own)) + replies  # in a new slice no prompt is there yet
+        rows, prompts, used = rows + unit, prompts | own, used + size
+    if rows:
+        yield rows
 
 
-def _units(batch: Batch, whole_groups: bool) -> list[list[int]]:
-    order = sorted(range(len(batch)), key=lambda i: (int(batch.group[i]), batch.prompts[i], i))
-    if not whole_groups:
-        return [[i] for i in order]
-    return [list(each) for _, each in groupby(order, key=lambda i: int(batch.group[i]))]
-
-
-def _column(values: Any, longest: int) -> Tensor:
-    if isinstance(values, Tensor):
-        return values
-    if len(values) and isinstance(values[0], Sequence):
-        rows = [[*row, *[0.0] * (longest - len(row))] for row in values]
-        return torch.tensor(rows, dtype=torch.float32)
-    return torch.tensor(values, dtype=torch.float64)
-
-
-def _named(columns: Mapping[str, Tensor], name: str) -> Tensor:
+def _get_column(columns: Mapping[str, Tensor], name: str) -> Tensor:
     if name not in columns:
         raise ValueError(
-            f"there is no column {name!r}, only {sorted(columns)}: declare it with @reads({name!r})"
+            f"there is no column {name!r}, only {sorted(columns)}: declare it with @reads_columns({name!r})"
         )
     return columns[name]

@@ -1,23 +1,23 @@
 """
-A method is a value made of parts, one for each axis. Here is what a part may see, and nothing of any single method.
+A method as a value: one part for each axis, and what a part may see. Nothing here knows a single method.
 
      axis        signature                                  acts on                  default
   1  select      rows, memory, rng, k -> rows               before sampling          in turn
-  2  plan        Asked -> Plan of groups                    during sampling          the same number for each row
-  3  shape       Table -> (N,) reward                       finished groups          as it is
-  4  keep        Table -> (N,) bool                         finished groups          all
-  5  advantage   Table -> (N,)                              kept rows                centred / std
-  6  credit      Table, (N,) -> (M,)                        steps                    the rollout's, for each
-  7  weigh       Batch -> (B, T)                            the whole batch          per sequence
-  8  loss        Tokens -> (b, T)                           each slice               clipped
-  9  penalties   Tokens -> (b, T), several                  each slice               none
+  2  plan        SamplingRequest -> Plan of groups          during sampling          the same number for each row
+  3  shape       Table -> [N] reward                        finished groups          as it is
+  4  keep        Table -> [N] bool                          finished groups          all
+  5  advantage   Table -> [N]                               rows that pass `keep`    centred / std
+  6  credit      Table, [N] -> [M]                          steps                    the rollout's, for each
+  7  weigh       Batch -> [B, T]                            the whole batch          per sequence
+  8  loss        LossInputs -> [b, T]                       each slice               clipped
+  9  penalties   LossInputs -> [b, T], several              each slice               none
  10  epochs, minibatches                                    the optimizer            1, 1
 
 N rollouts, M steps of them, B = M sequences in a batch, b in a slice of it, T tokens of the longest reply.
 
-Axes 1 to 6 are numpy and live in `toolkit.groups`; 7 to 9 are torch, in `learner.methods.token_weights`, `learner.methods.losses` and
-`learner.methods.penalties`. What needs a statistic of the batch is computed before it is sliced; losses give a value for each
-token and never divide.
+Axes 1 to 6 are numpy and live in `toolkit.groups`. Axes 7 to 9 are torch: `token_weights`, `losses`, `penalties` in
+this room. Statistics of the batch are computed before it is sliced. Losses give a value for each token and never
+divide.
 """
 
 import inspect
@@ -36,7 +36,7 @@ from torch import Tensor
 from edgewise.learner.methods import losses as loss
 from edgewise.learner.methods import penalties as penalty
 from edgewise.learner.methods import token_weights as weigh
-from edgewise.learner.methods.batch import Tokens
+from edgewise.learner.methods.batch import LossInputs
 from edgewise.toolkit.errors import ConfigError
 from edgewise.toolkit.groups import advantage
 from edgewise.toolkit.groups import filters as keep
@@ -45,11 +45,11 @@ from edgewise.toolkit.groups import step_credit as credit
 from edgewise.toolkit.groups.sampling import hints, replay
 from edgewise.toolkit.groups.sampling import rollout_plan as plan
 from edgewise.toolkit.groups.sampling import row_selection as select
-from edgewise.toolkit.groups.table import Table, reads
+from edgewise.toolkit.groups.table import Table
 from edgewise.toolkit.util.import_by_name import did_you_mean
 
 Part = Callable[..., Any]
-HOMES: Mapping[str, tuple[ModuleType, ...]] = {
+AXIS_MODULES: Mapping[str, tuple[ModuleType, ...]] = {
     "select": (select,),
     "plan": (plan, hints, replay),
     "shape": (shape,),
@@ -60,24 +60,22 @@ HOMES: Mapping[str, tuple[ModuleType, ...]] = {
     "loss": (loss,),
     "penalties": (penalty,),
 }
-"""Where the parts of each axis live."""
-AXES = tuple(HOMES)
-NUMBERS = ("epochs", "minibatches")
-REWARDS = ("best", "full")
-"""Parameters that mean one reward, whichever part has them."""
-
-__all__ = ["AXES", "Method", "credited", "describe", "limited", "override", "reads", "values"]
+"""Modules that hold the parts of each axis."""
+AXES = tuple(AXIS_MODULES)
+COUNT_AXES = ("epochs", "minibatches")
+SHARED_PARAMETERS = ("best", "full")
+"""Parameters that must have one value in all parts of a method: rewards of the same meaning."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Method:
     """
-    What to sample, how runs are compared, and what is descended on.
+    A published method: how to sample, how to compare rollouts, and what loss to minimise.
 
-    `paper` is an arXiv id, `differs` says in what from GRPO, `note` where paper and public code part, and which side
-    this is; `reconstructed` that the paper leaves formulas open, which are filled in here.
-    `epochs` are passes over a batch, `minibatches` optimizer steps in each; beyond one in all, the ratio to the
-    policy that sampled moves away from 1.
+    `paper` is an arXiv id, `differs` the difference from GRPO. `note` says where paper and public code differ, and
+    which one this follows. `reconstructed` means that the paper leaves formulas open, which are filled in here.
+    `epochs` are passes over a batch, `minibatches` optimizer steps in each. With more than one step in all, the ratio
+    to the policy that sampled moves away from 1.
     """
 
     paper: str
@@ -97,199 +95,195 @@ class Method:
     minibatches: int = 1
 
     def parts(self) -> Iterator[Part]:
-        """All parts, in the order of the axes."""
+        """Yield all parts, in the order of the axes."""
         for axis in AXES[:-1]:
             yield getattr(self, axis)
         yield from self.penalties
 
     @property
-    def needs(self) -> frozenset[str]:
-        """Names of the columns that any part reads; the loop computes those and no others."""
-        return frozenset().union(*(columns(part) for part in self.parts()))
+    def required_columns(self) -> frozenset[str]:
+        """Names of the columns that any part reads; the training loop computes no others."""
+        return frozenset().union(*(columns_of(part) for part in self.parts()))
 
     @property
     def recalls(self) -> frozenset[str]:
-        """Names of `toolkit.groups.sampling.row_history.Memory`'s collections that any part reads; others stay empty."""
-        return frozenset().union(*(getattr(function(part), "recalls", ()) for part in self.parts()))
+        """Names of the collections of `row_history.Memory` that any part reads; others stay empty."""
+        return frozenset().union(*(getattr(function_of(part), "recalls", ()) for part in self.parts()))
 
     @property
-    def whole_groups(self) -> bool:
+    def needs_whole_groups(self) -> bool:
         """Whether a loss compares sequences of a group, so that a slice must not cut one."""
-        return "group" in self.needs
+        return "group" in self.required_columns
 
 
-def credited(method: Method, table: Table) -> tuple[NDArray[np.bool_], NDArray[np.float64]]:
+def compute_advantages(method: Method, table: Table) -> tuple[NDArray[np.bool_], NDArray[np.float64]]:
     """
-    (N,) which rollouts go into the update, and (M,) what each step gets: axes 3 to 6.
+    Return which rollouts go into the update, [N], and the advantage of each step, [M]: axes 3 to 6.
 
-    `keep` sees the rewards as they were given, `advantage` and `credit` the shaped ones of what is kept. Steps of a
-    rollout that is not kept get 0.
+    `keep` sees the rewards as given; `advantage` and `credit` see shaped rewards of the rollouts that `keep` selects.
+    Steps of other rollouts get 0.
     """
-    kept = method.keep(table.only(columns(method.keep)))
-    shaped = method.shape(table.only(columns(method.shape)))
-    part = table.with_reward(shaped).rows(kept)
-    gain = method.advantage(part.only(columns(method.advantage)))
-    found = np.zeros(len(table.rollout))
-    found[kept[table.rollout]] = method.credit(part.only(columns(method.credit)), gain)
-    return kept, found
+    selection = method.keep(table.select_columns(columns_of(method.keep)))  # [N]
+    shaped = method.shape(table.select_columns(columns_of(method.shape)))  # [N]
+    part = table.with_reward(shaped).select_rollouts(selection)
+
+    advantages = method.advantage(part.select_columns(columns_of(method.advantage)))
+    credits = np.zeros(len(table.rollout))  # [M]; `table.rollout` has the rollout of each step
+    credits[selection[table.rollout]] = method.credit(
+        part.select_columns(columns_of(method.credit)), advantages
+    )
+    return selection, credits
 
 
-def values(method: Method, x: Tokens) -> Tensor:
-    """(b, T) the loss and the penalties together, not weighed."""
-    found = method.loss(x.only(columns(method.loss)))
+def compute_losses(method: Method, x: LossInputs) -> Tensor:
+    """Return the sum of the loss and the penalties, [b, T], not weighted."""
+    losses = method.loss(x.select_columns(columns_of(method.loss)))
     for part in method.penalties:
-        found = found + part(x.only(columns(part)))
-    return found
+        losses = losses + part(x.select_columns(columns_of(part)))
+    return losses
 
 
-def columns(part: Part) -> frozenset[str]:
-    """The columns that a part declares with `reads`."""
-    return getattr(function(part), "columns", frozenset())
+def columns_of(part: Part) -> frozenset[str]:
+    """Return the columns that a part declares with `reads_columns`."""
+    return getattr(function_of(part), "columns", frozenset())
 
 
 def describe(method: Method) -> list[str]:
-    """One line for each axis: the part and its parameters, written so that `override` takes them."""
-    lines = [f"{axis}: {_shown(getattr(method, axis))}" for axis in AXES[:-1]]
-    lines += [f"penalties: {', '.join(map(_shown, method.penalties)) or 'none'}"]
-    return [*lines, *(f"{name}: {getattr(method, name)}" for name in NUMBERS)]
+    """Return one line for each axis: the part and its parameters, in the syntax of `override`."""
+    lines = [f"{axis}: {_render_part(getattr(method, axis))}" for axis in AXES[:-1]]
+    lines += [f"penalties: {', '.join(map(_render_part, method.penalties)) or 'none'}"]
+    return [*lines, *(f"{name}: {getattr(method, name)}" for name in COUNT_AXES)]
 
 
-def limited(method: Method, tokens: int, replies: int = 1) -> Method:
+def limit_lengths(method: Method, tokens: int, replies: int = 1) -> Method:
     """
-    The method for rollouts of at most so many replies of so many tokens: the parameter `limit` of whatever part has it.
+    Return the method for rollouts of at most `replies` replies of at most `tokens` tokens.
 
-    That of a part which reads the `length` of whole rollouts is that of all their replies.
+    It sets the parameter `limit` of every part that has one. Parts that read the column "length", of whole rollouts,
+    get the limit of all replies together.
     """
-    found = {axis: part for axis in AXES[:-1] if "limit" in parameters(part := getattr(method, axis))}
-    return replace(
-        method,
-        **{
-            axis: partial(part, limit=tokens * (replies if "length" in columns(part) else 1))
-            for axis, part in found.items()
-        },
-    )
+    limits: dict[str, Part] = {}
+    for axis in AXES[:-1]:
+        part = getattr(method, axis)
+        if "limit" in parameters_of(part):
+            limits[axis] = partial(part, limit=tokens * (replies if "length" in columns_of(part) else 1))
+    return replace(method, **limits)
+
+
+# ---- settings ----------------------------------------------------------------------------------------------
 
 
 def override(method: Method, *settings: str) -> Method:
     """
-    The method with other parameters, such as "loss.high=0.28", "epochs=2" or "penalties.kl3.beta=0.1", or parts.
+    Return the method with other parameters or parts: "loss.high=0.28", "epochs=2" or "penalties.kl3.beta=0.1".
 
-    "loss=clipped_weight" takes another part of the axis, with its own defaults; "penalties=kl3,entropy" several, and
-    "penalties=none" none. Values are JSON, or words. Raises ConfigError for a name that no part has, with those that
-    it has, and where parts are told two things of one.
+    "loss=clipped_weight" takes another part of the axis, with its own defaults. "penalties=kl3,entropy" takes several
+    parts, "penalties=none" none. Values are JSON, or plain words. Raises ConfigError for an unknown name, with the
+    names that exist, and if two parts get different values of a shared parameter.
     """
     for setting in settings:
-        name, equals, value = setting.partition("=")
+        name, equals, text = setting.partition("=")
         if not equals:
             raise ConfigError(f"{setting!r} is no setting of a method: write it as loss.high=0.28.")
-        method = _set(method, name.split("."), _value(value))
-    _check_agreement(method)
+        try:
+            value = json.loads(text)
+        except ValueError:
+            value = text
+        # JSON has no tuples, and the strict validation of parameters takes no list for one.
+        method = _apply_setting(method, name.split("."), tuple(value) if isinstance(value, list) else value)
+
+    for name in SHARED_PARAMETERS:
+        values = {axis: parameters_of(getattr(method, axis)).get(name) for axis in AXES[:-1]}
+        values = {axis: value for axis, value in values.items() if value is not None}
+        if len(set(values.values())) > 1:
+            listing = ", ".join(f"{axis}.{name}={value:g}" for axis, value in values.items())
+            raise ConfigError(f"{listing}: all of these must be the same reward, so set each of them.")
     return method
 
 
-def _check_agreement(method: Method) -> None:
-    """Raise ConfigError where two parts take different rewards for the best or the full one."""
-    for name in REWARDS:
-        found = {axis: parameters(getattr(method, axis)).get(name) for axis in AXES[:-1]}
-        told = [f"{axis}.{name}={value:g}" for axis, value in found.items() if value is not None]
-        if len({value for value in found.values() if value is not None}) > 1:
-            raise ConfigError(
-                f"{', '.join(told)}: all of these must be the same reward, so set each of them."
-            )
-
-
-def _set(method: Method, path: Sequence[str], value: Any) -> Method:
+def _apply_setting(method: Method, path: Sequence[str], value: Any) -> Method:
     match path:
-        case [name] if name in NUMBERS:
+        case [name] if name in COUNT_AXES:
             if not isinstance(value, int) or isinstance(value, bool) or value < 1:
                 raise ConfigError(f"{name} is a whole number from 1, not {value!r}.")
             return replace(method, **{name: value})
         case ["penalties"]:
             names = value.split(",") if isinstance(value, str) and value != "none" else ()
-            return replace(method, penalties=tuple(_part("penalties", name.strip()) for name in names))
+            return replace(method, penalties=tuple(_find_part("penalties", name.strip()) for name in names))
         case [axis] if axis in AXES:
-            return replace(method, **{axis: _part(axis, value)})
-        case ["penalties", which, name]:
-            names = [function(part).__name__ for part in method.penalties]
-            if which not in names:
-                raise ConfigError(f"This method has no penalty {which!r}{did_you_mean(which, names)}")
-            changed = [
-                _with(part, name, value) if known == which else part
-                for known, part in zip(names, method.penalties, strict=True)
-            ]
-            return replace(method, penalties=tuple(changed))
+            return replace(method, **{axis: _find_part(axis, value)})
+        case ["penalties", penalty_name, name]:
+            names = [function_of(part).__name__ for part in method.penalties]
+            if penalty_name not in names:
+                raise ConfigError(
+                    f"This method has no penalty {penalty_name!r}{did_you_mean(penalty_name, names)}"
+                )
+            penalties = tuple(
+                _set_parameter(part, name, value) if own == penalty_name else part
+                for own, part in zip(names, method.penalties, strict=True)
+            )
+            return replace(method, penalties=penalties)
         case [axis, name] if axis in AXES[:-1]:
-            return replace(method, **{axis: _with(getattr(method, axis), name, value)})
-    known = [*AXES, *NUMBERS]
+            return replace(method, **{axis: _set_parameter(getattr(method, axis), name, value)})
+    known = [*AXES, *COUNT_AXES]
     raise ConfigError(f"{'.'.join(path)!r} is no setting of a method{did_you_mean(path[0], known)}")
 
 
-def choices(axis: str) -> dict[str, Part]:
-    """The parts of an axis by name: the public functions of its modules that are called as its default is."""
-    usual = {"penalties": penalty.kl3}.get(axis) or Method.__dataclass_fields__[axis].default
+def list_parts(axis: str) -> dict[str, Part]:
+    """Return the parts of an axis by name: public functions of its modules with the same arguments as its default."""
+
+    def arguments(part: Part) -> list[str]:
+        """Return the names of the arguments that the training loop passes."""
+        signature = inspect.signature(part).parameters.values()
+        return [p.name for p in signature if p.kind is not p.KEYWORD_ONLY]
+
+    usual = penalty.kl3 if axis == "penalties" else Method.__dataclass_fields__[axis].default
     return {
-        name: found
-        for home in HOMES[axis]
-        for name, found in vars(home).items()
-        if inspect.isfunction(found)
-        and found.__module__ == home.__name__
+        name: part
+        for module in AXIS_MODULES[axis]
+        for name, part in vars(module).items()
+        if inspect.isfunction(part)
+        and part.__module__ == module.__name__
         and not name.startswith("_")
-        and _given(found) == _given(usual)
+        and arguments(part) == arguments(usual)
     }
 
 
-def _part(axis: str, name: Any) -> Part:
-    known = choices(axis)
+def _find_part(axis: str, name: Any) -> Part:
+    known = list_parts(axis)
     if name not in known:
         raise ConfigError(f"{axis} has no part {name!r}{did_you_mean(str(name), list(known))}")
     return known[name]
 
 
-def _with(part: Part, name: str, value: Any) -> Part:
-    base, known = function(part), parameters(part)
+def _set_parameter(part: Part, name: str, value: Any) -> Part:
+    function, known = function_of(part), parameters_of(part)
     if name not in known:
         has = f"; it has {', '.join(known)}" if known else ": it has none"
-        raise ConfigError(f"{base.__name__} has no parameter {name!r}{has}.")
-    kind = inspect.signature(base).parameters[name].annotation
+        raise ConfigError(f"{function.__name__} has no parameter {name!r}{has}.")
+    kind = inspect.signature(function).parameters[name].annotation
+    adapter = TypeAdapter(kind, config=ConfigDict(allow_inf_nan=False))
     try:
-        found = TypeAdapter(kind, config=ConfigDict(allow_inf_nan=False)).validate_python(value, strict=True)
+        return partial(part, **{name: adapter.validate_python(value, strict=True)})
     except ValidationError as error:
         usual, why = json.dumps(known[name]), error.errors(include_url=False)[-1]["msg"]
-        what = f"{name}={value!r} does not fit {base.__name__}, where it is {usual}"
+        what = f"{name}={value!r} does not fit {function.__name__}, where it is {usual}"
         raise ConfigError(f"{what}: {why[:1].lower()}{why[1:]}.") from error
-    return partial(part, **{name: found})
 
 
-def parameters(part: Part) -> dict[str, Any]:
-    """The parameters of a part and their values: those that are given by keyword only."""
-    given = part.keywords if isinstance(part, partial) else {}
-    found = inspect.signature(function(part)).parameters.values()
-    return {p.name: given.get(p.name, p.default) for p in found if p.kind is p.KEYWORD_ONLY}
+def parameters_of(part: Part) -> dict[str, Any]:
+    """Return the parameters of a part, which are its keyword-only arguments, with their values."""
+    own = part.keywords if isinstance(part, partial) else {}
+    signature = inspect.signature(function_of(part)).parameters.values()
+    return {p.name: own.get(p.name, p.default) for p in signature if p.kind is p.KEYWORD_ONLY}
 
 
-def _given(part: Part) -> list[str]:
-    """Names of the parameters that the loop gives."""
-    found = inspect.signature(part).parameters.values()
-    return [p.name for p in found if p.kind is not p.KEYWORD_ONLY]
-
-
-def function(part: Part) -> Part:
-    """The function that a part is, without the parameters that it was given."""
+def function_of(part: Part) -> Part:
+    """Return the function of a part, without the parameters that are set."""
+    # `partial` of a `partial` is flat: one level is enough.
     return part.func if isinstance(part, partial) else part
 
 
-def _shown(part: Part) -> str:
-    return " ".join(
-        [
-            function(part).__name__,
-            *(f"{k}={json.dumps(v, default=list)}" for k, v in parameters(part).items()),
-        ]
-    )
-
-
-def _value(text: str) -> Any:
-    try:
-        found = json.loads(text)
-    except ValueError:
-        return text
-    return tuple(found) if isinstance(found, list) else found
+def _render_part(part: Part) -> str:
+    settings = (f"{name}={json.dumps(value, default=list)}" for name, value in parameters_of(part).items())
+    return " ".join([function_of(part).__name__, *settings])

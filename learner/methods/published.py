@@ -1,12 +1,12 @@
 """
 The published methods, one expression each; see `learner.methods.method` for the axes.
 
-Each is what its paper says of an update. Learning rates and group sizes are settings of the run: papers choose them for
-other models. So is the number of optimizer steps for a batch, `epochs` and `minibatches`, where a method goes without:
-with one step every ratio is 1, and methods that differ only in how they clip are the same. Rows whose loss or penalty
-says nothing new at a ratio of 1 have those of their paper.
+Each follows its paper's description of an update. Learning rates and group sizes are settings of the run, because
+papers choose them for other models. So are `epochs` and `minibatches`, the optimizer steps for a batch, unless the
+method's loss or penalty is trivial at a ratio of 1: then they are the paper's. With one step every ratio is 1, and
+methods that differ only in their clip are the same.
 
-First what every learner has, then advantages and losses, credit over steps, and what to sample.
+Order: methods of every library, then advantages and losses, credit over steps, and what to sample.
 """
 
 from collections.abc import Mapping
@@ -20,7 +20,7 @@ from edgewise.toolkit.groups import advantage, filters, reward_shaping, step_cre
 from edgewise.toolkit.groups.sampling import hints, replay, rollout_plan, row_selection
 from edgewise.toolkit.util.import_by_name import did_you_mean
 
-__all__ = ["METHODS", "find"]
+__all__ = ["METHODS", "find_method"]
 
 grpo = Method(
     paper="2402.03300",
@@ -333,8 +333,8 @@ hrpo = Method(
     credit=step_credit.action_wise,
     reconstructed=True,
     note="A reconstruction: the paper names both levels, not how they are joined. Steps have a reward of their own "
-    'where the task\'s reward gives parts "step_reward N" (docs/weights.md); else it is grpo without KL. mas.search.policy.hrpo '
-    "learns graphs by it.",
+    'where the task\'s reward gives parts "step_reward N" (docs/weights.md); else it is grpo without KL. '
+    "mas.search.policy.hrpo learns graphs by it.",
 )
 
 # ---- what to sample ---------------------------------------------------------------------------------
@@ -386,12 +386,12 @@ deepvideo_r1 = replace(
     "of easy videos has no counterpart. Else see reg_grpo.",
 )
 
-METHODS: Mapping[str, Method] = {name: found for name, found in vars().items() if isinstance(found, Method)}
-"""All of them by name."""
+METHODS: Mapping[str, Method] = {name: method for name, method in vars().items() if isinstance(method, Method)}
+"""All methods by name, in the order of this file."""
 
 
-def find(name: str) -> Method:
-    """A method by its name; "-" may stand for "_". Raises ConfigError with what is near."""
+def find_method(name: str) -> Method:
+    """Return a method by name; "-" may stand for "_". Raise ConfigError that suggests similar names."""
     known = name.strip().lower().replace("-", "_")
     if known not in METHODS:
         raise ConfigError(f"There is no method {name!r}{did_you_mean(known, list(METHODS))}")

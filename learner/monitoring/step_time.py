@@ -5,7 +5,7 @@ import time
 import torch
 
 from edgewise.learner.config import WeightsConfig
-from edgewise.learner.hardware.compute_thread import in_one_thread
+from edgewise.learner.hardware.compute_thread import run_in_compute_thread
 from edgewise.learner.policy.policy import Policy
 from edgewise.toolkit.types import Example
 
@@ -16,7 +16,7 @@ BANDWIDTH = 8e9
 SIZE = 1024
 
 
-@in_one_thread
+@run_in_compute_thread
 def seconds(policy: Policy, config: WeightsConfig, row: Example) -> float:
     """About how long a step takes if every reply is as long as `max_tokens` allows, by its first row's prompt."""
     size = sum(p.numel() for p in policy.model.parameters())

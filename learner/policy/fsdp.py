@@ -20,16 +20,16 @@ from torch.distributed.tensor import DTensor, distribute_tensor
 from torch.nn import Module
 
 from edgewise.learner.hardware.memory import keep_freed_memory
-from edgewise.learner.hardware.process_group import Ranks, in_step
+from edgewise.learner.hardware.process_group import ProcessGroup, fail_together
 from edgewise.learner.policy import checkpoint
-from edgewise.learner.policy.policy import Policy, read
-from edgewise.learner.policy.precision import chosen_device, chosen_dtype, masters
+from edgewise.learner.policy.policy import Policy, load_pretrained
+from edgewise.learner.policy.precision import select_device, select_dtype, create_masters
 from edgewise.toolkit.errors import ConfigError
 
 T = TypeVar("T")
 
 
-def load(name: str, ranks: Ranks, *, device: str, dtype: str, checkpointing: bool) -> "Shards":
+def load_sharded(name: str, ranks: ProcessGroup, *, device: str, dtype: str, checkpointing: bool) -> "ShardedPolicy":
     """
     The model of that name, all weights trained and shared out. Raises what `Policy.load` does.
 
@@ -40,15 +40,15 @@ def load(name: str, ranks: Ranks, *, device: str, dtype: str, checkpointing: boo
             "shard=true shares weights out over several processes, and this is one: start it with torchrun (see "
             "docs/launch.md), or leave shard out."
         )
-    where = chosen_device(device)
+    where = select_device(device)
     if where.type == "cpu":
         keep_freed_memory()
-    model, tokenizer = read(name, torch.float32)
-    policy = Policy.of(model, tokenizer, name=name, checkpointing=checkpointing)
-    return Shards(policy, ranks, where, chosen_dtype(dtype, where))
+    model, tokenizer = load_pretrained(name, torch.float32)
+    policy = Policy.from_model(model, tokenizer, name=name, checkpointing=checkpointing)
+    return ShardedPolicy(policy, ranks, where, select_dtype(dtype, where))
 
 
-class Shards(Policy):
+class ShardedPolicy(Policy):
     """
     What a process has of a policy; `policy`, which is on the CPU, is used up.
 
@@ -56,9 +56,9 @@ class Shards(Policy):
     each other.
     """
 
-    sharded = True
+    is_sharded = True
 
-    def __init__(self, policy: Policy, ranks: Ranks, device: torch.device, dtype: torch.dtype):
+    def __init__(self, policy: Policy, ranks: ProcessGroup, device: torch.device, dtype: torch.dtype):
         self._ranks, self._root = ranks, _Root(policy.model)
         self._blocks = [_split(block, ranks, device, dtype) for block in _blocks(policy.model)]
         _split(self._root, ranks, device, dtype)
@@ -68,31 +68,31 @@ class Shards(Policy):
             policy.tokenizer,
             device,
             dtype,
-            policy.context,
-            policy.stops,
+            policy.context_length,
+            policy.stop_ids,
             None,
             policy.checkpointing,
             policy.model,
-            masters(self._root.parameters()),
+            create_masters(self._root.parameters()),
         )
 
     @property
-    def chosen(self) -> str:
+    def summary(self) -> str:
         """One line: device, precision, how many parameters are trained, by how many processes."""
-        return f"{super().chosen}, shared out over {self._ranks.size} processes"
+        return f"{super().summary}, shared out over {self._ranks.size} processes"
 
     @property
-    def writes(self) -> bool:
+    def is_writer(self) -> bool:
         """Process 0 alone does."""
         return self._ranks.rank == 0
 
     # ---- forwards --------------------------------------------------------------------------------------
 
-    def forward(self, work: Callable[[], T]) -> T:
+    def run_forward(self, work: Callable[[], T]) -> T:
         """Collective: what `work` returns, which may go forward through any part of the model."""
         return self._root(work)
 
-    def whole(self, work: Callable[[], T]) -> T:
+    def run_with_all_weights(self, work: Callable[[], T]) -> T:
         """
         Collective: what `work` returns, with all weights at hand until it does, for forwards without a gradient.
 
@@ -106,7 +106,7 @@ class Shards(Policy):
                 except Exception as error:  # the forward around it has to end as in the other processes
                     return None, error
 
-        with in_step(), torch.no_grad():
+        with fail_together(), torch.no_grad():
             found, error = self._root(held)
         if error:
             raise error
@@ -124,7 +124,7 @@ class Shards(Policy):
         finally:
             self._exchange(self._kept)
 
-    def with_reference(self) -> "Shards":
+    def with_reference(self) -> "ShardedPolicy":
         """Keep the weights as they are now for `reference()`: this process's part of them, in float32."""
         self._kept = [_own(parameter).clone() for parameter in self.parameters()]
         return self
@@ -138,24 +138,24 @@ class Shards(Policy):
 
     # ---- weights ---------------------------------------------------------------------------------------
 
-    def clip(self, most: float) -> float:
+    def clip_gradients(self, most: float) -> float:
         """Collective: scale the gradients to a norm of `most` at the most; the norm before, over all parts."""
         norm: Any = torch.nn.utils.clip_grad_norm_(self.parameters(), most)
         return float(norm.full_tensor())
 
-    def full(self, tensor: Tensor) -> Tensor:
+    def gather_full(self, tensor: Tensor) -> Tensor:
         """Collective: the whole of a weight or moment, on process 0's CPU; nothing in the others."""
         whole = tensor.full_tensor() if isinstance(tensor, DTensor) else tensor
-        return whole.cpu() if self.writes else whole.new_empty(0)
+        return whole.cpu() if self.is_writer else whole.new_empty(0)
 
     @torch.no_grad()
     def restore(self, path: Path, optimizer: torch.optim.Optimizer) -> dict[str, Any]:
         """Collective: take weights and moments from a checkpoint that process 0 reads; its state, there."""
         parameters = self.parameters()
-        weights, moments, state = checkpoint.read(path, parameters) if self.writes else ({}, {}, {})
+        weights, moments, state = checkpoint.read(path, parameters) if self.is_writer else ({}, {}, {})
         # Counts of steps are told as they are, all else is handed out.
         told = {key: None if value.ndim else value for key, value in moments.items()}
-        known = self._ranks.gathered(told)[0]
+        known = self._ranks.all_gather_object(told)[0]
         for i, parameter in enumerate(parameters):
             parameter.copy_(_part(weights.get(str(i)), parameter))
         optimizer.state.clear()
@@ -169,7 +169,7 @@ class Shards(Policy):
     def _state(self) -> dict[str, Tensor]:
         parts: dict[str, Tensor] = self._model.state_dict(keep_vars=True)
         distinct = {id(value): value for value in parts.values()}  # tied weights are written once
-        whole = {key: self.full(value.detach()) for key, value in distinct.items()}
+        whole = {key: self.gather_full(value.detach()) for key, value in distinct.items()}
         return {name: whole[id(value)] for name, value in parts.items()}
 
 
@@ -190,7 +190,7 @@ def _blocks(model: Any) -> list[Module]:
     return [part for part in model.modules() if type(part).__name__ in names]
 
 
-def _split(part: Module, ranks: Ranks, device: torch.device, dtype: torch.dtype) -> FSDPModule:
+def _split(part: Module, ranks: ProcessGroup, device: torch.device, dtype: torch.dtype) -> FSDPModule:
     """Keep this process's share of what is not shared out yet in a part of the model."""
     half = dtype == torch.bfloat16
     precision = MixedPrecisionPolicy(

@@ -19,7 +19,7 @@ from torch.nn import Module, Parameter
 from edgewise.learner.hardware.memory import keep_freed_memory
 from edgewise.learner.hardware.torch_compile import compile_layers, is_compiled
 from edgewise.learner.policy import gguf, lora_files
-from edgewise.learner.policy.precision import Masters, chosen_device, chosen_dtype, masters
+from edgewise.learner.policy.precision import MasterWeights, select_device, select_dtype, create_masters
 from edgewise.toolkit.errors import ConfigError, DiskFull, UnknownModel
 from edgewise.toolkit.model.embedded import catalogue
 from edgewise.toolkit.types import Message
@@ -56,15 +56,15 @@ class Policy:
     tokenizer: Any
     device: torch.device
     dtype: torch.dtype
-    context: int
-    stops: frozenset[int]
+    context_length: int
+    stop_ids: frozenset[int]
     lora: Lora | None
     checkpointing: bool
     _model: Any
-    _masters: Masters
+    _masters: MasterWeights
     _frozen: Any = None
     _refers: bool = False
-    sharded: ClassVar[bool] = False
+    is_sharded: ClassVar[bool] = False
     """Whether processes hold parts of the weights: see `learner.policy.fsdp.Shards`, which replaces what follows."""
 
     @classmethod
@@ -86,12 +86,12 @@ class Policy:
         `learner.hardware.torch_compile`). Raises UnknownModel where there is no such model, ConfigError for a device, a precision or
         a compiler that is not there.
         """
-        where = chosen_device(device)
-        precision = chosen_dtype(dtype, where)
+        where = select_device(device)
+        precision = select_dtype(dtype, where)
         if where.type == "cpu":
             keep_freed_memory()
-        model, tokenizer = read(name, torch.float32 if precision == torch.bfloat16 else precision)
-        return cls.of(
+        model, tokenizer = load_pretrained(name, torch.float32 if precision == torch.bfloat16 else precision)
+        return cls.from_model(
             model,
             tokenizer,
             name=name,
@@ -103,7 +103,7 @@ class Policy:
         )
 
     @classmethod
-    def of(
+    def from_model(
         cls,
         model: Any,
         tokenizer: Any,
@@ -126,7 +126,7 @@ class Policy:
             _recompute(model)
         if compiled:
             compile_layers(model, device)
-        trained = masters(model.parameters(), first)
+        trained = create_masters(model.parameters(), first)
         stops = _stops(model, tokenizer)
         context = getattr(model.config.get_text_config(), "max_position_embeddings", None) or LONGEST
         return cls(name, tokenizer, device, dtype, context, stops, lora, checkpointing, model, trained)
@@ -137,7 +137,7 @@ class Policy:
         return self._frozen if self._refers and self._frozen is not None else self._model
 
     @property
-    def chosen(self) -> str:
+    def summary(self) -> str:
         """One line: device, precision, how many parameters are trained."""
         count = sum(p.numel() for p in self.parameters())
         which = f"{count / 1e6:,.1f} M trained parameters" + (
@@ -180,26 +180,26 @@ class Policy:
 
     # ---- forwards --------------------------------------------------------------------------------------
 
-    def forward(self, work: Callable[[], T]) -> T:
+    def run_forward(self, work: Callable[[], T]) -> T:
         """What `work` returns; all forwards with a gradient are done in such work."""
         return work()
 
-    def whole(self, work: Callable[[], T]) -> T:
+    def run_with_all_weights(self, work: Callable[[], T]) -> T:
         """What `work` returns; all sampling is done in such work."""
         return work()
 
     # ---- weights ---------------------------------------------------------------------------------------
 
     @property
-    def writes(self) -> bool:
+    def is_writer(self) -> bool:
         """Whether this process writes weights; if not, it hands what it has of them to the one that does."""
         return True
 
-    def full(self, tensor: Tensor) -> Tensor:
+    def gather_full(self, tensor: Tensor) -> Tensor:
         """The whole of a weight or of what an optimizer keeps for it, to be written."""
         return tensor
 
-    def clip(self, most: float) -> float:
+    def clip_gradients(self, most: float) -> float:
         """Scale the gradients to a norm of `most` at the most; the norm before."""
         return float(torch.nn.utils.clip_grad_norm_(self.parameters(), most))
 
@@ -207,14 +207,14 @@ class Policy:
         """What is trained, with gradients: float32 masters where the products are done in bfloat16."""
         return self._masters.weights
 
-    def refresh(self) -> None:
+    def update_copies(self) -> None:
         """Take over the `parameters` after something moved them; `optimizer` does it by itself."""
-        self._masters.refresh()
+        self._masters.update_copies()
 
-    def optimizer(self, **settings: Any) -> torch.optim.AdamW:
+    def create_optimizer(self, **settings: Any) -> torch.optim.AdamW:
         """AdamW on the `parameters`; each step of it is taken over by the model."""
         made = torch.optim.AdamW(self.parameters(), fused=True, **settings)
-        made.register_step_post_hook(lambda *_: self.refresh())
+        made.register_step_post_hook(lambda *_: self.update_copies())
         return made
 
     def save(self, folder: Path) -> None:
@@ -224,13 +224,13 @@ class Policy:
         Weights are those of `parameters`, exactly. Raises DiskFull where they do not fit.
         """
         state = self._state()
-        if not self.writes:
+        if not self.is_writer:
             return
         try:
             with _quiet():
                 self._model.save_pretrained(folder, state_dict=state)
                 if self.lora and self.name:
-                    lora_files.name_base(folder, self.name)
+                    lora_files.write_base_model(folder, self.name)
                 self.tokenizer.save_pretrained(folder)
         except Exception as error:
             if "No space left" in str(error):
@@ -269,17 +269,17 @@ class Policy:
 # ---- models on disk and on the hub -----------------------------------------------------------------------
 
 
-def read(name: str, dtype: torch.dtype) -> tuple[Any, Any]:
+def load_pretrained(name: str, dtype: torch.dtype) -> tuple[Any, Any]:
     """The model of that name and its tokenizer, on the CPU. Raises UnknownModel where there is none."""
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
     try:
-        if folder := lora_files.at(name):
-            model, tokenizer = read(lora_files.base_of(folder), dtype)
+        if folder := lora_files.find_adapter(name):
+            model, tokenizer = load_pretrained(lora_files.read_base_model(folder), dtype)
             with _quiet():
-                return lora_files.merged(model, folder), _tokenizer(folder) or tokenizer
-        file = gguf.named(name)
-        where = gguf.directory(file) if file else Path(name).expanduser()
+                return lora_files.merge_adapter(model, folder), _tokenizer(folder) or tokenizer
+        file = gguf.find_file(name)
+        where = gguf.ensure_safetensors(file) if file else Path(name).expanduser()
         if not where.is_dir() and not _on_hub(name):
             raise UnknownModel(_missing(name))
         place, options = (str(where), {"local_files_only": True}) if where.is_dir() else (name, {})
@@ -348,7 +348,7 @@ def _still(model: Module) -> Module:
 
 
 def _adapted(model: Any, lora: Lora) -> Any:
-    peft = lora_files.package()
+    peft = lora_files.import_peft()
     targets = lora.targets if isinstance(lora.targets, str) else list(lora.targets)
     config = peft.LoraConfig(
         r=lora.rank, lora_alpha=lora.alpha, target_modules=targets, lora_dropout=0.0, task_type="CAUSAL_LM"

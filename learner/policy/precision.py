@@ -18,7 +18,7 @@ from edgewise.toolkit.errors import ConfigError
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float64": torch.float64}
 
 
-def chosen_device(name: str) -> torch.device:
+def select_device(name: str) -> torch.device:
     """The device of that name; "auto" is a GPU if there is one. Raises ConfigError for one that is not there."""
     if name == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
@@ -28,7 +28,7 @@ def chosen_device(name: str) -> torch.device:
         raise ConfigError(f"There is no device {name!r} here: leave it at auto, or write cpu.") from error
 
 
-def chosen_dtype(name: str, device: torch.device) -> torch.dtype:
+def select_dtype(name: str, device: torch.device) -> torch.dtype:
     """The precision of that name; "auto" is bfloat16 on a GPU and on a CPU that has products in it, else float32."""
     if name == "auto":
         fast = device.type == "cuda" or (device.type == "cpu" and cpu_has_bfloat16())
@@ -49,13 +49,13 @@ def cpu_has_bfloat16() -> bool:
 
 
 @dataclass(slots=True, eq=False)
-class Masters:
+class MasterWeights:
     """Trained weights of a model and their masters, in the same order; the same tensors where they need no copy."""
 
     copies: list[Parameter]
     weights: list[Parameter]
 
-    def refresh(self) -> None:
+    def update_copies(self) -> None:
         """Make the copies again, after the masters moved."""
         if self.copies is not self.weights:
             with torch.no_grad():
@@ -67,7 +67,7 @@ class Masters:
         return {c.data_ptr(): w.data for c, w in zip(self.copies, self.weights, strict=True)}
 
 
-def masters(parameters: Iterable[Parameter], first: Sequence[Tensor] = ()) -> Masters:
+def create_masters(parameters: Iterable[Parameter], first: Sequence[Tensor] = ()) -> MasterWeights:
     """
     Masters for all parameters that are trained; from now on a backward adds to the gradients of those.
 
@@ -75,11 +75,11 @@ def masters(parameters: Iterable[Parameter], first: Sequence[Tensor] = ()) -> Ma
     """
     copies = [p for p in parameters if p.requires_grad]
     if all(p.dtype in (torch.float32, torch.float64) for p in copies):
-        return Masters(copies, copies)
+        return MasterWeights(copies, copies)
     weights = [Parameter(x) for x in first or [p.detach().float() for p in copies]]
     for copy, weight in zip(copies, weights, strict=True):
         copy.register_post_accumulate_grad_hook(_move_to(weight))
-    return Masters(copies, weights)
+    return MasterWeights(copies, weights)
 
 
 def _move_to(weight: Parameter) -> Callable[[Tensor], None]:

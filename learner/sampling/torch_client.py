@@ -12,7 +12,7 @@ from concurrent.futures import Future, wait
 from dataclasses import dataclass
 from pathlib import Path
 
-from edgewise.learner.hardware.compute_thread import in_one_thread, submitted
+from edgewise.learner.hardware.compute_thread import run_in_compute_thread, submit_to_compute_thread
 from edgewise.learner.policy.policy import Policy
 from edgewise.learner.sampling.respond import answer
 from edgewise.toolkit.errors import Interrupted, UnknownModel
@@ -50,7 +50,7 @@ class TorchClient:
     def load(cls, name: str) -> "TorchClient":
         """The client of what follows "torch/" in a model's name. Blocks; raises what `Policy.load` raises."""
         check(name)
-        return cls(in_one_thread(Policy.load)(name))
+        return cls(run_in_compute_thread(Policy.load)(name))
 
     async def ask(self, request: Request) -> Reply:
         """Answer one request, with others. One that is cancelled before its batch begins costs nothing."""
@@ -91,7 +91,7 @@ class TorchClient:
 
     async def _answer(self, batch: list[_Asked]) -> None:
         requests = [asked.request for asked in batch]
-        self._batch = submitted(answer, self.policy, requests, self._watch)
+        self._batch = submit_to_compute_thread(answer, self.policy, requests, self._watch)
         try:
             replies = await asyncio.wrap_future(self._batch)
         except Exception as error:

@@ -17,7 +17,7 @@ from typing import Any
 import torch
 
 from edgewise.learner.config import WeightsConfig
-from edgewise.learner.hardware.process_group import Ranks, agreed, portable
+from edgewise.learner.hardware.process_group import ProcessGroup, run_on_all, make_picklable
 from edgewise.learner.methods.batch import Batch
 from edgewise.learner.methods.method import Method
 from edgewise.learner.training.engine import Engine
@@ -44,7 +44,7 @@ class Ended:
 class Leader:
     """Process 0's word to the others. `result` is what they end with."""
 
-    def __init__(self, ranks: Ranks):
+    def __init__(self, ranks: ProcessGroup):
         self.ranks = ranks
         self.result: Any = None
         self._one = Lock()  # a user who interrupts twice ends a run while a thread of it still works
@@ -57,7 +57,7 @@ class Leader:
         """Do something with the engine of every process. Raises in all of them what one of them raises."""
         with self._one:
             self.ranks.broadcast_object((work, given, named))
-            return agreed(self.ranks, partial(work, engine, *given, **named))
+            return run_on_all(self.ranks, partial(work, engine, *given, **named))
 
     def end(self, how: Ended) -> None:
         """Let the others end; those that are gone already have."""
@@ -103,7 +103,7 @@ class DistributedEngine(Engine):
 
 
 @contextlib.contextmanager
-def leading(ranks: Ranks) -> Iterator[Leader]:
+def leading(ranks: ProcessGroup) -> Iterator[Leader]:
     """What process 0 does while the others `follow`; whatever ends it, they end with it."""
     lead = Leader(ranks)
     try:
@@ -111,12 +111,12 @@ def leading(ranks: Ranks) -> Iterator[Leader]:
     except LostProcess:
         raise  # those that are left may be waiting for something else, and notice as this one did
     except BaseException as error:
-        lead.end(Ended(error=portable(error)))
+        lead.end(Ended(error=make_picklable(error)))
         raise
     lead.end(Ended(lead.result))
 
 
-def follow(ranks: Ranks) -> Ended:
+def follow(ranks: ProcessGroup) -> Ended:
     """What every process but the first does: what that one says, until it ends. LostProcess if it is gone."""
     engine = Engine.__new__(Engine)
     engine.ranks = ranks
@@ -124,7 +124,7 @@ def follow(ranks: Ranks) -> Ended:
         while not isinstance(said := ranks.broadcast_object(None), Ended):
             work, given, named = said
             try:
-                agreed(ranks, partial(work, engine, *given, **named))
+                run_on_all(ranks, partial(work, engine, *given, **named))
             except LostProcess:
                 raise
             except Exception:  # process 0 raises it too, and says what comes of it
@@ -157,10 +157,10 @@ def _load(engine: Engine, config: WeightsConfig, method: Method, learning: bool)
     """
     engine.config, engine.method, engine.slice_tokens = config, method, config.slice_tokens
     turn = engine.ranks.local if config.shard else min(engine.ranks.local, 1)
-    for now in range(max(engine.ranks.gathered(turn)) + 1):
+    for now in range(max(engine.ranks.all_gather_object(turn)) + 1):
         if now == turn:
             Engine.reload(engine, learning=learning)
-        engine.ranks.gathered(None)
+        engine.ranks.all_gather_object(None)
 
 
 def _answer(engine: Engine, requests: Sequence[Request]) -> list[Reply]:
@@ -172,19 +172,19 @@ def _answer(engine: Engine, requests: Sequence[Request]) -> list[Reply]:
     rank, size = engine.ranks.rank, engine.ranks.size
     mine = order[rank * len(order) // size : (rank + 1) * len(order) // size]
     share = [requests[i] for i in mine]
-    found = engine.policy.whole(lambda: Engine.answer(engine, share) if share else [])
-    replies = [reply for part in engine.ranks.gathered(found) for reply in part]
+    found = engine.policy.run_with_all_weights(lambda: Engine.answer(engine, share) if share else [])
+    replies = [reply for part in engine.ranks.all_gather_object(found) for reply in part]
     return [reply for _, reply in sorted(zip(order, replies, strict=True), key=lambda pair: pair[0])]
 
 
 def _write(engine: Engine, work: Callable[..., None], *given: Any) -> None:
-    if engine.policy.sharded or not engine.ranks.rank:
+    if engine.policy.is_sharded or not engine.ranks.rank:
         work(engine, *given)
 
 
 def _restore(engine: Engine, path: Path) -> dict[str, Any]:
     """Process 0 reads the checkpoint; the others, which may not see its disk, copy weights and moments from it."""
-    if engine.policy.sharded:
+    if engine.policy.is_sharded:
         return engine.policy.restore(path, engine.optimizer)
     ranks, policy, optimizer = engine.ranks, engine.policy, engine.optimizer
     state = {} if ranks.rank else Engine.restore(engine, path)
@@ -193,7 +193,7 @@ def _restore(engine: Engine, path: Path) -> dict[str, Any]:
         {name: (tuple(value.shape), value.dtype) for name, value in optimizer.state.get(p, {}).items()}
         for p in parameters
     ]
-    shapes = ranks.gathered(shapes)[0]
+    shapes = ranks.all_gather_object(shapes)[0]
     if ranks.rank:
         optimizer.state.clear()
         for p, known in zip(parameters, shapes, strict=True):
@@ -202,6 +202,6 @@ def _restore(engine: Engine, path: Path) -> dict[str, Any]:
     moments = [
         optimizer.state[p][name] for p, known in zip(parameters, shapes, strict=True) for name in known
     ]
-    ranks.copy([*(p.data for p in parameters), *moments])
-    policy.refresh()
+    ranks.broadcast([*(p.data for p in parameters), *moments])
+    policy.update_copies()
     return state

@@ -51,7 +51,7 @@ class Engine:
                 self.policy.with_reference()
         if not learning:
             return
-        self.optimizer = self.policy.optimizer(
+        self.optimizer = self.policy.create_optimizer(
             lr=config.learning_rate, betas=(0.9, config.beta2), weight_decay=config.weight_decay
         )
 

@@ -72,7 +72,7 @@ def learn(
     folder, state = path / CHECKPOINTS, TrainingState()
     try:
         expected = yield BlockingCall(step_time.seconds, (engine.policy, job.config, job.task.train[0]))
-        yield StageStarted(f"training on {engine.policy.chosen}; method {job.config.method}")
+        yield StageStarted(f"training on {engine.policy.summary}; method {job.config.method}")
         yield StageStarted(f"a step will take up to about {expected:.0f} seconds")
         state = yield from _taken_up(engine, sampler, folder)
         why = ""
@@ -283,7 +283,7 @@ def _outcome(job: WeightsSpec, engine: Engine, state: TrainingState, path: Path)
         "paper": job.method.paper,
         "differs": job.method.differs,
         "method": describe(job.method),
-        "trained": engine.policy.chosen,
+        "trained": engine.policy.summary,
     }
     learnt = {**about, "steps": state.number, "stopped": state.stopped}
     yield WeightsTrained(learnt)

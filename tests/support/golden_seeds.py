@@ -15,7 +15,7 @@ import numpy as np
 import torch
 
 from edgewise.learner.methods import losses, penalties, token_weights
-from edgewise.learner.methods.batch import Batch, Tokens
+from edgewise.learner.methods.batch import Batch, LossInputs
 from edgewise.toolkit.groups import advantage, reward_shaping
 from edgewise.toolkit.groups.sampling import replay, rollout_plan
 from edgewise.toolkit.groups.table import Table
@@ -41,25 +41,25 @@ class Case:
 
 
 def group(rewards: Numbers, **columns: Any) -> Table:
-    return Table.of([0] * len(rewards), rewards, range(len(rewards)), **columns)
+    return Table.from_arrays([0] * len(rewards), rewards, range(len(rewards)), **columns)
 
 
-def sequences(logp: Numbers, gain: Numbers, *, old: Numbers | None = None, **columns: Numbers) -> Tokens:
+def sequences(logp: Numbers, gain: Numbers, *, old: Numbers | None = None, **columns: Numbers) -> LossInputs:
     """Replies of one token each, of one group."""
     row = torch.tensor(logp, dtype=torch.float64)[:, None].requires_grad_()
     then = row.detach() if old is None else torch.tensor(old, dtype=torch.float64)[:, None]
     named = {name: torch.tensor(values, dtype=torch.float64) for name, values in columns.items()}
     signs = torch.tensor(gain, dtype=torch.float64)[:, None]
-    return Tokens(row, then, torch.ones_like(row, dtype=torch.bool), signs, torch.zeros(len(logp)), named)
+    return LossInputs(row, then, torch.ones_like(row, dtype=torch.bool), signs, torch.zeros(len(logp)), named)
 
 
-def batch_of(tokens: Tokens, **columns: Any) -> Batch:
+def batch_of(tokens: LossInputs, **columns: Any) -> Batch:
     n = len(tokens.mask)
-    return Batch.of([(1,)] * n, [(1,)] * n, [0] * n, [0.0] * n, **columns)
+    return Batch.from_lists([(1,)] * n, [(1,)] * n, [0] * n, [0.0] * n, **columns)
 
 
 def descended(
-    part: Callable[[Tokens], torch.Tensor], x: Tokens, weighed=token_weights.per_sequence
+    part: Callable[[LossInputs], torch.Tensor], x: LossInputs, weighed=token_weights.per_sequence
 ) -> list[float]:
     """The value, and its gradient in the log-probability of each reply."""
     value = (part(x) * weighed(batch_of(x)).double()).sum()
@@ -182,8 +182,8 @@ def term(rewards: Numbers, part: str, **how: Any) -> float:
 
 def buffered(gains: Numbers) -> Any:
     """Chances to be drawn first."""
-    runs = [rollout_plan.marked(Rollout("a", "solver", i, (), "stop"), stored=a) for i, a in enumerate(gains)]
-    return replay.chances(runs)
+    runs = [rollout_plan.set_marks(Rollout("a", "solver", i, (), "stop"), stored=a) for i, a in enumerate(gains)]
+    return replay.sampling_probabilities(runs)
 
 
 SKYWORK = [Case("chances to be drawn", p(buffered, [1.5, -0.5, -0.5, -0.5]), ".5 .1667 .1667 .1667")]

@@ -24,7 +24,7 @@ from tests.support.golden_seeds import Case, Numbers, extremes, group
 def steps(reward: Numbers, *rollouts: str, **columns: Any) -> Table:
     """Rollouts of one group; each a word for each of its steps."""
     words = [word for each in rollouts for word in each.split()]
-    made = Table.of([0] * len(reward), reward, [i for i, each in enumerate(rollouts) for _ in each.split()])
+    made = Table.from_arrays([0] * len(reward), reward, [i for i, each in enumerate(rollouts) for _ in each.split()])
     found = {"state": ["root"] * len(words), "action": words, "observation": words, **columns}
     return Table(
         made.group,
@@ -98,13 +98,13 @@ GIGPO = [
         p(gigpo, advantage.by_steps, True),
         "2.963849 2.170956 -1.085540 -0.585540 -1.292647",
     ),
-    Case("greedy at .92, abc", p(clusters, state_matching.greedy, "abc", 0.92), "0 1 0"),
-    Case("greedy at .92, bac", p(clusters, state_matching.greedy, "bac", 0.92), "0 1 0"),
-    Case("greedy at .90, abc", p(clusters, state_matching.greedy, "abc", 0.9), "1 0 0"),
-    Case("greedy at .90, bac", p(clusters, state_matching.greedy, "bac", 0.9), "1 1 1"),
-    Case("linked at .90, abc", p(clusters, state_matching.similar, "abc", 0.9), "1 1 1"),
-    Case("linked at .90, bac", p(clusters, state_matching.similar, "bac", 0.9), "1 1 1"),
-    Case("linked at .92", p(clusters, state_matching.similar, "cab", 0.92), "0 1 0"),
+    Case("greedy at .92, abc", p(clusters, state_matching.match_greedily, "abc", 0.92), "0 1 0"),
+    Case("greedy at .92, bac", p(clusters, state_matching.match_greedily, "bac", 0.92), "0 1 0"),
+    Case("greedy at .90, abc", p(clusters, state_matching.match_greedily, "abc", 0.9), "1 0 0"),
+    Case("greedy at .90, bac", p(clusters, state_matching.match_greedily, "bac", 0.9), "1 1 1"),
+    Case("linked at .90, abc", p(clusters, state_matching.match_similar, "abc", 0.9), "1 1 1"),
+    Case("linked at .90, bac", p(clusters, state_matching.match_similar, "bac", 0.9), "1 1 1"),
+    Case("linked at .92", p(clusters, state_matching.match_similar, "cab", 0.92), "0 1 0"),
 ]
 SALT = [
     Case("a shop", p(salt, [1, 0, 1], *SHOP), "0 .577349 .577349 0 -1.154699 -1.154699 0 .577349 .577349"),
@@ -119,7 +119,7 @@ ALIGNMENT = [
     Case("credit with the step itself", p(shaped, inclusive=True), "1.5 -.95 .91"),
     Case(
         "returns",
-        lambda: step_credit.returns(GAME, GAME.column("step_reward"), 0.9),
+        lambda: step_credit.discounted_returns(GAME, GAME.column("step_reward"), 0.9),
         "1.14 .6 1.18 .2 .18 .2",
     ),
     Case(
@@ -139,8 +139,8 @@ def remembered(alpha: float, beta: float, right: int | None) -> list[float]:
     """Counts after a visit with so many right of 8; None for a step without it."""
     rewards = [] if right is None else [1.0] * right + [0.0] * (8 - right)
     runs = tuple(Rollout("a", "solver", i, (), "stop", Score(r)) for i, r in enumerate(rewards))
-    after = Memory({"a": Record(alpha, beta)}).after([Group(Example("a", ()), "solver", runs)])
-    return [after.of("a").alpha, after.of("a").beta]
+    after = Memory({"a": Record(alpha, beta)}).update([Group(Example("a", ()), "solver", runs)])
+    return [after.record_of("a").alpha, after.record_of("a").beta]
 
 
 def sharpened() -> Any:
@@ -149,7 +149,7 @@ def sharpened() -> Any:
 
 def curriculum(rewards: Numbers, choices: Sequence[float], **how: Any) -> float:
     n = len(rewards)
-    batch = Batch.of(
+    batch = Batch.from_lists(
         [(1,)] * n,
         [(1,)] * n,
         [0] * n,
@@ -168,14 +168,14 @@ def letters(text: str, **how: Any) -> float:
 
 TILES = [0.25, 1, 0.5, 0.25, 0.25, 0, 0.5, 0.25]
 VADE = [
-    Case("gain", lambda: row_selection.gain(np.array([0.13, 0.32, 0.90])), "0.098397 0.147968 0.009000"),
+    Case("gain", lambda: row_selection.information_gain(np.array([0.13, 0.32, 0.90])), "0.098397 0.147968 0.009000"),
     Case("a visit", p(remembered, 0.1, 8.4, 1), "1.02 8.68"),
     Case("another visit", p(remembered, 2.7, 5.3, 4), "4.54 5.06"),
     Case("no visit", p(remembered, 9.0, 0.2, None), "8.991 .1998"),
     Case(
         "expected gain",
         lambda: [
-            beta(a + 1, b + 1).expect(row_selection.gain)
+            beta(a + 1, b + 1).expect(row_selection.information_gain)
             for a, b in ((0.1, 8.4), (2.7, 5.3), (9, 0.2), (0, 0))
         ],
         "0.071245 0.128911 0.014637 0.083333",

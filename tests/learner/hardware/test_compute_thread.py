@@ -42,14 +42,14 @@ async def others():
 import edgewise.learner
 {after}
 from edgewise.learner.hardware.memory import keep_freed_memory
-from edgewise.learner.hardware.compute_thread import submitted
+from edgewise.learner.hardware.compute_thread import submit_to_compute_thread
 
 def made():
     import torch
     keep_freed_memory()
     return [torch.zeros(size) for size in (1_000, 100_000, 10_000_000)]
 
-tensors = submitted(made).result()
+tensors = submit_to_compute_thread(made).result()
 for line in open("/proc/self/smaps"):
     if re.match("[0-9a-f]+-[0-9a-f]+ ", line):
         a, b = (int(x, 16) for x in line.split()[0].split("-"))
@@ -183,9 +183,9 @@ def test_a_run_computes_in_that_thread_alone(
 
     watched("update")
     watched("answer")
-    watched("take_device")
+    watched("bind_device")
     train(task(), model=model, run=tmp_path / "run", **{**SETTINGS, "steps": 2})
-    assert seen == {"update": {where()}, "answer": {where()}, "take_device": {where()}}
+    assert seen == {"update": {where()}, "answer": {where()}, "bind_device": {where()}}
 
 
 @pytest.mark.skipif(

@@ -5,9 +5,9 @@ import shutil
 import pytest
 import torch
 
-from edgewise.learner.attention.logprobs import logps
+from edgewise.learner.attention.logprobs import compute_logps
 from edgewise.learner.config import WeightsConfig
-from edgewise.learner.hardware.weight_packing import PAYS
+from edgewise.learner.hardware.weight_packing import MIN_PRODUCTS
 from edgewise.learner.methods.published import METHODS
 from edgewise.learner.sampling.generate import CompletionRequest, sample
 from edgewise.learner.training.engine import Engine
@@ -24,16 +24,16 @@ def test_compiled_layers_give_the_same_log_probs_gradients_and_replies() -> None
     counters.clear()
     plain, compiled = (exact.policy("Llama", torch.float32, compiled=each) for each in (False, True))
     batch = exact.batch(*exact.RAGGED)
-    ours, theirs = (logps(policy, batch, entropy=True) for policy in (compiled, plain))
+    ours, theirs = (compute_logps(policy, batch, entropy=True) for policy in (compiled, plain))
     assert exact.apart(ours, theirs) <= 1e-5
     assert exact.apart(exact.gradients(compiled, ours), exact.gradients(plain, theirs)) <= 1e-4
-    asks = [CompletionRequest((5, 6, 7), 2 * PAYS, seed=seed) for seed in range(3)]
+    asks = [CompletionRequest((5, 6, 7), 2 * MIN_PRODUCTS, seed=seed) for seed in range(3)]
     for one, other in zip(sample(compiled, asks), sample(plain, asks), strict=True):
         assert (one.ids, one.logprobs) == (other.ids, other.logprobs)
     assert counters["stats"]["unique_graphs"] > 0
     with compiled.with_reference().reference():
-        assert exact.apart((logps(compiled, batch)[0],), (theirs[0],)) <= 1e-5
-    assert "compiled layers" in compiled.chosen and "compiled layers" not in plain.chosen
+        assert exact.apart((compute_logps(compiled, batch)[0],), (theirs[0],)) <= 1e-5
+    assert "compiled layers" in compiled.summary and "compiled layers" not in plain.summary
 
 
 def test_without_a_compiler_the_setting_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:

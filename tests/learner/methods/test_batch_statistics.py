@@ -8,9 +8,9 @@ import torch
 
 from edgewise.learner.methods import losses
 from edgewise.learner.methods.batch import Batch
-from edgewise.learner.methods.batch_statistics import wanted, with_statistics
+from edgewise.learner.methods.batch_statistics import required_statistics, add_statistics
 from edgewise.learner.methods.method import Method, override
-from edgewise.learner.methods.published import find
+from edgewise.learner.methods.published import find_method
 from edgewise.learner.policy.policy import Policy
 from edgewise.learner.update import gradient_step as updating
 from edgewise.learner.update.gradient_step import UpdateConfig, update
@@ -26,7 +26,7 @@ def batch() -> Batch:
         return torch.randint(0, 256, (count,), generator=rng).tolist()
 
     prompts, replies = [ids(7)] * 3 + [ids(4)] * 3, [ids(n) for n in (3, 1, 5, 2, 4, 6)]
-    return Batch.of(prompts, replies, [0, 0, 0, 1, 1, 1], [0.7, 0.3, -1.0, 1.0, -0.5, -0.5])
+    return Batch.from_lists(prompts, replies, [0, 0, 0, 1, 1, 1], [0.7, 0.3, -1.0, 1.0, -0.5, -0.5])
 
 
 def trained(folder: Path, method: Method, how: UpdateConfig) -> torch.Tensor:
@@ -40,7 +40,7 @@ def trained(folder: Path, method: Method, how: UpdateConfig) -> torch.Tensor:
 @pytest.mark.parametrize("size", [1, 12])
 def test_slices_change_nothing(folder: Path, name: str, size: int) -> None:
     """Several steps, so that the policy is away from the one that sampled."""
-    method = override(find(name), "epochs=2", "minibatches=1")
+    method = override(find_method(name), "epochs=2", "minibatches=1")
     method = method if name in READERS else replace(method, penalties=())
     whole, sliced = (trained(folder, method, replace(BIG, tokens=each)) for each in (10_000, size))
     torch.testing.assert_close(whole, sliced, rtol=1e-4, atol=1e-7)
@@ -51,7 +51,7 @@ def test_a_trust_region_holds_what_all_tokens_are_pushed_away_from(folder: Path)
 
     def moved(beta: float) -> float:
         policy = Policy.load(str(folder), device="cpu", dtype="float64")
-        method = replace(find("drpo"), loss=losses.plain, minibatches=1, epochs=8)
+        method = replace(find_method("drpo"), loss=losses.plain, minibatches=1, epochs=8)
         method = override(method, f"penalties.trust_region.beta={beta}")
         optimizer = torch.optim.SGD(policy.parameters(), lr=0.01)
         return update(policy, optimizer, method, given, BIG, torch.Generator()).kl
@@ -63,7 +63,7 @@ def test_a_trust_region_holds_what_all_tokens_are_pushed_away_from(folder: Path)
 def test_entropy_goes_towards_its_target_from_either_side(folder: Path, target: float) -> None:
     policy = Policy.load(str(folder), device="cpu", dtype="float64")
     method = override(
-        find("confucius3_math"),
+        find_method("confucius3_math"),
         f"penalties.targeted_entropy.target={target}",
         "penalties.targeted_entropy.coef=1.0",
     )
@@ -71,7 +71,7 @@ def test_entropy_goes_towards_its_target_from_either_side(folder: Path, target: 
 
     def entropy() -> float:
         with torch.no_grad():
-            _, found = updating.logps(policy, given, entropy=True)
+            _, found = updating.compute_logps(policy, given, entropy=True)
         assert found is not None
         return float(found[given.mask].mean())
 
@@ -82,16 +82,16 @@ def test_entropy_goes_towards_its_target_from_either_side(folder: Path, target: 
 
 def test_a_method_that_reads_none_pays_for_none(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     asked = []
-    real = updating.logps
-    monkeypatch.setattr(updating, "logps", lambda *given, **named: asked.append(1) or real(*given, **named))
+    real = updating.compute_logps
+    monkeypatch.setattr(updating, "compute_logps", lambda *given, **named: asked.append(1) or real(*given, **named))
     for name, forwards in (("dr_grpo", 1), ("confucius3_math", 2)):
         asked.clear()
-        trained(folder, find(name), BIG)
+        trained(folder, find_method(name), BIG)
         assert len(asked) == forwards
-        assert bool(wanted(find(name))) == (forwards == 2)
+        assert bool(required_statistics(find_method(name))) == (forwards == 2)
 
 
 def test_an_empty_step_has_a_mean_of_nothing() -> None:
-    empty = batch().rows([])
-    found = with_statistics(find("drpo"), empty, torch.zeros(0, 0), torch.zeros(0, 0))
+    empty = batch().select_rows([])
+    found = add_statistics(find_method("drpo"), empty, torch.zeros(0, 0), torch.zeros(0, 0))
     assert found.column("mean_kl").shape == (0,)

@@ -6,11 +6,11 @@ import pytest
 import torch
 
 from edgewise.learner.methods import losses, penalties
-from edgewise.learner.methods.batch import Batch, Tokens
+from edgewise.learner.methods.batch import Batch, LossInputs
 from tests.support import golden
 
 # Two sequences of 3 and 2 tokens; what stands in the padding must not matter.
-BATCH = Batch.of([(1,), (1,)], [(1, 2, 3), (4, 5)], [0, 0], golden.SIGN)
+BATCH = Batch.from_lists([(1,), (1,)], [(1, 2, 3), (4, 5)], [0, 0], golden.SIGN)
 WIDE = golden.RATIOS
 
 
@@ -21,14 +21,14 @@ def filled(rows, garbage=9.9) -> torch.Tensor:
 OLD, MOVED = filled(golden.OLD), filled(golden.MOVED)
 
 
-def tokens(logp, **columns) -> Tokens:
-    return Tokens(logp, OLD, BATCH.mask, BATCH.advantage, BATCH.group, columns)
+def tokens(logp, **columns) -> LossInputs:
+    return LossInputs(logp, OLD, BATCH.mask, BATCH.advantage, BATCH.group, columns)
 
 
 def gate(part, ratio, sign, **given):
     """What multiplies A, or A times the gradient of log p, at one ratio."""
     logp = torch.tensor([[math.log(ratio)]], dtype=torch.float64, requires_grad=True)
-    x = Tokens(
+    x = LossInputs(
         logp,
         torch.zeros(1, 1, dtype=torch.float64),
         torch.ones(1, 1, dtype=torch.bool),
@@ -98,7 +98,7 @@ def test_the_token_form_follows_an_advantage_of_each_token() -> None:
     """The gradient of token t is s A_t: its own advantage, with the ratio of the sequence."""
     credit = torch.tensor([[1.0, -2.0, 0.5], [0.0, 3.0, 0.0]]).double()
     logp = (OLD + MOVED / 100).requires_grad_()
-    x = Tokens(logp, OLD, BATCH.mask, credit, BATCH.group)
+    x = LossInputs(logp, OLD, BATCH.mask, credit, BATCH.group)
     losses.clipped_sequence_token(x, low=0.2, high=0.2).sum().backward()
     ratio = x.mean(x.log_ratio).exp().detach()
     assert torch.allclose(logp.grad, torch.where(BATCH.mask, -ratio * credit, 0.0))
@@ -123,7 +123,7 @@ def test_a_corrected_penalty_has_the_gradient_of_the_divergence_wherever_samples
     old, ref = (torch.tensor(x).double().log_softmax(0) for x in ([1.0, 0.0, -1.0], [0.0, 0.4, 0.1]))
     now = logits.log_softmax(0)
     every = torch.ones(1, 3, dtype=torch.bool)
-    x = Tokens(now[None], old[None], every, torch.zeros(1, 1), torch.zeros(1), {"ref_logp": ref[None]})
+    x = LossInputs(now[None], old[None], every, torch.zeros(1, 1), torch.zeros(1), {"ref_logp": ref[None]})
     mean = (penalties.kl3(x, beta=1.0, corrected=True) * old.exp()).sum()
     divergence = (now.exp() * (now - ref)).sum()
     (found,) = torch.autograd.grad(mean, logits, retain_graph=True)
@@ -146,15 +146,15 @@ def test_the_entropy_bonus_is_a_gain() -> None:
 # ---- losses that compare sequences, or know who drew them -----------------------------------------------------------
 
 
-def several(moved, gain, group, **columns) -> Tokens:
+def several(moved, gain, group, **columns) -> LossInputs:
     """Sequences of 3 tokens, moved by the same at each token from an old log-probability of -1."""
     old = torch.full((len(moved), 3), -1.0, dtype=torch.float64)
     logp = (old + torch.tensor(moved).double()[:, None]).requires_grad_()
     found = {name: torch.tensor(values).double() for name, values in columns.items()}
-    return Tokens(logp, old, old < 0, torch.tensor(gain).double()[:, None], torch.tensor(group), found)
+    return LossInputs(logp, old, old < 0, torch.tensor(gain).double()[:, None], torch.tensor(group), found)
 
 
-def slope(part, x: Tokens) -> list[float]:
+def slope(part, x: LossInputs) -> list[float]:
     """The gradient of the sum over sequences, at the first token of each."""
     (found,) = torch.autograd.grad(part(x).sum(), x.logp)
     return found[:, 0].tolist()

@@ -9,14 +9,14 @@ from edgewise.learner.methods import losses, penalties
 from edgewise.learner.methods.method import (
     AXES,
     Method,
-    choices,
-    credited,
+    list_parts,
+    compute_advantages,
     describe,
-    limited,
+    limit_lengths,
     override,
-    parameters,
+    parameters_of,
 )
-from edgewise.learner.methods.published import METHODS, find
+from edgewise.learner.methods.published import METHODS, find_method
 from edgewise.toolkit.errors import ConfigError
 from edgewise.toolkit.groups import advantage, filters, reward_shaping, step_credit
 from edgewise.toolkit.groups.table import Table
@@ -100,33 +100,33 @@ def test_a_wrong_setting_is_one_sentence(setting, sentence) -> None:
 
 
 def test_a_method_is_found_by_its_name() -> None:
-    assert find("grpo") is GRPO and find("Dr-GRPO") is METHODS["dr_grpo"]
+    assert find_method("grpo") is GRPO and find_method("Dr-GRPO") is METHODS["dr_grpo"]
     with pytest.raises(ConfigError, match="no method 'grop'; did you mean 'grpo'"):
-        find("grop")
+        find_method("grop")
 
 
 @pytest.mark.parametrize("axis", AXES)
 def test_the_parts_of_an_axis_are_called_as_its_default_is(axis) -> None:
     usual = GRPO.penalties[0].func if axis == "penalties" else getattr(Method(paper=""), axis)
-    assert usual in choices(axis).values()
-    assert {"half_width", "priority", "reads", "gain"}.isdisjoint(choices(axis))
+    assert usual in list_parts(axis).values()
+    assert {"half_width", "priority", "reads", "gain"}.isdisjoint(list_parts(axis))
 
 
 def test_what_a_method_needs_is_what_its_parts_declare() -> None:
-    assert METHODS["dr_grpo"].needs == frozenset()
-    assert GRPO.needs == {"ref_logp"} and DAPO.needs == {"longest"}
-    assert override(DAPO, "penalties=entropy", "shape=less_kl").needs == {"entropy", "kl"}
+    assert METHODS["dr_grpo"].required_columns == frozenset()
+    assert GRPO.required_columns == {"ref_logp"} and DAPO.required_columns == {"longest"}
+    assert override(DAPO, "penalties=entropy", "shape=less_kl").required_columns == {"entropy", "kl"}
 
 
 def test_the_limit_of_replies_reaches_every_part_that_has_one() -> None:
-    assert parameters(limited(DAPO, 64).shape)["limit"] == 64
-    assert parameters(limited(METHODS["dr_grpo"], 64).weigh)["limit"] == 64
-    assert describe(limited(GRPO, 64)) == describe(GRPO)
+    assert parameters_of(limit_lengths(DAPO, 64).shape)["limit"] == 64
+    assert parameters_of(limit_lengths(METHODS["dr_grpo"], 64).weigh)["limit"] == 64
+    assert describe(limit_lengths(GRPO, 64)) == describe(GRPO)
 
 
 def test_a_limit_of_whole_rollouts_is_that_of_all_their_replies() -> None:
-    assert parameters(limited(METHODS["drpo"], 64, 5).advantage)["limit"] == 320
-    assert parameters(limited(DAPO, 64, 5).shape)["limit"] == 64
+    assert parameters_of(limit_lengths(METHODS["drpo"], 64, 5).advantage)["limit"] == 320
+    assert parameters_of(limit_lengths(DAPO, 64, 5).shape)["limit"] == 64
 
 
 @pytest.mark.parametrize(
@@ -151,11 +151,11 @@ def test_groups_are_kept_by_their_own_rewards_and_compared_by_shaped_ones() -> N
         shape=partial(reward_shaping.overlong, limit=10, buffer=0.5),
         advantage=advantage.centred,
     )
-    table = Table.of([0, 0, 1, 1], [1, 1, 1, 0], [0, 1, 2, 2, 3], longest=[0, 10, 10, 0])
-    kept, found = credited(method, table)
+    table = Table.from_arrays([0, 0, 1, 1], [1, 1, 1, 0], [0, 1, 2, 2, 3], longest=[0, 10, 10, 0])
+    kept, found = compute_advantages(method, table)
     assert kept.tolist() == [False, False, True, True]  # the first group differs only after shaping
     assert found.tolist() == [0, 0, 0, 0, 0]
-    assert credited(override(method, "shape.factor=0.5"), table)[1].tolist() == [0, 0, 0.25, 0.25, -0.25]
+    assert compute_advantages(override(method, "shape.factor=0.5"), table)[1].tolist() == [0, 0, 0.25, 0.25, -0.25]
 
 
 def test_steps_of_what_is_kept_keep_their_columns() -> None:
@@ -163,7 +163,7 @@ def test_steps_of_what_is_kept_keep_their_columns() -> None:
     table = Table(
         np.array([0, 0]), np.array([0.0, 1.0]), np.array([1, 1]), {}, {"action_reward": np.array([1.0, 3.0])}
     )
-    kept, found = credited(method, table)
+    kept, found = compute_advantages(method, table)
     assert kept.tolist() == [False, True] and found.tolist() == [-1, 1]
 
 

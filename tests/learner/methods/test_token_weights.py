@@ -22,7 +22,7 @@ def batch(*lengths: int, group=None, **columns) -> Batch:
     numbers = list(map(float, range(n)))
     usual = {"share": [1.0] * n, "reward": [0.5] * n, "rollout": numbers, "choice": numbers}
     replies = [range(length) for length in lengths]
-    return Batch.of([(1,)] * n, replies, group or [0] * n, [1.0] * n, **{**usual, **columns})
+    return Batch.from_lists([(1,)] * n, replies, group or [0] * n, [1.0] * n, **{**usual, **columns})
 
 
 @pytest.mark.parametrize(

@@ -12,10 +12,10 @@ from torch.distributed.tensor import DTensor
 
 from edgewise.learner.api import train
 from edgewise.learner.config import WeightsConfig
-from edgewise.learner.hardware.process_group import ALONE, Ranks, ranks
-from edgewise.learner.methods.batch import slices
+from edgewise.learner.hardware.process_group import SINGLE_PROCESS, ProcessGroup, join_process_group
+from edgewise.learner.methods.batch import split_into_slices
 from edgewise.learner.policy import checkpoint, fsdp
-from edgewise.learner.policy.fsdp import Shards
+from edgewise.learner.policy.fsdp import ShardedPolicy
 from edgewise.learner.policy.policy import Policy
 from edgewise.learner.spec import WeightsSpec
 from edgewise.learner.training.engine import Engine
@@ -47,9 +47,9 @@ def run_here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 # ---- gradients ---------------------------------------------------------------------------------------------
 
 
-def shared(together: Ranks, dtype: torch.dtype, **options: Any) -> Shards:
+def shared(together: ProcessGroup, dtype: torch.dtype, **options: Any) -> ShardedPolicy:
     exactly = torch.float32 if dtype == torch.bfloat16 else dtype
-    return Shards(exact.policy("Qwen3", exactly, **options), together, CPU, dtype)
+    return ShardedPolicy(exact.policy("Qwen3", exactly, **options), together, CPU, dtype)
 
 
 def plain(dtype: torch.dtype) -> Policy:
@@ -57,7 +57,7 @@ def plain(dtype: torch.dtype) -> Policy:
 
 
 def save_gradients(folder: Path) -> None:
-    together = ranks()
+    together = join_process_group()
     made = partial(shared, together)
     found = {str(dtype): gradients(together, dtype, TOKENS, made) for dtype in (*CLOSE, torch.bfloat16)}
     held = [cast(DTensor, p).to_local().numel() / p.numel() for p in made(torch.float32).parameters()]
@@ -67,11 +67,11 @@ def save_gradients(folder: Path) -> None:
 
 
 def test_gradients_are_those_of_one_process(tmp_path: Path) -> None:
-    assert len(list(slices(batch(), TOKENS))) % 2  # one process ends with a slice without rows
+    assert len(list(split_into_slices(batch(), TOKENS))) % 2  # one process ends with a slice without rows
     assert several.ended(several.start(save_gradients, tmp_path, folder=tmp_path)) == [0, 0]
     first, second = (torch.load(tmp_path / f"{rank}.pt", weights_only=False) for rank in (0, 1))
     for dtype, close in CLOSE.items():
-        alone = gradients(ALONE, dtype, TOKENS, plain)
+        alone = gradients(SINGLE_PROCESS, dtype, TOKENS, plain)
         for kind, name in [(kind, name) for kind in KINDS[dtype] for name in alone]:
             (gradient, seen), (there, saw) = alone[name], first[kind][name]
             assert there.dtype == gradient.dtype and gradient.norm() > 1e-3
@@ -109,7 +109,7 @@ def test_a_run_is_that_of_one_process_and_leaves_whole_weights(model: str, tmp_p
     assert gap.mean() < 5e-7 and gap.max() < 1e-3
 
     mine = Policy.load(model.removeprefix("torch/"), device="cpu", dtype="float32")
-    optimizer = mine.optimizer()
+    optimizer = mine.create_optimizer()
     assert checkpoint.restore(run / "checkpoints" / "000003", mine, optimizer)["number"] == 3
     assert {int(state["step"]) for state in optimizer.state.values()} == {3}
     loaded = Policy.load(str(run / "artifact" / "weights"), device="cpu", dtype="float32")
@@ -127,7 +127,7 @@ def fail_alone(model: str, part: str) -> None:
     real = getattr(module, name)
 
     def short(*given: Any) -> Any:
-        if ranks().rank == 1:
+        if join_process_group().rank == 1:
             raise MemoryError("no room")
         return real(*given)
 
@@ -152,7 +152,7 @@ def test_one_process_has_nothing_to_share(model: str) -> None:
     with pytest.raises(ConfigError, match="torchrun"):
         train(task(), model=model, run="run", **{**SMALL, "shard": True})
     with pytest.raises(ConfigError, match="this is one"):
-        fsdp.load("nowhere", ALONE, device="cpu", dtype="auto", checkpointing=False)
+        fsdp.load_sharded("nowhere", SINGLE_PROCESS, device="cpu", dtype="auto", checkpointing=False)
 
 
 @pytest.mark.parametrize("other", [{"lora": 4}, {"sampler": "http://127.0.0.1:1/v1#m"}])

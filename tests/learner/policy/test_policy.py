@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from edgewise.learner.attention.logprobs import logps
+from edgewise.learner.attention.logprobs import compute_logps
 from edgewise.learner.policy import precision
 from edgewise.learner.policy.policy import Lora, Policy
 from edgewise.toolkit.errors import ConfigError, DiskFull, UnknownModel
@@ -27,20 +27,20 @@ def moved(policy: Policy) -> Policy:
     torch.manual_seed(1)
     for parameter in policy.parameters():
         parameter.grad = torch.randn_like(parameter)
-    policy.optimizer(lr=0.01).step()
+    policy.create_optimizer(lr=0.01).step()
     return policy
 
 
 def values(policy: Policy) -> torch.Tensor:
     with torch.no_grad():
-        return logps(policy, exact.batch((5, 3), ((4, 2), (6,)), vocab=250))[0]
+        return compute_logps(policy, exact.batch((5, 3), ((4, 2), (6,)), vocab=250))[0]
 
 
 def test_a_directory_is_a_model(folder: Path) -> None:
     policy = Policy.load(str(folder), dtype="float32")
-    assert policy.context == 512
-    assert policy.stops == {257}
-    assert policy.chosen.startswith(f"cpu, {torch.get_num_threads()} threads, float32, 0.0 M trained")
+    assert policy.context_length == 512
+    assert policy.stop_ids == {257}
+    assert policy.summary.startswith(f"cpu, {torch.get_num_threads()} threads, float32, 0.0 M trained")
     assert policy.decode(policy.encode(ASKED)) == "s:Be brief.u:hia:"
     assert policy.encode(ASKED)[0] == 256
 
@@ -95,11 +95,11 @@ def test_masters_keep_what_bfloat16_would_lose(folder: Path) -> None:
     with torch.no_grad():
         for parameter in policy.parameters():
             parameter += 1e-5
-    policy.refresh()
+    policy.update_copies()
     assert all(p.dtype == torch.bfloat16 for p in policy.model.parameters())
     for a, b in zip(policy.parameters(), start, strict=True):
         assert (a - b).abs().max() > 5e-6
-    assert "bfloat16 with float32 masters" in policy.chosen
+    assert "bfloat16 with float32 masters" in policy.summary
 
 
 def test_the_same_seed_begins_the_same_adapter(folder: Path) -> None:
@@ -123,7 +123,7 @@ def test_a_template_that_refuses_is_a_sentence() -> None:
 
 
 def test_what_the_template_closes_a_reply_with_is_a_stop() -> None:
-    assert 257 in exact.policy().stops
+    assert 257 in exact.policy().stop_ids
 
 
 @pytest.mark.parametrize(
@@ -160,7 +160,7 @@ def test_bfloat16_is_chosen_where_the_processor_has_it(
 ) -> None:
     monkeypatch.setattr(torch.cpu, "_is_amx_tile_supported", lambda: amx, raising=False)
     monkeypatch.setattr(torch.cpu, "_is_avx512_bf16_supported", lambda: avx, raising=False)
-    assert precision.chosen_dtype("auto", torch.device("cpu")) == chosen
+    assert precision.select_dtype("auto", torch.device("cpu")) == chosen
 
 
 def test_a_full_disk_while_saving_is_a_sentence(
@@ -182,4 +182,4 @@ def test_an_embedded_model_answers() -> None:
     ids = torch.tensor([policy.encode((Message("user", "What is the capital of France?"),))])
     found = policy.model.generate(input_ids=ids, max_new_tokens=8, do_sample=False)
     assert "Paris" in policy.decode(found[0, ids.shape[1] :].tolist())
-    assert policy.stops == {2}
+    assert policy.stop_ids == {2}

@@ -16,7 +16,7 @@ from transformers import (
 )
 
 from edgewise.learner.attention import kv_cache
-from edgewise.learner.hardware.weight_packing import packed
+from edgewise.learner.hardware.weight_packing import pack_weights
 from edgewise.learner.policy.policy import Lora, Policy
 from edgewise.learner.sampling import generate as sampling
 from edgewise.learner.sampling.generate import CompletionRequest, draw, sample
@@ -57,7 +57,7 @@ def policy(config=CONFIGS["llama"], seed=0, scale=3.0, **settings):
         for weight in model.parameters():
             if weight.ndim > 1:
                 weight.mul_(scale)  # so that tokens differ in how likely they are
-    return Policy.of(model, tiny.tokenizer(), **settings)
+    return Policy.from_model(model, tiny.tokenizer(), **settings)
 
 
 @pytest.fixture(scope="module")
@@ -150,7 +150,7 @@ def test_sequences_come_as_often_as_they_are_likely():
     found = policy(
         LlamaConfig(**{**SMALL, "vocab_size": 4, "eos_token_id": 3, "bos_token_id": 0, "pad_token_id": 3})
     )
-    found.stops = frozenset()
+    found.stop_ids = frozenset()
     drawn = sample(found, [CompletionRequest((0, 1, 2), 3, seed=i) for i in range(4000)])
     seen = Counter(d.ids for d in drawn)
     share = {d.ids: float(np.exp(sum(d.logprobs))) for d in drawn}
@@ -331,13 +331,13 @@ def test_weights_that_are_laid_out_once_give_the_same_and_are_let_go_of(dtype):
     ids = torch.tensor([prompt(9)])
     with torch.inference_mode():
         plain_logits = found.model(ids).logits
-        with packed(found.model, 1):
+        with pack_weights(found.model, 1):
             assert torch.equal(found.model(ids).logits, plain_logits)
-        with packed(found.model, 100):
+        with pack_weights(found.model, 100):
             assert torch.allclose(found.model(ids).logits, plain_logits, rtol=1e-4, atol=1e-3)
         with torch.no_grad():
             found.model.model.layers[0].mlp.up_proj.weight.mul_(2)
         assert not torch.allclose(found.model(ids).logits, plain_logits, rtol=1e-2, atol=1e-2)
-        with packed(found.model, 100):
+        with pack_weights(found.model, 100):
             again = found.model(ids).logits
         assert torch.allclose(again, found.model(ids).logits, rtol=1e-4, atol=1e-3)

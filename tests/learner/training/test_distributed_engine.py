@@ -20,10 +20,10 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from edgewise.learner.api import train
-from edgewise.learner.hardware.process_group import ALONE, Ranks, agreed, ranks
+from edgewise.learner.hardware.process_group import SINGLE_PROCESS, ProcessGroup, run_on_all, join_process_group
 from edgewise.learner.methods.batch import Batch
 from edgewise.learner.methods.method import override
-from edgewise.learner.methods.published import find
+from edgewise.learner.methods.published import find_method
 from edgewise.learner.policy.policy import Policy
 from edgewise.learner.training import distributed_engine
 from edgewise.learner.update import gradient_step as updating
@@ -59,7 +59,7 @@ def batch() -> Batch:
 
 
 def gradients(
-    together: Ranks,
+    together: ProcessGroup,
     dtype: torch.dtype,
     tokens: int = 30,
     made: Callable[[torch.dtype], Policy] = lambda dtype: exact.policy(dtype=dtype),
@@ -70,25 +70,25 @@ def gradients(
         policy = made(dtype).with_reference()
         optimizer = torch.optim.SGD(policy.parameters(), lr=0.05)
         how, rng = UpdateConfig(tokens=tokens, clip=1e9), torch.Generator().manual_seed(0)
-        method = override(find(name), *parts)
+        method = override(find_method(name), *parts)
         seen = update(policy, optimizer, method, batch(), how, rng, together)
-        flat = torch.cat([policy.full(p.grad).flatten() for p in policy.parameters() if p.grad is not None])
+        flat = torch.cat([policy.gather_full(p.grad).flatten() for p in policy.parameters() if p.grad is not None])
         found[name] = flat, seen
     return found
 
 
 def save_gradients(folder: Path) -> None:
-    together = ranks()
+    together = join_process_group()
     found = {str(dtype): gradients(together, dtype) for dtype in (torch.float32, torch.float64)}
     if together.rank == 1:
-        real = updating.logps
+        real = updating.compute_logps
 
         def forgetful(policy: Policy, part: Batch, **how: Any) -> Any:
             if part.mask.sum() > 10:
                 raise MemoryError
             return real(policy, part, **how)
 
-        updating.logps = forgetful  # type: ignore[assignment]
+        updating.compute_logps = forgetful  # type: ignore[assignment]
     updating.LEAST = 1
     found["short"] = gradients(together, torch.float64, tokens=1000)
     torch.save(found, folder / f"{together.rank}.pt")
@@ -98,7 +98,7 @@ def test_gradients_are_those_of_one_process(tmp_path: Path) -> None:
     assert several.ended(several.start(save_gradients, tmp_path, folder=tmp_path)) == [0, 0]
     first, second = (torch.load(tmp_path / f"{rank}.pt", weights_only=False) for rank in (0, 1))
     for kind, close in (("torch.float64", 1e-10), ("short", 1e-10), ("torch.float32", 1e-6)):
-        alone = gradients(ALONE, torch.float32 if kind.endswith("32") else torch.float64)
+        alone = gradients(SINGLE_PROCESS, torch.float32 if kind.endswith("32") else torch.float64)
         for name, (gradient, seen) in alone.items():
             assert gradient.norm() > 1e-3
             assert float((first[kind][name][0] - gradient).abs().max()) <= close
@@ -262,12 +262,12 @@ def test_a_process_that_is_killed_ends_the_others(model: str, tmp_path: Path, go
 
 
 def fail_in_turn() -> None:
-    together = ranks()
+    together = join_process_group()
 
     def only(rank: int, when: str) -> None:
         if together.rank == rank and when == "early":
             raise OutOfMemory(f"process {rank}")
-        together.gathered("half way")
+        together.all_gather_object("half way")
         if together.rank == rank and when == "late":
             raise ZeroDivisionError
 
@@ -275,7 +275,7 @@ def fail_in_turn() -> None:
     for rank in (0, 1):
         for when in ("early", "late", "never"):
             try:
-                agreed(together, lambda: only(rank, when))  # noqa: B023 (called at once)
+                run_on_all(together, lambda: only(rank, when))  # noqa: B023 (called at once)
                 found.append("")
             except Exception as error:
                 found.append(f"{type(error).__name__} {'ZeroDivisionError' in repr(error)}")

@@ -115,7 +115,7 @@ def test_a_limit_on_calls_stops_before_the_step_that_goes_over(model: str, tmp_p
     with pytest.raises(LimitReached):
         train(task(test=2), model=model, run=tmp_path / "r", limits=Limits(calls=40), **SETTINGS)
     # Two steps are done, and saved, though the next checkpoint was far.
-    assert checkpoint.latest(tmp_path / "r" / "checkpoints") == tmp_path / "r" / "checkpoints" / "000002"
+    assert checkpoint.find_latest(tmp_path / "r" / "checkpoints") == tmp_path / "r" / "checkpoints" / "000002"
     result = train(task(test=2), model=model, run=tmp_path / "r", limits=Limits(calls=500), **SETTINGS)
     assert result.costs["learning"]["calls"] == 6 * 16
 
@@ -130,15 +130,15 @@ def test_a_limit_while_the_start_is_measured_keeps_what_was_learnt(
     on_event = lambda event: steps.append(event) if isinstance(event, StepFinished) else None  # noqa: E731
     with pytest.raises(LimitReached):  # two steps take 32 calls, what was learnt 8 and the start 8
         train(task(test=2), model=model, run=tmp_path / "r", limits=Limits(calls=44), on_event=on_event, **SETTINGS)
-    assert checkpoint.latest(tmp_path / "r" / "checkpoints") == tmp_path / "r" / "checkpoints" / "000002"
+    assert checkpoint.find_latest(tmp_path / "r" / "checkpoints") == tmp_path / "r" / "checkpoints" / "000002"
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="needs limits of a process")
 def test_a_disk_that_fills_while_a_checkpoint_is_written_is_a_sentence(tmp_path: Path) -> None:
     import resource
 
-    policy = Policy.of(tiny.model(), tiny.tokenizer(), name="tiny")
-    optimizer = policy.optimizer(lr=1e-3)
+    policy = Policy.from_model(tiny.model(), tiny.tokenizer(), name="tiny")
+    optimizer = policy.create_optimizer(lr=1e-3)
     checkpoint.save(tmp_path, 1, policy, optimizer, {})
     soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (1 << 12, hard))
@@ -235,7 +235,7 @@ def test_a_full_disk_keeps_the_checkpoint_before(
     run = tmp_path / "r"
     with pytest.raises(DiskFull, match="make room"):
         train(task(test=2), model=model, run=run, **{**SETTINGS, "save_every": 2})
-    assert checkpoint.latest(run / "checkpoints") == run / "checkpoints" / "000000"
+    assert checkpoint.find_latest(run / "checkpoints") == run / "checkpoints" / "000000"
     monkeypatch.undo()
     monkeypatch.chdir(tmp_path)
     train(task(test=2), model=model, run=tmp_path / "w", **SETTINGS)

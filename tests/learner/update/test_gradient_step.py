@@ -8,7 +8,7 @@ import torch
 
 from edgewise.learner.methods.batch import Batch
 from edgewise.learner.methods.method import override
-from edgewise.learner.methods.published import METHODS, find
+from edgewise.learner.methods.published import METHODS, find_method
 from edgewise.learner.policy.policy import Lora, Policy
 from edgewise.learner.update import gradient_step as updating
 from edgewise.learner.update.gradient_step import UpdateConfig, gradient, update
@@ -35,7 +35,7 @@ def batch() -> Batch:
     replies = [ids(n) for n in (3, 1, 5, 2, 4, 4, 6, 2, 3)]
     advantage = [1.0, -0.5, -0.5, 0.7, -0.2, -0.5, 2.0, -1.0, -1.0]
     logprobs = [[-5.0] * len(reply) for reply in replies]
-    return Batch.of(prompts, replies, [0, 0, 0, 1, 1, 1, 2, 2, 2], advantage, sampler_logp=logprobs)
+    return Batch.from_lists(prompts, replies, [0, 0, 0, 1, 1, 1, 2, 2, 2], advantage, sampler_logp=logprobs)
 
 
 def flat(policy: Policy) -> torch.Tensor:
@@ -45,7 +45,7 @@ def flat(policy: Policy) -> torch.Tensor:
 def gradient_of(policy: Policy, name: str, how: UpdateConfig, given: Batch | None = None) -> torch.Tensor:
     for parameter in policy.parameters():
         parameter.grad = None
-    gradient(policy, replace(find(name), penalties=()), given or batch(), how)
+    gradient(policy, replace(find_method(name), penalties=()), given or batch(), how)
     return flat(policy)
 
 
@@ -61,7 +61,7 @@ def test_slices_change_nothing(policy: Policy, name: str, size: int) -> None:
 def test_shares_of_several_processes_add_up(policy: Policy, name: str) -> None:
     whole = gradient_of(policy, name, BIG)
 
-    class One(updating.ALONE.__class__):
+    class One(updating.SINGLE_PROCESS.__class__):
         def __init__(self, rank: int):
             self.rank, self.size = rank, 2
 
@@ -72,7 +72,7 @@ def test_shares_of_several_processes_add_up(policy: Policy, name: str) -> None:
     for rank in range(2):
         for parameter in policy.parameters():
             parameter.grad = None
-        gradient(policy, replace(find(name), penalties=()), batch(), how, One(rank))
+        gradient(policy, replace(find_method(name), penalties=()), batch(), how, One(rank))
         total += flat(policy)
     torch.testing.assert_close(total, whole, **CLOSE)
 
@@ -82,19 +82,19 @@ def test_a_step_raises_the_objective_and_its_first_ratio_is_one(policy: Policy) 
 
     def objective() -> float:
         with torch.no_grad():
-            logp, _ = updating.logps(policy, given)
+            logp, _ = updating.compute_logps(policy, given)
         return float((given.advantage * logp * METHODS["dr_grpo"].weigh(given)).sum())
 
     before = objective()
-    done = update(policy, policy.optimizer(lr=1e-3), find("dr_grpo"), given, BIG, torch.Generator())
+    done = update(policy, policy.create_optimizer(lr=1e-3), find_method("dr_grpo"), given, BIG, torch.Generator())
     assert objective() > before
     assert (done.steps, done.ratio) == (1, 0.0)
     assert done.norm > 0
 
 
 def test_epochs_and_minibatches_move_away_from_the_policy_that_sampled(policy: Policy) -> None:
-    method = override(replace(find("grpo"), penalties=()), "epochs=2", "minibatches=3")
-    done = update(policy, policy.optimizer(lr=1e-3), method, batch(), BIG, torch.Generator().manual_seed(0))
+    method = override(replace(find_method("grpo"), penalties=()), "epochs=2", "minibatches=3")
+    done = update(policy, policy.create_optimizer(lr=1e-3), method, batch(), BIG, torch.Generator().manual_seed(0))
     assert done.steps == 6
     assert done.ratio < 1e-6
     assert done.kl > 1e-7
@@ -103,15 +103,15 @@ def test_epochs_and_minibatches_move_away_from_the_policy_that_sampled(policy: P
 def test_a_penalty_holds_the_policy_at_its_reference(folder: Path) -> None:
     def moved(beta: float) -> float:
         policy = Policy.load(str(folder), device="cpu", dtype="float64").with_reference()
-        method = override(find("grpo"), f"penalties.kl3.beta={beta}")
+        method = override(find_method("grpo"), f"penalties.kl3.beta={beta}")
         optimizer = torch.optim.SGD(policy.parameters(), lr=0.5)
         for _ in range(8):
             update(policy, optimizer, method, batch(), BIG, torch.Generator())
         given = batch()
         with torch.no_grad():
-            now, _ = updating.logps(policy, given)
+            now, _ = updating.compute_logps(policy, given)
             with policy.reference():
-                then, _ = updating.logps(policy, given)
+                then, _ = updating.compute_logps(policy, given)
         return float((now - then).abs()[given.mask].mean())
 
     assert moved(1.0) < 0.7 * moved(0.001)
@@ -120,7 +120,7 @@ def test_a_penalty_holds_the_policy_at_its_reference(folder: Path) -> None:
 def test_lora_trains_the_adapter_alone(folder: Path) -> None:
     policy = Policy.load(str(folder), device="cpu", dtype="float64", lora=Lora(rank=4, alpha=8.0))
     base = {k: v.clone() for k, v in policy.model.state_dict().items() if "lora" not in k}
-    done = update(policy, policy.optimizer(lr=1e-2), find("dr_grpo"), batch(), BIG, torch.Generator())
+    done = update(policy, policy.create_optimizer(lr=1e-2), find_method("dr_grpo"), batch(), BIG, torch.Generator())
     assert done.steps == 1 and done.norm > 0
     after = policy.model.state_dict()
     assert all(torch.equal(after[k], v) for k, v in base.items())
@@ -129,16 +129,16 @@ def test_lora_trains_the_adapter_alone(folder: Path) -> None:
 def test_short_memory_halves_the_slices_and_changes_nothing(
     policy: Policy, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    method = find("dr_grpo")
+    method = find_method("dr_grpo")
     whole = gradient_of(policy, "dr_grpo", BIG)
-    real = updating.logps
+    real = updating.compute_logps
 
     def greedy(policy, part, **how):
         if part.mask.sum() + len(set(part.prompts)) > 20:
             raise RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate 8 bytes.")
         return real(policy, part, **how)
 
-    monkeypatch.setattr(updating, "logps", greedy)
+    monkeypatch.setattr(updating, "compute_logps", greedy)
     monkeypatch.setattr(updating, "LEAST", 1)
     done = update(
         policy, torch.optim.SGD(policy.parameters(), lr=0.0), method, batch(), BIG, torch.Generator()
@@ -153,16 +153,16 @@ def test_memory_for_not_even_one_sequence_is_a_sentence(
     def never(*_, **__):
         raise torch.OutOfMemoryError("CUDA out of memory")
 
-    monkeypatch.setattr(updating, "logps", never)
+    monkeypatch.setattr(updating, "compute_logps", never)
     with pytest.raises(OutOfMemory, match="use LoRA"):
-        update(policy, policy.optimizer(lr=1e-3), find("dr_grpo"), batch(), BIG, torch.Generator())
+        update(policy, policy.create_optimizer(lr=1e-3), find_method("dr_grpo"), batch(), BIG, torch.Generator())
 
 
 def test_a_gradient_that_is_no_number_moves_nothing(policy: Policy) -> None:
     given = batch()
     broken = replace(given, advantage=given.advantage * float("nan"))
     before = [p.detach().clone() for p in policy.parameters()]
-    done = update(policy, policy.optimizer(lr=1.0), find("dr_grpo"), broken, BIG, torch.Generator())
+    done = update(policy, policy.create_optimizer(lr=1.0), find_method("dr_grpo"), broken, BIG, torch.Generator())
     assert done.steps == 0 and done.loss != done.loss
     assert all(torch.equal(p, q) for p, q in zip(policy.parameters(), before, strict=True))
 
@@ -170,7 +170,7 @@ def test_a_gradient_that_is_no_number_moves_nothing(policy: Policy) -> None:
 def test_the_correction_weighs_tokens_by_what_the_sampler_was_off(policy: Policy) -> None:
     given = batch()
     with torch.no_grad():
-        logp, _ = updating.logps(policy, given)
+        logp, _ = updating.compute_logps(policy, given)
     same = given.with_columns(sampler_logp=logp)
     half = given.with_columns(sampler_logp=logp + torch.log(torch.tensor(2.0)))
     far = given.with_columns(sampler_logp=logp - 5.0)

@@ -22,7 +22,7 @@ def policy(folder: Path, lora: Lora | None = None) -> Policy:
 
 
 def taught(made: Policy, pairs: list[Pair], lr: float = 0.01, **how: Any) -> list[float]:
-    return imitate(made, made.optimizer(lr=lr), pairs, **how)
+    return imitate(made, made.create_optimizer(lr=lr), pairs, **how)
 
 
 @torch.no_grad()
@@ -61,7 +61,7 @@ def test_a_pair_without_weight_changes_nothing(folder: Path) -> None:
 def test_batches_and_order_follow_from_the_seed(folder: Path) -> None:
     seen: list[float] = []
     first, again, other = policy(folder), policy(folder), policy(folder)
-    losses = imitate(first, first.optimizer(lr=0.01), PAIRS, epochs=2, size=3, seed=1, watch=seen.append)
+    losses = imitate(first, first.create_optimizer(lr=0.01), PAIRS, epochs=2, size=3, seed=1, watch=seen.append)
     assert seen == losses and len(losses) == 4  # batches of 3 and 1, twice
     assert taught(again, PAIRS, epochs=2, size=3, seed=1) == losses
     assert all(map(torch.equal, first.parameters(), again.parameters()))

@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 
-from edgewise.learner.methods.batch import Batch, Tokens
+from edgewise.learner.methods.batch import Batch, LossInputs
 from edgewise.learner.methods.method import override
 from edgewise.learner.methods.token_weights import per_sequence
 from edgewise.learner.policy.policy import Lora, Policy
@@ -67,7 +67,7 @@ def test_losses_stay_finite_however_far_the_policy_went(far: float) -> None:
     assert torch.isfinite(torch.autograd.grad(value.sum(), moved)[0]).all()
 
 
-def both(logp: list[list[float]], start: list[list[float]], shift: float) -> tuple[Tokens, Batch]:
+def both(logp: list[list[float]], start: list[list[float]], shift: float) -> tuple[LossInputs, Batch]:
     """Answers as tokens and as their batch: the chosen and the rejected one of each pair in turn, ragged."""
     longest, count = max(map(len, logp)), len(logp)
     mask = torch.tensor([[i < len(row) for i in range(longest)] for row in logp])
@@ -79,7 +79,7 @@ def both(logp: list[list[float]], start: list[list[float]], shift: float) -> tup
     now = table(logp).requires_grad_()
     columns = {"start_logp": table(start), "shift": torch.full((count,), shift, dtype=torch.float64)}
     ids = torch.zeros(count, longest, dtype=torch.long)
-    x = Tokens(now, now.detach(), mask, sign, group, columns)
+    x = LossInputs(now, now.detach(), mask, sign, group, columns)
     return x, Batch(((1,),) * count, ids, mask, group, sign, columns)
 
 
@@ -132,7 +132,7 @@ def margin(made: Policy) -> float:
 
 
 def taught(made: Policy, pairs: list[Preference], **how: Any) -> list[float]:
-    return prefer(made, made.optimizer(lr=0.005), pairs, **how)
+    return prefer(made, made.create_optimizer(lr=0.005), pairs, **how)
 
 
 def test_at_the_start_nothing_has_moved_and_only_the_likelihood_is_not_log_2(folder: Path) -> None:
@@ -170,7 +170,7 @@ def test_the_shift_is_the_mean_reward_of_earlier_steps(folder: Path) -> None:
 
 def test_slices_keep_pairs_together_and_change_nothing(folder: Path) -> None:
     made = policy(folder, dtype="float64")
-    batch = Batch.of(
+    batch = Batch.from_lists(
         [p.prompt for p in PAIRS for _ in range(2)],
         [answer for p in PAIRS for answer in (p.chosen, p.rejected)],
         [0, 0, 1, 1, 2, 2],

@@ -44,7 +44,7 @@ def policy(family: str = "Llama", dtype: torch.dtype = torch.float64, **options:
         weight.data += 0.05 * torch.randn_like(weight)
     if dtype == torch.float64:
         exact(model)
-    return Policy.of(model, tiny.tokenizer(), dtype=dtype, **options)
+    return Policy.from_model(model, tiny.tokenizer(), dtype=dtype, **options)
 
 
 def exact(model: torch.nn.Module) -> None:
@@ -80,7 +80,7 @@ def batch(prompts: Sequence[int], groups: Sequence[Sequence[int]], seed: int = 1
     asked = [words(count) for count in prompts]
     rows = [(number, asked[number], words(size)) for number, own in enumerate(groups) for size in own]
     numbers, given, replies = zip(*rows, strict=True)
-    return Batch.of(given, replies, numbers, [(-1.0) ** i for i in range(len(rows))])
+    return Batch.from_lists(given, replies, numbers, [(-1.0) ** i for i in range(len(rows))])
 
 
 RAGGED = ((7, 5, 30, 5), ((3, 1, 9, 4), (4, 1), (1, 6, 17), (1,)))
