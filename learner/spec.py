@@ -14,6 +14,7 @@ from edgewise.learner.sampling.embeddings import embedding
 from edgewise.toolkit.errors import ConfigError
 from edgewise.toolkit.groups.sampling.rollout_plan import Embed
 from edgewise.toolkit.rollout.agent import Agent
+from edgewise.toolkit.run.config import resolve_config
 from edgewise.toolkit.task.task import Task
 from edgewise.toolkit.types import Sampling
 
@@ -42,6 +43,12 @@ class WeightsSpec:
             )
         _check_room(parameters_of(self.method.plan).get("capacity", 0), self.config.max_tokens * self.max_replies)
         _ = self.weights
+
+    @classmethod
+    def from_settings(cls, task: Task, settings: Mapping[str, Any]) -> "WeightsSpec":
+        """Resolve `settings`, which win over the tables [weights] and [improve] of the task file."""
+        layers = merge_layers(WeightsConfig.select_known(task.settings), task.weights, settings)
+        return cls(task, resolve_config(WeightsConfig, layers))
 
     @cached_property
     def method(self) -> Method:

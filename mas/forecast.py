@@ -1,80 +1,81 @@
-"""What a search for graphs will take, before its first call, and the smallest gains that its rows can show."""
+"""Forecast of a search for graphs: calls, tokens, cost, time, and the smallest gains that its rows can show."""
 
-from edgewise.mas.config import GraphConfig
 from edgewise.mas.spec import GraphSpec
 from edgewise.mas.training.gate import SIZING_ROWS
 from edgewise.mas.training.role_proposals import PROBE_ROWS
 from edgewise.toolkit.errors import TaskError
 from edgewise.toolkit.evaluation.statistics import minimum_detectable_gain
-from edgewise.toolkit.run.forecast import REPLY_TOKENS, Forecast, estimate_dollars, count_halving_rollouts, mean_prompt_tokens, estimate_minutes
-from edgewise.toolkit.task.task import Task
+from edgewise.toolkit.run.forecast import (
+    Forecast,
+    count_halving_rollouts,
+    count_rows,
+    estimate_dollars,
+    estimate_minutes,
+    estimate_tokens,
+)
 
-HEARD = 2
-"""How many replies of others an agent hears, roughly: they go into its prompt."""
+RECEIVED_REPLIES = 2
+"""Replies of other agents in the prompt of an agent, roughly."""
+PROPOSAL_CALLS = 3
+"""The most calls that propose roles: a reply that can't be parsed is requested again."""
 
 
-PROPOSING = 3
-"""The most calls that proposing roles takes: a reply that can't be read is asked for again."""
-
-
-def forecast(job: GraphSpec) -> Forecast:
+def forecast(spec: GraphSpec) -> Forecast:
     """
-    The plan of a run in numbers; asks no model. Raises TaskError where there is nothing to learn from.
+    Forecast a search without calling a model.
 
-    As if every graph had as many agents as it may, and no two of a row had one in common: most runs take a third.
+    Counts as if every graph had the maximum of agents and shared none with another graph of its row: most runs take a
+    third. Raises TaskError for a task without training rows.
     """
-    task, config = job.task, job.config
+    task, config = spec.task, spec.config
     if not task.train:
         raise TaskError("The task has no training rows to learn from; give splits a train share.")
-    calls = _calls(job)
-    said = min(REPLY_TOKENS, config.max_tokens)
-    given = mean_prompt_tokens(task) + HEARD * said
+    is_gated = config.gate == "on"
+    gate_rows = min(len(task.validation), config.gate_rows) if is_gated else 0
+    calls = count_calls(spec, gate_rows)
     total = sum(calls.values())
-    gated = config.gate == "on"
-    rows = _gate_rows(task, config)
+    prompt, reply = estimate_tokens(task, config)
+    prompt += RECEIVED_REPLIES * reply
     return Forecast(
-        {"train": len(task.train), "validation": len(task.validation), "test": len(task.test)},
+        count_rows(task),
         calls,
-        total * (given + said),
-        estimate_dollars(config, calls, {"designer": job.designer, "judge": job.judge}, given, said),
+        total * (prompt + reply),
+        estimate_dollars(config, calls, {"designer": spec.designer, "judge": spec.judge}, prompt, reply),
         *estimate_minutes(config, total),
         minimum_detectable_gain(len(task.test), config.samples),
-        minimum_detectable_gain(rows, config.samples, level=config.alpha, sides=1) if gated else None,
+        minimum_detectable_gain(gate_rows, config.samples, level=config.alpha, sides=1) if is_gated else None,
         2 + (calls["measuring"] + calls["gate"]) // config.agents,
     )
 
 
-def _calls(job: GraphSpec) -> dict[str, int]:
-    task, config = job.task, job.config
-    runs = _runs(job)
-    alone = {"graphs": config.steps * min(config.batch_size, len(task.train))}  # runs of one agent
-    alone["gate"] = 2 * min(SIZING_ROWS, len(task.train)) * config.samples
-    alone["measuring"] = len(task.test) * config.samples
-    calls = {name: (count - alone[name]) * config.agents + alone[name] for name, count in runs.items()}
-    if config.search in ("evolution", "lessons"):
-        calls["designer"] = alone["graphs"] * (1 + config.group_size)
-    if config.recruit:
-        calls["designer"] = calls.get("designer", 0) + PROPOSING
-    if task.reward.asks:
-        # To say why an answer is wrong, the answers of its agents are graded too.
-        calls["judge"] = sum(runs.values()) + len(task.test) * config.samples * config.agents
-    return calls
+def count_calls(spec: GraphSpec, gate_rows: int) -> dict[str, int]:
+    """Return the most calls by role."""
+    task, config = spec.task, spec.config
+    train, test = len(task.train), len(task.test)
+    batch, sizing = min(config.batch_size, train), min(SIZING_ROWS, train)
 
-
-def _runs(job: GraphSpec) -> dict[str, int]:
-    """The most runs of graphs, those of one agent among them."""
-    task, config = job.task, job.config
-    batch = min(config.batch_size, len(task.train))
-    sizing = min(SIZING_ROWS, len(task.train))
-    fresh = min(max(0, len(task.train) - PROBE_ROWS), config.gate_rows)
-    recruiting = min(PROBE_ROWS, len(task.train)) + config.recruit * 2 * fresh if config.recruit else 0
-    return {
+    # Runs of graphs, among them runs of a single agent as the baseline.
+    proposing = min(PROBE_ROWS, train) + config.recruit * 2 * min(max(0, train - PROBE_ROWS), config.gate_rows)
+    at_gate = count_halving_rollouts(gate_rows, 1) + 3 * sizing + (proposing if config.recruit else 0)
+    runs = {
         "graphs": config.steps * (batch * (config.group_size + 1) + config.credit),
-        "gate": (count_halving_rollouts(_gate_rows(task, config), 1) + 3 * sizing + recruiting) * config.samples,
-        # One agent, the design, one agent at the tokens of the design.
-        "measuring": 3 * len(task.test) * config.samples,
+        "gate": at_gate * config.samples,
+        # One agent, the design, and one agent with the tokens of the design.
+        "measuring": 3 * test * config.samples,
     }
+    single = {
+        "graphs": config.steps * batch,
+        "gate": 2 * sizing * config.samples,
+        "measuring": test * config.samples,
+    }
+    calls = {part: (runs[part] - single[part]) * config.agents + single[part] for part in runs}
 
-
-def _gate_rows(task: Task, config: GraphConfig) -> int:
-    return min(len(task.validation), config.gate_rows) if config.gate == "on" else 0
+    # Models that design, propose roles or grade.
+    if config.search in ("evolution", "lessons"):
+        calls["designer"] = single["graphs"] * (1 + config.group_size)
+    if config.recruit:
+        calls["designer"] = calls.get("designer", 0) + PROPOSAL_CALLS
+    if task.reward.asks:
+        # The analysis of failures also grades the answers of all agents of the design.
+        calls["judge"] = sum(runs.values()) + test * config.samples * config.agents
+    return calls

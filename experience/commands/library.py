@@ -8,18 +8,25 @@ from edgewise.experience.formats import library_files
 from edgewise.experience.guard.guard import Guard
 from edgewise.experience.library.diff import count_lessons, diff, summarize
 from edgewise.experience.library.library import Effect, Lesson, Library, make_lesson
-from edgewise.experience.library.merge import AddResult, MergeResult, Side, add_lessons, merge, resolve_conflicts
+from edgewise.experience.library.merge import (
+    AddResult,
+    MergeResult,
+    Side,
+    add_lessons,
+    merge,
+    resolve_conflicts,
+)
 from edgewise.experience.store import history
 from edgewise.experience.store.checkout import author_or_user
 from edgewise.experience.store.reference import (
-    LoadedLibrary,
     LibraryReference,
-    load_from_store,
+    LoadedLibrary,
+    format_location,
     is_run,
+    load_from_store,
     load_library,
     open_store,
     parse_reference,
-    format_location,
 )
 from edgewise.experience.store.store import Commit, StaleHead, Store
 from edgewise.toolkit.cli.output import Output
@@ -85,7 +92,9 @@ def compare(before: str, after: str) -> Output:
 def export(lib: str, kind: str) -> str:
     """The library as text for another system; see `experience.formats.library_files.render`."""
     operand = parse_reference(lib)
-    name = operand.name or (operand.path.resolve().name if "://" not in operand.location else "edgewise-lessons")
+    name = operand.name or (
+        operand.path.resolve().name if "://" not in operand.location else "edgewise-lessons"
+    )
     return library_files.render(_loaded(lib).library, kind, name.rsplit(".", 1)[0])
 
 
@@ -221,7 +230,11 @@ def merge_libraries(
     with open_store(lib) as (store, operand):
         while True:
             ours = _newest(store, operand)
-            common = load_library(parse_reference(base)).library if base else _base(store, operand, ours, parse_reference(other), theirs)
+            common = (
+                load_library(parse_reference(base)).library
+                if base
+                else _base(store, operand, ours, parse_reference(other), theirs)
+            )
             report = _Report(theirs)
             safe = theirs.library.with_lessons(_guarded(report, ours.library))
             merged = merge(common, ours.library, theirs.library if theirs.commit else safe)
@@ -254,7 +267,12 @@ def _settled(merged: MergeResult, take: Any) -> Library:
 
 
 def _merged(
-    merged: MergeResult, guarded: Sequence[str], store: Store, operand: LibraryReference, ours: Commit, commit: Commit
+    merged: MergeResult,
+    guarded: Sequence[str],
+    store: Store,
+    operand: LibraryReference,
+    ours: Commit,
+    commit: Commit,
 ) -> Output:
     changes = diff(ours.library, commit.library)
     lines = [*(line for change in changes for line in change.lines()), *guarded]
@@ -270,10 +288,14 @@ def _merged(
     return Output([*lines, _version(store, operand, commit)], data)
 
 
-def _base(store: Store, operand: LibraryReference, ours: Commit, other: LibraryReference, theirs: LoadedLibrary) -> Library | None:
+def _base(
+    store: Store, operand: LibraryReference, ours: Commit, other: LibraryReference, theirs: LoadedLibrary
+) -> Library | None:
     """What both were made from: a version that both have, or one that an artefact names; None where there is none."""
     if theirs.commit is None:
-        return next((x.library for x in store.list_commits(operand.library_name) if x.id in theirs.parents), None)
+        return next(
+            (x.library for x in store.list_commits(operand.library_name) if x.id in theirs.parents), None
+        )
     with Store(other.location) as second:
         if any(x.id == theirs.commit.id for x in store.list_commits(other.library_name)):
             common = store.common_ancestor(ours.id, theirs.commit.id)
@@ -285,7 +307,11 @@ def _base(store: Store, operand: LibraryReference, ours: Commit, other: LibraryR
 
 
 def _update(
-    store: Store, operand: LibraryReference, change: Callable[[Library], Library], message: str, author: str | None
+    store: Store,
+    operand: LibraryReference,
+    change: Callable[[Library], Library],
+    message: str,
+    author: str | None,
 ) -> Output:
     """Commit a change of the newest version, unless it changes nothing."""
     before = Library()

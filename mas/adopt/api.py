@@ -1,10 +1,8 @@
-"""`adopt`: learn lessons for the nodes of a program."""
+"""`adopt` and its async twin `aadopt`: learn lessons for the nodes of a program from Python."""
 
-import asyncio
 import sys
 from collections.abc import Awaitable, Callable
-from dataclasses import asdict, replace
-from functools import partial
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,22 +11,23 @@ from edgewise.experience.spec import ExperienceSpec
 from edgewise.mas.adopt.answerer import PROGRAM
 from edgewise.mas.adopt.gateway import Gateway, NodeOf, node_of
 from edgewise.mas.adopt.loop import learn
-from edgewise.mas.adopt.programs import Called, Processes, Program
+from edgewise.mas.adopt.programs import Called, Processes
 from edgewise.toolkit.budget.ledger import Limits
 from edgewise.toolkit.errors import ConfigError
 from edgewise.toolkit.run.config import resolve_config
 from edgewise.toolkit.run.driver import Drive
-from edgewise.toolkit.run.runner import Result, RunOutcome, execute_run
+from edgewise.toolkit.run.launch import PreparedRun, merge_keywords
+from edgewise.toolkit.run.runner import Result, RunOutcome, make_blocking
 from edgewise.toolkit.task.task import Task
 from edgewise.toolkit.tracking.events import OnEvent, ignore_event
 from edgewise.toolkit.types import AsyncHost, Plan
 from edgewise.toolkit.util.import_by_name import load_object
 
 RUN_SECONDS = 300.0
-"""The most that one run of the program may take."""
+"""Time limit of one run of the program."""
 
 
-def adopt(
+async def aadopt(
     task: Task,
     program: str | Callable[[str, str], Awaitable[str]],
     *,
@@ -42,52 +41,53 @@ def adopt(
     **settings: Any,
 ) -> Result:
     """
-    Learn lessons for the nodes of a program on a task's rows, and measure them on its test rows.
+    Learn lessons for the nodes of a program on a task's training rows, and evaluate them on its test rows.
 
-    `program` is "module:function", which takes a question and gives an answer and is run in `processes` of its own, or
-    an async function of the question and the base URL that its openai clients must use. `model` names the server that
-    the program's calls go to (openai/NAME, http://host/v1#NAME); which of its models is asked is the program's choice.
-    `node_of` names the node that made a call: a function of a module, or "module:function", so that `edgewise serve`
-    finds it again. `settings` are fields of `ExperienceConfig`. The artefact holds nodes.json. Raises the errors of
+    `program` is "module:function", a function from question to answer that runs in `processes` processes, or an async
+    function of the question and the base URL that its openai clients must use. `model` names the server that receives
+    the program's calls (openai/NAME, http://host/v1#NAME); the program chooses among its models. `node_of` returns the
+    name of the node that made a call: a function of a module, or "module:function", so that `edgewise serve` finds it
+    again. `settings` are fields of `ExperienceConfig`. The artefact has nodes.json. Raises the errors of
     `toolkit.errors`.
     """
-    which, spec = _told_apart(node_of)
-    bounds = asdict(limits) if limits else {}
-    config = resolve_config(ExperienceConfig, task.settings, {"model": model, **bounds, **settings})
-    job = ExperienceSpec(task, config)
+    name_node, reference = resolve_node_of(node_of)
+    config = resolve_config(ExperienceConfig, task.settings, merge_keywords(model, limits, settings))
+    spec = ExperienceSpec(task, config)
 
-    def way(*_: Any) -> Plan[RunOutcome]:
-        made = Processes(program, processes) if isinstance(program, str) else Called(program)
-        return (yield AsyncHost(partial(_hosted, job, made, which, spec, run_seconds)))
+    async def host(drive: Drive) -> RunOutcome:
+        # Processes start when the run does, not where the run directory or a limit is refused.
+        runner = Processes(program, processes) if isinstance(program, str) else Called(program)
+        gateway = Gateway(runner, drive, config.model, config.max_tokens, run_seconds, name_node)
+        async with gateway.open():
+            outcome = await drive(learn(spec, gateway))
+        extra = {PROGRAM: {"node_of": reference}} if reference else {}
+        return replace(outcome, files={**outcome.files, **extra}, start={**outcome.start, **extra})
 
-    where = Path(run) if run else None
-    return asyncio.run(execute_run(task, config, way, where, job="adopt", on_event=on_event))
+    def plan(_: Path) -> Plan[RunOutcome]:
+        return (yield AsyncHost(host))
 
-
-async def _hosted(
-    job: ExperienceSpec, program: Program, which: NodeOf, spec: str, seconds: float, drive: Drive
-) -> RunOutcome:
-    gateway = Gateway(program, drive, job.config.model, job.config.max_tokens, seconds, which)
-    async with gateway.open():
-        found = await drive(learn(job, gateway))
-    more = {PROGRAM: {"node_of": spec}} if spec else {}
-    return replace(found, files={**found.files, **more}, start={**found.start, **more})
+    return await PreparedRun(task, config, None, plan, "adopt").execute(run, on_event=on_event)
 
 
-def _told_apart(by: NodeOf | str) -> tuple[NodeOf, str]:
-    """The function, and how it is found again ("" for `node_of`). Raises ConfigError where it can't be, TaskError."""
+adopt = make_blocking(aadopt)
+
+
+def resolve_node_of(by: NodeOf | str) -> tuple[NodeOf, str]:
+    """
+    Return the function and the reference that `edgewise serve` finds it by, "" for the default.
+
+    Raises ConfigError for a function that can't be found again, TaskError for a reference that can't be imported.
+    """
     if by is node_of:
         return node_of, ""
     if isinstance(by, str):
         return load_object(by, Path.cwd()), by
-    place, name = getattr(by, "__module__", ""), getattr(by, "__qualname__", "")
-    if (
-        place == "__main__"
-        or not name.isidentifier()
-        or getattr(sys.modules.get(place), name, None) is not by
-    ):
+    module, name = getattr(by, "__module__", ""), getattr(by, "__qualname__", "")
+    # A lambda, a local function or one of a script has no name that another process could import.
+    is_importable = name.isidentifier() and getattr(sys.modules.get(module), name, None) is by
+    if module == "__main__" or not is_importable:
         raise ConfigError(
             "node_of must be a function of a module, as `edgewise serve` has to find it again: put it into a file of "
             'its own, and give it as "module:function".'
         )
-    return by, f"{place}:{name}"
+    return by, f"{module}:{name}"

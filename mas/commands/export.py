@@ -3,22 +3,22 @@
 from pathlib import Path
 
 from edgewise.mas.config import GraphConfig
-from edgewise.mas.deploy.export import PLAIN, USUAL, Exported, export
-from edgewise.mas.deploy.reference import operand, read
+from edgewise.mas.deploy.export import DEFAULT_CONFIG, DEFAULT_SAMPLING, ExportResult, export
+from edgewise.mas.deploy.reference import read_design, split_reference
 from edgewise.toolkit.errors import ArtifactError
 from edgewise.toolkit.run.artifact import Artifact
 from edgewise.toolkit.types import Sampling
 
 
-def command(source: str, folder: Path) -> Exported:
+def command(source: str, folder: Path) -> ExportResult:
     """
     Export a GRAPH (see `mas.commands.graph`) into `folder`, with the model and the settings it was measured with.
 
     Of a design that gives each query a graph of its own, the graph is exported that most of its stored queries get:
     a plain module has no policy. Raises ArtifactError or GraphError.
     """
-    found = read(source)
-    model, sampling, settings = _measured_with(operand(source)[0])
+    found = read_design(source)
+    model, sampling, settings = _measured_with(split_reference(source)[0])
     used, *others = found.used
     note = ""
     if others:
@@ -33,7 +33,7 @@ def command(source: str, folder: Path) -> Exported:
         folder,
         model=model,
         sampling=sampling,
-        own=found.tools,
+        task_tools=found.tools,
         turns=settings.turns,
         node_seconds=settings.node_seconds,
         note=note,
@@ -45,5 +45,5 @@ def _measured_with(path: Path) -> tuple[str, Sampling, GraphConfig]:
     try:
         artifact = Artifact.load(path.parent if path.suffix == ".json" else path)
     except ArtifactError:
-        return "", PLAIN, USUAL
+        return "", DEFAULT_SAMPLING, DEFAULT_CONFIG
     return artifact.model, artifact.sampling, GraphConfig.from_artifact(artifact.settings)

@@ -8,7 +8,7 @@ its own, `GRAPH@VERSION` is one of them, by the first signs of its version.
 import json
 from collections.abc import Callable, Mapping, Sequence
 
-from edgewise.mas.deploy.reference import Designed, Used, read
+from edgewise.mas.deploy.reference import GraphUse, StoredDesign, read_design
 from edgewise.mas.graph import drawing
 from edgewise.mas.graph.diff import diff
 from edgewise.mas.graph.graph import Graph
@@ -21,7 +21,7 @@ def show(source: str, form: str) -> Output:
     """A graph as text, Mermaid, SVG or JSON; as text all graphs of a design."""
     if form not in FORMS:
         raise ConfigError(f"--as takes {', '.join(FORMS)}, not {form!r}.")
-    found = read(source)
+    found = read_design(source)
     graphs = [
         {"version": each.graph.version, "queries": each.queries, "graph": each.graph.to_json()}
         for each in found.used
@@ -31,7 +31,7 @@ def show(source: str, form: str) -> Output:
 
 def compare(before: str, after: str) -> Output:
     """What differs between two graphs."""
-    changes = diff(read(before).only, read(after).only)
+    changes = diff(read_design(before).only, read_design(after).only)
     return Output([change.line() for change in changes] or ["no change"], [x.to_json() for x in changes])
 
 
@@ -49,7 +49,7 @@ def roles(files: Sequence[str]) -> Output:
 # ---- forms -----------------------------------------------------------------------------------------
 
 
-def _text(found: Designed) -> list[str]:
+def _text(found: StoredDesign) -> list[str]:
     if len(found.used) == 1:
         graph = found.used[0].graph
         return [f"graph {graph.version}", drawing.render_text(graph, found.roles)]
@@ -61,7 +61,7 @@ def _text(found: Designed) -> list[str]:
     return lines
 
 
-def _share(used: Used, total: int) -> str:
+def _share(used: GraphUse, total: int) -> str:
     return f"{used.queries:>{len(str(total))}} of {total} queries"
 
 
@@ -69,19 +69,19 @@ def _size(graph: Graph) -> str:
     return f"{len(graph)} agent{'' if len(graph) == 1 else 's'}: {', '.join(graph.order)}"
 
 
-def _mermaid(found: Designed) -> list[str]:
+def _mermaid(found: StoredDesign) -> list[str]:
     return [drawing.render_mermaid(found.only, found.roles)]
 
 
-def _svg(found: Designed) -> list[str]:
+def _svg(found: StoredDesign) -> list[str]:
     return [drawing.render_svg_file(found.only, found.roles)]
 
 
-def _graph_json(found: Designed) -> list[str]:
+def _graph_json(found: StoredDesign) -> list[str]:
     return [json.dumps(found.only.to_json(), indent=1)]
 
 
-FORMS: Mapping[str, Callable[[Designed], list[str]]] = {
+FORMS: Mapping[str, Callable[[StoredDesign], list[str]]] = {
     "text": _text,
     "mermaid": _mermaid,
     "svg": _svg,

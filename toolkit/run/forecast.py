@@ -1,7 +1,7 @@
 """
-What a run will take, before its first call, and the smallest gains that its rows can show: the form and the checks.
+Forecast of a run before its first call: its form, its estimates, and the checks on limits and rows.
 
-Each way of improving counts its own calls (`experience.forecast`, `mas.forecast`).
+Each way of improving counts its own calls: `experience.forecast`, `mas.forecast`, `learner.forecast`.
 """
 
 import math
@@ -16,11 +16,11 @@ from edgewise.toolkit.run.config import Config
 from edgewise.toolkit.task.task import Task
 from edgewise.toolkit.types import Request, Sampling
 
-# Rough, and shown as such: bytes of English per token, tokens of a reply, seconds a call.
+# Rough, and printed as "about": English has some 4 bytes a token, a hosted model answers in some 3 seconds.
 BYTES_PER_TOKEN = 4
 REPLY_TOKENS = 200
-SECONDS = 3.0
-LOCAL_SECONDS = 0.5
+CALL_SECONDS = 3.0
+LOCAL_CALL_SECONDS = 0.5
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,10 +28,9 @@ class Forecast:
     """
     Estimates before the first call.
 
-    `calls` by role, as if every group had something to teach and every reply could be read; `dollars` is
-    None where a price is unknown. `gain` is the smallest true gain in mean reward that the test rows show in
-    four of five runs, `gate_gain` the smallest that a step's candidate needs to pass the gate in four of five
-    (None where the gate is off). `least` is the fewest calls that learn, accept and measure anything.
+    `calls` are upper bounds by role. `dollars` is None if a price is unknown. `gain` is the smallest true gain in mean
+    reward that the test rows show in four of five runs; `gate_gain` is the gain with which a step's candidate passes the
+    gate in four of five runs, None without a gate. `least` is the fewest calls that learn, accept and evaluate anything.
     """
 
     rows: dict[str, int]
@@ -45,69 +44,83 @@ class Forecast:
     least: int
 
     def lines(self) -> list[str]:
-        """The plan for people."""
+        """Return the forecast as lines for people."""
         calls = ", ".join(f"{role} {number:,}" for role, number in self.calls.items())
         price = "unknown price (give --price)" if self.dollars is None else f"about ${self.dollars:.2f}"
         minutes = f"{self.minutes:.0f} minutes" if self.minutes >= 1 else "under a minute"
+        gains = f"{self.gain:+.2f} on the test rows"
+        if self.gate_gain is not None:
+            gains = f"{self.gate_gain:+.2f} at the gate, {gains}"
         return [
             "rows: " + ", ".join(f"{name} {number}" for name, number in self.rows.items()),
             f"up to about {sum(self.calls.values()):,} calls ({calls})",
             f"up to about {self.tokens:,} tokens, {price}, {minutes} at {self.pace}",
-            f"smallest gain that is likely to show: {self._gains()}",
+            f"smallest gain that is likely to show: {gains}",
         ]
 
-    def _gains(self) -> str:
-        test = f"{self.gain:+.2f} on the test rows"
-        return test if self.gate_gain is None else f"{self.gate_gain:+.2f} at the gate, {test}"
+
+# ---- estimates -------------------------------------------------------------------------------------
+
+
+def count_rows(task: Task) -> dict[str, int]:
+    """Return the number of rows of each split."""
+    return {"train": len(task.train), "validation": len(task.validation), "test": len(task.test)}
+
+
+def estimate_tokens(task: Task, config: Config) -> tuple[int, int]:
+    """Return tokens of a prompt, averaged over the training rows, and of a reply."""
+    sizes = [sum(len(message.content.encode()) for message in row.messages) for row in task.train]
+    return sum(sizes) // max(len(sizes), 1) // BYTES_PER_TOKEN, min(REPLY_TOKENS, config.max_tokens)
 
 
 def estimate_minutes(config: Config, calls: int) -> tuple[float, str]:
-    """Minutes, and the pace that they assume: an embedded model does not answer faster when asked at once."""
+    """Return minutes, and the pace they assume; an embedded model gains nothing from concurrent calls."""
     if config.model.startswith("local/"):
-        return calls * LOCAL_SECONDS / 60, f"{LOCAL_SECONDS:g} s a call"
-    return calls * SECONDS / config.concurrency / 60, f"{SECONDS:g} s a call, {config.concurrency} at once"
-
-
-def count_halving_rollouts(rows: int, alive: int) -> int:
-    """Rollouts of one round of halving."""
-    done = total = 0
-    for size in rungs(rows, alive) if rows else []:
-        total += (alive + 1) * (size - done)
-        alive, done = math.ceil(alive / 2), size
-    return total
-
-
-def mean_prompt_tokens(task: Task) -> int:
-    """Tokens of a row's messages, on average over the training rows."""
-    sizes = [sum(len(m.content.encode()) for m in row.messages) for row in task.train]
-    return sum(sizes) // max(len(sizes), 1) // BYTES_PER_TOKEN
+        return calls * LOCAL_CALL_SECONDS / 60, f"{LOCAL_CALL_SECONDS:g} s a call"
+    minutes = calls * CALL_SECONDS / config.concurrency / 60
+    return minutes, f"{CALL_SECONDS:g} s a call, {config.concurrency} at once"
 
 
 def estimate_dollars(
-    config: Config, calls: Mapping[str, int], models: Mapping[str, str], given: int, said: int
+    config: Config, calls: Mapping[str, int], models: Mapping[str, str], prompt: int, reply: int
 ) -> float | None:
     """
-    What calls of `given` tokens in and `said` tokens out cost; None where a model's price is unknown.
+    Return dollars of calls with `prompt` tokens in and `reply` tokens out; None if a price is unknown.
 
-    `models` names the model of a role; others ask the model itself.
+    `models` has the model of a role; other roles use `config.model`.
     """
     total = 0.0
     for role, number in calls.items():
         price = find_price(models.get(role, config.model), config.price_list)
         if price is None:
             return None
-        total += number * (given * price.input + said * price.output) / 1e6
+        total += number * (prompt * price.input + reply * price.output) / 1e6
     return total
 
 
-def check_limits(config: Config, plan: Forecast) -> None:
+def count_halving_rollouts(rows: int, candidates: int) -> int:
     """
-    Refuse, before anything is paid, limits that can't be kept, and rows or limits that can't show anything.
+    Return the rollouts of one round of successive halving at the gate.
 
-    Raises UnknownPrice for a limit in dollars without a price. With `force` that is all. Otherwise raises
-    Hopeless where no gain is sure to show, however large, and LimitTooSmall where the limits can't pay for one
-    group, one candidate at the gate and the measurement before and after. Tokens and dollars are guesses here, so
-    a limit is only refused where it is a tenth of the guess.
+    Each rung compares the candidates that are left with the current library on more rows, then drops half of them.
+    """
+    done = total = 0
+    for size in rungs(rows, candidates) if rows else []:
+        total += (candidates + 1) * (size - done)
+        candidates, done = math.ceil(candidates / 2), size
+    return total
+
+
+# ---- checks ----------------------------------------------------------------------------------------
+
+
+def check_limits(config: Config, forecast: Forecast) -> None:
+    """
+    Refuse limits that can't be enforced, and rows or limits that can't show a gain, before anything is paid.
+
+    Raises UnknownPrice for a limit in dollars without a price; with `force` that is all. Otherwise raises Hopeless if
+    not even a gain from 0 to 1 is likely to show, and LimitTooSmall if the limits can't pay for one group, one candidate
+    at the gate and the evaluation before and after.
     """
     limits = config.limits
     ledger = Ledger(limits, config.price_list)
@@ -115,11 +128,23 @@ def check_limits(config: Config, plan: Forecast) -> None:
         ledger.bound_usage(Request(model, (), Sampling(max_tokens=1)))
     if config.force:
         return
-    _check_power(plan)
-    share = plan.least / sum(plan.calls.values())
-    tokens, dollars = int(plan.tokens * share), (plan.dollars or 0.0) * share
+
+    # Power: rewards lie between 0 and 1, so no gain is larger than 1.
+    if forecast.gate_gain is not None and forecast.gate_gain >= 1:
+        raise Hopeless(
+            f"{forecast.rows['validation']} validation rows can't show any gain at the gate. Give splits a larger "
+            "validation share, more samples or fewer steps; --gate off accepts without a test, --force tries."
+        )
+    if forecast.gain >= 1:
+        raise Hopeless(
+            f"{forecast.rows['test']} test rows can't show any gain. Give splits a larger test share, or --force."
+        )
+
+    # Limits: calls are counted, tokens and dollars are guesses, so only a tenth of the guess is too small for sure.
+    share = forecast.least / sum(forecast.calls.values())
+    tokens, dollars = int(forecast.tokens * share), (forecast.dollars or 0.0) * share
     for name, limit, least, need in (
-        ("calls", limits.calls, plan.least, f"{plan.least:,}"),
+        ("calls", limits.calls, forecast.least, f"{forecast.least:,}"),
         ("tokens", limits.tokens, tokens / 10, f"about {tokens:,}"),
         ("usd", limits.usd, dollars / 10, f"about {dollars:.2g}"),
     ):
@@ -128,16 +153,3 @@ def check_limits(config: Config, plan: Forecast) -> None:
                 f"--{name} {limit:,} is too small to show anything: one group, one candidate at the gate, and "
                 f"measuring before and after take {need}. Raise it, use fewer rows or samples, or --force."
             )
-
-
-def _check_power(plan: Forecast) -> None:
-    """Raise Hopeless where not even a gain from nothing to everything is sure to show."""
-    if plan.gate_gain is not None and plan.gate_gain >= 1:
-        raise Hopeless(
-            f"{plan.rows['validation']} validation rows can't show any gain at the gate. Give splits a larger "
-            "validation share, more samples or fewer steps; --gate off accepts without a test, --force tries."
-        )
-    if plan.gain >= 1:
-        raise Hopeless(
-            f"{plan.rows['test']} test rows can't show any gain. Give splits a larger test share, or --force."
-        )

@@ -82,7 +82,7 @@ def commit(library: Library, name: str = "main", place: str = "team.sqlite") -> 
 )
 def test_a_lib_is_taken_apart(text, operand):
     assert parse_reference(text) == operand
-    assert operand.stored == ("sqlite" in text or ".db" in text or "postgresql" in text)
+    assert operand.is_store == ("sqlite" in text or ".db" in text or "postgresql" in text)
 
 
 def test_a_path_that_exists_is_no_version(tmp_path):

@@ -21,9 +21,12 @@ from edgewise.learner.config import WeightsConfig
 from edgewise.learner.methods.method import describe
 from edgewise.learner.policy.policy import Policy
 from edgewise.learner.sampling.respond import answer
-from edgewise.mas.designs.fixed import Fixed
+from edgewise.learner.spec import WeightsSpec
+from edgewise.mas.designs.fixed import FixedDesign
 from edgewise.mas.graph.graph import single
 from edgewise.toolkit.run.artifact import Artifact
+from edgewise.toolkit.run.config import parse_settings
+from edgewise.toolkit.task.task import Task
 from edgewise.toolkit.types import Message, Request
 from tests.support.command import ROOT, Done, finish, inside, start
 from tests.support.learner import tiny
@@ -95,7 +98,7 @@ def test_the_same_words_reach_the_method_from_the_command_line_and_from_the_file
     model: str, tmp_path: Path
 ) -> None:
     def described(folder: Path, *settings: str) -> list[str]:
-        return describe(ImproveWeights(folder, {}, settings, None).job.method)
+        return describe(WeightsSpec.from_settings(Task.read(folder), parse_settings(settings)).method)
 
     more = {"method": "grpo", "penalties": "kl3,entropy", "loss": {"high": 0.28}, "epochs": 2}
     table = task_file(tmp_path / "a", model, **more)
@@ -112,7 +115,7 @@ def test_nested_tables_of_a_file_reach_penalties(model: str, tmp_path: Path) -> 
     folder = task_file(
         tmp_path, model, method="grpo", overrides=["penalties=kl3"], penalties={"kl3": {"beta": 0.2}}
     )
-    config = ImproveWeights(folder, {}, (), None).job.config
+    config = ImproveWeights(folder, {}, (), None).prepare().config
     assert isinstance(config, WeightsConfig)
     assert config.overrides == ("penalties=kl3", "penalties.kl3.beta=0.2")
 
@@ -173,7 +176,7 @@ def test_words_wiring_and_weights_are_compared_on_the_same_rows(
     run = trained[0]
     lessons = {"library.json": Library(lessons=(make_lesson("Say A."),)).to_json()}
     words = Artifact("t", model, lessons, {"max_tokens": 6, "temperature": 1.0}).save(tmp_path / "words")
-    graph = Artifact("t", model, {"graph.json": Fixed(single("drafter")).to_json()}).save(
+    graph = Artifact("t", model, {"graph.json": FixedDesign(single("drafter")).to_json()}).save(
         tmp_path / "graph.edge"
     )
     packed = Artifact.load(run).save(tmp_path / "packed.edge")
