@@ -20,8 +20,8 @@ from edgewise.experience.distil import distiller as distil
 from edgewise.experience.distil.distiller import Distiller
 from edgewise.experience.library.library import Library
 from edgewise.experience.spec import ExperienceSpec
-from edgewise.experience.training.rollouts import Offer
-from edgewise.experience.training.step import study
+from edgewise.experience.training.rollouts import LessonPool
+from edgewise.experience.training.step import study_group
 from edgewise.toolkit.model.middleware import RateLimit
 from edgewise.toolkit.model.scripted import ScriptedClient
 from edgewise.toolkit.rollout import agent
@@ -64,7 +64,7 @@ class Slow:
 
 def streaming(task: Task, distiller: Distiller) -> Plan[object]:
     job = ExperienceSpec(task, CONFIG)
-    return (yield [study(job, Library(), row, Offer(Library(), 1, 0)) for row in task.train])
+    return (yield [study_group(job, Library(), row, LessonPool(Library(), 1, 0)) for row in task.train])
 
 
 def by_stages(task: Task, distiller: Distiller) -> Plan[object]:

@@ -19,11 +19,11 @@ import numpy as np
 from edgewise.experience.config import ExperienceConfig
 from edgewise.experience.library.library import Library
 from edgewise.experience.spec import ExperienceSpec
-from edgewise.experience.training import step
+from edgewise.experience.training import gate as training_gate
 from edgewise.experience.training.loop import learn
 from edgewise.toolkit.evaluation import gate
 from edgewise.toolkit.evaluation.gate import Choice, Verdict
-from edgewise.toolkit.reward.reward import resolve
+from edgewise.toolkit.reward.reward import resolve_reward
 from edgewise.toolkit.run.runner import RunOutcome
 from edgewise.toolkit.task.task import Task
 from edgewise.toolkit.types import Example, Message, Request
@@ -74,7 +74,7 @@ def examples(prefix: str, count: int) -> tuple[Example, ...]:
 def task(train: int, validation: int, test: int) -> Task:
     """A task of so many rows."""
     rows = [{"id": f"{n}", "n": n, "target": RIGHT} for n in range(10)]
-    empty = Task.from_rows(rows, prompt="row {n}", id="id", reward=resolve("exact"))
+    empty = Task.from_rows(rows, prompt="row {n}", id="id", reward=resolve_reward("exact"))
     return replace(
         empty, train=examples("t", train), validation=examples("v", validation), test=examples("h", test)
     )
@@ -92,7 +92,7 @@ def run(
     """One run from start to artefact; `raw` accepts whatever has the higher mean."""
     common = {"guards": False, "pool": False, "leave_one_out": 0}
     config = ExperienceConfig(model="scripted/x", **{**common, **settings})
-    with mock.patch.object(step, "choose", by_mean if raw else gate.choose):
+    with mock.patch.object(training_gate, "choose", by_mean if raw else gate.choose):
         return play(learn(ExperienceSpec(task, config, start)), model.reply)
 
 

@@ -7,12 +7,7 @@ from typing import Any
 from edgewise.experience.config import ExperienceConfig
 from edgewise.experience.library.library import Library
 from edgewise.experience.prompting.retriever import Retrieval, prefetch_embeddings, select_lessons
-from edgewise.experience.store.reference import (
-    lacks_settings,
-    load_library,
-    parse_reference,
-    shared_settings,
-)
+from edgewise.experience.store.reference import lacks_settings, load_library, parse_reference, shared_settings
 from edgewise.toolkit.errors import LibraryError
 from edgewise.toolkit.run.artifact import Artifact
 from edgewise.toolkit.types import Example, Message, Plan

@@ -1,9 +1,9 @@
 """
 References to libraries: the LIB of the command line.
 
-A LIB is either a store, which can be changed and has a history ("team.sqlite", "postgresql://...", with "#name" and "@version"
-where wanted), or something finished that is only read: a run directory ("runs/first@2" is the library after step 2),
-an artefact, or a file in any format of `experience.formats.library_files`.
+A LIB is either a store, which can be changed and has a history ("team.sqlite", "postgresql://...", with "#name" and
+"@version" where wanted), or something finished that is only read: a run directory ("runs/first@2" is the library
+after step 2), an artefact, or a file in any format of `experience.formats.library_files`.
 """
 
 import re

@@ -1,24 +1,23 @@
 """
-The last look at single lessons: what is undecided is left out once, and what does harm goes.
+Final pruning: measure doubtful lessons by leaving each out once, then drop harmful ones.
 
-It comes after the last decision of the gate, so it may use the gate's validation rows; nothing is accepted on
-them afterwards.
+It comes after the last decision of the gate, so it may use the gate's validation rows; nothing is accepted on them
+afterwards.
 """
 
-from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 from edgewise.experience.effects import pruning
 from edgewise.experience.effects.pruning import PrunedLesson
-from edgewise.experience.library.library import Effect, Lesson, Library
+from edgewise.experience.library.library import Library
 from edgewise.experience.spec import HARM_CONFIDENCE, ExperienceSpec
-from edgewise.experience.training.gate import Cached, gate_rows
+from edgewise.experience.training.gate import RewardCache, select_gate_rows
 from edgewise.experience.training.records import ExperienceState
 from edgewise.toolkit.tracking.events import EffectsMeasured, GroupsFinished, StageStarted
-from edgewise.toolkit.types import Example, Plan
+from edgewise.toolkit.types import Plan
 
-SURE = 0.8
+FINAL_CONFIDENCE = 0.8
 """
 How sure it must be that a lesson does harm, where doubtful ones were left out once.
 
@@ -28,51 +27,55 @@ third of the rollouts that 0.975 takes, and costs a useless lesson in five (benc
 
 
 @dataclass(frozen=True, slots=True)
-class Tidied:
-    """What was measured at the end and what came of it; `to_json` is what RUN/effects.json holds."""
+class FinalPruning:
+    """
+    The record of the final pruning; `to_json` is the content of RUN/effects.json.
+
+    `ablation_ids` are the lessons that were left out once, on `rows` rows; `harmful` those found harmful.
+    """
 
     library: Library
-    left_out: tuple[str, ...]
+    ablation_ids: tuple[str, ...]
     rows: int
-    dropped: tuple[PrunedLesson, ...]
+    harmful: tuple[PrunedLesson, ...]
 
     def to_json(self) -> dict[str, Any]:
-        """Plain data."""
+        """Return plain data."""
         return {
-            "left_out": list(self.left_out),
+            "left_out": list(self.ablation_ids),
             "rows": self.rows,
-            "dropped": [asdict(each) for each in self.dropped],
+            "dropped": [asdict(lesson) for lesson in self.harmful],
             "library": self.library.to_json(),
         }
 
 
-def tidied(job: ExperienceSpec, state: ExperienceState) -> Plan[Library]:
-    """
-    The library without lessons that do harm, its undecided ones measured by leaving each out once.
+def prune_final_library(spec: ExperienceSpec, state: ExperienceState) -> Plan[Library]:
+    """Return the library without harmful lessons, its undecided ones measured; without a gate, as it is."""
+    library, rows = state.library, select_gate_rows(spec)
+    if not spec.is_gated:
+        yield EffectsMeasured(FinalPruning(library, (), 0, ()))
+        return library
 
-    Without a gate it is what the last step wrote.
-    """
-    library, rows = state.library, gate_rows(job)
-    asked = pruning.select_undecided(library, job.config.leave_one_out) if job.is_gated and len(rows) > 1 else ()
-    if asked:
-        yield StageStarted(f"measuring {len(asked)} lessons, each left out once on {len(rows)} rows")
-        library = yield from _measured(job, library, asked, rows)
-    kept, dropped = pruning.prune(library, job.harm_confidence(SURE if asked else HARM_CONFIDENCE)) if job.is_gated else (library, ())
-    yield EffectsMeasured(Tidied(kept, tuple(x.id for x in asked), len(rows) if asked else 0, dropped))
-    return kept
+    # An ablation for each doubtful lesson: rewards on the same rows and seeds with the whole library and without it.
+    doubtful = pruning.select_undecided(library, spec.config.leave_one_out) if len(rows) > 1 else ()
+    if doubtful:
+        yield StageStarted(f"measuring {len(doubtful)} lessons, each left out once on {len(rows)} rows")
+        cache = RewardCache(spec, library)
+        ablations = [
+            library.with_lessons(x for x in library.lessons if x is not lesson) for lesson in doubtful
+        ]
+        with_all, *without = yield [cache.measure_rewards(part, rows) for part in (library, *ablations)]
+        effects = {
+            lesson.id: pruning.pool_effects(lesson.effect, pruning.estimate_ablation(with_all, rewards))
+            for lesson, rewards in zip(doubtful, without, strict=True)
+        }
+        yield GroupsFinished(cache.groups)
+        library = library.with_lessons(
+            replace(x, effect=effects.get(x.id, x.effect)) for x in library.lessons
+        )
 
-
-def _measured(
-    job: ExperienceSpec, library: Library, asked: Sequence[Lesson], rows: Sequence[Example]
-) -> Plan[Library]:
-    cached = Cached(job, library)
-    without = [library.with_lessons(x for x in library.lessons if x is not lesson) for lesson in asked]
-    everything, *others = yield [cached.rewards(each, rows) for each in (library, *without)]
-    found: dict[str, Effect] = {
-        lesson.id: pruning.estimate_ablation(everything, other) for lesson, other in zip(asked, others, strict=True)
-    }
-    yield GroupsFinished(cached.groups)
-    return library.with_lessons(
-        replace(x, effect=pruning.pool_effects(x.effect, found[x.id])) if x.id in found else x
-        for x in library.lessons
-    )
+    confidence = spec.harm_confidence(FINAL_CONFIDENCE if doubtful else HARM_CONFIDENCE)
+    library, harmful = pruning.prune(library, confidence)
+    ids = tuple(lesson.id for lesson in doubtful)
+    yield EffectsMeasured(FinalPruning(library, ids, len(rows) if doubtful else 0, harmful))
+    return library

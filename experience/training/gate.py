@@ -31,9 +31,7 @@ def choose_library(
 
     yield StageStarted(f"comparing {len(challengers)} candidate libraries on {len(rows)} validation rows")
     cache, level = RewardCache(spec, state.library), state.spending.level
-    choice = yield from choose(
-        state.library, challengers, rows, cache.measure_means, level, spec.anchors
-    )
+    choice = yield from choose(state.library, challengers, rows, cache.measure_means, level, spec.anchors)
     yield GroupsFinished(cache.groups)
     return choice
 

@@ -1,9 +1,9 @@
 """
 Sample groups of rollouts under a library: which lessons each rollout sees, and its graded group.
 
-While learning, a rollout sees a random subset of the lessons, so that the effect of each is estimated from rollouts that
-are paid for anyway. Rollouts of one sample index share their subset with the same rollouts of `BLOCK_ROWS` rows: their
-prompts begin alike, which keeps a provider's prefix cache warm.
+While learning, a rollout sees a random subset of the lessons, so that the effect of each is estimated from rollouts
+that are paid for anyway. Rollouts of one sample index share their subset with the same rollouts of `BLOCK_ROWS` rows:
+their prompts begin alike, which keeps a provider's prefix cache warm.
 """
 
 from collections.abc import Mapping, Sequence
@@ -84,14 +84,7 @@ def _sample_rollouts(
     prompts = [Prompt(subset.insert_lessons(row.messages), subset.version) for subset in subsets]
     seed, reward = derive_seed(spec.config.seed, pool.step), spec.task.reward
     return run_rollouts(
-        spec.rollout_agent,
-        row,
-        prompts,
-        reward,
-        judge=spec.judge,
-        seed=seed,
-        start=start,
-        together=True,
+        spec.rollout_agent, row, prompts, reward, judge=spec.judge, seed=seed, start=start, together=True
     )
 
 
@@ -103,8 +96,7 @@ def collect_exposures(spec: ExperienceSpec, group: Group, pool: LessonPool) -> l
     for rollout in group.rollouts:
         reward = rollout.score.value if rollout.score and rollout.score.valid else None
         subset = pool.draw_subset(spec, rollout.sample)
-        block = f"{pool.step}/{row}"
-        exposures.append(exposure.record_exposure(block, pool.lessons, subset, reward, row))
+        exposures.append(exposure.record_exposure(f"{pool.step}/{row}", pool.lessons, subset, reward, row))
     return exposures
 
 

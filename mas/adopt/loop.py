@@ -18,7 +18,7 @@ from edgewise.experience.library.library import Library
 from edgewise.experience.library.operations import Operation
 from edgewise.experience.proposers import candidates
 from edgewise.experience.spec import ExperienceSpec
-from edgewise.experience.training.records import mean, statistics
+from edgewise.experience.training.records import mean_or_zero, summarise_groups
 from edgewise.mas.adopt.gateway import ROLE, Gateway, Trial
 from edgewise.mas.adopt.node_libraries import FILE, NodeLibraries
 from edgewise.toolkit.evaluation.comparison import Arm, compare, valid_reward
@@ -56,7 +56,7 @@ class AdoptStep:
         return {
             "step": self.number,
             "epoch": self.epoch,
-            "statistics": statistics(self.groups),
+            "statistics": summarise_groups(self.groups),
             "groups": [
                 {"example": group.example.id, "rewards": list(group.rewards)} for group in self.groups
             ],
@@ -68,7 +68,7 @@ class AdoptStep:
     def summary(self) -> str:
         """One line for people."""
         lessons = {node: len(library) for node, library in self.choice.chosen.nodes.items()}
-        found = statistics(self.groups)
+        found = summarise_groups(self.groups)
         return (
             f"step {self.number}: mean reward {found['mean_reward']:.2f}, {found['mixed']:.0%} of groups mixed; "
             f"{self.choice.summary()}; lessons: {lessons or 'none'}"
@@ -194,7 +194,7 @@ def _updated(
         final = yield from distiller.update_library(job.distiller, library, proposals)
     except UnreadableReply:
         final = proposals
-    return candidates.applied(job, library, final, number)[0]
+    return candidates.apply_within_caps(job, library, final, number)[0]
 
 
 def _challengers(current: NodeLibraries, updates: Mapping[str, Library]) -> dict[str, NodeLibraries]:
@@ -224,7 +224,7 @@ def _decided(
             runs(job, gateway, libraries, row, job.config.samples, "gate", number) for row in some
         ]
         yield GroupsFinished(groups)
-        return np.array([mean([valid_reward(run) or 0.0 for run in group.members]) for group in groups])
+        return np.array([mean_or_zero([valid_reward(run) or 0.0 for run in group.members]) for group in groups])
 
     return (yield from choose(current, challengers, rows, scores, level, job.anchors))
 

@@ -8,7 +8,7 @@ from typing import Any
 from edgewise.experience.config import ExperienceConfig
 from edgewise.experience.library.library import Library
 from edgewise.experience.spec import ExperienceSpec
-from edgewise.experience.training.final_pruning import Tidied
+from edgewise.experience.training.final_pruning import FinalPruning
 from edgewise.experience.training.loop import learn
 from edgewise.experience.training.records import ExperienceStep
 from edgewise.toolkit.run.config import resolve_config
@@ -35,7 +35,7 @@ class Learned:
         return [note.record for note in self.notes if isinstance(note, StepFinished)]
 
     @property
-    def tidied(self) -> Tidied:
+    def tidied(self) -> FinalPruning:
         return next(note.record for note in self.notes if isinstance(note, EffectsMeasured))
 
     @property

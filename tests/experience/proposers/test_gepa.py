@@ -119,7 +119,7 @@ def test_its_rollouts_are_recorded_and_its_lessons_name_them(usual):
     ]
     ids = [run.id for run in noted]
     assert len(set(ids)) == len(ids)
-    assert {run.id for study in usual.steps[0].studies for run in study.group.members} <= set(ids)
+    assert {run.id for study in usual.steps[0].studies for run in study.group.rollouts} <= set(ids)
     by_id = {run.id: run.example for run in noted}
     for made in usual.steps[0].library.lessons:
         assert {by_id[name] for name in made.rollouts} == set(made.sources)

@@ -17,9 +17,9 @@ from edgewise.experience.config import ExperienceConfig
 from edgewise.experience.library.library import Library, make_lesson
 from edgewise.experience.spec import ExperienceSpec
 from edgewise.experience.training.loop import learn
-from edgewise.experience.training.records import statistics
-from edgewise.experience.training.rollouts import Offer, measure
-from edgewise.experience.training.step import study
+from edgewise.experience.training.records import summarise_groups
+from edgewise.experience.training.rollouts import LessonPool, measure
+from edgewise.experience.training.step import study_group
 from edgewise.toolkit import Task
 from edgewise.toolkit.errors import ConfigError
 from edgewise.toolkit.model.scripted import ScriptedClient
@@ -103,7 +103,7 @@ def test_08_a_group_whose_comparison_is_unreadable_is_reported_and_the_others_go
 
     _, _, records = learned(answer=answer)
     found = [s for r in records for s in r.studies]
-    assert any("3 tries" in s.skipped for s in found)
+    assert any("3 tries" in s.skip_reason for s in found)
     assert any(s.proposals for s in found)
 
 
@@ -127,7 +127,7 @@ def half(answer, target):
 def test_09_equal_rewards_teach_nothing_whatever_their_mean():
     task = Task.from_rows(toy.rows(), prompt=toy.PROMPT, id="id", reward=half)
     _, requests, records = learned(task=task)
-    assert all(s.skipped == "all rewards are equal" for r in records for s in r.studies)
+    assert all(s.skip_reason == "all rewards are equal" for r in records for s in r.studies)
     assert not any(r.payer.role == "distiller" for r in requests)
 
 
@@ -145,7 +145,7 @@ def test_10_the_last_short_batch_is_used():
 
 
 def test_11_statistics_of_nothing_are_no_error():
-    assert statistics([])["runs"] == 0
+    assert summarise_groups([])["runs"] == 0
 
 
 def test_12_changed_settings_are_refused_and_not_ignored(tmp_path):
@@ -169,7 +169,7 @@ def test_13_lessons_stand_at_the_same_place_in_learning_and_in_use(place):
         return toy.play(request)
 
     job = ExperienceSpec(toy.task(), config)
-    play(study(job, library, row, Offer(library, 1, 0)), answer)
+    play(study_group(job, library, row, LessonPool(library, 1, 0)), answer)
     play(measure(job, library, [row]), answer)
     assert prompts["rollout"] == prompts["measure"] == library.insert_lessons(row.messages)
 
@@ -217,12 +217,12 @@ def test_17_a_slow_reward_does_not_hold_up_the_others():
 
 
 def test_19_a_long_trajectory_is_cut_in_the_middle():
-    from edgewise.experience.distil.distiller import LONGEST, trajectory
+    from edgewise.experience.distil.distiller import MAX_TRAJECTORY_CHARS, render_trajectory
     from edgewise.toolkit.types import Message, Rollout, Step
 
     step = Step((), Message("assistant", "start " + "x" * 100_000 + " end"))
-    text = trajectory(Rollout("e", "solver", 0, (step,), "stop"))
-    assert len(text) < LONGEST + 100
+    text = render_trajectory(Rollout("e", "solver", 0, (step,), "stop"))
+    assert len(text) < MAX_TRAJECTORY_CHARS + 100
     assert "start" in text
     assert text.endswith("end")
     assert "left out" in text
@@ -249,7 +249,7 @@ def test_one_run_per_group_learns_from_every_run():
 def test_without_truth_no_group_is_skipped_and_nothing_is_told():
     config = CONFIG.model_copy(update={"truth": False, "epochs": 1})
     _, requests, records = learned(config)
-    assert not any(s.skipped == "all rewards are equal" for r in records for s in r.studies)
+    assert not any(s.skip_reason == "all rewards are equal" for r in records for s in r.studies)
     told = [m.content for r in requests if r.schema for m in r.messages if m.role == "user"]
     assert told
     assert not any("Reference answer" in text or "reward" in text for text in told)

@@ -97,7 +97,7 @@ def test_nothing_that_is_learnt_from_is_measured_with_or_the_other_way_round():
 
 def test_a_harmful_lesson_is_found_while_learning_and_dropped_with_its_figures():
     run = learned(obeying, library=Library((*KNOWING.lessons, make_lesson(MUTE))))
-    dropped = [each for step in run.steps for each in step.dropped]
+    dropped = [each for step in run.steps for each in step.harmful]
     assert [each.lesson.text for each in dropped] == [MUTE]
     assert re.fullmatch(r"lowers the reward by [01]\.\d\d \[-.*, -.*\] over \d+ rollouts", dropped[0].reason)
     assert MUTE not in run.texts
@@ -108,17 +108,17 @@ def test_a_harmful_lesson_is_found_while_learning_and_dropped_with_its_figures()
 
 def test_a_harmful_lesson_that_every_run_saw_is_found_at_the_end_by_leaving_it_out():
     run = learned(obeying, library=Library((*KNOWING.lessons, make_lesson(MUTE))), inclusion=1.0, leave_one_out=10)
-    assert not any(step.dropped for step in run.steps)
-    assert len(run.tidied.left_out) == 10
-    assert [each.lesson.text for each in run.tidied.dropped] == [MUTE]
-    assert run.tidied.dropped[0].lesson.effect.estimate < -0.9
+    assert not any(step.harmful for step in run.steps)
+    assert len(run.tidied.ablation_ids) == 10
+    assert [each.lesson.text for each in run.tidied.harmful] == [MUTE]
+    assert run.tidied.harmful[0].lesson.effect.estimate < -0.9
     assert set(run.texts) == set(FACTS)
     assert run.outcome.evaluation.results[-1].against.mean.estimate > 0.9
 
 
 def test_leaving_out_counts_every_sample_of_a_row():
     run = learned(obeying, library=Library((make_lesson(MUTE),)), inclusion=1.0, samples=2)
-    effect = run.tidied.dropped[0].lesson.effect
+    effect = run.tidied.harmful[0].lesson.effect
     assert effect.uses == effect.unused == 2 * run.tidied.rows
 
 
@@ -126,8 +126,8 @@ def test_a_harmful_lesson_that_is_locked_stays_and_is_reported():
     locked = replace(make_lesson(MUTE), locked=True)
     run = learned(obeying, library=Library((*KNOWING.lessons, locked)))
     assert MUTE in run.texts
-    assert [(each.lesson.text, each.kept) for each in run.steps[0].dropped] == [(MUTE, True)]
-    assert [(each.lesson.text, each.kept) for each in run.tidied.dropped] == [(MUTE, True)]
+    assert [(each.lesson.text, each.kept) for each in run.steps[0].harmful] == [(MUTE, True)]
+    assert [(each.lesson.text, each.kept) for each in run.tidied.harmful] == [(MUTE, True)]
     assert "dropped" not in run.steps[0].summary()
 
 
@@ -182,9 +182,9 @@ def of(record):
 def test_rows_without_signal_are_replaced_until_a_step_has_its_fill():
     run = learned(easy(3), task=toy.task(200), batch_size=10, gate="off")
     first, last = run.steps[0], run.steps[-1]
-    assert sum(study.signal for study in first.studies) == 10
+    assert sum(study.has_signal for study in first.studies) == 10
     assert len(first.studies) > 20
-    assert sum(study.signal for study in last.studies) < 10, "the epoch ran out of rows"
+    assert sum(study.has_signal for study in last.studies) < 10, "the epoch ran out of rows"
     visited = [row for step in run.steps for row in of(step)]
     assert sorted(visited) == sorted(row.id for row in toy.task(200).train)
     assert [step.number for step in run.steps] == list(range(1, len(run.steps) + 1))
@@ -226,8 +226,8 @@ def test_one_broken_row_in_a_refill_of_one_does_not_end_the_run():
         return failing(lambda _: at_last)(request) if at_last else known(request)
 
     run = learned(answer, batch_size=23)
-    assert [s.skipped for s in run.steps[0].studies if s.group.example == last] == ["every run failed"]
-    assert [s.skipped for s in run.steps[0].studies[:-1]] == ["all rewards are equal"] * 23
+    assert [s.skip_reason for s in run.steps[0].studies if s.group.example == last] == ["every run failed"]
+    assert [s.skip_reason for s in run.steps[0].studies[:-1]] == ["all rewards are equal"] * 23
 
 
 def test_a_candidate_that_breaks_every_run_is_refused_and_the_run_goes_on():
@@ -305,7 +305,7 @@ def test_a_relative_judge_ranks_groups_to_learn_from_and_grades_single_runs_to_m
     assert {r.payer.example for r in ranked}.isdisjoint(held_out)
     assert {r.payer.example for r in run.asked("judge") if r not in ranked} <= held_out
     assert any(step.studies[0].group.is_mixed for step in run.steps)
-    assert run.library.lessons[0].effect is None or run.tidied.left_out, "ranks measure no effect"
+    assert run.library.lessons[0].effect is None or run.tidied.ablation_ids, "ranks measure no effect"
 
 
 @pytest.mark.parametrize("setting", [{"select": "vade"}, {"allocate": "xrpo"}])

@@ -28,14 +28,14 @@ def test_without_the_switch_there_are_two_arms():
 
 def test_off_topic_lessons_are_as_many_and_as_long():
     learnt = Library((make_lesson("one two three"), make_lesson("a b c d e", "form")), place="split")
-    other = placebo.off_topic(JOB, learnt)
+    other = placebo.make_off_topic_library(JOB, learnt)
     assert [len(x.text.split()) for x in other.lessons] == [3, 5]
     assert [x.kind for x in other.lessons] == ["content", "form"]
     assert other.place == "split"
     assert not {w for x in other.lessons for w in x.text.split()} & {"one", "two", "a", "b"}
 
 
-def test_scores_and_answers_are_dealt_out_and_none_is_lost():
+def test_permuted_scores_and_answers_are_all_there():
     groups = [
         Group(
             row,
@@ -44,14 +44,14 @@ def test_scores_and_answers_are_dealt_out_and_none_is_lost():
         )
         for n, row in enumerate(JOB.task.train[:8])
     ]
-    dealt = placebo.dealt(JOB, groups)
+    permuted = placebo.permute_rewards(JOB, groups)
 
     def scores(some):
-        return [run.score.value for group in some for run in group.members]
+        return [run.score.value for group in some for run in group.rollouts]
 
-    assert sorted(scores(dealt)) == sorted(scores(groups))
-    assert scores(dealt) != scores(groups)
+    assert sorted(scores(permuted)) == sorted(scores(groups))
+    assert scores(permuted) != scores(groups)
     targets = [group.example.target for group in groups]
-    assert sorted(g.example.target for g in dealt) == sorted(targets)
-    assert [g.example.target for g in dealt] != targets
-    assert [g.example.id for g in dealt] == [g.example.id for g in groups]
+    assert sorted(g.example.target for g in permuted) == sorted(targets)
+    assert [g.example.target for g in permuted] != targets
+    assert [g.example.id for g in permuted] == [g.example.id for g in groups]
