@@ -1,6 +1,5 @@
-"""What differs between two libraries, lesson by lesson."""
+"""Differences between two libraries, lesson by lesson."""
 
-from collections.abc import Iterator
 from dataclasses import dataclass, fields
 from typing import Any
 
@@ -25,61 +24,59 @@ class Change:
     after: Any
 
     def lines(self) -> list[str]:
-        """For people: "+" added, "-" removed, "~" reworded, "*" a setting."""
+        """Return the change as text: "+" added, "-" removed, "~" reworded, "*" a setting."""
         match self:
             case Change(_, "lesson", None, lesson):
-                return [f"+ {_lesson(lesson)}"]
+                return [f"+ {lesson.id}  {lesson.text}"]
             case Change(_, "lesson", lesson, None):
-                return [f"- {_lesson(lesson)}"]
+                return [f"- {lesson.id}  {lesson.text}"]
             case Change(subject, "text", before, after):
                 return [f"~ {subject}  {before}", f"  {'becomes':>{len(subject)}}  {after}"]
             case Change("", "order", _, _):
                 return ["* the order of the lessons"]
             case Change(subject, what, before, after):
-                return [f"* {subject or 'library'}  {what}: {_value(before)} becomes {_value(after)}"]
+                values = f"{_render_value(before)} becomes {_render_value(after)}"
+                return [f"* {subject or 'library'}  {what}: {values}"]
         raise AssertionError(self)
 
 
 def diff(before: Library, after: Library) -> tuple[Change, ...]:
-    """All changes from one library to another; none exactly where they are equal."""
-    return tuple(_changes(before, after))
+    """Return all changes from one library to another; none exactly where they are equal."""
+    settings = ((name, getattr(before, name), getattr(after, name)) for name in ("place", "labelled"))
+    changes = [Change(LIBRARY, name, old, new) for name, old, new in settings if old != new]
+
+    # Removed lessons, then lessons of the new library in its order: added ones whole, others by their fields.
+    old, new = ({x.id: x for x in library.lessons} for library in (before, after))
+    changes += [Change(id, "lesson", lesson, None) for id, lesson in old.items() if id not in new]
+    for id, lesson in new.items():
+        if id not in old:
+            changes.append(Change(id, "lesson", None, lesson))
+            continue
+        pairs = (
+            (field.name, getattr(old[id], field.name), getattr(lesson, field.name))
+            for field in fields(Lesson)
+        )
+        changes += [Change(id, name, a, b) for name, a, b in pairs if a != b]
+
+    common_before, common_after = [id for id in old if id in new], [id for id in new if id in old]
+    if common_before != common_after:
+        changes.append(Change(LIBRARY, "order", tuple(common_before), tuple(common_after)))
+    return tuple(changes)
 
 
 def summarize(changes: tuple[Change, ...]) -> str:
-    """The size of a change in a few signs: +1 -2 ~3 *1, or "no change"."""
+    """Return the size of a change in a few signs: +1 -2 ~3 *1, or "no change"."""
     signs = [line[0] for change in changes for line in change.lines()[:1]]
     counts = {sign: signs.count(sign) for sign in "+-~*"}
     return " ".join(f"{sign}{count}" for sign, count in counts.items() if count) or "no change"
 
 
 def count_lessons(library: Library) -> str:
-    """How many lessons there are, in words."""
+    """Return how many lessons there are, in words."""
     return f"{len(library)} lesson{'' if len(library) == 1 else 's'}"
 
 
-def _changes(before: Library, after: Library) -> Iterator[Change]:
-    for name in ("place", "labelled"):
-        old, new = getattr(before, name), getattr(after, name)
-        if old != new:
-            yield Change(LIBRARY, name, old, new)
-    old, new = ({x.id: x for x in library.lessons} for library in (before, after))
-    yield from (Change(id, "lesson", x, None) for id, x in old.items() if id not in new)
-    for id, lesson in new.items():
-        if id not in old:
-            yield Change(id, "lesson", None, lesson)
-            continue
-        pairs = ((f.name, getattr(old[id], f.name), getattr(lesson, f.name)) for f in fields(Lesson))
-        yield from (Change(id, name, a, b) for name, a, b in pairs if a != b)
-    stayed, now = [id for id in old if id in new], [id for id in new if id in old]
-    if stayed != now:
-        yield Change(LIBRARY, "order", tuple(stayed), tuple(now))
-
-
-def _lesson(lesson: Lesson) -> str:
-    return f"{lesson.id}  {lesson.text}"
-
-
-def _value(value: Any) -> str:
+def _render_value(value: Any) -> str:
     match value:
         case None:
             return "-"

@@ -7,15 +7,24 @@ object in place of a list is a list of one.
 
 import json
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Literal, get_args
 
-from pydantic import AliasChoices, BaseModel, ConfigDict, Field, ValidationError, field_validator
+from pydantic import (
+    AliasChoices,
+    BaseModel,
+    ConfigDict,
+    Field,
+    ValidationError,
+    ValidationInfo,
+    field_validator,
+)
 
 from edgewise.experience.guard.guard import Guard
 from edgewise.experience.library.library import Kind, Lesson, Library, make_lesson
 from edgewise.experience.library.similarity import is_near_duplicate
+from edgewise.toolkit.util.validation import describe_error
 
 Action = Literal["add", "modify", "delete", "keep"]
 SYNONYMS = {"update": "modify", "merge": "modify", "remove": "delete", "none": "keep"}
@@ -34,38 +43,32 @@ class Operation(BaseModel):
     sources: tuple[str, ...] = ()
     rollouts: tuple[str, ...] = ()
 
-    @field_validator("action", mode="before")
+    @field_validator("action", "id", "kind", "text", mode="before")
     @classmethod
-    def _synonym(cls, value: Any) -> Any:
-        word = str(value).strip().lower()
-        return SYNONYMS.get(word, word)
-
-    @field_validator("id", mode="before")
-    @classmethod
-    def _bare_id(cls, value: Any) -> Any:
-        return str(value).strip().strip("[].") or None if value is not None else None
-
-    @field_validator("kind", mode="before")
-    @classmethod
-    def _known_kind(cls, value: Any) -> Any:
-        return value if value in get_args(Kind) else None
-
-    @field_validator("text", mode="before")
-    @classmethod
-    def _no_null(cls, value: Any) -> Any:
-        return " ".join(str(value or "").split())
+    def normalize(cls, value: Any, info: ValidationInfo) -> Any:
+        """Read the spellings that models use: "UPDATE", "[G0].", null for no text, a kind of their own."""
+        match info.field_name:
+            case "action":
+                word = str(value).strip().lower()
+                return SYNONYMS.get(word, word)
+            case "id":
+                return None if value is None else str(value).strip().strip("[].") or None
+            case "kind":
+                return value if value in get_args(Kind) else None
+            case _:
+                return " ".join(str(value or "").split())
 
 
 @dataclass(frozen=True, slots=True)
 class OperationOutcome:
-    """What became of one operation; `reason` says why where it was not applied as it stood."""
+    """The outcome of one operation; `reason` says why it was not applied, or not as it stood."""
 
     operation: Operation
     applied: bool
     reason: str = ""
 
     def to_json(self) -> dict[str, Any]:
-        """Plain data for the step's record."""
+        """Return plain data for the step's record."""
         return {**self.operation.model_dump(), "applied": self.applied, "reason": self.reason}
 
 
@@ -77,29 +80,28 @@ def parse(text: str) -> tuple[Operation, ...]:
     """
     Read operations from a reply: a JSON array, or one object, anywhere in it.
 
-    Raises NotOperations where there is none, or where one of them breaks the schema.
+    Raises OperationError where there is none, or where one of them breaks the schema.
     """
-    data = _first_json(text)
+    # The first bracket from which JSON can be read, since words or a code fence may stand around it.
+    decoder = json.JSONDecoder(strict=False)  # models put line breaks into strings
+    for match in re.finditer(r"[\[{]", text):
+        try:
+            data = decoder.raw_decode(text, match.start())[0]
+            break
+        except (ValueError, RecursionError):
+            continue
+    else:
+        raise OperationError("there is no JSON array in the reply")
+
+    # {"operations": [...]} is a list, {"action": ...} one operation, whatever lists it has.
     if isinstance(data, dict):
-        lists = [] if data.keys() & set(ACTION_KEYS) else [v for v in data.values() if isinstance(v, list)]
+        is_operation = data.keys() & set(ACTION_KEYS)
+        lists = [] if is_operation else [value for value in data.values() if isinstance(value, list)]
         data = lists[0] if lists else [data]
     try:
         return tuple(Operation.model_validate(item) for item in data)
     except ValidationError as error:
-        first = error.errors()[0]
-        where = ".".join(map(str, first["loc"])) or "an operation"
-        raise OperationError(f"{where}: {first['msg']}") from error
-
-
-def _first_json(text: str) -> Any:
-    """The first JSON array or object in a text that may have words or a code fence around it."""
-    decoder = json.JSONDecoder(strict=False)
-    for start in (match.start() for match in re.finditer(r"[\[{]", text)):
-        try:
-            return decoder.raw_decode(text, start)[0]
-        except (ValueError, RecursionError):
-            continue
-    raise OperationError("there is no JSON array in the reply")
+        raise OperationError(describe_error(error, root="an operation")) from error
 
 
 def apply(
@@ -111,113 +113,112 @@ def apply(
     guard: Guard | None = None,
 ) -> tuple[Library, tuple[OperationOutcome, ...]]:
     """
-    Apply operations in order and say what became of each.
+    Apply operations in order and return the library with the outcome of each.
 
-    `born` is the step that new lessons are marked with, `words` the longest a lesson may be. A deletion wins
-    over any other operation on the same lesson; a locked lesson is left as it is. `guard` blocks or redacts
+    `born` is the step that new lessons are marked with, `words` the most a lesson may have. A deletion wins
+    over any other operation on the same lesson; a locked lesson stays as it is. `guard` blocks or redacts
     new wording before it enters.
     """
-    labels = library.labels()
-    known = {**{x.id: x.id for x in library.lessons}, **{label: x.id for label, x in labels.items()}}
-    locked = {x.id for x in library.lessons if x.locked}
-    gone = {known[op.id] for op in operations if op.action == "delete" and op.id in known} - locked
+    # Labels belong to the library that the model was shown, so they are resolved before anything changes.
+    ids = {x.id: x.id for x in library.lessons} | {label: x.id for label, x in library.labels().items()}
     lessons = {x.id: x for x in library.lessons}
 
-    def word(text: str) -> _Worded:
-        return _worded(text, words, guard)
+    # Deletions are collected first and carried out last: they win wherever they stand in the list.
+    locked = {x.id for x in library.lessons if x.locked}
+    deleted = {ids[op.id] for op in operations if op.action == "delete" and op.id in ids} - locked
 
-    outcomes = [_apply_one(lessons, known, gone, op, born, word) for op in operations]
-    kept = tuple(x for x in lessons.values() if x.id not in gone)
-    return replace(library, lessons=kept), tuple(outcomes)
-
-
-def _apply_one(
-    lessons: dict[str, Lesson],
-    known: dict[str, str],
-    gone: set[str],
-    op: Operation,
-    born: int,
-    word: Callable[[str], "_Worded"],
-) -> OperationOutcome:
-    if op.action == "add":
-        return _add(lessons, gone, op, born, word)
-    target = known.get(op.id or "")
-    if target is None:
-        return OperationOutcome(op, False, f"there is no lesson {op.id!r}")
-    if op.action != "keep" and lessons[target].locked:
-        return OperationOutcome(op, False, "the lesson is locked")
-    if op.action == "modify" and target in gone:
-        return OperationOutcome(op, False, "deleted by another operation of the same step")
-    if op.action == "modify" and not op.text:
-        return OperationOutcome(op, False, "no new text")
-    if op.action == "modify":
-        old, worded = lessons[target], word(op.text)
-        if worded.blocked:
-            return OperationOutcome(op, False, worded.note)
-        # What was measured belongs to the wording.
-        effect = old.effect if worded.text == old.text else None
-        new = replace(old, text=worded.text, kind=op.kind or old.kind, effect=effect)
-        lessons[target] = _joined(new, op.sources, op.rollouts)
-        return OperationOutcome(op, True, worded.note)
-    return OperationOutcome(op, True)
+    edit = _Edit(lessons, deleted, born, words, guard)
+    outcomes = []
+    for operation in operations:
+        id = ids.get(operation.id or "")
+        if operation.action == "add":
+            outcome = edit.add(operation)
+        elif id is None:
+            outcome = OperationOutcome(operation, False, f"there is no lesson {operation.id!r}")
+        elif operation.action != "keep" and lessons[id].locked:
+            outcome = OperationOutcome(operation, False, "the lesson is locked")
+        elif operation.action == "modify":
+            outcome = edit.modify(operation, id)
+        else:  # keep, or a deletion that is carried out below
+            outcome = OperationOutcome(operation, True)
+        outcomes.append(outcome)
+    return library.with_lessons(x for x in lessons.values() if x.id not in deleted), tuple(outcomes)
 
 
-def _add(
-    lessons: dict[str, Lesson], gone: set[str], op: Operation, born: int, word: Callable[[str], "_Worded"]
-) -> OperationOutcome:
-    worded = word(op.text)
-    if worded.blocked or not worded.text:
-        return OperationOutcome(op, False, worded.note or "no text")
-    new = _joined(make_lesson(worded.text, op.kind or "content", born), op.sources, op.rollouts)
-    twin = next((x for x in lessons.values() if x.id not in gone and is_near_duplicate(x.text, new.text)), None)
-    if twin:
-        lessons[twin.id] = _joined(twin, new.sources, new.rollouts)
-        return OperationOutcome(op, False, f"joined with {twin.id}, which says the same")
-    if new.id in gone:
-        return OperationOutcome(op, False, "deleted by another operation of the same step")
-    # A lesson that has been reworded since keeps its id, so this one needs another.
-    while new.id in lessons:
-        new = replace(new, id=make_lesson(f"{new.id} {new.text}").id)
-    lessons[new.id] = new
-    return OperationOutcome(op, True, worded.note)
+@dataclass(frozen=True, slots=True)
+class _Edit:
+    """The lessons by id while operations are applied to them; `deleted` are the ids of those that go at the end."""
+
+    lessons: dict[str, Lesson]
+    deleted: set[str]
+    born: int
+    words: int
+    guard: Guard | None
+
+    def add(self, operation: Operation) -> OperationOutcome:
+        """Add a new lesson, or its sources to a lesson that says the same."""
+        text, note, is_blocked = self.check(operation.text)
+        if is_blocked or not text:
+            return OperationOutcome(operation, False, note or "no text")
+
+        new = add_evidence(make_lesson(text, operation.kind or "content", self.born), operation)
+        others = (x for x in self.lessons.values() if x.id not in self.deleted)
+        same = next((x for x in others if is_near_duplicate(x.text, new.text)), None)
+        if same:
+            self.lessons[same.id] = add_evidence(same, operation)
+            return OperationOutcome(operation, False, f"joined with {same.id}, which says the same")
+        if new.id in self.deleted:
+            return OperationOutcome(operation, False, "deleted by another operation of the same step")
+
+        # A lesson that has been reworded since keeps the id of its first wording, so this one needs another.
+        while new.id in self.lessons:
+            new = replace(new, id=make_lesson(f"{new.id} {new.text}").id)
+        self.lessons[new.id] = new
+        return OperationOutcome(operation, True, note)
+
+    def modify(self, operation: Operation, id: str) -> OperationOutcome:
+        """Reword a lesson and add to its sources."""
+        if id in self.deleted:
+            return OperationOutcome(operation, False, "deleted by another operation of the same step")
+        if not operation.text:
+            return OperationOutcome(operation, False, "no new text")
+        text, note, is_blocked = self.check(operation.text)
+        if is_blocked:
+            return OperationOutcome(operation, False, note)
+
+        old = self.lessons[id]
+        effect = old.effect if text == old.text else None  # a measurement belongs to its wording
+        new = replace(old, text=text, kind=operation.kind or old.kind, effect=effect)
+        self.lessons[id] = add_evidence(new, operation)
+        return OperationOutcome(operation, True, note)
+
+    def check(self, text: str) -> tuple[str, str, bool]:
+        """Return new wording as it may enter, a note on what was done to it, and whether it is blocked."""
+        text, note = shorten(text, self.words)
+        if self.guard is None:
+            return text, note, False
+        result = self.guard.check(text)
+        return result.text, "; ".join(filter(None, (note, result.reason))), result.is_blocked
+
+
+def add_evidence(lesson: Lesson, operation: Operation) -> Lesson:
+    """Return a lesson with the examples and rollouts of an operation added to its own."""
+    return replace(
+        lesson,
+        sources=tuple(sorted({*lesson.sources, *operation.sources})),
+        rollouts=tuple(sorted({*lesson.rollouts, *operation.rollouts})),
+    )
 
 
 def record_removal(lesson: Lesson, lessons: int, tokens: int) -> OperationOutcome:
-    """The outcome of a lesson that the library had no room for."""
+    """Return the outcome of a lesson that the library had no room for within `lessons` and `tokens`."""
     worth = f"its effect is {lesson.effect.estimate:+.3f}" if lesson.effect else "its effect is not measured"
     reason = f"no room within {lessons} lessons and {tokens:,} tokens; {worth}"
     return OperationOutcome(Operation(action="delete", id=lesson.id, text=lesson.text), True, reason)
 
 
-@dataclass(frozen=True, slots=True)
-class _Worded:
-    """New wording as it may enter, and what was done to it."""
-
-    text: str
-    note: str = ""
-    blocked: bool = False
-
-
-def _worded(text: str, words: int, guard: Guard | None) -> _Worded:
-    text, cut = shorten(text, words)
-    if guard is None:
-        return _Worded(text, cut)
-    checked = guard.check(text)
-    notes = [cut, checked.reason] if checked.findings else [cut]
-    return _Worded(checked.text, "; ".join(filter(None, notes)), checked.is_blocked)
-
-
-def _joined(lesson: Lesson, sources: Sequence[str], rollouts: Sequence[str]) -> Lesson:
-    """The lesson with more of the examples and runs that it was drawn from."""
-    return replace(
-        lesson,
-        sources=tuple(sorted({*lesson.sources, *sources})),
-        rollouts=tuple(sorted({*lesson.rollouts, *rollouts})),
-    )
-
-
 def shorten(text: str, words: int) -> tuple[str, str]:
-    """The text within `words` words, cut at a sentence's end where one fits, and a note if it was cut."""
+    """Return a text within `words` words, cut at a sentence's end where one fits, and a note if it was cut."""
     split = text.split()
     if len(split) <= words:
         return " ".join(split), ""
@@ -227,5 +228,5 @@ def shorten(text: str, words: int) -> tuple[str, str]:
 
 
 def as_json(outcomes: Sequence[OperationOutcome]) -> list[dict[str, Any]]:
-    """Outcomes as plain data."""
+    """Return outcomes as plain data."""
     return [outcome.to_json() for outcome in outcomes]

@@ -9,8 +9,7 @@ from hypothesis import strategies as st
 from edgewise.experience.library.diff import diff, summarize
 from edgewise.experience.library.library import PLACES, Effect, Lesson, Library, make_lesson
 from edgewise.experience.library.merge import add_lessons, merge, resolve_conflicts
-from edgewise.experience.library.near_duplicates import DuplicateIndex
-from edgewise.experience.library.similarity import is_near_duplicate
+from edgewise.experience.library.similarity import DuplicateIndex, is_near_duplicate
 
 WORDS = ("refunds", "parcels", "invoices", "birch", "cedar", "amber", "late", "never", "large", "paid")
 effects = st.none() | st.builds(

@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from edgewise.experience.library.library import Effect, Library, make_lesson
-from edgewise.experience.library.operations import OperationError, Operation, apply, parse, shorten
+from edgewise.experience.library.operations import Operation, OperationError, apply, parse, shorten
 from edgewise.experience.library.similarity import is_near_duplicate
 
 START = Library((make_lesson("Refunds go to birch"), make_lesson("Late parcels go to cedar")))
