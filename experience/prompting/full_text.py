@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from functools import cached_property
 from itertools import islice, pairwise
 
+from edgewise.experience.guard.patterns import get_words
 from edgewise.experience.library.library import Library, estimate_tokens
 from edgewise.toolkit.tools.full_text import FullTextIndex, make_encodable
 
@@ -22,15 +23,6 @@ has no rarer one: BM25 weighs it least, and it takes the longest.
 COMMON_COUNT = 5
 MIN_SCORE = 0.01
 """BM25 of a lesson that shares nothing but words that half of all lessons have: as good as none."""
-
-FUNCTION_WORDS = frozenset(
-    "a about after again all also am an and any are as at be because been before but by can could d did do does for"
-    " from had has have he her him his how i if in into is it its just ll m may me more most my no nor not now of on"
-    " only or other our out over own re s same she should so some such t than that the their them then there these"
-    " they this those through to too until up ve very was we were what when where which while who why will with"
-    " would you your".split()
-)
-"""Never searched for: rare as they may be in lessons, they say nothing. Other languages have `COMMON_SHARE` alone."""
 
 MAX_WORDS = 1000
 """The most different words of a question that are looked up; of those found the `MAX_RAREST` are searched for."""
@@ -106,6 +98,8 @@ def _split_words(text: str) -> Iterator[str]:
         run = match[0]
         return f" {' '.join(a + b for a, b in pairwise(run)) or run} "
 
+    # Rare as they may be in lessons, they say nothing. Other languages have `COMMON_SHARE` alone.
+    function_words = get_words("stop", "stop_more", "stop_retrieval")
     for match in _WORD.finditer(_UNSPACED.sub(split_run, make_encodable(text.lower()))):
-        if match[0] not in FUNCTION_WORDS:
+        if match[0] not in function_words:
             yield match[0]
