@@ -8,7 +8,7 @@ All functions are plans (see `toolkit.types.Plan`).
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 from edgewise.experience.distil import prompts
 from edgewise.experience.library.library import Library
@@ -41,6 +41,11 @@ class Distiller:
     summaries: Summaries = "auto"
     attempts: int = 3
     compare_prompt: str = prompts.COMPARE
+
+    def request(self, example: str, *messages: Message, **fields: Any) -> Request:
+        """Return a request to the model, charged to the distiller; `example` is "" for a whole batch."""
+        payer = BilledTo("distiller", example=example)
+        return Request(self.model, messages, self.sampling, payer=payer, **fields)
 
 
 class UnreadableReply(ValueError):
@@ -80,9 +85,9 @@ def summarise_rollout(distiller: Distiller, example: Example, rollout: Rollout) 
     if grade := _render_grade(distiller, rollout):
         parts += [f"# Grade\n{grade.strip(' ()')}", *_render_reference(distiller, example)]
     system = prompts.SUMMARY.format(words=SUMMARY_WORDS)
-    messages = (Message("system", system), Message("user", "\n\n".join(parts)))
-    payer = BilledTo("distiller", example=example.id)
-    reply: Reply = yield Request(distiller.model, messages, distiller.sampling, payer=payer)
+    user = "\n\n".join(parts)
+    reply: Reply = yield distiller.request(example.id, Message("system", system), Message("user", user))
+    # A missing summary is said in its place: the comparison still sees the grade of this attempt.
     return reply.message.content or f"(no summary: {reply.error or reply.stop})"
 
 
@@ -99,19 +104,13 @@ def compare_summaries(
     Each operation names the example and the rollouts that it comes from. Raises UnreadableReply.
     """
     system = distiller.compare_prompt.format(operations=distiller.operations, words=distiller.words)
-    attempts = [
-        f"## Attempt {number}{_render_grade(distiller, rollout)}\n{summary}"
-        for number, (rollout, summary) in enumerate(zip(rollouts, summaries, strict=True), 1)
-    ]
-    user = [
-        _render_lessons(library),
-        _render_task(example),
-        "# Attempts",
-        *attempts,
-        *_render_reference(distiller, example),
-    ]
-    operations = yield from _request_operations(distiller, example.id, system, user)
+    parts = [_render_lessons(library), _render_task(example), "# Attempts"]
+    for number, (rollout, summary) in enumerate(zip(rollouts, summaries, strict=True), 1):
+        parts.append(f"## Attempt {number}{_render_grade(distiller, rollout)}\n{summary}")
+    parts += _render_reference(distiller, example)
+    operations = yield from _request_operations(distiller, example.id, system, parts)
 
+    # Models exceed the number that they are told; the first ones count.
     origin = {"sources": (example.id,), "rollouts": tuple(rollout.id for rollout in rollouts)}
     proposals = tuple(op.model_copy(update=origin) for op in operations)
     most = distiller.operations
@@ -133,9 +132,11 @@ def update_library(
     for number, op in enumerate(proposals, 1):
         target = f" {op.id}" if op.id else ""
         lines.append(f"{number}. " + f"{op.action}{target} ({op.kind or 'content'}): {op.text}".rstrip(": "))
-    user = [_render_lessons(library), "# Proposed operations", "\n".join(lines)]
-    final = yield from _request_operations(distiller, "", prompts.UPDATE.format(words=distiller.words), user)
+    parts = [_render_lessons(library), "# Proposed operations", "\n".join(lines)]
+    system = prompts.UPDATE.format(words=distiller.words)
+    final = yield from _request_operations(distiller, "", system, parts)
 
+    # The reply does not say which proposals it fused: the same lesson, or the same wording of a new one, is related.
     operations = []
     for op in final:
         related = [p for p in proposals if p.id == op.id and (op.id or p.text == op.text)]
@@ -163,22 +164,14 @@ def merge_origins(proposals: Iterable[Operation]) -> dict[str, tuple[str, ...]]:
 
 
 def _request_operations(
-    distiller: Distiller, example: str, system: str, user: Sequence[str]
+    distiller: Distiller, example: str, system: str, parts: Sequence[str]
 ) -> Plan[tuple[Operation, ...]]:
     """Request operations; answer an unreadable reply with the problem, up to `attempts` times."""
-    prompt = (Message("system", system + prompts.ACTIONS), Message("user", "\n\n".join(user)))
-    payer = BilledTo("distiller", example=example)
+    prompt = (Message("system", system + prompts.ACTIONS), Message("user", "\n\n".join(parts)))
     messages, problem = prompt, ""
     for attempt in range(distiller.attempts):
         # `sample` makes each try a draw of its own, also for the journal.
-        reply: Reply = yield Request(
-            distiller.model,
-            messages,
-            distiller.sampling,
-            sample=attempt,
-            payer=payer,
-            schema=prompts.OPERATIONS,
-        )
+        reply: Reply = yield distiller.request(example, *messages, sample=attempt, schema=prompts.OPERATIONS)
         try:
             return parse(reply.message.content)
         except OperationError as error:

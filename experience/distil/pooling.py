@@ -20,7 +20,7 @@ from edgewise.experience.distil.distiller import MAX_VERBATIM_WORDS, Comparison,
 from edgewise.experience.library.library import Library
 from edgewise.experience.library.operations import Operation
 from edgewise.toolkit.task.task import Task
-from edgewise.toolkit.types import BilledTo, Example, Group, Message, Plan, Reply, Request
+from edgewise.toolkit.types import Example, Group, Message, Plan, Reply
 from edgewise.toolkit.util.seeds import derive_seed
 
 ARROW = " -> "
@@ -110,6 +110,7 @@ def join_proposals(
         target = {"action": "modify", "id": lesson.id} if lesson else {"action": "add"}
         return Operation.model_validate({**target, "text": text, **merge_origins(proposals_of[answer])})
 
+    # Sorted, so that requests do not depend on which group finished first.
     answers = sorted(proposals_of)
     operations = yield [join_answer(answer, draw) for draw in range(draws) for answer in answers]
     return [tuple(operations[i * len(answers) : (i + 1) * len(answers)]) for i in range(draws)]
@@ -119,11 +120,11 @@ def _request_line(
     distiller: Distiller, system: str, shots: Sequence[tuple[str, str]], question: str, example: str
 ) -> Plan[str]:
     """Return the first line of the reply to a few-shot question; "" where there is none."""
-    turns = [
-        message for shot, answer in shots for message in (Message("user", shot), Message("assistant", answer))
-    ]
-    messages = (Message("system", system), *turns, Message("user", question))
-    sampling = replace(distiller.sampling, max_tokens=MAX_LINE_TOKENS)
-    payer = BilledTo("distiller", example=example)
-    reply: Reply = yield Request(distiller.model, messages, sampling, payer=payer)
+    messages = [Message("system", system)]
+    for shot, answer in shots:
+        messages += [Message("user", shot), Message("assistant", answer)]
+    messages.append(Message("user", question))
+    # Small models go on after the line, so the reply is cut.
+    short = replace(distiller, sampling=replace(distiller.sampling, max_tokens=MAX_LINE_TOKENS))
+    reply: Reply = yield short.request(example, *messages)
     return next(iter(reply.message.content.strip().splitlines()), "").strip(" .-")

@@ -33,7 +33,7 @@ from edgewise.toolkit.rollout.agent import Prompt, run_rollouts
 from edgewise.toolkit.run.driver import plan_request
 from edgewise.toolkit.run.sync_bridge import Ask, bridge_to_plan
 from edgewise.toolkit.tracking.events import GroupsFinished
-from edgewise.toolkit.types import BilledTo, Example, Group, Message, Plan, Reply, Request, Rollout
+from edgewise.toolkit.types import Example, Group, Message, Plan, Reply, Rollout
 from edgewise.toolkit.util.seeds import derive_seed
 
 MAX_CANDIDATES = 4
@@ -95,6 +95,7 @@ def search(
         free = "\n".join(f"- {lesson.text}" for lesson in library.lessons if not lesson.locked)
         result = optimize(
             seed_candidate={COMPONENT: free or SEED_TEXT},
+            # Every second row: the queue may be sorted, such as by VADE.
             trainset=list(rows[::2]),
             valset=list(rows[1::2] or rows),
             adapter=adapter,
@@ -185,6 +186,7 @@ class _GepaAdapter:
             yield GroupsFinished(groups)
             return rollouts
 
+        # Blocks this thread until the event loop has run the plan.
         rollouts: list[Rollout] = self.ask(plan())
         for rollout in rollouts:
             self.rollouts.setdefault(rollout.example, []).append(rollout)
@@ -202,9 +204,8 @@ class _GepaAdapter:
 
     def reflect(self, prompt: Any) -> str:
         """Return the distiller's reply; "" where the call failed, which is then a text without lessons."""
-        distiller, messages = self.spec.distiller, (Message("user", prompt),)
-        payer = BilledTo("distiller")
-        request = Request(distiller.model, messages, distiller.sampling, sample=self.reflections, payer=payer)
+        # Each reflection is a draw of its own, also where GEPA comes back to a prompt.
+        request = self.spec.distiller.request("", Message("user", prompt), sample=self.reflections)
         self.reflections += 1
         reply: Reply = self.ask(plan_request(request))
         return reply.message.content
@@ -224,19 +225,14 @@ class _GepaAdapter:
 
         sources = tuple(rollout.example for rollout in self.reflected)
         rollouts = tuple(rollout.id for rollout in self.reflected)
+        operations = []
+        for lesson in self.library.lessons:
+            if not (lesson.locked or lesson.text in texts):
+                operations.append(Operation(action="delete", id=lesson.id, text=lesson.text))
         old = {lesson.text for lesson in self.library.lessons}
-        operations = [
-            *(
-                Operation(action="delete", id=lesson.id, text=lesson.text)
-                for lesson in self.library.lessons
-                if not (lesson.locked or lesson.text in texts)
-            ),
-            *(
-                Operation(action="add", text=new, sources=sources, rollouts=rollouts)
-                for new in texts
-                if new not in old
-            ),
-        ]
+        for new in texts:
+            if new not in old:
+                operations.append(Operation(action="add", text=new, sources=sources, rollouts=rollouts))
         outcome = apply_within_caps(self.spec, self.library, operations, self.step)
         self.parsed[text] = _ParsedCandidate(*outcome, self.reflected)
         return self.parsed[text]

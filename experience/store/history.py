@@ -40,13 +40,9 @@ def read_store_log(commits: Sequence[Commit]) -> list[LogEntry]:
             "id": commit.id,
             "at": commit.at.isoformat(),
             "author": commit.author,
-            "message": commit.message,
-            "lessons": len(commit.library),
-            "change": change,
-            "parent": commit.parent,
-            "merged": commit.merged,
-            "version": commit.library.version,
         }
+        data |= {"message": commit.message, "lessons": len(commit.library), "change": change}
+        data |= {"parent": commit.parent, "merged": commit.merged, "version": commit.library.version}
         details = [f"merged with {commit.merged}"] if commit.merged else []
         entries.append(LogEntry("  ".join(filter(None, columns)), details, data))
     return entries
@@ -58,6 +54,7 @@ def read_run_log(path: Path) -> list[LogEntry]:
     if not files:
         raise LibraryError(f"{path} has no steps: the run did not get that far, or it learned nothing.")
 
+    # The library before each step is that after the step before; the first one's is the start of the run.
     libraries = [resolve_start(None, path).library or Library()]
     steps = []
     for file in files:
@@ -79,17 +76,16 @@ def read_run_log(path: Path) -> list[LogEntry]:
             f"step {step.step}: {applied} of {len(step.operations)} operations applied; "
             f"{_describe_decision(step)}; {count_lessons(after)}, {change}"
         )
-        refusals = [
-            f"refused: {op.action} {op.id or ''} {op.text or ''}".rstrip() + f" ({op.reason})"
-            for op in step.operations
-            if not op.applied
-        ]
-        harmful = [
-            f"{'kept though harmful' if x.kept else 'dropped'}: {x.lesson.text} ({x.reason})"
-            for x in step.dropped
-        ]
+        details = []
+        for op in step.operations:
+            if not op.applied:
+                target = f"refused: {op.action} {op.id or ''} {op.text or ''}".rstrip()
+                details.append(f"{target} ({op.reason})")
+        for x in step.dropped:
+            details.append(f"{'kept though harmful' if x.kept else 'dropped'}: {x.lesson.text} ({x.reason})")
+        # Without the groups, which are large.
         data = {**step.model_dump(exclude={"groups"}), "lessons": len(after), "change": change}
-        entries.append(LogEntry(text, [*refusals, *harmful], data))
+        entries.append(LogEntry(text, details, data))
     return entries
 
 

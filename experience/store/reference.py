@@ -96,7 +96,7 @@ def load_library(reference: LibraryReference) -> LoadedLibrary:
     if path.name == MANIFEST:
         return _load_from_artifact(path.parent)
     file = library_files.read(path)
-    return LoadedLibrary(file.library, f"{reference.location} ({file.format})", notes=file.notes)
+    return LoadedLibrary(file.library, f"{reference.location} ({file.source_format})", notes=file.notes)
 
 
 def load_from_store(store: Store, reference: LibraryReference) -> LoadedLibrary:
@@ -129,11 +129,9 @@ def format_location(store: Store, reference: LibraryReference) -> str:
 
 def is_run(path: Path) -> bool:
     """Return whether a path is the directory of a run, finished or not."""
-    return (
-        path.is_dir()
-        and not (path / MANIFEST).exists()
-        and any((path / folder).is_dir() for folder in ("steps", "artifact"))
-    )
+    # A manifest right here makes it an artefact.
+    is_artifact = (path / MANIFEST).exists()
+    return path.is_dir() and not is_artifact and any((path / x).is_dir() for x in ("steps", "artifact"))
 
 
 def _load_from_run(reference: LibraryReference) -> LoadedLibrary:
