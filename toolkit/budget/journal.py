@@ -1,9 +1,9 @@
 """
-Every model call, durable before its reply is used, found again by its content.
+Journal of a run: every model call is on disk before its reply is used, and is found again by its content.
 
-A journal is one SQLite file. Writes are collected and committed together by one thread; `put` returns when
-its entry is on disk. One process writes, any number may read. While writing, a small ballast file lies beside
-it: when the disk is full it is freed, so that replies already paid for can still be saved.
+A journal is one SQLite file. Writes are collected and committed together by one thread; `put` returns when its entry
+is on disk. One process writes, any number may read. While a run writes, a small ballast file lies next to the journal.
+On a full disk it is deleted, which makes room for replies that are already paid for.
 """
 
 import asyncio
@@ -29,11 +29,11 @@ from edgewise.toolkit.budget.journal_codec import (
 from edgewise.toolkit.errors import DiskFull, JournalError
 from edgewise.toolkit.types import BilledTo, Reply, Request
 
-__all__ = ["FORMAT", "JournalEntry", "Journal", "compute_key"]
+__all__ = ["FORMAT", "Journal", "JournalEntry", "compute_key"]
 
 FORMAT = 1
 _APPLICATION = 0x45444A4C  # "EDJL" in the file's header: this SQLite file is a journal and no other
-_MOST_AT_ONCE = 1000
+_MAX_BATCH = 1000
 _NO_ROOM = {
     sqlite3.SQLITE_FULL,
     sqlite3.SQLITE_IOERR_WRITE,
@@ -53,14 +53,15 @@ VALUES (?, ?, ?, ?, ?, ?, ?, ?)
 _SELECT = "SELECT key, model, role, step, example, request, reply, elapsed FROM calls ORDER BY number"
 
 Row = tuple[str, str, str, int, str, str, str, float]
+Write = tuple[Row, asyncio.Future[None]]
 
 
 class Journal:
     """
-    The journal at `path`, made if there is none; `readonly` opens one to read while another process writes.
+    Journal at `path`, created if it is missing; `readonly` opens one to read while another process writes.
 
-    Raises `JournalError` for a file that is no journal, is damaged, or is being written by another process:
-    it is left as it is. `ballast` is the size in bytes of what is kept free for a full disk.
+    Raises `JournalError` for a file that is no journal, is damaged, or is being written by another process, and
+    leaves it unchanged. `ballast` is the size in bytes of the file that keeps room for a full disk.
     """
 
     def __init__(self, path: str | os.PathLike[str], *, readonly: bool = False, ballast: int = 4 << 20):
@@ -72,19 +73,19 @@ class Journal:
         if readonly and not self.path.is_file():
             raise JournalError(f"There is no journal at {self.path}.")
         try:
-            with _explained(self.path):
+            with _as_journal_error(self.path):
                 if not readonly:
-                    self._lock = _only_writer(self.path)
-                    _prepare(self.path)
-                self._reader = _open_to_read(self.path)
+                    self._lock = _lock_for_writing(self.path)
+                    _create_table(self.path)
+                self._reader = _open_reader(self.path)
                 self._keys = {key for (key,) in self._read("SELECT key FROM calls")}
-                ((before,),) = self._read("SELECT max(elapsed) FROM calls")
+                ((elapsed,),) = self._read("SELECT max(elapsed) FROM calls")
                 if not readonly:
                     self._writer = _Writer(self.path, ballast)
         except BaseException:
             self.close()
             raise
-        self._start = time.monotonic() - (before or 0.0)
+        self._start = time.monotonic() - (elapsed or 0.0)
 
     def __enter__(self) -> "Journal":
         return self
@@ -96,52 +97,58 @@ class Journal:
         return len(self._keys)
 
     def __iter__(self) -> Iterator[JournalEntry]:
-        """All entries in the order they were written."""
-        with _explained(self.path):
+        """Yield all entries in the order they were written."""
+        with _as_journal_error(self.path):
             for key, _, role, step, example, request, reply, elapsed in self._read(_SELECT):
                 payer = BilledTo(role, step, example)
                 yield JournalEntry(key, load_request(request, payer), load_reply(reply), elapsed)
 
     @property
     def elapsed(self) -> float:
-        """Wall time of the run in seconds, earlier starts included up to their last recorded call."""
+        """Wall time of the run in seconds; earlier starts count up to their last recorded call."""
         return time.monotonic() - self._start
 
     @property
     def is_full(self) -> bool:
-        """Whether the disk was found full: no new call should be paid for."""
-        return self._writer is not None and self._writer.full
+        """Whether a write met a full disk: then no new call should be paid for."""
+        return self._writer is not None and self._writer.is_full
 
     def get(self, key: str) -> Reply | None:
-        """The reply recorded under an address, or None."""
+        """Return the reply recorded under a key, or None."""
         if key not in self._keys:
             return None
-        with _explained(self.path):
+        with _as_journal_error(self.path):
             ((reply,),) = self._read("SELECT reply FROM calls WHERE key = ?", key)
         return load_reply(reply)
 
     async def put(self, key: str, request: Request, reply: Reply) -> None:
         """
-        Record a call; returns when it is on disk. An address already recorded keeps its first reply.
+        Record a call; return when it is on disk. A key that is already recorded keeps its first reply.
 
-        Raises `DiskFull` when the disk is, even where the ballast made room for this entry.
+        Raises `DiskFull` when the disk is full, even where the ballast made room for this entry.
         """
         if self._writer is None:
             raise JournalError(f"{self.path} is open for reading only.")
-        payer, asked, said = request.payer, dump_request(request), dump_reply(reply)
-        model, role, example = map(_storable, (request.model, payer.role, payer.example))
-        row = (key, model, role, payer.step, example, asked, said, self.elapsed)
-        done = asyncio.get_running_loop().create_future()
-        self._writer.add(row, done)
+        payer = request.payer
+        # SQLite stores valid UTF-8 only: lone surrogates in names are written out.
+        model, role, example = (
+            name.encode("utf-8", "backslashreplace").decode("utf-8")
+            for name in (request.model, payer.role, payer.example)
+        )
+        row = key, model, role, payer.step, example, dump_request(request), dump_reply(reply), self.elapsed
+
+        written = asyncio.get_running_loop().create_future()
+        self._writer.add(row, written)
         try:
-            await done
+            await written
         finally:
-            if done.done() and not done.cancelled() and done.exception() is None:
+            # A cancelled caller doesn't stop the writer: the entry may be on disk all the same.
+            if written.done() and not written.cancelled() and written.exception() is None:
                 self._keys.add(key)
 
     def close(self) -> None:
-        """Write what is queued and let go of the file. Closing twice does no harm."""
-        # The reader first: whoever closes last folds SQLite's log into the file, and a reader can't.
+        """Write what is queued and close the file. Closing twice does no harm."""
+        # The reader first: the connection that closes last folds SQLite's log into the file, and a reader can't.
         if self._reader:
             self._reader.close()
             self._reader = None
@@ -157,76 +164,94 @@ class Journal:
 
 
 class _Writer:
-    """The one thread that writes: takes what is queued, commits it as one, wakes those who wait."""
+    """
+    Thread that writes: it takes what is queued, commits it in one transaction, and wakes the callers.
+
+    One commit costs one fsync, so calls that finish together share it. Only this thread uses the connection.
+    """
 
     def __init__(self, path: Path, ballast: int):
-        self.full = False
+        self.is_full = False
         self._path = path
         self._ballast = path.with_name(path.name + ".ballast")
-        _lay_ballast(self._ballast, ballast)
+        # Random bytes, since a file system may store zeros without taking room. Never synced: after a crash the
+        # ballast is of no use.
+        try:
+            if not self._ballast.exists() or self._ballast.stat().st_size != ballast:
+                self._ballast.write_bytes(os.urandom(ballast))
+        except OSError as error:
+            self._ballast.unlink(missing_ok=True)
+            raise DiskFull(f"There is no room for a journal in {path.parent}: {error.strerror}.") from None
+
         self._connection = _connect(path)
-        self._queue: queue.SimpleQueue[tuple[Row, asyncio.Future[None]] | None] = queue.SimpleQueue()
-        self._thread = threading.Thread(target=self._work, name="journal", daemon=True)
+        self._queue: queue.SimpleQueue[Write | None] = queue.SimpleQueue()
+        self._thread = threading.Thread(target=self._write_batches, name="journal", daemon=True)
         self._closed = False
         self._thread.start()
 
-    def add(self, row: Row, done: asyncio.Future[None]) -> None:
+    def add(self, row: Row, written: asyncio.Future[None]) -> None:
+        """Queue a row; `written` is resolved in its event loop once the row is on disk."""
         if self._closed:
             raise JournalError(f"{self._path} is closed.")
-        self._queue.put((row, done))
+        self._queue.put((row, written))
 
     def close(self) -> None:
+        """Write what is queued, then stop the thread and remove the ballast."""
         if not self._closed:
             self._closed = True
-            self._queue.put(None)
+            self._queue.put(None)  # the end of the queue
             self._thread.join()
             self._ballast.unlink(missing_ok=True)
 
-    def _work(self) -> None:
-        closing = False
-        while not closing:
-            batch = self._next()
-            closing = None in batch
-            calls = [item for item in batch if item]
-            error = self._write([row for row, _ in calls])
+    def _write_batches(self) -> None:
+        is_closing = False
+        while not is_closing:
+            batch = [self._queue.get()]
+            while len(batch) < _MAX_BATCH and not self._queue.empty():
+                batch.append(self._queue.get())
+            is_closing = None in batch
+            writes = [write for write in batch if write]
+            error = self._write([row for row, _ in writes])
+
+            # Futures belong to their event loop: each loop resolves its own, in one callback per batch.
             by_loop: dict[asyncio.AbstractEventLoop, list[asyncio.Future[None]]] = defaultdict(list)
-            for _, done in calls:
-                by_loop[done.get_loop()].append(done)
-            for loop, waiting in by_loop.items():
-                with contextlib.suppress(RuntimeError):  # a loop that was closed has nobody left to tell
-                    loop.call_soon_threadsafe(_tell, waiting, error)
+            for _, written in writes:
+                by_loop[written.get_loop()].append(written)
+            for loop, futures in by_loop.items():
+                with contextlib.suppress(RuntimeError):  # the loop is closed: nobody waits
+                    loop.call_soon_threadsafe(_resolve, futures, error)
         self._connection.close()
 
-    def _next(self) -> list[tuple[Row, asyncio.Future[None]] | None]:
-        """What is queued, at least one; None marks the end."""
-        batch = [self._queue.get()]
-        while len(batch) < _MOST_AT_ONCE and not self._queue.empty():
-            batch.append(self._queue.get())
-        return batch
-
     def _write(self, rows: list[Row]) -> Exception | None:
-        """Commit the rows; what to raise to those who wait for them."""
+        """Commit rows; return the error for the callers, None for success."""
         try:
             _commit(self._connection, rows)
-        except Exception as error:  # whatever it is: somebody waits to be told
+        except Exception as error:  # any error at all, since callers wait for it
             if getattr(error, "sqlite_errorcode", None) not in _NO_ROOM:
                 return JournalError(f"{self._path} can't be written: {error}.")
-            self.full = True
-            return self._write_with_ballast(rows)
-        return self._disk_full("The last replies are saved") if self.full else None
+            self.is_full = True
+            # These replies are paid for: make room for them. Callers get the error all the same, so the run stops.
+            self._ballast.unlink(missing_ok=True)
+            try:
+                _commit(self._connection, rows)
+            except sqlite3.Error:
+                return self._disk_full(
+                    f"The last {len(rows)} replies could not be saved, everything before them is"
+                )
+        return self._disk_full("The last replies are saved") if self.is_full else None
 
-    def _write_with_ballast(self, rows: list[Row]) -> Exception:
-        self._ballast.unlink(missing_ok=True)
-        try:
-            _commit(self._connection, rows)
-        except sqlite3.Error:
-            return self._disk_full(
-                f"The last {len(rows)} replies could not be saved, everything before them is"
-            )
-        return self._disk_full("The last replies are saved")
+    def _disk_full(self, sentence: str) -> DiskFull:
+        return DiskFull(f"The disk of {self._path} is full. {sentence}; make room and run again to resume.")
 
-    def _disk_full(self, what: str) -> DiskFull:
-        return DiskFull(f"The disk of {self._path} is full. {what}; make room and run again to resume.")
+
+def _resolve(futures: list[asyncio.Future[None]], error: Exception | None) -> None:
+    for future in futures:
+        if future.done():  # its caller was cancelled
+            continue
+        if error is None:
+            future.set_result(None)
+        else:
+            future.set_exception(error)
 
 
 def _commit(connection: sqlite3.Connection, rows: list[Row]) -> None:
@@ -240,30 +265,13 @@ def _commit(connection: sqlite3.Connection, rows: list[Row]) -> None:
         raise
 
 
-def _tell(waiting: list[asyncio.Future[None]], error: Exception | None) -> None:
-    for done in waiting:
-        if done.done():
-            continue
-        if error is None:
-            done.set_result(None)
-        else:
-            done.set_exception(error)
+# ---- opening ---------------------------------------------------------------------------------------
 
 
-def _lay_ballast(path: Path, size: int) -> None:
-    """Real bytes, for zeros may take no room; they are not needed after a crash, so never synced."""
-    try:
-        if path.exists() and path.stat().st_size == size:
-            return
-        path.write_bytes(os.urandom(size))
-    except OSError as error:
-        path.unlink(missing_ok=True)
-        raise DiskFull(f"There is no room for a journal in {path.parent}: {error.strerror}.") from None
-
-
-def _only_writer(path: Path) -> sqlite3.Connection:
-    """A lock that SQLite takes on a file, and that the system drops however the process ends."""
+def _lock_for_writing(path: Path) -> sqlite3.Connection:
+    """Return a lock that excludes other writers; the system drops it however the process ends."""
     path.parent.mkdir(parents=True, exist_ok=True)
+    # A file of its own: an exclusive lock on the journal would keep readers out too.
     lock = sqlite3.connect(
         path.with_name(path.name + ".lock"), timeout=0, isolation_level=None, check_same_thread=False
     )
@@ -281,16 +289,15 @@ def _only_writer(path: Path) -> sqlite3.Connection:
 
 def _connect(path: Path) -> sqlite3.Connection:
     connection = sqlite3.connect(path, timeout=30, isolation_level=None, check_same_thread=False)
-    connection.execute("PRAGMA journal_mode = WAL")
-    connection.execute("PRAGMA synchronous = FULL")
+    connection.execute("PRAGMA journal_mode = WAL")  # readers don't wait for the writer
+    connection.execute("PRAGMA synchronous = FULL")  # a commit survives a power cut
     return connection
 
 
-def _prepare(path: Path) -> None:
-    """Make the table; what is there already is checked before anything is written."""
+def _create_table(path: Path) -> None:
+    # An existing file is checked before anything is written: it may be no journal.
     if path.exists() and path.stat().st_size:
-        with contextlib.closing(_open_to_read(path)):
-            pass
+        _open_reader(path).close()
     with contextlib.closing(_connect(path)) as connection:
         connection.execute("BEGIN IMMEDIATE")
         connection.execute(_TABLE)
@@ -299,8 +306,19 @@ def _prepare(path: Path) -> None:
         connection.execute("COMMIT")
 
 
-def _open_to_read(path: Path) -> sqlite3.Connection:
-    connection = _reading(path)
+def _open_reader(path: Path) -> sqlite3.Connection:
+    """Return a connection to read with. Raises JournalError for other files and formats, sqlite3.Error for damage."""
+    uri = path.resolve().as_uri()
+    connection = sqlite3.connect(f"{uri}?mode=ro", uri=True, timeout=30, check_same_thread=False)
+    try:
+        connection.execute("SELECT 1 FROM sqlite_master").fetchone()
+    except sqlite3.OperationalError:
+        connection.close()
+        if os.access(path.parent, os.W_OK):
+            raise
+        # In a read-only folder SQLite can't make its log files. No writer can exist there, so the file is complete.
+        connection = sqlite3.connect(f"{uri}?immutable=1", uri=True, check_same_thread=False)
+
     try:
         (application,) = connection.execute("PRAGMA application_id").fetchone()
         (version,) = connection.execute("PRAGMA user_version").fetchone()
@@ -321,22 +339,9 @@ def _open_to_read(path: Path) -> sqlite3.Connection:
     return connection
 
 
-def _reading(path: Path) -> sqlite3.Connection:
-    """A journal in a folder that can't be written has no writer either: then its file alone is read."""
-    place = path.resolve().as_uri()
-    connection = sqlite3.connect(f"{place}?mode=ro", uri=True, timeout=30, check_same_thread=False)
-    try:
-        connection.execute("SELECT 1 FROM sqlite_master").fetchone()
-    except sqlite3.OperationalError:
-        connection.close()
-        if os.access(path.parent, os.W_OK):
-            raise
-        connection = sqlite3.connect(f"{place}?immutable=1", uri=True, check_same_thread=False)
-    return connection
-
-
 @contextlib.contextmanager
-def _explained(path: Path) -> Iterator[None]:
+def _as_journal_error(path: Path) -> Iterator[None]:
+    """Turn errors of SQLite and of the file system into ours."""
     try:
         yield
     except OSError as error:
@@ -348,8 +353,3 @@ def _explained(path: Path) -> Iterator[None]:
             f"{path} can't be read as a journal ({error}). Nothing was changed: restore it from a copy, or"
             " move it away (or give another --run) to start afresh."
         ) from None
-
-
-def _storable(text: str) -> str:
-    """A name as SQLite can store it: lone surrogates are written out."""
-    return text.encode("utf-8", "backslashreplace").decode("utf-8")

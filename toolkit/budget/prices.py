@@ -1,4 +1,4 @@
-"""What a model costs: dollars per million tokens, from the user or from the price list of litellm."""
+"""Prices of models in dollars per million tokens, from the user or from litellm's price list."""
 
 import importlib.util
 import json
@@ -15,7 +15,7 @@ from edgewise.toolkit.errors import ConfigError
 _FREE = ("local/", "scripted/", "torch/")
 _PRICE_LIST = "model_prices_and_context_window_backup.json"
 ANY = "*"
-"""Key of an override that holds for every model that is not free and has no override of its own."""
+"""Key of an override for every model that is not free and has no override of its own."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,11 +47,10 @@ FREE = Price(0.0, 0.0)
 
 def find_price(model: str, overrides: Mapping[str, Price] | None = None) -> Price | None:
     """
-    The price of a model by its full name; None means unknown, which is not free.
+    Return the price of a model by its full name; None means unknown, which is not free.
 
-    Looked up in this order: `overrides` by name; models on this machine, which are free; `overrides["*"]`;
-    the list shipped with litellm. A server of your own (`http://…`, or openai/… with OPENAI_BASE_URL set) has
-    no known price.
+    Sources, in this order: `overrides` by name; models on this machine, which are free; `overrides["*"]`; litellm's
+    price list. A server of the user's own (`http://…`, or openai/… with OPENAI_BASE_URL set) has no known price.
     """
     overrides = overrides or {}
     if model in overrides:
@@ -60,37 +59,30 @@ def find_price(model: str, overrides: Mapping[str, Price] | None = None) -> Pric
         return FREE
     if ANY in overrides:
         return overrides[ANY]
-    if model.startswith(("http://", "https://")) or (model.startswith("openai/") and _own_server()):
+    base_url = os.environ.get("OPENAI_BASE_URL") or "api.openai.com"
+    if model.startswith(("http://", "https://")):
         return None
-    return _listed(model)
+    if model.startswith("openai/") and "api.openai.com" not in base_url:
+        return None
 
-
-def _own_server() -> bool:
-    return "api.openai.com" not in (os.environ.get("OPENAI_BASE_URL") or "api.openai.com")
-
-
-def _listed(model: str) -> Price | None:
+    # litellm lists most models as "provider/name", those of the large providers by their name alone.
     provider, _, name = model.partition("/")
-    row = _price_list().get(model)
+    row = _load_price_list().get(model)
     if row is None:
-        row = _price_list().get(name, {})
+        row = _load_price_list().get(name, {})
         if row.get("litellm_provider") != provider:
             return None
-    cost_in, cost_out = row.get("input_cost_per_token"), row.get("output_cost_per_token")
-    if cost_in is None or cost_out is None:
+    price_in, price_out = row.get("input_cost_per_token"), row.get("output_cost_per_token")
+    if price_in is None or price_out is None:
         return None
-    cached = row.get("cache_read_input_token_cost", cost_in)
-    return Price(*map(_per_million, (cost_in, cost_out, cached)))
-
-
-def _per_million(dollars_per_token: float) -> float:
-    """In decimal: 1.5e-07 is to become 0.15 and not 0.15000000000000002."""
-    return float(Decimal(str(dollars_per_token)) * 1_000_000)
+    cached = row.get("cache_read_input_token_cost", price_in)
+    # In decimal: 1.5e-07 dollars per token are 0.15 per million and not 0.15000000000000002.
+    return Price(*(float(Decimal(str(dollars)) * 1_000_000) for dollars in (price_in, price_out, cached)))
 
 
 @cache
-def _price_list() -> dict[str, dict[str, Any]]:
-    """The file is read without importing litellm, which takes seconds."""
+def _load_price_list() -> dict[str, dict[str, Any]]:
+    # As a file, since to import litellm takes seconds.
     spec = importlib.util.find_spec("litellm")
     for folder in (spec.submodule_search_locations or ()) if spec else ():
         path = Path(folder) / _PRICE_LIST
