@@ -14,13 +14,13 @@ from pathlib import Path
 from typing import Any
 
 from edgewise.experience.formats.other_systems import is_playbook, playbook, reader
-from edgewise.experience.formats.plain_text import Texts, by_line, by_paragraph
+from edgewise.experience.formats.plain_text import LessonTexts, by_line, by_paragraph
 from edgewise.experience.library.library import Lesson, Library, make_lesson
 from edgewise.toolkit.errors import ArtifactError, LibraryError
 
 MOST_BYTES = 5_000_000
-MOST_LESSONS = 5_000
-WORDS = 60
+MAX_LESSONS = 5_000
+MAX_WORDS = 60
 KINDS = ("prompt", "skill", "youtu", "json")
 
 # Control characters, and letters that are not seen: zero width, direction overrides, tags, halves of pairs.
@@ -36,11 +36,11 @@ class ImportedLibrary:
     """A library out of a file, what the file was, and what was left out or changed."""
 
     library: Library
-    format: str
+    source_format: str
     notes: tuple[str, ...] = ()
 
 
-def read(source: Path | str, words: int = WORDS) -> ImportedLibrary:
+def read(source: Path | str, words: int = MAX_WORDS) -> ImportedLibrary:
     """
     Read a library from a file (a Path) or from text (a str).
 
@@ -168,11 +168,11 @@ def _own(data: dict[str, Any]) -> Library:
     return library
 
 
-def _flat(data: dict[str, Any], into: Texts) -> None:
+def _flat(data: dict[str, Any], into: LessonTexts) -> None:
     for label, text in data.items():
         if not isinstance(text, str):
             raise LibraryError(f"{label} is not a text")
-        into.found.append(text)
+        into.texts.append(text)
 
 
 def _from_skill(text: str, words: int) -> ImportedLibrary:
@@ -188,11 +188,11 @@ def _from_skill(text: str, words: int) -> ImportedLibrary:
     return _collected(f"the skill {name}".rstrip(), lambda into: by_paragraph(body, words, into))
 
 
-def _collected(format: str, fill: Callable[[Texts], None]) -> ImportedLibrary:
+def _collected(format: str, fill: Callable[[LessonTexts], None]) -> ImportedLibrary:
     """A library of the texts that `fill` finds; a lesson's id comes from its wording."""
-    into = Texts()
+    into = LessonTexts()
     fill(into)
-    cleaned = _cleaned(Library(tuple(Lesson("", text) for text in into.found)))
+    cleaned = _cleaned(Library(tuple(Lesson("", text) for text in into.texts)))
     lessons = {made.id: made for made in (make_lesson(x.text) for x in cleaned.library.lessons)}
     into.note("texts left out that repeat another", len(cleaned.library) - len(lessons))
     return ImportedLibrary(Library(tuple(lessons.values())), format, (*into.notes(), *cleaned.notes))
@@ -200,7 +200,7 @@ def _collected(format: str, fill: Callable[[Texts], None]) -> ImportedLibrary:
 
 def _cleaned(library: Library) -> ImportedLibrary:
     """The library without characters that nobody sees and lessons without a word."""
-    into = Texts()
+    into = LessonTexts()
     kept = []
     for x in library.lessons:
         text = " ".join(UNSEEN.sub("", CONTROL.sub(" ", x.text)).split())
@@ -213,9 +213,9 @@ def _cleaned(library: Library) -> ImportedLibrary:
 def _limited(found: ImportedLibrary) -> ImportedLibrary:
     """The first lessons, where there are too many."""
     lessons = found.library.lessons
-    if len(lessons) <= MOST_LESSONS:
+    if len(lessons) <= MAX_LESSONS:
         return found
-    note = f"lessons left out after the first {MOST_LESSONS:,}: {len(lessons) - MOST_LESSONS:,}"
+    note = f"lessons left out after the first {MAX_LESSONS:,}: {len(lessons) - MAX_LESSONS:,}"
     return replace(
-        found, library=found.library.with_lessons(lessons[:MOST_LESSONS]), notes=(note, *found.notes)
+        found, library=found.library.with_lessons(lessons[:MAX_LESSONS]), notes=(note, *found.notes)
     )

@@ -10,7 +10,7 @@ import re
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
-from edgewise.experience.formats.plain_text import Texts, by_paragraph
+from edgewise.experience.formats.plain_text import LessonTexts, by_paragraph
 from edgewise.toolkit.errors import LibraryError
 
 ENTRY = re.compile(
@@ -22,7 +22,7 @@ MORE_HARMFUL = "lessons counted more often harmful than helpful, worth measuring
 UNMEASURED = "counts of helpful and harmful left out, as they are no measurement"
 DEFAULT = re.compile(r"Given the fields? .{0,500}, produce the fields? ", re.DOTALL)
 TEXT_KEYS = ("content", "text", "lesson", "experience", "strategy")
-Reader = Callable[[Any, int, Texts], None]
+Reader = Callable[[Any, int, LessonTexts], None]
 
 
 def is_playbook(text: str) -> bool:
@@ -30,7 +30,7 @@ def is_playbook(text: str) -> bool:
     return any(ENTRY.match(line) for line in text.splitlines())
 
 
-def playbook(text: str, words: int, into: Texts) -> None:
+def playbook(text: str, words: int, into: LessonTexts) -> None:
     """An ACE playbook: sections "## NAME", entries "[id] helpful=H harmful=H :: text" over one line or more."""
     entries: list[list[str]] = []
     for line in text.splitlines():
@@ -65,12 +65,12 @@ def reader(data: Any) -> tuple[str, Reader] | None:
     return None
 
 
-def _skillbook(data: Mapping[str, Any], words: int, into: Texts) -> None:
+def _skillbook(data: Mapping[str, Any], words: int, into: LessonTexts) -> None:
     """Skills, or bullets as they were called before."""
     _entries(data.get("skills", data.get("bullets")), words, into)
 
 
-def _entries(data: Any, words: int, into: Texts) -> None:
+def _entries(data: Any, words: int, into: LessonTexts) -> None:
     """Texts or objects with one, in a list or by their ids."""
     items = list(data.items()) if isinstance(data, dict) else list(enumerate(data, 1))
     for name, item in items:
@@ -101,7 +101,7 @@ def _said(item: Mapping[str, Any], name: Any) -> str:
     return parts[0] if len(set(parts)) == 1 else f"{parts[0].rstrip('. ')}: {parts[1]}"
 
 
-def _gepa(data: Mapping[str, Any], words: int, into: Texts) -> None:
+def _gepa(data: Mapping[str, Any], words: int, into: LessonTexts) -> None:
     """The best candidate of a result."""
     best = data.get("best_candidate")
     if best is None:
@@ -114,7 +114,7 @@ def _gepa(data: Mapping[str, Any], words: int, into: Texts) -> None:
         raise LibraryError(f"The best candidate is {_kind(best)}, not an object of texts")
 
 
-def _best(data: Mapping[str, Any], into: Texts) -> Any:
+def _best(data: Mapping[str, Any], into: LessonTexts) -> Any:
     candidates = data["candidates"]
     if not isinstance(candidates, list) or not candidates:
         raise LibraryError("This result holds no list of candidates")
@@ -139,7 +139,7 @@ def _score(value: Any) -> float:
     return float(value)
 
 
-def _candidate(data: Mapping[str, Any], words: int, into: Texts) -> None:
+def _candidate(data: Mapping[str, Any], words: int, into: LessonTexts) -> None:
     """A text for each component."""
     for name, text in data.items():
         _prompt(_text(text, f"component {name!r}"), words, into)
@@ -147,7 +147,7 @@ def _candidate(data: Mapping[str, Any], words: int, into: Texts) -> None:
         into.note("components whose texts were put together", len(data))
 
 
-def _dspy(data: Mapping[str, Any], words: int, into: Texts) -> None:
+def _dspy(data: Mapping[str, Any], words: int, into: LessonTexts) -> None:
     """The instructions of the predictors; demonstrations are not lessons."""
     for name, predictor in _predictors(data):
         demos = predictor.get("demos")
@@ -178,11 +178,11 @@ def _instructions(predictor: Mapping[str, Any]) -> Any:
     return predictor.get("signature_instructions") if found is None else found
 
 
-def _prompt(text: str, words: int, into: Texts) -> None:
+def _prompt(text: str, words: int, into: LessonTexts) -> None:
     (playbook if is_playbook(text) else by_paragraph)(text, words, into)
 
 
-def _count(helpful: Any, harmful: Any, into: Texts) -> None:
+def _count(helpful: Any, harmful: Any, into: LessonTexts) -> None:
     """Note what the counts say; one that is no number counts as none."""
     numbers = [
         n if isinstance(n, int) else int(str(n)[:9]) if str(n).isdecimal() else 0 for n in (helpful, harmful)

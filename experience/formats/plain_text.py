@@ -18,10 +18,10 @@ MOST_TEXTS = 100_000
 
 
 @dataclass(slots=True)
-class Texts:
+class LessonTexts:
     """Texts of lessons as they are found, and how often something was left out or changed on the way."""
 
-    found: list[str] = field(default_factory=list)
+    texts: list[str] = field(default_factory=list)
     counts: dict[str, int] = field(default_factory=dict)
 
     def note(self, what: str, count: int = 1) -> None:
@@ -37,26 +37,26 @@ class Texts:
         pieces = list(_pieces(text, words))
         if len(pieces) > 1:
             self.note(f"texts longer than {words} words, split at the ends of sentences")
-        if len(self.found) > MOST_TEXTS:
+        if len(self.texts) > MOST_TEXTS:
             raise LibraryError(f"it has more than {MOST_TEXTS:,} texts, which no library has")
         for piece in pieces:
             short = shorten(piece, words)[0][: words * LETTERS]
-            self.found.append(short)
+            self.texts.append(short)
             if short != piece:
                 self.note(f"sentences longer than {words} words, cut")
 
 
-def by_line(text: str, words: int, into: Texts) -> None:
+def by_line(text: str, words: int, into: LessonTexts) -> None:
     """A lesson a line or a bullet; an indented line goes on with the one before."""
     _read(text, words, into, lambda line: line[0].isspace())
 
 
-def by_paragraph(text: str, words: int, into: Texts) -> None:
+def by_paragraph(text: str, words: int, into: LessonTexts) -> None:
     """A lesson a bullet or a paragraph."""
     _read(text, words, into, lambda _: True)
 
 
-def _read(text: str, words: int, into: Texts, goes_on: Callable[[str], bool]) -> None:
+def _read(text: str, words: int, into: LessonTexts, goes_on: Callable[[str], bool]) -> None:
     for block, introduces in _blocks(_without_code(text, into), goes_on):
         if HEADING.match(block):
             into.note("headings left out")
@@ -83,7 +83,7 @@ def _blocks(text: str, goes_on: Callable[[str], bool]) -> Iterator[tuple[str, bo
         yield block, bool(BULLET.match(following)) and not BULLET.match(block)
 
 
-def _without_code(text: str, into: Texts) -> str:
+def _without_code(text: str, into: LessonTexts) -> str:
     """The text without its fenced blocks of code, which are no lessons."""
     kept: list[str] = []
     fence = ""

@@ -7,7 +7,7 @@ from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from scipy.special import stdtrit
 
-from edgewise.experience.effects.estimate import FEWEST, UNSEEN, attach_effects, estimate_effects
+from edgewise.experience.effects.estimate import MIN_ROWS, MISS_BOUND, attach_effects, estimate_effects
 from edgewise.experience.effects.exposure import Exposure, measurement_key, record_exposure, sample_subset
 from edgewise.experience.effects.pruning import PrunedLesson, estimate_ablation, prune, pool_effects, select_undecided
 from edgewise.experience.library.library import Effect, Library, make_lesson
@@ -199,7 +199,7 @@ def test_rows_that_come_again_are_one_witness():
 
 def test_equal_rewards_are_no_effect_within_what_may_have_gone_unseen():
     seen = pairs("a", [0] * 50)
-    assert estimate_effects(seen) == {"a": Effect(0.0, -UNSEEN / 50, UNSEEN / 50, 50, 50)}
+    assert estimate_effects(seen) == {"a": Effect(0.0, -MISS_BOUND / 50, MISS_BOUND / 50, 50, 50)}
 
 
 def test_missing_rewards_say_nothing():
@@ -211,11 +211,11 @@ def test_missing_rewards_say_nothing():
     assert estimate_effects([lost]) == estimate_effects([]) == {}
 
 
-@pytest.mark.parametrize("rows", [FEWEST - 1, FEWEST])
+@pytest.mark.parametrize("rows", [MIN_ROWS - 1, MIN_ROWS])
 def test_a_lesson_that_varied_on_too_few_rows_is_undecided(rows):
     always = [replace(x, treatment=x.candidates, group=f"other {x.group}") for x in pairs("a", [1] * 30)]
     seen = pairs("a", [1, 0] * (rows // 2) + [0] * (rows % 2))
-    assert ("a" in estimate_effects([*seen, *always])) == (rows == FEWEST)
+    assert ("a" in estimate_effects([*seen, *always])) == (rows == MIN_ROWS)
 
 
 @pytest.mark.parametrize("groups", [12, 60], ids=["each lesson alone", "together"])
@@ -333,7 +333,7 @@ def test_leave_one_out_is_paired_by_row():
 
 
 def test_leave_one_out_without_any_difference_is_not_certainty():
-    assert estimate_ablation([[1.0]] * 20, [[1.0]] * 20) == Effect(0.0, -UNSEEN / 20, UNSEEN / 20, 20, 20)
+    assert estimate_ablation([[1.0]] * 20, [[1.0]] * 20) == Effect(0.0, -MISS_BOUND / 20, MISS_BOUND / 20, 20, 20)
 
 
 def test_leave_one_out_needs_two_rows_and_the_same_ones():

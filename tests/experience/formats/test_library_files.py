@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from edgewise.experience.formats.library_files import KINDS, MOST_LESSONS, read, render
+from edgewise.experience.formats.library_files import KINDS, MAX_LESSONS, read, render
 from edgewise.experience.library.library import PLACES, Effect, Lesson, Library, make_lesson
 from edgewise.toolkit.errors import LibraryError
 
@@ -121,7 +121,7 @@ SKILL = f"---\nname: triage\ndescription: Routing.\n---\n{PROMPT}"
 )
 def test_files_are_recognised_by_their_content(text, format, lessons):
     found = read(text)
-    assert found.format == format
+    assert found.source_format == format
     assert [x.text for x in found.library.lessons] == lessons
     assert found.library.lessons == tuple(map(make_lesson, lessons))
 
@@ -143,7 +143,7 @@ def test_files_are_recognised_by_their_content(text, format, lessons):
         ("word " * 200, "sentences longer than 60 words, cut: 1"),
         ("Words of a sentence. " * 40, "texts longer than 60 words, split at the ends of sentences: 1"),
         (
-            "\n".join(f"lesson {n}" for n in range(MOST_LESSONS + 7)),
+            "\n".join(f"lesson {n}" for n in range(MAX_LESSONS + 7)),
             "lessons left out after the first 5,000: 7",
         ),
     ],
@@ -151,7 +151,7 @@ def test_files_are_recognised_by_their_content(text, format, lessons):
 def test_what_is_left_out_or_changed_is_said(text, note):
     found = read(text)
     assert note in found.notes
-    assert len(found.library) <= MOST_LESSONS
+    assert len(found.library) <= MAX_LESSONS
 
 
 @given(
