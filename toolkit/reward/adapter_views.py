@@ -1,16 +1,17 @@
-"""What other libraries' reward functions are handed in place of their own objects: rows, messages, traces."""
+"""Rows, messages and traces in the form that reward functions of other libraries expect."""
 
 from typing import Any
 
 from edgewise.toolkit.types import Example, Message, Rollout
 
+# Column names that reward functions commonly use for the target and for the question.
 TARGET = ("target", "answer", "solution", "ground_truth", "truth", "correct_answer", "label", "expected")
 TARGET += ("reference", "gold")
 QUESTION = ("question", "prompt", "input", "query", "problem")
 
 
 class View(dict[str, Any]):
-    """A row or a run as other libraries hand it over: each field is an item and an attribute."""
+    """A row or a trace whose fields are both items and attributes."""
 
     def __getattr__(self, name: str) -> Any:
         if name in self:
@@ -19,15 +20,15 @@ class View(dict[str, Any]):
 
 
 def build_trace(task: View, rollout: Rollout, metrics: dict[str, Any]) -> View:
-    """A run as verifiers shows it; what the function records goes into `metrics`."""
-    said = [message_view(step.completion) for step in rollout.steps]
-    messages = [message_view(message) for message in transcript(rollout)]
+    """Return a rollout as verifiers' trace; what the function records goes into `metrics`."""
+    replies = [message_view(step.completion) for step in rollout.steps]
+    messages = [message_view(message) for message in list_messages(rollout)]
     return View(
         task=task,
         messages=messages,
-        assistant_messages=said,
+        assistant_messages=replies,
         tool_messages=[message for message in messages if message.role == "tool"],
-        last_message=said[-1] if said else None,
+        last_message=replies[-1] if replies else None,
         last_reply=rollout.answer.strip(),
         root_reply=None,
         num_turns=len(rollout.steps),
@@ -47,24 +48,25 @@ def build_trace(task: View, rollout: Rollout, metrics: dict[str, Any]) -> View:
     )
 
 
-def transcript(rollout: Rollout) -> tuple[Message, ...]:
-    """All messages of a run, as the last turn saw them."""
+def list_messages(rollout: Rollout) -> tuple[Message, ...]:
+    """Return all messages of a rollout."""
+    # The prompt of the last turn holds the whole conversation before it.
     return (*rollout.steps[-1].prompt, rollout.steps[-1].completion) if rollout.steps else ()
 
 
 def message_view(message: Message) -> View:
-    """A chat message."""
+    """Return a chat message as a view; `tool_calls` is None without any, as in OpenAI's format."""
     calls = [View(id=call.id, name=call.name, arguments=call.arguments) for call in message.tool_calls]
     return View(role=message.role, content=message.content, tool_calls=calls or None)
 
 
 def row_columns(example: Example) -> dict[str, Any]:
-    """The row's columns, and its target and question under the names that functions look for."""
+    """Return the row's columns, with its target and question under common names where the row has no such column."""
     aliases = dict.fromkeys(QUESTION, last_question(example)) | dict.fromkeys(TARGET, example.target)
     return {"id": example.id, **aliases, **example.metadata}
 
 
 def last_question(example: Example) -> str:
-    """What the user asks last."""
-    asked = [message.content for message in example.messages if message.role == "user"]
-    return asked[-1] if asked else ""
+    """Return the last user message, or ""."""
+    questions = [message.content for message in example.messages if message.role == "user"]
+    return questions[-1] if questions else ""

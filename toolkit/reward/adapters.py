@@ -10,16 +10,15 @@ Reward functions of other libraries, recognised by their signature and called as
     gepa         f(candidate, example) -> score or (score, side_info)              per run
     plain        f(answer), f(answer, target), f(answer, example, rollout), ...    per run; by name
 
-Sync or async. A result may be a number, a bool, None ("does not apply"), a `Score`, (score, side
-information), or a dict or an object with `score` or `reward`. Words about it (feedback, reasoning) become
-`Score.feedback`; further numbers, and metrics that the function logs, `Score.parts`.
+Sync or async. A result may be a number, a bool, None ("does not apply"), a `Score`, (score, side information), or a
+dict or an object with `score` or `reward`. Its text (feedback, reasoning) becomes `Score.feedback`; further numbers,
+and metrics that the function logs, become `Score.parts`.
 """
 
 import inspect
-from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, contextmanager
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from functools import partial
 from typing import Any
 
 from edgewise.toolkit.errors import RewardError
@@ -27,19 +26,19 @@ from edgewise.toolkit.reward.adapter_views import (
     QUESTION,
     TARGET,
     View,
-    row_columns,
-    message_view,
-    last_question,
     build_trace,
-    transcript,
+    last_question,
+    list_messages,
+    message_view,
+    row_columns,
 )
 from edgewise.toolkit.reward.score_parsing import numeric_items, parse_score
 from edgewise.toolkit.types import BlockingCall, Example, Plan, Rollout, Score
 
 Parameters = Mapping[str, inspect.Parameter]
 Metrics = dict[str, Any]
-Blame = Callable[[], AbstractContextManager[None]]
-Call = tuple[tuple[Any, ...], dict[str, Any]]
+Arguments = tuple[tuple[Any, ...], dict[str, Any]]
+"""Positional arguments and keywords."""
 
 ANSWER = ("answer", "response", "output", "completion", "prediction", "pred", "predicted", "text", "result")
 PLAIN = {
@@ -50,23 +49,24 @@ PLAIN = {
     "rollout": ("rollout",),
     "metadata": ("metadata",),
 }
+"""Meanings of parameters of plain functions, by their names; a name has the first meaning that lists it."""
 FOREIGN = ("trace", "runtime", "state", "task", "episode", "self", "sample")
+"""Parameters of libraries whose objects can't be offered."""
 WRONG_FORM = (TypeError, IndexError, AttributeError)
-PREDICTED = ("pred", "prediction", "predicted")
+"""Errors of functions that take text for a list of messages."""
 
 
 @dataclass(frozen=True, slots=True)
 class Style:
     """
-    How a library calls its reward functions.
+    The calling convention of a library.
 
-    `call` gives the arguments for one run, positional and by keyword; what the function logs while it runs is
-    written into the metrics. With `batch` it takes and gives lists, here of one run.
+    `arguments(parameters, example, rollout, metrics)` returns the arguments for one rollout; a function may log into
+    `metrics`. With `batch` the function takes and returns lists, here of one rollout.
     """
 
     name: str
-    fits: Callable[[Parameters], bool]
-    call: Callable[[Parameters, Example, Rollout, Metrics], Call]
+    arguments: Callable[[Parameters, Example, Rollout, Metrics], Arguments]
     batch: bool = False
 
 
@@ -74,10 +74,10 @@ def adapt_function(
     function: Callable[..., Any], name: str
 ) -> tuple[str, Callable[[Example, Rollout, str], Plan[Score]]]:
     """
-    The style of `function`, and a plan that grades with it; `name` is for messages.
+    Return the style of `function`, and a plan that grades with it; `name` is for messages.
 
-    Raises RewardError if no style fits. The plan raises one, with the name and the row, if the function
-    raises or its result says no score.
+    Raises RewardError if no style fits. The plan raises one, with the name and the row, if the function raises or
+    returns no score.
     """
     try:
         parameters = inspect.signature(function).parameters
@@ -85,28 +85,49 @@ def adapt_function(
         raise RewardError(
             f"the signature of the reward {name} can't be read; wrap it in a def of your own"
         ) from error
-    style = next((style for style in STYLES if style.fits(parameters)), None)
+    style = recognize_style(parameters)
     if style is None:
         raise RewardError(
             f"the reward {name}({', '.join(parameters)}) fits no known style; write f(answer, target), "
-            f"f(answer, example), or one of {', '.join(dict.fromkeys(s.name for s in STYLES[:-1]))}"
+            "f(answer, example), or one of trl, verl, youtu-agent, verifiers, dspy, gepa"
         )
 
     def grade(example: Example, rollout: Rollout, judge: str) -> Plan[Score]:
         metrics: Metrics = {}
-        arguments, keywords = style.call(parameters, example, rollout, metrics)
-        _complete(name, parameters, arguments, keywords, example)
-        result = yield BlockingCall(
-            _call, (function, arguments, keywords, partial(as_reward_error, name, example.id))
-        )
-        return _scored(_single(result, name) if style.batch else result, metrics, name, example)
+        arguments, keywords = style.arguments(parameters, example, rollout, metrics)
+        given = {*list(parameters)[: len(arguments)], *keywords}
+        missing = [
+            key for key, parameter in parameters.items() if _is_required(parameter) and key not in given
+        ]
+        if missing:
+            raise RewardError(
+                f"the reward {name} needs {', '.join(missing)}, and row {example.id!r} has no such column; "
+                f"it has {', '.join(example.metadata) or 'none'}"
+            )
+
+        result = yield BlockingCall(_call, (function, arguments, keywords, name, example.id))
+        if style.batch:
+            try:
+                (result,) = result
+            except (TypeError, ValueError) as error:
+                raise RewardError(
+                    f"the reward {name} must return a list with one number per completion, not {result!r}"
+                ) from error
+        if result is None:
+            return Score(0.0, numeric_items(metrics), valid=False)
+        score = parse_score(result)
+        if score is None:
+            raise RewardError(
+                f"the reward {name} returned {result!r} on row {example.id!r}, which says no score"
+            )
+        return replace(score, parts={**numeric_items(metrics), **score.parts})
 
     return style.name, grade
 
 
 @contextmanager
 def as_reward_error(name: str, row: str) -> Iterator[None]:
-    """Turns whatever a reward raises into a RewardError that names it and the row."""
+    """Turn any exception of a reward into a RewardError that names the reward and the row."""
     try:
         yield
     except RewardError:
@@ -117,135 +138,137 @@ def as_reward_error(name: str, row: str) -> Iterator[None]:
         ) from error
 
 
-def _call(
-    function: Callable[..., Any], arguments: tuple[Any, ...], keywords: dict[str, Any], blame: Blame
-) -> Any:
-    """
-    Call with the answer as text; where the function takes it for a list of messages, as that.
-
-    TRL and verifiers hand over either, by the form of the row's prompt, and a function is written for one.
-    """
-    with blame():
-        try:
-            result = function(*arguments, **keywords)
-        except WRONG_FORM as error:
-            if not _wants_messages(error, keywords):
-                raise
-            keywords = _as_messages(keywords)
-            result = function(*arguments, **keywords)
-    return _awaited(result, function, arguments, keywords, blame) if inspect.isawaitable(result) else result
+def accepts_any_keyword(parameters: Parameters) -> bool:
+    """Whether a function takes keywords that it does not name."""
+    return any(parameter.kind is parameter.VAR_KEYWORD for parameter in parameters.values())
 
 
-async def _awaited(
-    result: Awaitable[Any],
-    function: Callable[..., Any],
-    arguments: tuple[Any, ...],
-    keywords: dict[str, Any],
-    blame: Blame,
-) -> Any:
-    with blame():
-        try:
-            return await result
-        except WRONG_FORM as error:
-            if not _wants_messages(error, keywords):
-                raise
-        return await function(*arguments, **_as_messages(keywords))
+def recognize_style(parameters: Parameters) -> Style | None:
+    """Return the style of a signature, None if no style fits."""
+    names = set(parameters)
+    first, second, third = [*parameters, "", "", ""][:3]
+    # The order matters: from names that only one library uses to those that are common.
+    if "completions" in names:
+        return TRL
+    if "solution_str" in names or {"data_source", "ground_truth"} <= names:
+        return VERL
+    if first == "sample" or "timeout_score" in names:
+        return YOUTU
+    if "trace" in names and names <= {"self", "task", "trace"}:
+        return VERIFIERS
+    if "pred_name" in names or third == "trace":
+        return DSPY
+    if first in ("example", "ex") and second in ("pred", "prediction", "predicted"):
+        return DSPY
+    if {"completion", "state"} & names and not {"example", "row", "rollout"} & names:
+        return VERIFIERS_RUBRIC
+    if first == "candidate":
+        return GEPA
+    return PLAIN_FUNCTION if _match_parameters(parameters) else None
 
 
-def _wants_messages(error: Exception, keywords: Mapping[str, Any]) -> bool:
-    """Whether the error is what Python says of text that was taken for a list of messages."""
-    said = str(error)
-    by_text = said.startswith(("string ind", "'str' object has no attribute"))
-    return by_text and bool({"completions", "completion"} & set(keywords))
+def trl_arguments(parameters: Parameters, example: Example, rollout: Rollout, metrics: Metrics) -> Arguments:
+    """Return the arguments of TRL's GRPOTrainer."""
+    # All by keyword, each a list with one item per completion: prompts, completions, completion_ids, and every column
+    # of the data set. Newer versions add trainer_state, log_metric and log_extra. A function returns a list of floats,
+    # None where it does not apply.
+    tokens = rollout.steps[-1].tokens if rollout.steps else None
+    offer = {name: [value] for name, value in row_columns(example).items()}
+    offer |= {"prompts": [last_question(example)], "completions": [rollout.answer]}
+    offer |= {"completion_ids": [list(tokens.completion_ids if tokens else ())], "trainer_state": None}
+    offer |= {"log_metric": metrics.__setitem__, "log_extra": lambda column, values: None}
+    return (), _select_keywords(parameters, offer)
 
 
-def _as_messages(keywords: Mapping[str, Any]) -> dict[str, Any]:
-    changed = dict(keywords)
-    if "completions" in changed:
-        changed["completions"] = [_said(text) for text in changed["completions"]]
-    if isinstance(changed.get("prompts"), list):
-        changed["prompts"] = [[View(role="user", content=text)] for text in changed["prompts"]]
-    if "completion" in changed:
-        changed["completion"] = _said(changed["completion"])
-    return changed
-
-
-def _said(text: str) -> list[View]:
-    return [View(role="assistant", content=text)]
-
-
-def _trl(parameters: Parameters, example: Example, rollout: Rollout, metrics: Metrics) -> Call:
-    encoded = rollout.steps[-1].tokens if rollout.steps else None
-    offered = {name: [value] for name, value in row_columns(example).items()}
-    offered |= {"prompts": [last_question(example)], "completions": [rollout.answer]}
-    offered |= {"completion_ids": [list(encoded.completion_ids if encoded else ())], "trainer_state": None}
-    offered |= {"log_metric": metrics.__setitem__, "log_extra": lambda column, values: None}
-    return (), _accepted(parameters, offered)
-
-
-def _verl(parameters: Parameters, example: Example, rollout: Rollout, metrics: Metrics) -> Call:
+def verl_arguments(parameters: Parameters, example: Example, rollout: Rollout, metrics: Metrics) -> Arguments:
+    """Return the arguments of verl's `compute_score`."""
+    # By keyword: data_source, solution_str, ground_truth, extra_info. Rows prepared for verl hold the truth in
+    # reward_model["ground_truth"]. A function returns a float, or a dict with "score" and further metrics.
     row = example.metadata
     model = row.get("reward_model")
     truth = model.get("ground_truth", example.target) if isinstance(model, Mapping) else example.target
-    offered = {
+    offer = {
         "data_source": row.get("data_source", ""),
         "solution_str": rollout.answer,
         "ground_truth": row.get("ground_truth", truth),
         "extra_info": row.get("extra_info", dict(row)),
     }
-    return (), offered if accepts_any_keyword(parameters) else _accepted(parameters, offered)
+    return (), _select_keywords(parameters, offer)
 
 
-def _verifiers(parameters: Parameters, example: Example, rollout: Rollout, metrics: Metrics) -> Call:
-    task = View(data=View(row_columns(example), prompt=last_question(example), prompt_text=last_question(example)))
-    return (), _accepted(parameters, {"self": task, "task": task, "trace": build_trace(task, rollout, metrics)})
+def verifiers_arguments(
+    parameters: Parameters, example: Example, rollout: Rollout, metrics: Metrics
+) -> Arguments:
+    """Return the arguments of a reward of a verifiers task: a method f(self, trace) or a function f(task, trace)."""
+    # `task.data` is the row; `trace` is the episode, with `record_metric` for further numbers.
+    question = last_question(example)
+    task = View(data=View(row_columns(example), prompt=question, prompt_text=question))
+    offer = {"self": task, "task": task, "trace": build_trace(task, rollout, metrics)}
+    return (), _select_keywords(parameters, offer)
 
 
-def _verifiers_rubric(parameters: Parameters, example: Example, rollout: Rollout, metrics: Metrics) -> Call:
+def rubric_arguments(
+    parameters: Parameters, example: Example, rollout: Rollout, metrics: Metrics
+) -> Arguments:
+    """Return the arguments of a function of verifiers' `Rubric`."""
+    # By keyword, those that it names: prompt, completion, answer, state, info, task, and columns of the row.
     row = row_columns(example)
-    offered = row | {
+    offer = row | {
         "prompt": [View(role=m.role, content=m.content) for m in example.messages],
         "completion": rollout.answer,
         "state": View(row, prompt=last_question(example), completion=rollout.answer, turn=len(rollout.steps)),
         "info": row.get("info", row),
         "task": row.get("task", "default"),
     }
-    return (), _accepted(parameters, offered)
+    return (), _select_keywords(parameters, offer)
 
 
-def _youtu(parameters: Parameters, example: Example, rollout: Rollout, metrics: Metrics) -> Call:
+def youtu_arguments(
+    parameters: Parameters, example: Example, rollout: Rollout, metrics: Metrics
+) -> Arguments:
+    """Return the arguments of a `verify_func` of youtu-agent."""
+    # One positional argument, the evaluation sample; `timeout_score` keeps its default. A function returns {"reward":
+    # float, "reasoning": text}.
     row = row_columns(example)
-    return (
-        View(
-            row,
-            raw_question=row.get("question", last_question(example)),
-            correct_answer=example.target,
-            response=rollout.answer,
-            meta=row.get("meta", dict(example.metadata)),
-            trajectories=[message_view(message) for message in transcript(rollout)],
-        ),
-    ), {}
+    sample = View(
+        row,
+        raw_question=row.get("question", last_question(example)),
+        correct_answer=example.target,
+        response=rollout.answer,
+        meta=row.get("meta", dict(example.metadata)),
+        trajectories=[message_view(message) for message in list_messages(rollout)],
+    )
+    return (sample,), {}
 
 
-def _dspy(parameters: Parameters, example: Example, rollout: Rollout, metrics: Metrics) -> Call:
+def dspy_arguments(parameters: Parameters, example: Example, rollout: Rollout, metrics: Metrics) -> Arguments:
+    """Return the arguments of a DSPy metric."""
+    # Two positional arguments, gold and prediction; trace, and GEPA's pred_name and pred_trace, are None outside of
+    # compilation. A metric returns a number or a bool, or for GEPA a Prediction with `score` and `feedback`.
     gold = View(row_columns(example))
     # The prediction has the field that is the target of the row, whatever its name is there.
-    named = [name for name, value in gold.items() if value is example.target and value is not None]
-    pred = View(dict.fromkeys((*ANSWER, *named), rollout.answer))
-    left = [name for name in list(parameters)[2:] if _required(parameters[name])]
-    return (gold, pred), dict.fromkeys(left)
+    targets = [name for name, value in gold.items() if value is example.target and value is not None]
+    pred = View(dict.fromkeys((*ANSWER, *targets), rollout.answer))
+    rest = [name for name in list(parameters)[2:] if _is_required(parameters[name])]
+    return (gold, pred), dict.fromkeys(rest)
 
 
-def _gepa(parameters: Parameters, example: Example, rollout: Rollout, metrics: Metrics) -> Call:
-    offered = {"example": View(row_columns(example)), "opt_state": None}
-    return (rollout.answer,), _accepted(parameters, offered)
+def gepa_arguments(parameters: Parameters, example: Example, rollout: Rollout, metrics: Metrics) -> Arguments:
+    """Return the arguments of an evaluator of GEPA's `optimize_anything`."""
+    # The candidate is positional, here the answer; example and opt_state by keyword. An evaluator returns a score, or
+    # (score, side_info) with a dict of texts and numbers.
+    offer = {"example": View(row_columns(example)), "opt_state": None}
+    return (rollout.answer,), _select_keywords(parameters, offer)
 
 
-def _plain(parameters: Parameters, example: Example, rollout: Rollout, metrics: Metrics) -> Call:
+def plain_arguments(
+    parameters: Parameters, example: Example, rollout: Rollout, metrics: Metrics
+) -> Arguments:
+    """Return the arguments of a function of the user's own, by the names of its parameters."""
     values = {"answer": rollout.answer, "target": example.target, "example": example, "rollout": rollout}
     values |= {"metadata": example.metadata, "question": last_question(example)}
     arguments, keywords = [], {}
-    for name, meaning in _meanings(parameters).items():
+    for name, meaning in _match_parameters(parameters).items():
         if parameters[name].kind is inspect.Parameter.KEYWORD_ONLY:
             keywords[name] = values[meaning]
         else:
@@ -253,37 +276,77 @@ def _plain(parameters: Parameters, example: Example, rollout: Rollout, metrics: 
     return tuple(arguments), keywords
 
 
-def _meanings(parameters: Parameters) -> dict[str, str]:
+TRL = Style("trl", trl_arguments, batch=True)
+VERL = Style("verl", verl_arguments)
+YOUTU = Style("youtu-agent", youtu_arguments)
+VERIFIERS = Style("verifiers", verifiers_arguments)
+VERIFIERS_RUBRIC = Style("verifiers", rubric_arguments)
+DSPY = Style("dspy", dspy_arguments)
+GEPA = Style("gepa", gepa_arguments)
+PLAIN_FUNCTION = Style("plain", plain_arguments)
+
+
+def _call(
+    function: Callable[..., Any], arguments: tuple[Any, ...], keywords: dict[str, Any], name: str, row: str
+) -> Any:
+    """Call a reward function; where it fails on text as a completion, call it again with a list of messages."""
+    # TRL and verifiers hand over text or messages, by the form of the row's prompt, and a function is written for one.
+    with as_reward_error(name, row):
+        try:
+            result = function(*arguments, **keywords)
+        except WRONG_FORM as error:
+            keywords = _with_messages(keywords, error)
+            result = function(*arguments, **keywords)
+    if not inspect.isawaitable(result):
+        return result
+
+    async def finish() -> Any:
+        with as_reward_error(name, row):
+            try:
+                return await result
+            except WRONG_FORM as error:
+                return await function(*arguments, **_with_messages(keywords, error))
+
+    return finish()
+
+
+def _with_messages(keywords: Mapping[str, Any], error: Exception) -> dict[str, Any]:
+    """Return keywords with messages in place of text. Raises `error` again if text was not the problem."""
+    # Python's messages for text["content"] or text[0]["content"], and for text.content.
+    is_about_text = str(error).startswith(("string ind", "'str' object has no attribute"))
+    if not is_about_text or not {"completions", "completion"} & set(keywords):
+        raise error
+
+    result = dict(keywords)
+    if "completions" in result:
+        result["completions"] = [[View(role="assistant", content=text)] for text in result["completions"]]
+    if isinstance(result.get("prompts"), list):
+        result["prompts"] = [[View(role="user", content=text)] for text in result["prompts"]]
+    if "completion" in result:
+        result["completion"] = [View(role="assistant", content=result["completion"])]
+    return result
+
+
+def _match_parameters(parameters: Parameters) -> dict[str, str]:
     """
-    What each parameter of a plain function stands for: by its name, else the answer first, the target next.
+    Return the meaning of each parameter of a plain function: by its name, else the answer first, the target next.
 
     Empty if a required one has no meaning; optional ones end at the first without a meaning.
     """
-    taken = {name: _meaning(name) for name, one in parameters.items() if _required(one) or _meaning(name)}
+    known = {name: meaning for meaning in reversed(PLAIN) for name in PLAIN[meaning]}
+    taken = {
+        name: known.get(name)
+        for name, parameter in parameters.items()
+        if _is_required(parameter) or name in known
+    }
     if any(name in FOREIGN for name in taken):
         return {}
-    _settle(taken)
-    meanings: dict[str, str] = {}
-    for name, parameter in parameters.items():
-        meaning = taken.get(name)
-        if meaning is None and _required(parameter):
-            return {}
-        if meaning is None:
-            break
-        meanings[name] = meaning
-    return meanings if {"answer", "rollout"} & set(meanings.values()) else {}
 
-
-def _meaning(name: str) -> str | None:
-    return next((meaning for meaning, names in PLAIN.items() if name in names), None)
-
-
-def _settle(taken: dict[str, str | None]) -> None:
-    """Decide what names leave open: f(x, y) is answer and target; f(response, answer) has the target last."""
-    if len([name for name in taken if taken[name] == "answer"]) > 1 and "answer" in taken:
+    # Decide what names leave open: f(x, y) is answer and target; f(response, answer) has the target last.
+    if list(taken.values()).count("answer") > 1 and "answer" in taken:
         taken["answer"] = "target"
-    unclear = [name for name in taken if taken[name] is None]
-    targets = [name for name in taken if taken[name] == "target"]
+    unclear = [name for name, meaning in taken.items() if meaning is None]
+    targets = [name for name, meaning in taken.items() if meaning == "target"]
     if "answer" not in taken.values():
         chosen = unclear[:1] or (targets[:1] if len(targets) > 1 or len(taken) == 1 else [])
         taken.update(dict.fromkeys(chosen, "answer"))
@@ -291,87 +354,23 @@ def _settle(taken: dict[str, str | None]) -> None:
     if "target" not in taken.values():
         taken.update(dict.fromkeys(unclear[:1], "target"))
 
+    meanings: dict[str, str] = {}
+    for name, parameter in parameters.items():
+        meaning = taken.get(name)
+        if meaning is None:
+            if _is_required(parameter):
+                return {}
+            break
+        meanings[name] = meaning
+    return meanings if {"answer", "rollout"} & set(meanings.values()) else {}
 
-def _accepted(parameters: Parameters, offered: dict[str, Any]) -> dict[str, Any]:
+
+def _select_keywords(parameters: Parameters, offer: dict[str, Any]) -> dict[str, Any]:
     if accepts_any_keyword(parameters):
-        return offered
-    return {name: value for name, value in offered.items() if name in parameters}
+        return offer
+    return {name: value for name, value in offer.items() if name in parameters}
 
 
-def accepts_any_keyword(parameters: Parameters) -> bool:
-    """Whether a function takes keywords that it does not name."""
-    return any(one.kind is one.VAR_KEYWORD for one in parameters.values())
-
-
-def _required(parameter: inspect.Parameter) -> bool:
-    free = (parameter.VAR_KEYWORD, parameter.VAR_POSITIONAL)
-    return parameter.default is parameter.empty and parameter.kind not in free
-
-
-def _complete(
-    name: str, parameters: Parameters, arguments: Sequence[Any], keywords: Mapping[str, Any], example: Example
-) -> None:
-    filled = {*list(parameters)[: len(arguments)], *keywords}
-    missing = [one for one, parameter in parameters.items() if _required(parameter) and one not in filled]
-    if missing:
-        raise RewardError(
-            f"the reward {name} needs {', '.join(missing)}, and row {example.id!r} has no such column; "
-            f"it has {', '.join(example.metadata) or 'none'}"
-        )
-
-
-def _single(result: Any, name: str) -> Any:
-    try:
-        (one,) = result
-    except (TypeError, ValueError) as error:
-        raise RewardError(
-            f"the reward {name} must return a list with one number per completion, not {result!r}"
-        ) from error
-    return one
-
-
-def _scored(result: Any, metrics: Metrics, name: str, example: Example) -> Score:
-    if result is None:
-        return Score(0.0, numeric_items(metrics), valid=False)
-    score = parse_score(result)
-    if score is None:
-        raise RewardError(f"the reward {name} returned {result!r} on row {example.id!r}, which says no score")
-    return replace(score, parts={**numeric_items(metrics), **score.parts})
-
-
-def _is_dspy(parameters: Parameters) -> bool:
-    names = [*parameters, "", "", ""]
-    return (
-        "pred_name" in names
-        or names[2] == "trace"
-        or (names[0] in ("example", "ex") and names[1] in PREDICTED)
-    )
-
-
-def _is_verifiers(parameters: Parameters) -> bool:
-    return "trace" in parameters and set(parameters) <= {"self", "task", "trace"}
-
-
-def _is_rubric(parameters: Parameters) -> bool:
-    names = set(parameters)
-    return bool({"completion", "state"} & names) and not {"example", "row", "rollout"} & names
-
-
-def _is_youtu(parameters: Parameters) -> bool:
-    return next(iter(parameters), "") == "sample" or "timeout_score" in parameters
-
-
-def _is_verl(parameters: Parameters) -> bool:
-    return "solution_str" in parameters or {"data_source", "ground_truth"} <= set(parameters)
-
-
-STYLES = (
-    Style("trl", lambda parameters: "completions" in parameters, _trl, batch=True),
-    Style("verl", _is_verl, _verl),
-    Style("youtu-agent", _is_youtu, _youtu),
-    Style("verifiers", _is_verifiers, _verifiers),
-    Style("dspy", _is_dspy, _dspy),
-    Style("verifiers", _is_rubric, _verifiers_rubric),
-    Style("gepa", lambda parameters: next(iter(parameters), "") == "candidate", _gepa),
-    Style("plain", lambda parameters: bool(_meanings(parameters)), _plain),
-)
+def _is_required(parameter: inspect.Parameter) -> bool:
+    variadic = (parameter.VAR_KEYWORD, parameter.VAR_POSITIONAL)
+    return parameter.default is parameter.empty and parameter.kind not in variadic

@@ -3,10 +3,10 @@ The built-in rewards. Each function takes the options of a task file's `reward` 
 
     exact, contains, regex, choice      text        number, math      quantities
     json                                fields      python            code, run against tests
-    environment                         what the environment gave
+    environment                         the environment's own reward
 
-A grader is called with the example, the rollout and the judge's model, and is a plan of a Score. All of them
-score 0 to 1 and say in `feedback` what was wrong. The one that asks a model is `toolkit.reward.judge`.
+A grader is called with the example, the rollout and the judge's model, and is a plan of a Score. All of them score 0 to
+1 and explain in `feedback` what is wrong. The one that calls a model is `toolkit.reward.judge`.
 """
 
 import json
@@ -17,15 +17,15 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from edgewise.toolkit.errors import RewardError
-from edgewise.toolkit.tools.python_tool import ProgramOutcome, run_python
+from edgewise.toolkit.tools.python_tool import run_python
 from edgewise.toolkit.types import BlockingCall, Example, Plan, Rollout, Score
 from edgewise.toolkit.util.extract import extract_code, extract_json, extract_number
 
 Grade = Callable[[Example, Rollout, str], Plan[Score]]
 LETTERS = tuple("ABCDEFGH")
 
-# The program and the test are compiled apart, so that a wrong program cannot swallow the test. The word at
-# the end is not known before: printing, exiting early or raising SystemExit is no way to pass.
+# The program and the test are compiled apart, so that a wrong program can't swallow the test. The word at the end is
+# random: printing, exiting early or raising SystemExit is no way to pass.
 HARNESS = """\
 import os, sys
 scope = {{"__name__": "answer"}}
@@ -38,107 +38,115 @@ os.write(1, word.encode())
 
 
 def exact(*, strip: bool = True, casefold: bool = False) -> Grade:
-    """The answer is the target, or one of a list of targets; `strip` ignores space around both."""
+    """Require that the answer is the target, or one of a list of targets; `strip` ignores space around both."""
 
-    def same(example: Example, answer: str) -> Score:
-        wanted = _targets(example, "exact")
-        right = _plain(answer, strip, casefold) in [_plain(one, strip, casefold) for one in wanted]
-        return _verdict(right, f"expected {_either(wanted)}")
+    def score(example: Example, answer: str) -> Score:
+        targets = _list_targets(example, "exact")
+        is_right = _normalize(answer, strip, casefold) in [_normalize(x, strip, casefold) for x in targets]
+        return _binary_score(is_right, f"expected {' or '.join(map(repr, targets))}")
 
-    return _pure(same)
+    return _text_grader(score)
 
 
 def environment() -> Grade:
-    """The sum of what the environment of the task gave, step by step, with the parts of `toolkit.rollout.episode`."""
+    """Return the sum of the environment's rewards, with the parts of `toolkit.rollout.episode`."""
 
-    def given(example: Example, rollout: Rollout, judge_model: str) -> Plan[Score]:
+    def grade(example: Example, rollout: Rollout, judge_model: str) -> Plan[Score]:
         if rollout.score is None:
             raise RewardError(f"row {example.id!r} was not played in an environment, which its reward needs")
         return rollout.score
         yield
 
-    return given
+    return grade
 
 
 def contains(*, casefold: bool = True, words: bool = False) -> Grade:
-    """The target, or one of a list, is in the answer; with `words` not as part of a longer word."""
+    """Require that the answer contains the target, or one of a list; with `words` not as part of a longer word."""
 
-    def inside(example: Example, answer: str) -> Score:
-        wanted = [_plain(one, True, casefold) for one in _targets(example, "contains")]
-        text = _plain(answer, True, casefold)
-        right = any(re.search(_alone(one), text) if words else one in text for one in wanted)
-        return _verdict(right, f"expected {_either(wanted)} to be in the answer")
+    def score(example: Example, answer: str) -> Score:
+        targets = [_normalize(x, True, casefold) for x in _list_targets(example, "contains")]
+        text = _normalize(answer, True, casefold)
+        is_right = any(re.search(_whole_word(x), text) if words else x in text for x in targets)
+        return _binary_score(is_right, f"expected {' or '.join(map(repr, targets))} to be in the answer")
 
-    return _pure(inside)
+    return _text_grader(score)
 
 
 def regex(*, pattern: str = "", group: int | str = 0, casefold: bool = False) -> Grade:
     """
-    The answer matches `pattern`, or the target as a pattern where none is given.
+    Require that the answer matches `pattern`, or the target as a pattern where none is given.
 
-    With a `group` (number or name), what it captured in the last match must be the target.
+    With a `group` (number or name), its text in the last match must be the target.
     """
     flags = re.IGNORECASE if casefold else 0
+
+    def compile_pattern(text: Any) -> "re.Pattern[str]":
+        try:
+            return re.compile(str(text), flags)
+        except re.error as error:
+            raise RewardError(f"{text!r} is no pattern for the reward 'regex': {error}") from error
+
+    # Options are checked when the task is read, targets when they are used.
     if group != 0 and not pattern:
         raise RewardError("the reward 'regex' needs a pattern where a group is given")
-    given = _compiled(pattern, flags) if pattern else None
-    if given and group != 0 and group not in (*range(given.groups + 1), *given.groupindex):
+    of_option = compile_pattern(pattern) if pattern else None
+    if of_option and group != 0 and group not in (*range(of_option.groups + 1), *of_option.groupindex):
         raise RewardError(f"the pattern {pattern!r} of the reward 'regex' has no group {group!r}")
 
-    def matches(example: Example, answer: str) -> Score:
-        compiled = given or _compiled(_target(example, "regex"), flags)
-        found = list(compiled.finditer(answer))
-        if not found or group == 0:
-            return _verdict(bool(found), f"expected a match of {compiled.pattern!r}")
-        wanted = _targets(example, "regex")
-        captured = _plain(found[-1].group(group) or "", True, casefold)
-        right = captured in [_plain(one, True, casefold) for one in wanted]
-        return _verdict(right, f"expected {_either(wanted)}, found {captured!r}")
+    def score(example: Example, answer: str) -> Score:
+        compiled = of_option or compile_pattern(_require_target(example, "regex"))
+        matches = list(compiled.finditer(answer))
+        if not matches or group == 0:
+            return _binary_score(bool(matches), f"expected a match of {compiled.pattern!r}")
+        targets = _list_targets(example, "regex")
+        captured = _normalize(matches[-1].group(group) or "", True, casefold)
+        is_right = captured in [_normalize(x, True, casefold) for x in targets]
+        return _binary_score(is_right, f"expected {' or '.join(map(repr, targets))}, found {captured!r}")
 
-    return _pure(matches)
+    return _text_grader(score)
 
 
 def number(*, tolerance: float = 1e-9, relative: float = 0.0) -> Grade:
-    """The last number in the answer is within `tolerance` of the target, or within `relative` of its size."""
+    """Require the last number in the answer within `tolerance` of the target, or within `relative` of its size."""
 
-    def near(example: Example, answer: str) -> Score:
-        wanted, found = extract_number(str(_target(example, "number"))), extract_number(answer)
-        if wanted is None:
+    def score(example: Example, answer: str) -> Score:
+        target, value = extract_number(str(_require_target(example, "number"))), extract_number(answer)
+        if target is None:
             raise RewardError(
                 f"the target of row {example.id!r} holds no number, which the reward 'number' needs"
             )
-        if found is None:
+        if value is None:
             return Score(0.0, feedback="there is no number in the answer")
-        right = math.isclose(found, wanted, rel_tol=0.0, abs_tol=max(tolerance, relative * abs(wanted)))
-        return _verdict(right, f"expected {wanted:g}, found {found:g}")
+        is_right = math.isclose(value, target, rel_tol=0.0, abs_tol=max(tolerance, relative * abs(target)))
+        return _binary_score(is_right, f"expected {target:g}, found {value:g}")
 
-    return _pure(near)
+    return _text_grader(score)
 
 
 def mathematics(*, timeout: float = 5.0) -> Grade:
     """
-    The answer equals the target as mathematics: LaTeX, boxed or plain, fractions, sets, intervals, equations.
+    Require that the answer equals the target as mathematics: LaTeX, boxed or plain, fractions, sets, intervals.
 
     By the math-verify library, in a process of its own that is ended after `timeout` seconds (score 0).
     """
     from edgewise.toolkit.reward.math_equality import is_equal
 
     def grade(example: Example, rollout: Rollout, judge: str) -> Plan[Score]:
-        wanted = str(_target(example, "math"))
-        right = yield BlockingCall(is_equal, (wanted, rollout.answer, timeout))
-        if right is None:
+        target = str(_require_target(example, "math"))
+        is_right = yield BlockingCall(is_equal, (target, rollout.answer, timeout))
+        if is_right is None:
             return Score(0.0, feedback=f"comparing the answer took longer than {timeout:g} seconds")
-        return _verdict(right, f"expected {wanted}")
+        return _binary_score(is_right, f"expected {target}")
 
     return grade
 
 
 def fields(*, schema: Mapping[str, Any] | None = None, all_equal: bool = False) -> Grade:
     """
-    The answer holds JSON that follows the JSON `schema` and has the target's fields.
+    Require JSON in the answer that follows the JSON `schema` and has the target's fields.
 
-    The value is the share of the target's fields that are equal (with `all_equal` only 1 or 0), `parts` each
-    of them. A target that is no object must be equal; without a target only the schema counts.
+    The value is the share of the target's fields that are equal (with `all_equal` only 1 or 0), `parts` each of them. A
+    target that is no object must be equal; without a target only the schema counts.
     """
     from jsonschema import SchemaError
     from jsonschema.validators import validator_for
@@ -150,97 +158,140 @@ def fields(*, schema: Mapping[str, Any] | None = None, all_equal: bool = False) 
         raise RewardError(f"the schema of the reward 'json' is wrong: {error.message}") from error
     validator = validator_for(rules)(rules)
 
-    def follows(example: Example, answer: str) -> Score:
+    def score(example: Example, answer: str) -> Score:
         try:
             value = extract_json(answer)
         except ValueError:
             return Score(0.0, feedback="there is no JSON in the answer")
-        wrong = next(iter(validator.iter_errors(value)), None)
-        if wrong is not None:
-            return Score(
-                0.0, feedback=f"the JSON does not follow the schema: {wrong.json_path}: {wrong.message}"
-            )
-        return _compared(value, _as_json(example.target), all_equal)
+        problem = next(iter(validator.iter_errors(value)), None)
+        if problem is not None:
+            where = f"{problem.json_path}: {problem.message}"
+            return Score(0.0, feedback=f"the JSON does not follow the schema: {where}")
 
-    return _pure(follows)
+        target = _decode_json(example.target)
+        if target is None:
+            return Score(1.0)
+        if not isinstance(target, Mapping) or not target:
+            return _binary_score(value == target, f"expected {json.dumps(target, default=str)}")
+        actual = value if isinstance(value, Mapping) else {}
+        parts = {str(name): float(name in actual and actual[name] == target[name]) for name in target}
+        wrong = [name for name in target if not parts[str(name)]]
+        feedback = "; ".join(
+            f"{name}: expected {target[name]!r}, found {actual.get(name)!r}" for name in wrong
+        )
+        share = sum(parts.values()) / len(parts)
+        return Score(float(share == 1.0) if all_equal else share, parts, feedback=feedback)
+
+    return _text_grader(score)
 
 
 def choice(*, labels: Sequence[str] = (), casefold: bool = True) -> Grade:
     """
-    The last label that the answer names is the target; without `labels` these are the letters A to H.
+    Require that the last label in the answer is the target; without `labels` these are the letters A to H.
 
     Single letters count in capitals only, as "a" is a word too; unless the letter is the whole answer.
     """
     names = tuple(labels) or LETTERS
-    letters = all(len(name) == 1 for name in names)
-    longest_first = sorted(names, key=len, reverse=True)
-    ignore = re.IGNORECASE if casefold and not letters else 0
-    finder = re.compile("|".join(map(_alone, longest_first)), ignore)
+    are_letters = all(len(name) == 1 for name in names)
+    # Longest first, so that "not urgent" is not read as "urgent".
+    alternatives = "|".join(map(_whole_word, sorted(names, key=len, reverse=True)))
+    finder = re.compile(alternatives, re.IGNORECASE if casefold and not are_letters else 0)
 
-    def picks(example: Example, answer: str) -> Score:
-        wanted = str(_target(example, "choice")).strip()
-        if wanted.casefold() not in {name.casefold() for name in names}:
+    def score(example: Example, answer: str) -> Score:
+        target = str(_require_target(example, "choice")).strip()
+        if target.casefold() not in {name.casefold() for name in names}:
             raise RewardError(
-                f"the target {wanted!r} of row {example.id!r} is none of the labels {', '.join(names)}"
+                f"the target {target!r} of row {example.id!r} is none of the labels {', '.join(names)}"
             )
         text = answer.strip()
-        found = finder.findall(text.upper() if letters and len(text) <= 3 else text)
-        if not found:
+        matches = finder.findall(text.upper() if are_letters and len(text) <= 3 else text)
+        if not matches:
             return Score(0.0, feedback=f"the answer names none of {', '.join(names)}")
-        return _verdict(found[-1].casefold() == wanted.casefold(), f"expected {wanted}, found {found[-1]}")
+        last = matches[-1]
+        return _binary_score(last.casefold() == target.casefold(), f"expected {target}, found {last}")
 
-    return _pure(picks)
+    return _text_grader(score)
 
 
 def unit_tests(
     *, tests: str = "tests", partial: bool = False, timeout: float = 10.0, memory_mb: int = 512
 ) -> Grade:
     """
-    The answer's last block of Python passes the tests in the row's column `tests`, or in the target.
+    Require that the answer's last block of Python passes the tests in the row's column `tests`, or in the target.
 
-    Tests are Python text (`assert`s; a `check(candidate)` is called where the row has an `entry_point`), a
-    list of such texts, or a list of {"input": ..., "output": ...} for programs that read and print. Each is a
-    sandboxed process of its own with `timeout` seconds; see `toolkit.tools.python_tool.run_python`. The value is 1
-    if all pass (with `partial`: the share that passes), `parts` each test.
+    Tests are Python text (`assert`s; a `check(candidate)` is called where the row has an `entry_point`), a list of such
+    texts, or a list of {"input": ..., "output": ...} for programs that read and print. Each is a sandboxed process of
+    its own with `timeout` seconds; see `toolkit.tools.python_tool.run_python`. The value is 1 if all pass (with
+    `partial`: the share that passes), `parts` each test.
     """
 
+    def run_test(call: BlockingCall) -> Plan[str]:
+        return (yield call)
+
     def grade(example: Example, rollout: Rollout, judge: str) -> Plan[Score]:
-        cases = _cases(example, tests)
+        cases = _decode_json(example.metadata.get(tests, example.target))
+        if not cases:
+            raise RewardError(
+                f"row {example.id!r} has no tests: neither in its column {tests!r} nor as its target"
+            )
+        cases = list(cases) if isinstance(cases, list | tuple) else [cases]
+        if not all(
+            isinstance(x, str) or (isinstance(x, Mapping) and {"input", "output"} <= set(x)) for x in cases
+        ):
+            raise RewardError(
+                f"the tests of row {example.id!r} must be texts, or tables of 'input' and 'output'"
+            )
+        # The form of HumanEval: the tests define `check`, and the row names the function to be checked.
+        entry = example.metadata.get("entry_point")
+        cases = [f"{x}\ncheck({entry})" if entry and "def check(" in x else x for x in cases]
+
         code = extract_code(rollout.answer)
-        results = yield [_once(BlockingCall(_passes, (code, case, timeout, memory_mb))) for case in cases]
-        passed = [not problem for problem in results]
-        value = sum(passed) / len(passed) if partial else float(all(passed))
-        problem = next(filter(None, results), "")
-        return Score(value, {f"test {n}": float(one) for n, one in enumerate(passed, 1)}, feedback=problem)
+        problems = yield [
+            run_test(BlockingCall(_find_problem, (code, case, timeout, memory_mb))) for case in cases
+        ]
+        passes = [not problem for problem in problems]
+        value = sum(passes) / len(passes) if partial else float(all(passes))
+        parts = {f"test {n}": float(is_right) for n, is_right in enumerate(passes, 1)}
+        return Score(value, parts, feedback=next(filter(None, problems), ""))
 
     return grade
 
 
-def _passes(code: str, test: str | Mapping[str, Any], timeout: float, memory_mb: int) -> str:
+def _find_problem(code: str, test: str | Mapping[str, Any], timeout: float, memory_mb: int) -> str:
     """
-    Run `code` against `test`: Python text that raises on failure, or what to read and what then to print.
+    Run `code` against `test`: Python text that raises on failure, or an input with the expected output.
 
-    Returns "" if it passes, else one line that says what went wrong. A program that sets out to find the word
-    of the harness in its own process can cheat: this guards against accidents and simple tricks.
+    Returns "" if it passes, else one line that describes the failure. A program that searches its own process for the
+    word of the harness can cheat: this guards against accidents and simple tricks.
     """
+
+    def as_text(value: Any) -> str:
+        return value if isinstance(value, str) else json.dumps(value)
+
     if isinstance(test, str):
         word = secrets.token_hex(16)
-        program = HARNESS.format(code=repr(code), test=repr(test))
-        outcome = run_python(program, stdin=word + "\n", timeout=timeout, memory_mb=memory_mb)
-        passed = outcome.exit_code == 0 and outcome.stdout.endswith(word + "\n")
-        return "" if passed else _problem(outcome, timeout)
-    outcome = run_python(code, stdin=_text(test["input"]), timeout=timeout, memory_mb=memory_mb)
-    if outcome.timed_out or outcome.exit_code:
-        return _problem(outcome, timeout)
-    wanted, found = _text(test["output"]).split(), outcome.stdout.split()
-    return (
-        ""
-        if found == wanted
-        else f"expected the output {' '.join(wanted)!r}, found {' '.join(found)[:200]!r}"
-    )
+        program, stdin = HARNESS.format(code=repr(code), test=repr(test)), word + "\n"
+    else:
+        word, program, stdin = "", code, as_text(test["input"])
+    outcome = run_python(program, stdin=stdin, timeout=timeout, memory_mb=memory_mb)
+
+    if outcome.timed_out:
+        return f"stopped, it took longer than {timeout:g} seconds"
+    if outcome.exit_code or (word and not outcome.stdout.endswith(word + "\n")):
+        last = outcome.stderr.strip().splitlines()
+        return last[-1] if last else f"the program ended early, with exit code {outcome.exit_code}"
+    if isinstance(test, str):
+        return ""
+    # Outputs are compared word by word: space between words and at the end does not matter.
+    target, output = as_text(test["output"]).split(), outcome.stdout.split()
+    if output == target:
+        return ""
+    return f"expected the output {' '.join(target)!r}, found {' '.join(output)[:200]!r}"
 
 
-def _pure(score: Callable[[Example, str], Score]) -> Grade:
+def _text_grader(score: Callable[[Example, str], Score]) -> Grade:
+    """Make a grader of a function of the answer alone, which yields nothing."""
+
     def grade(example: Example, rollout: Rollout, judge: str) -> Plan[Score]:
         yield from ()
         return score(example, rollout.answer)
@@ -248,93 +299,33 @@ def _pure(score: Callable[[Example, str], Score]) -> Grade:
     return grade
 
 
-def _once(work: BlockingCall) -> Plan[Any]:
-    return (yield work)
+def _binary_score(is_right: bool, feedback: str) -> Score:
+    return Score(1.0) if is_right else Score(0.0, feedback=feedback)
 
 
-def _verdict(right: bool, otherwise: str) -> Score:
-    return Score(1.0) if right else Score(0.0, feedback=otherwise)
-
-
-def _target(example: Example, name: str) -> Any:
+def _require_target(example: Example, name: str) -> Any:
     if example.target is None:
         raise RewardError(f"row {example.id!r} has no target, which the reward {name!r} compares with")
     return example.target
 
 
-def _targets(example: Example, name: str) -> list[str]:
-    target = _target(example, name)
-    several = isinstance(target, list | tuple | set | frozenset)
-    return [str(one) for one in target] if several else [str(target)]
+def _list_targets(example: Example, name: str) -> list[str]:
+    target = _require_target(example, name)
+    return [str(x) for x in (target if isinstance(target, list | tuple | set | frozenset) else [target])]
 
 
-def _plain(text: str, strip: bool, casefold: bool) -> str:
+def _normalize(text: str, strip: bool, casefold: bool) -> str:
     text = text.strip() if strip else text
     return text.casefold() if casefold else text
 
 
-def _either(wanted: Sequence[str]) -> str:
-    return " or ".join(map(repr, wanted))
-
-
-def _alone(label: str) -> str:
+def _whole_word(label: str) -> str:
     return rf"(?<!\w){re.escape(label)}(?!\w)"
 
 
-def _compiled(pattern: Any, flags: int) -> "re.Pattern[str]":
+def _decode_json(target: Any) -> Any:
+    """Decode JSON text; other text and other values stay as they are."""
     try:
-        return re.compile(str(pattern), flags)
-    except re.error as error:
-        raise RewardError(f"{pattern!r} is no pattern for the reward 'regex': {error}") from error
-
-
-def _as_json(target: Any) -> Any:
-    if not isinstance(target, str):
-        return target
-    try:
-        return json.loads(target)
+        return json.loads(target) if isinstance(target, str) else target
     except ValueError:
         return target
-
-
-def _compared(value: Any, target: Any, all_equal: bool) -> Score:
-    if target is None:
-        return Score(1.0)
-    if not isinstance(target, Mapping) or not target:
-        return _verdict(value == target, f"expected {json.dumps(target, default=str)}")
-    found = value if isinstance(value, Mapping) else {}
-    parts = {str(name): float(name in found and found[name] == target[name]) for name in target}
-    wrong = [
-        f"{name}: expected {target[name]!r}, found {found.get(name)!r}"
-        for name in target
-        if not parts[str(name)]
-    ]
-    share = sum(parts.values()) / len(parts)
-    return Score(float(share == 1.0) if all_equal else share, parts, feedback="; ".join(wrong))
-
-
-def _cases(example: Example, column: str) -> list[Any]:
-    """The tests of a row, as a list: each a text or a mapping with "input" and "output"."""
-    tests = _as_json(example.metadata.get(column, example.target))
-    if not tests:
-        raise RewardError(
-            f"row {example.id!r} has no tests: neither in its column {column!r} nor as its target"
-        )
-    entry = example.metadata.get("entry_point")
-    cases = list(tests) if isinstance(tests, list | tuple) else [tests]
-    if not all(
-        isinstance(c, str) or (isinstance(c, Mapping) and {"input", "output"} <= set(c)) for c in cases
-    ):
-        raise RewardError(f"the tests of row {example.id!r} must be texts, or tables of 'input' and 'output'")
-    return [f"{case}\ncheck({entry})" if entry and "def check(" in case else case for case in cases]
-
-
-def _problem(outcome: ProgramOutcome, timeout: float) -> str:
-    if outcome.timed_out:
-        return f"stopped, it took longer than {timeout:g} seconds"
-    last = outcome.stderr.strip().splitlines()
-    return last[-1] if last else f"the program ended early, with exit code {outcome.exit_code}"
-
-
-def _text(value: Any) -> str:
-    return value if isinstance(value, str) else json.dumps(value)

@@ -1,8 +1,8 @@
 """
-A model as the grader: it reads question, answer and rubric, and gives scores with their reasons.
+A model as the grader: it reads question, answer and rubric, and returns scores with their reasons.
 
-`judge` grades one run by itself. `rank` grades the runs of one group against each other, for where there is
-no right answer to compare with.
+`judge` grades one rollout by itself. `rank` grades the rollouts of one group against each other, for tasks without a
+right answer to compare with.
 """
 
 import json
@@ -41,11 +41,11 @@ nothing else, with every answer from 1 to {count} once:
 RUBRIC = "Is the answer correct, and does it do what the question asks?"
 REPAIR = "Your reply could not be used: {problem}. Reply again with the JSON object only."
 EQUAL = 0.5
-"""The score of all answers of a group where they are one and the same: there is nothing to rank."""
+"""The score of all answers of a group where they are identical: there is nothing to rank."""
 
 
-class _Unusable(ValueError):
-    """What is wrong with a judge's reply."""
+class _UnusableReply(ValueError):
+    """The problem with a judge's reply."""
 
 
 def judge(
@@ -58,11 +58,11 @@ def judge(
     max_tokens: int | None = 1024,
 ) -> Callable[[Example, Rollout, str], Plan[Score]]:
     """
-    A grader that asks a model; its reason becomes the score's feedback.
+    Make a grader that calls a model; its reason becomes the score's feedback.
 
-    `scale` 1 lets it give any number from 0 to 1; a larger N a whole number from 1 to N, brought to 0 to 1.
-    `model` is the judge's own, else the one that the run names. With `reference` it sees the row's target. A
-    reply that cannot be read is sent back once; after that, and where the call fails, the score is invalid.
+    `scale` 1 allows any number from 0 to 1; a larger N a whole number from 1 to N, mapped to 0 to 1. `model` is the
+    judge's own, else the run's. With `reference` it reads the row's target. A reply that can't be parsed is sent back
+    once; after that, and where the call fails, the score is invalid.
     """
     if scale < 1:
         raise RewardError(f"the scale of the reward 'judge' must be 1 (0 to 1) or more (1 to N), not {scale}")
@@ -73,9 +73,9 @@ def judge(
     system = SYSTEM.format(rubric=rubric, range=span, example=sample)
 
     def grade(example: Example, rollout: Rollout, judge_model: str) -> Plan[Score]:
-        user = [*_asked(example, reference), f"<answer>\n{_enclosed(rollout.answer)}\n</answer>"]
-        request = _request(model or judge_model, system, user, sampling, _schema(scale), example)
-        return (yield from _ask(request, lambda verdict: _score(verdict, scale)))
+        user = [*_render_question(example, reference), f"<answer>\n{_escape_tags(rollout.answer)}\n</answer>"]
+        request = _make_request(model or judge_model, system, user, sampling, _score_schema(scale), example)
+        return (yield from _ask_judge(request, lambda verdict: _parse_verdict(verdict, scale)))
 
     return grade
 
@@ -89,31 +89,48 @@ def rank(
     max_tokens: int | None = 4096,
 ) -> Callable[[Example, Sequence[Rollout], str], Plan[list[Score]]]:
     """
-    A grader of the runs of one group: one call that compares all of their answers, a score for each run.
+    Make a grader of the rollouts of one group: one call that compares all of their answers, a score for each.
 
-    Answers that differ in nothing but space around them are shown once and share their score; where there is
-    but one, there is no call and every score is `EQUAL`. The order in which answers are shown is drawn from the
-    seeds of the runs, so that no sample has the better place. The options are those of `judge`; after two
-    replies that cannot be used, or where a call fails, all scores are invalid.
+    Answers that differ only by space around them share one entry and one score; where there is only one, there is no
+    call and every score is `EQUAL`. The options are those of `judge`; after two replies that can't be used, or where a
+    call fails, all scores are invalid.
     """
     sampling = Sampling(temperature=temperature, max_tokens=max_tokens)
 
+    def parse(verdict: Any, count: int) -> list[Score]:
+        rows = verdict.get("scores") if isinstance(verdict, dict) else None
+        if not isinstance(rows, list) or not all(isinstance(row, dict) for row in rows):
+            raise _UnusableReply('it has no list of "scores"')
+        numbers = [row.get("answer") for row in rows]
+        if sorted(numbers, key=str) != sorted(range(1, count + 1), key=str):
+            raise _UnusableReply(f"each answer from 1 to {count} must be scored once, not {numbers}")
+        return [_parse_verdict(row, 1) for row in sorted(rows, key=lambda row: row["answer"])]
+
     def grade_group(example: Example, runs: Sequence[Rollout], judge_model: str) -> Plan[list[Score]]:
-        answers = _shown(runs)
-        if len(answers) < 2:
+        # The order is drawn from the seeds of the rollouts, so that no sample has the better place.
+        distinct = list(dict.fromkeys(run.answer.strip() for run in runs))
+        rng = np.random.default_rng(derive_seed("rank", *(run.seed for run in runs)))
+        answers = [distinct[i] for i in rng.permutation(len(distinct))]
+        count = len(answers)
+        if count < 2:
             return [Score(EQUAL, feedback="all answers are the same") for _ in runs]
-        numbered = [
-            f"<answer {number}>\n{_enclosed(answer)}\n</answer {number}>"
+
+        entries = [
+            f"<answer {number}>\n{_escape_tags(answer)}\n</answer {number}>"
             for number, answer in enumerate(answers, 1)
         ]
-        system = RANK.format(rubric=rubric, count=len(answers))
-        user = [*_asked(example, reference), *numbered]
-        schema = _rank_schema(len(answers))
-        request = _request(model or judge_model, system, user, sampling, schema, example)
-        found = yield from _ask(request, lambda verdict: _scores(verdict, len(answers)))
-        if isinstance(found, Score):
-            return [found for _ in runs]
-        scores = dict(zip(answers, found, strict=True))
+        user = [*_render_question(example, reference), *entries]
+        number = {"answer": {"type": "integer", "minimum": 1, "maximum": count}}
+        row = _object_schema({**number, **_score_schema(1)["properties"]})
+        rows = {"type": "array", "items": row, "minItems": count, "maxItems": count}
+        schema = _object_schema({"scores": rows})
+
+        system = RANK.format(rubric=rubric, count=count)
+        request = _make_request(model or judge_model, system, user, sampling, schema, example)
+        result = yield from _ask_judge(request, lambda verdict: parse(verdict, count))
+        if isinstance(result, Score):
+            return [result for _ in runs]
+        scores = dict(zip(answers, result, strict=True))
         return [scores[run.answer.strip()] for run in runs]
 
     return grade_group
@@ -128,21 +145,21 @@ def relative(
     max_tokens: int | None = 4096,
 ) -> Callable[[Example, Rollout, str], Plan[Score]]:
     """
-    The grader of single runs that goes with `rank`: `judge` with the same options, from 0 to 1.
+    Make the grader of single rollouts that goes with `rank`: `judge` with the same options, from 0 to 1.
 
-    Measuring uses it, since a rank among other answers says nothing about how two prompts compare.
+    Evaluation uses it, since a rank among other answers can't compare two prompts.
     """
     return judge(
         rubric=rubric, model=model, reference=reference, temperature=temperature, max_tokens=max_tokens
     )
 
 
-def _ask(request: Request, read: Callable[[Any], T]) -> Plan[T | Score]:
+def _ask_judge(request: Request, parse: Callable[[Any], T]) -> Plan[T | Score]:
     """
-    What `read` makes of the reply's JSON, or an invalid score that says why there is none.
+    Return the parsed JSON of the reply, or an invalid score with the reason.
 
-    A reply that can't be used (`read` raises _Unusable) is sent back once. A failed call is not: the client
-    has tried again already.
+    A reply that can't be used (`parse` raises _UnusableReply) is sent back once. A failed call is not repeated: the
+    client has retried already.
     """
     problem = ""
     for sample in range(2):
@@ -150,15 +167,20 @@ def _ask(request: Request, read: Callable[[Any], T]) -> Plan[T | Score]:
         if reply.failed:
             return Score(0.0, valid=False, feedback=f"the judge failed ({reply.stop}): {reply.error}")
         try:
-            return read(_json(reply.message.content))
-        except _Unusable as error:
-            problem = str(error)
-        mend = Message("user", REPAIR.format(problem=problem))
-        request = replace(request, messages=(*request.messages, reply.message, mend))
+            verdict = extract_json(reply.message.content)
+        except ValueError:
+            problem = "there is no JSON object in it"
+        else:
+            try:
+                return parse(verdict)
+            except _UnusableReply as error:
+                problem = str(error)
+        repair = Message("user", REPAIR.format(problem=problem))
+        request = replace(request, messages=(*request.messages, reply.message, repair))
     return Score(0.0, valid=False, feedback=f"the judge's reply could not be used, twice: {problem}")
 
 
-def _request(
+def _make_request(
     model: str,
     system: str,
     user: Sequence[str],
@@ -174,81 +196,44 @@ def _request(
     return Request(model, messages, sampling, schema=schema, payer=BilledTo("judge", example=example.id))
 
 
-def _schema(scale: int) -> Mapping[str, Any]:
+def _score_schema(scale: int) -> Mapping[str, Any]:
     score = {"type": "number", "minimum": 0, "maximum": 1}
     if scale > 1:
         score = {"type": "integer", "minimum": 1, "maximum": scale}
-    return _object({"reason": {"type": "string"}, "score": score})
+    # The reason stands before the score, so that the model reasons first.
+    return _object_schema({"reason": {"type": "string"}, "score": score})
 
 
-def _rank_schema(count: int) -> Mapping[str, Any]:
-    number = {"answer": {"type": "integer", "minimum": 1, "maximum": count}}
-    one = _object({**number, **_schema(1)["properties"]})
-    return _object({"scores": {"type": "array", "items": one, "minItems": count, "maxItems": count}})
+def _object_schema(properties: Mapping[str, Any]) -> Mapping[str, Any]:
+    required = list(properties)
+    return {"type": "object", "properties": properties, "required": required, "additionalProperties": False}
 
 
-def _object(properties: Mapping[str, Any]) -> Mapping[str, Any]:
-    return {
-        "type": "object",
-        "properties": properties,
-        "required": list(properties),
-        "additionalProperties": False,
-    }
-
-
-def _asked(example: Example, reference: bool) -> list[str]:
-    """The question, and the right answer where there is one to be shown."""
-    parts = [f"<question>\n{_question(example)}\n</question>"]
+def _render_question(example: Example, reference: bool) -> list[str]:
+    """Return the parts of the prompt: the question, and the right answer where the judge may read it."""
+    question = "\n\n".join(f"{message.role}: {message.content}" for message in example.messages)
+    if len(example.messages) == 1:
+        question = example.messages[0].content
+    parts = [f"<question>\n{question}\n</question>"]
     if reference and example.target is not None:
-        target = (
-            example.target if isinstance(example.target, str) else json.dumps(example.target, default=str)
-        )
-        parts.append(f"<reference>\n{target}\n</reference>")
+        target = example.target
+        text = target if isinstance(target, str) else json.dumps(target, default=str)
+        parts.append(f"<reference>\n{text}\n</reference>")
     return parts
 
 
-def _question(example: Example) -> str:
-    if len(example.messages) == 1:
-        return example.messages[0].content
-    return "\n\n".join(f"{message.role}: {message.content}" for message in example.messages)
-
-
-def _enclosed(answer: str) -> str:
-    """The answer in a form that can neither close its own tag nor open another."""
+def _escape_tags(answer: str) -> str:
+    """Return the answer in a form that can neither close its own tag nor open another."""
     return re.sub(r"<(?=\s*/?\s*answer\b)", "&lt;", answer, flags=re.IGNORECASE)
 
 
-def _shown(runs: Sequence[Rollout]) -> list[str]:
-    """The distinct answers, in an order drawn from the runs' seeds."""
-    distinct = list(dict.fromkeys(run.answer.strip() for run in runs))
-    rng = np.random.default_rng(derive_seed("rank", *(run.seed for run in runs)))
-    return [distinct[i] for i in rng.permutation(len(distinct))]
-
-
-def _json(text: str) -> Any:
-    try:
-        return extract_json(text)
-    except ValueError as error:
-        raise _Unusable("there is no JSON object in it") from error
-
-
-def _score(verdict: Any, scale: int) -> Score:
-    """The score of one answer, brought to 0 to 1. Raises _Unusable."""
+def _parse_verdict(verdict: Any, scale: int) -> Score:
+    """Return the score of one answer, mapped to 0 to 1. Raises _UnusableReply."""
     if not isinstance(verdict, dict) or "score" not in verdict:
-        raise _Unusable('it has no "score"')
+        raise _UnusableReply('it has no "score"')
     value, low = verdict["score"], 0 if scale == 1 else 1
+    # A NaN fails the comparison too.
     if isinstance(value, bool) or not isinstance(value, int | float) or not low <= value <= scale:
-        raise _Unusable(f"the score must be a number from {low} to {scale}, not {value!r}")
+        raise _UnusableReply(f"the score must be a number from {low} to {scale}, not {value!r}")
     share = float(value) if scale == 1 else (value - 1) / (scale - 1)
     return Score(share, feedback=str(verdict.get("reason", "")).strip())
-
-
-def _scores(verdict: Any, count: int) -> list[Score]:
-    """The scores of `count` answers, in the order of their numbers. Raises _Unusable."""
-    listed = verdict.get("scores") if isinstance(verdict, dict) else None
-    if not isinstance(listed, list) or not all(isinstance(one, dict) for one in listed):
-        raise _Unusable('it has no list of "scores"')
-    numbers = [one.get("answer") for one in listed]
-    if sorted(numbers, key=str) != sorted(range(1, count + 1), key=str):
-        raise _Unusable(f"each answer from 1 to {count} must be scored once, not {numbers}")
-    return [_score(one, 1) for one in sorted(listed, key=lambda one: one["answer"])]

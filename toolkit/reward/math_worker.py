@@ -1,10 +1,11 @@
 """
-The other end of `toolkit.reward.math_equality`: a process that compares formulas, one JSON line in, one out.
+The worker process of `toolkit.reward.math_equality`: one JSON line in, one out.
 
-Started as a script (`python -I compare_math.py`) and never imported. math-verify sets its time limits by a
-signal, which works in a main thread only: this process has one, and can be killed if it does not heed it.
+Started as a script (`python -I math_worker.py`) and never imported.
 """
 
+# math-verify limits its time by a signal, which works in a main thread only. This process has one, and can be killed if
+# it ignores the signal.
 import json
 import logging
 import sys
@@ -19,11 +20,11 @@ def main() -> None:
     for line in sys.stdin:
         gold, answer, seconds = json.loads(line)
         try:
-            wanted = parse(gold if "\\boxed" in gold or "$" in gold else f"${gold}$", parsing_timeout=seconds)
-            wanted = wanted or parse(gold, parsing_timeout=seconds)
-            result = verify(
-                wanted, parse(answer, parsing_timeout=seconds), timeout_seconds=seconds, raise_on_error=True
-            )
+            # math-verify parses LaTeX only between dollars or in a box; plain text is the second try.
+            target = parse(gold if "\\boxed" in gold or "$" in gold else f"${gold}$", parsing_timeout=seconds)
+            target = target or parse(gold, parsing_timeout=seconds)
+            value = parse(answer, parsing_timeout=seconds)
+            result = verify(target, value, timeout_seconds=seconds, raise_on_error=True)
         except TimeoutException:
             result = None
         except Exception:

@@ -5,7 +5,7 @@ from types import SimpleNamespace
 import pytest
 
 from edgewise.toolkit.errors import RewardError
-from edgewise.toolkit.reward.reward import resolve
+from edgewise.toolkit.reward.reward import resolve_reward
 from edgewise.toolkit.run.driver import drive
 from edgewise.toolkit.types import Example, Message, Rollout, Score, Step, ToolCall
 
@@ -14,19 +14,19 @@ EXAMPLE = Example("q1", (Message("system", "s"), Message("user", "What is 6 x 7?
 
 
 def run_of(answer):
-    called = Message("assistant", "", (ToolCall("1", "python", '{"code": "6*7"}'),))
-    seen = (*EXAMPLE.messages, called, Message("tool", "42", tool_call_id="1"))
-    steps = (Step(EXAMPLE.messages, called), Step(seen, Message("assistant", answer)))
+    call = Message("assistant", "", (ToolCall("1", "python", '{"code": "6*7"}'),))
+    prompt = (*EXAMPLE.messages, call, Message("tool", "42", tool_call_id="1"))
+    steps = (Step(EXAMPLE.messages, call), Step(prompt, Message("assistant", answer)))
     return Rollout("q1", "solver", 0, steps, "stop")
 
 
 class NoModel:
     async def ask(self, request):
-        raise AssertionError("a function that asks no model asked one")
+        raise AssertionError("no model may be called")
 
 
-def graded(function, answer="It is 42", example=EXAMPLE):
-    reward = resolve(function)
+def grade_answer(function, answer="It is 42", example=EXAMPLE):
+    reward = resolve_reward(function)
     return reward.style, asyncio.run(drive(reward.grade(example, run_of(answer), ""), NoModel()))
 
 
@@ -75,7 +75,7 @@ def verifiers_rubric(completion, answer, state, **kwargs):
 def verify_func(sample, timeout_score: float = 0, **kwargs) -> dict:
     return {
         "reward": float(sample.correct_answer in sample.response),
-        "reasoning": f"asked {sample.raw_question}",
+        "reasoning": f"about {sample.raw_question}",
     }
 
 
@@ -97,7 +97,7 @@ def dspy_metric(example, pred, trace=None):
 
 
 class Prediction:
-    """Like DSPy's: it has words and converts to a number."""
+    """Like DSPy's: it has feedback and converts to a number."""
 
     def __init__(self, score, feedback):
         self.score, self.feedback = score, feedback
@@ -107,7 +107,7 @@ class Prediction:
 
 
 def dspy_prediction(example, pred, trace=None):
-    return Prediction(float("42" in pred.response), "said")
+    return Prediction(float("42" in pred.response), "fine")
 
 
 def gepa_evaluator(candidate, example):
@@ -126,19 +126,19 @@ def gepa_evaluator(candidate, example):
         (verifiers_task, "verifiers", {"turns": 2.0}, ""),
         (verifiers_function, "verifiers", {"right": 1.0, "short": 0.0}, ""),
         (verifiers_rubric, "verifiers", {}, ""),
-        (verify_func, "youtu-agent", {}, "asked What is 6 x 7?"),
+        (verify_func, "youtu-agent", {}, "about What is 6 x 7?"),
         (verify_async, "youtu-agent", {}, ""),
         (gepa_metric, "dspy", {}, "right"),
         (dspy_metric, "dspy", {}, ""),
-        (dspy_prediction, "dspy", {}, "said"),
+        (dspy_prediction, "dspy", {}, "fine"),
         (gepa_evaluator, "gepa", {"brief": 0.5, "chars": 8.0}, "Input: What is 6 x 7?"),
     ],
 )
-def test_a_function_of_another_library_is_recognised_and_called_unchanged(function, style, parts, feedback):
-    found, score = graded(function)
-    assert found == style
+def test_functions_of_other_libraries_run_unchanged(function, style, parts, feedback):
+    detected, score = grade_answer(function)
+    assert detected == style
     assert score == Score(1.0, parts, feedback=feedback)
-    assert graded(function, "It is 7")[1].value < 1
+    assert grade_answer(function, "It is 7")[1].value < 1
 
 
 @pytest.mark.parametrize(
@@ -161,9 +161,9 @@ def test_a_function_of_another_library_is_recognised_and_called_unchanged(functi
         lambda answer, target, *rest, **more: target in answer and not rest and not more,
     ],
 )
-def test_a_plain_function_gets_what_its_parameters_are_called(function):
-    assert graded(function) == ("plain", Score(1.0))
-    assert graded(function, "It is 7") == ("plain", Score(0.0))
+def test_plain_functions_get_arguments_by_name(function):
+    assert grade_answer(function) == ("plain", Score(1.0))
+    assert grade_answer(function, "It is 7") == ("plain", Score(0.0))
 
 
 @pytest.mark.parametrize(
@@ -177,68 +177,68 @@ def test_a_plain_function_gets_what_its_parameters_are_called(function):
         lambda example: 1.0,
     ],
 )
-def test_a_function_that_fits_no_style_is_refused_with_the_styles(function):
+def test_an_unknown_signature_lists_the_styles(function):
     with pytest.raises(RewardError, match=r"fits no known style.*trl, verl"):
-        resolve(function)
+        resolve_reward(function)
 
 
-def test_a_column_that_the_row_lacks_is_named_with_those_it_has():
+def test_a_missing_column_is_named():
     def needs(completions, difficulty):
         return [0.0]
 
     with pytest.raises(RewardError, match=r"needs needs difficulty.*'q1'.*question, answer, level"):
-        graded(needs)
+        grade_answer(needs)
 
 
-def test_a_batch_reward_must_return_one_number_for_one_completion():
+def test_a_batch_reward_returns_one_number():
     with pytest.raises(RewardError, match="one number per completion"):
-        graded(lambda completions: [1.0, 2.0])
+        grade_answer(lambda completions: [1.0, 2.0])
 
 
 @pytest.mark.parametrize("function", [lambda completions: [None], lambda answer: None])
-def test_none_means_that_the_reward_does_not_apply(function):
-    assert graded(function)[1] == Score(0.0, valid=False)
+def test_none_is_an_invalid_score(function):
+    assert grade_answer(function)[1] == Score(0.0, valid=False)
 
 
-def test_verl_rows_keep_their_own_truth():
+def test_verl_rows_keep_their_ground_truth():
     row = {
         "data_source": "gsm8k",
         "reward_model": {"style": "rule", "ground_truth": "7"},
         "extra_info": {"split": "a"},
     }
-    seen = []
+    calls = []
 
     def compute(data_source, solution_str, ground_truth, extra_info=None):
-        seen.append((data_source, ground_truth, extra_info))
+        calls.append((data_source, ground_truth, extra_info))
         return 0.0
 
-    graded(compute, example=Example("v", EXAMPLE.messages, "other", row))
-    assert seen == [("gsm8k", "7", {"split": "a"})]
+    grade_answer(compute, example=Example("v", EXAMPLE.messages, "other", row))
+    assert calls == [("gsm8k", "7", {"split": "a"})]
 
 
-def test_the_field_that_dspy_programs_call_the_answer_is_found_by_the_rows_target_column():
+def test_dspy_prediction_has_the_target_column():
     row = {"message": "help", "team": "amber"}
     example = Example("t", EXAMPLE.messages, row["team"], row)
-    assert graded(lambda gold, pred, trace=None: gold.team == pred.team, "amber", example)[1].value == 1
+    assert grade_answer(lambda gold, pred, trace=None: gold.team == pred.team, "amber", example)[1].value == 1
 
 
-def test_an_exception_of_an_async_function_names_function_and_row():
+def test_async_errors_name_function_and_row():
     async def breaks(answer):
         raise KeyError("k")
 
     with pytest.raises(RewardError, match="breaks raised on row 'q1': KeyError: 'k'"):
-        graded(breaks)
+        grade_answer(breaks)
 
 
-def test_an_error_in_a_text_function_is_not_hidden_by_the_second_form():
+def test_errors_of_text_functions_are_not_retried():
     def wrong(completions, **kwargs):
         raise TypeError("mine")
 
     with pytest.raises(RewardError, match="TypeError: mine"):
-        graded(wrong)
+        grade_answer(wrong)
 
 
-def test_a_number_of_another_library_is_a_number():
+def test_numpy_numbers_are_numbers():
     numpy = pytest.importorskip("numpy")
-    assert graded(lambda answer: numpy.float32(0.5))[1].value == 0.5
-    assert graded(lambda answer: numpy.array(0.25))[1].value == 0.25
+    assert grade_answer(lambda answer: numpy.float32(0.5))[1].value == 0.5
+    assert grade_answer(lambda answer: numpy.array(0.25))[1].value == 0.25

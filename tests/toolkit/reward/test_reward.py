@@ -16,14 +16,14 @@ from edgewise.toolkit.util.extract import extract_json, extract_number
 
 class NoModel:
     async def ask(self, request):
-        raise AssertionError("a grader that asks no model asked one")
+        raise AssertionError("no model may be called")
 
 
 def run_of(answer, stop="stop", error=""):
     return Rollout("row", "solver", 0, (Step((), Message("assistant", answer)),), stop, error=error)
 
 
-def graded(spec, answer, target=None, base=None, **metadata):
+def grade_answer(spec, answer, target=None, base=None, **metadata):
     example = Example("row", (Message("user", "question"),), target, metadata)
     return asyncio.run(drive(resolve_reward(spec, base).grade(example, run_of(answer), ""), NoModel()))
 
@@ -93,48 +93,48 @@ SCHEMA = {"type": "object", "required": ["team"], "properties": {"team": {"enum"
         ("python", "print(int(input()) * 3)", [{"input": "4", "output": "8"}], 0),
     ],
 )
-def test_a_built_in_gives_the_value_that_the_answer_deserves(spec, answer, target, value):
-    score = graded(spec, answer, target, entry_point="add")
+def test_built_in_reward_of_an_answer(spec, answer, target, value):
+    score = grade_answer(spec, answer, target, entry_point="add")
     assert (score.value, score.valid) == (value, True)
-    assert bool(score.feedback) == (value < 1), "what is wrong is said, and only then"
+    assert bool(score.feedback) == (value < 1), "feedback explains every loss, and only losses"
 
 
 @pytest.mark.parametrize("partial, value", [(True, 0.5), (False, 0.0)])
-def test_unit_tests_are_counted_one_by_one(partial, value):
+def test_unit_tests_have_a_part_each(partial, value):
     tests = ["assert add(1, 2) == 3", "assert add(2, 2) == 5"]
-    score = graded(table("python", partial=partial), CALL, tests=tests)
+    score = grade_answer(table("python", partial=partial), CALL, tests=tests)
     assert (score.value, dict(score.parts)) == (value, {"test 1": 1.0, "test 2": 0.0})
     assert "AssertionError" in score.feedback
 
 
-def test_a_program_that_hangs_fails_its_test_in_time():
-    score = graded(table("python", timeout=0.5), "while True: pass", "pass")
+def test_a_hanging_program_fails_at_its_timeout():
+    score = grade_answer(table("python", timeout=0.5), "while True: pass", "pass")
     assert score.value == 0 and "longer than 0.5" in score.feedback
 
 
 def test_json_parts_name_each_field():
-    score = graded("json", '{"team": "b", "n": 2}', {"team": "a", "n": 2, "x": None})
+    score = grade_answer("json", '{"team": "b", "n": 2}', {"team": "a", "n": 2, "x": None})
     assert dict(score.parts) == {"team": 0.0, "n": 1.0, "x": 0.0}
 
 
-def test_a_formula_that_takes_forever_is_wrong_and_no_hang():
-    score = graded(table("math", timeout=1), r"$10^{10^{10^{10}}}$", "10")
+def test_a_slow_formula_is_wrong_at_its_timeout():
+    score = grade_answer(table("math", timeout=1), r"$10^{10^{10^{10}}}$", "10")
     assert score.value == 0 and "longer than 1 seconds" in score.feedback
 
 
-def test_a_comparing_process_that_breaks_is_an_error_and_no_wrong_answer():
+def test_a_broken_math_worker_is_an_error():
     assert math_equality.is_equal("1/2", "0.5", 5)
     worker = math_equality._idle.get()
     worker.kill()
     worker.wait()
     math_equality._idle.put(worker)
     with pytest.raises(RewardError, match="exit code -9"):
-        graded("math", "0.5", "1/2")
-    assert graded("math", "0.5", "1/2").value == 1
+        grade_answer("math", "0.5", "1/2")
+    assert grade_answer("math", "0.5", "1/2").value == 1
 
 
 @pytest.mark.parametrize(
-    ("spec", "target", "says"),
+    ("spec", "target", "message"),
     [
         ("exact", None, "row 'row' has no target"),
         ("number", "none", "holds no number"),
@@ -144,13 +144,13 @@ def test_a_comparing_process_that_breaks_is_an_error_and_no_wrong_answer():
         ("python", [1], "must be texts"),
     ],
 )
-def test_a_row_that_can_never_be_graded_is_an_error_and_no_zero(spec, target, says):
-    with pytest.raises(RewardError, match=says):
-        graded(spec, "answer", target)
+def test_a_row_that_cannot_be_graded_is_an_error(spec, target, message):
+    with pytest.raises(RewardError, match=message):
+        grade_answer(spec, "answer", target)
 
 
 @pytest.mark.parametrize(
-    ("spec", "says"),
+    ("spec", "message"),
     [
         ("exat", "did you mean 'exact'"),
         ("frobnicate", "there is exact, contains"),
@@ -167,18 +167,18 @@ def test_a_row_that_can_never_be_graded_is_an_error_and_no_zero(spec, target, sa
         ("nowhere:grade", "module 'nowhere' is missing"),
     ],
 )
-def test_a_wrong_spec_is_refused_at_once_with_a_hint(spec, says):
-    with pytest.raises(RewardError, match=says):
+def test_a_wrong_spec_raises_with_a_hint(spec, message):
+    with pytest.raises(RewardError, match=message):
         resolve_reward(spec)
 
 
 @pytest.mark.parametrize("name", BUILT_IN)
-def test_a_built_in_may_be_named_or_handed_over(name):
+def test_a_built_in_is_given_by_name_or_function(name):
     assert resolve_reward(name).name == resolve_reward(BUILT_IN[name]).name == name
     assert resolve_reward(resolve_reward(name)).style == "built-in"
 
 
-def test_a_failed_run_is_never_handed_to_the_grader():
+def test_failed_rollouts_never_reach_the_grader():
     def explode(answer):
         raise AssertionError
 
@@ -187,40 +187,40 @@ def test_a_failed_run_is_never_handed_to_the_grader():
     assert score == Score(0.0, valid=False, feedback="the run broke (timeout: 30 s)")
 
 
-def test_a_weighted_list_adds_up_and_keeps_the_parts():
+def test_a_weighted_list_sums_and_keeps_parts():
     spec = [table("exact", weight=2), {"kind": lambda answer: len(answer), "weight": 0.5}, "contains"]
-    score = graded(spec, "amber", "amber")
+    score = grade_answer(spec, "amber", "amber")
     assert score.value == 2 + 2.5 + 1
     assert dict(score.parts) == {"exact": 1.0, "<lambda>": 5.0, "contains": 1.0}
 
 
-def test_what_does_not_apply_counts_nothing_and_what_could_not_be_graded_spoils_the_sum():
+def test_an_ungraded_reward_invalidates_the_sum():
     def skip(answer):
         return None
 
     def broken(answer):
         return Score(0.0, valid=False, feedback="no reply")
 
-    assert graded(["exact", skip], "a", "a").value == 1
-    assert not graded([skip, skip], "a", "a").valid
-    spoiled = graded(["exact", broken], "a", "a")
-    assert not spoiled.valid and "broken: no reply" in spoiled.feedback
+    assert grade_answer(["exact", skip], "a", "a").value == 1
+    assert not grade_answer([skip, skip], "a", "a").valid
+    score = grade_answer(["exact", broken], "a", "a")
+    assert not score.valid and "broken: no reply" in score.feedback
 
 
-def test_two_rewards_of_one_kind_keep_names_of_their_own():
-    score = graded(["number", table("number", tolerance=5)], "3", 4)
+def test_two_rewards_of_one_kind_are_numbered():
+    score = grade_answer(["number", table("number", tolerance=5)], "3", 4)
     assert dict(score.parts) == {"number 1": 0.0, "number 2": 1.0}
 
 
-def test_a_function_is_found_beside_the_task_file_and_the_path_is_left_alone(tmp_path):
+def test_reward_functions_load_beside_the_task_file(tmp_path):
     (tmp_path / "helper.py").write_text("BONUS = 0.5\n")
     (tmp_path / "mine.py").write_text(
         "import helper\ndef grade(answer, *, plus=0):\n    return helper.BONUS + plus\n"
     )
     task, before = tmp_path / "task.toml", list(sys.path)
     task.write_text("")
-    assert graded("mine:grade", "x", base=task).value == 0.5
-    assert graded(table("mine:grade", plus=1), "x", base=tmp_path).value == 1.5
+    assert grade_answer("mine:grade", "x", base=task).value == 0.5
+    assert grade_answer(table("mine:grade", plus=1), "x", base=tmp_path).value == 1.5
     assert sys.path == before
     with pytest.raises(RewardError, match="no parameter 'minus'"):
         resolve_reward(table("mine:grade", minus=1), tmp_path)
@@ -228,31 +228,31 @@ def test_a_function_is_found_beside_the_task_file_and_the_path_is_left_alone(tmp
         resolve_reward("mine:grad", tmp_path)
 
 
-def test_a_module_that_breaks_says_why(tmp_path):
+def test_a_broken_module_names_its_error(tmp_path):
     (tmp_path / "bad.py").write_text("1 / 0\n")
     with pytest.raises(RewardError, match="ZeroDivisionError"):
         resolve_reward("bad:grade", tmp_path)
 
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf")])
-def test_a_value_that_is_no_finite_number_is_an_error(value):
+def test_a_non_finite_reward_is_an_error(value):
     def odd(answer):
         return value
 
     with pytest.raises(RewardError, match=r"odd gave .* on row 'row'"):
-        graded(odd, "x")
+        grade_answer(odd, "x")
 
 
 @pytest.mark.parametrize("function", [lambda answer: 1 / 0, lambda answer: "good", lambda answer: [1, 2]])
-def test_a_function_that_raises_or_says_no_score_is_named_with_the_row(function):
+def test_errors_name_the_reward_and_the_row(function):
     with pytest.raises(RewardError, match=r"<lambda> .* on row 'row'"):
-        graded(function, "x")
+        grade_answer(function, "x")
 
 
 @given(
     st.floats(-1e12, 1e12, allow_nan=False).map(lambda x: round(x, 4)), st.text(alphabet="abc ,;", max_size=8)
 )
-def test_a_number_written_with_commas_is_read_back(value, prose):
+def test_numbers_with_commas_are_extracted(value, prose):
     assert extract_number(f"{prose} {value:,.4f} {prose}") == pytest.approx(value, abs=1e-4)
 
 
@@ -264,10 +264,10 @@ json_values = st.recursive(
 
 
 @given(st.dictionaries(st.text(max_size=3), json_values, max_size=3))
-def test_an_object_in_prose_is_read_back(value):
+def test_json_objects_in_prose_are_extracted(value):
     assert extract_json(f"Here you are: {json.dumps(value)} I hope this helps.") == value
 
 
-def test_brackets_without_end_are_no_json():
+def test_endless_brackets_are_not_json():
     with pytest.raises(ValueError):
         extract_json("[" * 5000)
