@@ -128,7 +128,7 @@ def learn(found: World, runs: int) -> Evidence:
     for step in range(STEPS):
         rows = [Example(str(q), (Message("user", ""),)) for q in range(step * size, (step + 1) * size)]
         cases = [Case(graph, row) for graph in found.graphs for row in rows]
-        made = measure_ablations(found.run, cases, most=runs // STEPS, seed=step, known=evidence)
+        made = measure_ablations(found.run, cases, max_runs=runs // STEPS, seed=step, known=evidence)
         evidence = play(made, lambda request: "")
     return evidence
 

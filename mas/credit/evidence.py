@@ -1,8 +1,8 @@
 """
-What is known of the worth of agents and edges: measured differences, pooled over queries and over roles.
+Evidence on the worth of nodes and edges: measured differences, pooled over queries and over roles.
 
-`mas.credit.ablation` measures them. One difference of two answers is mostly noise, so a guess at the worth of a part draws what
-was measured of it towards what is known of its role, the more so the fewer its differences are.
+`mas.credit.ablation` measures the differences. One difference of two answers is mostly noise, so the estimate for a
+part is shrunk towards what is known of its role, the more so the fewer differences the part has.
 """
 
 import math
@@ -18,18 +18,18 @@ from edgewise.toolkit.types import Example
 
 Edge = tuple[str, str]
 Part = str | Edge
-"""What is left out of a graph: a node by its name, or an edge."""
+"""A part that an ablation leaves out of a graph: a node by its name, or an edge."""
 
 Kind = tuple[str, ...]
-"""What parts of different graphs have in common: the role of a node, or the roles that an edge goes from and to."""
+"""What parts of different graphs have in common: the role of a node, or the roles at both ends of an edge."""
 
 Key = tuple[str, str, int]
-"""One run: the graph's version, the query's id, the sample."""
+"""Key of one run: the graph's version, the query's id, the sample."""
 
 DEFAULT_STRENGTH = 4.0
-"""How many differences what is known of a role counts as, while the data cannot tell."""
+"""Number of differences that a prior mean counts as, where the data cannot tell."""
 MAX_STRENGTH = 100.0
-"""The most it counts as, however alike agents of a role seem."""
+"""Upper bound of that number, however alike the agents of a role seem."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,19 +42,19 @@ class Case:
 
     @property
     def key(self) -> Key:
-        """Names its run."""
+        """Key of its run."""
         return (self.graph.version, self.example.id, self.sample)
 
 
 def kind_of(graph: Graph, part: Part) -> Kind:
-    """The role of a node, or the roles at both ends of an edge."""
+    """Return the role of a node, or the roles at both ends of an edge."""
     names = (part,) if isinstance(part, str) else part
     return tuple(graph[name].role for name in names)
 
 
 @dataclass(frozen=True, slots=True)
 class Delta:
-    """One difference: the worth of a case less its worth without the part."""
+    """One difference: the net quality of a case less its net quality without the part."""
 
     case: Case
     part: Part
@@ -62,16 +62,16 @@ class Delta:
 
     @property
     def key(self) -> tuple[Key, tuple[str, ...]]:
-        """Names what was measured; the same is not measured twice."""
+        """Key of the measurement; of two deltas with equal keys only one counts."""
         return self.case.key, (self.part,) if isinstance(self.part, str) else self.part
 
 
 @dataclass(frozen=True, slots=True)
 class CreditEstimate:
     """
-    The mean of measured differences, one per query, with its 95 % interval over queries and their number.
+    Mean of measured differences, one per query, with its 95 % interval over queries and their number.
 
-    Nothing measured is a mean of 0 with an infinite interval.
+    Without any difference the mean is 0 and the interval is infinite.
     """
 
     mean: float = 0.0
@@ -82,155 +82,159 @@ class CreditEstimate:
 
 @dataclass(frozen=True)
 class Evidence:
-    """All differences so far, in an order of their own."""
+    """All differences so far, sorted by their keys."""
 
     deltas: tuple[Delta, ...] = ()
 
     def with_deltas(self, more: Iterable[Delta]) -> "Evidence":
-        """With more of them; what was known stays as it was."""
-        every = {delta.key: delta for delta in (*more, *self.deltas)}
-        return Evidence(tuple(every[key] for key in sorted(every)))
+        """Return the evidence with more differences; of equal keys the older one stays."""
+        by_key = {delta.key: delta for delta in (*more, *self.deltas)}
+        return Evidence(tuple(by_key[key] for key in sorted(by_key)))
+
+    # ---- estimates ---------------------------------------------------------------------------------
 
     def measured_parts(self, graph: Graph) -> tuple[Part, ...]:
-        """The parts of a graph that were measured."""
-        every: tuple[Part, ...] = (*(node.name for node in graph.nodes), *sorted(graph.edges))
-        return tuple(part for part in every if (graph.version, part) in self._parts)
+        """Return the parts of a graph that have a difference: nodes in their order, then edges sorted."""
+        parts: tuple[Part, ...] = (*(node.name for node in graph.nodes), *sorted(graph.edges))
+        return tuple(part for part in parts if (graph.version, part) in self._by_part)
 
     def raw_estimate(self, graph: Graph, part: Part) -> CreditEstimate:
-        """A part of one graph over its queries, as measured."""
-        return _estimate(self._parts.get((graph.version, part), {}).values())
+        """Return the mean difference of a part of one graph over its queries, without shrinkage."""
+        return _estimate(self._by_part.get((graph.version, part), {}).values())
 
     def raw_means(self, graph: Graph) -> dict[Part, float]:
-        """The mean difference of every part of a graph that was measured."""
-        return {part: _mean([*self._parts[graph.version, part].values()]) for part in self.measured_parts(graph)}
+        """Return the mean difference of every measured part of a graph, without shrinkage."""
+        return {
+            part: _mean([*self._by_part[graph.version, part].values()]) for part in self.measured_parts(graph)
+        }
 
     @cached_property
     def kind_estimates(self) -> dict[Kind, CreditEstimate]:
-        """Roles, and pairs of roles, over all graphs, as measured."""
-        return {each: _estimate(found.values()) for each, found in sorted(self._by_query.items())}
+        """Mean difference of each role and pair of roles, over all graphs, without shrinkage."""
+        by_query: dict[Kind, dict[str, list[float]]] = defaultdict(lambda: defaultdict(list))
+        for part, queries in self._by_part.items():
+            for query, value in queries.items():
+                by_query[self._kinds[part]][query].append(value)
+        return {kind: _estimate(map(_mean, queries.values())) for kind, queries in sorted(by_query.items())}
 
     def shrunk_credit(self, graph: Graph, part: Part) -> float:
         """
-        The best guess at a part's credit: what was measured of it, drawn towards what is known of its kind.
+        Estimate a part's credit: its own differences, shrunk towards its kind.
 
-        Its kind is drawn towards all parts of its sort (nodes or edges), those towards 0. How strongly follows from
-        how much queries differ within a part and parts within a kind (one-way random effects by the method of
-        moments; empirical Bayes, Efron and Morris 1975). So one unlucky answer condemns no role, and a part that was
-        not measured has the guess for its kind.
+        Empirical Bayes over three levels (Efron and Morris 1975): a part is shrunk towards its kind, a kind towards
+        all parts of its sort (nodes or edges), a sort towards 0. So one unlucky answer condemns no role, and a part
+        without a difference gets the estimate of its kind.
         """
-        kind_ = kind_of(graph, part)
-        own = [*self._parts.get((graph.version, part), {}).values()]
-        return _drawn(own, self._kind_guess(kind_), self._strengths[len(kind_)][0])
-
-    def _kind_guess(self, kind_: Kind) -> float:
-        sort = len(kind_)
-        own = [x for found in self._of_kind.get(kind_, {}).values() for x in found]
-        return _drawn(own, self._sort_guess[sort], self._strengths[sort][1])
-
-    # The differences, sorted in the ways that are asked for; samples of one query count as one, by their mean.
+        kind = kind_of(graph, part)
+        strengths, sort_mean = self._priors[len(kind)]
+        kind_mean = _shrink(self._by_kind.get(kind, ()), sort_mean, strengths[1])
+        own = self._by_part.get((graph.version, part), {}).values()
+        return _shrink(own, kind_mean, strengths[0])
 
     @cached_property
-    def _parts(self) -> dict[tuple[str, Part], dict[str, float]]:
-        """(graph, part) -> query -> mean difference."""
-        found: dict[tuple[str, Part], dict[str, list[float]]] = defaultdict(lambda: defaultdict(list))
-        for delta in self.deltas:
-            found[delta.case.graph.version, delta.part][delta.case.example.id].append(delta.value)
-        return {key: {query: _mean(xs) for query, xs in queries.items()} for key, queries in found.items()}
+    def _priors(self) -> dict[int, tuple[tuple[float, float], float]]:
+        """
+        For nodes (1) and edges (2): the strengths of two priors, and the mean of the sort.
 
-    @cached_property
-    def _kind(self) -> dict[tuple[str, Part], Kind]:
-        return {(d.case.graph.version, d.part): kind_of(d.case.graph, d.part) for d in self.deltas}
-
-    @cached_property
-    def _of_kind(self) -> dict[Kind, dict[tuple[str, Part], list[float]]]:
-        """Kind -> (graph, part) -> mean difference of each query."""
-        found: dict[Kind, dict[tuple[str, Part], list[float]]] = defaultdict(dict)
-        for key, queries in self._parts.items():
-            found[self._kind[key]][key] = [*queries.values()]
-        return dict(found)
-
-    @cached_property
-    def _by_query(self) -> dict[Kind, dict[str, float]]:
-        """Kind -> query -> mean difference."""
-        found: dict[Kind, dict[str, list[float]]] = defaultdict(lambda: defaultdict(list))
-        for key, queries in self._parts.items():
-            for query, value in queries.items():
-                found[self._kind[key]][query].append(value)
-        return {each: {query: _mean(xs) for query, xs in queries.items()} for each, queries in found.items()}
-
-    @cached_property
-    def _sort_guess(self) -> dict[int, float]:
-        """1 (nodes) and 2 (edges) -> the guess for all of them."""
-        found = {1: [], 2: []}
-        for each, parts in self._of_kind.items():
-            found[len(each)] += [x for values in parts.values() for x in values]
-        return {sort: _drawn(values, 0.0, DEFAULT_STRENGTH) for sort, values in found.items()}
-
-    @cached_property
-    def _strengths(self) -> dict[int, tuple[float, float]]:
-        """1 and 2 -> how many differences the guess for the kind, and that for the sort, count as."""
-        found = {}
+        The first strength is that of a kind's mean for its parts, the second that of the sort's mean for its kinds.
+        """
+        priors = {}
         for sort in (1, 2):
-            kinds = [parts for each, parts in self._of_kind.items() if len(each) == sort]
-            whole = [[x for values in parts.values() for x in values] for parts in kinds]
-            found[sort] = (prior_strength([[*parts.values()] for parts in kinds]), prior_strength([whole]))
-        return found
+            kinds = [kind for kind in self._groups if len(kind) == sort]
+            pooled = [self._by_kind[kind] for kind in kinds]
+            strengths = prior_strength([self._groups[kind] for kind in kinds]), prior_strength([pooled])
+            priors[sort] = strengths, _shrink([x for xs in pooled for x in xs], 0.0, DEFAULT_STRENGTH)
+        return priors
+
+    # ---- counts and variances, for the choice of ablations -----------------------------------------
 
     @property
     def counts(self) -> dict[Any, int]:
-        """How many differences there are, by (graph, part) and by kind."""
-        by_kind = {each: sum(map(len, parts.values())) for each, parts in self._of_kind.items()}
-        return {**{key: len(queries) for key, queries in self._parts.items()}, **by_kind}
+        """Number of differences of each (graph version, part) and of each kind."""
+        return {key: len(values) for table in (self._by_part, self._by_kind) for key, values in table.items()}
 
     @cached_property
     def variance(self) -> float:
-        """The variance of differences about the mean of their kind; 1 where nothing is known."""
-        squares = [(x - _mean(xs)) ** 2 for xs in self._flat.values() for x in xs]
-        freedom = len(squares) - len(self._flat)
+        """Variance of differences about the mean of their kind, pooled over kinds; 1 where it is unknown."""
+        squares = [(x - _mean(xs)) ** 2 for xs in self._by_kind.values() for x in xs]
+        freedom = len(squares) - len(self._by_kind)
         return math.fsum(squares) / freedom if freedom > 0 and any(squares) else 1.0
 
     @cached_property
     def variances(self) -> dict[Kind, float]:
-        """The same for each kind, where two differences have `variance`."""
+        """Variance of the differences of each kind, shrunk: two more degrees of freedom have the pooled variance."""
         return {
-            each: (2 * self.variance + math.fsum((x - _mean(xs)) ** 2 for x in xs)) / (len(xs) + 1)
-            for each, xs in self._flat.items()
+            kind: (2 * self.variance + math.fsum((x - _mean(xs)) ** 2 for x in xs)) / (len(xs) + 1)
+            for kind, xs in self._by_kind.items()
         }
 
+    # ---- groupings; samples of one query count as one difference, by their mean --------------------
+
     @cached_property
-    def _flat(self) -> dict[Kind, list[float]]:
-        return {each: [x for xs in parts.values() for x in xs] for each, parts in self._of_kind.items()}
+    def _by_part(self) -> dict[tuple[str, Part], dict[str, float]]:
+        """(graph version, part) -> query -> mean difference."""
+        values: dict[tuple[str, Part], dict[str, list[float]]] = defaultdict(lambda: defaultdict(list))
+        for delta in self.deltas:
+            values[delta.case.graph.version, delta.part][delta.case.example.id].append(delta.value)
+        return {part: {query: _mean(xs) for query, xs in queries.items()} for part, queries in values.items()}
+
+    @cached_property
+    def _kinds(self) -> dict[tuple[str, Part], Kind]:
+        """(graph version, part) -> kind."""
+        return {(d.case.graph.version, d.part): kind_of(d.case.graph, d.part) for d in self.deltas}
+
+    @cached_property
+    def _groups(self) -> dict[Kind, list[list[float]]]:
+        """Kind -> for each part, the mean differences of its queries."""
+        groups: dict[Kind, list[list[float]]] = defaultdict(list)
+        for part, queries in self._by_part.items():
+            groups[self._kinds[part]].append([*queries.values()])
+        return dict(groups)
+
+    @cached_property
+    def _by_kind(self) -> dict[Kind, list[float]]:
+        """Kind -> the mean differences of all its parts and queries."""
+        return {kind: [x for xs in groups for x in xs] for kind, groups in self._groups.items()}
 
 
 def prior_strength(families: Sequence[Sequence[Sequence[float]]]) -> float:
     """
-    How many members the mean of a family counts as, beside a group's own: variance within groups / between them.
+    Estimate how many values the mean of a family counts as, beside the values of a group in it.
 
-    By the method of moments for groups of unequal sizes, within families; `USUAL` where no group has two members or
-    no family two groups, 0 where members of a group do not differ.
+    `families` holds families of groups of values. Returns `DEFAULT_STRENGTH` where no group has two values or no
+    family two groups, 0 where the values of each group are equal, and at most `MAX_STRENGTH`.
     """
+    # One-way random effects: value = mean of family f + effect of group g + error, with variances `between` and
+    # `within`. The best linear predictor of a group's mean is (sum of its n values + k mean_f) / (n + k) with
+    # k = within / between. Both variances come from the method of moments for N values in G groups of unequal sizes
+    # n_g in F families (Searle, Casella and McCulloch 1992, section 3.6):
+    #   sum_g sum_i (x_gi - mean_g)^2        has the expectation  (N - G) within
+    #   sum_f sum_g n_g (mean_g - mean_f)^2  has the expectation  (G - F) within + size between
+    # with size = sum_f (N_f - sum_g n_g^2 / N_f).
     groups = [group for family in families for group in family]
-    members, freedom = sum(map(len, groups)), len(groups) - len(families)
-    if members <= len(groups) or freedom <= 0:
+    total, freedom = sum(map(len, groups)), len(groups) - len(families)
+    if total <= len(groups) or freedom <= 0:
         return DEFAULT_STRENGTH
-    within = math.fsum((x - _mean(g)) ** 2 for g in groups for x in g) / (members - len(groups))
+    within = math.fsum((x - _mean(g)) ** 2 for g in groups for x in g) / (total - len(groups))
     if within <= 1e-18:
         return 0.0
-    spread = size = 0.0
+
+    squares = size = 0.0
     for family in families:
-        whole = [x for group in family for x in group]
-        centre = _mean(whole)
-        spread += math.fsum(len(g) * (_mean(g) - centre) ** 2 for g in family)
-        size += len(whole) - math.fsum(len(g) ** 2 for g in family) / len(whole)
-    between = (spread - freedom * within) / size
+        values = [x for group in family for x in group]
+        centre = _mean(values)
+        squares += math.fsum(len(g) * (_mean(g) - centre) ** 2 for g in family)
+        size += len(values) - math.fsum(len(g) ** 2 for g in family) / len(values)
+    between = (squares - freedom * within) / size
     return min(MAX_STRENGTH, within / between) if between > 0 else MAX_STRENGTH
 
 
-def _drawn(values: Sequence[float], towards: float, strength: float) -> float:
-    """The mean of values, with `towards` as so many more of them."""
+def _shrink(values: Iterable[float], prior_mean: float, strength: float) -> float:
+    """Return the mean of values, with `prior_mean` as `strength` more of them."""
+    values = list(values)
     if not values:
-        return towards
-    return (math.fsum(values) + strength * towards) / (len(values) + strength)
+        return prior_mean
+    return (math.fsum(values) + strength * prior_mean) / (len(values) + strength)
 
 
 def _mean(values: Sequence[float]) -> float:
@@ -241,5 +245,5 @@ def _estimate(values: Iterable[float]) -> CreditEstimate:
     values = sorted(values)
     if not values:
         return CreditEstimate()
-    found = statistics.bootstrap_interval(values)
-    return CreditEstimate(found.estimate, found.low, found.high, len(values))
+    interval = statistics.bootstrap_interval(values)
+    return CreditEstimate(interval.estimate, interval.low, interval.high, len(values))

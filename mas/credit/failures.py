@@ -1,8 +1,8 @@
 """
-How a graph came to a wrong answer, as far as it can be measured: who in it was right, and what became of that.
+Classes of wrong answers of a graph: which agents were right, and what happened to their answers.
 
-MasHost's analysis (arXiv 2506.08507) has two classes, Incorrect Verification and Slight Deviation, and says of neither
-how it is told. Here every agent that gives an answer is graded by the task's own reward, which reconstructs both.
+MasHost's analysis (arXiv 2506.08507) has two classes, Incorrect Verification and Slight Deviation, and does not say
+how they are told apart. Here the task's own reward grades every agent that gives an answer, which reconstructs both.
 """
 
 from collections import Counter
@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterable
 from dataclasses import replace
 from typing import Literal, get_args
 
-from edgewise.mas.graph.graph import Graph
+from edgewise.mas.graph.graph import find_reachable
 from edgewise.mas.graph.roles import Role, Roles
 from edgewise.mas.runtime.graph_run import GraphRun
 from edgewise.toolkit.evaluation.comparison import valid_reward
@@ -18,9 +18,9 @@ from edgewise.toolkit.types import Example, Message, Plan, Rollout, Score, Step
 
 Failure = Literal["incorrect verification", "lost", "slight deviation", "never found"]
 """
-"incorrect verification": an agent was right, and between it and the exit another one checked or rewrote what it heard.
-"lost": an agent was right and was outvoted, or went unheard. "slight deviation": none was right, and the answer was
-graded at least `NEARLY`. "never found": none was right.
+"incorrect verification": an agent was right, and an agent between it and the exit checks or rewrites what it receives.
+"lost": an agent was right and was outvoted, or its answer was not used. "slight deviation": none was right, and the
+answer was graded at least `NEARLY`. "never found": none was right.
 """
 
 FAILURES: tuple[Failure, ...] = get_args(Failure)
@@ -31,53 +31,43 @@ Grade = Callable[[Example, Rollout], Plan[Score]]
 
 def classify_failure(run: GraphRun, roles: Roles, example: Example, grade: Grade) -> Plan[Failure | None]:
     """
-    Why the answer of a graph run is wrong; None where it is right.
+    Return why the answer of a graded graph run is wrong; None where it is right.
 
-    The run is graded; `grade`, the task's reward with its judge, is asked once for each other answer in a wrong one,
-    those of all rounds of a loop included. Of several classes the first counts.
+    `grade`, the task's reward with its judge, is called once for each other answer in a wrong run, those of all
+    rounds of a loop included. Of several classes the first counts.
     """
     final = valid_reward(run.rollout) or 0.0
     if final >= PASS:
         return None
+
+    # Grade each different answer as if the run had ended with it.
     answers = {
-        name: {x.answer for x in outcomes if x.has_text}
-        for name, outcomes in run.outcomes.items()
+        name: {output.answer for output in outputs if output.has_text}
+        for name, outputs in run.outcomes.items()
         if roles[run.graph[name].role].answers
     }
     texts = sorted(set().union(*answers.values()) - {run.rollout.answer})
-    scores: list[Score] = yield [grade(example, _as_run(run.rollout, text)) for text in texts]
+    rollout = replace(run.rollout, stop="stop", error="", score=None)
+    scores: list[Score] = yield [
+        grade(example, replace(rollout, steps=(Step((), Message("assistant", text)),))) for text in texts
+    ]
     values = {text: score.value if score.valid else 0.0 for text, score in zip(texts, scores, strict=True)}
-    right = [name for name, said in answers.items() if any(values.get(text, final) >= PASS for text in said)]
-    if any(_verified(run.graph, name, roles) for name in right):
-        return "incorrect verification"
-    if right:
-        return "lost"
-    return "slight deviation" if final >= NEARLY else "never found"
+
+    right = [name for name, own in answers.items() if any(values.get(text, final) >= PASS for text in own)]
+    if not right:
+        return "slight deviation" if final >= NEARLY else "never found"
+    # Agents downstream of a right one, the exit included.
+    later = {name: find_reachable(run.graph.successors, name) - {name} for name in right}
+    is_checked = any(checks_others(roles[run.graph[x].role]) for names in later.values() for x in names)
+    return "incorrect verification" if is_checked else "lost"
 
 
-def count_failures(found: Iterable[Failure | None]) -> dict[Failure, int]:
-    """How often each class came up, all of them named."""
-    counts = Counter(found)
-    return {each: counts[each] for each in FAILURES}
+def count_failures(failures: Iterable[Failure | None]) -> dict[Failure, int]:
+    """Return how often each class occurred, all of them named."""
+    counts = Counter(failures)
+    return {failure: counts[failure] for failure in FAILURES}
 
 
 def checks_others(role: Role) -> bool:
-    """Whether a role checks or rewrites what it hears: it gives a verdict, or an answer made of what others said."""
+    """Return whether a role checks or rewrites what it receives: it gives a verdict, or an answer from answers."""
     return role.gives == "verdict" or (role.answers and not role.votes and role.hears > 0)
-
-
-def _verified(graph: Graph, name: str, roles: Roles) -> bool:
-    """Whether one that checks stands behind a node, the exit included."""
-    todo, seen = list(graph.successors[name]), set[str]()
-    while todo:
-        each = todo.pop()
-        if checks_others(roles[graph[each].role]):
-            return True
-        todo += [later for later in graph.successors[each] if later not in seen]
-        seen.add(each)
-    return False
-
-
-def _as_run(run: Rollout, text: str) -> Rollout:
-    """The run as if it had given another answer."""
-    return replace(run, steps=(Step((), Message("assistant", text)),), stop="stop", error="", score=None)

@@ -44,7 +44,7 @@ def assign_credit(
         for each in found
         for t in each.trials.extra_trials
     }
-    evidence = yield from measure_ablations(run, cases, most=job.config.credit, seed=seed, known=known, done=done)
+    evidence = yield from measure_ablations(run, cases, max_runs=job.config.credit, seed=seed, known=known, done=done)
     return [_with_credit(job, each, evidence) for each in found], evidence
 
 

@@ -1,7 +1,12 @@
 """
-Which graphs to try beside the policy's own: edits of the best ones known, chosen by Thompson sampling.
+Exploration beside the policy: edits of the best graphs known, chosen by Thompson sampling.
 
-The policy alone settles early on a graph of one agent, as most larger graphs are worse; this keeps it looking.
+The policy alone settles early on a graph of one agent, as most larger graphs are worse. The explorer knows the elite:
+the graphs with the best lower bounds, and the best one for each role of the exit.
+
+    joins     two graphs of the elite under an agent that takes both outputs: never tried, however they are predicted
+    edits     elite, standard graphs, prunings and role changes of the best  -> pool
+              ROUNDS times:  pool += POOL random edits of parents;  parents = Thompson samples of the pool
 """
 
 from collections.abc import Sequence
@@ -16,155 +21,160 @@ from edgewise.mas.designs.patterns import standard_graphs
 from edgewise.mas.graph.construction import Move, Space, build, moves_for
 from edgewise.mas.graph.graph import Graph
 from edgewise.mas.search.surrogate.gaussian_process import RewardSurrogate
-from edgewise.mas.search.surrogate.mutations import graft, join, mutate, list_prunings, list_role_changes
+from edgewise.mas.search.surrogate.mutations import graft, join, list_prunings, list_role_changes, mutate
 
 Pool = dict[int, Draft]
-"""Graphs by their shape: the names and the order of agents make no other graph."""
+"""Drafts by shape: the names and the order of agents make no other graph."""
 
-TRIES = 40
-"""So many joins are thought of for a query."""
+# Measured by bench/topology.py: samples until the design stays within 95 % of the best graph.
+ELITE = 8
+"""Graphs with the best lower bounds that are kept, beside the best one for each role of the exit."""
+BOUND = 1.0
+"""Standard deviations that the lower bound takes off the mean."""
+ROUNDS, POOL = 2, 64
+"""Rounds of edits for a query, and random edits in each."""
+PRUNED = 2
+"""Graphs of the elite whose prunings and role changes all enter the pool."""
+GRAFTS, TWICE = 0.5, 0.3
+"""Shares of the random edits that graft a part of another graph, and that are edited once more."""
+STANDARD = 0.2
+"""Share of edits with a standard graph as parent; as many have one of the elite."""
+JOINS, FRESH = 1 / 6, 0.5
+"""
+Share of the drafts that are joins: two halves of a good graph say little of the whole, so the prediction doesn't
+matter. Of the other drafts, the share that must be new, though predicted to be good.
+"""
+JOIN_TRIES = 40
+"""Joins that are sampled for a query."""
+BOLDNESS = 0.7
+"""Factor on the standard deviation of Thompson samples; 1 would be the posterior's own."""
 JITTER = 1e-6
-"""Of the largest variance, added to all of them: rounding makes a covariance indefinite else."""
+"""Added to all variances, in units of the largest: rounding makes a covariance indefinite otherwise."""
 
 
 @dataclass
 class Explorer:
-    """
-    Knows the `keep` graphs with the best lower bound, the best one for each role of the exit, and the usual designs.
-
-    In each of `rounds`, `pool` edits are thought of; `bound` standard deviations are taken off for the lower bound.
-    The first `prune` of the best are also thought of with a part less, or with another role for an agent. `graft` is
-    the share of edits that put a part of one graph into another one, `twice` of those that are edited again, `usual`
-    of those with a usual design as parent. `boldness` scales doubt where graphs are drawn by what they may be worth.
-
-    The share `joins` of the drafts puts two of the known graphs under an agent that hears both: what was never tried,
-    whatever it is thought to be worth, for two halves of a good graph say little of the whole. Of the others the share
-    `fresh` was never tried either, but is thought to be worth it. No two of these are the same graph.
-    """
+    """Proposes drafts for a query; `tried` holds the shapes of all trials."""
 
     space: Space
-    estimate: RewardSurrogate
-    keep: int = 8
-    pool: int = 64
-    rounds: int = 2
-    prune: int = 2
-    bound: float = 1.0
-    usual: float = 0.2
-    graft: float = 0.5
-    twice: float = 0.3
-    boldness: float = 0.7
-    joins: float = 1 / 6
-    fresh: float = 0.5
-    tried: set[int] = field(default_factory=set)
-    elite: list[Draft] = field(default_factory=list)
+    surrogate: RewardSurrogate
+    tried: set[int] = field(default_factory=set, init=False)
+    elite: list[Draft] = field(default_factory=list, init=False)
 
     def __post_init__(self) -> None:
-        designs = (_draft(self.space, graph) for graph in standard_graphs(self.space))
-        self.designs = [draft for draft in designs if draft]
+        drafts = (_make_draft(self.space, graph) for graph in standard_graphs(self.space))
+        self.standard = [draft for draft in drafts if draft]
 
     @property
     def best(self) -> list[Draft]:
-        """The best ones known, without those kept for their exit."""
-        return self.elite[: self.keep]
-
-    def propose(self, query: Query, count: int, seed: int) -> list[Draft]:
-        """
-        `count` drafts; before any trial the usual designs.
-
-        First joins, then edits: each is the best of a pool of edits under one draw of what they may be worth.
-        """
-        if not (count and self.elite):
-            return self.designs[:count]
-        rng = np.random.default_rng(seed)
-        joins = self._joins(round(count * self.joins), rng)
-        return [*joins, *self._edits(query, count - len(joins), rng)]
-
-    def _joins(self, count: int, rng: np.random.Generator) -> list[Draft]:
-        """At most `count` joins of two of those known that were not tried yet."""
-        found: Pool = {}
-        for _ in range(TRIES if count else 0):
-            one, other = (_moves(self.elite[int(rng.integers(len(self.elite)))]) for _ in range(2))
-            graph = _graph(self.space, join(self.space, one, other, rng))
-            if self._shape(graph) not in self.tried:
-                self._take_in(found, [graph])
-            if len(found) == count:
-                break
-        return list(found.values())
-
-    def _edits(self, query: Query, count: int, rng: np.random.Generator) -> list[Draft]:
-        pool = {self._shape(draft.graph): draft for draft in [*self.elite, *self.designs]}
-        for draft in self.best[: self.prune]:
-            near = [*list_prunings(self.space, _moves(draft)), *list_role_changes(self.space, _moves(draft))]
-            self._take_in(pool, [_graph(self.space, each) for each in near])
-        parents = list(pool.values())
-        for _ in range(self.rounds):
-            self._take_in(pool, [self._edited(parents, rng) for _ in range(self.pool)])
-            parents = self._drawn(pool, query, count, rng)
-        return parents
-
-    def _drawn(self, pool: Pool, query: Query, count: int, rng: np.random.Generator) -> list[Draft]:
-        """`count` of the pool, each the best under one draw of what all of it may be worth; the first are fresh."""
-        drafts = list(pool.values())
-        mean, doubt = self.estimate.posterior([draft.graph for draft in drafts], query)
-        root = np.linalg.cholesky(doubt + JITTER * doubt.max() * np.eye(len(doubt)))
-        worth = mean[:, None] + self.boldness * (root @ rng.normal(size=(len(drafts), count)))
-        old = [key in self.tried for key in pool]
-        if len(drafts) - sum(old) >= count:
-            worth[old, : round(count * self.fresh)] = -np.inf
-        picked: list[int] = []
-        for column in worth.T:
-            column[picked] = -np.inf
-            picked.append(int(column.argmax()))
-        return [drafts[i] for i in picked]
+        """The elite without the graphs that are there for their exit alone."""
+        return self.elite[:ELITE]
 
     def update_elite(self, groups: Sequence[TrialGroup]) -> None:
-        """Keep the best of those tried and those kept, over the queries of these groups."""
-        known = {self._shape(draft.graph): draft for draft in self.elite}
+        """Rank the elite and the graphs of these groups by lower bound, over the queries of these groups."""
+        candidates = {self._hash(draft.graph): draft for draft in self.elite}
         graphs = [trial.draft.graph for group in groups for trial in group.all_trials]
-        self.tried |= {self._shape(graph) for graph in graphs}
-        self._take_in(known, graphs)
-        drafts, queries = list(known.values()), [group.query for group in groups]
+        self.tried |= {self._hash(graph) for graph in graphs}
+        self._add_to_pool(candidates, graphs)
+
+        drafts, queries = list(candidates.values()), [group.query for group in groups]
         graphs = [draft.graph for draft in drafts]
-        mean = np.mean([self.estimate.predict(graphs, [query] * len(graphs)) for query in queries], axis=0)
-        doubt = np.sqrt(np.maximum(0.0, np.diag(self.estimate.posterior(graphs, queries[0])[1])))
-        ranked = [drafts[i] for i in np.argsort(self.bound * doubt - mean, kind="stable")]
+        mean = np.mean([self.surrogate.predict(graphs, [query] * len(graphs)) for query in queries], axis=0)
+        std = np.sqrt(np.maximum(0.0, np.diag(self.surrogate.posterior(graphs, queries[0])[1])))
+        ranked = [drafts[i] for i in np.argsort(BOUND * std - mean, kind="stable")]
+
+        # Reversed, so that of each role the best draft is the one that stays.
         of_exit = {draft.graph[draft.graph.exit].role: draft for draft in reversed(ranked)}
-        best = ranked[: self.keep]
+        best = ranked[:ELITE]
         self.elite = [*best, *(draft for draft in of_exit.values() if draft not in best)]
 
-    def _edited(self, parents: Sequence[Draft], rng: np.random.Generator) -> Graph:
-        moves = _moves(self._parent(parents, rng))
-        if rng.random() < self.graft:
-            moves = graft(self.space, moves, _moves(self._parent(parents, rng)), rng)
+    def propose(self, query: Query, count: int, seed: int) -> list[Draft]:
+        """Return `count` drafts of different shapes, joins first; before any trial the standard graphs."""
+        if not (count and self.elite):
+            return self.standard[:count]
+        rng = np.random.default_rng(seed)
+
+        # Joins of two random graphs of the elite that were never tried.
+        joins: Pool = {}
+        num_joins = round(count * JOINS)
+        for _ in range(JOIN_TRIES if num_joins else 0):
+            first, second = (_moves(self.elite[int(rng.integers(len(self.elite)))]) for _ in range(2))
+            graph = _build_graph(self.space, join(self.space, first, second, rng))
+            if self._hash(graph) not in self.tried:
+                self._add_to_pool(joins, [graph])
+            if len(joins) == num_joins:
+                break
+        count -= len(joins)
+
+        # Edits, chosen among a growing pool.
+        pool = {self._hash(draft.graph): draft for draft in [*self.elite, *self.standard]}
+        for draft in self.best[:PRUNED]:
+            moves = _moves(draft)
+            neighbours = [*list_prunings(self.space, moves), *list_role_changes(self.space, moves)]
+            self._add_to_pool(pool, [_build_graph(self.space, edited) for edited in neighbours])
+        parents = list(pool.values())
+        for _ in range(ROUNDS):
+            self._add_to_pool(pool, [self._sample_edit(parents, rng) for _ in range(POOL)])
+            parents = self._sample_by_thompson(pool, query, count, rng)
+        return [*joins.values(), *parents]
+
+    def _sample_edit(self, parents: Sequence[Draft], rng: np.random.Generator) -> Graph:
+        """Return a random edit of a random parent: a graft or a mutation, and sometimes another mutation."""
+
+        def sample_parent() -> tuple[Move, ...]:
+            number = rng.random()
+            pool = self.standard if number < STANDARD else self.elite if number < 2 * STANDARD else parents
+            pool = pool or parents
+            return _moves(pool[int(rng.integers(len(pool)))])
+
+        moves = sample_parent()
+        if rng.random() < GRAFTS:
+            moves = graft(self.space, moves, sample_parent(), rng)
         else:
             moves = mutate(self.space, moves, rng)
-        if rng.random() < self.twice:
+        if rng.random() < TWICE:
             moves = mutate(self.space, moves, rng)
-        return _graph(self.space, moves)
+        return _build_graph(self.space, moves)
 
-    def _parent(self, parents: Sequence[Draft], rng: np.random.Generator) -> Draft:
-        chance = rng.random()
-        among = self.designs if chance < self.usual else self.elite if chance < 2 * self.usual else parents
-        return (among or parents)[int(rng.integers(len(among or parents)))]
+    def _sample_by_thompson(
+        self, pool: Pool, query: Query, count: int, rng: np.random.Generator
+    ) -> list[Draft]:
+        """Return `count` drafts of the pool, each the best in one sample of the posterior; the first are new."""
+        drafts = list(pool.values())
+        mean, covariance = self.surrogate.posterior([draft.graph for draft in drafts], query)
+        root = np.linalg.cholesky(covariance + JITTER * covariance.max() * np.eye(len(drafts)))
+        samples = mean[:, None] + BOLDNESS * (root @ rng.normal(size=(len(drafts), count)))  # [draft, sample]
 
-    def _take_in(self, pool: Pool, graphs: Sequence[Graph]) -> None:
+        is_tried = [shape in self.tried for shape in pool]
+        if len(drafts) - sum(is_tried) >= count:
+            samples[is_tried, : round(count * FRESH)] = -np.inf
+        chosen: list[int] = []
+        for sample in samples.T:
+            sample[chosen] = -np.inf
+            chosen.append(int(sample.argmax()))
+        return [drafts[i] for i in chosen]
+
+    def _add_to_pool(self, pool: Pool, graphs: Sequence[Graph]) -> None:
         for graph in graphs:
-            key = self._shape(graph)
-            if key not in pool and (draft := _draft(self.space, graph)):
-                pool[key] = draft
+            shape = self._hash(graph)
+            if shape not in pool and (draft := _make_draft(self.space, graph)):
+                pool[shape] = draft
 
-    def _shape(self, graph: Graph) -> int:
+    def _hash(self, graph: Graph) -> int:
         return hash_shape(self.space.roles, graph)
 
 
+# A search meets the same graphs again and again, so they are built once.
+
+
 @lru_cache(maxsize=CACHE_SIZE)
-def _graph(space: Space, moves: tuple[Move, ...]) -> Graph:
+def _build_graph(space: Space, moves: tuple[Move, ...]) -> Graph:
     return build(space, moves).graph
 
 
 @lru_cache(maxsize=CACHE_SIZE)
-def _draft(space: Space, graph: Graph) -> Draft | None:
-    """The graph with moves that add agents and end; None where the space does not have it."""
+def _make_draft(space: Space, graph: Graph) -> Draft | None:
+    """Return the graph with moves that add agents and end; None where the space does not have it."""
     try:
         return Draft(graph, build(space, moves_for(space, graph)))
     except ValueError:

@@ -1,4 +1,9 @@
-"""Graphs one edit away, as moves: for a searcher that looks around the best graphs it knows."""
+"""
+Graphs one edit away, as moves: proposals near the best graphs known.
+
+All functions take and return moves that add agents and end, without DELETE (`mas.graph.construction.moves_for`). Agents
+are in the order of their moves; each has inputs from earlier ones only, and the last is the exit.
+"""
 
 from collections.abc import Sequence
 
@@ -7,123 +12,114 @@ import numpy as np
 from edgewise.mas.graph.construction import Move, Space, replay
 
 Agents = list[tuple[int, set[int]]]
-"""The role of each agent, and the places of those that it hears."""
+"""The role of each agent, and the indices of its inputs."""
+Moves = tuple[Move, ...]
 
 TRIES = 8
+"""Edits that are sampled until one is valid."""
 
 
-def mutate(space: Space, moves: Sequence[Move], rng: np.random.Generator) -> tuple[Move, ...]:
+def mutate(space: Space, moves: Sequence[Move], rng: np.random.Generator) -> Moves:
     """
-    Moves of a graph one random edit away: another role, an edge more or less, an agent more or less.
+    Return a graph one random edit away: another role, an edge more or less, an agent more or less.
 
-    `moves` adds agents and ends, without DELETE (`mas.graph.construction.moves_of`). The moves as they are where no edit that
-    was drawn is allowed.
+    Returns the same moves where no sampled edit is valid.
     """
     for _ in range(TRIES):
-        agents = _agents(moves)
-        edit = EDITS[rng.integers(len(EDITS))]
-        edit(space, agents, rng)
-        if _allowed(space, found := _moves(space, agents)):
-            return found
+        edited = _to_moves(space, edit_randomly(space, _to_agents(moves), rng))
+        if is_valid(space, edited):
+            return edited
     return tuple(moves)
 
 
-def graft(
-    space: Space, moves: Sequence[Move], other: Sequence[Move], rng: np.random.Generator
-) -> tuple[Move, ...]:
-    """
-    Moves of a graph in which a part of another one, up to one of its agents, takes the place of an agent.
+def edit_randomly(space: Space, agents: Agents, rng: np.random.Generator) -> Agents:
+    """Return agents after one of four edits, each as likely; the result may be invalid in the space."""
+    edit, count = rng.integers(4), len(agents)
+    if edit == 0:  # another role
+        index = int(rng.integers(count))
+        agents[index] = (int(rng.integers(len(space.roles))), agents[index][1])
+    elif edit == 1 and count > 1:  # one edge more or less
+        index = int(rng.integers(1, count))
+        agents[index][1].symmetric_difference_update({int(rng.integers(index))})
+    elif edit == 2:  # a new agent with up to two inputs, itself an input of one later agent
+        index = int(rng.integers(count + 1))
+        later = [(role, {x + (x >= index) for x in inputs}) for role, inputs in agents[index:]]
+        if later:
+            later[int(rng.integers(len(later)))][1].add(index)
+        inputs = {int(x) for x in rng.permutation(index)[: int(rng.integers(3))]}
+        agents = [*agents[:index], (int(rng.integers(len(space.roles))), inputs), *later]
+    elif edit == 3:
+        agents = _remove(agents, int(rng.integers(count)))
+    return agents
 
-    So what did well alone is tried inside. Agents of one role that hear the same become one. The moves as they are
-    where no graft that was drawn is allowed.
+
+def graft(space: Space, moves: Sequence[Move], other: Sequence[Move], rng: np.random.Generator) -> Moves:
+    """
+    Return a graph in which a part of another one, up to one of its agents, replaces an agent.
+
+    So what did well alone is tried inside. Agents of one role with the same inputs become one. Returns the same moves
+    where no sampled graft is valid.
+
+        planner -> solver       grafted in place of      solver -> critic
+                                the solver of            gives planner -> solver -> critic
     """
     for _ in range(TRIES):
-        agents, scion = _agents(moves), _agents(other)
-        part = _ended(scion[: 1 + int(rng.integers(len(scion)))])
-        place, more = int(rng.integers(len(agents))), len(part)
-        moved = [(role, {more - 1 if x == place else x + more for x in heard}) for role, heard in agents]
-        whole = part + moved if place < len(agents) - 1 else part
-        if _allowed(space, found := _moves(space, _ended(_merged(_ended(whole))))):
-            return found
+        agents, donor = _to_agents(moves), _to_agents(other)
+        part = _keep_ancestors(donor[: 1 + int(rng.integers(len(donor)))])
+        index, size = int(rng.integers(len(agents))), len(part)
+        if index < len(agents) - 1:
+            # The part comes first; edges from the replaced agent start at the part's last agent instead.
+            part += [(role, {size - 1 if x == index else x + size for x in xs}) for role, xs in agents]
+        grafted = _to_moves(space, _keep_ancestors(_merge_twins(_keep_ancestors(part))))
+        if is_valid(space, grafted):
+            return grafted
     return tuple(moves)
 
 
-def join(
-    space: Space, moves: Sequence[Move], other: Sequence[Move], rng: np.random.Generator
-) -> tuple[Move, ...]:
+def join(space: Space, moves: Sequence[Move], other: Sequence[Move], rng: np.random.Generator) -> Moves:
     """
-    Moves of two graphs side by side, and an agent of a role for several that hears the exits of both.
+    Return two graphs side by side, and an agent that takes the outputs of both.
 
-    Agents of one role that hear the same become one. The moves as they are where this is not allowed.
+    The new agent has a random role for two or more inputs. Agents of one role with the same inputs become one. Returns
+    the same moves where there is no such role or the result is invalid.
     """
-    roles = [role for role, hears in enumerate(space.min_inputs) if hears > 1]
+    roles = [role for role, min_inputs in enumerate(space.min_inputs) if min_inputs > 1]
     if not roles:
         return tuple(moves)
-    agents, more = _agents(moves), _agents(other)
+    agents, more = _to_agents(moves), _to_agents(other)
     first = len(agents)
-    beside = [(role, {x + first for x in heard}) for role, heard in more]
-    last = (int(rng.choice(roles)), {first - 1, first + len(more) - 1})
-    found = _moves(space, _ended(_merged([*agents, *beside, last])))
-    return found if _allowed(space, found) else tuple(moves)
+    shifted = [(role, {x + first for x in inputs}) for role, inputs in more]
+    exit_ = (int(rng.choice(roles)), {first - 1, first + len(more) - 1})
+    joined = _to_moves(space, _keep_ancestors(_merge_twins([*agents, *shifted, exit_])))
+    return joined if is_valid(space, joined) else tuple(moves)
 
 
-def list_prunings(space: Space, moves: Sequence[Move]) -> list[tuple[Move, ...]]:
-    """Moves of all graphs with one agent or one edge less."""
-    agents, found = _agents(moves), list[Agents]()
-    for place, (_, heard) in enumerate(agents):
-        if len(agents) > 1 and (place < len(agents) - 1 or len(heard) == 1):
-            found.append(_agents(moves))
-            _left_out(found[-1], place)
-        for gone in heard:
-            found.append([(r, h - {gone} if i == place else set(h)) for i, (r, h) in enumerate(agents)])
-    return [made for each in found if _allowed(space, made := _moves(space, _ended(each)))]
+def list_prunings(space: Space, moves: Sequence[Move]) -> list[Moves]:
+    """Return all valid graphs with one agent or one edge less."""
+    agents, smaller = _to_agents(moves), list[Agents]()
+    for index, (role, inputs) in enumerate(agents):
+        # The exit can go only if one agent is there to take its place.
+        if len(agents) > 1 and (index < len(agents) - 1 or len(inputs) == 1):
+            smaller.append(_remove(agents, index))
+        smaller += [[*agents[:index], (role, inputs - {x}), *agents[index + 1 :]] for x in inputs]
+    pruned = [_to_moves(space, _keep_ancestors(rest)) for rest in smaller]
+    return [graph for graph in pruned if is_valid(space, graph)]
 
 
-def list_role_changes(space: Space, moves: Sequence[Move]) -> list[tuple[Move, ...]]:
-    """Moves of all graphs in which one agent has another role."""
-    agents = _agents(moves)
-    found = [
-        _moves(space, [*agents[:place], (role, heard), *agents[place + 1 :]])
-        for place, (own, heard) in enumerate(agents)
+def list_role_changes(space: Space, moves: Sequence[Move]) -> list[Moves]:
+    """Return all valid graphs in which one agent has another role."""
+    agents = _to_agents(moves)
+    changed = [
+        _to_moves(space, [*agents[:index], (role, inputs), *agents[index + 1 :]])
+        for index, (own, inputs) in enumerate(agents)
         for role in range(len(space.roles))
         if role != own
     ]
-    return [made for made in found if _allowed(space, made)]
+    return [graph for graph in changed if is_valid(space, graph)]
 
 
-def _agents(moves: Sequence[Move]) -> Agents:
-    return [(move.action, set(move.agents)) for move in moves[:-1]]
-
-
-def _moves(space: Space, agents: Agents) -> tuple[Move, ...]:
-    return (*(Move(role, tuple(sorted(heard))) for role, heard in agents), Move(space.exit_action))
-
-
-def _ended(agents: Agents) -> Agents:
-    """Those that the last one hears, even through others, and the last one."""
-    kept, todo = set[int](), [len(agents) - 1]
-    while todo:
-        place = todo.pop()
-        if place not in kept:
-            kept.add(place)
-            todo.extend(agents[place][1])
-    places = {old: new for new, old in enumerate(sorted(kept))}
-    return [(agents[old][0], {places[x] for x in agents[old][1]}) for old in sorted(kept)]
-
-
-def _merged(agents: Agents) -> Agents:
-    """Agents of one role that hear the same are one."""
-    found, place, known = Agents(), dict[int, int](), dict[tuple[int, frozenset[int]], int]()
-    for old, (role, heard) in enumerate(agents):
-        now = frozenset(place[x] for x in heard)
-        if (role, now) not in known:
-            known[role, now] = len(found)
-            found.append((role, set(now)))
-        place[old] = known[role, now]
-    return found
-
-
-def _allowed(space: Space, moves: Sequence[Move]) -> bool:
+def is_valid(space: Space, moves: Sequence[Move]) -> bool:
+    """Return whether the space allows these moves."""
     try:
         replay(space, moves)
     except ValueError:
@@ -131,37 +127,41 @@ def _allowed(space: Space, moves: Sequence[Move]) -> bool:
     return True
 
 
-def _recast(space: Space, agents: Agents, rng: np.random.Generator) -> None:
-    place = int(rng.integers(len(agents)))
-    agents[place] = (int(rng.integers(len(space.roles))), agents[place][1])
+def _to_agents(moves: Sequence[Move]) -> Agents:
+    return [(move.action, set(move.agents)) for move in moves[:-1]]
 
 
-def _rewire(space: Space, agents: Agents, rng: np.random.Generator) -> None:
-    if len(agents) > 1:
-        place = int(rng.integers(1, len(agents)))
-        agents[place][1].symmetric_difference_update({int(rng.integers(place))})
+def _to_moves(space: Space, agents: Agents) -> Moves:
+    return (*(Move(role, tuple(sorted(inputs))) for role, inputs in agents), Move(space.exit_action))
 
 
-def _add(space: Space, agents: Agents, rng: np.random.Generator) -> None:
-    """A new agent at any place: it hears up to two before it, and one after it hears it."""
-    place = int(rng.integers(len(agents) + 1))
-    later = [(role, {x + (x >= place) for x in heard}) for role, heard in agents[place:]]
-    if later:
-        later[int(rng.integers(len(later)))][1].add(place)
-    heard = {int(x) for x in rng.permutation(place)[: int(rng.integers(3))]}
-    agents[place:] = [(int(rng.integers(len(space.roles))), heard), *later]
+def _remove(agents: Agents, index: int) -> Agents:
+    """Return agents without one; its successors get its inputs."""
+    passed_on = agents[index][1]
+    rest = [(role, (xs - {index}) | (passed_on if index in xs else set())) for role, xs in agents]
+    del rest[index]
+    return [(role, {x - (x > index) for x in inputs}) for role, inputs in rest]
 
 
-def _drop(space: Space, agents: Agents, rng: np.random.Generator) -> None:
-    """One agent less: whoever heard it hears those that it heard."""
-    _left_out(agents, int(rng.integers(len(agents))))
+def _keep_ancestors(agents: Agents) -> Agents:
+    """Return the last agent and those whose output reaches it, even through others."""
+    ancestors, todo = set[int](), [len(agents) - 1]
+    while todo:
+        index = todo.pop()
+        if index not in ancestors:
+            ancestors.add(index)
+            todo.extend(agents[index][1])
+    new_index = {old: new for new, old in enumerate(sorted(ancestors))}
+    return [(agents[old][0], {new_index[x] for x in agents[old][1]}) for old in sorted(ancestors)]
 
 
-def _left_out(agents: Agents, gone: int) -> None:
-    passed = agents[gone][1]
-    rest = [(role, (heard - {gone}) | (passed if gone in heard else set())) for role, heard in agents]
-    del rest[gone]
-    agents[:] = [(role, {x - (x > gone) for x in heard}) for role, heard in rest]
-
-
-EDITS = (_recast, _rewire, _add, _drop)
+def _merge_twins(agents: Agents) -> Agents:
+    """Return agents with those of one role and the same inputs made one."""
+    merged, new_index, index_of = Agents(), dict[int, int](), dict[tuple[int, frozenset[int]], int]()
+    for old, (role, inputs) in enumerate(agents):
+        key = role, frozenset(new_index[x] for x in inputs)
+        if key not in index_of:
+            index_of[key] = len(merged)
+            merged.append((role, set(key[1])))
+        new_index[old] = index_of[key]
+    return merged

@@ -1,4 +1,4 @@
-"""Rewards of trials as rows: one for each trial, or one for all trials of a shape."""
+"""Rewards of trials as rows for the surrogate: a row for each trial, or one for all trials of a shape."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -7,32 +7,41 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edgewise.mas.designs.graph_features import Features, hash_shape
-from edgewise.mas.designs.interface import Query, Trial, TrialGroup
+from edgewise.mas.designs.interface import Query, TrialGroup
 from edgewise.mas.graph.graph import Graph
 
-Numbers = NDArray[np.int64]
+Integers = NDArray[np.int64]
+
+GROUP_NOISE = 0.5
+"""Noise variance that the trials of one query in one step share, in units of that of a single reward."""
 
 
 @dataclass(frozen=True, slots=True)
 class Observations:
     """
-    T rows, each the mean of `counts` trials of one graph: (T, D) queries and (T,) rewards and their squares.
+    T rows, each the mean of `counts` trials of one graph.
 
-    A mean over trials has the mean of their queries (a kernel that is linear in the query says of it what it says of
-    them in the mean), and what is known of its `noise` (T, T): that of a reward is 1, that of a query as a whole 1/2.
+    `squares` are mean squared rewards. `noise` is the covariance of the rows' noise, in units of the noise variance of
+    a single reward.
     """
 
     graphs: tuple[Graph, ...]
-    queries: Features
-    rewards: Features
-    squares: Features
-    counts: Features
-    noise: Features
+    queries: Features  # [T, D]
+    rewards: Features  # [T]
+    squares: Features  # [T]
+    counts: Features  # [T]
+    noise: Features  # [T, T]
 
     @classmethod
-    def of(cls, groups: Sequence[TrialGroup], roles: tuple[str, ...]) -> "Observations":
-        """A row for each trial of the drafts, and for one of each other shape that ran beside them."""
-        trials = [(n, g.query, t) for n, g in enumerate(groups) for t in _distinct(g, roles)]
+    def from_groups(cls, groups: Sequence[TrialGroup], roles: tuple[str, ...]) -> "Observations":
+        """Return a row for each drafted trial, and one for each other shape that ran beside the drafts of a query."""
+        trials = []
+        for number, group in enumerate(groups):
+            drafted = {hash_shape(roles, t.draft.graph) for t in group.trials}
+            beside = {hash_shape(roles, t.draft.graph): t for t in group.extra_trials}
+            more = [trial for shape, trial in beside.items() if shape not in drafted]
+            trials += [(number, group.query, trial) for trial in (*group.trials, *more)]
+
         rewards, group = np.array([t.reward for _, _, t in trials]), np.array([n for n, _, _ in trials])
         return cls(
             tuple(t.draft.graph for _, _, t in trials),
@@ -40,14 +49,14 @@ class Observations:
             rewards,
             rewards**2,
             np.ones(len(trials)),
-            np.eye(len(trials)) + (group[:, None] == group) / 2,
+            np.eye(len(trials)) + (group[:, None] == group) * GROUP_NOISE,
         )
 
     def __len__(self) -> int:
         return len(self.graphs)
 
-    def plus(self, other: "Observations") -> "Observations":
-        """These rows and, after them, those of other groups."""
+    def concatenate(self, other: "Observations") -> "Observations":
+        """Return these rows and, after them, the rows of later groups, whose noise is independent."""
         across = np.zeros((len(self), len(other)))
         return Observations(
             self.graphs + other.graphs,
@@ -58,61 +67,70 @@ class Observations:
             np.block([[self.noise, across], [across.T, other.noise]]),
         )
 
-    def joined(self, roles: tuple[str, ...]) -> "Observations":
-        """One row for each shape, at the place of its last one."""
-        shapes = [hash_shape(roles, graph) for graph in reversed(self.graphs)]
-        _, last, which = np.unique(shapes, return_index=True, return_inverse=True)
-        place, which = len(self) - 1 - last, which[::-1]
-        order = np.argsort(which, kind="stable")
-        starts = np.searchsorted(which[order], np.arange(len(last)))
-        counts = np.add.reduceat(self.counts[order], starts)
-        share = self.counts / counts[which]
+    def merge_shapes(self, roles: tuple[str, ...]) -> "Observations":
+        """
+        Return one row for each shape, at the place of the shape's last row.
 
-        def means(rows: Features) -> Features:
+        Merging is a linear map A [S, T] from T rows to S shapes. Row i of shape s has the share of its trials,
+        A[s, i] = counts_i / sum of the counts of s, so
+
+            queries' = A queries    rewards' = A rewards    squares' = A squares    noise' = A noise A^T
+
+        The kernel depends on a graph by its shape alone, and on the query linearly while no cosine is negative. So the
+        kernel of the merged rows is A K A^T: they are plain observations of the same Gaussian process.
+        """
+        # Shapes from the last row back: the first index of a shape is then that of its last row.
+        shapes = [hash_shape(roles, graph) for graph in reversed(self.graphs)]
+        _, from_end, shape_of = np.unique(shapes, return_index=True, return_inverse=True)
+        last_row, shape_of = len(self) - 1 - from_end, shape_of[::-1]
+
+        # Sort rows by shape, so that the rows of a shape are a run; `reduceat` sums each run.
+        order = np.argsort(shape_of, kind="stable")
+        starts = np.searchsorted(shape_of[order], np.arange(len(from_end)))
+        counts = np.add.reduceat(self.counts[order], starts)
+        share = self.counts / counts[shape_of]  # [T] the nonzero entry of each column of A
+
+        def average(rows: Features) -> Features:
+            """Return A rows; `rows` is [T, ...]."""
             return np.add.reduceat((rows.T * share).T[order], starts, axis=0)
 
-        found = Observations(
-            tuple(self.graphs[i] for i in place),
-            means(self.queries),
-            means(self.rewards),
-            means(self.squares),
+        merged = Observations(
+            tuple(self.graphs[i] for i in last_row),
+            average(self.queries),
+            average(self.rewards),
+            average(self.squares),
             counts,
-            means(means(self.noise).T),
+            average(average(self.noise).T),
         )
-        return found._at(np.argsort(place))
+        return merged.select(np.argsort(last_row))
 
-    def last(self, count: int) -> "Observations":
-        """At most so many rows: those of fewest trials go, the oldest of them first."""
-        going = np.argsort(self.counts, kind="stable")
-        return self._at(np.sort(going[max(0, len(self) - count) :]))
+    def keep_most_tried(self, count: int) -> "Observations":
+        """Return at most `count` rows, in order: rows of the fewest trials go first, the oldest of them first."""
+        by_trials = np.argsort(self.counts, kind="stable")
+        return self.select(np.sort(by_trials[max(0, len(self) - count) :]))
 
-    def _at(self, places: Numbers) -> "Observations":
+    def select(self, rows: Integers) -> "Observations":
+        """Return the rows with these indices, in this order."""
         return Observations(
-            tuple(self.graphs[i] for i in places),
-            self.queries[places],
-            self.rewards[places],
-            self.squares[places],
-            self.counts[places],
-            self.noise[np.ix_(places, places)],
+            tuple(self.graphs[i] for i in rows),
+            self.queries[rows],
+            self.rewards[rows],
+            self.squares[rows],
+            self.counts[rows],
+            self.noise[np.ix_(rows, rows)],
         )
 
     def mean(self, values: Features) -> float:
-        """Of a number for each row, over all trials."""
+        """Return the mean over all trials of a value for each row."""
         return float(np.average(values, weights=self.counts))
 
     @property
-    def spread(self) -> float:
-        """The standard deviation of the rewards of all trials."""
+    def reward_std(self) -> float:
+        """Standard deviation of the rewards of all trials."""
         return max(0.0, self.mean(self.squares) - self.mean(self.rewards) ** 2) ** 0.5
 
 
-def _distinct(group: TrialGroup, roles: tuple[str, ...]) -> list[Trial]:
-    drafted = {hash_shape(roles, t.draft.graph) for t in group.trials}
-    others = {hash_shape(roles, t.draft.graph): t for t in group.extra_trials}
-    return [*group.trials, *(t for key, t in others.items() if key not in drafted)]
-
-
 def unit_features(query: Query) -> Features:
-    """(D,) the features of a query, of length 1."""
+    """Return the features [D] of a query, scaled to length 1."""
     length = float(np.linalg.norm(query.features))
     return query.features.astype(np.float64) / (length or 1.0)

@@ -69,7 +69,7 @@ def test_node_credit_is_exact_without_noise(graph, seed):
     world = make_world(graph, seed)
     world.edges = {}
     credit = measure_credit(world, graph, samples=2)
-    removable = {n.name for n in graph.nodes if graph.without(n.name) is not None}
+    removable = {n.name for n in graph.nodes if graph.without_node(n.name) is not None}
     assert credit.nodes == pytest.approx({name: world.nodes[name] for name in removable})
 
 

@@ -1,6 +1,12 @@
 import pytest
 
-from edgewise.mas.credit.reward import RewardWeights, render_formula, compute_irrationality, compute_redundancy, compute_reward
+from edgewise.mas.credit.reward import (
+    RewardWeights,
+    compute_irrationality,
+    compute_redundancy,
+    compute_reward,
+    render_formula,
+)
 from edgewise.mas.graph.graph import Graph, Node, single
 from edgewise.toolkit.errors import ConfigError
 
@@ -8,7 +14,7 @@ PAIR = Graph((Node(name="a", role="solver"), Node(name="b", role="reviser")), ((
 
 
 def fan(role: str, exit_role: str, **different) -> Graph:
-    """Two agents of a role that one hears."""
+    """Two agents of a role before one exit."""
     nodes = (
         Node(name="a", role=role),
         Node(name="b", role=role, **different),
@@ -17,7 +23,7 @@ def fan(role: str, exit_role: str, **different) -> Graph:
     return Graph(nodes, (("a", "c"), ("b", "c")), "c")
 
 
-def test_the_reward_is_quality_less_cost_less_idleness():
+def test_reward_is_quality_less_cost_less_irrationality():
     value, parts = compute_reward(
         RewardWeights(0.1, 0.5), 1.0, 300, 100, PAIR, {"a": 0.3, "b": 0.0}, {("a", "b"): 0.2, ("x", "y"): -1}
     )
@@ -25,20 +31,22 @@ def test_the_reward_is_quality_less_cost_less_idleness():
     assert value == pytest.approx(1.0 - 0.1 * 2 - 0.5 * 0.5)
 
 
-@pytest.mark.parametrize(("tokens", "reward_"), [(50, 1.01), (100, 1.0), (200, 0.98), (1100, 0.8)])
-def test_each_multiple_of_one_agents_tokens_costs_as_much_as_the_one_before(tokens, reward_):
-    assert compute_reward(RewardWeights(), 1.0, tokens, 100, single())[0] == pytest.approx(reward_)
+@pytest.mark.parametrize(("tokens", "expected"), [(50, 1.01), (100, 1.0), (200, 0.98), (1100, 0.8)])
+def test_cost_is_linear_in_tokens(tokens, expected):
+    assert compute_reward(RewardWeights(), 1.0, tokens, 100, single())[0] == pytest.approx(expected)
 
 
-def test_without_a_reference_cost_is_left_out():
+def test_cost_is_zero_without_a_reference():
     assert compute_reward(RewardWeights(), 0.5, 100, 0, single())[0] == 0.5
 
 
-def test_the_formula_says_its_numbers():
-    assert "0.02" in render_formula(RewardWeights()) and "0.07" in render_formula(RewardWeights(rationality=0.07))
+def test_formula_contains_its_numbers():
+    assert "0.02" in render_formula(RewardWeights()) and "0.07" in render_formula(
+        RewardWeights(rationality=0.07)
+    )
 
 
-def test_measured_credit_goes_before_structure():
+def test_measured_credit_replaces_redundancy():
     twins = fan("planner", "solver")
     assert compute_irrationality(twins, {}, {}) == pytest.approx(1 / 3)
     assert compute_irrationality(twins, {"a": 0.1, "b": 0.1}, {}) == 0
@@ -55,11 +63,11 @@ def test_measured_credit_goes_before_structure():
         (fan("solver", "judge"), 0),
     ],
 )
-def test_twins_are_redundant_unless_they_are_weighed_against_each_other(graph, share):
+def test_twins_are_redundant_unless_weighed_against_each_other(graph, share):
     assert compute_redundancy(graph) == pytest.approx(share)
 
 
 @pytest.mark.parametrize("wrong", [{"cost": -0.1}, {"rationality": float("nan")}, {"cost": float("inf")}])
-def test_weights_below_zero_are_refused(wrong):
+def test_weights_must_be_finite_and_not_negative(wrong):
     with pytest.raises(ConfigError, match=next(iter(wrong))):
         RewardWeights(**wrong)

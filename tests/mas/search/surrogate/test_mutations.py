@@ -4,7 +4,7 @@ import pytest
 from edgewise.mas.designs.graph_features import extract_features, hash_shape
 from edgewise.mas.graph.construction import Move, Space, build
 from edgewise.mas.graph.graph import Graph, Node
-from edgewise.mas.search.surrogate.mutations import graft, join, mutate, list_prunings, list_role_changes
+from edgewise.mas.search.surrogate.mutations import graft, join, list_prunings, list_role_changes, mutate
 
 SPACE = Space(("solver", "planner", "critic", "majority"), (0, 0, 1, 2), agents=4, moves=8)
 SOLVER, PLANNER, CRITIC, MAJORITY, EXIT = 0, 1, 2, 3, 5
@@ -21,12 +21,12 @@ def edges(moves) -> set[tuple[str, str]]:
     return set(graph(moves).edges)
 
 
-def test_a_part_of_one_graph_takes_the_place_of_an_agent_of_another() -> None:
+def test_graft_replaces_an_agent_by_a_part_of_another_graph() -> None:
     found = [edges(graft(SPACE, CHECKED, PLANNED, np.random.default_rng(seed))) for seed in range(20)]
     assert {("planner", "solver"), ("solver", "critic")} in found
 
 
-def test_agents_that_say_the_same_become_one_when_grafted() -> None:
+def test_graft_merges_equal_agents() -> None:
     found = {graft(SPACE, VOTE, PLANNED, np.random.default_rng(seed)) for seed in range(40)}
     assert all(sum(node.role == "planner" for node in graph(moves).nodes) <= 1 for moves in found)
 
@@ -46,21 +46,21 @@ def test_edits_stay_within_the_space(edit) -> None:
         assert 1 <= len(graph(moves)) <= SPACE.agents
 
 
-def test_an_agent_that_hears_two_graphs_joins_them_and_what_they_share_is_there_once() -> None:
+def test_join_shares_the_agents_that_both_graphs_have() -> None:
     critic = (Move(PLANNER), Move(SOLVER, (0,)), Move(CRITIC, (1,)), Move(EXIT))
     found = join(SPACE, critic, PLANNED, np.random.default_rng(0))
     shared = {("planner", "solver"), ("solver", "critic")}
     assert edges(found) == shared | {("solver", "majority"), ("critic", "majority")}
 
 
-def test_a_graph_is_not_joined_with_itself_nor_where_no_role_hears_two() -> None:
+def test_join_needs_two_graphs_and_a_role_with_two_inputs() -> None:
     rng, few = np.random.default_rng(0), Space(SPACE.roles[:3], (0, 0, 1), agents=4, moves=8)
     assert join(SPACE, PLANNED, PLANNED, rng) == PLANNED
     planned = (*PLANNED[:-1], Move(few.exit_action))
     assert join(few, planned, (Move(SOLVER), Move(few.exit_action)), rng) == planned
 
 
-def test_pruned_graphs_are_all_that_have_a_part_less() -> None:
+def test_prunings_are_all_graphs_with_one_part_less() -> None:
     chain = (Move(PLANNER), Move(SOLVER, (0,)), Move(CRITIC, (0, 1)), Move(EXIT))
     found = {frozenset(edges(moves)) for moves in list_prunings(SPACE, chain)}
     agents = [{("solver", "critic")}, {("planner", "critic")}]
@@ -69,15 +69,15 @@ def test_pruned_graphs_are_all_that_have_a_part_less() -> None:
         {("planner", "critic")},
         {("planner", "solver"), ("solver", "critic")},
     ]
-    assert found == {frozenset(each) for each in [*agents, *wires]}
+    assert found == {frozenset(edges) for edges in [*agents, *wires]}
 
 
-def test_recast_graphs_are_all_in_which_one_agent_has_another_role() -> None:
+def test_role_changes_are_all_graphs_with_one_other_role() -> None:
     roles = {tuple(move.action for move in moves[:-1]) for moves in list_role_changes(SPACE, PLANNED)}
     assert roles == {(SOLVER, SOLVER), (PLANNER, PLANNER), (PLANNER, CRITIC)}
 
 
-def test_one_agent_cannot_be_pruned() -> None:
+def test_single_agent_has_no_prunings() -> None:
     assert list_prunings(SPACE, (Move(SOLVER), Move(EXIT))) == []
 
 
@@ -88,14 +88,14 @@ def wired(*links) -> Graph:
     return Graph(nodes, links, links[-1][1])
 
 
-def test_the_names_and_order_of_agents_make_no_other_shape() -> None:
+def test_names_and_order_of_agents_do_not_change_the_shape() -> None:
     one = wired(("solver", "majority"), ("planner", "majority"))
     two = wired(("planner-7", "majority-2"), ("solver-3", "majority-2"))
     assert hash_shape(SPACE.roles, one) == hash_shape(SPACE.roles, two)
     assert np.allclose(extract_features(SPACE.roles, one), extract_features(SPACE.roles, two))
 
 
-def test_one_planner_for_two_is_another_shape_than_a_planner_each() -> None:
+def test_shared_and_separate_planners_have_different_shapes() -> None:
     ends = (("solver", "majority"), ("solver-2", "majority"))
     shared = wired(("planner", "solver"), ("planner", "solver-2"), *ends)
     apart = wired(("planner", "solver"), ("planner-2", "solver-2"), *ends)
