@@ -1,10 +1,12 @@
 """
-One token at a time for many rows, with the keys and values of a prompt kept once for all rows that go on from it.
+Decoding of one token at a time for many rows, with the keys and values of a prompt stored once for all its rows.
 
-P prompts of a bucket, R rows in all and r of a bucket, L tokens of the longest prompt of a bucket, H heads of keys, g
-heads of queries for each of them, D numbers a head. All rows of a cache have written the same number of tokens: they
-begin together, and those that are finished are dropped. The model's own forward is used, with this attention in the
-place of its own, so any model works that transformers lets choose its attention.
+The model's own forward runs with this attention in place of its own, so any model works whose attention transformers
+can exchange. All rows of a cache have written the same number of tokens: they begin together, and finished ones are
+dropped.
+
+Shapes: P prompts of a bucket, L tokens of the longest of them; R rows in all and r of a bucket, S keys that a token
+attends to; H heads of keys, g heads of queries for each of them, D numbers a head; B rows of a forward of N tokens.
 """
 
 import contextlib
@@ -17,42 +19,37 @@ import torch
 from torch import Tensor
 from torch.nn.functional import scaled_dot_product_attention
 
+from edgewise.learner.attention.shared_prefix import AttentionOptions
 from edgewise.toolkit.errors import ConfigError
 
 NAME = "edgewise_rows"
 INITIAL_ROOM = 32
-"""Tokens that a cache of replies has room for at first; doubled when it is full."""
+"""Tokens of replies that a cache can hold at first; doubled when it is full."""
 MAX_LENGTH_RATIO = 1.25
-"""How much longer than its shortest prompt the longest of a bucket may be: the others are padded to it."""
-
-
-@dataclass(frozen=True, slots=True)
-class AttentionOptions:
-    """What a layer's attention does beyond scaled products: `window` in tokens, `cap` on scores, `sinks` (H g,)."""
-
-    scale: float
-    window: int | None = None
-    cap: float | None = None
-    sinks: Tensor | None = None
-
-    def shares(self, scores: Tensor, visible: Tensor | None) -> Tensor:
-        """(..., H, g, S) shares of attention; `scores` are scaled, `visible` is broadcast to them."""
-        if self.cap is not None:
-            scores = torch.tanh(scores / self.cap) * self.cap
-        if visible is not None:
-            scores = scores.masked_fill(~visible, -torch.inf)
-        if self.sinks is None:
-            return scores.softmax(-1)
-        sinks = self.sinks.to(scores).view(*scores.shape[-3:-1], 1).expand(*scores.shape[:-1], 1)
-        return torch.cat([scores, sinks], -1).softmax(-1)[..., :-1]
+"""Most of longest over shortest prompt of a bucket, whose prompts are padded to the longest."""
 
 
 class AttentionBackend(Protocol):
-    """What stands in the place of a model's attention."""
+    """Attention that `use_backend` puts in place of a model's own."""
 
-    def attend(self, layer: int, query: Tensor, key: Tensor, value: Tensor, how: AttentionOptions) -> Tensor:
-        """(B, N, H g, D) of (B, H g, N, D) queries and (B, H, N, D) keys and values."""
+    def attend(
+        self, layer: int, query: Tensor, key: Tensor, value: Tensor, options: AttentionOptions
+    ) -> Tensor:
+        """Return attention [B, N, H g, D] of queries [B, H g, N, D], keys and values [B, H, N, D]."""
         ...
+
+
+def _compute_shares(options: AttentionOptions, scores: Tensor, is_visible: Tensor | None) -> Tensor:
+    """Return shares of attention of scaled scores [..., H, g, S]; `is_visible` is broadcast to them."""
+    if options.softcap is not None:
+        scores = torch.tanh(scores / options.softcap) * options.softcap
+    if is_visible is not None:
+        scores = scores.masked_fill(~is_visible, -torch.inf)
+    if options.sinks is None:
+        return scores.softmax(-1)
+    # A sink is one more score a head, whose share goes nowhere.
+    sinks = options.sinks.to(scores).view(*scores.shape[-3:-1], 1).expand(*scores.shape[:-1], 1)
+    return torch.cat([scores, sinks], -1).softmax(-1)[..., :-1]
 
 
 # ---- prompts -----------------------------------------------------------------------------------------------
@@ -60,69 +57,71 @@ class AttentionBackend(Protocol):
 
 @dataclass(slots=True, eq=False)
 class PackedPrompts:
-    """Prompts one after the other in one row, none of which sees another; keeps (H, N, D) keys and values a layer."""
+    """Prompts one after the other in one row, none of which sees another; stores keys and values of each layer."""
 
     lengths: Sequence[int]
-    keys: dict[int, Tensor] = field(default_factory=dict)
+    keys: dict[int, Tensor] = field(default_factory=dict)  # [H, N, D] a layer
     values: dict[int, Tensor] = field(default_factory=dict)
 
-    def attend(self, layer: int, query: Tensor, key: Tensor, value: Tensor, how: AttentionOptions) -> Tensor:
-        """See `Attends`; B is 1."""
-        self.keys[layer], self.values[layer] = key[0].to(_kept(key)), value[0].to(_kept(value))
-        queries, keys, values = (states.split(list(self.lengths), 2) for states in (query, key, value))
-        found = [_causal(q, k, v, how) for q, k, v in zip(queries, keys, values, strict=True)]
-        return torch.cat(found, 2).transpose(1, 2)
+    def attend(
+        self, layer: int, query: Tensor, key: Tensor, value: Tensor, options: AttentionOptions
+    ) -> Tensor:
+        """Implement `AttentionBackend`; B is 1."""
+        dtype = _stored_dtype(key)
+        self.keys[layer], self.values[layer] = key[0].to(dtype), value[0].to(dtype)
+        parts = [states.split(list(self.lengths), 2) for states in (query, key, value)]
+        outputs = [_attend_causal(q, k, v, options) for q, k, v in zip(*parts, strict=True)]
+        return torch.cat(outputs, 2).transpose(1, 2)
 
     def buckets(self, rows: Sequence[int]) -> list["PromptBucket"]:
-        """Prompts of about one length together, in the order given; `rows` go on from each of them."""
+        """Return buckets of prompts of about one length, in the order given; `rows` continue each of the prompts."""
+        # Sizes first: a bucket ends before the prompt that would stretch it too far.
+        sizes: list[int] = []
+        low = high = 0
+        for length in self.lengths:
+            low, high = min(low, length), max(high, length)
+            if not sizes or high > MAX_LENGTH_RATIO * low:
+                sizes.append(0)
+                low = high = length
+            sizes[-1] += 1
+
         buckets, start, begin = [], 0, 0
-        for size in _sizes(self.lengths):
+        for size in sizes:
             lengths = torch.tensor(self.lengths[start : start + size])
             device = self.keys[min(self.keys)].device
-            at = torch.arange(int(lengths.max()))[None].expand(size, -1)
+            at = torch.arange(int(lengths.max()))[None].expand(size, -1)  # [P, L]
+            # Padding repeats the last token; `PromptBucket.visible` hides it.
             place = begin + (lengths.cumsum(0) - lengths)[:, None] + at.minimum(lengths[:, None] - 1)
-            kept = [
+            keys, values = (
                 {
                     layer: states[:, place.to(device)].transpose(0, 1).contiguous()
-                    for layer, states in held.items()
+                    for layer, states in store.items()
                 }
-                for held in (self.keys, self.values)
-            ]
+                for store in (self.keys, self.values)
+            )
             prompt = torch.arange(size).repeat_interleave(torch.tensor(rows[start : start + size]))
-            buckets.append(PromptBucket(lengths.to(device), prompt.to(device), kept[0], kept[1]))
+            buckets.append(PromptBucket(lengths.to(device), prompt.to(device), keys, values))
             start, begin = start + size, begin + int(lengths.sum())
         return buckets
 
 
-def _sizes(lengths: Sequence[int]) -> Iterator[int]:
-    """How many prompts each bucket has."""
-    size, low, high = 0, 0, 0
-    for length in lengths:
-        low, high = (min(low, length), max(high, length)) if size else (length, length)
-        if size and high > MAX_LENGTH_RATIO * low:
-            yield size
-            size, low, high = 0, length, length
-        size += 1
-    if size:
-        yield size
-
-
-def _causal(query: Tensor, key: Tensor, value: Tensor, how: AttentionOptions) -> Tensor:
-    """(1, H g, N, D) of one prompt."""
-    length, heads = query.shape[2], key.shape[1]
-    short = how.window is None or length <= how.window
-    if short and how.cap is None and how.sinks is None:
+def _attend_causal(query: Tensor, key: Tensor, value: Tensor, options: AttentionOptions) -> Tensor:
+    """Return causal attention of one prompt, [1, H g, N, D]."""
+    length, heads, window = query.shape[2], key.shape[1], options.window
+    is_plain = options.softcap is None and options.sinks is None
+    if is_plain and (window is None or length <= window):
         return scaled_dot_product_attention(
-            query, key, value, is_causal=True, scale=how.scale, enable_gqa=query.shape[1] != heads
+            query, key, value, is_causal=True, scale=options.scale, enable_gqa=query.shape[1] != heads
         )
     place = torch.arange(length, device=query.device)
-    back = place[:, None] - place
-    visible = (back >= 0) if how.window is None else (back >= 0) & (back < how.window)
-    asked = query.view(1, heads, -1, length, query.shape[-1]).transpose(2, 3).float()
-    scores = asked.transpose(2, 3) * how.scale @ key[:, :, None].float().transpose(-1, -2)
-    # As `shares` wants them: the queries of a token are its heads, (N, H, g, N).
-    shares = how.shares(scores[0].permute(2, 0, 1, 3), visible[:, None, None]).permute(1, 2, 0, 3)
-    return (shares @ value[0, :, None].float()).reshape(1, -1, length, value.shape[-1]).to(query.dtype)
+    back = place[:, None] - place  # [N, N] how far a key lies behind a query
+    is_visible = (back >= 0) if window is None else (back >= 0) & (back < window)
+    queries = query.view(1, heads, -1, length, query.shape[-1]).float()  # [1, H, g, N, D]
+    scores = queries * options.scale @ key[:, :, None].float().transpose(-1, -2)
+    # Shares want the heads of a token side by side, [N, H, g, N].
+    shares = _compute_shares(options, scores[0].permute(2, 0, 1, 3), is_visible[:, None, None])
+    output = shares.permute(1, 2, 0, 3) @ value[0, :, None].float()  # [H, g, N, D]
+    return output.reshape(1, -1, length, value.shape[-1]).to(query.dtype)
 
 
 # ---- replies -----------------------------------------------------------------------------------------------
@@ -131,67 +130,74 @@ def _causal(query: Tensor, key: Tensor, value: Tensor, how: AttentionOptions) ->
 @dataclass(slots=True, eq=False)
 class PromptBucket:
     """
-    P prompts of about one length and the r rows that go on from them; `prompt` (r,) says which, in rising order.
+    P prompts of about one length and the r rows that continue them.
 
-    `lengths` (P,); `keys` and `values` (P, H, L, D) for each layer.
+    Products with a prompt's keys are done for all its rows at once, so rows are grouped by prompt into `_most` places
+    each. Places that a prompt has no row for repeat its last row, and are left out on the way back:
+
+        prompt of each row       0  0  0  1  2  2      r = 6, P = 3, _most = 3
+        rows in their places     0  1  2 | 3  3  3 | 4  5  5      _fill [P _most]
+        place of each row        0  1  2   3         6  7         _take [r]
     """
 
-    lengths: Tensor
-    prompt: Tensor
-    keys: dict[int, Tensor]
+    lengths: Tensor  # [P]
+    prompt: Tensor  # [r] number of each row's prompt, in rising order
+    keys: dict[int, Tensor]  # [P, H, L, D] a layer
     values: dict[int, Tensor]
-    _each: int = 0
-    _fill: Tensor | None = None
+    _most: int = 0
+    _fill: Tensor | None = None  # None where all prompts have as many rows
     _take: Tensor | None = None
 
     def __post_init__(self) -> None:
         counts = torch.bincount(self.prompt, minlength=len(self.lengths))
-        self._each = int(counts.max())
-        if int(counts.min()) < self._each:  # then places of a prompt that no row has repeat its first row
+        self._most = int(counts.max())
+        if int(counts.min()) < self._most:
             first = counts.cumsum(0) - counts
-            place = torch.arange(self._each, device=counts.device)[None]
+            place = torch.arange(self._most, device=counts.device)[None]
             self._fill = (first[:, None] + place.minimum(counts[:, None] - 1)).clamp(min=0).reshape(-1)
             rank = torch.arange(len(self.prompt), device=counts.device) - first[self.prompt]
-            self._take = self.prompt * self._each + rank
+            self._take = self.prompt * self._most + rank
 
     def group_rows(self, rows: Tensor) -> Tensor:
-        """(P, H, n g, S) of (r, H, g, S): what the rows of a prompt ask, side by side."""
+        """Return rows [r, H, g, S] with those of a prompt side by side, [P, H, _most g, S]."""
         rows = rows if self._fill is None else rows[self._fill]
         _, heads, of, width = rows.shape
-        placed = rows.reshape(-1, self._each, heads, of, width).transpose(1, 2)
-        return placed.reshape(-1, heads, self._each * of, width)
+        grouped = rows.reshape(-1, self._most, heads, of, width).transpose(1, 2)
+        return grouped.reshape(-1, heads, self._most * of, width)
 
-    def ungroup_rows(self, places: Tensor) -> Tensor:
-        """(r, H, g, S), the way back."""
-        prompts, heads, many, width = places.shape
-        rows = (
-            places.view(prompts, heads, self._each, many // self._each, width).transpose(1, 2).flatten(0, 1)
-        )
+    def ungroup_rows(self, grouped: Tensor) -> Tensor:
+        """Return rows [r, H, g, S] of grouped ones: the inverse of `group_rows`."""
+        prompts, heads, many, width = grouped.shape
+        rows = grouped.view(prompts, heads, self._most, many // self._most, width)
+        rows = rows.transpose(1, 2).flatten(0, 1)
         return rows if self._take is None else rows[self._take]
 
     def select_rows(self, keep: Tensor) -> "PromptBucket | None":
-        """The same for some of its rows, (r,) true for those; without prompts that have none left."""
-        left = self.prompt[keep]
-        if not len(left):
+        """Return the bucket of the rows where `keep` [r] is true, without prompts that have none left."""
+        prompt = self.prompt[keep]
+        if not len(prompt):
             return None
-        still, prompt = left.unique(return_inverse=True)
-        if len(still) == len(self.lengths):
+        remaining, prompt = prompt.unique(return_inverse=True)
+        if len(remaining) == len(self.lengths):
             return PromptBucket(self.lengths, prompt, self.keys, self.values)
-        cut = [{layer: states[still] for layer, states in held.items()} for held in (self.keys, self.values)]
-        return PromptBucket(self.lengths[still], prompt, cut[0], cut[1])
+        keys, values = (
+            {layer: states[remaining] for layer, states in store.items()}
+            for store in (self.keys, self.values)
+        )
+        return PromptBucket(self.lengths[remaining], prompt, keys, values)
 
     def visible(self, written: int, window: int | None) -> Tensor | None:
-        """(r, 1, 1, L + written + 1): which keys the token after `written` others may look at; None for all."""
+        """Return which keys the next token of each row sees, [r, 1, 1, L + written + 1]; None if all."""
         longest = self.keys[min(self.keys)].shape[2]
         if int(self.lengths.min()) == longest and (window is None or longest + written < window):
             return None
-        begin = self.lengths[self.prompt][:, None]
+        begin = self.lengths[self.prompt][:, None]  # [r, 1] position of a reply's first token
         before = torch.arange(longest, device=begin.device).expand(len(begin), -1)
         after = begin + torch.arange(written + 1, device=begin.device)
-        seen = torch.cat([before < begin, torch.ones_like(after, dtype=torch.bool)], 1)
+        is_visible = torch.cat([before < begin, torch.ones_like(after, dtype=torch.bool)], 1)
         if window is not None:
-            seen &= begin + written - torch.cat([before, after], 1) < window
-        return seen[:, None, None]
+            is_visible &= begin + written - torch.cat([before, after], 1) < window
+        return is_visible[:, None, None]
 
 
 @dataclass(slots=True, eq=False)
@@ -200,97 +206,99 @@ class KVCache:
 
     buckets: list[PromptBucket]
     written: int = 0
-    _keys: dict[int, Tensor] = field(default_factory=dict)
+    _keys: dict[int, Tensor] = field(default_factory=dict)  # [R, H, room, D] a layer
     _values: dict[int, Tensor] = field(default_factory=dict)
-    _seen: dict[int | None, list[Tensor | None]] = field(default_factory=dict)
+    _visible: dict[int | None, list[Tensor | None]] = field(default_factory=dict)  # of this token, by window
 
     @property
     def positions(self) -> Tensor:
-        """(R, 1) of the next token."""
+        """Positions of the next token, [R, 1]."""
         return torch.cat([b.lengths[b.prompt] for b in self.buckets])[:, None] + self.written
 
     def advance(self) -> None:
-        """A token of each row has gone through all layers."""
+        """Count one more token of each row, after it has gone through all layers."""
         self.written += 1
-        self._seen = {}
+        self._visible = {}
 
     def keep_rows(self, keep: Tensor) -> None:
-        """Go on with some rows only, (R,) true for those."""
-        for held in (self._keys, self._values):
-            for layer, states in held.items():
-                held[layer] = states[keep]
+        """Drop all rows but those where `keep` [R] is true."""
+        for store in (self._keys, self._values):
+            for layer, states in store.items():
+                store[layer] = states[keep]
         parts = keep.split([len(bucket.prompt) for bucket in self.buckets])
-        kept = [bucket.select_rows(part) for bucket, part in zip(self.buckets, parts, strict=True)]
-        self.buckets = [bucket for bucket in kept if bucket is not None]
-        self._seen = {}
+        buckets = [bucket.select_rows(part) for bucket, part in zip(self.buckets, parts, strict=True)]
+        self.buckets = [bucket for bucket in buckets if bucket is not None]
+        self._visible = {}
 
-    def attend(self, layer: int, query: Tensor, key: Tensor, value: Tensor, how: AttentionOptions) -> Tensor:
-        """See `Attends`; B is R, and N is 1."""
-        keys, values = self._with(self._keys, layer, key), self._with(self._values, layer, value)
+    def attend(
+        self, layer: int, query: Tensor, key: Tensor, value: Tensor, options: AttentionOptions
+    ) -> Tensor:
+        """Implement `AttentionBackend`; B is R, and N is 1."""
+        keys, values = self._append(self._keys, layer, key), self._append(self._values, layer, value)
         rows, heads, _, width = key.shape
-        asked = query.reshape(rows, heads, -1, width).to(keys.dtype) * how.scale
-        own = asked @ keys.transpose(2, 3)
+        queries = query.reshape(rows, heads, -1, width).to(keys.dtype) * options.scale  # [R, H, g, D]
+        own_scores = queries @ keys.transpose(2, 3)  # [R, H, g, written + 1]
+        if options.window not in self._visible:
+            self._visible[options.window] = [b.visible(self.written, options.window) for b in self.buckets]
+
         sizes = [len(bucket.prompt) for bucket in self.buckets]
-        found = []
-        for bucket, mine, seen, *states in zip(
+        outputs = []
+        for bucket, mine, is_visible, own, own_values in zip(
             self.buckets,
-            asked.split(sizes),
-            self._visible(how.window),
-            own.split(sizes),
+            queries.split(sizes),
+            self._visible[options.window],
+            own_scores.split(sizes),
             values.split(sizes),
             strict=True,
         ):
+            # One softmax over the prompt's keys, computed for all its rows at once, and over the row's own.
             before = bucket.ungroup_rows(bucket.group_rows(mine) @ bucket.keys[layer].transpose(2, 3))
             longest = before.shape[-1]
-            shares = how.shares(torch.cat([before, states[0]], -1), seen)
-            read = bucket.ungroup_rows(bucket.group_rows(shares[..., :longest]) @ bucket.values[layer])
-            found.append(read + shares[..., longest:] @ states[1])
-        out = found[0] if len(found) == 1 else torch.cat(found)
+            shares = _compute_shares(options, torch.cat([before, own], -1), is_visible)
+            output = bucket.ungroup_rows(bucket.group_rows(shares[..., :longest]) @ bucket.values[layer])
+            outputs.append(output + shares[..., longest:] @ own_values)
+        out = outputs[0] if len(outputs) == 1 else torch.cat(outputs)
         return out.reshape(rows, 1, query.shape[1], -1).to(query.dtype)
 
-    def _visible(self, window: int | None) -> list[Tensor | None]:
-        if window not in self._seen:
-            self._seen[window] = [bucket.visible(self.written, window) for bucket in self.buckets]
-        return self._seen[window]
-
-    def _with(self, held: dict[int, Tensor], layer: int, new: Tensor) -> Tensor:
-        """(R, H, written + 1, D) what a layer holds, with the new token."""
-        if layer not in held:
+    def _append(self, store: dict[int, Tensor], layer: int, new: Tensor) -> Tensor:
+        """Write the new token's states to a layer's, and return these, [R, H, written + 1, D]."""
+        if layer not in store:
             rows, heads, _, width = new.shape
-            held[layer] = new.new_zeros((rows, heads, INITIAL_ROOM, width), dtype=_kept(new))
-        elif held[layer].shape[2] == self.written:
-            held[layer] = torch.cat([held[layer], torch.zeros_like(held[layer])], 2)
-        states = held[layer][:, :, : self.written + 1]
+            store[layer] = new.new_zeros((rows, heads, INITIAL_ROOM, width), dtype=_stored_dtype(new))
+        elif store[layer].shape[2] == self.written:
+            store[layer] = torch.cat([store[layer], torch.zeros_like(store[layer])], 2)
+        states = store[layer][:, :, : self.written + 1]
         states[:, :, -1] = new[:, :, 0]
         return states
 
 
-def _kept(states: Tensor) -> torch.dtype:
-    """Small products in bfloat16 are slow on a CPU, and rounded for nothing."""
+def _stored_dtype(states: Tensor) -> torch.dtype:
+    # Small products in bfloat16 are slow on a CPU, and rounded for nothing.
     return torch.float32 if states.device.type == "cpu" and states.dtype == torch.bfloat16 else states.dtype
 
 
-# ---- in the place of a model's attention -------------------------------------------------------------------
+# ---- in place of a model's attention -----------------------------------------------------------------------
 
-_present: ContextVar[AttentionBackend] = ContextVar("attention")
+_backend: ContextVar[AttentionBackend] = ContextVar("attention")
 
 
 @contextlib.contextmanager
 def exchange_attention(model: Any) -> Iterator[None]:
     """
-    Inside, the model attends as `attending` says.
+    Inside, the model attends by the backend of `use_backend`.
 
     Raises ConfigError for a model whose attention transformers can't exchange.
     """
     from transformers import AttentionInterface, PreTrainedModel
 
-    AttentionInterface.register(NAME, _attend)
+    AttentionInterface.register(NAME, _call_backend)
     parts = [part for part in model.modules() if isinstance(part, PreTrainedModel)]
     if not parts or not all(part._can_set_attn_implementation() for part in parts):
         raise ConfigError(
             f"The attention of {type(model).__name__} can't be exchanged, so prompts can't be shared: take a model "
             "that follows the AttentionInterface of transformers."
         )
+    # Parts may share a configuration; each is set and restored once.
     configs = list({id(part.config): part.config for part in parts}.values())
     before = [config._attn_implementation_internal for config in configs]
     try:
@@ -303,16 +311,16 @@ def exchange_attention(model: Any) -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def use_backend(state: AttentionBackend) -> Iterator[None]:
-    """What attends inside of `attention`."""
-    token = _present.set(state)
+def use_backend(backend: AttentionBackend) -> Iterator[None]:
+    """Set the backend of forwards inside of `exchange_attention`."""
+    token = _backend.set(backend)
     try:
         yield
     finally:
-        _present.reset(token)
+        _backend.reset(token)
 
 
-def _attend(
+def _call_backend(
     module: Any,
     query: Tensor,
     key: Tensor,
@@ -324,5 +332,5 @@ def _attend(
     s_aux: Tensor | None = None,
     **_: Any,
 ) -> tuple[Tensor, None]:
-    how = AttentionOptions(scaling or query.shape[-1] ** -0.5, sliding_window, softcap, s_aux)
-    return _present.get().attend(module.layer_idx, query, key, value, how), None
+    options = AttentionOptions(scaling or query.shape[-1] ** -0.5, sliding_window, softcap, s_aux)
+    return _backend.get().attend(module.layer_idx, query, key, value, options), None

@@ -1,12 +1,13 @@
 """
 Log-probabilities of a slice's replies, each prompt encoded once for all its replies, in forward and in backward.
 
-The gradient is the same as that of one padded row for each reply (Prefix Grouper, arXiv 2506.05433, lemma 2.1): the
-layout only leaves out what would be computed again. See `learner.attention.sequence_packing`, `learner.attention.shared_prefix` and `learner.attention.chunked_softmax`.
+The gradient is that of one padded row for each reply (Prefix Grouper, arXiv 2506.05433, lemma 2.1): packing only leaves
+out what would be computed again. `sequence_packing` makes the row, `shared_prefix` attends, and `chunked_softmax` is
+the head.
+
+Shapes: b replies in the slice of up to T' tokens, T tokens in the packed row, N tokens of replies, H the hidden width.
 """
 
-import contextlib
-from collections.abc import Iterator
 from functools import partial
 from typing import Any
 from weakref import WeakSet
@@ -22,7 +23,7 @@ from edgewise.learner.policy.policy import Policy
 from edgewise.toolkit.errors import ModelError
 
 _checked: "WeakSet[Any]" = WeakSet()
-"""Models whose log-probs were compared once with their own."""
+"""Models whose log-probabilities were compared with their own logits, once a process."""
 
 
 def compute_logps(
@@ -34,120 +35,105 @@ def compute_logps(
     chunk: int = chunked_softmax.CHUNK_LOGITS,
 ) -> tuple[Tensor, Tensor | None]:
     """
-    (b, T) log-probs of all tokens of the replies at that temperature, 0 behind their ends, with a gradient.
+    Return log-probabilities [b, T'] of all tokens of the replies, 0 behind their ends, with a gradient.
 
-    With `entropy` also (b, T) that of the distribution of each token, with a gradient too. Float32, or float64 where
-    the policy is. Inside `policy.reference()` they are the reference model's.
+    With `entropy` also the entropy of the distribution of each token, [b, T'], with a gradient. Both are float32, or
+    float64 if the policy is. Inside `policy.reference()` they are the reference model's. Raises ModelError for a model
+    that can't share prompts, and for sequences longer than its context.
     """
-    lengths = _lengths(batch.mask)
-    row = pack_sequences(batch.prompts, batch.ids, lengths, policy.device)
-    _fits(policy, row)
-    shape = tuple(batch.ids.shape)
-    model = _bare(policy.model)
+    # A reply ends with the last token that counts; the mask may have gaps.
+    ends = (
+        (batch.mask * torch.arange(1, batch.mask.shape[1] + 1)).amax(1).tolist() if batch.mask.numel() else []
+    )
+    ends = ends or [0] * len(batch)
+    layout = pack_sequences(batch.prompts, batch.ids, ends, policy.device)
+    if layout.longest >= policy.context_length:
+        raise ModelError(
+            f"A prompt and its reply are {layout.longest + 1} tokens, and {policy.name} reads "
+            f"{policy.context_length} at most."
+        )
+
+    model = policy.model
+    model = model.get_base_model() if hasattr(model, "get_base_model") else model  # inside of an adapter
     shared_prefix.install_attention(model)
     if model not in _checked:
-        policy.run_forward(partial(_check, model, policy))
-    given = row if len(row.ids) else pack_sequences([(0,)], torch.zeros(1, 1, dtype=torch.long), [1], policy.device)
-    work = partial(_scored, model, given, temperature, entropy, chunk, policy.checkpointing)
-    logp, spread = policy.run_forward(work)
-    if given is not row:
-        # Where weights are shared out the others wait for a forward of this process, and for a backward.
+        policy.run_forward(partial(_check_model, model, policy))
+
+    # Where weights are sharded, other processes wait for a forward and a backward of this one, even without tokens.
+    is_empty = not len(layout.ids)
+    if is_empty:
+        layout = pack_sequences([(0,)], torch.zeros(1, 1, dtype=torch.long), [1], policy.device)
+    work = partial(_score_row, model, layout, temperature, entropy, chunk, policy.checkpointing)
+    logp, entropies = policy.run_forward(work)
+
+    shape = tuple(batch.ids.shape)
+    if is_empty:
         nothing = logp.sum() * 0.0 + logp.new_zeros(shape)
         return nothing, nothing if entropy else None
-    return _placed(logp, row, shape), None if spread is None else _placed(spread, row, shape)
+
+    def place(values: Tensor) -> Tensor:
+        """Return values [N] as [b, T']."""
+        return values.new_zeros(shape).flatten().index_copy(0, layout.places, values).view(shape)
+
+    return place(logp), None if entropies is None else place(entropies)
 
 
-def _scored(
-    model: Any, row: PackedLayout, temperature: float, entropy: bool, chunk: int, checkpointing: bool
+def _score_row(
+    model: Any, layout: PackedLayout, temperature: float, entropy: bool, chunk: int, checkpointing: bool
 ) -> tuple[Tensor, Tensor | None]:
-    """(N,) log-probs and entropies of the tokens of a row."""
-    states = _states(model, row, checkpointing).index_select(0, row.sources)
-    out = model.get_output_embeddings()
-    told = _head(model, temperature)
-    return score_tokens(states, out.weight, out.bias, row.rows, row.targets, told, entropy=entropy, chunk=chunk)
-
-
-def _check(model: Any, policy: Policy) -> None:
-    """Whether a model's log-probs come out right this way: once, on a few tokens. ModelError if they do not."""
-    bar = 0.1 if policy.dtype == torch.bfloat16 else 1e-3
+    """Return log-probabilities and entropies [N] of the tokens of a packed row."""
+    # Activations are recomputed in training mode only, which changes nothing else: dropout is 0.
+    if checkpointing:
+        model.train(torch.is_grad_enabled())
     try:
-        off = _off(model, policy.device)
-    except (TypeError, ValueError, AttributeError, IndexError) as error:  # it was not written to be asked so
-        raise ModelError(_unshared(model)) from error
-    if not off <= bar:
-        raise ModelError(_unshared(model))
-    _checked.add(model)
+        states = model.get_decoder()(
+            input_ids=layout.ids[None],
+            position_ids=layout.positions[None],
+            # transformers passes a mask of four dimensions on as it is; attention makes its own.
+            attention_mask=torch.zeros(1, 1, 1, 1, device=layout.ids.device),
+            use_cache=False,
+            layout=layout,
+        ).last_hidden_state[0]  # [T, H]
+    finally:
+        if checkpointing:
+            model.eval()
+    states = states.index_select(0, layout.sources)  # [U, H]
 
-
-def _unshared(model: Any) -> str:
-    return (
-        f"{type(model).__name__} computes more from a text than its attention and a softmax over its last layer, so "
-        "that replies can't share a prompt: it can't be trained here."
+    # Models transform their logits by settings of several names.
+    config = model.config.get_text_config()
+    scale = getattr(config, "logit_scale", None) or 1 / (getattr(config, "logits_scaling", None) or 1)
+    transform = LogitTransform(scale, getattr(config, "final_logit_softcapping", None), temperature)
+    head = model.get_output_embeddings()
+    return score_tokens(
+        states,
+        head.weight,
+        head.bias,
+        layout.source_of,
+        layout.targets,
+        transform,
+        entropy=entropy,
+        chunk=chunk,
     )
 
 
 @torch.no_grad()
-def _off(model: Any, device: torch.device) -> float:
-    """How far our log-probs of two short replies are from those of the model's own logits, relative to these."""
+def _check_model(model: Any, policy: Policy) -> None:
+    """Compare log-probabilities of two short replies with the model's own logits; raise ModelError if they differ."""
+    refusal = (
+        f"{type(model).__name__} computes more from a text than its attention and a softmax over its last layer, so "
+        "that replies can't share a prompt: it can't be trained here."
+    )
     words = torch.arange(12) % model.config.get_text_config().vocab_size
     prompts, replies = [tuple(words[:5].tolist())] * 2, torch.stack((words[5:8], words[9:12]))
-    row = pack_sequences(prompts, replies, [3, 3], device)
-    ours = _scored(model, row, 1.0, False, chunked_softmax.CHUNK_LOGITS, False)[0]
-    ids = torch.cat((words[:5].expand(2, -1), replies), 1).to(device)
-    logits = model(input_ids=ids, use_cache=False).logits[:, 4:-1].to(ours.dtype)
-    plain = logits.log_softmax(-1).gather(2, ids[:, 5:, None]).flatten()
-    return float((ours - plain).abs().sum() / plain.abs().sum())
-
-
-def _lengths(mask: Tensor) -> list[int]:
-    """Up to the last token that counts."""
-    at = torch.arange(1, mask.shape[1] + 1)
-    return (mask * at).amax(1).tolist() if mask.numel() else [0] * len(mask)
-
-
-def _fits(policy: Policy, row: PackedLayout) -> None:
-    if row.longest >= policy.context_length:
-        raise ModelError(
-            f"A prompt and its reply are {row.longest + 1} tokens, and {policy.name} reads {policy.context_length} at most."
-        )
-
-
-def _bare(model: Any) -> Any:
-    """The model inside of an adapter."""
-    return model.get_base_model() if hasattr(model, "get_base_model") else model
-
-
-def _states(model: Any, row: PackedLayout, checkpointing: bool) -> Tensor:
-    """(T, H) the last hidden states."""
-    # A mask of four dimensions is passed on as it is; attention makes its own.
-    unused = torch.zeros(1, 1, 1, 1, device=row.ids.device)
-    with _recomputed(model) if checkpointing else contextlib.nullcontext():
-        found = model.get_decoder()(
-            input_ids=row.ids[None],
-            position_ids=row.positions[None],
-            attention_mask=unused,
-            use_cache=False,
-            layout=row,
-        )
-    return found.last_hidden_state[0]
-
-
-@contextlib.contextmanager
-def _recomputed(model: Any) -> Iterator[None]:
-    """Activations are only recomputed in training mode, which changes nothing else: dropout is 0."""
-    model.train(torch.is_grad_enabled())
     try:
-        yield
-    finally:
-        model.eval()
-
-
-def _head(model: Any, temperature: float) -> LogitTransform:
-    """What models do to their logits, by the names their configurations give it."""
-    config = model.config.get_text_config()
-    scale = getattr(config, "logit_scale", None) or 1 / (getattr(config, "logits_scaling", None) or 1)
-    return LogitTransform(scale, getattr(config, "final_logit_softcapping", None), temperature)
-
-
-def _placed(values: Tensor, row: PackedLayout, shape: tuple[int, ...]) -> Tensor:
-    return values.new_zeros(shape).flatten().index_copy(0, row.places, values).view(shape)
+        layout = pack_sequences(prompts, replies, [3, 3], policy.device)
+        ours = _score_row(model, layout, 1.0, False, chunked_softmax.CHUNK_LOGITS, False)[0]
+        ids = torch.cat((words[:5].expand(2, -1), replies), 1).to(policy.device)
+        logits = model(input_ids=ids, use_cache=False).logits[:, 4:-1].to(ours.dtype)
+        theirs = logits.log_softmax(-1).gather(2, ids[:, 5:, None]).flatten()
+        difference = float((ours - theirs).abs().sum() / theirs.abs().sum())
+    except (TypeError, ValueError, AttributeError, IndexError) as error:  # a forward with other arguments
+        raise ModelError(refusal) from error
+    if not difference <= (0.1 if policy.dtype == torch.bfloat16 else 1e-3):  # NaN fails as well
+        raise ModelError(refusal)
+    _checked.add(model)

@@ -1,8 +1,23 @@
 """
-How a slice lies in one row: each distinct prompt once, behind it all its replies, without padding.
+Packing of a slice into one row: each distinct prompt once, its replies behind it, without padding.
 
-Groups of like size are taken together in attention: a bucket of n prompts of up to P tokens with up to G replies of up
-to R tokens each. The last token of a reply is left out: nothing is predicted from it.
+Prompts of like size are taken together in attention: a bucket of n prompts of up to P tokens with up to G replies of
+up to R tokens each. Example: a prompt A of two tokens with the reply "y z", and B of three with "u v w" and "x".
+
+    place       0   1   2   3   4   5   6   7        one bucket: n = 2, P = 3, G = 2, R = 2
+    row        A1  A2  B1  B2  B3   y   u   v
+    position    0   1   0   1   2   2   3   4        prompts [n, 1, P]    replies [n, G, R]
+    predicts        y          u,x  z   v   w         A1 A2  .             y  .    .  .
+                                                      B1 B2 B3             u  v    .  .
+
+The last token of a reply is left out, since nothing is predicted from it; so "x" takes no place at all. The index of
+tokens is then
+
+    token        y  z  u  v  w  x       in the order of the row, N = 6
+    sources      1  4  5  6  7          places that predict, each once: here the head is computed
+    source_of    0  2  1  3  4  1       the source of each token: two tokens follow B3
+
+Shapes: b replies in the slice of up to T' tokens, T tokens in the row, N tokens of replies, n, P, G and R as above.
 """
 
 from collections.abc import Iterator, Sequence
@@ -18,21 +33,17 @@ BUCKET_COST = 100_000
 
 @dataclass(frozen=True, slots=True)
 class Block:
-    """
-    n x G rows of up to R tokens; `slots` are those of its N tokens among n G R, None where all are taken.
-
-    `start` is where its tokens begin in the row.
-    """
+    """Rows [n, G, R] of tokens that lie one after the other in the packed row, from `start` on."""
 
     n: int
-    groups: int
-    rows: int
+    groups: int  # G
+    rows: int  # R
     start: int
-    slots: Tensor | None
-    size: int
+    slots: Tensor | None  # [size] slots of its tokens among the n G R; None if all are taken
+    size: int  # number of tokens
 
     def unpack(self, row: Tensor) -> Tensor:
-        """(T, ...) of the row -> (n, G, R, ...), zeros where there is no token."""
+        """Return the block [n, G, R, ...] of a row [T, ...], with zeros in slots without a token."""
         own = row[self.start : self.start + self.size]
         if self.slots is not None:
             shape = (self.n * self.groups * self.rows, *row.shape[1:])
@@ -40,94 +51,83 @@ class Block:
         return own.view(self.n, self.groups, self.rows, *row.shape[1:])
 
     def pack(self, blocks: Tensor, row: Tensor) -> None:
-        """(n, G, R, ...) -> its place in the row (T, ...)."""
+        """Write a block [n, G, R, ...] to its place in the row [T, ...]."""
         flat = blocks.reshape(-1, *row.shape[1:])
         row[self.start : self.start + self.size] = flat if self.slots is None else flat[self.slots]
 
 
 @dataclass(eq=False)
 class Bucket:
-    """n prompts and their replies. `lengths` (n,) tokens of each prompt."""
+    """n prompts and their replies."""
 
-    prompts: Block
-    replies: Block
-    lengths: Tensor
+    prompts: Block  # [n, 1, P]
+    replies: Block  # [n, G, R]
+    lengths: Tensor  # [n] tokens of each prompt
     _biases: dict[tuple[int, int, int | None], Tensor | None] = field(default_factory=dict)
 
     @cached_property
-    def ragged(self) -> bool:
+    def is_ragged(self) -> bool:
         """Whether its prompts differ in length."""
         return bool((self.lengths != self.prompts.rows).any())
 
     def context_bias(self, a: int, b: int, window: int | None, like: Tensor) -> Tensor | None:
-        """What is added to the scores of rows a to b of replies against prompts: (n, 1, 1, b - a, 1, P), or None."""
+        """Return the bias of scores of reply rows a to b against prompts, [n, 1, 1, b - a, 1, P]; None if it is 0."""
         if window is not None and window >= self.prompts.rows + b:
             window = None
-        if not self.ragged and window is None:
+        if not self.is_ragged and window is None:
             return None
+        # All layers of a forward and backward ask for the same few.
         key = (a, b, window)
         if key not in self._biases:
-            self._biases[key] = self._context_bias(a, b, window, like)
+            at = torch.arange(self.prompts.rows, device=like.device)
+            lengths = self.lengths[:, None, None].to(like.device)
+            is_hidden = (at >= lengths).expand(-1, b - a, -1)  # [n, b - a, P] padding of shorter prompts
+            if window is not None:
+                now = lengths + torch.arange(a, b, device=like.device)[None, :, None]
+                is_hidden = is_hidden | (now - at >= window)
+            self._biases[key] = _to_bias(is_hidden, like.dtype)[:, None, None, :, None, :]
         return self._biases[key]
-
-    def _context_bias(self, a: int, b: int, window: int | None, like: Tensor) -> Tensor:
-        at = torch.arange(self.prompts.rows, device=like.device)
-        lengths = self.lengths[:, None, None].to(like.device)
-        hidden = (at >= lengths).expand(-1, b - a, -1)
-        if window is not None:
-            now = lengths + torch.arange(a, b, device=like.device)[None, :, None]
-            hidden = hidden | (now - at >= window)
-        return _bias(hidden, like)[:, None, None, :, None, :]
 
 
 @dataclass(frozen=True, slots=True)
 class PackedLayout:
-    """
-    A slice in one row of T tokens.
+    """A slice packed into one row of T tokens, and the index of the N tokens of its replies."""
 
-    `ids` and `positions` (T,). Of N tokens of replies, `rows` (N,) is the place in `sources` of the state that predicts
-    each, `targets` (N,) the token and `places` (N,) where its value goes in (b, T) flattened. `sources` are places in
-    the row, each once.
-    """
-
-    ids: Tensor
-    positions: Tensor
+    ids: Tensor  # [T]
+    positions: Tensor  # [T]
     buckets: tuple[Bucket, ...]
-    sources: Tensor
-    rows: Tensor
-    targets: Tensor
-    places: Tensor
+    sources: Tensor  # [U] places in the row whose states predict tokens, each once
+    source_of: Tensor  # [N] index into `sources`
+    targets: Tensor  # [N] ids of the tokens
+    places: Tensor  # [N] index into the flattened slice [b, T']
 
     @property
     def longest(self) -> int:
-        """The largest number of tokens that one attends to."""
+        """Largest number of tokens that one token attends to."""
         return int(self.positions.max()) + 1 if len(self.positions) else 0
 
 
-def _bias(hidden: Tensor, like: Tensor) -> Tensor:
-    return torch.zeros(hidden.shape, dtype=like.dtype, device=like.device).masked_fill_(hidden, float("-inf"))
+def _to_bias(is_hidden: Tensor, dtype: torch.dtype) -> Tensor:
+    bias = torch.zeros(is_hidden.shape, dtype=dtype, device=is_hidden.device)
+    return bias.masked_fill_(is_hidden, float("-inf"))
 
 
 @lru_cache(64)
-def _causal(a: int, b: int, window: int | None, dtype: torch.dtype, device: torch.device) -> Tensor:
+def causal_bias(a: int, b: int, window: int | None, dtype: torch.dtype, device: torch.device) -> Tensor:
+    """Return the bias of scores of rows a to b against keys 0 to b of the same rows, [b - a, 1, b]."""
     now, at = torch.arange(a, b, device=device)[:, None], torch.arange(b, device=device)[None]
-    hidden = at > now
+    is_hidden = at > now
     if window is not None:
-        hidden = hidden | (now - at >= window)
-    return _bias(hidden, torch.empty(0, dtype=dtype, device=device))[:, None, :]
+        is_hidden = is_hidden | (now - at >= window)
+    return _to_bias(is_hidden, dtype)[:, None, :]
 
 
-def causal_bias(a: int, b: int, window: int | None, like: Tensor) -> Tensor:
-    """What is added to the scores of rows a to b against keys 0 to b of the same rows: (b - a, 1, b)."""
-    return _causal(a, b, window, like.dtype, like.device)
-
-
-# ---- made of a slice -------------------------------------------------------------------------------------
+# ---- packing ---------------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True, slots=True)
 class _Group:
-    """A prompt and its replies by their number in the slice, each with the tokens that are computed."""
+    """A prompt and its replies: their numbers in the slice, and how many tokens of each are in the row."""
 
     prompt: tuple[int, ...]
     members: tuple[int, ...]
@@ -142,77 +142,33 @@ def pack_sequences(
     prompts: Sequence[tuple[int, ...]], ids: Tensor, lengths: Sequence[int], device: torch.device
 ) -> PackedLayout:
     """
-    The layout of replies `ids` (b, T) of these lengths behind their prompts.
+    Return the layout of replies `ids` [b, T'] of these lengths behind their prompts.
 
-    ValueError for an empty prompt, behind which nothing predicts the first token.
+    Raises ValueError for an empty prompt, because nothing would predict the first token of its replies.
     """
     if not all(prompts):
         raise ValueError("a prompt has no tokens: begin it with the model's first token")
-    buckets, order = [], []
-    start = 0
-    for groups in _bucketed(_grouped(prompts, lengths)):
-        bucket = _bucket(groups, start)
-        start = bucket.replies.start + bucket.replies.size
-        buckets.append(bucket)
-        order.append(groups)
-    return _indexed(order, buckets, ids, lengths, device)
-
-
-def _grouped(prompts: Sequence[tuple[int, ...]], lengths: Sequence[int]) -> list[_Group]:
     members: dict[tuple[int, ...], list[int]] = {}
     for i, prompt in enumerate(prompts):
         if lengths[i]:
             members.setdefault(prompt, []).append(i)
-    return [_Group(p, tuple(own), tuple(lengths[i] - 1 for i in own)) for p, own in members.items()]
+    distinct = [_Group(p, tuple(own), tuple(lengths[i] - 1 for i in own)) for p, own in members.items()]
 
-
-def _bucketed(groups: Sequence[_Group]) -> Iterator[list[_Group]]:
-    """Groups that are taken together: as long as padding costs less than another bucket."""
-    taken: list[_Group] = []
-    for group in sorted(groups, key=lambda g: g.shape):
-        if taken and _pairs([*taken, group]) > _pairs(taken) + _pairs([group]) + BUCKET_COST:
-            yield taken
-            taken = []
-        taken.append(group)
-    if taken:
-        yield taken
-
-
-def _pairs(groups: Sequence[_Group]) -> float:
-    """Query-key pairs of a bucket."""
-    p, g, r = (max(sizes) for sizes in zip(*(group.shape for group in groups), strict=True))
-    return len(groups) * (p * p / 2 + g * r * (p + r))
-
-
-def _bucket(groups: Sequence[_Group], start: int) -> Bucket:
-    lengths = [len(group.prompt) for group in groups]
-    prompts = _block([[x] for x in lengths], start)
-    replies = _block([group.sizes for group in groups], start + prompts.size)
-    return Bucket(prompts, replies, torch.tensor(lengths))
-
-
-def _block(sizes: Sequence[Sequence[int]], start: int) -> Block:
-    wide, rows = max(map(len, sizes)), max(max(own) for own in sizes)
-    lengths = torch.tensor([[*own, *[0] * (wide - len(own))] for own in sizes])
-    taken = torch.arange(rows) < lengths[..., None]
-    slots = None if bool(taken.all()) else taken.flatten().nonzero()[:, 0]
-    return Block(len(sizes), wide, rows, start, slots, int(lengths.sum()))
-
-
-def _indexed(
-    order: Sequence[Sequence[_Group]],
-    buckets: Sequence[Bucket],
-    ids: Tensor,
-    lengths: Sequence[int],
-    device: torch.device,
-) -> PackedLayout:
-    """The tokens in the order of the buckets, and where each token of a reply is predicted."""
     row: list[int] = []
     positions: list[int] = []
-    found: list[tuple[int, int, int]] = []
+    index: list[
+        tuple[int, int, int]
+    ] = []  # of each token: the place that predicts it, its id, its place in `ids`
+    buckets: list[Bucket] = []
     words = ids.tolist()
-    for groups in order:
-        first = len(row)
+    for groups in _bucket_groups(distinct):
+        # Where the bucket's tokens come to lie.
+        prompt_lengths = [len(group.prompt) for group in groups]
+        prompt_block = _make_block([[length] for length in prompt_lengths], len(row), device)
+        reply_block = _make_block([group.sizes for group in groups], len(row) + prompt_block.size, device)
+        buckets.append(Bucket(prompt_block, reply_block, torch.tensor(prompt_lengths).to(device)))
+
+        # All prompts of the bucket, then all replies.
         ends = []
         for group in groups:
             row += group.prompt
@@ -220,25 +176,47 @@ def _indexed(
             ends.append(len(row) - 1)
         for group, end in zip(groups, ends, strict=True):
             for i, size in zip(group.members, group.sizes, strict=True):
-                at = len(row)
+                # The prompt's last token predicts the first of the reply, each of its tokens the next.
+                sources = [end, *range(len(row), len(row) + size)]
+                index += [(s, words[i][t], i * ids.shape[1] + t) for t, s in enumerate(sources)]
                 row += words[i][:size]
                 positions += range(len(group.prompt), len(group.prompt) + size)
-                before = [end, *range(at, at + size)]
-                found += [(s, words[i][t], i * ids.shape[1] + t) for t, s in enumerate(before)]
-        assert first == buckets[len(ends) and order.index(groups)].prompts.start
-    table = torch.tensor(found, dtype=torch.long).reshape(-1, 3)
-    sources, rows = table[:, 0].unique(return_inverse=True)
+
+    table = torch.tensor(index, dtype=torch.long).reshape(-1, 3)
+    sources, source_of = table[:, 0].unique(return_inverse=True)
     return PackedLayout(
         torch.tensor(row, device=device),
         torch.tensor(positions, device=device),
-        tuple(_moved(bucket, device) for bucket in buckets),
-        *(x.to(device) for x in (sources, rows, table[:, 1], table[:, 2])),
+        tuple(buckets),
+        *(x.to(device) for x in (sources, source_of, table[:, 1], table[:, 2])),
     )
 
 
-def _moved(bucket: Bucket, device: torch.device) -> Bucket:
-    def moved(block: Block) -> Block:
-        slots = None if block.slots is None else block.slots.to(device)
-        return Block(block.n, block.groups, block.rows, block.start, slots, block.size)
+def _bucket_groups(groups: Sequence[_Group]) -> Iterator[list[_Group]]:
+    """Yield groups that are taken together, as long as padding costs less than another bucket."""
 
-    return Bucket(moved(bucket.prompts), moved(bucket.replies), bucket.lengths.to(device))
+    def count_pairs(groups: Sequence[_Group]) -> float:
+        """Return the query-key pairs of a bucket: a triangle for each prompt, a rectangle for its replies."""
+        p, g, r = (max(sizes) for sizes in zip(*(group.shape for group in groups), strict=True))
+        return len(groups) * (p * p / 2 + g * r * (p + r))
+
+    bucket: list[_Group] = []
+    for group in sorted(groups, key=lambda g: g.shape):
+        if (
+            bucket
+            and count_pairs([*bucket, group]) > count_pairs(bucket) + count_pairs([group]) + BUCKET_COST
+        ):
+            yield bucket
+            bucket = []
+        bucket.append(group)
+    if bucket:
+        yield bucket
+
+
+def _make_block(sizes: Sequence[Sequence[int]], start: int, device: torch.device) -> Block:
+    """Return the block of n groups of rows with these numbers of tokens."""
+    groups, rows = max(map(len, sizes)), max(max(own) for own in sizes)
+    lengths = torch.tensor([[*own, *[0] * (groups - len(own))] for own in sizes])  # [n, G]
+    is_taken = torch.arange(rows) < lengths[..., None]  # [n, G, R]
+    slots = None if bool(is_taken.all()) else is_taken.flatten().nonzero()[:, 0].to(device)
+    return Block(len(sizes), groups, rows, start, slots, int(lengths.sum()))

@@ -15,7 +15,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from edgewise.learner.attention.kv_cache import KVCache, PackedPrompts, use_backend, exchange_attention
+from edgewise.learner.attention.kv_cache import KVCache, PackedPrompts, exchange_attention, use_backend
 from edgewise.learner.hardware.memory import MEMORY_ADVICE, try_in_memory
 from edgewise.learner.hardware.torch_compile import disable_compilation
 from edgewise.learner.hardware.weight_packing import pack_weights

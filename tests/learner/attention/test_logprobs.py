@@ -12,7 +12,7 @@ from edgewise.learner.attention import sequence_packing as layouts
 from edgewise.learner.attention import shared_prefix
 from edgewise.learner.attention.logprobs import compute_logps
 from edgewise.learner.attention.sequence_packing import pack_sequences
-from edgewise.learner.attention.shared_prefix import AttentionKind
+from edgewise.learner.attention.shared_prefix import AttentionOptions
 from edgewise.learner.methods.batch import Batch
 from edgewise.learner.policy.policy import Lora
 from edgewise.toolkit.errors import ModelError
@@ -103,7 +103,7 @@ def test_causality_is_at_the_bottom_right_and_top_left_would_be_wrong() -> None:
     row = pack_sequences([(1,) * 5], torch.ones(1, 4, dtype=torch.long), [4], torch.device("cpu"))
     rng = torch.Generator().manual_seed(0)
     q, k, v = (torch.randn(8, 2, 4, generator=rng, dtype=torch.float64) for _ in range(3))
-    ours = shared_prefix._Attention.apply(q, k, v, row, AttentionKind(0.5)).transpose(0, 1)
+    ours = shared_prefix._SharedPrefixAttention.apply(q, k, v, row, AttentionOptions(0.5)).transpose(0, 1)
     assert (ours[:, 5:] - right).abs().max() <= 1e-14
 
 
