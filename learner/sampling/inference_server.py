@@ -192,8 +192,8 @@ class _Completions(OpenAIClient):
             )
         return await super().ask(request)
 
-    def _body(self, request: Request, quirks: Quirks) -> dict[str, Any]:
-        body = super()._body(request, {})
+    def build_body(self, request: Request, quirks: Quirks) -> dict[str, Any]:
+        body = super().build_body(request, {})
         del body["messages"]
         prompt = self.encode(request.messages)
         room = self.policy.context_length - len(prompt)
@@ -206,7 +206,7 @@ class _Completions(OpenAIClient):
         }
         return {name: value for name, value in {**body, **more}.items() if name not in quirks}
 
-    def _read(self, request: Request, data: Any, latency: float) -> Reply:
+    def read_reply(self, request: Request, data: Any, latency: float) -> Reply:
         try:
             choice = data["choices"][0]
             chat = {**data, "choices": [{**choice, "message": {"content": choice["text"]}}]}

@@ -1,15 +1,15 @@
 """
-The one seam to models: a request goes in, a reply comes out.
+Interface to models: a request goes in, a reply comes out.
 
-`Router` asks any model by its name (`openai/…`, `local/…`, `torch/…`, `http://host/v1#…`, `scripted/…`, or a
-provider that litellm knows) and keeps one connection per server. A provider's errors become ours at this border:
+`toolkit.model.router` finds the client of a model by its name (`openai/…`, `local/…`, `torch/…`, `http://host/v1#…`,
+`scripted/…`, or a provider that litellm knows). Clients turn a provider's errors into ours:
 
     401, 403                    WrongKey
     404                         UnknownModel
     402, no quota left          ProviderDown
     400, 413, 422               a Reply with stop "refused"
-    timeout                     RequestTimeout, an TransientError
-    408, 409, 429, 5xx, network TransientError: worth asking again (see toolkit.model.middleware.Retry)
+    timeout                     RequestTimeout, a TransientError
+    408, 409, 429, 5xx, network TransientError: a retry may succeed (see toolkit.model.middleware.Retry)
 
 Texts of errors are redacted before they leave this file.
 """
@@ -25,50 +25,49 @@ from email.utils import parsedate_to_datetime
 from typing import Any, Protocol
 
 from edgewise.toolkit.errors import ModelError, ProviderDown, UnknownModel, WrongKey
-from edgewise.toolkit.model.names import is_loopback, get_wire_name
+from edgewise.toolkit.model.names import get_wire_name, is_loopback
 from edgewise.toolkit.model.openai_format import (
     MalformedResponse,
     Quirks,
+    build_refusal,
     decode_completion,
     decode_embedding,
     encode_request,
     find_quirk,
-    build_refusal,
 )
 from edgewise.toolkit.model.redact import redact
 from edgewise.toolkit.types import Reply, Request
 
 ALLOW_PAID_CALLS = True
-"""Set to False (or set EDGEWISE_OFFLINE=1) and only loopback and scripted models may be asked."""
+"""Set to False (or set EDGEWISE_OFFLINE=1), and only loopback and scripted models answer."""
 
 CONNECT_SECONDS = 30.0
-"""Seconds for reaching a server; how long an answer may take is for `toolkit.model.middleware.Timeout` to say."""
-
+"""Timeout for reaching a server. `toolkit.model.middleware.Timeout` limits the time of the whole answer."""
 
 CALLS_PER_POOL = 16
-"""The HTTP pool of the openai package looks at all its connections for every call: small pools are faster."""
+"""The HTTP pool of the openai package searches all its connections for every call: small pools are faster."""
 
 _log = logging.getLogger("edgewise")
 
 
 class Client(Protocol):
-    """Whatever answers requests. A client belongs to the event loop that first used it."""
+    """Source of replies. A client belongs to the event loop that first used it."""
 
     async def ask(self, request: Request) -> Reply:
         """Answer one request."""
         ...
 
     async def aclose(self) -> None:
-        """Let go of connections; the client is not used after this."""
+        """Close connections; the client is not used afterwards."""
         ...
 
 
 class TransientError(ModelError):
     """
-    A call that was not answered but may be if asked again.
+    Call that failed and may succeed if it is sent again.
 
-    `status` is the HTTP status, None where there was no answer at all; `retry_after` is the wait in seconds
-    that the provider asked for.
+    `status` is the HTTP status, None where there was no answer at all; `retry_after` is the wait in seconds that
+    the provider asks for.
     """
 
     def __init__(self, sentence: str, status: int | None = None, retry_after: float | None = None):
@@ -81,104 +80,117 @@ class RequestTimeout(TransientError):
     """No answer in time; the provider may have worked on it, and may bill it."""
 
 
-def forbid_paid(model: str) -> None:
-    """Raise `ModelError` if calls that may cost money are switched off."""
-    if not ALLOW_PAID_CALLS or os.environ.get("EDGEWISE_OFFLINE", "0") not in ("", "0"):
-        raise ModelError(f"{model} may cost money and paid calls are switched off (EDGEWISE_OFFLINE).")
-
-
 class RemoteClient:
-    """What all remote servers share: parameters that a model refuses, errors, the switch for paid calls."""
+    """Base of clients of remote servers: the quirks of models, errors, the switch for paid calls."""
 
-    def __init__(self, where: str, api_key: str | None, free: bool):
-        self._where = where
+    def __init__(self, address: str, api_key: str | None, is_free: bool):
+        self._address = address
         self._key = api_key or ""
-        self._free = free
-        self._quirks: dict[str, dict[str, str | None]] = {}
+        self._is_free = is_free
+        self._quirks: dict[str, dict[str, str | None]] = {}  # by model
 
     async def ask(self, request: Request) -> Reply:
         """Answer one request; see the head of this module for errors."""
-        if not self._free:
-            forbid_paid(request.model)
+        paid_calls_are_off = not ALLOW_PAID_CALLS or os.environ.get("EDGEWISE_OFFLINE", "0") not in ("", "0")
+        if not self._is_free and paid_calls_are_off:
+            raise ModelError(
+                f"{request.model} may cost money and paid calls are switched off (EDGEWISE_OFFLINE)."
+            )
+        # Every turn of the loop learns one more quirk, so it ends.
         while True:
             quirks = self._quirks.get(request.model, {})
-            body = self._body(request, quirks)
+            body = self.build_body(request, quirks)
             start = time.perf_counter()
             try:
-                found = await self._send(body, request.is_embedding)
-                return self._read(request, found, time.perf_counter() - start)
+                data = await self.send(body, request.is_embedding)
+                return self.read_reply(request, data, time.perf_counter() - start)
             except (MalformedResponse, json.JSONDecodeError) as error:
-                raise TransientError(self._sentence(request, redact(str(error), self._key)), 502) from None
+                raise TransientError(self._describe(request, error), 502) from None
             except Exception as error:
-                if not self._learn(request.model, error, body, quirks):
-                    return self._translate(request, error, time.perf_counter() - start)
+                if not self._learn_quirk(request.model, error, body, quirks):
+                    return self.translate_error(request, error, time.perf_counter() - start)
 
-    def _name(self, model: str) -> str:
+    # ---- what a kind of server may do in its own way ---------------------------------------------
+
+    def get_model_name(self, model: str) -> str:
+        """Return the name by which the server knows a model."""
         return get_wire_name(model)
 
-    def _body(self, request: Request, quirks: Quirks) -> dict[str, Any]:
-        return encode_request(request, self._name(request.model), quirks)
+    def build_body(self, request: Request, quirks: Quirks) -> dict[str, Any]:
+        """Return the JSON body of a request."""
+        return encode_request(request, self.get_model_name(request.model), quirks)
 
-    def _read(self, request: Request, data: Any, latency: float) -> Reply:
-        """The reply in what `_send` gave; raises `MalformedResponse`."""
-        return (decode_embedding if request.is_embedding else decode_completion)(data, latency)
-
-    async def _send(self, body: dict[str, Any], embeds: bool) -> Any:
-        """The provider's JSON, parsed: a chat completion or an embedding; raises errors of the openai package."""
+    async def send(self, body: dict[str, Any], is_embedding: bool) -> Any:
+        """Return the provider's parsed JSON, a chat completion or an embedding; raise errors of the openai package."""
         raise NotImplementedError
 
-    def _learn(self, model: str, error: Exception, body: dict[str, Any], quirks: Quirks) -> bool:
-        """Remember a parameter that the model refuses by name; whether asking again makes sense."""
+    def read_reply(self, request: Request, data: Any, latency: float) -> Reply:
+        """Return the reply in what `send` returned; raise `MalformedResponse`."""
+        return (decode_embedding if request.is_embedding else decode_completion)(data, latency)
+
+    # ---- errors ----------------------------------------------------------------------------------
+
+    def _learn_quirk(self, model: str, error: Exception, body: dict[str, Any], quirks: Quirks) -> bool:
+        """Remember a parameter that the model refuses by name; return whether another attempt makes sense."""
         if getattr(error, "status_code", None) not in (400, 422):
             return False
-        blamed = getattr(error, "param", None)
-        change = find_quirk(str(error), blamed if isinstance(blamed, str) else None, body)
+        parameter = getattr(error, "param", None)
+        change = find_quirk(str(error), parameter if isinstance(parameter, str) else None, body)
+        # A change that this body already followed would rename a parameter there and back for ever.
         if not change or change.keys() & {*quirks, *quirks.values()}:
-            return False  # what was sent minded this already: there and back again would never end
+            return False
         known = self._quirks.setdefault(model, {})
         for name, other in change.items():
-            if name not in known:
+            if name not in known:  # concurrent calls learn the same quirk: warn once
                 _log.warning("%s refuses %s: %s", model, name, f"sent as {other}" if other else "left out")
         self._quirks[model] = {**known, **change}
         return True
 
-    def _translate(self, request: Request, error: Exception, latency: float) -> Reply:
-        """A refusal as a reply; other errors are raised as ours, without their cause: it may hold the key."""
+    def translate_error(self, request: Request, error: Exception, latency: float) -> Reply:
+        """Return a refusal as a reply; raise other errors as ours, without their cause, since it may hold the key."""
         import openai
 
-        sentence = self._sentence(request, redact(str(error), self._key))
+        sentence = self._describe(request, error)
         status = getattr(error, "status_code", None)
-        if isinstance(error, openai.APITimeoutError) and not _unreachable(error):
+
+        # No answer: the network, a timeout, a server that is away.
+        if isinstance(error, openai.APITimeoutError) and not _is_unreachable(error):
             raise RequestTimeout(sentence, 408) from None
-        if (isinstance(error, openai.APIConnectionError) and status in (None, 500)) or _unreachable(error):
+        if (isinstance(error, openai.APIConnectionError) and status in (None, 500)) or _is_unreachable(error):
             raise TransientError(f"{sentence} The server can't be reached.") from None
+
+        # No call was sent: the request or this code is at fault.
         if isinstance(error, UnicodeEncodeError):
             return build_refusal("the request holds text that is not valid Unicode")
         if not isinstance(error, openai.OpenAIError):
             raise error
         if status is None:
             raise ModelError(sentence) from None
+
+        # An answer with an HTTP status, from the user's errors to the server's.
         if status in (401, 403):
             raise WrongKey(f"{sentence} Check the API key.") from None
         if status == 404:
             raise UnknownModel(f"{sentence} Check the model's name and the server's address.") from None
+        # openai answers 429 to an empty account, as to a busy one: only the code tells them apart.
         if status == 402 or "insufficient_quota" in f"{getattr(error, 'code', '')} {error}":
             raise ProviderDown(f"{sentence} Top up the account; the run resumes where it stopped.") from None
+        # llama.cpp answers 500 to a text that its batch can't hold, and will again: that is a refusal.
         if (status in (408, 409, 429) or status >= 500) and "too large to process" not in sentence:
-            raise TransientError(sentence, status, _retry_after(error)) from None
-        # Or too large: llama.cpp answers a text that its batch can't hold with 500, now and ever.
+            raise TransientError(sentence, status, _read_retry_after(error)) from None
         return build_refusal(sentence, Reply(build_refusal("").message, latency=latency))
 
-    def _sentence(self, request: Request, what: str) -> str:
-        return f"{request.model} at {self._where}: {what.strip()[:500]}"
+    def _describe(self, request: Request, error: Exception) -> str:
+        text = redact(str(error), self._key).strip()[:500]
+        return f"{request.model} at {self._address}: {text}"
 
 
 class OpenAIClient(RemoteClient):
     """
-    Any OpenAI-compatible server, through the openai package (2 or 3).
+    Client of any OpenAI-compatible server, through the openai package (2 or 3).
 
-    `base_url` ends in `/v1` as a rule. `timeout` is in seconds, for parts of an answer. `closing` is called
-    once when the client is closed.
+    `base_url` usually ends in `/v1`. `timeout` is in seconds, for parts of an answer. `closing` is called once when
+    the client is closed.
     """
 
     path = "/chat/completions"
@@ -191,67 +203,69 @@ class OpenAIClient(RemoteClient):
         timeout: float | None = None,
         closing: Callable[[], Any] | None = None,
     ):
-        super().__init__(base_url, api_key, free=is_loopback(base_url))
+        super().__init__(base_url, api_key, is_free=is_loopback(base_url))
         self._timeout = timeout
         self._closing = closing
-        self._lanes: list[_Pool] = []
-        self._open_lane()
+        self._pools: list[_Pool] = []
+        self._open_pool()  # now, so that a broken setup fails before the first call
 
-    async def _send(self, body: dict[str, Any], embeds: bool) -> Any:
-        path = "/embeddings" if embeds else self.path
-        lane = next((lane for lane in self._lanes if lane.busy < CALLS_PER_POOL), None) or self._open_lane()
-        lane.busy += 1
+    async def send(self, body: dict[str, Any], is_embedding: bool) -> Any:
+        """Post a body to the server and return its JSON."""
+        path = "/embeddings" if is_embedding else self.path
+        pool = next((pool for pool in self._pools if pool.calls < CALLS_PER_POOL), None) or self._open_pool()
+        pool.calls += 1
         try:
-            return json.loads(await lane.client.post(path, cast_to=str, body=body))
+            return json.loads(await pool.client.post(path, cast_to=str, body=body))
         finally:
-            lane.busy -= 1
+            pool.calls -= 1
 
-    def _open_lane(self) -> "_Pool":
+    def _open_pool(self) -> "_Pool":
         from openai import AsyncOpenAI, Timeout
 
-        # openai's own name for it: the HTTP library beneath differs between versions 2 and 3.
+        # openai's own Timeout: the HTTP library beneath differs between versions 2 and 3.
         timeout = Timeout(self._timeout, connect=CONNECT_SECONDS)
-        client = AsyncOpenAI(base_url=self._where, api_key=self._key, max_retries=0, timeout=timeout)
-        self._lanes.append(_Pool(client))
-        return self._lanes[-1]
+        # Retries are ours (`middleware.Retry`), so that each attempt has its own reservation in the ledger.
+        client = AsyncOpenAI(base_url=self._address, api_key=self._key, max_retries=0, timeout=timeout)
+        self._pools.append(_Pool(client))
+        return self._pools[-1]
 
     async def aclose(self) -> None:
         """Close all connections, and the server if it is ours."""
-        lanes, self._lanes = self._lanes, []
-        for lane in lanes:
-            await lane.client.close()
+        pools, self._pools = self._pools, []
+        for pool in pools:
+            await pool.client.close()
         if self._closing:
             closing, self._closing = self._closing, None
             await asyncio.to_thread(closing)
 
 
 class _Pool:
-    """One small connection pool and how many calls are on it."""
+    """One small connection pool and the number of calls on it."""
 
-    __slots__ = ("busy", "client")
+    __slots__ = ("calls", "client")
 
     def __init__(self, client: Any):
         self.client = client
-        self.busy = 0
+        self.calls = 0
 
 
-def _unreachable(error: BaseException) -> bool:
+def _is_unreachable(error: BaseException) -> bool:
     """
-    Whether no connection was made, by what lies under an error.
+    Return whether no connection was made, by the causes of an error.
 
     By name, since the HTTP library differs between versions of the openai package, and since litellm calls such
     an error a 500 of the provider and keeps only its text.
     """
-    found: BaseException | None = error
-    while found is not None:
-        if type(found).__name__ in ("ConnectError", "ConnectTimeout", "ClientConnectorError"):
+    cause: BaseException | None = error
+    while cause is not None:
+        if type(cause).__name__ in ("ConnectError", "ConnectTimeout", "ClientConnectorError"):
             return True
-        found = found.__cause__ or found.__context__
+        cause = cause.__cause__ or cause.__context__
     return "Cannot connect to host" in str(error)
 
 
-def _retry_after(error: Exception) -> float | None:
-    """The provider's wish in seconds: `retry-after-ms`, or `retry-after` in seconds or as a date."""
+def _read_retry_after(error: Exception) -> float | None:
+    """Return the wait that the provider asks for, in seconds: `retry-after-ms`, or `retry-after` as number or date."""
     response = getattr(error, "response", None)
     headers = getattr(error, "litellm_response_headers", None) or getattr(response, "headers", None) or {}
     for name, unit in (("retry-after-ms", 0.001), ("retry-after", 1.0)):

@@ -57,7 +57,9 @@ class Timeout(Middleware):
             async with asyncio.timeout(self.seconds):
                 return await self.inner.ask(request)
         except TimeoutError:
-            raise RequestTimeout(f"{request.model}: no answer within {self.seconds:g} seconds.", 408) from None
+            raise RequestTimeout(
+                f"{request.model}: no answer within {self.seconds:g} seconds.", 408
+            ) from None
 
 
 class AdaptiveLimiter:

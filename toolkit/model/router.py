@@ -8,7 +8,7 @@ from typing import Any
 from edgewise.toolkit.errors import ModelError, TaskError, WrongKey
 from edgewise.toolkit.model.client import Client, OpenAIClient
 from edgewise.toolkit.model.litellm_client import LiteLLMClient
-from edgewise.toolkit.model.names import is_loopback, get_server
+from edgewise.toolkit.model.names import get_server, is_loopback
 from edgewise.toolkit.registry import MODEL_CLIENTS, resolve
 from edgewise.toolkit.types import Reply, Request
 from edgewise.toolkit.util.import_by_name import load_object

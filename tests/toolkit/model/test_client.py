@@ -12,7 +12,7 @@ import pytest
 from edgewise.toolkit.errors import ModelError, ProviderDown, UnknownModel, WrongKey
 from edgewise.toolkit.model import client, router
 from edgewise.toolkit.model.client import OpenAIClient, RequestTimeout, TransientError
-from edgewise.toolkit.model.litellm_client import LiteLLMClient, _litellm
+from edgewise.toolkit.model.litellm_client import LiteLLMClient, import_litellm
 from edgewise.toolkit.model.names import is_loopback, get_server
 from edgewise.toolkit.model.openai_format import read_vector
 from edgewise.toolkit.model.redact import redact
@@ -205,7 +205,7 @@ def test_a_server_that_lets_nobody_in_is_out_of_reach_and_not_slow():
     error.__cause__ = ConnectTimeout("timed out")
     client = OpenAIClient("http://127.0.0.1/v1", KEY)
     with pytest.raises(TransientError, match="can't be reached") as caught:
-        client._translate(Request("m", HELLO), error, 0.0)
+        client.translate_error(Request("m", HELLO), error, 0.0)
     assert caught.value.status is None
 
 
@@ -563,7 +563,7 @@ def test_litellm_is_missed_only_where_it_is_missing(missing, said, monkeypatch):
         raise ModuleNotFoundError(f"No module named {missing!r}", name=missing)
 
     monkeypatch.setattr("importlib.import_module", import_module)
-    _litellm.cache_clear()
+    import_litellm.cache_clear()
     with pytest.raises(ModelError if missing == "litellm" else ModuleNotFoundError, match=said):
         asyncio.run(LiteLLMClient(api_base="http://127.0.0.1:1").ask(Request("mistral/m", HELLO)))
 

@@ -11,7 +11,7 @@ from typing import Any
 
 from edgewise.toolkit.errors import ModelError
 from edgewise.toolkit.model.embedded.catalogue import EmbeddedModel, find_model
-from edgewise.toolkit.model.embedded.download import pull_model, find_verified
+from edgewise.toolkit.model.embedded.download import find_verified, pull_model
 
 
 class LocalServer:
@@ -64,7 +64,9 @@ _servers: dict[tuple[str, bool], _RunningServer] = {}
 _lock = threading.RLock()
 
 
-def serve_model(name: str, *, context: int = 4096, parallel: int = 8, is_embedding: bool = False) -> LocalServer:
+def serve_model(
+    name: str, *, context: int = 4096, parallel: int = 8, is_embedding: bool = False
+) -> LocalServer:
     """
     An OpenAI-compatible endpoint for an embedded model, inside this process, on loopback.
 
@@ -83,7 +85,9 @@ def serve_model(name: str, *, context: int = 4096, parallel: int = 8, is_embeddi
     with _lock:
         running = _servers.get((model.name, is_embedding))
         if running is None:
-            running = _start(model, find_verified(model) or pull_model(model.name), context, parallel, is_embedding)
+            running = _start(
+                model, find_verified(model) or pull_model(model.name), context, parallel, is_embedding
+            )
             _servers[model.name, is_embedding] = running
         elif running.context < context or running.parallel < parallel:
             raise ModelError(
@@ -106,7 +110,9 @@ def _engine() -> Any:
         ) from error
 
 
-def _start(model: EmbeddedModel, path: Path, context: int, parallel: int, is_embedding: bool) -> _RunningServer:
+def _start(
+    model: EmbeddedModel, path: Path, context: int, parallel: int, is_embedding: bool
+) -> _RunningServer:
     xllamacpp = _engine()
     parameters = _parameters(xllamacpp.CommonParams(), model, path, context, parallel)
     if is_embedding:
@@ -122,7 +128,9 @@ def _start(model: EmbeddedModel, path: Path, context: int, parallel: int, is_emb
         reply.read()
     atexit.unregister(_stop_all)
     atexit.register(_stop_all)
-    return _RunningServer((model.name, is_embedding), f"{server.listening_address}/v1", context, parallel, server)
+    return _RunningServer(
+        (model.name, is_embedding), f"{server.listening_address}/v1", context, parallel, server
+    )
 
 
 def _parameters(p: Any, model: EmbeddedModel, path: Path, context: int, parallel: int) -> Any:
