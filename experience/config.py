@@ -9,8 +9,8 @@ from edgewise.experience.library.library import Place
 from edgewise.toolkit.run.config import Config
 
 
-class ExperienceConfig(Config):
-    """Everything `edgewise improve --by experience` can be told."""
+class LessonConfig(Config):
+    """Settings of every run that learns lessons: one library (`ExperienceConfig`), or two (`mas.two_level.config`)."""
 
     distiller: str = Field("", description="the model that writes lessons; the model itself by default")
     distiller_temperature: float | None = Field(0.0, ge=0, description="of the distiller")
@@ -21,20 +21,10 @@ class ExperienceConfig(Config):
     operations: int = Field(2, ge=1, description="the most that one group may propose (math in the paper: 1)")
     words: int = Field(32, ge=4, description="the longest a lesson may be")
     truth: bool = Field(True, description="whether the distiller sees reference answers and rewards")
-    proposer: Literal["groups", "gepa"] = Field(
-        "groups", description='who proposes lessons: "groups" that are compared, or "gepa" (an extra)'
-    )
-    direct: bool = Field(False, description="ablation: lessons written from the tasks alone, no rollouts")
     # The paper summarises every run; a one-word answer is its own summary.
     summaries: Summaries = Field("auto", description='"always", or "auto": short one-turn runs as they are')
-    # The paper compares only groups whose rewards differ; "unsolved" also those that no run solved.
-    learn_from: Literal["mixed", "unsolved"] = Field("mixed", description='groups: "mixed" or "unsolved"')
-    # The paper writes free sentences for every task; see experience.distil.pooling.
-    pool: bool = Field(True, description="one lesson per right answer, where right answers recur")
-    draws: int = Field(5, ge=1, description="candidate libraries drawn, where lessons are pooled")
     # The authors put the library after the problem, which breaks the prefix that calls of a step share.
     place: Place = Field("before", description='of the library: "system", "before", "after" or "split"')
-    try_places: tuple[Place, ...] = Field((), description="other places to compare the best guess at")
     # With the paper's labels a small model answered "G2" (docs/results/experience.md).
     labelled: bool = Field(False, description="whether lessons carry labels, [G0], in the prompt")
     # The paper keeps what the last step wrote; here a candidate must be shown to be better (docs/decisions/0003).
@@ -46,6 +36,36 @@ class ExperienceConfig(Config):
     anchors: tuple[str, ...] = Field(
         (), description="ids of training or validation rows that may not get worse"
     )
+    guards: bool = Field(
+        True, description="check lessons for copied rows, injections, secrets, personal data"
+    )
+    lessons: int = Field(48, ge=1, description="the most lessons in the library")
+    library_tokens: int = Field(20_000, ge=1, description="the most tokens in the library")
+
+    @field_validator("anchors", mode="before")
+    @classmethod
+    def _split_anchors(cls, value: Any) -> Any:
+        return split_words(value)
+
+    @property
+    def models(self) -> tuple[str, ...]:
+        """Names of all models that the run may call; "" for none."""
+        return (self.model, self.distiller, self.judge)
+
+
+class ExperienceConfig(LessonConfig):
+    """All settings of `edgewise improve --by experience`."""
+
+    proposer: Literal["groups", "gepa"] = Field(
+        "groups", description='who proposes lessons: "groups" that are compared, or "gepa" (an extra)'
+    )
+    direct: bool = Field(False, description="ablation: lessons written from the tasks alone, no rollouts")
+    # The paper compares only groups whose rewards differ; "unsolved" also those that no run solved.
+    learn_from: Literal["mixed", "unsolved"] = Field("mixed", description='groups: "mixed" or "unsolved"')
+    # The paper writes free sentences for every task; see experience.distil.pooling.
+    pool: bool = Field(True, description="one lesson per right answer, where right answers recur")
+    draws: int = Field(5, ge=1, description="candidate libraries drawn, where lessons are pooled")
+    try_places: tuple[Place, ...] = Field((), description="other places to compare the best guess at")
     placebo: bool = Field(False, description="also measure lessons off topic, and from shuffled rewards")
     # In the paper every rollout sees the whole library; 1 does that, and measures no effects on the way.
     inclusion: float = Field(0.8, gt=0, le=1, description="chance of a lesson to be shown while learning")
@@ -59,28 +79,27 @@ class ExperienceConfig(Config):
     # The paper pays for groups without signal and throws them away.
     refill: bool = Field(True, description="put the next rows in place of groups without signal")
     rest: bool = Field(True, description="leave out for an epoch what was always solved")
-    guards: bool = Field(
-        True, description="check lessons for copied rows, injections, secrets, personal data"
-    )
     prompt_tokens: int = Field(
         4000, ge=1, description="the most tokens of lessons in a prompt; fitting ones first"
     )
     embedder: str = Field("", description="model that finds fitting lessons; full-text search by default")
-    lessons: int = Field(48, ge=1, description="the most lessons in the library")
-    library_tokens: int = Field(20_000, ge=1, description="the most tokens in the library")
 
-    @field_validator("anchors", "try_places", mode="before")
+    @field_validator("try_places", mode="before")
     @classmethod
-    def _listed(cls, value: Any) -> Any:
-        """Words with commas are a list, as people write one."""
-        return tuple(filter(None, map(str.strip, value.split(",")))) if isinstance(value, str) else value
+    def _split_places(cls, value: Any) -> Any:
+        return split_words(value)
 
     @property
     def models(self) -> tuple[str, ...]:
-        """Names of all models that the run may ask; "" for none."""
-        return (self.model, self.distiller, self.judge, self.embedder)
+        """Names of all models that the run may call; "" for none."""
+        return (*super().models, self.embedder)
 
-    def in_use(self) -> dict[str, Any]:
+    def deployment_settings(self) -> dict[str, Any]:
         """The settings with which an artefact was measured and should be used."""
         found = {"prompt_tokens": self.prompt_tokens, "embedder": self.embedder}
         return {**super().deployment_settings(), **found}
+
+
+def split_words(value: Any) -> Any:
+    """Return words with commas as a tuple, as people write a list on a command line; other values as they are."""
+    return tuple(filter(None, map(str.strip, value.split(",")))) if isinstance(value, str) else value

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from importlib.metadata import PackageNotFoundError, version
 
-from edgewise.experience.config import ExperienceConfig
+from edgewise.experience.config import ExperienceConfig, LessonConfig
 from edgewise.experience.distil import pooling
 from edgewise.experience.distil.distiller import Distiller
 from edgewise.experience.effects import exposure
@@ -26,14 +26,67 @@ HARM_CONFIDENCE = 0.975
 
 
 @dataclass(frozen=True)
-class ExperienceSpec:
+class LessonSpec:
+    """A task and its settings: what every run that learns lessons derives from the two."""
+
+    task: Task
+    config: LessonConfig
+
+    @property
+    def is_gated(self) -> bool:
+        """Whether a new library must be shown to be better."""
+        return self.config.gate == "on"
+
+    @property
+    def steps_per_epoch(self) -> int:
+        """The most steps of one pass over the training rows."""
+        return math.ceil(len(self.task.train) / self.config.batch_size)
+
+    @property
+    def judge(self) -> str:
+        """The model that grades, where the reward asks one."""
+        return self.config.judge or self.config.distiller or self.config.model
+
+    @property
+    def distiller(self) -> Distiller:
+        """The model that writes lessons, and what it may see."""
+        config = self.config
+        return Distiller(
+            model=config.distiller or config.model,
+            sampling=Sampling(config.distiller_temperature, max_tokens=config.distiller_max_tokens),
+            truth=config.truth,
+            operations=config.operations,
+            words=config.words,
+            summaries=config.summaries,
+        )
+
+    @cached_property
+    def guard(self) -> Guard | None:
+        """What checks new lessons; None where that is switched off."""
+        return Guard.from_examples(self.task.train) if self.config.guards else None
+
+    @cached_property
+    def anchors(self) -> tuple[Example, ...]:
+        """
+        The rows that may not get worse.
+
+        Raises ConfigError for an id that is none of a training or validation row: test rows decide nothing.
+        """
+        rows = {row.id: row for row in (*self.task.train, *self.task.validation)}
+        unknown = [id for id in self.config.anchors if id not in rows]
+        if unknown:
+            raise ConfigError(f"Setting 'anchors': no training or validation row has the id {unknown[0]!r}.")
+        return tuple(rows[id] for id in self.config.anchors)
+
+
+@dataclass(frozen=True)
+class ExperienceSpec(LessonSpec):
     """
     A task, its settings, and the library to start from (an empty one where None is given).
 
     `parents` are the ids of stored versions that the given library is.
     """
 
-    task: Task
     config: ExperienceConfig
     library: Library | None = None
     parents: tuple[str, ...] = ()
@@ -48,7 +101,10 @@ class ExperienceSpec:
                 f"The reward {self.task.reward.name!r} ranks the runs of a group, which says nothing of how hard "
                 "a row is: it goes with select=shuffled and allocate=fixed, and proposer=groups only."
             )
-        if self.start_library.fit_budget(self.config.lessons, self.config.library_tokens) != self.start_library:
+        if (
+            self.start_library.fit_budget(self.config.lessons, self.config.library_tokens)
+            != self.start_library
+        ):
             raise ConfigError(
                 f"The library to start from has {len(self.start_library)} lessons and {self.start_library.tokens:,} tokens: set "
                 "lessons and library_tokens to no less, or it would be cut."
@@ -69,22 +125,17 @@ class ExperienceSpec:
     def is_pooled(self) -> bool:
         """Whether lessons are pooled by right answer (see `experience.distil.pooling`)."""
         config = self.config
-        return config.pool and config.truth and not config.direct and pooling.has_recurring_answers(self.task.train)
-
-    @property
-    def is_gated(self) -> bool:
-        """Whether a new library must be shown to be better."""
-        return self.config.gate == "on"
+        return (
+            config.pool
+            and config.truth
+            and not config.direct
+            and pooling.has_recurring_answers(self.task.train)
+        )
 
     @property
     def steps(self) -> int:
         """The most steps that a run can take."""
         return 1 if self.config.direct else self.config.epochs * self.steps_per_epoch
-
-    @property
-    def steps_per_epoch(self) -> int:
-        """The most steps of one pass over the training rows."""
-        return math.ceil(len(self.task.train) / self.config.batch_size)
 
     @property
     def gate_alpha(self) -> float:
@@ -121,46 +172,10 @@ class ExperienceSpec:
         tools, world = self.task.tools, self.task.world
         return Agent(config.model, sampling, tools, config.turns, config.calling, payer=payer, world=world)
 
-    @property
-    def judge(self) -> str:
-        """The model that grades, where the reward asks one."""
-        return self.config.judge or self.config.distiller or self.config.model
-
-    @property
-    def distiller(self) -> Distiller:
-        """The model that writes lessons, and what it may see."""
-        config = self.config
-        return Distiller(
-            model=config.distiller or config.model,
-            sampling=Sampling(config.distiller_temperature, max_tokens=config.distiller_max_tokens),
-            truth=config.truth,
-            operations=config.operations,
-            words=config.words,
-            summaries=config.summaries,
-        )
-
     @cached_property
     def retrieval(self) -> Retrieval:
         """How lessons are chosen for a prompt."""
         return Retrieval(self.config.prompt_tokens, self.config.embedder)
-
-    @cached_property
-    def guard(self) -> Guard | None:
-        """What checks new lessons; None where that is switched off."""
-        return Guard.from_examples(self.task.train) if self.config.guards else None
-
-    @cached_property
-    def anchors(self) -> tuple[Example, ...]:
-        """
-        The rows that may not get worse.
-
-        Raises ConfigError for an id that is none of a training or validation row: test rows decide nothing.
-        """
-        rows = {row.id: row for row in (*self.task.train, *self.task.validation)}
-        unknown = [id for id in self.config.anchors if id not in rows]
-        if unknown:
-            raise ConfigError(f"Setting 'anchors': no training or validation row has the id {unknown[0]!r}.")
-        return tuple(rows[id] for id in self.config.anchors)
 
 
 def _check_gepa(config: ExperienceConfig) -> None:

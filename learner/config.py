@@ -16,7 +16,7 @@ Schedule = Literal["constant", "linear", "cosine"]
 class WeightsConfig(Config):
     """Everything `edgewise improve --by weights` can be told."""
 
-    continues: ClassVar[bool] = True
+    resumes_from_checkpoint: ClassVar[bool] = True
     resumable: ClassVar[frozenset[str]] = Config.resumable | {
         "slice_tokens",
         "checkpointing",

@@ -62,7 +62,7 @@ class GraphConfig(Config):
         None, ge=1, description="the most agents of one graph run at a time"
     )
 
-    def in_use(self) -> dict[str, Any]:
+    def deployment_settings(self) -> dict[str, Any]:
         """The settings with which an artefact was measured and should be used."""
         return {**super().deployment_settings(), **{key: getattr(self, key) for key in IN_USE}}
 
@@ -101,6 +101,6 @@ class GraphConfig(Config):
     @property
     def models(self) -> tuple[str, ...]:
         """Names of all models that the run may ask; "" for none."""
-        from edgewise.mas.designs.query_encoder import asks
+        from edgewise.mas.designs.query_encoder import is_client_model
 
-        return (self.model, self.designer, self.judge, self.encoder if asks(self.encoder) else "")
+        return (self.model, self.designer, self.judge, self.encoder if is_client_model(self.encoder) else "")
