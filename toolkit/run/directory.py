@@ -1,20 +1,21 @@
 """
-The directory of a run, and what is written into it while the run goes on.
+The directory of a run, and the files written into it while the run goes on.
 
     RUN/config.toml        the resolved settings
+    RUN/task.json          fingerprint of the task, and the command
     RUN/journal.sqlite     every model call, durable before its reply is used
     RUN/rollouts.jsonl     one line per rollout
-    RUN/sampled.json       what a model in this process answered, in all
-    RUN/steps/NNN/         what each step saw and produced
-    RUN/effects.json       which lessons were measured one by one at the end, and which went
-    RUN/wiring.json        the graphs that were found, where graphs were searched for
-    RUN/weights.json       what was trained and how, where weights were
+    RUN/sampled.json       totals of models in this process, which no journal has
+    RUN/steps/NNN/         record of each step
+    RUN/effects.json       lessons that were measured one by one at the end, and those that were dropped
+    RUN/wiring.json        graphs that a search found
+    RUN/weights.json       method and settings of a training run
     RUN/result.json        the result as one object
     RUN/report.html        the same for people
     RUN/artifact/          the improvement; its manifest is written last
 
-Everything but the journal is written anew when a run is taken up again, from the journal's replies. Weights go on from
-a checkpoint: what they wrote stays.
+A resumed run writes everything but the journal anew, from the journal's replies. A training run continues from a
+checkpoint, so its earlier lines stay.
 """
 
 import contextlib
@@ -22,7 +23,7 @@ import errno
 import itertools
 import json
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, field
 from datetime import datetime
 from pathlib import Path
@@ -39,7 +40,6 @@ from edgewise.toolkit.tracking.events import (
     GraphsMeasured,
     GroupsFinished,
     StepFinished,
-    StepSummary,
     WeightsTrained,
 )
 from edgewise.toolkit.types import Group, Rollout
@@ -47,26 +47,34 @@ from edgewise.toolkit.util.files import dump_json, replace_text
 
 JOURNAL = "journal.sqlite"
 SAMPLED = "sampled.json"
-"""What models in this process answered, which no journal has, and the wall time: for limits that span restarts."""
+"""Totals of models in this process, and the wall time: limits hold across restarts."""
+
+RolloutKey = tuple[str, int, int, str]
+"""Example, sample, seed and library of a rollout: what makes its line unique in rollouts.jsonl."""
 
 
 @dataclass(slots=True)
 class RunDirectory:
-    """A run directory that is open for writing; use `opened`."""
+    """A run directory that is open for writing; see `open_run`."""
 
     path: Path
     model: str
     price: Price | None
     rollouts: TextIO
-    seen: set[tuple[str, int, int, str]] = field(default_factory=set)
+    keys: set[RolloutKey] = field(default_factory=set)
 
-    def on_event(self, note: Event) -> None:
-        """Write what a note is about: finished groups and steps."""
-        match note:
+    def on_event(self, event: Event) -> None:
+        """Write the file that an event is about."""
+        match event:
             case GroupsFinished(groups):
                 self._write_groups(groups)
             case StepFinished(record):
-                self._write_step(record)
+                content = record.to_json()
+                folder = self.path / "steps" / f"{record.number:03d}"
+                folder.mkdir(parents=True, exist_ok=True)
+                write_json(folder / "step.json", content)
+                if "library" in content:
+                    write_json(folder / "library.json", content["library"])
             case EffectsMeasured(record):
                 write_json(self.path / "effects.json", record.to_json())
             case GraphsMeasured(record):
@@ -77,24 +85,16 @@ class RunDirectory:
     def _write_groups(self, groups: Sequence[Group]) -> None:
         for group in groups:
             for run in group.rollouts:
+                # Two arms may share a rollout; it has one line.
                 key = (run.example, run.sample, run.seed, run.version)
-                if key not in self.seen:
-                    self.seen.add(key)
-                    line = rollout_json(group, run, self.model, self.price)
-                    print(json.dumps(line), file=self.rollouts)
+                if key not in self.keys:
+                    self.keys.add(key)
+                    print(json.dumps(rollout_json(group, run, self.model, self.price)), file=self.rollouts)
         self.rollouts.flush()
-
-    def _write_step(self, record: StepSummary) -> None:
-        folder = self.path / "steps" / f"{record.number:03d}"
-        folder.mkdir(parents=True, exist_ok=True)
-        content = record.to_json()
-        write_json(folder / "step.json", content)
-        if "library" in content:
-            write_json(folder / "library.json", content["library"])
 
 
 def new_run_path(name: str) -> Path:
-    """A run directory that does not exist yet: runs/NAME-DATE-TIME, with a number where there is one."""
+    """Return a path that does not exist: runs/NAME-DATE-TIME, with a number if there is one already."""
     plain = re.sub(r"[^\w.-]+", "-", name).strip("-.") or "run"
     first = Path("runs") / f"{plain}-{datetime.now():%Y%m%d-%H%M%S}"
     others = (first.with_name(f"{first.name}-{number}") for number in itertools.count(2))
@@ -102,7 +102,7 @@ def new_run_path(name: str) -> Path:
 
 
 def ensure_directory(path: Path) -> Path:
-    """The directory, made if there is none. Raises ConfigError where that can't be."""
+    """Make the directory if there is none, and return it. Raises ConfigError if that is impossible."""
     try:
         path.mkdir(parents=True, exist_ok=True)
     except OSError as error:
@@ -113,53 +113,52 @@ def ensure_directory(path: Path) -> Path:
 
 
 @contextlib.contextmanager
-def open_run(path: Path, config: Config, fingerprint: str, job: str) -> Iterator[RunDirectory]:
+def open_run(path: Path, config: Config, fingerprint: str, command: str) -> Iterator[RunDirectory]:
     """
-    Take up the run in a directory, or start one there; `job` says what it does ("improve", "evaluate").
+    Resume the run in a directory, or start one there; `command` says what it does ("improve", "evaluate").
 
-    To be called by who holds the journal, for a run has one writer. Raises ConfigError where the directory
-    belongs to another job or task, or to settings on which its replies depend.
+    The caller holds the run's journal, whose lock admits one writer. Raises ConfigError if the directory belongs to
+    another command or task, or to settings on which its replies depend.
     """
-    check_same_run(path, config, fingerprint, job)
+    check_same_run(path, config, fingerprint, command)
     configs.save_config(config, path / "config.toml")
-    write_json(path / "task.json", {"fingerprint": fingerprint, "job": job})
-    kept = _lines(path / "rollouts.jsonl") if config.resumes_from_checkpoint else []
+    write_json(path / "task.json", {"fingerprint": fingerprint, "job": command})
+
+    # A kill may have broken the last line.
+    file = path / "rollouts.jsonl"
+    earlier: list[str] = []
+    if config.resumes_from_checkpoint and file.exists():
+        lines = file.read_text("utf-8").splitlines(keepends=True)
+        earlier = [line for line in lines if line.endswith("}\n")]
+    names = ("example", "sample", "seed", "library")
+    keys: set[Any] = {tuple(json.loads(line)[name] for name in names) for line in earlier}
+
     price = find_price(config.model, config.price_list)
-    with (path / "rollouts.jsonl").open("w", encoding="utf-8") as rollouts:
-        rollouts.writelines(kept)
-        yield RunDirectory(path, config.model, price, rollouts, {_key(json.loads(line)) for line in kept})
+    with file.open("w", encoding="utf-8") as rollouts:
+        rollouts.writelines(earlier)
+        yield RunDirectory(path, config.model, price, rollouts, keys)
 
 
-def _lines(path: Path) -> list[str]:
-    """The whole lines of a file of rollouts; a kill may have broken the last one."""
-    lines = path.read_text("utf-8").splitlines(keepends=True) if path.exists() else []
-    return [line for line in lines if line.endswith("}\n")]
-
-
-def _key(line: Mapping[str, Any]) -> tuple[str, int, int, str]:
-    return (line["example"], line["sample"], line["seed"], line["library"])
-
-
-def check_same_run(path: Path, config: Config, fingerprint: str, job: str) -> None:
-    """Raise ConfigError where a directory belongs to another job or task, or to settings on which replies depend."""
+def check_same_run(path: Path, config: Config, fingerprint: str, command: str) -> None:
+    """Raise ConfigError if a directory belongs to another command or task, or to settings on which replies depend."""
     if (path / "task.json").exists():
         before = read_json(path / "task.json")
-        if before.get("job", job) != job:
+        if before.get("job", command) != command:
             raise ConfigError(f"{path} holds a run of edgewise {before['job']}; give another --run.")
         if before.get("fingerprint") != fingerprint:
             raise ConfigError(
                 f"{path} holds a run of another task (its rows, prompt or reward differ); give another --run."
             )
     if (path / "config.toml").exists():
-        wrong = configs.list_changes(configs.load_config(type(config), path / "config.toml"), config)
-        if wrong:
+        changes = configs.list_changes(configs.load_config(type(config), path / "config.toml"), config)
+        if changes:
             raise ConfigError(
-                f"{path} was started with another {', '.join(wrong)}; give the same, or another --run."
+                f"{path} was started with another {', '.join(changes)}; give the same, or another --run."
             )
 
 
 def read_json(path: Path) -> dict[str, Any]:
-    """What `write_json` wrote. Raises ConfigError where it is something else."""
+    """Read an object that `write_json` wrote. Raises ConfigError for anything else."""
     try:
         return dict(json.loads(path.read_text("utf-8")))
     except (TypeError, ValueError) as error:
@@ -168,7 +167,7 @@ def read_json(path: Path) -> dict[str, Any]:
 
 @contextlib.contextmanager
 def raise_disk_full() -> Iterator[None]:
-    """Turn the system's "no space left" into DiskFull."""
+    """Raise DiskFull in place of the system's "no space left"."""
     try:
         yield
     except OSError as error:
@@ -178,12 +177,12 @@ def raise_disk_full() -> Iterator[None]:
 
 
 def write_json(path: Path, data: Any) -> None:
-    """Write JSON so that the same data always gives the same bytes."""
+    """Write JSON; equal data gives equal bytes."""
     replace_text(path, dump_json(data))
 
 
 def rollout_json(group: Group, run: Rollout, model: str, price: Price | None) -> dict[str, Any]:
-    """One line of rollouts.jsonl; `usd` is None where the price is unknown. `calls` are the runs that it delegated."""
+    """Return one line of rollouts.jsonl; `usd` is None if the price is unknown, `calls` are delegated rollouts."""
     usage = run.usage
     last = run.steps[-1] if run.steps else None
     calls = [rollout_json(group, call, model, price) for step in run.steps for call in step.subrollouts]

@@ -1,9 +1,11 @@
 """
-The only place where things happen at the same time.
+The driver: it runs plans, and is the only place where things happen concurrently.
 
-Plans (see `toolkit.types.Plan`) say what they want; a `Driver` gets it for them. Results come back in the
-order in which they were asked for, never in the order in which they arrived, so that one call at a time and
-sixty-four give the same groups, the same books and the same library.
+    plan ── yields a request, an event or a list of plans ──> Driver ──> client, observer, more plans
+      ^────────────────────── reply, None, list of values ──────┘
+
+Results come back in the order of the requests, never in the order of arrival: with one concurrent call or with 64, the
+groups, the accounts and the library are the same. See `toolkit.types.Plan` for what a plan may yield.
 """
 
 import asyncio
@@ -16,7 +18,7 @@ from edgewise.toolkit.tracking.events import Event, OnEvent, ReplyReceived, igno
 from edgewise.toolkit.types import AsyncHost, BlockingCall, Plan, Reply, Request, T
 
 Drive = Callable[[Plan[Any]], Awaitable[Any]]
-"""Runs a plan to its value: what `AsyncHost` code is given."""
+"""Runs a plan to its value; code in an `AsyncHost` receives one."""
 
 
 class ModelClient(Protocol):
@@ -28,7 +30,12 @@ class ModelClient(Protocol):
 
 
 class Cancellation:
-    """Pulled once, by the first error or by the user; whoever is about to start something checks it first."""
+    """
+    The end of a run before its time, by its first error or by the user.
+
+    Code that is about to start something calls `check` first. Everything runs in the thread of the event loop, except a
+    signal handler, which the loop calls between two steps: no lock is needed.
+    """
 
     def __init__(self) -> None:
         self._error: BaseException | None = None
@@ -43,25 +50,24 @@ class Cancellation:
         self._error = self._error or error
 
     def check(self) -> None:
-        """Raise what the brake was pulled with."""
+        """Raise the error that cancelled the run, if there is one."""
         if self._error:
             raise self._error
 
 
 class CancellableClient:
     """
-    A client that starts no call once the brake is pulled.
+    A client that starts no call after a cancellation.
 
-    It stands innermost, for calls may have waited long (for a place, for their next try) before they start.
+    It is the innermost middleware: a call may have waited long, for its turn or its next attempt, before it starts.
     """
 
     def __init__(self, inner: Any, cancellation: Cancellation):
-        self._inner = inner
-        self._brake = cancellation
+        self._inner, self._cancellation = inner, cancellation
 
     async def ask(self, request: Request) -> Reply:
-        """Pass the request on, or raise what the brake was pulled with."""
-        self._brake.check()
+        """Pass the request on, or raise the error that cancelled the run."""
+        self._cancellation.check()
         return await self._inner.ask(request)
 
     async def aclose(self) -> None:
@@ -73,8 +79,8 @@ class Driver:
     """
     Runs plans against a client.
 
-    The first error pulls the brake: calls already under way still finish (and are recorded by the client), no
-    new one starts, and the error is raised. Pulling `brake` from outside does the same.
+    The first error cancels the run: running calls still finish, because they are paid and the client records them, no
+    new call starts, and the error is raised. `cancellation` may be used from outside as well.
     """
 
     def __init__(
@@ -83,60 +89,54 @@ class Driver:
         on_event: OnEvent = ignore_event,
         cancellation: Cancellation | None = None,
     ):
-        self._client = client
-        self._on_event = on_event
+        self._client, self._on_event = client, on_event
         self.cancellation = cancellation or Cancellation()
 
     async def run(self, plan: Plan[T]) -> T:
-        """Drive one plan to its end and return its value. Raises whatever stopped it."""
+        """Drive a plan to its end and return its value. Raises the error that stopped it."""
         if not isinstance(plan, Generator):
             raise TypeError(f"{plan!r} is no plan: a plan is a generator, so the function needs a yield")
         answer: Any = None
         try:
             while True:
                 self.cancellation.check()
-                answer = await self._fulfil(plan.send(answer))
-        except StopIteration as done:
-            return done.value
+                answer = await self._answer(plan.send(answer))
+        except StopIteration as end:
+            return end.value
         except Exception as error:
             self.cancellation.cancel(error)
             raise
         finally:
             plan.close()
 
-    async def _fulfil(self, want: Any) -> Any:
-        match want:
+    async def _answer(self, item: Any) -> Any:
+        """Return what a plan is sent for the item that it yielded."""
+        match item:
             case Request():
-                reply = await self._client.ask(want)
+                reply = await self._client.ask(item)
                 self._on_event(ReplyReceived(reply))
                 return reply
             case list():
-                return await self._together(want)
-            case BlockingCall():
-                return await _work(want)
+                # All plans are waited for even when one fails: a reply on its way is paid.
+                values = await asyncio.gather(*map(self.run, item), return_exceptions=True)
+                for value in values:
+                    if isinstance(value, BaseException):
+                        # The first error in time, not in order; without one, a KeyboardInterrupt or the like.
+                        self.cancellation.check()
+                        raise value
+                return values
+            case BlockingCall(function, args) if inspect.iscoroutinefunction(function):
+                return await function(*args)
+            case BlockingCall(function, args):
+                value = await asyncio.to_thread(function, *args)
+                return await value if inspect.isawaitable(value) else value
             case AsyncHost():
-                return await want.run(self.run)
+                return await item.run(self.run)
             case Event():
-                return self._on_event(want)
+                return self._on_event(item)
         raise TypeError(
-            f"a plan yielded {want!r}; it may yield a Request, Work, Hosted, Event or a list of plans"
+            f"a plan yielded {item!r}; it may yield a Request, BlockingCall, AsyncHost, Event or a list of plans"
         )
-
-    async def _together(self, plans: list[Plan[Any]]) -> list[Any]:
-        # All of them are waited for even when one fails: a reply on its way has been paid for.
-        results = await asyncio.gather(*map(self.run, plans), return_exceptions=True)
-        for result in results:
-            if isinstance(result, BaseException):
-                self.cancellation.check()
-                raise result
-        return results
-
-
-async def _work(work: BlockingCall) -> Any:
-    if inspect.iscoroutinefunction(work.run):
-        return await work.run(*work.args)
-    result = await asyncio.to_thread(work.run, *work.args)
-    return await result if inspect.isawaitable(result) else result
 
 
 async def drive(plan: Plan[T], client: ModelClient, on_event: OnEvent = ignore_event) -> T:
@@ -145,26 +145,26 @@ async def drive(plan: Plan[T], client: ModelClient, on_event: OnEvent = ignore_e
 
 
 def plan_request(request: Request) -> Plan[Reply]:
-    """The plan of one call."""
+    """Return the plan of one call."""
     return (yield request)
 
 
 def charge_to_step(plan: Plan[T], step: int) -> Plan[T]:
-    """The same plan with all its calls booked on a step (0: measuring, 1 and up: learning)."""
+    """Return the plan with all its calls billed to a step (0: measuring, 1 and up: learning)."""
     answer: Any = None
     try:
         while True:
-            answer = yield _booked(plan.send(answer), step)
-    except StopIteration as done:
-        return done.value
+            answer = yield _charge_item(plan.send(answer), step)
+    except StopIteration as end:
+        return end.value
 
 
-def _booked(want: Any, step: int) -> Any:
-    match want:
+def _charge_item(item: Any, step: int) -> Any:
+    match item:
         case Request():
-            return replace(want, payer=replace(want.payer, step=step))
+            return replace(item, payer=replace(item.payer, step=step))
         case AsyncHost():
-            return AsyncHost(lambda drive: want.run(lambda plan: drive(charge_to_step(plan, step))))
+            return AsyncHost(lambda drive: item.run(lambda plan: drive(charge_to_step(plan, step))))
         case list():
-            return [charge_to_step(plan, step) for plan in want]
-    return want
+            return [charge_to_step(plan, step) for plan in item]
+    return item

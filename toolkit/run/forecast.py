@@ -29,8 +29,9 @@ class Forecast:
     Estimates before the first call.
 
     `calls` are upper bounds by role. `dollars` is None if a price is unknown. `gain` is the smallest true gain in mean
-    reward that the test rows show in four of five runs; `gate_gain` is the gain with which a step's candidate passes the
-    gate in four of five runs, None without a gate. `least` is the fewest calls that learn, accept and evaluate anything.
+    reward that the test rows show in four of five runs. `gate_gain` is the gain with which a step's candidate passes
+    the gate in four of five runs, None without a gate. `least` is the fewest calls that learn, accept and evaluate
+    anything.
     """
 
     rows: dict[str, int]
@@ -119,8 +120,8 @@ def check_limits(config: Config, forecast: Forecast) -> None:
     Refuse limits that can't be enforced, and rows or limits that can't show a gain, before anything is paid.
 
     Raises UnknownPrice for a limit in dollars without a price; with `force` that is all. Otherwise raises Hopeless if
-    not even a gain from 0 to 1 is likely to show, and LimitTooSmall if the limits can't pay for one group, one candidate
-    at the gate and the evaluation before and after.
+    not even a gain from 0 to 1 is likely to show. Raises LimitTooSmall if the limits can't pay for one group, one
+    candidate at the gate and the evaluation before and after.
     """
     limits = config.limits
     ledger = Ledger(limits, config.price_list)

@@ -4,8 +4,8 @@ The way from a caller's settings to a result, shared by the Python functions and
     keyword arguments or command line ┐
     settings in the task file         ┴─ resolve_config ── spec ── PreparedRun ── check_limits ── execute_run ── Result
 
-Each package prepares its own runs (`experience.api.prepare`, `mas.api.prepare`, `learner.api.prepare`): only it knows its
-spec, its forecast and its plan.
+Each package prepares its own runs (`experience.launch.prepare`, `mas.api.prepare`, `learner.api.prepare`): only it
+knows its spec, its forecast and its plan.
 """
 
 from collections.abc import Mapping

@@ -1,8 +1,8 @@
 """
-Code that is no plan, as one.
+Bridge from synchronous code to a plan.
 
-A library may want its questions answered at once, deep inside its own loop. It runs in a thread then, and what it asks
-for is wished for by the plan: journalled, budgeted, retried and replayed like everything else.
+A library such as GEPA wants replies at once, deep inside its own loop. It runs in a thread, and each plan that it asks
+for is yielded by the plan around it: journaled, budgeted, retried and replayed like every other call.
 """
 
 from collections.abc import Callable
@@ -14,31 +14,32 @@ from typing import Any
 from edgewise.toolkit.types import BlockingCall, Plan, T
 
 Ask = Callable[[Plan[Any]], Any]
-"""`ask(plan)`: have a plan carried out, from code that is no plan; returns its value."""
+"""`ask(plan)` has a plan executed and returns its value, from code that is no plan."""
 
 
 class PlanEnded(BaseException):
-    """Unwinds the thread of a plan that has ended. No Exception, so that nothing in between goes on regardless."""
+    """Unwinds the thread of a plan that has ended; no Exception, so that `except Exception` lets it through."""
 
 
 def bridge_to_plan(function: Callable[[Ask], T]) -> Plan[T]:
     """
-    Run `function(ask)` in a thread of its own, and carry out each plan that it asks for, one after another.
+    Run `function(ask)` in a thread, and execute each plan that it asks for, one after another.
 
-    Raises what the function raises. Where the plan ends early, `ask` raises `Ended` and the thread is waited for; so
-    the function may catch any Exception, but must let this one through. It has to be deterministic to be resumed.
+    Raises what the function raises. If the plan ends early, `ask` raises `PlanEnded` and the plan waits for the thread.
+    The function must let that exception through, and has to be deterministic for a run to resume.
     """
-    wishes: SimpleQueue[Any] = SimpleQueue()
-    results: SimpleQueue[Any] = SimpleQueue()
+    # The thread puts plans, and the future when it ends, into `requests`; the plan puts values into `values`.
+    requests: SimpleQueue[Any] = SimpleQueue()
+    values: SimpleQueue[Any] = SimpleQueue()
     future: Future[T] = Future()
-    future.add_done_callback(wishes.put)
+    future.add_done_callback(requests.put)
 
     def ask(plan: Plan[Any]) -> Any:
-        wishes.put(plan)
-        found = results.get()
-        if found is PlanEnded:
+        requests.put(plan)
+        value = values.get()
+        if value is PlanEnded:
             raise PlanEnded
-        return found
+        return value
 
     def work() -> None:
         try:
@@ -46,13 +47,13 @@ def bridge_to_plan(function: Callable[[Ask], T]) -> Plan[T]:
         except BaseException as error:
             future.set_exception(error)
 
-    # A daemon: a plan that nobody closes must not keep the program from ending.
+    # A daemon thread: a plan that nobody closes must not keep the program from ending.
     thread = Thread(target=work, name="bridged", daemon=True)
     thread.start()
     try:
-        while (wish := (yield BlockingCall(wishes.get))) is not future:
-            results.put((yield from wish))
+        while (request := (yield BlockingCall(requests.get))) is not future:
+            values.put((yield from request))
         return future.result()
     finally:
-        results.put(PlanEnded)
+        values.put(PlanEnded)
         thread.join()

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from edgewise.mas.designs.fixed import Fixed
+from edgewise.mas.designs.fixed import FixedDesign
 from edgewise.mas.designs.patterns import chain
 from edgewise.mas.graph.graph import single
 from edgewise.toolkit.run.artifact import Artifact
@@ -65,7 +65,7 @@ def test_a_graph_is_designed_shown_compared_and_exported(folder, tmp_path, capsy
 
 
 def test_graphs_and_lessons_are_graded_by_the_same_judge(folder, tmp_path, capsys):
-    graph = Artifact("t", sums.SCRIPTED, {"graph.json": Fixed(single("drafter")).to_json()})
+    graph = Artifact("t", sums.SCRIPTED, {"graph.json": FixedDesign(single("drafter")).to_json()})
     saved = graph.save(tmp_path / "graph.edge")
     (tmp_path / "rows.jsonl").write_text((folder / "rows.jsonl").read_text())
     (tmp_path / "task.toml").write_text(TASK.replace('"exact"', '"judge"'))
@@ -78,7 +78,7 @@ def test_graphs_and_lessons_are_graded_by_the_same_judge(folder, tmp_path, capsy
     assert costs["role"]["judge"]["calls"] == costs["model"][sums.JUDGE]["calls"]
 
 
-@pytest.mark.parametrize("form", [lambda graph: graph.to_json(), lambda graph: Fixed(graph).to_json()])
+@pytest.mark.parametrize("form", [lambda graph: graph.to_json(), lambda graph: FixedDesign(graph).to_json()])
 def test_a_graph_written_by_hand_is_measured_beside_the_model(folder, tmp_path, capsys, form):
     saved = tmp_path / "hand.json"
     saved.write_text(json.dumps(form(chain("drafter", "calculator"))))
@@ -93,7 +93,7 @@ def test_a_graph_written_by_hand_is_measured_beside_the_model(folder, tmp_path, 
 
 def test_the_graph_json_of_an_artefact_is_the_artefact(folder, tmp_path, capsys):
     roles = {"calculator": {"name": "calculator", "does": "calculates", "prompt": "Calculate exactly."}}
-    files = {"graph.json": Fixed(single("calculator")).to_json(), "roles.json": roles}
+    files = {"graph.json": FixedDesign(single("calculator")).to_json(), "roles.json": roles}
     Artifact("t", sums.SCRIPTED, files).save(tmp_path / "kept")
     words = ["--set", f"distiller={sums.JUDGE}", "--model", sums.SCRIPTED, "--json"]
     done = inside(capsys, "evaluate", folder, "--artifact", tmp_path / "kept" / "graph.json", *words)
@@ -122,6 +122,6 @@ def test_what_makes_no_sense_is_one_sentence(folder, capsys, words, sentence):
 
 
 def test_a_policy_without_torch_is_one_sentence():
-    hidden = "import sys; sys.modules['torch'] = None; from edgewise.mas.designs.fixed import load; load({'kind': 'policy'})"
+    hidden = "import sys; sys.modules['torch'] = None; from edgewise.mas.search.load_design import read_design; read_design({'kind': 'policy'})"
     done = subprocess.run([sys.executable, "-c", hidden], capture_output=True, text=True, cwd=ROOT)
     assert "ConfigError: These graphs are chosen by a policy, which needs torch" in done.stderr
