@@ -1,7 +1,7 @@
 """Lessons out of running text: a prompt, a page of notes, a list."""
 
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 
 from edgewise.experience.library.library import LEAD
@@ -12,100 +12,93 @@ BULLET = re.compile(r"(?:[-*+•]|\d{1,3}[.)]|\[G\d+\]\.?)\s+")
 HEADING = re.compile(r"#{1,6}\s|(?:[-*_=]\s*){3,}$")
 FENCE = re.compile(r"(```|~~~)")
 SENTENCE = re.compile(r"(?<=[.!?;])\s+|(?<=[。！？；])")
-LETTERS = 12
+LETTERS_PER_WORD = 12
 """So many letters count as a word at least: some scripts put no spaces between words."""
-MOST_TEXTS = 100_000
+MAX_TEXTS = 100_000
 
 
 @dataclass(slots=True)
 class LessonTexts:
-    """Texts of lessons as they are found, and how often something was left out or changed on the way."""
+    """Texts of lessons out of one file, in their order, and how often something was left out or changed."""
 
     texts: list[str] = field(default_factory=list)
     counts: dict[str, int] = field(default_factory=dict)
 
-    def note(self, what: str, count: int = 1) -> None:
-        """Count something to tell the user."""
-        self.counts[what] = self.counts.get(what, 0) + count
+    def count(self, what: str, number: int = 1) -> None:
+        """Count something to report to the user."""
+        self.counts[what] = self.counts.get(what, 0) + number
 
-    def notes(self) -> list[str]:
-        """What was counted, for people."""
+    def list_notes(self) -> list[str]:
+        """Return the counts above zero as text."""
         return [f"{what}: {count}" for what, count in self.counts.items() if count]
 
     def add(self, text: str, words: int) -> None:
-        """Take a text as a lesson; as several, cut at the ends of sentences, where it has more words."""
-        pieces = list(_pieces(text, words))
+        """Add a text as a lesson; as several, cut at the ends of sentences, where it has more than `words` words."""
+        # As many sentences together as fit.
+        pieces: list[str] = []
+        sentences: list[str] = []
+        size = 0
+        for sentence in SENTENCE.split(text):
+            length = max(len(sentence.split()), len(sentence) // LETTERS_PER_WORD)
+            if sentences and size + length > words:
+                pieces.append(" ".join(sentences))
+                sentences, size = [], 0
+            sentences.append(sentence)
+            size += length
+        pieces.append(" ".join(sentences))
         if len(pieces) > 1:
-            self.note(f"texts longer than {words} words, split at the ends of sentences")
-        if len(self.texts) > MOST_TEXTS:
-            raise LibraryError(f"it has more than {MOST_TEXTS:,} texts, which no library has")
+            self.count(f"texts longer than {words} words, split at the ends of sentences")
+
+        # A sentence may be too long by itself.
+        if len(self.texts) > MAX_TEXTS:
+            raise LibraryError(f"it has more than {MAX_TEXTS:,} texts, which no library has")
         for piece in pieces:
-            short = shorten(piece, words)[0][: words * LETTERS]
+            short = shorten(piece, words)[0][: words * LETTERS_PER_WORD]
             self.texts.append(short)
             if short != piece:
-                self.note(f"sentences longer than {words} words, cut")
+                self.count(f"sentences longer than {words} words, cut")
 
 
-def by_line(text: str, words: int, into: LessonTexts) -> None:
-    """A lesson a line or a bullet; an indented line goes on with the one before."""
-    _read(text, words, into, lambda line: line[0].isspace())
+def read_plain_text(text: str, words: int, lessons: LessonTexts, *, by_line: bool = False) -> None:
+    """
+    Add a lesson for each bullet and paragraph of a text.
 
-
-def by_paragraph(text: str, words: int, into: LessonTexts) -> None:
-    """A lesson a bullet or a paragraph."""
-    _read(text, words, into, lambda _: True)
-
-
-def _read(text: str, words: int, into: LessonTexts, goes_on: Callable[[str], bool]) -> None:
-    for block, introduces in _blocks(_without_code(text, into), goes_on):
+    With `by_line` each line is one, but for an indented line, which goes on with the one before.
+    """
+    blocks = list(_split_blocks(text, lessons, by_line))
+    for block, following in zip(blocks, [*blocks, ""][1:], strict=True):
+        is_bullet = BULLET.match(block)
         if HEADING.match(block):
-            into.note("headings left out")
-        elif introduces and block.endswith(":"):
-            into.note("lines left out that only introduce a list")
+            lessons.count("headings left out")
+        elif block.endswith(":") and not is_bullet and BULLET.match(following):
+            lessons.count("lines left out that only introduce a list")
         elif block != LEAD:
-            into.add(BULLET.sub("", block, count=1) if BULLET.match(block) else block, words)
+            lessons.add(BULLET.sub("", block, count=1) if is_bullet else block, words)
 
 
-def _blocks(text: str, goes_on: Callable[[str], bool]) -> Iterator[tuple[str, bool]]:
-    """Bullets, headings and paragraphs, each with whether it is no bullet and a bullet follows it."""
-    blocks: list[list[str]] = []
-    closed = True
+def _split_blocks(text: str, lessons: LessonTexts, by_line: bool) -> Iterator[str]:
+    """Yield the bullets, headings and paragraphs of a text, without its fenced blocks of code."""
+    block: list[str] = []
+    fence = ""
+    is_closed = True  # by an empty line or a heading: the next line begins a block
     for line in text.splitlines():
         bare = line.strip()
-        starts = BULLET.match(bare) or HEADING.match(bare)
-        if bare and (closed or starts or not goes_on(line)):
-            blocks.append([bare])
-        elif bare:
-            blocks[-1].append(bare)
-        closed = not bare or bool(HEADING.match(bare))
-    joined = [" ".join(lines) for lines in blocks]
-    for block, following in zip(joined, [*joined, ""][1:], strict=True):
-        yield block, bool(BULLET.match(following)) and not BULLET.match(block)
-
-
-def _without_code(text: str, into: LessonTexts) -> str:
-    """The text without its fenced blocks of code, which are no lessons."""
-    kept: list[str] = []
-    fence = ""
-    for line in text.splitlines():
-        mark = FENCE.match(line.strip())
+        mark = FENCE.match(bare)
         if mark and (not fence or mark[1] == fence):
             fence = "" if fence else mark[1]
-            into.note("blocks of code left out", count=bool(fence))
-        elif not fence:
-            kept.append(line)
-    return "\n".join(kept)
+            lessons.count("blocks of code left out", bool(fence))
+            continue
+        if fence:
+            continue
 
-
-def _pieces(text: str, words: int) -> Iterator[str]:
-    """The sentences of a text, as many together as fit into `words` words."""
-    piece: list[str] = []
-    size = 0
-    for sentence in SENTENCE.split(text):
-        length = max(len(sentence.split()), len(sentence) // LETTERS)
-        if piece and size + length > words:
-            yield " ".join(piece)
-            piece, size = [], 0
-        piece.append(sentence)
-        size += length
-    yield " ".join(piece)
+        is_heading = bool(HEADING.match(bare))
+        goes_on = line[:1].isspace() or not by_line
+        if bare and (is_closed or is_heading or BULLET.match(bare) or not goes_on):
+            if block:
+                yield " ".join(block)
+            block = [bare]
+        elif bare:
+            block.append(bare)
+        is_closed = not bare or is_heading
+    if block:
+        yield " ".join(block)
