@@ -26,44 +26,40 @@ HUB = "hf://"
 
 
 def read_rows(source: str | Path, base: str | Path = ".") -> list[Row]:
-    """Rows of `source`: an `hf://` address, or a path that counts from the folder `base`."""
+    """Read the rows of `source`: an `hf://` address, or a path relative to the folder `base`."""
     if str(source).startswith(HUB):
-        rows = _read_hub(str(source))
+        rows = read_hub(str(source))
     else:
         path = Path(base, source).expanduser()
         check_file(path)
-        rows = _reader(path)(path)
+        reader = READERS.get(path.suffix.lower())
+        if reader is None:
+            raise TaskError(f"rows can't be read from {path.name}: its name must end in {', '.join(READERS)}")
+        rows = reader(path)
     if not rows:
         raise TaskError(f"{source} holds no rows")
     return rows
 
 
 def check_file(path: Path) -> None:
-    """Raise a TaskError unless `path` is a file; it names files of that folder that may have been meant."""
+    """Raise a TaskError unless `path` is a file; it suggests similar files of that folder."""
     if path.is_file():
         return
     if path.is_dir():
-        raise TaskError(f"{path} is a folder, not a file{_hint(path, path.name)}")
+        raise TaskError(f"{path} is a folder, not a file{_suggest_files(path, path.name)}")
     if not path.parent.is_dir():
         raise TaskError(f"{path} is missing: there is no folder {path.parent}")
-    raise TaskError(f"{path} is missing{_hint(path.parent, path.name)}")
+    raise TaskError(f"{path} is missing{_suggest_files(path.parent, path.name)}")
 
 
-def _hint(folder: Path, name: str) -> str:
+def _suggest_files(folder: Path, name: str) -> str:
     files = sorted(p.name for p in folder.iterdir() if p.is_file() and not p.name.startswith("."))
     near = get_close_matches(name, files) or [f for f in files if Path(f).suffix in READERS][:3]
     return f"; did you mean {' or '.join(near)}?" if near else ""
 
 
-def _reader(path: Path) -> Callable[[Path], list[Row]]:
-    reader = READERS.get(path.suffix.lower())
-    if reader is None:
-        raise TaskError(f"rows can't be read from {path.name}: its name must end in {', '.join(READERS)}")
-    return reader
-
-
 @contextmanager
-def readable(path: Path) -> Iterator[None]:
+def as_task_error(path: Path) -> Iterator[None]:
     """Raise a TaskError where `path` can't be read, or is not UTF-8 text."""
     try:
         yield
@@ -73,63 +69,58 @@ def readable(path: Path) -> Iterator[None]:
         raise TaskError(f"{path} is not UTF-8 text ({error.reason}); save it as UTF-8") from error
 
 
-def _read_jsonl(path: Path) -> list[Row]:
-    with readable(path), path.open(encoding="utf-8-sig") as lines:
-        return [_json_row(line, f"{path}, line {n}") for n, line in enumerate(lines, 1) if line.strip()]
+def read_jsonl(path: Path) -> list[Row]:
+    """Read one JSON object a line."""
+    rows = []
+    with as_task_error(path), path.open(encoding="utf-8-sig") as lines:
+        for n, line in enumerate(lines, 1):
+            if not line.strip():
+                continue
+            try:
+                rows.append(_require_object(json.loads(line), f"{path}, line {n}"))
+            except ValueError as error:
+                raise TaskError(f"{path}, line {n} is not JSON: {error}") from error
+    return rows
 
 
-def _json_row(line: str, place: str) -> Row:
+def read_json(path: Path) -> list[Row]:
+    """Read a list of JSON objects."""
     try:
-        return _record(json.loads(line), place)
-    except ValueError as error:
-        raise TaskError(f"{place} is not JSON: {error}") from error
-
-
-def _record(value: Any, place: str) -> Row:
-    if not isinstance(value, dict):
-        raise TaskError(
-            f"{place} must be a JSON object with column names as keys, not {type(value).__name__}"
-        )
-    return value
-
-
-def _read_json(path: Path) -> list[Row]:
-    try:
-        with readable(path):
+        with as_task_error(path):
             value = json.loads(path.read_text(encoding="utf-8-sig") or "[]")
     except ValueError as error:
         raise TaskError(f"{path} is not JSON: {error}; one object a line needs a name in .jsonl") from error
     if not isinstance(value, list):
         raise TaskError(f"{path} must hold a list of rows, not one {type(value).__name__}")
-    return [_record(row, f"{path}, row {n}") for n, row in enumerate(value, 1)]
+    return [_require_object(row, f"{path}, row {n}") for n, row in enumerate(value, 1)]
 
 
-def _read_csv(path: Path) -> list[Row]:
-    with readable(path), path.open(encoding="utf-8-sig", newline="") as text:
+def read_csv(path: Path) -> list[Row]:
+    """Read a CSV file with column names in its first line; empty lines are skipped."""
+    rows = []
+    with as_task_error(path), path.open(encoding="utf-8-sig", newline="") as text:
+        # csv.DictReader would accept lines with too few or too many values.
         lines = csv.reader(text, strict=True)
         try:
             names = next(lines, [])
-            _check_names(names, path)
-            return [_csv_row(names, row, f"{path}, line {lines.line_num}") for row in lines if row]
+            if twice := sorted({name for name in names if names.count(name) > 1}):
+                raise TaskError(
+                    f"{path} has two columns of the name {twice[0]!r}; give each a name of its own"
+                )
+            for values in filter(None, lines):
+                if len(values) != len(names):
+                    raise TaskError(
+                        f"{path}, line {lines.line_num} has {len(values)} values for {len(names)} columns; "
+                        "values with commas need quotes"
+                    )
+                rows.append(dict(zip(names, values, strict=True)))
         except csv.Error as error:
             raise TaskError(f"{path}, line {lines.line_num} is not CSV: {error}") from error
+    return rows
 
 
-def _check_names(names: list[str], path: Path) -> None:
-    twice = sorted({name for name in names if names.count(name) > 1})
-    if twice:
-        raise TaskError(f"{path} has two columns of the name {twice[0]!r}; give each a name of its own")
-
-
-def _csv_row(names: list[str], values: list[str], place: str) -> Row:
-    if len(values) != len(names):
-        raise TaskError(
-            f"{place} has {len(values)} values for {len(names)} columns; values with commas need quotes"
-        )
-    return dict(zip(names, values, strict=True))
-
-
-def _read_parquet(path: Path) -> list[Row]:
+def read_parquet(path: Path) -> list[Row]:
+    """Read a Parquet file. Raises TaskError without pyarrow."""
     try:
         from pyarrow import ArrowException, parquet  # pyright: ignore[reportMissingImports]
     except ModuleNotFoundError as error:
@@ -140,36 +131,42 @@ def _read_parquet(path: Path) -> list[Row]:
         raise TaskError(f"{path} is not a Parquet file that can be read: {error}") from error
 
 
-def _read_hub(address: str) -> list[Row]:
-    name, config, split = _hub_parts(address)
-    try:
-        from datasets import load_dataset  # pyright: ignore[reportMissingImports]
-    except ModuleNotFoundError as error:
-        raise TaskError(f"reading {address} needs datasets: pip install 'edgewise[data]'") from error
-    try:
-        return [dict(row) for row in load_dataset(name, config, split=split)]
-    # The hub client raises errors of a dozen libraries; whichever it is, these rows can't be had.
-    except Exception as error:
-        reason = str(error).partition("\n")[0] or type(error).__name__
-        raise TaskError(f"{address} can't be loaded: {reason}") from error
-
-
-def _hub_parts(address: str) -> tuple[str, str | None, str]:
-    """Data set, config and split of `hf://owner/name[/config][?split=...]`."""
+def read_hub(address: str) -> list[Row]:
+    """Read `hf://owner/name[/config][?split=...]`. Raises TaskError without datasets."""
     parts = urlsplit(address)
+    # urlsplit takes the owner for a host, so that it is not in the path.
     path = [part for part in (parts.netloc + parts.path).split("/") if part]
     query = parse_qs(parts.query)
     if len(path) not in (2, 3) or set(query) - {"split"}:
         raise TaskError(
             f"{address} must read hf://owner/name, hf://owner/name/config or hf://owner/name?split=test"
         )
-    return "/".join(path[:2]), path[2] if len(path) == 3 else None, query.get("split", ["train"])[0]
+    config = path[2] if len(path) == 3 else None
+    try:
+        from datasets import load_dataset  # pyright: ignore[reportMissingImports]
+    except ModuleNotFoundError as error:
+        raise TaskError(f"reading {address} needs datasets: pip install 'edgewise[data]'") from error
+    try:
+        split = query.get("split", ["train"])[0]
+        return [dict(row) for row in load_dataset("/".join(path[:2]), config, split=split)]
+    # The hub client raises errors of a dozen libraries; whichever it is, these rows can't be loaded.
+    except Exception as error:
+        reason = str(error).partition("\n")[0] or type(error).__name__
+        raise TaskError(f"{address} can't be loaded: {reason}") from error
+
+
+def _require_object(value: Any, place: str) -> Row:
+    if not isinstance(value, dict):
+        raise TaskError(
+            f"{place} must be a JSON object with column names as keys, not {type(value).__name__}"
+        )
+    return value
 
 
 READERS: dict[str, Callable[[Path], list[Row]]] = {
-    ".jsonl": _read_jsonl,
-    ".ndjson": _read_jsonl,
-    ".json": _read_json,
-    ".csv": _read_csv,
-    ".parquet": _read_parquet,
+    ".jsonl": read_jsonl,
+    ".ndjson": read_jsonl,
+    ".json": read_json,
+    ".csv": read_csv,
+    ".parquet": read_parquet,
 }

@@ -8,15 +8,17 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, Discriminator, Field, Tag, model_validator
 
 from edgewise.toolkit.errors import TaskError
-from edgewise.toolkit.task.examples import Placed
+from edgewise.toolkit.task.examples import SourcedExample
 from edgewise.toolkit.task.readers import Row
 
 Split = Literal["train", "validation", "test"]
 SPLITS: tuple[Split, ...] = ("train", "validation", "test")
+Parts = dict[str, list[SourcedExample]]
+"""The examples of each split."""
 
 
 class Fractions(BaseModel, extra="forbid", frozen=True):
-    """Shares of the rows, drawn with `seed`; a split that is not named gets none."""
+    """Shares of the rows, sampled with `seed`; a split that is not named gets none."""
 
     train: float = Field(0.0, ge=0)
     validation: float = Field(0.0, ge=0)
@@ -24,7 +26,8 @@ class Fractions(BaseModel, extra="forbid", frozen=True):
     seed: int = 0
 
     @model_validator(mode="after")
-    def _whole(self) -> "Fractions":
+    def check_sum(self) -> "Fractions":
+        """Raise ValueError unless the shares add up to 1."""
         total = self.train + self.validation + self.test
         if abs(total - 1) > 1e-6:
             raise ValueError(f"train, validation and test must add up to 1, not {total:g}")
@@ -39,19 +42,22 @@ class Files(BaseModel, extra="forbid", frozen=True):
     test: str
 
 
-def _kind(splits: Any) -> str:
+def detect_kind(splits: Any) -> str:
+    """Return the tag of `Splits`: text values name files, numbers are fractions."""
     values = splits.values() if isinstance(splits, Mapping) else ()
-    return "files" if isinstance(splits, Files) or any(isinstance(v, str) for v in values) else "fractions"
+    is_files = isinstance(splits, Files) or any(isinstance(value, str) for value in values)
+    return "files" if is_files else "fractions"
 
 
+# A tag, not the first model that fits, decides the kind, so that errors are about the kind that the user meant.
 Splits = Annotated[
-    Annotated[Fractions, Tag("fractions")] | Annotated[Files, Tag("files")], Discriminator(_kind)
+    Annotated[Fractions, Tag("fractions")] | Annotated[Files, Tag("files")], Discriminator(detect_kind)
 ]
 
 
-def _lists(rows: Mapping[Any, Iterable[Row]], splits: Any) -> dict[str, list[Row]]:
-    odd = set(rows) - set(SPLITS)
-    if odd or "test" not in rows or splits is not None:
+def check_row_lists(rows: Mapping[Any, Iterable[Row]], splits: Any) -> dict[str, list[Row]]:
+    """Return the rows of each split as lists. Raises TaskError for other keys, no test split, or `splits` beside them."""
+    if set(rows) - set(SPLITS) or "test" not in rows or splits is not None:
         raise TaskError(
             "rows are a list of dicts, or a dict with lists under train, validation and test (test at least) "
             "and then no splits"
@@ -59,42 +65,39 @@ def _lists(rows: Mapping[Any, Iterable[Row]], splits: Any) -> dict[str, list[Row
     return {name: list(part) for name, part in rows.items()}
 
 
-Parts = dict[str, list[Placed]]
-
-
-def divided(placed: Sequence[Placed], fractions: Fractions) -> Parts:
+def split_rows(examples: Sequence[SourcedExample], fractions: Fractions) -> Parts:
     """
-    The rows in three splits of exact sizes, each sorted by id.
+    Split examples into three parts of exact sizes, each sorted by id.
 
-    Rows are dealt out in the order of a hash of seed and id, so the order they came in changes nothing.
+    The order of the rows changes nothing.
     """
 
-    def draw(one: Placed) -> bytes:
-        return hashlib.sha256(f"{fractions.seed}:{one.example.id}".encode()).digest()
+    # A hash of seed and id orders the rows, as a shuffle would depend on the order in which they came.
+    def hash_id(item: SourcedExample) -> bytes:
+        return hashlib.sha256(f"{fractions.seed}:{item.example.id}".encode()).digest()
 
-    deck = iter(sorted(placed, key=draw))
+    deck = iter(sorted(examples, key=hash_id))
     shares = {name: getattr(fractions, name) for name in SPLITS}
     return {
-        name: sorted((next(deck) for _ in range(size)), key=lambda one: one.example.id)
-        for name, size in sizes(len(placed), shares).items()
+        name: sorted((next(deck) for _ in range(size)), key=lambda item: item.example.id)
+        for name, size in split_sizes(len(examples), shares).items()
     }
 
 
-def sizes(total: int, shares: Mapping[str, float]) -> dict[str, int]:
+def split_sizes(total: int, shares: Mapping[str, float]) -> dict[str, int]:
     """
-    How many of `total` rows each share gets: whole numbers by the largest remainder, which add up to `total`.
+    Return how many of `total` rows each share gets: whole numbers by the largest remainder, which add up to `total`.
 
-    A share above 0 gets a row in any case, from the largest one. TaskError if there are too few rows.
+    A share above 0 gets a row in any case, from the largest one. Raises TaskError if there are too few rows.
     """
-    # Decimal text, since 0.29 * 100 is just below 29 in binary.
-    exact = {
-        name: Fraction(str(share)) * total / sum(Fraction(str(s)) for s in shares.values())
-        for name, share in shares.items()
-    }
-    counts = {name: int(quota) for name, quota in exact.items()}
-    by_remainder = sorted(exact, key=lambda name: counts[name] - exact[name])
+    # Shares as decimal text, since 0.29 * 100 is just below 29 in binary.
+    whole = sum(Fraction(str(share)) for share in shares.values())
+    quotas = {name: Fraction(str(share)) * total / whole for name, share in shares.items()}
+    counts = {name: int(quota) for name, quota in quotas.items()}
+    by_remainder = sorted(quotas, key=lambda name: counts[name] - quotas[name])
     for name in by_remainder[: total - sum(counts.values())]:
         counts[name] += 1
+
     for name in [name for name, share in shares.items() if share > 0 and not counts[name]]:
         largest = max(counts, key=lambda name: counts[name])
         if counts[largest] < 2:

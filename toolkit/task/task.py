@@ -1,8 +1,8 @@
 """
-A task: rows, the prompt they are put into, and the reward that grades an answer.
+A task: rows, the prompt that they fill in, and the reward that grades an answer.
 
-`Task.read` takes a task file, `Task.from_rows` rows and a function. Both check everything that can be checked
-without a model, and raise a `TaskError` of one sentence. Rows become examples in `toolkit.task.examples`.
+`Task.read` takes a task file, `Task.from_rows` rows and a function. Both check everything that can be checked without a
+model, and raise a `TaskError` of one sentence. Rows become examples in `toolkit.task.examples`.
 """
 
 import hashlib
@@ -20,7 +20,7 @@ from edgewise.toolkit.environments.protocol import World, resolve_world
 from edgewise.toolkit.errors import TaskError
 from edgewise.toolkit.reward.reward import Reward, resolve_reward
 from edgewise.toolkit.task.examples import Layout, SourcedExample, canonical_json, to_examples
-from edgewise.toolkit.task.readers import Row, check_file, read_rows, as_task_error
+from edgewise.toolkit.task.readers import Row, as_task_error, check_file, read_rows
 from edgewise.toolkit.task.splits import (
     SPLITS,
     Files,
@@ -40,7 +40,7 @@ TABLES = ("task", "improve", "graph", "weights")
 
 
 class TaskSpec(Layout, frozen=True):
-    """What a task file and `Task.from_rows` have in common: the same words for the same things."""
+    """The settings that a task file and `Task.from_rows` have in common, under the same names."""
 
     name: str = "task"
     splits: Splits = Fractions(train=0.4, validation=0.3, test=0.3)
@@ -55,11 +55,13 @@ class TaskFile(TaskSpec, frozen=True):
 
     @model_validator(mode="before")
     @classmethod
-    def _played(cls, values: Any) -> Any:
+    def default_reward(cls, values: Any) -> Any:
+        """Take the environment's own reward as the default of a task with one."""
         return {"reward": "environment", **values} if values.get("environment") else values
 
     @model_validator(mode="after")
-    def _one_source(self) -> "TaskFile":
+    def check_source(self) -> "TaskFile":
+        """Raise ValueError unless there is one source of rows."""
         if isinstance(self.splits, Files) and self.rows is not None:
             raise ValueError("give either rows, or splits with a file each, not both")
         if isinstance(self.splits, Fractions) and self.rows is None:
@@ -69,56 +71,55 @@ class TaskFile(TaskSpec, frozen=True):
         return self
 
 
+S = TypeVar("S", bound=TaskSpec)
+
+
 @dataclass(frozen=True, slots=True)
 class Task:
-    """
-    Examples in three splits, each sorted by id, and what grades them.
-
-    `system` is fixed text: the first message of every example, where it is set. `fingerprint` is a sha256
-    over examples, prompt, system, reward, tools and environment, equal on every machine. `path` is the task file,
-    None for a task made in Python. `settings` are the file's [improve] table, as it stands there; `graph` and
-    `weights` are what its tables of these names say beside that to --by graph and --by weights. With a `world`
-    each row is an episode in it.
-    """
+    """Examples in three splits, each sorted by id, and the reward that grades them."""
 
     name: str
     train: tuple[Example, ...] = field(repr=False)
     validation: tuple[Example, ...] = field(repr=False)
     test: tuple[Example, ...] = field(repr=False)
-    system: str
+    system: str  # the first message of every example, "" for none
     prompt: str
     reward: Reward
     tools: tuple[FunctionTool, ...]
+    # sha256 over examples, prompt, system, reward, tools and environment, equal on every machine
     fingerprint: str
-    path: Path | None = None
+    path: Path | None = None  # the task file, None for a task made in Python
+    # The file's tables [improve], [graph] and [weights]: settings for all ways, for graphs and for weights.
     settings: Mapping[str, Any] = field(default_factory=dict)
     graph: Mapping[str, Any] = field(default_factory=dict)
     weights: Mapping[str, Any] = field(default_factory=dict)
-    world: World | None = None
+    world: World | None = None  # with one, each row is an episode in it
 
     @classmethod
     def read(cls, path: str | Path) -> "Task":
-        """The task of a task file, or of the `task.toml` in a folder; its paths count from that folder."""
+        """Read a task file, or the `task.toml` in a folder; its paths are relative to that folder."""
         path = Path(path).expanduser()
         path = path / "task.toml" if path.is_dir() else path
-        content = _read_tables(path)
+        tables = _read_tables(path)
         name = path.parent.resolve().name if path.name == "task.toml" else path.stem
-        spec = _checked(TaskFile, {"name": name, **content["task"]}, f"{path}, [task]")
+        spec = _validate(TaskFile, {"name": name, **tables["task"]}, f"{path}, [task]")
+
         base = path.parent
         if isinstance(spec.splits, Files):
             sources = {split: getattr(spec.splits, split) for split in SPLITS}
-            parts = {split: _placed(spec, read_rows(s, base), s) for split, s in sources.items() if s}
+            parts = {split: _load_examples(spec, read_rows(s, base), s) for split, s in sources.items() if s}
         else:
             source = str(spec.rows)
-            parts = split_rows(_placed(spec, read_rows(source, base), source), spec.splits)
+            parts = split_rows(_load_examples(spec, read_rows(source, base), source), spec.splits)
+
         reward, tools = resolve_reward(spec.reward, base), load_tools(spec.tools, base)
         world = resolve_world(spec.environment, base) if spec.environment else None
         return replace(
-            _task(spec, parts, reward, tools, world),
+            _make_task(spec, parts, reward, tools, world),
             path=path,
-            settings=content.get("improve", {}),
-            graph=content.get("graph", {}),
-            weights=content.get("weights", {}),
+            settings=tables.get("improve", {}),
+            graph=tables.get("graph", {}),
+            weights=tables.get("weights", {}),
         )
 
     @classmethod
@@ -139,104 +140,125 @@ class Task:
         name: str = "task",
     ) -> "Task":
         """
-        A task from a list of dicts, or from a dict of such lists for train, validation and test.
+        Make a task from a list of dicts, or from a dict of such lists for train, validation and test.
 
         The keywords are those of the task file; `reward`, `tools` and `environment` may also be functions. The reward
-        is "exact", or what the environment gives, unless another one is named. A list is split by `splits`, fractions
-        and a seed (0.4, 0.3, 0.3 and 0 where it is left out).
+        is "exact", or the environment's own, unless another one is named. A list is split by `splits`, fractions and a
+        seed (0.4, 0.3, 0.3 and 0 where it is left out).
         """
         world = resolve_world(environment, Path.cwd()) if environment else None
-        given = {
+        values = {
             "prompt": prompt, "target": target or "", "system": system, "id": id, "messages": messages,
             "fields": fields, "name": name, "splits": splits, "environment": world and world.name,
         }  # fmt: skip
-        spec = _checked(TaskSpec, {key: value for key, value in given.items() if value is not None}, "from_rows")
+        values = {key: value for key, value in values.items() if value is not None}
+        spec = _validate(TaskSpec, values, "from_rows")
         if isinstance(spec.splits, Files):
             raise TaskError("splits of from_rows are fractions; for rows in three files, write a task file")
+
         if isinstance(rows, Mapping):
             lists = check_row_lists(rows, splits)
-            parts = {split: _placed(spec, part, f"rows[{split!r}]") for split, part in lists.items()}
+            parts = {split: _load_examples(spec, part, f"rows[{split!r}]") for split, part in lists.items()}
         else:
-            parts = split_rows(_placed(spec, list(rows), "rows"), spec.splits)
-        graded = resolve_reward(reward or ("environment" if world else "exact"), Path.cwd())
-        return _task(spec, parts, graded, load_tools(tools, Path.cwd()), world)
+            parts = split_rows(_load_examples(spec, list(rows), "rows"), spec.splits)
+        resolved = resolve_reward(reward or ("environment" if world else "exact"), Path.cwd())
+        return _make_task(spec, parts, resolved, load_tools(tools, Path.cwd()), world)
 
 
 def describe(task: Task) -> str:
-    """A few lines for people: rows per split, the reward and its style, and an example prompt."""
+    """Return a few lines for people: rows per split, the reward and its style, and an example prompt."""
     sizes = ", ".join(f"{len(getattr(task, split))} {split}" for split in SPLITS)
+    tools = [function.tool.name for function in task.tools]
+    lines = [f"{task.name}: {sizes} rows", f"reward: {task.reward.name} ({task.reward.style})"]
+    if task.world:
+        lines.append(f"environment: {task.world.name}")
+    if tools:
+        lines.append(f"tools: {', '.join(tools)}")
+    # Python that the model wrote runs for the reward "python", alone or in a sum, and for the tool.
+    if "python" in (*task.reward.name.split(" + "), *tools):
+        from edgewise.toolkit.tools.python_tool import detect_protection
+
+        lines.append(f"python that the model wrote is confined by: {', '.join(detect_protection())}")
     first = (task.train or task.test)[0]
-    asked = "\n".join(f"  {m.role}: {m.content}" for m in first.messages)
-    lines = [
-        f"{task.name}: {sizes} rows",
-        f"reward: {task.reward.name} ({task.reward.style})",
-        *([f"environment: {task.world.name}"] if task.world else []),
-        *([f"tools: {', '.join(function.tool.name for function in task.tools)}"] if task.tools else []),
-        *_sandbox(task),
-        f"example {first.id}, right answer {first.target!r}:",
-        asked,
-    ]
-    return "\n".join(lines)
-
-
-def _sandbox(task: Task) -> list[str]:
-    """What confines Python that a model wrote, where the task runs any."""
-    if "python" not in (*task.reward.name.split(" + "), *(function.tool.name for function in task.tools)):
-        return []
-    from edgewise.toolkit.tools.python_tool import detect_protection
-
-    return [f"python that the model wrote is confined by: {', '.join(detect_protection())}"]
+    lines.append(f"example {first.id}, right answer {first.target!r}:")
+    return "\n".join([*lines, *(f"  {message.role}: {message.content}" for message in first.messages)])
 
 
 def _read_tables(path: Path) -> dict[str, Any]:
+    """Return the tables of a task file. Raises TaskError for another file, other tables, or without [task]."""
     check_file(path)
     if path.suffix != ".toml":
         raise TaskError(f"{path} is no task file; write a task.toml with a [task] table that names the rows")
     try:
         with as_task_error(path):
-            content = tomllib.loads(path.read_text(encoding="utf-8-sig"))
+            tables = tomllib.loads(path.read_text(encoding="utf-8-sig"))
     except ValueError as error:
         raise TaskError(f"{path} is not TOML: {error}") from error
-    for name, table in content.items():
+    for name, table in tables.items():
         if name not in TABLES or not isinstance(table, dict):
             raise TaskError(
                 f"{path} may hold the tables [task], [improve], [graph] and [weights], but no {name!r}"
             )
-    if "task" not in content:
+    if "task" not in tables:
         raise TaskError(f"{path} has no [task] table")
-    return content
+    return tables
 
 
-S = TypeVar("S", bound=TaskSpec)
-
-
-def _checked(model: type[S], values: Mapping[str, Any], place: str) -> S:
+def _validate(model: type[S], values: Mapping[str, Any], place: str) -> S:
+    """Validate settings of a task. Raises TaskError with the first problem, in the words of the task file."""
     try:
         return model.model_validate(values)
     except ValidationError as error:
-        raise TaskError(f"{place}: {_sentence(model, error)}") from error
+        problems = error.errors(include_url=False)
+        # A misspelt key also shows as a missing one; the misspelling is the helpful one.
+        first = next((e for e in problems if e["type"] == "extra_forbidden"), problems[0])
+        # The tags of `Splits` are no keys of the file.
+        keys = [str(part) for part in first["loc"] if part not in ("fractions", "files")]
+        if first["type"] == "extra_forbidden":
+            existing = list(model.model_fields) if len(keys) == 1 else [*SPLITS, "seed"]
+            sentence = f"there is no key {'.'.join(keys)!r}{did_you_mean(keys[-1], existing)}"
+        else:
+            text = first["msg"].removeprefix("Value error, ")
+            sentence = ": ".join([*filter(None, [".".join(keys)]), text[0].lower() + text[1:]])
+        raise TaskError(f"{place}: {sentence}") from error
 
 
-def _sentence(model: type[TaskSpec], error: ValidationError) -> str:
-    """The first of pydantic's complaints, in the words of the task file."""
-    found = error.errors(include_url=False)
-    # A misspelt key also shows as a missing one; the misspelling is what helps.
-    first = next((e for e in found if e["type"] == "extra_forbidden"), found[0])
-    where = [str(part) for part in first["loc"] if part not in ("fractions", "files")]
-    if first["type"] == "extra_forbidden":
-        keys = list(model.model_fields) if len(where) == 1 else [*SPLITS, "seed"]
-        return f"there is no key {'.'.join(where)!r}{did_you_mean(where[-1], keys)}"
-    text = first["msg"].removeprefix("Value error, ")
-    return ": ".join([*filter(None, [".".join(where)]), text[0].lower() + text[1:]])
+def _load_examples(spec: TaskSpec, rows: list[Row], source: str) -> list[SourcedExample]:
+    """Return the rows as examples, sorted by id, without those that repeat another one in everything but the id."""
+    unique: dict[str, SourcedExample] = {}
+    for item in sorted(to_examples(rows, spec, source), key=lambda item: item.example.id):
+        unique.setdefault(item.content, item)
+    if repeated := len(rows) - len(unique):
+        warnings.warn(
+            f"{source}: {repeated} of {len(rows)} rows repeat another row and are left out", stacklevel=3
+        )
+    return list(unique.values())
 
 
-def _task(spec: TaskSpec, parts: Parts, reward: Reward, tools: tuple[FunctionTool, ...], world: World | None) -> Task:
-    _check_world(world, reward, tools)
-    _check_apart(parts, whole=world is not None)
-    _check_ids([one for part in parts.values() for one in part])
-    train, validation, test = (tuple(one.example for one in parts.get(name, ())) for name in SPLITS)
+def _make_task(
+    spec: TaskSpec, parts: Parts, reward: Reward, tools: tuple[FunctionTool, ...], world: World | None
+) -> Task:
+    if world and tools:
+        raise TaskError(
+            f"a task is played in an environment or has tools, not both: make {tools[0].tool.name!r} an action of "
+            f"{world.name}"
+        )
+    if not world and (reward.name, reward.style) == ("environment", "built-in"):
+        raise TaskError(
+            'the reward is "environment", but the task has none: give environment = "module:Class"'
+        )
+    _check_leakage(parts, compare_rows=world is not None)
+
+    ids: dict[str, str] = {}
+    for item in (item for part in parts.values() for item in part):
+        other = ids.setdefault(item.example.id, item.place)
+        if other is not item.place:
+            raise TaskError(f"{other} and {item.place} have the same id; ids must be unique")
+
+    train, validation, test = (tuple(item.example for item in parts.get(name, ())) for name in SPLITS)
+    # The name is left out: the same task under another name continues the same runs.
     content = [
-        [[asdict(e) for e in part] for part in (train, validation, test)],
+        [[asdict(example) for example in part] for part in (train, validation, test)],
         spec.prompt,
         spec.system,
         getattr(spec, "reward", reward.name),
@@ -249,47 +271,16 @@ def _task(spec: TaskSpec, parts: Parts, reward: Reward, tools: tuple[FunctionToo
     )
 
 
-def _check_world(world: World | None, reward: Reward, tools: tuple[FunctionTool, ...]) -> None:
-    if world and tools:
-        raise TaskError(
-            f"a task is played in an environment or has tools, not both: make {tools[0].tool.name!r} an action of "
-            f"{world.name}"
-        )
-    if not world and (reward.name, reward.style) == ("environment", "built-in"):
-        raise TaskError(
-            'the reward is "environment", but the task has none: give environment = "module:Class"'
-        )
-
-
-def _placed(spec: TaskSpec, rows: list[Row], source: str) -> list[SourcedExample]:
-    """The rows as examples, sorted by id, without those that repeat another one in everything but the id."""
-    first: dict[str, SourcedExample] = {}
-    for one in sorted(to_examples(rows, spec, source), key=lambda one: one.example.id):
-        first.setdefault(one.content, one)
-    if repeated := len(rows) - len(first):
-        warnings.warn(
-            f"{source}: {repeated} of {len(rows)} rows repeat another row and are left out", stacklevel=3
-        )
-    return list(first.values())
-
-
-def _check_ids(placed: list[SourcedExample]) -> None:
-    seen: dict[str, str] = {}
-    for one in placed:
-        other = seen.setdefault(one.example.id, one.place)
-        if other is not one.place:
-            raise TaskError(f"{other} and {one.place} have the same id; ids must be unique")
-
-
-def _check_apart(parts: Parts, *, whole: bool) -> None:
-    """No two splits may ask the same: what is tested must not have been learned. `whole` rows differ in any column."""
-    seen: dict[Any, tuple[str, str]] = {}
+def _check_leakage(parts: Parts, *, compare_rows: bool) -> None:
+    """Raise TaskError where two splits have the same prompt, or with `compare_rows` the same row."""
+    # Rows of an environment may share one prompt: there, the whole row tells two episodes apart.
+    first: dict[Any, tuple[str, str]] = {}
     for name, part in parts.items():
-        for one in part:
-            asked = one.content if whole else one.example.messages
-            split, place = seen.setdefault(asked, (name, one.place))
+        for item in part:
+            key = item.content if compare_rows else item.example.messages
+            split, place = first.setdefault(key, (name, item.place))
             if split != name:
                 raise TaskError(
-                    f"{place} in {split} and {one.place} in {name} ask the same; remove one of them, so that "
+                    f"{place} in {split} and {item.place} in {name} ask the same; remove one of them, so that "
                     "the test rows are new to what was learned"
                 )

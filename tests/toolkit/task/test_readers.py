@@ -43,7 +43,7 @@ def write_parquet(path: Path) -> None:
         ("rows.parquet", write_parquet),
     ],
 )
-def test_every_format_gives_the_same_rows(tmp_path, name, write):
+def test_all_formats_give_the_same_rows(tmp_path, name, write):
     write(tmp_path / name)
     assert read_rows(name, tmp_path) == ROWS
     assert read_rows(tmp_path / name, "/nowhere") == ROWS
@@ -77,14 +77,14 @@ def test_a_broken_file_is_named_with_its_line(tmp_path, name, content, sentence)
 
 
 @pytest.mark.skipif(not Path("/proc/self/mem").is_file(), reason="needs a file that nobody can read")
-def test_a_file_that_can_not_be_read_is_named(tmp_path):
+def test_an_unreadable_file_is_named(tmp_path):
     (tmp_path / "rows.jsonl").symlink_to("/proc/self/mem")
     with pytest.raises(TaskError, match=r"rows\.jsonl can't be read: Input/output error"):
         read_rows("rows.jsonl", tmp_path)
 
 
 @pytest.mark.parametrize(
-    ("asked", "sentence"),
+    ("source", "sentence"),
     [
         ("ticket.jsonl", r"ticket\.jsonl is missing; did you mean tickets\.jsonl\?"),
         ("zzz", r"zzz is missing; did you mean tickets\.jsonl\?"),
@@ -92,15 +92,15 @@ def test_a_file_that_can_not_be_read_is_named(tmp_path):
         ("", r"is a folder, not a file; did you mean tickets\.jsonl\?"),
     ],
 )
-def test_a_missing_file_names_the_near_ones(tmp_path, asked, sentence):
+def test_a_missing_file_suggests_similar_names(tmp_path, source, sentence):
     (tmp_path / "tickets.jsonl").write_text("{}")
     (tmp_path / "notes.md").write_text("")
     with pytest.raises(TaskError, match=sentence):
-        read_rows(asked, tmp_path)
+        read_rows(source, tmp_path)
 
 
 @pytest.mark.parametrize(("source", "module"), [("rows.parquet", "pyarrow"), ("hf://owner/name", "datasets")])
-def test_a_missing_library_comes_with_the_command_that_installs_it(tmp_path, monkeypatch, source, module):
+def test_a_missing_library_has_an_install_command(tmp_path, monkeypatch, source, module):
     (tmp_path / "rows.parquet").write_bytes(b"")
     monkeypatch.setitem(sys.modules, module, None)
     with pytest.raises(TaskError, match=r"needs " + module + r": pip install 'edgewise\[data\]'"):
@@ -109,7 +109,7 @@ def test_a_missing_library_comes_with_the_command_that_installs_it(tmp_path, mon
 
 @pytest.fixture
 def hub(tmp_path, monkeypatch):
-    """A stand-in for the `datasets` library that answers with what it was asked."""
+    """A stand-in for the `datasets` library that returns its arguments."""
     (tmp_path / "datasets.py").write_text(
         "def load_dataset(path, name=None, split=None):\n"
         "    if name == 'broken':\n"
@@ -123,15 +123,15 @@ def hub(tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize(
-    ("source", "asked"),
+    ("source", "expected"),
     [
         ("hf://Owner/name", ("Owner/name", None, "train")),
         ("hf://owner/name/main", ("owner/name", "main", "train")),
         ("hf://owner/name/main?split=test[:10%25]", ("owner/name", "main", "test[:10%]")),
     ],
 )
-def test_a_hub_address_names_data_set_config_and_split(hub, source, asked):
-    path, name, split = asked
+def test_hub_address_has_data_set_config_and_split(hub, source, expected):
+    path, name, split = expected
     assert read_rows(source) == [{"path": path, "name": name, "split": split}]
 
 

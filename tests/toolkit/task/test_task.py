@@ -8,8 +8,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from edgewise.toolkit.errors import TaskError
-from edgewise.toolkit.task.examples import canonical
-from edgewise.toolkit.task.splits import sizes
+from edgewise.toolkit.task.examples import canonical_json
+from edgewise.toolkit.task.splits import split_sizes
 from edgewise.toolkit.task.task import Task, describe
 from edgewise.toolkit.types import Message, ToolCall
 
@@ -33,7 +33,7 @@ def write(folder: Path, toml: str, **files: list[dict]) -> Path:
     return folder
 
 
-def test_the_example_task_reads_and_splits_exactly():
+def test_example_task_is_read_and_split_exactly():
     task = Task.read(TRIAGE)
     assert [len(part) for part in ids(task)] == [65, 61, 78]
     assert task.name == "support_triage" and task.path == TRIAGE / "task.toml"
@@ -42,19 +42,19 @@ def test_the_example_task_reads_and_splits_exactly():
     assert example.messages[0].content.endswith(f"Message: {example.metadata['text']}")
 
 
-def test_a_file_and_the_same_rows_in_python_are_the_same_task(tmp_path):
+def test_file_and_rows_give_the_same_task(tmp_path):
     toml = '[task]\nrows = "rows.jsonl"\nid = "id"\nprompt = "Route: {text}"\ntarget = "team"\nname = "task"'
-    read, built = Task.read(write(tmp_path, toml, rows=ROWS)), build()
-    assert (ids(read), read.fingerprint) == (ids(built), built.fingerprint)
+    from_file, from_rows = Task.read(write(tmp_path, toml, rows=ROWS)), build()
+    assert (ids(from_file), from_file.fingerprint) == (ids(from_rows), from_rows.fingerprint)
 
 
-def test_a_prompt_is_filled_in_from_the_columns_and_braces_are_kept():
+def test_prompt_is_filled_in_and_keeps_braces():
     row = {"text": "{not} a field", "n": 3, "seen": ["a", "ü"], "target": 1}
     task = Task.from_rows({"test": [row]}, prompt='{n}: {text} {seen} {{"team": ...}}')
     assert task.test[0].messages == (Message("user", '3: {not} a field ["a", "ü"] {"team": ...}'),)
 
 
-def test_fields_rename_columns_even_crosswise():
+def test_fields_can_swap_columns():
     row = {"text": "label", "label": "body"}
     task = Task.from_rows(
         {"test": [row]}, prompt="{text}", target="label", fields={"text": "label", "label": "text"}
@@ -62,7 +62,7 @@ def test_fields_rename_columns_even_crosswise():
     assert (task.test[0].messages[0].content, task.test[0].target) == ("body", "label")
 
 
-def test_a_column_of_chat_messages_takes_the_place_of_a_prompt():
+def test_chat_messages_replace_the_prompt():
     call = {"id": "1", "type": "function", "function": {"name": "add", "arguments": "{}"}}
     chat = [
         {"role": "user", "content": "2 + 2?", "name": "Ada"},
@@ -79,63 +79,66 @@ def test_a_column_of_chat_messages_takes_the_place_of_a_prompt():
     assert task.test[0].messages == (Message("user", "2 + 2?"),)
 
 
-def test_rows_without_ids_get_the_same_ones_on_every_machine():
+def test_generated_ids_are_stable():
     task = Task.from_rows({"test": [{"q": "ü", "target": "1"}]}, prompt="{q}")
     assert task.test[0].id == "d6202c4be202ac5f"
 
 
-def test_values_of_data_files_can_be_hashed_and_others_are_refused():
+def test_canonical_json_of_values_of_data_files():
     import numpy as np
 
     value = {"d": datetime.date(2024, 1, 2), "n": np.float64(0.5), "a": np.arange(2), "b": b"x"}
-    assert canonical(value) == canonical({"b": b"x", "a": [0, 1], "n": 0.5, "d": "2024-01-02"})
+    assert canonical_json(value) == canonical_json({"b": b"x", "a": [0, 1], "n": 0.5, "d": "2024-01-02"})
     with pytest.raises(TaskError, match=r"rows, row 1 holds a object; give text"):
         Task.from_rows([{"q": "a", "target": object()}], prompt="{q}")
 
 
 def test_the_order_of_rows_changes_nothing():
-    mixed = random.Random(0).sample(ROWS, len(ROWS))
-    assert (ids(build(mixed)), build(mixed).fingerprint) == (ids(build()), build().fingerprint)
+    shuffled_rows = random.Random(0).sample(ROWS, len(ROWS))
+    assert (ids(build(shuffled_rows)), build(shuffled_rows).fingerprint) == (
+        ids(build()),
+        build().fingerprint,
+    )
 
 
-def test_splits_depend_on_the_seed_and_hold_every_row_once():
-    one, two = (build(splits={"train": 0.5, "test": 0.5, "seed": seed}) for seed in (1, 2))
-    assert ids(one) != ids(two)
-    assert sorted(id for part in ids(one) for id in part) == [row["id"] for row in ROWS]
-    assert one.validation == ()
+def test_splits_are_seeded_and_complete():
+    first, second = (build(splits={"train": 0.5, "test": 0.5, "seed": seed}) for seed in (1, 2))
+    assert ids(first) != ids(second)
+    assert sorted(id for part in ids(first) for id in part) == [row["id"] for row in ROWS]
+    assert first.validation == ()
 
 
 @given(st.integers(3, 500), st.integers(1, 98), st.integers(0, 98))
-def test_split_sizes_add_up_and_are_within_one_of_their_share(total, train, validation):
+def test_split_sizes_are_within_one_of_their_share(total, train, validation):
     validation = min(validation, 99 - train)
     shares = {"train": train / 100, "validation": validation / 100, "test": (100 - train - validation) / 100}
-    found = sizes(total, shares)
-    assert sum(found.values()) == total
-    assert all((found[name] > 0) == (share > 0) for name, share in shares.items())
+    sizes = split_sizes(total, shares)
+    assert sum(sizes.values()) == total
+    assert all((sizes[name] > 0) == (share > 0) for name, share in shares.items())
     if all(share * total >= 1 for share in shares.values()):
-        assert all(abs(found[name] - share * total) < 1 for name, share in shares.items())
+        assert all(abs(sizes[name] - share * total) < 1 for name, share in shares.items())
 
 
 @pytest.mark.parametrize(
-    ("total", "shares", "found"),
+    ("total", "shares", "sizes"),
     [
         (100, (0.29, 0.35, 0.36), (29, 35, 36)),
         (10, (0.33, 0.33, 0.34), (3, 3, 4)),
         (3, (0.9, 0.05, 0.05), (1, 1, 1)),
     ],
 )
-def test_split_sizes_go_by_the_largest_remainder(total, shares, found):
+def test_split_sizes_use_the_largest_remainder(total, shares, sizes):
     names = ("train", "validation", "test")
-    assert sizes(total, dict(zip(names, shares, strict=True))) == dict(zip(names, found, strict=True))
+    assert split_sizes(total, dict(zip(names, shares, strict=True))) == dict(zip(names, sizes, strict=True))
 
 
-def test_repeated_rows_are_left_out_with_a_warning():
-    again = [{**ROWS[0], "id": "z"}, ROWS[1]]
+def test_repeated_rows_are_dropped_with_a_warning():
+    repeated = [{**ROWS[0], "id": "z"}, ROWS[1]]
     with pytest.warns(UserWarning, match="2 of 22 rows repeat another row and are left out"):
-        assert build(ROWS + again).fingerprint == build().fingerprint
+        assert build(ROWS + repeated).fingerprint == build().fingerprint
 
 
-def test_what_a_reward_reads_is_in_the_metadata():
+def test_metadata_holds_all_columns():
     assert build().test[0].metadata.keys() == {"id", "text", "team"}
 
 
@@ -149,16 +152,16 @@ def test_what_a_reward_reads_is_in_the_metadata():
         {"splits": {"train": 0.5, "test": 0.5}},
     ],
 )
-def test_the_fingerprint_changes_with_what_is_asked_and_graded(changes):
+def test_fingerprint_depends_on_the_task(changes):
     assert build(**changes).fingerprint != build().fingerprint
 
 
-def test_the_fingerprint_is_the_same_on_every_machine_whatever_the_name():
+def test_fingerprint_is_stable_and_ignores_the_name():
     assert build(name="other").fingerprint == build().fingerprint
     assert build().fingerprint[:16] == "7e3cbe6b59712eeb"
 
 
-def test_a_description_shows_splits_reward_and_an_example():
+def test_description_has_splits_reward_and_example():
     text = describe(build(system="Be brief.", tools=["python"]))
     assert "8 train, 6 validation, 6 test" in text
     assert all(
@@ -216,10 +219,10 @@ def test_a_description_shows_splits_reward_and_an_example():
         ({"tools": ["pyhton"]}, "there is no tool 'pyhton'"),
     ],
 )
-def test_every_mistake_in_a_task_has_a_sentence(changes, sentence):
-    with pytest.raises(TaskError, match=sentence) as caught:
+def test_errors_in_a_task_are_one_sentence(changes, sentence):
+    with pytest.raises(TaskError, match=sentence) as raised:
         build(**changes)
-    assert "\n" not in str(caught.value)
+    assert "\n" not in str(raised.value)
 
 
 @pytest.mark.parametrize(
@@ -239,7 +242,7 @@ def test_broken_chat_messages_are_named(chat, sentence):
         Task.from_rows({"test": [{"chat": chat, "target": "a"}]}, messages="chat")
 
 
-def test_a_second_system_text_is_refused():
+def test_a_second_system_text_raises():
     chat = [{"role": "system", "content": "Be kind."}, {"role": "user", "content": "Hello"}]
     with pytest.raises(
         TaskError, match=r"chat begins with a system message, but the task has a system text too"
@@ -255,7 +258,7 @@ def test_splits_may_be_files(tmp_path):
     assert [len(part) for part in ids(task)] == [5, 0, 15]
 
 
-def test_a_test_row_that_was_learned_from_is_refused(tmp_path):
+def test_a_row_in_two_splits_raises(tmp_path):
     folder = write(tmp_path, SPLIT_FILES, a=ROWS[:5], b=[ROWS[7], {**ROWS[3], "team": "birch"}])
     with pytest.raises(
         TaskError, match=r"a.jsonl, row 4 .* in train and b.jsonl, row 2 .* in test ask the same"
@@ -287,12 +290,12 @@ def test_a_test_row_that_was_learned_from_is_refused(tmp_path):
         ),
     ],
 )
-def test_every_mistake_in_a_task_file_has_a_sentence(tmp_path, toml, sentence):
+def test_errors_in_a_task_file_are_one_sentence(tmp_path, toml, sentence):
     with pytest.raises(TaskError, match=sentence):
         Task.read(write(tmp_path, toml, rows=ROWS))
 
 
-def test_a_missing_task_file_and_a_file_of_rows_are_told_apart(tmp_path):
+def test_a_missing_task_file_and_a_file_of_rows(tmp_path):
     write(tmp_path, "[task]", rows=ROWS)
     with pytest.raises(TaskError, match=r"taks\.toml is missing; did you mean task\.toml\?"):
         Task.read(tmp_path / "taks.toml")
@@ -300,23 +303,23 @@ def test_a_missing_task_file_and_a_file_of_rows_are_told_apart(tmp_path):
         Task.read(tmp_path / "rows.jsonl")
 
 
-def test_a_task_without_right_answers_needs_no_target():
+def test_target_is_optional():
     assert {e.target for e in build(target=None).test} == {None}
 
 
-def test_the_system_text_is_the_first_message_of_every_example():
+def test_system_text_is_the_first_message():
     for example in build(system="Be {brief}.").test:
         assert [m.role for m in example.messages] == ["system", "user"]
         assert example.messages[0].content == "Be {brief}."
 
 
-def test_settings_are_the_improve_table_as_it_stands(tmp_path):
+def test_settings_are_the_improve_table(tmp_path):
     assert Task.read(write(tmp_path, SPLIT_FILES, a=ROWS[:5], b=ROWS[5:])).settings == {}
     toml = SPLIT_FILES + "[improve]\nepochs = 2\n"
     assert Task.read(write(tmp_path, toml)).settings == {"epochs": 2}
 
 
-def test_rewards_and_tools_are_looked_up_beside_the_task_file(tmp_path):
+def test_rewards_and_tools_load_beside_the_task_file(tmp_path):
     (tmp_path / "mine.py").write_text(
         "def grade(answer, target): return 1.0\ndef twice(n: int) -> int:\n    'Doubles.'\n    return 2 * n\n"
     )
