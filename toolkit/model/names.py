@@ -1,4 +1,4 @@
-"""Model names: which server a name points to, and what that server calls the model."""
+"""Model names: the server that a name points to, and the name by which that server knows the model."""
 
 import ipaddress
 from functools import lru_cache
@@ -8,7 +8,7 @@ from edgewise.toolkit.errors import ModelError
 
 
 def is_loopback(url: str) -> bool:
-    """Whether the URL points to this machine."""
+    """Return whether the URL points to this machine."""
     host = urlsplit(url).hostname or ""
     try:
         return ipaddress.ip_address(host).is_loopback
@@ -16,10 +16,13 @@ def is_loopback(url: str) -> bool:
         return host == "localhost"
 
 
+# Both functions below run for every call of a run with few models, hence the caches.
+
+
 @lru_cache(maxsize=1024)
 def get_server(model: str) -> str:
     """
-    Which connection a model name uses: models of one server share it.
+    Return the server of a model name; models of one server share a connection.
 
     Raises `ModelError` for a name without a provider.
     """
@@ -31,14 +34,13 @@ def get_server(model: str) -> str:
         return url.rstrip("/")
     if not (slash and name):
         raise ModelError(f"{model!r} has no provider: write PROVIDER/NAME, such as openai/{model}.")
-    if kind in ("scripted", "local", "torch"):
-        return model
-    return kind
+    # In this process each model is a server of its own.
+    return model if kind in ("scripted", "local", "torch") else kind
 
 
 @lru_cache(maxsize=1024)
 def get_wire_name(model: str) -> str:
-    """The name by which a server knows a model: without our prefix."""
+    """Return the name by which a server knows a model: without our prefix."""
     if model.startswith(("http://", "https://")):
         return model.partition("#")[2]
     kind, _, name = model.partition("/")

@@ -16,56 +16,57 @@ from edgewise.toolkit.util.import_by_name import load_object
 
 def connect(name: str, is_embedding: bool = False) -> Client:
     """
-    A client for the server of model `name`; any model of that server may be asked through it.
+    Return a client for the server of model `name`; it serves every model of that server.
 
-    An embedded model answers requests that `is_embedding` from a server of its own, and no others there.
-
-    May take long for `local/…` and `torch/…`, which are fetched and loaded. Raises `ModelError`.
+    An embedded model has a second server for embeddings, which does nothing else.
+    May take long for `local/…` and `torch/…`, which are downloaded and loaded. Raises `ModelError`.
     """
     server = get_server(name)
     kind, _, rest = server.partition("/")
     if kind in ("http:", "https:"):
+        # Never OPENAI_API_KEY: it would go to a server that isn't OpenAI's.
         return OpenAIClient(server, os.environ.get("EDGEWISE_API_KEY", "none"))
     if kind == "openai":
-        return _openai()
+        return _connect_openai()
     if kind == "scripted":
-        return _scripted(rest)
+        return _load_scripted(rest)
     if kind == "local":
         from edgewise.toolkit.model.embedded.server import serve_model
 
+        # A text to embed is one request without a reply, so less room is enough.
         room = {"context": 2048, "parallel": 4} if is_embedding else {}
         local = serve_model(rest, is_embedding=is_embedding, **room)
         return OpenAIClient(local.url, "none", closing=local.close)
     if kind == "torch":
         if is_embedding:
             raise ModelError(f"{name} writes text and gives no vectors: name a model for embeddings.")
-        return _weights().TorchClient.load(rest)
+        return _import_torch_client().TorchClient.load(rest)
     return LiteLLMClient()
 
 
 def check_model(name: str) -> None:
-    """Whatever can be known of a model name without asking anybody. Raises `ModelError`."""
+    """Check a model name as far as possible without a call. Raises `ModelError`."""
     kind, _, rest = get_server(name).partition("/")
     if kind == "openai":
-        _openai()
+        _connect_openai()
     elif kind == "scripted":
-        _scripted(rest)
+        _load_scripted(rest)
     elif kind == "local":
         from edgewise.toolkit.model.embedded.catalogue import find_model
 
         find_model(rest)
     elif kind == "torch":
-        _weights().check(rest)
+        _import_torch_client().check(rest)
 
 
-def _weights() -> Any:
+def _import_torch_client() -> Any:
     try:
         return resolve(MODEL_CLIENTS, "torch")
     except ModuleNotFoundError as error:
         raise ModelError(f"A torch/ model needs {error.name}: pip install 'edgewise[learner]'.") from None
 
 
-def _openai() -> Client:
+def _connect_openai() -> Client:
     url = os.environ.get("OPENAI_BASE_URL") or "https://api.openai.com/v1"
     key = os.environ.get("OPENAI_API_KEY") or ("none" if is_loopback(url) else "")
     if not key:
@@ -73,19 +74,22 @@ def _openai() -> Client:
     return OpenAIClient(url, key)
 
 
-def _scripted(place: str) -> Client:
+def _load_scripted(reference: str) -> Client:
     from edgewise.toolkit.model.scripted import ScriptedClient
 
     try:
-        return ScriptedClient(load_object(place, Path.cwd()))
+        return ScriptedClient(load_object(reference, Path.cwd()))
     except TaskError as error:
         raise ModelError(
-            f"scripted/{place} can't be loaded: {error}. Write scripted/MODULE:FUNCTION."
+            f"scripted/{reference} can't be loaded: {error}. Write scripted/MODULE:FUNCTION."
         ) from None
 
 
 class Router:
-    """One client for all models: connects when a model is first asked, once per server, and closes all."""
+    """Client of all models: it connects on a model's first request, once per server, and closes all clients."""
+
+    # Keys are server and whether it embeds. All methods run in one event loop: between two awaits no other task
+    # changes these tables.
 
     def __init__(self) -> None:
         self._clients: dict[tuple[str, bool], Client] = {}
@@ -93,29 +97,32 @@ class Router:
         self._closing: set[asyncio.Task[None]] = set()
 
     async def ask(self, request: Request) -> Reply:
-        """Ask the model that the request names."""
-        server = get_server(request.model), request.is_embedding
-        client = self._clients.get(server) or await self._open(server, request.model)
+        """Send a request to the model that it names."""
+        key = get_server(request.model), request.is_embedding
+        client = self._clients.get(key) or await self._open(key, request.model)
         return await client.ask(request)
 
-    async def _open(self, server: tuple[str, bool], model: str) -> Client:
-        """Connect in a thread, as loading a model blocks; whoever else asks meanwhile waits for the same."""
-        await self._closed()
-        if server not in self._opening:
-            self._opening[server] = asyncio.create_task(asyncio.to_thread(connect, model, server[1]))
-        opening = self._opening[server]
+    async def _open(self, key: tuple[str, bool], model: str) -> Client:
+        # A released model's memory must be free before the next one is loaded. Tasks stay in `_closing` until they
+        # are done, so that requests which come meanwhile wait too.
+        await asyncio.gather(*self._closing)
+        if key not in self._opening:
+            # In a thread, since loading a model blocks. Concurrent requests wait for the same task.
+            self._opening[key] = asyncio.create_task(asyncio.to_thread(connect, model, key[1]))
+        opening = self._opening[key]
         try:
-            self._clients[server] = await asyncio.shield(opening)
+            # Shielded: one cancelled request must not cancel the connection of the others.
+            self._clients[key] = await asyncio.shield(opening)
         finally:
-            if opening.done() and self._opening.get(server) is opening:
-                del self._opening[server]
-        return self._clients[server]
+            if opening.done() and self._opening.get(key) is opening:
+                del self._opening[key]
+        return self._clients[key]
 
     def release(self, model: str) -> None:
         """
-        Let go of a model on this machine that nobody waits for: its memory is free before another one is loaded.
+        Unload a model on this machine that has no requests in flight, so that its memory is free for another one.
 
-        Whoever asks for it again waits until it is loaded anew.
+        The next request to it loads it again.
         """
         client = self._clients.pop((model, False), None) if model.startswith(("torch/", "local/")) else None
         if client:
@@ -123,14 +130,11 @@ class Router:
             self._closing.add(closing)
             closing.add_done_callback(self._closing.discard)
 
-    async def _closed(self) -> None:
-        # Whoever waits leaves it there: others who come meanwhile have to wait too.
-        await asyncio.gather(*self._closing)
-
     async def aclose(self) -> None:
-        """Close every connection, those that are still being opened too."""
-        await self._closed()
+        """Close every client, also those that are still connecting."""
+        await asyncio.gather(*self._closing)
         opened = await asyncio.gather(*self._opening.values(), return_exceptions=True)
+        # By identity: a client may have arrived in `_clients` while its task was awaited here.
         clients = {id(c): c for c in (*self._clients.values(), *opened) if not isinstance(c, BaseException)}
         self._clients, self._opening = {}, {}
         for client in clients.values():
