@@ -17,6 +17,7 @@ from edgewise.toolkit.rollout.episode import is_episode
 from edgewise.toolkit.types import BilledTo, Example, Group, Message, Plan, Reply, Request, Rollout, Sampling
 
 Summaries = Literal["always", "auto"]
+Operations = tuple[Operation, ...]
 MAX_VERBATIM_WORDS = 60
 MAX_TRAJECTORY_CHARS = 24_000
 SUMMARY_WORDS = 150
@@ -61,8 +62,8 @@ class Comparison:
     """
 
     summaries: tuple[str, ...] = ()
-    proposals: tuple[Operation, ...] = ()
-    over_limit: tuple[Operation, ...] = ()
+    proposals: Operations = ()
+    over_limit: Operations = ()
 
 
 # ---- the three stages --------------------------------------------------------------------------------------
@@ -70,6 +71,7 @@ class Comparison:
 
 def distil_group(distiller: Distiller, group: Group, library: Library) -> Plan[Comparison]:
     """Summarise the rollouts of a group concurrently, then compare them. Raises UnreadableReply."""
+    # A failed rollout shows what the provider did, not what the model should do.
     rollouts = [rollout for rollout in group.rollouts if rollout.steps and not rollout.failed]
     summaries = yield [summarise_rollout(distiller, group.example, rollout) for rollout in rollouts]
     return (yield from compare_summaries(distiller, group.example, rollouts, summaries, library))
@@ -119,7 +121,7 @@ def compare_summaries(
 
 def update_library(
     distiller: Distiller, library: Library, proposals: Sequence[Operation]
-) -> Plan[tuple[Operation, ...]]:
+) -> Plan[Operations]:
     """
     Fuse a batch's proposals into the final operations, in one call; none is made without proposals.
 
@@ -145,9 +147,7 @@ def update_library(
     return tuple(operations)
 
 
-def distil_tasks(
-    distiller: Distiller, examples: Iterable[Example], library: Library
-) -> Plan[tuple[Operation, ...]]:
+def distil_tasks(distiller: Distiller, examples: Iterable[Example], library: Library) -> Plan[Operations]:
     """Write lessons from the tasks alone, without rollouts: the ablation "experiences written directly"."""
     tasks = [_render_task(example) for example in examples]
     system = prompts.DIRECT.format(operations=distiller.operations * len(tasks), words=distiller.words)
@@ -165,7 +165,7 @@ def merge_origins(proposals: Iterable[Operation]) -> dict[str, tuple[str, ...]]:
 
 def _request_operations(
     distiller: Distiller, example: str, system: str, parts: Sequence[str]
-) -> Plan[tuple[Operation, ...]]:
+) -> Plan[Operations]:
     """Request operations; answer an unreadable reply with the problem, up to `attempts` times."""
     prompt = (Message("system", system + prompts.ACTIONS), Message("user", "\n\n".join(parts)))
     messages, problem = prompt, ""

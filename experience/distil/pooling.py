@@ -16,7 +16,13 @@ from dataclasses import replace
 
 import numpy as np
 
-from edgewise.experience.distil.distiller import MAX_VERBATIM_WORDS, Comparison, Distiller, merge_origins
+from edgewise.experience.distil.distiller import (
+    MAX_VERBATIM_WORDS,
+    Comparison,
+    Distiller,
+    Operations,
+    merge_origins,
+)
 from edgewise.experience.library.library import Library
 from edgewise.experience.library.operations import Operation
 from edgewise.toolkit.task.task import Task
@@ -62,6 +68,7 @@ JOIN_SHOTS = (
 def has_recurring_answers(examples: Sequence[Example]) -> bool:
     """Return whether right answers recur: short texts, each the answer of three rows or more on average."""
     answers = [example.target for example in examples]
+    # Long answers are texts, which "topics -> answer" can't hold; numbers of a computation are no strings.
     are_short = all(isinstance(answer, str) and 0 < len(answer) <= 40 for answer in answers)
     return are_short and len(set(answers)) * 3 <= len(answers)
 
@@ -75,6 +82,7 @@ def propose_topic(distiller: Distiller, task: Task, group: Group) -> Plan[Compar
     topic = " ".join(("\n".join(values) or row.messages[-1].content).split())
 
     if len(topic.split()) > MAX_VERBATIM_WORDS:
+        # One call for a long input alone: a short one is its own topic.
         shots = [(f"Input: {text}", condition) for text, condition in CONDITION_SHOTS]
         topic = yield from _request_line(distiller, CONDITION, shots, f"Input: {topic}", row.id)
     rollouts = tuple(rollout.id for rollout in group.rollouts)
@@ -85,7 +93,7 @@ def propose_topic(distiller: Distiller, task: Task, group: Group) -> Plan[Compar
 
 def join_proposals(
     distiller: Distiller, library: Library, proposals: Sequence[Operation], draws: int, seed: int
-) -> Plan[list[tuple[Operation, ...]]]:
+) -> Plan[list[Operations]]:
     """
     Return operations for each of `draws` libraries: one lesson per answer, new or in place of the current one.
 

@@ -1,27 +1,28 @@
 """
-What the distiller is told. Fixed text first in every prompt, the part that changes last, so that prefixes cache.
+Prompts of the distiller. Fixed text comes first in each, the part that changes last, so that providers cache prefixes.
 
-Stages and their inputs follow Training-Free GRPO (arXiv 2510.08191): a summary of each run, a comparison of the
-runs of one group that sees the library, and one update of the library for the whole batch.
+Stages and their inputs follow Training-Free GRPO (arXiv 2510.08191): a summary of each rollout, a comparison of the
+rollouts of one group that sees the library, and one update of the library for the whole batch.
 """
 
-OPERATION = {
-    "type": "object",
-    "properties": {
-        "action": {"type": "string", "enum": ["add", "modify", "delete", "keep"]},
-        "id": {"type": ["string", "null"]},
-        "kind": {"type": "string", "enum": ["content", "form"]},
-        "text": {"type": "string"},
-    },
-    "required": ["action", "id", "kind", "text"],
-    "additionalProperties": False,
-}
-OPERATIONS = {
-    "type": "object",
-    "properties": {"operations": {"type": "array", "items": OPERATION}},
-    "required": ["operations"],
-    "additionalProperties": False,
-}
+# Runs are resumed and replayed by their prompts: a change of a single character makes recorded replies useless.
+
+from typing import Any
+
+
+def _object(**properties: Any) -> dict[str, Any]:
+    """Return the JSON schema of an object with these properties alone: strict schemas require all of them."""
+    names = list(properties)
+    return {"type": "object", "properties": properties, "required": names, "additionalProperties": False}
+
+
+OPERATION = _object(
+    action={"type": "string", "enum": ["add", "modify", "delete", "keep"]},
+    id={"type": ["string", "null"]},
+    kind={"type": "string", "enum": ["content", "form"]},
+    text={"type": "string"},
+)
+OPERATIONS = _object(operations={"type": "array", "items": OPERATION})
 
 ACTIONS = """\
 Answer with JSON only: {"operations": [{"action": ..., "id": ..., "kind": ..., "text": ...}]}

@@ -21,6 +21,7 @@ def build_answerer(
     Lessons are inserted as in the measurement: all of them, or those that match where they are too many.
     """
     library = Library.from_json(artifact.library)
+    # An artefact of an older version may lack these settings.
     tokens = artifact.settings.get("prompt_tokens") or ExperienceConfig.model_fields["prompt_tokens"].default
     retrieval = Retrieval(tokens, artifact.settings.get("embedder") or "")
 

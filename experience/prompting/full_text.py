@@ -52,9 +52,8 @@ class LessonIndex:
         self.tokens = library.tokens
         marks = [f"[{label}]." if library.labelled else "-" for label in library.labels()]
         self._texts = [lesson.text for lesson in library.lessons]
-        self.costs = [
-            estimate_tokens(f"\n{mark} {text}") for mark, text in zip(marks, self._texts, strict=True)
-        ]
+        lines = [f"\n{mark} {text}" for mark, text in zip(marks, self._texts, strict=True)]
+        self.costs = list(map(estimate_tokens, lines))
 
     @cached_property
     def _index(self) -> FullTextIndex:
@@ -64,9 +63,11 @@ class LessonIndex:
 
     def match(self, question: str) -> dict[int, float]:
         """Return BM25 of the lessons that share a word with the question, by position; above zero."""
+        # Count first, search then: a count stops at the limit, while BM25 scores every lesson with the word.
         common = max(COMMON_COUNT, int(COMMON_SHARE * len(self._texts)))
         words = list(islice(dict.fromkeys(_split_words(question)), MAX_WORDS))
         counts = sorted((self._index.count_rows(word, common + 1), word) for word in words)
+        # Words of no lesson are dropped; where all are common, common ones have to do.
         known = [(count, word) for count, word in counts if count]
         rare = [word for count, word in known if count <= common] or [word for _, word in known]
         return {row: score for row, score in self._index.search(rare[:MAX_RAREST]) if score > MIN_SCORE}

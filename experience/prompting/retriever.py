@@ -83,6 +83,7 @@ def select_by_embedding(library: Library, question: str, retrieval: Retrieval) -
     reply: Reply | None = None
     if rows and question.strip():
         reply = yield _embedding_request(retrieval.embedder, question)
+    # Falling back costs accuracy for one question; raising would end the run for it.
     if reply is None or reply.failed:
         return select_by_full_text(library, question, retrieval.tokens)
 
@@ -128,6 +129,7 @@ def _embedding_request(embedder: str, text: str) -> Request:
 
 def _fill_budget(library: Library, scores: Mapping[int, float], budget: int) -> Library:
     """Return always-on lessons and the best by `scores` (of positions; more is better) that fit the budget."""
+    # Costs are upper bounds: a label may get shorter in a smaller library, so the result never passes the budget.
     costs = index_lessons(library).costs
     chosen = {row for row, lesson in enumerate(library.lessons) if lesson.always}
     room = budget - estimate_tokens(LEAD) - sum(costs[row] for row in chosen)

@@ -8,7 +8,7 @@ from edgewise.experience.distil import distiller, pooling
 from edgewise.experience.distil.distiller import UnreadableReply
 from edgewise.experience.library.library import Kind, Library
 from edgewise.experience.library.operations import Operation, OperationOutcome, apply, record_removal
-from edgewise.experience.spec import ExperienceSpec
+from edgewise.experience.spec import ExperienceSpec, LessonSpec
 from edgewise.toolkit.types import Plan
 from edgewise.toolkit.util.seeds import derive_seed
 
@@ -42,6 +42,7 @@ def propose_candidates(
         return Candidates(libraries, results[0][1])
 
     # The distiller's update of the library, and the proposals as they are.
+    # These are the fallback too, where the update can't be read.
     joined, outcomes = apply_within_caps(spec, library, proposals, step)
     as_proposed = {"as proposed": joined} if spec.is_gated else {}
     try:
@@ -59,10 +60,11 @@ def propose_candidates(
 
 
 def apply_within_caps(
-    spec: ExperienceSpec, library: Library, operations: Sequence[Operation], step: int
+    spec: LessonSpec, library: Library, operations: Sequence[Operation], step: int
 ) -> tuple[Library, tuple[OperationOutcome, ...]]:
     """Return the library after operations, within its caps, and all outcomes: a lesson over a cap is one too."""
     caps = spec.config.lessons, spec.config.library_tokens
+    # The caps come last: a deletion of the same batch may make room for an addition.
     changed, outcomes = apply(library, operations, born=step, words=spec.config.words, guard=spec.guard)
     capped = changed.fit_budget(*caps)
     removals = [record_removal(lesson, *caps) for lesson in changed.lessons if lesson not in capped.lessons]

@@ -168,28 +168,25 @@ class _GepaAdapter:
         for row in batch:
             samples.append(self.draws[library.version, row.id])
             self.draws[library.version, row.id] += 1
+        seed = derive_seed(spec.config.seed, self.step)
 
-        def attempt(row: Example, sample: int) -> Plan[Rollout]:
+        def sample_group(row: Example, sample: int) -> Plan[Group]:
             lessons = yield from select_lessons(library, row.messages, spec.retrieval)
-            prompt = Prompt(lessons.insert_lessons(row.messages), library.version)
-            seed = derive_seed(spec.config.seed, self.step)
-            agent, reward = spec.rollout_agent, spec.task.reward
-            (rollout,) = yield from run_rollouts(
-                agent, row, [prompt], reward, judge=spec.judge, seed=seed, start=sample
-            )
-            return rollout
+            prompts = [Prompt(lessons.insert_lessons(row.messages), library.version)]
+            agent, settings = spec.rollout_agent, {"judge": spec.judge, "seed": seed, "start": sample}
+            rollouts = yield from run_rollouts(agent, row, prompts, spec.task.reward, **settings)
+            return Group(row, agent.role, rollouts)
 
-        def plan() -> Plan[list[Rollout]]:
+        def sample_batch() -> Plan[list[Group]]:
             yield from prefetch_embeddings(library, spec.retrieval)
-            rollouts = yield [attempt(row, sample) for row, sample in zip(batch, samples, strict=True)]
-            groups = [Group(row, run.role, (run,)) for row, run in zip(batch, rollouts, strict=True)]
+            groups = yield [sample_group(row, sample) for row, sample in zip(batch, samples, strict=True)]
             yield GroupsFinished(groups)
-            return rollouts
+            return groups
 
         # Blocks this thread until the event loop has run the plan.
-        rollouts: list[Rollout] = self.ask(plan())
-        for rollout in rollouts:
-            self.rollouts.setdefault(rollout.example, []).append(rollout)
+        rollouts: list[Rollout] = [group.rollouts[0] for group in self.ask(sample_batch())]
+        for row, rollout in zip(batch, rollouts, strict=True):
+            self.rollouts.setdefault(row.id, []).append(rollout)
         truth = spec.config.truth
         traces = [_render_trace(row, rollout, truth) for row, rollout in zip(batch, rollouts, strict=True)]
         return EvaluationBatch(rollouts, [valid_reward(rollout) or 0.0 for rollout in rollouts], traces)
@@ -216,6 +213,7 @@ class _GepaAdapter:
 
         A lesson with the same wording stays, and so do locked ones. A text that can't be read has no lessons.
         """
+        # Once: what is measured must be what becomes a candidate, though `reflected` has changed since.
         if text in self.parsed:
             return self.parsed[text]
         try:
@@ -244,6 +242,7 @@ class _GepaAdapter:
 def _render_trace(row: Example, rollout: Rollout, truth: bool) -> dict[str, str]:
     """Return one example for the distiller. Feedback often names the right answer: without `truth` there is none."""
     feedback = [f"The run broke: {rollout.error or rollout.stop}"] if rollout.failed else []
+    # The score of a failed rollout is no grade.
     if truth and rollout.score and not rollout.failed:
         feedback += [f"Reward {rollout.score.value:g}.", rollout.score.feedback]
     if truth and row.target is not None:

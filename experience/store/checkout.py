@@ -104,9 +104,8 @@ def commit_to_store(lib: str, start: RunStart, result: Result) -> str:
         where = format_location(store, reference)
         history = store.list_commits(reference.library_name) if start.parents else []
         if not {commit.id for commit in history}.issuperset(start.parents):
-            raise LibraryError(
-                f"{result.path} did not begin from {where}: give the --library that it began with."
-            )
+            advice = "give the --library that it began with"
+            raise LibraryError(f"{result.path} did not begin from {where}: {advice}.")
 
         def merge_into(head: Library) -> Library:
             # "ours" is the store's side, as in `edgewise library merge`. An empty store takes the run's library as it
@@ -125,6 +124,7 @@ def commit_to_store(lib: str, start: RunStart, result: Result) -> str:
         head = store.head(reference.library_name)
         if head and merge_into(head.library) == head.library:
             return f"{where} holds it already, as version {head.number}"
+        # The same for every try of the same run, so that a killed commit that went through is found again.
         key = hash_text(f"{base.version} {learnt.version} {result.path.resolve()}", 32)
         message, author = f"learnt in {result.path.name}", author_or_user(None)
         commit = store.update(merge_into, message, name=reference.library_name, author=author, key=key)

@@ -35,13 +35,9 @@ def read_store_log(commits: Sequence[Commit]) -> list[LogEntry]:
         date, lessons = f"{commit.at:%Y-%m-%d %H:%M}", count_lessons(commit.library)
         message = " ".join(commit.message.split())
         columns = [f"{commit.number:>3}", commit.id, date, commit.author, lessons, change, message]
-        data = {
-            "number": commit.number,
-            "id": commit.id,
-            "at": commit.at.isoformat(),
-            "author": commit.author,
-        }
-        data |= {"message": commit.message, "lessons": len(commit.library), "change": change}
+        data = {"number": commit.number, "id": commit.id, "at": commit.at.isoformat()}
+        data |= {"author": commit.author, "message": commit.message}
+        data |= {"lessons": len(commit.library), "change": change}
         data |= {"parent": commit.parent, "merged": commit.merged, "version": commit.library.version}
         details = [f"merged with {commit.merged}"] if commit.merged else []
         entries.append(LogEntry("  ".join(filter(None, columns)), details, data))
@@ -61,6 +57,7 @@ def read_run_log(path: Path) -> list[LogEntry]:
         try:
             steps.append(Step.model_validate(json.loads(file.read_text("utf-8"))))
         except (OSError, ValidationError, ValueError, RecursionError) as error:
+            # Pydantic's message has many lines; the first problem is at its beginning.
             raise LibraryError(f"{file} is damaged ({' '.join(str(error).split())[:200]}).") from error
         file = file.with_name("library.json")
         try:
@@ -72,10 +69,8 @@ def read_run_log(path: Path) -> list[LogEntry]:
     for step, (before, after) in zip(steps, pairwise(libraries), strict=True):
         change = summarize(diff(before, after))
         applied = sum(operation.applied for operation in step.operations)
-        text = (
-            f"step {step.step}: {applied} of {len(step.operations)} operations applied; "
-            f"{_describe_decision(step)}; {count_lessons(after)}, {change}"
-        )
+        text = f"step {step.step}: {applied} of {len(step.operations)} operations applied; "
+        text += f"{_describe_decision(step)}; {count_lessons(after)}, {change}"
         details = []
         for op in step.operations:
             if not op.applied:

@@ -73,6 +73,7 @@ def parse_reference(text: str) -> LibraryReference:
     match = PARTS.fullmatch(text)
     if not text or match is None:
         raise ConfigError(f"{text!r} names no library; write PATH, PATH@VERSION, or STORE#NAME@VERSION.")
+    # A folder may be called "a#b"; a URL is never a path.
     if "://" not in text and Path(text).exists():
         return LibraryReference(text)
     return LibraryReference(match["location"], match["name"] or "", match["version"] or "")
@@ -136,6 +137,7 @@ def is_run(path: Path) -> bool:
 
 def _load_from_run(reference: LibraryReference) -> LoadedLibrary:
     location, version = reference.location, reference.version
+    # Numbers are read, not compared as text: "10" comes after "9".
     files = sorted(reference.path.glob("steps/*/library.json"))
     steps = {int(file.parent.name): file for file in files if file.parent.name.isdecimal()}
 
@@ -174,6 +176,7 @@ CONFIG_NAMES = {
 
 def lacks_settings(path: str) -> bool:
     """Return whether a LIB holds lessons without the settings they were measured with: a store, a step, a file."""
+    # Of a run only the final artefact was measured; a step's library was not.
     reference = parse_reference(path)
     is_file = reference.path.suffix in {".json", ".md", ".txt"}
     return reference.is_store or bool(reference.version) or is_file
@@ -181,9 +184,9 @@ def lacks_settings(path: str) -> bool:
 
 def shared_settings(artifacts: Sequence[Artifact]) -> dict[str, Any]:
     """Return the model and the settings of use that all artefacts share; the defaults decide where they differ."""
-    settings = [
-        {"model": x.model, **{CONFIG_NAMES[k]: v for k, v in x.settings.items() if k in CONFIG_NAMES}}
-        for x in artifacts
-    ]
+    settings = []
+    for artifact in artifacts:
+        in_use = {CONFIG_NAMES[k]: v for k, v in artifact.settings.items() if k in CONFIG_NAMES}
+        settings.append({"model": artifact.model, **in_use})
     first = settings[0] if settings else {}
     return {key: value for key, value in first.items() if all(s.get(key) == value for s in settings)}

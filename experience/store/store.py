@@ -115,9 +115,8 @@ class Store:
             matches = ", ".join(f"{ids[number]} ({number})" for number in numbers)
             raise LibraryError(f"Version {version!r} could be {matches}: give more of it.")
         if not numbers:
-            raise LibraryError(
-                f"There is no version {version!r} of {name!r}: it has 1 to {len(ids)}, the head is {ids[len(ids)]}."
-            )
+            content = f"it has 1 to {len(ids)}, the head is {ids[len(ids)]}"
+            raise LibraryError(f"There is no version {version!r} of {name!r}: {content}.")
         return self._select(_of(name).where(commits.c.number == numbers[0]))[0]
 
     def common_ancestor(self, one: str, other: str) -> Commit | None:
@@ -126,9 +125,8 @@ class Store:
 
         A commit is an ancestor of itself. Where several are equally near, the newest. None where there is none.
         """
-        rows = self._database.fetch_rows(
-            select(commits.c.id, commits.c.parent, commits.c.merged, commits.c.at)
-        )
+        query = select(commits.c.id, commits.c.parent, commits.c.merged, commits.c.at)
+        rows = self._database.fetch_rows(query)
         dates = {row.id: row.at for row in rows}
         # `merged` may also be words, such as the name of a file; only ids are ancestors.
         parents = {row.id: [x for x in (row.parent, row.merged) if x in dates] for row in rows}
@@ -191,9 +189,8 @@ class Store:
             if first := self._find_key(name, key):
                 return first
             if self._select(_of(name).where(commits.c.number == number)):
-                raise StaleHead(
-                    f"{name!r} has a version {number} already: read its head again and repeat the change on that."
-                ) from None
+                advice = "read its head again and repeat the change on that"
+                raise StaleHead(f"{name!r} has a version {number} already: {advice}.") from None
             raise LibraryError(f"{self.location} refused the commit ({refusal.orig}).") from None
         return Commit(id, name, number, parent, merged, at, author, message, library)
 

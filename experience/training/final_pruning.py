@@ -53,6 +53,7 @@ def prune_final_library(spec: ExperienceSpec, state: ExperienceState) -> Plan[Li
     """Return the library without harmful lessons, its undecided ones measured; without a gate, as it is."""
     library, rows = state.library, select_gate_rows(spec)
     if not spec.is_gated:
+        # Nothing tests the library afterwards, so no lesson goes on a confidence of 0.8.
         yield EffectsMeasured(FinalPruning(library, (), 0, ()))
         return library
 
@@ -61,18 +62,15 @@ def prune_final_library(spec: ExperienceSpec, state: ExperienceState) -> Plan[Li
     if doubtful:
         yield StageStarted(f"measuring {len(doubtful)} lessons, each left out once on {len(rows)} rows")
         cache = RewardCache(spec, library)
-        ablations = [
-            library.with_lessons(x for x in library.lessons if x is not lesson) for lesson in doubtful
-        ]
-        with_all, *without = yield [cache.measure_rewards(part, rows) for part in (library, *ablations)]
-        effects = {
-            lesson.id: pruning.pool_effects(lesson.effect, pruning.estimate_ablation(with_all, rewards))
-            for lesson, rewards in zip(doubtful, without, strict=True)
-        }
+        parts = [library.with_lessons(x for x in library.lessons if x is not out) for out in doubtful]
+        with_all, *without = yield [cache.measure_rewards(part, rows) for part in (library, *parts)]
+        effects = {lesson.id: lesson.effect for lesson in library.lessons}
+        for lesson, rewards in zip(doubtful, without, strict=True):
+            # Pooled with the estimate from exposures, by inverse variance.
+            ablation = pruning.estimate_ablation(with_all, rewards)
+            effects[lesson.id] = pruning.pool_effects(lesson.effect, ablation)
         yield GroupsFinished(cache.groups)
-        library = library.with_lessons(
-            replace(x, effect=effects.get(x.id, x.effect)) for x in library.lessons
-        )
+        library = library.with_lessons(replace(x, effect=effects[x.id]) for x in library.lessons)
 
     confidence = spec.harm_confidence(FINAL_CONFIDENCE if doubtful else HARM_CONFIDENCE)
     library, harmful = pruning.prune(library, confidence)

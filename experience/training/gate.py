@@ -7,7 +7,7 @@ import numpy as np
 
 from edgewise.experience.library.library import Library
 from edgewise.experience.proposers.candidates import Candidates
-from edgewise.experience.spec import ExperienceSpec
+from edgewise.experience.spec import ExperienceSpec, LessonSpec
 from edgewise.experience.training import rollouts
 from edgewise.experience.training.records import ExperienceState, mean_or_zero
 from edgewise.toolkit.evaluation.comparison import valid_reward
@@ -26,17 +26,19 @@ def choose_library(
         return None
     rows = select_gate_rows(spec)
     challengers = add_placements(spec, candidates.libraries)
+    # Nothing to test: the choice still counts as a test, so that its level is handed on to the next one.
     if not challengers or not rows:
         return Choice(state.library, "", Verdict(False, 0.0, 0))
 
     yield StageStarted(f"comparing {len(challengers)} candidate libraries on {len(rows)} validation rows")
     cache, level = RewardCache(spec, state.library), state.spending.level
     choice = yield from choose(state.library, challengers, rows, cache.measure_means, level, spec.anchors)
+    # At the end and sorted, so that the recorded order does not depend on replies.
     yield GroupsFinished(cache.groups)
     return choice
 
 
-def select_gate_rows(spec: ExperienceSpec) -> tuple[Example, ...]:
+def select_gate_rows(spec: LessonSpec) -> tuple[Example, ...]:
     """Return the validation rows that candidates are compared on, the same in every step."""
     return shuffle(spec.task.validation, spec.config.seed, 0)[: spec.config.gate_rows]
 
@@ -73,6 +75,7 @@ class RewardCache:
 
     def measure_rewards(self, library: Library, rows: Sequence[Example]) -> Plan[list[list[float]]]:
         """Return rewards under a library: [row][sample]. A failed rollout counts 0, as in the evaluation."""
+        # The gate's rungs grow, so the rows of an earlier rung come again.
         new = [row for row in rows if (library.version, row.id) not in self._groups]
         for group in (yield from rollouts.measure(self._spec, library, new, "gate")):
             self._groups[library.version, group.example.id] = group

@@ -33,14 +33,13 @@ def build_placebo_arms(
     proposals = tuple(op for study in studies for op in study.proposals)
     candidates = yield from propose_candidates(spec, start, proposals, 1)
     from_noise = next(iter(candidates.libraries.values()), start)
-    return {
-        "placebo: off topic": make_off_topic_library(spec, library),
-        "placebo: shuffled rewards": from_noise,
-    }
+    off_topic = make_off_topic_library(spec, library)
+    return {"placebo: off topic": off_topic, "placebo: shuffled rewards": from_noise}
 
 
 def make_off_topic_library(spec: ExperienceSpec, library: Library) -> Library:
     """Return as many lessons as a library has, each with as many words, on gardening."""
+    # Length and kind stay: what is left to differ from the learnt library is the content.
     rng = np.random.default_rng(derive_seed(spec.config.seed, "placebo"))
     lessons = []
     for lesson in library.lessons:
@@ -53,13 +52,12 @@ def permute_rewards(spec: ExperienceSpec, groups: Sequence[Group]) -> list[Group
     """Return the groups with scores permuted among all rollouts and right answers among all rows."""
     rng = np.random.default_rng(derive_seed(spec.config.seed, "shuffled rewards"))
     rollouts = [rollout for group in groups for rollout in group.rollouts]
+    # Across all groups, so that nothing of a row's difficulty stays either.
     scores = iter([rollouts[i].score for i in rng.permutation(len(rollouts))])
     targets = iter([groups[i].example.target for i in rng.permutation(len(groups))])
-    return [
-        replace(
-            group,
-            example=replace(group.example, target=next(targets)),
-            rollouts=tuple(replace(rollout, score=next(scores)) for rollout in group.rollouts),
-        )
-        for group in groups
-    ]
+    permuted = []
+    for group in groups:
+        example = replace(group.example, target=next(targets))
+        members = tuple(replace(rollout, score=next(scores)) for rollout in group.rollouts)
+        permuted.append(replace(group, example=example, rollouts=members))
+    return permuted

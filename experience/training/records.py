@@ -52,6 +52,7 @@ class GroupStudy:
             "summaries": list(self.comparison.summaries),
             "over_limit": [op.model_dump() for op in self.comparison.over_limit],
             "proposals": [op.model_dump() for op in self.proposals],
+            # Keys are those of all runs so far; reports read them by name.
             "skipped": self.skip_reason,
         }
 
@@ -102,6 +103,7 @@ class ExperienceStep:
     def summary(self) -> str:
         """Return one line for people."""
         numbers = summarise_groups(self.groups)
+        # A locked lesson is reported as harmful and stays.
         applied = sum(outcome.applied for outcome in self.outcomes)
         dropped = sum(not lesson.kept for lesson in self.harmful)
         parts = [

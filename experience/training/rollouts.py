@@ -37,6 +37,7 @@ class LessonPool:
 
     def draw_subset(self, spec: ExperienceSpec, sample: int) -> Library:
         """Return the lessons of one rollout; the same again for the same sample index."""
+        # No row in the seed: all rows of a block see the same subset, in the same place of the prompt.
         seed = derive_seed(spec.config.seed, "lessons", self.step, self.block, sample)
         return exposure.sample_subset(self.lessons, spec.inclusion, seed)
 
@@ -45,6 +46,7 @@ def build_lesson_pools(
     spec: ExperienceSpec, library: Library, rows: Sequence[Example], step: int
 ) -> Plan[dict[str, LessonPool]]:
     """Return the pool of each row, by its id; the place in the step's order decides its block."""
+    # Once for all rows; the concurrent selections below would each request the same vectors.
     yield from prefetch_embeddings(library, spec.retrieval)
     matches = yield [select_lessons(library, row.messages, spec.retrieval) for row in rows]
     return {
@@ -83,6 +85,7 @@ def _sample_rollouts(
     subsets = [pool.draw_subset(spec, sample) for sample in range(start, start + count)]
     prompts = [Prompt(subset.insert_lessons(row.messages), subset.version) for subset in subsets]
     seed, reward = derive_seed(spec.config.seed, pool.step), spec.task.reward
+    # `together` lets a relative reward grade the rollouts against each other.
     return run_rollouts(
         spec.rollout_agent, row, prompts, reward, judge=spec.judge, seed=seed, start=start, together=True
     )
@@ -90,10 +93,12 @@ def _sample_rollouts(
 
 def collect_exposures(spec: ExperienceSpec, group: Group, pool: LessonPool) -> list[Exposure]:
     """Return which lessons each rollout of a group saw, and its reward; nothing where every one saw all of them."""
+    # Without variation in what is shown there is nothing to estimate an effect from.
     if spec.inclusion == 1:
         return []
     row, exposures = group.example.id, []
     for rollout in group.rollouts:
+        # None, not 0, for a failed rollout: a failure of the provider says nothing of a lesson.
         reward = rollout.score.value if rollout.score and rollout.score.valid else None
         subset = pool.draw_subset(spec, rollout.sample)
         exposures.append(exposure.record_exposure(f"{pool.step}/{row}", pool.lessons, subset, reward, row))

@@ -93,7 +93,7 @@ def test_a_resumed_run_needs_no_store_until_its_end(team, capsys):
 
 REWORDING = """
 import json
-from tests import toy
+from tests.support import toy
 
 def play(request):
     said = toy.play(request)
