@@ -56,7 +56,7 @@ Splits = Annotated[
 
 
 def check_row_lists(rows: Mapping[Any, Iterable[Row]], splits: Any) -> dict[str, list[Row]]:
-    """Return the rows of each split as lists. Raises TaskError for other keys, no test split, or `splits` beside them."""
+    """Return the rows of each split as lists. Raises TaskError for other keys, no test split, or other `splits`."""
     if set(rows) - set(SPLITS) or "test" not in rows or splits is not None:
         raise TaskError(
             "rows are a list of dicts, or a dict with lists under train, validation and test (test at least) "
