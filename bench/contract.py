@@ -21,7 +21,9 @@ from typing import Any
 from common import quick, report
 
 from edgewise.mas.graph.graph import Graph
-from edgewise.mas.runtime.graph_run import GraphLimits, GraphRun, Shared, graph_run
+from edgewise.mas.runtime.context import GraphLimits
+from edgewise.mas.runtime.graph_run import GraphRun, run_graph
+from edgewise.mas.runtime.node_cache import NodeCache
 from edgewise.toolkit.model.scripted import ScriptedClient
 from edgewise.toolkit.run.driver import Driver
 from edgewise.toolkit.types import Plan, Rollout
@@ -42,7 +44,7 @@ TEAM = team()
 def run(graph: Graph, limits: dict[str, Any], **options: Any) -> tuple[GraphRun, float, ScriptedClient]:
     """A run, its seconds, and the client that answered it."""
     answering = client()
-    plan = graph_run(
+    plan = run_graph(
         graph,
         TEAM,
         EXAMPLE,
@@ -62,7 +64,7 @@ def outcomes(graph: Graph, rng: random.Random) -> Iterator[tuple[str, bool]]:
     done, seconds, used = run(graph, {})
     yield "outcomes", plain(done.outcomes) == wanted
     yield "critical path", abs(seconds - critical) < 1e-6
-    yield "outcomes, by LangGraph's steps", plain(run(graph, {}, ahead=False)[0].outcomes) == wanted
+    yield "outcomes, by LangGraph's steps", plain(run(graph, {}, eager=False)[0].outcomes) == wanted
     yield "outcomes, one at a time", plain(run(graph, {"concurrency": 1})[0].outcomes) == wanted
     yield from shared(graph, wanted, len(used.requests))
 
@@ -73,16 +75,16 @@ def shared(graph: Graph, wanted: Any, calls: int) -> Iterator[tuple[str, bool]]:
 
     What ran out of time is asked again by the next one, which may have begun later: those graphs are not counted.
     """
-    group, answering = Shared(), client()
+    group, answering = NodeCache(), client()
 
     def plans() -> Plan[list[GraphRun]]:
         limits = GraphLimits(node_seconds=NODE_SECONDS)
-        one = {"sample": 0, "seed": 0, "limits": limits, "shared": group}
-        return (yield [graph_run(graph, TEAM, EXAMPLE, **one) for _ in range(3)])
+        one = {"sample": 0, "seed": 0, "limits": limits, "cache": group}
+        return (yield [run_graph(graph, TEAM, EXAMPLE, **one) for _ in range(3)])
 
     runs, _ = jump(Driver(answering).run(plans()))
     yield "outcomes, shared", all(plain(each.outcomes) == wanted for each in runs)
-    late = any(each.ended == "timeout" for outcomes in runs[0].outcomes.values() for each in outcomes)
+    late = any(each.status == "timeout" for outcomes in runs[0].outcomes.values() for each in outcomes)
     yield "no call twice in a group", bool(graph.loops) or late or len(answering.requests) == calls
 
 
@@ -91,7 +93,7 @@ def limited(graph: Graph, rng: random.Random) -> Iterator[tuple[str, bool]]:
     _, _, used = run(graph, {})
     calls = rng.randint(1, len(used.requests) + 2)
     done, _, counted = run(graph, {"calls": calls})
-    stopped = any(x.ended == "limit" for rounds in done.outcomes.values() for x in rounds)
+    stopped = any(x.status == "limit" for rounds in done.outcomes.values() for x in rounds)
     yield "calls within the limit", len(counted.requests) <= calls
     yield "no call left unused", not stopped or len(counted.requests) == calls
     yield "an outcome for every node", all(done.outcomes.values())

@@ -22,7 +22,7 @@ from langgraph.runtime import Runtime
 
 from edgewise.mas.graph.graph import Graph, Node
 from edgewise.mas.graph.roles import Role
-from edgewise.mas.runtime.graph_run import graph_run
+from edgewise.mas.runtime.graph_run import run_graph
 from edgewise.mas.runtime.node import Team
 from edgewise.toolkit.model.scripted import ScriptedClient
 from edgewise.toolkit.run.driver import Drive, Driver, plan_request
@@ -115,7 +115,7 @@ async def measured(repeats: int) -> tuple[float, float]:
         assert len(result["said"]) == len(PROMPTS)
 
     async def compiled() -> None:
-        run = await Driver(client()).run(graph_run(graph, team, EXAMPLE, sample=0, seed=0))
+        run = await Driver(client()).run(run_graph(graph, team, EXAMPLE, sample=0, seed=0))
         assert len(run.outcomes) == len(PROMPTS) and not run.rollout.failed
 
     await timed(written, 5), await timed(compiled, 5)

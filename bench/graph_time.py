@@ -18,8 +18,8 @@ from dataclasses import replace
 from common import quick, report
 
 from edgewise.mas.graph.graph import Graph
-from edgewise.mas.runtime.graph_run import graph_run
-from edgewise.mas.runtime.langgraph_compiler import plain
+from edgewise.mas.runtime.graph_run import run_graph
+from edgewise.mas.runtime.langgraph_compiler import compile_plain
 from edgewise.toolkit.run.driver import Driver
 from edgewise.toolkit.types import Request
 from tests.support.mas.naive import EXAMPLE, client, fraction, interpreted, random_graph, team
@@ -46,28 +46,28 @@ def graphs(count: int) -> list[Graph]:
     return found
 
 
-async def timed(graph: Graph, places: asyncio.Semaphore, ahead: bool) -> float:
+async def timed(graph: Graph, places: asyncio.Semaphore, eager: bool) -> float:
     """Wall seconds of one run."""
     async with places:
         start = time.perf_counter()
-        await Driver(client(takes)).run(graph_run(graph, TEAM, EXAMPLE, sample=0, seed=0, ahead=ahead))
+        await Driver(client(takes)).run(run_graph(graph, TEAM, EXAMPLE, sample=0, seed=0, eager=eager))
         return time.perf_counter() - start
 
 
-async def measured(chosen: list[Graph], ahead: bool) -> list[float]:
+async def measured(chosen: list[Graph], eager: bool) -> list[float]:
     """Wall seconds of all runs."""
     places = asyncio.Semaphore(AT_ONCE)
     for graph in chosen:
-        plain(graph)
-    return await asyncio.gather(*(timed(graph, places, ahead) for graph in chosen))
+        compile_plain(graph)
+    return await asyncio.gather(*(timed(graph, places, eager) for graph in chosen))
 
 
 def main() -> int:
     """Measure, print, judge."""
     chosen = graphs(24 if quick() else 120)
     paths = [interpreted(graph, TEAM, takes)[1] for graph in chosen]
-    walls = asyncio.run(measured(chosen, ahead=True))
-    by_level = asyncio.run(measured(chosen, ahead=False))
+    walls = asyncio.run(measured(chosen, eager=True))
+    by_level = asyncio.run(measured(chosen, eager=False))
     ratios = [wall / path for wall, path in zip(walls, paths, strict=True) if path]
     levels = [wall / path for wall, path in zip(by_level, paths, strict=True) if path]
     figures = {

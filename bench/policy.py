@@ -20,7 +20,8 @@ from common import quick, report
 from edgewise.mas.designs.interface import Query
 from edgewise.mas.graph.construction import Space, replay
 from edgewise.mas.search.policy.hrpo import clipped_surrogate, entropy_bonus
-from edgewise.mas.search.policy.network import NetworkLearner, NetworkPolicy
+from edgewise.mas.search.policy.network import NetworkPolicy
+from edgewise.mas.search.policy.policy_gradient import NetworkLearner
 from edgewise.mas.search.policy.state_features import encode_moves
 
 GROUP, AGENTS, ROLES, FEATURES = 8, 12, 14, 384

@@ -66,10 +66,10 @@ class Simulated:
     def _chance(self, graph: Graph, name: str, chance: dict[str, float]) -> float:
         role, lifted = graph[name].role, []
         total = self.own.get(role, 0.0)
-        for heard in sorted(graph.before[name], key=lambda other: -chance[other]):
+        for heard in sorted(graph.predecessors[name], key=lambda other: -chance[other]):
             other = graph[heard].role
             lift = self.lift.get((role, other), 0.0)
-            echo = role == other and any(graph[x].role == role for x in graph.before[heard])
+            echo = role == other and any(graph[x].role == role for x in graph.predecessors[heard])
             again = other in lifted and (role, other) not in REPEATS
             if not lift or echo or again or len(lifted) == (1 if role in SERIAL else 2):
                 total -= DISTRACTION
@@ -89,7 +89,7 @@ class Simulated:
             for graph in graphs
             for node in graph.nodes
             if node.name != graph.exit and node.role not in NO_ANSWER
-            for inner in [graph.up_to(node.name)]
+            for inner in [graph.subgraph_to(node.name)]
         }
         drafted = {graph.version for graph in graphs}
         return [(graph, self.reward(graph, rng)) for key, graph in smaller.items() if key not in drafted]

@@ -10,8 +10,7 @@ from edgewise.mas.credit.reward import RewardWeights
 from edgewise.mas.designs.interface import Query
 from edgewise.mas.graph.construction import Space
 from edgewise.mas.graph.roles import Roles, catalogue, filter_roles
-from edgewise.mas.runtime.context import Process
-from edgewise.mas.runtime.graph_run import GraphLimits
+from edgewise.mas.runtime.context import GraphLimits, ProcessReward
 from edgewise.mas.runtime.node import Team
 from edgewise.toolkit.errors import ConfigError
 from edgewise.toolkit.task.task import Task
@@ -82,7 +81,7 @@ class GraphSpec:
         return {name: self.catalogue[name] for name in dict.fromkeys((PLAIN_ROLE, *wanted))}
 
     @cached_property
-    def process(self) -> Process | None:
+    def process(self) -> ProcessReward | None:
         """The user's rewards for single agents, called whenever one of them ends."""
         return load_object(self.config.process, self.task.path) if self.config.process else None
 

@@ -1,7 +1,7 @@
 """
 An agent graph as a plain LangGraph module that runs without Edgewise.
 
-`mas.deploy.export_writer` writes the module; its fixed parts are in `mas.deploy.export_templates`.
+`mas.deploy.export_writer` writes the module, out of the code in `mas.deploy.exported`.
 """
 
 from collections.abc import Mapping, Sequence
@@ -10,8 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from edgewise.mas.config import GraphConfig
-from edgewise.mas.deploy import export_templates
-from edgewise.mas.deploy.export_writer import Writer, shape
+from edgewise.mas.deploy.export_writer import PYTHON, describe_edges, used_tools, write_module
 from edgewise.mas.graph.graph import Graph
 from edgewise.mas.graph.roles import Roles
 from edgewise.mas.runtime.node import Team
@@ -20,18 +19,29 @@ from edgewise.toolkit.tools.tool import FunctionTool
 from edgewise.toolkit.types import Sampling
 from edgewise.toolkit.util.files import dump_json, replace_text
 
-FORMAT = {"dependencies": ["."], "graphs": {"agent": "./graph.py:graph"}, "env": ".env"}
+LANGGRAPH_JSON = {"dependencies": ["."], "graphs": {"agent": "./graph.py:graph"}, "env": ".env"}
 """langgraph.json, as the LangGraph CLI reads it."""
+README = """\
+# An agent graph as a LangGraph module
 
-USUAL = GraphConfig.from_artifact({})
+`graph.py` is plain Python on LangGraph and the `openai` package; Edgewise is not needed to run it.
+
+    pip install -r requirements.txt
+    export OPENAI_API_KEY=...          # OPENAI_BASE_URL for another server, MODEL for another model ({model})
+    python graph.py "your question"
+
+From Python: `from graph import ask, graph`. With the LangGraph CLI: put the variables above into `.env`, then
+`langgraph dev` (`langgraph.json` names the graph `agent`). Graph version {version}: {edges}.
+{note}"""
+
+DEFAULT_CONFIG = GraphConfig.from_artifact({})
 """The settings where none are known."""
-
-PLAIN = Sampling()
+DEFAULT_SAMPLING = Sampling()
 
 
 @dataclass(frozen=True, slots=True)
-class Exported:
-    """What was written: `unconnected` are tools that the user has to put in place, `note` says which graph it is."""
+class ExportResult:
+    """Files of an export: `unconnected` are tools that the user has to supply, `note` says which graph it is."""
 
     folder: Path
     files: tuple[str, ...]
@@ -40,13 +50,12 @@ class Exported:
     note: str = ""
 
     def lines(self) -> list[str]:
-        """For people."""
+        """Return the result for people."""
         todo = [f"connect the tool {name!r} in graph.py: it was not exported" for name in self.unconnected]
-        written = f"{self.folder}: {', '.join(self.files)}"
-        return [written, *filter(None, [self.note]), *todo]
+        return [f"{self.folder}: {', '.join(self.files)}", *filter(None, [self.note]), *todo]
 
     def to_json(self) -> dict[str, Any]:
-        """For programs."""
+        """Return the result for programs."""
         return {
             "folder": str(self.folder),
             "files": list(self.files),
@@ -62,37 +71,38 @@ def export(
     folder: str | Path,
     *,
     model: str = "",
-    sampling: Sampling = PLAIN,
+    sampling: Sampling = DEFAULT_SAMPLING,
     tools: Mapping[str, FunctionTool] | None = None,
-    own: Sequence[str] | None = None,
-    turns: int = USUAL.turns,
-    node_seconds: float = USUAL.node_seconds,
+    task_tools: Sequence[str] | None = None,
+    turns: int = DEFAULT_CONFIG.turns,
+    node_seconds: float = DEFAULT_CONFIG.node_seconds,
     note: str = "",
-) -> Exported:
+) -> ExportResult:
     """
     Write graph.py, langgraph.json, requirements.txt and README.md into `folder`.
 
     `model` is the model of nodes that name none, `tools` describes tools by name; the code of tools other than
-    "python" is left for the user to connect. `own` are the tools of the task, which a role gets by "*": those of
-    `tools` where nothing is said. `turns` are the most that the run allowed. Raises GraphError for a role that is not
-    there, and for models of several servers.
+    "python" is left for the user to connect. `task_tools` are the tools of the task, which a role gets by "*": those
+    of `tools` by default. `turns` bounds those of the roles. Raises GraphError for an unknown role, and for models of
+    several servers.
     """
-    folder = Path(folder)
-    names = tuple(tools or ()) if own is None else tuple(own)
-    writer = Writer(graph, Team(roles, model, sampling, tools, turns, own=names), node_seconds)
-    readme = export_templates.README.format(
+    names = tuple(tools or ()) if task_tools is None else tuple(task_tools)
+    team = Team(roles, model, sampling, tools, turns, task_tools=names)
+    readme = README.format(
         model=get_wire_name(model) if model else "gpt-4o-mini",
         version=graph.version,
-        shape="; ".join(shape(graph)),
-        notes=note and f"\n{note}\n",
+        edges="; ".join(describe_edges(graph)),
+        note=note and f"\n{note}\n",
     )
     files = {
-        "graph.py": writer.module(),
-        "langgraph.json": dump_json(FORMAT),
+        "graph.py": write_module(graph, team, node_seconds),
+        "langgraph.json": dump_json(LANGGRAPH_JSON),
         "requirements.txt": "langgraph>=1.2,<2\nopenai>=2,<4\n",
         "README.md": readme,
     }
+    folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
     for name, text in files.items():
         replace_text(folder / name, text)
-    return Exported(folder, tuple(files), graph, tuple(writer.stubs), note)
+    unconnected = tuple(name for name in used_tools(graph, team) if name != PYTHON)
+    return ExportResult(folder, tuple(files), graph, unconnected, note)

@@ -186,13 +186,13 @@ def copy_definitions(values: Mapping[str, Any]) -> str:
                 todo.append((origin, definition))
 
     # A module comes after those that it imports, so that each definition finds what it needs while it runs.
-    text = write_imports(imports)
+    text = f"{write_imports(imports)}\n"
     for module, source in sources.items():
         statements = [x for x in source.statements if (module, x) in chosen]
         if statements:
-            text += f"\n\n# ---- {source.title} {'-' * (WIDTH - 14 - len(source.title))}\n\n"
-            text += "".join(statement.text for statement in statements).lstrip("\n")
-    return f"{text}\n"
+            text += f"\n# ---- {source.title} {'-' * (WIDTH - 14 - len(source.title))}\n"
+            text += "".join(statement.text for statement in statements) + "\n\n"
+    return f"{text.rstrip()}\n"
 
 
 def load_sources(module: str, values: Mapping[str, Any], sources: dict[str, Source]) -> None:

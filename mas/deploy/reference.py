@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from edgewise.mas.designs.fixed import tools_in
+from edgewise.mas.designs.fixed import parse_tools
 from edgewise.mas.graph.graph import Graph
 from edgewise.mas.graph.roles import CATALOGUE, Role, Roles
 from edgewise.toolkit.errors import ArtifactError, ConfigError, GraphError
@@ -18,7 +18,7 @@ ROLES_FILE = "roles.json"
 
 
 @dataclass(frozen=True, slots=True)
-class Used:
+class GraphUse:
     """A graph of a design, and how many of the design's stored queries get it."""
 
     graph: Graph
@@ -26,7 +26,7 @@ class Used:
 
 
 @dataclass(frozen=True, slots=True)
-class Designed:
+class StoredDesign:
     """
     What a GRAPH holds: the different graphs, the most used first, and the roles they were made of.
 
@@ -36,7 +36,7 @@ class Designed:
 
     source: str
     kind: str
-    used: tuple[Used, ...]
+    used: tuple[GraphUse, ...]
     roles: Roles
     tools: tuple[str, ...] = ()
 
@@ -52,19 +52,19 @@ class Designed:
         return first.graph
 
 
-def read(source: str) -> Designed:
+def read_design(source: str) -> StoredDesign:
     """What a GRAPH holds. Raises ArtifactError where there is none, GraphError for one that can't be read."""
-    path, version = operand(source)
+    path, version = split_reference(source)
     data, roles = _content(path)
     kind, found = _used(path, data)
     used = tuple(each for each in found if each.graph.version.startswith(version))
     if not used:
         near = did_you_mean(version, [each.graph.version for each in found])
         raise GraphError(f"{path} holds no graph {version!r}{near}")
-    return Designed(source, kind, used, roles, tools_in(data))
+    return StoredDesign(source, kind, used, roles, parse_tools(data))
 
 
-def operand(source: str) -> tuple[Path, str]:
+def split_reference(source: str) -> tuple[Path, str]:
     """A path, and what follows its last "@" where no file has that in its name."""
     path, at, version = source.rpartition("@")
     if not at or not path or Path(source).exists():
@@ -101,7 +101,7 @@ def _kept(data: Any) -> Roles:
     return known
 
 
-def _used(path: Path, data: Any) -> tuple[str, tuple[Used, ...]]:
+def _used(path: Path, data: Any) -> tuple[str, tuple[GraphUse, ...]]:
     """The kind of a design and its different graphs, the most used first."""
     if not isinstance(data, dict):
         raise GraphError(f"{path} holds no agent graph: it must be a JSON object.")
@@ -110,10 +110,10 @@ def _used(path: Path, data: Any) -> tuple[str, tuple[Used, ...]]:
         raise GraphError(f"{path} is damaged: its examples are no list of queries with their graphs.")
     if kind in ("graph", "fixed"):
         graph = Graph.from_json(data if kind == "graph" else data.get("graph"))
-        return kind, (Used(graph, len(examples)),)
+        return kind, (GraphUse(graph, len(examples)),)
     if not examples:
         raise GraphError(f"{path} is a design of kind {kind!r} without examples: there is no graph to show.")
     graphs = [Graph.from_json(each.get("graph")) for each in examples]
     counts = Counter(graph.version for graph in graphs)
     by_version = {graph.version: graph for graph in graphs}
-    return kind, tuple(Used(by_version[version], times) for version, times in counts.most_common())
+    return kind, tuple(GraphUse(by_version[version], times) for version, times in counts.most_common())

@@ -49,7 +49,7 @@ class _Wire(BaseModel):
 
 
 @dataclass(frozen=True, slots=True)
-class Table:
+class ClusteredDesign:
     """The centre (D,) of each of K kinds, its graph, and the name of the encoder that the features come from."""
 
     centres: tuple[tuple[float, ...], ...]
@@ -57,7 +57,7 @@ class Table:
     encoder: str = ""
 
     @classmethod
-    def of(cls, centres: NDArray[np.floating], choices: Sequence[Graph], encoder: str = "") -> "Table":
+    def from_centres(cls, centres: NDArray[np.floating], choices: Sequence[Graph], encoder: str = "") -> "ClusteredDesign":
         """A table from (K, D) centres."""
         rounded = tuple(tuple(round(float(x), DIGITS) for x in centre) for centre in centres)
         return cls(rounded, tuple(choices), encoder)
@@ -81,7 +81,7 @@ class Table:
                     + (f" (encoder {self.encoder})" if self.encoder else "")
                     + f", and these have {query.features.size}: encode them as it was made."
                 )
-        return [self.choices[nearest(centres, query.features)] for query in queries]
+        return [self.choices[nearest_centre(centres, query.features)] for query in queries]
 
     def to_json(self) -> dict[str, Any]:
         """Plain data."""
@@ -90,7 +90,7 @@ class Table:
         return {"kind": "table", "format": FORMAT, "encoder": self.encoder, "kinds": kinds}
 
     @classmethod
-    def from_json(cls, data: Any) -> "Table":
+    def from_json(cls, data: Any) -> "ClusteredDesign":
         """Read plain data. Raises GraphError that says what is wrong."""
         try:
             wire = _Wire.model_validate(data)
@@ -106,12 +106,12 @@ class Table:
         return cls(tuple(kind.centre for kind in wire.kinds), graphs, wire.encoder)
 
 
-def nearest(centres: NDArray[np.floating], features: NDArray[np.floating]) -> int:
+def nearest_centre(centres: NDArray[np.floating], features: NDArray[np.floating]) -> int:
     """The number of the centre whose cosine with (D,) features is highest; of equals the first."""
     return int(np.argmax(np.round(centres @ features.astype(float), 9)))
 
 
-def kinds_of(features: NDArray[np.floating], most: int) -> tuple[NDArray[np.float64], NDArray[np.int64]]:
+def cluster_queries(features: NDArray[np.floating], most: int) -> tuple[NDArray[np.float64], NDArray[np.int64]]:
     """
     At most `most` kinds among (N, D) features: their centres (K, D) of length 1, and (N,) each query's kind.
 
@@ -121,7 +121,7 @@ def kinds_of(features: NDArray[np.floating], most: int) -> tuple[NDArray[np.floa
     centres = rows[_far_apart(rows, most)]
     kinds = np.full(len(rows), -1)
     for _ in range(ROUNDS):
-        found = np.array([nearest(centres, row) for row in rows])
+        found = np.array([nearest_centre(centres, row) for row in rows])
         if (found == kinds).all():
             break
         kinds = found

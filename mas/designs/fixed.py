@@ -10,7 +10,7 @@ from edgewise.toolkit.errors import GraphError
 
 
 @dataclass(frozen=True, slots=True)
-class Fixed:
+class FixedDesign:
     """The same graph for every query."""
 
     graph: Graph
@@ -30,11 +30,11 @@ class Fixed:
 
 
 @dataclass(frozen=True, slots=True)
-class EqualTokenBaseline(Fixed):
+class EqualTokenBaseline(FixedDesign):
     """One agent with as many tokens as a design used: no limit on calls, tokens or dollars cuts it short."""
 
 
-def tools_in(data: Any) -> tuple[str, ...]:
+def parse_tools(data: Any) -> tuple[str, ...]:
     """The names of the task's own tools that the graphs of a design may use. Raises GraphError."""
     names = data.get("tools", []) if isinstance(data, dict) else None
     if not isinstance(names, list) or not all(isinstance(name, str) for name in names):

@@ -65,12 +65,12 @@ class TrialGroup:
 
     query: Query
     trials: tuple[Trial, ...]
-    beside: tuple[Trial, ...] = ()
+    extra_trials: tuple[Trial, ...] = ()
 
     @property
-    def every(self) -> tuple[Trial, ...]:
+    def all_trials(self) -> tuple[Trial, ...]:
         """All that ran."""
-        return (*self.trials, *self.beside)
+        return (*self.trials, *self.extra_trials)
 
 
 class Design(Protocol):

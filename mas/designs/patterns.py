@@ -3,20 +3,20 @@
 from collections.abc import Sequence
 from itertools import pairwise
 
-from edgewise.mas.designs.graph_features import shape
-from edgewise.mas.graph.construction import Space, build, moves_of
-from edgewise.mas.graph.graph import Graph, Node, named, single
+from edgewise.mas.designs.graph_features import hash_shape
+from edgewise.mas.graph.construction import Space, build, moves_for
+from edgewise.mas.graph.graph import Graph, Node, assign_names, single
 
 
 def chain(*roles: str) -> Graph:
     """Each agent hears the one before it."""
-    names = named(roles)
+    names = assign_names(roles)
     return Graph(_nodes(roles), tuple(pairwise(names)), names[-1])
 
 
 def star(roles: Sequence[str], centre: str) -> Graph:
     """Agents that hear nobody, and one that hears them all."""
-    names = named((*roles, centre))
+    names = assign_names((*roles, centre))
     return Graph(_nodes((*roles, centre)), tuple((name, names[-1]) for name in names[:-1]), names[-1])
 
 
@@ -34,15 +34,15 @@ def debate(
     `opening` is the role of those in the first round, who hear nobody; "" for debaters too.
     """
     roles = [opening or role] * times + [role] * (times * (rounds - 1)) + [judge]
-    names = named(roles)
+    names = assign_names(roles)
     tables = [names[i * times : (i + 1) * times] for i in range(rounds)] + [names[-1:]]
     edges = [(a, b) for first, second in pairwise(tables) for a in first for b in second]
     return Graph(_nodes(roles), tuple(edges), names[-1])
 
 
-def standard(space: Space, times: int = 3) -> tuple[Graph, ...]:
+def standard_graphs(space: Space, times: int = 3) -> tuple[Graph, ...]:
     """The usual designs that a space can build: of its roles, not larger than it allows, with an exit that answers."""
-    debaters_hear = dict(zip(space.roles, space.hears, strict=True)).get("debater", 0)
+    debaters_hear = dict(zip(space.roles, space.min_inputs, strict=True)).get("debater", 0)
     usual = (
         *map(single, ("solver", "reasoner", "programmer")),
         self_consistency(times),
@@ -57,11 +57,11 @@ def standard(space: Space, times: int = 3) -> tuple[Graph, ...]:
 
 def _can_build(space: Space, graph: Graph) -> bool:
     try:
-        built = build(space, moves_of(space, graph)).graph
+        built = build(space, moves_for(space, graph)).graph
     except ValueError:
         return False
-    return shape(space.roles, built) == shape(space.roles, graph)
+    return hash_shape(space.roles, built) == hash_shape(space.roles, graph)
 
 
 def _nodes(roles: Sequence[str]) -> tuple[Node, ...]:
-    return tuple(Node(name=name, role=role) for name, role in zip(named(roles), roles, strict=True))
+    return tuple(Node(name=name, role=role) for name, role in zip(assign_names(roles), roles, strict=True))

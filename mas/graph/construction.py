@@ -10,17 +10,17 @@ K roles, N agents so far.
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from functools import lru_cache
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from edgewise.mas.graph.graph import Graph, Node, named
+from edgewise.mas.graph.graph import Graph, Node, assign_names
 from edgewise.mas.graph.roles import Roles
 
-KEPT = 4096
+CACHE_SIZE = 4096
 """So many masks and agents are kept: a search comes to the same ones again and again."""
 
 
@@ -34,43 +34,44 @@ class Space:
     """
 
     roles: tuple[str, ...]
-    hears: tuple[int, ...]
+    min_inputs: tuple[int, ...]
     agents: int = 6
     moves: int = 12
     answers: tuple[bool, ...] = ()
 
     @classmethod
-    def of(cls, roles: Roles, agents: int = 6, moves: int | None = None) -> "Space":
+    def from_roles(cls, roles: Roles, agents: int = 6, moves: int | None = None) -> "Space":
         """The space over a catalogue, in its order."""
         hears, answers = (tuple(r.hears for r in roles.values()), tuple(r.answers for r in roles.values()))
         return cls(tuple(roles), hears, agents, moves or 2 * agents, answers)
 
     def to_json(self) -> dict[str, Any]:
-        """Plain data."""
-        return {key: list(x) if isinstance(x, tuple) else x for key, x in asdict(self).items()}
+        """Return plain data."""
+        lists = {"roles": list(self.roles), "hears": list(self.min_inputs)}
+        return {**lists, "agents": self.agents, "moves": self.moves, "answers": list(self.answers)}
 
     @classmethod
     def from_json(cls, data: Mapping[str, Any]) -> "Space":
-        """The space in plain data. KeyError and TypeError where something is missing or no list."""
-        lists = {name: tuple(data[name]) for name in ("roles", "hears", "answers")}
-        return cls(**lists, agents=data["agents"], moves=data["moves"])
+        """Read plain data. Raises KeyError or TypeError where something is missing or no list."""
+        roles, min_inputs, answers = (tuple(data[key]) for key in ("roles", "hears", "answers"))
+        return cls(roles, min_inputs, data["agents"], data["moves"], answers)
 
     @property
-    def delete(self) -> int:
+    def delete_action(self) -> int:
         """The number of the action DELETE."""
         return len(self.roles)
 
     @property
-    def exit(self) -> int:
+    def exit_action(self) -> int:
         """The number of the action EXIT."""
         return len(self.roles) + 1
 
-    def answering(self, state: "BuildState") -> list[int]:
+    def answering_agents(self, state: "BuildState") -> list[int]:
         """The places of agents that answer."""
         return [place for place, role in enumerate(state.roles) if not self.answers or self.answers[role]]
 
     @property
-    def actions(self) -> int:
+    def num_actions(self) -> int:
         """K + 2."""
         return len(self.roles) + 2
 
@@ -93,7 +94,7 @@ class BuildState:
     """The graph so far: the role of each agent, and whom it hears (places of earlier agents)."""
 
     roles: tuple[int, ...] = ()
-    hears: tuple[tuple[int, ...], ...] = ()
+    inputs: tuple[tuple[int, ...], ...] = ()
     moves: int = 0
     done: bool = False
 
@@ -101,8 +102,8 @@ class BuildState:
         return len(self.roles)
 
 
-@lru_cache(maxsize=KEPT)
-def allowed(space: Space, state: BuildState) -> NDArray[np.bool_]:
+@lru_cache(maxsize=CACHE_SIZE)
+def action_mask(space: Space, state: BuildState) -> NDArray[np.bool_]:
     """
     (K + 2,) which node actions may be taken.
 
@@ -111,16 +112,16 @@ def allowed(space: Space, state: BuildState) -> NDArray[np.bool_]:
     last move before EXIT are for roles that do. Nothing is allowed when it is done.
     """
     n, left = len(state), space.moves - state.moves
-    mask = np.zeros(space.actions, dtype=bool)
+    mask = np.zeros(space.num_actions, dtype=bool)
     if state.done:
         return _fixed(mask)
     room = n < space.agents and left > 1
-    mask[: space.delete] = [room and n >= least for least in space.hears]
-    answered = bool(space.answering(state))
+    mask[: space.delete_action] = [room and n >= least for least in space.min_inputs]
+    answered = bool(space.answering_agents(state))
     if space.answers and not answered and (left == 2 or n == space.agents - 1):
-        mask[: space.delete] &= space.answers
-    mask[space.delete] = n >= 2 and left > 2 and any(_can_go(space, state, gone) for gone in range(n))
-    mask[space.exit] = answered
+        mask[: space.delete_action] &= space.answers
+    mask[space.delete_action] = n >= 2 and left > 2 and any(_can_go(space, state, gone) for gone in range(n))
+    mask[space.exit_action] = answered
     return _fixed(mask)
 
 
@@ -130,7 +131,7 @@ def _fixed(mask: NDArray[np.bool_]) -> NDArray[np.bool_]:
     return mask
 
 
-def deletable(space: Space, state: BuildState) -> list[bool]:
+def deletion_mask(space: Space, state: BuildState) -> list[bool]:
     """For each agent, whether those who hear it still hear as many as they must without it."""
     return [_can_go(space, state, gone) for gone in range(len(state))]
 
@@ -140,42 +141,42 @@ def _can_go(space: Space, state: BuildState, gone: int) -> bool:
 
 
 def _hears_enough(space: Space, state: BuildState, place: int, gone: int) -> bool:
-    least, heard = space.hears[state.roles[place]], state.hears[place]
-    return place == gone or not least or gone not in heard or len({*heard, *state.hears[gone]}) > least
+    least, heard = space.min_inputs[state.roles[place]], state.inputs[place]
+    return place == gone or not least or gone not in heard or len({*heard, *state.inputs[gone]}) > least
 
 
 def apply(space: Space, state: BuildState, move: Move) -> BuildState:
     """The state after a move. ValueError where the move is not allowed."""
-    if not allowed(space, state)[move.action]:
+    if not action_mask(space, state)[move.action]:
         raise ValueError(f"{move} is not allowed with {len(state)} agents after {state.moves} moves")
     if any(place < 0 or place >= len(state) for place in move.agents):
         raise ValueError(f"{move} names an agent that is not there")
-    if move.action == space.exit:
-        return BuildState(state.roles, state.hears, state.moves + 1, True)
-    if move.action == space.delete:
+    if move.action == space.exit_action:
+        return BuildState(state.roles, state.inputs, state.moves + 1, True)
+    if move.action == space.delete_action:
         (gone,) = move.agents
-        if not deletable(space, state)[gone]:
+        if not deletion_mask(space, state)[gone]:
             raise ValueError(f"{move} would leave an agent with fewer to hear than its role needs")
         return _deleted(state, gone)
     heard = tuple(sorted(set(move.agents)))
-    if len(heard) < space.hears[move.action]:
-        raise ValueError(f"{move} hears too few: {space.roles[move.action]} needs {space.hears[move.action]}")
-    return BuildState((*state.roles, move.action), (*state.hears, heard), state.moves + 1)
+    if len(heard) < space.min_inputs[move.action]:
+        raise ValueError(f"{move} hears too few: {space.roles[move.action]} needs {space.min_inputs[move.action]}")
+    return BuildState((*state.roles, move.action), (*state.inputs, heard), state.moves + 1)
 
 
 def _deleted(state: BuildState, gone: int) -> BuildState:
     """The state without an agent; whoever heard it hears those that it heard."""
     shift = [place - (place > gone) for place in range(len(state))]
     hears = []
-    for place, heard in enumerate(state.hears):
+    for place, heard in enumerate(state.inputs):
         if place != gone:
-            passed = {*heard, *state.hears[gone]} - {gone} if gone in heard else set(heard)
+            passed = {*heard, *state.inputs[gone]} - {gone} if gone in heard else set(heard)
             hears.append(tuple(sorted(shift[x] for x in passed)))
     roles = state.roles[:gone] + state.roles[gone + 1 :]
     return BuildState(roles, tuple(hears), state.moves + 1)
 
 
-def replayed(space: Space, moves: Sequence[Move]) -> BuildState:
+def replay(space: Space, moves: Sequence[Move]) -> BuildState:
     """The state after all moves from the empty graph."""
     state = BuildState()
     for move in moves:
@@ -183,19 +184,19 @@ def replayed(space: Space, moves: Sequence[Move]) -> BuildState:
     return state
 
 
-def names(space: Space, state: BuildState) -> tuple[str, ...]:
+def agent_names(space: Space, state: BuildState) -> tuple[str, ...]:
     """The name of each agent in the graph: its role, and a number from the second of a role on."""
-    return named(space.roles[role] for role in state.roles)
+    return assign_names(space.roles[role] for role in state.roles)
 
 
-@lru_cache(maxsize=KEPT)
+@lru_cache(maxsize=CACHE_SIZE)
 def _agent(name: str, role: str) -> Node:
     return Node(name=name, role=role)
 
 
-def graph(space: Space, state: BuildState) -> Graph:
+def build_graph(space: Space, state: BuildState) -> Graph:
     """The graph that a state stands for: the last agent that answers is the exit; what it does not hear falls away."""
-    answering = space.answering(state)
+    answering = space.answering_agents(state)
     if not answering:
         raise ValueError("a state in which nobody answers is no graph")
     kept, todo = set(), [answering[-1]]
@@ -203,10 +204,10 @@ def graph(space: Space, state: BuildState) -> Graph:
         place = todo.pop()
         if place not in kept:
             kept.add(place)
-            todo.extend(state.hears[place])
-    called = names(space, state)
+            todo.extend(state.inputs[place])
+    called = agent_names(space, state)
     nodes = tuple(_agent(called[p], space.roles[state.roles[p]]) for p in sorted(kept))
-    edges = tuple((called[a], called[b]) for b in sorted(kept) for a in state.hears[b])
+    edges = tuple((called[a], called[b]) for b in sorted(kept) for a in state.inputs[b])
     return Graph(nodes, edges, called[answering[-1]])
 
 
@@ -220,32 +221,32 @@ class Build:
 
     graph: Graph
     moves: tuple[Move, ...]
-    made_by: dict[str, int] = field(default_factory=dict)
+    move_numbers: dict[str, int] = field(default_factory=dict)
 
 
 def build(space: Space, moves: Sequence[Move]) -> Build:
     """The build of a whole sequence of moves, which ends with EXIT."""
     state, made = BuildState(), []
     for number, move in enumerate(moves):
-        if move.action == space.delete:
+        if move.action == space.delete_action:
             del made[move.agents[0]]
-        elif move.action != space.exit:
+        elif move.action != space.exit_action:
             made.append(number)
         state = apply(space, state, move)
     if not state.done:
         raise ValueError("the moves do not end with EXIT")
-    found = graph(space, state)
-    called = names(space, state)
+    found = build_graph(space, state)
+    called = agent_names(space, state)
     present = {node.name for node in found.nodes}
     return Build(found, tuple(moves), {c: m for c, m in zip(called, made, strict=True) if c in present})
 
 
-def moves_of(space: Space, graph: Graph) -> tuple[Move, ...]:
+def moves_for(space: Space, graph: Graph) -> tuple[Move, ...]:
     """Moves that build a graph, its nodes in order. ValueError for roles that the space does not have."""
     order = [n for n in graph.order if n != graph.exit] + [graph.exit]
     places = {name: place for place, name in enumerate(order)}
     moves = [
-        Move(space.roles.index(graph[name].role), tuple(sorted(places[x] for x in graph.before[name])))
+        Move(space.roles.index(graph[name].role), tuple(sorted(places[x] for x in graph.predecessors[name])))
         for name in order
     ]
-    return (*moves, Move(space.exit))
+    return (*moves, Move(space.exit_action))

@@ -86,7 +86,7 @@ def _loops(graph: Graph) -> dict[str, dict[str, Any]]:
 
 def _detail(subject: Subject, value: dict[str, Any]) -> str:
     if subject == "loop":
-        return f" (at most {rounds(value['rounds'])})"
+        return f" (at most {format_rounds(value['rounds'])})"
     if subject != "node":
         return ""
     plain = Node(name=value["name"], role=value["role"]).model_dump(mode="json")
@@ -94,7 +94,7 @@ def _detail(subject: Subject, value: dict[str, Any]) -> str:
     return f" ({'; '.join([value['role'], *different])})"
 
 
-def rounds(number: int) -> str:
+def format_rounds(number: int) -> str:
     """How often a loop goes back, in words."""
     return f"{number} round{'' if number == 1 else 's'}"
 

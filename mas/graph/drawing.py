@@ -11,25 +11,25 @@ from dataclasses import dataclass
 from itertools import pairwise
 from xml.etree.ElementTree import Element, tostring
 
-from edgewise.mas.graph.diff import rounds
+from edgewise.mas.graph.diff import format_rounds
 from edgewise.mas.graph.graph import Graph, Loop, Node
 from edgewise.mas.graph.roles import CATALOGUE, Roles
-from edgewise.toolkit.report.charts import number
+from edgewise.toolkit.report.charts import format_number
 from edgewise.toolkit.report.html import node as element
 
-Numbers = Mapping[str, Mapping[str, float]]
+NodeNumbers = Mapping[str, Mapping[str, float]]
 """By node, what was measured of it, by name: {"critic": {"credit": 0.12, "tokens": 310}}."""
 
 
 # ---- text ------------------------------------------------------------------------------------------
 
 
-def text(graph: Graph, roles: Roles = CATALOGUE) -> str:
+def render_text(graph: Graph, roles: Roles = CATALOGUE) -> str:
     """A line for each node, level by level, with what it is and whom it hears; then the loops."""
     cells = []
     for depth, level in enumerate(graph.levels, 1):
         for place, name in enumerate(level):
-            heard = f"hears {', '.join(graph.before[name])}" if graph.before[name] else ""
+            heard = f"hears {', '.join(graph.predecessors[name])}" if graph.predecessors[name] else ""
             last = "answers" if name == graph.exit else ""
             facts = " ".join(_facts(graph[name], roles))
             cells.append(
@@ -43,7 +43,7 @@ def text(graph: Graph, roles: Roles = CATALOGUE) -> str:
     return "\n".join([*lines, *map(_told, graph.loops)])
 
 
-def mermaid(graph: Graph, roles: Roles = CATALOGUE) -> str:
+def render_mermaid(graph: Graph, roles: Roles = CATALOGUE) -> str:
     """The graph as a Mermaid flowchart; the exit has a thick border, loops are dotted."""
     ids = {node.name: f"n{place}" for place, node in enumerate(graph.nodes)}
     lines = ["flowchart TD"]
@@ -51,7 +51,7 @@ def mermaid(graph: Graph, roles: Roles = CATALOGUE) -> str:
         label = "<br/>".join(map(_entities, [node.name, *_facts(node, roles)]))
         lines.append(f'    {ids[node.name]}["{label}"]')
     lines += [f"    {ids[a]} --> {ids[b]}" for a, b in graph.edges]
-    lines += [f'    {ids[x.source]} -. "at most {rounds(x.rounds)}" .-> {ids[x.target]}' for x in graph.loops]
+    lines += [f'    {ids[x.source]} -. "at most {format_rounds(x.rounds)}" .-> {ids[x.target]}' for x in graph.loops]
     lines.append(f"    style {ids[graph.exit]} stroke-width:3px")
     return "\n".join(lines)
 
@@ -67,12 +67,12 @@ def _facts(node: Node, roles: Roles) -> list[str]:
     tools = (role.tools if role else ()) if node.tools is None else node.tools
     facts = [f"({node.role})" if node.role != node.name else "", node.model]
     facts += [f"tools: {', '.join(tools)}" if tools and tools != ("*",) else ""]
-    facts += [f"weight {number(node.weight)}" if node.weight != 1 else ""]
+    facts += [f"weight {format_number(node.weight)}" if node.weight != 1 else ""]
     return [" ".join(fact.split()) for fact in facts if fact]
 
 
 def _told(loop: Loop) -> str:
-    return f"{loop.source} goes back to {loop.target}, at most {rounds(loop.rounds)}"
+    return f"{loop.source} goes back to {loop.target}, at most {format_rounds(loop.rounds)}"
 
 
 # ---- a drawing -------------------------------------------------------------------------------------
@@ -99,16 +99,16 @@ class _Place:
     height: float = 0.0
 
 
-def svg_file(graph: Graph, roles: Roles = CATALOGUE, numbers: Numbers | None = None) -> str:
+def render_svg_file(graph: Graph, roles: Roles = CATALOGUE, numbers: NodeNumbers | None = None) -> str:
     """The drawing as a file of its own."""
-    root = svg(graph, roles, numbers)
+    root = render_svg(graph, roles, numbers)
     root.set("xmlns", "http://www.w3.org/2000/svg")
     root.set("font-family", "system-ui, sans-serif")
     root.set("font-size", "12")
     return tostring(root, "unicode")
 
 
-def svg(graph: Graph, roles: Roles = CATALOGUE, numbers: Numbers | None = None) -> Element:
+def render_svg(graph: Graph, roles: Roles = CATALOGUE, numbers: NodeNumbers | None = None) -> Element:
     """
     The drawing as an <svg> for an HTML page; lines have the colour of the text around it.
 
@@ -129,7 +129,7 @@ def svg(graph: Graph, roles: Roles = CATALOGUE, numbers: Numbers | None = None) 
     return element("svg", title, *parts, viewBox=box, role="img", width=f"{width:g}", height=f"{height:g}")
 
 
-def _layout(graph: Graph, roles: Roles, numbers: Numbers) -> tuple[list[list[_Place]], list[list[str]]]:
+def _layout(graph: Graph, roles: Roles, numbers: NodeNumbers) -> tuple[list[list[_Place]], list[list[str]]]:
     """Rows of places with their positions, and for each edge the keys of the places that it passes."""
     level = {name: depth for depth, names in enumerate(graph.levels) for name in names}
     rows = [[_boxed(graph[name], roles, numbers) for name in names] for names in graph.levels]
@@ -150,9 +150,9 @@ def _layout(graph: Graph, roles: Roles, numbers: Numbers) -> tuple[list[list[_Pl
     return rows, paths
 
 
-def _boxed(node: Node, roles: Roles, numbers: Numbers) -> _Place:
+def _boxed(node: Node, roles: Roles, numbers: NodeNumbers) -> _Place:
     facts = [node.name, *_facts(node, roles)]
-    measured = [f"{name} {number(value)}" for name, value in numbers.get(node.name, {}).items()]
+    measured = [f"{name} {format_number(value)}" for name, value in numbers.get(node.name, {}).items()]
     lines = (*map(_short, facts), *([" · ".join(measured)] if measured else []))
     return _Place(node.name, lines, max(len(line) for line in lines) * LETTER + 24)
 
@@ -225,10 +225,10 @@ def _loop(loop: Loop, places: Mapping[str, _Place], lane: float) -> Iterator[Ele
     d += f"{high:.1f} H{end + c:.1f} Q{end:.1f} {high:.1f} {end:.1f} {high + c:.1f} V{target.y:.1f}"
     yield _stroke(d, "5 4", element("title", _told(loop)))
     yield _tip(end, target.y)
-    yield _words(f"at most {rounds(loop.rounds)}", lane + 8, (low + high) / 2 + 4, "start")
+    yield _words(f"at most {format_rounds(loop.rounds)}", lane + 8, (low + high) / 2 + 4, "start")
 
 
-def _box(graph: Graph, node: Node, place: _Place, roles: Roles, numbers: Numbers) -> Element:
+def _box(graph: Graph, node: Node, place: _Place, roles: Roles, numbers: NodeNumbers) -> Element:
     last = node.name == graph.exit
     left, middle = place.x - place.width / 2, place.height / 2
     top = place.y + middle - len(place.lines) * LINE / 2 + LINE - 4
@@ -257,7 +257,7 @@ def _tooltip(node: Node, roles: Roles, measured: Mapping[str, float]) -> str:
     prompt = node.prompt if node.prompt is not None else role.prompt if role else ""
     lines = [node.name, f"{node.role}: {role.does}" if role else node.role]
     lines += [f"model: {node.model}" if node.model else ""]
-    lines += [f"{name}: {number(value)}" for name, value in measured.items()]
+    lines += [f"{name}: {format_number(value)}" for name, value in measured.items()]
     lines += [f"lessons: {len(node.lessons)}" if node.lessons else ""]
     lines += [f"prompt: {prompt if len(prompt) <= TITLE else prompt[:TITLE] + '…'}" if prompt else ""]
     return "\n".join(filter(None, lines))

@@ -5,12 +5,12 @@ from dataclasses import replace
 
 import numpy as np
 
-from edgewise.mas.graph.graph import Graph, Node, free_name
-from edgewise.mas.graph.roles import Roles, find
+from edgewise.mas.graph.graph import Graph, Node, pick_name
+from edgewise.mas.graph.roles import Roles, find_role
 from edgewise.toolkit.errors import GraphError
 
 
-def check(graph: Graph, roles: Roles, most: int) -> None:
+def check_team(graph: Graph, roles: Roles, most: int) -> None:
     """
     Raise GraphError for what is no team that can work, though it is a graph.
 
@@ -20,16 +20,16 @@ def check(graph: Graph, roles: Roles, most: int) -> None:
     if len(graph) > most:
         raise GraphError(f"The graph has {len(graph)} agents; at most {most} are allowed.")
     for node in graph.nodes:
-        role, heard = find(roles, node.role), len(graph.before[node.name])
+        role, heard = find_role(roles, node.role), len(graph.predecessors[node.name])
         if heard < role.hears:
             raise GraphError(
                 f"Node {node.name!r} hears {heard}; a {role.name} must hear {role.hears} or more."
             )
-    last = find(roles, graph[graph.exit].role)
+    last = find_role(roles, graph[graph.exit].role)
     if not last.answers:
         raise GraphError(f"The exit {graph.exit!r} gives no answer, as a {last.name} gives a {last.gives}.")
     for loop in graph.loops:
-        if find(roles, graph[loop.source].role).gives != "verdict":
+        if find_role(roles, graph[loop.source].role).gives != "verdict":
             raise GraphError(f"The loop from {loop.source!r} has no end: its role gives no verdict.")
 
 
@@ -52,13 +52,13 @@ def random_edit(
     return None
 
 
-def tidied(graph: Graph) -> Graph:
+def canonicalize(graph: Graph) -> Graph:
     """The graph with its agents in order and named by their roles, so that equal teams have equal versions."""
     depth = {name: i for i, level in enumerate(graph.levels) for name in level}
     nodes = sorted(graph.nodes, key=lambda n: (depth[n.name], n.role, n.model_dump_json(exclude={"name"})))
     names: dict[str, str] = {}
     for node in nodes:
-        names[node.name] = free_name(node.role, names.values())
+        names[node.name] = pick_name(node.role, names.values())
     return Graph(
         tuple(node.model_copy(update={"name": names[node.name]}) for node in nodes),
         tuple(sorted((names[a], names[b]) for a, b in graph.edges)),
@@ -77,10 +77,10 @@ def _legal(way: Way, roles: Roles, most: int) -> Graph | None:
         found = way()
         if found is None:
             return None
-        check(found, roles, most)
+        check_team(found, roles, most)
     except GraphError:
         return None
-    return tidied(found)
+    return canonicalize(found)
 
 
 def _added(graph: Graph, roles: Roles) -> Iterator[Way]:
@@ -88,10 +88,10 @@ def _added(graph: Graph, roles: Roles) -> Iterator[Way]:
     answers = [node.name for node in graph.nodes if roles[node.role].answers]
     taken = {node.name for node in graph.nodes}
     for role in roles:
-        name = free_name(role, taken)
+        name = pick_name(role, taken)
         node = Node(name=name, role=role)
         for other in graph.order:
-            beside = [(a, name) for a in graph.before[other]] + [(name, b) for b in graph.after[other]]
+            beside = [(a, name) for a in graph.predecessors[other]] + [(name, b) for b in graph.successors[other]]
             for edges in (beside, [(name, other)]):
                 yield lambda n=node, e=edges: _with(graph, n, e, graph.exit)
         for heard in ([graph.exit], answers):
@@ -103,7 +103,7 @@ def _with(graph: Graph, node: Node, edges: list[tuple[str, str]], exit_: str) ->
 
 
 def _removed(graph: Graph, roles: Roles) -> Iterator[Way]:
-    return ((lambda n=node: graph.without(n.name)) for node in graph.nodes if len(graph) > 1)
+    return ((lambda n=node: graph.without_node(n.name)) for node in graph.nodes if len(graph) > 1)
 
 
 def _recast(graph: Graph, roles: Roles) -> Iterator[Way]:

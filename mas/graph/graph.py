@@ -1,8 +1,13 @@
 """
 An agent graph as a value: nodes with roles, directed edges, bounded loops, one exit.
 
-Edges run without cycles; going back is a `Loop`, which says how often. Every node is asked the query; a node
-without predecessors is an entry, and what the exit says is the answer. `Graph` checks all of this when it is made.
+    planner ──► solver ──► critic ──► writer        edges (planner, solver), (solver, critic), (critic, writer)
+                   ▲          │                     loop from critic back to solver, at most `rounds` times
+                   └──────────┘                     exit writer
+
+Edges form no cycle; going back is a `Loop`, which has a number of rounds. Every node receives the query and the outputs
+of its predecessors. A node without predecessors is an entry; the exit's output is the answer. `Graph` checks all of
+this when it is made.
 """
 
 import hashlib
@@ -12,6 +17,7 @@ from collections import Counter
 from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, replace
 from functools import cached_property
+from graphlib import CycleError, TopologicalSorter
 from typing import Any
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
@@ -20,22 +26,25 @@ from edgewise.toolkit.errors import GraphError
 from edgewise.toolkit.util.import_by_name import did_you_mean
 
 FORMAT = 1
-MOST_ROUNDS = 8
-MOST_NODES = 200
+MAX_ROUNDS = 8
+MAX_NODES = 200
+
+# The texts of GraphError are part of prompts, as a model that writes graphs is told what was wrong: runs are resumed
+# from their journal only while these texts stay as they are.
 
 
-class Data(BaseModel):
-    """What is read from and written to graph.json."""
+class GraphModel(BaseModel):
+    """Data of graph.json. The names of fields are the keys of the file."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
 
-class Node(Data):
+class Node(GraphModel):
     """
-    One agent: its role and what is different from it.
+    One agent: its role, and where it differs from it.
 
     `model` "" is the task's model, `prompt` None the role's prompt, `tools` None the role's tools. `lessons` go into
-    its prompt. `weight` is its say in a weighted vote.
+    its prompt. `weight` counts in a weighted vote.
     """
 
     name: str = Field(pattern=r"^[A-Za-z][\w-]*$", max_length=64)
@@ -47,16 +56,16 @@ class Node(Data):
     weight: float = Field(default=1.0, ge=0, allow_inf_nan=False)
 
 
-class Loop(Data):
+class Loop(GraphModel):
     """After `source`, go back to `target`, at most `rounds` times, until the verdict of `source` accepts."""
 
     source: str
     target: str
-    rounds: int = Field(ge=1, le=MOST_ROUNDS)
+    rounds: int = Field(ge=1, le=MAX_ROUNDS)
 
 
-class Wire(Data):
-    """graph.json as a whole."""
+class GraphFile(GraphModel):
+    """All of graph.json."""
 
     format: int = FORMAT
     nodes: tuple[Node, ...]
@@ -68,10 +77,12 @@ class Wire(Data):
 @dataclass(frozen=True)
 class Graph:
     """
-    Nodes, edges (from, to), loops, and the node whose word is the answer.
+    Nodes, edges (from, to), loops, and the node whose output is the answer.
 
-    Raises GraphError for no nodes or more than 200, names used twice, an edge to nowhere, a cycle, a node whose word
-    never reaches the exit, and a loop that does not go back over a part of its own.
+    The order of `nodes` counts: in this order a node receives the outputs of its predecessors.
+
+    Raises GraphError for no nodes or more than 200, names used twice, an edge to nowhere, a cycle, a node without a
+    path to the exit, and a loop that does not go back over a part of its own.
     """
 
     nodes: tuple[Node, ...]
@@ -80,191 +91,200 @@ class Graph:
     loops: tuple[Loop, ...] = ()
 
     def __post_init__(self) -> None:
-        _check(self)
+        check_names(self)
+        sort_topologically(self.predecessors)
+        lost = sorted({node.name for node in self.nodes} - find_reachable(self.predecessors, self.exit))
+        if lost:
+            raise GraphError(
+                f"Node {lost[0]!r} is unreachable from the exit {self.exit!r}: nobody hears it. Add an edge, "
+                "or leave it out."
+            )
 
-    # ---- what follows from it --------------------------------------------------------------------
-
-    def __hash__(self) -> int:
-        return self._hash
-
-    def __reduce__(self) -> tuple[Any, ...]:
-        # What is kept stays behind: the hash of a string is another one in another process.
-        return Graph, (self.nodes, self.edges, self.exit, self.loops)
-
-    @cached_property
-    def _hash(self) -> int:
-        return hash((self.nodes, self.edges, self.exit, self.loops))
+        bodies = []
+        for loop in self.loops:
+            if problem := find_loop_problem(self, loop):
+                raise GraphError(f"The loop from {loop.source!r} back to {loop.target!r} {problem}.")
+            bodies.append(set(self.loop_body(loop)))
+        for first, second in itertools.combinations(bodies, 2):
+            if both := first & second:
+                raise GraphError(f"Two loops share the node {min(both)!r}; loops may not overlap.")
 
     def __len__(self) -> int:
         return len(self.nodes)
 
     def __getitem__(self, name: str) -> Node:
-        return self._by_name[name]
+        return self.nodes_by_name[name]
+
+    def __hash__(self) -> int:
+        return self._hash
 
     @cached_property
-    def _by_name(self) -> dict[str, Node]:
+    def _hash(self) -> int:
+        # Graphs are keys of many caches, and hashing 200 nodes anew for each look-up would cost more than it saves.
+        return hash((self.nodes, self.edges, self.exit, self.loops))
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        # Cached properties stay behind: the hash of a string differs between processes.
+        return Graph, (self.nodes, self.edges, self.exit, self.loops)
+
+    # ---- structure -------------------------------------------------------------------------------
+
+    @cached_property
+    def nodes_by_name(self) -> dict[str, Node]:
+        """All nodes by name."""
         return {node.name: node for node in self.nodes}
 
     @cached_property
-    def before(self) -> dict[str, tuple[str, ...]]:
-        """The nodes that each node hears, in the order of `nodes`."""
-        return self._linked((b, a) for a, b in self.edges)
+    def predecessors(self) -> dict[str, tuple[str, ...]]:
+        """The nodes whose output each node receives, in the order of `nodes`."""
+        return self._group_by_first((b, a) for a, b in self.edges)
 
     @cached_property
-    def after(self) -> dict[str, tuple[str, ...]]:
-        """The nodes that hear each node, in the order of `nodes`."""
-        return self._linked(self.edges)
+    def successors(self) -> dict[str, tuple[str, ...]]:
+        """The nodes that receive each node's output, in the order of `nodes`."""
+        return self._group_by_first(self.edges)
 
-    def _linked(self, pairs: Iterable[tuple[str, str]]) -> dict[str, tuple[str, ...]]:
-        """By the first of each pair, all of its seconds, both in the order of `nodes`."""
+    def _group_by_first(self, pairs: Iterable[tuple[str, str]]) -> dict[str, tuple[str, ...]]:
         place = {node.name: number for number, node in enumerate(self.nodes)}
-        found: dict[str, list[str]] = {name: [] for name in place}
-        for one, other in pairs:
-            found[one].append(other)
-        return {name: tuple(sorted(others, key=place.__getitem__)) for name, others in found.items()}
+        groups: dict[str, list[str]] = {name: [] for name in place}
+        for first, second in pairs:
+            groups[first].append(second)
+        return {name: tuple(sorted(others, key=place.__getitem__)) for name, others in groups.items()}
 
     @cached_property
     def entries(self) -> tuple[str, ...]:
-        """The nodes that hear nobody."""
-        return tuple(name for name, heard in self.before.items() if not heard)
+        """The nodes without predecessors."""
+        return tuple(name for name, inputs in self.predecessors.items() if not inputs)
 
     @cached_property
     def levels(self) -> tuple[tuple[str, ...], ...]:
         """Nodes by the length of the longest path that leads to them."""
         depth: dict[str, int] = {}
-        for name in _sorted(self.before):
-            depth[name] = 1 + max((depth[heard] for heard in self.before[name]), default=-1)
+        for name in sort_topologically(self.predecessors):
+            depth[name] = 1 + max((depth[other] for other in self.predecessors[name]), default=-1)
         count = 1 + max(depth.values())
         return tuple(tuple(n.name for n in self.nodes if depth[n.name] == level) for level in range(count))
 
     @cached_property
     def order(self) -> tuple[str, ...]:
-        """All nodes, each after those that it hears."""
+        """All nodes, each after its predecessors."""
         return tuple(name for level in self.levels for name in level)
 
-    def body(self, loop: Loop) -> tuple[str, ...]:
-        """The nodes that a loop repeats, in order: those between its target and its source, with both."""
-        below = _reach(self.after, loop.target)
-        above = _reach(self.before, loop.source)
+    def loop_body(self, loop: Loop) -> tuple[str, ...]:
+        """Return the nodes that a loop repeats, in order: its target, its source and all between them."""
+        below = find_reachable(self.successors, loop.target)
+        above = find_reachable(self.predecessors, loop.source)
         return tuple(name for name in self.order if name in below and name in above)
 
     @cached_property
     def version(self) -> str:
-        """A hash of what it does: nodes, edges, loops and exit; the order of edges and loops does not count."""
+        """A hash of nodes, edges, loops and exit; the order of edges and loops does not count."""
         return hashlib.sha256(json.dumps(self.to_json(), sort_keys=True).encode()).hexdigest()[:12]
 
-    def without(self, name: str) -> "Graph | None":
-        """
-        The graph without a node: whoever heard it hears those that it heard.
+    # ---- smaller graphs --------------------------------------------------------------------------
 
-        Where it is the exit, the one node that it heard takes its place; None if there is no such one.
+    def without_node(self, name: str) -> "Graph | None":
         """
-        heard, exit_ = self.before[name], self.exit
+        Return the graph without a node, its predecessors linked to its successors.
+
+        Without the exit, the exit's only predecessor takes its place; None where there is not exactly one.
+        """
+        inputs, exit_ = self.predecessors[name], self.exit
         if name == exit_:
-            if len(heard) != 1:
+            if len(inputs) != 1:
                 return None
-            exit_ = heard[0]
-        bridges = ((a, b) for a in heard for b in self.after[name])
-        kept = (e for e in self.edges if name not in e)
-        return self._trimmed(dict.fromkeys([*kept, *bridges]), exit_)
+            exit_ = inputs[0]
+        rest = (edge for edge in self.edges if name not in edge)
+        bridges = ((a, b) for a in inputs for b in self.successors[name])
+        return self._trim(dict.fromkeys([*rest, *bridges]), exit_)
 
     def without_edge(self, edge: tuple[str, str]) -> "Graph":
-        """The graph without an edge, and without whatever then no longer reaches the exit."""
-        return self._trimmed([e for e in self.edges if e != edge], self.exit)
+        """Return the graph without an edge, and without all nodes that then have no path to the exit."""
+        return self._trim([other for other in self.edges if other != edge], self.exit)
 
-    def up_to(self, name: str) -> "Graph":
-        """The graph that ends at a node: the node, and all that it hears, even through others."""
-        return self._trimmed(self.edges, name)
+    def subgraph_to(self, name: str) -> "Graph":
+        """Return the graph that ends at a node: the node and all that have a path to it."""
+        return self._trim(self.edges, name)
 
-    def _trimmed(self, edges: Iterable[tuple[str, str]], exit_: str) -> "Graph":
+    def _trim(self, edges: Iterable[tuple[str, str]], exit_: str) -> "Graph":
+        """Return the part that leads to an exit, with the loops that are still valid in it."""
         edges = tuple(edges)
-        before = {n.name: tuple(a for a, b in edges if b == n.name) for n in self.nodes}
-        kept = _reach(before, exit_)
-        edges = tuple(e for e in edges if set(e) <= kept)
-        smaller = replace(
-            self, nodes=tuple(n for n in self.nodes if n.name in kept), edges=edges, exit=exit_, loops=()
+        before = {node.name: tuple(a for a, b in edges if b == node.name) for node in self.nodes}
+        names = find_reachable(before, exit_)
+        nodes = tuple(node for node in self.nodes if node.name in names)
+        edges = tuple(edge for edge in edges if names.issuperset(edge))
+        smaller = replace(self, nodes=nodes, edges=edges, exit=exit_, loops=())
+        return replace(
+            smaller, loops=tuple(loop for loop in self.loops if not find_loop_problem(smaller, loop))
         )
-        return replace(smaller, loops=tuple(x for x in self.loops if not _why_no_loop(smaller, x)))
 
-    # ---- in and out ------------------------------------------------------------------------------
+    # ---- JSON ------------------------------------------------------------------------------------
 
     def to_json(self) -> dict[str, Any]:
-        """Plain data; equal graphs give equal data."""
-        wire = Wire(
+        """Return plain data; equal graphs have equal data."""
+        data = GraphFile(
             nodes=self.nodes,
             edges=tuple(sorted(self.edges)),
-            loops=tuple(sorted(self.loops, key=lambda x: (x.source, x.target))),
+            loops=tuple(sorted(self.loops, key=lambda loop: (loop.source, loop.target))),
             exit=self.exit,
         )
-        return wire.model_dump(mode="json", exclude_defaults=True) | {"format": FORMAT}
+        return data.model_dump(mode="json", exclude_defaults=True) | {"format": FORMAT}
 
     @classmethod
     def from_json(cls, data: Any) -> "Graph":
         """Read plain data. Raises GraphError that names what is wrong."""
-        written = data.get("format", FORMAT) if isinstance(data, dict) else FORMAT
-        if isinstance(written, int) and written > FORMAT:
+        # The version comes first: a newer format has fields that this one would refuse as unknown.
+        version = data.get("format", FORMAT) if isinstance(data, dict) else FORMAT
+        if isinstance(version, int) and version > FORMAT:
             raise GraphError(
-                f"The graph has format {written}, this version reads {FORMAT}: upgrade edgewise."
+                f"The graph has format {version}, this version reads {FORMAT}: upgrade edgewise."
             )
         try:
-            wire = Wire.model_validate(data)
+            file = GraphFile.model_validate(data)
         except ValidationError as error:
             first = error.errors()[0]
             place = ".".join(map(str, first["loc"])) or "graph"
             raise GraphError(f"The graph is not readable: {place}: {first['msg']}.") from error
-        return cls(wire.nodes, wire.edges, wire.exit, wire.loops)
+        return cls(file.nodes, file.edges, file.exit, file.loops)
 
 
-def free_name(role: str, taken: Collection[str]) -> str:
-    """A name for an agent of a role that nobody has: the role, with a number from the second of it on."""
+def single(role: str = "solver", **options: Any) -> Graph:
+    """Return a graph of one agent; `options` are fields of `Node`."""
+    return Graph((Node(name=role, role=role, **options),), (), role)
+
+
+def pick_name(role: str, taken: Collection[str]) -> str:
+    """Return a free name for an agent of a role: the role, from the second agent on with a number."""
     names = itertools.chain([role], (f"{role}-{number}" for number in itertools.count(2)))
     return next(name for name in names if name not in taken)
 
 
-def named(roles: Iterable[str]) -> tuple[str, ...]:
-    """Names for agents of these roles, in order."""
-    found: list[str] = []
+def assign_names(roles: Iterable[str]) -> tuple[str, ...]:
+    """Return names for agents of these roles, in order."""
+    names: list[str] = []
     for role in roles:
-        found.append(free_name(role, found))
-    return tuple(found)
-
-
-def single(role: str = "solver", **different: Any) -> Graph:
-    """One agent."""
-    return Graph((Node(name=role, role=role, **different),), (), role)
+        names.append(pick_name(role, names))
+    return tuple(names)
 
 
 # ---- checks ----------------------------------------------------------------------------------------
 
 
-def _check(graph: Graph) -> None:
+def check_names(graph: Graph) -> None:
+    """Raise GraphError for a bad number of nodes, names used twice, unknown names, and edges that are there twice."""
     names = [node.name for node in graph.nodes]
     if not names:
         raise GraphError("A graph needs at least one node.")
-    if len(names) > MOST_NODES:
-        raise GraphError(f"A graph has at most {MOST_NODES} nodes, not {len(names)}.")
-    for name in names:
-        if names.count(name) > 1:
+    if len(names) > MAX_NODES:
+        raise GraphError(f"A graph has at most {MAX_NODES} nodes, not {len(names)}.")
+    for name, times in Counter(names).items():
+        if times > 1:
             raise GraphError(f"Two nodes have the name {name!r}; give each a name of its own.")
-    _check_ends(graph, set(names))
-    _sorted(graph.before)
-    lost = sorted(set(names) - _reach(graph.before, graph.exit))
-    if lost:
-        raise GraphError(
-            f"Node {lost[0]!r} is unreachable from the exit {graph.exit!r}: nobody hears it. Add an edge, "
-            "or leave it out."
-        )
-    for loop in graph.loops:
-        if reason := _why_no_loop(graph, loop):
-            raise GraphError(f"The loop from {loop.source!r} back to {loop.target!r} {reason}.")
-    _check_apart(graph)
 
-
-def _check_ends(graph: Graph, names: set[str]) -> None:
-    ends = [("exit", graph.exit)]
-    ends += [("edge", name) for edge in graph.edges for name in edge]
-    ends += [("loop", name) for loop in graph.loops for name in (loop.source, loop.target)]
-    for kind, name in ends:
+    references = [("exit", graph.exit)]
+    references += [("edge", name) for edge in graph.edges for name in edge]
+    references += [("loop", name) for loop in graph.loops for name in (loop.source, loop.target)]
+    for kind, name in references:
         if name not in names:
             raise GraphError(
                 f"The {kind} names a node {name!r}, and there is none{did_you_mean(name, sorted(names))}"
@@ -274,12 +294,10 @@ def _check_ends(graph: Graph, names: set[str]) -> None:
             raise GraphError(f"The edge from {a!r} to {b!r} is there twice; leave one out.")
 
 
-def _sorted(before: Mapping[str, tuple[str, ...]]) -> list[str]:
-    """Names, each after those before it. Raises GraphError that spells out a cycle."""
-    from graphlib import CycleError, TopologicalSorter
-
+def sort_topologically(predecessors: Mapping[str, tuple[str, ...]]) -> list[str]:
+    """Return all names, each after its predecessors. Raises GraphError that spells out a cycle."""
     try:
-        return list(TopologicalSorter(before).static_order())
+        return list(TopologicalSorter(predecessors).static_order())
     except CycleError as error:
         cycle = " -> ".join(reversed(error.args[1]))
         raise GraphError(
@@ -287,39 +305,38 @@ def _sorted(before: Mapping[str, tuple[str, ...]]) -> list[str]:
         ) from error
 
 
-def _reach(links: Mapping[str, tuple[str, ...]], start: str) -> set[str]:
-    """All that can be reached from `start`, itself included."""
-    found, todo = {start}, [start]
+def find_reachable(links: Mapping[str, tuple[str, ...]], start: str) -> set[str]:
+    """Return all that can be reached from `start` by links, itself included."""
+    reachable, todo = {start}, [start]
     while todo:
         for name in links[todo.pop()]:
-            if name not in found:
-                found.add(name)
+            if name not in reachable:
+                reachable.add(name)
                 todo.append(name)
-    return found
+    return reachable
 
 
-def _why_no_loop(graph: Graph, loop: Loop) -> str:
-    """What is wrong with a loop; "" if nothing is."""
-    names = {node.name for node in graph.nodes}
-    if not {loop.source, loop.target} <= names:
+def find_loop_problem(graph: Graph, loop: Loop) -> str:
+    """
+    Return what is wrong with a loop, "" if nothing is.
+
+    A body is entered at its target and left at its source only. So a round is over when the source has run, and no
+    node outside ever waits for one round of a node inside:
+
+              ┌──────── body ────────┐
+        ──►   target ──► ... ──► source   ──►
+    """
+    if not {loop.source, loop.target} <= graph.nodes_by_name.keys():
         return "names a node that is not there"
-    body = set(graph.body(loop))
+    body = set(graph.loop_body(loop))
     if loop.target not in body:
         return "does not go back: no path leads from the target to the source"
     for name in body - {loop.target}:
-        if outside := set(graph.before[name]) - body:
+        if outside := set(graph.predecessors[name]) - body:
             return f"is entered beside its target: {name!r} hears {min(outside)!r}"
     for name in body - {loop.source}:
-        if outside := set(graph.after[name]) - body:
+        if outside := set(graph.successors[name]) - body:
             return f"is left beside its source: {min(outside)!r} hears {name!r}"
     if graph.exit in body - {loop.source}:
         return f"has the exit {graph.exit!r} inside; only its source may be the exit"
     return ""
-
-
-def _check_apart(graph: Graph) -> None:
-    bodies = [set(graph.body(loop)) for loop in graph.loops]
-    for i, first in enumerate(bodies):
-        for second in bodies[i + 1 :]:
-            if both := first & second:
-                raise GraphError(f"Two loops share the node {min(both)!r}; loops may not overlap.")

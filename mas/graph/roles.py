@@ -103,13 +103,13 @@ def catalogue(*sources: str | Path | Role | Iterable[Role]) -> Roles:
     return roles
 
 
-def roles_for(roles: Roles, tools: Iterable[str]) -> Roles:
+def filter_roles(roles: Roles, tools: Iterable[str]) -> Roles:
     """The roles whose tools are all among `tools`, in order."""
     there = {ALL_TOOLS, *tools}
     return {name: role for name, role in roles.items() if there.issuperset(role.tools)}
 
 
-def find(roles: Roles, name: str) -> Role:
+def find_role(roles: Roles, name: str) -> Role:
     """The role of a name. Raises GraphError for one that does not exist."""
     if name not in roles:
         raise GraphError(f"There is no role {name!r}{did_you_mean(name, list(roles))}")
@@ -182,7 +182,7 @@ CATALOGUE: Roles = _added({}, Path(__file__).with_name("catalogue.toml"))
 """The roles that come with Edgewise."""
 
 
-def roles_in(data: Any) -> Roles:
+def parse_roles(data: Any) -> Roles:
     """The roles of an artefact's roles.json. Raises GraphError for data that is none."""
     if not isinstance(data, Mapping):
         raise GraphError("roles.json holds no table of roles.")

@@ -34,7 +34,7 @@ class Retention:
             if value is not None and not value > 0:
                 raise ConfigError(f"Keeping {name}={value} must be more than zero; leave it out to keep all.")
 
-    def expired(self, touched: dict[str, float], now: float) -> list[str]:
+    def select_expired(self, touched: dict[str, float], now: float) -> list[str]:
         """The threads to delete, given when each was touched last, in seconds since 1970."""
         newest = sorted(touched, key=lambda thread: touched[thread], reverse=True)
         spare = newest[self.threads :] if self.threads else []
@@ -43,7 +43,7 @@ class Retention:
 
 
 @contextlib.asynccontextmanager
-async def opened(place: str) -> AsyncIterator[Any]:
+async def open_checkpointer(place: str) -> AsyncIterator[Any]:
     """
     A checkpointer by its name, with its tables made.
 
@@ -124,7 +124,7 @@ async def prune(saver: Any, retention: Retention) -> list[str]:
         thread = found.config["configurable"]["thread_id"]
         when = datetime.fromisoformat(found.checkpoint["ts"]).timestamp()
         touched[thread] = max(touched.get(thread, when), when)
-    gone = retention.expired(touched, time.time())
+    gone = retention.select_expired(touched, time.time())
     for thread in gone:
         await saver.adelete_thread(thread)
     return gone

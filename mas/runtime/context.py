@@ -8,9 +8,9 @@ are there (`eager`); LangGraph's node then only awaits the output that is under 
                           ├──► e
     b (3 s) ──► d (1 s) ──┘      eager:            a c, b d | e    e starts after 4 s
 
-Everything here runs in one event loop and needs no locks; models and tools that block run in threads of the driver. Each
-chain of nodes that follow one another is one task, a branch: it ends where a node waits for other branches, and the
-last branch to arrive goes on with that node.
+Everything here runs in one event loop and needs no locks; models and tools that block run in threads of the driver.
+Each chain of nodes that follow one another is one task, a branch: it ends where a node waits for other branches, and
+the last branch to arrive goes on with that node.
 """
 
 import asyncio

@@ -1,15 +1,19 @@
 """
-A graph as an ordinary compiled LangGraph `StateGraph`: the only file that imports LangGraph.
+An agent graph as an ordinary compiled LangGraph `StateGraph`: the only file of the runtime that imports LangGraph.
+
+    loop c -> b               b ──► c ──(route)──► c.end ──► d
+                              ▲         │
+                              └─────────┘
 
 Joins are barrier edges, which wait for all their nodes, at any depth. A loop is a conditional route out of its source:
 back to its target, or on to a small node that stands for its end, so that joins after it are barriers too. The number
 of steps is bounded by the graph.
 
-A node that fails or takes too long says so in its outcome, and is not left to LangGraph's error handlers and
-timeouts: in LangGraph 1.2 a node whose handler ran never arrives at a barrier, so what joins it would never run.
+A node that fails or takes too long says so in its output. It is not left to LangGraph's error handlers and timeouts:
+in LangGraph 1.2 a node whose handler ran never arrives at a barrier, so what joins it would never run.
 """
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict
 from functools import lru_cache, partial
 from typing import Annotated, Any, TypedDict
@@ -18,116 +22,119 @@ from langgraph.graph import END, START, StateGraph
 from langgraph.runtime import Runtime
 from langgraph.types import Command
 
-from edgewise.mas.graph.graph import Graph
-from edgewise.mas.runtime.context import Context, spent
+from edgewise.mas.graph.graph import Graph, Loop
+from edgewise.mas.runtime.context import RunContext, count_usage
 from edgewise.mas.runtime.node import NodeOutput
-from edgewise.mas.runtime.schedule import flow, most_runs, standing
+from edgewise.mas.runtime.schedule import build_schedule, latest_output, max_node_runs
 from edgewise.toolkit.types import Usage
 
 Data = dict[str, Any]
+USAGE = "spent"
+"""Key of a node's calls and tokens in the data of its output. Checkpoints hold it, as they hold all keys below."""
 
 
-def added(old: dict[str, list[Data]], new: dict[str, list[Data]]) -> dict[str, list[Data]]:
-    """The reducer of outcomes: each takes the place of the one of its node and round, or comes after the others."""
+def merge_outcomes(old: dict[str, list[Data]], new: dict[str, list[Data]]) -> dict[str, list[Data]]:
+    """Merge outputs, LangGraph's reducer: a new one replaces that of its node and round, or joins the others."""
     merged = dict(old)
     for name, outcomes in new.items():
         if name not in old:
             merged[name] = outcomes
             continue
         by_round: dict[int, Data] = {}
-        for each in (*old[name], *outcomes):  # what was used stays, whatever else is said to have been said
-            by_round[each["round"]] = {**by_round.get(each["round"], {}), **each}
+        for outcome in (*old[name], *outcomes):
+            # Merged by key: an edit by a person has no usage, and what the node used stays counted.
+            number = outcome["round"]
+            by_round[number] = {**by_round.get(number, {}), **outcome}
         merged[name] = [by_round[number] for number in sorted(by_round)]
     return merged
 
 
 class RunState(TypedDict, total=False):
     """
-    What a run has come to, as plain data.
+    State of a run, as plain data.
 
-    `query` is the text asked, `outcomes` those of each node by round, `answer` what the exit said.
+    `query` is the question's text, `outcomes` the outputs of each node by round, `answer` that of the exit.
     """
 
     query: str
-    outcomes: Annotated[dict[str, list[Data]], added]
+    outcomes: Annotated[dict[str, list[Data]], merge_outcomes]
     answer: str
 
 
-class Kept(RunState, total=False):
-    """The same where a checkpointer keeps it, with all messages that were asked."""
+class CheckpointState(RunState, total=False):
+    """State of a run with a checkpointer, which also stores the messages of the question."""
 
     messages: list[Data]
 
 
 @lru_cache(maxsize=512)
-def plain(graph: Graph) -> Any:
-    """The compiled graph, without a checkpointer or interrupts; made once."""
-    return compiled(graph)
+def compile_plain(graph: Graph) -> Any:
+    """Compile a graph without a checkpointer or interrupts, once."""
+    return compile_graph(graph)
 
 
-def compiled(
+def compile_graph(
     graph: Graph, *, checkpointer: Any = None, interrupt_before: Sequence[str] = (), **options: Any
 ) -> Any:
     """
-    The compiled graph. It is run with `context=Context(...)`, of a fresh one for each run.
+    Compile a graph. Invoke it with `context=RunContext(...)`, a fresh one for each run.
 
-    `checkpointer` and `options` are those of LangGraph's `compile`. Runs with one of the first two need a context
-    that is not `ahead`.
+    `checkpointer` and `options` are those of LangGraph's `compile`. With a checkpointer or interrupts the context must
+    not be `eager`.
     """
-    builder = StateGraph(Kept if checkpointer else RunState, context_schema=Context)
+    builder = StateGraph(CheckpointState if checkpointer else RunState, context_schema=RunContext)
     ends = {loop.source: f"{loop.source}.end" for loop in graph.loops}
     for node in graph.nodes:
-        builder.add_node(node.name, _node(graph, node.name))
+        builder.add_node(node.name, make_node(graph, node.name))
     for loop in graph.loops:
-        end = ends[loop.source]
-        builder.add_node(end, _end)
-        builder.add_conditional_edges(loop.source, _route(graph, loop.source, end), [loop.target, end])
-    for name, heard in graph.before.items():
-        sources = [ends.get(other, other) for other in heard] or [START]
+        add_loop(builder, graph, loop, ends[loop.source])
+    for name, inputs in graph.predecessors.items():
+        # A list of several sources is a barrier; a list of one would be one too, but an edge is cheaper.
+        sources = [ends.get(other, other) for other in inputs] or [START]
         builder.add_edge(sources if len(sources) > 1 else sources[0], name)
     builder.add_edge(ends.get(graph.exit, graph.exit), END)
     app = builder.compile(checkpointer=checkpointer, interrupt_before=list(interrupt_before), **options)
-    return app.with_config(recursion_limit=most_runs(graph) + len(ends) + 2)
+    return app.with_config(recursion_limit=max_node_runs(graph) + len(ends) + 2)
 
 
-def _node(graph: Graph, name: str) -> Any:
-    exit_ = name == graph.exit
+def make_node(graph: Graph, name: str) -> Any:
+    """Return LangGraph's node, which awaits the output of the context's node."""
 
-    async def node(state: RunState, runtime: Runtime[Context]) -> RunState:
-        earlier = state.get("outcomes", {}).get(name, ())
-        outcome = await runtime.context.run(name, len(earlier), partial(said_in, state))
-        update: RunState = {"outcomes": {name: [data_of(outcome, len(earlier))]}}
-        if exit_:
-            update["answer"] = outcome.answer or standing(said_in(state).get(name, [outcome])).answer
+    async def node(state: RunState, runtime: Runtime[RunContext]) -> RunState:
+        rounds = len(state.get("outcomes", {}).get(name, ()))
+        outcome = await runtime.context.get_output(name, rounds, partial(read_outcomes, state))
+        update: RunState = {"outcomes": {name: [outcome_to_data(outcome, rounds)]}}
+        if name == graph.exit:
+            # An exit in a loop may fail in its last round: then its text of an earlier round stands.
+            update["answer"] = (
+                outcome.answer or latest_output(read_outcomes(state).get(name, [outcome])).answer
+            )
         return update
 
     return node
 
 
-async def _end(state: RunState) -> RunState:
-    """The end of a loop."""
-    return {}
+def add_loop(builder: StateGraph[Any, Any], graph: Graph, loop: Loop, end: str) -> None:
+    """Add the node that stands for the end of a loop, and the route to it or back to the target."""
 
+    async def finish(state: RunState) -> RunState:
+        return {}
 
-def _route(graph: Graph, source: str, end: str) -> Callable[[RunState], str]:
     def route(state: RunState) -> str:
-        return flow(graph).back(source, said_in(state)) or end
+        return build_schedule(graph).next_target(loop.source, read_outcomes(state)) or end
 
-    return route
-
-
-SPENT = "spent"
+    builder.add_node(end, finish)
+    builder.add_conditional_edges(loop.source, route, [loop.target, end])
 
 
-def data_of(outcome: NodeOutput, round_: int) -> Data:
-    """An outcome as plain data: of its rollout, if it has one, only what it used."""
-    calls, usage = spent(outcome)
-    used = {SPENT: [calls, asdict(usage)]} if calls else {}
-    return {
-        **used,
+def outcome_to_data(outcome: NodeOutput, round_: int) -> Data:
+    """Return an output as plain data; of its rollout, if it has one, only calls and tokens."""
+    calls, usage = count_usage(outcome)
+    data: Data = {USAGE: [calls, asdict(usage)]} if calls else {}
+    return data | {
         "node": outcome.node,
         "round": round_,
-        "ended": outcome.ended,
+        "ended": outcome.status,
         "text": outcome.text,
         "accepts": outcome.accepts,
         "error": outcome.error,
@@ -136,23 +143,26 @@ def data_of(outcome: NodeOutput, round_: int) -> Data:
     }
 
 
-def said_in(state: RunState) -> dict[str, list[NodeOutput]]:
-    """The outcomes in a state, without their rollouts."""
-    return {
-        name: [
-            NodeOutput(**{k: v for k, v in each.items() if k not in ("round", SPENT)}) for each in outcomes
-        ]
-        for name, outcomes in state.get("outcomes", {}).items()
-    }
+def read_outcomes(state: RunState) -> dict[str, list[NodeOutput]]:
+    """Return the outputs in a state, without their rollouts."""
+    outcomes: dict[str, list[NodeOutput]] = {}
+    for name, rounds in state.get("outcomes", {}).items():
+        for data in rounds:
+            fields = {key: value for key, value in data.items() if key not in ("round", "ended", USAGE)}
+            outcomes.setdefault(name, []).append(NodeOutput(status=data["ended"], **fields))
+    return outcomes
 
 
-def spent_in(state: RunState) -> Iterator[tuple[str, int, Usage]]:
-    """Names of nodes that ended, and the calls and tokens of each of their runs."""
-    for name, outcomes in state.get("outcomes", {}).items():
-        for calls, usage in (each[SPENT] for each in outcomes if SPENT in each):
-            yield name, calls, Usage(**usage)
+def read_usage(state: RunState) -> Iterator[tuple[str, int, Usage]]:
+    """Yield the names of nodes that ended, with the calls and tokens of each of their runs."""
+    for name, rounds in state.get("outcomes", {}).items():
+        for data in rounds:
+            if USAGE in data:
+                calls, usage = data[USAGE]
+                yield name, calls, Usage(**usage)
 
 
-def resumed_with(outcomes: Mapping[str, tuple[NodeOutput, int]]) -> Any:
-    """What a run that waits is resumed with so that nodes have said something else, each in its round."""
-    return Command(update={"outcomes": {name: [data_of(*said)] for name, said in outcomes.items()}})
+def resume_command(outcomes: Mapping[str, tuple[NodeOutput, int]]) -> Any:
+    """Return the command that resumes a waiting run with other outputs of some nodes, each of a given round."""
+    edits = {name: [outcome_to_data(*outcome)] for name, outcome in outcomes.items()}
+    return Command(update={"outcomes": edits})

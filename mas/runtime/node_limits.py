@@ -6,8 +6,8 @@ A plan is a generator that yields requests and receives replies. `meter_plan` st
     plan ──Request──► meter ──► ledger of the graph run: is there room? ──► driver
     plan ◄──Reply──── meter ◄── booked ◄──────────────────────────────────── reply
 
-What breaks in the node itself (its plan, a tool) becomes a value, `NodeFailure`: an exception in one plan would make the
-driver cancel the whole program. Errors of Edgewise (limits of the program, a client that is down) do concern the
+What breaks in the node itself (its plan, a tool) becomes a value, `NodeFailure`: an exception in one plan would make
+the driver cancel the whole program. Errors of Edgewise (limits of the program, a client that is down) do concern the
 program, and pass.
 """
 

@@ -15,8 +15,9 @@ from edgewise.mas.designs.fixed import EqualTokenBaseline
 from edgewise.mas.designs.interface import Design, Draft, Trial, TrialGroup
 from edgewise.mas.graph.graph import Graph, single
 from edgewise.mas.runtime.context import GraphLimits
-from edgewise.mas.runtime.graph_run import GraphRun, NodeCache, run_graph, extract_inner_run
+from edgewise.mas.runtime.graph_run import GraphRun, extract_inner_run, run_graph
 from edgewise.mas.runtime.node import Team
+from edgewise.mas.runtime.node_cache import NodeCache
 from edgewise.mas.spec import GraphSpec
 from edgewise.toolkit.evaluation.comparison import valid_reward
 from edgewise.toolkit.tracking.events import RolloutFinished

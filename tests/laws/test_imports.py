@@ -33,7 +33,8 @@ HOMES = {
     "httpx": (),
     "aiohttp": (*CLIENTS, SERVER),
     "requests": (*CLIENTS, SERVER),
-    "openai": CLIENTS,
+    # The source of exported modules, which ask OpenAI without Edgewise.
+    "openai": (*CLIENTS, "mas/deploy/exported/"),
     "litellm": CLIENTS,
     "xllamacpp": ("toolkit/model/embedded/server.py",),
     "urllib.request": ("toolkit/model/embedded/", "learner/sampling/inference_server.py"),

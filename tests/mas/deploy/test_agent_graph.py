@@ -99,7 +99,9 @@ def test_a_graph_is_used_with_the_settings_that_it_was_measured_with():
         return '<tool>{"name": "python", "arguments": {"code": "print(1)"}}</tool>'
 
     text = ScriptedClient(calls)
-    with AgentGraph.from_artifact(artifact(single("tool-user"), turns=2, calling="text"), client=text) as graph:
+    with AgentGraph.from_artifact(
+        artifact(single("tool-user"), turns=2, calling="text"), client=text
+    ) as graph:
         assert "turns" in graph.answer_sync("go").error
     assert [request.tools for request in text.requests] == [(), ()]
     for setting, ended in (({"graph_calls": 2}, "limit"), ({"graph_tokens": 40, "max_tokens": 9}, "limit")):
@@ -116,8 +118,8 @@ def test_a_graph_is_used_with_the_settings_that_it_was_measured_with():
 def test_what_a_run_keeps_of_its_settings_is_what_is_used():
     given = {"turns": 3, "calling": "native", "node_seconds": 9.0, "graph_calls": 5, "graph_tokens": 700}
     config = GraphConfig.model_validate(given)
-    assert GraphConfig.from_artifact(config.in_use()) == config
-    with AgentGraph.from_artifact(artifact(**config.in_use()), client=ScriptedClient(play)) as graph:
+    assert GraphConfig.from_artifact(config.deployment_settings()) == config
+    with AgentGraph.from_artifact(artifact(**config.deployment_settings()), client=ScriptedClient(play)) as graph:
         assert (graph.team.turns, graph.team.calling) == (3, "native")
         assert graph.limits == config.graph_limits
         assert graph.team.sampling == config.eval_sampling
@@ -131,7 +133,8 @@ def look(key: str) -> str:
 def test_the_tools_of_a_task_go_with_its_graph_or_are_asked_for():
     task = replace(sums.task(5), tools=load_tools([look, "python"]))
     job = play_plan(
-        prepare_spec(GraphSpec(task, GraphConfig.model_validate({"search": "fixed", "encoder": "hashing"}))), str
+        prepare_spec(GraphSpec(task, GraphConfig.model_validate({"search": "fixed", "encoder": "hashing"}))),
+        str,
     )
     files = build_artifact_files(job, FixedDesign(single()))
     assert files["graph.json"]["tools"] == ["look", "python"]
@@ -430,7 +433,7 @@ def test_the_endpoint_answers_with_the_graph(tmp_path: Path):
         async def main() -> Any:
             async with AgentGraph.from_artifact(found) as graph:
                 await graph.answer("warm up")
-                app = application(answerer(found, found.model, graph._asks), name="g")
+                app = application(answerer(found, found.model, graph.client), name="g")
                 async with (
                     run_server(app) as url,
                     openai.AsyncOpenAI(base_url=f"{url}/v1", api_key="x") as client,

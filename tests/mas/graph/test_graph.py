@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from edgewise.mas.graph.graph import MOST_NODES, Graph, Loop, Node, single
+from edgewise.mas.graph.graph import MAX_NODES, Graph, Loop, Node, single
 from edgewise.toolkit.errors import GraphError
 from tests.support.mas.graphs import graphs, law
 
@@ -45,7 +45,7 @@ def test_a_graph_survives_json(graph):
     again = Graph.from_json(json.loads(json.dumps(graph.to_json())))
     assert again.nodes == graph.nodes
     assert (again.version, again.to_json()) == (graph.version, graph.to_json())
-    assert (again.before, again.after, again.levels) == (graph.before, graph.after, graph.levels)
+    assert (again.predecessors, again.successors, again.levels) == (graph.predecessors, graph.successors, graph.levels)
 
 
 @law
@@ -56,7 +56,7 @@ def test_the_order_of_edges_and_loops_makes_no_other_version(graph, rng: random.
     rng.shuffle(loops)
     again = Graph(graph.nodes, tuple(edges), graph.exit, tuple(loops))
     assert again.version == graph.version
-    assert again.before == graph.before
+    assert again.predecessors == graph.predecessors
 
 
 @law
@@ -73,7 +73,7 @@ def test_whatever_changes_what_it_does_changes_the_version(graph, data):
 def test_a_level_hears_only_earlier_ones_and_one_right_before_it(graph):
     depth = {name: number for number, level in enumerate(graph.levels) for name in level}
     assert sorted(depth) == sorted(node.name for node in graph.nodes)
-    for name, heard in graph.before.items():
+    for name, heard in graph.predecessors.items():
         assert depth[name] == 1 + max((depth[other] for other in heard), default=-1)
     assert graph.levels[0] == graph.entries
     assert graph.levels[-1] == (graph.exit,)
@@ -83,16 +83,16 @@ def test_a_level_hears_only_earlier_ones_and_one_right_before_it(graph):
 @given(graphs())
 def test_without_a_node_a_graph_is_none_or_a_valid_smaller_one_that_keeps_the_ways_around_it(graph):
     for node in graph.nodes:
-        smaller = graph.without(node.name)
+        smaller = graph.without_node(node.name)
         if smaller is None:
-            assert node.name == graph.exit and len(graph.before[node.name]) != 1
+            assert node.name == graph.exit and len(graph.predecessors[node.name]) != 1
             continue
         kept = {n.name for n in smaller.nodes}
         assert node.name not in kept
         if node.name != graph.exit:
             assert kept == {n.name for n in graph.nodes} - {node.name}
-            heard = set(graph.before[node.name])
-            assert all(heard <= set(smaller.before[other]) for other in graph.after[node.name])
+            heard = set(graph.predecessors[node.name])
+            assert all(heard <= set(smaller.predecessors[other]) for other in graph.successors[node.name])
 
 
 @law
@@ -154,7 +154,7 @@ def test_a_bad_graph_is_refused_in_a_sentence(edges, exit_, loops, sentence):
         ({"loops": [{"source": "a", "target": "a", "rounds": 99}]}, "rounds: .*less than or equal to 8"),
         ({"loops": [{"source": "a", "target": "a", "rounds": 0}]}, "rounds: .*greater than or equal to 1"),
         ({"edges": [["a"]]}, "edges.0"),
-        ({"nodes": [{"name": f"n{i}", "role": "r"} for i in range(MOST_NODES + 1)]}, "at most 200 nodes"),
+        ({"nodes": [{"name": f"n{i}", "role": "r"} for i in range(MAX_NODES + 1)]}, "at most 200 nodes"),
     ],
 )
 def test_bad_json_is_refused_with_its_place(change, sentence):
@@ -169,10 +169,10 @@ def single_named(name: str) -> Graph:
 
 
 def test_the_largest_graph_is_checked_at_once():
-    names = [f"n{i}" for i in range(MOST_NODES)]
+    names = [f"n{i}" for i in range(MAX_NODES)]
     edges = tuple((a, b) for i, b in enumerate(names) for a in names[:i])
     graph = Graph(tuple(Node(name=name, role="solver") for name in names), edges, names[-1])
-    assert len(graph.levels) == MOST_NODES
+    assert len(graph.levels) == MAX_NODES
 
 
 # ---- examples ------------------------------------------------------------------------------------------------
@@ -180,13 +180,13 @@ def test_the_largest_graph_is_checked_at_once():
 
 def test_the_body_of_a_loop_is_what_lies_between_its_ends():
     graph = made("p-a a-b a-c b-d c-d d-e", "e", ("d", "a", 2))
-    assert graph.body(graph.loops[0]) == ("a", "b", "c", "d")
+    assert graph.loop_body(graph.loops[0]) == ("a", "b", "c", "d")
 
 
 def test_a_loop_goes_with_the_node_or_edge_that_carried_it():
     graph = made("a-b b-c", "c", ("b", "a", 2))
-    assert graph.without("b").loops == ()
-    assert graph.without("c").loops == graph.loops
+    assert graph.without_node("b").loops == ()
+    assert graph.without_node("c").loops == graph.loops
     assert graph.without_edge(("a", "b")) == made("b-c", "c")
 
 

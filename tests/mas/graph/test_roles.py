@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
-from edgewise.mas.graph.roles import CATALOGUE, Role, catalogue, find, roles_for
+from edgewise.mas.graph.roles import CATALOGUE, Role, catalogue, filter_roles, find_role
 from edgewise.toolkit.errors import GraphError
 from tests.support.mas.graphs import law
 
@@ -58,16 +58,16 @@ def test_what_ends_a_graph_answers():
 
 
 def test_roles_without_their_tools_are_left_out():
-    everywhere = roles_for(CATALOGUE, [])
+    everywhere = filter_roles(CATALOGUE, [])
     assert set(CATALOGUE) - set(everywhere) == {"tool-user", "researcher"}
     assert "solver" in everywhere
-    assert list(roles_for(CATALOGUE, ["search", "python"])) == list(CATALOGUE)
+    assert list(filter_roles(CATALOGUE, ["search", "python"])) == list(CATALOGUE)
 
 
 def test_an_unknown_role_is_refused_with_what_was_meant():
-    assert find(CATALOGUE, "critic").name == "critic"
+    assert find_role(CATALOGUE, "critic").name == "critic"
     with pytest.raises(GraphError, match="no role 'critc'; did you mean 'critic'"):
-        find(CATALOGUE, "critc")
+        find_role(CATALOGUE, "critc")
 
 
 # ---- one's own -----------------------------------------------------------------------------------------------

@@ -64,7 +64,7 @@ def test_a_solver_asks_exactly_what_a_plain_agent_asks(own):
     play(
         run_rollout(agent, ROW, ROW.messages, sample=1, seed=5), lambda request: plain.append(request) or "x"
     )
-    assert [asked("solver", team=replace(TEAM, own=own))] == plain
+    assert [asked("solver", team=replace(TEAM, task_tools=own))] == plain
 
 
 def test_a_prompt_stands_behind_the_task_and_what_was_heard():

@@ -210,6 +210,6 @@ def _played(
 def plain(outcomes: Mapping[str, Any]) -> dict[str, list[tuple[Any, ...]]]:
     """Outcomes without their rollouts and the words of errors, to be compared."""
     return {
-        name: [(x.node, x.ended, x.text, x.accepts) for x in rounds]
+        name: [(x.node, x.status, x.text, x.accepts) for x in rounds]
         for name, rounds in sorted(outcomes.items())
     }

@@ -1,0 +1,81 @@
+"""The LangGraph graph."""
+
+import asyncio
+from collections.abc import Callable
+from functools import partial
+
+from langgraph.graph import END, START, StateGraph
+from langgraph.types import Overwrite
+
+from edgewise.mas.deploy.exported.model import run_model_node
+from edgewise.mas.deploy.exported.programs import run_program_node
+from edgewise.mas.deploy.exported.settings import EXIT, LOOPS, MAX_STEPS, NODES, Data
+from edgewise.mas.deploy.exported.state import GraphState, latest_reply, never_raise
+from edgewise.mas.deploy.exported.tools import run_tool_node
+from edgewise.mas.deploy.exported.votes import run_vote_node
+
+KINDS = {"model": run_model_node, "tools": run_tool_node, "program": run_program_node, "vote": run_vote_node}
+
+
+async def begin(state: GraphState) -> Data:
+    """Forget the replies of the thread's last question."""
+    return {"said": Overwrite({})}
+
+
+async def pass_on(state: GraphState) -> Data:
+    """Stand for the end of a loop: nodes after it wait for this one, as its last node may run several times."""
+    return {}
+
+
+async def answer(state: GraphState) -> Data:
+    """Return the exit's answer."""
+    reply = latest_reply(state, EXIT)
+    return {"answer": reply["answer"] if reply else ""}
+
+
+def goes_back(source: str, rounds: int) -> Callable[[GraphState], bool]:
+    """Return whether a loop runs once more: the verdict does not accept, and there are rounds left."""
+
+    def decide(state: GraphState) -> bool:
+        replies = state.get("said", {}).get(source, [])
+        return len(replies) <= rounds and not replies[-1]["accepts"]
+
+    return decide
+
+
+def build() -> StateGraph:
+    """Return the graph of `NODES` and `LOOPS`; a node with several inputs waits for all of them."""
+    builder = StateGraph(GraphState)
+    builder.add_node("graph.begin", begin)
+    builder.add_node("graph.answer", answer)
+    builder.add_edge(START, "graph.begin")
+    builder.add_edge("graph.answer", END)
+
+    # A loop is left through a node of its own: source -> back to the target, or on to source.done.
+    ends = {source: f"{source}.done" for source in LOOPS}
+    for source, (target, rounds) in LOOPS.items():
+        builder.add_node(ends[source], pass_on)
+        builder.add_conditional_edges(source, goes_back(source, rounds), {True: target, False: ends[source]})
+
+    for name, data in NODES.items():
+        options = {key: value for key, value in data.items() if key not in ("kind", "inputs")}
+        builder.add_node(name, never_raise(name, partial(KINDS[data["kind"]], name, **options)))
+        starts = [ends.get(other, other) for other in data["inputs"]] or ["graph.begin"]
+        builder.add_edge(starts if len(starts) > 1 else starts[0], name)
+    builder.add_edge(ends.get(EXIT, EXIT), "graph.answer")
+    return builder
+
+
+builder = build()
+graph = builder.compile().with_config(recursion_limit=MAX_STEPS)
+
+
+async def ask(question: str) -> str:
+    """Answer one question."""
+    return (await graph.ainvoke({"messages": [{"role": "user", "content": question}]}))["answer"]
+
+
+if __name__ == "__main__":
+    import sys
+
+    print(asyncio.run(ask(" ".join(sys.argv[1:]) or sys.stdin.read())))

@@ -1,0 +1,73 @@
+"""State of a run, and what a node receives from it."""
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from typing import Annotated, Any, NotRequired, TypedDict
+
+from edgewise.mas.deploy.exported.settings import LOOPS, NODE_SECONDS, NODES, Data
+
+
+class NodeReply(TypedDict):
+    """
+    Result of one run of a node.
+
+    `text` is what other nodes receive, "" for nothing, and `answer` is its answer alone. `accepts` is its verdict, None
+    where it gives none; `error` says what went wrong, "" for nothing.
+    """
+
+    node: str
+    text: str
+    answer: str
+    accepts: bool | None
+    error: str
+
+
+def merge_replies(
+    old: dict[str, list[NodeReply]], new: dict[str, list[NodeReply]]
+) -> dict[str, list[NodeReply]]:
+    """Append new replies to those of each node: nodes of one step write here together, a node in a loop repeatedly."""
+    return {**old, **{name: [*old.get(name, []), *replies] for name, replies in new.items()}}
+
+
+class GraphState(TypedDict):
+    """`messages` is the question, `answer` the result, `said` the replies of each node, one for each round."""
+
+    messages: list[Data]
+    said: NotRequired[Annotated[dict[str, list[NodeReply]], merge_replies]]
+    answer: NotRequired[str]
+
+
+def latest_reply(state: GraphState, name: str) -> NodeReply | None:
+    """Return the last reply of a node that has a text: a later round that failed does not withdraw it."""
+    replies = state.get("said", {}).get(name, [])
+    return next((reply for reply in reversed(replies) if reply["text"]), None)
+
+
+def received_replies(state: GraphState, name: str) -> list[NodeReply]:
+    """Return the replies that a node receives: those of its inputs, then that of the node that sent it back."""
+    senders = [source for source, (target, _) in LOOPS.items() if target == name]
+    replies = (latest_reply(state, other) for other in [*NODES[name]["inputs"], *senders])
+    return [reply for reply in replies if reply]
+
+
+def never_raise(name: str, work: Callable[[GraphState], Awaitable[Data]]) -> Callable[[GraphState], Any]:
+    """
+    Return a node that turns failures and timeouts into its reply, so that the nodes after it go on without its text.
+
+    Not add_node(error_handler=..., timeout=...): a node that failed there never counts as done for those that wait for
+    several nodes.
+    """
+
+    async def node(state: GraphState) -> Data:
+        reply: Data = {"node": name, "text": "", "answer": "", "accepts": None, "error": ""}
+        try:
+            async with asyncio.timeout(NODE_SECONDS):
+                reply |= await work(state)
+        except TimeoutError:
+            reply["error"] = f"stopped after {NODE_SECONDS:g} seconds"
+        except Exception as error:
+            reply["error"] = f"{type(error).__name__}: {error}"
+        reply["answer"] = reply["answer"] or reply["text"]
+        return {"said": {name: [reply]}}
+
+    return node

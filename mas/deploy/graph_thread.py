@@ -1,0 +1,72 @@
+"""One run of a graph in use, as LangGraph and its checkpointer see it."""
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
+from typing import Any
+
+from edgewise.mas.graph.graph import Graph
+from edgewise.mas.runtime.context import RunContext
+from edgewise.mas.runtime.langgraph_compiler import read_outcomes, resume_command
+from edgewise.toolkit.errors import GraphError
+from edgewise.toolkit.types import Message, Sampling
+
+
+@dataclass(frozen=True, slots=True)
+class GraphThread:
+    """A prepared run: the compiled graph, its context, and the thread that a checkpointer stores it under."""
+
+    graph: Graph
+    app: Any
+    context: RunContext
+    messages: tuple[Message, ...]
+    thread: str
+    sampling: Sampling | None
+
+    @property
+    def start(self) -> dict[str, Any]:
+        """The state that a new run starts with."""
+        messages = [{"role": message.role, "content": message.content} for message in self.messages]
+        return {"query": self.messages[-1].content, "messages": messages}
+
+    @property
+    def config(self) -> dict[str, Any]:
+        """The configuration for LangGraph; its metadata are stored with each checkpoint."""
+        sampling = json.dumps(asdict(self.sampling)) if self.sampling else ""
+        metadata = {"graph": self.graph.version, "sampling": sampling}
+        return {**thread_config(self.thread), "metadata": metadata}
+
+
+def thread_config(thread: str) -> dict[str, Any]:
+    """Return LangGraph's configuration that names a thread."""
+    return {"configurable": {"thread_id": thread}}
+
+
+def read_sampling(metadata: Mapping[str, Any]) -> Sampling | None:
+    """Return the sampling in the metadata of a checkpoint, None for the graph's own."""
+    if not metadata.get("sampling"):
+        return None
+    data = json.loads(metadata["sampling"])
+    return Sampling(**{**data, "stop": tuple(data["stop"])})
+
+
+def find_nodes(graph: Graph, names: Sequence[str]) -> list[str]:
+    """Return the nodes of a graph that have one of these names or roles."""
+    return [node.name for node in graph.nodes if {node.name, node.role} & set(names)]
+
+
+def edit_outcomes(state: Any, edit: Mapping[str, str]) -> Any:
+    """Return the command that resumes a run with other texts of nodes. Raises GraphError for a node without output."""
+    outcomes = read_outcomes(state)
+    for name in edit:
+        if name not in outcomes:
+            raise GraphError(f"Node {name!r} has said nothing yet that could be edited.")
+    # The last round of each, as this is the one that other nodes receive.
+    edited = {
+        name: (
+            replace(outcomes[name][-1], text=text, result="", status="ok", error=""),
+            len(outcomes[name]) - 1,
+        )
+        for name, text in edit.items()
+    }
+    return resume_command(edited)
