@@ -1,90 +1,109 @@
 """
-Choosing a set of agents, each with a probability of its own, given that there are at least so many: exactly.
+Sampling of a set of agents, each with a probability of its own, given that the set is large enough: exactly.
 
-With p (B, N) and R = least, the chance that at least r of the agents j, j + 1, ... are chosen is
+With probabilities p [B, N] and R = min_size, the probability that at least r of the agents j, j + 1, ... are chosen is
 
-    tail[j][r] = p_j tail[j + 1][r - 1] + (1 - p_j) tail[j + 1][r],    tail[j][0] = 1
+    tail[j][r] = p_j tail[j + 1][r - 1] + (1 - p_j) tail[j + 1][r],    tail[j][0] = 1,    tail[N][r > 0] = 0
 
-so P(set | at least R) = prod p_j^e_j (1 - p_j)^(1 - e_j) / tail[0][R], and agent j is drawn with chance
-p_j tail[j + 1][r - 1] / tail[j][r], where r are still needed. Only arithmetic is used on arrays, so numpy and torch
-both go through, gradients included.
+so P(set | at least R) = prod_j p_j^e_j (1 - p_j)^(1 - e_j) / tail[0][R] with e_j = 1 for the agents of the set. Agent j
+is sampled with probability p_j tail[j + 1][r - 1] / tail[j][r], where r are still needed. Only arithmetic is used, so
+arrays of numpy and tensors of torch both work, gradients included.
+
+B states, N agents.
 """
 
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
-
-def tail_probabilities(p: Any, most: int) -> list[list[Any]]:
-    """(N + 1) lists of (most + 1) arrays (B,): the chance of at least r among agents j and later."""
-    one = p[:, 0] * 0 + 1
-    table = [[one, *[one * 0] * most]]
-    for j in reversed(range(p.shape[1])):
-        last, yes = table[-1], p[:, j]
-        table.append([one, *(yes * last[r - 1] + (1 - yes) * last[r] for r in range(1, most + 1))])
-    return table[::-1]
+Floats = NDArray[np.float64]
+Integers = NDArray[np.int64]
+Booleans = NDArray[np.bool_]
 
 
-def sample_subsets(
-    p: NDArray[np.float64], least: NDArray[np.int64], uniform: NDArray[np.float64]
-) -> NDArray[np.bool_]:
-    """(B, N) one draw of each set, from uniform numbers (B, N)."""
-    table = np.array(
-        [[np.broadcast_to(x, len(p)) for x in row] for row in tail_probabilities(p, int(least.max(initial=0)))]
-    )
-    rows, need = np.arange(len(p)), least.copy()
-    chosen = np.zeros(p.shape, bool)
-    for j in range(p.shape[1]):
-        fewer = np.maximum(need - 1, 0)
-        chance = p[:, j] * table[j + 1, fewer, rows] / np.maximum(table[j, need, rows], 1e-300)
-        chosen[:, j] = uniform[:, j] < chance
-        need = np.where(chosen[:, j], fewer, need)
-    return chosen
+class ChooseMove(Protocol):
+    """Chooses parts of the next move for B states, from probabilities."""
 
+    def pick_action(self, p: Floats) -> Integers:
+        """Return an action [B] for each row of p [B, K + 2]."""
+        ...
 
-def likeliest_subsets(p: NDArray[np.float64], least: NDArray[np.int64]) -> NDArray[np.bool_]:
-    """(B, N) the most likely of the sets that are large enough: all above one half, topped up by the next."""
-    rank = np.argsort(np.argsort(-p, axis=1, kind="stable"), axis=1)
-    return (p > 0.5) | (rank < least[:, None])
+    def pick_agent(self, p: Floats) -> Integers:
+        """Return an agent [B] for each row of p [B, N]."""
+        ...
+
+    def pick_subset(self, p: Floats, min_size: Integers) -> Booleans:
+        """Return a set of agents [B, N] for each row of p [B, N]."""
+        ...
 
 
 @dataclass(frozen=True, slots=True)
 class SampleMoves:
-    """Choices by uniform numbers (B, N + 1): the first for the action, the rest for agents."""
+    """Samples by `uniform` numbers [B, N + 1]: the first is for the action, the rest are for agents."""
 
-    uniform: NDArray[np.float64]
+    uniform: Floats
 
-    def one(self, p: NDArray[np.float64]) -> NDArray[np.int64]:
-        """(B,) an action from each row of chances."""
+    def pick_action(self, p: Floats) -> Integers:
+        """Return a sample [B] from each row, by the first uniform number."""
         return sample_categorical(p, self.uniform[:, 0])
 
-    def another(self, p: NDArray[np.float64]) -> NDArray[np.int64]:
-        """(B,) an agent from each row of chances."""
+    def pick_agent(self, p: Floats) -> Integers:
+        """Return a sample [B] from each row, by the second uniform number."""
         return sample_categorical(p, self.uniform[:, 1])
 
-    def several(self, p: NDArray[np.float64], least: NDArray[np.int64]) -> NDArray[np.bool_]:
-        """(B, N) a set of agents from each row."""
-        return sample_subsets(p, least, self.uniform[:, 1:])
+    def pick_subset(self, p: Floats, min_size: Integers) -> Booleans:
+        """Return a sampled set [B, N] of each row."""
+        return sample_subsets(p, min_size, self.uniform[:, 1:])
 
 
 @dataclass(frozen=True, slots=True)
 class TakeLikeliest:
-    """The likeliest choice each time."""
+    """Takes the most likely choice each time, of equals the first."""
 
-    def one(self, p: NDArray[np.float64]) -> NDArray[np.int64]:
-        """(B,) the first of the highest chances of each row."""
+    def pick_action(self, p: Floats) -> Integers:
+        """Return the index [B] of the largest probability of each row."""
         return p.argmax(1)
 
-    another = one
+    pick_agent = pick_action
 
-    def several(self, p: NDArray[np.float64], least: NDArray[np.int64]) -> NDArray[np.bool_]:
-        """(B, N) the likeliest set of agents of each row."""
-        return likeliest_subsets(p, least)
+    def pick_subset(self, p: Floats, min_size: Integers) -> Booleans:
+        """Return the most likely set [B, N] of each row."""
+        return likeliest_subsets(p, min_size)
 
 
-def sample_categorical(p: NDArray[np.float64], uniform: NDArray[np.float64]) -> NDArray[np.int64]:
-    """(B,) draws from the rows of p; what has no chance is never drawn."""
+def tail_probabilities(p: Any, max_size: int) -> list[list[Any]]:
+    """Return tail[j][r], arrays or tensors [B], for j = 0 ... N and r = 0 ... max_size."""
+    one = p[:, 0] * 0 + 1
+    tails = [[one, *[one * 0] * max_size]]
+    for j in reversed(range(p.shape[1])):
+        later, p_j = tails[-1], p[:, j]
+        tails.append([one, *(p_j * later[r - 1] + (1 - p_j) * later[r] for r in range(1, max_size + 1))])
+    return tails[::-1]
+
+
+def sample_subsets(p: Floats, min_size: Integers, uniform: Floats) -> Booleans:
+    """Return a sampled set of agents [B, N] for each row, from uniform numbers [B, N]."""
+    tails = tail_probabilities(p, int(min_size.max(initial=0)))
+    tail = np.array([[np.broadcast_to(x, len(p)) for x in row] for row in tails])  # [N + 1, R + 1, B]
+    rows, needed = np.arange(len(p)), min_size.copy()
+    chosen = np.zeros(p.shape, bool)
+    for j in range(p.shape[1]):
+        one_less = np.maximum(needed - 1, 0)
+        p_chosen = p[:, j] * tail[j + 1, one_less, rows] / np.maximum(tail[j, needed, rows], 1e-300)
+        chosen[:, j] = uniform[:, j] < p_chosen
+        needed = np.where(chosen[:, j], one_less, needed)
+    return chosen
+
+
+def likeliest_subsets(p: Floats, min_size: Integers) -> Booleans:
+    """Return the most likely of the large enough sets [B, N]: all above one half, filled up with the next ones."""
+    rank = np.argsort(np.argsort(-p, axis=1, kind="stable"), axis=1)
+    return (p > 0.5) | (rank < min_size[:, None])
+
+
+def sample_categorical(p: Floats, uniform: Floats) -> Integers:
+    """Return a sample [B] from each row of p by the inverse distribution function; p = 0 is never sampled."""
     total = p.cumsum(1)
     return (total <= (uniform * total[:, -1])[:, None]).sum(1)

@@ -1,4 +1,4 @@
-"""A design is the policy, drawn to the graphs of which most is sure."""
+"""The final policy is trained towards the graphs with the best lower bounds."""
 
 import numpy as np
 import pytest
@@ -27,13 +27,13 @@ def draft(graph: Graph) -> Draft:
     return Draft(graph, build(SPACE, moves_for(SPACE, graph)))
 
 
-def told(rewards: dict[str, dict[Graph, float]], times: int = 20) -> RewardSurrogate:
-    found = RewardSurrogate(SPACE.roles, alike=0.9)
+def fit(rewards: dict[str, dict[Graph, float]], times: int = 20) -> RewardSurrogate:
+    surrogate = RewardSurrogate(SPACE.roles, query_weight=0.9)
     for _ in range(times):
-        found.fit(
+        surrogate.fit(
             [TrialGroup(q, tuple(Trial(draft(g), r) for g, r in rewards[q.id].items())) for q in QUERIES]
         )
-    return found
+    return surrogate
 
 
 def shapes(graphs: list[Graph]) -> list[int]:
@@ -41,24 +41,26 @@ def shapes(graphs: list[Graph]) -> list[int]:
 
 
 @pytest.mark.parametrize("policy", POLICIES, ids=["joint", "apart", "tabular"])
-def test_the_likeliest_graph_of_each_query_becomes_the_surest(policy) -> None:
+def test_likeliest_graph_becomes_the_best_lower_bound(policy) -> None:
     rewards = {"q0": {PLANNED: 1.0, single("planner"): 0.0}, "q1": {PLANNED: 0.0, single("planner"): 1.0}}
     known = [draft(PLANNED), draft(single("planner"))]
-    found = settle_policy(policy, told(rewards), known, QUERIES, 200)
-    assert shapes(found.graphs(QUERIES)) == shapes([PLANNED, single("planner")])
-    assert found.version != policy.version
+    settled = settle_policy(policy, fit(rewards), known, QUERIES, 200)
+    assert shapes(settled.graphs(QUERIES)) == shapes([PLANNED, single("planner")])
+    assert settled.version != policy.version
 
 
-def test_a_graph_of_one_lucky_trial_is_not_sure() -> None:
+def test_one_lucky_trial_has_no_good_lower_bound() -> None:
     often = {q.id: {PLANNED: 0.9, single("planner"): 0.2} for q in QUERIES}
-    estimate, lucky = told(often), chain("planner", "critic")
-    estimate.fit([TrialGroup(QUERIES[0], (Trial(draft(lucky), 1.0),))])
-    found = settle_policy(POLICIES[0], estimate, [draft(PLANNED), draft(lucky)], QUERIES, 200)
-    assert shapes(found.graphs(QUERIES)) == shapes([PLANNED, PLANNED])
+    surrogate, lucky = fit(often), chain("planner", "critic")
+    surrogate.fit([TrialGroup(QUERIES[0], (Trial(draft(lucky), 1.0),))])
+    settled = settle_policy(POLICIES[0], surrogate, [draft(PLANNED), draft(lucky)], QUERIES, 200)
+    assert shapes(settled.graphs(QUERIES)) == shapes([PLANNED, PLANNED])
 
 
-def test_a_policy_whose_likeliest_graphs_are_the_surest_stays_as_it_is() -> None:
+def test_settled_policy_does_not_change() -> None:
     rewards = {q.id: {PLANNED: 1.0, single("planner"): 0.0} for q in QUERIES}
-    once = settle_policy(POLICIES[0], told(rewards), [draft(PLANNED)], QUERIES, 200)
-    assert settle_policy(once, told(rewards), [draft(PLANNED)], QUERIES, 200).version == once.version
-    assert settle_policy(POLICIES[0], told(rewards), [draft(PLANNED)], QUERIES, 0).version == POLICIES[0].version
+    once = settle_policy(POLICIES[0], fit(rewards), [draft(PLANNED)], QUERIES, 200)
+    assert settle_policy(once, fit(rewards), [draft(PLANNED)], QUERIES, 200).version == once.version
+    assert (
+        settle_policy(POLICIES[0], fit(rewards), [draft(PLANNED)], QUERIES, 0).version == POLICIES[0].version
+    )

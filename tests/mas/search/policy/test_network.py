@@ -19,9 +19,10 @@ from edgewise.mas.graph.construction import (
     replay,
 )
 from edgewise.mas.search import load_design
-from edgewise.mas.search.policy.network import NetworkLearner, LossInputs, NetworkPolicy
+from edgewise.mas.search.policy.network import NetworkPolicy
+from edgewise.mas.search.policy.policy_gradient import LossInputs, NetworkLearner
 from edgewise.mas.search.policy.state_features import encode_moves
-from edgewise.mas.search.policy.subset_sampling import sample_subsets, likeliest_subsets, tail_probabilities
+from edgewise.mas.search.policy.subset_sampling import likeliest_subsets, sample_subsets, tail_probabilities
 from edgewise.toolkit.errors import GraphError
 
 SPACE = Space(("solver", "planner", "critic", "majority"), (0, 0, 1, 2), agents=5, moves=10)
@@ -30,8 +31,8 @@ RNG = np.random.default_rng(0)
 QUERIES = [Query(f"q{i}", "", RNG.normal(size=D).astype(np.float32)) for i in range(6)]
 
 
-def stirred(seed: int, space: Space = SPACE, joint: bool = True) -> NetworkPolicy:
-    """A policy whose weights are all at random, so that nothing is 0 by chance."""
+def random_policy(seed: int, space: Space = SPACE, joint: bool = True) -> NetworkPolicy:
+    """A policy whose weights are all random, so that none is 0."""
     rng = np.random.default_rng(seed)
     start = NetworkPolicy.start(space, D, seed, joint=joint)
     weights = {n: (w + rng.normal(size=w.shape) * 0.5).astype(np.float32) for n, w in start.weights.items()}
@@ -44,8 +45,8 @@ def logp(policy: NetworkPolicy, builds, queries) -> np.ndarray:
 
 @given(seed=st.integers(0, 10_000), joint=st.booleans())
 @settings(max_examples=30, deadline=None)
-def test_what_is_drawn_is_allowed_and_builds_a_graph_of_the_space(seed: int, joint: bool) -> None:
-    policy = stirred(seed % 7, joint=joint)
+def test_sampled_moves_are_allowed_and_build_a_graph(seed: int, joint: bool) -> None:
+    policy = random_policy(seed % 7, joint=joint)
     for moves in policy.sample(QUERIES, range(seed, seed + len(QUERIES))):
         built = build(SPACE, moves)
         assert 1 <= len(built.graph) <= SPACE.agents and len(moves) <= SPACE.moves
@@ -54,11 +55,11 @@ def test_what_is_drawn_is_allowed_and_builds_a_graph_of_the_space(seed: int, joi
         assert joint or all(move.action != SPACE.delete_action for move in moves)
 
 
-def test_deletions_are_drawn_and_scored() -> None:
-    builds = [m for s in range(20) for m in stirred(1).sample(QUERIES, range(s * 6, s * 6 + 6))]
+def test_deletions_are_sampled_and_scored() -> None:
+    builds = [m for s in range(20) for m in random_policy(1).sample(QUERIES, range(s * 6, s * 6 + 6))]
     with_delete = [m for m in builds if any(move.action == SPACE.delete_action for move in m)]
     assert len(with_delete) > 5
-    assert np.isfinite(logp(stirred(1), with_delete, [QUERIES[0]] * len(with_delete))).all()
+    assert np.isfinite(logp(random_policy(1), with_delete, [QUERIES[0]] * len(with_delete))).all()
 
 
 def every_move(space: Space, state: BuildState):
@@ -78,17 +79,19 @@ def every_move(space: Space, state: BuildState):
     "moves", [(), (Move(0),), (Move(0), Move(1, (0,))), (Move(0), Move(1), Move(2, (0, 1)))], ids=len
 )
 @pytest.mark.parametrize("joint", [True, False])
-def test_chances_of_all_moves_of_a_state_sum_to_one(moves, joint) -> None:
-    ways = list(every_move(SPACE, replay(SPACE, moves)))
+def test_probabilities_of_all_moves_of_a_state_sum_to_one(moves, joint) -> None:
+    options = list(every_move(SPACE, replay(SPACE, moves)))
     if not joint:
-        ways = [way for way in ways if way.action != SPACE.delete_action]
-    found = logp(stirred(3, joint=joint), [(*moves, way) for way in ways], [QUERIES[0]] * len(ways))
+        options = [move for move in options if move.action != SPACE.delete_action]
+    found = logp(
+        random_policy(3, joint=joint), [(*moves, move) for move in options], [QUERIES[0]] * len(options)
+    )
     last = found.sum(0)[len(moves) :: len(moves) + 1]
     assert np.exp(last).sum() == pytest.approx(1.0, abs=1e-12)
 
 
-def test_the_batched_pass_is_the_naive_loop_over_moves() -> None:
-    policy, seeds = stirred(4), range(6)
+def test_batched_scores_equal_a_loop_over_moves() -> None:
+    policy, seeds = random_policy(4), range(6)
     builds = policy.sample(QUERIES, seeds)
     naive = [
         logp(policy, [moves[: t + 1]], [q])[0, -1]
@@ -98,8 +101,8 @@ def test_the_batched_pass_is_the_naive_loop_over_moves() -> None:
     assert np.allclose(logp(policy, builds, QUERIES)[0], naive, atol=1e-10)
 
 
-def test_draws_follow_the_chances_that_are_scored() -> None:
-    policy, space = stirred(5), SPACE
+def test_samples_follow_the_scored_probabilities() -> None:
+    policy, space = random_policy(5), SPACE
     firsts = [m[0].action for m in policy.sample([QUERIES[0]] * 2000, range(2000))]
     usable = [int(a) for a in np.flatnonzero(action_mask(space, BuildState()))]
     chance = np.exp(logp(policy, [(Move(a),) for a in usable], [QUERIES[0]] * len(usable))[0])
@@ -113,7 +116,7 @@ def test_draws_follow_the_chances_that_are_scored() -> None:
     seed=st.integers(0, 1000),
 )
 @settings(max_examples=60)
-def test_sets_that_are_too_small_are_conditioned_away_exactly(logits, least, seed) -> None:
+def test_tail_probabilities_equal_enumeration(logits, least, seed) -> None:
     p = 1 / (1 + np.exp(-np.array([logits])))
     sets = np.array(list(itertools.product([False, True], repeat=len(logits))))
     chance = np.where(sets, p, 1 - p).prod(1)
@@ -124,15 +127,17 @@ def test_sets_that_are_too_small_are_conditioned_away_exactly(logits, least, see
     assert sample_subsets(p, np.array([least]), np.random.default_rng(seed).random(p.shape)).sum() >= least
 
 
-def test_sets_are_drawn_with_their_conditional_chance() -> None:
+def test_subsets_have_their_conditional_probability() -> None:
     p, count = np.array([[0.2, 0.5, 0.7]]), 20_000
-    found = sample_subsets(np.repeat(p, count, 0), np.full(count, 2), np.random.default_rng(0).random((count, 3)))
+    found = sample_subsets(
+        np.repeat(p, count, 0), np.full(count, 2), np.random.default_rng(0).random((count, 3))
+    )
     both = 0.2 * 0.5 * 0.3 / (0.2 * 0.5 * 0.3 + 0.2 * 0.5 * 0.7 + 0.8 * 0.5 * 0.7 + 0.2 * 0.5 * 0.7)
     assert abs((found == [True, True, False]).all(1).mean() - both) < 0.01
 
 
-def test_draws_and_designs_depend_on_their_own_query_and_seed_alone() -> None:
-    policy, seeds = stirred(6), list(range(6))
+def test_samples_depend_on_their_own_query_and_seed_alone() -> None:
+    policy, seeds = random_policy(6), list(range(6))
     together = policy.sample(QUERIES, seeds)
     assert together == [policy.sample([q], [s])[0] for q, s in zip(QUERIES, seeds, strict=True)]
     assert together[::-1] == policy.sample(QUERIES[::-1], seeds[::-1])
@@ -140,12 +145,12 @@ def test_draws_and_designs_depend_on_their_own_query_and_seed_alone() -> None:
     assert policy.graphs(QUERIES) == [policy.graphs([q])[0] for q in QUERIES]
 
 
-def test_a_policy_survives_json_with_its_version() -> None:
-    policy = stirred(7)
+def test_policy_survives_json_with_its_version() -> None:
+    policy = random_policy(7)
     again = load_design.read_design(json.loads(json.dumps(policy.to_json())))
     assert again.version == policy.version
     assert again.graphs(QUERIES) == policy.graphs(QUERIES)
-    assert again.version != stirred(8).version
+    assert again.version != random_policy(8).version
     assert again.version != NetworkPolicy(SPACE, policy.weights, "another").version
 
 
@@ -159,8 +164,8 @@ def test_a_policy_survives_json_with_its_version() -> None:
         lambda d: d["space"].update(agents=9),
     ],
 )
-def test_a_broken_policy_is_refused(spoil) -> None:
-    data = stirred(7).to_json()
+def test_broken_policy_is_refused(spoil) -> None:
+    data = random_policy(7).to_json()
     spoil(data)
     with pytest.raises(GraphError, match="policy"):
         load_design.read_design(data)
@@ -170,8 +175,8 @@ def surrogate(x: LossInputs):
     return -(x.logp - x.old_logp).exp() * x.advantage
 
 
-def test_before_the_first_update_every_ratio_is_exactly_one() -> None:
-    learner = NetworkLearner(stirred(9), 0.1)
+def test_ratios_are_exactly_one_before_the_first_update() -> None:
+    learner = NetworkLearner(random_policy(9), 0.1)
     moves = encode_moves(SPACE, learner.policy().sample(QUERIES, range(6)))
     old = learner.logp(moves, QUERIES)
     seen = []
@@ -186,8 +191,8 @@ def test_before_the_first_update_every_ratio_is_exactly_one() -> None:
     assert (seen[0].detach().numpy() == 0).all()
 
 
-def test_at_ratio_one_the_gradient_is_the_score_function_and_that_of_differences() -> None:
-    learner = NetworkLearner(stirred(10), 0.1)
+def test_gradient_is_the_score_function_and_finite_difference() -> None:
+    learner = NetworkLearner(random_policy(10), 0.1)
     moves = encode_moves(SPACE, learner.policy().sample(QUERIES, range(6)))
     old, gain = learner.logp(moves, QUERIES)[0], np.random.default_rng(0).normal(size=len(moves))
     logp = learner.score(moves, QUERIES).logp
@@ -209,7 +214,7 @@ def test_at_ratio_one_the_gradient_is_the_score_function_and_that_of_differences
         assert slope == pytest.approx(float(gradient.view(-1)[place]), rel=1e-4, abs=1e-6)
 
 
-def test_a_deletion_may_not_leave_a_vote_without_enough_to_hear() -> None:
+def test_deletion_may_not_leave_a_vote_with_too_few_inputs() -> None:
     state = replay(SPACE, (Move(0), Move(0), Move(3, (0, 1))))
     assert deletion_mask(SPACE, state) == [False, False, True]
     with pytest.raises(ValueError, match="fewer to hear"):
