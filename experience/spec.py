@@ -1,4 +1,4 @@
-"""One job: a task and its settings, and what follows from both."""
+"""Specification of a run that learns lessons: a task, its settings, and what follows from both."""
 
 import math
 from collections.abc import Callable
@@ -19,10 +19,10 @@ from edgewise.toolkit.task.task import Task
 from edgewise.toolkit.types import Example, Sampling
 
 GEPA = "0.1.4"
-"""The release that `proposer=gepa` is written for; what another one asks would differ."""
+"""The release that `proposer=gepa` is written for; another release makes other calls."""
 
 HARM_CONFIDENCE = 0.975
-"""How sure it must be that a lesson does harm: its whole 95 % interval lies below zero."""
+"""Confidence that a lesson does harm before it is dropped: its whole 95 % interval lies below zero."""
 
 
 @dataclass(frozen=True)
@@ -34,22 +34,22 @@ class LessonSpec:
 
     @property
     def is_gated(self) -> bool:
-        """Whether a new library must be shown to be better."""
+        """Whether a new library must score better on validation rows."""
         return self.config.gate == "on"
 
     @property
     def steps_per_epoch(self) -> int:
-        """The most steps of one pass over the training rows."""
+        """Maximum steps of one pass over the training rows."""
         return math.ceil(len(self.task.train) / self.config.batch_size)
 
     @property
     def judge(self) -> str:
-        """The model that grades, where the reward asks one."""
+        """The model that grades, for rewards that ask a model."""
         return self.config.judge or self.config.distiller or self.config.model
 
     @property
     def distiller(self) -> Distiller:
-        """The model that writes lessons, and what it may see."""
+        """The model that writes lessons, and the parts of rollouts that it sees."""
         config = self.config
         return Distiller(
             model=config.distiller or config.model,
@@ -62,15 +62,15 @@ class LessonSpec:
 
     @cached_property
     def guard(self) -> Guard | None:
-        """What checks new lessons; None where that is switched off."""
+        """The checks on new lessons; None if they are switched off."""
         return Guard.from_examples(self.task.train) if self.config.guards else None
 
     @cached_property
     def anchors(self) -> tuple[Example, ...]:
         """
-        The rows that may not get worse.
+        The rows whose reward may not drop.
 
-        Raises ConfigError for an id that is none of a training or validation row: test rows decide nothing.
+        Raises ConfigError for an id that no training or validation row has: test rows decide nothing.
         """
         rows = {row.id: row for row in (*self.task.train, *self.task.validation)}
         unknown = [id for id in self.config.anchors if id not in rows]
@@ -82,9 +82,10 @@ class LessonSpec:
 @dataclass(frozen=True)
 class ExperienceSpec(LessonSpec):
     """
-    A task, its settings, and the library to start from (an empty one where None is given).
+    A task, its settings, and the library to start from; None is an empty one.
 
-    `parents` are the ids of stored versions that the given library is.
+    `parents` are the ids of the stored versions that the library comes from. Raises ConfigError for settings that
+    exclude each other, before anything is paid.
     """
 
     config: ExperienceConfig
@@ -92,103 +93,97 @@ class ExperienceSpec(LessonSpec):
     parents: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
-        config = self.config
+        config, start, reward = self.config, self.start_library, self.task.reward
         if config.proposer == "gepa":
-            _check_gepa(config)
-        chosen = [config.select == "vade", config.allocate == "xrpo", config.proposer == "gepa"]
-        if self.task.reward.relative and any(chosen):
+            self._check_gepa()
+        needs_grades = config.select == "vade" or config.allocate == "xrpo" or config.proposer == "gepa"
+        if reward.relative and needs_grades:
             raise ConfigError(
-                f"The reward {self.task.reward.name!r} ranks the runs of a group, which says nothing of how hard "
-                "a row is: it goes with select=shuffled and allocate=fixed, and proposer=groups only."
+                f"The reward {reward.name!r} ranks the runs of a group, which says nothing of how hard a row is: it "
+                "goes with select=shuffled and allocate=fixed, and proposer=groups only."
             )
-        if (
-            self.start_library.fit_budget(self.config.lessons, self.config.library_tokens)
-            != self.start_library
-        ):
+        if start.fit_budget(config.lessons, config.library_tokens) != start:
             raise ConfigError(
-                f"The library to start from has {len(self.start_library)} lessons and {self.start_library.tokens:,} tokens: set "
-                "lessons and library_tokens to no less, or it would be cut."
+                f"The library to start from has {len(start)} lessons and {start.tokens:,} tokens: set lessons and "
+                "library_tokens to no less, or it would be cut."
             )
-        always = self.start_library.with_lessons(x for x in self.start_library.lessons if x.always)
+        always = start.with_lessons(lesson for lesson in start.lessons if lesson.always)
         if always.tokens > config.prompt_tokens:
             raise ConfigError(
                 f"The always-on lessons take {always.tokens} tokens: set prompt_tokens to no less than that."
             )
-        _ = self.anchors  # wrong ids are found now, before anything is paid
+        _ = self.anchors  # a wrong id is an error now
+
+    def _check_gepa(self) -> None:
+        """Raise ConfigError for another release of GEPA, and for settings of groups, which GEPA does not compare."""
+        config = self.config
+        if config.direct or config.allocate == "xrpo" or config.placebo:
+            raise ConfigError(
+                "proposer=gepa searches by itself and compares no groups: leave out direct, placebo and allocate=xrpo."
+            )
+        try:
+            installed = version("gepa")
+        except PackageNotFoundError:
+            installed = "none"
+        if installed != GEPA:
+            raise ConfigError(
+                f"--proposer gepa needs GEPA {GEPA}, and there is {installed}: pip install 'edgewise[gepa]'"
+            )
 
     @property
     def start_library(self) -> Library:
-        """The library that learning starts from; an empty one has its place in the prompt from the settings."""
+        """The library that learning starts from; an empty one takes its place in the prompt from the settings."""
         return self.library or Library(place=self.config.place, labelled=self.config.labelled)
 
     @property
     def is_pooled(self) -> bool:
-        """Whether lessons are pooled by right answer (see `experience.distil.pooling`)."""
+        """Whether lessons are pooled by right answer; see `experience.distil.pooling`."""
         config = self.config
-        return (
-            config.pool
-            and config.truth
-            and not config.direct
-            and pooling.has_recurring_answers(self.task.train)
-        )
+        may_pool = config.pool and config.truth and not config.direct
+        return may_pool and pooling.has_recurring_answers(self.task.train)
 
     @property
     def steps(self) -> int:
-        """The most steps that a run can take."""
+        """Maximum steps of the run."""
         return 1 if self.config.direct else self.config.epochs * self.steps_per_epoch
 
     @property
     def gate_alpha(self) -> float:
-        """What the gate may spend of `alpha`; half is for dropping lessons that the run was given."""
+        """Error rate of the gate; half of `alpha` is reserved for dropping lessons of the start, if it has any."""
         return self.config.alpha / 2 if self.start_library.lessons else self.config.alpha
 
     def harm_confidence(self, usual: float) -> Callable[[Lesson], float]:
         """
-        How sure it must be that a lesson does harm before it goes: `usual` for what this run wrote.
+        Return the confidence that a lesson does harm before it is dropped: `usual` for lessons of this run.
 
-        To drop a lesson that the run was given is a change without the gate, so all of them at all looks
-        together may err with half of `alpha`.
+        Dropping a lesson of the start is a change without a gate. Bonferroni: with n lessons and a look after each of
+        the steps and at the end, each look may err with alpha / 2 / (n (steps + 1)).
         """
-        given = {exposure.measurement_key(x) for x in self.start_library.lessons}
-        firm = 1 - self.config.alpha / 2 / (max(len(given), 1) * (self.steps + 1))
-        return lambda lesson: firm if exposure.measurement_key(lesson) in given else usual
+        start = {exposure.measurement_key(lesson) for lesson in self.start_library.lessons}
+        strict = 1 - self.config.alpha / 2 / (max(len(start), 1) * (self.steps + 1))
+        return lambda lesson: strict if exposure.measurement_key(lesson) in start else usual
 
     @property
     def inclusion(self) -> float:
-        """The chance of a lesson to be shown while learning; 1 where rewards are ranks, which measure no effect."""
+        """Probability of a lesson to be in a prompt while learning; 1 if rewards are ranks, which show no effect."""
         return 1.0 if self.task.reward.relative else self.config.inclusion
 
     @property
     def rollout_agent(self) -> Agent:
-        """The model as it is run while learning."""
+        """The agent of rollouts while learning."""
         return self._agent(self.config.rollout_sampling, "rollout")
 
     def eval_agent(self, payer: str) -> Agent:
-        """The model as it is run to measure, and in use."""
+        """Return the agent of the evaluation, and of later use."""
         return self._agent(self.config.eval_sampling, payer)
 
     def _agent(self, sampling: Sampling, payer: str) -> Agent:
-        config = self.config
-        tools, world = self.task.tools, self.task.world
-        return Agent(config.model, sampling, tools, config.turns, config.calling, payer=payer, world=world)
+        config, task = self.config, self.task
+        return Agent(
+            config.model, sampling, task.tools, config.turns, config.calling, payer=payer, world=task.world
+        )
 
     @cached_property
     def retrieval(self) -> Retrieval:
         """How lessons are chosen for a prompt."""
         return Retrieval(self.config.prompt_tokens, self.config.embedder)
-
-
-def _check_gepa(config: ExperienceConfig) -> None:
-    """Raise ConfigError where GEPA is not the release that this was written for, or where groups are asked for."""
-    if config.direct or config.allocate == "xrpo" or config.placebo:
-        raise ConfigError(
-            "proposer=gepa searches by itself and compares no groups: leave out direct, placebo and allocate=xrpo."
-        )
-    try:
-        found = version("gepa")
-    except PackageNotFoundError:
-        found = "none"
-    if found != GEPA:
-        raise ConfigError(
-            f"--proposer gepa needs GEPA {GEPA}, and there is {found}: pip install 'edgewise[gepa]'"
-        )

@@ -1,4 +1,4 @@
-"""Settings of learning in weights. Papers train other models on other tasks: all defaults are ours."""
+"""Settings of training weights. Papers train other models on other tasks: all defaults are ours."""
 
 import re
 from collections.abc import Mapping
@@ -14,7 +14,7 @@ Schedule = Literal["constant", "linear", "cosine"]
 
 
 class WeightsConfig(Config):
-    """Everything `edgewise improve --by weights` can be told."""
+    """All settings of `edgewise improve --by weights`."""
 
     resumes_from_checkpoint: ClassVar[bool] = True
     resumable: ClassVar[frozenset[str]] = Config.resumable | {
@@ -26,65 +26,75 @@ class WeightsConfig(Config):
         "monitor",
     }
 
-    model: str = Field("torch/smollm2-135m", description="the model to train")
-    method: str = Field("grpo", description="how it is trained; edgewise methods lists them")
+    model: str = Field("torch/smollm2-135m", description="model to train")
+    method: str = Field("grpo", description="training method; `edgewise methods` lists them")
     overrides: tuple[str, ...] = Field(
         (),
-        description='of the method, such as "loss.high=0.28" or "loss=plain"; --set loss.high=0.28 adds one',
+        description='changes of the method, such as "loss.high=0.28" or "loss=plain"; --set loss.high=0.28 adds one',
     )
-    steps: int = Field(50, ge=0, description="steps of learning")
+    steps: int = Field(50, ge=0, description="training steps")
     batch_size: int = Field(8, ge=1, description="rows per step")
     group_size: int = Field(8, ge=1, description="rollouts per row")
-    refills: int = Field(3, ge=1, description="batches of rows that one step may sample, where it refills")
-    temperature: float | None = Field(1.0, gt=0, description="of rollouts while learning")
-    max_tokens: int = Field(256, ge=1, description="the longest reply of a rollout")
-    lr: float | None = Field(None, gt=0, description="learning rate; 1e-5, or 2e-4 with LoRA, by default")
-    schedule: Schedule = Field(
-        "constant", description='of the learning rate: "linear" and "cosine" fall towards 0'
+    refills: int = Field(
+        3, ge=1, description="maximum batches of rows that one step may sample, for methods that refill"
     )
-    warmup: int = Field(0, ge=0, description="steps until the learning rate is reached")
-    weight_decay: float = Field(0.0, ge=0, description="of AdamW")
-    beta2: float = Field(0.99, gt=0, lt=1, description="of AdamW")
-    clip: float = Field(1.0, gt=0, description="the largest norm of a gradient")
+    temperature: float | None = Field(1.0, gt=0, description="temperature of rollouts while learning")
+    max_tokens: int = Field(256, ge=1, description="maximum tokens of a reply in a rollout")
+    lr: float | None = Field(None, gt=0, description="learning rate; by default 1e-5, or 2e-4 with LoRA")
+    schedule: Schedule = Field(
+        "constant",
+        description='schedule of the learning rate: "constant", or "linear" or "cosine" decay to 0',
+    )
+    warmup: int = Field(0, ge=0, description="warmup steps of the learning rate")
+    weight_decay: float = Field(0.0, ge=0, description="weight decay of AdamW")
+    beta2: float = Field(0.99, gt=0, lt=1, description="beta2 of AdamW")
+    clip: float = Field(1.0, gt=0, description="maximum norm of a gradient")
     lora: int = Field(0, ge=0, description="rank of LoRA; 0 trains all weights")
-    lora_alpha: float | None = Field(None, gt=0, description="of LoRA; twice the rank by default")
+    lora_alpha: float | None = Field(None, gt=0, description="alpha of LoRA; by default twice the rank")
     device: str = Field("auto", description='"cuda", "cpu" or "auto"')
-    dtype: Literal["auto", "float32", "bfloat16"] = Field("auto", description="precision of the forward")
-    checkpointing: bool = Field(False, description="recompute activations, which saves memory")
+    dtype: Literal["auto", "float32", "bfloat16"] = Field("auto", description="precision of the forward pass")
+    checkpointing: bool = Field(
+        False, description="recompute activations in the backward pass to save memory"
+    )
     compile: bool = Field(
         False, description="compile layers with torch.compile for updates; the first step takes longer"
     )
     shard: bool = Field(
-        False, description="share weights, gradients and moments out over the processes; see docs/launch.md"
+        False,
+        description="shard weights, gradients and optimizer moments over the processes; see docs/launch.md",
     )
-    slice_tokens: int = Field(8192, ge=1, description="tokens of one forward; halved where memory is short")
-    staleness: int = Field(0, ge=0, description="steps that a rollout may be behind the weights")
+    slice_tokens: int = Field(
+        8192, ge=1, description="tokens of one forward pass; halved automatically when memory runs out"
+    )
+    staleness: int = Field(
+        0, ge=0, description="maximum steps between the weights that sampled and those trained"
+    )
     correction: float | None = Field(
-        2.0, gt=0, description="cap on importance weights, where a server samples; see docs/weights.md"
+        2.0, gt=0, description="cap on importance weights if a server samples; see docs/weights.md"
     )
     sampler: str = Field(
-        "", description="http://host:port/v1#NAME of a server that samples; else this process"
+        "", description="server that samples, http://host:port/v1#NAME; by default this process samples"
     )
     save_every: int = Field(10, ge=1, description="steps between two checkpoints")
     embedder: str = Field(
-        "", description="model whose vectors find solved rows that are alike (xrpo); common words by default"
+        "", description="model whose embeddings find similar solved rows (xrpo); by default common words"
     )
-    monitor: bool = Field(True, description="go back to the last good checkpoint where learning collapses")
+    monitor: bool = Field(True, description="return to the last good checkpoint if training collapses")
 
     @classmethod
     def select_known(cls, settings: Mapping[str, Any]) -> dict[str, Any]:
-        """Those of a task file's [improve] settings that every way of improving shares, for this one."""
+        """Return the settings of [improve] in a task file that every way shares, with the model's torch name."""
         shared = {key: value for key, value in settings.items() if key in Config.model_fields}
         return shared | ({"model": torch_name(shared["model"])} if "model" in shared else {})
 
     @field_validator("overrides", mode="before")
     @classmethod
-    def _listed(cls, value: Any) -> Any:
+    def _split_overrides(cls, value: Any) -> Any:
         return split_overrides(value)
 
     @property
     def models(self) -> tuple[str, ...]:
-        """Names of all models that the run may ask beside the one that it trains; "" for none."""
+        """Names of all models that the run may call besides the one that it trains; "" for none."""
         return (self.judge, self.sampler, self.embedder)
 
     @property
@@ -94,19 +104,20 @@ class WeightsConfig(Config):
 
 
 def split_overrides(value: Any) -> Any:
-    """Overrides as people write them, with commas: "loss.high=0.28, penalties=kl3,entropy" are two."""
+    """Return overrides separated by commas as a tuple: "loss.high=0.28, penalties=kl3,entropy" are two."""
     if not isinstance(value, str):
         return value
+    # A comma separates overrides only if a "=" follows before the next comma: values may be lists.
     return tuple(filter(None, map(str.strip, re.split(r",(?=[^,=]*=)", value))))
 
 
 def torch_name(model: str) -> str:
-    """The name under which an embedded model's weights are trained: local/NAME is torch/NAME."""
+    """Return the name under which an embedded model is trained: local/NAME is torch/NAME."""
     return PREFIX + model.removeprefix(EMBEDDED) if model.startswith(EMBEDDED) else model
 
 
 def weights_name(model: str) -> str:
-    """What follows torch/ in a model's name. Raises ConfigError for a model whose weights are not at hand."""
+    """Return the part of a model's name after torch/. Raises ConfigError for a model that has no weights here."""
     if not model.startswith(PREFIX):
         raise ConfigError(
             f"--by weights trains weights, and those of {model} are not at hand: give --model torch/DIRECTORY, "

@@ -1,4 +1,4 @@
-"""One job: a task and its settings, and what follows from both."""
+"""Specification of a training run: a task, its settings, and what follows from both."""
 
 import json
 import os
@@ -18,31 +18,33 @@ from edgewise.toolkit.run.config import resolve_config
 from edgewise.toolkit.task.task import Task
 from edgewise.toolkit.types import Sampling
 
-TOKEN = 80
-"""Bytes that a token takes which is kept: its id and its log-probability, each an object in a tuple, and its text."""
+TOKEN_BYTES = 80
+"""Memory of a token in a stored rollout: id and log-probability, each an object in a tuple, and its text."""
 
 
 @dataclass(frozen=True)
 class WeightsSpec:
-    """A task and its settings. Raises ConfigError for what does not go together, before a model is loaded."""
+    """A task and its settings. Raises ConfigError for settings that exclude each other, before a model is loaded."""
 
     task: Task
     config: WeightsConfig
 
     def __post_init__(self) -> None:
+        config, reward = self.config, self.task.reward
         if not self.task.train:
             raise ConfigError("There are no training rows: give splits a train share.")
-        if self.config.group_size == 1 and self.task.reward.relative:
+        if config.group_size == 1 and reward.relative:
             raise ConfigError(
-                f"The reward {self.task.reward.name!r} ranks the runs of a group: group_size must be at least 2."
+                f"The reward {reward.name!r} ranks the runs of a group: group_size must be at least 2."
             )
-        if self.config.shard and (self.config.lora or self.config.sampler):
+        if config.shard and (config.lora or config.sampler):
             raise ConfigError(
-                "shard=true shares out and trains all weights, and they sample themselves: leave out lora and sampler, "
-                "or leave out shard."
+                "shard=true trains all weights, sharded over the processes that also sample: leave out lora and "
+                "sampler, or leave out shard."
             )
-        _check_room(parameters_of(self.method.plan).get("capacity", 0), self.config.max_tokens * self.max_replies)
-        _ = self.weights
+        capacity = parameters_of(self.method.plan).get("capacity", 0)
+        check_buffer_size(capacity, config.max_tokens * self.max_replies)
+        _ = self.weights  # a model whose weights are not here is an error now, before anything is loaded
 
     @classmethod
     def from_settings(cls, task: Task, settings: Mapping[str, Any]) -> "WeightsSpec":
@@ -52,95 +54,96 @@ class WeightsSpec:
 
     @cached_property
     def method(self) -> Method:
-        """How weights are trained."""
-        config = self.config
-        return override(limit_lengths(find_method(config.method), config.max_tokens, self.max_replies), *config.overrides)
+        """The training method, with the overrides of the settings."""
+        method = limit_lengths(find_method(self.config.method), self.config.max_tokens, self.max_replies)
+        return override(method, *self.config.overrides)
 
     @property
     def max_replies(self) -> int:
-        """The most replies of a rollout: one, where nothing is there to answer them."""
+        """Maximum replies of a rollout; only tools or an environment lead to a second one."""
         return self.config.turns if self.task.tools or self.task.world else 1
 
     @cached_property
     def embed(self) -> Embed | None:
-        """Vectors of texts, where a model for them is named."""
+        """Embeddings of texts, or None if the settings name no model for them."""
         return embedding(self.config.embedder) if self.config.embedder else None
 
     @property
     def weights(self) -> str:
-        """The model that is trained, without torch/."""
+        """Name of the model that is trained, without torch/."""
         return weights_name(self.config.model)
 
     @property
     def judge(self) -> str:
-        """The model that grades, where the reward asks one; never the one that is trained."""
-        if self.task.reward.asks and not self.config.judge:
+        """The model that grades, for rewards that ask a model. Raises ConfigError for the model that is trained."""
+        judge, reward = self.config.judge, self.task.reward
+        if reward.asks and not judge:
             raise ConfigError(
-                f"The reward {self.task.reward.name!r} asks a model: say which one with judge=..., as the one that is "
-                "trained would grade itself."
+                f"The reward {reward.name!r} asks a model: say which one with judge=..., as the one that is trained "
+                "would grade itself."
             )
-        if self.task.reward.asks and torch_name(self.config.judge) == self.config.model:
+        if reward.asks and torch_name(judge) == self.config.model:
             raise ConfigError(
                 "The judge is the model that is trained, which would grade itself: name another one."
             )
-        return self.config.judge
+        return judge
 
     @property
     def rollout_agent(self) -> Agent:
-        """The model as it is run while learning."""
+        """The agent of rollouts while learning."""
         return self._agent(self.config.rollout_sampling, "rollout")
 
     @property
     def eval_agent(self) -> Agent:
-        """The model as it is run to measure, and in use."""
+        """The agent of the evaluation, and of later use."""
         return self._agent(self.config.eval_sampling, "measure")
 
     def _agent(self, sampling: Sampling, payer: str) -> Agent:
-        config = self.config
-        return Agent(
-            config.model, sampling, self.task.tools, config.turns, "text", payer=payer, world=self.task.world
-        )
+        config, task = self.config, self.task
+        # Tool calls stand in the text of replies: a native API would not return their tokens.
+        return Agent(config.model, sampling, task.tools, config.turns, "text", payer=payer, world=task.world)
 
 
-def _check_room(rollouts: int, tokens: int) -> None:
-    """Raise ConfigError where so many rollouts of so many tokens, kept in memory, are more than there is."""
-    if not hasattr(os, "sysconf"):  # Windows does not say
+def check_buffer_size(rollouts: int, tokens: int) -> None:
+    """Raise ConfigError if a replay buffer of so many rollouts, each of so many tokens, exceeds the memory."""
+    if not hasattr(os, "sysconf"):  # Windows does not report its memory this way
         return
-    need, room = rollouts * tokens * TOKEN, os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-    if need > room:
+    need, memory = rollouts * tokens * TOKEN_BYTES, os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    if need > memory:
+        quarter = memory // (4 * tokens * TOKEN_BYTES)
         raise ConfigError(
             f"A buffer of {rollouts} rollouts of up to {tokens} tokens takes about {need / 2**30:.1f} GiB, and this "
-            f"machine has {room / 2**30:.1f} in all: set plan.capacity to {room // (4 * tokens * TOKEN)} or less, a "
-            "quarter of it."
+            f"machine has {memory / 2**30:.1f} in all: set plan.capacity to {quarter} or less, a quarter of it."
         )
 
 
 def merge_layers(*layers: Mapping[str, Any]) -> dict[str, Any]:
     """
-    Layers of settings as one, later ones winning.
+    Merge layers of settings, later ones winning.
 
-    What is about the method becomes `overrides`, in order: the name of an axis (loss="plain"), or of a number of it
-    (epochs=2), parameters with dots ("loss.high"), and tables of them, as TOML files have ({"loss": {"high": 0.28}}).
+    Settings of the method become `overrides`, in order: the name of an axis (loss="plain") or of a count (epochs=2),
+    parameters with dots ("loss.high"), and nested tables as TOML files have them ({"loss": {"high": 0.28}}).
     """
-    found: dict[str, Any] = {}
+    merged: dict[str, Any] = {}
     overrides: list[str] = []
     for layer in layers:
         overrides += split_overrides(layer.get("overrides") or ())
         for name, value in layer.items():
             if name.partition(".")[0] in (*AXES, *COUNT_AXES) or "." in name:
-                overrides += _overrides(name, value)
+                overrides += flatten_override(name, value)
             elif name != "overrides" and value is not None:
-                found[name] = value
-    return found | ({"overrides": tuple(overrides)} if overrides else {})
+                merged[name] = value
+    return merged | ({"overrides": tuple(overrides)} if overrides else {})
 
 
-def _overrides(name: str, value: Any) -> Iterator[str]:
+def flatten_override(name: str, value: Any) -> Iterator[str]:
+    """Yield the overrides "name=value" of a setting; a nested table has several."""
     match value:
         case None:
             return
         case Mapping():
-            for key, each in value.items():
-                yield from _overrides(f"{name}.{key}", each)
+            for key, entry in value.items():
+                yield from flatten_override(f"{name}.{key}", entry)
         case list() | tuple() if "." not in name:
             yield f"{name}={','.join(map(str, value))}"
         case _:

@@ -1,4 +1,4 @@
-"""One job: a task and its settings, and what follows from both."""
+"""Specification of a search for graphs: a task, its settings, and what follows from both."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -20,16 +20,17 @@ from edgewise.toolkit.types import Example, Sampling
 from edgewise.toolkit.util.import_by_name import did_you_mean, load_object
 
 PLAIN_ROLE = "solver"
-"""The role of one plain agent; see `mas.graph.graph.single`."""
+"""The role of a single agent, the baseline of every search; see `mas.graph.graph.single`."""
 
 
 @dataclass(frozen=True)
 class GraphSpec:
     """
-    A task and its settings; `queries` are the rows as searchers see them, by the encoder of that name.
+    A task and its settings.
 
-    `recruited` are roles beyond the catalogue's. Raises ConfigError for a reward that only ranks the runs of a group,
-    and for roles that are not there.
+    `extra_roles` are added to the catalogue's. `queries` are the rows as searchers see them, by id, from the encoder of
+    that name; `mas.training.loop.prepare_spec` fills them in. Raises ConfigError for a task in an environment, for a
+    reward that only ranks the rollouts of a group, and for unknown roles.
     """
 
     task: Task
@@ -56,23 +57,22 @@ class GraphSpec:
             )
         if self.config.search == "tabular" and not self.config.joint:
             raise ConfigError("joint=false is for search=hrpo: a table has a number for each whole action.")
-        _ = self.roles, self.process
+        _ = self.roles, self.process  # a wrong name is an error now, before anything is paid
 
     @cached_property
     def tools(self) -> dict[str, FunctionTool]:
-        """Tools that agents may have, by name: the task's own, and Python in its sandbox."""
-        given = {tool.tool.name: tool for tool in self.task.tools}
-        return {"python": python_tool(), **given}
+        """Tools that agents may call, by name: the task's own, and Python in its sandbox."""
+        return {"python": python_tool(), **{tool.tool.name: tool for tool in self.task.tools}}
 
     @cached_property
     def catalogue(self) -> Roles:
-        """All roles that can be run: the catalogue's and the user's, as far as their tools are there."""
+        """All roles, the catalogue's and the user's, whose tools the task has."""
         known = {**catalogue(*filter(None, [self.config.roles_file])), **self.extra_roles}
         return filter_roles(known, self.tools)
 
     @cached_property
     def roles(self) -> Roles:
-        """The roles that graphs are built from: the plain agent's, and those that were asked for or all."""
+        """The roles that graphs are built from: that of a single agent, and those of the settings or all."""
         wanted = (*self.config.roles, *self.extra_roles) if self.config.roles else tuple(self.catalogue)
         for name in wanted:
             if name not in self.catalogue:
@@ -82,22 +82,22 @@ class GraphSpec:
 
     @cached_property
     def process(self) -> ProcessReward | None:
-        """The user's rewards for single agents, called whenever one of them ends."""
+        """The user's process reward, called when an agent ends."""
         return load_object(self.config.process, self.task.path) if self.config.process else None
 
     @cached_property
     def space(self) -> Space:
-        """What can be built."""
+        """The space of graphs to search."""
         return Space.from_roles(self.roles, self.config.agents)
 
     @property
     def feature_count(self) -> int:
-        """How many features a query has."""
+        """Number of features of a query."""
         return next((query.features.size for query in self.queries.values()), 0)
 
     @property
     def reward_weights(self) -> RewardWeights:
-        """The weights of the reward's parts."""
+        """Weights of the parts of the reward."""
         return RewardWeights(self.config.cost_weight, self.config.rationality_weight)
 
     @property
@@ -107,22 +107,22 @@ class GraphSpec:
 
     @property
     def judge(self) -> str:
-        """The model that grades, where the reward asks one."""
+        """The model that grades, for rewards that ask a model."""
         return self.config.judge or self.config.designer or self.config.model
 
     @property
     def designer(self) -> str:
-        """The model that designs graphs and roles, where one does."""
+        """The model that designs graphs and roles, for searches that ask a model."""
         return self.config.designer or self.config.model
 
-    def team(self, payer: str, sampling: Sampling) -> Team:
-        """What all nodes of a graph share."""
+    def build_team(self, payer: str, sampling: Sampling) -> Team:
+        """Return the settings that all nodes of a graph share."""
         config = self.config
         own = tuple(tool.tool.name for tool in self.task.tools)
         return Team(
             self.catalogue, config.model, sampling, self.tools, config.turns, config.calling, payer, own
         )
 
-    def query(self, row: Example) -> Query:
-        """A row as searchers see it."""
+    def query_of(self, row: Example) -> Query:
+        """Return a row as searchers see it."""
         return self.queries[row.id]

@@ -1,4 +1,4 @@
-"""One job of absorbing lessons: a task, a library, settings, and what follows from them."""
+"""Specification of a run that distils lessons into weights: a task, a library, settings."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -19,43 +19,47 @@ from edgewise.toolkit.run.forecast import Forecast
 from edgewise.toolkit.task.task import Task
 from edgewise.toolkit.types import Example, Message, Plan
 
-ARMS = 3
+ARMS = 3  # the model alone, after training, and with the lessons in its prompt
 FOREIGN = frozenset(
     "method overrides refills staleness sampler correction shard monitor library embedder".split()
 )
-"""Settings that are about learning by reward, or that the library says."""
+"""Settings of reinforcement learning, and those that the library determines."""
 MACHINE = ("device", "dtype", "checkpointing", "slice_tokens")
-"""Settings of a task file's [weights] table that count here too: others are about learning by reward."""
-DRAWING = ("temperature", "top_p")
-"""How rollouts are drawn while lessons are learnt, which is not how answers are drawn here."""
+"""Settings of the [weights] table in a task file that apply here too; the others are about reinforcement learning."""
+SAMPLING = ("temperature", "top_p")
+"""Sampling of rollouts while lessons are learnt, which is not that of the teacher's answers."""
 
 
 class AbsorbConfig(WeightsConfig):
-    """Everything `edgewise absorb` can be told."""
+    """All settings of `edgewise absorb`."""
 
-    steps: int = Field(20, ge=1, description="steps: answers to some rows are drawn, graded and learnt from")
+    steps: int = Field(
+        20, ge=1, description="steps, each of which samples, grades and learns answers to some rows"
+    )
     batch_size: int = Field(16, ge=1, description="rows per step")
     group_size: int = Field(4, ge=1, description="answers per row")
-    temperature: float | None = Field(0.7, gt=0, description="of answers with the lessons in the prompt")
-    epochs: int = Field(2, ge=1, description="passes over the answers of a step that are learnt from")
+    temperature: float | None = Field(
+        0.7, gt=0, description="temperature of answers with lessons in the prompt"
+    )
+    epochs: int = Field(2, ge=1, description="passes over the selected answers of a step")
     minibatch: int = Field(8, ge=1, description="answers per update")
     lora: int = Field(16, ge=0, description="rank of LoRA; 0 trains all weights")
     save_every: int = Field(5, ge=1, description="steps between two checkpoints")
-    library: str = Field("", description="version of the lessons; found by itself")
-    embedder: str = Field("", description="model that finds fitting lessons; the library says which")
+    library: str = Field("", description="version of the lessons; set by the run")
+    embedder: str = Field("", description="model whose embeddings find relevant lessons; set by the library")
 
     @property
     def models(self) -> tuple[str, ...]:
-        """Names of all models that the run may ask beside the one that it trains; "" for none."""
+        """Names of all models that the run may call besides the one that it trains; "" for none."""
         return (self.judge, self.embedder)
 
 
 class Lessons(Protocol):
     """
-    What is known here of a library: see `experience.prompting.prompt_source`.
+    A library as this package sees it; `experience.prompting.prompt_source` implements it.
 
-    `settings` are those that it was measured with, `tokens` the most that it adds to a prompt, `embedder` the model
-    that is asked which lessons fit.
+    `settings` are those of its evaluation, `tokens` the maximum that it adds to a prompt, `embedder` the model that
+    chooses lessons.
     """
 
     version: str
@@ -64,13 +68,13 @@ class Lessons(Protocol):
     embedder: str
 
     def insert_lessons(self, rows: Sequence[Example]) -> Plan[dict[str, tuple[Message, ...]]]:
-        """The messages of rows with the lessons that fit each, by the row's id."""
+        """Return the messages of each row with its relevant lessons, by the row's id."""
         ...
 
 
 @dataclass(frozen=True)
 class AbsorbSpec(WeightsSpec):
-    """A task, its settings and the lessons. Raises ConfigError for what does not go together."""
+    """A task, its settings and the lessons. Raises ConfigError for settings that exclude each other."""
 
     config: AbsorbConfig
     lessons: Lessons
@@ -82,22 +86,22 @@ class AbsorbSpec(WeightsSpec):
 
     @cached_property
     def method(self) -> Method:
-        """Imitation of what was kept."""
+        """Imitation of the selected answers."""
         return IMITATION
 
     @classmethod
-    def from_library(cls, task: Task, library: str, named: Mapping[str, Any]) -> "AbsorbSpec":
-        """The job of absorbing a library: its own settings first, then the task file's, then those that are `named`."""
+    def from_library(cls, task: Task, library: str, settings: Mapping[str, Any]) -> "AbsorbSpec":
+        """Resolve the settings of the library, then those of the task file, then `settings`, later ones winning."""
         lessons: Lessons = registry.resolve(registry.PROMPT_LIBRARIES, "lessons")(library)
-        if foreign := sorted(FOREIGN & named.keys()):
+        if foreign := sorted(FOREIGN & settings.keys()):
             raise ConfigError(f"There is no setting {foreign[0]!r} of absorbing.")
-        usual = WeightsConfig.select_known({**lessons.settings, **task.settings})
-        asked = {key: value for key, value in usual.items() if key not in DRAWING}
+        shared = WeightsConfig.select_known({**lessons.settings, **task.settings})
+        shared = {key: value for key, value in shared.items() if key not in SAMPLING}
         machine = {key: value for key, value in task.weights.items() if key in MACHINE}
-        shown = {"library": lessons.version, "embedder": lessons.embedder}
-        return cls(task, resolve_config(AbsorbConfig, asked, machine, named, shown), lessons)
+        origin = {"library": lessons.version, "embedder": lessons.embedder}
+        return cls(task, resolve_config(AbsorbConfig, shared, machine, settings, origin), lessons)
 
     @property
     def forecast(self) -> Forecast:
-        """What a run will take; loads no model."""
+        """Forecast of the run; loads no model."""
         return forecast(self, arms=ARMS, lessons=self.lessons.tokens)

@@ -55,7 +55,7 @@ def prepare_spec(job: GraphSpec, rows: Sequence[Example] | None = None) -> Plan[
     vectors = yield from encode(encoder, texts)
     queries = {row.id: Query(row.id, text, v) for row, text, v in zip(rows, texts, vectors, strict=True)}
     job = replace(job, queries=queries, encoder=encoder)
-    return replace(job, recruited={**job.extra_roles, **(yield from recruit_roles(job))})
+    return replace(job, extra_roles={**job.extra_roles, **(yield from recruit_roles(job))})
 
 
 def step(
@@ -66,7 +66,7 @@ def step(
     rows, epoch = select_batch(job, number)
     yield StageStarted(f"step {number}: {len(rows)} rows, {config.group_size} graphs each")
     seed = derive_seed(config.seed, "search", number)
-    drafts = yield from searcher.propose([job.query(row) for row in rows], config.group_size, seed)
+    drafts = yield from searcher.propose([job.query_of(row) for row in rows], config.group_size, seed)
     found = yield [evaluate_drafts(job, row, each, number) for row, each in zip(rows, drafts, strict=True)]
     yield GroupsFinished([each.group for each in found])
     check_alive([run for each in found for run in each.group.members])

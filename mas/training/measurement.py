@@ -79,7 +79,7 @@ def compare_arms(groups: Mapping[str, Sequence[Group]], samples: int) -> Evaluat
 
 def build_artifact_files(job: GraphSpec, design: Design) -> dict[str, Any]:
     """What the artefact keeps: the design with the graphs of some queries to look at, and the roles in full."""
-    queries = [job.query(row) for row in job.task.test[:EXAMPLES]]
+    queries = [job.query_of(row) for row in job.task.test[:EXAMPLES]]
     examples = [
         {"query": query.id, "graph": graph.to_json()}
         for query, graph in zip(queries, design.graphs(queries), strict=True)
@@ -95,7 +95,7 @@ def build_artifact_files(job: GraphSpec, design: Design) -> dict[str, Any]:
 
 def _own_tools(job: GraphSpec, design: Design) -> list[str]:
     """The tools of the task that a design may use: of one graph those of its nodes, else all."""
-    team = job.team("use", job.config.eval_sampling)
+    team = job.build_team("use", job.config.eval_sampling)
     if not isinstance(design, FixedDesign):
         return list(team.task_tools)
     used = {name for node in design.graph.nodes for name in team.tool_names(node)}
@@ -138,7 +138,7 @@ class GraphMeasurement:
     def to_json(self) -> dict[str, Any]:
         """Plain data."""
         rows = self.job.task.test
-        graphs = self.design.graphs([self.job.query(row) for row in rows])
+        graphs = self.design.graphs([self.job.query_of(row) for row in rows])
         counts = Counter(graph.version for graph in graphs)
         by_version = {graph.version: graph for graph in graphs}
         spent = _spent(self.job, graphs, self.groups[DESIGNED])

@@ -25,7 +25,7 @@ def assign_credit(
     with equal roles have their say in it.
     """
     rows, seed = {each.row.id: each for each in found}, derive_seed(job.config.seed, step)
-    team = job.team("rollout", job.config.rollout_sampling)
+    team = job.build_team("rollout", job.config.rollout_sampling)
 
     def run(graph: Graph, example: Example, sample: int) -> Plan[float]:
         # Here a step is a sample: it has a seed of its own, under which its trials ran as sample 0.

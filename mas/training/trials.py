@@ -78,7 +78,7 @@ def _graded(job: GraphSpec, row: Example, run: GraphRun) -> Plan[GraphRun]:
 
 def evaluate_drafts(job: GraphSpec, row: Example, drafts: Sequence[Draft], step: int) -> Plan[EvaluatedGraphs]:
     """All drafts of a row, and the plain agent, each different graph once; what ended inside of them as well."""
-    shared, team = NodeCache(), job.team("rollout", job.config.rollout_sampling)
+    shared, team = NodeCache(), job.build_team("rollout", job.config.rollout_sampling)
     graphs = [*(draft.graph for draft in drafts), single()]
     different = {graph.version: graph for graph in graphs}
     seed = derive_seed(job.config.seed, step)
@@ -92,7 +92,7 @@ def evaluate_drafts(job: GraphSpec, row: Example, drafts: Sequence[Draft], step:
     trials = tuple(_trial(job, draft, run, reference) for draft, run in zip(drafts, runs, strict=False))
     beside = yield from _beside(job, row, runs)
     more = tuple(_trial(job, Draft(run.graph), run, reference) for run in beside)
-    return EvaluatedGraphs(row, TrialGroup(job.query(row), trials, more), runs, shared)
+    return EvaluatedGraphs(row, TrialGroup(job.query_of(row), trials, more), runs, shared)
 
 
 def _beside(job: GraphSpec, row: Example, runs: Sequence[GraphRun]) -> Plan[list[GraphRun]]:
@@ -136,8 +136,8 @@ def run_design(
     job: GraphSpec, design: Design, rows: Sequence[Example], payer: str = "measure"
 ) -> Plan[list[list[GraphRun]]]:
     """The same as graph runs: `samples` of them for each row."""
-    team = job.team(payer, job.config.eval_sampling)
-    graphs = design.graphs([job.query(row) for row in rows])
+    team = job.build_team(payer, job.config.eval_sampling)
+    graphs = design.graphs([job.query_of(row) for row in rows])
     free = isinstance(design, EqualTokenBaseline)
     limits = replace(job.limits, calls=None, tokens=None, usd=None) if free else job.limits
     return (
