@@ -1,10 +1,12 @@
 """
-Clients around clients: each adds one thing. `stack` puts them in order, from outside to inside:
+Client middleware: each wrapper adds one behaviour. `stack_middleware` puts them around the router:
 
-    JournalClient → Retry → Adaptive → Budget → Timeout → Router
+    JournalClient → Retry → RateLimit → Budget → Timeout → Router
+    └ outermost                                            └ innermost
 
-The budget stands inside the retries, so that every attempt a provider may bill has its own reservation, and
-inside the gate, so that nothing is reserved for a call that still waits.
+The journal is outermost, so that a recorded reply costs no attempt and no reservation. The budget stands inside the
+retries, since a provider may bill every attempt, and inside the rate limit, so that a call that still waits reserves
+nothing.
 """
 
 import asyncio
@@ -20,11 +22,14 @@ from edgewise.toolkit.model.names import get_server
 from edgewise.toolkit.types import Message, Reply, Request
 
 OVERLOADED = (429, 503, 529)
-"""The provider as a whole is busy, not at odds with one request."""
+"""The provider as a whole is busy, whatever the request."""
+
+PATIENCE = 300.0
+"""Longest wait in seconds that a provider may ask for; after a longer one the run stops, and can be resumed."""
 
 
 class Middleware:
-    """A client around another; closing it closes the inner one."""
+    """Client around another client."""
 
     def __init__(self, inner: Client):
         self.inner = inner
@@ -39,18 +44,15 @@ class Middleware:
 
 
 class Timeout(Middleware):
-    """
-    Gives up on a call after `seconds`; raises `RequestTimeout`.
-
-    Never on weights in this process: a batch takes as long as it takes, and asking again would only begin anew.
-    """
+    """Limit the time of a call to `seconds`; raise `RequestTimeout` after it."""
 
     def __init__(self, inner: Client, seconds: float):
         super().__init__(inner)
         self.seconds = seconds
 
     async def ask(self, request: Request) -> Reply:
-        """Ask, but no longer than allowed."""
+        """Send the request, and wait no longer than allowed."""
+        # Weights in this process have no timeout: a batch takes as long as it takes, and a retry would start anew.
         if request.model.startswith("torch/"):
             return await self.inner.ask(request)
         try:
@@ -64,137 +66,131 @@ class Timeout(Middleware):
 
 class AdaptiveLimiter:
     """
-    How many calls may be in flight to one server; first come, first served.
+    Limit on the calls in flight to one server; first come, first served.
 
-    Additive increase, multiplicative decrease (Chiu and Jain 1989, doi 10.1016/0169-7552(89)90019-6).
-    Halves when the server is overloaded, once for all calls that were then in flight; grows by one for every
-    full round of good calls, up to `most`; lets nobody in during a pause that the server asked for.
+    Additive increase, multiplicative decrease (Chiu and Jain 1989, doi 10.1016/0169-7552(89)90019-6): the limit
+    halves when the server is overloaded, and grows by one for every full round of successful calls, up to
+    `max_concurrency`. During a pause that the server asks for, no call starts.
     """
 
     def __init__(self, max_concurrency: int):
-        self.most = max_concurrency
+        self.max_concurrency = max_concurrency
         self.limit = float(max_concurrency)
-        self._inside = 0
-        self._waiting: deque[asyncio.Future[None]] = deque()
-        self._cut = 0.0
-        self._closed_until = 0.0
+        self._in_flight = 0
+        self._queue: deque[asyncio.Future[None]] = deque()
+        self._last_decrease = 0.0
+        self._paused_until = 0.0
 
     async def acquire(self) -> float:
-        """Wait for a place; the time of entering, to be given back to `overloaded`."""
-        if self._waiting or not self._open():
+        """Wait for a place; return the time at which the call starts, for `record_overload`."""
+        if self._queue or not self._has_place():
             turn = asyncio.get_running_loop().create_future()
-            self._waiting.append(turn)
+            self._queue.append(turn)
             try:
                 await turn
             except asyncio.CancelledError:
+                # The place may have come in the same tick as the cancellation: pass it on.
                 if turn.done() and not turn.cancelled():
                     self.release()
                 raise
         else:
-            self._inside += 1
+            self._in_flight += 1
         return time.monotonic()
 
     def release(self) -> None:
-        """Give the place back."""
-        self._inside -= 1
-        self._admit()
+        """Free a place."""
+        self._in_flight -= 1
+        self._start_waiting()
 
     def record_success(self) -> None:
-        """Creep up."""
-        self.limit = min(self.most, self.limit + 1 / self.limit)
+        """Raise the limit by 1/limit, so by one in a round of as many calls as are allowed."""
+        self.limit = min(self.max_concurrency, self.limit + 1 / self.limit)
 
-    def record_overload(self, entered: float, pause: float | None) -> None:
-        """Back off: half as many calls, and none at all for `pause` seconds."""
+    def record_overload(self, start: float, pause: float | None) -> None:
+        """Halve the limit, and start no call for `pause` seconds; `start` is when the failed call started."""
         now = time.monotonic()
-        if entered >= self._cut:
+        # Once for all calls that were in flight: they met the same overload.
+        if start >= self._last_decrease:
             self.limit = max(1.0, self.limit / 2)
-            self._cut = now
-        if pause and now + pause > self._closed_until:
-            self._closed_until = now + pause
-            asyncio.get_running_loop().call_later(pause, self._admit)
+            self._last_decrease = now
+        if pause and now + pause > self._paused_until:
+            self._paused_until = now + pause
+            asyncio.get_running_loop().call_later(pause, self._start_waiting)
 
-    def _open(self) -> bool:
-        return self._inside < int(self.limit) and time.monotonic() >= self._closed_until
+    def _has_place(self) -> bool:
+        return self._in_flight < int(self.limit) and time.monotonic() >= self._paused_until
 
-    def _admit(self) -> None:
-        while self._waiting and self._open():
-            turn = self._waiting.popleft()
-            if not turn.done():
-                self._inside += 1
+    def _start_waiting(self) -> None:
+        while self._queue and self._has_place():
+            turn = self._queue.popleft()
+            if not turn.done():  # cancelled
+                self._in_flight += 1
                 turn.set_result(None)
 
 
 class RateLimit(Middleware):
-    """
-    A gate per server, with `most` places: as many calls in flight as the server bears.
-
-    None for weights in this process: what is asked at one time is one batch, which is cut as memory allows.
-    """
+    """One `AdaptiveLimiter` per server: as many calls in flight as the server bears, at most `max_concurrency`."""
 
     def __init__(self, inner: Client, max_concurrency: int):
         super().__init__(inner)
-        self.most = max_concurrency
+        self.max_concurrency = max_concurrency
         self.limiters: dict[str, AdaptiveLimiter] = {}
 
     async def ask(self, request: Request) -> Reply:
-        """Ask once there is a place."""
+        """Send the request once there is a place."""
+        # Weights in this process have no limit: concurrent requests form one batch, which is cut to fit the memory.
         if request.model.startswith("torch/"):
             return await self.inner.ask(request)
         server = get_server(request.model)
-        gate = self.limiters.get(server) or self.limiters.setdefault(server, AdaptiveLimiter(self.most))
-        entered = await gate.acquire()
+        limiter = self.limiters.setdefault(server, AdaptiveLimiter(self.max_concurrency))
+        start = await limiter.acquire()
         try:
             reply = await self.inner.ask(request)
         except TransientError as error:
             if error.status in OVERLOADED:
-                gate.record_overload(entered, error.retry_after)
+                limiter.record_overload(start, error.retry_after)
             raise
         else:
-            gate.record_success()
+            limiter.record_success()
             return reply
         finally:
-            gate.release()
+            limiter.release()
 
 
 class Budget(Middleware):
-    """Reserves in the ledger before a call and settles after it."""
+    """Reserve in the ledger before a call and settle after it."""
 
     def __init__(self, inner: Client, ledger: Ledger):
         super().__init__(inner)
         self.ledger = ledger
 
     async def ask(self, request: Request) -> Reply:
-        """Ask if the limits allow it. What timed out or was cancelled may be billed: it is booked in full."""
-        ticket = await self.ledger.reserve(request)
+        """Send the request if the limits allow it."""
+        reservation = await self.ledger.reserve(request)
         try:
             reply = await self.inner.ask(request)
         except (RequestTimeout, asyncio.CancelledError):
-            self.ledger.settle(ticket, Reply(Message("assistant", ""), "timeout"))
+            # The provider may go on and bill the call: book it in full.
+            self.ledger.settle(reservation, Reply(Message("assistant", ""), "timeout"))
             raise
         except BaseException:
-            self.ledger.release(ticket)
+            self.ledger.release(reservation)
             raise
-        self.ledger.settle(ticket, reply)
+        self.ledger.settle(reservation, reply)
         return reply
 
 
 class Retry(Middleware):
     """
-    Asks again, up to `attempts` times in all, what was not answered.
+    Retry transient errors, up to `attempts` attempts in all.
 
-    Waits as long as the provider asks for, up to `patience` seconds, or else exponentially longer with
-    jitter, up to `longest` seconds. At last a provider that is overloaded or out of reach raises
-    `ProviderDown`; where the request itself may be at fault, a reply says so.
+    The wait is what the provider asks for, up to `PATIENCE`, plus exponential backoff with jitter, from `first` up to
+    `longest` seconds. In the end an overloaded or unreachable provider raises `ProviderDown`; where the request itself
+    may be at fault, the reply says so.
     """
 
-    def __init__(
-        self,
-        inner: Client,
-        attempts: int = 8,
-        first: float = 0.5,
-        longest: float = 30.0,
-        patience: float = 300.0,
-    ):
+    def __init__(self, inner: Client, attempts: int = 8, first: float = 0.5, longest: float = 30.0):
+        # Here, since tenacity is slow to import and a replay needs no retries.
         from tenacity import (
             AsyncRetrying,
             retry_if_exception_type,
@@ -203,20 +199,19 @@ class Retry(Middleware):
         )
 
         super().__init__(inner)
-        self.patience = patience
-        self._jitter = wait_random_exponential(multiplier=first, max=longest)
-        attempted = stop_after_attempt(attempts)
+        jitter = wait_random_exponential(multiplier=first, max=longest)
+        stop = stop_after_attempt(attempts)
         self._retrying = AsyncRetrying(
-            stop=lambda state: attempted(state) or (_wish(state) or 0) > patience,
-            wait=lambda state: (_wish(state) or 0) + self._jitter(state),
+            stop=lambda state: stop(state) or _get_retry_after(state) > PATIENCE,
+            wait=lambda state: _get_retry_after(state) + jitter(state),
             retry=retry_if_exception_type(TransientError),
             reraise=True,
         )
 
     async def ask(self, request: Request) -> Reply:
-        """Ask until there is an answer or no hope."""
+        """Send the request until there is an answer or no hope."""
         try:
-            # A copy, for the state of a tenacity object is shared by all tasks of a thread.
+            # A copy, since all tasks of a thread share the state of a tenacity object.
             return await self._retrying.copy()(self.inner.ask, request)
         except RequestTimeout as error:
             return Reply(Message("assistant", ""), "timeout", error=str(error))
@@ -226,29 +221,29 @@ class Retry(Middleware):
             return Reply(Message("assistant", ""), "failed", error=str(error))
 
 
-def _wish(state: Any) -> float | None:
-    """How many seconds the provider asked to wait."""
+def _get_retry_after(state: Any) -> float:
+    """Return the seconds that the provider asks to wait, 0 if it does not."""
     error = state.outcome.exception()
-    return error.retry_after if isinstance(error, TransientError) else None
+    return (isinstance(error, TransientError) and error.retry_after) or 0.0
 
 
 class JournalClient:
     """
-    Answers from the journal what is recorded there; records everything else before it is returned.
+    Answer from the journal what is recorded there; record everything else before it is returned.
 
-    Identical requests in flight share one call. Without an inner client, or with a journal open for reading
-    only, a call that is not recorded raises `NotRecorded` and costs nothing. The journal itself is closed by
-    whoever opened it.
+    Identical requests in flight share one call. Without an inner client, or with a journal open for reading only, a
+    call that is not recorded raises `NotRecorded` and costs nothing. `linger` is how many seconds `aclose` gives to
+    calls in flight. Whoever opened the journal closes it.
     """
 
     def __init__(self, inner: Client | None, journal: Journal, linger: float = 5.0):
         self.inner = inner
         self.journal = journal
         self.linger = linger
-        self._running: dict[str, asyncio.Task[Reply]] = {}
+        self._in_flight: dict[str, asyncio.Task[Reply]] = {}
 
     async def ask(self, request: Request) -> Reply:
-        """The recorded reply, or a new one. Cancelling does not stop a call that is already paid for."""
+        """Return the recorded reply, or a new one."""
         key = compute_key(request)
         if (reply := self.journal.get(key)) is not None:
             return reply
@@ -256,28 +251,31 @@ class JournalClient:
             raise NotRecorded(
                 f"The journal {self.journal.path} has no reply of {request.model} to this request."
             )
-        task = self._running.get(key)
+        inner = self.inner
+
+        async def send_and_record() -> Reply:
+            if self.journal.is_full:
+                raise DiskFull(f"The disk of {self.journal.path} is full: make room and run again to resume.")
+            reply = await inner.ask(request)
+            await self.journal.put(key, request, reply)
+            return reply
+
+        def forget(task: asyncio.Task[Reply]) -> None:
+            del self._in_flight[key]
+            if not task.cancelled():
+                task.exception()  # marks it as retrieved: asyncio warns of errors that no caller waits for
+
+        task = self._in_flight.get(key)
         if task is None:
-            task = self._running[key] = asyncio.create_task(self._record(self.inner, key, request))
-            task.add_done_callback(lambda done: self._finished(key, done))
+            task = self._in_flight[key] = asyncio.create_task(send_and_record())
+            task.add_done_callback(forget)
+        # Shielded: a cancelled caller must not lose a call that is already paid for.
         return await asyncio.shield(task)
 
-    async def _record(self, inner: Client, key: str, request: Request) -> Reply:
-        if self.journal.is_full:
-            raise DiskFull(f"The disk of {self.journal.path} is full: make room and run again to resume.")
-        reply = await inner.ask(request)
-        await self.journal.put(key, request, reply)
-        return reply
-
-    def _finished(self, key: str, task: asyncio.Task[Reply]) -> None:
-        del self._running[key]
-        if not task.cancelled():
-            task.exception()  # read, or asyncio warns when the asker was cancelled and nobody else waits
-
     async def aclose(self) -> None:
-        """Give calls in flight `linger` seconds, so that they are recorded; then close the inner client."""
-        if self._running:
-            _, late = await asyncio.wait(list(self._running.values()), timeout=self.linger)
+        """Wait up to `linger` seconds for calls in flight, so that they are recorded; then close the inner client."""
+        if self._in_flight:
+            _, late = await asyncio.wait(list(self._in_flight.values()), timeout=self.linger)
             for task in late:
                 task.cancel()
             await asyncio.gather(*late, return_exceptions=True)
@@ -295,7 +293,7 @@ def stack_middleware(
     attempts: int = 8,
 ) -> Client:
     """
-    Everything that a run puts around its router; without a journal or a ledger, less.
+    Return the router with all middleware of a run around it; without a journal or a ledger, with less.
 
     `concurrency` is per server, `timeout` in seconds per attempt.
     """

@@ -8,9 +8,11 @@ import torch
 from edgewise.learner.attention.logprobs import compute_logps
 from edgewise.learner.methods.batch import Batch
 from edgewise.learner.policy.policy import Lora, Policy
+from edgewise.learner.sampling import inference_server
 from edgewise.learner.sampling.inference_server import LOAD_ADAPTER, LOAD_WEIGHTS, UNLOAD_ADAPTER, Server
 from edgewise.learner.update.gradient_step import truncated
 from edgewise.toolkit.errors import ModelError, ProviderDown
+from edgewise.toolkit.model.middleware import Retry
 from edgewise.toolkit.types import Message, Request, Sampling, Tool
 from tests.support.learner import tiny
 from tests.support.learner.sampler import Sampler
@@ -176,10 +178,7 @@ def test_a_server_that_is_not_there_is_explained(monkeypatch):
     server = Server("http://127.0.0.1:9/v1", "tiny", policy())
     with pytest.raises(ModelError, match="can't be reached"):
         server.push(policy())
-    monkeypatch.setattr(
-        "edgewise.learner.sampling.inference_server.stack",
-        lambda inner, **_: __import__("edgewise.toolkit.model.middleware").around.Retry(inner, 1),
-    )
+    monkeypatch.setattr(inference_server, "stack_middleware", lambda inner, **_: Retry(inner, attempts=1))
     with pytest.raises(ProviderDown, match="can't be reached"):
         server.answer(requests(1))
 
