@@ -160,7 +160,7 @@ class _Report:
         return {
             "from": self.read.origin,
             "entered": [asdict(x) for x in self.result.added],
-            "joined": [asdict(each) for each in self.result.joined],
+            "joined": [each.to_json() for each in self.result.joined],
             "known": [asdict(x) for x in self.result.duplicates],
             "redacted": [{"lesson": asdict(x), "reason": reason} for x, reason in self.redacted],
             "blocked": [{"lesson": asdict(x), "reason": reason} for x, reason in self.blocked],
@@ -280,7 +280,7 @@ def _merged(
     lines += [f"settled: {clash.subject} ({clash.reason})" for clash in merged.conflicts]
     data = {
         "changes": [asdict(change) for change in changes],
-        "joined": [asdict(each) for each in merged.joined],
+        "joined": [each.to_json() for each in merged.joined],
         "notes": list(merged.notes),
         "settled": [asdict(clash) for clash in merged.conflicts],
         "commit": _as_json(commit),

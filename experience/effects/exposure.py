@@ -60,6 +60,7 @@ def record_exposure(
     unknown = {x.id for x in shown.lessons} - {x.id for x in library.lessons}
     if unknown:
         raise ValueError(f"lessons {sorted(unknown)} were shown, but are not in the library they come from")
+    # Always-on lessons are in every prompt, so their effect can't be measured.
     candidates = frozenset(measurement_key(x) for x in library.lessons if not x.always)
     treatment = candidates & {measurement_key(x) for x in shown.lessons}
     return Exposure(group, math.nan if reward is None else float(reward), candidates, treatment, row)

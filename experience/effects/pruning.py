@@ -62,6 +62,7 @@ def select_undecided(library: Library, limit: int) -> tuple[Lesson, ...]:
     Those are lessons with an estimate below zero and an interval that reaches above it, then unmeasured ones. Locked
     lessons are never among them: no measurement removes them.
     """
+    # An interval wholly above or below zero has been decided, and so has an estimate above it: it stays.
     free = [x for x in library.lessons if not x.locked]
     doubtful = [x for x in free if x.effect and x.effect.estimate < 0 <= x.effect.high]
     doubtful.sort(key=lambda x: x.effect.estimate if x.effect else 0.0)
@@ -76,6 +77,7 @@ def estimate_ablation(with_it: Samples, without: Samples) -> Effect:
     Both are [rows, samples] with the same rows and seeds, so differences are paired by row (see
     `toolkit.evaluation.statistics.paired_difference`). ValueError for different rows or fewer than two of them.
     """
+    # Rows are the sample: from one of them there is no variance between rows.
     if len(with_it) == 1:
         raise ValueError("one row says nothing of others: leave a lesson out on at least two rows")
     difference = paired_difference(without, with_it)

@@ -26,6 +26,7 @@ KINDS = ("prompt", "skill", "youtu", "json")
 # Control characters, and letters that are not seen: zero width, direction overrides, tags, halves of pairs.
 CONTROL = re.compile(r"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f]")
 UNSEEN = re.compile(r"[\u200b\u200e\u200f\u202a-\u202e\u2060-\u206f\ufeff\ud800-\udfff\U000e0000-\U000e007f]")
+# Not every "[": plain text may begin with a label, "[G0]. ".
 MUST_BE_JSON = re.compile(r"\{|\[\s*[\[{\"\d\]]")
 ID = re.compile(r"[\w.:-]{1,64}")
 FLAT_LABEL = re.compile(r"G\d{1,6}")
@@ -74,16 +75,15 @@ def render(library: Library, kind: str, name: str = "edgewise-lessons") -> str:
             return library.render()
         case "prompt":
             return "\n\n".join(filter(None, (library.render(["content"]), library.render(["form"]))))
-        case "skill":
-            return _render_skill(library, name)
         case "youtu" | "json":
             data = library.to_flat_json() if kind == "youtu" else library.to_json()
             return json.dumps(data, indent=1, ensure_ascii=False)
-    raise LibraryError(f"A library is written as {', '.join(KINDS)}, not as {kind!r}")
+        case "skill":
+            pass
+        case _:
+            raise LibraryError(f"A library is written as {', '.join(KINDS)}, not as {kind!r}")
 
-
-def _render_skill(library: Library, name: str) -> str:
-    """Return SKILL.md of agentskills.io: a name of a-z, 0-9 and single hyphens, a description of one line."""
+    # agentskills.io wants a name of a-z, 0-9 and single hyphens, at most 64, and a description of one line.
     slug = re.sub(r"[^a-z0-9]+", "-", name.lower()).strip("-")[:64].strip("-") or "edgewise-lessons"
     description = (
         f"{len(library)} lessons learned from graded attempts at {slug}; use them when working on it."
@@ -91,8 +91,8 @@ def _render_skill(library: Library, name: str) -> str:
     # JSON strings are YAML strings, and need no rules for quotes.
     head = f"---\nname: {json.dumps(slug)}\ndescription: {json.dumps(description)}\n---\n\n# {slug}"
     parts = [head]
-    for kind, title in {"content": "What to do", "form": "How to write the answer"}.items():
-        lines = [f"- {x.text}" for x in library.lessons if x.kind == kind]
+    for lesson_kind, title in {"content": "What to do", "form": "How to write the answer"}.items():
+        lines = [f"- {x.text}" for x in library.lessons if x.kind == lesson_kind]
         parts += [f"## {title}", "\n".join(lines)] if lines else []
     return "\n\n".join(parts)
 
@@ -112,7 +112,7 @@ def _read_file(path: Path) -> str:
     if b"\0" in data:
         raise LibraryError(f"{path} is a binary file; a library is UTF-8 text or JSON")
     try:
-        return data.decode("utf-8-sig")
+        return data.decode("utf-8-sig")  # without a byte order mark
     except UnicodeDecodeError as error:
         raise LibraryError(f"{path} is not UTF-8 text (byte {error.start}); save it as UTF-8") from error
 
@@ -182,6 +182,8 @@ def _collect(source_format: str, read_texts: Callable[[LessonTexts], None]) -> I
     """Return a library of the texts that `read_texts` adds; a lesson's id comes from its wording."""
     lessons = LessonTexts()
     read_texts(lessons)
+
+    # Ids are made after cleaning, so that texts which look the same are one lesson.
     cleaned = _clean(Library(tuple(Lesson("", text) for text in lessons.texts)))
     by_id = {lesson.id: lesson for lesson in (make_lesson(x.text) for x in cleaned.library.lessons)}
     lessons.count("texts left out that repeat another", len(cleaned.library) - len(by_id))
@@ -195,6 +197,7 @@ def _clean(library: Library) -> ImportedLibrary:
     changes = LessonTexts()
     lessons = []
     for x in library.lessons:
+        # A control character may stand between words, and an unseen one within a word.
         text = " ".join(UNSEEN.sub("", CONTROL.sub(" ", x.text)).split())
         is_changed = text != " ".join(x.text.split())
         changes.count("lessons that had hidden or control characters taken out", is_changed)

@@ -36,6 +36,7 @@ def is_playbook(text: str) -> bool:
 def read_playbook(text: str, words: int, lessons: LessonTexts) -> None:
     """Read an ACE playbook: sections "## NAME", entries "[id] helpful=H harmful=H :: text" over one line or more."""
     entries: list[list[str]] = []
+    # A line that begins no entry goes on with the one before.
     for line in text.splitlines():
         match = ENTRY.match(line)
         if match:
@@ -53,6 +54,7 @@ def read_playbook(text: str, words: int, lessons: LessonTexts) -> None:
 
 def find_reader(data: Any) -> tuple[str, Reader] | None:
     """Return the name of the format of some JSON and its reader; None where it is none of these."""
+    # From the most telling keys to the least: any object of texts could be a candidate.
     if isinstance(data, list):
         return "a list of texts", read_entries
     if not isinstance(data, dict):
@@ -114,6 +116,7 @@ def read_gepa_result(data: Mapping[str, Any], words: int, lessons: LessonTexts) 
         for score in scores:
             if isinstance(score, bool) or not isinstance(score, int | float | None):
                 raise LibraryError(f"A score is {_name_kind(score)}, not a number")
+        # GEPA has null for a candidate that was never evaluated on all rows.
         numbers = [-math.inf if score is None else float(score) for score in scores]
         best = candidates[numbers.index(max(numbers))]
 
@@ -146,6 +149,7 @@ def read_dspy_program(data: Mapping[str, Any], words: int, lessons: LessonTexts)
 
 def _find_predictors(data: Mapping[str, Any]) -> Iterator[tuple[str, Any, Any]]:
     """Yield name, instructions and demonstrations of a saved program's predictors, at any depth, in their order."""
+    # Depth first without recursion, as a hostile file may nest deeper than Python calls.
     stack: list[tuple[str, Any]] = [("program", data)]
     while stack:
         name, item = stack.pop()

@@ -65,6 +65,7 @@ def read_plain_text(text: str, words: int, lessons: LessonTexts, *, by_line: boo
 
     With `by_line` each line is one, but for an indented line, which goes on with the one before.
     """
+    # All blocks first, since one that only introduces a list is known by the next.
     blocks = list(_split_blocks(text, lessons, by_line))
     for block, following in zip(blocks, [*blocks, ""][1:], strict=True):
         is_bullet = BULLET.match(block)
@@ -84,7 +85,7 @@ def _split_blocks(text: str, lessons: LessonTexts, by_line: bool) -> Iterator[st
     for line in text.splitlines():
         bare = line.strip()
         mark = FENCE.match(bare)
-        if mark and (not fence or mark[1] == fence):
+        if mark and (not fence or mark[1] == fence):  # the other mark is code within this one
             fence = "" if fence else mark[1]
             lessons.count("blocks of code left out", bool(fence))
             continue

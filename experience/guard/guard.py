@@ -71,12 +71,14 @@ class Guard:
         """
         text = "" if text is None else str(text)
         redacted, removed = redact(text)
+        # Leaks and orders are looked for in the text as it came, since a placeholder could split them.
         leaks = [Finding("leak", f"It {reason}.") for reason in self.rows.find_leaks(text)]
         injections = [
             Finding("injection", f"It {reason}.") for reason in dict.fromkeys(find_injections(text))
         ]
         private = [Finding(kind, f"It held {what}.") for what, kind in sorted(removed.items())]
 
+        # "password: hunter2" leaves the word for a secret and no lesson.
         words = re.findall(r"[^\W\d_]{3,}", PLACEHOLDER.sub(" ", redacted).lower())
         is_empty = sum(word not in get_words("empty") for word in words) < MIN_WORDS
         is_blocked = bool(leaks or injections or (private and is_empty))

@@ -30,6 +30,7 @@ def has_digits(text: str, least: int, most: int) -> bool:
 
 def is_mixed(text: str) -> bool:
     """Return whether a word looks made up: a digit or odd sign among letters, not a plain or a hyphenated word."""
+    # Brackets and "$" begin a variable such as <key> or ${KEY}; "xxxxx" has one sign.
     word = text.strip(".,;:!?)('\"")
     if len(word) < 5 or word[0] in "[<{$(" or len(set(word)) < 3 or not is_no_placeholder(text):
         return False
@@ -69,6 +70,7 @@ def is_random(text: str) -> bool:
     Drawn at random, hex has 4 bits a character and base64 6, but a run of n characters shows log2 n at most: 4 for
     the shortest here. The thresholds of 2.5 and 3.2 leave room for characters that repeat by chance.
     """
+    # The longest part between signs: a path or a slug is a row of short words.
     piece = max(re.split(r"[-_./=]+", text), key=len)
     if len(piece) < 16 or not re.search(r"\d", piece) or not re.search(r"[A-Za-z]", piece):
         return False
@@ -77,6 +79,7 @@ def is_random(text: str) -> bool:
     entropy = -sum(share * math.log2(share) for share in shares)
     if re.fullmatch(r"[0-9a-f]+|[0-9A-F]+", piece):
         return len(piece) >= 32 and entropy > 2.5
+    # Words in camelCase change between cases and digits at their ends only, base64 at every other letter.
     changes = len(re.findall(r"[a-z](?=\d)|\d(?=[A-Za-z])|[a-z](?=[A-Z])|[A-Z](?=\d)", piece))
     return len(text) >= 20 and changes >= len(piece) / 6 and entropy > 3.2
 
@@ -84,6 +87,7 @@ def is_random(text: str) -> bool:
 def is_card_number(text: str) -> bool:
     """Return whether a number has the form and the check digit of a payment card (ISO/IEC 7812-1)."""
     digits = "".join(str(int(sign)) for sign in text if sign.isdecimal())
+    # The first digit is the industry: 3 travel, 4 and 5 banks, 6 and 2 the newer ranges of cards.
     return 13 <= len(digits) <= 19 and digits[0] in "23456" and luhn.is_valid(digits)
 
 

@@ -52,6 +52,7 @@ def redact(text: str) -> tuple[str, dict[str, Kind]]:
         if not spans:
             return text, removed
         removed |= {span.rule.what: span.rule.kind for span in spans}
+        # The text between the spans, and a placeholder for each.
         pieces, end = [], 0
         for span in sorted(spans, key=lambda span: span.start):
             pieces += [text[end : span.start], span.rule.placeholder]
@@ -62,6 +63,7 @@ def redact(text: str) -> tuple[str, dict[str, Kind]]:
 
 def find_private(text: str) -> list[Span]:
     """Return the stretches to take out, by rule; none overlaps another or a placeholder."""
+    # A span that touches an earlier one is left to the next round, which sees the placeholder in its place.
     used = bytearray(len(text))
     for match in PLACEHOLDER.finditer(text):
         used[match.start() : match.end()] = b"\1" * len(match[0])
@@ -73,7 +75,7 @@ def find_private(text: str) -> list[Span]:
             if rule.check and not rule.check(match[group]):
                 continue
             start, end = match.span(group)
-            if rule.placeholder == "[iban]":
+            if rule.placeholder == "[iban]":  # its pattern runs on into the words behind the number
                 end = start + private_checks.measure_iban(match[0])
             if start < end and not any(used[start:end]):
                 used[start:end] = b"\1" * (end - start)

@@ -50,6 +50,7 @@ def find_capitalized(text: str) -> Iterator[tuple[str, bool]]:
     """Yield words with a capital letter, and whether only a name can have it there, not the start of a sentence."""
     for match in _CAPITALIZED.finditer(text):
         before = text[max(0, match.start() - _CONTEXT) : match.start()]
+        # "Grace's" is a name even where it opens a sentence.
         is_owner = re.match(r"['’]s\b", text[match.end() : match.end() + 3])
         yield match[0], bool(is_owner) or not _OPENING.search(before)
 
@@ -60,6 +61,7 @@ def find_rare_names(texts: Sequence[str], max_rows: int) -> tuple[frozenset[str]
     frequency = Counter(word for text in texts for word in {word for word, _ in find_capitalized(text)})
     rare = frozenset(w for w, n in frequency.items() if n <= max_rows and w.lower() not in common)
 
+    # The head of a name is its first word: "Apple" of "Apple Pay".
     heads = set()
     for text in texts:
         for match in _CAPITALIZED.finditer(text):
@@ -91,6 +93,7 @@ def find_identifiers(text: str) -> set[str]:
     identifiers = set()
     for match in _IDENTIFIER.finditer(text):
         parts = {part.lower() for part in re.findall(r"[A-Z]?[a-z0-9]+|[A-Z]+", match[0])}
+        # Constants in capitals and names of usual parts ("user_id") are in every program.
         if len(match[0]) > 5 and not match[0].isupper() and not parts <= get_words("usual_parts"):
             identifiers.add(match[0])
     return identifiers
@@ -123,6 +126,7 @@ def find_rare_people(
         for name in pairs
         if not any(part.lower() in common or frequency[fold(part)] > max_rows + 2 for part in name.split())
     }
+    # After a title one word is enough, if few rows have it.
     matches = [{" ".join(match[1].split()) for match in _CALLED.finditer(text)} for text in texts]
     addressed = {
         name

@@ -93,8 +93,14 @@ class RowIndex:
         texts = ["\n".join([question, *own]) for question, own in zip(questions, answers, strict=True)]
         words = [_split_words(text) for text in texts]
 
+        # Answers count for copies and names, but not for terms and identifiers: they have a check of their own.
         trigrams = select_rare([set(_list_trigrams(row)) for row in words], max_rows)
         names, heads = find_rare_names(texts, max_rows)
+
+        # Where each target recurs in two rows on average, short ones are labels, which every lesson may name.
+        rare_answers = select_rare([set(own) for own in answers], max_rows)
+        plain_answers = get_words("plain_answers", "stop", "stop_more")
+        has_labels = len({str(row.target) for row in distinct}) * 2 <= len(distinct)
         return cls(
             trigrams=trigrams,
             sizes=Counter(row for rows in trigrams.values() for row in rows),
@@ -104,7 +110,13 @@ class RowIndex:
             names=names,
             heads=heads,
             identifiers=frozenset(select_rare([find_identifiers(text) for text in questions], max_rows)),
-            answers=_select_own_answers(distinct, answers, max_rows),
+            answers={
+                answer: rows
+                for answer, rows in rare_answers.items()
+                if fold(answer) not in plain_answers
+                and (_is_number(answer) or len(answer) > 1)
+                and (not has_labels or len(_split_words(answer)) >= 4)
+            },
         )
 
     def find_leaks(self, text: str) -> Iterator[str]:
@@ -131,7 +143,7 @@ class RowIndex:
         shared: defaultdict[int, set[Trigram]] = defaultdict(set)
         for trigram in trigrams:
             rows = self.trigrams.get(trigram, ())
-            runs = {row: runs.get(row, 0) + 1 for row in rows}
+            runs = {row: runs.get(row, 0) + 1 for row in rows}  # a row without this trigram begins anew
             if any(length >= MIN_RUN for length in runs.values()):
                 return True
             for row in rows:
@@ -159,6 +171,7 @@ class RowIndex:
                     window.popleft()
                 window.append((position, term))
 
+                # A term counts once. Numbers have a lower threshold, but only beside a word of the row.
                 distinct = {term for _, term in window}
                 numbers = sum(_weigh(term) for term in distinct if term[0].isdigit())
                 words = sum(_weigh(term) for term in distinct) - numbers
@@ -168,6 +181,7 @@ class RowIndex:
 
     def _has_answer(self, text: str) -> bool:
         """Return whether an answer of few rows is given: a long one or a name anywhere, others in their context."""
+        # Most answers are not in the text at all: whole words decide before the slower checks.
         plain = " ".join(text.split())
         folded = fold(plain)
         spaced = f" {' '.join(_split_words(plain))} "
@@ -202,6 +216,7 @@ def _is_stated(answer: str, text: str, folded: str) -> bool:
     if len(words) >= 4 or is_proper:
         return True
 
+    # "The answer is 42 euros." gives it, "42 decimal places" does not: what follows must end the clause.
     lead = _LEAD_TO_NUMBER if _is_number(answer) else _LEAD_TO_WORD
     unit = r"(?:[%°]|\s?(?:eur|usd|dollars?|euros?))?"
     given = re.compile(rf"(?<![\w.]){re.escape(fold(' '.join(answer.split())))}{unit}(?![\w]|[.,]\d)")
@@ -210,22 +225,6 @@ def _is_stated(answer: str, text: str, folded: str) -> bool:
         if _ANSWER_END.match(folded[match.end() :]) and lead.search(before):
             return True
     return False
-
-
-def _select_own_answers(
-    examples: Sequence[Example], answers: Sequence[Sequence[str]], max_rows: int
-) -> dict[str, RowNumbers]:
-    """Return the answers of few rows. Where each recurs in two rows on average, short ones are labels and left out."""
-    rare = select_rare([set(own) for own in answers], max_rows)
-    has_labels = len({str(row.target) for row in examples}) * 2 <= len(examples)
-    plain = get_words("plain_answers", "stop", "stop_more")
-    return {
-        answer: rows
-        for answer, rows in rare.items()
-        if fold(answer) not in plain
-        and (_is_number(answer) or len(answer) > 1)
-        and (not has_labels or len(_split_words(answer)) >= 4)
-    }
 
 
 def _list_answers(target: Any) -> list[str]:

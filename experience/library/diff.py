@@ -58,6 +58,7 @@ def diff(before: Library, after: Library) -> tuple[Change, ...]:
         )
         changes += [Change(id, name, a, b) for name, a, b in pairs if a != b]
 
+    # Additions and removals move nothing: the order is compared on what both have.
     common_before, common_after = [id for id in old if id in new], [id for id in new if id in old]
     if common_before != common_after:
         changes.append(Change(LIBRARY, "order", tuple(common_before), tuple(common_after)))

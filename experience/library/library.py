@@ -79,6 +79,7 @@ class Library:
     @property
     def version(self) -> str:
         """Short hash of everything that a model would see: equal libraries have equal versions."""
+        # Ids, sources and effects are not shown; without lessons the place shows nothing either.
         settings = [self.place, self.labelled] if self.lessons else []
         return hash_json([settings, *([x.kind, x.text] for x in self.lessons)])
 
@@ -111,6 +112,7 @@ class Library:
             effect = lesson.effect.estimate if lesson.effect else 0.0
             return lesson.locked, lesson.always, effect, len(lesson.sources), lesson.born
 
+        # The lead and the labels cost tokens too, so the whole is rendered anew after each removal.
         library = self
         while library.lessons and (len(library) > max_lessons or library.tokens > max_tokens):
             lowest = min(library.lessons, key=rank)

@@ -6,8 +6,8 @@ conflict for people to decide, except that a lesson which one side locked stays 
 """
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, replace
-from typing import Literal
+from dataclasses import asdict, dataclass, replace
+from typing import Any, Literal
 
 from edgewise.experience.library.library import Effect, Lesson, Library, make_lesson
 from edgewise.experience.library.similarity import DuplicateIndex, content_words
@@ -42,14 +42,18 @@ class MergeConflict:
 
 @dataclass(frozen=True, slots=True)
 class JoinedLessons:
-    """Two lessons that said the same: the one that stays (`kept`, as it now is) and the one that went into it."""
+    """Two lessons that said the same: the one that stays, as it now is, and the one that went into it."""
 
-    kept: Lesson
+    lesson: Lesson
     other: Lesson
 
     def line(self) -> str:
         """Return the pair as text."""
-        return f"= {self.kept.id}  {self.kept.text}  (joined with {self.other.id}: {self.other.text})"
+        return f"= {self.lesson.id}  {self.lesson.text}  (joined with {self.other.id}: {self.other.text})"
+
+    def to_json(self) -> dict[str, Any]:
+        """Return plain data."""
+        return {"kept": asdict(self.lesson), "other": asdict(self.other)}
 
 
 @dataclass(frozen=True, slots=True)
@@ -111,7 +115,7 @@ def merge(base: Library | None, ours: Library, theirs: Library) -> MergeResult:
         [lesson for id, lesson in other.items() if id not in old and id not in mine],
     )
     for pair in joined:
-        lessons[pair.kept.id] = pair.kept
+        lessons[pair.lesson.id] = pair.lesson
     for pair in joined:
         del lessons[pair.other.id]
 
@@ -159,6 +163,7 @@ def add_lessons(library: Library, lessons: Iterable[Lesson]) -> AddResult:
         if new.id in result and result[new.id].text != new.text:
             new = replace(new, id=make_lesson(new.text).id)
 
+        # Of one that is here by its id the sources go in; a wording that was changed here since stays as it is.
         same = result.get(new.id)
         near = next(iter(_find_joinable(index, new)), None)
         if same:
@@ -167,7 +172,7 @@ def add_lessons(library: Library, lessons: Iterable[Lesson]) -> AddResult:
         elif near:
             here = result[near.id]
             winner, loser = (new, here) if _rank(new) > _rank(here) else (here, new)
-            result[near.id] = replace(_join(winner, loser), id=near.id)
+            result[near.id] = replace(_join(winner, loser), id=near.id)  # runs and labels know it by this id
             index.add(result[near.id])
             joined.append(JoinedLessons(result[near.id], new))
         else:
@@ -195,6 +200,7 @@ def _merge_lesson(
 
     "Changed" and "deleted" hold the other way round too.
     """
+    # At most one side has changed it.
     if ours == theirs or theirs == base:
         return ours, None, ""
     if ours == base:
@@ -214,7 +220,11 @@ def _merge_lesson(
     # Both changed it, or both made it: fields that do not depend on the wording come from both.
     old_words, our_words, their_words = base and _wording(base), _wording(ours), _wording(theirs)
     if our_words == their_words:
-        return _combine(base, ours, theirs, _merge_effects(base, ours, theirs)), None, ""
+        # The effect belongs to the wording: the new measurement, of two the one on more rollouts.
+        effect = max(ours, theirs, key=_rank).effect
+        if base and old_words == our_words and base.effect in (ours.effect, theirs.effect):
+            effect = theirs.effect if base.effect == ours.effect else ours.effect
+        return _combine(base, ours, theirs, effect), None, ""
     as_ours = _combine(base, ours, theirs, ours.effect)
     as_theirs = _combine(base, theirs, ours, theirs.effect)
     our_lock, their_lock = (side.locked and not (base and base.locked) for side in (ours, theirs))
@@ -250,18 +260,12 @@ def _combine(base: Lesson | None, wording: Lesson, other: Lesson, effect: Effect
     )
 
 
-def _merge_effects(base: Lesson | None, ours: Lesson, theirs: Lesson) -> Effect | None:
-    """Return the effect of a wording that both sides have: the new measurement, of two the one on more rollouts."""
-    if base and _wording(base) == _wording(ours) and base.effect in (ours.effect, theirs.effect):
-        return theirs.effect if base.effect == ours.effect else ours.effect
-    return max(ours, theirs, key=_rank).effect
-
-
 def _rank(lesson: Lesson) -> tuple[float, ...]:
     """Return how much a wording has for it: a lock, then rollouts of its measurement, then a narrow interval."""
     effect = lesson.effect
     if effect is None:
         return (lesson.locked,)
+    # The last fields only break ties, so that both orders of the sides give the same winner.
     uses = effect.uses + effect.unused
     return lesson.locked, uses, effect.low - effect.high, effect.estimate, effect.low, effect.uses
 

@@ -88,7 +88,7 @@ def parse(text: str) -> tuple[Operation, ...]:
         try:
             data = decoder.raw_decode(text, match.start())[0]
             break
-        except (ValueError, RecursionError):
+        except (ValueError, RecursionError):  # a bracket of a sentence, or thousands of them
             continue
     else:
         raise OperationError("there is no JSON array in the reply")
@@ -161,6 +161,7 @@ class _Edit:
         if is_blocked or not text:
             return OperationOutcome(operation, False, note or "no text")
 
+        # Redaction may have made it equal to another, so the check comes before the search for duplicates.
         new = add_evidence(make_lesson(text, operation.kind or "content", self.born), operation)
         others = (x for x in self.lessons.values() if x.id not in self.deleted)
         same = next((x for x in others if is_near_duplicate(x.text, new.text)), None)
@@ -222,6 +223,7 @@ def shorten(text: str, words: int) -> tuple[str, str]:
     split = text.split()
     if len(split) <= words:
         return " ".join(split), ""
+    # A sentence's end in the first half would lose more than an unfinished sentence does.
     cut = " ".join(split[:words])
     end = max(cut.rfind(mark) for mark in (". ", "; ", "! "))
     return (cut[: end + 1] if end > len(cut) // 2 else cut), f"cut from {len(split)} to {words} words"

@@ -124,7 +124,7 @@ def test_nothing_is_lost(libraries, related):
     base, ours, theirs = libraries
     merged = merge(base if related else None, ours, theirs)
     old, left = {x.id for x in base.lessons} if related else set(), {x.id for x in merged.library.lessons}
-    joined = {each.other.id: each.kept for each in merged.joined}
+    joined = {each.other.id: each.lesson for each in merged.joined}
     disputed = {clash.subject for clash in merged.conflicts}
     assert {kept.id for kept in joined.values()} <= left
     for side, other in ((ours, theirs), (theirs, ours)):
@@ -219,10 +219,10 @@ def test_lessons_that_say_the_same_are_joined_and_the_better_measured_wording_wi
     )
     merged = merge(BASE, BASE.with_lessons((A, B, one)), BASE.with_lessons((two, A, B)))
     (joined,) = merged.joined
-    assert joined.kept == replace(two, sources=("r1", "r2"), rollouts=("x",)) and joined.other == one
-    assert set(merged.library.lessons) == {A, B, joined.kept}
+    assert joined.lesson == replace(two, sources=("r1", "r2"), rollouts=("x",)) and joined.other == one
+    assert set(merged.library.lessons) == {A, B, joined.lesson}
     locked = merge(BASE, BASE.with_lessons((A, B, replace(one, locked=True))), BASE.with_lessons((A, B, two)))
-    assert locked.joined[0].kept.text == one.text
+    assert locked.joined[0].lesson.text == one.text
 
 
 def test_two_locked_lessons_are_joined_only_where_they_are_equal():
