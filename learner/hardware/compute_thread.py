@@ -1,9 +1,9 @@
 """
 The one thread of a process in which models compute.
 
-OpenMP keeps a team of threads for every thread that asks it for products. Where all teams together are more than the
-processors, their threads no longer spin between two products (see `learner`), they sleep: in the threads of asyncio,
-any of which may get the next work, drawing replies took 1.4 s where one thread takes 0.74 s (2 cores, SmolLM2-135M).
+OpenMP keeps a team of threads for every thread that starts products. If all teams together have more threads than there
+are processors, they no longer spin between two products (see `learner`), but sleep. In the threads of asyncio, any of
+which may get the next call, drawing replies took 1.4 s; in one thread it takes 0.74 s (2 cores, SmolLM2-135M).
 """
 
 import os
@@ -21,46 +21,48 @@ from edgewise.learner.hardware.memory import uses_main_heap
 P = ParamSpec("P")
 T = TypeVar("T")
 NAME = "edgewise-torch"
-TRIES = 64
-"""Threads that are begun until one gets the right heap: there are at most eight heaps for each core."""
+MAX_THREADS = 64
+"""Threads to start until one gets the main heap: glibc has at most eight heaps for each core."""
+_lock = threading.Lock()
+"""Held while a call is submitted, so that the first callers together make one executor."""
 
 
-def run_in_compute_thread(work: Callable[P, T]) -> Callable[P, T]:
-    """The same function, carried out in that thread, whoever calls it; the caller waits."""
+def run_in_compute_thread(function: Callable[P, T]) -> Callable[P, T]:
+    """Decorate a function so that any thread may call it and waits while the compute thread runs it."""
 
-    @wraps(work)
-    def there(*args: P.args, **kwargs: P.kwargs) -> T:
+    @wraps(function)
+    def run(*args: P.args, **kwargs: P.kwargs) -> T:
+        # A call from the compute thread itself would wait for ever behind its caller.
         if threading.current_thread().name.startswith(NAME):
-            return work(*args, **kwargs)
-        return submit_to_compute_thread(work, *args, **kwargs).result()
+            return function(*args, **kwargs)
+        return submit_to_compute_thread(function, *args, **kwargs).result()
 
-    return there
+    return run
 
 
-def submit_to_compute_thread(work: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> Future[T]:
-    """What comes of a function that is carried out in that thread, after those submitted before it."""
+def submit_to_compute_thread(function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> Future[T]:
+    """Run a function in the compute thread, after those submitted before, and return its future; from any thread."""
     threads, context = torch.get_num_threads(), copy_context()
 
-    def there() -> T:
-        if torch.get_num_threads() != threads:  # each thread has a number of its own
+    def run() -> T:
+        if torch.get_num_threads() != threads:  # a setting of each thread: the caller's counts
             torch.set_num_threads(threads)
-        return context.run(work, *args, **kwargs)
+        return context.run(function, *args, **kwargs)
 
-    with _making:
-        return _executor(os.getpid()).submit(there)
-
-
-_making = threading.Lock()
+    with _lock:
+        # By process, because a forked one has none of its parent's threads.
+        return _get_executor(os.getpid()).submit(run)
 
 
 @cache
-def _executor(process: int) -> ThreadPoolExecutor:
-    """That of a process, on the heap that is kept: what is forked has none of the threads of its parent."""
-    tried: list[ThreadPoolExecutor] = []
-    while len(tried) < TRIES:
-        tried.append(ThreadPoolExecutor(1, NAME))
-        if tried[-1].submit(uses_main_heap).result():
+def _get_executor(process: int) -> ThreadPoolExecutor:
+    """Return an executor of one thread that allocates from the main heap, whose memory glibc can keep."""
+    executors: list[ThreadPoolExecutor] = []
+    while len(executors) < MAX_THREADS:
+        executors.append(ThreadPoolExecutor(1, NAME))
+        if executors[-1].submit(uses_main_heap).result():
             break
-    for other in tried[:-1]:
-        other.shutdown()
-    return tried[-1]
+    # Ended only now: a thread that ends gives its heap to the next one.
+    for executor in executors[:-1]:
+        executor.shutdown()
+    return executors[-1]

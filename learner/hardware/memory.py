@@ -1,8 +1,9 @@
 """
-Memory: what is done where it is short, and how it is kept, on huge pages, for the next forward instead of going back.
+Memory of the process: freed memory is kept on huge pages for the next forward, and a lack of memory becomes a sentence.
 
-A page that is fresh is cleared by the system first, and one of 4 kB is looked up at each of its turns: on a CPU this
-can take longer than computing what is written to it. Only glibc is asked to keep it; elsewhere nothing happens.
+The system clears each fresh page before its first use, and each 4 kB page needs an address look-up of its own. On a CPU
+both can take longer than computing what is written there. Only glibc on Linux can be asked to keep memory; elsewhere
+these functions do nothing.
 """
 
 import contextlib
@@ -18,91 +19,89 @@ from edgewise.toolkit.errors import OutOfMemory
 
 T = TypeVar("T")
 MEMORY_ADVICE = "use LoRA (lora=16), checkpointing=true, a shorter max_tokens or a smaller model"
-"""What takes less memory."""
 _TRIM_THRESHOLD, _MMAP_MAX, _ARENA_MAX = -1, -4, -8
-"""Of glibc's mallopt."""
+"""Options of glibc's mallopt (malloc.h)."""
 _HUGE_PAGES = 14
-"""Of Linux' madvise."""
-_OWN = 1 << 14
-"""Bytes too many for what a thread keeps of others' heaps."""
-_MAPS = Path("/proc/self/maps")
-_UNKNOWN = (OSError, AttributeError, TypeError, ValueError)
-"""What asking another system's C library raises."""
+"""MADV_HUGEPAGE of Linux' madvise."""
+_ABOVE_THREAD_CACHE = 1 << 14
+"""Bytes that glibc never takes from a thread's cache, which may hold memory of other heaps."""
+_OTHER_SYSTEM = (OSError, AttributeError, TypeError, ValueError)
+"""Errors of another system's C library."""
 
 
 def share_heap() -> None:
-    """Let threads that begin from now on share one heap: each would get one of its own, that gives memory back."""
-    with contextlib.suppress(*_UNKNOWN):
+    """Let threads that start from now on share one heap. Heaps of their own would give memory back to the system."""
+    with contextlib.suppress(*_OTHER_SYSTEM):
         ctypes.CDLL(None).mallopt(_ARENA_MAX, 1)
 
 
 def uses_main_heap() -> bool:
     """
-    Whether this thread takes memory from the heap that can be kept, or none can.
+    Whether the calling thread allocates from the main heap, or the system can't tell.
 
-    One that begins may still get the heap of a thread that has ended.
+    After `share_heap` a new thread may still get the heap of a thread that has ended.
     """
     try:
-        heaps = re.findall(r"^(\w+)-(\w+) .*\[heap\]$", _MAPS.read_text(), re.MULTILINE)
-        library = _library()
-        address = library.malloc(_OWN)
+        maps = Path("/proc/self/maps").read_text()
+        library = _load_library()
+        address = library.malloc(_ABOVE_THREAD_CACHE)
         library.free(ctypes.c_void_p(address))
-    except _UNKNOWN:
+    except _OTHER_SYSTEM:
         return True
-    return any(int(a, 16) <= address < int(b, 16) for a, b in heaps)
+    heaps = re.findall(r"^(\w+)-(\w+) .*\[heap\]$", maps, re.MULTILINE)
+    return any(int(start, 16) <= address < int(end, 16) for start, end in heaps)
 
 
 @cache
 def keep_freed_memory() -> None:
-    """Let the heap keep what is freed, and ask huge pages for what it is still to grow by."""
-    with contextlib.suppress(*_UNKNOWN):
-        library = _library()
-        # The heap grows at its end and never shrinks.
+    """Let the heap of the calling thread keep freed memory, and ask huge pages for its future growth."""
+    with contextlib.suppress(*_OTHER_SYSTEM):
+        library = _load_library()
+        # The heap grows at its end and never shrinks; large blocks come from it, too, not from mmap.
         for option, value in ((_TRIM_THRESHOLD, -1), (_MMAP_MAX, 0)):
             library.mallopt(option, value)
-        _on_huge_pages(library, os.sysconf("SC_PHYS_PAGES") // 2, os.sysconf("SC_PAGE_SIZE"))
+
+        # Half of the machine's memory: reserved by growing the heap once, not taken, since nothing is written to it.
+        pages, size = os.sysconf("SC_PHYS_PAGES") // 2, os.sysconf("SC_PAGE_SIZE")
+        start = library.malloc(ctypes.c_size_t(pages * size))
+        if start:
+            library.free(ctypes.c_void_p(start))
+            first_page = ctypes.c_void_p(start // size * size + size)
+            library.madvise(first_page, ctypes.c_size_t((pages - 2) * size), _HUGE_PAGES)
 
 
-def _library() -> ctypes.CDLL:
+def _load_library() -> ctypes.CDLL:
     library = ctypes.CDLL(None)
-    library.malloc.restype = ctypes.c_void_p
+    library.malloc.restype = ctypes.c_void_p  # ctypes would cut a pointer to 32 bits
     return library
 
 
-def _on_huge_pages(library: ctypes.CDLL, pages: int, size: int) -> None:
-    """Ask huge pages for so much of the heap that is to come: reserved, not taken."""
-    start = library.malloc(ctypes.c_size_t(pages * size))
-    if start:
-        library.free(ctypes.c_void_p(start))
-        first = ctypes.c_void_p(start // size * size + size)
-        library.madvise(first, ctypes.c_size_t((pages - 2) * size), _HUGE_PAGES)
-
-
-# ---- where it is short -------------------------------------------------------------------------------------
+# ---- lack of memory ----------------------------------------------------------------------------------------
 
 
 def try_in_memory(work: Callable[[], T]) -> T | None:
-    """What it gives; None where memory is short. The error is let go of: its frames hold what is to be freed."""
+    """Return the result of `work`, or None if memory is short."""
     try:
         return work()
     except (MemoryError, RuntimeError) as error:
-        if not _short(error):
+        if not _is_out_of_memory(error):
             raise
+        # Not returned and not chained: the frames of its traceback hold the tensors to be freed.
         return None
 
 
 @contextlib.contextmanager
-def explain_out_of_memory(what: str) -> Iterator[None]:
-    """Raises OutOfMemory in a sentence where memory is too short for `what`."""
+def explain_out_of_memory(purpose: str) -> Iterator[None]:
+    """Raise a lack of memory inside as OutOfMemory, which names the `purpose` and gives advice."""
     try:
         yield
     except (MemoryError, RuntimeError) as error:
-        if not _short(error):
+        if not _is_out_of_memory(error):
             raise
-        raise OutOfMemory(f"There is not enough memory for {what}: {MEMORY_ADVICE}.") from error
+        raise OutOfMemory(f"There is not enough memory for {purpose}: {MEMORY_ADVICE}.") from error
 
 
-def _short(error: BaseException) -> bool:
-    # torch's own is a RuntimeError; on a CPU there is none.
-    named = type(error).__name__ == "OutOfMemoryError"
-    return named or isinstance(error, MemoryError) or "allocate memory" in str(error)
+def _is_out_of_memory(error: BaseException) -> bool:
+    # CUDA raises torch.OutOfMemoryError, a RuntimeError; a CPU a plain RuntimeError with this text.
+    by_name = type(error).__name__ == "OutOfMemoryError"
+    return by_name or isinstance(error, MemoryError) or "allocate memory" in str(error)

@@ -1,8 +1,8 @@
 """
-The processes that train together, each with all weights and the whole batch: one, or as many as a launcher started.
+The processes that train together, each with all weights and the whole batch.
 
-A batch is small beside its activations, so nothing of it is split: every process computes the same weights of tokens,
-takes its share of the slices, and gradients are summed. Several processes are nothing but more slices.
+A batch is small beside its activations, so it is not split: each process computes the weights of all tokens, takes its
+share of the slices, and gradients are summed. Several processes only mean more slices at a time.
 """
 
 import contextlib
@@ -11,7 +11,7 @@ import traceback
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from datetime import timedelta
-from typing import Any, Protocol, TypeVar
+from typing import Any, TypeVar
 
 from torch import Tensor, cuda, distributed
 
@@ -19,133 +19,121 @@ from edgewise.toolkit.errors import EdgewiseError, Interrupted, LostProcess
 
 T = TypeVar("T")
 WAIT = timedelta(days=7)
-"""How long a process waits to be told something: process 0 may itself wait for a judge or a server."""
+"""Time that a process waits for an object of another: process 0 may itself wait for a judge or a server."""
 RANK_VARIABLES = "RANK", "PMI_RANK", "OMPI_COMM_WORLD_RANK", "MV2_COMM_WORLD_RANK"
 SIZE_VARIABLES = "WORLD_SIZE", "PMI_SIZE", "OMPI_COMM_WORLD_SIZE", "MV2_COMM_WORLD_SIZE"
-"""Where torchrun, accelerate and MPI write the number of a process, and how many there are."""
+"""Variables in which torchrun, accelerate and MPI pass the number of a process, and how many there are."""
 
 
-class ProcessGroup(Protocol):
-    """Processes that share the work; `rank` is the number of this one, `local` that on its machine, `size` of all."""
+class ProcessGroup:
+    """Interface of the processes that share the work, and the group of this process alone."""
 
-    rank: int
-    local: int
-    size: int
-
-    def shard(self, units: Sequence[T]) -> Sequence[T]:
-        """The units of work of this process."""
-        ...
-
-    def all_reduce(self, tensors: Sequence[Tensor]) -> None:
-        """Sum each tensor over all processes, in place."""
-        ...
-
-    def broadcast(self, tensors: Sequence[Tensor]) -> None:
-        """Give each tensor the values that it has in process 0, in place."""
-        ...
-
-    def broadcast_object(self, what: Any) -> Any:
-        """What process 0 says, in all of them."""
-        ...
-
-    def all_gather_object(self, what: T) -> list[T]:
-        """What each process says, in their order, in all of them. Raises Broken where one of them says Failed."""
-        ...
-
-
-class SingleProcess:
-    """One process."""
-
-    rank, local, size = 0, 0, 1
+    rank: int = 0  # number of this process among all
+    local: int = 0  # and on its machine
+    size: int = 1
 
     def shard(self, units: Sequence[T]) -> Sequence[T]:
-        """All of them."""
+        """Return the units of work of this process."""
         return units
 
     def all_reduce(self, tensors: Sequence[Tensor]) -> None:
-        """They are sums already."""
+        """Sum each tensor over all processes, in place."""
 
     def broadcast(self, tensors: Sequence[Tensor]) -> None:
-        """They are those of process 0."""
+        """Set each tensor to its values in process 0, in place."""
 
-    def broadcast_object(self, what: Any) -> Any:
-        """The same."""
-        return what
+    def broadcast_object(self, value: Any) -> Any:
+        """Return the value that process 0 passes, in all processes."""
+        return value
 
-    def all_gather_object(self, what: T) -> list[T]:
-        """What it says."""
-        return [what]
-
-
-SINGLE_PROCESS = SingleProcess()
+    def all_gather_object(self, value: T) -> list[T]:
+        """Return the values of all processes, by rank. Raises PeerFailed if one of them is a FailureMessage."""
+        return [value]
 
 
-def bind_device(ranks: ProcessGroup) -> None:
-    """Let this thread compute on the GPU of its process: CUDA keeps which that is for each thread apart."""
-    if ranks.size > 1 and cuda.is_available():
-        cuda.set_device(ranks.local)
+SINGLE_PROCESS = ProcessGroup()
 
 
-class TorchProcessGroup:
+class TorchProcessGroup(ProcessGroup):
     """
-    The processes that a launcher started; nccl on GPUs, gloo on CPUs, set up by accelerate.
+    The processes that a launcher started, set up by accelerate: tensors over nccl on GPUs, over gloo on CPUs.
 
-    What is said goes over gloo in any case: there a process that is gone is noticed at once, as LostProcess.
+    Objects go over gloo in any case, because gloo notices at once that a process has ended (LostProcess).
     """
 
     def __init__(self) -> None:
         from accelerate import PartialState
 
-        with _in_touch():
+        with _detect_lost_process():
             self._state = PartialState(cpu=not cuda.is_available())
-            self._voice: Any = distributed.new_group(backend="gloo", timeout=WAIT)
+            self._object_group: Any = distributed.new_group(backend="gloo", timeout=WAIT)
         self.rank, self.size = self._state.process_index, self._state.num_processes
         self.local = self._state.local_process_index
 
     def shard(self, units: Sequence[T]) -> Sequence[T]:
-        """Every `size`-th, from this rank on."""
+        """Return every `size`-th unit, from this rank on."""
         return units[self.rank :: self.size]
 
     def all_reduce(self, tensors: Sequence[Tensor]) -> None:
         """Sum each tensor over all processes, in place."""
-        self._each(tensors, distributed.all_reduce)
+        self._communicate(tensors, distributed.all_reduce)
 
     def broadcast(self, tensors: Sequence[Tensor]) -> None:
-        """Give each tensor the values that it has in process 0, in place."""
-        self._each(tensors, distributed.broadcast, src=0)
+        """Set each tensor to its values in process 0, in place."""
+        self._communicate(tensors, distributed.broadcast, src=0)
 
-    def _each(self, tensors: Sequence[Tensor], function: Callable[..., Any], **options: Any) -> None:
-        there = [tensor.detach().to(self._state.device).contiguous() for tensor in tensors]
-        with _in_touch():
-            for work in [function(tensor, async_op=True, **options) for tensor in there]:
+    def _communicate(self, tensors: Sequence[Tensor], collective: Callable[..., Any], **options: Any) -> None:
+        # nccl wants tensors on the GPU; all are under way before the first is waited for.
+        buffers = [tensor.detach().to(self._state.device).contiguous() for tensor in tensors]
+        with _detect_lost_process():
+            for work in [collective(buffer, async_op=True, **options) for buffer in buffers]:
                 work.wait()
-        for tensor, found in zip(tensors, there, strict=True):
-            if found.data_ptr() != tensor.data_ptr():
-                tensor.detach().copy_(found)
+        for tensor, buffer in zip(tensors, buffers, strict=True):
+            if buffer.data_ptr() != tensor.data_ptr():
+                tensor.detach().copy_(buffer)
 
-    def broadcast_object(self, what: Any) -> Any:
-        """What process 0 says, in all of them."""
-        found = [what]
-        with _in_touch():
-            distributed.broadcast_object_list(found, src=0, group=self._voice)
-        return found[0]
+    def broadcast_object(self, value: Any) -> Any:
+        """Return the value that process 0 passes, in all processes."""
+        values = [value]
+        with _detect_lost_process():
+            distributed.broadcast_object_list(values, src=0, group=self._object_group)
+        return values[0]
 
-    def all_gather_object(self, what: T) -> list[T]:
-        """What each process says, in their order, in all of them. Raises Broken where one of them says Failed."""
-        found: list[Any] = [None] * self.size
-        with _in_touch():
-            distributed.all_gather_object(found, what, group=self._voice)
-        for each in found:
-            if isinstance(each, FailureMessage):
-                raise PeerFailed(each.error)
-        return found
+    def all_gather_object(self, value: T) -> list[T]:
+        """Return the values of all processes, by rank. Raises PeerFailed if one of them is a FailureMessage."""
+        values: list[Any] = [None] * self.size
+        with _detect_lost_process():
+            distributed.all_gather_object(values, value, group=self._object_group)
+        for message in values:
+            if isinstance(message, FailureMessage):
+                raise PeerFailed(message.error)
+        return values
+
+
+def join_process_group() -> ProcessGroup:
+    """Return the group that this process was started in. Waits for all to join; raises LostProcess if they don't."""
+    return TorchProcessGroup() if read_launcher_variable(SIZE_VARIABLES) > 1 else SINGLE_PROCESS
+
+
+def read_launcher_variable(names: Sequence[str]) -> int:
+    """Return the value of the first of RANK_VARIABLES or SIZE_VARIABLES that a launcher set, else -1."""
+    return next((int(os.environ[name]) for name in names if name in os.environ), -1)
+
+
+def bind_device(group: ProcessGroup) -> None:
+    """Let this thread compute on its process's GPU. CUDA has a current device for each thread."""
+    if group.size > 1 and cuda.is_available():
+        cuda.set_device(group.local)
+
+
+# ---- errors ----------------------------------------------------------------------------------------------
 
 
 @contextlib.contextmanager
-def _in_touch() -> Iterator[None]:
+def _detect_lost_process() -> Iterator[None]:
     try:
         yield
-    except RuntimeError as error:  # what torch.distributed raises has no class of its own
+    except RuntimeError as error:  # errors of torch.distributed have no class of their own
         raise LostProcess(
             "Another process of this run has ended or can't be reached: see what it printed, and start all of them "
             f"again with the same --run. ({str(error).splitlines()[0]})"
@@ -155,9 +143,9 @@ def _in_touch() -> Iterator[None]:
 @contextlib.contextmanager
 def fail_together() -> Iterator[None]:
     """
-    What all processes do at the same time, each waiting for the others' tensors.
+    Raise any error inside as LostProcess, for work in which all processes wait for each other's tensors.
 
-    Whatever goes wrong inside is raised as LostProcess: those that wait can't be told but by the end of this process.
+    Only the end of this process tells the others: in the middle of a collective they can't receive a message.
     """
     try:
         yield
@@ -169,56 +157,43 @@ def fail_together() -> Iterator[None]:
         ) from error
 
 
-def read_launcher_variable(names: Sequence[str]) -> int:
-    """What a launcher wrote for this process: `started(RANK)`, `started(SIZE)`; -1 where there is none."""
-    return next((int(os.environ[name]) for name in names if name in os.environ), -1)
-
-
-def join_process_group() -> ProcessGroup:
-    """The processes that this one was started with. Waits until all have come; LostProcess where they don't."""
-    return TorchProcessGroup() if read_launcher_variable(SIZE_VARIABLES) > 1 else SINGLE_PROCESS
-
-
-# ---- errors ----------------------------------------------------------------------------------------------
-
-
 @dataclass(frozen=True, slots=True)
 class FailureMessage:
-    """What a process says in the place of anything else, after an error."""
+    """An error that a process sends in `all_gather_object` in place of its value."""
 
     error: BaseException
 
 
 class PeerFailed(Exception):
-    """Some process said Failed, and all of them heard it."""
+    """Some process sent a FailureMessage, which all of them received."""
 
     def __init__(self, error: BaseException):
         self.error = error
 
 
-def run_on_all(ranks: ProcessGroup, work: Callable[[], T]) -> T:
+def run_on_all(group: ProcessGroup, work: Callable[[], T]) -> T:
     """
-    What `work` returns, if it goes well in all processes; else each raises its own error, or the first of the others.
+    Return the result of `work` if it succeeds in all processes; else raise the own error, or the first of the others.
 
-    All of them must do the same `work`, and nothing in it may be said but by `gathered`: so one that fails early is
-    heard wherever the others are.
+    All processes must call it with the same `work`, which may communicate by `all_gather_object` only: then a failure
+    reaches the others wherever they are.
     """
     try:
         result = work()
-        ranks.all_gather_object(None)
+        group.all_gather_object(None)
         return result
-    except PeerFailed as broken:
-        raise broken.error from None
+    except PeerFailed as failure:
+        raise failure.error from None
     except LostProcess:
-        raise
+        raise  # nobody is there to tell
     except BaseException as error:
         with contextlib.suppress(PeerFailed):
-            ranks.all_gather_object(FailureMessage(make_picklable(error)))
+            group.all_gather_object(FailureMessage(make_picklable(error)))
         raise
 
 
 def make_picklable(error: BaseException) -> BaseException:
-    """An error as other processes can read it: itself if it is for users, else one with its traceback as text."""
+    """Return an error that other processes can unpickle: itself if it is for users, else its traceback as text."""
     if isinstance(error, EdgewiseError):
         return error
     if isinstance(error, KeyboardInterrupt):

@@ -1,15 +1,15 @@
 """
-Checkpoints of a run: weights, optimizer and what the loop knows, each in a directory that appears whole or not at all.
+Checkpoints of a run: weights, optimizer and state of the training loop, in directories that appear whole or not at all.
 
-    RUN/checkpoints/000040/weights.safetensors    what is trained, in float32
+    RUN/checkpoints/000040/weights.safetensors    trained parameters, in float32, by their number
                            optimizer.safetensors  both moments of AdamW
-                           state.json             what the loop knows
+                           state.json             state of the training loop
 """
 
 import json
 import os
 import shutil
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -24,19 +24,24 @@ from edgewise.toolkit.util.files import dump_json
 
 WEIGHTS, MOMENTS, STATE = "weights.safetensors", "optimizer.safetensors", "state.json"
 MARGIN = 1.1
-"""How much room there must be, in multiples of what is written."""
+"""Free disk space that a checkpoint needs, in multiples of its size."""
 
 
 def save(
     folder: Path, number: int, policy: Policy, optimizer: torch.optim.Optimizer, state: Mapping[str, Any]
 ) -> Path:
     """
-    Write the checkpoint of a step, if this process is the one that writes; the directory of it.
+    Write the checkpoint of a step, if this process is the writer, and return its directory.
 
-    Raises DiskFull where there is no room, if possible before anything is written; other checkpoints stay as they are.
+    Raises DiskFull if there is no room, if possible before anything is written. Other checkpoints stay as they are.
     """
+    # All processes take part in gathering; only one goes on to write.
     weights = {str(i): policy.gather_full(p.detach()).contiguous() for i, p in enumerate(policy.parameters())}
-    moments = dict(_moments(policy, optimizer))
+    moments = {
+        f"{i}.{name}": policy.gather_full(torch.as_tensor(value).detach()).contiguous()
+        for i, parameter in enumerate(policy.parameters())
+        for name, value in optimizer.state.get(parameter, {}).items()
+    }
     done = folder / f"{number:06d}"
     if not policy.is_writer:
         return done
@@ -47,6 +52,8 @@ def save(
             f"A checkpoint takes {need / 2**30:.1f} GiB, which is not free in {folder}: make room and run again; the "
             "checkpoints before are kept."
         )
+
+    # Complete under another name and on the disk, not only in the system's memory, before the rename.
     growing = folder / f".{number:06d}"
     shutil.rmtree(growing, ignore_errors=True)
     growing.mkdir()
@@ -54,7 +61,12 @@ def save(
         save_file(weights, growing / WEIGHTS)
         save_file(moments, growing / MOMENTS)
         (growing / STATE).write_text(dump_json(state), "utf-8")
-        _flushed(growing)
+        for path in (*growing.iterdir(), growing):
+            handle = os.open(path, os.O_RDONLY)
+            try:
+                os.fsync(handle)
+            finally:
+                os.close(handle)
     except (OSError, SafetensorError) as error:
         shutil.rmtree(growing, ignore_errors=True)
         raise DiskFull(f"The checkpoint could not be written to {folder}: {error}") from error
@@ -63,7 +75,7 @@ def save(
 
 
 def restore(path: Path, policy: Policy, optimizer: torch.optim.Optimizer) -> dict[str, Any]:
-    """Take weights and optimizer from a checkpoint; its state. Raises ArtifactError where they do not fit."""
+    """Load weights and optimizer from a checkpoint and return its state. Raises ArtifactError if they do not fit."""
     parameters = policy.parameters()
     weights, moments, state = read(path, parameters)
     with torch.no_grad():
@@ -81,9 +93,9 @@ def read(
     path: Path, parameters: Sequence[Tensor]
 ) -> tuple[dict[str, Tensor], dict[str, Tensor], dict[str, Any]]:
     """
-    Weights "INDEX", moments "INDEX.NAME" and the state of a checkpoint, as they were written.
+    Return weights by "INDEX", moments by "INDEX.NAME" and the state of a checkpoint.
 
-    Raises ArtifactError where they can't be read, or are not those of such parameters.
+    Raises ArtifactError if they can't be read, or have other shapes than the parameters.
     """
     try:
         weights, moments = load_file(path / WEIGHTS), load_file(path / MOMENTS)
@@ -98,30 +110,14 @@ def read(
 
 
 def find_latest(folder: Path) -> Path | None:
-    """The checkpoint of the latest step, if there is one."""
-    found = sorted(path for path in folder.glob("[0-9]*") if path.is_dir()) if folder.is_dir() else []
-    return found[-1] if found else None
+    """Return the checkpoint of the latest step, or None."""
+    checkpoints = sorted(path for path in folder.glob("[0-9]*") if path.is_dir()) if folder.is_dir() else []
+    return checkpoints[-1] if checkpoints else None
 
 
 def delete_others(folder: Path, *numbers: int) -> None:
-    """Delete all checkpoints but those of some steps."""
+    """Delete all checkpoints but those of the steps with these numbers."""
     names = {f"{number:06d}" for number in numbers}
     for path in folder.glob("[0-9]*"):
         if path.name not in names:
             shutil.rmtree(path)
-
-
-def _moments(policy: Policy, optimizer: torch.optim.Optimizer) -> Iterator[tuple[str, Tensor]]:
-    for i, parameter in enumerate(policy.parameters()):
-        for name, value in optimizer.state.get(parameter, {}).items():
-            yield f"{i}.{name}", policy.gather_full(torch.as_tensor(value).detach()).contiguous()
-
-
-def _flushed(folder: Path) -> None:
-    """On the disk, not only in the system's memory: the rename must not come first."""
-    for path in (*folder.iterdir(), folder):
-        handle = os.open(path, os.O_RDONLY)
-        try:
-            os.fsync(handle)
-        finally:
-            os.close(handle)

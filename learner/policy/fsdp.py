@@ -1,10 +1,10 @@
 """
-Weights that are shared out over processes (FSDP2, arXiv 2304.11277), for models whose training no single device holds.
+Weights sharded over processes (FSDP2, arXiv 2304.11277), for models that no single device can train.
 
-Each process keeps a part of every weight, of its gradient and of its moments, in float32. A forward fetches one block
-after the other, in the precision of products, and lets go of it; a backward leaves each process its part of the
-gradient, summed over all. So all processes must go forward and backward equally often: one that has no slice left does
-so with a token that counts for nothing (`learner.attention.logprobs`). Only to sample are all weights fetched at once.
+Each process keeps a part of every weight, of its gradient and of its moments, in float32. A forward gathers one block
+after the other, in the precision of products, and frees it again; a backward leaves each process its part of the
+gradient, summed over all. So all processes must go forward and backward equally often: one without a slice left does
+so with a token that counts for nothing (`learner.attention.logprobs`). Only sampling gathers all weights at once.
 """
 
 import contextlib
@@ -22,47 +22,53 @@ from torch.nn import Module
 from edgewise.learner.hardware.memory import keep_freed_memory
 from edgewise.learner.hardware.process_group import ProcessGroup, fail_together
 from edgewise.learner.policy import checkpoint
-from edgewise.learner.policy.policy import Policy, load_pretrained
-from edgewise.learner.policy.precision import select_device, select_dtype, create_masters
+from edgewise.learner.policy.policy import Policy
+from edgewise.learner.policy.precision import create_masters, select_device, select_dtype
+from edgewise.learner.policy.pretrained import load_pretrained
 from edgewise.toolkit.errors import ConfigError
 
 T = TypeVar("T")
 
 
-def load_sharded(name: str, ranks: ProcessGroup, *, device: str, dtype: str, checkpointing: bool) -> "ShardedPolicy":
+def load_sharded(
+    name: str, group: ProcessGroup, *, device: str, dtype: str, checkpointing: bool
+) -> "ShardedPolicy":
     """
-    The model of that name, all weights trained and shared out. Raises what `Policy.load` does.
+    Return the model of that name, all weights trained and sharded. Raises what `Policy.load` does.
 
-    For a moment the machine's memory holds all weights in float32, so its processes come one after the other.
+    For a moment the machine's memory holds all weights in float32, so its processes should load one after the other.
     """
-    if ranks.size < 2:
+    if group.size < 2:
         raise ConfigError(
             "shard=true shares weights out over several processes, and this is one: start it with torchrun (see "
             "docs/launch.md), or leave shard out."
         )
-    where = select_device(device)
-    if where.type == "cpu":
+    place = select_device(device)
+    if place.type == "cpu":
         keep_freed_memory()
     model, tokenizer = load_pretrained(name, torch.float32)
     policy = Policy.from_model(model, tokenizer, name=name, checkpointing=checkpointing)
-    return ShardedPolicy(policy, ranks, where, select_dtype(dtype, where))
+    return ShardedPolicy(policy, group, place, select_dtype(dtype, place))
 
 
 class ShardedPolicy(Policy):
     """
-    What a process has of a policy; `policy`, which is on the CPU, is used up.
+    A process's part of a policy. It takes over the model of `policy`, which must be on the CPU.
 
-    All processes must call the same methods in the same order; those with "collective" in their first line wait for
-    each other.
+    All processes must call the same methods in the same order. Those whose first line says "collective" wait for each
+    other.
     """
 
     is_sharded = True
 
-    def __init__(self, policy: Policy, ranks: ProcessGroup, device: torch.device, dtype: torch.dtype):
-        self._ranks, self._root = ranks, _Root(policy.model)
-        self._blocks = [_split(block, ranks, device, dtype) for block in _blocks(policy.model)]
-        _split(self._root, ranks, device, dtype)
-        self._kept: list[Tensor] | None = None
+    def __init__(self, policy: Policy, group: ProcessGroup, device: torch.device, dtype: torch.dtype):
+        self._group, self._root = group, _Root(policy.model)
+        # Blocks by the names that models give for this; the root then gets what is left, such as embeddings.
+        names = set(policy.model._no_split_modules or ())
+        blocks = [part for part in policy.model.modules() if type(part).__name__ in names]
+        self._blocks = [_shard_module(block, group, device, dtype) for block in blocks]
+        _shard_module(self._root, group, device, dtype)
+        self._reference: list[Tensor] | None = None
         super().__init__(
             policy.name,
             policy.tokenizer,
@@ -78,103 +84,117 @@ class ShardedPolicy(Policy):
 
     @property
     def summary(self) -> str:
-        """One line: device, precision, how many parameters are trained, by how many processes."""
-        return f"{super().summary}, shared out over {self._ranks.size} processes"
+        """One line: device, precision, number of trained parameters, number of processes."""
+        return f"{super().summary}, shared out over {self._group.size} processes"
 
     @property
     def is_writer(self) -> bool:
-        """Process 0 alone does."""
-        return self._ranks.rank == 0
+        """Whether this is process 0."""
+        return self._group.rank == 0
 
     # ---- forwards --------------------------------------------------------------------------------------
 
     def run_forward(self, work: Callable[[], T]) -> T:
-        """Collective: what `work` returns, which may go forward through any part of the model."""
+        """Return the result of `work`, which may go forward through any part of the model; collective."""
         return self._root(work)
 
     def run_with_all_weights(self, work: Callable[[], T]) -> T:
         """
-        Collective: what `work` returns, with all weights at hand until it does, for forwards without a gradient.
+        Return the result of `work`, with all weights gathered until then, for forwards without a gradient; collective.
 
-        In it no process waits for another, however many forwards it takes.
+        Inside no process waits for another, however many forwards it makes.
         """
 
-        def held() -> tuple[Any, Exception | None]:
-            with _at_hand(self._blocks):
+        def run() -> tuple[Any, Exception | None]:
+            try:
+                for block in self._blocks:
+                    block.set_reshard_after_forward(False, recurse=False)
+                    block.unshard()
                 try:
                     return work(), None
-                except Exception as error:  # the forward around it has to end as in the other processes
+                except Exception as error:  # the root's forward must end as in the other processes
                     return None, error
+            finally:
+                for block in self._blocks:
+                    block.reshard()
+                    block.set_reshard_after_forward(True, recurse=False)
 
         with fail_together(), torch.no_grad():
-            found, error = self._root(held)
+            result, error = self._root(run)
         if error:
             raise error
-        return found
+        return result
+
+    # ---- reference -------------------------------------------------------------------------------------
 
     @contextlib.contextmanager
     def reference(self) -> Iterator[None]:
-        """Inside, the weights are those that `with_reference` kept. Raises ConfigError where it kept none."""
-        if self._kept is None:
+        """Inside, the weights are those of `with_reference`. Raises ConfigError if it was not called."""
+        if self._reference is None:
             raise ConfigError("There is no reference model: call with_reference() before the first step.")
-        self._exchange(self._kept)
+        self._exchange(self._reference)
         try:
             with torch.no_grad():
                 yield
         finally:
-            self._exchange(self._kept)
+            self._exchange(self._reference)
 
     def with_reference(self) -> "ShardedPolicy":
-        """Keep the weights as they are now for `reference()`: this process's part of them, in float32."""
-        self._kept = [_own(parameter).clone() for parameter in self.parameters()]
+        """Keep the present weights for `reference()`: this process's part of them, in float32."""
+        self._reference = [_local_part(parameter).clone() for parameter in self.parameters()]
         return self
 
     @torch.no_grad()
-    def _exchange(self, kept: list[Tensor]) -> None:
-        for parameter, other in zip(self.parameters(), kept, strict=True):
-            mine = _own(parameter).clone()
-            _own(parameter).copy_(other)
+    def _exchange(self, others: list[Tensor]) -> None:
+        for parameter, other in zip(self.parameters(), others, strict=True):
+            mine = _local_part(parameter).clone()
+            _local_part(parameter).copy_(other)
             other.copy_(mine)
 
     # ---- weights ---------------------------------------------------------------------------------------
 
-    def clip_gradients(self, most: float) -> float:
-        """Collective: scale the gradients to a norm of `most` at the most; the norm before, over all parts."""
-        norm: Any = torch.nn.utils.clip_grad_norm_(self.parameters(), most)
+    def clip_gradients(self, max_norm: float) -> float:
+        """Scale the gradients to a norm of at most `max_norm`; return their norm before, over all parts; collective."""
+        norm: Any = torch.nn.utils.clip_grad_norm_(self.parameters(), max_norm)
         return float(norm.full_tensor())
 
     def gather_full(self, tensor: Tensor) -> Tensor:
-        """Collective: the whole of a weight or moment, on process 0's CPU; nothing in the others."""
+        """Return the whole of a weight or moment on process 0's CPU, nothing in other processes; collective."""
         whole = tensor.full_tensor() if isinstance(tensor, DTensor) else tensor
         return whole.cpu() if self.is_writer else whole.new_empty(0)
 
     @torch.no_grad()
     def restore(self, path: Path, optimizer: torch.optim.Optimizer) -> dict[str, Any]:
-        """Collective: take weights and moments from a checkpoint that process 0 reads; its state, there."""
+        """Load weights and moments from a checkpoint that process 0 reads; return its state there; collective."""
         parameters = self.parameters()
         weights, moments, state = checkpoint.read(path, parameters) if self.is_writer else ({}, {}, {})
-        # Counts of steps are told as they are, all else is handed out.
-        told = {key: None if value.ndim else value for key, value in moments.items()}
-        known = self._ranks.all_gather_object(told)[0]
         for i, parameter in enumerate(parameters):
-            parameter.copy_(_part(weights.get(str(i)), parameter))
+            parameter.copy_(_distribute(weights.get(str(i)), parameter))
+
+        # Every process needs the names of moments; numbers of steps are sent along, tensors are distributed.
+        entries = {key: None if value.ndim else value for key, value in moments.items()}
         optimizer.state.clear()
-        for key, count in known.items():
+        for key, count in self._group.all_gather_object(entries)[0].items():
             index, name = key.split(".", 1)
             parameter = parameters[int(index)]
-            found = _part(moments.get(key), parameter) if count is None else count.to(parameter.device)
-            optimizer.state[parameter][name] = found
+            value = _distribute(moments.get(key), parameter) if count is None else count.to(parameter.device)
+            optimizer.state[parameter][name] = value
         return state
 
-    def _state(self) -> dict[str, Tensor]:
+    def gather_state(self) -> dict[str, Tensor]:
+        """Return whole weights by their name in the model, on process 0; collective."""
         parts: dict[str, Tensor] = self._model.state_dict(keep_vars=True)
-        distinct = {id(value): value for value in parts.values()}  # tied weights are written once
+        distinct = {id(value): value for value in parts.values()}  # tied weights are gathered once
         whole = {key: self.gather_full(value.detach()) for key, value in distinct.items()}
         return {name: whole[id(value)] for name, value in parts.items()}
 
 
 class _Root(Module):
-    """A model as a part that any work can be done in, while the weights outside of its blocks are at hand."""
+    """
+    Module whose forward is any work, while the weights outside of its model's blocks are gathered.
+
+    FSDP gathers weights in forwards of modules; the work calls parts of the model, not its whole forward.
+    """
 
     def __init__(self, model: Module):
         super().__init__()
@@ -184,48 +204,29 @@ class _Root(Module):
         return work()
 
 
-def _blocks(model: Any) -> list[Module]:
-    """The blocks of a transformer, by the names that models give them for this."""
-    names = set(model._no_split_modules or ())
-    return [part for part in model.modules() if type(part).__name__ in names]
-
-
-def _split(part: Module, ranks: ProcessGroup, device: torch.device, dtype: torch.dtype) -> FSDPModule:
-    """Keep this process's share of what is not shared out yet in a part of the model."""
-    half = dtype == torch.bfloat16
+def _shard_module(part: Module, group: ProcessGroup, device: torch.device, dtype: torch.dtype) -> FSDPModule:
+    """Keep this process's part of all weights in a module that are not sharded yet."""
+    is_half = dtype == torch.bfloat16
     precision = MixedPrecisionPolicy(
-        param_dtype=dtype if half else None,
-        reduce_dtype=torch.float32 if half else None,
+        param_dtype=dtype if is_half else None,
+        reduce_dtype=torch.float32 if is_half else None,
         cast_forward_inputs=False,
     )
-    mesh = init_device_mesh(device.type, (ranks.size,))
-    made = cast(FSDPModule, fully_shard(part, mesh=mesh, mp_policy=precision, reshard_after_forward=True))
-    made.set_gradient_divide_factor(1.0)
-    made.set_force_sum_reduction_for_comms(True)
-    return made
+    mesh = init_device_mesh(device.type, (group.size,))
+    module = cast(FSDPModule, fully_shard(part, mesh=mesh, mp_policy=precision, reshard_after_forward=True))
+    # Gradients are sums over processes: the weights of tokens are those of the whole batch already.
+    module.set_gradient_divide_factor(1.0)
+    module.set_force_sum_reduction_for_comms(True)
+    return module
 
 
-@contextlib.contextmanager
-def _at_hand(blocks: list[FSDPModule]) -> Iterator[None]:
-    """Fetch all blocks, and keep them inside."""
-    try:
-        for block in blocks:
-            block.set_reshard_after_forward(False, recurse=False)
-            block.unshard()
-        yield
-    finally:
-        for block in blocks:
-            block.reshard()
-            block.set_reshard_after_forward(True, recurse=False)
-
-
-def _own(parameter: Tensor) -> Tensor:
-    """The part of this process, in place."""
+def _local_part(parameter: Tensor) -> Tensor:
+    """Return this process's part of a parameter, in place."""
     return cast(DTensor, parameter.detach()).to_local()
 
 
-def _part(whole: Tensor | None, parameter: Tensor) -> Tensor:
-    """The part of this process of what process 0 has whole, shared out like a parameter."""
+def _distribute(whole: Tensor | None, parameter: Tensor) -> Tensor:
+    """Return this process's part of a tensor that process 0 has whole, sharded like a parameter."""
     like = cast(DTensor, parameter)
-    given = torch.empty(like.shape) if whole is None else whole
-    return distribute_tensor(given.to(like.device, like.dtype), like.device_mesh, like.placements)
+    tensor = torch.empty(like.shape) if whole is None else whole
+    return distribute_tensor(tensor.to(like.device, like.dtype), like.device_mesh, like.placements)

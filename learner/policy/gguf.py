@@ -1,7 +1,7 @@
 """
-GGUF files as what they were made of: dequantised once, then kept beside the embedded models as safetensors.
+GGUF files: dequantised once, and cached beside the embedded models as safetensors.
 
-transformers reads a GGUF file in about half a minute, the directory that comes of it in a second.
+transformers reads a GGUF file in about half a minute, and the directory made of it in a second.
 """
 
 import contextlib
@@ -20,7 +20,11 @@ from edgewise.toolkit.model.embedded import catalogue, download
 
 
 def find_file(name: str) -> Path | None:
-    """The GGUF file of a name: an embedded model, fetched if it is not there, or a path. None if it is neither."""
+    """
+    Return the GGUF file of a name, or None if it names none.
+
+    It is a path, or an embedded model, which is downloaded if missing. Raises UnknownModel for a path without a file.
+    """
     bare = name.removeprefix("local/")
     if bare in catalogue.MODELS:
         return download.find_verified(catalogue.find_model(bare)) or Path(models.pull_model(bare))
@@ -34,37 +38,32 @@ def find_file(name: str) -> Path | None:
 
 def ensure_safetensors(file: Path) -> Path:
     """
-    A directory of float32 safetensors and a tokenizer with what is in the file; made if it is not in the cache.
+    Return a directory of float32 safetensors and a tokenizer with the content of the file, from the cache if possible.
 
-    Raises OSError where there is no room for it: about 4 bytes a parameter.
+    Raises OSError if there is no room for it: about 4 bytes a parameter.
     """
-    made = download.cache_dir() / "torch" / f"{file.stem}-{_seal(file)}"
-    if not made.exists():
-        made.parent.mkdir(parents=True, exist_ok=True)
-        growing = Path(tempfile.mkdtemp(dir=made.parent))
-        try:
-            _convert(file, growing)
-            with contextlib.suppress(OSError):  # another process was faster
-                growing.rename(made)
-        finally:
-            shutil.rmtree(growing, ignore_errors=True)
-    return made
-
-
-def _seal(file: Path) -> str:
-    stat = file.stat()
-    return hashlib.sha256(f"{file.resolve()} {stat.st_size} {stat.st_mtime_ns}".encode()).hexdigest()[:12]
-
-
-def _convert(file: Path, folder: Path) -> None:
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
-    where: dict[str, Any] = {"gguf_file": file.name}
-    with open(os.devnull, "w") as nowhere, contextlib.redirect_stderr(nowhere):  # its progress bars
-        tokenizer = AutoTokenizer.from_pretrained(str(file.parent), **where)
-        model: Any = AutoModelForCausalLM.from_pretrained(str(file.parent), dtype=torch.float32, **where)
-    # Its weights are plain numbers now, and saved as such.
-    model.hf_quantizer = None
-    del model.config.quantization_config
-    model.save_pretrained(folder)
-    tokenizer.save_pretrained(folder)
+    stat = file.stat()
+    key = hashlib.sha256(f"{file.resolve()} {stat.st_size} {stat.st_mtime_ns}".encode()).hexdigest()[:12]
+    folder = download.cache_dir() / "torch" / f"{file.stem}-{key}"
+    if folder.exists():
+        return folder
+
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    growing = Path(tempfile.mkdtemp(dir=folder.parent))
+    try:
+        source: dict[str, Any] = {"pretrained_model_name_or_path": str(file.parent), "gguf_file": file.name}
+        with open(os.devnull, "w") as nowhere, contextlib.redirect_stderr(nowhere):  # its progress bars
+            tokenizer = AutoTokenizer.from_pretrained(**source)
+            model: Any = AutoModelForCausalLM.from_pretrained(dtype=torch.float32, **source)
+        # The weights are plain numbers now, and must be saved as such.
+        model.hf_quantizer = None
+        del model.config.quantization_config
+        model.save_pretrained(growing)
+        tokenizer.save_pretrained(growing)
+        with contextlib.suppress(OSError):  # another process was faster
+            growing.rename(folder)
+    finally:
+        shutil.rmtree(growing, ignore_errors=True)
+    return folder

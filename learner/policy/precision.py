@@ -1,12 +1,12 @@
 """
-Which device and precision, and weights kept twice: a copy for the products, and masters that an optimizer moves.
+Device, precision, and weights kept twice: a copy for the products, and the master that an optimizer changes.
 
-Where products are done in bfloat16, the model's own weights are bfloat16 and each one that is trained has a master in
-float32: gradients are added up there as a backward gives them, and after a step the copies are made again. Against
-autocast no weight is cast in a forward, and what lies between two products is half as large.
+If products are in bfloat16, the model's weights are bfloat16 and each trained one has a master in float32. Gradients
+are summed there as a backward produces them, and after a step the copies are made again. In contrast to autocast no
+forward casts a weight, and everything between two products takes half the memory.
 """
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -19,7 +19,7 @@ DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float64": torch
 
 
 def select_device(name: str) -> torch.device:
-    """The device of that name; "auto" is a GPU if there is one. Raises ConfigError for one that is not there."""
+    """Return the device of that name; "auto" is a GPU if there is one. Raises ConfigError for a missing one."""
     if name == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     try:
@@ -29,7 +29,7 @@ def select_device(name: str) -> torch.device:
 
 
 def select_dtype(name: str, device: torch.device) -> torch.dtype:
-    """The precision of that name; "auto" is bfloat16 on a GPU and on a CPU that has products in it, else float32."""
+    """Return the precision of that name; "auto" is bfloat16 on a GPU or a CPU that multiplies it, else float32."""
     if name == "auto":
         fast = device.type == "cuda" or (device.type == "cpu" and cpu_has_bfloat16())
         return torch.bfloat16 if fast else torch.float32
@@ -42,54 +42,48 @@ def cpu_has_bfloat16() -> bool:
     """
     Whether the CPU multiplies bfloat16 matrices in hardware: AMX or AVX-512 BF16.
 
-    Its flags are asked, never a clock: a run that is resumed must choose the same.
+    By its flags, never by a clock: a resumed run must choose the same.
     """
-    asked = ("_is_amx_tile_supported", "_is_avx512_bf16_supported")
-    return any(getattr(torch.cpu, name, lambda: False)() for name in asked)
+    flags = ("_is_amx_tile_supported", "_is_avx512_bf16_supported")
+    return any(getattr(torch.cpu, name, lambda: False)() for name in flags)
 
 
 @dataclass(slots=True, eq=False)
 class MasterWeights:
-    """Trained weights of a model and their masters, in the same order; the same tensors where they need no copy."""
+    """Trained weights of a model and their masters, in the same order; the same list if they need no masters."""
 
     copies: list[Parameter]
     weights: list[Parameter]
 
     def update_copies(self) -> None:
-        """Make the copies again, after the masters moved."""
+        """Copy the masters into the model, after these changed."""
         if self.copies is not self.weights:
             with torch.no_grad():
                 for copy, weight in zip(self.copies, self.weights, strict=True):
                     copy.copy_(weight)
 
-    def by_address(self) -> dict[int, Tensor]:
-        """Masters by the address of their copies."""
-        return {c.data_ptr(): w.data for c, w in zip(self.copies, self.weights, strict=True)}
 
-
-def create_masters(parameters: Iterable[Parameter], first: Sequence[Tensor] = ()) -> MasterWeights:
+def create_masters(parameters: Iterable[Parameter], exact: Sequence[Tensor] = ()) -> MasterWeights:
     """
-    Masters for all parameters that are trained; from now on a backward adds to the gradients of those.
+    Return masters of all trained parameters; from then on a backward adds to the gradients of the masters.
 
-    `first` are their values before they were rounded, in the same order, where they are at hand.
+    `exact` holds the parameters' values before they were rounded, in the same order, if those are at hand.
     """
     copies = [p for p in parameters if p.requires_grad]
     if all(p.dtype in (torch.float32, torch.float64) for p in copies):
         return MasterWeights(copies, copies)
-    weights = [Parameter(x) for x in first or [p.detach().float() for p in copies]]
+    weights = [Parameter(x) for x in exact or [p.detach().float() for p in copies]]
     for copy, weight in zip(copies, weights, strict=True):
-        copy.register_post_accumulate_grad_hook(_move_to(weight))
+
+        def move_gradient(copy: Tensor, weight: Parameter = weight) -> None:
+            # Called in the backward as soon as this gradient is complete, so that bfloat16 ones never pile up.
+            gradient, copy.grad = copy.grad, None
+            if gradient is None:
+                return
+            if weight.grad is None:
+                weight.grad = gradient.float()
+            else:
+                weight.grad.add_(gradient)
+
+        copy.register_post_accumulate_grad_hook(move_gradient)
     return MasterWeights(copies, weights)
-
-
-def _move_to(weight: Parameter) -> Callable[[Tensor], None]:
-    def move(copy: Tensor) -> None:
-        gradient, copy.grad = copy.grad, None
-        if gradient is None:
-            return
-        if weight.grad is None:
-            weight.grad = gradient.float()
-        else:
-            weight.grad.add_(gradient)
-
-    return move

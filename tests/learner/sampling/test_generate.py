@@ -193,14 +193,14 @@ def test_greedy_writes_what_generate_writes(name):
 
 
 def test_a_stop_token_ends_a_reply_and_belongs_to_it(llama):
-    llama.stops = frozenset(range(0, 258, 8))
+    llama.stop_ids = frozenset(range(0, 258, 8))
     try:
         for drawn in sample(llama, [CompletionRequest(prompt(5), 200, seed=i) for i in range(20)]):
             assert drawn.stop == "stop"
             assert drawn.ids[-1] % 8 == 0
             assert all(token % 8 for token in drawn.ids[:-1])
     finally:
-        llama.stops = frozenset({257})
+        llama.stop_ids = frozenset({257})
 
 
 def test_a_stop_string_ends_a_reply_once_it_is_complete(llama):
@@ -214,13 +214,13 @@ def test_a_stop_string_ends_a_reply_once_it_is_complete(llama):
 
 
 def test_a_special_token_can_be_a_stop_string(llama):
-    llama.stops = frozenset()
+    llama.stop_ids = frozenset()
     try:
         drawn = sample(
             llama, [CompletionRequest(prompt(5), 250, 3.0, seed=i, stop=("<s>",)) for i in range(8)]
         )
     finally:
-        llama.stops = frozenset({257})
+        llama.stop_ids = frozenset({257})
     ended = [d for d in drawn if d.stop == "stop"]
     assert ended
     assert all(d.ids[-1] == 256 for d in ended)
