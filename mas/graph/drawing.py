@@ -1,9 +1,19 @@
 """
-Pictures of a graph: Mermaid text, lines for a terminal, and a drawing as SVG.
+Pictures of a graph: lines for a terminal, Mermaid text, and a drawing as SVG.
 
-The drawing has a row for each level. An edge that skips levels gets a place of its own in each row between, so
-that it runs past the boxes; the places of a row are put where their neighbours are (the barycentre method of
-Sugiyama et al., 1981). Loops are dashed and run up the right side.
+The drawing has a row of boxes for each level of the graph (layered drawing, Sugiyama et al. 1981):
+
+    row 0          [planner]              an edge that skips rows passes each of them in a slot of its own (*),
+                    │      │              so it never crosses a box
+    row 1       [solver]   *    ◄┄┄┄┐
+                    │      │        ┊     loops are dashed and run up in lanes at the right
+    row 2          [writer] ┄┄┄┄┄┄┄┄┘
+
+1. Slots: a box for each node, and a thin slot for each row that an edge skips.
+2. Order in a row: each slot goes where its neighbours in the next row are on average (barycentres), sweeping down and
+   up. That removes most crossings, and needs no search.
+3. Positions: the slots of a row stand side by side, centred on the mean of their barycentres.
+4. Curves: an edge leaves a box at its bottom and enters the next at its top, by a cubic Bezier between two rows.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
@@ -18,78 +28,88 @@ from edgewise.toolkit.report.charts import format_number
 from edgewise.toolkit.report.html import node as element
 
 NodeNumbers = Mapping[str, Mapping[str, float]]
-"""By node, what was measured of it, by name: {"critic": {"credit": 0.12, "tokens": 310}}."""
+"""By node, its measurements by name: {"critic": {"credit": 0.12, "tokens": 310}}."""
 
 
 # ---- text ------------------------------------------------------------------------------------------
 
 
 def render_text(graph: Graph, roles: Roles = CATALOGUE) -> str:
-    """A line for each node, level by level, with what it is and whom it hears; then the loops."""
-    cells = []
+    """Return a line for each node, level by level, with its role and its inputs; then the loops."""
+    # This text is also part of prompts for models that design graphs.
+    rows = []
     for depth, level in enumerate(graph.levels, 1):
         for place, name in enumerate(level):
-            heard = f"hears {', '.join(graph.predecessors[name])}" if graph.predecessors[name] else ""
+            inputs = f"hears {', '.join(graph.predecessors[name])}" if graph.predecessors[name] else ""
             last = "answers" if name == graph.exit else ""
-            facts = " ".join(_facts(graph[name], roles))
-            cells.append(
-                [str(depth) if place == 0 else "", name, facts, "; ".join(filter(None, [heard, last]))]
-            )
-    wide = [max(map(len, column)) for column in zip(*cells, strict=True)]
-    lines = [
-        "  ".join(cell.ljust(width) for cell, width in zip(row, wide, strict=True) if width).rstrip()
-        for row in cells
-    ]
-    return "\n".join([*lines, *map(_told, graph.loops)])
+            facts = " ".join(describe_node(graph[name], roles))
+            number = str(depth) if place == 0 else ""
+            rows.append([number, name, facts, "; ".join(filter(None, [inputs, last]))])
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    lines = []
+    for row in rows:
+        cells = [cell.ljust(width) for cell, width in zip(row, widths, strict=True) if width]
+        lines.append("  ".join(cells).rstrip())
+    return "\n".join([*lines, *map(describe_loop, graph.loops)])
 
 
 def render_mermaid(graph: Graph, roles: Roles = CATALOGUE) -> str:
-    """The graph as a Mermaid flowchart; the exit has a thick border, loops are dotted."""
+    """Return the graph as a Mermaid flowchart; the exit has a thick border, loops are dotted."""
     ids = {node.name: f"n{place}" for place, node in enumerate(graph.nodes)}
     lines = ["flowchart TD"]
     for node in graph.nodes:
-        label = "<br/>".join(map(_entities, [node.name, *_facts(node, roles)]))
-        lines.append(f'    {ids[node.name]}["{label}"]')
+        # Inside a quoted label all but plain characters become numbered entities, or a prompt could end the label.
+        facts = (
+            "".join(char if char.isalnum() or char in " _-.,:/+()" else f"#{ord(char)};" for char in fact)
+            for fact in [node.name, *describe_node(node, roles)]
+        )
+        lines.append(f'    {ids[node.name]}["{"<br/>".join(facts)}"]')
     lines += [f"    {ids[a]} --> {ids[b]}" for a, b in graph.edges]
-    lines += [f'    {ids[x.source]} -. "at most {format_rounds(x.rounds)}" .-> {ids[x.target]}' for x in graph.loops]
+    for loop in graph.loops:
+        label = f"at most {format_rounds(loop.rounds)}"
+        lines.append(f'    {ids[loop.source]} -. "{label}" .-> {ids[loop.target]}')
     lines.append(f"    style {ids[graph.exit]} stroke-width:3px")
     return "\n".join(lines)
 
 
-def _entities(label: str) -> str:
-    """A text inside a quoted label: what is no plain letter, digit or mark becomes a numbered entity."""
-    return "".join(char if char.isalnum() or char in " _-.,:/+()" else f"#{ord(char)};" for char in label)
-
-
-def _facts(node: Node, roles: Roles) -> list[str]:
-    """What a label says below the name: the role where it is another word, the model, the tools."""
+def describe_node(node: Node, roles: Roles) -> list[str]:
+    """Return what a label says below the name: the role where it is another word, the model, the tools, the weight."""
     role = roles.get(node.role)
     tools = (role.tools if role else ()) if node.tools is None else node.tools
-    facts = [f"({node.role})" if node.role != node.name else "", node.model]
-    facts += [f"tools: {', '.join(tools)}" if tools and tools != ("*",) else ""]
-    facts += [f"weight {format_number(node.weight)}" if node.weight != 1 else ""]
+    facts = [
+        f"({node.role})" if node.role != node.name else "",
+        node.model,
+        f"tools: {', '.join(tools)}" if tools and tools != ("*",) else "",
+        f"weight {format_number(node.weight)}" if node.weight != 1 else "",
+    ]
     return [" ".join(fact.split()) for fact in facts if fact]
 
 
-def _told(loop: Loop) -> str:
+def describe_loop(loop: Loop) -> str:
+    """Return a loop as a sentence."""
     return f"{loop.source} goes back to {loop.target}, at most {format_rounds(loop.rounds)}"
 
 
-# ---- a drawing -------------------------------------------------------------------------------------
+# ---- SVG -------------------------------------------------------------------------------------------
 
+# Lengths in pixels.
 GAP, ROW_GAP, MARGIN, LINE = 22.0, 46.0, 12.0, 16.0
-LETTER, LONGEST = 7.2, 26
+PADDING = 12.0
+LETTER = 7.2
+"""Mean width of a character."""
 THIN = 10.0
-"""Width of the place of an edge that runs past a row."""
+"""Width of the slot of an edge that passes a row."""
 LANE = 128.0
-"""Width of a lane at the right side, with the words of its loop."""
+"""Width of a lane at the right, with the words of its loop."""
 CURVE = 10.0
-TITLE = 600
+MAX_LABEL, MAX_PROMPT = 26, 600
+"""Most characters of a line in a box, and of a prompt in a tooltip."""
+SWEEPS = 4
 
 
 @dataclass(slots=True)
-class _Place:
-    """A place in a row: a box with its lines of text, or a spot that an edge passes (no lines)."""
+class Slot:
+    """A slot in a row: a box with its lines of text, or a spot that an edge passes (no lines). `x` is its middle."""
 
     key: str
     lines: tuple[str, ...]
@@ -98,9 +118,14 @@ class _Place:
     y: float = 0.0
     height: float = 0.0
 
+    @property
+    def bottom(self) -> float:
+        """Its lower end."""
+        return self.y + self.height
+
 
 def render_svg_file(graph: Graph, roles: Roles = CATALOGUE, numbers: NodeNumbers | None = None) -> str:
-    """The drawing as a file of its own."""
+    """Return the drawing as the text of an SVG file."""
     root = render_svg(graph, roles, numbers)
     root.set("xmlns", "http://www.w3.org/2000/svg")
     root.set("font-family", "system-ui, sans-serif")
@@ -110,170 +135,187 @@ def render_svg_file(graph: Graph, roles: Roles = CATALOGUE, numbers: NodeNumbers
 
 def render_svg(graph: Graph, roles: Roles = CATALOGUE, numbers: NodeNumbers | None = None) -> Element:
     """
-    The drawing as an <svg> for an HTML page; lines have the colour of the text around it.
+    Return the drawing as an <svg> for an HTML page; lines have the colour of the text around it.
 
     Each node has a tooltip with its prompt; `numbers` are written into its box.
     """
-    rows, paths = _layout(graph, roles, numbers or {})
-    places = {place.key: place for row in rows for place in row}
-    right = max(place.x + place.width / 2 for place in places.values())
+    rows, paths = make_slots(graph, roles, numbers or {})
+    place_slots(rows, paths, has_loops=bool(graph.loops))
+    slots = {slot.key: slot for row in rows for slot in row}
+    right = max(slot.x + slot.width / 2 for slot in slots.values())
     lanes = [right + MARGIN + LANE * lane for lane in range(len(graph.loops))]
     width = (lanes[-1] + LANE if lanes else right) + MARGIN
-    height = rows[-1][0].y + rows[-1][0].height + (ROW_GAP / 2 if lanes else 0.0) + MARGIN
-    parts = [part for path in paths for part in _edge([places[key] for key in path])]
+    height = rows[-1][0].bottom + (ROW_GAP / 2 if lanes else 0.0) + MARGIN
+
+    # Boxes come last, so that they hide the ends of lines.
+    parts = [part for path in paths for part in draw_edge([slots[key] for key in path])]
     for loop, lane in zip(graph.loops, lanes, strict=True):
-        parts += _loop(loop, places, lane)
-    parts += [_box(graph, node, places[node.name], roles, numbers or {}) for node in graph.nodes]
-    box = f"0 0 {width:g} {height:g}"
+        parts += draw_loop(loop, slots, lane)
+    for node in graph.nodes:
+        tooltip = write_tooltip(node, roles, (numbers or {}).get(node.name, {}))
+        parts.append(draw_box(slots[node.name], tooltip, is_exit=node.name == graph.exit))
     title = element("title", f"Agent graph of {len(graph)} agents; {graph.exit} answers")
-    return element("svg", title, *parts, viewBox=box, role="img", width=f"{width:g}", height=f"{height:g}")
+    size = {"width": f"{width:g}", "height": f"{height:g}"}
+    return element("svg", title, *parts, viewBox=f"0 0 {width:g} {height:g}", role="img", **size)
 
 
-def _layout(graph: Graph, roles: Roles, numbers: NodeNumbers) -> tuple[list[list[_Place]], list[list[str]]]:
-    """Rows of places with their positions, and for each edge the keys of the places that it passes."""
+# ---- layout ----------------------------------------------------------------------------------------
+
+
+def make_slots(graph: Graph, roles: Roles, numbers: NodeNumbers) -> tuple[list[list[Slot]], list[list[str]]]:
+    """Return rows of slots without positions, and for each edge the keys of the slots that it connects."""
+    rows: list[list[Slot]] = []
+    for names in graph.levels:
+        row = []
+        for name in names:
+            labels = [name, *describe_node(graph[name], roles)]
+            lines = [x if len(x) <= MAX_LABEL else f"{x[: MAX_LABEL - 1]}…" for x in labels]
+            if values := numbers.get(name):
+                lines.append(" · ".join(f"{key} {format_number(value)}" for key, value in values.items()))
+            row.append(Slot(name, tuple(lines), max(map(len, lines)) * LETTER + 2 * PADDING))
+        rows.append(row)
+
     level = {name: depth for depth, names in enumerate(graph.levels) for name in names}
-    rows = [[_boxed(graph[name], roles, numbers) for name in names] for names in graph.levels]
     paths = []
     for a, b in graph.edges:
-        spots = [(depth, f"{a} {b} {depth}") for depth in range(level[a] + 1, level[b])]
-        for depth, key in spots:
-            rows[depth].append(_Place(key, (), THIN))
-        paths.append([a, *(key for _, key in spots), b])
-    links = [pair for path in paths for pair in pairwise(path)]
-    _arrange(rows, links)
-    y = MARGIN + (ROW_GAP / 2 if graph.loops else 0.0)
-    for row in rows:
-        lines = max(len(place.lines) for place in row)
-        for place in row:
-            place.y, place.height = y, lines * LINE + 12
-        y += lines * LINE + 12 + ROW_GAP
+        keys = []
+        for depth in range(level[a] + 1, level[b]):
+            keys.append(f"{a} {b} {depth}")  # no name has a blank, so it is the key of no box
+            rows[depth].append(Slot(keys[-1], (), THIN))
+        paths.append([a, *keys, b])
     return rows, paths
 
 
-def _boxed(node: Node, roles: Roles, numbers: NodeNumbers) -> _Place:
-    facts = [node.name, *_facts(node, roles)]
-    measured = [f"{name} {format_number(value)}" for name, value in numbers.get(node.name, {}).items()]
-    lines = (*map(_short, facts), *([" · ".join(measured)] if measured else []))
-    return _Place(node.name, lines, max(len(line) for line in lines) * LETTER + 24)
+def place_slots(rows: list[list[Slot]], paths: Sequence[Sequence[str]], *, has_loops: bool) -> None:
+    """Set the positions of all slots: x by barycentres, y by rows."""
+    above, below = dict[str, list[str]](), dict[str, list[str]]()
+    for path in paths:
+        for upper, lower in pairwise(path):
+            above.setdefault(lower, []).append(upper)
+            below.setdefault(upper, []).append(lower)
 
-
-def _short(line: str) -> str:
-    return line if len(line) <= LONGEST else f"{line[: LONGEST - 1]}…"
-
-
-def _arrange(rows: list[list[_Place]], links: Sequence[tuple[str, str]], sweeps: int = 4) -> None:
-    """Order each row by where its neighbours are, down and up again, and centre the rows on one another."""
     for row in rows:
-        _spread(row, 0.0)
-    above, below = _neighbours(links, 1), _neighbours(links, 0)
-    for sweep in range(sweeps):
-        down = sweep % 2 == 0
-        near, order = (above, rows[1:]) if down else (below, rows[-2::-1])
+        spread_row(row, 0.0)
+    for sweep in range(SWEEPS):
+        # Down by the neighbours above, then up by the neighbours below; the first and the last row stay.
+        neighbours, order = (above, rows[1:]) if sweep % 2 == 0 else (below, rows[-2::-1])
         for row in order:
-            _follow(row, near, {place.key: place.x for each in rows for place in each})
-    left = min(place.x - place.width / 2 for row in rows for place in row)
+            x = {slot.key: slot.x for other in rows for slot in other}
+            barycentres = {}
+            for slot in row:
+                near = [x[key] for key in neighbours.get(slot.key, ())] or [slot.x]
+                barycentres[slot.key] = sum(near) / len(near)
+            row.sort(key=lambda slot: barycentres[slot.key])
+            spread_row(row, sum(barycentres.values()) / len(barycentres))
+
+    shift = MARGIN - min(slot.x - slot.width / 2 for row in rows for slot in row)
+    y = MARGIN + (ROW_GAP / 2 if has_loops else 0.0)
     for row in rows:
-        for place in row:
-            place.x += MARGIN - left
+        height = max(len(slot.lines) for slot in row) * LINE + PADDING
+        for slot in row:
+            slot.x, slot.y, slot.height = slot.x + shift, y, height
+        y += height + ROW_GAP
 
 
-def _neighbours(links: Sequence[tuple[str, str]], end: int) -> dict[str, list[str]]:
-    """By the key at one end of the links, the keys at the other."""
-    found: dict[str, list[str]] = {}
-    for link in links:
-        found.setdefault(link[end], []).append(link[1 - end])
-    return found
+def spread_row(row: list[Slot], centre: float) -> None:
+    """Put the slots of a row side by side around `centre`."""
+    x = centre - (sum(slot.width for slot in row) + GAP * (len(row) - 1)) / 2
+    for slot in row:
+        slot.x = x + slot.width / 2
+        x += slot.width + GAP
 
 
-def _follow(row: list[_Place], near: Mapping[str, list[str]], at: Mapping[str, float]) -> None:
-    wanted = {}
-    for place in row:
-        others = [at[key] for key in near.get(place.key, ())] or [place.x]
-        wanted[place.key] = sum(others) / len(others)
-    row.sort(key=lambda place: wanted[place.key])
-    _spread(row, sum(wanted.values()) / len(wanted))
+# ---- shapes ----------------------------------------------------------------------------------------
 
 
-def _spread(row: list[_Place], centre: float) -> None:
-    """Put the places of a row side by side around `centre`."""
-    x = centre - (sum(place.width for place in row) + GAP * (len(row) - 1)) / 2
-    for place in row:
-        place.x = x + place.width / 2
-        x += place.width + GAP
-
-
-def _edge(path: Sequence[_Place]) -> Iterator[Element]:
-    """A curve from the bottom of the first place through the others to the top of the last, and its tip."""
-    d = f"M{path[0].x:.1f} {path[0].y + path[0].height:.1f}"
+def draw_edge(path: Sequence[Slot]) -> Iterator[Element]:
+    """Draw a curve from the bottom of the first slot through the others to the top of the last, and its tip."""
+    d = f"M{path[0].x:.1f} {path[0].bottom:.1f}"
     for a, b in pairwise(path):
-        start, end = a.y + a.height, b.y
-        middle = (start + end) / 2
-        d += f" C{a.x:.1f} {middle:.1f} {b.x:.1f} {middle:.1f} {b.x:.1f} {end:.1f}"
-        d += f" V{b.y + b.height:.1f}" if not b.lines else ""
-    yield _stroke(d)
-    yield _tip(path[-1].x, path[-1].y)
+        # Both control points lie half way between the rows, so the curve leaves and arrives upright.
+        middle = (a.bottom + b.y) / 2
+        d += f" C{a.x:.1f} {middle:.1f} {b.x:.1f} {middle:.1f} {b.x:.1f} {b.y:.1f}"
+        d += f" V{b.bottom:.1f}" if not b.lines else ""
+    yield draw_line(d)
+    yield draw_tip(path[-1].x, path[-1].y)
 
 
-def _loop(loop: Loop, places: Mapping[str, _Place], lane: float) -> Iterator[Element]:
-    """From below the source to its lane, up, and from above down into the target, round at the corners."""
-    source, target = places[loop.source], places[loop.target]
+def draw_loop(loop: Loop, slots: Mapping[str, Slot], lane: float) -> Iterator[Element]:
+    """
+    Draw a dashed line from below the source up its lane and from above into the target, round at the corners.
+
+                    ┌───────────╮   high
+                    ▼           │
+                [target]        │
+                [source]        │   lane
+                    │           │
+                    └───────────╯   low
+    """
+    source, target = slots[loop.source], slots[loop.target]
     start, end = source.x + source.width / 4, target.x + target.width / 4
-    bottom, c = source.y + source.height, CURVE
+    bottom, c = source.bottom, CURVE
     low, high = bottom + ROW_GAP / 3, target.y - ROW_GAP / 3
     d = f"M{start:.1f} {bottom:.1f} V{low - c:.1f} Q{start:.1f} {low:.1f} {start + c:.1f} {low:.1f} H{lane - c:.1f} "
     d += f"Q{lane:.1f} {low:.1f} {lane:.1f} {low - c:.1f} V{high + c:.1f} Q{lane:.1f} {high:.1f} {lane - c:.1f} "
     d += f"{high:.1f} H{end + c:.1f} Q{end:.1f} {high:.1f} {end:.1f} {high + c:.1f} V{target.y:.1f}"
-    yield _stroke(d, "5 4", element("title", _told(loop)))
-    yield _tip(end, target.y)
-    yield _words(f"at most {format_rounds(loop.rounds)}", lane + 8, (low + high) / 2 + 4, "start")
+    yield draw_line(d, "5 4", element("title", describe_loop(loop)))
+    yield draw_tip(end, target.y)
+    label = f"at most {format_rounds(loop.rounds)}"
+    yield draw_words(label, lane + 8, (low + high) / 2 + 4, anchor="start")
 
 
-def _box(graph: Graph, node: Node, place: _Place, roles: Roles, numbers: NodeNumbers) -> Element:
-    last = node.name == graph.exit
-    left, middle = place.x - place.width / 2, place.height / 2
-    top = place.y + middle - len(place.lines) * LINE / 2 + LINE - 4
+def draw_box(slot: Slot, tooltip: str, *, is_exit: bool) -> Element:
+    """Draw a box with its lines of text, the first one bold; the exit has a thick border."""
+    top = slot.y + (slot.height - len(slot.lines) * LINE) / 2 + LINE - 4
     words = [
-        _words(line, place.x, top + LINE * row, weight="600" if row == 0 else "400")
-        for row, line in enumerate(place.lines)
+        draw_words(line, slot.x, top + LINE * number, weight="600" if number == 0 else "400")
+        for number, line in enumerate(slot.lines)
     ]
     # The fill hides lines behind the box; where a viewer does not know these colours there is none.
     frame = element(
         "rect",
-        x=f"{left:.1f}",
-        y=f"{place.y:.1f}",
-        width=f"{place.width:.1f}",
-        height=f"{place.height:.1f}",
+        x=f"{slot.x - slot.width / 2:.1f}",
+        y=f"{slot.y:.1f}",
+        width=f"{slot.width:.1f}",
+        height=f"{slot.height:.1f}",
         rx=8,
         fill="none",
         stroke="currentColor",
-        stroke_width=2.5 if last else 1,
+        stroke_width=2.5 if is_exit else 1,
         style="fill: var(--back, Canvas)",
     )
-    return element("g", element("title", _tooltip(node, roles, numbers.get(node.name, {}))), frame, *words)
+    return element("g", element("title", tooltip), frame, *words)
 
 
-def _tooltip(node: Node, roles: Roles, measured: Mapping[str, float]) -> str:
+def write_tooltip(node: Node, roles: Roles, numbers: Mapping[str, float]) -> str:
+    """Return all that a box has no room for, a fact per line."""
     role = roles.get(node.role)
     prompt = node.prompt if node.prompt is not None else role.prompt if role else ""
-    lines = [node.name, f"{node.role}: {role.does}" if role else node.role]
-    lines += [f"model: {node.model}" if node.model else ""]
-    lines += [f"{name}: {format_number(value)}" for name, value in measured.items()]
-    lines += [f"lessons: {len(node.lessons)}" if node.lessons else ""]
-    lines += [f"prompt: {prompt if len(prompt) <= TITLE else prompt[:TITLE] + '…'}" if prompt else ""]
+    prompt = prompt if len(prompt) <= MAX_PROMPT else f"{prompt[:MAX_PROMPT]}…"
+    lines = [
+        node.name,
+        f"{node.role}: {role.does}" if role else node.role,
+        f"model: {node.model}" if node.model else "",
+        *(f"{name}: {format_number(value)}" for name, value in numbers.items()),
+        f"lessons: {len(node.lessons)}" if node.lessons else "",
+        f"prompt: {prompt}" if prompt else "",
+    ]
     return "\n".join(filter(None, lines))
 
 
-def _stroke(d: str, dashes: str = "none", *children: Element) -> Element:
+def draw_line(d: str, dashes: str = "none", *children: Element) -> Element:
+    """Draw a line along an SVG path."""
     look = {"fill": "none", "stroke": "currentColor", "stroke_width": 1.4, "stroke_opacity": 0.65}
     return element("path", *children, d=d, stroke_dasharray=dashes, **look)
 
 
-def _tip(x: float, y: float) -> Element:
-    return element(
-        "path", d=f"M{x - 4:.1f} {y - 8:.1f} L{x:.1f} {y:.1f} L{x + 4:.1f} {y - 8:.1f} z", fill="currentColor"
-    )
+def draw_tip(x: float, y: float) -> Element:
+    """Draw the tip of an arrow that points down at (x, y)."""
+    d = f"M{x - 4:.1f} {y - 8:.1f} L{x:.1f} {y:.1f} L{x + 4:.1f} {y - 8:.1f} z"
+    return element("path", d=d, fill="currentColor")
 
 
-def _words(words: str, x: float, y: float, anchor: str = "middle", weight: str = "400") -> Element:
+def draw_words(words: str, x: float, y: float, anchor: str = "middle", weight: str = "400") -> Element:
+    """Draw a line of text; `anchor` is the part of it that lies at x."""
     look = {"text_anchor": anchor, "font_weight": weight, "fill": "currentColor"}
     return element("text", words, x=f"{x:.1f}", y=f"{y:.1f}", **look)

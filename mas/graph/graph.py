@@ -24,6 +24,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from edgewise.toolkit.errors import GraphError
 from edgewise.toolkit.util.import_by_name import did_you_mean
+from edgewise.toolkit.util.validation import describe_error
 
 FORMAT = 1
 MAX_ROUNDS = 8
@@ -242,9 +243,7 @@ class Graph:
         try:
             file = GraphFile.model_validate(data)
         except ValidationError as error:
-            first = error.errors()[0]
-            place = ".".join(map(str, first["loc"])) or "graph"
-            raise GraphError(f"The graph is not readable: {place}: {first['msg']}.") from error
+            raise GraphError(f"The graph is not readable: {describe_error(error, 'graph')}.") from error
         return cls(file.nodes, file.edges, file.exit, file.loops)
 
 

@@ -217,7 +217,7 @@ def test_gradient_is_the_score_function_and_finite_difference() -> None:
 def test_deletion_may_not_leave_a_vote_with_too_few_inputs() -> None:
     state = replay(SPACE, (Move(0), Move(0), Move(3, (0, 1))))
     assert deletion_mask(SPACE, state) == [False, False, True]
-    with pytest.raises(ValueError, match="fewer to hear"):
+    with pytest.raises(ValueError, match="fewer inputs"):
         apply(SPACE, state, Move(SPACE.delete_action, (0,)))
     with pytest.raises(ValueError, match="majority needs 2"):
         apply(SPACE, replay(SPACE, (Move(0), Move(0))), Move(3, (0,)))
