@@ -119,11 +119,11 @@ SKILL = f"---\nname: triage\ndescription: Routing.\n---\n{PROMPT}"
         ),
     ],
 )
-def test_files_are_recognised_by_their_content(text, format, lessons):
-    found = read(text)
-    assert found.source_format == format
-    assert [x.text for x in found.library.lessons] == lessons
-    assert found.library.lessons == tuple(map(make_lesson, lessons))
+def test_format_is_detected_by_content(text, format, lessons):
+    result = read(text)
+    assert result.source_format == format
+    assert [x.text for x in result.library.lessons] == lessons
+    assert result.library.lessons == tuple(map(make_lesson, lessons))
 
 
 @pytest.mark.parametrize(
@@ -148,10 +148,10 @@ def test_files_are_recognised_by_their_content(text, format, lessons):
         ),
     ],
 )
-def test_what_is_left_out_or_changed_is_said(text, note):
-    found = read(text)
-    assert note in found.notes
-    assert len(found.library) <= MAX_LESSONS
+def test_omissions_and_changes_are_noted(text, note):
+    result = read(text)
+    assert note in result.notes
+    assert len(result.library) <= MAX_LESSONS
 
 
 @given(
@@ -159,18 +159,18 @@ def test_what_is_left_out_or_changed_is_said(text, note):
         "\n".join
     )
 )
-def test_no_lesson_of_a_text_is_long_empty_or_has_hidden_characters(text):
+def test_lessons_are_short_and_have_no_hidden_characters(text):
     try:
-        found = read(text)
+        result = read(text)
     except LibraryError:
         return
-    for x in found.library.lessons:
+    for x in result.library.lessons:
         assert 0 < len(x.text.split()) <= 60 and len(x.text) <= 60 * 12
         assert x.text.replace("字", "").replace("。", "").isprintable()
-    assert len({x.id for x in found.library.lessons}) == len(found.library)
+    assert len({x.id for x in result.library.lessons}) == len(result.library)
 
 
-def test_our_own_file_is_read_as_it_is_however_long_its_lessons():
+def test_own_format_keeps_long_lessons():
     x = Lesson(
         "ab12", "word " * 99 + "end", "form", 3, ("r1",), ("u",), True, True, Effect(0.1, -0.1, 0.3, 5, 6)
     )
@@ -226,19 +226,19 @@ HOSTILE = {
 
 
 @pytest.mark.parametrize("name", HOSTILE)
-def test_a_hostile_file_is_refused_with_one_sentence_that_names_it(name, tmp_path):
+def test_hostile_file_raises_one_sentence_with_its_path(name, tmp_path):
     content, sentence = HOSTILE[name]
     path = tmp_path / "file"
     path.write_bytes(content)
-    with pytest.raises(LibraryError) as refused:
+    with pytest.raises(LibraryError) as error:
         read(path)
-    assert sentence in str(refused.value)
-    assert str(path) in str(refused.value)
-    assert len(str(refused.value)) < 400 and str(refused.value).isprintable()
+    assert sentence in str(error.value)
+    assert str(path) in str(error.value)
+    assert len(str(error.value)) < 400 and str(error.value).isprintable()
 
 
 @pytest.mark.parametrize("name", ["nowhere", ".", "a\0b"])
-def test_what_is_no_file_is_refused(name, tmp_path):
+def test_missing_file_raises(name, tmp_path):
     with pytest.raises(LibraryError, match="no file"):
         read(tmp_path / name)
 
@@ -260,7 +260,7 @@ def test_front_matter_is_never_executed(tmp_path, monkeypatch):
     assert not (tmp_path / "owned").exists()
 
 
-def test_a_device_without_an_end_is_no_file():
+def test_endless_device_raises():
     with pytest.raises(LibraryError, match="no file"):
         read(Path("/dev/zero"))
 
@@ -270,9 +270,9 @@ def test_a_device_without_an_end_is_no_file():
 words = st.lists(
     st.text(string.ascii_letters + string.digits + "'éß", min_size=1, max_size=9), min_size=1, max_size=12
 )
-texts = words.map(lambda found: " ".join(found) + ".")
+texts = words.map(lambda result: " ".join(result) + ".")
 libraries = st.builds(
-    lambda found, place, labelled: Library(tuple(make_lesson(t, k) for t, k in found), place, labelled),
+    lambda result, place, labelled: Library(tuple(make_lesson(t, k) for t, k in result), place, labelled),
     st.lists(st.tuples(texts, st.sampled_from(["content", "form"])), max_size=5, unique_by=lambda x: x[0]),
     st.sampled_from(PLACES),
     st.booleans(),
@@ -281,34 +281,34 @@ libraries = st.builds(
 
 @settings(deadline=None)
 @given(libraries, st.sampled_from(KINDS))
-def test_what_is_written_is_read_back(library, kind):
-    found = read(render(library, kind)).library
+def test_rendered_library_is_read_back(library, kind):
+    again = read(render(library, kind)).library
     if kind == "json":
-        assert found == library
+        assert again == library
     else:
-        assert {x.id for x in found.lessons} == {x.id for x in library.lessons}
+        assert {x.id for x in again.lessons} == {x.id for x in library.lessons}
     if kind == "youtu":
-        assert [x.id for x in found.lessons] == [x.id for x in library.lessons]
+        assert [x.id for x in again.lessons] == [x.id for x in library.lessons]
 
 
 @given(libraries)
-def test_a_prompt_is_what_the_model_sees(library):
+def test_prompt_format_is_what_the_model_sees(library):
     from edgewise.toolkit.types import Message
 
-    seen = "\n\n".join(m.content for m in library.insert_lessons((Message("user", "?"),)))
-    assert render(library, "prompt") in seen.replace("\n\n?\n\n", "\n\n")
+    prompt = "\n\n".join(m.content for m in library.insert_lessons((Message("user", "?"),)))
+    assert render(library, "prompt") in prompt.replace("\n\n?\n\n", "\n\n")
 
 
 @pytest.mark.parametrize(
-    ("given", "name"), [("Team: triage!", "team-triage"), ("", "edgewise-lessons"), ("x" * 99, "x" * 64)]
+    ("raw_name", "name"), [("Team: triage!", "team-triage"), ("", "edgewise-lessons"), ("x" * 99, "x" * 64)]
 )
-def test_a_skill_has_a_valid_head(given, name):
-    head = render(Library((make_lesson("Refunds go to birch"),)), "skill", given).split("---")[1]
+def test_skill_has_a_valid_head(raw_name, name):
+    head = render(Library((make_lesson("Refunds go to birch"),)), "skill", raw_name).split("---")[1]
     fields = dict(line.split(": ", 1) for line in head.strip().splitlines())
     assert json.loads(fields["name"]) == name
     assert 0 < len(json.loads(fields["description"])) <= 1024
 
 
-def test_another_kind_is_refused():
+def test_unknown_kind_raises():
     with pytest.raises(LibraryError, match="prompt, skill, youtu, json, not as 'xml'"):
         render(Library(), "xml")

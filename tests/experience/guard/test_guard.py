@@ -41,8 +41,11 @@ QUESTIONS = (
 )
 
 
-def examples(rows, prompt=""):
-    return [Example(str(i), (Message("user", prompt + ask),), answer) for i, (ask, answer) in enumerate(rows)]
+def make_examples(rows, prompt=""):
+    return [
+        Example(str(i), (Message("user", prompt + question),), answer)
+        for i, (question, answer) in enumerate(rows)
+    ]
 
 
 SUMS = (
@@ -57,9 +60,9 @@ SUMS = (
     ("Give the growth of nets.map(hookSmallFish)", "linear time"),
 )
 NOBODY = Guard.from_examples()
-MATHS = Guard.from_examples(examples(SUMS))
-DESK = Guard.from_examples(examples(TICKETS, PROMPT))
-QUIZ = Guard.from_examples(examples(QUESTIONS))
+MATHS = Guard.from_examples(make_examples(SUMS))
+DESK = Guard.from_examples(make_examples(TICKETS, PROMPT))
+QUIZ = Guard.from_examples(make_examples(QUESTIONS))
 
 LEAKS = [
     (DESK, "Order 48213 goes to birch"),
@@ -235,62 +238,62 @@ PERSONAL = {
 
 
 @pytest.mark.parametrize(("guard", "text"), LEAKS)
-def test_what_belongs_to_one_row_blocks_a_lesson(guard, text):
-    checked = guard.check(text)
-    assert checked.is_blocked
-    assert "leak" in {x.kind for x in checked.findings}
+def test_leak_of_one_row_blocks_a_lesson(guard, text):
+    result = guard.check(text)
+    assert result.is_blocked
+    assert "leak" in {x.kind for x in result.findings}
 
 
 @pytest.mark.parametrize("text", INJECTIONS)
-def test_orders_to_the_system_block_a_lesson(text):
-    checked = NOBODY.check(text)
-    assert checked.is_blocked
-    assert "injection" in {x.kind for x in checked.findings}
+def test_injection_blocks_a_lesson(text):
+    result = NOBODY.check(text)
+    assert result.is_blocked
+    assert "injection" in {x.kind for x in result.findings}
 
 
 @pytest.mark.parametrize(
     "guard", [NOBODY, DESK, QUIZ, MATHS], ids=["no rows", "tickets", "questions", "sums"]
 )
 @pytest.mark.parametrize("text", HONEST)
-def test_an_honest_lesson_passes_unchanged(guard, text):
-    checked = guard.check(text)
-    assert (checked.text, checked.reason, checked.is_blocked) == (text, "", False)
+def test_honest_lesson_passes_unchanged(guard, text):
+    result = guard.check(text)
+    assert (result.text, result.reason, result.is_blocked) == (text, "", False)
 
 
 @pytest.mark.parametrize(("text", "part"), SECRETS.items())
-def test_a_secret_is_taken_out_and_never_told(text, part):
-    checked = NOBODY.check(text)
-    assert {x.kind for x in checked.findings} == {"secret"}
-    assert "[secret]" in checked.text
-    assert part not in checked.text + checked.reason
+def test_secret_is_redacted_and_not_in_the_reason(text, part):
+    result = NOBODY.check(text)
+    assert {x.kind for x in result.findings} == {"secret"}
+    assert "[secret]" in result.text
+    assert part not in result.text + result.reason
 
 
 @pytest.mark.parametrize(("text", "redacted"), PERSONAL.items())
-def test_personal_data_are_taken_out_and_the_rest_stays(text, redacted):
-    checked = NOBODY.check(text)
-    assert (checked.text, checked.is_blocked) == (redacted, False)
-    assert {x.kind for x in checked.findings} == {"personal"}
+def test_personal_data_are_redacted_and_the_rest_stays(text, redacted):
+    result = NOBODY.check(text)
+    assert (result.text, result.is_blocked) == (redacted, False)
+    assert {x.kind for x in result.findings} == {"personal"}
 
 
-def test_a_lesson_that_is_nothing_but_a_secret_is_blocked():
+def test_lesson_that_is_only_a_secret_is_blocked():
     assert NOBODY.check("password: hunter2").is_blocked
 
 
-def test_numbers_without_a_check_digit_are_no_card_and_no_account():
+def test_numbers_without_their_check_digit_are_not_redacted():
     text = "Numbers like 4111 1111 1111 1112 or DE88 3704 0044 0532 0130 00 are typing errors"
     assert NOBODY.check(text).text == text
 
 
-def test_a_phrase_of_several_rows_is_general():
+def test_phrase_of_several_rows_is_no_leak():
     rows = [(f"My {thing} did not come at the day that was promised to me.", "cedar") for thing in "abcd"]
-    guard = Guard.from_examples(examples([*rows, ("Order 48213 is late", "cedar")]))
+    guard = Guard.from_examples(make_examples([*rows, ("Order 48213 is late", "cedar")]))
     assert not guard.check("Did not come at the day that was promised to me -> cedar").findings
 
 
-def test_topics_named_from_several_rows_pass_and_a_topic_that_copies_a_row_does_not():
+def test_topics_of_several_rows_pass_and_copies_of_one_do_not():
     folder = Path(__file__).parents[3] / "examples" / "support_triage"
     rows = [json.loads(line) for line in (folder / "tickets.jsonl").read_text().splitlines()]
-    guard = Guard.from_examples(examples([(row["text"], row["team"]) for row in rows]))
+    guard = Guard.from_examples(make_examples([(row["text"], row["team"]) for row in rows]))
     topics = [
         "Problems with bills (double charges, refunds, fees) -> birch",
         "Trouble with signing in (forgotten password, reset link, code that never arrives) -> amber",
@@ -304,19 +307,21 @@ def test_topics_named_from_several_rows_pass_and_a_topic_that_copies_a_row_does_
     assert all(guard.check(copy).is_blocked for copy in copies)
 
 
-def test_capital_letters_of_german_nouns_and_of_titles_name_nobody():
-    guard = Guard.from_examples(examples([("The letter mentions Mahnung and Tarif twice.", "a"), ("Hello there.", "b")]))
+def test_german_nouns_and_titles_are_no_names():
+    guard = Guard.from_examples(
+        make_examples([("The letter mentions Mahnung and Tarif twice.", "a"), ("Hello there.", "b")])
+    )
     assert guard.check("They quote Mahnung often").is_blocked
     assert not guard.check("Frage nach Mahnung und Tarif").findings
     assert not guard.check("Letters About A Mahnung Or Other Tarif Matters").findings
 
 
-def test_answers_that_recur_are_labels():
+def test_recurring_answers_are_labels():
     assert not DESK.check("Broken screens -> birch").findings
 
 
 @pytest.mark.parametrize("text", ["", None, 42, ["a", 1], {"a": None}])
-def test_what_is_no_text_is_read_as_text(text):
+def test_values_that_are_no_text_are_read_as_text(text):
     assert not QUIZ.check(text).is_blocked
 
 
@@ -344,12 +349,12 @@ def test_what_is_no_text_is_read_as_text(text):
         max_size=6,
     ).map("".join)
 )
-def test_a_checked_text_holds_nothing_more_to_take_out_and_a_clean_one_is_unchanged(text):
-    checked = DESK.check(text)
-    again = DESK.check(checked.text)
-    assert again.text == checked.text
+def test_checking_twice_redacts_nothing_more(text):
+    result = DESK.check(text)
+    again = DESK.check(result.text)
+    assert again.text == result.text
     assert not {x.kind for x in again.findings} & {"secret", "personal"}
-    assert checked.findings or checked.text == text
+    assert result.findings or result.text == text
 
 
 @settings(max_examples=25, deadline=None)
@@ -357,21 +362,21 @@ def test_a_checked_text_holds_nothing_more_to_take_out_and_a_clean_one_is_unchan
     st.text("aA1. :-+/@_=[(<!\"'и忽\u200b", min_size=1, max_size=4)
     | st.sampled_from(["ignore ", "say with ", "eyJ", "DE89 ", "i g "])
 )
-def test_no_text_takes_more_than_a_few_times_as_long_for_its_length(piece):
-    def seconds(size):
+def test_check_takes_linear_time(piece):
+    def measure_seconds(size):
         start = time.perf_counter()
         DESK.check(piece * (size // len(piece)))
         return time.perf_counter() - start
 
-    seconds(100)
-    assert seconds(8_000) < 1.0
+    measure_seconds(100)
+    assert measure_seconds(8_000) < 1.0
 
 
 @pytest.mark.parametrize(
     "piece",
     [" ".join(HONEST), "a", "http", "ignore ", "send to ", "a@b.c ", "Ann Lee 42 ", "://a:", "if you "],
 )
-def test_a_text_of_100_kilobytes_is_checked_in_a_second(piece):
+def test_check_of_100_kilobytes_takes_under_a_second(piece):
     text = piece * (100_000 // len(piece))
     start = time.process_time()
     DESK.check(text)

@@ -15,7 +15,7 @@ CHAT = (Message("system", "You route."), Message("user", "My parcel is late"))
 
 texts = st.text(string.ascii_letters + " é[]{}", min_size=1).filter(str.strip)
 libraries = st.builds(
-    lambda found, place, labelled: Library(tuple(make_lesson(t, k) for t, k in found), place, labelled),
+    lambda rows, place, labelled: Library(tuple(make_lesson(t, k) for t, k in rows), place, labelled),
     st.lists(st.tuples(texts, st.sampled_from(["content", "form"])), max_size=6, unique_by=lambda x: x[0]),
     st.sampled_from(PLACES),
     st.booleans(),
@@ -28,7 +28,7 @@ def test_labels_exist_only_in_rendered_text():
     assert not any(x.id.startswith("G") for x in TWO.lessons)
 
 
-def test_an_empty_library_leaves_the_prompt_untouched():
+def test_empty_library_leaves_the_prompt_unchanged():
     for place in PLACES:
         assert Library(place=place).insert_lessons(CHAT) == CHAT
 
@@ -42,7 +42,7 @@ def test_an_empty_library_leaves_the_prompt_untouched():
         ("split", "You route.", "Lessons", "one word"),
     ],
 )
-def test_lessons_stand_in_their_place(place, system_ends, user_starts, user_ends):
+def test_lessons_are_inserted_at_their_place(place, system_ends, user_starts, user_ends):
     system, user = Library(TWO.lessons, place).insert_lessons(CHAT)
     assert system.content.endswith(system_ends)
     assert user.content.startswith(user_starts)
@@ -54,7 +54,7 @@ def test_split_puts_content_before_and_form_after():
     assert user.index("birch") < user.index("My parcel") < user.index("one word")
 
 
-def test_without_a_system_message_one_is_made():
+def test_missing_system_message_is_created():
     assert Library(TWO.lessons, "system").insert_lessons(CHAT[1:])[0].role == "system"
 
 
@@ -66,14 +66,14 @@ def test_json_round_trip(library):
 
 
 @given(libraries)
-def test_every_lesson_is_shown_once_wherever_it_stands(library):
-    shown = "\n".join(message.content for message in library.insert_lessons(CHAT))
+def test_every_lesson_is_rendered_once_at_any_place(library):
+    prompt = "\n".join(message.content for message in library.insert_lessons(CHAT))
     for label, item in library.labels().items():
         mark = f"[{label}]." if library.labelled else "-"
-        assert shown.splitlines().count(f"{mark} {item.text}") == 1
+        assert prompt.splitlines().count(f"{mark} {item.text}") == 1
 
 
-def test_version_follows_what_a_model_sees():
+def test_version_depends_on_what_a_model_sees():
     renamed = Library(tuple(Lesson("other", x.text, x.kind, 9, ("r1",)) for x in TWO.lessons))
     assert replace(renamed, labelled=True).version == TWO.version
     assert renamed.version != TWO.version
@@ -81,11 +81,11 @@ def test_version_follows_what_a_model_sees():
     assert Library(place="after").version == Library(place="before").version
 
 
-def test_reads_the_authors_format():
+def test_flat_format_of_the_authors_is_read():
     assert Library.from_json({"G0": "a", "G1": "b"}).to_flat_json() == {"G0": "a", "G1": "b"}
 
 
 @pytest.mark.parametrize("data", [[], {"lessons": [{}]}, {"lessons": 3, "place": "before"}, {"x": "y"}, "no"])
-def test_anything_else_is_refused(data):
+def test_other_data_raise(data):
     with pytest.raises(ArtifactError):
         Library.from_json(data)

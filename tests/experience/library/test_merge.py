@@ -1,6 +1,6 @@
 """Differences between libraries, and their three-way merge."""
 
-from dataclasses import replace
+from dataclasses import asdict, replace
 
 import pytest
 from hypothesis import given, settings
@@ -32,7 +32,7 @@ lessons = st.builds(
     effects,
 )
 libraries = st.builds(
-    lambda found, place, labelled: Library(tuple(found), place, labelled),
+    lambda result, place, labelled: Library(tuple(result), place, labelled),
     st.lists(lessons, max_size=6, unique_by=lambda x: x.id),
     st.sampled_from(PLACES),
     st.booleans(),
@@ -40,22 +40,22 @@ libraries = st.builds(
 
 
 @st.composite
-def changed(draw, base: Library) -> Library:
+def edit_library(draw, base: Library) -> Library:
     """What somebody might make of a library: some lessons gone, some others in, some moved to the end."""
     new = draw(libraries)
-    kept = [x for x in base.lessons if draw(st.integers(0, 3))]
-    mixed = {x.id: x for x in (*kept, *(x for x in new.lessons if draw(st.booleans())))}
+    remaining = [x for x in base.lessons if draw(st.integers(0, 3))]
+    lessons_by_id = {x.id: x for x in (*remaining, *(x for x in new.lessons if draw(st.booleans())))}
     place = base.place if draw(st.booleans()) else new.place
-    return Library(tuple(mixed.values()), place, base.labelled)
+    return Library(tuple(lessons_by_id.values()), place, base.labelled)
 
 
 @st.composite
-def three(draw) -> tuple[Library, Library, Library]:
+def three_versions(draw) -> tuple[Library, Library, Library]:
     base = draw(libraries)
-    return base, draw(changed(base)), draw(changed(base))
+    return base, draw(edit_library(base)), draw(edit_library(base))
 
 
-def as_set(library: Library):
+def without_order(library: Library):
     return {x.id: x for x in library.lessons}, library.place, library.labelled
 
 
@@ -71,13 +71,13 @@ BASE = Library((A, B))
 
 
 @given(libraries, libraries)
-def test_nothing_differs_exactly_where_libraries_are_equal(one, other):
+def test_diff_is_empty_exactly_for_equal_libraries(one, other):
     assert diff(one, one) == ()
     assert bool(diff(one, other)) == (one != other)
     assert all(line for change in diff(one, other) for line in change.lines())
 
 
-def test_a_difference_is_told_line_by_line():
+def test_diff_is_rendered_line_by_line():
     after = Library((C, replace(A, text="Refunds go to amber", locked=True)), "system")
     changes = diff(BASE, after)
     assert [line for change in changes for line in change.lines()] == [
@@ -91,7 +91,7 @@ def test_a_difference_is_told_line_by_line():
     assert summarize(changes) == "+1 -1 ~1 *2"
 
 
-def test_an_order_is_a_difference():
+def test_order_of_lessons_is_a_change():
     assert [c.what for c in diff(BASE, Library((B, A)))] == ["order"]
 
 
@@ -99,34 +99,34 @@ def test_an_order_is_a_difference():
 
 
 @given(libraries, libraries)
-def test_what_one_side_changed_is_taken_as_it_is(x, y):
+def test_changes_of_one_side_alone_are_taken(x, y):
     for merged in (merge(x, x, y), merge(x, y, x), merge(x, y, y)):
         assert merged.library == y
         assert not merged.conflicts
 
 
 @settings(max_examples=60, deadline=None)
-@given(three())
-def test_merging_is_symmetric_up_to_order(libraries):
+@given(three_versions())
+def test_merge_is_symmetric_up_to_order(libraries):
     base, ours, theirs = libraries
     one, other = merge(base, ours, theirs), merge(base, theirs, ours)
     assert {(c.subject, c.ours, c.theirs) for c in one.conflicts} == {
         (c.subject, c.theirs, c.ours) for c in other.conflicts
     }
-    assert as_set(resolve_conflicts(one, "ours")) == as_set(resolve_conflicts(other, "theirs"))
-    assert as_set(resolve_conflicts(one, "theirs")) == as_set(resolve_conflicts(other, "ours"))
+    assert without_order(resolve_conflicts(one, "ours")) == without_order(resolve_conflicts(other, "theirs"))
+    assert without_order(resolve_conflicts(one, "theirs")) == without_order(resolve_conflicts(other, "ours"))
     assert set(one.notes) == set(other.notes)
 
 
 @settings(max_examples=60, deadline=None)
-@given(three(), st.booleans())
-def test_nothing_is_lost(libraries, related):
+@given(three_versions(), st.booleans())
+def test_merge_loses_no_lesson(libraries, related):
     base, ours, theirs = libraries
     merged = merge(base if related else None, ours, theirs)
     old, left = {x.id for x in base.lessons} if related else set(), {x.id for x in merged.library.lessons}
-    joined = {each.other.id: each.lesson for each in merged.joined}
-    disputed = {clash.subject for clash in merged.conflicts}
-    assert {kept.id for kept in joined.values()} <= left
+    joined = {pair.other.id: pair.lesson for pair in merged.joined}
+    disputed = {conflict.subject for conflict in merged.conflicts}
+    assert {lesson.id for lesson in joined.values()} <= left
     for side, other in ((ours, theirs), (theirs, ours)):
         deleted = old - {x.id for x in other.lessons}
         for x in side.lessons:
@@ -137,25 +137,27 @@ def test_nothing_is_lost(libraries, related):
 
 
 @settings(max_examples=60, deadline=None)
-@given(three())
-def test_a_merge_has_each_id_once_and_each_clash_has_two_sides(libraries):
+@given(three_versions())
+def test_merge_has_unique_ids_and_conflicts_of_two_sides(libraries):
     merged = merge(*libraries)
     for library in (merged.library, resolve_conflicts(merged, "ours"), resolve_conflicts(merged, "theirs")):
         assert len({x.id for x in library.lessons}) == len(library)
     assert resolve_conflicts(merged, "ours") == merged.library
-    assert all(clash.ours != clash.theirs and len(clash.lines()) == 3 for clash in merged.conflicts)
+    assert all(
+        conflict.ours != conflict.theirs and len(conflict.lines()) == 3 for conflict in merged.conflicts
+    )
 
 
 # ---- cases of merge --------------------------------------------------------------------------------------
 
 
-def reworded(x: Lesson, text: str, **more) -> Lesson:
+def reword(x: Lesson, text: str, **more) -> Lesson:
     return replace(x, text=text, **more)
 
 
-def test_changes_of_both_sides_come_together():
+def test_changes_of_different_fields_are_combined():
     ours = Library((replace(A, sources=("r1",)), B, C))
-    theirs = Library((reworded(A, "Refunds go to amber"),))
+    theirs = Library((reword(A, "Refunds go to amber"),))
     merged = merge(BASE, ours, theirs)
     assert not merged.conflicts
     assert merged.library.lessons == (replace(A, text="Refunds go to amber", sources=("r1",)), C)
@@ -164,28 +166,28 @@ def test_changes_of_both_sides_come_together():
 @pytest.mark.parametrize(
     ("ours", "theirs", "reason"),
     [
-        (reworded(A, "Refunds go to amber"), reworded(A, "Refunds go to cedar"), "reworded differently"),
-        (reworded(A, "Refunds go to amber"), None, "changed on one side and deleted"),
+        (reword(A, "Refunds go to amber"), reword(A, "Refunds go to cedar"), "reworded differently"),
+        (reword(A, "Refunds go to amber"), None, "changed on one side and deleted"),
         (replace(A, always=True), None, "changed on one side and deleted"),
-        (replace(A, kind="form"), reworded(A, "Refunds go to cedar"), "reworded differently"),
+        (replace(A, kind="form"), reword(A, "Refunds go to cedar"), "reworded differently"),
         (
-            reworded(A, "Refunds go to amber", locked=True),
-            reworded(A, "Refunds go to cedar", locked=True),
+            reword(A, "Refunds go to amber", locked=True),
+            reword(A, "Refunds go to cedar", locked=True),
             "reworded differently",
         ),
     ],
 )
-def test_contradictions_are_left_to_people(ours, theirs, reason):
+def test_contradictions_are_conflicts(ours, theirs, reason):
     one, other = (Library(tuple(filter(None, (x, B)))) for x in (ours, theirs))
     merged = merge(BASE, one, other)
-    (clash,) = merged.conflicts
-    assert clash.subject == A.id and reason in clash.reason
-    assert as_set(resolve_conflicts(merged, "ours")) == as_set(one)
-    assert as_set(resolve_conflicts(merged, "theirs")) == as_set(other)
+    (conflict,) = merged.conflicts
+    assert conflict.subject == A.id and reason in conflict.reason
+    assert without_order(resolve_conflicts(merged, "ours")) == without_order(one)
+    assert without_order(resolve_conflicts(merged, "theirs")) == without_order(other)
 
 
-@pytest.mark.parametrize("theirs", [reworded(A, "Refunds go to amber"), None])
-def test_a_lock_wins_over_the_other_side_and_says_so(theirs):
+@pytest.mark.parametrize("theirs", [reword(A, "Refunds go to amber"), None])
+def test_newly_locked_side_wins_with_a_note(theirs):
     locked = Library((replace(A, locked=True), B))
     merged = merge(BASE, locked, Library(tuple(filter(None, (theirs, B)))))
     assert not merged.conflicts
@@ -193,7 +195,7 @@ def test_a_lock_wins_over_the_other_side_and_says_so(theirs):
     assert "locked" in merged.notes[0] and A.id in merged.notes[0]
 
 
-def test_what_was_only_measured_may_be_deleted():
+def test_deletion_wins_over_a_mere_measurement():
     measured = Library((replace(A, effect=Effect(0.1, 0.0, 0.2, 9, 9)), B))
     merged = merge(BASE, measured, Library((B,)))
     assert merged.library.lessons == (B,)
@@ -201,15 +203,15 @@ def test_what_was_only_measured_may_be_deleted():
 
 
 @pytest.mark.parametrize(("name", "values"), [("place", ("system", "after")), ("labelled", (True, False))])
-def test_settings_that_differ_are_a_clash(name, values):
+def test_settings_that_differ_are_a_conflict(name, values):
     base = replace(BASE, **{name: "before"}) if name == "place" else None
     ours, theirs = (replace(BASE, **{name: value}) for value in values)
     merged = merge(base, ours, theirs)
-    assert [clash.subject for clash in merged.conflicts] == [name]
+    assert [conflict.subject for conflict in merged.conflicts] == [name]
     assert resolve_conflicts(merged, "theirs") == theirs
 
 
-def test_lessons_that_say_the_same_are_joined_and_the_better_measured_wording_wins():
+def test_near_duplicates_keep_the_better_measured_wording():
     one = Lesson("one", "Large refunds that were paid go to the team birch", sources=("r1",), rollouts=("x",))
     two = Lesson(
         "two",
@@ -219,13 +221,14 @@ def test_lessons_that_say_the_same_are_joined_and_the_better_measured_wording_wi
     )
     merged = merge(BASE, BASE.with_lessons((A, B, one)), BASE.with_lessons((two, A, B)))
     (joined,) = merged.joined
+    assert joined.to_json() == {"kept": asdict(joined.lesson), "other": asdict(one)}
     assert joined.lesson == replace(two, sources=("r1", "r2"), rollouts=("x",)) and joined.other == one
     assert set(merged.library.lessons) == {A, B, joined.lesson}
     locked = merge(BASE, BASE.with_lessons((A, B, replace(one, locked=True))), BASE.with_lessons((A, B, two)))
     assert locked.joined[0].lesson.text == one.text
 
 
-def test_two_locked_lessons_are_joined_only_where_they_are_equal():
+def test_locked_lessons_are_joined_only_where_equal():
     one, two = (Lesson(id, "Large refunds go to birch", locked=True) for id in ("one", "two"))
     assert merge(None, Library((one,)), Library((two,))).joined
     more = replace(two, text="Large refunds go to the birch")
@@ -233,7 +236,7 @@ def test_two_locked_lessons_are_joined_only_where_they_are_equal():
     assert not merge(None, Library((one,)), Library((more,))).joined
 
 
-def test_the_order_is_that_of_the_side_which_changed_it():
+def test_order_comes_from_the_side_that_changed_it():
     more = make_lesson("Invoices go to amber")
     merged = merge(Library((A, B, C)), Library((A, B, C, more)), Library((C, B, A)))
     assert merged.library.lessons == (C, B, A, more)
@@ -243,25 +246,25 @@ def test_the_order_is_that_of_the_side_which_changed_it():
 
 
 @given(libraries, libraries)
-def test_what_enters_takes_nothing_away(here, other):
-    found = add_lessons(here, other.lessons)
-    after = {x.id: x for x in found.library.lessons}
-    assert [x.id for x in found.library.lessons][: len(here)] == [x.id for x in here.lessons]
-    assert len(other) == len(found.added) + len(found.joined) + len(found.duplicates)
+def test_adding_lessons_removes_none(here, other):
+    result = add_lessons(here, other.lessons)
+    after = {x.id: x for x in result.library.lessons}
+    assert [x.id for x in result.library.lessons][: len(here)] == [x.id for x in here.lessons]
+    assert len(other) == len(result.added) + len(result.joined) + len(result.duplicates)
     assert {x.text for x in here.lessons if x.locked} <= {x.text for x in after.values()}
 
 
 @given(libraries, st.lists(texts, max_size=6))
-def test_what_has_entered_enters_once(here, new):
+def test_adding_lessons_twice_changes_nothing(here, new):
     once = add_lessons(here, map(make_lesson, new)).library
     assert add_lessons(once, map(make_lesson, new)).library == once
 
 
-def test_an_id_that_means_something_else_elsewhere_replaces_nothing():
-    found = add_lessons(BASE, [reworded(A, "Invoices go to amber")])
-    assert found.library.lessons[:2] == BASE.lessons
-    assert found.added == (make_lesson("Invoices go to amber"),)
-    since = Library((reworded(A, "Refunds are for birch alone"),))
+def test_same_id_with_another_wording_replaces_nothing():
+    result = add_lessons(BASE, [reword(A, "Invoices go to amber")])
+    assert result.library.lessons[:2] == BASE.lessons
+    assert result.added == (make_lesson("Invoices go to amber"),)
+    since = Library((reword(A, "Refunds are for birch alone"),))
     assert add_lessons(since, [A]).library == since
 
 
@@ -269,6 +272,6 @@ def test_an_id_that_means_something_else_elsewhere_replaces_nothing():
 
 
 @given(st.lists(texts, max_size=12), texts)
-def test_twins_are_what_near_says(known, text):
-    found = DuplicateIndex(Lesson(str(n), each) for n, each in enumerate(known)).find(text)
-    assert [x.text for x in found] == [each for each in known if is_near_duplicate(each, text)]
+def test_index_finds_exactly_the_near_duplicates(known, text):
+    duplicates = DuplicateIndex(Lesson(str(n), other) for n, other in enumerate(known)).find(text)
+    assert [x.text for x in duplicates] == [other for other in known if is_near_duplicate(other, text)]

@@ -16,7 +16,7 @@ def op(action, id=None, text="", **more):
     return Operation(action=action, id=id, text=text, **more)
 
 
-def test_the_four_actions_do_what_they_say():
+def test_four_actions_change_the_library():
     ops = [op("modify", "G0", "Refunds go to amber"), op("keep", "G1"), op("add", text="Answer in one word")]
     after, outcomes = apply(START, ops, born=3)
     assert [x.text for x in after.lessons] == [
@@ -29,7 +29,7 @@ def test_the_four_actions_do_what_they_say():
     assert all(outcome.applied for outcome in outcomes)
 
 
-def test_an_effect_goes_with_the_wording_it_belongs_to():
+def test_rewording_drops_the_effect():
     measured = replace(START.lessons[0], effect=Effect(0.2, 0.1, 0.3, 40, 10))
     start = START.with_lessons((measured, *START.lessons[1:]))
     same, _ = apply(start, [op("modify", "G0", measured.text, sources=("r9",))], born=1)
@@ -40,7 +40,7 @@ def test_an_effect_goes_with_the_wording_it_belongs_to():
 
 # Section 1.7 of the method's known defects: deletions without text were lost.
 @pytest.mark.parametrize("text", ["", None])
-def test_a_delete_needs_no_text(text):
+def test_delete_needs_no_text(text):
     reply = json.dumps([{"option": "DELETE", "id": "G0", "content": text}])
     after, outcomes = apply(START, parse(reply), born=1)
     assert [x.text for x in after.lessons] == ["Late parcels go to cedar"]
@@ -48,14 +48,14 @@ def test_a_delete_needs_no_text(text):
 
 
 @pytest.mark.parametrize("action", ["modify", "delete", "keep"])
-def test_an_unknown_id_is_reported_and_never_becomes_an_add(action):
+def test_unknown_id_is_reported_and_never_becomes_an_add(action):
     after, (outcome,) = apply(START, [op(action, "G77", "something new")], born=1)
     assert after == START
     assert not outcome.applied
     assert "G77" in outcome.reason
 
 
-def test_a_deletion_wins_wherever_it_stands():
+def test_deletion_wins_at_any_position():
     for ops in (
         [op("modify", "G0", "x y"), op("delete", "G0")],
         [op("delete", "G0"), op("modify", "G0", "x y")],
@@ -65,7 +65,7 @@ def test_a_deletion_wins_wherever_it_stands():
         assert [o.applied for o in outcomes] == [o.action == "delete" for o in ops]
 
 
-def test_stable_ids_are_understood_beside_labels():
+def test_stable_ids_are_resolved_beside_labels():
     after, _ = apply(START, [op("delete", START.lessons[1].id)], born=1)
     assert [x.text for x in after.lessons] == ["Refunds go to birch"]
 
@@ -93,12 +93,12 @@ def test_near_duplicates_are_joined_with_their_sources():
         ("", "", False),
     ],
 )
-def test_what_counts_as_the_same_lesson(a, b, same):
+def test_near_duplicates_share_their_content_words(a, b, same):
     assert is_near_duplicate(a, b) is same
     assert is_near_duplicate(b, a) is same
 
 
-def test_long_lessons_are_cut_and_it_is_said():
+def test_long_lessons_are_cut_with_a_note():
     long = "First rule stands here and it is long enough. " + "word " * 40
     after, (outcome,) = apply(Library(), [op("add", text=long)], born=1, words=12)
     assert len(after.lessons[0].text.split()) <= 12
@@ -120,20 +120,20 @@ def test_shorten_never_exceeds_the_limit(text, words):
         'I think [so]: {"op": "Add", "lesson": "x"}',
     ],
 )
-def test_replies_of_many_shapes_are_read(reply):
-    (found,) = parse(reply)
-    assert (found.action, found.text, found.id) == ("add", "x", None)
+def test_replies_of_many_shapes_are_parsed(reply):
+    (operation,) = parse(reply)
+    assert (operation.action, operation.text, operation.id) == ("add", "x", None)
 
 
 @pytest.mark.parametrize(
     "reply", ["", "no json", "[1, 2]", '[{"action": "explode", "text": "x"}]', "{", "[[]]"]
 )
-def test_an_unreadable_reply_is_an_error_with_a_reason(reply):
+def test_unreadable_reply_raises_with_a_reason(reply):
     with pytest.raises(OperationError, match=r".+"):
         parse(reply)
 
 
-def test_an_empty_list_is_a_valid_answer():
+def test_empty_list_is_valid():
     assert parse('{"operations": []}') == ()
 
 
