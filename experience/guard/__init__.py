@@ -1,1 +1,1 @@
-"""What may not enter a library: leaks of rows, injections, secrets, personal data. Read `guard` first."""
+"""Guard on learned text: leaks of rows, injections, secrets, personal data may not enter. Read `guard` first."""
