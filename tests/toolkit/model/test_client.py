@@ -13,7 +13,7 @@ from edgewise.toolkit.errors import ModelError, ProviderDown, UnknownModel, Wron
 from edgewise.toolkit.model import client, router
 from edgewise.toolkit.model.client import OpenAIClient, RequestTimeout, TransientError
 from edgewise.toolkit.model.litellm_client import LiteLLMClient, import_litellm
-from edgewise.toolkit.model.names import is_loopback, get_server
+from edgewise.toolkit.model.names import get_server, is_loopback
 from edgewise.toolkit.model.openai_format import read_vector
 from edgewise.toolkit.model.redact import redact
 from edgewise.toolkit.model.router import Router, connect

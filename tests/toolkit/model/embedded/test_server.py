@@ -18,7 +18,7 @@ import pytest
 from edgewise.toolkit.errors import BrokenModelFile, ModelError, UnknownModel
 from edgewise.toolkit.model.client import OpenAIClient
 from edgewise.toolkit.model.embedded.catalogue import MODELS, EmbeddedModel, Wheel
-from edgewise.toolkit.model.embedded.download import pull_model, find_verified
+from edgewise.toolkit.model.embedded.download import find_verified, pull_model
 from edgewise.toolkit.model.embedded.server import LocalServer, serve_model
 from edgewise.toolkit.model.openai_format import read_vector
 from edgewise.toolkit.model.router import Router
