@@ -1,7 +1,7 @@
 """
-Searchers to compare with, on the same budget: random graphs, fixed designs, and REINFORCE on independent edges.
+Baselines on the same budget: random graphs, fixed designs, and REINFORCE on independent edges.
 
-They keep one design for all queries. None needs torch.
+They have one design for all queries. None needs torch.
 """
 
 import math
@@ -18,130 +18,121 @@ from edgewise.mas.graph.graph import Graph, Node, assign_names, single
 from edgewise.toolkit.types import Plan
 from edgewise.toolkit.util.seeds import derive_seed
 
-# ---- fixed designs ---------------------------------------------------------------------------------
-
-
-# ---- what was seen of graphs -----------------------------------------------------------------------
+LEARNING_RATE = 0.1
+"""Step size of Adam on the logits of edges, as in GPTSwarm."""
+BASELINE_DECAY = 0.9
+"""Decay of the moving average of the reward."""
 
 
 @dataclass(slots=True)
 class RewardHistory:
-    """Rewards by graph."""
+    """Rewards of all trials, by the version of the graph."""
 
     graphs: dict[str, Graph] = field(default_factory=dict)
     rewards: dict[str, list[float]] = field(default_factory=dict)
 
     def add(self, groups: Sequence[TrialGroup]) -> None:
-        """Take in trials."""
+        """Add trials."""
         for group in groups:
             for trial in group.trials:
-                found = trial.draft.graph
-                self.graphs.setdefault(found.version, found)
-                self.rewards.setdefault(found.version, []).append(trial.reward)
+                graph = trial.draft.graph
+                self.graphs.setdefault(graph.version, graph)
+                self.rewards.setdefault(graph.version, []).append(trial.reward)
 
-    def ranked(self, spread: float) -> list[str]:
-        """Versions by mean + spread * deviation / sqrt(trials), the best first; of equals the first seen."""
-        every = [r for rewards in self.rewards.values() for r in rewards]
-        deviation = float(np.std(every)) if every else 0.0
+    def rank(self, width: float) -> list[Graph]:
+        """Return graphs by mean + width * deviation / sqrt(trials), the best first, of equals the first tried."""
+        # One deviation for all graphs: that of a few trials of one graph says little.
+        rewards = [reward for own in self.rewards.values() for reward in own]
+        deviation = float(np.std(rewards)) if rewards else 0.0
+        bounds = {
+            version: math.fsum(own) / len(own) + width * deviation / math.sqrt(len(own))
+            for version, own in self.rewards.items()
+        }
+        return [self.graphs[version] for version in sorted(bounds, key=bounds.__getitem__, reverse=True)]
 
-        def bound(version: str) -> float:
-            rewards = self.rewards[version]
-            return math.fsum(rewards) / len(rewards) + spread * deviation / math.sqrt(len(rewards))
-
-        return sorted(self.rewards, key=bound, reverse=True)
-
-    def best(self) -> Graph | None:
-        """The graph of the best lower bound: mean - deviation / sqrt(trials)."""
-        ranked = self.ranked(-1.0)
-        return self.graphs[ranked[0]] if ranked else None
-
-
-# ---- searchers -------------------------------------------------------------------------------------
+    def find_best(self) -> Graph | None:
+        """Return the graph with the best lower bound; None before any trial."""
+        return next(iter(self.rank(-1.0)), None)
 
 
 @dataclass
 class BestOf:
-    """Tries given designs and keeps the best: those of the highest upper bound are tried again first."""
+    """Tries given graphs, each once. Then half of the drafts are the most promising one, half of the rest the next."""
 
     graphs: tuple[Graph, ...]
-    seen: RewardHistory = field(default_factory=RewardHistory)
+    history: RewardHistory = field(default_factory=RewardHistory)
 
     def propose(self, queries: Sequence[Query], size: int, seed: int) -> Plan[list[list[Draft]]]:
-        """Designs that were not tried yet, then the most promising, each once a query while there are enough."""
-        fresh = [g for g in self.graphs if g.version not in self.seen.graphs]
-        known = [self.seen.graphs[version] for version in self.seen.ranked(1.0)]
-        turn = [*fresh, *known]
-        places = range(size * len(queries))
-        drafts = [Draft(turn[i % len(turn)]) for i in (places if fresh else _halving(places, len(turn)))]
+        """Return graphs that were not tried yet, then the most promising ones."""
+        untried = [graph for graph in self.graphs if graph.version not in self.history.graphs]
+        order, count = [*untried, *self.history.rank(1.0)], size * len(queries)
+        if untried:
+            indices = [i % len(order) for i in range(count)]
+        else:
+            # Halving: draft i is in the k-th half where i / count is in [1 - 2^-k, 1 - 2^-(k + 1)).
+            indices = [min(len(order) - 1, int(math.log2(count / (count - i)))) for i in range(count)]
+        drafts = [Draft(order[i]) for i in indices]
         return [drafts[i * size : (i + 1) * size] for i in range(len(queries))]
         yield
 
     def learn(self, groups: Sequence[TrialGroup], seed: int) -> Plan[None]:
-        """Remember the rewards."""
-        self.seen.add(groups)
+        """Record the rewards."""
+        self.history.add(groups)
         return
         yield
 
     def design(self) -> FixedDesign:
-        """The best so far; the first one before any trial."""
-        return FixedDesign(self.seen.best() or self.graphs[0])
-
-
-def _halving(places: range, among: int) -> list[int]:
-    """Half of the places to the first, half of the rest to the second, and so on."""
-    return [min(among - 1, int(math.log2(len(places) / (len(places) - p)))) for p in places]
+        """Return the best graph so far; the first one before any trial."""
+        return FixedDesign(self.history.find_best() or self.graphs[0])
 
 
 @dataclass
 class RandomSearch:
     """
-    Uniform random moves.
+    Samples uniform random moves.
 
-    Half of the drafts are new; the other half tries again what promised the most, since one lucky trial says little.
+    Half of the drafts are new; the other half tries the most promising ones again, since one lucky trial says little.
     """
 
     space: Space
-    seen: RewardHistory = field(default_factory=RewardHistory)
+    history: RewardHistory = field(default_factory=RewardHistory)
 
     def propose(self, queries: Sequence[Query], size: int, seed: int) -> Plan[list[list[Draft]]]:
-        """New graphs, and the most promising ones again."""
+        """Return the most promising graphs again, and new ones."""
         count = size * len(queries)
         rng = np.random.default_rng(derive_seed(seed, "random"))
-        again = [self.seen.graphs[version] for version in self.seen.ranked(1.0)[: count // 2]]
-        drafts = [Draft(g) for g in again]
-        drafts += [Draft(b.graph, b) for b in (sample_random_build(self.space, rng) for _ in range(count - len(drafts)))]
+        drafts = [Draft(graph) for graph in self.history.rank(1.0)[: count // 2]]
+        while len(drafts) < count:
+            built = sample_random_build(self.space, rng)
+            drafts.append(Draft(built.graph, built))
         return [drafts[i :: len(queries)] for i in range(len(queries))]
         yield
 
     def learn(self, groups: Sequence[TrialGroup], seed: int) -> Plan[None]:
-        """Remember the rewards."""
-        self.seen.add(groups)
+        """Record the rewards."""
+        self.history.add(groups)
         return
         yield
 
     def design(self) -> FixedDesign:
-        """The best so far; one agent of the first role before any trial."""
-        return FixedDesign(self.seen.best() or single(self.space.roles[0]))
+        """Return the best graph so far; one agent of the first role before any trial."""
+        return FixedDesign(self.history.find_best() or single(self.space.roles[0]))
 
 
 def sample_random_build(space: Space, rng: np.random.Generator) -> Build:
-    """A build of uniform random moves: sizes are about evenly likely, each edge is a coin, there is no DELETE."""
+    """Return a build of random moves: sizes are about as likely, each edge has probability 0.5, nothing is deleted."""
     state, moves, size = BuildState(), [], int(rng.integers(1, space.agents + 1))
     while len(state) < size or not action_mask(space, state)[space.exit_action]:
         usable = np.flatnonzero(action_mask(space, state)[: space.delete_action])
         if not len(usable):
             break
-        move = _random_role(space, state, int(rng.choice(usable)), rng)
-        moves.append(move)
-        state = apply(space, state, move)
+        role = int(rng.choice(usable))
+        is_input = rng.random(len(state)) < 0.5
+        while is_input.sum() < space.min_inputs[role]:
+            is_input[rng.integers(len(state))] = True
+        moves.append(Move(role, tuple(map(int, np.flatnonzero(is_input)))))
+        state = apply(space, state, moves[-1])
     return build(space, [*moves, Move(space.exit_action)])
-
-
-def _random_role(space: Space, state: BuildState, role: int, rng: np.random.Generator) -> Move:
-    heard = rng.random(len(state)) < 0.5
-    while heard.sum() < space.min_inputs[role]:
-        heard[rng.integers(len(state))] = True
-    return Move(role, tuple(map(int, np.flatnonzero(heard))))
 
 
 @dataclass
@@ -149,73 +140,70 @@ class EdgeReinforce:
     """
     REINFORCE on independent edges, as in GPTSwarm (arXiv 2402.16823).
 
-    `roles` is a fixed set of agents, the last the exit; each edge from an earlier to a later one is there with chance
-    sigmoid(logit), 0.5 at first; the baseline is a moving average of the reward; Adam at 0.1. Agents
-    whose word does not reach the exit fall away.
+    `roles` is a fixed set of agents, the last the exit. The edge from an earlier to a later agent is there with
+    probability sigmoid(logit), 0.5 at first. The gradient is that of E[(reward - baseline) log p(edges)], with a
+    moving average of the reward as baseline. Agents whose output does not reach the exit fall away.
     """
 
     roles: tuple[str, ...]
-    rate: float = 0.1
-    keep: float = 0.9
-    logits: NDArray[np.float64] = field(init=False)
     baseline: float | None = None
-    first: NDArray[np.float64] = field(init=False)
-    second: NDArray[np.float64] = field(init=False)
     time: int = 0
 
     def __post_init__(self) -> None:
-        count = len(self.roles) * (len(self.roles) - 1) // 2
-        self.logits, self.first, self.second = (np.zeros(count) for _ in range(3))
-        self.drawn: dict[int, NDArray[np.bool_]] = {}
+        count = len(self.roles)
+        self.pairs = [(a, b) for b in range(count) for a in range(b)]
+        self.logits, self.first, self.second = (np.zeros(len(self.pairs)) for _ in range(3))
+        self.edges: dict[int, NDArray[np.bool_]] = {}  # by the id of a draft: those of the last proposal
 
     def propose(self, queries: Sequence[Query], size: int, seed: int) -> Plan[list[list[Draft]]]:
-        """Each edge of each draft is a coin of its own."""
+        """Sample each edge of each draft by itself."""
         rng = np.random.default_rng(derive_seed(seed, "edges"))
-        self.drawn = {}
-        return [[self._draft(rng.random(len(self.logits))) for _ in range(size)] for _ in queries]
+        self.edges, groups = {}, []
+        for _ in queries:
+            drafts = []
+            for _ in range(size):
+                edges = rng.random(len(self.logits)) < self._probabilities()
+                drafts.append(Draft(self._make_graph(edges)))
+                self.edges[id(drafts[-1])] = edges
+            groups.append(drafts)
+        return groups
         yield
 
     def learn(self, groups: Sequence[TrialGroup], seed: int) -> Plan[None]:
-        """One step of Adam up the mean of (reward - baseline) * gradient of the log-prob of the edges."""
-        trials = [t for group in groups for t in group.trials if id(t.draft) in self.drawn]
-        if trials:
-            self._step(
-                np.array([t.reward for t in trials]), np.stack([self.drawn[id(t.draft)] for t in trials])
-            )
-        return
-        yield
-
-    def _step(self, rewards: NDArray[np.float64], edges: NDArray[np.bool_]) -> None:
+        """Take one step of Adam on the trials of the last proposal."""
+        trials = [t for group in groups for t in group.trials if id(t.draft) in self.edges]
+        if not trials:
+            return
+        rewards = np.array([trial.reward for trial in trials])
+        edges = np.stack([self.edges[id(trial.draft)] for trial in trials])  # [trial, edge]
         mean = float(rewards.mean())
-        base = mean if self.baseline is None else self.baseline
-        gradient = ((rewards - base)[:, None] * (edges - self._chance())).mean(0)
-        self.baseline = self.keep * base + (1 - self.keep) * mean
+        baseline = mean if self.baseline is None else self.baseline
+        self.baseline = BASELINE_DECAY * baseline + (1 - BASELINE_DECAY) * mean
+
+        # The slope of log p(edges) by a logit is edge - p. Adam has decays of 0.9 and 0.999, and corrects both moments
+        # for their start at 0.
+        gradient = ((rewards - baseline)[:, None] * (edges - self._probabilities())).mean(0)
         self.time += 1
         self.first = 0.9 * self.first + 0.1 * gradient
         self.second = 0.999 * self.second + 0.001 * gradient**2
         first, second = self.first / (1 - 0.9**self.time), self.second / (1 - 0.999**self.time)
-        self.logits = self.logits + self.rate * first / (np.sqrt(second) + 1e-8)
+        self.logits = self.logits + LEARNING_RATE * first / (np.sqrt(second) + 1e-8)
+        return
+        yield
 
     def design(self) -> FixedDesign:
-        """The edges that are more likely there than not."""
-        return FixedDesign(self._graph(self.logits > 0))
+        """Return the graph of the edges that are more likely there than not."""
+        return FixedDesign(self._make_graph(self.logits > 0))
 
-    def _draft(self, uniform: NDArray[np.float64]) -> Draft:
-        edges = uniform < self._chance()
-        draft = Draft(self._graph(edges))
-        self.drawn[id(draft)] = edges
-        return draft
-
-    def _chance(self) -> NDArray[np.float64]:
+    def _probabilities(self) -> NDArray[np.float64]:
         return 1 / (1 + np.exp(-self.logits))
 
-    def _graph(self, edges: NDArray[np.bool_]) -> Graph:
-        count = len(self.roles)
-        pairs = [(a, b) for b in range(count) for a in range(b)]
-        there = [pair for pair, on in zip(pairs, edges, strict=True) if on]
-        kept = {count - 1}
-        for b in range(count - 1, -1, -1):
-            kept |= {a for a, c in there if c == b} if b in kept else set()
+    def _make_graph(self, edges: NDArray[np.bool_]) -> Graph:
+        """Return the graph of these edges [pair], without agents whose output does not reach the exit."""
+        present = [pair for pair, is_there in zip(self.pairs, edges, strict=True) if is_there]
+        agents = {len(self.roles) - 1}
+        for b in reversed(range(len(self.roles))):
+            agents |= {a for a, target in present if target == b} if b in agents else set()
         names = assign_names(self.roles)
-        nodes = tuple(Node(name=names[p], role=self.roles[p]) for p in sorted(kept))
-        return Graph(nodes, tuple((names[a], names[b]) for a, b in there if b in kept), names[-1])
+        nodes = tuple(Node(name=names[i], role=self.roles[i]) for i in sorted(agents))
+        return Graph(nodes, tuple((names[a], names[b]) for a, b in present if b in agents), names[-1])

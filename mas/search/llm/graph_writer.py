@@ -1,7 +1,7 @@
 """
-Graphs as a model writes them: what it is told of them, how its reply is read, and a second try where that fails.
+Ask a model for a graph: build the prompt, parse the reply, and ask once more if parsing fails.
 
-A reply that is no use is data: what was wrong with it is kept, and the caller goes on without it.
+A reply that cannot be used raises nothing: its problem is recorded, and the caller goes on without it.
 """
 
 import json
@@ -32,61 +32,30 @@ TRIES = 2
 UNUSABLE = "That can't be used: {problem} Answer again with the JSON only."
 
 
+AcceptGraph = Callable[[Graph], Graph]
+"""Returns a graph, changed or not, or raises GraphError for one that is not accepted."""
+
+
 @dataclass(frozen=True, slots=True)
 class WrittenGraph:
-    """What came of asking for a graph: the graph, None if no try was usable; why it is so; what was wrong."""
+    """The graph of a reply and the reason for it; None where no reply was usable, for `problems`."""
 
     graph: Graph | None
     why: str = ""
     problems: tuple[str, ...] = ()
 
 
-def render_instructions(roles: Roles, most: int) -> str:
-    """What a model is told of graphs: the roles in a line each, and the form of its reply."""
+def render_instructions(roles: Roles, max_agents: int) -> str:
+    """Return what a model needs to know of graphs: a line for each role, and the form of its reply."""
     lines = [
         f"- {name}: {role.does}" + (f" (must hear {role.hears} or more)" if role.hears else "")
         for name, role in roles.items()
     ]
-    return FORM.format(roles="\n".join(lines), most=most)
-
-
-def reply_schema(roles: Roles, most: int) -> dict[str, Any]:
-    """
-    The JSON schema of a reply.
-
-    Its lists have an end: where the server holds a small model to the schema, it can't go on through all roles.
-    """
-    text = {"type": "string"}
-    node = {
-        "name": text,
-        "role": {"type": "string", "enum": list(roles)},
-        "prompt": {"type": ["string", "null"]},
-    }
-    loop = {"source": text, "target": text, "rounds": {"type": "integer"}}
-    graph = {
-        "nodes": _list(_object(node), 1, most),
-        "edges": _list(_list(text, 2, 2), 0, most * (most - 1) // 2),
-        "loops": _list(_object(loop), 0, most // 2),
-        "exit": text,
-    }
-    return _object({"why": text, "graph": _object(graph)})
-
-
-def _object(properties: Mapping[str, Any]) -> dict[str, Any]:
-    return {
-        "type": "object",
-        "properties": dict(properties),
-        "required": list(properties),
-        "additionalProperties": False,
-    }
-
-
-def _list(items: Mapping[str, Any], least: int, most: int) -> dict[str, Any]:
-    return {"type": "array", "items": dict(items), "minItems": least, "maxItems": most}
+    return FORM.format(roles="\n".join(lines), most=max_agents)
 
 
 def render_graph(graph: Graph) -> str:
-    """A graph in the form that a model answers in, on one line."""
+    """Return a graph in the form of a reply, on one line."""
     return json.dumps(
         {
             "nodes": [{"name": n.name, "role": n.role, "prompt": n.prompt} for n in graph.nodes],
@@ -97,27 +66,51 @@ def render_graph(graph: Graph) -> str:
     )
 
 
-Fits = Callable[[Graph], Graph]
-"""May change a graph, or raise GraphError where it is not wanted."""
+def reply_schema(roles: Roles, max_agents: int) -> dict[str, Any]:
+    """
+    Return the JSON schema of a reply.
+
+    Its lists have a largest length: a small model that the server holds to the schema would go through all roles.
+    """
+
+    def make_object(properties: Mapping[str, Any]) -> dict[str, Any]:
+        return {
+            "type": "object",
+            "properties": dict(properties),
+            "required": list(properties),
+            "additionalProperties": False,
+        }
+
+    def make_list(items: Mapping[str, Any], min_items: int, max_items: int) -> dict[str, Any]:
+        return {"type": "array", "items": dict(items), "minItems": min_items, "maxItems": max_items}
+
+    text = {"type": "string"}
+    role = {"type": "string", "enum": list(roles)}
+    node = {"name": text, "role": role, "prompt": {"type": ["string", "null"]}}
+    loop = {"source": text, "target": text, "rounds": {"type": "integer"}}
+    graph = {
+        "nodes": make_list(make_object(node), 1, max_agents),
+        "edges": make_list(make_list(text, 2, 2), 0, max_agents * (max_agents - 1) // 2),
+        "loops": make_list(make_object(loop), 0, max_agents // 2),
+        "exit": text,
+    }
+    return make_object({"why": text, "graph": make_object(graph)})
 
 
-def as_it_is(graph: Graph) -> Graph:
-    """The graph."""
-    return graph
-
-
-def request_graph(request: Request, roles: Roles, most: int, fits: Fits = as_it_is) -> Plan[WrittenGraph]:
-    """Ask for a graph that `check` and `fits` let pass; a reply that can't be used is answered once with why."""
+def request_graph(
+    request: Request, roles: Roles, max_agents: int, accept: AcceptGraph = lambda graph: graph
+) -> Plan[WrittenGraph]:
+    """Ask for a graph that `check_team` and `accept` let pass; a reply that fails is answered once with its problem."""
     problems: list[str] = []
-    request = replace(request, schema=reply_schema(roles, most))
+    request = replace(request, schema=reply_schema(roles, max_agents))
     for _ in range(TRIES):
         reply: Reply = yield request
         if reply.failed:
             problems.append(f"The model did not answer: {reply.error or reply.stop}.")
             break
         try:
-            graph, why = parse_reply(reply.message.content, roles, most)
-            return WrittenGraph(fits(graph), why, tuple(problems))
+            graph, why = parse_reply(reply.message.content, roles, max_agents)
+            return WrittenGraph(accept(graph), why, tuple(problems))
         except GraphError as error:
             problems.append(str(error))
             complaint = Message("user", UNUSABLE.format(problem=error))
@@ -125,21 +118,19 @@ def request_graph(request: Request, roles: Roles, most: int, fits: Fits = as_it_
     return WrittenGraph(None, "", tuple(problems))
 
 
-def _as_asked(graph: Graph) -> Graph:
-    """The graph with what nodes were asked to say alone: a model does not choose models, tools or lessons."""
-    nodes = (Node(name=node.name, role=node.role, prompt=node.prompt) for node in graph.nodes)
-    return replace(graph, nodes=tuple(nodes))
-
-
-def parse_reply(text: str, roles: Roles, most: int) -> tuple[Graph, str]:
-    """The graph in a reply, and why it is so. Raises GraphError that says what is wrong."""
+def parse_reply(text: str, roles: Roles, max_agents: int) -> tuple[Graph, str]:
+    """Return the graph in a reply and the model's reason. Raises GraphError that says what is wrong."""
     try:
         data = extract_json(text)
     except ValueError as error:
         raise GraphError("There is no JSON in the reply.") from error
     if not isinstance(data, dict):
         raise GraphError("The reply is no JSON object.")
-    graph = _as_asked(Graph.from_json(data.get("graph", data)))
-    check_team(graph, roles, most)
+
+    # Names, roles and prompts only: a model does not choose models, tools or lessons.
+    graph = Graph.from_json(data.get("graph", data))
+    nodes = (Node(name=node.name, role=node.role, prompt=node.prompt) for node in graph.nodes)
+    graph = replace(graph, nodes=tuple(nodes))
+    check_team(graph, roles, max_agents)
     why = data.get("why") if "graph" in data else ""
     return graph, " ".join(str(why or "").split())

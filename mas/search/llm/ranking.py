@@ -1,12 +1,12 @@
 """
-How good graphs are, from rewards on different queries.
+Ratings of graphs, from rewards on different queries.
 
-reward = level + effect of the graph + effect of the query + noise, where effects are drawn around 0, those of graphs
-with the variance of the noise and those of queries with `EASE` times as much: the best linear unbiased prediction
-(Henderson 1975, doi 10.2307/2529430). So a graph that met hard queries does not look worse for it, and one lucky
-trial counts for half.
+    reward = level + u(graph) + v(query) + e,    u ~ N(0, s^2),  v ~ N(0, EASE s^2),  e ~ N(0, s^2)
 
-G graphs, Q queries.
+The effects are predicted by best linear unbiased prediction (Henderson 1975, doi 10.2307/2529430). So a graph that met
+hard queries does not look worse for it, and one lucky trial counts for half.
+
+T trials, G graphs, Q queries.
 """
 
 import math
@@ -18,8 +18,9 @@ import numpy as np
 from edgewise.mas.designs.interface import TrialGroup
 
 EASE = 10.0
-DOUBT = 0.25
-"""The noise is thought of as if one more trial had been off by this: a few that agree are not sure."""
+"""Variance of the effects of queries, in units of the noise variance."""
+PRIOR_RESIDUAL = 0.25
+"""The noise is estimated with one more residual of this size: a few trials that agree prove little."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,7 +34,7 @@ class TrialRecord:
 
 @dataclass(frozen=True, slots=True)
 class GraphRating:
-    """What is thought of a graph after so many trials: its mean reward, and how far off that may be."""
+    """Predicted mean reward of a graph, the standard deviation of its error, and the number of its trials."""
 
     mean: float
     deviation: float
@@ -41,66 +42,72 @@ class GraphRating:
 
     @property
     def low(self) -> float:
-        """A mean that it most likely reaches."""
+        """Lower confidence bound, one standard deviation below the mean."""
         return self.mean - self.deviation
 
     @property
     def high(self) -> float:
-        """A mean that it may reach."""
+        """Upper confidence bound, one standard deviation above the mean."""
         return self.mean + self.deviation
 
 
 def list_records(groups: Iterable[TrialGroup]) -> list[TrialRecord]:
-    """The trials of groups, in order."""
-    return [TrialRecord(t.draft.graph.version, group.query.id, t.reward) for group in groups for t in group.trials]
+    """Return the trials of groups, in order."""
+    return [
+        TrialRecord(trial.draft.graph.version, group.query.id, trial.reward)
+        for group in groups
+        for trial in group.trials
+    ]
 
 
-def rate_graphs(seen: Sequence[TrialRecord], expected: Mapping[str, float] | None = None) -> dict[str, GraphRating]:
+def rate_graphs(
+    records: Sequence[TrialRecord], expected: Mapping[str, float] | None = None
+) -> dict[str, GraphRating]:
     """
-    The standing of each graph, in the order of their first trials.
+    Return the rating of each graph, in the order of their first trials.
 
-    `expected` is the mean of each graph on many queries, where the ones that were `seen` are some of these: then what
-    is different here is learnt, and a graph that was not tried here is as good as expected, but less surely so.
+    With `expected`, the mean of each graph on many queries of which `records` are some, only the difference on these
+    queries is estimated. A graph without a trial here keeps its expected mean, with a larger deviation.
     """
-    if not seen:
+    if not records:
         return {}
-    base = expected or {}
-    graphs = {version: i for i, version in enumerate(dict.fromkeys(r.graph for r in seen))}
-    queries = {query: len(graphs) + i for i, query in enumerate(dict.fromkeys(r.query for r in seen))}
-    rows = np.array([graphs[r.graph] for r in seen])
-    columns = np.array([queries[r.query] for r in seen])
-    surprise = np.array([r.reward - base.get(r.graph, 0.0) for r in seen])
-    level = math.fsum(surprise) / len(seen)
-    inverse, effects = _solved(rows, columns, surprise - level, len(graphs) + len(queries))
-    off = surprise - level - effects[rows] - effects[columns]
-    noise = math.sqrt((math.fsum(off**2) + DOUBT**2) / (len(seen) + 1))
-    trials = np.bincount(rows)
-    found = {
+    expected = expected or {}
+    graphs = {version: i for i, version in enumerate(dict.fromkeys(r.graph for r in records))}
+    queries = {query: i for i, query in enumerate(dict.fromkeys(r.query for r in records), len(graphs))}
+    graph_of = np.array([graphs[r.graph] for r in records])
+    query_of = np.array([queries[r.query] for r in records])
+    residual = np.array([r.reward - expected.get(r.graph, 0.0) for r in records])
+    level = math.fsum(residual) / len(records)
+
+    # Henderson's mixed model equations, (Z^T Z + D) w = Z^T (y - level): w [G + Q] holds the effects u and then v, Z
+    # [T, G + Q] has a 1 for the graph and the query of each trial, and D is diagonal with s^2 over the variance of
+    # each effect. The prediction errors have the covariance s^2 (Z^T Z + D)^-1.
+    size = len(graphs) + len(queries)
+    normal = np.diag(np.where(np.arange(size) < len(graphs), 1.0, 1 / EASE))
+    right = np.zeros(size)
+    for a, b in ((graph_of, graph_of), (query_of, query_of), (graph_of, query_of), (query_of, graph_of)):
+        np.add.at(normal, (a, b), 1.0)
+    for a in (graph_of, query_of):
+        np.add.at(right, a, residual - level)
+    inverse = np.linalg.inv(normal)
+    effects = inverse @ right
+
+    # s from what the effects leave over. Nine digits, so that ties do not depend on rounding.
+    errors = residual - level - effects[graph_of] - effects[query_of]
+    noise = math.sqrt((math.fsum(errors**2) + PRIOR_RESIDUAL**2) / (len(records) + 1))
+    trials = np.bincount(graph_of)
+    ratings = {
         version: GraphRating(
-            round(base.get(version, level) + float(effects[i]), 9),
+            round(expected.get(version, level) + float(effects[i]), 9),
             round(noise * math.sqrt(inverse[i, i]), 9),
             int(trials[i]),
         )
         for version, i in graphs.items()
     }
-    return found | {v: GraphRating(mean, round(noise, 9), 0) for v, mean in base.items() if v not in graphs}
+    untried = {v: GraphRating(mean, round(noise, 9), 0) for v, mean in expected.items() if v not in graphs}
+    return ratings | untried
 
 
-def _solved(
-    rows: np.ndarray, columns: np.ndarray, values: np.ndarray, size: int
-) -> tuple[np.ndarray, np.ndarray]:
-    """(G + Q, G + Q) the covariance of the effects in units of the noise's variance, and (G + Q,) the effects."""
-    graphs = 1 + rows.max()
-    normal = np.diag(np.where(np.arange(size) < graphs, 1.0, 1 / EASE))
-    right = np.zeros(size)
-    for a, b in ((rows, rows), (columns, columns), (rows, columns), (columns, rows)):
-        np.add.at(normal, (a, b), 1.0)
-    for a in (rows, columns):
-        np.add.at(right, a, values)
-    inverse = np.linalg.inv(normal)
-    return inverse, inverse @ right
-
-
-def best_rated(found: Mapping[str, GraphRating]) -> str:
-    """The graph of the highest `low`; of equals the first."""
-    return max(found, key=lambda version: found[version].low)
+def best_rated(ratings: Mapping[str, GraphRating]) -> str:
+    """Return the graph of the highest lower bound, of equals the first."""
+    return max(ratings, key=lambda version: ratings[version].low)

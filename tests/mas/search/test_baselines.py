@@ -3,7 +3,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from edgewise.mas.designs.interface import Query, Trial, TrialGroup
+from edgewise.mas.designs.interface import Draft, Query, Trial, TrialGroup
 from edgewise.mas.designs.patterns import chain, debate, self_consistency, standard_graphs, star
 from edgewise.mas.graph.construction import Space
 from edgewise.mas.graph.graph import Graph, single
@@ -19,7 +19,7 @@ def no_model(request) -> str:
     raise AssertionError("no model is asked")
 
 
-def step(searcher, seed, reward, size=4):
+def run_step(searcher, seed, reward, size=4):
     drafts = play(searcher.propose(QUERIES, size, seed), no_model)
     groups = [
         TrialGroup(q, tuple(Trial(d, reward(d.graph)) for d in ds))
@@ -30,10 +30,10 @@ def step(searcher, seed, reward, size=4):
 
 
 def versions(drafts):
-    return [[d.graph.version for d in each] for each in drafts]
+    return [[d.graph.version for d in group] for group in drafts]
 
 
-def test_fixed_designs_have_their_shapes() -> None:
+def test_standard_patterns_have_their_shapes() -> None:
     assert chain("planner", "solver").edges == (("planner", "solver"),)
     assert self_consistency(3).predecessors["majority"] == ("solver", "solver-2", "solver-3")
     assert star(["planner", "critic"], "solver").exit == "solver"
@@ -42,15 +42,17 @@ def test_fixed_designs_have_their_shapes() -> None:
     assert rounds.predecessors["debater-4"] == ("debater", "debater-2")
 
 
-def test_standard_designs_are_those_that_a_space_can_build() -> None:
-    found = standard_graphs(SPACE)
-    assert single("solver") in found and self_consistency(3) in found
-    assert {n.role for g in found for n in g.nodes} <= set(SPACE.roles)
+def test_standard_graphs_are_those_that_a_space_can_build() -> None:
+    graphs = standard_graphs(SPACE)
+    assert single("solver") in graphs and self_consistency(3) in graphs
+    assert {n.role for g in graphs for n in g.nodes} <= set(SPACE.roles)
 
 
-def test_the_catalogue_has_the_usual_designs_and_none_that_ends_without_an_answer() -> None:
-    found = [tuple(node.role for node in graph.nodes) for graph in standard_graphs(Space.from_roles(CATALOGUE, 5))]
-    assert found == [
+def test_standard_graphs_of_the_catalogue_end_with_an_answer() -> None:
+    roles = [
+        tuple(node.role for node in graph.nodes) for graph in standard_graphs(Space.from_roles(CATALOGUE, 5))
+    ]
+    assert roles == [
         ("solver",),
         ("reasoner",),
         ("programmer",),
@@ -65,7 +67,7 @@ def test_the_catalogue_has_the_usual_designs_and_none_that_ends_without_an_answe
 
 @given(st.integers(0, 10_000))
 @settings(max_examples=50)
-def test_random_moves_build_graphs_that_the_space_allows(seed: int) -> None:
+def test_random_builds_are_allowed_in_the_space(seed: int) -> None:
     built = sample_random_build(SPACE, np.random.default_rng(seed))
     assert 1 <= len(built.graph) <= SPACE.agents
     for node in built.graph.nodes:
@@ -80,17 +82,17 @@ MAKERS = {
 
 
 @pytest.mark.parametrize("make", MAKERS.values(), ids=MAKERS)
-def test_a_searcher_gives_as_many_drafts_as_asked_and_the_same_for_the_same_seed(make) -> None:
+def test_drafts_have_the_size_and_follow_the_seed(make) -> None:
     first, second = make(), make()
     for seed in range(3):
-        drafts = step(first, seed, lambda g: len(g) / 10)
-        assert [len(each) for each in drafts] == [4, 4]
-        assert versions(drafts) == versions(step(second, seed, lambda g: len(g) / 10))
+        drafts = run_step(first, seed, lambda g: len(g) / 10)
+        assert [len(group) for group in drafts] == [4, 4]
+        assert versions(drafts) == versions(run_step(second, seed, lambda g: len(g) / 10))
     assert first.design().version == second.design().version
 
 
 @pytest.mark.parametrize("make", [MAKERS["random"], MAKERS["fixed"]], ids=["random", "fixed"])
-def test_the_best_graph_that_was_tried_is_kept(make) -> None:
+def test_design_is_the_best_graph_that_was_tried(make) -> None:
     searcher, tried = make(), []
 
     def reward(graph: Graph) -> float:
@@ -98,34 +100,28 @@ def test_the_best_graph_that_was_tried_is_kept(make) -> None:
         return len(graph) / 10
 
     for seed in range(8):
-        step(searcher, seed, reward)
+        run_step(searcher, seed, reward)
     assert len(searcher.design().graph) == max(map(len, tried))
 
 
-def test_one_lucky_trial_does_not_beat_a_graph_that_was_good_often() -> None:
+def test_one_lucky_trial_does_not_beat_many_good_ones() -> None:
     lucky, steady = single("planner"), single("solver")
     searcher = BestOf((lucky, steady))
     trials = [(lucky, 1.0), (lucky, 0.0), *[(steady, 0.9)] * 20]
-    groups = [TrialGroup(QUERIES[0], tuple(Trial(_draft(g), r) for g, r in trials))]
+    groups = [TrialGroup(QUERIES[0], tuple(Trial(Draft(g), r) for g, r in trials))]
     play(searcher.learn(groups, 0), no_model)
     assert searcher.design().graph == steady
 
 
-def _draft(graph):
-    from edgewise.mas.designs.interface import Draft
-
-    return Draft(graph)
-
-
-def test_edges_start_at_a_half_and_learn_which_ones_pay() -> None:
+def test_edge_reinforce_learns_the_rewarded_edge() -> None:
     searcher = EdgeReinforce(("planner", "critic", "solver"))
     wanted = ("planner", "solver")
     for seed in range(60):
-        step(searcher, seed, lambda g: float(wanted in g.edges) - 0.2 * len(g), size=8)
+        run_step(searcher, seed, lambda g: float(wanted in g.edges) - 0.2 * len(g), size=8)
     assert searcher.design().graph.edges == (wanted,)
 
 
-def test_edges_that_were_not_drawn_by_it_teach_nothing() -> None:
+def test_edge_reinforce_ignores_drafts_of_others() -> None:
     searcher = EdgeReinforce(("planner", "solver"))
-    play(searcher.learn([TrialGroup(QUERIES[0], (Trial(_draft(single()), 1.0),))], 0), no_model)
+    play(searcher.learn([TrialGroup(QUERIES[0], (Trial(Draft(single()), 1.0),))], 0), no_model)
     assert not searcher.logits.any()

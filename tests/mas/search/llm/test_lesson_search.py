@@ -1,4 +1,4 @@
-"""Lessons on building teams: they are learnt from what won, used, and kept in a design that asks nobody."""
+"""Lessons on building teams: they are learned from comparisons, used, and turned into a design without a model."""
 
 import asyncio
 import json
@@ -36,7 +36,7 @@ def lessons(**given) -> LessonSearch:
     return LessonSearch(SPACE, ROLES, "m", **given)
 
 
-def test_it_learns_which_team_each_kind_of_query_wants() -> None:
+def test_search_learns_the_team_of_each_kind_of_query() -> None:
     before, after = lessons(), searched(lessons(), 5)
     assert worth(before) == pytest.approx(0.11)
     assert worth(after) > 0.4, "0.51 is the best, and one team for all reaches 0.11"
@@ -44,7 +44,7 @@ def test_it_learns_which_team_each_kind_of_query_wants() -> None:
     assert all(f"let one {role} answer" in texts for role in WANTED.values())
 
 
-def test_lessons_change_what_is_designed() -> None:
+def test_lessons_change_the_designs() -> None:
     taught = lessons(
         library=Library((make_lesson("Where the task asks to prove by steps, let one reasoner answer."),))
     )
@@ -52,7 +52,7 @@ def test_lessons_change_what_is_designed() -> None:
     assert designed.graph == single("reasoner")
 
 
-def test_the_design_asks_nobody_and_tells_kinds_apart() -> None:
+def test_design_tells_kinds_apart_without_a_model() -> None:
     design = searched(lessons(encoder="hashing"), 5).design()
     assert isinstance(design, ClusteredDesign) and design.encoder == "hashing"
     exits = [g[g.exit].role for g in design.graphs([query(900 + n) for n in range(3)])]
@@ -60,32 +60,35 @@ def test_the_design_asks_nobody_and_tells_kinds_apart() -> None:
     assert read_design(json.loads(json.dumps(design.to_json()))) == design
 
 
-def test_the_drafts_of_a_query_differ() -> None:
+def test_drafts_of_a_query_differ() -> None:
     drafts = play(lessons().propose([query(0), query(1)], 8, 0), lambda request: written("planner", "solver"))
-    assert [len({draft.graph.version for draft in each}) for each in drafts] == [8, 8]
+    assert [len({draft.graph.version for draft in group}) for group in drafts] == [8, 8]
 
 
-def test_winners_and_losers_are_compared_with_their_structure_and_only_where_rewards_differ() -> None:
-    asked: list[Request] = []
+def test_graphs_are_compared_only_where_rewards_differ() -> None:
+    requests: list[Request] = []
 
     def model(request: Request) -> str:
-        asked.append(request)
+        requests.append(request)
         return answer(request)
 
-    found = lessons()
+    searcher = lessons()
     graphs = [[Draft(single(role)) for role in ("solver", "programmer")]] * 2
     first, second = tried([query(0), query(1)], graphs)
-    play(found.learn([first, second], 0), model)
-    compared = [r for r in asked if r.messages[0].content.startswith("You compare")]
-    assert len(compared) == 1 and all(r.payer.role == "distiller" for r in asked)
-    told = compared[0].messages[1].content
-    assert "count letters in item 0" in told and "(reward 0.55; size 1)\n1 agents; programmer answers" in told
-    assert "(reward -0.05; size 1)\n1 agents; solver answers" in told
-    (learnt,) = found.library.lessons
+    play(searcher.learn([first, second], 0), model)
+    compared = [r for r in requests if r.messages[0].content.startswith("You compare")]
+    assert len(compared) == 1 and all(r.payer.role == "distiller" for r in requests)
+    prompt = compared[0].messages[1].content
+    assert (
+        "count letters in item 0" in prompt
+        and "(reward 0.55; size 1)\n1 agents; programmer answers" in prompt
+    )
+    assert "(reward -0.05; size 1)\n1 agents; solver answers" in prompt
+    (learnt,) = searcher.library.lessons
     assert learnt.sources == ("q0",) and learnt.born == 1
 
 
-def test_a_team_is_described_with_who_hears_whom_and_what_agents_are_worth() -> None:
+def test_description_has_inputs_and_credit_of_agents() -> None:
     trial = Trial(Draft(chain("planner", "solver")), 0.5, credit={"n0": -0.1})
     assert describe_trial(trial) == (
         "2 agents; n1 answers\n- n0 (planner) hears nobody\n- n1 (solver) hears n0\n"
@@ -93,24 +96,24 @@ def test_a_team_is_described_with_who_hears_whom_and_what_agents_are_worth() -> 
     )
 
 
-def test_a_model_that_only_talks_leaves_random_teams_and_no_lessons_and_is_counted() -> None:
-    found = searched(lessons(), 2, model=lambda request: "Let me think.")
-    assert not found.library.lessons and len(found.graphs) > 6
-    assert found.problems["There is no JSON in the reply."] == 2 * 6 * 4 * 2
+def test_unusable_replies_leave_random_graphs_and_are_counted() -> None:
+    searcher = searched(lessons(), 2, model=lambda request: "Let me think.")
+    assert not searcher.library.lessons and len(searcher.graphs) > 6
+    assert searcher.problems["There is no JSON in the reply."] == 2 * 6 * 4 * 2
     assert (
-        sum(count for problem, count in found.problems.items() if "no operations after 3 tries" in problem)
+        sum(count for problem, count in searcher.problems.items() if "no operations after 3 tries" in problem)
         == 12
     )
 
 
-def test_where_the_update_can_not_be_read_the_proposals_stand() -> None:
+def test_unreadable_update_applies_the_proposals() -> None:
     def model(request: Request) -> str:
         return "hm" if request.messages[0].content.startswith("You keep") else answer(request)
 
     assert len(searched(lessons(), 1, model=model).library) == 3
 
 
-def test_a_lesson_that_copies_a_row_is_not_taken() -> None:
+def test_lesson_that_copies_a_row_is_refused() -> None:
     row = Example("r", (Message("user", "Count the letters in the word zyzzyvaquorum."),), "zyzzyvaquorum")
     leak = {
         "action": "add",
@@ -128,24 +131,24 @@ def test_a_lesson_that_copies_a_row_is_not_taken() -> None:
     assert not guarded.library.lessons and any(problem.startswith("It ") for problem in guarded.problems)
 
 
-def test_a_lesson_that_misled_can_be_deleted() -> None:
+def test_misleading_lesson_can_be_deleted() -> None:
     drop = json.dumps({"operations": [{"action": "delete", "id": "G0", "kind": "content", "text": ""}]})
-    found = lessons(library=Library((make_lesson("Where anything is asked, let a solver answer alone."),)))
+    searcher = lessons(library=Library((make_lesson("Where anything is asked, let a solver answer alone."),)))
     drafts = [[Draft(single(role)) for role in ("solver", "programmer")]]
-    play(found.learn(tried([query(0)], drafts), 0), lambda request: drop)
-    assert not found.library.lessons
+    play(searcher.learn(tried([query(0)], drafts), 0), lambda request: drop)
+    assert not searcher.library.lessons
 
 
-def test_a_failed_designer_stops_nothing() -> None:
-    found = lessons()
+def test_failed_designer_stops_nothing() -> None:
+    searcher = lessons()
     (drafts,) = play(
-        found.propose([query(0)], 4, 0),
+        searcher.propose([query(0)], 4, 0),
         lambda r: Reply(Message("assistant", ""), "failed", error="overloaded"),
     )
-    assert len(drafts) == 4 and found.problems == {"The model did not answer: overloaded.": 4}
+    assert len(drafts) == 4 and searcher.problems == {"The model did not answer: overloaded.": 4}
 
 
-def test_it_repeats_and_does_not_depend_on_the_order_of_replies() -> None:
+def test_search_does_not_depend_on_the_order_of_replies() -> None:
     async def slow(request: Request) -> str:
         await asyncio.sleep(random.random() / 200)
         return answer(request)
@@ -156,5 +159,5 @@ def test_it_repeats_and_does_not_depend_on_the_order_of_replies() -> None:
     assert together.design() == alone.design()
 
 
-def test_before_any_trial_the_design_is_one_agent() -> None:
+def test_design_is_one_agent_before_any_trial() -> None:
     assert lessons().design().graphs([query(0)]) == [single("solver")]

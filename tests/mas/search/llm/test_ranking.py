@@ -1,4 +1,4 @@
-"""What is thought of graphs: fair to those that met hard queries, careful with those that were lucky once."""
+"""Ratings of graphs: fair to those that met hard queries, careful with those that were lucky once."""
 
 import numpy as np
 import pytest
@@ -6,11 +6,13 @@ import pytest
 from edgewise.mas.search.llm.ranking import TrialRecord, best_rated, rate_graphs
 
 
-def seen(**rewards: dict[str, float]) -> list[TrialRecord]:
-    return [TrialRecord(graph, query, reward) for graph, by in rewards.items() for query, reward in by.items()]
+def make_records(**rewards: dict[str, float]) -> list[TrialRecord]:
+    return [
+        TrialRecord(graph, query, reward) for graph, by in rewards.items() for query, reward in by.items()
+    ]
 
 
-def test_a_graph_that_met_hard_queries_is_not_thought_worse() -> None:
+def test_rating_is_corrected_for_hard_queries() -> None:
     rng = np.random.default_rng(0)
     effect = {"good": 0.2, "poor": 0.0, "usual": 0.1}
     hard = {f"q{n}": -0.6 * (n < 20) for n in range(40)}
@@ -22,30 +24,30 @@ def test_a_graph_that_met_hard_queries_is_not_thought_worse() -> None:
     ]
     raw = {g: np.mean([r.reward for r in records if r.graph == g]) for g in effect}
     assert raw["good"] < raw["poor"]
-    found = rate_graphs(records)
-    assert best_rated(found) == "good"
-    assert found["good"].mean - found["poor"].mean == pytest.approx(0.2, abs=0.05)
+    ratings = rate_graphs(records)
+    assert best_rated(ratings) == "good"
+    assert ratings["good"].mean - ratings["poor"].mean == pytest.approx(0.2, abs=0.05)
 
 
-def test_one_lucky_trial_is_less_than_many_good_ones() -> None:
-    records = seen(
+def test_one_lucky_trial_is_rated_below_many_good_ones() -> None:
+    records = make_records(
         lucky={"q0": 1.0},
         steady={f"q{n}": 0.7 + 0.3 * (n % 2) for n in range(10)},
         plain={f"q{n}": 0.6 - 0.3 * (n % 2) for n in range(10)},
     )
-    found = rate_graphs(records)
-    assert best_rated(found) == "steady"
-    assert found["lucky"].deviation > found["steady"].deviation
-    assert [found[g].trials for g in ("lucky", "steady", "plain")] == [1, 10, 10]
+    ratings = rate_graphs(records)
+    assert best_rated(ratings) == "steady"
+    assert ratings["lucky"].deviation > ratings["steady"].deviation
+    assert [ratings[g].trials for g in ("lucky", "steady", "plain")] == [1, 10, 10]
 
 
-def test_what_was_not_tried_here_is_as_good_as_expected_and_less_sure() -> None:
-    records = seen(tried={"q0": 0.6, "q1": 0.5}, other={"q0": 0.2, "q1": 0.3})
-    found = rate_graphs(records, {"tried": 0.4, "other": 0.4, "elsewhere": 0.4})
-    assert found["tried"].mean > found["elsewhere"].mean == 0.4 > found["other"].mean
-    assert (found["elsewhere"].trials, best_rated(found)) == (0, "tried")
-    assert found["elsewhere"].deviation > found["tried"].deviation
+def test_untried_graph_keeps_its_expected_mean_with_more_doubt() -> None:
+    records = make_records(tried={"q0": 0.6, "q1": 0.5}, other={"q0": 0.2, "q1": 0.3})
+    ratings = rate_graphs(records, {"tried": 0.4, "other": 0.4, "elsewhere": 0.4})
+    assert ratings["tried"].mean > ratings["elsewhere"].mean == 0.4 > ratings["other"].mean
+    assert (ratings["elsewhere"].trials, best_rated(ratings)) == (0, "tried")
+    assert ratings["elsewhere"].deviation > ratings["tried"].deviation
 
 
-def test_nothing_seen_is_nothing_thought() -> None:
+def test_no_records_give_no_ratings() -> None:
     assert rate_graphs([]) == {}

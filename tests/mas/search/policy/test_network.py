@@ -71,7 +71,7 @@ def every_move(space: Space, state: BuildState):
         else:
             for size in range(space.min_inputs[action], len(state) + 1):
                 yield from (
-                    Move(int(action), each) for each in itertools.combinations(range(len(state)), size)
+                    Move(int(action), agents) for agents in itertools.combinations(range(len(state)), size)
                 )
 
 
@@ -83,10 +83,10 @@ def test_probabilities_of_all_moves_of_a_state_sum_to_one(moves, joint) -> None:
     options = list(every_move(SPACE, replay(SPACE, moves)))
     if not joint:
         options = [move for move in options if move.action != SPACE.delete_action]
-    found = logp(
+    logps = logp(
         random_policy(3, joint=joint), [(*moves, move) for move in options], [QUERIES[0]] * len(options)
     )
-    last = found.sum(0)[len(moves) :: len(moves) + 1]
+    last = logps.sum(0)[len(moves) :: len(moves) + 1]
     assert np.exp(last).sum() == pytest.approx(1.0, abs=1e-12)
 
 
@@ -129,11 +129,11 @@ def test_tail_probabilities_equal_enumeration(logits, least, seed) -> None:
 
 def test_subsets_have_their_conditional_probability() -> None:
     p, count = np.array([[0.2, 0.5, 0.7]]), 20_000
-    found = sample_subsets(
+    samples = sample_subsets(
         np.repeat(p, count, 0), np.full(count, 2), np.random.default_rng(0).random((count, 3))
     )
     both = 0.2 * 0.5 * 0.3 / (0.2 * 0.5 * 0.3 + 0.2 * 0.5 * 0.7 + 0.8 * 0.5 * 0.7 + 0.2 * 0.5 * 0.7)
-    assert abs((found == [True, True, False]).all(1).mean() - both) < 0.01
+    assert abs((samples == [True, True, False]).all(1).mean() - both) < 0.01
 
 
 def test_samples_depend_on_their_own_query_and_seed_alone() -> None:
