@@ -7,10 +7,13 @@ from typing import Any
 
 from edgewise.mas.config import GraphConfig
 from edgewise.mas.evaluation import prepare_evaluation
-from edgewise.mas.forecast import forecast
+from edgewise.mas.forecast import forecast, forecast_two_levels
 from edgewise.mas.graph.roles import Roles
 from edgewise.mas.spec import GraphSpec
 from edgewise.mas.training.loop import learn
+from edgewise.mas.two_level import loop as learn_two_level
+from edgewise.mas.two_level.config import TwoLevelConfig
+from edgewise.mas.two_level.system import TwoLevelSpec
 from edgewise.toolkit.budget.ledger import Limits
 from edgewise.toolkit.run.config import resolve_config
 from edgewise.toolkit.run.launch import PreparedRun, merge_keywords
@@ -21,9 +24,21 @@ from edgewise.toolkit.tracking.events import OnEvent, ignore_event
 
 def prepare(task: Task, settings: Mapping[str, Any], own_roles: Roles | None = None) -> PreparedRun:
     """Prepare to search for graphs; `settings` win over the tables [graph] and [improve] of the task file."""
+    # A planner with sub-agents has settings of its own: those of lessons, since it learns two libraries.
+    if is_two_level(task, settings):
+        known = TwoLevelConfig.select_known({**task.settings, **task.graph})
+        two_level = TwoLevelSpec(task, resolve_config(TwoLevelConfig, known, settings))
+        return PreparedRun(
+            task, two_level.config, forecast_two_levels(two_level), lambda _: learn_two_level.learn(two_level)
+        )
     config = resolve_config(GraphConfig, GraphConfig.select_known(task.settings), task.graph, settings)
     spec = GraphSpec(task, config, dict(own_roles or {}))
     return PreparedRun(task, config, forecast(spec), lambda _: learn(spec))
+
+
+def is_two_level(task: Task, settings: Mapping[str, Any]) -> bool:
+    """Return whether a planner with sub-agents learns lessons (`search=two_level`) in place of a search for graphs."""
+    return {**task.settings, **task.graph, **settings}.get("search") == "two_level"
 
 
 async def adesign(

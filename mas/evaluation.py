@@ -17,6 +17,8 @@ from edgewise.mas.search.load_design import read_design
 from edgewise.mas.spec import GraphSpec
 from edgewise.mas.training.loop import prepare_spec
 from edgewise.mas.training.trials import measure_design
+from edgewise.mas.two_level.answerer import measure_artifact
+from edgewise.mas.two_level.libraries import FILE
 from edgewise.toolkit.run.artifact import Artifact
 from edgewise.toolkit.run.config import Config, resolve_config
 from edgewise.toolkit.run.launch import PreparedRun
@@ -30,7 +32,12 @@ def prepare_evaluation(task: Task, sources: Sequence[str], settings: Mapping[str
 
 
 def find_graph_arm(source: str) -> MeasureArm | None:
-    """Return how to run the graphs of an artefact or a graph.json; None for a source without graphs."""
+    """Return how to run an artefact with graphs or with two libraries, or a graph.json; None for other sources."""
+    path = Path(source)
+    if path.is_dir() or path.suffix == ".edge":
+        whole = Artifact.load(path)
+        if FILE in whole.files:
+            return partial(measure_artifact, whole)
     artifact = load_graphs(Path(source))
     if artifact is None:
         return None

@@ -3,6 +3,7 @@
 from edgewise.mas.spec import GraphSpec
 from edgewise.mas.training.gate import SIZING_ROWS
 from edgewise.mas.training.role_proposals import PROBE_ROWS
+from edgewise.mas.two_level.system import TwoLevelSpec
 from edgewise.toolkit.errors import TaskError
 from edgewise.toolkit.evaluation.statistics import minimum_detectable_gain
 from edgewise.toolkit.run.forecast import (
@@ -79,3 +80,54 @@ def count_calls(spec: GraphSpec, gate_rows: int) -> dict[str, int]:
         # The analysis of failures also grades the answers of all agents of the design.
         calls["judge"] = sum(runs.values()) + test * config.samples * config.agents
     return calls
+
+
+def forecast_two_levels(spec: TwoLevelSpec) -> Forecast:
+    """
+    Forecast learning at two levels without calling a model.
+
+    Counts as if every planner called its sub-agents as often as it may, and every comparison had signal. Raises TaskError
+    for a task without training rows.
+    """
+    task, config = spec.task, spec.config
+    if not task.train:
+        raise TaskError("The task has no training rows to learn from; give splits a train share.")
+    gate_rows = min(len(task.validation), config.gate_rows) if spec.is_gated else 0
+    steps = config.epochs * spec.steps_per_epoch
+
+    # One rollout: the planner asks, receives, and answers; each call is one rollout of a sub-agent.
+    subs = 0 if config.learn == "single" else config.delegations
+    calls_each = 1 if config.learn == "single" else 2 + subs
+    rollouts = config.epochs * len(task.train) * config.group_size
+    levels = len(spec.learning_levels)
+    comparisons = config.epochs * len(task.train) * (levels + (config.siblings if levels > 1 else 0))
+    candidates = 3
+    at_gate = steps * count_halving_rollouts(gate_rows, candidates) * config.samples
+    measured = 2 * len(task.test) * config.samples
+    calls = {
+        "rollouts": rollouts * calls_each,
+        "distiller": comparisons + steps * levels,
+        "gate": at_gate * calls_each,
+        "measuring": measured * calls_each,
+    }
+    judged = (rollouts + at_gate + measured) if task.reward.asks else 0
+    judged += rollouts * subs if levels > 1 and spec.expert.asks else 0
+    if judged:
+        calls["judge"] = judged
+
+    prompt, reply = estimate_tokens(task, config)
+    total = sum(calls.values())
+    distiller = config.distiller or config.model
+    return Forecast(
+        count_rows(task),
+        calls,
+        total * (prompt + reply),
+        estimate_dollars(config, calls, {"distiller": distiller, "judge": spec.judge}, prompt, reply),
+        *estimate_minutes(config, total),
+        minimum_detectable_gain(len(task.test), config.samples),
+        minimum_detectable_gain(gate_rows, config.samples, level=config.alpha / steps / candidates, sides=1)
+        if spec.is_gated
+        else None,
+        # One group without a delegation, its comparison and the update, the gate and both measurements.
+        config.group_size + 2 + measured + 2 * gate_rows * config.samples,
+    )

@@ -49,13 +49,26 @@ COMMANDS: Table = {
 # What answers requests with an artefact, by the file that the artefact holds; the first file that is there counts.
 ANSWERERS: Table = {
     "graph.json": "edgewise.mas.deploy.agent_graph:answerer",
-    "nodes.json": "edgewise.mas.adopt.answerer:answerer",
+    "nodes.json": "edgewise.mas.adopt.answerer:build_answerer",
+    "libraries.json": "edgewise.mas.two_level.answerer:build_answerer",
     "library.json": "edgewise.experience.prompting.answerer:build_answerer",
     "weights.json": "edgewise.toolkit.serve.server:answer_with_weights",
 }
 
 # Modules with a client for models of this process, by the prefix of the model's name.
 MODEL_CLIENTS: Table = {"torch": "edgewise.learner.sampling.torch_client"}
+
+# Sections of report.html, by the file in the run directory or the artefact that only runs of one way have; the first
+# file that is there counts, and the entry without a file is for all other runs.
+REPORT_SECTIONS: Table = {
+    "weights.json": "edgewise.learner.monitoring.report:build_sections",
+    "wiring.json": "edgewise.mas.training.report:build_sections",
+    "libraries.json": "edgewise.mas.two_level.report:build_sections",
+    "": "edgewise.experience.training.report:build_sections",
+}
+
+# Functions that tell whether an artefact holds anything that was learned, by its file, from the content of the file.
+LEARNED_CONTENT: Table = {"library.json": "edgewise.experience.training.report:has_lessons"}
 
 # Readers of lessons for callers that only need the prompts which the lessons make.
 PROMPT_LIBRARIES: Table = {"lessons": "edgewise.experience.prompting.prompt_source:load_prompt_library"}

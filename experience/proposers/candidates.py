@@ -5,7 +5,6 @@ from dataclasses import dataclass, field
 from typing import get_args
 
 from edgewise.experience.distil import distiller, pooling
-from edgewise.experience.distil.distiller import UnreadableReply
 from edgewise.experience.library.library import Kind, Library
 from edgewise.experience.library.operations import Operation, OperationOutcome, apply, record_removal
 from edgewise.experience.spec import ExperienceSpec, LessonSpec
@@ -47,7 +46,7 @@ def propose_candidates(
     as_proposed = {"as proposed": joined} if spec.is_gated else {}
     try:
         final = yield from distiller.update_library(spec.distiller, library, proposals)
-    except UnreadableReply as error:
+    except distiller.UnreadableReply as error:
         return Candidates(as_proposed, outcomes, str(error))
     updated, outcomes = apply_within_caps(spec, library, final, step)
 

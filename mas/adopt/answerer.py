@@ -1,8 +1,8 @@
-"""Answer requests with a program's node libraries in their prompts."""
+"""Node libraries in use: what `edgewise serve` does with the calls of a program."""
 
 from pathlib import Path
 
-from edgewise.mas.adopt.gateway import NodeOf, dressed, named, node_of
+from edgewise.mas.adopt.gateway import NodeOf, insert_node_lessons, node_of, route_request
 from edgewise.mas.adopt.node_libraries import FILE, NodeLibraries
 from edgewise.toolkit.errors import ArtifactError
 from edgewise.toolkit.run.artifact import Artifact
@@ -12,28 +12,26 @@ from edgewise.toolkit.types import Reply, Request
 from edgewise.toolkit.util.import_by_name import load_object
 
 PROGRAM = "program.json"
-"""The file that says how the nodes of the program are told apart, where that is not `node_of`."""
+"""The file that names the function which tells nodes apart, where that is not `node_of`."""
 
 
-def _spec(artifact: Artifact) -> str:
-    """How the nodes of an artefact's program are told apart, as "module:function"."""
-    data = artifact.files[PROGRAM]
-    if not isinstance(data, dict) or not isinstance(data.get("node_of"), str):
-        raise ArtifactError(f"{PROGRAM} does not say how the nodes of the program are told apart.")
-    return data["node_of"]
-
-
-def answerer(artifact: Artifact, model: str, client: ModelClient) -> Answer:
+def build_answerer(artifact: Artifact, model: str, client: ModelClient) -> Answer:
     """
-    What puts the lessons of its nodes into a program's calls and passes them on: for `edgewise serve`.
+    Return a function that inserts the lessons of a call's node and passes the call on.
 
-    A function of the user's that tells nodes apart is imported, from the folder that this runs in or as usual.
+    A function of the user's that tells nodes apart is imported, from the working folder or as usual. Raises
+    ArtifactError for a program.json without one.
     """
     libraries = NodeLibraries.from_json(artifact.files.get(FILE))
-    which: NodeOf = load_object(_spec(artifact), Path.cwd()) if PROGRAM in artifact.files else node_of
+    name_node: NodeOf = node_of
+    if PROGRAM in artifact.files:
+        data = artifact.files[PROGRAM]
+        if not isinstance(data, dict) or not isinstance(data.get("node_of"), str):
+            raise ArtifactError(f"{PROGRAM} does not say how the nodes of the program are told apart.")
+        name_node = load_object(data["node_of"], Path.cwd())
 
     async def answer(request: Request) -> Reply:
-        asked = dressed(request, libraries.nodes, which(request))
-        return await client.ask(named(asked, model, artifact.sampling.max_tokens))
+        with_lessons = insert_node_lessons(request, libraries.nodes, name_node(request))
+        return await client.ask(route_request(with_lessons, model, artifact.sampling.max_tokens))
 
     return answer

@@ -11,7 +11,7 @@ from edgewise.experience.spec import ExperienceSpec
 from edgewise.mas.adopt.answerer import PROGRAM
 from edgewise.mas.adopt.gateway import Gateway, NodeOf, node_of
 from edgewise.mas.adopt.loop import learn
-from edgewise.mas.adopt.programs import Called, Processes
+from edgewise.mas.adopt.programs import AsyncProgram, ProcessPool
 from edgewise.toolkit.budget.ledger import Limits
 from edgewise.toolkit.errors import ConfigError
 from edgewise.toolkit.run.config import resolve_config
@@ -56,7 +56,7 @@ async def aadopt(
 
     async def host(drive: Drive) -> RunOutcome:
         # Processes start when the run does, not where the run directory or a limit is refused.
-        runner = Processes(program, processes) if isinstance(program, str) else Called(program)
+        runner = ProcessPool(program, processes) if isinstance(program, str) else AsyncProgram(program)
         gateway = Gateway(runner, drive, config.model, config.max_tokens, run_seconds, name_node)
         async with gateway.open():
             outcome = await drive(learn(spec, gateway))

@@ -1,13 +1,12 @@
-"""The libraries of a program's nodes."""
+"""A library for each node of a program, as one value and as a file of an artefact."""
 
-import hashlib
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
 from edgewise.experience.library.library import Library
 from edgewise.toolkit.errors import ArtifactError
+from edgewise.toolkit.util.hashing import hash_json
 
 FILE = "nodes.json"
 
@@ -20,25 +19,27 @@ class NodeLibraries:
 
     @property
     def version(self) -> str:
-        """A hash of what the nodes would see."""
-        versions = [[name, self.nodes[name].version] for name in sorted(self.nodes) if len(self.nodes[name])]
-        return hashlib.sha256(json.dumps(versions).encode()).hexdigest()[:12]
+        """A short hash of what the nodes would receive."""
+        # Nodes without lessons don't count, so that an empty library is the same as none.
+        return hash_json(
+            [[name, self.nodes[name].version] for name in sorted(self.nodes) if len(self.nodes[name])]
+        )
 
-    def of(self, node: str) -> Library:
-        """The lessons of a node."""
+    def get(self, node: str) -> Library:
+        """Return the lessons of a node; an empty library in the system prompt for a node without any."""
         return self.nodes.get(node, Library(place="system"))
 
     def with_node(self, node: str, library: Library) -> "NodeLibraries":
-        """The same with another library for one node."""
+        """Return the same with another library for one node."""
         return NodeLibraries({**self.nodes, node: library})
 
     def to_json(self) -> dict[str, Any]:
-        """Plain data, as in nodes.json."""
+        """Return plain data, as in nodes.json."""
         return {name: self.nodes[name].to_json() for name in sorted(self.nodes) if len(self.nodes[name])}
 
     @classmethod
     def from_json(cls, data: Any) -> "NodeLibraries":
-        """Read nodes.json. Raises ArtifactError."""
+        """Read nodes.json. Raises ArtifactError where it is something else."""
         if not isinstance(data, Mapping):
             raise ArtifactError(
                 "These are no libraries of nodes: expected an object with a library for each node."

@@ -7,12 +7,13 @@ M-GRPO (arXiv 2511.13288), equations of its method section:
     R_S = 0.1 format + 0.4 correct of main + 0.5 expert      if the output is valid, else 0
     A = (R - mean) / std, over the K main rollouts of a query, and over all its sub rollouts after alignment
 
-An output that is not valid (no answer, out of turns) has reward 0 and counts. A rollout that failed, or that its grader could
-not grade, has no reward: it counts nowhere, and its advantage is 0. Without a reward of the main rollout, its sub rollouts
-have none either.
+An output that is not valid (no answer, out of turns) has reward 0 and counts. A rollout that failed, or that its
+grader could not grade, has no reward: it counts nowhere, and its advantage is 0. Without a reward of the main
+rollout, its sub rollouts have none either.
 
-A planner calls sub-agents d_k times in rollout k, so rollouts with many calls would weigh more. Alignment gives each sub
-rollout a weight in the mean and the standard deviation, after which every main rollout that has any counts the same:
+A planner calls sub-agents d_k times in rollout k, so rollouts with many calls would weigh more. Alignment gives each
+sub rollout a weight in the mean and the standard deviation, after which every main rollout that has any counts the
+same:
 
     inverse    1 / d_k, without noise
     copies     the paper's: up to D at random copies, or all but D dropped at random; the weight is the number of copies
@@ -113,8 +114,8 @@ class Grading:
     """
     How rollouts are graded: the task's reward for the main rollout, and an expert for each sub rollout.
 
-    `expert` receives the sub-task as the question; its value should lie in [0, 1]. Without one, sub rollouts are not graded.
-    `judge` is the model that either may ask. `format_part` gives the format part of a rollout.
+    `expert` receives the sub-task as the question; its value should lie in [0, 1]. Without one, sub rollouts are not
+    graded. `judge` is the model that either may ask. `format_part` gives the format part of a rollout.
     """
 
     correct: Reward
@@ -193,10 +194,11 @@ def equal_weights(parents: Parents, seed: int = 0) -> Array:
 
 def copy_weights(parents: Parents, seed: int, depth: int) -> Array:
     """
-    Return (S,) how often each sub rollout is there after alignment to `depth`: whole numbers with sum D per main rollout.
+    Return (S,) how often each sub rollout is there after alignment to `depth`: whole numbers with sum D per main
+    rollout.
 
-    Where d_k < D, D - d_k of its sub rollouts, drawn with replacement, are copied; where d_k > D, d_k - D of them, drawn
-    without, are dropped (weight 0). The expected weight of each is D / d_k.
+    Where d_k < D, D - d_k of its sub rollouts, drawn with replacement, are copied; where d_k > D, d_k - D of them,
+    drawn without, are dropped (weight 0). The expected weight of each is D / d_k.
     """
     rng = np.random.default_rng(seed)
     copies = np.zeros(len(parents))
@@ -239,9 +241,9 @@ class Level:
     """
     The rollouts of one query at one level, and their advantages.
 
-    `group` has the role "main" or "sub", whatever the roles of its rollouts are named. `advantages` (N,) and `parents` (N,),
-    the index of the main rollout that each belongs to, are in the order of its rollouts. `skipped` says why there is
-    nothing to learn; all advantages are 0 then.
+    `group` has the role "main" or "sub", whatever the roles of its rollouts are named. `advantages` (N,) and
+    `parents` (N,), the index of the main rollout that each belongs to, are in the order of its rollouts. `skipped`
+    says why there is nothing to learn; all advantages are 0 then.
     """
 
     group: Group

@@ -1,8 +1,8 @@
 """
 What is compared at two levels, and its comparison by the distiller (see `mas.two_level.advantages`).
 
-Winners are rollouts with a positive advantage, losers those with a negative one. At the sub level the attempts are shown
-with their sub-tasks, as these differ.
+Winners are rollouts with a positive advantage, losers those with a negative one. At the sub level the attempts are
+shown with their sub-tasks, as these differ.
 """
 
 from dataclasses import dataclass, replace
@@ -38,8 +38,8 @@ class Contrast:
     """
     Rollouts of one level to be compared: winners and losers, in the order in which they were sampled.
 
-    `subtasks` are what each was asked, () at the main level. `siblings_of` is the id of the failed main rollout that all
-    of them belong to, "" where they come from the whole query.
+    `subtasks` are what each was asked, () at the main level. `siblings_of` is the id of the failed main rollout that
+    all of them belong to, "" where they come from the whole query.
     """
 
     level: str
@@ -134,7 +134,9 @@ def pick_extremes(advantages: Array, most: int) -> list[int]:
 
 
 def _failed_with_differences(main: Level, sub: Level) -> list[tuple[int, np.ndarray]]:
-    """Failed main rollouts whose sub rollouts differ in reward, with the indices of these; the widest difference first."""
+    """
+    Failed main rollouts whose sub rollouts differ in reward, with the indices of these; the widest difference first.
+    """
     failed = []
     for parent, rollout in enumerate(main.group.rollouts):
         score = rollout.score

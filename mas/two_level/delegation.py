@@ -1,8 +1,8 @@
 """
 A planner and its sub-agents, by strict call and return (M-GRPO, arXiv 2511.13288).
 
-The planner has a tool `delegate(task, role)`. Each call is a rollout of a sub-agent that receives nothing but `task`, and
-its last message goes back to the planner; calls of one turn run together:
+The planner has a tool `delegate(task, role)`. Each call is a rollout of a sub-agent that receives nothing but `task`,
+and its last message goes back to the planner; calls of one turn run together:
 
     row ── planner ──┬─ delegate(task 0) ── sub-agent ── answer 0 ─┐
                      └─ delegate(task 1) ── sub-agent ── answer 1 ─┴─ planner ── answer
@@ -81,7 +81,9 @@ class DelegateAgent:
     library: Library = Library()
 
     def build_prompt(self, messages: tuple[Message, ...], instruction: str = "") -> tuple[Message, ...]:
-        """Return the messages with this agent's prompt, `instruction` and lessons; a row's own system text comes first."""
+        """
+        Return the messages with this agent's prompt, `instruction` and lessons; a row's own system text comes first.
+        """
         prompt = "\n\n".join(filter(None, (self.prompt, instruction)))
         if prompt and messages and messages[0].role == "system":
             messages = (Message("system", f"{messages[0].content}\n\n{prompt}"), *messages[1:])
@@ -110,9 +112,10 @@ def run_planner(
     """
     Run a planner on an example, with sub-agents to hand tasks to; without `sub`, one agent by itself.
 
-    A call that breaks the spec starts no rollout: the planner receives what is wrong. A sub-agent's rollout that fails is
-    recorded, and the planner receives that it failed. Sub-agents' rollouts have the planner's sample index, a seed derived
-    from its seed and the number of the call, and the role that was asked for. `version` is that of each agent's library.
+    A call that breaks the spec starts no rollout: the planner receives what is wrong. A sub-agent's rollout that
+    fails is recorded, and the planner receives that it failed. Sub-agents' rollouts have the planner's sample index,
+    a seed derived from its seed and the number of the call, and the role that was asked for. `version` is that of
+    each agent's library.
     """
     agent = planner.agent
     if sub:

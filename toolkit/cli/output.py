@@ -2,7 +2,7 @@
 
 import asyncio
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from functools import cached_property
 from pathlib import Path
@@ -88,11 +88,11 @@ class ImproveCommand(ABC):
         self.check_options(lib)
         return self.render(start_run(self.prepare(), run or directory.new_run_path(self.task.name), replay))
 
-    def check_options(self, lib: str | None) -> None:
-        """Raise ConfigError for an option that belongs to another way."""
+    def check_options(self, lib: str | None, allowed: Collection[str] = ()) -> None:
+        """Raise ConfigError for an option that belongs to another way, and is none of those `allowed` all the same."""
         options = {**self._options, "library": lib}
         for name, subject in self.foreign_options.items():
-            if options.get(name) is not None:
+            if options.get(name) is not None and name not in allowed:
                 raise ConfigError(
                     f"--{name} is about {subject}, which this --by does not learn: leave it out."
                 )

@@ -15,12 +15,12 @@ import openai
 import pytest
 
 from edgewise.experience.library.library import Library, make_lesson
-from edgewise.mas.adopt.answerer import answerer
+from edgewise.mas.adopt.answerer import build_answerer
 from edgewise.mas.adopt.api import adopt
-from edgewise.mas.adopt.gateway import UNNAMED, Gateway, Trial, named, node_of
-from edgewise.mas.adopt.loop import by_node
+from edgewise.mas.adopt.gateway import UNNAMED, Gateway, ProgramRun, route_request, node_of
+from edgewise.mas.adopt.loop import split_by_node
 from edgewise.mas.adopt.node_libraries import NodeLibraries
-from edgewise.mas.adopt.programs import Called, Processes
+from edgewise.mas.adopt.programs import AsyncProgram, ProcessPool
 from edgewise.toolkit.budget.ledger import Limits
 from edgewise.toolkit.errors import AllFailed, ArtifactError, ConfigError, LimitReached
 from edgewise.toolkit.model.client import OpenAIClient
@@ -126,8 +126,8 @@ def row(text: str) -> Example:
     return Example(text, (Message("user", text),))
 
 
-def trial(text: str, **libraries: Library) -> Trial:
-    return Trial(row(text), libraries, "v", 0, 7, "rollout", 1)
+def trial(text: str, **libraries: Library) -> ProgramRun:
+    return ProgramRun(row(text), libraries, "v", 0, 7, "rollout", 1)
 
 
 def gateway(server: Server, program: Any, seconds: float = 20.0) -> tuple[Gateway, OpenAIClient]:
@@ -135,7 +135,7 @@ def gateway(server: Server, program: Any, seconds: float = 20.0) -> tuple[Gatewa
     return Gateway(program, Driver(client).run, f"{server.url}#tiny", 50, seconds), client
 
 
-def together(server: Server, program: Any, trials: list[Trial], seconds: float = 20.0) -> list[Rollout]:
+def together(server: Server, program: Any, trials: list[ProgramRun], seconds: float = 20.0) -> list[Rollout]:
     async def main() -> list[Rollout]:
         made, client = gateway(server, program, seconds)
         async with made.open():
@@ -148,7 +148,7 @@ def together(server: Server, program: Any, trials: list[Trial], seconds: float =
 
 def test_runs_at_the_same_time_are_never_mixed():
     with Server(model, latency=0.02) as server:
-        found = together(server, Called(by_openai, 12), [trial(f"it is {n}") for n in range(24)])
+        found = together(server, AsyncProgram(by_openai, 12), [trial(f"it is {n}") for n in range(24)])
         assert server.most_at_once > 2
     for n, run in enumerate(found):
         assert run.answer.strip("<>") == str(n)
@@ -160,7 +160,7 @@ def test_runs_at_the_same_time_are_never_mixed():
 def test_lessons_reach_their_node_alone_and_nothing_else_of_a_call_changes():
     library = Library((make_lesson("Put it in brackets."),))
     with Server(model) as server:
-        (run,) = together(server, Called(program), [trial("it is 5", **{WRITE: library})])
+        (run,) = together(server, AsyncProgram(program), [trial("it is 5", **{WRITE: library})])
         find, write = server.bodies
     assert run.answer == "<5>"
     assert find["messages"] == [{"role": "system", "content": FIND}, {"role": "user", "content": "it is 5"}]
@@ -193,7 +193,7 @@ async def fine_async(question: str) -> str:
 )
 def test_a_program_that_hangs_or_dies_is_a_failed_run(target, stop, said, seconds):
     with Server(model) as server:
-        processes = Processes(f"tests.mas.adopt.test_adopt:{target}", 1)
+        processes = ProcessPool(f"tests.mas.adopt.test_adopt:{target}", 1)
         (run,) = together(server, processes, [trial("it is 5")], seconds)
     assert (run.stop, said in run.error) == (stop, True)
 
@@ -211,7 +211,7 @@ def gone(process: int) -> None:
 
 def test_a_process_that_died_between_two_runs_is_replaced():
     async def main(server: Server) -> list[Rollout]:
-        made, client = gateway(server, Processes("tests.mas.adopt.test_adopt:says_who", 1))
+        made, client = gateway(server, ProcessPool("tests.mas.adopt.test_adopt:says_who", 1))
         async with made.open():
             first = await made.run(trial("it is 5"))
             gone(int(first.answer))
@@ -228,7 +228,7 @@ def test_a_process_that_died_between_two_runs_is_replaced():
 def test_a_process_that_ends_while_it_runs_leaves_the_next_run_a_new_one():
     with Server(model) as server:
         found = together(
-            server, Processes("tests.mas.adopt.test_adopt:dies", 1), [trial("it is 5"), trial("it is 6")]
+            server, ProcessPool("tests.mas.adopt.test_adopt:dies", 1), [trial("it is 5"), trial("it is 6")]
         )
     assert ["process ended" in run.error for run in found] == [True, True]
     assert not multiprocessing.active_children()
@@ -236,7 +236,7 @@ def test_a_process_that_ends_while_it_runs_leaves_the_next_run_a_new_one():
 
 def test_programs_in_processes_are_kept_apart_too():
     with Server(model) as server:
-        processes = Processes("tests.mas.adopt.test_adopt:fine_async", 2)
+        processes = ProcessPool("tests.mas.adopt.test_adopt:fine_async", 2)
         found = together(server, processes, [trial(f"it is {n}") for n in range(8)])
     assert [run.answer.strip("<>") for run in found] == [str(n) for n in range(8)]
 
@@ -244,16 +244,16 @@ def test_programs_in_processes_are_kept_apart_too():
 def test_groups_by_node_have_the_reward_of_the_whole_run():
     def run(sample: int, reward: float) -> Rollout:
         with Server(model) as server:
-            (found,) = together(server, Called(program), [trial("it is 5")])
+            (found,) = together(server, AsyncProgram(program), [trial("it is 5")])
         return Rollout("e", "program", sample, found.steps, "stop", Score(reward))
 
     group = Group(
         row("it is 5"), "program", (run(0, 1.0), run(1, 0.0), Rollout("e", "program", 2, (), "failed"))
     )
-    parts = by_node(group)
+    parts = split_by_node(group)
     assert [(part.role, part.rewards) for part in parts] == [(FIND, (1.0, 0.0)), (WRITE, (1.0, 0.0))]
     assert parts[0].example.messages[0].content == FIND
-    assert by_node(Group(group.example, "program", group.rollouts[:1])) == []
+    assert split_by_node(Group(group.example, "program", group.rollouts[:1])) == []
 
 
 @pytest.mark.parametrize(
@@ -279,9 +279,9 @@ def test_a_node_is_known_by_the_first_line_it_is_told(messages, name):
     ],
 )
 def test_the_program_names_the_model_of_the_server(server, expected):
-    asked = named(Request("mine", (), Sampling()), server, 9)
+    asked = route_request(Request("mine", (), Sampling()), server, 9)
     assert (asked.model, asked.sampling.max_tokens) == (expected, 9)
-    assert named(Request("mine", (), Sampling(max_tokens=5)), server, 9).sampling.max_tokens == 5
+    assert route_request(Request("mine", (), Sampling(max_tokens=5)), server, 9).sampling.max_tokens == 5
 
 
 async def served(artifact: Artifact, server: Server) -> str:
@@ -298,7 +298,7 @@ async def served(artifact: Artifact, server: Server) -> str:
 def test_served_the_unchanged_program_has_its_lessons():
     libraries = NodeLibraries({WRITE: Library((make_lesson("Put it in brackets."),))})
     artifact = Artifact("t", "m", {"nodes.json": libraries.to_json()})
-    assert find_answerer(artifact) is answerer
+    assert find_answerer(artifact) is build_answerer
     with Server(lambda body: model({"seed": 1, **body})) as server:
         assert asyncio.run(served(artifact, server)) == "<8>"
 

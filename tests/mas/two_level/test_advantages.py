@@ -13,19 +13,19 @@ from hypothesis import strategies as st
 
 from edgewise.mas.two_level.advantages import (
     Grading,
-    answered,
-    copied,
-    depth,
-    even,
-    exact,
-    graded,
+    has_answer,
+    copy_weights,
+    alignment_depth,
+    equal_weights,
+    inverse_weights,
+    grade_rollout,
     main_score,
-    standardised,
+    standardise,
     sub_score,
-    two_levels,
-    well_formed,
+    build_levels,
+    format_reward,
 )
-from edgewise.mas.two_level.delegation import DelegationSpec, sub_runs
+from edgewise.mas.two_level.delegation import DelegationSpec, sub_rollouts
 from edgewise.toolkit.reward.reward import resolve_reward
 from edgewise.toolkit.rollout.tool_calls import UNREADABLE
 from edgewise.toolkit.types import Message, Reply, ToolCall
@@ -68,7 +68,7 @@ def test_rewards_have_the_weights_of_the_paper_behind_the_gate(score, value):
     ],
 )
 def test_the_gate_asks_for_an_answer_and_the_format_for_a_clean_end(run, valid, form):
-    assert (answered(run), well_formed(run)) == (valid, form)
+    assert (has_answer(run), format_reward(run)) == (valid, form)
 
 
 def expert(answer: str, question: str) -> dict:
@@ -81,32 +81,32 @@ def grading(**changes) -> Grading:
 
 
 def grade(run, **changes):
-    return play(graded(grading(**changes), EXAMPLE, run), lambda request: pytest.fail("nobody is asked"))
+    return play(grade_rollout(grading(**changes), EXAMPLE, run), lambda request: pytest.fail("nobody is asked"))
 
 
 def test_a_run_is_graded_at_both_levels():
     done = grade(said("wrong", below=[said("part 0"), said("x"), said("", "turns"), said(stop="timeout")]))
     assert done.score.value == pytest.approx(0.1)
-    values = [each.score.value for each in sub_runs(done)]
+    values = [each.score.value for each in sub_rollouts(done)]
     assert values == pytest.approx([0.6, 0.35, 0.0, 0.0])
-    assert [each.score.valid for each in sub_runs(done)] == [True, True, True, False]
-    assert sub_runs(done)[0].score.parts == {"format": 1.0, "main_correct": 0.0, "expert": 1.0, "valid": 1.0}
-    assert "an expert's word" in sub_runs(done)[0].score.feedback
-    assert sub_runs(grade(said(below=[said("x")])))[0].score.value == pytest.approx(0.75)
+    assert [each.score.valid for each in sub_rollouts(done)] == [True, True, True, False]
+    assert sub_rollouts(done)[0].score.parts == {"format": 1.0, "main_correct": 0.0, "expert": 1.0, "valid": 1.0}
+    assert "an expert's word" in sub_rollouts(done)[0].score.feedback
+    assert sub_rollouts(grade(said(below=[said("x")])))[0].score.value == pytest.approx(0.75)
 
 
 def test_a_main_run_without_an_answer_has_reward_0_and_its_sub_runs_are_graded():
     done = grade(said("", "turns", below=[said("part 0")]))
     assert (done.score.value, done.score.valid) == (0.0, True)
     assert "no answer (turns)" in done.score.feedback
-    assert sub_runs(done)[0].score.value == pytest.approx(0.6)
+    assert sub_rollouts(done)[0].score.value == pytest.approx(0.6)
 
 
 @pytest.mark.parametrize("broken", [{"stop": "failed"}, {"stop": "timeout"}])
 def test_a_main_run_that_broke_has_no_reward_at_either_level(broken):
     done = grade(said(**broken, below=[said("part 0")]))
     assert not done.score.valid
-    assert sub_runs(done)[0].score is None
+    assert sub_rollouts(done)[0].score is None
 
 
 def test_a_judge_is_the_expert_and_sees_the_part_alone():
@@ -116,23 +116,23 @@ def test_a_judge_is_the_expert_and_sees_the_part_alone():
         asked.append(request.messages[-1].content)
         return '{"reason": "fine", "score": 0.8}'
 
-    plan = graded(
+    plan = grade_rollout(
         grading(expert=resolve_reward({"kind": "judge", "reference": False})), EXAMPLE, said(below=[said("five")])
     )
     done = play(plan, judge)
-    assert sub_runs(done)[0].score.value == pytest.approx(0.1 + 0.4 + 0.4)
+    assert sub_rollouts(done)[0].score.value == pytest.approx(0.1 + 0.4 + 0.4)
     assert asked == ["<question>\npart 0\n</question>\n\n<answer>\nfive\n</answer>"]
 
 
 def test_without_an_expert_sub_runs_are_not_graded():
-    assert sub_runs(grade(said(below=[said("x")]), expert=None))[0].score is None
+    assert sub_rollouts(grade(said(below=[said("x")]), expert=None))[0].score is None
 
 
 def test_a_judge_that_breaks_leaves_its_sub_run_without_a_reward():
-    plan = graded(grading(expert=resolve_reward("judge")), EXAMPLE, said(below=[said("x")]))
+    plan = grade_rollout(grading(expert=resolve_reward("judge")), EXAMPLE, said(below=[said("x")]))
     done = play(plan, lambda request: Reply(Message("assistant", ""), "failed", error="down"))
     assert done.score.valid
-    assert not sub_runs(done)[0].score.valid
+    assert not sub_rollouts(done)[0].score.valid
 
 
 # ---- alignment -------------------------------------------------------------------------------------
@@ -153,13 +153,13 @@ def test_a_judge_that_breaks_leaves_its_sub_run_without_a_reward():
     ],
 )
 def test_depth_is_the_quantile_of_the_calls(sizes, share, expected):
-    assert depth(list(sizes), share) == expected
+    assert alignment_depth(list(sizes), share) == expected
 
 
 def test_exact_weights_are_one_over_the_calls():
     parents = np.array([0, 2, 2, 2, 2, 5, 5])
-    assert exact(parents).tolist() == [1, 0.25, 0.25, 0.25, 0.25, 0.5, 0.5]
-    assert exact(np.array([], np.int64)).tolist() == []
+    assert inverse_weights(parents).tolist() == [1, 0.25, 0.25, 0.25, 0.25, 0.5, 0.5]
+    assert inverse_weights(np.array([], np.int64)).tolist() == []
 
 
 calls = st.lists(st.integers(0, 9), min_size=1, max_size=8)
@@ -172,18 +172,18 @@ def parents_of(sizes) -> np.ndarray:
 @given(calls, st.integers(1, 10), st.integers(0, 2**31 - 1))
 def test_copies_bring_each_main_run_to_the_depth(sizes, d, seed):
     parents = parents_of(sizes)
-    copies = copied(parents, seed, d)
+    copies = copy_weights(parents, seed, d)
     for parent, size in enumerate(sizes):
         mine = copies[parents == parent]
         assert mine.sum() == (d if size else 0)
         assert (mine <= 1).all() if size > d else (mine >= 1).all()
-    assert (copies == copied(parents, seed, d)).all()
+    assert (copies == copy_weights(parents, seed, d)).all()
 
 
 @given(calls)
 def test_exact_weights_give_each_main_run_that_called_the_mass_1(sizes):
     parents = parents_of(sizes)
-    mass = np.bincount(parents, exact(parents), len(sizes))
+    mass = np.bincount(parents, inverse_weights(parents), len(sizes))
     assert mass == pytest.approx([min(1, size) for size in sizes])
 
 
@@ -191,35 +191,35 @@ def test_exact_weights_give_each_main_run_that_called_the_mass_1(sizes):
 def test_on_average_copies_are_the_exact_weights_times_the_depth(d):
     parents = parents_of([1, 2, 3, 7])
     draws = 4000
-    mean = sum(copied(parents, seed, d) for seed in range(draws)) / draws
+    mean = sum(copy_weights(parents, seed, d) for seed in range(draws)) / draws
     # Copies of one run of d are binomial: no standard deviation is above sqrt(d) / 2.
-    assert mean == pytest.approx(d * exact(parents), abs=5 * math.sqrt(d) / 2 / math.sqrt(draws))
+    assert mean == pytest.approx(d * inverse_weights(parents), abs=5 * math.sqrt(d) / 2 / math.sqrt(draws))
 
 
 # ---- advantages ------------------------------------------------------------------------------------
 
 
 def test_advantages_by_hand():
-    assert standardised([1, 0, 0, 0]) == pytest.approx(np.array([3, -1, -1, -1]) / math.sqrt(3))
-    assert standardised([1.0, 0.1]) == pytest.approx([1, -1])
+    assert standardise([1, 0, 0, 0]) == pytest.approx(np.array([3, -1, -1, -1]) / math.sqrt(3))
+    assert standardise([1.0, 0.1]) == pytest.approx([1, -1])
     # Weighted mean 0.5, weighted variance 0.25.
-    assert standardised([1, 0, 0], [1, 0.5, 0.5]) == pytest.approx([1, -1, -1])
+    assert standardise([1, 0, 0], [1, 0.5, 0.5]) == pytest.approx([1, -1, -1])
     # A weight is a number of copies: [1, 0, 0, 0] without the last.
-    assert standardised([1, 0, 9], [1, 3, 0]) == pytest.approx([math.sqrt(3), -1 / math.sqrt(3), 0])
-    assert standardised([math.nan, 1, 0]) == pytest.approx([0, 1, -1])
+    assert standardise([1, 0, 9], [1, 3, 0]) == pytest.approx([math.sqrt(3), -1 / math.sqrt(3), 0])
+    assert standardise([math.nan, 1, 0]) == pytest.approx([0, 1, -1])
 
 
 @pytest.mark.parametrize("kind", [np.float32, np.float64, list])
 @pytest.mark.parametrize("value", [0.1, 0.55, 1 / 3, 1e-30])
 def test_equal_rewards_give_exactly_zero(kind, value):
     rewards = np.full(8, value, kind) if kind is not list else [value] * 8
-    assert (standardised(rewards, exact(parents_of([1, 3, 4]))) == 0).all()
-    assert (standardised(rewards) == 0).all()
+    assert (standardise(rewards, inverse_weights(parents_of([1, 3, 4]))) == 0).all()
+    assert (standardise(rewards) == 0).all()
 
 
 @pytest.mark.parametrize("rewards", [[], [0.5], [math.nan], [math.nan, 0.5]])
 def test_too_few_rewards_give_zero(rewards):
-    assert standardised(rewards).tolist() == [0.0] * len(rewards)
+    assert standardise(rewards).tolist() == [0.0] * len(rewards)
 
 
 rewards = st.lists(st.floats(0, 1), min_size=2, max_size=20)
@@ -233,7 +233,7 @@ weighted = coarse.flatmap(
 
 @given(rewards)
 def test_advantages_are_finite_with_mean_0_and_variance_1(found):
-    a = standardised(found)
+    a = standardise(found)
     assert np.isfinite(a).all()
     if len(set(found)) > 1:
         assert a.mean() == pytest.approx(0, abs=1e-9)
@@ -244,14 +244,14 @@ def test_advantages_are_finite_with_mean_0_and_variance_1(found):
 @given(weighted, st.integers(-8, 8))
 def test_a_shift_changes_nothing(found, shift):
     r, w = found
-    assert standardised(np.array(r) + shift, w) == pytest.approx(standardised(r, w))
+    assert standardise(np.array(r) + shift, w) == pytest.approx(standardise(r, w))
 
 
 @given(weighted, st.randoms())
 def test_the_order_of_the_members_changes_no_bit(found, random):
     r, w = map(np.array, found)
     order = random.sample(range(len(r)), len(r))
-    assert (standardised(r[order], w[order]) == standardised(r, w)[order]).all()
+    assert (standardise(r[order], w[order]) == standardise(r, w)[order]).all()
 
 
 @given(
@@ -261,8 +261,8 @@ def test_calling_more_with_the_same_rewards_changes_no_advantage_under_exact_wei
     """The same sub runs twice in one main run: as many values, the same mass."""
     doubled = [by_run[0] * 2, *by_run[1:]]
     flat, flat_doubled = [*chain(*by_run)], [*chain(*doubled)]
-    once = standardised(flat, exact(parents_of(list(map(len, by_run)))))
-    twice = standardised(flat_doubled, exact(parents_of(list(map(len, doubled)))))
+    once = standardise(flat, inverse_weights(parents_of(list(map(len, by_run)))))
+    twice = standardise(flat_doubled, inverse_weights(parents_of(list(map(len, doubled)))))
     n = len(by_run[0])
     assert twice[:n] == pytest.approx(once[:n], abs=1e-9)
     assert twice[2 * n :] == pytest.approx(once[n:], abs=1e-9)
@@ -283,7 +283,7 @@ def test_the_advantages_of_a_query_by_hand():
 
 
 def test_without_alignment_a_main_run_counts_as_often_as_it_called():
-    _, sub = levels((1.0, [1.0]), (0.1, [0.0, 0.0, 0.0]), align=even)
+    _, sub = levels((1.0, [1.0]), (0.1, [0.0, 0.0, 0.0]), align=equal_weights)
     assert sub.advantages == pytest.approx(np.array([3, -1, -1, -1]) / math.sqrt(3))
     _, aligned = levels((1.0, [1.0]), (0.1, [0.0, 0.0, 0.0]))
     assert aligned.advantages == pytest.approx([1, -1, -1, -1])
@@ -291,7 +291,7 @@ def test_without_alignment_a_main_run_counts_as_often_as_it_called():
 
 def test_copies_drop_by_their_seed_and_what_is_dropped_has_no_advantage():
     runs = ((1.0, [1.0]), (0.1, [0.0, 0.1, 0.2, 0.3]))
-    align = partial(copied, depth=2)
+    align = partial(copy_weights, depth=2)
     found = [levels(*runs, align=align, seed=seed)[1].advantages for seed in range(20)]
     assert all(np.count_nonzero(each) == 3 for each in found)
     assert len({tuple(each) for each in found}) > 1
@@ -322,9 +322,9 @@ def test_a_level_that_teaches_nothing_says_why_and_has_no_advantages(runs, main,
 
 def test_outputs_that_are_all_invalid_are_told_from_equal_ones():
     runs = [scored(said("", "turns", below=[scored(said(" "), 0.0, part=0.0)]), 0.0, part=0.0) for _ in "ab"]
-    assert [each.skipped for each in two_levels(EXAMPLE, runs, exact, 0)] == ["invalid", "invalid"]
+    assert [each.skipped for each in build_levels(EXAMPLE, runs, inverse_weights, 0)] == ["invalid", "invalid"]
     mixed = [*runs, scored(said(), 0.0)]
-    assert two_levels(EXAMPLE, mixed, exact, 0)[0].skipped == "equal"
+    assert build_levels(EXAMPLE, mixed, inverse_weights, 0)[0].skipped == "equal"
 
 
 def test_levels_as_plain_data():

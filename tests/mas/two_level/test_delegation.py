@@ -9,10 +9,10 @@ from edgewise.experience.library.library import Library, make_lesson
 from edgewise.mas.two_level.delegation import (
     DelegateAgent,
     DelegationSpec,
-    Order,
-    delegated,
-    orders,
-    sub_runs,
+    Subtask,
+    run_planner,
+    read_subtasks,
+    sub_rollouts,
 )
 from edgewise.toolkit.errors import ConfigError
 from edgewise.toolkit.model.scripted import ScriptedClient
@@ -65,7 +65,7 @@ class Pair:
 
 def run(model, terms=None, calling="native", sub=None, **planner):
     sub = sub or member("sub", SUB, calling)
-    plan = delegated(member("main", PLANNER, calling, **planner), sub, EXAMPLE, terms, sample=3, seed=11)
+    plan = run_planner(member("main", PLANNER, calling, **planner), sub, EXAMPLE, terms, sample=3, seed=11)
     return play(plan, model)
 
 
@@ -74,11 +74,11 @@ def test_calls_of_several_turns_come_back_in_order(calling):
     model = Pair(calls("2+3", "4+5", calling=calling), calls("5+9", calling=calling), "14")
     done = run(model, calling=calling)
     assert (done.answer, done.stop, done.role, done.sample) == ("14", "stop", "main", 3)
-    assert [[call.answer for call in step.calls] for step in done.steps] == [["5", "9"], ["14"], []]
-    assert orders(done, DelegationSpec()) == (Order("2+3"), Order("4+5"), Order("5+9"))
-    assert [each.role for each in sub_runs(done)] == ["sub"] * 3
-    assert len({each.id for each in sub_runs(done)}) == 3
-    assert {each.sample for each in sub_runs(done)} == {3}
+    assert [[call.answer for call in step.subrollouts] for step in done.steps] == [["5", "9"], ["14"], []]
+    assert read_subtasks(done, DelegationSpec()) == (Subtask("2+3"), Subtask("4+5"), Subtask("5+9"))
+    assert [each.role for each in sub_rollouts(done)] == ["sub"] * 3
+    assert len({each.id for each in sub_rollouts(done)}) == 3
+    assert {each.sample for each in sub_rollouts(done)} == {3}
     texts = [message.content for message in model.planner[1].messages[-2:]]
     assert ["5" in texts[0], "9" in texts[1]] == [True, True]
 
@@ -102,7 +102,7 @@ def test_each_side_has_its_own_prompt_lessons_and_tools_and_a_sub_agent_sees_its
     assert asked.messages[0].content == "Be brief.\n\nYou lead."
     assert "Split it." in asked.messages[1].content
     assert done.version == Library((make_lesson("Split it."),)).version
-    assert sub_runs(done)[0].version == sub.library.version
+    assert sub_rollouts(done)[0].version == sub.library.version
 
 
 def test_named_roles_have_their_instruction_and_must_be_named():
@@ -110,8 +110,8 @@ def test_named_roles_have_their_instruction_and_must_be_named():
     by_name = {"task": "2+3", "role": "checker"}
     model = Pair(calls(by_name, "4+5", {"task": "1+1", "role": "cook"}), "14")
     done = run(model, terms)
-    assert [each.role for each in sub_runs(done)] == ["checker"]
-    assert orders(done, terms) == (Order("2+3", "checker"),)
+    assert [each.role for each in sub_rollouts(done)] == ["checker"]
+    assert read_subtasks(done, terms) == (Subtask("2+3", "checker"),)
     assert model.subs[0].messages[0].content == "You work.\n\nYou check."
     assert model.told[0] == "5"
     assert "no role None; there is adder, checker" in model.told[1]
@@ -121,9 +121,9 @@ def test_named_roles_have_their_instruction_and_must_be_named():
 
 def test_no_more_calls_than_the_terms_allow_within_a_turn_and_over_turns():
     model = Pair(calls("1+1", "2+2"), calls("3+3", "4+4"), "done")
-    done = run(model, DelegationSpec(most=3))
-    assert [order.task for order in orders(done, DelegationSpec(most=3))] == ["1+1", "2+2", "3+3"]
-    assert [each.answer for each in sub_runs(done)] == ["2", "4", "6"]
+    done = run(model, DelegationSpec(max_calls=3))
+    assert [order.task for order in read_subtasks(done, DelegationSpec(max_calls=3))] == ["1+1", "2+2", "3+3"]
+    assert [each.answer for each in sub_rollouts(done)] == ["2", "4", "6"]
     assert model.told == ["6", "error: no more than 3 calls; answer with what you have"]
 
 
@@ -131,8 +131,8 @@ def test_no_more_calls_than_the_terms_allow_within_a_turn_and_over_turns():
 def test_a_call_that_breaks_the_terms_is_told_and_is_no_run(arguments):
     model = Pair(calls(arguments), calls("2+3"), "5")
     done = run(model)
-    assert [each.answer for each in sub_runs(done)] == ["5"]
-    assert orders(done, DelegationSpec()) == (Order("2+3"),)
+    assert [each.answer for each in sub_rollouts(done)] == ["5"]
+    assert read_subtasks(done, DelegationSpec()) == (Subtask("2+3"),)
     assert "wrong arguments" in model.planner[1].messages[-1].content
 
 
@@ -141,7 +141,7 @@ def test_arguments_that_are_no_object_are_told(written):
     broken = Reply(Message("assistant", "", (ToolCall("c0", "delegate", written),)), "tools")
     model = Pair(broken, "5")
     done = run(model)
-    assert sub_runs(done) == orders(done, DelegationSpec()) == ()
+    assert sub_rollouts(done) == read_subtasks(done, DelegationSpec()) == ()
     assert model.told[0].startswith("error: the arguments")
 
 
@@ -149,8 +149,8 @@ def test_a_sub_agent_that_fails_is_data_and_the_planner_hears_of_it():
     failing = Reply(Message("assistant", ""), "timeout", error="too slow")
     model = Pair(calls("2+3", "4+5"), "9", does=lambda task: failing if task == "2+3" else "9")
     done = run(model)
-    assert [each.stop for each in sub_runs(done)] == ["timeout", "stop"]
-    assert [order.task for order in orders(done, DelegationSpec())] == ["2+3", "4+5"]
+    assert [each.stop for each in sub_rollouts(done)] == ["timeout", "stop"]
+    assert [order.task for order in read_subtasks(done, DelegationSpec())] == ["2+3", "4+5"]
     assert model.told == ["error: the agent failed (timeout): too slow", "9"]
     assert not done.failed
 
@@ -163,7 +163,7 @@ def test_a_sub_agent_without_an_answer_gives_none():
     again = Reply(Message("assistant", "Let me see", (ToolCall("s", "square", '{"x": 2}'),)), "tools")
     sub = member("sub", SUB, tools=(make_tool(square),), turns=2)
     model = Pair(calls("2+3"), "?", does=lambda task: again)
-    assert sub_runs(run(model, sub=sub))[0].stop == "turns"
+    assert sub_rollouts(run(model, sub=sub))[0].stop == "turns"
     assert model.told == ["error: the agent gave no answer (turns)"]
     silent = Pair(calls("2+3"), "?", does=lambda task: " ")
     run(silent)
@@ -172,7 +172,7 @@ def test_a_sub_agent_without_an_answer_gives_none():
 
 def test_without_sub_agents_it_is_one_agent():
     model = Pair("14")
-    done = play(delegated(member("main", PLANNER), None, EXAMPLE, sample=0, seed=1), model)
+    done = play(run_planner(member("main", PLANNER), None, EXAMPLE, sample=0, seed=1), model)
     assert (done.answer, model.planner[0].tools) == ("14", ())
 
 
@@ -191,7 +191,7 @@ def test_a_server_that_refuses_tools_is_told_in_words():
     refusal = Reply(Message("assistant", ""), "refused", error="tools are not supported")
     model = Pair(refusal, calls("2+3", calling="text"), "5")
     done = run(model, calling="auto")
-    assert [each.answer for each in sub_runs(done)] == ["5"]
+    assert [each.answer for each in sub_rollouts(done)] == ["5"]
     assert "delegate" in model.planner[1].messages[0].content
 
 
@@ -209,14 +209,14 @@ def test_calls_of_one_turn_run_together_and_stay_in_order():
         return model(request)
 
     model = Pair(calls("1+1", "2+2", "3+3"), "done")
-    plan = delegated(member("main", PLANNER), member("sub", SUB), EXAMPLE, sample=0, seed=1)
+    plan = run_planner(member("main", PLANNER), member("sub", SUB), EXAMPLE, sample=0, seed=1)
     done = asyncio.run(drive(plan, ScriptedClient(answer)))
     assert most == 3
-    assert [each.answer for each in sub_runs(done)] == ["2", "4", "6"]
+    assert [each.answer for each in sub_rollouts(done)] == ["2", "4", "6"]
     assert model.told == ["2", "4", "6"]
 
 
-@pytest.mark.parametrize("wrong", [{"roles": {}}, {"most": 0}])
+@pytest.mark.parametrize("wrong", [{"roles": {}}, {"max_calls": 0}])
 def test_terms_that_allow_nothing_are_refused(wrong):
     with pytest.raises(ConfigError):
         DelegationSpec(**wrong)
