@@ -12,9 +12,9 @@ from pydantic import ValidationError
 from edgewise.experience.library.diff import count_lessons, diff, summarize
 from edgewise.experience.library.library import Library
 from edgewise.experience.store.checkout import resolve_start
+from edgewise.experience.store.run_steps import StoredStep
 from edgewise.experience.store.store import Commit
 from edgewise.toolkit.errors import LibraryError
-from edgewise.toolkit.report.run_files import Step
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,7 +55,7 @@ def read_run_log(path: Path) -> list[LogEntry]:
     steps = []
     for file in files:
         try:
-            steps.append(Step.model_validate(json.loads(file.read_text("utf-8"))))
+            steps.append(StoredStep.model_validate(json.loads(file.read_text("utf-8"))))
         except (OSError, ValidationError, ValueError, RecursionError) as error:
             # Pydantic's message has many lines; the first problem is at its beginning.
             raise LibraryError(f"{file} is damaged ({' '.join(str(error).split())[:200]}).") from error
@@ -84,7 +84,7 @@ def read_run_log(path: Path) -> list[LogEntry]:
     return entries
 
 
-def _describe_decision(step: Step) -> str:
+def _describe_decision(step: StoredStep) -> str:
     """Return the gate's decision in a phrase."""
     gate = step.gate
     if step.incomplete:

@@ -8,9 +8,9 @@ from xml.etree.ElementTree import Element
 from edgewise.learner.comparison import tables
 from edgewise.learner.comparison.results import Compared, Line
 from edgewise.toolkit.evaluation.statistics import Interval
-from edgewise.toolkit.report import charts, run_report
+from edgewise.toolkit.report import charts
 from edgewise.toolkit.report.charts import Bar, Point, Series
-from edgewise.toolkit.report.html import node, page
+from edgewise.toolkit.report.html import node, page, table
 from edgewise.toolkit.util.files import replace_atomically
 
 HOW = (
@@ -118,12 +118,12 @@ def _runs(found: Compared) -> Iterable[Element]:
             link = node("a", name, href=f"{run.path.as_posix()}/report.html") if run.ended else name
             state = "ended" if run.ended else "did not end"
             rows.append([link, state, run.why, f"{len(run.rewards):,}", f"{run.seconds / 60:.1f}"])
-    yield run_report.table(["run", "", "why", "steps", "minutes"], rows, words=3)
+    yield table(["run", "", "why", "steps", "minutes"], rows, words=3)
 
 
 def _method(line: Line) -> Element:
     differs = f" Differs from GRPO: {line.differs}." if line.differs else ""
-    axes = run_report.table(
+    axes = table(
         ["axis", "part and parameters"], [each.split(": ", 1) for each in line.axes], words=2
     )
     return node(
@@ -131,8 +131,8 @@ def _method(line: Line) -> Element:
     )
 
 
-def _table(table: tables.Table) -> Element:
-    return run_report.table(table[0], table[1:])
+def _table(cells: tables.Table) -> Element:
+    return table(cells[0], cells[1:])
 
 
 def _note(text: str) -> Element:

@@ -6,12 +6,14 @@ from functools import partial
 from typing import Any
 from xml.etree.ElementTree import Element
 
+from pydantic import BaseModel
+
 from edgewise.learner.monitoring.retention import Kept
 from edgewise.toolkit.cli.output import render_costs
 from edgewise.toolkit.report import charts, run_files, run_report
 from edgewise.toolkit.report.charts import Point, Series
-from edgewise.toolkit.report.html import node
-from edgewise.toolkit.report.run_files import Numbers, Step
+from edgewise.toolkit.report.html import node, table
+from edgewise.toolkit.report.run_files import FinishedRun, StepStatistics
 from edgewise.toolkit.run.runner import Result
 
 ABOUT = "weights.json"
@@ -25,7 +27,7 @@ def result_lines(result: Result) -> list[str]:
     return [
         *result.evidence.lines(),
         "",
-        run_report.summarize(run_files.read(result.path)),
+        run_report.summarize(run_files.read_run(result.path)),
         f"{_about(about)}.",
         "",
         *render_costs(result),
@@ -39,8 +41,19 @@ def _about(about: Mapping[str, Any]) -> str:
     return f"Method {about['name']}, {about['steps']:,} steps on {about['trained']}{ended}"
 
 
-def sections(about: Mapping[str, Any], steps: Sequence[Step]) -> Iterable[Element]:
-    """The part of report.html about training."""
+class TrainingStep(BaseModel, frozen=True):
+    """The part of a step.json that the report needs; `went` tells where learning went back to, and why."""
+
+    step: int
+    epoch: int
+    statistics: StepStatistics
+    went: str = ""
+
+
+def build_sections(run: FinishedRun) -> Iterable[Element]:
+    """Yield the sections of report.html about training."""
+    about = run_files.read_file(dict[str, Any], run.path / ABOUT)
+    steps = run_files.read_steps(TrainingStep, run.path)
     yield node("h2", "Learning curve")
     yield node("p", f"{_about(about)}.", class_="note")
     sampled = [step for step in steps if step.statistics.runs]
@@ -53,15 +66,15 @@ def sections(about: Mapping[str, Any], steps: Sequence[Step]) -> Iterable[Elemen
     differs = f" Differs from GRPO: {about['differs']}." if about["differs"] else ""
     yield node("p", f"{about['name']}, arXiv {about['paper']}.{differs}")
     axes = [line.split(": ", 1) for line in about["method"]]
-    yield run_report.table(["axis", "part and parameters"], axes, words=2)
+    yield table(["axis", "part and parameters"], axes, words=2)
 
 
 def _chart(
-    steps: Sequence[Step],
+    steps: Sequence[TrainingStep],
     name: str,
     style: str,
     title: str,
-    value: Callable[[Numbers], float | None],
+    value: Callable[[StepStatistics], float | None],
     *,
     percent: bool = False,
 ) -> Element:
@@ -72,7 +85,7 @@ def _chart(
     return charts.draw_curves([Series(name, style, points)], title, ("step", name), percent, most)
 
 
-def _lessons_absorbed(steps: Sequence[Step]) -> Iterable[Element]:
+def _lessons_absorbed(steps: Sequence[TrainingStep]) -> Iterable[Element]:
     chart = partial(_chart, steps)
     yield node(
         "div",
@@ -89,10 +102,10 @@ def _lessons_absorbed(steps: Sequence[Step]) -> Iterable[Element]:
     )
 
 
-def _curves(steps: Sequence[Step]) -> Iterable[Element]:
+def _curves(steps: Sequence[TrainingStep]) -> Iterable[Element]:
     chart = partial(_chart, steps)
 
-    def moved(numbers: Numbers) -> float | None:
+    def moved(numbers: StepStatistics) -> float | None:
         return None if numbers.kl is None else 1000 * numbers.kl
 
     yield node(

@@ -6,12 +6,15 @@ from pathlib import Path
 from typing import Any
 from xml.etree.ElementTree import Element
 
+from edgewise.experience.store.run_steps import StoredStep
+from edgewise.experience.training.report import render_curve, render_steps
 from edgewise.mas.graph import drawing
 from edgewise.mas.graph.graph import Graph
 from edgewise.toolkit.cli.output import render_costs
 from edgewise.toolkit.report import charts, run_files, run_report
 from edgewise.toolkit.report.charts import Point, Series
 from edgewise.toolkit.report.html import node
+from edgewise.toolkit.report.run_files import FinishedRun
 from edgewise.toolkit.run.runner import Result
 
 WIRING = "wiring.json"
@@ -26,7 +29,7 @@ def render_result(result: Result) -> list[str]:
     return [
         *result.evidence.lines(),
         "",
-        run_report.summarize(run_files.read(result.path)),
+        run_report.summarize(run_files.read_run(result.path)),
         describe_equal_tokens(wiring),
         "",
         f"reward while learning: {wiring['formula']}",
@@ -69,8 +72,11 @@ def _graph_lines(wiring: Mapping[str, Any]) -> Iterable[str]:
         yield f"and {len(more)} other graphs for {sum(each['rows'] for each in more)} rows"
 
 
-def sections(wiring: Mapping[str, Any]) -> Iterable[Element]:
-    """The part of report.html about graphs."""
+def build_sections(run: FinishedRun) -> Iterable[Element]:
+    """Yield the sections of report.html about graphs, between the learning curve and the steps of the search."""
+    wiring = run_files.read_file(dict[str, Any], run.path / WIRING)
+    steps = run_files.read_steps(StoredStep, run.path)
+    yield from render_curve(steps)
     yield node("h2", "Graphs")
     yield node("p", describe_equal_tokens(wiring))
     yield node("p", f"Reward while learning: {wiring['formula']}.", class_="note")
@@ -83,6 +89,7 @@ def sections(wiring: Mapping[str, Any]) -> Iterable[Element]:
     if more := wiring["graphs"][SHOWN:]:
         rows = sum(each["rows"] for each in more)
         yield node("p", f"{len(more)} other graphs were used for {rows} rows.", class_="note")
+    yield from render_steps(steps)
 
 
 def _costs(nodes: Mapping[str, Mapping[str, float]]) -> dict[str, dict[str, float]]:

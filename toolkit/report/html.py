@@ -1,6 +1,6 @@
-"""HTML and SVG as trees: what is put in as text comes out escaped, and every tag is closed."""
+"""HTML and SVG as trees: text is escaped on output, and every tag is closed."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from xml.etree.ElementTree import Element, tostring
 
 Child = Element | str | None
@@ -40,13 +40,14 @@ svg { max-width: 100%; height: auto; font: 12px system-ui, sans-serif; } svg tex
 
 def node(name: str, /, *children: Child, **attributes: object) -> Element:
     """
-    An element; None among the children is left out.
+    Make an element; None among the children is left out.
 
     In names of attributes "_" stands for "-", and one at the end is dropped (`class_`).
     """
     element = Element(name, {key.rstrip("_").replace("_", "-"): str(x) for key, x in attributes.items()})
     last: Element | None = None
     for child in children:
+        # ElementTree keeps text after a child in the tail of that child.
         if isinstance(child, str) and last is not None:
             last.tail = (last.tail or "") + child
         elif isinstance(child, str):
@@ -57,8 +58,35 @@ def node(name: str, /, *children: Child, **attributes: object) -> Element:
     return element
 
 
+def note(text: str) -> Element:
+    """Make a paragraph in small print."""
+    return node("p", text, class_="note")
+
+
+def table(
+    head: Sequence[str], rows: Iterable[Sequence[Child]], words: int = 1, total: bool = False
+) -> Element:
+    """Make a table whose first `words` columns are text and the others numbers; `total` marks the last row."""
+
+    def make_row(kind: str, cells: Sequence[Child]) -> Element:
+        return node(
+            "tr", *(node(kind, cell, class_="w" if i < words else "n") for i, cell in enumerate(cells))
+        )
+
+    body = [make_row("td", cells) for cells in rows]
+    if total:
+        body[-1].set("class", "total")
+    whole = node("table", node("thead", make_row("th", head)), node("tbody", *body))
+    return node("div", whole, class_="wide")
+
+
+def format_signed(value: float) -> str:
+    """Return a difference with three decimals, its sign, and a typographic minus."""
+    return f"{value:+.3f}".replace("-", "−")
+
+
 def page(title: str, body: Iterable[Element]) -> bytes:
-    """A whole HTML document in UTF-8 with its style sheet; half characters (lone surrogates) become "?"."""
+    """Return a whole HTML document in UTF-8 with its style sheet; lone surrogates become "?"."""
     head = node(
         "head",
         node("meta", charset="utf-8"),
