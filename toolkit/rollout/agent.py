@@ -1,8 +1,8 @@
 """
-The turn loop of an agent, as a plan: ask, use the tools that were called, ask again.
+Rollouts of an agent, as plans: call the model, run the tools that it calls, call it again.
 
-A model that calls tools natively is served natively. One that does not is told in words how to call them
-(`by_text`), and its answer is read for such calls; with "auto" words are used once a server refuses tools.
+`run_rollout` is one rollout, `run_graded_rollout` adds the reward, `run_rollouts` and `run_group` run several rollouts
+of one example.
 """
 
 from collections.abc import Sequence
@@ -14,12 +14,12 @@ from edgewise.toolkit.rollout.episode import check_equal_starts, run_episode
 from edgewise.toolkit.rollout.tool_calls import (
     CallFormat,
     Delegation,
-    parse_calls,
-    is_tools_refusal,
-    execute_call,
-    render_result,
-    number_calls,
     add_call_instructions,
+    execute_call,
+    is_tools_refusal,
+    number_calls,
+    parse_calls,
+    render_result,
 )
 from edgewise.toolkit.tools.tool import FunctionTool
 from edgewise.toolkit.tracking.events import RolloutFinished
@@ -35,7 +35,6 @@ from edgewise.toolkit.types import (
     Sampling,
     Step,
     StopReason,
-    Tool,
 )
 from edgewise.toolkit.util.seeds import derive_seed
 
@@ -43,9 +42,10 @@ from edgewise.toolkit.util.seeds import derive_seed
 @dataclass(frozen=True, slots=True)
 class Agent:
     """
-    How a model is run on an example: its name, sampling, tools and the most turns it may take, and its world.
+    A model with its sampling, its tools or its environment, and the most turns it may take.
 
-    `role` is the name under which its runs are grouped; `payer` the role they are booked on.
+    `role` is the name under which its rollouts are grouped, `payer` the role in the ledger. An agent with a `world`
+    acts in it and has no tools.
     """
 
     model: str
@@ -62,46 +62,74 @@ def run_rollout(
     agent: Agent, example: Example, messages: tuple[Message, ...], *, sample: int, seed: int
 ) -> Plan[Rollout]:
     """
-    One run of `agent` on `messages`: until it answers without a tool call, fails, or is out of turns.
+    Run `agent` on `messages` until it answers without a tool call, fails, or has used up its turns.
 
-    One that has a world acts in it instead, see `toolkit.rollout.episode`.
+    An agent with a world runs an episode instead, see `toolkit.rollout.episode`.
+
+    A turn of the loop is one step of the rollout:
+
+        prompt ──▶ model ──▶ completion ──▶ no tool call: done
+          ▲                      │
+          │                      ▼ tool calls, all at once
+          └── + completion ── results
     """
     payer = BilledTo(agent.payer, example=example.id)
     if agent.world:
-        blank = Rollout(example.id, agent.role, sample, (), "stop", seed=seed)
 
-        def ask(seen: tuple[Message, ...], turn: int) -> Request:
-            # A seed for each turn: with one for all, who comes back to a state would do the same again for ever.
-            return _request(agent, seen, sample, derive_seed(seed, turn), payer, True)
+        def build_request(prompt: tuple[Message, ...], turn: int) -> Request:
+            # A seed per turn: with one for all turns, an agent that returns to a state would act the same for ever.
+            sampling = replace(agent.sampling, seed=derive_seed(seed, turn))
+            return Request(agent.model, prompt, sampling, sample=sample, payer=payer)
 
-        return (yield from run_episode(agent.world, ask, example, messages, turns=agent.turns, blank=blank))
+        empty = Rollout(example.id, agent.role, sample, (), "stop", seed=seed)
+        return (
+            yield from run_episode(
+                agent.world, build_request, example, messages, turns=agent.turns, empty=empty
+            )
+        )
+
     steps: list[Step] = []
-    by_text = agent.calling == "text"
-    seen = add_call_instructions(messages, agent.tools) if by_text else messages
+    sampling = replace(agent.sampling, seed=seed)
+    native_tools = tuple(function.tool for function in agent.tools)
+    is_text = agent.calling == "text"
+    prompt = add_call_instructions(messages, agent.tools) if is_text else messages
 
-    def ended(stop: StopReason, error: str = "") -> Rollout:
+    def finish(stop: StopReason, error: str = "") -> Rollout:
         return Rollout(example.id, agent.role, sample, tuple(steps), stop, seed=seed, error=error)
 
     while len(steps) < agent.turns:
-        request = _request(agent, seen, sample, seed, payer, by_text)
+        tools = () if is_text else native_tools
+        request = Request(agent.model, prompt, sampling, tools, sample, payer=payer)
         reply: Reply = yield request
-        if is_tools_refusal(reply, request) and agent.calling == "auto":
-            # From the start again: a server may take the tools and then refuse the messages that answer them.
-            by_text, seen = True, add_call_instructions(messages, agent.tools)
+
+        # A server without native tools: describe them in the prompt. From the first turn again, since a server may
+        # accept the tools and then refuse the messages that carry their results. It happens once, as text needs no
+        # native tools.
+        if agent.calling == "auto" and is_tools_refusal(reply, request):
+            is_text, prompt = True, add_call_instructions(messages, agent.tools)
             steps.clear()
             continue
         if reply.failed:
-            return ended(reply.stop, reply.error)
-        said = parse_calls(reply.message, len(steps)) if by_text and agent.tools else reply.message
-        steps.append(Step(seen, said, reply.usage, reply.latency, reply.tokens))
-        if not said.tool_calls:
-            return ended(reply.stop)
+            return finish(reply.stop, reply.error)
+
+        completion = reply.message
+        if is_text and agent.tools:
+            completion = parse_calls(completion, len(steps))
+        steps.append(Step(prompt, completion, reply.usage, reply.latency, reply.tokens))
+        if not completion.tool_calls:
+            return finish(reply.stop)
+
+        # All calls of a turn run at once; results keep the order of the calls.
         results = yield [execute_call(agent.tools, call, number) for call, number in number_calls(steps)[-1]]
-        calls = tuple(result for result in results if isinstance(result, Rollout))
-        steps[-1] = replace(steps[-1], subrollouts=calls)
-        told = [render_result(call, result, by_text) for call, result in zip(said.tool_calls, results, strict=True)]
-        seen = (*seen, reply.message, *told)
-    return ended("turns")
+        subrollouts = tuple(result for result in results if isinstance(result, Rollout))
+        steps[-1] = replace(steps[-1], subrollouts=subrollouts)
+        answers = [
+            render_result(call, result, is_text)
+            for call, result in zip(completion.tool_calls, results, strict=True)
+        ]
+        # `reply.message`, not `completion`: calls in text stand in the content already.
+        prompt = (*prompt, reply.message, *answers)
+    return finish("turns")
 
 
 def run_graded_rollout(
@@ -114,17 +142,17 @@ def run_graded_rollout(
     sample: int,
     seed: int,
 ) -> Plan[Rollout]:
-    """A rollout that is graded as soon as it ends, and noted."""
-    run = yield from run_rollout(agent, example, messages, sample=sample, seed=seed)
-    score = yield from reward.grade(example, run, judge)
-    graded = replace(run, score=score)
+    """Run a rollout, grade it as soon as it ends, and emit `RolloutFinished`."""
+    rollout = yield from run_rollout(agent, example, messages, sample=sample, seed=seed)
+    score = yield from reward.grade(example, rollout, judge)
+    graded = replace(rollout, score=score)
     yield RolloutFinished(graded)
     return graded
 
 
 @dataclass(frozen=True, slots=True)
 class Prompt:
-    """What one run is asked, and the version of what it was dressed with."""
+    """Messages of a rollout, and the version of the library in them."""
 
     messages: tuple[Message, ...]
     version: str = ""
@@ -142,30 +170,35 @@ def run_rollouts(
     together: bool = False,
 ) -> Plan[tuple[Rollout, ...]]:
     """
-    A graded run for each prompt, with the sample indices from `start` on.
+    Run a graded rollout for each prompt; sample indices count from `start`.
 
-    Each has a seed made of `seed`, the row and its index. `together` grades them against each other, where the
-    reward can.
+    Each rollout has a seed derived from `seed`, the example and its index. `together` grades the rollouts against
+    each other, where the reward can.
     """
-    seeds = [derive_seed(seed, example.id, sample) for sample in range(start, start + len(prompts))]
-    numbered = list(zip(prompts, seeds, range(start, start + len(prompts)), strict=True))
+    numbered = [
+        (prompt, sample, derive_seed(seed, example.id, sample))
+        for sample, prompt in enumerate(prompts, start)
+    ]
     if not (together and reward.grade_group):
-        found = yield [
+        rollouts = yield [
             run_graded_rollout(agent, example, prompt.messages, reward, judge=judge, sample=sample, seed=own)
-            for prompt, own, sample in numbered
+            for prompt, sample, own in numbered
         ]
     else:
-        plain = yield [
+        # A comparison needs all answers, so no rollout is graded before the last one ends.
+        ungraded = yield [
             run_rollout(agent, example, prompt.messages, sample=sample, seed=own)
-            for prompt, own, sample in numbered
+            for prompt, sample, own in numbered
         ]
-        scores = yield from reward.grade_group(example, plain, judge)
-        found = [replace(run, score=score) for run, score in zip(plain, scores, strict=True)]
-        for run in found:
-            yield RolloutFinished(run)
+        scores = yield from reward.grade_group(example, ungraded, judge)
+        rollouts = [replace(rollout, score=score) for rollout, score in zip(ungraded, scores, strict=True)]
+        for rollout in rollouts:
+            yield RolloutFinished(rollout)
     if agent.world:
-        check_equal_starts(agent.world, found)
-    return tuple(replace(run, version=p.version) for p, run in zip(prompts, found, strict=True))
+        check_equal_starts(agent.world, rollouts)
+    return tuple(
+        replace(rollout, version=prompt.version) for prompt, rollout in zip(prompts, rollouts, strict=True)
+    )
 
 
 def run_group(
@@ -179,15 +212,7 @@ def run_group(
     seed: int,
     version: str = "",
 ) -> Plan[Group]:
-    """`size` graded runs on one example, all asked the same."""
+    """Run `size` graded rollouts of one example with the same prompt."""
     prompts = [Prompt(messages, version)] * size
-    return Group(
-        example, agent.role, (yield from run_rollouts(agent, example, prompts, reward, judge=judge, seed=seed))
-    )
-
-
-def _request(
-    agent: Agent, seen: tuple[Message, ...], sample: int, seed: int, payer: BilledTo, by_text: bool
-) -> Request:
-    tools: tuple[Tool, ...] = () if by_text else tuple(function.tool for function in agent.tools)
-    return Request(agent.model, seen, replace(agent.sampling, seed=seed), tools, sample, payer=payer)
+    rollouts = yield from run_rollouts(agent, example, prompts, reward, judge=judge, seed=seed)
+    return Group(example, agent.role, rollouts)

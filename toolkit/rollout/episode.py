@@ -1,21 +1,28 @@
 """
-One episode, as a plan: an agent acts in an environment, one action a turn, and each turn is a step of its rollout.
+One episode, as a plan: an agent acts in an environment, one action per turn; each turn is a step of its rollout.
 
-The row's prompt stands in the system message, so that each message of the user is what the environment showed and
-nothing else: equal states are equal texts, which is what credit over steps compares.
+The row's prompt stands in the system message, so that each user message is what the environment showed and nothing
+else. Equal states are then equal texts, which step-level credit compares.
 
-What an agent does is read from its reply: the last <action>...</action> in it, else its last line; "Action:" before it,
-quotes and a full stop around it do not count. Where the environment says what is legal, letters may be small or
-capital. An action that is not legal costs a turn and nothing else: the agent is told, and sees the same state again.
+The action is read from the reply: the last <action>...</action> in it, else its last line. A leading "Action:", quotes
+and a full stop do not count. Where the environment lists legal actions, case does not matter. An illegal action uses
+up a turn and does nothing else: the agent is told so, and sees the same state again.
 """
 
 import re
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from edgewise.toolkit.environments.protocol import EnvironmentFailure, Turn, World, call_environment, get_method, parse_turn
+from edgewise.toolkit.environments.protocol import (
+    EnvironmentFailure,
+    Turn,
+    World,
+    call_environment,
+    get_method,
+    parse_turn,
+)
 from edgewise.toolkit.errors import TaskError
 from edgewise.toolkit.types import (
     FAILURES,
@@ -39,8 +46,8 @@ BuildRequest = Callable[[tuple[Message, ...], int], Request]
 
 
 @dataclass(slots=True)
-class _Log:
-    """What has happened so far."""
+class _EpisodeState:
+    """State of an episode, which outlives a failure: finished steps stay in the rollout."""
 
     environment: Any = None
     turn: Turn = Turn("")
@@ -50,110 +57,115 @@ class _Log:
 
 def run_episode(
     world: World,
-    ask: BuildRequest,
+    build_request: BuildRequest,
     example: Example,
     messages: tuple[Message, ...],
     *,
     turns: int,
-    blank: Rollout,
+    empty: Rollout,
 ) -> Plan[Rollout]:
     """
-    `blank` with what happened: until the environment is done, something breaks, or `turns` are used up.
+    Return `empty` with the steps of an episode: until the environment is done, a failure, or `turns` turns.
 
-    `ask` makes the request of what is seen in a turn, from 0. The score is the environment's: the sum of its rewards,
-    with the parts "success" and "step_reward N", N from 0, and what it showed last as feedback. Whatever breaks ends
-    this rollout alone: its stop is "failed" or "timeout", its steps are kept, and `error` says why.
+    `build_request` makes the request from a prompt and the number of the turn, from 0. The score is the
+    environment's: the sum of its rewards, with the parts "success" and "step_reward N", N from 0, and its last text as
+    feedback. A failure ends this rollout alone: its stop is "failed" or "timeout", and `error` says why.
     """
-    log, error = _Log(), ""
+    state, error = _EpisodeState(), ""
     try:
-        stop = yield from _played(world, ask, example, _head(messages), turns, log)
-    except EnvironmentFailure as broken:
-        stop, error = broken.stop, str(broken)
-    if stop != "timeout":
-        yield from _closed(world, log.environment)
-    score = None if stop in FAILURES else _score(log)
-    return replace(blank, steps=tuple(log.steps), stop=stop, score=score, error=error)
+        stop = yield from _play(world, build_request, example, messages, turns, state)
+    except EnvironmentFailure as failure:
+        stop, error = failure.stop, str(failure)
 
-
-def _played(
-    world: World, ask: BuildRequest, example: Example, head: tuple[Message, ...], turns: int, log: _Log
-) -> Plan[StopReason]:
-    log.environment = yield from call_environment(world, "making it", world.make)
-    reset, step = (get_method(world, log.environment, name) for name in ("reset", "step"))
-    log.turn = yield from call_environment(world, "reset", reset, example, read=parse_turn)
-    wrong = ""
-    while not log.turn.done and len(log.steps) < turns:
-        seen = (*head, *_past(log.steps, world.history), Message("user", wrong + render_turn(log.turn)))
-        reply: Reply = yield ask(seen, len(log.steps))
-        if reply.failed:
-            raise EnvironmentFailure(reply.stop, reply.error)
-        log.steps.append(Step(seen, reply.message, reply.usage, reply.latency, reply.tokens))
-        action = parse_action(reply.message.content, log.turn.legal)
-        if action:
-            what = f"step {len(log.steps)}, {action!r}"
-            log.turn = yield from call_environment(world, what, step, action, read=parse_turn)
-        log.rewards.append(log.turn.reward if action else 0.0)
-        wrong = "" if action else ILLEGAL_ACTION
-    return "stop" if log.turn.done else "turns"
-
-
-def check_equal_starts(world: World, runs: Sequence[Rollout]) -> None:
-    """Raise TaskError where runs of one row did not begin alike: what they did after it can't be compared."""
-    starts = {run.steps[0].prompt[-1].content for run in runs if run.steps}
-    if len(starts) > 1:
-        raise TaskError(
-            f"the environment {world.name} began differently in two runs of row {runs[0].example!r}: let what reset "
-            "shows depend on the row alone"
-        )
-
-
-def _closed(world: World, environment: Any) -> Plan[None]:
-    """Close an environment that can be; how that ends matters to nobody."""
-    close = getattr(environment, "close", None)
-    if callable(close):
+    # After a timeout a call still runs in its thread: to close the environment under it could hang as well.
+    close = getattr(state.environment, "close", None)
+    if stop != "timeout" and callable(close):
         with suppress(EnvironmentFailure):
             yield from call_environment(world, "close", close)
 
+    score = None
+    if stop not in FAILURES:
+        parts = {} if state.turn.success is None else {"success": float(state.turn.success)}
+        parts |= {f"step_reward {n}": reward for n, reward in enumerate(state.rewards) if reward}
+        score = Score(sum(state.rewards), parts, feedback=state.turn.text)
+    return replace(empty, steps=tuple(state.steps), stop=stop, score=score, error=error)
 
-def is_episode(run: Rollout) -> bool:
-    """Whether it is an episode: then the last message of what each step has seen is what the environment showed."""
-    return any(head.content.endswith(INSTRUCTIONS) for step in run.steps[:1] for head in step.prompt[:1])
+
+def _play(
+    world: World,
+    build_request: BuildRequest,
+    example: Example,
+    messages: tuple[Message, ...],
+    turns: int,
+    state: _EpisodeState,
+) -> Plan[StopReason]:
+    """Reset the environment and act in it; return why the episode ended."""
+    head = _build_head(messages)
+    state.environment = yield from call_environment(world, "making it", world.make)
+    reset, step = (get_method(world, state.environment, name) for name in ("reset", "step"))
+    state.turn = yield from call_environment(world, "reset", reset, example, read=parse_turn)
+
+    warning = ""
+    while not state.turn.done and len(state.steps) < turns:
+        # The prompt: the task, past turns as far as they are shown, the present state.
+        past = (
+            state.steps if world.history is None else state.steps[max(0, len(state.steps) - world.history) :]
+        )
+        history = [message for turn in past for message in (turn.prompt[-1], turn.completion)]
+        prompt = (*head, *history, Message("user", warning + render_turn(state.turn)))
+
+        reply: Reply = yield build_request(prompt, len(state.steps))
+        if reply.failed:
+            raise EnvironmentFailure(reply.stop, reply.error)
+        state.steps.append(Step(prompt, reply.message, reply.usage, reply.latency, reply.tokens))
+
+        action = parse_action(reply.message.content, state.turn.legal)
+        if action:
+            name = f"step {len(state.steps)}, {action!r}"
+            state.turn = yield from call_environment(world, name, step, action, read=parse_turn)
+        state.rewards.append(state.turn.reward if action else 0.0)
+        warning = "" if action else ILLEGAL_ACTION
+    return "stop" if state.turn.done else "turns"
+
+
+def _build_head(messages: tuple[Message, ...]) -> tuple[Message, ...]:
+    """Return the row's messages with its last user message moved into the system message, before `INSTRUCTIONS`."""
+    rest, parts = list(messages), [INSTRUCTIONS]
+    if rest and rest[-1].role == "user":
+        parts.insert(0, rest.pop().content)
+    if rest and rest[0].role == "system":
+        parts.insert(0, rest.pop(0).content)
+    return (Message("system", "\n\n".join(parts)), *rest)
+
+
+def check_equal_starts(world: World, rollouts: Sequence[Rollout]) -> None:
+    """Raise TaskError where rollouts of one row started in different states: they can't be compared."""
+    starts = {rollout.steps[0].prompt[-1].content for rollout in rollouts if rollout.steps}
+    if len(starts) > 1:
+        raise TaskError(
+            f"the environment {world.name} began differently in two runs of row {rollouts[0].example!r}: let "
+            "what reset shows depend on the row alone"
+        )
+
+
+def is_episode(rollout: Rollout) -> bool:
+    """Return whether a rollout is an episode; then the last message of each prompt is the environment's text."""
+    return any(head.content.endswith(INSTRUCTIONS) for step in rollout.steps[:1] for head in step.prompt[:1])
 
 
 def render_turn(turn: Turn) -> str:
-    """What the agent sees of a turn."""
+    """Return the text that the agent sees of a turn."""
     return f"{turn.text}\nActions: {', '.join(turn.legal)}" if turn.legal else turn.text
 
 
-def parse_action(said: str, legal: Sequence[str]) -> str:
-    """The action of a reply, as the environment spells it; "" where there is none, or none that is legal."""
-    tagged = ACTION_TAG.findall(said)
-    lines = [line for line in said.splitlines() if line.strip()]
+def parse_action(completion: str, legal: Sequence[str]) -> str:
+    """Return the action in a completion, as the environment spells it; "" for none, or none that is legal."""
+    tagged = ACTION_TAG.findall(completion)
+    lines = [line for line in completion.splitlines() if line.strip()]
     text = tagged[-1] if tagged else lines[-1] if lines else ""
+    # Decoration may stand around the whole line and around the action behind "Action:".
     words = re.sub(r"^action:", "", text.strip(DECORATION), flags=re.IGNORECASE).strip(DECORATION)
     action = " ".join(words.split())
     if not legal:
         return action
-    return next((each for each in legal if " ".join(each.split()).casefold() == action.casefold()), "")
-
-
-def _head(messages: tuple[Message, ...]) -> tuple[Message, ...]:
-    """The row's messages, its last one of the user as the end of the system message, with how to act."""
-    before, told = list(messages), [INSTRUCTIONS]
-    if before and before[-1].role == "user":
-        told.insert(0, before.pop().content)
-    if before and before[0].role == "system":
-        told.insert(0, before.pop(0).content)
-    return (Message("system", "\n\n".join(told)), *before)
-
-
-def _past(steps: Sequence[Step], history: int | None) -> Iterator[Message]:
-    """The last turns that a prompt shows."""
-    for step in steps[len(steps) - history if history is not None and history < len(steps) else 0 :]:
-        yield from (step.prompt[-1], step.completion)
-
-
-def _score(log: _Log) -> Score:
-    rewards = {f"step_reward {n}": reward for n, reward in enumerate(log.rewards) if reward}
-    success = {} if log.turn.success is None else {"success": float(log.turn.success)}
-    return Score(sum(log.rewards), {**success, **rewards}, feedback=log.turn.text)
+    return next((name for name in legal if " ".join(name.split()).casefold() == action.casefold()), "")

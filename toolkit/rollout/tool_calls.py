@@ -1,4 +1,9 @@
-"""Tool calls of an agent: native ones, those written as text, and delegation to other agents."""
+"""
+Tool calls of an agent: native ones, calls written as text, and delegation to other agents.
+
+A model that calls tools natively is served natively. Others get a description of the tools in the prompt, and their
+completions are parsed for calls. With "auto", text is used once a server refuses native tools.
+"""
 
 import json
 import re
@@ -20,19 +25,19 @@ The result is sent to you in <result> tags. When you know the answer, give it wi
 
 {tools}"""
 
-
 BLOCK = re.compile(r"<tool>\s*(\{.*?\})\s*</tool>", re.DOTALL)
 UNREADABLE = ""
-"""Name of a call that was written in words and could not be read."""
+"""Name of a call in text that could not be parsed."""
 
 
 @dataclass(frozen=True, slots=True)
 class Delegation:
     """
-    A tool whose calls are runs of other agents: `run(number, arguments)` is the plan of one, or of why there is none.
+    Tool whose calls are rollouts of other agents.
 
-    `number` counts the calls of this tool within a rollout, from 0. Calls of one turn run together; the caller is told
-    the run's answer, or that it failed, and its step keeps the run in `calls`.
+    `run(number, arguments)` is the plan of one call: it returns the rollout, or the reason why there is none. `number`
+    counts the calls of this tool within a rollout, from 0. Calls of one turn run concurrently. The caller receives
+    the rollout's answer, or that it failed, and its step stores the rollout in `subrollouts`.
     """
 
     tool: Tool
@@ -40,74 +45,62 @@ class Delegation:
 
 
 def is_tools_refusal(reply: Reply, request: Request) -> bool:
+    """Return whether a server refused a request because of its tools."""
+    # Providers have no code for it: the word in the error's text is all there is.
     return bool(reply.stop == "refused" and request.tools and "tool" in reply.error.lower())
 
 
 def add_call_instructions(
     messages: tuple[Message, ...], tools: tuple[FunctionTool | Delegation, ...]
 ) -> tuple[Message, ...]:
-    """The messages that a run begins with, where tools are called in words: how is said in the system message."""
+    """Return the messages with a description of the tools, and how to call them, in the system message."""
     if not tools:
         return messages
-    described = "\n".join(
+    descriptions = "\n".join(
         f"- {f.tool.name}: {f.tool.description} Arguments: {json.dumps(dict(f.tool.parameters))}"
         for f in tools
     )
-    how = CALL_INSTRUCTIONS.format(tools=described)
+    instructions = CALL_INSTRUCTIONS.format(tools=descriptions)
     if messages and messages[0].role == "system":
-        return (Message("system", f"{messages[0].content}\n\n{how}"), *messages[1:])
-    return (Message("system", how), *messages)
+        return (Message("system", f"{messages[0].content}\n\n{instructions}"), *messages[1:])
+    return (Message("system", instructions), *messages)
 
 
-def parse_calls(said: Message, turn: int) -> Message:
-    """The message with the calls that its text contains."""
+def parse_calls(completion: Message, turn: int) -> Message:
+    """Return the message with the calls that its text contains; ids name the turn and the block."""
     calls = []
-    for index, block in enumerate(BLOCK.findall(said.content)):
+    for index, block in enumerate(BLOCK.findall(completion.content)):
         try:
             call = json.loads(block)
             name, arguments = str(call["name"]), call.get("arguments", {})
         except (ValueError, KeyError):
             name, arguments = UNREADABLE, block
-        written = arguments if isinstance(arguments, str) else json.dumps(arguments)
-        calls.append(ToolCall(f"call-{turn}-{index}", name, written))
-    return replace(said, tool_calls=tuple(calls))
+        # Some models write the arguments as a string of JSON, as the native format has them.
+        text = arguments if isinstance(arguments, str) else json.dumps(arguments)
+        calls.append(ToolCall(f"call-{turn}-{index}", name, text))
+    return replace(completion, tool_calls=tuple(calls))
 
 
 def number_calls(steps: Sequence[Step]) -> list[list[tuple[ToolCall, int]]]:
-    """The tool calls of each step, each with its number among the calls of the same tool, from 0."""
-    count: Counter[str] = Counter()
-    found = []
+    """Return the tool calls of each step, each with its number among the calls of the same tool, from 0."""
+    counts: Counter[str] = Counter()
+    rows = []
     for step in steps:
-        found.append([])
+        rows.append([])
         for call in step.completion.tool_calls:
-            found[-1].append((call, count[call.name]))
-            count[call.name] += 1
-    return found
+            rows[-1].append((call, counts[call.name]))
+            counts[call.name] += 1
+    return rows
 
 
-def render_result(call: ToolCall, result: Rollout | str, by_text: bool) -> Message:
-    """The message that answers a call."""
-    text = result if isinstance(result, str) else _returned(result)
-    if by_text:
-        return Message("user", f"<result>\n{text}\n</result>")
-    return Message("tool", text, tool_call_id=call.id)
-
-
-def _returned(run: Rollout) -> str:
-    """What a caller hears of a run that it delegated."""
-    if run.failed:
-        return f"error: the agent failed ({run.stop}): {run.error}"
-    if run.stop == "turns" or not run.answer.strip():
-        return f"error: the agent gave no answer ({run.stop})"
-    return run.answer
-
-
-def execute_call(tools: tuple[FunctionTool | Delegation, ...], call: ToolCall, number: int) -> Plan[Rollout | str]:
-    """What a tool call gives; whatever goes wrong is told to the model, which may mend it."""
-    chosen = next((f for f in tools if f.tool.name == call.name), None)
+def execute_call(
+    tools: tuple[FunctionTool | Delegation, ...], call: ToolCall, number: int
+) -> Plan[Rollout | str]:
+    """Return the result of a tool call; errors are results too, since the model may correct its call."""
+    tool = next((f for f in tools if f.tool.name == call.name), None)
     if call.name == UNREADABLE:
         return 'error: the block is not JSON of the form {"name": "NAME", "arguments": {...}}'
-    if chosen is None:
+    if tool is None:
         return f"error: there is no tool {call.name!r}; there is {', '.join(f.tool.name for f in tools)}"
     try:
         arguments = json.loads(call.arguments or "{}")
@@ -115,7 +108,24 @@ def execute_call(tools: tuple[FunctionTool | Delegation, ...], call: ToolCall, n
         return f"error: the arguments are not JSON: {error}"
     if not isinstance(arguments, dict):
         return "error: the arguments must be a JSON object"
-    if isinstance(chosen, Delegation):
-        return (yield from chosen.run(number, arguments))
-    run = partial(chosen.run, **arguments)
-    return (yield BlockingCall(run) if chosen.is_bounded else BlockingCall(run_detached, (run,)))
+
+    if isinstance(tool, Delegation):
+        return (yield from tool.run(number, arguments))
+    run = partial(tool.run, **arguments)
+    # The run must be able to end while a tool hangs, unless the tool has a time limit of its own.
+    return (yield BlockingCall(run) if tool.is_bounded else BlockingCall(run_detached, (run,)))
+
+
+def render_result(call: ToolCall, result: Rollout | str, is_text: bool) -> Message:
+    """Return the message that answers a call."""
+    if isinstance(result, str):
+        text = result
+    elif result.failed:
+        text = f"error: the agent failed ({result.stop}): {result.error}"
+    elif result.stop == "turns" or not result.answer.strip():
+        text = f"error: the agent gave no answer ({result.stop})"
+    else:
+        text = result.answer
+    if is_text:
+        return Message("user", f"<result>\n{text}\n</result>")
+    return Message("tool", text, tool_call_id=call.id)
