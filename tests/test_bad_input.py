@@ -18,7 +18,7 @@ import pytest
 
 from edgewise.toolkit.budget.journal import Journal
 from tests.support import toy
-from tests.support.command import inside, task_file
+from tests.support.command import run_command, write_task
 from tests.support.server import Fault, Server
 
 KEY = "sk-fake-0123456789abcdefTHISISSECRET"
@@ -49,7 +49,7 @@ Case = Callable[[Place], list[Any]]
 
 def improving(**task: Any) -> Case:
     """A task file with these keys (`content`: its rows), on the server's model."""
-    return lambda place: ["improve", task_file(place.folder / "task", **task), *place.model]
+    return lambda place: ["improve", write_task(place.folder / "task", **task), *place.model]
 
 
 def options(*more: Any, **task: Any) -> Case:
@@ -165,11 +165,11 @@ def test_bad_input(
 ) -> None:
     arguments = [*case(place), "--run", place.run]
     before = files(place.folder)
-    done = inside(capsys, *arguments)
+    done = run_command(capsys, *arguments)
     assert (done.code, done.out) == (code, "")
-    assert len(done.sentences) == 1, done.err
+    assert len(done.error_lines) == 1, done.err
     assert "Traceback" not in done.err
-    assert re.search(sentence, done.sentences[0])
+    assert re.search(sentence, done.error_lines[0])
     assert KEY not in done.err
     assert not leaks(place.folder)
     assert before.items() <= files(place.folder).items()
@@ -206,8 +206,8 @@ def recorded(run: Path) -> int:
 )
 def test_a_distiller_that_gets_it_wrong_costs_its_lesson_and_nothing_else(said, why, place, capsys):
     place.server.answer = lambda body: said if "response_format" in body else toy.serve(body)
-    done = inside(capsys, *options("--set", "pool=false", "--run", place.run)(place))
-    assert (done.code, done.sentences) == (1, [])
+    done = run_command(capsys, *options("--set", "pool=false", "--run", place.run)(place))
+    assert (done.code, done.error_lines) == (1, [])
     assert "0 lessons" in done.out
     steps = [json.loads(path.read_text()) for path in sorted(place.run.glob("steps/*/step.json"))]
     assert len(steps) == 2
@@ -218,16 +218,16 @@ def test_a_distiller_that_gets_it_wrong_costs_its_lesson_and_nothing_else(said, 
 
 def test_a_server_whose_answers_are_not_json_ends_the_run_with_its_rollouts_kept(place, capsys):
     place.server.answer = lambda body: b"<html>Bad gateway</html>"
-    done = inside(capsys, *options("--run", place.run)(place))
-    assert (done.code, done.out, len(done.sentences)) == (2, "", 1)
-    assert "Every one of 60 rollouts failed, the first one so: " in done.sentences[0]
+    done = run_command(capsys, *options("--run", place.run)(place))
+    assert (done.code, done.out, len(done.error_lines)) == (2, "", 1)
+    assert "Every one of 60 rollouts failed, the first one so: " in done.error_lines[0]
     lines = [json.loads(line) for line in (place.run / "rollouts.jsonl").read_text().splitlines()]
     assert {line["stop"] for line in lines} == {"failed"}
     assert not any(line["score"]["valid"] for line in lines)
 
 
 def test_a_good_run_tells_no_key_to_any_file(place, capsys):
-    done = inside(capsys, *options("--run", place.run)(place))
+    done = run_command(capsys, *options("--run", place.run)(place))
     assert done.code == 0
     assert place.server.headers[0]["Authorization"] == f"Bearer {KEY}"
     assert not leaks(place.folder)

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from edgewise.toolkit.task.task import Task
-from tests.support.command import inside, task_file
+from tests.support.command import run_command, write_task
 
 ROOT = Path(__file__).parents[1]
 EXAMPLES = ROOT / "examples"
@@ -148,7 +148,7 @@ def reads_amounts(request) -> str:
 def test_own_rows_from_csv_with_an_own_reward(tmp_path, capsys):
     run = tmp_path / "run"
     model = ["--model", "scripted/tests.test_examples:reads_amounts"]
-    done = inside(capsys, "improve", EXAMPLES / "invoices", *model, "--run", run)
+    done = run_command(capsys, "improve", EXAMPLES / "invoices", *model, "--run", run)
     assert done.code == 0, done.err
     assert "bare number" in done.out
     lines = [json.loads(line) for line in (run / "rollouts.jsonl").read_text().splitlines()]
@@ -176,9 +176,9 @@ def test_a_real_model_from_the_first_call_to_the_report(small_model, tmp_path, c
     ]
     settings = {"group_size": 2, "draws": 1, "gate_rows": 4, "force": True, "max_tokens": 6}
     task = {"id": None, "prompt": "Colour of {text}: red, green or blue?", "reward": "contains"}
-    file = task_file(tmp_path, rows, {"model": "local/smollm2-135m", **settings}, **task)
+    file = write_task(tmp_path, rows, {"model": "local/smollm2-135m", **settings}, **task)
     run = tmp_path / "run"
-    done = inside(capsys, "improve", file, "--run", run)
+    done = run_command(capsys, "improve", file, "--run", run)
     assert done.code in (0, 1), done.err
     assert (run / "report.html").exists()
     costs = json.loads((run / "result.json").read_text())["costs"]

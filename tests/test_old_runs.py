@@ -14,7 +14,7 @@ from typing import Any
 import openai
 import pytest
 
-from tests.support.command import Done, finish, inside, start
+from tests.support.command import CommandResult, wait_for_command, run_command, start_command
 
 DATA = Path(__file__).parent / "data" / "runs_02a7f75"
 ABSORBING = "--set steps=2 --set batch_size=4 --set lora=2 --set lr=0.02 --set save_every=1".split()
@@ -50,8 +50,8 @@ def one_thread() -> Iterator[None]:
 def edgewise(capsys: pytest.CaptureFixture[str]) -> Any:
     """The command, which has to end with `code`."""
 
-    def command(*arguments: object, code: int = 0) -> Done:
-        done = inside(capsys, *arguments)
+    def command(*arguments: object, code: int = 0) -> CommandResult:
+        done = run_command(capsys, *arguments)
         assert done.code == code, done.err
         return done
 
@@ -124,7 +124,7 @@ def same_files(old: str, new: str, **within: float) -> None:
     assert list(json.loads(lines[0][0])) == list(json.loads(lines[1][0]))
 
 
-def means(done: Done) -> dict[str, float]:
+def means(done: CommandResult) -> dict[str, float]:
     return {arm["name"]: arm["mean"]["estimate"] for arm in json.loads(done.out)["evidence"]["results"]}
 
 
@@ -291,7 +291,7 @@ def test_graphs_are_measured(edgewise: Any, one_thread: None) -> None:
 
 
 def test_lessons_of_nodes_are_served(tmp_path: Path) -> None:
-    process = start("serve", "nodes.edge", "--port", 0, "--model", "scripted/players:numbers")
+    process = start_command("serve", "nodes.edge", "--port", 0, "--model", "scripted/players:numbers")
     assert process.stderr
     try:
         line = process.stderr.readline()
@@ -301,7 +301,7 @@ def test_lessons_of_nodes_are_served(tmp_path: Path) -> None:
             said = [answer(client, system) for system in ("You find the number.", "You write it.")]
     finally:
         process.send_signal(signal.SIGINT)
-        finish(process)
+        wait_for_command(process)
     assert said == ["8", "<8>"]
 
 

@@ -16,13 +16,7 @@ from dataclasses import replace
 
 import numpy as np
 
-from edgewise.experience.distil.distiller import (
-    MAX_VERBATIM_WORDS,
-    Comparison,
-    Distiller,
-    Operations,
-    merge_origins,
-)
+from edgewise.experience.distil.distiller import MAX_VERBATIM_WORDS, Comparison, Distiller, merge_origins
 from edgewise.experience.library.library import Library
 from edgewise.experience.library.operations import Operation
 from edgewise.toolkit.task.task import Task
@@ -93,7 +87,7 @@ def propose_topic(distiller: Distiller, task: Task, group: Group) -> Plan[Compar
 
 def join_proposals(
     distiller: Distiller, library: Library, proposals: Sequence[Operation], draws: int, seed: int
-) -> Plan[list[Operations]]:
+) -> Plan[list[tuple[Operation, ...]]]:
     """
     Return operations for each of `draws` libraries: one lesson per answer, new or in place of the current one.
 

@@ -7,7 +7,7 @@ from typing import Any
 from edgewise.experience.config import ExperienceConfig
 from edgewise.experience.library.library import Library
 from edgewise.experience.prompting.retriever import Retrieval, prefetch_embeddings, select_lessons
-from edgewise.experience.store.reference import lacks_settings, load_library, parse_reference, shared_settings
+from edgewise.experience.store import reference
 from edgewise.toolkit.errors import LibraryError
 from edgewise.toolkit.run.artifact import Artifact
 from edgewise.toolkit.types import Example, Message, Plan
@@ -56,10 +56,10 @@ def load_prompt_library(name: str) -> PromptLibrary:
 
     Raises LibraryError or ArtifactError where there is none, or no lesson in it.
     """
-    library = load_library(parse_reference(name)).library
+    library = reference.load_library(reference.parse_reference(name)).library
     if not library.lessons:
         raise LibraryError(f"{name} holds no lessons.")
-    settings = {} if lacks_settings(name) else shared_settings([Artifact.load(name)])
+    settings = {} if reference.lacks_settings(name) else reference.shared_settings([Artifact.load(name)])
     # The retrieval is part of the library here, so it is no setting of the caller's.
     fields = ExperienceConfig.model_fields
     tokens, embedder = (settings.pop(key, fields[key].default) for key in ("prompt_tokens", "embedder"))

@@ -26,6 +26,9 @@ PARTS = re.compile(
 )
 STORE_SUFFIXES = (".sqlite", ".db")
 
+SEVERAL = ("libraries.json", "nodes.json")
+"""Files of an artefact with several libraries by name: of a planner and its sub-agents, of the nodes of a program."""
+
 
 @dataclass(frozen=True, slots=True)
 class LibraryReference:
@@ -85,17 +88,19 @@ def load_library(reference: LibraryReference) -> LoadedLibrary:
     if reference.is_store:
         with Store(reference.location) as store:
             return load_from_store(store, reference)
-    if reference.name:
-        raise LibraryError(f"{reference.location} is no store, so it holds no library {reference.name!r}.")
-    if is_run(path):
+    if is_run(path) and not reference.name:
         return _load_from_run(reference)
     if reference.version:
         raise LibraryError(f"{reference.location} has no versions; stores and run directories have.")
     # A missing path gets the error that an artefact gives.
     if path.is_dir() or not path.exists() or zipfile.is_zipfile(path):
-        return _load_from_artifact(path)
+        return _load_from_artifact(path, reference.name)
     if path.name == MANIFEST:
-        return _load_from_artifact(path.parent)
+        return _load_from_artifact(path.parent, reference.name)
+    if reference.name:
+        raise LibraryError(
+            f"{reference.location} is a single library, so it holds no library {reference.name!r}."
+        )
     file = library_files.read(path)
     return LoadedLibrary(file.library, f"{reference.location} ({file.source_format})", notes=file.notes)
 
@@ -157,11 +162,42 @@ def _load_from_run(reference: LibraryReference) -> LoadedLibrary:
     return LoadedLibrary(library, f"{location} after step {number}", number)
 
 
-def _load_from_artifact(path: Path) -> LoadedLibrary:
+def load_named_libraries(reference: LibraryReference) -> dict[str, LoadedLibrary]:
+    """Load all libraries of an artefact or a run that has several, by name; {} for any other LIB."""
+    path = reference.path
+    is_artifact = path.is_dir() or path.suffix == ".edge"
+    if reference.is_store or reference.name or reference.version or not (is_artifact and path.exists()):
+        return {}
+    # A run that has not finished has no artefact yet.
+    if is_run(path) and not (path / "artifact" / MANIFEST).exists():
+        return {}
     artifact = Artifact.load(path)
-    if artifact.library is None:
+    return {name: _load_from_artifact(path, name) for name in _library_names(artifact)}
+
+
+def _library_names(artifact: Artifact) -> list[str]:
+    """Names of the libraries of a planner and its sub-agents, or of the nodes of a program."""
+    return [name for file in SEVERAL for name in artifact.files.get(file, {})]
+
+
+def _load_from_artifact(path: Path, name: str = "") -> LoadedLibrary:
+    artifact = Artifact.load(path)
+    names = _library_names(artifact)
+    if name and name not in names:
+        content = f"its libraries are {', '.join(names)}" if names else "it holds a single one"
+        raise LibraryError(f"{path} has no library {name!r}: {content}.")
+    if names and not name:
+        raise LibraryError(
+            f"{path} has several libraries ({', '.join(names)}): name one, such as {path}#{names[0]}."
+        )
+    data = next(
+        (artifact.files[file][name] for file in SEVERAL if name in artifact.files.get(file, {})), None
+    )
+    data = data or artifact.library
+    if data is None:
         raise LibraryError(f"{path} is an artefact without a library.")
-    return LoadedLibrary(Library.from_json(artifact.library), str(path), parents=artifact.parents)
+    origin = f"{path}#{name}" if name else str(path)
+    return LoadedLibrary(Library.from_json(data), origin, parents=artifact.parents)
 
 
 CONFIG_NAMES = {

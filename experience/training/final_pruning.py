@@ -9,7 +9,6 @@ from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 from edgewise.experience.effects import pruning
-from edgewise.experience.effects.pruning import PrunedLesson
 from edgewise.experience.library.library import Library
 from edgewise.experience.spec import HARM_CONFIDENCE, ExperienceSpec
 from edgewise.experience.training.gate import RewardCache, select_gate_rows
@@ -37,7 +36,7 @@ class FinalPruning:
     library: Library
     ablation_ids: tuple[str, ...]
     rows: int
-    harmful: tuple[PrunedLesson, ...]
+    harmful: tuple[pruning.PrunedLesson, ...]
 
     def to_json(self) -> dict[str, Any]:
         """Return plain data."""

@@ -8,7 +8,6 @@ the candidates wait for the whole batch.
 from collections.abc import Sequence
 
 from edgewise.experience.distil import distiller, pooling
-from edgewise.experience.distil.distiller import UnreadableReply
 from edgewise.experience.effects import estimate, pruning
 from edgewise.experience.effects.exposure import Exposure
 from edgewise.experience.library.library import Library
@@ -18,7 +17,6 @@ from edgewise.experience.spec import HARM_CONFIDENCE, ExperienceSpec
 from edgewise.experience.training import rollouts
 from edgewise.experience.training.gate import choose_library
 from edgewise.experience.training.records import ExperienceState, ExperienceStep, GroupStudy
-from edgewise.experience.training.rollouts import LessonPool
 from edgewise.toolkit.groups.sampling.rollout_plan import study_in_waves
 from edgewise.toolkit.rollout.health import check_alive
 from edgewise.toolkit.tracking.events import GroupsFinished, StageStarted
@@ -102,7 +100,9 @@ def study_groups(
     return studies, exposures
 
 
-def study_group(spec: ExperienceSpec, library: Library, row: Example, pool: LessonPool) -> Plan[GroupStudy]:
+def study_group(
+    spec: ExperienceSpec, library: Library, row: Example, pool: rollouts.LessonPool
+) -> Plan[GroupStudy]:
     """Sample one group and compare it at once."""
     group = yield from rollouts.sample_group(spec, row, pool)
     return (yield from compare_group(spec, library, group))
@@ -124,6 +124,6 @@ def compare_group(spec: ExperienceSpec, library: Library, group: Group) -> Plan[
             comparison = yield from pooling.propose_topic(spec.distiller, spec.task, group)
         else:
             comparison = yield from distiller.distil_group(spec.distiller, group, library)
-    except UnreadableReply as error:
+    except distiller.UnreadableReply as error:
         return GroupStudy(group, skip_reason=str(error))
     return GroupStudy(group, comparison)

@@ -16,8 +16,8 @@ from edgewise.toolkit.evaluation.statistics import minimum_detectable_gain
 from edgewise.toolkit.reward.reward import resolve_reward
 from edgewise.toolkit.run.forecast import check_limits
 from tests.support import toy
-from tests.support.command import SCRIPTED, inside, task_file
-from tests.support.learned import job, learned
+from tests.support.command import SCRIPTED, run_command, write_task
+from tests.support.learned import build_spec, run_learning
 
 ROLES = {"rollouts": "rollout", "distiller": "distiller", "gate": "gate", "measuring": "measure"}
 KINDS = [
@@ -34,31 +34,31 @@ KINDS = [
 
 @pytest.mark.parametrize("settings", KINDS, ids=str)
 def test_no_role_makes_more_calls_than_were_announced(settings):
-    plan = forecast(job(epochs=2, **settings))
-    run = learned(epochs=2, **settings)
-    made = {name: len(run.asked(role)) for name, role in ROLES.items()}
+    plan = forecast(build_spec(epochs=2, **settings))
+    run = run_learning(epochs=2, **settings)
+    made = {name: len(run.requests_of(role)) for name, role in ROLES.items()}
     assert {name: made[name] for name in made if made[name] > plan.calls[name]} == {}
     assert made["measuring"] in (plan.calls["measuring"], plan.calls["measuring"] // 2)
 
 
 def test_tokens_of_the_lessons_to_start_from_are_counted_as_far_as_a_prompt_takes_them():
     start = Library(tuple(make_lesson(f"Lesson {n} is about thing {n} and nothing else") for n in range(40)))
-    small, large = (forecast(job(library=start, prompt_tokens=n)).tokens for n in (100, 10_000))
-    assert large > small == forecast(job()).tokens
+    small, large = (forecast(build_spec(library=start, prompt_tokens=n)).tokens for n in (100, 10_000))
+    assert large > small == forecast(build_spec()).tokens
 
 
 def test_without_refill_and_rest_the_rollouts_are_exactly_those_announced():
     settings = {"gate": "off", "refill": False, "rest": False, "epochs": 2}
-    assert len(learned(**settings).asked("rollout")) == forecast(job(**settings)).calls["rollouts"]
+    assert len(run_learning(**settings).requests_of("rollout")) == forecast(build_spec(**settings)).calls["rollouts"]
 
 
 def test_the_smallest_gain_is_that_of_the_level_that_a_candidate_gets():
-    plan = forecast(job())
+    plan = forecast(build_spec())
     assert plan.gain == minimum_detectable_gain(plan.rows["test"])
     level = 0.05 / 2 / 4  # two steps, four candidates each
     assert plan.gate_gain == minimum_detectable_gain(plan.rows["validation"], level=level, sides=1)
-    assert forecast(job(gate="off")).gate_gain is None
-    assert forecast(job(epochs=4)).gate_gain > plan.gate_gain > forecast(job(samples=4)).gate_gain
+    assert forecast(build_spec(gate="off")).gate_gain is None
+    assert forecast(build_spec(epochs=4)).gate_gain > plan.gate_gain > forecast(build_spec(samples=4)).gate_gain
 
 
 @pytest.mark.parametrize(
@@ -71,8 +71,8 @@ def test_the_smallest_gain_is_that_of_the_level_that_a_candidate_gets():
 )
 def test_rows_that_can_show_nothing_are_refused_unless_forced(rows, settings, sentence, tmp_path):
     task = toy.task(rows)
-    plan = forecast(job(task, **settings))
-    config = job(task, **settings).config
+    plan = forecast(build_spec(task, **settings))
+    config = build_spec(task, **settings).config
     with pytest.raises(Hopeless, match=sentence):
         check_limits(config, plan)
     check_limits(config.model_copy(update={"force": True}), plan)
@@ -86,29 +86,29 @@ def test_rows_that_can_show_nothing_are_refused_unless_forced(rows, settings, se
 
 
 def test_a_limit_on_calls_must_pay_for_one_group_one_candidate_and_the_measurement():
-    plan = forecast(job())
+    plan = forecast(build_spec())
     rows = plan.rows
     assert plan.least == 2 * rows["test"] + 5 + 2 + 2 * rows["validation"]
     for calls, fits in ((plan.least, True), (plan.least - 1, False)):
-        config = job(calls=calls).config
+        config = build_spec(calls=calls).config
         if fits:
             check_limits(config, plan)
         else:
             with pytest.raises(LimitTooSmall, match=f"--calls {calls} is too small to show anything"):
                 check_limits(config, plan)
-    check_limits(job(calls=1, force=True).config, plan)
+    check_limits(build_spec(calls=1, force=True).config, plan)
 
 
 def test_the_command_refuses_in_one_sentence_and_goes_on_with_force(tmp_path, capsys):
-    task = task_file(tmp_path / "task", toy.rows(12))
+    task = write_task(tmp_path / "task", toy.rows(12))
     for extra in ((), ("--dry-run",)):
-        refused = inside(capsys, "improve", task, "--run", tmp_path / "run", *extra)
+        refused = run_command(capsys, "improve", task, "--run", tmp_path / "run", *extra)
         assert (refused.code, refused.out) == (2, "")
-        assert re.search(r"can't show any gain at the gate.*--gate off.*--force", refused.sentences[0])
-    forced = inside(capsys, "improve", task, "--run", tmp_path / "run", "--force", "--json")
+        assert re.search(r"can't show any gain at the gate.*--gate off.*--force", refused.error_lines[0])
+    forced = run_command(capsys, "improve", task, "--run", tmp_path / "run", "--force", "--json")
     assert forced.code in (0, 1)
     assert json.loads(forced.out)["task"] == "colours"
-    plan = inside(capsys, "improve", task, "--dry-run", "--force")
+    plan = run_command(capsys, "improve", task, "--dry-run", "--force")
     assert plan.code == 0
     assert "smallest gain that is likely to show: +1.00 at the gate" in plan.out
 

@@ -1,4 +1,4 @@
-"""The `edgewise` command for tests: as a process of its own, or inside this one, which is faster."""
+"""Run the `edgewise` command in tests: in a process of its own, or in this one, which is faster."""
 
 import json
 import os
@@ -20,21 +20,21 @@ SETTINGS = {"epochs": 1, "batch_size": 12, "attempts": 1, "draws": 2}
 
 
 @dataclass(frozen=True)
-class Done:
-    """How a command ended and what it printed."""
+class CommandResult:
+    """Exit code and output of a command."""
 
     code: int
     out: str
     err: str
 
     @property
-    def sentences(self) -> list[str]:
-        """What it had to say about its end."""
+    def error_lines(self) -> list[str]:
+        """The lines that report an error."""
         return [line for line in self.err.splitlines() if line.startswith("edgewise:")]
 
 
-def start(*arguments: Any, **environment: str) -> subprocess.Popen[str]:
-    """The command as a process of its own."""
+def start_command(*arguments: Any, **environment: str) -> subprocess.Popen[str]:
+    """Start the command in a process of its own."""
     return subprocess.Popen(
         [sys.executable, "-c", "from edgewise.toolkit.cli.app import main; main()", *map(str, arguments)],
         stdout=subprocess.PIPE,
@@ -44,29 +44,29 @@ def start(*arguments: Any, **environment: str) -> subprocess.Popen[str]:
     )
 
 
-def finish(process: subprocess.Popen[str]) -> Done:
-    """Wait for a process that was started."""
+def wait_for_command(process: subprocess.Popen[str]) -> CommandResult:
+    """Wait for a process from `start_command`."""
     with process:
         out, err = process.communicate(timeout=60)
-    return Done(process.returncode, out, err)
+    return CommandResult(process.returncode, out, err)
 
 
-def inside(capsys: pytest.CaptureFixture[str], *arguments: Any) -> Done:
-    """The command run in this process."""
+def run_command(capsys: pytest.CaptureFixture[str], *arguments: Any) -> CommandResult:
+    """Run the command in this process."""
     capsys.readouterr()
-    with pytest.raises(SystemExit) as ended:
+    with pytest.raises(SystemExit) as exit_info:
         main([str(argument) for argument in arguments])
-    shown = capsys.readouterr()
-    return Done(int(ended.value.code or 0), shown.out, shown.err)
+    output = capsys.readouterr()
+    return CommandResult(int(exit_info.value.code or 0), output.out, output.err)
 
 
-def task_file(
+def write_task(
     folder: Path,
     content: Sequence[dict[str, Any]] | None = None,
     improve: dict[str, Any] | None = None,
     **task: Any,
 ) -> Path:
-    """A task.toml for the toy task or other rows; more keys of [task] and [improve] may be given."""
+    """Write a task.toml for the toy task or other rows, with more keys of [task] and [improve]; return its path."""
     import tomli_w
 
     folder.mkdir(parents=True, exist_ok=True)

@@ -1,4 +1,4 @@
-"""The whole loop, played by hand: what it asked, what it noted, and what came of it."""
+"""Run the training loop of experience by hand: its requests, its events and its outcome."""
 
 import json
 from collections.abc import Callable
@@ -23,20 +23,20 @@ Model = Callable[[Request], str | Reply]
 
 
 @dataclass(frozen=True)
-class Learned:
-    """A run that ended."""
+class LearningRun:
+    """A finished run with all requests and events, in order."""
 
     outcome: RunOutcome
     requests: list[Request]
-    notes: list[Event]
+    events: list[Event]
 
     @property
     def steps(self) -> list[ExperienceStep]:
-        return [note.record for note in self.notes if isinstance(note, StepFinished)]
+        return [event.record for event in self.events if isinstance(event, StepFinished)]
 
     @property
-    def tidied(self) -> FinalPruning:
-        return next(note.record for note in self.notes if isinstance(note, EffectsMeasured))
+    def final_pruning(self) -> FinalPruning:
+        return next(event.record for event in self.events if isinstance(event, EffectsMeasured))
 
     @property
     def library(self) -> Library:
@@ -46,39 +46,39 @@ class Learned:
     def texts(self) -> list[str]:
         return [lesson.text for lesson in self.library.lessons]
 
-    def asked(self, role: str, step: int | None = None) -> list[Request]:
-        """The requests of a role, in order."""
-        mine = [request for request in self.requests if request.payer.role == role]
-        return [request for request in mine if step in (None, request.payer.step)]
+    def requests_of(self, role: str, step: int | None = None) -> list[Request]:
+        """Return the requests of a role, in order; of one step where one is given."""
+        of_role = [request for request in self.requests if request.payer.role == role]
+        return [request for request in of_role if step in (None, request.payer.step)]
 
 
-def job(task: Task | None = None, library: Library | None = None, **settings: Any) -> ExperienceSpec:
-    """The toy task, or another one, with short runs of one epoch."""
+def build_spec(task: Task | None = None, library: Library | None = None, **settings: Any) -> ExperienceSpec:
+    """Return the spec of a short run of one epoch on the toy task, or on another one."""
     short = {"model": "scripted/toy", "epochs": 1, "batch_size": 12, "pool": False}
     return ExperienceSpec(task or toy.task(), resolve_config(ExperienceConfig, short, settings), library)
 
 
-def learned(
+def run_learning(
     answer: Model = toy.play, task: Task | None = None, library: Library | None = None, **settings: Any
-) -> Learned:
-    """Learn, one call at a time; `answer` plays the model."""
+) -> LearningRun:
+    """Learn, one call at a time; `answer` stands in for the model."""
     requests: list[Request] = []
-    notes: list[Event] = []
+    events: list[Event] = []
 
     def record(request: Request) -> str | Reply:
         requests.append(request)
         return answer(request)
 
-    outcome = play(learn(job(task, library, **settings)), record, notes)
-    return Learned(outcome, requests, notes)
+    outcome = play(learn(build_spec(task, library, **settings)), record, events)
+    return LearningRun(outcome, requests, events)
 
 
 def text_of(request: Request) -> str:
-    """All that a request shows."""
+    """Return the text of all messages of a request."""
     return "\n".join(message.content for message in request.messages)
 
 
-def writing(*operations: dict[str, Any], model: Model = toy.play) -> Model:
-    """A model whose distiller writes these operations, whatever it is shown."""
-    said = json.dumps(list(operations))
-    return lambda request: said if request.schema else model(request)
+def distil_as(*operations: dict[str, Any], model: Model = toy.play) -> Model:
+    """Return a model whose distiller always writes these operations."""
+    reply = json.dumps(list(operations))
+    return lambda request: reply if request.schema else model(request)

@@ -1,8 +1,8 @@
 """
-A task small enough to follow by hand, and a model that really learns it from lessons.
+A task small enough to follow by hand, and a simulated model that really learns it from lessons.
 
 Each row names a thing; each thing belongs to a colour. The model guesses by its seed until a lesson in its prompt
-tells the colour. As distiller it reads the reference answer, so what it writes depends on what it is shown.
+names the colour. As distiller it reads the reference answer, so what it writes depends on its prompt.
 """
 
 import json
@@ -19,30 +19,30 @@ PROMPT = "Which colour, red, green or blue, has number {n}, a {thing}?"
 
 
 def rows(count: int = 60) -> list[dict[str, Any]]:
-    """Rows with as many different prompts; the colour follows from the thing."""
+    """Return rows with as many different prompts; the colour follows from the thing."""
     return [
         {"id": f"r{n:03d}", "n": n, "thing": THINGS[n % 9], "target": COLOURS[n % 3]} for n in range(count)
     ]
 
 
 def task(count: int = 60) -> Task:
-    """The rows as a task."""
+    """Return the rows as a task."""
     return Task.from_rows(rows(count), prompt=PROMPT, id="id", name="colours")
 
 
 def with_train(task: Task, rows: tuple[Example, ...]) -> Task:
-    """The task with other training rows."""
+    """Return the task with other training rows."""
     return replace(task, train=rows)
 
 
 def play(request: Request) -> str:
-    """The model as a scripted one."""
+    """Answer a request, as a scripted model."""
     text = "\n".join(message.content for message in request.messages)
     return reply(text, request.sampling.seed or 0, request.schema is not None)
 
 
 def serve(body: dict[str, Any]) -> str:
-    """The model behind a server."""
+    """Answer the body of a request, behind a server."""
     text = "\n".join(message["content"] for message in body["messages"])
     return reply(text, body.get("seed") or 0, "response_format" in body)
 
@@ -70,5 +70,5 @@ def _answer(text: str, seed: int) -> str:
 
 
 def _operations(lessons: list[str]) -> str:
-    found = [{"action": "add", "id": None, "kind": "content", "text": x} for x in dict.fromkeys(lessons)]
-    return json.dumps({"operations": found})
+    additions = [{"action": "add", "id": None, "kind": "content", "text": x} for x in dict.fromkeys(lessons)]
+    return json.dumps({"operations": additions})

@@ -4,7 +4,7 @@ import json
 
 from edgewise.experience.library.library import Library, make_lesson
 from edgewise.experience.store.store import Store
-from tests.support.command import inside, task_file
+from tests.support.command import run_command, write_task
 
 RIGHT = Library((make_lesson("A brick is red"), make_lesson("A leaf is green"), make_lesson("A sea is blue")))
 
@@ -16,8 +16,8 @@ def test_a_store_a_version_of_it_and_a_file_are_measured_side_by_side(tmp_path, 
         store.commit(RIGHT, "right", parent=first.id)
     (tmp_path / "list.json").write_text(json.dumps(RIGHT.to_json()))
     arms = [x for lib in (team, f"{team}@1", tmp_path / "list.json") for x in ("--artifact", lib)]
-    task = task_file(tmp_path / "task")
-    done = inside(capsys, "evaluate", task, *arms, "--run", tmp_path / "run", "--json")
+    task = write_task(tmp_path / "task")
+    done = run_command(capsys, "evaluate", task, *arms, "--run", tmp_path / "run", "--json")
     assert done.code == 0, done.err
     found = {arm["name"]: arm["mean"]["estimate"] for arm in json.loads(done.out)["evidence"]["results"]}
     assert list(found) == ["unchanged", "team", "team@1", "list"]

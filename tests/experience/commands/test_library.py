@@ -16,7 +16,7 @@ from edgewise.experience.store.reference import LibraryReference, parse_referenc
 from edgewise.experience.store.store import Store
 from edgewise.toolkit import Artifact
 from edgewise.toolkit.errors import ConfigError
-from tests.support.command import Done, finish, inside, start, task_file
+from tests.support.command import CommandResult, wait_for_command, run_command, start_command, write_task
 
 A, B, C = (
     make_lesson("Refunds go to birch"),
@@ -24,7 +24,7 @@ A, B, C = (
     make_lesson("Answer in one word", "form"),
 )
 START = Library((A, B))
-Command = Callable[..., Done]
+Command = Callable[..., CommandResult]
 
 
 @pytest.fixture
@@ -33,15 +33,15 @@ def library(capsys, tmp_path, monkeypatch) -> Command:
     monkeypatch.chdir(tmp_path)
     with Store("team.sqlite") as store:
         store.commit(START, "start", parent=None, author="ada")
-    return lambda *arguments: inside(capsys, "library", *arguments)
+    return lambda *arguments: run_command(capsys, "library", *arguments)
 
 
 @pytest.fixture(scope="module")
 def run(tmp_path_factory):
     """The directory of a finished run."""
     folder = tmp_path_factory.mktemp("run")
-    done = finish(
-        start("improve", task_file(folder / "task"), "--run", folder / "first", "--set", "gate=off")
+    done = wait_for_command(
+        start_command("improve", write_task(folder / "task"), "--run", folder / "first", "--set", "gate=off")
     )
     assert done.code in (0, 1), done.err
     return folder / "first"
@@ -175,7 +175,7 @@ def test_a_damaged_step_is_named(name, run, tmp_path, library):
     copy = shutil.copytree(run, tmp_path / "copy")
     (copy / "steps/001" / name).write_text('{"step": ')
     done = library("log", copy)
-    assert done.code == 2 and f"steps/001/{name}" in done.sentences[0]
+    assert done.code == 2 and f"steps/001/{name}" in done.error_lines[0]
 
 
 def test_diff_prints_the_changes_between_any_two(library):
@@ -291,7 +291,7 @@ def test_a_conflict_lists_everything_and_changes_nothing(library):
     assert done.code == 2 and done.out == ""
     for part in (A.id, "Refunds go to amber", "Refunds go to cedar", "place", "before", "system"):
         assert part in done.err
-    assert "--take ours or --take theirs" in done.sentences[0]
+    assert "--take ours or --take theirs" in done.error_lines[0]
     with Store("team.sqlite") as store:
         assert len(store.list_commits()) == 2
 
@@ -344,8 +344,8 @@ def test_bad_input_is_one_sentence_and_changes_nothing(arguments, sentence, libr
     write("list.txt", "a lesson")
     write("bad.json", '{"G0": "a", "G0": "b"}')
     done = library(*arguments)
-    assert (done.code, done.out, len(done.sentences)) == (2, "", 1)
-    assert sentence in done.sentences[0]
+    assert (done.code, done.out, len(done.error_lines)) == (2, "", 1)
+    assert sentence in done.error_lines[0]
     with Store("team.sqlite") as store:
         assert len(store.list_commits()) == 1
 
@@ -356,18 +356,18 @@ def test_a_database_that_is_down_is_said_without_its_password(arguments, library
     lib = "postgresql://ada:hunter2@127.0.0.1:9/team" + ("@1" if name == "rollback" else "")
     done = library(name, *([write("list.txt", "a lesson")] if name == "import" else []), lib, *rest)
     assert done.code == 3
-    assert "Nothing is lost" in done.sentences[0] and "hunter2" not in done.err + done.out
+    assert "Nothing is lost" in done.error_lines[0] and "hunter2" not in done.err + done.out
 
 
 def test_a_damaged_store_is_said(library):
     write("broken.sqlite", "this is no database, though it is long enough to be one" * 20)
     done = library("show", "broken.sqlite")
-    assert (done.code, len(done.sentences)) == (2, 1)
+    assert (done.code, len(done.error_lines)) == (2, 1)
 
 
 def test_a_run_says_which_steps_it_has(run, library):
     done = library("show", f"{run}@77")
-    assert done.code == 2 and "it has 1" in done.sentences[0]
+    assert done.code == 2 and "it has 1" in done.error_lines[0]
 
 
 def test_a_run_that_has_not_finished_shows_its_steps(run, tmp_path, library):
@@ -375,5 +375,5 @@ def test_a_run_that_has_not_finished_shows_its_steps(run, tmp_path, library):
     shutil.rmtree(copy / "artifact")
     done = library("show", copy)
     assert done.code == 2
-    last = re.search(r"(\S+@\d+) is the library after its last step", done.sentences[0])
+    last = re.search(r"(\S+@\d+) is the library after its last step", done.error_lines[0])
     assert last and library("show", last[1]).code == 0

@@ -14,19 +14,19 @@ from tests.support.plans import play
 DISTILLER = Distiller("m")
 
 
-def row(id: str, target: str) -> Example:
+def make_row(id: str, target: str) -> Example:
     return Example(id, (Message("user", f"about {id}"),), target)
 
 
 def groups(answers: dict[str, str]) -> list[Group]:
     """One run on each row, known as TARGET-NUMBER, with this answer."""
-    found = []
-    for id, said in answers.items():
-        example = row(id, id.partition("-")[0])
-        step = Step(example.messages, Message("assistant", said))
-        run = Rollout(id, "solver", 0, (step,), "stop", Score(float(said == example.target)))
-        found.append(Group(example, "solver", (run,)))
-    return found
+    groups_list = []
+    for id, answer in answers.items():
+        example = make_row(id, id.partition("-")[0])
+        step = Step(example.messages, Message("assistant", answer))
+        run = Rollout(id, "solver", 0, (step,), "stop", Score(float(answer == example.target)))
+        groups_list.append(Group(example, "solver", (run,)))
+    return groups_list
 
 
 def library(**lessons: str) -> Library:
@@ -43,8 +43,8 @@ def library(**lessons: str) -> Library:
         (["long " * 20] * 9, False),
     ],
 )
-def test_when_right_answers_recur(targets, recurs):
-    assert pooling.has_recurring_answers([row(str(n), t) for n, t in enumerate(targets)]) is recurs
+def test_short_answers_of_three_rows_or_more_recur(targets, recurs):
+    assert pooling.has_recurring_answers([make_row(str(n), t) for n, t in enumerate(targets)]) is recurs
 
 
 def test_pooling_needs_the_truth_and_can_be_switched_off():
@@ -54,59 +54,66 @@ def test_pooling_needs_the_truth_and_can_be_switched_off():
         assert not ExperienceSpec(task, config.model_copy(update=change)).is_pooled
 
 
-def test_a_short_input_is_taken_as_it_is_and_a_long_one_is_put_in_a_few_words():
+def test_only_long_inputs_are_shortened_by_the_model():
     rows = [{"text": "short one", "target": "a"}, {"text": "long " * 80, "target": "a"}]
     task = Task.from_rows(
         {"train": rows, "test": [{"text": "x", "target": "a"}]}, prompt="Fixed words: {text}"
     )
-    asked = []
+    requests = []
 
     def model(request):
-        asked.append(request)
+        requests.append(request)
         return "Something long.\nSecond line"
 
-    found = {
-        len(play(pooling.propose_topic(DISTILLER, task, Group(x, "solver", ())), model).proposals[0].text.split())
+    lengths = {
+        len(
+            play(pooling.propose_topic(DISTILLER, task, Group(x, "solver", ())), model)
+            .proposals[0]
+            .text.split()
+        )
         for x in task.train
     }
-    assert found == {len("short one -> a".split()), len("Something long -> a".split())}
-    assert len(asked) == 1
-    assert "Fixed words" not in asked[0].messages[-1].content
+    assert lengths == {len("short one -> a".split()), len("Something long -> a".split())}
+    assert len(requests) == 1
+    assert "Fixed words" not in requests[0].messages[-1].content
 
 
-def test_one_lesson_per_answer_and_draw_from_different_groups():
+def test_join_makes_one_lesson_per_answer_and_draw():
     proposals = [Operation(action="add", text=f"t{n} -> {n % 2}", sources=(f"r{n}",)) for n in range(40)]
-    shown = []
+    questions = []
 
     def model(request):
-        shown.append(request.messages[-1].content)
+        questions.append(request.messages[-1].content)
         return "kind (cases)"
 
-    drawn = play(pooling.join_proposals(DISTILLER, Library(), proposals, 3, seed=1), model)
-    assert [[op.text for op in ops] for ops in drawn] == [["Kind (cases) -> 0", "Kind (cases) -> 1"]] * 3
-    assert len(set(shown)) == 6
-    assert all(len(text.splitlines()) == pooling.MAX_ITEMS for text in shown)
-    assert drawn[0][0].sources == tuple(sorted(f"r{n}" for n in range(0, 40, 2)))
+    draws = play(pooling.join_proposals(DISTILLER, Library(), proposals, 3, seed=1), model)
+    assert [[op.text for op in ops] for ops in draws] == [["Kind (cases) -> 0", "Kind (cases) -> 1"]] * 3
+    assert len(set(questions)) == 6
+    assert all(len(text.splitlines()) == pooling.MAX_ITEMS for text in questions)
+    assert draws[0][0].sources == tuple(sorted(f"r{n}" for n in range(0, 40, 2)))
 
 
-def test_a_current_lesson_is_modified_with_its_topics_among_the_items():
+def test_join_modifies_the_current_lesson_with_its_topics():
     current = library(red="bricks")
-    model_saw = []
+    questions = []
 
     def model(request):
-        model_saw.append(request.messages[-1].content)
+        questions.append(request.messages[-1].content)
         return "walls"
 
     ((op,),) = play(
-        pooling.join_proposals(DISTILLER, current, [Operation(action="add", text="roof -> red")], 1, seed=1), model
+        pooling.join_proposals(DISTILLER, current, [Operation(action="add", text="roof -> red")], 1, seed=1),
+        model,
     )
     assert (op.action, op.id, op.text) == ("modify", current.lessons[0].id, "Walls -> red")
-    assert model_saw[0].splitlines() == ["- bricks", "- roof"]
+    assert questions[0].splitlines() == ["- bricks", "- roof"]
 
 
-def test_a_join_without_an_answer_changes_nothing():
+def test_join_with_an_empty_reply_changes_nothing():
     ((op,),) = play(
-        pooling.join_proposals(DISTILLER, Library(), [Operation(action="add", text="roof -> red")], 1, seed=1),
+        pooling.join_proposals(
+            DISTILLER, Library(), [Operation(action="add", text="roof -> red")], 1, seed=1
+        ),
         lambda request: "",
     )
     assert op.text == ""

@@ -43,11 +43,11 @@ WITH_ALWAYS = LIBRARY.with_lessons((*LIBRARY.lessons, ALWAYS))
 LITTLE = 130
 
 
-def asked(question, library=LIBRARY, most=LITTLE):
+def select_texts(question, library=LIBRARY, most=LITTLE):
     return [x.text for x in select_by_full_text(library, question, most).lessons]
 
 
-def test_a_library_that_fits_is_shown_whole():
+def test_library_within_budget_is_used_whole():
     assert select_by_full_text(LIBRARY, "anything", LIBRARY.tokens) is LIBRARY
     assert select_by_full_text(LIBRARY, "anything", LIBRARY.tokens - 1) is not LIBRARY
 
@@ -65,8 +65,8 @@ def test_a_library_that_fits_is_shown_whole():
         ('"sensor" OR', 7),
     ],
 )
-def test_a_question_finds_the_lesson_with_its_words(question, number):
-    assert asked(question) == [TEXTS[number]]
+def test_question_selects_the_lesson_with_its_words(question, number):
+    assert select_texts(question) == [TEXTS[number]]
 
 
 @pytest.mark.parametrize(
@@ -91,29 +91,29 @@ def test_a_question_finds_the_lesson_with_its_words(question, number):
     ],
     ids=lambda question: ascii(question[:12]),
 )
-def test_any_text_may_be_asked_and_without_a_match_only_always_on_lessons_are_shown(question):
-    assert asked(question, WITH_ALWAYS) == [ALWAYS.text]
+def test_any_text_without_a_match_selects_always_on_lessons(question):
+    assert select_texts(question, WITH_ALWAYS) == [ALWAYS.text]
 
 
-def test_a_word_is_found_at_the_end_of_a_very_long_question():
-    assert asked("la " * 30_000 + "parcel") == [TEXTS[1]]
+def test_word_at_the_end_of_a_very_long_question_counts():
+    assert select_texts("la " * 30_000 + "parcel") == [TEXTS[1]]
 
 
-def test_a_word_that_many_lessons_share_does_not_find_them():
+def test_common_word_selects_no_lessons():
     texts = [f"Messages of type x{n} go to team {n}." for n in range(50)]
     library = Library(tuple(map(make_lesson, texts)))
-    assert asked("Which messages go to a team? x17", library) == [texts[17]]
-    assert asked("Which messages go to a team?", library) == []
+    assert select_texts("Which messages go to a team? x17", library) == [texts[17]]
+    assert select_texts("Which messages go to a team?", library) == []
 
 
-def test_a_word_that_a_third_of_the_lessons_share_finds_them_where_there_is_no_rarer_one():
+def test_common_word_counts_where_there_is_no_rarer_one():
     texts = [f"{('Parcels', 'Refunds', 'Invoices')[n % 3]} of kind k{n}." for n in range(60)]
     library = Library(tuple(map(make_lesson, texts)))
-    assert asked("parcel", library, 300) == texts[::3]
-    assert asked("parcel k6", library, 300) == texts[6:7]
+    assert select_texts("parcel", library, 300) == texts[::3]
+    assert select_texts("parcel k6", library, 300) == texts[6:7]
 
 
-def test_a_lesson_that_shares_one_incidental_word_is_left_out():
+def test_lesson_with_one_incidental_word_is_not_selected():
     texts = [
         "Grinder motor overheats after long espresso brewing: cobalt, unless warranty ended.",
         "Espresso.",
@@ -122,44 +122,44 @@ def test_a_lesson_that_shares_one_incidental_word_is_left_out():
     ]
     library = Library(tuple(replace(make_lesson(text), id=str(n)) for n, text in enumerate(texts)))
     question = "The motor of my grinder overheats when brewing long; is the warranty ended?"
-    assert asked(question, library, 300) == texts[:1]
+    assert select_texts(question, library, 300) == texts[:1]
 
 
-def test_the_best_that_fit_are_taken_and_stand_in_the_order_of_the_library():
+def test_selection_keeps_the_best_in_library_order():
     texts = ["alpha one.", "alpha beta two.", "alpha beta gamma three.", "other", "more", "words"]
     library = Library(tuple(map(make_lesson, texts)))
     for question in ("alpha beta gamma", "gamma gamma beta"):
-        assert asked(question, library, 37) == texts[1:3]
+        assert select_texts(question, library, 37) == texts[1:3]
 
 
-def test_the_always_on_lessons_must_fit():
+def test_always_on_lessons_over_budget_raise():
     with pytest.raises(ConfigError, match="always-on lessons alone"):
         select_by_full_text(WITH_ALWAYS, "parcel", 20)
 
 
-def test_libraries_that_differ_only_in_what_is_always_on_are_not_mixed_up():
-    assert asked("parcel") == [TEXTS[1]]
+def test_index_cache_tells_always_on_lessons_apart():
+    assert select_texts("parcel") == [TEXTS[1]]
     pinned = LIBRARY.with_lessons(replace(x, always=x.text == TEXTS[7]) for x in LIBRARY.lessons)
     assert pinned.version == LIBRARY.version
-    assert asked("parcel", pinned) == [TEXTS[1], TEXTS[7]]
+    assert select_texts("parcel", pinned) == [TEXTS[1], TEXTS[7]]
 
 
-def test_more_libraries_than_are_kept_in_mind_are_all_searched():
+def test_more_libraries_than_cached_indexes_are_searched():
     libraries = [
         Library(tuple(make_lesson(f"Library {n} has word{n}x{k} in it.") for k in range(9)))
         for n in range(MAX_INDEXES + 8)
     ]
     for _ in range(2):
         for n, library in enumerate(libraries):
-            assert asked(f"word{n}x4", library, 40) == [library.lessons[4].text]
+            assert select_texts(f"word{n}x4", library, 40) == [library.lessons[4].text]
 
 
 def test_threads_share_an_index():
     library = Library(tuple(make_lesson(f"Case{n} goes to team {n % 7}.") for n in range(300)))
     questions = [f"What of case{n}?" for n in range(300)]
     with ThreadPoolExecutor(8) as pool:
-        found = list(pool.map(lambda question: asked(question, library), questions))
-    assert found == [[x.text] for x in library.lessons]
+        selections = list(pool.map(lambda question: select_texts(question, library), questions))
+    assert selections == [[x.text] for x in library.lessons]
 
 
 words = st.sampled_from("alpha beta gamma delta 退款 café don't x1 😀 \ud83d".split(" ")) | st.text(
@@ -182,9 +182,7 @@ lessons = st.builds(
     question=sentences,
     most=st.integers(1, 120),
 )
-def test_whatever_is_asked_the_budget_holds_and_the_rest_is_a_part_of_the_library(
-    found, labelled, question, most
-):
+def test_selection_is_an_ordered_subset_within_budget(found, labelled, question, most):
     library = Library(found, labelled=labelled)
     try:
         part = select_by_full_text(library, question, most)
@@ -221,8 +219,8 @@ def refused(request: Request) -> Reply:
 
 
 def prompt(question):
-    said = (Message("user", "first"), Message("assistant", "yes?"), Message("user", question))
-    return Message("system", "Be kind."), *said
+    turns = (Message("user", "first"), Message("assistant", "yes?"), Message("user", question))
+    return Message("system", "Be kind."), *turns
 
 
 def ask(question, answer, how=None):
@@ -231,46 +229,46 @@ def ask(question, answer, how=None):
 
 
 @pytest.mark.parametrize(("number", "question"), [(0, "my money"), (1, "the shipment"), (2, "a login")])
-def test_vectors_find_a_lesson_that_shares_no_word_with_the_question(number, question):
+def test_embeddings_select_a_lesson_without_shared_words(number, question):
     assert ask(question, meaning) == [BY_MEANING.lessons[number].text]
 
 
-def test_the_last_user_message_is_the_question_and_nobody_is_asked_without_an_embedder():
+def test_without_embedder_the_last_user_message_is_searched():
     plan = select_lessons(BY_MEANING, prompt("login, password"), Retrieval(ONE_LESSON))
     assert play(plan, refused).lessons == BY_MEANING.lessons[2:]
 
 
-def test_nobody_is_asked_about_a_library_that_fits():
+def test_library_within_budget_needs_no_embeddings():
     how = Retrieval(BY_MEANING.tokens, MODEL)
     assert play(prefetch_embeddings(BY_MEANING, how), refused) is None
     assert play(select_lessons(BY_MEANING, prompt("money"), how), refused) is BY_MEANING
 
 
-def test_lessons_are_embedded_once_for_a_run_and_new_ones_when_they_come():
-    seen: list[str] = []
+def test_lessons_are_embedded_once_and_new_ones_on_arrival():
+    texts: list[str] = []
 
-    def note(request: Request) -> Reply:
-        seen.append(request.messages[0].content)
+    def record(request: Request) -> Reply:
+        texts.append(request.messages[0].content)
         return meaning(request)
 
     how = Retrieval(ONE_LESSON, MODEL)
-    play(prefetch_embeddings(BY_MEANING, how), note)
-    assert seen == [x.text for x in BY_MEANING.lessons]
+    play(prefetch_embeddings(BY_MEANING, how), record)
+    assert texts == [x.text for x in BY_MEANING.lessons]
     grown = BY_MEANING.with_lessons((*BY_MEANING.lessons, make_lesson("More money.")))
-    found = play(select_lessons(grown, prompt("login"), how), note)
-    assert found.lessons == BY_MEANING.lessons[2:]
-    assert seen[3:] == ["More money.", "login"]
+    selection = play(select_lessons(grown, prompt("login"), how), record)
+    assert selection.lessons == BY_MEANING.lessons[2:]
+    assert texts[3:] == ["More money.", "login"]
 
 
 @pytest.mark.parametrize("question", ["password", "  "])
-def test_where_a_question_gets_no_vector_full_text_chooses(question):
+def test_question_without_vector_falls_back_to_full_text(question):
     def too_long(request: Request) -> Reply:
         return (refused if request.messages[0].content == question else meaning)(request)
 
     assert ask(question, too_long) == [x.text for x in BY_MEANING.lessons if question in x.text]
 
 
-def test_a_lesson_without_a_vector_is_not_chosen():
+def test_lesson_without_vector_is_not_selected():
     def not_this(request: Request) -> Reply:
         return (refused if "refund" in request.messages[0].content else meaning)(request)
 
@@ -278,7 +276,7 @@ def test_a_lesson_without_a_vector_is_not_chosen():
     assert ask("money", not_this) == []
 
 
-def test_where_no_lesson_of_a_library_gets_a_vector_full_text_chooses():
+def test_lessons_without_any_vector_fall_back_to_full_text():
     how = Retrieval(ONE_LESSON, MODEL)
     how.vectors["a lesson of another library"] = np.ones(2, np.float32)
     assert ask("login, password", refused, how) == [BY_MEANING.lessons[2].text]
@@ -292,12 +290,12 @@ def test_where_no_lesson_of_a_library_gets_a_vector_full_text_chooses():
         (lambda request: pack_vector([1.0] * len(request.messages[0].content)), "different lengths"),
     ],
 )
-def test_a_model_that_gives_no_vectors_is_an_error_and_not_a_worse_search(answer, sentence):
+def test_model_without_vectors_raises(answer, sentence):
     with pytest.raises(ModelError, match=sentence):
         ask("money", answer)
 
 
-def test_vectors_go_through_journal_and_ledger_and_no_text_is_paid_twice(tmp_path):
+def test_embeddings_are_journalled_billed_and_paid_once(tmp_path):
     questions = ["zzz refund", "qqq parcel", "xx password"] * 2
 
     async def run(name, inner, ledger):
@@ -311,14 +309,14 @@ def test_vectors_go_through_journal_and_ledger_and_no_text_is_paid_twice(tmp_pat
                 select_by_embedding(BY_MEANING, question, Retrieval(ONE_LESSON, name))
                 for question in questions
             ]
-            found = await asyncio.gather(*(drive(plan, client) for plan in plans))
+            selections = await asyncio.gather(*(drive(plan, client) for plan in plans))
             await client.aclose()
-            return [library.lessons for library in found]
+            return [library.lessons for library in selections]
 
     with Server() as server:
         name, ledger = f"{server.url}#vectors", Ledger(Limits(tokens=100_000))
-        found = asyncio.run(run(name, None, ledger))
-        assert asyncio.run(run(name, None, Ledger(Limits(calls=1)))) == found
+        selections = asyncio.run(run(name, None, ledger))
+        assert asyncio.run(run(name, None, Ledger(Limits(calls=1)))) == selections
     assert server.counts == dict.fromkeys((*questions, *(x.text for x in BY_MEANING.lessons)), 1)
     book = ledger.tabulate("role")["retrieval",]
     assert (book.calls, book.output) == (6, 0)

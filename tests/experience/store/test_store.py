@@ -38,16 +38,16 @@ def url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
 
 @pytest.fixture
 def store(url: str) -> Iterator[Store]:
-    with Store(url, wait=5) as opened:
-        yield opened
+    with Store(url, wait=5) as reader:
+        yield reader
 
 
 @pytest.fixture
 def file(tmp_path: Path) -> Path:
     """A SQLite file with three versions."""
     path = tmp_path / "three.sqlite"
-    with Store(str(path)) as opened:
-        fill(opened, 3)
+    with Store(str(path)) as reader:
+        fill(reader, 3)
     return path
 
 
@@ -64,14 +64,14 @@ def texts(library: Library) -> list[str]:
     return [x.text for x in library.lessons]
 
 
-def raw(url: str, *statements: str) -> list[tuple]:
+def execute_sql(url: str, *statements: str) -> list[tuple]:
     """Statements as somebody with another program would run them; what the last one found."""
     address = url.replace("postgresql:", "postgresql+psycopg:") if "://" in url else f"sqlite:///{url}"
     engine = sa.create_engine(address)
     try:
         with engine.begin() as connection:
-            found = [connection.exec_driver_sql(statement) for statement in statements][-1]
-            return [tuple(row) for row in found] if found.returns_rows else []
+            rows = [connection.exec_driver_sql(statement) for statement in statements][-1]
+            return [tuple(row) for row in rows] if rows.returns_rows else []
     finally:
         engine.dispose()
 
@@ -79,17 +79,17 @@ def raw(url: str, *statements: str) -> list[tuple]:
 # History
 
 
-def test_reading_an_empty_store_finds_nothing_and_makes_nothing(store: Store, url: str) -> None:
+def test_reading_an_empty_store_creates_nothing(store: Store, url: str) -> None:
     assert (store.list_names(), store.head(), store.list_commits()) == ([], None, [])
     with pytest.raises(LibraryError, match="nothing has been committed"):
         store.find_commit("head")
     if "://" in url:
-        assert raw(url, "SELECT 1 FROM pg_tables WHERE tablename LIKE 'edgewise%%'") == []
+        assert execute_sql(url, "SELECT 1 FROM pg_tables WHERE tablename LIKE 'edgewise%%'") == []
     else:
         assert not Path(url).exists()
 
 
-def test_commits_are_numbered_and_chained_and_the_newest_comes_first(store: Store, url: str) -> None:
+def test_commits_are_numbered_chained_and_newest_first(store: Store, url: str) -> None:
     before = datetime.now(UTC)
     fill(store, 3)
     fill(store, 1, "planner")
@@ -107,26 +107,24 @@ def test_commits_are_numbered_and_chained_and_the_newest_comes_first(store: Stor
 
 @given(text=ANY_TEXT, name=ANY_TEXT.filter(str.strip), low=st.floats(allow_nan=False))
 @settings(max_examples=15, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
-def test_any_text_and_number_is_read_as_it_was_written(
-    store: Store, text: str, name: str, low: float
-) -> None:
-    for said in (text, NUL_AND_HALVES):
+def test_any_text_and_number_survives_a_round_trip(store: Store, text: str, name: str, low: float) -> None:
+    for value in (text, NUL_AND_HALVES):
         effect = Effect(0.1, low, 0.3, 4, 5)
-        whole = Lesson("id", said, "form", 3, (said,), (said, "r2"), True, True, effect)
+        whole = Lesson("id", value, "form", 3, (value,), (value, "r2"), True, True, effect)
         head = store.head(name)
         written = store.commit(
             Library((whole,), "split", True),
-            said,
+            value,
             parent=head.id if head else None,
             name=name,
-            author=said,
-            merged=said,
+            author=value,
+            merged=value,
         )
         assert store.head(name) == written
         assert name in store.list_names()
 
 
-def test_an_id_depends_on_all_that_it_is_a_hash_of(store: Store) -> None:
+def test_id_depends_on_every_field_it_hashes(store: Store) -> None:
     base = {"library": Library(), "message": "m", "parent": None, "name": "a", "author": "x", "key": ""}
     first = store.commit(**base)
     changes = {"library": add("l")(Library()), "message": "M", "author": "X", "key": "k"}
@@ -140,12 +138,12 @@ def test_an_id_depends_on_all_that_it_is_a_hash_of(store: Store) -> None:
 @pytest.mark.parametrize(
     ("version", "number"), [("1", 1), (" 3 ", 3), ("head", 3), ("HEAD", 3), ("head~2", 1), ("head~0", 3)]
 )
-def test_versions_are_found_by_number_and_from_the_head(file: Path, version: str, number: int) -> None:
-    with Store(str(file)) as opened:
-        assert opened.find_commit(version).number == number
+def test_find_commit_by_number_and_from_the_head(file: Path, version: str, number: int) -> None:
+    with Store(str(file)) as reader:
+        assert reader.find_commit(version).number == number
 
 
-def test_versions_are_found_by_id_and_by_a_unique_beginning_of_it(store: Store) -> None:
+def test_find_commit_by_id_and_by_unique_prefix(store: Store) -> None:
     fill(store, 30)
     log = store.list_commits()
     assert all(store.find_commit(x.id) == x for x in log)
@@ -153,9 +151,7 @@ def test_versions_are_found_by_id_and_by_a_unique_beginning_of_it(store: Store) 
     assert all(store.find_commit(x.id[:4]) == x for x in log if not x.id[:4].isdecimal())
 
 
-def test_a_beginning_that_several_ids_have_is_refused_and_a_short_one_is_none(
-    store: Store, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_ambiguous_or_short_prefix_is_refused(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
     fill(store, 30)
     shared = Counter(x.id[0] for x in store.list_commits() if x.id[0].isalpha()).most_common(1)[0][0]
     with pytest.raises(LibraryError, match="There is no version"):
@@ -166,15 +162,15 @@ def test_a_beginning_that_several_ids_have_is_refused_and_a_short_one_is_none(
 
 
 @pytest.mark.parametrize("version", ["4", "0", "-1", "head~3", "zz", "", "head~", "9" * 5000, "%", "\ud800"])
-def test_an_unknown_version_is_told_what_there_is(file: Path, version: str) -> None:
-    with Store(str(file)) as opened:
+def test_unknown_version_error_lists_what_there_is(file: Path, version: str) -> None:
+    with Store(str(file)) as reader:
         with pytest.raises(LibraryError, match="it has 1 to 3, the head is"):
-            opened.find_commit(version)
+            reader.find_commit(version)
         with pytest.raises(LibraryError, match=r"no library 'other' .* it has 'main'"):
-            opened.find_commit(version, "other")
+            reader.find_commit(version, "other")
 
 
-def test_the_nearest_common_ancestor_is_found_through_parents_and_merges(store: Store) -> None:
+def test_common_ancestor_follows_parents_and_merges(store: Store) -> None:
     fill(store, 3)
     three, two, one = store.list_commits()
     copy = store.commit(two.library, "copy", parent=None, name="branch", merged=two.id)
@@ -182,9 +178,9 @@ def test_the_nearest_common_ancestor_is_found_through_parents_and_merges(store: 
     alone = store.commit(Library(), "alone", parent=None, name="alone", merged="a file of somebody's")
 
     def ancestor(one: str, other: str) -> str | None:
-        found = store.common_ancestor(one, other)
-        assert found == store.common_ancestor(other, one)
-        return found.id if found else None
+        commit = store.common_ancestor(one, other)
+        assert commit == store.common_ancestor(other, one)
+        return commit.id if commit else None
 
     assert ancestor(three.id, one.id) == one.id
     assert ancestor(three.id, three.id) == three.id
@@ -200,7 +196,7 @@ def test_the_nearest_common_ancestor_is_found_through_parents_and_merges(store: 
 # Writers
 
 
-def test_a_commit_on_a_head_that_moved_is_refused_and_adds_nothing(store: Store) -> None:
+def test_commit_on_a_stale_head_is_refused(store: Store) -> None:
     first = store.commit(Library(), "one", parent=None)
     second = store.commit(Library(), "two", parent=first.id)
     for parent in (first.id, None):
@@ -211,7 +207,7 @@ def test_a_commit_on_a_head_that_moved_is_refused_and_adds_nothing(store: Store)
     assert store.list_commits() == [second, first]
 
 
-def test_a_key_is_committed_once_whoever_repeats_it(store: Store, url: str) -> None:
+def test_repeated_key_commits_once(store: Store, url: str) -> None:
     first = store.commit(Library(), "one", parent=None, key="k")
     store.commit(Library(), "two", parent=first.id)
     with Store(url) as other:
@@ -222,7 +218,7 @@ def test_a_key_is_committed_once_whoever_repeats_it(store: Store, url: str) -> N
     assert store.commit(Library(), "one", parent=None, name="other", key="k") != first
 
 
-def test_a_library_that_could_not_be_read_again_is_not_committed(store: Store) -> None:
+def test_unreadable_library_is_not_committed(store: Store) -> None:
     fill(store, 1)
     with pytest.raises(LibraryError, match=r"two lessons have the same id.*not committed"):
         store.update(add("lesson 1"), "the same lesson twice")
@@ -230,63 +226,66 @@ def test_a_library_that_could_not_be_read_again_is_not_committed(store: Store) -
 
 
 @pytest.mark.parametrize(("name", "key"), [("", ""), (" ", ""), ("n" * (MAX_NAME + 1), ""), ("n", "k" * 101)])
-def test_a_name_or_key_that_would_not_fit_is_refused(store: Store, name: str, key: str) -> None:
+def test_empty_or_too_long_name_or_key_is_refused(store: Store, name: str, key: str) -> None:
     with pytest.raises(LibraryError, match="1 to 100 characters"):
         store.commit(Library(), "m", parent=None, name=name, key=key)
 
 
-def test_the_longest_name_and_key_fit(store: Store) -> None:
+def test_longest_name_and_key_fit(store: Store) -> None:
     # Of different characters, which PostgreSQL can't compress.
     longest = "".join(chr(0x10000 + 977 * i) for i in range(MAX_NAME))
     assert store.commit(Library(), "m", parent=None, name=longest, key=longest) == store.head(longest)
 
 
-def test_writers_that_start_at_once_on_an_empty_database_lose_nothing(url: str) -> None:
-    writers, each = 6, 4
+def test_concurrent_writers_on_an_empty_database_lose_nothing(url: str) -> None:
+    writers, commits_each = 6, 4
     ready = threading.Barrier(writers)
 
     def write(writer: int) -> list[str]:
         with Store(url) as mine:
             ready.wait()
-            return [mine.update(add(f"{writer} says {i}"), "m", key=f"{writer} {i}").id for i in range(each)]
+            return [
+                mine.update(add(f"{writer} says {i}"), "m", key=f"{writer} {i}").id
+                for i in range(commits_each)
+            ]
 
     with ThreadPoolExecutor(writers) as pool:
-        told = [id for ids in pool.map(write, range(writers)) for id in ids]
-    with Store(url) as opened:
-        log = opened.list_commits()
-    assert sorted(told) == sorted(x.id for x in log)
-    assert [x.number for x in log] == list(range(writers * each, 0, -1))
+        ids = [id for ids in pool.map(write, range(writers)) for id in ids]
+    with Store(url) as reader:
+        log = reader.list_commits()
+    assert sorted(ids) == sorted(x.id for x in log)
+    assert [x.number for x in log] == list(range(writers * commits_each, 0, -1))
     assert [x.parent for x in log] == [*(x.id for x in log[1:]), None]
     assert sorted(texts(log[0].library)) == sorted(
-        f"{w} says {i}" for w in range(writers) for i in range(each)
+        f"{w} says {i}" for w in range(writers) for i in range(commits_each)
     )
 
 
-def overtaken(store: Store, times: int):
+def overtake(store: Store, times: int):
     """A change during whose first calls somebody else commits; and what it was given."""
-    given: list[Library] = []
+    heads: list[Library] = []
 
     def change(library: Library) -> Library:
-        given.append(library)
-        if len(given) <= times:
-            store.update(add(f"theirs {len(given)}"), "theirs")
+        heads.append(library)
+        if len(heads) <= times:
+            store.update(add(f"theirs {len(heads)}"), "theirs")
         return add("ours")(library)
 
-    return change, given
+    return change, heads
 
 
-def test_an_overtaken_update_is_done_again_on_the_new_head(store: Store) -> None:
+def test_stale_update_is_retried_on_the_new_head(store: Store) -> None:
     fill(store, 1)
-    change, given = overtaken(store, 2)
+    change, heads = overtake(store, 2)
     done = store.update(change, "ours")
-    assert [texts(x)[1:] for x in given] == [[], ["theirs 1"], ["theirs 1", "theirs 2"]]
+    assert [texts(x)[1:] for x in heads] == [[], ["theirs 1"], ["theirs 1", "theirs 2"]]
     assert texts(done.library) == ["lesson 1", "theirs 1", "theirs 2", "ours"]
     assert done == store.head()
 
 
-def test_an_overtaken_update_with_a_merge_is_computed_once(store: Store) -> None:
+def test_stale_update_with_merge_computes_the_change_once(store: Store) -> None:
     fill(store, 1)
-    change, given = overtaken(store, 1)
+    change, heads = overtake(store, 1)
     merged: list[list[list[str]]] = []
 
     def merge(base: Library, ours: Library, theirs: Library) -> Library:
@@ -296,26 +295,26 @@ def test_an_overtaken_update_with_a_merge_is_computed_once(store: Store) -> None
         return theirs.with_lessons([*theirs.lessons, *ours.lessons[len(base) :]])
 
     done = store.update(change, "ours", merge=merge)
-    assert len(given) == 1
+    assert len(heads) == 1
     base, ours = ["lesson 1"], ["lesson 1", "ours"]
     theirs = ["lesson 1", "theirs 1"]
     assert merged == [[base, ours, theirs], [base, ours, [*theirs, "theirs 2"]]]
     assert texts(done.library) == [*theirs, "theirs 2", "ours"]
 
 
-def test_a_conflict_while_merging_ends_the_update_and_adds_nothing(store: Store) -> None:
+def test_merge_conflict_ends_the_update_without_a_commit(store: Store) -> None:
     def merge(*_: Library) -> Library:
         raise Conflict("two wordings of one lesson")
 
     with pytest.raises(Conflict):
-        store.update(overtaken(store, 1)[0], "ours", merge=merge)
+        store.update(overtake(store, 1)[0], "ours", merge=merge)
     assert [x.message for x in store.list_commits()] == ["theirs"]
 
 
 # Append-only
 
 
-def test_the_database_itself_refuses_to_rewrite_history(store: Store, url: str) -> None:
+def test_database_refuses_to_rewrite_history(store: Store, url: str) -> None:
     fill(store, 2)
     log = store.list_commits()
     statements = [
@@ -327,16 +326,16 @@ def test_the_database_itself_refuses_to_rewrite_history(store: Store, url: str) 
     ]
     for statement in statements:
         with pytest.raises(sa.exc.DBAPIError, match="append-only"):
-            raw(url, statement)
+            execute_sql(url, statement)
     assert store.list_commits() == log
 
 
 @pytest.mark.parametrize("number", [2, 0])
-def test_the_database_itself_refuses_a_second_commit_of_a_number(store: Store, url: str, number: int) -> None:
+def test_database_refuses_a_second_commit_of_a_number(store: Store, url: str, number: int) -> None:
     fill(store, 2)
     columns = "merged, at, author, message, key, content"
     with pytest.raises(sa.exc.IntegrityError):
-        raw(
+        execute_sql(
             url,
             f"INSERT INTO edgewise_commits SELECT name, {number}, 'abc', parent, {columns}"
             " FROM edgewise_commits WHERE number = 1",
@@ -346,18 +345,18 @@ def test_the_database_itself_refuses_a_second_commit_of_a_number(store: Store, u
 # What can go wrong
 
 
-def test_a_row_that_was_tampered_with_is_named(store: Store, url: str) -> None:
+def test_tampered_row_is_named(store: Store, url: str) -> None:
     fill(store, 2)
     drop = "DROP TRIGGER edgewise_" + ("append_only ON edgewise_commits" if "://" in url else "no_update")
-    raw(url, drop, "UPDATE edgewise_commits SET message = '\"better\"' WHERE number = 1")
+    execute_sql(url, drop, "UPDATE edgewise_commits SET message = '\"better\"' WHERE number = 1")
     with pytest.raises(LibraryError, match=r"version 1 of 'main' is not what its id .* says.*restore"):
         store.list_commits()
     assert texts(store.find_commit("2").library) == ["lesson 1", "lesson 2"]
 
 
-def test_a_newer_format_is_left_to_the_version_that_wrote_it(store: Store, url: str) -> None:
+def test_newer_format_is_refused(store: Store, url: str) -> None:
     fill(store, 1)
-    raw(url, "UPDATE edgewise_format SET format = 2")
+    execute_sql(url, "UPDATE edgewise_format SET format = 2")
     with pytest.raises(LibraryError, match="has format 2, this version reads 1"):
         Store(url)
 
@@ -375,7 +374,7 @@ def lock(url: str) -> sa.Connection:
     return connection
 
 
-def test_a_database_that_stays_locked_is_to_be_tried_later(store: Store, url: str) -> None:
+def test_locked_database_raises_store_down(store: Store, url: str) -> None:
     fill(store, 1)
     with Store(url, wait=0.2) as impatient:
         with contextlib.closing(lock(url)):
@@ -385,21 +384,21 @@ def test_a_database_that_stays_locked_is_to_be_tried_later(store: Store, url: st
         assert impatient.update(add("late"), "late", key="k").number == 2
 
 
-def test_a_database_that_can_be_read_only_is_read(store: Store, url: str) -> None:
+def test_read_only_database_can_be_read(store: Store, url: str) -> None:
     fill(store, 1)
     before = store.list_commits()
     with contextlib.ExitStack() as stack:
         if "://" in url:
             name = url.rpartition("/")[2]
-            raw(url, f"ALTER DATABASE {name} SET default_transaction_read_only = on")
+            execute_sql(url, f"ALTER DATABASE {name} SET default_transaction_read_only = on")
             place = url
         else:
             place = stack.enter_context(unwritable(Path(url)))
         reader = stack.enter_context(Store(place))
         assert reader.list_commits() == before
-        with pytest.raises(LibraryError, match=r"read.only") as told:
+        with pytest.raises(LibraryError, match=r"read.only") as info:
             reader.update(add("more"), "more")
-        assert told.value.exit_code == 2
+        assert info.value.exit_code == 2
     assert store.list_commits() == before
 
 
@@ -421,21 +420,21 @@ def unwritable(path: Path) -> Iterator[str]:
             Path(folder).chmod(0o755)
 
 
-def test_a_full_disk_loses_nothing(file: Path) -> None:
+def test_full_disk_loses_nothing(file: Path) -> None:
     def too_much(library: Library) -> Library:
         return library.with_lessons([replace(make_lesson("long"), text="long " * 100_000)])
 
-    with Store(str(file)) as opened:
-        before = opened.list_commits()
+    with Store(str(file)) as reader:
+        before = reader.list_commits()
         soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
         try:
             resource.setrlimit(resource.RLIMIT_FSIZE, (file.stat().st_size + 20_000, hard))
             with pytest.raises(StoreDown, match="full"):
-                opened.update(too_much, "too much")
+                reader.update(too_much, "too much")
         finally:
             resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
-        assert opened.list_commits() == before
-        opened.update(too_much, "with room")
+        assert reader.list_commits() == before
+        reader.update(too_much, "with room")
 
 
 def of_something_else(path: Path) -> None:
@@ -452,7 +451,7 @@ def of_something_else(path: Path) -> None:
     ],
     ids=["letter", "folder", "photos"],
 )
-def test_a_file_that_is_no_store_is_left_alone(tmp_path: Path, spoil, says: str) -> None:
+def test_file_that_is_no_store_stays_unchanged(tmp_path: Path, spoil, says: str) -> None:
     path = tmp_path / "thing.sqlite"
     spoil(path)
     before = path.read_bytes() if path.is_file() else None
@@ -462,29 +461,29 @@ def test_a_file_that_is_no_store_is_left_alone(tmp_path: Path, spoil, says: str)
     assert [x.name for x in tmp_path.iterdir()] == [path.name]
 
 
-def test_a_damaged_file_is_never_read_as_less_than_it_was(tmp_path: Path) -> None:
+def test_damaged_file_is_never_read_partially(tmp_path: Path) -> None:
     path = tmp_path / "damaged.sqlite"
-    with Store(str(path)) as opened:
-        fill(opened, 20)
-        whole = opened.list_commits()
+    with Store(str(path)) as reader:
+        fill(reader, 20)
+        whole = reader.list_commits()
     good = path.read_bytes()
     refused = 0
     for start in range(0, len(good), 4096):
         path.write_bytes(good[:start] + b"\xa5" * 512 + good[start + 512 :])
         try:
-            with Store(str(path)) as opened:
+            with Store(str(path)) as reader:
                 # Damage may lie where a log does not look, but what is read is what was written.
-                assert opened.list_commits() == whole
+                assert reader.list_commits() == whole
         except LibraryError as error:
             refused += 1
             assert str(path) in str(error)
     assert refused > 5
 
 
-def test_folders_are_made_for_a_new_file(tmp_path: Path) -> None:
+def test_folders_are_created_for_a_new_file(tmp_path: Path) -> None:
     path = tmp_path / "team" / "words" / "library.db"
-    with Store(f"sqlite:///{path}") as opened:
-        fill(opened, 1)
+    with Store(f"sqlite:///{path}") as reader:
+        fill(reader, 1)
     assert path.is_file()
 
 
@@ -503,13 +502,13 @@ def test_folders_are_made_for_a_new_file(tmp_path: Path) -> None:
         "://",
     ],
 )
-def test_what_names_no_database_is_refused_without_repeating_it(url: str) -> None:
-    with pytest.raises(LibraryError, match="stored in a file that ends in") as told:
+def test_invalid_url_is_refused_without_repeating_it(url: str) -> None:
+    with pytest.raises(LibraryError, match="stored in a file that ends in") as info:
         Store(url)
-    assert "heim" not in str(told.value)
+    assert "heim" not in str(info.value)
 
 
-def test_a_missing_driver_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_missing_driver_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "psycopg", None)
     with pytest.raises(LibraryError, match=r"pip install 'edgewise\[team\]'"):
         Store("postgresql://me@host/db")
@@ -525,47 +524,47 @@ def test_a_missing_driver_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
         ("postgresql:", "postgres:", 0, ""),
     ],
 )
-def test_a_server_that_lets_nobody_in_is_explained_without_the_password(
+def test_login_error_is_explained_without_the_password(
     postgres: Postgres, old: str, new: str, code: int, says: str
 ) -> None:
     url = postgres.url().replace(old, new)
     if not code:
-        with Store(url) as opened:
-            assert opened.list_names() == []
-            assert PASSWORD not in opened.location
+        with Store(url) as reader:
+            assert reader.list_names() == []
+            assert PASSWORD not in reader.location
         return
-    with pytest.raises(LibraryError, match=says) as told:
+    with pytest.raises(LibraryError, match=says) as info:
         Store(url)
-    assert told.value.exit_code == code
-    assert told.value.__suppress_context__
-    assert not any(secret in str(told.value) for secret in (PASSWORD, "falsch-0815"))
+    assert info.value.exit_code == code
+    assert info.value.__suppress_context__
+    assert not any(secret in str(info.value) for secret in (PASSWORD, "falsch-0815"))
 
 
-def test_a_server_that_goes_away_and_comes_back_loses_nothing(postgres: Postgres) -> None:
+def test_server_restart_loses_nothing(postgres: Postgres) -> None:
     url = postgres.database()
-    with Store(url) as opened:
-        opened.update(add("before"), "before", key="1")
+    with Store(url) as reader:
+        reader.update(add("before"), "before", key="1")
         postgres.stop()
         try:
             for use in (
-                opened.list_commits,
-                lambda: opened.update(add("after"), "after", key="2"),
+                reader.list_commits,
+                lambda: reader.update(add("after"), "after", key="2"),
                 lambda: Store(url),
             ):
-                with pytest.raises(StoreDown, match="Nothing is lost: try again later") as told:
+                with pytest.raises(StoreDown, match="Nothing is lost: try again later") as info:
                     use()
-                assert PASSWORD not in str(told.value)
+                assert PASSWORD not in str(info.value)
         finally:
             postgres.start()
-        opened.update(add("after"), "after", key="2")
-        assert [x.message for x in opened.list_commits()] == ["after", "before"]
+        reader.update(add("after"), "after", key="2")
+        assert [x.message for x in reader.list_commits()] == ["after", "before"]
 
 
-def test_a_connection_that_breaks_while_committing_is_made_good_by_the_key(postgres: Postgres) -> None:
+def test_commit_repeated_after_a_broken_connection_is_one(postgres: Postgres) -> None:
     url = postgres.database()
-    with Store(url) as opened:
-        fill(opened, 1)
-        raw(
+    with Store(url) as reader:
+        fill(reader, 1)
+        execute_sql(
             url,
             "CREATE FUNCTION cut() RETURNS trigger LANGUAGE plpgsql"
             " AS $$ BEGIN PERFORM pg_terminate_backend(pg_backend_pid()); RETURN NULL; END $$",
@@ -573,7 +572,7 @@ def test_a_connection_that_breaks_while_committing_is_made_good_by_the_key(postg
             " FOR EACH ROW EXECUTE FUNCTION cut()",
         )
         with pytest.raises(StoreDown, match="terminat"):
-            opened.update(add("once"), "once", key="k")
-        raw(url, "DROP TRIGGER cut ON edgewise_commits")
-        opened.update(add("once"), "once", key="k")
-        assert [x.message for x in opened.list_commits()] == ["once", "message 1"]
+            reader.update(add("once"), "once", key="k")
+        execute_sql(url, "DROP TRIGGER cut ON edgewise_commits")
+        reader.update(add("once"), "once", key="k")
+        assert [x.message for x in reader.list_commits()] == ["once", "message 1"]

@@ -6,7 +6,7 @@ from dataclasses import replace
 from edgewise.toolkit import Task
 from edgewise.toolkit.environments.protocol import Turn
 from edgewise.toolkit.types import Example, Request
-from tests.support.learned import learned, text_of
+from tests.support.learned import run_learning, text_of
 
 LESSON = "Lift the third stone"
 
@@ -26,8 +26,8 @@ def model(request: Request) -> str:
     """Lifts any stone until it is told which; its distiller reads what was found."""
     text = text_of(request)
     if request.schema:
-        found = "A key! The door is open." in text and "[environment] Three stones" in text
-        return json.dumps([{"action": "add", "text": LESSON}] if found and LESSON not in text else [])
+        has_seen_key = "A key! The door is open." in text and "[environment] Three stones" in text
+        return json.dumps([{"action": "add", "text": LESSON}] if has_seen_key and LESSON not in text else [])
     if request.payer.role == "distiller":
         return "The third stone was right. " + text[-2000:]
     return "third" if LESSON in text else ("first", "second", "third")[(request.sampling.seed or 0) % 3]
@@ -35,10 +35,10 @@ def model(request: Request) -> str:
 
 def test_lessons_are_learnt_in_an_environment() -> None:
     rows = [{"n": n} for n in range(60)]
-    run = learned(model, Task.from_rows(rows, prompt="Open the door.", environment=Stones))
+    run = run_learning(model, Task.from_rows(rows, prompt="Open the door.", environment=Stones))
     assert run.texts == [LESSON]
     before, after = run.outcome.evaluation.results[:2]
     assert (before.mean.estimate < 0.6, after.mean.estimate) == (True, 1.0)
-    dressed = [r for r in run.asked("rollout") if LESSON in text_of(r)]
+    dressed = [r for r in run.requests_of("rollout") if LESSON in text_of(r)]
     assert dressed and all(LESSON in replace(r).messages[0].content for r in dressed)
     assert all(r.messages[0].role == "system" and r.messages[-1].role == "user" for r in dressed)

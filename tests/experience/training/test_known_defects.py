@@ -39,37 +39,37 @@ PAPER = {"gate": "off", "inclusion": 1.0, "refill": False, "rest": False, "guard
 CONFIG = ExperienceConfig(model="scripted/toy", epochs=2, batch_size=10, **PAPER)
 
 
-def learned(config=CONFIG, answer=toy.play, task=None):
+def run_learning(config=CONFIG, answer=toy.play, task=None):
     """Play the whole loop; its outcome, requests in order, and step records."""
-    requests, notes = [], []
+    requests, events = [], []
 
     def record(request):
         requests.append(request)
         return answer(request)
 
-    outcome = play(learn(ExperienceSpec(task or toy.task(), config)), record, notes)
-    return outcome, requests, [note.record for note in notes if isinstance(note, StepFinished)]
+    outcome = play(learn(ExperienceSpec(task or toy.task(), config)), record, events)
+    return outcome, requests, [event.record for event in events if isinstance(event, StepFinished)]
 
 
-def shown(request):
+def prompt_text(request):
     return "\n".join(message.content for message in request.messages)
 
 
-def asked_rows(record):
-    return [found.group.example.id for found in record.studies]
+def row_ids(record):
+    return [study.group.example.id for study in record.studies]
 
 
 def test_01_every_epoch_has_an_order_of_its_own():
-    _, _, records = learned()
-    first = [row for r in records if r.epoch == 1 for row in asked_rows(r)]
-    second = [row for r in records if r.epoch == 2 for row in asked_rows(r)]
+    _, _, records = run_learning()
+    first = [row for r in records if r.epoch == 1 for row in row_ids(r)]
+    second = [row for r in records if r.epoch == 2 for row in row_ids(r)]
     assert sorted(first) == sorted(second)
     assert first != second
     assert first != sorted(first)
 
 
 def test_03_settings_of_learning_never_reach_measuring():
-    _, requests, _ = learned()
+    _, requests, _ = run_learning()
     by_role = {
         role: {r.sampling.temperature for r in requests if r.payer.role == role}
         for role in ("rollout", "measure", "distiller")
@@ -78,41 +78,41 @@ def test_03_settings_of_learning_never_reach_measuring():
     assert CONFIG.eval_temperature == 0.3
 
 
-def test_04_the_distiller_has_a_temperature_and_a_length_of_its_own():
-    _, requests, _ = learned()
+def test_04_distiller_has_its_own_temperature_and_length():
+    _, requests, _ = run_learning()
     assert {(r.sampling.temperature, r.sampling.max_tokens) for r in requests if r.schema} == {(0.0, 16_384)}
 
 
 def test_05_what_is_measured_is_the_library_that_was_learnt():
-    outcome, requests, records = learned()
-    shown = [r.messages[-1].content for r in requests if r.payer.role == "measure"]
-    assert any(records[-1].library.render() in text for text in shown)
+    outcome, requests, records = run_learning()
+    prompts = [r.messages[-1].content for r in requests if r.payer.role == "measure"]
+    assert any(records[-1].library.render() in text for text in prompts)
     before, after = outcome.evaluation.results
     assert after.mean.estimate > before.mean.estimate
 
 
 def test_06_two_tasks_in_one_process_share_nothing():
-    alone = learned()[0].files
-    learned(task=toy.task(30))
-    assert learned()[0].files == alone
+    alone = run_learning()[0].files
+    run_learning(task=toy.task(30))
+    assert run_learning()[0].files == alone
 
 
-def test_08_a_group_whose_comparison_is_unreadable_is_reported_and_the_others_go_on():
+def test_08_unreadable_comparison_skips_one_group_alone():
     def answer(request):
-        return "garbage" if request.schema and "a sea?" in shown(request) else toy.play(request)
+        return "garbage" if request.schema and "a sea?" in prompt_text(request) else toy.play(request)
 
-    _, _, records = learned(answer=answer)
-    found = [s for r in records for s in r.studies]
-    assert any("3 tries" in s.skip_reason for s in found)
-    assert any(s.proposals for s in found)
+    _, _, records = run_learning(answer=answer)
+    studies = [s for r in records for s in r.studies]
+    assert any("3 tries" in s.skip_reason for s in studies)
+    assert any(s.proposals for s in studies)
 
 
-def test_08_a_failed_batch_update_is_marked_incomplete_and_changes_nothing():
+def test_08_failed_update_is_incomplete_and_changes_nothing():
     def answer(request):
-        update = request.schema and "# Proposed operations" in shown(request)
+        update = request.schema and "# Proposed operations" in prompt_text(request)
         return "garbage" if update else toy.play(request)
 
-    outcome, _, records = learned(answer=answer)
+    outcome, _, records = run_learning(answer=answer)
     incomplete = [r for r in records if any(s.proposals for s in r.studies)]
     assert incomplete
     assert all(r.incomplete and not r.to_json()["complete"] for r in incomplete)
@@ -126,7 +126,7 @@ def half(answer, target):
 
 def test_09_equal_rewards_teach_nothing_whatever_their_mean():
     task = Task.from_rows(toy.rows(), prompt=toy.PROMPT, id="id", reward=half)
-    _, requests, records = learned(task=task)
+    _, requests, records = run_learning(task=task)
     assert all(s.skip_reason == "all rewards are equal" for r in records for s in r.studies)
     assert not any(r.payer.role == "distiller" for r in requests)
 
@@ -135,12 +135,12 @@ def test_09_groups_are_known_by_row_and_not_by_text():
     rows = [{"id": f"r{n}", "q": "same question", "target": str(n)} for n in range(9)]
     parts = {"train": rows[:4], "test": [{"id": "t", "q": "another", "target": "1"}]}
     task = Task.from_rows(parts, prompt="{q}", id="id")
-    _, _, records = learned(task=task, answer=lambda request: str((request.sampling.seed or 0) % 9))
-    assert sorted(asked_rows(records[0])) == ["r0", "r1", "r2", "r3"]
+    _, _, records = run_learning(task=task, answer=lambda request: str((request.sampling.seed or 0) % 9))
+    assert sorted(row_ids(records[0])) == ["r0", "r1", "r2", "r3"]
 
 
 def test_10_the_last_short_batch_is_used():
-    _, _, records = learned()
+    _, _, records = run_learning()
     assert [len(r.studies) for r in records if r.epoch == 1] == [10, 10, 4]
 
 
@@ -158,7 +158,7 @@ def test_12_changed_settings_are_refused_and_not_ignored(tmp_path):
 
 
 @pytest.mark.parametrize("place", ["system", "before", "after", "split"])
-def test_13_lessons_stand_at_the_same_place_in_learning_and_in_use(place):
+def test_13_lessons_have_one_place_in_learning_and_in_use(place):
     library = Library((make_lesson("A brick is red"), make_lesson("One word", "form")), place)
     config = CONFIG.model_copy(update={"place": place})
     row = toy.task().train[0]
@@ -168,9 +168,9 @@ def test_13_lessons_stand_at_the_same_place_in_learning_and_in_use(place):
         prompts.setdefault(request.payer.role, request.messages)
         return toy.play(request)
 
-    job = ExperienceSpec(toy.task(), config)
-    play(study_group(job, library, row, LessonPool(library, 1, 0)), answer)
-    play(measure(job, library, [row]), answer)
+    spec = ExperienceSpec(toy.task(), config)
+    play(study_group(spec, library, row, LessonPool(library, 1, 0)), answer)
+    play(measure(spec, library, [row]), answer)
     assert prompts["rollout"] == prompts["measure"] == library.insert_lessons(row.messages)
 
 
@@ -229,53 +229,53 @@ def test_19_a_long_trajectory_is_cut_in_the_middle():
 
 
 def test_21_a_step_without_operations_makes_no_batch_call():
-    _, requests, records = learned(answer=lambda request: "red")
+    _, requests, records = run_learning(answer=lambda request: "red")
     assert not any(request.schema for request in requests)
     assert all(not r.incomplete for r in records)
 
 
-def test_26_every_rollout_has_a_seed_of_its_own_and_the_same_one_next_time():
-    first, second = learned()[1], learned()[1]
+def test_26_every_rollout_has_its_own_reproducible_seed():
+    first, second = run_learning()[1], run_learning()[1]
     seeds = [r.sampling.seed for r in first if r.payer.role == "rollout"]
     assert len(set(seeds)) == len(seeds)
     assert [r.sampling.seed for r in second if r.payer.role == "rollout"] == seeds
 
 
-def test_one_run_per_group_learns_from_every_run():
-    _, requests, _ = learned(CONFIG.model_copy(update={"group_size": 1}))
+def test_group_size_one_learns_from_every_rollout():
+    _, requests, _ = run_learning(CONFIG.model_copy(update={"group_size": 1}))
     assert sum(1 for r in requests if r.schema and "# Attempts" in r.messages[-1].content) == 48
 
 
-def test_without_truth_no_group_is_skipped_and_nothing_is_told():
+def test_without_truth_no_group_is_skipped_or_graded():
     config = CONFIG.model_copy(update={"truth": False, "epochs": 1})
-    _, requests, records = learned(config)
+    _, requests, records = run_learning(config)
     assert not any(s.skip_reason == "all rewards are equal" for r in records for s in r.studies)
-    told = [m.content for r in requests if r.schema for m in r.messages if m.role == "user"]
-    assert told
-    assert not any("Reference answer" in text or "reward" in text for text in told)
+    prompts = [m.content for r in requests if r.schema for m in r.messages if m.role == "user"]
+    assert prompts
+    assert not any("Reference answer" in text or "reward" in text for text in prompts)
 
 
 def test_direct_writes_lessons_without_rollouts():
     lessons = json.dumps([{"action": "add", "text": "A brick is red"}])
     config = CONFIG.model_copy(update={"direct": True})
-    outcome, requests, _ = learned(
+    outcome, requests, _ = run_learning(
         config, answer=lambda request: lessons if request.schema else toy.play(request)
     )
     assert not any(r.payer.role == "rollout" for r in requests)
     assert outcome.files["library.json"]["lessons"][0]["text"] == "A brick is red"
 
 
-def test_the_library_of_a_step_conditions_the_rollouts_of_the_next():
-    _, requests, records = learned()
+def test_library_of_a_step_is_in_the_prompts_of_the_next():
+    _, requests, records = run_learning()
     second = [r for r in requests if r.payer.role == "rollout" and r.payer.step == 2]
     assert records[0].library.lessons
     assert all(records[0].library.lessons[0].text in r.messages[-1].content for r in second)
 
 
-def test_notes_tell_every_stage():
-    notes: list[Event] = []
-    play(learn(ExperienceSpec(toy.task(), CONFIG)), toy.play, notes)
-    assert {type(note) for note in notes} == {
+def test_events_cover_every_stage():
+    events: list[Event] = []
+    play(learn(ExperienceSpec(toy.task(), CONFIG)), toy.play, events)
+    assert {type(event) for event in events} == {
         StageStarted,
         RolloutFinished,
         GroupsFinished,
@@ -285,10 +285,10 @@ def test_notes_tell_every_stage():
 
 
 @pytest.mark.parametrize("pool", [False, True])
-def test_no_row_is_run_twice_under_one_library_at_the_gate(pool):
+def test_gate_runs_no_row_twice_under_one_library(pool):
     config = CONFIG.model_copy(update={"gate": "on", "pool": pool, "epochs": 1, "leave_one_out": 0})
-    _, requests, _ = learned(config)
+    _, requests, _ = run_learning(config)
     for step in {request.payer.step for request in requests}:
-        asked = [shown(r) for r in requests if r.payer.role == "gate" and r.payer.step == step]
-        assert len(asked) == len(set(asked))
+        prompts = [prompt_text(r) for r in requests if r.payer.role == "gate" and r.payer.step == step]
+        assert len(prompts) == len(set(prompts))
     assert any(request.payer.role == "gate" for request in requests)

@@ -8,11 +8,11 @@ from tests.support import toy
 from tests.support.plans import play
 
 SETTINGS = {"epochs": 1, "batch_size": 12, "pool": False, "leave_one_out": 0}
-JOB = ExperienceSpec(toy.task(), ExperienceConfig(model="scripted/toy", placebo=True, **SETTINGS))
+SPEC = ExperienceSpec(toy.task(), ExperienceConfig(model="scripted/toy", placebo=True, **SETTINGS))
 
 
 def test_placebo_arms_are_measured_and_gain_nothing():
-    outcome = play(learn(JOB), toy.play)
+    outcome = play(learn(SPEC), toy.play)
     _, after, off_topic, shuffled = outcome.evaluation.results
     assert [arm.name for arm in (off_topic, shuffled)] == ["placebo: off topic", "placebo: shuffled rewards"]
     assert after.against.mean.estimate > 0.2
@@ -21,14 +21,14 @@ def test_placebo_arms_are_measured_and_gain_nothing():
     assert outcome.files["library.json"]["lessons"][0]["text"].startswith("A ")
 
 
-def test_without_the_switch_there_are_two_arms():
-    job = ExperienceSpec(JOB.task, JOB.config.model_copy(update={"placebo": False}))
-    assert [arm.name for arm in play(learn(job), toy.play).evaluation.results] == ["before", "after"]
+def test_without_placebo_there_are_two_arms():
+    spec = ExperienceSpec(SPEC.task, SPEC.config.model_copy(update={"placebo": False}))
+    assert [arm.name for arm in play(learn(spec), toy.play).evaluation.results] == ["before", "after"]
 
 
-def test_off_topic_lessons_are_as_many_and_as_long():
-    learnt = Library((make_lesson("one two three"), make_lesson("a b c d e", "form")), place="split")
-    other = placebo.make_off_topic_library(JOB, learnt)
+def test_off_topic_lessons_have_the_same_number_and_length():
+    library = Library((make_lesson("one two three"), make_lesson("a b c d e", "form")), place="split")
+    other = placebo.make_off_topic_library(SPEC, library)
     assert [len(x.text.split()) for x in other.lessons] == [3, 5]
     assert [x.kind for x in other.lessons] == ["content", "form"]
     assert other.place == "split"
@@ -42,9 +42,9 @@ def test_permuted_scores_and_answers_are_all_there():
             "solver",
             tuple(Rollout(row.id, "solver", i, (), "stop", Score(n + i / 10)) for i in range(3)),
         )
-        for n, row in enumerate(JOB.task.train[:8])
+        for n, row in enumerate(SPEC.task.train[:8])
     ]
-    permuted = placebo.permute_rewards(JOB, groups)
+    permuted = placebo.permute_rewards(SPEC, groups)
 
     def scores(some):
         return [run.score.value for group in some for run in group.rollouts]

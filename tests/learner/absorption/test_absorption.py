@@ -39,7 +39,7 @@ from edgewise.toolkit.types import (
     Tool,
     Usage,
 )
-from tests.support.command import Done, inside
+from tests.support.command import CommandResult, run_command
 from tests.support.learner.jobs import task_file
 
 LIBRARY = Library((make_lesson("Say little."), make_lesson("Say it again.")))
@@ -71,7 +71,7 @@ def test_what_it_leaves_is_measured_beside_the_lessons_and_used_as_other_weights
     folder: Path, library: Path, tmp_path: Path, capsys: Any
 ) -> None:
     run = tmp_path / "run"
-    done = inside(capsys, "absorb", folder, "--artifact", library, "--run", run, *SET)
+    done = run_command(capsys, "absorb", folder, "--artifact", library, "--run", run, *SET)
     assert done.code == 0, done.err
     assert "with lessons" in done.out and "tokens shorter" in done.out
     result, about = (json.loads((run / name).read_text()) for name in ("result.json", "weights.json"))
@@ -82,7 +82,7 @@ def test_what_it_leaves_is_measured_beside_the_lessons_and_used_as_other_weights
     assert arms["absorbed"]["usage"]["input"] == arms["before"]["usage"]["input"]
     assert about["kept"]["saved"] > len("Say little.")
     assert "without the lessons" in (run / "report.html").read_text()
-    again = inside(capsys, "evaluate", folder, "--artifact", run, "--json")
+    again = run_command(capsys, "evaluate", folder, "--artifact", run, "--json")
     assert _means(again)["run"] == arms["absorbed"]["mean"]["estimate"]
 
 
@@ -90,12 +90,12 @@ def test_weights_that_are_no_better_are_not_kept(
     folder: Path, library: Path, tmp_path: Path, capsys: Any
 ) -> None:
     still = ("--set", "lr=1e-12", "--set", "steps=1")
-    done = inside(capsys, "absorb", folder, "--artifact", library, "--run", tmp_path / "run", *SET, *still)
+    done = run_command(capsys, "absorb", folder, "--artifact", library, "--run", tmp_path / "run", *SET, *still)
     assert done.code == 1, done.err
     assert not Artifact.load(tmp_path / "run").folders
 
 
-def _means(done: Done) -> dict[str, float]:
+def _means(done: CommandResult) -> dict[str, float]:
     assert done.code == 0, done.err
     return {arm["name"]: arm["mean"]["estimate"] for arm in json.loads(done.out)["evidence"]["results"]}
 
@@ -251,7 +251,7 @@ def test_three_arms_say_what_is_kept() -> None:
 
 
 def test_a_dry_run_says_what_it_will_take_and_loads_nothing(folder: Path, library: Path, capsys: Any) -> None:
-    done = inside(capsys, "absorb", folder, "--artifact", library, "--dry-run", *SET)
+    done = run_command(capsys, "absorb", folder, "--artifact", library, "--dry-run", *SET)
     assert done.code == 0, done.err
     assert "rollouts 96" in done.out and not Path("runs").exists()
 

@@ -28,7 +28,7 @@ from edgewise.toolkit.run.artifact import Artifact
 from edgewise.toolkit.run.config import parse_settings
 from edgewise.toolkit.task.task import Task
 from edgewise.toolkit.types import Message, Request
-from tests.support.command import ROOT, Done, finish, inside, start
+from tests.support.command import ROOT, CommandResult, wait_for_command, run_command, start_command
 from tests.support.learner import tiny
 from tests.support.learner.jobs import task_file
 
@@ -39,10 +39,10 @@ def folder(model: str, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def trained(folder: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Done]:
+def trained(folder: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, CommandResult]:
     """The directory of a finished run, and what it printed."""
     run = tmp_path_factory.mktemp("runs") / "full"
-    return run, finish(start("improve", folder, "--by", "weights", "--run", run))
+    return run, wait_for_command(start_command("improve", folder, "--by", "weights", "--run", run))
 
 
 @pytest.fixture(scope="module")
@@ -50,7 +50,7 @@ def adapted(folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The same with LoRA."""
     run = tmp_path_factory.mktemp("runs") / "lora"
     more = ("--set", "lora=4", "--set", "lr=0.05", "--set", "steps=12")
-    done = finish(start("improve", folder, "--by", "weights", "--run", run, *more))
+    done = wait_for_command(start_command("improve", folder, "--by", "weights", "--run", run, *more))
     assert done.code == 0, done.err
     return run
 
@@ -60,7 +60,7 @@ def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
 
 
-def means(done: Done) -> dict[str, float]:
+def means(done: CommandResult) -> dict[str, float]:
     assert done.code == 0, done.err
     return {arm["name"]: arm["mean"]["estimate"] for arm in json.loads(done.out)["evidence"]["results"]}
 
@@ -68,7 +68,7 @@ def means(done: Done) -> dict[str, float]:
 # ---- improve ---------------------------------------------------------------------------------------------
 
 
-def test_improve_prints_what_the_other_ways_print(trained: tuple[Path, Done]) -> None:
+def test_improve_prints_what_the_other_ways_print(trained: tuple[Path, CommandResult]) -> None:
     run, done = trained
     assert done.code == 0, done.err
     for part in (
@@ -82,15 +82,15 @@ def test_improve_prints_what_the_other_ways_print(trained: tuple[Path, Done]) ->
     assert f"artefact: {run}/artifact" in done.out
     for part in ("run directory", "cpu, . threads, float32", "up to about", "step 1: mean reward"):
         assert re.search(part, done.err)
-    assert not done.sentences
+    assert not done.error_lines
 
 
 def test_a_dry_run_loads_no_model_and_knows_a_wrong_one(folder: Path, capsys: Any, tmp_path: Path) -> None:
-    done = inside(capsys, "improve", folder, "--by", "weights", "--dry-run", "--json")
+    done = run_command(capsys, "improve", folder, "--by", "weights", "--dry-run", "--json")
     plan = json.loads(done.out)
     assert plan["calls"] == {"rollouts": 160, "measuring": 72}
-    wrong = inside(capsys, "improve", folder, "--by", "weights", "--model", "torch/no-such", "--dry-run")
-    assert wrong.code == 2 and "There is no no-such here" in wrong.sentences[0]
+    wrong = run_command(capsys, "improve", folder, "--by", "weights", "--model", "torch/no-such", "--dry-run")
+    assert wrong.code == 2 and "There is no no-such here" in wrong.error_lines[0]
     assert not list(tmp_path.iterdir())
 
 
@@ -143,17 +143,17 @@ def test_bad_input_is_one_sentence(
     model: str, tmp_path: Path, capsys: Any, changes: Any, arguments: Any, sentence: str
 ) -> None:
     task = task_file(tmp_path / "task", model, **changes)
-    done = inside(capsys, "improve", task, "--by", "weights", "--run", tmp_path / "run", *arguments)
+    done = run_command(capsys, "improve", task, "--by", "weights", "--run", tmp_path / "run", *arguments)
     assert (done.code, done.out) == (2, "")
-    assert len(done.sentences) == 1
-    assert re.search(sentence, done.sentences[0]), done.sentences
+    assert len(done.error_lines) == 1
+    assert re.search(sentence, done.error_lines[0]), done.error_lines
 
 
 def test_a_model_without_a_chat_template_is_one_sentence(tmp_path: Path, capsys: Any) -> None:
     bare = tiny.saved(tmp_path / "bare")
     (bare / "chat_template.jinja").unlink()
-    done = inside(capsys, "improve", task_file(tmp_path / "t", f"torch/{bare}"), "--by", "weights")
-    assert done.code == 2 and "has no chat template" in done.sentences[0]
+    done = run_command(capsys, "improve", task_file(tmp_path / "t", f"torch/{bare}"), "--by", "weights")
+    assert done.code == 2 and "has no chat template" in done.error_lines[0]
 
 
 @pytest.mark.parametrize("arguments", [("improve", "t", "--by", "weights"), ("methods",)])
@@ -171,7 +171,7 @@ def test_without_torch_it_says_what_to_install(arguments: tuple[str, ...]) -> No
 
 
 def test_words_wiring_and_weights_are_compared_on_the_same_rows(
-    folder: Path, trained: tuple[Path, Done], adapted: Path, model: str, tmp_path: Path, capsys: Any
+    folder: Path, trained: tuple[Path, CommandResult], adapted: Path, model: str, tmp_path: Path, capsys: Any
 ) -> None:
     run = trained[0]
     lessons = {"library.json": Library(lessons=(make_lesson("Say A."),)).to_json()}
@@ -181,7 +181,7 @@ def test_words_wiring_and_weights_are_compared_on_the_same_rows(
     )
     packed = Artifact.load(run).save(tmp_path / "packed.edge")
     arms = [part for path in (words, graph, run, packed, adapted) for part in ("--artifact", path)]
-    done = inside(capsys, "evaluate", folder, *arms, "--json", "--run", tmp_path / "both")
+    done = run_command(capsys, "evaluate", folder, *arms, "--json", "--run", tmp_path / "both")
     found = means(done)
     assert list(found) == ["unchanged", "words", "graph", "full", "packed", "lora"]
     assert found["full"] == found["packed"] > found["unchanged"] + 0.15
@@ -195,17 +195,17 @@ def test_words_wiring_and_weights_are_compared_on_the_same_rows(
 
 
 def test_weights_of_different_models_need_to_be_told_what_is_unchanged(
-    folder: Path, trained: tuple[Path, Done], tmp_path: Path, capsys: Any
+    folder: Path, trained: tuple[Path, CommandResult], tmp_path: Path, capsys: Any
 ) -> None:
     other = Artifact.load(trained[0])
     other = Artifact(other.task, "torch/other", other.files, other.settings, (), other.folders)
     arms = ("--artifact", trained[0], "--artifact", other.save(tmp_path / "other"))
-    done = inside(capsys, "evaluate", folder, *arms)
-    assert done.code == 2 and "say with --model" in done.sentences[0]
+    done = run_command(capsys, "evaluate", folder, *arms)
+    assert done.code == 2 and "say with --model" in done.error_lines[0]
 
 
 def test_only_one_model_at_a_time_is_in_memory(
-    folder: Path, trained: tuple[Path, Done], adapted: Path, capsys: Any, monkeypatch: pytest.MonkeyPatch
+    folder: Path, trained: tuple[Path, CommandResult], adapted: Path, capsys: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     alive: list[Any] = []
     most = []
@@ -219,7 +219,7 @@ def test_only_one_model_at_a_time_is_in_memory(
         return policy
 
     monkeypatch.setattr(Policy, "load", counted)
-    done = inside(capsys, "evaluate", folder, "--artifact", trained[0], "--artifact", adapted, "--json")
+    done = run_command(capsys, "evaluate", folder, "--artifact", trained[0], "--artifact", adapted, "--json")
     assert len(means(done)) == 3
     assert most == [0, 0, 0]
 
@@ -236,7 +236,7 @@ def told(artifact: Artifact, question: str, seed: int) -> str:
 def test_weights_are_served(which: str, request: pytest.FixtureRequest) -> None:
     found = request.getfixturevalue(which)
     run = found[0] if isinstance(found, tuple) else found
-    process = start("serve", run, "--port", 0)
+    process = start_command("serve", run, "--port", 0)
     assert process.stderr
     try:
         line = process.stderr.readline()
@@ -250,13 +250,13 @@ def test_weights_are_served(which: str, request: pytest.FixtureRequest) -> None:
         assert said.usage and said.usage.completion_tokens <= 6
     finally:
         process.send_signal(signal.SIGINT)
-        done = finish(process)
+        done = wait_for_command(process)
     assert "1 calls" in done.err
 
 
-def test_another_model_can_not_be_served_as_weights(trained: tuple[Path, Done], capsys: Any) -> None:
-    done = inside(capsys, "serve", trained[0], "--model", "openai/gpt-4o")
-    assert done.code == 2 and "leave it out" in done.sentences[0]
+def test_another_model_can_not_be_served_as_weights(trained: tuple[Path, CommandResult], capsys: Any) -> None:
+    done = run_command(capsys, "serve", trained[0], "--model", "openai/gpt-4o")
+    assert done.code == 2 and "leave it out" in done.error_lines[0]
 
 
 def test_weights_can_be_trained_again_from_where_they_are(
@@ -265,7 +265,7 @@ def test_weights_can_be_trained_again_from_where_they_are(
     model = Artifact.load(adapted).model_in_use
     run = tmp_path / "again"
     more = ("--model", model, "--run", run, "--set", "steps=1", "--set", "lora=2")
-    done = inside(capsys, "improve", folder, "--by", "weights", *more)
+    done = run_command(capsys, "improve", folder, "--by", "weights", *more)
     assert done.code in (0, 1), done.err
     assert (
         json.loads((run / "weights" / "adapter_config.json").read_text())["base_model_name_or_path"]
@@ -273,7 +273,7 @@ def test_weights_can_be_trained_again_from_where_they_are(
     )
 
 
-def test_the_report_shows_curves_method_and_answers(trained: tuple[Path, Done]) -> None:
+def test_the_report_shows_curves_method_and_answers(trained: tuple[Path, CommandResult]) -> None:
     run, _ = trained
     page = (run / "report.html").read_text()
     for part in ("Mean reward per step", "Mean length of replies", "Entropy of replies", "No KL:", "Method"):
@@ -305,7 +305,7 @@ def test_the_other_ways_improve_a_torch_model(
 ) -> None:
     run = tmp_path / "run"
     more = [part for setting in settings for part in ("--set", setting)]
-    done = inside(capsys, "improve", folder, "--by", by, "--run", run, *more)
+    done = run_command(capsys, "improve", folder, "--by", by, "--run", run, *more)
     assert done.code in (0, 1), done.err
     assert (run / "report.html").exists()
     assert Artifact.load(run).model.startswith("torch/")

@@ -6,13 +6,13 @@ import pytest
 
 from edgewise.learner.methods.method import describe, override
 from edgewise.learner.methods.published import METHODS
-from tests.support.command import Done, inside
+from tests.support.command import CommandResult, run_command
 
 
 @pytest.fixture
 def methods(capsys):
-    def command(*arguments: object) -> Done:
-        return inside(capsys, "methods", *arguments)
+    def command(*arguments: object) -> CommandResult:
+        return run_command(capsys, "methods", *arguments)
 
     return command
 

@@ -16,7 +16,7 @@ from edgewise.learner.comparison.results import Compared
 from edgewise.toolkit.budget.ledger import Limits
 from edgewise.toolkit.errors import ConfigError, Hopeless, Interrupted, LimitTooSmall
 from edgewise.toolkit.tracking.events import Event, RunOpened, StageStarted, StepFinished
-from tests.support.command import Done, inside
+from tests.support.command import CommandResult, run_command
 from tests.support.learner.jobs import task_file
 from tests.support.learner.shares import SETTINGS, early, task
 
@@ -40,9 +40,9 @@ def folder(model: str, tmp_path: Path) -> Path:
 def command(folder: Path, tmp_path: Path, capsys: Any) -> Any:
     """`edgewise compare` of the task, in a directory of its own."""
 
-    def run(methods: str, *arguments: object) -> Done:
+    def run(methods: str, *arguments: object) -> CommandResult:
         given = ("--methods", methods, "--run", tmp_path / "c", *arguments)
-        return inside(capsys, "compare", folder, *given)
+        return run_command(capsys, "compare", folder, *given)
 
     return run
 
@@ -187,13 +187,13 @@ def test_a_limit_is_shared_and_what_it_stopped_goes_on_with_a_higher_one(
 ) -> None:
     # A step takes 16 calls, and measuring 2 * 36: there is nothing to learn with, and not enough to measure.
     short = command("dr_grpo,grpo", "--seeds", 1, "--calls", 2 * 60)
-    assert short.code == 3 and len(short.sentences) == 1
-    assert "2 of 2 runs reached their share of a limit" in short.sentences[0]
+    assert short.code == 3 and len(short.error_lines) == 1
+    assert "2 of 2 runs reached their share of a limit" in short.error_lines[0]
     assert "The limit on calls (60) does not allow another call" in short.out
     assert "0 of 1" in short.out and "1/2: calls 120" in short.err
     # 36 calls are gone; of the rest, one step leaves what measuring takes.
     done = command("dr_grpo,grpo", "--seeds", 1, "--calls", 2 * 130, "--json")
-    assert done.code == 0 and not done.sentences
+    assert done.code == 0 and not done.error_lines
     for line in json.loads(done.out)["methods"]:
         assert line["after"] and line["use"]["steps"] == 1
         assert line["runs"][0]["why"] == "the run's limit of 130 calls leaves no more than measuring takes"
@@ -251,8 +251,8 @@ def test_bad_input_is_one_sentence_before_anything_runs(
     command: Any, tmp_path: Path, methods: str, arguments: tuple[Any, ...], sentence: str
 ) -> None:
     done = command(methods, *arguments)
-    assert (done.code, done.out) == (2, "") and len(done.sentences) == 1
-    assert re.search(sentence, done.sentences[0]), done.sentences
+    assert (done.code, done.out) == (2, "") and len(done.error_lines) == 1
+    assert re.search(sentence, done.error_lines[0]), done.error_lines
     assert not (tmp_path / "c").exists()
 
 

@@ -8,7 +8,7 @@ import pytest
 from edgewise.mas.graph.graph import Graph, Node, single
 from edgewise.mas.graph.roles import CATALOGUE
 from edgewise.toolkit import Artifact
-from tests.support.command import Done, inside
+from tests.support.command import CommandResult, run_command
 
 PAIR = Graph(
     (Node(name="drafter", role="drafter"), Node(name="judge", role="judge")), (("drafter", "judge"),), "judge"
@@ -32,8 +32,8 @@ def graph(capsys, tmp_path, monkeypatch):
     Artifact("t", "m", {"graph.json": POLICY}).save("run/artifact")
     Artifact("t", "m", {"library.json": {}}).save("words.edge")
 
-    def command(*arguments: object) -> Done:
-        return inside(capsys, "graph", *arguments)
+    def command(*arguments: object) -> CommandResult:
+        return run_command(capsys, "graph", *arguments)
 
     return command
 

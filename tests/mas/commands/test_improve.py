@@ -11,7 +11,7 @@ from edgewise.mas.designs.fixed import FixedDesign
 from edgewise.mas.designs.patterns import chain
 from edgewise.mas.graph.graph import single
 from edgewise.toolkit.run.artifact import Artifact
-from tests.support.command import ROOT, inside
+from tests.support.command import ROOT, run_command
 from tests.support.mas import sums
 
 ROLES = '[calculator]\ndoes = "calculates"\nprompt = "Calculate exactly."\n'
@@ -48,16 +48,16 @@ def folder(tmp_path_factory) -> Path:
 
 def test_a_graph_is_designed_shown_compared_and_exported(folder, tmp_path, capsys):
     run, model = tmp_path / "run", ["--model", sums.SCRIPTED]
-    done = inside(capsys, "improve", folder, "--by", "graph", *model, "--run", run)
+    done = run_command(capsys, "improve", folder, "--by", "graph", *model, "--run", run)
     assert done.code == 0, done.err
     assert "Against one agent" in done.out and "reward while learning: reward = quality" in done.out
 
-    shown = inside(capsys, "graph", "show", run)
+    shown = run_command(capsys, "graph", "show", run)
     assert shown.code == 0 and "calculator" in shown.out
 
     library = tmp_path / "lessons.md"
     library.write_text("- Calculate with care.\n")
-    compared = inside(capsys, "evaluate", folder, "--artifact", run, "--artifact", library, *model, "--json")
+    compared = run_command(capsys, "evaluate", folder, "--artifact", run, "--artifact", library, *model, "--json")
     assert compared.code == 0, compared.err
     means = {arm["name"]: arm["mean"]["estimate"] for arm in json.loads(compared.out)["evidence"]["results"]}
     assert means["run"] > 0.9 > means["unchanged"]
@@ -70,7 +70,7 @@ def test_graphs_and_lessons_are_graded_by_the_same_judge(folder, tmp_path, capsy
     (tmp_path / "rows.jsonl").write_text((folder / "rows.jsonl").read_text())
     (tmp_path / "task.toml").write_text(TASK.replace('"exact"', '"judge"'))
     words = ["--set", f"distiller={sums.JUDGE}", "--model", sums.SCRIPTED, "--json"]
-    done = inside(capsys, "evaluate", tmp_path, "--artifact", saved, *words)
+    done = run_command(capsys, "evaluate", tmp_path, "--artifact", saved, *words)
     assert done.code == 0, done.err
     costs = json.loads(done.out)["costs"]
     # An answer that both arms gave to a row is graded once.
@@ -83,7 +83,7 @@ def test_a_graph_written_by_hand_is_measured_beside_the_model(folder, tmp_path, 
     saved = tmp_path / "hand.json"
     saved.write_text(json.dumps(form(chain("drafter", "calculator"))))
     words = ["--model", sums.SCRIPTED, "--set", f"distiller={sums.JUDGE}", "--json"]
-    done = inside(capsys, "evaluate", folder, "--artifact", saved, *words)
+    done = run_command(capsys, "evaluate", folder, "--artifact", saved, *words)
     assert done.code == 0, done.err
     found = json.loads(done.out)
     arms = found["evidence"]["results"]
@@ -96,12 +96,12 @@ def test_the_graph_json_of_an_artefact_is_the_artefact(folder, tmp_path, capsys)
     files = {"graph.json": FixedDesign(single("calculator")).to_json(), "roles.json": roles}
     Artifact("t", sums.SCRIPTED, files).save(tmp_path / "kept")
     words = ["--set", f"distiller={sums.JUDGE}", "--model", sums.SCRIPTED, "--json"]
-    done = inside(capsys, "evaluate", folder, "--artifact", tmp_path / "kept" / "graph.json", *words)
+    done = run_command(capsys, "evaluate", folder, "--artifact", tmp_path / "kept" / "graph.json", *words)
     assert done.code == 0, done.err
 
 
 def test_the_plan_is_printed_without_a_call(folder, capsys):
-    done = inside(capsys, "improve", folder, "--by", "graph", "--model", sums.SCRIPTED, "--dry-run")
+    done = run_command(capsys, "improve", folder, "--by", "graph", "--model", sums.SCRIPTED, "--dry-run")
     assert done.code == 0, done.err
     assert "graphs" in done.out and "at the gate" in done.out
 
@@ -116,7 +116,7 @@ def test_the_plan_is_printed_without_a_call(folder, capsys):
     ],
 )
 def test_what_makes_no_sense_is_one_sentence(folder, capsys, words, sentence):
-    done = inside(capsys, "improve", folder, "--by", "graph", "--model", sums.SCRIPTED, *words)
+    done = run_command(capsys, "improve", folder, "--by", "graph", "--model", sums.SCRIPTED, *words)
     assert done.code == 2
     assert sentence in done.err
 

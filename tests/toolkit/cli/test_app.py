@@ -12,7 +12,7 @@ from edgewise.toolkit.cli.progress import show_progress
 from edgewise.toolkit.tracking.events import ReplyReceived, RolloutFinished, RunClosed, StageStarted
 from edgewise.toolkit.types import Message, Rollout, Score, Step
 from tests.support import toy
-from tests.support.command import SCRIPTED, finish, inside, start, task_file
+from tests.support.command import SCRIPTED, wait_for_command, run_command, start_command, write_task
 from tests.support.server import Server
 
 LIBRARY = ("show", "log", "diff", "rollback", "merge", "lock", "import", "export")
@@ -27,8 +27,8 @@ COMMANDS = (
 def finished(tmp_path_factory):
     """A task file and the directory of a finished run on it, by a process of its own; what that printed."""
     folder = tmp_path_factory.mktemp("cli")
-    task = task_file(folder / "task")
-    done = finish(start("improve", task, "--run", folder / "run"))
+    task = write_task(folder / "task")
+    done = wait_for_command(start_command("improve", task, "--run", folder / "run"))
     return task, folder / "run", done
 
 
@@ -60,12 +60,12 @@ def test_improve_prints_results_on_stdout_and_progress_on_stderr(finished):
         assert part in done.err
         assert part not in done.out
     assert "\x1b" not in done.err and "\r" not in done.err
-    assert not done.sentences
+    assert not done.error_lines
 
 
 def test_json_is_one_object_on_stdout_and_nothing_else(finished, capsys):
     task, run, _ = finished
-    done = inside(capsys, "improve", task, "--run", run, "--json")
+    done = run_command(capsys, "improve", task, "--run", run, "--json")
     assert done.code == 0
     result = json.loads(done.out)
     assert result["improved"] is True
@@ -75,7 +75,7 @@ def test_json_is_one_object_on_stdout_and_nothing_else(finished, capsys):
 
 
 def test_without_a_run_directory_a_new_one_is_made_and_named(tmp_path, capsys):
-    done = inside(capsys, "improve", task_file(tmp_path), "--model", SCRIPTED)
+    done = run_command(capsys, "improve", write_task(tmp_path), "--model", SCRIPTED)
     (run,) = (tmp_path / "runs").iterdir()
     assert done.code == 0
     assert f"run directory: runs/{run.name}" in done.err
@@ -84,16 +84,16 @@ def test_without_a_run_directory_a_new_one_is_made_and_named(tmp_path, capsys):
 
 def test_nothing_worth_keeping_exits_1_with_the_unchanged_start(tmp_path, capsys):
     model = "scripted/tests.toolkit.cli.test_app:always_red"
-    done = inside(capsys, "improve", task_file(tmp_path), "--model", model, "--run", "run")
-    assert (done.code, done.sentences) == (1, [])
+    done = run_command(capsys, "improve", write_task(tmp_path), "--model", model, "--run", "run")
+    assert (done.code, done.error_lines) == (1, [])
     assert "0 lessons: nothing beat the unchanged model" in done.out
     assert Artifact.load(tmp_path / "run").library["lessons"] == []
 
 
 def test_a_dry_run_asks_no_model_and_says_what_a_run_would_take(tmp_path, capsys):
-    task = task_file(tmp_path)
+    task = write_task(tmp_path)
     arguments = ("improve", task, "--model", "scripted/tests.toolkit.cli.test_app:asked_nothing", "--dry-run")
-    done = inside(capsys, *arguments)
+    done = run_command(capsys, *arguments)
     assert (done.code, done.err) == (0, "")
     for part in (
         "24 train",
@@ -110,7 +110,7 @@ def test_a_dry_run_asks_no_model_and_says_what_a_run_would_take(tmp_path, capsys
         r"smallest gain that is likely to show: \+0\.\d\d at the gate, \+0\.\d\d on the test rows",
     ):
         assert re.search(part, done.out)
-    plan = json.loads(inside(capsys, *arguments, "--json").out)
+    plan = json.loads(run_command(capsys, *arguments, "--json").out)
     assert plan["rows"] == {"train": 24, "validation": 18, "test": 18}
     assert plan["calls"]["rollouts"] == 24 * 5
     assert {"tokens", "dollars", "minutes", "gain"} <= plan.keys()
@@ -119,7 +119,7 @@ def test_a_dry_run_asks_no_model_and_says_what_a_run_would_take(tmp_path, capsys
 
 def test_a_dry_run_counts_at_least_the_calls_of_the_run(finished, capsys):
     task, run, _ = finished
-    plan = json.loads(inside(capsys, "improve", task, "--dry-run", "--json").out)
+    plan = json.loads(run_command(capsys, "improve", task, "--dry-run", "--json").out)
     costs = json.loads((run / "result.json").read_text())["costs"]
     assert costs["total"]["calls"] <= sum(plan["calls"].values())
 
@@ -137,7 +137,7 @@ def test_a_dry_run_counts_at_least_the_calls_of_the_run(finished, capsys):
 def test_the_plan_counts_the_dollars_of_both_models_where_prices_are_known(
     options, dollars, tmp_path, capsys
 ):
-    done = inside(capsys, "improve", task_file(tmp_path), *options, "--dry-run", "--json")
+    done = run_command(capsys, "improve", write_task(tmp_path), *options, "--dry-run", "--json")
     found = json.loads(done.out)["dollars"]
     assert found > 0 if dollars == "more" else found == dollars
 
@@ -145,33 +145,33 @@ def test_the_plan_counts_the_dollars_of_both_models_where_prices_are_known(
 @pytest.mark.parametrize("dry", [(), ("--dry-run",)])
 def test_a_limit_in_dollars_without_a_price_asks_for_one_before_anything_is_paid(dry, tmp_path, capsys):
     with Server(toy.serve) as server:
-        arguments = ("improve", task_file(tmp_path), "--model", f"{server.url}#x", "--usd", "1", *dry)
-        done = inside(capsys, *arguments)
+        arguments = ("improve", write_task(tmp_path), "--model", f"{server.url}#x", "--usd", "1", *dry)
+        done = run_command(capsys, *arguments)
         assert done.code == 2
-        assert "give --price INPUT,OUTPUT" in done.sentences[0]
+        assert "give --price INPUT,OUTPUT" in done.error_lines[0]
         assert not server.bodies
 
 
 def test_set_reaches_the_run_and_options_win_over_the_file(tmp_path, capsys):
-    task = task_file(tmp_path, improve={"seed": 5, "group_size": 4})
-    plan = inside(
+    task = write_task(tmp_path, improve={"seed": 5, "group_size": 4})
+    plan = run_command(
         capsys, "improve", task, "--set", "group_size=2", "--set", "epochs=3", "--dry-run", "--json"
     )
     assert json.loads(plan.out)["calls"]["rollouts"] == 24 * 3 * 2
 
 
 def test_a_limit_exits_3_and_names_the_directory_that_resumes(tmp_path, capsys):
-    task = task_file(tmp_path)
-    done = inside(capsys, "improve", task, "--calls", 100)
+    task = write_task(tmp_path)
+    done = run_command(capsys, "improve", task, "--calls", 100)
     (run,) = (tmp_path / "runs").iterdir()
     assert (done.code, done.out) == (3, "")
-    assert done.sentences[0].endswith(f"resume with --run runs/{run.name}")
-    assert inside(capsys, "improve", task, "--run", f"runs/{run.name}").code == 0
+    assert done.error_lines[0].endswith(f"resume with --run runs/{run.name}")
+    assert run_command(capsys, "improve", task, "--run", f"runs/{run.name}").code == 0
 
 
 def test_a_replay_needs_no_model(finished, tmp_path, capsys):
     task, run, done = finished
-    again = inside(capsys, "improve", task, "--replay", run / "journal.sqlite", "--run", "again")
+    again = run_command(capsys, "improve", task, "--replay", run / "journal.sqlite", "--run", "again")
     assert again.code == 0
     assert again.out.split("learning:")[0] == done.out.split("learning:")[0]
 
@@ -183,7 +183,7 @@ def test_evaluate_compares_artefacts_on_the_same_rows(finished, tmp_path, capsys
     task, run, _ = finished
     Artifact.load(run).save(tmp_path / "copy.edge")
     arms = ("--artifact", run, "--artifact", tmp_path / "copy.edge")
-    done = inside(capsys, "evaluate", task, *arms, "--samples", 2, "--run", "both")
+    done = run_command(capsys, "evaluate", task, *arms, "--samples", 2, "--run", "both")
     assert done.code == 0
     head, unchanged, first, second = (re.split(r"\s{2,}", line) for line in done.out.splitlines()[:4])
     assert [unchanged[0], first[0], second[0]] == ["unchanged", "run", "copy"]
@@ -194,44 +194,44 @@ def test_evaluate_compares_artefacts_on_the_same_rows(finished, tmp_path, capsys
 
 def test_evaluate_in_json_is_one_object(finished, capsys):
     task, run, _ = finished
-    done = inside(capsys, "evaluate", task, "--artifact", run, "--json")
+    done = run_command(capsys, "evaluate", task, "--artifact", run, "--json")
     assert [arm["name"] for arm in json.loads(done.out)["evidence"]["results"]] == ["unchanged", "run"]
 
 
 def test_evaluate_never_writes_over_a_run_that_learnt(finished, capsys):
     task, run, _ = finished
     before = (run / "artifact/manifest.json").read_bytes()
-    done = inside(capsys, "evaluate", task, "--artifact", run, "--run", run)
+    done = run_command(capsys, "evaluate", task, "--artifact", run, "--run", run)
     assert done.code == 2
-    assert "holds a run of edgewise improve; give another --run" in done.sentences[0]
+    assert "holds a run of edgewise improve; give another --run" in done.error_lines[0]
     assert (run / "artifact/manifest.json").read_bytes() == before
 
 
 def test_library_show_prints_lessons_of_a_run_an_artefact_and_a_file(finished, tmp_path, capsys):
     _, run, _ = finished
     packed = Artifact.load(run).save(tmp_path / "a.edge")
-    shown = [inside(capsys, "library", "show", path) for path in (run, packed, run / "artifact/library.json")]
+    shown = [run_command(capsys, "library", "show", path) for path in (run, packed, run / "artifact/library.json")]
     assert {done.code for done in shown} == {0}
     # Only a run knows how many steps ago a lesson was born.
     assert len({re.sub(r"content +[\d-]+ ", "", done.out) for done in shown}) == 1
     assert re.search(r"G0 .*content +\d+ +\d+ .*(red|green|blue)", shown[0].out)
-    data = json.loads(inside(capsys, "library", "show", run, "--json").out)
+    data = json.loads(run_command(capsys, "library", "show", run, "--json").out)
     assert len(data["lessons"]) == shown[0].out.count("\n") - 2
 
 
 @pytest.mark.parametrize("model", ["local/llama", "gpt-4o-mini", "scripted/no_such:thing", "openai/gpt-4o"])
 def test_a_model_that_cannot_be_is_refused_before_anything_is_written(model, tmp_path, capsys):
-    file, run = task_file(tmp_path / "task"), tmp_path / "run"
+    file, run = write_task(tmp_path / "task"), tmp_path / "run"
     for more in (["--dry-run"], ["--run", run]):
-        done = inside(capsys, "improve", file, "--model", model, *more)
+        done = run_command(capsys, "improve", file, "--model", model, *more)
         assert done.code == 2
-        assert len(done.sentences) == 1
+        assert len(done.error_lines) == 1
     assert not run.exists()
 
 
 def test_a_run_replays_from_its_directory_alone(finished, tmp_path, capsys):
     file, run, _ = finished
-    done = inside(capsys, "improve", file, "--replay", run, "--run", tmp_path / "again")
+    done = run_command(capsys, "improve", file, "--replay", run, "--run", tmp_path / "again")
     assert done.code == 0
     again, first = (path / "artifact" / "library.json" for path in (tmp_path / "again", run))
     assert again.read_bytes() == first.read_bytes()
@@ -239,7 +239,7 @@ def test_a_run_replays_from_its_directory_alone(finished, tmp_path, capsys):
 
 def test_evaluate_keeps_to_its_limits(finished, tmp_path, capsys):
     file, run, _ = finished
-    done = inside(capsys, "evaluate", file, "--artifact", run, "--calls", 5, "--run", tmp_path / "e")
+    done = run_command(capsys, "evaluate", file, "--artifact", run, "--calls", 5, "--run", tmp_path / "e")
     assert done.code == 3
     assert "5 calls" in done.err
 
@@ -247,15 +247,15 @@ def test_evaluate_keeps_to_its_limits(finished, tmp_path, capsys):
 def test_library_export_writes_the_flat_format_and_show_reads_it(finished, tmp_path, capsys):
     _, run, _ = finished
     flat = tmp_path / "experiences.json"
-    flat.write_text(inside(capsys, "library", "export", run).out)
+    flat.write_text(run_command(capsys, "library", "export", run).out)
     lessons = json.loads((run / "artifact" / "library.json").read_text())["lessons"]
     assert json.loads(flat.read_text()) == {f"G{n}": x["text"] for n, x in enumerate(lessons)}
-    assert lessons[0]["text"] in inside(capsys, "library", "show", flat).out
+    assert lessons[0]["text"] in run_command(capsys, "library", "show", flat).out
 
 
 def test_models_list_names_the_embedded_models(capsys):
-    listed = inside(capsys, "models", "list").out
-    data = json.loads(inside(capsys, "models", "list", "--json").out)
+    listed = run_command(capsys, "models", "list").out
+    data = json.loads(run_command(capsys, "models", "list", "--json").out)
     assert {"local/qwen2.5-coder-1.5b", "local/smollm2-135m"} == {model["name"] for model in data}
     assert all(model["name"] in listed and model["licence"] in listed for model in data)
 
@@ -263,7 +263,7 @@ def test_models_list_names_the_embedded_models(capsys):
 def test_report_writes_the_report_again_and_prints_its_path(finished, capsys):
     _, run, _ = finished
     (run / "report.html").unlink()
-    done = inside(capsys, "report", run)
+    done = run_command(capsys, "report", run)
     assert (done.code, done.out) == (0, f"{run}/report.html\n")
     assert (run / "report.html").stat().st_size
 
@@ -273,14 +273,14 @@ def test_report_writes_the_report_again_and_prints_its_path(finished, capsys):
 
 @pytest.mark.parametrize("command", COMMANDS)
 def test_the_help_of_every_command_has_an_example_that_names_it(command, capsys):
-    done = inside(capsys, *command.split(), "--help")
+    done = run_command(capsys, *command.split(), "--help")
     assert (done.code, done.err) == (0, "")
     assert f"Example: edgewise {command}" in done.out
     assert "--help" in done.out
 
 
 def test_the_help_of_improve_explains_exit_codes_and_every_option(capsys):
-    text = inside(capsys, "improve", "--help").out
+    text = run_command(capsys, "improve", "--help").out
     for part in ("Exit codes", "0 improved", "1 nothing", "2 bad input", "3 a limit", "130 interrupted"):
         assert part in text
     options = re.findall(r"^│ +(--[\w-]+)(.*)$", text, re.MULTILINE)
@@ -307,25 +307,25 @@ def test_the_help_of_improve_explains_exit_codes_and_every_option(capsys):
     ],
 )
 def test_wrong_usage_exits_2_with_one_sentence(arguments, sentence, capsys):
-    done = inside(capsys, *arguments)
+    done = run_command(capsys, *arguments)
     assert (done.code, done.out) == (2, "")
     assert done.err.count("\n") == 1
     assert re.match(f"edgewise: .*{sentence}", done.err)
 
 
 def test_a_bare_command_shows_its_help(capsys):
-    assert "improve" in inside(capsys).out
-    assert "show" in inside(capsys, "library").out
+    assert "improve" in run_command(capsys).out
+    assert "show" in run_command(capsys, "library").out
 
 
 def test_version_is_told(capsys):
-    done = inside(capsys, "--version")
+    done = run_command(capsys, "--version")
     assert (done.code, done.out.split()[0].rstrip(",")) == (0, "edgewise")
 
 
 def test_a_reader_that_has_seen_enough_is_no_error(finished):
     _, run, _ = finished
-    process = start("library", "show", run)
+    process = start_command("library", "show", run)
     assert process.stdout and process.stderr
     process.stdout.close()
     with process:
@@ -337,17 +337,17 @@ def broken_model(request):
 
 
 def test_a_bug_is_no_ordinary_end_and_shows_where_it_is(tmp_path, capsys):
-    task = task_file(tmp_path)
-    done = inside(capsys, "improve", task, "--model", "scripted/tests.toolkit.cli.test_app:broken_model")
+    task = write_task(tmp_path)
+    done = run_command(capsys, "improve", task, "--model", "scripted/tests.toolkit.cli.test_app:broken_model")
     assert done.code == 70
     assert "in my own function" in done.err and "Traceback" in done.err
-    assert len(done.sentences) == 1
+    assert len(done.error_lines) == 1
 
 
 def test_warnings_are_one_line_each(tmp_path, capsys, recwarn):
     rows = toy.rows()
-    task = task_file(tmp_path, [*rows, {**rows[0], "id": "again"}])
-    done = finish(start("improve", task, "--dry-run"))
+    task = write_task(tmp_path, [*rows, {**rows[0], "id": "again"}])
+    done = wait_for_command(start_command("improve", task, "--dry-run"))
     assert done.code == 0
     assert re.fullmatch(r"warning: .*1 of 61 rows repeat another row and are left out\n", done.err)
 
@@ -358,8 +358,8 @@ def test_help_answers_without_heavy_libraries():
         "try: main(['improve', '--help'])\n"
         "except SystemExit: print(sorted({m.split('.')[0] for m in sys.modules}), file=sys.stderr)"
     )
-    process = start()  # the environment of a command
-    finish(process)
+    process = start_command()  # the environment of a command
+    wait_for_command(process)
     args = [process.args[0], "-c", probe]  # type: ignore[index]
     done = subprocess.run(args, capture_output=True, text=True, cwd=toy.__file__.rsplit("/tests/", 1)[0])
     loaded = set(eval(done.stderr))

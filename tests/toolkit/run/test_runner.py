@@ -15,7 +15,7 @@ from edgewise.experience import improve
 from edgewise.toolkit import Artifact, Limits
 from edgewise.toolkit.errors import ConfigError, JournalError, LimitReached, RewardError
 from tests.support import toy
-from tests.support.command import SETTINGS, Done, finish, start, task_file
+from tests.support.command import SETTINGS, CommandResult, wait_for_command, start_command, write_task
 from tests.support.server import Server
 
 
@@ -51,8 +51,8 @@ def finished_as_if_undisturbed(server: Server, run: Path, undisturbed) -> bool:
 
 
 def command(server: Server, run: Path, tmp_path: Path, **improve_table):
-    task = task_file(tmp_path / "task", improve=improve_table)
-    return start("improve", task, "--model", f"{server.url}#toy", "--run", run)
+    task = write_task(tmp_path / "task", improve=improve_table)
+    return start_command("improve", task, "--model", f"{server.url}#toy", "--run", run)
 
 
 # ---- to the end ----------------------------------------------------------------------------------------
@@ -151,13 +151,13 @@ def test_ctrl_c_finishes_calls_under_way_starts_no_other_and_resumes(tmp_path, u
         until(lambda: len(server.bodies) >= 5)
         process.send_signal(signal.SIGINT)
         asked = len(server.bodies)
-        done = finish(process)
+        done = wait_for_command(process)
         # Dozens of calls waited for a place; at most one on its way when the signal came is made.
         assert len(server.bodies) <= asked + 2
         server.latency = 0.0
         assert finished_as_if_undisturbed(server, run, undisturbed)
     assert done.code == 130
-    assert done.sentences == [f"edgewise: Stopped. Nothing is paid twice: resume with --run {run}"]
+    assert done.error_lines == [f"edgewise: Stopped. Nothing is paid twice: resume with --run {run}"]
     assert "stopping: calls under way may finish; Ctrl-C again drops them" in done.err
     assert "Traceback" not in done.err
     assert not done.out
@@ -174,9 +174,9 @@ def test_a_second_ctrl_c_drops_calls_under_way(tmp_path):
             shown = process.stderr.readline()
         process.send_signal(signal.SIGINT)
         begun = time.monotonic()
-        done = finish(process)
+        done = wait_for_command(process)
         assert time.monotonic() - begun < 15
-    assert (done.code, done.sentences) == (130, ["edgewise: Stopped."])
+    assert (done.code, done.error_lines) == (130, ["edgewise: Stopped."])
     assert "Traceback" not in done.err
 
 
@@ -192,7 +192,7 @@ def test_a_second_process_on_the_same_run_is_sent_away_and_disturbs_nothing(tmp_
             learn(server.url, run)
         assert (run / "rollouts.jsonl").stat().st_size > 0
         server.latency = 0.0
-        done = finish(process)
+        done = wait_for_command(process)
         assert (done.code, len(server.bodies)) == (0, undisturbed[0])
     assert library(run) == undisturbed[1]
 
@@ -221,13 +221,13 @@ def test_a_full_disk_loses_nothing_and_the_run_resumes(small_disk, tmp_path, und
         process = command(server, run, tmp_path, concurrency=4)
         until(lambda: len(server.bodies) >= 40)
         fill(small_disk / "filler")
-        done = finish(process)
+        done = wait_for_command(process)
         (small_disk / "filler").unlink()
         server.latency = 0.0
         assert finished_as_if_undisturbed(server, run, undisturbed)
     assert done.code == 3
     assert "Traceback" not in done.err
-    (sentence,) = done.sentences
+    (sentence,) = done.error_lines
     assert "full" in sentence and f"resume with --run {run}" in sentence
 
 
@@ -243,9 +243,9 @@ def test_a_corrupt_journal_is_refused_and_left_as_it_is(tmp_path):
         learn(server.url, run)
         asked, rollouts = len(server.bodies), (run / "rollouts.jsonl").read_bytes()
         content = corrupt(run / "journal.sqlite")
-        done: Done = finish(command(server, run, tmp_path))
+        done: CommandResult = wait_for_command(command(server, run, tmp_path))
         assert len(server.bodies) == asked
     assert done.code == 2
-    assert len(done.sentences) == 1 and "journal.sqlite can't be read as a journal" in done.sentences[0]
+    assert len(done.error_lines) == 1 and "journal.sqlite can't be read as a journal" in done.error_lines[0]
     assert (run / "journal.sqlite").read_bytes() == content
     assert (run / "rollouts.jsonl").read_bytes() == rollouts

@@ -18,7 +18,7 @@ from edgewise.toolkit.errors import ArtifactError, ConfigError, LimitReached, Mo
 from edgewise.toolkit.run.artifact import Artifact
 from edgewise.toolkit.serve.server import find_answerer, application, route_by_key, run_server
 from edgewise.toolkit.types import Message, Reply, Request, Tool, ToolCall, Usage
-from tests.support.command import start
+from tests.support.command import start_command
 from tests.support.server import Server
 
 
@@ -257,7 +257,7 @@ def listening(process: subprocess.Popen[str]) -> str:
 def test_the_command_serves_lessons_within_its_limits_and_ends_in_order(tmp_path):
     with Server(lambda body: "oui") as model:
         path = words(tmp_path, f"{model.url}#tiny", temperature=0.2, max_tokens=50)
-        process = start("serve", path, "--port", "0", "--calls", "2", "--token", "s3cret")
+        process = start_command("serve", path, "--port", "0", "--calls", "2", "--token", "s3cret")
         with process:
             url = listening(process)
             with openai.OpenAI(base_url=url, api_key="s3cret", max_retries=2) as client:
@@ -283,7 +283,7 @@ def test_the_command_serves_lessons_within_its_limits_and_ends_in_order(tmp_path
 def test_a_service_has_the_whole_name_of_its_artefact(tmp_path, name):
     library = Library((make_lesson("Answer in French."),))
     path = Artifact("t", "scripted/x:y", {"library.json": library.to_json()}).save(tmp_path / name)
-    with start("serve", path, "--port", "0") as process:
+    with start_command("serve", path, "--port", "0") as process:
         try:
             with urlopen(f"{listening(process)}/models", timeout=20) as reply:
                 listed = json.load(reply)
