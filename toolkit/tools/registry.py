@@ -8,26 +8,26 @@ from edgewise.toolkit.errors import TaskError
 from edgewise.toolkit.tools.tool import FunctionTool, make_tool
 from edgewise.toolkit.util.import_by_name import load_object
 
+ToolSpec = str | Callable[..., Any] | FunctionTool
 
-def load_tools(
-    specs: Sequence[str | Callable[..., Any] | FunctionTool], base: Path | None = None
-) -> tuple[FunctionTool, ...]:
-    """
-    The tools named by `specs`: "python", "search:PATH", "module:function" (see `toolkit.util.import_by_name`), or functions.
 
-    `base` is a folder, or a file in it, that paths and modules are looked up from.
+def load_tools(specs: Sequence[ToolSpec], base: Path | None = None) -> tuple[FunctionTool, ...]:
     """
-    tools = tuple(_tool(spec, base) for spec in specs)
+    Return the tools of a task: "python", "search:PATH", "module:function", or functions.
+
+    `base` is a folder, or a file in it, from which paths and modules are looked up (see
+    `toolkit.util.import_by_name`). Raises TaskError.
+    """
+    tools = tuple(_load_tool(spec, base) for spec in specs)
     names = [function.tool.name for function in tools]
-    twice = sorted({name for name in names if names.count(name) > 1})
-    if twice:
-        raise TaskError(f"two tools have the name {twice[0]!r}; give each a name of its own")
+    repeated = sorted({name for name in names if names.count(name) > 1})
+    if repeated:
+        raise TaskError(f"two tools have the name {repeated[0]!r}; give each a name of its own")
     return tools
 
 
-def _tool(spec: str | Callable[..., Any] | FunctionTool, base: Path | None) -> FunctionTool:
-    if isinstance(spec, FunctionTool):
-        return spec
+def _load_tool(spec: ToolSpec, base: Path | None) -> FunctionTool:
+    # The built-in tools are imported on use: most tasks have none.
     if spec == "python":
         from edgewise.toolkit.tools.python_tool import python_tool
 
@@ -41,7 +41,9 @@ def _tool(spec: str | Callable[..., Any] | FunctionTool, base: Path | None) -> F
         raise TaskError(
             f"there is no tool {spec!r}; there is 'python', 'search:FOLDER', and your own as module:function"
         )
-    found = load_object(spec, base) if isinstance(spec, str) else spec
-    if not callable(found):
+    function = load_object(spec, base) if isinstance(spec, str) else spec
+    if isinstance(function, FunctionTool):
+        return function
+    if not callable(function):
         raise TaskError(f"{spec!r} is no function")
-    return found if isinstance(found, FunctionTool) else make_tool(found)
+    return make_tool(function)

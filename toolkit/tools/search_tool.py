@@ -1,14 +1,14 @@
 """
-Search in texts of the user's own: `search_tool`, full-text search by BM25 in SQLite (FTS5), in memory.
+Search in the user's own texts: `search_tool`, full-text search by BM25 in SQLite (FTS5), in memory.
 
-Texts are cut into passages at blank lines. A query finds the passages with any of its words, the best first; words
-are matched by their English stem, without case and accents.
+Texts are cut into passages at blank lines. A query finds the passages with any of its words, the best first. Words
+match by their English stem, without case and accents.
 """
 
 import json
 import re
 import sqlite3
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
@@ -18,32 +18,30 @@ from edgewise.toolkit.tools.tool import FunctionTool, make_tool
 
 SUFFIXES = (".txt", ".md")
 PASSAGE_CHARACTERS = 900
-"""Characters that a passage has at most."""
+"""Most characters of a passage."""
 TOKENIZER = "porter unicode61 remove_diacritics 2"
 ANSWER_CHARACTERS = 4000
-"""Characters that all passages of an answer have together at most."""
+"""Most characters of all passages of an answer together."""
 SOURCES = ("source", "title", "url", "id")
-"""Columns of a .jsonl that may say where a text is from; the first that a row has is shown."""
+"""Columns of a .jsonl that may name the source of a text; the first one that a row has is shown."""
+
 Passage = tuple[str, str]
-"""Where it is from, and its text."""
+"""Source and text."""
 
 
-class Index:
+class PassageIndex:
     """
-    Passages, searchable from several threads at once.
+    Searchable passages; several threads may search at once.
 
     Raises TaskError where this Python's SQLite has no FTS5.
     """
 
-    def __init__(self, passages: Iterable[Passage]):
-        self._passages = list(passages)
+    def __init__(self, passages: list[Passage]):
+        self._passages = passages
         try:
-            self._index = FullTextIndex(self._passages, ("source", "text"), TOKENIZER)
+            self._index = FullTextIndex(passages, ("source", "text"), TOKENIZER)
         except sqlite3.OperationalError as error:
             raise TaskError(f"The search tool needs an SQLite with FTS5: {error}.") from error
-
-    def __len__(self) -> int:
-        return len(self._passages)
 
     def search(self, query: str, k: int) -> list[Passage]:
         """Return the `k` best passages for the words of a query; none where no word occurs. Sources count double."""
@@ -54,50 +52,58 @@ class Index:
 
 def search_tool(path: str | Path, k: int = 5) -> FunctionTool:
     """
-    The tool "search" that agents get: the `k` best passages of the texts at `path`, under 4,000 characters.
+    Return the tool "search" for agents: it answers with the `k` best passages of the texts at `path`.
 
-    `path` is a folder of .txt and .md files (in folders of its own too), one such file, or a .jsonl whose rows have
-    a column `text`. It is read now. Raises TaskError where it is missing, has no text, or can't be read.
+    `path` is a folder of .txt and .md files (in sub-folders too), one such file, or a .jsonl whose rows have a column
+    `text`. It is read now. Raises TaskError where it is missing, has no text, or can't be read.
     """
-    index = Index(read_passages(Path(path)))
-    if not len(index):
+    passages = list(read_passages(Path(path)))
+    if not passages:
         raise TaskError(
             f"There is no text to search in {path}: put .txt or .md files there, or name a .jsonl."
         )
+    index = PassageIndex(passages)
 
+    # The model sees this function's name and docstring.
     def search(query: str) -> str:
         """Search the documents. Give a few important words; returns the passages that fit best, with their source."""
-        return _shown(index.search(query, k))
+        matches = index.search(query, k)
+        if not matches:
+            return "(nothing was found; try other words)"
+        texts = [f"[{number}] {source[:200]}\n{text}" for number, (source, text) in enumerate(matches, 1)]
+        while len(texts) > 1 and len("\n\n".join(texts)) > ANSWER_CHARACTERS:
+            texts.pop()
+        return "\n\n".join(texts)
 
     return replace(make_tool(search), is_bounded=True)
 
 
 def read_passages(path: Path) -> Iterator[Passage]:
-    """The passages of a folder or a file, in the order of their names. Raises TaskError."""
+    """Yield the passages of a folder or a file, in the order of file names. Raises TaskError."""
     if path.is_dir():
         files = sorted(file for file in path.rglob("*") if file.suffix in SUFFIXES and file.is_file())
         for file in files:
-            yield from _cut(file.relative_to(path).as_posix(), _read(file))
+            yield from _split_passages(file.relative_to(path).as_posix(), _read_text(file))
     elif not path.exists():
         raise TaskError(f"There is nothing to search at {path}: name a folder or a file that exists.")
     elif path.suffix == ".jsonl":
-        for source, text in _rows(path):
-            yield from _cut(source, text)
+        for source, text in _read_rows(path):
+            yield from _split_passages(source, text)
     elif path.suffix in SUFFIXES:
-        yield from _cut(path.name, _read(path))
+        yield from _split_passages(path.name, _read_text(path))
     else:
         raise TaskError(f"{path} can't be searched: name a folder of .txt and .md files, or a .jsonl.")
 
 
-def _read(path: Path) -> str:
+def _read_text(path: Path) -> str:
     try:
         return path.read_text("utf-8-sig", errors="replace")
     except OSError as error:
         raise TaskError(f"{path} can't be read: {error.strerror}.") from error
 
 
-def _rows(path: Path) -> Iterator[Passage]:
-    for number, line in enumerate(_read(path).split("\n"), 1):
+def _read_rows(path: Path) -> Iterator[Passage]:
+    for number, line in enumerate(_read_text(path).split("\n"), 1):
         if not line.strip():
             continue
         place = f"{path}, line {number}"
@@ -107,40 +113,29 @@ def _rows(path: Path) -> Iterator[Passage]:
             raise TaskError(f"{place} is no JSON: {error}.") from error
         if not isinstance(row, dict) or not isinstance(row.get("text"), str):
             raise TaskError(f"{place} has no text: a row to search needs a column `text`.")
-        named = next((row[key] for key in SOURCES if isinstance(row.get(key), str | int)), None)
-        yield (f"{path.name}:{number}" if named in (None, "") else str(named)), row["text"]
+        source = next((row[key] for key in SOURCES if isinstance(row.get(key), str | int)), None)
+        yield (f"{path.name}:{number}" if source in (None, "") else str(source)), row["text"]
 
 
-def _cut(source: str, text: str) -> Iterator[Passage]:
-    """Passages of at most PASSAGE characters: whole paragraphs together where they fit."""
-    held = ""
-    for piece in _pieces(make_encodable(text).replace("\0", " ")):
-        if held and len(held) + len(piece) + 2 > PASSAGE_CHARACTERS:
-            yield source, held
-            held = ""
-        held = f"{held}\n\n{piece}" if held else piece
-    if held:
-        yield source, held
-
-
-def _pieces(text: str) -> Iterator[str]:
-    """Paragraphs; one that is too long in pieces, cut at the last space that leaves room."""
-    for paragraph in re.split(r"\n\s*\n", text):
+def _split_passages(source: str, text: str) -> Iterator[Passage]:
+    """Yield passages of at most `PASSAGE_CHARACTERS`: whole paragraphs together where they fit."""
+    # Paragraphs; one that is too long becomes pieces, cut at the last space that leaves room.
+    pieces: list[str] = []
+    for paragraph in re.split(r"\n\s*\n", make_encodable(text).replace("\0", " ")):
         rest = paragraph.strip()
         while len(rest) > PASSAGE_CHARACTERS:
-            at = max(rest.rfind(" ", 1, PASSAGE_CHARACTERS), rest.rfind("\n", 1, PASSAGE_CHARACTERS))
-            at = at if at > 0 else PASSAGE_CHARACTERS
-            yield rest[:at].rstrip()
-            rest = rest[at:].lstrip()
+            cut = max(rest.rfind(" ", 1, PASSAGE_CHARACTERS), rest.rfind("\n", 1, PASSAGE_CHARACTERS))
+            cut = cut if cut > 0 else PASSAGE_CHARACTERS
+            pieces.append(rest[:cut].rstrip())
+            rest = rest[cut:].lstrip()
         if rest:
-            yield rest
+            pieces.append(rest)
 
-
-def _shown(found: list[Passage]) -> str:
-    """Passages for a model, as many as fit."""
-    if not found:
-        return "(nothing was found; try other words)"
-    texts = [f"[{number}] {source[:200]}\n{text}" for number, (source, text) in enumerate(found, 1)]
-    while len(texts) > 1 and len("\n\n".join(texts)) > ANSWER_CHARACTERS:
-        texts.pop()
-    return "\n\n".join(texts)
+    passage = ""
+    for piece in pieces:
+        if passage and len(passage) + len(piece) + 2 > PASSAGE_CHARACTERS:
+            yield source, passage
+            passage = ""
+        passage = f"{passage}\n\n{piece}" if passage else piece
+    if passage:
+        yield source, passage

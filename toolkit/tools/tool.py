@@ -1,8 +1,7 @@
 """
 Tools: functions that a model may call.
 
-`make_tool` makes one of a typed Python function, `load_tools` of the names in a task file. Running Python
-that a model wrote is in `toolkit.tools.python_tool`, search in the user's own texts in `toolkit.tools.search_tool`.
+`make_tool` makes one of a typed Python function, `toolkit.tools.registry.load_tools` of the names in a task file.
 """
 
 import inspect
@@ -18,9 +17,10 @@ from edgewise.toolkit.types import Tool
 @dataclass(frozen=True, slots=True)
 class FunctionTool:
     """
-    A tool and what runs it: `run(**arguments)` returns the text for the model, or an awaitable of it.
+    Tool with the function behind it: `run(**arguments)` returns the text for the model, or an awaitable of it.
 
-    `ends` says that it always does so after a while; any other may hang, and gets a thread that nobody waits for.
+    `is_bounded` says that the function always returns after a limited time. Others may hang, so they run in a daemon
+    thread.
     """
 
     tool: Tool
@@ -32,56 +32,52 @@ def make_tool(function: Callable[..., Any]) -> FunctionTool:
     """
     Make a tool of a typed function, sync or async: its name, docstring and the JSON schema of its parameters.
 
-    Arguments are checked and converted to the annotated types. Wrong arguments and exceptions become a text
-    that begins with "error:", as the model may mend its call; results that are no text become JSON. Raises
-    TaskError for a function that a schema cannot describe.
+    Arguments are validated and converted to the annotated types. Wrong arguments and exceptions become a text that
+    begins with "error:", since the model may correct its call. Results other than text become JSON. Raises TaskError
+    for a function that a schema can't describe.
     """
+    # Here, since pydantic takes a tenth of a second to import and most tasks have no tools.
     from pydantic import TypeAdapter, validate_call
     from pydantic.errors import PydanticUserError
 
     name = getattr(function, "__name__", type(function).__name__)
     try:
         schema = TypeAdapter(cast(Any, function)).json_schema()
-        checked = validate_call(function)
+        validated: Callable[..., Any] = validate_call(function)
     except (PydanticUserError, NameError) as error:
         reason = str(error).partition("\n")[0]
         raise TaskError(
             f"{name} can't be a tool: {reason}; annotate its parameters with plain types"
         ) from error
+    # Positional-only and variadic parameters give an array: a model's call has named arguments only.
     if schema.get("type") != "object":
         raise TaskError(f"{name} can't be a tool: parameters without a name; give each a name and a type")
-    tool = Tool(name, inspect.getdoc(function) or name, schema)
-    return FunctionTool(tool, _awaited(checked) if inspect.iscoroutinefunction(function) else _called(checked))
 
-
-def _called(function: Callable[..., Any]) -> Callable[..., str]:
     def run(**arguments: Any) -> str:
         try:
-            return _shown(function(**arguments))
+            return _render_result(validated(**arguments))
         except Exception as error:
-            return _told(error)
+            return _render_error(error)
 
-    return run
-
-
-def _awaited(function: Callable[..., Any]) -> Callable[..., Any]:
-    async def run(**arguments: Any) -> str:
+    async def run_async(**arguments: Any) -> str:
         try:
-            return _shown(await function(**arguments))
+            return _render_result(await validated(**arguments))
         except Exception as error:
-            return _told(error)
+            return _render_error(error)
 
-    return run
+    tool = Tool(name, inspect.getdoc(function) or name, schema)
+    return FunctionTool(tool, run_async if inspect.iscoroutinefunction(function) else run)
 
 
-def _shown(result: Any) -> str:
+def _render_result(result: Any) -> str:
     return result if isinstance(result, str) else json.dumps(result, default=str, ensure_ascii=False)
 
 
-def _told(error: Exception) -> str:
+def _render_error(error: Exception) -> str:
     from pydantic import ValidationError
 
     if isinstance(error, ValidationError):
-        wrong = "; ".join(f"{'.'.join(map(str, e['loc'])) or 'call'}: {e['msg']}" for e in error.errors())
-        return f"error: wrong arguments: {wrong}"
+        # All of them, so that the model can correct its call at once.
+        problems = "; ".join(f"{'.'.join(map(str, e['loc'])) or 'call'}: {e['msg']}" for e in error.errors())
+        return f"error: wrong arguments: {problems}"
     return f"error: {type(error).__name__}: {error}"

@@ -8,19 +8,18 @@ from pathlib import Path
 import pytest
 
 from edgewise.toolkit.errors import TaskError
-from edgewise.toolkit.tools.python_tool import SHOWN, _run, detect_protection, run_python
+from edgewise.toolkit.tools.python_tool import MAX_OUTPUT, detect_protection, run_python
 from edgewise.toolkit.tools.registry import load_tools
 from edgewise.toolkit.tools.tool import make_tool
 
-LIMITS = {"memory_mb": 512, "files_mb": 16}
-APART = "processes" in detect_protection()
-needs_namespaces = pytest.mark.skipif(not APART, reason="this kernel gives no namespaces")
+HAS_NAMESPACES = "processes" in detect_protection()
+needs_namespaces = pytest.mark.skipif(not HAS_NAMESPACES, reason="this kernel gives no namespaces")
 needs_landlock = pytest.mark.skipif("files" not in detect_protection(), reason="this kernel has no Landlock")
 
 
 def weakened(code, timeout=5.0):
     """As on a kernel that gives neither namespaces nor Landlock."""
-    return _run(code, "", timeout, {**LIMITS, "namespaces": False, "landlock": False})
+    return run_python(code, timeout=timeout, namespaces=False, landlock=False)
 
 
 RUNNERS = [pytest.param(run_python, id="as-here"), pytest.param(weakened, id="weakened")]
@@ -108,7 +107,7 @@ def test_a_big_file_is_refused(run):
 
 def test_output_without_end_is_cut():
     outcome = run_python("while True: print('x' * 10_000)", timeout=5)
-    assert len(outcome.stdout) < SHOWN + 100 and "bytes left out" in outcome.stdout
+    assert len(outcome.stdout) < MAX_OUTPUT + 100 and "bytes left out" in outcome.stdout
 
 
 @pytest.mark.parametrize("run", RUNNERS)

@@ -9,7 +9,13 @@ from hypothesis import strategies as st
 
 from edgewise.toolkit.errors import TaskError
 from edgewise.toolkit.tools.registry import load_tools
-from edgewise.toolkit.tools.search_tool import ANSWER, PASSAGE, Index, passages, search_tool
+from edgewise.toolkit.tools.search_tool import (
+    ANSWER_CHARACTERS,
+    PASSAGE_CHARACTERS,
+    PassageIndex,
+    read_passages,
+    search_tool,
+)
 
 
 @pytest.fixture
@@ -60,9 +66,11 @@ def test_it_gives_the_k_best(tmp_path):
 
 
 def test_an_answer_stays_under_its_size(tmp_path):
-    (tmp_path / "long.txt").write_text("\n\n".join(f"owl {'x' * (PASSAGE - 10)} {n}" for n in range(20)))
+    (tmp_path / "long.txt").write_text(
+        "\n\n".join(f"owl {'x' * (PASSAGE_CHARACTERS - 10)} {n}" for n in range(20))
+    )
     found = ask(tmp_path, "owl", k=20)
-    assert ANSWER / 2 < len(found) <= ANSWER
+    assert ANSWER_CHARACTERS / 2 < len(found) <= ANSWER_CHARACTERS
     assert found.count("[") == found.count("long.txt") > 1
 
 
@@ -70,7 +78,7 @@ def test_rows_are_named_by_what_they_say_they_are_from(tmp_path):
     rows = [{"text": "owl", "title": "Owls"}, {"text": "crow", "url": ""}, {"text": "hen", "n": 3}]
     path = tmp_path / "r.jsonl"
     path.write_text("\n\n".join(map(json.dumps, rows)) + "\n")
-    assert list(passages(path)) == [("Owls", "owl"), ("r.jsonl:3", "crow"), ("r.jsonl:5", "hen")]
+    assert list(read_passages(path)) == [("Owls", "owl"), ("r.jsonl:3", "crow"), ("r.jsonl:5", "hen")]
 
 
 @settings(max_examples=50, deadline=None)
@@ -79,8 +87,8 @@ def test_passages_hold_all_words_in_order_and_are_never_too_long(tmp_path_factor
     text = " ".join(words * times)
     path = tmp_path_factory.mktemp("t") / "a.txt"
     path.write_text(text, encoding="utf-8", errors="replace")
-    found = [passage for _, passage in passages(path)]
-    assert all(0 < len(passage) <= PASSAGE for passage in found)
+    found = [passage for _, passage in read_passages(path)]
+    assert all(0 < len(passage) <= PASSAGE_CHARACTERS for passage in found)
     kept = path.read_text("utf-8-sig").replace("\0", " ")
     assert "".join("".join(found).split()) == "".join(kept.split())
 
@@ -88,10 +96,10 @@ def test_passages_hold_all_words_in_order_and_are_never_too_long(tmp_path_factor
 @settings(max_examples=50, deadline=None)
 @given(st.text())
 def test_no_query_is_an_error(query):
-    assert isinstance(INDEX.best(query, 3), list)
+    assert isinstance(INDEX.search(query, 3), list)
 
 
-INDEX = Index([("a", "some words")])
+INDEX = PassageIndex([("a", "some words")])
 
 
 def test_many_threads_may_ask_at_once(folder):
