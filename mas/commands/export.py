@@ -4,7 +4,7 @@ from pathlib import Path
 
 from edgewise.mas.config import GraphConfig
 from edgewise.mas.deploy.export import DEFAULT_CONFIG, DEFAULT_SAMPLING, ExportResult, export
-from edgewise.mas.deploy.reference import read_design, split_reference
+from edgewise.mas.deploy.reference import read_reference, split_reference
 from edgewise.toolkit.errors import ArtifactError
 from edgewise.toolkit.run.artifact import Artifact
 from edgewise.toolkit.types import Sampling
@@ -17,9 +17,9 @@ def command(source: str, folder: Path) -> ExportResult:
     Of a design that gives each query a graph of its own, the graph is exported that most of its stored queries get:
     a plain module has no policy. Raises ArtifactError or GraphError.
     """
-    found = read_design(source)
+    found = read_reference(source)
     model, sampling, settings = _measured_with(split_reference(source)[0])
-    used, *others = found.used
+    used, *others = found.uses
     note = ""
     if others:
         queries = used.queries + sum(other.queries for other in others)

@@ -8,7 +8,7 @@ its own, `GRAPH@VERSION` is one of them, by the first signs of its version.
 import json
 from collections.abc import Callable, Mapping, Sequence
 
-from edgewise.mas.deploy.reference import GraphUse, StoredDesign, read_design
+from edgewise.mas.deploy.reference import GraphUse, StoredDesign, read_reference
 from edgewise.mas.graph import drawing
 from edgewise.mas.graph.diff import diff
 from edgewise.mas.graph.graph import Graph
@@ -21,17 +21,17 @@ def show(source: str, form: str) -> Output:
     """A graph as text, Mermaid, SVG or JSON; as text all graphs of a design."""
     if form not in FORMS:
         raise ConfigError(f"--as takes {', '.join(FORMS)}, not {form!r}.")
-    found = read_design(source)
+    found = read_reference(source)
     graphs = [
         {"version": each.graph.version, "queries": each.queries, "graph": each.graph.to_json()}
-        for each in found.used
+        for each in found.uses
     ]
     return Output(FORMS[form](found), {"kind": found.kind, "graphs": graphs})
 
 
 def compare(before: str, after: str) -> Output:
     """What differs between two graphs."""
-    changes = diff(read_design(before).only, read_design(after).only)
+    changes = diff(read_reference(before).single_graph, read_reference(after).single_graph)
     return Output([change.line() for change in changes] or ["no change"], [x.to_json() for x in changes])
 
 
@@ -50,13 +50,13 @@ def roles(files: Sequence[str]) -> Output:
 
 
 def _text(found: StoredDesign) -> list[str]:
-    if len(found.used) == 1:
-        graph = found.used[0].graph
+    if len(found.uses) == 1:
+        graph = found.uses[0].graph
         return [f"graph {graph.version}", drawing.render_text(graph, found.roles)]
-    total = sum(each.queries for each in found.used)
-    lines = [f"{len(found.used)} different graphs for {total} queries"]
-    lines += [f"{each.graph.version}  {_share(each, total)}  {_size(each.graph)}" for each in found.used]
-    for each in found.used:
+    total = sum(each.queries for each in found.uses)
+    lines = [f"{len(found.uses)} different graphs for {total} queries"]
+    lines += [f"{each.graph.version}  {_share(each, total)}  {_size(each.graph)}" for each in found.uses]
+    for each in found.uses:
         lines += ["", f"graph {each.graph.version}", drawing.render_text(each.graph, found.roles)]
     return lines
 
@@ -70,15 +70,15 @@ def _size(graph: Graph) -> str:
 
 
 def _mermaid(found: StoredDesign) -> list[str]:
-    return [drawing.render_mermaid(found.only, found.roles)]
+    return [drawing.render_mermaid(found.single_graph, found.roles)]
 
 
 def _svg(found: StoredDesign) -> list[str]:
-    return [drawing.render_svg_file(found.only, found.roles)]
+    return [drawing.render_svg_file(found.single_graph, found.roles)]
 
 
 def _graph_json(found: StoredDesign) -> list[str]:
-    return [json.dumps(found.only.to_json(), indent=1)]
+    return [json.dumps(found.single_graph.to_json(), indent=1)]
 
 
 FORMS: Mapping[str, Callable[[StoredDesign], list[str]]] = {

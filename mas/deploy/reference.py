@@ -36,23 +36,23 @@ class StoredDesign:
 
     source: str
     kind: str
-    used: tuple[GraphUse, ...]
+    uses: tuple[GraphUse, ...]
     roles: Roles
     tools: tuple[str, ...] = ()
 
     @property
-    def only(self) -> Graph:
+    def single_graph(self) -> Graph:
         """Its graph. Raises ConfigError where there are several."""
-        first, *others = self.used
+        first, *others = self.uses
         if others:
-            versions = ", ".join(each.graph.version for each in self.used[:8])
+            versions = ", ".join(each.graph.version for each in self.uses[:8])
             raise ConfigError(
-                f"{self.source} holds {len(self.used)} graphs: choose one as {self.source}@VERSION, of {versions}."
+                f"{self.source} holds {len(self.uses)} graphs: choose one as {self.source}@VERSION, of {versions}."
             )
         return first.graph
 
 
-def read_design(source: str) -> StoredDesign:
+def read_reference(source: str) -> StoredDesign:
     """What a GRAPH holds. Raises ArtifactError where there is none, GraphError for one that can't be read."""
     path, version = split_reference(source)
     data, roles = _content(path)

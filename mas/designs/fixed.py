@@ -1,4 +1,4 @@
-"""Designs that need no torch: one graph for all queries, and reading any design back from an artefact."""
+"""Designs that need no torch: one graph for all queries."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -17,15 +17,15 @@ class FixedDesign:
 
     @property
     def version(self) -> str:
-        """The graph's."""
+        """The graph's version."""
         return self.graph.version
 
     def graphs(self, queries: Sequence[Query]) -> list[Graph]:
-        """The graph, for each query."""
+        """Return the graph, for each query."""
         return [self.graph for _ in queries]
 
     def to_json(self) -> dict[str, Any]:
-        """Plain data."""
+        """Return plain data."""
         return {"kind": "fixed", "graph": self.graph.to_json()}
 
 
@@ -35,7 +35,7 @@ class EqualTokenBaseline(FixedDesign):
 
 
 def parse_tools(data: Any) -> tuple[str, ...]:
-    """The names of the task's own tools that the graphs of a design may use. Raises GraphError."""
+    """Return the names of the task's own tools in the data of a design. Raises GraphError."""
     names = data.get("tools", []) if isinstance(data, dict) else None
     if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
         raise GraphError("This is no design of agent graphs: its tools are no list of names.")

@@ -1,8 +1,14 @@
 """
-What every way of searching for graphs shares: queries, trials, and the two sides of a searcher.
+Interface of all searches for graphs: queries, trials, designs and searchers.
 
-A `Searcher` proposes G graphs for each query, is told how each of them did, and says at any time which `Design` it
-would use: an immutable value with a version, which the gate compares and the artefact keeps. All searchers have the
+    queries ──► Searcher.propose ──► drafts ──► run, reward ──► trials ──► Searcher.learn
+                      ▲                                                          │
+                      └──────────────── state of the searcher ◄──────────────────┘
+                                                │
+                                         Searcher.design ──► Design: query ──► graph
+
+A `Searcher` proposes G graphs for each query, learns from their rewards, and returns at any time the `Design` that it
+would use: an immutable value with a version, which the gate compares and the artefact stores. All searchers have the
 same interface and the same budget, so that they can be compared.
 
 G trials of a query, D features.
@@ -22,16 +28,16 @@ from edgewise.toolkit.types import Plan
 
 @dataclass(frozen=True, slots=True)
 class Query:
-    """A row as a searcher sees it: its id, its text, and its (D,) features (see `mas.designs.query_encoder`)."""
+    """A row as a searcher sees it: its id, its text, and its features (see `mas.designs.query_encoder`)."""
 
     id: str
     text: str
-    features: NDArray[np.float32]
+    features: NDArray[np.float32]  # [D]
 
 
 @dataclass(frozen=True, slots=True)
 class Draft:
-    """A graph that a searcher wants tried; `build` is how it was made, where it was made move by move."""
+    """A graph that a searcher proposes; `build` holds its moves if it was made move by move."""
 
     graph: Graph
     build: Build | None = None
@@ -40,11 +46,11 @@ class Draft:
 @dataclass(frozen=True, slots=True)
 class Trial:
     """
-    How a draft did on its query.
+    Result of a draft on its query.
 
-    `reward` is quality - cost_weight * cost - rationality_weight * irrationality (see `mas.credit.reward`), `parts` holds
-    the three by name. `credit` is the measured worth of nodes, in reward: the reward with the node minus the reward
-    without it; nodes that were not measured are not in it. Likewise `edge_credit` for edges.
+    `reward` is quality - cost_weight * cost - rationality_weight * irrationality (see `mas.credit.reward`); `parts`
+    holds the three by name. `credit` is the measured worth of nodes, in reward: the reward with the node minus the
+    reward without it. It lacks nodes that were not measured. `edge_credit` is the same for edges.
     """
 
     draft: Draft
@@ -59,8 +65,8 @@ class TrialGroup:
     """
     The G trials of one query in one step.
 
-    `beside` are trials of graphs that nobody drafted but that ran as well: those that end at an inner agent of a draft,
-    and the plain agent.
+    `extra_trials` are of graphs that ran without being drafts: those that end at an inner agent of a draft, and the
+    plain agent.
     """
 
     query: Query
@@ -69,42 +75,42 @@ class TrialGroup:
 
     @property
     def all_trials(self) -> tuple[Trial, ...]:
-        """All that ran."""
+        """Trials of drafts, then the extra ones."""
         return (*self.trials, *self.extra_trials)
 
 
 class Design(Protocol):
-    """Which graph to use for which query: an immutable value."""
+    """A choice of a graph for each query: an immutable value."""
 
     @property
     def version(self) -> str:
-        """A short hash; equal versions design alike."""
+        """A short hash; designs of equal versions choose alike."""
         ...
 
     def graphs(self, queries: Sequence[Query]) -> list[Graph]:
-        """The graph of each query. The same for the same query, whatever else is asked with it."""
+        """Return the graph of each query. It does not depend on the other queries."""
         ...
 
     def to_json(self) -> dict[str, Any]:
-        """Plain data with a key `kind`; `mas.search.load_design.load` reads it back."""
+        """Return plain data with a key `kind`; `mas.search.load_design` reads it back."""
         ...
 
 
 class Searcher(Protocol):
     """
-    Proposes, learns, and says what it would use.
+    A search that proposes graphs, learns from trials, and has a design at any time.
 
-    It owns its state, which is not saved: a run that was stopped is driven again from its journal.
+    Its state is not saved: a run that was stopped is replayed from its journal.
     """
 
     def propose(self, queries: Sequence[Query], size: int, seed: int) -> Plan[list[list[Draft]]]:
-        """`size` drafts for each query. The same state, queries and seed give the same drafts."""
+        """Return `size` drafts for each query. The same state, queries and seed give the same drafts."""
         ...
 
     def learn(self, groups: Sequence[TrialGroup], seed: int) -> Plan[None]:
-        """Take in what came of the drafts."""
+        """Update the state with the trials of drafts."""
         ...
 
     def design(self) -> Design:
-        """What it would use now."""
+        """Return the design that it would use now."""
         ...

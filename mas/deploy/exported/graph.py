@@ -3,6 +3,7 @@
 import asyncio
 from collections.abc import Callable
 from functools import partial
+from typing import Any
 
 from langgraph.graph import END, START, StateGraph
 from langgraph.types import Overwrite
@@ -43,16 +44,16 @@ def goes_back(source: str, rounds: int) -> Callable[[GraphState], bool]:
     return decide
 
 
-def build() -> StateGraph:
+def build() -> StateGraph[Any]:
     """Return the graph of `NODES` and `LOOPS`; a node with several inputs waits for all of them."""
-    builder = StateGraph(GraphState)
+    builder: StateGraph[Any] = StateGraph(GraphState)
     builder.add_node("graph.begin", begin)
     builder.add_node("graph.answer", answer)
     builder.add_edge(START, "graph.begin")
     builder.add_edge("graph.answer", END)
 
     # A loop is left through a node of its own: source -> back to the target, or on to source.done.
-    ends = {source: f"{source}.done" for source in LOOPS}
+    ends: dict[str, str] = {source: f"{source}.done" for source in LOOPS}
     for source, (target, rounds) in LOOPS.items():
         builder.add_node(ends[source], pass_on)
         builder.add_conditional_edges(source, goes_back(source, rounds), {True: target, False: ends[source]})
@@ -60,7 +61,8 @@ def build() -> StateGraph:
     for name, data in NODES.items():
         options = {key: value for key, value in data.items() if key not in ("kind", "inputs")}
         builder.add_node(name, never_raise(name, partial(KINDS[data["kind"]], name, **options)))
-        starts = [ends.get(other, other) for other in data["inputs"]] or ["graph.begin"]
+        inputs: list[str] = data["inputs"]
+        starts = [ends.get(other, other) for other in inputs] or ["graph.begin"]
         builder.add_edge(starts if len(starts) > 1 else starts[0], name)
     builder.add_edge(ends.get(EXIT, EXIT), "graph.answer")
     return builder

@@ -50,7 +50,7 @@ def received_replies(state: GraphState, name: str) -> list[NodeReply]:
     return [reply for reply in replies if reply]
 
 
-def never_raise(name: str, work: Callable[[GraphState], Awaitable[Data]]) -> Callable[[GraphState], Any]:
+def never_raise(name: str, work: Callable[[GraphState], Awaitable[Data]]) -> Any:
     """
     Return a node that turns failures and timeouts into its reply, so that the nodes after it go on without its text.
 

@@ -25,7 +25,7 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from edgewise.mas.designs.graph_features import (
-    Features,
+    FloatArray,
     count_features,
     expected_cost,
     extract_features,
@@ -52,13 +52,13 @@ NOISE = 1.0
 class EncodedGraphs:
     """G graphs as arrays; `inside` is b, in standard deviations of rewards, and 0 where there is no inner answer."""
 
-    features: Features  # [G, F] phi
+    features: FloatArray  # [G, F] phi
     shapes: Integers  # [G]
     exits: Integers  # [G] the number of the exit's role
-    costs: Features  # [G]
-    inside: Features  # [G]
+    costs: FloatArray  # [G]
+    inside: FloatArray  # [G]
 
-    def kernel(self, other: "EncodedGraphs") -> Features:
+    def kernel(self, other: "EncodedGraphs") -> FloatArray:
         """Return k_graph [G, H] between these graphs and H others."""
         same_shape = self.shapes[:, None] == other.shapes
         same_exit = self.exits[:, None] == other.exits
@@ -66,7 +66,7 @@ class EncodedGraphs:
         return self.features @ other.features.T + SHAPE_STD**2 * same_shape + inside
 
     @property
-    def prior_mean(self) -> Features:
+    def prior_mean(self) -> FloatArray:
         """M [G], in standard deviations of rewards."""
         return INSIDE_GAIN * self.inside - self.costs
 
@@ -85,12 +85,12 @@ class PrimalWeights:
         inside[e] = INSIDE_GAIN + INSIDE_STD^2 (sum_t + sum_(t with exit e)) b(t) dual_t        [K]
     """
 
-    features: Features
+    features: FloatArray
     shapes: Mapping[int, float]
-    inside: Features
+    inside: FloatArray
 
     @classmethod
-    def from_dual(cls, trials: EncodedGraphs, dual: Features, roles: int) -> "PrimalWeights":
+    def from_dual(cls, trials: EncodedGraphs, dual: FloatArray, roles: int) -> "PrimalWeights":
         """Return the weights of a fit; `dual` [T] is in standard deviations of rewards."""
         shapes: dict[int, float] = {}
         for shape, value in zip(trials.shapes.tolist(), SHAPE_STD**2 * dual, strict=True):
@@ -115,8 +115,8 @@ class RewardSurrogate:
     window: int = 1024
     observations: Observations | None = field(default=None, init=False)
     trials: EncodedGraphs = field(init=False)
-    dual: Features = field(init=False)  # [T] (K + NOISE N)^-1 residual
-    inverse: Features = field(init=False)  # [T, T] (K + NOISE N)^-1
+    dual: FloatArray = field(init=False)  # [T] (K + NOISE N)^-1 residual
+    inverse: FloatArray = field(init=False)  # [T, T] (K + NOISE N)^-1
     previous: PrimalWeights = field(init=False)
     inner_values: dict[int, float] = field(default_factory=dict, init=False)
 
@@ -143,11 +143,12 @@ class RewardSurrogate:
 
         # dual = (K + NOISE N)^-1 (y - s m - c), with c the mean over trials of y - s m.
         self.trials = self._encode(rows.graphs)
-        self.inverse = np.linalg.inv(self._kernel(self.trials, rows.queries) + NOISE * rows.noise)
+        covariance = self._kernel(self.trials, rows.queries) + NOISE * rows.noise
+        self.inverse = np.linalg.inv(covariance).astype(np.float64, copy=False)
         residual = rows.rewards - self.reward_std * self.trials.prior_mean
         self.dual = self.inverse @ (residual - rows.mean(residual))
 
-    def predict(self, graphs: Sequence[Graph], queries: Sequence[Query]) -> Features:
+    def predict(self, graphs: Sequence[Graph], queries: Sequence[Query]) -> FloatArray:
         """Return the expected reward [G] of each graph on its query, less the mean reward; 0 before any trial."""
         if not self.observations or not graphs:
             return np.zeros(len(graphs))
@@ -156,7 +157,7 @@ class RewardSurrogate:
             encoded, self._kernel(encoded, np.stack([unit_features(query) for query in queries]))
         )
 
-    def posterior(self, graphs: Sequence[Graph], query: Query) -> tuple[Features, Features]:
+    def posterior(self, graphs: Sequence[Graph], query: Query) -> tuple[FloatArray, FloatArray]:
         """
         Return the mean [G] of graphs on a query, as `predict` does, and their covariance [G, G], in reward squared.
 
@@ -182,13 +183,13 @@ class RewardSurrogate:
             credit[i][name] = float(values[i] - value)
         return credit
 
-    def _mean(self, graphs: EncodedGraphs, kernel: Features) -> Features:
+    def _mean(self, graphs: EncodedGraphs, kernel: FloatArray) -> FloatArray:
         """Return s m + K* dual, less the mean over trials of s m; `kernel` is K* [G, T]."""
         assert self.observations
         centre = self.observations.mean(self.trials.prior_mean)
         return kernel @ self.dual + self.reward_std * (graphs.prior_mean - centre)
 
-    def _kernel(self, graphs: EncodedGraphs, queries: Features) -> Features:
+    def _kernel(self, graphs: EncodedGraphs, queries: FloatArray) -> FloatArray:
         """Return k [G, T] between graphs on queries [G, D] and the trials."""
         assert self.observations
         cosine = np.clip(queries @ self.observations.queries.T, 0.0, 1.0)

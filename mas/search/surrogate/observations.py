@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from edgewise.mas.designs.graph_features import Features, hash_shape
+from edgewise.mas.designs.graph_features import FloatArray, hash_shape
 from edgewise.mas.designs.interface import Query, TrialGroup
 from edgewise.mas.graph.graph import Graph
 
@@ -26,11 +26,11 @@ class Observations:
     """
 
     graphs: tuple[Graph, ...]
-    queries: Features  # [T, D]
-    rewards: Features  # [T]
-    squares: Features  # [T]
-    counts: Features  # [T]
-    noise: Features  # [T, T]
+    queries: FloatArray  # [T, D]
+    rewards: FloatArray  # [T]
+    squares: FloatArray  # [T]
+    counts: FloatArray  # [T]
+    noise: FloatArray  # [T, T]
 
     @classmethod
     def from_groups(cls, groups: Sequence[TrialGroup], roles: tuple[str, ...]) -> "Observations":
@@ -90,7 +90,7 @@ class Observations:
         counts = np.add.reduceat(self.counts[order], starts)
         share = self.counts / counts[shape_of]  # [T] the nonzero entry of each column of A
 
-        def average(rows: Features) -> Features:
+        def average(rows: FloatArray) -> FloatArray:
             """Return A rows; `rows` is [T, ...]."""
             return np.add.reduceat((rows.T * share).T[order], starts, axis=0)
 
@@ -120,7 +120,7 @@ class Observations:
             self.noise[np.ix_(rows, rows)],
         )
 
-    def mean(self, values: Features) -> float:
+    def mean(self, values: FloatArray) -> float:
         """Return the mean over all trials of a value for each row."""
         return float(np.average(values, weights=self.counts))
 
@@ -130,7 +130,7 @@ class Observations:
         return max(0.0, self.mean(self.squares) - self.mean(self.rewards) ** 2) ** 0.5
 
 
-def unit_features(query: Query) -> Features:
+def unit_features(query: Query) -> FloatArray:
     """Return the features [D] of a query, scaled to length 1."""
     length = float(np.linalg.norm(query.features))
     return query.features.astype(np.float64) / (length or 1.0)
