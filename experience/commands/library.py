@@ -25,6 +25,7 @@ from edgewise.experience.store.reference import (
     is_run,
     load_from_store,
     load_library,
+    load_named_libraries,
     open_store,
     parse_reference,
 )
@@ -35,13 +36,21 @@ from edgewise.toolkit.errors import ConfigError, Conflict, LibraryError
 
 
 def show(lib: str) -> Output:
-    """The lessons with all that is known of them."""
-    found = _loaded(lib)
-    library = found.library
+    """Return the lessons with all that is known of them; of an artefact with several libraries, those of each."""
+    named = load_named_libraries(parse_reference(lib))
+    if not named:
+        return _show_library(_loaded(lib))
+    outputs = {name: _show_library(loaded) for name, loaded in named.items()}
+    lines = [line for name, output in outputs.items() for line in (f"{name}:", *output.text, "")]
+    return Output(lines[:-1], {name: output.data for name, output in outputs.items()})
+
+
+def _show_library(loaded: LoadedLibrary) -> Output:
+    library = loaded.library
     head = f"{count_lessons(library)}, version {library.version}, place {library.place!r}"
-    rows = [_row(label, x, found.steps) for label, x in library.labels().items()]
-    data = {**library.to_json(), "version": library.version, "origin": found.origin, "steps": found.steps}
-    return Output([head, *_table(TITLES, rows)], {**data, "commit": _as_json(found.commit)})
+    rows = [_row(label, x, loaded.steps) for label, x in library.labels().items()]
+    data = {**library.to_json(), "version": library.version, "origin": loaded.origin, "steps": loaded.steps}
+    return Output([head, *_table(TITLES, rows)], {**data, "commit": _as_json(loaded.commit)})
 
 
 TITLES = ("label", "id", "kind", "age", "rows", "effect", "uses", "flags", "text")

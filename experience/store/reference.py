@@ -184,8 +184,9 @@ def _load_from_artifact(path: Path, name: str = "") -> LoadedLibrary:
     artifact = Artifact.load(path)
     names = _library_names(artifact)
     if name and name not in names:
-        content = f"its libraries are {', '.join(names)}" if names else "it holds a single one"
-        raise LibraryError(f"{path} has no library {name!r}: {content}.")
+        if not names:
+            raise LibraryError(f"{path} is no store, so it holds no library {name!r}.")
+        raise LibraryError(f"{path} has no library {name!r}: its libraries are {', '.join(names)}.")
     if names and not name:
         raise LibraryError(
             f"{path} has several libraries ({', '.join(names)}): name one, such as {path}#{names[0]}."
