@@ -1,4 +1,8 @@
-"""The server's side of an OpenAI-compatible chat: JSON to `Request`, `Reply` to JSON. Pure, no I/O."""
+"""
+Format of an OpenAI-compatible chat, as the server reads and writes it: JSON to `Request`, `Reply` to JSON. No I/O.
+
+Field names are those of the OpenAI API; pydantic checks them, and its first error becomes the client's message.
+"""
 
 import json
 from collections.abc import Iterator, Mapping, Sequence
@@ -7,9 +11,10 @@ from typing import Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from edgewise.toolkit.types import Message, Reply, Request, Sampling, StopReason, Tool, ToolCall, Usage
+from edgewise.toolkit.util.validation import describe_error
 
-ROLES = {"developer": "system"}
-FINISHES: Mapping[StopReason, str] = {
+ROLES = {"developer": "system"}  # the name of the system role for reasoning models
+FINISH_REASONS: Mapping[StopReason, str] = {
     "stop": "stop",
     "length": "length",
     "tools": "tool_calls",
@@ -18,11 +23,11 @@ FINISHES: Mapping[StopReason, str] = {
 
 
 class BadRequest(ValueError):
-    """What a client sent is no chat that can be answered; the message says why."""
+    """A body that is no chat this server can answer; the message says why."""
 
 
 class TextPart(BaseModel):
-    """One part of a message's content; only text can be answered."""
+    """One part of a message's content; images and audio are refused."""
 
     type: Literal["text"]
     text: str
@@ -43,7 +48,7 @@ class CalledTool(BaseModel):
 
 
 class ChatMessage(BaseModel):
-    """A message."""
+    """A message of the chat."""
 
     role: Literal["system", "developer", "user", "assistant", "tool"]
     content: str | list[TextPart] | None = None
@@ -51,7 +56,7 @@ class ChatMessage(BaseModel):
     tool_call_id: str | None = None
 
     def message(self) -> Message:
-        """As the rest of Edgewise knows it."""
+        """Return it as a `Message`."""
         text = self.content if isinstance(self.content, str) else "".join(p.text for p in self.content or ())
         calls = tuple(
             ToolCall(call.id, call.function.name, call.function.arguments) for call in self.tool_calls or ()
@@ -68,41 +73,41 @@ class FunctionSchema(BaseModel):
 
     @property
     def tool(self) -> Tool:
-        """As the rest of Edgewise knows it."""
+        """The function as a `Tool`."""
         return Tool(
             self.name, self.description or "", self.parameters or {"type": "object", "properties": {}}
         )
 
 
 class ToolOffer(BaseModel):
-    """A tool."""
+    """A tool that a model may call."""
 
     type: Literal["function"]
     function: FunctionSchema
 
 
 class ReplySchema(BaseModel):
-    """The schema that a reply must have."""
+    """The JSON schema that a reply must match."""
 
     schema_: dict[str, Any] = Field({}, alias="schema")
 
 
 class ResponseFormat(BaseModel):
-    """What a reply must look like."""
+    """The required format of a reply."""
 
     type: Literal["text", "json_object", "json_schema"] = "text"
     json_schema: ReplySchema | None = None
 
     @property
     def schema_(self) -> dict[str, Any] | None:
-        """The schema that a reply must have, None for any text; a "json_object" is any object."""
+        """The JSON schema that a reply must match; None for any text. A "json_object" is any object."""
         if self.type == "json_schema" and self.json_schema:
             return self.json_schema.schema_
         return {"type": "object"} if self.type == "json_object" else None
 
 
 class StreamOptions(BaseModel):
-    """How a reply is streamed."""
+    """Options of streaming."""
 
     include_usage: bool = False
 
@@ -123,14 +128,14 @@ NEUTRAL: Mapping[str, Sequence[Any]] = {
     "verbosity": (),
     "web_search_options": (),
 }
-"""What a reply would depend on and can't be passed on, with the values that change nothing; none is one of them."""
+"""Parameters that change a reply and can't be passed on, with the values that change nothing; so does None."""
 
 
 class ChatRequest(BaseModel):
     """
     The body of POST /v1/chat/completions.
 
-    What a reply depends on is passed on or refused (`NEUTRAL`); of the rest what is not named here is left alone.
+    A parameter that changes a reply is passed on or refused (`NEUTRAL`); unknown ones, such as `user`, are ignored.
     """
 
     model_config = ConfigDict(extra="ignore")
@@ -152,61 +157,57 @@ class ChatRequest(BaseModel):
 
     @model_validator(mode="before")
     @classmethod
-    def _supported(cls, body: Any) -> Any:
+    def _refuse_unsupported(cls, body: Any) -> Any:
         for name, neutral in NEUTRAL.items() if isinstance(body, dict) else ():
             value = body.get(name)
             if value is not None and value not in neutral:
-                raise ValueError(f"{name} is not supported here{_instead(neutral)}")
+                hint = f", or send {' or '.join(map(json.dumps, neutral))}" if neutral else ""
+                raise ValueError(f"{name} is not supported here: leave it out{hint}")
         return body
 
     @property
     def request(self) -> Request:
-        """What is asked, of the model that the client names."""
+        """The request, to the model that the client names."""
         stop = (self.stop,) if isinstance(self.stop, str) else tuple(self.stop or ())
-        most = self.max_completion_tokens or self.max_tokens
+        max_tokens = self.max_completion_tokens or self.max_tokens
         tools = () if self.tool_choice == "none" else self.tools or ()
         return Request(
             self.model,
-            tuple(said.message() for said in self.messages),
-            Sampling(self.temperature, self.top_p, most, self.seed, stop),
-            tuple(offered.function.tool for offered in tools),
+            tuple(message.message() for message in self.messages),
+            Sampling(self.temperature, self.top_p, max_tokens, self.seed, stop),
+            tuple(tool.function.tool for tool in tools),
             schema=self.response_format.schema_ if self.response_format else None,
         )
 
 
-def _instead(neutral: Sequence[Any]) -> str:
-    """What may be sent in place of a value that is refused."""
-    return f": leave it out, or send {' or '.join(map(json.dumps, neutral))}" if neutral else ": leave it out"
-
-
 def parse_chat(body: bytes) -> ChatRequest:
-    """The chat in a request's body. Raises BadRequest that names the first thing that is wrong."""
+    """Parse the body of a request. Raises BadRequest for the first thing that is wrong."""
     try:
         return ChatRequest.model_validate_json(body)
     except ValidationError as error:
-        first = error.errors()[0]
-        place, said = ".".join(map(str, first["loc"])), first["msg"].removeprefix("Value error, ")
-        raise BadRequest(f"{place}: {said}" if place else said) from error
+        raise BadRequest(describe_error(error)) from error
 
 
 def render_completion(reply: Reply, head: Mapping[str, Any]) -> dict[str, Any]:
-    """A chat completion; `head` has its id, when it was made and the model's name."""
+    """Return a chat completion; `head` has its id, its time and the model's name."""
     message: dict[str, Any] = {"role": "assistant", "content": reply.message.content}
     if reply.message.tool_calls:
-        message |= {"content": reply.message.content or None, "tool_calls": _calls(reply.message)}
-    choice = {"index": 0, "message": message, "finish_reason": FINISHES[reply.stop]}
+        message |= {"content": reply.message.content or None, "tool_calls": _render_tool_calls(reply.message)}
+    choice = {"index": 0, "message": message, "finish_reason": FINISH_REASONS[reply.stop]}
     return {**head, "object": "chat.completion", "choices": [choice], "usage": render_usage(reply.usage)}
 
 
 def stream_events(reply: Reply, head: Mapping[str, Any], with_usage: bool) -> Iterator[str]:
-    """The same as server-sent events, one for each part of it, and the end mark."""
+    """Yield the completion as server-sent events: one for each part of it, then the end mark."""
     parts: list[dict[str, Any]] = [{"role": "assistant", "content": ""}]
     if reply.message.content:
         parts.append({"content": reply.message.content})
     if reply.message.tool_calls:
-        parts.append({"tool_calls": [{"index": i, **call} for i, call in enumerate(_calls(reply.message))]})
+        parts.append(
+            {"tool_calls": [{"index": i, **call} for i, call in enumerate(_render_tool_calls(reply.message))]}
+        )
     choices = [{"index": 0, "delta": part, "finish_reason": None} for part in parts]
-    choices.append({"index": 0, "delta": {}, "finish_reason": FINISHES[reply.stop]})
+    choices.append({"index": 0, "delta": {}, "finish_reason": FINISH_REASONS[reply.stop]})
     base = {**head, "object": "chat.completion.chunk"}
     chunks = [{**base, "choices": [choice]} for choice in choices]
     if with_usage:
@@ -215,24 +216,24 @@ def stream_events(reply: Reply, head: Mapping[str, Any], with_usage: bool) -> It
     yield "data: [DONE]\n\n"
 
 
-def render_usage(known: Usage | None) -> dict[str, Any] | None:
-    """The tokens of a reply, None where they are not known."""
-    if known is None:
+def render_usage(usage: Usage | None) -> dict[str, Any] | None:
+    """Return the tokens of a reply, None if they are unknown."""
+    if usage is None:
         return None
     return {
-        "prompt_tokens": known.input,
-        "completion_tokens": known.output,
-        "total_tokens": known.total,
-        "prompt_tokens_details": {"cached_tokens": known.cached},
+        "prompt_tokens": usage.input,
+        "completion_tokens": usage.output,
+        "total_tokens": usage.total,
+        "prompt_tokens_details": {"cached_tokens": usage.cached},
     }
 
 
 def render_error(sentence: str, kind: str) -> dict[str, Any]:
-    """The body of an error, as clients read it."""
+    """Return the body of an error response."""
     return {"error": {"message": sentence, "type": kind, "param": None, "code": kind}}
 
 
-def _calls(message: Message) -> list[dict[str, Any]]:
+def _render_tool_calls(message: Message) -> list[dict[str, Any]]:
     return [
         {"id": call.id, "type": "function", "function": {"name": call.name, "arguments": call.arguments}}
         for call in message.tool_calls

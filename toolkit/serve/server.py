@@ -1,8 +1,10 @@
 """
-An OpenAI-compatible endpoint over any async function that answers a `Request`.
+OpenAI-compatible server over any async function that answers a `Request`.
 
-`application` is the ASGI app, `running` puts it on a port, `command` is `edgewise serve ARTIFACT`. The packages that
-know what an artefact means are found by the file that it holds (`toolkit.registry`), so that this file imports none of them.
+    application ── routes ── parse_chat ── answer(request) ── render_completion or stream_events
+
+`run_server` puts an app on a port. `find_answerer` finds the function for an artefact by name (`toolkit.registry`), so
+that this file imports no package above it.
 """
 
 import asyncio
@@ -33,32 +35,30 @@ from edgewise.toolkit.types import Reply, Request, Sampling
 
 Answer = Callable[[Request], Awaitable[Reply]]
 Answerer = Callable[[Artifact, str, ModelClient], Answer]
-"""What a package has: from an artefact, the model to use and a client to the function that answers."""
+"""Builds the function that answers with an artefact, from the artefact, the model to use and a client."""
 
-LARGEST = 16 << 20
-"""Bytes of a request's body."""
+MAX_BODY_BYTES = 16 << 20
+SHUTDOWN_SECONDS = 30
+"""Time for running requests to finish when the server stops."""
 
-GRACE = 30
-"""Seconds that requests under way get when the server is stopped."""
-
-BEARER = "Bearer "
 _log = logging.getLogger("edgewise")
 
 
-# ---- the endpoint --------------------------------------------------------------------------------
+# ---- the endpoint ----------------------------------------------------------------------------------
 
 
 def application(answer: Answer, *, name: str, token: str = "") -> Any:
     """
-    The ASGI app: /v1/chat/completions (streamed too), /v1/models and /health.
+    Return the ASGI app: /v1/chat/completions (streamed too), /v1/models and /health.
 
-    `name` is the model's name; a client may name any other. With a `token`, all but /health need it as the API key.
+    `name` is the name of the model; a client may send any other. With a `token`, all routes but /health need it as the
+    API key.
     """
     return route_by_key(lambda key: None if key else answer, name=name, token=token)
 
 
 def route_by_key(find: Callable[[str], Answer | None], *, name: str, token: str = "") -> Any:
-    """The same for many functions on one port: /run/KEY/v1/... is answered by `find(KEY)`, /v1/... by `find("")`."""
+    """Return one app for many functions: `find(KEY)` answers /run/KEY/v1/..., `find("")` answers /v1/...."""
     from starlette.applications import Starlette
     from starlette.responses import JSONResponse
     from starlette.routing import Route
@@ -66,12 +66,12 @@ def route_by_key(find: Callable[[str], Answer | None], *, name: str, token: str 
     async def completions(http: Any) -> Any:
         answer = find(http.path_params.get("key", ""))
         if answer is None:
-            return _error(404, "There is nothing at this address.", "not_found")
-        return _forbidden(http, token) or await _answered(http, answer, name)
+            return respond_error(404, "There is nothing at this address.", "not_found")
+        return check_token(http, token) or await respond(http, answer, name)
 
     async def models(http: Any) -> Any:
-        listed = [{"id": name, "object": "model", "created": 0, "owned_by": "edgewise"}]
-        return _forbidden(http, token) or JSONResponse({"object": "list", "data": listed})
+        model = {"id": name, "object": "model", "created": 0, "owned_by": "edgewise"}
+        return check_token(http, token) or JSONResponse({"object": "list", "data": [model]})
 
     async def health(http: Any) -> Any:
         return JSONResponse({"status": "ok"})
@@ -83,98 +83,110 @@ def route_by_key(find: Callable[[str], Answer | None], *, name: str, token: str 
     return Starlette(routes=routes)
 
 
-def _forbidden(http: Any, token: str) -> Any:
-    """The refusal of who does not have the token; None for who may enter."""
-    given = http.headers.get("authorization", "")
-    if not token or hmac.compare_digest(given.encode(), f"{BEARER}{token}".encode()):
+def check_token(http: Any, token: str) -> Any:
+    """Return the refusal of a request without the token, None for one that may pass."""
+    header = http.headers.get("authorization", "")
+    # Compared in constant time: the time of a refusal must not reveal how much of a guess is right.
+    if not token or hmac.compare_digest(header.encode(), f"Bearer {token}".encode()):
         return None
-    return _error(401, "The API key is missing or wrong.", "invalid_api_key")
+    return respond_error(401, "The API key is missing or wrong.", "invalid_api_key")
 
 
-async def _answered(http: Any, answer: Answer, name: str) -> Any:
+async def respond(http: Any, answer: Answer, name: str) -> Any:
+    """Answer a chat completion; an error becomes a response in OpenAI's format."""
     from starlette.responses import JSONResponse, StreamingResponse
 
     head = {"id": f"chatcmpl-{secrets.token_hex(12)}", "created": int(time.time()), "model": name}
     try:
-        asked = chat_format.parse_chat(await _body(http))
-        reply = await answer(asked.request)
+        chat = chat_format.parse_chat(await read_body(http))
+        reply = await answer(chat.request)
     except chat_format.BadRequest as error:
-        return _error(400, str(error), "invalid_request_error")
+        return respond_error(400, str(error), "invalid_request_error")
     except Exception as error:
-        return _failed(error)
+        return respond_exception(error)
+
+    # A request that the provider refused or that failed is a reply, not an exception.
     if reply.failed:
-        status, kind = {"refused": (400, "invalid_request_error"), "timeout": (504, "timeout")}.get(
-            reply.stop, (502, "upstream_error")
-        )
-        return _error(status, reply.error or reply.stop, kind)
-    if asked.stream:
-        usage = bool(asked.stream_options and asked.stream_options.include_usage)
-        return StreamingResponse(chat_format.stream_events(reply, head, usage), media_type="text/event-stream")
+        failures = {"refused": (400, "invalid_request_error"), "timeout": (504, "timeout")}
+        status, kind = failures.get(reply.stop, (502, "upstream_error"))
+        return respond_error(status, reply.error or reply.stop, kind)
+    if chat.stream:
+        usage = bool(chat.stream_options and chat.stream_options.include_usage)
+        events = chat_format.stream_events(reply, head, usage)
+        return StreamingResponse(events, media_type="text/event-stream")
     return JSONResponse(chat_format.render_completion(reply, head))
 
 
-async def _body(http: Any) -> bytes:
-    """The body of a request. Raises BadRequest for one that is too large, before all of it is read."""
+async def read_body(http: Any) -> bytes:
+    """Return the body of a request. Raises BadRequest for one that is too large, before all of it is read."""
     parts, size = [], 0
     async for part in http.stream():
         parts.append(part)
         size += len(part)
-        if size > LARGEST:
-            raise chat_format.BadRequest(f"The request is larger than {LARGEST >> 20} MiB.")
+        if size > MAX_BODY_BYTES:
+            raise chat_format.BadRequest(f"The request is larger than {MAX_BODY_BYTES >> 20} MiB.")
     return b"".join(parts)
 
 
-def _failed(error: Exception) -> Any:
-    """What a client is told of an error; of one that is none of ours, nothing but that it happened."""
+def respond_exception(error: Exception) -> Any:
+    """Return the response to an exception; a client learns nothing of one that is not ours."""
     match error:
         case LimitReached():
-            return _error(429, str(error), "insufficient_quota")
+            return respond_error(429, str(error), "insufficient_quota")
         case ProviderDown():
-            return _error(503, str(error), "upstream_error")
+            return respond_error(503, str(error), "upstream_error")
         case ModelError():
-            return _error(502, str(error), "upstream_error")
+            return respond_error(502, str(error), "upstream_error")
         case EdgewiseError():
-            return _error(500, str(error), "server_error")
+            return respond_error(500, str(error), "server_error")
     _log.error("a request failed", exc_info=error)
-    return _error(500, "The server failed; its log says why.", "server_error")
+    return respond_error(500, "The server failed; its log says why.", "server_error")
 
 
-def _error(status: int, sentence: str, kind: str) -> Any:
+def respond_error(status: int, sentence: str, kind: str) -> Any:
+    """Return an error response in OpenAI's format."""
     from starlette.responses import JSONResponse
 
-    # An openai client asks again on 429 and 5xx; where a limit is reached that would help nobody.
+    # openai clients retry on 429 and 5xx; a limit that is reached stays reached.
     headers = {"x-should-retry": "false"} if kind == "insufficient_quota" else None
     return JSONResponse(chat_format.render_error(sentence, kind), status, headers=headers)
 
 
-# ---- on a port -----------------------------------------------------------------------------------
+# ---- on a port -------------------------------------------------------------------------------------
 
 
 @contextlib.asynccontextmanager
 async def run_server(app: Any, host: str = "127.0.0.1", port: int = 0) -> AsyncIterator[str]:
     """
-    Serve an app while the block runs; gives its URL without a path. Port 0 takes a free one.
+    Serve an app while the block runs; yields its URL without a path. Port 0 picks a free one.
 
-    At the end nothing new is accepted and requests under way have `GRACE` seconds. Raises ConfigError where the port
-    can't be had, or the packages are missing.
+    At the end nothing new is accepted, and running requests have `SHUTDOWN_SECONDS`. Raises ConfigError if the port
+    can't be used or the packages are missing.
     """
     uvicorn = import_uvicorn()
-    listening = _bound(host, port)
-    config = uvicorn.Config(app, lifespan="off", log_level="warning", timeout_graceful_shutdown=GRACE)
+    listener = bind(host, port)
+    config = uvicorn.Config(
+        app, lifespan="off", log_level="warning", timeout_graceful_shutdown=SHUTDOWN_SECONDS
+    )
     server = uvicorn.Server(config)
-    server.capture_signals = contextlib.nullcontext  # signals are for whoever runs the server
-    task = asyncio.create_task(server.serve(sockets=[listening]))
+    # uvicorn would take over Ctrl-C, which belongs to the caller's loop.
+    server.capture_signals = contextlib.nullcontext
+    task = asyncio.create_task(server.serve(sockets=[listener]))
     try:
         while not server.started and not task.done():
             await asyncio.sleep(0.005)
-        yield _url(host, listening.getsockname()[1])
+        with contextlib.suppress(ValueError):
+            if ipaddress.ip_address(host).version == 6:
+                host = f"[{host}]"
+        yield f"http://{host}:{listener.getsockname()[1]}"
     finally:
         server.should_exit = True
         await task
-        listening.close()
+        listener.close()
 
 
 def import_uvicorn() -> Any:
+    """Import uvicorn. Raises ConfigError if the packages for serving are missing."""
     try:
         import starlette  # noqa: F401
         import uvicorn
@@ -183,38 +195,32 @@ def import_uvicorn() -> Any:
     return uvicorn
 
 
-def _bound(host: str, port: int) -> socket.socket:
+def bind(host: str, port: int) -> socket.socket:
+    """Return a socket that is bound to an address. Raises ConfigError, which uvicorn would only log."""
     try:
         family, kind, protocol, _, address = socket.getaddrinfo(
             host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
         )[0]
-        listening = socket.socket(family, kind, protocol)
+        listener = socket.socket(family, kind, protocol)
     except OSError as error:
         raise ConfigError(f"There is no address {host}:{port} ({error}).") from error
     try:
-        listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        listening.bind(address)
-        listening.setblocking(False)
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        listener.bind(address)
+        listener.setblocking(False)
     except OSError as error:
-        listening.close()
+        listener.close()
         raise ConfigError(
             f"{host}:{port} can't be used ({error.strerror}): choose another --port."
         ) from error
-    return listening
+    return listener
 
 
-def _url(host: str, port: int) -> str:
-    with contextlib.suppress(ValueError):
-        if ipaddress.ip_address(host).version == 6:
-            host = f"[{host}]"
-    return f"http://{host}:{port}"
-
-
-# ---- an artefact ---------------------------------------------------------------------------------
+# ---- an artefact -----------------------------------------------------------------------------------
 
 
 def find_answerer(artifact: Artifact) -> Answerer:
-    """What answers with an artefact. Raises ArtifactError where nothing does."""
+    """Return what answers with an artefact. Raises ArtifactError if nothing does."""
     file = next((file for file in ANSWERERS if file in artifact.files), None)
     if file is None:
         raise ArtifactError(
@@ -224,7 +230,7 @@ def find_answerer(artifact: Artifact) -> Answerer:
 
 
 def answer_with_weights(artifact: Artifact, model: str, client: ModelClient) -> Answer:
-    """What answers with a model that was trained: itself, with the settings that it was measured with."""
+    """Return what answers with a trained model: the model itself, with the settings of its evaluation."""
 
     async def answer(request: Request) -> Reply:
         sampling = merge_sampling(request, artifact.sampling)
@@ -233,12 +239,12 @@ def answer_with_weights(artifact: Artifact, model: str, client: ModelClient) -> 
     return answer
 
 
-def merge_sampling(request: Request, usual: Sampling) -> Sampling:
-    """How a reply is drawn: as the client wants, else as the artefact was measured."""
-    asked = request.sampling
+def merge_sampling(request: Request, default: Sampling) -> Sampling:
+    """Return the sampling that the client asks for, completed by the default; the smaller `max_tokens` holds."""
+    own = request.sampling
     return replace(
-        asked,
-        temperature=usual.temperature if asked.temperature is None else asked.temperature,
-        top_p=usual.top_p if asked.top_p is None else asked.top_p,
-        max_tokens=min(filter(None, (asked.max_tokens, usual.max_tokens)), default=None),
+        own,
+        temperature=default.temperature if own.temperature is None else own.temperature,
+        top_p=default.top_p if own.top_p is None else own.top_p,
+        max_tokens=min(filter(None, (own.max_tokens, default.max_tokens)), default=None),
     )

@@ -10,7 +10,7 @@ import pytest
 from edgewise.toolkit import Artifact
 from edgewise.toolkit.cli.progress import show_progress
 from edgewise.toolkit.tracking.events import ReplyReceived, RolloutFinished, RunClosed, StageStarted
-from edgewise.toolkit.types import Message, Rollout, Score, Step
+from edgewise.toolkit.types import Message, Reply, Rollout, Score, Step
 from tests.support import toy
 from tests.support.command import SCRIPTED, wait_for_command, run_command, start_command, write_task
 from tests.support.server import Server
@@ -210,7 +210,9 @@ def test_evaluate_never_writes_over_a_run_that_learnt(finished, capsys):
 def test_library_show_prints_lessons_of_a_run_an_artefact_and_a_file(finished, tmp_path, capsys):
     _, run, _ = finished
     packed = Artifact.load(run).save(tmp_path / "a.edge")
-    shown = [run_command(capsys, "library", "show", path) for path in (run, packed, run / "artifact/library.json")]
+    shown = [
+        run_command(capsys, "library", "show", path) for path in (run, packed, run / "artifact/library.json")
+    ]
     assert {done.code for done in shown} == {0}
     # Only a run knows how many steps ago a lesson was born.
     assert len({re.sub(r"content +[\d-]+ ", "", done.out) for done in shown}) == 1
@@ -405,7 +407,7 @@ def test_a_terminal_has_one_live_line_that_fits_and_goes_away(monkeypatch):
     step = Step((), Message("assistant", "x"))
     on_event(StageStarted("measuring on a great many held-out rows"))
     on_event(RolloutFinished(Rollout("r", "solver", 0, (step,), "stop", Score(1.0))))
-    on_event(ReplyReceived())
+    on_event(ReplyReceived(Reply(Message("assistant", "x"))))
     live = terminal.shown[-1]
     assert "measuring" in live and len(live) < 40
     on_event(RunClosed())
