@@ -97,7 +97,7 @@ def commit_to_store(lib: str, start: RunStart, result: Result) -> str:
     reference = parse_reference(lib)
     if not result.improved or not reference.is_store:
         return ""
-    learnt = Library.from_json(result.artifact.library)
+    theirs = Library.from_json(result.artifact.library)
     base = start.library or Library()
 
     with Store(reference.location) as store:
@@ -110,8 +110,8 @@ def commit_to_store(lib: str, start: RunStart, result: Result) -> str:
         def merge_into(head: Library) -> Library:
             # "ours" is the store's side, as in `edgewise library merge`. An empty store takes the run's library as it
             # is, with its place in the prompt.
-            ours = head if len(head) or start.library else learnt
-            outcome = merge(start.library, ours, learnt)
+            ours = head if len(head) or start.library else theirs
+            outcome = merge(start.library, ours, theirs)
             if outcome.conflicts:
                 lines = "; ".join(line.strip() for conflict in outcome.conflicts for line in conflict.lines())
                 raise Conflict(
@@ -125,7 +125,7 @@ def commit_to_store(lib: str, start: RunStart, result: Result) -> str:
         if head and merge_into(head.library) == head.library:
             return f"{where} holds it already, as version {head.number}"
         # The same for every try of the same run, so that a killed commit that went through is found again.
-        key = hash_text(f"{base.version} {learnt.version} {result.path.resolve()}", 32)
+        key = hash_text(f"{base.version} {theirs.version} {result.path.resolve()}", 32)
         message, author = f"learnt in {result.path.name}", author_or_user(None)
         commit = store.update(merge_into, message, name=reference.library_name, author=author, key=key)
         return f"committed as version {commit.number} of {where}"
