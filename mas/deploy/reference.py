@@ -1,5 +1,11 @@
-"""Read the graphs that a command-line argument names."""
+"""
+Read the graphs that a command-line argument names.
 
+    GRAPH            a graph.json, an artefact (a directory or .edge) or a finished run
+    GRAPH@VERSION    one of its graphs, by the first characters of its version
+"""
+
+import contextlib
 import json
 from collections import Counter
 from dataclasses import dataclass
@@ -19,7 +25,7 @@ ROLES_FILE = "roles.json"
 
 @dataclass(frozen=True, slots=True)
 class GraphUse:
-    """A graph of a design, and how many of the design's stored queries get it."""
+    """A graph of a design, and the number of the design's stored queries that get it."""
 
     graph: Graph
     queries: int
@@ -28,10 +34,10 @@ class GraphUse:
 @dataclass(frozen=True, slots=True)
 class StoredDesign:
     """
-    What a GRAPH holds: the different graphs, the most used first, and the roles they were made of.
+    A design in a file: its distinct graphs, the most used first, and the roles that they were made of.
 
-    `source` is how the user called it; `kind` is the design's, "graph" for a plain graph. `tools` are those that its
-    task had.
+    `source` is the user's name for it; `kind` is the design's, "graph" for a plain graph. `tools` are those of its
+    task.
     """
 
     source: str
@@ -42,78 +48,78 @@ class StoredDesign:
 
     @property
     def single_graph(self) -> Graph:
-        """Its graph. Raises ConfigError where there are several."""
+        """Its graph. Raises ConfigError if there are several."""
         first, *others = self.uses
         if others:
-            versions = ", ".join(each.graph.version for each in self.uses[:8])
+            versions = ", ".join(use.graph.version for use in self.uses[:8])
             raise ConfigError(
                 f"{self.source} holds {len(self.uses)} graphs: choose one as {self.source}@VERSION, of {versions}."
             )
         return first.graph
 
 
-def read_reference(source: str) -> StoredDesign:
-    """What a GRAPH holds. Raises ArtifactError where there is none, GraphError for one that can't be read."""
+def read_reference(source: str, roles: Roles = CATALOGUE) -> StoredDesign:
+    """
+    Return the design that a reference names; `roles` are those known beside the ones stored with it.
+
+    Raises ArtifactError if there is none, GraphError for one that can't be read.
+    """
     path, version = split_reference(source)
-    data, roles = _content(path)
-    kind, found = _used(path, data)
-    used = tuple(each for each in found if each.graph.version.startswith(version))
-    if not used:
-        near = did_you_mean(version, [each.graph.version for each in found])
+    # The graph.json of a run or an artefact is read with its artefact; any other .json is a graph by itself.
+    file = path / FILE if path.is_dir() and not (path / "artifact").is_dir() else path
+    if file.suffix == ".json" and file.is_file() and not file.with_name("manifest.json").is_file():
+        try:
+            data = json.loads(file.read_text("utf-8"))
+        except (OSError, ValueError, RecursionError) as error:
+            raise GraphError(f"{file} is no JSON: {error}.") from error
+    else:
+        artifact = Artifact.load(path.parent if path.name == FILE else path)
+        if FILE not in artifact.files:
+            raise ArtifactError(f"{path} holds no agent graph: it was not made by --by graph.")
+        data = artifact.files[FILE]
+        roles = add_roles(roles, artifact.files.get(ROLES_FILE))
+
+    kind, all_uses = count_uses(path, data)
+    uses = tuple(use for use in all_uses if use.graph.version.startswith(version))
+    if not uses:
+        near = did_you_mean(version, [use.graph.version for use in all_uses])
         raise GraphError(f"{path} holds no graph {version!r}{near}")
-    return StoredDesign(source, kind, used, roles, parse_tools(data))
+    return StoredDesign(source, kind, uses, roles, parse_tools(data))
 
 
 def split_reference(source: str) -> tuple[Path, str]:
-    """A path, and what follows its last "@" where no file has that in its name."""
+    """Return the path, and the version behind its last "@" unless a file has that in its name."""
     path, at, version = source.rpartition("@")
     if not at or not path or Path(source).exists():
         return Path(source), ""
     return Path(path), version
 
 
-def _content(path: Path) -> tuple[Any, Roles]:
-    """The plain data of a graph or a design, and the roles kept with it."""
-    bare = path / FILE if path.is_dir() and not (path / "artifact").is_dir() else path
-    if bare.suffix == ".json" and bare.is_file() and not bare.with_name("manifest.json").is_file():
-        return _json(bare), CATALOGUE
-    artifact = Artifact.load(path.parent if path.name == FILE else path)
-    if FILE not in artifact.files:
-        raise ArtifactError(f"{path} holds no agent graph: it was not made by --by graph.")
-    return artifact.files[FILE], _kept(artifact.files.get(ROLES_FILE))
-
-
-def _json(path: Path) -> Any:
-    try:
-        return json.loads(path.read_text("utf-8"))
-    except (OSError, ValueError, RecursionError) as error:
-        raise GraphError(f"{path} is no JSON: {error}.") from error
-
-
-def _kept(data: Any) -> Roles:
-    """The roles of an artefact, for labels; one that another version wrote and this can't read is left out."""
-    known = dict(CATALOGUE)
+def add_roles(roles: Roles, data: Any) -> Roles:
+    """Return the roles with those of roles.json; a role of another version that can't be read is left out."""
+    # Roles serve as labels here, so a graph is shown even if one of them can't be read.
+    merged = dict(roles)
     for name, role in data.items() if isinstance(data, dict) else ():
-        try:
-            known[name] = Role.model_validate(role)
-        except ValueError:
-            continue
-    return known
+        with contextlib.suppress(ValueError):
+            merged[name] = Role.model_validate(role)
+    return merged
 
 
-def _used(path: Path, data: Any) -> tuple[str, tuple[GraphUse, ...]]:
-    """The kind of a design and its different graphs, the most used first."""
+def count_uses(path: Path, data: Any) -> tuple[str, tuple[GraphUse, ...]]:
+    """Return the kind of a design and its distinct graphs, the most used first."""
     if not isinstance(data, dict):
         raise GraphError(f"{path} holds no agent graph: it must be a JSON object.")
     kind, examples = str(data.get("kind", "graph")), data.get("examples", [])
-    if not isinstance(examples, list) or not all(isinstance(each, dict) for each in examples):
+    if not isinstance(examples, list) or not all(isinstance(example, dict) for example in examples):
         raise GraphError(f"{path} is damaged: its examples are no list of queries with their graphs.")
     if kind in ("graph", "fixed"):
         graph = Graph.from_json(data if kind == "graph" else data.get("graph"))
         return kind, (GraphUse(graph, len(examples)),)
     if not examples:
         raise GraphError(f"{path} is a design of kind {kind!r} without examples: there is no graph to show.")
-    graphs = [Graph.from_json(each.get("graph")) for each in examples]
+
+    # By version, as the graphs of two examples may list the same edges in another order.
+    graphs = [Graph.from_json(example.get("graph")) for example in examples]
     counts = Counter(graph.version for graph in graphs)
     by_version = {graph.version: graph for graph in graphs}
     return kind, tuple(GraphUse(by_version[version], times) for version, times in counts.most_common())

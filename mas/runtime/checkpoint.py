@@ -1,5 +1,5 @@
 """
-Where runs of a graph are kept while they wait or after a crash: LangGraph's checkpointers, by name.
+Stores for threads, which are runs that wait or that a crash broke off: LangGraph's checkpointers, by name.
 
     memory               this process; lost at its end
     sqlite:PATH          a file, for one process (package langgraph-checkpoint-sqlite)
@@ -17,13 +17,15 @@ from typing import Any
 
 from edgewise.toolkit.errors import ConfigError, StoreDown
 
-CONNECTIONS = 10
-"""The most connections to PostgreSQL of one process."""
+MAX_CONNECTIONS = 10
+"""Most connections of one process to PostgreSQL."""
+CONNECT_SECONDS = 10
+DAY = 86_400
 
 
 @dataclass(frozen=True, slots=True)
 class Retention:
-    """Which threads are kept: the newest `threads`, and those touched in the last `days`; None for all."""
+    """Threads to keep: the newest `threads`, and those changed in the last `days`; None for all."""
 
     threads: int | None = None
     days: float | None = None
@@ -34,30 +36,30 @@ class Retention:
             if value is not None and not value > 0:
                 raise ConfigError(f"Keeping {name}={value} must be more than zero; leave it out to keep all.")
 
-    def select_expired(self, touched: dict[str, float], now: float) -> list[str]:
-        """The threads to delete, given when each was touched last, in seconds since 1970."""
-        newest = sorted(touched, key=lambda thread: touched[thread], reverse=True)
+    def select_expired(self, changed: dict[str, float], now: float) -> list[str]:
+        """Return the threads to delete, given when each was changed last, in seconds since 1970."""
+        newest = sorted(changed, key=lambda thread: changed[thread], reverse=True)
         spare = newest[self.threads :] if self.threads else []
-        old = [thread for thread in newest if self.days and touched[thread] < now - self.days * 86_400]
+        old = [thread for thread in newest if self.days and changed[thread] < now - self.days * DAY]
         return list(dict.fromkeys([*spare, *old]))
 
 
 @contextlib.asynccontextmanager
 async def open_checkpointer(place: str) -> AsyncIterator[Any]:
     """
-    A checkpointer by its name, with its tables made.
+    Open a checkpointer by its name, and create its tables.
 
-    Raises ConfigError for another name or a missing package, StoreDown where the database can't be reached.
+    Raises ConfigError for an unknown name or a missing package, StoreDown if the database can't be reached.
     """
     if place == "memory":
         from langgraph.checkpoint.memory import InMemorySaver
 
         yield InMemorySaver()
     elif place.startswith("sqlite:"):
-        async with _sqlite(place.removeprefix("sqlite:")) as saver:
+        async with open_sqlite(place.removeprefix("sqlite:")) as saver:
             yield saver
     elif place.startswith(("postgresql://", "postgres://")):
-        async with _postgres(place) as saver:
+        async with open_postgres(place) as saver:
             yield saver
     else:
         raise ConfigError(
@@ -66,15 +68,21 @@ async def open_checkpointer(place: str) -> AsyncIterator[Any]:
 
 
 @contextlib.asynccontextmanager
-async def _sqlite(path: str) -> AsyncIterator[Any]:
+async def open_sqlite(path: str) -> AsyncIterator[Any]:
+    """Open a file as a checkpointer."""
     try:
         from langgraph.checkpoint.sqlite.aio import AsyncSqliteSaver
     except ImportError:
-        raise _missing("langgraph-checkpoint-sqlite") from None
+        raise missing_package("langgraph-checkpoint-sqlite") from None
+
+    def open_once() -> None:
+        with contextlib.closing(sqlite3.connect(path)) as database:
+            database.execute("PRAGMA schema_version")
+
     async with contextlib.AsyncExitStack() as stack:
         try:
-            # Where that fails, aiosqlite leaves a thread behind that nobody waits for: so it is tried without.
-            await asyncio.to_thread(_tried, path)
+            # If it fails to open a file, aiosqlite leaves a thread behind that nobody waits for: try without it first.
+            await asyncio.to_thread(open_once)
             saver = await stack.enter_async_context(AsyncSqliteSaver.from_conn_string(path))
             await saver.setup()
         except (OSError, sqlite3.Error) as error:
@@ -82,29 +90,28 @@ async def _sqlite(path: str) -> AsyncIterator[Any]:
         yield saver
 
 
-def _tried(path: str) -> None:
-    """Open a file as a database. Raises sqlite3.Error."""
-    with contextlib.closing(sqlite3.connect(path)) as database:
-        database.execute("PRAGMA schema_version")
-
-
 @contextlib.asynccontextmanager
-async def _postgres(url: str) -> AsyncIterator[Any]:
+async def open_postgres(url: str) -> AsyncIterator[Any]:
+    """Open a PostgreSQL database as a checkpointer."""
     try:
         from langgraph.checkpoint.postgres.aio import AsyncPostgresSaver
         from psycopg import OperationalError
         from psycopg.rows import dict_row
         from psycopg_pool import AsyncConnectionPool, PoolTimeout
     except ImportError:
-        raise _missing("langgraph-checkpoint-postgres") from None
+        raise missing_package("langgraph-checkpoint-postgres") from None
+    # What AsyncPostgresSaver requires of its connections. Poolers such as PgBouncer know no prepared statements.
     options = {"autocommit": True, "prepare_threshold": 0, "row_factory": dict_row}
-    pool = AsyncConnectionPool(url, kwargs=options, min_size=1, max_size=CONNECTIONS, open=False, timeout=10)
+    pool = AsyncConnectionPool(
+        url, kwargs=options, open=False, timeout=CONNECT_SECONDS, min_size=1, max_size=MAX_CONNECTIONS
+    )
     try:
         try:
-            await pool.open(wait=True, timeout=10)
+            await pool.open(wait=True, timeout=CONNECT_SECONDS)
             saver = AsyncPostgresSaver(pool)  # type: ignore[arg-type]
             await saver.setup()
         except (OperationalError, PoolTimeout) as error:
+            # Only the type: the text may quote the address, which may hold a password.
             raise StoreDown(
                 f"The database of the checkpointer can't be reached ({type(error).__name__})."
             ) from error
@@ -113,18 +120,19 @@ async def _postgres(url: str) -> AsyncIterator[Any]:
         await pool.close()
 
 
-def _missing(package: str) -> ConfigError:
-    return ConfigError(f"This checkpointer needs a package: pip install {package}.")
+def missing_package(name: str) -> ConfigError:
+    """Return the error for a checkpointer whose package is not installed."""
+    return ConfigError(f"This checkpointer needs a package: pip install {name}.")
 
 
 async def prune(saver: Any, retention: Retention) -> list[str]:
-    """Delete all threads that are not to be kept, those that wait for somebody too; their names."""
-    touched: dict[str, float] = {}
-    async for found in saver.alist(None):
-        thread = found.config["configurable"]["thread_id"]
-        when = datetime.fromisoformat(found.checkpoint["ts"]).timestamp()
-        touched[thread] = max(touched.get(thread, when), when)
-    gone = retention.select_expired(touched, time.time())
-    for thread in gone:
+    """Delete all threads that are not kept, also those that wait; return their names."""
+    changed: dict[str, float] = {}
+    async for checkpoint in saver.alist(None):
+        thread = checkpoint.config["configurable"]["thread_id"]
+        when = datetime.fromisoformat(checkpoint.checkpoint["ts"]).timestamp()
+        changed[thread] = max(changed.get(thread, when), when)
+    expired = retention.select_expired(changed, time.time())
+    for thread in expired:
         await saver.adelete_thread(thread)
-    return gone
+    return expired
