@@ -72,42 +72,49 @@ def estimate_effects(exposures: Sequence[Exposure]) -> dict[str, Effect]:
 
     # One order, since the last digits of a sum depend on it: which rollout ended first must not matter.
     rollouts = sorted(
-        (x for x in exposures if math.isfinite(x.reward)),
-        key=lambda x: (x.group, x.row, x.reward, sorted(x.treatment), sorted(x.candidates)),
+        (rollout for rollout in exposures if math.isfinite(rollout.reward)),
+        key=lambda rollout: (
+            rollout.group,
+            rollout.row,
+            rollout.reward,
+            sorted(rollout.treatment),
+            sorted(rollout.candidates),
+        ),
     )
-    keys = sorted(set().union(*(x.candidates for x in rollouts)))
+    keys = sorted(set().union(*(rollout.candidates for rollout in rollouts)))
     if not keys:
         return {}
-    rewards = np.array([x.reward for x in rollouts])  # [N]
-    treated = np.array([[key in x.treatment for key in keys] for x in rollouts])  # [N, K]
-    untreated = np.array([[key in x.candidates for key in keys] for x in rollouts]) & ~treated
+    rewards = np.array([rollout.reward for rollout in rollouts])  # [N]
+    treatment = np.array([[key in rollout.treatment for key in keys] for rollout in rollouts])  # [N, K]
+    control = np.array([[key in rollout.candidates for key in keys] for rollout in rollouts]) & ~treatment
 
     # Blocks are groups; rollouts alone in their group are compared with others alone under the same candidates.
-    groups = [(x.group, x.candidates) for x in rollouts]
+    groups = [(rollout.group, rollout.candidates) for rollout in rollouts]
     sizes = Counter(groups)
     blocks = _number([group if sizes[group] > 1 else group[1] for group in groups])
-    rows = _number([x.row or x.group for x in rollouts])
+    rows = _number([rollout.row or rollout.group for rollout in rollouts])
 
     # Centring; exactly zero where a block's values are all equal, so that rounding is not taken for variation.
-    frame = pd.DataFrame(treated.astype(float)).assign(reward=rewards)
+    frame = pd.DataFrame(treatment.astype(float)).assign(reward=rewards)
     by_block = frame.groupby(blocks)
     highest, lowest = (by_block.transform(name).to_numpy() for name in ("max", "min"))
     ranges = highest - lowest  # [N, K + 1], the reward last
     centred = (frame - by_block.transform("mean")).mask(ranges == 0, 0.0).to_numpy()
     x, y = centred[:, :-1], centred[:, -1]
 
+    # Rows on which each lesson varied within a block, and rollouts beyond the blocks' means.
     varied_rows = np.array([len(np.unique(rows[column != 0])) for column in x.T])
-    fitted = np.flatnonzero(varied_rows >= MIN_ROWS)
+    columns = np.flatnonzero(varied_rows >= MIN_ROWS)
     spare = len(rollouts) - len(np.unique(blocks))
-    share_subsets = 2 * len({x.treatment for x in rollouts}) < len(rollouts)
-    fits = _fit(x[:, fitted], y, rows, is_joint=share_subsets or spare >= MIN_SPARE * len(fitted))
+    share_subsets = 2 * len({rollout.treatment for rollout in rollouts}) < len(rollouts)
+    fits = _fit(x[:, columns], y, rows, is_joint=share_subsets or spare >= MIN_SPARE * len(columns))
 
     # Half the interval: t times the standard error, or what may have gone unseen.
     largest = float(ranges[:, -1].max()) or 1.0
     effects = {}
     for position, (effect, error) in fits.items():
-        k = fitted[position]
-        uses, unused = int(treated[:, k].sum()), int(untreated[:, k].sum())
+        k = columns[position]
+        uses, unused = int(treatment[:, k].sum()), int(control[:, k].sum())
         t = float(stdtrit(int(varied_rows[k]) - 1, 0.975))
         half = max(t * error, MISS_BOUND * largest / min(uses, unused))
         effects[keys[k]] = Effect(effect, effect - half, effect + half, uses, unused)

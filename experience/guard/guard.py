@@ -70,13 +70,13 @@ class Guard:
         Anything but text is read as its `str`, None as "". Checking the result again finds nothing to take out.
         """
         text = "" if text is None else str(text)
-        redacted, removed = redact(text)
+        redacted, removals = redact(text)
         # Leaks and orders are looked for in the text as it came, since a placeholder could split them.
         leaks = [Finding("leak", f"It {reason}.") for reason in self.rows.find_leaks(text)]
         injections = [
             Finding("injection", f"It {reason}.") for reason in dict.fromkeys(find_injections(text))
         ]
-        private = [Finding(kind, f"It held {what}.") for what, kind in sorted(removed.items())]
+        private = [Finding(kind, f"It held {what}.") for what, kind in sorted(removals.items())]
 
         # "password: hunter2" leaves the word for a secret and no lesson.
         words = re.findall(r"[^\W\d_]{3,}", PLACEHOLDER.sub(" ", redacted).lower())

@@ -56,10 +56,10 @@ def find_injections(text: str) -> Iterator[str]:
 
     # Marks of templates and commands, in the text as it stands; NFKC turns full-width signs into ASCII.
     visible = unicodedata.normalize("NFKC", _INVISIBLE.sub("", text))
-    quoted = get_pattern("context", "quoted_mark")
+    quotation = get_pattern("context", "quoted_mark")
     for rule in marks:
         starts = (match.start() + (match[0][0] in "\"'`") for match in rule.pattern.finditer(visible))
-        if any(not quoted.search(visible[max(0, start - 60) : start]) for start in starts):
+        if any(not quotation.search(visible[max(0, start - 60) : start]) for start in starts):
             yield rule.reason
 
     # Words that are spelled out, "i g n o r e", are joined again and matched without their gaps.

@@ -46,19 +46,19 @@ def redact(text: str) -> tuple[str, dict[str, Kind]]:
 
     The result holds nothing more to take out: a text that still does after `MAX_ROUNDS` comes back empty.
     """
-    removed: dict[str, Kind] = {}
+    removals: dict[str, Kind] = {}
     for _ in range(MAX_ROUNDS):
         spans = find_private(text)
         if not spans:
-            return text, removed
-        removed |= {span.rule.what: span.rule.kind for span in spans}
+            return text, removals
+        removals |= {span.rule.what: span.rule.kind for span in spans}
         # The text between the spans, and a placeholder for each.
         pieces, end = [], 0
         for span in sorted(spans, key=lambda span: span.start):
             pieces += [text[end : span.start], span.rule.placeholder]
             end = span.end
         text = "".join([*pieces, text[end:]])
-    return "", removed
+    return "", removals
 
 
 def find_private(text: str) -> list[Span]:

@@ -140,14 +140,14 @@ class RowIndex:
         """Return whether words stand in one row: as a long run, or as many trigrams that are most of either text."""
         trigrams = _list_trigrams(words)
         runs: dict[int, int] = {}  # by row: its trigrams in a row up to here
-        shared: defaultdict[int, set[Trigram]] = defaultdict(set)
+        overlaps: defaultdict[int, set[Trigram]] = defaultdict(set)
         for trigram in trigrams:
             rows = self.trigrams.get(trigram, ())
             runs = {row: runs.get(row, 0) + 1 for row in rows}  # a row without this trigram begins anew
             if any(length >= MIN_RUN for length in runs.values()):
                 return True
             for row in rows:
-                shared[row].add(trigram)
+                overlaps[row].add(trigram)
 
         distinct = len(set(trigrams))
         return any(
@@ -156,7 +156,7 @@ class RowIndex:
                 len(common) / distinct >= MIN_SHARE_OF_LESSON
                 or len(common) / self.sizes[row] >= MIN_SHARE_OF_ROW
             )
-            for row, common in shared.items()
+            for row, common in overlaps.items()
         )
 
     def _has_rewording(self, terms: Sequence[str]) -> bool:
@@ -219,8 +219,8 @@ def _is_stated(answer: str, text: str, folded: str) -> bool:
     # "The answer is 42 euros." gives it, "42 decimal places" does not: what follows must end the clause.
     lead = _LEAD_TO_NUMBER if _is_number(answer) else _LEAD_TO_WORD
     unit = r"(?:[%°]|\s?(?:eur|usd|dollars?|euros?))?"
-    given = re.compile(rf"(?<![\w.]){re.escape(fold(' '.join(answer.split())))}{unit}(?![\w]|[.,]\d)")
-    for match in given.finditer(folded):
+    statement = re.compile(rf"(?<![\w.]){re.escape(fold(' '.join(answer.split())))}{unit}(?![\w]|[.,]\d)")
+    for match in statement.finditer(folded):
         before = folded[max(0, match.start() - 80) : match.start()]
         if _ANSWER_END.match(folded[match.end() :]) and lead.search(before):
             return True

@@ -120,7 +120,7 @@ def merge(base: Library | None, ours: Library, theirs: Library) -> MergeResult:
         del lessons[pair.other.id]
 
     # The settings, by the same rule as lessons.
-    library, disputed = ours.with_lessons(lessons.values()), list[MergeConflict]()
+    library, setting_conflicts = ours.with_lessons(lessons.values()), list[MergeConflict]()
     for name in ("place", "labelled"):
         before, left, right = (getattr(library, name, None) for library in (base, ours, theirs))
         if right in (left, before):
@@ -128,8 +128,8 @@ def merge(base: Library | None, ours: Library, theirs: Library) -> MergeResult:
         if left == before:
             library = replace(library, **{name: right})
         else:
-            disputed.append(MergeConflict(name, "set differently on the two sides", left, right))
-    return MergeResult(library, (*disputed, *conflicts), tuple(joined), tuple(notes))
+            setting_conflicts.append(MergeConflict(name, "set differently on the two sides", left, right))
+    return MergeResult(library, (*setting_conflicts, *conflicts), tuple(joined), tuple(notes))
 
 
 def resolve_conflicts(merged: MergeResult, side: Side) -> Library:
@@ -208,12 +208,20 @@ def _merge_lesson(
 
     # One side deleted the lesson. Both without it, or new on one side, are the cases above.
     if ours is None or theirs is None:
-        changed = ours or theirs
-        assert base and changed
-        if changed.locked and not base.locked:
-            return changed, None, f"{changed.id} is locked on one side and stays, though the other deleted it"
-        if (_wording(changed), changed.always, changed.locked) == (_wording(base), base.always, base.locked):
-            return None, None, f"{changed.id} was deleted on one side and goes; the other only measured it"
+        survivor = ours or theirs
+        assert base and survivor
+        if survivor.locked and not base.locked:
+            return (
+                survivor,
+                None,
+                f"{survivor.id} is locked on one side and stays, though the other deleted it",
+            )
+        if (_wording(survivor), survivor.always, survivor.locked) == (
+            _wording(base),
+            base.always,
+            base.locked,
+        ):
+            return None, None, f"{survivor.id} was deleted on one side and goes; the other only measured it"
         reason = "changed on one side and deleted on the other"
         return ours, MergeConflict(base.id, reason, ours, theirs), ""
 
@@ -306,8 +314,10 @@ def _join(winner: Lesson, loser: Lesson) -> Lesson:
 
 def _order_ids(old: dict[str, Lesson], mine: dict[str, Lesson], other: dict[str, Lesson]) -> list[str]:
     """Return all ids, in our order and then what is new; in theirs where only they changed the order."""
-    moved = [[id for id in old if id in side] != [id for id in side if id in old] for side in (mine, other)]
-    first, second = (other, mine) if moved == [False, True] else (mine, other)
+    has_moved = [
+        [id for id in old if id in side] != [id for id in side if id in old] for side in (mine, other)
+    ]
+    first, second = (other, mine) if has_moved == [False, True] else (mine, other)
     return list(dict.fromkeys([*first, *second]))
 
 

@@ -125,9 +125,9 @@ def apply(
 
     # Deletions are collected first and carried out last: they win wherever they stand in the list.
     locked = {x.id for x in library.lessons if x.locked}
-    deleted = {ids[op.id] for op in operations if op.action == "delete" and op.id in ids} - locked
+    deletions = {ids[op.id] for op in operations if op.action == "delete" and op.id in ids} - locked
 
-    edit = _Edit(lessons, deleted, born, words, guard)
+    edit = _Edit(lessons, deletions, born, words, guard)
     outcomes = []
     for operation in operations:
         id = ids.get(operation.id or "")
@@ -142,15 +142,15 @@ def apply(
         else:  # keep, or a deletion that is carried out below
             outcome = OperationOutcome(operation, True)
         outcomes.append(outcome)
-    return library.with_lessons(x for x in lessons.values() if x.id not in deleted), tuple(outcomes)
+    return library.with_lessons(x for x in lessons.values() if x.id not in deletions), tuple(outcomes)
 
 
 @dataclass(frozen=True, slots=True)
 class _Edit:
-    """The lessons by id while operations are applied to them; `deleted` are the ids of those that go at the end."""
+    """The lessons by id while operations are applied to them; `deletions` are the ids of those that go at the end."""
 
     lessons: dict[str, Lesson]
-    deleted: set[str]
+    deletions: set[str]
     born: int
     words: int
     guard: Guard | None
@@ -163,12 +163,12 @@ class _Edit:
 
         # Redaction may have made it equal to another, so the check comes before the search for duplicates.
         new = add_evidence(make_lesson(text, operation.kind or "content", self.born), operation)
-        others = (x for x in self.lessons.values() if x.id not in self.deleted)
+        others = (x for x in self.lessons.values() if x.id not in self.deletions)
         same = next((x for x in others if is_near_duplicate(x.text, new.text)), None)
         if same:
             self.lessons[same.id] = add_evidence(same, operation)
             return OperationOutcome(operation, False, f"joined with {same.id}, which says the same")
-        if new.id in self.deleted:
+        if new.id in self.deletions:
             return OperationOutcome(operation, False, "deleted by another operation of the same step")
 
         # A lesson that has been reworded since keeps the id of its first wording, so this one needs another.
@@ -179,7 +179,7 @@ class _Edit:
 
     def modify(self, operation: Operation, id: str) -> OperationOutcome:
         """Reword a lesson and add to its sources."""
-        if id in self.deleted:
+        if id in self.deletions:
             return OperationOutcome(operation, False, "deleted by another operation of the same step")
         if not operation.text:
             return OperationOutcome(operation, False, "no new text")
