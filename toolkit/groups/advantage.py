@@ -77,6 +77,7 @@ def amplified(table: Table, *, by_score: bool = False) -> Array:
 
     `by_score` counts rollouts whose reward is not 0 instead, as verl does, for which all-right groups are signal.
     """
+    # A mean over the batch is diluted by groups with zero advantage; the factor makes it a mean over those with signal.
     has_signal = table.reward != 0 if by_score else ~table.has_equal_rewards[table.group]
     return centred(table) * len(table) / max(1, int(has_signal.sum()))
 
@@ -211,6 +212,7 @@ def by_hardness(
     R is the reward on a scale of -1 for `wrong` to 1 for `right`, as in the paper; no deviation. The factor is up to
     1.5 where nearly all are wrong.
     """
+    # With the defaults the factor is 1.256 - 0.256 m: 1.512 at m = -1 (all wrong), 1 at m = 1 (all right).
     signed = (2 * table.reward - right - wrong) / (right - wrong)
     means = compute_group_means(table.group, signed, table.n_groups)
     advantage = (signed - means[table.group]) * (alpha * means + offset)[table.group]
@@ -270,6 +272,7 @@ def shared(table: Table, *, eps: float = 1e-8) -> Array:
     The variance divides by the sum of shares. Shares of 1 / d for the d calls of a planner's run make every such run
     count the same, however much it delegates.
     """
+    # mean = sum w R / sum w, variance = sum w (R - mean)^2 / sum w, with the shares w.
     group, share = table.group, table.column("share")
     total = np.maximum(np.bincount(group, share, table.n_groups), 1e-300)
     above_mean = _subtract_baseline(table, np.bincount(group, share * table.reward, table.n_groups) / total)
@@ -283,6 +286,7 @@ def by_steps(table: Table, *, eps: float = 1e-6, scaled: bool = True) -> Array:
 
     Long rollouts count more, as in GiGPO's code by default; its paper's mean is over rollouts.
     """
+    # Every step has the reward of its rollout, so a rollout counts as often as it has steps.
     group, steps = table.group, np.bincount(table.rollout, minlength=len(table))
     total = np.bincount(group, steps, table.n_groups)
     means = np.bincount(group, steps * table.reward, table.n_groups) / np.maximum(1, total)

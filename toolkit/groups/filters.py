@@ -17,6 +17,7 @@ from edgewise.toolkit.groups.table import Table, reads_columns
 
 def everything(table: Table) -> NDArray[np.bool_]:
     """Keep all rollouts: (N,) true."""
+    # GRPO: groups without signal stay in the batch. They add zeros to the gradient and count in its mean.
     return np.ones(len(table), bool)
 
 
@@ -28,6 +29,7 @@ def mixed(table: Table) -> NDArray[np.bool_]:
 
 def imperfect(table: Table, *, best: float = 1.0) -> NDArray[np.bool_]:
     """Keep groups with any reward below `best`, all-wrong ones included: (N,)."""
+    # Unlike `mixed`, an all-wrong group stays: beside the virtual best reward (`calibrated`) it has an advantage.
     lowest = np.full(table.n_groups, np.inf)  # (G,)
     np.minimum.at(lowest, table.group, table.reward)
     return (lowest < best)[table.group]
@@ -36,4 +38,5 @@ def imperfect(table: Table, *, best: float = 1.0) -> NDArray[np.bool_]:
 @reads_columns("stored")
 def mixed_or_stored(table: Table) -> NDArray[np.bool_]:
     """Keep rollouts as `mixed` does, and those of earlier steps, whose column `stored` is not NaN: (N,)."""
+    # Replayed rollouts come one by one, so a group of them may have equal rewards.
     return mixed(table) | ~np.isnan(table.column("stored"))

@@ -45,6 +45,7 @@ def less_kl(table: Table, *, beta: float = 0.05) -> NDArray[np.float64]:
 
     Reads `kl` (N,): log-probability minus the reference model's, summed over a rollout's tokens.
     """
+    # The KL penalty in the reward, as in RLHF with PPO: r - beta log(pi / pi_ref). GRPO has it in the loss instead.
     return table.reward - beta * table.column("kl")
 
 

@@ -126,10 +126,14 @@ def aligned(
     factor. `inclusive` sums over k <= t, without that factor: the variant of the paper's first version. Reads
     `step_reward` and `partner_reward`, of both players of the game; others are those of the group.
     """
-    # Groups of steps at the same place t of the rollouts of a group.
-    keys = np.stack([table.step_group, step_positions(table.rollout)])
-    _, place = np.unique(keys, axis=1, return_inverse=True)
-    place = place.reshape(-1)
+    # t of each step: its place in the order by rollouts, minus the place where its rollout begins.
+    order, sizes = np.argsort(table.rollout, kind="stable"), np.bincount(table.rollout)
+    t = np.empty(len(table.rollout), np.int64)
+    t[order] = np.arange(len(t)) - (np.cumsum(sizes) - sizes)[table.rollout[order]]
+
+    # Steps at the same t of a group are compared: each with the mean of the others, 0 where there is no other.
+    _, place = np.unique(np.stack([table.step_group, t]), axis=1, return_inverse=True)
+    place = place.reshape(-1)  # numpy 2.0 keeps the axis
     counts = np.bincount(place)
 
     def leave_one_out(column: str) -> Array:
@@ -150,6 +154,7 @@ def shaped_by_partner(
     inclusive: bool = False,
 ) -> Array:
     """Return own + beta c partner, with c of `aligned`: (M,)."""
+    # past = sum over k <= t of discount^(t - k) A_k, updated step by step for each rollout.
     past: dict[int, float] = {}
     weight = np.zeros(len(own))
     for i, (run, value) in enumerate(zip(rollout.tolist(), own.tolist(), strict=True)):
@@ -161,6 +166,7 @@ def shaped_by_partner(
 
 def discounted_returns(table: Table, reward: Array, gamma: float) -> Array:
     """Return G_t = r_t + gamma G_(t+1) of each step: (M,)."""
+    # From the last step to the first; steps of several rollouts may alternate.
     latest = [0.0] * len(table)
     result = np.zeros(len(reward))
     for i in range(len(reward) - 1, -1, -1):
@@ -169,17 +175,9 @@ def discounted_returns(table: Table, reward: Array, gamma: float) -> Array:
     return result
 
 
-def step_positions(rollout: NDArray[np.int64]) -> NDArray[np.int64]:
-    """Return the number of each step within its rollout, from 0: (M,)."""
-    order = np.argsort(rollout, kind="stable")
-    counts = np.bincount(rollout)
-    positions = np.empty(len(rollout), np.int64)
-    positions[order] = np.arange(len(rollout)) - (np.cumsum(counts) - counts)[rollout[order]]
-    return positions
-
-
 def _subtract_mean(key: NDArray[np.int64], values: Array) -> Array:
     """Return values minus the mean of those with the same key, exactly 0 where all of them are equal: (M,)."""
+    # Equality is tested on the values, as the mean of equal floats can differ from them by rounding.
     size = int(key.max()) + 1 if len(key) else 0
     low, high = np.full(size, np.inf), np.full(size, -np.inf)
     np.minimum.at(low, key, values)

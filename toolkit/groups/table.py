@@ -59,6 +59,7 @@ class Table:
         cls, group: ArrayLike, reward: ArrayLike, rollout: ArrayLike = (), **columns: ArrayLike
     ) -> "Table":
         """Make a table of anything that numpy reads; groups may have any labels."""
+        # Labels become numbers from 0, in sorted order.
         _, numbers = np.unique(np.asarray(group), return_inverse=True)
         return cls(
             numbers.reshape(-1),
@@ -125,4 +126,5 @@ def compute_group_means(
     group: NDArray[np.int64], values: NDArray[np.float64], n_groups: int
 ) -> NDArray[np.float64]:
     """Return the mean of the values of each group (G,), 0 for a group without any."""
+    # Groups may be empty where rollouts were dropped: they keep their numbers.
     return np.bincount(group, values, n_groups) / np.maximum(1, np.bincount(group, minlength=n_groups))

@@ -52,6 +52,7 @@ def ticks(low: float, high: float, most: int = 6) -> list[float]:
     """Return at most `most` + 1 round numbers (1, 2 or 5 times a power of ten apart) that span `low` to `high`."""
     # A span that labels can't resolve, such as rounding errors, counts as one point.
     span = high - low if high - low > 1e-6 else 1.0
+    # The step is the smallest of 1, 2, 5, 10, 20 times a power of ten with which `most` ticks span the range.
     power = 10.0 ** math.floor(math.log10(span / most))
     step = next(power * m for m in (1, 2, 5, 10, 20) if power * m * (most - 1) >= span * (1 - 1e-9))
     first, last = math.floor(low / step + 1e-9), math.ceil(high / step - 1e-9)
@@ -96,6 +97,7 @@ def draw_curves(
     """Draw series over whole-numbered x. `names` are those of the axes; the y axis spans 0 to `most` at least."""
     width, left, right, top = 460, 46, 14, 72
     bottom, height = top + 190, top + 232
+    # Scales: y spans all points and bands, x the steps.
     points = [point for line in series for point in line.points]
     heights = [p.y for p in points] + [end for line in series for _, *ends in line.band for end in ends]
     marks = ticks(min(0.0, *heights), max(most, *heights))
@@ -129,6 +131,7 @@ def draw_curves(
             parts.append(node("line", x1=end - 24, x2=end, y1=at, y2=at, class_=f"{line.style} path"))
         parts.append(_draw_point(line, Point(0, 0), end - 12, at))
 
+    # Lines pass hollow points by, as these are of few rollouts.
     for line in series:
         if line.joined:
             path = " ".join(f"{x(p.x):.1f},{y(p.y):.1f}" for p in line.points if not p.hollow)

@@ -87,6 +87,7 @@ def format_signed(value: float) -> str:
 
 def page(title: str, body: Iterable[Element]) -> bytes:
     """Return a whole HTML document in UTF-8 with its style sheet; lone surrogates become "?"."""
+    # No script, no link, no font: the page opens anywhere, and nothing in a run can load anything.
     head = node(
         "head",
         node("meta", charset="utf-8"),

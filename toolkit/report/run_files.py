@@ -3,7 +3,7 @@
 import json
 import math
 import tomllib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -17,6 +17,7 @@ from edgewise.toolkit.types import Message, Score
 from edgewise.toolkit.util.validation import describe_error
 
 T = TypeVar("T")
+_adapter = cache(TypeAdapter)  # making one takes milliseconds, and a run has thousands of lines
 
 
 class CostTotals(BaseModel, frozen=True):
@@ -118,6 +119,7 @@ def read_run(path: Path) -> FinishedRun:
     if not result.evidence.results:
         raise ArtifactError(f"{file} holds no measurement; run it again.")
 
+    # Settings only decorate the report: a run without its config is still one.
     config = path / "config.toml"
     try:
         settings = tomllib.loads(_read_text(config)) if config.exists() else {}
@@ -151,11 +153,6 @@ def damaged_file(file: Path, reason: object) -> ArtifactError:
     return ArtifactError(f"{file} is damaged ({reason}); run it again with the same --run.")
 
 
-@cache
-def _adapter(kind: type[T]) -> TypeAdapter[T]:
-    return TypeAdapter(kind)
-
-
 def _read_json(file: Path, object_hook: Callable[[dict[str, Any]], Any] | None = None) -> Any:
     def reject_constant(name: str) -> float:
         raise ValueError(f"it holds {name}, which is no JSON")
@@ -180,8 +177,19 @@ def _read_answers(path: Path, evidence: Evaluation) -> dict[tuple[str, str], lis
     differences = [arm.against for arm in evidence.results if arm.against]
     examples = {id for difference in differences for id in (*difference.better, *difference.worse)}
     by_version: dict[tuple[str, str], list[StoredRollout]] = {}
-    for rollout in _read_rollouts(path / "rollouts.jsonl", examples):
-        by_version.setdefault((rollout.example, rollout.library), []).append(rollout)
+    file = path / "rollouts.jsonl"
+    if not examples or not file.exists():
+        return {}
+    try:
+        # Line by line: the file holds all rollouts of learning too, and may be large.
+        with file.open(encoding="utf-8") as lines:
+            for line in lines:
+                data = json.loads(line)
+                if data["example"] in examples:
+                    rollout = validate(StoredRollout, data, file)
+                    by_version.setdefault((rollout.example, rollout.library), []).append(rollout)
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise damaged_file(file, error) from error
 
     # A line names the version, not the arm; two arms may have the same one. Learning may have sampled the same example
     # under the same version: the rollouts of the measurement come last.
@@ -191,19 +199,6 @@ def _read_answers(path: Path, evidence: Evaluation) -> dict[tuple[str, str], lis
         for arm in evidence.results
         if arm.version == version
     }
-
-
-def _read_rollouts(file: Path, examples: set[str]) -> Iterator[StoredRollout]:
-    if not examples or not file.exists():
-        return
-    try:
-        with file.open(encoding="utf-8") as lines:
-            for line in lines:
-                data = json.loads(line)
-                if data["example"] in examples:
-                    yield validate(StoredRollout, data, file)
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise damaged_file(file, error) from error
 
 
 def _read_text(file: Path) -> str:

@@ -61,6 +61,7 @@ def summarize(run: FinishedRun) -> str:
     if result.improved and difference:
         means = f"{_format_mean(arms[0].mean.estimate)} to {_format_mean(learned.mean.estimate)}"
         return f"Learning raised the mean reward on {rows} from {means}: {_describe_change(difference.mean)}."
+    # An artefact without anything learned is the unchanged model, whatever its difference by chance.
     contents = [(file, content) for file, content in result.artifact.items() if file in LEARNED_CONTENT]
     is_unchanged = any(not resolve(LEARNED_CONTENT, file)(content) for file, content in contents)
     if difference is None or is_unchanged:
@@ -107,6 +108,7 @@ def _render_evaluation(run: FinishedRun) -> Iterable[Element]:
     ks = list(arms[0].passes)
     head = ["", f"mean@{evidence.samples}", "95 % interval", *(f"pass@{k}" for k in ks)]
     head += ["failed", "tokens in", "cached", "out", "dollars"]
+    # One line for each arm: quality, then cost.
     rows: list[list[Child]] = []
     for arm in arms:
         interval = "too few rows"
@@ -119,6 +121,7 @@ def _render_evaluation(run: FinishedRun) -> Iterable[Element]:
     yield node("h2", "Compared" if run.is_comparison else "Before and after")
     yield table(head, rows)
 
+    # Paired differences have narrower intervals than the difference of two means, so they have a chart of their own.
     bars = [_make_bar(arm.name, arm.mean) for arm in arms]
     yield draw_intervals(bars, "Mean reward with 95 % interval")
     differences = [_make_bar(arm.name, arm.against.mean) for arm in arms if arm.against]
@@ -170,6 +173,7 @@ def _render_row(run: FinishedRun, arms: tuple[str, str], example: str) -> Elemen
     glance = lines[-1] if lines else ""
     glance = glance if len(glance) <= GLANCE else f"{glance[:GLANCE]}…"
 
+    # Behind it the whole prompt, and the answers of both arms.
     details = [part for m in prompt for part in (note(m.role), node("pre", _shorten(m.content)))]
     for arm, rollouts in zip(arms, answers, strict=True):
         details += _render_answers(arm, rollouts)
@@ -202,17 +206,16 @@ def _render_costs(result: StoredResult) -> Iterable[Element]:
     by_step = [("measuring" if step == "0" else step, totals) for step, totals in steps]
     yield node("h2", "Costs")
     for title, rows in (("role", costs.role.items()), ("step", by_step)):
-        cells = [_render_totals(*row) for row in (*rows, ("total", costs.total))]
+        cells = [
+            [name, f"{totals.calls:,}", *_format_tokens(totals), _format_dollars(totals.usd)]
+            for name, totals in (*rows, ("total", costs.total))
+        ]
         yield table([title, "calls", "tokens in", "cached", "out", "dollars"], cells, total=True)
     if costs.total.usd is None:
         yield note("Dollars are unknown where the price of a model is.")
     if costs.total.estimated:
         calls = f"{costs.total.estimated:,} calls"
         yield note(f"The provider did not report the tokens of {calls}; booked is their upper bound.")
-
-
-def _render_totals(name: str, totals: CostTotals) -> list[Child]:
-    return [name, f"{totals.calls:,}", *_format_tokens(totals), _format_dollars(totals.usd)]
 
 
 # ---- numbers as text -------------------------------------------------------------------------------

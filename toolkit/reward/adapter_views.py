@@ -21,6 +21,7 @@ class View(dict[str, Any]):
 
 def build_trace(task: View, rollout: Rollout, metrics: dict[str, Any]) -> View:
     """Return a rollout as verifiers' trace; what the function records goes into `metrics`."""
+    # The fields that rewards of verifiers' environments read; those that only its own runtime fills are empty.
     replies = [message_view(step.completion) for step in rollout.steps]
     messages = [message_view(message) for message in list_messages(rollout)]
     return View(
@@ -62,6 +63,7 @@ def message_view(message: Message) -> View:
 
 def row_columns(example: Example) -> dict[str, Any]:
     """Return the row's columns, with its target and question under common names where the row has no such column."""
+    # The row's own columns win over the aliases.
     aliases = dict.fromkeys(QUESTION, last_question(example)) | dict.fromkeys(TARGET, example.target)
     return {"id": example.id, **aliases, **example.metadata}
 

@@ -93,6 +93,7 @@ def adapt_function(
         )
 
     def grade(example: Example, rollout: Rollout, judge: str) -> Plan[Score]:
+        # Check the arguments before the call: a TypeError of the function itself would look the same.
         metrics: Metrics = {}
         arguments, keywords = style.arguments(parameters, example, rollout, metrics)
         given = {*list(parameters)[: len(arguments)], *keywords}
@@ -105,6 +106,7 @@ def adapt_function(
                 f"it has {', '.join(example.metadata) or 'none'}"
             )
 
+        # In a thread, or on the loop if it is async: user code may block for long.
         result = yield BlockingCall(_call, (function, arguments, keywords, name, example.id))
         if style.batch:
             try:
@@ -113,6 +115,7 @@ def adapt_function(
                 raise RewardError(
                     f"the reward {name} must return a list with one number per completion, not {result!r}"
                 ) from error
+        # What the function returns wins over what it logged under the same name.
         if result is None:
             return Score(0.0, numeric_items(metrics), valid=False)
         score = parse_score(result)
@@ -333,6 +336,7 @@ def _match_parameters(parameters: Parameters) -> dict[str, str]:
 
     Empty if a required one has no meaning; optional ones end at the first without a meaning.
     """
+    # Reversed, so that the first meaning that lists a name wins: "answer" is an answer, though targets have it too.
     known = {name: meaning for meaning in reversed(PLAIN) for name in PLAIN[meaning]}
     taken = {
         name: known.get(name)
@@ -354,6 +358,7 @@ def _match_parameters(parameters: Parameters) -> dict[str, str]:
     if "target" not in taken.values():
         taken.update(dict.fromkeys(unclear[:1], "target"))
 
+    # Arguments are positional, so nothing after a parameter without a meaning can be filled.
     meanings: dict[str, str] = {}
     for name, parameter in parameters.items():
         meaning = taken.get(name)

@@ -110,6 +110,7 @@ def number(*, tolerance: float = 1e-9, relative: float = 0.0) -> Grade:
     """Require the last number in the answer within `tolerance` of the target, or within `relative` of its size."""
 
     def score(example: Example, answer: str) -> Score:
+        # The target may be a whole solution, such as GSM8K's: its last number is the right answer.
         target, value = extract_number(str(_require_target(example, "number"))), extract_number(answer)
         if target is None:
             raise RewardError(
@@ -151,6 +152,7 @@ def fields(*, schema: Mapping[str, Any] | None = None, all_equal: bool = False) 
     from jsonschema import SchemaError
     from jsonschema.validators import validator_for
 
+    # A wrong schema is an error of the task, so it is checked before any rollout.
     rules = dict(schema or {})
     try:
         validator_for(rules).check_schema(rules)
@@ -168,6 +170,7 @@ def fields(*, schema: Mapping[str, Any] | None = None, all_equal: bool = False) 
             where = f"{problem.json_path}: {problem.message}"
             return Score(0.0, feedback=f"the JSON does not follow the schema: {where}")
 
+        # Compare with the target, field by field if it is an object.
         target = _decode_json(example.target)
         if target is None:
             return Score(1.0)
@@ -203,6 +206,7 @@ def choice(*, labels: Sequence[str] = (), casefold: bool = True) -> Grade:
             raise RewardError(
                 f"the target {target!r} of row {example.id!r} is none of the labels {', '.join(names)}"
             )
+        # An answer of up to three characters, such as "b" or "(b)", is a label in any case.
         text = answer.strip()
         matches = finder.findall(text.upper() if are_letters and len(text) <= 3 else text)
         if not matches:
@@ -249,6 +253,7 @@ def unit_tests(
         problems = yield [
             run_test(BlockingCall(_find_problem, (code, case, timeout, memory_mb))) for case in cases
         ]
+        # The feedback is the first problem only: later ones often follow from it.
         passes = [not problem for problem in problems]
         value = sum(passes) / len(passes) if partial else float(all(passes))
         parts = {f"test {n}": float(is_right) for n, is_right in enumerate(passes, 1)}
@@ -310,6 +315,7 @@ def _require_target(example: Example, name: str) -> Any:
 
 
 def _list_targets(example: Example, name: str) -> list[str]:
+    # Numbers in the target column are compared as text.
     target = _require_target(example, name)
     return [str(x) for x in (target if isinstance(target, list | tuple | set | frozenset) else [target])]
 

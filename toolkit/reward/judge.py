@@ -66,6 +66,7 @@ def judge(
     """
     if scale < 1:
         raise RewardError(f"the scale of the reward 'judge' must be 1 (0 to 1) or more (1 to N), not {scale}")
+    # The prompt is made once; only question and answer differ between rollouts.
     sampling = Sampling(temperature=temperature, max_tokens=max_tokens)
     span, sample = (
         ("any number from 0 to 1", "0.5") if scale == 1 else (f"a whole number from 1 to {scale}", "1")
@@ -101,6 +102,7 @@ def rank(
         rows = verdict.get("scores") if isinstance(verdict, dict) else None
         if not isinstance(rows, list) or not all(isinstance(row, dict) for row in rows):
             raise _UnusableReply('it has no list of "scores"')
+        # As text, since a judge may number answers with anything: sorting mixed types would raise.
         numbers = [row.get("answer") for row in rows]
         if sorted(numbers, key=str) != sorted(range(1, count + 1), key=str):
             raise _UnusableReply(f"each answer from 1 to {count} must be scored once, not {numbers}")
@@ -115,6 +117,7 @@ def rank(
         if count < 2:
             return [Score(EQUAL, feedback="all answers are the same") for _ in runs]
 
+        # One prompt with all answers, and a schema with exactly one score for each.
         entries = [
             f"<answer {number}>\n{_escape_tags(answer)}\n</answer {number}>"
             for number, answer in enumerate(answers, 1)
@@ -128,6 +131,7 @@ def rank(
         system = RANK.format(rubric=rubric, count=count)
         request = _make_request(model or judge_model, system, user, sampling, schema, example)
         result = yield from _ask_judge(request, lambda verdict: parse(verdict, count))
+        # Scores go back to the rollouts by their answers.
         if isinstance(result, Score):
             return [result for _ in runs]
         scores = dict(zip(answers, result, strict=True))

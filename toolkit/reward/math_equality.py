@@ -57,6 +57,7 @@ def is_equal(gold: str, answer: str, timeout: float) -> bool | None:
         finally:
             alarm.cancel()
 
+        # No line: the worker was killed, or it crashed. It is not used again.
         if line:
             _idle.put(worker)
             return json.loads(line)

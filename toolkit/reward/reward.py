@@ -134,6 +134,7 @@ def _from_built_in(name: str, options: Mapping[str, Any]) -> Reward:
 
 
 def _from_function(function: Any, options: Mapping[str, Any]) -> Reward:
+    # An address may also lead to a Reward or to a maker of this package.
     if isinstance(function, Reward):
         return function
     for name, maker in BUILT_IN.items():
@@ -179,6 +180,7 @@ def _check_group_scores(name: str, grade_group: GradeGroup) -> GradeGroup:
     """Wrap `grade_group` so that only rollouts that did not fail reach it; the others are invalid."""
 
     def checked(example: Example, rollouts: Sequence[Rollout], judge_model: str) -> Plan[list[Score]]:
+        # The context manager spans the yields of the plan: errors of model calls are named too.
         with as_reward_error(name, example.id):
             graded = yield from grade_group(example, [run for run in rollouts if not run.failed], judge_model)
         for score in graded:
@@ -233,6 +235,7 @@ def _weighted_sum(specs: Sequence[Any], base: Path | None) -> Reward:
         by_reward = yield [grade_all(reward) for reward in rewards]
         return [_sum_scores(names, weights, scores) for scores in zip(*by_reward, strict=True)]
 
+    # One relative term makes the whole sum relative: its values are comparable within a group only.
     name = " + ".join(names)
     is_relative = any(reward.relative for reward in rewards)
     together = _check_group_scores(name, grade_group) if is_relative else None
@@ -247,6 +250,7 @@ def _sum_scores(names: Sequence[str], weights: Sequence[float], scores: Sequence
     One that does not apply (invalid without feedback) counts nothing, as in TRL. One that could not be graded (invalid
     with feedback) makes the sum invalid: a zero would look like a bad answer.
     """
+    # Parts keep both the terms and their own parts, as "term" and "term.part".
     parts: dict[str, float] = {}
     for name, score in zip(names, scores, strict=True):
         if score.valid:

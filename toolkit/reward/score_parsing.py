@@ -61,6 +61,7 @@ def _parse_mapping(result: Mapping[str, Any]) -> Score | None:
 
 def _to_number(value: Any) -> float | None:
     """Convert anything with `__float__` that is not text: bool, int, numpy and torch scalars, Fraction."""
+    # Text such as "0.5" is no score: a function that returns it has a bug.
     if isinstance(value, str | bytes | Mapping) or not hasattr(type(value), "__float__"):
         return None
     try:

@@ -56,6 +56,7 @@ def to_examples(rows: Sequence[Row], layout: Layout, source: str) -> list[Source
     """Make examples of `rows` in their order; `source` names the rows in errors. Raises TaskError for any gap."""
     if not rows:
         raise TaskError(f"{source} is empty: a task needs rows")
+    # Rows from Python may be of any type; files have dicts only.
     for n, row in enumerate(rows, 1):
         if not isinstance(row, Mapping):
             hint = "; turn a DataFrame into rows with .to_dict('records')" if isinstance(row, str) else ""
@@ -108,6 +109,7 @@ def canonical_json(value: Any, place: str = "the value") -> str:
 
 def parse_template(prompt: str) -> list[tuple[str, str | None]]:
     """Return the prompt in pieces: literal text, and the column that follows it (None after the last field)."""
+    # The parser of str.format, but not its evaluation: no attributes, no indices, no format specs.
     try:
         pieces = list(string.Formatter().parse(prompt))
     except ValueError as error:
@@ -133,6 +135,7 @@ def _required_columns(layout: Layout) -> dict[str, str]:
         raise TaskError(
             "give either prompt, a text with {column} fields, or messages, a column of chat messages"
         )
+    # Column -> the word of the task file that asks for it. A later use of a column replaces an earlier one.
     required = {name: "prompt" for _, name in parse_template(layout.prompt) if name}
     if layout.messages:
         required[layout.messages] = "messages"

@@ -54,6 +54,7 @@ def check_file(path: Path) -> None:
 
 def _suggest_files(folder: Path, name: str) -> str:
     files = sorted(p.name for p in folder.iterdir() if p.is_file() and not p.name.startswith("."))
+    # Without a similar name, up to three files that hold rows.
     near = get_close_matches(name, files) or [f for f in files if Path(f).suffix in READERS][:3]
     return f"; did you mean {' or '.join(near)}?" if near else ""
 

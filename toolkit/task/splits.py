@@ -1,6 +1,5 @@
 """Train, validation and test splits: by fractions of the rows, or one file per split."""
 
-import hashlib
 from collections.abc import Iterable, Mapping, Sequence
 from fractions import Fraction
 from typing import Annotated, Any, Literal
@@ -10,6 +9,7 @@ from pydantic import BaseModel, Discriminator, Field, Tag, model_validator
 from edgewise.toolkit.errors import TaskError
 from edgewise.toolkit.task.examples import SourcedExample
 from edgewise.toolkit.task.readers import Row
+from edgewise.toolkit.util.hashing import hash_text
 
 Split = Literal["train", "validation", "test"]
 SPLITS: tuple[Split, ...] = ("train", "validation", "test")
@@ -71,15 +71,12 @@ def split_rows(examples: Sequence[SourcedExample], fractions: Fractions) -> Part
 
     The order of the rows changes nothing.
     """
-
     # A hash of seed and id orders the rows, as a shuffle would depend on the order in which they came.
-    def hash_id(item: SourcedExample) -> bytes:
-        return hashlib.sha256(f"{fractions.seed}:{item.example.id}".encode()).digest()
-
-    deck = iter(sorted(examples, key=hash_id))
+    keys = {x.example.id: hash_text(f"{fractions.seed}:{x.example.id}", 64) for x in examples}
+    deck = iter(sorted(examples, key=lambda x: keys[x.example.id]))
     shares = {name: getattr(fractions, name) for name in SPLITS}
     return {
-        name: sorted((next(deck) for _ in range(size)), key=lambda item: item.example.id)
+        name: sorted((next(deck) for _ in range(size)), key=lambda x: x.example.id)
         for name, size in split_sizes(len(examples), shares).items()
     }
 
@@ -98,6 +95,7 @@ def split_sizes(total: int, shares: Mapping[str, float]) -> dict[str, int]:
     for name in by_remainder[: total - sum(counts.values())]:
         counts[name] += 1
 
+    # A share that was rounded to nothing takes a row from the largest split.
     for name in [name for name, share in shares.items() if share > 0 and not counts[name]]:
         largest = max(counts, key=lambda name: counts[name])
         if counts[largest] < 2:

@@ -104,6 +104,7 @@ class Task:
         name = path.parent.resolve().name if path.name == "task.toml" else path.stem
         spec = _validate(TaskFile, {"name": name, **tables["task"]}, f"{path}, [task]")
 
+        # Rows: a file per split, or one file that is split.
         base = path.parent
         if isinstance(spec.splits, Files):
             sources = {split: getattr(spec.splits, split) for split in SPLITS}
@@ -146,6 +147,7 @@ class Task:
         is "exact", or the environment's own, unless another one is named. A list is split by `splits`, fractions and a
         seed (0.4, 0.3, 0.3 and 0 where it is left out).
         """
+        # None means "not given": the model's default applies.
         world = resolve_world(environment, Path.cwd()) if environment else None
         values = {
             "prompt": prompt, "target": target or "", "system": system, "id": id, "messages": messages,
@@ -225,6 +227,7 @@ def _validate(model: type[S], values: Mapping[str, Any], place: str) -> S:
 
 def _load_examples(spec: TaskSpec, rows: list[Row], source: str) -> list[SourcedExample]:
     """Return the rows as examples, sorted by id, without those that repeat another one in everything but the id."""
+    # Of repeated rows the one with the smallest id stays, so that the order of the file changes nothing.
     unique: dict[str, SourcedExample] = {}
     for item in sorted(to_examples(rows, spec, source), key=lambda item: item.example.id):
         unique.setdefault(item.content, item)
@@ -238,6 +241,7 @@ def _load_examples(spec: TaskSpec, rows: list[Row], source: str) -> list[Sourced
 def _make_task(
     spec: TaskSpec, parts: Parts, reward: Reward, tools: tuple[FunctionTool, ...], world: World | None
 ) -> Task:
+    # An environment has actions in place of tools, and its own reward only with it.
     if world and tools:
         raise TaskError(
             f"a task is played in an environment or has tools, not both: make {tools[0].tool.name!r} an action of "
@@ -249,6 +253,7 @@ def _make_task(
         )
     _check_leakage(parts, compare_rows=world is not None)
 
+    # Ids name rollouts and provenance across splits, so they are unique over all of them.
     ids: dict[str, str] = {}
     for item in (item for part in parts.values() for item in part):
         other = ids.setdefault(item.example.id, item.place)

@@ -55,6 +55,7 @@ def explored(
             return example
         return add_solved_examples(example, request.memory, shots, similarity)
 
+    # With a group size of one or two, the first phase may be all there is.
     size = request.group_size
     start = max(1, min(size, round(first * size)))
     cap = max(start, round(most * size))
@@ -118,6 +119,7 @@ def scaffolded(
 
 def has_plateaued(rates: Sequence[float], window: int) -> bool:
     """Whether the mean of some `window` rates in a row was no higher than that of the `window` before."""
+    # Once it happened it stays true: the rise of the rate that hints then cause must not switch them off.
     means = [float(np.mean(rates[i : i + window])) for i in range(len(rates) - window + 1)]
     return any(later <= before for before, later in zip(means, means[window:], strict=False))
 
@@ -131,16 +133,15 @@ def hinted(request: SamplingRequest) -> Plan[list[Group]]:
     none. A reconstruction: easy rows stay as they are, as noise in the frames of a video, which the paper adds, has no
     counterpart in text.
     """
-
-    def with_due_hints(example: Example) -> Example:
-        gap = reward_gap(request.memory, example.id)
-        hints = example.metadata.get("hints") or ()
+    rows, prompts = request.queue[: request.batch_size], []
+    for row in rows:
+        gap = reward_gap(request.memory, row.id)
+        hints = row.metadata.get("hints") or ()
         if isinstance(hints, Mapping):
             hints = [hint for tier in hints.values() for hint in tier]
-        return add_hints(example, list(hints)[: round(gap) + 1]) if gap > 0 else example
-
-    rows = request.queue[: request.batch_size]
-    groups = yield [request.sample_group(with_due_hints(row)) for row in rows]
+        prompts.append(add_hints(row, list(hints)[: round(gap) + 1]) if gap > 0 else row)
+    groups = yield [request.sample_group(row) for row in prompts]
+    # The group is that of the row itself, so that statistics do not depend on the hints.
     return [replace(group, example=row) for group, row in zip(groups, rows, strict=True)]
 
 

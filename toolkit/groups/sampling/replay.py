@@ -39,6 +39,7 @@ def recovered(request: SamplingRequest) -> Plan[list[Group]]:
         groups = yield [request.sample_group(row) for row in rows]
         mixed += [group for group in groups if group.is_mixed]
         unmixed += [group for group in groups if not group.is_mixed]
+    # The loop stores deferred groups in the memory, as `leftover` of the next step.
     yield GroupsDeferred(mixed[request.batch_size :])
     return [*mixed[: request.batch_size], *unmixed]
 
@@ -55,6 +56,7 @@ def buffered(request: SamplingRequest, *, capacity: Capacity = 1024) -> Plan[lis
     groups = yield [request.sample_group(example) for example in request.queue[: request.batch_size]]
     size = request.group_size
     missing = size * sum(not group.is_mixed for group in groups)
+    # Chunks of the group size, so that a minibatch of groups stays as large as without replay.
     replayed = sample_by_advantage(request.memory.buffer, missing, request.rng)
     chunks = [tuple(replayed[i : i + size]) for i in range(0, len(replayed), size)]
     return [*groups, *(Group(Example(REPLAY_ROLE, ()), REPLAY_ROLE, chunk) for chunk in chunks)]

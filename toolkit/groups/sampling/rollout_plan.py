@@ -82,21 +82,16 @@ def refill(request: SamplingRequest) -> Plan[list[Group]]:
 
     The length of the queue takes the place of DAPO's cap on batches sampled for one update.
     """
-    groups = study_until_signal(
-        request.queue, request.sample_group, request.batch_size, lambda group: group.is_mixed
-    )
-    return (yield from groups)
+    sample, size = request.sample_group, request.batch_size
+    return (yield from study_until_signal(request.queue, sample, size, lambda group: group.is_mixed))
 
 
 def refill_imperfect(request: SamplingRequest, *, best: float = 1.0) -> Plan[list[Group]]:
     """Sample groups until `batch_size` have a reward below `best`, or the queue is empty; all-wrong ones count."""
-
-    def is_imperfect(group: Group) -> bool:
-        return any(reward < best for reward in group.rewards)
-
-    return (
-        yield from study_until_signal(request.queue, request.sample_group, request.batch_size, is_imperfect)
-    )
+    sample, size = request.sample_group, request.batch_size
+    # Without valid rewards there is no signal: the lowest of none counts as the best.
+    groups = study_until_signal(request.queue, sample, size, lambda x: min(x.rewards, default=best) < best)
+    return (yield from groups)
 
 
 def anchored(request: SamplingRequest, *, below: int | None = None, full: float = 1.0) -> Plan[list[Group]]:
@@ -144,6 +139,7 @@ def delegated(request: SamplingRequest, *, depth: int | None = None) -> Plan[lis
     are D of them in place of d, as in the paper: D - d are copied, or d - D dropped, at random.
     """
     groups = []
+    # M-GRPO: sub-agents are compared within the group of one row, across all rollouts of the planner.
     for group in (yield from fixed(request)):
         by_role: dict[str, list[Rollout]] = {}
         for rollout in group.rollouts:
@@ -174,6 +170,7 @@ def get_mark(run: Rollout, name: str) -> float | None:
 
 def align_count(count: int, depth: int, rng: np.random.Generator) -> list[int]:
     """Return `depth` indices below `count`: some repeated at random if it is smaller, some dropped if it is larger."""
+    # Sorted, so that rollouts keep the order in which the planner delegated them.
     if count >= depth:
         return sorted(rng.choice(count, depth, replace=False).tolist())
     return sorted([*range(count), *rng.choice(count, depth - count).tolist()])
@@ -228,14 +225,16 @@ def allocate(
     # s stays while a phase is dealt out, and n grows. statistics.stdev sums exactly: equal rewards give exactly 0.
     deviations = [statistics.stdev(values) if len(values) > 1 else 0.0 for values in rewards]
 
-    def rank(i: int) -> tuple[float, int, int]:
-        return -priority(deviations[i], counts[i], sum(counts), lam, alpha), counts[i], i
-
     for _ in range(budget):
-        candidates = [i for i, count in enumerate(counts) if count < most]
-        if not candidates:
+        ranks = [
+            (-priority(deviations[i], count, sum(counts), lam, alpha), count, i)
+            for i, count in enumerate(counts)
+            if count < most
+        ]
+        if not ranks:
             break
-        counts[min(candidates, key=rank)] += 1
+        *_, chosen = min(ranks)
+        counts[chosen] += 1
     return tuple(now - before for now, before in zip(counts, start, strict=True))
 
 

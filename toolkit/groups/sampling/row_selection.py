@@ -43,6 +43,7 @@ def in_turn(
     """
     if k < 1:
         raise ValueError(f"a step needs at least one example, not {k}")
+    # A stable sort of a random permutation: random among equals.
     ranked = sorted(rng.permutation(len(examples)), key=lambda i: memory.record_of(examples[i].id).visits)
     return tuple(examples[i] for i in ranked[:k])
 
@@ -85,9 +86,5 @@ def drop_resting(examples: Sequence[Example], memory: Memory) -> tuple[Example, 
     One that every rollout of every visit solved rests for what is left of the round of its latest visit, and for the
     whole next round.
     """
-
-    def rests(example: Example) -> bool:
-        age = memory.age(example.id)
-        return memory.record_of(example.id).solved and age is not None and age <= 1
-
-    return tuple(example for example in examples if not rests(example)) or tuple(examples)
+    awake = (x for x in examples if not (memory.record_of(x.id).solved and memory.age(x.id) in (0, 1)))
+    return tuple(awake) or tuple(examples)
