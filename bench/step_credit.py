@@ -47,13 +47,13 @@ from edgewise.learner.update.gradient_step import UpdateConfig, update
 from edgewise.toolkit import Task
 from edgewise.toolkit.environments.house import House
 from edgewise.toolkit.environments.kitchen import Kitchen
-from edgewise.toolkit.environments.level import Level, LevelEnvironment, list_states, compute_action_values
+from edgewise.toolkit.environments.level import Level, LevelEnvironment, compute_action_values, list_states
 from edgewise.toolkit.environments.protocol import Turn
 from edgewise.toolkit.model.scripted import ScriptedClient
 from edgewise.toolkit.rollout.agent import Agent, run_group
 from edgewise.toolkit.rollout.episode import ILLEGAL_ACTION, render_turn
 from edgewise.toolkit.run.driver import drive
-from edgewise.toolkit.types import TokenizedTurn, Group, Message, Plan, Reply, Request
+from edgewise.toolkit.types import Group, Message, Plan, Reply, Request, TokenizedTurn
 from edgewise.toolkit.util.seeds import derive_seed
 
 OPTIONS: dict[str, dict[str, Any]] = {
@@ -85,7 +85,7 @@ def task(name: str, seed: int) -> Task:
 
 
 def level(name: str, seed: str) -> Level:
-    return WORLDS[name].level(derive_seed("level", seed))
+    return WORLDS[name].make_level(derive_seed("level", seed))
 
 
 def method_of(settings: Sequence[str]) -> Method:
@@ -152,7 +152,8 @@ def _turns(name: str, seed: int) -> list[tuple[str, Turn]]:
     found = []
     for row in task(name, seed).train:
         here = level(name, row.metadata["seed"])
-        found += [(row.id, Turn(here.shown(s), here.legal(s))) for s in list_states(here) if not here.won(s)]
+        open_states = [s for s in list_states(here) if not here.is_won(s)]
+        found += [(row.id, Turn(here.render(s), here.legal_actions(s))) for s in open_states]
     return found
 
 
@@ -242,7 +243,7 @@ def planted(name: str, row_seed: str, over: Any) -> dict[tuple[str, str], float]
     for (state, _), value in worth.items():
         by_state[state].append(value)
     return {
-        (render_turn(Turn(here.shown(state), here.legal(state))), action): value - over(by_state[state])
+        (render_turn(Turn(here.render(state), here.legal_actions(state))), action): value - over(by_state[state])
         for (state, action), value in worth.items()
     }
 

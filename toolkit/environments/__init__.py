@@ -1,1 +1,1 @@
-"""Worlds to act in: two small deterministic ones of ours, and an adapter of TextWorld. See `toolkit.environments.protocol`."""
+"""Environments that an agent acts in: two small deterministic worlds, and TextWorld. Read `protocol` first."""

@@ -1,8 +1,8 @@
 """
-Levels: small deterministic worlds whose states are known, so that what each action is worth is known too.
+Levels: small deterministic worlds with known states, so that the value of each action is known as well.
 
-A `Level` is the map of one row. `Played` is the environment of it, with a reward of 1 once it is won. `values` are
-those of its states by value iteration.
+A `Level` is the map of one row. `LevelEnvironment` plays it, with a reward of 1 when it is won. `compute_action_values`
+gives the values of all actions by value iteration.
 """
 
 from abc import ABC, abstractmethod
@@ -16,96 +16,107 @@ from edgewise.toolkit.util.seeds import derive_seed
 
 State = Hashable
 SEED_COLUMN = "seed"
-"""The column of a row that its level is made of; without it, it is the row's id."""
+"""Column of a row that gives its level; the row's id by default."""
 
 
 class Level(Protocol):
-    """States and what leads from one to another."""
+    """States of a world, and the actions that lead from one to another."""
 
     @property
     def start(self) -> Any:
-        """The state at the beginning."""
+        """State at the start."""
         ...
 
-    def legal(self, state: Any) -> tuple[str, ...]:
-        """What can be done."""
+    def legal_actions(self, state: Any) -> tuple[str, ...]:
+        """Return the actions that are possible in a state."""
         ...
 
-    def after(self, state: Any, action: str) -> Any:
-        """The state that a legal action leads to."""
+    def next_state(self, state: Any, action: str) -> Any:
+        """Return the state after a legal action."""
         ...
 
-    def shown(self, state: Any) -> str:
-        """A text, another one for each state."""
+    def render(self, state: Any) -> str:
+        """Return the text of a state, a different one for each state."""
         ...
 
-    def won(self, state: Any) -> bool:
-        """Whether it is over: there is no other end."""
+    def is_won(self, state: Any) -> bool:
+        """Return whether the level is over; there is no other end than to win."""
         ...
 
 
 class LevelEnvironment(ABC):
-    """An environment that plays a level. Its methods are async since they take no time: they need no thread."""
+    """Environment that plays a level."""
+
+    # The methods are async because they take no time: sync ones would run in a thread each.
 
     @abstractmethod
-    def level(self, seed: int) -> Level:
-        """The level of a seed."""
+    def make_level(self, seed: int) -> Level:
+        """Return the level of a seed."""
 
     async def reset(self, row: Example) -> Turn:
-        """The start of the row's level."""
-        self._level = self.level(derive_seed("level", str(row.metadata.get(SEED_COLUMN, row.id))))
+        """Return the start of the row's level."""
+        self._level = self.make_level(derive_seed("level", str(row.metadata.get(SEED_COLUMN, row.id))))
         self._state = self._level.start
         return self._turn()
 
     async def step(self, action: str) -> Turn:
         """Carry out a legal action."""
-        self._state = self._level.after(self._state, action)
+        self._state = self._level.next_state(self._state, action)
         return self._turn()
 
     def _turn(self) -> Turn:
         level, state = self._level, self._state
-        won = level.won(state)
-        return Turn(level.shown(state), () if won else level.legal(state), float(won), won, won)
+        is_won = level.is_won(state)
+        legal = () if is_won else level.legal_actions(state)
+        return Turn(level.render(state), legal, float(is_won), is_won, is_won)
 
 
 def list_states(level: Level) -> list[State]:
-    """All states that can be reached, the start first."""
-    found = {level.start: None}
+    """Return all reachable states in breadth-first order, the start first."""
+    states = {level.start: None}  # a dict as an ordered set
     for state in (queue := [level.start]):
-        for action in () if level.won(state) else level.legal(state):
-            after = level.after(state, action)
-            if after not in found:
-                found[after] = None
-                queue.append(after)
-    return list(found)
+        for action in () if level.is_won(state) else level.legal_actions(state):
+            successor = level.next_state(state, action)
+            if successor not in states:
+                states[successor] = None
+                queue.append(successor)
+    return list(states)
 
 
 def compute_action_values(
-    level: Level, gamma: float = 0.95, over: Callable[[Iterable[float]], float] = max
+    level: Level, gamma: float = 0.95, aggregate: Callable[[Iterable[float]], float] = max
 ) -> Mapping[tuple[State, str], float]:
     """
-    The worth of each action in each state: reward, plus `gamma` times what `over` makes of those in the next state.
+    Return Q(s, a), the value of each action in each state, by value iteration to 1e-12.
 
-    `over` is max for who acts as well as can be, and the mean for who acts at random. By value iteration, to 1e-12.
+    `aggregate` makes the value of a state from those of its actions: max for optimal play, the mean for random play.
     """
-    pairs = [(s, a, level.after(s, a)) for s in list_states(level) if not level.won(s) for a in level.legal(s)]
-    worth = dict.fromkeys(list_states(level), 0.0)
+    # Q(s, a) = r + gamma * V(s'), with r = 1 and V(s') = 0 if s' is won, else r = 0 (Sutton and Barto 2018, 4.4).
+    states = list_states(level)
+    transitions = [
+        (state, action, level.next_state(state, action))
+        for state in states
+        if not level.is_won(state)
+        for action in level.legal_actions(state)
+    ]
+    state_values = dict.fromkeys(states, 0.0)
     while True:
-        found = {
-            (state, action): 1.0 if level.won(after) else gamma * worth[after]
-            for state, action, after in pairs
+        action_values = {
+            (state, action): 1.0 if level.is_won(successor) else gamma * state_values[successor]
+            for state, action, successor in transitions
         }
         by_state: dict[State, list[float]] = {}
-        for (state, _), value in found.items():
+        for (state, _), value in action_values.items():
             by_state.setdefault(state, []).append(value)
-        new = worth | {state: over(each) for state, each in by_state.items()}
-        if max(abs(new[state] - worth[state]) for state in new) < 1e-12:
-            return found
-        worth = new
+        new_values = state_values | {state: aggregate(values) for state, values in by_state.items()}
+        if max(abs(new_values[state] - state_values[state]) for state in states) < 1e-12:
+            return action_values
+        state_values = new_values
 
 
 def check_size(world: str, name: str, value: Any, low: int, high: int) -> None:
     """Raise TaskError for a size that is no whole number within the bounds."""
+    # bool is a kind of int in Python, and True would pass for 1.
     if isinstance(value, bool) or not isinstance(value, int) or not low <= value <= high:
         raise TaskError(
             f"{name} of the world {world} must be a whole number from {low} to {high}, not {value!r}"

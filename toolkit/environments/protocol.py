@@ -1,8 +1,8 @@
 """
-Environments: what an agent acts in, one action a turn, until it is done.
+Environments: an agent acts in one, one action per turn, until it is done.
 
-An environment is any object with `reset(row)` and `step(action)`; `resolve_world` makes a `World` of whatever a task
-calls its environment. What runs an agent in one is `toolkit.rollout.episode`.
+An environment is any object with `reset(row)` and `step(action)`. `resolve_world` makes a `World` of the environment
+that a task names. `toolkit.rollout.episode` runs an agent in it.
 """
 
 import asyncio
@@ -15,14 +15,13 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from edgewise.toolkit.errors import TaskError
-from edgewise.toolkit.registry import ENVIRONMENTS
-from edgewise.toolkit.registry import resolve as resolve_name
+from edgewise.toolkit.registry import ENVIRONMENTS, resolve
 from edgewise.toolkit.types import BlockingCall, Example, Plan, StopReason
 from edgewise.toolkit.util.detached import run_detached
 from edgewise.toolkit.util.import_by_name import did_you_mean, load_object
 
 SECONDS = 60.0
-"""How long one call of an environment may take."""
+"""Default time limit of one call of an environment."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,9 +29,9 @@ class Turn:
     """
     What an environment shows: at the start, and after each action.
 
-    `text` is the state as the agent sees it; states are the same where texts are. `legal` are the actions that are
-    possible now, () for any text. `reward` is that of the action before. `success` says whether the aim is reached,
-    None where nobody can say.
+    `text` is the state as the agent sees it; equal texts are equal states. `legal` are the actions that are possible
+    now, () where any text is. `reward` is that of the previous action. `success` says whether the aim is reached, None
+    where the environment can't say.
     """
 
     text: str
@@ -44,13 +43,13 @@ class Turn:
 
 class Environment(Protocol):
     """
-    One copy of a world, for one rollout. Both methods may be async; `close()` is called at the end, where there is one.
+    One copy of a world, for one rollout. Both methods may be async; an optional `close()` is called at the end.
 
-    They return a `Turn`, or what Gym's environments return: text, or a tuple of text, reward, done and a dict.
+    They return a `Turn`, or what environments of Gym return: text, or a tuple of text, reward, done and a dict.
     """
 
     def reset(self, row: Example) -> Any:
-        """Begin. What is shown depends on the row alone, so that all runs of a group begin alike."""
+        """Start. The first state depends on the row alone, so that all rollouts of a group start in the same state."""
         ...
 
     def step(self, action: str) -> Any:
@@ -61,10 +60,10 @@ class Environment(Protocol):
 @dataclass(frozen=True, slots=True)
 class World:
     """
-    A name, what makes an environment for a rollout, the seconds that a call may take, and the turns that are shown.
+    A named source of environments: `make` returns a new one for each rollout.
 
-    `history` is how many past turns a prompt shows beside the present one, None for all. `spec` is what the
-    fingerprint of a task says of it.
+    `seconds` limits one call of an environment. `history` is how many past turns a prompt shows before the present
+    one, None for all. `spec` goes into the fingerprint of a task.
     """
 
     name: str
@@ -75,178 +74,158 @@ class World:
 
 
 class EnvironmentFailure(Exception):
-    """An environment that raised, hung, or gave what is no turn; `stop` is that of its rollout."""
+    """Environment that raised, hung, or returned no turn; `stop` is the stop reason of its rollout."""
 
-    def __init__(self, stop: StopReason, why: str):
-        super().__init__(why)
+    def __init__(self, stop: StopReason, reason: str):
+        super().__init__(reason)
         self.stop: StopReason = stop
 
 
 Spec = str | Mapping[str, Any] | Callable[[], Any] | World
 
 
-# ---- how one is named ----------------------------------------------------------------------------------
+# ---- environments of a task ------------------------------------------------------------------------
 
 
 def resolve_world(spec: Spec, base: Path | None = None) -> World:
     """
-    Make a `World` of `spec`:
+    Return the `World` of a task's environment:
 
-    - "house": a built-in by name; "module:Class": yours, looked up beside the task file `base` first
-    - {"kind": "house", "rooms": 8}: with options, which become keyword arguments. `seconds` and `history` are ours
+    - "house": a built-in one by name; "module:Class": the user's, looked up next to the task file `base` first
+    - {"kind": "house", "rooms": 8}: with keyword arguments of the class, and with `seconds` and `history`
     - a class, or a function without arguments that makes an environment
 
-    Raises TaskError for what is not there, and for options that it does not have.
+    Raises TaskError for an unknown environment, and for options that it does not have.
     """
-    match spec:
-        case World():
-            return spec
-        case Mapping():
-            options = dict(spec)
-            kind = options.pop("kind", None)
-            if kind is None:
-                raise TaskError('a table for an environment needs a kind, such as kind = "house"')
-            return _world(kind, options, base)
-    return _world(spec, {}, base)
+    if isinstance(spec, World):
+        return spec
+    kind, options = spec, {}
+    if isinstance(spec, Mapping):
+        options = dict(spec)
+        kind = options.pop("kind", None)
+        if kind is None:
+            raise TaskError('a table for an environment needs a kind, such as kind = "house"')
 
+    make: Any = kind
+    if isinstance(kind, str):
+        if kind not in ENVIRONMENTS and ":" not in kind:
+            hint = did_you_mean(kind, list(ENVIRONMENTS))
+            raise TaskError(f"there is no environment {kind!r}{hint}; your own is module:Class")
+        make = resolve(ENVIRONMENTS, kind) if kind in ENVIRONMENTS else load_object(kind, base)
+    if not callable(make):
+        raise TaskError(f"an environment is a name, a table, or a class with reset and step, not {make!r}")
+    name = kind if isinstance(kind, str) else getattr(make, "__name__", type(make).__name__)
+    # The text with all options: it is part of task fingerprints in stored runs, so its form may not change.
+    text = f"{name} {sorted(options.items())}"
 
-def _world(kind: Any, options: dict[str, Any], base: Path | None) -> World:
-    made = _found(kind, base) if isinstance(kind, str) else kind
-    if not callable(made):
-        raise TaskError(f"an environment is a name, a table, or a class with reset and step, not {made!r}")
-    name = kind if isinstance(kind, str) else getattr(made, "__name__", type(made).__name__)
-    spec = f"{name} {sorted(options.items())}"
-    ours = {"seconds": SECONDS, "history": None}
-    seconds, history = (options.pop(key, value) for key, value in ours.items())
-    _check_ours(name, seconds, history)
-    _check_options(name, made, options)
-    make = partial(made, **options) if options else made
-    if name in ENVIRONMENTS:
-        make()  # Its options are checked now; one of the user's may be dear to make.
-    return World(name, make, float(seconds), history, spec)
-
-
-def _found(name: str, base: Path | None) -> Any:
-    if name in ENVIRONMENTS:
-        return resolve_name(ENVIRONMENTS, name)
-    if ":" not in name:
-        raise TaskError(
-            f"there is no environment {name!r}{did_you_mean(name, list(ENVIRONMENTS))}; your own is module:Class"
-        )
-    return load_object(name, base)
-
-
-def _check_ours(name: str, seconds: Any, history: Any) -> None:
+    # Two options are ours, the others are arguments of the class.
+    seconds, history = options.pop("seconds", SECONDS), options.pop("history", None)
     if isinstance(seconds, bool) or not isinstance(seconds, int | float) or not 0 < seconds < math.inf:
         raise TaskError(f"seconds of the environment {name} must be a number above 0, not {seconds!r}")
     if history is not None and (isinstance(history, bool) or not isinstance(history, int) or history < 0):
         raise TaskError(f"history of the environment {name} must be 0 or more past turns, not {history!r}")
-
-
-def _check_options(name: str, made: Callable[..., Any], options: Mapping[str, Any]) -> None:
     try:
-        inspect.signature(made).bind(**options)
+        inspect.signature(make).bind(**options)
     except TypeError as error:
         raise TaskError(f"the environment {name} can't be made with the options given: {error}") from error
-    except ValueError:  # some classes of C have no signature
-        return
+    except ValueError:
+        pass  # some classes written in C have no signature
+    bound = partial(make, **options) if options else make
+    if name in ENVIRONMENTS:
+        bound()  # checks the values of options now; the user's environments may be slow to make
+    return World(name, bound, float(seconds), history, text)
 
 
-# ---- calls of user code --------------------------------------------------------------------------------
-
-
-@dataclass(frozen=True, slots=True)
-class _Failure:
-    """A failure as a value: whoever drives plans takes an exception for its own."""
-
-    stop: StopReason
-    why: str
+# ---- calls of user code ----------------------------------------------------------------------------
 
 
 def call_environment(
     world: World,
-    what: str,
+    step: str,
     function: Callable[..., Any],
     *args: Any,
     read: Callable[[Any], Any] = lambda x: x,
 ) -> Plan[Any]:
-    """What `read` makes of what an environment's function gives. Raises Broken with a sentence; `what` was done."""
-    found = yield BlockingCall(_limited, (function, args, world.seconds, read))
-    if isinstance(found, _Failure):
-        raise EnvironmentFailure(found.stop, f"The environment {world.name} {found.why} ({what}).")
-    return found
+    """
+    Call a function of an environment and return `read` of its result.
+
+    Raises EnvironmentFailure with a sentence, in which `step` names the call.
+    """
+
+    async def call() -> Any:
+        limit = asyncio.timeout(world.seconds)
+        try:
+            async with limit:
+                return read(await run_detached(function, *args))
+        except EnvironmentFailure as failure:
+            return failure
+        except Exception as error:
+            # The environment's own TimeoutError isn't ours.
+            if limit.expired():
+                return EnvironmentFailure("timeout", f"gave no answer within {world.seconds:g} seconds")
+            return EnvironmentFailure("failed", f"raised {type(error).__name__}: {error}".rstrip(": "))
+
+    # A failure comes back as a value: an exception would end the whole run, see `toolkit.types.Plan`.
+    result = yield BlockingCall(call)
+    if isinstance(result, EnvironmentFailure):
+        raise EnvironmentFailure(result.stop, f"The environment {world.name} {result} ({step}).")
+    return result
 
 
 def get_method(world: World, environment: Any, name: str) -> Callable[..., Any]:
-    """One of its methods. Raises Broken where it has none."""
-    found = getattr(environment, name, None)
-    if not callable(found):
+    """Return a method of an environment. Raises EnvironmentFailure where it has none of that name."""
+    method = getattr(environment, name, None)
+    if not callable(method):
         raise EnvironmentFailure("failed", f"The environment {world.name} has no method {name}.")
-    return found
+    return method
 
 
-async def _limited(
-    function: Callable[..., Any], args: tuple[Any, ...], seconds: float, read: Callable[[Any], Any]
-) -> Any:
-    """What the function gives, or a failure, so that other rollouts go on."""
-    limit = asyncio.timeout(seconds)
-    try:
-        async with limit:
-            return read(await run_detached(function, *args))
-    except EnvironmentFailure as broken:
-        return _Failure(broken.stop, str(broken))
-    except Exception as error:
-        if limit.expired():
-            return _Failure("timeout", f"gave no answer within {seconds:g} seconds")
-        return _Failure("failed", f"raised {type(error).__name__}: {error}".rstrip(": "))
+# ---- turns -----------------------------------------------------------------------------------------
 
 
-# ---- what they give ------------------------------------------------------------------------------------
-
-
-def parse_turn(given: Any) -> Turn:
+def parse_turn(value: Any) -> Turn:
     """
-    The turn that an environment gave; see `Environment`. Raises Broken for anything else.
+    Return the turn in an environment's result; see `Environment`. Raises EnvironmentFailure for anything else.
 
-    Of Gym's dict "legal" or "admissible_commands", and "success" or "won" are read.
+    Of Gym's dict, "legal" or "admissible_commands", and "success" or "won" are read.
     """
-    match given:
+    match value:
         case Turn():
-            return _checked(given)
+            turn = value
         case str():
-            return _checked(Turn(given))
+            turn = Turn(value)
+        # Gym's forms, from `reset` to the `step` of Gymnasium with its two reasons to end.
         case (text, Mapping() as info):
-            return _checked(_of_gym(text, 0.0, False, info))
+            turn = _read_gym(text, 0.0, False, info)
         case (text, reward, done):
-            return _checked(_of_gym(text, reward, done, {}))
+            turn = _read_gym(text, reward, done, {})
         case (text, reward, done, Mapping() as info):
-            return _checked(_of_gym(text, reward, done, info))
-        case (text, reward, ended, cut, Mapping() as info):
-            return _checked(_of_gym(text, reward, bool(ended or cut), info))
-    raise EnvironmentFailure("failed", f"gave {_short(given)} where a Turn, a text or a tuple as Gym's was due")
+            turn = _read_gym(text, reward, done, info)
+        case (text, reward, terminated, truncated, Mapping() as info):
+            turn = _read_gym(text, reward, bool(terminated or truncated), info)
+        case _:
+            raise _bad_value(value, "where a Turn, a text or a tuple as Gym's was due")
 
-
-def _of_gym(text: Any, reward: Any, done: Any, info: Mapping[str, Any]) -> Turn:
-    legal = info.get("legal") or info.get("admissible_commands") or ()
-    success = info.get("success", info.get("won"))
-    return Turn(text, tuple(legal), reward, bool(done), None if success is None else bool(success))
-
-
-def _checked(turn: Turn) -> Turn:
-    """The turn with its reward as a float. Raises Broken where a part of it is of no use."""
     if not isinstance(turn.text, str):
-        raise EnvironmentFailure("failed", f"gave {_short(turn.text)} as a state where a text was due")
+        raise _bad_value(turn.text, "as a state where a text was due")
     if isinstance(turn.legal, str) or not all(isinstance(action, str) for action in turn.legal):
-        raise EnvironmentFailure("failed", f"gave {_short(turn.legal)} as legal actions where texts were due")
+        raise _bad_value(turn.legal, "as legal actions where texts were due")
     try:
         reward = float(turn.reward)
     except (TypeError, ValueError):
         reward = math.nan
     if not math.isfinite(reward):
-        raise EnvironmentFailure("failed", f"gave {_short(turn.reward)} as a reward where a finite number was due")
+        raise _bad_value(turn.reward, "as a reward where a finite number was due")
     return Turn(turn.text, tuple(turn.legal), reward, bool(turn.done), turn.success)
 
 
-def _short(given: Any) -> str:
-    text = repr(given)
-    return f"a {type(given).__name__} ({text if len(text) <= 60 else text[:57] + '...'})"
+def _read_gym(text: Any, reward: Any, done: Any, info: Mapping[str, Any]) -> Turn:
+    legal = info.get("legal") or info.get("admissible_commands") or ()
+    success = info.get("success", info.get("won"))
+    return Turn(text, tuple(legal), reward, bool(done), None if success is None else bool(success))
+
+
+def _bad_value(value: Any, expectation: str) -> EnvironmentFailure:
+    text = repr(value)
+    short = text if len(text) <= 60 else text[:57] + "..."
+    return EnvironmentFailure("failed", f"gave a {type(value).__name__} ({short}) {expectation}")

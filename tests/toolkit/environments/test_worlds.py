@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from edgewise.toolkit import Task
 from edgewise.toolkit.environments.house import House, Map, Place
 from edgewise.toolkit.environments.kitchen import Bowl, Kitchen, Recipe
-from edgewise.toolkit.environments.level import Level, LevelEnvironment, list_states, compute_action_values
+from edgewise.toolkit.environments.level import Level, LevelEnvironment, compute_action_values, list_states
 from edgewise.toolkit.environments.protocol import Turn
 from edgewise.toolkit.errors import TaskError
 from edgewise.toolkit.model.scripted import ScriptedClient
@@ -33,41 +33,41 @@ ROW = Example("r", (Message("user", "Play."),), metadata={"seed": 7})
 def best(level: Level) -> list[str]:
     """Actions of who plays as well as can be."""
     worth, state, done = compute_action_values(level), level.start, []
-    while not level.won(state):
-        done.append(max(level.legal(state), key=lambda action: worth[state, action]))
-        state = level.after(state, done[-1])
+    while not level.is_won(state):
+        done.append(max(level.legal_actions(state), key=lambda action: worth[state, action]))
+        state = level.next_state(state, done[-1])
     return done
 
 
 @settings(max_examples=25, deadline=None)
 @given(worlds, seeds)
 def test_every_level_can_be_won_and_every_state_shows_another_text(world: LevelEnvironment, seed: int) -> None:
-    level = world.level(seed)
+    level = world.make_level(seed)
     found = list_states(level)
-    assert len({level.shown(state) for state in found}) == len(found)
-    assert any(level.won(state) for state in found)
+    assert len({level.render(state) for state in found}) == len(found)
+    assert any(level.is_won(state) for state in found)
     for state in found:
-        assert level.won(state) or len(set(level.legal(state))) == len(level.legal(state)) > 0
+        assert level.is_won(state) or len(set(level.legal_actions(state))) == len(level.legal_actions(state)) > 0
 
 
 @settings(max_examples=25, deadline=None)
 @given(worlds, seeds)
 def test_the_start_is_worth_the_length_of_the_shortest_way(world: LevelEnvironment, seed: int) -> None:
-    level = world.level(seed)
+    level = world.make_level(seed)
     way, worth = best(level), compute_action_values(level, 0.9)
-    start = max(worth[level.start, action] for action in level.legal(level.start))
+    start = max(worth[level.start, action] for action in level.legal_actions(level.start))
     assert start == pytest.approx(0.9 ** (len(way) - 1))
 
 
 @settings(max_examples=10, deadline=None)
 @given(worlds, seeds)
 def test_values_solve_their_equation(world: LevelEnvironment, seed: int) -> None:
-    level = world.level(seed)
+    level = world.make_level(seed)
     worth = compute_action_values(level, 0.9, fmean)
     for (state, action), value in worth.items():
-        after = level.after(state, action)
-        next_one = 0.0 if level.won(after) else fmean(worth[after, each] for each in level.legal(after))
-        assert value == pytest.approx(float(level.won(after)) + 0.9 * next_one, abs=1e-9)
+        after = level.next_state(state, action)
+        next_one = 0.0 if level.is_won(after) else fmean(worth[after, each] for each in level.legal_actions(after))
+        assert value == pytest.approx(float(level.is_won(after)) + 0.9 * next_one, abs=1e-9)
 
 
 def test_values_of_a_kitchen_by_hand() -> None:
@@ -87,8 +87,8 @@ def test_values_of_a_kitchen_by_hand() -> None:
 def test_a_house_is_walked_through() -> None:
     level = Map({"hall": ("attic",), "attic": ("hall",)}, Place("hall"), "attic", "hall")
     assert best(level) == ["go attic", "take key", "go hall", "open chest"]
-    assert level.after(Place("hall"), "open chest") == Place("hall")
-    assert level.shown(Place("attic")) == "You are in the attic. A key lies here. You have no key."
+    assert level.next_state(Place("hall"), "open chest") == Place("hall")
+    assert level.render(Place("attic")) == "You are in the attic. A key lies here. You have no key."
 
 
 @pytest.mark.parametrize("world", [House(), Kitchen()])
@@ -105,7 +105,7 @@ def test_a_world_is_won_from_what_it_shows(name: str) -> None:
     """Who says what the best play says gets the whole reward, with the last step."""
     task = Task.from_rows([{"seed": n} for n in range(9)], prompt="Play.", environment=name)
     assert task.world is not None
-    way = iter(best(task.world.make().level(level_seed(task.train[0]))))
+    way = iter(best(task.world.make().make_level(level_seed(task.train[0]))))
     agent = Agent("scripted/x", world=task.world)
     plan = run_group(agent, task.train[0], ROW.messages, task.reward, judge="", size=1, seed=0)
     (run,) = asyncio.run(drive(plan, ScriptedClient(lambda _: next(way)))).rollouts
