@@ -40,7 +40,7 @@ COMMANDS: Table = {
     "library rollback": "edgewise.experience.commands.library:rollback",
     "library show": "edgewise.experience.commands.library:show",
     "methods": "edgewise.learner.commands.methods:methods",
-    "models list": "edgewise.toolkit.cli.models:list_models",
+    "models list": "edgewise.toolkit.cli.models:ModelList",
     "models pull": "edgewise.toolkit.cli.models:pull_model",
     "report": "edgewise.toolkit.report.run_report:write_report",
     "serve": "edgewise.toolkit.cli.serve:serve",

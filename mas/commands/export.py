@@ -7,43 +7,43 @@ from edgewise.mas.deploy.export import DEFAULT_CONFIG, DEFAULT_SAMPLING, ExportR
 from edgewise.mas.deploy.reference import read_reference, split_reference
 from edgewise.toolkit.errors import ArtifactError
 from edgewise.toolkit.run.artifact import Artifact
-from edgewise.toolkit.types import Sampling
 
 
 def command(source: str, folder: Path) -> ExportResult:
     """
-    Export a GRAPH (see `mas.commands.graph`) into `folder`, with the model and the settings it was measured with.
+    Export a GRAPH (see `mas.commands.graph`) to a folder, with the model and the settings of its evaluation.
 
-    Of a design that gives each query a graph of its own, the graph is exported that most of its stored queries get:
-    a plain module has no policy. Raises ArtifactError or GraphError.
+    A plain module has no policy that chooses a graph for a query: a design with several graphs exports the one with the
+    most stored queries. Raises ArtifactError or GraphError.
     """
-    found = read_reference(source)
-    model, sampling, settings = _measured_with(split_reference(source)[0])
-    used, *others = found.uses
+    design = read_reference(source)
+    use, *others = design.uses
     note = ""
     if others:
-        queries = used.queries + sum(other.queries for other in others)
+        queries = sum(other.queries for other in design.uses)
         note = (
-            f"The design has {1 + len(others)} graphs for {queries} queries; this one was used for {used.queries} of "
+            f"The design has {1 + len(others)} graphs for {queries} queries; this one was used for {use.queries} of "
             "them. `edgewise serve` chooses by query."
         )
-    return export(
-        used.graph,
-        found.roles,
-        folder,
-        model=model,
-        sampling=sampling,
-        task_tools=found.tools,
-        turns=settings.turns,
-        node_seconds=settings.node_seconds,
-        note=note,
-    )
 
-
-def _measured_with(path: Path) -> tuple[str, Sampling, GraphConfig]:
-    """The model and the settings of an artefact; of a bare graph.json none."""
+    path = split_reference(source)[0]
+    model, sampling, config = "", DEFAULT_SAMPLING, DEFAULT_CONFIG
     try:
         artifact = Artifact.load(path.parent if path.suffix == ".json" else path)
     except ArtifactError:
-        return "", DEFAULT_SAMPLING, DEFAULT_CONFIG
-    return artifact.model, artifact.sampling, GraphConfig.from_artifact(artifact.settings)
+        pass  # a graph.json of its own has no settings
+    else:
+        model, sampling = artifact.model, artifact.sampling
+        config = GraphConfig.from_artifact(artifact.settings)
+
+    return export(
+        use.graph,
+        design.roles,
+        folder,
+        model=model,
+        sampling=sampling,
+        task_tools=design.tools,
+        turns=config.turns,
+        node_seconds=config.node_seconds,
+        note=note,
+    )

@@ -1,4 +1,4 @@
-"""What `edgewise models` prints, and the files of the sentence encoder, which is fetched like the embedded models."""
+"""`edgewise models`, and the download of embedded models before a run needs them."""
 
 import sys
 from typing import Any
@@ -8,62 +8,66 @@ from edgewise.toolkit.model.embedded.catalogue import ENCODER, ENCODER_FILES
 
 
 class ModelList:
-    """The embedded models and whether they are on this machine."""
+    """The embedded models, as `edgewise models list` prints them."""
 
     def to_json(self) -> list[dict[str, Any]]:
-        """One object per model."""
+        """Return one object per model; `path` is None for a model that is not on this machine."""
+        paths = {name: download.cache_dir() / model.file for name, model in catalogue.MODELS.items()}
         return [
             {
                 "name": f"local/{model.name}",
                 "bytes": model.size,
                 "licence": model.licence,
-                "path": str(path) if (path := download.cache_dir() / model.file).exists() else None,
+                "path": str(paths[name]) if paths[name].exists() else None,
             }
-            for model in catalogue.MODELS.values()
+            for name, model in catalogue.MODELS.items()
         ]
 
     def lines(self) -> list[str]:
-        """One line per model."""
+        """Return one line per model."""
         return [
             f"{row['name']:28} {row['bytes'] / 1e6:7,.0f} MB  {row['licence']}  {row['path'] or 'not pulled'}"
             for row in self.to_json()
         ]
 
 
-def list_models() -> ModelList:
-    """All embedded models."""
-    return ModelList()
-
-
 def pull_missing(*names: str) -> None:
     """
-    Pull the embedded models among these names that are missing: a long download shows before a run, not in it.
+    Download the embedded models among these names that are missing, so that a run does not stop for it.
 
-    Raises BrokenModelFile for a damaged file: only `edgewise models pull` replaces what is there.
+    Raises BrokenModelFile for a damaged file; `edgewise models pull` replaces it.
     """
     for name in dict.fromkeys(names):
+        # Training uses the weights of an embedded model too: torch/NAME.
         bare = name.removeprefix("torch/")
-        embedded = name.startswith("local/") or bare in catalogue.MODELS
-        if embedded and download.find_verified(catalogue.find_model(bare)) is None:
+        is_embedded = name.startswith("local/") or bare in catalogue.MODELS
+        if is_embedded and download.find_verified(catalogue.find_model(bare)) is None:
             pull_model(bare)
 
 
 def pull_model(name: str) -> str:
-    """Fetch and verify a model, with progress on standard error; returns its path."""
-    shown = -1
-    live = sys.stderr.isatty()
+    """Download and verify a model, with progress on standard error; return its path."""
+    is_live, last = sys.stderr.isatty(), -1
+    # A terminal shows every percent in place; a log file gets a line for every ten.
+    step = 1 if is_live else 10
 
-    def progress(done: int, total: int) -> None:
-        nonlocal shown
-        percent = 100 * done // total // (1 if live else 10) * (1 if live else 10)
-        if percent != shown:
-            shown = percent
+    def show(done: int, total: int) -> None:
+        nonlocal last
+        percent = 100 * done // total // step * step
+        if percent != last:
+            last = percent
             line = f"{name}: {percent}% of {total / 1e6:,.0f} MB"
-            print(f"\r{line}" if live else line, end="" if live else "\n", file=sys.stderr, flush=True)
+            print(
+                f"\r{line}" if is_live else line,
+                end="" if is_live else "\n",
+                file=sys.stderr,
+                flush=True,
+            )
 
+    # The sentence encoder has several files and is downloaded like a model.
     bare = name.removeprefix("local/")
     files = ENCODER_FILES if bare == ENCODER else (catalogue.find_model(bare),)
-    path = download.pull_files(files, progress)[0]
-    if live and shown >= 0:
+    path = download.pull_files(files, show)[0]
+    if is_live and last >= 0:
         print(file=sys.stderr)
     return str(path)

@@ -1,13 +1,14 @@
-"""What a person sees of a run, on standard error: a live line on a terminal, plain lines otherwise."""
+"""Progress of a run on standard error: a live line on a terminal, plain lines elsewhere."""
 
 import shutil
 import sys
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from typing import Any, TextIO
 
 from edgewise.toolkit.tracking.events import (
     Event,
+    OnEvent,
     ReplyReceived,
     RolloutFinished,
     RunClosed,
@@ -17,14 +18,16 @@ from edgewise.toolkit.tracking.events import (
     StepFinished,
 )
 
-EVERY = 5.0
+# A terminal shows every change that an eye can follow; a log file gets a line now and then.
+LIVE_SECONDS, PLAIN_SECONDS = 0.1, 5.0
+CLEAR_LINE = "\r\x1b[K"
 
 
-def show_progress(stream: TextIO | None = None) -> Callable[[Event], None]:
+def show_progress(stream: TextIO | None = None) -> OnEvent:
     """
-    A function for notes that shows the stage, rollouts so far, their mean reward, calls and cost.
+    Return an observer that prints the stage, its rollouts and their mean reward, calls and cost.
 
-    On standard error unless another stream is given.
+    It prints to standard error unless another stream is given.
     """
     return _Progress(stream or sys.stderr)
 
@@ -36,57 +39,59 @@ def announce(lines: Iterable[str]) -> None:
 
 class _Progress:
     def __init__(self, stream: TextIO):
-        self._stream, self._live = stream, stream.isatty()
+        self._stream, self._is_live = stream, stream.isatty()
         self._ledger: Any = None
         self._stage, self._rewards = "starting", list[float]()
-        self._shown, self._started = 0.0, time.monotonic()
+        self._last_update, self._start = 0.0, time.monotonic()
 
-    def __call__(self, note: Event) -> None:
-        match note:
+    def __call__(self, event: Event) -> None:
+        match event:
             case RunOpened(path, ledger):
                 self._ledger = ledger
-                self._say(f"run directory: {path}")
+                self._print(f"run directory: {path}")
             case StageStarted(stage):
                 self._stage, self._rewards = stage, []
-                self._say(self._line())
-            case RolloutFinished(run):
-                self._rewards.append(run.score.value if run.score and run.score.valid else 0.0)
+                self._print(self._render_line())
+            case RolloutFinished(rollout):
+                # A failed rollout counts as 0, as it does in learning.
+                score = rollout.score
+                self._rewards.append(score.value if score and score.valid else 0.0)
             case ReplyReceived():
-                self._tick()
+                self._update()
             case StepFinished(record):
-                self._say(record.summary())
+                self._print(record.summary())
             case RunStopping():
-                self._say("stopping: calls under way may finish; Ctrl-C again drops them")
-            case RunClosed() if self._live:
-                self._stream.write("\r\x1b[K")
-                self._stream.flush()
+                self._print("stopping: calls under way may finish; Ctrl-C again drops them")
+            case RunClosed() if self._is_live:
+                self._write(CLEAR_LINE)
 
-    def _tick(self) -> None:
-        pause = 0.1 if self._live else EVERY
-        if time.monotonic() - self._shown < pause:
+    def _update(self) -> None:
+        """Print the line again, unless that was done just now."""
+        now = time.monotonic()
+        if now - self._last_update < (LIVE_SECONDS if self._is_live else PLAIN_SECONDS):
             return
-        self._shown = time.monotonic()
-        if self._live:
+        self._last_update = now
+        if self._is_live:
+            # A line as wide as the terminal would wrap, and a wrapped line can't be cleared.
             width = shutil.get_terminal_size().columns - 1
-            self._stream.write(f"\r\x1b[K{self._line()[:width]}")
-            self._stream.flush()
+            self._write(f"{CLEAR_LINE}{self._render_line()[:width]}")
         else:
-            self._say(self._line())
+            self._print(self._render_line())
 
-    def _line(self) -> str:
-        done = len(self._rewards)
-        mean = f", mean reward {sum(self._rewards) / done:.2f}" if done else ""
-        rollouts = f": {done} rollouts{mean}" if done else ""
-        minutes, seconds = divmod(int(time.monotonic() - self._started), 60)
-        return f"{minutes:02}:{seconds:02} {self._stage}{rollouts}{self._spent()}"
+    def _render_line(self) -> str:
+        minutes, seconds = divmod(int(time.monotonic() - self._start), 60)
+        line = f"{minutes:02}:{seconds:02} {self._stage}"
+        if count := len(self._rewards):
+            line += f": {count} rollouts, mean reward {sum(self._rewards) / count:.2f}"
+        if self._ledger:
+            total = self._ledger.total
+            price = "price unknown" if total.usd is None else f"${total.usd:.4f}"
+            line += f" | {total.calls:,} calls, {total.tokens:,} tokens, {price}"
+        return line
 
-    def _spent(self) -> str:
-        if not self._ledger:
-            return ""
-        total = self._ledger.total
-        price = "price unknown" if total.usd is None else f"${total.usd:.4f}"
-        return f" | {total.calls:,} calls, {total.tokens:,} tokens, {price}"
+    def _print(self, line: str) -> None:
+        self._write(f"{CLEAR_LINE if self._is_live else ''}{line}\n")
 
-    def _say(self, line: str) -> None:
-        self._stream.write(f"\r\x1b[K{line}\n" if self._live else f"{line}\n")
+    def _write(self, text: str) -> None:
+        self._stream.write(text)
         self._stream.flush()
