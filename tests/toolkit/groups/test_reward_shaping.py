@@ -9,13 +9,13 @@ from edgewise.toolkit.groups.table import Table
     ("length", "loss"),
     [(0, 0), (16384, 0), (18000, 0.394531), (20480, 1), (30000, 1)],
 )
-def test_replies_near_the_limit_lose_reward_evenly(length, loss) -> None:
+def test_overlong_penalty_is_linear(length, loss) -> None:
     table = Table.from_arrays([0, 0], [1.0, 0.0], longest=[length, length])
     assert np.allclose(reward_shaping.overlong(table), [1 - loss, -loss], atol=6e-7)
     assert np.allclose(reward_shaping.overlong(table, factor=0.5), [1 - loss / 2, -loss / 2], atol=6e-7)
 
 
-def test_the_divergence_is_taken_off_the_reward() -> None:
+def test_kl_is_subtracted_from_the_reward() -> None:
     table = Table.from_arrays([0, 0], [1.0, 0.0], kl=[4.0, -2.0])
     assert reward_shaping.less_kl(table, beta=0.25).tolist() == [0.0, 0.5]
     assert reward_shaping.raw(table) is table.reward
@@ -24,34 +24,34 @@ def test_the_divergence_is_taken_off_the_reward() -> None:
 @pytest.mark.parametrize(
     ("part", "column"), [(reward_shaping.overlong, "longest"), (reward_shaping.less_kl, "kl")]
 )
-def test_a_column_that_is_not_there_is_named(part, column) -> None:
+def test_a_missing_column_is_named(part, column) -> None:
     with pytest.raises(ValueError, match=column):
         part(Table.from_arrays([0], [1.0]))
 
 
-def test_only_groups_that_differ_are_kept() -> None:
+def test_mixed_keeps_groups_that_differ() -> None:
     table = Table.from_arrays([0, 0, 1, 1, 2], np.array([0.1, 0.1, 0, 1, 5], np.float32))
     assert filters.mixed(table).tolist() == [False, False, True, True, False]
     assert filters.everything(table).all()
 
 
-def test_without_weight_and_where_nothing_is_right_ranks_change_nothing() -> None:
+def test_unlikely_without_weight_or_reward_is_raw() -> None:
     table = Table.from_arrays([0] * 3, [1.0, 0.0, 1.0], mean_logp=[-1.0, -2.0, -3.0])
     assert (reward_shaping.unlikely(table, beta=0.0) == table.reward).all()
     assert not reward_shaping.unlikely(table.with_reward(np.zeros(3))).any()
 
 
-def test_of_equally_likely_ones_the_earlier_counts_as_less_likely() -> None:
+def test_unlikely_breaks_ties_by_order() -> None:
     table = Table.from_arrays([1, 0, 1, 1], [1.0] * 4, mean_logp=[-1.0, -5.0, -1.0, -2.0])
     expected = [1 - 0.25 / 3, 1.0, 1 - 0.5 / 3, 1.0]
     assert np.allclose(reward_shaping.unlikely(table), expected)
 
 
-def test_groups_below_the_best_reward_are_kept_right_or_wrong() -> None:
+def test_imperfect_keeps_groups_below_the_best() -> None:
     table = Table.from_arrays([0, 0, 1, 1, 2, 2], [1, 1, 0, 0, 1, 0.5])
     assert filters.imperfect(table).tolist() == [False, False, True, True, True, True]
 
 
-def test_what_a_buffer_gave_is_kept_though_it_is_alone() -> None:
+def test_stored_rollouts_are_kept() -> None:
     table = Table.from_arrays([0, 0, 1, 2, 2], [1, 1, 1, 1, 0], stored=[np.nan, np.nan, 0.5, np.nan, np.nan])
     assert filters.mixed_or_stored(table).tolist() == [False, False, True, True, True]

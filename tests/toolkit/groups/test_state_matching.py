@@ -23,7 +23,7 @@ def partition(numbers, names):
     return {frozenset(name for name, other in pairs if other == number) for _, number in pairs}
 
 
-def test_states_are_the_same_within_a_group_only() -> None:
+def test_exact_states_match_within_a_group_only() -> None:
     assert state_matching.match_exact(np.array([0, 0, 1, 1]), ["a", "b", "a", "a"]).tolist() == [0, 1, 2, 2]
 
 
@@ -39,11 +39,11 @@ def test_states_are_the_same_within_a_group_only() -> None:
         ({"a": 1}, (("a", 1),), False),
     ],
 )
-def test_states_may_be_anything_that_has_a_content(one, other, same) -> None:
+def test_states_may_be_arrays_and_mappings(one, other, same) -> None:
     assert (len(set(state_matching.match_exact(np.zeros(2, int), [one, other]).tolist())) == 1) == same
 
 
-def test_a_state_that_cannot_be_compared_is_one_sentence() -> None:
+def test_an_unhashable_state_raises() -> None:
     with pytest.raises(
         TaskError, match="A state of type set can't be compared with others: let the environment"
     ):
@@ -53,29 +53,29 @@ def test_a_state_that_cannot_be_compared_is_one_sentence() -> None:
 
 
 @pytest.mark.parametrize("threshold", [0.87, 0.9, 0.92, 0.99])
-def test_linked_states_are_the_same_in_any_order(threshold) -> None:
-    found = [
+def test_similar_states_match_in_any_order(threshold) -> None:
+    anchors = [
         partition(state_matching.match_similar(ZEROS, [ROOMS[i] for i in order], threshold), order)
         for order in permutations(range(3))
     ]
-    assert all(each == found[0] for each in found)
+    assert all(x == anchors[0] for x in anchors)
 
 
 def test_greedy_clusters_depend_on_the_order() -> None:
-    found = [
+    anchors = [
         partition(state_matching.match_greedily(ZEROS, [ROOMS[i] for i in order], 0.9), order)
         for order in permutations(range(3))
     ]
-    assert any(each != found[0] for each in found)
+    assert any(x != anchors[0] for x in anchors)
 
 
 @pytest.mark.parametrize("find", [state_matching.match_similar, state_matching.match_greedily])
-def test_alike_states_of_two_groups_are_two(find) -> None:
+def test_similar_states_of_two_groups_do_not_match(find) -> None:
     assert find(np.array([0, 1, 1]), [ROOMS[0], ROOMS[0], ROOMS[1]], 0.9).tolist() == [0, 1, 1]
 
 
 @given(st.lists(st.text("abc ", max_size=9), min_size=1, max_size=12), st.sampled_from([0.4, 0.6, 0.8, 0.9]))
-def test_bounds_leave_out_no_pair_that_difflib_finds_alike(texts, threshold) -> None:
+def test_bounds_drop_no_pair_that_difflib_matches(texts, threshold) -> None:
     def alike(one, other):
         return SequenceMatcher(None, *sorted((one, other)), autojunk=False).ratio() >= threshold
 
@@ -87,9 +87,9 @@ def test_bounds_leave_out_no_pair_that_difflib_finds_alike(texts, threshold) -> 
         heads += [text] if first == len(heads) else []
     linked = [{j for j, other in enumerate(texts) if alike(text, other)} for text in texts]
     for _ in texts:
-        linked = [set().union(*(linked[j] for j in each)) for each in linked]
+        linked = [set().union(*(linked[j] for j in links)) for links in linked]
     zeros, names = np.zeros(len(texts), int), range(len(texts))
-    found = state_matching.match_greedily(zeros, texts, threshold)
-    assert partition(found, names) == partition(np.array(joined), names)
-    found = state_matching.match_similar(zeros, texts, threshold)
-    assert partition(found, names) == {frozenset(each) for each in linked}
+    anchors = state_matching.match_greedily(zeros, texts, threshold)
+    assert partition(anchors, names) == partition(np.array(joined), names)
+    anchors = state_matching.match_similar(zeros, texts, threshold)
+    assert partition(anchors, names) == {frozenset(links) for links in linked}

@@ -11,21 +11,21 @@ TABLE = Table.from_arrays([0, 0, 1], [1.0, 0.0, 0.5], [0, 0, 1, 2, 2, 2], action
 ADVANTAGE = np.array([1.0, -1.0, 0.0])
 
 
-def test_broadcast_gives_each_step_what_its_rollout_has() -> None:
+def test_broadcast_repeats_the_advantage_of_the_rollout() -> None:
     assert step_credit.broadcast(TABLE, ADVANTAGE).tolist() == [1, 1, -1, 0, 0, 0]
 
 
-def test_action_wise_adds_what_a_step_did_better_than_the_steps_of_its_group() -> None:
+def test_action_wise_adds_the_lead_of_a_step() -> None:
     assert step_credit.action_wise(TABLE, ADVANTAGE, beta=0.5).tolist() == [1.5, 1, -1.5, 0, 0, 0]
 
 
-def test_without_weight_the_two_are_the_same() -> None:
+def test_action_wise_without_weight_is_broadcast() -> None:
     assert (
         step_credit.action_wise(TABLE, ADVANTAGE, beta=0.0) == step_credit.broadcast(TABLE, ADVANTAGE)
     ).all()
 
 
-def test_steps_of_a_dead_group_still_differ() -> None:
+def test_steps_of_equal_rollouts_still_differ() -> None:
     table = Table.from_arrays([0, 0], [0.1, 0.1], [0, 1], action_reward=[1, 0])
     assert step_credit.action_wise(table, np.zeros(2)).tolist() == [0.5, -0.5]
 
@@ -55,28 +55,28 @@ def walks(seed):
 
 
 def plain_returns(table, name, gamma):
-    found = []
+    result = []
     for i, run in enumerate(table.rollout):
         later = [j for j in range(i, len(table.rollout)) if table.rollout[j] == run]
-        found.append(sum(gamma ** (j - i) * table.column(name)[j] for j in later))
-    return found
+        result.append(sum(gamma ** (j - i) * table.column(name)[j] for j in later))
+    return result
 
 
 def compared(values, same, scaled=False):
     """Each value minus the mean of those that are the same, over their deviation."""
-    found = []
+    result = []
     for i, value in enumerate(values):
         others = [other for j, other in enumerate(values) if same(i, j)]
         spread = statistics.stdev(others) + 1e-6 if len(others) > 1 else 1.0
-        found.append(
+        result.append(
             0.0 if len(set(others)) == 1 else (value - statistics.fmean(others)) / (spread if scaled else 1)
         )
-    return np.array(found)
+    return np.array(result)
 
 
 @pytest.mark.parametrize("seed", range(5))
 @pytest.mark.parametrize("scaled", [True, False])
-def test_steps_from_one_state_are_compared_with_each_other(seed, scaled) -> None:
+def test_at_anchors_matches_a_plain_loop(seed, scaled) -> None:
     table, gain = walks(seed)
     group, state = table.step_group, table.column("state")
     expected = compared(
@@ -84,13 +84,13 @@ def test_steps_from_one_state_are_compared_with_each_other(seed, scaled) -> None
         lambda i, j: group[i] == group[j] and state[i] == state[j],
         scaled,
     )
-    found = step_credit.at_anchors(table, gain, omega=0.5, gamma=0.9, scaled=scaled)
-    assert found == pytest.approx(gain[table.rollout] + 0.5 * expected)
+    result = step_credit.at_anchors(table, gain, omega=0.5, gamma=0.9, scaled=scaled)
+    assert result == pytest.approx(gain[table.rollout] + 0.5 * expected)
 
 
 @pytest.mark.parametrize("seed", range(5))
 @pytest.mark.parametrize("history", [1, 2, 3])
-def test_steps_that_are_the_same_share_their_advantage(seed, history) -> None:
+def test_merged_matches_a_plain_loop(seed, history) -> None:
     table, gain = walks(seed)
     keys = []
     for i, run in enumerate(table.rollout):
@@ -106,7 +106,7 @@ def test_steps_that_are_the_same_share_their_advantage(seed, history) -> None:
     assert step_credit.merged(table, gain, history=history) == pytest.approx(expected)
 
 
-def test_steps_whose_texts_are_nearly_the_same_can_share_their_advantage() -> None:
+def test_merged_by_similar_texts() -> None:
     words = {
         "state": ["You are in room 1.", "You are in room 1!"],
         "action": ["take the red cup", "take the red cups"],
@@ -122,35 +122,35 @@ def test_steps_whose_texts_are_nearly_the_same_can_share_their_advantage() -> No
 
 @pytest.mark.parametrize("seed", range(5))
 @pytest.mark.parametrize("inclusive", [True, False])
-def test_credit_of_a_partner_follows_what_came_before(seed, inclusive) -> None:
+def test_aligned_matches_a_plain_loop(seed, inclusive) -> None:
     table, gain = walks(seed)
     place = [int((table.rollout[:i] == run).sum()) for i, run in enumerate(table.rollout)]
 
     def above(name):
         values = plain_returns(table, name, 0.9)
-        found = []
+        result = []
         for i, value in enumerate(values):
             others = [
                 values[j]
                 for j in range(len(values))
                 if j != i and place[j] == place[i] and table.step_group[j] == table.step_group[i]
             ]
-            found.append(value - statistics.fmean(others) if others else 0.0)
-        return found
+            result.append(value - statistics.fmean(others) if others else 0.0)
+        return result
 
     own, partner, expected = above("step_reward"), above("partner_reward"), []
     for i, run in enumerate(table.rollout):
         past = [j for j in range(i + inclusive) if table.rollout[j] == run]
         weight = sum(0.8 ** (i - j) * own[j] for j in past) * (1 if inclusive else 0.8)
         expected.append(gain[run] + own[i] + 2 * weight * partner[i])
-    found = step_credit.aligned(table, gain, beta=2.0, gamma=0.9, discount=0.8, inclusive=inclusive)
-    assert found == pytest.approx(np.array(expected))
+    result = step_credit.aligned(table, gain, beta=2.0, gamma=0.9, discount=0.8, inclusive=inclusive)
+    assert result == pytest.approx(np.array(expected))
 
 
 @pytest.mark.parametrize(
     "part", [step_credit.at_anchors, step_credit.merged, step_credit.aligned, step_credit.action_wise]
 )
-def test_the_order_of_rollouts_changes_no_credit(part) -> None:
+def test_credit_does_not_depend_on_the_order_of_rollouts(part) -> None:
     table, gain = walks(3)
     order = np.random.default_rng(0).permutation(7)
     steps = np.concatenate([np.flatnonzero(table.rollout == run) for run in order])
@@ -165,7 +165,7 @@ def test_the_order_of_rollouts_changes_no_credit(part) -> None:
 
 
 @pytest.mark.parametrize("part", [step_credit.at_anchors, step_credit.merged, step_credit.aligned])
-def test_equal_rollouts_have_no_credit_of_steps(part) -> None:
+def test_equal_rollouts_have_no_step_credit(part) -> None:
     """Ten of 0.1, whose mean is not 0.1."""
     same = np.array(["a"] * 10, object)
     table = Table(

@@ -8,7 +8,7 @@ TABLE = Table.from_arrays(
 )
 
 
-def test_some_rollouts_come_with_their_steps_and_columns() -> None:
+def test_selected_rollouts_keep_steps_and_columns() -> None:
     part = TABLE.select_rollouts(np.array([True, False, True]))
     assert part.group.tolist() == [0, 1] and part.reward.tolist() == [1.0, 0.5]
     assert part.rollout.tolist() == [0, 0, 1]
@@ -16,13 +16,13 @@ def test_some_rollouts_come_with_their_steps_and_columns() -> None:
     assert part.column("step_reward").tolist() == [1, 2, 4]
 
 
-def test_none_and_all_of_the_rollouts_are_tables_too() -> None:
+def test_select_none_or_all_rollouts() -> None:
     nothing = TABLE.select_rollouts(np.zeros(3, bool))
     assert len(nothing) == 0 and len(nothing.rollout) == 0 and nothing.n_groups == 0
     assert TABLE.select_rollouts(np.ones(3, bool)).rollout.tolist() == TABLE.rollout.tolist()
 
 
-def test_a_column_of_steps_is_told_from_one_of_rollouts_where_there_are_as_many() -> None:
+def test_step_columns_where_steps_equal_rollouts() -> None:
     table = Table(
         np.array([0, 0]),
         np.array([0.0, 1.0]),
@@ -36,7 +36,7 @@ def test_a_column_of_steps_is_told_from_one_of_rollouts_where_there_are_as_many(
         Table(table.group, table.reward, table.rollout, {}, {"cost": np.zeros(1)})
 
 
-def test_other_columns_can_be_hidden() -> None:
+def test_select_columns_hides_others() -> None:
     hidden = TABLE.select_columns({"length"})
     assert hidden.column("length").tolist() == [3, 2, 1]
     with pytest.raises(ValueError, match="no column 'step_reward'"):

@@ -98,7 +98,7 @@ def test_scaffolding_at_once_samples_all_levels():
         (lambda name, sample, level: 0.0, 0.149),  # too early
     ],
 )
-def test_scaffolding_needs_a_failed_group_after_the_exempt_steps(rule, progress):
+def test_scaffolding_needs_a_failed_group_after_exemption(rule, progress):
     player = Player(rule)
     run_plan(hints.scaffolded, player.request(with_tiers("a"), progress=progress))
     assert not player.levels and len(player.calls) == 8

@@ -29,7 +29,7 @@ def refuse_request(request):
 @pytest.mark.parametrize(
     ("rewards", "width"), [((1, 0, 0, 1), 0.918693), ((1, 0, 0, 1, 0.5), None), ((0, 0, 0, 0), 0.0)]
 )
-def test_half_width_has_the_sheets_value(rewards, width):
+def test_half_width_has_the_reference_value(rewards, width):
     s = statistics.stdev(rewards)
     if width is None:
         width = 2.77645 * s / 5**0.5
@@ -44,18 +44,18 @@ def test_half_width_uses_the_t_quantile_of_n_less_one(n, quantile):
 @pytest.mark.parametrize(
     ("rewards", "reduction"), [((1, 0, 0, 1), 0.201818), ((1, 0, 0, 0), 0.174780), ((0, 0, 0, 0), 0.0)]
 )
-def test_priority_is_the_sheets_reduction_and_bonus(rewards, reduction):
+def test_priority_is_the_reference_reduction_and_bonus(rewards, reduction):
     s = statistics.stdev(rewards)
     assert priority(s, 4, 64, lam=0.0) == pytest.approx(reduction, abs=5e-7)
     assert priority(s, 4, 64) == pytest.approx(reduction + 0.102157, abs=1e-6)
 
 
-def test_below_two_rewards_the_priority_is_the_highest():
+def test_priority_is_infinite_below_two_rewards():
     assert priority(0.0, 1, 64) == priority(0.0, 0, 64) == math.inf
 
 
 @given(st.lists(REWARDS, max_size=5), st.integers(0, 30), st.integers(1, 12))
-def test_the_budget_is_spent_to_the_last_rollout_unless_the_cap_stops_it(rewards, budget, most):
+def test_allocate_spends_the_budget_up_to_the_cap(rewards, budget, most):
     counts = allocate(rewards, budget, most)
     room = [max(0, most - len(one)) for one in rewards]
     assert sum(counts) == min(budget, sum(room))
@@ -68,19 +68,19 @@ def test_rollouts_go_where_rewards_differ():
     assert allocate([(1, 0, 0, 1), (1, 0, 0, 0)], 1, 10) == (1, 0), "more so, where they differ more"
 
 
-def test_eight_equal_tenths_are_equal_whatever_their_mean():
+def test_equal_rewards_have_no_deviation():
     assert sum([0.1] * 8) != 0.8, "or this test shows nothing"
     rows = [[0.1] * 8, [0.1] * 7 + [0.1000001]]
     assert allocate(rows, 1, 10, lam=0.0) == (0, 1)
     assert allocate([rows[0], [0.5] * 8], 1, 10, lam=0.0) == (1, 0), "the first of equals"
 
 
-def test_of_equal_priorities_the_fewer_rollouts_then_the_earlier_go_first():
+def test_allocate_breaks_ties_by_count_then_order():
     assert allocate([(1, 1, 1)] * 3, 4, 10) == (2, 1, 1)
     assert allocate([(1,), ()], 1, 10) == (0, 1)
 
 
-def test_failed_rollouts_count_as_paid_and_do_not_draw_more():
+def test_failed_rollouts_count_as_sampled():
     assert allocate([(), (1, 0, 1)], 2, 10, sample_counts=[3, 3]) == (0, 2)
     assert allocate([()], 5, 4, sample_counts=[3]) == (1,)
 
@@ -116,7 +116,7 @@ def test_phases_spend_the_rest_on_the_mixed_example():
 @given(
     st.integers(1, 6), st.integers(1, 3), st.integers(0, 40), st.integers(2, 4), st.integers(3, 9), st.data()
 )
-def test_phases_spend_exactly_the_budget_unless_the_cap_stops_it(rows, first, extra, phases, most, data):
+def test_phases_spend_the_budget_up_to_the_cap(rows, first, extra, phases, most, data):
     values = data.draw(st.lists(st.sampled_from([0.0, 1.0, None]), min_size=54, max_size=54))
     budget = first * rows + extra
     sample = sampler(lambda example, sample: values[int(example.id) * 9 + sample])
@@ -125,7 +125,7 @@ def test_phases_spend_exactly_the_budget_unless_the_cap_stops_it(rows, first, ex
     assert all(first <= len(rollouts) <= most for rollouts in by_row)
 
 
-def test_a_later_phase_looks_at_what_an_earlier_one_drew():
+def test_later_phases_depend_on_earlier_rewards():
     requests = []
 
     def sample(example, start, count):
@@ -143,7 +143,7 @@ def test_a_later_phase_looks_at_what_an_earlier_one_drew():
 @pytest.mark.parametrize(
     ("budget", "first", "phases", "most"), [(5, 3, 3, 9), (9, 3, 1, 9), (9, 0, 2, 9), (9, 3, 2, 2)]
 )
-def test_numbers_that_cannot_work_are_refused(budget, first, phases, most):
+def test_impossible_phases_raise(budget, first, phases, most):
     with pytest.raises(ValueError, match=f"{budget} rollouts can't be dealt"):
         play(
             sample_in_phases(sampler(half_of_the_first), ROWS[:2], budget, first, phases, most),
@@ -168,13 +168,13 @@ def study(example):
 @pytest.mark.parametrize(
     ("wanted", "ids"), [(0, ""), (1, "01"), (2, "0123"), (3, "012345"), (4, "012345"), (99, "012345")]
 )
-def test_groups_without_signal_are_replaced_until_enough_have_some(wanted, ids):
+def test_examples_without_signal_are_replaced(wanted, ids):
     studies = play(study_until_signal(ROWS, study, wanted, lambda group: group.is_mixed), refuse_request)
     assert "".join(group.example.id for group in studies) == ids
 
 
 @given(st.lists(st.booleans(), max_size=12), st.integers(0, 8))
-def test_no_more_waves_than_needed_and_never_more_signal_than_wanted(signal, wanted):
+def test_waves_stop_at_the_wanted_signal(signal, wanted):
     waves = []
 
     def study_wave(examples):
@@ -198,7 +198,7 @@ class Uneven:
         return Reply(Message("assistant", str(number % 3)))
 
 
-def test_which_examples_are_studied_does_not_depend_on_the_order_of_replies():
+def test_studies_do_not_depend_on_reply_order():
     def study_reply(example):
         reply = yield Request("m", (Message("user", example.id),))
         run = Rollout(example.id, "", 0, (Step((), reply.message),), "stop")
