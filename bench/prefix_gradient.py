@@ -29,13 +29,13 @@ def main() -> int:
     for family in families[:3] if quick() else families:
         for name, shape in SHAPES.items():
             policy, batch = exact.policy(family), exact.batch(*shape)
-            theirs = exact.padded(policy, batch, 0.8)
-            wanted = exact.gradients(policy, theirs)
+            theirs = exact.compute_padded(policy, batch, 0.8)
+            wanted = exact.compute_gradients(policy, theirs)
             ours = compute_logps(policy, batch, temperature=0.8, entropy=True)
             found = {
-                "value": exact.apart(ours[:1], theirs[:1]),
-                "entropy": exact.apart(ours[1:], theirs[1:]),
-                "gradient": exact.apart(exact.gradients(policy, ours), wanted),
+                "value": exact.max_difference(ours[:1], theirs[:1]),
+                "entropy": exact.max_difference(ours[1:], theirs[1:]),
+                "gradient": exact.max_difference(exact.compute_gradients(policy, ours), wanted),
             }
             size = max(float(g.abs().max()) for g in wanted)
             print(f"{family:12} {name:12} {found}  largest gradient {size:.1f}", flush=True)

@@ -52,7 +52,7 @@ def test_the_teaching_script_runs_on_any_model(tmp_path: Path):
 
     script = EXAMPLES / "grpo_in_one_file.py"
     done = subprocess.run(
-        [sys.executable, str(script), str(tiny.saved(tmp_path)), "2"],
+        [sys.executable, str(script), str(tiny.save_model(tmp_path)), "2"],
         capture_output=True,
         text=True,
         cwd=ROOT,
@@ -124,7 +124,7 @@ def speaking(folder: Path, prompt: str, answers: list[str]) -> Path:
     from edgewise.toolkit.types import Message
     from tests.support.learner import tiny
 
-    policy = Policy.load(str(tiny.saved(folder / "tiny")), device="cpu", dtype="float32")
+    policy = Policy.load(str(tiny.save_model(folder / "tiny")), device="cpu", dtype="float32")
     asked = policy.encode([Message("user", prompt)])
     told = [(*policy.tokenizer.encode(x, add_special_tokens=False), 257) for x in answers]
     imitate(policy, policy.create_optimizer(lr=0.01), [Pair(asked, x) for x in told], epochs=120, size=2)

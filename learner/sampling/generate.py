@@ -22,9 +22,9 @@ from edgewise.learner.hardware.weight_packing import pack_weights
 from edgewise.learner.policy.policy import Policy
 from edgewise.toolkit.errors import OutOfMemory
 
-WAVE = 1 << 16
+WAVE_TOKENS = 1 << 16
 """Tokens, of distinct prompts and of replies at their longest, that are in memory at once."""
-PREFILL = 1 << 13
+PREFILL_TOKENS = 1 << 13
 """Tokens of prompts that are encoded in one forward."""
 CROWD = 0.75
 """Finished rows are dropped when no more than this share is left of those that are computed."""
@@ -59,7 +59,7 @@ class Completion:
 
 @torch.inference_mode()
 def sample(
-    policy: Policy, asks: Sequence[CompletionRequest], watch: Callable[[], None] | None = None
+    policy: Policy, requests: Sequence[CompletionRequest], on_token: Callable[[], None] | None = None
 ) -> list[Completion]:
     """
     A reply to each ask; those with equal prompts share one encoding of it. `watch` is called before each token.
@@ -67,27 +67,27 @@ def sample(
     A reply ends with the context at the latest. Where memory is short, fewer are drawn at a time. Raises ValueError for
     an empty prompt, or one that leaves no room, and OutOfMemory where there is none for one reply.
     """
-    for ask in asks:
+    for ask in requests:
         if not 0 < len(ask.prompt) < policy.context_length:
             raise ValueError(f"a prompt has 1 to {policy.context_length - 1} tokens, not {len(ask.prompt)}")
-    order = sorted(range(len(asks)), key=lambda i: (len(asks[i].prompt), asks[i].prompt, i))
+    order = sorted(range(len(requests)), key=lambda i: (len(requests[i].prompt), requests[i].prompt, i))
     found: dict[int, Completion] = {}
     with (
         exchange_attention(policy.model),
         disable_compilation(policy.model),
-        pack_weights(policy.model, max((longest(a, policy.context_length) for a in asks), default=0)),
+        pack_weights(policy.model, max((max_completion_tokens(a, policy.context_length) for a in requests), default=0)),
     ):
-        most = len(asks)
-        while left := [(i, asks[i]) for i in order[len(found) :]]:
+        most = len(requests)
+        while left := [(i, requests[i]) for i in order[len(found) :]]:
             wave = _wave(left[:most], policy.context_length)
-            drawn = try_in_memory(partial(_drawn, policy, [ask for _, ask in wave], watch or _nothing))
+            drawn = try_in_memory(partial(_drawn, policy, [ask for _, ask in wave], on_token or _nothing))
             if drawn is not None:
                 found |= zip((i for i, _ in wave), drawn, strict=True)
             elif len(wave) > 1:
                 most = len(wave) // 2
             else:
                 raise OutOfMemory(f"There is not enough memory to draw one reply: {MEMORY_ADVICE}.")
-    return [found[i] for i in range(len(asks))]
+    return [found[i] for i in range(len(requests))]
 
 
 def _drawn(policy: Policy, asks: Sequence[CompletionRequest], watch: Callable[[], None]) -> list[Completion]:
@@ -104,14 +104,14 @@ def _wave(asks: Sequence[tuple[int, CompletionRequest]], context: int) -> list[t
     used = 0
     for i, ask in asks:
         same = wave and wave[-1][1].prompt == ask.prompt
-        used += longest(ask, context) + (0 if same else len(ask.prompt))
-        if wave and used > WAVE:
+        used += max_completion_tokens(ask, context) + (0 if same else len(ask.prompt))
+        if wave and used > WAVE_TOKENS:
             break
         wave.append((i, ask))
     return wave
 
 
-def longest(ask: CompletionRequest, context: int) -> int:
+def max_completion_tokens(ask: CompletionRequest, context: int) -> int:
     """Tokens that a reply may have."""
     return max(1, min(ask.max_tokens, context - len(ask.prompt)))
 
@@ -122,7 +122,7 @@ class _Rows:
     def __init__(self, policy: Policy, asks: Sequence[CompletionRequest]):
         self.policy, self.asks = policy, asks
         device = policy.device
-        self.limits = [longest(ask, policy.context_length) for ask in asks]
+        self.limits = [max_completion_tokens(ask, policy.context_length) for ask in asks]
         self.ids: list[list[int]] = [[] for _ in asks]
         self.logprobs: list[list[float]] = [[] for _ in asks]
         self.ended: dict[int, Literal["stop", "length"]] = {}
@@ -134,10 +134,10 @@ class _Rows:
 
     def drawn(self, watch: Callable[[], None]) -> list[Completion]:
         """Go on until all have ended."""
-        cache, logits = encode(self.policy.model, [ask.prompt for ask in self.asks], self.policy.device)
+        cache, logits = prefill(self.policy.model, [ask.prompt for ask in self.asks], self.policy.device)
         while True:
             watch()
-            ids, logp = draw(logits, self.temperature, self.top_p, self.uniform[:, cache.written])
+            ids, logp = sample_tokens(logits, self.temperature, self.top_p, self.uniform[:, cache.written])
             self._take(ids.tolist(), logp.tolist())
             live = [row not in self.ended for row in self.row]
             if not any(live):
@@ -170,7 +170,7 @@ class _Rows:
         return ids[live]
 
 
-def encode(model: Any, prompts: Sequence[tuple[int, ...]], device: torch.device) -> tuple[KVCache, Tensor]:
+def prefill(model: Any, prompts: Sequence[tuple[int, ...]], device: torch.device) -> tuple[KVCache, Tensor]:
     """A cache for rows with these prompts, equal ones side by side, and the logits (R, V) of their first tokens."""
     distinct = [(prompt, len(list(rows))) for prompt, rows in groupby(prompts)]
     buckets, logits = [], []
@@ -190,7 +190,7 @@ def encode(model: Any, prompts: Sequence[tuple[int, ...]], device: torch.device)
 def _chunks(prompts: Sequence[tuple[tuple[int, ...], int]]) -> Iterator[list[tuple[tuple[int, ...], int]]]:
     chunk: list[tuple[tuple[int, ...], int]] = []
     for prompt in prompts:
-        if chunk and sum(len(ids) for ids, _ in chunk) + len(prompt[0]) > PREFILL:
+        if chunk and sum(len(ids) for ids, _ in chunk) + len(prompt[0]) > PREFILL_TOKENS:
             yield chunk
             chunk = []
         chunk.append(prompt)
@@ -209,7 +209,7 @@ def _forward(model: Any, cache: KVCache, ids: Tensor) -> Tensor:
 # ---- one token ---------------------------------------------------------------------------------------------
 
 
-def draw(logits: Tensor, temperature: Tensor, top_p: Tensor, uniform: Tensor) -> tuple[Tensor, Tensor]:
+def sample_tokens(logits: Tensor, temperature: Tensor, top_p: Tensor, uniform: Tensor) -> tuple[Tensor, Tensor]:
     """
     (R,) ids and their log-probabilities, of (R, V) logits; `temperature` and `top_p` (R, 1), `uniform` (R,) in [0, 1).
 

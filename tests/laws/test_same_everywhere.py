@@ -15,7 +15,7 @@ import pytest
 from edgewise.experience.library.library import Library, make_lesson
 from edgewise.toolkit.errors import NotRecorded
 from tests.support import toy
-from tests.support.laws.one_run import started
+from tests.support.laws.one_run import start_run
 from tests.support.server import Server, echo
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -77,7 +77,7 @@ def reference(request, tmp_path_factory):
     run = tmp_path_factory.mktemp("reference")
     settings = {**SETTINGS, **KINDS[request.param]}
     with Server(toy.serve, embedding=meaning) as server:
-        result = started(server.url, run, concurrency=1, **settings)
+        result = start_run(server.url, run, concurrency=1, **settings)
         calls = len(server.bodies)
     assert result.improved
     return server.url, run, calls, settings
@@ -86,7 +86,7 @@ def reference(request, tmp_path_factory):
 def test_one_at_a_time_and_sixty_four_at_once_are_the_same(reference, tmp_path):
     _, alone, calls, settings = reference
     with Server(uneven, embedding=meaning, latency=0.002) as server:
-        started(server.url, tmp_path, concurrency=64, **settings)
+        start_run(server.url, tmp_path, concurrency=64, **settings)
         assert server.most_at_once > 8
         assert len(server.bodies) == calls
     assert library(tmp_path) == library(alone)
@@ -96,7 +96,7 @@ def test_one_at_a_time_and_sixty_four_at_once_are_the_same(reference, tmp_path):
 
 def test_a_finished_run_replays_from_its_journal_without_a_model(reference, tmp_path):
     url, alone, _, settings = reference
-    again = started(url, tmp_path, replay=alone / "journal.sqlite", **settings)
+    again = start_run(url, tmp_path, replay=alone / "journal.sqlite", **settings)
     assert again.improved
     assert library(tmp_path) == library(alone)
     assert rollouts(tmp_path) == rollouts(alone)
@@ -106,13 +106,13 @@ def test_a_finished_run_replays_from_its_journal_without_a_model(reference, tmp_
 def test_a_replay_never_asks_for_what_was_not_recorded(reference, tmp_path):
     url, alone, _, settings = reference
     with pytest.raises(NotRecorded):
-        started(url, tmp_path, replay=alone / "journal.sqlite", seed=1, **settings)
+        start_run(url, tmp_path, replay=alone / "journal.sqlite", seed=1, **settings)
 
 
 def test_running_a_finished_run_again_costs_nothing(reference):
     url, alone, _, settings = reference
     before = library(alone), books(alone)
-    started(url, alone, **settings)  # the server is gone: any call would fail
+    start_run(url, alone, **settings)  # the server is gone: any call would fail
     assert (library(alone), books(alone)) == before
 
 

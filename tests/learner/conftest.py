@@ -21,10 +21,10 @@ def one_thread() -> Iterator[None]:
 @pytest.fixture(scope="module")
 def model(tmp_path_factory: pytest.TempPathFactory) -> str:
     """The name of a tiny model with random weights, saved for the tests of one file."""
-    return f"torch/{tiny.saved(tmp_path_factory.mktemp('tiny'))}"
+    return f"torch/{tiny.save_model(tmp_path_factory.mktemp('tiny'))}"
 
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Where such a model is."""
-    return tiny.saved(tmp_path_factory.mktemp("tiny"))
+    return tiny.save_model(tmp_path_factory.mktemp("tiny"))

@@ -22,7 +22,7 @@ from edgewise.toolkit.tracking.events import GroupsFinished
 from edgewise.toolkit.types import Message, Reply
 from tests.support import toy
 from tests.support.command import run_command, write_task
-from tests.support.laws.one_run import started
+from tests.support.laws.one_run import start_run
 from tests.support.learned import build_spec, run_learning, text_of
 from tests.support.server import Server
 
@@ -224,7 +224,7 @@ def reference(tmp_path_factory):
     """A run, one call at a time, that nothing disturbed: its directory and the calls that it made."""
     run = tmp_path_factory.mktemp("gepa")
     with Server(serve) as server:
-        result = started(server.url, run, concurrency=1, **SETTINGS)
+        result = start_run(server.url, run, concurrency=1, **SETTINGS)
     assert result.improved
     return server.url, run, len(server.bodies)
 
@@ -232,14 +232,14 @@ def reference(tmp_path_factory):
 def test_concurrency_and_replay_give_the_same_run(reference, tmp_path):
     url, alone, calls = reference
     with Server(serve, latency=0.002) as server:
-        started(server.url, tmp_path / "many", concurrency=64, **SETTINGS)
+        start_run(server.url, tmp_path / "many", concurrency=64, **SETTINGS)
         assert (len(server.bodies), server.most_at_once > 10) == (calls, True)
-    started(url, tmp_path / "replayed", replay=alone, **SETTINGS)
+    start_run(url, tmp_path / "replayed", replay=alone, **SETTINGS)
     for run in (tmp_path / "many", tmp_path / "replayed"):
         assert library_of(run) == library_of(alone)
         assert lines_of(run) == lines_of(alone)
     with pytest.raises(NotRecorded):
-        started(url, tmp_path / "other", replay=alone, seed=1, **SETTINGS)
+        start_run(url, tmp_path / "other", replay=alone, seed=1, **SETTINGS)
     assert not bridges()
 
 
@@ -248,9 +248,9 @@ def test_run_resumed_after_its_limit_pays_nothing_twice(reference, tmp_path):
     with Server(serve) as server:
         for limit in (40, 100, 150):
             with pytest.raises(LimitReached):
-                started(server.url, tmp_path, concurrency=8, calls=limit, force=True, **SETTINGS)
+                start_run(server.url, tmp_path, concurrency=8, calls=limit, force=True, **SETTINGS)
             assert not bridges()
-        started(server.url, tmp_path, force=True, **SETTINGS)
+        start_run(server.url, tmp_path, force=True, **SETTINGS)
         assert len(server.bodies) == calls
     assert library_of(tmp_path) == library_of(alone)
     assert lines_of(tmp_path) == lines_of(alone)

@@ -150,7 +150,7 @@ def test_bad_input_is_one_sentence(
 
 
 def test_a_model_without_a_chat_template_is_one_sentence(tmp_path: Path, capsys: Any) -> None:
-    bare = tiny.saved(tmp_path / "bare")
+    bare = tiny.save_model(tmp_path / "bare")
     (bare / "chat_template.jinja").unlink()
     done = run_command(capsys, "improve", task_file(tmp_path / "t", f"torch/{bare}"), "--by", "weights")
     assert done.code == 2 and "has no chat template" in done.error_lines[0]

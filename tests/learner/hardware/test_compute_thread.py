@@ -19,7 +19,7 @@ from edgewise.learner.config import WeightsConfig
 from edgewise.learner.hardware import compute_thread, process_group
 from edgewise.learner.hardware.compute_thread import run_in_compute_thread, submit_to_compute_thread
 from edgewise.learner.policy.policy import Policy
-from edgewise.learner.training import engine
+from edgewise.learner.training import engine as engine_module
 from edgewise.learner.training.engine import Engine
 from edgewise.learner.update.gradient_step import UpdateStats
 from edgewise.toolkit.errors import Interrupted, OutOfMemory
@@ -44,12 +44,12 @@ import edgewise.learner
 from edgewise.learner.hardware.memory import keep_freed_memory
 from edgewise.learner.hardware.compute_thread import submit_to_compute_thread
 
-def made():
+def make():
     import torch
     keep_freed_memory()
     return [torch.zeros(size) for size in (1_000, 100_000, 10_000_000)]
 
-tensors = submit_to_compute_thread(made).result()
+tensors = submit_to_compute_thread(make).result()
 for line in open("/proc/self/smaps"):
     if re.match("[0-9a-f]+-[0-9a-f]+ ", line):
         a, b = (int(x, 16) for x in line.split()[0].split("-"))
@@ -59,33 +59,38 @@ for line in open("/proc/self/smaps"):
 
 
 @run_in_compute_thread
-def where() -> str:
+def get_thread_name() -> str:
     return threading.current_thread().name
 
 
 @run_in_compute_thread
-def nested() -> str:
-    return where()
+def call_nested() -> str:
+    return get_thread_name()
 
 
-def test_everybody_gets_the_same_thread() -> None:
+def test_all_callers_get_the_same_thread() -> None:
     async def go() -> list[str]:
-        return await asyncio.gather(*(asyncio.to_thread(where) for _ in range(8)))
+        return await asyncio.gather(*(asyncio.to_thread(get_thread_name) for _ in range(8)))
 
-    names = {*asyncio.run(go()), where(), nested(), submit_to_compute_thread(where).result()}
+    names = {
+        *asyncio.run(go()),
+        get_thread_name(),
+        call_nested(),
+        submit_to_compute_thread(get_thread_name).result(),
+    }
     assert len(names) == 1
     assert threading.current_thread().name not in names
 
 
-def test_errors_and_contexts_go_through() -> None:
-    told: ContextVar[str] = ContextVar("told")
-    told.set("here")
-    assert run_in_compute_thread(told.get)() == "here"
+def test_errors_and_context_variables_pass_through() -> None:
+    variable: ContextVar[str] = ContextVar("variable")
+    variable.set("here")
+    assert run_in_compute_thread(variable.get)() == "here"
     with pytest.raises(ZeroDivisionError):
         run_in_compute_thread(divmod)(1, 0)
 
 
-def test_threads_of_a_product_are_as_many_as_the_caller_wants() -> None:
+def test_compute_thread_uses_the_callers_number_of_threads() -> None:
     before = torch.get_num_threads()
     try:
         for count in (1, 3):
@@ -95,8 +100,8 @@ def test_threads_of_a_product_are_as_many_as_the_caller_wants() -> None:
         torch.set_num_threads(before)
 
 
-def test_who_comes_first_together_gets_the_same_thread() -> None:
-    compute_thread._executor.cache_clear()
+def test_concurrent_first_callers_get_one_thread() -> None:
+    compute_thread._get_executor.cache_clear()
     ready = threading.Barrier(8)
 
     def first() -> str:
@@ -104,32 +109,37 @@ def test_who_comes_first_together_gets_the_same_thread() -> None:
         return submit_to_compute_thread(threading.get_ident).result()
 
     with ThreadPoolExecutor(8) as pool:
-        found = [pool.submit(first) for _ in range(8)]
-    assert len({each.result() for each in found}) == 1
+        futures = [pool.submit(first) for _ in range(8)]
+    assert len({future.result() for future in futures}) == 1
 
 
-def test_a_process_of_several_takes_its_own_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
-    taken: list[int] = []
+def test_each_process_binds_its_own_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
+    devices: list[int] = []
     monkeypatch.setattr(
-        process_group, "cuda", SimpleNamespace(is_available=lambda: True, set_device=taken.append)
+        process_group, "cuda", SimpleNamespace(is_available=lambda: True, set_device=devices.append)
     )
     for local, size in ((0, 1), (1, 2)):
         process_group.bind_device(SimpleNamespace(local=local, size=size))
-    assert taken == [1]
+    assert devices == [1]
 
 
-def an_engine(model: Policy | None = None) -> Engine:
-    """One without a run around it."""
+def make_engine(model: Policy | None = None) -> Engine:
+    """An engine without a run around it."""
     engine = Engine.__new__(Engine)
     config = resolve_config(WeightsConfig, {"model": "torch/tiny"})
-    engine.__dict__ |= {"config": config, "method": None, "ranks": process_group.SINGLE_PROCESS, "policy": model}
+    engine.__dict__ |= {
+        "config": config,
+        "method": None,
+        "ranks": process_group.SINGLE_PROCESS,
+        "policy": model,
+    }
     engine.__dict__ |= {"optimizer": SimpleNamespace(param_groups=[]), "slice_tokens": 1}
     return engine
 
 
-def test_an_update_that_waits_for_the_thread_has_begun(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(engine, "update", lambda *_: UpdateStats())
-    engine, free = an_engine(), threading.Event()
+def test_update_has_begun_while_it_waits_for_the_thread(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(engine_module, "update", lambda *_: UpdateStats())
+    engine, free = make_engine(), threading.Event()
     submit_to_compute_thread(free.wait, 20)
     with ThreadPoolExecutor(1) as pool:
         done = pool.submit(engine.update, None, 3)
@@ -140,52 +150,56 @@ def test_an_update_that_waits_for_the_thread_has_begun(monkeypatch: pytest.Monke
 
 
 @pytest.mark.parametrize("error", [MemoryError(), torch.OutOfMemoryError("CUDA out of memory")])
-def test_memory_for_no_optimizer_or_no_model_is_a_sentence(
+def test_lack_of_memory_for_model_or_optimizer_gives_advice(
     error: Exception, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def short(*_: object, **__: object) -> None:
         raise error
 
-    monkeypatch.setattr(engine, "update", short)
+    monkeypatch.setattr(engine_module, "update", short)
     with pytest.raises(OutOfMemory, match="for the optimizer: use LoRA"):
-        an_engine().update(None, 1)
+        make_engine().update(None, 1)
     monkeypatch.setattr(Policy, "load", short)
     with pytest.raises(OutOfMemory, match="for torch/tiny: use LoRA"):
-        an_engine().reload()
+        make_engine().reload()
 
 
-def test_what_is_drawn_ends_at_the_next_token_once_an_engine_is_stopped() -> None:
+def test_sampling_ends_at_the_next_token_after_engine_stop() -> None:
     model = Policy.from_model(tiny.model(max_position_embeddings=100_000), tiny.tokenizer(), name="tiny")
     model.stop_ids = frozenset()
-    engine = an_engine(model)
+    engine = make_engine(model)
     long = Request("torch/tiny", (Message("user", "a"),), sampling=Sampling(max_tokens=90_000))
     with ThreadPoolExecutor(1) as pool:
-        drawn = pool.submit(engine.answer, [long])
+        replies = pool.submit(engine.answer, [long])
         time.sleep(0.2)
         engine.stop()
         with pytest.raises(Interrupted):
-            drawn.result(timeout=10)
+            replies.result(timeout=10)
 
 
-def test_a_run_computes_in_that_thread_alone(
+def test_run_computes_in_the_compute_thread_only(
     model: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    seen: dict[str, set[str]] = {}
+    threads: dict[str, set[str]] = {}
 
-    def watched(name: str) -> None:
-        inner = getattr(engine, name)
+    def watch(name: str) -> None:
+        inner = getattr(engine_module, name)
 
         def outer(*args: object, **kwargs: object) -> object:
-            seen.setdefault(name, set()).add(threading.current_thread().name)
+            threads.setdefault(name, set()).add(threading.current_thread().name)
             return inner(*args, **kwargs)
 
-        monkeypatch.setattr(engine, name, outer)
+        monkeypatch.setattr(engine_module, name, outer)
 
-    watched("update")
-    watched("answer")
-    watched("bind_device")
+    watch("update")
+    watch("answer")
+    watch("bind_device")
     train(task(), model=model, run=tmp_path / "run", **{**SETTINGS, "steps": 2})
-    assert seen == {"update": {where()}, "answer": {where()}, "bind_device": {where()}}
+    assert threads == {
+        "update": {get_thread_name()},
+        "answer": {get_thread_name()},
+        "bind_device": {get_thread_name()},
+    }
 
 
 @pytest.mark.skipif(
@@ -193,7 +207,7 @@ def test_a_run_computes_in_that_thread_alone(
     reason="needs huge pages of Linux, and glibc",
 )
 @pytest.mark.parametrize("order", ["before", "after"])
-def test_that_thread_has_the_memory_that_is_kept(order: str) -> None:
+def test_compute_thread_allocates_from_the_kept_heap(order: str) -> None:
     script = HEAP.format(**{"before": "", "after": "", order: "asyncio.run(others())"})
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
     assert "True" in done.stdout.splitlines()

@@ -20,26 +20,26 @@ print(open("/proc/self/smaps").read())
 
 def mappings(smaps: str) -> list[dict[str, str]]:
     """What the system says of each part of a process's memory."""
-    found: list[dict[str, str]] = []
+    areas: list[dict[str, str]] = []
     for line in smaps.splitlines():
-        name, told, value = line.partition(":")
-        if " " in name or not told:
-            found.append({})
+        name, colon, value = line.partition(":")
+        if " " in name or not colon:
+            areas.append({})
         else:
-            found[-1][name] = value.strip()
-    return found
+            areas[-1][name] = value.strip()
+    return areas
 
 
 @pytest.mark.skipif(
     not HUGE.exists() or platform.libc_ver()[0] != "glibc", reason="needs huge pages of Linux, and glibc"
 )
-def test_the_heap_that_is_to_come_is_reserved_on_huge_pages_and_not_taken() -> None:
+def test_heap_growth_is_reserved_on_huge_pages_but_not_used() -> None:
     # In a new process: the heap of this one may have been taken by other tests.
     done = subprocess.run([sys.executable, "-c", FRESH], capture_output=True, text=True, check=True)
     large = [
-        each
-        for each in mappings(done.stdout)
-        if "hg" in each.get("VmFlags", "").split() and int(each["Size"].split()[0]) > GIGABYTE
+        area
+        for area in mappings(done.stdout)
+        if "hg" in area.get("VmFlags", "").split() and int(area["Size"].split()[0]) > GIGABYTE
     ]
     assert large
-    assert all(int(each["Rss"].split()[0]) < int(each["Size"].split()[0]) / 2 for each in large)
+    assert all(int(area["Rss"].split()[0]) < int(area["Size"].split()[0]) / 2 for area in large)

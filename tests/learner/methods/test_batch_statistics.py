@@ -8,7 +8,7 @@ import torch
 
 from edgewise.learner.methods import losses
 from edgewise.learner.methods.batch import Batch
-from edgewise.learner.methods.batch_statistics import required_statistics, add_statistics
+from edgewise.learner.methods.batch_statistics import add_statistics, required_statistics
 from edgewise.learner.methods.method import Method, override
 from edgewise.learner.methods.published import find_method
 from edgewise.learner.policy.policy import Policy
@@ -29,69 +29,73 @@ def batch() -> Batch:
     return Batch.from_lists(prompts, replies, [0, 0, 0, 1, 1, 1], [0.7, 0.3, -1.0, 1.0, -0.5, -0.5])
 
 
-def trained(folder: Path, method: Method, how: UpdateConfig) -> torch.Tensor:
+def train_weights(folder: Path, method: Method, config: UpdateConfig) -> torch.Tensor:
     policy = Policy.load(str(folder), device="cpu", dtype="float64")
     optimizer = torch.optim.SGD(policy.parameters(), lr=0.5)
-    update(policy, optimizer, method, batch(), how, torch.Generator().manual_seed(0))
+    update(policy, optimizer, method, batch(), config, torch.Generator().manual_seed(0))
     return torch.cat([p.detach().flatten() for p in policy.parameters()])
 
 
 @pytest.mark.parametrize("name", [*READERS, "reg_grpo", "rift"])
 @pytest.mark.parametrize("size", [1, 12])
-def test_slices_change_nothing(folder: Path, name: str, size: int) -> None:
+def test_update_does_not_depend_on_slicing(folder: Path, name: str, size: int) -> None:
     """Several steps, so that the policy is away from the one that sampled."""
     method = override(find_method(name), "epochs=2", "minibatches=1")
     method = method if name in READERS else replace(method, penalties=())
-    whole, sliced = (trained(folder, method, replace(BIG, tokens=each)) for each in (10_000, size))
+    whole, sliced = (train_weights(folder, method, replace(BIG, tokens=tokens)) for tokens in (10_000, size))
     torch.testing.assert_close(whole, sliced, rtol=1e-4, atol=1e-7)
 
 
-def test_a_trust_region_holds_what_all_tokens_are_pushed_away_from(folder: Path) -> None:
-    given = replace(batch(), advantage=torch.full((6, 1), -1.0, dtype=torch.float64))
+def test_trust_region_limits_the_kl_of_an_update(folder: Path) -> None:
+    inputs = replace(batch(), advantage=torch.full((6, 1), -1.0, dtype=torch.float64))
 
-    def moved(beta: float) -> float:
+    def measure_kl(beta: float) -> float:
         policy = Policy.load(str(folder), device="cpu", dtype="float64")
         method = replace(find_method("drpo"), loss=losses.plain, minibatches=1, epochs=8)
         method = override(method, f"penalties.trust_region.beta={beta}")
         optimizer = torch.optim.SGD(policy.parameters(), lr=0.01)
-        return update(policy, optimizer, method, given, BIG, torch.Generator()).kl
+        return update(policy, optimizer, method, inputs, BIG, torch.Generator()).kl
 
-    assert 0 < moved(20.0) < 0.8 * moved(0.0)
+    assert 0 < measure_kl(20.0) < 0.8 * measure_kl(0.0)
 
 
 @pytest.mark.parametrize("target", [0.0, 9.0])
-def test_entropy_goes_towards_its_target_from_either_side(folder: Path, target: float) -> None:
+def test_entropy_moves_towards_its_target_from_either_side(folder: Path, target: float) -> None:
     policy = Policy.load(str(folder), device="cpu", dtype="float64")
     method = override(
         find_method("confucius3_math"),
         f"penalties.targeted_entropy.target={target}",
         "penalties.targeted_entropy.coef=1.0",
     )
-    given = replace(batch(), advantage=torch.zeros(6, 1, dtype=torch.float64))
+    inputs = replace(batch(), advantage=torch.zeros(6, 1, dtype=torch.float64))
 
     def entropy() -> float:
         with torch.no_grad():
-            _, found = updating.compute_logps(policy, given, entropy=True)
-        assert found is not None
-        return float(found[given.mask].mean())
+            _, entropies = updating.compute_logps(policy, inputs, entropy=True)
+        assert entropies is not None
+        return float(entropies[inputs.mask].mean())
 
     before = entropy()
-    update(policy, torch.optim.SGD(policy.parameters(), lr=0.1), method, given, BIG, torch.Generator())
+    update(policy, torch.optim.SGD(policy.parameters(), lr=0.1), method, inputs, BIG, torch.Generator())
     assert abs(entropy() - target) < abs(before - target)
 
 
-def test_a_method_that_reads_none_pays_for_none(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    asked = []
+def test_only_methods_with_statistics_pay_for_a_forward(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    calls = []
     real = updating.compute_logps
-    monkeypatch.setattr(updating, "compute_logps", lambda *given, **named: asked.append(1) or real(*given, **named))
+    monkeypatch.setattr(
+        updating, "compute_logps", lambda *args, **options: calls.append(1) or real(*args, **options)
+    )
     for name, forwards in (("dr_grpo", 1), ("confucius3_math", 2)):
-        asked.clear()
-        trained(folder, find_method(name), BIG)
-        assert len(asked) == forwards
+        calls.clear()
+        train_weights(folder, find_method(name), BIG)
+        assert len(calls) == forwards
         assert bool(required_statistics(find_method(name))) == (forwards == 2)
 
 
-def test_an_empty_step_has_a_mean_of_nothing() -> None:
+def test_statistic_of_an_empty_batch_is_empty() -> None:
     empty = batch().select_rows([])
-    found = add_statistics(find_method("drpo"), empty, torch.zeros(0, 0), torch.zeros(0, 0))
-    assert found.column("mean_kl").shape == (0,)
+    result = add_statistics(find_method("drpo"), empty, torch.zeros(0, 0), torch.zeros(0, 0))
+    assert result.column("mean_kl").shape == (0,)

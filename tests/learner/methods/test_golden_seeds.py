@@ -17,11 +17,11 @@ CASES = [
 
 
 @pytest.mark.parametrize("case", CASES)
-def test_numbers_of_papers_and_of_public_code(case) -> None:
-    for found, printed, room in case.pairs():
-        assert found == pytest.approx(printed, abs=room, rel=0)
+def test_methods_match_numbers_of_papers_and_public_code(case) -> None:
+    for value, expected, tolerance in case.pairs():
+        assert value == pytest.approx(expected, abs=tolerance, rel=0)
 
 
-def test_a_method_stays_small() -> None:
+def test_methods_stay_small() -> None:
     done = subprocess.run([sys.executable, ROOT / "bench" / "size.py"], capture_output=True, text=True)
     assert done.returncode == 0, done.stdout + done.stderr

@@ -9,10 +9,10 @@ from edgewise.learner.methods import losses, penalties
 from edgewise.learner.methods.method import (
     AXES,
     Method,
-    list_parts,
     compute_advantages,
     describe,
     limit_lengths,
+    list_parts,
     override,
     parameters_of,
 )
@@ -24,7 +24,7 @@ from edgewise.toolkit.groups.table import Table
 GRPO, DAPO = METHODS["grpo"], METHODS["dapo"]
 
 
-def test_a_method_is_printed_one_line_for_each_axis() -> None:
+def test_describe_has_one_line_for_each_axis() -> None:
     assert describe(DAPO) == [
         "select: in_turn",
         "plan: refill",
@@ -54,18 +54,18 @@ def test_a_method_is_printed_one_line_for_each_axis() -> None:
         ("epochs=3", "epochs: 3"),
     ],
 )
-def test_a_setting_changes_one_line(setting, line) -> None:
+def test_setting_changes_one_line_of_describe(setting, line) -> None:
     changed = describe(override(GRPO, setting))
     assert line in changed
     assert sum(a != b for a, b in zip(changed, describe(GRPO), strict=True)) == 1
 
 
-def test_an_optional_parameter_can_be_given_and_taken_away() -> None:
-    given = override(GRPO, "loss.delta=4")
-    assert describe(override(given, "loss.delta=null")) == describe(GRPO)
+def test_optional_parameter_can_be_set_and_unset() -> None:
+    changed = override(GRPO, "loss.delta=4")
+    assert describe(override(changed, "loss.delta=null")) == describe(GRPO)
 
 
-def test_settings_apply_in_order_and_leave_the_method_as_it_was() -> None:
+def test_override_applies_in_order_and_changes_no_original() -> None:
     before = describe(GRPO)
     assert "loss: plain" in describe(override(GRPO, "loss.high=1", "loss=plain"))
     assert describe(GRPO) == before
@@ -93,38 +93,38 @@ def test_settings_apply_in_order_and_leave_the_method_as_it_was() -> None:
         ("paper=1", "'paper' is no setting"),
     ],
 )
-def test_a_wrong_setting_is_one_sentence(setting, sentence) -> None:
+def test_wrong_setting_raises_config_error(setting, sentence) -> None:
     with pytest.raises(ConfigError) as error:
         override(GRPO, setting)
     assert sentence in str(error.value)
 
 
-def test_a_method_is_found_by_its_name() -> None:
+def test_find_method_accepts_dashes_and_suggests_names() -> None:
     assert find_method("grpo") is GRPO and find_method("Dr-GRPO") is METHODS["dr_grpo"]
     with pytest.raises(ConfigError, match="no method 'grop'; did you mean 'grpo'"):
         find_method("grop")
 
 
 @pytest.mark.parametrize("axis", AXES)
-def test_the_parts_of_an_axis_are_called_as_its_default_is(axis) -> None:
+def test_parts_of_an_axis_share_the_default_signature(axis) -> None:
     usual = GRPO.penalties[0].func if axis == "penalties" else getattr(Method(paper=""), axis)
     assert usual in list_parts(axis).values()
     assert {"half_width", "priority", "reads", "gain"}.isdisjoint(list_parts(axis))
 
 
-def test_what_a_method_needs_is_what_its_parts_declare() -> None:
+def test_required_columns_are_those_that_parts_declare() -> None:
     assert METHODS["dr_grpo"].required_columns == frozenset()
     assert GRPO.required_columns == {"ref_logp"} and DAPO.required_columns == {"longest"}
     assert override(DAPO, "penalties=entropy", "shape=less_kl").required_columns == {"entropy", "kl"}
 
 
-def test_the_limit_of_replies_reaches_every_part_that_has_one() -> None:
+def test_length_limit_reaches_every_part_that_has_one() -> None:
     assert parameters_of(limit_lengths(DAPO, 64).shape)["limit"] == 64
     assert parameters_of(limit_lengths(METHODS["dr_grpo"], 64).weigh)["limit"] == 64
     assert describe(limit_lengths(GRPO, 64)) == describe(GRPO)
 
 
-def test_a_limit_of_whole_rollouts_is_that_of_all_their_replies() -> None:
+def test_limit_of_rollouts_is_that_of_all_their_replies() -> None:
     assert parameters_of(limit_lengths(METHODS["drpo"], 64, 5).advantage)["limit"] == 320
     assert parameters_of(limit_lengths(DAPO, 64, 5).shape)["limit"] == 64
 
@@ -137,14 +137,14 @@ def test_a_limit_of_whole_rollouts_is_that_of_all_their_replies() -> None:
         ("dagrpo", ["advantage.full=2"], "plan.full=1, advantage.full=2: all of these"),
     ],
 )
-def test_parts_that_are_told_two_best_rewards_are_a_sentence(name, settings, sentence) -> None:
+def test_two_values_of_a_shared_parameter_raise_config_error(name, settings, sentence) -> None:
     with pytest.raises(ConfigError) as error:
         override(METHODS[name], *settings)
     assert sentence in str(error.value)
     assert override(METHODS["ngrpo"], *(f"{axis}.best=10" for axis in ("plan", "keep", "advantage")))
 
 
-def test_groups_are_kept_by_their_own_rewards_and_compared_by_shaped_ones() -> None:
+def test_keep_sees_raw_rewards_and_advantage_shaped_ones() -> None:
     method = Method(
         paper="",
         keep=filters.mixed,
@@ -152,21 +152,27 @@ def test_groups_are_kept_by_their_own_rewards_and_compared_by_shaped_ones() -> N
         advantage=advantage.centred,
     )
     table = Table.from_arrays([0, 0, 1, 1], [1, 1, 1, 0], [0, 1, 2, 2, 3], longest=[0, 10, 10, 0])
-    kept, found = compute_advantages(method, table)
-    assert kept.tolist() == [False, False, True, True]  # the first group differs only after shaping
-    assert found.tolist() == [0, 0, 0, 0, 0]
-    assert compute_advantages(override(method, "shape.factor=0.5"), table)[1].tolist() == [0, 0, 0.25, 0.25, -0.25]
+    selection, credits = compute_advantages(method, table)
+    assert selection.tolist() == [False, False, True, True]  # the first group differs only after shaping
+    assert credits.tolist() == [0, 0, 0, 0, 0]
+    assert compute_advantages(override(method, "shape.factor=0.5"), table)[1].tolist() == [
+        0,
+        0,
+        0.25,
+        0.25,
+        -0.25,
+    ]
 
 
-def test_steps_of_what_is_kept_keep_their_columns() -> None:
+def test_step_columns_follow_the_selected_rollouts() -> None:
     method = Method(paper="", keep=lambda table: table.reward > 0, credit=step_credit.action_wise)
     table = Table(
         np.array([0, 0]), np.array([0.0, 1.0]), np.array([1, 1]), {}, {"action_reward": np.array([1.0, 3.0])}
     )
-    kept, found = compute_advantages(method, table)
-    assert kept.tolist() == [False, True] and found.tolist() == [-1, 1]
+    selection, credits = compute_advantages(method, table)
+    assert selection.tolist() == [False, True] and credits.tolist() == [-1, 1]
 
 
-def test_parts_are_shown_by_their_own_name() -> None:
+def test_describe_shows_parts_by_their_function_name() -> None:
     method = Method(paper="", loss=partial(losses.geometric, low=0.1), penalties=(penalties.entropy,))
     assert {"loss: geometric low=0.1 high=0.4", "penalties: entropy coef=0.001"} <= set(describe(method))

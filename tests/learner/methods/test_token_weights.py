@@ -26,7 +26,7 @@ def batch(*lengths: int, group=None, **columns) -> Batch:
 
 
 @pytest.mark.parametrize(
-    ("part", "given", "expected"),
+    ("part", "options", "expected"),
     [
         (token_weights.per_token, {}, 1.25),
         (token_weights.per_sequence, {}, 1.5),
@@ -34,46 +34,46 @@ def batch(*lengths: int, group=None, **columns) -> Batch:
         (token_weights.constant, {"limit": 4}, 0.625),
     ],
 )
-def test_four_ways_to_reduce_are_four(part, given, expected) -> None:
+def test_four_reductions_give_four_values(part, options, expected) -> None:
     values = torch.tensor([[1.0, 1, 1], [2, 0, 0]])
-    assert (part(batch(3, 1), **given) * values).sum() == pytest.approx(expected)
+    assert (part(batch(3, 1), **options) * values).sum() == pytest.approx(expected)
 
 
 @pytest.mark.parametrize("part", PARTS)
-def test_padding_and_replies_without_tokens_weigh_nothing(part) -> None:
+def test_padding_and_empty_replies_have_zero_weight(part) -> None:
     weights = part(batch(3, 0, 1))
     assert weights.shape == (3, 3) and weights.dtype == torch.float32
     assert not weights[1].any() and not weights[2, 1:].any() and (weights[0] > 0).all()
 
 
 @pytest.mark.parametrize("part", PARTS)
-def test_an_empty_batch_is_no_error(part) -> None:
+def test_empty_batch_has_no_weights(part) -> None:
     assert not part(batch()).any() and not part(batch(0, 0)).any()
 
 
-def test_a_reply_without_tokens_counts_as_a_sequence() -> None:
+def test_empty_reply_counts_as_a_sequence() -> None:
     assert token_weights.per_sequence(batch(2, 0)).sum() == pytest.approx(0.5)
     assert token_weights.per_token(batch(2, 0)).sum() == pytest.approx(1)
 
 
-def test_groups_count_the_same_whatever_their_size() -> None:
+def test_per_group_weights_are_equal_for_groups_of_any_size() -> None:
     weights = token_weights.per_group(batch(1, 2, 4, group=[3, 3, 8]))
     assert weights.sum(1).tolist() == [0.25, 0.25, 0.5] and weights[1, 0] == 0.125
 
 
-def test_shares_of_a_group_are_parts_of_its_mass() -> None:
+def test_shares_divide_the_weight_of_their_group() -> None:
     """Two rollouts, of which one delegated once and one twice, count the same."""
     weights = token_weights.per_share(batch(2, 2, 2, 1, group=[0, 0, 0, 1], share=[1.0, 0.5, 0.5, 1.0]))
     assert weights.sum(1).tolist() == [0.25, 0.125, 0.125, 0.5]
 
 
-def test_the_curriculum_weighs_each_group_by_its_own_answers() -> None:
+def test_curriculum_weighs_groups_by_their_own_answers() -> None:
     group, reward, choice = [5, 5, 2, 2, 2], [1.0, 0.0, 1.0, 1.0, 1.0], [1.0, 2.0, 1.0, 2.0, 3.0]
     weights = token_weights.curriculum(batch(1, 1, 1, 1, 1, group=group, reward=reward, choice=choice))
     assert weights[:, 0].tolist() == pytest.approx([0.2, 0.2, 0, 0, 0])
 
 
-def test_a_rollout_of_many_steps_counts_once_in_its_group() -> None:
+def test_rollout_of_many_steps_counts_once_in_its_group() -> None:
     """One success in four steps and one failure in two: d is 1/2, and the answers differ as two can."""
     steps = {
         "rollout": [0.0] * 4 + [1.0] * 2,
@@ -84,7 +84,7 @@ def test_a_rollout_of_many_steps_counts_once_in_its_group() -> None:
     assert weights[:, 0].tolist() == pytest.approx([1 / 6] * 6)
 
 
-def test_more_answers_than_options_are_no_more_than_full_variety() -> None:
+def test_variety_is_at_most_one_with_more_answers_than_options() -> None:
     many = batch(*[1] * 8, reward=[0.5] * 8)
     assert token_weights.curriculum(many, options=4)[0, 0] == pytest.approx(1 / 8)
     assert token_weights.curriculum(batch(1), options=1).isfinite().all()

@@ -36,7 +36,7 @@ KINDS = {torch.float64: ("torch.float64", "again"), torch.float32: ("torch.float
 
 @pytest.fixture(scope="module")
 def model(tmp_path_factory: pytest.TempPathFactory) -> str:
-    return f"torch/{tiny.saved(tmp_path_factory.mktemp('tiny'), vocab_size=ODD)}"
+    return f"torch/{tiny.save_model(tmp_path_factory.mktemp('tiny'), vocab_size=ODD)}"
 
 
 @pytest.fixture(autouse=True)
@@ -47,38 +47,40 @@ def run_here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 # ---- gradients ---------------------------------------------------------------------------------------------
 
 
-def shared(together: ProcessGroup, dtype: torch.dtype, **options: Any) -> ShardedPolicy:
+def make_sharded(together: ProcessGroup, dtype: torch.dtype, **options: Any) -> ShardedPolicy:
     exactly = torch.float32 if dtype == torch.bfloat16 else dtype
     return ShardedPolicy(exact.policy("Qwen3", exactly, **options), together, CPU, dtype)
 
 
-def plain(dtype: torch.dtype) -> Policy:
+def make_plain(dtype: torch.dtype) -> Policy:
     return exact.policy("Qwen3", dtype)
 
 
 def save_gradients(folder: Path) -> None:
     together = join_process_group()
-    made = partial(shared, together)
-    found = {str(dtype): gradients(together, dtype, TOKENS, made) for dtype in (*CLOSE, torch.bfloat16)}
-    held = [cast(DTensor, p).to_local().numel() / p.numel() for p in made(torch.float32).parameters()]
-    assert all(each == 0.5 for each in held)
-    found["again"] = gradients(together, torch.float64, TOKENS, partial(made, checkpointing=True))
-    torch.save(found, folder / f"{together.rank}.pt")
+    make = partial(make_sharded, together)
+    gradients_of = {
+        str(dtype): gradients(together, dtype, TOKENS, make) for dtype in (*CLOSE, torch.bfloat16)
+    }
+    shares = [cast(DTensor, p).to_local().numel() / p.numel() for p in make(torch.float32).parameters()]
+    assert all(share == 0.5 for share in shares)
+    gradients_of["again"] = gradients(together, torch.float64, TOKENS, partial(make, checkpointing=True))
+    torch.save(gradients_of, folder / f"{together.rank}.pt")
 
 
-def test_gradients_are_those_of_one_process(tmp_path: Path) -> None:
+def test_sharded_gradients_equal_one_process(tmp_path: Path) -> None:
     assert len(list(split_into_slices(batch(), TOKENS))) % 2  # one process ends with a slice without rows
-    assert several.ended(several.start(save_gradients, tmp_path, folder=tmp_path)) == [0, 0]
+    assert several.wait_for_all(several.start_processes(save_gradients, tmp_path, folder=tmp_path)) == [0, 0]
     first, second = (torch.load(tmp_path / f"{rank}.pt", weights_only=False) for rank in (0, 1))
-    for dtype, close in CLOSE.items():
-        alone = gradients(SINGLE_PROCESS, dtype, TOKENS, plain)
+    for dtype, tolerance in CLOSE.items():
+        alone = gradients(SINGLE_PROCESS, dtype, TOKENS, make_plain)
         for kind, name in [(kind, name) for kind in KINDS[dtype] for name in alone]:
-            (gradient, seen), (there, saw) = alone[name], first[kind][name]
-            assert there.dtype == gradient.dtype and gradient.norm() > 1e-3
-            assert float((there - gradient).abs().max()) <= close
-            assert second[kind][name][1] == saw and saw.steps == seen.steps
-            assert saw.norm == pytest.approx(seen.norm, rel=1e-5)
-            assert (saw.loss, saw.kl) == pytest.approx((seen.loss, seen.kl), abs=1e-6)
+            (gradient, stats), (gradient_there, stats_there) = alone[name], first[kind][name]
+            assert gradient_there.dtype == gradient.dtype and gradient.norm() > 1e-3
+            assert float((gradient_there - gradient).abs().max()) <= tolerance
+            assert second[kind][name][1] == stats_there and stats_there.steps == stats.steps
+            assert stats_there.norm == pytest.approx(stats.norm, rel=1e-5)
+            assert (stats_there.loss, stats_there.kl) == pytest.approx((stats.loss, stats.kl), abs=1e-6)
             if dtype == torch.float64:
                 half = first["torch.bfloat16"][name][0]
                 assert half.dtype == torch.float32  # products are rounded, sums over processes are not
@@ -94,28 +96,28 @@ def train_twice(model: str) -> None:
     with pytest.raises(LimitReached):
         train(rows, model=model, run="run", limits=Limits(calls=40), **settings)
     result = train(rows, model=model, run="run", limits=Limits(calls=500), **settings)
-    Path("told.json").write_text(json.dumps(result.to_json()))
+    Path("result.json").write_text(json.dumps(result.to_json()))
 
 
-def test_a_run_is_that_of_one_process_and_leaves_whole_weights(model: str, tmp_path: Path) -> None:
-    assert several.ended(several.start(train_twice, model, folder=tmp_path)) == [0, 0]
-    assert [path.name for path in (tmp_path / "1").iterdir()] == ["told.json"]
-    told = [json.loads((tmp_path / str(rank) / "told.json").read_text()) for rank in (0, 1)]
-    assert told[0] == told[1]
+def test_sharded_run_equals_one_process_and_saves_full_weights(model: str, tmp_path: Path) -> None:
+    assert several.wait_for_all(several.start_processes(train_twice, model, folder=tmp_path)) == [0, 0]
+    assert [path.name for path in (tmp_path / "1").iterdir()] == ["result.json"]
+    results = [json.loads((tmp_path / str(rank) / "result.json").read_text()) for rank in (0, 1)]
+    assert results[0] == results[1]
     run = tmp_path / "0" / "run"
     train(task(test=2), model=model, run="alone", **{**SMALL, "slice_tokens": 8192, "steps": 3})
     gap = apart(run, tmp_path / "alone")
     # AdamW makes steps of 0.02 of gradients however small, so that the rounding of the smallest is seen.
     assert gap.mean() < 5e-7 and gap.max() < 1e-3
 
-    mine = Policy.load(model.removeprefix("torch/"), device="cpu", dtype="float32")
-    optimizer = mine.create_optimizer()
-    assert checkpoint.restore(run / "checkpoints" / "000003", mine, optimizer)["number"] == 3
+    restored = Policy.load(model.removeprefix("torch/"), device="cpu", dtype="float32")
+    optimizer = restored.create_optimizer()
+    assert checkpoint.restore(run / "checkpoints" / "000003", restored, optimizer)["number"] == 3
     assert {int(state["step"]) for state in optimizer.state.values()} == {3}
     loaded = Policy.load(str(run / "artifact" / "weights"), device="cpu", dtype="float32")
     written = load_file(run / "artifact" / "weights" / "model.safetensors")
     for name, weight in loaded.model.named_parameters():
-        assert written[name].equal(weight) and weight.equal(mine.model.get_parameter(name))
+        assert written[name].equal(weight) and weight.equal(restored.model.get_parameter(name))
     assert set(written) == {name for name, _ in loaded.model.named_parameters()}  # tied ones once
 
 
@@ -126,29 +128,34 @@ def fail_alone(model: str, part: str) -> None:
     module, name = {"update": (updating, "_one"), "sampling": (Engine, "answer")}[part]
     real = getattr(module, name)
 
-    def short(*given: Any) -> Any:
+    def short(*args: Any) -> Any:
         if join_process_group().rank == 1:
             raise MemoryError("no room")
-        return real(*given)
+        return real(*args)
 
     setattr(module, name, short)
     train(task(test=2), model=model, run="run", **{**SMALL, "shard": True})
 
 
 @pytest.mark.parametrize(("part", "lost"), [("update", True), ("sampling", False)])
-def test_where_one_process_fails_all_end_and_say_so(
+def test_failure_of_one_process_ends_all_with_a_message(
     model: str, tmp_path: Path, part: str, lost: bool
 ) -> None:
-    assert several.ended(several.start(fail_alone, model, part, folder=tmp_path), 30) == [1, 1]
-    said = [(tmp_path / f"{rank}.txt").read_text() for rank in (0, 1)]
-    assert "MemoryError: no room" in said[1]
-    assert all(("LostProcess: A process that shares the weights has failed" in each) is lost for each in said)
+    assert several.wait_for_all(several.start_processes(fail_alone, model, part, folder=tmp_path), 30) == [
+        1,
+        1,
+    ]
+    output = [(tmp_path / f"{rank}.txt").read_text() for rank in (0, 1)]
+    assert "MemoryError: no room" in output[1]
+    assert all(
+        ("LostProcess: A process that shares the weights has failed" in text) is lost for text in output
+    )
     assert (
-        "MemoryError: no room" in said[0]
+        "MemoryError: no room" in output[0]
     ) is not lost  # who waits for a tensor can only see that none comes
 
 
-def test_one_process_has_nothing_to_share(model: str) -> None:
+def test_shard_with_one_process_is_refused(model: str) -> None:
     with pytest.raises(ConfigError, match="torchrun"):
         train(task(), model=model, run="run", **{**SMALL, "shard": True})
     with pytest.raises(ConfigError, match="this is one"):
@@ -156,6 +163,6 @@ def test_one_process_has_nothing_to_share(model: str) -> None:
 
 
 @pytest.mark.parametrize("other", [{"lora": 4}, {"sampler": "http://127.0.0.1:1/v1#m"}])
-def test_what_does_not_go_with_it_is_refused(model: str, other: dict[str, Any]) -> None:
+def test_shard_with_lora_or_sampler_is_refused(model: str, other: dict[str, Any]) -> None:
     with pytest.raises(ConfigError, match="leave out lora and sampler"):
         WeightsSpec(task(), WeightsConfig(model=model, shard=True, **other))

@@ -14,15 +14,15 @@ from edgewise.toolkit.errors import ConfigError, DiskFull, UnknownModel
 from edgewise.toolkit.types import Message
 from tests.support.learner import exact, tiny
 
-ASKED = (Message("system", "Be brief."), Message("user", "hi"))
+CHAT = (Message("system", "Be brief."), Message("user", "hi"))
 
 
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
-    return tiny.saved(tmp_path / "model")
+    return tiny.save_model(tmp_path / "model")
 
 
-def moved(policy: Policy) -> Policy:
+def take_step(policy: Policy) -> Policy:
     """After one step of its optimizer."""
     torch.manual_seed(1)
     for parameter in policy.parameters():
@@ -36,18 +36,18 @@ def values(policy: Policy) -> torch.Tensor:
         return compute_logps(policy, exact.batch((5, 3), ((4, 2), (6,)), vocab=250))[0]
 
 
-def test_a_directory_is_a_model(folder: Path) -> None:
+def test_directory_loads_as_a_model(folder: Path) -> None:
     policy = Policy.load(str(folder), dtype="float32")
     assert policy.context_length == 512
     assert policy.stop_ids == {257}
     assert policy.summary.startswith(f"cpu, {torch.get_num_threads()} threads, float32, 0.0 M trained")
-    assert policy.decode(policy.encode(ASKED)) == "s:Be brief.u:hia:"
-    assert policy.encode(ASKED)[0] == 256
+    assert policy.decode(policy.encode(CHAT)) == "s:Be brief.u:hia:"
+    assert policy.encode(CHAT)[0] == 256
 
 
 @pytest.mark.parametrize("dtype", ("float32", "bfloat16"))
-def test_weights_come_back_as_they_were_saved(folder: Path, tmp_path: Path, dtype: str) -> None:
-    first = moved(Policy.load(str(folder), dtype=dtype))
+def test_saved_weights_load_unchanged(folder: Path, tmp_path: Path, dtype: str) -> None:
+    first = take_step(Policy.load(str(folder), dtype=dtype))
     first.save(tmp_path / "saved")
     again = Policy.load(str(tmp_path / "saved"), dtype=dtype)
     assert not torch.equal(values(first), values(Policy.load(str(folder), dtype=dtype)))
@@ -55,14 +55,14 @@ def test_weights_come_back_as_they_were_saved(folder: Path, tmp_path: Path, dtyp
     for a, b in zip(first.parameters(), again.parameters(), strict=True):
         assert a.dtype == torch.float32
         assert torch.equal(a, b)
-    assert again.encode(ASKED) == first.encode(ASKED)
+    assert again.encode(CHAT) == first.encode(CHAT)
 
 
 @pytest.mark.filterwarnings("ignore:.*is_gradient_checkpointing:FutureWarning")  # of peft
-def test_peft_reads_a_saved_adapter(folder: Path, tmp_path: Path) -> None:
+def test_peft_loads_a_saved_adapter(folder: Path, tmp_path: Path) -> None:
     from peft import PeftModel
 
-    first = moved(Policy.load(str(folder), dtype="float32", lora=Lora(rank=2)))
+    first = take_step(Policy.load(str(folder), dtype="float32", lora=Lora(rank=2)))
     first.save(tmp_path / "adapter")
     assert json.loads((tmp_path / "adapter" / "adapter_config.json").read_text())["r"] == 2
     model = PeftModel.from_pretrained(tiny.model(), str(tmp_path / "adapter")).eval()
@@ -72,10 +72,10 @@ def test_peft_reads_a_saved_adapter(folder: Path, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("lora", (None, Lora(rank=2)))
-def test_the_reference_stays_where_learning_began(folder: Path, lora: Lora | None) -> None:
+def test_reference_keeps_the_initial_weights(folder: Path, lora: Lora | None) -> None:
     policy = Policy.load(str(folder), dtype="float32", lora=lora).with_reference()
     before = values(policy)
-    moved(policy)
+    take_step(policy)
     now = values(policy)
     with policy.reference():
         assert torch.equal(values(policy), before)
@@ -83,13 +83,13 @@ def test_the_reference_stays_where_learning_began(folder: Path, lora: Lora | Non
     assert not torch.equal(now, before)
 
 
-def test_a_reference_of_all_weights_must_be_kept_first(folder: Path) -> None:
+def test_reference_without_a_kept_copy_raises_config_error(folder: Path) -> None:
     policy = Policy.load(str(folder), dtype="float32")
     with pytest.raises(ConfigError, match="with_reference"), policy.reference():
         pass
 
 
-def test_masters_keep_what_bfloat16_would_lose(folder: Path) -> None:
+def test_masters_keep_changes_below_bfloat16_precision(folder: Path) -> None:
     policy = Policy.load(str(folder), dtype="bfloat16")
     start = [p.detach().clone() for p in policy.parameters()]
     with torch.no_grad():
@@ -102,52 +102,50 @@ def test_masters_keep_what_bfloat16_would_lose(folder: Path) -> None:
     assert "bfloat16 with float32 masters" in policy.summary
 
 
-def test_the_same_seed_begins_the_same_adapter(folder: Path) -> None:
+def test_same_seed_gives_the_same_adapter(folder: Path) -> None:
     a, b, c = (Policy.load(str(folder), lora=Lora(rank=2, seed=seed)) for seed in (0, 0, 1))
-    assert exact.apart(a.parameters(), b.parameters()) == 0
-    assert exact.apart(a.parameters(), c.parameters()) > 0
+    assert exact.max_difference(a.parameters(), b.parameters()) == 0
+    assert exact.max_difference(a.parameters(), c.parameters()) > 0
 
 
-def test_no_chat_template_is_a_sentence(folder: Path) -> None:
+def test_missing_chat_template_raises_config_error(folder: Path) -> None:
     (folder / "chat_template.jinja").unlink()
     policy = Policy.load(str(folder), dtype="float32")
     with pytest.raises(ConfigError, match="has no chat template"):
-        policy.encode(ASKED)
+        policy.encode(CHAT)
 
 
-def test_a_template_that_refuses_is_a_sentence() -> None:
+def test_error_of_the_chat_template_raises_config_error() -> None:
     policy = exact.policy()
     policy.tokenizer.chat_template = "{{ raise_exception('no system role') }}"
     with pytest.raises(ConfigError, match="refuses these messages: no system role"):
-        policy.encode(ASKED)
+        policy.encode(CHAT)
 
 
-def test_what_the_template_closes_a_reply_with_is_a_stop() -> None:
+def test_end_token_of_the_chat_template_is_a_stop_id() -> None:
     assert 257 in exact.policy().stop_ids
 
 
 @pytest.mark.parametrize(
-    ("name", "said"),
+    ("name", "message"),
     (
         ("nowhere/at-all", "the hub gave no model"),
         ("./nowhere", "it is no directory here, and no embedded model"),
         ("nowhere.gguf", "There is no file"),
     ),
 )
-def test_a_model_that_is_not_there_is_a_sentence(
-    name: str, said: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_missing_model_raises_unknown_model(name: str, message: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
-    with pytest.raises(UnknownModel, match=said):
+    with pytest.raises(UnknownModel, match=message):
         Policy.load(name)
 
 
-def test_a_directory_without_a_model_is_a_sentence(tmp_path: Path) -> None:
+def test_directory_without_a_model_raises_unknown_model(tmp_path: Path) -> None:
     with pytest.raises(UnknownModel, match="holds no causal model"):
         Policy.load(str(tmp_path))
 
 
-def test_a_device_or_precision_that_is_not_there_is_a_sentence(folder: Path) -> None:
+def test_unknown_device_or_precision_raises_config_error(folder: Path) -> None:
     with pytest.raises(ConfigError, match="no device 'tpu9'"):
         Policy.load(str(folder), device="tpu9")
     with pytest.raises(ConfigError, match="no precision"):
@@ -155,7 +153,7 @@ def test_a_device_or_precision_that_is_not_there_is_a_sentence(folder: Path) -> 
 
 
 @pytest.mark.parametrize("amx, avx, chosen", ((False, False, torch.float32), (False, True, torch.bfloat16)))
-def test_bfloat16_is_chosen_where_the_processor_has_it(
+def test_auto_dtype_is_bfloat16_on_cpus_that_multiply_it(
     amx: bool, avx: bool, chosen: torch.dtype, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(torch.cpu, "_is_amx_tile_supported", lambda: amx, raising=False)
@@ -163,7 +161,7 @@ def test_bfloat16_is_chosen_where_the_processor_has_it(
     assert precision.select_dtype("auto", torch.device("cpu")) == chosen
 
 
-def test_a_full_disk_while_saving_is_a_sentence(
+def test_full_disk_while_saving_raises_disk_full(
     folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     policy = Policy.load(str(folder), dtype="float32")
@@ -177,9 +175,9 @@ def test_a_full_disk_while_saving_is_a_sentence(
 
 
 @pytest.mark.model
-def test_an_embedded_model_answers() -> None:
+def test_embedded_model_answers() -> None:
     policy = Policy.load("smollm2-135m")
     ids = torch.tensor([policy.encode((Message("user", "What is the capital of France?"),))])
-    found = policy.model.generate(input_ids=ids, max_new_tokens=8, do_sample=False)
-    assert "Paris" in policy.decode(found[0, ids.shape[1] :].tolist())
+    ids_of_reply = policy.model.generate(input_ids=ids, max_new_tokens=8, do_sample=False)
+    assert "Paris" in policy.decode(ids_of_reply[0, ids.shape[1] :].tolist())
     assert policy.stop_ids == {2}

@@ -125,7 +125,7 @@ def test_a_batch_may_take_longer_than_a_timeout(batches):
 
 
 def test_a_router_loads_a_directory_once(tmp_path, batches):
-    name = f"torch/{tiny.saved(tmp_path / 'tiny')}"
+    name = f"torch/{tiny.save_model(tmp_path / 'tiny')}"
     check_name(name)
     replies = asked(Router(), [request("a", i, name) for i in range(3)])
     assert [reply.model for reply in replies] == [name] * 3

@@ -95,7 +95,7 @@ def save_gradients(folder: Path) -> None:
 
 
 def test_gradients_are_those_of_one_process(tmp_path: Path) -> None:
-    assert several.ended(several.start(save_gradients, tmp_path, folder=tmp_path)) == [0, 0]
+    assert several.wait_for_all(several.start_processes(save_gradients, tmp_path, folder=tmp_path)) == [0, 0]
     first, second = (torch.load(tmp_path / f"{rank}.pt", weights_only=False) for rank in (0, 1))
     for kind, close in (("torch.float64", 1e-10), ("short", 1e-10), ("torch.float32", 1e-6)):
         alone = gradients(SINGLE_PROCESS, torch.float32 if kind.endswith("32") else torch.float64)
@@ -145,7 +145,7 @@ def train_twice(model: str) -> None:
 
 
 def test_a_run_is_that_of_one_process_and_is_written_once(model: str, tmp_path: Path) -> None:
-    assert several.ended(several.start(train_twice, model, folder=tmp_path)) == [0, 0]
+    assert several.wait_for_all(several.start_processes(train_twice, model, folder=tmp_path)) == [0, 0]
     told = [json.loads((tmp_path / str(rank) / "told.json").read_text()) for rank in (0, 1)]
     alone = train(task(test=2), model=model, run="alone", **{**SMALL, "slice_tokens": 8192, "steps": 3})
     gap = apart(tmp_path / "0" / "run", tmp_path / "alone")
@@ -180,7 +180,7 @@ def file(folder: Path, model: str, **improve: Any) -> Path:
 
 def start(tmp_path: Path, *arguments: Any) -> list[BaseProcess]:
     given = ["improve", str(tmp_path / "task.toml"), "--by", "weights", "--run", "run", *map(str, arguments)]
-    return several.start(main, given, folder=tmp_path)
+    return several.start_processes(main, given, folder=tmp_path)
 
 
 def test_a_launcher_starts_it_and_process_0_prints(model: str, tmp_path: Path) -> None:
@@ -222,7 +222,7 @@ def test_all_end_when_process_0_does_and_only_it_says_why(
     model: str, tmp_path: Path, arguments: tuple[Any, ...], code: int, words: str
 ) -> None:
     file(tmp_path, model)
-    assert several.ended(start(tmp_path, *arguments), 60) == [code, 0]
+    assert several.wait_for_all(start(tmp_path, *arguments), 60) == [code, 0]
     said = (tmp_path / "0.txt").read_text()
     assert words in said and said.count("edgewise: ") == bool(words)
     assert (tmp_path / "1.txt").read_text() == ""
@@ -242,7 +242,7 @@ def test_ctrl_c_reaches_all_and_process_0_decides(model: str, tmp_path: Path) ->
     for process in reversed(processes):
         assert process.pid
         os.kill(process.pid, signal.SIGINT)
-    assert several.ended(processes, 20) == [130, 0]
+    assert several.wait_for_all(processes, 20) == [130, 0]
     assert "edgewise: Stopped." in (tmp_path / "0.txt").read_text()
     assert (tmp_path / "1.txt").read_text() == ""
 
@@ -253,7 +253,7 @@ def test_a_process_that_is_killed_ends_the_others(model: str, tmp_path: Path, go
     processes = start(tmp_path)
     learning(processes, tmp_path)
     processes[gone].kill()
-    codes = several.ended(processes, 20)
+    codes = several.wait_for_all(processes, 20)
     assert codes[gone] == -signal.SIGKILL and codes[1 - gone] == 3
     assert ("start all of them again" in (tmp_path / "0.txt").read_text()) is (gone == 1)
 
@@ -284,7 +284,7 @@ def fail_in_turn() -> None:
 
 
 def test_an_error_in_one_process_is_one_in_all_wherever_they_are(tmp_path: Path) -> None:
-    assert several.ended(several.start(fail_in_turn, folder=tmp_path)) == [0, 0]
+    assert several.wait_for_all(several.start_processes(fail_in_turn, folder=tmp_path)) == [0, 0]
     found = [json.loads((tmp_path / str(rank) / "found.json").read_text()) for rank in (0, 1)]
     memory, own, others = "OutOfMemory False", "ZeroDivisionError True", "RuntimeError True"
     assert found[0] == [memory, own, "", memory, others, ""]

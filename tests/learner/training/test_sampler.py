@@ -23,7 +23,7 @@ from tests.support.learner.shares import SETTINGS, task
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return tiny.saved(tmp_path_factory.mktemp("tiny"))
+    return tiny.save_model(tmp_path_factory.mktemp("tiny"))
 
 
 def trained(folder: Path, run: Path, server: imitated.Sampler, **changes: Any) -> list[Any]:

@@ -26,12 +26,17 @@ PROMPTS = [(1, 2, 3)] * 4 + [(4,)] * 8 + [(5, 6)] * 3 + [(7,)] + [(8, 9)] * 2
 RNG = torch.Generator().manual_seed(5)
 
 
-def drawn(spread: float) -> torch.Tensor:
+def draw_noise(spread: float) -> torch.Tensor:
     return torch.randn(N, LONGEST, generator=RNG, dtype=torch.float64) * spread
 
 
-OLD = drawn(0.5) - 2
-NEW, REF, ENTROPY, SAMPLER = OLD + drawn(0.4), OLD + drawn(0.3), drawn(0.1).abs(), OLD + drawn(0.01)
+OLD = draw_noise(0.5) - 2
+NEW, REF, ENTROPY, SAMPLER = (
+    OLD + draw_noise(0.4),
+    OLD + draw_noise(0.3),
+    draw_noise(0.1).abs(),
+    OLD + draw_noise(0.01),
+)
 MEAN_LOGP = OLD.mean(1).tolist()
 TRAIT = [0.3, 0.35, 0.9, 0.32, *[0.1] * 8, 0.5, 0.7, 0.52, 0.5, 0.1, 0.9]
 SHARE = [1.0, 1.0, 0.5, 0.5, *[0.25] * 8, 1.0, 0.5, 0.5, 1.0, 0.5, 0.5]
@@ -136,8 +141,8 @@ def unlike(i: int) -> float:
 
 def novel(i: int) -> float:
     eta = math.exp(MEAN_LOGP[i] - mean([MEAN_LOGP[j] for j in mates(i)]))
-    found = standard(i)
-    return found + min(max(2.5 * (1 - eta), 0.0), 0.5 * found) if found > 0 else found
+    advantage = standard(i)
+    return advantage + min(max(2.5 * (1 - eta), 0.0), 0.5 * advantage) if advantage > 0 else advantage
 
 
 def replayed(i: int) -> float:

@@ -1,4 +1,4 @@
-"""One run of the toy task in a process of its own, so that it can be killed: SETTINGS as JSON, see `started`."""
+"""One run of the toy task in a process of its own, so that it can be killed: SETTINGS as JSON, see `start_run`."""
 
 import json
 import sys
@@ -10,7 +10,7 @@ from edgewise.toolkit.run.runner import Result
 from tests.support import toy
 
 
-def started(url: str, run: Path | str, *, embeds: bool = False, library=None, **settings) -> Result:
+def start_run(url: str, run: Path | str, *, embeds: bool = False, library=None, **settings) -> Result:
     """The run on a server; `library` as plain data, `embeds` with the server's own embedding model."""
     embedder = {"embedder": f"{url}#vectors"} if embeds else {}
     start = Library.from_json(library) if library else None
@@ -18,4 +18,4 @@ def started(url: str, run: Path | str, *, embeds: bool = False, library=None, **
 
 
 if __name__ == "__main__":
-    started(**json.loads(sys.argv[1]))
+    start_run(**json.loads(sys.argv[1]))

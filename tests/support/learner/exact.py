@@ -43,11 +43,11 @@ def policy(family: str = "Llama", dtype: torch.dtype = torch.float64, **options:
     for weight in model.parameters():
         weight.data += 0.05 * torch.randn_like(weight)
     if dtype == torch.float64:
-        exact(model)
+        compute_norms_exactly(model)
     return Policy.from_model(model, tiny.tokenizer(), dtype=dtype, **options)
 
 
-def exact(model: torch.nn.Module) -> None:
+def compute_norms_exactly(model: torch.nn.Module) -> None:
     """RMSNorm in the precision of its input; transformers computes it in float32 whatever that is."""
     for part in model.modules():
         name = type(part).__name__
@@ -77,17 +77,17 @@ def batch(prompts: Sequence[int], groups: Sequence[Sequence[int]], seed: int = 1
     def words(count: int) -> tuple[int, ...]:
         return tuple(torch.randint(0, vocab, (count,), generator=rng).tolist())
 
-    asked = [words(count) for count in prompts]
-    rows = [(number, asked[number], words(size)) for number, own in enumerate(groups) for size in own]
-    numbers, given, replies = zip(*rows, strict=True)
-    return Batch.from_lists(given, replies, numbers, [(-1.0) ** i for i in range(len(rows))])
+    prompt_ids = [words(count) for count in prompts]
+    rows = [(number, prompt_ids[number], words(size)) for number, own in enumerate(groups) for size in own]
+    numbers, prompts_of_rows, replies = zip(*rows, strict=True)
+    return Batch.from_lists(prompts_of_rows, replies, numbers, [(-1.0) ** i for i in range(len(rows))])
 
 
 RAGGED = ((7, 5, 30, 5), ((3, 1, 9, 4), (4, 1), (1, 6, 17), (1,)))
 """Four prompts, one of which has a single reply of a single token."""
 
 
-def padded(policy: Policy, batch: Batch, temperature: float = 1.0) -> tuple[Tensor, Tensor]:
+def compute_padded(policy: Policy, batch: Batch, temperature: float = 1.0) -> tuple[Tensor, Tensor]:
     """
     Log-probs and entropies as everybody computes them: a row of prompt and reply for each sequence.
 
@@ -99,18 +99,18 @@ def padded(policy: Policy, batch: Batch, temperature: float = 1.0) -> tuple[Tens
     ids = torch.tensor([row + [0] * (longest - len(row)) for row in rows])
     logp = (policy.model(input_ids=ids).logits / temperature).log_softmax(-1)
     spread = -(logp.exp() * logp).sum(-1)
-    found, entropies = (
+    logps, entropies = (
         torch.zeros(batch.ids.shape, dtype=logp.dtype),
         torch.zeros(batch.ids.shape, dtype=logp.dtype),
     )
     for i, (prompt, count) in enumerate(zip(batch.prompts, lengths, strict=True)):
         at = slice(len(prompt) - 1, len(prompt) - 1 + count)
-        found[i, :count] = logp[i, at].gather(1, batch.ids[i, :count, None])[:, 0]
+        logps[i, :count] = logp[i, at].gather(1, batch.ids[i, :count, None])[:, 0]
         entropies[i, :count] = spread[i, at]
-    return found, entropies
+    return logps, entropies
 
 
-def gradients(policy: Policy, values: Sequence[Tensor]) -> list[Tensor]:
+def compute_gradients(policy: Policy, values: Sequence[Tensor]) -> list[Tensor]:
     """Of a fixed random weighing of log-probs and entropies, for each parameter."""
     rng = torch.Generator().manual_seed(3)
     for parameter in policy.parameters():
@@ -119,6 +119,6 @@ def gradients(policy: Policy, values: Sequence[Tensor]) -> list[Tensor]:
     return [p.grad.clone() if p.grad is not None else torch.zeros_like(p) for p in policy.parameters()]
 
 
-def apart(ours: Sequence[Tensor], theirs: Sequence[Tensor]) -> float:
+def max_difference(ours: Sequence[Tensor], theirs: Sequence[Tensor]) -> float:
     """The largest difference of any two values."""
     return max(float((a - b).detach().abs().max()) for a, b in zip(ours, theirs, strict=True))

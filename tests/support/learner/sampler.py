@@ -78,10 +78,10 @@ class Sampler:
                 tuple(body.get("stop", ())),
             )
         )
-        told: dict[str, Any] = {"token_logprobs": drawn.logprobs}
+        logprobs: dict[str, Any] = {"token_logprobs": drawn.logprobs}
         if self.texts:
-            told["tokens"] = [self.policy.tokenizer.decode([token]) for token in drawn.ids]
-        choice = {"text": self.policy.decode(drawn.ids), "finish_reason": drawn.stop, "logprobs": told}
+            logprobs["tokens"] = [self.policy.tokenizer.decode([token]) for token in drawn.ids]
+        choice = {"text": self.policy.decode(drawn.ids), "finish_reason": drawn.stop, "logprobs": logprobs}
         if self.ids:
             choice["token_ids"] = drawn.ids
         usage = {"prompt_tokens": len(body["prompt"]), "completion_tokens": len(drawn.ids)}
@@ -94,17 +94,17 @@ class Sampler:
         if len(self._waiting) == 1:
             await asyncio.sleep(0.01)
             waiting, self._waiting = self._waiting, []
-            found = sample(self.policy, [each for each, _ in waiting])
-            for (_, future), drawn in zip(waiting, found, strict=True):
+            completions = sample(self.policy, [request for request, _ in waiting])
+            for (_, future), drawn in zip(waiting, completions, strict=True):
                 future.set_result(drawn)
         return await mine
 
     def _take(self, path: Path) -> None:
-        (found,) = map(load_file, path.glob("*.safetensors"))
+        (weights,) = map(load_file, path.glob("*.safetensors"))
         if self.policy.lora:
-            set_peft_model_state_dict(self.policy.model, found)
+            set_peft_model_state_dict(self.policy.model, weights)
         else:
-            self.policy.model.load_state_dict(found, strict=False)  # tied weights are written once
+            self.policy.model.load_state_dict(weights, strict=False)  # tied weights are written once
 
     async def _load_lora_adapter(self, request: web.Request) -> web.Response:
         body = await request.json()

@@ -22,7 +22,7 @@ _SERVER.set_forkserver_preload(
 SECONDS = 120.0
 
 
-def start(work: Callable[..., Any], *given: Any, folder: Path, size: int = 2) -> list[BaseProcess]:
+def start_processes(work: Callable[..., Any], *args: Any, folder: Path, size: int = 2) -> list[BaseProcess]:
     """Processes that call `work`, each in its own directory `folder`/RANK, with what it prints in `folder`/RANK.txt."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
@@ -30,12 +30,12 @@ def start(work: Callable[..., Any], *given: Any, folder: Path, size: int = 2) ->
     processes = []
     for rank in range(size):
         (folder / str(rank)).mkdir(parents=True, exist_ok=True)
-        processes.append(_SERVER.Process(target=_begun, args=(rank, size, port, folder, work, given)))
+        processes.append(_SERVER.Process(target=_run_in_process, args=(rank, size, port, folder, work, args)))
         processes[-1].start()
     return processes
 
 
-def ended(processes: Sequence[BaseProcess], seconds: float = SECONDS) -> list[int | None]:
+def wait_for_all(processes: Sequence[BaseProcess], seconds: float = SECONDS) -> list[int | None]:
     """Their exit codes once all have ended; None for those that had to be killed after `seconds`."""
     deadline = time.monotonic() + seconds
     for process in processes:
@@ -47,8 +47,8 @@ def ended(processes: Sequence[BaseProcess], seconds: float = SECONDS) -> list[in
     return codes
 
 
-def _begun(
-    rank: int, size: int, port: int, folder: Path, work: Callable[..., Any], given: Sequence[Any]
+def _run_in_process(
+    rank: int, size: int, port: int, folder: Path, work: Callable[..., Any], args: Sequence[Any]
 ) -> None:
     import torch
 
@@ -66,4 +66,4 @@ def _begun(
         os.dup2(printed.fileno(), 1)
         os.dup2(printed.fileno(), 2)
         with contextlib.redirect_stdout(printed), contextlib.redirect_stderr(printed):
-            work(*given)
+            work(*args)

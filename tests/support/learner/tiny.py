@@ -17,11 +17,11 @@ def tokenizer() -> PreTrainedTokenizerFast:
     """One token for each byte, and two special ones."""
     letters = sorted(pre_tokenizers.ByteLevel.alphabet())
     vocabulary = {letter: i for i, letter in enumerate(letters)} | {"<s>": 256, "</s>": 257}
-    made = Tokenizer(models.BPE(vocabulary, []))
-    made.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
-    made.decoder = decoders.ByteLevel()
+    result = Tokenizer(models.BPE(vocabulary, []))
+    result.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    result.decoder = decoders.ByteLevel()
     return PreTrainedTokenizerFast(
-        tokenizer_object=made, bos_token="<s>", eos_token="</s>", pad_token="</s>", chat_template=TEMPLATE
+        tokenizer_object=result, bos_token="<s>", eos_token="</s>", pad_token="</s>", chat_template=TEMPLATE
     )
 
 
@@ -43,7 +43,7 @@ def model(seed: int = 0, **changes: Any) -> LlamaForCausalLM:
     return LlamaForCausalLM(LlamaConfig(**{**settings, **changes}))
 
 
-def saved(folder: Path, seed: int = 0, **changes: Any) -> Path:
+def save_model(folder: Path, seed: int = 0, **changes: Any) -> Path:
     """The model with its tokenizer, as a directory that `torch/DIRECTORY` names."""
     model(seed, **changes).save_pretrained(folder)
     tokenizer().save_pretrained(folder)
