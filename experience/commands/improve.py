@@ -59,7 +59,7 @@ class ImproveExperience(ImproveCommand):
         lines = [
             *result.evidence.lines(),
             "",
-            run_report.summarize(run_files.read(result.path)),
+            run_report.summarize(run_files.read_run(result.path)),
             "",
             f"{len(library)} lessons" + (":" if lessons else ": nothing beat the unchanged model"),
             *lessons,

@@ -1,4 +1,4 @@
-"""What `edgewise library` does; `toolkit.cli.app` resolves these names. A LIB is explained in `experience.store.reference`."""
+"""`edgewise library`: show, log, diff, export, rollback, lock, import and merge. LIB: see `experience.store.reference`."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field, replace
@@ -7,10 +7,9 @@ from typing import Any, get_args
 from edgewise.experience.formats import library_files
 from edgewise.experience.guard.guard import Guard
 from edgewise.experience.library.diff import count_lessons, diff, summarize
-from edgewise.experience.library.library import Effect, Lesson, Library, make_lesson
+from edgewise.experience.library.library import Lesson, Library, make_lesson
 from edgewise.experience.library.merge import (
     AddResult,
-    MergeResult,
     Side,
     add_lessons,
     merge,
@@ -34,290 +33,148 @@ from edgewise.toolkit.cli.output import Output
 from edgewise.toolkit.cli.progress import announce
 from edgewise.toolkit.errors import ConfigError, Conflict, LibraryError
 
+TITLES = ("label", "id", "kind", "age", "rows", "effect", "uses", "flags", "text")
+
+
+# ---- reading ---------------------------------------------------------------------------------------
+
 
 def show(lib: str) -> Output:
-    """Return the lessons with all that is known of them; of an artefact with several libraries, those of each."""
+    """Return the lessons with all their fields; for an artefact with several libraries, those of each."""
     named = load_named_libraries(parse_reference(lib))
     if not named:
-        return _show_library(_loaded(lib))
-    outputs = {name: _show_library(loaded) for name, loaded in named.items()}
+        return render_library(load(lib))
+    outputs = {name: render_library(loaded) for name, loaded in named.items()}
     lines = [line for name, output in outputs.items() for line in (f"{name}:", *output.text, "")]
     return Output(lines[:-1], {name: output.data for name, output in outputs.items()})
 
 
-def _show_library(loaded: LoadedLibrary) -> Output:
+def render_library(loaded: LoadedLibrary) -> Output:
+    """Return one library as a table; the age of a lesson, in steps, is known only within its run."""
     library = loaded.library
-    head = f"{count_lessons(library)}, version {library.version}, place {library.place!r}"
-    rows = [_row(label, x, loaded.steps) for label, x in library.labels().items()]
-    data = {**library.to_json(), "version": library.version, "origin": loaded.origin, "steps": loaded.steps}
-    return Output([head, *_table(TITLES, rows)], {**data, "commit": _as_json(loaded.commit)})
+    rows = [TITLES]
+    for label, x in library.labels().items():
+        age = "-" if loaded.steps is None else str(max(0, loaded.steps - x.born))
+        effect, uses = "-", "-"
+        if x.effect:
+            effect = f"{x.effect.estimate:+.3f} ({x.effect.low:+.3f} to {x.effect.high:+.3f})"
+            uses = str(x.effect.uses)
+        marks = {"locked": x.locked, "always": x.always, "harmful": x.effect and x.effect.high < 0}
+        flags = " ".join(name for name, is_set in marks.items() if is_set) or "-"
+        rows.append((label, x.id, x.kind, age, str(len(x.sources)), effect, uses, flags, x.text))
 
-
-TITLES = ("label", "id", "kind", "age", "rows", "effect", "uses", "flags", "text")
-
-
-def _row(label: str, x: Lesson, steps: int | None) -> tuple[str, ...]:
-    age = "-" if steps is None else str(max(0, steps - x.born))
-    marks = {"locked": x.locked, "always": x.always, "harmful": x.effect is not None and x.effect.high < 0}
-    flags = " ".join(name for name, held in marks.items() if held) or "-"
-    uses = str(x.effect.uses) if x.effect else "-"
-    return label, x.id, x.kind, age, str(len(x.sources)), _effect(x.effect), uses, flags, x.text
-
-
-def _effect(effect: Effect | None) -> str:
-    return f"{effect.estimate:+.3f} ({effect.low:+.3f} to {effect.high:+.3f})" if effect else "-"
-
-
-def _table(titles: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
-    if not rows:
-        return []
-    widths = [max(map(len, column)) for column in zip(titles, *rows, strict=True)]
-    return ["  ".join(map(str.ljust, line, widths)).rstrip() for line in (titles, *rows)]
+    lines = [f"{count_lessons(library)}, version {library.version}, place {library.place!r}"]
+    if library.lessons:
+        widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+        lines += ["  ".join(map(str.ljust, row, widths)).rstrip() for row in rows]
+    data = {
+        **library.to_json(),
+        "version": library.version,
+        "origin": loaded.origin,
+        "steps": loaded.steps,
+        "commit": commit_json(loaded.commit),
+    }
+    return Output(lines, data)
 
 
 def log(lib: str) -> Output:
-    """The commits of a store, the newest first, or the steps of a run."""
-    operand = parse_reference(lib)
-    if operand.is_store:
-        with Store(operand.location) as store:
-            newest = store.find_commit(operand.version or "head", operand.library_name)
-            commits = [x for x in store.list_commits(operand.library_name) if x.number <= newest.number]
-        entries = history.read_store_log(commits)
-    elif is_run(operand.path):
-        entries = history.read_run_log(operand.path)
+    """Return the commits of a store, the newest first, or the steps of a run."""
+    reference = parse_reference(lib)
+    if reference.is_store:
+        with Store(reference.location) as store:
+            newest = store.find_commit(reference.version or "head", reference.library_name)
+            commits = store.list_commits(reference.library_name)
+        entries = history.read_store_log([commit for commit in commits if commit.number <= newest.number])
+    elif is_run(reference.path):
+        entries = history.read_run_log(reference.path)
     else:
         raise LibraryError(f"{lib} has no history; stores and run directories have.")
-    lines = [line for each in entries for line in (each.text, *(f"     {more}" for more in each.details))]
-    return Output(lines, [each.data for each in entries])
+    lines = [
+        line for entry in entries for line in (entry.text, *(f"     {detail}" for detail in entry.details))
+    ]
+    return Output(lines, [entry.data for entry in entries])
 
 
 def compare(before: str, after: str) -> Output:
-    """What differs between two libraries."""
-    changes = diff(_loaded(before).library, _loaded(after).library)
-    data = [asdict(change) for change in changes]
-    return Output([line for change in changes for line in change.lines()] or ["no change"], data)
+    """Return the differences of two libraries."""
+    changes = diff(load(before).library, load(after).library)
+    lines = [line for change in changes for line in change.lines()]
+    return Output(lines or ["no change"], [asdict(change) for change in changes])
 
 
 def export(lib: str, kind: str) -> str:
-    """The library as text for another system; see `experience.formats.library_files.render`."""
-    operand = parse_reference(lib)
-    name = operand.name or (
-        operand.path.resolve().name if "://" not in operand.location else "edgewise-lessons"
-    )
-    return library_files.render(_loaded(lib).library, kind, name.rsplit(".", 1)[0])
+    """Return the library as text for another system; see `experience.formats.library_files.render`."""
+    reference = parse_reference(lib)
+    # Of a URL there is no file name, and it may hold a password.
+    own = reference.path.resolve().name if "://" not in reference.location else "edgewise-lessons"
+    return library_files.render(load(lib).library, kind, (reference.name or own).rsplit(".", 1)[0])
+
+
+def load(lib: str) -> LoadedLibrary:
+    """Load a library, and print on standard error what its reader noticed."""
+    loaded = load_library(parse_reference(lib))
+    if loaded.notes:
+        announce(loaded.notes)
+    return loaded
+
+
+# ---- changing a store ------------------------------------------------------------------------------
 
 
 def rollback(lib: str, author: str | None) -> Output:
-    """Append a version that is the same as an earlier one."""
-    with open_store(lib) as (store, operand):
-        if not operand.version:
-            here = format_location(store, operand)
+    """Append a version that equals an earlier one."""
+    with open_store(lib) as (store, reference):
+        if not reference.version:
+            here = format_location(store, reference)
             raise ConfigError(f"Say which version to go back to: {here}@3, or {here}@head~1.")
-        target = store.find_commit(operand.version, operand.library_name)
+        target = store.find_commit(reference.version, reference.library_name)
         message = f"roll back to version {target.number} ({target.id})"
-        return _update(store, operand, lambda _: target.library, message, author)
+        return commit_change(store, reference, lambda _: target.library, message, author)
 
 
 def lock(lib: str, ids: Sequence[str], unlock: bool, always: bool | None, author: str | None) -> Output:
-    """Lock lessons, so that only people change them, or unlock them; `always` sets whether they are always shown."""
+    """Lock or unlock lessons; `always` says whether they go into every prompt, None leaves that as it is."""
     flags = {"locked": not unlock} | ({} if always is None else {"always": always})
-    with open_store(lib) as (store, operand):
-        head = _newest(store, operand).library
-        chosen = list(dict.fromkeys(_lesson(head, id).id for id in ids))
+    with open_store(lib) as (store, reference):
+        head = find_head(store, reference).library
+        chosen = list(dict.fromkeys(find_lesson(head, id).id for id in ids))
 
         def change(library: Library) -> Library:
-            for id in chosen:  # somebody may have been faster
-                _lesson(library, id)
+            # Another writer may have deleted one since `head` was read.
+            for id in chosen:
+                find_lesson(library, id)
             return library.with_lessons(replace(x, **flags) if x.id in chosen else x for x in library.lessons)
 
         message = f"{'unlock' if unlock else 'lock'} {', '.join(chosen)}"
-        return _update(store, operand, change, message, author)
+        return commit_change(store, reference, change, message, author)
 
 
-def _lesson(library: Library, id: str) -> Lesson:
-    """A lesson by its label, its id, or a beginning of it that no other id has."""
-    found = [x for label, x in library.labels().items() if id in (label, x.id)]
-    found = found or [x for x in library.lessons if id and x.id.startswith(id)]
-    if len(found) == 1:
-        return found[0]
-    reason = "is the beginning of several ids" if found else "is no lesson of it"
+def find_lesson(library: Library, id: str) -> Lesson:
+    """Return a lesson by its label, its id, or a prefix that no other id has. Raises LibraryError."""
+    matches = [x for label, x in library.labels().items() if id in (label, x.id)]
+    matches = matches or [x for x in library.lessons if id and x.id.startswith(id)]
+    if len(matches) == 1:
+        return matches[0]
+    reason = "is the beginning of several ids" if matches else "is no lesson of it"
     raise LibraryError(f"{id!r} {reason}; edgewise library show prints the ids.")
 
 
-@dataclass(slots=True)
-class _Report:
-    """What became of the lessons of a file."""
-
-    read: LoadedLibrary
-    blocked: list[tuple[Lesson, str]] = field(default_factory=list)
-    redacted: list[tuple[Lesson, str]] = field(default_factory=list)
-    result: AddResult = field(default_factory=lambda: AddResult(Library()))
-
-    def lines(self) -> list[str]:
-        """For people."""
-        return [
-            *(f"+ {x.id}  {x.text}" for x in self.result.added),
-            *(each.line() for each in self.result.joined),
-            *(f"  {x.id}  {x.text}  (was there already)" for x in self.result.duplicates),
-            *(f"~ {x.id}  {x.text}  (redacted: {reason})" for x, reason in self.redacted),
-            *(f"- {x.id}  {x.text}  (blocked: {reason})" for x, reason in self.blocked),
-            *self.read.notes,
-        ]
-
-    def to_json(self) -> dict[str, Any]:
-        """For programs."""
-        return {
-            "from": self.read.origin,
-            "entered": [asdict(x) for x in self.result.added],
-            "joined": [each.to_json() for each in self.result.joined],
-            "known": [asdict(x) for x in self.result.duplicates],
-            "redacted": [{"lesson": asdict(x), "reason": reason} for x, reason in self.redacted],
-            "blocked": [{"lesson": asdict(x), "reason": reason} for x, reason in self.blocked],
-            "notes": list(self.read.notes),
-        }
+def find_head(store: Store, reference: LibraryReference) -> Commit:
+    """Return the newest version, the only one that can be changed. Raises ConfigError for a reference to another."""
+    if reference.version:
+        raise ConfigError(f"Only the newest version can be changed: leave out @{reference.version}.")
+    commit = load_from_store(store, reference).commit
+    assert commit
+    return commit
 
 
-def import_library(source: str, lib: str, message: str | None, author: str | None, dry_run: bool) -> Output:
-    """Bring the lessons of a file, an artefact or a run into a store, which is made where there is none."""
-    report = _Report(load_library(parse_reference(source)))
-    lessons = _guarded(report)
-
-    def change(library: Library) -> Library:
-        if not library.lessons:  # nothing to keep to: the place comes along
-            library = report.read.library.with_lessons(())
-        report.result = add_lessons(library, lessons)
-        return report.result.library
-
-    with open_store(lib) as (store, operand):
-        _check_newest(operand)
-        if dry_run:
-            head = store.head(operand.library_name)
-            change(head.library if head else Library())
-            ended = Output(["nothing was committed (--dry-run)"], {"commit": None})
-        else:
-            ended = _update(store, operand, change, message or f"import {report.read.origin}", author)
-    return Output([*report.lines(), *ended.lines()], {**report.to_json(), **ended.to_json()})
+class NothingChanged(Exception):
+    """A change that leaves the library as it is."""
 
 
-def _guarded(report: _Report, known: Library | None = None) -> list[Lesson]:
-    """
-    The lessons that may enter, redacted where they must be; the report never repeats what was taken out.
-
-    What `known` holds word for word was checked before; of a lesson that is blocked its wording there stays.
-    """
-    guard, kept = Guard.from_examples(), []
-    there = {x.id: x for x in (known or Library()).lessons}
-    for x in report.read.library.lessons:
-        if x.id in there and there[x.id].text == x.text:
-            kept.append(x)
-            continue
-        checked = guard.check(x.text)
-        same = checked.text == x.text
-        # What was measured, and the id of a first wording, belong to the text that was there before.
-        safe = x if same else replace(x, text=checked.text, id=make_lesson(checked.text).id, effect=None)
-        if checked.is_blocked or not safe.text.strip():
-            report.blocked.append((safe, checked.reason))
-            kept += [there[x.id]] if x.id in there else []
-            continue
-        if not same:
-            report.redacted.append((safe, checked.reason))
-        kept.append(safe)
-    return kept
-
-
-def merge_libraries(
-    lib: str, other: str, base: str | None, take: str | None, message: str | None, author: str | None
-) -> Output:
-    """
-    Merge another library into one of a store.
-
-    Raises Conflict, and changes nothing, where both changed the same thing and `take` names no side.
-    """
-    if take is not None and take not in get_args(Side):
-        raise ConfigError(f"--take is ours or theirs, not {take!r}.")
-    theirs = load_library(parse_reference(other))
-    with open_store(lib) as (store, operand):
-        while True:
-            ours = _newest(store, operand)
-            common = (
-                load_library(parse_reference(base)).library
-                if base
-                else _base(store, operand, ours, parse_reference(other), theirs)
-            )
-            report = _Report(theirs)
-            safe = theirs.library.with_lessons(_guarded(report, ours.library))
-            merged = merge(common, ours.library, theirs.library if theirs.commit else safe)
-            library = _settled(merged, take)
-            if library == ours.library and not merged.conflicts:  # what was settled is worth a version
-                ended = _unchanged(store, operand, ours)
-                return Output([*([] if theirs.commit else report.lines()), *ended.lines()], ended.to_json())
-            try:
-                commit = store.commit(
-                    library,
-                    message or f"merge {theirs.origin}",
-                    parent=ours.id,
-                    name=operand.library_name,
-                    author=author_or_user(author),
-                    merged=theirs.commit.id if theirs.commit else theirs.origin,
-                )
-            except StaleHead:  # somebody was faster: merge into what is there now
-                continue
-            return _merged(merged, [] if theirs.commit else report.lines(), store, operand, ours, commit)
-
-
-def _settled(merged: MergeResult, take: Any) -> Library:
-    if not merged.conflicts or take:
-        return resolve_conflicts(merged, take or "ours")
-    announce(line for clash in merged.conflicts for line in clash.lines())
-    raise Conflict(
-        f"Both sides changed the same in {len(merged.conflicts)} of the places above, so nothing was merged: "
-        "give --take ours or --take theirs, or change one side first."
-    )
-
-
-def _merged(
-    merged: MergeResult,
-    guarded: Sequence[str],
+def commit_change(
     store: Store,
-    operand: LibraryReference,
-    ours: Commit,
-    commit: Commit,
-) -> Output:
-    changes = diff(ours.library, commit.library)
-    lines = [*(line for change in changes for line in change.lines()), *guarded]
-    lines += [*(each.line() for each in merged.joined), *merged.notes]
-    lines += [f"settled: {clash.subject} ({clash.reason})" for clash in merged.conflicts]
-    data = {
-        "changes": [asdict(change) for change in changes],
-        "joined": [each.to_json() for each in merged.joined],
-        "notes": list(merged.notes),
-        "settled": [asdict(clash) for clash in merged.conflicts],
-        "commit": _as_json(commit),
-    }
-    return Output([*lines, _version(store, operand, commit)], data)
-
-
-def _base(
-    store: Store, operand: LibraryReference, ours: Commit, other: LibraryReference, theirs: LoadedLibrary
-) -> Library | None:
-    """What both were made from: a version that both have, or one that an artefact names; None where there is none."""
-    if theirs.commit is None:
-        return next(
-            (x.library for x in store.list_commits(operand.library_name) if x.id in theirs.parents), None
-        )
-    with Store(other.location) as second:
-        if any(x.id == theirs.commit.id for x in store.list_commits(other.library_name)):
-            common = store.common_ancestor(ours.id, theirs.commit.id)
-            return common.library if common else None
-        # Another database with the same commits: a copy of this one, or the other way round.
-        known = {x.id for x in store.list_commits(operand.library_name)}
-        versions = [x for x in second.list_commits(other.library_name) if x.number <= theirs.commit.number]
-        return next((x.library for x in versions if x.id in known), None)
-
-
-def _update(
-    store: Store,
-    operand: LibraryReference,
+    reference: LibraryReference,
     change: Callable[[Library], Library],
     message: str,
     author: str | None,
@@ -325,55 +182,209 @@ def _update(
     """Commit a change of the newest version, unless it changes nothing."""
     before = Library()
 
-    def changed(library: Library) -> Library:
+    # The store calls this again if another writer was faster.
+    def apply(library: Library) -> Library:
         nonlocal before
         before, after = library, change(library)
         if after == library:
-            raise _Same
+            raise NothingChanged
         return after
 
     try:
-        commit = store.update(changed, message, name=operand.library_name, author=author_or_user(author))
-    except _Same:
-        return _unchanged(store, operand, store.head(operand.library_name))
-    changed_by = summarize(diff(before, commit.library))
-    return Output([f"{_version(store, operand, commit)} ({changed_by})"], {"commit": _as_json(commit)})
+        commit = store.update(apply, message, name=reference.library_name, author=author_or_user(author))
+    except NothingChanged:
+        return render_unchanged(store, reference, store.head(reference.library_name))
+    line = f"{render_version(store, reference, commit)} ({summarize(diff(before, commit.library))})"
+    return Output([line], {"commit": commit_json(commit)})
 
 
-class _Same(Exception):
-    """A change that changes nothing."""
+def render_unchanged(store: Store, reference: LibraryReference, head: Commit | None) -> Output:
+    """Return that nothing was committed."""
+    reason = f"it has version {head.number} ({head.id})" if head else "nothing was committed"
+    return Output([f"{format_location(store, reference)} stays as it is: {reason}"], {"commit": None})
 
 
-def _unchanged(store: Store, operand: LibraryReference, head: Commit | None) -> Output:
-    there = f"it has version {head.number} ({head.id})" if head else "nothing was committed"
-    return Output([f"{format_location(store, operand)} stays as it is: {there}"], {"commit": None})
+def render_version(store: Store, reference: LibraryReference, commit: Commit) -> str:
+    """Return a line about a new version."""
+    location, content = format_location(store, reference), count_lessons(commit.library)
+    return f"{location} has version {commit.number} ({commit.id}): {content}"
 
 
-def _check_newest(operand: LibraryReference) -> None:
-    if operand.version:
-        raise ConfigError(f"Only the newest version can be changed: leave out @{operand.version}.")
+def commit_json(commit: Commit | None) -> dict[str, Any] | None:
+    """Return a commit for programs."""
+    fields = ("id", "name", "number", "message")
+    return {field: getattr(commit, field) for field in fields} if commit else None
 
 
-def _newest(store: Store, operand: LibraryReference) -> Commit:
-    """The head, which is what changes are made to."""
-    _check_newest(operand)
-    commit = load_from_store(store, operand).commit
-    assert commit
-    return commit
+# ---- import and merge ------------------------------------------------------------------------------
 
 
-def _loaded(lib: str) -> LoadedLibrary:
-    found = load_library(parse_reference(lib))
-    if found.notes:
-        announce(found.notes)
-    return found
+@dataclass(slots=True)
+class ImportReport:
+    """What the guard and the store did with the lessons of a source."""
+
+    source: LoadedLibrary
+    blocked: list[tuple[Lesson, str]] = field(default_factory=list)
+    redacted: list[tuple[Lesson, str]] = field(default_factory=list)
+    result: AddResult = field(default_factory=lambda: AddResult(Library()))
+
+    def lines(self) -> list[str]:
+        """Return the lines for people."""
+        return [
+            *(f"+ {x.id}  {x.text}" for x in self.result.added),
+            *(pair.line() for pair in self.result.joined),
+            *(f"  {x.id}  {x.text}  (was there already)" for x in self.result.duplicates),
+            *(f"~ {x.id}  {x.text}  (redacted: {reason})" for x, reason in self.redacted),
+            *(f"- {x.id}  {x.text}  (blocked: {reason})" for x, reason in self.blocked),
+            *self.source.notes,
+        ]
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the data for programs."""
+        return {
+            "from": self.source.origin,
+            "entered": [asdict(x) for x in self.result.added],
+            "joined": [pair.to_json() for pair in self.result.joined],
+            "known": [asdict(x) for x in self.result.duplicates],
+            "redacted": [{"lesson": asdict(x), "reason": reason} for x, reason in self.redacted],
+            "blocked": [{"lesson": asdict(x), "reason": reason} for x, reason in self.blocked],
+            "notes": list(self.source.notes),
+        }
 
 
-def _version(store: Store, operand: LibraryReference, commit: Commit) -> str:
-    return f"{format_location(store, operand)} has version {commit.number} ({commit.id}): {count_lessons(commit.library)}"
+def guard_lessons(report: ImportReport, known: Library | None = None) -> list[Lesson]:
+    """
+    Return the lessons that may enter, redacted if necessary; the report never repeats removed text.
+
+    A lesson that `known` has word for word was checked before. A blocked lesson keeps its wording in `known`.
+    """
+    guard, lessons = Guard.from_examples(), []
+    existing = {x.id: x for x in (known or Library()).lessons}
+    for x in report.source.library.lessons:
+        old = existing.get(x.id)
+        if old and old.text == x.text:
+            lessons.append(x)
+            continue
+        checked = guard.check(x.text)
+        is_same = checked.text == x.text
+        # A measured effect and an id belong to the wording that they were made for.
+        safe = x if is_same else replace(x, text=checked.text, id=make_lesson(checked.text).id, effect=None)
+        if checked.is_blocked or not safe.text.strip():
+            report.blocked.append((safe, checked.reason))
+            lessons += [old] if old else []
+            continue
+        if not is_same:
+            report.redacted.append((safe, checked.reason))
+        lessons.append(safe)
+    return lessons
 
 
-def _as_json(commit: Commit | None) -> dict[str, Any] | None:
-    if commit is None:
-        return None
-    return {"id": commit.id, "name": commit.name, "number": commit.number, "message": commit.message}
+def import_library(source: str, lib: str, message: str | None, author: str | None, dry_run: bool) -> Output:
+    """Import the lessons of a file, an artefact or a run into a store; a missing store is created."""
+    report = ImportReport(load_library(parse_reference(source)))
+    lessons = guard_lessons(report)
+
+    def change(library: Library) -> Library:
+        # An empty library has no settings worth keeping: it takes the place in the prompt from the source.
+        if not library.lessons:
+            library = report.source.library.with_lessons(())
+        report.result = add_lessons(library, lessons)
+        return report.result.library
+
+    with open_store(lib) as (store, reference):
+        if reference.version:
+            raise ConfigError(f"Only the newest version can be changed: leave out @{reference.version}.")
+        if dry_run:
+            head = store.head(reference.library_name)
+            change(head.library if head else Library())
+            end = Output(["nothing was committed (--dry-run)"], {"commit": None})
+        else:
+            end = commit_change(store, reference, change, message or f"import {report.source.origin}", author)
+    return Output([*report.lines(), *end.lines()], {**report.to_json(), **end.to_json()})
+
+
+def merge_libraries(
+    lib: str, other: str, base: str | None, take: str | None, message: str | None, author: str | None
+) -> Output:
+    """
+    Merge another library into a stored one.
+
+    Raises Conflict, and changes nothing, if both sides changed the same thing and `take` names no side.
+    """
+    if take is not None and take not in get_args(Side):
+        raise ConfigError(f"--take is ours or theirs, not {take!r}.")
+    theirs = load_library(parse_reference(other))
+    with open_store(lib) as (store, reference):
+        while True:
+            ours = find_head(store, reference)
+            if base:
+                ancestor = load_library(parse_reference(base)).library
+            else:
+                ancestor = find_ancestor(store, reference, ours, parse_reference(other), theirs)
+
+            # Lessons of a store were checked when they entered it.
+            report = ImportReport(theirs)
+            safe = theirs.library.with_lessons(guard_lessons(report, ours.library))
+            merged = merge(ancestor, ours.library, theirs.library if theirs.commit else safe)
+            guard_lines = [] if theirs.commit else report.lines()
+
+            if merged.conflicts and not take:
+                announce(line for conflict in merged.conflicts for line in conflict.lines())
+                raise Conflict(
+                    f"Both sides changed the same in {len(merged.conflicts)} of the places above, so nothing was "
+                    "merged: give --take ours or --take theirs, or change one side first."
+                )
+            side: Any = take or "ours"
+            library = resolve_conflicts(merged, side)
+            # A conflict that was settled is worth a version, even if nothing changed.
+            if library == ours.library and not merged.conflicts:
+                end = render_unchanged(store, reference, ours)
+                return Output([*guard_lines, *end.lines()], end.to_json())
+
+            try:
+                commit = store.commit(
+                    library,
+                    message or f"merge {theirs.origin}",
+                    parent=ours.id,
+                    name=reference.library_name,
+                    author=author_or_user(author),
+                    merged=theirs.commit.id if theirs.commit else theirs.origin,
+                )
+            except StaleHead:
+                continue  # another writer was faster: merge into the new head
+
+            changes = diff(ours.library, commit.library)
+            lines = [
+                *(line for change in changes for line in change.lines()),
+                *guard_lines,
+                *(pair.line() for pair in merged.joined),
+                *merged.notes,
+                *(f"settled: {conflict.subject} ({conflict.reason})" for conflict in merged.conflicts),
+                render_version(store, reference, commit),
+            ]
+            data = {
+                "changes": [asdict(change) for change in changes],
+                "joined": [pair.to_json() for pair in merged.joined],
+                "notes": list(merged.notes),
+                "settled": [asdict(conflict) for conflict in merged.conflicts],
+                "commit": commit_json(commit),
+            }
+            return Output(lines, data)
+
+
+def find_ancestor(
+    store: Store, reference: LibraryReference, ours: Commit, other: LibraryReference, theirs: LoadedLibrary
+) -> Library | None:
+    """Return the common ancestor: a version that both have, or that an artefact names; None if there is none."""
+    commits = store.list_commits(reference.library_name)
+    if theirs.commit is None:
+        return next((commit.library for commit in commits if commit.id in theirs.parents), None)
+    if any(commit.id == theirs.commit.id for commit in store.list_commits(other.library_name)):
+        ancestor = store.common_ancestor(ours.id, theirs.commit.id)
+        return ancestor.library if ancestor else None
+    # Another database with the same commits: one is a copy of the other.
+    known = {commit.id for commit in commits}
+    with Store(other.location) as second:
+        versions = second.list_commits(other.library_name)
+    older = [commit for commit in versions if commit.number <= theirs.commit.number]
+    return next((commit.library for commit in older if commit.id in known), None)

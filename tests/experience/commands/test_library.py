@@ -318,7 +318,7 @@ def test_a_conflict_is_settled_for_one_side(take, library):
         (("show", "team.sqlite#other"), "There is no library 'other' in team.sqlite: it has 'main'"),
         (("show", "team.sqlite@9"), "There is no version '9' of 'main': it has 1 to 1"),
         (("show", "list.txt@2"), "has no versions"),
-        (("show", "list.txt#a"), "is no store"),
+        (("show", "list.txt#a"), "is a single library"),
         (("log", "list.txt"), "has no history"),
         (("export", "team.sqlite", "--as", "xml"), "prompt, skill, youtu, json, not as 'xml'"),
         (("rollback", "team.sqlite"), "which version to go back to: team.sqlite@3"),
