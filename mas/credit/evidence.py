@@ -13,7 +13,7 @@ from functools import cached_property
 from typing import Any
 
 from edgewise.mas.graph.graph import Graph
-from edgewise.toolkit.evaluation import statistics
+from edgewise.toolkit.evaluation.statistics import bootstrap_interval, mean
 from edgewise.toolkit.types import Example
 
 Edge = tuple[str, str]
@@ -105,7 +105,7 @@ class Evidence:
     def raw_means(self, graph: Graph) -> dict[Part, float]:
         """Return the mean difference of every measured part of a graph, without shrinkage."""
         return {
-            part: _mean([*self._by_part[graph.version, part].values()]) for part in self.measured_parts(graph)
+            part: mean([*self._by_part[graph.version, part].values()]) for part in self.measured_parts(graph)
         }
 
     @cached_property
@@ -115,7 +115,7 @@ class Evidence:
         for part, queries in self._by_part.items():
             for query, value in queries.items():
                 by_query[self._kinds[part]][query].append(value)
-        return {kind: _estimate(map(_mean, queries.values())) for kind, queries in sorted(by_query.items())}
+        return {kind: _estimate(map(mean, queries.values())) for kind, queries in sorted(by_query.items())}
 
     def shrunk_credit(self, graph: Graph, part: Part) -> float:
         """
@@ -156,7 +156,7 @@ class Evidence:
     @cached_property
     def variance(self) -> float:
         """Variance of differences about the mean of their kind, pooled over kinds; 1 where it is unknown."""
-        squares = [(x - _mean(xs)) ** 2 for xs in self._by_kind.values() for x in xs]
+        squares = [(x - mean(xs)) ** 2 for xs in self._by_kind.values() for x in xs]
         freedom = len(squares) - len(self._by_kind)
         return math.fsum(squares) / freedom if freedom > 0 and any(squares) else 1.0
 
@@ -164,7 +164,7 @@ class Evidence:
     def variances(self) -> dict[Kind, float]:
         """Variance of the differences of each kind, shrunk: two more degrees of freedom have the pooled variance."""
         return {
-            kind: (2 * self.variance + math.fsum((x - _mean(xs)) ** 2 for x in xs)) / (len(xs) + 1)
+            kind: (2 * self.variance + math.fsum((x - mean(xs)) ** 2 for x in xs)) / (len(xs) + 1)
             for kind, xs in self._by_kind.items()
         }
 
@@ -176,7 +176,7 @@ class Evidence:
         values: dict[tuple[str, Part], dict[str, list[float]]] = defaultdict(lambda: defaultdict(list))
         for delta in self.deltas:
             values[delta.case.graph.version, delta.part][delta.case.example.id].append(delta.value)
-        return {part: {query: _mean(xs) for query, xs in queries.items()} for part, queries in values.items()}
+        return {part: {query: mean(xs) for query, xs in queries.items()} for part, queries in values.items()}
 
     @cached_property
     def _kinds(self) -> dict[tuple[str, Part], Kind]:
@@ -215,15 +215,15 @@ def prior_strength(families: Sequence[Sequence[Sequence[float]]]) -> float:
     total, freedom = sum(map(len, groups)), len(groups) - len(families)
     if total <= len(groups) or freedom <= 0:
         return DEFAULT_STRENGTH
-    within = math.fsum((x - _mean(g)) ** 2 for g in groups for x in g) / (total - len(groups))
+    within = math.fsum((x - mean(g)) ** 2 for g in groups for x in g) / (total - len(groups))
     if within <= 1e-18:
         return 0.0
 
     squares = size = 0.0
     for family in families:
         values = [x for group in family for x in group]
-        centre = _mean(values)
-        squares += math.fsum(len(g) * (_mean(g) - centre) ** 2 for g in family)
+        centre = mean(values)
+        squares += math.fsum(len(g) * (mean(g) - centre) ** 2 for g in family)
         size += len(values) - math.fsum(len(g) ** 2 for g in family) / len(values)
     between = (squares - freedom * within) / size
     return min(MAX_STRENGTH, within / between) if between > 0 else MAX_STRENGTH
@@ -237,13 +237,9 @@ def _shrink(values: Iterable[float], prior_mean: float, strength: float) -> floa
     return (math.fsum(values) + strength * prior_mean) / (len(values) + strength)
 
 
-def _mean(values: Sequence[float]) -> float:
-    return math.fsum(values) / len(values)
-
-
 def _estimate(values: Iterable[float]) -> CreditEstimate:
     values = sorted(values)
     if not values:
         return CreditEstimate()
-    interval = statistics.bootstrap_interval(values)
+    interval = bootstrap_interval(values)
     return CreditEstimate(interval.estimate, interval.low, interval.high, len(values))

@@ -21,7 +21,7 @@ def create_searcher(spec: GraphSpec) -> Searcher:
             if config.search == "tabular":
                 return Hrpo(TabularPolicy(space, joint=config.joint), settings)
             policy = NetworkPolicy.start(
-                space, spec.features, config.seed, encoder=spec.encoder, joint=config.joint
+                space, spec.feature_count, config.seed, encoder=spec.encoder, joint=config.joint
             )
             return Hrpo(policy, settings)
         case "random":
@@ -50,3 +50,4 @@ def create_searcher(spec: GraphSpec) -> Searcher:
 
             guard = Guard.from_examples(spec.task.train)
             return LessonSearch(space, roles, spec.designer, spec.encoder, guard=guard)
+    raise ValueError(f"search={config.search} is no searcher: mas.two_level has a training loop of its own.")

@@ -1,7 +1,7 @@
 """
-Learning in wiring: steps of a search, a test against one agent at equal tokens, and the measurement.
+The training loop of a search for graphs: steps of the search, the gate, and the measurement.
 
-Everything here is a plan (see `toolkit.types.Plan`), so a run that was stopped is taken up from its journal.
+Everything here is a plan (see `toolkit.types.Plan`), so an interrupted run resumes from its journal.
 """
 
 from collections.abc import Sequence
@@ -12,12 +12,9 @@ from edgewise.mas.designs.interface import Query, Searcher
 from edgewise.mas.designs.query_encoder import encode, resolve_encoder
 from edgewise.mas.search.registry import create_searcher
 from edgewise.mas.spec import GraphSpec
-from edgewise.mas.training.gate import decide_by_gate, build_equal_token_baseline
+from edgewise.mas.training.gate import build_equal_token_baseline, decide_by_gate
 from edgewise.mas.training.measurement import measure_outcome
-from edgewise.mas.training.records import (
-    MEASURING,
-    GraphStep,
-)
+from edgewise.mas.training.records import MEASURING, GraphStep
 from edgewise.mas.training.role_proposals import recruit_roles
 from edgewise.mas.training.step_credit import assign_credit
 from edgewise.mas.training.trials import evaluate_drafts
@@ -29,64 +26,58 @@ from edgewise.toolkit.tracking.events import GroupsFinished, StageStarted, StepF
 from edgewise.toolkit.types import Example, Plan
 from edgewise.toolkit.util.seeds import derive_seed
 
-# ---- the job ---------------------------------------------------------------------------------------
 
-
-def learn(job: GraphSpec) -> Plan[RunOutcome]:
-    """Search for graphs on the training rows, test what was found, and measure it on rows never seen."""
-    job = yield from charge_to_step(prepare_spec(job), 1)
-    found, known = create_searcher(job), Evidence()
-    for number in range(1, job.config.steps + 1):
-        record, known = yield from charge_to_step(step(job, found, known, number), number)
+def learn(spec: GraphSpec) -> Plan[RunOutcome]:
+    """Search for graphs on the training rows, test the design by the gate, and measure it on held-out rows."""
+    spec = yield from charge_to_step(prepare_spec(spec), 1)
+    searcher, evidence = create_searcher(spec), Evidence()
+    for number in range(1, spec.config.steps + 1):
+        record, evidence = yield from charge_to_step(step(spec, searcher, evidence, number), number)
         yield StepFinished(record)
-    last = job.config.steps + 1
-    design = found.design()
-    rival = yield from charge_to_step(build_equal_token_baseline(job, design), last)
-    kept = yield from charge_to_step(decide_by_gate(job, design, rival, last), last)
-    return (yield from charge_to_step(measure_outcome(job, design, rival, kept), MEASURING))
+
+    # The baseline is sized by the design, so both belong to the step after the last one.
+    last, design = spec.config.steps + 1, searcher.design()
+    baseline = yield from charge_to_step(build_equal_token_baseline(spec, design), last)
+    accepted = yield from charge_to_step(decide_by_gate(spec, design, baseline, last), last)
+    return (yield from charge_to_step(measure_outcome(spec, design, baseline, accepted), MEASURING))
 
 
-def prepare_spec(job: GraphSpec, rows: Sequence[Example] | None = None) -> Plan[GraphSpec]:
-    """The job with its rows as queries, and with roles that a model proposed and that showed their worth."""
-    task = job.task
+def prepare_spec(spec: GraphSpec, rows: Sequence[Example] | None = None) -> Plan[GraphSpec]:
+    """Return the spec with its rows as queries, and with the proposed roles that were admitted."""
+    task = spec.task
     rows = (*task.train, *task.validation, *task.test) if rows is None else rows
     texts = [row.messages[-1].content for row in rows]
-    encoder = yield from resolve_encoder(job.config.encoder)
+    encoder = yield from resolve_encoder(spec.config.encoder)
     vectors = yield from encode(encoder, texts)
     queries = {row.id: Query(row.id, text, v) for row, text, v in zip(rows, texts, vectors, strict=True)}
-    job = replace(job, queries=queries, encoder=encoder)
-    return replace(job, extra_roles={**job.extra_roles, **(yield from recruit_roles(job))})
+    spec = replace(spec, queries=queries, encoder=encoder)
+    return replace(spec, extra_roles={**spec.extra_roles, **(yield from recruit_roles(spec))})
 
 
 def step(
-    job: GraphSpec, searcher: Searcher, known: Evidence, number: int
+    spec: GraphSpec, searcher: Searcher, evidence: Evidence, number: int
 ) -> Plan[tuple[GraphStep, Evidence]]:
-    """Try drafts on the step's rows, measure what their parts are worth, and tell the searcher."""
-    config = job.config
-    rows, epoch = select_batch(job, number)
+    """Run drafts on the step's rows, measure the credit of their parts, and let the searcher learn."""
+    config = spec.config
+    rows, epoch = select_batch(spec, number)
     yield StageStarted(f"step {number}: {len(rows)} rows, {config.group_size} graphs each")
     seed = derive_seed(config.seed, "search", number)
-    drafts = yield from searcher.propose([job.query_of(row) for row in rows], config.group_size, seed)
-    found = yield [evaluate_drafts(job, row, each, number) for row, each in zip(rows, drafts, strict=True)]
-    yield GroupsFinished([each.group for each in found])
-    check_alive([run for each in found for run in each.group.members])
-    found, known = yield from assign_credit(job, found, number, known)
-    yield from searcher.learn([each.trials for each in found], seed)
-    return GraphStep(number, epoch, tuple(found)), known
+    drafts = yield from searcher.propose([spec.query_of(row) for row in rows], config.group_size, seed)
+    evaluated = yield [evaluate_drafts(spec, row, own, number) for row, own in zip(rows, drafts, strict=True)]
+    groups = [row_trials.group for row_trials in evaluated]
+    yield GroupsFinished(groups)
+    check_alive([rollout for group in groups for rollout in group.rollouts])
+    evaluated, evidence = yield from assign_credit(spec, evaluated, number, evidence)
+    yield from searcher.learn([row_trials.trials for row_trials in evaluated], seed)
+    return GraphStep(number, epoch, tuple(evaluated)), evidence
 
 
-def select_batch(job: GraphSpec, number: int) -> tuple[tuple[Example, ...], int]:
-    """The rows of a step and their epoch: one pass over the training rows after the other, each in its own order."""
-    rows, size = job.task.train, min(job.config.batch_size, len(job.task.train))
+def select_batch(spec: GraphSpec, number: int) -> tuple[tuple[Example, ...], int]:
+    """Return the rows of a step and their epoch; each epoch passes over all training rows in an order of its own."""
+    rows, size = spec.task.train, min(spec.config.batch_size, len(spec.task.train))
     places = range((number - 1) * size, number * size)
-    decks = {
-        epoch: shuffle(rows, job.config.seed, epoch) for epoch in {place // len(rows) for place in places}
-    }
-    picked = {(row := decks[place // len(rows)][place % len(rows)]).id: row for place in places}
-    return tuple(picked.values()), 1 + places[0] // len(rows)
-
-
-# ---- whether it is better --------------------------------------------------------------------------
-
-
-# ---- the measurement -------------------------------------------------------------------------------
+    epochs = {place // len(rows) for place in places}
+    shuffled = {epoch: shuffle(rows, spec.config.seed, epoch) for epoch in epochs}
+    # By id, as a row may be the last of one epoch and the first of the next.
+    batch = {(row := shuffled[place // len(rows)][place % len(rows)]).id: row for place in places}
+    return tuple(batch.values()), 1 + places[0] // len(rows)

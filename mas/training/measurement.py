@@ -5,12 +5,11 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from edgewise.mas.credit.failures import count_failures, classify_failure
+from edgewise.mas.credit.failures import classify_failure, count_failures
 from edgewise.mas.credit.reward import render_formula
 from edgewise.mas.designs.fixed import FixedDesign
 from edgewise.mas.designs.interface import Design
-from edgewise.mas.graph.graph import Graph, Node, single
-from edgewise.mas.runtime.graph_run import GraphRun
+from edgewise.mas.graph.graph import Graph, single
 from edgewise.mas.spec import GraphSpec
 from edgewise.mas.training.records import DESIGNED, EQUAL, ONE, count_group_tokens
 from edgewise.mas.training.trials import group_rollouts, run_design
@@ -26,144 +25,123 @@ EXAMPLES = 20
 """Rows whose graphs an artefact shows."""
 
 
-def measure_outcome(job: GraphSpec, found: Design, rival: Design, kept: Design) -> Plan[RunOutcome]:
-    """The measurement of what was found, whether or not it is kept, beside one agent and one at equal tokens."""
-    start = FixedDesign(single())
-    arms: dict[str, Design] = {ONE: start, DESIGNED: found}
-    if rival.version != start.version:
-        arms[EQUAL] = rival
-    runs = yield from measured(job, arms)
-    groups = {name: _groups(job, each) for name, each in runs.items()}
-    evaluation = compare_arms(groups, job.config.samples)
-    failures = yield from _failures(job, runs[DESIGNED])
-    yield GraphsMeasured(GraphMeasurement(job, found, evaluation, groups, failures))
-    files, unchanged = (build_artifact_files(job, design) for design in (kept, start))
+def measure_outcome(spec: GraphSpec, design: Design, baseline: Design, accepted: Design) -> Plan[RunOutcome]:
+    """Measure a design, whether or not the gate accepted it, beside one agent and the baseline at equal tokens."""
+    start, rows = FixedDesign(single()), spec.task.test
+    arms: dict[str, Design] = {ONE: start, DESIGNED: design}
+    if baseline.version != start.version:
+        arms[EQUAL] = baseline
+
+    # All arms run on the same rows with the same seeds.
+    yield StageStarted(f"measuring on {len(rows)} held-out rows")
+    results = yield [run_design(spec, arm, rows) for arm in arms.values()]
+    runs = dict(zip(arms, results, strict=True))
+    groups = {
+        name: [group_rollouts(row, of_row) for row, of_row in zip(rows, of_arm, strict=True)]
+        for name, of_arm in runs.items()
+    }
+    flat = [group for of_arm in groups.values() for group in of_arm]
+    yield GroupsFinished(flat)
+    check_alive([rollout for group in flat for rollout in group.rollouts])
+    evaluation = compare_arms(groups, spec.config.samples)
+
+    # Why wrong answers of the design were wrong.
+    def grade(row: Example, rollout: Rollout) -> Plan[Score]:
+        return spec.task.reward.grade(row, rollout, spec.judge)
+
+    pairs = [(row, run) for row, of_row in zip(rows, runs[DESIGNED], strict=True) for run in of_row]
+    classes = yield [classify_failure(run, spec.catalogue, row, grade) for row, run in pairs]
+    failures = {str(name): count for name, count in count_failures(classes).items()}
+    yield GraphsMeasured(GraphMeasurement(spec, design, evaluation, groups, failures))
+
+    files, unchanged = (build_artifact_files(spec, result) for result in (accepted, start))
     return RunOutcome(evaluation, files, unchanged)
 
 
-Runs = list[list[GraphRun]]
-"""The runs of an arm: the samples of each test row."""
-
-
-def measured(job: GraphSpec, arms: Mapping[str, Design]) -> Plan[dict[str, Runs]]:
-    """Run designs on the same test rows and samples."""
-    rows = job.task.test
-    yield StageStarted(f"measuring on {len(rows)} held-out rows")
-    found = yield [run_design(job, design, rows) for design in arms.values()]
-    groups = [group for each in found for group in _groups(job, each)]
-    yield GroupsFinished(groups)
-    check_alive([run for group in groups for run in group.rollouts])
-    return dict(zip(arms, found, strict=True))
-
-
-def _groups(job: GraphSpec, runs: Runs) -> list[Group]:
-    return [group_rollouts(row, each) for row, each in zip(job.task.test, runs, strict=True)]
-
-
-def _failures(job: GraphSpec, runs: Runs) -> Plan[dict[str, int]]:
-    """Why wrong answers were wrong, counted by class; `Failure` names them."""
-
-    def grade(row: Example, run: Rollout) -> Plan[Score]:
-        return job.task.reward.grade(row, run, job.judge)
-
-    rows = [(row, run) for row, each in zip(job.task.test, runs, strict=True) for run in each]
-    found = yield [classify_failure(run, job.catalogue, row, grade) for row, run in rows]
-    return {str(name): count for name, count in count_failures(found).items()}
-
-
 def compare_arms(groups: Mapping[str, Sequence[Group]], samples: int) -> Evaluation:
-    """The arms against the first one."""
-    arms = [Arm(name, tuple(found)) for name, found in groups.items()]
+    """Compare arms with the first one."""
+    arms = [Arm(name, tuple(of_arm)) for name, of_arm in groups.items()]
     return compare(arms, ks=tuple(sorted({1, samples})))
 
 
-def build_artifact_files(job: GraphSpec, design: Design) -> dict[str, Any]:
-    """What the artefact keeps: the design with the graphs of some queries to look at, and the roles in full."""
-    queries = [job.query_of(row) for row in job.task.test[:EXAMPLES]]
+def build_artifact_files(spec: GraphSpec, design: Design) -> dict[str, Any]:
+    """Return graph.json, the design with the graphs of some queries to look at, and roles.json, the roles in full."""
+    queries = [spec.query_of(row) for row in spec.task.test[:EXAMPLES]]
     examples = [
         {"query": query.id, "graph": graph.to_json()}
         for query, graph in zip(queries, design.graphs(queries), strict=True)
     ]
-    roles = {
-        name: role.model_dump(mode="json", exclude_defaults=True) for name, role in job.catalogue.items()
-    }
     data = {**design.to_json(), "examples": examples}
-    if tools := _own_tools(job, design):
+
+    # The task's tools that the design may use: for one graph those of its nodes, else all.
+    team = spec.build_team("use", spec.config.eval_sampling)
+    tools = list(team.task_tools)
+    if isinstance(design, FixedDesign):
+        used = {name for node in design.graph.nodes for name in team.tool_names(node)}
+        tools = [name for name in tools if name in used]
+    if tools:
         data["tools"] = tools
-    return {"graph.json": data, "roles.json": roles}
-
-
-def _own_tools(job: GraphSpec, design: Design) -> list[str]:
-    """The tools of the task that a design may use: of one graph those of its nodes, else all."""
-    team = job.build_team("use", job.config.eval_sampling)
-    if not isinstance(design, FixedDesign):
-        return list(team.task_tools)
-    used = {name for node in design.graph.nodes for name in team.tool_names(node)}
-    return [name for name in team.task_tools if name in used]
-
-
-def _spent(
-    job: GraphSpec, graphs: Sequence[Graph], groups: Sequence[Group]
-) -> dict[str, dict[str, dict[str, float]]]:
-    """By graph and node, the mean tokens of a run, and dollars where the price of the node's model is known."""
-    usage: dict[Graph, dict[str, Usage]] = defaultdict(lambda: defaultdict(Usage))
-    runs: Counter[Graph] = Counter()
-    for graph, group in zip(graphs, groups, strict=True):
-        runs[graph] += len(group.rollouts)
-        for agent in (each for run in group.rollouts for step in run.steps for each in step.subrollouts):
-            usage[graph][agent.role] += agent.usage
-    return {
-        graph.version: {
-            name: _mean_cost(job, graph[name], used, runs[graph]) for name, used in usage[graph].items()
-        }
-        for graph in runs
+    roles = {
+        name: role.model_dump(mode="json", exclude_defaults=True) for name, role in spec.catalogue.items()
     }
-
-
-def _mean_cost(job: GraphSpec, node: Node, usage: Usage, runs: int) -> dict[str, float]:
-    price = find_price(node.model or job.config.model, job.config.price_list)
-    return {"tokens": usage.total / runs, **({"usd": cost(usage, price) / PICO / runs} if price else {})}
+    return {"graph.json": data, "roles.json": roles}
 
 
 @dataclass(frozen=True, slots=True)
 class GraphMeasurement:
-    """What RUN/wiring.json holds for the report: the graphs that were used, and how they compare at equal tokens."""
+    """The content of RUN/wiring.json for the report: the graphs that were used, and the arms at equal tokens."""
 
-    job: GraphSpec
+    spec: GraphSpec
     design: Design
     evaluation: Evaluation
     groups: Mapping[str, Sequence[Group]]
     failures: Mapping[str, int]
 
     def to_json(self) -> dict[str, Any]:
-        """Plain data."""
-        rows = self.job.task.test
-        graphs = self.design.graphs([self.job.query_of(row) for row in rows])
+        """Return plain data."""
+        graphs = self.design.graphs([self.spec.query_of(row) for row in self.spec.task.test])
         counts = Counter(graph.version for graph in graphs)
         by_version = {graph.version: graph for graph in graphs}
-        spent = _spent(self.job, graphs, self.groups[DESIGNED])
+        costs = self.node_costs(graphs)
+        front = [
+            {
+                "arm": result.name,
+                "mean": result.mean.estimate,
+                "tokens": count_group_tokens(self.groups[result.name]) / max(1, result.rollouts),
+            }
+            for result in self.evaluation.results
+        ]
+
+        # The design against one agent at equal tokens: mean difference, interval, p.
+        baseline = EQUAL if EQUAL in self.groups else ONE
+        arms = {name: self.groups[name] for name in (baseline, DESIGNED)}
+        against = compare_arms(arms, self.spec.config.samples).results[1].against
         return {
-            "formula": render_formula(self.job.reward_weights),
+            "formula": render_formula(self.spec.reward_weights),
             "graphs": [
-                {"graph": by_version[v].to_json(), "rows": n, "version": v, "nodes": spent[v]}
+                {"graph": by_version[v].to_json(), "rows": n, "version": v, "nodes": costs[v]}
                 for v, n in counts.most_common()
             ],
-            "front": [
-                {
-                    "arm": result.name,
-                    "mean": result.mean.estimate,
-                    "tokens": count_group_tokens(self.groups[result.name]) / runs,
-                }
-                for result in self.evaluation.results
-                if (runs := max(1, result.rollouts))
-            ],
-            "equal_tokens": self._at_equal_tokens(),
+            "front": front,
+            "equal_tokens": {"rival": baseline, **(asdict(against.mean) if against else {})},
             "failures": dict(self.failures),
         }
 
-    def _at_equal_tokens(self) -> dict[str, Any]:
-        """The design against one agent at equal tokens: mean difference, interval, p."""
-        rival = EQUAL if EQUAL in self.groups else ONE
-        found = compare_arms({name: self.groups[name] for name in (rival, DESIGNED)}, self.job.config.samples)
-        mean = found.results[1].against.mean if found.results[1].against else None
-        return {"rival": rival, **(asdict(mean) if mean else {})}
+    def node_costs(self, graphs: Sequence[Graph]) -> dict[str, dict[str, dict[str, float]]]:
+        """Return by graph and node the mean tokens of a run, and the dollars where the node's model has a price."""
+        usage: dict[Graph, dict[str, Usage]] = defaultdict(lambda: defaultdict(Usage))
+        runs: Counter[Graph] = Counter()
+        for graph, group in zip(graphs, self.groups[DESIGNED], strict=True):
+            runs[graph] += len(group.rollouts)
+            for step in (step for rollout in group.rollouts for step in rollout.steps):
+                for node in step.subrollouts:
+                    usage[graph][node.role] += node.usage
+
+        config, costs = self.spec.config, dict[str, dict[str, dict[str, float]]]()
+        for graph, count in runs.items():
+            of_graph = costs[graph.version] = {}
+            for name, used in usage[graph].items():
+                price = find_price(graph[name].model or config.model, config.price_list)
+                usd = {"usd": cost(used, price) / PICO / count} if price else {}
+                of_graph[name] = {"tokens": used.total / count, **usd}
+        return costs

@@ -1,14 +1,13 @@
-"""Records of a step of the graph search."""
+"""Records of the steps of a search for graphs."""
 
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from edgewise.mas.designs.interface import Design
-from edgewise.mas.training.trials import EvaluatedGraphs, count_tokens
-from edgewise.toolkit.evaluation.comparison import valid_reward
+from edgewise.mas.training.trials import EvaluatedGraphs, count_tokens, quality_of
 from edgewise.toolkit.evaluation.gate import Choice
+from edgewise.toolkit.evaluation.statistics import mean
 from edgewise.toolkit.types import Group
 
 MEASURING = 0
@@ -18,64 +17,56 @@ ONE, DESIGNED, EQUAL = "one agent", "designed", "one agent, equal tokens"
 
 @dataclass(frozen=True, slots=True)
 class GraphStep:
-    """What a step of the search saw; `choice` is the gate's, in the record after the last step."""
+    """The trials of a step; `choice` is the gate's, in the record after the last step."""
 
     number: int
     epoch: int
-    tried: tuple[EvaluatedGraphs, ...] = ()
+    evaluated: tuple[EvaluatedGraphs, ...] = ()
     choice: Choice[Design] | None = None
 
     def to_json(self) -> dict[str, Any]:
-        """Plain data: rewards, graphs and credits of the groups, the choice."""
-        runs = [run.rollout for each in self.tried for run in each.runs[:-1]]
-        rewards = [valid_reward(run) or 0.0 for run in runs]
+        """Return plain data: rewards, graphs and credits of the groups, the choice."""
+        rewards = [quality_of(run.rollout) for row in self.evaluated for run in row.runs[:-1]]
+        groups = []
+        for row in self.evaluated:
+            trials = [
+                {
+                    "graph": trial.draft.graph.version,
+                    "nodes": [node.name for node in trial.draft.graph.nodes],
+                    "edges": [list(edge) for edge in trial.draft.graph.edges],
+                    "reward": trial.reward,
+                    "parts": dict(trial.parts),
+                    "credit": dict(trial.credit),
+                }
+                for trial in row.trials.trials
+            ]
+            groups.append({"example": row.row.id, "one_agent": quality_of(row.plain), "trials": trials})
         return {
             "step": self.number,
             "epoch": self.epoch,
             "statistics": {
-                "runs": len(runs),
+                "runs": len(rewards),
                 "mean_reward": mean(rewards),
-                "mixed": mean([len({t.reward for t in each.trials.trials}) > 1 for each in self.tried]),
+                "mixed": mean([len({t.reward for t in row.trials.trials}) > 1 for row in self.evaluated]),
             },
-            "groups": [_tried_json(each) for each in self.tried],
+            "groups": groups,
             "gate": self.choice.to_json() if self.choice else None,
         }
 
     def summary(self) -> str:
-        """One line for people."""
+        """Return one line for people."""
         if self.choice:
             return f"gate, against one agent at equal tokens: {self.choice.summary()}"
-        found = [t for each in self.tried for t in each.trials.trials]
-        quality = mean([t.parts.get("quality", 0.0) for t in found])
-        alone = mean([valid_reward(each.runs[-1].rollout) or 0.0 for each in self.tried])
-        sizes = mean([len(t.draft.graph) for t in found])
+        trials = [trial for row in self.evaluated for trial in row.trials.trials]
+        quality = mean([trial.parts.get("quality", 0.0) for trial in trials])
+        alone = mean([quality_of(row.plain) for row in self.evaluated])
+        sizes = mean([len(trial.draft.graph) for trial in trials])
         return (
             f"step {self.number}: graphs {quality:.2f}, one agent {alone:.2f}, {sizes:.1f} agents a graph, "
-            f"{len({t.draft.graph.version for t in found})} different graphs"
+            f"{len({trial.draft.graph.version for trial in trials})} different graphs"
         )
 
 
-def _tried_json(each: EvaluatedGraphs) -> dict[str, Any]:
-    return {
-        "example": each.row.id,
-        "one_agent": valid_reward(each.runs[-1].rollout) or 0.0,
-        "trials": [
-            {
-                "graph": t.draft.graph.version,
-                "nodes": [node.name for node in t.draft.graph.nodes],
-                "edges": [list(edge) for edge in t.draft.graph.edges],
-                "reward": t.reward,
-                "parts": dict(t.parts),
-                "credit": dict(t.credit),
-            }
-            for t in each.trials.trials
-        ],
-    }
-
-
-def mean(values: Sequence[float]) -> float:
-    return math.fsum(values) / len(values) if values else 0.0
-
-
 def count_group_tokens(groups: Sequence[Group]) -> int:
-    return sum(count_tokens(run) for group in groups for run in group.rollouts)
+    """Return the tokens of all rollouts of groups."""
+    return sum(count_tokens(rollout) for group in groups for rollout in group.rollouts)

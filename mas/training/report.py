@@ -1,8 +1,7 @@
-"""What a search for graphs shows to people: lines for the terminal, sections for report.html."""
+"""Lines for the terminal and sections of report.html on a search for graphs."""
 
 import json
 from collections.abc import Iterable, Mapping
-from pathlib import Path
 from typing import Any
 from xml.etree.ElementTree import Element
 
@@ -18,14 +17,22 @@ from edgewise.toolkit.report.run_files import FinishedRun
 from edgewise.toolkit.run.runner import Result
 
 WIRING = "wiring.json"
-SHOWN = 4
-"""The most graphs that are drawn."""
+MAX_DRAWN = 4
+"""Graphs that are drawn at most."""
 STYLES = ("a", "b", "c", "d")
 
 
 def render_result(result: Result) -> list[str]:
-    """What `edgewise improve --by graph` prints."""
-    wiring = read(result.path)
+    """Return what `edgewise improve --by graph` prints."""
+    wiring = json.loads((result.path / WIRING).read_text("utf-8"))
+    graphs, more = wiring["graphs"][:MAX_DRAWN], wiring["graphs"][MAX_DRAWN:]
+    drawings = []
+    for used in graphs:
+        drawings.append(f"for {used['rows']} of the held-out rows:")
+        text = drawing.render_text(Graph.from_json(used["graph"]))
+        drawings += [f"  {line}" for line in text.splitlines()]
+    if more:
+        drawings.append(f"and {len(more)} other graphs for {sum(used['rows'] for used in more)} rows")
     return [
         *result.evidence.lines(),
         "",
@@ -33,7 +40,7 @@ def render_result(result: Result) -> list[str]:
         describe_equal_tokens(wiring),
         "",
         f"reward while learning: {wiring['formula']}",
-        *_graph_lines(wiring),
+        *drawings,
         *filter(None, [describe_failures(wiring)]),
         "",
         *render_costs(result),
@@ -42,34 +49,21 @@ def render_result(result: Result) -> list[str]:
     ]
 
 
-def read(path: Path) -> dict[str, Any]:
-    """The content of RUN/wiring.json."""
-    return json.loads((path / WIRING).read_text("utf-8"))
-
-
 def describe_equal_tokens(wiring: Mapping[str, Any]) -> str:
-    """The claim that counts: the designed graphs against one agent that may use as many tokens."""
-    found = wiring["equal_tokens"]
-    if found.get("low") is None or found.get("high") is None:
-        return f"Against {found['rival']}: too few rows for an interval."
+    """Return the claim that counts: the designed graphs against one agent that may use as many tokens."""
+    result = wiring["equal_tokens"]
+    if result.get("low") is None or result.get("high") is None:
+        return f"Against {result['rival']}: too few rows for an interval."
     return (
-        f"Against {found['rival']}: {found['estimate']:+.3f} (95 % interval {found['low']:+.3f} to "
-        f"{found['high']:+.3f}, p = {found['p']:.4f})."
+        f"Against {result['rival']}: {result['estimate']:+.3f} (95 % interval {result['low']:+.3f} to "
+        f"{result['high']:+.3f}, p = {result['p']:.4f})."
     )
 
 
 def describe_failures(wiring: Mapping[str, Any]) -> str:
-    """Why answers of the designed graphs were wrong; "" where none was."""
-    found = [f"{name} {count}" for name, count in wiring["failures"].items() if count]
-    return f"wrong answers of the designed graphs: {', '.join(found)}" if found else ""
-
-
-def _graph_lines(wiring: Mapping[str, Any]) -> Iterable[str]:
-    for each in wiring["graphs"][:SHOWN]:
-        yield f"for {each['rows']} of the held-out rows:"
-        yield from (f"  {line}" for line in drawing.render_text(Graph.from_json(each["graph"])).splitlines())
-    if more := wiring["graphs"][SHOWN:]:
-        yield f"and {len(more)} other graphs for {sum(each['rows'] for each in more)} rows"
+    """Return why answers of the designed graphs were wrong, by class; "" where none was."""
+    classes = [f"{name} {count}" for name, count in wiring["failures"].items() if count]
+    return f"wrong answers of the designed graphs: {', '.join(classes)}" if classes else ""
 
 
 def build_sections(run: FinishedRun) -> Iterable[Element]:
@@ -80,33 +74,26 @@ def build_sections(run: FinishedRun) -> Iterable[Element]:
     yield node("h2", "Graphs")
     yield node("p", describe_equal_tokens(wiring))
     yield node("p", f"Reward while learning: {wiring['formula']}.", class_="note")
-    yield _front(wiring["front"])
+
+    # Mean reward over tokens a query, a point for each arm.
+    series = [
+        Series(arm["arm"], style, [Point(round(arm["tokens"]), arm["mean"])], joined=False)
+        for arm, style in zip(wiring["front"], STYLES, strict=False)
+    ]
+    axes = ("tokens a query", "mean reward")
+    yield charts.draw_curves(series, "Mean reward and tokens a query", axes)
     if wrong := describe_failures(wiring):
         yield node("p", f"{wrong[0].upper()}{wrong[1:]}.", class_="note")
-    for each in wiring["graphs"][:SHOWN]:
-        yield node("h3", f"Used for {each['rows']} of the held-out rows")
-        yield drawing.render_svg(Graph.from_json(each["graph"]), numbers=_costs(each.get("nodes", {})))
-    if more := wiring["graphs"][SHOWN:]:
-        rows = sum(each["rows"] for each in more)
+
+    # Each node with what it uses in a run; dollars are of 1,000 runs, and only there where they are paid.
+    for used in wiring["graphs"][:MAX_DRAWN]:
+        yield node("h3", f"Used for {used['rows']} of the held-out rows")
+        numbers = {}
+        for name, costs in used.get("nodes", {}).items():
+            usd = {"$/1,000": 1000 * costs["usd"]} if costs.get("usd") else {}
+            numbers[name] = {"tokens": round(costs["tokens"]), **usd}
+        yield drawing.render_svg(Graph.from_json(used["graph"]), numbers=numbers)
+    if more := wiring["graphs"][MAX_DRAWN:]:
+        rows = sum(used["rows"] for used in more)
         yield node("p", f"{len(more)} other graphs were used for {rows} rows.", class_="note")
     yield from render_steps(steps)
-
-
-def _costs(nodes: Mapping[str, Mapping[str, float]]) -> dict[str, dict[str, float]]:
-    """What each node uses in a run; dollars, of 1,000 runs, only where they are paid."""
-    return {
-        name: {
-            "tokens": round(spent["tokens"]),
-            **({"$/1,000": 1000 * usd} if (usd := spent.get("usd")) else {}),
-        }
-        for name, spent in nodes.items()
-    }
-
-
-def _front(points: Iterable[Mapping[str, Any]]) -> Element:
-    """Mean reward over tokens a query, a point for each arm."""
-    series = [
-        Series(each["arm"], style, [Point(round(each["tokens"]), each["mean"])], joined=False)
-        for each, style in zip(points, STYLES, strict=False)
-    ]
-    return charts.draw_curves(series, "Mean reward and tokens a query", ("tokens a query", "mean reward"))

@@ -1,14 +1,13 @@
 """
-Graphs run on rows and graded: many different ones while learning, those of a design to measure.
+Runs of graphs on rows, graded: many different graphs while learning, those of a design when measuring.
 
-The drafts of a row and one plain agent share a seed, so agents that stand alike in two graphs say the same and are
-paid once, and rewards differ by structure alone. The plain agent is the reference of the cost. A run that broke, or
-that could not be graded, counts as 0, as it does when measuring (`toolkit.evaluation.comparison`): no answer is worth nothing.
+While learning, the drafts of a row and one plain agent share a seed. So agents in the same position of two graphs give
+the same output and are paid once, and rewards differ by structure alone. The plain agent is the reference of the cost.
+A run that failed or could not be graded counts as 0, as it does when measuring.
 """
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Any
 
 from edgewise.mas.credit.reward import compute_reward
 from edgewise.mas.designs.fixed import EqualTokenBaseline
@@ -29,21 +28,26 @@ ROLE = "graph"
 
 @dataclass(frozen=True, slots=True)
 class EvaluatedGraphs:
-    """The drafts of a row and how they did; `runs` are theirs in order, then the plain agent's."""
+    """The drafts of a row with their trials; `runs` are those of the drafts in order, then the plain agent's."""
 
     row: Example
     trials: TrialGroup
     runs: tuple[GraphRun, ...]
-    shared: NodeCache
+    cache: NodeCache
 
     @property
     def group(self) -> Group:
         """The runs as a group of rollouts."""
         return group_rollouts(self.row, self.runs)
 
+    @property
+    def plain(self) -> Rollout:
+        """The rollout of the plain agent."""
+        return self.runs[-1].rollout
+
 
 def run_and_grade(
-    job: GraphSpec,
+    spec: GraphSpec,
     team: Team,
     graph: Graph,
     row: Example,
@@ -51,127 +55,137 @@ def run_and_grade(
     sample: int,
     seed: int,
     version: str,
-    shared: NodeCache | None,
+    cache: NodeCache | None,
     limits: GraphLimits | None = None,
 ) -> Plan[GraphRun]:
-    """One graded run of a graph, by the job's limits if not by others."""
+    """Run a graph and grade it; `limits` replace those of the settings."""
     run = yield from run_graph(
         graph,
         team,
         row,
         sample=sample,
         seed=seed,
-        limits=limits or job.limits,
-        cache=shared,
+        limits=limits or spec.limits,
+        cache=cache,
         version=version,
-        process_reward=job.process,
+        process_reward=spec.process,
     )
-    run = yield from _graded(job, row, run)
+    run = yield from _grade(spec, row, run)
     yield RolloutFinished(run.rollout)
     return run
 
 
-def _graded(job: GraphSpec, row: Example, run: GraphRun) -> Plan[GraphRun]:
-    score = yield from job.task.reward.grade(row, run.rollout, job.judge)
+def _grade(spec: GraphSpec, row: Example, run: GraphRun) -> Plan[GraphRun]:
+    score = yield from spec.task.reward.grade(row, run.rollout, spec.judge)
     return replace(run, rollout=replace(run.rollout, score=score))
 
 
-def evaluate_drafts(job: GraphSpec, row: Example, drafts: Sequence[Draft], step: int) -> Plan[EvaluatedGraphs]:
-    """All drafts of a row, and the plain agent, each different graph once; what ended inside of them as well."""
-    shared, team = NodeCache(), job.build_team("rollout", job.config.rollout_sampling)
+# ---- learning --------------------------------------------------------------------------------------
+
+
+def evaluate_drafts(
+    spec: GraphSpec, row: Example, drafts: Sequence[Draft], step: int
+) -> Plan[EvaluatedGraphs]:
+    """Run all drafts of a row and the plain agent, each different graph once, and grade their inner answers."""
+    cache, team = NodeCache(), spec.build_team("rollout", spec.config.rollout_sampling)
     graphs = [*(draft.graph for draft in drafts), single()]
     different = {graph.version: graph for graph in graphs}
-    seed = derive_seed(job.config.seed, step)
-    found = yield [
-        run_and_grade(job, team, graph, row, sample=0, seed=seed, version=version, shared=shared)
+    seed = derive_seed(spec.config.seed, step)
+    results = yield [
+        run_and_grade(spec, team, graph, row, sample=0, seed=seed, version=version, cache=cache)
         for version, graph in different.items()
     ]
-    by_version = dict(zip(different, found, strict=True))
+    by_version = dict(zip(different, results, strict=True))
     runs = tuple(by_version[graph.version] for graph in graphs)
-    reference = count_tokens(runs[-1].rollout)
-    trials = tuple(_trial(job, draft, run, reference) for draft, run in zip(drafts, runs, strict=False))
-    beside = yield from _beside(job, row, runs)
-    more = tuple(_trial(job, Draft(run.graph), run, reference) for run in beside)
-    return EvaluatedGraphs(row, TrialGroup(job.query_of(row), trials, more), runs, shared)
+    plain, reference = runs[-1], count_tokens(runs[-1].rollout)
+
+    # Graphs that ran without being drafted: the plain agent, and, where grading asks no model, the graphs that end at
+    # inner agents. Agents in the same position of two graphs gave the same answer, so each such graph counts once.
+    drafted = {draft.graph.version for draft in drafts}
+    extra = {} if plain.graph.version in drafted else {plain.graph.version: plain}
+    if spec.config.inner and not spec.task.reward.asks:
+        inner_runs = [
+            extract_inner_run(run, node.name, row)
+            for run in runs
+            for node in run.graph.nodes
+            if node.name != run.graph.exit and spec.catalogue[node.role].answers
+        ]
+        inner = {run.graph.version: run for run in inner_runs if run}
+        new = [run for version, run in inner.items() if version not in drafted | set(extra)]
+        graded = yield [_grade(spec, row, run) for run in new]
+        extra |= {run.graph.version: run for run in graded}
+
+    def make_trial(draft: Draft, run: GraphRun) -> Trial:
+        quality, tokens = quality_of(run.rollout), count_tokens(run.rollout)
+        value, parts = compute_reward(
+            spec.reward_weights, quality, tokens, reference, draft.graph, roles=spec.roles
+        )
+        return Trial(draft, value, parts)
+
+    trials = tuple(make_trial(draft, run) for draft, run in zip(drafts, runs, strict=False))
+    extra_trials = tuple(make_trial(Draft(run.graph), run) for run in extra.values())
+    return EvaluatedGraphs(row, TrialGroup(spec.query_of(row), trials, extra_trials), runs, cache)
 
 
-def _beside(job: GraphSpec, row: Example, runs: Sequence[GraphRun]) -> Plan[list[GraphRun]]:
-    """
-    The plain agent's run where it is no draft, and, where grading asks no model, what inner agents answered, graded.
-
-    Agents that stand alike in two graphs said the same, so it counts once.
-    """
-    drafted, plain = {run.graph.version for run in runs[:-1]}, runs[-1]
-    found = {} if plain.graph.version in drafted else {plain.graph.version: plain}
-    if not job.config.inner or job.task.reward.asks:
-        return list(found.values())
-    ended = [extract_inner_run(run, name, row) for run in runs for name in _answering(job, run.graph)]
-    smaller = {run.graph.version: run for run in ended if run}
-    new = [run for version, run in smaller.items() if version not in drafted | set(found)]
-    return [*found.values(), *(yield [_graded(job, row, run) for run in new])]
-
-
-def _answering(job: GraphSpec, graph: Graph) -> list[str]:
-    """The inner agents of a graph that answer the task."""
-    return [n.name for n in graph.nodes if n.name != graph.exit and job.catalogue[n.role].answers]
-
-
-def _trial(job: GraphSpec, draft: Draft, run: GraphRun, reference: int) -> Trial:
-    quality = valid_reward(run.rollout) or 0.0
-    value, parts = compute_reward(
-        job.reward_weights, quality, count_tokens(run.rollout), reference, draft.graph, roles=job.roles
-    )
-    return Trial(draft, value, parts)
+# ---- measuring -------------------------------------------------------------------------------------
 
 
 def measure_design(
-    job: GraphSpec, design: Design, rows: Sequence[Example], payer: str = "measure"
+    spec: GraphSpec, design: Design, rows: Sequence[Example], payer: str = "measure"
 ) -> Plan[list[Group]]:
-    """Groups of `samples` runs on rows, each with the graph that the design has for it, with the settings of use."""
-    found = yield from run_design(job, design, rows, payer)
-    return [group_rollouts(row, runs) for row, runs in zip(rows, found, strict=True)]
+    """Return groups of `samples` rollouts on rows, each with the design's graph for the row, sampled as in use."""
+    runs = yield from run_design(spec, design, rows, payer)
+    return [group_rollouts(row, of_row) for row, of_row in zip(rows, runs, strict=True)]
 
 
 def run_design(
-    job: GraphSpec, design: Design, rows: Sequence[Example], payer: str = "measure"
+    spec: GraphSpec, design: Design, rows: Sequence[Example], payer: str = "measure"
 ) -> Plan[list[list[GraphRun]]]:
-    """The same as graph runs: `samples` of them for each row."""
-    team = job.build_team(payer, job.config.eval_sampling)
-    graphs = design.graphs([job.query_of(row) for row in rows])
-    free = isinstance(design, EqualTokenBaseline)
-    limits = replace(job.limits, calls=None, tokens=None, usd=None) if free else job.limits
-    return (
-        yield [
-            _sampled(job, team, graph, row, design.version, limits)
-            for graph, row in zip(graphs, rows, strict=True)
-        ]
-    )
+    """Return the same as graph runs: `samples` of them for each row."""
+    config, team = spec.config, spec.build_team(payer, spec.config.eval_sampling)
+    seed, limits = derive_seed(config.seed, 0), spec.limits
+    if isinstance(design, EqualTokenBaseline):
+        limits = replace(limits, calls=None, tokens=None, usd=None)
+
+    def sample_row(graph: Graph, row: Example) -> Plan[list[GraphRun]]:
+        return (
+            yield [
+                run_and_grade(
+                    spec,
+                    team,
+                    graph,
+                    row,
+                    sample=sample,
+                    seed=seed,
+                    version=design.version,
+                    cache=None,
+                    limits=limits,
+                )
+                for sample in range(config.samples)
+            ]
+        )
+
+    graphs = design.graphs([spec.query_of(row) for row in rows])
+    return (yield [sample_row(graph, row) for graph, row in zip(graphs, rows, strict=True)])
 
 
 def group_rollouts(row: Example, runs: Sequence[GraphRun]) -> Group:
-    """Runs of a row as a group of rollouts."""
+    """Return runs of a row as a group of rollouts."""
     return Group(row, ROLE, tuple(run.rollout for run in runs))
 
 
-def _sampled(
-    job: GraphSpec, team: Team, graph: Graph, row: Example, version: str, limits: GraphLimits
-) -> Plan[list[GraphRun]]:
-    how: dict[str, Any] = {"seed": derive_seed(job.config.seed, 0), "version": version, "limits": limits}
-    return (
-        yield [
-            run_and_grade(job, team, graph, row, sample=sample, shared=None, **how)
-            for sample in range(job.config.samples)
-        ]
-    )
+def quality_of(rollout: Rollout) -> float:
+    """Return the reward of a rollout, 0 for one without a valid reward."""
+    return valid_reward(rollout) or 0.0
 
 
-def count_tokens(run: Rollout) -> int:
-    """Tokens of a run with all that it delegated; four bytes a token where the provider reported none."""
+def count_tokens(rollout: Rollout) -> int:
+    """Return the tokens of a rollout with its subrollouts; four bytes a token where the provider reported none."""
     total = 0
-    for step in run.steps:
-        total += sum(count_tokens(call) for call in step.subrollouts)
+    for step in rollout.steps:
+        total += sum(map(count_tokens, step.subrollouts))
         if step.usage is not None:
             total += step.usage.total
         else:
-            total += sum(len(m.content.encode()) for m in (*step.prompt, step.completion)) // 4
+            total += sum(len(message.content.encode()) for message in (*step.prompt, step.completion)) // 4
     return total

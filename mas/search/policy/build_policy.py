@@ -56,9 +56,13 @@ class BuildPolicy(ABC):
     space: Space
     joint: bool
 
-    @cached_property
+    @property
     def version(self) -> str:
         """A hash of everything that the policy depends on."""
+        return self._hash
+
+    @cached_property
+    def _hash(self) -> str:
         return hash_json(self.to_json())
 
     def sample(self, queries: Sequence[Query], seeds: Sequence[int]) -> list[tuple[Move, ...]]:

@@ -10,9 +10,9 @@ from edgewise.toolkit.errors import ConfigError
 from edgewise.toolkit.run.config import resolve_config
 
 
-def test_a_task_that_is_played_is_refused() -> None:
+def test_task_in_an_environment_is_refused() -> None:
     task = Task.from_rows([{"seed": n} for n in range(9)], prompt="Play.", environment="house")
     with pytest.raises(ConfigError, match="played in the environment house, and graphs answer once"):
         spec.GraphSpec(task, resolve_config(GraphConfig, {}))
     with pytest.raises(ConfigError, match="played in the environment house, and a planner answers once"):
-        system.prepared(task, resolve_config(system.TwoLevelConfig, {}))
+        system.prepare_spec(task, resolve_config(system.TwoLevelConfig, {}))

@@ -51,18 +51,20 @@ def task(count: int = 100) -> Task:
 
 
 def read(*items, recruiter: Recruiter = RECRUITER, guard: Guard | None = None) -> Proposals:
-    return parse_roles(json.dumps({"roles": list(items)}), recruiter, CATALOGUE, ["python"], guard or Guard.from_examples())
+    return parse_roles(
+        json.dumps({"roles": list(items)}), recruiter, CATALOGUE, ["python"], guard or Guard.from_examples()
+    )
 
 
 # ---- reading ---------------------------------------------------------------------------------------
 
 
-def test_a_role_is_read_as_it_was_written():
+def test_role_is_read_as_written():
     (role,) = read({**GOOD, "tools": ["python"]}).roles
     assert role == Role(name="speller", does=GOOD["does"], prompt=GOOD["prompt"], tools=("python",))
 
 
-def test_one_that_thinks_aloud_is_marked():
+def test_role_that_thinks_aloud_is_marked():
     (role,) = read({**GOOD, "prompt": "Think. End with a line RESULT: and the answer."}).roles
     assert role.marked
 
@@ -86,34 +88,37 @@ def test_one_that_thinks_aloud_is_marked():
         ({"hears": -1}, "hears"),
     ],
 )
-def test_a_role_that_is_no_good_is_refused_with_the_reason(changed, reason):
+def test_bad_role_is_refused_with_the_reason(changed, reason):
     name = changed.get("name", "speller")
-    found = read({**GOOD, **changed}, {**GOOD, "name": "other"})
-    assert [role.name for role in found.roles] == ["other"]
-    assert reason in found.refused[name]
+    proposals = read({**GOOD, **changed}, {**GOOD, "name": "other"})
+    assert [role.name for role in proposals.roles] == ["other"]
+    assert reason in proposals.refused[name]
 
 
-def test_what_copies_a_training_row_is_refused():
+def test_copy_of_a_training_row_is_refused():
     row = Example(
         "r", (Message("user", "Count the letters of the name Bartholomew Quigglesworth."),), "Quigglesworth"
     )
-    found = read({**GOOD, "prompt": "For Bartholomew Quigglesworth the answer is 24."}, guard=Guard.from_examples([row]))
-    assert not found.roles and "blocked" in found.refused["speller"]
+    proposals = read(
+        {**GOOD, "prompt": "For Bartholomew Quigglesworth the answer is 24."},
+        guard=Guard.from_examples([row]),
+    )
+    assert not proposals.roles and "blocked" in proposals.refused["speller"]
 
 
-def test_twins_and_those_too_many_are_refused():
-    found = read(GOOD, GOOD, {**GOOD, "name": "b"}, {**GOOD, "name": "c"})
-    assert [role.name for role in found.roles] == ["speller", "b"]
-    assert set(found.refused) == {"speller (again)", "c"}
+def test_repeated_roles_and_too_many_are_refused():
+    proposals = read(GOOD, GOOD, {**GOOD, "name": "b"}, {**GOOD, "name": "c"})
+    assert [role.name for role in proposals.roles] == ["speller", "b"]
+    assert set(proposals.refused) == {"speller (again)", "c"}
 
 
 @pytest.mark.parametrize("item", [3, None, [], {}])
-def test_what_is_no_role_is_refused(item):
+def test_invalid_item_is_refused(item):
     assert list(read(item).refused) == ["role 1"]
 
 
 @pytest.mark.parametrize("text", ["", "no idea", "{}", '{"roles": 3}', '"roles"'])
-def test_a_reply_without_a_list_is_none(text):
+def test_reply_without_a_list_is_unreadable(text):
     with pytest.raises(ValueError, match=r"list|JSON"):
         parse_roles(text, RECRUITER, CATALOGUE, [], Guard.from_examples())
 
@@ -126,8 +131,8 @@ def failed(row: Example) -> tuple[Example, Rollout]:
     return row, Rollout(row.id, "graph", 0, (step,), "stop", Score(0.0, feedback="too vague"))
 
 
-def asked(answers, **settings):
-    """What came of a proposal, and the texts that the model saw."""
+def request_roles(answers, **settings):
+    """Return the proposals, and the texts that the model saw."""
     seen, left, task_ = [], iter(answers), task()
 
     def model(request):
@@ -139,9 +144,9 @@ def asked(answers, **settings):
     return play(plan, model), seen
 
 
-def test_the_model_sees_task_failures_tools_and_roles():
-    found, seen = asked([json.dumps({"roles": [GOOD]})])
-    assert [role.name for role in found.roles] == ["speller"]
+def test_prompt_has_task_failures_tools_and_roles():
+    proposals, seen = request_roles([json.dumps({"roles": [GOOD]})])
+    assert [role.name for role in proposals.roles] == ["speller"]
     for part in (
         "Is {n} a number?",
         "maybe",
@@ -153,22 +158,22 @@ def test_the_model_sees_task_failures_tools_and_roles():
         assert part in seen[0]
 
 
-def test_without_truth_it_sees_neither_answers_nor_rewards():
-    _, seen = asked([json.dumps({"roles": [GOOD]})], truth=False)
+def test_prompt_without_truth_has_no_answers_or_rewards():
+    _, seen = request_roles([json.dumps({"roles": [GOOD]})], truth=False)
     assert "too vague" not in seen[0] and "Right answer" not in seen[0]
 
 
-def test_an_unreadable_reply_is_answered_with_what_is_wrong():
-    found, seen = asked(["hm", json.dumps([GOOD])])
-    assert found.roles and "could not be read: there is no JSON" in seen[1]
+def test_unreadable_reply_is_answered_with_its_problem():
+    proposals, seen = request_roles(["hm", json.dumps([GOOD])])
+    assert proposals.roles and "could not be read: there is no JSON" in seen[1]
 
 
-def test_after_some_tries_there_are_no_proposals():
-    found, seen = asked(["hm"] * 3)
-    assert not found.roles and len(seen) == 3 and "JSON" in found.refused["reply"]
+def test_there_are_no_proposals_after_all_attempts():
+    proposals, seen = request_roles(["hm"] * 3)
+    assert not proposals.roles and len(seen) == 3 and "JSON" in proposals.refused["reply"]
 
 
-def test_without_failures_nobody_is_asked():
+def test_no_model_is_asked_without_failures():
     plan = propose_roles(RECRUITER, task(), [], CATALOGUE, [])
     assert play(plan, lambda request: pytest.fail("asked")) == Proposals()
 
@@ -181,15 +186,15 @@ MENDER = Role(name="mender", does="mends", prompt="Mend.", hears=1)
 
 @given(graphs(most=6))
 @settings(max_examples=60, deadline=None)
-def test_a_role_has_only_places_where_graphs_are_whole(graph):
+def test_places_of_a_role_give_valid_graphs(graph):
     roles = {**CATALOGUE, "adviser": ADVISER, "mender": MENDER, "speller": Role(**GOOD)}
     for role in (ADVISER, MENDER, roles["speller"]):
-        for each in place_role(graph, role, roles).values():
-            names = [node.name for node in each.nodes if node.role == role.name]
-            assert len(names) == 1 and len(each.predecessors[names[0]]) >= role.hears
-            assert roles[each[each.exit].role].answers or not roles[graph[graph.exit].role].answers
+        for placed in place_role(graph, role, roles).values():
+            names = [node.name for node in placed.nodes if node.role == role.name]
+            assert len(names) == 1 and len(placed.predecessors[names[0]]) >= role.hears
+            assert roles[placed[placed.exit].role].answers or not roles[graph[graph.exit].role].answers
             if not role.answers:
-                assert not any(roles[each[x].role].votes for x in each.successors[names[0]])
+                assert not any(roles[placed[x].role].votes for x in placed.successors[names[0]])
 
 
 def test_places_of_one_agent():
@@ -223,19 +228,19 @@ def admission(*roles: Role, seed: int = 0, gain: float = 0.0, rows=ROWS):
     return play(plan, lambda request: "")
 
 
-def test_a_role_that_helps_is_admitted_and_one_that_does_not_is_refused_with_figures():
-    found = admission(SPELLER, IDLER, gain=0.4)
-    assert list(found.roles) == ["speller"]
-    assert "speller" in {node.role for node in found.graph.nodes}
-    assert "no gain was shown" in found.refused["idler"]
+def test_helpful_role_is_admitted_and_idle_role_refused():
+    admitted = admission(SPELLER, IDLER, gain=0.4)
+    assert list(admitted.roles) == ["speller"]
+    assert "speller" in {node.role for node in admitted.graph.nodes}
+    assert "no gain was shown" in admitted.refused["idler"]
 
 
-def test_a_role_that_does_not_help_is_nearly_never_admitted():
+def test_idle_role_is_rarely_admitted():
     admitted_ = sum(bool(admission(SPELLER, IDLER, seed=seed).roles) for seed in range(100))
     assert admitted_ <= 10  # the level is 0.05: more than 10 of 100 has a chance of 1 %
 
 
-def test_a_role_without_a_place_is_refused():
+def test_role_without_a_place_is_refused():
     needy = Role(**{**GOOD, "hears": 3})
     assert admission(needy).refused == {"speller": "it fits nowhere in the graph"}
 
@@ -244,7 +249,7 @@ def test_a_role_without_a_place_is_refused():
 
 
 def model(request) -> str:
-    """It answers only when it is told to spell; as designer it proposes that, and an order to the system."""
+    """It answers only when its prompt says to spell; as designer it proposes that, and an order to the system."""
     text = "\n".join(message.content for message in request.messages)
     if request.schema:
         return json.dumps(
@@ -253,19 +258,19 @@ def model(request) -> str:
     return "yes" if GOOD["prompt"] in text else "no"
 
 
-def test_a_run_recruits_a_role_that_helps():
+def test_run_recruits_a_helpful_role():
     task_ = task()
     every = (*task_.train, *task_.validation, *task_.test)
     queries = {row.id: Query(row.id, row.messages[-1].content, np.zeros(2, np.float32)) for row in every}
-    job = GraphSpec(task_, GraphConfig(model="scripted/x", recruit=2), queries=queries)
+    spec = GraphSpec(task_, GraphConfig(model="scripted/x", recruit=2), queries=queries)
     notes = []
-    found = asyncio.run(drive(recruit_roles(job), ScriptedClient(model), notes.append))
-    assert list(found) == ["speller"]
-    (told,) = [note.content for note in notes if isinstance(note, RolesAdmitted)]
-    assert "blocked" in told["refused"]["rogue"]
-    assert Graph.from_json(told["graph"]).nodes == (Node(name="speller", role="speller"),)
+    roles = asyncio.run(drive(recruit_roles(spec), ScriptedClient(model), notes.append))
+    assert list(roles) == ["speller"]
+    (content,) = [note.content for note in notes if isinstance(note, RolesAdmitted)]
+    assert "blocked" in content["refused"]["rogue"]
+    assert Graph.from_json(content["graph"]).nodes == (Node(name="speller", role="speller"),)
 
 
-def test_nobody_is_recruited_unasked():
-    job = GraphSpec(task(), GraphConfig(model="scripted/x"))
-    assert play(recruit_roles(job), lambda request: pytest.fail("asked")) == {}
+def test_no_role_is_recruited_without_the_setting():
+    spec = GraphSpec(task(), GraphConfig(model="scripted/x"))
+    assert play(recruit_roles(spec), lambda request: pytest.fail("asked")) == {}

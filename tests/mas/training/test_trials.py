@@ -1,4 +1,4 @@
-"""What is tried on a row: the drafts, the plain agent, and the graphs that end inside of the drafts."""
+"""Trials of a row: the drafts, the plain agent, and the graphs that end inside of the drafts."""
 
 import asyncio
 from dataclasses import replace
@@ -12,10 +12,10 @@ from edgewise.mas.designs.interface import Draft
 from edgewise.mas.designs.patterns import chain, self_consistency
 from edgewise.mas.graph.graph import Graph, Node, single
 from edgewise.mas.spec import GraphSpec
-from edgewise.mas.training import loop
+from edgewise.mas.training import gate
 from edgewise.mas.training.gate import build_equal_token_baseline
 from edgewise.mas.training.loop import prepare_spec
-from edgewise.mas.training.trials import EvaluatedGraphs, run_design, evaluate_drafts
+from edgewise.mas.training.trials import EvaluatedGraphs, evaluate_drafts, run_design
 from edgewise.toolkit.errors import ConfigError
 from edgewise.toolkit.model.scripted import ScriptedClient
 from edgewise.toolkit.run.config import resolve_config
@@ -32,7 +32,7 @@ TEAM = Graph(
 SHORT = chain("drafter", "critic", "reviser")
 
 
-def a_job(model: Any, reward: str = "exact", **settings: object) -> GraphSpec:
+def make_spec(model: Any, reward: str = "exact", **settings: object) -> GraphSpec:
     given = {"model": sums.SCRIPTED, "judge": sums.JUDGE, "encoder": "hashing", **settings}
     roles = {"roles": "calculator,drafter,critic,reviser,majority"}
     config = resolve_config(GraphConfig, {**given, **roles})
@@ -42,77 +42,81 @@ def a_job(model: Any, reward: str = "exact", **settings: object) -> GraphSpec:
     return play(prepare_spec(GraphSpec(task, config, sums.ROLES)), model)
 
 
-def found(*graphs: Graph, reward: str = "exact", **settings: object) -> tuple[EvaluatedGraphs, list[Request]]:
-    """What was tried on the first row, and the requests."""
-    asked: list[Request] = []
+def evaluate(
+    *graphs: Graph, reward: str = "exact", **settings: object
+) -> tuple[EvaluatedGraphs, list[Request]]:
+    """Evaluate graphs on the first row; return the trials and the requests."""
+    requests: list[Request] = []
 
     def model(request: Request) -> str:
-        asked.append(request)
+        requests.append(request)
         return sums.play(request) if request.model != sums.JUDGE else sums.judge(request)
 
-    job = a_job(model, reward, **settings)
-    row = next(row for row in job.task.train if row.id.startswith("s"))
-    return play(evaluate_drafts(job, row, [Draft(graph) for graph in graphs], 1), model), asked
+    spec = make_spec(model, reward, **settings)
+    row = next(row for row in spec.task.train if row.id.startswith("s"))
+    return play(evaluate_drafts(spec, row, [Draft(graph) for graph in graphs], 1), model), requests
 
 
-def beside(each: EvaluatedGraphs) -> dict[tuple[str, ...], float]:
+def extra_qualities(row_trials: EvaluatedGraphs) -> dict[tuple[str, ...], float]:
     """Qualities by the roles of the graphs that ran beside the drafts."""
-    return {tuple(n.role for n in t.draft.graph.nodes): t.parts["quality"] for t in each.trials.extra_trials}
+    return {
+        tuple(n.role for n in t.draft.graph.nodes): t.parts["quality"] for t in row_trials.trials.extra_trials
+    }
 
 
-def test_what_inner_agents_answer_is_graded_without_a_call_more() -> None:
-    graded, asked = found(TEAM)
-    assert beside(graded) == {("solver",): 0.0, ("drafter",): 0.0, ("calculator",): 1.0}
-    assert len(asked) == len(found(TEAM, inner=False)[1])
+def test_inner_answers_are_graded_without_more_calls() -> None:
+    graded, requests = evaluate(TEAM)
+    assert extra_qualities(graded) == {("solver",): 0.0, ("drafter",): 0.0, ("calculator",): 1.0}
+    assert len(requests) == len(evaluate(TEAM, inner=False)[1])
 
 
-def test_an_agent_that_two_drafts_share_counts_once_and_a_draft_is_not_beside_itself() -> None:
-    assert set(beside(found(TEAM, SHORT)[0])) == {("solver",), ("drafter",), ("calculator",)}
-    assert set(beside(found(TEAM, SHORT, single("drafter"), single())[0])) == {("calculator",)}
+def test_shared_inner_agent_counts_once_and_no_draft_is_extra() -> None:
+    assert set(extra_qualities(evaluate(TEAM, SHORT)[0])) == {("solver",), ("drafter",), ("calculator",)}
+    assert set(extra_qualities(evaluate(TEAM, SHORT, single("drafter"), single())[0])) == {("calculator",)}
 
 
 @pytest.mark.parametrize(("reward", "settings"), [("judge", {}), ("exact", {"inner": False})])
-def test_inner_agents_are_not_graded_where_that_asks_a_model_or_is_not_wanted(reward, settings) -> None:
-    assert set(beside(found(TEAM, reward=reward, **settings)[0])) == {("solver",)}
+def test_inner_answers_are_not_graded_by_a_model_or_when_off(reward, settings) -> None:
+    assert set(extra_qualities(evaluate(TEAM, reward=reward, **settings)[0])) == {("solver",)}
 
 
-def test_a_smaller_trial_is_what_its_graph_gets_by_itself() -> None:
-    graded, _ = found(TEAM)
-    alone, _ = found(single("calculator"))
+def test_inner_trial_equals_the_trial_of_its_graph_alone() -> None:
+    graded, _ = evaluate(TEAM)
+    alone, _ = evaluate(single("calculator"))
     inner = next(t for t in graded.trials.extra_trials if t.draft.graph == single("calculator"))
     assert replace(alone.trials.trials[0], draft=inner.draft) == inner
 
 
-def test_no_limit_of_a_run_cuts_one_agent_at_equal_tokens_short() -> None:
-    job = a_job(sums.play, graph_calls=4)
+def test_equal_token_baseline_has_no_run_limits() -> None:
+    spec = make_spec(sums.play, graph_calls=4)
     votes = self_consistency(6, "drafter")
     for design, calls in ((FixedDesign(votes), 4), (EqualTokenBaseline(votes), 6)):
-        plan = run_design(job, design, job.task.test[:1])
+        plan = run_design(spec, design, spec.task.test[:1])
         ((run,),) = asyncio.run(drive(plan, ScriptedClient(sums.play)))
-        drafts = [each for (each,) in run.outcomes.values() if each.rollout]
-        assert sum(each.status == "ok" for each in drafts) == calls
+        drafts = [output for (output,) in run.outcomes.values() if output.rollout]
+        assert sum(output.status == "ok" for output in drafts) == calls
 
 
-def test_one_agent_at_equal_tokens_has_no_more_agents_than_a_graph_may_have(
+def test_equal_token_baseline_is_at_most_the_size_of_a_graph(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(loop, "MOST_NODES", 5)
-    job = a_job(sums.play)
-    rival = play(build_equal_token_baseline(job, FixedDesign(self_consistency(20, "drafter"))), sums.play)
+    monkeypatch.setattr(gate, "MAX_NODES", 5)
+    spec = make_spec(sums.play)
+    rival = play(build_equal_token_baseline(spec, FixedDesign(self_consistency(20, "drafter"))), sums.play)
     assert len(rival.graph) == 5 and rival.graph[rival.graph.exit].role == "majority"
 
 
-def test_a_table_needs_torch_and_draws_roles_with_their_edges(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_tabular_search_needs_torch_and_joint_moves(monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(ConfigError, match="joint=false is for search=hrpo"):
-        a_job(sums.play, search="tabular", joint=False)
+        make_spec(sums.play, search="tabular", joint=False)
     monkeypatch.setattr("edgewise.mas.spec.find_spec", lambda name: None)
     with pytest.raises(ConfigError, match="search=tabular needs torch"):
-        a_job(sums.play, search="tabular")
+        make_spec(sums.play, search="tabular")
 
 
-def test_the_limits_of_a_run_are_settings() -> None:
-    job = a_job(sums.play, prices={sums.SCRIPTED: (1.0, 1.0)}, graph_usd=1e-9, graph_concurrency=2)
-    assert job.limits.concurrency == 2
-    plan = run_design(job, FixedDesign(self_consistency(6, "drafter")), job.task.test[:1])
+def test_run_limits_are_settings() -> None:
+    spec = make_spec(sums.play, prices={sums.SCRIPTED: (1.0, 1.0)}, graph_usd=1e-9, graph_concurrency=2)
+    assert spec.limits.concurrency == 2
+    plan = run_design(spec, FixedDesign(self_consistency(6, "drafter")), spec.task.test[:1])
     ((run,),) = asyncio.run(drive(plan, ScriptedClient(sums.play)))
-    assert {each.status for (each,) in run.outcomes.values() if each.rollout} == {"limit"}
+    assert {output.status for (output,) in run.outcomes.values() if output.rollout} == {"limit"}
