@@ -6,9 +6,9 @@ Improve a language model by experience, graph or weights from the same rows, rew
     task = edgewise.Task.read("my/task.toml")
     result = edgewise.improve(task, model="openai/gpt-4o-mini", limits=edgewise.Limits(usd=5))
 
-`improve` learns lessons for the prompt, `design` searches for a graph of agents, `train` trains weights; each has an async
-twin (`aimprove`, `adesign`, `atrain`), and so have `evaluate`, `compare`, `absorb` and `adopt`. A name is imported when it
-is first used.
+`improve` learns lessons for the prompt, `design` searches for a graph of agents, `train` trains weights. Each has an
+async twin (`aimprove`, `adesign`, `atrain`), and so have `evaluate`, `compare`, `absorb` and `adopt`. A name is imported
+when it is first used.
 """
 
 from importlib import import_module
@@ -37,92 +37,47 @@ if TYPE_CHECKING:
     from edgewise.toolkit.tracking.events import Event, OnEvent
     from edgewise.toolkit.types import Example, Group, Message, Request, Rollout, Score
 
-# The module of each public name. Modules of a package are imported below its `__init__`: that of `learner` sets the
-# OpenMP variables before torch loads.
+# Public names by the module that defines them. Importing a module runs the `__init__` of its package first: that of
+# `learner` sets the OpenMP variables before torch loads.
 _MODULES = {
-    "AgentGraph": "mas.deploy.agent_graph",
-    "Artifact": "toolkit.run.artifact",
-    "EdgewiseError": "toolkit.errors",
-    "Event": "toolkit.tracking.events",
-    "Example": "toolkit.types",
-    "Graph": "mas.graph.graph",
-    "Group": "toolkit.types",
-    "Lesson": "experience.library.library",
-    "Library": "experience.library.library",
-    "Limits": "toolkit.budget.ledger",
-    "METHODS": "learner.methods.published",
-    "Message": "toolkit.types",
-    "Method": "learner.methods.method",
-    "Node": "mas.graph.graph",
-    "OnEvent": "toolkit.tracking.events",
-    "Request": "toolkit.types",
-    "Result": "toolkit.run.runner",
-    "Role": "mas.graph.roles",
-    "Rollout": "toolkit.types",
-    "Score": "toolkit.types",
-    "ScriptedClient": "toolkit.model.scripted",
-    "Task": "toolkit.task.task",
-    "aabsorb": "learner.absorption.api",
-    "aadopt": "mas.adopt.api",
-    "absorb": "learner.absorption.api",
-    "acompare": "learner.comparison.runner",
-    "adesign": "mas.api",
-    "adopt": "mas.adopt.api",
-    "aevaluate": "mas.api",
-    "aimprove": "experience.api",
-    "atrain": "learner.api",
-    "compare": "learner.comparison.runner",
-    "design": "mas.api",
-    "emit_reward": "mas.runtime.context",
-    "evaluate": "mas.api",
-    "improve": "experience.api",
-    "train": "learner.api",
+    "experience.api": "aimprove improve",
+    "experience.library.library": "Lesson Library",
+    "learner.absorption.api": "aabsorb absorb",
+    "learner.api": "atrain train",
+    "learner.comparison.runner": "acompare compare",
+    "learner.methods.method": "Method",
+    "learner.methods.published": "METHODS",
+    "mas.adopt.api": "aadopt adopt",
+    "mas.api": "adesign aevaluate design evaluate",
+    "mas.deploy.agent_graph": "AgentGraph",
+    "mas.graph.graph": "Graph Node",
+    "mas.graph.roles": "Role",
+    "mas.runtime.context": "emit_reward",
+    "toolkit.budget.ledger": "Limits",
+    "toolkit.errors": "EdgewiseError",
+    "toolkit.model.scripted": "ScriptedClient",
+    "toolkit.run.artifact": "Artifact",
+    "toolkit.run.runner": "Result",
+    "toolkit.task.task": "Task",
+    "toolkit.tracking.events": "Event OnEvent",
+    "toolkit.types": "Example Group Message Request Rollout Score",
 }
+# fmt: off
 __all__ = [
-    "METHODS",
-    "AgentGraph",
-    "Artifact",
-    "EdgewiseError",
-    "Event",
-    "Example",
-    "Graph",
-    "Group",
-    "Lesson",
-    "Library",
-    "Limits",
-    "Message",
-    "Method",
-    "Node",
-    "OnEvent",
-    "Request",
-    "Result",
-    "Role",
-    "Rollout",
-    "Score",
-    "ScriptedClient",
-    "Task",
-    "aabsorb",
-    "aadopt",
-    "absorb",
-    "acompare",
-    "adesign",
-    "adopt",
-    "aevaluate",
-    "aimprove",
-    "atrain",
-    "compare",
-    "design",
-    "emit_reward",
-    "evaluate",
-    "improve",
-    "train",
+    "METHODS", "AgentGraph", "Artifact", "EdgewiseError", "Event", "Example", "Graph", "Group", "Lesson", "Library",
+    "Limits", "Message", "Method", "Node", "OnEvent", "Request", "Result", "Role", "Rollout", "Score",
+    "ScriptedClient", "Task", "aabsorb", "aadopt", "absorb", "acompare", "adesign", "adopt", "aevaluate", "aimprove",
+    "atrain", "compare", "design", "emit_reward", "evaluate", "improve", "train",
 ]
+# fmt: on
 
 
 def __getattr__(name: str) -> Any:
-    if name not in _MODULES:
+    module = next((module for module, names in _MODULES.items() if name in names.split()), None)
+    if module is None:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    value = globals()[name] = getattr(import_module(f"{__name__}.{_MODULES[name]}"), name)
+    # Kept in the module, so that the next access is an ordinary one.
+    value = globals()[name] = getattr(import_module(f"{__name__}.{module}"), name)
     return value
 
 

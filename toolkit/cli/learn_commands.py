@@ -7,17 +7,25 @@ import typer
 
 from edgewise.toolkit.cli.options import (
     Calls,
+    Distiller,
     DryRun,
     Force,
+    Gate,
+    ImprovedModel,
     Json,
     Minutes,
+    Placebo,
     Pricing,
+    Proposer,
+    Replay,
     RunPath,
     Settings,
+    StartLibrary,
     TaskPath,
     Tokens,
     TrainedModel,
     Usd,
+    Way,
     print_result,
 )
 from edgewise.toolkit.errors import ConfigError
@@ -29,59 +37,20 @@ app = typer.Typer()
 @app.command(epilog="Example: edgewise improve my/task.toml --calls 2000 --set epochs=1")
 def improve(
     task: TaskPath,
-    by: Annotated[
-        str,
-        typer.Option(
-            metavar="experience|graph|weights",
-            help="what to improve: lessons in the prompt, a graph of agents, or the weights of the model",
-        ),
-    ] = "experience",
-    model: Annotated[
-        str | None, typer.Option(metavar="MODEL", help="model to improve, such as openai/gpt-4o-mini")
-    ] = None,
-    distiller: Annotated[
-        str | None,
-        typer.Option(metavar="MODEL", help="model that writes lessons", show_default="the same model"),
-    ] = None,
+    by: Way = "experience",
+    model: ImprovedModel = None,
+    distiller: Distiller = None,
     usd: Usd = None,
     tokens: Tokens = None,
     calls: Calls = None,
     minutes: Minutes = None,
     price: Pricing = None,
     run: RunPath = None,
-    replay: Annotated[
-        Path | None,
-        typer.Option(metavar="RUN", help="answer every call from the journal of this run; works offline"),
-    ] = None,
-    lib: Annotated[
-        str | None,
-        typer.Option(
-            "--library",
-            metavar="LIB",
-            help="lessons to start from; if it is a store, new lessons are committed to it",
-        ),
-    ] = None,
-    proposer: Annotated[
-        str | None,
-        typer.Option(
-            metavar="groups|gepa",
-            help="how lessons are proposed: by comparing groups of rollouts, or by GEPA (pip install 'edgewise[gepa]')",
-        ),
-    ] = None,
-    gate: Annotated[
-        str | None,
-        typer.Option(
-            metavar="on|off",
-            help="on accepts a change only if it scores better on validation rows; off accepts every change",
-        ),
-    ] = None,
-    placebo: Annotated[
-        bool,
-        typer.Option(
-            "--placebo",
-            help="also evaluate two controls: off-topic lessons, and lessons from shuffled rewards",
-        ),
-    ] = False,
+    replay: Replay = None,
+    lib: StartLibrary = None,
+    proposer: Proposer = None,
+    gate: Gate = None,
+    placebo: Placebo = False,
     force: Force = False,
     settings: Settings = None,
     dry_run: DryRun = False,
@@ -99,19 +68,10 @@ def improve(
     """
     if by not in WAYS:
         raise ConfigError(f"--by takes {', '.join(WAYS)}, not {by!r}.")
-    options = {
-        "model": model,
-        "distiller": distiller,
-        "usd": usd,
-        "tokens": tokens,
-        "calls": calls,
-        "minutes": minutes,
-        "proposer": proposer,
-        "gate": gate,
-        # A flag that is not given must not win over the task file.
-        "force": force or None,
-        "placebo": placebo or None,
-    }
+    options = {"model": model, "distiller": distiller, "proposer": proposer, "gate": gate}
+    options |= {"usd": usd, "tokens": tokens, "calls": calls, "minutes": minutes}
+    # A flag that is not given is None: False would win over the task file.
+    options |= {"force": force or None, "placebo": placebo or None}
     command = resolve(WAYS, by)(task, options, settings or [], price)
     if dry_run:
         print_result(command.plan(lib), as_json)
@@ -144,14 +104,8 @@ def evaluate(
     as_json: Json = False,
 ) -> None:
     """Evaluate artefacts and the unchanged model on the same test rows and samples."""
-    options = {
-        "samples": samples,
-        "model": model,
-        "usd": usd,
-        "tokens": tokens,
-        "calls": calls,
-        "minutes": minutes,
-    }
+    options = {"samples": samples, "model": model}
+    options |= {"usd": usd, "tokens": tokens, "calls": calls, "minutes": minutes}
     command = resolve(COMMANDS, "evaluate")
     print_result(command(task, options, settings or [], price, artifact, run), as_json)
 

@@ -50,6 +50,54 @@ TrainedModel = Annotated[
     str | None, typer.Option(metavar="MODEL", help="model to train, such as torch/smollm2-135m")
 ]
 
+# ---- edgewise improve ------------------------------------------------------------------------------
+
+Way = Annotated[
+    str,
+    typer.Option(
+        metavar="experience|graph|weights",
+        help="what to improve: lessons in the prompt, a graph of agents, or the weights of the model",
+    ),
+]
+ImprovedModel = Annotated[
+    str | None, typer.Option(metavar="MODEL", help="model to improve, such as openai/gpt-4o-mini")
+]
+Distiller = Annotated[
+    str | None, typer.Option(metavar="MODEL", help="model that writes lessons", show_default="the same model")
+]
+Replay = Annotated[
+    Path | None,
+    typer.Option(metavar="RUN", help="answer every call from the journal of this run; works offline"),
+]
+StartLibrary = Annotated[
+    str | None,
+    typer.Option(
+        "--library",
+        metavar="LIB",
+        help="lessons to start from; if it is a store, new lessons are committed to it",
+    ),
+]
+Proposer = Annotated[
+    str | None,
+    typer.Option(
+        metavar="groups|gepa",
+        help="how lessons are proposed: by comparing groups of rollouts, or by GEPA (pip install 'edgewise[gepa]')",
+    ),
+]
+Gate = Annotated[
+    str | None,
+    typer.Option(
+        metavar="on|off",
+        help="on accepts a change only if it scores better on validation rows; off accepts every change",
+    ),
+]
+Placebo = Annotated[
+    bool,
+    typer.Option(
+        "--placebo", help="also evaluate two controls: off-topic lessons, and lessons from shuffled rewards"
+    ),
+]
+
 # ---- libraries and graphs --------------------------------------------------------------------------
 
 Lib = Annotated[
