@@ -75,7 +75,9 @@ class GraphAnswer:
 
 
 @dataclass
-class AgentGraph:
+class AgentGraph(
+    contextlib.AbstractAsyncContextManager["AgentGraph"], contextlib.AbstractContextManager["AgentGraph"]
+):
     """
     A design of agent graphs, its team, and how the graphs are run.
 
@@ -325,9 +327,6 @@ class AgentGraph:
         """Close the checkpointer, and the client if it was opened here."""
         await self._stack.aclose()
 
-    async def __aenter__(self) -> Self:
-        return self
-
     async def __aexit__(self, *_: object) -> None:
         await self.aclose()
 
@@ -335,9 +334,6 @@ class AgentGraph:
         # One runner for all calls: connections of the client belong to its event loop.
         self._runner = self._runner or asyncio.Runner()
         return self._runner.run(work)
-
-    def __enter__(self) -> Self:
-        return self
 
     def __exit__(self, *_: object) -> None:
         self._wait(self.aclose())

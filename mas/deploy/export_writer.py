@@ -159,15 +159,12 @@ class Source(NamedTuple):
     imports: dict[str, tuple[str, str]]
     statements: list[Statement]
 
-    def find(self, name: str) -> Statement | None:
-        """Return the statement that defines a name."""
-        return next((statement for statement in self.statements if statement.name == name), None)
-
 
 def copy_definitions(values: Mapping[str, Any]) -> str:
     """Return all that exported/graph.py needs, imports first, with values in place of some constants."""
     sources: dict[str, Source] = {}
     load_sources(ROOT, values, sources)
+    definitions = {(module, x.name): x for module, source in sources.items() for x in source.statements}
 
     # Follow names from the root's statements. Names of the standard library and of packages end in an import.
     todo = [(ROOT, statement) for statement in sources[ROOT].statements]
@@ -182,8 +179,8 @@ def copy_definitions(values: Mapping[str, Any]) -> str:
             origin, attribute = sources[module].imports.get(name, (module, name))
             if origin not in sources:
                 imports.add((origin, attribute))
-            elif definition := sources[origin].find(name):
-                todo.append((origin, definition))
+            elif (origin, name) in definitions:
+                todo.append((origin, definitions[origin, name]))
 
     # A module comes after those that it imports, so that each definition finds what it needs while it runs.
     text = f"{write_imports(imports)}\n"

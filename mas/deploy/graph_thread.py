@@ -5,6 +5,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
+from pydantic import TypeAdapter
+
 from edgewise.mas.graph.graph import Graph
 from edgewise.mas.runtime.context import RunContext
 from edgewise.mas.runtime.langgraph_compiler import read_outcomes, resume_command
@@ -44,10 +46,8 @@ def thread_config(thread: str) -> dict[str, Any]:
 
 def read_sampling(metadata: Mapping[str, Any]) -> Sampling | None:
     """Return the sampling in the metadata of a checkpoint, None for the graph's own."""
-    if not metadata.get("sampling"):
-        return None
-    data = json.loads(metadata["sampling"])
-    return Sampling(**{**data, "stop": tuple(data["stop"])})
+    data = metadata.get("sampling")
+    return TypeAdapter(Sampling).validate_json(data) if data else None
 
 
 def find_nodes(graph: Graph, names: Sequence[str]) -> list[str]:
@@ -61,12 +61,9 @@ def edit_outcomes(state: Any, edit: Mapping[str, str]) -> Any:
     for name in edit:
         if name not in outcomes:
             raise GraphError(f"Node {name!r} has said nothing yet that could be edited.")
-    # The last round of each, as this is the one that other nodes receive.
-    edited = {
-        name: (
-            replace(outcomes[name][-1], text=text, result="", status="ok", error=""),
-            len(outcomes[name]) - 1,
-        )
-        for name, text in edit.items()
-    }
-    return resume_command(edited)
+    edits = {}
+    for name, text in edit.items():
+        # The last round, as this is the one that other nodes receive.
+        last, number = outcomes[name][-1], len(outcomes[name]) - 1
+        edits[name] = (replace(last, text=text, result="", status="ok", error=""), number)
+    return resume_command(edits)

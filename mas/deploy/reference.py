@@ -77,7 +77,11 @@ def read_reference(source: str, roles: Roles = CATALOGUE) -> StoredDesign:
         if FILE not in artifact.files:
             raise ArtifactError(f"{path} holds no agent graph: it was not made by --by graph.")
         data = artifact.files[FILE]
-        roles = add_roles(roles, artifact.files.get(ROLES_FILE))
+        # Roles serve as labels here: one of another version that can't be read is left out.
+        stored = artifact.files.get(ROLES_FILE)
+        for name, role in stored.items() if isinstance(stored, dict) else ():
+            with contextlib.suppress(ValueError):
+                roles = {**roles, name: Role.model_validate(role)}
 
     kind, all_uses = count_uses(path, data)
     uses = tuple(use for use in all_uses if use.graph.version.startswith(version))
@@ -93,16 +97,6 @@ def split_reference(source: str) -> tuple[Path, str]:
     if not at or not path or Path(source).exists():
         return Path(source), ""
     return Path(path), version
-
-
-def add_roles(roles: Roles, data: Any) -> Roles:
-    """Return the roles with those of roles.json; a role of another version that can't be read is left out."""
-    # Roles serve as labels here, so a graph is shown even if one of them can't be read.
-    merged = dict(roles)
-    for name, role in data.items() if isinstance(data, dict) else ():
-        with contextlib.suppress(ValueError):
-            merged[name] = Role.model_validate(role)
-    return merged
 
 
 def count_uses(path: Path, data: Any) -> tuple[str, tuple[GraphUse, ...]]:

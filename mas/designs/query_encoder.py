@@ -28,6 +28,7 @@ from edgewise.toolkit.errors import ModelError
 from edgewise.toolkit.model.embedded.catalogue import ENCODER as MINILM
 from edgewise.toolkit.model.embedded.download import pull_encoder as minilm_files
 from edgewise.toolkit.model.openai_format import read_vector
+from edgewise.toolkit.run.driver import plan_request
 from edgewise.toolkit.tracking.events import StageStarted
 from edgewise.toolkit.types import BilledTo, BlockingCall, Message, Plan, Reply, Request
 
@@ -223,13 +224,11 @@ def load_minilm() -> tuple[Any, Any]:
 
 def ask_client(name: str, texts: Sequence[str]) -> Plan[list[Vectors]]:
     """Return the vectors of an embedding model, scaled to length 1; zeros for a blank text and one that failed."""
-
-    def ask(text: str) -> Plan[Reply]:
-        return (yield Request(name, (Message("user", text),), payer=BilledTo("encoder"), is_embedding=True))
-
     # Servers refuse blank texts.
     contents = [text for text in texts if text.strip()]
-    replies: list[Reply] = yield [ask(text) for text in contents]
+    messages = ((Message("user", text),) for text in contents)
+    requests = [Request(name, x, payer=BilledTo("encoder"), is_embedding=True) for x in messages]
+    replies: list[Reply] = yield [plan_request(request) for request in requests]
     pairs = zip(contents, replies, strict=True)
     vectors = {text: read_vector(reply) for text, reply in pairs if not reply.failed}
     if not vectors:

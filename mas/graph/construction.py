@@ -46,11 +46,11 @@ class Space:
     answers: tuple[bool, ...] = ()
 
     @classmethod
-    def from_roles(cls, roles: Roles, agents: int = 6, moves: int | None = None) -> "Space":
-        """Return the space over a catalogue, in its order."""
+    def from_roles(cls, roles: Roles, agents: int = 6) -> "Space":
+        """Return the space over a catalogue, in its order, with two moves for each agent."""
         min_inputs = tuple(role.hears for role in roles.values())
         answers = tuple(role.answers for role in roles.values())
-        return cls(tuple(roles), min_inputs, agents, moves or 2 * agents, answers)
+        return cls(tuple(roles), min_inputs, agents, 2 * agents, answers)
 
     def to_json(self) -> dict[str, Any]:
         """Return plain data."""

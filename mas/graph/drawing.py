@@ -236,8 +236,7 @@ def draw_edge(path: Sequence[Slot]) -> Iterator[Element]:
         middle = (a.bottom + b.y) / 2
         d += f" C{a.x:.1f} {middle:.1f} {b.x:.1f} {middle:.1f} {b.x:.1f} {b.y:.1f}"
         d += f" V{b.bottom:.1f}" if not b.lines else ""
-    yield draw_line(d)
-    yield draw_tip(path[-1].x, path[-1].y)
+    yield from draw_arrow(d, path[-1].x, path[-1].y)
 
 
 def draw_loop(loop: Loop, slots: Mapping[str, Slot], lane: float) -> Iterator[Element]:
@@ -258,8 +257,7 @@ def draw_loop(loop: Loop, slots: Mapping[str, Slot], lane: float) -> Iterator[El
     d = f"M{start:.1f} {bottom:.1f} V{low - c:.1f} Q{start:.1f} {low:.1f} {start + c:.1f} {low:.1f} H{lane - c:.1f} "
     d += f"Q{lane:.1f} {low:.1f} {lane:.1f} {low - c:.1f} V{high + c:.1f} Q{lane:.1f} {high:.1f} {lane - c:.1f} "
     d += f"{high:.1f} H{end + c:.1f} Q{end:.1f} {high:.1f} {end:.1f} {high + c:.1f} V{target.y:.1f}"
-    yield draw_line(d, "5 4", element("title", describe_loop(loop)))
-    yield draw_tip(end, target.y)
+    yield from draw_arrow(d, end, target.y, "5 4", element("title", describe_loop(loop)))
     label = f"at most {format_rounds(loop.rounds)}"
     yield draw_words(label, lane + 8, (low + high) / 2 + 4, anchor="start")
 
@@ -303,16 +301,12 @@ def write_tooltip(node: Node, roles: Roles, numbers: Mapping[str, float]) -> str
     return "\n".join(filter(None, lines))
 
 
-def draw_line(d: str, dashes: str = "none", *children: Element) -> Element:
-    """Draw a line along an SVG path."""
+def draw_arrow(d: str, x: float, y: float, dashes: str = "none", *children: Element) -> Iterator[Element]:
+    """Draw a line along an SVG path, and a tip that points down at its end (x, y)."""
     look = {"fill": "none", "stroke": "currentColor", "stroke_width": 1.4, "stroke_opacity": 0.65}
-    return element("path", *children, d=d, stroke_dasharray=dashes, **look)
-
-
-def draw_tip(x: float, y: float) -> Element:
-    """Draw the tip of an arrow that points down at (x, y)."""
-    d = f"M{x - 4:.1f} {y - 8:.1f} L{x:.1f} {y:.1f} L{x + 4:.1f} {y - 8:.1f} z"
-    return element("path", d=d, fill="currentColor")
+    yield element("path", *children, d=d, stroke_dasharray=dashes, **look)
+    tip = f"M{x - 4:.1f} {y - 8:.1f} L{x:.1f} {y:.1f} L{x + 4:.1f} {y - 8:.1f} z"
+    yield element("path", d=tip, fill="currentColor")
 
 
 def draw_words(words: str, x: float, y: float, anchor: str = "middle", weight: str = "400") -> Element:

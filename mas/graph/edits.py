@@ -90,10 +90,6 @@ def canonicalize(graph: Graph) -> Graph:
 
 def add_agent(graph: Graph, roles: Roles) -> Iterator[Edit]:
     """Yield agents beside another one, before it, and after the exit or after all that answer."""
-
-    def insert(node: Node, edges: list[tuple[str, str]], exit_: str) -> Graph:
-        return replace(graph, nodes=(*graph.nodes, node), edges=(*graph.edges, *edges), exit=exit_)
-
     answers = [node.name for node in graph.nodes if roles[node.role].answers]
     for role in roles:
         name = pick_name(role, graph.nodes_by_name)
@@ -102,9 +98,14 @@ def add_agent(graph: Graph, roles: Roles) -> Iterator[Edit]:
             beside = [(a, name) for a in graph.predecessors[other]]
             beside += [(name, b) for b in graph.successors[other]]
             for edges in (beside, [(name, other)]):
-                yield lambda n=node, e=edges: insert(n, e, graph.exit)
+                yield lambda n=node, e=edges: replace(
+                    graph, nodes=(*graph.nodes, n), edges=(*graph.edges, *e)
+                )
         for inputs in ([graph.exit], answers):
-            yield lambda n=node, i=inputs: insert(n, [(a, n.name) for a in i], n.name)
+            edges = [(a, name) for a in inputs]
+            yield lambda n=node, e=edges: replace(
+                graph, nodes=(*graph.nodes, n), edges=(*graph.edges, *e), exit=n.name
+            )
 
 
 def remove_agent(graph: Graph, roles: Roles) -> Iterator[Edit]:
@@ -114,15 +115,11 @@ def remove_agent(graph: Graph, roles: Roles) -> Iterator[Edit]:
 
 def change_role(graph: Graph, roles: Roles) -> Iterator[Edit]:
     """Yield every other role for each agent; the rest of the agent is that of its new role."""
-
-    def recast(name: str, role: str) -> Graph:
-        nodes = (Node(name=name, role=role) if node.name == name else node for node in graph.nodes)
-        return replace(graph, nodes=tuple(nodes))
-
-    for node in graph.nodes:
+    for number, node in enumerate(graph.nodes):
         for role in roles:
             if role != node.role:
-                yield lambda n=node, r=role: recast(n.name, r)
+                nodes = (*graph.nodes[:number], Node(name=node.name, role=role), *graph.nodes[number + 1 :])
+                yield lambda n=nodes: replace(graph, nodes=n)
 
 
 def add_edge(graph: Graph, roles: Roles) -> Iterator[Edit]:

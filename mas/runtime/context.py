@@ -30,7 +30,7 @@ from edgewise.toolkit.budget.prices import Price
 from edgewise.toolkit.errors import ConfigError, EdgewiseError, RewardError
 from edgewise.toolkit.run.driver import Drive
 from edgewise.toolkit.tracking.events import CallsShared, NodeFinished
-from edgewise.toolkit.types import BilledTo, Example, LocalCalls, Plan, Rollout, Usage
+from edgewise.toolkit.types import BilledTo, Example, LocalCalls, Plan, Rollout, Step, Usage
 from edgewise.toolkit.util.seeds import derive_seed
 
 
@@ -55,12 +55,6 @@ class GraphLimits:
             value = getattr(self, name)
             if value is not None and not value > 0:
                 raise ConfigError(f"The limit {name}={value} of a graph run must be above zero.")
-
-    def make_ledger(self) -> Ledger | None:
-        """Return a fresh ledger with these limits, None where calls, tokens and dollars are free."""
-        if self.calls is self.tokens is self.usd is None:
-            return None
-        return Ledger(Limits(usd=self.usd, tokens=self.tokens, calls=self.calls), self.prices)
 
 
 UNLIMITED = GraphLimits()
@@ -119,9 +113,13 @@ class RunContext:
     def __post_init__(self) -> None:
         self._schedule = build_schedule(self.graph)
         self._hashes = hash_nodes(self.graph, self.team)
-        self._ledger = self.limits.make_ledger()
-        most = self.limits.concurrency
-        self._room = asyncio.Semaphore(most) if most else contextlib.nullcontext()
+        limits = self.limits
+        self._room = asyncio.Semaphore(limits.concurrency) if limits.concurrency else contextlib.nullcontext()
+        # Without a ledger calls go straight to the driver, and models need no known price.
+        self._ledger = None
+        if not limits.calls is limits.tokens is limits.usd is None:
+            total = Limits(usd=limits.usd, tokens=limits.tokens, calls=limits.calls)
+            self._ledger = Ledger(total, limits.prices)
         # By node and round: the output, once it is there. A node is started by whoever makes its entry.
         self._outputs: dict[tuple[str, int], asyncio.Future[NodeOutput]] = {}
         self._branches: list[asyncio.Task[None]] = []
@@ -308,7 +306,8 @@ class RunContext:
     def _cut_short(self, node: Node, meter: Meter, status: NodeStatus, error: str) -> NodeOutput:
         """Return the output of a node that was stopped; its rollout has the calls that it made."""
         stop = "timeout" if status == "timeout" else "failed"
-        rollout = Rollout(self.example.id, node.name, self.sample, meter.steps, stop, error=error)
+        steps = (Step(call.messages, got.message, got.usage, got.latency) for call, got in meter.calls)
+        rollout = Rollout(self.example.id, node.name, self.sample, tuple(steps), stop, error=error)
         return NodeOutput(node.name, status, rollout=rollout, error=error, weight=node.weight)
 
 

@@ -4,12 +4,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from edgewise.mas.graph.graph import Graph
-from edgewise.mas.runtime.context import (
-    UNLIMITED,
-    GraphLimits,
-    ProcessReward,
-    RunContext,
-)
+from edgewise.mas.runtime.context import UNLIMITED, GraphLimits, ProcessReward, RunContext
 from edgewise.mas.runtime.node import NodeOutput, Team
 from edgewise.mas.runtime.node_cache import NodeCache
 from edgewise.mas.runtime.schedule import latest_output

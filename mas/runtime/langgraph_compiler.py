@@ -22,7 +22,7 @@ from langgraph.graph import END, START, StateGraph
 from langgraph.runtime import Runtime
 from langgraph.types import Command
 
-from edgewise.mas.graph.graph import Graph, Loop
+from edgewise.mas.graph.graph import Graph
 from edgewise.mas.runtime.context import RunContext, count_usage
 from edgewise.mas.runtime.node import NodeOutput
 from edgewise.mas.runtime.schedule import build_schedule, latest_output, max_node_runs
@@ -73,27 +73,27 @@ def compile_plain(graph: Graph) -> Any:
     return compile_graph(graph)
 
 
-def compile_graph(
-    graph: Graph, *, checkpointer: Any = None, interrupt_before: Sequence[str] = (), **options: Any
-) -> Any:
+def compile_graph(graph: Graph, *, checkpointer: Any = None, interrupt_before: Sequence[str] = ()) -> Any:
     """
     Compile a graph. Invoke it with `context=RunContext(...)`, a fresh one for each run.
 
-    `checkpointer` and `options` are those of LangGraph's `compile`. With a checkpointer or interrupts the context must
-    not be `eager`.
+    `checkpointer` and `interrupt_before` are those of LangGraph's `compile`; with them the context must not be `eager`.
     """
     builder = StateGraph(CheckpointState if checkpointer else RunState, context_schema=RunContext)
     ends = {loop.source: f"{loop.source}.end" for loop in graph.loops}
     for node in graph.nodes:
         builder.add_node(node.name, make_node(graph, node.name))
     for loop in graph.loops:
-        add_loop(builder, graph, loop, ends[loop.source])
+        # The node that stands for the end of the loop does nothing; joins after the loop wait for it.
+        builder.add_node(ends[loop.source], lambda state: {})
+        route = partial(choose_next, graph, loop.source, ends[loop.source])
+        builder.add_conditional_edges(loop.source, route, [loop.target, ends[loop.source]])
     for name, inputs in graph.predecessors.items():
         # A list of several sources is a barrier; a list of one would be one too, but an edge is cheaper.
         sources = [ends.get(other, other) for other in inputs] or [START]
         builder.add_edge(sources if len(sources) > 1 else sources[0], name)
     builder.add_edge(ends.get(graph.exit, graph.exit), END)
-    app = builder.compile(checkpointer=checkpointer, interrupt_before=list(interrupt_before), **options)
+    app = builder.compile(checkpointer=checkpointer, interrupt_before=list(interrupt_before))
     return app.with_config(recursion_limit=max_node_runs(graph) + len(ends) + 2)
 
 
@@ -114,17 +114,9 @@ def make_node(graph: Graph, name: str) -> Any:
     return node
 
 
-def add_loop(builder: StateGraph[Any, Any], graph: Graph, loop: Loop, end: str) -> None:
-    """Add the node that stands for the end of a loop, and the route to it or back to the target."""
-
-    async def finish(state: RunState) -> RunState:
-        return {}
-
-    def route(state: RunState) -> str:
-        return build_schedule(graph).next_target(loop.source, read_outcomes(state)) or end
-
-    builder.add_node(end, finish)
-    builder.add_conditional_edges(loop.source, route, [loop.target, end])
+def choose_next(graph: Graph, source: str, end: str, state: RunState) -> str:
+    """Return where a loop goes from its source: back to its target, or on to its end."""
+    return build_schedule(graph).next_target(source, read_outcomes(state)) or end
 
 
 def outcome_to_data(outcome: NodeOutput, round_: int) -> Data:

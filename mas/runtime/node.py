@@ -121,9 +121,12 @@ def run_node(
     if role.votes:
         output = count_votes(node, inputs, is_weighted=role.act == "weighted")
     else:
+        # A role may lower the run's limits, never raise them.
+        limits = [most for most in (team.sampling.max_tokens, role.max_tokens) if most is not None]
+        temperature = team.sampling.temperature if role.temperature is None else role.temperature
         runner = Agent(
             node.model or team.model,
-            limit_sampling(team.sampling, role),
+            replace(team.sampling, temperature=temperature, max_tokens=min(limits, default=None)),
             team.resolve_tools(node) if role.act == "ask" else (),
             min(team.turns, role.turns),
             team.calling,
@@ -150,13 +153,6 @@ def build_messages(
     texts = [(output.node, output.text) for output in inputs]
     prompt = write_prompt(last.content, texts, node.lessons, instruction)
     return (*messages[:-1], replace(last, content=prompt))
-
-
-def limit_sampling(sampling: Sampling, role: Role) -> Sampling:
-    """Return the run's sampling within what the role may cost."""
-    limits = [limit for limit in (sampling.max_tokens, role.max_tokens) if limit is not None]
-    temperature = sampling.temperature if role.temperature is None else role.temperature
-    return replace(sampling, temperature=temperature, max_tokens=min(limits, default=None))
 
 
 def read_output(node: Node, role: Role, run: Rollout) -> NodeOutput:

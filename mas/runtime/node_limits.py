@@ -21,7 +21,7 @@ from typing import Any
 from edgewise.toolkit.budget.ledger import Ledger, Reservation
 from edgewise.toolkit.errors import EdgewiseError, LimitReached
 from edgewise.toolkit.run.driver import Drive, plan_request
-from edgewise.toolkit.types import AsyncHost, BlockingCall, Message, Plan, Reply, Request, Step, T
+from edgewise.toolkit.types import AsyncHost, BlockingCall, Message, Plan, Reply, Request, T
 
 Call = tuple[Request, Reply]
 
@@ -46,13 +46,6 @@ class Meter:
     calls: list[Call] = field(default_factory=list)
     emitted: list[float] = field(default_factory=list)
     stopped: str = ""
-
-    @property
-    def steps(self) -> tuple[Step, ...]:
-        """The calls as steps of a rollout, for a node that was stopped before its rollout was complete."""
-        return tuple(
-            Step(request.messages, reply.message, reply.usage, reply.latency) for request, reply in self.calls
-        )
 
     async def reserve(self, ledger: Ledger, request: Request) -> Reservation | None:
         """Set a call's largest cost aside; None if a limit of the graph run leaves no room for it."""

@@ -1,7 +1,6 @@
 """The LangGraph graph."""
 
 import asyncio
-from collections.abc import Callable
 from functools import partial
 from typing import Any
 
@@ -10,12 +9,31 @@ from langgraph.types import Overwrite
 
 from edgewise.mas.deploy.exported.model import run_model_node
 from edgewise.mas.deploy.exported.programs import run_program_node
-from edgewise.mas.deploy.exported.settings import EXIT, LOOPS, MAX_STEPS, NODES, Data
-from edgewise.mas.deploy.exported.state import GraphState, latest_reply, never_raise
+from edgewise.mas.deploy.exported.settings import EXIT, LOOPS, MAX_STEPS, NODE_SECONDS, NODES, Data
+from edgewise.mas.deploy.exported.state import GraphState, latest_reply
 from edgewise.mas.deploy.exported.tools import run_tool_node
 from edgewise.mas.deploy.exported.votes import run_vote_node
 
 KINDS = {"model": run_model_node, "tools": run_tool_node, "program": run_program_node, "vote": run_vote_node}
+
+
+async def run_node(name: str, state: GraphState) -> Data:
+    """
+    Run a node. Failures and timeouts become its reply, so that the nodes after it go on without its text.
+
+    Not add_node(error_handler=..., timeout=...): a node that failed there never counts as done for those that wait for
+    several nodes.
+    """
+    reply: Data = {"node": name, "text": "", "answer": "", "accepts": None, "error": ""}
+    try:
+        async with asyncio.timeout(NODE_SECONDS):
+            reply |= await KINDS[NODES[name]["kind"]](name, state)
+    except TimeoutError:
+        reply["error"] = f"stopped after {NODE_SECONDS:g} seconds"
+    except Exception as error:
+        reply["error"] = f"{type(error).__name__}: {error}"
+    reply["answer"] = reply["answer"] or reply["text"]
+    return {"said": {name: [reply]}}
 
 
 async def begin(state: GraphState) -> Data:
@@ -34,14 +52,10 @@ async def answer(state: GraphState) -> Data:
     return {"answer": reply["answer"] if reply else ""}
 
 
-def goes_back(source: str, rounds: int) -> Callable[[GraphState], bool]:
+def goes_back(source: str, rounds: int, state: GraphState) -> bool:
     """Return whether a loop runs once more: the verdict does not accept, and there are rounds left."""
-
-    def decide(state: GraphState) -> bool:
-        replies = state.get("said", {}).get(source, [])
-        return len(replies) <= rounds and not replies[-1]["accepts"]
-
-    return decide
+    replies = state.get("said", {}).get(source, [])
+    return len(replies) <= rounds and not replies[-1]["accepts"]
 
 
 def build() -> StateGraph[Any]:
@@ -56,12 +70,12 @@ def build() -> StateGraph[Any]:
     ends: dict[str, str] = {source: f"{source}.done" for source in LOOPS}
     for source, (target, rounds) in LOOPS.items():
         builder.add_node(ends[source], pass_on)
-        builder.add_conditional_edges(source, goes_back(source, rounds), {True: target, False: ends[source]})
+        route = partial(goes_back, source, rounds)
+        builder.add_conditional_edges(source, route, {True: target, False: ends[source]})
 
-    for name, data in NODES.items():
-        options = {key: value for key, value in data.items() if key not in ("kind", "inputs")}
-        builder.add_node(name, never_raise(name, partial(KINDS[data["kind"]], name, **options)))
-        inputs: list[str] = data["inputs"]
+    for name, row in NODES.items():
+        builder.add_node(name, partial(run_node, name))
+        inputs: list[str] = row["inputs"]
         starts = [ends.get(other, other) for other in inputs] or ["graph.begin"]
         builder.add_edge(starts if len(starts) > 1 else starts[0], name)
     builder.add_edge(ends.get(EXIT, EXIT), "graph.answer")

@@ -1,31 +1,18 @@
 """Nodes whose reply is what a program of their model prints."""
 
-from collections.abc import Sequence
-from typing import Any
-
 from edgewise.mas.deploy.exported.model import complete, write_messages
 from edgewise.mas.deploy.exported.python_process import run_python
-from edgewise.mas.deploy.exported.settings import Data
+from edgewise.mas.deploy.exported.settings import NODES, Data
 from edgewise.mas.deploy.exported.state import GraphState
 from edgewise.mas.runtime.node_text import NO_PROGRAM, PROGRAM_FAILED
 from edgewise.toolkit.util.extract import BLOCK, extract_code
 
 
-async def run_program_node(
-    name: str,
-    state: GraphState,
-    *,
-    turns: int,
-    instruction: str = "",
-    lessons: Sequence[str] = (),
-    model: str = "",
-    **options: Any,
-) -> Data:
+async def run_program_node(name: str, state: GraphState) -> Data:
     """Ask for a program and run it; one that fails goes back with its error, for at most `turns` calls of the model."""
-    messages = write_messages(name, state, instruction, lessons)
-    problem = ""
-    for _ in range(turns):
-        reply = (await complete(messages, model, **options)).content or ""
+    messages, problem = write_messages(name, state), ""
+    for _ in range(NODES[name]["turns"]):
+        reply = (await complete(NODES[name], messages)).content or ""
         printed, problem = await run_python(extract_code(reply)) if BLOCK.search(reply) else ("", NO_PROGRAM)
         if printed and not problem:
             return {"text": printed}

@@ -20,7 +20,12 @@ NODE_SECONDS = 300.0
 # Most steps of LangGraph, all rounds of all loops included.
 MAX_STEPS = 6
 
-# By node: its kind, the nodes whose replies it receives, and the options of its kind (parameters of its function).
+# By node its row: its kind, the nodes whose replies it receives, and what differs from the usual.
+#     instruction, lessons            text behind the question
+#     gives, marked                   what a reply must be; a marked one has its answer behind RESULT:
+#     model, temperature, max_tokens  in place of MODEL and SAMPLING
+#     tools, turns                    tools that it may call, and the most calls of the model
+#     weights                         of a vote, by node
 NODES: dict[str, Data] = {"solver": {"kind": "model", "inputs": []}}
 # The node whose reply is the answer.
 EXIT = "solver"

@@ -1,10 +1,8 @@
 """State of a run, and what a node receives from it."""
 
-import asyncio
-from collections.abc import Awaitable, Callable
-from typing import Annotated, Any, NotRequired, TypedDict
+from typing import Annotated, NotRequired, TypedDict
 
-from edgewise.mas.deploy.exported.settings import LOOPS, NODE_SECONDS, NODES, Data
+from edgewise.mas.deploy.exported.settings import LOOPS, NODES, Data
 
 
 class NodeReply(TypedDict):
@@ -48,26 +46,3 @@ def received_replies(state: GraphState, name: str) -> list[NodeReply]:
     senders = [source for source, (target, _) in LOOPS.items() if target == name]
     replies = (latest_reply(state, other) for other in [*NODES[name]["inputs"], *senders])
     return [reply for reply in replies if reply]
-
-
-def never_raise(name: str, work: Callable[[GraphState], Awaitable[Data]]) -> Any:
-    """
-    Return a node that turns failures and timeouts into its reply, so that the nodes after it go on without its text.
-
-    Not add_node(error_handler=..., timeout=...): a node that failed there never counts as done for those that wait for
-    several nodes.
-    """
-
-    async def node(state: GraphState) -> Data:
-        reply: Data = {"node": name, "text": "", "answer": "", "accepts": None, "error": ""}
-        try:
-            async with asyncio.timeout(NODE_SECONDS):
-                reply |= await work(state)
-        except TimeoutError:
-            reply["error"] = f"stopped after {NODE_SECONDS:g} seconds"
-        except Exception as error:
-            reply["error"] = f"{type(error).__name__}: {error}"
-        reply["answer"] = reply["answer"] or reply["text"]
-        return {"said": {name: [reply]}}
-
-    return node

@@ -7,7 +7,7 @@ from typing import Any
 
 from edgewise.mas.deploy.exported.model import complete, read_reply, write_messages
 from edgewise.mas.deploy.exported.python_process import run_python
-from edgewise.mas.deploy.exported.settings import TOOL_SCHEMAS, Data
+from edgewise.mas.deploy.exported.settings import NODES, TOOL_SCHEMAS, Data
 from edgewise.mas.deploy.exported.state import GraphState
 from edgewise.mas.runtime.node_text import TURNS_USED_UP
 
@@ -31,33 +31,20 @@ FUNCTIONS: dict[str, Callable[..., Awaitable[str]]] = {"python": python}
 TOOLS = {name: (schema, FUNCTIONS.get(name) or missing_tool(name)) for name, schema in TOOL_SCHEMAS.items()}
 
 
-async def run_tool_node(
-    name: str,
-    state: GraphState,
-    *,
-    tools: Sequence[str],
-    turns: int,
-    instruction: str = "",
-    lessons: Sequence[str] = (),
-    gives: str = "answer",
-    marked: bool = False,
-    model: str = "",
-    **options: Any,
-) -> Data:
+async def run_tool_node(name: str, state: GraphState) -> Data:
     """Ask a model and run the tools that it calls, for at most `turns` calls of the model."""
-    schemas = [{"type": "function", "function": TOOLS[tool][0]} for tool in tools]
-    messages = write_messages(name, state, instruction, lessons)
-    message = await complete(messages, model, tools=schemas, **options)
-    for _ in range(turns - 1):
+    row = NODES[name]
+    schemas = [{"type": "function", "function": TOOLS[tool][0]} for tool in row["tools"]]
+    messages = write_messages(name, state)
+    message = await complete(row, messages, tools=schemas)
+    for _ in range(row["turns"] - 1):
         if not message.tool_calls:
             break
         calls = [call.model_dump() for call in message.tool_calls]
         messages.append({"role": "assistant", "content": message.content, "tool_calls": calls})
-        messages.extend(await asyncio.gather(*(call_tool(call, tools) for call in message.tool_calls)))
-        message = await complete(messages, model, tools=schemas, **options)
-    if message.tool_calls:
-        return {"error": TURNS_USED_UP}
-    return read_reply(message.content, gives, marked)
+        messages += await asyncio.gather(*(call_tool(call, row["tools"]) for call in message.tool_calls))
+        message = await complete(row, messages, tools=schemas)
+    return {"error": TURNS_USED_UP} if message.tool_calls else read_reply(row, message.content)
 
 
 async def call_tool(call: Any, tools: Sequence[str]) -> Data:
