@@ -2,6 +2,7 @@
 
 import os
 from collections.abc import Iterator
+from contextlib import closing
 
 import pytest
 
@@ -22,5 +23,5 @@ def environment(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.fixture(scope="session")
 def small_model() -> Iterator[LocalServer]:
     """local/smollm2-135m, served on loopback; fetched into the user's cache if it is not there (98 MB)."""
-    with serve_model("smollm2-135m") as server:
+    with closing(serve_model("smollm2-135m")) as server:
         yield server

@@ -82,15 +82,7 @@ class UsageTotals:
     estimated: int = 0
 
     def __add__(self, other: "UsageTotals") -> "UsageTotals":
-        return UsageTotals(
-            self.calls + other.calls,
-            self.input + other.input,
-            self.cached + other.cached,
-            self.output + other.output,
-            self.pico + other.pico,
-            self.unpriced + other.unpriced,
-            self.estimated + other.estimated,
-        )
+        return UsageTotals(*(getattr(self, name) + getattr(other, name) for name in self.__slots__))
 
     @property
     def tokens(self) -> int:

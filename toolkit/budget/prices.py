@@ -52,6 +52,7 @@ def find_price(model: str, overrides: Mapping[str, Price] | None = None) -> Pric
     Sources, in this order: `overrides` by name; models on this machine, which are free; `overrides["*"]`; litellm's
     price list. A server of the user's own (`http://…`, or openai/… with OPENAI_BASE_URL set) has no known price.
     """
+    # A price that the user gives wins; "*" only fills gaps, so that local models stay free.
     overrides = overrides or {}
     if model in overrides:
         return overrides[model]

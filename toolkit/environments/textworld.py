@@ -93,7 +93,7 @@ class TextWorld:
 
     def _turn(self, state: Any, feedback: str, reward: float, done: bool) -> Turn:
         """Return a turn that shows the objective, the feedback, the room and the inventory."""
-        if done:
+        if done:  # no action is possible, and the feedback says how it ended
             return Turn(feedback, (), float(reward), True, bool(state.won))
         # All of it in each turn, so that a prompt with few past turns still shows everything that matters.
         room, inventory = _strip_prompt(state.description), _strip_prompt(state.inventory)

@@ -20,6 +20,7 @@ import json
 import logging
 import os
 import time
+from collections import Counter
 from collections.abc import Callable
 from email.utils import parsedate_to_datetime
 from typing import Any, Protocol
@@ -206,47 +207,39 @@ class OpenAIClient(RemoteClient):
         super().__init__(base_url, api_key, is_free=is_loopback(base_url))
         self._timeout = timeout
         self._closing = closing
-        self._pools: list[_Pool] = []
+        # openai clients, each with its own HTTP pool, and the calls in flight on each
+        self._pools: Counter[Any] = Counter()
         self._open_pool()  # now, so that a broken setup fails before the first call
 
     async def send(self, body: dict[str, Any], is_embedding: bool) -> Any:
         """Post a body to the server and return its JSON."""
         path = "/embeddings" if is_embedding else self.path
-        pool = next((pool for pool in self._pools if pool.calls < CALLS_PER_POOL), None) or self._open_pool()
-        pool.calls += 1
+        free = (client for client, calls in self._pools.items() if calls < CALLS_PER_POOL)
+        client = next(free, None) or self._open_pool()
+        self._pools[client] += 1
         try:
-            return json.loads(await pool.client.post(path, cast_to=str, body=body))
+            return json.loads(await client.post(path, cast_to=str, body=body))
         finally:
-            pool.calls -= 1
+            self._pools[client] -= 1
 
-    def _open_pool(self) -> "_Pool":
+    def _open_pool(self) -> Any:
         from openai import AsyncOpenAI, Timeout
 
         # openai's own Timeout: the HTTP library beneath differs between versions 2 and 3.
         timeout = Timeout(self._timeout, connect=CONNECT_SECONDS)
         # Retries are ours (`middleware.Retry`), so that each attempt has its own reservation in the ledger.
         client = AsyncOpenAI(base_url=self._address, api_key=self._key, max_retries=0, timeout=timeout)
-        self._pools.append(_Pool(client))
-        return self._pools[-1]
+        self._pools[client] = 0
+        return client
 
     async def aclose(self) -> None:
         """Close all connections, and the server if it is ours."""
-        pools, self._pools = self._pools, []
-        for pool in pools:
-            await pool.client.close()
+        clients, self._pools = list(self._pools), Counter()
+        for client in clients:
+            await client.close()
         if self._closing:
             closing, self._closing = self._closing, None
             await asyncio.to_thread(closing)
-
-
-class _Pool:
-    """One small connection pool and the number of calls on it."""
-
-    __slots__ = ("calls", "client")
-
-    def __init__(self, client: Any):
-        self.client = client
-        self.calls = 0
 
 
 def _is_unreachable(error: BaseException) -> bool:

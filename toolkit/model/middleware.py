@@ -29,14 +29,10 @@ PATIENCE = 300.0
 
 
 class Middleware:
-    """Client around another client."""
+    """Base of clients around another client; each has its own `ask`."""
 
     def __init__(self, inner: Client):
         self.inner = inner
-
-    async def ask(self, request: Request) -> Reply:
-        """Pass the request on."""
-        return await self.inner.ask(request)
 
     async def aclose(self) -> None:
         """Close the inner client."""

@@ -27,9 +27,20 @@ def connect(name: str, is_embedding: bool = False) -> Client:
         # Never OPENAI_API_KEY: it would go to a server that isn't OpenAI's.
         return OpenAIClient(server, os.environ.get("EDGEWISE_API_KEY", "none"))
     if kind == "openai":
-        return _connect_openai()
+        url = os.environ.get("OPENAI_BASE_URL") or "https://api.openai.com/v1"
+        key = os.environ.get("OPENAI_API_KEY") or ("none" if is_loopback(url) else "")
+        if not key:
+            raise WrongKey("OPENAI_API_KEY is not set: models named openai/… need it.")
+        return OpenAIClient(url, key)
     if kind == "scripted":
-        return _load_scripted(rest)
+        from edgewise.toolkit.model.scripted import ScriptedClient
+
+        try:
+            return ScriptedClient(load_object(rest, Path.cwd()))
+        except TaskError as error:
+            raise ModelError(
+                f"scripted/{rest} can't be loaded: {error}. Write scripted/MODULE:FUNCTION."
+            ) from None
     if kind == "local":
         from edgewise.toolkit.model.embedded.server import serve_model
 
@@ -47,10 +58,8 @@ def connect(name: str, is_embedding: bool = False) -> Client:
 def check_model(name: str) -> None:
     """Check a model name as far as possible without a call. Raises `ModelError`."""
     kind, _, rest = get_server(name).partition("/")
-    if kind == "openai":
-        _connect_openai()
-    elif kind == "scripted":
-        _load_scripted(rest)
+    if kind in ("openai", "scripted"):
+        connect(name)  # makes no call and loads no model
     elif kind == "local":
         from edgewise.toolkit.model.embedded.catalogue import find_model
 
@@ -64,25 +73,6 @@ def _import_torch_client() -> Any:
         return resolve(MODEL_CLIENTS, "torch")
     except ModuleNotFoundError as error:
         raise ModelError(f"A torch/ model needs {error.name}: pip install 'edgewise[learner]'.") from None
-
-
-def _connect_openai() -> Client:
-    url = os.environ.get("OPENAI_BASE_URL") or "https://api.openai.com/v1"
-    key = os.environ.get("OPENAI_API_KEY") or ("none" if is_loopback(url) else "")
-    if not key:
-        raise WrongKey("OPENAI_API_KEY is not set: models named openai/… need it.")
-    return OpenAIClient(url, key)
-
-
-def _load_scripted(reference: str) -> Client:
-    from edgewise.toolkit.model.scripted import ScriptedClient
-
-    try:
-        return ScriptedClient(load_object(reference, Path.cwd()))
-    except TaskError as error:
-        raise ModelError(
-            f"scripted/{reference} can't be loaded: {error}. Write scripted/MODULE:FUNCTION."
-        ) from None
 
 
 class Router:

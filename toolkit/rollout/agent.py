@@ -10,17 +10,8 @@ from dataclasses import dataclass, replace
 
 from edgewise.toolkit.environments.protocol import World
 from edgewise.toolkit.reward.reward import Reward
+from edgewise.toolkit.rollout import tool_calls
 from edgewise.toolkit.rollout.episode import check_equal_starts, run_episode
-from edgewise.toolkit.rollout.tool_calls import (
-    CallFormat,
-    Delegation,
-    add_call_instructions,
-    execute_call,
-    is_tools_refusal,
-    number_calls,
-    parse_calls,
-    render_result,
-)
 from edgewise.toolkit.tools.tool import FunctionTool
 from edgewise.toolkit.tracking.events import RolloutFinished
 from edgewise.toolkit.types import (
@@ -50,9 +41,9 @@ class Agent:
 
     model: str
     sampling: Sampling = Sampling()
-    tools: tuple[FunctionTool | Delegation, ...] = ()
+    tools: tuple[FunctionTool | tool_calls.Delegation, ...] = ()
     turns: int = 50
-    calling: CallFormat = "auto"
+    calling: tool_calls.CallFormat = "auto"
     role: str = "solver"
     payer: str = "rollout"
     world: World | None = None
@@ -92,7 +83,7 @@ def run_rollout(
     sampling = replace(agent.sampling, seed=seed)
     native_tools = tuple(function.tool for function in agent.tools)
     is_text = agent.calling == "text"
-    prompt = add_call_instructions(messages, agent.tools) if is_text else messages
+    prompt = tool_calls.add_call_instructions(messages, agent.tools) if is_text else messages
 
     def finish(stop: StopReason, error: str = "") -> Rollout:
         return Rollout(example.id, agent.role, sample, tuple(steps), stop, seed=seed, error=error)
@@ -105,8 +96,8 @@ def run_rollout(
         # A server without native tools: describe them in the prompt. From the first turn again, since a server may
         # accept the tools and then refuse the messages that carry their results. It happens once, as text needs no
         # native tools.
-        if agent.calling == "auto" and is_tools_refusal(reply, request):
-            is_text, prompt = True, add_call_instructions(messages, agent.tools)
+        if agent.calling == "auto" and tool_calls.is_tools_refusal(reply, request):
+            is_text, prompt = True, tool_calls.add_call_instructions(messages, agent.tools)
             steps.clear()
             continue
         if reply.failed:
@@ -114,17 +105,20 @@ def run_rollout(
 
         completion = reply.message
         if is_text and agent.tools:
-            completion = parse_calls(completion, len(steps))
+            completion = tool_calls.parse_calls(completion, len(steps))
         steps.append(Step(prompt, completion, reply.usage, reply.latency, reply.tokens))
         if not completion.tool_calls:
             return finish(reply.stop)
 
         # All calls of a turn run at once; results keep the order of the calls.
-        results = yield [execute_call(agent.tools, call, number) for call, number in number_calls(steps)[-1]]
+        results = yield [
+            tool_calls.execute_call(agent.tools, call, number)
+            for call, number in tool_calls.number_calls(steps)[-1]
+        ]
         subrollouts = tuple(result for result in results if isinstance(result, Rollout))
         steps[-1] = replace(steps[-1], subrollouts=subrollouts)
         answers = [
-            render_result(call, result, is_text)
+            tool_calls.render_result(call, result, is_text)
             for call, result in zip(completion.tool_calls, results, strict=True)
         ]
         # `reply.message`, not `completion`: calls in text stand in the content already.

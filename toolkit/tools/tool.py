@@ -65,6 +65,7 @@ def make_tool(function: Callable[..., Any]) -> FunctionTool:
         except Exception as error:
             return _render_error(error)
 
+    # The docstring is all that the model knows of the function.
     tool = Tool(name, inspect.getdoc(function) or name, schema)
     return FunctionTool(tool, run_async if inspect.iscoroutinefunction(function) else run)
 

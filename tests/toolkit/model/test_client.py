@@ -172,7 +172,10 @@ def test_a_refused_request_is_a_reply(client, model, status):
     ],
 )
 def test_the_wait_that_a_provider_asks_for_is_passed_on(client, model, headers, seconds):
-    with Server(faults=in_order(Fault(429, headers=headers))) as server, pytest.raises(TransientError) as caught:
+    with (
+        Server(faults=in_order(Fault(429, headers=headers))) as server,
+        pytest.raises(TransientError) as caught,
+    ):
         ask(server, Request(model, HELLO), client)
     assert (caught.value.status, caught.value.retry_after) == (429, seconds)
 
@@ -432,7 +435,9 @@ def test_a_router_asks_every_kind_of_model_and_opens_each_server_once(monkeypatc
         router = Router()
         names = [f"{url}#a", f"{url}#b/c", "openai/d", f"scripted/{__name__}:shout"] * 3
         replies = await asyncio.gather(*(router.ask(Request(name, HELLO)) for name in names))
-        assert read_vector(await router.ask(replace(EMBED, model=f"scripted/{__name__}:length"))).tolist() == [11]
+        assert read_vector(
+            await router.ask(replace(EMBED, model=f"scripted/{__name__}:length"))
+        ).tolist() == [11]
         opened = len(router._clients)
         await router.aclose()
         return [reply.message.content for reply in replies], opened

@@ -170,7 +170,9 @@ def test_a_request_that_may_be_at_fault_fails_alone(error, stop):
 
 @pytest.mark.parametrize("status", [None, 429, 503, 529])
 def test_a_provider_that_is_down_stops_the_run_with_a_sentence(status):
-    (error,) = run(Retry(failing(*[TransientError("m is busy.", status)] * 9), attempts=3, first=0.001), asked())
+    (error,) = run(
+        Retry(failing(*[TransientError("m is busy.", status)] * 9), attempts=3, first=0.001), asked()
+    )
     assert isinstance(error, ProviderDown)
     assert "run again to resume" in str(error)
 
@@ -198,7 +200,9 @@ def test_retries_of_many_calls_at_once_do_not_mix():
         await asyncio.sleep(0.001)
         return TransientError("", 500) if seen[request.sample] <= request.sample % 4 else str(request.sample)
 
-    replies = run(Retry(ScriptedClient(answer), first=0.001, longest=0.01), *(asked(sample=n) for n in range(100)))
+    replies = run(
+        Retry(ScriptedClient(answer), first=0.001, longest=0.01), *(asked(sample=n) for n in range(100))
+    )
     assert [reply.message.content for reply in replies] == [str(n) for n in range(100)]
     assert all(seen[n] == n % 4 + 1 for n in range(100))
 

@@ -16,7 +16,7 @@ from edgewise.toolkit.model.embedded.download import find_verified, pull_model
 
 class LocalServer:
     """
-    A caller's share of a running model server; also a context manager.
+    A caller's share of a running model server.
 
     `url` is the base URL for an OpenAI client, without a key. The server stops when the last share is closed, at the
     latest when the process ends.
@@ -34,13 +34,8 @@ class LocalServer:
                 return
             running.shares -= 1
             if running.shares == 0:
-                running.stop()
-
-    def __enter__(self) -> "LocalServer":
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.close()
+                _servers.pop(running.key, None)
+                running.server = None
 
 
 @dataclass(slots=True)
@@ -53,10 +48,6 @@ class _RunningServer:
     parallel: int
     server: Any
     shares: int = 0
-
-    def stop(self) -> None:
-        _servers.pop(self.key, None)
-        self.server = None
 
 
 # Keys are model name and whether it embeds. Callers come from several threads (`Router` connects in one), hence the
@@ -146,5 +137,6 @@ def _start(
 
 def _stop_all() -> None:
     with _lock:
-        for running in list(_servers.values()):
-            running.stop()
+        for running in _servers.values():
+            running.server = None
+        _servers.clear()

@@ -9,6 +9,7 @@ import threading
 import zipfile
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
@@ -291,7 +292,7 @@ def test_tools_are_taken_though_this_model_was_not_taught_to_call_them(small_mod
 
 @pytest.mark.model
 def test_callers_share_one_server_and_may_not_ask_for_more_than_it_has(small_model) -> None:
-    with serve_model("local/smollm2-135m") as second:
+    with closing(serve_model("local/smollm2-135m")) as second:
         assert second.url == small_model.url
     second.close()
     assert say(small_model, "Still there?").choices
@@ -316,7 +317,7 @@ def embed(url: str, text: str) -> np.ndarray:
 
 @pytest.mark.model
 def test_vectors_come_from_a_server_of_their_own_beside_the_chat(small_model) -> None:
-    with serve_model("smollm2-135m", context=256, parallel=2, is_embedding=True) as vectors:
+    with closing(serve_model("smollm2-135m", context=256, parallel=2, is_embedding=True)) as vectors:
         assert vectors.url != small_model.url
         first, again, other = (embed(vectors.url, text) for text in ("a parcel", "a parcel", "x = 1"))
         assert say(small_model, "Still there?").choices
