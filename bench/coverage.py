@@ -26,7 +26,7 @@ from common import quick, report
 from numpy.typing import NDArray
 from scipy import stats
 
-from edgewise.toolkit.evaluation.statistics import paired_difference, sign_flip_p
+from edgewise.toolkit.evaluation.statistics import paired_difference, sign_flip_p_value
 
 Array = NDArray[np.float64]
 EXAMPLES, SAMPLES = (10, 20, 60, 200), (1, 4, 16)
@@ -120,7 +120,7 @@ def coverage(
     for s in range(COMPARED):
         real = paired_difference(before[s], after[s], resamples=RESAMPLES)
         assert np.allclose((real.low, real.high), (low[s], high[s]), atol=1e-9), structure
-    small = [sign_flip_p(row, resamples=RESAMPLES) < 0.05 for row in differences[:tested]]
+    small = [sign_flip_p_value(row, resamples=RESAMPLES) < 0.05 for row in differences[:tested]]
     without_zero = (low[:tested] > 0) | (high[:tested] < 0)
     disagree = float((without_zero != small).mean()) if tested else 0.0
     # Rounding must not put the truth outside an interval of width zero.

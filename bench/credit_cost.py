@@ -98,12 +98,12 @@ def least(work: Callable[[], object], repeats: int) -> float:
 
 
 def members(runs: Sequence[Rollout]) -> list[collate.ScoredRollout]:
-    return collate.members([Group(Example("house", ()), "solver", tuple(runs))])
+    return collate.collect_scored([Group(Example("house", ()), "solver", tuple(runs))])
 
 
 def cost(runs: Sequence[Rollout], method: Method) -> None:
     """All that stands between finished rollouts and the update."""
-    assert collate.batch(collate.judged(members(runs), method)) is not None
+    assert collate.build_batch(collate.assign_credit(members(runs), method)) is not None
 
 
 def update_seconds(steps: int, repeats: int) -> float:
@@ -135,7 +135,7 @@ def main() -> int:
     for name, (dressed, method) in works.items():
         given, repeats = dressed(runs), 1 if quick() else 2
         seconds = least(partial(cost, given, method), repeats)
-        credit = least(partial(compute_advantages, method, collate.table(members(given), method)), repeats)
+        credit = least(partial(compute_advantages, method, collate.build_table(members(given), method)), repeats)
         found[name] = {
             "seconds": round(seconds, 2),
             "credit_seconds": round(credit, 2),

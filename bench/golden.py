@@ -21,7 +21,7 @@ BAR = 1e-6
 
 
 def close(found: float, text: str) -> bool:
-    ((number, room),) = golden.printed(text)
+    ((number, room),) = golden.parse_printed(text)
     return abs(found - number) <= room
 
 

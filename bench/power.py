@@ -15,7 +15,7 @@ from common import quick, report
 from scipy.optimize import brentq
 
 from edgewise.toolkit.evaluation import gate
-from edgewise.toolkit.evaluation.statistics import sign_flip_p, smallest_gain
+from edgewise.toolkit.evaluation.statistics import sign_flip_p_value, minimum_detectable_gain
 from edgewise.toolkit.types import Example
 from tests.support.plans import play
 
@@ -37,7 +37,7 @@ def rewards(rng: np.random.Generator, rows: int, samples: int, gain: float, arms
 
 def shown_at_the_end(rng: np.random.Generator, rows: int, samples: int, gain: float) -> bool:
     before, after = rewards(rng, rows, samples, gain, 1)
-    return after.mean() > before.mean() and sign_flip_p(after - before, resamples=2000) < 0.05
+    return after.mean() > before.mean() and sign_flip_p_value(after - before, resamples=2000) < 0.05
 
 
 def passes_the_gate(
@@ -68,7 +68,7 @@ def main() -> int:
     figures, ratios = {}, []
     for rows in sizes:
         for samples in (1, 4):
-            predicted = smallest_gain(rows, samples)
+            predicted = minimum_detectable_gain(rows, samples)
             found = smallest(lambda g, r=rows, k=samples: share(shown_at_the_end, trials, r, k, g), predicted)
             ratios.append(predicted / found)
             figures[f"test E{rows} K{samples}"] = [round(predicted, 3), round(found, 3)]
@@ -76,7 +76,7 @@ def main() -> int:
                 continue
             for candidates, tests in ((1, 1), (4, 3)):
                 level = 0.05 / tests
-                predicted = smallest_gain(rows, samples, level=level / candidates, sides=1)
+                predicted = minimum_detectable_gain(rows, samples, level=level / candidates, sides=1)
                 found = smallest(
                     lambda g, r=rows, k=samples, lv=level, c=candidates: share(
                         passes_the_gate, trials // 3, r, k, g, lv, c

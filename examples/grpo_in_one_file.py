@@ -18,7 +18,7 @@ from edgewise.learner.methods.losses import clipped
 from edgewise.learner.methods.token_weights import per_sequence
 from edgewise.learner.policy.policy import Policy
 from edgewise.learner.sampling.generate import CompletionRequest, sample
-from edgewise.learner.update.gradient_step import tokens
+from edgewise.learner.update.gradient_step import build_loss_inputs
 from edgewise.toolkit.groups.advantage import standardised
 from edgewise.toolkit.groups.table import Table
 from edgewise.toolkit.types import Message
@@ -56,7 +56,7 @@ def main(name: str = "smollm2-135m", steps: str = str(STEPS)) -> None:
         for rows in split_into_slices(batch, tokens=4096):
             part = batch.select_rows(rows)
             logp, _ = compute_logps(policy, part)
-            values = clipped(tokens(part, logp))
+            values = clipped(build_loss_inputs(part, logp))
             (values * weights[rows, : values.shape[1]]).sum().backward()
         torch.nn.utils.clip_grad_norm_(policy.parameters(), 1.0)
         optimizer.step()

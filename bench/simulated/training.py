@@ -15,8 +15,8 @@ from simulated.bandit import Softmax, logps
 
 from edgewise.learner.methods.batch import Batch
 from edgewise.learner.methods.method import Method, limit_lengths
-from edgewise.learner.sampling.given_answers import written
-from edgewise.learner.training.row_memory import drawn, remembered
+from edgewise.learner.sampling.given_answers import tokenize_answer
+from edgewise.learner.training.row_memory import select_fresh, update_memory
 from edgewise.learner.update import collate
 from edgewise.learner.update.gradient_step import UpdateConfig, update
 from edgewise.toolkit.groups.sampling.rollout_plan import OFFLINE_VERSION, SamplingRequest
@@ -26,7 +26,7 @@ from edgewise.toolkit.types import TokenizedTurn, Example, Group, Message, Plan,
 from edgewise.toolkit.util.seeds import derive_seed
 from tests.support.plans import play
 
-HOW = UpdateConfig(tokens=1 << 20)
+HOW = UpdateConfig(slice_tokens=1 << 20)
 
 
 class World(Protocol):
@@ -83,12 +83,12 @@ class Training:
         notes: list[Event] = []
         groups = play(self.method.plan(self._asked()), lambda request: "", notes)
         later = [group for note in notes if isinstance(note, GroupsDeferred) for group in note.groups]
-        known = collate.judged(collate.members(groups), self.method)
-        made = collate.batch(known)
+        known = collate.assign_credit(collate.collect_scored(groups), self.method)
+        made = collate.build_batch(known)
         if made is not None:
             self._update(made)
-        self.memory = remembered(self.method, self.memory, groups, known, later)
-        return drawn(groups)
+        self.memory = update_memory(self.method, self.memory, groups, known, later)
+        return select_fresh(groups)
 
     def finished(self) -> Softmax:
         """The policy when the budget is spent."""
@@ -117,12 +117,12 @@ class Training:
 
     def _give(self, example: Example, answer: str) -> Plan[Rollout]:
         yield from ()
-        encoded = written(self.policy, example, answer)
+        encoded = tokenize_answer(self.policy, example, answer)
         return replace(self.world.graded(example, said(example, answer, encoded)), version=OFFLINE_VERSION)
 
     def _update(self, made: Batch) -> None:
         rng = torch.Generator().manual_seed(derive_seed(self.seed, "update", self.number))
-        with mock.patch("edgewise.learner.update.gradient_step.logps", logps):
+        with mock.patch("edgewise.learner.update.gradient_step.compute_logps", logps):
             update(self.policy, self.optimizer, self.method, made, HOW, rng)
 
 

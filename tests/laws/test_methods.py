@@ -177,12 +177,12 @@ def test_ratios_are_to_the_policy_before_the_update(name) -> None:
     whole = batch(method, policy=OLD)
     fresh = replace(whole, columns={n: x for n, x in whole.columns.items() if n not in ("old_logp", "row")})
     now = OLD[whole.column("row"), : whole.mask.shape[1]]
-    parse_line = compute_losses(method, updating.tokens(whole, now))
+    parse_line = compute_losses(method, updating.build_loss_inputs(whole, now))
     assert not torch.allclose(whole.column("sampler_logp"), now)
-    assert torch.equal(compute_losses(method, updating.tokens(fresh, now)), parse_line)
+    assert torch.equal(compute_losses(method, updating.build_loss_inputs(fresh, now)), parse_line)
     if "sampler_logp" not in method.required_columns:
         far = fresh.with_columns(sampler_logp=fresh.column("sampler_logp") - 3)
-        assert torch.equal(compute_losses(method, updating.tokens(far, now)), parse_line)
+        assert torch.equal(compute_losses(method, updating.build_loss_inputs(far, now)), parse_line)
 
 
 # In float64 the sum of eight float32 is exact, that of eight times 0.1 is not.

@@ -134,8 +134,8 @@ PRINTED = {
         "reinforce_plus_plus": "1.65831 -.55277",
         "reinforce_plus_plus_baseline": "1.65831 -.55277",
     },
-    (0, 0, 0, 0): {each.name: "0 0" for each in ESTIMATORS},
-    (1, 1, 1, 1): {each.name: "0 0" for each in ESTIMATORS},
+    (0, 0, 0, 0): {estimator.name: "0 0" for estimator in ESTIMATORS},
+    (1, 1, 1, 1): {estimator.name: "0 0" for estimator in ESTIMATORS},
 }
 
 
@@ -192,8 +192,8 @@ def _gamma(i, logp, held):
 
 
 def _geometric(i, logp, held, low=0.4, high=0.4):
-    kept = [min(d, high) if SIGN[i] > 0 else max(d, -low) for d in _moved(i, logp)]
-    return [-math.exp(mean(kept)) * SIGN[i]] * len(logp)
+    bounded = [min(d, high) if SIGN[i] > 0 else max(d, -low) for d in _moved(i, logp)]
+    return [-math.exp(mean(bounded)) * SIGN[i]] * len(logp)
 
 
 def _plain(i, logp, held):
@@ -356,7 +356,7 @@ VESPO = {0.5: "1.1204 .3398", 1.0: "1 1", 1.5: ".5020 1.2416", 3.0: ".0223 .4945
 OVERLONG = {18000: "-.394531"}
 
 
-def printed(text: str) -> Iterator[tuple[float, float]]:
+def parse_printed(text: str) -> Iterator[tuple[float, float]]:
     """Numbers of a line, and how far the exact one may be: half of the last digit, and what rounding adds."""
     for word in text.split():
         digits = len(word.partition(".")[2])

@@ -29,13 +29,13 @@ class Case:
     """`found` gives the numbers that `printed` has, in order."""
 
     name: str
-    found: Callable[[], Any]
+    compute: Callable[[], Any]
     printed: str
 
     def pairs(self) -> Iterator[tuple[float, float, float]]:
         """What is found, what is printed, and how far apart the two may be: half of the last digit."""
-        found = np.atleast_1d(np.asarray(self.found(), np.float64)).ravel().tolist()
-        for number, word in zip(found, self.printed.split(), strict=True):
+        values = np.atleast_1d(np.asarray(self.compute(), np.float64)).ravel().tolist()
+        for number, word in zip(values, self.printed.split(), strict=True):
             digits = len(word.partition(".")[2])
             yield number, float(word), 0.51 * 10**-digits if 4 <= digits <= 5 else 1e-6
 
@@ -71,8 +71,8 @@ def descended(
 
 def extremes(part: Callable[[Table], Any], rewards: Numbers) -> list[float]:
     """The advantages of the first and of the last."""
-    found = part(group(rewards))
-    return [found[0], found[-1]]
+    values = part(group(rewards))
+    return [values[0], values[-1]]
 
 
 def clipped_by_sign(ratio: float, gain: float) -> float:
@@ -102,7 +102,7 @@ NGRPO = [
     Case("sum of advantages", lambda: advantage.calibrated(group([1, 0, 0, 0])).sum(), "-1.095443"),
     Case(
         "objective at ratio and sign",
-        lambda: [clipped_by_sign(*each) for each in SIGNS],
+        lambda: [clipped_by_sign(*pair) for pair in SIGNS],
         ".5 -.84 1.24 -1.24 1.24 -1.5",
     ),
 ]
@@ -129,8 +129,8 @@ def coded(lam: float) -> float:
 def weights(lengths: Numbers, lam: float) -> list[float]:
     """Of right answers; a wrong one is beside them."""
     n = len(lengths)
-    found = advantage.decoupled(group([1] * n + [0], length=[*lengths, 5]), limit=8192, lam=lam)
-    return found[:n].tolist()
+    values = advantage.decoupled(group([1] * n + [0], length=[*lengths, 5]), limit=8192, lam=lam)
+    return values[:n].tolist()
 
 
 def trust(kl: float) -> float:
@@ -165,24 +165,26 @@ DRPO = [
 J = [-0.5, -0.8, -1.0, -0.7, -0.6]
 
 
-def grao(rewards: Numbers, **how: Any) -> float:
-    gain = advantage.referred(group([*rewards, 1.0], anchor=[0] * 4 + [1]), **how)
+def grao(rewards: Numbers, **options: Any) -> float:
+    gain = advantage.referred(group([*rewards, 1.0], anchor=[0] * 4 + [1]), **options)
     x = sequences(J, gain.tolist())
     return -descended(losses.plain, x, token_weights.per_group)[0]
 
 
-def term(rewards: Numbers, part: str, **how: Any) -> float:
+def term(rewards: Numbers, part: str, **options: Any) -> float:
     """One of the objective's three terms."""
-    explore = grao(rewards, beta=0.0, lam=0.0, **how)
+    explore = grao(rewards, beta=0.0, lam=0.0, **options)
     if part == "explore":
         return explore
     alone = {"imitate": {"lam": 0.0}, "align": {"beta": 0.0}}[part]
-    return grao(rewards, **alone, **how) - explore
+    return grao(rewards, **alone, **options) - explore
 
 
 def buffered(gains: Numbers) -> Any:
     """Chances to be drawn first."""
-    runs = [rollout_plan.set_marks(Rollout("a", "solver", i, (), "stop"), stored=a) for i, a in enumerate(gains)]
+    runs = [
+        rollout_plan.set_marks(Rollout("a", "solver", i, (), "stop"), stored=a) for i, a in enumerate(gains)
+    ]
     return replay.sampling_probabilities(runs)
 
 
@@ -220,9 +222,9 @@ def rift_gain() -> list[float]:
     return advantage.standardised(group(RETURNS), eps=1e-5, ddof=0).tolist()
 
 
-def rift(**how: Any) -> list[float]:
+def rift(**options: Any) -> list[float]:
     x = sequences(LOGITS, rift_gain(), old=OLD_LOGITS)
-    return (-losses.enumerated(x, **how)).flatten().tolist()
+    return (-losses.enumerated(x, **options)).flatten().tolist()
 
 
 def rift_ratios() -> list[float]:

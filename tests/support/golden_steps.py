@@ -23,15 +23,20 @@ from tests.support.golden_seeds import Case, Numbers, extremes, group
 
 def steps(reward: Numbers, *rollouts: str, **columns: Any) -> Table:
     """Rollouts of one group; each a word for each of its steps."""
-    words = [word for each in rollouts for word in each.split()]
-    made = Table.from_arrays([0] * len(reward), reward, [i for i, each in enumerate(rollouts) for _ in each.split()])
-    found = {"state": ["root"] * len(words), "action": words, "observation": words, **columns}
+    words = [word for rollout in rollouts for word in rollout.split()]
+    table = Table.from_arrays(
+        [0] * len(reward), reward, [i for i, rollout in enumerate(rollouts) for _ in rollout.split()]
+    )
+    values = {"state": ["root"] * len(words), "action": words, "observation": words, **columns}
     return Table(
-        made.group,
-        made.reward,
-        made.rollout,
+        table.group,
+        table.reward,
+        table.rollout,
         {},
-        {name: np.asarray(x, np.float64 if name.endswith("reward") else object) for name, x in found.items()},
+        {
+            name: np.asarray(x, np.float64 if name.endswith("reward") else object)
+            for name, x in values.items()
+        },
     )
 
 
@@ -53,8 +58,8 @@ def clusters(find: Callable[..., Any], order: str, threshold: float) -> list[int
         "b": "you are in room 1 with a red cup",
         "c": "you are in room 9 with a red cup",
     }
-    found = find(np.zeros(3, int), [text[each] for each in order], threshold).tolist()
-    by_name = dict(zip(order, found, strict=True))
+    values = find(np.zeros(3, int), [text[name] for name in order], threshold).tolist()
+    by_name = dict(zip(order, values, strict=True))
     return [int(by_name[x] == by_name[y]) for x, y in ("ab", "bc", "ac")]
 
 
@@ -68,8 +73,8 @@ CIRCLE = ("go stay stay stay", "go stay stay win")
 OWN, PARTNER = np.array([1, -1, 0.5]), np.array([0.5, -0.5, 1])
 
 
-def shaped(**how: Any) -> Any:
-    return step_credit.shaped_by_partner(OWN, PARTNER, np.zeros(3, int), 1.0, 0.9, **how)
+def shaped(**options: Any) -> Any:
+    return step_credit.shaped_by_partner(OWN, PARTNER, np.zeros(3, int), 1.0, 0.9, **options)
 
 
 GAME = steps(
@@ -147,7 +152,7 @@ def sharpened() -> Any:
     return advantage.sharpened(group([1, 0, 1, 0], mean_logp=[-0.20, -0.40, -0.90, -0.30]))
 
 
-def curriculum(rewards: Numbers, choices: Sequence[float], **how: Any) -> float:
+def curriculum(rewards: Numbers, choices: Sequence[float], **options: Any) -> float:
     n = len(rewards)
     batch = Batch.from_lists(
         [(1,)] * n,
@@ -158,17 +163,21 @@ def curriculum(rewards: Numbers, choices: Sequence[float], **how: Any) -> float:
         rollout=list(range(n)),
         choice=[float(c) for c in choices],
     )
-    return float(token_weights.curriculum(batch, **how)[0, 0] / token_weights.per_sequence(batch)[0, 0])
+    return float(token_weights.curriculum(batch, **options)[0, 0] / token_weights.per_sequence(batch)[0, 0])
 
 
-def letters(text: str, **how: Any) -> float:
+def letters(text: str, **options: Any) -> float:
     """Answers of a group to a puzzle whose answer is A."""
-    return curriculum([float(c == "A") for c in text], [ord(c) for c in text], options=6, **how)
+    return curriculum([float(c == "A") for c in text], [ord(c) for c in text], options=6, **options)
 
 
 TILES = [0.25, 1, 0.5, 0.25, 0.25, 0, 0.5, 0.25]
 VADE = [
-    Case("gain", lambda: row_selection.information_gain(np.array([0.13, 0.32, 0.90])), "0.098397 0.147968 0.009000"),
+    Case(
+        "gain",
+        lambda: row_selection.information_gain(np.array([0.13, 0.32, 0.90])),
+        "0.098397 0.147968 0.009000",
+    ),
     Case("a visit", p(remembered, 0.1, 8.4, 1), "1.02 8.68"),
     Case("another visit", p(remembered, 2.7, 5.3, 4), "4.54 5.06"),
     Case("no visit", p(remembered, 9.0, 0.2, None), "8.991 .1998"),

@@ -11,7 +11,7 @@ E rows.
 
 import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any, Generic, Protocol, TypeVar
 
 import numpy as np
@@ -88,17 +88,8 @@ class Choice(Generic[V]):
 
     def to_json(self) -> dict[str, Any]:
         """Return plain data for the step's record."""
-        verdict = self.verdict
-        return {
-            "winner": self.winner,
-            "accepted": verdict.accepted,
-            "difference": verdict.difference,
-            "rows": verdict.rows,
-            "p": verdict.p,
-            "level": verdict.level,
-            "worse": list(verdict.worse),
-            "means": dict(self.means),
-        }
+        verdict = asdict(self.verdict) | {"worse": list(self.verdict.worse)}
+        return {"winner": self.winner, **verdict, "means": dict(self.means)}
 
     def summary(self) -> str:
         """Return one phrase for people."""

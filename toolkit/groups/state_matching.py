@@ -141,8 +141,8 @@ class _TextMatcher:
         length = len(self.texts[i])
         ones = free = (1 << length) - 1
         for letter in self.texts[j]:
-            taken = free & self.masks[i].get(letter, 0)
-            free = ((free + taken) | (free - taken)) & ones
+            matches = free & self.masks[i].get(letter, 0)
+            free = ((free + matches) | (free - matches)) & ones
         longest = length - free.bit_count()
 
         total = length + len(self.texts[j])

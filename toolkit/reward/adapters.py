@@ -96,9 +96,9 @@ def adapt_function(
         # Check the arguments before the call: a TypeError of the function itself would look the same.
         metrics: Metrics = {}
         arguments, keywords = style.arguments(parameters, example, rollout, metrics)
-        given = {*list(parameters)[: len(arguments)], *keywords}
+        filled = {*list(parameters)[: len(arguments)], *keywords}
         missing = [
-            key for key, parameter in parameters.items() if _is_required(parameter) and key not in given
+            key for key, parameter in parameters.items() if _is_required(parameter) and key not in filled
         ]
         if missing:
             raise RewardError(
@@ -338,30 +338,30 @@ def _match_parameters(parameters: Parameters) -> dict[str, str]:
     """
     # Reversed, so that the first meaning that lists a name wins: "answer" is an answer, though targets have it too.
     known = {name: meaning for meaning in reversed(PLAIN) for name in PLAIN[meaning]}
-    taken = {
+    guesses = {
         name: known.get(name)
         for name, parameter in parameters.items()
         if _is_required(parameter) or name in known
     }
-    if any(name in FOREIGN for name in taken):
+    if any(name in FOREIGN for name in guesses):
         return {}
 
     # Decide what names leave open: f(x, y) is answer and target; f(response, answer) has the target last.
-    if list(taken.values()).count("answer") > 1 and "answer" in taken:
-        taken["answer"] = "target"
-    unclear = [name for name, meaning in taken.items() if meaning is None]
-    targets = [name for name, meaning in taken.items() if meaning == "target"]
-    if "answer" not in taken.values():
-        chosen = unclear[:1] or (targets[:1] if len(targets) > 1 or len(taken) == 1 else [])
-        taken.update(dict.fromkeys(chosen, "answer"))
+    if list(guesses.values()).count("answer") > 1 and "answer" in guesses:
+        guesses["answer"] = "target"
+    unclear = [name for name, meaning in guesses.items() if meaning is None]
+    targets = [name for name, meaning in guesses.items() if meaning == "target"]
+    if "answer" not in guesses.values():
+        positional = unclear[:1] or (targets[:1] if len(targets) > 1 or len(guesses) == 1 else [])
+        guesses.update(dict.fromkeys(positional, "answer"))
         unclear = unclear[1:]
-    if "target" not in taken.values():
-        taken.update(dict.fromkeys(unclear[:1], "target"))
+    if "target" not in guesses.values():
+        guesses.update(dict.fromkeys(unclear[:1], "target"))
 
     # Arguments are positional, so nothing after a parameter without a meaning can be filled.
     meanings: dict[str, str] = {}
     for name, parameter in parameters.items():
-        meaning = taken.get(name)
+        meaning = guesses.get(name)
         if meaning is None:
             if _is_required(parameter):
                 return {}

@@ -182,10 +182,12 @@ def _check_group_scores(name: str, grade_group: GradeGroup) -> GradeGroup:
     def checked(example: Example, rollouts: Sequence[Rollout], judge_model: str) -> Plan[list[Score]]:
         # The context manager spans the yields of the plan: errors of model calls are named too.
         with as_reward_error(name, example.id):
-            graded = yield from grade_group(example, [run for run in rollouts if not run.failed], judge_model)
-        for score in graded:
+            group_scores = yield from grade_group(
+                example, [run for run in rollouts if not run.failed], judge_model
+            )
+        for score in group_scores:
             _check_part_names(name, score)
-        scores = iter(graded)
+        scores = iter(group_scores)
         return [_failed_score(run) if run.failed else next(scores) for run in rollouts]
 
     return checked

@@ -74,9 +74,9 @@ def to_examples(rows: Sequence[Row], layout: Layout, source: str) -> list[Source
             raise TaskError(
                 f"fields would hide the column {new!r} of {source}; choose another name for {old!r}"
             )
-    taken = set(layout.fields.values())
+    old_names = set(layout.fields.values())
     renamed = [
-        {name: value for name, value in row.items() if name not in taken}
+        {name: value for name, value in row.items() if name not in old_names}
         | {new: row[old] for new, old in layout.fields.items() if old in row}
         for row in rows
     ]

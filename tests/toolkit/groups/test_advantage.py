@@ -83,7 +83,7 @@ def test_golden_values_of_a_group() -> None:
 def test_estimators_match_public_code_and_formulas(rewards, estimator) -> None:
     result = estimator.part(Table.from_arrays([0] * 4, rewards, length=[3] * 4))
     for end, (number, room) in zip(
-        (0, 3), golden.printed(golden.PRINTED[rewards].get(estimator.name, "")), strict=False
+        (0, 3), golden.parse_printed(golden.PRINTED[rewards].get(estimator.name, "")), strict=False
     ):
         assert result[end] == pytest.approx(number, abs=room)
     if len(set(rewards)) > 1:

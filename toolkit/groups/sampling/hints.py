@@ -44,7 +44,8 @@ def explored(
     vectors: dict[str, Any] = {}
     solved = [example.question for example in request.memory.worked.values()]
     if request.embed is not None and solved:
-        texts = list(dict.fromkeys([*map(_question, rows), *solved]))
+        questions = [row.messages[-1].content if row.messages else "" for row in rows]
+        texts = list(dict.fromkeys([*questions, *solved]))
         vectors = dict(zip(texts, (yield from request.embed(texts)), strict=True))
 
     def similarity(one: str, other: str) -> float:
@@ -182,7 +183,7 @@ def add_solved_examples(
     example: Example, memory: Memory, shots: int, similarity: Similarity = word_overlap
 ) -> Example:
     """Return the row with the `shots` most similar solved ones before its question, unchanged if none is similar."""
-    question = _question(example)
+    question = example.messages[-1].content if example.messages else ""
     candidates = [
         (-similarity(question, solved.question), id, solved)
         for id, solved in memory.worked.items()
@@ -199,7 +200,3 @@ def add_solved_examples(
 
 def _is_solved(rollout: Rollout, full: float = FULL_REWARD) -> bool:
     return bool(rollout.score and rollout.score.valid and rollout.score.value >= full)
-
-
-def _question(example: Example) -> str:
-    return example.messages[-1].content if example.messages else ""

@@ -233,8 +233,8 @@ def allocate(
         ]
         if not ranks:
             break
-        *_, chosen = min(ranks)
-        counts[chosen] += 1
+        *_, example = min(ranks)
+        counts[example] += 1
     return tuple(now - before for now, before in zip(counts, start, strict=True))
 
 
@@ -267,11 +267,11 @@ def sample_in_phases(
         share = left // (phases - 1) + (phase < left % (phases - 1))
         rewards = [Group(e, "", rollouts).rewards for e, rollouts in zip(examples, by_example, strict=True)]
         counts = allocate(rewards, share, most, sample_counts=[len(rollouts) for rollouts in by_example])
-        chosen = [i for i, count in enumerate(counts) if count]
-        targets = {i: rewrite(examples[i], by_example[i]) if rewrite else examples[i] for i in chosen}
+        indices = [i for i, count in enumerate(counts) if count]
+        targets = {i: rewrite(examples[i], by_example[i]) if rewrite else examples[i] for i in indices}
         # A phase waits for all rollouts of the one before, so the allocation depends on rewards alone.
-        batches = yield [sample_rollouts(targets[i], len(by_example[i]), counts[i]) for i in chosen]
-        for i, batch in zip(chosen, batches, strict=True):
+        batches = yield [sample_rollouts(targets[i], len(by_example[i]), counts[i]) for i in indices]
+        for i, batch in zip(indices, batches, strict=True):
             by_example[i] = (*by_example[i], *batch)
     return by_example
 
@@ -279,11 +279,11 @@ def sample_in_phases(
 def study_until_signal(
     queue: Sequence[Example],
     study: Callable[[Example], Plan[T]],
-    wanted: int,
+    n_wanted: int,
     has_signal: Callable[[T], bool],
 ) -> Plan[list[T]]:
     """
-    Study examples until `wanted` of them have signal, or the queue is empty; return all studies in queue order.
+    Study examples until `n_wanted` of them have signal, or the queue is empty; return all studies in queue order.
 
     `has_signal` must test exact inequality, such as `Group.is_mixed`, never a mean. See `study_in_waves` for the order.
     """
@@ -291,23 +291,23 @@ def study_until_signal(
     def study_wave(examples: Sequence[Example]) -> Plan[list[T]]:
         return (yield [study(example) for example in examples])
 
-    return (yield from study_in_waves(queue, study_wave, wanted, has_signal))
+    return (yield from study_in_waves(queue, study_wave, n_wanted, has_signal))
 
 
 def study_in_waves(
     queue: Sequence[Example],
     study_wave: Callable[[Sequence[Example]], Plan[list[T]]],
-    wanted: int,
+    n_wanted: int,
     has_signal: Callable[[T], bool],
 ) -> Plan[list[T]]:
     """
     Do the same as `study_until_signal` with examples that are studied together: `study_wave` receives a whole wave.
 
-    A wave is as many of the queue as are still wanted, and the next one waits for all of it.
+    A wave is as many of the queue as are still needed, and the next one waits for all of it.
     """
     # Waiting makes the choice of examples depend on rewards alone, never on the order in which replies arrive.
     studies: list[T] = []
     waiting = iter(queue)
-    while wave := tuple(islice(waiting, wanted - sum(map(has_signal, studies)))):
+    while wave := tuple(islice(waiting, n_wanted - sum(map(has_signal, studies)))):
         studies += yield from study_wave(wave)
     return studies
