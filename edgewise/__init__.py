@@ -7,8 +7,8 @@ Improve a language model by experience, graph or weights from the same rows, rew
     result = edgewise.improve(task, model="openai/gpt-4o-mini", limits=edgewise.Limits(usd=5))
 
 `improve` learns lessons for the prompt, `design` searches for a graph of agents, `train` trains weights. Each has an
-async twin (`aimprove`, `adesign`, `atrain`), and so have `evaluate`, `compare`, `absorb` and `adopt`. A name is imported
-when it is first used.
+async twin (`aimprove`, `adesign`, `atrain`), and so have `evaluate`, `compare`, `absorb` and `adopt`. A name is
+imported when it is first used.
 """
 
 from importlib import import_module

@@ -12,9 +12,11 @@ from edgewise.toolkit.run.config import Config, split_words
 class LessonConfig(Config):
     """Settings of every run that learns lessons: one library (`ExperienceConfig`), or two (`mas.two_level.config`)."""
 
+    # The model that writes lessons.
     distiller: str = Field("", description="model that writes lessons; by default the model itself")
     distiller_temperature: float | None = Field(0.0, ge=0, description="temperature of the distiller")
     distiller_max_tokens: int = Field(16_384, ge=1, description="maximum tokens of a reply of the distiller")
+    # Sampling: the paper's numbers, 3 epochs of 100 rows with 5 rollouts each.
     epochs: int = Field(3, ge=1, description="passes over the training rows")
     batch_size: int = Field(100, ge=1, description="rows per step")
     group_size: int = Field(5, ge=1, description="rollouts per row; with 1, every rollout is learnt from")
@@ -46,6 +48,7 @@ class LessonConfig(Config):
     anchors: tuple[str, ...] = Field(
         (), description="ids of training or validation rows whose reward may not drop"
     )
+    # The library.
     guards: bool = Field(
         True, description="check lessons for copied rows, prompt injection, secrets and personal data"
     )

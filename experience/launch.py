@@ -72,6 +72,7 @@ def prepare_evaluation(
     layers = (shared_settings([*artifacts.values()]), task.settings, shared_settings(trained), settings)
     spec = ExperienceSpec(task, resolve_config(ExperienceConfig, *layers))
 
+    # Every arm answers the same rows with the same seeds, so that differences are paired.
     arms: dict[str, Library | MeasureArm] = {"unchanged": Library()}
     sequential = []
     for source in sources:
@@ -95,6 +96,7 @@ def prepare_evaluation(
 
 def run_weights(artifact: Artifact) -> MeasureArm:
     """Return how to run trained weights, with the judge of the other arms; afterwards their memory is released."""
+    # The version names the arm's rollouts, so that two trained models are never taken for one.
     model = artifact.model_in_use
     version = hash_text(dump_json(dict(artifact.files)), 12)
 

@@ -7,7 +7,7 @@ from typing import Any
 from edgewise.learner.forecast import forecast
 from edgewise.learner.hardware.process_group import join_process_group
 from edgewise.learner.spec import WeightsSpec
-from edgewise.learner.training.distributed_engine import follow, leading
+from edgewise.learner.training.distributed_engine import follow, lead
 from edgewise.learner.training.engine import Engine
 from edgewise.learner.training.loop import learn
 from edgewise.toolkit.budget.ledger import Limits
@@ -38,13 +38,14 @@ async def atrain(
     file. `run` is a directory; an existing run is resumed. If a launcher starts several processes, all of them train
     together, process 0 alone writes, and each returns the same. Raises the errors of `toolkit.errors`.
     """
+    # Every process reads the task and checks it, so that all of them refuse the same mistakes.
     spec = WeightsSpec.from_settings(task, merge_keywords(model, limits, settings))
     prepare(spec).check_limits()
     group = join_process_group()
     if group.rank:
-        return follow(group).outcome()
-    with leading(group) as leader:
-        leader.result = await prepare(spec, leader.make).execute(run, on_event=on_event)
+        return follow(group).get_result()
+    with lead(group) as leader:
+        leader.result = await prepare(spec, leader.make_engine).execute(run, on_event=on_event)
         return leader.result
 
 

@@ -26,12 +26,14 @@ class WeightsConfig(Config):
         "monitor",
     }
 
+    # The method: a value made of parts, one for each axis (docs/methods.md).
     model: str = Field("torch/smollm2-135m", description="model to train")
     method: str = Field("grpo", description="training method; `edgewise methods` lists them")
     overrides: tuple[str, ...] = Field(
         (),
         description='changes of the method, such as "loss.high=0.28" or "loss=plain"; --set loss.high=0.28 adds one',
     )
+    # Sampling.
     steps: int = Field(50, ge=0, description="training steps")
     batch_size: int = Field(8, ge=1, description="rows per step")
     group_size: int = Field(8, ge=1, description="rollouts per row")
@@ -40,6 +42,7 @@ class WeightsConfig(Config):
     )
     temperature: float | None = Field(1.0, gt=0, description="temperature of rollouts while learning")
     max_tokens: int = Field(256, ge=1, description="maximum tokens of a reply in a rollout")
+    # The optimizer, AdamW. A learning rate of 1e-5 suits all weights; LoRA has few, which must move further.
     lr: float | None = Field(None, gt=0, description="learning rate; by default 1e-5, or 2e-4 with LoRA")
     schedule: Schedule = Field(
         "constant",
@@ -51,6 +54,7 @@ class WeightsConfig(Config):
     clip: float = Field(1.0, gt=0, description="maximum norm of a gradient")
     lora: int = Field(0, ge=0, description="rank of LoRA; 0 trains all weights")
     lora_alpha: float | None = Field(None, gt=0, description="alpha of LoRA; by default twice the rank")
+    # The machine.
     device: str = Field("auto", description='"cuda", "cpu" or "auto"')
     dtype: Literal["auto", "float32", "bfloat16"] = Field("auto", description="precision of the forward pass")
     checkpointing: bool = Field(
@@ -66,6 +70,7 @@ class WeightsConfig(Config):
     slice_tokens: int = Field(
         8192, ge=1, description="tokens of one forward pass; halved automatically when memory runs out"
     )
+    # A separate server that samples (docs/launch.md).
     staleness: int = Field(
         0, ge=0, description="maximum steps between the weights that sampled and those trained"
     )
@@ -75,6 +80,7 @@ class WeightsConfig(Config):
     sampler: str = Field(
         "", description="server that samples, http://host:port/v1#NAME; by default this process samples"
     )
+    # Safety.
     save_every: int = Field(10, ge=1, description="steps between two checkpoints")
     embedder: str = Field(
         "", description="model whose embeddings find similar solved rows (xrpo); by default common words"

@@ -18,6 +18,7 @@ def forecast(spec: WeightsSpec, *, arms: int = 2, lessons: int = 0) -> Forecast:
     rollouts = config.steps * min(config.batch_size, len(task.train)) * config.group_size
     measuring = arms * len(task.test) * config.samples
     calls = {"rollouts": rollouts, "measuring": measuring}
+    # A relative reward ranks a group in one call.
     if task.reward.asks:
         calls["judge"] = measuring + (rollouts // config.group_size if task.reward.relative else rollouts)
     prompt, reply = estimate_tokens(task, config)

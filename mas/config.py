@@ -21,6 +21,7 @@ DEPLOYMENT = ("turns", "calling", *LIMITS)
 class GraphConfig(Config):
     """All settings of `edgewise improve --by graph`."""
 
+    # What graphs are made of.
     designer: str = Field(
         "", description="model that designs graphs and roles, for search=evolution or lessons and for recruit"
     )
@@ -33,12 +34,14 @@ class GraphConfig(Config):
         ge=0,
         description="maximum roles that a model may propose; each must improve the reward to be admitted",
     )
+    # The search.
     search: Search = Field("hrpo", description="search method for graphs")
     agents: int = Field(4, ge=1, le=32, description="maximum agents in a graph")
     encoder: str = Field("auto", description='encoder of queries: "minilm", "hashing", or an embedding model')
     steps: int = Field(6, ge=1, description="steps of the search")
     batch_size: int = Field(8, ge=1, description="rows per step")
     group_size: int = Field(8, ge=2, description="graphs per row and step")
+    # The reward of a graph: quality - cost_weight * cost - rationality_weight * share of useless parts.
     cost_weight: float = Field(
         0.02, ge=0, description="penalty on tokens beyond those of one agent, in multiples of them"
     )
@@ -52,10 +55,12 @@ class GraphConfig(Config):
         True,
         description="also grade answers of inner agents, without extra calls; off if the reward asks a model",
     )
+    # Ablations of HRPO, and its parameters.
     action_reward: bool = Field(True, description="ablation: reward single actions of the construction")
     group_advantage: bool = Field(True, description="ablation: compare whole graphs within a group")
     exemption: int = Field(2, ge=0, description="actions that are exempt from the cost of an action")
     joint: bool = Field(True, description="ablation: one joint policy for roles and edges")
+    # The gate: a design must beat one agent on validation rows.
     gate: Literal["on", "off"] = Field(
         "on",
         description='"on" accepts a design only if it scores better on validation rows; "off" accepts what the '
@@ -65,6 +70,7 @@ class GraphConfig(Config):
         0.05, gt=0, lt=1, description="probability that a run accepts a design that is no better"
     )
     gate_rows: int = Field(200, ge=1, description="maximum validation rows for comparing candidates")
+    # Limits of one graph run, which an artefact keeps for later use.
     node_seconds: float = Field(300.0, gt=0, description="timeout of one agent in a graph, in seconds")
     graph_calls: int | None = Field(64, ge=1, description="maximum calls of one graph run")
     graph_tokens: int | None = Field(None, ge=1, description="maximum tokens of one graph run")

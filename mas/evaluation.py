@@ -54,6 +54,7 @@ def run_graphs(
     design: Design, roles: Roles, own: Mapping[str, Any], lessons: ExperienceSpec
 ) -> Plan[list[Group]]:
     """Run a design on the test rows, with the model, the settings and the judge of the other arms."""
+    # The same model, limits and judge as the other arms; only the graph's own settings differ.
     task = lessons.task
     shared = {name: getattr(lessons.config, name) for name in Config.model_fields}
     from_file = {key: value for key, value in task.graph.items() if key == "roles_file"}

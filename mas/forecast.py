@@ -86,8 +86,8 @@ def forecast_two_levels(spec: TwoLevelSpec) -> Forecast:
     """
     Forecast learning at two levels without calling a model.
 
-    Counts as if every planner called its sub-agents as often as it may, and every comparison had signal. Raises TaskError
-    for a task without training rows.
+    Counts as if every planner called its sub-agents as often as it may, and every comparison had signal. Raises
+    TaskError for a task without training rows.
     """
     task, config = spec.task, spec.config
     if not task.train:

@@ -1,4 +1,4 @@
-"""`edgewise library`: show, log, diff, export, rollback, lock, import and merge. LIB: see `experience.store.reference`."""
+"""`edgewise library`: show, log, diff, export, rollback, lock, import, merge. LIB: see `experience.store.reference`."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field, replace

@@ -7,8 +7,8 @@ from typing import Any, ClassVar
 from edgewise.learner.absorption.api import prepare
 from edgewise.learner.absorption.spec import AbsorbSpec
 from edgewise.learner.hardware.process_group import SIZE_VARIABLES, read_launcher_variable
-from edgewise.learner.monitoring.report import result_lines
-from edgewise.learner.monitoring.retention import kept
+from edgewise.learner.monitoring.report import render_result
+from edgewise.learner.monitoring.retention import measure_retention
 from edgewise.toolkit.cli.output import ImproveCommand, ImproveOutput, check_models
 from edgewise.toolkit.errors import ConfigError
 from edgewise.toolkit.run.launch import PreparedRun
@@ -23,6 +23,7 @@ class AbsorbCommand(ImproveCommand):
     def __init__(
         self, task: Path, library: str, options: Mapping[str, Any], settings: Sequence[str], price: str | None
     ):
+        # The loop of `absorb` has no distributed engine.
         if read_launcher_variable(SIZE_VARIABLES) > 1:
             raise ConfigError("absorb runs in one process: start it without a launcher.")
         super().__init__(task, options, settings, price)
@@ -36,7 +37,7 @@ class AbsorbCommand(ImproveCommand):
 
     def render(self, result: Result) -> ImproveOutput:
         """Return the evaluation, the share of the lessons' gain that the weights retain, and the costs."""
-        lines, retention = result_lines(result), kept(result.evidence)
+        lines, retention = render_result(result), measure_retention(result.evidence)
         # The last two lines name the artefact and the report.
         lines = [*lines[:-2], str(retention), *lines[-2:]]
         return ImproveOutput(lines, {**result.to_json(), "kept": retention.to_json()}, result.improved)

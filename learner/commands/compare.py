@@ -10,16 +10,16 @@ from pathlib import Path
 from typing import Any
 
 from edgewise.learner.commands.improve import follow_leader
-from edgewise.learner.comparison.lineup import Lineup, foreseen
-from edgewise.learner.comparison.lineup import lineup as build_lineup
-from edgewise.learner.comparison.results import Compared
+from edgewise.learner.comparison.lineup import Lineup, forecast_lineup
+from edgewise.learner.comparison.lineup import build_lineup as build_lineup
+from edgewise.learner.comparison.results import ComparisonResult
 from edgewise.learner.comparison.runner import run_comparison
 from edgewise.learner.hardware.process_group import (
     RANK_VARIABLES,
     join_process_group,
     read_launcher_variable,
 )
-from edgewise.learner.training.distributed_engine import leading
+from edgewise.learner.training.distributed_engine import lead
 from edgewise.toolkit.cli.models import pull_missing
 from edgewise.toolkit.cli.output import Output, check_models, collect_settings
 from edgewise.toolkit.cli.progress import announce, show_progress
@@ -60,21 +60,21 @@ class CompareCommand:
             raise SystemExit
         lineup = self.build_lineup()
         data = {
-            **asdict(foreseen(lineup)),
+            **asdict(forecast_lineup(lineup)),
             "runs": [run.name for run in lineup.runs],
-            "left": len(lineup.left),
+            "left": len(lineup.pending_runs),
         }
         return Output([describe(lineup.task), "", *render_plan(lineup)], data)
 
-    def compare(self) -> Compared:
+    def compare(self) -> ComparisonResult:
         """Execute the runs that are left, and return the result of all."""
         group = join_process_group()
         if group.rank:
             raise SystemExit(follow_leader(group))
-        with leading(group) as leader:
+        with lead(group) as leader:
             lineup = self.build_lineup()
             announce(render_plan(lineup))
-            config = lineup.runs[0].job.config
+            config = lineup.runs[0].spec.config
             pull_missing(config.model, *config.models)
             result = asyncio.run(run_comparison(lineup, leader, show_progress()))
         explain_exit_code(result)
@@ -83,7 +83,7 @@ class CompareCommand:
     def build_lineup(self) -> Lineup:
         """Build the lineup, and check the models that all its runs share."""
         lineup = self._build(Task.read(self._task_path))
-        check_models(lineup.runs[0].job.config)
+        check_models(lineup.runs[0].spec.config)
         return lineup
 
 
@@ -92,22 +92,23 @@ def render_plan(lineup: Lineup) -> Iterator[str]:
     number, methods = len(lineup.runs), ", ".join(contender.name for contender in lineup.contenders)
     seeds = number // len(lineup.contenders)
     yield f"{number} runs, one after the other, in {lineup.path}: {methods}; seeds of each: {seeds}"
-    if len(lineup.left) < number:
-        yield f"{number - len(lineup.left)} of them are done and stay as they are"
-    forecast = foreseen(lineup)
+    if len(lineup.pending_runs) < number:
+        yield f"{number - len(lineup.pending_runs)} of them are done and stay as they are"
+    forecast = forecast_lineup(lineup)
     yield from forecast.lines()
 
+    # Limits of the whole comparison.
     limits = [f"{name} {most:,}" for name, most in asdict(lineup.limits).items() if most is not None]
     if limits:
         yield f"limits for all runs together, each of which may use 1/{number}: {', '.join(limits)}"
     if lineup.limits.minutes is not None and forecast.minutes > lineup.limits.minutes:
         yield f"{lineup.limits.minutes:,g} minutes are likely to be too few, and what is not done then is left out"
 
-    # Adapters are small. The size of a model that is not on this machine is unknown.
-    spec = lineup.runs[0].job
-    parameters = 0 if spec.config.lora or not lineup.left else count_parameters(spec.weights)
+    # Disk. Adapters are small. The size of a model that is not on this machine is unknown.
+    spec = lineup.runs[0].spec
+    parameters = 0 if spec.config.lora or not lineup.pending_runs else count_parameters(spec.weights)
     if parameters:
-        need = parameters * (TRAINING_BYTES + FINISHED_BYTES * (len(lineup.left) - 1))
+        need = parameters * (TRAINING_BYTES + FINISHED_BYTES * (len(lineup.pending_runs) - 1))
         existing = next(path for path in (lineup.path, *lineup.path.absolute().parents) if path.exists())
         free = shutil.disk_usage(existing).free
         short = ", which is more than there is: --set lora=16 needs next to none" if need > free else ""
@@ -118,6 +119,7 @@ def count_parameters(name: str) -> int:
     """Return the number of parameters of a model by the headers of its files; 0 if it is not on this machine."""
     from safetensors import safe_open
 
+    # An embedded model is dequantized into the cache when it is first trained.
     dequantized = () if "/" in name else (cache_dir() / "torch").glob(f"{name}-*")
     folders = (Path(name).expanduser(), *dequantized)
     folder = next((folder for folder in folders if (folder / "config.json").is_file()), None)
@@ -128,7 +130,7 @@ def count_parameters(name: str) -> int:
     return total
 
 
-def explain_exit_code(result: Compared) -> None:
+def explain_exit_code(result: ComparisonResult) -> None:
     """Print on standard error why the exit code is not 0."""
     stopped = [run for run in result.runs if run.code == result.exit_code]
     if result.exit_code == LimitReached.exit_code:

@@ -11,9 +11,9 @@ from edgewise.learner.hardware.process_group import (
     join_process_group,
     read_launcher_variable,
 )
-from edgewise.learner.monitoring.report import result_lines
+from edgewise.learner.monitoring.report import render_result
 from edgewise.learner.spec import WeightsSpec
-from edgewise.learner.training.distributed_engine import follow, leading
+from edgewise.learner.training.distributed_engine import follow, lead
 from edgewise.learner.training.engine import Engine
 from edgewise.toolkit.cli.output import ImproveCommand, ImproveOutput, Output, check_models
 from edgewise.toolkit.cli.progress import announce
@@ -46,20 +46,22 @@ class ImproveWeights(ImproveCommand):
 
     def improve(self, run: Path | None, replay: Path | None = None, lib: str | None = None) -> ImproveOutput:
         """Train with all processes that a launcher started, and return what is printed."""
+        # Followers have no settings of their own: the leader sends them work.
         group = join_process_group()
         if group.rank:
             raise SystemExit(follow_leader(group))
-        with leading(group) as leader:
+        with lead(group) as leader:
             if replay:
                 raise ConfigError(
                     "--replay answers from a journal; weights are trained, not asked: leave it out."
                 )
-            self._make = leader.make
+            # With several processes the leader's engine runs every update on all of them.
+            self._make = leader.make_engine
             return super().improve(run, lib=lib)
 
     def render(self, result: Result) -> ImproveOutput:
         """Return the evaluation, the method and the costs."""
-        return ImproveOutput(result_lines(result), result.to_json(), result.improved)
+        return ImproveOutput(render_result(result), result.to_json(), result.improved)
 
 
 def follow_leader(group: ProcessGroup) -> int:

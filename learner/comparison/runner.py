@@ -13,13 +13,13 @@ from pathlib import Path
 from typing import Any
 
 from edgewise.learner.comparison import report
-from edgewise.learner.comparison.lineup import FAILED, Lineup, Planned
-from edgewise.learner.comparison.lineup import lineup as build_lineup
-from edgewise.learner.comparison.results import Compared, End, compared
+from edgewise.learner.comparison.lineup import FAILURE_FILE, Lineup, PlannedRun
+from edgewise.learner.comparison.lineup import build_lineup as build_lineup
+from edgewise.learner.comparison.results import ComparisonResult, FailedRun, read_results
 from edgewise.learner.hardware.process_group import join_process_group
-from edgewise.learner.monitoring.budget_stop import Saving
+from edgewise.learner.monitoring.budget_stop import BudgetStop
 from edgewise.learner.monitoring.collapse import mean
-from edgewise.learner.training.distributed_engine import Leader, follow, leading
+from edgewise.learner.training.distributed_engine import Leader, follow, lead
 from edgewise.learner.training.loop import CHECKPOINTS, PUSHED, learn
 from edgewise.toolkit.budget.ledger import Limits
 from edgewise.toolkit.errors import EdgewiseError, Hopeless, JournalError, LimitReached
@@ -30,7 +30,9 @@ from edgewise.toolkit.task.task import Task
 from edgewise.toolkit.tracking.events import Event, OnEvent, StageStarted, ignore_event
 
 
-async def run_comparison(lineup: Lineup, leader: Leader, on_event: OnEvent = ignore_event) -> Compared:
+async def run_comparison(
+    lineup: Lineup, leader: Leader, on_event: OnEvent = ignore_event
+) -> ComparisonResult:
     """
     Execute the runs that are left; tables and report are written anew after each.
 
@@ -38,36 +40,39 @@ async def run_comparison(lineup: Lineup, leader: Leader, on_event: OnEvent = ign
     run that fails becomes a line of the result, and the others go on. Raises what would end every run: Interrupted,
     ProviderDown, LostProcess, and errors of the journal.
     """
+    # Written first: a comparison whose runs are all done still renews its tables.
     directory.ensure_directory(lineup.path)
-    failures: dict[Path, End] = {}
+    failures: dict[Path, FailedRun] = {}
     result = write_results(lineup, failures)
     for number, run in enumerate(lineup.runs, 1):
-        if run.left:
+        if run.is_pending:
             stage = f"run {number} of {len(lineup.runs)}: {run.name}"
             if seconds := [past.seconds for past in result.runs if past.ended]:
-                stage += f"; about {mean(seconds) * len(lineup.left) / 60:.0f} minutes to go"
+                stage += f"; about {mean(seconds) * len(lineup.pending_runs) / 60:.0f} minutes to go"
             on_event(StageStarted(stage))
             if failure := await execute_one(run, leader, on_event, lineup.path):
                 failures[run.path] = failure
             # The model of one run must leave the memory before the next one loads its own.
             gc.collect()
             result = write_results(lineup, failures)
-        if run.ended:
+        if run.is_finished:
             for name in (CHECKPOINTS, PUSHED):
                 shutil.rmtree(run.path / name, ignore_errors=True)
     return result
 
 
-async def execute_one(run: Planned, leader: Leader, on_event: OnEvent, root: Path) -> End | None:
+async def execute_one(run: PlannedRun, leader: Leader, on_event: OnEvent, root: Path) -> FailedRun | None:
     """Execute one run; return how it ended if that was not with an evaluation."""
-    spec, saving = run.job, Saving(run.job)
+    spec, saving = run.spec, BudgetStop(run.spec)
 
     def observe(event: Event) -> None:
         saving.on_event(event)
         on_event(event)
 
     # The lineup has checked the limits of all runs before the first one began.
-    prepared = PreparedRun(spec.task, spec.config, None, lambda path: learn(spec, path, leader.make, saving))
+    prepared = PreparedRun(
+        spec.task, spec.config, None, lambda path: learn(spec, path, leader.make_engine, saving)
+    )
     try:
         await prepared.execute(run.path, on_event=observe)
     except EdgewiseError as error:
@@ -77,17 +82,17 @@ async def execute_one(run: Planned, leader: Leader, on_event: OnEvent, root: Pat
             error.__notes__ = [f"What was learnt is kept: go on with --run {root}"]
             raise
         if isinstance(error, Hopeless):
-            directory.write_json(run.path / FAILED, {"why": str(error)})
+            directory.write_json(run.path / FAILURE_FILE, {"why": str(error)})
         # Not the error itself: its traceback would keep the model in memory.
-        return End(str(error), error.exit_code)
+        return FailedRun(str(error), error.exit_code)
     return None
 
 
-def write_results(lineup: Lineup, failures: Mapping[Path, End]) -> Compared:
+def write_results(lineup: Lineup, failures: Mapping[Path, FailedRun]) -> ComparisonResult:
     """Write compare.json and report.html of the runs so far, and return their result."""
-    result = compared(lineup, failures)
+    result = read_results(lineup, failures)
     directory.write_json(lineup.path / "compare.json", result.to_json())
-    report.write(result)
+    report.write_report(result)
     return result
 
 
@@ -101,7 +106,7 @@ async def acompare(
     run: str | Path | None = None,
     on_event: OnEvent = ignore_event,
     **settings: Any,
-) -> Compared:
+) -> ComparisonResult:
     """
     Train a model with several methods and several seeds each, and evaluate all of them on the same held-out rows.
 
@@ -112,8 +117,8 @@ async def acompare(
     lineup = build_lineup(task, methods, seeds, merge_keywords(model, limits, settings), run)
     group = join_process_group()
     if group.rank:
-        return follow(group).outcome()
-    with leading(group) as leader:
+        return follow(group).get_result()
+    with lead(group) as leader:
         leader.result = await run_comparison(lineup, leader, on_event)
         return leader.result
 

@@ -63,6 +63,7 @@ async def aadopt(
         extra = {PROGRAM: {"node_of": reference}} if reference else {}
         return replace(outcome, files={**outcome.files, **extra}, start={**outcome.start, **extra})
 
+    # The program calls models on its own, so the plan hands the driver to it.
     def plan(_: Path) -> Plan[RunOutcome]:
         return (yield AsyncHost(host))
 

@@ -70,6 +70,7 @@ def pull_model(
 
 def main(arguments: Sequence[str] | None = None) -> NoReturn:
     """Run the command and exit; every error becomes one sentence on standard error and an exit code."""
+    # One line for a warning; Python's own format shows a line of our code, which means nothing to a user.
     warnings.showwarning = _print_warning
     try:
         sys.exit(app(arguments, prog_name="edgewise", standalone_mode=False))
@@ -82,6 +83,7 @@ def main(arguments: Sequence[str] | None = None) -> NoReturn:
     except (KeyboardInterrupt, typer.Abort):
         _fail(Interrupted.exit_code, "Stopped.")
     except Exception as error:
+        # Commands import their libraries when they run, so a missing extra shows up here.
         if isinstance(error, ModuleNotFoundError) and error.name in LEARNER:
             _fail(ConfigError.exit_code, f"This needs {error.name}: pip install 'edgewise[learner]'.")
         traceback.print_exc()

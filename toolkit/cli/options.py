@@ -6,6 +6,9 @@ from typing import Annotated, Any
 
 import typer
 
+# Help texts teach what an option does, its unit, and what happens without it. Rich reads [words] in brackets as markup
+# and drops them, so extras such as edgewise[gepa] can't stand here.
+
 # ---- limits of a run -------------------------------------------------------------------------------
 
 Usd = Annotated[float | None, typer.Option(metavar="DOLLARS", help="hard limit on dollars")]
@@ -22,6 +25,7 @@ Pricing = Annotated[
     ),
 ]
 Force = Annotated[
+    # Without a second name, typer would add --no-force.
     bool, typer.Option("--force", help="run even if the data or limits are too small to detect a gain")
 ]
 
@@ -81,7 +85,7 @@ Proposer = Annotated[
     str | None,
     typer.Option(
         metavar="groups|gepa",
-        help="how lessons are proposed: by comparing groups of rollouts, or by GEPA (pip install 'edgewise[gepa]')",
+        help="how lessons are proposed: by comparing groups of rollouts, or by the package gepa==0.1.4",
     ),
 ]
 Gate = Annotated[

@@ -20,6 +20,8 @@ from edgewise.toolkit.run.launch import PreparedRun
 from edgewise.toolkit.run.runner import Result
 from edgewise.toolkit.task.task import Task, describe
 
+# ---- what is printed -------------------------------------------------------------------------------
+
 
 @dataclass(frozen=True, slots=True)
 class Output:
@@ -42,6 +44,9 @@ class ImproveOutput(Output):
     """What a command that learns prints, and whether it found an improvement."""
 
     improved: bool = False
+
+
+# ---- commands that learn ---------------------------------------------------------------------------
 
 
 class ImproveCommand(ABC):
@@ -77,6 +82,7 @@ class ImproveCommand(ABC):
     def plan(self, lib: str | None = None) -> Output:
         """Return the task and the forecast of the run; calls no model."""
         self.check_options(lib)
+        # A wrong model is named first: its price, which the limits need, is unknown too.
         prepared = self.prepare()
         check_models(prepared.config)
         prepared.check_limits()
@@ -100,9 +106,11 @@ class ImproveCommand(ABC):
 
 def start_run(prepared: PreparedRun, path: Path, replay: Path | None = None) -> Result:
     """Print the forecast, download missing embedded models, and execute the run with a progress display."""
+    # Before the forecast is printed: a refusal is one sentence and nothing else.
     prepared.check_limits()
     if prepared.forecast:
         announce(prepared.forecast.lines())
+    # A replay calls no model.
     if not replay:
         pull_missing(prepared.config.model, *prepared.config.models)
     return asyncio.run(prepared.execute(path, replay=replay, on_event=show_progress()))
@@ -112,6 +120,7 @@ def collect_settings(
     options: Mapping[str, Any], settings: Sequence[str], price: str | None
 ) -> dict[str, Any]:
     """Return the settings of a command line: those of --set, then the options that are given, then --price."""
+    # Options win over --set, and a price on the command line holds for all models.
     given = {name: value for name, value in options.items() if value is not None}
     if price:
         rates = Price.parse(price)
@@ -133,6 +142,7 @@ def render_forecast(task: Task, forecast: Forecast) -> Output:
 
 def render_costs(result: Result) -> list[str]:
     """Return lines with the costs of learning and of measuring, and the wall time."""
+    # A run without calls of a kind has no line for it: an evaluation learns nothing.
     lines = []
     for part in ("learning", "measuring"):
         totals = result.costs[part]

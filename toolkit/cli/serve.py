@@ -37,6 +37,7 @@ def serve(
     artifact = Artifact.load(path)
     if model and artifact.folders:
         raise ConfigError("This artefact is a trained model: --model would serve another one; leave it out.")
+    # A missing answerer or package is an error before a model is downloaded.
     model = model or artifact.model_in_use
     answerer = find_answerer(artifact)
     import_uvicorn()
@@ -48,6 +49,7 @@ def serve(
     name = full.stem if full.suffix == ".edge" else full.name
 
     async def listen() -> None:
+        # No journal: requests of a service are not replayed.
         client: Client = middleware.stack_middleware(Router(), ledger=ledger, concurrency=concurrency)
         try:
             app = application(answerer(artifact, model, client), name=name, token=token or "")

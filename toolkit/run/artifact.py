@@ -108,10 +108,12 @@ class Artifact:
         Raises ArtifactError if it is missing, unfinished, damaged or of a newer format.
         """
         path = Path(path)
+        # A run directory holds its artefact in a folder of this name.
         path = path / "artifact" if (path / "artifact").is_dir() else path
         blobs = _read_files(path)
         try:
             manifest = json.loads(blobs.pop(MANIFEST))
+            # Older formats are read for good; a newer one may mean other things by the same names.
             if manifest["format"] > FORMAT:
                 raise ArtifactError(
                     f"{path} has format {manifest['format']}, this version reads {FORMAT}: upgrade edgewise."

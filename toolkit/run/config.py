@@ -35,12 +35,14 @@ class Config(BaseModel):
     )
     """Settings that may differ when a run is resumed: no reply depends on them."""
 
+    # Models, and the seed that every random choice of the run derives from.
     model: str = Field(DEFAULT_MODEL, description="model to improve")
     judge: str = Field(
         "",
         description="model that grades, for rewards that ask a model; by default the distiller or designer",
     )
     seed: int = Field(0, description="seed of all random choices")
+    # Limits. None is no limit; a limit in dollars needs a known price.
     usd: float | None = Field(None, description="hard limit on dollars")
     tokens: int | None = Field(None, description="hard limit on tokens, input and output together")
     calls: int | None = Field(None, description="hard limit on model calls")
@@ -49,11 +51,14 @@ class Config(BaseModel):
         {},
         description='dollars per million input, output and cached tokens, by model; "*" is for all models',
     )
+    # Calls. A local server may take minutes for a long reply, hence the long timeout.
     concurrency: int = Field(
         32, ge=1, description="maximum concurrent calls; lowered automatically on rate limits"
     )
     timeout: float = Field(600.0, gt=0, description="timeout of a call in seconds")
     attempts: int = Field(8, ge=1, description="maximum attempts of a call on overload or a lost connection")
+    # Rollouts. Learning needs diverse rollouts, an evaluation needs typical ones: the paper's temperatures
+    # (arXiv 2510.08191).
     turns: int = Field(50, ge=1, description="maximum turns of a rollout")
     calling: Literal["auto", "native", "text"] = Field(
         "auto", description='tool calls: "native" API of the provider, "text" in replies, or "auto"'
@@ -106,6 +111,7 @@ C = TypeVar("C", bound=Config)
 
 def resolve_config(kind: type[C], *layers: Mapping[str, Any]) -> C:
     """Return one config from layers of settings, later ones winning. Raises ConfigError for the first wrong key."""
+    # None stands for "not given": a keyword argument of None must not win over the task file.
     merged = {key: value for layer in layers for key, value in layer.items() if value is not None}
     try:
         return kind.model_validate(merged)
@@ -121,6 +127,7 @@ def parse_settings(pairs: Iterable[str]) -> dict[str, Any]:
     """Parse `key=value` pairs; a value is TOML where it can be (3, true, [1, 2]), else a plain word."""
     settings = {}
     for pair in pairs:
+        # Only the first "=" separates: a value may be "loss.high=0.28".
         key, sign, value = pair.partition("=")
         if not sign or not key.strip():
             raise ConfigError(f"--set takes key=value, not {pair!r}.")
@@ -137,7 +144,7 @@ def split_words(value: Any) -> Any:
 
 
 def save_config(config: Config, path: Path) -> None:
-    """Write the resolved config as TOML; settings that are None are left out."""
+    """Write the resolved config as TOML; settings that are None are left out, since TOML has no null."""
     import tomli_w
 
     replace_text(path, tomli_w.dumps(config.model_dump(exclude_none=True, mode="json")))

@@ -95,6 +95,7 @@ class RunDirectory:
 
 def new_run_path(name: str) -> Path:
     """Return a path that does not exist: runs/NAME-DATE-TIME, with a number if there is one already."""
+    # A task may be called "../x": the path stays below runs/.
     plain = re.sub(r"[^\w.-]+", "-", name).strip("-.") or "run"
     first = Path("runs") / f"{plain}-{datetime.now():%Y%m%d-%H%M%S}"
     others = (first.with_name(f"{first.name}-{number}") for number in itertools.count(2))
@@ -184,6 +185,7 @@ def write_json(path: Path, data: Any) -> None:
 def rollout_json(group: Group, run: Rollout, model: str, price: Price | None) -> dict[str, Any]:
     """Return one line of rollouts.jsonl; `usd` is None if the price is unknown, `calls` are delegated rollouts."""
     usage = run.usage
+    # The prompt of the last step holds the whole conversation.
     last = run.steps[-1] if run.steps else None
     calls = [rollout_json(group, call, model, price) for step in run.steps for call in step.subrollouts]
     return {

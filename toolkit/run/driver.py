@@ -94,6 +94,7 @@ class Driver:
 
     async def run(self, plan: Plan[T]) -> T:
         """Drive a plan to its end and return its value. Raises the error that stopped it."""
+        # A function without a yield returns a value, and `send` would fail far from the mistake.
         if not isinstance(plan, Generator):
             raise TypeError(f"{plan!r} is no plan: a plan is a generator, so the function needs a yield")
         answer: Any = None
@@ -102,11 +103,12 @@ class Driver:
                 self.cancellation.check()
                 answer = await self._answer(plan.send(answer))
         except StopIteration as end:
-            return end.value
+            return end.value  # the value that the plan returned
         except Exception as error:
             self.cancellation.cancel(error)
             raise
         finally:
+            # Plans may hold files or threads; their `finally` must run now and not at garbage collection.
             plan.close()
 
     async def _answer(self, item: Any) -> Any:
@@ -128,6 +130,7 @@ class Driver:
             case BlockingCall(function, args) if inspect.iscoroutinefunction(function):
                 return await function(*args)
             case BlockingCall(function, args):
+                # A function that is not async itself may still return an awaitable, such as a partial of one.
                 value = await asyncio.to_thread(function, *args)
                 return await value if inspect.isawaitable(value) else value
             case AsyncHost():
@@ -164,6 +167,7 @@ def _charge_item(item: Any, step: int) -> Any:
         case Request():
             return replace(item, payer=replace(item.payer, step=step))
         case AsyncHost():
+            # The plans that the host drives are billed as well.
             return AsyncHost(lambda drive: item.run(lambda plan: drive(charge_to_step(plan, step))))
         case list():
             return [charge_to_step(plan, step) for plan in item]

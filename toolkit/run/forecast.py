@@ -70,6 +70,7 @@ def count_rows(task: Task) -> dict[str, int]:
 
 def estimate_tokens(task: Task, config: Config) -> tuple[int, int]:
     """Return tokens of a prompt, averaged over the training rows, and of a reply."""
+    # In bytes, since the tokenizer of a hosted model is unknown.
     sizes = [sum(len(message.content.encode()) for message in row.messages) for row in task.train]
     return sum(sizes) // max(len(sizes), 1) // BYTES_PER_TOKEN, min(REPLY_TOKENS, config.max_tokens)
 
@@ -78,6 +79,7 @@ def estimate_minutes(config: Config, calls: int) -> tuple[float, str]:
     """Return minutes, and the pace they assume; an embedded model gains nothing from concurrent calls."""
     if config.model.startswith("local/"):
         return calls * LOCAL_CALL_SECONDS / 60, f"{LOCAL_CALL_SECONDS:g} s a call"
+    # Hosted models answer concurrently.
     minutes = calls * CALL_SECONDS / config.concurrency / 60
     return minutes, f"{CALL_SECONDS:g} s a call, {config.concurrency} at once"
 
@@ -125,6 +127,7 @@ def check_limits(config: Config, forecast: Forecast) -> None:
     """
     limits = config.limits
     ledger = Ledger(limits, config.price_list)
+    # The ledger can't reserve a call without a price; one token is enough to find out.
     for model in filter(None, config.models):
         ledger.bound_usage(Request(model, (), Sampling(max_tokens=1)))
     if config.force:

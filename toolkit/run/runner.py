@@ -184,9 +184,11 @@ def make_blocking(function: Callable[P, Coroutine[Any, Any, R]]) -> Callable[P, 
 @contextlib.contextmanager
 def open_accounts(path: Path, config: Config, replay: Path | None) -> Iterator[tuple[Journal, Ledger]]:
     """Open the run's journal, or the one to replay, and a ledger that includes everything paid so far."""
+    # A journal has one writer, by a lock; a replay opens it read-only.
     source = replay or path / directory.JOURNAL
     source = source / directory.JOURNAL if source.is_dir() else source
     with Journal(source, readonly=replay is not None) as journal:
+        # Limits hold for the run as a whole: calls and time of earlier attempts count.
         ledger = Ledger(config.limits, config.price_list, elapsed=journal.elapsed)
         ledger.restore(journal)
         # Calls of models in this process are in no journal; their totals lie in a file.
@@ -233,6 +235,7 @@ def summarize_costs(ledger: Ledger) -> dict[str, Any]:
         names = ("calls", "input", "cached", "output", "usd", "estimated")
         return {name: getattr(totals, name) for name in names}
 
+    # Step 0 is measuring; learning starts with step 1.
     by_step = ledger.tabulate("step")
     learning = sum((totals for (step,), totals in by_step.items() if step != 0), UsageTotals())
     by_axis = {
@@ -271,6 +274,7 @@ async def run_interruptibly(driver: Driver, plan: Plan[RunOutcome], on_event: On
         try:
             return await driver.run(plan)
         except asyncio.CancelledError:
+            # After a second Ctrl-C the task is cancelled; the user sees Interrupted. Another canceller sees its own.
             driver.cancellation.check()
             raise
 

@@ -42,6 +42,7 @@ def bridge_to_plan(function: Callable[[Ask], T]) -> Plan[T]:
         return value
 
     def work() -> None:
+        # Also PlanEnded and SystemExit: they end the function, not the program.
         try:
             future.set_result(function(ask))
         except BaseException as error:
@@ -51,9 +52,11 @@ def bridge_to_plan(function: Callable[[Ask], T]) -> Plan[T]:
     thread = Thread(target=work, name="bridged", daemon=True)
     thread.start()
     try:
+        # One plan at a time, in the order of the function's calls: that makes a resumed run deterministic.
         while (request := (yield BlockingCall(requests.get))) is not future:
             values.put((yield from request))
         return future.result()
     finally:
+        # If the function still waits in `ask`, it gets this; if it has ended, nobody does.
         values.put(PlanEnded)
         thread.join()

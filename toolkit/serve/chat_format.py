@@ -145,10 +145,11 @@ class ChatRequest(BaseModel):
     temperature: float | None = Field(None, ge=0)
     top_p: float | None = Field(None, gt=0, le=1)
     max_tokens: int | None = Field(None, ge=1)
+    # The newer name of `max_tokens`; clients send one or the other.
     max_completion_tokens: int | None = Field(None, ge=1)
     seed: int | None = None
     stop: str | list[str] | None = None
-    n: Literal[1] | None = None
+    n: Literal[1] | None = None  # one choice a request; ask again for another
     tools: list[ToolOffer] | None = None
     tool_choice: Any = None
     response_format: ResponseFormat | None = None
@@ -192,6 +193,7 @@ def render_completion(reply: Reply, head: Mapping[str, Any]) -> dict[str, Any]:
     """Return a chat completion; `head` has its id, its time and the model's name."""
     message: dict[str, Any] = {"role": "assistant", "content": reply.message.content}
     if reply.message.tool_calls:
+        # OpenAI sends null and not "" beside tool calls.
         message |= {"content": reply.message.content or None, "tool_calls": _render_tool_calls(reply.message)}
     choice = {"index": 0, "message": message, "finish_reason": FINISH_REASONS[reply.stop]}
     return {**head, "object": "chat.completion", "choices": [choice], "usage": render_usage(reply.usage)}
@@ -199,6 +201,7 @@ def render_completion(reply: Reply, head: Mapping[str, Any]) -> dict[str, Any]:
 
 def stream_events(reply: Reply, head: Mapping[str, Any], with_usage: bool) -> Iterator[str]:
     """Yield the completion as server-sent events: one for each part of it, then the end mark."""
+    # A reply is complete before it is sent, so one chunk holds all of its text.
     parts: list[dict[str, Any]] = [{"role": "assistant", "content": ""}]
     if reply.message.content:
         parts.append({"content": reply.message.content})

@@ -63,6 +63,7 @@ def route_by_key(find: Callable[[str], Answer | None], *, name: str, token: str 
     from starlette.responses import JSONResponse
     from starlette.routing import Route
 
+    # Starlette is imported here: a program that serves nothing does not need the package.
     async def completions(http: Any) -> Any:
         answer = find(http.path_params.get("key", ""))
         if answer is None:
@@ -119,6 +120,7 @@ async def respond(http: Any, answer: Answer, name: str) -> Any:
 
 async def read_body(http: Any) -> bytes:
     """Return the body of a request. Raises BadRequest for one that is too large, before all of it is read."""
+    # Content-Length may be absent or wrong, so the bytes are counted.
     parts, size = [], 0
     async for part in http.stream():
         parts.append(part)
@@ -173,6 +175,7 @@ async def run_server(app: Any, host: str = "127.0.0.1", port: int = 0) -> AsyncI
     server.capture_signals = contextlib.nullcontext
     task = asyncio.create_task(server.serve(sockets=[listener]))
     try:
+        # uvicorn has no signal for "started".
         while not server.started and not task.done():
             await asyncio.sleep(0.005)
         with contextlib.suppress(ValueError):
@@ -205,6 +208,7 @@ def bind(host: str, port: int) -> socket.socket:
     except OSError as error:
         raise ConfigError(f"There is no address {host}:{port} ({error}).") from error
     try:
+        # A server that restarts gets its port back at once, without the minute of TIME_WAIT.
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         listener.bind(address)
         listener.setblocking(False)

@@ -1,9 +1,9 @@
 """
 Events of a run: one class for each thing that happens.
 
-A plan yields an event, the driver passes it on, and the run's observers receive it (`on_event` of `improve`, `design` and
-`train`): the progress display, the run directory, the ledger, trackers. An event is sent once, in the order of the plan,
-from the thread of the event loop.
+A plan yields an event, the driver passes it on, and the observers of the run receive it: the ledger, the run directory,
+the progress display, and `on_event` of `improve`, `design` and `train`. An event is sent once, in the order of the
+plan, from the thread of the event loop.
 """
 
 from collections.abc import Callable, Sequence
@@ -30,6 +30,9 @@ def ignore_event(event: Event) -> None:
     """Observe nothing: the default of every `on_event`."""
 
 
+# Records of the packages above: each has its own class, and this room knows only what it needs of them.
+
+
 class JsonRecord(Protocol):
     """Something that is written to the run directory as JSON."""
 
@@ -49,6 +52,9 @@ class StepSummary(JsonRecord, Protocol):
     def summary(self) -> str:
         """Return one line for people."""
         ...
+
+
+# ---- the run ---------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,6 +80,9 @@ class StageStarted(Event):
     """A stage begins; `text` describes it for people."""
 
     text: str
+
+
+# ---- replies and rollouts --------------------------------------------------------------------------
 
 
 @dataclass(frozen=True, slots=True)
@@ -111,6 +120,12 @@ class StepFinished(Event):
     record: StepSummary
 
 
+# ---- calls that no client makes --------------------------------------------------------------------
+#
+# A model in this process has no client, so neither the journal nor the ledger sees its calls. The plan reports them:
+# planned ones first, so that a limit stops the run before the work is done, then those that were sampled.
+
+
 @dataclass(frozen=True, slots=True)
 class CallsPlanned(Event):
     """A local model is about to answer these requests: the limits must allow them."""
@@ -138,6 +153,9 @@ class ModelReleased(Event):
     """Nothing asks this model any more; its connection or its weights may go."""
 
     model: str
+
+
+# ---- results of one way of improving ---------------------------------------------------------------
 
 
 @dataclass(frozen=True, slots=True)

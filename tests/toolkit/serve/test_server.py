@@ -16,7 +16,7 @@ import pytest
 from edgewise.experience.library.library import Library, make_lesson
 from edgewise.toolkit.errors import ArtifactError, ConfigError, LimitReached, ModelError, ProviderDown
 from edgewise.toolkit.run.artifact import Artifact
-from edgewise.toolkit.serve.server import find_answerer, application, route_by_key, run_server
+from edgewise.toolkit.serve.server import application, find_answerer, route_by_key, run_server
 from edgewise.toolkit.types import Message, Reply, Request, Tool, ToolCall, Usage
 from tests.support.command import start_command
 from tests.support.server import Server
@@ -319,6 +319,8 @@ def test_an_artefact_without_anything_to_serve_is_refused(tmp_path, capsys):
 
 
 def test_the_endpoint_is_not_imported_with_the_toolkit():
-    probe = "import json, sys, toolkit.cli.app, toolkit.serve.server; print(json.dumps(sorted(sys.modules)))"
-    found = subprocess.check_output([sys.executable, "-c", probe], env={**os.environ, "PYTHONPATH": "."})
-    assert not {"starlette", "uvicorn", "mas", "experience"} & set(json.loads(found))
+    modules = "edgewise.toolkit.cli.app, edgewise.toolkit.serve.server"
+    probe = f"import json, sys, {modules}; print(json.dumps(sorted(sys.modules)))"
+    output = subprocess.check_output([sys.executable, "-c", probe], env={**os.environ, "PYTHONPATH": "."})
+    heavy = {"starlette", "uvicorn", "edgewise.mas", "edgewise.experience"}
+    assert not heavy & set(json.loads(output))
