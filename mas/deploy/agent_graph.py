@@ -133,6 +133,7 @@ class AgentGraph(
             raise ArtifactError("This artefact holds no graph: it was not made by --by graph.")
         data, settings = artifact.files["graph.json"], GraphConfig.from_artifact(artifact.settings)
 
+        # The Python tool is always there; the task's own come with the call, as an artefact holds no code.
         own_tools = {function.tool.name: function for function in load_tools(tools, Path.cwd())}
         all_tools = {"python": python_tool(), **own_tools}
         task_tools = tuple(dict.fromkeys((*parse_tools(data), *own_tools)))
@@ -142,6 +143,7 @@ class AgentGraph(
                 "them in Python, by AgentGraph.load(..., tools=[...]) of mas.deploy.agent_graph; `edgewise serve` has "
                 "none."
             )
+        # Turns, call format and limits are those of the measurement, so that the graph does what was measured.
         team = Team(
             {**CATALOGUE, **parse_roles(artifact.files.get("roles.json", {}))},
             model or artifact.model,
@@ -235,6 +237,7 @@ class AgentGraph(
         saver = await self._open()
         if saver is not None and not thread:
             raise ConfigError("A graph with a checkpointer needs the name of a thread.")
+        # Prepared before the thread is looked at, as LangGraph reads states through the compiled graph.
         run = await self._prepare(messages, thread, sampling)
         if saver is not None:
             if (await run.app.aget_state(run.config)).next:
@@ -291,6 +294,7 @@ class AgentGraph(
             await run.context.wait_for_branches(cancel=False)
             if run.context.error:
                 raise run.context.error
+        # Only what ran in this call: outputs from a checkpoint have no rollouts.
         rollouts = (x.rollout for rounds in run.context.outcomes.values() for x in rounds)
         usage = sum((rollout.usage for rollout in rollouts if rollout), Usage())
 
@@ -346,6 +350,7 @@ def answerer(artifact: Artifact, model: str, client: ModelClient) -> Answer:
     graph = AgentGraph.from_artifact(artifact, model=model, client=client)
 
     async def answer(request: Request) -> Reply:
+        # Refused rather than ignored: a client would wait for calls or JSON that never come.
         if request.tools:
             return build_refusal(
                 "an agent graph can't be asked for calls of tools, as it has its own: leave out tools"
@@ -354,6 +359,7 @@ def answerer(artifact: Artifact, model: str, client: ModelClient) -> Answer:
             return build_refusal(
                 "an agent graph can't be asked for JSON of some form, as each of its agents has a form of its own"
             )
+        # The request's sampling replaces the artefact's, field by field.
         result = await graph.answer(request.messages, sampling=merge_sampling(request, artifact.sampling))
         if result.error:
             return Reply(Message("assistant", ""), "failed", result.usage, error=result.error)

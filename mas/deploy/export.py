@@ -86,6 +86,7 @@ def export(
     of `tools` by default. `turns` bounds those of the roles. Raises GraphError for an unknown role, and for models of
     several servers.
     """
+    # The team only answers what a node has: nothing is run here, so tools need no code.
     names = tuple(tools or ()) if task_tools is None else tuple(task_tools)
     team = Team(roles, model, sampling, tools, turns, task_tools=names)
     readme = README.format(
@@ -94,6 +95,7 @@ def export(
         edges="; ".join(describe_edges(graph)),
         note=note and f"\n{note}\n",
     )
+    # Everything is made before the first file is written: a graph that can't be exported leaves no folder behind.
     files = {
         "graph.py": write_module(graph, team, node_seconds),
         "langgraph.json": dump_json(LANGGRAPH_JSON),
@@ -104,5 +106,6 @@ def export(
     folder.mkdir(parents=True, exist_ok=True)
     for name, text in files.items():
         replace_text(folder / name, text)
+    # The code of other tools is the user's own, and may need more than one file.
     unconnected = tuple(name for name in used_tools(graph, team) if name != PYTHON)
     return ExportResult(folder, tuple(files), graph, unconnected, note)

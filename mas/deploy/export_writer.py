@@ -86,6 +86,7 @@ def describe_edges(graph: Graph) -> list[str]:
 
 def used_tools(graph: Graph, team: Team) -> tuple[str, ...]:
     """Return the names of all tools that the nodes of a graph may call."""
+    # Programs and votes call no tools, whatever their roles list.
     asking = (node for node in graph.nodes if find_role(team.roles, node.role).act == "ask")
     return tuple(dict.fromkeys(name for node in asking for name in team.tool_names(node)))
 
@@ -96,10 +97,12 @@ def describe_node(graph: Graph, team: Team, node: Node) -> dict[str, Any]:
     if role.votes:
         row: dict[str, Any] = {"kind": "vote", "inputs": inputs}
         if role.act == "weighted":
+            # From round 1 on a loop's target also receives the loop's source, whose weight counts as well.
             senders = build_schedule(graph).sources(node.name, 1)
             row["weights"] = {name: graph[name].weight for name in senders}
         return row
 
+    # A role that takes "*" is a plain model node where the task has no tools.
     tools = team.tool_names(node) if role.act == "ask" else ()
     kind = "program" if role.act == "program" else "tools" if tools else "model"
     longest = [most for most in (role.max_tokens, team.sampling.max_tokens) if most]
@@ -116,6 +119,7 @@ def describe_node(graph: Graph, team: Team, node: Node) -> dict[str, Any]:
         "temperature": role.temperature,
         "max_tokens": min(longest) if role.max_tokens is not None else None,
     }
+    # Without the usual values, so that a row shows what is special about a node.
     empty = (None, "", [])
     return {key: value for key, value in row.items() if key == "inputs" or value not in empty}
 
@@ -194,6 +198,7 @@ def copy_definitions(values: Mapping[str, Any]) -> str:
 
 def load_sources(module: str, values: Mapping[str, Any], sources: dict[str, Source]) -> None:
     """Read a module into `sources`, after all modules of Edgewise that it imports."""
+    # Values are filled in before names are collected: a value may use fewer functions than the one in the file.
     package, _, name = module.rpartition(".")
     text = fill_in(files(package).joinpath(f"{name}.py").read_text("utf-8"), values)
     docstring, *body = ast.parse(text).body
@@ -215,6 +220,7 @@ def load_sources(module: str, values: Mapping[str, Any], sources: dict[str, Sour
             case _:
                 uses = frozenset(x.id for x in ast.walk(node) if isinstance(x, ast.Name))
                 source.statements.append(Statement(defined_name(node), uses, text))
+    # Depth first, so `sources` is in an order in which every module comes after those that it imports.
     for origin, _ in source.imports.values():
         if origin.startswith("edgewise.") and origin not in sources:
             load_sources(origin, values, sources)
@@ -253,6 +259,7 @@ def write_literal(value: Any) -> str:
     rows = ""
     for key, item in value.items():
         head = f"    {key!r}: "
+        # pformat breaks long texts into several literals, one below the other.
         literal = pformat(item, width=max(40, WIDTH - len(head)), sort_dicts=False)
         rows += head + literal.replace("\n", "\n" + " " * len(head)) + ",\n"
     return f"{{\n{rows}}}"

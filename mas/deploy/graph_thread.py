@@ -34,6 +34,7 @@ class GraphThread:
     @property
     def config(self) -> dict[str, Any]:
         """The configuration for LangGraph; its metadata are stored with each checkpoint."""
+        # Stored with the thread, so that another process resumes it with the same graph and the same sampling.
         sampling = json.dumps(asdict(self.sampling)) if self.sampling else ""
         metadata = {"graph": self.graph.version, "sampling": sampling}
         return {**thread_config(self.thread), "metadata": metadata}
@@ -58,6 +59,7 @@ def find_nodes(graph: Graph, names: Sequence[str]) -> list[str]:
 def edit_outcomes(state: Any, edit: Mapping[str, str]) -> Any:
     """Return the command that resumes a run with other texts of nodes. Raises GraphError for a node without output."""
     outcomes = read_outcomes(state)
+    # A text for a node that has not run would be overwritten when it runs.
     for name in edit:
         if name not in outcomes:
             raise GraphError(f"Node {name!r} has said nothing yet that could be edited.")

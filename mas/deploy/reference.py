@@ -83,9 +83,11 @@ def read_reference(source: str, roles: Roles = CATALOGUE) -> StoredDesign:
             with contextlib.suppress(ValueError):
                 roles = {**roles, name: Role.model_validate(role)}
 
+    # A version may be shortened, and may then name several graphs.
     kind, all_uses = count_uses(path, data)
     uses = tuple(use for use in all_uses if use.graph.version.startswith(version))
     if not uses:
+        # The nearest version is named, as versions are copied by hand.
         near = did_you_mean(version, [use.graph.version for use in all_uses])
         raise GraphError(f"{path} holds no graph {version!r}{near}")
     return StoredDesign(source, kind, uses, roles, parse_tools(data))
@@ -106,6 +108,7 @@ def count_uses(path: Path, data: Any) -> tuple[str, tuple[GraphUse, ...]]:
     kind, examples = str(data.get("kind", "graph")), data.get("examples", [])
     if not isinstance(examples, list) or not all(isinstance(example, dict) for example in examples):
         raise GraphError(f"{path} is damaged: its examples are no list of queries with their graphs.")
+    # One graph for all queries: it is stored once, beside the examples.
     if kind in ("graph", "fixed"):
         graph = Graph.from_json(data if kind == "graph" else data.get("graph"))
         return kind, (GraphUse(graph, len(examples)),)

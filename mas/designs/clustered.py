@@ -77,6 +77,7 @@ class ClusteredDesign:
 
     def graphs(self, queries: Sequence[Query]) -> list[Graph]:
         """Return the graph of the nearest cluster of each query. Raises GraphError for features of another encoder."""
+        # Features of another encoder would be compared without an error if their length happened to fit.
         centres = np.array(self.centres)
         for query in queries:
             if query.features.shape != centres.shape[1:]:
@@ -106,6 +107,7 @@ class ClusteredDesign:
             raise GraphError(
                 f"The table has format {stored.format}, this version reads {FORMAT}: upgrade edgewise."
             )
+        # Graphs check themselves, and raise GraphError too.
         graphs = tuple(Graph.from_json(cluster.graph) for cluster in stored.kinds)
         return cls(tuple(cluster.centre for cluster in stored.kinds), graphs, stored.encoder)
 

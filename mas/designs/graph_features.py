@@ -85,6 +85,7 @@ def leave_one_out(graph: Graph) -> tuple[tuple[str, Graph], ...]:
     """Return each agent that can be left out, by its name, with the graph without it."""
     if len(graph) == 1:
         return ()
+    # Without the exit there is no graph unless it has exactly one input.
     pairs = ((node.name, graph.without_node(node.name)) for node in graph.nodes)
     return tuple((name, smaller) for name, smaller in pairs if smaller)
 

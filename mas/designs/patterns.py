@@ -50,6 +50,7 @@ def link(roles: Sequence[str], edges: Iterable[tuple[str, str]]) -> Graph:
 
 def standard_graphs(space: Space) -> tuple[Graph, ...]:
     """Return the common graphs that a space can build: of its roles, within its limits, with an exit that answers."""
+    # Debaters need something to weigh where their role says so; then solvers open the debate.
     min_inputs = dict(zip(space.roles, space.min_inputs, strict=True))
     graphs = (
         *map(single, ("solver", "reasoner", "programmer")),

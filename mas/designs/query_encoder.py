@@ -90,6 +90,7 @@ def resolve_encoder(name: str) -> Plan[str]:
             return str(error)
         return ""
 
+    # Loading takes seconds and may download 84 MB, so it runs in a thread.
     problem = yield BlockingCall(find_problem)
     encoder = HASHING if problem else MINILM
     yield StageStarted(f"queries are encoded by {encoder}" + (f": {problem}" if problem else ""))

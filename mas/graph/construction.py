@@ -123,6 +123,7 @@ def action_mask(space: Space, state: BuildState) -> NDArray[np.bool_]:
     if not state.done:
         has_room = count < space.agents and left > 1
         mask[: space.delete_action] = [has_room and count >= least for least in space.min_inputs]
+        # Without this, a policy could use up its moves and be left without any allowed action.
         has_answer = bool(space.answering_agents(state))
         if space.answers and not has_answer and (left == 2 or count == space.agents - 1):
             mask[: space.delete_action] &= space.answers
@@ -198,6 +199,7 @@ def make_node(name: str, role: str) -> Node:
 
 def build_graph(space: Space, state: BuildState) -> Graph:
     """Return the graph of a state: the last agent that answers is the exit; agents without a path to it are dropped."""
+    # Agents that came after the last answer, such as a critic that nobody listened to, lead nowhere and are dropped.
     answering = space.answering_agents(state)
     if not answering:
         raise ValueError("a state in which nobody answers is no graph")
@@ -230,6 +232,7 @@ def build(space: Space, moves: Sequence[Move]) -> Build:
     """Return the build of a whole sequence of moves. Raises ValueError if it does not end with EXIT."""
     state, numbers = BuildState(), []
     for number, move in enumerate(moves):
+        # Deleting shifts the places of later agents, in this list as in the state.
         if move.action == space.delete_action:
             del numbers[move.agents[0]]
         elif move.action != space.exit_action:
@@ -238,6 +241,7 @@ def build(space: Space, moves: Sequence[Move]) -> Build:
     if not state.done:
         raise ValueError("the moves do not end with EXIT")
     graph = build_graph(space, state)
+    # Agents that were dropped at EXIT have no number: their moves earn no reward of their own.
     by_name = zip(agent_names(space, state), numbers, strict=True)
     members = graph.nodes_by_name.keys()
     return Build(graph, tuple(moves), {name: number for name, number in by_name if name in members})

@@ -41,6 +41,7 @@ class Change:
         if self.subject == "loop":
             detail = f" (at most {format_rounds(value['rounds'])})"
         elif self.subject == "node":
+            # Only fields that differ from a plain node of this role.
             plain = Node(name=value["name"], role=value["role"]).model_dump(mode="json")
             fields = [f"{key} {render_value(x)}" for key, x in value.items() if x != plain[key]]
             detail = f" ({'; '.join([value['role'], *fields])})"
@@ -58,6 +59,7 @@ def diff(before: Graph, after: Graph) -> tuple[Change, ...]:
     old_parts, new_parts = describe_parts(before), describe_parts(after)
     for subject, old in old_parts.items():
         new = new_parts[subject]
+        # Whole things first: removed ones, then those added or changed in the order of the new graph.
         changes += [Change(subject, name, "", old[name], None) for name in old if name not in new]
         for name, thing in new.items():
             if name not in old:
@@ -66,6 +68,7 @@ def diff(before: Graph, after: Graph) -> tuple[Change, ...]:
             fields = ((field, old[name][field], value) for field, value in thing.items())
             changes += [Change(subject, name, field, a, b) for field, a, b in fields if a != b]
 
+    # The exit and the order belong to the whole graph.
     if before.exit != after.exit:
         changes.append(Change("exit", "", "", before.exit, after.exit))
     old_order = [node.name for node in before.nodes if node.name in after.nodes_by_name]

@@ -154,6 +154,7 @@ def render_svg(graph: Graph, roles: Roles = CATALOGUE, numbers: NodeNumbers | No
     for node in graph.nodes:
         tooltip = write_tooltip(node, roles, (numbers or {}).get(node.name, {}))
         parts.append(draw_box(slots[node.name], tooltip, is_exit=node.name == graph.exit))
+    # Screen readers read the title; a viewer shows it as a tooltip.
     title = element("title", f"Agent graph of {len(graph)} agents; {graph.exit} answers")
     size = {"width": f"{width:g}", "height": f"{height:g}"}
     return element("svg", title, *parts, viewBox=f"0 0 {width:g} {height:g}", role="img", **size)
@@ -250,6 +251,7 @@ def draw_loop(loop: Loop, slots: Mapping[str, Slot], lane: float) -> Iterator[El
                     │           │
                     └───────────╯   low
     """
+    # A quarter of the box to the right, as the middle belongs to edges.
     source, target = slots[loop.source], slots[loop.target]
     start, end = source.x + source.width / 4, target.x + target.width / 4
     bottom, c = source.bottom, CURVE
@@ -290,6 +292,7 @@ def write_tooltip(node: Node, roles: Roles, numbers: Mapping[str, float]) -> str
     role = roles.get(node.role)
     prompt = node.prompt if node.prompt is not None else role.prompt if role else ""
     prompt = prompt if len(prompt) <= MAX_PROMPT else f"{prompt[:MAX_PROMPT]}…"
+    # Everything in full but the prompt, which may be pages long.
     lines = [
         node.name,
         f"{node.role}: {role.does}" if role else node.role,

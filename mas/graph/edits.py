@@ -20,6 +20,7 @@ def check_team(graph: Graph, roles: Roles, max_agents: int) -> None:
     That is a role that does not exist, more agents than `max_agents`, an agent with too few inputs, an exit that gives
     no answer, or a loop without a verdict to end it.
     """
+    # A designer is told the first problem only, so the cheapest to see comes first.
     if len(graph) > max_agents:
         raise GraphError(f"The graph has {len(graph)} agents; at most {max_agents} are allowed.")
     for node in graph.nodes:
@@ -66,10 +67,12 @@ def random_edit(
 def canonicalize(graph: Graph) -> Graph:
     """Return the graph with its agents in order and named by their roles, so that equal teams have equal versions."""
     depth = {name: number for number, level in enumerate(graph.levels) for name in level}
+    # Levels first, so that an agent stands after its inputs; the rest of the key only makes the order unique.
     nodes = sorted(graph.nodes, key=lambda n: (depth[n.name], n.role, n.model_dump_json(exclude={"name"})))
     names: dict[str, str] = {}
     for node in nodes:
         names[node.name] = pick_name(node.role, names.values())
+    # Loops are not ordered: the version of a graph does not depend on their order.
     loops = [
         loop.model_copy(update={"source": names[loop.source], "target": names[loop.target]})
         for loop in graph.loops
@@ -95,12 +98,14 @@ def add_agent(graph: Graph, roles: Roles) -> Iterator[Edit]:
         name = pick_name(role, graph.nodes_by_name)
         node = Node(name=name, role=role)
         for other in graph.order:
+            # Beside: with the same inputs and receivers. Before: as one more input.
             beside = [(a, name) for a in graph.predecessors[other]]
             beside += [(name, b) for b in graph.successors[other]]
             for edges in (beside, [(name, other)]):
                 yield lambda n=node, e=edges: replace(
                     graph, nodes=(*graph.nodes, n), edges=(*graph.edges, *e)
                 )
+        # The new agent becomes the exit; a vote or a judge wants all answers, a reviser only the last.
         for inputs in ([graph.exit], answers):
             edges = [(a, name) for a in inputs]
             yield lambda n=node, e=edges: replace(

@@ -92,6 +92,7 @@ class Graph:
     loops: tuple[Loop, ...] = ()
 
     def __post_init__(self) -> None:
+        # In this order, as each check relies on those before it: paths need known names, and loop bodies need an order.
         check_names(self)
         sort_topologically(self.predecessors)
         lost = sorted({node.name for node in self.nodes} - find_reachable(self.predecessors, self.exit))
@@ -146,6 +147,7 @@ class Graph:
         return self._group_by_first(self.edges)
 
     def _group_by_first(self, pairs: Iterable[tuple[str, str]]) -> dict[str, tuple[str, ...]]:
+        # In the order of nodes, whatever the order of edges: so equal versions mean equal prompts.
         place = {node.name: number for number, node in enumerate(self.nodes)}
         groups: dict[str, list[str]] = {name: [] for name in place}
         for first, second in pairs:
@@ -195,6 +197,7 @@ class Graph:
             if len(inputs) != 1:
                 return None
             exit_ = inputs[0]
+        # Each input of the node is linked to each receiver, so that nothing is cut off by leaving it out.
         rest = (edge for edge in self.edges if name not in edge)
         bridges = ((a, b) for a in inputs for b in self.successors[name])
         return self._trim(dict.fromkeys([*rest, *bridges]), exit_)
@@ -210,6 +213,7 @@ class Graph:
     def _trim(self, edges: Iterable[tuple[str, str]], exit_: str) -> "Graph":
         """Return the part that leads to an exit, with the loops that are still valid in it."""
         edges = tuple(edges)
+        # Not `predecessors`, as these are not the edges of this graph.
         before = {node.name: tuple(a for a, b in edges if b == node.name) for node in self.nodes}
         names = find_reachable(before, exit_)
         nodes = tuple(node for node in self.nodes if node.name in names)
@@ -254,6 +258,7 @@ def single(role: str = "solver", **options: Any) -> Graph:
 
 def pick_name(role: str, taken: Collection[str]) -> str:
     """Return a free name for an agent of a role: the role, from the second agent on with a number."""
+    # Not numbered from the first on: most graphs have one agent of a role, and its name is then the role's.
     names = itertools.chain([role], (f"{role}-{number}" for number in itertools.count(2)))
     return next(name for name in names if name not in taken)
 
@@ -280,6 +285,7 @@ def check_names(graph: Graph) -> None:
         if times > 1:
             raise GraphError(f"Two nodes have the name {name!r}; give each a name of its own.")
 
+    # Every name that is used must be the name of a node.
     references = [("exit", graph.exit)]
     references += [("edge", name) for edge in graph.edges for name in edge]
     references += [("loop", name) for loop in graph.loops for name in (loop.source, loop.target)]
@@ -288,6 +294,7 @@ def check_names(graph: Graph) -> None:
             raise GraphError(
                 f"The {kind} names a node {name!r}, and there is none{did_you_mean(name, sorted(names))}"
             )
+    # An edge twice would show a node the same output twice, and give the graph a version of its own.
     for (a, b), times in Counter(graph.edges).items():
         if times > 1:
             raise GraphError(f"The edge from {a!r} to {b!r} is there twice; leave one out.")
@@ -327,6 +334,7 @@ def find_loop_problem(graph: Graph, loop: Loop) -> str:
     """
     if not {loop.source, loop.target} <= graph.nodes_by_name.keys():
         return "names a node that is not there"
+    # The body is empty or lacks the target where no path leads from the target to the source.
     body = set(graph.loop_body(loop))
     if loop.target not in body:
         return "does not go back: no path leads from the target to the source"
@@ -336,6 +344,7 @@ def find_loop_problem(graph: Graph, loop: Loop) -> str:
     for name in body - {loop.source}:
         if outside := set(graph.successors[name]) - body:
             return f"is left beside its source: {min(outside)!r} hears {name!r}"
+    # An exit inside would end the run in the middle of a round.
     if graph.exit in body - {loop.source}:
         return f"has the exit {graph.exit!r} inside; only its source may be the exit"
     return ""

@@ -72,6 +72,7 @@ class Role(BaseModel):
     @model_validator(mode="after")
     def check_consistency(self) -> "Role":
         """Raise ValueError for fields that contradict each other."""
+        # A contract must be one that the reply can keep: the prompt has to ask for the line that is checked.
         if self.votes and (self.prompt or self.tools or not self.answers):
             raise ValueError(f"act {self.act!r} asks no model: leave out prompt, tools, gives")
         if self.act == "program" and self.gives in ("verdict", "parts"):
@@ -94,6 +95,7 @@ def catalogue(*sources: str | Path | Role | Iterable[Role]) -> Roles:
     earlier role that are not given. A role with the name of an earlier one replaces it, in its place. Raises
     GraphError that names file, role and key.
     """
+    # Later sources win, so a user's file may replace a role of the catalogue.
     roles = dict(CATALOGUE)
     for source in sources:
         if isinstance(source, Role):

@@ -127,6 +127,7 @@ def missing_package(name: str) -> ConfigError:
 
 async def prune(saver: Any, retention: Retention) -> list[str]:
     """Delete all threads that are not kept, also those that wait; return their names."""
+    # A thread has a checkpoint for each step; the newest one says when it changed.
     changed: dict[str, float] = {}
     async for checkpoint in saver.alist(None):
         thread = checkpoint.config["configurable"]["thread_id"]

@@ -165,6 +165,7 @@ class RunContext:
         """
         try:
             yield
+        # GeneratorExit: a stream that the caller left.
         except (asyncio.CancelledError, GeneratorExit):
             await self.wait_for_branches(cancel=True)
             raise
@@ -273,6 +274,7 @@ class RunContext:
 
     async def _reuse(self, node: Node, outcome: NodeOutput, paid: Meter) -> NodeOutput:
         """Return an equal node's output as this node's. Its calls count against this run's limits all the same."""
+        # What a graph may use does not depend on what ran beside it, so limits hold as if nothing were shared.
         meter = Meter(self._ledger, emitted=paid.emitted)
         await meter.charge(paid.calls)
         if meter.stopped:
@@ -286,6 +288,7 @@ class RunContext:
 
     def _report(self, round_: int, outcome: NodeOutput, meter: Meter) -> Plan[None]:
         """Reward a node that ended, and emit its events."""
+        # Before the process reward, which may look at what the node's own code emitted.
         for value in meter.emitted:
             self.emit_reward(outcome.node, value)
         try:
@@ -297,6 +300,7 @@ class RunContext:
             raise RewardError(
                 f"The process reward failed on node {outcome.node!r}: {type(error).__name__}: {error}"
             ) from error
+        # Calls that were not made are reported apart: books count them as shared, not as paid.
         is_reused = outcome.node in self.reused
         if is_reused:
             yield CallsShared(*count_usage(outcome))

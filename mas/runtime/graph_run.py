@@ -93,7 +93,9 @@ def extract_inner_run(run: GraphRun, name: str, example: Example) -> GraphRun | 
     """
     graph = run.graph.subgraph_to(name)
     outcomes = {node: run.outcomes[node] for node in graph.order}
+    # Run by itself, the smaller graph would have had the room that others used up here.
     is_limited = any(outcome.status == "limit" for rounds in outcomes.values() for outcome in rounds)
+    # A loop that the smaller graph lacks ran its nodes more often than the smaller graph would.
     lost_bodies = [run.graph.loop_body(loop) for loop in run.graph.loops if loop not in graph.loops]
     if is_limited or not latest_output(outcomes[name]).has_text:
         return None

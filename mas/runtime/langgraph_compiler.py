@@ -121,6 +121,7 @@ def choose_next(graph: Graph, source: str, end: str, state: RunState) -> str:
 
 def outcome_to_data(outcome: NodeOutput, round_: int) -> Data:
     """Return an output as plain data; of its rollout, if it has one, only calls and tokens."""
+    # Plain data only: a checkpointer in a database stores nothing else, and other processes read it.
     calls, usage = count_usage(outcome)
     data: Data = {USAGE: [calls, asdict(usage)]} if calls else {}
     return data | {

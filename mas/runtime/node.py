@@ -147,6 +147,7 @@ def build_messages(
 ) -> tuple[Message, ...]:
     """Return the task's messages, the last one followed by what the node receives, its lessons and its prompt."""
     instruction = role.prompt if node.prompt is None else node.prompt
+    # A plain solver is asked exactly what a plain agent is asked: it is the baseline.
     if not (inputs or node.lessons or instruction):
         return messages
     last = messages[-1]
@@ -159,6 +160,7 @@ def read_output(node: Node, role: Role, run: Rollout) -> NodeOutput:
     """Return the output of an agent's run, held to what its role gives."""
     if run.failed:
         return NodeOutput(node.name, "failed", rollout=run, error=run.error or run.stop)
+    # The last reply is a call of a tool and no answer.
     if run.stop == "turns":
         return NodeOutput(node.name, "contract", rollout=run, error=TURNS_USED_UP)
     text = run.answer.strip()
@@ -179,6 +181,7 @@ def run_programs(
         if run.failed:
             return NodeOutput(node.name, "failed", rollout=rollout, error=run.error or run.stop)
 
+        # Run it outside the event loop, in the sandbox.
         printed, problem = "", NO_PROGRAM
         if BLOCK.search(run.answer):
             code = extract_code(run.answer)

@@ -30,6 +30,7 @@ def hash_nodes(graph: Graph, team: Team) -> dict[str, str]:
     draw differently, and the first of them equals the first solver of any other graph. Raises GraphError for an
     unknown role or a missing tool.
     """
+    # Here, so that an unknown role or a missing tool is an error before anything is paid.
     team.check(graph)
     sampling = team.sampling
     hashes: dict[str, str] = {}

@@ -57,6 +57,7 @@ class Meter:
 
     async def ask(self, ledger: Ledger, request: Request, drive: Drive) -> Reply:
         """Ask if the limits allow it; else return a failed reply that names the limit."""
+        # Waits while calls under way could still free room, so what a run may use is not left unused.
         ticket = await self.reserve(ledger, request)
         if ticket is None:
             return Reply(Message("assistant", ""), "failed", error=self.stopped)

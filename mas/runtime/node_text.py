@@ -104,6 +104,7 @@ def normalize_answer(text: str) -> str:
 
     Of an answer that ends in a code block of several lines it is the whole block.
     """
+    # Models write the same answer as `**42**.`, `42` or a sentence that ends in it on a line of its own.
     text = text.strip()
     if text.endswith("```"):
         text = "\n".join(line.rstrip() for line in extract_code(text).strip().splitlines())

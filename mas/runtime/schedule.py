@@ -41,6 +41,7 @@ class Schedule:
 
     def next_target(self, name: str, outcomes: OutputsByNode) -> str | None:
         """Return the loop's target if it runs again after `name`, None if the run goes on."""
+        # Round 0 counts as a run too, so a loop of one round has run twice when it is over.
         loop = self.by_source.get(name)
         if loop is None or len(outcomes[name]) > loop.rounds or outcomes[name][-1].accepts:
             return None

@@ -32,6 +32,7 @@ async def run_node(name: str, state: GraphState) -> Data:
         reply["error"] = f"stopped after {NODE_SECONDS:g} seconds"
     except Exception as error:
         reply["error"] = f"{type(error).__name__}: {error}"
+    # Without a marked result the whole text is the answer.
     reply["answer"] = reply["answer"] or reply["text"]
     return {"said": {name: [reply]}}
 
@@ -76,6 +77,7 @@ def build() -> StateGraph[Any]:
     for name, row in NODES.items():
         builder.add_node(name, partial(run_node, name))
         inputs: list[str] = row["inputs"]
+        # Nodes after a loop wait for its end; a list of several starts waits for all of them.
         starts = [ends.get(other, other) for other in inputs] or ["graph.begin"]
         builder.add_edge(starts if len(starts) > 1 else starts[0], name)
     builder.add_edge(ends.get(EXIT, EXIT), "graph.answer")

@@ -18,6 +18,7 @@ async def complete(row: Data, messages: list[Any], **more: Any) -> Any:
     """Return the model's message. The openai package asks again where a server is busy."""
     loop = asyncio.get_running_loop()
     client = CLIENTS.get(loop) or CLIENTS.setdefault(loop, AsyncOpenAI(base_url=BASE_URL, api_key=API_KEY))
+    # A row names only what differs from the run's sampling.
     own = {key: row[key] for key in ("temperature", "max_tokens") if key in row}
     options = {**SAMPLING, **own, **more}
     model = row.get("model", MODEL)

@@ -17,6 +17,7 @@ async def run_program_node(name: str, state: GraphState) -> Data:
         if printed and not problem:
             return {"text": printed}
         problem = problem or "it printed nothing"
+        # The model sees its program and what was wrong with it.
         messages.append({"role": "assistant", "content": reply})
         messages.append({"role": "user", "content": PROGRAM_FAILED.format(problem=problem)})
     return {"error": problem}

@@ -37,12 +37,14 @@ class GraphState(TypedDict):
 
 def latest_reply(state: GraphState, name: str) -> NodeReply | None:
     """Return the last reply of a node that has a text: a later round that failed does not withdraw it."""
+    # Absent until the first node has run.
     replies = state.get("said", {}).get(name, [])
     return next((reply for reply in reversed(replies) if reply["text"]), None)
 
 
 def received_replies(state: GraphState, name: str) -> list[NodeReply]:
     """Return the replies that a node receives: those of its inputs, then that of the node that sent it back."""
+    # Before round 1 the sender has no reply, so nothing is added.
     senders = [source for source, (target, _) in LOOPS.items() if target == name]
     replies = (latest_reply(state, other) for other in [*NODES[name]["inputs"], *senders])
     return [reply for reply in replies if reply]

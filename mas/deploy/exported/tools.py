@@ -40,6 +40,7 @@ async def run_tool_node(name: str, state: GraphState) -> Data:
     for _ in range(row["turns"] - 1):
         if not message.tool_calls:
             break
+        # The model sees its own calls and their results, in the order of the calls.
         calls = [call.model_dump() for call in message.tool_calls]
         messages.append({"role": "assistant", "content": message.content, "tool_calls": calls})
         messages += await asyncio.gather(*(call_tool(call, row["tools"]) for call in message.tool_calls))
