@@ -11,7 +11,7 @@ import heapq
 import math
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from typing import Any
 
 from edgewise.mas.credit.evidence import Case, Delta, Edge, Evidence, Key, Part, kind_of
@@ -20,22 +20,14 @@ from edgewise.toolkit.errors import RewardError
 from edgewise.toolkit.types import Example, Plan
 from edgewise.toolkit.util.seeds import derive_seed
 
+# Runs a graph on a query for a sample index and returns its net quality; equal arguments give equal seeds.
 RunGraph = Callable[[Graph, Example, int], Plan[float]]
-"""Runs a graph on a query for a sample index and returns its net quality; equal arguments give equal seeds."""
 
 
-@dataclass(frozen=True, slots=True)
-class Credit:
-    """Credit of the nodes and edges of one graph, in reward; parts that were not measured are missing."""
-
-    nodes: Mapping[str, float] = field(default_factory=dict)
-    edges: Mapping[Edge, float] = field(default_factory=dict)
-
-    @classmethod
-    def from_parts(cls, parts: Mapping[Part, float]) -> "Credit":
-        """Split credits of parts into those of nodes and those of edges."""
-        nodes = {part: value for part, value in parts.items() if isinstance(part, str)}
-        return cls(nodes, {part: value for part, value in parts.items() if not isinstance(part, str)})
+def split_parts(credit: Mapping[Part, float]) -> tuple[dict[str, float], dict[Edge, float]]:
+    """Split the credit of parts into that of nodes and that of edges."""
+    nodes = {part: value for part, value in credit.items() if isinstance(part, str)}
+    return nodes, {part: value for part, value in credit.items() if not isinstance(part, str)}
 
 
 def add_emitted_rewards(credit: Mapping[str, float], emitted: Mapping[str, float]) -> dict[str, float]:
@@ -175,11 +167,7 @@ def choose_ablations(
     def priority(index: int) -> tuple[float, int, int]:
         """Smallest first: minus the error variance per run, the tie, the index."""
         runs = count_new_runs(ablations[index])
-        return (
-            -error_variance.estimate(ablations[index]) / runs if runs else -math.inf,
-            ties[index],
-            index,
-        )
+        return (-error_variance.estimate(ablations[index]) / runs if runs else -math.inf, ties[index], index)
 
     # Lazy greedy (Minoux 1978): error variance only falls while others are chosen, so an entry on the heap is never
     # better than it says, and only the top one has to be computed again. The exception is a case whose whole graph

@@ -13,23 +13,23 @@ from functools import cached_property
 from typing import Any
 
 from edgewise.mas.graph.graph import Graph
-from edgewise.toolkit.evaluation.statistics import bootstrap_interval, mean
+from edgewise.toolkit.evaluation.statistics import mean
 from edgewise.toolkit.types import Example
 
 Edge = tuple[str, str]
+# A part that an ablation leaves out of a graph: a node by its name, or an edge.
 Part = str | Edge
-"""A part that an ablation leaves out of a graph: a node by its name, or an edge."""
 
+# What parts of different graphs have in common: the role of a node, or the roles at both ends of an edge.
 Kind = tuple[str, ...]
-"""What parts of different graphs have in common: the role of a node, or the roles at both ends of an edge."""
 
+# Key of one run: the graph's version, the query's id, the sample.
 Key = tuple[str, str, int]
-"""Key of one run: the graph's version, the query's id, the sample."""
 
+# Number of differences that a prior mean counts as, where the data cannot tell.
 DEFAULT_STRENGTH = 4.0
-"""Number of differences that a prior mean counts as, where the data cannot tell."""
+# Upper bound of that number, however alike the agents of a role seem.
 MAX_STRENGTH = 100.0
-"""Upper bound of that number, however alike the agents of a role seem."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,20 +66,6 @@ class Delta:
         return self.case.key, (self.part,) if isinstance(self.part, str) else self.part
 
 
-@dataclass(frozen=True, slots=True)
-class CreditEstimate:
-    """
-    Mean of measured differences, one per query, with its 95 % interval over queries and their number.
-
-    Without any difference the mean is 0 and the interval is infinite.
-    """
-
-    mean: float = 0.0
-    low: float = -math.inf
-    high: float = math.inf
-    count: int = 0
-
-
 @dataclass(frozen=True)
 class Evidence:
     """All differences so far, sorted by their keys."""
@@ -98,24 +84,11 @@ class Evidence:
         parts: tuple[Part, ...] = (*(node.name for node in graph.nodes), *sorted(graph.edges))
         return tuple(part for part in parts if (graph.version, part) in self._by_part)
 
-    def raw_estimate(self, graph: Graph, part: Part) -> CreditEstimate:
-        """Return the mean difference of a part of one graph over its queries, without shrinkage."""
-        return _estimate(self._by_part.get((graph.version, part), {}).values())
-
     def raw_means(self, graph: Graph) -> dict[Part, float]:
         """Return the mean difference of every measured part of a graph, without shrinkage."""
         return {
             part: mean([*self._by_part[graph.version, part].values()]) for part in self.measured_parts(graph)
         }
-
-    @cached_property
-    def kind_estimates(self) -> dict[Kind, CreditEstimate]:
-        """Mean difference of each role and pair of roles, over all graphs, without shrinkage."""
-        by_query: dict[Kind, dict[str, list[float]]] = defaultdict(lambda: defaultdict(list))
-        for part, queries in self._by_part.items():
-            for query, value in queries.items():
-                by_query[self._kinds[part]][query].append(value)
-        return {kind: _estimate(map(mean, queries.values())) for kind, queries in sorted(by_query.items())}
 
     def shrunk_credit(self, graph: Graph, part: Part) -> float:
         """
@@ -235,11 +208,3 @@ def _shrink(values: Iterable[float], prior_mean: float, strength: float) -> floa
     if not values:
         return prior_mean
     return (math.fsum(values) + strength * prior_mean) / (len(values) + strength)
-
-
-def _estimate(values: Iterable[float]) -> CreditEstimate:
-    values = sorted(values)
-    if not values:
-        return CreditEstimate()
-    interval = bootstrap_interval(values)
-    return CreditEstimate(interval.estimate, interval.low, interval.high, len(values))

@@ -16,12 +16,10 @@ from edgewise.mas.runtime.graph_run import GraphRun
 from edgewise.toolkit.evaluation.comparison import valid_reward
 from edgewise.toolkit.types import Example, Message, Plan, Rollout, Score, Step
 
+# "incorrect verification": an agent was right, and one between it and the exit checks or rewrites what it receives.
+# "lost": an agent was right and was outvoted, or its answer was not used. "slight deviation": none was right, and the
+# answer was graded at least `NEARLY`. "never found": none was right.
 Failure = Literal["incorrect verification", "lost", "slight deviation", "never found"]
-"""
-"incorrect verification": an agent was right, and an agent between it and the exit checks or rewrites what it receives.
-"lost": an agent was right and was outvoted, or its answer was not used. "slight deviation": none was right, and the
-answer was graded at least `NEARLY`. "never found": none was right.
-"""
 
 FAILURES: tuple[Failure, ...] = get_args(Failure)
 PASS, NEARLY = 1.0, 0.5

@@ -17,8 +17,8 @@ from edgewise.toolkit.errors import ConfigError
 
 Edge = tuple[str, str]
 
+# A role with so many inputs or more weighs answers against each other, so equal agents before it are no waste.
 MIN_JOINED = 2
-"""A role with so many inputs or more weighs answers against each other, so equal agents before it are no waste."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -18,26 +18,19 @@ from edgewise.mas.graph.graph import Graph, Node, assign_names, single
 from edgewise.toolkit.types import Plan
 from edgewise.toolkit.util.seeds import derive_seed
 
+# Step size of Adam on the logits of edges, as in GPTSwarm.
 LEARNING_RATE = 0.1
-"""Step size of Adam on the logits of edges, as in GPTSwarm."""
+# Decay of the moving average of the reward.
 BASELINE_DECAY = 0.9
-"""Decay of the moving average of the reward."""
 
 
-@dataclass(slots=True)
-class RewardHistory:
-    """Rewards of all trials, by the version of the graph."""
+@dataclass
+class BestTried:
+    """Base of searchers whose design is the best graph that was tried, and `default` before any trial."""
 
-    graphs: dict[str, Graph] = field(default_factory=dict)
-    rewards: dict[str, list[float]] = field(default_factory=dict)
-
-    def add(self, groups: Sequence[TrialGroup]) -> None:
-        """Add trials."""
-        for group in groups:
-            for trial in group.trials:
-                graph = trial.draft.graph
-                self.graphs.setdefault(graph.version, graph)
-                self.rewards.setdefault(graph.version, []).append(trial.reward)
+    default: Graph = field(init=False)
+    tried: dict[str, Graph] = field(default_factory=dict, init=False)
+    rewards: dict[str, list[float]] = field(default_factory=dict, init=False)
 
     def rank(self, width: float) -> list[Graph]:
         """Return graphs by mean + width * deviation / sqrt(trials), the best first, of equals the first tried."""
@@ -48,24 +41,35 @@ class RewardHistory:
             version: math.fsum(own) / len(own) + width * deviation / math.sqrt(len(own))
             for version, own in self.rewards.items()
         }
-        return [self.graphs[version] for version in sorted(bounds, key=bounds.__getitem__, reverse=True)]
+        return [self.tried[version] for version in sorted(bounds, key=bounds.__getitem__, reverse=True)]
 
-    def find_best(self) -> Graph | None:
-        """Return the graph with the best lower bound; None before any trial."""
-        return next(iter(self.rank(-1.0)), None)
+    def learn(self, groups: Sequence[TrialGroup], seed: int) -> Plan[None]:
+        """Record the rewards."""
+        for trial in (trial for group in groups for trial in group.trials):
+            graph = trial.draft.graph
+            self.tried.setdefault(graph.version, graph)
+            self.rewards.setdefault(graph.version, []).append(trial.reward)
+        return
+        yield
+
+    def design(self) -> FixedDesign:
+        """Return the graph with the best lower bound; the default before any trial."""
+        return FixedDesign(next(iter(self.rank(-1.0)), self.default))
 
 
 @dataclass
-class BestOf:
+class BestOf(BestTried):
     """Tries given graphs, each once. Then half of the drafts are the most promising one, half of the rest the next."""
 
     graphs: tuple[Graph, ...]
-    history: RewardHistory = field(default_factory=RewardHistory)
+
+    def __post_init__(self) -> None:
+        self.default = self.graphs[0]
 
     def propose(self, queries: Sequence[Query], size: int, seed: int) -> Plan[list[list[Draft]]]:
         """Return graphs that were not tried yet, then the most promising ones."""
-        untried = [graph for graph in self.graphs if graph.version not in self.history.graphs]
-        order, count = [*untried, *self.history.rank(1.0)], size * len(queries)
+        untried = [graph for graph in self.graphs if graph.version not in self.tried]
+        order, count = [*untried, *self.rank(1.0)], size * len(queries)
         if untried:
             indices = [i % len(order) for i in range(count)]
         else:
@@ -75,19 +79,9 @@ class BestOf:
         return [drafts[i * size : (i + 1) * size] for i in range(len(queries))]
         yield
 
-    def learn(self, groups: Sequence[TrialGroup], seed: int) -> Plan[None]:
-        """Record the rewards."""
-        self.history.add(groups)
-        return
-        yield
-
-    def design(self) -> FixedDesign:
-        """Return the best graph so far; the first one before any trial."""
-        return FixedDesign(self.history.find_best() or self.graphs[0])
-
 
 @dataclass
-class RandomSearch:
+class RandomSearch(BestTried):
     """
     Samples uniform random moves.
 
@@ -95,28 +89,20 @@ class RandomSearch:
     """
 
     space: Space
-    history: RewardHistory = field(default_factory=RewardHistory)
+
+    def __post_init__(self) -> None:
+        self.default = single(self.space.roles[0])
 
     def propose(self, queries: Sequence[Query], size: int, seed: int) -> Plan[list[list[Draft]]]:
         """Return the most promising graphs again, and new ones."""
         count = size * len(queries)
         rng = np.random.default_rng(derive_seed(seed, "random"))
-        drafts = [Draft(graph) for graph in self.history.rank(1.0)[: count // 2]]
+        drafts = [Draft(graph) for graph in self.rank(1.0)[: count // 2]]
         while len(drafts) < count:
             built = sample_random_build(self.space, rng)
             drafts.append(Draft(built.graph, built))
         return [drafts[i :: len(queries)] for i in range(len(queries))]
         yield
-
-    def learn(self, groups: Sequence[TrialGroup], seed: int) -> Plan[None]:
-        """Record the rewards."""
-        self.history.add(groups)
-        return
-        yield
-
-    def design(self) -> FixedDesign:
-        """Return the best graph so far; one agent of the first role before any trial."""
-        return FixedDesign(self.history.find_best() or single(self.space.roles[0]))
 
 
 def sample_random_build(space: Space, rng: np.random.Generator) -> Build:

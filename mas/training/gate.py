@@ -18,8 +18,8 @@ from edgewise.toolkit.groups.sampling.row_selection import shuffle
 from edgewise.toolkit.tracking.events import GroupsFinished, StageStarted, StepFinished
 from edgewise.toolkit.types import Example, Plan
 
+# Training rows on which the tokens of a design are compared with one agent's.
 SIZING_ROWS = 16
-"""Training rows on which the tokens of a design are compared with one agent's."""
 
 
 def decide_by_gate(spec: GraphSpec, design: Design, baseline: Design, number: int) -> Plan[Design]:

@@ -21,8 +21,8 @@ from edgewise.toolkit.run.runner import RunOutcome
 from edgewise.toolkit.tracking.events import GraphsMeasured, GroupsFinished, StageStarted
 from edgewise.toolkit.types import Example, Group, Plan, Rollout, Score, Usage
 
+# Rows whose graphs an artefact shows.
 EXAMPLES = 20
-"""Rows whose graphs an artefact shows."""
 
 
 def measure_outcome(spec: GraphSpec, design: Design, baseline: Design, accepted: Design) -> Plan[RunOutcome]:

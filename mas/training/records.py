@@ -11,8 +11,8 @@ from edgewise.toolkit.evaluation.statistics import mean
 from edgewise.toolkit.types import Group
 
 MEASURING = 0
+# Names of the arms that are measured.
 ONE, DESIGNED, EQUAL = "one agent", "designed", "one agent, equal tokens"
-"""Names of the arms that are measured."""
 
 
 @dataclass(frozen=True, slots=True)

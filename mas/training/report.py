@@ -17,8 +17,8 @@ from edgewise.toolkit.report.run_files import FinishedRun
 from edgewise.toolkit.run.runner import Result
 
 WIRING = "wiring.json"
+# Graphs that are drawn at most.
 MAX_DRAWN = 4
-"""Graphs that are drawn at most."""
 STYLES = ("a", "b", "c", "d")
 
 

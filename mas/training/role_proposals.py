@@ -19,6 +19,7 @@ from edgewise.experience.guard.guard import Guard
 from edgewise.mas.designs.fixed import FixedDesign
 from edgewise.mas.graph.graph import MAX_NODES, Graph, Node, pick_name, single
 from edgewise.mas.graph.roles import CATALOGUE, Role, Roles
+from edgewise.mas.search.llm.graph_writer import object_schema
 from edgewise.mas.spec import GraphSpec
 from edgewise.mas.training.trials import measure_design, quality_of
 from edgewise.toolkit.evaluation.gate import AlphaSpending, Scores, choose
@@ -29,41 +30,34 @@ from edgewise.toolkit.types import BilledTo, Example, Message, Plan, Reply, Requ
 from edgewise.toolkit.util.extract import extract_json
 from edgewise.toolkit.util.validation import describe_error
 
+# Rows that are run to see what goes wrong.
 PROBE_ROWS = 16
-"""Rows that are run to see what goes wrong."""
+# Failed rows that the model sees.
 MAX_FAILURES = 4
-"""Failed rows that the model sees."""
+# Characters of a task or an answer that the model sees.
 MAX_CHARS = 1500
-"""Characters of a task or an answer that the model sees."""
+# Words of a role's line on what it is for.
 MAX_DOES_WORDS = 25
-"""Words of a role's line on what it is for."""
+# Requests until a reply is readable.
 ATTEMPTS = 3
-"""Requests until a reply is readable."""
 PASS = 1.0
 
 FailedRow = tuple[Example, Rollout]
 Measure = Callable[[FixedDesign, Sequence[Example]], Plan[Scores]]
 
-ROLE = {
-    "type": "object",
-    "properties": {
-        "name": {"type": "string"},
-        "does": {"type": "string"},
-        "prompt": {"type": "string"},
+TEXT = {"type": "string"}
+ROLE = object_schema(
+    {
+        "name": TEXT,
+        "does": TEXT,
+        "prompt": TEXT,
         "act": {"type": "string", "enum": ["ask", "program"]},
         "gives": {"type": "string", "enum": ["answer", "plan", "notes", "verdict", "parts"]},
         "hears": {"type": "integer", "minimum": 0},
-        "tools": {"type": "array", "items": {"type": "string"}},
-    },
-    "required": ["name", "does", "prompt", "act", "gives", "hears", "tools"],
-    "additionalProperties": False,
-}
-SCHEMA = {
-    "type": "object",
-    "properties": {"roles": {"type": "array", "items": ROLE}},
-    "required": ["roles"],
-    "additionalProperties": False,
-}
+        "tools": {"type": "array", "items": TEXT},
+    }
+)
+SCHEMA = object_schema({"roles": {"type": "array", "items": ROLE}})
 
 PROPOSE = """\
 Several assistants solve a task together; each has a role. Propose up to {roles} new roles that would have prevented \
@@ -356,19 +350,13 @@ def place_role(graph: Graph, role: Role, roles: Roles) -> dict[str, Graph]:
 
 def replace_node(graph: Graph, name: str, node: Node) -> Graph:
     """Return the graph with another agent in the place of one."""
-    renamed = {name: node.name}
-    return replace(
-        graph,
-        nodes=tuple(node if old.name == name else old for old in graph.nodes),
-        edges=tuple((renamed.get(a, a), renamed.get(b, b)) for a, b in graph.edges),
-        exit=renamed.get(graph.exit, graph.exit),
-        loops=tuple(
-            loop.model_copy(
-                update={
-                    "source": renamed.get(loop.source, loop.source),
-                    "target": renamed.get(loop.target, loop.target),
-                }
-            )
-            for loop in graph.loops
-        ),
-    )
+    new = {name: node.name}
+    loops = [
+        loop.model_copy(
+            update={"source": new.get(loop.source, loop.source), "target": new.get(loop.target, loop.target)}
+        )
+        for loop in graph.loops
+    ]
+    nodes = tuple(node if old.name == name else old for old in graph.nodes)
+    edges = tuple((new.get(a, a), new.get(b, b)) for a, b in graph.edges)
+    return Graph(nodes, edges, new.get(graph.exit, graph.exit), tuple(loops))

@@ -3,12 +3,13 @@
 from collections.abc import Sequence
 from dataclasses import replace
 
-from edgewise.mas.credit.ablation import Credit, add_emitted_rewards, measure_ablations
+from edgewise.mas.credit.ablation import add_emitted_rewards, measure_ablations, split_parts
 from edgewise.mas.credit.evidence import Case, Evidence
-from edgewise.mas.credit.reward import compute_reward, net_quality, net_quality_of
+from edgewise.mas.credit.reward import net_quality, net_quality_of
+from edgewise.mas.designs.interface import Trial
 from edgewise.mas.graph.graph import Graph
 from edgewise.mas.spec import GraphSpec
-from edgewise.mas.training.trials import EvaluatedGraphs, count_tokens, quality_of, run_and_grade
+from edgewise.mas.training.trials import EvaluatedGraphs, count_tokens, quality_of, reward_run, run_and_grade
 from edgewise.toolkit.types import Example, Plan, Rollout
 from edgewise.toolkit.util.seeds import derive_seed
 
@@ -34,11 +35,9 @@ def assign_credit(
 
     def run(graph: Graph, example: Example, sample: int) -> Plan[float]:
         # `sample` is the step here: it has a seed of its own, under which its trials ran as sample 0.
-        row_trials, version = by_row[example.id], graph.version
-        result = yield from run_and_grade(
-            spec, team, graph, example, sample=0, seed=seed, version=version, cache=row_trials.cache
-        )
-        return quality(row_trials, result.rollout)
+        row_trials = by_row[example.id]
+        made = yield from run_and_grade(spec, team, graph, example, seed=seed, cache=row_trials.cache)
+        return quality(row_trials, made.rollout)
 
     # Runs that the step made anyway: drafts, the plain agent, and graphs that end at inner agents.
     cases, done = [], {}
@@ -56,24 +55,13 @@ def assign_credit(
     # Rewards again, as irrationality depends on credit.
     credited = []
     for row_trials in evaluated:
-        reference, trials = count_tokens(row_trials.plain), []
+        trials = []
         for trial, made in zip(row_trials.trials.trials, row_trials.runs, strict=False):
-            graph, tokens = trial.draft.graph, count_tokens(made.rollout)
-            parts = {part: evidence.shrunk_credit(graph, part) for part in evidence.measured_parts(graph)}
-            credit = Credit.from_parts(parts)
-            nodes = add_emitted_rewards(credit.nodes, made.rewards)
-            reward, reward_parts = compute_reward(
-                spec.reward_weights,
-                quality_of(made.rollout),
-                tokens,
-                reference,
-                graph,
-                nodes,
-                credit.edges,
-                spec.roles,
-            )
-            trials.append(
-                replace(trial, reward=reward, parts=reward_parts, credit=nodes, edge_credit=credit.edges)
-            )
+            graph = trial.draft.graph
+            credit = {part: evidence.shrunk_credit(graph, part) for part in evidence.measured_parts(graph)}
+            nodes, edges = split_parts(credit)
+            nodes = add_emitted_rewards(nodes, made.rewards)
+            reward, parts = reward_run(spec, made, row_trials.plain, nodes, edges)
+            trials.append(Trial(trial.draft, reward, parts, nodes, edges))
         credited.append(replace(row_trials, trials=replace(row_trials.trials, trials=tuple(trials))))
     return credited, evidence

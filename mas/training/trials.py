@@ -6,14 +6,14 @@ the same output and are paid once, and rewards differ by structure alone. The pl
 A run that failed or could not be graded counts as 0, as it does when measuring.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
-from edgewise.mas.credit.reward import compute_reward
+from edgewise.mas.credit.reward import Edge, compute_reward
 from edgewise.mas.designs.fixed import EqualTokenBaseline
 from edgewise.mas.designs.interface import Design, Draft, Trial, TrialGroup
 from edgewise.mas.graph.graph import Graph, single
-from edgewise.mas.runtime.context import GraphLimits
 from edgewise.mas.runtime.graph_run import GraphRun, extract_inner_run, run_graph
 from edgewise.mas.runtime.node import Team
 from edgewise.mas.runtime.node_cache import NodeCache
@@ -24,6 +24,8 @@ from edgewise.toolkit.types import Example, Group, Plan, Rollout
 from edgewise.toolkit.util.seeds import derive_seed
 
 ROLE = "graph"
+NodeCredit = Mapping[str, float]
+EdgeCredit = Mapping[Edge, float]
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,37 +49,34 @@ class EvaluatedGraphs:
 
 
 def run_and_grade(
-    spec: GraphSpec,
-    team: Team,
-    graph: Graph,
-    row: Example,
-    *,
-    sample: int,
-    seed: int,
-    version: str,
-    cache: NodeCache | None,
-    limits: GraphLimits | None = None,
+    spec: GraphSpec, team: Team, graph: Graph, row: Example, *, sample: int = 0, **options: Any
 ) -> Plan[GraphRun]:
-    """Run a graph and grade it; `limits` replace those of the settings."""
-    run = yield from run_graph(
-        graph,
-        team,
-        row,
-        sample=sample,
-        seed=seed,
-        limits=limits or spec.limits,
-        cache=cache,
-        version=version,
-        process_reward=spec.process,
-    )
-    run = yield from _grade(spec, row, run)
+    """Run a graph and grade it, by the limits of the settings; `options` are those of `run_graph`."""
+    options = {"limits": spec.limits, "process_reward": spec.process, **options}
+    run = yield from run_graph(graph, team, row, sample=sample, **options)
+    run = yield from grade_run(spec, row, run)
     yield RolloutFinished(run.rollout)
     return run
 
 
-def _grade(spec: GraphSpec, row: Example, run: GraphRun) -> Plan[GraphRun]:
+def grade_run(spec: GraphSpec, row: Example, run: GraphRun) -> Plan[GraphRun]:
+    """Return a run with the score of the task's reward."""
     score = yield from spec.task.reward.grade(row, run.rollout, spec.judge)
     return replace(run, rollout=replace(run.rollout, score=score))
+
+
+def reward_run(
+    spec: GraphSpec,
+    run: GraphRun,
+    plain: Rollout,
+    nodes: NodeCredit | None = None,
+    edges: EdgeCredit | None = None,
+) -> tuple[float, dict[str, float]]:
+    """Return the reward of a run and its parts, from the plain agent's rollout and the credit of its parts."""
+    quality, tokens, reference = quality_of(run.rollout), count_tokens(run.rollout), count_tokens(plain)
+    return compute_reward(
+        spec.reward_weights, quality, tokens, reference, run.graph, nodes, edges, spec.roles
+    )
 
 
 # ---- learning --------------------------------------------------------------------------------------
@@ -92,12 +91,11 @@ def evaluate_drafts(
     different = {graph.version: graph for graph in graphs}
     seed = derive_seed(spec.config.seed, step)
     results = yield [
-        run_and_grade(spec, team, graph, row, sample=0, seed=seed, version=version, cache=cache)
-        for version, graph in different.items()
+        run_and_grade(spec, team, graph, row, seed=seed, cache=cache) for graph in different.values()
     ]
     by_version = dict(zip(different, results, strict=True))
     runs = tuple(by_version[graph.version] for graph in graphs)
-    plain, reference = runs[-1], count_tokens(runs[-1].rollout)
+    plain = runs[-1]
 
     # Graphs that ran without being drafted: the plain agent, and, where grading asks no model, the graphs that end at
     # inner agents. Agents in the same position of two graphs gave the same answer, so each such graph counts once.
@@ -112,17 +110,13 @@ def evaluate_drafts(
         ]
         inner = {run.graph.version: run for run in inner_runs if run}
         new = [run for version, run in inner.items() if version not in drafted | set(extra)]
-        graded = yield [_grade(spec, row, run) for run in new]
+        graded = yield [grade_run(spec, row, run) for run in new]
         extra |= {run.graph.version: run for run in graded}
 
     def make_trial(draft: Draft, run: GraphRun) -> Trial:
-        quality, tokens = quality_of(run.rollout), count_tokens(run.rollout)
-        value, parts = compute_reward(
-            spec.reward_weights, quality, tokens, reference, draft.graph, roles=spec.roles
-        )
-        return Trial(draft, value, parts)
+        return Trial(draft, *reward_run(spec, run, plain.rollout))
 
-    trials = tuple(make_trial(draft, run) for draft, run in zip(drafts, runs, strict=False))
+    trials = tuple(map(make_trial, drafts, runs))
     extra_trials = tuple(make_trial(Draft(run.graph), run) for run in extra.values())
     return EvaluatedGraphs(row, TrialGroup(spec.query_of(row), trials, extra_trials), runs, cache)
 
@@ -142,28 +136,14 @@ def run_design(
     spec: GraphSpec, design: Design, rows: Sequence[Example], payer: str = "measure"
 ) -> Plan[list[list[GraphRun]]]:
     """Return the same as graph runs: `samples` of them for each row."""
-    config, team = spec.config, spec.build_team(payer, spec.config.eval_sampling)
-    seed, limits = derive_seed(config.seed, 0), spec.limits
+    team = spec.build_team(payer, spec.config.eval_sampling)
+    options = {"seed": derive_seed(spec.config.seed, 0), "version": design.version, "limits": spec.limits}
     if isinstance(design, EqualTokenBaseline):
-        limits = replace(limits, calls=None, tokens=None, usd=None)
+        options["limits"] = replace(spec.limits, calls=None, tokens=None, usd=None)
 
     def sample_row(graph: Graph, row: Example) -> Plan[list[GraphRun]]:
-        return (
-            yield [
-                run_and_grade(
-                    spec,
-                    team,
-                    graph,
-                    row,
-                    sample=sample,
-                    seed=seed,
-                    version=design.version,
-                    cache=None,
-                    limits=limits,
-                )
-                for sample in range(config.samples)
-            ]
-        )
+        samples = range(spec.config.samples)
+        return (yield [run_and_grade(spec, team, graph, row, sample=sample, **options) for sample in samples])
 
     graphs = design.graphs([spec.query_of(row) for row in rows])
     return (yield [sample_row(graph, row) for graph, row in zip(graphs, rows, strict=True)])

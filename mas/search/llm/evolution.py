@@ -22,21 +22,16 @@ from edgewise.mas.graph.construction import Space
 from edgewise.mas.graph.edits import canonicalize, random_edit
 from edgewise.mas.graph.graph import Graph, single
 from edgewise.mas.graph.roles import Roles
-from edgewise.mas.search.llm import ranking
-from edgewise.mas.search.llm.graph_writer import (
-    WrittenGraph,
-    render_graph,
-    render_instructions,
-    request_graph,
-)
+from edgewise.mas.search.llm import graph_writer, ranking
+from edgewise.mas.search.llm.graph_writer import WrittenGraph
 from edgewise.mas.search.llm.ranking import GraphRating, TrialRecord
 from edgewise.toolkit.errors import GraphError
 from edgewise.toolkit.types import BilledTo, Message, Plan, Request, Sampling
 from edgewise.toolkit.util.seeds import derive_seed
 
 UNIFORM, SHARPNESS, PARENTS = 0.3, 0.2, 4
+# One draft in so many tries a graph of the pool again: those with the highest upper bounds.
 RETRY_SHARE = 4
-"""One draft in so many tries a graph of the pool again: those with the highest upper bounds."""
 MAX_FAILURES, MAX_TASK_CHARS = 3, 400
 DESIGNING = Sampling(temperature=0.7, max_tokens=1024)
 
@@ -142,7 +137,7 @@ class Evolution:
         self, parent: str, ratings: Mapping[str, GraphRating], number: int, seed: int
     ) -> Plan[WrittenGraph]:
         """Ask the model for a changed graph that is not in the pool."""
-        system = TASK + render_instructions(self.roles, self.space.agents)
+        system = TASK + graph_writer.render_instructions(self.roles, self.space.agents)
         user = self._describe_parent(parent, ratings)
         request = Request(
             self.model,
@@ -158,7 +153,7 @@ class Evolution:
                 raise GraphError("This graph was tried already.")
             return child
 
-        return (yield from request_graph(request, self.roles, self.space.agents, accept))
+        return (yield from graph_writer.request_graph(request, self.roles, self.space.agents, accept))
 
     def _describe_parent(self, parent: str, ratings: Mapping[str, GraphRating]) -> str:
         """Return the graph, its rating, the credit of its agents, its worst tasks, and its children so far."""
@@ -166,7 +161,7 @@ class Evolution:
         def render_rating(rating: GraphRating) -> str:
             return f"mean reward {rating.mean:.2f} +- {rating.deviation:.2f} in {rating.trials} trials"
 
-        parts = [f"# Team\n{render_graph(self.pool[parent].graph)}"]
+        parts = [f"# Team\n{graph_writer.render_graph(self.pool[parent].graph)}"]
         if parent in ratings:
             parts.append(f"# How it did\n{render_rating(ratings[parent])}")
         if credit := self.credit.get(parent):

@@ -32,8 +32,8 @@ TRIES = 2
 UNUSABLE = "That can't be used: {problem} Answer again with the JSON only."
 
 
+# Returns a graph, changed or not, or raises GraphError for one that is not accepted.
 AcceptGraph = Callable[[Graph], Graph]
-"""Returns a graph, changed or not, or raises GraphError for one that is not accepted."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,20 +66,18 @@ def render_graph(graph: Graph) -> str:
     )
 
 
+def object_schema(properties: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the JSON schema of an object with exactly these properties."""
+    required = {"required": list(properties), "additionalProperties": False}
+    return {"type": "object", "properties": dict(properties), **required}
+
+
 def reply_schema(roles: Roles, max_agents: int) -> dict[str, Any]:
     """
     Return the JSON schema of a reply.
 
     Its lists have a largest length: a small model that the server holds to the schema would go through all roles.
     """
-
-    def make_object(properties: Mapping[str, Any]) -> dict[str, Any]:
-        return {
-            "type": "object",
-            "properties": dict(properties),
-            "required": list(properties),
-            "additionalProperties": False,
-        }
 
     def make_list(items: Mapping[str, Any], min_items: int, max_items: int) -> dict[str, Any]:
         return {"type": "array", "items": dict(items), "minItems": min_items, "maxItems": max_items}
@@ -89,12 +87,12 @@ def reply_schema(roles: Roles, max_agents: int) -> dict[str, Any]:
     node = {"name": text, "role": role, "prompt": {"type": ["string", "null"]}}
     loop = {"source": text, "target": text, "rounds": {"type": "integer"}}
     graph = {
-        "nodes": make_list(make_object(node), 1, max_agents),
+        "nodes": make_list(object_schema(node), 1, max_agents),
         "edges": make_list(make_list(text, 2, 2), 0, max_agents * (max_agents - 1) // 2),
-        "loops": make_list(make_object(loop), 0, max_agents // 2),
+        "loops": make_list(object_schema(loop), 0, max_agents // 2),
         "exit": text,
     }
-    return make_object({"why": text, "graph": make_object(graph)})
+    return object_schema({"why": text, "graph": object_schema(graph)})
 
 
 def request_graph(

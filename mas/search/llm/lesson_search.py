@@ -35,10 +35,10 @@ from edgewise.toolkit.util.seeds import derive_seed
 DESIGNING = Sampling(temperature=0.7, max_tokens=1024)
 DISTILLING = Sampling(temperature=0.0, max_tokens=2048)
 MAX_LESSONS, MAX_LESSON_TOKENS = 32, 3000
+# Designs of a query that the model is asked for at most; the other drafts are random edits of them.
 DESIGNS = 4
-"""Designs of a query that the model is asked for at most; the other drafts are random edits of them."""
+# Kinds of query that the design tells apart at most.
 MAX_KINDS = 8
-"""Kinds of query that the design tells apart at most."""
 
 TASK = """\
 You design a team of agents for the task that you are shown. Do not solve the task.

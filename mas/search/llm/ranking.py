@@ -17,10 +17,10 @@ import numpy as np
 
 from edgewise.mas.designs.interface import TrialGroup
 
+# Variance of the effects of queries, in units of the noise variance.
 EASE = 10.0
-"""Variance of the effects of queries, in units of the noise variance."""
+# The noise is estimated with one more residual of this size: a few trials that agree prove little.
 PRIOR_RESIDUAL = 0.25
-"""The noise is estimated with one more residual of this size: a few trials that agree prove little."""
 
 
 @dataclass(frozen=True, slots=True)

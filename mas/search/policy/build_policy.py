@@ -14,7 +14,6 @@ B states, K roles, N the most agents.
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -23,13 +22,7 @@ from edgewise.mas.designs.interface import Query
 from edgewise.mas.graph.construction import BuildState, Move, Space, apply, build_graph, replay
 from edgewise.mas.graph.graph import Graph
 from edgewise.mas.search.policy.state_features import StateBatch, encode_states
-from edgewise.mas.search.policy.subset_sampling import (
-    ChooseMove,
-    Floats,
-    Integers,
-    SampleMoves,
-    TakeLikeliest,
-)
+from edgewise.mas.search.policy.subset_sampling import Floats, Integers, pick_category, pick_subsets
 from edgewise.toolkit.util.hashing import hash_json
 
 
@@ -46,8 +39,8 @@ class MoveProbabilities:
     agents: Callable[[Integers], tuple[Floats, Floats]]
 
 
+# Takes B indices of queries, and the states of their builds.
 ReadProbabilities = Callable[[list[int], StateBatch], MoveProbabilities]
-"""Takes B indices of queries, and the states of their builds."""
 
 
 class BuildPolicy(ABC):
@@ -59,30 +52,21 @@ class BuildPolicy(ABC):
     @property
     def version(self) -> str:
         """A hash of everything that the policy depends on."""
-        return self._hash
-
-    @cached_property
-    def _hash(self) -> str:
         return hash_json(self.to_json())
 
     def sample(self, queries: Sequence[Query], seeds: Sequence[int]) -> list[tuple[Move, ...]]:
         """Return a sampled build for each query; each depends on its own query and seed alone."""
         shape = self.space.moves, self.space.agents + 1
         uniform = np.stack([np.random.default_rng(seed).random(shape) for seed in seeds])
-        return self.build_all(queries, lambda rows, turn: SampleMoves(uniform[rows, turn]))
-
-    def likeliest(self, queries: Sequence[Query]) -> list[tuple[Move, ...]]:
-        """Return for each query the build whose moves are the likeliest, one after the other."""
-        return self.build_all(queries, lambda rows, turn: TakeLikeliest())
+        return self._build_all(queries, uniform)
 
     def graphs(self, queries: Sequence[Query]) -> list[Graph]:
-        """Return the graph of the likeliest build for each query."""
-        return [build_graph(self.space, replay(self.space, moves)) for moves in self.likeliest(queries)]
+        """Return for each query the graph of the build whose moves are the likeliest, one after the other."""
+        builds = self._build_all(queries, None)
+        return [build_graph(self.space, replay(self.space, moves)) for moves in builds]
 
-    def build_all(
-        self, queries: Sequence[Query], choose: Callable[[list[int], int], ChooseMove]
-    ) -> list[tuple[Move, ...]]:
-        """Build a graph for each query, side by side; `choose` takes the queries still at work and the turn."""
+    def _build_all(self, queries: Sequence[Query], uniform: Floats | None) -> list[tuple[Move, ...]]:
+        """Build a graph for each query, side by side; `uniform` is [query, turn, N + 1], None for the likeliest."""
         space, read = self.space, self.read_probabilities(queries)
         states = [BuildState() for _ in queries]
         moves: list[list[Move]] = [[] for _ in queries]
@@ -91,20 +75,21 @@ class BuildPolicy(ABC):
             if not rows:
                 break
             probabilities = read(rows, encode_states(space, [states[row] for row in rows]))
-            picker = choose(rows, turn)
+            u = None if uniform is None else uniform[rows, turn]
 
-            # The action first, then the agents given the action; all three choices are made for every state.
-            actions = picker.pick_action(probabilities.actions)
+            # The action by the first number. Then both ways of choosing agents, for every state: a set of inputs by
+            # the other numbers, and an agent to delete by the second one.
+            actions = pick_category(probabilities.actions, u if u is None else u[:, 0])
             p_input, p_delete = probabilities.agents(actions)
-            inputs = picker.pick_subset(p_input, np.array([*space.min_inputs, 0, 0])[actions])
-            deleted = picker.pick_agent(p_delete)
+            min_inputs = np.array([*space.min_inputs, 0, 0])[actions]
+            inputs = pick_subsets(p_input, min_inputs, u if u is None else u[:, 1:])
+            deleted = pick_category(p_delete, u if u is None else u[:, 1])
             for i, (row, action) in enumerate(zip(rows, map(int, actions), strict=True)):
                 agents = tuple(map(int, np.flatnonzero(inputs[i])))
                 if action == space.delete_action:
                     agents = (int(deleted[i]),)
-                move = Move(action, () if action == space.exit_action else agents)
-                moves[row].append(move)
-                states[row] = apply(space, states[row], move)
+                moves[row].append(Move(action, () if action == space.exit_action else agents))
+                states[row] = apply(space, states[row], moves[row][-1])
         return [tuple(build) for build in moves]
 
     @abstractmethod

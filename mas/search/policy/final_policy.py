@@ -9,30 +9,28 @@ graphs known, or its own. It stays a policy, which answers queries that it has n
 from collections.abc import Sequence
 
 import numpy as np
-from torch import Tensor
 
 from edgewise.mas.designs.graph_features import hash_shape
 from edgewise.mas.designs.interface import Draft, Query
 from edgewise.mas.graph.construction import build, moves_for
-from edgewise.mas.search.policy.build_policy import BuildPolicy
-from edgewise.mas.search.policy.policy_gradient import LossInputs, make_learner
+from edgewise.mas.search.policy.policy_gradient import Policy, make_learner
 from edgewise.mas.search.policy.state_features import encode_moves
 from edgewise.mas.search.surrogate.gaussian_process import RewardSurrogate
 
+# Standard deviations that the lower bound takes off the mean.
 BOUND = 2.0
-"""Standard deviations that the lower bound takes off the mean."""
 RATE, CLIP = 0.03, 1.0
+# Updates between two checks of the likeliest graphs.
 CHECK_EVERY = 5
-"""Updates between two checks of the likeliest graphs."""
 
 
 def settle_policy(
-    policy: BuildPolicy,
+    policy: Policy,
     surrogate: RewardSurrogate,
     known: Sequence[Draft],
     queries: Sequence[Query],
     max_updates: int,
-) -> BuildPolicy:
+) -> Policy:
     """Return the policy after at most `max_updates` updates, fewer where its likeliest graphs are the targets."""
     space = policy.space
 
@@ -53,11 +51,6 @@ def settle_policy(
         is_check = number % CHECK_EVERY == 0
         if is_check and [hash_shape(space.roles, graph) for graph in policy.graphs(queries)] == shapes:
             break
-        learner.update(moves, queries, old_logp, np.ones(len(moves)), weights, negative_log_likelihood)
+        learner.update(moves, queries, old_logp, np.ones(len(moves)), weights, lambda x: -x.logp)
         policy = learner.policy()
     return policy
-
-
-def negative_log_likelihood(x: LossInputs) -> Tensor:
-    """Return the negative log-likelihood [M] of moves."""
-    return -x.logp

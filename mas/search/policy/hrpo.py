@@ -30,9 +30,8 @@ from torch import Tensor
 
 from edgewise.mas.designs.interface import Draft, Query, Trial, TrialGroup
 from edgewise.mas.graph.construction import Move, build
-from edgewise.mas.search.policy.build_policy import BuildPolicy
 from edgewise.mas.search.policy.final_policy import settle_policy
-from edgewise.mas.search.policy.policy_gradient import LossInputs, make_learner
+from edgewise.mas.search.policy.policy_gradient import LossInputs, Policy, make_learner
 from edgewise.mas.search.policy.state_features import encode_moves
 from edgewise.mas.search.surrogate.explorer import Explorer
 from edgewise.mas.search.surrogate.gaussian_process import RewardSurrogate
@@ -44,17 +43,17 @@ from edgewise.toolkit.util.seeds import derive_seed
 
 # The paper states no number. These were chosen by bench/topology.py.
 EPOCHS = 2
+# Clip range of the ratio, as in DAPO (arXiv 2503.14476).
 LOW, HIGH = 0.2, 0.28
-"""Clip range of the ratio, as in DAPO (arXiv 2503.14476)."""
 GRADIENT_CLIP = 1.0
+# Weight of the rewards of single moves.
 BETA = 0.3
-"""Weight of the rewards of single moves."""
+# Cost of adding an agent, and of adding one that is not in the final graph.
 MOVE_COST, REDUNDANCY = 0.1, 0.5
-"""Cost of adding an agent, and of adding one that is not in the final graph."""
+# Graphs in an imagined group, and the advantage of one standard deviation of rewards there.
 IMAGINED_SIZE, IMAGINED_GAIN = 16, 3.0
-"""Graphs in an imagined group, and the advantage of one standard deviation of rewards there."""
+# Queries that the design is settled on.
 LAST_QUERIES = 32
-"""Queries that the design is settled on."""
 
 QueryTrial = tuple[Query, Trial]
 
@@ -87,7 +86,7 @@ class HrpoSettings:
 class Hrpo:
     """Learns a policy. `learn` must get what `propose` returned since the last `learn`."""
 
-    start: BuildPolicy
+    start: Policy
     settings: HrpoSettings = HrpoSettings()
 
     def __post_init__(self) -> None:
@@ -136,7 +135,7 @@ class Hrpo:
         return
         yield
 
-    def design(self) -> BuildPolicy:
+    def design(self) -> Policy:
         """Return the policy, settled; as it is where `settle` is 0 or nothing was tried."""
         if not (self.settings.settle and self.last_queries):
             return self.policy
@@ -206,30 +205,18 @@ class Hrpo:
                 by_role.setdefault(roles.index(trial.draft.graph[name].role), []).append(value)
         role_credit = {role: float(np.mean(values)) for role, values in by_role.items()}
 
-        rewards = [
-            compute_move_rewards(
-                len(roles),
-                trial.draft.build.moves,
-                trial.draft.build.move_numbers,
-                subtract_harm(own, trial.edge_credit),
-                self.surrogate.reward_std,
-                self.settings.exemption,
-                role_credit,
-            )
-            for (_, trial), own in zip(trials, credit, strict=True)
-            if trial.draft.build
-        ]
+        rewards, std, exemption = [], self.surrogate.reward_std, self.settings.exemption
+        for (_, trial), own in zip(trials, credit, strict=True):
+            # Harm by an input counts against the agent that receives it.
+            for (_, name), value in trial.edge_credit.items():
+                own[name] = own.get(name, 0.0) + min(0.0, value)
+            if built := trial.draft.build:
+                rewards.append(
+                    compute_move_rewards(
+                        len(roles), built.moves, built.move_numbers, own, std, exemption, role_credit
+                    )
+                )
         return np.concatenate(rewards)
-
-
-def subtract_harm(
-    credit: Mapping[str, float], edge_credit: Mapping[tuple[str, str], float]
-) -> dict[str, float]:
-    """Return node credit, less that of a node's incoming edges that have a credit below 0."""
-    reduced = dict(credit)
-    for (_, name), value in edge_credit.items():
-        reduced[name] = reduced.get(name, 0.0) + min(0.0, value)
-    return reduced
 
 
 def compute_move_rewards(

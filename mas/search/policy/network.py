@@ -24,16 +24,16 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from edgewise.mas.designs.interface import Query
-from edgewise.mas.graph.construction import Move, Space
+from edgewise.mas.graph.construction import Space
 from edgewise.mas.search.policy.build_policy import BuildPolicy, MoveProbabilities, ReadProbabilities
 from edgewise.mas.search.policy.state_features import FACTS, StateBatch
-from edgewise.mas.search.policy.subset_sampling import ChooseMove, Floats, Integers
+from edgewise.mas.search.policy.subset_sampling import Floats, Integers
 from edgewise.toolkit.errors import GraphError
 from edgewise.toolkit.util.seeds import derive_seed
 
 QUERY, ROLE, HIDDEN = 16, 8, 32
+# Bound on the logits of agents, so that no probability is ever exactly 0 or 1.
 MAX_LOGIT = 12.0
-"""Bound on the logits of agents, so that no probability is ever exactly 0 or 1."""
 
 PolicyWeights = Mapping[str, NDArray[np.float32]]
 
@@ -75,8 +75,8 @@ def weight_shapes(space: Space, features: int) -> dict[str, tuple[int, ...]]:
     }
 
 
+# With these weights at 0 the first policy prefers no role.
 ZERO_AT_START = ("node", "node_query", "node_after", "node_beside", "edge", "edge_pair")
-"""With these weights at 0 the first policy prefers no role."""
 
 
 def initialize_weights(space: Space, features: int, seed: int) -> dict[str, NDArray[np.float32]]:
@@ -211,20 +211,15 @@ class NetworkPolicy(BuildPolicy):
         """The forward pass with these weights, without gradients."""
         return PolicyNetwork(self.space, to_tensors(self.weights), self.joint)
 
-    @one_thread()
-    def build_all(
-        self, queries: Sequence[Query], choose: Callable[[list[int], int], ChooseMove]
-    ) -> list[tuple[Move, ...]]:
-        """Build a graph for each query, side by side, on one core."""
-        return super().build_all(queries, choose)
-
     def read_probabilities(self, queries: Sequence[Query]) -> ReadProbabilities:
         """Return a function that computes the probabilities of moves on these queries."""
         projected = self.network.project_queries(queries)
 
+        @one_thread()
         def read(rows: list[int], states: StateBatch) -> MoveProbabilities:
             action_logp, agent_logits = self.network.forward(states, projected[rows])
 
+            @one_thread()
             def agents(chosen: Integers) -> tuple[Floats, Floats]:
                 logits = agent_logits(chosen)
                 deletable = logits.masked_fill(~torch.from_numpy(states.can_delete), -1e9)
@@ -240,13 +235,8 @@ class NetworkPolicy(BuildPolicy):
             name: {"shape": list(w.shape), "data": base64.b64encode(w.astype("<f4").tobytes()).decode()}
             for name, w in sorted(self.weights.items())
         }
-        return {
-            "kind": "policy",
-            "space": self.space.to_json(),
-            "encoder": self.encoder,
-            "joint": self.joint,
-            "weights": weights,
-        }
+        head = {"kind": "policy", "space": self.space.to_json(), "encoder": self.encoder}
+        return {**head, "joint": self.joint, "weights": weights}
 
     @classmethod
     def from_json(cls, data: Any) -> "NetworkPolicy":

@@ -18,11 +18,12 @@ from torch.nn.functional import logsigmoid
 
 from edgewise.mas.designs.interface import Query
 from edgewise.mas.graph.construction import Space
-from edgewise.mas.search.policy.build_policy import BuildPolicy
 from edgewise.mas.search.policy.network import NetworkPolicy, PolicyNetwork, one_thread, to_tensors
 from edgewise.mas.search.policy.state_features import MoveBatch
 from edgewise.mas.search.policy.subset_sampling import Floats, Integers, tail_probabilities
 from edgewise.mas.search.policy.tabular import KEYS, TabularPolicy, name_actions, name_states
+
+Policy = NetworkPolicy | TabularPolicy
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,24 +41,24 @@ Loss = Callable[[LossInputs], Tensor]
 
 @dataclass(frozen=True, slots=True)
 class MoveScores:
-    """Log-probs of M moves, apart for the action and for its agents, and the entropies of both choices."""
+    """Log-probs of M moves, apart for the action and for its agents, and the entropy of the choice."""
 
     action: Tensor  # [M]
     agents: Tensor  # [M]
-    action_entropy: Tensor  # [M]
-    agents_entropy: Tensor  # [M]
-
-    @property
-    def logp(self) -> Tensor:
-        """Log-probs [M] of whole moves."""
-        return self.action + self.agents
+    entropy: Tensor  # [M]
 
 
 # ---- scores ----------------------------------------------------------------------------------------
 
 
-def score_moves(space: Space, moves: MoveBatch, action_logp: Tensor, agent_logits: Tensor) -> MoveScores:
-    """Return the scores of moves, from log-probs of actions [M, K + 2] and logits of agents [M, N]."""
+def score_moves(
+    space: Space, moves: MoveBatch, action_logp: Tensor, agent_logits: Tensor, *, action_entropy: bool = False
+) -> MoveScores:
+    """
+    Return the scores of moves, from log-probs of actions [M, K + 2] and logits of agents [M, N].
+
+    The entropy is that of the action and its agents, or of the action alone.
+    """
     action = torch.from_numpy(moves.action)
     chosen = torch.from_numpy(moves.chosen)
     entropy = -(action_logp.exp() * action_logp.clamp(min=-1e9)).sum(1)
@@ -75,7 +76,9 @@ def score_moves(space: Space, moves: MoveBatch, action_logp: Tensor, agent_logit
         torch.where(is_role, a, torch.where(is_delete, b, zero))
         for a, b in zip(subset, deletion, strict=True)
     )
-    return MoveScores(action_logp.gather(1, action[:, None])[:, 0], agents, entropy, agents_entropy)
+    if not action_entropy:
+        entropy = entropy + agents_entropy
+    return MoveScores(action_logp.gather(1, action[:, None])[:, 0], agents, entropy)
 
 
 def score_subsets(
@@ -106,19 +109,17 @@ def score_subsets(
 
 
 class PolicyLearner(ABC):
-    """The parameters of a policy while they are learned."""
+    """The parameters of a policy while they are learned; `joint` is that of the policy."""
+
+    joint: bool
 
     @abstractmethod
-    def policy(self) -> BuildPolicy:
+    def policy(self) -> Policy:
         """Return the policy with the parameters of the moment."""
 
     @abstractmethod
     def score(self, moves: MoveBatch, queries: Sequence[Query]) -> MoveScores:
         """Return the scores of moves, with gradients; there is one query for each build."""
-
-    @abstractmethod
-    def heads(self, scores: MoveScores) -> tuple[list[Tensor], Tensor]:
-        """Return the log-probs [M] that have a ratio of their own, and the entropy [M] that penalties see."""
 
     @abstractmethod
     def descend(self, loss: Tensor) -> None:
@@ -127,7 +128,11 @@ class PolicyLearner(ABC):
     def logp(self, moves: MoveBatch, queries: Sequence[Query]) -> Floats:
         """Return log-probs [H, M] by head, for `update` later on."""
         with torch.no_grad():
-            return torch.stack(self.heads(self.score(moves, queries))[0]).numpy()
+            return torch.stack(self._split_heads(self.score(moves, queries))).numpy()
+
+    def _split_heads(self, scores: MoveScores) -> list[Tensor]:
+        """Return the log-probs [M] that have a ratio of their own: whole moves, or actions and agents apart."""
+        return [scores.action + scores.agents] if self.joint else [scores.action, scores.agents]
 
     @one_thread()
     def update(
@@ -145,13 +150,13 @@ class PolicyLearner(ABC):
 
         `old_logp` [H, M] is what `logp` returned when the moves were sampled; `advantage` and `weights` are [M].
         """
-        heads, entropy = self.heads(self.score(moves, queries))
-        total = torch.zeros((), dtype=torch.float64)
-        for number, logp in enumerate(heads):
-            x = LossInputs(logp, torch.from_numpy(old_logp[number]), torch.from_numpy(advantage), entropy)
+        scores, total = self.score(moves, queries), torch.zeros((), dtype=torch.float64)
+        gain, share = torch.from_numpy(advantage), torch.from_numpy(weights)
+        for number, logp in enumerate(self._split_heads(scores)):
+            x = LossInputs(logp, torch.from_numpy(old_logp[number]), gain, scores.entropy)
             # Penalties look at the whole move, so they count once.
             extra = penalties if number == 0 else ()
-            total = total + ((loss(x) + sum(p(x) for p in extra)) * torch.from_numpy(weights)).sum()
+            total = total + ((loss(x) + sum(p(x) for p in extra)) * share).sum()
         self.descend(total)
         return float(total.detach())
 
@@ -160,7 +165,7 @@ class NetworkLearner(PolicyLearner):
     """Learns the weights of a network by Adam, with the norm of the gradient clipped."""
 
     def __init__(self, policy: NetworkPolicy, rate: float, clip: float = 1.0):
-        self.start, self.clip = policy, clip
+        self.start, self.joint, self.clip = policy, policy.joint, clip
         self.weights = to_tensors(policy.weights, requires_grad=True)
         self.network = PolicyNetwork(policy.space, self.weights, policy.joint)
         self.adam = torch.optim.Adam(self.weights.values(), lr=rate)
@@ -177,11 +182,6 @@ class NetworkLearner(PolicyLearner):
         action_logp, agent_logits = self.network.forward(moves.states, query)
         return score_moves(self.start.space, moves, action_logp, agent_logits(moves.action))
 
-    def heads(self, scores: MoveScores) -> tuple[list[Tensor], Tensor]:
-        """Return one head for the joint policy, else one for actions and one for agents."""
-        heads = [scores.logp] if self.start.joint else [scores.action, scores.agents]
-        return heads, scores.action_entropy + scores.agents_entropy
-
     def descend(self, loss: Tensor) -> None:
         """Take a step of Adam, and round to float32, so that the stored policy is exactly the one that learns."""
         self.adam.zero_grad()
@@ -197,7 +197,7 @@ class TabularLearner(PolicyLearner):
     """Learns the rows of a table by plain gradient descent; only rows of moves that were learned from are stored."""
 
     def __init__(self, policy: TabularPolicy, rate: float):
-        self.start, self.rate = policy, rate
+        self.start, self.joint, self.rate = policy, policy.joint, rate
         self.rows = {name: _make_row(row) for name, row in policy.logits.items()}
 
     def policy(self) -> TabularPolicy:
@@ -213,11 +213,7 @@ class TabularLearner(PolicyLearner):
         actions = self._read(states, [True] * len(moves), space.num_actions)
         agents = self._read(with_actions, moves.action != space.exit_action, space.agents)
         masked = actions.masked_fill(~torch.from_numpy(moves.states.action_mask), -torch.inf)
-        return score_moves(space, moves, masked.log_softmax(1), agents)
-
-    def heads(self, scores: MoveScores) -> tuple[list[Tensor], Tensor]:
-        """Return one head for whole moves, and the entropy of the action alone."""
-        return [scores.logp], scores.action_entropy
+        return score_moves(space, moves, masked.log_softmax(1), agents, action_entropy=True)
 
     def descend(self, loss: Tensor) -> None:
         """Take a step of gradient descent."""
@@ -242,9 +238,8 @@ def _make_row(values: Sequence[float] | Tensor) -> Tensor:
     return torch.as_tensor(values, dtype=torch.float64).clone().requires_grad_()
 
 
-def make_learner(policy: BuildPolicy, rate: float, clip: float) -> PolicyLearner:
-    """Return a learner that starts from a policy; a table knows no clipping of the gradient."""
-    if isinstance(policy, NetworkPolicy):
-        return NetworkLearner(policy, rate, clip)
-    assert isinstance(policy, TabularPolicy)
-    return TabularLearner(policy, rate)
+def make_learner(policy: Policy, rate: float, clip: float) -> PolicyLearner:
+    """Return a learner that starts from a policy; a table does not clip the gradient."""
+    if isinstance(policy, TabularPolicy):
+        return TabularLearner(policy, rate)
+    return NetworkLearner(policy, rate, clip)

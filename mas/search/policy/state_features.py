@@ -12,8 +12,8 @@ from numpy.typing import NDArray
 
 from edgewise.mas.graph.construction import BuildState, Move, Space, action_mask, apply, deletion_mask
 
+# Features of an agent beside its role; the policy starts with weights on the first three.
 FACTS = ("one", "no successor", "last", "successors", "inputs", "depth")
-"""Features of an agent beside its role; the policy starts with weights on the first three."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,18 +65,11 @@ def _compute_facts(inputs: NDArray[np.float64], size: NDArray[np.int64]) -> NDAr
     n = inputs.shape[1]
     is_agent = np.arange(n) < size[:, None]
     is_last = np.arange(n) == size[:, None] - 1
-    num_successors, num_inputs = inputs.sum(1), inputs.sum(2)
-    depth = np.zeros_like(num_inputs)
+    outdegree, indegree = inputs.sum(1), inputs.sum(2)
+    depth = np.zeros_like(indegree)
     for agent in range(n):  # edges run from old to new, so the depth of inputs is known before
         depth[:, agent] = (inputs[:, agent] * (depth + 1)).max(1)
-    facts = [
-        is_agent,
-        is_agent & (num_successors == 0),
-        is_last,
-        num_successors / 4,
-        num_inputs / 4,
-        depth / 4,
-    ]
+    facts = [is_agent, is_agent & (outdegree == 0), is_last, outdegree / 4, indegree / 4, depth / 4]
     return np.stack(facts, axis=2).astype(np.float64)
 
 

@@ -12,8 +12,7 @@ arrays of numpy and tensors of torch both work, gradients included.
 B states, N agents.
 """
 
-from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -21,56 +20,6 @@ from numpy.typing import NDArray
 Floats = NDArray[np.float64]
 Integers = NDArray[np.int64]
 Booleans = NDArray[np.bool_]
-
-
-class ChooseMove(Protocol):
-    """Chooses parts of the next move for B states, from probabilities."""
-
-    def pick_action(self, p: Floats) -> Integers:
-        """Return an action [B] for each row of p [B, K + 2]."""
-        ...
-
-    def pick_agent(self, p: Floats) -> Integers:
-        """Return an agent [B] for each row of p [B, N]."""
-        ...
-
-    def pick_subset(self, p: Floats, min_size: Integers) -> Booleans:
-        """Return a set of agents [B, N] for each row of p [B, N]."""
-        ...
-
-
-@dataclass(frozen=True, slots=True)
-class SampleMoves:
-    """Samples by `uniform` numbers [B, N + 1]: the first is for the action, the rest are for agents."""
-
-    uniform: Floats
-
-    def pick_action(self, p: Floats) -> Integers:
-        """Return a sample [B] from each row, by the first uniform number."""
-        return sample_categorical(p, self.uniform[:, 0])
-
-    def pick_agent(self, p: Floats) -> Integers:
-        """Return a sample [B] from each row, by the second uniform number."""
-        return sample_categorical(p, self.uniform[:, 1])
-
-    def pick_subset(self, p: Floats, min_size: Integers) -> Booleans:
-        """Return a sampled set [B, N] of each row."""
-        return sample_subsets(p, min_size, self.uniform[:, 1:])
-
-
-@dataclass(frozen=True, slots=True)
-class TakeLikeliest:
-    """Takes the most likely choice each time, of equals the first."""
-
-    def pick_action(self, p: Floats) -> Integers:
-        """Return the index [B] of the largest probability of each row."""
-        return p.argmax(1)
-
-    pick_agent = pick_action
-
-    def pick_subset(self, p: Floats, min_size: Integers) -> Booleans:
-        """Return the most likely set [B, N] of each row."""
-        return likeliest_subsets(p, min_size)
 
 
 def tail_probabilities(p: Any, max_size: int) -> list[list[Any]]:
@@ -83,8 +32,12 @@ def tail_probabilities(p: Any, max_size: int) -> list[list[Any]]:
     return tails[::-1]
 
 
-def sample_subsets(p: Floats, min_size: Integers, uniform: Floats) -> Booleans:
-    """Return a sampled set of agents [B, N] for each row, from uniform numbers [B, N]."""
+def pick_subsets(p: Floats, min_size: Integers, uniform: Floats | None) -> Booleans:
+    """Return a large enough set [B, N] for each row: sampled by uniform numbers [B, N], or the likeliest."""
+    if uniform is None:
+        # All above one half, filled up with the next ones.
+        rank = np.argsort(np.argsort(-p, axis=1, kind="stable"), axis=1)
+        return (p > 0.5) | (rank < min_size[:, None])
     tails = tail_probabilities(p, int(min_size.max(initial=0)))
     tail = np.array([[np.broadcast_to(x, len(p)) for x in row] for row in tails])  # [N + 1, R + 1, B]
     rows, needed = np.arange(len(p)), min_size.copy()
@@ -97,13 +50,10 @@ def sample_subsets(p: Floats, min_size: Integers, uniform: Floats) -> Booleans:
     return chosen
 
 
-def likeliest_subsets(p: Floats, min_size: Integers) -> Booleans:
-    """Return the most likely of the large enough sets [B, N]: all above one half, filled up with the next ones."""
-    rank = np.argsort(np.argsort(-p, axis=1, kind="stable"), axis=1)
-    return (p > 0.5) | (rank < min_size[:, None])
-
-
-def sample_categorical(p: Floats, uniform: Floats) -> Integers:
-    """Return a sample [B] from each row of p by the inverse distribution function; p = 0 is never sampled."""
+def pick_category(p: Floats, uniform: Floats | None) -> Integers:
+    """Return a column [B] for each row: sampled by uniform numbers [B], or the likeliest, of equals the first."""
+    if uniform is None:
+        return p.argmax(1)
+    # The inverse distribution function; columns with p = 0 are never sampled.
     total = p.cumsum(1)
     return (total <= (uniform * total[:, -1])[:, None]).sum(1)

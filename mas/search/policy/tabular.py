@@ -21,12 +21,12 @@ from edgewise.toolkit.errors import GraphError
 
 Logits = Mapping[str, tuple[float, ...]]
 
+# What the table knows of a query, by the name that the policy stores.
 KEYS: Mapping[str, Callable[[Query], str]] = {
     "same": lambda query: "",
     # For features that are a one-hot code: the index of the largest.
     "by_features": lambda query: str(int(query.features.argmax())),
 }
-"""What the table knows of a query, by the name that the policy stores."""
 
 
 @dataclass(frozen=True)
@@ -65,13 +65,8 @@ class TabularPolicy(BuildPolicy):
     def to_json(self) -> dict[str, Any]:
         """Return plain data."""
         logits = {name: list(row) for name, row in sorted(self.logits.items())}
-        return {
-            "kind": "tabular",
-            "space": self.space.to_json(),
-            "key": self.key,
-            "joint": self.joint,
-            "logits": logits,
-        }
+        head = {"kind": "tabular", "space": self.space.to_json(), "key": self.key}
+        return {**head, "joint": self.joint, "logits": logits}
 
     @classmethod
     def from_json(cls, data: Any) -> "TabularPolicy":

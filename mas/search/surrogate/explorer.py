@@ -11,7 +11,7 @@ the graphs with the best lower bounds, and the best one for each role of the exi
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from functools import lru_cache
+from functools import lru_cache, partial
 
 import numpy as np
 
@@ -23,33 +23,31 @@ from edgewise.mas.graph.graph import Graph
 from edgewise.mas.search.surrogate.gaussian_process import RewardSurrogate
 from edgewise.mas.search.surrogate.mutations import graft, join, list_prunings, list_role_changes, mutate
 
+# Drafts by shape: the names and the order of agents make no other graph.
 Pool = dict[int, Draft]
-"""Drafts by shape: the names and the order of agents make no other graph."""
 
 # Measured by bench/topology.py: samples until the design stays within 95 % of the best graph.
+# Graphs with the best lower bounds that are kept, beside the best one for each role of the exit.
 ELITE = 8
-"""Graphs with the best lower bounds that are kept, beside the best one for each role of the exit."""
+# Standard deviations that the lower bound takes off the mean.
 BOUND = 1.0
-"""Standard deviations that the lower bound takes off the mean."""
+# Rounds of edits for a query, and random edits in each.
 ROUNDS, POOL = 2, 64
-"""Rounds of edits for a query, and random edits in each."""
+# Graphs of the elite whose prunings and role changes all enter the pool.
 PRUNED = 2
-"""Graphs of the elite whose prunings and role changes all enter the pool."""
+# Shares of the random edits that graft a part of another graph, and that are edited once more.
 GRAFTS, TWICE = 0.5, 0.3
-"""Shares of the random edits that graft a part of another graph, and that are edited once more."""
+# Share of edits with a standard graph as parent; as many have one of the elite.
 STANDARD = 0.2
-"""Share of edits with a standard graph as parent; as many have one of the elite."""
+# Share of the drafts that are joins: two halves of a good graph say little of the whole, so the prediction doesn't
+# matter. Of the other drafts, the share that must be new, though predicted to be good.
 JOINS, FRESH = 1 / 6, 0.5
-"""
-Share of the drafts that are joins: two halves of a good graph say little of the whole, so the prediction doesn't
-matter. Of the other drafts, the share that must be new, though predicted to be good.
-"""
+# Joins that are sampled for a query.
 JOIN_TRIES = 40
-"""Joins that are sampled for a query."""
+# Factor on the standard deviation of Thompson samples; 1 would be the posterior's own.
 BOLDNESS = 0.7
-"""Factor on the standard deviation of Thompson samples; 1 would be the posterior's own."""
+# Added to all variances, in units of the largest: rounding makes a covariance indefinite otherwise.
 JITTER = 1e-6
-"""Added to all variances, in units of the largest: rounding makes a covariance indefinite otherwise."""
 
 
 @dataclass
@@ -62,6 +60,7 @@ class Explorer:
     elite: list[Draft] = field(default_factory=list, init=False)
 
     def __post_init__(self) -> None:
+        self._hash = partial(hash_shape, self.space.roles)
         drafts = (_make_draft(self.space, graph) for graph in standard_graphs(self.space))
         self.standard = [draft for draft in drafts if draft]
 
@@ -159,9 +158,6 @@ class Explorer:
             shape = self._hash(graph)
             if shape not in pool and (draft := _make_draft(self.space, graph)):
                 pool[shape] = draft
-
-    def _hash(self, graph: Graph) -> int:
-        return hash_shape(self.space.roles, graph)
 
 
 # A search meets the same graphs again and again, so they are built once.

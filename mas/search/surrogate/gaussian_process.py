@@ -24,28 +24,19 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from edgewise.mas.designs.graph_features import (
-    FloatArray,
-    count_features,
-    expected_cost,
-    extract_features,
-    hash_shape,
-    inner_graphs,
-    leave_one_out,
-)
+from edgewise.mas.designs import graph_features
+from edgewise.mas.designs.graph_features import FloatArray
 from edgewise.mas.designs.interface import Query, TrialGroup
 from edgewise.mas.graph.graph import Graph
 from edgewise.mas.search.surrogate.observations import Integers, Observations, unit_features
 
+# Standard deviation of what is special to a graph, beside what is in it; in standard deviations of rewards.
 SHAPE_STD = 0.33
-"""Standard deviation of what is special to a graph, beside what is in it; in standard deviations of rewards."""
+# Share of the best inner answer's value that is expected to arrive at the exit, and the standard deviation of that
+# share: once for all graphs, and once more for those of each role of the exit.
 INSIDE_GAIN, INSIDE_STD = 0.5, 0.3
-"""
-Share of the best inner answer's value that is expected to arrive at the exit, and the standard deviation of that
-share: once for all graphs, and once more for those of each role of the exit.
-"""
+# Variance of the noise of a reward over that of f, where the kernel is 1.
 NOISE = 1.0
-"""Variance of the noise of a reward over that of f, where the kernel is 1."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,7 +58,7 @@ class EncodedGraphs:
 
     @property
     def prior_mean(self) -> FloatArray:
-        """M [G], in standard deviations of rewards."""
+        """Prior mean m [G], in standard deviations of rewards."""
         return INSIDE_GAIN * self.inside - self.costs
 
 
@@ -122,7 +113,7 @@ class RewardSurrogate:
 
     def __post_init__(self) -> None:
         count = len(self.roles)
-        self.previous = PrimalWeights(np.zeros(count_features(count)), {}, np.zeros(count))
+        self.previous = PrimalWeights(np.zeros(graph_features.count_features(count)), {}, np.zeros(count))
 
     @property
     def reward_std(self) -> float:
@@ -175,6 +166,7 @@ class RewardSurrogate:
 
         Nodes that cannot be removed (an exit with several inputs, the only node) are missing.
         """
+        leave_one_out = graph_features.leave_one_out
         ablations = [(i, name, rest) for i, graph in enumerate(graphs) for name, rest in leave_one_out(graph)]
         values = self.predict(graphs, queries)
         smaller = self.predict([rest for _, _, rest in ablations], [queries[i] for i, _, _ in ablations])
@@ -199,10 +191,10 @@ class RewardSurrogate:
 
     def _encode(self, graphs: Sequence[Graph]) -> EncodedGraphs:
         return EncodedGraphs(
-            np.stack([extract_features(self.roles, graph) for graph in graphs]),
-            np.array([hash_shape(self.roles, graph) for graph in graphs]),
+            np.stack([graph_features.extract_features(self.roles, graph) for graph in graphs]),
+            np.array([graph_features.hash_shape(self.roles, graph) for graph in graphs]),
             np.array([self.roles.index(graph[graph.exit].role) for graph in graphs]),
-            np.array([expected_cost(graph) for graph in graphs]),
+            np.array([graph_features.expected_cost(graph) for graph in graphs]),
             np.array([self.best_inner_value(graph) for graph in graphs]),
         )
 
@@ -210,15 +202,15 @@ class RewardSurrogate:
         """Return b, the value of the best answer inside of a graph; 0, that of the mean, where there is none."""
         # solver -> critic -> judge: the graph `solver` ends inside, so its value is an input of the judge. Its own
         # inside is empty, so the recursion with `answer_value` ends; each shape is computed once for a fit.
-        shape = hash_shape(self.roles, graph)
+        shape = graph_features.hash_shape(self.roles, graph)
         if shape not in self.inner_values:
-            inner = inner_graphs(self.roles, self.answers, graph)
+            inner = graph_features.inner_graphs(self.roles, self.answers, graph)
             self.inner_values[shape] = max(map(self.answer_value, inner), default=0.0)
         return self.inner_values[shape]
 
     def answer_value(self, graph: Graph) -> float:
         """Return the value of a graph's answer by the previous fit (`PrimalWeights`), its cost left out."""
         weights, role = self.previous, self.roles.index(graph[graph.exit].role)
-        special = weights.shapes.get(hash_shape(self.roles, graph), 0.0)
+        special = weights.shapes.get(graph_features.hash_shape(self.roles, graph), 0.0)
         inside = weights.inside[role] * self.best_inner_value(graph)
-        return float(extract_features(self.roles, graph) @ weights.features + special + inside)
+        return float(graph_features.extract_features(self.roles, graph) @ weights.features + special + inside)

@@ -11,12 +11,12 @@ import numpy as np
 
 from edgewise.mas.graph.construction import Move, Space, replay
 
+# The role of each agent, and the indices of its inputs.
 Agents = list[tuple[int, set[int]]]
-"""The role of each agent, and the indices of its inputs."""
 Moves = tuple[Move, ...]
 
+# Edits that are sampled until one is valid.
 TRIES = 8
-"""Edits that are sampled until one is valid."""
 
 
 def mutate(space: Space, moves: Sequence[Move], rng: np.random.Generator) -> Moves:

@@ -12,8 +12,8 @@ from edgewise.mas.graph.graph import Graph
 
 Integers = NDArray[np.int64]
 
+# Noise variance that the trials of one query in one step share, in units of that of a single reward.
 GROUP_NOISE = 0.5
-"""Noise variance that the trials of one query in one step share, in units of that of a single reward."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -22,7 +22,7 @@ from edgewise.mas.search import load_design
 from edgewise.mas.search.policy.network import NetworkPolicy
 from edgewise.mas.search.policy.policy_gradient import LossInputs, NetworkLearner
 from edgewise.mas.search.policy.state_features import encode_moves
-from edgewise.mas.search.policy.subset_sampling import likeliest_subsets, sample_subsets, tail_probabilities
+from edgewise.mas.search.policy.subset_sampling import pick_subsets, tail_probabilities
 from edgewise.toolkit.errors import GraphError
 
 SPACE = Space(("solver", "planner", "critic", "majority"), (0, 0, 1, 2), agents=5, moves=10)
@@ -122,14 +122,14 @@ def test_tail_probabilities_equal_enumeration(logits, least, seed) -> None:
     chance = np.where(sets, p, 1 - p).prod(1)
     enough = sets.sum(1) >= least
     assert tail_probabilities(p, least)[0][least][0] == pytest.approx(chance[enough].sum())
-    best = likeliest_subsets(p, np.array([least]))[0]
+    best = pick_subsets(p, np.array([least]), None)[0]
     assert chance[(sets == best).all(1)][0] == pytest.approx(chance[enough].max())
-    assert sample_subsets(p, np.array([least]), np.random.default_rng(seed).random(p.shape)).sum() >= least
+    assert pick_subsets(p, np.array([least]), np.random.default_rng(seed).random(p.shape)).sum() >= least
 
 
 def test_subsets_have_their_conditional_probability() -> None:
     p, count = np.array([[0.2, 0.5, 0.7]]), 20_000
-    samples = sample_subsets(
+    samples = pick_subsets(
         np.repeat(p, count, 0), np.full(count, 2), np.random.default_rng(0).random((count, 3))
     )
     both = 0.2 * 0.5 * 0.3 / (0.2 * 0.5 * 0.3 + 0.2 * 0.5 * 0.7 + 0.8 * 0.5 * 0.7 + 0.2 * 0.5 * 0.7)
@@ -195,7 +195,8 @@ def test_gradient_is_the_score_function_and_finite_difference() -> None:
     learner = NetworkLearner(random_policy(10), 0.1)
     moves = encode_moves(SPACE, learner.policy().sample(QUERIES, range(6)))
     old, gain = learner.logp(moves, QUERIES)[0], np.random.default_rng(0).normal(size=len(moves))
-    logp = learner.score(moves, QUERIES).logp
+    scores = learner.score(moves, QUERIES)
+    logp = scores.action + scores.agents
     x = LossInputs(logp, torch.from_numpy(old), torch.from_numpy(gain), logp)
     weights = list(learner.weights.values())
     ours = torch.autograd.grad(surrogate(x).sum(), weights, retain_graph=True)
