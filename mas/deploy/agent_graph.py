@@ -359,7 +359,7 @@ def answerer(artifact: Artifact, model: str, client: ModelClient) -> Answer:
             return build_refusal(
                 "an agent graph can't be asked for JSON of some form, as each of its agents has a form of its own"
             )
-        # The request's sampling replaces the artefact's, field by field.
+        # What the request leaves open is taken from the artefact.
         result = await graph.answer(request.messages, sampling=merge_sampling(request, artifact.sampling))
         if result.error:
             return Reply(Message("assistant", ""), "failed", result.usage, error=result.error)

@@ -58,6 +58,20 @@ def write_module(graph: Graph, team: Team, node_seconds: float) -> str:
     tools = used_tools(graph, team)
     sampling = {key: getattr(team.sampling, key) for key in ("temperature", "top_p", "max_tokens")}
     sampling["stop"] = list(team.sampling.stop) or None
+    schemas: dict[str, Any] = {}
+    for name in tools:
+        function = (team.tools or {}).get(name) or (python_tool() if name == PYTHON else None)
+        # A tool that nobody described takes any arguments.
+        schemas[name] = {
+            "name": name,
+            "description": name,
+            "parameters": {"type": "object", "properties": {}},
+        }
+        if function:
+            schemas[name] |= {
+                "description": function.tool.description,
+                "parameters": function.tool.parameters,
+            }
     kinds = dict.fromkeys(data["kind"] for data in nodes.values())
     values = {
         "DEFAULT_MODEL": get_wire_name(team.model) if team.model else "gpt-4o-mini",
@@ -69,7 +83,7 @@ def write_module(graph: Graph, team: Team, node_seconds: float) -> str:
         "NODES": nodes,
         "EXIT": graph.exit,
         "LOOPS": {loop.source: (loop.target, loop.rounds) for loop in graph.loops},
-        "TOOL_SCHEMAS": {name: describe_tool(team, name) for name in tools},
+        "TOOL_SCHEMAS": schemas,
         "KINDS": Code(f"{{{', '.join(f'{kind!r}: {FUNCTIONS[kind]}' for kind in kinds)}}}"),
         "FUNCTIONS": Code(f"{{{PYTHON!r}: {PYTHON}}}" if PYTHON in tools else "{}"),
     }
@@ -122,15 +136,6 @@ def describe_node(graph: Graph, team: Team, node: Node) -> dict[str, Any]:
     # Without the usual values, so that a row shows what is special about a node.
     empty = (None, "", [])
     return {key: value for key, value in row.items() if key == "inputs" or value not in empty}
-
-
-def describe_tool(team: Team, name: str) -> dict[str, Any]:
-    """Return a tool as the API describes it; one that nobody defined takes any arguments."""
-    function = (team.tools or {}).get(name) or (python_tool() if name == PYTHON else None)
-    if function is None:
-        return {"name": name, "description": name, "parameters": {"type": "object", "properties": {}}}
-    tool = function.tool
-    return {"name": name, "description": tool.description, "parameters": tool.parameters}
 
 
 def find_server(graph: Graph, team: Team) -> str | None:

@@ -5,11 +5,12 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
+from langgraph.types import Command
 from pydantic import TypeAdapter
 
 from edgewise.mas.graph.graph import Graph
 from edgewise.mas.runtime.context import RunContext
-from edgewise.mas.runtime.langgraph_compiler import read_outcomes, resume_command
+from edgewise.mas.runtime.langgraph_compiler import outcome_to_data, read_outcomes
 from edgewise.toolkit.errors import GraphError
 from edgewise.toolkit.types import Message, Sampling
 
@@ -67,5 +68,6 @@ def edit_outcomes(state: Any, edit: Mapping[str, str]) -> Any:
     for name, text in edit.items():
         # The last round, as this is the one that other nodes receive.
         last, number = outcomes[name][-1], len(outcomes[name]) - 1
-        edits[name] = (replace(last, text=text, result="", status="ok", error=""), number)
-    return resume_command(edits)
+        edited = replace(last, text=text, result="", status="ok", error="")
+        edits[name] = [outcome_to_data(edited, number)]
+    return Command(update={"outcomes": edits})

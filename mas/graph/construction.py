@@ -135,16 +135,14 @@ def action_mask(space: Space, state: BuildState) -> NDArray[np.bool_]:
 
 def deletion_mask(space: Space, state: BuildState) -> list[bool]:
     """Return for each agent whether the agents that receive its output have enough inputs without it."""
-
-    def has_enough(place: int, deleted: int) -> bool:
-        least, inputs = space.min_inputs[state.roles[place]], state.inputs[place]
-        if place == deleted or not least or deleted not in inputs:
-            return True
-        # It receives the inputs of the deleted agent in its place; the deleted one itself is still counted here.
-        return len({*inputs, *state.inputs[deleted]}) > least
-
-    places = range(len(state))
-    return [all(has_enough(place, deleted) for place in places) for deleted in places]
+    mask = [True] * len(state)
+    for role, inputs in zip(state.roles, state.inputs, strict=True):
+        least = space.min_inputs[role]
+        for deleted in inputs:
+            # It would receive the inputs of the deleted agent in its place, and here still counts the agent itself.
+            if least and len({*inputs, *state.inputs[deleted]}) <= least:
+                mask[deleted] = False
+    return mask
 
 
 def apply(space: Space, state: BuildState, move: Move) -> BuildState:

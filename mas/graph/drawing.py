@@ -117,11 +117,7 @@ class Slot:
     x: float = 0.0
     y: float = 0.0
     height: float = 0.0
-
-    @property
-    def bottom(self) -> float:
-        """Its lower end."""
-        return self.y + self.height
+    bottom: float = 0.0
 
 
 def render_svg_file(graph: Graph, roles: Roles = CATALOGUE, numbers: NodeNumbers | None = None) -> str:
@@ -214,7 +210,7 @@ def place_slots(rows: list[list[Slot]], paths: Sequence[Sequence[str]], *, has_l
     for row in rows:
         height = max(len(slot.lines) for slot in row) * LINE + PADDING
         for slot in row:
-            slot.x, slot.y, slot.height = slot.x + shift, y, height
+            slot.x, slot.y, slot.height, slot.bottom = slot.x + shift, y, height, y + height
         y += height + ROW_GAP
 
 

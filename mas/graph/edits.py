@@ -1,6 +1,6 @@
 """Rules that a designed graph must keep, and random edits of a graph that keep them."""
 
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Callable, Collection
 from dataclasses import replace
 
 import numpy as np
@@ -46,10 +46,10 @@ def random_edit(
     Each of these kinds is equally likely where it is possible. The result passes `check_team` and its version is none
     of `known`; None if no edit gives one.
     """
-    kinds = (add_agent, remove_agent, change_role, add_edge, remove_edge)
+    kinds = list_edits(graph, roles)
     # Kinds are drawn before edits, as there are many more ways to add an agent than to remove one.
     for kind in rng.permutation(len(kinds)):
-        edits = list(kinds[kind](graph, roles))
+        edits = kinds[kind]
         for number in rng.permutation(len(edits)):
             try:
                 edited = edits[number]()
@@ -85,56 +85,44 @@ def canonicalize(graph: Graph) -> Graph:
     )
 
 
-# ---- kinds of edits --------------------------------------------------------------------------------
-
-# Each yields functions rather than graphs: only the few that are drawn are made and checked. Arguments are bound as
-# defaults, as a function would otherwise see the last value of the loop. The order is part of the random draw.
-
-
-def add_agent(graph: Graph, roles: Roles) -> Iterator[Edit]:
-    """Yield agents beside another one, before it, and after the exit or after all that answer."""
+def list_edits(graph: Graph, roles: Roles) -> tuple[list[Edit], ...]:
+    """Return all edits of a graph by kind: agents to add, to remove and to recast, edges to add and to remove."""
+    # Functions rather than graphs, as only the few that are drawn are made and checked. Their arguments are bound as
+    # defaults: otherwise all would see the last value of the loop. Kinds and edits are drawn by their place in these
+    # lists, so their order is part of a run.
+    added: list[Edit] = []
     answers = [node.name for node in graph.nodes if roles[node.role].answers]
     for role in roles:
         name = pick_name(role, graph.nodes_by_name)
-        node = Node(name=name, role=role)
+        nodes = (*graph.nodes, Node(name=name, role=role))
         for other in graph.order:
-            # Beside: with the same inputs and receivers. Before: as one more input.
+            # Beside another agent: with the same inputs and receivers. Before it: as one more input.
             beside = [(a, name) for a in graph.predecessors[other]]
             beside += [(name, b) for b in graph.successors[other]]
             for edges in (beside, [(name, other)]):
-                yield lambda n=node, e=edges: replace(
-                    graph, nodes=(*graph.nodes, n), edges=(*graph.edges, *e)
-                )
-        # The new agent becomes the exit; a vote or a judge wants all answers, a reviser only the last.
+                added.append(lambda n=nodes, e=edges: replace(graph, nodes=n, edges=(*graph.edges, *e)))
         for inputs in ([graph.exit], answers):
-            edges = [(a, name) for a in inputs]
-            yield lambda n=node, e=edges: replace(
-                graph, nodes=(*graph.nodes, n), edges=(*graph.edges, *e), exit=n.name
-            )
+            # As the exit: a vote or a judge wants all answers, a reviser only the last.
+            all_edges = (*graph.edges, *((a, name) for a in inputs))
+            added.append(lambda n=nodes, e=all_edges, x=name: replace(graph, nodes=n, edges=e, exit=x))
 
+    # Inputs of a removed agent are linked to its receivers.
+    removed: list[Edit] = []
+    if len(graph) > 1:
+        removed = [lambda n=node: graph.without_node(n.name) for node in graph.nodes]
 
-def remove_agent(graph: Graph, roles: Roles) -> Iterator[Edit]:
-    """Yield removals of each agent, its inputs linked to the agents after it."""
-    return ((lambda n=node: graph.without_node(n.name)) for node in graph.nodes if len(graph) > 1)
-
-
-def change_role(graph: Graph, roles: Roles) -> Iterator[Edit]:
-    """Yield every other role for each agent; the rest of the agent is that of its new role."""
-    for number, node in enumerate(graph.nodes):
+    # An agent keeps only its name: prompt, tools and lessons belong to its old role.
+    recast: list[Edit] = []
+    for place, node in enumerate(graph.nodes):
         for role in roles:
             if role != node.role:
-                nodes = (*graph.nodes[:number], Node(name=node.name, role=role), *graph.nodes[number + 1 :])
-                yield lambda n=nodes: replace(graph, nodes=n)
+                nodes = (*graph.nodes[:place], Node(name=node.name, role=role), *graph.nodes[place + 1 :])
+                recast.append(lambda n=nodes: replace(graph, nodes=n))
 
-
-def add_edge(graph: Graph, roles: Roles) -> Iterator[Edit]:
-    """Yield all edges that are missing, from earlier to later agents."""
-    for number, a in enumerate(graph.order):
-        for b in graph.order[number + 1 :]:
-            if (a, b) not in graph.edges:
-                yield lambda e=(a, b): replace(graph, edges=(*graph.edges, e))
-
-
-def remove_edge(graph: Graph, roles: Roles) -> Iterator[Edit]:
-    """Yield removals of each edge, with all agents that then have no path to the exit."""
-    return ((lambda e=edge: graph.without_edge(e)) for edge in graph.edges)
+    # From earlier to later agents only, so that there is no cycle.
+    pairs = [(a, b) for place, a in enumerate(graph.order) for b in graph.order[place + 1 :]]
+    linked: list[Edit] = [
+        lambda e=pair: replace(graph, edges=(*graph.edges, e)) for pair in pairs if pair not in graph.edges
+    ]
+    unlinked: list[Edit] = [lambda e=edge: graph.without_edge(e) for edge in graph.edges]
+    return added, removed, recast, linked, unlinked

@@ -92,10 +92,32 @@ class Graph:
     loops: tuple[Loop, ...] = ()
 
     def __post_init__(self) -> None:
-        # In this order, as each check relies on those before it: paths need known names, and loop bodies need an order.
-        check_names(self)
+        # In this order, as each check relies on those before it: paths need known names, and loop bodies an order.
+        names = [node.name for node in self.nodes]
+        if not names:
+            raise GraphError("A graph needs at least one node.")
+        if len(names) > MAX_NODES:
+            raise GraphError(f"A graph has at most {MAX_NODES} nodes, not {len(names)}.")
+        for name, times in Counter(names).items():
+            if times > 1:
+                raise GraphError(f"Two nodes have the name {name!r}; give each a name of its own.")
+
+        # Every name that is used must be the name of a node.
+        references = [("exit", self.exit)]
+        references += [("edge", name) for edge in self.edges for name in edge]
+        references += [("loop", name) for loop in self.loops for name in (loop.source, loop.target)]
+        for kind, name in references:
+            if name not in names:
+                raise GraphError(
+                    f"The {kind} names a node {name!r}, and there is none{did_you_mean(name, sorted(names))}"
+                )
+        # An edge twice would show a node the same output twice, and give the graph a version of its own.
+        for (a, b), times in Counter(self.edges).items():
+            if times > 1:
+                raise GraphError(f"The edge from {a!r} to {b!r} is there twice; leave one out.")
+
         sort_topologically(self.predecessors)
-        lost = sorted({node.name for node in self.nodes} - find_reachable(self.predecessors, self.exit))
+        lost = sorted(set(names) - find_reachable(self.predecessors, self.exit))
         if lost:
             raise GraphError(
                 f"Node {lost[0]!r} is unreachable from the exit {self.exit!r}: nobody hears it. Add an edge, "
@@ -272,32 +294,6 @@ def assign_names(roles: Iterable[str]) -> tuple[str, ...]:
 
 
 # ---- checks ----------------------------------------------------------------------------------------
-
-
-def check_names(graph: Graph) -> None:
-    """Raise GraphError for a bad number of nodes, names used twice, unknown names, and edges that are there twice."""
-    names = [node.name for node in graph.nodes]
-    if not names:
-        raise GraphError("A graph needs at least one node.")
-    if len(names) > MAX_NODES:
-        raise GraphError(f"A graph has at most {MAX_NODES} nodes, not {len(names)}.")
-    for name, times in Counter(names).items():
-        if times > 1:
-            raise GraphError(f"Two nodes have the name {name!r}; give each a name of its own.")
-
-    # Every name that is used must be the name of a node.
-    references = [("exit", graph.exit)]
-    references += [("edge", name) for edge in graph.edges for name in edge]
-    references += [("loop", name) for loop in graph.loops for name in (loop.source, loop.target)]
-    for kind, name in references:
-        if name not in names:
-            raise GraphError(
-                f"The {kind} names a node {name!r}, and there is none{did_you_mean(name, sorted(names))}"
-            )
-    # An edge twice would show a node the same output twice, and give the graph a version of its own.
-    for (a, b), times in Counter(graph.edges).items():
-        if times > 1:
-            raise GraphError(f"The edge from {a!r} to {b!r} is there twice; leave one out.")
 
 
 def sort_topologically(predecessors: Mapping[str, tuple[str, ...]]) -> list[str]:

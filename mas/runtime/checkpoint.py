@@ -6,7 +6,6 @@ Stores for threads, which are runs that wait or that a crash broke off: LangGrap
     postgresql://...     a database, for many processes (package langgraph-checkpoint-postgres)
 """
 
-import asyncio
 import contextlib
 import sqlite3
 import time
@@ -75,14 +74,11 @@ async def open_sqlite(path: str) -> AsyncIterator[Any]:
     except ImportError:
         raise missing_package("langgraph-checkpoint-sqlite") from None
 
-    def open_once() -> None:
-        with contextlib.closing(sqlite3.connect(path)) as database:
-            database.execute("PRAGMA schema_version")
-
     async with contextlib.AsyncExitStack() as stack:
         try:
             # If it fails to open a file, aiosqlite leaves a thread behind that nobody waits for: try without it first.
-            await asyncio.to_thread(open_once)
+            with contextlib.closing(sqlite3.connect(path)) as database:
+                database.execute("PRAGMA schema_version")
             saver = await stack.enter_async_context(AsyncSqliteSaver.from_conn_string(path))
             await saver.setup()
         except (OSError, sqlite3.Error) as error:

@@ -13,14 +13,13 @@ A node that fails or takes too long says so in its output. It is not left to Lan
 in LangGraph 1.2 a node whose handler ran never arrives at a barrier, so what joins it would never run.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict
 from functools import lru_cache, partial
 from typing import Annotated, Any, TypedDict
 
 from langgraph.graph import END, START, StateGraph
 from langgraph.runtime import Runtime
-from langgraph.types import Command
 
 from edgewise.mas.graph.graph import Graph
 from edgewise.mas.runtime.context import RunContext, count_usage
@@ -153,9 +152,3 @@ def read_usage(state: RunState) -> Iterator[tuple[str, int, Usage]]:
             if USAGE in data:
                 calls, usage = data[USAGE]
                 yield name, calls, Usage(**usage)
-
-
-def resume_command(outcomes: Mapping[str, tuple[NodeOutput, int]]) -> Any:
-    """Return the command that resumes a waiting run with other outputs of some nodes, each of a given round."""
-    edits = {name: [outcome_to_data(*outcome)] for name, outcome in outcomes.items()}
-    return Command(update={"outcomes": edits})

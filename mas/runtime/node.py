@@ -119,27 +119,42 @@ def run_node(
     role = find_role(team.roles, node.role)
     inputs = [output for output in inputs if output.has_text]
     if role.votes:
-        output = count_votes(node, inputs, is_weighted=role.act == "weighted")
+        if not inputs:
+            return NodeOutput(node.name, "silent", error=NO_ANSWER, weight=node.weight)
+        weights = [output.weight if role.act == "weighted" else 1.0 for output in inputs]
+        answer = choose_by_vote([output.answer for output in inputs], weights)
+        return NodeOutput(node.name, "ok", answer, weight=node.weight)
+
+    # A role may lower the run's limits, never raise them.
+    limits = [most for most in (team.sampling.max_tokens, role.max_tokens) if most is not None]
+    temperature = team.sampling.temperature if role.temperature is None else role.temperature
+    runner = Agent(
+        node.model or team.model,
+        replace(team.sampling, temperature=temperature, max_tokens=min(limits, default=None)),
+        team.resolve_tools(node) if role.act == "ask" else (),
+        min(team.turns, role.turns),
+        team.calling,
+        role=node.name,
+        payer=team.payer,
+    )
+    messages = build_messages(node, role, example.messages, inputs)
+    if role.act == "program":
+        output = yield from run_programs(runner, node, example, messages, sample, seed)
+        return replace(output, weight=node.weight)
+
+    run = yield from agent.run_rollout(runner, example, messages, sample=sample, seed=seed)
+    status: NodeStatus = "ok"
+    text, accepts, result, problem = "", None, "", ""
+    if run.failed:
+        status, problem = "failed", run.error or run.stop
+    elif run.stop == "turns":
+        # The last reply is a call of a tool and no answer.
+        status, problem = "contract", TURNS_USED_UP
     else:
-        # A role may lower the run's limits, never raise them.
-        limits = [most for most in (team.sampling.max_tokens, role.max_tokens) if most is not None]
-        temperature = team.sampling.temperature if role.temperature is None else role.temperature
-        runner = Agent(
-            node.model or team.model,
-            replace(team.sampling, temperature=temperature, max_tokens=min(limits, default=None)),
-            team.resolve_tools(node) if role.act == "ask" else (),
-            min(team.turns, role.turns),
-            team.calling,
-            role=node.name,
-            payer=team.payer,
-        )
-        messages = build_messages(node, role, example.messages, inputs)
-        if role.act == "program":
-            output = yield from run_programs(runner, node, example, messages, sample, seed)
-        else:
-            run = yield from agent.run_rollout(runner, example, messages, sample=sample, seed=seed)
-            output = read_output(node, role, run)
-    return replace(output, weight=node.weight)
+        text = run.answer.strip()
+        accepts, result, problem = check_reply(text, role.gives, role.marked)
+        status = "contract" if problem else "ok"
+    return NodeOutput(node.name, status, text, accepts, run, problem, node.weight, result)
 
 
 def build_messages(
@@ -154,18 +169,6 @@ def build_messages(
     texts = [(output.node, output.text) for output in inputs]
     prompt = write_prompt(last.content, texts, node.lessons, instruction)
     return (*messages[:-1], replace(last, content=prompt))
-
-
-def read_output(node: Node, role: Role, run: Rollout) -> NodeOutput:
-    """Return the output of an agent's run, held to what its role gives."""
-    if run.failed:
-        return NodeOutput(node.name, "failed", rollout=run, error=run.error or run.stop)
-    # The last reply is a call of a tool and no answer.
-    if run.stop == "turns":
-        return NodeOutput(node.name, "contract", rollout=run, error=TURNS_USED_UP)
-    text = run.answer.strip()
-    accepts, result, problem = check_reply(text, role.gives, role.marked)
-    return NodeOutput(node.name, "contract" if problem else "ok", text, accepts, run, problem, result=result)
 
 
 def run_programs(
@@ -201,11 +204,3 @@ def run_programs(
             return NodeOutput(node.name, status, rollout=rollout, error=problem)
         correction = Message("user", PROGRAM_FAILED.format(problem=problem))
         messages = (*messages, run.steps[-1].completion, correction)
-
-
-def count_votes(node: Node, inputs: Sequence[NodeOutput], *, is_weighted: bool) -> NodeOutput:
-    """Return the answer with the most weight; among equals the one received first."""
-    if not inputs:
-        return NodeOutput(node.name, "silent", error=NO_ANSWER)
-    weights = [output.weight if is_weighted else 1.0 for output in inputs]
-    return NodeOutput(node.name, "ok", choose_by_vote([output.answer for output in inputs], weights))

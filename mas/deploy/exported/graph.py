@@ -42,11 +42,6 @@ async def begin(state: GraphState) -> Data:
     return {"said": Overwrite({})}
 
 
-async def pass_on(state: GraphState) -> Data:
-    """Stand for the end of a loop: nodes after it wait for this one, as its last node may run several times."""
-    return {}
-
-
 async def answer(state: GraphState) -> Data:
     """Return the exit's answer."""
     reply = latest_reply(state, EXIT)
@@ -67,10 +62,11 @@ def build() -> StateGraph[Any]:
     builder.add_edge(START, "graph.begin")
     builder.add_edge("graph.answer", END)
 
-    # A loop is left through a node of its own: source -> back to the target, or on to source.done.
+    # A loop is left through a node of its own: source -> back to the target, or on to source.done. Nodes after the
+    # loop wait for that one, as the source may run several times.
     ends: dict[str, str] = {source: f"{source}.done" for source in LOOPS}
     for source, (target, rounds) in LOOPS.items():
-        builder.add_node(ends[source], pass_on)
+        builder.add_node(ends[source], lambda state: {})
         route = partial(goes_back, source, rounds)
         builder.add_conditional_edges(source, route, {True: target, False: ends[source]})
 

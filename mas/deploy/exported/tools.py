@@ -3,6 +3,7 @@
 import asyncio
 import json
 from collections.abc import Awaitable, Callable, Sequence
+from functools import partial
 from typing import Any
 
 from edgewise.mas.deploy.exported.model import complete, read_reply, write_messages
@@ -17,18 +18,17 @@ async def python(code: str) -> str:
     return "\n".join(filter(None, await run_python(code))) or "(nothing was printed)"
 
 
-def missing_tool(name: str) -> Callable[..., Awaitable[str]]:
-    """Return a function that stands for a tool which was not exported."""
-
-    async def call(**arguments: Any) -> str:
-        raise NotImplementedError(f"the tool {name} is not connected")
-
-    return call
+async def missing_tool(name: str, /, **arguments: Any) -> str:
+    """Stand for a tool that was not exported."""
+    raise NotImplementedError(f"the tool {name} is not connected")
 
 
 # Connect tools of your own here: an async function that returns a text, by the name of the tool.
 FUNCTIONS: dict[str, Callable[..., Awaitable[str]]] = {"python": python}
-TOOLS = {name: (schema, FUNCTIONS.get(name) or missing_tool(name)) for name, schema in TOOL_SCHEMAS.items()}
+TOOLS = {
+    name: (schema, FUNCTIONS.get(name) or partial(missing_tool, name))
+    for name, schema in TOOL_SCHEMAS.items()
+}
 
 
 async def run_tool_node(name: str, state: GraphState) -> Data:
