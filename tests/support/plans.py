@@ -1,4 +1,4 @@
-"""Drive a plan by hand: no client, no event loop, one thing after another."""
+"""Drive a plan without a client or an event loop, one request after another."""
 
 import asyncio
 import inspect
@@ -10,29 +10,23 @@ from edgewise.toolkit.types import AsyncHost, BlockingCall, Message, Plan, Reply
 
 
 def play(plan: Plan[Any], answer: Callable[[Request], str | Reply], notes: list[Event] | None = None) -> Any:
-    """Run a plan to its value; `answer` plays the model."""
-    sent: Any = None
+    """Run a plan and return its value; `answer` plays the model, `notes` collects events."""
+    result: Any = None
     while True:
         try:
-            want = plan.send(sent)
+            want = plan.send(result)
         except StopIteration as done:
             return done.value
         match want:
             case Request():
-                said = answer(want)
-                sent = said if isinstance(said, Reply) else Reply(Message("assistant", said))
+                reply = answer(want)
+                result = reply if isinstance(reply, Reply) else Reply(Message("assistant", reply))
             case list():
-                sent = [play(each, answer, notes) for each in want]
+                result = [play(inner, answer, notes) for inner in want]
             case BlockingCall():
-                sent = want.run(*want.args)
-                sent = asyncio.run(sent) if inspect.iscoroutine(sent) else sent
+                result = want.run(*want.args)
+                result = asyncio.run(result) if inspect.iscoroutine(result) else result
             case AsyncHost():
-                sent = asyncio.run(want.run(lambda inner: _played(inner, answer, notes)))
+                result = asyncio.run(want.run(lambda inner: asyncio.to_thread(play, inner, answer, notes)))
             case Event():
-                sent = notes.append(want) if notes is not None else None
-
-
-async def _played(
-    plan: Plan[Any], answer: Callable[[Request], str | Reply], notes: list[Event] | None
-) -> Any:
-    return await asyncio.to_thread(play, plan, answer, notes)
+                result = notes.append(want) if notes is not None else None

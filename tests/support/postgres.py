@@ -22,9 +22,9 @@ MISSING = "There is no PostgreSQL in /usr/lib/postgresql/*/bin: apt-get install 
 
 
 def binaries() -> Path | None:
-    """The folder of the newest PostgreSQL that is installed."""
-    found = Path("/usr/lib/postgresql").glob("*/bin/initdb")
-    return max((x.parent for x in found), key=lambda x: float(x.parent.name), default=None)
+    """Return the folder of the newest installed PostgreSQL."""
+    programs = Path("/usr/lib/postgresql").glob("*/bin/initdb")
+    return max((x.parent for x in programs), key=lambda x: float(x.parent.name), default=None)
 
 
 class Postgres:
@@ -47,7 +47,7 @@ class Postgres:
         _initialise(programs, self.data, self._as)
 
     def start(self) -> None:
-        """Start it and wait until it answers."""
+        """Start the server and wait until it answers."""
         settings = {
             "listen_addresses": "127.0.0.1",
             "port": self.port,
@@ -65,7 +65,7 @@ class Postgres:
             time.sleep(0.02)
 
     def stop(self) -> None:
-        """Stop it at once, whoever is connected."""
+        """Stop the server at once, even with open connections."""
         if self._process:
             self._process.send_signal(signal.SIGINT)
             self._process.wait(timeout=30)
@@ -75,13 +75,13 @@ class Postgres:
         return f"postgresql://edgewise:{password}@127.0.0.1:{self.port}/{database}"
 
     def database(self) -> str:
-        """The URL of a new, empty database."""
+        """Create an empty database and return its URL."""
         name = f"test_{next(self._names)}"
         self.run(f"CREATE DATABASE {name}")
         return self.url(name)
 
     def run(self, statement: str, database: str = "postgres") -> None:
-        """One statement, as the owner of everything."""
+        """Run one statement as the owner."""
         import psycopg
 
         with psycopg.connect(self.url(database), autocommit=True) as connection:
@@ -98,7 +98,7 @@ class Postgres:
 
 @contextlib.contextmanager
 def running(*, durable: bool = False) -> Iterator[Postgres]:
-    """A server for as long as the block lasts. Raises FileNotFoundError where none is installed."""
+    """Run a server during the block. Raises FileNotFoundError where none is installed."""
     programs = binaries()
     if programs is None:
         raise FileNotFoundError(MISSING)
@@ -125,9 +125,9 @@ def _initialise(programs: Path, data: Path, as_user: dict[str, Any]) -> None:
     secret.write_text(PASSWORD)
     command = [str(programs / "initdb"), "-D", str(data), "-U", "edgewise", "--no-sync", "--no-instructions"]
     choices = ["--auth=scram-sha-256", f"--pwfile={secret}", "--encoding=UTF8", "--locale=C"]
-    made = subprocess.run([*command, *choices], capture_output=True, text=True, cwd="/", **as_user)
-    if made.returncode:
-        raise RuntimeError(f"initdb failed:\n{made.stderr}")
+    process = subprocess.run([*command, *choices], capture_output=True, text=True, cwd="/", **as_user)
+    if process.returncode:
+        raise RuntimeError(f"initdb failed:\n{process.stderr}")
 
 
 def _free_port() -> int:

@@ -21,7 +21,7 @@ Body = dict[str, Any]
 
 @dataclass(frozen=True)
 class Fault:
-    """An error in place of an answer; `status` None drops the connection."""
+    """Error instead of an answer; `status` None drops the connection."""
 
     status: int | None
     message: str = "scripted fault"
@@ -37,32 +37,32 @@ class Fault:
 
 
 def in_order(*faults: Fault | None) -> Callable[[Body], Fault | None]:
-    """The first calls meet these, one each (None: no fault); later calls are answered."""
+    """Return faults for the first calls, one each (None: no fault); later calls are answered."""
     left = iter(faults)
     return lambda body: next(left, None)
 
 
 def echo(body: Body) -> str:
-    """The last message, or the text to embed; some clients send a list of one."""
+    """Return the last message, or the text to embed; some clients send a list of one."""
     if "messages" in body:
         return body["messages"][-1]["content"]
     return body["input"] if isinstance(body["input"], str) else body["input"][0]
 
 
 def letters(body: Body) -> list[float]:
-    """A vector of a text: how often it has each letter."""
+    """Return a vector of a text: how often it has each letter."""
     return [float(echo(body).lower().count(letter)) for letter in "abcdefghijklmnopqrstuvwxyz"]
 
 
 class Server:
     """
-    Answers chat completions and embeddings in a thread of its own.
+    Server of chat completions and embeddings, in a thread of its own.
 
-    `answer(body)` gives a text, or a whole message as a dict; `embedding(body)` a vector, or all the bytes to
-    send; `faults(body)` an error in their place.
+    `answer(body)` returns a text, or a whole message as a dict; `embedding(body)` a vector, or the bytes to send;
+    `faults(body)` an error instead of them.
 
-    Usage is counted in words, `cached` of the input. `counts` says how often each last message was asked, `bodies` and
-    `headers` hold every call in order, `most_at_once` is the largest number of calls that were in flight.
+    Usage is counted in words, `cached` of the input. `counts` counts the last messages, `bodies` and `headers` hold
+    every call in order, `most_at_once` is the largest number of calls in flight.
     """
 
     def __init__(
@@ -132,9 +132,9 @@ class Server:
                 headers=fault.headers,
                 content_type="application/json",
             )
-        return web.Response(body=self._good(body), content_type="application/json")
+        return web.Response(body=self._answer(body), content_type="application/json")
 
-    def _good(self, body: Body) -> bytes:
+    def _answer(self, body: Body) -> bytes:
         if "input" in body:
             return embedded(body, self.embedding(body), self.usage)
         answer = self.answer(body)
@@ -143,7 +143,7 @@ class Server:
 
 
 def completion(body: Body, message: Any, usage: bool = True, cached: int = 0) -> bytes:
-    """The bytes of a chat completion. A message that is bytes is sent as it is."""
+    """Return the bytes of a chat completion; a message that is bytes is sent unchanged."""
     if isinstance(message, bytes):
         return message
     finish = message.pop("finish_reason", "tool_calls" if message.get("tool_calls") else "stop")
@@ -155,31 +155,31 @@ def completion(body: Body, message: Any, usage: bool = True, cached: int = 0) ->
         "choices": [{"index": 0, "message": message, "finish_reason": finish}],
     }
     if usage:
-        asked = sum(len((m.get("content") or "").split()) for m in body["messages"])
-        said = len((message.get("content") or "").split())
+        prompt = sum(len((m.get("content") or "").split()) for m in body["messages"])
+        output = len((message.get("content") or "").split())
         answer["usage"] = {
-            "prompt_tokens": asked,
-            "completion_tokens": said,
-            "total_tokens": asked + said,
+            "prompt_tokens": prompt,
+            "completion_tokens": output,
+            "total_tokens": prompt + output,
             "prompt_tokens_details": {"cached_tokens": cached},
         }
     return json.dumps(answer).encode()
 
 
 def embedded(body: Body, vector: Any, usage: bool = True) -> bytes:
-    """The bytes of an embedding. A vector that is bytes is sent as it is."""
+    """Return the bytes of an embedding; a vector that is bytes is sent unchanged."""
     if isinstance(vector, bytes):
         return vector
     data = [{"object": "embedding", "index": 0, "embedding": vector}]
     answer: Body = {"object": "list", "data": data, "model": body["model"]}
     if usage:
-        asked = len(echo(body).split())
-        answer["usage"] = {"prompt_tokens": asked, "total_tokens": asked}
+        tokens = len(echo(body).split())
+        answer["usage"] = {"prompt_tokens": tokens, "total_tokens": tokens}
     return json.dumps(answer).encode()
 
 
 async def listen(runner: web.AppRunner) -> str:
-    """Start on a free port of 127.0.0.1; the base URL."""
+    """Start on a free port of 127.0.0.1 and return the base URL."""
     await runner.setup()
     await web.TCPSite(runner, "127.0.0.1", 0, backlog=1024).start()
     return f"http://127.0.0.1:{runner.addresses[0][1]}/v1"

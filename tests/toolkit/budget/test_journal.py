@@ -20,7 +20,7 @@ BASE = Request("openai/m", (Message("user", "hi"),), Sampling(temperature=1.0, m
 REPLY = Reply(Message("assistant", "yes"), usage=Usage(3, 1, 2), latency=0.25, model="m-1")
 
 
-def asked(number):
+def numbered_request(number):
     return replace(BASE, messages=(Message("user", f"question {number}"),))
 
 
@@ -52,18 +52,18 @@ def path(tmp_path):
         {"sampling": Sampling(temperature=1.0, max_tokens=5, seed=3, stop=("x",))},
     ],
 )
-def test_whatever_shapes_the_reply_changes_the_address(change):
+def test_every_part_of_a_request_changes_its_key(change):
     assert compute_key(replace(BASE, **change)) != compute_key(BASE)
 
 
-def test_the_payer_the_order_of_keys_and_the_type_of_a_number_do_not_change_the_address():
+def test_payer_key_order_and_number_type_do_not_change_the_key():
     same = replace(BASE, payer=BilledTo("judge", 7, "x"), sampling=replace(BASE.sampling, temperature=1))
     assert compute_key(same) == compute_key(BASE)
     schemas = ({"a": 1, "b": 2}, {"b": 2, "a": 1})
     assert len({compute_key(replace(BASE, schema=schema)) for schema in schemas}) == 1
 
 
-def test_an_address_never_changes_between_versions():
+def test_keys_are_stable_between_versions():
     """Journals on disk depend on it: change FORMAT with it."""
     assert compute_key(BASE)[:12] == "ef914ea32cef"
 
@@ -112,23 +112,23 @@ def test_any_call_comes_back_as_it_was(tmp_path_factory, request, reply):
         assert (entry.key, entry.request, entry.reply) == (compute_key(request), request, reply)
 
 
-def test_entries_come_in_the_order_written_and_the_first_reply_stays(path):
+def test_entries_keep_their_order_and_their_first_reply(path):
     with Journal(path) as journal:
         for number in range(5):
-            put_all(journal, [asked(number)])
-        put_all(journal, [asked(0)], replace(REPLY, error="other"))
-        assert [entry.request for entry in journal] == [asked(number) for number in range(5)]
-        assert journal.get(compute_key(asked(0))) == REPLY
-        assert journal.get(compute_key(asked(99))) is None
+            put_all(journal, [numbered_request(number)])
+        put_all(journal, [numbered_request(0)], replace(REPLY, error="other"))
+        assert [entry.request for entry in journal] == [numbered_request(number) for number in range(5)]
+        assert journal.get(compute_key(numbered_request(0))) == REPLY
+        assert journal.get(compute_key(numbered_request(99))) is None
         assert len(journal) == 5
 
 
 def test_a_thousand_puts_at_once_are_all_there_after_reopening(path):
     with Journal(path) as journal:
-        put_all(journal, map(asked, range(1000)))
+        put_all(journal, map(numbered_request, range(1000)))
     with Journal(path) as journal:
         assert sorted(entry.key for entry in journal) == sorted(
-            compute_key(asked(number)) for number in range(1000)
+            compute_key(numbered_request(number)) for number in range(1000)
         )
 
 
@@ -152,7 +152,7 @@ def test_a_file_that_is_no_journal_is_refused_and_left_alone(tmp_path, content):
 
 def test_a_damaged_journal_is_refused_and_left_alone(path):
     with Journal(path) as journal:
-        put_all(journal, map(asked, range(300)))
+        put_all(journal, map(numbered_request, range(300)))
     content = bytearray(path.read_bytes())
     content[4096 * 3 : 4096 * 20] = os.urandom(4096 * 17)
     path.write_bytes(content)
@@ -206,7 +206,7 @@ asyncio.run(main())
 """
 
 
-def test_nothing_acknowledged_is_lost_by_kill_9_and_the_journal_can_be_written_again(path):
+def test_kill_9_loses_no_acknowledged_entry(path):
     with subprocess.Popen(
         [sys.executable, "-c", WRITER, str(path)], stdout=subprocess.PIPE, text=True
     ) as process:
@@ -232,13 +232,13 @@ from edgewise.toolkit.types import Message, Reply, Request
 folder, ballast = sys.argv[1], int(sys.argv[2])
 reply = Reply(Message("assistant", "x" * 2000))
 
-def asked(n):
+def numbered_request(n):
     return Request("openai/m", (Message("user", f"question {n}"),))
 
 async def main(journal):
     for n in range(100000):
         try:
-            await journal.put(compute_key(asked(n)), asked(n), reply)
+            await journal.put(compute_key(numbered_request(n)), numbered_request(n), reply)
         except DiskFull as error:
             return n, str(error)
 
@@ -246,13 +246,13 @@ with Journal(folder + "/journal.sqlite", ballast=ballast) as journal:
     last, sentence = asyncio.run(main(journal))
     full = journal.is_full
 with Journal(folder + "/journal.sqlite", readonly=True) as journal:
-    saved = sum(journal.get(compute_key(asked(n))) is not None for n in range(last + 1))
+    saved = sum(journal.get(compute_key(numbered_request(n))) is not None for n in range(last + 1))
 print(last, saved, full, sentence, sep="|")
 """
 
 
 @pytest.mark.parametrize("ballast", [1 << 20, 0])
-def test_a_full_disk_loses_nothing_that_the_ballast_has_room_for(tmp_path, ballast):
+def test_the_ballast_saves_paid_replies_on_a_full_disk(tmp_path, ballast):
     """On a small file system of its own, mounted where only this test sees it."""
     mount = f'mount -t tmpfs -o size=6m tmpfs "{tmp_path}" && exec "$0" -c "$1" "{tmp_path}" {ballast}'
     if (

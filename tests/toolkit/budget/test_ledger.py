@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from edgewise.toolkit.budget.journal import JournalEntry
-from edgewise.toolkit.budget.ledger import PICO, Ledger, Limits, cost, bound_input_tokens
+from edgewise.toolkit.budget.ledger import PICO, Ledger, Limits, bound_input_tokens, cost
 from edgewise.toolkit.budget.prices import Price
 from edgewise.toolkit.errors import ConfigError, LimitReached, UnknownPrice
 from edgewise.toolkit.types import BilledTo, Message, Reply, Request, Sampling, Tool, Usage
@@ -25,8 +25,8 @@ def reply(input=5, output=10, cached=0, **rest):
     return Reply(Message("assistant", "ok"), usage=Usage(input, cached, output), **rest)
 
 
-def entry(asked, answered):
-    return JournalEntry("key", asked, answered, 0.0)
+def entry(request, reply):
+    return JournalEntry("key", request, reply, 0.0)
 
 
 async def spend(ledger, calls, seed=0):
@@ -35,11 +35,11 @@ async def spend(ledger, calls, seed=0):
 
     async def one(number):
         try:
-            ticket = await ledger.reserve(request(f"question {number}"))
+            reservation = await ledger.reserve(request(f"question {number}"))
         except LimitReached:
             return 1
         await asyncio.sleep(rng.random() / 100)
-        ledger.settle(ticket, reply(input=rng.randint(1, 30), output=rng.randint(0, 10)))
+        ledger.settle(reservation, reply(input=rng.randint(1, 30), output=rng.randint(0, 10)))
         return 0
 
     return sum(await asyncio.gather(*(one(number) for number in range(calls))))
@@ -61,21 +61,21 @@ def test_no_limit_is_overshot_by_200_calls_at_once(limits, used):
 
 
 def test_a_vector_is_reserved_and_booked_as_input_alone():
-    asked = request("hello", max_tokens=None, is_embedding=True)
-    ledger = Ledger(Limits(tokens=2 * bound_input_tokens(asked), usd=1.0), {MODEL: Price(input=1, output=999)})
+    call = request("hello", max_tokens=None, is_embedding=True)
+    ledger = Ledger(Limits(tokens=2 * bound_input_tokens(call), usd=1.0), {MODEL: Price(input=1, output=999)})
 
     async def main():
-        first, second = [await ledger.reserve(asked) for _ in range(2)]
+        first, second = [await ledger.reserve(call) for _ in range(2)]
         ledger.settle(first, Reply(Message("assistant", "AACAPw=="), usage=Usage(input=3)))
         ledger.settle(second, Reply(Message("assistant", "AACAPw==" * 100)))
 
     asyncio.run(main())
     book = ledger.total
-    assert (book.calls, book.input, book.output, book.estimated) == (2, 3 + bound_input_tokens(asked), 0, 1)
+    assert (book.calls, book.input, book.output, book.estimated) == (2, 3 + bound_input_tokens(call), 0, 1)
     assert book.usd == pytest.approx(book.input / 1e6)
 
 
-def test_all_calls_are_made_where_limits_allow_them_even_if_reservations_do_not_fit_at_once():
+def test_calls_wait_while_reservations_do_not_fit_at_once():
     ledger = Ledger(Limits(tokens=200 * 40 + 200), {MODEL: PRICE})
     assert asyncio.run(spend(ledger, 200)) == 0
 
@@ -86,15 +86,15 @@ def test_a_call_limit_is_used_up_exactly():
     assert ledger.total.calls == 57
 
 
-def test_those_who_wait_are_served_in_order():
+def test_waiting_calls_are_served_in_order():
     async def main():
         ledger, order = Ledger(Limits(tokens=bound_input_tokens(request()) + 10)), []
 
         async def one(number):
-            ticket = await ledger.reserve(request())
+            reservation = await ledger.reserve(request())
             order.append(number)
             await asyncio.sleep(0)
-            ledger.release(ticket)
+            ledger.release(reservation)
 
         await asyncio.gather(*(one(number) for number in range(20)))
         return order
@@ -102,7 +102,7 @@ def test_those_who_wait_are_served_in_order():
     assert asyncio.run(main()) == list(range(20))
 
 
-def test_nothing_starts_after_a_limit_was_reached_not_even_a_smaller_call():
+def test_no_call_starts_after_a_limit_was_reached():
     async def main():
         ledger = Ledger(Limits(tokens=1000))
         with pytest.raises(LimitReached, match="tokens"):
@@ -117,15 +117,15 @@ def test_nothing_starts_after_a_limit_was_reached_not_even_a_smaller_call():
 def test_a_cancelled_wait_leaves_no_reservation_behind(granted):
     async def main():
         ledger = Ledger(Limits(calls=1))
-        ticket = await ledger.reserve(request())
+        reservation = await ledger.reserve(request())
         waiting = asyncio.create_task(ledger.reserve(request()))
         await asyncio.sleep(0)
         if granted:
-            ledger.release(ticket)
+            ledger.release(reservation)
         waiting.cancel()
         await asyncio.gather(waiting, return_exceptions=True)
         if not granted:
-            ledger.release(ticket)
+            ledger.release(reservation)
         await asyncio.wait_for(ledger.reserve(request()), 1)
 
     asyncio.run(main())
@@ -158,9 +158,9 @@ def test_a_limit_on_tokens_or_dollars_needs_max_tokens(limits):
         asyncio.run(Ledger(limits, {MODEL: PRICE}).reserve(request(max_tokens=None)))
 
 
-def test_a_free_model_needs_neither_price_nor_max_tokens_under_a_limit_in_dollars():
-    asked = request(max_tokens=None, model="local/m")
-    assert asyncio.run(Ledger(Limits(usd=0.01)).reserve(asked))
+def test_a_free_model_needs_no_max_tokens_under_a_dollar_limit():
+    call = request(max_tokens=None, model="local/m")
+    assert asyncio.run(Ledger(Limits(usd=0.01)).reserve(call))
 
 
 def test_a_dollar_limit_without_a_price_names_the_option():
@@ -205,7 +205,7 @@ def test_the_table_sums_by_any_axis_and_every_sum_is_the_total():
     ("stop", "booked", "estimated"),
     [("stop", True, 1), ("timeout", True, 1), ("refused", False, 0), ("failed", False, 0)],
 )
-def test_what_is_not_reported_counts_as_its_bound_unless_the_provider_turned_it_away(stop, booked, estimated):
+def test_missing_usage_counts_as_the_bound_unless_refused(stop, booked, estimated):
     ledger = Ledger()
     ledger.restore([entry(request(), Reply(Message("assistant", "ok"), stop, None))])
     assert ledger.total.tokens == (bound_input_tokens(request()) + 10 if booked else 0)
@@ -227,9 +227,9 @@ def test_sums_do_not_depend_on_order(pairs, rng):
 @given(st.text(max_size=200), st.text(max_size=50))
 def test_the_bound_on_input_is_at_least_every_byte_of_text(content, description):
     tool = Tool("look", description, {"type": "object", "description": description})
-    asked = Request(MODEL, (Message("user", content), Message("assistant", content)), tools=(tool,))
+    call = Request(MODEL, (Message("user", content), Message("assistant", content)), tools=(tool,))
     text = 2 * content + description + json.dumps(tool.parameters)
-    assert bound_input_tokens(asked) >= len(text.encode("utf-8", "surrogatepass"))
+    assert bound_input_tokens(call) >= len(text.encode("utf-8", "surrogatepass"))
 
 
 @given(st.integers(0, 10**9), st.integers(0, 10**9), st.decimals("0", "100", places=6))

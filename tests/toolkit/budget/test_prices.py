@@ -9,7 +9,7 @@ from edgewise.toolkit.errors import ConfigError
 
 
 @pytest.mark.parametrize("model", ["local/smollm2-135m", "scripted/a:b", "torch/gpt2"])
-def test_models_on_this_machine_are_free_even_with_a_price_for_all_others(model):
+def test_local_models_stay_free_under_a_price_for_all_models(model):
     assert find_price(model, {"*": Price(1, 2)}) == Price(0, 0)
 
 
@@ -20,12 +20,12 @@ def test_an_unknown_price_is_none_and_not_zero(model):
     assert find_price(model) is None
 
 
-def test_the_shipped_list_is_read_in_exact_dollars_per_million_tokens(monkeypatch):
+def test_the_price_list_is_read_in_exact_dollars_per_million(monkeypatch):
     monkeypatch.delenv("OPENAI_BASE_URL", raising=False)
     assert find_price("openai/gpt-4o-mini") == Price(0.15, 0.6, 0.075)
 
 
-def test_a_server_of_ones_own_has_no_price_under_the_name_openai(monkeypatch):
+def test_openai_names_at_another_base_url_have_no_price(monkeypatch):
     monkeypatch.setenv("OPENAI_BASE_URL", "http://127.0.0.1:9/v1")
     assert find_price("openai/gpt-4o-mini") is None
 
@@ -48,7 +48,7 @@ def test_a_wrong_price_is_refused_with_a_sentence(text):
 
 
 def test_reading_a_price_does_not_import_litellm():
-    code = "import sys; from edgewise.toolkit.budget.prices import *; find_price('openai/gpt-4o'); print('litellm' in sys.modules)"
+    code = "import sys; from edgewise.toolkit.budget.prices import find_price; find_price('openai/gpt-4o'); print('litellm' in sys.modules)"
     env = {k: v for k, v in os.environ.items() if k != "OPENAI_BASE_URL"}
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, env=env)
     assert done.stdout.strip() == "False"

@@ -1,4 +1,4 @@
-"""Environments of any style, played by a scripted model; what breaks is data."""
+"""Environments of every form, with a scripted model; failures of an environment end its rollout alone."""
 
 import asyncio
 import time
@@ -58,9 +58,9 @@ class OfGym(Stairs):
         return turn.text, turn.reward, turn.done, False, {"legal": ["up", "down"], "won": turn.success}
 
 
-def played(
+def play_group(
     make: Any,
-    says: Callable[[Request], Any] = lambda _: "up",
+    model: Callable[[Request], Any] = lambda _: "up",
     size: int = 1,
     messages: tuple[Message, ...] = ROW.messages,
     **options: Any,
@@ -70,17 +70,17 @@ def played(
     agent = Agent("scripted/x", turns=turns, world=world)
     reward = Task.from_rows([{"a": i} for i in range(9)], prompt="x", environment=world).reward
     return asyncio.run(
-        drive(run_group(agent, ROW, messages, reward, judge="", size=size, seed=0), ScriptedClient(says))
+        drive(run_group(agent, ROW, messages, reward, judge="", size=size, seed=0), ScriptedClient(model))
     )
 
 
-def one(*args: Any, **how: Any) -> Rollout:
-    return played(*args, **how).rollouts[0]
+def play_one(*args: Any, **how: Any) -> Rollout:
+    return play_group(*args, **how).rollouts[0]
 
 
 @pytest.mark.parametrize("kind", [Stairs, InTheLoop, OfGym])
-def test_each_turn_is_a_step_and_the_score_is_what_it_gave(kind: type) -> None:
-    run = one(kind)
+def test_each_turn_is_a_step_and_rewards_sum_to_the_score(kind: type) -> None:
+    run = play_one(kind)
     assert [step.prompt[-1].content for step in run.steps] == [
         f"You are on stair {n}.\nActions: up, down" for n in range(3)
     ]
@@ -89,20 +89,24 @@ def test_each_turn_is_a_step_and_the_score_is_what_it_gave(kind: type) -> None:
     assert run.score.parts == {"success": 1.0, **rewards}
 
 
-def test_the_prompt_stands_in_the_system_message_whatever_is_there() -> None:
+def test_the_row_prompt_joins_the_system_message() -> None:
     messages = (Message("system", "Be quick."), Message("user", "Climb."))
-    for step in one(Stairs, messages=messages).steps:
-        assert step.prompt[0].role == "system" and step.prompt[0].content.startswith("Be quick.\n\nClimb.\n\n")
+    for step in play_one(Stairs, messages=messages).steps:
+        assert step.prompt[0].role == "system" and step.prompt[0].content.startswith(
+            "Be quick.\n\nClimb.\n\n"
+        )
         assert [m.role for m in step.prompt[1::2]] == ["user"] * len(step.prompt[1::2])
 
 
 @pytest.mark.parametrize(("history", "lengths"), [(None, [2, 4, 6]), (1, [2, 4, 4]), (0, [2, 2, 2])])
-def test_a_prompt_shows_as_many_past_turns_as_asked(history: int | None, lengths: list[int]) -> None:
-    assert [len(step.prompt) for step in one(Stairs, history=history).steps] == lengths
+def test_history_limits_past_turns_in_a_prompt(history: int | None, lengths: list[int]) -> None:
+    assert [len(step.prompt) for step in play_one(Stairs, history=history).steps] == lengths
 
 
-def test_an_action_that_is_not_legal_costs_a_turn_and_is_told() -> None:
-    run = one(Stairs, lambda request: "fly" if request.sampling.seed == first(request) else "up", turns=9)
+def test_an_illegal_action_uses_a_turn_and_is_reported() -> None:
+    run = play_one(
+        Stairs, lambda request: "fly" if request.sampling.seed == first(request) else "up", turns=9
+    )
     assert run.score is not None and run.score.value == 1.5
     assert [m.content.startswith("That is no action") for m in (s.prompt[-1] for s in run.steps)] == [
         False, True, False, False,
@@ -115,20 +119,20 @@ def first(request: Request) -> int | None:
     return request.sampling.seed if len(request.messages) == 2 else None
 
 
-def test_each_turn_is_drawn_with_a_seed_of_its_own() -> None:
+def test_each_turn_has_its_own_seed() -> None:
     seeds: list[int | None] = []
-    one(Stairs, lambda request: seeds.append(request.sampling.seed) or "up", history=0)
+    play_one(Stairs, lambda request: seeds.append(request.sampling.seed) or "up", history=0)
     assert len(set(seeds)) == 3
 
 
 def test_turns_can_run_out() -> None:
-    run = one(Stairs, lambda _: "down", turns=4)
+    run = play_one(Stairs, lambda _: "down", turns=4)
     assert (run.stop, len(run.steps)) == ("turns", 4)
     assert run.score is not None and run.score.valid and run.score.parts == {"success": 0.0}
 
 
 @pytest.mark.parametrize(
-    ("said", "action"),
+    ("completion", "action"),
     [
         ("up", "up"),
         ("I think.\n\n  Action: UP. \n", "up"),
@@ -138,17 +142,17 @@ def test_turns_can_run_out() -> None:
         ("", ""),
     ],
 )
-def test_the_action_is_read_by_one_rule(said: str, action: str) -> None:
-    assert parse_action(said, ("up", "down")) == action
+def test_action_parsing(completion: str, action: str) -> None:
+    assert parse_action(completion, ("up", "down")) == action
 
 
 @given(st.text(), st.lists(st.text(min_size=1), max_size=3))
-def test_what_is_read_is_legal(said: str, legal: list[str]) -> None:
-    assert parse_action(said, legal) in ("", *legal) or not legal
+def test_parsed_actions_are_legal(completion: str, legal: list[str]) -> None:
+    assert parse_action(completion, legal) in ("", *legal) or not legal
 
 
 class Bad(Stairs):
-    """Breaks at the second stair, in the way that the row's first letter says."""
+    """Breaks at the second stair, in the way that the row's first letter model."""
 
     how = ""
 
@@ -185,13 +189,13 @@ def bad(fault: str) -> type:
         ("number", "failed", "Bad gave a int (7) where a Turn, a text or a tuple as Gym's was due (step 2, 'up')."),
     ],
 )  # fmt: skip
-def test_what_breaks_is_data_and_its_steps_are_kept(fault: str, stop: str, why: str) -> None:
-    run = one(bad(fault), seconds=0.1)
+def test_an_environment_failure_keeps_finished_steps(fault: str, stop: str, why: str) -> None:
+    run = play_one(bad(fault), seconds=0.1)
     assert (run.stop, len(run.steps), run.error) == (stop, 2, f"The environment {why}")
     assert run.score is not None and not run.score.valid and why in run.score.feedback
 
 
-def test_others_go_on_where_one_hangs_and_many_run_at_once() -> None:
+def test_other_rollouts_continue_while_one_environment_hangs() -> None:
     made: list[Any] = []
 
     def make() -> Any:
@@ -199,16 +203,16 @@ def test_others_go_on_where_one_hangs_and_many_run_at_once() -> None:
         return made[-1]
 
     started = time.perf_counter()
-    found = played(make, size=40, seconds=0.5)
-    assert sorted({run.stop for run in found.rollouts}) == ["stop", "timeout"]
-    assert sum(run.stop == "stop" for run in found.rollouts) == 39
-    assert time.perf_counter() - started < 3  # one after another, they would take 6 seconds
+    group = play_group(make, size=40, seconds=0.5)
+    assert sorted({run.stop for run in group.rollouts}) == ["stop", "timeout"]
+    assert sum(run.stop == "stop" for run in group.rollouts) == 39
+    assert time.perf_counter() - started < 3  # play_one after another, they would take 6 seconds
 
 
 def test_a_model_that_fails_ends_the_episode() -> None:
     from edgewise.toolkit.types import Reply
 
-    run = one(Stairs, lambda _: Reply(Message("assistant", ""), "refused", error="no"))
+    run = play_one(Stairs, lambda _: Reply(Message("assistant", ""), "refused", error="no"))
     assert (run.stop, run.error, run.score and run.score.valid) == ("refused", "no", False)
 
 
@@ -219,10 +223,10 @@ def test_an_environment_is_closed() -> None:
         def close(self) -> None:
             closed.append(1)
 
-    assert one(Closing).stop == "stop" and closed == [1]
+    assert play_one(Closing).stop == "stop" and closed == [1]
 
 
-def test_starts_that_differ_within_a_group_are_refused() -> None:
+def test_different_starts_within_a_group_are_refused() -> None:
     count = iter(range(9))
 
     class Odd(Stairs):
@@ -231,7 +235,7 @@ def test_starts_that_differ_within_a_group_are_refused() -> None:
             return Turn(f"start {next(count)}", ("up",))
 
     with pytest.raises(TaskError, match="Odd began differently in two runs of row 'r'"):
-        played(Odd, size=2)
+        play_group(Odd, size=2)
 
 
 # ---- in a task -----------------------------------------------------------------------------------------
@@ -243,7 +247,7 @@ def task(**how: Any) -> Task:
     return Task.from_rows(ROWS, id="id", **{"prompt": "Climb.", "environment": Stairs, **how})
 
 
-def test_rows_of_an_environment_may_share_their_prompt_and_need_no_target() -> None:
+def test_rows_of_an_environment_need_no_own_prompt_or_target() -> None:
     made = task()
     assert made.reward.name == "environment" and made.world is not None and made.world.make is Stairs
     assert made.train[0].target is None
@@ -296,11 +300,14 @@ def test_tools_and_an_environment_do_not_go_together() -> None:
         task(tools=("python",))
 
 
-def test_the_reward_environment_needs_one() -> None:
+def test_the_environment_reward_needs_an_environment() -> None:
     with pytest.raises(TaskError, match="the task has none"):
         task(environment=None, prompt="{height}", target="", reward="environment")
     with pytest.raises(RewardError, match="was not played"):
         reward = Task.from_rows(ROWS, prompt="{height}", target="", reward=[{"kind": "environment"}]).reward
         asyncio.run(
-            drive(run_group(Agent("x"), ROW, ROW.messages, reward, judge="", size=1, seed=0), ScriptedClient(str))
+            drive(
+                run_group(Agent("x"), ROW, ROW.messages, reward, judge="", size=1, seed=0),
+                ScriptedClient(str),
+            )
         )

@@ -1,4 +1,4 @@
-"""The two worlds are what they say, their planted values are right, and TextWorld's games are played."""
+"""The two worlds and their action values; games of TextWorld."""
 
 import asyncio
 import json
@@ -30,50 +30,54 @@ seeds = st.integers(0, 2**31)
 ROW = Example("r", (Message("user", "Play."),), metadata={"seed": 7})
 
 
-def best(level: Level) -> list[str]:
-    """Actions of who plays as well as can be."""
-    worth, state, done = compute_action_values(level), level.start, []
+def best_actions(level: Level) -> list[str]:
+    """Return the actions of optimal play."""
+    values, state, done = compute_action_values(level), level.start, []
     while not level.is_won(state):
-        done.append(max(level.legal_actions(state), key=lambda action: worth[state, action]))
+        done.append(max(level.legal_actions(state), key=lambda action: values[state, action]))
         state = level.next_state(state, done[-1])
     return done
 
 
 @settings(max_examples=25, deadline=None)
 @given(worlds, seeds)
-def test_every_level_can_be_won_and_every_state_shows_another_text(world: LevelEnvironment, seed: int) -> None:
+def test_every_level_can_be_won_and_renders_states_uniquely(world: LevelEnvironment, seed: int) -> None:
     level = world.make_level(seed)
-    found = list_states(level)
-    assert len({level.render(state) for state in found}) == len(found)
-    assert any(level.is_won(state) for state in found)
-    for state in found:
-        assert level.is_won(state) or len(set(level.legal_actions(state))) == len(level.legal_actions(state)) > 0
+    states = list_states(level)
+    assert len({level.render(state) for state in states}) == len(states)
+    assert any(level.is_won(state) for state in states)
+    for state in states:
+        assert (
+            level.is_won(state) or len(set(level.legal_actions(state))) == len(level.legal_actions(state)) > 0
+        )
 
 
 @settings(max_examples=25, deadline=None)
 @given(worlds, seeds)
-def test_the_start_is_worth_the_length_of_the_shortest_way(world: LevelEnvironment, seed: int) -> None:
+def test_the_start_value_follows_from_the_shortest_path(world: LevelEnvironment, seed: int) -> None:
     level = world.make_level(seed)
-    way, worth = best(level), compute_action_values(level, 0.9)
-    start = max(worth[level.start, action] for action in level.legal_actions(level.start))
-    assert start == pytest.approx(0.9 ** (len(way) - 1))
+    path, values = best_actions(level), compute_action_values(level, 0.9)
+    start = max(values[level.start, action] for action in level.legal_actions(level.start))
+    assert start == pytest.approx(0.9 ** (len(path) - 1))
 
 
 @settings(max_examples=10, deadline=None)
 @given(worlds, seeds)
-def test_values_solve_their_equation(world: LevelEnvironment, seed: int) -> None:
+def test_action_values_solve_the_bellman_equation(world: LevelEnvironment, seed: int) -> None:
     level = world.make_level(seed)
-    worth = compute_action_values(level, 0.9, fmean)
-    for (state, action), value in worth.items():
+    values = compute_action_values(level, 0.9, fmean)
+    for (state, action), value in values.items():
         after = level.next_state(state, action)
-        next_one = 0.0 if level.is_won(after) else fmean(worth[after, each] for each in level.legal_actions(after))
+        next_one = (
+            0.0 if level.is_won(after) else fmean(values[after, name] for name in level.legal_actions(after))
+        )
         assert value == pytest.approx(float(level.is_won(after)) + 0.9 * next_one, abs=1e-9)
 
 
 def test_values_of_a_kitchen_by_hand() -> None:
     level = Recipe(("milk", "nuts"), ("nuts",))
-    worth = compute_action_values(level, 0.5)
-    assert worth == {
+    values = compute_action_values(level, 0.5)
+    assert values == {
         (Bowl(), "add nuts"): 0.5,
         (Bowl(), "add milk"): 0.125,
         (Bowl(1), "bake"): 1.0,
@@ -84,9 +88,9 @@ def test_values_of_a_kitchen_by_hand() -> None:
     }
 
 
-def test_a_house_is_walked_through() -> None:
+def test_a_house_by_hand() -> None:
     level = Map({"hall": ("attic",), "attic": ("hall",)}, Place("hall"), "attic", "hall")
-    assert best(level) == ["go attic", "take key", "go hall", "open chest"]
+    assert best_actions(level) == ["go attic", "take key", "go hall", "open chest"]
     assert level.next_state(Place("hall"), "open chest") == Place("hall")
     assert level.render(Place("attic")) == "You are in the attic. A key lies here. You have no key."
 
@@ -101,14 +105,14 @@ def test_a_level_follows_from_the_seed_of_its_row(world: LevelEnvironment) -> No
 
 
 @pytest.mark.parametrize("name", ["house", "kitchen"])
-def test_a_world_is_won_from_what_it_shows(name: str) -> None:
-    """Who says what the best play says gets the whole reward, with the last step."""
+def test_optimal_play_wins_a_world_with_full_reward(name: str) -> None:
+    """Optimal play gets the whole reward, with the last step."""
     task = Task.from_rows([{"seed": n} for n in range(9)], prompt="Play.", environment=name)
     assert task.world is not None
-    way = iter(best(task.world.make().make_level(level_seed(task.train[0]))))
+    path = iter(best_actions(task.world.make().make_level(level_seed(task.train[0]))))
     agent = Agent("scripted/x", world=task.world)
     plan = run_group(agent, task.train[0], ROW.messages, task.reward, judge="", size=1, seed=0)
-    (run,) = asyncio.run(drive(plan, ScriptedClient(lambda _: next(way)))).rollouts
+    (run,) = asyncio.run(drive(plan, ScriptedClient(lambda _: next(path)))).rollouts
     assert run.stop == "stop" and run.score is not None
     assert run.score.parts == {"success": 1.0, f"step_reward {len(run.steps) - 1}": 1.0}
 
@@ -120,7 +124,7 @@ def level_seed(row: Example) -> int:
 # ---- TextWorld -----------------------------------------------------------------------------------------
 
 
-def test_textworld_says_what_to_install() -> None:
+def test_missing_textworld_is_explained() -> None:
     if find_spec("textworld"):
         pytest.skip("TextWorld is installed")
     with pytest.raises(TaskError, match=r"pip install 'edgewise\[worlds\]'"):
@@ -158,15 +162,15 @@ def test_the_example_is_a_task_in_a_house() -> None:
     assert (len(task.train), len(task.test), task.reward.name) == (16, 12, "environment")
 
 
-def test_runs_of_a_group_begin_alike_and_differ_later() -> None:
+def test_rollouts_of_a_group_start_alike_and_differ_later() -> None:
     task = Task.from_rows([{"seed": n} for n in range(9)], prompt="Play.", environment="house")
     agent = Agent("scripted/x", turns=12, world=task.world)
     plan = run_group(agent, task.train[0], ROW.messages, task.reward, judge="", size=6, seed=0)
-    runs = asyncio.run(drive(plan, ScriptedClient(at_random))).rollouts
+    runs = asyncio.run(drive(plan, ScriptedClient(act_at_random))).rollouts
     assert len({run.steps[0].prompt for run in runs}) == 1
     assert len({tuple(step.completion.content for step in run.steps) for run in runs}) > 1
 
 
-def at_random(request: Request) -> str:
+def act_at_random(request: Request) -> str:
     legal = request.messages[-1].content.rpartition("Actions: ")[2].split(", ")
     return legal[(request.sampling.seed or 0) % len(legal)]

@@ -98,19 +98,19 @@ def test_tool_calls_go_both_ways(client, model):
 
 
 @pytest.mark.parametrize("closed", [True, False])
-def test_a_schema_is_asked_for_strictly_only_where_providers_accept_it_as_strict(closed):
+def test_a_schema_is_strict_only_if_all_objects_are_closed(closed):
     schema = {"type": "object", "properties": {"a": {"type": "string"}}, "required": ["a"]}
     schema |= {"additionalProperties": False} if closed else {}
     with Server() as server:
         ask(server, Request("m", HELLO, schema=schema))
-    asked = server.bodies[0]["response_format"]
-    assert asked == {
+    response_format = server.bodies[0]["response_format"]
+    assert response_format == {
         "type": "json_schema",
         "json_schema": {"name": "reply", "schema": schema, "strict": closed},
     }
 
 
-def test_a_lone_surrogate_that_a_model_writes_does_not_spread():
+def test_lone_surrogates_are_replaced():
     with Server(lambda body: {"role": "assistant", "content": "so \ud83d é"}) as server:
         reply = ask(server)
         again = ask(server, Request("m", (Message("user", "\ud83d"),)))
@@ -127,7 +127,7 @@ def test_a_lone_surrogate_that_a_model_writes_does_not_spread():
         ({"content": [{"type": "text", "text": "in "}, {"type": "text", "text": "parts"}]}, "stop"),
     ],
 )
-def test_why_a_reply_ended(message, stop):
+def test_stop_reasons(message, stop):
     with Server(lambda body: {"role": "assistant", **message}, usage=False) as server:
         reply = ask(server)
     assert (reply.stop, reply.failed, bool(reply.error)) == (stop, stop == "refused", stop == "refused")
@@ -138,7 +138,7 @@ def test_why_a_reply_ended(message, stop):
     ("status", "error"),
     [(401, WrongKey), (403, WrongKey), (404, UnknownModel), (429, TransientError), (500, TransientError)],
 )
-def test_errors_of_a_provider_become_ours_without_its_secrets(client, model, status, error):
+def test_provider_errors_are_translated_without_secrets(client, model, status, error):
     fault = Fault(status, f"Incorrect API key {KEY}")
     with Server(faults=in_order(fault)) as server, pytest.raises(error) as caught:
         ask(server, Request(model, HELLO), client)
@@ -187,12 +187,12 @@ def test_the_wait_that_a_provider_asks_for_is_passed_on(client, model, headers, 
         Fault(402, "Insufficient credits"),
     ],
 )
-def test_an_empty_account_is_not_asked_again(fault):
+def test_an_empty_account_is_not_retried(fault):
     with Server(faults=in_order(fault)) as server, pytest.raises(ProviderDown, match="account"):
         ask(server)
 
 
-def test_a_dropped_connection_and_a_closed_port_are_worth_another_try():
+def test_a_dropped_connection_and_a_closed_port_are_transient():
     with Server(faults=in_order(Fault(None))) as server, pytest.raises(TransientError) as caught:
         ask(server)
     assert caught.value.status is None
@@ -200,7 +200,7 @@ def test_a_dropped_connection_and_a_closed_port_are_worth_another_try():
         ask(server)
 
 
-def test_a_server_that_lets_nobody_in_is_out_of_reach_and_not_slow():
+def test_a_connect_timeout_is_unreachable_and_no_timeout():
     class ConnectTimeout(Exception):
         """Named as in httpx and httpx2, of which only one is installed."""
 
@@ -220,7 +220,7 @@ def test_no_answer_in_time_is_a_timeout():
 @pytest.mark.parametrize(
     "answer", [b"<html>", b"[]", b'{"choices": []}', b'{"choices": [{"message": null}]}']
 )
-def test_an_answer_in_another_format_is_worth_another_try(answer):
+def test_a_malformed_response_is_transient(answer):
     with Server(lambda body: answer) as server, pytest.raises(TransientError):
         ask(server)
 
@@ -236,7 +236,7 @@ def test_an_answer_in_another_format_is_worth_another_try(answer):
         (Fault(400, "This model does not support json_schema"), {"max_tokens": 9}, "response_format"),
     ],
 )  # fmt: skip
-def test_a_parameter_refused_by_name_is_changed_once_and_for_all(fault, sent, missing, caplog):
+def test_a_refused_parameter_is_changed_for_all_later_calls(fault, sent, missing, caplog):
     request = Request("m", HELLO, Sampling(temperature=0.5, max_tokens=9, seed=1), schema={"type": "object"})
 
     async def main(url):
@@ -255,7 +255,7 @@ def test_a_parameter_refused_by_name_is_changed_once_and_for_all(fault, sent, mi
     assert [record.name for record in caplog.records].count("edgewise") == 1
 
 
-def test_many_calls_at_once_learn_a_quirk_together_and_warn_once(caplog):
+def test_concurrent_calls_learn_a_quirk_and_warn_once(caplog):
     def refuses(body):
         return Fault(400, "Use 'max_completion_tokens', not 'max_tokens'") if "max_tokens" in body else None
 
@@ -271,7 +271,7 @@ def test_many_calls_at_once_learn_a_quirk_together_and_warn_once(caplog):
     assert [record.name for record in caplog.records].count("edgewise") == 1
 
 
-def test_a_server_that_refuses_both_names_of_a_parameter_is_not_asked_for_ever():
+def test_a_server_that_refuses_both_parameter_names_is_a_refusal():
     message = "Use 'max_completion_tokens' instead of 'max_tokens', or the other way round"
     with Server(faults=lambda body: Fault(400, message)) as server:
         assert ask(server, max_tokens=5).stop == "refused"
@@ -286,7 +286,7 @@ def test_a_server_that_refuses_both_names_of_a_parameter_is_not_asked_for_ever()
         "unknown problem with the prompt",
     ],
 )
-def test_a_wrong_value_is_not_papered_over(message):
+def test_a_wrong_parameter_value_is_a_refusal(message):
     with Server(faults=lambda body: Fault(400, message)) as server:
         reply = ask(server, temperature=9.0, max_tokens=100000)
     assert reply.stop == "refused"
@@ -318,10 +318,10 @@ def test_a_vector_without_usage_has_none():
 
 
 @pytest.mark.parametrize(
-    "found", [[], None, [None], ["x"], [[1.0]], "", "not base64!", "AAA=", float("nan"), [1e400]]
+    "embedding", [[], None, [None], ["x"], [[1.0]], "", "not base64!", "AAA=", float("nan"), [1e400]]
 )
-def test_an_answer_without_a_vector_is_worth_another_try(found):
-    answer = json.dumps({"data": [{"embedding": found}]}).encode()
+def test_a_response_without_a_vector_is_transient(embedding):
+    answer = json.dumps({"data": [{"embedding": embedding}]}).encode()
     with Server(embedding=lambda body: answer) as server, pytest.raises(TransientError):
         ask(server, EMBED)
 
@@ -334,7 +334,7 @@ def test_errors_of_embeddings_are_ours_too(client, model, status, error):
     assert KEY not in str(caught.value)
 
 
-def test_a_text_that_a_server_can_never_hold_is_refused_whatever_its_status():
+def test_a_text_too_large_for_llama_cpp_is_a_refusal():
     fault = Fault(500, "input (5001 tokens) is too large to process. increase the physical batch size")
     with Server(faults=in_order(fault)) as server:
         assert ask(server, EMBED).stop == "refused"
@@ -386,7 +386,7 @@ def test_models_of_one_server_share_a_connection(name, server):
         ("scripted/json:no_such_function", "MODULE:FUNCTION"),
     ],
 )
-def test_a_wrong_name_is_explained(name, sentence):
+def test_a_wrong_model_name_is_explained(name, sentence):
     with pytest.raises(ModelError, match=sentence):
         connect(name)
 
@@ -430,7 +430,7 @@ def test_only_this_machine_is_loopback(url, here):
     assert is_loopback(url) is here
 
 
-def test_a_router_asks_every_kind_of_model_and_opens_each_server_once(monkeypatch):
+def test_router_connects_once_per_server(monkeypatch):
     async def main(url):
         router = Router()
         names = [f"{url}#a", f"{url}#b/c", "openai/d", f"scripted/{__name__}:shout"] * 3
@@ -466,20 +466,20 @@ class Loaded:
         Loaded.open -= 1
 
 
-def test_a_model_that_is_released_is_gone_before_the_next_one_is_loaded(monkeypatch):
+def test_router_unloads_a_released_model_before_loading_another(monkeypatch):
     monkeypatch.setattr(router, "connect", lambda name, is_embedding: Loaded())
 
     async def main():
         router = Router()
-        said = []
+        contents = []
         for name in ("torch/a", "torch/b", "torch/a", "torch/a", "http://there#b"):
             replies = await asyncio.gather(*(router.ask(Request(name, HELLO)) for _ in range(3)))
-            said += {reply.message.content for reply in replies}
-            router.release("torch/never-asked")
+            contents += {reply.message.content for reply in replies}
+            router.release("torch/never-loaded")
             router.release(name)
         await router.ask(Request("torch/c", HELLO))
         await router.aclose()
-        return said
+        return contents
 
     assert asyncio.run(main()) == ["1", "1", "1", "1", "1"]
     assert Loaded.open == 0
@@ -522,7 +522,7 @@ def test_paid_calls_can_be_switched_off(monkeypatch, how):
 
 @needs_litellm
 @pytest.mark.parametrize("model", ["hosted_vllm/m", "mistral/m"])
-def test_an_outage_behind_litellm_is_an_outage_and_no_fault_of_the_request(model):
+def test_an_unreachable_server_behind_litellm_is_transient(model):
     client = LiteLLMClient(api_base="http://127.0.0.1:9/v1", api_key=KEY)
     with pytest.raises(TransientError) as away:
         asyncio.run(client.ask(Request(model, HELLO)))
@@ -541,7 +541,7 @@ def test_an_unknown_provider_is_explained():
     "broken",
     [UserWarning("a field is deprecated"), ImportError("no module named boto9"), KeyError("api_base")],
 )
-def test_what_fails_within_litellm_is_not_called_an_unknown_provider(broken, monkeypatch):
+def test_other_litellm_errors_are_not_an_unknown_provider(broken, monkeypatch):
     import litellm
 
     def wrapped(model):
@@ -556,24 +556,24 @@ def test_what_fails_within_litellm_is_not_called_an_unknown_provider(broken, mon
 
     for fails in (wrapped, bare):
         monkeypatch.setattr(litellm, "get_llm_provider", fails)
-        with pytest.raises(ModelError, match=str(broken).strip("'")) as said:
+        with pytest.raises(ModelError, match=str(broken).strip("'")) as caught:
             asyncio.run(LiteLLMClient(api_base="http://127.0.0.1:1").ask(Request("mistral/m", HELLO)))
-        assert type(said.value) is ModelError
-        assert said.value.__cause__
+        assert type(caught.value) is ModelError
+        assert caught.value.__cause__
 
 
-@pytest.mark.parametrize("missing, said", [("litellm", "pip install litellm"), ("boto9", "boto9")])
-def test_litellm_is_missed_only_where_it_is_missing(missing, said, monkeypatch):
+@pytest.mark.parametrize("missing, sentence", [("litellm", "pip install litellm"), ("boto9", "boto9")])
+def test_litellm_is_missed_only_where_it_is_missing(missing, sentence, monkeypatch):
     def import_module(name):
         raise ModuleNotFoundError(f"No module named {missing!r}", name=missing)
 
     monkeypatch.setattr("importlib.import_module", import_module)
     import_litellm.cache_clear()
-    with pytest.raises(ModelError if missing == "litellm" else ModuleNotFoundError, match=said):
+    with pytest.raises(ModelError if missing == "litellm" else ModuleNotFoundError, match=sentence):
         asyncio.run(LiteLLMClient(api_base="http://127.0.0.1:1").ask(Request("mistral/m", HELLO)))
 
 
-def test_a_library_that_is_there_and_broken_is_not_called_missing(monkeypatch):
+def test_a_broken_library_is_not_reported_as_missing(monkeypatch):
     def import_module(name):
         raise ImportError("cannot import name 'Cache' from 'transformers'", name="transformers")
 

@@ -26,7 +26,7 @@ from tests.support.server import Fault, Server, in_order
 MODEL = "scripted/a:b"
 
 
-def asked(content="hello", model=MODEL, **rest):
+def make_request(content="hello", model=MODEL, **rest):
     return Request(model, (Message("user", content),), Sampling(max_tokens=10), **rest)
 
 
@@ -42,13 +42,13 @@ def run(client, *requests):
     return asyncio.run(main())
 
 
-def failing(*errors):
+def failing_client(*errors):
     """A model that fails with these, one call each, and answers "ok" from then on."""
     left = iter(errors)
     return ScriptedClient(lambda request: next(left, "ok"))
 
 
-async def slowly(request):
+async def answer_slowly(request):
     await asyncio.sleep(0.02)
     return "ok"
 
@@ -61,7 +61,7 @@ def test_a_slow_call_times_out_and_a_quick_one_does_not():
         await asyncio.sleep(10 if request.messages[0].content == "slow" else 0)
         return "ok"
 
-    late, quick = run(Timeout(ScriptedClient(answer), 0.05), asked("slow"), asked("quick"))
+    late, quick = run(Timeout(ScriptedClient(answer), 0.05), make_request("slow"), make_request("quick"))
     assert isinstance(late, RequestTimeout)
     assert quick.message.content == "ok"
 
@@ -70,7 +70,7 @@ def test_a_slow_call_times_out_and_a_quick_one_does_not():
 
 
 @pytest.mark.parametrize("most", [1, 7])
-def test_no_more_calls_are_in_flight_than_allowed_and_all_are_served_in_order(most):
+def test_rate_limit_bounds_concurrency_and_keeps_order(most):
     now, peak, order = 0, 0, []
 
     async def answer(request):
@@ -82,12 +82,12 @@ def test_no_more_calls_are_in_flight_than_allowed_and_all_are_served_in_order(mo
         now -= 1
         return "ok"
 
-    run(RateLimit(ScriptedClient(answer), most), *(asked(sample=n) for n in range(50)))
+    run(RateLimit(ScriptedClient(answer), most), *(make_request(sample=n) for n in range(50)))
     assert peak == most
     assert order == list(range(50))
 
 
-def test_one_wave_of_refusals_halves_the_gate_once_and_successes_open_it_again():
+def test_one_overload_halves_the_limit_once_and_successes_raise_it():
     async def main():
         busy = True
 
@@ -96,12 +96,12 @@ def test_one_wave_of_refusals_halves_the_gate_once_and_successes_open_it_again()
             return TransientError("busy", 429) if busy else "ok"
 
         client = RateLimit(ScriptedClient(answer), 16)
-        await asyncio.gather(*(client.ask(asked()) for _ in range(16)), return_exceptions=True)
+        await asyncio.gather(*(client.ask(make_request()) for _ in range(16)), return_exceptions=True)
         halved = client.limiters[MODEL].limit
         busy = False
-        await asyncio.gather(*(client.ask(asked()) for _ in range(9)))
+        await asyncio.gather(*(client.ask(make_request()) for _ in range(9)))
         grown = client.limiters[MODEL].limit
-        await asyncio.gather(*(client.ask(asked()) for _ in range(500)))
+        await asyncio.gather(*(client.ask(make_request()) for _ in range(500)))
         return halved, grown, client.limiters[MODEL].limit
 
     halved, grown, most = asyncio.run(main())
@@ -110,32 +110,32 @@ def test_one_wave_of_refusals_halves_the_gate_once_and_successes_open_it_again()
     assert most == 16
 
 
-def test_a_pause_that_one_call_is_asked_for_holds_for_everybody():
+def test_a_retry_after_pauses_all_calls_to_the_server():
     starts = []
 
     def answer(request):
         starts.append(time.monotonic())
         return TransientError("busy", 429, 0.2) if len(starts) == 1 else "ok"
 
-    run(RateLimit(ScriptedClient(answer), 1), *(asked(sample=n) for n in range(5)))
+    run(RateLimit(ScriptedClient(answer), 1), *(make_request(sample=n) for n in range(5)))
     assert starts[1] - starts[0] >= 0.19
 
 
 def test_an_error_of_one_request_does_not_slow_the_others():
-    client = RateLimit(failing(TransientError("broken", 500), UnknownModel("who?")), 8)
-    run(client, asked(), asked())
+    client = RateLimit(failing_client(TransientError("broken", 500), UnknownModel("who?")), 8)
+    run(client, make_request(), make_request())
     assert client.limiters[MODEL].limit == 8
 
 
 def test_a_call_cancelled_while_it_waits_takes_no_place():
     async def main():
-        client = RateLimit(ScriptedClient(slowly), 1)
-        tasks = [asyncio.create_task(client.ask(asked(sample=n))) for n in range(5)]
+        client = RateLimit(ScriptedClient(answer_slowly), 1)
+        tasks = [asyncio.create_task(client.ask(make_request(sample=n))) for n in range(5)]
         await asyncio.sleep(0)
         for task in tasks[1:4]:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
-        return await asyncio.wait_for(client.ask(asked()), 1)
+        return await asyncio.wait_for(client.ask(make_request()), 1)
 
     assert asyncio.run(main()).message.content == "ok"
 
@@ -146,9 +146,9 @@ def test_a_call_cancelled_while_it_waits_takes_no_place():
 @pytest.mark.parametrize(
     "error", [TransientError("", s) for s in (408, 409, 429, 500, 503, None)] + [RequestTimeout("", 408)]
 )
-def test_what_may_pass_is_asked_again(error):
-    client = failing(error, error)
-    (reply,) = run(Retry(client, first=0.001), asked())
+def test_transient_errors_are_retried(error):
+    client = failing_client(error, error)
+    (reply,) = run(Retry(client, first=0.001), make_request())
     assert reply.message.content == "ok"
     assert len(client.requests) == 3
 
@@ -162,8 +162,8 @@ def test_what_may_pass_is_asked_again(error):
     ],
 )
 def test_a_request_that_may_be_at_fault_fails_alone(error, stop):
-    client = failing(*[error] * 9)
-    (reply,) = run(Retry(client, attempts=3, first=0.001), asked())
+    client = failing_client(*[error] * 9)
+    (reply,) = run(Retry(client, attempts=3, first=0.001), make_request())
     assert (reply.stop, reply.error, reply.usage) == (stop, str(error), None)
     assert len(client.requests) == 3
 
@@ -171,24 +171,25 @@ def test_a_request_that_may_be_at_fault_fails_alone(error, stop):
 @pytest.mark.parametrize("status", [None, 429, 503, 529])
 def test_a_provider_that_is_down_stops_the_run_with_a_sentence(status):
     (error,) = run(
-        Retry(failing(*[TransientError("m is busy.", status)] * 9), attempts=3, first=0.001), asked()
+        Retry(failing_client(*[TransientError("m is busy.", status)] * 9), attempts=3, first=0.001),
+        make_request(),
     )
     assert isinstance(error, ProviderDown)
     assert "run again to resume" in str(error)
 
 
-def test_an_error_that_will_not_pass_is_not_asked_again():
-    client = failing(UnknownModel("who?"))
-    (error,) = run(Retry(client, first=0.001), asked())
+def test_permanent_errors_are_not_retried():
+    client = failing_client(UnknownModel("who?"))
+    (error,) = run(Retry(client, first=0.001), make_request())
     assert isinstance(error, UnknownModel)
     assert len(client.requests) == 1
 
 
-def test_the_wait_is_at_least_what_the_provider_asks_for_unless_it_is_beyond_patience():
+def test_retry_waits_as_long_as_the_server_says():
     start = time.monotonic()
-    run(Retry(failing(TransientError("", 429, 0.2)), first=0.001), asked())
+    run(Retry(failing_client(TransientError("", 429, 0.2)), first=0.001), make_request())
     assert 0.2 <= time.monotonic() - start < 2
-    (error,) = run(Retry(failing(TransientError("", 429, 3600)), first=0.001), asked())
+    (error,) = run(Retry(failing_client(TransientError("", 429, 3600)), first=0.001), make_request())
     assert isinstance(error, ProviderDown)
 
 
@@ -201,7 +202,8 @@ def test_retries_of_many_calls_at_once_do_not_mix():
         return TransientError("", 500) if seen[request.sample] <= request.sample % 4 else str(request.sample)
 
     replies = run(
-        Retry(ScriptedClient(answer), first=0.001, longest=0.01), *(asked(sample=n) for n in range(100))
+        Retry(ScriptedClient(answer), first=0.001, longest=0.01),
+        *(make_request(sample=n) for n in range(100)),
     )
     assert [reply.message.content for reply in replies] == [str(n) for n in range(100)]
     assert all(seen[n] == n % 4 + 1 for n in range(100))
@@ -210,17 +212,19 @@ def test_retries_of_many_calls_at_once_do_not_mix():
 # ---- budget --------------------------------------------------------------------------------------
 
 
-def test_a_call_is_booked_on_its_payer_and_what_the_provider_turned_away_on_nobody():
+def test_budget_books_answered_calls_on_their_payer():
     ledger = Ledger()
-    client = Budget(failing(TransientError("", 429), UnknownModel("")), ledger)
-    run(client, *(asked(payer=BilledTo("judge", 2, "x")) for _ in range(3)))
+    client = Budget(failing_client(TransientError("", 429), UnknownModel("")), ledger)
+    run(client, *(make_request(payer=BilledTo("judge", 2, "x")) for _ in range(3)))
     assert ledger.tabulate("role", "step", "example").keys() == {("judge", 2, "x")}
     assert ledger.total.calls == 1
 
 
-def test_an_attempt_that_timed_out_may_be_billed_and_counts_in_full():
+def test_a_timed_out_attempt_is_booked_in_full():
     ledger = Ledger(Limits(calls=2))
-    replies = run(Retry(Budget(failing(*[RequestTimeout("")] * 5), ledger), first=0.001), asked())
+    replies = run(
+        Retry(Budget(failing_client(*[RequestTimeout("")] * 5), ledger), first=0.001), make_request()
+    )
     assert isinstance(replies[0], LimitReached)
     assert (ledger.total.calls, ledger.total.estimated) == (2, 2)
 
@@ -230,7 +234,7 @@ def test_limits_hold_under_200_calls_at_once_with_faults(limits):
     with Server(latency=0.005, faults=in_order(*[Fault(500), None, Fault(429)] * 5)) as server:
         ledger = Ledger(limits)
         client = stack_middleware(Router(), ledger=ledger, concurrency=200)
-        replies = run(client, *(asked(f"number {n}", f"{server.url}#m") for n in range(200)))
+        replies = run(client, *(make_request(f"number {n}", f"{server.url}#m") for n in range(200)))
     answered = [reply for reply in replies if isinstance(reply, Reply)]
     assert len(answered) == ledger.total.calls == len(server.bodies) - 10
     assert ledger.total.tokens == sum(reply.usage.total for reply in answered)
@@ -247,7 +251,7 @@ def journal(tmp_path):
 
 
 def test_a_recorded_call_is_never_asked_or_booked_again(tmp_path):
-    requests = [asked(sample=n) for n in range(20)]
+    requests = [make_request(sample=n) for n in range(20)]
     totals, models = [], []
     for _ in range(2):
         model, ledger = ScriptedClient(lambda request: f"answer {request.sample}"), Ledger()
@@ -260,18 +264,18 @@ def test_a_recorded_call_is_never_asked_or_booked_again(tmp_path):
 
 
 def test_identical_requests_in_flight_share_one_call(journal):
-    model = ScriptedClient(slowly)
-    replies = run(JournalClient(model, journal), *[asked()] * 50, asked(sample=1))
+    model = ScriptedClient(answer_slowly)
+    replies = run(JournalClient(model, journal), *[make_request()] * 50, make_request(sample=1))
     assert len(model.requests) == 2
     assert len(set(map(id, replies[:50]))) == 1
 
 
-def test_an_error_is_not_recorded_and_reaches_all_who_share_the_call(journal):
+def test_an_error_is_not_recorded_and_reaches_all_callers(journal):
     async def answer(request):
         await asyncio.sleep(0)
         return UnknownModel("who?")
 
-    errors = run(JournalClient(ScriptedClient(answer), journal), asked(), asked())
+    errors = run(JournalClient(ScriptedClient(answer), journal), make_request(), make_request())
     assert [type(error) for error in errors] == [UnknownModel] * 2
     assert len(journal) == 0
 
@@ -279,22 +283,22 @@ def test_an_error_is_not_recorded_and_reaches_all_who_share_the_call(journal):
 def test_a_reply_is_on_disk_before_it_is_returned(tmp_path):
     async def main():
         with Journal(tmp_path / "j") as journal:
-            await JournalClient(ScriptedClient(lambda request: "ok"), journal).ask(asked())
+            await JournalClient(ScriptedClient(lambda request: "ok"), journal).ask(make_request())
             with Journal(tmp_path / "j", readonly=True) as reader:
                 return len(reader)
 
     assert asyncio.run(main()) == 1
 
 
-def test_a_cancelled_asker_does_not_lose_what_is_being_paid_for(journal):
+def test_a_cancelled_caller_does_not_lose_a_paid_reply(journal):
     async def main():
-        client = JournalClient(ScriptedClient(slowly), journal)
-        first = asyncio.create_task(client.ask(asked()))
-        second = asyncio.create_task(client.ask(asked()))
+        client = JournalClient(ScriptedClient(answer_slowly), journal)
+        first = asyncio.create_task(client.ask(make_request()))
+        second = asyncio.create_task(client.ask(make_request()))
         await asyncio.sleep(0.001)
         first.cancel()
         reply = await second
-        third = asyncio.create_task(client.ask(asked(sample=1)))
+        third = asyncio.create_task(client.ask(make_request(sample=1)))
         await asyncio.sleep(0.001)
         third.cancel()
         await client.aclose()
@@ -307,7 +311,7 @@ def test_a_cancelled_asker_does_not_lose_what_is_being_paid_for(journal):
 def test_closing_does_not_wait_for_a_call_that_never_ends(journal, caplog):
     async def main():
         client = JournalClient(ScriptedClient(lambda request: asyncio.sleep(60, "ok")), journal, linger=0.05)
-        task = asyncio.create_task(client.ask(asked()))
+        task = asyncio.create_task(client.ask(make_request()))
         await asyncio.sleep(0.001)
         await client.aclose()
         return await asyncio.gather(task, return_exceptions=True)
@@ -323,10 +327,10 @@ def test_closing_does_not_wait_for_a_call_that_never_ends(journal, caplog):
 def test_a_replay_has_recorded_calls_only_and_asks_no_model(tmp_path, readonly):
     model = ScriptedClient(lambda request: "ok")
     with Journal(tmp_path / "j") as journal:
-        run(JournalClient(model, journal), asked())
+        run(JournalClient(model, journal), make_request())
     with Journal(tmp_path / "j", readonly=readonly) as journal:
         client = stack_middleware(model, journal) if readonly else JournalClient(None, journal)
-        known, unknown = run(client, asked(), asked("never asked"))
+        known, unknown = run(client, make_request(), make_request("never sent"))
     assert known.message.content == "ok"
     assert isinstance(unknown, NotRecorded)
     assert len(model.requests) == 1
@@ -335,7 +339,7 @@ def test_a_replay_has_recorded_calls_only_and_asks_no_model(tmp_path, readonly):
 # ---- all of them ---------------------------------------------------------------------------------
 
 
-def test_the_whole_stack_rides_out_a_bad_patch_of_a_real_server(tmp_path):
+def test_the_stack_survives_faults_of_a_real_server(tmp_path):
     """Refusals, errors and a dropped connection; every question is answered and paid for exactly once."""
     faults = in_order(
         *[Fault(429, headers={"Retry-After": "0.1"}), Fault(500), None, Fault(None), Fault(503)] * 3
@@ -343,7 +347,7 @@ def test_the_whole_stack_rides_out_a_bad_patch_of_a_real_server(tmp_path):
     with Server(latency=0.01, faults=faults) as server, Journal(tmp_path / "j") as journal:
         ledger = Ledger(Limits(calls=100))
         client = stack_middleware(Router(), journal, ledger, concurrency=32)
-        replies = run(client, *(asked(f"number {n}", f"{server.url}#m") for n in range(100)))
+        replies = run(client, *(make_request(f"number {n}", f"{server.url}#m") for n in range(100)))
         assert [reply.message.content for reply in replies] == [f"number {n}" for n in range(100)]
         assert ledger.total.calls == len(journal) == 100
         restored = Ledger()
@@ -355,7 +359,7 @@ def test_the_whole_stack_rides_out_a_bad_patch_of_a_real_server(tmp_path):
 
 def test_replies_keep_their_usage_and_latency_through_the_stack(tmp_path):
     with Server(latency=0.02) as server, Journal(tmp_path / "j") as journal:
-        (reply,) = run(stack_middleware(Router(), journal), asked("two words", f"{server.url}#m"))
+        (reply,) = run(stack_middleware(Router(), journal), make_request("two words", f"{server.url}#m"))
         (entry,) = journal
     assert entry.reply == reply
     assert reply.usage == Usage(2, 0, 2)
@@ -365,13 +369,13 @@ def test_replies_keep_their_usage_and_latency_through_the_stack(tmp_path):
 def test_no_thread_is_left_behind(tmp_path):
     before = threading.active_count()
     with Journal(tmp_path / "j") as journal:
-        run(stack_middleware(ScriptedClient(lambda request: "ok"), journal), asked())
+        run(stack_middleware(ScriptedClient(lambda request: "ok"), journal), make_request())
     assert threading.active_count() == before
 
 
 def test_nothing_is_paid_for_once_the_disk_is_full(journal, monkeypatch):
     monkeypatch.setattr(Journal, "is_full", property(lambda self: True))
     model = ScriptedClient(lambda request: "ok")
-    (error,) = run(JournalClient(model, journal), asked())
+    (error,) = run(JournalClient(model, journal), make_request())
     assert isinstance(error, DiskFull)
     assert not model.requests

