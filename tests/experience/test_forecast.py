@@ -33,7 +33,7 @@ KINDS = [
 
 
 @pytest.mark.parametrize("settings", KINDS, ids=str)
-def test_no_role_makes_more_calls_than_were_announced(settings):
+def test_forecast_bounds_the_calls_of_every_role(settings):
     plan = forecast(build_spec(epochs=2, **settings))
     run = run_learning(epochs=2, **settings)
     made = {name: len(run.requests_of(role)) for name, role in ROLES.items()}
@@ -41,24 +41,29 @@ def test_no_role_makes_more_calls_than_were_announced(settings):
     assert made["measuring"] in (plan.calls["measuring"], plan.calls["measuring"] // 2)
 
 
-def test_tokens_of_the_lessons_to_start_from_are_counted_as_far_as_a_prompt_takes_them():
+def test_forecast_counts_tokens_of_the_start_library():
     start = Library(tuple(make_lesson(f"Lesson {n} is about thing {n} and nothing else") for n in range(40)))
     small, large = (forecast(build_spec(library=start, prompt_tokens=n)).tokens for n in (100, 10_000))
     assert large > small == forecast(build_spec()).tokens
 
 
-def test_without_refill_and_rest_the_rollouts_are_exactly_those_announced():
+def test_rollout_forecast_is_exact_without_refill_and_rest():
     settings = {"gate": "off", "refill": False, "rest": False, "epochs": 2}
-    assert len(run_learning(**settings).requests_of("rollout")) == forecast(build_spec(**settings)).calls["rollouts"]
+    assert (
+        len(run_learning(**settings).requests_of("rollout"))
+        == forecast(build_spec(**settings)).calls["rollouts"]
+    )
 
 
-def test_the_smallest_gain_is_that_of_the_level_that_a_candidate_gets():
+def test_smallest_gain_uses_the_level_of_a_candidate():
     plan = forecast(build_spec())
     assert plan.gain == minimum_detectable_gain(plan.rows["test"])
     level = 0.05 / 2 / 4  # two steps, four candidates each
     assert plan.gate_gain == minimum_detectable_gain(plan.rows["validation"], level=level, sides=1)
     assert forecast(build_spec(gate="off")).gate_gain is None
-    assert forecast(build_spec(epochs=4)).gate_gain > plan.gate_gain > forecast(build_spec(samples=4)).gate_gain
+    assert (
+        forecast(build_spec(epochs=4)).gate_gain > plan.gate_gain > forecast(build_spec(samples=4)).gate_gain
+    )
 
 
 @pytest.mark.parametrize(
@@ -69,7 +74,7 @@ def test_the_smallest_gain_is_that_of_the_level_that_a_candidate_gets():
         (12, {"gate": "off"}, "test rows can't show any gain"),
     ],
 )
-def test_rows_that_can_show_nothing_are_refused_unless_forced(rows, settings, sentence, tmp_path):
+def test_too_few_rows_are_refused_unless_forced(rows, settings, sentence, tmp_path):
     task = toy.task(rows)
     plan = forecast(build_spec(task, **settings))
     config = build_spec(task, **settings).config
@@ -85,7 +90,7 @@ def test_rows_that_can_show_nothing_are_refused_unless_forced(rows, settings, se
         assert (tmp_path / "forced/result.json").exists()
 
 
-def test_a_limit_on_calls_must_pay_for_one_group_one_candidate_and_the_measurement():
+def test_call_limit_must_pay_for_group_candidate_and_evaluation():
     plan = forecast(build_spec())
     rows = plan.rows
     assert plan.least == 2 * rows["test"] + 5 + 2 + 2 * rows["validation"]
@@ -99,7 +104,7 @@ def test_a_limit_on_calls_must_pay_for_one_group_one_candidate_and_the_measureme
     check_limits(build_spec(calls=1, force=True).config, plan)
 
 
-def test_the_command_refuses_in_one_sentence_and_goes_on_with_force(tmp_path, capsys):
+def test_command_refuses_in_one_sentence_unless_forced(tmp_path, capsys):
     task = write_task(tmp_path / "task", toy.rows(12))
     for extra in ((), ("--dry-run",)):
         refused = run_command(capsys, "improve", task, "--run", tmp_path / "run", *extra)
@@ -114,7 +119,7 @@ def test_the_command_refuses_in_one_sentence_and_goes_on_with_force(tmp_path, ca
 
 
 @pytest.mark.parametrize(("reward", "per_row"), [("exact", 0), ("judge", 5), ("relative", 1)])
-def test_calls_of_a_judge_are_counted(reward, per_row):
+def test_forecast_counts_calls_of_a_judge(reward, per_row):
     task = replace(toy.task(), reward=resolve_reward(reward))
     plan = forecast(ExperienceSpec(task, ExperienceConfig(model="scripted/x", epochs=1, pool=False)))
     calls, rows = plan.calls, plan.rows

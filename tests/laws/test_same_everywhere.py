@@ -83,7 +83,7 @@ def reference(request, tmp_path_factory):
     return server.url, run, calls, settings
 
 
-def test_one_at_a_time_and_sixty_four_at_once_are_the_same(reference, tmp_path):
+def test_concurrency_changes_nothing(reference, tmp_path):
     _, alone, calls, settings = reference
     with Server(uneven, embedding=meaning, latency=0.002) as server:
         start_run(server.url, tmp_path, concurrency=64, **settings)
@@ -94,7 +94,7 @@ def test_one_at_a_time_and_sixty_four_at_once_are_the_same(reference, tmp_path):
     assert books(tmp_path) == books(alone)
 
 
-def test_a_finished_run_replays_from_its_journal_without_a_model(reference, tmp_path):
+def test_finished_run_replays_without_a_model(reference, tmp_path):
     url, alone, _, settings = reference
     again = start_run(url, tmp_path, replay=alone / "journal.sqlite", **settings)
     assert again.improved
@@ -103,20 +103,20 @@ def test_a_finished_run_replays_from_its_journal_without_a_model(reference, tmp_
     assert books(tmp_path) == books(alone)
 
 
-def test_a_replay_never_asks_for_what_was_not_recorded(reference, tmp_path):
+def test_replay_refuses_unrecorded_calls(reference, tmp_path):
     url, alone, _, settings = reference
     with pytest.raises(NotRecorded):
         start_run(url, tmp_path, replay=alone / "journal.sqlite", seed=1, **settings)
 
 
-def test_running_a_finished_run_again_costs_nothing(reference):
+def test_repeating_a_finished_run_costs_nothing(reference):
     url, alone, _, settings = reference
     before = library(alone), books(alone)
     start_run(url, alone, **settings)  # the server is gone: any call would fail
     assert (library(alone), books(alone)) == before
 
 
-def test_killed_and_resumed_is_as_if_never_killed(reference, tmp_path):
+def test_killed_run_resumes_to_the_same_result(reference, tmp_path):
     _, alone, calls, settings = reference
     with Server(toy.serve, embedding=meaning, latency=0.01) as server:
         given = {"url": server.url, "run": str(tmp_path), "concurrency": 4, **settings}
@@ -136,7 +136,7 @@ def test_killed_and_resumed_is_as_if_never_killed(reference, tmp_path):
 
 
 @pytest.mark.parametrize("reference", ["adaptive"], indirect=True)
-def test_the_adaptive_run_did_all_that_is_to_be_the_same(reference):
+def test_adaptive_run_exercises_every_feature(reference):
     """The law says nothing where nothing happened."""
     _, alone, _, _ = reference
     steps = [json.loads(path.read_text()) for path in sorted(alone.glob("steps/*/step.json"))]

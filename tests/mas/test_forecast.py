@@ -20,25 +20,25 @@ def planned(reward="exact", **settings):
     return forecast(GraphSpec(task, resolve_config(GraphConfig, given), sums.ROLES))
 
 
-def test_a_whole_run_takes_no_more_than_was_said(tmp_path):
+def test_forecast_bounds_a_whole_search(tmp_path):
     result = design(sums.task(60), model=sums.SCRIPTED, run=tmp_path / "run", **SETTINGS | {"steps": 2})
     said = planned(steps=2)
     assert result.costs["total"]["calls"] <= sum(said.calls.values())
 
 
-def test_samples_multiply_measuring_and_judging():
+def test_samples_multiply_calls_of_evaluation_and_judge():
     one, four = (planned(reward="judge", samples=n).calls for n in (1, 4))
     assert four["measuring"] == 4 * one["measuring"]
     assert four["gate"] == 4 * one["gate"]
     assert four["judge"] > 2 * one["judge"]
 
 
-def test_proposed_roles_cost_a_few_calls_of_the_designer_and_runs_at_the_gate():
+def test_proposed_roles_cost_designer_calls_and_gate_runs():
     without, three = planned().calls, planned(recruit=3).calls
     assert "designer" not in without and three["designer"] <= 3
     assert three["gate"] > without["gate"]
 
 
 @pytest.mark.parametrize("search", ["evolution", "lessons"])
-def test_searchers_that_ask_a_model_say_so(search):
+def test_forecast_counts_calls_of_the_designer(search):
     assert planned(search=search).calls["designer"] > 0

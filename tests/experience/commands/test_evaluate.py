@@ -9,7 +9,7 @@ from tests.support.command import run_command, write_task
 RIGHT = Library((make_lesson("A brick is red"), make_lesson("A leaf is green"), make_lesson("A sea is blue")))
 
 
-def test_a_store_a_version_of_it_and_a_file_are_measured_side_by_side(tmp_path, capsys):
+def test_store_version_and_file_are_evaluated_side_by_side(tmp_path, capsys):
     team = tmp_path / "team.sqlite"
     with Store(str(team)) as store:
         first = store.commit(Library((make_lesson("A brick is blue"),)), "wrong", parent=None)

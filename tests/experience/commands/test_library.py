@@ -80,12 +80,12 @@ def commit(library: Library, name: str = "main", place: str = "team.sqlite") -> 
         ("runs@work/first", LibraryReference("runs@work/first")),
     ],
 )
-def test_a_lib_is_taken_apart(text, operand):
+def test_reference_is_parsed(text, operand):
     assert parse_reference(text) == operand
     assert operand.is_store == ("sqlite" in text or ".db" in text or "postgresql" in text)
 
 
-def test_a_path_that_exists_is_no_version(tmp_path):
+def test_existing_path_with_at_sign_is_no_version(tmp_path):
     path = tmp_path / "a@3"
     path.touch()
     assert parse_reference(str(path)) == LibraryReference(str(path))
@@ -96,7 +96,7 @@ def test_a_path_that_exists_is_no_version(tmp_path):
 # ---- show, log, diff, export -----------------------------------------------------------------------------
 
 
-def test_show_prints_what_is_known_and_a_dash_where_nothing_is(library):
+def test_show_prints_a_dash_for_unknown_fields(library):
     measured = replace(
         B, locked=True, always=True, sources=("r1", "r2"), effect=Effect(0.1, -0.05, 0.25, 40, 60)
     )
@@ -118,13 +118,13 @@ def test_show_prints_what_is_known_and_a_dash_where_nothing_is(library):
     assert lines[0].startswith("2 lessons, version ") and len(lines) == 4
 
 
-def test_show_in_json_gives_everything(library):
+def test_show_json_has_all_fields(library):
     data = json.loads(library("show", "team.sqlite@1", "--json").out)
     assert Library.from_json({k: data[k] for k in ("place", "labelled", "lessons")}) == START
     assert data["commit"]["number"] == 1 and data["version"] == START.version
 
 
-def test_the_age_of_a_lesson_is_counted_in_steps_of_its_run(run, library):
+def test_age_of_a_lesson_counts_steps_of_its_run(run, library):
     def ages(lib: str) -> set[str]:
         return {re.split(r"\s{2,}", line)[3] for line in library("show", lib).out.splitlines()[2:]}
 
@@ -134,7 +134,7 @@ def test_the_age_of_a_lesson_is_counted_in_steps_of_its_run(run, library):
     assert ages(f"{run}/artifact") == {"-"}
 
 
-def test_the_log_of_a_store_tells_each_version(library):
+def test_log_of_a_store_lists_each_version(library):
     commit(Library((replace(A, text="Refunds go to amber"), C)))
     new, old = library("log", "team.sqlite").out.splitlines()
     assert re.search(r"^ +2  [0-9a-f]{12}  \d{4}-\d\d-\d\d \d\d:\d\d  2 lessons  \+1 -1 ~1  by hand$", new)
@@ -144,7 +144,7 @@ def test_the_log_of_a_store_tells_each_version(library):
     assert json.loads(library("log", "team.sqlite@1", "--json").out) == data[1:]
 
 
-def test_the_log_of_a_run_tells_what_each_step_did_and_refused(run, tmp_path, library):
+def test_log_of_a_run_lists_changes_and_refusals(run, tmp_path, library):
     copy = shutil.copytree(run, tmp_path / "copy")
     file = next(copy.glob("steps/001/step.json"))
     step = json.loads(file.read_text())
@@ -163,7 +163,7 @@ def test_the_log_of_a_run_tells_what_each_step_did_and_refused(run, tmp_path, li
     assert json.loads(library("log", copy, "--json").out)[0]["step"] == 1
 
 
-def test_the_log_of_a_run_counts_changes_from_the_library_it_began_with(run, tmp_path, library):
+def test_log_of_a_run_counts_changes_from_its_start(run, tmp_path, library):
     copy = shutil.copytree(run, tmp_path / "copy")
     first = Library.from_json(json.loads((copy / "steps/001/library.json").read_text()))
     save_start(RunStart(first.with_lessons((*first.lessons, A))), copy)
@@ -171,14 +171,14 @@ def test_the_log_of_a_run_counts_changes_from_the_library_it_began_with(run, tmp
 
 
 @pytest.mark.parametrize("name", ["step.json", "library.json"])
-def test_a_damaged_step_is_named(name, run, tmp_path, library):
+def test_damaged_step_is_named(name, run, tmp_path, library):
     copy = shutil.copytree(run, tmp_path / "copy")
     (copy / "steps/001" / name).write_text('{"step": ')
     done = library("log", copy)
     assert done.code == 2 and f"steps/001/{name}" in done.error_lines[0]
 
 
-def test_diff_prints_the_changes_between_any_two(library):
+def test_diff_prints_changes_of_any_two_libraries(library):
     write("library.json", Library((A, C)).to_json())
     done = library("diff", "team.sqlite", "library.json")
     assert done.out.splitlines() == [f"- {B.id}  {B.text}", f"+ {C.id}  {C.text}"]
@@ -188,13 +188,13 @@ def test_diff_prints_the_changes_between_any_two(library):
 
 
 @pytest.mark.parametrize("kind", ["prompt", "skill", "youtu", "json"])
-def test_export_prints_a_file_that_import_reads(kind, library):
+def test_export_is_read_by_import(kind, library):
     write("out", library("export", "team.sqlite", "--as", kind).out)
     assert library("import", "out", "new.sqlite").code == 0
     assert stored(place="new.sqlite") == START
 
 
-def test_export_is_the_flat_object_where_nothing_is_said(library):
+def test_export_is_flat_by_default(library):
     assert json.loads(library("export", "team.sqlite").out) == {"G0": A.text, "G1": B.text}
 
 
@@ -212,7 +212,7 @@ def test_rollback_appends_a_version(library):
     assert "stays as it is" in library("rollback", "team.sqlite@3").out
 
 
-def test_lock_takes_labels_ids_and_beginnings_of_ids(library, monkeypatch):
+def test_lock_takes_labels_ids_and_prefixes(library, monkeypatch):
     monkeypatch.setenv("LOGNAME", "grace")
     assert library("lock", "team.sqlite", "G0", B.id[:4], "--always").code == 0
     assert all(x.locked and x.always for x in stored().lessons)
@@ -224,7 +224,7 @@ def test_lock_takes_labels_ids_and_beginnings_of_ids(library, monkeypatch):
     assert "stays as it is" in library("lock", "team.sqlite", "G1").out
 
 
-def test_import_says_what_entered_was_joined_known_redacted_and_blocked(library):
+def test_import_reports_every_lesson(library):
     long = "Large refunds that were paid by card go to the team birch"
     commit(Library((A, make_lesson(long))))
     text = [
@@ -253,7 +253,7 @@ def test_import_says_what_entered_was_joined_known_redacted_and_blocked(library)
     assert [len(again[key]) for key in ("blocked", "redacted")] == [1, 1]
 
 
-def test_import_makes_a_store_and_keeps_what_a_run_knows(run, library):
+def test_import_creates_a_store_with_data_of_the_run(run, library):
     assert library("import", run, "fresh/new.sqlite#triage").code == 0
     assert stored("triage", place="fresh/new.sqlite") == Library.from_json(Artifact.load(run).library)
 
@@ -261,7 +261,7 @@ def test_import_makes_a_store_and_keeps_what_a_run_knows(run, library):
 # ---- merge -----------------------------------------------------------------------------------------------
 
 
-def test_merge_finds_the_version_that_both_come_from(library):
+def test_merge_finds_the_common_ancestor(library):
     commit(START, "branch")
     commit(Library((replace(A, text="Refunds go to amber"), B)))
     shutil.copy("team.sqlite", "copy.sqlite")
@@ -273,7 +273,7 @@ def test_merge_finds_the_version_that_both_come_from(library):
     assert "stays as it is" in done.out
 
 
-def test_merge_of_an_artefact_starts_from_the_commit_it_names(library):
+def test_merge_of_an_artefact_starts_from_its_parent(library):
     with Store("team.sqlite") as store:
         first = store.find_commit("1").id
     learned = Library((replace(A, text="Refunds go to amber"),))
@@ -284,7 +284,7 @@ def test_merge_of_an_artefact_starts_from_the_commit_it_names(library):
     assert data["commit"]["number"] == 3 and data["settled"] == []
 
 
-def test_a_conflict_lists_everything_and_changes_nothing(library):
+def test_conflict_lists_everything_and_changes_nothing(library):
     commit(Library((replace(A, text="Refunds go to amber"), B)))
     theirs = write("theirs.json", Library((replace(A, text="Refunds go to cedar"), B), "system").to_json())
     done = library("merge", "team.sqlite", theirs)
@@ -297,7 +297,7 @@ def test_a_conflict_lists_everything_and_changes_nothing(library):
 
 
 @pytest.mark.parametrize("take", ["ours", "theirs"])
-def test_a_conflict_is_settled_for_one_side(take, library):
+def test_take_resolves_a_conflict(take, library):
     ours = Library((replace(A, text="Refunds go to amber"), B))
     theirs = Library((replace(A, text="Refunds go to cedar"), B))
     commit(ours)
@@ -351,7 +351,7 @@ def test_bad_input_is_one_sentence_and_changes_nothing(arguments, sentence, libr
 
 
 @pytest.mark.parametrize("arguments", [("show",), ("log",), ("lock", "G0"), ("rollback",), ("import",)])
-def test_a_database_that_is_down_is_said_without_its_password(arguments, library):
+def test_unreachable_database_is_named_without_password(arguments, library):
     name, *rest = arguments
     lib = "postgresql://ada:hunter2@127.0.0.1:9/team" + ("@1" if name == "rollback" else "")
     done = library(name, *([write("list.txt", "a lesson")] if name == "import" else []), lib, *rest)
@@ -359,18 +359,18 @@ def test_a_database_that_is_down_is_said_without_its_password(arguments, library
     assert "Nothing is lost" in done.error_lines[0] and "hunter2" not in done.err + done.out
 
 
-def test_a_damaged_store_is_said(library):
+def test_damaged_store_is_named(library):
     write("broken.sqlite", "this is no database, though it is long enough to be one" * 20)
     done = library("show", "broken.sqlite")
     assert (done.code, len(done.error_lines)) == (2, 1)
 
 
-def test_a_run_says_which_steps_it_has(run, library):
+def test_missing_step_lists_the_steps_of_the_run(run, library):
     done = library("show", f"{run}@77")
     assert done.code == 2 and "it has 1" in done.error_lines[0]
 
 
-def test_a_run_that_has_not_finished_shows_its_steps(run, tmp_path, library):
+def test_unfinished_run_shows_its_steps(run, tmp_path, library):
     copy = shutil.copytree(run, tmp_path / "copy")
     shutil.rmtree(copy / "artifact")
     done = library("show", copy)

@@ -68,7 +68,7 @@ def means(done: CommandResult) -> dict[str, float]:
 # ---- improve ---------------------------------------------------------------------------------------------
 
 
-def test_improve_prints_what_the_other_ways_print(trained: tuple[Path, CommandResult]) -> None:
+def test_improve_by_weights_prints_like_the_other_ways(trained: tuple[Path, CommandResult]) -> None:
     run, done = trained
     assert done.code == 0, done.err
     for part in (
@@ -85,7 +85,7 @@ def test_improve_prints_what_the_other_ways_print(trained: tuple[Path, CommandRe
     assert not done.error_lines
 
 
-def test_a_dry_run_loads_no_model_and_knows_a_wrong_one(folder: Path, capsys: Any, tmp_path: Path) -> None:
+def test_dry_run_loads_no_model_and_checks_its_name(folder: Path, capsys: Any, tmp_path: Path) -> None:
     done = run_command(capsys, "improve", folder, "--by", "weights", "--dry-run", "--json")
     plan = json.loads(done.out)
     assert plan["calls"] == {"rollouts": 160, "measuring": 72}
@@ -94,9 +94,7 @@ def test_a_dry_run_loads_no_model_and_knows_a_wrong_one(folder: Path, capsys: An
     assert not list(tmp_path.iterdir())
 
 
-def test_the_same_words_reach_the_method_from_the_command_line_and_from_the_file(
-    model: str, tmp_path: Path
-) -> None:
+def test_set_and_task_file_override_the_method_alike(model: str, tmp_path: Path) -> None:
     def described(folder: Path, *settings: str) -> list[str]:
         return describe(WeightsSpec.from_settings(Task.read(folder), parse_settings(settings)).method)
 
@@ -111,7 +109,7 @@ def test_the_same_words_reach_the_method_from_the_command_line_and_from_the_file
     assert described(plain, "overrides=loss.high=0.28, penalties=kl3,entropy", "epochs=2") == given
 
 
-def test_nested_tables_of_a_file_reach_penalties(model: str, tmp_path: Path) -> None:
+def test_nested_tables_override_penalties(model: str, tmp_path: Path) -> None:
     folder = task_file(
         tmp_path, model, method="grpo", overrides=["penalties=kl3"], penalties={"kl3": {"beta": 0.2}}
     )
@@ -149,7 +147,7 @@ def test_bad_input_is_one_sentence(
     assert re.search(sentence, done.error_lines[0]), done.error_lines
 
 
-def test_a_model_without_a_chat_template_is_one_sentence(tmp_path: Path, capsys: Any) -> None:
+def test_model_without_chat_template_is_one_sentence(tmp_path: Path, capsys: Any) -> None:
     bare = tiny.save_model(tmp_path / "bare")
     (bare / "chat_template.jinja").unlink()
     done = run_command(capsys, "improve", task_file(tmp_path / "t", f"torch/{bare}"), "--by", "weights")
@@ -157,7 +155,7 @@ def test_a_model_without_a_chat_template_is_one_sentence(tmp_path: Path, capsys:
 
 
 @pytest.mark.parametrize("arguments", [("improve", "t", "--by", "weights"), ("methods",)])
-def test_without_torch_it_says_what_to_install(arguments: tuple[str, ...]) -> None:
+def test_missing_torch_names_the_extra(arguments: tuple[str, ...]) -> None:
     script = "import sys; sys.modules['torch'] = None; from edgewise.toolkit.cli.app import main; main()"
     command = [sys.executable, "-c", script, *arguments]
     done = subprocess.run(
@@ -170,7 +168,7 @@ def test_without_torch_it_says_what_to_install(arguments: tuple[str, ...]) -> No
 # ---- what is left ----------------------------------------------------------------------------------------
 
 
-def test_words_wiring_and_weights_are_compared_on_the_same_rows(
+def test_lessons_graphs_and_weights_share_an_evaluation(
     folder: Path, trained: tuple[Path, CommandResult], adapted: Path, model: str, tmp_path: Path, capsys: Any
 ) -> None:
     run = trained[0]
@@ -194,7 +192,7 @@ def test_words_wiring_and_weights_are_compared_on_the_same_rows(
     assert len({line["library"] for line in lines}) == 6 - 1  # packed is full again
 
 
-def test_weights_of_different_models_need_to_be_told_what_is_unchanged(
+def test_weights_of_different_models_need_an_explicit_model(
     folder: Path, trained: tuple[Path, CommandResult], tmp_path: Path, capsys: Any
 ) -> None:
     other = Artifact.load(trained[0])
@@ -204,8 +202,12 @@ def test_weights_of_different_models_need_to_be_told_what_is_unchanged(
     assert done.code == 2 and "say with --model" in done.error_lines[0]
 
 
-def test_only_one_model_at_a_time_is_in_memory(
-    folder: Path, trained: tuple[Path, CommandResult], adapted: Path, capsys: Any, monkeypatch: pytest.MonkeyPatch
+def test_one_model_at_a_time_is_in_memory(
+    folder: Path,
+    trained: tuple[Path, CommandResult],
+    adapted: Path,
+    capsys: Any,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     alive: list[Any] = []
     most = []
@@ -254,12 +256,12 @@ def test_weights_are_served(which: str, request: pytest.FixtureRequest) -> None:
     assert "1 calls" in done.err
 
 
-def test_another_model_can_not_be_served_as_weights(trained: tuple[Path, CommandResult], capsys: Any) -> None:
+def test_serve_refuses_another_model_for_weights(trained: tuple[Path, CommandResult], capsys: Any) -> None:
     done = run_command(capsys, "serve", trained[0], "--model", "openai/gpt-4o")
     assert done.code == 2 and "leave it out" in done.error_lines[0]
 
 
-def test_weights_can_be_trained_again_from_where_they_are(
+def test_trained_weights_can_be_trained_further(
     folder: Path, adapted: Path, tmp_path: Path, capsys: Any
 ) -> None:
     model = Artifact.load(adapted).model_in_use
@@ -273,7 +275,7 @@ def test_weights_can_be_trained_again_from_where_they_are(
     )
 
 
-def test_the_report_shows_curves_method_and_answers(trained: tuple[Path, CommandResult]) -> None:
+def test_report_of_training_has_curves_method_and_answers(trained: tuple[Path, CommandResult]) -> None:
     run, _ = trained
     page = (run / "report.html").read_text()
     for part in ("Mean reward per step", "Mean length of replies", "Entropy of replies", "No KL:", "Method"):
@@ -300,7 +302,7 @@ def test_the_report_shows_curves_method_and_answers(trained: tuple[Path, Command
         ("graph", ["search=tabular", "encoder=hashing", "steps=2", "credit=0", "samples=1"]),
     ],
 )
-def test_the_other_ways_improve_a_torch_model(
+def test_other_ways_improve_a_torch_model(
     by: str, settings: list[str], folder: Path, tmp_path: Path, capsys: Any
 ) -> None:
     run = tmp_path / "run"

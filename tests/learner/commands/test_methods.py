@@ -17,7 +17,7 @@ def methods(capsys):
     return command
 
 
-def test_all_methods_are_a_table_of_name_paper_and_differences(methods) -> None:
+def test_methods_are_a_table_of_name_paper_and_difference(methods) -> None:
     done = methods()
     assert (done.code, done.err) == (0, "")
     rows = {name: (paper, " ".join(rest)) for name, paper, *rest in map(str.split, done.out.splitlines())}
@@ -32,7 +32,7 @@ def test_one_method_is_shown_axis_by_axis(methods) -> None:
     assert lines[-11:] == describe(METHODS["dr_grpo"])
 
 
-def test_it_is_shown_as_settings_change_it(methods) -> None:
+def test_settings_change_the_printed_method(methods) -> None:
     settings = ("loss.high=0.3", "penalties=entropy")
     given = [word for setting in settings for word in ("--set", setting)]
     assert methods("dapo", *given).out.splitlines()[-11:] == describe(override(METHODS["dapo"], *settings))
@@ -49,7 +49,7 @@ def test_it_is_shown_as_settings_change_it(methods) -> None:
         (["--set", "loss.high=1"], "--set changes one method: name it"),
     ],
 )
-def test_what_is_wrong_is_one_sentence(methods, arguments, sentence) -> None:
+def test_wrong_method_or_setting_is_one_sentence(methods, arguments, sentence) -> None:
     done = methods(*arguments)
     assert (done.code, done.out) == (2, "") and len(done.err.splitlines()) == 1
     assert sentence in done.err

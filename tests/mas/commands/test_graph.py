@@ -42,7 +42,7 @@ def graph(capsys, tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize("place", ["graph.json", "."])
-def test_a_plain_graph_is_shown_level_by_level(graph, place):
+def test_graph_is_shown_level_by_level(graph, place):
     done = graph("show", place)
     assert (done.code, done.err) == (0, "")
     assert done.out.splitlines() == [
@@ -52,14 +52,14 @@ def test_a_plain_graph_is_shown_level_by_level(graph, place):
     ]
 
 
-def test_an_artefact_is_shown_with_the_roles_it_keeps(graph):
+def test_artefact_is_shown_with_its_own_roles(graph):
     assert "(notary) tools: stamp" in graph("show", "fixed.edge").out
     data = json.loads(graph("show", "fixed.edge", "--json").out)
     assert (data["kind"], data["graphs"][0]["queries"]) == ("fixed", 1)
 
 
 @pytest.mark.parametrize("place", ["run", "run/artifact", "run/artifact/graph.json"])
-def test_a_policy_is_shown_as_a_table_of_its_graphs(graph, place):
+def test_policy_is_shown_as_a_table_of_graphs(graph, place):
     lines = graph("show", place).out.splitlines()
     assert lines[0] == "2 different graphs for 3 queries"
     assert lines[1].split() == [PAIR.version, *"2 of 3 queries 2 agents: drafter, judge".split()]
@@ -72,7 +72,7 @@ def test_a_policy_is_shown_as_a_table_of_its_graphs(graph, place):
     ]
 
 
-def test_one_of_several_graphs_is_named_by_its_version(graph):
+def test_version_picks_one_of_several_graphs(graph):
     done = graph("show", f"run@{ONE.version[:5]}", "--as", "json")
     assert Graph.from_json(json.loads(done.out)) == ONE
 
@@ -104,7 +104,7 @@ def test_forms_can_be_read_by_others(graph):
         ('{"kind": "fixed"}', "The graph is not readable"),
     ],
 )
-def test_a_file_that_is_no_graph_is_refused_in_a_sentence(graph, tmp_path, content, sentence):
+def test_file_that_is_no_graph_is_refused(graph, tmp_path, content, sentence):
     (tmp_path / "bad.json").write_text(content)
     done = graph("show", "bad.json")
     assert (done.code, done.out, done.err.count("\n")) == (2, "", 1)
@@ -128,7 +128,7 @@ def test_wrong_usage_is_one_sentence(graph, arguments, sentence):
     assert sentence in done.err
 
 
-def test_a_file_may_have_an_at_sign_in_its_name(graph, tmp_path):
+def test_file_name_may_have_an_at_sign(graph, tmp_path):
     (tmp_path / "a@b.json").write_text(json.dumps(ONE.to_json()))
     assert ONE.version in graph("show", "a@b.json").out
 

@@ -46,7 +46,7 @@ def folder(tmp_path_factory) -> Path:
     return folder
 
 
-def test_a_graph_is_designed_shown_compared_and_exported(folder, tmp_path, capsys):
+def test_graph_is_designed_shown_evaluated_and_exported(folder, tmp_path, capsys):
     run, model = tmp_path / "run", ["--model", sums.SCRIPTED]
     done = run_command(capsys, "improve", folder, "--by", "graph", *model, "--run", run)
     assert done.code == 0, done.err
@@ -57,7 +57,9 @@ def test_a_graph_is_designed_shown_compared_and_exported(folder, tmp_path, capsy
 
     library = tmp_path / "lessons.md"
     library.write_text("- Calculate with care.\n")
-    compared = run_command(capsys, "evaluate", folder, "--artifact", run, "--artifact", library, *model, "--json")
+    compared = run_command(
+        capsys, "evaluate", folder, "--artifact", run, "--artifact", library, *model, "--json"
+    )
     assert compared.code == 0, compared.err
     means = {arm["name"]: arm["mean"]["estimate"] for arm in json.loads(compared.out)["evidence"]["results"]}
     assert means["run"] > 0.9 > means["unchanged"]
@@ -79,7 +81,7 @@ def test_graphs_and_lessons_are_graded_by_the_same_judge(folder, tmp_path, capsy
 
 
 @pytest.mark.parametrize("form", [lambda graph: graph.to_json(), lambda graph: FixedDesign(graph).to_json()])
-def test_a_graph_written_by_hand_is_measured_beside_the_model(folder, tmp_path, capsys, form):
+def test_handwritten_graph_is_evaluated_beside_the_model(folder, tmp_path, capsys, form):
     saved = tmp_path / "hand.json"
     saved.write_text(json.dumps(form(chain("drafter", "calculator"))))
     words = ["--model", sums.SCRIPTED, "--set", f"distiller={sums.JUDGE}", "--json"]
@@ -91,7 +93,7 @@ def test_a_graph_written_by_hand_is_measured_beside_the_model(folder, tmp_path, 
     assert found["costs"]["total"]["calls"] == 3 * arms[0]["rollouts"]
 
 
-def test_the_graph_json_of_an_artefact_is_the_artefact(folder, tmp_path, capsys):
+def test_graph_json_inside_an_artefact_is_the_artefact(folder, tmp_path, capsys):
     roles = {"calculator": {"name": "calculator", "does": "calculates", "prompt": "Calculate exactly."}}
     files = {"graph.json": FixedDesign(single("calculator")).to_json(), "roles.json": roles}
     Artifact("t", sums.SCRIPTED, files).save(tmp_path / "kept")
@@ -100,7 +102,7 @@ def test_the_graph_json_of_an_artefact_is_the_artefact(folder, tmp_path, capsys)
     assert done.code == 0, done.err
 
 
-def test_the_plan_is_printed_without_a_call(folder, capsys):
+def test_dry_run_prints_the_forecast_of_graphs(folder, capsys):
     done = run_command(capsys, "improve", folder, "--by", "graph", "--model", sums.SCRIPTED, "--dry-run")
     assert done.code == 0, done.err
     assert "graphs" in done.out and "at the gate" in done.out
@@ -115,13 +117,13 @@ def test_the_plan_is_printed_without_a_call(folder, capsys):
         (("--calls", "3"), "too small to show anything"),
     ],
 )
-def test_what_makes_no_sense_is_one_sentence(folder, capsys, words, sentence):
+def test_foreign_options_and_wrong_settings_are_one_sentence(folder, capsys, words, sentence):
     done = run_command(capsys, "improve", folder, "--by", "graph", "--model", sums.SCRIPTED, *words)
     assert done.code == 2
     assert sentence in done.err
 
 
-def test_a_policy_without_torch_is_one_sentence():
+def test_policy_without_torch_is_one_sentence():
     hidden = "import sys; sys.modules['torch'] = None; from edgewise.mas.search.load_design import read_design; read_design({'kind': 'policy'})"
     done = subprocess.run([sys.executable, "-c", hidden], capture_output=True, text=True, cwd=ROOT)
     assert "ConfigError: These graphs are chosen by a policy, which needs torch" in done.stderr

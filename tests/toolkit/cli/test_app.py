@@ -49,7 +49,7 @@ def always_red(request) -> str:
 # ---- improve ---------------------------------------------------------------------------------------------
 
 
-def test_improve_prints_results_on_stdout_and_progress_on_stderr(finished):
+def test_improve_prints_results_to_stdout_progress_to_stderr(finished):
     _, run, done = finished
     assert done.code == 0
     for part in ("before", "after", "95 % interval", "lessons:", "[G0]", "learning: ", "measuring: "):
@@ -63,7 +63,7 @@ def test_improve_prints_results_on_stdout_and_progress_on_stderr(finished):
     assert not done.error_lines
 
 
-def test_json_is_one_object_on_stdout_and_nothing_else(finished, capsys):
+def test_json_is_one_object_on_stdout(finished, capsys):
     task, run, _ = finished
     done = run_command(capsys, "improve", task, "--run", run, "--json")
     assert done.code == 0
@@ -74,7 +74,7 @@ def test_json_is_one_object_on_stdout_and_nothing_else(finished, capsys):
     json.loads(done.out, parse_constant=lambda name: pytest.fail(f"{name} is not JSON"))
 
 
-def test_without_a_run_directory_a_new_one_is_made_and_named(tmp_path, capsys):
+def test_run_without_directory_gets_a_named_one(tmp_path, capsys):
     done = run_command(capsys, "improve", write_task(tmp_path), "--model", SCRIPTED)
     (run,) = (tmp_path / "runs").iterdir()
     assert done.code == 0
@@ -82,7 +82,7 @@ def test_without_a_run_directory_a_new_one_is_made_and_named(tmp_path, capsys):
     assert re.fullmatch(r"colours-\d{8}-\d{6}", run.name)
 
 
-def test_nothing_worth_keeping_exits_1_with_the_unchanged_start(tmp_path, capsys):
+def test_no_improvement_exits_1_with_the_unchanged_start(tmp_path, capsys):
     model = "scripted/tests.toolkit.cli.test_app:always_red"
     done = run_command(capsys, "improve", write_task(tmp_path), "--model", model, "--run", "run")
     assert (done.code, done.error_lines) == (1, [])
@@ -90,7 +90,7 @@ def test_nothing_worth_keeping_exits_1_with_the_unchanged_start(tmp_path, capsys
     assert Artifact.load(tmp_path / "run").library["lessons"] == []
 
 
-def test_a_dry_run_asks_no_model_and_says_what_a_run_would_take(tmp_path, capsys):
+def test_dry_run_calls_no_model_and_prints_the_forecast(tmp_path, capsys):
     task = write_task(tmp_path)
     arguments = ("improve", task, "--model", "scripted/tests.toolkit.cli.test_app:asked_nothing", "--dry-run")
     done = run_command(capsys, *arguments)
@@ -117,7 +117,7 @@ def test_a_dry_run_asks_no_model_and_says_what_a_run_would_take(tmp_path, capsys
     assert sorted(path.name for path in tmp_path.iterdir()) == ["rows.jsonl", "task.toml"]
 
 
-def test_a_dry_run_counts_at_least_the_calls_of_the_run(finished, capsys):
+def test_forecast_is_an_upper_bound_of_calls(finished, capsys):
     task, run, _ = finished
     plan = json.loads(run_command(capsys, "improve", task, "--dry-run", "--json").out)
     costs = json.loads((run / "result.json").read_text())["costs"]
@@ -134,16 +134,14 @@ def test_a_dry_run_counts_at_least_the_calls_of_the_run(finished, capsys):
         ((), 0.0),
     ],
 )
-def test_the_plan_counts_the_dollars_of_both_models_where_prices_are_known(
-    options, dollars, tmp_path, capsys
-):
+def test_forecast_has_dollars_of_both_models(options, dollars, tmp_path, capsys):
     done = run_command(capsys, "improve", write_task(tmp_path), *options, "--dry-run", "--json")
     found = json.loads(done.out)["dollars"]
     assert found > 0 if dollars == "more" else found == dollars
 
 
 @pytest.mark.parametrize("dry", [(), ("--dry-run",)])
-def test_a_limit_in_dollars_without_a_price_asks_for_one_before_anything_is_paid(dry, tmp_path, capsys):
+def test_dollar_limit_needs_a_price_before_any_call(dry, tmp_path, capsys):
     with Server(toy.serve) as server:
         arguments = ("improve", write_task(tmp_path), "--model", f"{server.url}#x", "--usd", "1", *dry)
         done = run_command(capsys, *arguments)
@@ -152,7 +150,7 @@ def test_a_limit_in_dollars_without_a_price_asks_for_one_before_anything_is_paid
         assert not server.bodies
 
 
-def test_set_reaches_the_run_and_options_win_over_the_file(tmp_path, capsys):
+def test_set_and_options_win_over_the_task_file(tmp_path, capsys):
     task = write_task(tmp_path, improve={"seed": 5, "group_size": 4})
     plan = run_command(
         capsys, "improve", task, "--set", "group_size=2", "--set", "epochs=3", "--dry-run", "--json"
@@ -160,7 +158,7 @@ def test_set_reaches_the_run_and_options_win_over_the_file(tmp_path, capsys):
     assert json.loads(plan.out)["calls"]["rollouts"] == 24 * 3 * 2
 
 
-def test_a_limit_exits_3_and_names_the_directory_that_resumes(tmp_path, capsys):
+def test_limit_exits_3_and_names_the_run_to_resume(tmp_path, capsys):
     task = write_task(tmp_path)
     done = run_command(capsys, "improve", task, "--calls", 100)
     (run,) = (tmp_path / "runs").iterdir()
@@ -169,7 +167,7 @@ def test_a_limit_exits_3_and_names_the_directory_that_resumes(tmp_path, capsys):
     assert run_command(capsys, "improve", task, "--run", f"runs/{run.name}").code == 0
 
 
-def test_a_replay_needs_no_model(finished, tmp_path, capsys):
+def test_replay_needs_no_model(finished, tmp_path, capsys):
     task, run, done = finished
     again = run_command(capsys, "improve", task, "--replay", run / "journal.sqlite", "--run", "again")
     assert again.code == 0
@@ -192,13 +190,13 @@ def test_evaluate_compares_artefacts_on_the_same_rows(finished, tmp_path, capsys
     assert float(first[1].split()[0]) > float(unchanged[1].split()[0])
 
 
-def test_evaluate_in_json_is_one_object(finished, capsys):
+def test_evaluate_json_is_one_object(finished, capsys):
     task, run, _ = finished
     done = run_command(capsys, "evaluate", task, "--artifact", run, "--json")
     assert [arm["name"] for arm in json.loads(done.out)["evidence"]["results"]] == ["unchanged", "run"]
 
 
-def test_evaluate_never_writes_over_a_run_that_learnt(finished, capsys):
+def test_evaluate_refuses_the_directory_of_a_learning_run(finished, capsys):
     task, run, _ = finished
     before = (run / "artifact/manifest.json").read_bytes()
     done = run_command(capsys, "evaluate", task, "--artifact", run, "--run", run)
@@ -207,7 +205,7 @@ def test_evaluate_never_writes_over_a_run_that_learnt(finished, capsys):
     assert (run / "artifact/manifest.json").read_bytes() == before
 
 
-def test_library_show_prints_lessons_of_a_run_an_artefact_and_a_file(finished, tmp_path, capsys):
+def test_library_show_reads_runs_artefacts_and_files(finished, tmp_path, capsys):
     _, run, _ = finished
     packed = Artifact.load(run).save(tmp_path / "a.edge")
     shown = [
@@ -222,7 +220,7 @@ def test_library_show_prints_lessons_of_a_run_an_artefact_and_a_file(finished, t
 
 
 @pytest.mark.parametrize("model", ["local/llama", "gpt-4o-mini", "scripted/no_such:thing", "openai/gpt-4o"])
-def test_a_model_that_cannot_be_is_refused_before_anything_is_written(model, tmp_path, capsys):
+def test_impossible_model_is_refused_before_any_write(model, tmp_path, capsys):
     file, run = write_task(tmp_path / "task"), tmp_path / "run"
     for more in (["--dry-run"], ["--run", run]):
         done = run_command(capsys, "improve", file, "--model", model, *more)
@@ -231,7 +229,7 @@ def test_a_model_that_cannot_be_is_refused_before_anything_is_written(model, tmp
     assert not run.exists()
 
 
-def test_a_run_replays_from_its_directory_alone(finished, tmp_path, capsys):
+def test_run_replays_from_its_directory(finished, tmp_path, capsys):
     file, run, _ = finished
     done = run_command(capsys, "improve", file, "--replay", run, "--run", tmp_path / "again")
     assert done.code == 0
@@ -246,7 +244,7 @@ def test_evaluate_keeps_to_its_limits(finished, tmp_path, capsys):
     assert "5 calls" in done.err
 
 
-def test_library_export_writes_the_flat_format_and_show_reads_it(finished, tmp_path, capsys):
+def test_library_export_is_flat_and_show_reads_it(finished, tmp_path, capsys):
     _, run, _ = finished
     flat = tmp_path / "experiences.json"
     flat.write_text(run_command(capsys, "library", "export", run).out)
@@ -262,7 +260,7 @@ def test_models_list_names_the_embedded_models(capsys):
     assert all(model["name"] in listed and model["licence"] in listed for model in data)
 
 
-def test_report_writes_the_report_again_and_prints_its_path(finished, capsys):
+def test_report_is_rewritten_and_its_path_printed(finished, capsys):
     _, run, _ = finished
     (run / "report.html").unlink()
     done = run_command(capsys, "report", run)
@@ -274,14 +272,14 @@ def test_report_writes_the_report_again_and_prints_its_path(finished, capsys):
 
 
 @pytest.mark.parametrize("command", COMMANDS)
-def test_the_help_of_every_command_has_an_example_that_names_it(command, capsys):
+def test_help_of_every_command_has_an_example(command, capsys):
     done = run_command(capsys, *command.split(), "--help")
     assert (done.code, done.err) == (0, "")
     assert f"Example: edgewise {command}" in done.out
     assert "--help" in done.out
 
 
-def test_the_help_of_improve_explains_exit_codes_and_every_option(capsys):
+def test_help_of_improve_explains_exit_codes_and_options(capsys):
     text = run_command(capsys, "improve", "--help").out
     for part in ("Exit codes", "0 improved", "1 nothing", "2 bad input", "3 a limit", "130 interrupted"):
         assert part in text
@@ -315,17 +313,17 @@ def test_wrong_usage_exits_2_with_one_sentence(arguments, sentence, capsys):
     assert re.match(f"edgewise: .*{sentence}", done.err)
 
 
-def test_a_bare_command_shows_its_help(capsys):
+def test_bare_command_shows_its_help(capsys):
     assert "improve" in run_command(capsys).out
     assert "show" in run_command(capsys, "library").out
 
 
-def test_version_is_told(capsys):
+def test_version_is_printed(capsys):
     done = run_command(capsys, "--version")
     assert (done.code, done.out.split()[0].rstrip(",")) == (0, "edgewise")
 
 
-def test_a_reader_that_has_seen_enough_is_no_error(finished):
+def test_closed_pipe_is_no_error(finished):
     _, run, _ = finished
     process = start_command("library", "show", run)
     assert process.stdout and process.stderr
@@ -338,7 +336,7 @@ def broken_model(request):
     raise ZeroDivisionError("in my own function")
 
 
-def test_a_bug_is_no_ordinary_end_and_shows_where_it_is(tmp_path, capsys):
+def test_bug_exits_70_with_a_traceback(tmp_path, capsys):
     task = write_task(tmp_path)
     done = run_command(capsys, "improve", task, "--model", "scripted/tests.toolkit.cli.test_app:broken_model")
     assert done.code == 70
@@ -354,7 +352,7 @@ def test_warnings_are_one_line_each(tmp_path, capsys, recwarn):
     assert re.fullmatch(r"warning: .*1 of 61 rows repeat another row and are left out\n", done.err)
 
 
-def test_help_answers_without_heavy_libraries():
+def test_help_loads_no_heavy_library():
     probe = (
         "import sys; from edgewise.toolkit.cli.app import main\n"
         "try: main(['improve', '--help'])\n"
@@ -391,7 +389,7 @@ class Terminal:
         return [re.split(r"\r\x1b\[K", line)[-1] for line in self.text.split("\n")]
 
 
-def test_the_clock_of_a_long_run_goes_on_after_an_hour(monkeypatch):
+def test_progress_clock_continues_after_an_hour(monkeypatch):
     terminal = Terminal()
     on_event = show_progress(terminal)  # type: ignore[arg-type]
     now = time.monotonic()
@@ -400,7 +398,7 @@ def test_the_clock_of_a_long_run_goes_on_after_an_hour(monkeypatch):
     assert "61:05 measuring" in terminal.text
 
 
-def test_a_terminal_has_one_live_line_that_fits_and_goes_away(monkeypatch):
+def test_terminal_has_one_live_line_that_fits(monkeypatch):
     monkeypatch.setenv("COLUMNS", "40")
     terminal = Terminal()
     on_event = show_progress(terminal)  # type: ignore[arg-type]

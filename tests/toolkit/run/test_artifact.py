@@ -49,7 +49,7 @@ def changed(path, **changes):
 
 
 @FORMS
-def test_it_reads_back_as_it_was_saved_and_leaves_nothing_else(name, tmp_path):
+def test_saved_artefact_loads_unchanged_without_leftovers(name, tmp_path):
     path = WHOLE.save(tmp_path / "new" / name)
     assert Artifact.load(path) == WHOLE
     assert set(entries(path)) == {"library.json", "evidence.json", "manifest.json"}
@@ -57,18 +57,18 @@ def test_it_reads_back_as_it_was_saved_and_leaves_nothing_else(name, tmp_path):
     assert (Artifact.load(path).library, Artifact.load(path).evidence) == tuple(FILES.values())
 
 
-def test_a_directory_and_a_zip_hold_the_same_bytes(tmp_path):
+def test_directory_and_zip_hold_the_same_bytes(tmp_path):
     assert entries(WHOLE.save(tmp_path / "a")) == entries(WHOLE.save(tmp_path / "a.edge"))
 
 
 @FORMS
-def test_saving_over_an_old_one_leaves_the_new_one(name, tmp_path):
+def test_save_replaces_an_older_artefact(name, tmp_path):
     WHOLE.save(tmp_path / name)
     new = Artifact("task", "model", {"library.json": {}})
     assert Artifact.load(new.save(tmp_path / name)) == new
 
 
-def test_one_that_was_left_half_written_counts_as_unfinished(tmp_path):
+def test_half_written_artefact_counts_as_unfinished(tmp_path):
     path = WHOLE.save(tmp_path / "a")
     (path / "library.json").unlink()
     (path / "library.json").mkdir()  # a name that can't be written to, in the middle of saving
@@ -78,13 +78,13 @@ def test_one_that_was_left_half_written_counts_as_unfinished(tmp_path):
         Artifact.load(path)
 
 
-def test_a_run_directory_stands_for_the_artefact_in_it(tmp_path):
+def test_run_directory_loads_as_its_artefact(tmp_path):
     WHOLE.save(tmp_path / "artifact")
     assert Artifact.load(tmp_path) == WHOLE
 
 
 @FORMS
-def test_a_changed_file_is_refused(name, tmp_path):
+def test_changed_file_is_refused(name, tmp_path):
     path = WHOLE.save(tmp_path / name)
     write(path, {**entries(path), "library.json": b'{"lessons": ["buy now"]}'})
     with pytest.raises(ArtifactError, match=r"library\.json does not match its checksum"):
@@ -104,21 +104,21 @@ def test_a_changed_file_is_refused(name, tmp_path):
         ({"parents": 3}, "damaged"),
     ],
 )
-def test_a_manifest_that_is_wrong_is_refused(name, changes, sentence, tmp_path):
+def test_wrong_manifest_is_refused(name, changes, sentence, tmp_path):
     with pytest.raises(ArtifactError, match=sentence):
         Artifact.load(changed(WHOLE.save(tmp_path / name), **changes))
 
 
 @FORMS
 @pytest.mark.parametrize("manifest", [b"", b"[1]", b"null", b"{}", b"\xff\xfe"])
-def test_a_manifest_that_is_no_manifest_is_refused(name, manifest, tmp_path):
+def test_file_that_is_no_manifest_is_refused(name, manifest, tmp_path):
     path = write(tmp_path / name, {"manifest.json": manifest})
     with pytest.raises(ArtifactError, match="damaged"):
         Artifact.load(path)
 
 
 @FORMS
-def test_without_a_manifest_it_is_unfinished(name, tmp_path):
+def test_artefact_without_manifest_is_unfinished(name, tmp_path):
     path = write(tmp_path / name, {"library.json": b"{}"})
     with pytest.raises(
         ArtifactError, match=r"no manifest\.json: it is neither an artefact nor a finished run"
@@ -126,7 +126,7 @@ def test_without_a_manifest_it_is_unfinished(name, tmp_path):
         Artifact.load(path)
 
 
-def test_what_is_not_there_or_no_artefact_is_named(tmp_path):
+def test_missing_path_and_other_files_are_named_in_the_error(tmp_path):
     with pytest.raises(ArtifactError, match="There is no artefact"):
         Artifact.load(tmp_path / "nowhere.edge")
     (tmp_path / "text.edge").write_text("hello")
@@ -135,7 +135,7 @@ def test_what_is_not_there_or_no_artefact_is_named(tmp_path):
 
 
 @given(st.integers(0, 9999), st.integers(1, 255))
-def test_any_damaged_byte_of_a_zip_is_refused_or_does_no_harm(tmp_path_factory, place, flip):
+def test_damaged_byte_of_a_zip_is_refused_or_harmless(tmp_path_factory, place, flip):
     path = WHOLE.save(tmp_path_factory.mktemp("zip") / "a.edge")
     content = bytearray(path.read_bytes())
     content[place % len(content)] ^= flip
@@ -147,7 +147,7 @@ def test_any_damaged_byte_of_a_zip_is_refused_or_does_no_harm(tmp_path_factory, 
 @pytest.mark.parametrize(
     "name", ["../outside.json", "/tmp/outside.json", "a/../../b.json", "x\\..\\y.json", ""]
 )
-def test_names_that_lead_elsewhere_are_harmless(name, tmp_path):
+def test_names_that_point_outside_the_folder_are_harmless(name, tmp_path):
     path = WHOLE.save(tmp_path / "in" / "a.edge")
     blobs = {**entries(path), name: b"{}"}
     if name:
@@ -209,7 +209,7 @@ def put(path, name, content):
 
 
 @FORMS
-def test_weights_come_back_as_they_were(name, trained, tmp_path):
+def test_weights_load_as_they_were_saved(name, trained, tmp_path):
     loaded = Artifact.load(trained.save(tmp_path / name))
     assert {file.name: file.read_bytes() for file in loaded.folders["weights"].iterdir()} == WEIGHTS
     assert loaded.files == trained.files
@@ -219,14 +219,14 @@ def test_weights_come_back_as_they_were(name, trained, tmp_path):
 
 
 @FORMS
-def test_what_was_loaded_can_be_saved_again_in_either_form(name, trained, tmp_path):
+def test_loaded_artefact_saves_as_directory_and_zip(name, trained, tmp_path):
     loaded = Artifact.load(trained.save(tmp_path / name))
     loaded.save(tmp_path / name)
     again = Artifact.load(loaded.save(tmp_path / "b.edge")).save(tmp_path / "c")
     assert {file.name: file.read_bytes() for file in (again / "weights").iterdir()} == WEIGHTS
 
 
-def test_saving_over_other_weights_leaves_none_of_their_files(trained, tmp_path):
+def test_save_removes_weights_of_an_older_artefact(trained, tmp_path):
     path = trained.save(tmp_path / "a")
     (trained.folders["weights"] / "chat_template.jinja").unlink()
     (trained.folders["weights"] / "model-00001-of-00002.safetensors").write_bytes(b"part")
@@ -241,13 +241,13 @@ def test_saving_over_other_weights_leaves_none_of_their_files(trained, tmp_path)
 @FORMS
 @pytest.mark.parametrize("file", WEIGHTS)
 @pytest.mark.parametrize("content", [b"other", None])
-def test_weights_that_are_damaged_or_missing_are_refused(name, file, content, trained, tmp_path):
+def test_damaged_or_missing_weights_are_refused(name, file, content, trained, tmp_path):
     path = put(trained.save(tmp_path / name), f"weights/{file}", content)
     with pytest.raises(ArtifactError, match=r"does not match its checksum|damaged"):
         Artifact.load(path)
 
 
-def test_what_was_unpacked_and_is_damaged_is_unpacked_anew(trained, tmp_path):
+def test_damaged_cache_of_weights_is_unpacked_again(trained, tmp_path):
     path = trained.save(tmp_path / "a.edge")
     unpacked = Artifact.load(path).folders["weights"] / "model.safetensors"
     unpacked.write_bytes(b"half")
@@ -255,7 +255,7 @@ def test_what_was_unpacked_and_is_damaged_is_unpacked_anew(trained, tmp_path):
     assert unpacked.read_bytes() == WEIGHTS["model.safetensors"]
 
 
-def test_a_zip_that_ends_in_the_middle_of_its_weights_is_damaged(trained, tmp_path):
+def test_zip_cut_inside_its_weights_is_damaged(trained, tmp_path):
     path = trained.save(tmp_path / "a.edge")
     content = path.read_bytes()
     path.write_bytes(content[:100] + content[600:])
@@ -264,7 +264,7 @@ def test_a_zip_that_ends_in_the_middle_of_its_weights_is_damaged(trained, tmp_pa
 
 
 @pytest.mark.parametrize("file", ["modeling_evil.py", "pytorch_model.bin", "generation_config.json"])
-def test_a_file_that_the_manifest_does_not_name_is_refused(file, trained, tmp_path):
+def test_file_missing_from_the_manifest_is_refused(file, trained, tmp_path):
     path = trained.save(tmp_path / "a")
     (path / "weights" / ".DS_Store").write_bytes(b"")
     Artifact.load(path)
@@ -287,7 +287,7 @@ def test_a_file_that_the_manifest_does_not_name_is_refused(file, trained, tmp_pa
         "..\\x.safetensors",
     ],
 )
-def test_names_of_weights_that_lead_elsewhere_are_refused(name, name_in, trained, tmp_path):
+def test_weights_names_outside_the_folder_are_refused(name, name_in, trained, tmp_path):
     path = trained.save(tmp_path / "in" / name)
     manifest = json.loads(entries_of_manifest(path))
     manifest["files"][name_in] = "0" * 64

@@ -8,11 +8,18 @@ from edgewise.experience.config import ExperienceConfig
 from edgewise.toolkit.budget.ledger import Limits
 from edgewise.toolkit.budget.prices import Price
 from edgewise.toolkit.errors import ConfigError
-from edgewise.toolkit.run.config import Config, list_changes, load_config, parse_settings, resolve_config, save_config
+from edgewise.toolkit.run.config import (
+    Config,
+    list_changes,
+    load_config,
+    parse_settings,
+    resolve_config,
+    save_config,
+)
 from edgewise.toolkit.types import Sampling
 
 
-def test_later_layers_win_and_what_is_not_given_does_not_count():
+def test_later_layers_win_and_none_does_not_count():
     file = {"model": "openai/file", "seed": 1, "usd": 2.0}
     line = {"model": None, "seed": 3, "usd": None}
     config = resolve_config(Config, file, line)
@@ -36,22 +43,22 @@ def test_later_layers_win_and_what_is_not_given_does_not_count():
         ("judge=", "judge", ""),
     ],
 )
-def test_set_reads_toml_where_it_can_and_a_plain_word_otherwise(pair, key, value):
+def test_set_parses_toml_or_takes_a_plain_word(pair, key, value):
     assert parse_settings([pair]) == {key: value}
 
 
-def test_the_last_of_several_settings_counts():
+def test_last_of_repeated_settings_wins():
     assert parse_settings(["seed=1", "epochs=2", "seed=3"]) == {"seed": 3, "epochs": 2}
 
 
 @pytest.mark.parametrize("pair", ["epochs", "=3", " =3", ""])
-def test_a_setting_without_a_key_or_a_value_is_refused(pair):
+def test_setting_without_key_or_sign_is_refused(pair):
     with pytest.raises(ConfigError, match="--set takes key=value"):
         parse_settings([pair])
 
 
 @given(st.text())
-def test_set_reads_any_text_or_refuses_it_with_a_sentence(text):
+def test_set_parses_or_refuses_any_text(text):
     try:
         assert len(parse_settings([f"key={text}"])) == 1
     except ConfigError:
@@ -74,12 +81,12 @@ def test_set_reads_any_text_or_refuses_it_with_a_sentence(text):
         ({"model": 3}, "Setting 'model': Input should be a valid string \\(got 3\\)"),
     ],
 )
-def test_a_wrong_setting_is_named_in_one_sentence_that_helps(settings, sentence):
+def test_wrong_setting_is_named_with_a_hint(settings, sentence):
     with pytest.raises(ConfigError, match=sentence):
         resolve_config(ExperienceConfig, settings)
 
 
-def test_limits_prices_and_sampling_come_out_as_their_own_types():
+def test_limits_prices_and_sampling_have_their_types():
     config = Config(usd=1.5, calls=9, prices={"*": (1, 2), "openai/x": (1, 2, 0.5)}, temperature=0.9)
     assert config.limits == Limits(usd=1.5, calls=9)
     assert config.price_list == {"*": Price(1, 2), "openai/x": Price(1, 2, 0.5)}
@@ -89,7 +96,7 @@ def test_limits_prices_and_sampling_come_out_as_their_own_types():
 
 
 @pytest.mark.parametrize("limit", ["usd", "tokens", "calls", "minutes"])
-def test_a_limit_of_nothing_is_refused(limit):
+def test_limit_of_zero_is_refused(limit):
     with pytest.raises(ConfigError, match=f"{limit}=0"):
         _ = resolve_config(Config, {limit: 0}).limits
 
@@ -102,7 +109,7 @@ def test_a_limit_of_nothing_is_refused(limit):
         {"model": 'http://host/v1#na"me', "judge": "größe/模型", "epochs": 1, "refill": False},
     ],
 )
-def test_a_config_reads_back_as_it_was_saved(settings, tmp_path):
+def test_saved_config_loads_unchanged(settings, tmp_path):
     config = resolve_config(ExperienceConfig, settings)
     save_config(config, tmp_path / "config.toml")
     assert load_config(ExperienceConfig, tmp_path / "config.toml") == config
@@ -117,13 +124,13 @@ def test_a_config_reads_back_as_it_was_saved(settings, tmp_path):
         (b"future = 1", r"config\.toml: There is no setting 'future'"),
     ],
 )
-def test_a_damaged_saved_config_is_named(content, sentence, tmp_path):
+def test_damaged_config_file_is_named(content, sentence, tmp_path):
     (tmp_path / "config.toml").write_bytes(content)
     with pytest.raises(ConfigError, match=sentence):
         load_config(ExperienceConfig, tmp_path / "config.toml")
 
 
-def test_only_what_no_reply_depends_on_may_change():
+def test_only_settings_without_effect_on_replies_may_change():
     assert set(ExperienceConfig.model_fields) >= Config.resumable
     before = ExperienceConfig()
     free = {"usd": 1.0, "tokens": 9, "calls": 9, "minutes": 9.0, "prices": {"*": (1.0, 2.0)}}

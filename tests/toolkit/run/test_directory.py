@@ -7,7 +7,13 @@ import pytest
 
 from edgewise.toolkit.errors import ConfigError, DiskFull
 from edgewise.toolkit.run.config import Config, load_config
-from edgewise.toolkit.run.directory import new_run_path, raise_disk_full, ensure_directory, open_run, write_json
+from edgewise.toolkit.run.directory import (
+    new_run_path,
+    raise_disk_full,
+    ensure_directory,
+    open_run,
+    write_json,
+)
 from edgewise.toolkit.tracking.events import GroupsFinished, StepFinished
 from edgewise.toolkit.types import Example, Group, Message, Rollout, Score, Step, Usage
 
@@ -41,7 +47,7 @@ def start(path, config=CONFIG, fingerprint=PRINT, job="improve"):
     return open_run(ensure_directory(path), config, fingerprint, job)
 
 
-def test_each_rollout_is_one_line_with_all_there_is_to_know(tmp_path):
+def test_each_rollout_is_one_complete_line(tmp_path):
     with start(tmp_path) as files:
         files.on_event(GroupsFinished([group()]))
         first, second = lines(tmp_path)  # readable while the run goes on
@@ -53,14 +59,14 @@ def test_each_rollout_is_one_line_with_all_there_is_to_know(tmp_path):
     assert first["tokens"] == {"input": 1000, "cached": 0, "output": 500}
 
 
-def test_a_rollout_that_two_arms_share_is_written_once(tmp_path):
+def test_shared_rollout_is_written_once(tmp_path):
     with start(tmp_path) as files:
         files.on_event(GroupsFinished([group(), group()]))
         files.on_event(GroupsFinished([group(3), group(version="v2")]))
     assert len(lines(tmp_path)) == 5
 
 
-def test_a_rollout_that_said_nothing_is_a_line_too(tmp_path):
+def test_rollout_without_messages_is_a_line(tmp_path):
     broken = Rollout("r1", "solver", 0, (), "refused", error="no")
     with start(tmp_path) as files:
         files.on_event(GroupsFinished([Group(Example("r1", ()), "solver", (broken,))]))
@@ -68,7 +74,7 @@ def test_a_rollout_that_said_nothing_is_a_line_too(tmp_path):
     assert (line["messages"], line["stop"], line["error"]) == ([], "refused", "no")
 
 
-def test_a_step_leaves_its_record_and_its_library(tmp_path):
+def test_step_writes_its_record_and_library(tmp_path):
     class Record:
         number = 7
 
@@ -81,7 +87,7 @@ def test_a_step_leaves_its_record_and_its_library(tmp_path):
     assert json.loads((tmp_path / "steps/007/library.json").read_text()) == {"lessons": []}
 
 
-def test_the_config_is_saved_and_what_may_change_is_taken_over(tmp_path):
+def test_config_is_saved_with_resumable_changes(tmp_path):
     with start(tmp_path):
         pass
     with start(tmp_path, CONFIG.model_copy(update={"usd": 3.0, "concurrency": 1})):
@@ -100,7 +106,7 @@ def test_the_config_is_saved_and_what_may_change_is_taken_over(tmp_path):
         ),
     ],
 )
-def test_a_directory_of_another_run_is_left_as_it_is(changes, sentence, tmp_path):
+def test_directory_of_another_run_stays_unchanged(changes, sentence, tmp_path):
     with start(tmp_path) as files:
         files.on_event(GroupsFinished([group()]))
     before = {path.name: path.read_bytes() for path in tmp_path.iterdir()}
@@ -110,7 +116,7 @@ def test_a_directory_of_another_run_is_left_as_it_is(changes, sentence, tmp_path
 
 
 @pytest.mark.parametrize("name", ["task.json", "config.toml"])
-def test_a_damaged_file_of_the_run_is_named(name, tmp_path):
+def test_damaged_run_file_is_named(name, tmp_path):
     with start(tmp_path):
         pass
     (tmp_path / name).write_bytes(b"\xff[")
@@ -118,26 +124,26 @@ def test_a_damaged_file_of_the_run_is_named(name, tmp_path):
         pass
 
 
-def test_a_file_is_no_run_directory(tmp_path):
+def test_file_is_no_run_directory(tmp_path):
     (tmp_path / "file").write_text("hello")
     with pytest.raises(ConfigError, match=r"can't be a run directory.*give another --run"):
         ensure_directory(tmp_path / "file")
 
 
-def test_fresh_directories_are_never_the_same_and_stay_below_runs(tmp_path, monkeypatch):
+def test_new_run_paths_are_unique_and_below_runs(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     paths = [ensure_directory(new_run_path(name)) for name in ("a", "a", "a", "../../b c/d", "..", "größe")]
     assert len(set(paths)) == 6
     assert {path.resolve().parent for path in paths} == {tmp_path / "runs"}
 
 
-def test_the_same_data_gives_the_same_bytes(tmp_path):
+def test_equal_data_gives_equal_bytes(tmp_path):
     write_json(tmp_path / "a", {"b": 1, "a": [1.5, "ü"]})
     write_json(tmp_path / "b", {"a": [1.5, "ü"], "b": 1})
     assert (tmp_path / "a").read_bytes() == (tmp_path / "b").read_bytes()
 
 
-def test_a_full_disk_is_told_apart_from_other_troubles():
+def test_full_disk_is_distinguished_from_other_errors():
     with pytest.raises(DiskFull, match="disk is full"), raise_disk_full():
         raise OSError(errno.ENOSPC, "No space left on device")
     with pytest.raises(PermissionError), raise_disk_full():

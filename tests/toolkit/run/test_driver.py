@@ -51,14 +51,14 @@ class Slow(ScriptedClient):
         return ValueError(name) if name == "bad" else name
 
 
-def test_results_come_in_the_order_of_asking_not_of_arriving():
+def test_results_keep_the_order_of_requests():
     client = Slow()
     plans = [ask("0.03 a"), ask("0.0 b", "0.0 c"), ask("0.01 d")]
     assert asyncio.run(drive(together(plans), client)) == [["a"], ["b", "c"], ["d"]]
     assert client.finished == ["b", "c", "d", "a"]
 
 
-def test_the_first_error_lets_calls_under_way_finish_and_starts_no_new_one():
+def test_first_error_lets_running_calls_finish_and_starts_none():
     client = Slow()
     plans = [ask("0.0 bad", "0.0 never"), ask("0.4 late", "0.0 neither"), ask("0.01 bad")]
     with pytest.raises(ValueError, match="bad"):
@@ -66,7 +66,7 @@ def test_the_first_error_lets_calls_under_way_finish_and_starts_no_new_one():
     assert client.finished == ["bad", "bad", "late"]
 
 
-def test_an_error_closes_every_plan_so_that_it_can_clean_up():
+def test_error_closes_every_plan():
     closed = []
 
     def careful(text):
@@ -81,7 +81,7 @@ def test_an_error_closes_every_plan_so_that_it_can_clean_up():
     assert sorted(closed) == ["0.0 bad", "0.01 b"]
 
 
-def test_calls_that_still_wait_for_a_place_do_not_start_after_an_error():
+def test_waiting_calls_do_not_start_after_an_error():
     class OneAtATime:
         def __init__(self, inner):
             self.inner, self.place = inner, asyncio.Semaphore(1)
@@ -98,7 +98,7 @@ def test_calls_that_still_wait_for_a_place_do_not_start_after_an_error():
     assert len(client.requests) <= 3
 
 
-def test_a_brake_pulled_from_outside_stops_the_run_with_its_error():
+def test_cancellation_from_outside_stops_with_its_error():
     driver = Driver(Slow())
     driver.cancellation.cancel(Interrupted("enough"))
     driver.cancellation.cancel(ValueError("only the first error counts"))
@@ -107,7 +107,7 @@ def test_a_brake_pulled_from_outside_stops_the_run_with_its_error():
         asyncio.run(driver.run(ask("0.0 a")))
 
 
-def test_work_runs_in_a_thread_of_its_own_and_async_work_in_the_loop():
+def test_blocking_calls_get_threads_and_async_calls_the_loop():
     def blocking(number):
         return number + 1, threading.current_thread()
 
@@ -128,7 +128,7 @@ def test_work_runs_in_a_thread_of_its_own_and_async_work_in_the_loop():
     assert loop is threading.current_thread()
 
 
-def test_blocking_work_of_several_plans_overlaps():
+def test_blocking_calls_of_several_plans_overlap():
     meeting = threading.Barrier(2, timeout=5)
 
     def meet():
@@ -137,7 +137,7 @@ def test_blocking_work_of_several_plans_overlaps():
     assert sorted(asyncio.run(drive(together([meet(), meet()]), Slow()))) == [0, 1]
 
 
-def test_notes_reach_whoever_watches_and_are_answered_with_nothing():
+def test_events_reach_the_observer_and_return_none():
     seen = []
 
     def noting():
@@ -148,7 +148,7 @@ def test_notes_reach_whoever_watches_and_are_answered_with_nothing():
 
 
 @pytest.mark.parametrize("nonsense", [42, "text", None, ("a", "tuple"), [42], [ask]])
-def test_a_plan_that_yields_nonsense_is_told_what_it_may_yield(nonsense):
+def test_wrong_yield_lists_what_a_plan_may_yield(nonsense):
     def plan():
         yield nonsense
 
@@ -156,12 +156,12 @@ def test_a_plan_that_yields_nonsense_is_told_what_it_may_yield(nonsense):
         asyncio.run(drive(plan(), Slow()))
 
 
-def test_a_function_without_a_yield_is_no_plan():
+def test_function_without_yield_is_no_plan():
     with pytest.raises(TypeError, match="is no plan"):
         asyncio.run(drive((lambda: 3)(), Slow()))
 
 
-def test_booked_marks_every_request_however_deep_and_changes_nothing_else():
+def test_charge_to_step_marks_nested_requests_only():
     def tree():
         first = yield request("a")
         rest = yield [ask("b"), together([ask("c", "d"), ask("e")])]
@@ -213,7 +213,7 @@ def grown(tree, path=()):
 
 @settings(max_examples=60, deadline=None)
 @given(tree=trees, seed=st.integers(0, 99))
-def test_plans_driven_at_once_give_what_they_give_one_by_one(tree, seed):
+def test_concurrent_plans_equal_sequential_ones(tree, seed):
     chance = random.Random(seed)
 
     async def whenever(asked):

@@ -58,7 +58,7 @@ def command(server: Server, run: Path, tmp_path: Path, **improve_table):
 # ---- to the end ----------------------------------------------------------------------------------------
 
 
-def test_a_result_says_what_was_found_what_it_cost_and_where_it_is(tmp_path):
+def test_result_has_evidence_costs_and_path(tmp_path):
     result = improve(toy.task(), model="scripted/tests.support.toy:play", run=tmp_path / "run", **SETTINGS)
     assert result.improved
     before, after = result.evidence.results
@@ -73,9 +73,12 @@ def test_a_result_says_what_was_found_what_it_cost_and_where_it_is(tmp_path):
             assert costs["total"][what] == sum(book[what] for book in costs[axis].values())
 
 
-def test_a_model_that_can_not_learn_is_no_improvement(tmp_path):
+def test_model_that_never_learns_is_no_improvement(tmp_path):
     result = improve(
-        toy.task(), model="scripted/tests.toolkit.run.test_runner:always_red", run=tmp_path / "run", **SETTINGS
+        toy.task(),
+        model="scripted/tests.toolkit.run.test_runner:always_red",
+        run=tmp_path / "run",
+        **SETTINGS,
     )
     assert not result.improved
     assert Artifact.load(tmp_path / "run").library["lessons"] == []
@@ -88,7 +91,7 @@ def always_red(request) -> str:
 # ---- limits, errors --------------------------------------------------------------------------------------
 
 
-def test_a_limit_on_the_way_keeps_all_and_a_higher_one_goes_on(tmp_path, undisturbed):
+def test_run_stopped_by_a_limit_resumes_with_a_higher_one(tmp_path, undisturbed):
     with Server(toy.serve) as server:
         with pytest.raises(LimitReached, match=r"calls \(100\)") as stopped:
             learn(server.url, tmp_path / "a run", limits=Limits(calls=100))
@@ -98,7 +101,7 @@ def test_a_limit_on_the_way_keeps_all_and_a_higher_one_goes_on(tmp_path, undistu
         assert finished_as_if_undisturbed(server, tmp_path / "a run", undisturbed)
 
 
-def test_a_reward_that_broke_can_be_mended_without_paying_again(tmp_path, undisturbed):
+def test_fixed_reward_resumes_without_paying_again(tmp_path, undisturbed):
     broken = threading.Event()
 
     def exact(prediction, target):
@@ -122,7 +125,7 @@ def test_a_reward_that_broke_can_be_mended_without_paying_again(tmp_path, undist
         assert len(server.bodies) == undisturbed[0]
 
 
-def test_what_costs_nothing_has_nothing_to_resume(tmp_path):
+def test_run_without_calls_has_nothing_to_resume(tmp_path):
     with pytest.raises(Exception, match="has no provider") as stopped:
         improve(toy.task(), model="gpt-4o", run=tmp_path / "run", **SETTINGS)
     assert not hasattr(stopped.value, "__notes__")
@@ -132,7 +135,7 @@ def test_what_costs_nothing_has_nothing_to_resume(tmp_path):
     ("changes", "sentence"),
     [({"seed": 1}, "another seed"), ({"task": toy.task(30)}, "another task")],
 )
-def test_a_run_is_only_taken_up_with_what_it_was_started_with(tmp_path, changes, sentence):
+def test_run_resumes_only_with_its_own_settings(tmp_path, changes, sentence):
     with Server(toy.serve) as server:
         learn(server.url, tmp_path)
         before = {path: path.read_bytes() for path in tmp_path.rglob("*.json*")}
@@ -144,7 +147,7 @@ def test_a_run_is_only_taken_up_with_what_it_was_started_with(tmp_path, changes,
 # ---- Ctrl-C ----------------------------------------------------------------------------------------------
 
 
-def test_ctrl_c_finishes_calls_under_way_starts_no_other_and_resumes(tmp_path, undisturbed):
+def test_ctrl_c_finishes_running_calls_and_resumes(tmp_path, undisturbed):
     run = tmp_path / "run"
     with Server(toy.serve, latency=0.1) as server:
         process = command(server, run, tmp_path, concurrency=2)
@@ -163,7 +166,7 @@ def test_ctrl_c_finishes_calls_under_way_starts_no_other_and_resumes(tmp_path, u
     assert not done.out
 
 
-def test_a_second_ctrl_c_drops_calls_under_way(tmp_path):
+def test_second_ctrl_c_drops_running_calls(tmp_path):
     with Server(toy.serve, latency=60.0) as server:
         process = command(server, tmp_path / "run", tmp_path, concurrency=2)
         assert process.stderr
@@ -183,7 +186,7 @@ def test_a_second_ctrl_c_drops_calls_under_way(tmp_path):
 # ---- the disk and the journal ------------------------------------------------------------------------------
 
 
-def test_a_second_process_on_the_same_run_is_sent_away_and_disturbs_nothing(tmp_path, undisturbed):
+def test_second_process_on_a_run_is_refused(tmp_path, undisturbed):
     run = tmp_path / "run"
     with Server(toy.serve, latency=0.02) as server:
         process = command(server, run, tmp_path, concurrency=8)
@@ -215,7 +218,7 @@ def fill(path: Path) -> None:
             file.write(bytes(4096))
 
 
-def test_a_full_disk_loses_nothing_and_the_run_resumes(small_disk, tmp_path, undisturbed):
+def test_full_disk_loses_nothing_and_the_run_resumes(small_disk, tmp_path, undisturbed):
     run = small_disk / "run"
     with Server(toy.serve, latency=0.02) as server:
         process = command(server, run, tmp_path, concurrency=4)
@@ -237,7 +240,7 @@ def corrupt(path: Path) -> bytes:
     return content
 
 
-def test_a_corrupt_journal_is_refused_and_left_as_it_is(tmp_path):
+def test_corrupt_journal_is_refused_and_unchanged(tmp_path):
     run = tmp_path / "run"
     with Server(toy.serve) as server:
         learn(server.url, run)

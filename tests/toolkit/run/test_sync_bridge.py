@@ -45,7 +45,7 @@ def threads() -> list[threading.Thread]:
     return [thread for thread in threading.enumerate() if thread.name == "bridged"]
 
 
-def test_what_it_asks_for_is_done_and_its_value_is_the_plans():
+def test_bridge_executes_plans_and_returns_the_value():
     expected = ("A", ["AB", "C"], "D")
     assert play(bridge_to_plan(chain), lambda request: request.messages[0].content.upper()) == expected
     assert asyncio.run(drive(bridge_to_plan(chain), Upper())) == expected
@@ -53,7 +53,7 @@ def test_what_it_asks_for_is_done_and_its_value_is_the_plans():
 
 
 @pytest.mark.parametrize("before", [0, 2])
-def test_its_own_error_comes_out_of_the_plan(before):
+def test_error_of_the_function_leaves_the_plan(before):
     def broken(ask):
         for _ in range(before):
             ask(asking("a"))
@@ -73,13 +73,13 @@ def stubborn(ask):
             ask(both("a", "b"))
 
 
-def test_an_error_of_a_wish_stops_the_run_and_ends_the_thread_however_stubborn_it_is():
+def test_error_of_a_request_ends_even_a_stubborn_thread():
     with pytest.raises(LimitReached, match="enough"):
         asyncio.run(drive(bridge_to_plan(stubborn), Upper(5)))
     assert not threads()
 
 
-def test_a_pulled_brake_ends_the_thread():
+def test_cancellation_ends_the_thread():
     driver = Driver(Upper())
 
     def pulls(ask):
@@ -93,7 +93,7 @@ def test_a_pulled_brake_ends_the_thread():
 
 
 @pytest.mark.parametrize("busy", [True, False], ids=["while it computes", "while it waits for a wish"])
-def test_a_dropped_run_ends_the_thread(busy):
+def test_dropped_run_ends_the_thread(busy):
     def slow(ask):
         if busy:
             time.sleep(0.2)
@@ -111,7 +111,7 @@ def test_a_dropped_run_ends_the_thread(busy):
     assert not threads()
 
 
-def test_a_plan_that_is_closed_or_never_begun_leaves_nothing_behind():
+def test_closed_or_unstarted_plan_leaves_no_thread():
     plan = bridge_to_plan(chain)
     plan.close()
     plan = bridge_to_plan(chain)

@@ -58,7 +58,7 @@ def chat(**body: Any) -> Any:
     return lambda client: client.chat.completions.create(**asked)
 
 
-def test_a_request_arrives_whole_and_its_reply_comes_back():
+def test_request_and_reply_arrive_complete():
     answer = Seen(said("hi"))
     messages = [
         {"role": "developer", "content": "be brief"},
@@ -100,7 +100,7 @@ def test_a_request_arrives_whole_and_its_reply_comes_back():
     assert request.tools[0].name == "f"
 
 
-def test_a_streamed_reply_adds_up_to_the_same():
+def test_streamed_reply_adds_up_to_the_whole():
     reply = Reply(
         Message("assistant", "so be it", (ToolCall("1", "f", '{"a": 1}'),)), "tools", Usage(7, 0, 3)
     )
@@ -130,7 +130,7 @@ def test_a_streamed_reply_adds_up_to_the_same():
     ],
 )
 @pytest.mark.parametrize("stream", [False, True])
-def test_a_failure_is_a_status_and_never_an_empty_answer(failure, status, kind, stream):
+def test_failure_is_a_status_and_no_empty_reply(failure, status, kind, stream):
     with pytest.raises(openai.APIStatusError) as caught:
         call(application(Seen(failure), name="mine"), chat(stream=stream))
     assert (caught.value.status_code, caught.value.code) == (status, kind)
@@ -153,7 +153,7 @@ def test_a_failure_is_a_status_and_never_an_empty_answer(failure, status, kind, 
         {"reasoning_effort": "low"},
     ],
 )
-def test_what_can_not_be_answered_is_refused_before_anybody_is_asked(body):
+def test_unsupported_request_is_refused_before_any_call(body):
     answer = Seen(said("hi"))
     with pytest.raises(openai.BadRequestError, match=next(iter(body))):
         call(application(answer, name="mine"), chat(**body))
@@ -175,7 +175,7 @@ TOOL: Any = {"type": "function", "function": {"name": "f", "description": None}}
         ({"frequency_penalty": 0, "presence_penalty": 0.0, "logit_bias": {}, "user": "me"}, None, 0),
     ],
 )
-def test_what_can_be_passed_on_is_and_what_changes_nothing_is_no_matter(body, schema, tools):
+def test_supported_parameters_are_passed_on(body, schema, tools):
     answer = Seen(said("hi"))
     call(application(answer, name="mine"), chat(**body))
     assert answer.requests[0].schema == schema
@@ -183,7 +183,7 @@ def test_what_can_be_passed_on_is_and_what_changes_nothing_is_no_matter(body, sc
     assert answer.requests[0].tools == (Tool("f", "", parameters),) * tools
 
 
-def test_without_the_token_nothing_is_answered():
+def test_missing_token_is_refused_everywhere_but_health():
     answer = Seen(said("hi"))
     with pytest.raises(openai.AuthenticationError):
         call(application(answer, name="mine", token="s3cret"), chat())
@@ -193,7 +193,7 @@ def test_without_the_token_nothing_is_answered():
     assert call(application(answer, name="mine", token="s3cret"), chat(), key="s3cret").choices
 
 
-def test_models_and_health_and_keys():
+def test_models_health_and_keys_have_their_routes():
     app = route_by_key({"": Seen(said("plain")), "a": Seen(said("of a"))}.get, name="mine")
     listed = call(app, lambda client: client.models.list())
     assert [model.id for model in listed.data] == ["mine"]
@@ -204,7 +204,7 @@ def test_models_and_health_and_keys():
     assert health == {"status": "ok"}
 
 
-def test_many_at_once_and_the_end_waits_for_those_under_way():
+def test_shutdown_waits_for_running_requests():
     running_now, most = 0, 0
 
     async def answer(request: Request) -> Reply:
@@ -232,7 +232,7 @@ def test_many_at_once_and_the_end_waits_for_those_under_way():
     assert most == 20
 
 
-def test_a_port_that_is_taken_is_said():
+def test_port_in_use_is_named():
     async def main() -> None:
         app = application(Seen(said("")), name="x")
         async with run_server(app) as url, run_server(app, port=int(url.rpartition(":")[2])):
@@ -254,7 +254,7 @@ def listening(process: subprocess.Popen[str]) -> str:
     return next(word for word in line.split() if word.startswith("http://127")).rstrip(";")
 
 
-def test_the_command_serves_lessons_within_its_limits_and_ends_in_order(tmp_path):
+def test_serve_answers_with_lessons_within_its_limits(tmp_path):
     with Server(lambda body: "oui") as model:
         path = words(tmp_path, f"{model.url}#tiny", temperature=0.2, max_tokens=50)
         process = start_command("serve", path, "--port", "0", "--calls", "2", "--token", "s3cret")
@@ -280,7 +280,7 @@ def test_the_command_serves_lessons_within_its_limits_and_ends_in_order(tmp_path
 
 
 @pytest.mark.parametrize("name", ["v1.5", "v1.5.edge"])
-def test_a_service_has_the_whole_name_of_its_artefact(tmp_path, name):
+def test_served_model_has_the_name_of_its_artefact(tmp_path, name):
     library = Library((make_lesson("Answer in French."),))
     path = Artifact("t", "scripted/x:y", {"library.json": library.to_json()}).save(tmp_path / name)
     with start_command("serve", path, "--port", "0") as process:
@@ -293,7 +293,7 @@ def test_a_service_has_the_whole_name_of_its_artefact(tmp_path, name):
     assert [model["id"] for model in listed["data"]] == ["v1.5"]
 
 
-def test_only_lessons_that_fit_are_shown_of_a_large_library(tmp_path):
+def test_served_prompt_has_only_relevant_lessons(tmp_path):
     texts = [
         f"When {word} appears, say {word} twice and nothing else at all."
         for word in ("herring", "copper", "violin")
@@ -313,12 +313,12 @@ def test_only_lessons_that_fit_are_shown_of_a_large_library(tmp_path):
     assert "violin" in prompt and "herring" not in prompt
 
 
-def test_an_artefact_without_anything_to_serve_is_refused(tmp_path, capsys):
+def test_artefact_without_content_to_serve_is_refused(tmp_path, capsys):
     with pytest.raises(ArtifactError, match="nothing to serve"):
         find_answerer(Artifact("t", "m", {"evidence.json": {}}))
 
 
-def test_the_endpoint_is_not_imported_with_the_toolkit():
+def test_importing_the_server_loads_no_web_framework():
     modules = "edgewise.toolkit.cli.app, edgewise.toolkit.serve.server"
     probe = f"import json, sys, {modules}; print(json.dumps(sorted(sys.modules)))"
     output = subprocess.check_output([sys.executable, "-c", probe], env={**os.environ, "PYTHONPATH": "."})
