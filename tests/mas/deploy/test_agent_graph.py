@@ -74,7 +74,7 @@ def run(work: Callable[[], Any]) -> Any:
     return asyncio.run(work())
 
 
-def test_a_question_gets_the_exits_answer_and_its_cost():
+def test_a_question_gets_the_answer_and_usage_of_the_exit():
     client = ScriptedClient(play)
     with use(client) as graph:
         done = graph.answer_sync("seven times six")
@@ -84,7 +84,7 @@ def test_a_question_gets_the_exits_answer_and_its_cost():
     assert (done.waiting, done.error, len(client.requests)) == ((), "", 3)
 
 
-def test_each_question_gets_its_own_graph_where_the_design_says_so():
+def test_a_design_may_choose_a_graph_per_question():
     texts = ["count the letters of a word", "add up these numbers"]
     vectors = play_plan(encode("hashing", texts), lambda request: "")
     table = ClusteredDesign.from_centres(vectors, [single(prompt="COUNT"), single(prompt="ADD")], "hashing")
@@ -94,7 +94,7 @@ def test_each_question_gets_its_own_graph_where_the_design_says_so():
     assert answers == ["count(count)", "add(add)"]
 
 
-def test_a_graph_is_used_with_the_settings_that_it_was_measured_with():
+def test_a_graph_runs_with_the_settings_of_its_measurement():
     def calls(request: Request) -> str:
         return '<tool>{"name": "python", "arguments": {"code": "print(1)"}}</tool>'
 
@@ -115,7 +115,7 @@ def test_a_graph_is_used_with_the_settings_that_it_was_measured_with():
         AgentGraph.from_artifact(artifact(turns="many"))
 
 
-def test_what_a_run_keeps_of_its_settings_is_what_is_used():
+def test_stored_settings_are_the_ones_in_use():
     given = {"turns": 3, "calling": "native", "node_seconds": 9.0, "graph_calls": 5, "graph_tokens": 700}
     config = GraphConfig.model_validate(given)
     assert GraphConfig.from_artifact(config.deployment_settings()) == config
@@ -130,7 +130,7 @@ def look(key: str) -> str:
     return f"{key} is 42"
 
 
-def test_the_tools_of_a_task_go_with_its_graph_or_are_asked_for():
+def test_tools_of_the_task_are_stored_and_required():
     task = replace(sums.task(5), tools=load_tools([look, "python"]))
     job = play_plan(
         prepare_spec(GraphSpec(task, GraphConfig.model_validate({"search": "fixed", "encoder": "hashing"}))),
@@ -152,7 +152,7 @@ def test_the_tools_of_a_task_go_with_its_graph_or_are_asked_for():
         AgentGraph.from_artifact(found, client=client, tools=[look])
 
 
-def test_a_conversation_is_passed_on_whole():
+def test_all_messages_of_a_conversation_are_passed_on():
     client = ScriptedClient(play)
     asked = (Message("user", "first"), Message("assistant", "yes"), Message("user", "then"))
     with use(client, single()) as graph:
@@ -160,7 +160,7 @@ def test_a_conversation_is_passed_on_whole():
     assert client.requests[0].messages == asked
 
 
-def test_outcomes_come_as_nodes_end():
+def test_outputs_are_streamed_as_nodes_end():
     async def main() -> list[str]:
         async with use() as graph:
             return [outcome.node async for outcome in graph.astream("go")]
@@ -170,7 +170,7 @@ def test_outcomes_come_as_nodes_end():
 
 @pytest.mark.parametrize("place", ["", "memory"])
 @pytest.mark.parametrize("error", [LimitReached("The limit on calls"), ProviderDown("it is down")])
-def test_what_the_client_raises_gets_out(error, place):
+def test_errors_of_the_client_are_raised(error, place):
     async def main() -> None:
         async with use(ScriptedClient(lambda _: error), checkpointer=place) as graph:
             with pytest.raises(type(error), match=str(error)):
@@ -192,7 +192,7 @@ WIDE = Graph(
 
 
 @pytest.mark.parametrize("way", ["answer", "resume", "astream", "abandoned"])
-def test_a_run_that_nobody_waits_for_stops_paying(way):
+def test_a_cancelled_or_abandoned_run_stops_asking(way):
     answered: list[Request] = []
 
     async def slow(request: Request) -> str:
@@ -225,13 +225,13 @@ def test_a_run_that_nobody_waits_for_stops_paying(way):
 @pytest.mark.parametrize(
     ("asked", "why"), [({"tools": (Tool("f", "", {}),)}, "tools"), ({"schema": {"type": "object"}}, "JSON")]
 )
-def test_what_a_graph_can_not_do_is_refused(asked, why):
+def test_requests_for_tools_or_json_are_refused(asked, why):
     client = ScriptedClient(play)
     reply = run(lambda: answerer(artifact(), "m", client)(Request("g", (Message("user", "x"),), **asked)))
     assert (reply.stop, why in reply.error, client.requests) == ("refused", True, [])
 
 
-def test_the_seed_of_a_client_is_that_of_the_run():
+def test_the_seed_of_a_request_seeds_the_run():
     client = ScriptedClient(play)
     answer = answerer(artifact(), "m", client)
 
@@ -244,7 +244,7 @@ def test_the_seed_of_a_client_is_that_of_the_run():
     assert seeds(None) == seeds(None) != seeds(7)
 
 
-def test_an_exit_that_fails_says_why():
+def test_a_failing_exit_says_why():
     with use(graph=single(prompt="BREAK")) as graph:
         done = graph.answer_sync("go")
     assert (done.text, done.error) == ("", "node 'solver' failed: no")
@@ -257,7 +257,7 @@ def place(request, tmp_path) -> str:
     return f"sqlite:{tmp_path / 'threads.sqlite'}" if request.param == "sqlite" else "memory"
 
 
-def test_a_run_waits_before_a_node_and_goes_on_with_an_edit(place):
+def test_a_run_waits_before_a_node_and_resumes_with_an_edit(place):
     client = ScriptedClient(play)
 
     async def main() -> None:
@@ -276,7 +276,7 @@ def test_a_run_waits_before_a_node_and_goes_on_with_an_edit(place):
     assert len(client.requests) == 4
 
 
-def test_another_process_goes_on_where_one_stopped(tmp_path):
+def test_another_process_resumes_a_thread(tmp_path):
     place = f"sqlite:{tmp_path / 'threads.sqlite'}"
     how = {"checkpointer": place, "interrupt_before": ("end",)}
     with use(**how) as graph:
@@ -291,7 +291,7 @@ def test_another_process_goes_on_where_one_stopped(tmp_path):
         other.resume_sync("t")
 
 
-def test_a_run_that_goes_on_draws_and_counts_as_if_it_had_not_waited(place):
+def test_a_resumed_run_keeps_sampling_and_limits(place):
     sampling = Sampling(temperature=0.3, seed=7, stop=("!",))
     limits = GraphLimits(calls=2)
 
@@ -309,7 +309,7 @@ def test_a_run_that_goes_on_draws_and_counts_as_if_it_had_not_waited(place):
     assert last.error == done.error and "limit" in last.error
 
 
-def test_other_words_in_a_nodes_mouth_do_not_undo_what_it_used():
+def test_an_edit_does_not_reset_the_usage_of_its_node():
     client = ScriptedClient(play)
     how = {"checkpointer": "memory", "interrupt_before": ("draft", "end"), "limits": GraphLimits(calls=2)}
     with use(client, **how) as graph:
@@ -332,12 +332,12 @@ def test_a_loop_waits_in_every_round():
     assert len(found[-1].outcomes["k"]) == 3
 
 
-def test_what_a_checkpointer_changes_is_nothing_but_that_it_is_kept():
+def test_a_checkpointer_does_not_change_the_answer():
     with use() as plain, use(checkpointer="memory") as kept:
         assert plain.answer_sync("seven").text == kept.answer_sync("seven", "t").text
 
 
-def test_threads_are_kept_apart_when_they_run_together():
+def test_concurrent_threads_do_not_mix():
     async def main() -> list[str]:
         async with use(checkpointer="memory") as graph:
             done = await asyncio.gather(*(graph.answer(f"q{n} x", f"t{n}") for n in range(20)))
@@ -346,7 +346,7 @@ def test_threads_are_kept_apart_when_they_run_together():
     assert run(main) == [f"end(draft(plan(q{n})))" for n in range(20)]
 
 
-def test_old_threads_are_deleted(place):
+def test_prune_deletes_old_threads(place):
     async def main() -> tuple[list[str], list[str]]:
         async with use(checkpointer=place, interrupt_before=("end",)) as graph:
             for n in range(4):
@@ -370,7 +370,7 @@ async def _known(graph: AgentGraph, thread: str) -> bool:
     st.none() | st.integers(1, 5),
     st.none() | st.floats(0.1, 9),
 )
-def test_what_is_kept_is_the_newest_and_nothing_too_old(touched, threads, days):
+def test_retention_keeps_the_newest_and_none_too_old(touched, threads, days):
     now = 1e6
     gone = Retention(threads, days).select_expired(touched, now)
     kept = [thread for thread in touched if thread not in gone]
@@ -392,7 +392,7 @@ def test_what_is_kept_is_the_newest_and_nothing_too_old(touched, threads, days):
         ({"graph": single(tools=("look-up",))}, GraphError),
     ],
 )
-def test_what_can_not_run_is_said_at_once(how, error):
+def test_graphs_that_cannot_run_raise_at_once(how, error):
     with pytest.raises(error):
         use(**how)
 
@@ -404,7 +404,7 @@ def test_what_can_not_run_is_said_at_once(how, error):
         ({"checkpointer": "memory"}, "", "name of a thread"),
     ],
 )
-def test_a_wrong_use_is_one_sentence(how, thread, sentence):
+def test_wrong_use_raises_a_config_error(how, thread, sentence):
     with use(**how) as graph, pytest.raises(ConfigError, match=sentence):
         graph.answer_sync("x", thread)
     with use(checkpointer="memory") as graph, pytest.raises(ConfigError, match="no thread"):
@@ -412,19 +412,19 @@ def test_a_wrong_use_is_one_sentence(how, thread, sentence):
 
 
 @pytest.mark.parametrize("file", ["missing/threads.sqlite", "text.sqlite"])
-def test_a_file_of_threads_that_can_not_be_used_is_one_sentence(tmp_path, file):
+def test_a_broken_file_of_threads_raises_store_down(tmp_path, file):
     (tmp_path / "text.sqlite").write_text("no database" * 100)
     with use(checkpointer=f"sqlite:{tmp_path / file}") as graph, pytest.raises(StoreDown, match=file):
         graph.answer_sync("x", "t")
 
 
-def test_an_artefact_of_words_is_no_graph(tmp_path):
+def test_an_artefact_of_lessons_is_no_graph(tmp_path):
     saved = Artifact("t", "m", {"library.json": {"lessons": []}}).save(tmp_path / "a.edge")
     with pytest.raises(ArtifactError, match="no graph"):
         AgentGraph.load(saved)
 
 
-def test_the_endpoint_answers_with_the_graph(tmp_path: Path):
+def test_the_endpoint_serves_the_graph(tmp_path: Path):
     with Server(lambda body: f"at {body['temperature']}") as model:
         found = Artifact(
             "t", f"{model.url}#tiny", {"graph.json": FixedDesign(CHAIN).to_json()}, {"temperature": 0.5}
@@ -449,7 +449,7 @@ def test_the_endpoint_answers_with_the_graph(tmp_path: Path):
 
 
 @pytest.mark.parametrize(("error", "status"), [(LimitReached("no more"), 429), (ProviderDown("down"), 503)])
-def test_what_stops_a_served_graph_is_a_status_of_its_own(error, status):
+def test_errors_of_a_served_graph_have_their_own_status(error, status):
     async def main() -> Any:
         app = application(answerer(artifact(), "m", ScriptedClient(lambda _: error)), name="g")
         async with (

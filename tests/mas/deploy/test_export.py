@@ -203,14 +203,14 @@ def prompts(server: Server, model: str) -> Counter[str]:
 
 
 @pytest.mark.parametrize("name", GRAPHS)
-def test_the_module_answers_as_the_graph_does_here(both, name):
+def test_an_exported_module_answers_like_its_graph(both, name):
     answers, here, theirs, ours = both
     assert answers[name] == here[name].rollout.answer
     assert prompts(theirs, name) == prompts(ours, name)
     assert sum(prompts(ours, name).values()) >= 1
 
 
-def test_programs_tools_votes_and_loops_came_to_something(both):
+def test_programs_tools_votes_and_loops_give_answers(both):
     answers, *_ = both
     assert answers["program"] == "42"
     assert answers["tools"] == "the tool said 42"
@@ -220,7 +220,7 @@ def test_programs_tools_votes_and_loops_came_to_something(both):
     assert answers["all-fail"] == ""
 
 
-def test_the_module_is_clean_and_says_what_it_is(both, exported):
+def test_an_exported_module_passes_ruff_and_describes_itself(both, exported):
     checked = [sys.executable, "-m", "ruff", "check", "--isolated", "--line-length", "120"]
     rules = ["--select", "E,F,I,UP,B,SIM,C4", *[str(exported / name / "graph.py") for name in GRAPHS]]
     done = subprocess.run([*checked, *rules], capture_output=True, text=True)
@@ -240,7 +240,7 @@ LINES = st.lists(WORDS | st.sampled_from(["```", "```python", "print(1)", "42"])
 
 
 @given(LINES)
-def test_the_module_counts_votes_as_they_are_counted_here(exported, both, text):
+def test_an_exported_module_normalizes_answers_alike(exported, both, text):
     assert load_module(exported / "majority").normalize_answer(text) == normalize_answer(text)
 
 
@@ -253,7 +253,7 @@ def load_module(folder: Path) -> Any:
     return module
 
 
-def test_an_artefact_is_exported_with_its_own_roles_and_settings(tmp_path):
+def test_an_export_has_the_roles_and_settings_of_its_artefact(tmp_path):
     role = {"name": "own", "does": "something", "prompt": "MINE"}
     files = {"graph.json": FixedDesign(single("own")).to_json(), "roles.json": {"own": role}}
     settings = {"temperature": 0.25, "max_tokens": 99}
@@ -267,7 +267,7 @@ def test_an_artefact_is_exported_with_its_own_roles_and_settings(tmp_path):
     assert done.lines()[0].startswith(str(tmp_path / "out"))
 
 
-def test_of_a_policy_the_commonest_graph_is_exported_and_that_is_said(tmp_path):
+def test_of_a_policy_the_most_used_graph_is_exported(tmp_path):
     graphs = [single(), single("reasoner"), single("reasoner")]
     data = {
         "kind": "policy",
@@ -279,7 +279,7 @@ def test_of_a_policy_the_commonest_graph_is_exported_and_that_is_said(tmp_path):
     assert "2 graphs for 3 queries; this one was used for 2" in done.lines()[1]
 
 
-def test_tools_of_the_users_own_are_left_to_connect(tmp_path):
+def test_own_tools_are_left_to_connect(tmp_path):
     names = ("web-search", "web_search", "3d", "x²", 'a "b"\\')
     done = export(single(tools=names), CATALOGUE, tmp_path)
     assert done.unconnected == names
@@ -293,7 +293,7 @@ def test_tools_of_the_users_own_are_left_to_connect(tmp_path):
             asyncio.run(function())
 
 
-def test_the_tasks_tools_and_the_runs_limits_are_exported_too(tmp_path):
+def test_tools_of_the_task_and_limits_are_exported(tmp_path):
     data = {**FixedDesign(single("own")).to_json(), "tools": ["look", "python"]}
     role = {"name": "own", "does": "something", "tools": ["*"], "turns": 8}
     files = {"graph.json": data, "roles.json": {"own": role}}
@@ -312,7 +312,7 @@ def test_the_tasks_tools_and_the_runs_limits_are_exported_too(tmp_path):
         ((node("a", "solver", model="http://x/v1#m"),), "several"),
     ],
 )
-def test_what_can_not_be_exported_is_said(tmp_path, nodes, sentence):
+def test_graphs_that_cannot_be_exported_raise(tmp_path, nodes, sentence):
     with pytest.raises(GraphError, match=sentence):
         export(Graph(nodes, (), "a"), CATALOGUE, tmp_path, model="openai/gpt-4o-mini")
 
@@ -320,7 +320,7 @@ def test_what_can_not_be_exported_is_said(tmp_path, nodes, sentence):
 @pytest.mark.parametrize(
     ("content", "kind"), [("{}", GraphError), ("[", GraphError), ('{"kind": "policy"}', GraphError)]
 )
-def test_a_broken_source_is_one_sentence(tmp_path, content, kind):
+def test_a_broken_source_raises(tmp_path, content, kind):
     (tmp_path / "graph.json").write_text(content)
     with pytest.raises(kind):
         command(str(tmp_path / "graph.json"), tmp_path / "out")
@@ -328,7 +328,7 @@ def test_a_broken_source_is_one_sentence(tmp_path, content, kind):
         command(str(tmp_path / "nothing.edge"), tmp_path / "out")
 
 
-def test_an_exported_module_draws_as_it_was_told_to(tmp_path):
+def test_an_export_has_the_sampling(tmp_path):
     how = Sampling(temperature=0.2, max_tokens=64, stop=("END",))
     export(single(), CATALOGUE, tmp_path, sampling=how)
     assert load_module(tmp_path).SAMPLING == {"temperature": 0.2, "max_tokens": 64, "stop": ["END"]}

@@ -17,7 +17,7 @@ GRAPHS = (single("solver"), single("programmer"))
 TABLE = ClusteredDesign.from_centres(np.eye(8)[:2], GRAPHS, "hashing")
 
 
-def test_kinds_that_lie_apart_are_found_without_chance() -> None:
+def test_distinct_clusters_are_found_deterministically() -> None:
     features = np.stack([query(n).features for n in range(30)])
     centres, kinds = cluster_queries(features, 3)
     assert centres.shape == (3, 8) and np.allclose(np.linalg.norm(centres, axis=1), 1)
@@ -27,25 +27,25 @@ def test_kinds_that_lie_apart_are_found_without_chance() -> None:
 
 
 @pytest.mark.parametrize("most", [1, 2, 8, 100])
-def test_there_are_never_more_kinds_than_allowed_nor_than_different_queries(most: int) -> None:
+def test_clusters_are_bounded_by_maximum_and_queries(most: int) -> None:
     same = np.repeat(np.stack([query(n).features for n in range(3)]), 4, axis=0)
     centres, kinds = cluster_queries(same, most)
     assert len(centres) == min(most, 3) and set(kinds) == set(range(min(most, 3)))
 
 
-def test_a_query_without_features_disturbs_nobody() -> None:
+def test_a_query_without_features_does_not_disturb_others() -> None:
     features = np.stack([np.zeros(8, np.float32), *(query(n).features for n in range(9))])
     _, kinds = cluster_queries(features, 4)
     assert len({*kinds[1::3]}) == len({*kinds[2::3]}) == len({*kinds[3::3]}) == 1
 
 
-def test_each_query_gets_the_graph_of_the_nearest_kind_whatever_is_asked_with_it() -> None:
+def test_each_query_gets_the_graph_of_its_nearest_cluster() -> None:
     queries = [query(n) for n in (0, 1, 3, 4)]
     assert TABLE.graphs(queries) == [*GRAPHS, *GRAPHS]
     assert [TABLE.graphs([q])[0] for q in queries] == TABLE.graphs(queries)
 
 
-def test_a_table_comes_back_from_its_json() -> None:
+def test_a_design_round_trips_through_json() -> None:
     table = ClusteredDesign.from_centres(np.stack([query(n).features for n in (0, 1)]), GRAPHS, "minilm")
     back = read_design(json.loads(json.dumps({**table.to_json(), "examples": []})))
     assert back == table and back.version == table.version
@@ -68,6 +68,6 @@ def test_queries_of_another_encoder_are_refused() -> None:
         ({"kinds": [*TABLE.to_json()["kinds"], {"centre": [1.0], "graph": {}}]}, "different lengths"),
     ],
 )
-def test_a_damaged_table_is_one_sentence(change, reason) -> None:
+def test_a_damaged_design_raises_with_its_place(change, reason) -> None:
     with pytest.raises(GraphError, match=reason):
         read_design(TABLE.to_json() | change)

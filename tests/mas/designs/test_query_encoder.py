@@ -44,19 +44,19 @@ def nobody(request: Request) -> str:
 # ---- hashing ---------------------------------------------------------------------------------------
 
 
-def test_hashing_puts_tasks_of_a_kind_near_each_other() -> None:
+def test_hashing_puts_similar_tasks_near_each_other() -> None:
     one, two, other = hash_texts([COUNTS, COUNTS_TOO, SOLVES])
     assert one @ two > 0.25 > 0.15 > max(one @ other, two @ other)
 
 
-def test_hashing_does_not_mind_which_numbers_a_task_has() -> None:
+def test_hashing_ignores_the_values_of_numbers() -> None:
     one, two = hash_texts(["Add 12 and 345.", "Add 7 and 1000000."])
     assert np.array_equal(one, two)
 
 
 @settings(deadline=None, max_examples=40)
 @given(st.lists(st.text(), min_size=1, max_size=5))
-def test_hashing_gives_rows_of_length_one_that_do_not_depend_on_each_other(texts: list[str]) -> None:
+def test_hashing_gives_independent_rows_of_length_one(texts: list[str]) -> None:
     found = hash_texts(texts)
     assert found.shape == (len(texts), HASHED) and found.dtype == np.float32
     lengths = np.linalg.norm(found, axis=1)
@@ -76,7 +76,7 @@ def test_hashing_is_the_same_in_another_process() -> None:
 # ---- one face --------------------------------------------------------------------------------------
 
 
-def test_vectors_come_in_the_order_of_texts() -> None:
+def test_vectors_keep_the_order_of_texts() -> None:
     first = play(encode("hashing", [COUNTS, SOLVES, COUNTS]), nobody)
     assert first.shape == (3, HASHED) and np.array_equal(first[0], first[2])
     assert not np.array_equal(first[0], first[1])
@@ -99,7 +99,7 @@ def embedder(request: Request) -> Reply:
     return Reply(Message("assistant", pack_vector([3.0, 4.0 * len(text)])))
 
 
-def test_a_models_vectors_are_scaled_and_what_it_refuses_is_zero() -> None:
+def test_client_vectors_are_scaled_and_refusals_are_zero() -> None:
     asked: list[str] = []
 
     def model(request: Request) -> Reply:
@@ -111,12 +111,12 @@ def test_a_models_vectors_are_scaled_and_what_it_refuses_is_zero() -> None:
     assert asked == ["a", "too long"]
 
 
-def test_a_model_that_refuses_everything_is_an_error_that_says_why() -> None:
+def test_a_client_that_refuses_every_text_raises() -> None:
     with pytest.raises(ModelError, match=r"openai/small gave no vector.*too many tokens"):
         play(encode("openai/small", ["too long"]), embedder)
 
 
-def test_a_model_that_changes_its_length_is_refused() -> None:
+def test_vectors_of_different_lengths_raise() -> None:
     with pytest.raises(ModelError, match="different lengths"):
         play(
             encode("m", ["a", "bb"]),
@@ -124,7 +124,7 @@ def test_a_model_that_changes_its_length_is_refused() -> None:
         )
 
 
-def test_without_torch_minilm_says_what_to_do_and_auto_takes_hashing(monkeypatch) -> None:
+def test_without_torch_minilm_raises_and_auto_is_hashing(monkeypatch) -> None:
     monkeypatch.setattr(query_encoder, "_loaded", [])
     monkeypatch.setitem(sys.modules, "transformers", None)
     with pytest.raises(ModelError, match=r"pip install 'edgewise\[learner\]', or name 'hashing'"):
@@ -134,7 +134,7 @@ def test_without_torch_minilm_says_what_to_do_and_auto_takes_hashing(monkeypatch
     assert "queries are encoded by hashing" in notes[0].text and "transformers" in notes[0].text
 
 
-def test_without_its_files_and_a_network_minilm_names_hashing(monkeypatch, tmp_path) -> None:
+def test_without_files_and_network_minilm_raises(monkeypatch, tmp_path) -> None:
     pytest.importorskip("transformers")
     pytest.importorskip("torch")
     monkeypatch.setattr(query_encoder, "_loaded", [])
@@ -151,7 +151,7 @@ def test_without_its_files_and_a_network_minilm_names_hashing(monkeypatch, tmp_p
 
 @pytest.mark.usefixtures("minilm")
 @pytest.mark.timeout(300)
-def test_minilm_gives_what_sentence_transformers_gives() -> None:
+def test_minilm_equals_sentence_transformers() -> None:
     pytest.importorskip("torch")
     # From sentence-transformers 6.2.0 with the same files, normalize_embeddings=True.
     golden = [
@@ -169,7 +169,7 @@ def test_minilm_gives_what_sentence_transformers_gives() -> None:
 
 @pytest.mark.usefixtures("minilm")
 @pytest.mark.timeout(300)
-def test_minilm_gives_a_text_the_same_bits_whatever_is_beside_it() -> None:
+def test_minilm_vectors_do_not_depend_on_the_batch() -> None:
     pytest.importorskip("torch")
     texts = [COUNTS, COUNTS_TOO, SOLVES, "Hi.", "lone \ud800 surrogate", *(f"{COUNTS} {n}" for n in range(9))]
     together = embed_sentences(texts)
@@ -178,7 +178,7 @@ def test_minilm_gives_a_text_the_same_bits_whatever_is_beside_it() -> None:
 
 @pytest.mark.usefixtures("minilm")
 @pytest.mark.timeout(300)
-def test_auto_takes_minilm_where_it_is_there_and_says_so() -> None:
+def test_auto_is_minilm_if_available_and_reports_it() -> None:
     pytest.importorskip("torch")
     notes: list[Event] = []
     found = play(encode("auto", [COUNTS]), nobody, notes)

@@ -50,14 +50,14 @@ def test_a_loop_may_have_other_rounds():
 
 @law
 @given(graphs(6), graphs(6))
-def test_there_is_no_change_exactly_where_the_versions_are_equal(one, other):
+def test_diff_is_empty_exactly_if_versions_are_equal(one, other):
     assert diff(one, one) == ()
     assert (diff(one, other) == ()) == (one.version == other.version)
 
 
 @law
 @given(graphs(6), graphs(6))
-def test_what_is_added_one_way_is_removed_the_other(one, other):
+def test_an_addition_is_a_removal_the_other_way_round(one, other):
     there = sorted(change.line()[2:] for change in diff(one, other) if change.line()[0] == "+")
     back = sorted(change.line()[2:] for change in diff(other, one) if change.line()[0] == "-")
     assert there == back

@@ -66,7 +66,7 @@ def _bezier(start: tuple[float, float], n: list[float], t: float) -> tuple[float
     )
 
 
-def test_the_text_names_levels_roles_models_tools_and_who_hears_whom():
+def test_text_names_levels_roles_models_tools_and_inputs():
     assert render_text(DEBATE).splitlines() == [
         "1  drafter   openai/gpt-4o-mini",
         "   finder    (researcher) tools: search",
@@ -91,7 +91,7 @@ def test_mermaid_has_a_node_an_edge_and_a_dotted_loop_each():
     ]
 
 
-def test_what_users_write_cannot_leave_its_label():
+def test_user_text_is_escaped_in_labels():
     graph = Graph((Node(name="a", role=NASTY, model=NASTY, prompt=NASTY),), (), "a")
     label = re.search(r'n0\["(.*)"\]\n', render_mermaid(graph))
     assert label and not re.search(r'["`<>\[\]{}]', label[1].replace("<br/>", ""))
@@ -102,7 +102,7 @@ def test_what_users_write_cannot_leave_its_label():
     assert title and NASTY in title
 
 
-def test_tooltips_tell_what_a_box_has_no_room_for():
+def test_tooltips_hold_prompt_model_and_lessons():
     found = {g[0].text.partition("\n")[0]: g[0].text for g in render_svg(DEBATE).iter("g") if g[0].text}
     assert CATALOGUE["critic"].does in found["critic"]
     assert CATALOGUE["critic"].prompt in found["critic"]
@@ -119,7 +119,7 @@ def test_numbers_are_written_into_the_box_of_their_node():
     assert words["weighted"] == ["weighted", "weight 2"]
 
 
-def test_a_drawing_stands_in_a_page_and_takes_its_colours():
+def test_a_drawing_takes_the_colours_of_its_page():
     html = page("t", [render_svg(DEBATE)]).decode()
     assert "<svg" in html and "currentColor" in html
     assert not re.search(r'(fill|stroke)="(?!none|currentColor)', html)
@@ -127,14 +127,14 @@ def test_a_drawing_stands_in_a_page_and_takes_its_colours():
     assert len(dashed) == 1
 
 
-def test_a_role_that_is_not_in_the_catalogue_is_drawn_all_the_same():
+def test_a_role_outside_the_catalogue_is_drawn():
     graph = Graph((Node(name="a", role="notary"),), (), "a")
     assert "(notary)" in render_text(graph) and "(notary)" in render_mermaid(graph) and "(notary)" in render_svg_file(graph)
 
 
 @law
 @given(graphs(12))
-def test_boxes_are_apart_levels_go_down_and_all_is_inside_the_picture(graph):
+def test_boxes_do_not_overlap_and_lie_inside_the_picture(graph):
     drawing = render_svg(graph)
     found = boxes(drawing)
     assert list(found) == [node.name for node in graph.nodes]
@@ -151,7 +151,7 @@ def test_boxes_are_apart_levels_go_down_and_all_is_inside_the_picture(graph):
 
 @law
 @given(graphs(12))
-def test_each_edge_and_loop_is_one_line_between_its_boxes_that_crosses_no_other_box(graph):
+def test_lines_connect_their_boxes_and_cross_no_other(graph):
     drawing = render_svg(graph)
     found, lines = boxes(drawing), curves(drawing)
     pairs = [*graph.edges, *((loop.source, loop.target) for loop in graph.loops)]

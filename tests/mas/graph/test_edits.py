@@ -22,14 +22,14 @@ from tests.support.mas.planted import ROLES, chain
         (chain("solver", "solver", loops=(Loop(source="n1", target="n0", rounds=2),)), "has no end"),
     ],
 )
-def test_a_team_that_can_not_work_is_refused(graph: Graph, reason: str) -> None:
+def test_check_team_refuses_a_team_that_cannot_work(graph: Graph, reason: str) -> None:
     with pytest.raises(GraphError, match=reason):
         check_team(graph, CATALOGUE, 4)
 
 
 @settings(deadline=None, max_examples=40)
 @given(st.integers(0, 10_000))
-def test_edits_lead_from_team_to_different_team_that_can_work(seed: int) -> None:
+def test_random_edits_give_new_valid_teams(seed: int) -> None:
     rng = np.random.default_rng(seed)
     graph, known = single(), {single().version}
     for _ in range(8):
@@ -40,7 +40,7 @@ def test_edits_lead_from_team_to_different_team_that_can_work(seed: int) -> None
         known.add(graph.version)
 
 
-def test_edits_reach_a_vote() -> None:
+def test_random_edits_reach_a_vote() -> None:
     reached: set[str] = set()
     for seed in range(60):
         rng, graph = np.random.default_rng(seed), single()
@@ -50,12 +50,12 @@ def test_edits_reach_a_vote() -> None:
     assert "majority" in reached
 
 
-def test_where_no_edit_is_left_there_is_none() -> None:
+def test_random_edit_is_none_if_no_edit_is_left() -> None:
     only = {"solver": CATALOGUE["solver"]}
     assert random_edit(single(), only, 1, np.random.default_rng(0)) is None
 
 
-def test_names_and_order_make_no_different_team() -> None:
+def test_canonicalize_ignores_names_and_order() -> None:
     nodes = (
         Node(name="z", role="planner"),
         Node(name="a", role="solver"),

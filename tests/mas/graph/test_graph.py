@@ -41,7 +41,7 @@ def made(edges: str, exit_: str, *loops: tuple[str, str, int]) -> Graph:
 
 @law
 @given(graphs())
-def test_a_graph_survives_json(graph):
+def test_a_graph_round_trips_through_json(graph):
     again = Graph.from_json(json.loads(json.dumps(graph.to_json())))
     assert again.nodes == graph.nodes
     assert (again.version, again.to_json()) == (graph.version, graph.to_json())
@@ -50,7 +50,7 @@ def test_a_graph_survives_json(graph):
 
 @law
 @given(graphs(), st.randoms())
-def test_the_order_of_edges_and_loops_makes_no_other_version(graph, rng: random.Random):
+def test_version_ignores_the_order_of_edges_and_loops(graph, rng: random.Random):
     edges, loops = list(graph.edges), list(graph.loops)
     rng.shuffle(edges)
     rng.shuffle(loops)
@@ -61,7 +61,7 @@ def test_the_order_of_edges_and_loops_makes_no_other_version(graph, rng: random.
 
 @law
 @given(graphs(), st.data())
-def test_whatever_changes_what_it_does_changes_the_version(graph, data):
+def test_version_changes_with_role_model_and_prompt(graph, data):
     node = data.draw(st.sampled_from(graph.nodes))
     field, value = data.draw(st.sampled_from([("role", "else"), ("model", "m"), ("prompt", "?" * 20)]))
     nodes = tuple(n.model_copy(update={field: value}) if n is node else n for n in graph.nodes)
@@ -70,7 +70,7 @@ def test_whatever_changes_what_it_does_changes_the_version(graph, data):
 
 @law
 @given(graphs())
-def test_a_level_hears_only_earlier_ones_and_one_right_before_it(graph):
+def test_a_level_depends_on_the_level_right_before_it(graph):
     depth = {name: number for number, level in enumerate(graph.levels) for name in level}
     assert sorted(depth) == sorted(node.name for node in graph.nodes)
     for name, heard in graph.predecessors.items():
@@ -81,7 +81,7 @@ def test_a_level_hears_only_earlier_ones_and_one_right_before_it(graph):
 
 @law
 @given(graphs())
-def test_without_a_node_a_graph_is_none_or_a_valid_smaller_one_that_keeps_the_ways_around_it(graph):
+def test_without_node_links_inputs_to_receivers(graph):
     for node in graph.nodes:
         smaller = graph.without_node(node.name)
         if smaller is None:
@@ -97,7 +97,7 @@ def test_without_a_node_a_graph_is_none_or_a_valid_smaller_one_that_keeps_the_wa
 
 @law
 @given(graphs())
-def test_without_an_edge_a_graph_is_valid_and_has_all_others_that_still_lead_to_the_exit(graph):
+def test_without_edge_keeps_edges_that_lead_to_the_exit(graph):
     for edge in graph.edges:
         smaller = graph.without_edge(edge)
         kept = {n.name for n in smaller.nodes}
@@ -108,7 +108,7 @@ def test_without_an_edge_a_graph_is_valid_and_has_all_others_that_still_lead_to_
 
 @law
 @given(HOSTILE)
-def test_hostile_json_is_a_graph_or_one_sentence(data):
+def test_any_json_is_a_graph_or_a_graph_error(data):
     try:
         Graph.from_json(data)
     except GraphError as error:
@@ -136,7 +136,7 @@ def test_hostile_json_is_a_graph_or_one_sentence(data):
         ("a-b b-c c-d", "d", [("b", "a", 1), ("c", "b", 1)], "Two loops share the node 'b'"),
     ],
 )
-def test_a_bad_graph_is_refused_in_a_sentence(edges, exit_, loops, sentence):
+def test_an_invalid_graph_raises_with_its_reason(edges, exit_, loops, sentence):
     with pytest.raises(GraphError, match=sentence):
         made(edges, exit_, *loops)
 
@@ -157,7 +157,7 @@ def test_a_bad_graph_is_refused_in_a_sentence(edges, exit_, loops, sentence):
         ({"nodes": [{"name": f"n{i}", "role": "r"} for i in range(MAX_NODES + 1)]}, "at most 200 nodes"),
     ],
 )
-def test_bad_json_is_refused_with_its_place(change, sentence):
+def test_invalid_json_raises_with_its_place(change, sentence):
     good = {"format": 1, "nodes": [{"name": "a", "role": "solver"}], "exit": "a"}
     assert Graph.from_json(good) == single_named("a")
     with pytest.raises(GraphError, match=sentence):
@@ -168,7 +168,7 @@ def single_named(name: str) -> Graph:
     return Graph((Node(name=name, role="solver"),), (), name)
 
 
-def test_the_largest_graph_is_checked_at_once():
+def test_the_largest_graph_is_checked_quickly():
     names = [f"n{i}" for i in range(MAX_NODES)]
     edges = tuple((a, b) for i, b in enumerate(names) for a in names[:i])
     graph = Graph(tuple(Node(name=name, role="solver") for name in names), edges, names[-1])
@@ -178,12 +178,12 @@ def test_the_largest_graph_is_checked_at_once():
 # ---- examples ------------------------------------------------------------------------------------------------
 
 
-def test_the_body_of_a_loop_is_what_lies_between_its_ends():
+def test_a_loop_body_lies_between_target_and_source():
     graph = made("p-a a-b a-c b-d c-d d-e", "e", ("d", "a", 2))
     assert graph.loop_body(graph.loops[0]) == ("a", "b", "c", "d")
 
 
-def test_a_loop_goes_with_the_node_or_edge_that_carried_it():
+def test_a_loop_is_dropped_with_its_node_or_edge():
     graph = made("a-b b-c", "c", ("b", "a", 2))
     assert graph.without_node("b").loops == ()
     assert graph.without_node("c").loops == graph.loops
@@ -196,7 +196,7 @@ def test_one_agent_is_a_graph():
     assert graph["solver"].model == "openai/gpt-4o"
 
 
-def test_a_graph_of_another_process_is_the_same_one() -> None:
+def test_a_pickled_graph_is_equal_in_another_process() -> None:
     """Hashes of strings differ between processes, so none may travel along."""
     made = "import pickle, sys; from edgewise.mas.graph.graph import single; g = single(); hash(g); "
     command = [sys.executable, "-c", made + "sys.stdout.buffer.write(pickle.dumps(g))"]

@@ -40,7 +40,7 @@ def test_there_are_at_least_fourteen_different_roles():
 
 
 @pytest.mark.parametrize("role", CATALOGUE.values(), ids=lambda role: role.name)
-def test_a_role_asks_for_what_its_contract_checks(role):
+def test_a_prompt_asks_for_what_its_contract_checks(role):
     asked = {"verdict": "VERDICT: ", "parts": "list", "plan": "plan", "notes": "", "answer": ""}
     assert asked[role.gives] in role.prompt
     assert role.marked == ("RESULT:" in role.prompt)
@@ -48,23 +48,23 @@ def test_a_role_asks_for_what_its_contract_checks(role):
 
 
 @pytest.mark.parametrize("role", CATALOGUE.values(), ids=lambda role: role.name)
-def test_a_role_with_a_prompt_of_its_own_bounds_what_it_costs(role):
+def test_a_role_with_a_prompt_bounds_its_tokens(role):
     assert role.votes or not role.prompt or (role.max_tokens or 0) <= 1024
 
 
-def test_what_ends_a_graph_answers():
+def test_only_roles_that_answer_may_be_the_exit():
     silent = {name for name, role in CATALOGUE.items() if not role.answers}
     assert silent == {"planner", "decomposer", "researcher", "critic", "verifier", "summariser"}
 
 
-def test_roles_without_their_tools_are_left_out():
+def test_filter_roles_drops_roles_without_their_tools():
     everywhere = filter_roles(CATALOGUE, [])
     assert set(CATALOGUE) - set(everywhere) == {"tool-user", "researcher"}
     assert "solver" in everywhere
     assert list(filter_roles(CATALOGUE, ["search", "python"])) == list(CATALOGUE)
 
 
-def test_an_unknown_role_is_refused_with_what_was_meant():
+def test_an_unknown_role_raises_with_a_suggestion():
     assert find_role(CATALOGUE, "critic").name == "critic"
     with pytest.raises(GraphError, match="no role 'critc'; did you mean 'critic'"):
         find_role(CATALOGUE, "critc")
@@ -84,7 +84,7 @@ def test_a_file_adds_roles_and_later_sources_win(file):
     assert "notary" not in CATALOGUE
 
 
-def test_like_takes_over_what_is_not_given(file):
+def test_like_takes_over_missing_keys(file):
     roles = catalogue(
         file('[strict]\nlike = "critic"\nhears = 2\n[stricter]\nlike = "strict"\nmax_tokens = 9')
     )
@@ -114,7 +114,7 @@ def test_like_takes_over_what_is_not_given(file):
         (b"\xff\xfe", "can't be read"),
     ],
 )
-def test_a_bad_file_is_refused_with_file_role_and_key(file, text, sentence):
+def test_an_invalid_file_raises_with_file_role_and_key(file, text, sentence):
     path = file(text)
     with pytest.raises(GraphError, match=sentence) as caught:
         catalogue(path)
@@ -138,7 +138,7 @@ VALUES = (
 
 @law
 @given(st.dictionaries(st.sampled_from([*Role.model_fields, "like", "x"]), VALUES))
-def test_any_table_is_a_role_or_one_sentence(tmp_path_factory, table):
+def test_any_table_is_a_role_or_a_graph_error(tmp_path_factory, table):
     import tomli_w
 
     path = tmp_path_factory.mktemp("roles") / "r.toml"
@@ -155,7 +155,7 @@ def test_a_role_from_python_is_checked_too():
         Role(name="x", does="y", gives="verdict")
 
 
-def test_the_catalogue_is_a_file_like_those_of_users():
+def test_the_catalogue_is_a_file_of_the_same_form():
     path = Path(__file__).parents[3] / "mas" / "graph" / "catalogue.toml"
     assert list(tomllib.loads(path.read_text("utf-8"))) == list(CATALOGUE)
     assert catalogue(path) == CATALOGUE

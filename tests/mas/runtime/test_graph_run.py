@@ -79,7 +79,7 @@ def ended(done: GraphRun) -> dict[str, str]:
 # ---- what comes out --------------------------------------------------------------------------------
 
 
-def test_a_run_is_a_rollout_whose_calls_are_those_of_its_nodes_in_graph_order() -> None:
+def test_a_run_is_a_rollout_with_a_subrollout_per_node() -> None:
     def model(request: Request) -> Awaitable[Answer]:
         return after((request.sampling.seed or 0) % 97, "four")
 
@@ -92,7 +92,7 @@ def test_a_run_is_a_rollout_whose_calls_are_those_of_its_nodes_in_graph_order() 
     assert all(call.usage.total for call in rollout.steps[0].subrollouts)
 
 
-def test_equal_nodes_draw_apart_in_a_graph_and_alike_in_another() -> None:
+def test_seeds_differ_in_a_graph_and_agree_between_graphs() -> None:
     def seeds(graph: Graph, sample: int = 0) -> dict[str, int]:
         done = run(graph, lambda request: "four", sample=sample)
         return {call.role: call.seed for call in done.rollout.steps[0].subrollouts}
@@ -104,13 +104,13 @@ def test_equal_nodes_draw_apart_in_a_graph_and_alike_in_another() -> None:
     assert not set(two.values()) & set(seeds(solvers(2, lessons=("be brief",))).values())
 
 
-def test_rounds_of_a_loop_draw_apart() -> None:
+def test_seeds_differ_between_rounds_of_a_loop() -> None:
     graph = Graph((Node(name="a", role="critic"),), (), "a", (Loop(source="a", target="a", rounds=2),))
     calls = run(graph, lambda request: "VERDICT: REVISE").rollout.steps[0].subrollouts
     assert len({call.seed for call in calls}) == 3
 
 
-def test_one_at_a_time_and_all_at_once_give_the_same() -> None:
+def test_concurrency_does_not_change_outputs() -> None:
     def model(request: Request) -> Awaitable[Answer]:
         return after((request.sampling.seed or 0) % 97, f"answer {request.sampling.seed}")
 
@@ -119,7 +119,7 @@ def test_one_at_a_time_and_all_at_once_give_the_same() -> None:
     assert plain(first.outcomes) == plain(second.outcomes)
 
 
-def test_a_run_tells_what_the_graphs_that_end_inside_it_would_have_said() -> None:
+def test_inner_runs_equal_runs_of_the_smaller_graph() -> None:
     told = cut = 0
     for number in range(40):
         graph = random_graph(random.Random(number), 6)
@@ -136,12 +136,12 @@ def test_a_run_tells_what_the_graphs_that_end_inside_it_would_have_said() -> Non
     assert told > 100 and cut, "loops that go beyond a node are among them"
 
 
-def test_what_met_a_limit_on_the_way_tells_nothing_of_a_smaller_graph() -> None:
+def test_there_is_no_inner_run_behind_a_limit() -> None:
     done = run(chain("a", "b", "c"), lambda request: "four", limits=GraphLimits(calls=1))
     assert extract_inner_run(done, "a", EXAMPLE) and not extract_inner_run(done, "b", EXAMPLE)
 
 
-def test_nodes_are_told_of_as_they_end() -> None:
+def test_an_event_is_emitted_as_each_node_ends() -> None:
     notes: list[Event] = []
     run(chain("a", "b"), lambda request: "four", notes)
     told = [note.run for note in notes if isinstance(note, NodeFinished)]
@@ -156,7 +156,7 @@ def test_nodes_are_told_of_as_they_end() -> None:
         (Node(name="a", role="solver", tools=("pyton",)), "'pyton'"),
     ],
 )
-def test_what_does_not_exist_is_said_before_anything_is_paid(node: Node, sentence: str) -> None:
+def test_unknown_roles_and_tools_raise_before_any_call(node: Node, sentence: str) -> None:
     client = ScriptedClient(lambda request: "four")
     graph = Graph((Node(name="first", role="solver"), node), (("first", "a"),), "a")
     with pytest.raises(GraphError, match=sentence):
@@ -187,7 +187,7 @@ def broken(request: Request) -> Answer | Awaitable[Answer]:
         ("mute", "contract", "empty"),
     ],
 )
-def test_others_go_on_without_a_node_that_fails(model: str, how: str, why: str) -> None:
+def test_other_nodes_go_on_if_one_fails(model: str, how: str, why: str) -> None:
     graph = solvers(3, end="solver")
     nodes = (graph.nodes[0].model_copy(update={"model": model}), *graph.nodes[1:])
     done = run(replace(graph, nodes=nodes), broken, limits=GraphLimits(node_seconds=5))
@@ -197,13 +197,13 @@ def test_others_go_on_without_a_node_that_fails(model: str, how: str, why: str) 
 
 
 @pytest.mark.parametrize(("model", "stop"), [("refuses", "failed"), ("hangs", "timeout")])
-def test_a_run_whose_exit_says_nothing_failed_and_says_where(model: str, stop: str) -> None:
+def test_a_run_fails_if_its_exit_has_no_text(model: str, stop: str) -> None:
     graph = Graph((Node(name="only", role="solver", model=model),), (), "only")
     rollout = run(graph, broken, limits=GraphLimits(node_seconds=5)).rollout
     assert rollout.stop == stop and rollout.failed and "'only'" in rollout.error
 
 
-def test_a_timeout_counts_from_the_start_of_the_node_and_keeps_what_was_paid() -> None:
+def test_a_timeout_starts_with_its_node_and_keeps_calls() -> None:
     def model(request: Request) -> Awaitable[Answer]:
         if request.messages[-1].role == "tool":
             return after(100, "late")
@@ -224,7 +224,7 @@ def look() -> str:
     return "nothing there"
 
 
-def test_a_tool_that_raises_fails_its_node_only() -> None:
+def test_a_raising_tool_fails_only_its_node() -> None:
     def model(request: Request) -> Answer:
         calls = (ToolCall("1", "breaks", "{}"),) if request.tools else ()
         return Message("assistant", "" if calls else "four", calls)
@@ -236,7 +236,7 @@ def test_a_tool_that_raises_fails_its_node_only() -> None:
     assert "the tool broke" in done.outcomes["s0"][0].error and done.rollout.answer == "four"
 
 
-def test_a_tool_that_hangs_is_given_up() -> None:
+def test_a_hanging_tool_times_out() -> None:
     release = threading.Event()
     schema = {"type": "object", "properties": {}}
     stuck = FunctionTool(Tool("stuck", "waits", schema), lambda: str(release.wait(20)))
@@ -261,7 +261,7 @@ def test_a_tool_that_hangs_is_given_up() -> None:
 
 
 @pytest.mark.parametrize("program", ["while True: pass", "import os; os._exit(3)", "print(1/0)"])
-def test_a_program_that_hangs_or_dies_fails_its_node_only(
+def test_a_hanging_or_dying_program_fails_only_its_node(
     program: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(act, "PROGRAM_SECONDS", 0.5)
@@ -276,7 +276,7 @@ def test_a_program_that_hangs_or_dies_fails_its_node_only(
     assert done.outcomes["programmer"][0].error and done.rollout.answer == "four"
 
 
-def test_a_model_without_tool_calling_is_told_in_words() -> None:
+def test_a_model_without_tool_calling_calls_by_text() -> None:
     def model(request: Request) -> Answer:
         if request.tools:
             return Reply(Message("assistant", ""), "refused", error="this model does not support tools")
@@ -297,7 +297,7 @@ def test_a_model_without_tool_calling_is_told_in_words() -> None:
 
 
 @pytest.mark.parametrize("error", [LimitReached("no more"), Interrupted("enough")])
-def test_errors_of_the_program_are_no_outcomes(error: Exception) -> None:
+def test_errors_of_the_driver_stop_the_run(error: Exception) -> None:
     answered: list[str] = []
 
     async def model(request: Request) -> Answer:
@@ -332,7 +332,7 @@ def test_a_cancelled_run_leaves_no_task() -> None:
 
 
 @pytest.mark.parametrize("most", [1, 3, 5, 6])
-def test_no_call_goes_over_the_limit_and_none_is_left_unused(most: int) -> None:
+def test_a_limit_on_calls_is_reached_and_never_passed(most: int) -> None:
     client = ScriptedClient(lambda request: after(1, "four"))
     (done,), _ = jump(Driver(client).run(runs(solvers(6), limits=GraphLimits(calls=most))))
     assert len(client.requests) == most
@@ -343,13 +343,13 @@ def test_no_call_goes_over_the_limit_and_none_is_left_unused(most: int) -> None:
 @pytest.mark.parametrize(
     "limits", [GraphLimits(tokens=190), GraphLimits(usd=190e-6, prices={"quick": Price(1.0, 1.0)})]
 )
-def test_tokens_and_dollars_are_set_aside_before_a_call(limits: GraphLimits) -> None:
+def test_tokens_and_dollars_are_reserved_before_a_call(limits: GraphLimits) -> None:
     # A call uses 5 tokens and may use 175, so the fifth might go over the limit. The vote asks nobody.
     done = run(solvers(9), lambda request: after(1, "two words"), limits=limits)
     assert Counter(ended(done).values()) == {"ok": 5, "limit": 5}
 
 
-def test_a_limit_in_the_middle_of_a_node_keeps_what_it_paid() -> None:
+def test_a_limit_inside_a_node_keeps_its_calls() -> None:
     def model(request: Request) -> Answer:
         return Message("assistant", "", (ToolCall("1", "look", "{}"),))
 
@@ -368,12 +368,12 @@ def test_a_dollar_limit_without_a_price_is_refused() -> None:
 
 
 @pytest.mark.parametrize("name", ["calls", "tokens", "usd", "node_seconds", "concurrency"])
-def test_a_limit_is_above_zero(name: str) -> None:
+def test_limits_must_be_above_zero(name: str) -> None:
     with pytest.raises(ConfigError, match=name):
         GraphLimits(**{name: 0})
 
 
-def test_no_more_nodes_run_at_once_than_allowed() -> None:
+def test_concurrency_bounds_nodes_that_run_at_once() -> None:
     most = now = 0
 
     async def model(request: Request) -> Answer:
@@ -388,7 +388,7 @@ def test_no_more_nodes_run_at_once_than_allowed() -> None:
     assert most == 4
 
 
-def test_a_branch_does_not_wait_for_a_slow_one_beside_it() -> None:
+def test_an_eager_branch_does_not_wait_for_a_slow_one() -> None:
     def model(request: Request) -> Awaitable[Answer]:
         return after({"slow": 10, "quick": 1}[request.model], "four")
 
@@ -414,7 +414,7 @@ def drawn(request: Request) -> Awaitable[Answer]:
     return after(1 + seed % 13, f"answer {seed}")
 
 
-def test_what_is_equal_in_a_group_is_paid_once_and_comes_out_the_same() -> None:
+def test_equal_nodes_of_a_group_are_paid_once() -> None:
     shared, notes, client = NodeCache(), [], ScriptedClient(drawn)
     together, _ = jump(Driver(client, notes.append).run(runs(*GROUP, cache=shared)))
     alone = ScriptedClient(drawn)
@@ -428,7 +428,7 @@ def test_what_is_equal_in_a_group_is_paid_once_and_comes_out_the_same() -> None:
     assert sum(isinstance(note, NodeFinished) and note.reused for note in notes) == 6
 
 
-def test_samples_and_queries_share_nothing() -> None:
+def test_samples_and_queries_reuse_nothing() -> None:
     shared, client = NodeCache(), ScriptedClient(drawn)
     other = Example("other", EXAMPLE.messages)
 
@@ -444,7 +444,7 @@ def test_samples_and_queries_share_nothing() -> None:
     assert len(client.requests) == 4
 
 
-def test_a_node_that_was_too_slow_once_is_not_given_up_for_all() -> None:
+def test_a_timeout_is_not_cached() -> None:
     def model(request: Request) -> Awaitable[Answer]:
         return after(1e9 if len(client.requests) == 1 else 1, "four")
 
@@ -456,14 +456,14 @@ def test_a_node_that_was_too_slow_once_is_not_given_up_for_all() -> None:
     assert len(client.requests) == 2
 
 
-def test_bodies_of_loops_are_not_shared() -> None:
+def test_loop_bodies_are_not_cached() -> None:
     graph = Graph((Node(name="a", role="critic"),), (), "a", (Loop(source="a", target="a", rounds=1),))
     client = ScriptedClient(lambda request: after(1, "VERDICT: REVISE"))
     found, _ = jump(Driver(client).run(runs(graph, graph, cache=NodeCache())))
     assert len(client.requests) == 4 and not any(each.reused for each in found)
 
 
-def test_what_is_shared_counts_against_the_limits_of_each() -> None:
+def test_reused_calls_count_against_each_limit() -> None:
     limits = GraphLimits(calls=2)
     apart, _ = jump(Driver(ScriptedClient(drawn)).run(runs(solvers(3), solvers(3), limits=limits)))
     together, _ = jump(
@@ -473,7 +473,7 @@ def test_what_is_shared_counts_against_the_limits_of_each() -> None:
         assert Counter(ended(found).values()) == {"ok": 3, "limit": 1}
 
 
-def test_when_the_run_that_pays_is_cancelled_another_does() -> None:
+def test_if_the_paying_run_is_cancelled_another_pays() -> None:
     shared, client = NodeCache(), ScriptedClient(lambda request: after(10, "four"))
 
     async def one_cancelled() -> GraphRun:
@@ -489,7 +489,7 @@ def test_when_the_run_that_pays_is_cancelled_another_does() -> None:
     assert ended(done) == {"b": "ok", "c": "ok"} and not done.reused and len(client.requests) == 3
 
 
-def test_a_node_taken_from_another_run_keeps_its_own_name_and_weight() -> None:
+def test_a_reused_node_keeps_its_own_name_and_weight() -> None:
     graphs = (chain("a"), Graph((Node(name="b", role="solver", weight=3),), (), "b"))
     first, second = jump(Driver(ScriptedClient(drawn)).run(runs(*graphs, cache=NodeCache())))[0]
     assert second.reused == {"b"} and second.outcomes["b"][0].weight == 3
@@ -500,7 +500,7 @@ def test_a_node_taken_from_another_run_keeps_its_own_name_and_weight() -> None:
 # ---- process rewards -------------------------------------------------------------------------------
 
 
-def test_tools_and_a_process_reward_may_emit_rewards_for_nodes() -> None:
+def test_tools_and_process_rewards_may_emit_rewards() -> None:
     def pay() -> str:
         """Pay."""
         emit_reward(0.5)
@@ -520,7 +520,7 @@ def test_tools_and_a_process_reward_may_emit_rewards_for_nodes() -> None:
         assert done.rewards == {"a": 1.5, "b": 1.0}
 
 
-def test_a_process_reward_for_a_node_that_is_not_there_is_named() -> None:
+def test_a_reward_for_an_unknown_node_raises() -> None:
     with pytest.raises(RewardError, match="node 'typo'; the graph has a"):
         run(
             chain("a"),
@@ -529,7 +529,7 @@ def test_a_process_reward_for_a_node_that_is_not_there_is_named() -> None:
         )
 
 
-def test_a_process_reward_that_raises_is_named() -> None:
+def test_a_raising_process_reward_is_named() -> None:
     def process(context: RunContext, outcome: act.NodeOutput) -> None:
         raise ValueError("no")
 

@@ -61,7 +61,7 @@ def context(graph: Graph, model: Model = asked, *, eager: bool = False) -> RunCo
 
 
 @pytest.mark.parametrize("eager", [True, False])
-def test_a_join_waits_for_all_at_any_depth(eager: bool) -> None:
+def test_a_join_waits_for_all_inputs_at_any_depth(eager: bool) -> None:
     done = run(JOIN, asked, eager=eager)
     assert done.rollout.answer == "heard a,c"
     assert all(len(rounds) == 1 for rounds in done.outcomes.values())
@@ -69,7 +69,7 @@ def test_a_join_waits_for_all_at_any_depth(eager: bool) -> None:
 
 @settings(max_examples=40, deadline=None)
 @given(st.integers(0, 10**6), st.booleans(), st.sampled_from([None, 1, 2, 64]))
-def test_any_graph_does_what_a_naive_interpreter_does(number: int, eager: bool, at_once: int | None) -> None:
+def test_outputs_equal_those_of_a_naive_interpreter(number: int, eager: bool, at_once: int | None) -> None:
     graph, members = random_graph(random.Random(number)), team()
     limits = GraphLimits(node_seconds=NODE_SECONDS, concurrency=at_once)
     plan = run_graph(graph, members, EXAMPLE, sample=0, seed=0, limits=limits, eager=eager)
@@ -117,13 +117,13 @@ def test_a_loop_ends_with_its_verdict_or_its_rounds(accepts_in: int, rounds: int
     assert done.outcomes["last"][0].text == "draft heard heard critic"
 
 
-def test_the_target_of_a_loop_hears_what_sent_it_back() -> None:
+def test_a_loop_target_receives_the_verdict() -> None:
     done = run(WRITER, reviewing(1))
     first, second = (x.rollout.steps[0].prompt[-1].content for x in done.outcomes["writer"] if x.rollout)
     assert "critic" not in first and "VERDICT: REVISE try 1" in second
 
 
-def test_a_round_that_failed_does_not_unsay_the_one_before() -> None:
+def test_a_failed_round_does_not_withdraw_the_last_text() -> None:
     said: list[str] = []
 
     def model(request: Request) -> str:
@@ -154,7 +154,7 @@ def test_langgraph_streams_outcomes_as_plain_data() -> None:
     assert json.loads(json.dumps(updates)) == updates
 
 
-def test_a_person_may_change_what_was_said_before_a_node_goes_on() -> None:
+def test_a_person_may_edit_an_output_before_a_node_runs() -> None:
     config = {"configurable": {"thread_id": "one"}}
 
     async def interrupted() -> tuple[Any, Any]:

@@ -67,7 +67,7 @@ def test_a_solver_asks_exactly_what_a_plain_agent_asks(own):
     assert [asked("solver", team=replace(TEAM, task_tools=own))] == plain
 
 
-def test_a_prompt_stands_behind_the_task_and_what_was_heard():
+def test_a_prompt_follows_the_task_and_the_inputs():
     request = asked(
         "critic", [said("solver", "41"), NodeOutput("other", "failed", error="down")], lessons=("Count.",)
     )
@@ -80,26 +80,26 @@ def test_a_prompt_stands_behind_the_task_and_what_was_heard():
     assert question.content.endswith(CATALOGUE["critic"].prompt)
 
 
-def test_a_node_may_have_a_prompt_a_model_and_tools_of_its_own():
+def test_a_node_may_override_prompt_model_and_tools():
     request = asked("critic", prompt="Only nod.", model="other", tools=("look",))
     assert request.messages[-1].content.endswith("Only nod.")
     assert (request.model, [tool.name for tool in request.tools]) == ("other", ["look"])
     assert asked("planner", prompt="").messages == ROW.messages
 
 
-def test_a_solver_that_hears_others_is_told_to_answer():
+def test_a_solver_with_inputs_is_told_to_answer():
     content = asked("solver", [said("planner", "1. Multiply.")]).messages[-1].content
     assert "1. Multiply." in content
     assert content.endswith("Now answer the task above, in the form that it asks for.")
 
 
-def test_a_role_lowers_the_limits_of_the_run_and_never_raises_them():
+def test_a_role_lowers_limits_and_never_raises_them():
     assert asked("formatter").sampling == replace(SAMPLING, temperature=0, max_tokens=256, seed=5)
     assert asked("reasoner").sampling == replace(SAMPLING, seed=5)
     assert asked("reasoner", team=replace(TEAM, sampling=Sampling())).sampling.max_tokens == 1024
 
 
-def test_a_word_that_is_too_long_is_shown_with_its_two_ends():
+def test_a_long_input_is_shortened_to_its_two_ends():
     content = asked("critic", [said("programmer", "a" + "b" * 100_000 + "c")]).messages[-1].content
     assert "## programmer\nab" in content and "bc\n" in content
     assert len(content) < MAX_SHOWN + 2000
@@ -130,7 +130,7 @@ def test_an_unknown_role_or_tool_is_refused():
         ("reasoner", "RESULT:", "there is no line RESULT"),
     ],
 )
-def test_a_reply_that_breaks_its_contract_is_marked_and_still_heard(role, reply, error):
+def test_a_broken_contract_is_reported_and_passed_on(role, reply, error):
     outcome = done(role, reply)
     assert outcome.status == "contract"
     assert error in outcome.error
@@ -152,18 +152,18 @@ def test_a_reply_that_breaks_its_contract_is_marked_and_still_heard(role, reply,
         ("reasoner", 'RESULT:\n{"a": 1,\n"b": 2}', None, '{"a": 1,\n"b": 2}'),
     ],
 )
-def test_a_reply_that_keeps_its_contract_is_read(role, reply, accepts, answer):
+def test_a_valid_reply_is_parsed(role, reply, accepts, answer):
     outcome = done(role, reply)
     assert (outcome.status, outcome.accepts, outcome.text) == ("ok", accepts, reply.strip())
     assert outcome.answer == (reply.strip() if answer is None else answer)
 
 
-def test_a_model_that_fails_is_an_outcome():
+def test_a_failing_model_is_an_output():
     outcome = done("reasoner", lambda _: Reply(Message("assistant", ""), "timeout", error="too slow"))
     assert (outcome.status, outcome.error, outcome.has_text) == ("failed", "too slow", False)
 
 
-def test_turns_that_end_in_a_call_of_a_tool_are_no_answer():
+def test_a_last_turn_with_a_tool_call_is_no_answer():
     call = Message("assistant", "wait", (ToolCall("1", "look", '{"key": "it"}'),))
     team = replace(TEAM, roles=catalogue(Role(name="looker", does="looks", tools=("look",), turns=3)))
     outcome = done("looker", lambda _: Reply(call), team=team)
@@ -180,7 +180,7 @@ def program(code: str) -> str:
     return f"Here:\n```python\n{code}\n```"
 
 
-def test_what_a_program_prints_is_said():
+def test_the_output_is_what_a_program_prints():
     outcome = done("programmer", program("print(6 * 7)"))
     assert (outcome.status, outcome.text, outcome.answer) == ("ok", "42", "42")
     assert outcome.rollout and outcome.rollout.answer == program("print(6 * 7)")
@@ -197,7 +197,7 @@ def test_what_a_program_prints_is_said():
         ("The answer is 42.", "contract", "no program"),
     ],
 )
-def test_a_program_that_does_not_work_goes_back_once_with_its_error(bad, ended, error, monkeypatch):
+def test_a_failing_program_goes_back_with_its_error(bad, ended, error, monkeypatch):
     monkeypatch.setattr("edgewise.mas.runtime.node.PROGRAM_SECONDS", 1.0)
     seen: list[Request] = []
 
@@ -218,7 +218,7 @@ def test_a_program_that_does_not_work_goes_back_once_with_its_error(bad, ended, 
     assert error in once.error
 
 
-def test_a_model_that_fails_while_mending_keeps_what_was_paid_for():
+def test_a_model_that_fails_in_repair_keeps_its_calls():
     broken = Reply(Message("assistant", ""), "failed", error="down")
     outcome = done("programmer", [program("x"), broken])
     assert (outcome.status, outcome.error) == ("failed", "down")
@@ -232,7 +232,7 @@ def never(request: Request) -> str:
     raise AssertionError("a vote asks no model")
 
 
-def test_the_majority_counts_answers_and_not_their_dress():
+def test_a_majority_ignores_the_form_of_answers():
     heard = [
         said("a", "41"),
         said("b", "I think:\n**42**."),
@@ -262,34 +262,34 @@ def code(text: str, language: str = "python") -> str:
         ("41\n**", "42\n**", False),
     ],
 )
-def test_answers_in_code_are_alike_where_the_code_is(one, other, alike):
+def test_answers_in_code_are_compared_by_their_code(one, other, alike):
     assert (normalize_answer(one) == normalize_answer(other)) is alike
     wins = done("majority", never, [said("a", one), said("b", other), said("c", other)]).text
     assert wins == (one if alike else other)
 
 
-def test_of_equals_the_first_heard_wins():
+def test_among_equals_the_first_input_wins():
     assert done("majority", never, [said("a", "1"), said("b", "2")]).text == "1"
 
 
-def test_weights_count_only_where_they_are_meant_to():
+def test_weights_count_only_in_a_weighted_vote():
     heard = [said("a", "1", 5.0), said("b", "2"), said("c", "2")]
     assert done("weighted", never, heard).text == "1"
     assert done("majority", never, heard).text == "2"
 
 
-def test_a_vote_that_hears_nothing_is_silent():
+def test_a_vote_without_inputs_is_silent():
     outcome = done("majority", never, [NodeOutput("a", "failed")])
     assert (outcome.status, outcome.has_text) == ("silent", False)
 
 
-def test_an_outcome_carries_the_weight_of_its_node():
+def test_an_output_carries_the_weight_of_its_node():
     assert done("solver", "x", weight=3.0).weight == 3.0
 
 
 @law
 @given(st.lists(st.sampled_from(["1", "2", " 2. ", "x\n1"]), min_size=1, max_size=7))
-def test_no_answer_has_more_votes_than_the_one_taken(texts):
+def test_no_answer_has_more_votes_than_the_winner(texts):
     taken = done("majority", never, [said(f"n{i}", text) for i, text in enumerate(texts)]).text
     votes = [normalize_answer(text) for text in texts]
     assert votes.count(normalize_answer(taken)) == max(map(votes.count, votes))
