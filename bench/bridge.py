@@ -17,7 +17,7 @@ from sentences import WORDS
 
 from edgewise.experience.library.library import Library, make_lesson
 from edgewise.learner import absorb
-from edgewise.learner.monitoring.retention import kept
+from edgewise.learner.monitoring.retention import measure_retention
 from edgewise.toolkit.cli.progress import show_progress
 from edgewise.toolkit.run.artifact import Artifact
 from edgewise.toolkit.run.runner import Result
@@ -51,7 +51,7 @@ def library(folder: Path) -> Path:
 
 def figures(result: Result) -> dict[str, Any]:
     """What the three arms got, and what is kept."""
-    found = kept(result.evidence)
+    found = measure_retention(result.evidence)
     before, after, lessons = result.evidence.results
     gains = {arm.name: arm.against.mean for arm in (after, lessons) if arm.against}
     share = found.share and [found.share.estimate, found.share.low, found.share.high]

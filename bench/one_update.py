@@ -51,7 +51,7 @@ def ours(work: Batch, told: dict[str, Any]) -> tuple[Callable[[], Any], int]:
     policy = Policy.load(told["model"], dtype=told["dtype"], checkpointing=told["checkpointing"])
     optimizer = policy.create_optimizer(lr=LR, weight_decay=0.0)
     method = override(METHODS["grpo"], "penalties=none")
-    how, rng = UpdateConfig(tokens=told["tokens"]), torch.Generator().manual_seed(0)
+    how, rng = UpdateConfig(slice_tokens=told["tokens"]), torch.Generator().manual_seed(0)
     print(policy.summary, file=sys.stderr)
     return lambda: update(policy, optimizer, method, work, how, rng), sum(
         p.numel() for p in policy.parameters()

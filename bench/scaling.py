@@ -53,7 +53,7 @@ def cost(shape: dict[str, int], repeats: int) -> tuple[float, float]:
     optimizer, method = model.create_optimizer(lr=1e-6), override(METHODS["grpo"], "penalties=none")
 
     def step() -> Any:
-        return update(model, optimizer, method, work, UpdateConfig(tokens=1 << 20), torch.Generator())
+        return update(model, optimizer, method, work, UpdateConfig(slice_tokens=1 << 20), torch.Generator())
 
     step()
     with FlopCounterMode(display=False) as counter:

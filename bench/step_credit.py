@@ -200,10 +200,10 @@ def steps_to_target(name: str, seed: int, settings: Sequence[str], steps: int) -
         won.append(fmean(reward for each in found for reward in each.rewards))
         if fmean(won[-IN_A_ROW:]) >= TARGET and len(won) >= IN_A_ROW:
             return number, won
-        made = collate.batch(collate.judged(collate.members(found), method))
+        made = collate.build_batch(collate.assign_credit(collate.collect_scored(found), method))
         if made is not None:
-            with mock.patch("edgewise.learner.update.gradient_step.logps", logps):
-                update(actor, optimizer, method, made, UpdateConfig(tokens=1 << 20), torch.Generator())  # type: ignore[arg-type]
+            with mock.patch("edgewise.learner.update.gradient_step.compute_logps", logps):
+                update(actor, optimizer, method, made, UpdateConfig(slice_tokens=1 << 20), torch.Generator())  # type: ignore[arg-type]
     return steps, won
 
 
@@ -260,9 +260,9 @@ def recovered(name: str, seed: int, groups: int) -> dict[str, dict[str, float]]:
 
 
 def _ranked(groups: Sequence[Group], truths: Any, method: Method) -> dict[str, float]:
-    members = collate.members(groups)
-    credit = collate.judged(members, method).credit
-    steps = [(m.run.example, s.prompt[-1].content, s.completion.content) for m in members for s in m.run.steps]
+    members = collate.collect_scored(groups)
+    credit = collate.assign_credit(members, method).credit
+    steps = [(m.rollout.example, s.prompt[-1].content, s.completion.content) for m in members for s in m.rollout.steps]
     by_pair = defaultdict(list)
     for key, value in zip(steps, credit.tolist(), strict=True):
         by_pair[key].append(value)

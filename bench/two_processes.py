@@ -60,7 +60,7 @@ def gradient(
     first = start(policy)
     # Steps so short that what follows them is no chaos: there rounding would grow without bound.
     optimizer = torch.optim.SGD(policy.parameters(), lr=1e-6)
-    how, rng = UpdateConfig(tokens=tokens, clip=1e9), torch.Generator().manual_seed(0)
+    how, rng = UpdateConfig(slice_tokens=tokens, clip=1e9), torch.Generator().manual_seed(0)
     update(policy, optimizer, override(find_method(name), *METHODS[name]), work, how, rng, together)
     found = [p.grad for p in policy.parameters()]
     optimizer.zero_grad(set_to_none=True)

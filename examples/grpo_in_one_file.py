@@ -1,11 +1,11 @@
 """
-GRPO in one file: what `edgewise improve --by weights` does in every step, by the same functions and nothing around it.
+GRPO in one file: a step of `edgewise improve --by weights`, with the same functions and nothing around them.
 
     python examples/grpo_in_one_file.py                       SmolLM2-135M learns to keep its sentences short
     python examples/grpo_in_one_file.py some/model/directory  any causal model with a chat template
 
-A step: sample a group of replies to each question, grade them, compare each with its group, and make the tokens of
-those that did better than the others more likely.
+A step samples a group of replies to each question, grades them, and compares each with its group. Then it makes the
+tokens of the better replies more likely.
 """
 
 import sys
@@ -29,7 +29,7 @@ GROUP, STEPS, LONGEST = 8, 15, 20
 
 
 def reward(reply: str, word: str) -> float:
-    """1 for a whole sentence with the word and not too long, else 0."""
+    """Return 1 for a whole short sentence with the word, else 0."""
     return float(reply.strip()[-1:] in (".", "!", "?") and len(reply.split()) <= 8 and word in reply)
 
 
@@ -38,18 +38,18 @@ def main(name: str = "smollm2-135m", steps: str = str(STEPS)) -> None:
     optimizer = policy.create_optimizer(lr=1e-5)
     print(policy.summary)
     for step in range(1, int(steps) + 1):
-        # 1. Sample: every prompt is encoded once for its whole group.
+        # 1. Sample. Every prompt is encoded once for its whole group.
         words = [word for word in WORDS for _ in range(GROUP)]
         prompts = [policy.encode([Message("user", QUESTION.format(word))]) for word in words]
         asks = [CompletionRequest(prompt, LONGEST, seed=1000 * step + i) for i, prompt in enumerate(prompts)]
         drawn = sample(policy, asks)
 
-        # 2. Grade, and compare each reply with its group: A = (r - mean) / std.
+        # 2. Grade, and compare each reply with its group: A = (r - mean) / std (arXiv 2402.03300).
         rewards = [reward(policy.decode(x.ids), word) for x, word in zip(drawn, words, strict=True)]
         groups = [i // GROUP for i in range(len(asks))]
         advantage = standardised(Table.from_arrays(groups, rewards))
 
-        # 3. Weigh every token once, on the whole batch; then go through it in slices that fit into memory.
+        # 3. Weigh every token once, on the whole batch; then run slices that fit into memory.
         batch = Batch.from_lists(prompts, [x.ids for x in drawn], groups, advantage.tolist())
         weights = per_sequence(batch)
         optimizer.zero_grad()

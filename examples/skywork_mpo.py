@@ -1,16 +1,16 @@
 """
 Skywork R1V2 in two stages (arXiv 2504.16656): preferences first (MPO), then GRPO with a buffer of selected samples.
 
-    python examples/skywork_mpo.py                 SmolLM2-135M keeps sentences short; with --quick, too short to learn
-    python examples/skywork_mpo.py --run runs/sky  a run that was stopped goes on from the stage that it was in
+    python examples/skywork_mpo.py                 SmolLM2-135M learns short sentences; --quick is too short to learn
+    python examples/skywork_mpo.py --run runs/sky  resumes a stopped run from its current stage
 
-1. The model answers every training row several times. Two answers whose rewards differ are a pair, and steps on pairs
-   descend on MPO's three losses: the chosen answer rather than the other, each by itself, and the chosen one written.
-2. GRPO, where groups whose rewards are all equal make room for samples of earlier steps that had an advantage.
+1. MPO. The model answers every training row several times. Two answers with different rewards are a pair. Steps on
+   pairs descend on three losses: prefer the chosen answer, classify each by itself, and write the chosen one.
+2. GRPO with a buffer. Samples of earlier steps with an advantage replace groups whose rewards are all equal.
 
-What is printed is the share of good sentences to words that no stage has seen. This is the method in small and no
-number of the paper: there a rule and a reward model grade what a model of 38B says of pictures, and chosen and
-rejected are 15 points of that reward model apart; here a rule grades a sentence as 1 or 0.
+The script prints the share of good sentences for words that no stage has used. It is a small version of the method and
+has no number of the paper. There, a rule and a reward model grade answers of a 38B model about pictures, and chosen and
+rejected answers are 15 points of that reward model apart. Here, a rule grades a sentence as 1 or 0.
 """
 
 import argparse
@@ -18,13 +18,11 @@ import tempfile
 from pathlib import Path
 from typing import NamedTuple
 
-from edgewise.learner import train
+from edgewise import Event, Message, Task, train
 from edgewise.learner.policy.policy import Policy
 from edgewise.learner.sampling.generate import CompletionRequest, sample
-from edgewise.learner.update.preference import prefer, ranked
-from edgewise.toolkit import Task
-from edgewise.toolkit.tracking.events import Event, StepFinished
-from edgewise.toolkit.types import Message
+from edgewise.learner.update.preference import prefer, rank_answers
+from edgewise.toolkit.tracking.events import StepFinished
 
 WORDS = """
     cat bread Norway hammer river music dog horse cow sheep goat pig rabbit mouse lion tiger bear wolf fox deer
@@ -36,16 +34,16 @@ WORDS = """
 HELD_OUT = 24
 PROMPT = 'Write one sentence of at most eight words with the word "{word}".'
 ANSWERS, PAIRS, LONGEST, LR = 8, 2, 20, 1e-5
-"""Answers to a row, pairs of them at most, tokens of an answer, and the learning rate of both stages."""
+"""Answers per row, maximum pairs per row, tokens per answer, and the learning rate of both stages."""
 
 
 def short(completion: str, word: str = "", **_: object) -> float:
-    """1 for a whole sentence with the word and not too long, else 0."""
-    said = completion.strip()
-    return float(said[-1:] in (".", "!", "?") and len(said.split()) <= 8 and word.lower() in said.lower())
+    """Return 1 for a whole short sentence with the word, else 0."""
+    text = completion.strip()
+    return float(text[-1:] in (".", "!", "?") and len(text.split()) <= 8 and word.lower() in text.lower())
 
 
-class Answered(NamedTuple):
+class AnsweredPrompt(NamedTuple):
     """A prompt, answers to it as token ids, and their rewards."""
 
     prompt: tuple[int, ...]
@@ -53,8 +51,8 @@ class Answered(NamedTuple):
     rewards: list[float]
 
 
-def answered(policy: Policy, words: list[str], count: int, seed: int) -> list[Answered]:
-    """Answers to each word, all drawn together."""
+def sample_answers(policy: Policy, words: list[str], count: int, seed: int) -> list[AnsweredPrompt]:
+    """Return graded answers to each word, all sampled in one batch."""
     prompts = [policy.encode([Message("user", PROMPT.format(word=word))]) for word in words]
     asks = [
         CompletionRequest(prompt, LONGEST, seed=seed + i)
@@ -63,32 +61,34 @@ def answered(policy: Policy, words: list[str], count: int, seed: int) -> list[An
     drawn = [x.ids for x in sample(policy, asks)]
     groups = [drawn[i * count : (i + 1) * count] for i in range(len(words))]
     rewards = [[short(policy.decode(ids), word) for ids in g] for word, g in zip(words, groups, strict=True)]
-    return [Answered(*each) for each in zip(prompts, groups, rewards, strict=True)]
+    return [AnsweredPrompt(*each) for each in zip(prompts, groups, rewards, strict=True)]
 
 
 def show(stage: str, weights: str) -> None:
     """Print the mean reward of four answers to each held-out word."""
     rewards = [
-        r for each in answered(Policy.load(weights), WORDS[-HELD_OUT:], 4, seed=0) for r in each.rewards
+        r for each in sample_answers(Policy.load(weights), WORDS[-HELD_OUT:], 4, seed=0) for r in each.rewards
     ]
     print(
         f"{stage}: {sum(rewards) / len(rewards):.3f} of {len(rewards)} held-out answers are right", flush=True
     )
 
 
-def preferences(model: str, words: list[str], folder: Path) -> None:
-    """Stage 1: learn from pairs of the model's own answers, and leave the weights in `folder`."""
+def learn_preferences(model: str, words: list[str], folder: Path) -> None:
+    """Stage 1: learn from pairs of the model's own answers, and save the weights in `folder`."""
     policy = Policy.load(model)
-    own = answered(policy, words, ANSWERS, seed=10**6)
-    pairs = [pair for i, each in enumerate(own) for pair in ranked(*each, gap=1.0, most=PAIRS, seed=i)]
+    own = sample_answers(policy, words, ANSWERS, seed=10**6)
+    pairs = [pair for i, each in enumerate(own) for pair in rank_answers(*each, gap=1.0, most=PAIRS, seed=i)]
     print(f"{len(pairs)} pairs of {len(words)} rows", flush=True)
-    prefer(policy, policy.create_optimizer(lr=LR), pairs, watch=lambda x: print(f"  loss {x:.3f}", flush=True))
+    prefer(
+        policy, policy.create_optimizer(lr=LR), pairs, on_loss=lambda x: print(f"  loss {x:.3f}", flush=True)
+    )
     policy.save(folder.with_suffix(".part"))
     folder.with_suffix(".part").rename(folder)
 
 
-def buffered(model: str, words: list[str], steps: int, run: Path) -> None:
-    """Stage 2: GRPO with the buffer, as `edgewise improve --by weights --set method=skywork_r1v2` does it."""
+def train_with_buffer(model: str, words: list[str], steps: int, run: Path) -> None:
+    """Stage 2: GRPO with the buffer, as in `edgewise improve --by weights --set method=skywork_r1v2`."""
     rows = {
         "train": [{"word": word} for word in words],
         "test": [{"word": word} for word in WORDS[-HELD_OUT:]],
@@ -114,7 +114,7 @@ def on_event(event: Event) -> None:
 
 
 def main() -> None:
-    """Both stages, and what each brought."""
+    """Run both stages, and print the score after each."""
     parser = argparse.ArgumentParser(description="MPO, then GRPO with a buffer")
     parser.add_argument("--model", default="smollm2-135m", help="an embedded model, or a folder of one")
     parser.add_argument("--rows", type=int, default=48, help="words to learn from")
@@ -129,9 +129,9 @@ def main() -> None:
         first, second = folder / "mpo", folder / "grpo"
         show("before", options.model)
         if not first.is_dir():
-            preferences(options.model, words, first)
+            learn_preferences(options.model, words, first)
         show("after MPO", str(first))
-        buffered(f"torch/{first.resolve()}", words, steps, second)
+        train_with_buffer(f"torch/{first.resolve()}", words, steps, second)
         show("after MPO and GRPO", str(second / "weights"))
 
 

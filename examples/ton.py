@@ -1,16 +1,16 @@
 """
 TON, Think or Not (arXiv 2505.16854), on text: a model learns when a question needs a thought before the answer.
 
-    python examples/ton.py                   SmolLM2-135M counts words of a kind; with --quick, too short to learn much
-    python examples/ton.py --run runs/ton    a run that was stopped goes on from the stage that it was in
+    python examples/ton.py                   SmolLM2-135M counts words of a kind; --quick is too short to learn much
+    python examples/ton.py --run runs/ton    resumes a stopped run from its current stage
 
-0. Reverse thinking: the model itself is given question and answer, and writes the thought between them.
+0. Reverse thinking: the model receives question and answer, and writes the thought between them.
 1. Thought dropout: it imitates <think>thought</think><answer>...</answer>, where half of the thoughts are two newlines.
 2. GRPO, with a point for this form, an empty thought included, and one for the right answer; none for skipping.
 
-What is printed is of held-out rows, easy ones of two words, hard ones of five. This is the method in small and no
-number of the paper, whose models of 3B and 7B look at pictures and write thoughts that help. Learning rates are higher
-here, for a small model, and that of stage 1 is constant, where the paper's falls as a cosine.
+The script prints figures of held-out rows, easy ones of two words and hard ones of five. It is a small version of the
+method and has no number of the paper, whose models of 3B and 7B process pictures and write useful thoughts. Learning
+rates are higher here, for a small model. That of stage 1 is constant; the paper's decays as a cosine.
 """
 
 import argparse
@@ -21,13 +21,11 @@ from pathlib import Path
 from statistics import mean
 from typing import NamedTuple
 
-from edgewise.learner import train
+from edgewise import Event, Message, Task, train
 from edgewise.learner.policy.policy import Policy
 from edgewise.learner.sampling.generate import CompletionRequest, sample
-from edgewise.learner.update.imitation import Pair, imitate
-from edgewise.toolkit import Task
-from edgewise.toolkit.tracking.events import Event, StepFinished
-from edgewise.toolkit.types import Message
+from edgewise.learner.update.imitation import Demonstration, imitate
+from edgewise.toolkit.tracking.events import StepFinished
 
 KINDS = {
     "animals": "cat dog horse cow sheep goat pig rabbit mouse lion tiger bear wolf fox deer".split(),
@@ -39,7 +37,7 @@ PROMPT = "{question} Answer as <think>your thought</think><answer>the number</an
 REVERSE = "{question} The answer is {target}. Explain briefly how to find it."
 FORM = re.compile(r"<think>(.*?)</think>\s*<answer>(.*?)</answer>", re.DOTALL)
 THOUGHT, LONGEST = 32, 56  # tokens
-DROPPED, EPOCHS, RATE = 0.5, 2, 3e-5  # the share of thoughts that is left out, and how stage 1 learns
+DROPPED, EPOCHS, RATE = 0.5, 2, 3e-5  # share of dropped thoughts; passes and learning rate of stage 1
 
 
 class Row(NamedTuple):
@@ -48,38 +46,44 @@ class Row(NamedTuple):
     size: int
 
 
-def puzzles(count: int, seed: int) -> list[Row]:
-    """Easy and hard rows in turn, where each right answer is as likely."""
-    rng, found = random.Random(seed), []
+def make_puzzles(count: int, seed: int) -> list[Row]:
+    """Return easy and hard rows in turn; all right answers are equally likely."""
+    rng, rows = random.Random(seed), []
     for i in range(count):
         size, kind = (EASY, HARD)[i % 2], rng.choice(list(KINDS))
         right = rng.randint(0, size)
         others = [word for name, words in KINDS.items() if name != kind for word in words]
         words = rng.sample(KINDS[kind], right) + rng.sample(others, size - right)
         rng.shuffle(words)
-        found.append(Row(f"How many of these are {kind}: {', '.join(words)}?", str(right), size))
-    return found
+        rows.append(Row(f"How many of these are {kind}: {', '.join(words)}?", str(right), size))
+    return rows
 
 
 def graded(completion: str, target: str) -> float:
-    """1 for the form and 1 for the right answer in it."""
+    """Return 1 point for the form and 1 for the right answer in it."""
     form = FORM.fullmatch(completion.strip())
     return 1.0 + (form[2].strip() == target) if form else 0.0
 
 
-def replies(policy: Policy, prompts: list[str], longest: int, heat: float) -> list[tuple[str, int]]:
-    """What the model says to each, and its tokens."""
-    asked = [policy.encode([Message("user", prompt)]) for prompt in prompts]
-    drawn = sample(policy, [CompletionRequest(ids, longest, heat, seed=i) for i, ids in enumerate(asked)])
+def sample_replies(
+    policy: Policy, prompts: list[str], longest: int, temperature: float
+) -> list[tuple[str, int]]:
+    """Return the reply to each prompt, and its number of tokens."""
+    encoded = [policy.encode([Message("user", prompt)]) for prompt in prompts]
+    drawn = sample(
+        policy, [CompletionRequest(ids, longest, temperature, seed=i) for i, ids in enumerate(encoded)]
+    )
     return [(policy.decode(x.ids).strip(), len(x.ids)) for x in drawn]
 
 
 def show(stage: str, weights: str) -> None:
-    """Print what comes of easy and of hard held-out rows."""
-    rows = puzzles(HELD_OUT, seed=1)
-    said = replies(Policy.load(weights), [PROMPT.format(question=row.question) for row in rows], LONGEST, 1.0)
+    """Print figures of easy and of hard held-out rows."""
+    rows = make_puzzles(HELD_OUT, seed=1)
+    answers = sample_replies(
+        Policy.load(weights), [PROMPT.format(question=row.question) for row in rows], LONGEST, 1.0
+    )
     for name, size in (("easy", EASY), ("hard", HARD)):
-        mine = [(row, *each) for row, each in zip(rows, said, strict=True) if row.size == size]
+        mine = [(row, *each) for row, each in zip(rows, answers, strict=True) if row.size == size]
         forms = [FORM.fullmatch(text) for _, text, _ in mine]
         figures = {
             "right": mean(graded(text, row.target) == 2 for row, text, _ in mine),
@@ -91,31 +95,36 @@ def show(stage: str, weights: str) -> None:
 
 
 def reverse_thinking(policy: Policy, rows: list[Row]) -> list[str]:
-    """Stage 0: the model's own thought for each row."""
-    said = replies(policy, [REVERSE.format(**row._asdict()) for row in rows], THOUGHT, heat=0.7)
-    print(f"a thought: {said[0][0]!r}", flush=True)
-    return [text.replace("<", "") for text, _ in said]
+    """Stage 0: return the model's own thought for each row."""
+    thoughts = sample_replies(
+        policy, [REVERSE.format(**row._asdict()) for row in rows], THOUGHT, temperature=0.7
+    )
+    print(f"a thought: {thoughts[0][0]!r}", flush=True)
+    return [text.replace("<", "") for text, _ in thoughts]
 
 
-def thought_dropout(model: str, rows: list[Row], folder: Path) -> None:
-    """Stage 1: imitate thoughts and answers, and leave the weights in `folder`."""
+def imitate_thoughts(model: str, rows: list[Row], folder: Path) -> None:
+    """Stage 1: imitate thoughts and answers, and save the weights in `folder`."""
     policy, rng, pairs = Policy.load(model), random.Random(2), []
     thoughts = reverse_thinking(policy, rows)
     for row, thought in list(zip(rows, thoughts, strict=True)) * EPOCHS:
-        kept = "\n\n" if rng.random() < DROPPED else thought
-        text = f"<think>{kept}</think><answer>{row.target}</answer>"
+        thought = "\n\n" if rng.random() < DROPPED else thought
+        text = f"<think>{thought}</think><answer>{row.target}</answer>"
         ids = policy.tokenizer.encode(text, add_special_tokens=False)
         prompt = policy.encode([Message("user", PROMPT.format(question=row.question))])
-        pairs.append(Pair(prompt, (*ids, policy.tokenizer.eos_token_id)))
+        pairs.append(Demonstration(prompt, (*ids, policy.tokenizer.eos_token_id)))
     losses = imitate(policy, policy.create_optimizer(lr=RATE), pairs)
     print(f"imitation: {losses[0]:.2f} nats a token at first, {losses[-1]:.2f} at last", flush=True)
     policy.save(folder.with_suffix(".part"))
     folder.with_suffix(".part").rename(folder)
 
 
-def reinforced(model: str, rows: list[Row], steps: int, run: Path) -> None:
-    """Stage 2: GRPO, as `edgewise improve --by weights` does it."""
-    split = {"train": [row._asdict() for row in rows], "test": [row._asdict() for row in puzzles(8, seed=1)]}
+def reinforce(model: str, rows: list[Row], steps: int, run: Path) -> None:
+    """Stage 2: GRPO, as in `edgewise improve --by weights`."""
+    split = {
+        "train": [row._asdict() for row in rows],
+        "test": [row._asdict() for row in make_puzzles(8, seed=1)],
+    }
     task = Task.from_rows(split, prompt=PROMPT, reward=graded, name="counting")
     settings = {"steps": steps, "batch_size": 4, "group_size": 8, "max_tokens": LONGEST, "lr": 1e-5}
     train(task, model=model, method="grpo", run=run, on_event=on_event, force=True, **settings)
@@ -127,23 +136,23 @@ def on_event(event: Event) -> None:
 
 
 def main() -> None:
-    """The three stages, and what each brought."""
+    """Run the three stages, and print the figures after each."""
     parser = argparse.ArgumentParser(description="TON on text, stage by stage")
     parser.add_argument("--model", default="smollm2-135m", help="an embedded model, or a folder of one")
     parser.add_argument("--rows", type=int, default=160, help="rows to learn from")
     parser.add_argument("--steps", type=int, default=30, help="steps of GRPO")
-    parser.add_argument("--run", type=Path, help="folder for what each stage leaves")
+    parser.add_argument("--run", type=Path, help="folder for the weights of all stages")
     parser.add_argument("--quick", action="store_true", help="16 rows, 2 steps")
     options = parser.parse_args()
     count, steps = (16, 2) if options.quick else (options.rows, options.steps)
-    rows = puzzles(count, seed=0)
+    rows = make_puzzles(count, seed=0)
     with tempfile.TemporaryDirectory() as scratch:
         first, second = ((options.run or Path(scratch)) / name for name in ("dropout", "grpo"))
         show("before", options.model)
         if not first.is_dir():
-            thought_dropout(options.model, rows, first)
+            imitate_thoughts(options.model, rows, first)
         show("after thought dropout", str(first))
-        reinforced(f"torch/{first.resolve()}", rows, steps, second)
+        reinforce(f"torch/{first.resolve()}", rows, steps, second)
         show("after GRPO", str(second / "weights"))
 
 

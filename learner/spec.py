@@ -10,7 +10,7 @@ from typing import Any
 from edgewise.learner.config import WeightsConfig, split_overrides, torch_name, weights_name
 from edgewise.learner.methods.method import AXES, COUNT_AXES, Method, limit_lengths, override, parameters_of
 from edgewise.learner.methods.published import find_method
-from edgewise.learner.sampling.embeddings import embedding
+from edgewise.learner.sampling.embeddings import create_embed
 from edgewise.toolkit.errors import ConfigError
 from edgewise.toolkit.groups.sampling.rollout_plan import Embed
 from edgewise.toolkit.rollout.agent import Agent
@@ -66,7 +66,7 @@ class WeightsSpec:
     @cached_property
     def embed(self) -> Embed | None:
         """Embeddings of texts, or None if the settings name no model for them."""
-        return embedding(self.config.embedder) if self.config.embedder else None
+        return create_embed(self.config.embedder) if self.config.embedder else None
 
     @property
     def weights(self) -> str:

@@ -33,8 +33,9 @@ def test_the_example_of_planner_and_sub_agents_runs_as_it_is():
         [sys.executable, str(script)], capture_output=True, text=True, cwd=ROOT, env={"PYTHONPATH": str(ROOT)}
     )
     assert done.returncode == 0, done.stderr
-    assert done.stdout.startswith("planner: Hand each sum to a sub-agent. \nsub-agents: Carry the one.\n")
-    assert "after         1.000" in done.stdout
+    assert "after   1.000" in done.stdout
+    assert "planner: Hand each sum to a sub-agent.\nsub: Carry the one.\n" in done.stdout
+    assert done.stdout.endswith("sums.edge\n")
 
 
 def test_the_example_that_designs_a_graph_runs_as_it_is():
@@ -120,14 +121,14 @@ def figures(said: str) -> dict[str, list[str]]:
 def speaking(folder: Path, prompt: str, answers: list[str]) -> Path:
     """A tiny model that gives each of these answers about equally often."""
     from edgewise.learner.policy.policy import Policy
-    from edgewise.learner.update.imitation import Pair, imitate
+    from edgewise.learner.update.imitation import Demonstration, imitate
     from edgewise.toolkit.types import Message
     from tests.support.learner import tiny
 
     policy = Policy.load(str(tiny.save_model(folder / "tiny")), device="cpu", dtype="float32")
     asked = policy.encode([Message("user", prompt)])
     told = [(*policy.tokenizer.encode(x, add_special_tokens=False), 257) for x in answers]
-    imitate(policy, policy.create_optimizer(lr=0.01), [Pair(asked, x) for x in told], epochs=120, size=2)
+    imitate(policy, policy.create_optimizer(lr=0.01), [Demonstration(asked, x) for x in told], epochs=120, batch_size=2)
     policy.save(folder / "speaking")
     return folder / "speaking"
 

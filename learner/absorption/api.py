@@ -8,7 +8,7 @@ without them (context distillation, arXiv 2209.15189). The steps are in `learner
 from pathlib import Path
 from typing import Any
 
-from edgewise.learner.absorption.loop import learn
+from edgewise.learner.absorption.loop import distil
 from edgewise.learner.absorption.spec import AbsorbSpec
 from edgewise.toolkit.budget.ledger import Limits
 from edgewise.toolkit.run.launch import PreparedRun, merge_keywords
@@ -19,7 +19,7 @@ from edgewise.toolkit.tracking.events import OnEvent, ignore_event
 
 def prepare(spec: AbsorbSpec) -> PreparedRun:
     """Prepare a distillation run."""
-    return PreparedRun(spec.task, spec.config, spec.forecast, lambda path: learn(spec, path), "absorb")
+    return PreparedRun(spec.task, spec.config, spec.forecast, lambda path: distil(spec, path), "absorb")
 
 
 async def aabsorb(

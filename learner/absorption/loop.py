@@ -16,14 +16,14 @@ from edgewise.learner.absorption.spec import AbsorbSpec
 from edgewise.learner.hardware.compute_thread import run_in_compute_thread
 from edgewise.learner.methods.method import describe
 from edgewise.learner.monitoring.collapse import mean
-from edgewise.learner.monitoring.retention import ABSORBED, BEFORE, LESSONS, kept
+from edgewise.learner.monitoring.retention import ABSORBED, BEFORE, LESSONS, measure_retention
 from edgewise.learner.policy import checkpoint
 from edgewise.learner.policy.policy import Policy
 from edgewise.learner.sampling.lockstep import run_lockstep
 from edgewise.learner.training.engine import Engine
-from edgewise.learner.training.loop import CHECKPOINTS, FILE, measured
+from edgewise.learner.training.loop import CHECKPOINTS, WEIGHTS_FILE, evaluate_weights
 from edgewise.learner.update import collate
-from edgewise.learner.update.imitation import Pair, imitate
+from edgewise.learner.update.imitation import Demonstration, imitate
 from edgewise.toolkit.errors import Hopeless
 from edgewise.toolkit.evaluation.comparison import Arm, compare
 from edgewise.toolkit.groups.sampling.row_selection import split_batches, shuffle
@@ -43,7 +43,7 @@ Asked = Mapping[str, tuple[Message, ...]]
 
 
 @dataclass(frozen=True, slots=True)
-class State:
+class AbsorbState:
     """What one step hands to the next beside the weights: its number, and how many answers were learnt from."""
 
     number: int = 0
@@ -51,7 +51,7 @@ class State:
 
 
 @dataclass(frozen=True, slots=True)
-class Record:
+class AbsorbStep:
     """What a step saw and did; `losses` are nats an answer token, of each update."""
 
     number: int
@@ -62,7 +62,7 @@ class Record:
 
     def to_json(self) -> dict[str, Any]:
         """Plain data."""
-        found = collate.members(self.groups)
+        found = collate.collect_scored(self.groups)
         return {
             "step": self.number,
             "epoch": self.epoch,
@@ -87,15 +87,15 @@ class Record:
         )
 
 
-def learn(job: AbsorbSpec, path: Path) -> Plan[RunOutcome]:
+def distil(job: AbsorbSpec, path: Path) -> Plan[RunOutcome]:
     """Learn from answers to the training rows, with checkpoints under `path`, then measure on the test rows."""
     yield StageStarted(f"loading {job.config.model}")
-    engine: Engine = yield BlockingCall(loaded, (job,))
+    engine: Engine = yield BlockingCall(load_engine, (job,))
     asked = yield from job.lessons.insert_lessons([*job.task.train, *job.task.test])
     yield StageStarted(f"training on {engine.policy.summary}")
-    folder, state = path / CHECKPOINTS, State()
+    folder, state = path / CHECKPOINTS, AbsorbState()
     if found := checkpoint.find_latest(folder):
-        state = State(**(yield BlockingCall(engine.restore, (found,))))
+        state = AbsorbState(**(yield BlockingCall(engine.restore, (found,))))
         yield StageStarted(f"going on after step {state.number}")
     while state.number < job.config.steps:
         yield StageStarted(f"step {state.number + 1} of {job.config.steps}")
@@ -112,14 +112,14 @@ def learn(job: AbsorbSpec, path: Path) -> Plan[RunOutcome]:
 
 
 @run_in_compute_thread
-def loaded(job: AbsorbSpec) -> Engine:
+def load_engine(job: AbsorbSpec) -> Engine:
     """The model, which also knows what it was before it learnt."""
     engine = Engine(job.config, job.method)
     engine.policy.with_reference()
     return engine
 
 
-def _saved(engine: Engine, state: State, folder: Path) -> None:
+def _saved(engine: Engine, state: AbsorbState, folder: Path) -> None:
     engine.save(folder, state.number, asdict(state))
     checkpoint.delete_others(folder, state.number)
 
@@ -127,22 +127,22 @@ def _saved(engine: Engine, state: State, folder: Path) -> None:
 # ---- a step ----------------------------------------------------------------------------------------
 
 
-def step(job: AbsorbSpec, engine: Engine, asked: Asked, state: State) -> Plan[tuple[Record, State]]:
+def step(job: AbsorbSpec, engine: Engine, asked: Asked, state: AbsorbState) -> Plan[tuple[AbsorbStep, AbsorbState]]:
     """Draw and grade answers of the teacher, and let the pupil learn those that are worth it."""
     number, model = state.number + 1, job.config.model
-    epoch, rows = chosen(job, number)
+    epoch, rows = select_rows(job, number)
     plans = [charge_to_step(_drawn(job, asked[row.id], row, number), number) for row in rows]
-    groups = yield from run_lockstep(plans, model, partial(taught, engine))
+    groups = yield from run_lockstep(plans, model, partial(answer_as_teacher, engine))
     yield GroupsFinished(groups)
     check_alive([run for group in groups for run in group.rollouts])
-    answers = worth(groups)
-    pairs = [pair for row, run in answers for pair in undressed(engine.policy, job.rollout_agent, row, run)]
-    losses = yield BlockingCall(partial(learnt, job, engine, pairs, number))
-    record = Record(number, epoch, tuple(groups), len(answers), tuple(losses))
-    return record, State(number, state.answers + len(answers))
+    answers = select_answers(groups)
+    pairs = [pair for row, run in answers for pair in build_demonstrations(engine.policy, job.rollout_agent, row, run)]
+    losses = yield BlockingCall(partial(imitate_answers, job, engine, pairs, number))
+    record = AbsorbStep(number, epoch, tuple(groups), len(answers), tuple(losses))
+    return record, AbsorbState(number, state.answers + len(answers))
 
 
-def chosen(job: AbsorbSpec, number: int) -> tuple[int, Sequence[Example]]:
+def select_rows(job: AbsorbSpec, number: int) -> tuple[int, Sequence[Example]]:
     """The epoch of a step, from 1, and its rows: all of them once an epoch, in a new order."""
     each = math.ceil(len(job.task.train) / job.config.batch_size)
     epoch, place = divmod(number - 1, each)
@@ -159,46 +159,46 @@ def _drawn(job: AbsorbSpec, messages: tuple[Message, ...], row: Example, number:
 
 
 @run_in_compute_thread
-def taught(engine: Engine, requests: Sequence[Request]) -> Sequence[Reply]:
+def answer_as_teacher(engine: Engine, requests: Sequence[Request]) -> Sequence[Reply]:
     """Replies of the teacher: the model as it was before it learnt."""
     with engine.policy.reference():
         return engine.answer(requests)
 
 
-def worth(groups: Sequence[Group]) -> list[tuple[Example, Rollout]]:
+def select_answers(groups: Sequence[Group]) -> list[tuple[Example, Rollout]]:
     """
     The runs to learn from: no worse than the mean of their row, and better than the worst of all.
 
     Where all of them are equal, that is none: nothing says that the lessons did any good.
     """
-    found = collate.members(groups)
+    found = collate.collect_scored(groups)
     least = min((member.reward for member in found), default=0.0)
     means = {n: mean([m.reward for m in found if m.group == n]) for n in {m.group for m in found}}
     good = [m for m in found if m.reward > least and m.reward >= means[m.group] - 1e-9]
-    return [(groups[member.group].example, member.run) for member in good]
+    return [(groups[member.group].example, member.rollout) for member in good]
 
 
-def undressed(policy: Policy, agent: Agent, row: Example, run: Rollout) -> list[Pair]:
+def build_demonstrations(policy: Policy, agent: Agent, row: Example, run: Rollout) -> list[Demonstration]:
     """A pair for each step of a run: what it would have read without lessons, and what it wrote."""
     plain, dressed = add_call_instructions(row.messages, agent.tools), run.steps[0].prompt
     return [
-        Pair(policy.encode((*plain, *each.prompt[len(dressed) :])), each.tokens.completion_ids)
+        Demonstration(policy.encode((*plain, *each.prompt[len(dressed) :])), each.tokens.completion_ids)
         for each in run.steps
         if each.tokens and each.tokens.completion_ids
     ]
 
 
 @run_in_compute_thread
-def learnt(job: AbsorbSpec, engine: Engine, pairs: Sequence[Pair], number: int) -> list[float]:
+def imitate_answers(job: AbsorbSpec, engine: Engine, pairs: Sequence[Demonstration], number: int) -> list[float]:
     """The loss of each update of a step on its pairs."""
     config = job.config
-    engine.begin(number)
+    engine.set_learning_rate(number)
     return imitate(
         engine.policy,
         engine.optimizer,
         pairs,
         epochs=config.epochs,
-        size=config.minibatch,
+        batch_size=config.minibatch,
         clip=config.clip,
         seed=derive_seed(config.seed, "absorb", number),
     )
@@ -207,7 +207,7 @@ def learnt(job: AbsorbSpec, engine: Engine, pairs: Sequence[Pair], number: int) 
 # ---- the measurement -------------------------------------------------------------------------------
 
 
-def _outcome(job: AbsorbSpec, engine: Engine, asked: Asked, state: State, path: Path) -> Plan[RunOutcome]:
+def _outcome(job: AbsorbSpec, engine: Engine, asked: Asked, state: AbsorbState, path: Path) -> Plan[RunOutcome]:
     """The measurement of what was learnt, of what it began with, and of that with its lessons."""
     about = {
         "base": job.config.model,
@@ -221,16 +221,16 @@ def _outcome(job: AbsorbSpec, engine: Engine, asked: Asked, state: State, path: 
     }
     now = {**about, "steps": state.number}
     yield WeightsTrained(now)
-    absorbed = yield from measured(job, engine, f"w{state.number}")
+    absorbed = yield from evaluate_weights(job, engine, f"w{state.number}")
     folder = path / WEIGHTS
     yield BlockingCall(partial(engine.export, folder))
     yield BlockingCall(engine.reload)
-    before = yield from measured(job, engine, "w0")
-    dressed = yield from measured(job, engine, job.lessons.version, asked)
+    before = yield from evaluate_weights(job, engine, "w0")
+    dressed = yield from evaluate_weights(job, engine, job.lessons.version, asked)
     arms = {BEFORE: before, ABSORBED: absorbed, LESSONS: dressed}
     found = compare([Arm(name, tuple(groups)) for name, groups in arms.items()])
-    now |= {"kept": kept(found).to_json()}
+    now |= {"kept": measure_retention(found).to_json()}
     yield WeightsTrained(now)
     return RunOutcome(
-        found, {FILE: now}, {FILE: {**about, "steps": 0}}, (job.lessons.version,), {WEIGHTS: folder}
+        found, {WEIGHTS_FILE: now}, {WEIGHTS_FILE: {**about, "steps": 0}}, (job.lessons.version,), {WEIGHTS: folder}
     )

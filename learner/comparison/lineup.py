@@ -22,7 +22,7 @@ from edgewise.toolkit.task.task import Task
 
 OWN = (*AXES, *COUNT_AXES, "lr")
 """What may be another for each method; of what has dots, the part before the first one."""
-FAILED = "failed.json"
+FAILURE_FILE = "failed.json"
 """The file of a run that found out that there is nothing to learn: it is not tried again."""
 
 
@@ -41,27 +41,27 @@ class Contender:
 
 
 @dataclass(frozen=True, slots=True)
-class Planned:
+class PlannedRun:
     """One run: a method with a seed, in its directory."""
 
     contender: Contender
-    job: WeightsSpec
+    spec: WeightsSpec
     path: Path
 
     @property
     def name(self) -> str:
         """Method and seed, for people."""
-        return f"{self.contender.name}, seed {self.job.config.seed}"
+        return f"{self.contender.name}, seed {self.spec.config.seed}"
 
     @property
-    def ended(self) -> bool:
+    def is_finished(self) -> bool:
         """Whether it was carried out to its measurement."""
         return (self.path / "artifact" / MANIFEST).exists()
 
     @property
-    def left(self) -> bool:
+    def is_pending(self) -> bool:
         """Whether there is anything to do for it."""
-        return not self.ended and not (self.path / FAILED).exists()
+        return not self.is_finished and not (self.path / FAILURE_FILE).exists()
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,16 +71,16 @@ class Lineup:
     task: Task
     path: Path
     contenders: tuple[Contender, ...]
-    runs: tuple[Planned, ...]
+    runs: tuple[PlannedRun, ...]
     limits: Limits
 
     @property
-    def left(self) -> list[Planned]:
+    def pending_runs(self) -> list[PlannedRun]:
         """The runs that are still to be carried out."""
-        return [run for run in self.runs if run.left]
+        return [run for run in self.runs if run.is_pending]
 
 
-def contenders(methods: str | Sequence[str]) -> tuple[Contender, ...]:
+def parse_contenders(methods: str | Sequence[str]) -> tuple[Contender, ...]:
     """
     Methods as people write them: "grpo, dapo(loss.high=0.3, lr=1e-6)".
 
@@ -116,7 +116,7 @@ def _contender(word: str) -> Contender:
     return Contender(f"{key}({', '.join(pairs)})" if pairs else key, key, settings)
 
 
-def lineup(
+def build_lineup(
     task: Task,
     methods: str | Sequence[str],
     seeds: int,
@@ -133,7 +133,7 @@ def lineup(
         raise ConfigError(f"seeds={seeds} must be at least 1.")
     if given.get("method"):
         raise ConfigError("method=... is for one run: --methods says which are compared.")
-    found = contenders(methods)
+    found = parse_contenders(methods)
     place = Path(path) if path else directory.new_run_path(f"{task.name}-compare")
     if (place / directory.JOURNAL).exists():
         raise ConfigError(f"{place} holds a run and not a comparison; give another --run.")
@@ -148,14 +148,14 @@ def lineup(
     return Lineup(task, place, found, tuple(runs), whole.limits)
 
 
-def _planned(task: Task, contender: Contender, layers: Sequence[Mapping[str, Any]], path: Path) -> Planned:
+def _planned(task: Task, contender: Contender, layers: Sequence[Mapping[str, Any]], path: Path) -> PlannedRun:
     try:
         job = WeightsSpec(task, resolve_config(WeightsConfig, merge_layers(*layers)))
         check_limits(job.config, forecast(job))
         directory.check_same_run(path, job.config, task.fingerprint, "improve")
     except EdgewiseError as error:
         raise type(error)(f"{contender.name}: {error}") from error
-    return Planned(contender, job, path)
+    return PlannedRun(contender, job, path)
 
 
 def _share(limits: Limits, runs: int) -> dict[str, Any]:
@@ -171,19 +171,19 @@ def _share(limits: Limits, runs: int) -> dict[str, Any]:
     return share
 
 
-def foreseen(plan: Lineup) -> Forecast:
+def forecast_lineup(plan: Lineup) -> Forecast:
     """What the runs that are left will take together; `gain` is of a method against another, with all its seeds."""
-    each = [forecast(run.job) for run in plan.left]
-    rows, samples = len(plan.task.test), plan.runs[0].job.config.samples
+    each = [forecast(run.spec) for run in plan.pending_runs]
+    rows, samples = len(plan.task.test), plan.runs[0].spec.config.samples
     seeds = len(plan.runs) // len(plan.contenders)
     dollars = [one.dollars for one in each]
     return Forecast(
-        forecast(plan.runs[0].job).rows,
+        forecast(plan.runs[0].spec).rows,
         {role: sum(one.calls[role] for one in each) for role in (each[0].calls if each else ())},
         sum(one.tokens for one in each),
         None if None in dollars else sum(filter(None, dollars)),
         sum(one.minutes for one in each),
-        forecast(plan.runs[0].job).pace,
+        forecast(plan.runs[0].spec).pace,
         minimum_detectable_gain(rows, samples * seeds),
         None,
         sum(one.least for one in each),

@@ -6,7 +6,7 @@ from pathlib import Path
 from xml.etree.ElementTree import Element
 
 from edgewise.learner.comparison import tables
-from edgewise.learner.comparison.results import Compared, Line
+from edgewise.learner.comparison.results import ComparisonResult, MethodResult
 from edgewise.toolkit.evaluation.statistics import Interval
 from edgewise.toolkit.report import charts
 from edgewise.toolkit.report.charts import Bar, Point, Series
@@ -26,7 +26,7 @@ CURVES = (
 )
 
 
-def write(found: Compared) -> Path:
+def write_report(found: ComparisonResult) -> Path:
     """Write report.html into the comparison's directory; its path."""
     file = found.path / "report.html"
     with replace_atomically(file) as growing:
@@ -34,22 +34,22 @@ def write(found: Compared) -> Path:
     return file
 
 
-def _sections(found: Compared) -> Iterable[Element]:
+def _sections(found: ComparisonResult) -> Iterable[Element]:
     yield node("h1", f"{found.task}: methods compared")
-    yield node("p", finding(found), class_="finding")
+    yield node("p", summarize_finding(found), class_="finding")
     limits = ", ".join(f"{name} {most:,}" for name, most in found.limits.items())
     shared = f" Limits for all runs, each of which may use the same share: {limits}." if limits else ""
-    yield _note(f"{tables.heading(found)}. Model {found.model}, {tables.total(found)}.{shared}")
+    yield _note(f"{tables.render_heading(found)}. Model {found.model}, {tables.render_total(found)}.{shared}")
     yield from _measured(found)
     yield from _curves(found)
     yield node("h2", "What a run takes, on average")
-    yield _table(tables.uses(found))
+    yield _table(tables.build_cost_table(found))
     yield from _runs(found)
     yield node("h2", "Methods")
     yield from map(_method, found.methods)
 
 
-def finding(found: Compared) -> str:
+def summarize_finding(found: ComparisonResult) -> str:
     """What the comparison found, in one sentence."""
     first = found.methods[0].name
     parts = [f"{line.name} {_change(line.against, line.holm)}" for line in found.methods if line.against]
@@ -64,12 +64,12 @@ def finding(found: Compared) -> str:
 def _change(change: Interval, p: float | None) -> str:
     doubt = ", which chance alone may explain" if change.low <= 0 <= change.high and change.estimate else ""
     corrected = "" if p is None else f" (p {p:.4f} by Holm)"
-    return f"{tables.shown(change, '+')}{corrected}{doubt}"
+    return f"{tables.render_interval(change, '+')}{corrected}{doubt}"
 
 
-def _measured(found: Compared) -> Iterable[Element]:
+def _measured(found: ComparisonResult) -> Iterable[Element]:
     yield node("h2", "Held-out rows")
-    yield _table(tables.rewards(found))
+    yield _table(tables.build_reward_table(found))
     after = [_bar(line.name, line.after) for line in found.methods if line.after]
     if after:
         yield charts.draw_intervals(after, "Mean reward after training, with 95 % interval")
@@ -85,7 +85,7 @@ def _bar(name: str, found: Interval) -> Bar:
     return Bar(name, found.estimate, *ends)
 
 
-def _curves(found: Compared) -> Iterable[Element]:
+def _curves(found: ComparisonResult) -> Iterable[Element]:
     """The first method, and each of the others beside it in a picture of its own, all with the same axes."""
     first, *others = found.methods
     bins = [each for line in found.methods for each in line.curve]
@@ -99,7 +99,7 @@ def _curves(found: Compared) -> Iterable[Element]:
     yield _note(CURVES)
 
 
-def _curve(lines: list[Line], most: float) -> Element:
+def _curve(lines: list[MethodResult], most: float) -> Element:
     series = []
     for line, style in zip(lines, "ab" if len(lines) > 1 else "a", strict=True):
         points = [Point(each.step, each.mean, hollow=each.seeds < line.curve[0].seeds) for each in line.curve]
@@ -109,7 +109,7 @@ def _curve(lines: list[Line], most: float) -> Element:
     return charts.draw_curves(series, title, ("step", "mean reward"), most=most)
 
 
-def _runs(found: Compared) -> Iterable[Element]:
+def _runs(found: ComparisonResult) -> Iterable[Element]:
     yield node("h2", "Runs")
     rows = []
     for line in found.methods:
@@ -121,7 +121,7 @@ def _runs(found: Compared) -> Iterable[Element]:
     yield table(["run", "", "why", "steps", "minutes"], rows, words=3)
 
 
-def _method(line: Line) -> Element:
+def _method(line: MethodResult) -> Element:
     differs = f" Differs from GRPO: {line.differs}." if line.differs else ""
     axes = table(
         ["axis", "part and parameters"], [each.split(": ", 1) for each in line.axes], words=2

@@ -10,8 +10,8 @@ from typing import Any
 
 import numpy as np
 
-from edgewise.learner.comparison.lineup import FAILED, Lineup, Planned
-from edgewise.learner.comparison.tables import lines
+from edgewise.learner.comparison.lineup import FAILURE_FILE, Lineup, PlannedRun
+from edgewise.learner.comparison.tables import render_comparison
 from edgewise.learner.methods.method import Method, describe
 from edgewise.learner.monitoring.collapse import mean
 from edgewise.toolkit.errors import Hopeless, LimitReached
@@ -24,7 +24,7 @@ Means = Mapping[str, float]
 
 
 @dataclass(frozen=True, slots=True)
-class End:
+class FailedRun:
     """Why a run stopped before its measurement, and the exit code that goes with it."""
 
     why: str
@@ -32,7 +32,7 @@ class End:
 
 
 @dataclass(frozen=True, slots=True)
-class Ran:
+class RunSummary:
     """
     How one run went; `path` lies below the comparison's.
 
@@ -55,7 +55,7 @@ class Ran:
 
 
 @dataclass(frozen=True, slots=True)
-class Bin:
+class CurvePoint:
     """A step of a learning curve: mean reward over the `seeds` that have it, and its 95 % interval by Student's t."""
 
     step: int
@@ -66,7 +66,7 @@ class Bin:
 
 
 @dataclass(frozen=True, slots=True)
-class Use:
+class MeanCost:
     """What a run takes, on average over those that ended."""
 
     steps: float
@@ -77,7 +77,7 @@ class Use:
 
 
 @dataclass(frozen=True, slots=True)
-class Line:
+class MethodResult:
     """
     One method: rewards on held-out rows over its seeds that ended, with 95 % intervals over seeds and rows.
 
@@ -89,24 +89,24 @@ class Line:
     paper: str
     differs: str
     axes: tuple[str, ...]
-    runs: tuple[Ran, ...]
-    curve: tuple[Bin, ...]
+    runs: tuple[RunSummary, ...]
+    curve: tuple[CurvePoint, ...]
     before: Interval | None
     after: Interval | None
     gain: Interval | None
     against: Interval | None
     shared: int
     holm: float | None
-    use: Use | None
+    use: MeanCost | None
 
     @property
-    def ended(self) -> int:
+    def finished_count(self) -> int:
         """How many of its runs did."""
         return sum(run.ended for run in self.runs)
 
 
 @dataclass(frozen=True, slots=True)
-class Compared:
+class ComparisonResult:
     """What `compare` returns; `path` is its directory, `limits` those of all runs together."""
 
     task: str
@@ -116,10 +116,10 @@ class Compared:
     samples: int
     seeds: tuple[int, ...]
     limits: Mapping[str, float]
-    methods: tuple[Line, ...]
+    methods: tuple[MethodResult, ...]
 
     @property
-    def runs(self) -> list[Ran]:
+    def runs(self) -> list[RunSummary]:
         """All of them."""
         return [run for line in self.methods for run in line.runs]
 
@@ -133,29 +133,29 @@ class Compared:
 
     def lines(self) -> list[str]:
         """What `edgewise compare` prints."""
-        return lines(self)
+        return render_comparison(self)
 
     def to_json(self) -> dict[str, Any]:
         """Plain data; an infinite end of an interval is None."""
         return _plain(asdict(self))
 
 
-def compared(plan: Lineup, ends: Mapping[Path, End]) -> Compared:
+def read_results(plan: Lineup, ends: Mapping[Path, FailedRun]) -> ComparisonResult:
     """The comparison as far as it went; `ends` says of directories how their runs ended just now."""
-    config = plan.runs[0].job.config
+    config = plan.runs[0].spec.config
     found = {
         each.name: [_ran(run, plan.path, ends.get(run.path)) for run in plan.runs if run.contender == each]
         for each in plan.contenders
     }
     first = found[plan.contenders[0].name]
-    jobs = {run.contender.name: run.job for run in plan.runs}
+    jobs = {run.contender.name: run.spec for run in plan.runs}
     lines = [
         _line(name, jobs[name].method, runs, None if runs is first else first) for name, runs in found.items()
     ]
     limits = {name: most for name, most in asdict(plan.limits).items() if most is not None}
     seeds = tuple(run.seed for run in first)
     rows = len(plan.task.test)
-    return Compared(
+    return ComparisonResult(
         plan.task.name, config.model, plan.path, rows, config.samples, seeds, limits, _corrected(lines)
     )
 
@@ -163,18 +163,18 @@ def compared(plan: Lineup, ends: Mapping[Path, End]) -> Compared:
 # ---- one run ---------------------------------------------------------------------------------------------
 
 
-def _ran(run: Planned, whole: Path, end: End | None) -> Ran:
+def _ran(run: PlannedRun, whole: Path, end: FailedRun | None) -> RunSummary:
     path = run.path
-    result = directory.read_json(path / "result.json") if run.ended else {}
-    about = directory.read_json(path / "weights.json") if run.ended else {}
-    used = result or (read_costs(path, run.job.config) if (path / directory.JOURNAL).exists() else {})
+    result = directory.read_json(path / "result.json") if run.is_finished else {}
+    about = directory.read_json(path / "weights.json") if run.is_finished else {}
+    used = result or (read_costs(path, run.spec.config) if (path / directory.JOURNAL).exists() else {})
     costs, nothing = used.get("costs", {}), {"calls": 0, "input": 0, "output": 0}
     rows = result.get("evidence", {}).get("rows", [])
-    end = End(about["stopped"], 0) if run.ended else end or _unmeasured(path)
-    return Ran(
-        run.job.config.seed,
+    end = FailedRun(about["stopped"], 0) if run.is_finished else end or _unmeasured(path)
+    return RunSummary(
+        run.spec.config.seed,
         path.relative_to(whole),
-        run.ended,
+        run.is_finished,
         end.why,
         end.code,
         _rewards(path),
@@ -187,10 +187,10 @@ def _ran(run: Planned, whole: Path, end: End | None) -> Ran:
     )
 
 
-def _unmeasured(path: Path) -> End:
-    if (path / FAILED).exists():
-        return End(str(directory.read_json(path / FAILED)["why"]), Hopeless.exit_code)
-    return End("not carried out yet", 0)
+def _unmeasured(path: Path) -> FailedRun:
+    if (path / FAILURE_FILE).exists():
+        return FailedRun(str(directory.read_json(path / FAILURE_FILE)["why"]), Hopeless.exit_code)
+    return FailedRun("not carried out yet", 0)
 
 
 def _rewards(path: Path) -> tuple[float, ...]:
@@ -202,10 +202,10 @@ def _rewards(path: Path) -> tuple[float, ...]:
 # ---- one method ------------------------------------------------------------------------------------------
 
 
-def _line(name: str, method: Method, runs: Sequence[Ran], first: Sequence[Ran] | None) -> Line:
+def _line(name: str, method: Method, runs: Sequence[RunSummary], first: Sequence[RunSummary] | None) -> MethodResult:
     ended = [run for run in runs if run.ended]
     pairs = [(run, other) for run, other in zip(runs, first or (), strict=False) if run.ended and other.ended]
-    return Line(
+    return MethodResult(
         name,
         method.paper,
         method.differs,
@@ -242,27 +242,27 @@ def _within(found: Interval, least: float, rewards: Sequence[Sequence[float]]) -
     return replace(found, low=max(found.low, least), high=min(found.high, 1.0))
 
 
-def _curve(runs: Sequence[Sequence[float]]) -> tuple[Bin, ...]:
+def _curve(runs: Sequence[Sequence[float]]) -> tuple[CurvePoint, ...]:
     usual = all(0 <= reward <= 1 for run in runs for reward in run)
     columns = [[x for x in column if x is not None] for column in zip_longest(*runs)]
     return tuple(_bin(step, column, usual) for step, column in enumerate(columns, 1))
 
 
-def _bin(step: int, rewards: Sequence[float], usual: bool) -> Bin:
+def _bin(step: int, rewards: Sequence[float], usual: bool) -> CurvePoint:
     middle, half = mean(rewards), t_half_width(np.array(rewards))
     if math.isinf(half):
-        return Bin(step, middle, None, None, len(rewards))
+        return CurvePoint(step, middle, None, None, len(rewards))
     low, high = middle - half, middle + half
-    return Bin(step, middle, max(low, 0.0) if usual else low, min(high, 1.0) if usual else high, len(rewards))
+    return CurvePoint(step, middle, max(low, 0.0) if usual else low, min(high, 1.0) if usual else high, len(rewards))
 
 
-def _use(runs: Sequence[Ran]) -> Use | None:
+def _use(runs: Sequence[RunSummary]) -> MeanCost | None:
     def tokens(book: Mapping[str, Any]) -> int:
         return book["input"] + book["output"]
 
     if not runs:
         return None
-    return Use(
+    return MeanCost(
         mean([len(run.rewards) for run in runs]),
         mean([run.learning["calls"] for run in runs]),
         mean([tokens(run.learning) for run in runs]),
@@ -271,7 +271,7 @@ def _use(runs: Sequence[Ran]) -> Use | None:
     )
 
 
-def _corrected(lines: Sequence[Line]) -> tuple[Line, ...]:
+def _corrected(lines: Sequence[MethodResult]) -> tuple[MethodResult, ...]:
     """The same lines with p-values for as many comparisons as there are (Holm 1979)."""
     from statsmodels.stats.multitest import multipletests
 

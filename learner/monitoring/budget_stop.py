@@ -14,7 +14,7 @@ CLEARLY = 1.25
 
 
 @dataclass(slots=True)
-class Saving:
+class BudgetStop:
     """
     Asked before each step of a run, and receives the run's events.
 
@@ -22,7 +22,7 @@ class Saving:
     that is too little, the run ends at its limit without a measurement, as any run does.
     """
 
-    job: WeightsSpec
+    spec: WeightsSpec
     _ledger: Ledger | None = None
     _before: Mapping[str, float] = field(default_factory=dict)
     _step: dict[str, float] = field(default_factory=dict)
@@ -57,8 +57,8 @@ class Saving:
 
     def _stepped(self, used: Mapping[str, float]) -> float:
         """Note down what the last step used; how much dearer than the dearest so far another may be."""
-        config = self.job.config
-        usual = config.batch_size * config.group_size * (self._long + self.job.task.reward.asks)
+        config = self.spec.config
+        usual = config.batch_size * config.group_size * (self._long + self.spec.task.reward.asks)
         first = {} if self._before else {"calls": usual}
         for name, amount in used.items():
             grown = first.get(name, amount - self._before.get(name, amount))
@@ -70,13 +70,13 @@ class Saving:
 
     def _measuring(self, name: str, used: Mapping[str, float]) -> float:
         """What measuring will take of a limit, before and after."""
-        plan, config = forecast(self.job), self.job.config
-        calls = (plan.least - config.group_size) * (self._long + self.job.task.reward.asks)
+        plan, config = forecast(self.spec), self.spec.config
+        calls = (plan.least - config.group_size) * (self._long + self.spec.task.reward.asks)
         expected = calls * used[name] / used["calls"] if used["calls"] else 0.0
         if name != "tokens" or self._ledger is None:
             return calls if name == "calls" else expected
         # Half is over when the other half is asked, which must fit with the most that each of its calls may use.
-        rows = (Request(config.model, row.messages, config.eval_sampling) for row in self.job.task.test)
+        rows = (Request(config.model, row.messages, config.eval_sampling) for row in self.spec.task.test)
         return expected / 2 + config.samples * sum(self._ledger.bound_usage(row).tokens for row in rows)
 
 

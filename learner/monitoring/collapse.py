@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 
-WINDOW = 5
+WINDOW_STEPS = 5
 """Steps that are averaged."""
 SURE = 4.0
 """Standard errors of the difference of two windows that a fall must have: many windows are compared."""
@@ -39,31 +39,31 @@ class StepStats:
     loss: float = 0.0
 
 
-def alarm(history: Sequence[StepStats]) -> str:
+def detect_collapse(history: Sequence[StepStats]) -> str:
     """Why learning should go back, in words; "" if it should not."""
     last = history[-1] if history else None
     if last and not math.isfinite(last.loss):
         return "the loss is no number"
     if last and not last.kl <= FAR:
         return f"one step moved the policy by {last.kl:.2f} nats a token"
-    if len(history) < 2 * WINDOW:
+    if len(history) < 2 * WINDOW_STEPS:
         return ""
-    start, now = history[:WINDOW], history[-WINDOW:]
+    start, now = history[:WINDOW_STEPS], history[-WINDOW_STEPS:]
     return next(filter(None, (_fell(history), _changed(start, now))), "")
 
 
-def best(history: Sequence[StepStats]) -> float:
+def best_window_reward(history: Sequence[StepStats]) -> float:
     """The highest mean reward of a window so far; of all steps while there are fewer."""
-    if len(history) <= WINDOW:
+    if len(history) <= WINDOW_STEPS:
         return mean([each.reward for each in history])
-    return max(_rewards(history[i : i + WINDOW]) for i in range(len(history) - WINDOW + 1))
+    return max(_rewards(history[i : i + WINDOW_STEPS]) for i in range(len(history) - WINDOW_STEPS + 1))
 
 
 def _fell(history: Sequence[StepStats]) -> str:
-    start, top, now = _rewards(history[:WINDOW]), best(history), _rewards(history[-WINDOW:])
+    start, top, now = _rewards(history[:WINDOW_STEPS]), best_window_reward(history), _rewards(history[-WINDOW_STEPS:])
     # Differences of neighbours, so that what was learnt does not count as noise.
     steps = [b.reward - a.reward for a, b in pairwise(history)]
-    error = statistics.pstdev(steps) / math.sqrt(WINDOW)
+    error = statistics.pstdev(steps) / math.sqrt(WINDOW_STEPS)
     if top - now > max(0.5 * (top - start), SURE * error) and top - now > 1e-9:
         return f"the mean reward fell from {top:.2f} to {now:.2f}"
     return ""

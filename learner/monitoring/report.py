@@ -8,7 +8,7 @@ from xml.etree.ElementTree import Element
 
 from pydantic import BaseModel
 
-from edgewise.learner.monitoring.retention import Kept
+from edgewise.learner.monitoring.retention import Retention
 from edgewise.toolkit.cli.output import render_costs
 from edgewise.toolkit.report import charts, run_files, run_report
 from edgewise.toolkit.report.charts import Point, Series
@@ -21,7 +21,7 @@ ROUNDING = 1e-6
 """Nats a token: a smaller KL is that of one update, whose ratio is 1 but for rounding."""
 
 
-def result_lines(result: Result) -> list[str]:
+def render_result(result: Result) -> list[str]:
     """What `edgewise improve --by weights` prints."""
     about = json.loads((result.path / ABOUT).read_text("utf-8"))
     return [
@@ -58,7 +58,7 @@ def build_sections(run: FinishedRun) -> Iterable[Element]:
     yield node("p", f"{_about(about)}.", class_="note")
     sampled = [step for step in steps if step.statistics.runs]
     if "kept" in about:
-        yield node("p", str(Kept.from_json(about["kept"])))
+        yield node("p", str(Retention.from_json(about["kept"])))
         yield from _lessons_absorbed(sampled)
     elif sampled:
         yield from _curves(sampled)

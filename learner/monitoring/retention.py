@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edgewise.toolkit.evaluation.comparison import Evaluation
-from edgewise.toolkit.evaluation.statistics import Interval, means
+from edgewise.toolkit.evaluation.statistics import Interval, example_means
 
 Values = Sequence[float] | NDArray[np.floating]
 BEFORE, ABSORBED, LESSONS = "before", "absorbed", "with lessons"
@@ -17,7 +17,7 @@ BEFORE, ABSORBED, LESSONS = "before", "absorbed", "with lessons"
 
 
 @dataclass(frozen=True, slots=True)
-class Kept:
+class Retention:
     """
     `share` is the gain of the weights over that of the lessons in the prompt; None where these gained nothing.
 
@@ -34,7 +34,7 @@ class Kept:
         return {"share": share, "saved": self.saved}
 
     @classmethod
-    def from_json(cls, data: Mapping[str, Any]) -> "Kept":
+    def from_json(cls, data: Mapping[str, Any]) -> "Retention":
         """What `to_json` wrote."""
         found = data["share"]
         ends = {"low": -inf, "high": inf}
@@ -55,17 +55,17 @@ def _end(value: float) -> float | None:
     return value if isfinite(value) else None
 
 
-def kept(found: Evaluation) -> Kept:
+def measure_retention(found: Evaluation) -> Retention:
     """What an evaluation of the three arms says."""
     rewards = {
         name: [row.rewards for row in found.rows if row.arm == name] for name in (BEFORE, ABSORBED, LESSONS)
     }
     given = {arm.name: arm.usage.input / arm.rollouts for arm in found.results}
-    gained, lessons = (means(rewards[arm]) - means(rewards[BEFORE]) for arm in (ABSORBED, LESSONS))
-    return Kept(ratio(gained, lessons), given[LESSONS] - given[ABSORBED])
+    gained, lessons = (example_means(rewards[arm]) - example_means(rewards[BEFORE]) for arm in (ABSORBED, LESSONS))
+    return Retention(estimate_ratio(gained, lessons), given[LESSONS] - given[ABSORBED])
 
 
-def ratio(part: Values, whole: Values, resamples: int = 10_000) -> Interval | None:
+def estimate_ratio(part: Values, whole: Values, resamples: int = 10_000) -> Interval | None:
     """
     The mean of `part` (E,) over that of `whole` (E,), with a 95 % percentile bootstrap interval over examples.
 

@@ -17,17 +17,17 @@ SIZE = 1024
 
 
 @run_in_compute_thread
-def seconds(policy: Policy, config: WeightsConfig, row: Example) -> float:
+def estimate_step_seconds(policy: Policy, config: WeightsConfig, row: Example) -> float:
     """About how long a step takes if every reply is as long as `max_tokens` allows, by its first row's prompt."""
     size = sum(p.numel() for p in policy.model.parameters())
     prompt, rollouts = len(policy.encode(row.messages)), config.batch_size * config.group_size
     read = config.batch_size * prompt + rollouts * config.max_tokens
-    rate = SHARE * peak(policy.device, policy.dtype)
+    rate = SHARE * measure_peak_rate(policy.device, policy.dtype)
     decoding = max(2 * size * rollouts / rate, size * policy.dtype.itemsize / BANDWIDTH)
     return 6 * size * read / rate + config.max_tokens * decoding
 
 
-def peak(device: torch.device, dtype: torch.dtype) -> float:
+def measure_peak_rate(device: torch.device, dtype: torch.dtype) -> float:
     """Operations a second of a product of large matrices, the best of a few."""
     a, b = (torch.randn(SIZE, SIZE, device=device).to(dtype) for _ in range(2))
     best = float("inf")

@@ -1,1 +1,1 @@
-"""Replies drawn from local weights, or from a server that follows them. Read `generate` first."""
+"""Completions sampled from local weights, or from a server that follows them. Read `generate` first."""

@@ -1,4 +1,4 @@
-"""Vectors of texts by a model for embeddings, each asked for once."""
+"""Embeddings of texts by a model, requested once for each text."""
 
 from collections.abc import Sequence
 
@@ -14,19 +14,27 @@ from edgewise.toolkit.types import BilledTo, Message, Plan, Request
 PAYER = BilledTo("retrieval")
 
 
-def embedding(model: str) -> Embed:
-    """What `toolkit.groups.sampling.rollout_plan.SamplingRequest.embed` is, by this model. Its plans raise ModelError where it gives no vector."""
-    known: dict[str, NDArray[np.floating]] = {}
+def create_embed(model: str) -> Embed:
+    """
+    Return `SamplingRequest.embed` for a model: a plan from texts to unit vectors, [texts, dimensions].
+
+    The plan raises ModelError if the model returns no vector.
+    """
+    vectors: dict[str, NDArray[np.floating]] = {}
 
     def embed(texts: Sequence[str]) -> Plan[NDArray[np.floating]]:
-        missing = [text for text in dict.fromkeys(texts) if text not in known]
-        asked = [Request(model, (Message("user", text),), payer=PAYER, is_embedding=True) for text in missing]
-        replies = yield [plan_request(request) for request in asked]
+        missing = [text for text in dict.fromkeys(texts) if text not in vectors]
+        requests = [
+            Request(model, (Message("user", text),), payer=PAYER, is_embedding=True) for text in missing
+        ]
+        replies = yield [plan_request(request) for request in requests]
         for text, reply in zip(missing, replies, strict=True):
             if reply.failed:
                 raise ModelError(f"{model} gave no vector: {reply.error}")
-            known[text] = read_vector(reply)
-        found = np.stack([known[text] for text in texts])
-        return found / np.maximum(1e-12, np.linalg.norm(found, axis=1, keepdims=True))
+            vectors[text] = read_vector(reply)
+
+        matrix = np.stack([vectors[text] for text in texts])
+        # A vector of zeros has no direction and stays as it is.
+        return matrix / np.maximum(1e-12, np.linalg.norm(matrix, axis=1, keepdims=True))
 
     return embed

@@ -1,14 +1,21 @@
 """
-Drawing replies: a prompt is encoded once for all its replies, all rows go forward together, finished ones are dropped.
+Sample completions: a prompt is encoded once for all its rows, all rows decode together, finished rows are dropped.
 
-Each ask has random numbers of its own: what is drawn does not depend on what else is in the batch, up to the rounding
-of products of another size. R rows, V tokens of the vocabulary.
+    requests ── waves that fit in memory ── prefill ──▶ logits ──▶ sample_tokens ──▶ tokens
+                                                          ▲                            │
+                                                          └───── decode (KVCache) ◀────┘  until every row has ended
+
+Each request has random numbers of its own. Its tokens do not depend on the rest of the batch, up to the rounding of
+matrix products of another size.
+
+R rows, V tokens of the vocabulary, T tokens of the longest completion.
 """
 
-from collections.abc import Callable, Iterator, Sequence
+from bisect import bisect_right
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
-from itertools import groupby
+from itertools import accumulate, groupby
 from typing import Any, Literal
 
 import numpy as np
@@ -23,17 +30,18 @@ from edgewise.learner.policy.policy import Policy
 from edgewise.toolkit.errors import OutOfMemory
 
 WAVE_TOKENS = 1 << 16
-"""Tokens, of distinct prompts and of replies at their longest, that are in memory at once."""
+"""Tokens in memory at once: distinct prompts, and completions at their longest."""
 PREFILL_TOKENS = 1 << 13
-"""Tokens of prompts that are encoded in one forward."""
-CROWD = 0.75
-"""Finished rows are dropped when no more than this share is left of those that are computed."""
-BLOCK = 128
+"""Tokens of prompts in one forward."""
+COMPACT_SHARE = 0.75
+"""Finished rows are dropped when no more than this share of the computed rows is live."""
+BLOCK_SIZE = 128
+"""Tokens of a block of the distribution function, which is searched block first, then token."""
 
 
 @dataclass(frozen=True, slots=True)
 class CompletionRequest:
-    """One reply that is wanted: `prompt` are token ids; a temperature of 0 takes the likeliest token each time."""
+    """Request for one completion of a prompt in token ids; temperature 0 takes the likeliest token each time."""
 
     prompt: tuple[int, ...]
     max_tokens: int
@@ -46,10 +54,9 @@ class CompletionRequest:
 @dataclass(frozen=True, slots=True)
 class Completion:
     """
-    A reply: its ids, the one that ended it included, and why it ended.
+    Token ids of a completion, with the stop token if there is one, and why it ended.
 
-    `logprobs` are at the temperature of the ask (at 1 where that is 0), of the whole distribution before `top_p` cuts
-    it.
+    `logprobs` are at the temperature of the request (at 1 for temperature 0), of the distribution before `top_p`.
     """
 
     ids: tuple[int, ...]
@@ -59,147 +66,145 @@ class Completion:
 
 @torch.inference_mode()
 def sample(
-    policy: Policy, requests: Sequence[CompletionRequest], on_token: Callable[[], None] | None = None
+    policy: Policy, requests: Sequence[CompletionRequest], on_token: Callable[[], None] = lambda: None
 ) -> list[Completion]:
     """
-    A reply to each ask; those with equal prompts share one encoding of it. `watch` is called before each token.
+    Return a completion for each request; equal prompts are encoded once. `on_token` is called before each token.
 
-    A reply ends with the context at the latest. Where memory is short, fewer are drawn at a time. Raises ValueError for
-    an empty prompt, or one that leaves no room, and OutOfMemory where there is none for one reply.
+    A completion ends with the context at the latest. Where memory is short, fewer rows are computed at a time. Raises
+    ValueError for a prompt that is empty or fills the context, and OutOfMemory if one row does not fit.
     """
-    for ask in requests:
-        if not 0 < len(ask.prompt) < policy.context_length:
-            raise ValueError(f"a prompt has 1 to {policy.context_length - 1} tokens, not {len(ask.prompt)}")
-    order = sorted(range(len(requests)), key=lambda i: (len(requests[i].prompt), requests[i].prompt, i))
-    found: dict[int, Completion] = {}
-    with (
-        exchange_attention(policy.model),
-        disable_compilation(policy.model),
-        pack_weights(policy.model, max((max_completion_tokens(a, policy.context_length) for a in requests), default=0)),
-    ):
-        most = len(requests)
-        while left := [(i, requests[i]) for i in order[len(found) :]]:
-            wave = _wave(left[:most], policy.context_length)
-            drawn = try_in_memory(partial(_drawn, policy, [ask for _, ask in wave], on_token or _nothing))
-            if drawn is not None:
-                found |= zip((i for i, _ in wave), drawn, strict=True)
+    context = policy.context_length
+    for request in requests:
+        if not 0 < len(request.prompt) < context:
+            raise ValueError(f"a prompt has 1 to {context - 1} tokens, not {len(request.prompt)}")
+    limits = [max(1, min(request.max_tokens, context - len(request.prompt))) for request in requests]
+
+    # Equal prompts lie side by side, and prompts of about equal length share a forward.
+    pending = sorted(range(len(requests)), key=lambda i: (len(requests[i].prompt), requests[i].prompt, i))
+    completions: dict[int, Completion] = {}
+    max_rows = len(requests)
+    packed_weights = pack_weights(policy.model, max(limits, default=0))
+    with exchange_attention(policy.model), disable_compilation(policy.model), packed_weights:
+        while pending:
+            rows = [(i, requests[i].prompt) for i in pending[:max_rows]]
+            previous = [None, *(prompt for _, prompt in rows)]
+            sizes = [
+                limits[i] + (0 if prompt == before else len(prompt))
+                for (i, prompt), before in zip(rows, previous, strict=False)
+            ]
+            wave = pending[: count_fitting(sizes, WAVE_TOKENS)]
+            work = partial(
+                generate_wave, policy, [requests[i] for i in wave], [limits[i] for i in wave], on_token
+            )
+            result = try_in_memory(work)
+            if result is not None:
+                completions |= zip(wave, result, strict=True)
+                pending = pending[len(wave) :]
             elif len(wave) > 1:
-                most = len(wave) // 2
+                max_rows = len(wave) // 2
             else:
                 raise OutOfMemory(f"There is not enough memory to draw one reply: {MEMORY_ADVICE}.")
-    return [found[i] for i in range(len(requests))]
+    return [completions[i] for i in range(len(requests))]
 
 
-def _drawn(policy: Policy, asks: Sequence[CompletionRequest], watch: Callable[[], None]) -> list[Completion]:
-    return _Rows(policy, asks).drawn(watch)
+def count_fitting(sizes: Sequence[int], budget: int) -> int:
+    """Return how many of the first sizes fit in the budget together, at least 1."""
+    return max(1, bisect_right(list(accumulate(sizes)), budget))
 
 
-def _nothing() -> None:
-    pass
+def generate_wave(
+    policy: Policy, requests: Sequence[CompletionRequest], limits: Sequence[int], on_token: Callable[[], None]
+) -> list[Completion]:
+    """Decode all rows together until each has ended; `limits` are the most tokens of each."""
+    device = policy.device
+    uniform = np.zeros((len(requests), max(limits)))
+    for row, (request, limit) in enumerate(zip(requests, limits, strict=True)):
+        # By request, and from the first token on: the same whatever the batch and the limit are.
+        uniform[row, :limit] = np.random.default_rng(request.seed % 2**64).random(limit)
+    uniform = torch.from_numpy(uniform).to(device)  # [R, T]
+    temperature = torch.tensor([request.temperature for request in requests], device=device)[
+        :, None
+    ]  # [R, 1]
+    top_p = torch.tensor([request.top_p for request in requests], device=device)[:, None]  # [R, 1]
+    checks = {
+        row: _create_stop_check(policy, request.stop) for row, request in enumerate(requests) if request.stop
+    }
 
-
-def _wave(asks: Sequence[tuple[int, CompletionRequest]], context: int) -> list[tuple[int, CompletionRequest]]:
-    """The first rows, which go forward together: of at most `WAVE` tokens, but one at least."""
-    wave: list[tuple[int, CompletionRequest]] = []
-    used = 0
-    for i, ask in asks:
-        same = wave and wave[-1][1].prompt == ask.prompt
-        used += max_completion_tokens(ask, context) + (0 if same else len(ask.prompt))
-        if wave and used > WAVE_TOKENS:
-            break
-        wave.append((i, ask))
-    return wave
-
-
-def max_completion_tokens(ask: CompletionRequest, context: int) -> int:
-    """Tokens that a reply may have."""
-    return max(1, min(ask.max_tokens, context - len(ask.prompt)))
-
-
-class _Rows:
-    """Rows on their way. What is in tensors of (R,) has the rows that are still computed; `row` numbers them."""
-
-    def __init__(self, policy: Policy, asks: Sequence[CompletionRequest]):
-        self.policy, self.asks = policy, asks
-        device = policy.device
-        self.limits = [max_completion_tokens(ask, policy.context_length) for ask in asks]
-        self.ids: list[list[int]] = [[] for _ in asks]
-        self.logprobs: list[list[float]] = [[] for _ in asks]
-        self.ended: dict[int, Literal["stop", "length"]] = {}
-        self.row = list(range(len(asks)))
-        self.uniform = _uniform(asks, self.limits).to(device)
-        self.temperature = torch.tensor([ask.temperature for ask in asks], device=device)[:, None]
-        self.top_p = torch.tensor([ask.top_p for ask in asks], device=device)[:, None]
-        self.ends = {row: _ends(policy, ask.stop) for row, ask in enumerate(asks) if ask.stop}
-
-    def drawn(self, watch: Callable[[], None]) -> list[Completion]:
-        """Go on until all have ended."""
-        cache, logits = prefill(self.policy.model, [ask.prompt for ask in self.asks], self.policy.device)
-        while True:
-            watch()
-            ids, logp = sample_tokens(logits, self.temperature, self.top_p, self.uniform[:, cache.written])
-            self._take(ids.tolist(), logp.tolist())
-            live = [row not in self.ended for row in self.row]
-            if not any(live):
-                break
-            if sum(live) <= CROWD * len(live):
-                ids = self._drop(cache, torch.tensor(live, device=ids.device), ids)
-            logits = _forward(self.policy.model, cache, ids)
-        return [
-            Completion(tuple(ids), tuple(logprobs), self.ended[row])
-            for row, (ids, logprobs) in enumerate(zip(self.ids, self.logprobs, strict=True))
-        ]
-
-    def _take(self, ids: list[int], logprobs: list[float]) -> None:
-        for row, token, logprob in zip(self.row, ids, logprobs, strict=True):
-            if row in self.ended:
+    ids: list[list[int]] = [[] for _ in requests]
+    logprobs: list[list[float]] = [[] for _ in requests]
+    stops: dict[int, Literal["stop", "length"]] = {}
+    rows = list(range(len(requests)))  # those that are still computed, in the order of all tensors [R, ...]
+    cache, logits = prefill(policy.model, [request.prompt for request in requests], device)
+    while True:
+        on_token()
+        tokens, logps = sample_tokens(logits, temperature, top_p, uniform[:, cache.written])
+        for row, token, logprob in zip(rows, tokens.tolist(), logps.tolist(), strict=True):
+            if row in stops:
                 continue
-            self.ids[row].append(token)
-            self.logprobs[row].append(logprob)
-            if token in self.policy.stop_ids or (row in self.ends and self.ends[row](self.ids[row])):
-                self.ended[row] = "stop"
-            elif len(self.ids[row]) == self.limits[row]:
-                self.ended[row] = "length"
+            ids[row].append(token)
+            logprobs[row].append(logprob)
+            if token in policy.stop_ids or (row in checks and checks[row](ids[row])):
+                stops[row] = "stop"
+            elif len(ids[row]) == limits[row]:
+                stops[row] = "length"
 
-    def _drop(self, cache: KVCache, live: Tensor, ids: Tensor) -> Tensor:
-        cache.keep_rows(live)
-        self.row = [row for row in self.row if row not in self.ended]
-        self.uniform, self.temperature, self.top_p = (
-            x[live] for x in (self.uniform, self.temperature, self.top_p)
-        )
-        return ids[live]
+        is_live = [row not in stops for row in rows]
+        if not any(is_live):
+            break
+        # To drop rows copies the cache, so it waits until it pays.
+        if sum(is_live) <= COMPACT_SHARE * len(is_live):
+            live = torch.tensor(is_live, device=device)
+            cache.keep_rows(live)
+            rows = [row for row in rows if row not in stops]
+            uniform, temperature, top_p, tokens = (x[live] for x in (uniform, temperature, top_p, tokens))
+        logits = decode(policy.model, cache, tokens)
+    return [Completion(tuple(ids[row]), tuple(logprobs[row]), stops[row]) for row in range(len(requests))]
+
+
+def _create_stop_check(policy: Policy, stop: Sequence[str]) -> Callable[[Sequence[int]], bool]:
+    """Return a function from token ids to whether the last one completed a stop string."""
+    # A token is at least a byte, so the last tokens suffice, as many as the longest string has bytes. A few more,
+    # because some tokenizers write the first word of a text without the space before it.
+    reach = max(len(text.encode()) for text in stop) + 4
+
+    def has_stop(ids: Sequence[int]) -> bool:
+        text = policy.tokenizer.decode(list(ids[-reach:]), skip_special_tokens=False)
+        return any(string in text for string in stop)
+
+    return has_stop
+
+
+# ---- forwards ----------------------------------------------------------------------------------------------
 
 
 def prefill(model: Any, prompts: Sequence[tuple[int, ...]], device: torch.device) -> tuple[KVCache, Tensor]:
-    """A cache for rows with these prompts, equal ones side by side, and the logits (R, V) of their first tokens."""
+    """
+    Encode the prompts of all rows; return their cache, and the logits of their first tokens, [R, V].
+
+    Equal prompts must be side by side. Distinct ones lie end to end in one sequence, without padding.
+    """
     distinct = [(prompt, len(list(rows))) for prompt, rows in groupby(prompts)]
     buckets, logits = [], []
-    for chunk in _chunks(distinct):
+    while distinct:
+        count = count_fitting([len(prompt) for prompt, _ in distinct], PREFILL_TOKENS)
+        chunk, distinct = distinct[:count], distinct[count:]
         packed = PackedPrompts([len(prompt) for prompt, _ in chunk])
-        ends = torch.tensor(packed.lengths).cumsum(0) - 1
+        last = torch.tensor(packed.lengths).cumsum(0) - 1
         ids = torch.tensor([[token for prompt, _ in chunk for token in prompt]], device=device)
-        place = torch.cat([torch.arange(length) for length in packed.lengths])[None].to(device)
+        positions = torch.cat([torch.arange(length) for length in packed.lengths])[None].to(device)
         with use_backend(packed):
-            out = model(input_ids=ids, position_ids=place, use_cache=False, logits_to_keep=ends.to(device))
+            out = model(
+                input_ids=ids, position_ids=positions, use_cache=False, logits_to_keep=last.to(device)
+            )
         rows = [count for _, count in chunk]
         buckets += packed.buckets(rows)
         logits.append(out.logits[0].repeat_interleave(torch.tensor(rows, device=device), 0))
     return KVCache(buckets), torch.cat(logits)
 
 
-def _chunks(prompts: Sequence[tuple[tuple[int, ...], int]]) -> Iterator[list[tuple[tuple[int, ...], int]]]:
-    chunk: list[tuple[tuple[int, ...], int]] = []
-    for prompt in prompts:
-        if chunk and sum(len(ids) for ids, _ in chunk) + len(prompt[0]) > PREFILL_TOKENS:
-            yield chunk
-            chunk = []
-        chunk.append(prompt)
-    if chunk:
-        yield chunk
-
-
-def _forward(model: Any, cache: KVCache, ids: Tensor) -> Tensor:
-    """(R, V) logits after one more token of each row."""
+def decode(model: Any, cache: KVCache, ids: Tensor) -> Tensor:
+    """Append one token to each row, `ids` [R], and return the logits of the next ones, [R, V]."""
     with use_backend(cache):
         out = model(input_ids=ids[:, None], position_ids=cache.positions, use_cache=False)
     cache.advance()
@@ -209,78 +214,56 @@ def _forward(model: Any, cache: KVCache, ids: Tensor) -> Tensor:
 # ---- one token ---------------------------------------------------------------------------------------------
 
 
-def sample_tokens(logits: Tensor, temperature: Tensor, top_p: Tensor, uniform: Tensor) -> tuple[Tensor, Tensor]:
+def sample_tokens(
+    logits: Tensor, temperature: Tensor, top_p: Tensor, uniform: Tensor
+) -> tuple[Tensor, Tensor]:
     """
-    (R,) ids and their log-probabilities, of (R, V) logits; `temperature` and `top_p` (R, 1), `uniform` (R,) in [0, 1).
+    Return a token of each row, [R], and its log-probability, [R].
 
-    The inverse of the distribution function: the same number picks the same token.
+    `logits` are [R, V], `temperature` and `top_p` [R, 1], `uniform` [R] random numbers in [0, 1). Tokens are sampled by
+    inversion of the distribution function, so that the same number gives the same token.
     """
-    greedy = temperature == 0
-    logits = _scaled(logits, torch.where(greedy, 1.0, temperature))
+    is_greedy = temperature == 0
+    logits, scale = logits.float(), torch.where(is_greedy, 1.0, temperature)
+    if not bool((scale == 1).all()):
+        logits = logits / scale
     top, likeliest = logits.max(-1, keepdim=True)
-    shares = (logits - top).exp_()
-    whole = _blocks(shares).sum(-1).sum(-1, keepdim=True, dtype=torch.float64)
+    shares = (logits - top).exp_()  # not normalised
+    total = _split_blocks(shares).sum(-1).sum(-1, keepdim=True, dtype=torch.float64)
+
+    nucleus = shares
     if bool((top_p < 1).any()):
-        shares = torch.where(top_p < 1, _nucleus(shares, top_p), shares)
-    ids = torch.where(greedy, likeliest, _picked(shares, uniform))
-    logp = logits.gather(1, ids) - top - whole.log()
+        # The fewest shares that together hold `top_p` of the total, 0 for the others (arXiv 1904.09751).
+        falling, order = shares.sort(-1, descending=True)
+        is_inside = falling.cumsum(-1) - falling < top_p * falling.sum(-1, keepdim=True)
+        cut = torch.zeros_like(shares).scatter(-1, order, torch.where(is_inside, falling, 0.0))
+        nucleus = torch.where(top_p < 1, cut, shares)
+    ids = torch.where(is_greedy, likeliest, _invert_distribution(nucleus, uniform))  # [R, 1]
+    logp = logits.gather(1, ids) - top - total.log()
     return ids[:, 0], logp[:, 0].float()
 
 
-def _scaled(logits: Tensor, temperature: Tensor) -> Tensor:
-    logits = logits.float()
-    return logits if bool((temperature == 1).all()) else logits / temperature
+def _split_blocks(shares: Tensor) -> Tensor:
+    """Return shares [R, V] as [R, V / BLOCK_SIZE, BLOCK_SIZE], padded with 0."""
+    return torch.nn.functional.pad(shares, (0, -shares.shape[1] % BLOCK_SIZE)).view(
+        len(shares), -1, BLOCK_SIZE
+    )
 
 
-def _blocks(shares: Tensor) -> Tensor:
-    """(R, V / BLOCK, BLOCK)."""
-    return torch.nn.functional.pad(shares, (0, -shares.shape[1] % BLOCK)).view(len(shares), -1, BLOCK)
-
-
-def _picked(shares: Tensor, uniform: Tensor) -> Tensor:
-    """(R, 1) the first token at which the sum of shares exceeds `uniform` of the whole: its block, then itself."""
-    blocks = _blocks(shares)
-    upto = blocks.sum(-1).double().cumsum(-1)
-    wanted = uniform[:, None] * upto[:, -1:]
-    block = _first_above(upto, wanted)
+def _invert_distribution(shares: Tensor, uniform: Tensor) -> Tensor:
+    """Return the first token, [R, 1], at which the cumulative sum of `shares` exceeds `uniform` of their total."""
+    # Two levels, sums of blocks and then one block: only those few numbers are summed in float64.
+    blocks = _split_blocks(shares)
+    cumulative = blocks.sum(-1).double().cumsum(-1)  # [R, blocks]
+    target = uniform[:, None] * cumulative[:, -1:]
+    block = _search_above(cumulative, target)
     inside = blocks[torch.arange(len(blocks), device=shares.device), block[:, 0]].double().cumsum(-1)
-    before = torch.where(block > 0, upto.gather(1, (block - 1).clamp(min=0)), 0.0)
-    return block * BLOCK + _first_above(inside, wanted - before)
+    before = torch.where(block > 0, cumulative.gather(1, (block - 1).clamp(min=0)), 0.0)
+    return block * BLOCK_SIZE + _search_above(inside, target - before)
 
 
-def _first_above(upto: Tensor, wanted: Tensor) -> Tensor:
-    """(R, 1) the first place where a sum exceeds what is wanted; if rounding leaves none, the last that adds to it."""
-    last = (upto < upto[:, -1:]).sum(-1, keepdim=True)
-    return torch.searchsorted(upto, wanted, right=True).minimum(last)
-
-
-def _nucleus(shares: Tensor, top_p: Tensor) -> Tensor:
-    """The fewest shares that hold `top_p` of the whole together, 0 for the others (arXiv 1904.09751)."""
-    falling, order = shares.sort(-1, descending=True)
-    before = falling.cumsum(-1) - falling
-    kept = before < top_p * falling.sum(-1, keepdim=True)
-    return torch.zeros_like(shares).scatter(-1, order, torch.where(kept, falling, 0.0))
-
-
-def _uniform(asks: Sequence[CompletionRequest], limits: Sequence[int]) -> Tensor:
-    """(R, most tokens) random numbers of each ask: the first are the same however many there are."""
-    found = np.zeros((len(asks), max(limits)))
-    for row, (ask, limit) in enumerate(zip(asks, limits, strict=True)):
-        found[row, :limit] = np.random.default_rng(ask.seed % 2**64).random(limit)
-    return torch.from_numpy(found)
-
-
-def _ends(policy: Policy, stop: Sequence[str]) -> Callable[[Sequence[int]], bool]:
-    """
-    Whether the last token of a reply completed one of these strings.
-
-    A token is a byte at least, so only as many as the longest string has bytes need to be read, and a few before them,
-    as some tokenizers write the first word of a text without the space before it.
-    """
-    reach = max(len(text.encode()) for text in stop) + 4
-
-    def ends(ids: Sequence[int]) -> bool:
-        text = policy.tokenizer.decode(list(ids[-reach:]), skip_special_tokens=False)
-        return any(each in text for each in stop)
-
-    return ends
+def _search_above(cumulative: Tensor, target: Tensor) -> Tensor:
+    """Return the first index, [R, 1], where a cumulative sum exceeds `target`."""
+    # Where rounding leaves none, the last index that adds to the sum.
+    last = (cumulative < cumulative[:, -1:]).sum(-1, keepdim=True)
+    return torch.searchsorted(cumulative, target, right=True).minimum(last)

@@ -1,4 +1,4 @@
-"""Answers that nobody drew, as rollouts that the policy learns from: references and listed candidates."""
+"""Answers that no policy sampled, as rollouts to learn from: references and listed candidates."""
 
 from collections.abc import Callable
 from dataclasses import replace
@@ -7,29 +7,32 @@ from math import nan
 from edgewise.learner.policy.policy import Policy
 from edgewise.toolkit.groups.sampling.rollout_plan import OFFLINE_VERSION, ScoreGivenAnswer
 from edgewise.toolkit.reward.reward import Reward
-from edgewise.toolkit.types import TokenizedTurn, Example, Message, Plan, Rollout, Step
+from edgewise.toolkit.types import Example, Message, Plan, Rollout, Step, TokenizedTurn
 
 
-def giving(policy: Callable[[], Policy], reward: Reward, judge: str, role: str) -> ScoreGivenAnswer:
+def create_answer_scorer(
+    policy: Callable[[], Policy], reward: Reward, judge: str, role: str
+) -> ScoreGivenAnswer:
     """
-    What `toolkit.groups.sampling.rollout_plan.SamplingRequest.give` is: the answer as the policy would write it, ended and graded.
+    Return `SamplingRequest.score_answer`: a plan that tokenizes an answer, grades it, and returns it as a rollout.
 
-    Its log-probabilities are NaN, for nobody drew it: where a ratio is taken, the policy before the update did.
+    Its log-probabilities are NaN. Where an update needs a ratio, the policy before the update takes their place.
     """
 
-    def give(example: Example, answer: str) -> Plan[Rollout]:
-        encoded = written(policy(), example, answer)
-        step = Step(example.messages, Message("assistant", answer), tokens=encoded)
-        run = Rollout(example.id, role, 0, (step,), "stop", version=OFFLINE_VERSION)
-        score = yield from reward.grade(example, run, judge)
-        return replace(run, score=score)
+    def score_answer(example: Example, answer: str) -> Plan[Rollout]:
+        step = Step(
+            example.messages, Message("assistant", answer), tokens=tokenize_answer(policy(), example, answer)
+        )
+        rollout = Rollout(example.id, role, 0, (step,), "stop", version=OFFLINE_VERSION)
+        score = yield from reward.grade(example, rollout, judge)
+        return replace(rollout, score=score)
 
-    return give
+    return score_answer
 
 
-def written(policy: Policy, example: Example, answer: str) -> TokenizedTurn:
-    """Prompt and answer in tokens, with the one that ends a reply, where the tokenizer has it."""
+def tokenize_answer(policy: Policy, example: Example, answer: str) -> TokenizedTurn:
+    """Return prompt and answer in tokens, with the end token, if the tokenizer has one."""
     tokenizer = policy.tokenizer
     end = [] if tokenizer.eos_token_id is None else [tokenizer.eos_token_id]
-    reply = (*tokenizer.encode(answer, add_special_tokens=False), *end)
-    return TokenizedTurn(policy.encode(example.messages), reply, (nan,) * len(reply))
+    completion = (*tokenizer.encode(answer, add_special_tokens=False), *end)
+    return TokenizedTurn(policy.encode(example.messages), completion, (nan,) * len(completion))

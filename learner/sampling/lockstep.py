@@ -1,93 +1,98 @@
-"""Rollouts by a policy of ours: plans that run in step, so that what they ask at one time is one batch."""
+"""
+Rollouts by a policy in this process: plans that run in lockstep, so that their requests become batches.
 
-from collections import defaultdict
+Three plans, of which B also asks a judge (another model):
+
+    round       1                2               3              4
+    plan A      policy ┐         (waits)         policy ┐       done
+    plan B      policy ┼ batch   judge           policy ┼ batch ...
+    plan C      policy ┘         done                   ┘
+
+A plan runs until it wants something. Requests to the policy are collected until every plan waits; everything else goes
+to the driver first. So a batch depends on the replies before it, never on the time at which they arrive.
+"""
+
+from collections import defaultdict, deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from edgewise.toolkit.run.driver import plan_request
 from edgewise.toolkit.tracking.events import CallsPlanned, CallsSampled, Event, ReplyReceived
-from edgewise.toolkit.types import BilledTo, BlockingCall, Plan, Reply, Request, LocalCalls, T, Usage
+from edgewise.toolkit.types import BilledTo, BlockingCall, LocalCalls, Plan, Reply, Request, T, Usage
 
 Answer = Callable[[Sequence[Request]], Sequence[Reply]]
 
 
 @dataclass(slots=True)
-class _Strand:
-    """A plan on its way; `parent` waits for it and for its siblings."""
+class _Task:
+    """
+    A plan under way, in the tree that yielded lists of plans make.
+
+    A parent waits for `missing` children. Each child writes its result to its `index` in the parent's `results`.
+    """
 
     plan: Plan[Any]
-    parent: "_Strand | None" = None
-    place: int = 0
+    parent: "_Task | None" = None
+    index: int = 0
     results: list[Any] = field(default_factory=list)
-    waiting: int = 0
+    missing: int = 0
+
+    def start_children(self, plans: Sequence[Plan[Any]]) -> list[tuple["_Task", Any]]:
+        """Return tasks for these plans, ready to run; without any, this task itself goes on with an empty list."""
+        self.results, self.missing = [None] * len(plans), len(plans)
+        return [(_Task(plan, self, i), None) for i, plan in enumerate(plans)] or [(self, [])]
 
 
 def run_lockstep(plans: Sequence[Plan[T]], model: str, answer: Answer) -> Plan[list[T]]:
-    """
-    Run plans together and return their results: whatever all of them ask `model` at one time goes to `answer` at once.
-
-    All else that they want is passed on, and waited for first. So batches depend on what was answered, never on when.
-    """
-    root = _Strand(iter(()), results=[None] * len(plans), waiting=len(plans))  # type: ignore[arg-type]
-    ready: list[tuple[_Strand, Any]] = [(_Strand(p, root, i), None) for i, p in enumerate(plans)]
-    asks: list[tuple[_Strand, Request]] = []
-    while ready or asks:
-        others: list[tuple[_Strand, Any]] = []
+    """Run plans together and return their results; `answer` receives all requests to `model` of a round at once."""
+    root = _Task(iter(()))  # type: ignore[arg-type]
+    # Tasks that can go on, each with the value that its plan receives.
+    ready = deque(root.start_children(plans) if plans else ())
+    local: list[tuple[_Task, Request]] = []  # requests to the policy, until every plan waits
+    while ready or local:
+        others: list[tuple[_Task, Any]] = []
         while ready:
-            strand, value = ready.pop(0)
+            task, value = ready.popleft()
             try:
-                want = strand.plan.send(value)
-            except StopIteration as done:
-                ready += _ended(strand, done.value)
+                item = task.plan.send(value)
+            except StopIteration as end:
+                parent = task.parent
+                assert parent is not None
+                parent.results[task.index] = end.value
+                parent.missing -= 1
+                if not parent.missing and parent is not root:
+                    ready.append((parent, parent.results))
                 continue
-            match want:
+            match item:
                 case Request(model=name) if name == model:
-                    asks.append((strand, want))
+                    local.append((task, item))
                 case list():
-                    strand.results, strand.waiting = [None] * len(want), len(want)
-                    ready += [(_Strand(p, strand, i), None) for i, p in enumerate(want)]
-                    if not want:
-                        ready.append((strand, []))
+                    ready.extend(task.start_children(item))
                 case Event():
-                    ready.insert(0, (strand, (yield want)))
+                    ready.appendleft((task, (yield item)))
                 case _:
-                    others.append((strand, want))
+                    others.append((task, item))
+
         if others:
-            found = yield [_wanted(want) for _, want in others]
-            ready = [(strand, value) for (strand, _), value in zip(others, found, strict=True)]
-        elif asks:
-            replies = yield from _answered([request for _, request in asks], answer)
-            ready = [(strand, reply) for (strand, _), reply in zip(asks, replies, strict=True)]
-            asks = []
+            values = yield [plan_request(item) for _, item in others]
+            ready.extend((task, value) for (task, _), value in zip(others, values, strict=True))
+        elif local:
+            # The limits must allow the batch before it is computed, and the ledger adds it afterwards.
+            requests = [request for _, request in local]
+            yield CallsPlanned(requests)
+            replies: Sequence[Reply] = yield BlockingCall(answer, (requests,))
+            for reply in replies:
+                yield ReplyReceived(reply)
+            yield CallsSampled(sum_usage(requests, replies))
+            ready.extend((task, reply) for (task, _), reply in zip(local, replies, strict=True))
+            local = []
     return root.results
 
 
-def _ended(strand: _Strand, value: Any) -> list[tuple[_Strand, Any]]:
-    """Hand a result to whoever waits for it; who goes on now."""
-    parent = strand.parent
-    assert parent is not None
-    parent.results[strand.place] = value
-    parent.waiting -= 1
-    return [] if parent.waiting or parent.parent is None else [(parent, parent.results)]
-
-
-def _wanted(want: Any) -> Plan[Any]:
-    return (yield want)
-
-
-def _answered(requests: Sequence[Request], answer: Answer) -> Plan[Sequence[Reply]]:
-    """Replies to a batch, if the limits allow it; they are booked."""
-    yield CallsPlanned(requests)
-    replies: Sequence[Reply] = yield BlockingCall(answer, (requests,))
-    for reply in replies:
-        yield ReplyReceived(reply)
-    yield CallsSampled(booked(requests, replies))
-    return replies
-
-
-def booked(requests: Sequence[Request], replies: Sequence[Reply]) -> list[LocalCalls]:
-    """What a batch used, by payer and model."""
-    books: dict[tuple[BilledTo, str], list[Usage]] = defaultdict(list)
+def sum_usage(requests: Sequence[Request], replies: Sequence[Reply]) -> list[LocalCalls]:
+    """Return the calls and the tokens of a batch by payer and model."""
+    usages: dict[tuple[BilledTo, str], list[Usage]] = defaultdict(list)
     for request, reply in zip(requests, replies, strict=True):
-        books[request.payer, request.model].append(reply.usage or Usage())
-    return [LocalCalls(*key, len(used), sum(used, Usage())) for key, used in books.items()]
+        usages[request.payer, request.model].append(reply.usage or Usage())
+    return [LocalCalls(*key, len(calls), sum(calls, Usage())) for key, calls in usages.items()]

@@ -1,53 +1,60 @@
-"""Requests answered by weights in this process: messages to token ids, drawn together, and back to text."""
+"""Requests answered by weights in this process: messages to token ids, one batch of completions, and back to text."""
 
 import time
 from collections.abc import Callable, Sequence
 
 from edgewise.learner.policy.policy import Policy
-from edgewise.learner.sampling.generate import Completion, CompletionRequest, sample
+from edgewise.learner.sampling.generate import CompletionRequest, sample
 from edgewise.toolkit.errors import ConfigError
 from edgewise.toolkit.model.openai_format import build_refusal
-from edgewise.toolkit.types import TokenizedTurn, Message, Reply, Request, Usage
+from edgewise.toolkit.types import Message, Reply, Request, TokenizedTurn, Usage
 from edgewise.toolkit.util.seeds import derive_seed
 
 MAX_TOKENS = 512
-"""The longest reply to a request that does not say."""
+"""Most tokens of a reply to a request without a limit."""
 
 
 def answer(
-    policy: Policy, requests: Sequence[Request], watch: Callable[[], None] | None = None
+    policy: Policy, requests: Sequence[Request], on_token: Callable[[], None] = lambda: None
 ) -> list[Reply]:
     """
-    A reply to each request, with the tokens it is made of; `watch` is called before each token, and may raise.
+    Return a reply to each request, with its tokens; `on_token` is called before each token, and may raise.
 
-    What can't be answered (a prompt longer than the context, tools, a vector) is a reply with stop "refused". Raises
-    ConfigError for a model without a chat template.
+    A request that can't be answered (a prompt longer than the context, tools, an embedding) gets a reply with stop
+    "refused". Raises ConfigError for a model without a chat template.
     """
     start = time.perf_counter()
-    prompts = {messages: _prompt(policy, messages) for messages in {request.messages for request in requests}}
-    asked = [_ask(policy, request, prompts[request.messages]) for request in requests]
-    drawn = iter(sample(policy, [ask for ask in asked if isinstance(ask, CompletionRequest)], watch))
+    prompts: dict[tuple[Message, ...], tuple[int, ...] | str] = {}
+    for messages in {request.messages for request in requests}:
+        try:
+            prompts[messages] = policy.encode(messages)
+        except ConfigError as error:
+            if not policy.tokenizer.chat_template:
+                raise
+            prompts[messages] = str(error)  # the template refuses these messages
+
+    calls = [_prepare_call(policy, request, prompts[request.messages]) for request in requests]
+    completions = iter(
+        sample(policy, [call for call in calls if isinstance(call, CompletionRequest)], on_token)
+    )
     seconds = time.perf_counter() - start
-    return [
-        _reply(policy, request, ask, next(drawn), seconds)
-        if isinstance(ask, CompletionRequest)
-        else build_refusal(ask, Reply(Message("assistant", ""), usage=Usage(), model=request.model))
-        for request, ask in zip(requests, asked, strict=True)
-    ]
+    replies = []
+    for request, call in zip(requests, calls, strict=True):
+        if isinstance(call, str):
+            replies.append(
+                build_refusal(call, Reply(Message("assistant", ""), usage=Usage(), model=request.model))
+            )
+            continue
+        completion = next(completions)
+        message = Message("assistant", cut_at_stop(policy.decode(completion.ids), call.stop))
+        usage = Usage(input=len(call.prompt), output=len(completion.ids))
+        tokens = TokenizedTurn(call.prompt, completion.ids, completion.logprobs)
+        replies.append(Reply(message, completion.stop, usage, seconds, request.model, tokens=tokens))
+    return replies
 
 
-def _prompt(policy: Policy, messages: tuple[Message, ...]) -> tuple[int, ...] | str:
-    """Token ids, or why the template refuses the messages."""
-    try:
-        return policy.encode(messages)
-    except ConfigError as error:
-        if not policy.tokenizer.chat_template:
-            raise
-        return str(error)
-
-
-def _ask(policy: Policy, request: Request, prompt: tuple[int, ...] | str) -> CompletionRequest | str:
-    """What is drawn for a request, or why it is not."""
+def _prepare_call(policy: Policy, request: Request, prompt: tuple[int, ...] | str) -> CompletionRequest | str:
+    """Return the completion to sample for a request, or why it is refused; `prompt` is its ids, or such a reason."""
     if request.is_embedding:
         return f"{request.model} writes text and gives no vectors: name a model for embeddings."
     if request.tools:
@@ -56,35 +63,26 @@ def _ask(policy: Policy, request: Request, prompt: tuple[int, ...] | str) -> Com
         return prompt
     if len(prompt) >= policy.context_length:
         return (
-            f"The prompt has {len(prompt)} tokens, and {request.model} reads {policy.context_length} at most, its reply "
-            "included: shorten the row or the lessons, or take a model with a longer context."
+            f"The prompt has {len(prompt)} tokens, and {request.model} reads {policy.context_length} at most, its "
+            "reply included: shorten the row or the lessons, or take a model with a longer context."
         )
-    wanted = request.sampling
+    sampling = request.sampling
     return CompletionRequest(
         prompt,
-        wanted.max_tokens or MAX_TOKENS,
-        1.0 if wanted.temperature is None else wanted.temperature,
-        1.0 if wanted.top_p is None else wanted.top_p,
-        seed_for(request),
-        wanted.stop,
+        sampling.max_tokens or MAX_TOKENS,
+        1.0 if sampling.temperature is None else sampling.temperature,
+        1.0 if sampling.top_p is None else sampling.top_p,
+        derive_request_seed(request),
+        sampling.stop,
     )
 
 
-def seed_for(request: Request) -> int:
-    """The seed of a request; one that names none has its own, the same each time."""
+def derive_request_seed(request: Request) -> int:
+    """Return the seed of a request; without one, it follows from the row and the sample, the same each time."""
     seed = request.sampling.seed
     return derive_seed(request.payer.example, request.sample) if seed is None else seed
 
 
-def _reply(
-    policy: Policy, request: Request, ask: CompletionRequest, drawn: Completion, seconds: float
-) -> Reply:
-    message = Message("assistant", until(policy.decode(drawn.ids), ask.stop))
-    usage = Usage(input=len(ask.prompt), output=len(drawn.ids))
-    encoded = TokenizedTurn(ask.prompt, drawn.ids, drawn.logprobs)
-    return Reply(message, drawn.stop, usage, seconds, request.model, tokens=encoded)
-
-
-def until(text: str, stop: Sequence[str]) -> str:
-    """The text before the first of these strings."""
-    return text[: min((at for each in stop if (at := text.find(each)) >= 0), default=len(text))]
+def cut_at_stop(text: str, stop: Sequence[str]) -> str:
+    """Return the text before the first of these strings."""
+    return text[: min((at for string in stop if (at := text.find(string)) >= 0), default=len(text))]

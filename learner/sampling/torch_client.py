@@ -1,8 +1,11 @@
 """
-Weights in this process as a client: `torch/NAME` answers wherever a model is asked.
+Weights in this process as a model client: `torch/NAME` works wherever a model is named.
 
-Whatever is asked in the same moment is drawn as one batch, in the order of rows and samples; what comes while a batch
-is computed is the next one. Models compute in `learner.hardware.compute_thread`; there is no HTTP.
+Requests of the same moment are one batch, in the order of rows and samples. Requests that arrive while a batch is
+computed are the next one. There is no HTTP.
+
+    event loop        ask ─▶ _pending ─▶ _work: waits for a quiet moment ──────▶ sets the futures
+    compute thread                          answer: one batch at a time, see `learner.hardware.compute_thread`
 """
 
 import asyncio
@@ -19,97 +22,95 @@ from edgewise.toolkit.errors import Interrupted, UnknownModel
 from edgewise.toolkit.model.embedded.catalogue import MODELS
 from edgewise.toolkit.types import Reply, Request
 
-MOMENT = 0.005
-"""Seconds without a new request after which a batch begins."""
-LARGEST = 1024
+QUIET_SECONDS = 0.005
+"""A batch begins after so long without a new request."""
+MAX_BATCH = 1024
 """Requests in one batch."""
 
 
 @dataclass(slots=True, eq=False)
-class _Asked:
+class _PendingCall:
     request: Request
     reply: asyncio.Future[Reply]
 
     @property
-    def place(self) -> tuple[str, int, str]:
-        """Where it stands in a batch, whenever it came."""
+    def rank(self) -> tuple[str, int, str]:
+        """Its place in a batch, which does not depend on the time at which it came."""
         return self.request.payer.example, self.request.sample, repr(self.request.messages)
 
 
 class TorchClient:
-    """Answers by a policy; see `toolkit.model.client.Client`."""
+    """Client that answers by a policy; implements `toolkit.model.client.Client`."""
 
     def __init__(self, policy: Policy):
         self.policy = policy
-        self._asked: list[_Asked] = []
-        self._working: asyncio.Task[None] | None = None
+        self._pending: list[_PendingCall] = []
+        self._worker: asyncio.Task[None] | None = None
         self._batch: Future[list[Reply]] | None = None
+        # Set by the event loop, read by the compute thread between two tokens.
         self._closed = threading.Event()
 
     @classmethod
     def load(cls, name: str) -> "TorchClient":
-        """The client of what follows "torch/" in a model's name. Blocks; raises what `Policy.load` raises."""
+        """Load the model after "torch/" in a model's name. Blocks; raises what `Policy.load` raises."""
         check(name)
         return cls(run_in_compute_thread(Policy.load)(name))
 
     async def ask(self, request: Request) -> Reply:
-        """Answer one request, with others. One that is cancelled before its batch begins costs nothing."""
-        asked = _Asked(request, asyncio.get_running_loop().create_future())
-        self._asked.append(asked)
-        if self._working is None or self._working.done():
-            self._working = asyncio.create_task(self._work())
-        return await asked.reply
+        """Answer one request, in a batch with others. If it is cancelled before its batch begins, it costs nothing."""
+        call = _PendingCall(request, asyncio.get_running_loop().create_future())
+        self._pending.append(call)
+        if self._worker is None or self._worker.done():
+            self._worker = asyncio.create_task(self._work())
+        return await call.reply
 
     async def aclose(self) -> None:
-        """Stop at the next token; the weights are let go of."""
+        """Stop at the next token, and wait until the compute thread no longer holds the weights."""
         self._closed.set()
-        if self._working:
-            self._working.cancel()
+        if self._worker:
+            self._worker.cancel()
             with contextlib.suppress(asyncio.CancelledError):
-                await self._working
+                await self._worker
         if self._batch:
             await asyncio.to_thread(wait, [self._batch])
 
     async def _work(self) -> None:
-        while self._asked:
-            await self._moment()
-            live = sorted((a for a in self._asked if not a.reply.done()), key=lambda a: a.place)
-            batch, self._asked = live[:LARGEST], live[LARGEST:]
+        while self._pending:
+            count = -1
+            while count < len(self._pending) < MAX_BATCH:
+                count = len(self._pending)
+                await asyncio.sleep(QUIET_SECONDS)
+            live = sorted(
+                (call for call in self._pending if not call.reply.done()), key=lambda call: call.rank
+            )
+            batch, self._pending = live[:MAX_BATCH], live[MAX_BATCH:]
+
+            requests = [call.request for call in batch]
+            self._batch = submit_to_compute_thread(answer, self.policy, requests, self._check_closed)
             try:
-                await self._answer(batch)
+                replies: list[Reply | Exception] = [*await asyncio.wrap_future(self._batch)]
+            except Exception as error:
+                replies = [error] * len(batch)
             except BaseException:
-                for asked in (*batch, *self._asked):
-                    asked.reply.cancel()
+                # This task is cancelled: nobody would answer the others.
+                for call in (*batch, *self._pending):
+                    call.reply.cancel()
                 raise
+            for call, reply in zip(batch, replies, strict=True):
+                if call.reply.done():  # cancelled meanwhile
+                    continue
+                if isinstance(reply, Exception):
+                    call.reply.set_exception(reply)
+                else:
+                    call.reply.set_result(reply)
 
-    async def _moment(self) -> None:
-        """Wait until nobody else asks."""
-        count = -1
-        while count < len(self._asked) < LARGEST:
-            count = len(self._asked)
-            await asyncio.sleep(MOMENT)
-
-    async def _answer(self, batch: list[_Asked]) -> None:
-        requests = [asked.request for asked in batch]
-        self._batch = submit_to_compute_thread(answer, self.policy, requests, self._watch)
-        try:
-            replies = await asyncio.wrap_future(self._batch)
-        except Exception as error:
-            for asked in batch:
-                if not asked.reply.done():
-                    asked.reply.set_exception(error)
-            return
-        for asked, reply in zip(batch, replies, strict=True):
-            if not asked.reply.done():
-                asked.reply.set_result(reply)
-
-    def _watch(self) -> None:
+    def _check_closed(self) -> None:
         if self._closed.is_set():
             raise Interrupted("Stopped.")
 
 
 def check(name: str) -> None:
-    """Whatever can be known of what follows "torch/" without loading it. Raises `ModelError`."""
+    """Check the part of a model's name after "torch/" without loading it. Raises `ModelError`."""
     path = Path(name).expanduser()
     if name.removeprefix("local/") in MODELS or path.is_dir() or (path.is_file() and path.suffix == ".gguf"):
         return

@@ -28,13 +28,13 @@ from edgewise.toolkit.types import Reply, Request
 
 
 @dataclass(frozen=True, slots=True)
-class Ended:
+class LeaderEnd:
     """How process 0 ended: with what, or with which error."""
 
     result: Any = None
     error: BaseException | None = None
 
-    def outcome(self) -> Any:
+    def get_result(self) -> Any:
         """The result, or the error raised."""
         if self.error:
             raise self.error
@@ -49,17 +49,17 @@ class Leader:
         self.result: Any = None
         self._one = Lock()  # a user who interrupts twice ends a run while a thread of it still works
 
-    def make(self, config: WeightsConfig, method: Method) -> Engine:
+    def make_engine(self, config: WeightsConfig, method: Method) -> Engine:
         """The engine of process 0."""
         return Engine(config, method) if self.ranks.size == 1 else DistributedEngine(config, method, self)
 
-    def all(self, work: Callable[..., Any], engine: Engine, *given: Any, **named: Any) -> Any:
+    def run_on_all(self, work: Callable[..., Any], engine: Engine, *given: Any, **named: Any) -> Any:
         """Do something with the engine of every process. Raises in all of them what one of them raises."""
         with self._one:
             self.ranks.broadcast_object((work, given, named))
             return run_on_all(self.ranks, partial(work, engine, *given, **named))
 
-    def end(self, how: Ended) -> None:
+    def end_followers(self, how: LeaderEnd) -> None:
         """Let the others end; those that are gone already have."""
         with self._one, contextlib.suppress(LostProcess):
             self.ranks.broadcast_object(how)
@@ -74,36 +74,36 @@ class DistributedEngine(Engine):
 
     def reload(self, *, learning: bool = False) -> None:
         """All begin with the weights that training begins with."""
-        self._lead.all(_load, self, self.config, self.method, learning)
+        self._lead.run_on_all(_load, self, self.config, self.method, learning)
 
     def answer(self, requests: Sequence[Request]) -> Sequence[Reply]:
         """Each process answers its share."""
-        return self._lead.all(_answer, self, requests)
+        return self._lead.run_on_all(_answer, self, requests)
 
     def update(self, batch: Batch, number: int, *, slowed: float = 1.0) -> UpdateStats:
         """Each process takes its share of the slices."""
-        self.begun = number
-        return self._lead.all(Engine.update, self, batch, number, slowed=slowed)
+        self.last_step = number
+        return self._lead.run_on_all(Engine.update, self, batch, number, slowed=slowed)
 
     def distances(self, found: Sequence[ScoredRollout]) -> list[float]:
         """Each process takes its share of the slices."""
-        return self._lead.all(Engine.distances, self, found)
+        return self._lead.run_on_all(Engine.compute_kl, self, found)
 
     def save(self, folder: Path, number: int, state: Mapping[str, Any]) -> None:
         """Process 0 writes; the others give it what they have of the weights."""
-        self._lead.all(_write, self, Engine.save, folder, number, state)
+        self._lead.run_on_all(_write, self, Engine.save, folder, number, state)
 
     def export(self, folder: Path) -> None:
         """Process 0 writes; the others give it what they have of the weights."""
-        self._lead.all(_write, self, Engine.export, folder)
+        self._lead.run_on_all(_write, self, Engine.export, folder)
 
     def restore(self, path: Path) -> dict[str, Any]:
         """All go to the same checkpoint."""
-        return self._lead.all(_restore, self, path)
+        return self._lead.run_on_all(_restore, self, path)
 
 
 @contextlib.contextmanager
-def leading(ranks: ProcessGroup) -> Iterator[Leader]:
+def lead(ranks: ProcessGroup) -> Iterator[Leader]:
     """What process 0 does while the others `follow`; whatever ends it, they end with it."""
     lead = Leader(ranks)
     try:
@@ -111,17 +111,17 @@ def leading(ranks: ProcessGroup) -> Iterator[Leader]:
     except LostProcess:
         raise  # those that are left may be waiting for something else, and notice as this one did
     except BaseException as error:
-        lead.end(Ended(error=make_picklable(error)))
+        lead.end_followers(LeaderEnd(error=make_picklable(error)))
         raise
-    lead.end(Ended(lead.result))
+    lead.end_followers(LeaderEnd(lead.result))
 
 
-def follow(ranks: ProcessGroup) -> Ended:
+def follow(ranks: ProcessGroup) -> LeaderEnd:
     """What every process but the first does: what that one says, until it ends. LostProcess if it is gone."""
     engine = Engine.__new__(Engine)
     engine.ranks = ranks
     with _unstopped():
-        while not isinstance(said := ranks.broadcast_object(None), Ended):
+        while not isinstance(said := ranks.broadcast_object(None), LeaderEnd):
             work, given, named = said
             try:
                 run_on_all(ranks, partial(work, engine, *given, **named))

@@ -17,7 +17,7 @@ from edgewise.learner.policy import checkpoint
 from edgewise.learner.policy.policy import Lora, Policy
 from edgewise.learner.sampling.respond import answer
 from edgewise.learner.update.collate import ScoredRollout
-from edgewise.learner.update.gradient_step import UpdateConfig, UpdateStats, referred, update
+from edgewise.learner.update.gradient_step import UpdateConfig, UpdateStats, compute_reference_logps, update
 from edgewise.toolkit.errors import ConfigError, Interrupted
 from edgewise.toolkit.types import Reply, Request
 from edgewise.toolkit.util.seeds import derive_seed
@@ -30,12 +30,12 @@ class Engine:
     Loading raises UnknownModel or ConfigError where the model can't be had as asked.
     """
 
-    begun = 0
+    last_step = 0
     """The step of the last update, done or not."""
-    stopped = False
+    is_stopped = False
 
-    def __init__(self, config: WeightsConfig, method: Method, ranks: ProcessGroup = SINGLE_PROCESS):
-        self.config, self.method, self.ranks = config, method, ranks
+    def __init__(self, config: WeightsConfig, method: Method, group: ProcessGroup = SINGLE_PROCESS):
+        self.config, self.method, self.ranks = config, method, group
         self.slice_tokens = config.slice_tokens  # less once memory was too short
         self.reload(learning=True)
 
@@ -80,14 +80,14 @@ class Engine:
 
     def stop(self) -> None:
         """Let what is being drawn end at the next token: nobody waits for it."""
-        self.stopped = True
+        self.is_stopped = True
 
     def _check(self) -> None:
-        if self.stopped:
+        if self.is_stopped:
             raise Interrupted("Stopped.")
 
     @run_in_compute_thread
-    def distances(self, found: Sequence[ScoredRollout]) -> list[float]:
+    def compute_kl(self, found: Sequence[ScoredRollout]) -> list[float]:
         """Of each rollout, the sum over its tokens of their log-probability minus the reference model's."""
         steps = [(i, step) for i, member in enumerate(found) for step in member.steps]
         batch = Batch.from_lists(
@@ -96,15 +96,15 @@ class Engine:
             [i for i, _ in steps],
             [0.0] * len(steps),
         )
-        reference = referred(self.policy, batch, self.how, self.ranks).sum(1).tolist()
+        reference = compute_reference_logps(self.policy, batch, self.update_config, self.ranks).sum(1).tolist()
         totals = [0.0] * len(found)
         for (i, step), logp in zip(steps, reference, strict=True):
             # Nobody drew an answer that is given: it has no distance.
-            totals[i] += 0.0 if found[i].given else sum(step.logprobs) - logp
+            totals[i] += 0.0 if found[i].is_offline else sum(step.logprobs) - logp
         return totals
 
     @property
-    def how(self) -> UpdateConfig:
+    def update_config(self) -> UpdateConfig:
         """How updates are carried out."""
         config = self.config
         correction = config.correction if config.sampler else None
@@ -113,22 +113,22 @@ class Engine:
     def update(self, batch: Batch, number: int, *, slowed: float = 1.0) -> UpdateStats:
         """Learn from a batch in step `number`; `slowed` is a factor on the learning rate."""
         # By the caller: who ends a run must know of it, though the thread may still be busy with something else.
-        self.begin(number, slowed=slowed)
+        self.set_learning_rate(number, slowed=slowed)
         return self._updated(batch, number)
 
     @run_in_compute_thread
     def _updated(self, batch: Batch, number: int) -> UpdateStats:
         rng = torch.Generator().manual_seed(derive_seed(self.config.seed, "update", number) % 2**63)
         with explain_out_of_memory("the optimizer"):  # slices are made smaller by `update`
-            done = update(self.policy, self.optimizer, self.method, batch, self.how, rng, self.ranks)
+            done = update(self.policy, self.optimizer, self.method, batch, self.update_config, rng, self.ranks)
         self.slice_tokens = done.tokens or self.slice_tokens
         return done
 
-    def begin(self, number: int, *, slowed: float = 1.0) -> None:
+    def set_learning_rate(self, number: int, *, slowed: float = 1.0) -> None:
         """The learning rate is that of step `number` from here on."""
-        self.begun = number
+        self.last_step = number
         for group in self.optimizer.param_groups:
-            group["lr"] = self.config.learning_rate * slowed * factor(self.config, number)
+            group["lr"] = self.config.learning_rate * slowed * schedule_factor(self.config, number)
 
     @run_in_compute_thread
     def save(self, folder: Path, number: int, state: Mapping[str, Any]) -> None:
@@ -146,7 +146,7 @@ class Engine:
         self.policy.save(folder)
 
 
-def factor(config: WeightsConfig, number: int) -> float:
+def schedule_factor(config: WeightsConfig, number: int) -> float:
     """What the learning rate is multiplied by in a step, from 1."""
     if number <= config.warmup:
         return number / (config.warmup + 1)

@@ -19,11 +19,11 @@ from edgewise.learner.methods.method import describe
 from edgewise.learner.monitoring import collapse, step_time
 from edgewise.learner.monitoring.collapse import StepStats, mean
 from edgewise.learner.policy import checkpoint
-from edgewise.learner.sampling.given_answers import giving
+from edgewise.learner.sampling.given_answers import create_answer_scorer
 from edgewise.learner.sampling.lockstep import run_lockstep
 from edgewise.learner.spec import WeightsSpec
 from edgewise.learner.training.engine import Engine
-from edgewise.learner.training.row_memory import drawn, remembered
+from edgewise.learner.training.row_memory import select_fresh, update_memory
 from edgewise.learner.training.sampler import Sampler
 from edgewise.learner.training.state import TrainingState, WeightsStep
 from edgewise.learner.update import collate
@@ -50,7 +50,7 @@ from edgewise.toolkit.util.seeds import derive_seed
 
 MEASURING = 0
 CHECKPOINTS, PUSHED = "checkpoints", "pushed"
-FILE = "weights.json"
+WEIGHTS_FILE = "weights.json"
 """The file of an artefact that says what was trained, and how."""
 DEAD = 10
 """Steps in a row without any signal, after which there is no point in going on."""
@@ -59,35 +59,35 @@ TRIES = 3
 
 
 def learn(
-    job: WeightsSpec, path: Path, make: Callable[..., Engine] = Engine, enough: Callable[[], str] = lambda: ""
+    spec: WeightsSpec, path: Path, make_engine: Callable[..., Engine] = Engine, should_stop: Callable[[], str] = lambda: ""
 ) -> Plan[RunOutcome]:
     """
     Train on the training rows, with checkpoints under `path`, then measure on rows that learning never saw.
 
     `enough` is asked before each step why learning should end there; "" if it should not.
     """
-    yield StageStarted(f"loading {job.config.model}")
-    engine: Engine = yield BlockingCall(make, (job.config, job.method))
-    sampler = Sampler.of(job.config, engine, path / PUSHED)
+    yield StageStarted(f"loading {spec.config.model}")
+    engine: Engine = yield BlockingCall(make_engine, (spec.config, spec.method))
+    sampler = Sampler.from_config(spec.config, engine, path / PUSHED)
     folder, state = path / CHECKPOINTS, TrainingState()
     try:
-        expected = yield BlockingCall(step_time.seconds, (engine.policy, job.config, job.task.train[0]))
-        yield StageStarted(f"training on {engine.policy.summary}; method {job.config.method}")
+        expected = yield BlockingCall(step_time.estimate_step_seconds, (engine.policy, spec.config, spec.task.train[0]))
+        yield StageStarted(f"training on {engine.policy.summary}; method {spec.config.method}")
         yield StageStarted(f"a step will take up to about {expected:.0f} seconds")
         state = yield from _taken_up(engine, sampler, folder)
         why = ""
-        while state.number < job.config.steps and not state.stopped and not (why := enough()):
-            record, state = yield from step(job, sampler, state, folder)
+        while state.number < spec.config.steps and not state.stopped and not (why := should_stop()):
+            record, state = yield from step(spec, sampler, state, folder)
             yield StepFinished(record)
         sampler.close()
         if state.number > _number(checkpoint.find_latest(folder)):  # other weights are loaded for the measurement
             state = yield BlockingCall(_saved, (engine, state, folder))
         # Not kept in `state`: a run that is taken up with a higher limit goes on learning.
-        return (yield from _outcome(job, engine, replace(state, stopped=state.stopped or why), path))
+        return (yield from _outcome(spec, engine, replace(state, stopped=state.stopped or why), path))
     except GeneratorExit:
         # A limit or Ctrl-C, between two updates: what was learnt since the last checkpoint need not be done again.
         engine.stop()
-        if engine.begun == state.number > _number(checkpoint.find_latest(folder)) and not job.config.shard:
+        if engine.last_step == state.number > _number(checkpoint.find_latest(folder)) and not spec.config.shard:
             _saved(engine, state, folder)
         raise
     finally:
@@ -102,10 +102,10 @@ def _taken_up(engine: Engine, sampler: Sampler, folder: Path) -> Plan[TrainingSt
     """The state of the last checkpoint, with its weights in the engine; where there is none a new one, saved."""
     found = checkpoint.find_latest(folder)
     if found is None:
-        yield BlockingCall(sampler.moved, (0,))  # a server may still hold those of another run
+        yield BlockingCall(sampler.update_weights, (0,))  # a server may still hold those of another run
         return (yield BlockingCall(_saved, (engine, TrainingState(), folder)))
     state = TrainingState.from_json((yield BlockingCall(engine.restore, (found,))))
-    yield BlockingCall(sampler.moved, (state.number,))
+    yield BlockingCall(sampler.update_weights, (state.number,))
     yield StageStarted(f"going on after step {state.number}")
     return state
 
@@ -121,28 +121,28 @@ def step(
     size = engine.slice_tokens
     yield StageStarted(f"step {number} of {job.config.steps}")
     heard = yield from sampled(job, sampler, state.memory, number)
-    groups, fresh = heard.groups, drawn(heard.groups)
+    groups, fresh = heard.groups, select_fresh(heard.groups)
     yield GroupsFinished(fresh)
     check_alive([run for group in fresh for run in group.rollouts])
-    found = collate.members(groups)
-    distances = (yield BlockingCall(engine.distances, (found,))) if "kl" in job.method.required_columns else None
-    known = collate.judged(found, job.method, distances)
-    made = collate.batch(known)
+    found = collate.collect_scored(groups)
+    distances = (yield BlockingCall(engine.compute_kl, (found,))) if "kl" in job.method.required_columns else None
+    known = collate.assign_credit(found, job.method, distances)
+    made = collate.build_batch(known)
     done: UpdateStats | None = None
     if made is not None:
         done = yield BlockingCall(partial(engine.update, made, number, slowed=state.slowed))
-        yield BlockingCall(sampler.moved, (number,))
-    seen = _seen(fresh, [member for member in found if member.fresh], done)
+        yield BlockingCall(sampler.update_weights, (number,))
+    seen = _seen(fresh, [member for member in found if member.is_fresh], done)
     state = replace(
         state,
         number=number,
-        memory=remembered(job.method, state.memory, groups, known, heard.later),
+        memory=update_memory(job.method, state.memory, groups, known, heard.later),
         history=(*state.history, seen),
     )
     went = ""
-    if job.config.monitor and (why := collapse.alarm(state.history)):
+    if job.config.monitor and (why := collapse.detect_collapse(state.history)):
         state, went = yield BlockingCall(_back, (engine, state, folder, why))
-        yield BlockingCall(sampler.moved, (number,))
+        yield BlockingCall(sampler.update_weights, (number,))
     elif number % job.config.save_every == 0 or number == job.config.steps:
         state = yield BlockingCall(_saved, (engine, state, folder))
     state = _with_signal(state)
@@ -168,7 +168,7 @@ def sampled(job: WeightsSpec, sampler: Sampler, memory: Memory, number: int) -> 
         config.batch_size,
         config.group_size,
         partial(_drawn, job, number),
-        giving(lambda: sampler.engine.policy, job.task.reward, job.judge, job.rollout_agent.role),
+        create_answer_scorer(lambda: sampler.engine.policy, job.task.reward, job.judge, job.rollout_agent.role),
         memory,
         (number - 1) / config.steps,
         rng,
@@ -230,7 +230,7 @@ def _seen(groups: Sequence[Group], members: Sequence[ScoredRollout], done: Updat
     return StepStats(
         reward=mean([member.reward for member in members]),
         length=mean([member.length for member in members]),
-        entropy=-mean([member.logp for member in members if not math.isnan(member.logp)]),
+        entropy=-mean([member.mean_logp for member in members if not math.isnan(member.mean_logp)]),
         kl=done.kl if done else 0.0,
         valid=mean([bool(run.score and run.score.valid) for run in everyone]),
         cut=mean([run.stop == "length" for run in everyone]),
@@ -245,8 +245,8 @@ def _seen(groups: Sequence[Group], members: Sequence[ScoredRollout], done: Updat
 def _saved(engine: Engine, state: TrainingState, folder: Path) -> TrainingState:
     """Save this step, and keep it beside the best one; the state, which says which that is."""
     history = state.history
-    recent = mean([each.reward for each in history[-collapse.WINDOW :]])
-    if recent >= collapse.best(history):
+    recent = mean([each.reward for each in history[-collapse.WINDOW_STEPS :]])
+    if recent >= collapse.best_window_reward(history):
         state = replace(state, best=state.number)
     engine.save(folder, state.number, state.to_json())
     checkpoint.delete_others(folder, state.number, state.best)
@@ -287,18 +287,18 @@ def _outcome(job: WeightsSpec, engine: Engine, state: TrainingState, path: Path)
     }
     learnt = {**about, "steps": state.number, "stopped": state.stopped}
     yield WeightsTrained(learnt)
-    after = yield from measured(job, engine, f"w{state.number}")
+    after = yield from evaluate_weights(job, engine, f"w{state.number}")
     folder = path / WEIGHTS
     yield BlockingCall(partial(engine.export, folder))
     yield BlockingCall(engine.reload)
-    before = yield from measured(job, engine, "w0")
+    before = yield from evaluate_weights(job, engine, "w0")
     arms = [Arm("before", tuple(before)), Arm("after", tuple(after))]
     evaluation = compare(arms, ks=tuple(sorted({1, job.config.samples})))
     start = {**about, "steps": 0, "stopped": ""}
-    return RunOutcome(evaluation, {FILE: learnt}, {FILE: start}, folders={WEIGHTS: folder})
+    return RunOutcome(evaluation, {WEIGHTS_FILE: learnt}, {WEIGHTS_FILE: start}, folders={WEIGHTS: folder})
 
 
-def measured(
+def evaluate_weights(
     job: WeightsSpec,
     engine: Engine,
     version: str,

@@ -12,11 +12,11 @@ from edgewise.toolkit.groups.sampling.rollout_plan import OFFLINE_VERSION, set_m
 from edgewise.toolkit.groups.sampling.row_history import FULL_REWARD, Memory, SolvedExample
 from edgewise.toolkit.types import Group, Rollout
 
-WINDOW = 100
+RECENT_GROUPS = 100
 """Groups whose mean rewards are kept: W of DeepVideo-R1 (arXiv 2506.07464)."""
 
 
-def remembered(
+def update_memory(
     method: Method,
     memory: Memory,
     groups: Sequence[Group],
@@ -28,12 +28,12 @@ def remembered(
 
     Rollouts that were replayed or given teach nothing of an example.
     """
-    fresh, before = drawn(groups), memory
+    fresh, before = select_fresh(groups), memory
     fading = {name: x for name, x in parameters_of(method.select).items() if name in ("lam1", "lam2")}
     recalls, memory = method.recalls, memory.update(fresh, **fading)
     if "recent" in recalls:
         means = [float(np.mean(group.rewards)) for group in fresh if group.rewards]
-        memory = replace(memory, recent=(*memory.recent, *means)[-WINDOW:])
+        memory = replace(memory, recent=(*memory.recent, *means)[-RECENT_GROUPS:])
     if "rescued" in recalls:
         memory = replace(memory, rescued=(*memory.rescued, *_rescued(before, fresh)))
     if "worked" in recalls:
@@ -48,7 +48,7 @@ def remembered(
     return memory
 
 
-def drawn(groups: Sequence[Group]) -> list[Group]:
+def select_fresh(groups: Sequence[Group]) -> list[Group]:
     """What the policy drew in this step: without rollouts that were replayed or given."""
     return [
         replace(group, rollouts=tuple(run for run in group.rollouts if run.version != OFFLINE_VERSION))
@@ -76,11 +76,11 @@ def _worked(groups: Sequence[Group]) -> dict[str, SolvedExample]:
 
 def _with_advantage(known: CreditedBatch) -> list[Rollout]:
     """Rollouts of this step whose advantage is not 0, with it."""
-    first = np.searchsorted(known.table.rollout, np.arange(len(known.members)))
+    first = np.searchsorted(known.table.rollout, np.arange(len(known.rollouts)))
     return [
-        set_marks(member.run, stored=float(known.credit[step]))
-        for member, step in zip(known.members, first, strict=True)
-        if known.credit[step] and member.fresh
+        set_marks(member.rollout, stored=float(known.credit[step]))
+        for member, step in zip(known.rollouts, first, strict=True)
+        if known.credit[step] and member.is_fresh
     ]
 
 

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from edgewise.learner.config import WeightsConfig
-from edgewise.learner.sampling.inference_server import Server
+from edgewise.learner.sampling.inference_server import InferenceServer
 from edgewise.learner.training.engine import Engine
 from edgewise.toolkit.errors import ConfigError
 from edgewise.toolkit.types import Reply, Request
@@ -21,12 +21,12 @@ class Sampler:
     """
 
     engine: Engine
-    server: Server | None = None
+    server: InferenceServer | None = None
     staleness: int = 0
-    behind: int = 0
+    weights_age: int = 0
 
     @classmethod
-    def of(cls, config: WeightsConfig, engine: Engine, folder: Path) -> "Sampler":
+    def from_config(cls, config: WeightsConfig, engine: Engine, folder: Path) -> "Sampler":
         """
         The sampler that the settings name: http://host:port/v1#NAME, or "" for the engine.
 
@@ -37,7 +37,7 @@ class Sampler:
         url, _, name = config.sampler.partition("#")
         if not url.startswith("http") or not name:
             raise ConfigError(f"sampler={config.sampler!r} is no server: write http://host:port/v1#NAME.")
-        server = Server(
+        server = InferenceServer(
             url,
             name,
             engine.policy,
@@ -52,17 +52,17 @@ class Sampler:
         """Replies to a batch of requests."""
         if self.server is None:
             return self.engine.answer(requests)
-        if self.behind > self.staleness:
+        if self.weights_age > self.staleness:
             raise ConfigError(
-                f"The weights of {self.server.url} are {self.behind} steps behind, and it offers no way to load new "
-                f"ones: let it load weights (see docs/launch.md), or set staleness={self.behind} or more."
+                f"The weights of {self.server.url} are {self.weights_age} steps behind, and it offers no way to load new "
+                f"ones: let it load weights (see docs/launch.md), or set staleness={self.weights_age} or more."
             )
         return self.server.answer(requests)
 
-    def moved(self, number: int) -> None:
+    def update_weights(self, number: int) -> None:
         """The weights are now those after step `number`: hand them on, if the server takes them."""
         if self.server is not None:
-            self.behind = 0 if self.server.push(self.engine.policy) else number
+            self.weights_age = 0 if self.server.push_weights(self.engine.policy) else number
 
     def close(self) -> None:
         """Let go of the server, of the policy that it holds, and of what was written for it."""

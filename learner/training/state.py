@@ -55,11 +55,11 @@ class WeightsStep:
     number: int
     epoch: int
     groups: tuple[Group, ...]
-    seen: StepStats
-    updated: UpdateStats | None
-    rate: float
-    went: str = ""
-    halved: bool = False
+    statistics: StepStats
+    update: UpdateStats | None
+    learning_rate: float
+    rollback: str = ""
+    has_smaller_slices: bool = False
 
     def to_json(self) -> dict[str, Any]:
         """Plain data."""
@@ -70,27 +70,27 @@ class WeightsStep:
             "statistics": {
                 "runs": len(members),
                 "failed": sum(run.failed for run in members),
-                "mean_reward": self.seen.reward,
+                "mean_reward": self.statistics.reward,
                 "mixed": mean([each.is_mixed for each in self.groups]),
-                **{name: value for name, value in asdict(self.seen).items() if name != "reward"},
+                **{name: value for name, value in asdict(self.statistics).items() if name != "reward"},
             },
-            "update": asdict(self.updated) if self.updated else None,
-            "rate": self.rate,
-            "went": self.went,
+            "update": asdict(self.update) if self.update else None,
+            "rate": self.learning_rate,
+            "went": self.rollback,
             "groups": [{"example": g.example.id, "rewards": list(g.rewards)} for g in self.groups],
         }
 
     def summary(self) -> str:
         """One line for people."""
-        seen, done = self.seen, self.updated
+        seen, done = self.statistics, self.update
         mixed = mean([each.is_mixed for each in self.groups])
         learnt = (
             f"gradient {done.norm:.2g}, sampler off by {done.mismatch:.1g} nats"
             if done
             else "nothing to learn from"
         )
-        went = f"; {self.went}" if self.went else ""
-        went += f"; memory is short: slices of {done.tokens} tokens now" if done and self.halved else ""
+        went = f"; {self.rollback}" if self.rollback else ""
+        went += f"; memory is short: slices of {done.tokens} tokens now" if done and self.has_smaller_slices else ""
         return (
             f"step {self.number}: mean reward {seen.reward:.2f}, {mixed:.0%} of groups mixed, "
             f"{seen.length:.0f} tokens, {seen.entropy:.2f} nats a token; {learnt}{went}"

@@ -1,11 +1,13 @@
 """
-From finished groups to a batch: the table that axes 3 to 6 read, and the sequences that axes 7 to 9 read.
+From finished groups to a batch: the table for axes 3 to 6 of a method, and the sequences for axes 7 to 9.
 
-N rollouts, M steps of them, B = M sequences. Beside its value, a reward may say of a rollout as parts of its score:
+    groups ─ collect_scored ─▶ scored rollouts ─ assign_credit ─▶ CreditedBatch ─ build_batch ─▶ Batch
 
-    step_reward N       what step N, from 0, earned by itself         HRPO; GiGPO and advantage alignment for returns
-    partner_reward N    what the other player of a game earned then   advantage alignment
-    trait               what tells a rollout from those like it       DaGRPO
+N rollouts, M steps of them, B = M sequences. Beside its value, a reward may return these parts of a score:
+
+    step_reward N       reward of step N, from 0, by itself           HRPO; GiGPO and advantage alignment for returns
+    partner_reward N    reward of the other player of a game          advantage alignment
+    trait               number that tells similar rollouts apart      DaGRPO
 """
 
 import json
@@ -25,37 +27,51 @@ from edgewise.learner.methods.method import Method, compute_advantages
 from edgewise.toolkit.errors import RewardError
 from edgewise.toolkit.groups.sampling.rollout_plan import OFFLINE_VERSION, get_mark
 from edgewise.toolkit.groups.table import Table
-from edgewise.toolkit.types import TokenizedTurn, Group, Message, Rollout, Step
+from edgewise.toolkit.types import Group, Message, Rollout, Step, TokenizedTurn
 
 
 @dataclass(frozen=True, slots=True)
 class ScoredRollout:
-    """A rollout that counts: its group's number, its reward, and what it read and wrote in each of its steps."""
+    """Rollout with a valid score: the number of its group, and its reward."""
 
     group: int
-    run: Rollout
+    rollout: Rollout
     reward: float
-    steps: tuple[TokenizedTurn, ...]
 
     @property
     def parts(self) -> Mapping[str, float]:
         """Named parts of its score."""
-        return self.run.score.parts if self.run.score else {}
+        return self.rollout.score.parts if self.rollout.score else {}
 
     @property
-    def given(self) -> bool:
-        """Whether it is an answer that nobody drew."""
-        return self.run.version == OFFLINE_VERSION
+    def turns(self) -> list[Step]:
+        """Steps of the rollout that have tokens."""
+        return [step for step in self.rollout.steps if step.tokens and step.tokens.completion_ids]
 
     @property
-    def fresh(self) -> bool:
-        """Whether the policy drew it in this step: it is neither given nor replayed."""
-        return not self.given and math.isnan(self.mark("stored", math.nan))
+    def steps(self) -> list[TokenizedTurn]:
+        """Tokens of its turns: the sequences that it is trained on."""
+        return [turn.tokens for turn in self.turns if turn.tokens]
 
-    def mark(self, name: str, usual: float) -> float:
-        """What a plan marked it with, else `usual`."""
-        found = get_mark(self.run, name)
-        return usual if found is None else found
+    @property
+    def observations(self) -> list[str]:
+        """Text of the last message before each step."""
+        return [normalize_text(turn.prompt[-1].content) if turn.prompt else "" for turn in self.turns]
+
+    @property
+    def is_offline(self) -> bool:
+        """Whether it is an answer that no policy sampled."""
+        return self.rollout.version == OFFLINE_VERSION
+
+    @property
+    def is_fresh(self) -> bool:
+        """Whether the policy sampled it in this step: it is neither offline nor replayed."""
+        return not self.is_offline and math.isnan(self.get_mark("stored", math.nan))
+
+    def get_mark(self, name: str, default: float) -> float:
+        """Return a mark that a rollout plan set."""
+        value = get_mark(self.rollout, name)
+        return default if value is None else value
 
     @property
     def length(self) -> int:
@@ -63,172 +79,158 @@ class ScoredRollout:
         return sum(len(step.completion_ids) for step in self.steps)
 
     @property
-    def logp(self) -> float:
-        """Mean log-probability of a token under the policy that drew it; 0 where nothing was written or drawn."""
-        return 0.0 if self.given else sum(sum(step.logprobs) for step in self.steps) / max(1, self.length)
+    def mean_logp(self) -> float:
+        """Mean log-probability of a token under the policy that sampled it; 0 for an offline answer."""
+        if self.is_offline:
+            return 0.0
+        return sum(sum(step.logprobs) for step in self.steps) / max(1, self.length)
+
+    @property
+    def final_rewards(self) -> list[float]:
+        """The whole reward at the last step, 0 at the others."""
+        return [*[0.0] * (len(self.steps) - 1), self.reward]
+
+    @property
+    def action_rewards(self) -> list[float]:
+        """Rewards that steps earned by themselves: 0 without any, or if all of it is the last step's."""
+        rewards = self.get_step_part("step_reward")
+        return [0.0] * len(self.steps) if rewards in ([], self.final_rewards) else rewards
+
+    def get_step_part(self, name: str, *, is_required: bool = False) -> list[float]:
+        """Return a part of the score for each step, [] if no step has it. Raises RewardError if it is required."""
+        if any(key.startswith(f"{name} ") for key in self.parts):
+            return [self.parts.get(f"{name} {number}", 0.0) for number in range(len(self.steps))]
+        if is_required:
+            raise RewardError(
+                f'This method reads the part {name!r} of a score for each step ("{name} 0", "{name} 1", ...), and '
+                f"that of row {self.rollout.example!r} has none: let the reward return it, as docs/weights.md shows, "
+                "or take another method."
+            )
+        return []
 
 
 COLUMNS: dict[str, Callable[[ScoredRollout], float]] = {
-    "length": lambda member: float(member.length),
-    "longest": lambda member: float(max(len(step.completion_ids) for step in member.steps)),
-    "mean_logp": lambda member: member.logp,
-    "anchor": lambda member: float(member.given),
-    "share": lambda member: member.mark("share", 1.0),
-    "stored": lambda member: member.mark("stored", math.nan),
-    "trait": lambda member: math.inf if member.given else member.parts.get("trait", member.logp),
-    "choice": lambda member: float(crc32(spelt(member.run.answer).encode())),
+    "length": lambda scored: float(scored.length),
+    "longest": lambda scored: float(max(len(step.completion_ids) for step in scored.steps)),
+    "mean_logp": lambda scored: scored.mean_logp,
+    "anchor": lambda scored: float(scored.is_offline),
+    "share": lambda scored: scored.get_mark("share", 1.0),
+    "stored": lambda scored: scored.get_mark("stored", math.nan),
+    "trait": lambda scored: math.inf if scored.is_offline else scored.parts.get("trait", scored.mean_logp),
+    "choice": lambda scored: float(crc32(normalize_text(scored.rollout.answer).encode())),
 }
 """
-Columns of a table, (N,), that are computed where a method reads them.
+Columns of rollouts, [N], computed only if a part of the method reads them.
 
 `length` counts the tokens of all replies, `longest` those of the longest one. `share` is the part of a parent's mass
-that a delegated run has, `stored` the advantage of an earlier step, `trait` what tells runs apart (a part of the score
-by that name, else the mean log-probability), `choice` a number for each answer.
+that a delegated rollout has, `stored` the advantage of an earlier step, `trait` a number that tells rollouts apart (a
+part of the score, else the mean log-probability), `choice` a number for each answer.
 """
 STEP_COLUMNS: dict[str, Callable[[ScoredRollout], Sequence[Any]]] = {
-    "state": lambda member: [_shown(step) for step in _encoded(member.run)],
-    "action": lambda member: [action(step.completion) for step in _encoded(member.run)],
-    "observation": lambda member: [*(_shown(step) for step in _encoded(member.run)[1:]), None],
-    "step_reward": lambda member: _by_step(member, "step_reward") or _at_the_end(member),
-    "action_reward": lambda member: _own(member),
-    "partner_reward": lambda member: _by_step(member, "partner_reward") or _missing(member, "partner_reward"),
+    "state": lambda scored: scored.observations,
+    "action": lambda scored: [render_action(turn.completion) for turn in scored.turns],
+    "observation": lambda scored: [*scored.observations[1:], None],
+    "step_reward": lambda scored: scored.get_step_part("step_reward") or scored.final_rewards,
+    "action_reward": lambda scored: scored.action_rewards,
+    "partner_reward": lambda scored: scored.get_step_part("partner_reward", is_required=True),
 }
 """
-Columns of a table, (M,), as above: what an agent was shown last before a step, what it did, what it was shown then.
+Columns of steps, [M]: the observation before a step (`state`), the action, the observation after it, and rewards.
 
-Rewards of steps are parts of the score. Without any, `step_reward`, of which returns are made, is all of the reward at
-the last step, `action_reward`, what a step did by itself, is 0, as where all of it is said to be the last step's, and
-`partner_reward` can't be had.
+Without rewards of steps in the score, the last step has the whole reward in `step_reward`, of which returns are made.
 """
 
 
-def members(groups: Sequence[Group]) -> list[ScoredRollout]:
-    """The rollouts with a valid score and with something written, in order."""
-    found = []
-    for number, group in enumerate(groups):
-        for run in group.rollouts:
-            steps = tuple(step.tokens for step in run.steps if step.tokens and step.tokens.completion_ids)
-            if run.score and run.score.valid and steps:
-                found.append(ScoredRollout(number, run, run.score.value, steps))
-    return found
+def collect_scored(groups: Sequence[Group]) -> list[ScoredRollout]:
+    """Return the rollouts that have a valid score and at least one token, in order."""
+    scored = [
+        ScoredRollout(number, rollout, rollout.score.value)
+        for number, group in enumerate(groups)
+        for rollout in group.rollouts
+        if rollout.score and rollout.score.valid
+    ]
+    return [rollout for rollout in scored if rollout.steps]
 
 
-def table(found: Sequence[ScoredRollout], method: Method, distances: Sequence[float] | None = None) -> Table:
-    """The table of rollouts, with the columns that the method reads; `distances` is the column "kl"."""
-    columns = {name: [get(m) for m in found] for name, get in COLUMNS.items() if name in method.required_columns}
-    if distances is not None:
-        columns["kl"] = list(distances)
-    rollout = [i for i, member in enumerate(found) for _ in member.steps]
-    of_steps = {
-        name: _column([value for member in found for value in get(member)])
-        for name, get in STEP_COLUMNS.items()
-        if name in method.required_columns
-    }
-    made = Table.from_arrays([m.group for m in found], [m.reward for m in found], rollout, **columns)
-    return replace(made, step_columns=of_steps)
+def build_table(
+    rollouts: Sequence[ScoredRollout], method: Method, kl: Sequence[float] | None = None
+) -> Table:
+    """Return the table of rollouts with the columns that the method reads; `kl` is the column of that name."""
+    names = method.required_columns
+    columns = {name: [get(scored) for scored in rollouts] for name, get in COLUMNS.items() if name in names}
+    if kl is not None:
+        columns["kl"] = list(kl)
+
+    step_columns = {}
+    for name in [name for name in STEP_COLUMNS if name in names]:
+        values = [value for scored in rollouts for value in STEP_COLUMNS[name](scored)]
+        is_numeric = all(isinstance(value, float) for value in values)
+        step_columns[name] = np.empty(len(values), np.float64 if is_numeric else object)
+        step_columns[name][:] = values
+
+    rollout_of_step = [i for i, scored in enumerate(rollouts) for _ in scored.steps]
+    groups, rewards = [scored.group for scored in rollouts], [scored.reward for scored in rollouts]
+    return replace(Table.from_arrays(groups, rewards, rollout_of_step, **columns), step_columns=step_columns)
 
 
 @dataclass(frozen=True, slots=True)
 class CreditedBatch:
-    """Rollouts, their table, which of them go into the update (N,), and what each of their steps gets (M,)."""
+    """Rollouts, their table, and the results of axes 3 to 6."""
 
-    members: Sequence[ScoredRollout]
+    rollouts: Sequence[ScoredRollout]
     table: Table
-    kept: NDArray[np.bool_]
-    credit: NDArray[np.float64]
+    selection: NDArray[np.bool_]  # [N] which rollouts go into the update
+    credit: NDArray[np.float64]  # [M] advantage of each step
 
 
-def judged(
-    found: Sequence[ScoredRollout], method: Method, distances: Sequence[float] | None = None
+def assign_credit(
+    rollouts: Sequence[ScoredRollout], method: Method, kl: Sequence[float] | None = None
 ) -> CreditedBatch:
-    """What axes 3 to 6 say of rollouts; see `table` for `distances`."""
-    known = table(found, method, distances)
-    nothing = np.zeros(0, bool), np.zeros(0)
-    return CreditedBatch(found, known, *(compute_advantages(method, known) if found else nothing))
+    """Apply axes 3 to 6 of the method; see `build_table` for `kl`."""
+    table = build_table(rollouts, method, kl)
+    empty = np.zeros(0, bool), np.zeros(0)
+    return CreditedBatch(rollouts, table, *(compute_advantages(method, table) if rollouts else empty))
 
 
 @run_in_compute_thread
-def batch(what: CreditedBatch) -> Batch | None:
-    """What an update is about; None where nothing is kept."""
-    known, credit = what.table, what.credit
-    rows = np.flatnonzero(what.kept[known.rollout])
+def build_batch(credited: CreditedBatch) -> Batch | None:
+    """Return the batch of an update, or None if no rollout is selected."""
+    table = credited.table
+    rows = np.flatnonzero(credited.selection[table.rollout])  # steps, of all M
     if not len(rows):
         return None
-    steps = [step for member in what.members for step in member.steps]
-    chosen = [steps[i] for i in rows]
-    # A column of rollouts is one of sequences, where weights or losses read it.
-    of_runs = {name: values[known.rollout[rows]] for name, values in known.columns.items()}
-    of_steps = {n: values[rows] for n, values in known.step_columns.items() if values.dtype != object}
+    steps = [step for scored in credited.rollouts for step in scored.steps]
+    sequences = [steps[i] for i in rows]
+    # Weights and losses read columns of sequences: a column of rollouts is repeated for each of its steps.
+    rollout_columns = {name: values[table.rollout[rows]] for name, values in table.columns.items()}
+    step_columns = {name: x[rows] for name, x in table.step_columns.items() if x.dtype != object}
     return Batch.from_lists(
-        [step.prompt_ids for step in chosen],
-        [step.completion_ids for step in chosen],
-        known.step_group[rows].tolist(),
-        credit[rows].tolist(),
-        reward=known.reward[known.rollout[rows]],
-        rollout=known.rollout[rows],
-        sampler_logp=[step.logprobs for step in chosen],
-        **of_runs,
-        **of_steps,
+        [step.prompt_ids for step in sequences],
+        [step.completion_ids for step in sequences],
+        table.step_group[rows].tolist(),
+        credited.credit[rows].tolist(),
+        reward=table.reward[table.rollout[rows]],
+        rollout=table.rollout[rows],
+        sampler_logp=[step.logprobs for step in sequences],
+        **rollout_columns,
+        **step_columns,
     )
 
 
-def action(said: Message) -> str:
-    """What a message does, spelt so that equal actions are equal texts: its calls, else its words."""
-    if not said.tool_calls:
-        return spelt(said.content)
-    return " ".join(f"{call.name} {_sorted(call.arguments)}" for call in said.tool_calls)
+def render_action(message: Message) -> str:
+    """Return an action as text, equal for equal actions: the calls of the message, else its content."""
+    if not message.tool_calls:
+        return normalize_text(message.content)
+    calls = []
+    for call in message.tool_calls:
+        try:
+            arguments = json.dumps(json.loads(call.arguments), sort_keys=True)
+        except ValueError:
+            arguments = normalize_text(call.arguments)
+        calls.append(f"{call.name} {arguments}")
+    return " ".join(calls)
 
 
-def spelt(text: str) -> str:
-    """The text in normal form, with single spaces."""
+def normalize_text(text: str) -> str:
+    """Return the text in Unicode normal form C, with single spaces."""
     return " ".join(unicodedata.normalize("NFC", text).split())
-
-
-def _sorted(arguments: str) -> str:
-    try:
-        return json.dumps(json.loads(arguments), sort_keys=True)
-    except ValueError:
-        return spelt(arguments)
-
-
-def _encoded(run: Rollout) -> list[Step]:
-    """The steps that are sequences."""
-    return [step for step in run.steps if step.tokens and step.tokens.completion_ids]
-
-
-def _shown(step: Step) -> str:
-    return spelt(step.prompt[-1].content) if step.prompt else ""
-
-
-def _by_step(member: ScoredRollout, name: str) -> list[float]:
-    """What the score says of each step; empty where it says nothing of any."""
-    if not any(key.startswith(f"{name} ") for key in member.parts):
-        return []
-    return [member.parts.get(f"{name} {number}", 0.0) for number in range(len(member.steps))]
-
-
-def _at_the_end(member: ScoredRollout) -> list[float]:
-    return [*[0.0] * (len(member.steps) - 1), member.reward]
-
-
-def _own(member: ScoredRollout) -> list[float]:
-    """Zeros where the score says nothing of steps, or no more than its reward, at the end."""
-    found = _by_step(member, "step_reward")
-    return found if found and found != _at_the_end(member) else [0.0] * len(member.steps)
-
-
-def _missing(member: ScoredRollout, name: str) -> list[float]:
-    raise RewardError(
-        f'This method reads the part {name!r} of a score for each step ("{name} 0", "{name} 1", ...), and that of '
-        f"row {member.run.example!r} has none: let the reward return it, as docs/weights.md shows, or take another "
-        "method."
-    )
-
-
-def _column(values: Sequence[Any]) -> np.ndarray:
-    """(M,) of numbers, or of whatever they are."""
-    if all(isinstance(value, float) for value in values):
-        return np.asarray(values, np.float64)
-    found = np.empty(len(values), object)
-    found[:] = values
-    return found

@@ -1,7 +1,13 @@
 """
-The update: weights of tokens are fixed on the whole batch, slices save memory, gradients are summed.
+The update: token weights are computed on the whole batch, slices save memory, gradients are summed.
 
-B sequences in a batch, b in a slice, T tokens of the longest reply.
+    batch ── minibatches (whole groups) ── slices ── backward ──▶ sum of gradients ──▶ clip ──▶ optimizer step
+              one optimizer step each       shared by processes     over slices and processes
+
+Losses are sums of w_t * loss_t with weights w_t from the whole batch. So the gradient is the same however the batch is
+sliced, and however many processes share the slices.
+
+B sequences in a batch, b in a slice, T tokens of the longest completion.
 """
 
 import math
@@ -16,27 +22,26 @@ from edgewise.learner.attention.logprobs import compute_logps
 from edgewise.learner.hardware.memory import MEMORY_ADVICE, try_in_memory
 from edgewise.learner.hardware.process_group import SINGLE_PROCESS, ProcessGroup, fail_together
 from edgewise.learner.methods.batch import Batch, LossInputs, split_into_slices
-from edgewise.learner.methods.batch_statistics import required_statistics, add_statistics
+from edgewise.learner.methods.batch_statistics import add_statistics, required_statistics
 from edgewise.learner.methods.method import Method, compute_losses
 from edgewise.learner.policy.policy import Policy
 from edgewise.toolkit.errors import OutOfMemory
 
-LEAST = 64
+MIN_SLICE_TOKENS = 64
 """Tokens of the smallest slice that is tried where memory is short."""
 
 
 @dataclass(frozen=True, slots=True)
 class UpdateConfig:
     """
-    How an update is carried out, whatever the method; nothing of it changes the gradient but `correction` and `clip`.
+    Settings of an update that are no part of the method; only `correction` and `clip` change the gradient.
 
-    `temperature` is that of sampling. `tokens` are those of a slice. `clip` is the largest norm of the gradient.
-    `correction` caps the weights exp(old_logp - sampler_logp) that undo what a sampler's numbers differ in
-    (truncated importance sampling); None for none.
+    `temperature` is that of sampling, `clip` the largest norm of the gradient. `correction` is the cap of
+    `truncated_importance_weights`, None for no correction.
     """
 
     temperature: float = 1.0
-    tokens: int = 8192
+    slice_tokens: int = 8192
     clip: float = 1.0
     correction: float | None = None
 
@@ -44,12 +49,12 @@ class UpdateConfig:
 @dataclass(frozen=True, slots=True)
 class UpdateStats:
     """
-    What an update saw, over the tokens of its batch.
+    Statistics of an update over the tokens of its batch.
 
-    `loss` is the sum of weights times values, the mean of all passes. `kl` is the mean of r - 1 - log r, r the ratio to
-    the policy before the update, `ratio` the mean |r - 1| of the first optimizer step, which must be rounding.
-    `mismatch` is the mean |log-probability here - the sampler's|. `norm` is that of the last gradient, before
-    clipping. `tokens` is the size of slices that memory allowed.
+    `loss` is the weighted sum of losses, the mean of all epochs. `kl` is the mean of r - 1 - log r, where r is the
+    ratio to the policy before the update; `ratio` the mean of |r - 1| in the first optimizer step, which must be
+    rounding. `mismatch` is the mean difference to the sampler's log-probabilities. `norm` is that of the last gradient,
+    before clipping, `tokens` the size of slices that memory allowed.
     """
 
     loss: float = 0.0
@@ -66,89 +71,133 @@ def update(
     optimizer: torch.optim.Optimizer,
     method: Method,
     batch: Batch,
-    how: UpdateConfig,
+    config: UpdateConfig,
     rng: torch.Generator,
-    ranks: ProcessGroup = SINGLE_PROCESS,
+    group: ProcessGroup = SINGLE_PROCESS,
 ) -> UpdateStats:
     """
-    Carry out a method's epochs and minibatches on a batch. Raises OutOfMemory where one sequence alone is too much.
+    Carry out a method's epochs and minibatches on a batch. Raises OutOfMemory if a single sequence is too much.
 
-    A step whose gradient is not finite is left out.
+    A step whose gradient is not finite is skipped.
     """
-    batch, tokens = _prepared(policy, method, batch, how, ranks)
+    # With a single optimizer step the policy is still the old one, and no forward is needed to know it.
+    if method.epochs * method.minibatches > 1 and "old_logp" not in batch.columns:
+        logp, _, tokens = compute_frozen_logps(policy, batch, config, group)
+        batch, config = batch.with_columns(old_logp=logp), replace(config, slice_tokens=tokens)
+    if "ref_logp" in method.required_columns:
+        batch = batch.with_columns(ref_logp=compute_reference_logps(policy, batch, config, group))
+
     sums = torch.zeros(4, dtype=torch.float64)
-    norm, steps = 0.0, 0
-    first: tuple[Tensor, Batch] | None = None
-    for rows in _minibatches(batch, method, rng):
+    norm, steps, first_ratio = 0.0, 0, None
+    for rows in _iterate_minibatches(batch, method, rng):
         part = batch.select_rows(rows)
         optimizer.zero_grad(set_to_none=True)
-        part, tokens = _measured(policy, method, part, replace(how, tokens=tokens), ranks)
-        found, tokens = _accumulated(policy, method, part, replace(how, tokens=tokens), ranks)
-        first = (found, part) if first is None else first
-        sums += found
-        norm = policy.clip_gradients(how.clip)
+        if required_statistics(method):
+            needs_entropy = "entropy" in method.required_columns
+            logp, entropy, tokens = compute_frozen_logps(policy, part, config, group, needs_entropy)
+            part, config = add_statistics(method, part, logp, entropy), replace(config, slice_tokens=tokens)
+
+        def work(tokens: int, part: Batch = part, config: UpdateConfig = config) -> Tensor:
+            for parameter in policy.parameters():
+                parameter.grad = None  # of a larger slice, before memory ran short
+            return compute_gradient(policy, method, part, replace(config, slice_tokens=tokens), group)
+
+        step_sums, tokens = _run_in_slices(policy, work, config.slice_tokens, group)
+        config = replace(config, slice_tokens=tokens)
+        gradients = []
+        if not policy.is_sharded:  # FSDP has reduced its gradients in the backward
+            for parameter in policy.parameters():
+                # Processes must reduce equally many tensors, also if one had no slice.
+                parameter.grad = torch.zeros_like(parameter) if parameter.grad is None else parameter.grad
+                gradients.append(parameter.grad)
+        group.all_reduce([step_sums, *gradients])
+
+        sums += step_sums
+        if first_ratio is None:
+            first_ratio = float(step_sums[3]) / max(1.0, float(part.mask.sum()))
+        norm = policy.clip_gradients(config.clip)
         if math.isfinite(norm) and norm > 0:
             optimizer.step()
             steps += 1
-    if first is None:
-        return UpdateStats(tokens=tokens)
+
+    if first_ratio is None:
+        return UpdateStats(tokens=config.slice_tokens)
     count = max(1.0, float(batch.mask.sum()) * method.epochs)
     return UpdateStats(
         loss=float(sums[0]) / method.epochs,
         kl=float(sums[1]) / count,
-        ratio=float(first[0][3]) / max(1.0, float(first[1].mask.sum())),
+        ratio=first_ratio,
         mismatch=float(sums[2]) / count,
         norm=norm,
         steps=steps,
-        tokens=tokens,
+        tokens=config.slice_tokens,
     )
 
 
-def gradient(policy: Policy, method: Method, batch: Batch, how: UpdateConfig, ranks: ProcessGroup = SINGLE_PROCESS) -> Tensor:
-    """Add the gradient of one optimizer step to the parameters' `grad`; (4,) the sums that `UpdateStats` is made of."""
-    weights = method.weigh(batch)
+def _iterate_minibatches(batch: Batch, method: Method, rng: torch.Generator) -> Iterator[list[int]]:
+    """Yield the rows of each optimizer step: whole groups, in a new order in every epoch, in about equal parts."""
+    groups = batch.group.unique()
+    for _ in range(method.epochs):
+        order = groups[torch.randperm(len(groups), generator=rng)] if method.minibatches > 1 else groups
+        for part in order.tensor_split(min(method.minibatches, max(1, len(groups)))):
+            rows = torch.isin(batch.group, part).nonzero().flatten().tolist()
+            if rows:
+                yield rows
+
+
+# ---- one optimizer step ------------------------------------------------------------------------------------
+
+
+def compute_gradient(
+    policy: Policy, method: Method, batch: Batch, config: UpdateConfig, group: ProcessGroup = SINGLE_PROCESS
+) -> Tensor:
+    """
+    Add the gradient of this process's slices to the parameters' `grad`.
+
+    Return the sums of its slices, [4]: loss, KL, mismatch with the sampler, |r - 1|; see `UpdateStats`.
+    """
+    weights = method.weigh(batch)  # [B, T]
     sums = torch.zeros(4, dtype=torch.float64)
-    for rows in _shared(policy, batch, how.tokens, ranks, whole_groups=method.needs_whole_groups):
+    for rows in _split_for_process(policy, batch, config.slice_tokens, group, method.needs_whole_groups):
         if rows:
-            sums += _one(policy, method, batch.select_rows(rows), weights[rows], how)
+            sums += backward_slice(policy, method, batch.select_rows(rows), weights[rows], config)
         else:
+            # FSDP gathers weights in each forward: a process without rows must take part.
             compute_logps(policy, batch.select_rows(rows))[0].sum().backward()
     return sums
 
 
-def _shared(
-    policy: Policy, batch: Batch, size: int, ranks: ProcessGroup, *, whole_groups: bool = False
-) -> Sequence[list[int]]:
-    """
-    The rows of each slice of this process; slices are as small as it takes for every process to have about one.
-
-    Where weights are shared out all have equally many: some may end with one without rows.
-    """
-    if ranks.size > 1:
-        whole = sum(map(len, set(batch.prompts))) + int(batch.mask.sum())
-        size = min(size, whole // ranks.size + int(batch.lengths.max()))
-    found = list(split_into_slices(batch, size, whole_groups=whole_groups))
-    return ranks.shard([*found, *[[]] * (-len(found) % ranks.size)] if policy.is_sharded else found)
-
-
-def _one(policy: Policy, method: Method, part: Batch, weights: Tensor, how: UpdateConfig) -> Tensor:
-    """Backward through a slice: (4,) its loss, and sums over tokens of KL, sampler's mismatch and |r - 1|."""
-    logp, entropy = compute_logps(policy, part, temperature=how.temperature, entropy="entropy" in method.required_columns)
-    x = tokens(part, logp, entropy)
-    found = compute_losses(method, x)
-    weights = weights[:, : x.mask.shape[1]].to(logp.device) * _correction(x, how.correction)
-    loss = torch.where(x.mask, found * weights, 0.0).sum()
+def backward_slice(
+    policy: Policy, method: Method, part: Batch, weights: Tensor, config: UpdateConfig
+) -> Tensor:
+    """Run forward and backward of a slice and return its sums, [4], as `compute_gradient` does."""
+    needs_entropy = "entropy" in method.required_columns
+    logp, entropy = compute_logps(policy, part, temperature=config.temperature, entropy=needs_entropy)
+    x = build_loss_inputs(part, logp, entropy)
+    losses = compute_losses(method, x)  # [b, T]
+    weights = weights[:, : x.mask.shape[1]].to(logp.device)
+    if config.correction is not None and "sampler_logp" in x.columns:
+        sampler_logp = x.columns["sampler_logp"]
+        weights = weights * truncated_importance_weights(x.old_logp, sampler_logp, cap=config.correction)
+    loss = torch.where(x.mask, losses * weights, 0.0).sum()
     loss.backward()
+
     with torch.no_grad():
-        off = x.log_ratio.double().expm1()
-        kl = off - x.log_ratio
-        gap = (x.old_logp - x.columns.get("sampler_logp", x.old_logp)).abs().nan_to_num()
-        sums = [torch.where(x.mask, each, 0.0).sum() for each in (kl, gap, off.abs())]
+        # r - 1 by expm1 in float64: for ratios near 1, exp(x) - 1 would leave rounding alone. The estimate
+        # r - 1 - log r of the KL is never negative (Schulman, "Approximating KL divergence", k3).
+        ratio_gap = x.log_ratio.double().expm1()
+        kl = ratio_gap - x.log_ratio
+        mismatch = (x.old_logp - x.columns.get("sampler_logp", x.old_logp)).abs().nan_to_num()
+        sums = [torch.where(x.mask, values, 0.0).sum() for values in (kl, mismatch, ratio_gap.abs())]
     return torch.stack([loss.detach(), *sums]).double().cpu()
 
 
-def tokens(part: Batch, logp: Tensor, entropy: Tensor | None = None) -> LossInputs:
-    """What losses read of a slice, on the device of `logp`; without "old_logp" the policy is the one that sampled."""
+def build_loss_inputs(part: Batch, logp: Tensor, entropy: Tensor | None = None) -> LossInputs:
+    """
+    Return the inputs of losses for a slice, on the device of `logp` [b, T].
+
+    Without the column "old_logp" the old policy is the current one.
+    """
     columns = {name: values.to(logp.device) for name, values in part.columns.items()}
     if entropy is not None:
         columns["entropy"] = entropy
@@ -162,128 +211,94 @@ def tokens(part: Batch, logp: Tensor, entropy: Tensor | None = None) -> LossInpu
     )
 
 
-def _correction(x: LossInputs, cap: float | None) -> Tensor | float:
-    """(b, T) min(exp(old_logp - sampler_logp), cap), without a gradient."""
-    if cap is None or "sampler_logp" not in x.columns:
-        return 1.0
-    return truncated(x.old_logp, x.columns["sampler_logp"], cap=cap)
-
-
-def _prepared(
-    policy: Policy, method: Method, batch: Batch, how: UpdateConfig, ranks: ProcessGroup
-) -> tuple[Batch, int]:
-    """The batch with the log-probabilities that parts need, and the size of slices that memory allowed."""
-    size = how.tokens
-    if method.epochs * method.minibatches > 1 and "old_logp" not in batch.columns:
-        (found, _), size = _frozen(policy, batch, replace(how, tokens=size), ranks)
-        batch = batch.with_columns(old_logp=found)
-    if "ref_logp" in method.required_columns:
-        batch = batch.with_columns(ref_logp=referred(policy, batch, replace(how, tokens=size), ranks))
-    return batch, size
-
-
-def referred(policy: Policy, batch: Batch, how: UpdateConfig, ranks: ProcessGroup = SINGLE_PROCESS) -> Tensor:
-    """(B, T) log-probabilities under the reference model, 0 behind the end of a reply."""
-    with policy.reference():
-        return _frozen(policy, batch, how, ranks)[0][0]
-
-
-def logps_now(policy: Policy, batch: Batch, how: UpdateConfig) -> Tensor:
-    """(B, T) log-probabilities under the policy as it is, without a gradient, 0 behind the end of a reply."""
-    return _frozen(policy, batch, how, SINGLE_PROCESS)[0][0]
-
-
-def _measured(
-    policy: Policy, method: Method, batch: Batch, how: UpdateConfig, ranks: ProcessGroup
-) -> tuple[Batch, int]:
-    """The batch of an optimizer step with the statistics that parts read; one more forward, where any does."""
-    if not required_statistics(method):
-        return batch, how.tokens
-    (logp, entropy), size = _frozen(policy, batch, how, ranks, entropy="entropy" in method.required_columns)
-    return add_statistics(method, batch, logp, entropy), size
-
-
-def _frozen(
-    policy: Policy, batch: Batch, how: UpdateConfig, ranks: ProcessGroup, *, entropy: bool = False
-) -> tuple[Tensor, int]:
-    """(2, B, T) log-probabilities, and entropies where they are asked for, without a gradient."""
-    found = torch.zeros(2, *batch.mask.shape)
-
-    def work(size: int) -> Tensor:
-        found.zero_()  # what was found before memory ran short may be another process's now
-        with torch.no_grad():
-            for rows in _shared(policy, batch, size, ranks):
-                both = compute_logps(policy, batch.select_rows(rows), temperature=how.temperature, entropy=entropy)
-                for into, values in zip(found, both, strict=True):
-                    if values is not None:
-                        into[rows, : values.shape[1]] = values.float().cpu()
-        return found
-
-    result = _in_memory(policy, work, how.tokens, ranks)
-    ranks.all_reduce([found])
-    return result
-
-
-def _accumulated(
-    policy: Policy, method: Method, batch: Batch, how: UpdateConfig, ranks: ProcessGroup
-) -> tuple[Tensor, int]:
-    """The gradient of one optimizer step, summed over processes."""
-
-    def work(size: int) -> Tensor:
-        for parameter in policy.parameters():
-            parameter.grad = None
-        return gradient(policy, method, batch, replace(how, tokens=size), ranks)
-
-    sums, size = _in_memory(policy, work, how.tokens, ranks)
-    ranks.all_reduce([sums, *([] if policy.is_sharded else _filled(policy))])
-    return sums, size
-
-
-def _filled(policy: Policy) -> Iterator[Tensor]:
-    """A gradient for each parameter, be it zero: processes must agree on how many there are."""
-    for parameter in policy.parameters():
-        if parameter.grad is None:
-            parameter.grad = torch.zeros_like(parameter)
-        yield parameter.grad
-
-
-def _in_memory(policy: Policy, work: Callable[[int], Tensor], size: int, ranks: ProcessGroup) -> tuple[Tensor, int]:
+def truncated_importance_weights(old_logp: Tensor, sampler_logp: Tensor, *, cap: float = 2.0) -> Tensor:
     """
-    Do it in slices of `size` tokens, or of half as many as long as memory is short in any process.
+    Return min(exp(old_logp - sampler_logp), cap) of each token, [b, T], without a gradient; 1 for a NaN of the sampler.
 
-    Where weights are shared out it is done once, or LostProcess raised: none can stop half way.
+    Truncated importance sampling (Ionides 2008, doi 10.1198/106186008X320456).
+    """
+    # A server q samples in place of the policy p: E_q[(p / q) f] = E_p[f], so each token's loss is multiplied by p / q.
+    # The cap bounds the variance at the price of a small bias: else a few rare tokens outweigh all others.
+    gap = (old_logp - sampler_logp).detach()
+    return torch.where(gap.isnan(), 0.0, gap).exp().clamp(max=cap)
+
+
+# ---- without a gradient ------------------------------------------------------------------------------------
+
+
+def compute_reference_logps(
+    policy: Policy, batch: Batch, config: UpdateConfig, group: ProcessGroup = SINGLE_PROCESS
+) -> Tensor:
+    """Return log-probabilities under the reference model, [B, T], 0 outside of the mask."""
+    with policy.reference():
+        return compute_frozen_logps(policy, batch, config, group)[0]
+
+
+def compute_frozen_logps(
+    policy: Policy,
+    batch: Batch,
+    config: UpdateConfig,
+    group: ProcessGroup = SINGLE_PROCESS,
+    entropy: bool = False,
+) -> tuple[Tensor, Tensor, int]:
+    """
+    Return log-probabilities, [B, T], and entropies on request, [B, T], without a gradient, and the size of slices.
+
+    Both are 0 outside of the mask.
+    """
+    values = torch.zeros(2, *batch.mask.shape)
+
+    def work(tokens: int) -> Tensor:
+        values.zero_()  # other slices may be another process's than before memory ran short
+        with torch.no_grad():
+            for rows in _split_for_process(policy, batch, tokens, group):
+                part = batch.select_rows(rows)
+                results = compute_logps(policy, part, temperature=config.temperature, entropy=entropy)
+                for target, source in zip(values, results, strict=True):
+                    if source is not None:
+                        target[rows, : source.shape[1]] = source.float().cpu()
+        return values
+
+    _, tokens = _run_in_slices(policy, work, config.slice_tokens, group)
+    # Each process has filled the rows of its slices: their sum is the whole.
+    group.all_reduce([values])
+    return values[0], values[1], tokens
+
+
+# ---- slices ------------------------------------------------------------------------------------------------
+
+
+def _split_for_process(
+    policy: Policy, batch: Batch, tokens: int, group: ProcessGroup, whole_groups: bool = False
+) -> Sequence[list[int]]:
+    """
+    Return the rows of each slice of this process, of at most `tokens` tokens, small enough that all have about one.
+
+    With sharded weights all processes have equally many, the last one maybe without rows.
+    """
+    if group.size > 1:
+        total = sum(map(len, set(batch.prompts))) + int(batch.mask.sum())
+        tokens = min(tokens, total // group.size + int(batch.lengths.max()))
+    slices = list(split_into_slices(batch, tokens, whole_groups=whole_groups))
+    return group.shard([*slices, *[[]] * (-len(slices) % group.size)] if policy.is_sharded else slices)
+
+
+def _run_in_slices(
+    policy: Policy, work: Callable[[int], Tensor], tokens: int, group: ProcessGroup
+) -> tuple[Tensor, int]:
+    """
+    Run `work` in slices of `tokens` tokens, halved while memory is short in any process; return result and size.
+
+    With sharded weights it runs once, and an error is LostProcess: no process can stop half way.
     """
     if policy.is_sharded:
         with fail_together():
-            return work(size), size
+            return work(tokens), tokens
     while True:
-        found = try_in_memory(partial(work, size))
-        # Shares add up only if all processes cut the same slices.
-        if not any(ranks.all_gather_object(found is None)) and found is not None:
-            return found, size
-        if size <= LEAST:
+        result = try_in_memory(partial(work, tokens))
+        # The slices add up only if all processes cut the same ones, so all of them halve together.
+        if not any(group.all_gather_object(result is None)) and result is not None:
+            return result, tokens
+        if tokens <= MIN_SLICE_TOKENS:
             raise OutOfMemory(f"There is not enough memory for one sequence: {MEMORY_ADVICE}.")
-        size //= 2
-
-
-def _minibatches(batch: Batch, method: Method, rng: torch.Generator) -> Iterator[list[int]]:
-    """Rows of each optimizer step: whole groups, in a new order in every epoch, in parts of about equal size."""
-    groups = batch.group.unique()
-    for _ in range(method.epochs):
-        order = groups[torch.randperm(len(groups), generator=rng)] if method.minibatches > 1 else groups
-        for part in order.tensor_split(min(method.minibatches, max(1, len(groups)))):
-            rows = torch.isin(batch.group, part).nonzero().flatten().tolist()
-            if rows:
-                yield rows
-
-
-def truncated(old_logp: Tensor, sampler_logp: Tensor, *, cap: float = 2.0) -> Tensor:
-    """
-    (b, T) min(exp(old_logp - sampler_logp), cap) for each token, without a gradient; 1 where the sampler said nothing.
-
-    Truncated importance sampling (Ionides 2008, doi 10.1198/106186008X320456): the weights that make samples of the
-    server count as ours, up to the cap, which keeps a few rare tokens from outweighing all others. The loss of each
-    token is multiplied by them.
-    """
-    gap = (old_logp - sampler_logp).detach()
-    return torch.where(gap.isnan(), 0.0, gap).exp().clamp(max=cap)
+        tokens //= 2

@@ -1,11 +1,11 @@
 """
-Imitation: supervised steps in weights on answers that are given, by the same update as every method.
+Imitation: supervised steps on demonstrations, by the same update as every method.
 
-Its method is the negative log-likelihood, -w log p, as a mean over the answer tokens of a batch (Method `IMITATION`).
-Where answers are samples of a teacher and all w are 1, that is its cross-entropy, unbiased.
+The method `IMITATION` minimises -w log p, as a mean over the answer tokens of a batch. Where answers are samples of a
+teacher and all w are 1, this is an unbiased estimate of the cross-entropy with the teacher.
 """
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from math import isfinite
 
@@ -26,14 +26,15 @@ IMITATION = Method(
     weigh=token_weights.per_token,
     loss=loss.plain,
 )
+OnLoss = Callable[[float], None]
 
 
 @dataclass(frozen=True, slots=True)
-class Pair:
+class Demonstration:
     """
-    Token ids of a prompt, those of the answer to it, and how much it counts.
+    Token ids of a prompt and of the answer to it, and a weight.
 
-    An answer that ends says so by its last token. A negative weight makes the answer less likely.
+    A complete answer ends with the end token. A negative weight makes the answer less likely.
     """
 
     prompt: tuple[int, ...]
@@ -42,49 +43,64 @@ class Pair:
 
     def __post_init__(self) -> None:
         if not self.prompt or not self.answer or not isfinite(self.weight):
-            raise ValueError("a pair has a prompt and an answer of a token at least, and a finite weight")
+            raise ValueError(
+                "a demonstration has a prompt and an answer of a token at least, and a finite weight"
+            )
 
 
 def imitate(
     policy: Policy,
     optimizer: torch.optim.Optimizer,
-    pairs: Sequence[Pair],
+    demonstrations: Sequence[Demonstration],
     *,
     epochs: int = 1,
-    size: int = 8,
+    batch_size: int = 8,
     clip: float = 1.0,
     seed: int = 0,
-    watch: Callable[[float], None] = lambda loss: None,
+    on_loss: OnLoss = lambda loss: None,
 ) -> list[float]:
     """
-    Take a step on every `size` pairs, in a new order in each of `epochs`: the loss of each, before it was taken.
+    Take a step on each batch of demonstrations, in a new order in each epoch; return the loss before each step.
 
-    A loss is in nats, the mean over answer tokens of -w log p. `clip` is the largest norm of a gradient; `watch` gets
-    each loss. The same seed gives the same weights. Raises OutOfMemory where one pair alone is too much.
+    A loss is in nats, the mean over answer tokens of -w log p. `clip` is the largest norm of a gradient. The same seed
+    gives the same weights. Raises OutOfMemory if a single demonstration is too much.
     """
-    how, losses = UpdateConfig(clip=clip), []
-    rng = torch.Generator().manual_seed(derive_seed(seed, "imitate") % 2**63)
-    for chosen in orders(len(pairs), epochs, size, seed):
-        done = update(policy, optimizer, IMITATION, _batch([pairs[i] for i in chosen]), how, rng)
-        how = replace(how, tokens=done.tokens)  # fewer once memory was short
-        losses.append(done.loss)
-        watch(done.loss)
-    return losses
+
+    def build_batch(rows: Sequence[int]) -> Batch:
+        # Each demonstration is a group of its own, and its weight takes the place of the advantage.
+        part = [demonstrations[i] for i in rows]
+        prompts, answers, weights = zip(*((row.prompt, row.answer, row.weight) for row in part), strict=True)
+        return Batch.from_lists(prompts, answers, range(len(part)), weights)
+
+    batches = map(build_batch, shuffle_batches(len(demonstrations), epochs, batch_size, seed))
+    config = UpdateConfig(clip=clip)
+    return update_on_batches(
+        policy, optimizer, IMITATION, batches, config, derive_seed(seed, "imitate"), on_loss
+    )
 
 
-def orders(count: int, epochs: int, size: int, seed: int) -> Iterator[list[int]]:
-    """The numbers below `count`, `size` at a time, in a new order in each epoch."""
+def shuffle_batches(count: int, epochs: int, batch_size: int, seed: int) -> Iterator[list[int]]:
+    """Yield batches of the numbers below `count`, in a new order in each epoch."""
     for epoch in range(epochs):
         order = np.random.default_rng(derive_seed(seed, "order", epoch)).permutation(count).tolist()
-        for start in range(0, count, size):
-            yield order[start : start + size]
+        for start in range(0, count, batch_size):
+            yield order[start : start + batch_size]
 
 
-def _batch(pairs: Sequence[Pair]) -> Batch:
-    """Each pair is a group of its own; its weight stands where others have the advantage."""
-    return Batch.from_lists(
-        [pair.prompt for pair in pairs],
-        [pair.answer for pair in pairs],
-        range(len(pairs)),
-        [pair.weight for pair in pairs],
-    )
+def update_on_batches(
+    policy: Policy,
+    optimizer: torch.optim.Optimizer,
+    method: Method,
+    batches: Iterable[Batch],
+    config: UpdateConfig,
+    seed: int,
+    on_loss: OnLoss,
+) -> list[float]:
+    """Update on each batch and return the losses. A batch is drawn from `batches` after the update before it."""
+    losses, rng = [], torch.Generator().manual_seed(seed % 2**63)
+    for batch in batches:
+        stats = update(policy, optimizer, method, batch, config, rng)
+        config = replace(config, slice_tokens=stats.tokens)  # fewer once memory was short
+        losses.append(stats.loss)
+        on_loss(stats.loss)
+    return losses

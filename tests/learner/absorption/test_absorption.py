@@ -12,11 +12,11 @@ from safetensors.torch import load_file
 
 from edgewise.experience.library.library import Library, make_lesson
 from edgewise.learner import absorb
-from edgewise.learner.absorption.loop import chosen, learnt, loaded, taught, undressed, worth
+from edgewise.learner.absorption.loop import select_rows, imitate_answers, load_engine, answer_as_teacher, build_demonstrations, select_answers
 from edgewise.learner.absorption.spec import AbsorbSpec
-from edgewise.learner.monitoring.retention import Kept, kept, ratio
+from edgewise.learner.monitoring.retention import Retention, measure_retention, estimate_ratio
 from edgewise.learner.policy.policy import Policy
-from edgewise.learner.update.imitation import Pair
+from edgewise.learner.update.imitation import Demonstration
 from edgewise.toolkit.errors import ConfigError, Hopeless, LibraryError, LimitReached
 from edgewise.toolkit.evaluation.comparison import Arm, compare
 from edgewise.toolkit.evaluation.statistics import Interval
@@ -127,12 +127,12 @@ def test_nothing_that_the_reward_speaks_for_is_the_end(model: str, library: Path
 @pytest.mark.parametrize("lora", [0, 4], ids=["whole", "lora"])
 def test_the_teacher_is_the_model_as_it_was(folder: Path, library: Path, lora: int) -> None:
     job = AbsorbSpec.from_library(Task.read(folder), str(library), {**QUICK, "lora": lora})
-    engine = loaded(job)
+    engine = load_engine(job)
     asked = [Request("", (Message("user", "say"),), Sampling(1.0, 1.0, 6, seed=i)) for i in range(4)]
-    before, own = taught(engine, asked), engine.answer(asked)
+    before, own = answer_as_teacher(engine, asked), engine.answer(asked)
     assert [reply.message for reply in before] == [reply.message for reply in own]
-    learnt(job, engine, [Pair((65,), (66, 257))] * 8, 1)
-    after, own = taught(engine, asked), engine.answer(asked)
+    imitate_answers(job, engine, [Demonstration((65,), (66, 257))] * 8, 1)
+    after, own = answer_as_teacher(engine, asked), engine.answer(asked)
     assert [reply.tokens for reply in after] == [reply.tokens for reply in before]
     assert [reply.tokens for reply in own] != [reply.tokens for reply in before]
 
@@ -159,14 +159,14 @@ def test_answers_worth_learning(rewards: list[list[float | None]], expected: lis
         Group(Example(str(i), ()), "solver", tuple(run(str(i), reward) for reward in row))
         for i, row in enumerate(rewards)
     ]
-    assert [found.score.value for _, found in worth(groups) if found.score] == expected
+    assert [found.score.value for _, found in select_answers(groups) if found.score] == expected
 
 
 def test_every_row_is_asked_once_an_epoch(folder: Path, library: Path) -> None:
     task = Task.read(folder)
     job = AbsorbSpec.from_library(task, str(library), {**QUICK, "batch_size": 4})
     steps = -(-len(task.train) // 4)
-    found = [chosen(job, number) for number in range(1, 2 * steps + 1)]
+    found = [select_rows(job, number) for number in range(1, 2 * steps + 1)]
     for epoch in (1, 2):
         ids = [row.id for number, rows in found if number == epoch for row in rows]
         assert sorted(ids) == sorted(row.id for row in task.train)
@@ -185,7 +185,7 @@ def test_what_is_learnt_from_has_no_lessons_and_keeps_what_came_between(model: s
         Step(seen, Message("assistant", "x"), tokens=TokenizedTurn((1,), (120, 257), (0.0, 0.0)))
         for seen in (first, (*first, *between))
     )
-    pairs = undressed(policy, agent, row, Rollout("r", "solver", 0, steps, "stop"))
+    pairs = build_demonstrations(policy, agent, row, Rollout("r", "solver", 0, steps, "stop"))
     told = add_call_instructions(row.messages, agent.tools)
     assert [pair.prompt for pair in pairs] == [policy.encode(told), policy.encode((*told, *between))]
     assert all(pair.answer == (120, 257) for pair in pairs)
@@ -197,9 +197,9 @@ def test_what_is_learnt_from_has_no_lessons_and_keeps_what_came_between(model: s
 
 def test_the_share_of_a_gain_has_an_interval_over_rows() -> None:
     whole = [0.0, 1.0] * 50
-    found = ratio([0.5 * x for x in whole], whole)
+    found = estimate_ratio([0.5 * x for x in whole], whole)
     assert found and [found.estimate, found.low, found.high] == pytest.approx([0.5] * 3)
-    noisy = ratio([x if i % 3 else 0.0 for i, x in enumerate(whole)], whole)
+    noisy = estimate_ratio([x if i % 3 else 0.0 for i, x in enumerate(whole)], whole)
     assert noisy and noisy.low < noisy.estimate < noisy.high
     assert noisy.low > 0.5 and noisy.high < 0.8
 
@@ -214,7 +214,7 @@ def test_the_share_of_a_gain_has_an_interval_over_rows() -> None:
     ],
 )
 def test_without_a_sure_gain_no_share_of_it_is_sure(whole: list[float], expected: Interval | None) -> None:
-    assert ratio(whole, whole) == expected
+    assert estimate_ratio(whole, whole) == expected
 
 
 @pytest.mark.parametrize(
@@ -226,10 +226,10 @@ def test_without_a_sure_gain_no_share_of_it_is_sure(whole: list[float], expected
     ],
 )
 def test_what_is_kept_is_said_and_written_as_plain_data(share: Interval | None, says: str) -> None:
-    found = Kept(share, 12.0)
+    found = Retention(share, 12.0)
     assert says in str(found) and "12 tokens shorter" in str(found)
     written = json.dumps(found.to_json(), allow_nan=False)
-    assert Kept.from_json(json.loads(written)) == found
+    assert Retention.from_json(json.loads(written)) == found
 
 
 def test_three_arms_say_what_is_kept() -> None:
@@ -242,7 +242,7 @@ def test_three_arms_say_what_is_kept() -> None:
         return Arm(name, tuple(groups))
 
     arms = [arm("before", [0.0] * 10, 5), arm("absorbed", [0.6] * 10, 5), arm("with lessons", [0.8] * 10, 30)]
-    found = kept(compare(arms))
+    found = measure_retention(compare(arms))
     assert found.share and found.share.estimate == pytest.approx(0.75)
     assert found.saved == 25
 

@@ -11,8 +11,8 @@ from xml.etree import ElementTree
 import pytest
 
 from edgewise.learner import compare
-from edgewise.learner.comparison.lineup import contenders, lineup
-from edgewise.learner.comparison.results import Compared
+from edgewise.learner.comparison.lineup import parse_contenders, build_lineup
+from edgewise.learner.comparison.results import ComparisonResult
 from edgewise.toolkit.budget.ledger import Limits
 from edgewise.toolkit.errors import ConfigError, Hopeless, Interrupted, LimitTooSmall
 from edgewise.toolkit.tracking.events import Event, RunOpened, StageStarted, StepFinished
@@ -25,7 +25,7 @@ METHODS = "dr_grpo, grpo(penalties=none, lr=0.05)"
 
 
 @pytest.fixture(scope="module")
-def found(model: str, tmp_path_factory: pytest.TempPathFactory) -> Compared:
+def found(model: str, tmp_path_factory: pytest.TempPathFactory) -> ComparisonResult:
     """Two methods with two seeds each."""
     run = tmp_path_factory.mktemp("compared") / "c"
     return compare(task(), METHODS, seeds=2, model=model, run=run, seed=5, **{**FEW, "steps": 6})
@@ -59,7 +59,7 @@ def means(run: Path, arm: str) -> dict[str, float]:
 # ---- what comes of it ------------------------------------------------------------------------------------
 
 
-def test_each_method_and_seed_is_a_run_like_any_other(found: Compared) -> None:
+def test_each_method_and_seed_is_a_run_like_any_other(found: ComparisonResult) -> None:
     folders = ("dr_grpo", "grpo-penalties=none-lr=0.05")
     for folder in folders:
         for seed in (5, 6):
@@ -72,7 +72,7 @@ def test_each_method_and_seed_is_a_run_like_any_other(found: Compared) -> None:
     assert first == second
 
 
-def test_figures_are_those_of_the_runs(found: Compared) -> None:
+def test_figures_are_those_of_the_runs(found: ComparisonResult) -> None:
     first, second = found.methods
     assert (first.name, second.name) == ("dr_grpo", "grpo(penalties=none, lr=0.05)")
     for line in found.methods:
@@ -95,7 +95,7 @@ def test_figures_are_those_of_the_runs(found: Compared) -> None:
     )
 
 
-def test_the_page_stands_alone_and_draws_what_the_json_says(found: Compared) -> None:
+def test_the_page_stands_alone_and_draws_what_the_json_says(found: ComparisonResult) -> None:
     page = (found.path / "report.html").read_text()
     assert not re.search(r"<script|https?://|url\(", page)
     data = json.loads((found.path / "compare.json").read_text())
@@ -117,7 +117,7 @@ def test_the_page_stands_alone_and_draws_what_the_json_says(found: Compared) -> 
         assert f"{line['after']['estimate']:.3f} [{line['after']['low']:.3f}" in page
 
 
-def test_the_table_has_every_method_with_interval_tokens_and_time(found: Compared) -> None:
+def test_the_table_has_every_method_with_interval_tokens_and_time(found: ComparisonResult) -> None:
     lines = found.lines()
     assert lines[0].startswith("2 methods, seeds 5 to 6, 8 held-out rows, 2 samples of each")
     assert lines[2].split()[:5] == ["method", "ended", "before", "after", "gain"]
@@ -128,7 +128,7 @@ def test_the_table_has_every_method_with_interval_tokens_and_time(found: Compare
 
 
 def test_more_methods_and_seeds_are_added_to_what_is_there(
-    found: Compared, model: str, tmp_path: Path
+    found: ComparisonResult, model: str, tmp_path: Path
 ) -> None:
     begun: list[str] = []
 
@@ -141,7 +141,7 @@ def test_more_methods_and_seeds_are_added_to_what_is_there(
     assert not begun and again == found
     more = compare(task(), "dr_grpo,rloo", seeds=1, on_event=on_event, **settings)
     assert begun == ["run 2 of 2: rloo, seed 5; about 0 minutes to go"]
-    assert [line.ended for line in more.methods] == [1, 1]
+    assert [line.finished_count for line in more.methods] == [1, 1]
     with pytest.raises(ConfigError, match=r"rloo: .* was started with another steps"):
         compare(task(), "rloo", seeds=1, **{**settings, "steps": 7})
 
@@ -163,7 +163,7 @@ def test_a_method_that_fails_is_a_line_and_the_others_go_on(model: str, tmp_path
         task(test=2, reward=tall), "ngrpo,dr_grpo", seeds=1, model=model, run=tmp_path / "c", **FEW
     )
     failed, ended = found.methods
-    assert (failed.ended, ended.ended) == (0, 1)
+    assert (failed.finished_count, ended.finished_count) == (0, 1)
     assert "above the best one of 1" in failed.runs[0].why
     assert ended.against is None and ended.after and ended.gain
     assert (failed.after, failed.use) == (None, None)
@@ -223,7 +223,7 @@ def test_a_comparison_that_is_stopped_goes_on_where_it_was(model: str, tmp_path:
     )
     assert stages[0].startswith("run 2 of 2: grpo, seed 0")
     assert any(stage.startswith("going on after step") for stage in stages)
-    assert [line.ended for line in found.methods] == [1, 1]
+    assert [line.finished_count for line in found.methods] == [1, 1]
 
 
 # ---- bad input -------------------------------------------------------------------------------------------
@@ -268,7 +268,7 @@ def test_a_dry_run_says_what_all_runs_take_together(command: Any, tmp_path: Path
 
 
 def test_methods_are_read_as_people_write_them() -> None:
-    found = contenders(["Dr-GRPO, dapo(penalties=kl3,entropy, loss.high=0.3)", "grpo(epochs=2)"])
+    found = parse_contenders(["Dr-GRPO, dapo(penalties=kl3,entropy, loss.high=0.3)", "grpo(epochs=2)"])
     assert [each.name for each in found] == [
         "dr_grpo",
         "dapo(penalties=kl3,entropy, loss.high=0.3)",
@@ -279,11 +279,11 @@ def test_methods_are_read_as_people_write_them() -> None:
 
 def test_limits_are_split_equally_and_never_exceeded(model: str) -> None:
     given = {**FEW, "model": model, "tokens": 1_000_003, "usd": None, "minutes": 9.0}
-    plan = lineup(task(), "grpo,dapo,rloo", 2, given)
-    shares = [run.job.config.limits for run in plan.runs]
+    plan = build_lineup(task(), "grpo,dapo,rloo", 2, given)
+    shares = [run.spec.config.limits for run in plan.runs]
     assert set(shares) == {Limits(tokens=1_000_003 // 6, minutes=1.5)}
     with pytest.raises(LimitTooSmall):
-        lineup(task(), "grpo,dapo,rloo", 2, {**given, "tokens": 5})
+        build_lineup(task(), "grpo,dapo,rloo", 2, {**given, "tokens": 5})
 
 
 def test_a_run_is_no_comparison(model: str, tmp_path: Path) -> None:

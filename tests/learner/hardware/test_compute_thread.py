@@ -130,7 +130,7 @@ def make_engine(model: Policy | None = None) -> Engine:
     engine.__dict__ |= {
         "config": config,
         "method": None,
-        "ranks": process_group.SINGLE_PROCESS,
+        "group": process_group.SINGLE_PROCESS,
         "policy": model,
     }
     engine.__dict__ |= {"optimizer": SimpleNamespace(param_groups=[]), "slice_tokens": 1}
@@ -143,9 +143,9 @@ def test_update_has_begun_while_it_waits_for_the_thread(monkeypatch: pytest.Monk
     submit_to_compute_thread(free.wait, 20)
     with ThreadPoolExecutor(1) as pool:
         done = pool.submit(engine.update, None, 3)
-        while not engine.begun:
+        while not engine.last_step:
             time.sleep(0.001)
-        assert engine.begun == 3 and not done.done()
+        assert engine.last_step == 3 and not done.done()
         free.set()
 
 

@@ -15,7 +15,7 @@ from edgewise.learner.policy.policy import Policy
 from edgewise.learner.update import gradient_step as updating
 from edgewise.learner.update.gradient_step import UpdateConfig, update
 
-BIG = UpdateConfig(tokens=10_000, clip=1e9)
+BIG = UpdateConfig(slice_tokens=10_000, clip=1e9)
 READERS = "drpo", "confucius3_math"
 
 
@@ -42,7 +42,7 @@ def test_update_does_not_depend_on_slicing(folder: Path, name: str, size: int) -
     """Several steps, so that the policy is away from the one that sampled."""
     method = override(find_method(name), "epochs=2", "minibatches=1")
     method = method if name in READERS else replace(method, penalties=())
-    whole, sliced = (train_weights(folder, method, replace(BIG, tokens=tokens)) for tokens in (10_000, size))
+    whole, sliced = (train_weights(folder, method, replace(BIG, slice_tokens=tokens)) for tokens in (10_000, size))
     torch.testing.assert_close(whole, sliced, rtol=1e-4, atol=1e-7)
 
 

@@ -5,7 +5,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from edgewise.learner.monitoring.collapse import StepStats, alarm, best
+from edgewise.learner.monitoring.collapse import StepStats, detect_collapse, best_window_reward
 
 FINE = StepStats(reward=0.5, length=20, entropy=1.0, kl=0.001, valid=1.0, cut=0.0)
 
@@ -20,15 +20,15 @@ def test_noise_around_a_level_or_a_rise_seldom_alarms() -> None:
     for run in range(200):
         level = np.linspace(0.3, 0.3 + 0.4 * (run % 2), 60)
         history = steps(np.clip(level + rng.normal(0, 0.08, 60), 0, 1))
-        alarms += any(alarm(history[:n]) for n in range(1, 61))
+        alarms += any(detect_collapse(history[:n]) for n in range(1, 61))
     assert alarms <= 10
 
 
 def test_a_fall_below_half_of_what_was_gained_alarms_within_a_window() -> None:
     history = steps([0.2, 0.25, 0.3, 0.4, 0.5, 0.6, 0.7, 0.7, 0.7, 0.7, 0.7, 0.1, 0.05, 0.0, 0.0, 0.0])
-    assert "fell from 0.70" in alarm(history)
-    assert not alarm(history[:11])
-    assert best(history) == pytest.approx(0.7)
+    assert "fell from 0.70" in detect_collapse(history)
+    assert not detect_collapse(history[:11])
+    assert best_window_reward(history) == pytest.approx(0.7)
 
 
 @pytest.mark.parametrize(
@@ -42,12 +42,12 @@ def test_a_fall_below_half_of_what_was_gained_alarms_within_a_window() -> None:
     ],
 )
 def test_replies_that_change_beyond_learning_alarm(change: dict[str, float], words: str) -> None:
-    assert words in alarm([*[FINE] * 10, *[replace(FINE, **change)] * 5])
+    assert words in detect_collapse([*[FINE] * 10, *[replace(FINE, **change)] * 5])
 
 
 def test_certainty_that_pays_is_no_collapse() -> None:
     history = [*[FINE] * 10, *[replace(FINE, reward=0.95, entropy=0.01)] * 5]
-    assert alarm(history) == ""
+    assert detect_collapse(history) == ""
 
 
 @pytest.mark.parametrize(
@@ -55,8 +55,8 @@ def test_certainty_that_pays_is_no_collapse() -> None:
     [({"loss": float("nan")}, "no number"), ({"kl": 2.0}, "2.00 nats"), ({"kl": float("nan")}, "nan nats")],
 )
 def test_one_broken_step_is_enough(change: dict[str, float], words: str) -> None:
-    assert words in alarm([FINE, replace(FINE, **change)])
+    assert words in detect_collapse([FINE, replace(FINE, **change)])
 
 
 def test_no_history_no_alarm() -> None:
-    assert alarm([]) == "" and best([]) == 0.0
+    assert detect_collapse([]) == "" and best_window_reward([]) == 0.0

@@ -125,7 +125,7 @@ def test_sharded_run_equals_one_process_and_saves_full_weights(model: str, tmp_p
 
 
 def fail_alone(model: str, part: str) -> None:
-    module, name = {"update": (updating, "_one"), "sampling": (Engine, "answer")}[part]
+    module, name = {"update": (updating, "backward_slice"), "sampling": (Engine, "answer")}[part]
     real = getattr(module, name)
 
     def short(*args: Any) -> Any:

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from edgewise.learner.sampling.embeddings import embedding
+from edgewise.learner.sampling.embeddings import create_embed
 from edgewise.toolkit.errors import ModelError
 from edgewise.toolkit.model.openai_format import pack_vector
 from edgewise.toolkit.types import Message, Reply
@@ -23,7 +23,7 @@ def test_each_text_is_asked_for_once() -> None:
         asked.append(request.messages[0].content)
         return told(request)
 
-    embed = embedding("local/vectors")
+    embed = create_embed("local/vectors")
     first = play(embed(["a", "bb", "a"]), answer)
     again = play(embed(["bb"]), answer)
     assert asked == ["a", "bb"]
@@ -34,4 +34,4 @@ def test_each_text_is_asked_for_once() -> None:
 def test_a_model_that_gives_none_is_a_sentence() -> None:
     failed = Reply(Message("assistant", ""), "failed", error="it writes text and gives no vectors")
     with pytest.raises(ModelError, match="local/text gave no vector: it writes text"):
-        play(embedding("local/text")(["a"]), lambda request: failed)
+        play(create_embed("local/text")(["a"]), lambda request: failed)

@@ -19,7 +19,7 @@ from edgewise.learner.attention import kv_cache
 from edgewise.learner.hardware.weight_packing import pack_weights
 from edgewise.learner.policy.policy import Lora, Policy
 from edgewise.learner.sampling import generate as sampling
-from edgewise.learner.sampling.generate import CompletionRequest, draw, sample
+from edgewise.learner.sampling.generate import CompletionRequest, sample_tokens, sample
 from edgewise.toolkit.errors import OutOfMemory
 from tests.support.learner import tiny
 
@@ -160,7 +160,7 @@ def test_sequences_come_as_often_as_they_are_likely():
 def test_the_nucleus_holds_top_p_and_log_probs_are_of_the_whole():
     shares = torch.tensor([[0.5, 0.3, 0.15, 0.05]]).repeat(2000, 1)
     uniform = torch.tensor(np.random.default_rng(0).random(2000))
-    ids, logp = draw(shares.log(), torch.ones(2000, 1), torch.full((2000, 1), 0.75), uniform)
+    ids, logp = sample_tokens(shares.log(), torch.ones(2000, 1), torch.full((2000, 1), 0.75), uniform)
     counts = np.bincount(ids.numpy(), minlength=4)
     assert counts[2] == counts[3] == 0
     assert counts[0] / 2000 == pytest.approx(0.625, abs=0.04)
@@ -172,7 +172,7 @@ def test_a_random_number_just_below_one_picks_a_token_that_can_be(size):
     logits = torch.full((1, size), -torch.inf)
     logits[0, : size - 1] = torch.randn(size - 1, generator=torch.Generator().manual_seed(0))
     for number in (0.0, np.nextafter(1.0, 0.0)):
-        ids, logp = draw(logits, torch.ones(1, 1), torch.ones(1, 1), torch.tensor([number]))
+        ids, logp = sample_tokens(logits, torch.ones(1, 1), torch.ones(1, 1), torch.tensor([number]))
         assert torch.isfinite(logp).all()
         assert ids[0] == (0 if number == 0 else size - 2)
 
@@ -245,15 +245,15 @@ def test_nothing_asked_is_nothing_drawn(llama):
 def test_waves_and_chunks_change_nothing(llama, monkeypatch):
     asks = mixed_asks()
     whole = sample(llama, asks)
-    monkeypatch.setattr(sampling, "WAVE", 150)
-    monkeypatch.setattr(sampling, "PREFILL", 12)
-    monkeypatch.setattr(kv_cache, "ROOM", 2)
+    monkeypatch.setattr(sampling, "WAVE_TOKENS", 150)
+    monkeypatch.setattr(sampling, "PREFILL_TOKENS", 12)
+    monkeypatch.setattr(kv_cache, "INITIAL_ROOM", 2)
     assert [d.ids for d in sample(llama, asks)] == [d.ids for d in whole]
 
 
 def test_where_memory_is_short_fewer_are_drawn_at_a_time(llama, monkeypatch):
     asks = mixed_asks()
-    whole, forward, rows = sample(llama, asks), sampling._forward, []
+    whole, forward, rows = sample(llama, asks), sampling.decode, []
 
     def short(model, cache, ids):
         rows.append(len(ids))
@@ -261,10 +261,10 @@ def test_where_memory_is_short_fewer_are_drawn_at_a_time(llama, monkeypatch):
             raise RuntimeError("DefaultCPUAllocator: can't allocate memory")
         return forward(model, cache, ids)
 
-    monkeypatch.setattr(sampling, "_forward", short)
+    monkeypatch.setattr(sampling, "decode", short)
     assert [d.ids for d in sample(llama, asks)] == [d.ids for d in whole]
     assert max(rows) > 3
-    monkeypatch.setattr(sampling, "encode", lambda *_: short(None, None, range(9)))
+    monkeypatch.setattr(sampling, "prefill", lambda *_: short(None, None, range(9)))
     with pytest.raises(OutOfMemory, match="one reply: use LoRA"):
         sample(llama, asks)
 

@@ -8,7 +8,7 @@ import torch
 
 from edgewise.learner.methods.published import find_method
 from edgewise.learner.policy.policy import Policy
-from edgewise.learner.sampling.given_answers import giving, written
+from edgewise.learner.sampling.given_answers import create_answer_scorer, tokenize_answer
 from edgewise.learner.update import collate
 from edgewise.learner.update.gradient_step import UpdateConfig, compute_logps, update
 from edgewise.toolkit.groups.sampling import rollout_plan
@@ -36,12 +36,12 @@ def asked(policy: Policy) -> SamplingRequest:
         return tuple(Rollout("a", "solver", start + n, (step,), "stop", Score(0.0)) for n in range(count))
         yield
 
-    give = giving(lambda: policy, resolve_reward("exact"), "", "solver")
+    give = create_answer_scorer(lambda: policy, resolve_reward("exact"), "", "solver")
     return SamplingRequest((ROW,), 1, 3, draw, give)
 
 
 def test_an_answer_is_its_tokens_and_the_one_that_ends_it(policy: Policy) -> None:
-    found = written(policy, ROW, "42")
+    found = tokenize_answer(policy, ROW, "42")
     assert policy.decode(found.completion_ids) == "42" and found.completion_ids[-1] in policy.stop_ids
     assert found.prompt_ids == policy.encode(ROW.messages)
     assert np.isnan(found.logprobs).all() and len(found.logprobs) == len(found.completion_ids)
@@ -51,7 +51,7 @@ def test_an_answer_is_its_tokens_and_the_one_that_ends_it(policy: Policy) -> Non
 def test_a_reference_is_learned_from_where_all_failed(policy: Policy, name: str) -> None:
     method = find_method(name)
     groups = play(method.plan(asked(policy)), nobody)
-    made = collate.batch(collate.judged(collate.rollouts(groups), method))
+    made = collate.build_batch(collate.assign_credit(collate.collect_scored(groups), method))
     assert made is not None and len(made) == 4
     reference = made.select_rows([3])
 
@@ -69,11 +69,11 @@ def test_a_reference_is_learned_from_where_all_failed(policy: Policy, name: str)
 def test_listed_answers_are_graded_and_compared(policy: Policy) -> None:
     method = find_method("rift")
     groups = play(method.plan(asked(policy)), nobody)
-    found = collate.rollouts(groups)
+    found = collate.collect_scored(groups)
     assert [member.reward for member in found] == [1, 0, 0]
-    known = collate.judged(found, method)
+    known = collate.assign_credit(found, method)
     assert known.credit == pytest.approx([2**0.5, -(0.5**0.5), -(0.5**0.5)], abs=1e-4)
-    made = collate.batch(known)
+    made = collate.build_batch(known)
     assert made is not None
     done = update(
         policy, torch.optim.SGD(policy.parameters(), lr=0.05), method, made, UpdateConfig(), torch.Generator()

@@ -9,8 +9,8 @@ from edgewise.learner.attention.logprobs import compute_logps
 from edgewise.learner.methods.batch import Batch
 from edgewise.learner.policy.policy import Lora, Policy
 from edgewise.learner.sampling import inference_server
-from edgewise.learner.sampling.inference_server import LOAD_ADAPTER, LOAD_WEIGHTS, UNLOAD_ADAPTER, Server
-from edgewise.learner.update.gradient_step import truncated
+from edgewise.learner.sampling.inference_server import LOAD_ADAPTER, LOAD_WEIGHTS, UNLOAD_ADAPTER, InferenceServer
+from edgewise.learner.update.gradient_step import truncated_importance_weights
 from edgewise.toolkit.errors import ModelError, ProviderDown
 from edgewise.toolkit.model.middleware import Retry
 from edgewise.toolkit.types import Message, Request, Sampling, Tool
@@ -63,7 +63,7 @@ def gaps(made):
 def test_the_server_gives_the_ids_and_log_probs_of_what_it_drew():
     ours = policy()
     with Sampler(policy()) as sampler:
-        replies = Server(sampler.url, "tiny", ours).answer(requests(8))
+        replies = InferenceServer(sampler.url, "tiny", ours).answer(requests(8))
     for reply in replies:
         assert (reply.model, reply.failed) == ("torch/tiny", False)
         assert reply.tokens.prompt_ids == ours.encode([Message("user", "hello")])
@@ -76,7 +76,7 @@ def test_the_server_gives_the_ids_and_log_probs_of_what_it_drew():
 def test_other_weights_show_as_a_mismatch():
     ours = policy()
     with Sampler(policy(0.05)) as sampler:
-        replies = Server(sampler.url, "tiny", ours).answer(requests(8))
+        replies = InferenceServer(sampler.url, "tiny", ours).answer(requests(8))
     found = gaps(batch(replies, ours))
     assert 0.01 < found.mean() < found.max() < 3
     assert len(found) == sum(len(r.tokens.completion_ids) for r in replies)
@@ -85,7 +85,7 @@ def test_other_weights_show_as_a_mismatch():
 def test_truncated_weights_undo_most_of_the_bias_of_a_server_with_other_weights():
     ours, theirs, asks = policy(), policy(0.4), requests(1000, max_tokens=1)
     with Sampler(theirs) as sampler:
-        replies = Server(sampler.url, "tiny", ours, concurrency=500).answer(asks)
+        replies = InferenceServer(sampler.url, "tiny", ours, concurrency=500).answer(asks)
     made = batch(replies, ours)
     prompt = torch.tensor([replies[0].tokens.prompt_ids])
     with torch.no_grad():
@@ -93,7 +93,7 @@ def test_truncated_weights_undo_most_of_the_bias_of_a_server_with_other_weights(
     value = torch.sign(other - mine)  # what the two disagree on most
     truth = float((mine * value).sum())
     drawn = value[made.ids[:, 0]]
-    weights = truncated(made.column("old_logp"), made.column("sampler_logp"), cap=5.0)[:, 0]
+    weights = truncated_importance_weights(made.column("old_logp"), made.column("sampler_logp"), cap=5.0)[:, 0]
     plain, corrected = float(drawn.mean()), float((drawn * weights).mean())
     noise = float((drawn * weights).std()) / math.sqrt(len(drawn))
     assert abs(plain - truth) > 6 * noise
@@ -104,7 +104,7 @@ def test_truncated_weights_undo_most_of_the_bias_of_a_server_with_other_weights(
 def test_without_ids_text_is_tokenised_and_marked_unless_it_is_the_same(texts):
     ours = policy()
     with Sampler(policy(), ids=False, texts=texts) as sampler:
-        server = Server(sampler.url, "tiny", ours)
+        server = InferenceServer(sampler.url, "tiny", ours)
         replies = server.answer(requests(6, temperature=0.5))
         assert sum("return_token_ids" in body for body in sampler.bodies) <= 6
     marked = [all(map(math.isnan, r.tokens.logprobs)) for r in replies]
@@ -120,7 +120,7 @@ def test_without_ids_text_is_tokenised_and_marked_unless_it_is_the_same(texts):
 def test_what_a_sampler_did_not_say_has_weight_one():
     said = torch.tensor([[-1.0, math.nan, -3.0]])
     mine = torch.tensor([[-1.5, -9.0, -1.0]], requires_grad=True)
-    weights = truncated(mine, said, cap=2.0)
+    weights = truncated_importance_weights(mine, said, cap=2.0)
     assert not weights.requires_grad
     assert weights.tolist() == [[pytest.approx(math.exp(-0.5)), 1.0, 2.0]]
 
@@ -128,10 +128,10 @@ def test_what_a_sampler_did_not_say_has_weight_one():
 def test_all_weights_are_pushed_to_a_server_that_loads_them(tmp_path):
     ours = policy()
     with Sampler(policy(0.1), routes=(LOAD_WEIGHTS,)) as sampler:
-        server = Server(sampler.url, "tiny", ours, folder=tmp_path)
+        server = InferenceServer(sampler.url, "tiny", ours, folder=tmp_path)
         far = gaps(batch(server.answer(requests(4)), ours)).mean()
         for _ in range(3):
-            assert server.push(ours)
+            assert server.push_weights(ours)
         near = gaps(batch(server.answer(requests(4)), ours)).max()
     assert near < 1e-5 < far
     assert sampler.loaded == ["000001", "000002", "000003"]
@@ -144,13 +144,13 @@ def test_adapters_are_pushed_under_a_new_name_each(tmp_path):
         for weight in ours.parameters():
             weight.add_(0.2)
     with Sampler(theirs, routes=(LOAD_ADAPTER, UNLOAD_ADAPTER)) as sampler:
-        server = Server(sampler.url, "tiny", ours, folder=tmp_path)
+        server = InferenceServer(sampler.url, "tiny", ours, folder=tmp_path)
         far = gaps(batch(server.answer(requests(4)), ours)).mean()
-        assert server.push(ours)
-        assert server.push(ours)
+        assert server.push_weights(ours)
+        assert server.push_weights(ours)
         near = gaps(batch(server.answer(requests(4)), ours)).max()
         # That of another run counts from 1 too.
-        assert Server(sampler.url, "tiny", ours, folder=tmp_path / "other").push(ours)
+        assert InferenceServer(sampler.url, "tiny", ours, folder=tmp_path / "other").push_weights(ours)
         assert len(set(sampler.loaded)) == 2
         server.close()
     assert near < 1e-5 < far
@@ -163,21 +163,21 @@ def test_adapters_are_pushed_under_a_new_name_each(tmp_path):
 @pytest.mark.parametrize("routes", [(), (LOAD_ADAPTER,)])
 def test_a_server_that_offers_no_way_is_left_as_it_is(routes):
     with Sampler(policy(), routes=routes) as sampler:
-        assert not Server(sampler.url, "tiny", policy()).push(policy())
+        assert not InferenceServer(sampler.url, "tiny", policy()).push_weights(policy())
     assert sampler.loaded == []
 
 
 def test_a_server_that_refuses_weights_is_an_error(tmp_path):
     with Sampler(policy(), routes=(LOAD_WEIGHTS,)) as sampler:
-        server = Server(sampler.url, "tiny", policy(), folder=tmp_path / "refuse")
+        server = InferenceServer(sampler.url, "tiny", policy(), folder=tmp_path / "refuse")
         with pytest.raises(ModelError, match="no memory"):
-            server.push(policy())
+            server.push_weights(policy())
 
 
 def test_a_server_that_is_not_there_is_explained(monkeypatch):
-    server = Server("http://127.0.0.1:9/v1", "tiny", policy())
+    server = InferenceServer("http://127.0.0.1:9/v1", "tiny", policy())
     with pytest.raises(ModelError, match="can't be reached"):
-        server.push(policy())
+        server.push_weights(policy())
     monkeypatch.setattr(inference_server, "stack_middleware", lambda inner, **_: Retry(inner, attempts=1))
     with pytest.raises(ProviderDown, match="can't be reached"):
         server.answer(requests(1))
@@ -187,7 +187,7 @@ def test_what_does_not_fit_or_needs_tools_is_refused_before_it_is_asked():
     ours = policy()
     tool = Request("torch/tiny", (Message("user", "a"),), Sampling(seed=1), (Tool("add", "adds", {}),))
     with Sampler(policy()) as sampler:
-        long, with_tool, room = Server(sampler.url, "tiny", ours).answer(
+        long, with_tool, room = InferenceServer(sampler.url, "tiny", ours).answer(
             [*requests(1, "x" * 600), tool, *requests(1, "x" * 490, max_tokens=99)]
         )
     assert (long.stop, with_tool.stop) == ("refused", "refused")
@@ -200,7 +200,7 @@ def test_what_does_not_fit_or_needs_tools_is_refused_before_it_is_asked():
 def test_a_stop_string_ends_the_text_and_not_the_tokens():
     ours = policy()
     with Sampler(policy()) as sampler:
-        server = Server(sampler.url, "tiny", ours)
+        server = InferenceServer(sampler.url, "tiny", ours)
         (whole,) = server.answer(requests(1, temperature=0.0, max_tokens=30))
         text = whole.message.content
         (cut,) = server.answer(requests(1, temperature=0.0, max_tokens=30, stop=(text[9:11],)))

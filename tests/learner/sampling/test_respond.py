@@ -1,7 +1,7 @@
 import pytest
 
 from edgewise.learner.policy.policy import Policy
-from edgewise.learner.sampling.respond import MAX_TOKENS, answer, until
+from edgewise.learner.sampling.respond import MAX_TOKENS, answer, cut_at_stop
 from edgewise.toolkit.errors import ConfigError
 from edgewise.toolkit.rollout.agent import Agent, run_rollout
 from edgewise.toolkit.tools.tool import FunctionTool
@@ -51,7 +51,7 @@ def test_the_text_ends_before_a_stop_string_and_the_tokens_with_it(policy):
 
 @pytest.mark.parametrize(("stop", "left"), [((), "abcd"), (("x",), "abcd"), (("c", "bc"), "a"), (("a",), "")])
 def test_text_is_cut_at_the_first_of_several_strings(stop, left):
-    assert until("abcd", stop) == left
+    assert cut_at_stop("abcd", stop) == left
 
 
 def test_a_prompt_longer_than_the_context_is_refused_and_the_others_are_answered(policy):

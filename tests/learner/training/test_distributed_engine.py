@@ -69,7 +69,7 @@ def gradients(
     for name, parts in METHODS.items():
         policy = made(dtype).with_reference()
         optimizer = torch.optim.SGD(policy.parameters(), lr=0.05)
-        how, rng = UpdateConfig(tokens=tokens, clip=1e9), torch.Generator().manual_seed(0)
+        how, rng = UpdateConfig(slice_tokens=tokens, clip=1e9), torch.Generator().manual_seed(0)
         method = override(find_method(name), *parts)
         seen = update(policy, optimizer, method, batch(), how, rng, together)
         flat = torch.cat([policy.gather_full(p.grad).flatten() for p in policy.parameters() if p.grad is not None])
@@ -89,7 +89,7 @@ def save_gradients(folder: Path) -> None:
             return real(policy, part, **how)
 
         updating.compute_logps = forgetful  # type: ignore[assignment]
-    updating.LEAST = 1
+    updating.MIN_SLICE_TOKENS = 1
     found["short"] = gradients(together, torch.float64, tokens=1000)
     torch.save(found, folder / f"{together.rank}.pt")
 

@@ -60,10 +60,10 @@ def trained(environment: Any, model: str, folder: Path, method: str) -> list[Wei
 @pytest.mark.parametrize("method", ["gigpo", "salt"])
 def test_credit_over_steps_trains_in_an_environment(method: str, model: str, tmp_path: Path) -> None:
     records = trained(Ladder, model, tmp_path, method)
-    assert [bool(each.updated and each.updated.norm > 0) for each in records] == [True, True]
-    found = collate.members(records[0].groups)
+    assert [bool(each.update and each.update.norm > 0) for each in records] == [True, True]
+    found = collate.collect_scored(records[0].groups)
     assert {len(member.steps) for member in found} <= {3, 4}
-    table = collate.table(found, find_method("gigpo"))
+    table = collate.build_table(found, find_method("gigpo"))
     assert table.column("step_reward").sum() == pytest.approx(table.reward.sum())
     states = table.column("state").tolist()
     assert states.count("rung 0") >= len(found), "all begin alike"
@@ -78,12 +78,12 @@ def test_salt_is_grpo_where_prompts_show_fewer_turns_than_its_window() -> None:
     row = task.train[0]
     plan = run_group(agent, row, row.messages, task.reward, judge="", size=16, seed=1)
     runs = asyncio.run(drive(plan, ScriptedClient(at_random))).rollouts
-    found = collate.members([Group(row, "solver", tuple(map(with_tokens, runs)))])
+    found = collate.collect_scored([Group(row, "solver", tuple(map(with_tokens, runs)))])
 
     def by_pair(window: int) -> dict[Any, float]:
         method = override(find_method("salt"), f"credit.history={window}")
-        credit = collate.judged(found, method).credit
-        steps = [(step.prompt, step.completion) for member in found for step in member.run.steps]
+        credit = collate.assign_credit(found, method).credit
+        steps = [(step.prompt, step.completion) for member in found for step in member.rollout.steps]
         total: dict[Any, float] = defaultdict(float)
         for key, value in zip(steps, credit.tolist(), strict=True):
             total[key] += value

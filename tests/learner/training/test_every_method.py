@@ -52,8 +52,8 @@ def test_it_trains(name: str, model: str, tmp_path: Path) -> None:
     train(task(), model=model, run=tmp_path / "r", on_event=events.append, **settings)
     records = [event.record for event in events if isinstance(event, StepFinished)]
     assert len(records) == 3
-    assert any(record.updated and record.updated.norm > 0 for record in records)
-    assert all(record.updated is None or record.updated.loss == record.updated.loss for record in records)
+    assert any(record.update and record.update.norm > 0 for record in records)
+    assert all(record.update is None or record.update.loss == record.update.loss for record in records)
 
 
 # ---- what plans add, and a run that is stopped in the middle of it -------------------------------------------------
@@ -81,7 +81,7 @@ def old(record: WeightsStep) -> bool:
 
 def dead(record: WeightsStep) -> bool:
     """Where there is something to replay, it is learned from in place of these."""
-    return any(not group.is_mixed for group in record.groups) and record.updated is not None
+    return any(not group.is_mixed for group in record.groups) and record.update is not None
 
 
 @pytest.mark.parametrize(

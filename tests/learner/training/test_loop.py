@@ -125,7 +125,7 @@ def test_a_limit_while_the_start_is_measured_keeps_what_was_learnt(
 ) -> None:
     steps: list[Event] = []
     monkeypatch.setattr(
-        api, "learn", lambda *given: loop.learn(*given, enough=lambda: "enough" if len(steps) == 2 else "")
+        api, "learn", lambda *given: loop.learn(*given, should_stop=lambda: "enough" if len(steps) == 2 else "")
     )
     on_event = lambda event: steps.append(event) if isinstance(event, StepFinished) else None  # noqa: E731
     with pytest.raises(LimitReached):  # two steps take 32 calls, what was learnt 8 and the start 8
@@ -246,14 +246,14 @@ def test_a_full_disk_keeps_the_checkpoint_before(
 def test_a_collapse_goes_back_to_the_best_checkpoint_and_slows_down(
     model: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(collapse, "alarm", lambda history: "broken" if len(history) == 4 else "")
+    monkeypatch.setattr(collapse, "detect_collapse", lambda history: "broken" if len(history) == 4 else "")
     events: list[Event] = []
     settings = {**SETTINGS, "steps": 8, "save_every": 1}
     train(task(test=2), model=model, run=tmp_path / "r", on_event=events.append, **settings)
     records = [event.record for event in events if isinstance(event, StepFinished)]
-    went = {record.number: record.went for record in records if record.went}
+    went = {record.number: record.rollback for record in records if record.rollback}
     assert "goes back to step" in went[4] and "0.5 times" in went[4]
-    assert records[4].rate == pytest.approx(0.5 * records[2].rate)
+    assert records[4].learning_rate == pytest.approx(0.5 * records[2].learning_rate)
     kept = {path.name for path in (tmp_path / "r" / "checkpoints").iterdir()}
     state = json.loads((tmp_path / "r" / "checkpoints" / max(kept) / "state.json").read_text())
     assert f"{state['best']:06d}" in kept
@@ -262,12 +262,12 @@ def test_a_collapse_goes_back_to_the_best_checkpoint_and_slows_down(
 def test_a_collapse_in_the_first_step_goes_back_to_the_start(
     model: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(collapse, "alarm", lambda history: "broken" if len(history) == 1 else "")
+    monkeypatch.setattr(collapse, "detect_collapse", lambda history: "broken" if len(history) == 1 else "")
     events: list[Event] = []
     settings = {**SETTINGS, "steps": 2}
     train(task(test=2), model=model, run=tmp_path / "r", on_event=events.append, **settings)
     records = [event.record for event in events if isinstance(event, StepFinished)]
-    assert "goes back to step 0" in records[0].went
+    assert "goes back to step 0" in records[0].rollback
     state = json.loads((tmp_path / "r" / "checkpoints" / "000002" / "state.json").read_text())
     assert state["collapses"] == 2  # both steps were the first of what was left
 
@@ -275,7 +275,7 @@ def test_a_collapse_in_the_first_step_goes_back_to_the_start(
 def test_the_third_collapse_ends_learning_and_says_so(
     model: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(collapse, "alarm", lambda history: "broken" if len(history) > 1 else "")
+    monkeypatch.setattr(collapse, "detect_collapse", lambda history: "broken" if len(history) > 1 else "")
     train(task(test=2), model=model, run=tmp_path / "r", **{**SETTINGS, "steps": 20})
     steps = sorted((tmp_path / "r" / "steps").iterdir())
     assert len(steps) < 20
@@ -288,10 +288,10 @@ def test_the_third_collapse_ends_learning_and_says_so(
 
 def test_an_engine_follows_its_schedule(model: str, tmp_path: Path) -> None:
     from edgewise.learner.config import WeightsConfig
-    from edgewise.learner.training.engine import factor
+    from edgewise.learner.training.engine import schedule_factor
 
     config = WeightsConfig(model=model, steps=10, warmup=4, schedule="linear")
-    rates = [factor(config, number) for number in range(1, 11)]
+    rates = [schedule_factor(config, number) for number in range(1, 11)]
     assert rates[:4] == [0.2, 0.4, 0.6, 0.8]
     assert all(a > b > 0 for a, b in pairwise(rates[4:]))
-    assert factor(config.model_copy(update={"schedule": "constant"}), 9) == 1.0
+    assert schedule_factor(config.model_copy(update={"schedule": "constant"}), 9) == 1.0

@@ -11,7 +11,7 @@ from edgewise.learner.config import WeightsConfig
 from edgewise.learner.methods.method import Method, override
 from edgewise.learner.methods.published import METHODS, find_method
 from edgewise.learner.spec import WeightsSpec
-from edgewise.learner.training.row_memory import WINDOW, remembered
+from edgewise.learner.training.row_memory import RECENT_GROUPS, update_memory
 from edgewise.learner.update import collate
 from edgewise.toolkit.errors import ConfigError, RewardError
 from edgewise.toolkit.groups import reward_shaping
@@ -40,15 +40,15 @@ def group(*runs: Rollout, name: str = "a", role: str = "solver") -> Group:
 
 def table(method: str, *runs: Rollout, setting: str = ""):
     chosen = override(find_method(method), *([setting] if setting else []))
-    return collate.table(collate.members([group(*runs)]), chosen)
+    return collate.build_table(collate.collect_scored([group(*runs)]), chosen)
 
 
 def judged(method: str, *groups: Group) -> collate.CreditedBatch:
-    return collate.judged(collate.members(groups), find_method(method))
+    return collate.assign_credit(collate.collect_scored(groups), find_method(method))
 
 
 def taught(method: Method, memory: Memory, groups: list[Group], later: Sequence[Group] = ()) -> Memory:
-    return remembered(method, memory, groups, collate.judged(collate.members(groups), method), later)
+    return update_memory(method, memory, groups, collate.assign_credit(collate.collect_scored(groups), method), later)
 
 
 def test_steps_have_what_was_shown_done_and_shown_then() -> None:
@@ -63,8 +63,8 @@ def test_calls_with_the_same_arguments_are_the_same_action() -> None:
     one = step("q", "I look.", ("look", '{"at": 1, "by": 2}'))
     other = step("q", "Let me see.", ("look", '{"by":2,"at":1}'))
     broken = step("q", "", ("look", "{at  1"))
-    assert collate.action(one.completion) == collate.action(other.completion) == 'look {"at": 1, "by": 2}'
-    assert collate.action(broken.completion) == "look {at 1"
+    assert collate.render_action(one.completion) == collate.render_action(other.completion) == 'look {"at": 1, "by": 2}'
+    assert collate.render_action(broken.completion) == "look {at 1"
 
 
 def test_the_last_step_has_all_of_the_reward_unless_the_score_says_more() -> None:
@@ -85,8 +85,8 @@ def test_without_rewards_of_steps_none_is_a_steps_own() -> None:
         group_of = group(*(replace(each, score=Score(r)) for each, r in zip(runs, rewards, strict=True)))
         ends = [{f"step_reward {len(each.steps) - 1}": r} for each, r in zip(runs, rewards, strict=True)]
         told = [replace(each, score=Score(r, end)) for each, r, end in zip(runs, rewards, ends, strict=True)]
-        assert not collate.table(collate.members([group(*told)]), find_method("hrpo")).column("action_reward").any()
-        hrpo, plain = (collate.judged(collate.members([group_of]), find_method(name)) for name in ("hrpo", "grpo"))
+        assert not collate.build_table(collate.collect_scored([group(*told)]), find_method("hrpo")).column("action_reward").any()
+        hrpo, plain = (collate.assign_credit(collate.collect_scored([group_of]), find_method(name)) for name in ("hrpo", "grpo"))
         assert hrpo.credit.tolist() == plain.credit.tolist()
         assert hrpo.credit.any() == (len(set(rewards)) > 1)
 
@@ -102,7 +102,7 @@ def test_a_rollout_is_as_long_as_its_replies_and_near_its_limit_by_the_longest()
     """Three replies of 2 of 3 tokens are not too long, whatever they are together."""
     found = table("dapo", run(1.0, *[step("q", "x")] * 3), run(0.0))
     assert found.column("longest").tolist() == [2, 2]
-    assert collate.members([group(run(1.0, *[step("q", "x")] * 3))])[0].length == 6
+    assert collate.collect_scored([group(run(1.0, *[step("q", "x")] * 3))])[0].length == 6
     assert reward_shaping.overlong(found, limit=3, buffer=1 / 3).tolist() == [1, 0]
 
 
@@ -124,7 +124,7 @@ def test_marks_of_a_rollout_are_columns(method, column, values) -> None:
 @pytest.mark.parametrize(("method", "part"), [("skywork_r1v2", "stored"), ("m_grpo", "share")])
 def test_parts_of_a_users_score_are_no_marks(method, part) -> None:
     plain, named = (
-        collate.judged(collate.members([group(run(1.0, **parts), run(0.0, **parts))]), find_method(method)).credit
+        collate.assign_credit(collate.collect_scored([group(run(1.0, **parts), run(0.0, **parts))]), find_method(method)).credit
         for parts in ({}, {part: 0.0})
     )
     assert plain.any() and (plain == named).all()
@@ -151,7 +151,7 @@ def test_equal_answers_have_equal_numbers() -> None:
 
 def test_columns_that_are_no_numbers_stay_out_of_the_batch() -> None:
     runs = run(1.0), run(0.0)
-    made = collate.batch(judged("gigpo", group(*runs)))
+    made = collate.build_batch(judged("gigpo", group(*runs)))
     assert made is not None and "state" not in made.columns
     assert made.column("rollout").tolist() == [0, 1]
 
@@ -160,7 +160,7 @@ def test_a_replayed_rollout_has_the_advantage_of_then() -> None:
     live = group(run(1.0), run(0.0))
     old = group(set_marks(run(1.0), stored=2.5), role=REPLAY_ROLE)
     dead = group(run(0.0), run(0.0), name="b")
-    made = collate.batch(judged("skywork_r1v2", live, dead, old))
+    made = collate.build_batch(judged("skywork_r1v2", live, dead, old))
     assert made is not None
     assert made.advantage.flatten().tolist() == pytest.approx([0.70710578, -0.70710578, 2.5], abs=1e-6)
     assert made.column("sampler_logp").tolist() == [[-0.5, -1.5]] * 3
@@ -245,7 +245,7 @@ def test_rows_are_rescued_that_failed_altogether_when_last_seen() -> None:
 def test_means_of_a_hundred_groups_are_recent() -> None:
     groups = [group(run(n / 200), name=str(n)) for n in range(150)]
     found = taught(find_method("deepvideo_r1"), Memory(), groups)
-    assert found.recent == tuple(n / 200 for n in range(50, 150)) and len(found.recent) == WINDOW
+    assert found.recent == tuple(n / 200 for n in range(50, 150)) and len(found.recent) == RECENT_GROUPS
     assert found.record_of("3").mean == 3 / 200
 
 

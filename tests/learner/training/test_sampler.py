@@ -12,7 +12,7 @@ from edgewise.learner.policy.policy import Policy
 from edgewise.learner.sampling.inference_server import LOAD_WEIGHTS
 from edgewise.learner.training.engine import Engine
 from edgewise.learner.training.sampler import Sampler
-from edgewise.learner.update.collate import members
+from edgewise.learner.update.collate import collect_scored
 from edgewise.toolkit.errors import ConfigError, LimitReached
 from edgewise.toolkit.tracking.events import Event, StepFinished
 from edgewise.toolkit.types import TokenizedTurn, Example, Group, Message, Rollout, Score, Step
@@ -40,7 +40,7 @@ def test_a_server_that_loads_weights_samples_with_those_of_each_step(folder: Pat
         assert len(server.loaded) == 4  # before the first step, and after each
         # A server that still holds those of the run before is given the start again.
         again = trained(folder, tmp_path / "s", server)
-    assert all(record.updated.mismatch < 1e-4 for record in (*records, *again))
+    assert all(record.update.mismatch < 1e-4 for record in (*records, *again))
     assert not (tmp_path / "r" / "pushed").exists()
 
 
@@ -52,7 +52,7 @@ def test_weights_that_no_server_takes_are_old_and_the_limit_is_a_sentence(
         with pytest.raises(ConfigError, match=r"1 steps behind.*staleness"):
             trained(folder, tmp_path / "strict", server)
         records = trained(folder, tmp_path / "lax", server, staleness=2)
-    gaps = [record.updated.mismatch for record in records]
+    gaps = [record.update.mismatch for record in records]
     assert gaps[0] < 1e-4 < gaps[1] < gaps[2]
 
 
@@ -71,7 +71,7 @@ def test_a_resumed_run_knows_how_old_the_weights_of_its_server_are(folder: Path,
 def test_a_sampler_that_is_no_url_is_a_sentence(folder: Path) -> None:
     config = WeightsConfig(model=f"torch/{folder}", sampler="vllm")
     with pytest.raises(ConfigError, match="http://host:port/v1#NAME"):
-        Sampler.of(config, None, Path("pushed"))  # type: ignore[arg-type]
+        Sampler.from_config(config, None, Path("pushed"))  # type: ignore[arg-type]
 
 
 def test_the_distance_of_a_rollout_is_the_sum_over_its_tokens(folder: Path) -> None:
@@ -87,5 +87,5 @@ def test_the_distance_of_a_rollout_is_the_sum_over_its_tokens(folder: Path) -> N
         return Rollout("e", "solver", 0, (step,), "stop", Score(1.0))
 
     group = Group(Example("e", (asked,)), "solver", (run((-1.0, -2.0)), run((-3.0, -4.0))))
-    first, second = engine.distances(members([group]))
+    first, second = engine.compute_kl(collect_scored([group]))
     assert first - second == pytest.approx(4.0, abs=1e-4)

@@ -11,10 +11,10 @@ from edgewise.learner.methods.method import override
 from edgewise.learner.methods.published import METHODS, find_method
 from edgewise.learner.policy.policy import Lora, Policy
 from edgewise.learner.update import gradient_step as updating
-from edgewise.learner.update.gradient_step import UpdateConfig, gradient, update
+from edgewise.learner.update.gradient_step import UpdateConfig, compute_gradient, update
 from edgewise.toolkit.errors import OutOfMemory
 
-BIG = UpdateConfig(tokens=10_000, clip=1e9)
+BIG = UpdateConfig(slice_tokens=10_000, clip=1e9)
 CLOSE = {"rtol": 1e-4, "atol": 1e-7}  # norms of transformers are float32 in any model
 ON_POLICY = "grpo", "dr_grpo", "dapo", "gspo", "reinforce_plus_plus"
 
@@ -45,7 +45,7 @@ def flat(policy: Policy) -> torch.Tensor:
 def gradient_of(policy: Policy, name: str, how: UpdateConfig, given: Batch | None = None) -> torch.Tensor:
     for parameter in policy.parameters():
         parameter.grad = None
-    gradient(policy, replace(find_method(name), penalties=()), given or batch(), how)
+    compute_gradient(policy, replace(find_method(name), penalties=()), given or batch(), how)
     return flat(policy)
 
 
@@ -54,7 +54,7 @@ def gradient_of(policy: Policy, name: str, how: UpdateConfig, given: Batch | Non
 def test_slices_change_nothing(policy: Policy, name: str, size: int) -> None:
     whole = gradient_of(policy, name, BIG)
     assert whole.norm() > 1e-4
-    torch.testing.assert_close(gradient_of(policy, name, replace(BIG, tokens=size)), whole, **CLOSE)
+    torch.testing.assert_close(gradient_of(policy, name, replace(BIG, slice_tokens=size)), whole, **CLOSE)
 
 
 @pytest.mark.parametrize("name", ON_POLICY)
@@ -65,14 +65,14 @@ def test_shares_of_several_processes_add_up(policy: Policy, name: str) -> None:
         def __init__(self, rank: int):
             self.rank, self.size = rank, 2
 
-        def share(self, units):
+        def shard(self, units):
             return units[self.rank :: 2]
 
-    how, total = replace(BIG, tokens=8), torch.zeros_like(whole)
+    how, total = replace(BIG, slice_tokens=8), torch.zeros_like(whole)
     for rank in range(2):
         for parameter in policy.parameters():
             parameter.grad = None
-        gradient(policy, replace(find_method(name), penalties=()), batch(), how, One(rank))
+        compute_gradient(policy, replace(find_method(name), penalties=()), batch(), how, One(rank))
         total += flat(policy)
     torch.testing.assert_close(total, whole, **CLOSE)
 
@@ -139,11 +139,11 @@ def test_short_memory_halves_the_slices_and_changes_nothing(
         return real(policy, part, **how)
 
     monkeypatch.setattr(updating, "compute_logps", greedy)
-    monkeypatch.setattr(updating, "LEAST", 1)
+    monkeypatch.setattr(updating, "MIN_SLICE_TOKENS", 1)
     done = update(
         policy, torch.optim.SGD(policy.parameters(), lr=0.0), method, batch(), BIG, torch.Generator()
     )
-    assert 0 < done.tokens < BIG.tokens
+    assert 0 < done.tokens < BIG.slice_tokens
     torch.testing.assert_close(flat(policy), whole, **CLOSE)
 
 

@@ -7,13 +7,13 @@ import pytest
 import torch
 
 from edgewise.learner.policy.policy import Lora, Policy
-from edgewise.learner.update.imitation import Pair, imitate
+from edgewise.learner.update.imitation import Demonstration, imitate
 
 PAIRS = [
-    Pair((65, 66, 67), (70, 257)),
-    Pair((65, 66, 67), (71, 72, 257)),
-    Pair((90,), (80, 81, 82, 257)),
-    Pair((91, 92), (83, 257)),
+    Demonstration((65, 66, 67), (70, 257)),
+    Demonstration((65, 66, 67), (71, 72, 257)),
+    Demonstration((90,), (80, 81, 82, 257)),
+    Demonstration((91, 92), (83, 257)),
 ]
 
 
@@ -21,12 +21,12 @@ def policy(folder: Path, lora: Lora | None = None) -> Policy:
     return Policy.load(str(folder), device="cpu", dtype="float32", lora=lora)
 
 
-def taught(made: Policy, pairs: list[Pair], lr: float = 0.01, **how: Any) -> list[float]:
+def taught(made: Policy, pairs: list[Demonstration], lr: float = 0.01, **how: Any) -> list[float]:
     return imitate(made, made.create_optimizer(lr=lr), pairs, **how)
 
 
 @torch.no_grad()
-def nats(made: Policy, pair: Pair) -> float:
+def nats(made: Policy, pair: Demonstration) -> float:
     """Of the answer of a pair, summed over its tokens, by the model's own logits."""
     ids = torch.tensor([[*pair.prompt, *pair.answer]])
     logp = made.model(input_ids=ids).logits[0].log_softmax(-1)
@@ -37,15 +37,15 @@ def nats(made: Policy, pair: Pair) -> float:
 def test_the_first_loss_is_the_mean_over_answer_tokens_of_the_models_own(folder: Path) -> None:
     made = policy(folder)
     expected = sum(nats(made, pair) for pair in PAIRS) / sum(len(pair.answer) for pair in PAIRS)
-    assert taught(made, PAIRS, size=4) == [pytest.approx(expected, rel=1e-4)]
+    assert taught(made, PAIRS, batch_size=4) == [pytest.approx(expected, rel=1e-4)]
 
 
 @pytest.mark.parametrize("lora", [None, Lora(4, 8.0)], ids=["whole", "lora"])
 def test_answers_become_likely_and_those_of_negative_weight_unlikely(folder: Path, lora: Lora | None) -> None:
     made = policy(folder, lora)
-    shunned = Pair((97,), (98, 257), -0.2)
+    shunned = Demonstration((97,), (98, 257), -0.2)
     start, before = nats(made, shunned), sum(nats(made, pair) for pair in PAIRS)
-    losses = taught(made, [*PAIRS, shunned], epochs=30, size=5)
+    losses = taught(made, [*PAIRS, shunned], epochs=30, batch_size=5)
     assert losses[-1] < losses[0] - 0.2
     assert sum(nats(made, pair) for pair in PAIRS) < before - 2
     assert nats(made, shunned) > start + 0.2
@@ -54,18 +54,18 @@ def test_answers_become_likely_and_those_of_negative_weight_unlikely(folder: Pat
 def test_a_pair_without_weight_changes_nothing(folder: Path) -> None:
     made = policy(folder)
     before = [p.detach().clone() for p in made.parameters()]
-    assert taught(made, [Pair((65,), (66, 257), 0.0)], epochs=3) == [0.0] * 3
+    assert taught(made, [Demonstration((65,), (66, 257), 0.0)], epochs=3) == [0.0] * 3
     assert all(map(torch.equal, made.parameters(), before))
 
 
 def test_batches_and_order_follow_from_the_seed(folder: Path) -> None:
     seen: list[float] = []
     first, again, other = policy(folder), policy(folder), policy(folder)
-    losses = imitate(first, first.create_optimizer(lr=0.01), PAIRS, epochs=2, size=3, seed=1, watch=seen.append)
+    losses = imitate(first, first.create_optimizer(lr=0.01), PAIRS, epochs=2, batch_size=3, seed=1, on_loss=seen.append)
     assert seen == losses and len(losses) == 4  # batches of 3 and 1, twice
-    assert taught(again, PAIRS, epochs=2, size=3, seed=1) == losses
+    assert taught(again, PAIRS, epochs=2, batch_size=3, seed=1) == losses
     assert all(map(torch.equal, first.parameters(), again.parameters()))
-    assert taught(other, PAIRS, epochs=2, size=3, seed=2) != losses
+    assert taught(other, PAIRS, epochs=2, batch_size=3, seed=2) != losses
 
 
 def test_nothing_to_imitate_is_no_step(folder: Path) -> None:
@@ -74,5 +74,5 @@ def test_nothing_to_imitate_is_no_step(folder: Path) -> None:
 
 @pytest.mark.parametrize("wrong", [((), (1,), 1.0), ((1,), (), 1.0), ((1,), (1,), float("nan"))])
 def test_a_pair_that_says_nothing_is_refused(wrong: tuple[tuple[int, ...], tuple[int, ...], float]) -> None:
-    with pytest.raises(ValueError, match="a pair has"):
-        Pair(*wrong)
+    with pytest.raises(ValueError, match="a demonstration has"):
+        Demonstration(*wrong)

@@ -14,16 +14,16 @@ from edgewise.learner.methods.batch import Batch, LossInputs
 from edgewise.learner.methods.method import override
 from edgewise.learner.methods.token_weights import per_sequence
 from edgewise.learner.policy.policy import Lora, Policy
-from edgewise.learner.update.gradient_step import UpdateConfig, gradient, logps_now
+from edgewise.learner.update.gradient_step import UpdateConfig, compute_gradient, compute_frozen_logps
 from edgewise.learner.update.preference import (
     MPO,
     Preference,
     generation_loss,
-    mixed,
+    mpo_loss,
     prefer,
     preference_loss,
     quality_loss,
-    ranked,
+    rank_answers,
 )
 
 PAIRS = [
@@ -86,7 +86,7 @@ def both(logp: list[list[float]], start: list[list[float]], shift: float) -> tup
 def test_the_mixed_loss_of_one_pair_is_its_number() -> None:
     """Chosen: 2 nats likelier than at the start and -1.5 a token; rejected: 1 nat less likely; shift 0.05."""
     x, batch = both([[-1, -2, -1.5], [-4]], [[-2, -2.5, -2], [-3]], 0.05)
-    value = (mixed(x) * per_sequence(batch)).sum().item()
+    value = (mpo_loss(x) * per_sequence(batch)).sum().item()
     expected = 0.8 * 0.554355244 + 0.2 * (0.620957008 + 0.620957008) + 1.5
     assert value == pytest.approx(expected, abs=1e-6)
 
@@ -107,7 +107,7 @@ def test_the_mixed_loss_is_a_plain_loop_over_pairs(pairs: list[Any], shift: floa
         expected += 0.8 * math.log1p(math.exp(down - up))
         expected += 0.2 * (math.log1p(math.exp(shift - up)) + math.log1p(math.exp(down - shift)))
         expected -= sum(now for now, _ in chosen) / len(chosen)
-    value = (mixed(x) * per_sequence(batch)).sum()
+    value = (mpo_loss(x) * per_sequence(batch)).sum()
     assert value.item() == pytest.approx(expected / len(pairs), rel=1e-6)
     assert torch.isfinite(torch.autograd.grad(value, x.logp)[0]).all()
 
@@ -146,7 +146,7 @@ def test_at_the_start_nothing_has_moved_and_only_the_likelihood_is_not_log_2(fol
 def test_chosen_answers_become_likelier_than_rejected_ones(folder: Path, lora: Lora | None) -> None:
     made = policy(folder, lora)
     before = margin(made)
-    losses = taught(made, PAIRS, epochs=20, size=3)
+    losses = taught(made, PAIRS, epochs=20, batch_size=3)
     assert losses[-1] < losses[0] - 0.5
     assert margin(made) > before + 2
 
@@ -162,7 +162,7 @@ def test_the_shift_is_the_mean_reward_of_earlier_steps(folder: Path) -> None:
         now = [nats(made, pair.prompt, answer) for answer in (pair.chosen, pair.rejected)]
         rewards.append([0.1 * (x - x0) for x, x0 in zip(now, start, strict=True)])
 
-    losses = taught(made, [pair], method=method, epochs=3, watch=seen)
+    losses = taught(made, [pair], method=method, epochs=3, on_loss=seen)
     (up, down), shift = rewards[1], sum(rewards[0]) / 4  # with two zeros of the first step
     expected = math.log1p(math.exp(shift - up)) + math.log1p(math.exp(down - shift))
     assert losses[2] == pytest.approx(expected, rel=1e-4)
@@ -177,12 +177,12 @@ def test_slices_keep_pairs_together_and_change_nothing(folder: Path) -> None:
         [1.0, -1.0] * 3,
         shift=[0.1] * 6,
     )
-    batch = batch.with_columns(start_logp=logps_now(made, batch, UpdateConfig()) - 0.5)
+    batch = batch.with_columns(start_logp=compute_frozen_logps(made, batch, UpdateConfig())[0] - 0.5)
     found = []
     for size in (1, 12, 1000):
         for parameter in made.parameters():
             parameter.grad = None
-        gradient(made, MPO, batch, UpdateConfig(tokens=size))
+        compute_gradient(made, MPO, batch, UpdateConfig(slice_tokens=size))
         found.append(torch.cat([p.grad.flatten() for p in made.parameters() if p.grad is not None]))
     torch.testing.assert_close(found[0], found[2], rtol=1e-4, atol=1e-7)
     torch.testing.assert_close(found[1], found[2], rtol=1e-4, atol=1e-7)
@@ -190,11 +190,11 @@ def test_slices_keep_pairs_together_and_change_nothing(folder: Path) -> None:
 
 def test_the_same_seed_gives_the_same_weights(folder: Path) -> None:
     first, again, other = policy(folder), policy(folder), policy(folder)
-    losses = taught(first, PAIRS, epochs=2, size=2, seed=1)
+    losses = taught(first, PAIRS, epochs=2, batch_size=2, seed=1)
     assert len(losses) == 4
-    assert taught(again, PAIRS, epochs=2, size=2, seed=1) == losses
+    assert taught(again, PAIRS, epochs=2, batch_size=2, seed=1) == losses
     assert all(map(torch.equal, first.parameters(), again.parameters()))
-    assert taught(other, PAIRS, epochs=2, size=2, seed=3) != losses
+    assert taught(other, PAIRS, epochs=2, batch_size=2, seed=3) != losses
 
 
 def test_no_pairs_are_no_step(folder: Path) -> None:
@@ -214,21 +214,21 @@ ANSWERS = [(1,), (2,), (3,), (2,)]
 
 
 def test_pairs_are_answers_whose_rewards_are_far_enough_apart() -> None:
-    found = ranked((9,), ANSWERS, [1.0, 0.6, 0.0, 0.6], gap=0.5, most=10)
+    found = rank_answers((9,), ANSWERS, [1.0, 0.6, 0.0, 0.6], gap=0.5, most=10)
     assert {(p.chosen, p.rejected) for p in found} == {((1,), (3,)), ((2,), (3,))}
-    assert len(ranked((9,), ANSWERS, [1.0, 0.6, 0.0, 0.6], gap=0.3, most=2)) == 2
-    assert ranked((9,), ANSWERS, [1.0, 0.6, 0.0, 0.6], gap=15, most=10) == []
+    assert len(rank_answers((9,), ANSWERS, [1.0, 0.6, 0.0, 0.6], gap=0.3, most=2)) == 2
+    assert rank_answers((9,), ANSWERS, [1.0, 0.6, 0.0, 0.6], gap=15, most=10) == []
 
 
 @pytest.mark.parametrize("rewards", [[0.1] * 4, [0.0] * 4, [1.0] * 4])
 def test_equal_rewards_make_no_pair(rewards: list[float]) -> None:
-    assert ranked((9,), ANSWERS, rewards, gap=1e-9, most=10) == []
+    assert rank_answers((9,), ANSWERS, rewards, gap=1e-9, most=10) == []
 
 
 def test_one_answer_in_two_grades_is_no_pair_with_itself() -> None:
-    assert ranked((9,), [(1,), (1,)], [0.0, 1.0], gap=0.5, most=10) == []
+    assert rank_answers((9,), [(1,), (1,)], [0.0, 1.0], gap=0.5, most=10) == []
 
 
 def test_no_gap_says_nothing() -> None:
     with pytest.raises(ValueError, match="gap=0"):
-        ranked((9,), ANSWERS, [0.0] * 4, gap=0, most=1)
+        rank_answers((9,), ANSWERS, [0.0] * 4, gap=0, most=1)
