@@ -1,4 +1,4 @@
-"""Learning in words: Training-Free GRPO (arXiv 2510.08191) with an experience library in the prompt."""
+"""Learning by experience: Training-Free GRPO (arXiv 2510.08191) with a library of lessons in the prompt."""
 
 from typing import TYPE_CHECKING
 
@@ -8,7 +8,7 @@ if TYPE_CHECKING:
     from edgewise.experience.api import aimprove, improve
     from edgewise.experience.library.library import Lesson, Library
 
-_WHERE = {
+_MODULES = {
     "improve": "api",
     "aimprove": "api",
     "Library": "library.library",
@@ -16,4 +16,4 @@ _WHERE = {
 }
 __all__ = ["Lesson", "Library", "aimprove", "improve"]
 
-__getattr__ = make_resolver(__name__, _WHERE)
+__getattr__ = make_resolver(__name__, _MODULES)

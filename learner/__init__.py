@@ -1,4 +1,4 @@
-"""Learning in weights: gradient GRPO and its published variants, on a laptop, one GPU or several."""
+"""Learning by weights: gradient GRPO and its published variants, on a laptop, one GPU or several."""
 
 import os
 from typing import TYPE_CHECKING
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from edgewise.learner.methods.published import METHODS
     from edgewise.learner.policy.policy import Policy
 
-_WHERE = {
+_MODULES = {
     "train": "api",
     "atrain": "api",
     "absorb": "absorption.api",
@@ -48,5 +48,6 @@ __all__ = [
     "train",
 ]
 
-__getattr__ = make_resolver(__name__, _WHERE)
-share_heap()  # before there are other threads
+__getattr__ = make_resolver(__name__, _MODULES)
+# It holds for threads that start later, so it comes before there are any.
+share_heap()

@@ -5,6 +5,7 @@ import json
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -13,7 +14,7 @@ import edgewise
 ROOT = Path(__file__).parents[1]
 
 
-def probe(code: str) -> object:
+def probe(code: str) -> Any:
     """Return what a fresh process prints as JSON."""
     return json.loads(subprocess.check_output([sys.executable, "-c", f"import json, sys\n{code}"], cwd=ROOT))
 

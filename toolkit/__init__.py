@@ -1,4 +1,4 @@
-"""What the three ways of improving share: tasks, rewards, models, the ledger and the journal, runs."""
+"""Parts that the three ways of improving share: tasks, rewards, models, budget and journal, runs, server, commands."""
 
 from typing import TYPE_CHECKING
 
@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from edgewise.toolkit.task.task import Task
     from edgewise.toolkit.types import Example, Group, Message, Rollout, Score
 
-_WHERE = {
+_MODULES = {
     "Artifact": "run.artifact",
     "Example": "types",
     "Group": "types",
@@ -37,4 +37,4 @@ __all__ = [
     "Task",
 ]
 
-__getattr__ = make_resolver(__name__, _WHERE)
+__getattr__ = make_resolver(__name__, _MODULES)

@@ -52,7 +52,7 @@ def show(lib: str) -> Output:
 def render_library(loaded: LoadedLibrary) -> Output:
     """Return one library as a table; the age of a lesson, in steps, is known only within its run."""
     library = loaded.library
-    rows = [TITLES]
+    rows: list[tuple[str, ...]] = [TITLES]
     for label, x in library.labels().items():
         age = "-" if loaded.steps is None else str(max(0, loaded.steps - x.born))
         effect, uses = "-", "-"

@@ -59,7 +59,8 @@ class Artifact:
     @property
     def sampling(self) -> Sampling:
         """Sampling of the evaluation, and of later use."""
-        return Sampling(*map(self.settings.get, ("temperature", "top_p", "max_tokens")))
+        get = self.settings.get
+        return Sampling(get("temperature"), get("top_p"), get("max_tokens"))
 
     @property
     def library(self) -> Any:
