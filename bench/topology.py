@@ -75,7 +75,7 @@ def curve(task: Simulated, searcher: Searcher, draw: int, budget: int, inner: bo
 def tried(
     task: Simulated, query: Query, drafts: Sequence[Draft], rng: np.random.Generator, inner: bool
 ) -> TrialGroup:
-    """The trials of a query and, with `inner`, what inner agents answered, as `mas.training.trials.tried` has it."""
+    """The trials of a query and, with `inner`, what inner agents answered, as `mas.training.trials.evaluate_drafts` has it."""
     trials = tuple(Trial(draft, task.reward(draft.graph, rng)) for draft in drafts)
     found = task.beside([draft.graph for draft in drafts], rng) if inner else []
     return TrialGroup(query, trials, tuple(Trial(Draft(graph), reward) for graph, reward in found))

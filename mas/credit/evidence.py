@@ -129,13 +129,16 @@ class Evidence:
     @cached_property
     def variance(self) -> float:
         """Variance of differences about the mean of their kind, pooled over kinds; 1 where it is unknown."""
+        # N values about the means of K kinds have N - K degrees of freedom.
         squares = [(x - mean(xs)) ** 2 for xs in self._by_kind.values() for x in xs]
         freedom = len(squares) - len(self._by_kind)
         return math.fsum(squares) / freedom if freedom > 0 and any(squares) else 1.0
 
     @cached_property
     def variances(self) -> dict[Kind, float]:
-        """Variance of the differences of each kind, shrunk: two more degrees of freedom have the pooled variance."""
+        """Variance of the differences of each kind, shrunk towards the pooled variance."""
+        # sum of squares / (n - 1) with two more degrees of freedom that have the pooled variance, so that a kind of
+        # one difference has a variance as well.
         return {
             kind: (2 * self.variance + math.fsum((x - mean(xs)) ** 2 for x in xs)) / (len(xs) + 1)
             for kind, xs in self._by_kind.items()
@@ -152,16 +155,12 @@ class Evidence:
         return {part: {query: mean(xs) for query, xs in queries.items()} for part, queries in values.items()}
 
     @cached_property
-    def _kinds(self) -> dict[tuple[str, Part], Kind]:
-        """(graph version, part) -> kind."""
-        return {(d.case.graph.version, d.part): kind_of(d.case.graph, d.part) for d in self.deltas}
-
-    @cached_property
     def _groups(self) -> dict[Kind, list[list[float]]]:
         """Kind -> for each part, the mean differences of its queries."""
+        kinds = {(d.case.graph.version, d.part): kind_of(d.case.graph, d.part) for d in self.deltas}
         groups: dict[Kind, list[list[float]]] = defaultdict(list)
         for part, queries in self._by_part.items():
-            groups[self._kinds[part]].append([*queries.values()])
+            groups[kinds[part]].append([*queries.values()])
         return dict(groups)
 
     @cached_property

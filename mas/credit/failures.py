@@ -11,7 +11,7 @@ from dataclasses import replace
 from typing import Literal, get_args
 
 from edgewise.mas.graph.graph import find_reachable
-from edgewise.mas.graph.roles import Role, Roles
+from edgewise.mas.graph.roles import Roles
 from edgewise.mas.runtime.graph_run import GraphRun
 from edgewise.toolkit.evaluation.comparison import valid_reward
 from edgewise.toolkit.types import Example, Message, Plan, Rollout, Score, Step
@@ -51,21 +51,20 @@ def classify_failure(run: GraphRun, roles: Roles, example: Example, grade: Grade
     ]
     values = {text: score.value if score.valid else 0.0 for text, score in zip(texts, scores, strict=True)}
 
+    # An agent is right if any of its answers passes; the final answer has its grade already.
     right = [name for name, own in answers.items() if any(values.get(text, final) >= PASS for text in own)]
     if not right:
         return "slight deviation" if final >= NEARLY else "never found"
-    # Agents downstream of a right one, the exit included.
-    later = {name: find_reachable(run.graph.successors, name) - {name} for name in right}
-    is_checked = any(checks_others(roles[run.graph[x].role]) for names in later.values() for x in names)
-    return "incorrect verification" if is_checked else "lost"
+    # Whether an agent downstream of a right one, the exit included, checks or rewrites what it receives: it gives a
+    # verdict, or an answer that it makes of other answers.
+    names = {x for name in right for x in find_reachable(run.graph.successors, name) - {name}}
+    for role in (roles[run.graph[name].role] for name in names):
+        if role.gives == "verdict" or (role.answers and not role.votes and role.hears > 0):
+            return "incorrect verification"
+    return "lost"
 
 
 def count_failures(failures: Iterable[Failure | None]) -> dict[Failure, int]:
     """Return how often each class occurred, all of them named."""
     counts = Counter(failures)
     return {failure: counts[failure] for failure in FAILURES}
-
-
-def checks_others(role: Role) -> bool:
-    """Return whether a role checks or rewrites what it receives: it gives a verdict, or an answer from answers."""
-    return role.gives == "verdict" or (role.answers and not role.votes and role.hears > 0)

@@ -35,6 +35,7 @@ def decide_by_gate(spec: GraphSpec, design: Design, baseline: Design, number: in
         yield GroupsFinished(groups)
         return np.array([mean([quality_of(rollout) for rollout in group.rollouts]) for group in groups])
 
+    # The plain agent can't beat itself, but the step is recorded all the same.
     choice: Choice[Design]
     if design.version == start.version:
         choice = Choice(start, "", Verdict(False, 0.0, 0))
@@ -59,6 +60,7 @@ def build_equal_token_baseline(spec: GraphSpec, design: Design) -> Plan[EqualTok
     design_tokens, plain_tokens, draft_tokens = map(count_group_tokens, groups)
     if design_tokens <= plain_tokens:
         return plain
+    # A vote needs three; more drafts than a graph has room for cannot be run.
     drafts = max(3, math.ceil(design_tokens / max(1, draft_tokens)))
     if drafts >= MAX_NODES:
         yield StageStarted(

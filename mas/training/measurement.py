@@ -102,6 +102,7 @@ class GraphMeasurement:
         graphs = self.design.graphs([self.spec.query_of(row) for row in self.spec.task.test])
         counts = Counter(graph.version for graph in graphs)
         by_version = {graph.version: graph for graph in graphs}
+        # Graphs, the most used first, with the costs of their nodes; the arms as points of mean reward over tokens.
         costs = self.node_costs(graphs)
         front = [
             {

@@ -26,6 +26,7 @@ class GraphStep:
 
     def to_json(self) -> dict[str, Any]:
         """Return plain data: rewards, graphs and credits of the groups, the choice."""
+        # The last run of a row is the plain agent's, which is a reference and no trial.
         rewards = [quality_of(run.rollout) for row in self.evaluated for run in row.runs[:-1]]
         groups = []
         for row in self.evaluated:

@@ -26,6 +26,7 @@ def assign_credit(
         credit(part)  = E[net quality with it - net quality without it]      (`mas.credit.evidence`)
         reward        = net quality - rationality weight x share of measured parts with credit <= 0
     """
+    # Credit is net quality lost by an ablation, so runs of a row are compared at the cost of its own plain agent.
     by_row = {row_trials.row.id: row_trials for row_trials in evaluated}
     seed, team = derive_seed(spec.config.seed, step), spec.build_team("rollout", spec.config.rollout_sampling)
 

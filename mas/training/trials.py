@@ -88,6 +88,7 @@ def evaluate_drafts(
     """Run all drafts of a row and the plain agent, each different graph once, and grade their inner answers."""
     cache, team = NodeCache(), spec.build_team("rollout", spec.config.rollout_sampling)
     graphs = [*(draft.graph for draft in drafts), single()]
+    # Graphs of equal versions would give equal runs, as all runs of the row have one seed.
     different = {graph.version: graph for graph in graphs}
     seed = derive_seed(spec.config.seed, step)
     results = yield [
@@ -138,6 +139,7 @@ def run_design(
     """Return the same as graph runs: `samples` of them for each row."""
     team = spec.build_team(payer, spec.config.eval_sampling)
     options = {"seed": derive_seed(spec.config.seed, 0), "version": design.version, "limits": spec.limits}
+    # The baseline shall use its tokens: a limit on a run would cut its drafts short.
     if isinstance(design, EqualTokenBaseline):
         options["limits"] = replace(spec.limits, calls=None, tokens=None, usd=None)
 
@@ -163,6 +165,7 @@ def count_tokens(rollout: Rollout) -> int:
     """Return the tokens of a rollout with its subrollouts; four bytes a token where the provider reported none."""
     total = 0
     for step in rollout.steps:
+        # Some providers report no usage; about four bytes a token holds for English text.
         total += sum(map(count_tokens, step.subrollouts))
         if step.usage is not None:
             total += step.usage.total

@@ -85,6 +85,7 @@ class Evolution:
         old = [*untried, *promising[: size // RETRY_SHARE]][:size]
         yield from self._add_children(size - len(old), ratings, seed)
         new = [version for version in self.pool if version not in ratings and version not in untried]
+        # Promising graphs fill up where the model wrote too few.
         order = list(dict.fromkeys([*old, *new, *promising]))
         drafts = [Draft(self.pool[order[i % len(order)]].graph) for i in range(size)]
         return [drafts for _ in queries]

@@ -138,6 +138,7 @@ class LessonSearch:
             return FixedDesign(single(self.space.roles[0]))
         centres, kinds = cluster_queries(np.stack(list(self.features.values())), MAX_KINDS)
         kind_of = dict(zip(self.features, kinds.tolist(), strict=True))
+        # Ratings of a kind have few records each, so the ratings over all kinds are their expectation.
         expected = {version: rating.mean for version, rating in ranking.rate_graphs(self.records).items()}
         choices = []
         for kind in range(len(centres)):

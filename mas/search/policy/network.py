@@ -102,7 +102,7 @@ def initialize_weights(space: Space, features: int, seed: int) -> dict[str, NDAr
     return weights
 
 
-def to_tensors(weights: PolicyWeights, *, requires_grad: bool = False) -> dict[str, Tensor]:
+def to_tensors(weights: Mapping[str, Any], *, requires_grad: bool = False) -> dict[str, Tensor]:
     """Return weights as float64 tensors."""
     return {
         name: torch.tensor(weight, dtype=torch.float64, requires_grad=requires_grad)
@@ -178,6 +178,7 @@ class PolicyNetwork:
 
     def agent_logits(self, states: StateBatch, agents: Tensor, context: Tensor, action: Integers) -> Tensor:
         """Return logits of agents [B, N] under an action [B] each, which is a role or DELETE."""
+        # EXIT chooses no agents; it is scored as DELETE, which has the row after the last role, and not used.
         w, act = self.weights, torch.from_numpy(np.minimum(action, self.space.delete_action))
         side = (act == self.space.delete_action).long()
         shared = context @ w["edge_context"] + w["role"][act] @ w["edge_action"]

@@ -21,7 +21,7 @@ from edgewise.mas.graph.construction import Space
 from edgewise.mas.search.policy.network import NetworkPolicy, PolicyNetwork, one_thread, to_tensors
 from edgewise.mas.search.policy.state_features import MoveBatch
 from edgewise.mas.search.policy.subset_sampling import Floats, Integers, tail_probabilities
-from edgewise.mas.search.policy.tabular import KEYS, TabularPolicy, name_actions, name_states
+from edgewise.mas.search.policy.tabular import KEYS, TabularPolicy, name_states
 
 Policy = NetworkPolicy | TabularPolicy
 
@@ -198,7 +198,7 @@ class TabularLearner(PolicyLearner):
 
     def __init__(self, policy: TabularPolicy, rate: float):
         self.start, self.joint, self.rate = policy, policy.joint, rate
-        self.rows = {name: _make_row(row) for name, row in policy.logits.items()}
+        self.rows = to_tensors(policy.logits, requires_grad=True)
 
     def policy(self) -> TabularPolicy:
         """Return the policy with the rows of the moment."""
@@ -209,7 +209,7 @@ class TabularLearner(PolicyLearner):
         """Return the scores of moves, with gradients; there is one query for each build."""
         space, keys = self.start.space, [KEYS[self.start.key](query) for query in queries]
         states = name_states(moves.states, [keys[build] for build in moves.build])
-        with_actions = name_actions(states, moves.action)
+        with_actions = [f"{state}|{action}" for state, action in zip(states, moves.action, strict=True)]
         actions = self._read(states, [True] * len(moves), space.num_actions)
         agents = self._read(with_actions, moves.action != space.exit_action, space.agents)
         masked = actions.masked_fill(~torch.from_numpy(moves.states.action_mask), -torch.inf)
@@ -229,13 +229,9 @@ class TabularLearner(PolicyLearner):
         zero, rows = torch.zeros(width, dtype=torch.float64), []
         for name, learned in zip(names, is_learned, strict=True):
             if name not in self.rows and learned and torch.is_grad_enabled():
-                self.rows[name] = _make_row(zero)
+                self.rows[name] = zero.clone().requires_grad_()
             rows.append(self.rows.get(name, zero))
         return torch.stack(rows)
-
-
-def _make_row(values: Sequence[float] | Tensor) -> Tensor:
-    return torch.as_tensor(values, dtype=torch.float64).clone().requires_grad_()
 
 
 def make_learner(policy: Policy, rate: float, clip: float) -> PolicyLearner:

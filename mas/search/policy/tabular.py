@@ -51,7 +51,8 @@ class TabularPolicy(BuildPolicy):
             actions = masked_softmax(self.rows(names, self.space.num_actions), states.action_mask)
 
             def agents(chosen: Integers) -> tuple[Floats, Floats]:
-                logits = self.rows(name_actions(names, chosen), self.space.agents)
+                with_actions = [f"{name}|{action}" for name, action in zip(names, chosen, strict=True)]
+                logits = self.rows(with_actions, self.space.agents)
                 return states.is_agent / (1 + np.exp(-logits)), masked_softmax(logits, states.can_delete)
 
             return MoveProbabilities(actions, agents)
@@ -84,17 +85,12 @@ class TabularPolicy(BuildPolicy):
 
 
 def name_states(states: StateBatch, keys: Sequence[str]) -> list[str]:
-    """Return the names of states in the table: "key|roles|inputs", for example "|0,2|00,10"."""
+    """Return the names of states in the table, "key|roles|inputs" as in "|0,2|00,10"; agents' rows end in "|action"."""
     names = []
     for key, size, roles, inputs in zip(keys, states.size, states.roles, states.inputs, strict=True):
         rows = ("".join(map(str, row)) for row in inputs[:size, :size].astype(int))
         names.append(f"{key}|{','.join(map(str, roles[:size]))}|{','.join(rows)}")
     return names
-
-
-def name_actions(states: Sequence[str], actions: Integers) -> list[str]:
-    """Return the names of states with an action each."""
-    return [f"{state}|{action}" for state, action in zip(states, actions, strict=True)]
 
 
 def masked_softmax(logits: Floats, mask: Booleans) -> Floats:

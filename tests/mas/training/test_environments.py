@@ -15,4 +15,4 @@ def test_task_in_an_environment_is_refused() -> None:
     with pytest.raises(ConfigError, match="played in the environment house, and graphs answer once"):
         spec.GraphSpec(task, resolve_config(GraphConfig, {}))
     with pytest.raises(ConfigError, match="played in the environment house, and a planner answers once"):
-        system.prepare_spec(task, resolve_config(system.TwoLevelConfig, {}))
+        system.TwoLevelSpec(task, resolve_config(system.TwoLevelConfig, {}))
