@@ -31,7 +31,7 @@ from tests.support.mas.naive import (
     EXAMPLE,
     NODE_SECONDS,
     client,
-    interpreted,
+    interpret_graph,
     jump,
     plain,
     random_graph,
@@ -59,7 +59,7 @@ def run(graph: Graph, limits: dict[str, Any], **options: Any) -> tuple[GraphRun,
 
 def outcomes(graph: Graph, rng: random.Random) -> Iterator[tuple[str, bool]]:
     """Whether what came out is what the interpreter says, however it was run."""
-    expected, critical = interpreted(graph, TEAM)
+    expected, critical = interpret_graph(graph, TEAM)
     wanted = plain(expected)
     done, seconds, used = run(graph, {})
     yield "outcomes", plain(done.outcomes) == wanted

@@ -22,7 +22,7 @@ from edgewise.mas.runtime.graph_run import run_graph
 from edgewise.mas.runtime.langgraph_compiler import compile_plain
 from edgewise.toolkit.run.driver import Driver
 from edgewise.toolkit.types import Request
-from tests.support.mas.naive import EXAMPLE, client, fraction, interpreted, random_graph, team
+from tests.support.mas.naive import EXAMPLE, client, fraction, interpret_graph, random_graph, team
 
 TEAM = team()
 AT_ONCE = 8
@@ -65,7 +65,7 @@ async def measured(chosen: list[Graph], eager: bool) -> list[float]:
 def main() -> int:
     """Measure, print, judge."""
     chosen = graphs(24 if quick() else 120)
-    paths = [interpreted(graph, TEAM, takes)[1] for graph in chosen]
+    paths = [interpret_graph(graph, TEAM, takes)[1] for graph in chosen]
     walls = asyncio.run(measured(chosen, eager=True))
     by_level = asyncio.run(measured(chosen, eager=False))
     ratios = [wall / path for wall, path in zip(walls, paths, strict=True) if path]

@@ -55,11 +55,11 @@ CHAIN = Graph(
 def play(request: Request) -> str | Reply:
     """Says which node it plays, and the first line of what it heard."""
     text = request.messages[-1].content
-    told = text.partition("# Your part\n\n")[2]
-    heard = text.partition("## ")[2].splitlines()
-    if "BREAK" in told:
+    prompt = text.partition("# Your part\n\n")[2]
+    inputs = text.partition("## ")[2].splitlines()
+    if "BREAK" in prompt:
         return Reply(Message("assistant", ""), "refused", error="no")
-    return f"{told.lower() or 'answer'}({heard[1] if heard else text.split()[0]})"
+    return f"{prompt.lower() or 'answer'}({inputs[1] if inputs else text.split()[0]})"
 
 
 def artifact(graph: Graph = CHAIN, **settings: Any) -> Artifact:
@@ -77,19 +77,19 @@ def run(work: Callable[[], Any]) -> Any:
 def test_a_question_gets_the_answer_and_usage_of_the_exit():
     client = ScriptedClient(play)
     with use(client) as graph:
-        done = graph.answer_sync("seven times six")
-    assert done.text == "end(draft(plan(seven)))"
-    assert list(done.outcomes) == ["plan", "draft", "end"]
-    assert done.usage.total > 0
-    assert (done.waiting, done.error, len(client.requests)) == ((), "", 3)
+        result = graph.answer_sync("seven times six")
+    assert result.text == "end(draft(plan(seven)))"
+    assert list(result.outcomes) == ["plan", "draft", "end"]
+    assert result.usage.total > 0
+    assert (result.waiting, result.error, len(client.requests)) == ((), "", 3)
 
 
 def test_a_design_may_choose_a_graph_per_question():
     texts = ["count the letters of a word", "add up these numbers"]
     vectors = play_plan(encode("hashing", texts), lambda request: "")
     table = ClusteredDesign.from_centres(vectors, [single(prompt="COUNT"), single(prompt="ADD")], "hashing")
-    found = Artifact("t", "scripted/x:y", {"graph.json": table.to_json()})
-    with AgentGraph.from_artifact(found, client=ScriptedClient(play)) as graph:
+    bundle = Artifact("t", "scripted/x:y", {"graph.json": table.to_json()})
+    with AgentGraph.from_artifact(bundle, client=ScriptedClient(play)) as graph:
         answers = [graph.answer_sync(text).text for text in ("count the letters, a word", "add up numbers")]
     assert answers == ["count(count)", "add(add)"]
 
@@ -119,7 +119,9 @@ def test_stored_settings_are_the_ones_in_use():
     given = {"turns": 3, "calling": "native", "node_seconds": 9.0, "graph_calls": 5, "graph_tokens": 700}
     config = GraphConfig.model_validate(given)
     assert GraphConfig.from_artifact(config.deployment_settings()) == config
-    with AgentGraph.from_artifact(artifact(**config.deployment_settings()), client=ScriptedClient(play)) as graph:
+    with AgentGraph.from_artifact(
+        artifact(**config.deployment_settings()), client=ScriptedClient(play)
+    ) as graph:
         assert (graph.team.turns, graph.team.calling) == (3, "native")
         assert graph.limits == config.graph_limits
         assert graph.team.sampling == config.eval_sampling
@@ -140,24 +142,24 @@ def test_tools_of_the_task_are_stored_and_required():
     assert files["graph.json"]["tools"] == ["look", "python"]
     assert build_artifact_files(job, FixedDesign(single("tool-user")))["graph.json"]["tools"] == ["python"]
     assert "tools" not in build_artifact_files(job, FixedDesign(single("planner")))["graph.json"]
-    found = Artifact("t", "m", files)
+    bundle = Artifact("t", "m", files)
     with pytest.raises(ConfigError, match="missing here: look"):
-        answerer(found, "m", ScriptedClient(play))
+        answerer(bundle, "m", ScriptedClient(play))
     client = ScriptedClient(play)
-    with AgentGraph.from_artifact(found, client=client, tools=[look]) as graph:
+    with AgentGraph.from_artifact(bundle, client=client, tools=[look]) as graph:
         graph.answer_sync("go")
     assert [tool.name for tool in client.requests[0].tools] == ["look", "python"]
     files["graph.json"]["tools"] = "look"
     with pytest.raises(GraphError, match="list of names"):
-        AgentGraph.from_artifact(found, client=client, tools=[look])
+        AgentGraph.from_artifact(bundle, client=client, tools=[look])
 
 
 def test_all_messages_of_a_conversation_are_passed_on():
     client = ScriptedClient(play)
-    asked = (Message("user", "first"), Message("assistant", "yes"), Message("user", "then"))
+    messages = (Message("user", "first"), Message("assistant", "yes"), Message("user", "then"))
     with use(client, single()) as graph:
-        graph.answer_sync(asked)
-    assert client.requests[0].messages == asked
+        graph.answer_sync(messages)
+    assert client.requests[0].messages == messages
 
 
 def test_outputs_are_streamed_as_nodes_end():
@@ -223,11 +225,11 @@ def test_a_cancelled_or_abandoned_run_stops_asking(way):
 
 
 @pytest.mark.parametrize(
-    ("asked", "why"), [({"tools": (Tool("f", "", {}),)}, "tools"), ({"schema": {"type": "object"}}, "JSON")]
+    ("options", "why"), [({"tools": (Tool("f", "", {}),)}, "tools"), ({"schema": {"type": "object"}}, "JSON")]
 )
-def test_requests_for_tools_or_json_are_refused(asked, why):
+def test_requests_for_tools_or_json_are_refused(options, why):
     client = ScriptedClient(play)
-    reply = run(lambda: answerer(artifact(), "m", client)(Request("g", (Message("user", "x"),), **asked)))
+    reply = run(lambda: answerer(artifact(), "m", client)(Request("g", (Message("user", "x"),), **options)))
     assert (reply.stop, why in reply.error, client.requests) == ("refused", True, [])
 
 
@@ -246,8 +248,8 @@ def test_the_seed_of_a_request_seeds_the_run():
 
 def test_a_failing_exit_says_why():
     with use(graph=single(prompt="BREAK")) as graph:
-        done = graph.answer_sync("go")
-    assert (done.text, done.error) == ("", "node 'solver' failed: no")
+        result = graph.answer_sync("go")
+    assert (result.text, result.error) == ("", "node 'solver' failed: no")
 
 
 @pytest.fixture(params=["memory", "sqlite", "postgresql"])
@@ -266,8 +268,8 @@ def test_a_run_waits_before_a_node_and_resumes_with_an_edit(place):
             assert (waits.waiting, waits.text, len(client.requests)) == (("draft",), "", 1)
             with pytest.raises(ConfigError, match="waits"):
                 await graph.answer("other", "t1")
-            done = await graph.resume("t1", {"plan": "a better plan"})
-            assert (done.text, done.waiting) == ("end(draft(a better plan))", ())
+            result = await graph.resume("t1", {"plan": "a better plan"})
+            assert (result.text, result.waiting) == ("end(draft(a better plan))", ())
             with pytest.raises(ConfigError, match="does not wait"):
                 await graph.resume("t1")
             assert (await graph.answer("again", "t1")).waiting == ("draft",)
@@ -295,18 +297,18 @@ def test_a_resumed_run_keeps_sampling_and_limits(place):
     sampling = Sampling(temperature=0.3, seed=7, stop=("!",))
     limits = GraphLimits(calls=2)
 
-    async def asked(**how: Any) -> tuple[list[Request], GraphAnswer]:
+    async def ask(**how: Any) -> tuple[list[Request], GraphAnswer]:
         client = ScriptedClient(play)
         async with use(client, limits=limits, **how) as graph:
-            done = await graph.answer("seven", "t", sampling)
-            while done.waiting:
-                done = await graph.resume("t")
-        return client.requests, done
+            result = await graph.answer("seven", "t", sampling)
+            while result.waiting:
+                result = await graph.resume("t")
+        return client.requests, result
 
-    whole, done = run(asked)
-    parts, last = run(lambda: asked(checkpointer=place, interrupt_before=("draft", "end")))
+    whole, result = run(ask)
+    parts, last = run(lambda: ask(checkpointer=place, interrupt_before=("draft", "end")))
     assert [x.sampling for x in parts] == [x.sampling for x in whole] and len(parts) == 2
-    assert last.error == done.error and "limit" in last.error
+    assert last.error == result.error and "limit" in last.error
 
 
 def test_an_edit_does_not_reset_the_usage_of_its_node():
@@ -315,8 +317,8 @@ def test_an_edit_does_not_reset_the_usage_of_its_node():
     with use(client, **how) as graph:
         graph.answer_sync("seven", "t")
         graph.resume_sync("t", {"plan": "a better plan"})
-        done = graph.resume_sync("t")
-    assert len(client.requests) == 2 and "limit" in done.error
+        result = graph.resume_sync("t")
+    assert len(client.requests) == 2 and "limit" in result.error
 
 
 def test_a_loop_waits_in_every_round():
@@ -327,21 +329,21 @@ def test_a_loop_waits_in_every_round():
         (Loop(source="k", target="w", rounds=2),),
     )
     with use(graph=loop, checkpointer="memory", interrupt_before=("k",)) as graph:
-        found = [graph.answer_sync("x", "t"), *(graph.resume_sync("t") for _ in range(3))]
-    assert [one.waiting for one in found] == [("k",), ("k",), ("k",), ()]
-    assert len(found[-1].outcomes["k"]) == 3
+        results = [graph.answer_sync("x", "t"), *(graph.resume_sync("t") for _ in range(3))]
+    assert [one.waiting for one in results] == [("k",), ("k",), ("k",), ()]
+    assert len(results[-1].outcomes["k"]) == 3
 
 
 def test_a_checkpointer_does_not_change_the_answer():
-    with use() as plain, use(checkpointer="memory") as kept:
-        assert plain.answer_sync("seven").text == kept.answer_sync("seven", "t").text
+    with use() as plain, use(checkpointer="memory") as persistent:
+        assert plain.answer_sync("seven").text == persistent.answer_sync("seven", "t").text
 
 
 def test_concurrent_threads_do_not_mix():
     async def main() -> list[str]:
         async with use(checkpointer="memory") as graph:
-            done = await asyncio.gather(*(graph.answer(f"q{n} x", f"t{n}") for n in range(20)))
-            return [one.text for one in done]
+            result = await asyncio.gather(*(graph.answer(f"q{n} x", f"t{n}") for n in range(20)))
+            return [one.text for one in result]
 
     assert run(main) == [f"end(draft(plan(q{n})))" for n in range(20)]
 
@@ -373,14 +375,14 @@ async def _known(graph: AgentGraph, thread: str) -> bool:
 def test_retention_keeps_the_newest_and_none_too_old(touched, threads, days):
     now = 1e6
     gone = Retention(threads, days).select_expired(touched, now)
-    kept = [thread for thread in touched if thread not in gone]
+    remaining = [thread for thread in touched if thread not in gone]
     assert len(gone) == len(set(gone))
-    assert threads is None or len(kept) <= threads
-    assert days is None or all(touched[thread] >= now - days * 86_400 for thread in kept)
+    assert threads is None or len(remaining) <= threads
+    assert days is None or all(touched[thread] >= now - days * 86_400 for thread in remaining)
     if threads is None and days is None:
         assert not gone
-    if kept and gone and days is None:
-        assert min(touched[t] for t in kept) >= max(touched[t] for t in gone)
+    if remaining and gone and days is None:
+        assert min(touched[t] for t in remaining) >= max(touched[t] for t in gone)
 
 
 @pytest.mark.parametrize(
@@ -426,20 +428,20 @@ def test_an_artefact_of_lessons_is_no_graph(tmp_path):
 
 def test_the_endpoint_serves_the_graph(tmp_path: Path):
     with Server(lambda body: f"at {body['temperature']}") as model:
-        found = Artifact(
+        bundle = Artifact(
             "t", f"{model.url}#tiny", {"graph.json": FixedDesign(CHAIN).to_json()}, {"temperature": 0.5}
         )
 
         async def main() -> Any:
-            async with AgentGraph.from_artifact(found) as graph:
+            async with AgentGraph.from_artifact(bundle) as graph:
                 await graph.answer("warm up")
-                app = application(answerer(found, found.model, graph.client), name="g")
+                app = application(answerer(bundle, bundle.model, graph.client), name="g")
                 async with (
                     run_server(app) as url,
                     openai.AsyncOpenAI(base_url=f"{url}/v1", api_key="x") as client,
                 ):
-                    asked: Any = [{"role": "user", "content": "x"}]
-                    return await client.chat.completions.create(model="g", messages=asked, temperature=0)
+                    messages: Any = [{"role": "user", "content": "x"}]
+                    return await client.chat.completions.create(model="g", messages=messages, temperature=0)
 
         started = time.monotonic()
         reply = run(main)

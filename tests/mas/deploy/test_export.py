@@ -105,25 +105,25 @@ def part(body: Body) -> str:
 
 def answer(body: Body) -> str | dict[str, Any]:
     """A model whose reply depends on nothing but what it is asked."""
-    told, last = part(body), body["messages"][-1]
-    if "Python program" in told:
+    instruction, last = part(body), body["messages"][-1]
+    if "Python program" in instruction:
         return GOOD if "did not work" in last["content"] else BAD
     if body.get("tools") and last["role"] != "tool":
         call = {"name": "python", "arguments": json.dumps({"code": "print(6 * 7)"})}
         return {"content": None, "tool_calls": [{"id": "1", "type": "function", "function": call}]}
     if last["role"] == "tool":
         return f"the tool said {last['content'].strip()}"
-    if "RESULT:" in told:
+    if "RESULT:" in instruction:
         return "thinking\nRESULT: 42"
-    if "LIST" in told:
+    if "LIST" in instruction:
         return "1. one\n2. two"
-    if "CHECK" in told:
+    if "CHECK" in instruction:
         return "VERDICT: ACCEPT" if "better" in last["content"] else "VERDICT: REVISE: do better"
-    if "WRITE" in told and "REVISE" in last["content"]:
+    if "WRITE" in instruction and "REVISE" in last["content"]:
         return "a better text"
-    if "NEVER" in told:
+    if "NEVER" in instruction:
         return "VERDICT: REVISE"
-    return told[4:] if told.startswith("SAY") else f"answer to {len(last['content'])} signs"
+    return instruction[4:] if instruction.startswith("SAY") else f"answer to {len(last['content'])} signs"
 
 
 def faults(body: Body) -> Fault | None:
@@ -174,15 +174,15 @@ def both(exported) -> tuple[dict[str, str], dict[str, GraphRun], Server, Server]
             export(graph, ROLES, exported / name, model=f"{theirs.url}#{name}", node_seconds=20)
         export(GRAPHS["bounded"], ROLES, exported / "twice", model=f"{theirs.url}#twice")
         folders = [str(exported / name) for name in (*GRAPHS, "twice")]
-        done = subprocess.run(
+        result = subprocess.run(
             [sys.executable, "-I", "-W", "error", "-c", ALONE, *folders],
             capture_output=True,
             text=True,
             env={},
         )
-        assert done.returncode == 0, done.stderr
+        assert result.returncode == 0, result.stderr
         here = {name: asyncio.run(_here(graph, name, ours.url)) for name, graph in GRAPHS.items()}
-    return json.loads(done.stdout), here, theirs, ours
+    return json.loads(result.stdout), here, theirs, ours
 
 
 async def _here(graph: Graph, name: str, url: str) -> GraphRun:
@@ -223,8 +223,8 @@ def test_programs_tools_votes_and_loops_give_answers(both):
 def test_an_exported_module_passes_ruff_and_describes_itself(both, exported):
     checked = [sys.executable, "-m", "ruff", "check", "--isolated", "--line-length", "120"]
     rules = ["--select", "E,F,I,UP,B,SIM,C4", *[str(exported / name / "graph.py") for name in GRAPHS]]
-    done = subprocess.run([*checked, *rules], capture_output=True, text=True)
-    assert done.returncode == 0, done.stdout
+    result = subprocess.run([*checked, *rules], capture_output=True, text=True)
+    assert result.returncode == 0, result.stdout
     text = (exported / "loop" / "graph.py").read_text()
     assert "k -> w up to 3 times" in text
     assert "run_python" not in text
@@ -258,13 +258,13 @@ def test_an_export_has_the_roles_and_settings_of_its_artefact(tmp_path):
     files = {"graph.json": FixedDesign(single("own")).to_json(), "roles.json": {"own": role}}
     settings = {"temperature": 0.25, "max_tokens": 99}
     saved = Artifact("t", "openai/gpt-4o-mini", files, settings).save(tmp_path / "a.edge")
-    done = command(str(saved), tmp_path / "out")
+    result = command(str(saved), tmp_path / "out")
     module = load_module(tmp_path / "out")
     assert module.NODES["own"]["instruction"] == "MINE"
     assert module.SAMPLING == {"temperature": 0.25, "max_tokens": 99}
     assert module.DEFAULT_MODEL == "gpt-4o-mini"
-    assert done.to_json()["graph"] == single("own").version
-    assert done.lines()[0].startswith(str(tmp_path / "out"))
+    assert result.to_json()["graph"] == single("own").version
+    assert result.lines()[0].startswith(str(tmp_path / "out"))
 
 
 def test_of_a_policy_the_most_used_graph_is_exported(tmp_path):
@@ -274,16 +274,16 @@ def test_of_a_policy_the_most_used_graph_is_exported(tmp_path):
         "examples": [{"query": str(i), "graph": g.to_json()} for i, g in enumerate(graphs)],
     }
     (tmp_path / "graph.json").write_text(json.dumps(data))
-    done = command(str(tmp_path / "graph.json"), tmp_path / "out")
-    assert done.graph == single("reasoner")
-    assert "2 graphs for 3 queries; this one was used for 2" in done.lines()[1]
+    result = command(str(tmp_path / "graph.json"), tmp_path / "out")
+    assert result.graph == single("reasoner")
+    assert "2 graphs for 3 queries; this one was used for 2" in result.lines()[1]
 
 
 def test_own_tools_are_left_to_connect(tmp_path):
     names = ("web-search", "web_search", "3d", "x²", 'a "b"\\')
-    done = export(single(tools=names), CATALOGUE, tmp_path)
-    assert done.unconnected == names
-    assert [name in line for name, line in zip(names[:4], done.lines()[-5:-1], strict=True)] == [True] * 4
+    result = export(single(tools=names), CATALOGUE, tmp_path)
+    assert result.unconnected == names
+    assert [name in line for name, line in zip(names[:4], result.lines()[-5:-1], strict=True)] == [True] * 4
     module = load_module(tmp_path)
     assert list(module.TOOLS) == list(names)
     functions = [function for _, function in module.TOOLS.values()]
@@ -298,8 +298,8 @@ def test_tools_of_the_task_and_limits_are_exported(tmp_path):
     role = {"name": "own", "does": "something", "tools": ["*"], "turns": 8}
     files = {"graph.json": data, "roles.json": {"own": role}}
     saved = Artifact("t", "m", files, {"turns": 3, "node_seconds": 7.5}).save(tmp_path / "a.edge")
-    done = command(f"{saved}@{single('own').version[:4]}", tmp_path / "out")
-    assert done.unconnected == ("look",)
+    result = command(f"{saved}@{single('own').version[:4]}", tmp_path / "out")
+    assert result.unconnected == ("look",)
     module = load_module(tmp_path / "out")
     assert module.NODES["own"] == {"kind": "tools", "inputs": [], "tools": ["look", "python"], "turns": 3}
     assert module.NODE_SECONDS == 7.5

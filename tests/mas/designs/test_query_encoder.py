@@ -57,20 +57,20 @@ def test_hashing_ignores_the_values_of_numbers() -> None:
 @settings(deadline=None, max_examples=40)
 @given(st.lists(st.text(), min_size=1, max_size=5))
 def test_hashing_gives_independent_rows_of_length_one(texts: list[str]) -> None:
-    found = hash_texts(texts)
-    assert found.shape == (len(texts), HASHED) and found.dtype == np.float32
-    lengths = np.linalg.norm(found, axis=1)
+    vectors = hash_texts(texts)
+    assert vectors.shape == (len(texts), HASHED) and vectors.dtype == np.float32
+    lengths = np.linalg.norm(vectors, axis=1)
     assert np.all((np.abs(lengths - 1) < 1e-5) | (lengths == 0))
-    assert all(np.array_equal(hash_texts([text])[0], row) for text, row in zip(texts, found, strict=True))
+    assert all(np.array_equal(hash_texts([text])[0], row) for text, row in zip(texts, vectors, strict=True))
 
 
 def test_hashing_is_the_same_in_another_process() -> None:
     program = f"import sys; from edgewise.mas.designs.query_encoder import hash_texts; sys.stdout.buffer.write(hash_texts([{LONG!r}]).tobytes())"
     for seed in ("1", "2"):
-        said = subprocess.check_output(
+        output = subprocess.check_output(
             [sys.executable, "-c", program], env={"PYTHONHASHSEED": seed, "PYTHONPATH": str(Path.cwd())}
         )
-        assert said == hash_texts([LONG]).tobytes()
+        assert output == hash_texts([LONG]).tobytes()
 
 
 # ---- one face --------------------------------------------------------------------------------------
@@ -83,7 +83,9 @@ def test_vectors_keep_the_order_of_texts() -> None:
 
 
 def test_only_models_of_the_client_have_a_price() -> None:
-    assert [is_client_model(name) for name in ("auto", "minilm", "hashing", "openai/text-embedding-3-small")] == [
+    assert [
+        is_client_model(name) for name in ("auto", "minilm", "hashing", "openai/text-embedding-3-small")
+    ] == [
         False,
         False,
         False,
@@ -100,15 +102,15 @@ def embedder(request: Request) -> Reply:
 
 
 def test_client_vectors_are_scaled_and_refusals_are_zero() -> None:
-    asked: list[str] = []
+    requests: list[str] = []
 
     def model(request: Request) -> Reply:
-        asked.append(request.messages[0].content)
+        requests.append(request.messages[0].content)
         return embedder(request)
 
-    found = play(encode("openai/small", ["a", "too long", " ", "a"]), model)
-    assert np.allclose(found, [[0.6, 0.8], [0, 0], [0, 0], [0.6, 0.8]])
-    assert asked == ["a", "too long"]
+    vectors = play(encode("openai/small", ["a", "too long", " ", "a"]), model)
+    assert np.allclose(vectors, [[0.6, 0.8], [0, 0], [0, 0], [0.6, 0.8]])
+    assert requests == ["a", "too long"]
 
 
 def test_a_client_that_refuses_every_text_raises() -> None:
@@ -161,10 +163,10 @@ def test_minilm_equals_sentence_transformers() -> None:
         [-0.118838, 0.048299, -0.002548, -0.011011, 0.051951, 0.010292],
         [0.105427, -0.036737, 0.063425, 0.001287, -0.007221, 0.055824],
     ]
-    found = embed_sentences([COUNTS, COUNTS_TOO, SOLVES, "", LONG])
-    assert found.shape == (5, 384) and found.dtype == np.float32
-    assert np.allclose(found[:, :6], golden, atol=2e-6)
-    assert np.allclose((found @ found.T)[0], [1.0, 0.45557, 0.1463, 0.12676, 0.19435], atol=2e-5)
+    vectors = embed_sentences([COUNTS, COUNTS_TOO, SOLVES, "", LONG])
+    assert vectors.shape == (5, 384) and vectors.dtype == np.float32
+    assert np.allclose(vectors[:, :6], golden, atol=2e-6)
+    assert np.allclose((vectors @ vectors.T)[0], [1.0, 0.45557, 0.1463, 0.12676, 0.19435], atol=2e-5)
 
 
 @pytest.mark.usefixtures("minilm")
@@ -173,7 +175,9 @@ def test_minilm_vectors_do_not_depend_on_the_batch() -> None:
     pytest.importorskip("torch")
     texts = [COUNTS, COUNTS_TOO, SOLVES, "Hi.", "lone \ud800 surrogate", *(f"{COUNTS} {n}" for n in range(9))]
     together = embed_sentences(texts)
-    assert all(np.array_equal(embed_sentences([text])[0], row) for text, row in zip(texts, together, strict=True))
+    assert all(
+        np.array_equal(embed_sentences([text])[0], row) for text, row in zip(texts, together, strict=True)
+    )
 
 
 @pytest.mark.usefixtures("minilm")
@@ -181,8 +185,8 @@ def test_minilm_vectors_do_not_depend_on_the_batch() -> None:
 def test_auto_is_minilm_if_available_and_reports_it() -> None:
     pytest.importorskip("torch")
     notes: list[Event] = []
-    found = play(encode("auto", [COUNTS]), nobody, notes)
-    assert np.array_equal(found, embed_sentences([COUNTS]))
+    vectors = play(encode("auto", [COUNTS]), nobody, notes)
+    assert np.array_equal(vectors, embed_sentences([COUNTS]))
     assert [note.text for note in notes if isinstance(note, StageStarted)] == [
         "queries are encoded by minilm"
     ]

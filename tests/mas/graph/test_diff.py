@@ -44,7 +44,7 @@ def test_every_kind_of_change_is_one_line():
 
 def test_a_loop_may_have_other_rounds():
     loops = [(Loop(source="b", target="a", rounds=n),) for n in (1, 3)]
-    one, other = (graph(A, B, edges="a-b", loops=each) for each in loops)
+    one, other = (graph(A, B, edges="a-b", loops=some) for some in loops)
     assert [change.line() for change in diff(one, other)] == ["~ loop b -> a: rounds 1 becomes 3"]
 
 

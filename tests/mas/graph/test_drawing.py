@@ -28,18 +28,18 @@ NASTY = 'a"]; <b>&amp;#35;\n`x`--> {y} %% \\'
 
 def boxes(drawing: ElementTree.Element) -> dict[str, tuple[float, float, float, float]]:
     """Left, top, right and bottom of the box of each node."""
-    found = {}
+    positions = {}
     for group in drawing.iter("g"):
         title, rect = group.find("title"), group.find("rect")
         assert title is not None and title.text and rect is not None
         x, y, w, h = (float(rect.attrib[key]) for key in ("x", "y", "width", "height"))
-        found[title.text.partition("\n")[0]] = (x, y, x + w, y + h)
-    return found
+        positions[title.text.partition("\n")[0]] = (x, y, x + w, y + h)
+    return positions
 
 
 def curves(drawing: ElementTree.Element) -> list[list[tuple[float, float]]]:
     """Points along each line that is no tip of an arrow, the first and the last among them."""
-    found = []
+    positions = []
     for path in drawing.iter("path"):
         if path.get("fill") != "none":
             continue
@@ -54,8 +54,8 @@ def curves(drawing: ElementTree.Element) -> list[list[tuple[float, float]]]:
                 points += [_bezier(at, n, t / 10) for t in range(1, 10)]
             at = (n[-2], n[-1])
             points.append(at)
-        found.append(points)
-    return found
+        positions.append(points)
+    return positions
 
 
 def _bezier(start: tuple[float, float], n: list[float], t: float) -> tuple[float, float]:
@@ -103,11 +103,11 @@ def test_user_text_is_escaped_in_labels():
 
 
 def test_tooltips_hold_prompt_model_and_lessons():
-    found = {g[0].text.partition("\n")[0]: g[0].text for g in render_svg(DEBATE).iter("g") if g[0].text}
-    assert CATALOGUE["critic"].does in found["critic"]
-    assert CATALOGUE["critic"].prompt in found["critic"]
-    assert "model: openai/gpt-4o-mini" in found["drafter"]
-    assert "lessons: 1" in found["finder"]
+    tooltips = {g[0].text.partition("\n")[0]: g[0].text for g in render_svg(DEBATE).iter("g") if g[0].text}
+    assert CATALOGUE["critic"].does in tooltips["critic"]
+    assert CATALOGUE["critic"].prompt in tooltips["critic"]
+    assert "model: openai/gpt-4o-mini" in tooltips["drafter"]
+    assert "lessons: 1" in tooltips["finder"]
 
 
 def test_numbers_are_written_into_the_box_of_their_node():
@@ -129,21 +129,25 @@ def test_a_drawing_takes_the_colours_of_its_page():
 
 def test_a_role_outside_the_catalogue_is_drawn():
     graph = Graph((Node(name="a", role="notary"),), (), "a")
-    assert "(notary)" in render_text(graph) and "(notary)" in render_mermaid(graph) and "(notary)" in render_svg_file(graph)
+    assert (
+        "(notary)" in render_text(graph)
+        and "(notary)" in render_mermaid(graph)
+        and "(notary)" in render_svg_file(graph)
+    )
 
 
 @law
 @given(graphs(12))
 def test_boxes_do_not_overlap_and_lie_inside_the_picture(graph):
     drawing = render_svg(graph)
-    found = boxes(drawing)
-    assert list(found) == [node.name for node in graph.nodes]
+    positions = boxes(drawing)
+    assert list(positions) == [node.name for node in graph.nodes]
     width, height = (float(drawing.attrib[key]) for key in ("width", "height"))
-    for name, (left, top, right, bottom) in found.items():
+    for name, (left, top, right, bottom) in positions.items():
         assert 0 <= left < right <= width and 0 <= top < bottom <= height
-        for heard in graph.predecessors[name]:
-            assert found[heard][3] < top
-        for other, box in found.items():
+        for source in graph.predecessors[name]:
+            assert positions[source][3] < top
+        for other, box in positions.items():
             assert other == name or right < box[0] or box[2] < left or bottom < box[1] or box[3] < top
     for points in curves(drawing):
         assert all(-1 <= x <= width + 1 and -1 <= y <= height + 1 for x, y in points)
@@ -153,15 +157,15 @@ def test_boxes_do_not_overlap_and_lie_inside_the_picture(graph):
 @given(graphs(12))
 def test_lines_connect_their_boxes_and_cross_no_other(graph):
     drawing = render_svg(graph)
-    found, lines = boxes(drawing), curves(drawing)
+    positions, lines = boxes(drawing), curves(drawing)
     pairs = [*graph.edges, *((loop.source, loop.target) for loop in graph.loops)]
     assert len(lines) == len(pairs)
     for (source, target), points in zip(pairs, lines, strict=True):
-        assert found[source][0] <= points[0][0] <= found[source][2]
-        assert points[0][1] == pytest.approx(found[source][3], abs=0.2)
-        assert found[target][0] <= points[-1][0] <= found[target][2]
-        assert points[-1][1] == pytest.approx(found[target][1], abs=0.2)
-        for left, top, right, bottom in found.values():
+        assert positions[source][0] <= points[0][0] <= positions[source][2]
+        assert points[0][1] == pytest.approx(positions[source][3], abs=0.2)
+        assert positions[target][0] <= points[-1][0] <= positions[target][2]
+        assert points[-1][1] == pytest.approx(positions[target][1], abs=0.2)
+        for left, top, right, bottom in positions.values():
             assert not any(left < x < right and top + 0.2 < y < bottom - 0.2 for x, y in points)
 
 

@@ -27,13 +27,13 @@ HOSTILE = st.recursive(
 )
 
 
-def made(edges: str, exit_: str, *loops: tuple[str, str, int]) -> Graph:
+def make_graph(edges: str, exit_: str, *loops: tuple[str, str, int]) -> Graph:
     """A graph of solvers: "a-b b-c" are its edges, a lone name a node without."""
     pairs = [tuple(part.split("-")) for part in edges.split()]
     names = dict.fromkeys(name for pair in pairs for name in pair)
-    found = tuple(Loop(source=a, target=b, rounds=n) for a, b, n in loops)
+    all_loops = tuple(Loop(source=a, target=b, rounds=n) for a, b, n in loops)
     linked = tuple((pair[0], pair[1]) for pair in pairs if len(pair) == 2)
-    return Graph(tuple(Node(name=name, role="solver") for name in names), linked, exit_, found)
+    return Graph(tuple(Node(name=name, role="solver") for name in names), linked, exit_, all_loops)
 
 
 # ---- laws ----------------------------------------------------------------------------------------------------
@@ -45,7 +45,11 @@ def test_a_graph_round_trips_through_json(graph):
     again = Graph.from_json(json.loads(json.dumps(graph.to_json())))
     assert again.nodes == graph.nodes
     assert (again.version, again.to_json()) == (graph.version, graph.to_json())
-    assert (again.predecessors, again.successors, again.levels) == (graph.predecessors, graph.successors, graph.levels)
+    assert (again.predecessors, again.successors, again.levels) == (
+        graph.predecessors,
+        graph.successors,
+        graph.levels,
+    )
 
 
 @law
@@ -73,8 +77,8 @@ def test_version_changes_with_role_model_and_prompt(graph, data):
 def test_a_level_depends_on_the_level_right_before_it(graph):
     depth = {name: number for number, level in enumerate(graph.levels) for name in level}
     assert sorted(depth) == sorted(node.name for node in graph.nodes)
-    for name, heard in graph.predecessors.items():
-        assert depth[name] == 1 + max((depth[other] for other in heard), default=-1)
+    for name, inputs in graph.predecessors.items():
+        assert depth[name] == 1 + max((depth[other] for other in inputs), default=-1)
     assert graph.levels[0] == graph.entries
     assert graph.levels[-1] == (graph.exit,)
 
@@ -87,12 +91,12 @@ def test_without_node_links_inputs_to_receivers(graph):
         if smaller is None:
             assert node.name == graph.exit and len(graph.predecessors[node.name]) != 1
             continue
-        kept = {n.name for n in smaller.nodes}
-        assert node.name not in kept
+        members = {n.name for n in smaller.nodes}
+        assert node.name not in members
         if node.name != graph.exit:
-            assert kept == {n.name for n in graph.nodes} - {node.name}
-            heard = set(graph.predecessors[node.name])
-            assert all(heard <= set(smaller.predecessors[other]) for other in graph.successors[node.name])
+            assert members == {n.name for n in graph.nodes} - {node.name}
+            inputs = set(graph.predecessors[node.name])
+            assert all(inputs <= set(smaller.predecessors[other]) for other in graph.successors[node.name])
 
 
 @law
@@ -100,9 +104,9 @@ def test_without_node_links_inputs_to_receivers(graph):
 def test_without_edge_keeps_edges_that_lead_to_the_exit(graph):
     for edge in graph.edges:
         smaller = graph.without_edge(edge)
-        kept = {n.name for n in smaller.nodes}
+        members = {n.name for n in smaller.nodes}
         assert edge not in smaller.edges
-        assert set(smaller.edges) == {e for e in graph.edges if e != edge and set(e) <= kept}
+        assert set(smaller.edges) == {e for e in graph.edges if e != edge and set(e) <= members}
         assert smaller.exit == graph.exit
 
 
@@ -138,7 +142,7 @@ def test_any_json_is_a_graph_or_a_graph_error(data):
 )
 def test_an_invalid_graph_raises_with_its_reason(edges, exit_, loops, sentence):
     with pytest.raises(GraphError, match=sentence):
-        made(edges, exit_, *loops)
+        make_graph(edges, exit_, *loops)
 
 
 @pytest.mark.parametrize(
@@ -179,15 +183,15 @@ def test_the_largest_graph_is_checked_quickly():
 
 
 def test_a_loop_body_lies_between_target_and_source():
-    graph = made("p-a a-b a-c b-d c-d d-e", "e", ("d", "a", 2))
+    graph = make_graph("p-a a-b a-c b-d c-d d-e", "e", ("d", "a", 2))
     assert graph.loop_body(graph.loops[0]) == ("a", "b", "c", "d")
 
 
 def test_a_loop_is_dropped_with_its_node_or_edge():
-    graph = made("a-b b-c", "c", ("b", "a", 2))
+    graph = make_graph("a-b b-c", "c", ("b", "a", 2))
     assert graph.without_node("b").loops == ()
     assert graph.without_node("c").loops == graph.loops
-    assert graph.without_edge(("a", "b")) == made("b-c", "c")
+    assert graph.without_edge(("a", "b")) == make_graph("b-c", "c")
 
 
 def test_one_agent_is_a_graph():
@@ -198,8 +202,8 @@ def test_one_agent_is_a_graph():
 
 def test_a_pickled_graph_is_equal_in_another_process() -> None:
     """Hashes of strings differ between processes, so none may travel along."""
-    made = "import pickle, sys; from edgewise.mas.graph.graph import single; g = single(); hash(g); "
-    command = [sys.executable, "-c", made + "sys.stdout.buffer.write(pickle.dumps(g))"]
+    code = "import pickle, sys; from edgewise.mas.graph.graph import single; g = single(); hash(g); "
+    command = [sys.executable, "-c", code + "sys.stdout.buffer.write(pickle.dumps(g))"]
     sent = subprocess.run(
         command, stdout=subprocess.PIPE, check=True, env={**os.environ, "PYTHONHASHSEED": "7"}
     )

@@ -41,8 +41,8 @@ def test_there_are_at_least_fourteen_different_roles():
 
 @pytest.mark.parametrize("role", CATALOGUE.values(), ids=lambda role: role.name)
 def test_a_prompt_asks_for_what_its_contract_checks(role):
-    asked = {"verdict": "VERDICT: ", "parts": "list", "plan": "plan", "notes": "", "answer": ""}
-    assert asked[role.gives] in role.prompt
+    wording = {"verdict": "VERDICT: ", "parts": "list", "plan": "plan", "notes": "", "answer": ""}
+    assert wording[role.gives] in role.prompt
     assert role.marked == ("RESULT:" in role.prompt)
     assert all(tool in ("*", "python", "search") for tool in role.tools)
 

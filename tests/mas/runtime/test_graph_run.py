@@ -34,7 +34,7 @@ from edgewise.toolkit.run.driver import Driver
 from edgewise.toolkit.tools.tool import FunctionTool, make_tool
 from edgewise.toolkit.tracking.events import Event, NodeFinished
 from edgewise.toolkit.types import Example, Message, Plan, Reply, Request, Tool, ToolCall, Usage
-from tests.support.mas.naive import EXAMPLE, jump, plain, random_graph, said, team
+from tests.support.mas.naive import EXAMPLE, jump, plain, random_graph, scripted_reply, team
 
 Model = Callable[[Request], Answer | Awaitable[Answer]]
 
@@ -60,8 +60,8 @@ def runs(*graphs: Graph, members: Team | None = None, **options: Any) -> Plan[li
 def run(graph: Graph, model: Model, notes: list[Event] | None = None, **options: Any) -> GraphRun:
     """A run on a clock that jumps."""
     driver = Driver(ScriptedClient(model), (notes if notes is not None else []).append)
-    (done,), _ = jump(driver.run(runs(graph, **options)))
-    return done
+    (result,), _ = jump(driver.run(runs(graph, **options)))
+    return result
 
 
 def after(seconds: float, answer: Answer) -> Awaitable[Answer]:
@@ -72,8 +72,8 @@ def after(seconds: float, answer: Answer) -> Awaitable[Answer]:
     return later()
 
 
-def ended(done: GraphRun) -> dict[str, str]:
-    return {name: rounds[-1].status for name, rounds in done.outcomes.items()}
+def statuses(result: GraphRun) -> dict[str, str]:
+    return {name: rounds[-1].status for name, rounds in result.outcomes.items()}
 
 
 # ---- what comes out --------------------------------------------------------------------------------
@@ -83,8 +83,8 @@ def test_a_run_is_a_rollout_with_a_subrollout_per_node() -> None:
     def model(request: Request) -> Awaitable[Answer]:
         return after((request.sampling.seed or 0) % 97, "four")
 
-    done = run(solvers(3), model, version="v")
-    rollout = done.rollout
+    result = run(solvers(3), model, version="v")
+    rollout = result.rollout
     assert (rollout.role, rollout.version, rollout.answer, rollout.stop) == ("graph", "v", "four", "stop")
     assert rollout.steps[0].prompt == EXAMPLE.messages
     assert [call.role for call in rollout.steps[0].subrollouts] == ["s0", "s1", "s2"]
@@ -94,8 +94,8 @@ def test_a_run_is_a_rollout_with_a_subrollout_per_node() -> None:
 
 def test_seeds_differ_in_a_graph_and_agree_between_graphs() -> None:
     def seeds(graph: Graph, sample: int = 0) -> dict[str, int]:
-        done = run(graph, lambda request: "four", sample=sample)
-        return {call.role: call.seed for call in done.rollout.steps[0].subrollouts}
+        result = run(graph, lambda request: "four", sample=sample)
+        return {call.role: call.seed for call in result.rollout.steps[0].subrollouts}
 
     two, three = seeds(solvers(2)), seeds(solvers(3, end="solver"))
     assert len(set(three.values())) == 4
@@ -120,33 +120,42 @@ def test_concurrency_does_not_change_outputs() -> None:
 
 
 def test_inner_runs_equal_runs_of_the_smaller_graph() -> None:
-    told = cut = 0
+    inner_count = cut_count = 0
     for number in range(40):
         graph = random_graph(random.Random(number), 6)
-        whole = run(graph, said)
+        whole = run(graph, scripted_reply)
         for name in graph.order:
-            inner, alone = extract_inner_run(whole, name, EXAMPLE), run(graph.subgraph_to(name), said)
-            told, cut = told + bool(inner), cut + (inner is None and alone.outcomes[name][-1].has_text)
+            inner, alone = (
+                extract_inner_run(whole, name, EXAMPLE),
+                run(graph.subgraph_to(name), scripted_reply),
+            )
+            inner_count, cut_count = (
+                inner_count + bool(inner),
+                cut_count + (inner is None and alone.outcomes[name][-1].has_text),
+            )
             if inner:
                 assert inner.graph == alone.graph and plain(inner.outcomes) == plain(alone.outcomes)
                 assert [step.completion for step in inner.rollout.steps] == [
                     s.completion for s in alone.rollout.steps
                 ]
                 assert count_tokens(inner.rollout) == count_tokens(alone.rollout)
-    assert told > 100 and cut, "loops that go beyond a node are among them"
+    assert inner_count > 100 and cut_count, "loops that go beyond a node are among them"
 
 
 def test_there_is_no_inner_run_behind_a_limit() -> None:
-    done = run(chain("a", "b", "c"), lambda request: "four", limits=GraphLimits(calls=1))
-    assert extract_inner_run(done, "a", EXAMPLE) and not extract_inner_run(done, "b", EXAMPLE)
+    result = run(chain("a", "b", "c"), lambda request: "four", limits=GraphLimits(calls=1))
+    assert extract_inner_run(result, "a", EXAMPLE) and not extract_inner_run(result, "b", EXAMPLE)
 
 
 def test_an_event_is_emitted_as_each_node_ends() -> None:
     notes: list[Event] = []
     run(chain("a", "b"), lambda request: "four", notes)
-    told = [note.run for note in notes if isinstance(note, NodeFinished)]
-    assert all(isinstance(each, NodeRun) for each in told)
-    assert [(each.outcome.node, each.round, each.example) for each in told] == [("a", 0, "q"), ("b", 0, "q")]
+    node_runs = [note.run for note in notes if isinstance(note, NodeFinished)]
+    assert all(isinstance(node_run, NodeRun) for node_run in node_runs)
+    assert [(node_run.outcome.node, node_run.round, node_run.example) for node_run in node_runs] == [
+        ("a", 0, "q"),
+        ("b", 0, "q"),
+    ]
 
 
 @pytest.mark.parametrize(
@@ -190,10 +199,10 @@ def broken(request: Request) -> Answer | Awaitable[Answer]:
 def test_other_nodes_go_on_if_one_fails(model: str, how: str, why: str) -> None:
     graph = solvers(3, end="solver")
     nodes = (graph.nodes[0].model_copy(update={"model": model}), *graph.nodes[1:])
-    done = run(replace(graph, nodes=nodes), broken, limits=GraphLimits(node_seconds=5))
-    assert ended(done) == {"s0": how, "s1": "ok", "s2": "ok", "end": "ok"}
-    assert why in done.outcomes["s0"][0].error
-    assert done.rollout.answer == "heard 2" and not done.rollout.failed
+    result = run(replace(graph, nodes=nodes), broken, limits=GraphLimits(node_seconds=5))
+    assert statuses(result) == {"s0": how, "s1": "ok", "s2": "ok", "end": "ok"}
+    assert why in result.outcomes["s0"][0].error
+    assert result.rollout.answer == "heard 2" and not result.rollout.failed
 
 
 @pytest.mark.parametrize(("model", "stop"), [("refuses", "failed"), ("hangs", "timeout")])
@@ -211,12 +220,12 @@ def test_a_timeout_starts_with_its_node_and_keeps_calls() -> None:
 
     tool = make_tool(look)
     members = team(tools={"look": tool})
-    done = run(
+    result = run(
         solvers(3, tools=("look",)), model, members=members, limits=GraphLimits(node_seconds=9, concurrency=1)
     )
-    assert set(ended(done).values()) == {"timeout", "silent"}
-    rollouts = done.rollout.steps[0].subrollouts
-    assert len(rollouts) == 3 and all(len(each.steps) == 1 and each.usage.total for each in rollouts)
+    assert set(statuses(result).values()) == {"timeout", "silent"}
+    rollouts = result.rollout.steps[0].subrollouts
+    assert len(rollouts) == 3 and all(len(rollout.steps) == 1 and rollout.usage.total for rollout in rollouts)
 
 
 def look() -> str:
@@ -231,9 +240,9 @@ def test_a_raising_tool_fails_only_its_node() -> None:
 
     graph = solvers(2)
     nodes = (graph.nodes[0].model_copy(update={"tools": ("breaks",)}), *graph.nodes[1:])
-    done = run(replace(graph, nodes=nodes), model)
-    assert ended(done) == {"s0": "failed", "s1": "ok", "end": "ok"}
-    assert "the tool broke" in done.outcomes["s0"][0].error and done.rollout.answer == "four"
+    result = run(replace(graph, nodes=nodes), model)
+    assert statuses(result) == {"s0": "failed", "s1": "ok", "end": "ok"}
+    assert "the tool broke" in result.outcomes["s0"][0].error and result.rollout.answer == "four"
 
 
 def test_a_hanging_tool_times_out() -> None:
@@ -254,10 +263,10 @@ def test_a_hanging_tool_times_out() -> None:
 
     start = time.monotonic()
     try:
-        done = asyncio.run(real())  # nor does the loop's end wait for it
+        result = asyncio.run(real())  # nor does the loop's end wait for it
     finally:
         release.set()
-    assert ended(done) == {"s0": "timeout", "s1": "ok", "end": "ok"} and time.monotonic() - start < 10
+    assert statuses(result) == {"s0": "timeout", "s1": "ok", "end": "ok"} and time.monotonic() - start < 10
 
 
 @pytest.mark.parametrize("program", ["while True: pass", "import os; os._exit(3)", "print(1/0)"])
@@ -271,26 +280,26 @@ def test_a_hanging_or_dying_program_fails_only_its_node(
 
     nodes = tuple(Node(name=role, role=role) for role in ("programmer", "solver", "majority"))
     graph = Graph(nodes, (("programmer", "majority"), ("solver", "majority")), "majority")
-    (done,) = asyncio.run(Driver(ScriptedClient(model)).run(runs(graph, members=Team(CATALOGUE, "m"))))
-    assert ended(done) == {"programmer": "failed", "solver": "ok", "majority": "ok"}
-    assert done.outcomes["programmer"][0].error and done.rollout.answer == "four"
+    (result,) = asyncio.run(Driver(ScriptedClient(model)).run(runs(graph, members=Team(CATALOGUE, "m"))))
+    assert statuses(result) == {"programmer": "failed", "solver": "ok", "majority": "ok"}
+    assert result.outcomes["programmer"][0].error and result.rollout.answer == "four"
 
 
 def test_a_model_without_tool_calling_calls_by_text() -> None:
     def model(request: Request) -> Answer:
         if request.tools:
             return Reply(Message("assistant", ""), "refused", error="this model does not support tools")
-        told = request.messages[-1].content
+        prompt = request.messages[-1].content
         return (
             "nothing there, it says"
-            if "<result>" in told
+            if "<result>" in prompt
             else '<tool>{"name": "look", "arguments": {}}</tool>'
         )
 
     graph = Graph((Node(name="a", role="solver", tools=("look",)),), (), "a")
     members = team(tools={"look": make_tool(look)})
-    (done,) = asyncio.run(Driver(ScriptedClient(model)).run(runs(graph, members=members)))
-    assert ended(done) == {"a": "ok"} and done.rollout.answer == "nothing there, it says"
+    (result,) = asyncio.run(Driver(ScriptedClient(model)).run(runs(graph, members=members)))
+    assert statuses(result) == {"a": "ok"} and result.rollout.answer == "nothing there, it says"
 
 
 # ---- what stops the program ------------------------------------------------------------------------
@@ -334,10 +343,10 @@ def test_a_cancelled_run_leaves_no_task() -> None:
 @pytest.mark.parametrize("most", [1, 3, 5, 6])
 def test_a_limit_on_calls_is_reached_and_never_passed(most: int) -> None:
     client = ScriptedClient(lambda request: after(1, "four"))
-    (done,), _ = jump(Driver(client).run(runs(solvers(6), limits=GraphLimits(calls=most))))
+    (result,), _ = jump(Driver(client).run(runs(solvers(6), limits=GraphLimits(calls=most))))
     assert len(client.requests) == most
-    assert Counter(ended(done).values())["limit"] == 6 - most
-    assert done.rollout.answer == "four"
+    assert Counter(statuses(result).values())["limit"] == 6 - most
+    assert result.rollout.answer == "four"
 
 
 @pytest.mark.parametrize(
@@ -345,8 +354,8 @@ def test_a_limit_on_calls_is_reached_and_never_passed(most: int) -> None:
 )
 def test_tokens_and_dollars_are_reserved_before_a_call(limits: GraphLimits) -> None:
     # A call uses 5 tokens and may use 175, so the fifth might go over the limit. The vote asks nobody.
-    done = run(solvers(9), lambda request: after(1, "two words"), limits=limits)
-    assert Counter(ended(done).values()) == {"ok": 5, "limit": 5}
+    result = run(solvers(9), lambda request: after(1, "two words"), limits=limits)
+    assert Counter(statuses(result).values()) == {"ok": 5, "limit": 5}
 
 
 def test_a_limit_inside_a_node_keeps_its_calls() -> None:
@@ -355,11 +364,11 @@ def test_a_limit_inside_a_node_keeps_its_calls() -> None:
 
     members = team(tools={"look": make_tool(look)})
     graph = Graph((Node(name="a", role="solver", tools=("look",)),), (), "a")
-    (done,) = asyncio.run(
+    (result,) = asyncio.run(
         Driver(ScriptedClient(model)).run(runs(graph, members=members, limits=GraphLimits(calls=3)))
     )
-    assert ended(done) == {"a": "limit"} and "calls (3)" in done.outcomes["a"][0].error
-    assert len(done.rollout.steps[0].subrollouts[0].steps) == 3
+    assert statuses(result) == {"a": "limit"} and "calls (3)" in result.outcomes["a"][0].error
+    assert len(result.rollout.steps[0].subrollouts[0].steps) == 3
 
 
 def test_a_dollar_limit_without_a_price_is_refused() -> None:
@@ -408,16 +417,16 @@ GROUP = (solvers(1), solvers(2), solvers(3, end="solver"), chain("s0", "x"), cha
 """Nodes: 1 + 2 + 4 + 2 + 3 that ask; different ones: s0, s1, s2, end of three, x, y."""
 
 
-def drawn(request: Request) -> Awaitable[Answer]:
+def answer_by_seed(request: Request) -> Awaitable[Answer]:
     """An answer that shows the seed it was drawn with."""
     seed = request.sampling.seed or 0
     return after(1 + seed % 13, f"answer {seed}")
 
 
 def test_equal_nodes_of_a_group_are_paid_once() -> None:
-    shared, notes, client = NodeCache(), [], ScriptedClient(drawn)
+    shared, notes, client = NodeCache(), [], ScriptedClient(answer_by_seed)
     together, _ = jump(Driver(client, notes.append).run(runs(*GROUP, cache=shared)))
-    alone = ScriptedClient(drawn)
+    alone = ScriptedClient(answer_by_seed)
     apart, _ = jump(Driver(alone).run(runs(*GROUP)))
     assert [plain(x.outcomes) for x in together] == [plain(x.outcomes) for x in apart]
     assert [x.rollout for x in together] == [
@@ -429,7 +438,7 @@ def test_equal_nodes_of_a_group_are_paid_once() -> None:
 
 
 def test_samples_and_queries_reuse_nothing() -> None:
-    shared, client = NodeCache(), ScriptedClient(drawn)
+    shared, client = NodeCache(), ScriptedClient(answer_by_seed)
     other = Example("other", EXAMPLE.messages)
 
     def plans() -> Plan[Any]:
@@ -450,27 +459,29 @@ def test_a_timeout_is_not_cached() -> None:
 
     client = ScriptedClient(model)
     limits = GraphLimits(node_seconds=5)
-    found, _ = jump(Driver(client).run(runs(*[chain("a")] * 3, cache=NodeCache(), limits=limits)))
-    assert [each.rollout.stop for each in found] == ["timeout", "stop", "stop"]
-    assert [len(each.reused) for each in found] == [0, 0, 1]
+    results, _ = jump(Driver(client).run(runs(*[chain("a")] * 3, cache=NodeCache(), limits=limits)))
+    assert [result.rollout.stop for result in results] == ["timeout", "stop", "stop"]
+    assert [len(result.reused) for result in results] == [0, 0, 1]
     assert len(client.requests) == 2
 
 
 def test_loop_bodies_are_not_cached() -> None:
     graph = Graph((Node(name="a", role="critic"),), (), "a", (Loop(source="a", target="a", rounds=1),))
     client = ScriptedClient(lambda request: after(1, "VERDICT: REVISE"))
-    found, _ = jump(Driver(client).run(runs(graph, graph, cache=NodeCache())))
-    assert len(client.requests) == 4 and not any(each.reused for each in found)
+    results, _ = jump(Driver(client).run(runs(graph, graph, cache=NodeCache())))
+    assert len(client.requests) == 4 and not any(result.reused for result in results)
 
 
 def test_reused_calls_count_against_each_limit() -> None:
     limits = GraphLimits(calls=2)
-    apart, _ = jump(Driver(ScriptedClient(drawn)).run(runs(solvers(3), solvers(3), limits=limits)))
+    apart, _ = jump(Driver(ScriptedClient(answer_by_seed)).run(runs(solvers(3), solvers(3), limits=limits)))
     together, _ = jump(
-        Driver(ScriptedClient(drawn)).run(runs(solvers(3), solvers(3), limits=limits, cache=NodeCache()))
+        Driver(ScriptedClient(answer_by_seed)).run(
+            runs(solvers(3), solvers(3), limits=limits, cache=NodeCache())
+        )
     )
-    for found in (*apart, *together):
-        assert Counter(ended(found).values()) == {"ok": 3, "limit": 1}
+    for result in (*apart, *together):
+        assert Counter(statuses(result).values()) == {"ok": 3, "limit": 1}
 
 
 def test_if_the_paying_run_is_cancelled_another_pays() -> None:
@@ -485,13 +496,13 @@ def test_if_the_paying_run_is_cancelled_another_pays() -> None:
         await asyncio.gather(first, return_exceptions=True)
         return (await second)[0]
 
-    done, _ = jump(one_cancelled())
-    assert ended(done) == {"b": "ok", "c": "ok"} and not done.reused and len(client.requests) == 3
+    result, _ = jump(one_cancelled())
+    assert statuses(result) == {"b": "ok", "c": "ok"} and not result.reused and len(client.requests) == 3
 
 
 def test_a_reused_node_keeps_its_own_name_and_weight() -> None:
     graphs = (chain("a"), Graph((Node(name="b", role="solver", weight=3),), (), "b"))
-    first, second = jump(Driver(ScriptedClient(drawn)).run(runs(*graphs, cache=NodeCache())))[0]
+    first, second = jump(Driver(ScriptedClient(answer_by_seed)).run(runs(*graphs, cache=NodeCache())))[0]
     assert second.reused == {"b"} and second.outcomes["b"][0].weight == 3
     assert [x.rollout.steps[0].subrollouts[0].role for x in (first, second)] == ["a", "b"]
     assert first.rollout.answer == second.rollout.answer
@@ -516,8 +527,8 @@ def test_tools_and_process_rewards_may_emit_rewards() -> None:
     nodes = (Node(name="a", role="solver", tools=("pay",)), Node(name="b", role="solver"))
     graph, members = Graph(nodes, (("a", "b"),), "b"), team(tools={"pay": make_tool(pay)})
     plan = runs(graph, graph, members=members, process_reward=process, cache=NodeCache())
-    for done in asyncio.run(Driver(ScriptedClient(model)).run(plan)):
-        assert done.rewards == {"a": 1.5, "b": 1.0}
+    for result in asyncio.run(Driver(ScriptedClient(model)).run(plan)):
+        assert result.rewards == {"a": 1.5, "b": 1.0}
 
 
 def test_a_reward_for_an_unknown_node_raises() -> None:

@@ -24,7 +24,7 @@ from edgewise.mas.runtime.node import NodeOutput
 from edgewise.toolkit.model.scripted import ScriptedClient
 from edgewise.toolkit.run.driver import Driver
 from edgewise.toolkit.types import Request
-from tests.support.mas.naive import EXAMPLE, NODE_SECONDS, client, interpreted, jump, random_graph, team
+from tests.support.mas.naive import EXAMPLE, NODE_SECONDS, client, interpret_graph, jump, random_graph, team
 from tests.support.mas.naive import plain as compared
 
 Model = Callable[[Request], str]
@@ -50,21 +50,21 @@ def run(graph: Graph, model: Model, **options: Any) -> GraphRun:
     return asyncio.run(driver.run(run_graph(graph, team(), EXAMPLE, sample=0, seed=0, **options)))
 
 
-def asked(request: Request) -> str:
+def name_inputs(request: Request) -> str:
     """The words of a node: who it hears."""
     content = request.messages[-1].content
     return "heard " + ",".join(line[3:] for line in content.splitlines() if line.startswith("## "))
 
 
-def context(graph: Graph, model: Model = asked, *, eager: bool = False) -> RunContext:
+def context(graph: Graph, model: Model = name_inputs, *, eager: bool = False) -> RunContext:
     return RunContext(graph, team(), EXAMPLE, Driver(ScriptedClient(model)).run, eager=eager)
 
 
 @pytest.mark.parametrize("eager", [True, False])
 def test_a_join_waits_for_all_inputs_at_any_depth(eager: bool) -> None:
-    done = run(JOIN, asked, eager=eager)
-    assert done.rollout.answer == "heard a,c"
-    assert all(len(rounds) == 1 for rounds in done.outcomes.values())
+    result = run(JOIN, name_inputs, eager=eager)
+    assert result.rollout.answer == "heard a,c"
+    assert all(len(rounds) == 1 for rounds in result.outcomes.values())
 
 
 @settings(max_examples=40, deadline=None)
@@ -73,9 +73,9 @@ def test_outputs_equal_those_of_a_naive_interpreter(number: int, eager: bool, at
     graph, members = random_graph(random.Random(number)), team()
     limits = GraphLimits(node_seconds=NODE_SECONDS, concurrency=at_once)
     plan = run_graph(graph, members, EXAMPLE, sample=0, seed=0, limits=limits, eager=eager)
-    done, seconds = jump(Driver(client()).run(plan))
-    expected, critical = interpreted(graph, members)
-    assert compared(done.outcomes) == compared(expected)
+    result, seconds = jump(Driver(client()).run(plan))
+    expected, critical = interpret_graph(graph, members)
+    assert compared(result.outcomes) == compared(expected)
     assert not eager or at_once in (1, 2) or seconds == pytest.approx(critical)
 
 
@@ -101,7 +101,7 @@ def reviewing(accepts_in: int) -> Model:
 
     def model(request: Request) -> str:
         if not criticises(request):
-            return f"draft heard {asked(request)}"
+            return f"draft heard {name_inputs(request)}"
         tries.append("")
         return "VERDICT: ACCEPT" if len(tries) > accepts_in else f"VERDICT: REVISE try {len(tries)}"
 
@@ -111,32 +111,32 @@ def reviewing(accepts_in: int) -> Model:
 @pytest.mark.parametrize(("accepts_in", "rounds"), [(0, 1), (2, 3), (9, 4)])
 @pytest.mark.parametrize("eager", [True, False])
 def test_a_loop_ends_with_its_verdict_or_its_rounds(accepts_in: int, rounds: int, eager: bool) -> None:
-    done = run(WRITER, reviewing(accepts_in), eager=eager)
-    assert [len(done.outcomes[name]) for name in ("writer", "critic", "last")] == [rounds, rounds, 1]
-    assert done.outcomes["critic"][-1].accepts == (accepts_in < 9)
-    assert done.outcomes["last"][0].text == "draft heard heard critic"
+    result = run(WRITER, reviewing(accepts_in), eager=eager)
+    assert [len(result.outcomes[name]) for name in ("writer", "critic", "last")] == [rounds, rounds, 1]
+    assert result.outcomes["critic"][-1].accepts == (accepts_in < 9)
+    assert result.outcomes["last"][0].text == "draft heard heard critic"
 
 
 def test_a_loop_target_receives_the_verdict() -> None:
-    done = run(WRITER, reviewing(1))
-    first, second = (x.rollout.steps[0].prompt[-1].content for x in done.outcomes["writer"] if x.rollout)
+    result = run(WRITER, reviewing(1))
+    first, second = (x.rollout.steps[0].prompt[-1].content for x in result.outcomes["writer"] if x.rollout)
     assert "critic" not in first and "VERDICT: REVISE try 1" in second
 
 
 def test_a_failed_round_does_not_withdraw_the_last_text() -> None:
-    said: list[str] = []
+    texts: list[str] = []
 
     def model(request: Request) -> str:
         if criticises(request):
             return "VERDICT: REVISE"
-        said.append("the first draft" if not said else "")
-        return said[-1]
+        texts.append("the first draft" if not texts else "")
+        return texts[-1]
 
     writer, critic = WRITER.nodes[:2]
     graph = Graph((writer, critic), (("writer", "critic"),), "critic", WRITER.loops)
-    done = run(graph, model)
-    assert [x.status for x in done.outcomes["writer"]] == ["ok", "contract", "contract", "contract"]
-    last = done.outcomes["critic"][-1].rollout
+    result = run(graph, model)
+    assert [x.status for x in result.outcomes["writer"]] == ["ok", "contract", "contract", "contract"]
+    last = result.outcomes["critic"][-1].rollout
     assert last and "the first draft" in last.steps[0].prompt[-1].content
 
 
@@ -166,9 +166,9 @@ def test_a_person_may_edit_an_output_before_a_node_runs() -> None:
         words: Model = lambda request: request.messages[-1].content  # noqa: E731
         return paused, await app.ainvoke(None, config, context=context(JOIN, words))
 
-    paused, done = asyncio.run(interrupted())
+    paused, result = asyncio.run(interrupted())
     assert set(paused["outcomes"]) == {"a", "b", "c"} and "answer" not in paused
-    assert "what a person says" in done["answer"] and "heard b" not in done["answer"]
+    assert "what a person says" in result["answer"] and "heard b" not in result["answer"]
 
 
 def test_the_reducer_keeps_all_nodes_and_rounds_in_any_order() -> None:
@@ -178,6 +178,6 @@ def test_the_reducer_keeps_all_nodes_and_rounds_in_any_order() -> None:
     merged = merge_outcomes(
         merge_outcomes(data("a", 1, "later"), data("b", 0, "other")), data("a", 0, "first")
     )
-    assert [each["text"] for each in merged["a"]] == ["first", "later"] and len(merged["b"]) == 1
+    assert [row["text"] for row in merged["a"]] == ["first", "later"] and len(merged["b"]) == 1
     assert merge_outcomes(merged, data("a", 1, "changed"))["a"][1]["text"] == "changed"
     assert merged["a"][1]["text"] == "later"

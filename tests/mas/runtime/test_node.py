@@ -30,15 +30,15 @@ LOOK = make_tool(look)
 TEAM = Team(CATALOGUE, "m", SAMPLING, {"look": LOOK})
 
 
-def done(role: str, says, heard=(), team=TEAM, **different) -> NodeOutput:
+def run_role(role: str, says, inputs=(), team=TEAM, **different) -> NodeOutput:
     """The outcome of a node whose model says `says`: a text, texts one after the other, or a function."""
     replies = iter([says] if isinstance(says, str) else says if isinstance(says, list) else ())
     node = Node(name="me", role=role, **different)
-    plan = run_node(team, node, ROW, list(heard), sample=1, seed=5)
+    plan = run_node(team, node, ROW, list(inputs), sample=1, seed=5)
     return play(plan, says if callable(says) else lambda _: next(replies))
 
 
-def asked(role: str, heard=(), team=TEAM, **different) -> Request:
+def first_request(role: str, inputs=(), team=TEAM, **different) -> Request:
     """The first request of a node."""
     seen: list[Request] = []
 
@@ -46,11 +46,11 @@ def asked(role: str, heard=(), team=TEAM, **different) -> Request:
         seen.append(request)
         return "x"
 
-    done(role, answer, heard, team, **different)
+    run_role(role, answer, inputs, team, **different)
     return seen[0]
 
 
-def said(node: str, text: str, weight: float = 1.0, result: str = "") -> NodeOutput:
+def output(node: str, text: str, weight: float = 1.0, result: str = "") -> NodeOutput:
     return NodeOutput(node, "ok", text, weight=weight, result=result)
 
 
@@ -64,12 +64,12 @@ def test_a_solver_asks_exactly_what_a_plain_agent_asks(own):
     play(
         run_rollout(agent, ROW, ROW.messages, sample=1, seed=5), lambda request: plain.append(request) or "x"
     )
-    assert [asked("solver", team=replace(TEAM, task_tools=own))] == plain
+    assert [first_request("solver", team=replace(TEAM, task_tools=own))] == plain
 
 
 def test_a_prompt_follows_the_task_and_the_inputs():
-    request = asked(
-        "critic", [said("solver", "41"), NodeOutput("other", "failed", error="down")], lessons=("Count.",)
+    request = first_request(
+        "critic", [output("solver", "41"), NodeOutput("other", "failed", error="down")], lessons=("Count.",)
     )
     system, question = request.messages
     assert system == ROW.messages[0]
@@ -81,26 +81,26 @@ def test_a_prompt_follows_the_task_and_the_inputs():
 
 
 def test_a_node_may_override_prompt_model_and_tools():
-    request = asked("critic", prompt="Only nod.", model="other", tools=("look",))
+    request = first_request("critic", prompt="Only nod.", model="other", tools=("look",))
     assert request.messages[-1].content.endswith("Only nod.")
     assert (request.model, [tool.name for tool in request.tools]) == ("other", ["look"])
-    assert asked("planner", prompt="").messages == ROW.messages
+    assert first_request("planner", prompt="").messages == ROW.messages
 
 
 def test_a_solver_with_inputs_is_told_to_answer():
-    content = asked("solver", [said("planner", "1. Multiply.")]).messages[-1].content
+    content = first_request("solver", [output("planner", "1. Multiply.")]).messages[-1].content
     assert "1. Multiply." in content
     assert content.endswith("Now answer the task above, in the form that it asks for.")
 
 
 def test_a_role_lowers_limits_and_never_raises_them():
-    assert asked("formatter").sampling == replace(SAMPLING, temperature=0, max_tokens=256, seed=5)
-    assert asked("reasoner").sampling == replace(SAMPLING, seed=5)
-    assert asked("reasoner", team=replace(TEAM, sampling=Sampling())).sampling.max_tokens == 1024
+    assert first_request("formatter").sampling == replace(SAMPLING, temperature=0, max_tokens=256, seed=5)
+    assert first_request("reasoner").sampling == replace(SAMPLING, seed=5)
+    assert first_request("reasoner", team=replace(TEAM, sampling=Sampling())).sampling.max_tokens == 1024
 
 
 def test_a_long_input_is_shortened_to_its_two_ends():
-    content = asked("critic", [said("programmer", "a" + "b" * 100_000 + "c")]).messages[-1].content
+    content = first_request("critic", [output("programmer", "a" + "b" * 100_000 + "c")]).messages[-1].content
     assert "## programmer\nab" in content and "bc\n" in content
     assert len(content) < MAX_SHOWN + 2000
 
@@ -131,7 +131,7 @@ def test_an_unknown_role_or_tool_is_refused():
     ],
 )
 def test_a_broken_contract_is_reported_and_passed_on(role, reply, error):
-    outcome = done(role, reply)
+    outcome = run_role(role, reply)
     assert outcome.status == "contract"
     assert error in outcome.error
     assert outcome.text == reply.strip()
@@ -153,24 +153,24 @@ def test_a_broken_contract_is_reported_and_passed_on(role, reply, error):
     ],
 )
 def test_a_valid_reply_is_parsed(role, reply, accepts, answer):
-    outcome = done(role, reply)
+    outcome = run_role(role, reply)
     assert (outcome.status, outcome.accepts, outcome.text) == ("ok", accepts, reply.strip())
     assert outcome.answer == (reply.strip() if answer is None else answer)
 
 
 def test_a_failing_model_is_an_output():
-    outcome = done("reasoner", lambda _: Reply(Message("assistant", ""), "timeout", error="too slow"))
+    outcome = run_role("reasoner", lambda _: Reply(Message("assistant", ""), "timeout", error="too slow"))
     assert (outcome.status, outcome.error, outcome.has_text) == ("failed", "too slow", False)
 
 
 def test_a_last_turn_with_a_tool_call_is_no_answer():
     call = Message("assistant", "wait", (ToolCall("1", "look", '{"key": "it"}'),))
     team = replace(TEAM, roles=catalogue(Role(name="looker", does="looks", tools=("look",), turns=3)))
-    outcome = done("looker", lambda _: Reply(call), team=team)
+    outcome = run_role("looker", lambda _: Reply(call), team=team)
     assert (outcome.status, outcome.has_text) == ("contract", False)
     assert "turns" in outcome.error
     assert outcome.rollout and len(outcome.rollout.steps) == 3
-    assert done("looker", [Reply(call), "It is 42."], team=team).answer == "It is 42."
+    assert run_role("looker", [Reply(call), "It is 42."], team=team).answer == "It is 42."
 
 
 # ---- programs ------------------------------------------------------------------------------------------------
@@ -181,7 +181,7 @@ def program(code: str) -> str:
 
 
 def test_the_output_is_what_a_program_prints():
-    outcome = done("programmer", program("print(6 * 7)"))
+    outcome = run_role("programmer", program("print(6 * 7)"))
     assert (outcome.status, outcome.text, outcome.answer) == ("ok", "42", "42")
     assert outcome.rollout and outcome.rollout.answer == program("print(6 * 7)")
 
@@ -205,22 +205,22 @@ def test_a_failing_program_goes_back_with_its_error(bad, ended, error, monkeypat
         seen.append(request)
         return bad if len(seen) == 1 else program("print(42)")
 
-    outcome = done("programmer", mends)
+    outcome = run_role("programmer", mends)
     assert (outcome.status, outcome.text) == ("ok", "42")
     assert seen[1].messages[-2].content == bad
     assert error in seen[1].messages[-1].content
     assert outcome.rollout and len(outcome.rollout.steps) == 2
-    hopeless = done("programmer", [bad, "I give up."])
+    hopeless = run_role("programmer", [bad, "I give up."])
     assert (hopeless.status, hopeless.has_text) == ("contract", False)
     team = replace(TEAM, turns=1)
-    once = done("programmer", bad, team=team)
+    once = run_role("programmer", bad, team=team)
     assert (once.status, once.has_text) == (ended, False)
     assert error in once.error
 
 
 def test_a_model_that_fails_in_repair_keeps_its_calls():
     broken = Reply(Message("assistant", ""), "failed", error="down")
-    outcome = done("programmer", [program("x"), broken])
+    outcome = run_role("programmer", [program("x"), broken])
     assert (outcome.status, outcome.error) == ("failed", "down")
     assert outcome.rollout and len(outcome.rollout.steps) == 1 and outcome.rollout.failed
 
@@ -233,15 +233,15 @@ def never(request: Request) -> str:
 
 
 def test_a_majority_ignores_the_form_of_answers():
-    heard = [
-        said("a", "41"),
-        said("b", "I think:\n**42**."),
-        said("c", "so\nRESULT: 42", result="42"),
+    inputs = [
+        output("a", "41"),
+        output("b", "I think:\n**42**."),
+        output("c", "so\nRESULT: 42", result="42"),
         NodeOutput("d", "failed", error="down"),
     ]
-    outcome = done("majority", never, heard)
+    outcome = run_role("majority", never, inputs)
     assert (outcome.status, outcome.text, outcome.rollout) == ("ok", "I think:\n**42**.", None)
-    assert done("majority", never, heard[::-1]).text == "42"
+    assert run_role("majority", never, inputs[::-1]).text == "42"
 
 
 def code(text: str, language: str = "python") -> str:
@@ -264,32 +264,32 @@ def code(text: str, language: str = "python") -> str:
 )
 def test_answers_in_code_are_compared_by_their_code(one, other, alike):
     assert (normalize_answer(one) == normalize_answer(other)) is alike
-    wins = done("majority", never, [said("a", one), said("b", other), said("c", other)]).text
+    wins = run_role("majority", never, [output("a", one), output("b", other), output("c", other)]).text
     assert wins == (one if alike else other)
 
 
 def test_among_equals_the_first_input_wins():
-    assert done("majority", never, [said("a", "1"), said("b", "2")]).text == "1"
+    assert run_role("majority", never, [output("a", "1"), output("b", "2")]).text == "1"
 
 
 def test_weights_count_only_in_a_weighted_vote():
-    heard = [said("a", "1", 5.0), said("b", "2"), said("c", "2")]
-    assert done("weighted", never, heard).text == "1"
-    assert done("majority", never, heard).text == "2"
+    inputs = [output("a", "1", 5.0), output("b", "2"), output("c", "2")]
+    assert run_role("weighted", never, inputs).text == "1"
+    assert run_role("majority", never, inputs).text == "2"
 
 
 def test_a_vote_without_inputs_is_silent():
-    outcome = done("majority", never, [NodeOutput("a", "failed")])
+    outcome = run_role("majority", never, [NodeOutput("a", "failed")])
     assert (outcome.status, outcome.has_text) == ("silent", False)
 
 
 def test_an_output_carries_the_weight_of_its_node():
-    assert done("solver", "x", weight=3.0).weight == 3.0
+    assert run_role("solver", "x", weight=3.0).weight == 3.0
 
 
 @law
 @given(st.lists(st.sampled_from(["1", "2", " 2. ", "x\n1"]), min_size=1, max_size=7))
 def test_no_answer_has_more_votes_than_the_winner(texts):
-    taken = done("majority", never, [said(f"n{i}", text) for i, text in enumerate(texts)]).text
+    winner = run_role("majority", never, [output(f"n{i}", text) for i, text in enumerate(texts)]).text
     votes = [normalize_answer(text) for text in texts]
-    assert votes.count(normalize_answer(taken)) == max(map(votes.count, votes))
+    assert votes.count(normalize_answer(winner)) == max(map(votes.count, votes))

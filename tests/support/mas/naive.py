@@ -80,7 +80,7 @@ def fraction(*parts: object) -> float:
     return int.from_bytes(hashlib.sha256(repr(parts).encode()).digest()[:4], "big") / 2**32
 
 
-def said(request: Request) -> str | Message | Reply:
+def scripted_reply(request: Request) -> str | Message | Reply:
     """What the model says: it depends on what it is asked, and not on when."""
     match request.model:
         case "refuses":
@@ -99,7 +99,7 @@ def client(takes: Callable[[Request], float] | None = None) -> ScriptedClient:
 
     async def answer(request: Request) -> str | Message | Reply:
         await asyncio.sleep((takes or seconds)(request))
-        return said(request)
+        return scripted_reply(request)
 
     return ScriptedClient(answer)
 
@@ -155,51 +155,51 @@ def _node(name: str, rng: random.Random) -> Node:
     )
 
 
-def interpreted(
+def interpret_graph(
     graph: Graph, team: Team, takes: Callable[[Request], float] | None = None
 ) -> tuple[dict[str, list[NodeOutput]], float]:
-    """What comes of each node in each round, one after the other, and how long the critical path takes."""
-    found: dict[str, list[NodeOutput]] = {}
+    """What comes of member node in member round, one after the other, and how long the critical path takes."""
+    outcomes: dict[str, list[NodeOutput]] = {}
     end: dict[str, float] = {}
 
     def run(name: str, also: list[str]) -> None:
         others = [*graph.predecessors[name], *also]
-        outcome, took = _played(
-            team, graph[name], [_word(found[other]) for other in others], takes or seconds
+        outcome, took = play_node(
+            team, graph[name], [latest_output(outcomes[other]) for other in others], takes or seconds
         )
-        found.setdefault(name, []).append(outcome)
+        outcomes.setdefault(name, []).append(outcome)
         end[name] = took + max((end[other] for other in others), default=0.0)
 
     for name in graph.order:
         loop = next((x for x in graph.loops if x.target == name), None)
-        if loop is None and name not in found:
+        if loop is None and name not in outcomes:
             run(name, [])
         for number in range(loop.rounds + 1 if loop else 0):
-            for each in graph.loop_body(loop):
-                run(each, [loop.source] if number and each == loop.target else [])
-            if found[loop.source][-1].accepts:
+            for member in graph.loop_body(loop):
+                run(member, [loop.source] if number and member == loop.target else [])
+            if outcomes[loop.source][-1].accepts:
                 break
-    return found, end[graph.exit]
+    return outcomes, end[graph.exit]
 
 
-def _word(outcomes: list[NodeOutput]) -> NodeOutput:
+def latest_output(outcomes: list[NodeOutput]) -> NodeOutput:
     return ([x for x in outcomes if x.text] or outcomes)[-1]
 
 
-def _played(
-    team: Team, node: Node, heard: list[NodeOutput], takes: Callable[[Request], float]
+def play_node(
+    team: Team, node: Node, inputs: list[NodeOutput], takes: Callable[[Request], float]
 ) -> tuple[NodeOutput, float]:
     took: list[float] = []
 
     def answer(request: Request) -> str | Reply:
         took.append(takes(request))
-        reply = said(request)
+        reply = scripted_reply(request)
         if isinstance(reply, Message):
             raise RuntimeError(reply)
         return reply
 
     try:
-        outcome = play(run_node(team, node, EXAMPLE, heard, sample=0, seed=0), answer)
+        outcome = play(run_node(team, node, EXAMPLE, inputs, sample=0, seed=0), answer)
     except RuntimeError:
         outcome = NodeOutput(node.name, "failed")
     if sum(took) > NODE_SECONDS:
