@@ -1,8 +1,8 @@
 """
-Pages of the site that stand elsewhere in the repository, and links that leave docs/.
+Pages of the site that lie elsewhere in the repository, and links that leave docs/.
 
-README.md is the site's first page; CONTRIBUTING.md and CHANGELOG.md are pages of it too. Links to files that the site does
-not hold (code, examples) become links into the repository's own view of them, or plain code where none is known.
+README.md is the site's first page; CONTRIBUTING.md and CHANGELOG.md are pages of it too. Links to files outside the
+site (code, examples) become plain code.
 """
 
 import ast

@@ -1,8 +1,8 @@
 """
-Let a graph of agents be designed for your own rows, in Python.
+Design a graph of agents for your own rows, in Python.
 
-Run it as it is: the model is a scripted one that costs nothing. Put the name of your own in its place, such as
-"openai/gpt-4o-mini", and keep the limit. The rows here are of two kinds, which want different agents.
+Run it as it is: the scripted model costs nothing. For your own task, name a real model, such as "openai/gpt-4o-mini",
+and keep the limit. The rows here are of two kinds, which need different agents.
 """
 
 import re
@@ -10,16 +10,14 @@ import sys
 import tempfile
 from pathlib import Path
 
-from edgewise.mas import design
-from edgewise.toolkit import Limits, Task
-from edgewise.toolkit.types import Request
+from edgewise import Limits, Request, Task, design
 
 ROWS = [{"ask": f"What is {n} + {3 * n}?", "answer": str(4 * n)} for n in range(40)]
 ROWS += [{"ask": f"Say word{n}.", "answer": f"word{n}"} for n in range(40)]
 
 
 def model(request: Request) -> str:
-    """Adds only where it may think step by step; repeats words unless it does."""
+    """Add only if the prompt allows thinking step by step; repeat words only if it does not."""
     prompt = "\n".join(message.content for message in request.messages)
     thinks, numbers = "step by step" in prompt, re.search(r"(\d+) \+ (\d+)", prompt)
     if numbers:

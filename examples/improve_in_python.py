@@ -1,17 +1,15 @@
 """
 Improve a model from a list of dicts and a function, in Python.
 
-Run it as it is: the model is a scripted one that costs nothing. Put the name of your own in its place, such as
-"openai/gpt-4o-mini", and keep the limit.
+Run it as it is: the scripted model costs nothing. For your own task, name a real model, such as "openai/gpt-4o-mini",
+and keep the limit.
 """
 
 import sys
 import tempfile
 from pathlib import Path
 
-from edgewise.experience import improve
-from edgewise.toolkit import Limits, Task
-from edgewise.toolkit.types import Request
+from edgewise import Limits, Request, Task, improve
 
 WORDS = """
 stone river paper cloud apple bread chair glass light night green table plant horse sugar lemon mouse train beach dance
@@ -22,12 +20,12 @@ ROWS = [{"word": word, "target": word[::-1]} for word in WORDS.split()]
 
 
 def exact(answer: str, target: str) -> float:
-    """1 for the right answer, 0 for any other."""
+    """Return 1 for the right answer, else 0."""
     return float(answer.strip() == target)
 
 
 def model(request: Request) -> str:
-    """Spells backwards now and then, and always once a lesson says so; as distiller it has that lesson to give."""
+    """Spell backwards by luck, or because a lesson says so; as distiller, return that lesson."""
     if request.schema:
         return '{"operations": [{"action": "add", "id": null, "kind": "content", "text": "Spell the word backwards."}]}'
     prompt = request.messages[-1].content
@@ -42,7 +40,7 @@ def main() -> None:
     task = Task.from_rows(ROWS, prompt="Say the password for: {word}", reward=exact, name="passwords")
     with tempfile.TemporaryDirectory() as folder:
         run = Path(folder) / "run"
-        # Few rows: four samples of each show smaller gains than one.
+        # Few rows: with four samples of each, a smaller gain is detectable.
         result = improve(task, model="scripted/my_model:model", limits=Limits(calls=5000), run=run, samples=4)
         print("\n".join(result.evidence.lines()))
         print(result.artifact.save(Path(folder) / "passwords.edge").name)

@@ -1,7 +1,7 @@
 """
-A LangGraph graph as people write them: two nodes, each a plain call of the openai package.
+A usual LangGraph graph: two nodes, each a plain call of the openai package.
 
-It knows nothing of Edgewise; `your_langgraph.py` lets its nodes learn.
+It does not import Edgewise; `your_langgraph.py` learns lessons for its nodes.
 """
 
 from typing import TypedDict

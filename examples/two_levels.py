@@ -1,8 +1,8 @@
 """
 A planner and its sub-agents learn lessons of their own, from the same rollouts (M-GRPO without training weights).
 
-Run it as it is: the model is a scripted one that costs nothing. Put the name of your own in its place, such as
-"openai/gpt-4o-mini", with a limit in dollars. With `run=` in a folder that stays, the same call resumes.
+Run it as it is: the scripted model costs nothing. For your own task, name a real model, such as "openai/gpt-4o-mini",
+with a limit in dollars. With `run=` in a permanent folder, the same call resumes.
 """
 
 import re

@@ -1,9 +1,10 @@
 """
-Lessons for the nodes of a LangGraph graph of your own, without a change to it.
+Learn lessons for the nodes of your own LangGraph graph, without a change to it.
 
-The graph is in receipts_graph.py. Run this as it is: the model is a scripted one that costs nothing. Put the name of
-your own in its place, such as "openai/gpt-4o-mini", with a limit, and your own module in the place of receipts_graph.
-Afterwards `edgewise serve receipts.edge` and OPENAI_BASE_URL=http://127.0.0.1:8000/v1 give your program its lessons.
+The graph is in receipts_graph.py. Run this as it is: the scripted model costs nothing. For your own graph, name a real
+model, such as "openai/gpt-4o-mini", with a limit, and your module in place of receipts_graph. Then run
+`edgewise serve receipts.edge`, and your program with OPENAI_BASE_URL=http://127.0.0.1:8000/v1: its calls get the
+lessons.
 """
 
 import re
@@ -11,9 +12,7 @@ import sys
 import tempfile
 from pathlib import Path
 
-from edgewise.mas.adopt.api import adopt
-from edgewise.toolkit import Limits, Task
-from edgewise.toolkit.types import Request
+from edgewise import Limits, Request, Task, adopt
 
 GOODS = ["coffee", "cake", "soup", "bread", "tea", "apples"]
 PRICES = [(n * 37 % 900 + 50, n * 53 % 700 + 25) for n in range(50)]
@@ -28,7 +27,7 @@ WRITER = "You write the total"
 
 
 def model(request: Request) -> str:
-    """Adds up well, and writes the currency now and then, or always once a lesson says so; as distiller it says so."""
+    """Add, and write the currency by luck or because a lesson says so; as distiller, return that lesson."""
     text = "\n".join(message.content for message in request.messages)
     if request.schema:
         lesson = '{"action": "add", "id": null, "kind": "form", "text": "Write EUR behind the total."}'

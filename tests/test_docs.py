@@ -20,8 +20,10 @@ from edgewise.mas.two_level.config import TwoLevelConfig
 from edgewise.toolkit.cli.app import app
 
 ROOT = Path(__file__).parents[1]
-# The change log names files of earlier versions.
-PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").rglob("*.md"))]
+PAGES = [
+    *(ROOT / f"{name}.md" for name in ("README", "CONTRIBUTING", "CHANGELOG")),
+    *sorted((ROOT / "docs").rglob("*.md")),
+]
 NAMES = [str(page.relative_to(ROOT)) for page in PAGES]
 EXAMPLES = [str(page.relative_to(ROOT)) for page in sorted((ROOT / "examples").rglob("*.py"))]
 
@@ -32,6 +34,7 @@ PATH = re.compile(r"(?<![\w./:@-])(?:[\w.-]+/)+[\w.-]*\w/?")
 HOMES = {*PACKAGES.split("|"), "edgewise", "tests", "docs", "bench", "examples"}
 BLOCK = re.compile(r"^( *)```(\w*)[^\n]*\n(.*?)^\1```", re.MULTILINE | re.DOTALL)
 INLINE = re.compile(r"(?<!`)`(edgewise [a-z][^`]*)`")
+COMMANDS = {"edgewise", ".venv/bin/edgewise", "edgewise.toolkit.cli.app"}
 SHELL_ENDS = {"|", ">", ">>", "&&", "||", ";", "&"}
 CONFIGS = (ExperienceConfig, GraphConfig, TwoLevelConfig, WeightsConfig, AbsorbConfig)
 SETTINGS = {name for config in CONFIGS for name in config.model_fields} | set(AXES)
@@ -55,7 +58,12 @@ def resolves(reference: str) -> bool:
 
 def read_commands(text: str) -> Iterator[list[str]]:
     """Yield the words after `edgewise` of each command in blocks of shell and in inline code."""
-    lines = [line for _, kind, block in BLOCK.findall(text) if kind in ("sh", "bash", "") for line in block.split("\n")]
+    lines = [
+        line
+        for _, kind, block in BLOCK.findall(text)
+        if kind in ("sh", "bash", "")
+        for line in block.split("\n")
+    ]
     lines += re.findall(r"^    (edgewise .+|.*cli\.app .+)$", text, re.MULTILINE)
     lines = "\n".join(lines).replace("\\\n", " ").split("\n")
     for line in [*lines, *(" ".join(match.split()) for match in INLINE.findall(text))]:
@@ -63,7 +71,7 @@ def read_commands(text: str) -> Iterator[list[str]]:
             words = shlex.split(line.removeprefix("$ "), comments=True)
         except ValueError:  # output of a command, with a lone quote
             continue
-        starts = [i for i, word in enumerate(words) if word in ("edgewise", ".venv/bin/edgewise", "edgewise.toolkit.cli.app")]
+        starts = [i for i, word in enumerate(words) if word in COMMANDS]
         # Elsewhere in a line it is an argument, or a sentence that a command printed.
         starts = [i for i in starts if i == 0 or words[i - 1] in ("-m", "--", "&&")]
         for start in starts:
@@ -79,7 +87,9 @@ def check_command(words: list[str]) -> str:
         if rest[0] not in command.commands:
             return f"no command {rest[0]!r}"
         command = command.commands[rest.pop(0)]
-    known = {option for param in command.params for option in (*param.opts, *param.secondary_opts)} | {"--help"}
+    known = {option for param in command.params for option in (*param.opts, *param.secondary_opts)} | {
+        "--help"
+    }
     for option, value in zip(rest, [*rest, ""][1:], strict=True):
         name = option.strip("[]").partition("=")[0]
         if name.startswith("--") and name not in known:
@@ -108,7 +118,11 @@ def test_files_exist(name: str):
 @pytest.mark.parametrize("name", [*NAMES, *EXAMPLES])
 def test_python_parses_and_its_imports_resolve(name: str):
     text = (ROOT / name).read_text("utf-8")
-    blocks = [text] if name.endswith(".py") else [block for _, kind, block in BLOCK.findall(text) if kind == "python"]
+    blocks = (
+        [text]
+        if name.endswith(".py")
+        else [block for _, kind, block in BLOCK.findall(text) if kind == "python"]
+    )
     for block in blocks:
         compile(block, name, "exec", ast.PyCF_ALLOW_TOP_LEVEL_AWAIT)
         for node in ast.walk(ast.parse(block)):
@@ -126,7 +140,13 @@ def test_commands_options_and_settings_exist(name: str):
 
 
 def test_wrong_commands_names_and_settings_are_seen():
-    page = "```sh\nedgewise improve x --bye graph\n.venv/bin/edgewise learn \\\n  x\nedgewise improve x --set epoch=1\n```"
+    lines = (
+        "```sh",
+        "edgewise improve x --bye graph",
+        ".venv/bin/edgewise learn \\\n  x",
+        "edgewise improve x --set epoch=1",
+    )
+    page = "\n".join((*lines, "```"))
     assert [check_command(words) for words in read_commands(page)] == [
         "no option --bye",
         "no command 'learn'",

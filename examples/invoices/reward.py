@@ -1,10 +1,10 @@
-"""A reward of one's own: any function of the answer and the target. Text beside the number reaches the distiller."""
+"""Your own reward: any function of the answer and the target. The distiller receives the text beside the number."""
 
 import re
 
 
 def grade(answer: str, target: str) -> tuple[float, str]:
-    """Full marks for the bare number with a dot and two decimals, half for the right number in other words."""
+    """Return 1 for the bare number with a dot and two decimals, 0.5 for the right number in another form, else 0."""
     if answer.strip() == target:
         return 1.0, "right"
     digits = re.sub(r"\D", "", answer)
