@@ -26,16 +26,8 @@ from email.utils import parsedate_to_datetime
 from typing import Any, Protocol
 
 from edgewise.toolkit.errors import ModelError, ProviderDown, UnknownModel, WrongKey
+from edgewise.toolkit.model import openai_format
 from edgewise.toolkit.model.names import get_wire_name, is_loopback
-from edgewise.toolkit.model.openai_format import (
-    MalformedResponse,
-    Quirks,
-    build_refusal,
-    decode_completion,
-    decode_embedding,
-    encode_request,
-    find_quirk,
-)
 from edgewise.toolkit.model.redact import redact
 from edgewise.toolkit.types import Reply, Request
 
@@ -105,7 +97,7 @@ class RemoteClient:
             try:
                 data = await self.send(body, request.is_embedding)
                 return self.read_reply(request, data, time.perf_counter() - start)
-            except (MalformedResponse, json.JSONDecodeError) as error:
+            except (openai_format.MalformedResponse, json.JSONDecodeError) as error:
                 raise TransientError(self._describe(request, error), 502) from None
             except Exception as error:
                 if not self._learn_quirk(request.model, error, body, quirks):
@@ -117,9 +109,9 @@ class RemoteClient:
         """Return the name by which the server knows a model."""
         return get_wire_name(model)
 
-    def build_body(self, request: Request, quirks: Quirks) -> dict[str, Any]:
+    def build_body(self, request: Request, quirks: openai_format.Quirks) -> dict[str, Any]:
         """Return the JSON body of a request."""
-        return encode_request(request, self.get_model_name(request.model), quirks)
+        return openai_format.encode_request(request, self.get_model_name(request.model), quirks)
 
     async def send(self, body: dict[str, Any], is_embedding: bool) -> Any:
         """Return the provider's parsed JSON, a chat completion or an embedding; raise errors of the openai package."""
@@ -127,16 +119,20 @@ class RemoteClient:
 
     def read_reply(self, request: Request, data: Any, latency: float) -> Reply:
         """Return the reply in what `send` returned; raise `MalformedResponse`."""
-        return (decode_embedding if request.is_embedding else decode_completion)(data, latency)
+        return (openai_format.decode_embedding if request.is_embedding else openai_format.decode_completion)(
+            data, latency
+        )
 
     # ---- errors ----------------------------------------------------------------------------------
 
-    def _learn_quirk(self, model: str, error: Exception, body: dict[str, Any], quirks: Quirks) -> bool:
+    def _learn_quirk(
+        self, model: str, error: Exception, body: dict[str, Any], quirks: openai_format.Quirks
+    ) -> bool:
         """Remember a parameter that the model refuses by name; return whether another attempt makes sense."""
         if getattr(error, "status_code", None) not in (400, 422):
             return False
         parameter = getattr(error, "param", None)
-        change = find_quirk(str(error), parameter if isinstance(parameter, str) else None, body)
+        change = openai_format.find_quirk(str(error), parameter if isinstance(parameter, str) else None, body)
         # A change that this body already followed would rename a parameter there and back for ever.
         if not change or change.keys() & {*quirks, *quirks.values()}:
             return False
@@ -162,7 +158,7 @@ class RemoteClient:
 
         # No call was sent: the request or this code is at fault.
         if isinstance(error, UnicodeEncodeError):
-            return build_refusal("the request holds text that is not valid Unicode")
+            return openai_format.build_refusal("the request holds text that is not valid Unicode")
         if not isinstance(error, openai.OpenAIError):
             raise error
         if status is None:
@@ -179,7 +175,9 @@ class RemoteClient:
         # llama.cpp answers 500 to a text that its batch can't hold, and will again: that is a refusal.
         if (status in (408, 409, 429) or status >= 500) and "too large to process" not in sentence:
             raise TransientError(sentence, status, _read_retry_after(error)) from None
-        return build_refusal(sentence, Reply(build_refusal("").message, latency=latency))
+        return openai_format.build_refusal(
+            sentence, Reply(openai_format.build_refusal("").message, latency=latency)
+        )
 
     def _describe(self, request: Request, error: Exception) -> str:
         text = redact(str(error), self._key).strip()[:500]

@@ -187,20 +187,15 @@ class Retry(Middleware):
 
     def __init__(self, inner: Client, attempts: int = 8, first: float = 0.5, longest: float = 30.0):
         # Here, since tenacity is slow to import and a replay needs no retries.
-        from tenacity import (
-            AsyncRetrying,
-            retry_if_exception_type,
-            stop_after_attempt,
-            wait_random_exponential,
-        )
+        import tenacity
 
         super().__init__(inner)
-        jitter = wait_random_exponential(multiplier=first, max=longest)
-        stop = stop_after_attempt(attempts)
-        self._retrying = AsyncRetrying(
+        jitter = tenacity.wait_random_exponential(multiplier=first, max=longest)
+        stop = tenacity.stop_after_attempt(attempts)
+        self._retrying = tenacity.AsyncRetrying(
             stop=lambda state: stop(state) or _get_retry_after(state) > PATIENCE,
             wait=lambda state: _get_retry_after(state) + jitter(state),
-            retry=retry_if_exception_type(TransientError),
+            retry=tenacity.retry_if_exception_type(TransientError),
             reraise=True,
         )
 

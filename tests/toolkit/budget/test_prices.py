@@ -48,7 +48,10 @@ def test_a_wrong_price_is_refused_with_a_sentence(text):
 
 
 def test_reading_a_price_does_not_import_litellm():
-    code = "import sys; from edgewise.toolkit.budget.prices import find_price; find_price('openai/gpt-4o'); print('litellm' in sys.modules)"
+    code = (
+        "import sys; from edgewise.toolkit.budget.prices import find_price; find_price('openai/gpt-4o'); "
+        "print('litellm' in sys.modules)"
+    )
     env = {k: v for k, v in os.environ.items() if k != "OPENAI_BASE_URL"}
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, env=env)
     assert done.stdout.strip() == "False"

@@ -12,13 +12,15 @@ GRADED = Rollout("r", "solver", 0, (), "stop", score=Score(0.0))
 
 
 def test_all_rollouts_failed() -> None:
-    with pytest.raises(AllFailed, match=r"Every one of 2 rollouts failed, the first one so: too long\..*--run"):
+    with pytest.raises(
+        AllFailed, match=r"Every one of 2 rollouts failed, the first one so: too long\..*--run"
+    ):
         check_alive([FAILED, FAILED])
 
 
 def test_no_rollout_was_graded() -> None:
     check_alive([UNGRADED, UNGRADED])
-    with pytest.raises(AllFailed, match="Not one of 2 answers was graded .*: no number"):
+    with pytest.raises(AllFailed, match=r"Not one of 2 answers was graded .*: no number"):
         check_alive([UNGRADED, UNGRADED], needs_score=True)
 
 
