@@ -119,9 +119,8 @@ class RemoteClient:
 
     def read_reply(self, request: Request, data: Any, latency: float) -> Reply:
         """Return the reply in what `send` returned; raise `MalformedResponse`."""
-        return (openai_format.decode_embedding if request.is_embedding else openai_format.decode_completion)(
-            data, latency
-        )
+        decode = openai_format.decode_embedding if request.is_embedding else openai_format.decode_completion
+        return decode(data, latency)
 
     # ---- errors ----------------------------------------------------------------------------------
 
