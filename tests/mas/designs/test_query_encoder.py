@@ -65,7 +65,10 @@ def test_hashing_gives_independent_rows_of_length_one(texts: list[str]) -> None:
 
 
 def test_hashing_is_the_same_in_another_process() -> None:
-    program = f"import sys; from edgewise.mas.designs.query_encoder import hash_texts; sys.stdout.buffer.write(hash_texts([{LONG!r}]).tobytes())"
+    program = (
+        "import sys; from edgewise.mas.designs.query_encoder import hash_texts; "
+        f"sys.stdout.buffer.write(hash_texts([{LONG!r}]).tobytes())"
+    )
     for seed in ("1", "2"):
         output = subprocess.check_output(
             [sys.executable, "-c", program], env={"PYTHONHASHSEED": seed, "PYTHONPATH": str(Path.cwd())}

@@ -125,14 +125,10 @@ def test_inner_runs_equal_runs_of_the_smaller_graph() -> None:
         graph = random_graph(random.Random(number), 6)
         whole = run(graph, scripted_reply)
         for name in graph.order:
-            inner, alone = (
-                extract_inner_run(whole, name, EXAMPLE),
-                run(graph.subgraph_to(name), scripted_reply),
-            )
-            inner_count, cut_count = (
-                inner_count + bool(inner),
-                cut_count + (inner is None and alone.outcomes[name][-1].has_text),
-            )
+            inner = extract_inner_run(whole, name, EXAMPLE)
+            alone = run(graph.subgraph_to(name), scripted_reply)
+            inner_count += bool(inner)
+            cut_count += inner is None and alone.outcomes[name][-1].has_text
             if inner:
                 assert inner.graph == alone.graph and plain(inner.outcomes) == plain(alone.outcomes)
                 assert [step.completion for step in inner.rollout.steps] == [
