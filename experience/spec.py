@@ -72,6 +72,7 @@ class LessonSpec:
 
         Raises ConfigError for an id that no training or validation row has: test rows decide nothing.
         """
+        # Test rows are left out: a decision on them would bias the evaluation.
         rows = {row.id: row for row in (*self.task.train, *self.task.validation)}
         unknown = [id for id in self.config.anchors if id not in rows]
         if unknown:
@@ -96,17 +97,20 @@ class ExperienceSpec(LessonSpec):
         config, start, reward = self.config, self.start_library, self.task.reward
         if config.proposer == "gepa":
             self._check_gepa()
+        # Ranks compare rollouts of one row; these three need rewards that compare between rows.
         needs_grades = config.select == "vade" or config.allocate == "xrpo" or config.proposer == "gepa"
         if reward.relative and needs_grades:
             raise ConfigError(
                 f"The reward {reward.name!r} ranks the runs of a group, which says nothing of how hard a row is: it "
                 "goes with select=shuffled and allocate=fixed, and proposer=groups only."
             )
+        # A library that the caps would cut could lose a lesson that nobody decided to drop.
         if start.fit_budget(config.lessons, config.library_tokens) != start:
             raise ConfigError(
                 f"The library to start from has {len(start)} lessons and {start.tokens:,} tokens: set lessons and "
                 "library_tokens to no less, or it would be cut."
             )
+        # Always-on lessons go into every prompt and leave no choice to the retriever.
         always = start.with_lessons(lesson for lesson in start.lessons if lesson.always)
         if always.tokens > config.prompt_tokens:
             raise ConfigError(
@@ -121,6 +125,7 @@ class ExperienceSpec(LessonSpec):
             raise ConfigError(
                 "proposer=gepa searches by itself and compares no groups: leave out direct, placebo and allocate=xrpo."
             )
+        # An exact release: its prompts are part of what a run pays for, and of what a replay looks up.
         try:
             installed = version("gepa")
         except PackageNotFoundError:
@@ -139,6 +144,7 @@ class ExperienceSpec(LessonSpec):
     def is_pooled(self) -> bool:
         """Whether lessons are pooled by right answer; see `experience.distil.pooling`."""
         config = self.config
+        # Pooling sorts rows by their right answer, which only a distiller that sees the truth may use.
         may_pool = config.pool and config.truth and not config.direct
         return may_pool and pooling.has_recurring_answers(self.task.train)
 

@@ -19,6 +19,7 @@ from edgewise.toolkit.tracking.events import OnEvent, ignore_event
 
 def prepare(spec: WeightsSpec, make: Callable[..., Engine] = Engine) -> PreparedRun:
     """Prepare a training run; `make` builds the engine, on one process or on several."""
+    # The path holds checkpoints: training resumes from weights, not from a journal.
     return PreparedRun(spec.task, spec.config, forecast(spec), lambda path: learn(spec, path, make))
 
 

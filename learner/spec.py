@@ -33,6 +33,7 @@ class WeightsSpec:
         config, reward = self.config, self.task.reward
         if not self.task.train:
             raise ConfigError("There are no training rows: give splits a train share.")
+        # With one rollout a rank has nothing to compare.
         if config.group_size == 1 and reward.relative:
             raise ConfigError(
                 f"The reward {reward.name!r} ranks the runs of a group: group_size must be at least 2."
@@ -55,6 +56,7 @@ class WeightsSpec:
     @cached_property
     def method(self) -> Method:
         """The training method, with the overrides of the settings."""
+        # Some parts of a method are stated in tokens; they follow the longest reply of this run.
         method = limit_lengths(find_method(self.config.method), self.config.max_tokens, self.max_replies)
         return override(method, *self.config.overrides)
 
@@ -126,6 +128,7 @@ def merge_layers(*layers: Mapping[str, Any]) -> dict[str, Any]:
     """
     merged: dict[str, Any] = {}
     overrides: list[str] = []
+    # Overrides add up, in the order of the layers: a later one of the same parameter wins when they are applied.
     for layer in layers:
         overrides += split_overrides(layer.get("overrides") or ())
         for name, value in layer.items():

@@ -31,6 +31,7 @@ def prepare(task: Task, settings: Mapping[str, Any], own_roles: Roles | None = N
         return PreparedRun(
             task, two_level.config, forecast_two_levels(two_level), lambda _: learn_two_level.learn(two_level)
         )
+    # One task file serves every way: [improve] has settings of lessons too, which are left out here.
     config = resolve_config(GraphConfig, GraphConfig.select_known(task.settings), task.graph, settings)
     spec = GraphSpec(task, config, dict(own_roles or {}))
     return PreparedRun(task, config, forecast(spec), lambda _: learn(spec))

@@ -40,16 +40,19 @@ class GraphSpec:
     encoder: str = ""
 
     def __post_init__(self) -> None:
+        # A graph maps a question to an answer; an environment needs a reply to every observation.
         if self.task.world:
             raise ConfigError(
                 f"The task is played in the environment {self.task.world.name}, and graphs answer once: improve it by "
                 "weights or by experience."
             )
+        # Trials of a row use different graphs, which have no group to be ranked in.
         if self.task.reward.relative:
             raise ConfigError(
                 f"The reward {self.task.reward.name!r} ranks the runs of a group; graphs need one that grades a run "
                 "by itself."
             )
+        # Checked before a search starts: the import would fail in the middle of it.
         if self.config.search in ("hrpo", "tabular") and find_spec("torch") is None:
             raise ConfigError(
                 f"search={self.config.search} needs torch: pip install 'edgewise[learner]', or --set "
@@ -62,6 +65,7 @@ class GraphSpec:
     @cached_property
     def tools(self) -> dict[str, FunctionTool]:
         """Tools that agents may call, by name: the task's own, and Python in its sandbox."""
+        # A tool of the task may replace the built-in Python.
         return {"python": python_tool(), **{tool.tool.name: tool for tool in self.task.tools}}
 
     @cached_property
@@ -78,6 +82,7 @@ class GraphSpec:
             if name not in self.catalogue:
                 reason = did_you_mean(name, sorted(self.catalogue))
                 raise ConfigError(f"There is no role {name!r} that this task has the tools for{reason}")
+        # The single agent comes first and is always there: it is the baseline of every comparison.
         return {name: self.catalogue[name] for name in dict.fromkeys((PLAIN_ROLE, *wanted))}
 
     @cached_property

@@ -54,6 +54,7 @@ class ImproveExperience(ImproveCommand):
 
     def render(self, result: Result) -> ImproveOutput:
         """Return the evaluation, the lessons and the costs."""
+        # The lessons of the artefact: those of the start, if nothing better was found.
         library = Library.from_json(result.artifact.library)
         lessons = [f"  [{label}] {lesson.text}" for label, lesson in library.labels().items()]
         lines = [

@@ -42,6 +42,7 @@ TITLES = ("label", "id", "kind", "age", "rows", "effect", "uses", "flags", "text
 def show(lib: str) -> Output:
     """Return the lessons with all their fields; for an artefact with several libraries, those of each."""
     named = load_named_libraries(parse_reference(lib))
+    # An artefact of two levels has a library for each.
     if not named:
         return render_library(load(lib))
     outputs = {name: render_library(loaded) for name, loaded in named.items()}
@@ -124,10 +125,12 @@ def load(lib: str) -> LoadedLibrary:
 def rollback(lib: str, author: str | None) -> Output:
     """Append a version that equals an earlier one."""
     with open_store(lib) as (store, reference):
+        # The newest version is where the store already is.
         if not reference.version:
             here = format_location(store, reference)
             raise ConfigError(f"Say which version to go back to: {here}@3, or {here}@head~1.")
         target = store.find_commit(reference.version, reference.library_name)
+        # History is append-only: a rollback is a new version with old content.
         message = f"roll back to version {target.number} ({target.id})"
         return commit_change(store, reference, lambda _: target.library, message, author)
 
@@ -152,6 +155,7 @@ def lock(lib: str, ids: Sequence[str], unlock: bool, always: bool | None, author
 def find_lesson(library: Library, id: str) -> Lesson:
     """Return a lesson by its label, its id, or a prefix that no other id has. Raises LibraryError."""
     matches = [x for label, x in library.labels().items() if id in (label, x.id)]
+    # An exact match wins over a prefix, which a longer id may share.
     matches = matches or [x for x in library.lessons if id and x.id.startswith(id)]
     if len(matches) == 1:
         return matches[0]
@@ -315,6 +319,7 @@ def merge_libraries(
         raise ConfigError(f"--take is ours or theirs, not {take!r}.")
     theirs = load_library(parse_reference(other))
     with open_store(lib) as (store, reference):
+        # Optimistic locking: the commit names the head that it was merged into, and fails if that has moved.
         while True:
             ours = find_head(store, reference)
             if base:

@@ -39,6 +39,7 @@ async def aabsorb(
     `run` is a directory; an existing run is resumed. The artefact is like that of `train`; the key "kept" of its
     weights.json is the share of the library's gain that the weights retain. Raises the errors of `toolkit.errors`.
     """
+    # The library is read now: a run holds its lessons by version, whatever becomes of the file.
     spec = AbsorbSpec.from_library(task, str(library), merge_keywords(model, limits, settings))
     return await prepare(spec).execute(run, on_event=on_event)
 

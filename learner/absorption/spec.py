@@ -95,9 +95,11 @@ class AbsorbSpec(WeightsSpec):
         lessons: Lessons = registry.resolve(registry.PROMPT_LIBRARIES, "lessons")(library)
         if foreign := sorted(FOREIGN & settings.keys()):
             raise ConfigError(f"There is no setting {foreign[0]!r} of absorbing.")
+        # Shared settings of the library's evaluation are a good default; the sampling of its learning is not.
         shared = WeightsConfig.select_known({**lessons.settings, **task.settings})
         shared = {key: value for key, value in shared.items() if key not in SAMPLING}
         machine = {key: value for key, value in task.weights.items() if key in MACHINE}
+        # Part of the config, so that a run is resumed only with the lessons that it began with.
         origin = {"library": lessons.version, "embedder": lessons.embedder}
         return cls(task, resolve_config(AbsorbConfig, shared, machine, settings, origin), lessons)
 

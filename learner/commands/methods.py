@@ -27,6 +27,7 @@ def methods(name: str | None, settings: Sequence[str]) -> Output:
         data = [{"name": key, "paper": m.paper, "differs": m.differs} for key, m in METHODS.items()]
         return Output(lines, data)
 
+    # An alias is printed under the method's own name.
     method = find_method(name)
     key = next(key for key, known in METHODS.items() if known is method)
     axes = describe(override(method, *settings))

@@ -18,11 +18,11 @@ from edgewise.learner.comparison.lineup import build_lineup as build_lineup
 from edgewise.learner.comparison.results import ComparisonResult, FailedRun, read_results
 from edgewise.learner.hardware.process_group import join_process_group
 from edgewise.learner.monitoring.budget_stop import BudgetStop
-from edgewise.learner.monitoring.collapse import mean
 from edgewise.learner.training.distributed_engine import Leader, follow, lead
 from edgewise.learner.training.loop import CHECKPOINTS, PUSHED, learn
 from edgewise.toolkit.budget.ledger import Limits
 from edgewise.toolkit.errors import EdgewiseError, Hopeless, JournalError, LimitReached
+from edgewise.toolkit.evaluation.statistics import mean
 from edgewise.toolkit.run import directory
 from edgewise.toolkit.run.launch import PreparedRun, merge_keywords
 from edgewise.toolkit.run.runner import make_blocking
@@ -46,6 +46,7 @@ async def run_comparison(
     result = write_results(lineup, failures)
     for number, run in enumerate(lineup.runs, 1):
         if run.is_pending:
+            # The mean of finished runs is a good guess: all have the same rows and steps.
             stage = f"run {number} of {len(lineup.runs)}: {run.name}"
             if seconds := [past.seconds for past in result.runs if past.ended]:
                 stage += f"; about {mean(seconds) * len(lineup.pending_runs) / 60:.0f} minutes to go"

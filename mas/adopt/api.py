@@ -50,6 +50,7 @@ async def aadopt(
     again. `settings` are fields of `ExperienceConfig`. The artefact has nodes.json. Raises the errors of
     `toolkit.errors`.
     """
+    # First, since it is the mistake that only shows when the artefact is served.
     name_node, reference = resolve_node_of(node_of)
     config = resolve_config(ExperienceConfig, task.settings, merge_keywords(model, limits, settings))
     spec = ExperienceSpec(task, config)

@@ -54,6 +54,7 @@ FORMS: Mapping[str, Callable[[StoredDesign], list[str]]] = {
 
 def compare(before: str, after: str) -> Output:
     """Return the differences of two graphs."""
+    # Roles are not compared: a graph names them, and their texts belong to the catalogue.
     changes = diff(read_reference(before).single_graph, read_reference(after).single_graph)
     lines = [change.line() for change in changes] or ["no change"]
     return Output(lines, [change.to_json() for change in changes])

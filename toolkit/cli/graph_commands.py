@@ -8,6 +8,7 @@ import typer
 from edgewise.toolkit.cli.options import GraphPath, Json, print_result
 from edgewise.toolkit.registry import COMMANDS, resolve
 
+# These read files and call no model.
 app = typer.Typer(no_args_is_help=True, help="Agent graphs as data.")
 
 

@@ -31,6 +31,7 @@ from edgewise.toolkit.cli.options import (
 from edgewise.toolkit.errors import ConfigError
 from edgewise.toolkit.registry import COMMANDS, WAYS, resolve
 
+# Each function is one command. Its docstring is the help text, so line breaks in it are those of a terminal.
 app = typer.Typer()
 
 
@@ -66,12 +67,14 @@ def improve(
     3 a limit was reached, 130 interrupted. Paid replies are always kept:
     run again with the same --run to resume.
     """
+    # The table of ways is the only list of them; typer would need a second one, as an Enum.
     if by not in WAYS:
         raise ConfigError(f"--by takes {', '.join(WAYS)}, not {by!r}.")
     options = {"model": model, "distiller": distiller, "proposer": proposer, "gate": gate}
     options |= {"usd": usd, "tokens": tokens, "calls": calls, "minutes": minutes}
     # A flag that is not given is None: False would win over the task file.
     options |= {"force": force or None, "placebo": placebo or None}
+    # The package of the way is imported here.
     command = resolve(WAYS, by)(task, options, settings or [], price)
     if dry_run:
         print_result(command.plan(lib), as_json)
@@ -142,6 +145,7 @@ def serve(
 
     Limits count from the start of the server. When one is reached, the server refuses further requests.
     """
+    # Here and not at the head: --help has to answer at once.
     from edgewise.toolkit.budget.ledger import Limits
 
     resolve(COMMANDS, "serve")(
@@ -212,6 +216,7 @@ def compare(
     interrupted. Run again with the same --run to resume, or to add methods or
     seeds: finished runs are not repeated.
     """
+    # The limits here are for all runs together; the lineup gives each its share.
     options = {"model": model, "usd": usd, "tokens": tokens, "calls": calls, "minutes": minutes}
     options |= {"force": force or None}
     command = resolve(COMMANDS, "compare")(task, methods, seeds, options, settings or [], price, run)

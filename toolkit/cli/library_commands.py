@@ -7,6 +7,7 @@ import typer
 from edgewise.toolkit.cli.options import Author, CommitMessage, Json, Lib, StoredLib, print_result
 from edgewise.toolkit.registry import COMMANDS, resolve
 
+# Commands that change a store take an author and a message, as a version control system does.
 app = typer.Typer(no_args_is_help=True, help="The experience library as data.")
 
 
@@ -86,7 +87,7 @@ def lock(
 
 
 @app.command("import", epilog="Example: edgewise library import playbook.txt team.sqlite --dry-run")
-def import_(
+def import_(  # `import` is a keyword
     source: Annotated[
         str,
         typer.Argument(

@@ -67,6 +67,7 @@ class _Progress:
 
     def _update(self) -> None:
         """Print the line again, unless that was done just now."""
+        # Thousands of replies a minute must not become thousands of writes.
         now = time.monotonic()
         if now - self._last_update < (LIVE_SECONDS if self._is_live else PLAIN_SECONDS):
             return

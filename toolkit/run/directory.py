@@ -68,6 +68,7 @@ class RunDirectory:
         match event:
             case GroupsFinished(groups):
                 self._write_groups(groups)
+            # `edgewise library show RUN@STEP` and `library log RUN` read these folders.
             case StepFinished(record):
                 content = record.to_json()
                 folder = self.path / "steps" / f"{record.number:03d}"
@@ -90,6 +91,7 @@ class RunDirectory:
                 if key not in self.keys:
                     self.keys.add(key)
                     print(json.dumps(rollout_json(group, run, self.model, self.price)), file=self.rollouts)
+        # Flushed by group: people follow this file while the run goes on.
         self.rollouts.flush()
 
 
@@ -150,6 +152,7 @@ def check_same_run(path: Path, config: Config, fingerprint: str, command: str) -
             raise ConfigError(
                 f"{path} holds a run of another task (its rows, prompt or reward differ); give another --run."
             )
+    # Limits and concurrency may change between two attempts; see `Config.resumable`.
     if (path / "config.toml").exists():
         changes = configs.list_changes(configs.load_config(type(config), path / "config.toml"), config)
         if changes:
@@ -172,6 +175,7 @@ def raise_disk_full() -> Iterator[None]:
     try:
         yield
     except OSError as error:
+        # A quota of the user counts as a full disk.
         if error.errno not in (errno.ENOSPC, errno.EDQUOT):
             raise
         raise DiskFull("The disk is full; every reply so far is in the journal. Make room.") from error

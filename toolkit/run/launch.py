@@ -24,6 +24,7 @@ from edgewise.toolkit.tracking.events import OnEvent, ignore_event
 
 def merge_keywords(model: str | None, limits: Limits | None, settings: Mapping[str, Any]) -> dict[str, Any]:
     """Return the settings that keyword arguments stand for; `settings` win over `limits`."""
+    # None values stay: `resolve_config` takes them as "not given".
     return {"model": model, **(asdict(limits) if limits else {}), **settings}
 
 
@@ -44,6 +45,7 @@ class PreparedRun:
 
     def check_limits(self) -> None:
         """Raise UnknownPrice, Hopeless or LimitTooSmall; see `toolkit.run.forecast.check_limits`."""
+        # An evaluation learns nothing, and `adopt` has no forecast of a foreign program.
         if self.forecast:
             forecasts.check_limits(self.config, self.forecast)
 
@@ -55,6 +57,7 @@ class PreparedRun:
         on_event: OnEvent = ignore_event,
     ) -> Result:
         """Check the limits and execute the plan in the directory `run`; see `toolkit.run.runner.execute_run`."""
+        # Here and not in the command: a Python caller is refused for the same reasons.
         self.check_limits()
         return await execute_run(
             self.task,

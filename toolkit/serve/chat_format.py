@@ -103,6 +103,7 @@ class ResponseFormat(BaseModel):
         """The JSON schema that a reply must match; None for any text. A "json_object" is any object."""
         if self.type == "json_schema" and self.json_schema:
             return self.json_schema.schema_
+        # "json_object" has no schema of its own.
         return {"type": "object"} if self.type == "json_object" else None
 
 
@@ -151,6 +152,7 @@ class ChatRequest(BaseModel):
     stop: str | list[str] | None = None
     n: Literal[1] | None = None  # one choice a request; ask again for another
     tools: list[ToolOffer] | None = None
+    # Checked by NEUTRAL: forcing a tool can't be passed on to every provider.
     tool_choice: Any = None
     response_format: ResponseFormat | None = None
     stream: bool | None = False
@@ -171,6 +173,7 @@ class ChatRequest(BaseModel):
         """The request, to the model that the client names."""
         stop = (self.stop,) if isinstance(self.stop, str) else tuple(self.stop or ())
         max_tokens = self.max_completion_tokens or self.max_tokens
+        # With "none" the model may call no tool in this reply.
         tools = () if self.tool_choice == "none" else self.tools or ()
         return Request(
             self.model,
@@ -210,6 +213,7 @@ def stream_events(reply: Reply, head: Mapping[str, Any], with_usage: bool) -> It
             {"tool_calls": [{"index": i, **call} for i, call in enumerate(_render_tool_calls(reply.message))]}
         )
     choices = [{"index": 0, "delta": part, "finish_reason": None} for part in parts]
+    # The reason to stop comes in a chunk of its own, as OpenAI sends it.
     choices.append({"index": 0, "delta": {}, "finish_reason": FINISH_REASONS[reply.stop]})
     base = {**head, "object": "chat.completion.chunk"}
     chunks = [{**base, "choices": [choice]} for choice in choices]
