@@ -84,8 +84,8 @@ async def aevaluate(
     each artefact. Raises the errors of `toolkit.errors`.
     """
     sources = [fspath(artifact) for artifact in artifacts]
-    given = {"samples": samples, **merge_keywords(model, limits, settings)}
-    return await prepare_evaluation(task, sources, given).execute(run, on_event=on_event)
+    keywords = {"samples": samples, **merge_keywords(model, limits, settings)}
+    return await prepare_evaluation(task, sources, keywords).execute(run, on_event=on_event)
 
 
 design = make_blocking(adesign)

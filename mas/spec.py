@@ -77,13 +77,13 @@ class GraphSpec:
     @cached_property
     def roles(self) -> Roles:
         """The roles that graphs are built from: that of a single agent, and those of the settings or all."""
-        wanted = (*self.config.roles, *self.extra_roles) if self.config.roles else tuple(self.catalogue)
-        for name in wanted:
+        names = (*self.config.roles, *self.extra_roles) if self.config.roles else tuple(self.catalogue)
+        for name in names:
             if name not in self.catalogue:
                 reason = did_you_mean(name, sorted(self.catalogue))
                 raise ConfigError(f"There is no role {name!r} that this task has the tools for{reason}")
         # The single agent comes first and is always there: it is the baseline of every comparison.
-        return {name: self.catalogue[name] for name in dict.fromkeys((PLAIN_ROLE, *wanted))}
+        return {name: self.catalogue[name] for name in dict.fromkeys((PLAIN_ROLE, *names))}
 
     @cached_property
     def process(self) -> ProcessReward | None:

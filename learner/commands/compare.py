@@ -5,13 +5,11 @@ import math
 import shutil
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict
-from functools import partial
 from pathlib import Path
 from typing import Any
 
 from edgewise.learner.commands.improve import follow_leader
-from edgewise.learner.comparison.lineup import Lineup, forecast_lineup
-from edgewise.learner.comparison.lineup import build_lineup as build_lineup
+from edgewise.learner.comparison.lineup import Lineup, build_lineup, forecast_lineup
 from edgewise.learner.comparison.results import ComparisonResult
 from edgewise.learner.comparison.runner import run_comparison
 from edgewise.learner.hardware.process_group import (
@@ -51,8 +49,8 @@ class CompareCommand:
         run: Path | None,
     ):
         self._task_path = task
-        given = collect_settings(options, settings, price)
-        self._build = partial(build_lineup, methods=methods, seeds=seeds, given=given, path=run)
+        shared = collect_settings(options, settings, price)
+        self._build = lambda task: build_lineup(task, methods, seeds, shared, run)
 
     def plan(self) -> Output:
         """Return the task, the runs and their forecast; loads no model."""

@@ -13,8 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from edgewise.learner.comparison import report
-from edgewise.learner.comparison.lineup import FAILURE_FILE, Lineup, PlannedRun
-from edgewise.learner.comparison.lineup import build_lineup as build_lineup
+from edgewise.learner.comparison.lineup import FAILURE_FILE, Lineup, PlannedRun, build_lineup
 from edgewise.learner.comparison.results import ComparisonResult, FailedRun, read_results
 from edgewise.learner.hardware.process_group import join_process_group
 from edgewise.learner.monitoring.budget_stop import BudgetStop

@@ -121,12 +121,12 @@ def collect_settings(
 ) -> dict[str, Any]:
     """Return the settings of a command line: those of --set, then the options that are given, then --price."""
     # Options win over --set, and a price on the command line holds for all models.
-    given = {name: value for name, value in options.items() if value is not None}
+    values = {name: value for name, value in options.items() if value is not None}
     if price:
         rates = Price.parse(price)
         numbers = (rates.input, rates.output, rates.cached)
-        given["prices"] = {ANY: tuple(number for number in numbers if number is not None)}
-    return {**parse_settings(settings), **given}
+        values["prices"] = {ANY: tuple(number for number in numbers if number is not None)}
+    return {**parse_settings(settings), **values}
 
 
 def check_models(config: Config) -> None:
