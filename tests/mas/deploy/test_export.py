@@ -17,6 +17,8 @@ from hypothesis import strategies as st
 
 from edgewise.mas.commands.export import command
 from edgewise.mas.deploy.export import export
+from edgewise.mas.deploy.exported import graph as exported_graph
+from edgewise.mas.deploy.exported import model as exported_model
 from edgewise.mas.designs.fixed import FixedDesign
 from edgewise.mas.graph.graph import Graph, Loop, Node, single
 from edgewise.mas.graph.roles import CATALOGUE, Role
@@ -208,6 +210,12 @@ def test_an_exported_module_answers_like_its_graph(both, name):
     assert answers[name] == here[name].rollout.answer
     assert prompts(theirs, name) == prompts(ours, name)
     assert sum(prompts(ours, name).values()) >= 1
+
+
+def test_the_source_of_exported_modules_is_a_graph_of_one_agent(monkeypatch):
+    with Server(answer) as server:
+        monkeypatch.setattr(exported_model, "BASE_URL", server.url)
+        assert asyncio.run(exported_graph.ask("six by seven")) == "answer to 12 signs"
 
 
 def test_programs_tools_votes_and_loops_give_answers(both):
