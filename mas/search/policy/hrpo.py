@@ -185,9 +185,8 @@ class Hrpo:
         if not self.settings.action_reward:
             return credits.broadcast(table, advantage)
         columns = {"action_reward": self.move_rewards(trials)}
-        return credits.action_wise(
-            Table(table.group, table.reward, table.rollout, columns), advantage, beta=BETA
-        )
+        table = Table(table.group, table.reward, table.rollout, columns)
+        return credits.action_wise(table, advantage, beta=BETA)
 
     def move_rewards(self, trials: Sequence[QueryTrial]) -> NDArray[np.float64]:
         """Return rho [M] of all moves of these trials."""
