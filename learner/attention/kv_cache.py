@@ -13,7 +13,7 @@ import contextlib
 from collections.abc import Iterator, Sequence
 from contextvars import ContextVar
 from dataclasses import dataclass, field
-from typing import Any, Protocol
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -29,14 +29,8 @@ MAX_LENGTH_RATIO = 1.25
 """Most of longest over shortest prompt of a bucket, whose prompts are padded to the longest."""
 
 
-class AttentionBackend(Protocol):
-    """Attention that `use_backend` puts in place of a model's own."""
-
-    def attend(
-        self, layer: int, query: Tensor, key: Tensor, value: Tensor, options: AttentionOptions
-    ) -> Tensor:
-        """Return attention [B, N, H g, D] of queries [B, H g, N, D], keys and values [B, H, N, D]."""
-        ...
+Pair = tuple[Tensor, ...]
+"""Keys and values of a layer."""
 
 
 def _compute_shares(options: AttentionOptions, scores: Tensor, is_visible: Tensor | None) -> Tensor:
@@ -60,15 +54,13 @@ class PackedPrompts:
     """Prompts one after the other in one row, none of which sees another; stores keys and values of each layer."""
 
     lengths: Sequence[int]
-    keys: dict[int, Tensor] = field(default_factory=dict)  # [H, N, D] a layer
-    values: dict[int, Tensor] = field(default_factory=dict)
+    states: dict[int, Pair] = field(default_factory=dict)  # [H, N, D] a layer
 
     def attend(
         self, layer: int, query: Tensor, key: Tensor, value: Tensor, options: AttentionOptions
     ) -> Tensor:
-        """Implement `AttentionBackend`; B is 1."""
-        dtype = _stored_dtype(key)
-        self.keys[layer], self.values[layer] = key[0].to(dtype), value[0].to(dtype)
+        """Return attention [1, N, H g, D] of queries [1, H g, N, D], keys and values [1, H, N, D]; store these."""
+        self.states[layer] = tuple(x[0].to(_stored_dtype(x)) for x in (key, value))
         parts = [states.split(list(self.lengths), 2) for states in (query, key, value)]
         outputs = [_attend_causal(q, k, v, options) for q, k, v in zip(*parts, strict=True)]
         return torch.cat(outputs, 2).transpose(1, 2)
@@ -86,21 +78,19 @@ class PackedPrompts:
             sizes[-1] += 1
 
         buckets, start, begin = [], 0, 0
+        device = next(iter(self.states.values()))[0].device
         for size in sizes:
             lengths = torch.tensor(self.lengths[start : start + size])
-            device = self.keys[min(self.keys)].device
             at = torch.arange(int(lengths.max()))[None].expand(size, -1)  # [P, L]
             # Padding repeats the last token; `PromptBucket.visible` hides it.
             place = begin + (lengths.cumsum(0) - lengths)[:, None] + at.minimum(lengths[:, None] - 1)
-            keys, values = (
-                {
-                    layer: states[:, place.to(device)].transpose(0, 1).contiguous()
-                    for layer, states in store.items()
-                }
-                for store in (self.keys, self.values)
-            )
+            place = place.to(device)
+            states = {
+                layer: tuple(x[:, place].transpose(0, 1).contiguous() for x in pair)
+                for layer, pair in self.states.items()
+            }
             prompt = torch.arange(size).repeat_interleave(torch.tensor(rows[start : start + size]))
-            buckets.append(PromptBucket(lengths.to(device), prompt.to(device), keys, values))
+            buckets.append(PromptBucket(lengths.to(device), prompt.to(device), states))
             start, begin = start + size, begin + int(lengths.sum())
         return buckets
 
@@ -142,8 +132,7 @@ class PromptBucket:
 
     lengths: Tensor  # [P]
     prompt: Tensor  # [r] number of each row's prompt, in rising order
-    keys: dict[int, Tensor]  # [P, H, L, D] a layer
-    values: dict[int, Tensor]
+    states: dict[int, Pair]  # [P, H, L, D] a layer
     _most: int = 0
     _fill: Tensor | None = None  # None where all prompts have as many rows
     _take: Tensor | None = None
@@ -179,16 +168,13 @@ class PromptBucket:
             return None
         remaining, prompt = prompt.unique(return_inverse=True)
         if len(remaining) == len(self.lengths):
-            return PromptBucket(self.lengths, prompt, self.keys, self.values)
-        keys, values = (
-            {layer: states[remaining] for layer, states in store.items()}
-            for store in (self.keys, self.values)
-        )
-        return PromptBucket(self.lengths[remaining], prompt, keys, values)
+            return PromptBucket(self.lengths, prompt, self.states)
+        states = {layer: tuple(x[remaining] for x in pair) for layer, pair in self.states.items()}
+        return PromptBucket(self.lengths[remaining], prompt, states)
 
     def visible(self, written: int, window: int | None) -> Tensor | None:
         """Return which keys the next token of each row sees, [r, 1, 1, L + written + 1]; None if all."""
-        longest = self.keys[min(self.keys)].shape[2]
+        longest = next(iter(self.states.values()))[0].shape[2]
         if int(self.lengths.min()) == longest and (window is None or longest + written < window):
             return None
         begin = self.lengths[self.prompt][:, None]  # [r, 1] position of a reply's first token
@@ -206,8 +192,7 @@ class KVCache:
 
     buckets: list[PromptBucket]
     written: int = 0
-    _keys: dict[int, Tensor] = field(default_factory=dict)  # [R, H, room, D] a layer
-    _values: dict[int, Tensor] = field(default_factory=dict)
+    _states: dict[int, Pair] = field(default_factory=dict)  # [R, H, room, D] a layer
     _visible: dict[int | None, list[Tensor | None]] = field(default_factory=dict)  # of this token, by window
 
     @property
@@ -222,9 +207,8 @@ class KVCache:
 
     def keep_rows(self, keep: Tensor) -> None:
         """Drop all rows but those where `keep` [R] is true."""
-        for store in (self._keys, self._values):
-            for layer, states in store.items():
-                store[layer] = states[keep]
+        for layer, pair in self._states.items():  # one after the other, so that old ones are freed
+            self._states[layer] = tuple(x[keep] for x in pair)
         parts = keep.split([len(bucket.prompt) for bucket in self.buckets])
         buckets = [bucket.select_rows(part) for bucket, part in zip(self.buckets, parts, strict=True)]
         self.buckets = [bucket for bucket in buckets if bucket is not None]
@@ -233,8 +217,8 @@ class KVCache:
     def attend(
         self, layer: int, query: Tensor, key: Tensor, value: Tensor, options: AttentionOptions
     ) -> Tensor:
-        """Implement `AttentionBackend`; B is R, and N is 1."""
-        keys, values = self._append(self._keys, layer, key), self._append(self._values, layer, value)
+        """Store keys and values [R, H, 1, D]; return attention [R, 1, H g, D] of queries [R, H g, 1, D]."""
+        keys, values = self._append(layer, (key, value))
         rows, heads, _, width = key.shape
         queries = query.reshape(rows, heads, -1, width).to(keys.dtype) * options.scale  # [R, H, g, D]
         own_scores = queries @ keys.transpose(2, 3)  # [R, H, g, written + 1]
@@ -252,24 +236,27 @@ class KVCache:
             strict=True,
         ):
             # One softmax over the prompt's keys, computed for all its rows at once, and over the row's own.
-            before = bucket.ungroup_rows(bucket.group_rows(mine) @ bucket.keys[layer].transpose(2, 3))
+            before = bucket.ungroup_rows(bucket.group_rows(mine) @ bucket.states[layer][0].transpose(2, 3))
             longest = before.shape[-1]
             shares = _compute_shares(options, torch.cat([before, own], -1), is_visible)
-            output = bucket.ungroup_rows(bucket.group_rows(shares[..., :longest]) @ bucket.values[layer])
+            output = bucket.ungroup_rows(bucket.group_rows(shares[..., :longest]) @ bucket.states[layer][1])
             outputs.append(output + shares[..., longest:] @ own_values)
         out = outputs[0] if len(outputs) == 1 else torch.cat(outputs)
         return out.reshape(rows, 1, query.shape[1], -1).to(query.dtype)
 
-    def _append(self, store: dict[int, Tensor], layer: int, new: Tensor) -> Tensor:
-        """Write the new token's states to a layer's, and return these, [R, H, written + 1, D]."""
-        if layer not in store:
-            rows, heads, _, width = new.shape
-            store[layer] = new.new_zeros((rows, heads, INITIAL_ROOM, width), dtype=_stored_dtype(new))
-        elif store[layer].shape[2] == self.written:
-            store[layer] = torch.cat([store[layer], torch.zeros_like(store[layer])], 2)
-        states = store[layer][:, :, : self.written + 1]
-        states[:, :, -1] = new[:, :, 0]
-        return states
+    def _append(self, layer: int, token: Pair) -> Pair:
+        """Write the states of the new token to a layer's, and return these, [R, H, written + 1, D]."""
+        pair = self._states.get(layer)
+        if pair is None:
+            pair = tuple(
+                x.new_zeros((*x.shape[:2], INITIAL_ROOM, x.shape[3]), dtype=_stored_dtype(x)) for x in token
+            )
+        elif pair[0].shape[2] == self.written:
+            pair = tuple(torch.cat([x, torch.zeros_like(x)], 2) for x in pair)
+        self._states[layer] = pair
+        for states, new in zip(pair, token, strict=True):
+            states[:, :, self.written] = new[:, :, 0]
+        return tuple(x[:, :, : self.written + 1] for x in pair)
 
 
 def _stored_dtype(states: Tensor) -> torch.dtype:
@@ -279,7 +266,7 @@ def _stored_dtype(states: Tensor) -> torch.dtype:
 
 # ---- in place of a model's attention -----------------------------------------------------------------------
 
-_backend: ContextVar[AttentionBackend] = ContextVar("attention")
+_backend: ContextVar[PackedPrompts | KVCache] = ContextVar("attention")
 
 
 @contextlib.contextmanager
@@ -311,7 +298,7 @@ def exchange_attention(model: Any) -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def use_backend(backend: AttentionBackend) -> Iterator[None]:
+def use_backend(backend: PackedPrompts | KVCache) -> Iterator[None]:
     """Set the backend of forwards inside of `exchange_attention`."""
     token = _backend.set(backend)
     try:

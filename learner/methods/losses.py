@@ -74,6 +74,7 @@ def geometric(x: LossInputs, *, low: float = 0.4, high: float = 0.4) -> Tensor:
 
 def soft_gated(x: LossInputs, *, positive: float = 1.0, negative: float = 1.05) -> Tensor:
     """- (4 / T) sigmoid(T (r - 1)) A, with T = `positive` where A > 0, else `negative`."""
+    # The derivative of sigmoid(T (r - 1)) at r = 1 is T / 4, which the factor 4 / T makes 1.
     temperature = _choose(x.advantage > 0, positive, negative, x)
     return -4 / temperature * torch.sigmoid(temperature * (x.ratio - 1)) * x.advantage
 
@@ -85,6 +86,7 @@ def clipped_weight(x: LossInputs, *, low: float = 1.0, high: float = 4.0) -> Ten
     Bounds are relative to 1, as in the paper and verl. TRL's `epsilon_high` is the upper bound itself: its 5 is
     high=4 here.
     """
+    # The weight is a constant, so that no token loses its gradient, as it does beyond PPO's clip.
     return -x.ratio.clamp(1 - low, 1 + high).detach() * x.advantage * x.logp
 
 
@@ -101,7 +103,7 @@ def gamma_weighted(
 
     k and lam are the positive ones where A >= 0. w stays within 1e-8 and e^20.
     """
-    # log w, [b, 1]
+    # log w, [b, 1]; phi(1) = 1
     total = x.sum(x.log_ratio.clamp(-MAX_LOG_RATIO, MAX_LOG_RATIO)).clamp(math.log(1e-8), MAX_LOG_RATIO)
     is_good = x.advantage >= 0
     k, lam = _choose(is_good, k_positive, k_negative, x), _choose(is_good, lam_positive, lam_negative, x)
@@ -188,6 +190,7 @@ def enumerated(x: LossInputs, *, low: float = 0.2, high: float = 0.2, delta: flo
 
 
 def _clip(ratio: Tensor, advantage: Tensor, low: float, high: float, delta: float | None) -> Tensor:
+    # The minimum is a lower bound of r A: the clip removes a gain beyond the bounds, and never a loss.
     bounded = ratio if delta is None else ratio.clamp(max=delta)
     return -torch.min(bounded * advantage, ratio.clamp(1 - low, 1 + high) * advantage)
 

@@ -8,6 +8,16 @@ Axis 9, penalties: terms that are added to the loss. LossInputs -> [b, T], one v
 
 They share the loss's weights (`learner.methods.token_weights`). x is the reference model's log-probability minus the
 policy's.
+
+With samples of the policy p and e^x = q / p for the reference q,
+
+    E[-x] = KL(p, q)    E[e^x - 1] = 0    so that k3 = e^x - 1 - x is k1 plus a control variate.
+
+As losses their gradients differ, with dx = - d log p and E[d log p] = 0:
+
+    k1    E[d log p] = 0
+    k2    E[-x d log p] = d KL(p, q)
+    k3    E[(1 - e^x) d log p] = - sum of q d log p = d KL(q, p), the other direction
 """
 
 from torch import Tensor

@@ -386,7 +386,7 @@ deepvideo_r1 = replace(
     "of easy videos has no counterpart. Else see reg_grpo.",
 )
 
-METHODS: Mapping[str, Method] = {name: method for name, method in vars().items() if isinstance(method, Method)}
+METHODS: Mapping[str, Method] = {name: x for name, x in vars().items() if isinstance(x, Method)}
 """All methods by name, in the order of this file."""
 
 

@@ -209,7 +209,11 @@ class Policy:
 
     def update_copies(self) -> None:
         """Copy the `parameters` into the model after a change; `create_optimizer` does this after each step."""
-        self._masters.update_copies()
+        copies, masters = self._masters
+        if copies is not masters:
+            with torch.no_grad():
+                for own, master in zip(copies, masters, strict=True):
+                    own.copy_(master)
 
     def create_optimizer(self, **settings: Any) -> torch.optim.AdamW:
         """Return an AdamW of the `parameters` that updates the model after each step."""
@@ -239,10 +243,8 @@ class Policy:
 
     def gather_state(self) -> dict[str, Tensor]:
         """Return weights by their name in the model, masters in place of their copies."""
-        masters = {
-            own.data_ptr(): weight.data
-            for own, weight in zip(self._masters.copies, self._masters.weights, strict=True)
-        }
+        # `state_dict` gives other tensors of the same memory, so copies are known by their address.
+        masters = {own.data_ptr(): master.data for own, master in zip(*self._masters, strict=True)}
         state: dict[str, Tensor] = self._model.state_dict()
         return {name: masters.get(value.data_ptr(), value) for name, value in state.items()}
 

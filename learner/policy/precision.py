@@ -7,7 +7,7 @@ forward casts a weight, and everything between two products takes half the memor
 """
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -48,19 +48,11 @@ def cpu_has_bfloat16() -> bool:
     return any(getattr(torch.cpu, name, lambda: False)() for name in flags)
 
 
-@dataclass(slots=True, eq=False)
-class MasterWeights:
+class MasterWeights(NamedTuple):
     """Trained weights of a model and their masters, in the same order; the same list if they need no masters."""
 
     copies: list[Parameter]
     weights: list[Parameter]
-
-    def update_copies(self) -> None:
-        """Copy the masters into the model, after these changed."""
-        if self.copies is not self.weights:
-            with torch.no_grad():
-                for copy, weight in zip(self.copies, self.weights, strict=True):
-                    copy.copy_(weight)
 
 
 def create_masters(parameters: Iterable[Parameter], exact: Sequence[Tensor] = ()) -> MasterWeights:

@@ -1,13 +1,19 @@
 """
-Learning in weights: steps of sampling and updating, checkpoints, and the measurement before and after.
+Training in weights: steps of sampling and updating, checkpoints, and the evaluation before and after.
 
-A run that was stopped goes on from its last checkpoint. Every step follows from the weights and from the seed of its
-number, so what was lost after the checkpoint comes out as it was.
+    load ──▶ sample groups ─▶ assign credit ─▶ update ─▶ record, checkpoint ──▶ evaluate ─▶ export ─▶ evaluate
+               ▲                                                   │            trained             first weights
+               └────────────── TrainingState, weights ◀────────────┘
+
+A stopped run resumes from its last checkpoint. A step depends only on the weights, the optimizer, the state and the
+seed of its number. So the steps after the checkpoint, run again, are the same.
+
+A plan runs in the event loop. Its BlockingCalls run in threads of the driver, which wait for the compute thread.
 """
 
 import math
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Callable, Mapping
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from types import MappingProxyType
@@ -17,7 +23,7 @@ import numpy as np
 
 from edgewise.learner.methods.method import describe
 from edgewise.learner.monitoring import collapse, step_time
-from edgewise.learner.monitoring.collapse import StepStats, mean
+from edgewise.learner.monitoring.collapse import StepStats
 from edgewise.learner.policy import checkpoint
 from edgewise.learner.sampling.given_answers import create_answer_scorer
 from edgewise.learner.sampling.lockstep import run_lockstep
@@ -27,10 +33,10 @@ from edgewise.learner.training.row_memory import select_fresh, update_memory
 from edgewise.learner.training.sampler import Sampler
 from edgewise.learner.training.state import TrainingState, WeightsStep
 from edgewise.learner.update import collate
-from edgewise.learner.update.collate import ScoredRollout
 from edgewise.learner.update.gradient_step import UpdateStats
 from edgewise.toolkit.errors import Hopeless
 from edgewise.toolkit.evaluation.comparison import Arm, compare
+from edgewise.toolkit.evaluation.statistics import mean
 from edgewise.toolkit.groups.sampling.rollout_plan import SamplingRequest
 from edgewise.toolkit.groups.sampling.row_history import Memory
 from edgewise.toolkit.rollout.agent import Prompt, run_group, run_rollouts
@@ -48,287 +54,294 @@ from edgewise.toolkit.tracking.events import (
 from edgewise.toolkit.types import BlockingCall, Example, Group, Message, Plan, Rollout
 from edgewise.toolkit.util.seeds import derive_seed
 
-MEASURING = 0
+EVAL_STEP = 0
 CHECKPOINTS, PUSHED = "checkpoints", "pushed"
 WEIGHTS_FILE = "weights.json"
-"""The file of an artefact that says what was trained, and how."""
-DEAD = 10
-"""Steps in a row without any signal, after which there is no point in going on."""
-TRIES = 3
-"""Collapses after which learning stops where it was best."""
+"""File of an artefact that describes the training."""
+SIGNAL_STEPS = 10
+"""Steps in a row without any signal, after which learning ends."""
+MAX_COLLAPSES = 3
+"""Collapses after which learning stops at its best checkpoint."""
 
 
 def learn(
-    spec: WeightsSpec, path: Path, make_engine: Callable[..., Engine] = Engine, should_stop: Callable[[], str] = lambda: ""
+    spec: WeightsSpec,
+    path: Path,
+    make_engine: Callable[..., Engine] = Engine,
+    should_stop: Callable[[], str] = lambda: "",
 ) -> Plan[RunOutcome]:
     """
-    Train on the training rows, with checkpoints under `path`, then measure on rows that learning never saw.
+    Train on the training rows, with checkpoints under `path`, then evaluate on the test rows.
 
-    `enough` is asked before each step why learning should end there; "" if it should not.
+    `should_stop` is called before each step and returns why learning should end there, "" if it should not.
     """
-    yield StageStarted(f"loading {spec.config.model}")
-    engine: Engine = yield BlockingCall(make_engine, (spec.config, spec.method))
-    sampler = Sampler.from_config(spec.config, engine, path / PUSHED)
-    folder, state = path / CHECKPOINTS, TrainingState()
+    config, folder = spec.config, path / CHECKPOINTS
+    yield StageStarted(f"loading {config.model}")
+    engine: Engine = yield BlockingCall(make_engine, (config, spec.method))
+    sampler, state = Sampler.from_config(config, engine, path / PUSHED), TrainingState()
+
+    def has_unsaved_steps() -> bool:
+        latest = checkpoint.find_latest(folder)
+        return state.number > (int(latest.name) if latest else 0)
+
     try:
-        expected = yield BlockingCall(step_time.estimate_step_seconds, (engine.policy, spec.config, spec.task.train[0]))
-        yield StageStarted(f"training on {engine.policy.summary}; method {spec.config.method}")
-        yield StageStarted(f"a step will take up to about {expected:.0f} seconds")
-        state = yield from _taken_up(engine, sampler, folder)
-        why = ""
-        while state.number < spec.config.steps and not state.stopped and not (why := should_stop()):
-            record, state = yield from step(spec, sampler, state, folder)
+        seconds = yield BlockingCall(
+            step_time.estimate_step_seconds, (engine.policy, config, spec.task.train[0])
+        )
+        yield StageStarted(f"training on {engine.policy.summary}; method {config.method}")
+        yield StageStarted(f"a step will take up to about {seconds:.0f} seconds")
+
+        # A server may still hold the weights of another run.
+        if latest := checkpoint.find_latest(folder):
+            state = TrainingState.from_json((yield BlockingCall(engine.restore, (latest,))))
+            yield BlockingCall(sampler.update_weights, (state.number,))
+            yield StageStarted(f"going on after step {state.number}")
+        else:
+            yield BlockingCall(sampler.update_weights, (0,))
+            state = yield BlockingCall(save_checkpoint, (engine, state, folder))
+
+        reason = ""
+        while state.number < config.steps and not state.stopped and not (reason := should_stop()):
+            record, state = yield from run_step(spec, sampler, state, folder)
             yield StepFinished(record)
         sampler.close()
-        if state.number > _number(checkpoint.find_latest(folder)):  # other weights are loaded for the measurement
-            state = yield BlockingCall(_saved, (engine, state, folder))
-        # Not kept in `state`: a run that is taken up with a higher limit goes on learning.
-        return (yield from _outcome(spec, engine, replace(state, stopped=state.stopped or why), path))
+        if has_unsaved_steps():  # the evaluation loads other weights
+            state = yield BlockingCall(save_checkpoint, (engine, state, folder))
+
+        # The reason is not saved: a run that is resumed with a higher limit goes on learning.
+        about = describe_training(spec, engine, config.method, spec.method.paper, spec.method.differs)
+        trained = {**about, "steps": state.number, "stopped": state.stopped or reason}
+        yield WeightsTrained(trained)
+        after, before, weights = yield from evaluate_both(spec, engine, state.number, path)
+        evaluation = compare(
+            [Arm("before", before), Arm("after", after)], ks=tuple(sorted({1, config.samples}))
+        )
+        start = {**about, "steps": 0, "stopped": ""}
+        return RunOutcome(
+            evaluation, {WEIGHTS_FILE: trained}, {WEIGHTS_FILE: start}, folders={WEIGHTS: weights}
+        )
     except GeneratorExit:
-        # A limit or Ctrl-C, between two updates: what was learnt since the last checkpoint need not be done again.
+        # A limit or Ctrl-C. Between two updates the weights are those of `state`, and steps since the last checkpoint
+        # need not be done again. Sharded weights can't be saved, because the other processes take no part here.
         engine.stop()
-        if engine.last_step == state.number > _number(checkpoint.find_latest(folder)) and not spec.config.shard:
-            _saved(engine, state, folder)
+        if engine.last_step == state.number and has_unsaved_steps() and not config.shard:
+            save_checkpoint(engine, state, folder)
         raise
     finally:
         sampler.close()
 
 
-def _number(found: Path | None) -> int:
-    return int(found.name) if found else 0
-
-
-def _taken_up(engine: Engine, sampler: Sampler, folder: Path) -> Plan[TrainingState]:
-    """The state of the last checkpoint, with its weights in the engine; where there is none a new one, saved."""
-    found = checkpoint.find_latest(folder)
-    if found is None:
-        yield BlockingCall(sampler.update_weights, (0,))  # a server may still hold those of another run
-        return (yield BlockingCall(_saved, (engine, TrainingState(), folder)))
-    state = TrainingState.from_json((yield BlockingCall(engine.restore, (found,))))
-    yield BlockingCall(sampler.update_weights, (state.number,))
-    yield StageStarted(f"going on after step {state.number}")
-    return state
-
-
 # ---- a step ----------------------------------------------------------------------------------------
 
 
-def step(
-    job: WeightsSpec, sampler: Sampler, state: TrainingState, folder: Path
+def run_step(
+    spec: WeightsSpec, sampler: Sampler, state: TrainingState, folder: Path
 ) -> Plan[tuple[WeightsStep, TrainingState]]:
-    """Sample groups, learn from them, and save what came of it now and then."""
-    number, engine = state.number + 1, sampler.engine
-    size = engine.slice_tokens
-    yield StageStarted(f"step {number} of {job.config.steps}")
-    heard = yield from sampled(job, sampler, state.memory, number)
-    groups, fresh = heard.groups, select_fresh(heard.groups)
+    """Sample groups, update on them, save now and then; return the record of the step and the next state."""
+    number, engine, config, method = state.number + 1, sampler.engine, spec.config, spec.method
+    slice_tokens = engine.slice_tokens
+    yield StageStarted(f"step {number} of {config.steps}")
+    groups, deferred = yield from sample_groups(spec, sampler, state.memory, number)
+    fresh = select_fresh(groups)
     yield GroupsFinished(fresh)
-    check_alive([run for group in fresh for run in group.rollouts])
-    found = collate.collect_scored(groups)
-    distances = (yield BlockingCall(engine.compute_kl, (found,))) if "kl" in job.method.required_columns else None
-    known = collate.assign_credit(found, job.method, distances)
-    made = collate.build_batch(known)
-    done: UpdateStats | None = None
-    if made is not None:
-        done = yield BlockingCall(partial(engine.update, made, number, slowed=state.slowed))
+    everyone = [rollout for group in fresh for rollout in group.rollouts]
+    check_alive(everyone)
+
+    # The update, on replayed and offline rollouts, too.
+    scored = collate.collect_scored(groups)
+    kl = (yield BlockingCall(engine.compute_kl, (scored,))) if "kl" in method.required_columns else None
+    credited = collate.assign_credit(scored, method, kl)
+    batch = collate.build_batch(credited)
+    update: UpdateStats | None = None
+    if batch is not None:
+        update = yield BlockingCall(partial(engine.update, batch, number, slowed=state.slowed))
         yield BlockingCall(sampler.update_weights, (number,))
-    seen = _seen(fresh, [member for member in found if member.is_fresh], done)
+
+    # Statistics, of this step's own rollouts alone.
+    own = [rollout for rollout in scored if rollout.is_fresh]
+    statistics = StepStats(
+        reward=mean([rollout.reward for rollout in own]),
+        length=mean([rollout.length for rollout in own]),
+        entropy=-mean([rollout.mean_logp for rollout in own if not math.isnan(rollout.mean_logp)]),
+        kl=update.kl if update else 0.0,
+        valid=mean([bool(rollout.score and rollout.score.valid) for rollout in everyone]),
+        cut=mean([rollout.stop == "length" for rollout in everyone]),
+        signal=mean([group.is_mixed for group in fresh]),
+        loss=update.loss if update else 0.0,
+    )
     state = replace(
         state,
         number=number,
-        memory=update_memory(job.method, state.memory, groups, known, heard.later),
-        history=(*state.history, seen),
+        memory=update_memory(method, state.memory, groups, credited, deferred),
+        history=(*state.history, statistics),
     )
-    went = ""
-    if job.config.monitor and (why := collapse.detect_collapse(state.history)):
-        state, went = yield BlockingCall(_back, (engine, state, folder, why))
+
+    rollback = ""
+    if config.monitor and (reason := collapse.detect_collapse(state.history)):
+        state, rollback = yield BlockingCall(roll_back, (engine, state, folder, reason))
         yield BlockingCall(sampler.update_weights, (number,))
-    elif number % job.config.save_every == 0 or number == job.config.steps:
-        state = yield BlockingCall(_saved, (engine, state, folder))
-    state = _with_signal(state)
+    elif number % config.save_every == 0 or number == config.steps:
+        state = yield BlockingCall(save_checkpoint, (engine, state, folder))
+    state = stop_without_signal(state)
     rate = float(engine.optimizer.param_groups[0]["lr"])
-    epoch = 1 + (number - 1) * job.config.batch_size // len(job.task.train)
-    return WeightsStep(number, epoch, tuple(fresh), seen, done, rate, went, engine.slice_tokens < size), state
+    epoch = 1 + (number - 1) * config.batch_size // len(spec.task.train)
+    is_smaller = engine.slice_tokens < slice_tokens
+    return WeightsStep(number, epoch, tuple(fresh), statistics, update, rate, rollback, is_smaller), state
 
 
-@dataclass(slots=True)
-class SampledGroups:
-    """What came of a step's plan: its groups, and those that it leaves for the next step."""
+def sample_groups(
+    spec: WeightsSpec, sampler: Sampler, memory: Memory, number: int
+) -> Plan[tuple[list[Group], list[Group]]]:
+    """Sample the groups of a step by the method's axes 1 and 2; return them, and those left for the next step."""
+    config, task, agent = spec.config, spec.task, spec.rollout_agent
+    rng = np.random.default_rng(derive_seed(config.seed, "select", number))
 
-    groups: list[Group] = field(default_factory=list)
-    later: list[Group] = field(default_factory=list)
+    def sample_rollouts(row: Example, start: int, count: int) -> Plan[tuple[Rollout, ...]]:
+        prompts = [Prompt(row.messages, f"w{number - 1}")] * count
+        seed = derive_seed(config.seed, "learn", number)
+        # A reward that compares rollouts needs all of a row at once, which a second sample (`start`) can't have.
+        return run_rollouts(
+            agent, row, prompts, task.reward, judge=spec.judge, seed=seed, start=start, together=not start
+        )
 
-
-def sampled(job: WeightsSpec, sampler: Sampler, memory: Memory, number: int) -> Plan[SampledGroups]:
-    """The groups of a step, by the method's choice of rows and of rollouts."""
-    config, rng = job.config, np.random.default_rng(derive_seed(job.config.seed, "select", number))
-    queue = job.method.select(job.task.train, memory, rng, config.batch_size * config.refills)
-    asked = SamplingRequest(
-        tuple(queue),
+    request = SamplingRequest(
+        tuple(spec.method.select(task.train, memory, rng, config.batch_size * config.refills)),
         config.batch_size,
         config.group_size,
-        partial(_drawn, job, number),
-        create_answer_scorer(lambda: sampler.engine.policy, job.task.reward, job.judge, job.rollout_agent.role),
+        sample_rollouts,
+        create_answer_scorer(lambda: sampler.engine.policy, task.reward, spec.judge, agent.role),
         memory,
         (number - 1) / config.steps,
         rng,
-        job.embed,
+        spec.embed,
     )
-    heard = SampledGroups()
-    plan = run_lockstep([charge_to_step(job.method.plan(asked), number)], config.model, sampler.answer)
-    heard.groups = (yield from _overheard(plan, heard))[0]
-    return heard
+    plan = run_lockstep([charge_to_step(spec.method.plan(request), number)], config.model, sampler.answer)
+    # The plan's items pass through here, so that the groups that it defers can be seen.
+    deferred: list[Group] = []
+    value: Any = None
+    while True:
+        try:
+            item = plan.send(value)
+        except StopIteration as end:
+            return end.value[0], deferred
+        if isinstance(item, GroupsDeferred):
+            deferred += item.groups
+        value = yield item
 
 
-def _drawn(job: WeightsSpec, number: int, row: Example, start: int, count: int) -> Plan[tuple[Rollout, ...]]:
-    prompts = [Prompt(row.messages, f"w{number - 1}")] * count
-    seed = derive_seed(job.config.seed, "learn", number)
-    return run_rollouts(
-        job.rollout_agent,
-        row,
-        prompts,
-        job.task.reward,
-        judge=job.judge,
-        seed=seed,
-        start=start,
-        together=not start,
-    )
-
-
-def _overheard(plan: Plan[Any], heard: SampledGroups) -> Plan[Any]:
-    """The same plan; what it leaves for the next step is noted down too."""
-    answer: Any = None
-    try:
-        while True:
-            want = plan.send(answer)
-            if isinstance(want, GroupsDeferred):
-                heard.later += want.groups
-            answer = yield want
-    except StopIteration as done:
-        return done.value
-
-
-def _with_signal(state: TrainingState) -> TrainingState:
+def stop_without_signal(state: TrainingState) -> TrainingState:
     """
-    The state, which says so where no group of the last steps had runs with different rewards: learning is at its end.
+    Return the state, stopped if no group of the last steps had rollouts with different rewards.
 
-    Raises Hopeless where none ever had.
+    Raises Hopeless if none ever had.
     """
-    last = state.history[-DEAD:]
-    if len(last) < DEAD or any(each.signal for each in last):
+    last = state.history[-SIGNAL_STEPS:]
+    if len(last) < SIGNAL_STEPS or any(stats.signal for stats in last):
         return state
-    if any(each.signal for each in state.history):
-        return replace(state, stopped=f"in {DEAD} steps no row had runs with different rewards any more")
+    if any(stats.signal for stats in state.history):
+        return replace(
+            state, stopped=f"in {SIGNAL_STEPS} steps no row had runs with different rewards any more"
+        )
     raise Hopeless(
-        f"In {DEAD} steps no row had runs with different rewards (mean reward {last[-1].reward:.2f}), so nothing was "
-        "learnt: the reward may be constant, or the rows far too hard or easy. Look into RUN/rollouts.jsonl."
-    )
-
-
-def _seen(groups: Sequence[Group], members: Sequence[ScoredRollout], done: UpdateStats | None) -> StepStats:
-    everyone = [run for each in groups for run in each.rollouts]
-    return StepStats(
-        reward=mean([member.reward for member in members]),
-        length=mean([member.length for member in members]),
-        entropy=-mean([member.mean_logp for member in members if not math.isnan(member.mean_logp)]),
-        kl=done.kl if done else 0.0,
-        valid=mean([bool(run.score and run.score.valid) for run in everyone]),
-        cut=mean([run.stop == "length" for run in everyone]),
-        signal=mean([each.is_mixed for each in groups]),
-        loss=done.loss if done else 0.0,
+        f"In {SIGNAL_STEPS} steps no row had runs with different rewards (mean reward {last[-1].reward:.2f}), so "
+        "nothing was learnt: the reward may be constant, or the rows far too hard or easy. Look into "
+        "RUN/rollouts.jsonl."
     )
 
 
 # ---- checkpoints -----------------------------------------------------------------------------------
 
 
-def _saved(engine: Engine, state: TrainingState, folder: Path) -> TrainingState:
-    """Save this step, and keep it beside the best one; the state, which says which that is."""
-    history = state.history
-    recent = mean([each.reward for each in history[-collapse.WINDOW_STEPS :]])
-    if recent >= collapse.best_window_reward(history):
+def save_checkpoint(engine: Engine, state: TrainingState, folder: Path) -> TrainingState:
+    """
+    Save this step, delete all checkpoints but this one and the best, and return the state, which names the best.
+
+    The last one is where a stopped run resumes, the best one where a collapse goes back to.
+    """
+    recent = mean([stats.reward for stats in state.history[-collapse.WINDOW_STEPS :]])
+    if recent >= collapse.best_window_reward(state.history):
         state = replace(state, best=state.number)
     engine.save(folder, state.number, state.to_json())
     checkpoint.delete_others(folder, state.number, state.best)
     return state
 
 
-def _back(engine: Engine, state: TrainingState, folder: Path, why: str) -> tuple[TrainingState, str]:
-    """The state after learning went back to its best checkpoint; it learns half as fast from there, or stops."""
+def roll_back(engine: Engine, state: TrainingState, folder: Path, reason: str) -> tuple[TrainingState, str]:
+    """Go back to the best checkpoint, at half the learning rate, or stop there; return the state and a description."""
     collapses, number = state.collapses + 1, state.number
-    old = TrainingState.from_json(engine.restore(folder / f"{state.best:06d}"))
+    best = TrainingState.from_json(engine.restore(folder / f"{state.best:06d}"))
+    # Its weights, memory and history, but the number goes on: each step has random numbers of its own.
     state = replace(
-        old,
+        best,
         number=number,
         slowed=0.5**collapses,
         collapses=collapses,
         best=number,
-        stopped=f"{why}, {collapses} times" if collapses >= TRIES else "",
+        stopped=f"{reason}, {collapses} times" if collapses >= MAX_COLLAPSES else "",
     )
     engine.save(folder, number, state.to_json())
     checkpoint.delete_others(folder, number)
-    what = "and stops" if state.stopped else f"and learns {state.slowed:g} times as fast"
-    return state, f"{why}: learning goes back to step {old.number} {what}"
+    effect = "and stops" if state.stopped else f"and learns {state.slowed:g} times as fast"
+    return state, f"{reason}: learning goes back to step {best.number} {effect}"
 
 
-# ---- the measurement -------------------------------------------------------------------------------
+# ---- evaluation ------------------------------------------------------------------------------------
 
 
-def _outcome(job: WeightsSpec, engine: Engine, state: TrainingState, path: Path) -> Plan[RunOutcome]:
-    """The measurement of the weights that were trained and of those that training began with."""
-    about = {
-        "base": job.config.model,
-        "lora": job.config.lora,
-        "name": job.config.method,
-        "paper": job.method.paper,
-        "differs": job.method.differs,
-        "method": describe(job.method),
+def describe_training(
+    spec: WeightsSpec, engine: Engine, name: str, paper: str, differs: str
+) -> dict[str, Any]:
+    """Return the part of weights.json that trained and first weights share."""
+    return {
+        "base": spec.config.model,
+        "lora": spec.config.lora,
+        "name": name,
+        "paper": paper,
+        "differs": differs,
+        "method": describe(spec.method),
         "trained": engine.policy.summary,
     }
-    learnt = {**about, "steps": state.number, "stopped": state.stopped}
-    yield WeightsTrained(learnt)
-    after = yield from evaluate_weights(job, engine, f"w{state.number}")
+
+
+def evaluate_both(
+    spec: WeightsSpec, engine: Engine, number: int, path: Path
+) -> Plan[tuple[list[Group], list[Group], Path]]:
+    """Evaluate the trained weights, export them, load the first ones and evaluate those; the engine keeps these."""
+    after = yield from evaluate_weights(spec, engine, f"w{number}")
     folder = path / WEIGHTS
-    yield BlockingCall(partial(engine.export, folder))
+    yield BlockingCall(engine.export, (folder,))
     yield BlockingCall(engine.reload)
-    before = yield from evaluate_weights(job, engine, "w0")
-    arms = [Arm("before", tuple(before)), Arm("after", tuple(after))]
-    evaluation = compare(arms, ks=tuple(sorted({1, job.config.samples})))
-    start = {**about, "steps": 0, "stopped": ""}
-    return RunOutcome(evaluation, {WEIGHTS_FILE: learnt}, {WEIGHTS_FILE: start}, folders={WEIGHTS: folder})
+    before = yield from evaluate_weights(spec, engine, "w0")
+    return after, before, folder
 
 
 def evaluate_weights(
-    job: WeightsSpec,
+    spec: WeightsSpec,
     engine: Engine,
     version: str,
-    asked: Mapping[str, tuple[Message, ...]] = MappingProxyType({}),
+    prompts: Mapping[str, tuple[Message, ...]] = MappingProxyType({}),
 ) -> Plan[list[Group]]:
     """
-    The test rows, answered by the policy as it is now; `version` is what its rollouts are noted under.
+    Answer the test rows by the current policy; `version` is that of the rollouts.
 
-    `asked` are messages to ask in place of a row's own, by its id.
+    `prompts` replace the messages of rows, by their ids.
     """
-    rows = job.task.test
+    config, rows = spec.config, spec.task.test
     yield StageStarted(f"measuring on {len(rows)} held-out rows")
+    options = {"judge": spec.judge, "size": config.samples, "seed": derive_seed(config.seed, EVAL_STEP)}
     plans = [
-        charge_to_step(_measured(job, row, asked.get(row.id, row.messages), version), MEASURING)
+        run_group(
+            spec.eval_agent,
+            row,
+            prompts.get(row.id, row.messages),
+            spec.task.reward,
+            version=version,
+            **options,
+        )
         for row in rows
     ]
-    groups = yield from run_lockstep(plans, job.config.model, engine.answer)
+    plans = [charge_to_step(plan, EVAL_STEP) for plan in plans]
+    groups = yield from run_lockstep(plans, config.model, engine.answer)
     yield GroupsFinished(groups)
-    check_alive([run for group in groups for run in group.rollouts])
+    check_alive([rollout for group in groups for rollout in group.rollouts])
     return groups
-
-
-def _measured(job: WeightsSpec, row: Example, messages: tuple[Message, ...], version: str) -> Plan[Group]:
-    return run_group(
-        job.eval_agent,
-        row,
-        messages,
-        job.task.reward,
-        judge=job.judge,
-        size=job.config.samples,
-        seed=derive_seed(job.config.seed, MEASURING),
-        version=version,
-    )

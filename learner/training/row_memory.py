@@ -1,4 +1,4 @@
-"""What a step leaves to later ones, beside the weights: `toolkit.groups.sampling.row_history`, by what the method's parts recall."""
+"""The memory that a step leaves to later ones: collections of `row_history.Memory` that the method's parts recall."""
 
 from collections.abc import Sequence
 from dataclasses import replace
@@ -10,80 +10,71 @@ from edgewise.learner.update.collate import CreditedBatch
 from edgewise.toolkit.groups.sampling.replay import REPLAY_ROLE
 from edgewise.toolkit.groups.sampling.rollout_plan import OFFLINE_VERSION, set_marks
 from edgewise.toolkit.groups.sampling.row_history import FULL_REWARD, Memory, SolvedExample
-from edgewise.toolkit.types import Group, Rollout
+from edgewise.toolkit.types import Group
 
 RECENT_GROUPS = 100
-"""Groups whose mean rewards are kept: W of DeepVideo-R1 (arXiv 2506.07464)."""
+"""Groups whose mean rewards are remembered: W of DeepVideo-R1 (arXiv 2506.07464)."""
 
 
 def update_memory(
     method: Method,
     memory: Memory,
     groups: Sequence[Group],
-    known: CreditedBatch,
-    later: Sequence[Group] = (),
+    credited: CreditedBatch,
+    deferred: Sequence[Group] = (),
 ) -> Memory:
     """
-    The memory after a step with these groups, of which the method judged; `later` are those left for the next step.
+    Return the memory after a step with these groups; `deferred` are left for the next step.
 
-    Rollouts that were replayed or given teach nothing of an example.
+    Only rollouts that the policy sampled in this step count, not replayed and offline ones.
     """
-    fresh, before = select_fresh(groups), memory
+    fresh, recalls, earlier = select_fresh(groups), method.recalls, memory
     fading = {name: x for name, x in parameters_of(method.select).items() if name in ("lam1", "lam2")}
-    recalls, memory = method.recalls, memory.update(fresh, **fading)
+    memory = memory.update(fresh, **fading)
+
     if "recent" in recalls:
         means = [float(np.mean(group.rewards)) for group in fresh if group.rewards]
         memory = replace(memory, recent=(*memory.recent, *means)[-RECENT_GROUPS:])
+
     if "rescued" in recalls:
-        memory = replace(memory, rescued=(*memory.rescued, *_rescued(before, fresh)))
+        # Of the rows that failed altogether at their latest visit, the share that was solved now.
+        records = [(group, earlier.record_of(group.example.id)) for group in fresh if group.rewards]
+        solved = [any(group.rewards) for group, record in records if record.visits and record.mean == 0]
+        memory = replace(memory, rescued=(*memory.rescued, *([float(np.mean(solved))] if solved else [])))
+
     if "worked" in recalls:
-        memory = replace(memory, worked={**memory.worked, **_worked(fresh)})
+        solutions = {
+            group.example.id: SolvedExample(group.example.messages[-1].content, rollout.answer)
+            for group in fresh
+            for rollout in group.rollouts
+            if rollout.score and rollout.score.valid and rollout.score.value >= FULL_REWARD
+            if group.example.messages
+        }
+        memory = replace(memory, worked={**memory.worked, **solutions})
+
     if "leftover" in recalls:
-        memory = replace(memory, leftover=tuple(map(_without_target, later)))
+        # Graded rollouts need no target, and a checkpoint is JSON, while a row may hold anything.
+        leftover = [
+            replace(group, example=replace(group.example, target=None, metadata={})) for group in deferred
+        ]
+        memory = replace(memory, leftover=tuple(leftover))
+
     if "buffer" in recalls:
-        memory = replace(
-            memory,
-            buffer=(*memory.buffer, *_with_advantage(known))[-parameters_of(method.plan)["capacity"] :],
-        )
+        first_step = np.searchsorted(credited.table.rollout, np.arange(len(credited.rollouts)))  # [N]
+        rollouts = [
+            set_marks(scored.rollout, stored=float(credited.credit[step]))
+            for scored, step in zip(credited.rollouts, first_step, strict=True)
+            if credited.credit[step] and scored.is_fresh
+        ]
+        capacity = parameters_of(method.plan)["capacity"]
+        memory = replace(memory, buffer=(*memory.buffer, *rollouts)[-capacity:])
     return memory
 
 
 def select_fresh(groups: Sequence[Group]) -> list[Group]:
-    """What the policy drew in this step: without rollouts that were replayed or given."""
+    """Return the groups without replayed and offline rollouts."""
     return [
         replace(group, rollouts=tuple(run for run in group.rollouts if run.version != OFFLINE_VERSION))
         for group in groups
         if group.role != REPLAY_ROLE
     ]
-
-
-def _rescued(before: Memory, groups: Sequence[Group]) -> list[float]:
-    """The share of rows that failed altogether when they were last seen, and did not now; none without such rows."""
-    seen = [group for group in groups if group.rewards and before.record_of(group.example.id).visits]
-    hard = [any(group.rewards) for group in seen if before.record_of(group.example.id).mean == 0]
-    return [float(np.mean(hard))] if hard else []
-
-
-def _worked(groups: Sequence[Group]) -> dict[str, SolvedExample]:
-    right = [
-        (group.example, run)
-        for group in groups
-        for run in group.rollouts
-        if run.score and run.score.valid and run.score.value >= FULL_REWARD
-    ]
-    return {row.id: SolvedExample(row.messages[-1].content, run.answer) for row, run in right if row.messages}
-
-
-def _with_advantage(known: CreditedBatch) -> list[Rollout]:
-    """Rollouts of this step whose advantage is not 0, with it."""
-    first = np.searchsorted(known.table.rollout, np.arange(len(known.rollouts)))
-    return [
-        set_marks(member.rollout, stored=float(known.credit[step]))
-        for member, step in zip(known.rollouts, first, strict=True)
-        if known.credit[step] and member.is_fresh
-    ]
-
-
-def _without_target(group: Group) -> Group:
-    """What is graded already needs no answer; a checkpoint is JSON, and a row may hold anything."""
-    return replace(group, example=replace(group.example, target=None, metadata={}))

@@ -51,13 +51,13 @@ def test_losses_match_public_code_and_plain_formulas(case) -> None:
     assert loss.item() == pytest.approx(value, abs=1e-7)
     assert logp.grad[BATCH.mask].tolist() == pytest.approx(slopes, abs=1e-7)
     for number, (text, tolerance) in zip(
-        [loss.item(), *slopes], golden.printed(f"{case.value} {case.gradient}"), strict=False
+        [loss.item(), *slopes], golden.parse_printed(f"{case.value} {case.gradient}"), strict=False
     ):
         assert number == pytest.approx(text, abs=tolerance)
 
 
 def check_both_signs(ratio, text, evaluate) -> None:
-    for sign, (number, tolerance) in zip((1, -1), golden.printed(text), strict=True):
+    for sign, (number, tolerance) in zip((1, -1), golden.parse_printed(text), strict=True):
         assert evaluate(ratio, sign) == pytest.approx(number, abs=tolerance)
 
 
@@ -109,7 +109,7 @@ def test_token_form_follows_token_advantages() -> None:
 )
 def test_kl_estimates_and_their_gradients(part, slope) -> None:
     """At log-probabilities -1 and -1.2; the gradient of k3 is 1 - exp(x)."""
-    ((number, tolerance),) = golden.printed(golden.PENALTIES[part][1])
+    ((number, tolerance),) = golden.parse_printed(golden.PENALTIES[part][1])
     logp = torch.full((2, 3), -1.0, dtype=torch.float64, requires_grad=True)
     penalty = part(tokens(logp, ref_logp=torch.full_like(OLD, -1.2)), beta=1.0)
     assert penalty[BATCH.mask].tolist() == pytest.approx([number] * 5, abs=tolerance)
