@@ -152,23 +152,24 @@ def call_environment(
     Raises EnvironmentFailure with a sentence, in which `step` names the call.
     """
 
-    async def call() -> Any:
+    async def call() -> tuple[Any, EnvironmentFailure | None]:
         limit = asyncio.timeout(world.seconds)
         try:
             async with limit:
-                return read(await run_detached(function, *args))
+                return read(await run_detached(function, *args)), None
         except EnvironmentFailure as failure:
-            return failure
+            return None, failure
         except Exception as error:
             # The environment's own TimeoutError isn't ours.
             if limit.expired():
-                return EnvironmentFailure("timeout", f"gave no answer within {world.seconds:g} seconds")
-            return EnvironmentFailure("failed", f"raised {type(error).__name__}: {error}".rstrip(": "))
+                return None, EnvironmentFailure("timeout", f"gave no answer within {world.seconds:g} seconds")
+            return None, EnvironmentFailure("failed", f"raised {type(error).__name__}: {error}".rstrip(": "))
 
-    # A failure comes back as a value: an exception would end the whole run, see `toolkit.types.Plan`.
-    result = yield BlockingCall(call)
-    if isinstance(result, EnvironmentFailure):
-        raise EnvironmentFailure(result.stop, f"The environment {world.name} {result} ({step}).")
+    # A failure comes back in a tuple: an exception would end the whole run, see `toolkit.types.Plan`, and the driver
+    # takes a bare one for an error of its own where plans run concurrently.
+    result, failure = yield BlockingCall(call)
+    if failure:
+        raise EnvironmentFailure(failure.stop, f"The environment {world.name} {failure} ({step}).")
     return result
 
 
