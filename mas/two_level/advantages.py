@@ -194,8 +194,7 @@ def equal_weights(parents: Parents, seed: int = 0) -> Array:
 
 def copy_weights(parents: Parents, seed: int, depth: int) -> Array:
     """
-    Return (S,) how often each sub rollout is there after alignment to `depth`: whole numbers with sum D per main
-    rollout.
+    Return (S,) copies of each sub rollout after alignment to `depth`: whole numbers with sum D per main rollout.
 
     Where d_k < D, D - d_k of its sub rollouts, drawn with replacement, are copied; where d_k > D, d_k - D of them,
     drawn without, are dropped (weight 0). The expected weight of each is D / d_k.

@@ -19,10 +19,7 @@ PYTHON = "python"
 
 
 def measure_artifact(artifact: Artifact, lessons: ExperienceSpec) -> Plan[list[Group]]:
-    """
-    Run an artefact's planner and sub-agents on the test rows, with the model, the samples and the judge of other
-    arms.
-    """
+    """Run an artefact's planner and sub-agents on the test rows, with model, samples and judge of the other arms."""
     shared = {name: getattr(lessons.config, name) for name in Config.model_fields}
     own = TwoLevelConfig.from_artifact(artifact.settings)
     own_settings = {name: getattr(own, name) for name in DEPLOYED}

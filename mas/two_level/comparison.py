@@ -134,9 +134,7 @@ def pick_extremes(advantages: Array, most: int) -> list[int]:
 
 
 def _failed_with_differences(main: Level, sub: Level) -> list[tuple[int, np.ndarray]]:
-    """
-    Failed main rollouts whose sub rollouts differ in reward, with the indices of these; the widest difference first.
-    """
+    """Failed main rollouts whose sub rollouts differ in reward, with their indices; the widest difference first."""
     failed = []
     for parent, rollout in enumerate(main.group.rollouts):
         score = rollout.score

@@ -34,7 +34,9 @@ DEPLOYED = (
 class TwoLevelConfig(LessonConfig):
     """Settings of learning at two levels. Defaults are those of the papers, except where a comment says so."""
 
-    search: Literal["two_level"] = Field("two_level", description="what makes --by graph learn at two levels")
+    search: Literal["two_level"] = Field(
+        "two_level", description="learn lessons for a planner and for its sub-agents"
+    )
     sub_model: str = Field("", description="the sub-agents' model; the planner's by default")
     sub_roles: dict[str, str] = Field(
         {SUB: ""}, description="sub-agents by name, with the instruction of each"
@@ -45,17 +47,19 @@ class TwoLevelConfig(LessonConfig):
     group_size: int = Field(8, ge=2, description="rollouts per row")
     learn: Literal["both", "main", "single"] = Field(
         "both",
-        description='who learns: "both", "main" (sub-agents as they are), "single": one agent by itself',
+        description='levels that learn: "both", "main" (planner only), "single" (one agent without sub-agents)',
     )
     # The paper copies and drops sub rollouts at random; weights have the same expectation without the noise.
-    align: Literal["exact", "copies", "off"] = Field("exact", description="how main runs get equal weight")
-    depth: int | None = Field(
-        None, ge=1, description='D of "copies"; the 99 % quantile of the step by default'
+    align: Literal["exact", "copies", "off"] = Field(
+        "exact", description='sub-agents\' rollouts: "exact", "copies" (paper), "off"'
     )
-    delegations: int = Field(8, ge=1, description="the most calls of sub-agents in one run")
-    shown: int = Field(4, ge=1, description="the most winners, and the most losers, of one comparison")
+    depth: int | None = Field(
+        None, ge=1, description='D of align="copies"; default: the 99 % quantile of the step'
+    )
+    delegations: int = Field(8, ge=1, description="maximum calls of sub-agents in one rollout")
+    shown: int = Field(4, ge=1, description="maximum winners, and maximum losers, in one comparison")
     siblings: int = Field(
-        2, ge=0, description="failed main runs of a row whose sub-agents are compared by themselves"
+        2, ge=0, description="failed planner rollouts of a row whose sub-agents are compared with each other"
     )
     planner_prompt: str = Field(PLANNER_PROMPT, description="system prompt of the planner")
     sub_prompt: str = Field(SUB_PROMPT, description="system prompt of every sub-agent")

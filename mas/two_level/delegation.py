@@ -81,9 +81,7 @@ class DelegateAgent:
     library: Library = Library()
 
     def build_prompt(self, messages: tuple[Message, ...], instruction: str = "") -> tuple[Message, ...]:
-        """
-        Return the messages with this agent's prompt, `instruction` and lessons; a row's own system text comes first.
-        """
+        """Return the messages with this agent's prompt, `instruction` and lessons, after a row's own system text."""
         prompt = "\n\n".join(filter(None, (self.prompt, instruction)))
         if prompt and messages and messages[0].role == "system":
             messages = (Message("system", f"{messages[0].content}\n\n{prompt}"), *messages[1:])

@@ -134,9 +134,7 @@ class TwoLevelResult:
 
 
 def learn(spec: TwoLevelSpec) -> Plan[RunOutcome]:
-    """
-    Learn both libraries on the training rows, then evaluate the system on the test rows, which learning never saw.
-    """
+    """Learn both libraries on the training rows, then evaluate the system on test rows that learning never saw."""
     start = empty_libraries(spec)
     learnt = (yield from learn_two_levels(spec, start)).libraries
     arms = {"before": start, **({"after": learnt} if learnt.version != start.version else {})}

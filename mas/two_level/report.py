@@ -4,6 +4,7 @@ from collections.abc import Iterable
 from typing import Any
 from xml.etree.ElementTree import Element
 
+from edgewise.experience.library.diff import count_lessons
 from edgewise.mas.two_level.libraries import FILE, TwoLibraries
 from edgewise.toolkit.cli.output import render_costs
 from edgewise.toolkit.report import run_files, run_report
@@ -19,7 +20,7 @@ def render_result(result: Result) -> list[str]:
     libraries = TwoLibraries.from_json(result.artifact.files[FILE])
     lines = [*result.evidence.lines(), "", run_report.summarize(run_files.read_run(result.path)), ""]
     for level, library in (("planner", libraries.planner), ("sub", libraries.sub)):
-        lines.append(f"{len(library)} lessons for {NAMES[level]}" + (":" if len(library) else ""))
+        lines.append(f"{count_lessons(library)} for {NAMES[level]}" + (":" if len(library) else ""))
         lines += [f"  [{label}] {lesson.text}" for label, lesson in library.labels().items()]
     return [
         *lines,
@@ -48,14 +49,8 @@ def build_sections(run: FinishedRun) -> Iterable[Element]:
         signal = {level: queries - sum(reasons.values()) for level, reasons in skipped.items()}
         reasons = [f"{level}: {why} {n}" for level, counts in skipped.items() for why, n in counts.items()]
         gate = step["gate"] or {}
-        rows.append(
-            [
-                str(step["step"]),
-                f"{signal['main']} / {signal['sub']} of {queries}",
-                gate.get("winner") or "none",
-            ]
-            + ["; ".join(reasons)]
-        )
+        counts = f"{signal['main']} / {signal['sub']} of {queries}"
+        rows.append([str(step["step"]), counts, gate.get("winner") or "none", "; ".join(reasons)])
     yield table(
         ["step", "rows with signal: planner / sub-agents", "accepted", "without signal"], rows, words=4
     )

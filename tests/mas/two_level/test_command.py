@@ -61,8 +61,8 @@ def test_two_libraries_are_learnt_by_the_command(capsys, task, run):
 def test_what_was_learnt_is_printed_and_reported(capsys, task, run):
     done = run_command(capsys, "improve", task, "--by", "graph", "--model", MODEL, *OPTIONS, "--run", run)
     assert done.code == 0, done.err
-    assert "1 lessons for the planner:" in done.out
-    assert "1 lessons for the sub-agents:" in done.out
+    assert "1 lesson for the planner:" in done.out
+    assert "1 lesson for the sub-agents:" in done.out
     assert run_command(capsys, "report", run).code == 0
     report = (run / "report.html").read_text("utf-8")
     assert "Lessons for the planner" in report

@@ -99,23 +99,35 @@ def scaffolded(
         levels = [
             hints for tier, is_on in tiers.items() if is_on for hints in list_hint_levels(example, tier)
         ]
-        # Sample indices go on from those of the group, so that every rollout has a seed of its own.
-        attempts = (
-            request.sample_rollouts(add_hints(example, hints), request.group_size + number, 1)
-            for number, hints in enumerate(levels)
-        )
-        samples = (yield list(attempts)) if at_once else attempts
-        for sample in samples:
-            (rollout,) = sample if at_once else (yield from sample)
-            if _is_solved(rollout, full):
-                members = list(group.rollouts)
-                members[0 if first else place % len(members)] = rollout
-                return replace(group, rollouts=tuple(members))
-        return group
+        return (yield from rescue_group(request, group, levels, 0 if first else place, at_once, full))
 
     # Places are drawn for all rows, also for those that need none: one row's outcome changes no other's place.
     places = request.rng.integers(0, request.group_size, request.batch_size).tolist()
     return (yield [study(row, place) for row, place in zip(request.queue, places, strict=False)])
+
+
+def rescue_group(
+    request: SamplingRequest,
+    group: Group,
+    levels: Sequence[list[str]],
+    place: int,
+    at_once: bool,
+    full: float,
+) -> Plan[Group]:
+    """Replace the rollout at `place` by the first that hints made succeed; the group stays as it is without one."""
+    # Sample indices go on from those of the group, so that every rollout has a seed of its own.
+    attempts = (
+        request.sample_rollouts(add_hints(group.example, hints), request.group_size + number, 1)
+        for number, hints in enumerate(levels)
+    )
+    samples = (yield list(attempts)) if at_once else attempts
+    for sample in samples:
+        (rollout,) = sample if at_once else (yield from sample)
+        if _is_solved(rollout, full):
+            members = list(group.rollouts)
+            members[place % len(members)] = rollout
+            return replace(group, rollouts=tuple(members))
+    return group
 
 
 def has_plateaued(rates: Sequence[float], window: int) -> bool:
