@@ -60,7 +60,7 @@ def main() -> int:
     library, most, over, ratios, longest = Library(), 0, 0, [], 0
     with serve_model("smollm2-135m") as server:
         for number in range(batches):
-            library, _ = candidates.applied(job, library, batch(rng, library), number)
+            library, _ = candidates.apply_within_caps(job, library, batch(rng, library), number)
             most, longest = max(most, library.tokens), max(longest, len(library))
             over += library.tokens > TOKENS or len(library) > LESSONS
             if number % 10 == 0 and library.lessons:

@@ -25,7 +25,7 @@ from edgewise.learner.methods.method import Method, compute_advantages, override
 from edgewise.learner.methods.published import METHODS
 from edgewise.learner.update import collate
 from edgewise.toolkit.groups.sampling.rollout_plan import set_marks
-from edgewise.toolkit.types import TokenizedTurn, Example, Group, Message, Rollout, Score, Step
+from edgewise.toolkit.types import Example, Group, Message, Rollout, Score, Step, TokenizedTurn
 
 RUNS, STEPS = 16, 10_000
 VIEWS = 600

@@ -1,5 +1,6 @@
 """
-Every golden number of the methods of the seeds, in float64: see `tests/support/golden_seeds.py` and `tests/support/golden_steps.py`.
+Every golden number of the methods of the seeds, in float64: see `tests/support/golden_seeds.py` and
+`tests/support/golden_steps.py`.
 
 What is printed with six digits or more must hold to 1e-6, what has four or five to half of its last digit. That every
 row obeys every law is `tests/laws/test_methods.py`, which is run too.

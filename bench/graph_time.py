@@ -1,11 +1,11 @@
 """
 Wall time of graph runs against their critical paths, in real seconds with simulated latencies.
 
-The graphs are random (tests/support/mas/naive.py): fan-out, joins at unequal depths, N shapes, loops; each call takes 0.1 to
-1 s, by what is asked. The critical path is the longest chain of calls that have to wait for each other, worked out
-by an interpreter that runs one node after the other. Eight runs at a time share the event loop; graphs are compiled
-before, as a graph is compiled once for all its runs. For comparison: the same runs started by LangGraph alone, which
-goes level by level.
+The graphs are random (tests/support/mas/naive.py): fan-out, joins at unequal depths, N shapes, loops; each call takes
+0.1 to 1 s, by what is asked. The critical path is the longest chain of calls that have to wait for each other, worked
+out by an interpreter that runs one node after the other. Eight runs at a time share the event loop; graphs are
+compiled before, as a graph is compiled once for all its runs. For comparison: the same runs started by LangGraph
+alone, which goes level by level.
 """
 
 import asyncio

@@ -1,5 +1,6 @@
 """
-docs/bench.md, written from bench/results.jsonl: one table of all benches, then one table for each, newest figures first.
+docs/bench.md, written from bench/results.jsonl: one table of all benches, then one table for each, newest figures
+first.
 
 A line of results.jsonl is one run of one bench: its name, date, figures, bar, and whether the bar holds. Lines are only
 added, so figures that were bad once stay on the page.
@@ -132,7 +133,9 @@ def table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
 
 
 def headline(name: str, result: Mapping[str, Any]) -> str:
-    """The figures of a bench that stand in the first table: by their own name, or by their label in the bench's table."""
+    """
+    The figures of a bench that stand in the first table: by their own name, or by their label in the bench's table.
+    """
     chosen = next((names[name] for names in AREAS.values() if name in names), ())
     figures, labels = result["figures"], dict(flat(result["figures"]))
     values = {key: value_text(figures[key]) if key in figures else labels.get(key, "") for key in chosen}

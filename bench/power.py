@@ -15,7 +15,7 @@ from common import quick, report
 from scipy.optimize import brentq
 
 from edgewise.toolkit.evaluation import gate
-from edgewise.toolkit.evaluation.statistics import sign_flip_p_value, minimum_detectable_gain
+from edgewise.toolkit.evaluation.statistics import minimum_detectable_gain, sign_flip_p_value
 from edgewise.toolkit.types import Example
 from tests.support.plans import play
 

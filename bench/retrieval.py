@@ -22,7 +22,12 @@ import numpy as np
 from common import quick, report
 
 from edgewise.experience.library.library import LEAD, Library, make_lesson
-from edgewise.experience.prompting.retriever import Retrieval, prefetch_embeddings, select_by_full_text, select_lessons
+from edgewise.experience.prompting.retriever import (
+    Retrieval,
+    prefetch_embeddings,
+    select_by_full_text,
+    select_lessons,
+)
 from edgewise.toolkit.errors import ModelError
 from edgewise.toolkit.evaluation.statistics import paired_difference
 from edgewise.toolkit.model.router import Router

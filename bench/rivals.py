@@ -8,7 +8,8 @@ reached. How GEPA is set up, and why it is fair:
 - It is `gepa.optimize` as its users run it: default adapter and default settings, except for what follows.
 - The seed candidate is the task's own instruction. A candidate stands where that instruction stands, before the row
   in one user message, so that GEPA starts from the same prompt as Edgewise. In a system message, the adapter's own
-  place, the seed candidate has 0.18 on the validation rows instead of 0.21, and rules help less (docs/results/experience.md).
+  place, the seed candidate has 0.18 on the validation rows instead of 0.21, and rules help less
+  (docs/results/experience.md).
 - Training rows are the task's training rows, the valset is all its validation rows, and the reward is the task's.
 - The feedback says whether the answer is right, which one is, and that it holds for messages like this one.
 - Task calls are drawn as Edgewise measures: temperature 0 and the task's `max_tokens`.

@@ -102,7 +102,10 @@ def legal(text: str) -> list[str]:
 
 @dataclass(eq=False)
 class Actor:
-    """What `learner.update.gradient_step` needs of a policy: a token for each action, and for each feature a row of logits."""
+    """
+    What `learner.update.gradient_step` needs of a policy: a token for each action, and for each feature a row of
+    logits.
+    """
 
     actions: Sequence[str]
     features: dict[tuple[str, ...], int]

@@ -8,12 +8,12 @@ counts as the budget and one batch, which can only flatter the rivals. HRPO and 
 takes longer fails the bar however long the rivals take. Each run is printed as it ends, and each draw's figure is in
 the report.
 
-What searchers know beforehand differs. HRPO begins with the usual designs (`mas.designs.patterns.standard_graphs`), and
-so do the fixed ones; the best graph of the debate task is one of them. REINFORCE on edges has every role as an agent, more of one
-where the best graph has more, in a good order and with the right exit, and no limit on agents. Random search knows
-nothing. A sample is a graph that is run. HRPO also learns from what the inner agents of that run answered, which is
-graded at no call more; its rivals, `no_inner` and `paper_only` do not. `paper_only` is HRPO without all measures that
-save samples, the usual designs among them.
+What searchers know beforehand differs. HRPO begins with the usual designs (`mas.designs.patterns.standard_graphs`),
+and so do the fixed ones; the best graph of the debate task is one of them. REINFORCE on edges has every role as an
+agent, more of one where the best graph has more, in a good order and with the right exit, and no limit on agents.
+Random search knows nothing. A sample is a graph that is run. HRPO also learns from what the inner agents of that run
+answered, which is graded at no call more; its rivals, `no_inner` and `paper_only` do not. `paper_only` is HRPO
+without all measures that save samples, the usual designs among them.
 
 `--draws N --budget N` for a smaller run than that of the bar, `--only chain hrpo` for some tasks and searchers.
 """
@@ -75,7 +75,9 @@ def curve(task: Simulated, searcher: Searcher, draw: int, budget: int, inner: bo
 def tried(
     task: Simulated, query: Query, drafts: Sequence[Draft], rng: np.random.Generator, inner: bool
 ) -> TrialGroup:
-    """The trials of a query and, with `inner`, those of inner answers, as `mas.training.trials.evaluate_drafts` does."""
+    """
+    The trials of a query and, with `inner`, those of inner answers, as `mas.training.trials.evaluate_drafts` does.
+    """
     trials = tuple(Trial(draft, task.reward(draft.graph, rng)) for draft in drafts)
     found = task.beside([draft.graph for draft in drafts], rng) if inner else []
     return TrialGroup(query, trials, tuple(Trial(Draft(graph), reward) for graph, reward in found))

@@ -19,7 +19,7 @@ from torch import Tensor
 from transformers.utils import logging
 
 from edgewise.learner.methods.batch import Batch, LossInputs, split_into_slices
-from edgewise.learner.methods.method import Method, override, compute_losses
+from edgewise.learner.methods.method import Method, compute_losses, override
 from edgewise.learner.methods.published import METHODS
 
 PROMPTS, REPLIES, GROUP, LIMIT, WORDS = 2, 8, 4, 12, 64

@@ -2,11 +2,11 @@
 One update against TRL 1.16's GRPOTrainer (`pip install trl==1.16.0 datasets`): time and peak memory.
 
 SmolLM2-135M, all weights, one prompt of 512 tokens and 8 completions of 64: forward, backward, clipping and AdamW.
-TRL's own loss and optimizer run in float32 and in bfloat16, with and without gradient checkpointing. One update of each
-setting says which is the fastest; that one is then held against ours, in time and in memory, and the others are not
-run again. Both sides do as many updates after one to warm up, each in a process of its own, and of both the least time
-counts. They have the same threads and the same allocator, `learner.hardware.memory.keep_freed_memory`, which TRL alone does
-not. Memory is the process's peak during updates over what it had before the model was loaded.
+TRL's own loss and optimizer run in float32 and in bfloat16, with and without gradient checkpointing. One update of
+each setting says which is the fastest; that one is then held against ours, in time and in memory, and the others are
+not run again. Both sides do as many updates after one to warm up, each in a process of its own, and of both the least
+time counts. They have the same threads and the same allocator, `learner.hardware.memory.keep_freed_memory`, which TRL
+alone does not. Memory is the process's peak during updates over what it had before the model was loaded.
 """
 
 import sys

@@ -23,7 +23,7 @@ from torch.nn.functional import embedding
 
 from edgewise.learner.methods.batch import Batch
 from edgewise.toolkit.groups.sampling.hints import HINTS_HEADER
-from edgewise.toolkit.types import TokenizedTurn, Message
+from edgewise.toolkit.types import Message, TokenizedTurn
 
 END = 0
 SHOWN = re.compile(r"^(?:Answer:|-) (\w+)$", re.MULTILINE)

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 import numpy as np
 from common import quick, report
 
-from edgewise.toolkit.groups.sampling.rollout_plan import study_in_waves, sample_in_phases
+from edgewise.toolkit.groups.sampling.rollout_plan import sample_in_phases, study_in_waves
 from edgewise.toolkit.groups.sampling.row_history import Memory
 from edgewise.toolkit.groups.sampling.row_selection import drop_resting, shuffle, vade
 from edgewise.toolkit.types import Example, Group, Message, Plan, Rollout, Score, Step

@@ -22,7 +22,7 @@ from edgewise.learner.update.gradient_step import UpdateConfig, update
 from edgewise.toolkit.groups.sampling.rollout_plan import OFFLINE_VERSION, SamplingRequest
 from edgewise.toolkit.groups.sampling.row_history import Memory
 from edgewise.toolkit.tracking.events import Event, GroupsDeferred
-from edgewise.toolkit.types import TokenizedTurn, Example, Group, Message, Plan, Rollout, Score, Step
+from edgewise.toolkit.types import Example, Group, Message, Plan, Rollout, Score, Step, TokenizedTurn
 from edgewise.toolkit.util.seeds import derive_seed
 from tests.support.plans import play
 

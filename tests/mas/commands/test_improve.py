@@ -124,6 +124,9 @@ def test_foreign_options_and_wrong_settings_are_one_sentence(folder, capsys, wor
 
 
 def test_policy_without_torch_is_one_sentence():
-    hidden = "import sys; sys.modules['torch'] = None; from edgewise.mas.search.load_design import read_design; read_design({'kind': 'policy'})"
+    hidden = (
+        "import sys; sys.modules['torch'] = None; from edgewise.mas.search.load_design import read_design; "
+        "read_design({'kind': 'policy'})"
+    )
     done = subprocess.run([sys.executable, "-c", hidden], capture_output=True, text=True, cwd=ROOT)
     assert "ConfigError: These graphs are chosen by a policy, which needs torch" in done.stderr

@@ -12,7 +12,7 @@ from edgewise.toolkit.cli.progress import show_progress
 from edgewise.toolkit.tracking.events import ReplyReceived, RolloutFinished, RunClosed, StageStarted
 from edgewise.toolkit.types import Message, Reply, Rollout, Score, Step
 from tests.support import toy
-from tests.support.command import SCRIPTED, wait_for_command, run_command, start_command, write_task
+from tests.support.command import SCRIPTED, run_command, start_command, wait_for_command, write_task
 from tests.support.server import Server
 
 LIBRARY = ("show", "log", "diff", "rollback", "merge", "lock", "import", "export")

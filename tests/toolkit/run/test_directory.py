@@ -8,10 +8,10 @@ import pytest
 from edgewise.toolkit.errors import ConfigError, DiskFull
 from edgewise.toolkit.run.config import Config, load_config
 from edgewise.toolkit.run.directory import (
-    new_run_path,
-    raise_disk_full,
     ensure_directory,
+    new_run_path,
     open_run,
+    raise_disk_full,
     write_json,
 )
 from edgewise.toolkit.tracking.events import GroupsFinished, StepFinished

@@ -15,7 +15,7 @@ from edgewise.experience import improve
 from edgewise.toolkit import Artifact, Limits
 from edgewise.toolkit.errors import ConfigError, JournalError, LimitReached, RewardError
 from tests.support import toy
-from tests.support.command import SETTINGS, CommandResult, wait_for_command, start_command, write_task
+from tests.support.command import SETTINGS, CommandResult, start_command, wait_for_command, write_task
 from tests.support.server import Server
 
 
