@@ -12,6 +12,7 @@ from edgewise.learner.commands.improve import follow_leader
 from edgewise.learner.comparison.lineup import Lineup, build_lineup, forecast_lineup
 from edgewise.learner.comparison.results import ComparisonResult
 from edgewise.learner.comparison.runner import run_comparison
+from edgewise.learner.comparison.tables import render_comparison
 from edgewise.learner.hardware.process_group import (
     RANK_VARIABLES,
     join_process_group,
@@ -64,8 +65,8 @@ class CompareCommand:
         }
         return Output([describe(lineup.task), "", *render_plan(lineup)], data)
 
-    def compare(self) -> ComparisonResult:
-        """Execute the runs that are left, and return the result of all."""
+    def compare(self) -> tuple[Output, int]:
+        """Execute the runs that are left; return the result of all, and the exit code."""
         group = join_process_group()
         if group.rank:
             raise SystemExit(follow_leader(group))
@@ -76,7 +77,7 @@ class CompareCommand:
             pull_missing(config.model, *config.models)
             result = asyncio.run(run_comparison(lineup, leader, show_progress()))
         explain_exit_code(result)
-        return result
+        return Output(render_comparison(result), result.to_json()), result.exit_code
 
     def build_lineup(self) -> Lineup:
         """Build the lineup, and check the models that all its runs share."""

@@ -1,4 +1,4 @@
-"""What is compared: methods with their changes, seeds, and one run for each pair, all checked before any begins."""
+"""The runs of a comparison: methods with their changed settings, times seeds, all checked before the first begins."""
 
 import re
 from collections.abc import Mapping, Sequence
@@ -20,15 +20,15 @@ from edgewise.toolkit.run.config import parse_settings, resolve_config
 from edgewise.toolkit.run.forecast import Forecast, check_limits
 from edgewise.toolkit.task.task import Task
 
-OWN = (*AXES, *COUNT_AXES, "lr")
-"""What may be another for each method; of what has dots, the part before the first one."""
+METHOD_SETTINGS = (*AXES, *COUNT_AXES, "lr")
+"""Settings that may differ between methods; of a name with dots, the part before the first one."""
 FAILURE_FILE = "failed.json"
-"""The file of a run that found out that there is nothing to learn: it is not tried again."""
+"""File of a run that found nothing to learn: it is not tried again."""
 
 
 @dataclass(frozen=True, slots=True)
 class Contender:
-    """A method and what is changed of it; `name` says both, such as "dapo(loss.high=0.3)"."""
+    """A method and its changed settings; `name` has both, such as "dapo(loss.high=0.3)"."""
 
     name: str
     method: str
@@ -36,13 +36,13 @@ class Contender:
 
     @property
     def folder(self) -> str:
-        """The name as that of a directory."""
+        """Name of its directory."""
         return re.sub(r"[^\w.=+-]+", "-", self.name).strip("-")
 
 
 @dataclass(frozen=True, slots=True)
 class PlannedRun:
-    """One run: a method with a seed, in its directory."""
+    """A method with a seed, in its directory."""
 
     contender: Contender
     spec: WeightsSpec
@@ -55,18 +55,18 @@ class PlannedRun:
 
     @property
     def is_finished(self) -> bool:
-        """Whether it was carried out to its measurement."""
+        """Whether it has its evaluation."""
         return (self.path / "artifact" / MANIFEST).exists()
 
     @property
     def is_pending(self) -> bool:
-        """Whether there is anything to do for it."""
+        """Whether it is still to be executed, or resumed."""
         return not self.is_finished and not (self.path / FAILURE_FILE).exists()
 
 
 @dataclass(frozen=True, slots=True)
 class Lineup:
-    """All that is compared: the runs in their order, seed by seed, so that what is there is balanced at any time."""
+    """All runs in their order, seed by seed, so that the finished ones are balanced at any time."""
 
     task: Task
     path: Path
@@ -76,44 +76,43 @@ class Lineup:
 
     @property
     def pending_runs(self) -> list[PlannedRun]:
-        """The runs that are still to be carried out."""
+        """Runs that are still to be executed."""
         return [run for run in self.runs if run.is_pending]
 
 
 def parse_contenders(methods: str | Sequence[str]) -> tuple[Contender, ...]:
     """
-    Methods as people write them: "grpo, dapo(loss.high=0.3, lr=1e-6)".
+    Parse methods as people write them: "grpo, dapo(loss.high=0.3, lr=1e-6)".
 
-    Raises ConfigError for a method that there is not, for what is no setting of a method, and for one named twice.
+    Raises ConfigError for an unknown method, a setting that is not of a method, and a method that is named twice.
     """
     texts = [methods] if isinstance(methods, str) else methods
-    words = [word.strip() for text in texts for word in re.split(r",(?![^(]*\))", text)]
-    found = tuple(_contender(word) for word in words if word)
-    if not found:
-        raise ConfigError("There is nothing to compare: name methods, such as grpo,dr_grpo.")
-    folders = [each.folder for each in found]
-    if twice := next((each.name for each in found if folders.count(each.folder) > 1), ""):
-        raise ConfigError(f"{twice} is named twice.")
-    return found
-
-
-def _contender(word: str) -> Contender:
-    shape = re.fullmatch(r"([^()]+)(?:\((.*)\))?", word)
-    if shape is None:
-        raise ConfigError(
-            f"{word!r} is no method: write grpo, or dapo(loss.high=0.3) for one that is changed."
-        )
-    method = find_method(shape[1])
-    key = next(key for key, each in METHODS.items() if each is method)
-    pairs = split_overrides(shape[2] or "")
-    settings = parse_settings(pairs)
-    for name in settings:
-        if name.partition(".")[0] not in OWN:
+    contenders: list[Contender] = []
+    # At commas that are not inside of brackets.
+    for word in (word.strip() for text in texts for word in re.split(r",(?![^(]*\))", text)):
+        if not word:
+            continue
+        match = re.fullmatch(r"([^()]+)(?:\((.*)\))?", word)
+        if match is None:
             raise ConfigError(
-                f"{word}: {name} must be the same for all methods, as --set {name}=... makes it; in brackets stands "
-                "what is of one method, such as loss.high=0.3, epochs=2 or lr=1e-6."
+                f"{word!r} is no method: write grpo, or dapo(loss.high=0.3) for one that is changed."
             )
-    return Contender(f"{key}({', '.join(pairs)})" if pairs else key, key, settings)
+        method, overrides = find_method(match[1]), split_overrides(match[2] or "")
+        settings = parse_settings(overrides)
+        for name in settings:
+            if name.partition(".")[0] not in METHOD_SETTINGS:
+                raise ConfigError(
+                    f"{word}: {name} must be the same for all methods, as --set {name}=... makes it; in brackets "
+                    "stands what is of one method, such as loss.high=0.3, epochs=2 or lr=1e-6."
+                )
+        key = next(key for key, known in METHODS.items() if known is method)
+        contender = Contender(f"{key}({', '.join(overrides)})" if overrides else key, key, settings)
+        if contender.folder in {other.folder for other in contenders}:
+            raise ConfigError(f"{contender.name} is named twice.")
+        contenders.append(contender)
+    if not contenders:
+        raise ConfigError("There is nothing to compare: name methods, such as grpo,dr_grpo.")
+    return tuple(contenders)
 
 
 def build_lineup(
@@ -124,7 +123,7 @@ def build_lineup(
     path: str | Path | None = None,
 ) -> Lineup:
     """
-    The runs of a comparison, all checked; `given` are settings for all of them, beside those of the task file.
+    Build and check the runs of a comparison; `given` are settings for all of them, which win over the task file.
 
     Limits are for all runs together, and each may use the same share. Seeds count up from `seed`. Raises ConfigError,
     Hopeless, LimitTooSmall and UnknownPrice where a run would, before any has begun.
@@ -133,58 +132,55 @@ def build_lineup(
         raise ConfigError(f"seeds={seeds} must be at least 1.")
     if given.get("method"):
         raise ConfigError("method=... is for one run: --methods says which are compared.")
-    found = parse_contenders(methods)
-    place = Path(path) if path else directory.new_run_path(f"{task.name}-compare")
-    if (place / directory.JOURNAL).exists():
-        raise ConfigError(f"{place} holds a run and not a comparison; give another --run.")
+    contenders = parse_contenders(methods)
+    root = Path(path) if path else directory.new_run_path(f"{task.name}-compare")
+    if (root / directory.JOURNAL).exists():
+        raise ConfigError(f"{root} holds a run and not a comparison; give another --run.")
     layers = (WeightsConfig.select_known(task.settings), task.weights, given)
-    whole = resolve_config(WeightsConfig, merge_layers(*layers))
-    share = _share(whole.limits, len(found) * seeds)
-    runs = []
-    for number in range(whole.seed, whole.seed + seeds):
-        for each in found:
-            more = {**each.settings, "method": each.method, "seed": number}
-            runs.append(_planned(task, each, [*layers, more, share], place / each.folder / f"seed-{number}"))
-    return Lineup(task, place, found, tuple(runs), whole.limits)
+    shared = resolve_config(WeightsConfig, merge_layers(*layers))
 
-
-def _planned(task: Task, contender: Contender, layers: Sequence[Mapping[str, Any]], path: Path) -> PlannedRun:
-    try:
-        job = WeightsSpec(task, resolve_config(WeightsConfig, merge_layers(*layers)))
-        check_limits(job.config, forecast(job))
-        directory.check_same_run(path, job.config, task.fingerprint, "improve")
-    except EdgewiseError as error:
-        raise type(error)(f"{contender.name}: {error}") from error
-    return PlannedRun(contender, job, path)
-
-
-def _share(limits: Limits, runs: int) -> dict[str, Any]:
-    """The limits of each run. Raises LimitTooSmall where a share is nothing."""
-    share: dict[str, Any] = {}
-    for name, most in asdict(limits).items():
-        if most is not None:
-            share[name] = most // runs if isinstance(most, int) else most / runs
+    # Equal shares of the limits. A run that ends below its share leaves the rest unused, so that order plays no role.
+    count, share = len(contenders) * seeds, dict[str, Any]()
+    for name, limit in asdict(shared.limits).items():
+        if limit is not None:
+            share[name] = limit // count if isinstance(limit, int) else limit / count
             if not share[name]:
                 raise LimitTooSmall(
-                    f"--{name} {most} is for all {runs} runs together and leaves each nothing: raise it."
+                    f"--{name} {limit} is for all {count} runs together and leaves each nothing: raise it."
                 )
-    return share
+
+    runs = []
+    for seed in range(shared.seed, shared.seed + seeds):
+        for contender in contenders:
+            own = {**contender.settings, "method": contender.method, "seed": seed}
+            run_path = root / contender.folder / f"seed-{seed}"
+            try:
+                spec = WeightsSpec(task, resolve_config(WeightsConfig, merge_layers(*layers, own, share)))
+                check_limits(spec.config, forecast(spec))
+                directory.check_same_run(run_path, spec.config, task.fingerprint, "improve")
+            except EdgewiseError as error:
+                raise type(error)(f"{contender.name}: {error}") from error
+            runs.append(PlannedRun(contender, spec, run_path))
+    return Lineup(task, root, contenders, tuple(runs), shared.limits)
 
 
-def forecast_lineup(plan: Lineup) -> Forecast:
-    """What the runs that are left will take together; `gain` is of a method against another, with all its seeds."""
-    each = [forecast(run.spec) for run in plan.pending_runs]
-    rows, samples = len(plan.task.test), plan.runs[0].spec.config.samples
-    seeds = len(plan.runs) // len(plan.contenders)
-    dollars = [one.dollars for one in each]
+def forecast_lineup(lineup: Lineup) -> Forecast:
+    """Forecast the pending runs together; `gain` is that of one method over another, with all its seeds."""
+    forecasts = [forecast(run.spec) for run in lineup.pending_runs]
+    one, samples = forecast(lineup.runs[0].spec), lineup.runs[0].spec.config.samples
+    seeds = len(lineup.runs) // len(lineup.contenders)
+    dollars = [item.dollars for item in forecasts]
     return Forecast(
-        forecast(plan.runs[0].spec).rows,
-        {role: sum(one.calls[role] for one in each) for role in (each[0].calls if each else ())},
-        sum(one.tokens for one in each),
+        one.rows,
+        {
+            role: sum(item.calls[role] for item in forecasts)
+            for role in (forecasts[0].calls if forecasts else ())
+        },
+        sum(item.tokens for item in forecasts),
         None if None in dollars else sum(filter(None, dollars)),
-        sum(one.minutes for one in each),
-        forecast(plan.runs[0].spec).pace,
-        minimum_detectable_gain(rows, samples * seeds),
+        sum(item.minutes for item in forecasts),
+        one.pace,
+        minimum_detectable_gain(len(lineup.task.test), samples * seeds),
         None,
-        sum(one.least for one in each),
+        sum(item.least for item in forecasts),
     )

@@ -1,4 +1,4 @@
-"""A comparison of methods for people: one HTML file that opens without a network."""
+"""Report of a comparison: one HTML file that opens without a network."""
 
 import math
 from collections.abc import Iterable
@@ -10,10 +10,10 @@ from edgewise.learner.comparison.results import ComparisonResult, MethodResult
 from edgewise.toolkit.evaluation.statistics import Interval
 from edgewise.toolkit.report import charts
 from edgewise.toolkit.report.charts import Bar, Point, Series
-from edgewise.toolkit.report.html import node, page, table
+from edgewise.toolkit.report.html import node, note, page, table
 from edgewise.toolkit.util.files import replace_atomically
 
-HOW = (
+INTERVALS = (
     "Each interval covers both the choice of seeds and that of rows: variances by mean squares of seeds and rows, "
     "Student's t with Satterthwaite's degrees of freedom. With two or three seeds they are wide, for so few say "
     "little; with one they are over rows alone. Differences are paired: the same row, the same seed. p (Holm) "
@@ -26,114 +26,105 @@ CURVES = (
 )
 
 
-def write_report(found: ComparisonResult) -> Path:
-    """Write report.html into the comparison's directory; its path."""
-    file = found.path / "report.html"
-    with replace_atomically(file) as growing:
-        growing.write_bytes(page(f"{found.task}: methods compared", _sections(found)))
-    return file
+def write_report(result: ComparisonResult) -> Path:
+    """Write report.html into the comparison's directory and return its path."""
+    path = result.path / "report.html"
+    with replace_atomically(path) as temporary:
+        temporary.write_bytes(page(f"{result.task}: methods compared", _build_sections(result)))
+    return path
 
 
-def _sections(found: ComparisonResult) -> Iterable[Element]:
-    yield node("h1", f"{found.task}: methods compared")
-    yield node("p", summarize_finding(found), class_="finding")
-    limits = ", ".join(f"{name} {most:,}" for name, most in found.limits.items())
+def _build_sections(result: ComparisonResult) -> Iterable[Element]:
+    methods = result.methods
+    yield node("h1", f"{result.task}: methods compared")
+    yield node("p", summarize_finding(result), class_="finding")
+    limits = ", ".join(f"{name} {limit:,}" for name, limit in result.limits.items())
     shared = f" Limits for all runs, each of which may use the same share: {limits}." if limits else ""
-    yield _note(f"{tables.render_heading(found)}. Model {found.model}, {tables.render_total(found)}.{shared}")
-    yield from _measured(found)
-    yield from _curves(found)
-    yield node("h2", "What a run takes, on average")
-    yield _table(tables.build_cost_table(found))
-    yield from _runs(found)
-    yield node("h2", "Methods")
-    yield from map(_method, found.methods)
-
-
-def summarize_finding(found: ComparisonResult) -> str:
-    """What the comparison found, in one sentence."""
-    first = found.methods[0].name
-    parts = [f"{line.name} {_change(line.against, line.holm)}" for line in found.methods if line.against]
-    if parts:
-        return f"After training, against {first}: {'; '.join(parts)}."
-    parts = [f"{line.name} {_change(line.gain, None)}" for line in found.methods if line.gain]
-    return (
-        f"Change of the mean reward: {'; '.join(parts)}." if parts else "No run has ended with a measurement."
+    yield note(
+        f"{tables.render_heading(result)}. Model {result.model}, {tables.render_total(result)}.{shared}"
     )
 
-
-def _change(change: Interval, p: float | None) -> str:
-    doubt = ", which chance alone may explain" if change.low <= 0 <= change.high and change.estimate else ""
-    corrected = "" if p is None else f" (p {p:.4f} by Holm)"
-    return f"{tables.render_interval(change, '+')}{corrected}{doubt}"
-
-
-def _measured(found: ComparisonResult) -> Iterable[Element]:
     yield node("h2", "Held-out rows")
-    yield _table(tables.build_reward_table(found))
-    after = [_bar(line.name, line.after) for line in found.methods if line.after]
-    if after:
+    titles, *rows = tables.build_reward_table(result)
+    yield table(titles, rows)
+    if after := [_build_bar(method.name, method.after) for method in methods if method.after]:
         yield charts.draw_intervals(after, "Mean reward after training, with 95 % interval")
-    against = [_bar(line.name, line.against) for line in found.methods if line.against]
-    if against:
-        yield node("h3", f"Difference from “{found.methods[0].name}”")
+    if against := [_build_bar(method.name, method.against) for method in methods if method.against]:
+        yield node("h3", f"Difference from “{methods[0].name}”")
         yield charts.draw_intervals(against, "Paired difference of mean rewards with 95 % interval")
-    yield _note(HOW)
+    yield note(INTERVALS)
 
+    yield from _draw_curves(methods)
+    yield node("h2", "What a run takes, on average")
+    titles, *rows = tables.build_cost_table(result)
+    yield table(titles, rows)
 
-def _bar(name: str, found: Interval) -> Bar:
-    ends = [end if math.isfinite(end) else None for end in (found.low, found.high)]
-    return Bar(name, found.estimate, *ends)
-
-
-def _curves(found: ComparisonResult) -> Iterable[Element]:
-    """The first method, and each of the others beside it in a picture of its own, all with the same axes."""
-    first, *others = found.methods
-    bins = [each for line in found.methods for each in line.curve]
-    if not bins:
-        return
-    most = max([1.0, *(each.mean if each.high is None else each.high for each in bins)])
-    pairs = [[first, other] for other in others] or [[first]]
-    drawn = [[line for line in pair if line.curve] for pair in pairs]
-    yield node("h2", "Learning curves")
-    yield node("div", *(_curve(pair, most) for pair in drawn if pair), class_="side")
-    yield _note(CURVES)
-
-
-def _curve(lines: list[MethodResult], most: float) -> Element:
-    series = []
-    for line, style in zip(lines, "ab" if len(lines) > 1 else "a", strict=True):
-        points = [Point(each.step, each.mean, hollow=each.seeds < line.curve[0].seeds) for each in line.curve]
-        band = [(b.step, b.low, b.high) for b in line.curve if b.low is not None and b.high is not None]
-        series.append(Series(line.name, style, points, band=band))
-    title = f"Mean reward per step: {' and '.join(line.name for line in lines)}"
-    return charts.draw_curves(series, title, ("step", "mean reward"), most=most)
-
-
-def _runs(found: ComparisonResult) -> Iterable[Element]:
     yield node("h2", "Runs")
     rows = []
-    for line in found.methods:
-        for run in line.runs:
-            name = f"{line.name}, seed {run.seed}"
+    for method in methods:
+        for run in method.runs:
+            name = f"{method.name}, seed {run.seed}"
             link = node("a", name, href=f"{run.path.as_posix()}/report.html") if run.ended else name
             state = "ended" if run.ended else "did not end"
             rows.append([link, state, run.why, f"{len(run.rewards):,}", f"{run.seconds / 60:.1f}"])
     yield table(["run", "", "why", "steps", "minutes"], rows, words=3)
 
+    yield node("h2", "Methods")
+    for method in methods:
+        differs = f" Differs from GRPO: {method.differs}." if method.differs else ""
+        axes = [axis.split(": ", 1) for axis in method.axes]
+        yield node(
+            "details",
+            node("summary", method.name),
+            note(f"arXiv {method.paper}.{differs}"),
+            table(["axis", "part and parameters"], axes, words=2),
+        )
 
-def _method(line: MethodResult) -> Element:
-    differs = f" Differs from GRPO: {line.differs}." if line.differs else ""
-    axes = table(
-        ["axis", "part and parameters"], [each.split(": ", 1) for each in line.axes], words=2
+
+def summarize_finding(result: ComparisonResult) -> str:
+    """Return the result of the comparison in one sentence."""
+    against = [
+        f"{method.name} {_render_change(method.against, method.holm)}"
+        for method in result.methods
+        if method.against
+    ]
+    if against:
+        return f"After training, against {result.methods[0].name}: {'; '.join(against)}."
+    gains = [f"{method.name} {_render_change(method.gain, None)}" for method in result.methods if method.gain]
+    return (
+        f"Change of the mean reward: {'; '.join(gains)}." if gains else "No run has ended with a measurement."
     )
-    return node(
-        "details", node("summary", line.name), node("p", f"arXiv {line.paper}.{differs}", class_="note"), axes
-    )
 
 
-def _table(cells: tables.Table) -> Element:
-    return table(cells[0], cells[1:])
+def _render_change(change: Interval, p: float | None) -> str:
+    doubt = ", which chance alone may explain" if change.low <= 0 <= change.high and change.estimate else ""
+    corrected = "" if p is None else f" (p {p:.4f} by Holm)"
+    return f"{tables.render_interval(change, '+')}{corrected}{doubt}"
 
 
-def _note(text: str) -> Element:
-    return node("p", text, class_="note")
+def _build_bar(name: str, interval: Interval) -> Bar:
+    ends = [end if math.isfinite(end) else None for end in (interval.low, interval.high)]
+    return Bar(name, interval.estimate, *ends)
+
+
+def _draw_curves(methods: tuple[MethodResult, ...]) -> Iterable[Element]:
+    """Draw the first method with each of the others, a chart for each pair, all with the same y axis."""
+    highest = [p.mean if p.high is None else p.high for method in methods for p in method.curve]
+    if not highest:
+        return
+    elements = []
+    first, *others = methods
+    for pair in [[first, other] for other in others] or [[first]]:
+        series = []
+        for method, style in zip((method for method in pair if method.curve), "ab", strict=False):
+            seeds = method.curve[0].seeds
+            points = [Point(p.step, p.mean, hollow=p.seeds < seeds) for p in method.curve]
+            band = [(p.step, p.low, p.high) for p in method.curve if p.low is not None and p.high is not None]
+            series.append(Series(method.name, style, points, band=band))
+        if series:
+            title = f"Mean reward per step: {' and '.join(line.name for line in series)}"
+            most = max(1.0, *highest)
+            elements.append(charts.draw_curves(series, title, ("step", "mean reward"), most=most))
+    yield node("h2", "Learning curves")
+    yield node("div", *elements, class_="side")
+    yield note(CURVES)

@@ -1,4 +1,8 @@
-"""What came of a comparison of methods, read from the directories of its runs: all that is shown, as numbers."""
+"""
+Results of a comparison, as numbers, read from the directories of its runs.
+
+Fields are the keys of compare.json. Intervals are 95 %, over seeds and rows: see `crossed_interval`.
+"""
 
 import json
 import math
@@ -9,23 +13,22 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from pydantic_core import from_json, to_json
 
 from edgewise.learner.comparison.lineup import FAILURE_FILE, Lineup, PlannedRun
-from edgewise.learner.comparison.tables import render_comparison
 from edgewise.learner.methods.method import Method, describe
-from edgewise.learner.monitoring.collapse import mean
 from edgewise.toolkit.errors import Hopeless, LimitReached
-from edgewise.toolkit.evaluation.statistics import Interval, crossed_interval, t_half_width
+from edgewise.toolkit.evaluation.statistics import Interval, crossed_interval, mean, t_half_width
 from edgewise.toolkit.run import directory
 from edgewise.toolkit.run.runner import read_costs
 
-Means = Mapping[str, float]
-"""The mean reward of each held-out row."""
+RowMeans = Mapping[str, float]
+"""Mean reward of each held-out row."""
 
 
 @dataclass(frozen=True, slots=True)
 class FailedRun:
-    """Why a run stopped before its measurement, and the exit code that goes with it."""
+    """Why a run stopped before its evaluation, and the exit code that goes with it."""
 
     why: str
     code: int
@@ -34,10 +37,10 @@ class FailedRun:
 @dataclass(frozen=True, slots=True)
 class RunSummary:
     """
-    How one run went; `path` lies below the comparison's.
+    Results of one run; `path` is relative to the comparison's.
 
-    `ended` says whether it was measured, with `before` and `after`. `why` says why it did not end, or why learning
-    stopped early; `code` is the exit code that goes with it. `rewards` is the mean reward of each step.
+    `ended` says whether it has its evaluation. `why` says why not, or why learning stopped early; `code` is the exit
+    code that goes with it. `rewards` are the mean rewards of its steps.
     """
 
     seed: int
@@ -50,13 +53,13 @@ class RunSummary:
     measuring: Mapping[str, Any]
     usd: float | None
     seconds: float
-    before: Means
-    after: Means
+    before: RowMeans
+    after: RowMeans
 
 
 @dataclass(frozen=True, slots=True)
 class CurvePoint:
-    """A step of a learning curve: mean reward over the `seeds` that have it, and its 95 % interval by Student's t."""
+    """A step of a learning curve: mean reward over the `seeds` that have it, and its interval by Student's t."""
 
     step: int
     mean: float
@@ -67,7 +70,7 @@ class CurvePoint:
 
 @dataclass(frozen=True, slots=True)
 class MeanCost:
-    """What a run takes, on average over those that ended."""
+    """Costs of a run, on average over the finished ones."""
 
     steps: float
     calls: float
@@ -79,10 +82,10 @@ class MeanCost:
 @dataclass(frozen=True, slots=True)
 class MethodResult:
     """
-    One method: rewards on held-out rows over its seeds that ended, with 95 % intervals over seeds and rows.
+    Results of one method: rewards on held-out rows over its finished runs.
 
-    `gain` is after minus before; `against` this method minus the first one, on the `shared` seeds that ended for both,
-    and `holm` its p-value for as many comparisons as there are. None where nothing ended.
+    `gain` is after minus before; `against` this method minus the first one, on the `shared` seeds that are finished for
+    both, and `holm` its p-value corrected for the number of comparisons. None without finished runs.
     """
 
     name: str
@@ -101,13 +104,13 @@ class MethodResult:
 
     @property
     def finished_count(self) -> int:
-        """How many of its runs did."""
+        """Number of finished runs."""
         return sum(run.ended for run in self.runs)
 
 
 @dataclass(frozen=True, slots=True)
 class ComparisonResult:
-    """What `compare` returns; `path` is its directory, `limits` those of all runs together."""
+    """Result of `compare`; `path` is its directory, `limits` those of all runs together."""
 
     task: str
     model: str
@@ -120,174 +123,156 @@ class ComparisonResult:
 
     @property
     def runs(self) -> list[RunSummary]:
-        """All of them."""
-        return [run for line in self.methods for run in line.runs]
+        """Runs of all methods."""
+        return [run for method in self.methods for run in method.runs]
 
     @property
     def exit_code(self) -> int:
-        """3 where a run reached its share of a limit, that of the first failure where none ended, else 0."""
+        """3 if a run reached its share of a limit, that of the first failure if none is finished, else 0."""
         codes = [run.code for run in self.runs]
         if LimitReached.exit_code in codes:
             return LimitReached.exit_code
         return 0 if any(run.ended for run in self.runs) else next(filter(None, codes), 0)
 
-    def lines(self) -> list[str]:
-        """What `edgewise compare` prints."""
-        return render_comparison(self)
-
     def to_json(self) -> dict[str, Any]:
-        """Plain data; an infinite end of an interval is None."""
-        return _plain(asdict(self))
+        """Return plain data; an infinite end of an interval is None."""
+        return from_json(to_json(self, inf_nan_mode="null"))
 
 
-def read_results(plan: Lineup, ends: Mapping[Path, FailedRun]) -> ComparisonResult:
-    """The comparison as far as it went; `ends` says of directories how their runs ended just now."""
-    config = plan.runs[0].spec.config
-    found = {
-        each.name: [_ran(run, plan.path, ends.get(run.path)) for run in plan.runs if run.contender == each]
-        for each in plan.contenders
+def read_results(lineup: Lineup, failures: Mapping[Path, FailedRun]) -> ComparisonResult:
+    """Read the results so far; `failures` says of directories why their runs have just failed."""
+    runs = {
+        contender.name: [
+            _read_run(run, lineup.path, failures.get(run.path))
+            for run in lineup.runs
+            if run.contender == contender
+        ]
+        for contender in lineup.contenders
     }
-    first = found[plan.contenders[0].name]
-    jobs = {run.contender.name: run.spec for run in plan.runs}
-    lines = [
-        _line(name, jobs[name].method, runs, None if runs is first else first) for name, runs in found.items()
+    specs = {run.contender.name: run.spec for run in lineup.runs}
+    baseline = runs[lineup.contenders[0].name]
+    methods = [
+        _summarize_method(name, specs[name].method, own, () if own is baseline else baseline)
+        for name, own in runs.items()
     ]
-    limits = {name: most for name, most in asdict(plan.limits).items() if most is not None}
-    seeds = tuple(run.seed for run in first)
-    rows = len(plan.task.test)
+
+    # Holm 1979: each method is compared with the first one.
+    ps = {i: method.against.p for i, method in enumerate(methods) if method.against}
+    if ps:
+        from statsmodels.stats.multitest import multipletests
+
+        corrected: Any = multipletests(list(ps.values()), method="holm")[1]
+        for i, p in zip(ps, corrected, strict=True):
+            methods[i] = replace(methods[i], holm=float(p))
+
+    config = lineup.runs[0].spec.config
     return ComparisonResult(
-        plan.task.name, config.model, plan.path, rows, config.samples, seeds, limits, _corrected(lines)
+        lineup.task.name,
+        config.model,
+        lineup.path,
+        len(lineup.task.test),
+        config.samples,
+        tuple(run.seed for run in baseline),
+        {name: limit for name, limit in asdict(lineup.limits).items() if limit is not None},
+        tuple(methods),
     )
 
 
-# ---- one run ---------------------------------------------------------------------------------------------
+def _read_run(run: PlannedRun, root: Path, failure: FailedRun | None) -> RunSummary:
+    path, costs, result = run.path, {}, {}
+    if run.is_finished:
+        costs = result = directory.read_json(path / "result.json")
+        end = FailedRun(directory.read_json(path / "weights.json")["stopped"], 0)
+    else:
+        if (path / directory.JOURNAL).exists():
+            costs = read_costs(path, run.spec.config)
+        end = failure or FailedRun("not carried out yet", 0)
+        if not failure and (path / FAILURE_FILE).exists():
+            end = FailedRun(str(directory.read_json(path / FAILURE_FILE)["why"]), Hopeless.exit_code)
 
-
-def _ran(run: PlannedRun, whole: Path, end: FailedRun | None) -> RunSummary:
-    path = run.path
-    result = directory.read_json(path / "result.json") if run.is_finished else {}
-    about = directory.read_json(path / "weights.json") if run.is_finished else {}
-    used = result or (read_costs(path, run.spec.config) if (path / directory.JOURNAL).exists() else {})
-    costs, nothing = used.get("costs", {}), {"calls": 0, "input": 0, "output": 0}
+    steps = [json.loads(file.read_text("utf-8")) for file in path.glob("steps/*/step.json")]
+    rewards = {step["step"]: step["statistics"]["mean_reward"] for step in steps}
     rows = result.get("evidence", {}).get("rows", [])
-    end = FailedRun(about["stopped"], 0) if run.is_finished else end or _unmeasured(path)
+    totals, nothing = costs.get("costs", {}), {"calls": 0, "input": 0, "output": 0}
     return RunSummary(
         run.spec.config.seed,
-        path.relative_to(whole),
+        path.relative_to(root),
         run.is_finished,
         end.why,
         end.code,
-        _rewards(path),
-        costs.get("learning", nothing),
-        costs.get("measuring", nothing),
-        costs.get("total", {}).get("usd", 0.0),
-        used.get("seconds", 0.0),
-        {row["example"]: mean(row["rewards"]) for row in rows if row["arm"] == "before"},
-        {row["example"]: mean(row["rewards"]) for row in rows if row["arm"] == "after"},
+        tuple(rewards[number] for number in sorted(rewards)),
+        totals.get("learning", nothing),
+        totals.get("measuring", nothing),
+        totals.get("total", {}).get("usd", 0.0),
+        costs.get("seconds", 0.0),
+        *(
+            {row["example"]: mean(row["rewards"]) for row in rows if row["arm"] == arm}
+            for arm in ("before", "after")
+        ),
     )
 
 
-def _unmeasured(path: Path) -> FailedRun:
-    if (path / FAILURE_FILE).exists():
-        return FailedRun(str(directory.read_json(path / FAILURE_FILE)["why"]), Hopeless.exit_code)
-    return FailedRun("not carried out yet", 0)
-
-
-def _rewards(path: Path) -> tuple[float, ...]:
-    steps = [json.loads(file.read_text("utf-8")) for file in path.glob("steps/*/step.json")]
-    found = {each["step"]: each["statistics"]["mean_reward"] for each in steps}
-    return tuple(found[step] for step in sorted(found))
-
-
-# ---- one method ------------------------------------------------------------------------------------------
-
-
-def _line(name: str, method: Method, runs: Sequence[RunSummary], first: Sequence[RunSummary] | None) -> MethodResult:
-    ended = [run for run in runs if run.ended]
-    pairs = [(run, other) for run, other in zip(runs, first or (), strict=False) if run.ended and other.ended]
+def _summarize_method(
+    name: str, method: Method, runs: Sequence[RunSummary], baseline: Sequence[RunSummary]
+) -> MethodResult:
+    finished = [run for run in runs if run.ended]
+    before, after = _stack([run.before for run in finished]), _stack([run.after for run in finished])
+    pairs = [(run, other) for run, other in zip(runs, baseline, strict=False) if run.ended and other.ended]
+    own, others = _stack([run.after for run, _ in pairs]), _stack([other.after for _, other in pairs])
+    cost = None
+    if finished:
+        books = [(run.learning, run.measuring) for run in finished]
+        cost = MeanCost(
+            mean([len(run.rewards) for run in finished]),
+            mean([learning["calls"] for learning, _ in books]),
+            mean([learning["input"] + learning["output"] for learning, _ in books]),
+            mean([measuring["input"] + measuring["output"] for _, measuring in books]),
+            mean([run.seconds for run in finished]),
+        )
     return MethodResult(
         name,
         method.paper,
         method.differs,
         tuple(describe(method)),
         tuple(runs),
-        _curve([run.rewards for run in runs if run.rewards]),
-        _mean([run.before for run in ended]),
-        _mean([run.after for run in ended]),
-        _difference([(run.before, run.after) for run in ended]),
-        _difference([(other.after, run.after) for run, other in pairs]),
+        _build_curve([run.rewards for run in runs if run.rewards]),
+        _estimate(before),
+        _estimate(after),
+        _estimate(after, before),
+        _estimate(own, others),
         len(pairs),
         None,
-        _use(ended),
+        cost,
     )
 
 
-def _mean(runs: Sequence[Means]) -> Interval | None:
-    """Over (S, E): seeds, and their rows."""
-    values = [[run[row] for row in sorted(run)] for run in runs]
-    return _within(crossed_interval(values), 0.0, values) if values else None
+def _stack(runs: Sequence[RowMeans]) -> np.ndarray:
+    """Return the means of runs as (S, E): seeds, and rows in the order of their ids."""
+    return np.array([[means[row] for row in sorted(means)] for means in runs])
 
 
-def _difference(pairs: Sequence[tuple[Means, Means]]) -> Interval | None:
-    """Of the second of each pair, minus the first, row by row."""
-    values = [[after[row] - before[row] for row in sorted(before)] for before, after in pairs]
-    given = [list(each.values()) for pair in pairs for each in pair]
-    return _within(crossed_interval(values), -1.0, given) if values else None
-
-
-def _within(found: Interval, least: float, rewards: Sequence[Sequence[float]]) -> Interval:
-    """The interval without what can't be, where all rewards lie between 0 and 1."""
-    if any(not 0 <= reward <= 1 for row in rewards for reward in row):
-        return found
-    return replace(found, low=max(found.low, least), high=min(found.high, 1.0))
-
-
-def _curve(runs: Sequence[Sequence[float]]) -> tuple[CurvePoint, ...]:
-    usual = all(0 <= reward <= 1 for run in runs for reward in run)
-    columns = [[x for x in column if x is not None] for column in zip_longest(*runs)]
-    return tuple(_bin(step, column, usual) for step, column in enumerate(columns, 1))
-
-
-def _bin(step: int, rewards: Sequence[float], usual: bool) -> CurvePoint:
-    middle, half = mean(rewards), t_half_width(np.array(rewards))
-    if math.isinf(half):
-        return CurvePoint(step, middle, None, None, len(rewards))
-    low, high = middle - half, middle + half
-    return CurvePoint(step, middle, max(low, 0.0) if usual else low, min(high, 1.0) if usual else high, len(rewards))
-
-
-def _use(runs: Sequence[RunSummary]) -> MeanCost | None:
-    def tokens(book: Mapping[str, Any]) -> int:
-        return book["input"] + book["output"]
-
-    if not runs:
+def _estimate(values: np.ndarray, baseline: np.ndarray | None = None) -> Interval | None:
+    """Estimate the mean of values (S, E), or of their difference to a baseline, row by row; None without seeds."""
+    if not len(values):
         return None
-    return MeanCost(
-        mean([len(run.rewards) for run in runs]),
-        mean([run.learning["calls"] for run in runs]),
-        mean([tokens(run.learning) for run in runs]),
-        mean([tokens(run.measuring) for run in runs]),
-        mean([run.seconds for run in runs]),
-    )
+    difference = values if baseline is None else values - baseline
+    interval = crossed_interval(difference)
+    rewards = values if baseline is None else np.stack([values, baseline])
+    if not ((rewards >= 0) & (rewards <= 1)).all():
+        return interval
+    # Rewards within 0 to 1 have a mean within 0 to 1, and differences within -1 to 1.
+    lowest = 0.0 if baseline is None else -1.0
+    return replace(interval, low=max(interval.low, lowest), high=min(interval.high, 1.0))
 
 
-def _corrected(lines: Sequence[MethodResult]) -> tuple[MethodResult, ...]:
-    """The same lines with p-values for as many comparisons as there are (Holm 1979)."""
-    from statsmodels.stats.multitest import multipletests
-
-    found = {i: line.against.p for i, line in enumerate(lines) if line.against}
-    if not found:
-        return tuple(lines)
-    ps: Any = multipletests(list(found.values()), method="holm")[1]
-    holm = dict(zip(found, map(float, ps), strict=True))
-    return tuple(replace(line, holm=holm.get(i)) for i, line in enumerate(lines))
-
-
-def _plain(value: Any) -> Any:
-    if isinstance(value, Mapping):
-        return {str(key): _plain(item) for key, item in value.items()}
-    if isinstance(value, list | tuple):
-        return [_plain(item) for item in value]
-    if isinstance(value, Path):
-        return str(value)
-    return None if isinstance(value, float) and not math.isfinite(value) else value
+def _build_curve(runs: Sequence[Sequence[float]]) -> tuple[CurvePoint, ...]:
+    is_bounded = all(0 <= reward <= 1 for run in runs for reward in run)
+    points = []
+    for step, column in enumerate(zip_longest(*runs), 1):
+        rewards = [reward for reward in column if reward is not None]
+        middle, half = mean(rewards), t_half_width(np.array(rewards))
+        low, high = (None, None) if math.isinf(half) else (middle - half, middle + half)
+        if is_bounded and low is not None and high is not None:
+            low, high = max(low, 0.0), min(high, 1.0)
+        points.append(CurvePoint(step, middle, low, high, len(rewards)))
+    return tuple(points)

@@ -1,1 +1,1 @@
-"""What is watched while weights are trained: collapse, time, budget, what is kept. Read `collapse` first."""
+"""Monitoring of training: collapse, step time, budget, retention of a library's gain. Read `collapse` first."""

@@ -1,4 +1,13 @@
-"""When a run should stop learning, so that what its limits leave still pays for measuring what it learnt."""
+"""
+Early stop of a run, so that its limits still allow the evaluation of what was learnt.
+
+    0 ────────────────── used ───────── next step ────────── evaluation ────────── limit
+                           │   scale x dearest step so far      │ fits?
+                           └────────────── checked before each step, for each limit
+
+Estimates are meant to be too high: a run that stops a step early has a result, a run that reaches its limit in the
+evaluation has none.
+"""
 
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
@@ -9,82 +18,77 @@ from edgewise.toolkit.budget.ledger import Ledger
 from edgewise.toolkit.tracking.events import Event, GroupsFinished, RunOpened
 from edgewise.toolkit.types import Request
 
-CLEARLY = 1.25
-"""How many times the usual number of calls a step has that sampled anew: rollouts of worlds differ in length."""
+REFILL_FACTOR = 1.25
+"""Calls of a step, in multiples of the usual number, that mean it was refilled: episodes differ in length."""
 
 
 @dataclass(slots=True)
 class BudgetStop:
-    """
-    Asked before each step of a run, and receives the run's events.
-
-    A step is taken to use what the dearest one so far did, a call of the measurement what calls did on average. Where
-    that is too little, the run ends at its limit without a measurement, as any run does.
-    """
+    """Observer of a run, called before each step."""
 
     spec: WeightsSpec
     _ledger: Ledger | None = None
-    _before: Mapping[str, float] = field(default_factory=dict)
-    _step: dict[str, float] = field(default_factory=dict)
+    _previous: Mapping[str, float] = field(default_factory=dict)  # used at the last check
+    _dearest: dict[str, float] = field(default_factory=dict)  # most that a step used, by limit
     _rollouts: int = 0
     _replies: int = 0
 
     def on_event(self, event: Event) -> None:
-        """Find the run's ledger, and how many replies a rollout has."""
+        """Receive the run's ledger, and count replies."""
         if isinstance(event, RunOpened):
             self._ledger = event.ledger
         elif isinstance(event, GroupsFinished):
-            runs = [run for group in event.groups for run in group.rollouts]
-            self._rollouts += len(runs)
-            self._replies += sum(len(run.steps) for run in runs)
-
-    @property
-    def _long(self) -> float:
-        """Replies of a rollout: one, but in worlds and with tools."""
-        return max(1.0, self._replies / max(1, self._rollouts))
+            rollouts = [rollout for group in event.groups for rollout in group.rollouts]
+            self._rollouts += len(rollouts)
+            self._replies += sum(len(rollout.steps) for rollout in rollouts)
 
     def __call__(self) -> str:
-        """Why learning should stop; "" if it should not."""
-        if self._ledger is None:
+        """Return why learning should stop before the next step; "" if it should not."""
+        ledger = self._ledger
+        if ledger is None:
             return ""
-        used = _used(self._ledger)
-        scale = self._stepped(used)
-        for name, most in asdict(self._ledger.limits).items():
-            needed = scale * self._step[name] + self._measuring(name, used)
-            if most is not None and used[name] + needed > most:
-                return f"the run's limit of {most:,g} {name} leaves no more than measuring takes"
-        return ""
+        config, total = self.spec.config, ledger.total
+        used = {
+            "calls": total.calls,
+            "tokens": total.tokens,
+            "usd": total.usd or 0.0,
+            "minutes": ledger.elapsed / 60,
+        }
+        # A rollout has one reply, but more with tools or in an environment; a judge may grade it.
+        calls_per_rollout = max(1.0, self._replies / max(1, self._rollouts)) + self.spec.task.reward.asks
+        usual_calls = config.batch_size * config.group_size * calls_per_rollout
 
-    def _stepped(self, used: Mapping[str, float]) -> float:
-        """Note down what the last step used; how much dearer than the dearest so far another may be."""
-        config = self.spec.config
-        usual = config.batch_size * config.group_size * (self._long + self.spec.task.reward.asks)
-        first = {} if self._before else {"calls": usual}
+        # The last step. Before the first one only its calls are known.
         for name, amount in used.items():
-            grown = first.get(name, amount - self._before.get(name, amount))
-            self._step[name] = max(self._step.get(name, 0.0), grown)
-        self._before = used
-        # Where rewards do not differ, a method that samples anew may do so as often as it is let.
-        anew = self._step["calls"] > CLEARLY * usual
-        return max(1.0, usual * config.refills / self._step["calls"]) if anew else 1.0
+            cost = amount - self._previous.get(name, amount)
+            if not self._previous and name == "calls":
+                cost = usual_calls
+            self._dearest[name] = max(self._dearest.get(name, 0.0), cost)
+        self._previous = used
 
-    def _measuring(self, name: str, used: Mapping[str, float]) -> float:
-        """What measuring will take of a limit, before and after."""
-        plan, config = forecast(self.spec), self.spec.config
-        calls = (plan.least - config.group_size) * (self._long + self.spec.task.reward.asks)
-        expected = calls * used[name] / used["calls"] if used["calls"] else 0.0
-        if name != "tokens" or self._ledger is None:
-            return calls if name == "calls" else expected
-        # Half is over when the other half is asked, which must fit with the most that each of its calls may use.
-        rows = (Request(config.model, row.messages, config.eval_sampling) for row in self.spec.task.test)
-        return expected / 2 + config.samples * sum(self._ledger.bound_usage(row).tokens for row in rows)
+        # A method that refills its batch may sample up to `refills` times as much as usual.
+        scale = 1.0
+        if self._dearest["calls"] > REFILL_FACTOR * usual_calls:
+            scale = max(1.0, usual_calls * config.refills / self._dearest["calls"])
 
-
-def _used(ledger: Ledger) -> dict[str, float]:
-    total = ledger.total
-    return {
-        "calls": total.calls,
-        "tokens": total.tokens,
-        "usd": total.usd or 0.0,
-        "minutes": ledger.elapsed / 60,
-    }
+        # `least` are the calls of one group and of the evaluation, before and after. A call of it uses what calls used
+        # on average so far.
+        eval_calls = (forecast(self.spec).least - config.group_size) * calls_per_rollout
+        for name, limit in asdict(ledger.limits).items():
+            if limit is None:
+                continue
+            evaluation = eval_calls * used[name] / used["calls"] if used["calls"] else 0.0
+            if name == "calls":
+                evaluation = eval_calls
+            elif name == "tokens":
+                # The ledger reserves the most that a call may use while it is under way. One arm is over when the
+                # calls of the other begin, all at once.
+                rows = [
+                    Request(config.model, row.messages, config.eval_sampling) for row in self.spec.task.test
+                ]
+                evaluation = evaluation / 2 + config.samples * sum(
+                    ledger.bound_usage(row).tokens for row in rows
+                )
+            if used[name] + scale * self._dearest[name] + evaluation > limit:
+                return f"the run's limit of {limit:,g} {name} leaves no more than measuring takes"
+        return ""

@@ -1,4 +1,11 @@
-"""How much of a library's gain weights kept, and what they save: three arms on the same rows and samples."""
+"""
+Retention: how much of a library's gain distilled weights keep, and how many tokens they save.
+
+Three arms, on the same rows and samples: the model alone (`before`), the distilled weights without lessons
+(`absorbed`), and the model with the lessons in its prompt (`with lessons`).
+
+    retention = (absorbed - before) / (with lessons - before)        a ratio of two mean gains over the same rows
+"""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -13,74 +20,75 @@ from edgewise.toolkit.evaluation.statistics import Interval, example_means
 
 Values = Sequence[float] | NDArray[np.floating]
 BEFORE, ABSORBED, LESSONS = "before", "absorbed", "with lessons"
-"""The arms: the model alone, the weights that learnt from its lessons without any, and it with its lessons."""
 
 
 @dataclass(frozen=True, slots=True)
 class Retention:
     """
-    `share` is the gain of the weights over that of the lessons in the prompt; None where these gained nothing.
+    Share of the lessons' gain that the weights keep, None if the lessons gained nothing.
 
-    `saved` is how many tokens a prompt is shorter without them.
+    `saved` is the number of tokens by which prompts are shorter without the lessons.
     """
 
     share: Interval | None
     saved: float
 
     def to_json(self) -> dict[str, Any]:
-        """Plain data; an interval without ends has None for both."""
-        found = self.share
-        share = found and {"estimate": found.estimate, "low": _end(found.low), "high": _end(found.high)}
+        """Return plain data; an infinite end is None."""
+        share = self.share and {
+            name: value if isfinite(value := getattr(self.share, name)) else None
+            for name in ("estimate", "low", "high")
+        }
         return {"share": share, "saved": self.saved}
 
     @classmethod
     def from_json(cls, data: Mapping[str, Any]) -> "Retention":
-        """What `to_json` wrote."""
-        found = data["share"]
-        ends = {"low": -inf, "high": inf}
-        share = found and Interval(**{k: ends[k] if v is None else v for k, v in found.items()})
+        """Read what `to_json` returns."""
+        infinite = {"low": -inf, "high": inf}
+        share = data["share"] and Interval(
+            **{name: infinite[name] if value is None else value for name, value in data["share"].items()}
+        )
         return cls(share, data["saved"])
 
     def __str__(self) -> str:
         saves = f"each prompt is {self.saved:.0f} tokens shorter"
         if self.share is None:
             return f"The lessons themselves did not raise the reward, so there was no gain to keep; {saves}."
-        low, high = self.share.low, self.share.high
-        sure = f"95 % interval {low:.0%} to {high:.0%}"
-        wide = sure if isfinite(low) else "no interval: their own gain may be none"
-        return f"The weights keep {self.share.estimate:.0%} of the lessons' gain ({wide}), and {saves}."
+        interval = "no interval: their own gain may be none"
+        if isfinite(self.share.low):
+            interval = f"95 % interval {self.share.low:.0%} to {self.share.high:.0%}"
+        return f"The weights keep {self.share.estimate:.0%} of the lessons' gain ({interval}), and {saves}."
 
 
-def _end(value: float) -> float | None:
-    return value if isfinite(value) else None
-
-
-def measure_retention(found: Evaluation) -> Retention:
-    """What an evaluation of the three arms says."""
-    rewards = {
-        name: [row.rewards for row in found.rows if row.arm == name] for name in (BEFORE, ABSORBED, LESSONS)
-    }
-    given = {arm.name: arm.usage.input / arm.rollouts for arm in found.results}
-    gained, lessons = (example_means(rewards[arm]) - example_means(rewards[BEFORE]) for arm in (ABSORBED, LESSONS))
-    return Retention(estimate_ratio(gained, lessons), given[LESSONS] - given[ABSORBED])
+def measure_retention(evaluation: Evaluation) -> Retention:
+    """Return the retention that an evaluation of the three arms shows."""
+    before, absorbed, lessons = (
+        example_means([row.rewards for row in evaluation.rows if row.arm == arm])
+        for arm in (BEFORE, ABSORBED, LESSONS)
+    )
+    prompt_tokens = {arm.name: arm.usage.input / arm.rollouts for arm in evaluation.results}
+    share = estimate_ratio(absorbed - before, lessons - before)
+    return Retention(share, prompt_tokens[LESSONS] - prompt_tokens[ABSORBED])
 
 
 def estimate_ratio(part: Values, whole: Values, resamples: int = 10_000) -> Interval | None:
     """
-    The mean of `part` (E,) over that of `whole` (E,), with a 95 % percentile bootstrap interval over examples.
+    Estimate the mean of `part` over that of `whole`, both (E,), with a 95 % percentile bootstrap interval.
 
-    None where the mean of `whole` is not above 0; both ends infinite where that is so in more than 2.5 % of the
-    resamples, or for one example: then any share fits what was seen.
+    None where the mean of `whole` is not above 0. Both ends are infinite for one example, and where that mean is not
+    above 0 in more than 2.5 % of the resamples: then the data allow any ratio.
     """
-    both = np.stack([np.asarray(part, np.float64), np.asarray(whole, np.float64)])
+    both = np.stack([np.asarray(part, np.float64), np.asarray(whole, np.float64)])  # (2, E)
     top, bottom = both.mean(1)
     if bottom <= 0:
         return None
     estimate, count = float(top / bottom), both.shape[1]
-    drawn = np.random.default_rng(0).multinomial(count, [1 / count] * count, resamples)
-    tops, bottoms = both @ drawn.T / count
-    shares = tops[bottoms > 0] / bottoms[bottoms > 0]
-    if count == 1 or len(shares) < 0.975 * resamples:
+    # A resample of E examples is a row of counts; numerator and denominator take the same examples, because the two
+    # gains of an example resemble each other.
+    counts = np.random.default_rng(0).multinomial(count, [1 / count] * count, resamples)
+    tops, bottoms = both @ counts.T / count
+    ratios = tops[bottoms > 0] / bottoms[bottoms > 0]
+    if count == 1 or len(ratios) < 0.975 * resamples:
         return Interval(estimate, -inf, inf)
-    low, high = np.quantile(shares, [0.025, 0.975])
+    low, high = np.quantile(ratios, [0.025, 0.975])
     return Interval(estimate, float(low), float(high))

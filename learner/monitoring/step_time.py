@@ -1,4 +1,4 @@
-"""How long a step will take: arithmetic over the products of matrices, at a rate that is measured for a moment."""
+"""Estimate of the time of a training step: operations of matrix products, at a rate that is measured for a moment."""
 
 import time
 
@@ -9,26 +9,29 @@ from edgewise.learner.hardware.compute_thread import run_in_compute_thread
 from edgewise.learner.policy.policy import Policy
 from edgewise.toolkit.types import Example
 
-SHARE = 0.4
-"""Of the rate of one large product: what a whole step comes to, roughly."""
+STEP_EFFICIENCY = 0.4
+"""Rate of a whole step over the rate of one large product, roughly."""
 BANDWIDTH = 8e9
 """Bytes of weights a second that decoding reads on a CPU; more elsewhere."""
 SIZE = 1024
+"""Rows and columns of the measured product."""
 
 
 @run_in_compute_thread
 def estimate_step_seconds(policy: Policy, config: WeightsConfig, row: Example) -> float:
-    """About how long a step takes if every reply is as long as `max_tokens` allows, by its first row's prompt."""
-    size = sum(p.numel() for p in policy.model.parameters())
+    """Return the seconds of a step whose prompts are as long as this row's and whose replies reach `max_tokens`."""
+    parameters = sum(p.numel() for p in policy.model.parameters())
     prompt, rollouts = len(policy.encode(row.messages)), config.batch_size * config.group_size
-    read = config.batch_size * prompt + rollouts * config.max_tokens
-    rate = SHARE * measure_peak_rate(policy.device, policy.dtype)
-    decoding = max(2 * size * rollouts / rate, size * policy.dtype.itemsize / BANDWIDTH)
-    return 6 * size * read / rate + config.max_tokens * decoding
+    tokens = config.batch_size * prompt + rollouts * config.max_tokens
+    rate = STEP_EFFICIENCY * measure_peak_rate(policy.device, policy.dtype)
+    # A token takes 2 operations for each parameter forward, and 4 backward. Decoding reads all weights for each token
+    # of the longest row, and waits for memory if there are few rows.
+    decoding = max(2 * parameters * rollouts / rate, parameters * policy.dtype.itemsize / BANDWIDTH)
+    return 6 * parameters * tokens / rate + config.max_tokens * decoding
 
 
 def measure_peak_rate(device: torch.device, dtype: torch.dtype) -> float:
-    """Operations a second of a product of large matrices, the best of a few."""
+    """Return the operations a second of a product of large matrices, the best of 20."""
     a, b = (torch.randn(SIZE, SIZE, device=device).to(dtype) for _ in range(2))
     best = float("inf")
     for _ in range(20):

@@ -1,11 +1,12 @@
-"""What one step of training hands to the next, and what it leaves for people."""
+"""The state that a training step hands to the next one, and the record that it leaves for people."""
 
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
-from edgewise.learner.monitoring.collapse import StepStats, mean
+from edgewise.learner.monitoring.collapse import StepStats
 from edgewise.learner.update.gradient_step import UpdateStats
+from edgewise.toolkit.evaluation.statistics import mean
 from edgewise.toolkit.groups.sampling.row_history import Memory
 from edgewise.toolkit.types import Group
 
@@ -13,10 +14,11 @@ from edgewise.toolkit.types import Group
 @dataclass(frozen=True, slots=True)
 class TrainingState:
     """
-    What one step hands to the next beside the weights; it is saved with them.
+    State of training beside weights and optimizer, saved in each checkpoint under these names.
 
-    `slowed` is a factor on the learning rate, halved at each collapse. `best` is the step of the best checkpoint.
-    `stopped` says why learning ended early.
+    It holds all that the next step depends on, so that a resumed run goes on as if it had not stopped: random numbers
+    follow from `number`. `slowed` is a factor on the learning rate, halved at each collapse. `best` is the step of the
+    best checkpoint. `stopped` says why learning ended early.
     """
 
     number: int = 0
@@ -28,28 +30,22 @@ class TrainingState:
     stopped: str = ""
 
     def to_json(self) -> dict[str, Any]:
-        """Plain data."""
+        """Return plain data."""
         return {**asdict(replace(self, memory=Memory())), "memory": self.memory.to_json()}
 
     @classmethod
     def from_json(cls, data: Mapping[str, Any]) -> "TrainingState":
-        """What `to_json` wrote."""
-        history = [StepStats(**each) for each in data["history"]]
-        return cls(
-            **{
-                **data,
-                "memory": Memory.from_json(data["memory"]),
-                "history": tuple(history),
-            }
-        )
+        """Read what `to_json` returns."""
+        history = tuple(StepStats(**stats) for stats in data["history"])
+        return cls(**{**data, "memory": Memory.from_json(data["memory"]), "history": history})
 
 
 @dataclass(frozen=True, slots=True)
 class WeightsStep:
     """
-    What a step saw and did; `went` says where learning went back to, and why.
+    Record of a step. `rollback` says to which step learning went back, and why.
 
-    `halved` says that memory was too short for slices as large as before.
+    `has_smaller_slices` means that memory was too short for slices as large as before.
     """
 
     number: int
@@ -62,17 +58,18 @@ class WeightsStep:
     has_smaller_slices: bool = False
 
     def to_json(self) -> dict[str, Any]:
-        """Plain data."""
-        members = [run for each in self.groups for run in each.rollouts]
+        """Return plain data, with the names of step.json."""
+        rollouts = [rollout for group in self.groups for rollout in group.rollouts]
+        statistics = asdict(self.statistics)
         return {
             "step": self.number,
             "epoch": self.epoch,
             "statistics": {
-                "runs": len(members),
-                "failed": sum(run.failed for run in members),
-                "mean_reward": self.statistics.reward,
-                "mixed": mean([each.is_mixed for each in self.groups]),
-                **{name: value for name, value in asdict(self.statistics).items() if name != "reward"},
+                "runs": len(rollouts),
+                "failed": sum(rollout.failed for rollout in rollouts),
+                "mean_reward": statistics.pop("reward"),
+                "mixed": mean([group.is_mixed for group in self.groups]),
+                **statistics,
             },
             "update": asdict(self.update) if self.update else None,
             "rate": self.learning_rate,
@@ -81,17 +78,16 @@ class WeightsStep:
         }
 
     def summary(self) -> str:
-        """One line for people."""
-        seen, done = self.statistics, self.update
-        mixed = mean([each.is_mixed for each in self.groups])
-        learnt = (
-            f"gradient {done.norm:.2g}, sampler off by {done.mismatch:.1g} nats"
-            if done
-            else "nothing to learn from"
-        )
-        went = f"; {self.rollback}" if self.rollback else ""
-        went += f"; memory is short: slices of {done.tokens} tokens now" if done and self.has_smaller_slices else ""
+        """Return one line for people."""
+        stats, update = self.statistics, self.update
+        outcome = "nothing to learn from"
+        if update:
+            outcome = f"gradient {update.norm:.2g}, sampler off by {update.mismatch:.1g} nats"
+        outcome += f"; {self.rollback}" if self.rollback else ""
+        if update and self.has_smaller_slices:
+            outcome += f"; memory is short: slices of {update.tokens} tokens now"
         return (
-            f"step {self.number}: mean reward {seen.reward:.2f}, {mixed:.0%} of groups mixed, "
-            f"{seen.length:.0f} tokens, {seen.entropy:.2f} nats a token; {learnt}{went}"
+            f"step {self.number}: mean reward {stats.reward:.2f}, "
+            f"{mean([group.is_mixed for group in self.groups]):.0%} of groups mixed, {stats.length:.0f} tokens, "
+            f"{stats.entropy:.2f} nats a token; {outcome}"
         )

@@ -223,9 +223,9 @@ def compare(
     if dry_run:
         print_result(command.plan(), as_json)
         return
-    result = command.compare()
-    print_result(result, as_json)
-    raise typer.Exit(result.exit_code)
+    output, exit_code = command.compare()
+    print_result(output, as_json)
+    raise typer.Exit(exit_code)
 
 
 @app.command(epilog="Example: edgewise absorb my/task.toml --artifact runs/first --run runs/absorbed")

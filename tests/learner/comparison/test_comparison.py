@@ -11,8 +11,9 @@ from xml.etree import ElementTree
 import pytest
 
 from edgewise.learner import compare
-from edgewise.learner.comparison.lineup import parse_contenders, build_lineup
+from edgewise.learner.comparison.lineup import build_lineup, parse_contenders
 from edgewise.learner.comparison.results import ComparisonResult
+from edgewise.learner.comparison.tables import render_comparison
 from edgewise.toolkit.budget.ledger import Limits
 from edgewise.toolkit.errors import ConfigError, Hopeless, Interrupted, LimitTooSmall
 from edgewise.toolkit.tracking.events import Event, RunOpened, StageStarted, StepFinished
@@ -118,7 +119,7 @@ def test_the_page_stands_alone_and_draws_what_the_json_says(found: ComparisonRes
 
 
 def test_the_table_has_every_method_with_interval_tokens_and_time(found: ComparisonResult) -> None:
-    lines = found.lines()
+    lines = render_comparison(found)
     assert lines[0].startswith("2 methods, seeds 5 to 6, 8 held-out rows, 2 samples of each")
     assert lines[2].split()[:5] == ["method", "ended", "before", "after", "gain"]
     assert "against dr_grpo" in lines[2]
@@ -168,7 +169,7 @@ def test_a_method_that_fails_is_a_line_and_the_others_go_on(model: str, tmp_path
     assert ended.against is None and ended.after and ended.gain
     assert (failed.after, failed.use) == (None, None)
     assert found.exit_code == 0
-    assert any(line.startswith("ngrpo, seed 0: A reward of") for line in found.lines())
+    assert any(line.startswith("ngrpo, seed 0: A reward of") for line in render_comparison(found))
     assert "above the best one of 1" in (found.path / "report.html").read_text()
 
 

@@ -5,7 +5,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from edgewise.learner.monitoring.collapse import StepStats, detect_collapse, best_window_reward
+from edgewise.learner.monitoring.collapse import StepStats, best_window_reward, detect_collapse
 
 FINE = StepStats(reward=0.5, length=20, entropy=1.0, kl=0.001, valid=1.0, cut=0.0)
 

@@ -19,7 +19,7 @@ from edgewise.learner.attention import kv_cache
 from edgewise.learner.hardware.weight_packing import pack_weights
 from edgewise.learner.policy.policy import Lora, Policy
 from edgewise.learner.sampling import generate as sampling
-from edgewise.learner.sampling.generate import CompletionRequest, sample_tokens, sample
+from edgewise.learner.sampling.generate import CompletionRequest, sample, sample_tokens
 from edgewise.toolkit.errors import OutOfMemory
 from tests.support.learner import tiny
 

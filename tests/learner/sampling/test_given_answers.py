@@ -14,7 +14,7 @@ from edgewise.learner.update.gradient_step import UpdateConfig, compute_logps, u
 from edgewise.toolkit.groups.sampling import rollout_plan
 from edgewise.toolkit.groups.sampling.rollout_plan import SamplingRequest
 from edgewise.toolkit.reward.reward import resolve_reward
-from edgewise.toolkit.types import TokenizedTurn, Example, Message, Rollout, Score, Step
+from edgewise.toolkit.types import Example, Message, Rollout, Score, Step, TokenizedTurn
 from tests.support.plans import play
 
 ROW = Example("a", (Message("user", "What is 6 x 7?"),), "42", {"candidates": ["42", "41", "forty"]})

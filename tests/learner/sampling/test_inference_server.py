@@ -9,7 +9,12 @@ from edgewise.learner.attention.logprobs import compute_logps
 from edgewise.learner.methods.batch import Batch
 from edgewise.learner.policy.policy import Lora, Policy
 from edgewise.learner.sampling import inference_server
-from edgewise.learner.sampling.inference_server import LOAD_ADAPTER, LOAD_WEIGHTS, UNLOAD_ADAPTER, InferenceServer
+from edgewise.learner.sampling.inference_server import (
+    LOAD_ADAPTER,
+    LOAD_WEIGHTS,
+    UNLOAD_ADAPTER,
+    InferenceServer,
+)
 from edgewise.learner.update.gradient_step import truncated_importance_weights
 from edgewise.toolkit.errors import ModelError, ProviderDown
 from edgewise.toolkit.model.middleware import Retry

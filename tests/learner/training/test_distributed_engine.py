@@ -20,7 +20,12 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from edgewise.learner.api import train
-from edgewise.learner.hardware.process_group import SINGLE_PROCESS, ProcessGroup, run_on_all, join_process_group
+from edgewise.learner.hardware.process_group import (
+    SINGLE_PROCESS,
+    ProcessGroup,
+    join_process_group,
+    run_on_all,
+)
 from edgewise.learner.methods.batch import Batch
 from edgewise.learner.methods.method import override
 from edgewise.learner.methods.published import find_method

@@ -19,7 +19,7 @@ from edgewise.toolkit.model.scripted import ScriptedClient
 from edgewise.toolkit.rollout.agent import Agent, run_group
 from edgewise.toolkit.run.driver import drive
 from edgewise.toolkit.tracking.events import Event, StepFinished
-from edgewise.toolkit.types import TokenizedTurn, Example, Group, Request, Rollout
+from edgewise.toolkit.types import Example, Group, Request, Rollout, TokenizedTurn
 from tests.support.learner.shares import SETTINGS
 
 

@@ -19,7 +19,17 @@ from edgewise.toolkit.groups.sampling.replay import REPLAY_ROLE
 from edgewise.toolkit.groups.sampling.rollout_plan import OFFLINE_VERSION, get_mark, set_marks
 from edgewise.toolkit.groups.sampling.row_history import Memory, Record, SolvedExample
 from edgewise.toolkit.reward.reward import resolve_reward
-from edgewise.toolkit.types import RESERVED_PREFIX, TokenizedTurn, Example, Group, Message, Rollout, Score, Step, ToolCall
+from edgewise.toolkit.types import (
+    RESERVED_PREFIX,
+    Example,
+    Group,
+    Message,
+    Rollout,
+    Score,
+    Step,
+    TokenizedTurn,
+    ToolCall,
+)
 from tests.support.learner import shares
 from tests.support.plans import play
 

@@ -15,7 +15,7 @@ from edgewise.learner.training.sampler import Sampler
 from edgewise.learner.update.collate import collect_scored
 from edgewise.toolkit.errors import ConfigError, LimitReached
 from edgewise.toolkit.tracking.events import Event, StepFinished
-from edgewise.toolkit.types import TokenizedTurn, Example, Group, Message, Rollout, Score, Step
+from edgewise.toolkit.types import Example, Group, Message, Rollout, Score, Step, TokenizedTurn
 from tests.support.learner import sampler as imitated
 from tests.support.learner import tiny
 from tests.support.learner.shares import SETTINGS, task

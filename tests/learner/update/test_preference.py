@@ -14,7 +14,7 @@ from edgewise.learner.methods.batch import Batch, LossInputs
 from edgewise.learner.methods.method import override
 from edgewise.learner.methods.token_weights import per_sequence
 from edgewise.learner.policy.policy import Lora, Policy
-from edgewise.learner.update.gradient_step import UpdateConfig, compute_gradient, compute_frozen_logps
+from edgewise.learner.update.gradient_step import UpdateConfig, compute_frozen_logps, compute_gradient
 from edgewise.learner.update.preference import (
     MPO,
     Preference,
