@@ -51,14 +51,15 @@ def gigpo(outer: Callable[[Table], Any], scaled: bool) -> Any:
 plain_std = p(advantage.standardised, eps=1e-6)
 
 
-def clusters(find: Callable[..., Any], order: str, threshold: float) -> list[int]:
+def clusters(order: str, threshold: float, is_greedy: bool) -> list[int]:
     """The anchors of a, b and c, met in this order."""
     text = {
         "a": "you are in room 1 with a red box",
         "b": "you are in room 1 with a red cup",
         "c": "you are in room 9 with a red cup",
     }
-    values = find(np.zeros(3, int), [text[name] for name in order], threshold).tolist()
+    states = [text[name] for name in order]
+    values = state_matching.match_similar(np.zeros(3, int), states, threshold, is_greedy=is_greedy).tolist()
     by_name = dict(zip(order, values, strict=True))
     return [int(by_name[x] == by_name[y]) for x, y in ("ab", "bc", "ac")]
 
@@ -103,13 +104,13 @@ GIGPO = [
         p(gigpo, advantage.by_steps, True),
         "2.963849 2.170956 -1.085540 -0.585540 -1.292647",
     ),
-    Case("greedy at .92, abc", p(clusters, state_matching.match_greedily, "abc", 0.92), "0 1 0"),
-    Case("greedy at .92, bac", p(clusters, state_matching.match_greedily, "bac", 0.92), "0 1 0"),
-    Case("greedy at .90, abc", p(clusters, state_matching.match_greedily, "abc", 0.9), "1 0 0"),
-    Case("greedy at .90, bac", p(clusters, state_matching.match_greedily, "bac", 0.9), "1 1 1"),
-    Case("linked at .90, abc", p(clusters, state_matching.match_similar, "abc", 0.9), "1 1 1"),
-    Case("linked at .90, bac", p(clusters, state_matching.match_similar, "bac", 0.9), "1 1 1"),
-    Case("linked at .92", p(clusters, state_matching.match_similar, "cab", 0.92), "0 1 0"),
+    Case("greedy at .92, abc", p(clusters, "abc", 0.92, True), "0 1 0"),
+    Case("greedy at .92, bac", p(clusters, "bac", 0.92, True), "0 1 0"),
+    Case("greedy at .90, abc", p(clusters, "abc", 0.9, True), "1 0 0"),
+    Case("greedy at .90, bac", p(clusters, "bac", 0.9, True), "1 1 1"),
+    Case("linked at .90, abc", p(clusters, "abc", 0.9, False), "1 1 1"),
+    Case("linked at .90, bac", p(clusters, "bac", 0.9, False), "1 1 1"),
+    Case("linked at .92", p(clusters, "cab", 0.92, False), "0 1 0"),
 ]
 SALT = [
     Case("a shop", p(salt, [1, 0, 1], *SHOP), "0 .577349 .577349 0 -1.154699 -1.154699 0 .577349 .577349"),

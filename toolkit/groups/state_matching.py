@@ -32,51 +32,15 @@ def number_keys(keys: Iterable[Hashable], count: int) -> Numbers:
     return np.fromiter((numbers.setdefault(key, len(numbers)) for key in keys), np.int64, count)
 
 
-def match_similar(group: Numbers, states: Sequence[Any], threshold: float) -> Numbers:
+def match_similar(
+    group: Numbers, states: Sequence[Any], threshold: float, *, is_greedy: bool = False
+) -> Numbers:
     """
     Return an anchor for all states of a group that are linked, directly or by others, by a likeness of `threshold`.
 
-    (M,); the order of steps changes nothing. Raises TaskError for states that are not text.
+    (M,); the order of steps changes nothing. With `is_greedy` it decides, as in the authors' code: a state joins the
+    first cluster whose first member is like it. Raises TaskError for states that are not text.
     """
-    return _match_texts(group, states, threshold, is_greedy=False)
-
-
-def match_greedily(group: Numbers, states: Sequence[Any], threshold: float) -> Numbers:
-    """
-    Return the same as `match_similar`, but a state joins the first cluster whose first member is like it.
-
-    The order of steps decides, as in the authors' code.
-    """
-    return _match_texts(group, states, threshold, is_greedy=True)
-
-
-def make_hashable(state: Any) -> Hashable:
-    """
-    Convert a state to a hashable: arrays with their shape, mappings in the order of their keys.
-
-    Raises TaskError for anything else that has no hash.
-    """
-    match state:
-        case np.ndarray():
-            return state.shape, tuple(state.ravel().tolist())
-        case np.generic():
-            return state.item()
-        case Mapping():
-            pairs = sorted((str(key), make_hashable(value)) for key, value in state.items())
-            return "mapping", tuple(pairs)
-        case list() | tuple():
-            return tuple(map(make_hashable, state))
-    try:
-        hash(state)
-    except TypeError as error:
-        raise TaskError(
-            f"A state of type {type(state).__name__} can't be compared with others: let the environment give a text, "
-            "a number, or a list or mapping of them."
-        ) from error
-    return state
-
-
-def _match_texts(group: Numbers, states: Sequence[Any], threshold: float, *, is_greedy: bool) -> Numbers:
     if wrong := next((state for state in states if not isinstance(state, str)), None):
         raise TaskError(f"States that are compared by likeness must be texts, not {type(wrong).__name__}.")
 
@@ -104,6 +68,32 @@ def _match_texts(group: Numbers, states: Sequence[Any], threshold: float, *, is_
 
     keys = ((number, clusters[number][state]) for number, state in zip(group.tolist(), states, strict=True))
     return number_keys(keys, len(group))
+
+
+def make_hashable(state: Any) -> Hashable:
+    """
+    Convert a state to a hashable: arrays with their shape, mappings in the order of their keys.
+
+    Raises TaskError for anything else that has no hash.
+    """
+    match state:
+        case np.ndarray():
+            return state.shape, tuple(state.ravel().tolist())
+        case np.generic():
+            return state.item()
+        case Mapping():
+            pairs = sorted((str(key), make_hashable(value)) for key, value in state.items())
+            return "mapping", tuple(pairs)
+        case list() | tuple():
+            return tuple(map(make_hashable, state))
+    try:
+        hash(state)
+    except TypeError as error:
+        raise TaskError(
+            f"A state of type {type(state).__name__} can't be compared with others: let the environment give a text, "
+            "a number, or a list or mapping of them."
+        ) from error
+    return state
 
 
 class _TextMatcher:

@@ -63,8 +63,7 @@ def at_anchors(
     if threshold is None:
         anchor = state_matching.match_exact(group, states)
     else:
-        match = state_matching.match_greedily if greedy else state_matching.match_similar
-        anchor = match(group, list(states), threshold)
+        anchor = state_matching.match_similar(group, list(states), threshold, is_greedy=greedy)
 
     step_advantage = _subtract_mean(anchor, discounted_returns(table, table.column("step_reward"), gamma))
     if scaled:

@@ -18,7 +18,7 @@ and metrics that the function logs, become `Score.parts`.
 import inspect
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Any
 
 from edgewise.toolkit.errors import RewardError
@@ -56,18 +56,8 @@ WRONG_FORM = (TypeError, IndexError, AttributeError)
 """Errors of functions that take text for a list of messages."""
 
 
-@dataclass(frozen=True, slots=True)
-class Style:
-    """
-    The calling convention of a library.
-
-    `arguments(parameters, example, rollout, metrics)` returns the arguments for one rollout; a function may log into
-    `metrics`. With `batch` the function takes and returns lists, here of one rollout.
-    """
-
-    name: str
-    arguments: Callable[[Parameters, Example, Rollout, Metrics], Arguments]
-    batch: bool = False
+Style = Callable[[Parameters, Example, Rollout, Metrics], Arguments]
+"""The arguments of a library's convention for one rollout; a function may log into the metrics."""
 
 
 def adapt_function(
@@ -85,17 +75,20 @@ def adapt_function(
         raise RewardError(
             f"the signature of the reward {name} can't be read; wrap it in a def of your own"
         ) from error
-    style = recognize_style(parameters)
-    if style is None:
+    match = recognize_style(parameters)
+    if match is None:
         raise RewardError(
             f"the reward {name}({', '.join(parameters)}) fits no known style; write f(answer, target), "
             "f(answer, example), or one of trl, verl, youtu-agent, verifiers, dspy, gepa"
         )
+    style, build_arguments = match
 
     def grade(example: Example, rollout: Rollout, judge: str) -> Plan[Score]:
         # Check the arguments before the call: a TypeError of the function itself would look the same.
         metrics: Metrics = {}
-        arguments, keywords = style.arguments(parameters, example, rollout, metrics)
+        arguments, keywords = build_arguments(parameters, example, rollout, metrics)
+        if not accepts_any_keyword(parameters):
+            keywords = {key: value for key, value in keywords.items() if key in parameters}
         filled = {*list(parameters)[: len(arguments)], *keywords}
         missing = [
             key for key, parameter in parameters.items() if _is_required(parameter) and key not in filled
@@ -108,7 +101,7 @@ def adapt_function(
 
         # In a thread, or on the loop if it is async: user code may block for long.
         result = yield BlockingCall(_call, (function, arguments, keywords, name, example.id))
-        if style.batch:
+        if style == "trl":  # takes and returns lists, here of one rollout
             try:
                 (result,) = result
             except (TypeError, ValueError) as error:
@@ -125,7 +118,7 @@ def adapt_function(
             )
         return replace(score, parts={**numeric_items(metrics), **score.parts})
 
-    return style.name, grade
+    return style, grade
 
 
 @contextmanager
@@ -146,28 +139,28 @@ def accepts_any_keyword(parameters: Parameters) -> bool:
     return any(parameter.kind is parameter.VAR_KEYWORD for parameter in parameters.values())
 
 
-def recognize_style(parameters: Parameters) -> Style | None:
-    """Return the style of a signature, None if no style fits."""
+def recognize_style(parameters: Parameters) -> tuple[str, Style] | None:
+    """Return the name of a signature's style and the style, None if no style fits."""
     names = set(parameters)
     first, second, third = [*parameters, "", "", ""][:3]
     # The order matters: from names that only one library uses to those that are common.
     if "completions" in names:
-        return TRL
+        return "trl", trl_arguments
     if "solution_str" in names or {"data_source", "ground_truth"} <= names:
-        return VERL
+        return "verl", verl_arguments
     if first == "sample" or "timeout_score" in names:
-        return YOUTU
+        return "youtu-agent", youtu_arguments
     if "trace" in names and names <= {"self", "task", "trace"}:
-        return VERIFIERS
+        return "verifiers", verifiers_arguments
     if "pred_name" in names or third == "trace":
-        return DSPY
+        return "dspy", dspy_arguments
     if first in ("example", "ex") and second in ("pred", "prediction", "predicted"):
-        return DSPY
+        return "dspy", dspy_arguments
     if {"completion", "state"} & names and not {"example", "row", "rollout"} & names:
-        return VERIFIERS_RUBRIC
+        return "verifiers", rubric_arguments
     if first == "candidate":
-        return GEPA
-    return PLAIN_FUNCTION if _match_parameters(parameters) else None
+        return "gepa", gepa_arguments
+    return ("plain", plain_arguments) if _match_parameters(parameters) else None
 
 
 def trl_arguments(parameters: Parameters, example: Example, rollout: Rollout, metrics: Metrics) -> Arguments:
@@ -180,7 +173,7 @@ def trl_arguments(parameters: Parameters, example: Example, rollout: Rollout, me
     offer |= {"prompts": [last_question(example)], "completions": [rollout.answer]}
     offer |= {"completion_ids": [list(tokens.completion_ids if tokens else ())], "trainer_state": None}
     offer |= {"log_metric": metrics.__setitem__, "log_extra": lambda column, values: None}
-    return (), _select_keywords(parameters, offer)
+    return (), offer
 
 
 def verl_arguments(parameters: Parameters, example: Example, rollout: Rollout, metrics: Metrics) -> Arguments:
@@ -190,13 +183,12 @@ def verl_arguments(parameters: Parameters, example: Example, rollout: Rollout, m
     row = example.metadata
     model = row.get("reward_model")
     truth = model.get("ground_truth", example.target) if isinstance(model, Mapping) else example.target
-    offer = {
+    return (), {
         "data_source": row.get("data_source", ""),
         "solution_str": rollout.answer,
         "ground_truth": row.get("ground_truth", truth),
         "extra_info": row.get("extra_info", dict(row)),
     }
-    return (), _select_keywords(parameters, offer)
 
 
 def verifiers_arguments(
@@ -206,8 +198,7 @@ def verifiers_arguments(
     # `task.data` is the row; `trace` is the episode, with `record_metric` for further numbers.
     question = last_question(example)
     task = View(data=View(row_columns(example), prompt=question, prompt_text=question))
-    offer = {"self": task, "task": task, "trace": build_trace(task, rollout, metrics)}
-    return (), _select_keywords(parameters, offer)
+    return (), {"self": task, "task": task, "trace": build_trace(task, rollout, metrics)}
 
 
 def rubric_arguments(
@@ -216,14 +207,13 @@ def rubric_arguments(
     """Return the arguments of a function of verifiers' `Rubric`."""
     # By keyword, those that it names: prompt, completion, answer, state, info, task, and columns of the row.
     row = row_columns(example)
-    offer = row | {
+    return (), row | {
         "prompt": [View(role=m.role, content=m.content) for m in example.messages],
         "completion": rollout.answer,
         "state": View(row, prompt=last_question(example), completion=rollout.answer, turn=len(rollout.steps)),
         "info": row.get("info", row),
         "task": row.get("task", "default"),
     }
-    return (), _select_keywords(parameters, offer)
 
 
 def youtu_arguments(
@@ -260,8 +250,7 @@ def gepa_arguments(parameters: Parameters, example: Example, rollout: Rollout, m
     """Return the arguments of an evaluator of GEPA's `optimize_anything`."""
     # The candidate is positional, here the answer; example and opt_state by keyword. An evaluator returns a score, or
     # (score, side_info) with a dict of texts and numbers.
-    offer = {"example": View(row_columns(example)), "opt_state": None}
-    return (rollout.answer,), _select_keywords(parameters, offer)
+    return (rollout.answer,), {"example": View(row_columns(example)), "opt_state": None}
 
 
 def plain_arguments(
@@ -277,16 +266,6 @@ def plain_arguments(
         else:
             arguments.append(values[meaning])
     return tuple(arguments), keywords
-
-
-TRL = Style("trl", trl_arguments, batch=True)
-VERL = Style("verl", verl_arguments)
-YOUTU = Style("youtu-agent", youtu_arguments)
-VERIFIERS = Style("verifiers", verifiers_arguments)
-VERIFIERS_RUBRIC = Style("verifiers", rubric_arguments)
-DSPY = Style("dspy", dspy_arguments)
-GEPA = Style("gepa", gepa_arguments)
-PLAIN_FUNCTION = Style("plain", plain_arguments)
 
 
 def _call(
@@ -368,12 +347,6 @@ def _match_parameters(parameters: Parameters) -> dict[str, str]:
             break
         meanings[name] = meaning
     return meanings if {"answer", "rollout"} & set(meanings.values()) else {}
-
-
-def _select_keywords(parameters: Parameters, offer: dict[str, Any]) -> dict[str, Any]:
-    if accepts_any_keyword(parameters):
-        return offer
-    return {name: value for name, value in offer.items() if name in parameters}
 
 
 def _is_required(parameter: inspect.Parameter) -> bool:

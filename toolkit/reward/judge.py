@@ -140,24 +140,6 @@ def rank(
     return grade_group
 
 
-def relative(
-    *,
-    rubric: str = RUBRIC,
-    model: str = "",
-    reference: bool = True,
-    temperature: float | None = 0.0,
-    max_tokens: int | None = 4096,
-) -> Callable[[Example, Rollout, str], Plan[Score]]:
-    """
-    Make the grader of single rollouts that goes with `rank`: `judge` with the same options, from 0 to 1.
-
-    Evaluation uses it, since a rank among other answers can't compare two prompts.
-    """
-    return judge(
-        rubric=rubric, model=model, reference=reference, temperature=temperature, max_tokens=max_tokens
-    )
-
-
 def _ask_judge(request: Request, parse: Callable[[Any], T]) -> Plan[T | Score]:
     """
     Return the parsed JSON of the reply, or an invalid score with the reason.

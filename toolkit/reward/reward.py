@@ -17,7 +17,7 @@ from edgewise.toolkit.errors import RewardError, TaskError
 from edgewise.toolkit.reward import graders
 from edgewise.toolkit.reward.adapters import accepts_any_keyword, adapt_function, as_reward_error
 from edgewise.toolkit.reward.graders import Grade
-from edgewise.toolkit.reward.judge import judge, rank, relative
+from edgewise.toolkit.reward.judge import judge, rank
 from edgewise.toolkit.types import RESERVED_PREFIX, Example, Plan, Rollout, Score
 from edgewise.toolkit.util.import_by_name import did_you_mean, load_object
 
@@ -32,7 +32,8 @@ BUILT_IN: Mapping[str, Callable[..., Grade]] = {
     "python": graders.unit_tests,
     "environment": graders.environment,
     "judge": judge,
-    "relative": relative,
+    # Evaluation grades rollouts one by one, since a rank among other answers can't compare two prompts.
+    "relative": partial(judge, max_tokens=4096),
 }
 
 GradeGroup = Callable[[Example, Sequence[Rollout], str], Plan[list[Score]]]
@@ -114,7 +115,7 @@ def _from_built_in(name: str, options: Mapping[str, Any]) -> Reward:
     from pydantic import ValidationError, validate_call
 
     maker, group_maker = BUILT_IN[name], IN_GROUPS.get(name)
-    existing = list(inspect.signature(maker).parameters)
+    existing = list(inspect.signature(group_maker or maker).parameters)
     # Pydantic would name an unknown option too, but not the nearest one.
     for option in options:
         if option not in existing:

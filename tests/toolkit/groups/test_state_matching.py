@@ -63,15 +63,16 @@ def test_similar_states_match_in_any_order(threshold) -> None:
 
 def test_greedy_clusters_depend_on_the_order() -> None:
     anchors = [
-        partition(state_matching.match_greedily(ZEROS, [ROOMS[i] for i in order], 0.9), order)
+        partition(state_matching.match_similar(ZEROS, [ROOMS[i] for i in order], 0.9, is_greedy=True), order)
         for order in permutations(range(3))
     ]
     assert any(x != anchors[0] for x in anchors)
 
 
-@pytest.mark.parametrize("find", [state_matching.match_similar, state_matching.match_greedily])
-def test_similar_states_of_two_groups_do_not_match(find) -> None:
-    assert find(np.array([0, 1, 1]), [ROOMS[0], ROOMS[0], ROOMS[1]], 0.9).tolist() == [0, 1, 1]
+@pytest.mark.parametrize("is_greedy", [False, True])
+def test_similar_states_of_two_groups_do_not_match(is_greedy) -> None:
+    groups, states = np.array([0, 1, 1]), [ROOMS[0], ROOMS[0], ROOMS[1]]
+    assert state_matching.match_similar(groups, states, 0.9, is_greedy=is_greedy).tolist() == [0, 1, 1]
 
 
 @given(st.lists(st.text("abc ", max_size=9), min_size=1, max_size=12), st.sampled_from([0.4, 0.6, 0.8, 0.9]))
@@ -89,7 +90,7 @@ def test_bounds_drop_no_pair_that_difflib_matches(texts, threshold) -> None:
     for _ in texts:
         linked = [set().union(*(linked[j] for j in links)) for links in linked]
     zeros, names = np.zeros(len(texts), int), range(len(texts))
-    anchors = state_matching.match_greedily(zeros, texts, threshold)
+    anchors = state_matching.match_similar(zeros, texts, threshold, is_greedy=True)
     assert partition(anchors, names) == partition(np.array(joined), names)
     anchors = state_matching.match_similar(zeros, texts, threshold)
     assert partition(anchors, names) == {frozenset(links) for links in linked}
