@@ -12,8 +12,7 @@ up a turn and does nothing else: the agent is told so, and sees the same state a
 import re
 from collections.abc import Callable, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, field, replace
-from typing import Any
+from dataclasses import replace
 
 from edgewise.toolkit.environments.protocol import (
     EnvironmentFailure,
@@ -45,16 +44,6 @@ DECORATION = " \t`'\"*."
 BuildRequest = Callable[[tuple[Message, ...], int], Request]
 
 
-@dataclass(slots=True)
-class _EpisodeState:
-    """State of an episode, which outlives a failure: finished steps stay in the rollout."""
-
-    environment: Any = None
-    turn: Turn = Turn("")
-    steps: list[Step] = field(default_factory=list)
-    rewards: list[float] = field(default_factory=list)
-
-
 def run_episode(
     world: World,
     build_request: BuildRequest,
@@ -71,61 +60,49 @@ def run_episode(
     environment's: the sum of its rewards, with the parts "success" and "step_reward N", N from 0, and its last text as
     feedback. A failure ends this rollout alone: its stop is "failed" or "timeout", and `error` says why.
     """
-    state, error = _EpisodeState(), ""
+    head = _build_head(messages)
+    environment, turn, warning, error = None, Turn(""), "", ""
+    # Steps that end before a failure stay in the rollout.
+    steps: list[Step] = []
+    rewards: list[float] = []
+    stop: StopReason
     try:
-        stop = yield from _play(world, build_request, example, messages, turns, state)
+        environment = yield from call_environment(world, "making it", world.make)
+        reset, step = (get_method(world, environment, name) for name in ("reset", "step"))
+        turn = yield from call_environment(world, "reset", reset, example, read=parse_turn)
+        while not turn.done and len(steps) < turns:
+            # The prompt: the task, past turns as far as they are shown, the present state.
+            past = steps if world.history is None else steps[max(0, len(steps) - world.history) :]
+            history = [message for row in past for message in (row.prompt[-1], row.completion)]
+            prompt = (*head, *history, Message("user", warning + render_turn(turn)))
+
+            reply: Reply = yield build_request(prompt, len(steps))
+            if reply.failed:
+                raise EnvironmentFailure(reply.stop, reply.error)
+            steps.append(Step(prompt, reply.message, reply.usage, reply.latency, reply.tokens))
+
+            action = parse_action(reply.message.content, turn.legal)
+            if action:
+                name = f"step {len(steps)}, {action!r}"
+                turn = yield from call_environment(world, name, step, action, read=parse_turn)
+            rewards.append(turn.reward if action else 0.0)
+            warning = "" if action else ILLEGAL_ACTION
+        stop = "stop" if turn.done else "turns"
     except EnvironmentFailure as failure:
         stop, error = failure.stop, str(failure)
 
     # After a timeout a call still runs in its thread: to close the environment under it could hang as well.
-    close = getattr(state.environment, "close", None)
+    close = getattr(environment, "close", None)
     if stop != "timeout" and callable(close):
         with suppress(EnvironmentFailure):
             yield from call_environment(world, "close", close)
 
     score = None
     if stop not in FAILURES:
-        parts = {} if state.turn.success is None else {"success": float(state.turn.success)}
-        parts |= {f"step_reward {n}": reward for n, reward in enumerate(state.rewards) if reward}
-        score = Score(sum(state.rewards), parts, feedback=state.turn.text)
-    return replace(empty, steps=tuple(state.steps), stop=stop, score=score, error=error)
-
-
-def _play(
-    world: World,
-    build_request: BuildRequest,
-    example: Example,
-    messages: tuple[Message, ...],
-    turns: int,
-    state: _EpisodeState,
-) -> Plan[StopReason]:
-    """Reset the environment and act in it; return why the episode ended."""
-    head = _build_head(messages)
-    state.environment = yield from call_environment(world, "making it", world.make)
-    reset, step = (get_method(world, state.environment, name) for name in ("reset", "step"))
-    state.turn = yield from call_environment(world, "reset", reset, example, read=parse_turn)
-
-    warning = ""
-    while not state.turn.done and len(state.steps) < turns:
-        # The prompt: the task, past turns as far as they are shown, the present state.
-        past = (
-            state.steps if world.history is None else state.steps[max(0, len(state.steps) - world.history) :]
-        )
-        history = [message for turn in past for message in (turn.prompt[-1], turn.completion)]
-        prompt = (*head, *history, Message("user", warning + render_turn(state.turn)))
-
-        reply: Reply = yield build_request(prompt, len(state.steps))
-        if reply.failed:
-            raise EnvironmentFailure(reply.stop, reply.error)
-        state.steps.append(Step(prompt, reply.message, reply.usage, reply.latency, reply.tokens))
-
-        action = parse_action(reply.message.content, state.turn.legal)
-        if action:
-            name = f"step {len(state.steps)}, {action!r}"
-            state.turn = yield from call_environment(world, name, step, action, read=parse_turn)
-        state.rewards.append(state.turn.reward if action else 0.0)
-        warning = "" if action else ILLEGAL_ACTION
-    return "stop" if state.turn.done else "turns"
+        parts = {} if turn.success is None else {"success": float(turn.success)}
+        parts |= {f"step_reward {n}": reward for n, reward in enumerate(rewards) if reward}
+        score = Score(sum(rewards), parts, feedback=turn.text)
+    return replace(empty, steps=tuple(steps), stop=stop, score=score, error=error)
 
 
 def _build_head(messages: tuple[Message, ...]) -> tuple[Message, ...]:

@@ -29,48 +29,33 @@ Passage = tuple[str, str]
 """Source and text."""
 
 
-class PassageIndex:
-    """
-    Searchable passages; several threads may search at once.
-
-    Raises TaskError where this Python's SQLite has no FTS5.
-    """
-
-    def __init__(self, passages: list[Passage]):
-        self._passages = passages
-        try:
-            self._index = FullTextIndex(passages, ("source", "text"), TOKENIZER)
-        except sqlite3.OperationalError as error:
-            raise TaskError(f"The search tool needs an SQLite with FTS5: {error}.") from error
-
-    def search(self, query: str, k: int) -> list[Passage]:
-        """Return the `k` best passages for the words of a query; none where no word occurs. Sources count double."""
-        words = dict.fromkeys(re.findall(r"\w+", make_encodable(query).casefold()))
-        rows = self._index.search(words, weights=(2, 1), limit=k)
-        return [self._passages[row] for row, _ in rows]
-
-
 def search_tool(path: str | Path, k: int = 5) -> FunctionTool:
     """
     Return the tool "search" for agents: it answers with the `k` best passages of the texts at `path`.
 
     `path` is a folder of .txt and .md files (in sub-folders too), one such file, or a .jsonl whose rows have a column
-    `text`. It is read now. Raises TaskError where it is missing, has no text, or can't be read.
+    `text`. It is read now. Several threads may search at once. Raises TaskError where it is missing, has no text, or
+    can't be read, and where this Python's SQLite has no FTS5.
     """
     passages = list(read_passages(Path(path)))
     if not passages:
         raise TaskError(
             f"There is no text to search in {path}: put .txt or .md files there, or name a .jsonl."
         )
-    index = PassageIndex(passages)
+    try:
+        index = FullTextIndex(passages, ("source", "text"), TOKENIZER)
+    except sqlite3.OperationalError as error:
+        raise TaskError(f"The search tool needs an SQLite with FTS5: {error}.") from error
 
     # The model sees this function's name and docstring.
     def search(query: str) -> str:
         """Search the documents. Give a few important words; returns the passages that fit best, with their source."""
-        matches = index.search(query, k)
+        words = dict.fromkeys(re.findall(r"\w+", make_encodable(query).casefold()))
+        matches = index.search(words, weights=(2, 1), limit=k)  # a source counts double
         if not matches:
             return "(nothing was found; try other words)"
-        texts = [f"[{number}] {source[:200]}\n{text}" for number, (source, text) in enumerate(matches, 1)]
+        best = [passages[row] for row, _ in matches]
+        texts = [f"[{number}] {source[:200]}\n{text}" for number, (source, text) in enumerate(best, 1)]
         while len(texts) > 1 and len("\n\n".join(texts)) > ANSWER_CHARACTERS:
             texts.pop()
         return "\n\n".join(texts)

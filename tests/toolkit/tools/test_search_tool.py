@@ -12,7 +12,6 @@ from edgewise.toolkit.tools.registry import load_tools
 from edgewise.toolkit.tools.search_tool import (
     ANSWER_CHARACTERS,
     PASSAGE_CHARACTERS,
-    PassageIndex,
     read_passages,
     search_tool,
 )
@@ -95,11 +94,16 @@ def test_passages_keep_all_words_in_order_within_their_limit(tmp_path_factory, w
 
 @settings(max_examples=50, deadline=None)
 @given(st.text())
-def test_no_query_is_an_error(query):
-    assert isinstance(INDEX.search(query, 3), list)
+def test_no_query_is_an_error(search_words, query):
+    assert search_words(query=query).startswith(("(nothing was found", "[1] a.txt"))
 
 
-INDEX = PassageIndex([("a", "some words")])
+@pytest.fixture(scope="module")
+def search_words(tmp_path_factory):
+    """The search in one short text."""
+    path = tmp_path_factory.mktemp("words") / "a.txt"
+    path.write_text("some words")
+    return search_tool(path).run
 
 
 def test_several_threads_may_search_at_once(folder):

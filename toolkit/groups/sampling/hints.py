@@ -153,7 +153,7 @@ def hinted(request: SamplingRequest) -> Plan[list[Group]]:
         if isinstance(hints, Mapping):
             hints = [hint for tier in hints.values() for hint in tier]
         prompts.append(add_hints(row, list(hints)[: round(gap) + 1]) if gap > 0 else row)
-    groups = yield [request.sample_group(row) for row in prompts]
+    groups = yield from request.sample_groups(prompts)
     # The group is that of the row itself, so that statistics do not depend on the hints.
     return [replace(group, example=row) for group, row in zip(groups, rows, strict=True)]
 

@@ -36,7 +36,7 @@ def recovered(request: SamplingRequest) -> Plan[list[Group]]:
         if len(mixed) >= request.batch_size:
             break
         rows = request.queue[start : start + request.batch_size]
-        groups = yield [request.sample_group(row) for row in rows]
+        groups = yield from request.sample_groups(rows)
         mixed += [group for group in groups if group.is_mixed]
         unmixed += [group for group in groups if not group.is_mixed]
     # The loop stores deferred groups in the memory, as `leftover` of the next step.
@@ -53,7 +53,7 @@ def buffered(request: SamplingRequest, *, capacity: Capacity = 1024) -> Plan[lis
     reconstruction: the paper's `capacity`, share and age of replayed rollouts are not known; here the oldest make room
     for new ones.
     """
-    groups = yield [request.sample_group(example) for example in request.queue[: request.batch_size]]
+    groups = yield from request.sample_groups(request.queue[: request.batch_size])
     size = request.group_size
     missing = size * sum(not group.is_mixed for group in groups)
     # Chunks of the group size, so that a minibatch of groups stays as large as without replay.

@@ -11,7 +11,7 @@ Axis 2, plan: how many rollouts each example gets, and which examples are tried 
 More parts are in `hints` (rows with another prompt) and `replay` (rollouts of earlier steps). Building blocks:
 
     sample_in_phases      rollouts in phases: after the first, they go where uncertainty is (XRPO)
-    study_until_signal    examples without signal are replaced by others, until enough have some
+    study_in_waves        examples without signal are replaced by others, until enough have some
 
 n rollouts of one example, s their standard deviation (n - 1), T rollouts of the whole batch.
 """
@@ -70,10 +70,14 @@ class SamplingRequest:
         rollouts = yield from self.sample_rollouts(example, 0, self.group_size)
         return Group(example, rollouts[0].role, rollouts)
 
+    def sample_groups(self, examples: Sequence[Example]) -> Plan[list[Group]]:
+        """Sample all rollouts of several rows at once."""
+        return (yield [self.sample_group(example) for example in examples])
+
 
 def fixed(request: SamplingRequest) -> Plan[list[Group]]:
     """Sample the same number of rollouts for each row of the batch."""
-    return (yield [request.sample_group(example) for example in request.queue[: request.batch_size]])
+    return (yield from request.sample_groups(request.queue[: request.batch_size]))
 
 
 def refill(request: SamplingRequest) -> Plan[list[Group]]:
@@ -82,16 +86,17 @@ def refill(request: SamplingRequest) -> Plan[list[Group]]:
 
     The length of the queue takes the place of DAPO's cap on batches sampled for one update.
     """
-    sample, size = request.sample_group, request.batch_size
-    return (yield from study_until_signal(request.queue, sample, size, lambda group: group.is_mixed))
+    return study_in_waves(request.queue, request.sample_groups, request.batch_size, lambda x: x.is_mixed)
 
 
 def refill_imperfect(request: SamplingRequest, *, best: float = 1.0) -> Plan[list[Group]]:
     """Sample groups until `batch_size` have a reward below `best`, or the queue is empty; all-wrong ones count."""
-    sample, size = request.sample_group, request.batch_size
-    # Without valid rewards there is no signal: the lowest of none counts as the best.
-    groups = study_until_signal(request.queue, sample, size, lambda x: min(x.rewards, default=best) < best)
-    return (yield from groups)
+
+    def has_signal(group: Group) -> bool:
+        # Without valid rewards there is no signal: the lowest of none counts as the best.
+        return min(group.rewards, default=best) < best
+
+    return study_in_waves(request.queue, request.sample_groups, request.batch_size, has_signal)
 
 
 def anchored(request: SamplingRequest, *, below: int | None = None, full: float = 1.0) -> Plan[list[Group]]:
@@ -276,24 +281,6 @@ def sample_in_phases(
     return by_example
 
 
-def study_until_signal(
-    queue: Sequence[Example],
-    study: Callable[[Example], Plan[T]],
-    n_wanted: int,
-    has_signal: Callable[[T], bool],
-) -> Plan[list[T]]:
-    """
-    Study examples until `n_wanted` of them have signal, or the queue is empty; return all studies in queue order.
-
-    `has_signal` must test exact inequality, such as `Group.is_mixed`, never a mean. See `study_in_waves` for the order.
-    """
-
-    def study_wave(examples: Sequence[Example]) -> Plan[list[T]]:
-        return (yield [study(example) for example in examples])
-
-    return (yield from study_in_waves(queue, study_wave, n_wanted, has_signal))
-
-
 def study_in_waves(
     queue: Sequence[Example],
     study_wave: Callable[[Sequence[Example]], Plan[list[T]]],
@@ -301,9 +288,10 @@ def study_in_waves(
     has_signal: Callable[[T], bool],
 ) -> Plan[list[T]]:
     """
-    Do the same as `study_until_signal` with examples that are studied together: `study_wave` receives a whole wave.
+    Study examples until `n_wanted` of them have signal, or the queue is empty; return all studies in queue order.
 
-    A wave is as many of the queue as are still needed, and the next one waits for all of it.
+    `study_wave` receives as many of the queue as are still needed, and the next wave waits for all of it. `has_signal`
+    must test exact inequality, such as `Group.is_mixed`, never a mean.
     """
     # Waiting makes the choice of examples depend on rewards alone, never on the order in which replies arrive.
     studies: list[T] = []

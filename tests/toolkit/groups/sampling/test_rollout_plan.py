@@ -12,7 +12,6 @@ from edgewise.toolkit.groups.sampling.rollout_plan import (
     priority,
     sample_in_phases,
     study_in_waves,
-    study_until_signal,
 )
 from edgewise.toolkit.run.driver import drive
 from edgewise.toolkit.types import Example, Group, Message, Reply, Request, Rollout, Score, Step
@@ -169,7 +168,10 @@ def study(example):
     ("wanted", "ids"), [(0, ""), (1, "01"), (2, "0123"), (3, "012345"), (4, "012345"), (99, "012345")]
 )
 def test_examples_without_signal_are_replaced(wanted, ids):
-    studies = play(study_until_signal(ROWS, study, wanted, lambda group: group.is_mixed), refuse_request)
+    def study_wave(examples):
+        return (yield [study(example) for example in examples])
+
+    studies = play(study_in_waves(ROWS, study_wave, wanted, lambda group: group.is_mixed), refuse_request)
     assert "".join(group.example.id for group in studies) == ids
 
 
@@ -204,9 +206,12 @@ def test_studies_do_not_depend_on_reply_order():
         run = Rollout(example.id, "", 0, (Step((), reply.message),), "stop")
         return Group(example, "", (run,))
 
+    def study_wave(examples):
+        return (yield [study_reply(example) for example in examples])
+
     def plan():
         queue = [Example(str(n), ()) for n in range(30)]
-        return study_until_signal(queue, study_reply, 6, lambda group: group.rollouts[0].answer == "1")
+        return study_in_waves(queue, study_wave, 6, lambda group: group.rollouts[0].answer == "1")
 
     at_once = asyncio.run(drive(plan(), Uneven()))
     one_by_one = play(plan(), lambda request: str(int(request.messages[0].content) % 3))
