@@ -165,16 +165,11 @@ def read_results(lineup: Lineup, failures: Mapping[Path, FailedRun]) -> Comparis
         for i, p in zip(ps, corrected, strict=True):
             methods[i] = replace(methods[i], holm=float(p))
 
-    config = lineup.runs[0].spec.config
+    task, config = lineup.task, lineup.runs[0].spec.config
+    seeds = tuple(run.seed for run in baseline)
+    limits = {name: limit for name, limit in asdict(lineup.limits).items() if limit is not None}
     return ComparisonResult(
-        lineup.task.name,
-        config.model,
-        lineup.path,
-        len(lineup.task.test),
-        config.samples,
-        tuple(run.seed for run in baseline),
-        {name: limit for name, limit in asdict(lineup.limits).items() if limit is not None},
-        tuple(methods),
+        task.name, config.model, lineup.path, len(task.test), config.samples, seeds, limits, tuple(methods)
     )
 
 
@@ -190,26 +185,21 @@ def _read_run(run: PlannedRun, root: Path, failure: FailedRun | None) -> RunSumm
         if not failure and (path / FAILURE_FILE).exists():
             end = FailedRun(str(directory.read_json(path / FAILURE_FILE)["why"]), Hopeless.exit_code)
 
+    # In the order of steps: their folders sort by number only up to 999.
     steps = [json.loads(file.read_text("utf-8")) for file in path.glob("steps/*/step.json")]
-    rewards = {step["step"]: step["statistics"]["mean_reward"] for step in steps}
+    steps.sort(key=lambda step: step["step"])
+    rewards = tuple(step["statistics"]["mean_reward"] for step in steps)
     rows = result.get("evidence", {}).get("rows", [])
-    totals, nothing = costs.get("costs", {}), {"calls": 0, "input": 0, "output": 0}
-    return RunSummary(
-        run.spec.config.seed,
-        path.relative_to(root),
-        run.is_finished,
-        end.why,
-        end.code,
-        tuple(rewards[number] for number in sorted(rewards)),
-        totals.get("learning", nothing),
-        totals.get("measuring", nothing),
-        totals.get("total", {}).get("usd", 0.0),
-        costs.get("seconds", 0.0),
-        *(
-            {row["example"]: mean(row["rewards"]) for row in rows if row["arm"] == arm}
-            for arm in ("before", "after")
-        ),
+    before, after = (
+        {row["example"]: mean(row["rewards"]) for row in rows if row["arm"] == arm}
+        for arm in ("before", "after")
     )
+    totals, nothing = costs.get("costs", {}), {"calls": 0, "input": 0, "output": 0}
+    learning, measuring = (totals.get(name, nothing) for name in ("learning", "measuring"))
+    usd, seconds = totals.get("total", {}).get("usd", 0.0), costs.get("seconds", 0.0)
+    seed, own_path = run.spec.config.seed, path.relative_to(root)
+    outcome = (run.is_finished, end.why, end.code, rewards)
+    return RunSummary(seed, own_path, *outcome, learning, measuring, usd, seconds, before, after)
 
 
 def _summarize_method(
@@ -221,29 +211,17 @@ def _summarize_method(
     own, others = _stack([run.after for run, _ in pairs]), _stack([other.after for _, other in pairs])
     cost = None
     if finished:
-        books = [(run.learning, run.measuring) for run in finished]
         cost = MeanCost(
             mean([len(run.rewards) for run in finished]),
-            mean([learning["calls"] for learning, _ in books]),
-            mean([learning["input"] + learning["output"] for learning, _ in books]),
-            mean([measuring["input"] + measuring["output"] for _, measuring in books]),
+            mean([run.learning["calls"] for run in finished]),
+            mean([run.learning["input"] + run.learning["output"] for run in finished]),
+            mean([run.measuring["input"] + run.measuring["output"] for run in finished]),
             mean([run.seconds for run in finished]),
         )
-    return MethodResult(
-        name,
-        method.paper,
-        method.differs,
-        tuple(describe(method)),
-        tuple(runs),
-        _build_curve([run.rewards for run in runs if run.rewards]),
-        _estimate(before),
-        _estimate(after),
-        _estimate(after, before),
-        _estimate(own, others),
-        len(pairs),
-        None,
-        cost,
-    )
+    about = (name, method.paper, method.differs, tuple(describe(method)))
+    curve = _build_curve([run.rewards for run in runs if run.rewards])
+    estimates = (_estimate(before), _estimate(after), _estimate(after, before), _estimate(own, others))
+    return MethodResult(*about, tuple(runs), curve, *estimates, len(pairs), None, cost)
 
 
 def _stack(runs: Sequence[RowMeans]) -> np.ndarray:

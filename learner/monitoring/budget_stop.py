@@ -48,12 +48,8 @@ class BudgetStop:
         if ledger is None:
             return ""
         config, total = self.spec.config, ledger.total
-        used = {
-            "calls": total.calls,
-            "tokens": total.tokens,
-            "usd": total.usd or 0.0,
-            "minutes": ledger.elapsed / 60,
-        }
+        minutes, usd = ledger.elapsed / 60, total.usd or 0.0
+        used = {"calls": total.calls, "tokens": total.tokens, "usd": usd, "minutes": minutes}
         # A rollout has one reply, but more with tools or in an environment; a judge may grade it.
         calls_per_rollout = max(1.0, self._replies / max(1, self._rollouts)) + self.spec.task.reward.asks
         usual_calls = config.batch_size * config.group_size * calls_per_rollout

@@ -48,10 +48,7 @@ DISTILLATION_CURVES = (
     Curve("nats a token", "c", "Loss on them, without the lessons", lambda x: x.loss),
 )
 KL_CURVE = Curve(
-    "thousandths of a nat a token",
-    "b",
-    "KL of an update per step",
-    lambda x: None if x.kl is None else 1000 * x.kl,
+    "thousandths of a nat a token", "b", "KL of an update per step", lambda x: x.kl and 1000 * x.kl
 )
 
 

@@ -33,7 +33,7 @@ from typing import Any
 
 from edgewise.learner.hardware.compute_thread import run_in_compute_thread
 from edgewise.learner.policy.policy import Policy
-from edgewise.learner.sampling.respond import MAX_TOKENS, cut_at_stop, derive_request_seed
+from edgewise.learner.sampling.respond import MAX_TOKENS, cut_at_stop, derive_request_seed, explain_refusal
 from edgewise.toolkit.errors import EdgewiseError, ModelError
 from edgewise.toolkit.model.client import OpenAIClient
 from edgewise.toolkit.model.middleware import stack_middleware
@@ -174,13 +174,8 @@ class _CompletionsClient(OpenAIClient):
 
     async def ask(self, request: Request) -> Reply:
         """Answer one request; refuse tools and prompts that fill the context."""
-        prompt = self.encode(request.messages)
-        if request.tools:
-            return build_refusal(f"{request.model} takes no tools: they are described to it in words.")
-        if len(prompt) >= self.policy.context_length:
-            return build_refusal(
-                f"The prompt has {len(prompt)} tokens, and the model reads {self.policy.context_length} at most."
-            )
+        if reason := explain_refusal(self.policy, request, self.encode(request.messages)):
+            return build_refusal(reason)
         return await super().ask(request)
 
     def build_body(self, request: Request, quirks: Quirks) -> dict[str, Any]:

@@ -33,19 +33,25 @@ def answer(
                 raise
             prompts[messages] = str(error)  # the template refuses these messages
 
-    calls = [_prepare_call(policy, request, prompts[request.messages]) for request in requests]
-    completions = iter(
-        sample(policy, [call for call in calls if isinstance(call, CompletionRequest)], on_token)
-    )
+    reasons = [explain_refusal(policy, request, prompts[request.messages]) for request in requests]
+    calls: list[CompletionRequest] = []
+    for request, reason in zip(requests, reasons, strict=True):
+        prompt, sampling = prompts[request.messages], request.sampling
+        if not reason and not isinstance(prompt, str):
+            temperature = 1.0 if sampling.temperature is None else sampling.temperature
+            top_p = 1.0 if sampling.top_p is None else sampling.top_p
+            limits = (sampling.max_tokens or MAX_TOKENS, temperature, top_p)
+            calls.append(CompletionRequest(prompt, *limits, derive_request_seed(request), sampling.stop))
+    answers = zip(calls, sample(policy, calls, on_token), strict=True)
+
     seconds = time.perf_counter() - start
     replies = []
-    for request, call in zip(requests, calls, strict=True):
-        if isinstance(call, str):
-            replies.append(
-                build_refusal(call, Reply(Message("assistant", ""), usage=Usage(), model=request.model))
-            )
+    for request, reason in zip(requests, reasons, strict=True):
+        if reason:
+            empty = Reply(Message("assistant", ""), usage=Usage(), model=request.model)
+            replies.append(build_refusal(reason, empty))
             continue
-        completion = next(completions)
+        call, completion = next(answers)
         message = Message("assistant", cut_at_stop(policy.decode(completion.ids), call.stop))
         usage = Usage(input=len(call.prompt), output=len(completion.ids))
         tokens = TokenizedTurn(call.prompt, completion.ids, completion.logprobs)
@@ -53,8 +59,8 @@ def answer(
     return replies
 
 
-def _prepare_call(policy: Policy, request: Request, prompt: tuple[int, ...] | str) -> CompletionRequest | str:
-    """Return the completion to sample for a request, or why it is refused; `prompt` is its ids, or such a reason."""
+def explain_refusal(policy: Policy, request: Request, prompt: tuple[int, ...] | str) -> str:
+    """Return why a request is refused, "" if it is not; `prompt` is its ids, or why the template refuses them."""
     if request.is_embedding:
         return f"{request.model} writes text and gives no vectors: name a model for embeddings."
     if request.tools:
@@ -66,15 +72,7 @@ def _prepare_call(policy: Policy, request: Request, prompt: tuple[int, ...] | st
             f"The prompt has {len(prompt)} tokens, and {request.model} reads {policy.context_length} at most, its "
             "reply included: shorten the row or the lessons, or take a model with a longer context."
         )
-    sampling = request.sampling
-    return CompletionRequest(
-        prompt,
-        sampling.max_tokens or MAX_TOKENS,
-        1.0 if sampling.temperature is None else sampling.temperature,
-        1.0 if sampling.top_p is None else sampling.top_p,
-        derive_request_seed(request),
-        sampling.stop,
-    )
+    return ""
 
 
 def derive_request_seed(request: Request) -> int:

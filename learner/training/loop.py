@@ -44,16 +44,12 @@ from edgewise.toolkit.rollout.health import check_alive
 from edgewise.toolkit.run.artifact import WEIGHTS
 from edgewise.toolkit.run.driver import charge_to_step
 from edgewise.toolkit.run.runner import RunOutcome
-from edgewise.toolkit.tracking.events import (
-    GroupsDeferred,
-    GroupsFinished,
-    StageStarted,
-    StepFinished,
-    WeightsTrained,
-)
+from edgewise.toolkit.tracking import events
+from edgewise.toolkit.tracking.events import GroupsFinished, StageStarted
 from edgewise.toolkit.types import BlockingCall, Example, Group, Message, Plan, Rollout
 from edgewise.toolkit.util.seeds import derive_seed
 
+Groups = tuple[Group, ...]
 EVAL_STEP = 0
 CHECKPOINTS, PUSHED = "checkpoints", "pushed"
 WEIGHTS_FILE = "weights.json"
@@ -103,7 +99,7 @@ def learn(
         reason = ""
         while state.number < config.steps and not state.stopped and not (reason := should_stop()):
             record, state = yield from run_step(spec, sampler, state, folder)
-            yield StepFinished(record)
+            yield events.StepFinished(record)
         sampler.close()
         if has_unsaved_steps():  # the evaluation loads other weights
             state = yield BlockingCall(save_checkpoint, (engine, state, folder))
@@ -111,7 +107,7 @@ def learn(
         # The reason is not saved: a run that is resumed with a higher limit goes on learning.
         about = describe_training(spec, engine, config.method, spec.method.paper, spec.method.differs)
         trained = {**about, "steps": state.number, "stopped": state.stopped or reason}
-        yield WeightsTrained(trained)
+        yield events.WeightsTrained(trained)
         after, before, weights = yield from evaluate_both(spec, engine, state.number, path)
         evaluation = compare(
             [Arm("before", before), Arm("after", after)], ks=tuple(sorted({1, config.samples}))
@@ -224,7 +220,7 @@ def sample_groups(
             item = plan.send(value)
         except StopIteration as end:
             return end.value[0], deferred
-        if isinstance(item, GroupsDeferred):
+        if isinstance(item, events.GroupsDeferred):
             deferred += item.groups
         value = yield item
 
@@ -305,7 +301,7 @@ def describe_training(
 
 def evaluate_both(
     spec: WeightsSpec, engine: Engine, number: int, path: Path
-) -> Plan[tuple[list[Group], list[Group], Path]]:
+) -> Plan[tuple[Groups, Groups, Path]]:
     """Evaluate the trained weights, export them, load the first ones and evaluate those; the engine keeps these."""
     after = yield from evaluate_weights(spec, engine, f"w{number}")
     folder = path / WEIGHTS
@@ -320,7 +316,7 @@ def evaluate_weights(
     engine: Engine,
     version: str,
     prompts: Mapping[str, tuple[Message, ...]] = MappingProxyType({}),
-) -> Plan[list[Group]]:
+) -> Plan[Groups]:
     """
     Answer the test rows by the current policy; `version` is that of the rollouts.
 
@@ -344,4 +340,4 @@ def evaluate_weights(
     groups = yield from run_lockstep(plans, config.model, engine.answer)
     yield GroupsFinished(groups)
     check_alive([rollout for group in groups for rollout in group.rollouts])
-    return groups
+    return tuple(groups)

@@ -123,15 +123,9 @@ def update(
     if first_ratio is None:
         return UpdateStats(tokens=config.slice_tokens)
     count = max(1.0, float(batch.mask.sum()) * method.epochs)
-    return UpdateStats(
-        loss=float(sums[0]) / method.epochs,
-        kl=float(sums[1]) / count,
-        ratio=first_ratio,
-        mismatch=float(sums[2]) / count,
-        norm=norm,
-        steps=steps,
-        tokens=config.slice_tokens,
-    )
+    loss, kl, mismatch, _ = sums.tolist()
+    means = (loss / method.epochs, kl / count, first_ratio, mismatch / count)
+    return UpdateStats(*means, norm, steps, config.slice_tokens)
 
 
 def _iterate_minibatches(batch: Batch, method: Method, rng: torch.Generator) -> Iterator[list[int]]:

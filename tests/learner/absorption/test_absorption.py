@@ -12,9 +12,16 @@ from safetensors.torch import load_file
 
 from edgewise.experience.library.library import Library, make_lesson
 from edgewise.learner import absorb
-from edgewise.learner.absorption.loop import select_rows, imitate_answers, load_engine, answer_as_teacher, build_demonstrations, select_answers
+from edgewise.learner.absorption.loop import (
+    answer_as_teacher,
+    build_demonstrations,
+    imitate_answers,
+    load_engine,
+    select_answers,
+    select_rows,
+)
 from edgewise.learner.absorption.spec import AbsorbSpec
-from edgewise.learner.monitoring.retention import Retention, measure_retention, estimate_ratio
+from edgewise.learner.monitoring.retention import Retention, estimate_ratio, measure_retention
 from edgewise.learner.policy.policy import Policy
 from edgewise.learner.update.imitation import Demonstration
 from edgewise.toolkit.errors import ConfigError, Hopeless, LibraryError, LimitReached
@@ -27,7 +34,6 @@ from edgewise.toolkit.task.task import Task
 from edgewise.toolkit.tools.tool import FunctionTool
 from edgewise.toolkit.tracking.events import Event, StageStarted
 from edgewise.toolkit.types import (
-    TokenizedTurn,
     Example,
     Group,
     Message,
@@ -36,6 +42,7 @@ from edgewise.toolkit.types import (
     Sampling,
     Score,
     Step,
+    TokenizedTurn,
     Tool,
     Usage,
 )
