@@ -28,7 +28,7 @@ def asked(policy: Softmax, text: str) -> tuple[int, ...]:
 def test_what_it_drew_has_the_log_probability_that_the_update_sees(policy) -> None:
     prompts = [asked(policy, "r1"), asked(policy, "r2" + HINTS_HEADER + "- ab")]
     drawn = [each for prompt in prompts for each in policy.sample(prompt, 50, np.random.default_rng(1))]
-    batch = Batch.from_lists([x.prompt for x in drawn], [x.reply for x in drawn], [0] * 100, [0.0] * 100)
+    batch = Batch.from_lists([x.prompt_ids for x in drawn], [x.completion_ids for x in drawn], [0] * 100, [0.0] * 100)
     found = logps(policy, batch)[0].sum(1).tolist()
     assert found == pytest.approx([sum(x.logprobs) for x in drawn], abs=1e-5)
 
@@ -36,11 +36,11 @@ def test_what_it_drew_has_the_log_probability_that_the_update_sees(policy) -> No
 def test_chances_and_lengths_are_those_of_its_draws(policy) -> None:
     prompt = asked(policy, "r1")
     drawn = policy.sample(prompt, 20_000, np.random.default_rng(2))
-    ended = [policy.tokenizer.decode(x.reply) for x in drawn if x.reply[-1] == END]
+    ended = [policy.tokenizer.decode(x.completion_ids) for x in drawn if x.completion_ids[-1] == END]
     assert policy.chance(prompt, ["ab", "b"]) == pytest.approx(
         sum(word in ("ab", "b") for word in ended) / len(drawn), abs=0.015
     )
-    assert policy.length_of(prompt) == pytest.approx(np.mean([len(x.reply) for x in drawn]), abs=0.02)
+    assert policy.length_of(prompt) == pytest.approx(np.mean([len(x.completion_ids) for x in drawn]), abs=0.02)
     words = ["".join(each) for count in range(3) for each in product(LETTERS, repeat=count)]
     assert policy.chance(prompt, words) == pytest.approx(len(ended) / len(drawn), abs=0.015)
 

@@ -14,7 +14,7 @@ from typing import Any
 import openai
 import pytest
 
-from tests.support.command import CommandResult, wait_for_command, run_command, start_command
+from tests.support.command import CommandResult, run_command, start_command, wait_for_command
 
 DATA = Path(__file__).parent / "data" / "runs_02a7f75"
 ABSORBING = "--set steps=2 --set batch_size=4 --set lora=2 --set lr=0.02 --set save_every=1".split()
