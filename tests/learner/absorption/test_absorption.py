@@ -74,7 +74,7 @@ def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 # ---- the whole -------------------------------------------------------------------------------------------
 
 
-def test_what_it_leaves_is_measured_beside_the_lessons_and_used_as_other_weights_are(
+def test_result_has_three_arms_and_usable_weights(
     folder: Path, library: Path, tmp_path: Path, capsys: Any
 ) -> None:
     run = tmp_path / "run"
@@ -93,11 +93,13 @@ def test_what_it_leaves_is_measured_beside_the_lessons_and_used_as_other_weights
     assert _means(again)["run"] == arms["absorbed"]["mean"]["estimate"]
 
 
-def test_weights_that_are_no_better_are_not_kept(
+def test_weights_without_a_gain_are_not_in_the_artefact(
     folder: Path, library: Path, tmp_path: Path, capsys: Any
 ) -> None:
     still = ("--set", "lr=1e-12", "--set", "steps=1")
-    done = run_command(capsys, "absorb", folder, "--artifact", library, "--run", tmp_path / "run", *SET, *still)
+    done = run_command(
+        capsys, "absorb", folder, "--artifact", library, "--run", tmp_path / "run", *SET, *still
+    )
     assert done.code == 1, done.err
     assert not Artifact.load(tmp_path / "run").folders
 
@@ -107,7 +109,7 @@ def _means(done: CommandResult) -> dict[str, float]:
     return {arm["name"]: arm["mean"]["estimate"] for arm in json.loads(done.out)["evidence"]["results"]}
 
 
-def test_a_run_that_was_stopped_ends_as_one_that_was_not(folder: Path, library: Path, tmp_path: Path) -> None:
+def test_resumed_run_equals_an_uninterrupted_one(folder: Path, library: Path, tmp_path: Path) -> None:
     task, settings = Task.read(folder), {**QUICK, "save_every": 1}
     whole = absorb(task, library, run=tmp_path / "whole", **settings)
     with pytest.raises(LimitReached):
@@ -122,7 +124,7 @@ def test_a_run_that_was_stopped_ends_as_one_that_was_not(folder: Path, library: 
     assert all(torch.equal(weight, ends[1][name]) for name, weight in ends[0].items())
 
 
-def test_nothing_that_the_reward_speaks_for_is_the_end(model: str, library: Path, tmp_path: Path) -> None:
+def test_without_good_answers_the_run_is_hopeless(model: str, library: Path, tmp_path: Path) -> None:
     task = Task.read(task_file(tmp_path / "constant", model, reward="constant"))
     with pytest.raises(Hopeless, match="worth learning"):
         absorb(task, library, run=tmp_path / "run", **QUICK)
@@ -132,20 +134,20 @@ def test_nothing_that_the_reward_speaks_for_is_the_end(model: str, library: Path
 
 
 @pytest.mark.parametrize("lora", [0, 4], ids=["whole", "lora"])
-def test_the_teacher_is_the_model_as_it_was(folder: Path, library: Path, lora: int) -> None:
-    job = AbsorbSpec.from_library(Task.read(folder), str(library), {**QUICK, "lora": lora})
-    engine = load_engine(job)
-    asked = [Request("", (Message("user", "say"),), Sampling(1.0, 1.0, 6, seed=i)) for i in range(4)]
-    before, own = answer_as_teacher(engine, asked), engine.answer(asked)
+def test_teacher_has_the_first_weights(folder: Path, library: Path, lora: int) -> None:
+    spec = AbsorbSpec.from_library(Task.read(folder), str(library), {**QUICK, "lora": lora})
+    engine = load_engine(spec)
+    requests = [Request("", (Message("user", "say"),), Sampling(1.0, 1.0, 6, seed=i)) for i in range(4)]
+    before, own = answer_as_teacher(engine, requests), engine.answer(requests)
     assert [reply.message for reply in before] == [reply.message for reply in own]
-    imitate_answers(job, engine, [Demonstration((65,), (66, 257))] * 8, 1)
-    after, own = answer_as_teacher(engine, asked), engine.answer(asked)
+    imitate_answers(spec, engine, [Demonstration((65,), (66, 257))] * 8, 1)
+    after, own = answer_as_teacher(engine, requests), engine.answer(requests)
     assert [reply.tokens for reply in after] == [reply.tokens for reply in before]
     assert [reply.tokens for reply in own] != [reply.tokens for reply in before]
 
 
-def run(row: str, reward: float | None, said: str = "x") -> Rollout:
-    step = Step((), Message("assistant", said), tokens=TokenizedTurn((1,), (2,), (0.0,)))
+def run(row: str, reward: float | None, text: str = "x") -> Rollout:
+    step = Step((), Message("assistant", text), tokens=TokenizedTurn((1,), (2,), (0.0,)))
     score = None if reward is None else Score(reward)
     return Rollout(row, "solver", 0, (step,), "stop", score)
 
@@ -161,40 +163,42 @@ def run(row: str, reward: float | None, said: str = "x") -> Rollout:
         ([[None]], []),
     ],
 )
-def test_answers_worth_learning(rewards: list[list[float | None]], expected: list[float]) -> None:
+def test_selected_answers_reach_their_row_mean(
+    rewards: list[list[float | None]], expected: list[float]
+) -> None:
     groups = [
         Group(Example(str(i), ()), "solver", tuple(run(str(i), reward) for reward in row))
         for i, row in enumerate(rewards)
     ]
-    assert [found.score.value for _, found in select_answers(groups) if found.score] == expected
+    assert [result.score.value for _, result in select_answers(groups) if result.score] == expected
 
 
-def test_every_row_is_asked_once_an_epoch(folder: Path, library: Path) -> None:
+def test_every_row_is_answered_once_an_epoch(folder: Path, library: Path) -> None:
     task = Task.read(folder)
-    job = AbsorbSpec.from_library(task, str(library), {**QUICK, "batch_size": 4})
+    spec = AbsorbSpec.from_library(task, str(library), {**QUICK, "batch_size": 4})
     steps = -(-len(task.train) // 4)
-    found = [select_rows(job, number) for number in range(1, 2 * steps + 1)]
+    result = [select_rows(spec, number) for number in range(1, 2 * steps + 1)]
     for epoch in (1, 2):
-        ids = [row.id for number, rows in found if number == epoch for row in rows]
+        ids = [row.id for number, rows in result if number == epoch for row in rows]
         assert sorted(ids) == sorted(row.id for row in task.train)
 
 
 @pytest.mark.parametrize("place", ["before", "system", "after"])
-def test_what_is_learnt_from_has_no_lessons_and_keeps_what_came_between(model: str, place: Any) -> None:
+def test_demonstrations_lack_lessons_and_keep_tool_results(model: str, place: Any) -> None:
     policy = Policy.load(model.removeprefix("torch/"), device="cpu", dtype="float32")
     tool = FunctionTool(Tool("look", "Looks.", {}), lambda: "")
     agent = Agent("", tools=(tool,), calling="text")
     row = Example("r", (Message("user", "Where?"),))
-    asked = replace(LIBRARY, place=place).insert_lessons(row.messages)
-    first = add_call_instructions(asked, agent.tools)
+    dressed = replace(LIBRARY, place=place).insert_lessons(row.messages)
+    first = add_call_instructions(dressed, agent.tools)
     between = (Message("assistant", "<tool>"), Message("user", "<result>"))
     steps = tuple(
-        Step(seen, Message("assistant", "x"), tokens=TokenizedTurn((1,), (120, 257), (0.0, 0.0)))
-        for seen in (first, (*first, *between))
+        Step(prompt, Message("assistant", "x"), tokens=TokenizedTurn((1,), (120, 257), (0.0, 0.0)))
+        for prompt in (first, (*first, *between))
     )
     pairs = build_demonstrations(policy, agent, row, Rollout("r", "solver", 0, steps, "stop"))
-    told = add_call_instructions(row.messages, agent.tools)
-    assert [pair.prompt for pair in pairs] == [policy.encode(told), policy.encode((*told, *between))]
+    plain = add_call_instructions(row.messages, agent.tools)
+    assert [pair.prompt for pair in pairs] == [policy.encode(plain), policy.encode((*plain, *between))]
     assert all(pair.answer == (120, 257) for pair in pairs)
     assert "Say little" not in policy.decode(pairs[1].prompt)
 
@@ -202,10 +206,10 @@ def test_what_is_learnt_from_has_no_lessons_and_keeps_what_came_between(model: s
 # ---- what is kept ----------------------------------------------------------------------------------------
 
 
-def test_the_share_of_a_gain_has_an_interval_over_rows() -> None:
+def test_ratio_of_gains_has_an_interval_over_rows() -> None:
     whole = [0.0, 1.0] * 50
-    found = estimate_ratio([0.5 * x for x in whole], whole)
-    assert found and [found.estimate, found.low, found.high] == pytest.approx([0.5] * 3)
+    result = estimate_ratio([0.5 * x for x in whole], whole)
+    assert result and [result.estimate, result.low, result.high] == pytest.approx([0.5] * 3)
     noisy = estimate_ratio([x if i % 3 else 0.0 for i, x in enumerate(whole)], whole)
     assert noisy and noisy.low < noisy.estimate < noisy.high
     assert noisy.low > 0.5 and noisy.high < 0.8
@@ -220,7 +224,7 @@ def test_the_share_of_a_gain_has_an_interval_over_rows() -> None:
         ([1.0], Interval(1.0, -inf, inf)),
     ],
 )
-def test_without_a_sure_gain_no_share_of_it_is_sure(whole: list[float], expected: Interval | None) -> None:
+def test_ratio_to_an_uncertain_gain_has_no_interval(whole: list[float], expected: Interval | None) -> None:
     assert estimate_ratio(whole, whole) == expected
 
 
@@ -232,14 +236,14 @@ def test_without_a_sure_gain_no_share_of_it_is_sure(whole: list[float], expected
         (None, "no gain to keep"),
     ],
 )
-def test_what_is_kept_is_said_and_written_as_plain_data(share: Interval | None, says: str) -> None:
-    found = Retention(share, 12.0)
-    assert says in str(found) and "12 tokens shorter" in str(found)
-    written = json.dumps(found.to_json(), allow_nan=False)
-    assert Retention.from_json(json.loads(written)) == found
+def test_retention_is_text_and_plain_data(share: Interval | None, says: str) -> None:
+    result = Retention(share, 12.0)
+    assert says in str(result) and "12 tokens shorter" in str(result)
+    written = json.dumps(result.to_json(), allow_nan=False)
+    assert Retention.from_json(json.loads(written)) == result
 
 
-def test_three_arms_say_what_is_kept() -> None:
+def test_retention_is_measured_from_three_arms() -> None:
     def arm(name: str, rewards: list[float], tokens: int) -> Arm:
         step = Step((), Message("assistant", "x"), Usage(input=tokens))
         groups = [
@@ -249,15 +253,15 @@ def test_three_arms_say_what_is_kept() -> None:
         return Arm(name, tuple(groups))
 
     arms = [arm("before", [0.0] * 10, 5), arm("absorbed", [0.6] * 10, 5), arm("with lessons", [0.8] * 10, 30)]
-    found = measure_retention(compare(arms))
-    assert found.share and found.share.estimate == pytest.approx(0.75)
-    assert found.saved == 25
+    result = measure_retention(compare(arms))
+    assert result.share and result.share.estimate == pytest.approx(0.75)
+    assert result.saved == 25
 
 
 # ---- what does not go together ---------------------------------------------------------------------------
 
 
-def test_a_dry_run_says_what_it_will_take_and_loads_nothing(folder: Path, library: Path, capsys: Any) -> None:
+def test_dry_run_forecasts_and_loads_nothing(folder: Path, library: Path, capsys: Any) -> None:
     done = run_command(capsys, "absorb", folder, "--artifact", library, "--dry-run", *SET)
     assert done.code == 0, done.err
     assert "rollouts 96" in done.out and not Path("runs").exists()
@@ -272,20 +276,20 @@ def test_a_dry_run_says_what_it_will_take_and_loads_nothing(folder: Path, librar
         ({"model": "openai/gpt-4o-mini"}, "not at hand"),
     ],
 )
-def test_settings_that_mean_nothing_here_are_refused(
+def test_settings_of_other_methods_are_refused(
     folder: Path, library: Path, settings: dict[str, Any], says: str
 ) -> None:
     with pytest.raises(ConfigError, match=says):
         absorb(Task.read(folder), library, run="run", **settings)
 
 
-def test_a_library_without_lessons_is_refused(folder: Path, tmp_path: Path) -> None:
+def test_library_without_lessons_is_refused(folder: Path, tmp_path: Path) -> None:
     empty = Artifact("", "", {"library.json": Library().to_json()}).save(tmp_path / "none.edge")
     with pytest.raises(LibraryError, match="no lessons"):
         absorb(Task.read(folder), empty, **QUICK)
 
 
-def test_a_run_goes_on_with_its_own_library_only(folder: Path, library: Path, tmp_path: Path) -> None:
+def test_run_resumes_with_its_own_library_only(folder: Path, library: Path, tmp_path: Path) -> None:
     task = Task.read(folder)
     with pytest.raises(LimitReached):
         absorb(task, library, run=tmp_path / "run", calls=30, **QUICK)

@@ -26,7 +26,7 @@ METHODS = "dr_grpo, grpo(penalties=none, lr=0.05)"
 
 
 @pytest.fixture(scope="module")
-def found(model: str, tmp_path_factory: pytest.TempPathFactory) -> ComparisonResult:
+def result(model: str, tmp_path_factory: pytest.TempPathFactory) -> ComparisonResult:
     """Two methods with two seeds each."""
     run = tmp_path_factory.mktemp("compared") / "c"
     return compare(task(), METHODS, seeds=2, model=model, run=run, seed=5, **{**FEW, "steps": 6})
@@ -42,8 +42,8 @@ def command(folder: Path, tmp_path: Path, capsys: Any) -> Any:
     """`edgewise compare` of the task, in a directory of its own."""
 
     def run(methods: str, *arguments: object) -> CommandResult:
-        given = ("--methods", methods, "--run", tmp_path / "c", *arguments)
-        return run_command(capsys, "compare", folder, *given)
+        options = ("--methods", methods, "--run", tmp_path / "c", *arguments)
+        return run_command(capsys, "compare", folder, *options)
 
     return run
 
@@ -60,24 +60,24 @@ def means(run: Path, arm: str) -> dict[str, float]:
 # ---- what comes of it ------------------------------------------------------------------------------------
 
 
-def test_each_method_and_seed_is_a_run_like_any_other(found: ComparisonResult) -> None:
+def test_each_method_and_seed_has_a_run_directory(result: ComparisonResult) -> None:
     folders = ("dr_grpo", "grpo-penalties=none-lr=0.05")
     for folder in folders:
         for seed in (5, 6):
-            run = found.path / folder / f"seed-{seed}"
+            run = result.path / folder / f"seed-{seed}"
             config = (run / "config.toml").read_text()
             assert f"seed = {seed}" in config
             assert (run / "artifact" / "manifest.json").exists() and (run / "report.html").exists()
             assert not (run / "checkpoints").exists()
-    first, second = (means(found.path / folder / "seed-5", "before") for folder in folders)
+    first, second = (means(result.path / folder / "seed-5", "before") for folder in folders)
     assert first == second
 
 
-def test_figures_are_those_of_the_runs(found: ComparisonResult) -> None:
-    first, second = found.methods
+def test_estimates_are_those_of_the_runs(result: ComparisonResult) -> None:
+    first, second = result.methods
     assert (first.name, second.name) == ("dr_grpo", "grpo(penalties=none, lr=0.05)")
-    for line in found.methods:
-        every = [x for run in line.runs for x in means(found.path / run.path, "after").values()]
+    for line in result.methods:
+        every = [x for run in line.runs for x in means(result.path / run.path, "after").values()]
         assert line.after and line.after.estimate == pytest.approx(sum(every) / len(every))
         assert line.after.low < line.after.estimate < line.after.high
         assert line.gain and line.before
@@ -87,7 +87,7 @@ def test_figures_are_those_of_the_runs(found: ComparisonResult) -> None:
     assert second.against and second.after and first.after
     assert second.against.estimate == pytest.approx(second.after.estimate - first.after.estimate)
     assert second.holm == second.against.p  # one comparison
-    step = json.loads((found.path / first.runs[0].path / "steps" / "003" / "step.json").read_text())
+    step = json.loads((result.path / first.runs[0].path / "steps" / "003" / "step.json").read_text())
     assert first.runs[0].rewards[2] == step["statistics"]["mean_reward"]
     middle = first.curve[2]
     assert middle.mean == pytest.approx((first.runs[0].rewards[2] + first.runs[1].rewards[2]) / 2)
@@ -96,19 +96,19 @@ def test_figures_are_those_of_the_runs(found: ComparisonResult) -> None:
     )
 
 
-def test_the_page_stands_alone_and_draws_what_the_json_says(found: ComparisonResult) -> None:
-    page = (found.path / "report.html").read_text()
+def test_report_stands_alone_and_draws_the_json(result: ComparisonResult) -> None:
+    page = (result.path / "report.html").read_text()
     assert not re.search(r"<script|https?://|url\(", page)
-    data = json.loads((found.path / "compare.json").read_text())
-    assert data == json.loads(json.dumps(found.to_json()))
+    data = json.loads((result.path / "compare.json").read_text())
+    assert data == json.loads(json.dumps(result.to_json()))
     pictures = [ElementTree.fromstring(text) for text in re.findall(r"<svg.*?</svg>", page, re.DOTALL)]
     curve = next(one for one in pictures if "Mean reward per step" in (one[0].text or ""))
     for style, line in zip("ab", data["methods"], strict=True):
         dots = [one for one in curve.iter("circle") if one.get("class") == style and len(one)]
-        hints = [f"{each['step']}: {each['mean']:.3f}" for each in line["curve"]]
+        hints = [f"{item['step']}: {item['mean']:.3f}" for item in line["curve"]]
         assert [dot[0].text for dot in dots] == hints
         band = next(one for one in curve.iter("polygon") if one.get("class") == f"{style} band")
-        corners = [tuple(map(float, each.split(","))) for each in str(band.get("points")).split()]
+        corners = [tuple(map(float, item.split(","))) for item in str(band.get("points")).split()]
         assert len(corners) == 2 * len(hints)
         low, high = corners[: len(hints)], corners[: -len(hints) - 1 : -1]
         heights = [float(dot.get("cy", "nan")) for dot in dots]
@@ -118,28 +118,26 @@ def test_the_page_stands_alone_and_draws_what_the_json_says(found: ComparisonRes
         assert f"{line['after']['estimate']:.3f} [{line['after']['low']:.3f}" in page
 
 
-def test_the_table_has_every_method_with_interval_tokens_and_time(found: ComparisonResult) -> None:
-    lines = render_comparison(found)
+def test_table_has_intervals_tokens_and_time_of_every_method(result: ComparisonResult) -> None:
+    lines = render_comparison(result)
     assert lines[0].startswith("2 methods, seeds 5 to 6, 8 held-out rows, 2 samples of each")
     assert lines[2].split()[:5] == ["method", "ended", "before", "after", "gain"]
     assert "against dr_grpo" in lines[2]
     assert all("2 of 2" in line for line in lines[3:5])
     calls = 4 * (6 * 16 + 2 * 8 * 2)
-    assert f"in all: {calls:,} calls" in lines[-2] and lines[-1] == f"report: {found.path}/report.html"
+    assert f"in all: {calls:,} calls" in lines[-2] and lines[-1] == f"report: {result.path}/report.html"
 
 
-def test_more_methods_and_seeds_are_added_to_what_is_there(
-    found: ComparisonResult, model: str, tmp_path: Path
-) -> None:
+def test_methods_and_seeds_can_be_added(result: ComparisonResult, model: str, tmp_path: Path) -> None:
     begun: list[str] = []
 
     def on_event(event: Event) -> None:
         if isinstance(event, StageStarted) and str(event.text).startswith("run "):
             begun.append(event.text)
 
-    settings: dict[str, Any] = {**FEW, "steps": 6, "seed": 5, "model": model, "run": found.path}
+    settings: dict[str, Any] = {**FEW, "steps": 6, "seed": 5, "model": model, "run": result.path}
     again = compare(task(), METHODS, seeds=2, on_event=on_event, **settings)
-    assert not begun and again == found
+    assert not begun and again == result
     more = compare(task(), "dr_grpo,rloo", seeds=1, on_event=on_event, **settings)
     assert begun == ["run 2 of 2: rloo, seed 5; about 0 minutes to go"]
     assert [line.finished_count for line in more.methods] == [1, 1]
@@ -159,33 +157,31 @@ def constant(completion: str, **_: Any) -> float:
     return 0.5
 
 
-def test_a_method_that_fails_is_a_line_and_the_others_go_on(model: str, tmp_path: Path) -> None:
-    found = compare(
+def test_failed_method_is_a_line_and_the_others_go_on(model: str, tmp_path: Path) -> None:
+    result = compare(
         task(test=2, reward=tall), "ngrpo,dr_grpo", seeds=1, model=model, run=tmp_path / "c", **FEW
     )
-    failed, ended = found.methods
+    failed, ended = result.methods
     assert (failed.finished_count, ended.finished_count) == (0, 1)
     assert "above the best one of 1" in failed.runs[0].why
     assert ended.against is None and ended.after and ended.gain
     assert (failed.after, failed.use) == (None, None)
-    assert found.exit_code == 0
-    assert any(line.startswith("ngrpo, seed 0: A reward of") for line in render_comparison(found))
-    assert "above the best one of 1" in (found.path / "report.html").read_text()
+    assert result.exit_code == 0
+    assert any(line.startswith("ngrpo, seed 0: A reward of") for line in render_comparison(result))
+    assert "above the best one of 1" in (result.path / "report.html").read_text()
 
 
-def test_what_was_found_to_be_hopeless_is_not_tried_again(model: str, tmp_path: Path) -> None:
+def test_hopeless_run_is_not_repeated(model: str, tmp_path: Path) -> None:
     settings = {**FEW, "steps": 12, "batch_size": 1, "group_size": 2, "model": model, "run": tmp_path / "c"}
     events: list[Event] = []
     for _ in range(2):
-        found = compare(task(test=2, reward=constant), "grpo", seeds=1, on_event=events.append, **settings)
-        assert found.exit_code == Hopeless.exit_code
-        assert "no row had runs with different rewards" in found.methods[0].runs[0].why
+        result = compare(task(test=2, reward=constant), "grpo", seeds=1, on_event=events.append, **settings)
+        assert result.exit_code == Hopeless.exit_code
+        assert "no row had runs with different rewards" in result.methods[0].runs[0].why
     assert sum(isinstance(event, RunOpened) for event in events) == 1
 
 
-def test_a_limit_is_shared_and_what_it_stopped_goes_on_with_a_higher_one(
-    command: Any, tmp_path: Path
-) -> None:
+def test_runs_share_a_limit_and_resume_with_a_higher_one(command: Any, tmp_path: Path) -> None:
     # A step takes 16 calls, and measuring 2 * 36: there is nothing to learn with, and not enough to measure.
     short = command("dr_grpo,grpo", "--seeds", 1, "--calls", 2 * 60)
     assert short.code == 3 and len(short.error_lines) == 1
@@ -200,7 +196,7 @@ def test_a_limit_is_shared_and_what_it_stopped_goes_on_with_a_higher_one(
         assert line["runs"][0]["why"] == "the run's limit of 130 calls leaves no more than measuring takes"
 
 
-def test_a_comparison_that_is_stopped_goes_on_where_it_was(model: str, tmp_path: Path) -> None:
+def test_interrupted_comparison_resumes(model: str, tmp_path: Path) -> None:
     where = tmp_path / "c"
 
     def stop(event: Event) -> None:
@@ -215,7 +211,7 @@ def test_a_comparison_that_is_stopped_goes_on_where_it_was(model: str, tmp_path:
     assert [bool(line["after"]) for line in table["methods"]] == [True, False]
     assert table["methods"][1]["runs"][0]["why"] == "not carried out yet"
     stages: list[str] = []
-    found = compare(
+    result = compare(
         task(test=2),
         "dr_grpo,grpo",
         seeds=1,
@@ -224,7 +220,7 @@ def test_a_comparison_that_is_stopped_goes_on_where_it_was(model: str, tmp_path:
     )
     assert stages[0].startswith("run 2 of 2: grpo, seed 0")
     assert any(stage.startswith("going on after step") for stage in stages)
-    assert [line.finished_count for line in found.methods] == [1, 1]
+    assert [line.finished_count for line in result.methods] == [1, 1]
 
 
 # ---- bad input -------------------------------------------------------------------------------------------
@@ -248,7 +244,7 @@ def test_a_comparison_that_is_stopped_goes_on_where_it_was(model: str, tmp_path:
         ("grpo,dapo", ("--usd", 0), "must be a number above zero"),
     ],
 )
-def test_bad_input_is_one_sentence_before_anything_runs(
+def test_bad_input_is_one_sentence_before_any_run(
     command: Any, tmp_path: Path, methods: str, arguments: tuple[Any, ...], sentence: str
 ) -> None:
     done = command(methods, *arguments)
@@ -257,7 +253,7 @@ def test_bad_input_is_one_sentence_before_anything_runs(
     assert not (tmp_path / "c").exists()
 
 
-def test_a_dry_run_says_what_all_runs_take_together(command: Any, tmp_path: Path) -> None:
+def test_dry_run_forecasts_all_runs_together(command: Any, tmp_path: Path) -> None:
     plan = command("grpo,dapo", "--seeds", 3, "--calls", 6000, "--dry-run")
     assert plan.code == 0
     assert "6 runs, one after the other" in plan.out and "1/6: calls 6,000" in plan.out
@@ -268,26 +264,26 @@ def test_a_dry_run_says_what_all_runs_take_together(command: Any, tmp_path: Path
     assert not (tmp_path / "c").exists()
 
 
-def test_methods_are_read_as_people_write_them() -> None:
-    found = parse_contenders(["Dr-GRPO, dapo(penalties=kl3,entropy, loss.high=0.3)", "grpo(epochs=2)"])
-    assert [each.name for each in found] == [
+def test_methods_are_parsed_with_their_settings() -> None:
+    result = parse_contenders(["Dr-GRPO, dapo(penalties=kl3,entropy, loss.high=0.3)", "grpo(epochs=2)"])
+    assert [item.name for item in result] == [
         "dr_grpo",
         "dapo(penalties=kl3,entropy, loss.high=0.3)",
         "grpo(epochs=2)",
     ]
-    assert found[1].settings == {"penalties": "kl3,entropy", "loss.high": 0.3}
+    assert result[1].settings == {"penalties": "kl3,entropy", "loss.high": 0.3}
 
 
 def test_limits_are_split_equally_and_never_exceeded(model: str) -> None:
-    given = {**FEW, "model": model, "tokens": 1_000_003, "usd": None, "minutes": 9.0}
-    plan = build_lineup(task(), "grpo,dapo,rloo", 2, given)
+    options = {**FEW, "model": model, "tokens": 1_000_003, "usd": None, "minutes": 9.0}
+    plan = build_lineup(task(), "grpo,dapo,rloo", 2, options)
     shares = [run.spec.config.limits for run in plan.runs]
     assert set(shares) == {Limits(tokens=1_000_003 // 6, minutes=1.5)}
     with pytest.raises(LimitTooSmall):
-        build_lineup(task(), "grpo,dapo,rloo", 2, {**given, "tokens": 5})
+        build_lineup(task(), "grpo,dapo,rloo", 2, {**options, "tokens": 5})
 
 
-def test_a_run_is_no_comparison(model: str, tmp_path: Path) -> None:
+def test_directory_of_a_run_is_refused(model: str, tmp_path: Path) -> None:
     (tmp_path / "journal.sqlite").touch()
     with pytest.raises(ConfigError, match="holds a run and not a comparison"):
         compare(task(), "grpo", seeds=1, model=model, run=tmp_path, **FEW)

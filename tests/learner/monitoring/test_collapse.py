@@ -14,7 +14,7 @@ def steps(rewards, **changes) -> list[StepStats]:
     return [replace(FINE, reward=float(r), **changes) for r in rewards]
 
 
-def test_noise_around_a_level_or_a_rise_seldom_alarms() -> None:
+def test_noise_seldom_alarms() -> None:
     rng = np.random.default_rng(0)
     alarms = 0
     for run in range(200):
@@ -24,7 +24,7 @@ def test_noise_around_a_level_or_a_rise_seldom_alarms() -> None:
     assert alarms <= 10
 
 
-def test_a_fall_below_half_of_what_was_gained_alarms_within_a_window() -> None:
+def test_losing_half_of_the_gain_alarms_within_a_window() -> None:
     history = steps([0.2, 0.25, 0.3, 0.4, 0.5, 0.6, 0.7, 0.7, 0.7, 0.7, 0.7, 0.1, 0.05, 0.0, 0.0, 0.0])
     assert "fell from 0.70" in detect_collapse(history)
     assert not detect_collapse(history[:11])
@@ -41,11 +41,11 @@ def test_a_fall_below_half_of_what_was_gained_alarms_within_a_window() -> None:
         ({"length": 1.0}, "became short: 1 tokens, from 20"),
     ],
 )
-def test_replies_that_change_beyond_learning_alarm(change: dict[str, float], words: str) -> None:
+def test_broken_replies_alarm(change: dict[str, float], words: str) -> None:
     assert words in detect_collapse([*[FINE] * 10, *[replace(FINE, **change)] * 5])
 
 
-def test_certainty_that_pays_is_no_collapse() -> None:
+def test_low_entropy_with_a_higher_reward_is_no_collapse() -> None:
     history = [*[FINE] * 10, *[replace(FINE, reward=0.95, entropy=0.01)] * 5]
     assert detect_collapse(history) == ""
 
@@ -54,9 +54,9 @@ def test_certainty_that_pays_is_no_collapse() -> None:
     ("change", "words"),
     [({"loss": float("nan")}, "no number"), ({"kl": 2.0}, "2.00 nats"), ({"kl": float("nan")}, "nan nats")],
 )
-def test_one_broken_step_is_enough(change: dict[str, float], words: str) -> None:
+def test_one_broken_step_alarms(change: dict[str, float], words: str) -> None:
     assert words in detect_collapse([FINE, replace(FINE, **change)])
 
 
-def test_no_history_no_alarm() -> None:
+def test_empty_history_does_not_alarm() -> None:
     assert detect_collapse([]) == "" and best_window_reward([]) == 0.0

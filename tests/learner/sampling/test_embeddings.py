@@ -10,28 +10,28 @@ from edgewise.toolkit.types import Message, Reply
 from tests.support.plans import play
 
 
-def told(request):
+def embed_text(request):
     """As models for embeddings answer: the vector in the place of text."""
     assert request.is_embedding and request.model == "local/vectors"
     return Reply(Message("assistant", pack_vector([len(request.messages[0].content), 0, 1])))
 
 
-def test_each_text_is_asked_for_once() -> None:
-    asked: list[str] = []
+def test_each_text_is_embedded_once() -> None:
+    texts: list[str] = []
 
     def answer(request):
-        asked.append(request.messages[0].content)
-        return told(request)
+        texts.append(request.messages[0].content)
+        return embed_text(request)
 
     embed = create_embed("local/vectors")
     first = play(embed(["a", "bb", "a"]), answer)
     again = play(embed(["bb"]), answer)
-    assert asked == ["a", "bb"]
+    assert texts == ["a", "bb"]
     assert first.shape == (3, 3) and np.allclose(np.linalg.norm(first, axis=1), 1)
     assert (first[0] == first[2]).all() and (again[0] == first[1]).all()
 
 
-def test_a_model_that_gives_none_is_a_sentence() -> None:
+def test_model_without_vectors_is_one_sentence() -> None:
     failed = Reply(Message("assistant", ""), "failed", error="it writes text and gives no vectors")
     with pytest.raises(ModelError, match="local/text gave no vector: it writes text"):
         play(create_embed("local/text")(["a"]), lambda request: failed)

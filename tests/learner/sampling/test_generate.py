@@ -69,11 +69,11 @@ def prompt(length, seed=0):
     return tuple(np.random.default_rng((length, seed)).integers(0, 256, length).tolist())
 
 
-def plain(found, ask, ids):
+def plain(model, request, ids):
     """Log-probabilities of a reply by one forward of the whole, in the model's own attention."""
     with torch.no_grad():
-        logits = found.model(torch.tensor([[*ask.prompt, *ids]])).logits[0, len(ask.prompt) - 1 : -1]
-    logp = (logits.double() / (ask.temperature or 1.0)).log_softmax(-1)
+        logits = model.model(torch.tensor([[*request.prompt, *ids]])).logits[0, len(request.prompt) - 1 : -1]
+    logp = (logits.double() / (request.temperature or 1.0)).log_softmax(-1)
     return logp.gather(1, torch.tensor(ids)[:, None])[:, 0].numpy()
 
 
@@ -86,50 +86,50 @@ def fits(observed, expected):
     rest = [(observed[:common], expected[:common])]
     if expected[common:].sum() >= 5:
         rest.append((observed[common:].sum(keepdims=True), expected[common:].sum(keepdims=True)))
-    seen, wanted = (np.concatenate(each) for each in zip(*rest, strict=True))
-    return chisquare(seen, wanted * seen.sum() / wanted.sum()).pvalue > 1e-3
+    counts, target = (np.concatenate(part) for part in zip(*rest, strict=True))
+    return chisquare(counts, target * counts.sum() / target.sum()).pvalue > 1e-3
 
 
-def mixed_asks():
+def mixed_requests():
     """Prompts of several lengths, groups of several sizes, replies of several lengths."""
-    asks = []
+    requests = []
     for length, rows in ((1, 3), (5, 1), (6, 4), (7, 2), (40, 3), (90, 2)):
-        asks += [
+        requests += [
             CompletionRequest(prompt(length), 5 + 9 * i, 0.7 + 0.2 * i, seed=100 * length + i)
             for i in range(rows)
         ]
-    return asks
+    return requests
 
 
 @pytest.mark.parametrize("name", CONFIGS)
 def test_log_probs_are_those_of_a_plain_forward(name):
-    found = policy(CONFIGS[name])
-    asks = mixed_asks()
-    for ask, drawn in zip(asks, sample(found, asks), strict=True):
-        assert drawn.logprobs == pytest.approx(plain(found, ask, drawn.ids), abs=1e-5)
+    model = policy(CONFIGS[name])
+    requests = mixed_requests()
+    for request, completion in zip(requests, sample(model, requests), strict=True):
+        assert completion.logprobs == pytest.approx(plain(model, request, completion.ids), abs=1e-5)
 
 
-def test_the_models_own_attention_is_back_afterwards(llama):
+def test_attention_of_the_model_is_restored(llama):
     before = llama.model.config._attn_implementation
     sample(llama, [CompletionRequest(prompt(3), 2)])
     assert llama.model.config._attn_implementation == before
 
 
-def test_a_row_draws_the_same_alone_and_in_a_batch(llama):
-    asks = mixed_asks()
-    together = sample(llama, asks)
-    for ask, drawn in zip(asks, together, strict=True):
-        assert sample(llama, [ask])[0].ids == drawn.ids
-    backwards = sample(llama, asks[::-1])[::-1]
+def test_completion_does_not_depend_on_the_batch(llama):
+    requests = mixed_requests()
+    together = sample(llama, requests)
+    for request, completion in zip(requests, together, strict=True):
+        assert sample(llama, [request])[0].ids == completion.ids
+    backwards = sample(llama, requests[::-1])[::-1]
     assert [d.ids for d in backwards] == [d.ids for d in together]
 
 
-def test_another_seed_draws_another_reply(llama):
+def test_another_seed_gives_another_completion(llama):
     replies = {d.ids for d in sample(llama, [CompletionRequest(prompt(8), 20, seed=i) for i in range(16)])}
     assert len(replies) == 16
 
 
-def test_what_is_drawn_first_does_not_depend_on_how_long_a_reply_may_be(llama):
+def test_first_tokens_do_not_depend_on_max_tokens(llama):
     short, long = sample(llama, [CompletionRequest(prompt(8), 5, seed=3)]) + sample(
         llama, [CompletionRequest(prompt(8), 50, seed=3)]
     )
@@ -137,27 +137,27 @@ def test_what_is_drawn_first_does_not_depend_on_how_long_a_reply_may_be(llama):
 
 
 @pytest.mark.parametrize("temperature", [0.5, 1.0])
-def test_tokens_come_as_often_as_they_are_likely(llama, temperature):
-    asks = [CompletionRequest(prompt(9), 1, temperature, seed=i) for i in range(4000)]
+def test_token_frequencies_match_their_probabilities(llama, temperature):
+    requests = [CompletionRequest(prompt(9), 1, temperature, seed=i) for i in range(4000)]
     with torch.no_grad():
         logits = llama.model(torch.tensor([prompt(9)])).logits[0, -1].double()
     share = (logits / temperature).softmax(-1).numpy()
-    seen = np.bincount([d.ids[0] for d in sample(llama, asks)], minlength=len(share))
-    assert fits(seen, share * len(asks))
+    counts = np.bincount([d.ids[0] for d in sample(llama, requests)], minlength=len(share))
+    assert fits(counts, share * len(requests))
 
 
-def test_sequences_come_as_often_as_they_are_likely():
-    found = policy(
+def test_sequence_frequencies_match_their_probabilities():
+    model = policy(
         LlamaConfig(**{**SMALL, "vocab_size": 4, "eos_token_id": 3, "bos_token_id": 0, "pad_token_id": 3})
     )
-    found.stop_ids = frozenset()
-    drawn = sample(found, [CompletionRequest((0, 1, 2), 3, seed=i) for i in range(4000)])
-    seen = Counter(d.ids for d in drawn)
-    share = {d.ids: float(np.exp(sum(d.logprobs))) for d in drawn}
-    assert fits(np.array([seen[ids] for ids in share]), 4000 * np.array(list(share.values())))
+    model.stop_ids = frozenset()
+    completions = sample(model, [CompletionRequest((0, 1, 2), 3, seed=i) for i in range(4000)])
+    counts = Counter(d.ids for d in completions)
+    share = {d.ids: float(np.exp(sum(d.logprobs))) for d in completions}
+    assert fits(np.array([counts[ids] for ids in share]), 4000 * np.array(list(share.values())))
 
 
-def test_the_nucleus_holds_top_p_and_log_probs_are_of_the_whole():
+def test_top_p_cuts_tokens_and_not_log_probs():
     shares = torch.tensor([[0.5, 0.3, 0.15, 0.05]]).repeat(2000, 1)
     uniform = torch.tensor(np.random.default_rng(0).random(2000))
     ids, logp = sample_tokens(shares.log(), torch.ones(2000, 1), torch.full((2000, 1), 0.75), uniform)
@@ -168,7 +168,7 @@ def test_the_nucleus_holds_top_p_and_log_probs_are_of_the_whole():
 
 
 @pytest.mark.parametrize("size", [3, 128, 129, 1000])
-def test_a_random_number_just_below_one_picks_a_token_that_can_be(size):
+def test_extreme_random_numbers_pick_possible_tokens(size):
     logits = torch.full((1, size), -torch.inf)
     logits[0, : size - 1] = torch.randn(size - 1, generator=torch.Generator().manual_seed(0))
     for number in (0.0, np.nextafter(1.0, 0.0)):
@@ -178,27 +178,27 @@ def test_a_random_number_just_below_one_picks_a_token_that_can_be(size):
 
 
 @pytest.mark.parametrize("name", ["llama", "qwen3", "gemma3"])
-def test_greedy_writes_what_generate_writes(name):
-    found = policy(CONFIGS[name])
+def test_greedy_equals_transformers_generate(name):
+    model = policy(CONFIGS[name])
     for length in (4, 30):
-        (drawn,) = sample(found, [CompletionRequest(prompt(length), 24, 0.0)])
+        (completion,) = sample(model, [CompletionRequest(prompt(length), 24, 0.0)])
         ids = torch.tensor([prompt(length)])
-        out = found.model.generate(
+        out = model.model.generate(
             ids, attention_mask=torch.ones_like(ids), max_new_tokens=24, do_sample=False
         )
-        assert list(drawn.ids) == out[0, length:].tolist()
-        assert drawn.logprobs == pytest.approx(
-            plain(found, CompletionRequest(prompt(length), 1), drawn.ids), abs=1e-5
+        assert list(completion.ids) == out[0, length:].tolist()
+        assert completion.logprobs == pytest.approx(
+            plain(model, CompletionRequest(prompt(length), 1), completion.ids), abs=1e-5
         )
 
 
 def test_a_stop_token_ends_a_reply_and_belongs_to_it(llama):
     llama.stop_ids = frozenset(range(0, 258, 8))
     try:
-        for drawn in sample(llama, [CompletionRequest(prompt(5), 200, seed=i) for i in range(20)]):
-            assert drawn.stop == "stop"
-            assert drawn.ids[-1] % 8 == 0
-            assert all(token % 8 for token in drawn.ids[:-1])
+        for completion in sample(llama, [CompletionRequest(prompt(5), 200, seed=i) for i in range(20)]):
+            assert completion.stop == "stop"
+            assert completion.ids[-1] % 8 == 0
+            assert all(token % 8 for token in completion.ids[:-1])
     finally:
         llama.stop_ids = frozenset({257})
 
@@ -206,9 +206,9 @@ def test_a_stop_token_ends_a_reply_and_belongs_to_it(llama):
 def test_a_stop_string_ends_a_reply_once_it_is_complete(llama):
     (whole,) = sample(llama, [CompletionRequest(prompt(5), 60, seed=1)])
     text = [llama.tokenizer.decode(whole.ids[: i + 1]) for i in range(len(whole.ids))]
-    wanted = llama.tokenizer.decode(whole.ids[30:32])
-    first = next(i for i, each in enumerate(text) if wanted in each)
-    (cut,) = sample(llama, [CompletionRequest(prompt(5), 60, seed=1, stop=("never there", wanted))])
+    target = llama.tokenizer.decode(whole.ids[30:32])
+    first = next(i for i, part in enumerate(text) if target in part)
+    (cut,) = sample(llama, [CompletionRequest(prompt(5), 60, seed=1, stop=("never there", target))])
     assert cut.stop == "stop"
     assert cut.ids == whole.ids[: first + 1]
 
@@ -216,12 +216,12 @@ def test_a_stop_string_ends_a_reply_once_it_is_complete(llama):
 def test_a_special_token_can_be_a_stop_string(llama):
     llama.stop_ids = frozenset()
     try:
-        drawn = sample(
+        completions = sample(
             llama, [CompletionRequest(prompt(5), 250, 3.0, seed=i, stop=("<s>",)) for i in range(8)]
         )
     finally:
         llama.stop_ids = frozenset({257})
-    ended = [d for d in drawn if d.stop == "stop"]
+    ended = [d for d in completions if d.stop == "stop"]
     assert ended
     assert all(d.ids[-1] == 256 for d in ended)
 
@@ -238,22 +238,22 @@ def test_a_prompt_that_does_not_fit_is_an_error(llama, length):
         sample(llama, [CompletionRequest(prompt(length), 5)])
 
 
-def test_nothing_asked_is_nothing_drawn(llama):
+def test_no_requests_give_no_completions(llama):
     assert sample(llama, []) == []
 
 
-def test_waves_and_chunks_change_nothing(llama, monkeypatch):
-    asks = mixed_asks()
-    whole = sample(llama, asks)
+def test_waves_and_chunks_change_no_completion(llama, monkeypatch):
+    requests = mixed_requests()
+    whole = sample(llama, requests)
     monkeypatch.setattr(sampling, "WAVE_TOKENS", 150)
     monkeypatch.setattr(sampling, "PREFILL_TOKENS", 12)
     monkeypatch.setattr(kv_cache, "INITIAL_ROOM", 2)
-    assert [d.ids for d in sample(llama, asks)] == [d.ids for d in whole]
+    assert [d.ids for d in sample(llama, requests)] == [d.ids for d in whole]
 
 
-def test_where_memory_is_short_fewer_are_drawn_at_a_time(llama, monkeypatch):
-    asks = mixed_asks()
-    whole, forward, rows = sample(llama, asks), sampling.decode, []
+def test_short_memory_makes_waves_smaller(llama, monkeypatch):
+    requests = mixed_requests()
+    whole, forward, rows = sample(llama, requests), sampling.decode, []
 
     def short(model, cache, ids):
         rows.append(len(ids))
@@ -262,11 +262,11 @@ def test_where_memory_is_short_fewer_are_drawn_at_a_time(llama, monkeypatch):
         return forward(model, cache, ids)
 
     monkeypatch.setattr(sampling, "decode", short)
-    assert [d.ids for d in sample(llama, asks)] == [d.ids for d in whole]
+    assert [d.ids for d in sample(llama, requests)] == [d.ids for d in whole]
     assert max(rows) > 3
     monkeypatch.setattr(sampling, "prefill", lambda *_: short(None, None, range(9)))
     with pytest.raises(OutOfMemory, match="one reply: use LoRA"):
-        sample(llama, asks)
+        sample(llama, requests)
 
 
 def test_a_prompt_is_encoded_once_for_its_group(llama):
@@ -290,54 +290,54 @@ def test_finished_rows_are_dropped(llama):
 
 
 @pytest.mark.filterwarnings("ignore:.*is_gradient_checkpointing:FutureWarning")
-def test_an_adapter_is_sampled_with():
-    found = policy(lora=Lora(rank=4))
+def test_lora_adapter_is_sampled_with():
+    model = policy(lora=Lora(rank=4))
     with torch.no_grad():
-        for weight in found.parameters():
+        for weight in model.parameters():
             weight.add_(0.3)
-    ask = CompletionRequest(prompt(12), 10, seed=5)
-    (drawn,) = sample(found, [ask])
-    assert drawn.logprobs == pytest.approx(plain(found, ask, drawn.ids), abs=1e-5)
-    with found.reference():
-        (other,) = sample(found, [ask])
-    assert other.logprobs != drawn.logprobs
+    request = CompletionRequest(prompt(12), 10, seed=5)
+    (completion,) = sample(model, [request])
+    assert completion.logprobs == pytest.approx(plain(model, request, completion.ids), abs=1e-5)
+    with model.reference():
+        (other,) = sample(model, [request])
+    assert other.logprobs != completion.logprobs
 
 
-def test_in_bfloat16_log_probs_are_near_those_of_a_plain_forward():
-    found = policy(dtype=torch.bfloat16, scale=1.0)
-    asks = mixed_asks()
-    for ask, drawn in zip(asks, sample(found, asks), strict=True):
-        assert drawn.logprobs == pytest.approx(plain(found, ask, drawn.ids), abs=0.05)
+def test_bfloat16_log_probs_are_near_a_plain_forward():
+    model = policy(dtype=torch.bfloat16, scale=1.0)
+    requests = mixed_requests()
+    for request, completion in zip(requests, sample(model, requests), strict=True):
+        assert completion.logprobs == pytest.approx(plain(model, request, completion.ids), abs=0.05)
 
 
 @pytest.mark.model
-def test_the_small_model_answers_as_it_does_alone():
-    found = Policy.load("smollm2-135m", dtype="float32")
+def test_small_model_answers_a_question():
+    model = Policy.load("smollm2-135m", dtype="float32")
     chat = tuple(
-        found.tokenizer.encode(
+        model.tokenizer.encode(
             "<|im_start|>user\nWhat is the capital of France?<|im_end|>\n<|im_start|>assistant\n"
         )
     )
-    (drawn,) = sample(found, [CompletionRequest(chat, 24, 0.0)])
-    assert "Paris" in found.decode(drawn.ids)
-    asks = [CompletionRequest(chat, 12, seed=i) for i in range(4)]
-    for ask, each in zip(asks, sample(found, asks), strict=True):
-        assert each.logprobs == pytest.approx(plain(found, ask, each.ids), abs=2e-4)
+    (completion,) = sample(model, [CompletionRequest(chat, 24, 0.0)])
+    assert "Paris" in model.decode(completion.ids)
+    requests = [CompletionRequest(chat, 12, seed=i) for i in range(4)]
+    for request, part in zip(requests, sample(model, requests), strict=True):
+        assert part.logprobs == pytest.approx(plain(model, request, part.ids), abs=2e-4)
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float64])
-def test_weights_that_are_laid_out_once_give_the_same_and_are_let_go_of(dtype):
-    found = policy(CONFIGS["qwen2"], dtype=dtype)  # it has biases
+def test_packed_weights_give_the_same_and_are_released(dtype):
+    model = policy(CONFIGS["qwen2"], dtype=dtype)  # it has biases
     ids = torch.tensor([prompt(9)])
     with torch.inference_mode():
-        plain_logits = found.model(ids).logits
-        with pack_weights(found.model, 1):
-            assert torch.equal(found.model(ids).logits, plain_logits)
-        with pack_weights(found.model, 100):
-            assert torch.allclose(found.model(ids).logits, plain_logits, rtol=1e-4, atol=1e-3)
+        plain_logits = model.model(ids).logits
+        with pack_weights(model.model, 1):
+            assert torch.equal(model.model(ids).logits, plain_logits)
+        with pack_weights(model.model, 100):
+            assert torch.allclose(model.model(ids).logits, plain_logits, rtol=1e-4, atol=1e-3)
         with torch.no_grad():
-            found.model.model.layers[0].mlp.up_proj.weight.mul_(2)
-        assert not torch.allclose(found.model(ids).logits, plain_logits, rtol=1e-2, atol=1e-2)
-        with pack_weights(found.model, 100):
-            again = found.model(ids).logits
-        assert torch.allclose(again, found.model(ids).logits, rtol=1e-4, atol=1e-3)
+            model.model.model.layers[0].mlp.up_proj.weight.mul_(2)
+        assert not torch.allclose(model.model(ids).logits, plain_logits, rtol=1e-2, atol=1e-2)
+        with pack_weights(model.model, 100):
+            again = model.model(ids).logits
+        assert torch.allclose(again, model.model(ids).logits, rtol=1e-4, atol=1e-3)

@@ -29,7 +29,7 @@ def nobody(request):
     raise AssertionError("no model is asked here")
 
 
-def asked(policy: Policy) -> SamplingRequest:
+def build_request(policy: Policy) -> SamplingRequest:
     def draw(example, start, count):
         encoded = TokenizedTurn(policy.encode(example.messages), (65, 257), (-5.0, -5.0))
         step = Step(example.messages, Message("assistant", "A"), tokens=encoded)
@@ -40,20 +40,20 @@ def asked(policy: Policy) -> SamplingRequest:
     return SamplingRequest((ROW,), 1, 3, draw, give)
 
 
-def test_an_answer_is_its_tokens_and_the_one_that_ends_it(policy: Policy) -> None:
-    found = tokenize_answer(policy, ROW, "42")
-    assert policy.decode(found.completion_ids) == "42" and found.completion_ids[-1] in policy.stop_ids
-    assert found.prompt_ids == policy.encode(ROW.messages)
-    assert np.isnan(found.logprobs).all() and len(found.logprobs) == len(found.completion_ids)
+def test_tokens_of_an_answer_include_the_end_token(policy: Policy) -> None:
+    result = tokenize_answer(policy, ROW, "42")
+    assert policy.decode(result.completion_ids) == "42" and result.completion_ids[-1] in policy.stop_ids
+    assert result.prompt_ids == policy.encode(ROW.messages)
+    assert np.isnan(result.logprobs).all() and len(result.logprobs) == len(result.completion_ids)
 
 
 @pytest.mark.parametrize("name", ["grao", "dagrpo"])
 def test_a_reference_is_learned_from_where_all_failed(policy: Policy, name: str) -> None:
     method = find_method(name)
-    groups = play(method.plan(asked(policy)), nobody)
-    made = collate.build_batch(collate.assign_credit(collate.collect_scored(groups), method))
-    assert made is not None and len(made) == 4
-    reference = made.select_rows([3])
+    groups = play(method.plan(build_request(policy)), nobody)
+    batch = collate.build_batch(collate.assign_credit(collate.collect_scored(groups), method))
+    assert batch is not None and len(batch) == 4
+    reference = batch.select_rows([3])
 
     def likely() -> float:
         with torch.no_grad():
@@ -61,25 +61,35 @@ def test_a_reference_is_learned_from_where_all_failed(policy: Policy, name: str)
 
     before = likely()
     done = update(
-        policy, torch.optim.SGD(policy.parameters(), lr=0.05), method, made, UpdateConfig(), torch.Generator()
+        policy,
+        torch.optim.SGD(policy.parameters(), lr=0.05),
+        method,
+        batch,
+        UpdateConfig(),
+        torch.Generator(),
     )
     assert done.steps == 1 and likely() > before
 
 
 def test_listed_answers_are_graded_and_compared(policy: Policy) -> None:
     method = find_method("rift")
-    groups = play(method.plan(asked(policy)), nobody)
-    found = collate.collect_scored(groups)
-    assert [member.reward for member in found] == [1, 0, 0]
-    known = collate.assign_credit(found, method)
+    groups = play(method.plan(build_request(policy)), nobody)
+    result = collate.collect_scored(groups)
+    assert [member.reward for member in result] == [1, 0, 0]
+    known = collate.assign_credit(result, method)
     assert known.credit == pytest.approx([2**0.5, -(0.5**0.5), -(0.5**0.5)], abs=1e-4)
-    made = collate.build_batch(known)
-    assert made is not None
+    batch = collate.build_batch(known)
+    assert batch is not None
     done = update(
-        policy, torch.optim.SGD(policy.parameters(), lr=0.05), method, made, UpdateConfig(), torch.Generator()
+        policy,
+        torch.optim.SGD(policy.parameters(), lr=0.05),
+        method,
+        batch,
+        UpdateConfig(),
+        torch.Generator(),
     )
     assert done.steps == 1
 
 
-def test_plans_that_give_nothing_do_not_need_it(policy: Policy) -> None:
-    assert len(play(rollout_plan.fixed(asked(policy)), nobody)[0].rollouts) == 3
+def test_plan_without_offline_answers_needs_no_scorer(policy: Policy) -> None:
+    assert len(play(rollout_plan.fixed(build_request(policy)), nobody)[0].rollouts) == 3

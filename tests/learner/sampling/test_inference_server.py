@@ -45,9 +45,9 @@ def requests(count, text="hello", **settings):
     ]
 
 
-def batch(replies, found, group=0):
+def batch(replies, own_policy, group=0):
     """What the replies say, with our log-probabilities beside the sampler's."""
-    made = Batch.from_lists(
+    rows = Batch.from_lists(
         [r.tokens.prompt_ids for r in replies],
         [r.tokens.completion_ids for r in replies],
         [group] * len(replies),
@@ -55,17 +55,17 @@ def batch(replies, found, group=0):
         sampler_logp=[r.tokens.logprobs for r in replies],
     )
     with torch.no_grad():
-        ours, _ = compute_logps(found, made)
-    return made.with_columns(old_logp=ours)
+        ours, _ = compute_logps(own_policy, rows)
+    return rows.with_columns(old_logp=ours)
 
 
-def gaps(made):
+def gaps(rows):
     """How far our log-probabilities and the sampler's are apart, for each token of which it said something."""
-    gap = (made.column("old_logp") - made.column("sampler_logp")).abs()[made.mask]
+    gap = (rows.column("old_logp") - rows.column("sampler_logp")).abs()[rows.mask]
     return gap[~gap.isnan()]
 
 
-def test_the_server_gives_the_ids_and_log_probs_of_what_it_drew():
+def test_server_returns_ids_and_log_probs():
     ours = policy()
     with Sampler(policy()) as sampler:
         replies = InferenceServer(sampler.url, "tiny", ours).answer(requests(8))
@@ -82,31 +82,33 @@ def test_other_weights_show_as_a_mismatch():
     ours = policy()
     with Sampler(policy(0.05)) as sampler:
         replies = InferenceServer(sampler.url, "tiny", ours).answer(requests(8))
-    found = gaps(batch(replies, ours))
-    assert 0.01 < found.mean() < found.max() < 3
-    assert len(found) == sum(len(r.tokens.completion_ids) for r in replies)
+    values = gaps(batch(replies, ours))
+    assert 0.01 < values.mean() < values.max() < 3
+    assert len(values) == sum(len(r.tokens.completion_ids) for r in replies)
 
 
-def test_truncated_weights_undo_most_of_the_bias_of_a_server_with_other_weights():
+def test_truncated_weights_remove_most_of_the_bias():
     ours, theirs, asks = policy(), policy(0.4), requests(1000, max_tokens=1)
     with Sampler(theirs) as sampler:
         replies = InferenceServer(sampler.url, "tiny", ours, concurrency=500).answer(asks)
-    made = batch(replies, ours)
+    rows = batch(replies, ours)
     prompt = torch.tensor([replies[0].tokens.prompt_ids])
     with torch.no_grad():
-        mine, other = (each.model(prompt).logits[0, -1].softmax(-1) for each in (ours, theirs))
+        mine, other = (model.model(prompt).logits[0, -1].softmax(-1) for model in (ours, theirs))
     value = torch.sign(other - mine)  # what the two disagree on most
     truth = float((mine * value).sum())
-    drawn = value[made.ids[:, 0]]
-    weights = truncated_importance_weights(made.column("old_logp"), made.column("sampler_logp"), cap=5.0)[:, 0]
-    plain, corrected = float(drawn.mean()), float((drawn * weights).mean())
-    noise = float((drawn * weights).std()) / math.sqrt(len(drawn))
+    signs = value[rows.ids[:, 0]]
+    weights = truncated_importance_weights(rows.column("old_logp"), rows.column("sampler_logp"), cap=5.0)[
+        :, 0
+    ]
+    plain, corrected = float(signs.mean()), float((signs * weights).mean())
+    noise = float((signs * weights).std()) / math.sqrt(len(signs))
     assert abs(plain - truth) > 6 * noise
     assert abs(corrected - truth) < 3 * noise
 
 
 @pytest.mark.parametrize("texts", [True, False])
-def test_without_ids_text_is_tokenised_and_marked_unless_it_is_the_same(texts):
+def test_text_without_ids_is_tokenized_again(texts):
     ours = policy()
     with Sampler(policy(), ids=False, texts=texts) as sampler:
         server = InferenceServer(sampler.url, "tiny", ours)
@@ -122,15 +124,15 @@ def test_without_ids_text_is_tokenised_and_marked_unless_it_is_the_same(texts):
             assert len(gaps(batch([reply], ours))) == len(reply.tokens.logprobs)
 
 
-def test_what_a_sampler_did_not_say_has_weight_one():
-    said = torch.tensor([[-1.0, math.nan, -3.0]])
+def test_nan_of_the_sampler_has_weight_one():
+    sampler_logp = torch.tensor([[-1.0, math.nan, -3.0]])
     mine = torch.tensor([[-1.5, -9.0, -1.0]], requires_grad=True)
-    weights = truncated_importance_weights(mine, said, cap=2.0)
+    weights = truncated_importance_weights(mine, sampler_logp, cap=2.0)
     assert not weights.requires_grad
     assert weights.tolist() == [[pytest.approx(math.exp(-0.5)), 1.0, 2.0]]
 
 
-def test_all_weights_are_pushed_to_a_server_that_loads_them(tmp_path):
+def test_server_loads_pushed_weights(tmp_path):
     ours = policy()
     with Sampler(policy(0.1), routes=(LOAD_WEIGHTS,)) as sampler:
         server = InferenceServer(sampler.url, "tiny", ours, folder=tmp_path)
@@ -143,7 +145,7 @@ def test_all_weights_are_pushed_to_a_server_that_loads_them(tmp_path):
     assert sorted(path.name for path in tmp_path.iterdir()) == ["000002", "000003"]
 
 
-def test_adapters_are_pushed_under_a_new_name_each(tmp_path):
+def test_each_pushed_adapter_has_a_new_name(tmp_path):
     ours, theirs = policy(lora=Lora(rank=2)), policy(lora=Lora(rank=2))
     with torch.no_grad():
         for weight in ours.parameters():
@@ -166,7 +168,7 @@ def test_adapters_are_pushed_under_a_new_name_each(tmp_path):
 
 
 @pytest.mark.parametrize("routes", [(), (LOAD_ADAPTER,)])
-def test_a_server_that_offers_no_way_is_left_as_it_is(routes):
+def test_server_without_routes_gets_no_weights(routes):
     with Sampler(policy(), routes=routes) as sampler:
         assert not InferenceServer(sampler.url, "tiny", policy()).push_weights(policy())
     assert sampler.loaded == []
@@ -188,7 +190,7 @@ def test_a_server_that_is_not_there_is_explained(monkeypatch):
         server.answer(requests(1))
 
 
-def test_what_does_not_fit_or_needs_tools_is_refused_before_it_is_asked():
+def test_long_prompts_and_tools_are_refused_without_a_call():
     ours = policy()
     tool = Request("torch/tiny", (Message("user", "a"),), Sampling(seed=1), (Tool("add", "adds", {}),))
     with Sampler(policy()) as sampler:
@@ -210,4 +212,6 @@ def test_a_stop_string_ends_the_text_and_not_the_tokens():
         text = whole.message.content
         (cut,) = server.answer(requests(1, temperature=0.0, max_tokens=30, stop=(text[9:11],)))
     assert cut.message.content == text[: text.index(text[9:11])]
-    assert np.array_equal(cut.tokens.completion_ids, whole.tokens.completion_ids[: len(cut.tokens.completion_ids)])
+    assert np.array_equal(
+        cut.tokens.completion_ids, whole.tokens.completion_ids[: len(cut.tokens.completion_ids)]
+    )

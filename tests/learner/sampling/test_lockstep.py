@@ -20,7 +20,7 @@ def ask(text: str, model: str = OURS, example: str = "") -> Request:
     return Request(model, (Message("user", text),), payer=BilledTo("rollout", 3, example))
 
 
-def said(request: Request) -> Reply:
+def reply_to(request: Request) -> Reply:
     return Reply(Message("assistant", f"<{request.messages[-1].content}>"), usage=Usage(2, 0, 1))
 
 
@@ -28,11 +28,11 @@ class Server:
     """A client that answers what is not for the policy."""
 
     def __init__(self) -> None:
-        self.asked: list[str] = []
+        self.models: list[str] = []
 
     async def ask(self, request: Request) -> Reply:
-        self.asked.append(request.model)
-        return said(request)
+        self.models.append(request.model)
+        return reply_to(request)
 
 
 def run(plans: Sequence[Plan[Any]]) -> tuple[list[Any], list[list[str]], list[Event], Server]:
@@ -42,10 +42,10 @@ def run(plans: Sequence[Plan[Any]]) -> tuple[list[Any], list[list[str]], list[Ev
 
     def answer(requests: Sequence[Request]) -> list[Reply]:
         batches.append([r.messages[-1].content for r in requests])
-        return [said(request) for request in requests]
+        return [reply_to(request) for request in requests]
 
-    found = asyncio.run(Driver(server, events.append).run(run_lockstep(plans, OURS, answer)))
-    return found, batches, events, server
+    results = asyncio.run(Driver(server, events.append).run(run_lockstep(plans, OURS, answer)))
+    return results, batches, events, server
 
 
 def turns(name: str, count: int) -> Plan[str]:
@@ -66,15 +66,15 @@ def both(name: str) -> Plan[list[str]]:
     return (yield [turns(f"{name}{i}", i) for i in range(3)])
 
 
-def test_what_is_asked_at_one_time_is_one_batch() -> None:
-    found, batches, _, _ = run([turns("a", 2), turns("b", 1), turns("c", 3)])
-    assert found == ["<<a>>", "<b>", "<<<c>>>"]
+def test_simultaneous_requests_are_one_batch() -> None:
+    results, batches, _, _ = run([turns("a", 2), turns("b", 1), turns("c", 3)])
+    assert results == ["<<a>>", "<b>", "<<<c>>>"]
     assert batches == [["a", "b", "c"], ["<a>", "<c>"], ["<<c>>"]]
 
 
 def test_plans_inside_plans_join_the_same_batches() -> None:
-    found, batches, _, _ = run([both("x"), both("y"), turns("z", 1)])
-    assert found == [["x0", "<x1>", "<<x2>>"], ["y0", "<y1>", "<<y2>>"], "<z>"]
+    results, batches, _, _ = run([both("x"), both("y"), turns("z", 1)])
+    assert results == [["x0", "<x1>", "<<x2>>"], ["y0", "<y1>", "<<y2>>"], "<z>"]
     assert sorted(batches[0]) == ["x1", "x2", "y1", "y2", "z"]
     assert len(batches) == 2
 
@@ -84,14 +84,14 @@ def test_other_models_and_work_are_passed_on() -> None:
         text = (yield ask("w")).message.content
         return (yield BlockingCall(len, (text,)))
 
-    found, batches, events, server = run([graded("g"), worked()])
-    assert found == ["<<g>>", 3]
-    assert server.asked == ["openai/judge"]
+    results, batches, events, server = run([graded("g"), worked()])
+    assert results == ["<<g>>", 3]
+    assert server.models == ["openai/judge"]
     assert batches == [["g", "w"]]
     assert [n.rollout for n in events if isinstance(n, RolloutFinished)] == ["g"]
 
 
-def test_calls_are_checked_before_and_booked_after() -> None:
+def test_calls_are_planned_before_and_booked_after() -> None:
     _, _, events, _ = run([turns("a", 1), turns("b", 1)])
     kinds = [type(event) for event in events]
     assert kinds == [CallsPlanned, ReplyReceived, ReplyReceived, CallsSampled]
@@ -99,7 +99,7 @@ def test_calls_are_checked_before_and_booked_after() -> None:
     assert (book.calls, book.usage, book.payer.step) == (2, Usage(4, 0, 2), 3)
 
 
-def test_an_empty_list_and_no_plans_at_all() -> None:
+def test_empty_lists_of_plans() -> None:
     def nothing() -> Plan[list[Any]]:
         return (yield [])
 
@@ -107,7 +107,7 @@ def test_an_empty_list_and_no_plans_at_all() -> None:
     assert run([])[0] == []
 
 
-def test_a_limit_that_is_reached_stops_before_the_batch() -> None:
+def test_reached_limit_stops_before_the_batch() -> None:
     def refuse(event: Event) -> None:
         if isinstance(event, CallsPlanned):
             raise RuntimeError("limit")
@@ -130,7 +130,7 @@ def tree(shape: Any, name: str) -> Plan[Any]:
 def test_results_are_those_of_a_driver(shapes: list[Any]) -> None:
     class Same:
         async def ask(self, request: Request) -> Reply:
-            return said(request)
+            return reply_to(request)
 
     def all_of() -> Plan[list[Any]]:
         return (yield [tree(shape, "t") for shape in shapes])

@@ -20,18 +20,18 @@ def request(text="hello", **settings):
 
 
 def test_a_reply_has_its_tokens_text_and_usage(policy):
-    asks = [request(seed=1), request(seed=2), request("good day", seed=1)]
-    for ask, reply in zip(asks, answer(policy, asks), strict=True):
-        found = reply.tokens
-        assert found.prompt_ids == policy.encode(ask.messages)
-        assert reply.message == Message("assistant", policy.decode(found.completion_ids))
-        assert len(found.completion_ids) == len(found.logprobs) == reply.usage.output
-        assert reply.usage.input == len(found.prompt_ids)
+    requests = [request(seed=1), request(seed=2), request("good day", seed=1)]
+    for ask, reply in zip(requests, answer(policy, requests), strict=True):
+        tokens = reply.tokens
+        assert tokens.prompt_ids == policy.encode(ask.messages)
+        assert reply.message == Message("assistant", policy.decode(tokens.completion_ids))
+        assert len(tokens.completion_ids) == len(tokens.logprobs) == reply.usage.output
+        assert reply.usage.input == len(tokens.prompt_ids)
         assert (reply.stop, reply.model, reply.error) == ("length", "torch/tiny", "")
-        assert all(value <= 0 for value in found.logprobs)
+        assert all(value <= 0 for value in tokens.logprobs)
 
 
-def test_the_end_of_a_reply_is_in_its_tokens_and_not_in_its_text(policy):
+def test_stop_token_is_in_the_tokens_and_not_in_the_text(policy):
     replies = answer(policy, [request(seed=i, max_tokens=400) for i in range(20)])
     ended = [reply for reply in replies if reply.stop == "stop"]
     assert ended
@@ -40,7 +40,7 @@ def test_the_end_of_a_reply_is_in_its_tokens_and_not_in_its_text(policy):
         assert "</s>" not in reply.message.content
 
 
-def test_the_text_ends_before_a_stop_string_and_the_tokens_with_it(policy):
+def test_text_ends_before_a_stop_string(policy):
     (whole,) = answer(policy, [request(max_tokens=40, temperature=0.0)])
     text = whole.message.content
     (cut,) = answer(policy, [request(max_tokens=40, temperature=0.0, stop=(text[20:22],))])
@@ -49,12 +49,12 @@ def test_the_text_ends_before_a_stop_string_and_the_tokens_with_it(policy):
     assert cut.tokens.completion_ids == whole.tokens.completion_ids[: len(cut.tokens.completion_ids)]
 
 
-@pytest.mark.parametrize(("stop", "left"), [((), "abcd"), (("x",), "abcd"), (("c", "bc"), "a"), (("a",), "")])
-def test_text_is_cut_at_the_first_of_several_strings(stop, left):
-    assert cut_at_stop("abcd", stop) == left
+@pytest.mark.parametrize(("stop", "rest"), [((), "abcd"), (("x",), "abcd"), (("c", "bc"), "a"), (("a",), "")])
+def test_text_is_cut_at_the_first_of_several_strings(stop, rest):
+    assert cut_at_stop("abcd", stop) == rest
 
 
-def test_a_prompt_longer_than_the_context_is_refused_and_the_others_are_answered(policy):
+def test_prompt_beyond_the_context_is_refused_alone(policy):
     first, long, last = answer(policy, [request(), request("x" * 600), request()])
     assert long.stop == "refused"
     assert "512 at most" in long.error
@@ -66,30 +66,30 @@ def test_a_prompt_longer_than_the_context_is_refused_and_the_others_are_answered
     ("changes", "sentence"),
     [({"tools": (Tool("add", "adds", {}),)}, "takes no tools"), ({"is_embedding": True}, "gives no vectors")],
 )
-def test_what_weights_do_not_do_is_refused_in_a_sentence(policy, changes, sentence):
+def test_tools_and_embeddings_are_refused(policy, changes, sentence):
     ask = Request("torch/tiny", (Message("user", "hello"),), Sampling(max_tokens=3), **changes)
     (reply,) = answer(policy, [ask])
     assert reply.stop == "refused"
     assert sentence in reply.error
 
 
-def test_an_agent_with_tools_goes_on_in_words(policy):
+def test_agent_falls_back_to_tool_calls_in_text(policy):
     agent = Agent("torch/tiny", Sampling(max_tokens=5), (FunctionTool(Tool("add", "adds", {}), lambda: 1),))
     plan = run_rollout(agent, Example("a", ()), (Message("user", "1 + 1?"),), sample=0, seed=3)
-    asked = next(plan)
-    assert asked.tools
-    asked = plan.send(answer(policy, [asked])[0])
-    assert not asked.tools
-    assert "<tool>" in asked.messages[0].content
+    call = next(plan)
+    assert call.tools
+    call = plan.send(answer(policy, [call])[0])
+    assert not call.tools
+    assert "<tool>" in call.messages[0].content
 
 
-def test_messages_that_the_template_refuses_are_refused(policy):
-    kept = policy.tokenizer.chat_template
+def test_messages_refused_by_the_template_are_refused(policy):
+    template = policy.tokenizer.chat_template
     policy.tokenizer.chat_template = "{{ raise_exception('only users') }}"
     try:
         (reply,) = answer(policy, [request()])
     finally:
-        policy.tokenizer.chat_template = kept
+        policy.tokenizer.chat_template = template
     assert reply.stop == "refused"
     assert "only users" in reply.error
 
@@ -102,7 +102,7 @@ def test_a_model_without_a_template_is_an_error():
 
 
 def test_samples_without_a_seed_differ_and_repeat(policy):
-    asks = [
+    requests = [
         Request(
             "torch/tiny",
             (Message("user", "hello"),),
@@ -112,12 +112,12 @@ def test_samples_without_a_seed_differ_and_repeat(policy):
         )
         for i in range(4)
     ]
-    replies = [reply.tokens.completion_ids for reply in answer(policy, asks)]
+    replies = [reply.tokens.completion_ids for reply in answer(policy, requests)]
     assert len(set(replies)) == 4
-    assert replies == [reply.tokens.completion_ids for reply in answer(policy, asks)]
+    assert replies == [reply.tokens.completion_ids for reply in answer(policy, requests)]
 
 
-def test_a_request_that_does_not_say_how_long_has_a_limit():
+def test_request_without_max_tokens_has_a_limit():
     patient = Policy.from_model(tiny.model(max_position_embeddings=2048), tiny.tokenizer(), name="tiny")
     patient.stop_ids = frozenset()
     (reply,) = answer(patient, [request(max_tokens=None)])

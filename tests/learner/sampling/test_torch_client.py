@@ -25,7 +25,7 @@ def request(text="hello", sample=0, name="torch/tiny", **settings):
     return Request(name, (Message("user", text),), sampling, sample=sample, payer=BilledTo(example=text))
 
 
-def asked(client, requests):
+def ask_all(client, requests):
     """Replies to requests that are all asked at once; the client is closed."""
 
     async def go():
@@ -40,32 +40,32 @@ def asked(client, requests):
 @pytest.fixture
 def batches(monkeypatch):
     """The batches that were drawn."""
-    seen = []
-    drawn = module.answer
+    recorded_batches = []
+    original = module.answer
 
-    def recorded(policy, requests, watch):
-        seen.append([(r.messages[0].content, r.sample) for r in requests])
-        return drawn(policy, requests, watch)
+    def recorded(policy, requests, on_token):
+        recorded_batches.append([(r.messages[0].content, r.sample) for r in requests])
+        return original(policy, requests, on_token)
 
     monkeypatch.setattr(module, "answer", recorded)
-    return seen
+    return recorded_batches
 
 
-def test_what_is_asked_in_the_same_moment_is_one_batch_in_order(batches):
-    asks = [request(text, i) for i in range(3) for text in ("b", "a")]
-    replies = asked(stack_middleware(TorchClient(policy()), concurrency=1), asks)
+def test_requests_of_one_moment_are_one_ordered_batch(batches):
+    requests = [request(text, i) for i in range(3) for text in ("b", "a")]
+    replies = ask_all(stack_middleware(TorchClient(policy()), concurrency=1), requests)
     assert batches == [[("a", 0), ("a", 1), ("a", 2), ("b", 0), ("b", 1), ("b", 2)]]
     assert all(reply.tokens for reply in replies)
 
 
-def test_replies_do_not_depend_on_who_asks_first():
-    asks = [request(text, i) for i in range(3) for text in ("b", "a")]
-    forward = asked(TorchClient(policy()), asks)
-    backward = asked(TorchClient(policy()), asks[::-1])[::-1]
+def test_replies_do_not_depend_on_the_order_of_requests():
+    requests = [request(text, i) for i in range(3) for text in ("b", "a")]
+    forward = ask_all(TorchClient(policy()), requests)
+    backward = ask_all(TorchClient(policy()), requests[::-1])[::-1]
     assert [r.tokens for r in forward] == [r.tokens for r in backward]
 
 
-def test_what_comes_while_a_batch_is_drawn_is_the_next_one(batches):
+def test_requests_during_a_batch_are_the_next_batch(batches):
     client = TorchClient(policy())
 
     async def go():
@@ -81,7 +81,7 @@ def test_what_comes_while_a_batch_is_drawn_is_the_next_one(batches):
     assert batches == [[("a", 0)], [("b", 0), ("b", 1)]]
 
 
-def test_a_call_that_is_cancelled_before_its_batch_is_not_drawn(batches):
+def test_cancelled_call_is_not_sampled(batches):
     client = TorchClient(policy())
 
     async def go():
@@ -108,26 +108,28 @@ def test_closing_stops_a_batch_at_the_next_token():
             await long
 
     asyncio.run(asyncio.wait_for(go(), 20))
-    assert submit_to_compute_thread(threading.current_thread).result(timeout=1).name.startswith("edgewise-torch")
+    assert (
+        submit_to_compute_thread(threading.current_thread).result(timeout=1).name.startswith("edgewise-torch")
+    )
 
 
-def test_an_error_reaches_everybody_who_asked():
+def test_error_reaches_every_caller():
     bare = policy()
     bare.tokenizer.chat_template = None
-    found = asked(TorchClient(bare), [request("a"), request("b")])
-    assert [type(each) for each in found] == [ConfigError, ConfigError]
+    errors = ask_all(TorchClient(bare), [request("a"), request("b")])
+    assert [type(error) for error in errors] == [ConfigError, ConfigError]
 
 
 def test_a_batch_may_take_longer_than_a_timeout(batches):
     slow = TorchClient(policy())
-    (reply,) = asked(Timeout(slow, 0.001), [request(max_tokens=100)])
+    (reply,) = ask_all(Timeout(slow, 0.001), [request(max_tokens=100)])
     assert reply.tokens
 
 
 def test_a_router_loads_a_directory_once(tmp_path, batches):
     name = f"torch/{tiny.save_model(tmp_path / 'tiny')}"
     check_name(name)
-    replies = asked(Router(), [request("a", i, name) for i in range(3)])
+    replies = ask_all(Router(), [request("a", i, name) for i in range(3)])
     assert [reply.model for reply in replies] == [name] * 3
     assert len(batches) == 1
 

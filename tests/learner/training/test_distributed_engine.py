@@ -58,33 +58,35 @@ def run_here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 def batch() -> Batch:
     """Ragged groups; two have the same prompt length."""
-    found = exact.batch((9, 4, 9, 21), ((3, 1, 7, 4), (4, 1), (1, 6, 17), (5, 2, 2)))
-    advantage = torch.randn(len(found), 1, generator=torch.Generator().manual_seed(5), dtype=torch.float64)
-    return replace(found, advantage=advantage)
+    results = exact.batch((9, 4, 9, 21), ((3, 1, 7, 4), (4, 1), (1, 6, 17), (5, 2, 2)))
+    advantage = torch.randn(len(results), 1, generator=torch.Generator().manual_seed(5), dtype=torch.float64)
+    return replace(results, advantage=advantage)
 
 
 def gradients(
     together: ProcessGroup,
     dtype: torch.dtype,
     tokens: int = 30,
-    made: Callable[[torch.dtype], Policy] = lambda dtype: exact.policy(dtype=dtype),
+    make_policy: Callable[[torch.dtype], Policy] = lambda dtype: exact.policy(dtype=dtype),
 ) -> dict[str, tuple[Tensor, UpdateStats]]:
     """The last gradient of an update by each method, and what it saw."""
-    found = {}
+    results = {}
     for name, parts in METHODS.items():
-        policy = made(dtype).with_reference()
+        policy = make_policy(dtype).with_reference()
         optimizer = torch.optim.SGD(policy.parameters(), lr=0.05)
         how, rng = UpdateConfig(slice_tokens=tokens, clip=1e9), torch.Generator().manual_seed(0)
         method = override(find_method(name), *parts)
-        seen = update(policy, optimizer, method, batch(), how, rng, together)
-        flat = torch.cat([policy.gather_full(p.grad).flatten() for p in policy.parameters() if p.grad is not None])
-        found[name] = flat, seen
-    return found
+        stats = update(policy, optimizer, method, batch(), how, rng, together)
+        flat = torch.cat(
+            [policy.gather_full(p.grad).flatten() for p in policy.parameters() if p.grad is not None]
+        )
+        results[name] = flat, stats
+    return results
 
 
 def save_gradients(folder: Path) -> None:
     together = join_process_group()
-    found = {str(dtype): gradients(together, dtype) for dtype in (torch.float32, torch.float64)}
+    results = {str(dtype): gradients(together, dtype) for dtype in (torch.float32, torch.float64)}
     if together.rank == 1:
         real = updating.compute_logps
 
@@ -95,8 +97,8 @@ def save_gradients(folder: Path) -> None:
 
         updating.compute_logps = forgetful  # type: ignore[assignment]
     updating.MIN_SLICE_TOKENS = 1
-    found["short"] = gradients(together, torch.float64, tokens=1000)
-    torch.save(found, folder / f"{together.rank}.pt")
+    results["short"] = gradients(together, torch.float64, tokens=1000)
+    torch.save(results, folder / f"{together.rank}.pt")
 
 
 def test_gradients_are_those_of_one_process(tmp_path: Path) -> None:
@@ -104,14 +106,14 @@ def test_gradients_are_those_of_one_process(tmp_path: Path) -> None:
     first, second = (torch.load(tmp_path / f"{rank}.pt", weights_only=False) for rank in (0, 1))
     for kind, close in (("torch.float64", 1e-10), ("short", 1e-10), ("torch.float32", 1e-6)):
         alone = gradients(SINGLE_PROCESS, torch.float32 if kind.endswith("32") else torch.float64)
-        for name, (gradient, seen) in alone.items():
+        for name, (gradient, stats) in alone.items():
             assert gradient.norm() > 1e-3
             assert float((first[kind][name][0] - gradient).abs().max()) <= close
             assert first[kind][name][0].equal(second[kind][name][0])
             there = first[kind][name][1]
-            assert (there.steps, second[kind][name][1]) == (seen.steps, there)
-            assert there.norm == pytest.approx(seen.norm, rel=1e-5)
-            assert (there.loss, there.kl) == pytest.approx((seen.loss, seen.kl), abs=1e-6)
+            assert (there.steps, second[kind][name][1]) == (stats.steps, there)
+            assert there.norm == pytest.approx(stats.norm, rel=1e-5)
+            assert (there.loss, there.kl) == pytest.approx((stats.loss, stats.kl), abs=1e-6)
     assert first["short"]["gspo"][1].tokens < 1000  # both halved, for the one that was short
 
 
@@ -145,24 +147,24 @@ def train_twice(model: str) -> None:
     except LimitReached as error:
         stopped = str(error)
     result = train(rows, model=model, run="run", limits=Limits(calls=500), **settings)
-    told = {"stopped": stopped, "result": result.to_json(), "answered": sum(counted)}
-    Path("told.json").write_text(json.dumps(told))
+    outcomes = {"stopped": stopped, "result": result.to_json(), "answered": sum(counted)}
+    Path("outcome.json").write_text(json.dumps(outcomes))
 
 
-def test_a_run_is_that_of_one_process_and_is_written_once(model: str, tmp_path: Path) -> None:
+def test_run_equals_one_process_and_is_written_once(model: str, tmp_path: Path) -> None:
     assert several.wait_for_all(several.start_processes(train_twice, model, folder=tmp_path)) == [0, 0]
-    told = [json.loads((tmp_path / str(rank) / "told.json").read_text()) for rank in (0, 1)]
+    outcomes = [json.loads((tmp_path / str(rank) / "outcome.json").read_text()) for rank in (0, 1)]
     alone = train(task(test=2), model=model, run="alone", **{**SMALL, "slice_tokens": 8192, "steps": 3})
     gap = apart(tmp_path / "0" / "run", tmp_path / "alone")
     # AdamW makes steps of 0.02 of gradients however small, so that the rounding of the smallest is seen.
     assert gap.mean() < 5e-7 and gap.max() < 1e-3
-    assert [path.name for path in (tmp_path / "1").iterdir()] == ["told.json"]
-    assert told[0]["result"] == told[1]["result"]
-    assert told[0]["stopped"] == told[1]["stopped"] != ""
+    assert [path.name for path in (tmp_path / "1").iterdir()] == ["outcome.json"]
+    assert outcomes[0]["result"] == outcomes[1]["result"]
+    assert outcomes[0]["stopped"] == outcomes[1]["stopped"] != ""
     calls = alone.costs["total"]["calls"]
-    assert told[0]["result"]["costs"]["total"]["calls"] == calls
-    assert sum(each["answered"] for each in told) == calls
-    assert all(each["answered"] > 0.4 * calls for each in told)
+    assert outcomes[0]["result"]["costs"]["total"]["calls"] == calls
+    assert sum(item["answered"] for item in outcomes) == calls
+    assert all(item["answered"] > 0.4 * calls for item in outcomes)
 
 
 # ---- the command -------------------------------------------------------------------------------------------
@@ -184,8 +186,16 @@ def file(folder: Path, model: str, **improve: Any) -> Path:
 
 
 def start(tmp_path: Path, *arguments: Any) -> list[BaseProcess]:
-    given = ["improve", str(tmp_path / "task.toml"), "--by", "weights", "--run", "run", *map(str, arguments)]
-    return several.start_processes(main, given, folder=tmp_path)
+    command = [
+        "improve",
+        str(tmp_path / "task.toml"),
+        "--by",
+        "weights",
+        "--run",
+        "run",
+        *map(str, arguments),
+    ]
+    return several.start_processes(main, command, folder=tmp_path)
 
 
 def test_a_launcher_starts_it_and_process_0_prints(model: str, tmp_path: Path) -> None:
@@ -223,13 +233,13 @@ def test_a_launcher_starts_it_and_process_0_prints(model: str, tmp_path: Path) -
         (("--dry-run",), 0, ""),
     ],
 )
-def test_all_end_when_process_0_does_and_only_it_says_why(
+def test_all_processes_end_with_process_0_and_it_prints_why(
     model: str, tmp_path: Path, arguments: tuple[Any, ...], code: int, words: str
 ) -> None:
     file(tmp_path, model)
     assert several.wait_for_all(start(tmp_path, *arguments), 60) == [code, 0]
-    said = (tmp_path / "0.txt").read_text()
-    assert words in said and said.count("edgewise: ") == bool(words)
+    printed = (tmp_path / "0.txt").read_text()
+    assert words in printed and printed.count("edgewise: ") == bool(words)
     assert (tmp_path / "1.txt").read_text() == ""
 
 
@@ -276,21 +286,21 @@ def fail_in_turn() -> None:
         if together.rank == rank and when == "late":
             raise ZeroDivisionError
 
-    found = []
+    results = []
     for rank in (0, 1):
         for when in ("early", "late", "never"):
             try:
                 run_on_all(together, lambda: only(rank, when))  # noqa: B023 (called at once)
-                found.append("")
+                results.append("")
             except Exception as error:
-                found.append(f"{type(error).__name__} {'ZeroDivisionError' in repr(error)}")
+                results.append(f"{type(error).__name__} {'ZeroDivisionError' in repr(error)}")
     with contextlib.suppress(FileExistsError):
-        Path("found.json").write_text(json.dumps(found))
+        Path("errors.json").write_text(json.dumps(results))
 
 
-def test_an_error_in_one_process_is_one_in_all_wherever_they_are(tmp_path: Path) -> None:
+def test_error_in_one_process_is_raised_in_all(tmp_path: Path) -> None:
     assert several.wait_for_all(several.start_processes(fail_in_turn, folder=tmp_path)) == [0, 0]
-    found = [json.loads((tmp_path / str(rank) / "found.json").read_text()) for rank in (0, 1)]
+    results = [json.loads((tmp_path / str(rank) / "errors.json").read_text()) for rank in (0, 1)]
     memory, own, others = "OutOfMemory False", "ZeroDivisionError True", "RuntimeError True"
-    assert found[0] == [memory, own, "", memory, others, ""]
-    assert found[1] == [memory, others, "", memory, own, ""]
+    assert results[0] == [memory, own, "", memory, others, ""]
+    assert results[1] == [memory, others, "", memory, own, ""]

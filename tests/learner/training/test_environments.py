@@ -60,16 +60,16 @@ def trained(environment: Any, model: str, folder: Path, method: str) -> list[Wei
 @pytest.mark.parametrize("method", ["gigpo", "salt"])
 def test_credit_over_steps_trains_in_an_environment(method: str, model: str, tmp_path: Path) -> None:
     records = trained(Ladder, model, tmp_path, method)
-    assert [bool(each.update and each.update.norm > 0) for each in records] == [True, True]
-    found = collate.collect_scored(records[0].groups)
-    assert {len(member.steps) for member in found} <= {3, 4}
-    table = collate.build_table(found, find_method("gigpo"))
+    assert [bool(record.update and record.update.norm > 0) for record in records] == [True, True]
+    scored = collate.collect_scored(records[0].groups)
+    assert {len(member.steps) for member in scored} <= {3, 4}
+    table = collate.build_table(scored, find_method("gigpo"))
     assert table.column("step_reward").sum() == pytest.approx(table.reward.sum())
     states = table.column("state").tolist()
-    assert states.count("rung 0") >= len(found), "all begin alike"
+    assert states.count("rung 0") >= len(scored), "all begin alike"
 
 
-def test_salt_is_grpo_where_prompts_show_fewer_turns_than_its_window() -> None:
+def test_salt_equals_grpo_with_a_longer_window() -> None:
     """Steps that it merges then have equal prompts and actions: the credit of each such pair adds up to the same."""
     task = Task.from_rows(
         [{"n": n} for n in range(9)], prompt="x", environment={"kind": "house", "history": 2}
@@ -78,19 +78,19 @@ def test_salt_is_grpo_where_prompts_show_fewer_turns_than_its_window() -> None:
     row = task.train[0]
     plan = run_group(agent, row, row.messages, task.reward, judge="", size=16, seed=1)
     runs = asyncio.run(drive(plan, ScriptedClient(at_random))).rollouts
-    found = collate.collect_scored([Group(row, "solver", tuple(map(with_tokens, runs)))])
+    scored = collate.collect_scored([Group(row, "solver", tuple(map(with_tokens, runs)))])
 
     def by_pair(window: int) -> dict[Any, float]:
         method = override(find_method("salt"), f"credit.history={window}")
-        credit = collate.assign_credit(found, method).credit
-        steps = [(step.prompt, step.completion) for member in found for step in member.rollout.steps]
+        credit = collate.assign_credit(scored, method).credit
+        steps = [(step.prompt, step.completion) for member in scored for step in member.rollout.steps]
         total: dict[Any, float] = defaultdict(float)
         for key, value in zip(steps, credit.tolist(), strict=True):
             total[key] += value
         return total
 
     never_merged = by_pair(99)
-    assert len({member.reward for member in found}) == 2
+    assert len({member.reward for member in scored}) == 2
     assert by_pair(3) == pytest.approx(never_merged)
     assert by_pair(1) != pytest.approx(never_merged)
 
@@ -106,7 +106,7 @@ def with_tokens(run: Rollout) -> Rollout:
     return replace(run, steps=steps)
 
 
-def test_runs_whose_environment_breaks_are_left_out_and_learning_goes_on(model: str, tmp_path: Path) -> None:
+def test_rollouts_with_a_broken_environment_are_left_out(model: str, tmp_path: Path) -> None:
     records = trained(Shaky, model, tmp_path, "gigpo")
     runs = [run for record in records for group in record.groups for run in group.rollouts]
     assert len(runs) == 32

@@ -21,14 +21,16 @@ ANSWERS = ("ABBA", "zebra", "OKAY", "?!")
 HINTS = {tier: [f"{tier} {n}" for n in range(2)] for tier in ("knowledge", "planning", "solution")}
 
 
-def asked(run: Rollout) -> str:
+def get_prompt(run: Rollout) -> str:
     return run.steps[0].prompt[-1].content
 
 
 def right(answer: str, rollout: Rollout) -> Score:
     """1 for an early first letter, about every third reply of a random model; hard rows need a hint or an example."""
     early = bool(answer) and answer[0].isprintable() and answer[0] < "P"
-    lost = "hard" in asked(rollout) and not (HINTS_HEADER in asked(rollout) or "Question: " in asked(rollout))
+    lost = "hard" in get_prompt(rollout) and not (
+        HINTS_HEADER in get_prompt(rollout) or "Question: " in get_prompt(rollout)
+    )
     won = float(early and not lost)
     return Score(won, {"step_reward 0": won, "partner_reward 0": 1 - won})
 
@@ -46,7 +48,7 @@ def task() -> Task:
 
 
 @pytest.mark.parametrize("name", METHODS)
-def test_it_trains(name: str, model: str, tmp_path: Path) -> None:
+def test_method_trains(name: str, model: str, tmp_path: Path) -> None:
     events: list[Event] = []
     settings = {**SETTINGS, "steps": 3, "method": name, "samples": 1, "group_size": 6, "save_every": 2}
     train(task(), model=model, run=tmp_path / "r", on_event=events.append, **settings)
@@ -68,11 +70,11 @@ def runs(record: WeightsStep) -> list[Rollout]:
 
 
 def hinted(record: WeightsStep) -> bool:
-    return any(HINTS_HEADER in asked(run) for run in runs(record))
+    return any(HINTS_HEADER in get_prompt(run) for run in runs(record))
 
 
 def shown(record: WeightsStep) -> bool:
-    return any("Question: " in asked(run) for run in runs(record))
+    return any("Question: " in get_prompt(run) for run in runs(record))
 
 
 def old(record: WeightsStep) -> bool:
@@ -94,7 +96,7 @@ def dead(record: WeightsStep) -> bool:
         ("skywork_r1v2", "buffer", dead, {}),
     ],
 )
-def test_a_run_that_is_stopped_goes_on_with_what_its_method_recalls(
+def test_resumed_run_has_the_memory_of_its_method(
     name: str,
     key: str,
     adds: Callable[[WeightsStep], bool],

@@ -47,10 +47,10 @@ def step(run: Path, number: int) -> dict[str, Any]:
     return json.loads((run / "steps" / f"{number:03d}" / "step.json").read_text())
 
 
-def test_it_learns_and_leaves_what_every_run_leaves(model: str, tmp_path: Path) -> None:
+def test_training_raises_the_reward_and_writes_a_run(model: str, tmp_path: Path) -> None:
     run = tmp_path / "run"
     result = train(task(), model=model, run=run, **{**SETTINGS, "steps": 12})
-    before, after = (each.mean.estimate for each in result.evidence.results)
+    before, after = (item.mean.estimate for item in result.evidence.results)
     assert after > before + 0.15
     assert result.improved
     assert (run / "artifact" / "weights" / "model.safetensors").exists()
@@ -63,14 +63,14 @@ def test_it_learns_and_leaves_what_every_run_leaves(model: str, tmp_path: Path) 
     assert step(run, 12)["statistics"]["mean_reward"] > first["statistics"]["mean_reward"]
 
 
-def test_the_same_seed_gives_the_same_weights_and_another_gives_others(model: str, tmp_path: Path) -> None:
+def test_weights_follow_from_the_seed(model: str, tmp_path: Path) -> None:
     for name, seed in (("a", 0), ("b", 0), ("c", 1)):
         train(task(test=2), model=model, run=tmp_path / name, seed=seed, **{**SETTINGS, "steps": 3})
     assert same(tmp_path / "a", tmp_path / "b")
     assert not same(tmp_path / "a", tmp_path / "c")
 
 
-def test_a_killed_run_ends_with_the_weights_of_one_that_was_not(model: str, tmp_path: Path) -> None:
+def test_killed_run_resumes_to_the_same_weights(model: str, tmp_path: Path) -> None:
     whole, killed = tmp_path / "whole", tmp_path / "killed"
     script = (
         "import sys; from edgewise.learner.api import train; from tests.support.learner.shares import SETTINGS, task\n"
@@ -111,7 +111,7 @@ def test_a_finished_run_is_not_trained_again(model: str, tmp_path: Path) -> None
     assert again.evidence == first.evidence
 
 
-def test_a_limit_on_calls_stops_before_the_step_that_goes_over(model: str, tmp_path: Path) -> None:
+def test_limit_on_calls_stops_before_the_step_beyond_it(model: str, tmp_path: Path) -> None:
     with pytest.raises(LimitReached):
         train(task(test=2), model=model, run=tmp_path / "r", limits=Limits(calls=40), **SETTINGS)
     # Two steps are done, and saved, though the next checkpoint was far.
@@ -120,21 +120,28 @@ def test_a_limit_on_calls_stops_before_the_step_that_goes_over(model: str, tmp_p
     assert result.costs["learning"]["calls"] == 6 * 16
 
 
-def test_a_limit_while_the_start_is_measured_keeps_what_was_learnt(
+def test_limit_during_the_evaluation_saves_the_weights(
     model: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     steps: list[Event] = []
     monkeypatch.setattr(
-        api, "learn", lambda *given: loop.learn(*given, should_stop=lambda: "enough" if len(steps) == 2 else "")
+        api, "learn", lambda *args: loop.learn(*args, should_stop=lambda: "enough" if len(steps) == 2 else "")
     )
     on_event = lambda event: steps.append(event) if isinstance(event, StepFinished) else None  # noqa: E731
     with pytest.raises(LimitReached):  # two steps take 32 calls, what was learnt 8 and the start 8
-        train(task(test=2), model=model, run=tmp_path / "r", limits=Limits(calls=44), on_event=on_event, **SETTINGS)
+        train(
+            task(test=2),
+            model=model,
+            run=tmp_path / "r",
+            limits=Limits(calls=44),
+            on_event=on_event,
+            **SETTINGS,
+        )
     assert checkpoint.find_latest(tmp_path / "r" / "checkpoints") == tmp_path / "r" / "checkpoints" / "000002"
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="needs limits of a process")
-def test_a_disk_that_fills_while_a_checkpoint_is_written_is_a_sentence(tmp_path: Path) -> None:
+def test_full_disk_during_a_checkpoint_is_one_sentence(tmp_path: Path) -> None:
     import resource
 
     policy = Policy.from_model(tiny.model(), tiny.tokenizer(), name="tiny")
@@ -158,7 +165,7 @@ def nothing(completion: str, **_: Any) -> float:
     return math.nan
 
 
-def test_a_reward_that_is_constant_is_a_sentence(model: str, tmp_path: Path) -> None:
+def test_constant_reward_is_one_sentence(model: str, tmp_path: Path) -> None:
     with pytest.raises(Hopeless, match="no row had runs with different rewards"):
         train(task(reward=constant), model=model, run=tmp_path / "r", **{**SETTINGS, "steps": 30})
 
@@ -172,7 +179,7 @@ def learnt_at_once(completion: str, **_: Any) -> float:
 SEEN: list[str] = []
 
 
-def test_where_nothing_is_left_to_learn_the_run_measures(model: str, tmp_path: Path) -> None:
+def test_run_without_signal_is_evaluated(model: str, tmp_path: Path) -> None:
     SEEN.clear()
     settings = {**SETTINGS, "steps": 40, "batch_size": 4, "monitor": False}
     train(task(test=2, reward=learnt_at_once), model=model, run=tmp_path / "r", **settings)
@@ -187,7 +194,7 @@ def test_limits_on_minutes_and_calls_span_restarts(model: str, tmp_path: Path) -
     with pytest.raises(LimitReached):
         train(task(test=2), model=model, run=tmp_path / "r", limits=Limits(calls=100), **settings)
     first = json.loads((tmp_path / "r" / "sampled.json").read_text())
-    assert sum(each["calls"] for each in first["sampled"]) == 96
+    assert sum(item["calls"] for item in first["sampled"]) == 96
     with pytest.raises(LimitReached):  # learning is done, measuring takes 16
         train(task(test=2), model=model, run=tmp_path / "r", limits=Limits(calls=111), **settings)
     second = json.loads((tmp_path / "r" / "sampled.json").read_text())
@@ -197,7 +204,7 @@ def test_limits_on_minutes_and_calls_span_restarts(model: str, tmp_path: Path) -
         train(task(test=2), model=model, run=tmp_path / "r", limits=least, **settings)
 
 
-def test_settings_that_change_no_result_may_differ_when_a_run_goes_on(model: str, tmp_path: Path) -> None:
+def test_resumed_run_may_change_settings_without_effect(model: str, tmp_path: Path) -> None:
     with pytest.raises(LimitReached):
         train(task(test=2), model=model, run=tmp_path / "r", limits=Limits(calls=40), **SETTINGS)
     again = {**SETTINGS, "slice_tokens": 64, "save_every": 1, "monitor": False}
@@ -243,7 +250,7 @@ def test_a_full_disk_keeps_the_checkpoint_before(
     assert same(run, tmp_path / "w")
 
 
-def test_a_collapse_goes_back_to_the_best_checkpoint_and_slows_down(
+def test_collapse_rolls_back_and_halves_the_learning_rate(
     model: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(collapse, "detect_collapse", lambda history: "broken" if len(history) == 4 else "")
@@ -254,12 +261,12 @@ def test_a_collapse_goes_back_to_the_best_checkpoint_and_slows_down(
     went = {record.number: record.rollback for record in records if record.rollback}
     assert "goes back to step" in went[4] and "0.5 times" in went[4]
     assert records[4].learning_rate == pytest.approx(0.5 * records[2].learning_rate)
-    kept = {path.name for path in (tmp_path / "r" / "checkpoints").iterdir()}
-    state = json.loads((tmp_path / "r" / "checkpoints" / max(kept) / "state.json").read_text())
-    assert f"{state['best']:06d}" in kept
+    names = {path.name for path in (tmp_path / "r" / "checkpoints").iterdir()}
+    state = json.loads((tmp_path / "r" / "checkpoints" / max(names) / "state.json").read_text())
+    assert f"{state['best']:06d}" in names
 
 
-def test_a_collapse_in_the_first_step_goes_back_to_the_start(
+def test_collapse_in_the_first_step_rolls_back_to_the_start(
     model: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(collapse, "detect_collapse", lambda history: "broken" if len(history) == 1 else "")

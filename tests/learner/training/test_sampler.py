@@ -33,7 +33,7 @@ def trained(folder: Path, run: Path, server: imitated.Sampler, **changes: Any) -
     return [event.record for event in events if isinstance(event, StepFinished)]
 
 
-def test_a_server_that_loads_weights_samples_with_those_of_each_step(folder: Path, tmp_path: Path) -> None:
+def test_server_samples_with_the_weights_of_each_step(folder: Path, tmp_path: Path) -> None:
     policy = Policy.load(str(folder), device="cpu", dtype="float32")
     with imitated.Sampler(policy, routes=(LOAD_WEIGHTS,)) as server:
         records = trained(folder, tmp_path / "r", server)
@@ -44,9 +44,7 @@ def test_a_server_that_loads_weights_samples_with_those_of_each_step(folder: Pat
     assert not (tmp_path / "r" / "pushed").exists()
 
 
-def test_weights_that_no_server_takes_are_old_and_the_limit_is_a_sentence(
-    folder: Path, tmp_path: Path
-) -> None:
+def test_staleness_limits_the_age_of_the_weights(folder: Path, tmp_path: Path) -> None:
     policy = Policy.load(str(folder), device="cpu", dtype="float32")
     with imitated.Sampler(policy) as server:
         with pytest.raises(ConfigError, match=r"1 steps behind.*staleness"):
@@ -56,7 +54,7 @@ def test_weights_that_no_server_takes_are_old_and_the_limit_is_a_sentence(
     assert gaps[0] < 1e-4 < gaps[1] < gaps[2]
 
 
-def test_a_resumed_run_knows_how_old_the_weights_of_its_server_are(folder: Path, tmp_path: Path) -> None:
+def test_resumed_run_knows_the_age_of_the_weights(folder: Path, tmp_path: Path) -> None:
     policy = Policy.load(str(folder), device="cpu", dtype="float32")
     with imitated.Sampler(policy) as server:
         with pytest.raises(LimitReached):
@@ -68,24 +66,24 @@ def test_a_resumed_run_knows_how_old_the_weights_of_its_server_are(folder: Path,
             trained(folder, tmp_path / "r", server, staleness=1, save_every=1)
 
 
-def test_a_sampler_that_is_no_url_is_a_sentence(folder: Path) -> None:
+def test_sampler_without_a_url_is_refused(folder: Path) -> None:
     config = WeightsConfig(model=f"torch/{folder}", sampler="vllm")
     with pytest.raises(ConfigError, match="http://host:port/v1#NAME"):
         Sampler.from_config(config, None, Path("pushed"))  # type: ignore[arg-type]
 
 
-def test_the_distance_of_a_rollout_is_the_sum_over_its_tokens(folder: Path) -> None:
+def test_kl_of_a_rollout_is_the_sum_over_its_tokens(folder: Path) -> None:
     config = WeightsConfig(model=f"torch/{folder}", device="cpu", dtype="float32", lr=0.05)
     method = find_method("rloo").__class__(paper="x", shape=find_method("rloo").shape)
     engine = Engine(config, method)
     engine.policy.with_reference()
-    asked = Message("user", "hi")
-    prompt = engine.policy.encode([asked])
+    message = Message("user", "hi")
+    prompt = engine.policy.encode([message])
 
     def run(logprobs: tuple[float, ...]) -> Rollout:
-        step = Step((asked,), Message("assistant", "x"), tokens=TokenizedTurn(prompt, (65, 66), logprobs))
+        step = Step((message,), Message("assistant", "x"), tokens=TokenizedTurn(prompt, (65, 66), logprobs))
         return Rollout("e", "solver", 0, (step,), "stop", Score(1.0))
 
-    group = Group(Example("e", (asked,)), "solver", (run((-1.0, -2.0)), run((-3.0, -4.0))))
+    group = Group(Example("e", (message,)), "solver", (run((-1.0, -2.0)), run((-3.0, -4.0))))
     first, second = engine.compute_kl(collect_scored([group]))
     assert first - second == pytest.approx(4.0, abs=1e-4)

@@ -42,10 +42,10 @@ def flat(policy: Policy) -> torch.Tensor:
     return torch.cat([p.grad.flatten() for p in policy.parameters() if p.grad is not None])
 
 
-def gradient_of(policy: Policy, name: str, how: UpdateConfig, given: Batch | None = None) -> torch.Tensor:
+def gradient_of(policy: Policy, name: str, how: UpdateConfig, data: Batch | None = None) -> torch.Tensor:
     for parameter in policy.parameters():
         parameter.grad = None
-    compute_gradient(policy, replace(find_method(name), penalties=()), given or batch(), how)
+    compute_gradient(policy, replace(find_method(name), penalties=()), data or batch(), how)
     return flat(policy)
 
 
@@ -77,42 +77,46 @@ def test_shares_of_several_processes_add_up(policy: Policy, name: str) -> None:
     torch.testing.assert_close(total, whole, **CLOSE)
 
 
-def test_a_step_raises_the_objective_and_its_first_ratio_is_one(policy: Policy) -> None:
-    given = batch()
+def test_step_raises_the_objective_from_ratio_one(policy: Policy) -> None:
+    data = batch()
 
     def objective() -> float:
         with torch.no_grad():
-            logp, _ = updating.compute_logps(policy, given)
-        return float((given.advantage * logp * METHODS["dr_grpo"].weigh(given)).sum())
+            logp, _ = updating.compute_logps(policy, data)
+        return float((data.advantage * logp * METHODS["dr_grpo"].weigh(data)).sum())
 
     before = objective()
-    done = update(policy, policy.create_optimizer(lr=1e-3), find_method("dr_grpo"), given, BIG, torch.Generator())
+    done = update(
+        policy, policy.create_optimizer(lr=1e-3), find_method("dr_grpo"), data, BIG, torch.Generator()
+    )
     assert objective() > before
     assert (done.steps, done.ratio) == (1, 0.0)
     assert done.norm > 0
 
 
-def test_epochs_and_minibatches_move_away_from_the_policy_that_sampled(policy: Policy) -> None:
+def test_epochs_and_minibatches_leave_the_old_policy(policy: Policy) -> None:
     method = override(replace(find_method("grpo"), penalties=()), "epochs=2", "minibatches=3")
-    done = update(policy, policy.create_optimizer(lr=1e-3), method, batch(), BIG, torch.Generator().manual_seed(0))
+    done = update(
+        policy, policy.create_optimizer(lr=1e-3), method, batch(), BIG, torch.Generator().manual_seed(0)
+    )
     assert done.steps == 6
     assert done.ratio < 1e-6
     assert done.kl > 1e-7
 
 
-def test_a_penalty_holds_the_policy_at_its_reference(folder: Path) -> None:
+def test_penalty_keeps_the_policy_near_its_reference(folder: Path) -> None:
     def moved(beta: float) -> float:
         policy = Policy.load(str(folder), device="cpu", dtype="float64").with_reference()
         method = override(find_method("grpo"), f"penalties.kl3.beta={beta}")
         optimizer = torch.optim.SGD(policy.parameters(), lr=0.5)
         for _ in range(8):
             update(policy, optimizer, method, batch(), BIG, torch.Generator())
-        given = batch()
+        data = batch()
         with torch.no_grad():
-            now, _ = updating.compute_logps(policy, given)
+            now, _ = updating.compute_logps(policy, data)
             with policy.reference():
-                then, _ = updating.compute_logps(policy, given)
-        return float((now - then).abs()[given.mask].mean())
+                then, _ = updating.compute_logps(policy, data)
+        return float((now - then).abs()[data.mask].mean())
 
     assert moved(1.0) < 0.7 * moved(0.001)
 
@@ -120,7 +124,9 @@ def test_a_penalty_holds_the_policy_at_its_reference(folder: Path) -> None:
 def test_lora_trains_the_adapter_alone(folder: Path) -> None:
     policy = Policy.load(str(folder), device="cpu", dtype="float64", lora=Lora(rank=4, alpha=8.0))
     base = {k: v.clone() for k, v in policy.model.state_dict().items() if "lora" not in k}
-    done = update(policy, policy.create_optimizer(lr=1e-2), find_method("dr_grpo"), batch(), BIG, torch.Generator())
+    done = update(
+        policy, policy.create_optimizer(lr=1e-2), find_method("dr_grpo"), batch(), BIG, torch.Generator()
+    )
     assert done.steps == 1 and done.norm > 0
     after = policy.model.state_dict()
     assert all(torch.equal(after[k], v) for k, v in base.items())
@@ -147,33 +153,35 @@ def test_short_memory_halves_the_slices_and_changes_nothing(
     torch.testing.assert_close(flat(policy), whole, **CLOSE)
 
 
-def test_memory_for_not_even_one_sequence_is_a_sentence(
-    policy: Policy, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_memory_below_one_sequence_is_one_sentence(policy: Policy, monkeypatch: pytest.MonkeyPatch) -> None:
     def never(*_, **__):
         raise torch.OutOfMemoryError("CUDA out of memory")
 
     monkeypatch.setattr(updating, "compute_logps", never)
     with pytest.raises(OutOfMemory, match="use LoRA"):
-        update(policy, policy.create_optimizer(lr=1e-3), find_method("dr_grpo"), batch(), BIG, torch.Generator())
+        update(
+            policy, policy.create_optimizer(lr=1e-3), find_method("dr_grpo"), batch(), BIG, torch.Generator()
+        )
 
 
-def test_a_gradient_that_is_no_number_moves_nothing(policy: Policy) -> None:
-    given = batch()
-    broken = replace(given, advantage=given.advantage * float("nan"))
+def test_nan_gradient_changes_no_weight(policy: Policy) -> None:
+    data = batch()
+    broken = replace(data, advantage=data.advantage * float("nan"))
     before = [p.detach().clone() for p in policy.parameters()]
-    done = update(policy, policy.create_optimizer(lr=1.0), find_method("dr_grpo"), broken, BIG, torch.Generator())
+    done = update(
+        policy, policy.create_optimizer(lr=1.0), find_method("dr_grpo"), broken, BIG, torch.Generator()
+    )
     assert done.steps == 0 and done.loss != done.loss
     assert all(torch.equal(p, q) for p, q in zip(policy.parameters(), before, strict=True))
 
 
-def test_the_correction_weighs_tokens_by_what_the_sampler_was_off(policy: Policy) -> None:
-    given = batch()
+def test_correction_weighs_tokens_by_the_probability_ratio(policy: Policy) -> None:
+    data = batch()
     with torch.no_grad():
-        logp, _ = updating.compute_logps(policy, given)
-    same = given.with_columns(sampler_logp=logp)
-    half = given.with_columns(sampler_logp=logp + torch.log(torch.tensor(2.0)))
-    far = given.with_columns(sampler_logp=logp - 5.0)
+        logp, _ = updating.compute_logps(policy, data)
+    same = data.with_columns(sampler_logp=logp)
+    half = data.with_columns(sampler_logp=logp + torch.log(torch.tensor(2.0)))
+    far = data.with_columns(sampler_logp=logp - 5.0)
     plain = gradient_of(policy, "dr_grpo", BIG, same)
     how = replace(BIG, correction=1.5)
     torch.testing.assert_close(gradient_of(policy, "dr_grpo", how, same), plain)

@@ -41,7 +41,7 @@ def f64(*numbers: float) -> Tensor:
 
 
 @pytest.mark.parametrize(
-    ("found", "printed"),
+    ("results", "printed"),
     [
         (preference_loss(f64(2), f64(-1)), 0.554355),  # log(1 + e^-0.3)
         (preference_loss(f64(-1), f64(2)), 0.854355),
@@ -55,12 +55,12 @@ def f64(*numbers: float) -> Tensor:
         (generation_loss(f64(0), f64(0)), 0.0),
     ],
 )
-def test_each_loss_is_the_number_of_its_formula(found: Tensor, printed: float) -> None:
-    assert found.tolist() == [pytest.approx(printed, abs=1e-6)]
+def test_losses_equal_their_formulas(results: Tensor, printed: float) -> None:
+    assert results.tolist() == [pytest.approx(printed, abs=1e-6)]
 
 
 @pytest.mark.parametrize("far", [-1e6, 1e6])
-def test_losses_stay_finite_however_far_the_policy_went(far: float) -> None:
+def test_losses_stay_finite_far_from_the_reference(far: float) -> None:
     moved = f64(far).requires_grad_()
     value = preference_loss(moved, f64(0)) + quality_loss(moved, f64(-1))
     assert torch.isfinite(value).all()
@@ -83,7 +83,7 @@ def both(logp: list[list[float]], start: list[list[float]], shift: float) -> tup
     return x, Batch(((1,),) * count, ids, mask, group, sign, columns)
 
 
-def test_the_mixed_loss_of_one_pair_is_its_number() -> None:
+def test_mpo_loss_of_one_pair() -> None:
     """Chosen: 2 nats likelier than at the start and -1.5 a token; rejected: 1 nat less likely; shift 0.05."""
     x, batch = both([[-1, -2, -1.5], [-4]], [[-2, -2.5, -2], [-3]], 0.05)
     value = (mpo_loss(x) * per_sequence(batch)).sum().item()
@@ -96,7 +96,7 @@ ANSWER = st.lists(st.tuples(NATS, NATS), min_size=1, max_size=4)
 
 
 @given(st.lists(st.tuples(ANSWER, ANSWER), min_size=1, max_size=4), st.floats(-1, 1))
-def test_the_mixed_loss_is_a_plain_loop_over_pairs(pairs: list[Any], shift: float) -> None:
+def test_mpo_loss_equals_a_loop_over_pairs(pairs: list[Any], shift: float) -> None:
     answers = [answer for pair in pairs for answer in pair]
     x, batch = both(
         [[now for now, _ in a] for a in answers], [[then for _, then in a] for a in answers], shift
@@ -120,56 +120,56 @@ def policy(folder: Path, lora: Lora | None = None, dtype: str = "float32") -> Po
 
 
 @torch.no_grad()
-def nats(made: Policy, prompt: tuple[int, ...], answer: tuple[int, ...]) -> float:
+def nats(student: Policy, prompt: tuple[int, ...], answer: tuple[int, ...]) -> float:
     """Log-probability of an answer by the model's own logits."""
     ids = torch.tensor([[*prompt, *answer]])
-    logp = made.model(input_ids=ids).logits[0].log_softmax(-1)
+    logp = student.model(input_ids=ids).logits[0].log_softmax(-1)
     return sum(float(logp[i, ids[0, i + 1]]) for i in range(len(prompt) - 1, ids.shape[1] - 1))
 
 
-def margin(made: Policy) -> float:
-    return sum(nats(made, p.prompt, p.chosen) - nats(made, p.prompt, p.rejected) for p in PAIRS)
+def margin(student: Policy) -> float:
+    return sum(nats(student, p.prompt, p.chosen) - nats(student, p.prompt, p.rejected) for p in PAIRS)
 
 
-def taught(made: Policy, pairs: list[Preference], **how: Any) -> list[float]:
-    return prefer(made, made.create_optimizer(lr=0.005), pairs, **how)
+def train(student: Policy, pairs: list[Preference], **how: Any) -> list[float]:
+    return prefer(student, student.create_optimizer(lr=0.005), pairs, **how)
 
 
-def test_at_the_start_nothing_has_moved_and_only_the_likelihood_is_not_log_2(folder: Path) -> None:
-    made = policy(folder)
-    written = -sum(nats(made, p.prompt, p.chosen) / len(p.chosen) for p in PAIRS) / 3
+def test_first_loss_is_log_2_plus_the_likelihood(folder: Path) -> None:
+    student = policy(folder)
+    written = -sum(nats(student, p.prompt, p.chosen) / len(p.chosen) for p in PAIRS) / 3
     expected = (0.8 + 0.4) * math.log(2) + written
-    assert taught(made, PAIRS) == [pytest.approx(expected, rel=1e-5)]
+    assert train(student, PAIRS) == [pytest.approx(expected, rel=1e-5)]
 
 
 @pytest.mark.parametrize("lora", [None, Lora(4, 8.0)], ids=["whole", "lora"])
 def test_chosen_answers_become_likelier_than_rejected_ones(folder: Path, lora: Lora | None) -> None:
-    made = policy(folder, lora)
-    before = margin(made)
-    losses = taught(made, PAIRS, epochs=20, batch_size=3)
+    student = policy(folder, lora)
+    before = margin(student)
+    losses = train(student, PAIRS, epochs=20, batch_size=3)
     assert losses[-1] < losses[0] - 0.5
-    assert margin(made) > before + 2
+    assert margin(student) > before + 2
 
 
 def test_the_shift_is_the_mean_reward_of_earlier_steps(folder: Path) -> None:
     """The third step on one pair, by quality alone: rewards of the first were 0, those of the second not."""
     method = override(MPO, "loss.preference=0", "loss.generation=0", "loss.quality=1")
-    made, pair = policy(folder), PAIRS[0]
-    start = [nats(made, pair.prompt, answer) for answer in (pair.chosen, pair.rejected)]
+    student, pair = policy(folder), PAIRS[0]
+    start = [nats(student, pair.prompt, answer) for answer in (pair.chosen, pair.rejected)]
     rewards: list[list[float]] = []
 
-    def seen(_: float) -> None:
-        now = [nats(made, pair.prompt, answer) for answer in (pair.chosen, pair.rejected)]
+    def record(_: float) -> None:
+        now = [nats(student, pair.prompt, answer) for answer in (pair.chosen, pair.rejected)]
         rewards.append([0.1 * (x - x0) for x, x0 in zip(now, start, strict=True)])
 
-    losses = taught(made, [pair], method=method, epochs=3, on_loss=seen)
+    losses = train(student, [pair], method=method, epochs=3, on_loss=record)
     (up, down), shift = rewards[1], sum(rewards[0]) / 4  # with two zeros of the first step
     expected = math.log1p(math.exp(shift - up)) + math.log1p(math.exp(down - shift))
     assert losses[2] == pytest.approx(expected, rel=1e-4)
 
 
 def test_slices_keep_pairs_together_and_change_nothing(folder: Path) -> None:
-    made = policy(folder, dtype="float64")
+    student = policy(folder, dtype="float64")
     batch = Batch.from_lists(
         [p.prompt for p in PAIRS for _ in range(2)],
         [answer for p in PAIRS for answer in (p.chosen, p.rejected)],
@@ -177,35 +177,35 @@ def test_slices_keep_pairs_together_and_change_nothing(folder: Path) -> None:
         [1.0, -1.0] * 3,
         shift=[0.1] * 6,
     )
-    batch = batch.with_columns(start_logp=compute_frozen_logps(made, batch, UpdateConfig())[0] - 0.5)
-    found = []
+    batch = batch.with_columns(start_logp=compute_frozen_logps(student, batch, UpdateConfig())[0] - 0.5)
+    results = []
     for size in (1, 12, 1000):
-        for parameter in made.parameters():
+        for parameter in student.parameters():
             parameter.grad = None
-        compute_gradient(made, MPO, batch, UpdateConfig(slice_tokens=size))
-        found.append(torch.cat([p.grad.flatten() for p in made.parameters() if p.grad is not None]))
-    torch.testing.assert_close(found[0], found[2], rtol=1e-4, atol=1e-7)
-    torch.testing.assert_close(found[1], found[2], rtol=1e-4, atol=1e-7)
+        compute_gradient(student, MPO, batch, UpdateConfig(slice_tokens=size))
+        results.append(torch.cat([p.grad.flatten() for p in student.parameters() if p.grad is not None]))
+    torch.testing.assert_close(results[0], results[2], rtol=1e-4, atol=1e-7)
+    torch.testing.assert_close(results[1], results[2], rtol=1e-4, atol=1e-7)
 
 
 def test_the_same_seed_gives_the_same_weights(folder: Path) -> None:
     first, again, other = policy(folder), policy(folder), policy(folder)
-    losses = taught(first, PAIRS, epochs=2, batch_size=2, seed=1)
+    losses = train(first, PAIRS, epochs=2, batch_size=2, seed=1)
     assert len(losses) == 4
-    assert taught(again, PAIRS, epochs=2, batch_size=2, seed=1) == losses
+    assert train(again, PAIRS, epochs=2, batch_size=2, seed=1) == losses
     assert all(map(torch.equal, first.parameters(), again.parameters()))
-    assert taught(other, PAIRS, epochs=2, batch_size=2, seed=3) != losses
+    assert train(other, PAIRS, epochs=2, batch_size=2, seed=3) != losses
 
 
 def test_no_pairs_are_no_step(folder: Path) -> None:
-    assert taught(policy(folder), []) == []
+    assert train(policy(folder), []) == []
 
 
 # ---- pairs ------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("wrong", [((), (1,), (2,)), ((1,), (), (2,)), ((1,), (2,), ()), ((1,), (2,), (2,))])
-def test_a_preference_between_nothing_is_refused(wrong: tuple[Any, Any, Any]) -> None:
+def test_empty_preference_is_refused(wrong: tuple[Any, Any, Any]) -> None:
     with pytest.raises(ValueError, match="two different answers"):
         Preference(*wrong)
 
@@ -213,9 +213,9 @@ def test_a_preference_between_nothing_is_refused(wrong: tuple[Any, Any, Any]) ->
 ANSWERS = [(1,), (2,), (3,), (2,)]
 
 
-def test_pairs_are_answers_whose_rewards_are_far_enough_apart() -> None:
-    found = rank_answers((9,), ANSWERS, [1.0, 0.6, 0.0, 0.6], gap=0.5, most=10)
-    assert {(p.chosen, p.rejected) for p in found} == {((1,), (3,)), ((2,), (3,))}
+def test_pairs_have_rewards_at_least_the_gap_apart() -> None:
+    results = rank_answers((9,), ANSWERS, [1.0, 0.6, 0.0, 0.6], gap=0.5, most=10)
+    assert {(p.chosen, p.rejected) for p in results} == {((1,), (3,)), ((2,), (3,))}
     assert len(rank_answers((9,), ANSWERS, [1.0, 0.6, 0.0, 0.6], gap=0.3, most=2)) == 2
     assert rank_answers((9,), ANSWERS, [1.0, 0.6, 0.0, 0.6], gap=15, most=10) == []
 
@@ -225,10 +225,10 @@ def test_equal_rewards_make_no_pair(rewards: list[float]) -> None:
     assert rank_answers((9,), ANSWERS, rewards, gap=1e-9, most=10) == []
 
 
-def test_one_answer_in_two_grades_is_no_pair_with_itself() -> None:
+def test_answer_is_no_pair_with_itself() -> None:
     assert rank_answers((9,), [(1,), (1,)], [0.0, 1.0], gap=0.5, most=10) == []
 
 
-def test_no_gap_says_nothing() -> None:
+def test_gap_of_zero_is_refused() -> None:
     with pytest.raises(ValueError, match="gap=0"):
         rank_answers((9,), ANSWERS, [0.0] * 4, gap=0, most=1)
