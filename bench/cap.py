@@ -8,6 +8,7 @@ model, which the estimate must not fall below.
 import json
 import sys
 import urllib.request
+from contextlib import closing
 
 import numpy as np
 from common import quick, report
@@ -58,7 +59,7 @@ def main() -> int:
     config = ExperienceConfig(model="scripted/x", lessons=LESSONS, library_tokens=TOKENS, words=400)
     job = ExperienceSpec(toy.task(), config)
     library, most, over, ratios, longest = Library(), 0, 0, [], 0
-    with serve_model("smollm2-135m") as server:
+    with closing(serve_model("smollm2-135m")) as server:
         for number in range(batches):
             library, _ = candidates.apply_within_caps(job, library, batch(rng, library), number)
             most, longest = max(most, library.tokens), max(longest, len(library))

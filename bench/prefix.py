@@ -8,6 +8,7 @@ of the small embedded model. The prefix is common to all rows, not only to the r
 import json
 import sys
 import urllib.request
+from contextlib import closing
 from itertools import takewhile
 
 from common import ROOT, quick, report
@@ -50,7 +51,7 @@ def main() -> int:
     rows = 10 if quick() else 1000
     task = Task.read(ROOT / "examples" / "support_triage")
     used = resolve_config(ExperienceConfig, task.settings).place
-    with serve_model("smollm2-135m") as server:
+    with closing(serve_model("smollm2-135m")) as server:
         ours, authors = (share(server.url, task, place, rows) for place in (used, "after"))
     figures = {"place": used, "ours": round(ours, 3), "authors_order": round(authors, 3)}
     return report("prefix", figures, "ours >= 0.7", ours >= 0.7)
