@@ -125,7 +125,7 @@ def compute_advantages(method: Method, table: Table) -> tuple[NDArray[np.bool_],
     """
     selection = method.keep(table.select_columns(columns_of(method.keep)))  # [N]
     shaped = method.shape(table.select_columns(columns_of(method.shape)))  # [N]
-    part = table.with_reward(shaped).select_rollouts(selection)
+    part = replace(table, reward=shaped).select_rollouts(selection)
 
     advantages = method.advantage(part.select_columns(columns_of(method.advantage)))
     credits = np.zeros(len(table.rollout))  # [M]; `table.rollout` has the rollout of each step

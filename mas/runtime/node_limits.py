@@ -11,7 +11,6 @@ the driver cancel the whole program. Errors of Edgewise (limits of the program, 
 program, and pass.
 """
 
-import asyncio
 import inspect
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
@@ -20,6 +19,7 @@ from typing import Any
 
 from edgewise.toolkit.budget.ledger import Ledger, Reservation
 from edgewise.toolkit.errors import EdgewiseError, LimitReached
+from edgewise.toolkit.model.middleware import settle_call
 from edgewise.toolkit.run.driver import Drive, plan_request
 from edgewise.toolkit.types import AsyncHost, BlockingCall, Message, Plan, Reply, Request, T
 
@@ -61,17 +61,7 @@ class Meter:
         ticket = await self.reserve(ledger, request)
         if ticket is None:
             return Reply(Message("assistant", ""), "failed", error=self.stopped)
-        try:
-            reply = await drive(plan_request(request))
-        except asyncio.CancelledError:
-            # A call that is given up may be billed all the same, so it counts as the most that it can be.
-            ledger.settle(ticket, Reply(Message("assistant", ""), "timeout"))
-            raise
-        except BaseException:
-            ledger.release(ticket)
-            raise
-        ledger.settle(ticket, reply)
-        return reply
+        return await settle_call(ledger, ticket, drive(plan_request(request)))
 
     async def charge(self, calls: list[Call]) -> None:
         """Book calls that another run paid for as if this one had made them; stop at the first too many."""

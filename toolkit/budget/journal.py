@@ -76,7 +76,14 @@ class Journal:
             with _as_journal_error(self.path):
                 if not readonly:
                     self._lock = _lock_for_writing(self.path)
-                    _create_table(self.path)
+                    # An existing file is checked before anything is written: it may be no journal.
+                    if self.path.exists() and self.path.stat().st_size:
+                        _open_reader(self.path).close()
+                    with contextlib.closing(_connect(self.path)) as connection, connection:
+                        connection.execute("BEGIN IMMEDIATE")
+                        connection.execute(_TABLE)
+                        connection.execute(f"PRAGMA application_id = {_APPLICATION}")
+                        connection.execute(f"PRAGMA user_version = {FORMAT}")
                 self._reader = _open_reader(self.path)
                 self._keys = {key for (key,) in self._read("SELECT key FROM calls")}
                 ((elapsed,),) = self._read("SELECT max(elapsed) FROM calls")
@@ -255,14 +262,9 @@ def _resolve(futures: list[asyncio.Future[None]], error: Exception | None) -> No
 
 
 def _commit(connection: sqlite3.Connection, rows: list[Row]) -> None:
-    try:
+    with connection:  # commits, or rolls back
         connection.execute("BEGIN IMMEDIATE")
         connection.executemany(_INSERT, rows)
-        connection.execute("COMMIT")
-    except Exception:
-        if connection.in_transaction:
-            connection.execute("ROLLBACK")
-        raise
 
 
 # ---- opening ---------------------------------------------------------------------------------------
@@ -292,18 +294,6 @@ def _connect(path: Path) -> sqlite3.Connection:
     connection.execute("PRAGMA journal_mode = WAL")  # readers don't wait for the writer
     connection.execute("PRAGMA synchronous = FULL")  # a commit survives a power cut
     return connection
-
-
-def _create_table(path: Path) -> None:
-    # An existing file is checked before anything is written: it may be no journal.
-    if path.exists() and path.stat().st_size:
-        _open_reader(path).close()
-    with contextlib.closing(_connect(path)) as connection:
-        connection.execute("BEGIN IMMEDIATE")
-        connection.execute(_TABLE)
-        connection.execute(f"PRAGMA application_id = {_APPLICATION}")
-        connection.execute(f"PRAGMA user_version = {FORMAT}")
-        connection.execute("COMMIT")
 
 
 def _open_reader(path: Path) -> sqlite3.Connection:

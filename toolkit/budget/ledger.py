@@ -50,24 +50,9 @@ class Limits:
 
 
 @dataclass(frozen=True, slots=True)
-class Amount:
-    """Calls, tokens and pico-dollars; `pico` is 0 where the price is unknown."""
-
-    calls: int = 0
-    tokens: int = 0
-    pico: int = 0
-
-    def __add__(self, other: "Amount") -> "Amount":
-        return Amount(self.calls + other.calls, self.tokens + other.tokens, self.pico + other.pico)
-
-    def __sub__(self, other: "Amount") -> "Amount":
-        return Amount(self.calls - other.calls, self.tokens - other.tokens, self.pico - other.pico)
-
-
-@dataclass(frozen=True, slots=True)
 class UsageTotals:
     """
-    Booked calls, tokens and money.
+    Booked or reserved calls, tokens and money.
 
     `unpriced` counts calls of models without a known price. `estimated` counts calls whose usage the provider did
     not report: they are booked at their upper bound. `pico` is the known part of the cost.
@@ -84,6 +69,9 @@ class UsageTotals:
     def __add__(self, other: "UsageTotals") -> "UsageTotals":
         return UsageTotals(*(getattr(self, name) + getattr(other, name) for name in self.__slots__))
 
+    def __sub__(self, other: "UsageTotals") -> "UsageTotals":
+        return UsageTotals(*(getattr(self, name) - getattr(other, name) for name in self.__slots__))
+
     @property
     def tokens(self) -> int:
         """Input and output tokens together."""
@@ -95,12 +83,8 @@ class UsageTotals:
         return None if self.unpriced else self.pico / PICO
 
 
-@dataclass(frozen=True, slots=True)
-class Reservation:
-    """Amount set aside for a call; it must be settled or released exactly once."""
-
-    request: Request
-    amount: Amount
+Reservation = tuple[Request, UsageTotals]
+"""A call and the amount set aside for it; it must be settled or released exactly once."""
 
 
 def bound_input_tokens(request: Request) -> int:
@@ -154,6 +138,7 @@ class Ledger:
         clock: Callable[[], float] = time.monotonic,
     ):
         self.limits = limits
+        self.total = UsageTotals()  # everything booked so far, earlier starts included
         self.shared = UsageTotals()
         self._prices = dict(prices or {})
         self._known_prices: dict[str, Price | None] = {}
@@ -163,9 +148,8 @@ class Ledger:
 
         self._accounts: dict[Account, UsageTotals] = {}
         self._local_calls: dict[tuple[BilledTo, str], LocalCalls] = {}
-        self._spent = Amount()
-        self._reserved = Amount()
-        self._queue: deque[tuple[asyncio.Future[None], Amount]] = deque()
+        self._reserved = UsageTotals()
+        self._queue: deque[tuple[asyncio.Future[None], UsageTotals]] = deque()
         self._exceeded = ""  # the limit that was reached, once and for all
 
     # ---- before and after a call -----------------------------------------------------------------
@@ -181,7 +165,7 @@ class Ledger:
         amount = self.bound_usage(request)
         # First come, first served: a small call must not overtake a large one, or that one may wait for ever.
         if not self._queue and self._take(amount):
-            return Reservation(request, amount)
+            return request, amount
         if self._exceeded:
             raise self._limit_reached()
 
@@ -195,23 +179,24 @@ class Ledger:
                 self._reserved -= amount
             self._serve_queue()
             raise
-        return Reservation(request, amount)
+        return request, amount
 
     def settle(self, reservation: Reservation, reply: Reply) -> None:
         """Book what the call used, and free the rest of its reservation."""
-        self._reserved -= reservation.amount
-        self._book_reply(reservation.request, reply)
+        request, amount = reservation
+        self._reserved -= amount
+        self._book_reply(request, reply)
         self._serve_queue()
 
     def release(self, reservation: Reservation) -> None:
         """Free a whole reservation: the provider did not answer, so it bills nothing."""
-        self._reserved -= reservation.amount
+        self._reserved -= reservation[1]
         self._serve_queue()
 
-    def bound_usage(self, request: Request) -> Amount:
+    def bound_usage(self, request: Request) -> UsageTotals:
         """Return the most that a call can use, in units that are limited; see `reserve` for errors."""
         if self.limits.tokens is None and self.limits.usd is None:
-            return Amount(1)
+            return UsageTotals(1)
         price = self.price(request.model)
         if self.limits.usd is not None and price is None:
             raise UnknownPrice(
@@ -222,16 +207,15 @@ class Ledger:
         if max_output is None:
             # A limit in dollars needs no bound on tokens that are free.
             if self.limits.tokens is None and price is not None and not (price.input or price.output):
-                return Amount(1)
+                return UsageTotals(1)
             raise ConfigError(
                 "A limit on tokens or dollars needs max_tokens, or one call could use it all up."
             )
-        usage = Usage(input=bound_input_tokens(request), output=max_output)
-        if price is None:
-            return Amount(1, usage.total)
-        # Whether the provider has the input in its cache is unknown: take the higher of the two prices.
-        highest = Price(max(price.input, price.cached or 0), price.output)
-        return Amount(1, usage.total, cost(usage, highest))
+        usage, pico = Usage(input=bound_input_tokens(request), output=max_output), 0
+        if price is not None:
+            # Whether the provider has the input in its cache is unknown: take the higher of the two prices.
+            pico = cost(usage, Price(max(price.input, price.cached or 0), price.output))
+        return UsageTotals(1, usage.input, usage.cached, usage.output, pico)
 
     def price(self, model: str) -> Price | None:
         """Return the price of a model, None if it is unknown."""
@@ -243,7 +227,7 @@ class Ledger:
 
     def check_room(self, requests: Iterable[Request]) -> None:
         """Raise `LimitReached` if calls that a model in this process is about to answer would not fit."""
-        amount = sum(map(self.bound_usage, requests), self._spent + self._reserved)
+        amount = sum(map(self.bound_usage, requests), self.total + self._reserved)
         self._exceeded = self._exceeded or self._find_exceeded(amount)
         if self._exceeded:
             raise self._limit_reached()
@@ -279,11 +263,6 @@ class Ledger:
         self.shared += UsageTotals(calls, usage.input, usage.cached, usage.output)
 
     # ---- reports ---------------------------------------------------------------------------------
-
-    @property
-    def total(self) -> UsageTotals:
-        """Everything booked so far, earlier starts included."""
-        return sum(self._accounts.values(), UsageTotals())
 
     @property
     def elapsed(self) -> float:
@@ -325,17 +304,17 @@ class Ledger:
         totals = UsageTotals(calls, usage.input, usage.cached, usage.output, pico, unpriced, int(is_estimate))
         account = (payer.role, payer.step, payer.example, model)
         self._accounts[account] = self._accounts.get(account, UsageTotals()) + totals
-        self._spent += Amount(calls, usage.total, pico)
+        self.total += totals
 
-    def _take(self, amount: Amount) -> bool:
+    def _take(self, amount: UsageTotals) -> bool:
         """Reserve an amount if there is room; remember the limit if there would be none even with nothing in flight."""
-        self._exceeded = self._exceeded or self._find_exceeded(self._spent + amount)
-        if self._exceeded or self._find_exceeded(self._spent + self._reserved + amount):
+        self._exceeded = self._exceeded or self._find_exceeded(self.total + amount)
+        if self._exceeded or self._find_exceeded(self.total + self._reserved + amount):
             return False
         self._reserved += amount
         return True
 
-    def _find_exceeded(self, amount: Amount) -> str:
+    def _find_exceeded(self, amount: UsageTotals) -> str:
         """Return the limit that a total of `amount` exceeds, or ""."""
         limits = self.limits
         for unit, limit, used, room in (
@@ -350,11 +329,11 @@ class Ledger:
         return ""
 
     def _limit_reached(self) -> LimitReached:
-        usd = self.total.usd
+        total, usd = self.total, self.total.usd
         dollars = "an unknown number of dollars" if usd is None else f"${usd:.6f}"
         return LimitReached(
-            f"The limit on {self._exceeded} does not allow another call: {self._spent.calls} calls,"
-            f" {self._spent.tokens} tokens and {dollars} are used. All is saved; run again with"
+            f"The limit on {self._exceeded} does not allow another call: {total.calls} calls,"
+            f" {total.tokens} tokens and {dollars} are used. All is saved; run again with"
             " a higher limit to go on."
         )
 

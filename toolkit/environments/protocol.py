@@ -1,8 +1,14 @@
 """
 Environments: an agent acts in one, one action per turn, until it is done.
 
-An environment is any object with `reset(row)` and `step(action)`. `resolve_world` makes a `World` of the environment
-that a task names. `toolkit.rollout.episode` runs an agent in it.
+An environment is any object with two methods, sync or async; one object serves one rollout:
+
+    reset(row)      starts; the first state depends on the row alone, so that all rollouts of a group start in the same
+    step(action)    carries out an action
+
+They return a `Turn`, or what environments of Gym return: text, or a tuple of text, reward, done and a dict. An optional
+`close()` is called at the end. `resolve_world` makes a `World` of the environment that a task names.
+`toolkit.rollout.episode` runs an agent in it.
 """
 
 import asyncio
@@ -12,11 +18,11 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 from edgewise.toolkit.errors import TaskError
 from edgewise.toolkit.registry import ENVIRONMENTS, resolve
-from edgewise.toolkit.types import BlockingCall, Example, Plan, StopReason
+from edgewise.toolkit.types import BlockingCall, Plan, StopReason
 from edgewise.toolkit.util.detached import run_detached
 from edgewise.toolkit.util.import_by_name import did_you_mean, load_object
 
@@ -39,22 +45,6 @@ class Turn:
     reward: float = 0.0
     done: bool = False
     success: bool | None = None
-
-
-class Environment(Protocol):
-    """
-    One copy of a world, for one rollout. Both methods may be async; an optional `close()` is called at the end.
-
-    They return a `Turn`, or what environments of Gym return: text, or a tuple of text, reward, done and a dict.
-    """
-
-    def reset(self, row: Example) -> Any:
-        """Start. The first state depends on the row alone, so that all rollouts of a group start in the same state."""
-        ...
-
-    def step(self, action: str) -> Any:
-        """Carry out an action."""
-        ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -186,7 +176,7 @@ def get_method(world: World, environment: Any, name: str) -> Callable[..., Any]:
 
 def parse_turn(value: Any) -> Turn:
     """
-    Return the turn in an environment's result; see `Environment`. Raises EnvironmentFailure for anything else.
+    Return the turn in the result of `reset` or `step`. Raises EnvironmentFailure for anything else.
 
     Of Gym's dict, "legal" or "admissible_commands", and "success" or "won" are read.
     """

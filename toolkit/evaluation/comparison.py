@@ -5,9 +5,8 @@ Everything is computed from finished groups. A rollout that failed, or that has 
 counted under `failed`. E examples, K samples of each.
 """
 
-import math
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import Any
 
 from edgewise.toolkit.evaluation import statistics
@@ -86,15 +85,9 @@ class Evaluation:
 
     def to_json(self) -> dict[str, Any]:
         """Return plain dicts, lists and numbers; an infinite end of an interval is None."""
+        from pydantic_core import to_jsonable_python
 
-        def to_plain(value: Any) -> Any:
-            if isinstance(value, dict):
-                return {str(key): to_plain(item) for key, item in value.items()}
-            if isinstance(value, list | tuple):
-                return [to_plain(item) for item in value]
-            return None if isinstance(value, float) and not math.isfinite(value) else value
-
-        return to_plain(asdict(self))
+        return to_jsonable_python(self, inf_nan_mode="null")
 
     def table(self) -> list[dict[str, str]]:
         """Return one dict per arm for printing, column title to text, all with the same columns."""

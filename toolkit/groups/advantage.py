@@ -27,6 +27,8 @@ In a group whose rewards are exactly equal, all but the whitened parts are exact
 A group of one is such a group (verl gives it its reward). `calibrated` is 0 only where all rewards are the best.
 """
 
+from typing import Any
+
 import numpy as np
 from numpy.typing import NDArray
 
@@ -65,10 +67,7 @@ def length_weighted(table: Table) -> Array:
     """Return the reward minus the mean of its group by length: (N,)."""
     # b* = sum l_i R_i / sum l_i, the baseline of least variance if the squared gradient norm of a reply grows with its
     # length l, as it does for a sum over tokens.
-    length = table.column("length")
-    total = np.bincount(table.group, length, table.n_groups)
-    baseline = np.bincount(table.group, length * table.reward, table.n_groups) / np.maximum(1.0, total)
-    return _subtract_baseline(table, baseline)
+    return _subtract_weighted_mean(table, table.column("length"))[0]
 
 
 def amplified(table: Table, *, by_score: bool = False) -> Array:
@@ -273,11 +272,9 @@ def shared(table: Table, *, eps: float = 1e-8) -> Array:
     count the same, however much it delegates.
     """
     # mean = sum w R / sum w, variance = sum w (R - mean)^2 / sum w, with the shares w.
-    group, share = table.group, table.column("share")
-    total = np.maximum(np.bincount(group, share, table.n_groups), 1e-300)
-    above_mean = _subtract_baseline(table, np.bincount(group, share * table.reward, table.n_groups) / total)
-    deviation = np.sqrt(np.bincount(group, share * above_mean**2, table.n_groups) / total) + eps
-    return above_mean / np.where(table.has_equal_rewards, 1.0, deviation)[group]
+    above_mean, squares, total = _subtract_weighted_mean(table, table.column("share"))
+    deviation = np.sqrt(squares / total) + eps
+    return above_mean / np.where(table.has_equal_rewards, 1.0, deviation)[table.group]
 
 
 def by_steps(table: Table, *, eps: float = 1e-6, scaled: bool = True) -> Array:
@@ -287,20 +284,25 @@ def by_steps(table: Table, *, eps: float = 1e-6, scaled: bool = True) -> Array:
     Long rollouts count more, as in GiGPO's code by default; its paper's mean is over rollouts.
     """
     # Every step has the reward of its rollout, so a rollout counts as often as it has steps.
-    group, steps = table.group, np.bincount(table.rollout, minlength=len(table))
-    total = np.bincount(group, steps, table.n_groups)
-    means = np.bincount(group, steps * table.reward, table.n_groups) / np.maximum(1, total)
-    above_mean = _subtract_baseline(table, means)
+    steps = np.bincount(table.rollout, minlength=len(table))
+    above_mean, squares, total = _subtract_weighted_mean(table, steps)
     if not scaled:
         return above_mean
-    squares = np.bincount(group, steps * above_mean**2, table.n_groups)
     deviation = np.sqrt(squares / np.maximum(1, total - 1)) + eps
-    return above_mean / np.where(table.has_equal_rewards, 1.0, deviation)[group]
+    return above_mean / np.where(table.has_equal_rewards, 1.0, deviation)[table.group]
 
 
 def _subtract_baseline(table: Table, baseline: Array) -> Array:
     """Return the reward minus a baseline (G,), exactly 0 in groups of equal rewards: (N,)."""
     return np.where(table.has_equal_rewards[table.group], 0.0, table.reward - baseline[table.group])
+
+
+def _subtract_weighted_mean(table: Table, weight: NDArray[Any]) -> tuple[Array, Any, Any]:
+    """Return the reward minus the group's weighted mean (N,), and the sums of w (R - mean)^2 and of w: (G,)."""
+    total = np.maximum(np.bincount(table.group, weight, table.n_groups), 1e-300)
+    mean = np.bincount(table.group, weight * table.reward, table.n_groups) / total
+    above_mean = _subtract_baseline(table, mean)
+    return above_mean, np.bincount(table.group, weight * above_mean**2, table.n_groups), total
 
 
 def _group_deviation(table: Table, centred_reward: Array, eps: float, ddof: int) -> Array:

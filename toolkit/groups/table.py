@@ -98,10 +98,6 @@ class Table:
             {name: column[steps] for name, column in self.step_columns.items()},
         )
 
-    def with_reward(self, reward: NDArray[np.float64]) -> "Table":
-        """Return the same rollouts with other rewards."""
-        return replace(self, reward=reward)
-
     @property
     def n_groups(self) -> int:
         """G, the number of groups."""

@@ -12,10 +12,11 @@ nothing.
 import asyncio
 import time
 from collections import deque
+from collections.abc import Awaitable
 from typing import Any
 
 from edgewise.toolkit.budget.journal import Journal, compute_key
-from edgewise.toolkit.budget.ledger import Ledger
+from edgewise.toolkit.budget.ledger import Ledger, Reservation
 from edgewise.toolkit.errors import DiskFull, NotRecorded, ProviderDown
 from edgewise.toolkit.model.client import Client, RequestTimeout, TransientError
 from edgewise.toolkit.model.names import get_server
@@ -163,17 +164,22 @@ class Budget(Middleware):
     async def ask(self, request: Request) -> Reply:
         """Send the request if the limits allow it."""
         reservation = await self.ledger.reserve(request)
-        try:
-            reply = await self.inner.ask(request)
-        except (RequestTimeout, asyncio.CancelledError):
-            # The provider may go on and bill the call: book it in full.
-            self.ledger.settle(reservation, Reply(Message("assistant", ""), "timeout"))
-            raise
-        except BaseException:
-            self.ledger.release(reservation)
-            raise
-        self.ledger.settle(reservation, reply)
-        return reply
+        return await settle_call(self.ledger, reservation, self.inner.ask(request))
+
+
+async def settle_call(ledger: Ledger, reservation: Reservation, call: Awaitable[Reply]) -> Reply:
+    """Await a call and settle its reservation."""
+    try:
+        reply = await call
+    except (RequestTimeout, asyncio.CancelledError):
+        # The provider may go on and bill the call: book it in full.
+        ledger.settle(reservation, Reply(Message("assistant", ""), "timeout"))
+        raise
+    except BaseException:
+        ledger.release(reservation)
+        raise
+    ledger.settle(reservation, reply)
+    return reply
 
 
 class Retry(Middleware):

@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from edgewise.toolkit.errors import ModelError
-from edgewise.toolkit.types import Message, Reply, Request, StopReason, Tool, ToolCall, Usage
+from edgewise.toolkit.types import Message, Reply, Request, StopReason, ToolCall, Usage
 
 if TYPE_CHECKING:
     import numpy as np
@@ -50,7 +50,11 @@ def encode_request(request: Request, model: str, quirks: Quirks) -> dict[str, An
     if sampling.stop:
         body["stop"] = list(sampling.stop)
     if request.tools:
-        body["tools"] = [_encode_tool(tool) for tool in request.tools]
+        functions = (
+            {"name": tool.name, "description": tool.description, "parameters": tool.parameters}
+            for tool in request.tools
+        )
+        body["tools"] = [{"type": "function", "function": function} for function in functions]
     if request.schema is not None:
         schema = {"name": "reply", "schema": request.schema, "strict": _is_strict(request.schema)}
         body["response_format"] = {"type": "json_schema", "json_schema": schema}
@@ -65,16 +69,15 @@ def _encode_message(message: Message) -> dict[str, Any]:
     if not message.tool_calls:
         plain = {"role": message.role, "content": message.content}
         return plain if message.tool_call_id is None else {**plain, "tool_call_id": message.tool_call_id}
-    calls = [
-        {"id": c.id, "type": "function", "function": {"name": c.name, "arguments": c.arguments}}
-        for c in message.tool_calls
+    return {"role": message.role, "content": message.content or None, "tool_calls": encode_calls(message)}
+
+
+def encode_calls(message: Message) -> list[dict[str, Any]]:
+    """Return the tool calls of a message as JSON."""
+    return [
+        {"id": call.id, "type": "function", "function": {"name": call.name, "arguments": call.arguments}}
+        for call in message.tool_calls
     ]
-    return {"role": message.role, "content": message.content or None, "tool_calls": calls}
-
-
-def _encode_tool(tool: Tool) -> dict[str, Any]:
-    function = {"name": tool.name, "description": tool.description, "parameters": tool.parameters}
-    return {"type": "function", "function": function}
 
 
 def _is_strict(schema: Any) -> bool:
@@ -122,12 +125,23 @@ def decode_completion(data: Any, latency: float) -> Reply:
     """
     try:
         choice = data["choices"][0]
-        content = choice["message"]
-        finish = choice.get("finish_reason")
-        message = Message("assistant", _decode_text(content.get("content")), _decode_calls(content))
+        content, finish = choice["message"], choice.get("finish_reason")
+        text = content.get("content") or ""
+        if isinstance(text, list):  # some servers send content as a list of parts
+            text = "".join(part.get("text") or "" for part in text)
+        calls = []
+        for number, call in enumerate(content.get("tool_calls") or ()):
+            arguments = _replace_surrogates(call["function"].get("arguments") or "{}")
+            calls.append(ToolCall(call.get("id") or f"call_{number}", call["function"]["name"], arguments))
+        message = Message("assistant", _replace_surrogates(text), tuple(calls))
+
         # Some servers say "stop" where the model calls a tool: the calls themselves decide.
         stop = "tools" if message.tool_calls else _STOP_REASONS.get(finish or "", "stop")
-        reply = Reply(message, stop, _decode_usage(data.get("usage")), latency, data.get("model") or "")
+        counts, usage = data.get("usage") or {}, None
+        if counts.get("prompt_tokens") is not None:
+            cached = (counts.get("prompt_tokens_details") or {}).get("cached_tokens") or 0
+            usage = Usage(counts["prompt_tokens"], cached, counts.get("completion_tokens") or 0)
+        reply = Reply(message, stop, usage, latency, data.get("model") or "")
     except (KeyError, IndexError, TypeError, AttributeError) as error:
         raise MalformedResponse(f"no chat completion: {error!r}") from None
     if finish == "content_filter":
@@ -142,32 +156,9 @@ def build_refusal(error: str, reply: Reply = Reply(Message("assistant", ""))) ->
     return Reply(Message("assistant", ""), "refused", reply.usage, reply.latency, reply.model, error)
 
 
-def _decode_text(content: Any) -> str:
-    # Some servers send content as a list of parts.
-    if isinstance(content, list):
-        return _replace_surrogates("".join(part.get("text") or "" for part in content))
-    return _replace_surrogates(content or "")
-
-
-def _decode_calls(message: Any) -> tuple[ToolCall, ...]:
-    calls = []
-    for number, call in enumerate(message.get("tool_calls") or ()):
-        function = call["function"]
-        arguments = _replace_surrogates(function.get("arguments") or "{}")
-        calls.append(ToolCall(call.get("id") or f"call_{number}", function["name"], arguments))
-    return tuple(calls)
-
-
 def _replace_surrogates(text: str) -> str:
     """Return the text without lone surrogates: a model can write them, but no prompt or file accepts them."""
     return text if text.isascii() else text.encode("utf-8", "replace").decode("utf-8")
-
-
-def _decode_usage(usage: Any) -> Usage | None:
-    if not usage or usage.get("prompt_tokens") is None:
-        return None
-    cached = (usage.get("prompt_tokens_details") or {}).get("cached_tokens") or 0
-    return Usage(usage["prompt_tokens"], cached, usage.get("completion_tokens") or 0)
 
 
 # ---- embeddings ------------------------------------------------------------------------------------

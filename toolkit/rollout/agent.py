@@ -1,8 +1,7 @@
 """
 Rollouts of an agent, as plans: call the model, run the tools that it calls, call it again.
 
-`run_rollout` is one rollout, `run_graded_rollout` adds the reward, `run_rollouts` and `run_group` run several rollouts
-of one example.
+`run_rollout` is one rollout, `run_rollouts` and `run_group` run and grade several rollouts of one example.
 """
 
 from collections.abc import Sequence
@@ -126,24 +125,6 @@ def run_rollout(
     return finish("turns")
 
 
-def run_graded_rollout(
-    agent: Agent,
-    example: Example,
-    messages: tuple[Message, ...],
-    reward: Reward,
-    *,
-    judge: str,
-    sample: int,
-    seed: int,
-) -> Plan[Rollout]:
-    """Run a rollout, grade it as soon as it ends, and emit `RolloutFinished`."""
-    rollout = yield from run_rollout(agent, example, messages, sample=sample, seed=seed)
-    score = yield from reward.grade(example, rollout, judge)
-    graded = replace(rollout, score=score)
-    yield RolloutFinished(graded)
-    return graded
-
-
 @dataclass(frozen=True, slots=True)
 class Prompt:
     """Messages of a rollout, and the version of the library in them."""
@@ -164,26 +145,30 @@ def run_rollouts(
     together: bool = False,
 ) -> Plan[tuple[Rollout, ...]]:
     """
-    Run a graded rollout for each prompt; sample indices count from `start`.
+    Run a rollout for each prompt, grade it as soon as it ends, and emit `RolloutFinished`.
 
-    Each rollout has a seed derived from `seed`, the example and its index. `together` grades the rollouts against
-    each other, where the reward can.
+    Sample indices count from `start`. Each rollout has a seed derived from `seed`, the example and its index. With
+    `together`, rollouts are graded against each other, where the reward can.
     """
-    numbered = [
-        (prompt, sample, derive_seed(seed, example.id, sample))
+
+    def grade(plan: Plan[Rollout]) -> Plan[Rollout]:
+        rollout = yield from plan
+        score = yield from reward.grade(example, rollout, judge)
+        graded = replace(rollout, score=score)
+        yield RolloutFinished(graded)
+        return graded
+
+    plans = [
+        run_rollout(
+            agent, example, prompt.messages, sample=sample, seed=derive_seed(seed, example.id, sample)
+        )
         for sample, prompt in enumerate(prompts, start)
     ]
     if not (together and reward.grade_group):
-        rollouts = yield [
-            run_graded_rollout(agent, example, prompt.messages, reward, judge=judge, sample=sample, seed=own)
-            for prompt, sample, own in numbered
-        ]
+        rollouts = yield [grade(plan) for plan in plans]
     else:
         # A comparison needs all answers, so no rollout is graded before the last one ends.
-        ungraded = yield [
-            run_rollout(agent, example, prompt.messages, sample=sample, seed=own)
-            for prompt, sample, own in numbered
-        ]
+        ungraded = yield plans
         scores = yield from reward.grade_group(example, ungraded, judge)
         rollouts = [replace(rollout, score=score) for rollout, score in zip(ungraded, scores, strict=True)]
         for rollout in rollouts:

@@ -60,7 +60,14 @@ def run_episode(
     environment's: the sum of its rewards, with the parts "success" and "step_reward N", N from 0, and its last text as
     feedback. A failure ends this rollout alone: its stop is "failed" or "timeout", and `error` says why.
     """
-    head = _build_head(messages)
+    # The last user message moves into the system message, before `INSTRUCTIONS`.
+    rest, texts = list(messages), [INSTRUCTIONS]
+    if rest and rest[-1].role == "user":
+        texts.insert(0, rest.pop().content)
+    if rest and rest[0].role == "system":
+        texts.insert(0, rest.pop(0).content)
+    head = (Message("system", "\n\n".join(texts)), *rest)
+
     environment, turn, warning, error = None, Turn(""), "", ""
     # Steps that end before a failure stay in the rollout.
     steps: list[Step] = []
@@ -103,16 +110,6 @@ def run_episode(
         parts |= {f"step_reward {n}": reward for n, reward in enumerate(rewards) if reward}
         score = Score(sum(rewards), parts, feedback=turn.text)
     return replace(empty, steps=tuple(steps), stop=stop, score=score, error=error)
-
-
-def _build_head(messages: tuple[Message, ...]) -> tuple[Message, ...]:
-    """Return the row's messages with its last user message moved into the system message, before `INSTRUCTIONS`."""
-    rest, parts = list(messages), [INSTRUCTIONS]
-    if rest and rest[-1].role == "user":
-        parts.insert(0, rest.pop().content)
-    if rest and rest[0].role == "system":
-        parts.insert(0, rest.pop(0).content)
-    return (Message("system", "\n\n".join(parts)), *rest)
 
 
 def check_equal_starts(world: World, rollouts: Sequence[Rollout]) -> None:

@@ -10,6 +10,7 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
+from edgewise.toolkit.model.openai_format import encode_calls
 from edgewise.toolkit.types import Message, Reply, Request, Sampling, StopReason, Tool, ToolCall, Usage
 from edgewise.toolkit.util.validation import describe_error
 
@@ -197,7 +198,7 @@ def render_completion(reply: Reply, head: Mapping[str, Any]) -> dict[str, Any]:
     message: dict[str, Any] = {"role": "assistant", "content": reply.message.content}
     if reply.message.tool_calls:
         # OpenAI sends null and not "" beside tool calls.
-        message |= {"content": reply.message.content or None, "tool_calls": _render_tool_calls(reply.message)}
+        message |= {"content": reply.message.content or None, "tool_calls": encode_calls(reply.message)}
     choice = {"index": 0, "message": message, "finish_reason": FINISH_REASONS[reply.stop]}
     return {**head, "object": "chat.completion", "choices": [choice], "usage": render_usage(reply.usage)}
 
@@ -210,7 +211,7 @@ def stream_events(reply: Reply, head: Mapping[str, Any], with_usage: bool) -> It
         parts.append({"content": reply.message.content})
     if reply.message.tool_calls:
         parts.append(
-            {"tool_calls": [{"index": i, **call} for i, call in enumerate(_render_tool_calls(reply.message))]}
+            {"tool_calls": [{"index": i, **call} for i, call in enumerate(encode_calls(reply.message))]}
         )
     choices = [{"index": 0, "delta": part, "finish_reason": None} for part in parts]
     # The reason to stop comes in a chunk of its own, as OpenAI sends it.
@@ -238,10 +239,3 @@ def render_usage(usage: Usage | None) -> dict[str, Any] | None:
 def render_error(sentence: str, kind: str) -> dict[str, Any]:
     """Return the body of an error response."""
     return {"error": {"message": sentence, "type": kind, "param": None, "code": kind}}
-
-
-def _render_tool_calls(message: Message) -> list[dict[str, Any]]:
-    return [
-        {"id": call.id, "type": "function", "function": {"name": call.name, "arguments": call.arguments}}
-        for call in message.tool_calls
-    ]

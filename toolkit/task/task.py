@@ -251,7 +251,16 @@ def _make_task(
         raise TaskError(
             'the reward is "environment", but the task has none: give environment = "module:Class"'
         )
-    _check_leakage(parts, compare_rows=world is not None)
+    # Rows of an environment may share one prompt: there, the whole row tells two episodes apart.
+    first: dict[Any, tuple[str, str]] = {}
+    for name, item in ((name, item) for name, part in parts.items() for item in part):
+        key = item.content if world else item.example.messages
+        split, place = first.setdefault(key, (name, item.place))
+        if split != name:
+            raise TaskError(
+                f"{place} in {split} and {item.place} in {name} ask the same; remove one of them, so that "
+                "the test rows are new to what was learned"
+            )
 
     # Ids name rollouts and provenance across splits, so they are unique over all of them.
     ids: dict[str, str] = {}
@@ -274,18 +283,3 @@ def _make_task(
     return Task(
         spec.name, train, validation, test, spec.system, spec.prompt, reward, tools, fingerprint, world=world
     )
-
-
-def _check_leakage(parts: Parts, *, compare_rows: bool) -> None:
-    """Raise TaskError where two splits have the same prompt, or with `compare_rows` the same row."""
-    # Rows of an environment may share one prompt: there, the whole row tells two episodes apart.
-    first: dict[Any, tuple[str, str]] = {}
-    for name, part in parts.items():
-        for item in part:
-            key = item.content if compare_rows else item.example.messages
-            split, place = first.setdefault(key, (name, item.place))
-            if split != name:
-                raise TaskError(
-                    f"{place} in {split} and {item.place} in {name} ask the same; remove one of them, so that "
-                    "the test rows are new to what was learned"
-                )

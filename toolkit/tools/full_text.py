@@ -19,14 +19,13 @@ class FullTextIndex:
     def __init__(self, rows: Iterable[Sequence[str]], columns: Sequence[str], tokenizer: str):
         # SQLite lets one thread at a time use a connection; the lock sees to that, so its own check is off.
         self._lock = threading.Lock()
-        self._database = sqlite3.connect(":memory:", check_same_thread=False, isolation_level=None)
+        self._database = sqlite3.connect(":memory:", check_same_thread=False)
         weakref.finalize(self, self._database.close)
         names, places = ", ".join(columns), ", ?" * len(columns)
         self._execute(f"CREATE VIRTUAL TABLE texts USING fts5({names}, content='', tokenize='{tokenizer}')")
-        self._execute("BEGIN")
         insert = f"INSERT INTO texts (rowid, {names}) VALUES (?{places})"
-        self._database.executemany(insert, ((position, *row) for position, row in enumerate(rows)))
-        self._execute("COMMIT")
+        with self._database:  # one transaction
+            self._database.executemany(insert, ((position, *row) for position, row in enumerate(rows)))
 
     def count_rows(self, word: str, limit: int) -> int:
         """Return how many rows have a word, counted up to `limit`."""

@@ -1,3 +1,5 @@
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
@@ -38,7 +40,7 @@ def test_mixed_keeps_groups_that_differ() -> None:
 def test_unlikely_without_weight_or_reward_is_raw() -> None:
     table = Table.from_arrays([0] * 3, [1.0, 0.0, 1.0], mean_logp=[-1.0, -2.0, -3.0])
     assert (reward_shaping.unlikely(table, beta=0.0) == table.reward).all()
-    assert not reward_shaping.unlikely(table.with_reward(np.zeros(3))).any()
+    assert not reward_shaping.unlikely(replace(table, reward=np.zeros(3))).any()
 
 
 def test_unlikely_breaks_ties_by_order() -> None:

@@ -7,7 +7,7 @@ import pytest
 
 from edgewise.toolkit.model.router import Router
 from edgewise.toolkit.reward.reward import resolve_reward
-from edgewise.toolkit.rollout.agent import Agent, run_graded_rollout, run_group, run_rollout
+from edgewise.toolkit.rollout.agent import Agent, run_group, run_rollout
 from edgewise.toolkit.rollout.tool_calls import Delegation, number_calls
 from edgewise.toolkit.run.driver import drive
 from edgewise.toolkit.tools.registry import load_tools
@@ -189,10 +189,8 @@ def test_a_failed_reply_ends_the_rollout_with_an_invalid_score(stop, turn):
     broken = Reply(Message("assistant", ""), stop, error="content policy")
     completions = [calling(call("multiply", {"a": 6, "b": 7}))] * turn
     notes = []
-    plan = run_graded_rollout(
-        agent(), EXAMPLE, EXAMPLE.messages, resolve_reward("exact"), judge="", sample=0, seed=0
-    )
-    rollout = play(plan, Script(*completions, broken), notes)
+    plan = run_group(agent(), EXAMPLE, EXAMPLE.messages, resolve_reward("exact"), judge="", size=1, seed=0)
+    (rollout,) = play(plan, Script(*completions, broken), notes).rollouts
     assert (rollout.stop, rollout.error, len(rollout.steps)) == (stop, "content policy", turn)
     assert rollout.score is not None and not rollout.score.valid
     assert "content policy" in rollout.score.feedback

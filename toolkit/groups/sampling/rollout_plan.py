@@ -20,7 +20,7 @@ import math
 import statistics
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
-from functools import cache
+from functools import lru_cache
 from itertools import islice
 
 import numpy as np
@@ -181,21 +181,16 @@ def align_count(count: int, depth: int, rng: np.random.Generator) -> list[int]:
     return sorted([*range(count), *rng.choice(count, depth - count).tolist()])
 
 
-@cache
-def t_quantile(freedom: int, alpha: float) -> float:
-    """Return the 1 - alpha/2 quantile of Student's t."""
+@lru_cache(maxsize=4096)
+def half_width(s: float, n: int) -> float:
+    """Return half the width of the 95 % interval of a mean reward, for n > 1."""
     from scipy.special import stdtrit
 
-    return float(stdtrit(freedom, 1 - alpha / 2))
+    # h(n) = t(1 - 0.05/2, n - 1) s / sqrt(n)
+    return float(stdtrit(n - 1, 1 - 0.05 / 2)) * s / math.sqrt(n)
 
 
-def half_width(s: float, n: int, alpha: float = 0.05) -> float:
-    """Return half the width of the (1 - alpha) interval of a mean reward, for n > 1."""
-    # h(n) = t(1 - alpha/2, n - 1) s / sqrt(n)
-    return t_quantile(n - 1, alpha) * s / math.sqrt(n)
-
-
-def priority(s: float, n: int, total: int, lam: float = 0.1, alpha: float = 0.05) -> float:
+def priority(s: float, n: int, total: int, lam: float = 0.1) -> float:
     """
     Return the value of one more rollout of an example, where the batch has `total` (XRPO, arXiv 2510.06672).
 
@@ -205,7 +200,7 @@ def priority(s: float, n: int, total: int, lam: float = 0.1, alpha: float = 0.05
         return math.inf
     # Reduction of uncertainty h(n) - h(n + 1), at the same s and each with its own t quantile, plus the exploration
     # bonus lam sqrt(ln(1 + T) / n): the usual form of UCB, as the paper's exact one is not known.
-    reduction = half_width(s, n, alpha) - half_width(s, n + 1, alpha)
+    reduction = half_width(s, n) - half_width(s, n + 1)
     return reduction + lam * math.sqrt(math.log1p(total) / n)
 
 
@@ -216,7 +211,6 @@ def allocate(
     *,
     sample_counts: Sequence[int] | None = None,
     lam: float = 0.1,
-    alpha: float = 0.05,
 ) -> tuple[int, ...]:
     """
     Return how many more rollouts each example gets of `budget`, one at a time to the highest priority.
@@ -232,7 +226,7 @@ def allocate(
 
     for _ in range(budget):
         ranks = [
-            (-priority(deviations[i], count, sum(counts), lam, alpha), count, i)
+            (-priority(deviations[i], count, sum(counts), lam), count, i)
             for i, count in enumerate(counts)
             if count < most
         ]

