@@ -1,7 +1,7 @@
 """
 A method trains the softmax policy in a world: its own choice of rows, plan, table, batch, update and memory.
 
-The steps are those of `learner.training.loop.step`; what is not here is checkpoints, and the transformer.
+The steps are those of `learner.training.loop.run_step`; what is not here is checkpoints, and the transformer.
 """
 
 from collections.abc import Sequence
@@ -38,9 +38,7 @@ class World(Protocol):
         """One to begin with."""
         ...
 
-    def runs(
-        self, policy: Softmax, example: Example, count: int, rng: np.random.Generator
-    ) -> Sequence[Rollout]:
+    def runs(self, policy: Softmax, example: Example, count: int, rng: np.random.Generator) -> Sequence[Rollout]:
         """So many rollouts, graded."""
         ...
 
@@ -73,9 +71,7 @@ class Training:
         self.rng = np.random.default_rng(derive_seed(self.seed, "draws"))
         self.policy = self.world.policy(np.random.default_rng(derive_seed(self.seed, "world"))).with_reference()
         self.method = limit_lengths(self.method, self.policy.length)
-        self.optimizer = torch.optim.AdamW(
-            self.policy.parameters(), self.lr, (0.9, 0.99), weight_decay=0.0, fused=True
-        )
+        self.optimizer = torch.optim.AdamW(self.policy.parameters(), self.lr, (0.9, 0.99), weight_decay=0.0, fused=True)
 
     def step(self) -> list[Group]:
         """Sample and learn; the groups that the policy drew."""

@@ -93,6 +93,7 @@ def distil(spec: AbsorbSpec, path: Path) -> Plan[RunOutcome]:
     config, folder, state = spec.config, path / loop.CHECKPOINTS, AbsorbState()
     yield StageStarted(f"loading {config.model}")
     engine: Engine = yield BlockingCall(load_engine, (spec,))
+    # Once, for all rows: the lessons of a row do not change while the weights learn.
     prompts = yield from spec.lessons.insert_lessons([*spec.task.train, *spec.task.test])
     yield StageStarted(f"training on {engine.policy.summary}")
     if latest := checkpoint.find_latest(folder):
@@ -106,6 +107,7 @@ def distil(spec: AbsorbSpec, path: Path) -> Plan[RunOutcome]:
             yield BlockingCall(engine.save, (folder, state.number, asdict(state)))
             yield BlockingCall(checkpoint.delete_others, (folder, state.number))
         yield StepFinished(record)
+    # Before the evaluation, which would compare the weights with themselves.
     if not state.answers:
         raise Hopeless(
             "No answer that the model gave with these lessons was worth learning: all had the same reward, or none "
@@ -154,6 +156,7 @@ def run_step(
         )
         return Group(row, agent.role, rollouts)
 
+    # All rows in lockstep, so that the teacher answers in one batch; a judge's calls come in between.
     plans = [charge_to_step(sample_group(row), number) for row in rows]
     groups = yield from run_lockstep(plans, config.model, partial(answer_as_teacher, engine))
     yield GroupsFinished(groups)
@@ -163,6 +166,7 @@ def run_step(
     demonstrations = [
         item for row, rollout in answers for item in build_demonstrations(engine.policy, agent, row, rollout)
     ]
+    # Several updates on answers of one teacher: it does not move, so the answers do not grow old.
     losses = yield BlockingCall(imitate_answers, (spec, engine, demonstrations, number))
     record = AbsorbStep(number, epoch, tuple(groups), len(answers), tuple(losses))
     return record, AbsorbState(number, state.answers + len(answers))

@@ -20,9 +20,7 @@ from edgewise.toolkit.task.task import Task
 from edgewise.toolkit.types import Example, Message, Plan
 
 ARMS = 3  # the model alone, after training, and with the lessons in its prompt
-FOREIGN = frozenset(
-    "method overrides refills staleness sampler correction shard monitor library embedder".split()
-)
+FOREIGN = frozenset("method overrides refills staleness sampler correction shard monitor library embedder".split())
 """Settings of reinforcement learning, and those that the library determines."""
 MACHINE = ("device", "dtype", "checkpointing", "slice_tokens")
 """Settings of the [weights] table in a task file that apply here too; the others are about reinforcement learning."""
@@ -33,14 +31,10 @@ SAMPLING = ("temperature", "top_p")
 class AbsorbConfig(WeightsConfig):
     """All settings of `edgewise absorb`."""
 
-    steps: int = Field(
-        20, ge=1, description="steps, each of which samples, grades and learns answers to some rows"
-    )
+    steps: int = Field(20, ge=1, description="steps, each of which samples, grades and learns answers to some rows")
     batch_size: int = Field(16, ge=1, description="rows per step")
     group_size: int = Field(4, ge=1, description="answers per row")
-    temperature: float | None = Field(
-        0.7, gt=0, description="temperature of answers with lessons in the prompt"
-    )
+    temperature: float | None = Field(0.7, gt=0, description="temperature of answers with lessons in the prompt")
     epochs: int = Field(2, ge=1, description="passes over the selected answers of a step")
     minibatch: int = Field(8, ge=1, description="answers per update")
     lora: int = Field(16, ge=0, description="rank of LoRA; 0 trains all weights")

@@ -94,9 +94,7 @@ def parse_contenders(methods: str | Sequence[str]) -> tuple[Contender, ...]:
             continue
         match = re.fullmatch(r"([^()]+)(?:\((.*)\))?", word)
         if match is None:
-            raise ConfigError(
-                f"{word!r} is no method: write grpo, or dapo(loss.high=0.3) for one that is changed."
-            )
+            raise ConfigError(f"{word!r} is no method: write grpo, or dapo(loss.high=0.3) for one that is changed.")
         method, overrides = find_method(match[1]), split_overrides(match[2] or "")
         settings = parse_settings(overrides)
         for name in settings:
@@ -105,6 +103,7 @@ def parse_contenders(methods: str | Sequence[str]) -> tuple[Contender, ...]:
                     f"{word}: {name} must be the same for all methods, as --set {name}=... makes it; in brackets "
                     "stands what is of one method, such as loss.high=0.3, epochs=2 or lr=1e-6."
                 )
+        # An alias, such as Dr-GRPO, is stored under the method's own name, so that it finds its directory again.
         key = next(key for key, known in METHODS.items() if known is method)
         contender = Contender(f"{key}({', '.join(overrides)})" if overrides else key, key, settings)
         if contender.folder in {other.folder for other in contenders}:
@@ -116,11 +115,7 @@ def parse_contenders(methods: str | Sequence[str]) -> tuple[Contender, ...]:
 
 
 def build_lineup(
-    task: Task,
-    methods: str | Sequence[str],
-    seeds: int,
-    given: Mapping[str, Any],
-    path: str | Path | None = None,
+    task: Task, methods: str | Sequence[str], seeds: int, given: Mapping[str, Any], path: str | Path | None = None
 ) -> Lineup:
     """
     Build and check the runs of a comparison; `given` are settings for all of them, which win over the task file.
@@ -134,6 +129,7 @@ def build_lineup(
         raise ConfigError("method=... is for one run: --methods says which are compared.")
     contenders = parse_contenders(methods)
     root = Path(path) if path else directory.new_run_path(f"{task.name}-compare")
+    # A comparison has no journal of its own: its runs have.
     if (root / directory.JOURNAL).exists():
         raise ConfigError(f"{root} holds a run and not a comparison; give another --run.")
     layers = (WeightsConfig.select_known(task.settings), task.weights, given)
@@ -157,6 +153,7 @@ def build_lineup(
             try:
                 spec = WeightsSpec(task, resolve_config(WeightsConfig, merge_layers(*layers, own, share)))
                 check_limits(spec.config, forecast(spec))
+                # Existing directories must be of the same run, so that a resumed comparison is of one kind.
                 directory.check_same_run(run_path, spec.config, task.fingerprint, "improve")
             except EdgewiseError as error:
                 raise type(error)(f"{contender.name}: {error}") from error
@@ -167,15 +164,13 @@ def build_lineup(
 def forecast_lineup(lineup: Lineup) -> Forecast:
     """Forecast the pending runs together; `gain` is that of one method over another, with all its seeds."""
     forecasts = [forecast(run.spec) for run in lineup.pending_runs]
+    # Rows and pace are those of any run. With seeds as samples, the difference of two methods is detected sooner.
     one, samples = forecast(lineup.runs[0].spec), lineup.runs[0].spec.config.samples
     seeds = len(lineup.runs) // len(lineup.contenders)
     dollars = [item.dollars for item in forecasts]
     return Forecast(
         one.rows,
-        {
-            role: sum(item.calls[role] for item in forecasts)
-            for role in (forecasts[0].calls if forecasts else ())
-        },
+        {role: sum(item.calls[role] for item in forecasts) for role in (forecasts[0].calls if forecasts else ())},
         sum(item.tokens for item in forecasts),
         None if None in dollars else sum(filter(None, dollars)),
         sum(item.minutes for item in forecasts),

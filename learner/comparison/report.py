@@ -40,9 +40,7 @@ def _build_sections(result: ComparisonResult) -> Iterable[Element]:
     yield node("p", summarize_finding(result), class_="finding")
     limits = ", ".join(f"{name} {limit:,}" for name, limit in result.limits.items())
     shared = f" Limits for all runs, each of which may use the same share: {limits}." if limits else ""
-    yield note(
-        f"{tables.render_heading(result)}. Model {result.model}, {tables.render_total(result)}.{shared}"
-    )
+    yield note(f"{tables.render_heading(result)}. Model {result.model}, {tables.render_total(result)}.{shared}")
 
     yield node("h2", "Held-out rows")
     titles, *rows = tables.build_reward_table(result)
@@ -64,6 +62,7 @@ def _build_sections(result: ComparisonResult) -> Iterable[Element]:
     for method in methods:
         for run in method.runs:
             name = f"{method.name}, seed {run.seed}"
+            # An unfinished run has no report to link to.
             link = node("a", name, href=f"{run.path.as_posix()}/report.html") if run.ended else name
             state = "ended" if run.ended else "did not end"
             rows.append([link, state, run.why, f"{len(run.rewards):,}", f"{run.seconds / 60:.1f}"])
@@ -84,16 +83,12 @@ def _build_sections(result: ComparisonResult) -> Iterable[Element]:
 def summarize_finding(result: ComparisonResult) -> str:
     """Return the result of the comparison in one sentence."""
     against = [
-        f"{method.name} {_render_change(method.against, method.holm)}"
-        for method in result.methods
-        if method.against
+        f"{method.name} {_render_change(method.against, method.holm)}" for method in result.methods if method.against
     ]
     if against:
         return f"After training, against {result.methods[0].name}: {'; '.join(against)}."
     gains = [f"{method.name} {_render_change(method.gain, None)}" for method in result.methods if method.gain]
-    return (
-        f"Change of the mean reward: {'; '.join(gains)}." if gains else "No run has ended with a measurement."
-    )
+    return f"Change of the mean reward: {'; '.join(gains)}." if gains else "No run has ended with a measurement."
 
 
 def _render_change(change: Interval, p: float | None) -> str:
@@ -103,12 +98,14 @@ def _render_change(change: Interval, p: float | None) -> str:
 
 
 def _build_bar(name: str, interval: Interval) -> Bar:
+    # With one row an interval is infinite: charts draw it open.
     ends = [end if math.isfinite(end) else None for end in (interval.low, interval.high)]
     return Bar(name, interval.estimate, *ends)
 
 
 def _draw_curves(methods: tuple[MethodResult, ...]) -> Iterable[Element]:
     """Draw the first method with each of the others, a chart for each pair, all with the same y axis."""
+    # Curves of two charts can be compared only on one scale.
     highest = [p.mean if p.high is None else p.high for method in methods for p in method.curve]
     if not highest:
         return

@@ -143,9 +143,7 @@ def read_results(lineup: Lineup, failures: Mapping[Path, FailedRun]) -> Comparis
     """Read the results so far; `failures` says of directories why their runs have just failed."""
     runs = {
         contender.name: [
-            _read_run(run, lineup.path, failures.get(run.path))
-            for run in lineup.runs
-            if run.contender == contender
+            _read_run(run, lineup.path, failures.get(run.path)) for run in lineup.runs if run.contender == contender
         ]
         for contender in lineup.contenders
     }
@@ -157,6 +155,7 @@ def read_results(lineup: Lineup, failures: Mapping[Path, FailedRun]) -> Comparis
     ]
 
     # Holm 1979: each method is compared with the first one.
+    # The baseline has no difference to itself, and a method without common seeds none either.
     ps = {i: method.against.p for i, method in enumerate(methods) if method.against}
     if ps:
         from statsmodels.stats.multitest import multipletests
@@ -181,6 +180,7 @@ def _read_run(run: PlannedRun, root: Path, failure: FailedRun | None) -> RunSumm
     else:
         if (path / directory.JOURNAL).exists():
             costs = read_costs(path, run.spec.config)
+        # A failure of this call is newer than what the directory says.
         end = failure or FailedRun("not carried out yet", 0)
         if not failure and (path / FAILURE_FILE).exists():
             end = FailedRun(str(directory.read_json(path / FAILURE_FILE)["why"]), Hopeless.exit_code)
@@ -191,8 +191,7 @@ def _read_run(run: PlannedRun, root: Path, failure: FailedRun | None) -> RunSumm
     rewards = tuple(step["statistics"]["mean_reward"] for step in steps)
     rows = result.get("evidence", {}).get("rows", [])
     before, after = (
-        {row["example"]: mean(row["rewards"]) for row in rows if row["arm"] == arm}
-        for arm in ("before", "after")
+        {row["example"]: mean(row["rewards"]) for row in rows if row["arm"] == arm} for arm in ("before", "after")
     )
     totals, nothing = costs.get("costs", {}), {"calls": 0, "input": 0, "output": 0}
     learning, measuring = (totals.get(name, nothing) for name in ("learning", "measuring"))
@@ -207,6 +206,7 @@ def _summarize_method(
 ) -> MethodResult:
     finished = [run for run in runs if run.ended]
     before, after = _stack([run.before for run in finished]), _stack([run.after for run in finished])
+    # Seed by seed: the same rows and random numbers, so that the difference is paired in both.
     pairs = [(run, other) for run, other in zip(runs, baseline, strict=False) if run.ended and other.ended]
     own, others = _stack([run.after for run, _ in pairs]), _stack([other.after for _, other in pairs])
     cost = None
@@ -244,6 +244,7 @@ def _estimate(values: np.ndarray, baseline: np.ndarray | None = None) -> Interva
 
 
 def _build_curve(runs: Sequence[Sequence[float]]) -> tuple[CurvePoint, ...]:
+    # Rewards of tasks may leave 0 to 1; only then the band does, too.
     is_bounded = all(0 <= reward <= 1 for run in runs for reward in run)
     points = []
     for step, column in enumerate(zip_longest(*runs), 1):

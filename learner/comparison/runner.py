@@ -29,9 +29,7 @@ from edgewise.toolkit.task.task import Task
 from edgewise.toolkit.tracking.events import Event, OnEvent, StageStarted, ignore_event
 
 
-async def run_comparison(
-    lineup: Lineup, leader: Leader, on_event: OnEvent = ignore_event
-) -> ComparisonResult:
+async def run_comparison(lineup: Lineup, leader: Leader, on_event: OnEvent = ignore_event) -> ComparisonResult:
     """
     Execute the runs that are left; tables and report are written anew after each.
 
@@ -63,6 +61,7 @@ async def run_comparison(
 
 async def execute_one(run: PlannedRun, leader: Leader, on_event: OnEvent, root: Path) -> FailedRun | None:
     """Execute one run; return how it ended if that was not with an evaluation."""
+    # Each run has its own budget stop: the limits of a run are its share.
     spec, saving = run.spec, BudgetStop(run.spec)
 
     def observe(event: Event) -> None:
@@ -70,9 +69,7 @@ async def execute_one(run: PlannedRun, leader: Leader, on_event: OnEvent, root: 
         on_event(event)
 
     # The lineup has checked the limits of all runs before the first one began.
-    prepared = PreparedRun(
-        spec.task, spec.config, None, lambda path: learn(spec, path, leader.make_engine, saving)
-    )
+    prepared = PreparedRun(spec.task, spec.config, None, lambda path: learn(spec, path, leader.make_engine, saving))
     try:
         await prepared.execute(run.path, on_event=observe)
     except EdgewiseError as error:

@@ -36,9 +36,7 @@ def render_heading(result: ComparisonResult) -> str:
     number, first, last = len(result.methods), result.seeds[0], result.seeds[-1]
     seeds = f"seeds {first} to {last}" if last > first else f"seed {first}"
     samples = f", {result.samples} samples of each" if result.samples > 1 else ""
-    return (
-        f"{number} {'methods' if number > 1 else 'method'}, {seeds}, {result.rows:,} held-out rows{samples}"
-    )
+    return f"{number} {'methods' if number > 1 else 'method'}, {seeds}, {result.rows:,} held-out rows{samples}"
 
 
 def build_reward_table(result: ComparisonResult) -> Table:
@@ -47,6 +45,7 @@ def build_reward_table(result: ComparisonResult) -> Table:
     table = [["method", "ended", "before", "after", "gain", against, "p", "p (Holm)"]]
     for method in result.methods:
         count, p = method.finished_count, method.against.p if method.against else None
+        # Fewer pairs than finished runs: the baseline failed with some seeds.
         few = f", {method.shared} seeds" if method.against and method.shared < count else ""
         table.append(
             [
@@ -88,6 +87,7 @@ def render_total(result: ComparisonResult) -> str:
     calls = sum(book["calls"] for book in books)
     tokens = sum(book["input"] + book["output"] for book in books)
     dollars = [run.usd for run in result.runs]
+    # A judge or an embedding model may have a price that nobody knows.
     price = "price unknown" if None in dollars else f"${sum(filter(None, dollars)):.4f}"
     minutes = sum(run.seconds for run in result.runs) / 60
     return f"{calls:,} calls, {tokens:,} tokens, {price}, {minutes:.1f} minutes"

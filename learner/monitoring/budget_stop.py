@@ -79,12 +79,8 @@ class BudgetStop:
             elif name == "tokens":
                 # The ledger reserves the most that a call may use while it is under way. One arm is over when the
                 # calls of the other begin, all at once.
-                rows = [
-                    Request(config.model, row.messages, config.eval_sampling) for row in self.spec.task.test
-                ]
-                evaluation = evaluation / 2 + config.samples * sum(
-                    ledger.bound_usage(row).tokens for row in rows
-                )
+                rows = [Request(config.model, row.messages, config.eval_sampling) for row in self.spec.task.test]
+                evaluation = evaluation / 2 + config.samples * sum(ledger.bound_usage(row).tokens for row in rows)
             if used[name] + scale * self._dearest[name] + evaluation > limit:
                 return f"the run's limit of {limit:,g} {name} leaves no more than measuring takes"
         return ""

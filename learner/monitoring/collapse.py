@@ -48,6 +48,7 @@ def detect_collapse(history: Sequence[StepStats]) -> str:
         return "the loss is no number"
     if last and not last.kl <= MAX_STEP_KL:  # NaN, too
         return f"one step moved the policy by {last.kl:.2f} nats a token"
+    # Two windows that share no step.
     if len(history) < 2 * WINDOW_STEPS:
         return ""
 

@@ -38,18 +38,10 @@ CURVES = (
 )
 DISTILLATION_CURVES = (
     Curve("mean reward", "a", "Mean reward per step, with the lessons", lambda x: x.mean_reward),
-    Curve(
-        "share of answers",
-        "b",
-        "Answers learnt from, of all",
-        lambda x: (x.kept or 0) / x.runs,
-        is_share=True,
-    ),
+    Curve("share of answers", "b", "Answers learnt from, of all", lambda x: (x.kept or 0) / x.runs, is_share=True),
     Curve("nats a token", "c", "Loss on them, without the lessons", lambda x: x.loss),
 )
-KL_CURVE = Curve(
-    "thousandths of a nat a token", "b", "KL of an update per step", lambda x: x.kl and 1000 * x.kl
-)
+KL_CURVE = Curve("thousandths of a nat a token", "b", "KL of an update per step", lambda x: x.kl and 1000 * x.kl)
 
 
 class TrainingStep(BaseModel, frozen=True):
@@ -87,7 +79,9 @@ def build_sections(run: FinishedRun) -> Iterable[Element]:
     steps = run_files.read_steps(TrainingStep, run.path)
     yield node("h2", "Learning curve")
     yield note(_render_method(about))
+    # A step without finished rollouts has no mean.
     steps = [step for step in steps if step.statistics.runs]
+    # Distillation writes this key, see `learner.absorption.loop`; its steps have other statistics.
     if "kept" in about:
         yield node("p", str(Retention.from_json(about["kept"])))
         yield node("div", *(_draw_curve(steps, curve) for curve in DISTILLATION_CURVES), class_="side")
@@ -96,9 +90,7 @@ def build_sections(run: FinishedRun) -> Iterable[Element]:
         if max(step.statistics.kl or 0.0 for step in steps) > MIN_KL:
             yield _draw_curve(steps, KL_CURVE)
         else:
-            yield note(
-                "No KL: each batch was learnt from in one update, so it came from the policy that was updated."
-            )
+            yield note("No KL: each batch was learnt from in one update, so it came from the policy that was updated.")
         yield from (note(f"Step {step.step}: {step.went}.") for step in steps if step.went)
         yield note(
             "Groups are mixed when their rewards differ: only they say what to learn. A hollow dot is a step after "

@@ -63,9 +63,9 @@ class Retention:
 def measure_retention(evaluation: Evaluation) -> Retention:
     """Return the retention that an evaluation of the three arms shows."""
     before, absorbed, lessons = (
-        example_means([row.rewards for row in evaluation.rows if row.arm == arm])
-        for arm in (BEFORE, ABSORBED, LESSONS)
+        example_means([row.rewards for row in evaluation.rows if row.arm == arm]) for arm in (BEFORE, ABSORBED, LESSONS)
     )
+    # Usage is summed over all rollouts of an arm; all arms have the same rows and samples.
     prompt_tokens = {arm.name: arm.usage.input / arm.rollouts for arm in evaluation.results}
     share = estimate_ratio(absorbed - before, lessons - before)
     return Retention(share, prompt_tokens[LESSONS] - prompt_tokens[ABSORBED])

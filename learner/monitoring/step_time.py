@@ -34,6 +34,7 @@ def measure_peak_rate(device: torch.device, dtype: torch.dtype) -> float:
     """Return the operations a second of a product of large matrices, the best of 20."""
     a, b = (torch.randn(SIZE, SIZE, device=device).to(dtype) for _ in range(2))
     best = float("inf")
+    # The first ones warm up caches and kernels; the best is the least disturbed.
     for _ in range(20):
         start = time.perf_counter()
         float((a @ b).float().sum())  # waits for the device

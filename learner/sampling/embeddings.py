@@ -20,13 +20,12 @@ def create_embed(model: str) -> Embed:
 
     The plan raises ModelError if the model returns no vector.
     """
+    # Rows come back in every epoch, and solved ones are compared with all others: each text is paid for once.
     vectors: dict[str, NDArray[np.floating]] = {}
 
     def embed(texts: Sequence[str]) -> Plan[NDArray[np.floating]]:
         missing = [text for text in dict.fromkeys(texts) if text not in vectors]
-        requests = [
-            Request(model, (Message("user", text),), payer=PAYER, is_embedding=True) for text in missing
-        ]
+        requests = [Request(model, (Message("user", text),), payer=PAYER, is_embedding=True) for text in missing]
         replies = yield [plan_request(request) for request in requests]
         for text, reply in zip(missing, replies, strict=True):
             if reply.failed:

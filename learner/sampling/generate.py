@@ -78,6 +78,7 @@ def sample(
     for request in requests:
         if not 0 < len(request.prompt) < context:
             raise ValueError(f"a prompt has 1 to {context - 1} tokens, not {len(request.prompt)}")
+    # The first token comes from the prefill, so a completion has at least one.
     limits = [max(1, min(request.max_tokens, context - len(request.prompt))) for request in requests]
 
     # Equal prompts lie side by side, and prompts of about equal length share a forward.
@@ -94,14 +95,13 @@ def sample(
                 for (i, prompt), before in zip(rows, previous, strict=False)
             ]
             wave = pending[: count_fitting(sizes, WAVE_TOKENS)]
-            work = partial(
-                generate_wave, policy, [requests[i] for i in wave], [limits[i] for i in wave], on_token
-            )
+            work = partial(generate_wave, policy, [requests[i] for i in wave], [limits[i] for i in wave], on_token)
             result = try_in_memory(work)
             if result is not None:
                 completions |= zip(wave, result, strict=True)
                 pending = pending[len(wave) :]
             elif len(wave) > 1:
+                # Halved for all later waves: memory that was short once would be short again.
                 max_rows = len(wave) // 2
             else:
                 raise OutOfMemory(f"There is not enough memory to draw one reply: {MEMORY_ADVICE}.")
@@ -123,14 +123,11 @@ def generate_wave(
         # By request, and from the first token on: the same whatever the batch and the limit are.
         uniform[row, :limit] = np.random.default_rng(request.seed % 2**64).random(limit)
     uniform = torch.from_numpy(uniform).to(device)  # [R, T]
-    temperature = torch.tensor([request.temperature for request in requests], device=device)[
-        :, None
-    ]  # [R, 1]
-    top_p = torch.tensor([request.top_p for request in requests], device=device)[:, None]  # [R, 1]
-    checks = {
-        row: _create_stop_check(policy, request.stop) for row, request in enumerate(requests) if request.stop
-    }
+    temperature = torch.tensor([[request.temperature] for request in requests], device=device)  # [R, 1]
+    top_p = torch.tensor([[request.top_p] for request in requests], device=device)  # [R, 1]
+    checks = {row: _create_stop_check(policy, request.stop) for row, request in enumerate(requests) if request.stop}
 
+    # On the CPU: a step takes one transfer of ids and one of log-probabilities, for all rows.
     ids: list[list[int]] = [[] for _ in requests]
     logprobs: list[list[float]] = [[] for _ in requests]
     stops: dict[int, Literal["stop", "length"]] = {}
@@ -184,6 +181,7 @@ def prefill(model: Any, prompts: Sequence[tuple[int, ...]], device: torch.device
 
     Equal prompts must be side by side. Distinct ones lie end to end in one sequence, without padding.
     """
+    # The rows of a group share their prompt: it is encoded once, and its keys and values are stored once.
     distinct = [(prompt, len(list(rows))) for prompt, rows in groupby(prompts)]
     buckets, logits = [], []
     while distinct:
@@ -194,9 +192,7 @@ def prefill(model: Any, prompts: Sequence[tuple[int, ...]], device: torch.device
         ids = torch.tensor([[token for prompt, _ in chunk for token in prompt]], device=device)
         positions = torch.cat([torch.arange(length) for length in packed.lengths])[None].to(device)
         with use_backend(packed):
-            out = model(
-                input_ids=ids, position_ids=positions, use_cache=False, logits_to_keep=last.to(device)
-            )
+            out = model(input_ids=ids, position_ids=positions, use_cache=False, logits_to_keep=last.to(device))
         rows = [count for _, count in chunk]
         buckets += packed.buckets(rows)
         logits.append(out.logits[0].repeat_interleave(torch.tensor(rows, device=device), 0))
@@ -214,9 +210,7 @@ def decode(model: Any, cache: KVCache, ids: Tensor) -> Tensor:
 # ---- one token ---------------------------------------------------------------------------------------------
 
 
-def sample_tokens(
-    logits: Tensor, temperature: Tensor, top_p: Tensor, uniform: Tensor
-) -> tuple[Tensor, Tensor]:
+def sample_tokens(logits: Tensor, temperature: Tensor, top_p: Tensor, uniform: Tensor) -> tuple[Tensor, Tensor]:
     """
     Return a token of each row, [R], and its log-probability, [R].
 
@@ -229,6 +223,7 @@ def sample_tokens(
         logits = logits / scale
     top, likeliest = logits.max(-1, keepdim=True)
     shares = (logits - top).exp_()  # not normalised
+    # Blocks are summed in float32, their sums in float64: one long sum in float32 would lose unlikely tokens.
     total = _split_blocks(shares).sum(-1).sum(-1, keepdim=True, dtype=torch.float64)
 
     nucleus = shares
@@ -245,9 +240,7 @@ def sample_tokens(
 
 def _split_blocks(shares: Tensor) -> Tensor:
     """Return shares [R, V] as [R, V / BLOCK_SIZE, BLOCK_SIZE], padded with 0."""
-    return torch.nn.functional.pad(shares, (0, -shares.shape[1] % BLOCK_SIZE)).view(
-        len(shares), -1, BLOCK_SIZE
-    )
+    return torch.nn.functional.pad(shares, (0, -shares.shape[1] % BLOCK_SIZE)).view(len(shares), -1, BLOCK_SIZE)
 
 
 def _invert_distribution(shares: Tensor, uniform: Tensor) -> Tensor:

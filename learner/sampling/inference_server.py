@@ -79,13 +79,12 @@ class InferenceServer:
         """
 
         async def send_all() -> list[Reply]:
+            # A new client for each batch: each `asyncio.run` has its own event loop, and connections belong to a loop.
             inner = _CompletionsClient(self.url, os.environ.get("EDGEWISE_API_KEY", "none"), self.policy)
             client = stack_middleware(inner, **self._limits)
             model = f"{self.url}#{self._adapter or self.model}"
             try:
-                return await asyncio.gather(
-                    *(client.ask(replace(request, model=model)) for request in requests)
-                )
+                return await asyncio.gather(*(client.ask(replace(request, model=model)) for request in requests))
             finally:
                 await client.aclose()
 
@@ -105,6 +104,7 @@ class InferenceServer:
         self._push_count += 1
         self.folder = self.folder or Path(tempfile.mkdtemp(prefix="edgewise-"))
         weights = self.folder / f"{self._push_count:06d}"
+        # Nothing else may change the weights meanwhile.
         run_in_compute_thread(policy.save)(weights)
         if policy.lora:
             # Each under a new name: a server may cache by name, and another run may use this server, too.
@@ -183,11 +183,10 @@ class _CompletionsClient(OpenAIClient):
         body = super().build_body(request, {})
         del body["messages"]
         prompt = self.encode(request.messages)
+        # The seed makes replies repeatable where the server honours it.
         body |= {
             "prompt": list(prompt),
-            "max_tokens": min(
-                self.policy.context_length - len(prompt), request.sampling.max_tokens or MAX_TOKENS
-            ),
+            "max_tokens": min(self.policy.context_length - len(prompt), request.sampling.max_tokens or MAX_TOKENS),
             "seed": derive_request_seed(request),
             "logprobs": 1,
             "return_token_ids": True,
@@ -198,6 +197,7 @@ class _CompletionsClient(OpenAIClient):
         """Read a reply with its tokens. Raises MalformedResponse."""
         try:
             choice = data["choices"][0]
+            # In the shape of a chat completion, so that one decoder reads usage, stop reason and errors.
             chat = {**data, "choices": [{**choice, "message": {"content": choice["text"]}}]}
             tokens = self._read_tokens(request, choice)
         except (KeyError, IndexError, TypeError, ValueError) as error:

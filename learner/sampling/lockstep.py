@@ -70,11 +70,13 @@ def run_lockstep(plans: Sequence[Plan[T]], model: str, answer: Answer) -> Plan[l
                 case list():
                     ready.extend(task.start_children(item))
                 case Event():
+                    # The same task goes on at once, so that its events stay together, as if it ran alone.
                     ready.appendleft((task, (yield item)))
                 case _:
                     others.append((task, item))
 
         if others:
+            # All at once, such as the calls of a judge. What they lead to may still join the batch that is pending.
             values = yield [plan_request(item) for _, item in others]
             ready.extend((task, value) for (task, _), value in zip(others, values, strict=True))
         elif local:

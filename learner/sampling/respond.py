@@ -14,9 +14,7 @@ MAX_TOKENS = 512
 """Most tokens of a reply to a request without a limit."""
 
 
-def answer(
-    policy: Policy, requests: Sequence[Request], on_token: Callable[[], None] = lambda: None
-) -> list[Reply]:
+def answer(policy: Policy, requests: Sequence[Request], on_token: Callable[[], None] = lambda: None) -> list[Reply]:
     """
     Return a reply to each request, with its tokens; `on_token` is called before each token, and may raise.
 
@@ -25,6 +23,7 @@ def answer(
     """
     start = time.perf_counter()
     prompts: dict[tuple[Message, ...], tuple[int, ...] | str] = {}
+    # Each prompt is rendered and tokenized once, whatever the number of its samples.
     for messages in {request.messages for request in requests}:
         try:
             prompts[messages] = policy.encode(messages)
@@ -37,6 +36,7 @@ def answer(
     calls: list[CompletionRequest] = []
     for request, reason in zip(requests, reasons, strict=True):
         prompt, sampling = prompts[request.messages], request.sampling
+        # The defaults are those of the distribution that the policy has: temperature 1, and no cut.
         if not reason and not isinstance(prompt, str):
             temperature = 1.0 if sampling.temperature is None else sampling.temperature
             top_p = 1.0 if sampling.top_p is None else sampling.top_p

@@ -60,6 +60,7 @@ class TorchClient:
         """Answer one request, in a batch with others. If it is cancelled before its batch begins, it costs nothing."""
         call = _PendingCall(request, asyncio.get_running_loop().create_future())
         self._pending.append(call)
+        # One worker at a time: it takes all calls that come while it works.
         if self._worker is None or self._worker.done():
             self._worker = asyncio.create_task(self._work())
         return await call.reply
@@ -76,16 +77,17 @@ class TorchClient:
 
     async def _work(self) -> None:
         while self._pending:
+            # Agents that run side by side ask one after the other within a moment; to wait for all of them gives one
+            # batch in place of many. The wait ends once nobody has come.
             count = -1
             while count < len(self._pending) < MAX_BATCH:
                 count = len(self._pending)
                 await asyncio.sleep(QUIET_SECONDS)
-            live = sorted(
-                (call for call in self._pending if not call.reply.done()), key=lambda call: call.rank
-            )
+            live = sorted((call for call in self._pending if not call.reply.done()), key=lambda call: call.rank)
             batch, self._pending = live[:MAX_BATCH], live[MAX_BATCH:]
 
             requests = [call.request for call in batch]
+            # An attribute, because `aclose` waits until the compute thread has let go of the weights.
             self._batch = submit_to_compute_thread(answer, self.policy, requests, self._check_closed)
             try:
                 replies: list[Reply | Exception] = [*await asyncio.wrap_future(self._batch)]

@@ -134,9 +134,7 @@ def follow(group: ProcessGroup) -> LeaderEnd:
     # Ctrl-C reaches all processes at once, but process 0 decides when to stop.
     handlers = {}
     if current_thread() is main_thread():
-        handlers = {
-            number: signal.signal(number, signal.SIG_IGN) for number in (signal.SIGINT, signal.SIGTERM)
-        }
+        handlers = {number: signal.signal(number, signal.SIG_IGN) for number in (signal.SIGINT, signal.SIGTERM)}
     try:
         while not isinstance(message := group.broadcast_object(None), LeaderEnd):
             work, args, options = message
@@ -161,6 +159,7 @@ def _load(engine: Engine, config: WeightsConfig, method: Method, learning: bool)
     # they load one by one, because each has all weights in memory meanwhile.
     turn = engine.group.local if config.shard else min(engine.group.local, 1)
     for current in range(max(engine.group.all_gather_object(turn)) + 1):
+        # Each round ends with a gathering, which is a barrier and carries failures.
         if current == turn:
             Engine.reload(engine, learning=learning)
         engine.group.all_gather_object(None)
@@ -176,6 +175,7 @@ def _answer(engine: Engine, requests: Sequence[Request]) -> list[Reply]:
     share = [requests[i] for i in order[rank * len(order) // size : (rank + 1) * len(order) // size]]
 
     results = engine.policy.run_with_all_weights(lambda: Engine.answer(engine, share) if share else [])
+    # By rank, which is the order of the shares; then back to the order of the requests.
     replies = [reply for part in engine.group.all_gather_object(results) for reply in part]
     return [reply for _, reply in sorted(zip(order, replies, strict=True), key=lambda pair: pair[0])]
 
@@ -219,5 +219,6 @@ def _restore(engine: Engine, path: Path) -> dict[str, Any]:
         for name in layout
     ]
     group.broadcast([*(parameter.data for parameter in parameters), *tensors])
+    # Copies in another precision are made from the weights that have just been received.
     policy.update_copies()
     return state

@@ -53,14 +53,13 @@ class Engine:
                 from edgewise.learner.policy import fsdp
 
                 if config.compile:
-                    raise ConfigError(
-                        "Layers that are shared out are not compiled: leave out compile or shard."
-                    )
+                    raise ConfigError("Layers that are shared out are not compiled: leave out compile or shard.")
                 self.policy = fsdp.load_sharded(name, self.group, **options)
             else:
                 alpha, seed = config.lora_alpha or 2.0 * config.lora, derive_seed(config.seed, "lora") % 2**31
                 lora = Lora(config.lora, alpha, seed=seed) if config.lora else None
                 self.policy = Policy.load(name, lora=lora, compiled=config.compile, **options)
+            # Only for methods that read it: a copy of all weights, unless an adapter can be switched off.
             if learning and self.method.required_columns & {"ref_logp", "kl"}:
                 self.policy.with_reference()
         if learning:
@@ -92,9 +91,7 @@ class Engine:
             [i for i, _ in steps],
             [0.0] * len(steps),
         )
-        reference = (
-            compute_reference_logps(self.policy, batch, self.update_config, self.group).sum(1).tolist()
-        )
+        reference = compute_reference_logps(self.policy, batch, self.update_config, self.group).sum(1).tolist()
         totals = [0.0] * len(rollouts)
         for (i, step), logp in zip(steps, reference, strict=True):
             totals[i] += 0.0 if rollouts[i].is_offline else sum(step.logprobs) - logp
@@ -111,6 +108,7 @@ class Engine:
         """Learn from a batch in step `number`; `slowed` is a factor on the learning rate."""
         # In the caller's thread: whoever ends a run must see `last_step` while the compute thread is still busy.
         self.set_learning_rate(number, slowed=slowed)
+        # Random numbers follow from the step alone, so that a resumed run repeats them.
         rng = torch.Generator().manual_seed(derive_seed(self.config.seed, "update", number) % 2**63)
         work = run_in_compute_thread(update)
         with explain_out_of_memory("the optimizer"):  # `update` itself makes slices smaller
@@ -144,6 +142,7 @@ def schedule_factor(config: WeightsConfig, number: int) -> float:
     """Return the factor of the learning rate in a step, from 1: warmup, then the schedule."""
     if number <= config.warmup:
         return number / (config.warmup + 1)
+    # Below 1 at the last step, which still learns.
     done = (number - config.warmup) / max(1, config.steps - config.warmup + 1)
     match config.schedule:
         case "linear":

@@ -81,9 +81,7 @@ def learn(
         return state.number > (int(latest.name) if latest else 0)
 
     try:
-        seconds = yield BlockingCall(
-            step_time.estimate_step_seconds, (engine.policy, config, spec.task.train[0])
-        )
+        seconds = yield BlockingCall(step_time.estimate_step_seconds, (engine.policy, config, spec.task.train[0]))
         yield StageStarted(f"training on {engine.policy.summary}; method {config.method}")
         yield StageStarted(f"a step will take up to about {seconds:.0f} seconds")
 
@@ -100,6 +98,7 @@ def learn(
         while state.number < config.steps and not state.stopped and not (reason := should_stop()):
             record, state = yield from run_step(spec, sampler, state, folder)
             yield events.StepFinished(record)
+        # The server holds a policy, too, and the evaluation is about this process's weights.
         sampler.close()
         if has_unsaved_steps():  # the evaluation loads other weights
             state = yield BlockingCall(save_checkpoint, (engine, state, folder))
@@ -109,13 +108,9 @@ def learn(
         trained = {**about, "steps": state.number, "stopped": state.stopped or reason}
         yield events.WeightsTrained(trained)
         after, before, weights = yield from evaluate_both(spec, engine, state.number, path)
-        evaluation = compare(
-            [Arm("before", before), Arm("after", after)], ks=tuple(sorted({1, config.samples}))
-        )
+        evaluation = compare([Arm("before", before), Arm("after", after)], ks=tuple(sorted({1, config.samples})))
         start = {**about, "steps": 0, "stopped": ""}
-        return RunOutcome(
-            evaluation, {WEIGHTS_FILE: trained}, {WEIGHTS_FILE: start}, folders={WEIGHTS: weights}
-        )
+        return RunOutcome(evaluation, {WEIGHTS_FILE: trained}, {WEIGHTS_FILE: start}, folders={WEIGHTS: weights})
     except GeneratorExit:
         # A limit or Ctrl-C. Between two updates the weights are those of `state`, and steps since the last checkpoint
         # need not be done again. Sharded weights can't be saved, because the other processes take no part here.
@@ -140,6 +135,7 @@ def run_step(
     groups, deferred = yield from sample_groups(spec, sampler, state.memory, number)
     fresh = select_fresh(groups)
     yield GroupsFinished(fresh)
+    # Run files and statistics show what the policy sampled; replayed rollouts are there already.
     everyone = [rollout for group in fresh for rollout in group.rollouts]
     check_alive(everyone)
 
@@ -178,6 +174,7 @@ def run_step(
         yield BlockingCall(sampler.update_weights, (number,))
     elif number % config.save_every == 0 or number == config.steps:
         state = yield BlockingCall(save_checkpoint, (engine, state, folder))
+    # After the checkpoint: a resumed run decides anew, from the same history.
     state = stop_without_signal(state)
     rate = float(engine.optimizer.param_groups[0]["lr"])
     epoch = 1 + (number - 1) * config.batch_size // len(spec.task.train)
@@ -190,6 +187,7 @@ def sample_groups(
 ) -> Plan[tuple[list[Group], list[Group]]]:
     """Sample the groups of a step by the method's axes 1 and 2; return them, and those left for the next step."""
     config, task, agent = spec.config, spec.task, spec.rollout_agent
+    # One generator for the selection and the plan, in this order.
     rng = np.random.default_rng(derive_seed(config.seed, "select", number))
 
     def sample_rollouts(row: Example, start: int, count: int) -> Plan[tuple[Rollout, ...]]:
@@ -235,9 +233,7 @@ def stop_without_signal(state: TrainingState) -> TrainingState:
     if len(last) < SIGNAL_STEPS or any(stats.signal for stats in last):
         return state
     if any(stats.signal for stats in state.history):
-        return replace(
-            state, stopped=f"in {SIGNAL_STEPS} steps no row had runs with different rewards any more"
-        )
+        return replace(state, stopped=f"in {SIGNAL_STEPS} steps no row had runs with different rewards any more")
     raise Hopeless(
         f"In {SIGNAL_STEPS} steps no row had runs with different rewards (mean reward {last[-1].reward:.2f}), so "
         "nothing was learnt: the reward may be constant, or the rows far too hard or easy. Look into "
@@ -257,6 +253,7 @@ def save_checkpoint(engine: Engine, state: TrainingState, folder: Path) -> Train
     recent = mean([stats.reward for stats in state.history[-collapse.WINDOW_STEPS :]])
     if recent >= collapse.best_window_reward(state.history):
         state = replace(state, best=state.number)
+    # Written before others are deleted: at any time one complete checkpoint exists.
     engine.save(folder, state.number, state.to_json())
     checkpoint.delete_others(folder, state.number, state.best)
     return state
@@ -284,9 +281,7 @@ def roll_back(engine: Engine, state: TrainingState, folder: Path, reason: str) -
 # ---- evaluation ------------------------------------------------------------------------------------
 
 
-def describe_training(
-    spec: WeightsSpec, engine: Engine, name: str, paper: str, differs: str
-) -> dict[str, Any]:
+def describe_training(spec: WeightsSpec, engine: Engine, name: str, paper: str, differs: str) -> dict[str, Any]:
     """Return the part of weights.json that trained and first weights share."""
     return {
         "base": spec.config.model,
@@ -299,9 +294,7 @@ def describe_training(
     }
 
 
-def evaluate_both(
-    spec: WeightsSpec, engine: Engine, number: int, path: Path
-) -> Plan[tuple[Groups, Groups, Path]]:
+def evaluate_both(spec: WeightsSpec, engine: Engine, number: int, path: Path) -> Plan[tuple[Groups, Groups, Path]]:
     """Evaluate the trained weights, export them, load the first ones and evaluate those; the engine keeps these."""
     after = yield from evaluate_weights(spec, engine, f"w{number}")
     folder = path / WEIGHTS
@@ -312,10 +305,7 @@ def evaluate_both(
 
 
 def evaluate_weights(
-    spec: WeightsSpec,
-    engine: Engine,
-    version: str,
-    prompts: Mapping[str, tuple[Message, ...]] = MappingProxyType({}),
+    spec: WeightsSpec, engine: Engine, version: str, prompts: Mapping[str, tuple[Message, ...]] = MappingProxyType({})
 ) -> Plan[Groups]:
     """
     Answer the test rows by the current policy; `version` is that of the rollouts.
@@ -324,16 +314,10 @@ def evaluate_weights(
     """
     config, rows = spec.config, spec.task.test
     yield StageStarted(f"measuring on {len(rows)} held-out rows")
+    # The same seed in every arm: rows are answered with the same random numbers.
     options = {"judge": spec.judge, "size": config.samples, "seed": derive_seed(config.seed, EVAL_STEP)}
     plans = [
-        run_group(
-            spec.eval_agent,
-            row,
-            prompts.get(row.id, row.messages),
-            spec.task.reward,
-            version=version,
-            **options,
-        )
+        run_group(spec.eval_agent, row, prompts.get(row.id, row.messages), spec.task.reward, version=version, **options)
         for row in rows
     ]
     plans = [charge_to_step(plan, EVAL_STEP) for plan in plans]

@@ -17,11 +17,7 @@ RECENT_GROUPS = 100
 
 
 def update_memory(
-    method: Method,
-    memory: Memory,
-    groups: Sequence[Group],
-    credited: CreditedBatch,
-    deferred: Sequence[Group] = (),
+    method: Method, memory: Memory, groups: Sequence[Group], credited: CreditedBatch, deferred: Sequence[Group] = ()
 ) -> Memory:
     """
     Return the memory after a step with these groups; `deferred` are left for the next step.
@@ -29,6 +25,7 @@ def update_memory(
     Only rollouts that the policy sampled in this step count, not replayed and offline ones.
     """
     fresh, recalls, earlier = select_fresh(groups), method.recalls, memory
+    # Factors of the selection by VADE, if it is this method's part; other parts have no such parameters.
     fading = {name: x for name, x in parameters_of(method.select).items() if name in ("lam1", "lam2")}
     memory = memory.update(fresh, **fading)
 
@@ -54,12 +51,11 @@ def update_memory(
 
     if "leftover" in recalls:
         # Graded rollouts need no target, and a checkpoint is JSON, while a row may hold anything.
-        leftover = [
-            replace(group, example=replace(group.example, target=None, metadata={})) for group in deferred
-        ]
+        leftover = [replace(group, example=replace(group.example, target=None, metadata={})) for group in deferred]
         memory = replace(memory, leftover=tuple(leftover))
 
     if "buffer" in recalls:
+        # The advantage at the first step stands for all: methods with a buffer give every step the same.
         first_step = np.searchsorted(credited.table.rollout, np.arange(len(credited.rollouts)))  # [N]
         rollouts = [
             set_marks(scored.rollout, stored=float(credited.credit[step]))

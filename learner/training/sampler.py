@@ -38,6 +38,7 @@ class Sampler:
         if not url.startswith("http") or not name:
             raise ConfigError(f"sampler={config.sampler!r} is no server: write http://host:port/v1#NAME.")
         limits = {name: getattr(config, name) for name in ("concurrency", "timeout", "attempts")}
+        # An absolute path, because the server has another working directory.
         server = InferenceServer(url, name, engine.policy, folder=folder.absolute(), **limits)
         return cls(engine, server, config.staleness)
 
@@ -55,6 +56,7 @@ class Sampler:
     def update_weights(self, number: int) -> None:
         """Give the weights after step `number` to the server, if it takes any."""
         if self.server is not None:
+            # Without a way to push, the server still has the weights of step 0.
             self.weights_age = 0 if self.server.push_weights(self.engine.policy) else number
 
     def close(self) -> None:

@@ -31,6 +31,7 @@ class TrainingState:
 
     def to_json(self) -> dict[str, Any]:
         """Return plain data."""
+        # Memory writes itself: what `asdict` makes of its rollouts could not be read back.
         return {**asdict(replace(self, memory=Memory())), "memory": self.memory.to_json()}
 
     @classmethod
@@ -60,6 +61,7 @@ class WeightsStep:
     def to_json(self) -> dict[str, Any]:
         """Return plain data, with the names of step.json."""
         rollouts = [rollout for group in self.groups for rollout in group.rollouts]
+        # Keys of step.json, which reports and resumed comparisons read: they outlive the names of fields.
         statistics = asdict(self.statistics)
         return {
             "step": self.number,

@@ -152,10 +152,9 @@ def collect_scored(groups: Sequence[Group]) -> list[ScoredRollout]:
     return [rollout for rollout in scored if rollout.steps]
 
 
-def build_table(
-    rollouts: Sequence[ScoredRollout], method: Method, kl: Sequence[float] | None = None
-) -> Table:
+def build_table(rollouts: Sequence[ScoredRollout], method: Method, kl: Sequence[float] | None = None) -> Table:
     """Return the table of rollouts with the columns that the method reads; `kl` is the column of that name."""
+    # Only what parts declare is computed: some columns need a reward that returns them, and fail without.
     names = method.required_columns
     columns = {name: [get(scored) for scored in rollouts] for name, get in COLUMNS.items() if name in names}
     if kl is not None:
@@ -196,6 +195,7 @@ def assign_credit(
 def build_batch(credited: CreditedBatch) -> Batch | None:
     """Return the batch of an update, or None if no rollout is selected."""
     table = credited.table
+    # Unselected rollouts stay in the table, where others are compared with them, and leave the batch.
     rows = np.flatnonzero(credited.selection[table.rollout])  # steps, of all M
     if not len(rows):
         return None
@@ -224,6 +224,7 @@ def render_action(message: Message) -> str:
     calls = []
     for call in message.tool_calls:
         try:
+            # Models write the same arguments in another order, or with other spaces.
             arguments = json.dumps(json.loads(call.arguments), sort_keys=True)
         except ValueError:
             arguments = normalize_text(call.arguments)

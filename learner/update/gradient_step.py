@@ -87,6 +87,7 @@ def update(
     if "ref_logp" in method.required_columns:
         batch = batch.with_columns(ref_logp=compute_reference_logps(policy, batch, config, group))
 
+    # Rows of the sums: loss, KL, mismatch, |r - 1|.
     sums = torch.zeros(4, dtype=torch.float64)
     norm, steps, first_ratio = 0.0, 0, None
     for rows in _iterate_minibatches(batch, method, rng):
@@ -116,6 +117,7 @@ def update(
         if first_ratio is None:
             first_ratio = float(step_sums[3]) / max(1.0, float(part.mask.sum()))
         norm = policy.clip_gradients(config.clip)
+        # A single NaN would stay in the moments of AdamW for ever.
         if math.isfinite(norm) and norm > 0:
             optimizer.step()
             steps += 1
@@ -132,6 +134,8 @@ def _iterate_minibatches(batch: Batch, method: Method, rng: torch.Generator) -> 
     """Yield the rows of each optimizer step: whole groups, in a new order in every epoch, in about equal parts."""
     groups = batch.group.unique()
     for _ in range(method.epochs):
+        # Groups, not rows: advantages compare the rollouts of a group. One step needs no order, and draws no
+        # random number.
         order = groups[torch.randperm(len(groups), generator=rng)] if method.minibatches > 1 else groups
         for part in order.tensor_split(min(method.minibatches, max(1, len(groups)))):
             rows = torch.isin(batch.group, part).nonzero().flatten().tolist()
@@ -150,6 +154,7 @@ def compute_gradient(
 
     Return the sums of its slices, [4]: loss, KL, mismatch with the sampler, |r - 1|; see `UpdateStats`.
     """
+    # Before slicing, because a mean over the batch can't be known from a slice.
     weights = method.weigh(batch)  # [B, T]
     sums = torch.zeros(4, dtype=torch.float64)
     for rows in _split_for_process(policy, batch, config.slice_tokens, group, method.needs_whole_groups):
@@ -161,13 +166,12 @@ def compute_gradient(
     return sums
 
 
-def backward_slice(
-    policy: Policy, method: Method, part: Batch, weights: Tensor, config: UpdateConfig
-) -> Tensor:
+def backward_slice(policy: Policy, method: Method, part: Batch, weights: Tensor, config: UpdateConfig) -> Tensor:
     """Run forward and backward of a slice and return its sums, [4], as `compute_gradient` does."""
     needs_entropy = "entropy" in method.required_columns
     logp, entropy = compute_logps(policy, part, temperature=config.temperature, entropy=needs_entropy)
     x = build_loss_inputs(part, logp, entropy)
+    # Padding may hold NaN: `LossInputs` and the mask below keep it out of the sum, and so out of the gradient.
     losses = compute_losses(method, x)  # [b, T]
     weights = weights[:, : x.mask.shape[1]].to(logp.device)
     if config.correction is not None and "sampler_logp" in x.columns:
@@ -229,11 +233,7 @@ def compute_reference_logps(
 
 
 def compute_frozen_logps(
-    policy: Policy,
-    batch: Batch,
-    config: UpdateConfig,
-    group: ProcessGroup = SINGLE_PROCESS,
-    entropy: bool = False,
+    policy: Policy, batch: Batch, config: UpdateConfig, group: ProcessGroup = SINGLE_PROCESS, entropy: bool = False
 ) -> tuple[Tensor, Tensor, int]:
     """
     Return log-probabilities, [B, T], and entropies on request, [B, T], without a gradient, and the size of slices.
@@ -271,6 +271,7 @@ def _split_for_process(
     With sharded weights all processes have equally many, the last one maybe without rows.
     """
     if group.size > 1:
+        # About one slice for each process; the longest completion is the room for an uneven cut.
         total = sum(map(len, set(batch.prompts))) + int(batch.mask.sum())
         tokens = min(tokens, total // group.size + int(batch.lengths.max()))
     slices = list(split_into_slices(batch, tokens, whole_groups=whole_groups))
@@ -286,6 +287,7 @@ def _run_in_slices(
     With sharded weights it runs once, and an error is LostProcess: no process can stop half way.
     """
     if policy.is_sharded:
+        # FSDP communicates inside of forward and backward: to retry, all would have to fail at the same place.
         with fail_together():
             return work(tokens), tokens
     while True:

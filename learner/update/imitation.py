@@ -43,9 +43,7 @@ class Demonstration:
 
     def __post_init__(self) -> None:
         if not self.prompt or not self.answer or not isfinite(self.weight):
-            raise ValueError(
-                "a demonstration has a prompt and an answer of a token at least, and a finite weight"
-            )
+            raise ValueError("a demonstration has a prompt and an answer of a token at least, and a finite weight")
 
 
 def imitate(
@@ -72,11 +70,10 @@ def imitate(
         prompts, answers, weights = zip(*((row.prompt, row.answer, row.weight) for row in part), strict=True)
         return Batch.from_lists(prompts, answers, range(len(part)), weights)
 
+    # A lazy map: only one batch is in memory.
     batches = map(build_batch, shuffle_batches(len(demonstrations), epochs, batch_size, seed))
     config = UpdateConfig(clip=clip)
-    return update_on_batches(
-        policy, optimizer, IMITATION, batches, config, derive_seed(seed, "imitate"), on_loss
-    )
+    return update_on_batches(policy, optimizer, IMITATION, batches, config, derive_seed(seed, "imitate"), on_loss)
 
 
 def shuffle_batches(count: int, epochs: int, batch_size: int, seed: int) -> Iterator[list[int]]:
@@ -97,6 +94,7 @@ def update_on_batches(
     on_loss: OnLoss,
 ) -> list[float]:
     """Update on each batch and return the losses. A batch is drawn from `batches` after the update before it."""
+    # Only a method with several minibatches draws from the generator.
     losses, rng = [], torch.Generator().manual_seed(seed % 2**63)
     for batch in batches:
         stats = update(policy, optimizer, method, batch, config, rng)

@@ -56,6 +56,7 @@ def rank_answers(
     """
     if gap <= 0:
         raise ValueError(f"gap={gap}: only a gap above 0 says which of two answers is better")
+    # All pairs of answers, in both directions: a pair is (chosen, rejected).
     graded = list(zip(answers, rewards, strict=True))
     pairs = [(a, b) for (a, r), (b, s) in product(graded, repeat=2) if r - s >= gap and a != b]
     order = np.random.default_rng(derive_seed(seed, "ranked")).permutation(len(pairs))
@@ -86,12 +87,7 @@ def generation_loss(logp: Tensor, length: Tensor) -> Tensor:
 
 @reads_columns("group", "start_logp", "shift")
 def mpo_loss(
-    x: LossInputs,
-    *,
-    preference: float = 0.8,
-    quality: float = 0.2,
-    generation: float = 1.0,
-    beta: float = 0.1,
+    x: LossInputs, *, preference: float = 0.8, quality: float = 0.2, generation: float = 1.0, beta: float = 0.1
 ) -> Tensor:
     """
     Return the sum of the three losses with these weights, [b, 1].
@@ -152,12 +148,14 @@ def prefer(
         [i // 2 for i in range(2 * len(pairs))],
         [1.0, -1.0] * len(pairs),
     )
+    # pi_0 in every loss, computed once: the policy before the first step.
     whole = whole.with_columns(start_logp=compute_frozen_logps(policy, whole, config)[0])
 
     def build_batches() -> Iterator[Batch]:
         rewards = np.zeros(0)  # beta log pi / pi_0 of the answers of all earlier steps
         for rows in shuffle_batches(len(pairs), epochs, batch_size, seed):
             batch = whole.select_rows([2 * i + side for i in rows for side in range(2)])
+            # BCO's delta. This batch does not count, so that its own answers are not compared with themselves.
             shift = float(rewards.mean()) if len(rewards) else 0.0
             log_ratio = compute_frozen_logps(policy, batch, config)[0] - batch.column("start_logp")  # [B, T]
             beta = parameters_of(method.loss)["beta"]
