@@ -18,15 +18,7 @@ from typing import Any
 import page
 
 HERE = Path(__file__).resolve().parent
-NO_BENCH = {
-    "all.py",
-    "common.py",
-    "puzzles.py",
-    "simulated_graphs.py",
-    "one_update.py",
-    "sentences.py",
-    "page.py",
-}
+NO_BENCH = {"all.py", "common.py", "puzzles.py", "simulated_graphs.py", "one_update.py", "sentences.py", "page.py"}
 PACKAGES = (
     "edgewise",
     "openai",

@@ -15,8 +15,8 @@ from typing import Any
 from common import quick, report
 from sentences import WORDS
 
+from edgewise import absorb
 from edgewise.experience.library.library import Library, make_lesson
-from edgewise.learner import absorb
 from edgewise.learner.monitoring.retention import measure_retention
 from edgewise.toolkit.cli.progress import show_progress
 from edgewise.toolkit.run.artifact import Artifact

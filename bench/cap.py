@@ -46,9 +46,7 @@ def batch(rng: np.random.Generator, library: Library) -> list[Operation]:
 
 def counted(url: str, text: str) -> int:
     """Tokens by the server's tokenizer."""
-    request = urllib.request.Request(
-        f"{url.removesuffix('/v1')}/tokenize", json.dumps({"content": text}).encode()
-    )
+    request = urllib.request.Request(f"{url.removesuffix('/v1')}/tokenize", json.dumps({"content": text}).encode())
     with urllib.request.urlopen(request) as reply:
         return len(json.load(reply)["tokens"])
 

@@ -27,16 +27,7 @@ from edgewise.mas.runtime.node_cache import NodeCache
 from edgewise.toolkit.model.scripted import ScriptedClient
 from edgewise.toolkit.run.driver import Driver
 from edgewise.toolkit.types import Plan, Rollout
-from tests.support.mas.naive import (
-    EXAMPLE,
-    NODE_SECONDS,
-    client,
-    interpret_graph,
-    jump,
-    plain,
-    random_graph,
-    team,
-)
+from tests.support.mas.naive import EXAMPLE, NODE_SECONDS, client, interpret_graph, jump, plain, random_graph, team
 
 TEAM = team()
 
@@ -45,13 +36,7 @@ def run(graph: Graph, limits: dict[str, Any], **options: Any) -> tuple[GraphRun,
     """A run, its seconds, and the client that answered it."""
     answering = client()
     plan = run_graph(
-        graph,
-        TEAM,
-        EXAMPLE,
-        sample=0,
-        seed=0,
-        limits=GraphLimits(node_seconds=NODE_SECONDS, **limits),
-        **options,
+        graph, TEAM, EXAMPLE, sample=0, seed=0, limits=GraphLimits(node_seconds=NODE_SECONDS, **limits), **options
     )
     done, seconds = jump(Driver(answering).run(plan))
     return done, seconds, answering
@@ -106,9 +91,7 @@ def tokens(rollout: Rollout) -> int:
     return rollout.usage.total
 
 
-def held(
-    graphs: int, checks: tuple[Callable[..., Iterator[tuple[str, bool]]], ...]
-) -> dict[str, Counter[bool]]:
+def held(graphs: int, checks: tuple[Callable[..., Iterator[tuple[str, bool]]], ...]) -> dict[str, Counter[bool]]:
     """How often each thing held."""
     found: dict[str, Counter[bool]] = {}
     for number in range(graphs):

@@ -142,9 +142,7 @@ def measure(count: int, tested: int) -> dict[Structure, tuple[float, float, floa
     return found
 
 
-def settled(
-    found: dict[Structure, tuple[float, float, float]], count: int
-) -> tuple[dict[Structure, float], list[str]]:
+def settled(found: dict[Structure, tuple[float, float, float]], count: int) -> tuple[dict[Structure, float], list[str]]:
     """The share of each structure, that of more comparisons where the first one is outside of the bar; and which."""
     held, again = {s: share for s, (share, _, _) in found.items()}, []
     for structure, (share, _, differing) in found.items():
@@ -183,9 +181,7 @@ def main() -> int:
         "simulations": count,
     }
     holds = round(bound["lowest"], 2) >= LOW and round(bound["highest"], 2) <= HIGH
-    return report(
-        "coverage", figures, f"0.93 to 0.97 for each structure of {ENOUGH} rows or more that differ", holds
-    )
+    return report("coverage", figures, f"0.93 to 0.97 for each structure of {ENOUGH} rows or more that differ", holds)
 
 
 if __name__ == "__main__":

@@ -52,9 +52,7 @@ class World:
 
     def total(self, graph: Graph) -> float:
         """The worth of a graph by the planted numbers, but for a constant."""
-        added = sum(self.agents[n.name] for n in graph.nodes) + sum(
-            self.edges.get(e, 0.0) for e in graph.edges
-        )
+        added = sum(self.agents[n.name] for n in graph.nodes) + sum(self.edges.get(e, 0.0) for e in graph.edges)
         return net_quality(WEIGHTS, added, self._tokens(graph), 1.0)
 
     def _tokens(self, graph: Graph) -> float:
@@ -76,9 +74,7 @@ def random_graph(rng: np.random.Generator, number: int) -> Graph:
     size = int(rng.integers(4, 8))
     nodes = tuple(Node(name=f"g{number}n{i}", role=str(rng.choice(ROLES))) for i in range(size))
     pairs = {(i, j) for j in range(size) for i in range(j) if rng.random() < 0.3}
-    pairs |= {
-        (i, int(rng.integers(i + 1, size))) for i in range(size - 1) if not any(a == i for a, _ in pairs)
-    }
+    pairs |= {(i, int(rng.integers(i + 1, size))) for i in range(size - 1) if not any(a == i for a, _ in pairs)}
     edges = tuple((nodes[i].name, nodes[j].name) for i, j in sorted(pairs))
     return Graph(nodes, edges, nodes[-1].name)
 
@@ -113,9 +109,7 @@ def parts_of(found: World) -> list[tuple[Graph, Part, float, float]]:
     for graph in found.graphs:
         for node in graph.nodes:
             if (left := graph.without_node(node.name)) is not None:
-                parts.append(
-                    (graph, node.name, found.total(graph) - found.total(left), found.agents[node.name])
-                )
+                parts.append((graph, node.name, found.total(graph) - found.total(left), found.agents[node.name]))
         for edge in graph.edges:
             left = graph.without_edge(edge)
             parts.append((graph, edge, found.total(graph) - found.total(left), found.edges[edge]))
@@ -169,10 +163,7 @@ def main() -> int:
         }
         print(size, figures[f"{size}_runs_a_part"], file=sys.stderr)
     last = figures[f"{sizes[-1]}_runs_a_part"]
-    figures |= {
-        "worlds": worlds,
-        "parts_a_world": statistics.median(len(parts_of(world(n))) for n in range(worlds)),
-    }
+    figures |= {"worlds": worlds, "parts_a_world": statistics.median(len(parts_of(world(n))) for n in range(worlds))}
     holds = min(last["agents"], last["edges"]) >= 0.8
     return report("credit", figures, "rank correlation of measured credit >= 0.8", holds)
 

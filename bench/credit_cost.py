@@ -31,9 +31,7 @@ RUNS, STEPS = 16, 10_000
 VIEWS = 600
 PROMPT, REPLY = 64, 16
 BAR = "every one < 1 % of an update's time, gathering of rollouts included"
-THINGS = (
-    "lamp chair table shelf clock mirror basket kettle blanket candle drawer window ladder bottle".split()
-)
+THINGS = "lamp chair table shelf clock mirror basket kettle blanket candle drawer window ladder bottle".split()
 ROOMS = "kitchen cellar attic hall garden study pantry porch".split()
 ACTIONS = tuple(f"go {way}" for way in ("north", "south", "east", "west", "up", "down"))
 
@@ -70,8 +68,7 @@ def apart(runs: Sequence[Rollout]) -> list[Rollout]:
         return replace(step, prompt=(Message("user", f"{step.prompt[-1].content} {run.sample} {number}"),))
 
     return [
-        replace(run, steps=tuple(other(run, number, step) for number, step in enumerate(run.steps)))
-        for run in runs
+        replace(run, steps=tuple(other(run, number, step) for number, step in enumerate(run.steps))) for run in runs
     ]
 
 
@@ -79,8 +76,7 @@ def delegated(runs: Sequence[Rollout]) -> list[Rollout]:
     """Each step as a run that its rollout delegated."""
     return [
         set_marks(
-            replace(run, role="worker", steps=(step,), score=Score(float(number % 3 == 0))),
-            share=1 / len(run.steps),
+            replace(run, role="worker", steps=(step,), score=Score(float(number % 3 == 0))), share=1 / len(run.steps)
         )
         for run in runs
         for number, step in enumerate(run.steps)

@@ -147,17 +147,10 @@ def score(libraries: list[Library], truth: np.ndarray, rules: dict[str, Prune]) 
 def summary(counts: np.ndarray) -> dict[str, float]:
     harmful, useful, useless = counts.mean(axis=0).round(2)
     meets = ((counts[:, 0] >= 9) & (counts[:, 1] <= 1)).mean().round(2)
-    return {
-        "harmful": float(harmful),
-        "useful": float(useful),
-        "useless": float(useless),
-        "meets": float(meets),
-    }
+    return {"harmful": float(harmful), "useful": float(useful), "useless": float(useless), "meets": float(meets)}
 
 
-def randomised(
-    setting: tuple[World, np.ndarray], sizes: list[int], libraries: int
-) -> dict[str, dict[str, object]]:
+def randomised(setting: tuple[World, np.ndarray], sizes: list[int], libraries: int) -> dict[str, dict[str, object]]:
     """Scores after so many rollouts; the smaller sizes are the first part of the larger ones."""
     world, truth = setting
     measured = {size: [] for size in sizes}
@@ -211,8 +204,7 @@ def without_each(world: World, rng, count: int) -> Library:
 
     full = graded(total)
     return LIBRARY.with_lessons(
-        replace(x, effect=estimate_ablation(full, graded(total - weights[:, k])))
-        for k, x in enumerate(LIBRARY.lessons)
+        replace(x, effect=estimate_ablation(full, graded(total - weights[:, k]))) for k, x in enumerate(LIBRARY.lessons)
     )
 
 

@@ -120,9 +120,7 @@ def outcomes(name: str, side: str, lr: float, seeds: int) -> np.ndarray:
 def best(name: str, side: str, rates: Sequence[float]) -> float:
     """The learning rate with the best mean."""
     sign = 1 if CLAIMS[name].higher else -1
-    return (
-        max(rates, key=lambda lr: sign * outcomes(name, side, lr, TUNING).mean()) if rates[1:] else rates[0]
-    )
+    return max(rates, key=lambda lr: sign * outcomes(name, side, lr, TUNING).mean()) if rates[1:] else rates[0]
 
 
 @dataclass(frozen=True)

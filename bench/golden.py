@@ -50,12 +50,8 @@ def descended(case: golden.Loss, garbage: float, wider: int) -> tuple[float, np.
     def filled(rows: golden.Rows) -> torch.Tensor:
         return torch.tensor([[*row, *[garbage] * (3 + wider - len(row))] for row in rows]).double()
 
-    old, moved = (
-        torch.tensor([[*row, 0.0][:3] for row in rows]).double() for rows in (golden.OLD, golden.MOVED)
-    )
-    logp = filled(
-        [row[: len(golden.OLD[i])] for i, row in enumerate((old + moved).tolist())]
-    ).requires_grad_()
+    old, moved = (torch.tensor([[*row, 0.0][:3] for row in rows]).double() for rows in (golden.OLD, golden.MOVED))
+    logp = filled([row[: len(golden.OLD[i])] for i, row in enumerate((old + moved).tolist())]).requires_grad_()
     batch = Batch.from_lists([(1,), (1,)], [(1, 2, 3), (4, 5)], [0, 0], golden.SIGN)
     weights = torch.nn.functional.pad(case.weigh(batch), (0, wider)).double()
     x = LossInputs(logp, filled(golden.OLD), mask, batch.advantage, batch.group)

@@ -39,9 +39,7 @@ def main() -> int:
         "laws_hold": laws.returncode == 0,
     }
     holds = not missed and worst <= 1e-6 and laws.returncode == 0
-    return report(
-        "golden_seeds", figures, "absolute error <= 1e-6 in float64; every law for every row", holds
-    )
+    return report("golden_seeds", figures, "absolute error <= 1e-6 in float64; every law for every row", holds)
 
 
 if __name__ == "__main__":

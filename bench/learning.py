@@ -15,7 +15,7 @@ from typing import Any
 from common import quick, report
 from sentences import task
 
-from edgewise.learner import train
+from edgewise import train
 from edgewise.toolkit.run.runner import Result
 from edgewise.toolkit.tracking.events import Event, GroupsFinished, StepFinished
 from edgewise.toolkit.types import Group
@@ -78,10 +78,7 @@ def main() -> int:
             found[method] = figures(train(rows, run=Path(folder), on_event=on_event, method=method, **settings))
             said(method)
     holds = all(
-        each["before"] < START
-        and each["gain"][0] >= GAIN
-        and each["gain"][1] > 0
-        and each["minutes"] <= MINUTES
+        each["before"] < START and each["gain"][0] >= GAIN and each["gain"][1] > 0 and each["minutes"] <= MINUTES
         for each in found.values()
     )
     return report("learning", found, BAR, holds or quick())

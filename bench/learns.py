@@ -57,10 +57,7 @@ def measured(name: str, seeds: int, steps: int) -> Interval:
     before, after = zip(*(rise(name, seed, steps) for seed in range(seeds)), strict=True)
     found = interval([now - then for then, now in zip(before, after, strict=True)])
     means = f"{sum(before) / seeds:8.3f}{sum(after) / seeds:8.3f}"
-    print(
-        f"{name:30}{means}   {shown(found)}  {'' if found.low > 0 else BY_DESIGN.get(name, 'NO RISE')}",
-        flush=True,
-    )
+    print(f"{name:30}{means}   {shown(found)}  {'' if found.low > 0 else BY_DESIGN.get(name, 'NO RISE')}", flush=True)
     return found
 
 

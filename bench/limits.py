@@ -44,9 +44,7 @@ async def push(url: str, ledger: Ledger, calls: int) -> int:
     client = stack_middleware(Router(), ledger=ledger, concurrency=CONCURRENCY)
 
     async def one(number: int) -> int:
-        request = Request(
-            model, (Message("user", f"what team is order {number}"),), Sampling(max_tokens=MOST)
-        )
+        request = Request(model, (Message("user", f"what team is order {number}"),), Sampling(max_tokens=MOST))
         try:
             await client.ask(request)
         except LimitReached:

@@ -56,11 +56,7 @@ def main() -> int:
         validation = np.array([rates[row.id] for row in rows.validation])
         ended["gepa_rule"] += gepa_changes(rng, validation, STEPS)
         print(f"{number + 1}/{runs}", ended, file=sys.stderr)
-    figures = {
-        **{name: round(count / runs, 3) for name, count in ended.items()},
-        "runs": runs,
-        "steps": STEPS,
-    }
+    figures = {**{name: round(count / runs, 3) for name, count in ended.items()}, "runs": runs, "steps": STEPS}
     holds = max(figures[name] for name in ("accepted", "given_accepted")) <= 0.05
     return report("null", figures, "<= 0.05 of runs end with a changed artefact, or accept anything", holds)
 

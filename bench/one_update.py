@@ -53,9 +53,7 @@ def ours(work: Batch, told: dict[str, Any]) -> tuple[Callable[[], Any], int]:
     method = override(METHODS["grpo"], "penalties=none")
     how, rng = UpdateConfig(slice_tokens=told["tokens"]), torch.Generator().manual_seed(0)
     print(policy.summary, file=sys.stderr)
-    return lambda: update(policy, optimizer, method, work, how, rng), sum(
-        p.numel() for p in policy.parameters()
-    )
+    return lambda: update(policy, optimizer, method, work, how, rng), sum(p.numel() for p in policy.parameters())
 
 
 def theirs(work: Batch, told: dict[str, Any]) -> tuple[Callable[[], Any], int]:

@@ -62,20 +62,10 @@ AREAS: Mapping[str, Mapping[str, Sequence[str]]] = {
         "roofline": ("of_peak_512",),
         "scaling": ("worst",),
         "learning": ("dr grpo: gain", "grpo: gain", "rloo: gain"),
-        "two_processes": (
-            "largest difference: smollm2-135m float64",
-            "largest difference: smollm2-135m float32",
-        ),
+        "two_processes": ("largest difference: smollm2-135m float64", "largest difference: smollm2-135m float32"),
         "size": ("longest_row", "longest_part", "share_without_edit_of_loop_or_update"),
         "learns": ("grpo", "dapo", "advantage_alignment"),
-        "effects": (
-            "ngrpo: shows",
-            "unlikely: shows",
-            "drpo: shows",
-            "vade: shows",
-            "xrpo: shows",
-            "scaf grpo: shows",
-        ),
+        "effects": ("ngrpo: shows", "unlikely: shows", "drpo: shows", "vade: shows", "xrpo: shows", "scaf grpo: shows"),
         "step_credit": ("house: fewer than grpo: gigpo", "kitchen: fewer than grpo: gigpo"),
         "bridge": ("share", "saved", "minutes"),
         "credit_cost": ("update_seconds",),
@@ -105,9 +95,7 @@ def value_text(value: Any) -> str:
             return f"{value:.3g}" if abs(value) < 1e-3 or abs(value) >= 1e6 else f"{value:,.4g}"
         case int():
             return f"{value:,}"
-        case [float() | int() as mean, float() | int() as low, float() | int() as high] if (
-            low <= mean <= high
-        ):
+        case [float() | int() as mean, float() | int() as low, float() | int() as high] if low <= mean <= high:
             return f"{value_text(mean)} [{value_text(low)}, {value_text(high)}]"
         case list():
             return ", ".join(map(value_text, value)) or "none"
@@ -150,14 +138,7 @@ def section(name: str, runs: Sequence[Mapping[str, Any]]) -> list[str]:
     dates = [f"{run['date']}{'' if run['holds'] else ' (missed)'}" for run in shown]
     holds = "holds" if newest["holds"] else "**does not hold**"
     command = f'`make bench ARGS="{name}"`'
-    return [
-        f"### {name}",
-        "",
-        f"{command}. Bar: {newest['bar']}; {holds}.",
-        "",
-        *table(["figure", *dates], rows),
-        "",
-    ]
+    return [f"### {name}", "", f"{command}. Bar: {newest['bar']}; {holds}.", "", *table(["figure", *dates], rows), ""]
 
 
 def write() -> str:
@@ -166,10 +147,7 @@ def write() -> str:
     for result in read():
         by_bench.setdefault(result["bench"], []).append(result)
     placed = [name for names in AREAS.values() for name in names]
-    areas = {
-        **{area: list(names) for area, names in AREAS.items()},
-        "Others": sorted(set(by_bench) - set(placed)),
-    }
+    areas = {**{area: list(names) for area, names in AREAS.items()}, "Others": sorted(set(by_bench) - set(placed))}
 
     # The first table: a line a bench.
     text = [
@@ -186,13 +164,7 @@ def write() -> str:
     ]
     for area, names in areas.items():
         rows = [
-            [
-                f"[{name}](#{name})",
-                headline(name, run),
-                run["bar"],
-                "yes" if run["holds"] else "**no**",
-                run["date"],
-            ]
+            [f"[{name}](#{name})", headline(name, run), run["bar"], "yes" if run["holds"] else "**no**", run["date"]]
             for name in names
             if name in by_bench and (run := by_bench[name][0])
         ]

@@ -29,9 +29,7 @@ GROUP, AGENTS, ROLES, FEATURES = 8, 12, 14, 384
 
 def policy() -> NetworkPolicy:
     """One that hardly ever ends before the graph is full."""
-    space = Space(
-        tuple(f"role{i}" for i in range(ROLES)), (0,) * 10 + (1, 1, 2, 2), agents=AGENTS, moves=2 * AGENTS
-    )
+    space = Space(tuple(f"role{i}" for i in range(ROLES)), (0,) * 10 + (1, 1, 2, 2), agents=AGENTS, moves=2 * AGENTS)
     start = NetworkPolicy.start(space, FEATURES, 0)
     start.weights["node_size"][:, space.exit_action] = -12.0
     start.weights["node_size"][:, space.delete_action] = -12.0
@@ -75,9 +73,7 @@ def main() -> int:
         "moves": len(gain),
     }
     holds = figures["graphs_per_second"] >= 200 and figures["update_ms"] < 50
-    return report(
-        "policy", figures, ">= 200 graphs per second sampled; < 50 ms per update (least of repeats)", holds
-    )
+    return report("policy", figures, ">= 200 graphs per second sampled; < 50 ms per update (least of repeats)", holds)
 
 
 if __name__ == "__main__":

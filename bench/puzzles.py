@@ -21,9 +21,7 @@ def task(each: int) -> Task:
     """`each` problems of each kind: a third to learn from, 30 % to test the change on, the rest held out."""
     rows = [row for kind in KINDS for row in _rows(kind, each)]
     splits = {"train": 0.34, "validation": 0.3, "test": 0.36, "seed": SEED}
-    return Task.from_rows(
-        rows, prompt=PROMPT, target="answer", reward=right, splits=splits, id="id", name="puzzles"
-    )
+    return Task.from_rows(rows, prompt=PROMPT, target="answer", reward=right, splits=splits, id="id", name="puzzles")
 
 
 def _rows(kind: str, count: int) -> list[dict[str, Any]]:

@@ -22,12 +22,7 @@ import numpy as np
 from common import quick, report
 
 from edgewise.experience.library.library import LEAD, Library, make_lesson
-from edgewise.experience.prompting.retriever import (
-    Retrieval,
-    prefetch_embeddings,
-    select_by_full_text,
-    select_lessons,
-)
+from edgewise.experience.prompting.retriever import Retrieval, prefetch_embeddings, select_by_full_text, select_lessons
 from edgewise.toolkit.errors import ModelError
 from edgewise.toolkit.evaluation.statistics import paired_difference
 from edgewise.toolkit.model.router import Router
@@ -108,8 +103,7 @@ Triple = tuple[int, ...]
 def understand(text: str) -> Triple:
     """The meanings in a text, however they are worded."""
     return tuple(
-        meaning[found[0]] if (found := read.search(text)) else -1
-        for read, meaning in zip(READ, MEANING, strict=True)
+        meaning[found[0]] if (found := read.search(text)) else -1 for read, meaning in zip(READ, MEANING, strict=True)
     )
 
 

@@ -55,18 +55,7 @@ from edgewise.toolkit.rollout.agent import Agent, run_group
 from edgewise.toolkit.run.config import resolve_config
 from edgewise.toolkit.run.driver import drive
 from edgewise.toolkit.task.task import Task
-from edgewise.toolkit.types import (
-    BilledTo,
-    Example,
-    Message,
-    Plan,
-    Reply,
-    Request,
-    Rollout,
-    Sampling,
-    Step,
-    T,
-)
+from edgewise.toolkit.types import BilledTo, Example, Message, Plan, Reply, Request, Rollout, Sampling, Step, T
 from edgewise.toolkit.util.seeds import derive_seed
 
 EXAMPLE = ROOT / "examples" / "support_triage"
@@ -165,9 +154,7 @@ def _options() -> argparse.Namespace:
     parser.add_argument("--quick", action="store_true", help="the small model, few calls")
     parser.add_argument("--calls", type=int, default=0, help="GEPA alone, with so many calls")
     parser.add_argument("--seed", type=int, default=0, help="of GEPA")
-    parser.add_argument(
-        "--runs", type=Path, help="directory for the runs of Edgewise; finished ones are reused"
-    )
+    parser.add_argument("--runs", type=Path, help="directory for the runs of Edgewise; finished ones are reused")
     return parser.parse_args()
 
 
@@ -185,13 +172,7 @@ def _check_gepa() -> None:
 
 def improve(run: Path, options: Sequence[str]) -> Found:
     """The real command; its rewards are those of the evidence, measured whether or not the change was kept."""
-    command = [
-        sys.executable,
-        "-c",
-        "from edgewise.toolkit.cli.app import main; main()",
-        "improve",
-        str(EXAMPLE),
-    ]
+    command = [sys.executable, "-c", "from edgewise.toolkit.cli.app import main; main()", "improve", str(EXAMPLE)]
     done = subprocess.run(
         [*command, "--json", "--run", str(run), *options],
         stdout=subprocess.PIPE,

@@ -42,22 +42,14 @@ def measured(prompt: int, repeats: int) -> dict[str, float]:
     total = sum(row.self_cpu_time_total for row in rows)
     share = sum(row.self_cpu_time_total for row in rows if row.key in PRODUCTS) / total
     rate, top = counter.get_total_flops() / seconds, peak(prompt + 8 * 63, torch.bfloat16)
-    found = {
-        "seconds": seconds,
-        "products": share,
-        "gflops": rate / 1e9,
-        "peak": top / 1e9,
-        "of_peak": rate / top,
-    }
+    found = {"seconds": seconds, "products": share, "gflops": rate / 1e9, "peak": top / 1e9, "of_peak": rate / top}
     print(f"prompt {prompt:5}", {name: round(value, 3) for name, value in found.items()}, flush=True)
     return found
 
 
 def main() -> int:
     short = quick()
-    found = {
-        prompt: measured(prompt, 2 if short else 5) for prompt in ((512,) if short else (128, 512, 2048))
-    }
+    found = {prompt: measured(prompt, 2 if short else 5) for prompt in ((512,) if short else (128, 512, 2048))}
     figures = {f"{name}_{p}": round(x[name], 3) for p, x in found.items() for name in ("products", "of_peak")}
     figures |= {f"{name}_512": round(found[512][name], 2) for name in ("seconds", "gflops", "peak")}
     return report("roofline", figures, "of_peak >= 0.5 at prompt 512", found[512]["of_peak"] >= 0.5)

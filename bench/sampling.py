@@ -31,12 +31,7 @@ def ours(policy: Policy, wanted: list[CompletionRequest]) -> Callable[[], int]:
 
 def theirs(policy: Policy, wanted: list[CompletionRequest]) -> Callable[[], int]:
     prompt = torch.tensor([wanted[0].prompt])
-    settings = {
-        "num_return_sequences": len(wanted),
-        "max_new_tokens": NEW,
-        "min_new_tokens": NEW,
-        "do_sample": True,
-    }
+    settings = {"num_return_sequences": len(wanted), "max_new_tokens": NEW, "min_new_tokens": NEW, "do_sample": True}
     settings |= {"temperature": 1.0, "top_k": 0, "top_p": 1.0, "pad_token_id": 0}
 
     def run() -> int:

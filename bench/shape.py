@@ -42,9 +42,7 @@ class Source(NamedTuple):
 def read(root: Path, rooms: list[str]) -> list[Source]:
     """All files of the packages, or of some rooms."""
     folders = [root / room for room in rooms or PACKAGES]
-    paths = sorted(
-        {path for folder in folders for path in (folder.rglob("*.py") if folder.is_dir() else [folder])}
-    )
+    paths = sorted({path for folder in folders for path in (folder.rglob("*.py") if folder.is_dir() else [folder])})
     texts = [(path, path.relative_to(root).as_posix(), path.read_text("utf-8")) for path in paths]
     return [Source(path, name, text, ast.parse(text)) for path, name, text in texts]
 
@@ -57,20 +55,14 @@ def docstring_lines(tree: ast.Module) -> set[int]:
     strings = [
         node.value
         for node in ast.walk(tree)
-        if isinstance(node, ast.Expr)
-        and isinstance(node.value, ast.Constant)
-        and isinstance(node.value.value, str)
+        if isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant) and isinstance(node.value.value, str)
     ]
     return {line for node in strings for line in range(node.lineno, (node.end_lineno or node.lineno) + 1)}
 
 
 def comments(text: str) -> list[str]:
     tokens = tokenize.generate_tokens(io.StringIO(text).readline)
-    return [
-        token.string
-        for token in tokens
-        if token.type == tokenize.COMMENT and not token.string.startswith("#!")
-    ]
+    return [token.string for token in tokens if token.type == tokenize.COMMENT and not token.string.startswith("#!")]
 
 
 def code_lines(source: Source) -> int:
@@ -106,9 +98,7 @@ def called_once(sources: list[Source]) -> list[str]:
                 for node in ast.walk(source.tree)
                 if isinstance(node, ast.Name | ast.Attribute)
             )
-            names = [
-                f.name for f in functions(source) if f.name.startswith("_") and not f.name.endswith("__")
-            ]
+            names = [f.name for f in functions(source) if f.name.startswith("_") and not f.name.endswith("__")]
             single += [f"{source.name}: {name}" for name in names if uses[name] <= 1]
     return single
 
@@ -197,16 +187,9 @@ def main() -> int:
         up, circles, heights = floor_breaks()
         sizes = room_sizes(sources)
         crowded = [f"{room}: {size}" for room, size in sizes.items() if size > (5 if room in PACKAGES else 9)]
-        figures |= {
-            "floors": heights,
-            "arrows_up": len(up),
-            "circles": len(circles),
-            "crowded_rooms": len(crowded),
-        }
+        figures |= {"floors": heights, "arrows_up": len(up), "circles": len(circles), "crowded_rooms": len(crowded)}
         holds = holds and figures["lines_fewer_than_before"] >= 2000 and not (up or circles or crowded)
-        holds = holds and all(
-            heights[name] <= most for name, most in zip(PACKAGES, (8, 10, 9, 10), strict=True)
-        )
+        holds = holds and all(heights[name] <= most for name, most in zip(PACKAGES, (8, 10, 9, 10), strict=True))
         classes += [*up, *circles, *crowded]
     if given.names:
         long = [f"{name} has {size} lines" for name, size in lengths.items() if size > LONGEST_FUNCTION]

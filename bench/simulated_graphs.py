@@ -38,9 +38,7 @@ COST, DISTRACTION = 0.03, 0.02
 NO_ANSWER = {"planner", "critic"}
 """Roles whose word is no answer: as the exit they are hardly ever right."""
 SERIAL = {"critic", "verifier", "reviser", "summariser"}
-REPEATS = {("debater", "debater"), ("judge", "debater")} | {
-    ("majority", x) for x in ("solver", "reasoner", "debater")
-}
+REPEATS = {("debater", "debater"), ("judge", "debater")} | {("majority", x) for x in ("solver", "reasoner", "debater")}
 
 
 @dataclass(frozen=True)
@@ -101,14 +99,7 @@ class Simulated:
         return float(rng.random() < right) - COST * len(graph)
 
 
-ALONE = {
-    "solver": 0.35,
-    "reasoner": 0.40,
-    "programmer": 0.30,
-    "researcher": 0.20,
-    "debater": 0.30,
-    "planner": 0.9,
-}
+ALONE = {"solver": 0.35, "reasoner": 0.40, "programmer": 0.30, "researcher": 0.20, "debater": 0.30, "planner": 0.9}
 
 CHAIN = Simulated(
     "chain",
@@ -168,12 +159,7 @@ DIAMOND = Simulated(
     },
     Graph(
         tuple(Node(name=role, role=role) for role in _DIAMOND),
-        (
-            ("planner", "programmer"),
-            ("planner", "researcher"),
-            ("programmer", "judge"),
-            ("researcher", "judge"),
-        ),
+        (("planner", "programmer"), ("planner", "researcher"), ("programmer", "judge"), ("researcher", "judge")),
         "judge",
     ),
     (

@@ -183,9 +183,7 @@ def main() -> int:
         "share_without_any_edit": round(1 - len({*edited, *beside}) / len(seeds), 2),
     }
     holds = max(rows) <= 3 and longest <= 25 and len(edited) <= len(seeds) / 10
-    return report(
-        "size", figures, "rows of 1-3 lines, parts <= 25 lines, no edit of loop or update for 9 of 10", holds
-    )
+    return report("size", figures, "rows of 1-3 lines, parts <= 25 lines, no edit of loop or update for 9 of 10", holds)
 
 
 if __name__ == "__main__":

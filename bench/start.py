@@ -11,10 +11,7 @@ from common import ROOT, quick, report
 BAR = "median under 0.5 s each"
 COMMANDS = {
     "import": ["-c", "import edgewise, edgewise.toolkit, edgewise.experience"],
-    "help": [
-        "-c",
-        "import sys; sys.argv = ['edgewise', '--help']; from edgewise.toolkit.cli.app import main; main()",
-    ],
+    "help": ["-c", "import sys; sys.argv = ['edgewise', '--help']; from edgewise.toolkit.cli.app import main; main()"],
 }
 
 
@@ -26,9 +23,7 @@ def seconds(arguments: list[str]) -> float:
 
 def main() -> int:
     runs = 5 if quick() else 15
-    figures: dict[str, float] = {
-        "python_s": round(statistics.median(seconds(["-c", ""]) for _ in range(runs)), 3)
-    }
+    figures: dict[str, float] = {"python_s": round(statistics.median(seconds(["-c", ""]) for _ in range(runs)), 3)}
     for name, arguments in COMMANDS.items():
         seconds(arguments)  # compiles what changed
         figures[f"{name}_s"] = round(statistics.median(seconds(arguments) for _ in range(runs)), 3)

@@ -39,12 +39,12 @@ from torch import Tensor
 from torch.nn import Parameter
 from torch.nn.functional import embedding
 
+from edgewise import Task
 from edgewise.learner.methods.batch import Batch
 from edgewise.learner.methods.method import Method, override
 from edgewise.learner.methods.published import find_method
 from edgewise.learner.update import collate
 from edgewise.learner.update.gradient_step import UpdateConfig, update
-from edgewise.toolkit import Task
 from edgewise.toolkit.environments.house import House
 from edgewise.toolkit.environments.kitchen import Kitchen
 from edgewise.toolkit.environments.level import Level, LevelEnvironment, compute_action_values, list_states
@@ -56,16 +56,9 @@ from edgewise.toolkit.run.driver import drive
 from edgewise.toolkit.types import Group, Message, Plan, Reply, Request, TokenizedTurn
 from edgewise.toolkit.util.seeds import derive_seed
 
-OPTIONS: dict[str, dict[str, Any]] = {
-    "house": {"rooms": 6, "circles": 2},
-    "kitchen": {"steps": 3, "things": 3},
-}
+OPTIONS: dict[str, dict[str, Any]] = {"house": {"rooms": 6, "circles": 2}, "kitchen": {"steps": 3, "things": 3}}
 WORLDS: dict[str, LevelEnvironment] = {"house": House(**OPTIONS["house"]), "kitchen": Kitchen(**OPTIONS["kitchen"])}
-CREDIT = {
-    "grpo": ("credit=broadcast",),
-    "gigpo": ("credit=at_anchors",),
-    "salt": ("credit=merged", "credit.history=1"),
-}
+CREDIT = {"grpo": ("credit=broadcast",), "gigpo": ("credit=at_anchors",), "salt": ("credit=merged", "credit.history=1")}
 ALONE = {"anchors": ("credit=at_anchors", "advantage=zero")}
 LEVELS, SIZE, TURNS, HISTORY, GAMMA = 4, 8, 20, 1, 0.95
 STEPS, TARGET, IN_A_ROW, LR = 80, 0.8, 3, 0.03

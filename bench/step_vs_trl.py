@@ -84,7 +84,7 @@ def theirs(model: str, steps: int, settings: dict[str, Any]) -> list[float]:
 
 def ours(model: str, steps: int) -> list[float]:
     """Seconds of each step of `learner.train`, from one that is written down to the next."""
-    from edgewise.learner import train
+    from edgewise import train
 
     at: list[float] = []
 

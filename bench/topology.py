@@ -72,9 +72,7 @@ def curve(task: Simulated, searcher: Searcher, draw: int, budget: int, inner: bo
     return values
 
 
-def tried(
-    task: Simulated, query: Query, drafts: Sequence[Draft], rng: np.random.Generator, inner: bool
-) -> TrialGroup:
+def tried(task: Simulated, query: Query, drafts: Sequence[Draft], rng: np.random.Generator, inner: bool) -> TrialGroup:
     """
     The trials of a query and, with `inner`, those of inner answers, as `mas.training.trials.evaluate_drafts` does.
     """
@@ -144,11 +142,7 @@ def table(names: Sequence[str], tasks: Sequence[Simulated], draws: int, budget: 
 def summary(runs: Sequence[tuple[int, float]]) -> dict[str, Any]:
     """The medians over draws, and what each needed."""
     samples, shares = zip(*runs, strict=True)
-    return {
-        "samples": statistics.median(samples),
-        "share": round(statistics.median(shares), 3),
-        "each": list(samples),
-    }
+    return {"samples": statistics.median(samples), "share": round(statistics.median(shares), 3), "each": list(samples)}
 
 
 def options() -> argparse.Namespace:

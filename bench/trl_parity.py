@@ -29,11 +29,7 @@ SEQUENCE = {"importance_sampling_level": "sequence"}
 # What is compared: TRL's settings, our method, and its settings.
 CASES: Mapping[str, tuple[Mapping[str, Any], str, Sequence[str]]] = {
     "grpo": ({"loss_type": "grpo"}, "grpo", PLAIN),
-    "grpo, KL": (
-        {"loss_type": "grpo", "beta": 0.04, "use_bias_correction_kl": False},
-        "grpo",
-        (),
-    ),
+    "grpo, KL": ({"loss_type": "grpo", "beta": 0.04, "use_bias_correction_kl": False}, "grpo", ()),
     "grpo, corrected KL": ({"loss_type": "grpo", "beta": 0.04}, "grpo", ("penalties.kl3.corrected=true",)),
     "grpo, delta": ({"loss_type": "grpo", "delta": 1.25}, "grpo", (*PLAIN, "loss.delta=1.25")),
     "grpo, clip-higher": ({"loss_type": "grpo", "epsilon_high": 0.28}, "grpo", (*PLAIN, "loss.high=0.28")),
@@ -57,11 +53,7 @@ CASES: Mapping[str, tuple[Mapping[str, Any], str, Sequence[str]]] = {
     "gmpo": ({}, "gmpo", ()),
     "gspo": ({"loss_type": "grpo", "epsilon": 3e-4, "epsilon_high": 4e-4, **SEQUENCE}, "gspo", ()),
     "gspo, wide": ({"loss_type": "grpo", **SEQUENCE}, "gspo", ("loss.low=0.2", "loss.high=0.2")),
-    "gspo, token form": (
-        {"loss_type": "grpo", **SEQUENCE},
-        "gspo_token",
-        ("loss.low=0.2", "loss.high=0.2"),
-    ),
+    "gspo, token form": ({"loss_type": "grpo", **SEQUENCE}, "gspo_token", ("loss.low=0.2", "loss.high=0.2")),
 }
 
 
@@ -164,9 +156,7 @@ def ours(network: Any, given: Mapping[str, Tensor], method: Method, size: int) -
     """Our loss and its gradient, in slices of `size` tokens."""
     mask = given["completion_mask"].bool()
     rows = [row[keep].tolist() for row, keep in zip(given["completion_ids"], mask, strict=True)]
-    prompts = [
-        row[keep].tolist() for row, keep in zip(given["prompt_ids"], given["prompt_mask"].bool(), strict=True)
-    ]
+    prompts = [row[keep].tolist() for row, keep in zip(given["prompt_ids"], given["prompt_mask"].bool(), strict=True)]
     columns = {name: given[f"{name}_per_token_logps"] for name in ("old", "ref")}
     groups = [i // GROUP for i in range(REPLIES)]
     batch = Batch.from_lists(prompts, rows, groups, given["advantages"].tolist())

@@ -107,15 +107,7 @@ def side(folder: Path, short: bool) -> None:
 def two(short: bool) -> dict[str, list[float]]:
     """By case the largest difference of any entry, as two processes that torchrun starts find it."""
     with tempfile.TemporaryDirectory() as folder:
-        launch = [
-            sys.executable,
-            "-m",
-            "torch.distributed.run",
-            "--nproc-per-node",
-            "2",
-            "--standalone",
-            "--",
-        ]
+        launch = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2", "--standalone", "--"]
         told = [str(ROOT / "bench" / "two_processes.py"), folder, "quick" if short else "full"]
         environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
         subprocess.run([*launch, *told], check=True, env=environment, timeout=1800)
@@ -128,9 +120,7 @@ def main() -> int:
     figures = {"largest_difference": worst, "other_slices": sliced, "methods": list(METHODS)}
     exactly = max(off for case, off in worst.items() if "float64" in case)
     rounding = all(off <= max(BAR, 2 * sliced[case]) for case, off in worst.items())
-    bar = (
-        "gradients equal to 1e-6 in float64; in float32 to 1e-6 or to what other slices change in one process"
-    )
+    bar = "gradients equal to 1e-6 in float64; in float32 to 1e-6 or to what other slices change in one process"
     return report("two_processes", figures, bar, exactly <= BAR and rounding)
 
 

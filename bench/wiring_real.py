@@ -21,7 +21,7 @@ from typing import Any
 from common import report
 from puzzles import task as mixed
 
-from edgewise.mas import design
+from edgewise import design
 from edgewise.mas.training.records import DESIGNED
 from edgewise.toolkit.cli.progress import show_progress
 from edgewise.toolkit.tracking.events import Event, StageStarted
@@ -39,14 +39,7 @@ SETTINGS: dict[str, Any] = {
     "eval_top_p": None,
     "concurrency": 8,
 }
-SHORT = {
-    "model": "local/smollm2-135m",
-    "steps": 1,
-    "batch_size": 2,
-    "group_size": 2,
-    "max_tokens": 48,
-    "force": True,
-}
+SHORT = {"model": "local/smollm2-135m", "steps": 1, "batch_size": 2, "group_size": 2, "max_tokens": 48, "force": True}
 BAR = (
     "better than one agent at equal tokens, of which no run fails, with its whole 95 % interval, "
     "found within 40 minutes"
@@ -88,9 +81,7 @@ def main() -> int:
         "failed": {each.name: each.failed for each in result.evidence.results},
         "kept": result.improved,
         "by_kind": by_kind(result.evidence),
-        "graphs": [
-            [node["role"] for node in each["graph"]["nodes"]] + [each["rows"]] for each in wiring["graphs"]
-        ],
+        "graphs": [[node["role"] for node in each["graph"]["nodes"]] + [each["rows"]] for each in wiring["graphs"]],
         "learning_calls": result.costs["learning"]["calls"],
         "model": "small" if options.quick else "default",
     }
@@ -106,8 +97,7 @@ def by_kind(evidence: Any) -> dict[str, dict[str, float]]:
         kind = row.example.rpartition("-")[0]
         found.setdefault(kind, {}).setdefault(row.arm, []).append(row.mean)
     return {
-        kind: {arm: round(sum(values) / len(values), 2) for arm, values in arms.items()}
-        for kind, arms in found.items()
+        kind: {arm: round(sum(values) / len(values), 2) for arm, values in arms.items()} for kind, arms in found.items()
     }
 
 

@@ -142,11 +142,7 @@ def shared_numbers(part: Callable[..., object]) -> int:
     losses = [each for each in golden.LOSSES.values() if function_of(each.part) is part]
     printed += [text for each in losses for text in (each.value, each.gradient)]
     printed += [text for each, (_, text) in golden.PENALTIES.items() if each is part]
-    tables = {
-        loss.soft_gated: golden.SAPO,
-        loss.gamma_weighted: golden.VESPO,
-        reward_shaping.overlong: golden.OVERLONG,
-    }
+    tables = {loss.soft_gated: golden.SAPO, loss.gamma_weighted: golden.VESPO, reward_shaping.overlong: golden.OVERLONG}
     printed += tables.get(part, {}).values()
     return sum(len(text.split()) for text in printed)
 
@@ -188,9 +184,7 @@ PAGES: Mapping[str, Callable[[], str]] = {"settings.md": settings, "methods.md":
 def stale() -> list[str]:
     """Pages that differ from the code."""
     return [
-        name
-        for name, text in PAGES.items()
-        if not (HERE / name).exists() or (HERE / name).read_text("utf-8") != text()
+        name for name, text in PAGES.items() if not (HERE / name).exists() or (HERE / name).read_text("utf-8") != text()
     ]
 
 

@@ -60,9 +60,7 @@ def main(name: str = "smollm2-135m", steps: str = str(STEPS)) -> None:
             (values * weights[rows, : values.shape[1]]).sum().backward()
         torch.nn.utils.clip_grad_norm_(policy.parameters(), 1.0)
         optimizer.step()
-        print(
-            f"step {step:2}: mean reward {sum(rewards) / len(rewards):.2f}; {policy.decode(drawn[0].ids)!r}"
-        )
+        print(f"step {step:2}: mean reward {sum(rewards) / len(rewards):.2f}; {policy.decode(drawn[0].ids)!r}")
 
 
 if __name__ == "__main__":

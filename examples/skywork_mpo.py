@@ -66,12 +66,8 @@ def sample_answers(policy: Policy, words: list[str], count: int, seed: int) -> l
 
 def show(stage: str, weights: str) -> None:
     """Print the mean reward of four answers to each held-out word."""
-    rewards = [
-        r for each in sample_answers(Policy.load(weights), WORDS[-HELD_OUT:], 4, seed=0) for r in each.rewards
-    ]
-    print(
-        f"{stage}: {sum(rewards) / len(rewards):.3f} of {len(rewards)} held-out answers are right", flush=True
-    )
+    rewards = [r for each in sample_answers(Policy.load(weights), WORDS[-HELD_OUT:], 4, seed=0) for r in each.rewards]
+    print(f"{stage}: {sum(rewards) / len(rewards):.3f} of {len(rewards)} held-out answers are right", flush=True)
 
 
 def learn_preferences(model: str, words: list[str], folder: Path) -> None:
@@ -80,19 +76,14 @@ def learn_preferences(model: str, words: list[str], folder: Path) -> None:
     own = sample_answers(policy, words, ANSWERS, seed=10**6)
     pairs = [pair for i, each in enumerate(own) for pair in rank_answers(*each, gap=1.0, most=PAIRS, seed=i)]
     print(f"{len(pairs)} pairs of {len(words)} rows", flush=True)
-    prefer(
-        policy, policy.create_optimizer(lr=LR), pairs, on_loss=lambda x: print(f"  loss {x:.3f}", flush=True)
-    )
+    prefer(policy, policy.create_optimizer(lr=LR), pairs, on_loss=lambda x: print(f"  loss {x:.3f}", flush=True))
     policy.save(folder.with_suffix(".part"))
     folder.with_suffix(".part").rename(folder)
 
 
 def train_with_buffer(model: str, words: list[str], steps: int, run: Path) -> None:
     """Stage 2: GRPO with the buffer, as in `edgewise improve --by weights --set method=skywork_r1v2`."""
-    rows = {
-        "train": [{"word": word} for word in words],
-        "test": [{"word": word} for word in WORDS[-HELD_OUT:]],
-    }
+    rows = {"train": [{"word": word} for word in words], "test": [{"word": word} for word in WORDS[-HELD_OUT:]]}
     train(
         Task.from_rows(rows, prompt=PROMPT, target="", reward=short, name="sentences"),
         model=model,

@@ -65,23 +65,17 @@ def graded(completion: str, target: str) -> float:
     return 1.0 + (form[2].strip() == target) if form else 0.0
 
 
-def sample_replies(
-    policy: Policy, prompts: list[str], longest: int, temperature: float
-) -> list[tuple[str, int]]:
+def sample_replies(policy: Policy, prompts: list[str], longest: int, temperature: float) -> list[tuple[str, int]]:
     """Return the reply to each prompt, and its number of tokens."""
     encoded = [policy.encode([Message("user", prompt)]) for prompt in prompts]
-    drawn = sample(
-        policy, [CompletionRequest(ids, longest, temperature, seed=i) for i, ids in enumerate(encoded)]
-    )
+    drawn = sample(policy, [CompletionRequest(ids, longest, temperature, seed=i) for i, ids in enumerate(encoded)])
     return [(policy.decode(x.ids).strip(), len(x.ids)) for x in drawn]
 
 
 def show(stage: str, weights: str) -> None:
     """Print figures of easy and of hard held-out rows."""
     rows = make_puzzles(HELD_OUT, seed=1)
-    answers = sample_replies(
-        Policy.load(weights), [PROMPT.format(question=row.question) for row in rows], LONGEST, 1.0
-    )
+    answers = sample_replies(Policy.load(weights), [PROMPT.format(question=row.question) for row in rows], LONGEST, 1.0)
     for name, size in (("easy", EASY), ("hard", HARD)):
         mine = [(row, *each) for row, each in zip(rows, answers, strict=True) if row.size == size]
         forms = [FORM.fullmatch(text) for _, text, _ in mine]
@@ -96,9 +90,7 @@ def show(stage: str, weights: str) -> None:
 
 def reverse_thinking(policy: Policy, rows: list[Row]) -> list[str]:
     """Stage 0: return the model's own thought for each row."""
-    thoughts = sample_replies(
-        policy, [REVERSE.format(**row._asdict()) for row in rows], THOUGHT, temperature=0.7
-    )
+    thoughts = sample_replies(policy, [REVERSE.format(**row._asdict()) for row in rows], THOUGHT, temperature=0.7)
     print(f"a thought: {thoughts[0][0]!r}", flush=True)
     return [text.replace("<", "") for text, _ in thoughts]
 
@@ -121,10 +113,7 @@ def imitate_thoughts(model: str, rows: list[Row], folder: Path) -> None:
 
 def reinforce(model: str, rows: list[Row], steps: int, run: Path) -> None:
     """Stage 2: GRPO, as in `edgewise improve --by weights`."""
-    split = {
-        "train": [row._asdict() for row in rows],
-        "test": [row._asdict() for row in make_puzzles(8, seed=1)],
-    }
+    split = {"train": [row._asdict() for row in rows], "test": [row._asdict() for row in make_puzzles(8, seed=1)]}
     task = Task.from_rows(split, prompt=PROMPT, reward=graded, name="counting")
     settings = {"steps": steps, "batch_size": 4, "group_size": 8, "max_tokens": LONGEST, "lr": 1e-5}
     train(task, model=model, method="grpo", run=run, on_event=on_event, force=True, **settings)

@@ -41,17 +41,11 @@ class LessonConfig(Config):
         description='"on" accepts a library only if it scores better on validation rows; "off" accepts every '
         "library, as in the paper",
     )
-    alpha: float = Field(
-        0.05, gt=0, lt=1, description="probability that a run accepts any change that is no better"
-    )
+    alpha: float = Field(0.05, gt=0, lt=1, description="probability that a run accepts any change that is no better")
     gate_rows: int = Field(200, ge=1, description="maximum validation rows for comparing candidates")
-    anchors: tuple[str, ...] = Field(
-        (), description="ids of training or validation rows whose reward may not drop"
-    )
+    anchors: tuple[str, ...] = Field((), description="ids of training or validation rows whose reward may not drop")
     # The library.
-    guards: bool = Field(
-        True, description="check lessons for copied rows, prompt injection, secrets and personal data"
-    )
+    guards: bool = Field(True, description="check lessons for copied rows, prompt injection, secrets and personal data")
     lessons: int = Field(48, ge=1, description="maximum lessons in the library")
     library_tokens: int = Field(20_000, ge=1, description="maximum tokens of the library")
 
@@ -78,22 +72,17 @@ class ExperienceConfig(LessonConfig):
     # The paper compares only groups whose rewards differ.
     learn_from: Literal["mixed", "unsolved"] = Field(
         "mixed",
-        description='groups to learn from: "mixed" have different rewards, "unsolved" adds rows that no rollout '
-        "solved",
+        description='groups to learn from: "mixed" have different rewards, "unsolved" adds rows that no rollout solved',
     )
     # The paper writes free sentences for every task; see experience.distil.pooling.
     pool: bool = Field(True, description="write one lesson per right answer, if right answers recur")
     draws: int = Field(5, ge=1, description="candidate libraries per step, if lessons are pooled")
-    try_places: tuple[Place, ...] = Field(
-        (), description="other places in the prompt to compare the best candidate at"
-    )
+    try_places: tuple[Place, ...] = Field((), description="other places in the prompt to compare the best candidate at")
     placebo: bool = Field(
         False, description="also evaluate two controls: off-topic lessons, and lessons from shuffled rewards"
     )
     # In the paper every rollout sees the whole library; 1 does that, and measures no effects on the way.
-    inclusion: float = Field(
-        0.8, gt=0, le=1, description="probability of a lesson to be in a prompt while learning"
-    )
+    inclusion: float = Field(0.8, gt=0, le=1, description="probability of a lesson to be in a prompt while learning")
     leave_one_out: int = Field(
         8, ge=0, description="maximum lessons with an unclear effect to measure one by one at the end"
     )
@@ -111,9 +100,7 @@ class ExperienceConfig(LessonConfig):
     prompt_tokens: int = Field(
         4000, ge=1, description="maximum tokens of lessons in a prompt; the most relevant lessons come first"
     )
-    embedder: str = Field(
-        "", description="model whose embeddings find relevant lessons; by default full-text search"
-    )
+    embedder: str = Field("", description="model whose embeddings find relevant lessons; by default full-text search")
 
     @field_validator("try_places", mode="before")
     @classmethod

@@ -10,12 +10,7 @@ from edgewise.experience.config import ExperienceConfig
 from edgewise.experience.forecast import forecast
 from edgewise.experience.library.library import Library
 from edgewise.experience.spec import ExperienceSpec
-from edgewise.experience.store.reference import (
-    lacks_settings,
-    load_library,
-    parse_reference,
-    shared_settings,
-)
+from edgewise.experience.store.reference import lacks_settings, load_library, parse_reference, shared_settings
 from edgewise.experience.training import rollouts
 from edgewise.experience.training.loop import MeasureArm, evaluate_arms, learn
 from edgewise.toolkit.errors import ConfigError

@@ -185,9 +185,7 @@ class ExperienceSpec(LessonSpec):
 
     def _agent(self, sampling: Sampling, payer: str) -> Agent:
         config, task = self.config, self.task
-        return Agent(
-            config.model, sampling, task.tools, config.turns, config.calling, payer=payer, world=task.world
-        )
+        return Agent(config.model, sampling, task.tools, config.turns, config.calling, payer=payer, world=task.world)
 
     @cached_property
     def retrieval(self) -> Retrieval:

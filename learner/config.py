@@ -30,8 +30,7 @@ class WeightsConfig(Config):
     model: str = Field("torch/smollm2-135m", description="model to train")
     method: str = Field("grpo", description="training method; `edgewise methods` lists them")
     overrides: tuple[str, ...] = Field(
-        (),
-        description='changes of the method, such as "loss.high=0.28" or "loss=plain"; --set loss.high=0.28 adds one',
+        (), description='changes of the method, such as "loss.high=0.28" or "loss=plain"; --set loss.high=0.28 adds one'
     )
     # Sampling.
     steps: int = Field(50, ge=0, description="training steps")
@@ -45,8 +44,7 @@ class WeightsConfig(Config):
     # The optimizer, AdamW. A learning rate of 1e-5 suits all weights; LoRA has few, which must move further.
     lr: float | None = Field(None, gt=0, description="learning rate; by default 1e-5, or 2e-4 with LoRA")
     schedule: Schedule = Field(
-        "constant",
-        description='schedule of the learning rate: "constant", or "linear" or "cosine" decay to 0',
+        "constant", description='schedule of the learning rate: "constant", or "linear" or "cosine" decay to 0'
     )
     warmup: int = Field(0, ge=0, description="warmup steps of the learning rate")
     weight_decay: float = Field(0.0, ge=0, description="weight decay of AdamW")
@@ -57,23 +55,18 @@ class WeightsConfig(Config):
     # The machine.
     device: str = Field("auto", description='"cuda", "cpu" or "auto"')
     dtype: Literal["auto", "float32", "bfloat16"] = Field("auto", description="precision of the forward pass")
-    checkpointing: bool = Field(
-        False, description="recompute activations in the backward pass to save memory"
-    )
+    checkpointing: bool = Field(False, description="recompute activations in the backward pass to save memory")
     compile: bool = Field(
         False, description="compile layers with torch.compile for updates; the first step takes longer"
     )
     shard: bool = Field(
-        False,
-        description="shard weights, gradients and optimizer moments over the processes; see docs/launch.md",
+        False, description="shard weights, gradients and optimizer moments over the processes; see docs/launch.md"
     )
     slice_tokens: int = Field(
         8192, ge=1, description="tokens of one forward pass; halved automatically when memory runs out"
     )
     # A separate server that samples (docs/launch.md).
-    staleness: int = Field(
-        0, ge=0, description="maximum steps between the weights that sampled and those trained"
-    )
+    staleness: int = Field(0, ge=0, description="maximum steps between the weights that sampled and those trained")
     correction: float | None = Field(
         2.0, gt=0, description="cap on importance weights if a server samples; see docs/weights.md"
     )

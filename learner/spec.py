@@ -35,9 +35,7 @@ class WeightsSpec:
             raise ConfigError("There are no training rows: give splits a train share.")
         # With one rollout a rank has nothing to compare.
         if config.group_size == 1 and reward.relative:
-            raise ConfigError(
-                f"The reward {reward.name!r} ranks the runs of a group: group_size must be at least 2."
-            )
+            raise ConfigError(f"The reward {reward.name!r} ranks the runs of a group: group_size must be at least 2.")
         if config.shard and (config.lora or config.sampler):
             raise ConfigError(
                 "shard=true trains all weights, sharded over the processes that also sample: leave out lora and "
@@ -85,9 +83,7 @@ class WeightsSpec:
                 "would grade itself."
             )
         if reward.asks and torch_name(judge) == self.config.model:
-            raise ConfigError(
-                "The judge is the model that is trained, which would grade itself: name another one."
-            )
+            raise ConfigError("The judge is the model that is trained, which would grade itself: name another one.")
         return judge
 
     @property

@@ -25,14 +25,10 @@ class GraphConfig(Config):
     designer: str = Field(
         "", description="model that designs graphs and roles, for search=evolution or lessons and for recruit"
     )
-    roles: tuple[str, ...] = Field(
-        (), description="names of the roles to build from; by default all usable ones"
-    )
+    roles: tuple[str, ...] = Field((), description="names of the roles to build from; by default all usable ones")
     roles_file: str = Field("", description="TOML file with your own roles")
     recruit: int = Field(
-        0,
-        ge=0,
-        description="maximum roles that a model may propose; each must improve the reward to be admitted",
+        0, ge=0, description="maximum roles that a model may propose; each must improve the reward to be admitted"
     )
     # The search.
     search: Search = Field("hrpo", description="search method for graphs")
@@ -47,13 +43,11 @@ class GraphConfig(Config):
     )
     rationality_weight: float = Field(0.05, ge=0, description="penalty on agents and edges without benefit")
     process: str = Field(
-        "",
-        description='"module:function" with process rewards for agents: f(context, outcome); see docs/graphs.md',
+        "", description='"module:function" with process rewards for agents: f(context, outcome); see docs/graphs.md'
     )
     credit: int = Field(8, ge=0, description="ablation runs per step, each without one agent or edge")
     inner: bool = Field(
-        True,
-        description="also grade answers of inner agents, without extra calls; off if the reward asks a model",
+        True, description="also grade answers of inner agents, without extra calls; off if the reward asks a model"
     )
     # Ablations of HRPO, and its parameters.
     action_reward: bool = Field(True, description="ablation: reward single actions of the construction")
@@ -66,18 +60,14 @@ class GraphConfig(Config):
         description='"on" accepts a design only if it scores better on validation rows; "off" accepts what the '
         "search ends with",
     )
-    alpha: float = Field(
-        0.05, gt=0, lt=1, description="probability that a run accepts a design that is no better"
-    )
+    alpha: float = Field(0.05, gt=0, lt=1, description="probability that a run accepts a design that is no better")
     gate_rows: int = Field(200, ge=1, description="maximum validation rows for comparing candidates")
     # Limits of one graph run, which an artefact keeps for later use.
     node_seconds: float = Field(300.0, gt=0, description="timeout of one agent in a graph, in seconds")
     graph_calls: int | None = Field(64, ge=1, description="maximum calls of one graph run")
     graph_tokens: int | None = Field(None, ge=1, description="maximum tokens of one graph run")
     graph_usd: float | None = Field(None, gt=0, description="maximum dollars of one graph run")
-    graph_concurrency: int | None = Field(
-        None, ge=1, description="maximum concurrent agents of one graph run"
-    )
+    graph_concurrency: int | None = Field(None, ge=1, description="maximum concurrent agents of one graph run")
 
     @field_validator("roles", mode="before")
     @classmethod

@@ -50,9 +50,7 @@ def find_graph_arm(source: str) -> MeasureArm | None:
     return partial(run_graphs, design, roles, own)
 
 
-def run_graphs(
-    design: Design, roles: Roles, own: Mapping[str, Any], lessons: ExperienceSpec
-) -> Plan[list[Group]]:
+def run_graphs(design: Design, roles: Roles, own: Mapping[str, Any], lessons: ExperienceSpec) -> Plan[list[Group]]:
     """Run a design on the test rows, with the model, the settings and the judge of the other arms."""
     # The same model, limits and judge as the other arms; only the graph's own settings differ.
     task = lessons.task

@@ -56,9 +56,7 @@ def count_calls(spec: GraphSpec, gate_rows: int) -> dict[str, int]:
     batch, sizing = min(config.batch_size, train), min(SIZING_ROWS, train)
 
     # Runs of graphs, among them runs of a single agent as the baseline.
-    proposing = min(PROBE_ROWS, train) + config.recruit * 2 * min(
-        max(0, train - PROBE_ROWS), config.gate_rows
-    )
+    proposing = min(PROBE_ROWS, train) + config.recruit * 2 * min(max(0, train - PROBE_ROWS), config.gate_rows)
     at_gate = count_halving_rollouts(gate_rows, 1) + 3 * sizing + (proposing if config.recruit else 0)
     runs = {
         "graphs": config.steps * (batch * (config.group_size + 1) + config.credit),
@@ -66,11 +64,7 @@ def count_calls(spec: GraphSpec, gate_rows: int) -> dict[str, int]:
         # One agent, the design, and one agent with the tokens of the design.
         "measuring": 3 * test * config.samples,
     }
-    single = {
-        "graphs": config.steps * batch,
-        "gate": 2 * sizing * config.samples,
-        "measuring": test * config.samples,
-    }
+    single = {"graphs": config.steps * batch, "gate": 2 * sizing * config.samples, "measuring": test * config.samples}
     calls = {part: (runs[part] - single[part]) * config.agents + single[part] for part in runs}
 
     # Models that design, propose roles or grade.

@@ -124,9 +124,7 @@ class GraphSpec:
         """Return the settings that all nodes of a graph share."""
         config = self.config
         own = tuple(tool.tool.name for tool in self.task.tools)
-        return Team(
-            self.catalogue, config.model, sampling, self.tools, config.turns, config.calling, payer, own
-        )
+        return Team(self.catalogue, config.model, sampling, self.tools, config.turns, config.calling, payer, own)
 
     def query_of(self, row: Example) -> Query:
         """Return a row as searchers see it."""

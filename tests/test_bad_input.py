@@ -72,9 +72,7 @@ def graded_by(body: str) -> Case:
 
     def prepare(place: Place) -> list[Any]:
         arguments = improving(reward="mine:grade")(place)
-        source = (
-            f"seen = []\ndef grade(prediction, target):\n    seen.append(1)\n    if len(seen) > 40: {body}\n"
-        )
+        source = f"seen = []\ndef grade(prediction, target):\n    seen.append(1)\n    if len(seen) > 40: {body}\n"
         (place.folder / "task/mine.py").write_text(source + "    return float(prediction == target)\n")
         return arguments
 

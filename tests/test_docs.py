@@ -58,12 +58,7 @@ def resolves(reference: str) -> bool:
 
 def read_commands(text: str) -> Iterator[list[str]]:
     """Yield the words after `edgewise` of each command in blocks of shell and in inline code."""
-    lines = [
-        line
-        for _, kind, block in BLOCK.findall(text)
-        if kind in ("sh", "bash", "")
-        for line in block.split("\n")
-    ]
+    lines = [line for _, kind, block in BLOCK.findall(text) if kind in ("sh", "bash", "") for line in block.split("\n")]
     lines += re.findall(r"^    (edgewise .+|.*cli\.app .+)$", text, re.MULTILINE)
     lines = "\n".join(lines).replace("\\\n", " ").split("\n")
     for line in [*lines, *(" ".join(match.split()) for match in INLINE.findall(text))]:
@@ -87,9 +82,7 @@ def check_command(words: list[str]) -> str:
         if rest[0] not in command.commands:
             return f"no command {rest[0]!r}"
         command = command.commands[rest.pop(0)]
-    known = {option for param in command.params for option in (*param.opts, *param.secondary_opts)} | {
-        "--help"
-    }
+    known = {option for param in command.params for option in (*param.opts, *param.secondary_opts)} | {"--help"}
     for option, value in zip(rest, [*rest, ""][1:], strict=True):
         name = option.strip("[]").partition("=")[0]
         if name.startswith("--") and name not in known:
@@ -118,11 +111,7 @@ def test_files_exist(name: str):
 @pytest.mark.parametrize("name", [*NAMES, *EXAMPLES])
 def test_python_parses_and_its_imports_resolve(name: str):
     text = (ROOT / name).read_text("utf-8")
-    blocks = (
-        [text]
-        if name.endswith(".py")
-        else [block for _, kind, block in BLOCK.findall(text) if kind == "python"]
-    )
+    blocks = [text] if name.endswith(".py") else [block for _, kind, block in BLOCK.findall(text) if kind == "python"]
     for block in blocks:
         compile(block, name, "exec", ast.PyCF_ALLOW_TOP_LEVEL_AWAIT)
         for node in ast.walk(ast.parse(block)):

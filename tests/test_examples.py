@@ -72,11 +72,7 @@ def test_the_teaching_script_runs_on_any_model(tmp_path: Path):
             ["<think>a</think><answer>1</answer>", "<think>\n\n</think><answer>0</answer>"],
             ["before", "after thought dropout", "after GRPO"],
         ),
-        (
-            "skywork_mpo.py",
-            ["cat bread Norway.", "cat bread Norway"],
-            ["before", "after MPO", "after MPO and GRPO"],
-        ),
+        ("skywork_mpo.py", ["cat bread Norway.", "cat bread Norway"], ["before", "after MPO", "after MPO and GRPO"]),
     ],
 )
 def test_scripts_of_several_stages_print_what_each_brought(

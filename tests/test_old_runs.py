@@ -181,9 +181,7 @@ def test_lessons_are_shown_and_measured(edgewise: Any) -> None:
     assert "6 lessons" in edgewise("library", "show", "colours_stopped@1").out
     assert len(edgewise("library", "log", "colours_whole").out.splitlines()) >= 2
     arms = [word for place in places for word in ("--artifact", place)]
-    done = edgewise(
-        "evaluate", "colours", *arms, "--run", "four", "--model", "scripted/players:colours", "--json"
-    )
+    done = edgewise("evaluate", "colours", *arms, "--run", "four", "--model", "scripted/players:colours", "--json")
     found = means(done)
     expected = measured("colours_whole")
     assert found.pop("unchanged") == expected["before"]
@@ -192,9 +190,7 @@ def test_lessons_are_shown_and_measured(edgewise: Any) -> None:
 
 def test_a_measurement_taken_up_again_asks_nothing(edgewise: Any) -> None:
     before = read("colours_measured/result.json")
-    done = edgewise(
-        "evaluate", "colours", "--artifact", "colours_whole", "--run", "colours_measured", "--json"
-    )
+    done = edgewise("evaluate", "colours", "--artifact", "colours_whole", "--run", "colours_measured", "--json")
     assert asked() == 0
     same(before, json.loads(done.out))
 
@@ -213,9 +209,7 @@ def test_a_store_has_its_history(edgewise: Any) -> None:
     assert edgewise("library", "diff", "team.sqlite@1", "team.sqlite").out.count("+ ") == 5
     exported = json.loads(edgewise("library", "export", "team.sqlite@2", "--as", "json").out)
     kept = read("shared_whole/artifact/library.json")
-    assert keys(exported) == keys(kept) and [x["id"] for x in exported["lessons"]] == [
-        x["id"] for x in kept["lessons"]
-    ]
+    assert keys(exported) == keys(kept) and [x["id"] for x in exported["lessons"]] == [x["id"] for x in kept["lessons"]]
 
 
 def test_a_store_is_changed_further(edgewise: Any) -> None:
@@ -243,9 +237,7 @@ def test_a_stopped_run_of_a_shared_library_goes_on_and_hands_back(edgewise: Any)
 # ---- graphs ----------------------------------------------------------------------------------------------
 
 
-def test_a_stopped_search_for_graphs_goes_on_and_ends_as_one_that_was_not(
-    edgewise: Any, one_thread: None
-) -> None:
+def test_a_stopped_search_for_graphs_goes_on_and_ends_as_one_that_was_not(edgewise: Any, one_thread: None) -> None:
     paid = recorded("sums_stopped")
     edgewise("improve", "sums", "--by", "graph", "--run", "sums_stopped")
     assert paid == 130 and asked() == calls("sums_whole") - paid

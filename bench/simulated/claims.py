@@ -59,9 +59,7 @@ def strategies(rows: int = 24, held: int = 32) -> tuple[Words, list[Example]]:
     def start(policy: Softmax, rng: np.random.Generator) -> None:
         set_first(policy, "any", dict(zip(useful, 0.15 * chances / chances.sum(), strict=True)))
 
-    train, test = (
-        [Example(name, user(f"any {name}")) for name in solves if name[0] == kind] for kind in "rh"
-    )
+    train, test = ([Example(name, user(f"any {name}")) for name in solves if name[0] == kind] for kind in "rh")
     return Words(tuple(train), solves, start, useful + junk, 2, end=8.0), test
 
 
@@ -81,12 +79,8 @@ def thinking(rows: int = 18, length: int = 12) -> Words:
             table[:, :, 0], table[:, :, 1 + len(answers)] = -4.0, np.log(len(answers) * 4.0)
             table[:, 1 : 1 + len(answers), 0] = 8.0
 
-    right = {
-        name: tuple("t" * n + goal for n in range(least, length - 1)) for name, (goal, least) in goals.items()
-    }
-    return Words(
-        tuple(Example(name, user(name)) for name in goals), right, start, answers + "t", length, end=0.0
-    )
+    right = {name: tuple("t" * n + goal for n in range(least, length - 1)) for name, (goal, least) in goals.items()}
+    return Words(tuple(Example(name, user(name)) for name in goals), right, start, answers + "t", length, end=0.0)
 
 
 def spelled(rows: Sequence[Example], chances: Mapping[str, float], hint: float = 4.0) -> Words:
@@ -115,9 +109,7 @@ def kinds(groups: int = 12, each: int = 4) -> Words:
     rng = np.random.default_rng(0)
     words = {f"k{kind}": "".join(rng.choice(list("abcdefgh"), 3)) for kind in range(groups)}
     rows = [
-        Example(f"{kind}x{n}", user(f"{kind}x{n} {kind}"), word)
-        for kind, word in words.items()
-        for n in range(each)
+        Example(f"{kind}x{n}", user(f"{kind}x{n} {kind}"), word) for kind, word in words.items() for n in range(each)
     ]
     return spelled(rows, {row.id: 0.3 if row.id.endswith("x0") else 0.01 for row in rows}, hint=1.5)
 

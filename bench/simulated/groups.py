@@ -76,8 +76,7 @@ class World:
         yield from ()
         passed = self.rng.random(count) < self.rates[int(example.id)]
         return tuple(
-            Rollout(example.id, "solver", start + i, TOLD, "stop", Score(float(one)))
-            for i, one in enumerate(passed)
+            Rollout(example.id, "solver", start + i, TOLD, "stop", Score(float(one))) for i, one in enumerate(passed)
         )
 
     def queue(self) -> tuple[Example, ...]:
@@ -149,9 +148,7 @@ def measure(rates_of: Callable[[np.random.Generator], np.ndarray], seeds: int) -
     """The figures of every arm, over the same draws of pass rates."""
     rates = [rates_of(np.random.default_rng(derive_seed(n, "rates"))) for n in range(seeds)]
     runs = {name: [run(arm, n, drawn) for n, drawn in enumerate(rates)] for name, arm in ARMS.items()}
-    return {
-        name: {key: np.array([one[key] for one in some]) for key in some[0]} for name, some in runs.items()
-    }
+    return {name: {key: np.array([one[key] for one in some]) for key in some[0]} for name, some in runs.items()}
 
 
 def mean_of(found: Found) -> dict[str, dict[str, float]]:
@@ -176,8 +173,7 @@ def main() -> int:
     for spread, arms in means.items():
         show(spread, arms)
     figures = {
-        spread: {name: round(mean["signal"], 3) for name, mean in arms.items()}
-        for spread, arms in means.items()
+        spread: {name: round(mean["signal"], 3) for name, mean in arms.items()} for spread, arms in means.items()
     }
     wide = means[WIDE]
     ratio = {key: wide["all"][key] / wide["fixed n = 5"][key] for key in wide["all"]}

@@ -66,18 +66,14 @@ class Simulated:
 
 
 def examples(prefix: str, count: int) -> tuple[Example, ...]:
-    return tuple(
-        Example(f"{prefix}{n}", (Message("user", f"row {prefix}{n}"),), target=RIGHT) for n in range(count)
-    )
+    return tuple(Example(f"{prefix}{n}", (Message("user", f"row {prefix}{n}"),), target=RIGHT) for n in range(count))
 
 
 def task(train: int, validation: int, test: int) -> Task:
     """A task of so many rows."""
     rows = [{"id": f"{n}", "n": n, "target": RIGHT} for n in range(10)]
     empty = Task.from_rows(rows, prompt="row {n}", id="id", reward=resolve_reward("exact"))
-    return replace(
-        empty, train=examples("t", train), validation=examples("v", validation), test=examples("h", test)
-    )
+    return replace(empty, train=examples("t", train), validation=examples("v", validation), test=examples("h", test))
 
 
 def spread(rng: np.random.Generator, task: Task, mean: float = 0.5) -> dict[str, float]:

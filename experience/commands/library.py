@@ -8,13 +8,7 @@ from edgewise.experience.formats import library_files
 from edgewise.experience.guard.guard import Guard
 from edgewise.experience.library.diff import count_lessons, diff, summarize
 from edgewise.experience.library.library import Lesson, Library, make_lesson
-from edgewise.experience.library.merge import (
-    AddResult,
-    Side,
-    add_lessons,
-    merge,
-    resolve_conflicts,
-)
+from edgewise.experience.library.merge import AddResult, Side, add_lessons, merge, resolve_conflicts
 from edgewise.experience.store import history
 from edgewise.experience.store.checkout import author_or_user
 from edgewise.experience.store.reference import (
@@ -90,9 +84,7 @@ def log(lib: str) -> Output:
         entries = history.read_run_log(reference.path)
     else:
         raise LibraryError(f"{lib} has no history; stores and run directories have.")
-    lines = [
-        line for entry in entries for line in (entry.text, *(f"     {detail}" for detail in entry.details))
-    ]
+    lines = [line for entry in entries for line in (entry.text, *(f"     {detail}" for detail in entry.details))]
     return Output(lines, [entry.data for entry in entries])
 
 
@@ -177,11 +169,7 @@ class NothingChanged(Exception):
 
 
 def commit_change(
-    store: Store,
-    reference: LibraryReference,
-    change: Callable[[Library], Library],
-    message: str,
-    author: str | None,
+    store: Store, reference: LibraryReference, change: Callable[[Library], Library], message: str, author: str | None
 ) -> Output:
     """Commit a change of the newest version, unless it changes nothing."""
     before = Library()

@@ -94,11 +94,7 @@ def summarise_rollout(distiller: Distiller, example: Example, rollout: Rollout) 
 
 
 def compare_summaries(
-    distiller: Distiller,
-    example: Example,
-    rollouts: Sequence[Rollout],
-    summaries: Sequence[str],
-    library: Library,
+    distiller: Distiller, example: Example, rollouts: Sequence[Rollout], summaries: Sequence[str], library: Library
 ) -> Plan[Comparison]:
     """
     Estimate the group's semantic advantage: why winners won and losers lost, as operations on the library.
@@ -119,9 +115,7 @@ def compare_summaries(
     return Comparison(tuple(summaries), proposals[:most], proposals[most:])
 
 
-def update_library(
-    distiller: Distiller, library: Library, proposals: Sequence[Operation]
-) -> Plan[Operations]:
+def update_library(distiller: Distiller, library: Library, proposals: Sequence[Operation]) -> Plan[Operations]:
     """
     Fuse a batch's proposals into the final operations, in one call; none is made without proposals.
 
@@ -163,9 +157,7 @@ def merge_origins(proposals: Iterable[Operation]) -> dict[str, tuple[str, ...]]:
     }
 
 
-def _request_operations(
-    distiller: Distiller, example: str, system: str, parts: Sequence[str]
-) -> Plan[Operations]:
+def _request_operations(distiller: Distiller, example: str, system: str, parts: Sequence[str]) -> Plan[Operations]:
     """Request operations; answer an unreadable reply with the problem, up to `attempts` times."""
     prompt = (Message("system", system + prompts.ACTIONS), Message("user", "\n\n".join(parts)))
     messages, problem = prompt, ""

@@ -124,9 +124,7 @@ def estimate_effects(exposures: Sequence[Exposure]) -> dict[str, Effect]:
 def attach_effects(library: Library, exposures: Sequence[Exposure]) -> Library:
     """Return the library with the effects that the exposures measure; other lessons stay as they are."""
     effects = estimate_effects(exposures)
-    return library.with_lessons(
-        replace(x, effect=effects.get(measurement_key(x), x.effect)) for x in library.lessons
-    )
+    return library.with_lessons(replace(x, effect=effects.get(measurement_key(x), x.effect)) for x in library.lessons)
 
 
 def _number(names: Sequence[Hashable]) -> Integers:

@@ -48,9 +48,7 @@ def sample_subset(library: Library, share: float, seed: int) -> Library:
     )
 
 
-def record_exposure(
-    group: str, library: Library, shown: Library, reward: float | None, row: str = ""
-) -> Exposure:
+def record_exposure(group: str, library: Library, shown: Library, reward: float | None, row: str = "") -> Exposure:
     """
     Return the exposure of a rollout that was shown `shown`, a subset of `library`.
 

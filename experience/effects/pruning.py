@@ -39,9 +39,7 @@ def prune(
             continue
         required = confidence(lesson) if callable(confidence) else confidence
         if not 0.5 <= required < 1:
-            raise ValueError(
-                f"the confidence that a lesson is harmful is {required}; it must be from 0.5 to below 1"
-            )
+            raise ValueError(f"the confidence that a lesson is harmful is {required}; it must be from 0.5 to below 1")
 
         # The bound at another confidence, as the interval is taken for normal: scaled by z(confidence) / z(0.975).
         narrowed = NormalDist().inv_cdf(required) / Z_975
@@ -103,6 +101,4 @@ def pool_effects(one: Effect | None, other: Effect) -> Effect:
     weights = [1 / (x.high - x.low) ** 2 for x in (one, other)]
     estimate = (weights[0] * one.estimate + weights[1] * other.estimate) / sum(weights)
     half = 0.5 / math.sqrt(sum(weights))
-    return Effect(
-        estimate, estimate - half, estimate + half, one.uses + other.uses, one.unused + other.unused
-    )
+    return Effect(estimate, estimate - half, estimate + half, one.uses + other.uses, one.unused + other.unused)

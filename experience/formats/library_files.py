@@ -85,9 +85,7 @@ def render(library: Library, kind: str, name: str = "edgewise-lessons") -> str:
 
     # agentskills.io wants a name of a-z, 0-9 and single hyphens, at most 64, and a description of one line.
     slug = re.sub(r"[^a-z0-9]+", "-", name.lower()).strip("-")[:64].strip("-") or "edgewise-lessons"
-    description = (
-        f"{len(library)} lessons learned from graded attempts at {slug}; use them when working on it."
-    )
+    description = f"{len(library)} lessons learned from graded attempts at {slug}; use them when working on it."
     # JSON strings are YAML strings, and need no rules for quotes.
     head = f"---\nname: {json.dumps(slug)}\ndescription: {json.dumps(description)}\n---\n\n# {slug}"
     parts = [head]
@@ -187,9 +185,7 @@ def _collect(source_format: str, read_texts: Callable[[LessonTexts], None]) -> I
     cleaned = _clean(Library(tuple(Lesson("", text) for text in lessons.texts)))
     by_id = {lesson.id: lesson for lesson in (make_lesson(x.text) for x in cleaned.library.lessons)}
     lessons.count("texts left out that repeat another", len(cleaned.library) - len(by_id))
-    return ImportedLibrary(
-        Library(tuple(by_id.values())), source_format, (*lessons.list_notes(), *cleaned.notes)
-    )
+    return ImportedLibrary(Library(tuple(by_id.values())), source_format, (*lessons.list_notes(), *cleaned.notes))
 
 
 def _clean(library: Library) -> ImportedLibrary:
@@ -204,6 +200,4 @@ def _clean(library: Library) -> ImportedLibrary:
         changes.count("empty lessons left out", not text)
         if text:
             lessons.append(replace(x, text=text))
-    return ImportedLibrary(
-        library.with_lessons(lessons), "a library of Edgewise", tuple(changes.list_notes())
-    )
+    return ImportedLibrary(library.with_lessons(lessons), "a library of Edgewise", tuple(changes.list_notes()))

@@ -73,9 +73,7 @@ class Guard:
         redacted, removals = redact(text)
         # Leaks and orders are looked for in the text as it came, since a placeholder could split them.
         leaks = [Finding("leak", f"It {reason}.") for reason in self.rows.find_leaks(text)]
-        injections = [
-            Finding("injection", f"It {reason}.") for reason in dict.fromkeys(find_injections(text))
-        ]
+        injections = [Finding("injection", f"It {reason}.") for reason in dict.fromkeys(find_injections(text))]
         private = [Finding(kind, f"It held {what}.") for what, kind in sorted(removals.items())]
 
         # "password: hunter2" leaves the word for a secret and no lesson.

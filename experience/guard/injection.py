@@ -15,9 +15,7 @@ from collections.abc import Iterator
 from edgewise.experience.guard.patterns import compile_injection_rules, get_pattern, read_tables
 from edgewise.experience.guard.private_data import PLACEHOLDER
 
-_LOOK_ALIKES = str.maketrans(
-    {look: letter for letter, looks in read_tables()["look_alikes"].items() for look in looks}
-)
+_LOOK_ALIKES = str.maketrans({look: letter for letter, looks in read_tables()["look_alikes"].items() for look in looks})
 # Digits and signs that are written for letters; a plain number stays one.
 _LEET = str.maketrans("013457@$!|", "oieastasil")
 _LEET_WORD = re.compile(r"(?<![\w@$!|])[^\W\d@$!|]{0,30}[013457@$!|][\w@$!|]*")

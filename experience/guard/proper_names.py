@@ -36,9 +36,7 @@ _CAPITALIZED = re.compile(r"(?<![^\W_])[^\W\d_a-z][^\W\d_A-Z]{2,}(?![\w@])")
 _OPENING = re.compile(r"(?:^|[.!?:;\n\"'“”‘’«„(\[{<>|*#•→`]|[-–—]\s|(?<!\w)\d+[.)])\s*$")
 _AFTER_CAPITALIZED = re.compile(r"[^\W\d_a-z][\w'’]*[ -]$")
 # In German every noun has a capital letter; words that only German has.
-_GERMAN = re.compile(
-    r"\b(?:und|der|das|dem|bei|nicht|ist|sind|für|oder|eine[mnrs]?|mit|zu|auf|wenn|werden|wird)\b"
-)
+_GERMAN = re.compile(r"\b(?:und|der|das|dem|bei|nicht|ist|sind|für|oder|eine[mnrs]?|mit|zu|auf|wenn|werden|wird)\b")
 _IDENTIFIER = re.compile(
     r"(?<![\w.])(?:[A-Za-z][A-Za-z0-9]*(?:_[A-Za-z0-9]+)+|[a-z][a-z0-9]+(?:[A-Z][a-z0-9]+)+)(?!\w)"
 )
@@ -110,17 +108,13 @@ def select_rare(items_of_rows: Sequence[set[T]], max_rows: int) -> dict[T, tuple
     return {item: rows for item, rows in rows_of.items() if len(rows) <= max_rows}
 
 
-def find_rare_people(
-    texts: Sequence[str], words_of_rows: Sequence[Sequence[str]], max_rows: int
-) -> frozenset[str]:
+def find_rare_people(texts: Sequence[str], words_of_rows: Sequence[Sequence[str]], max_rows: int) -> frozenset[str]:
     """Return the people of few rows: after a title or words like "regards", or two words never in lower case."""
     common = _find_lower_case(texts) | get_words("no_name", "known_names")
     frequency = Counter(word for words in words_of_rows for word in set(words))
 
     # Two words with capitals may be a product; a name's words are hardly in more rows than the name.
-    pairs = select_rare(
-        [{" ".join(name.split()) for name in _FULL_NAME.findall(text)} for text in texts], max_rows
-    )
+    pairs = select_rare([{" ".join(name.split()) for name in _FULL_NAME.findall(text)} for text in texts], max_rows)
     full = {
         name
         for name in pairs
@@ -131,8 +125,7 @@ def find_rare_people(
     addressed = {
         name
         for name in select_rare(matches, max_rows)
-        if not any(part.lower() in common for part in name.split())
-        and frequency[fold(name.split()[-1])] <= max_rows
+        if not any(part.lower() in common for part in name.split()) and frequency[fold(name.split()[-1])] <= max_rows
     }
     return frozenset(full | addressed | {name.split()[-1] for name in addressed})
 

@@ -38,9 +38,7 @@ MIN_ANSWER_WEIGHT = 2
 MANY_ROWS = 8
 """From so many rows on, an item of two rows is still rare."""
 
-_WORD = re.compile(
-    r"[\u3040-\u30ff\u3400-\u9fff\uac00-\ud7af]|[^\W_\u3040-\u30ff\u3400-\u9fff\uac00-\ud7af]+"
-)
+_WORD = re.compile(r"[\u3040-\u30ff\u3400-\u9fff\uac00-\ud7af]|[^\W_\u3040-\u30ff\u3400-\u9fff\uac00-\ud7af]+")
 _TERM = re.compile(r"\d+(?:[.,:]\d+)*|[^\W\d_]+")
 _ENDING = re.compile(r"(?:ations?|ings?|ies|ied|ed|es|ers?|s|ly|e|y)$")
 _CODE = re.compile(r"(?<!\w)[#€$£]?\w+(?:[-:./,_]\w+)*")
@@ -152,18 +150,13 @@ class RowIndex:
         distinct = len(set(trigrams))
         return any(
             len(common) >= MIN_SHARED
-            and (
-                len(common) / distinct >= MIN_SHARE_OF_LESSON
-                or len(common) / self.sizes[row] >= MIN_SHARE_OF_ROW
-            )
+            and (len(common) / distinct >= MIN_SHARE_OF_LESSON or len(common) / self.sizes[row] >= MIN_SHARE_OF_ROW)
             for row, common in overlaps.items()
         )
 
     def _has_rewording(self, terms: Sequence[str]) -> bool:
         """Return whether many telling words and numbers of a single row stand close together."""
-        recent: defaultdict[int, deque[tuple[int, str]]] = defaultdict(
-            deque
-        )  # by row: its terms in the window
+        recent: defaultdict[int, deque[tuple[int, str]]] = defaultdict(deque)  # by row: its terms in the window
         for position, term in enumerate(terms):
             for row in self.terms.get(term, ()):
                 window = recent[row]

@@ -52,10 +52,7 @@ def diff(before: Library, after: Library) -> tuple[Change, ...]:
         if id not in old:
             changes.append(Change(id, "lesson", None, lesson))
             continue
-        pairs = (
-            (field.name, getattr(old[id], field.name), getattr(lesson, field.name))
-            for field in fields(Lesson)
-        )
+        pairs = ((field.name, getattr(old[id], field.name), getattr(lesson, field.name)) for field in fields(Lesson))
         changes += [Change(id, name, a, b) for name, a, b in pairs if a != b]
 
     # Additions and removals move nothing: the order is compared on what both have.

@@ -117,9 +117,7 @@ class Library:
         while library.lessons and (len(library) > max_lessons or library.tokens > max_tokens):
             lowest = min(library.lessons, key=rank)
             if lowest.locked:
-                raise ConfigError(
-                    f"The locked lessons alone pass {max_lessons} lessons or {max_tokens:,} tokens."
-                )
+                raise ConfigError(f"The locked lessons alone pass {max_lessons} lessons or {max_tokens:,} tokens.")
             library = library.with_lessons(x for x in library.lessons if x is not lowest)
         return library
 

@@ -211,16 +211,8 @@ def _merge_lesson(
         survivor = ours or theirs
         assert base and survivor
         if survivor.locked and not base.locked:
-            return (
-                survivor,
-                None,
-                f"{survivor.id} is locked on one side and stays, though the other deleted it",
-            )
-        if (_wording(survivor), survivor.always, survivor.locked) == (
-            _wording(base),
-            base.always,
-            base.locked,
-        ):
+            return (survivor, None, f"{survivor.id} is locked on one side and stays, though the other deleted it")
+        if (_wording(survivor), survivor.always, survivor.locked) == (_wording(base), base.always, base.locked):
             return None, None, f"{survivor.id} was deleted on one side and goes; the other only measured it"
         reason = "changed on one side and deleted on the other"
         return ours, MergeConflict(base.id, reason, ours, theirs), ""
@@ -314,9 +306,7 @@ def _join(winner: Lesson, loser: Lesson) -> Lesson:
 
 def _order_ids(old: dict[str, Lesson], mine: dict[str, Lesson], other: dict[str, Lesson]) -> list[str]:
     """Return all ids, in our order and then what is new; in theirs where only they changed the order."""
-    has_moved = [
-        [id for id in old if id in side] != [id for id in side if id in old] for side in (mine, other)
-    ]
+    has_moved = [[id for id in old if id in side] != [id for id in side if id in old] for side in (mine, other)]
     first, second = (other, mine) if has_moved == [False, True] else (mine, other)
     return list(dict.fromkeys([*first, *second]))
 

@@ -11,15 +11,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Literal, get_args
 
-from pydantic import (
-    AliasChoices,
-    BaseModel,
-    ConfigDict,
-    Field,
-    ValidationError,
-    ValidationInfo,
-    field_validator,
-)
+from pydantic import AliasChoices, BaseModel, ConfigDict, Field, ValidationError, ValidationInfo, field_validator
 
 from edgewise.experience.guard.guard import Guard
 from edgewise.experience.library.library import Kind, Lesson, Library, make_lesson
@@ -105,12 +97,7 @@ def parse(text: str) -> tuple[Operation, ...]:
 
 
 def apply(
-    library: Library,
-    operations: Sequence[Operation],
-    *,
-    born: int,
-    words: int = 32,
-    guard: Guard | None = None,
+    library: Library, operations: Sequence[Operation], *, born: int, words: int = 32, guard: Guard | None = None
 ) -> tuple[Library, tuple[OperationOutcome, ...]]:
     """
     Apply operations in order and return the library with the outcome of each.

@@ -12,9 +12,7 @@ from edgewise.toolkit.serve.server import merge_sampling
 from edgewise.toolkit.types import Plan, Reply, Request
 
 
-def build_answerer(
-    artifact: Artifact, model: str, client: ModelClient
-) -> Callable[[Request], Awaitable[Reply]]:
+def build_answerer(artifact: Artifact, model: str, client: ModelClient) -> Callable[[Request], Awaitable[Reply]]:
     """
     Return a function that answers requests by `model`, through `client`, with an artefact's lessons.
 

@@ -36,9 +36,7 @@ _WORD = re.compile(
     r"[^\x00-\x2f\x3a-\x40\x5b-\x60\x7b-\xa9\s\u2000-\u206f\u3000-\u3004\u3008-\u3020\uff01-\uff0f\uff1a-\uff20]{1,64}"
 )
 # Scripts written without blanks (Thai to Burmese, Khmer, kana, Han): here every pair of signs is a word.
-_UNSPACED = re.compile(
-    r"[\u0e00-\u109f\u1780-\u17ff\u3040-\u30ff\u3400-\u9fff\uf900-\ufaff\U00020000-\U0003ffff]+"
-)
+_UNSPACED = re.compile(r"[\u0e00-\u109f\u1780-\u17ff\u3040-\u30ff\u3400-\u9fff\uf900-\ufaff\U00020000-\U0003ffff]+")
 
 
 class LessonIndex:

@@ -95,9 +95,7 @@ class Database:
         self._file = Path(address.database or "") if address.drivername == "sqlite" else None
         # Options are not printed: they may hold a password too.
         parts = address.username, None, address.host, address.port, address.database
-        self.location = (
-            str(address.database) if self._file else sa.URL.create("postgresql", *parts).render_as_string()
-        )
+        self.location = str(address.database) if self._file else sa.URL.create("postgresql", *parts).render_as_string()
         self._is_ready = False
         self._engine = _create_engine(address, wait)
         try:

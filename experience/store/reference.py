@@ -98,9 +98,7 @@ def load_library(reference: LibraryReference) -> LoadedLibrary:
     if path.name == MANIFEST:
         return _load_from_artifact(path.parent, reference.name)
     if reference.name:
-        raise LibraryError(
-            f"{reference.location} is a single library, so it holds no library {reference.name!r}."
-        )
+        raise LibraryError(f"{reference.location} is a single library, so it holds no library {reference.name!r}.")
     file = library_files.read(path)
     return LoadedLibrary(file.library, f"{reference.location} ({file.source_format})", notes=file.notes)
 
@@ -188,12 +186,8 @@ def _load_from_artifact(path: Path, name: str = "") -> LoadedLibrary:
             raise LibraryError(f"{path} is no store, so it holds no library {name!r}.")
         raise LibraryError(f"{path} has no library {name!r}: its libraries are {', '.join(names)}.")
     if names and not name:
-        raise LibraryError(
-            f"{path} has several libraries ({', '.join(names)}): name one, such as {path}#{names[0]}."
-        )
-    data = next(
-        (artifact.files[file][name] for file in SEVERAL if name in artifact.files.get(file, {})), None
-    )
+        raise LibraryError(f"{path} has several libraries ({', '.join(names)}): name one, such as {path}#{names[0]}.")
+    data = next((artifact.files[file][name] for file in SEVERAL if name in artifact.files.get(file, {})), None)
     data = data or artifact.library
     if data is None:
         raise LibraryError(f"{path} is an artefact without a library.")

@@ -173,9 +173,7 @@ class Store:
             query = select(commits.c.number).where(commits.c.name == name, commits.c.id == parent)
             rows = self._database.fetch_rows(query)
             if not rows:
-                raise LibraryError(
-                    f"There is no commit {parent!r} of {name!r} in {self.location} to build on."
-                )
+                raise LibraryError(f"There is no commit {parent!r} of {name!r} in {self.location} to build on.")
             number += rows[0].number
 
         # The compare-and-swap. A unique index refuses the row where its number or its key is taken.

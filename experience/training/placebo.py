@@ -23,9 +23,7 @@ climbing beans to poles mulch paths with straw harvest herbs before flowering st
 """.split()
 
 
-def build_placebo_arms(
-    spec: ExperienceSpec, library: Library, groups: Sequence[Group]
-) -> Plan[dict[str, Library]]:
+def build_placebo_arms(spec: ExperienceSpec, library: Library, groups: Sequence[Group]) -> Plan[dict[str, Library]]:
     """Return the placebo arms of a learnt library, by name; `groups` are those of the first step."""
     # The rest of a step, on noise: compare each group, then take the best guess of the candidates.
     start = spec.start_library

@@ -35,9 +35,7 @@ def run_step(
     # Sample, compare and propose: candidate libraries from a search, from the tasks alone, or from groups.
     if config.proposer == "gepa":
         calls = len(batch) * config.group_size
-        yield StageStarted(
-            f"step {number}, epoch {epoch}: GEPA searches on {len(batch)} rows with {calls} rollouts"
-        )
+        yield StageStarted(f"step {number}, epoch {epoch}: GEPA searches on {len(batch)} rows with {calls} rollouts")
         groups, candidates = yield from gepa.search(spec, library, batch, number)
         check_alive([rollout for group in groups for rollout in group.rollouts], needs_score=True)
         studies = [GroupStudy(group) for group in groups]
@@ -100,9 +98,7 @@ def study_groups(
     return studies, exposures
 
 
-def study_group(
-    spec: ExperienceSpec, library: Library, row: Example, pool: rollouts.LessonPool
-) -> Plan[GroupStudy]:
+def study_group(spec: ExperienceSpec, library: Library, row: Example, pool: rollouts.LessonPool) -> Plan[GroupStudy]:
     """Sample one group and compare it at once."""
     group = yield from rollouts.sample_group(spec, row, pool)
     return (yield from compare_group(spec, library, group))

@@ -56,9 +56,7 @@ class PackedPrompts:
     lengths: Sequence[int]
     states: dict[int, Pair] = field(default_factory=dict)  # [H, N, D] a layer
 
-    def attend(
-        self, layer: int, query: Tensor, key: Tensor, value: Tensor, options: AttentionOptions
-    ) -> Tensor:
+    def attend(self, layer: int, query: Tensor, key: Tensor, value: Tensor, options: AttentionOptions) -> Tensor:
         """Return attention [1, N, H g, D] of queries [1, H g, N, D], keys and values [1, H, N, D]; store these."""
         self.states[layer] = tuple(x[0].to(_stored_dtype(x)) for x in (key, value))
         parts = [states.split(list(self.lengths), 2) for states in (query, key, value)]
@@ -214,9 +212,7 @@ class KVCache:
         self.buckets = [bucket for bucket in buckets if bucket is not None]
         self._visible = {}
 
-    def attend(
-        self, layer: int, query: Tensor, key: Tensor, value: Tensor, options: AttentionOptions
-    ) -> Tensor:
+    def attend(self, layer: int, query: Tensor, key: Tensor, value: Tensor, options: AttentionOptions) -> Tensor:
         """Store keys and values [R, H, 1, D]; return attention [R, 1, H g, D] of queries [R, H g, 1, D]."""
         keys, values = self._append(layer, (key, value))
         rows, heads, _, width = key.shape
@@ -248,9 +244,7 @@ class KVCache:
         """Write the states of the new token to a layer's, and return these, [R, H, written + 1, D]."""
         pair = self._states.get(layer)
         if pair is None:
-            pair = tuple(
-                x.new_zeros((*x.shape[:2], INITIAL_ROOM, x.shape[3]), dtype=_stored_dtype(x)) for x in token
-            )
+            pair = tuple(x.new_zeros((*x.shape[:2], INITIAL_ROOM, x.shape[3]), dtype=_stored_dtype(x)) for x in token)
         elif pair[0].shape[2] == self.written:
             pair = tuple(torch.cat([x, torch.zeros_like(x)], 2) for x in pair)
         self._states[layer] = pair

@@ -42,9 +42,7 @@ def compute_logps(
     that can't share prompts, and for sequences longer than its context.
     """
     # A reply ends with the last token that counts; the mask may have gaps.
-    ends = (
-        (batch.mask * torch.arange(1, batch.mask.shape[1] + 1)).amax(1).tolist() if batch.mask.numel() else []
-    )
+    ends = (batch.mask * torch.arange(1, batch.mask.shape[1] + 1)).amax(1).tolist() if batch.mask.numel() else []
     ends = ends or [0] * len(batch)
     layout = pack_sequences(batch.prompts, batch.ids, ends, policy.device)
     if layout.longest >= policy.context_length:
@@ -105,14 +103,7 @@ def _score_row(
     transform = LogitTransform(scale, getattr(config, "final_logit_softcapping", None), temperature)
     head = model.get_output_embeddings()
     return score_tokens(
-        states,
-        head.weight,
-        head.bias,
-        layout.source_of,
-        layout.targets,
-        transform,
-        entropy=entropy,
-        chunk=chunk,
+        states, head.weight, head.bias, layout.source_of, layout.targets, transform, entropy=entropy, chunk=chunk
     )
 
 

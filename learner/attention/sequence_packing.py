@@ -156,9 +156,7 @@ def pack_sequences(
 
     row: list[int] = []
     positions: list[int] = []
-    index: list[
-        tuple[int, int, int]
-    ] = []  # of each token: the place that predicts it, its id, its place in `ids`
+    index: list[tuple[int, int, int]] = []  # of each token: the place that predicts it, its id, its place in `ids`
     buckets: list[Bucket] = []
     words = ids.tolist()
     for groups in _bucket_groups(distinct):
@@ -202,10 +200,7 @@ def _bucket_groups(groups: Sequence[_Group]) -> Iterator[list[_Group]]:
 
     bucket: list[_Group] = []
     for group in sorted(groups, key=lambda g: g.shape):
-        if (
-            bucket
-            and count_pairs([*bucket, group]) > count_pairs(bucket) + count_pairs([group]) + BUCKET_COST
-        ):
+        if bucket and count_pairs([*bucket, group]) > count_pairs(bucket) + count_pairs([group]) + BUCKET_COST:
             yield bucket
             bucket = []
         bucket.append(group)

@@ -81,9 +81,7 @@ def install_attention(model: Any) -> None:
     try:
         model.set_attn_implementation(name)
     except ValueError as error:
-        raise ModelError(
-            f"{type(model).__name__} has an attention of its own that can't share prompts."
-        ) from error
+        raise ModelError(f"{type(model).__name__} has an attention of its own that can't share prompts.") from error
 
 
 def attend_shared_prefix(
@@ -119,9 +117,7 @@ class _SharedPrefixAttention(torch.autograd.Function):
     """Attention of a packed row: q [T, h, d], k [T, H, d], v [T, H, e] -> [T, h, e]."""
 
     @staticmethod
-    def forward(
-        ctx: Any, q: Tensor, k: Tensor, v: Tensor, layout: PackedLayout, options: AttentionOptions
-    ) -> Tensor:
+    def forward(ctx: Any, q: Tensor, k: Tensor, v: Tensor, layout: PackedLayout, options: AttentionOptions) -> Tensor:
         ctx.save_for_backward(q, k, v)
         ctx.layout, ctx.options = layout, options
         out = q.new_empty(*q.shape[:2], v.shape[2])
@@ -147,9 +143,7 @@ class _SharedPrefixAttention(torch.autograd.Function):
         return *grads, None, None
 
 
-def _split_bucket(
-    bucket: Bucket, q: Tensor, k: Tensor, v: Tensor, options: AttentionOptions
-) -> list["_AttentionPart"]:
+def _split_bucket(bucket: Bucket, q: Tensor, k: Tensor, v: Tensor, options: AttentionOptions) -> list["_AttentionPart"]:
     """Return the prompts of a bucket, and its replies if any has more than one token."""
     own = [bucket.prompts.unpack(x) for x in (q, k, v)]
     prompts = _AttentionPart(bucket, bucket.prompts, options, own)
@@ -215,11 +209,7 @@ class _AttentionPart:
         # Sums over blocks, of keys and values, in at least float32.
         exact = torch.promote_types(self.keys.dtype, torch.float32)
         own = [torch.zeros_like(x, dtype=exact) for x in (self.keys, self.values)]
-        shared = [
-            torch.zeros_like(x, dtype=exact)
-            for x in (self.context_keys, self.context_values)
-            if x is not None
-        ]
+        shared = [torch.zeros_like(x, dtype=exact) for x in (self.context_keys, self.context_values) if x is not None]
         for total, more in zip(own, extra or (), strict=False):
             total += more.view_as(total)
 
@@ -230,10 +220,7 @@ class _AttentionPart:
 
             # dS = P . (dP - rowsum(dP . P)), where dP = dO V^T is let go of at once
             ds = torch.ops.aten._softmax_backward_data(
-                self._multiply(do, self.values, self.context_values, b),
-                probabilities,
-                -1,
-                probabilities.dtype,
+                self._multiply(do, self.values, self.context_values, b), probabilities, -1, probabilities.dtype
             )
             ds = ds if cap_slope is None else ds * cap_slope
             # dQ = scale dS K
@@ -270,9 +257,7 @@ class _AttentionPart:
         # Without a window, own columns before a are visible to all rows of the block.
         window, end = self.options.window, self.context + b
         first = 0 if window is not None else a
-        scores[..., self.context + first : end] += causal_bias(a, b, window, scores.dtype, scores.device)[
-            ..., first:
-        ]
+        scores[..., self.context + first : end] += causal_bias(a, b, window, scores.dtype, scores.device)[..., first:]
         scores[..., end:] = -torch.inf
         if self.context:
             bias = self.bucket.context_bias(a, b, window, scores)

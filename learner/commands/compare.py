@@ -13,11 +13,7 @@ from edgewise.learner.comparison.lineup import Lineup, build_lineup, forecast_li
 from edgewise.learner.comparison.results import ComparisonResult
 from edgewise.learner.comparison.runner import run_comparison
 from edgewise.learner.comparison.tables import render_comparison
-from edgewise.learner.hardware.process_group import (
-    RANK_VARIABLES,
-    join_process_group,
-    read_launcher_variable,
-)
+from edgewise.learner.hardware.process_group import RANK_VARIABLES, join_process_group, read_launcher_variable
 from edgewise.learner.training.distributed_engine import lead
 from edgewise.toolkit.cli.models import pull_missing
 from edgewise.toolkit.cli.output import Output, check_models, collect_settings

@@ -52,9 +52,7 @@ class ImproveWeights(ImproveCommand):
             raise SystemExit(follow_leader(group))
         with lead(group) as leader:
             if replay:
-                raise ConfigError(
-                    "--replay answers from a journal; weights are trained, not asked: leave it out."
-                )
+                raise ConfigError("--replay answers from a journal; weights are trained, not asked: leave it out.")
             # With several processes the leader's engine runs every update on all of them.
             self._make = leader.make_engine
             return super().improve(run, lib=lib)

@@ -13,15 +13,11 @@ def methods(name: str | None, settings: Sequence[str]) -> Output:
         from edgewise.learner.methods.method import describe, override
         from edgewise.learner.methods.published import METHODS, find_method
     except ModuleNotFoundError as error:
-        raise ConfigError(
-            f"Methods of weights need {error.name}: pip install 'edgewise[learner]'."
-        ) from error
+        raise ConfigError(f"Methods of weights need {error.name}: pip install 'edgewise[learner]'.") from error
 
     if name is None:
         if settings:
-            raise ConfigError(
-                "--set changes one method: name it, as in edgewise methods dapo --set loss.high=0.3."
-            )
+            raise ConfigError("--set changes one method: name it, as in edgewise methods dapo --set loss.high=0.3.")
         width = max(map(len, METHODS))
         lines = [f"{key:<{width}}  {m.paper}  {m.differs}".rstrip() for key, m in METHODS.items()]
         data = [{"name": key, "paper": m.paper, "differs": m.differs} for key, m in METHODS.items()]

@@ -29,9 +29,7 @@ def compile_layers(model: Any, device: torch.device) -> None:
 
     layers = [part for part in model.modules() if isinstance(part, GradientCheckpointingLayer)]
     if not layers:
-        raise ConfigError(
-            f"{type(model).__name__} has no layers that can be compiled: leave out compile=true."
-        )
+        raise ConfigError(f"{type(model).__name__} has no layers that can be compiled: leave out compile=true.")
     if device.type == "cpu" and not shutil.which(os.environ.get("CXX", "g++")):
         raise ConfigError(
             "compile=true needs a C++ compiler on a CPU, and there is no g++: install one, or leave out compile=true."

@@ -40,9 +40,7 @@ def clipped(x: LossInputs, *, low: float = 0.2, high: float = 0.2, delta: float 
     return _clip(x.ratio, x.advantage, low, high, delta)
 
 
-def clipped_sequence(
-    x: LossInputs, *, low: float = 3e-4, high: float = 4e-4, delta: float | None = None
-) -> Tensor:
+def clipped_sequence(x: LossInputs, *, low: float = 3e-4, high: float = 4e-4, delta: float | None = None) -> Tensor:
     """- min(s A, clip(s, 1 - low, 1 + high) A), with one s = exp(mean over tokens of log r) for a sequence."""
     return _clip(_sequence_ratio(x), x.advantage, low, high, delta)
 
@@ -117,9 +115,7 @@ def plain(x: LossInputs) -> Tensor:
 
 
 @reads_columns("sampler_logp")
-def clipped_to_sampler(
-    x: LossInputs, *, low: float = 0.2, high: float = 0.2, delta: float | None = None
-) -> Tensor:
+def clipped_to_sampler(x: LossInputs, *, low: float = 0.2, high: float = 0.2, delta: float | None = None) -> Tensor:
     """As `clipped`, with the ratio to the policy that sampled each token, maybe in an earlier step."""
     old = x.column("sampler_logp")
     # A server that samples may state no log-probability; then the policy before the update stands in.
@@ -128,9 +124,7 @@ def clipped_to_sampler(
 
 
 @reads_columns("group", "rollout")
-def clipped_trajectory(
-    x: LossInputs, *, low: float = 0.2, high: float = 0.2, delta: float | None = None
-) -> Tensor:
+def clipped_trajectory(x: LossInputs, *, low: float = 0.2, high: float = 0.2, delta: float | None = None) -> Tensor:
     """- min(u A, clip(u, 1 - low, 1 + high) A), with one u = product of r over all tokens and steps of a rollout."""
     rollout = x.column("rollout")  # [b, 1]
     total = (rollout == rollout.T).to(x.logp.dtype) @ x.sum(x.log_ratio)
@@ -149,9 +143,7 @@ def discriminated(x: LossInputs, *, tau: float = 10.0) -> Tensor:
     same, score, sign = _same_group(x), x.mean(x.logp), x.advantage[:, :1]  # [b, b], [b, 1], [b, 1]
     is_wrong = sign < 0
     # Rows of right replies get themselves alone, so that their logsumexp, which is not used, is finite.
-    rivals = torch.where(
-        is_wrong, same & is_wrong.T, torch.eye(len(same), dtype=torch.bool, device=same.device)
-    )
+    rivals = torch.where(is_wrong, same & is_wrong.T, torch.eye(len(same), dtype=torch.bool, device=same.device))
     count = rivals.sum(1, keepdim=True)
     worst = tau * ((score.T / tau).masked_fill(~rivals, -math.inf).logsumexp(1, keepdim=True) - count.log())
     return same.sum(1, keepdim=True) * torch.where(is_wrong, worst / count, -sign * score)
@@ -183,9 +175,7 @@ def enumerated(x: LossInputs, *, low: float = 0.2, high: float = 0.2, delta: flo
         """Return log q = log p(o_i) - log sum over the group of p(o_j), [b, 1]."""
         return total - total.T.masked_fill(~same, -math.inf).logsumexp(1, keepdim=True)
 
-    ratio = (
-        (log_share(x.sum(x.logp)) - log_share(x.sum(x.old_logp))).clamp(-MAX_LOG_RATIO, MAX_LOG_RATIO).exp()
-    )
+    ratio = (log_share(x.sum(x.logp)) - log_share(x.sum(x.old_logp))).clamp(-MAX_LOG_RATIO, MAX_LOG_RATIO).exp()
     return _clip(ratio, x.advantage[:, :1], low, high, delta)
 
 

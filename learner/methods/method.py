@@ -129,9 +129,7 @@ def compute_advantages(method: Method, table: Table) -> tuple[NDArray[np.bool_],
 
     advantages = method.advantage(part.select_columns(columns_of(method.advantage)))
     credits = np.zeros(len(table.rollout))  # [M]; `table.rollout` has the rollout of each step
-    credits[selection[table.rollout]] = method.credit(
-        part.select_columns(columns_of(method.credit)), advantages
-    )
+    credits[selection[table.rollout]] = method.credit(part.select_columns(columns_of(method.credit)), advantages)
     return selection, credits
 
 
@@ -215,9 +213,7 @@ def _apply_setting(method: Method, path: Sequence[str], value: Any) -> Method:
         case ["penalties", penalty_name, name]:
             names = [function_of(part).__name__ for part in method.penalties]
             if penalty_name not in names:
-                raise ConfigError(
-                    f"This method has no penalty {penalty_name!r}{did_you_mean(penalty_name, names)}"
-                )
+                raise ConfigError(f"This method has no penalty {penalty_name!r}{did_you_mean(penalty_name, names)}")
             penalties = tuple(
                 _set_parameter(part, name, value) if own == penalty_name else part
                 for own, part in zip(names, method.penalties, strict=True)

@@ -63,9 +63,7 @@ def curriculum(batch: Batch, *, lam: float = 4.0, gamma: float = 0.5, options: i
     over ln options. Reads columns [B]: `reward`, `rollout` and `choice`, a number for each answer, the same in each
     step of a rollout, which counts once. 0 where all replies are right, all are wrong, or all give the same answer.
     """
-    rollout, choice, reward = (
-        batch.column(name).double().numpy() for name in ("rollout", "choice", "reward")
-    )
+    rollout, choice, reward = (batch.column(name).double().numpy() for name in ("rollout", "choice", "reward"))
     _, first_steps = np.unique(rollout, return_index=True)  # a row for each rollout
     factor = torch.zeros(len(batch), dtype=torch.float64)  # [B]
     for number in batch.group.unique().tolist():

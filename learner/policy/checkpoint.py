@@ -27,9 +27,7 @@ MARGIN = 1.1
 """Free disk space that a checkpoint needs, in multiples of its size."""
 
 
-def save(
-    folder: Path, number: int, policy: Policy, optimizer: torch.optim.Optimizer, state: Mapping[str, Any]
-) -> Path:
+def save(folder: Path, number: int, policy: Policy, optimizer: torch.optim.Optimizer, state: Mapping[str, Any]) -> Path:
     """
     Write the checkpoint of a step, if this process is the writer, and return its directory.
 
@@ -89,9 +87,7 @@ def restore(path: Path, policy: Policy, optimizer: torch.optim.Optimizer) -> dic
     return state
 
 
-def read(
-    path: Path, parameters: Sequence[Tensor]
-) -> tuple[dict[str, Tensor], dict[str, Tensor], dict[str, Any]]:
+def read(path: Path, parameters: Sequence[Tensor]) -> tuple[dict[str, Tensor], dict[str, Tensor], dict[str, Any]]:
     """
     Return weights by "INDEX", moments by "INDEX.NAME" and the state of a checkpoint.
 

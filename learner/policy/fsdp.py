@@ -30,9 +30,7 @@ from edgewise.toolkit.errors import ConfigError
 T = TypeVar("T")
 
 
-def load_sharded(
-    name: str, group: ProcessGroup, *, device: str, dtype: str, checkpointing: bool
-) -> "ShardedPolicy":
+def load_sharded(name: str, group: ProcessGroup, *, device: str, dtype: str, checkpointing: bool) -> "ShardedPolicy":
     """
     Return the model of that name, all weights trained and sharded. Raises what `Policy.load` does.
 

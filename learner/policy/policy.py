@@ -113,9 +113,7 @@ class Policy:
                 model = add_adapter(model, lora)
         if checkpointing:
             # transformers has renamed it.
-            switch = (
-                getattr(model, "activation_checkpointing_enable", None) or model.gradient_checkpointing_enable
-            )
+            switch = getattr(model, "activation_checkpointing_enable", None) or model.gradient_checkpointing_enable
             switch({"use_reentrant": False})
         if compiled:
             compile_layers(model, device)

@@ -35,9 +35,7 @@ def load_pretrained(name: str, dtype: torch.dtype) -> tuple[Any, Any]:
             tokenizer = AutoTokenizer.from_pretrained(place, **options)
             return AutoModelForCausalLM.from_pretrained(place, dtype=dtype, **options), tokenizer
     except (OSError, ValueError) as error:
-        reason = (
-            str(error).strip().splitlines()[0].rstrip(".") if str(error).strip() else type(error).__name__
-        )
+        reason = str(error).strip().splitlines()[0].rstrip(".") if str(error).strip() else type(error).__name__
         raise UnknownModel(_explain_missing(name, reason)) from error
 
 

@@ -18,17 +18,7 @@ from edgewise.mas.adopt.programs import Program
 from edgewise.toolkit.model.names import get_server
 from edgewise.toolkit.run.driver import Drive, plan_request
 from edgewise.toolkit.serve.server import route_by_key, run_server
-from edgewise.toolkit.types import (
-    BilledTo,
-    Example,
-    Message,
-    Reply,
-    Request,
-    Rollout,
-    Step,
-    StopReason,
-    Usage,
-)
+from edgewise.toolkit.types import BilledTo, Example, Message, Reply, Request, Rollout, Step, StopReason, Usage
 from edgewise.toolkit.util.seeds import derive_seed
 
 ROLE = "program"
@@ -112,13 +102,7 @@ class Gateway:
     """
 
     def __init__(
-        self,
-        program: Program,
-        drive: Drive,
-        model: str,
-        max_tokens: int,
-        seconds: float,
-        node_of: NodeOf = node_of,
+        self, program: Program, drive: Drive, model: str, max_tokens: int, seconds: float, node_of: NodeOf = node_of
     ):
         self._program, self._drive = program, drive
         self._model, self._max_tokens, self._seconds, self._node_of = model, max_tokens, seconds, node_of
@@ -170,9 +154,7 @@ class Gateway:
 
         # The seed has the node and the repeat, not the order of arrival: nodes may run at the same time.
         seed = derive_seed(run.seed, node, repeat)
-        routed = route_request(
-            insert_node_lessons(request, run.libraries, node), self._model, self._max_tokens
-        )
+        routed = route_request(insert_node_lessons(request, run.libraries, node), self._model, self._max_tokens)
         final = replace(
             routed,
             sampling=replace(routed.sampling, seed=seed),
@@ -199,10 +181,7 @@ def _build_rollout(state: _RunState, answer: str, stop: StopReason, error: str) 
     for (node, _), call in sorted(state.calls.items()):
         by_node.setdefault(node, []).append(call)
     calls = tuple(
-        replace(calls[-1], steps=tuple(step for call in calls for step in call.steps))
-        for calls in by_node.values()
+        replace(calls[-1], steps=tuple(step for call in calls for step in call.steps)) for calls in by_node.values()
     )
     step = Step(run.example.messages, Message("assistant", answer), Usage(), subrollouts=calls)
-    return Rollout(
-        run.example.id, ROLE, run.sample, (step,), stop, seed=run.seed, version=run.version, error=error
-    )
+    return Rollout(run.example.id, ROLE, run.sample, (step,), stop, seed=run.seed, version=run.version, error=error)

@@ -27,12 +27,7 @@ from edgewise.toolkit.evaluation.gate import AlphaSpending, Choice, Scores, Verd
 from edgewise.toolkit.groups.sampling.row_selection import shuffle, split_batches
 from edgewise.toolkit.rollout.health import check_alive
 from edgewise.toolkit.run.runner import RunOutcome
-from edgewise.toolkit.tracking.events import (
-    GroupsFinished,
-    RolloutFinished,
-    StageStarted,
-    StepFinished,
-)
+from edgewise.toolkit.tracking.events import GroupsFinished, RolloutFinished, StageStarted, StepFinished
 from edgewise.toolkit.types import BlockingCall, Example, Group, Plan, Rollout
 from edgewise.toolkit.util.seeds import derive_seed
 
@@ -132,13 +127,7 @@ def run_step(
 
 
 def run_group(
-    spec: ExperienceSpec,
-    gateway: Gateway,
-    libraries: NodeLibraries,
-    row: Example,
-    size: int,
-    payer: str,
-    number: int,
+    spec: ExperienceSpec, gateway: Gateway, libraries: NodeLibraries, row: Example, size: int, payer: str, number: int
 ) -> Plan[Group]:
     """Run the program `size` times on a row, graded; `payer` is the role that pays."""
     # Learning steps sample anew; evaluations sample alike, so that libraries are compared in pairs.
@@ -182,9 +171,7 @@ def _compare(spec: ExperienceSpec, group: Group, library: Library) -> Plan[tuple
         return ()
 
 
-def _update(
-    spec: ExperienceSpec, library: Library, proposals: Sequence[Operation], number: int
-) -> Plan[Library]:
+def _update(spec: ExperienceSpec, library: Library, proposals: Sequence[Operation], number: int) -> Plan[Library]:
     """Update a node's library; proposals are taken as they are where the distiller's update can't be parsed."""
     try:
         operations = yield from distiller.update_library(spec.distiller, library, proposals)

@@ -21,9 +21,7 @@ class NodeLibraries:
     def version(self) -> str:
         """A short hash of what the nodes would receive."""
         # Nodes without lessons don't count, so that an empty library is the same as none.
-        return hash_json(
-            [[name, self.nodes[name].version] for name in sorted(self.nodes) if len(self.nodes[name])]
-        )
+        return hash_json([[name, self.nodes[name].version] for name in sorted(self.nodes) if len(self.nodes[name])])
 
     def get(self, node: str) -> Library:
         """Return the lessons of a node; an empty library in the system prompt for a node without any."""
@@ -41,7 +39,5 @@ class NodeLibraries:
     def from_json(cls, data: Any) -> "NodeLibraries":
         """Read nodes.json. Raises ArtifactError where it is something else."""
         if not isinstance(data, Mapping):
-            raise ArtifactError(
-                "These are no libraries of nodes: expected an object with a library for each node."
-            )
+            raise ArtifactError("These are no libraries of nodes: expected an object with a library for each node.")
         return cls({str(name): Library.from_json(library) for name, library in data.items()})

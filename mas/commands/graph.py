@@ -22,8 +22,7 @@ def show(source: str, form: str) -> Output:
         raise ConfigError(f"--as takes {', '.join(FORMS)}, not {form!r}.")
     design = read_reference(source)
     graphs = [
-        {"version": use.graph.version, "queries": use.queries, "graph": use.graph.to_json()}
-        for use in design.uses
+        {"version": use.graph.version, "queries": use.queries, "graph": use.graph.to_json()} for use in design.uses
     ]
     return Output(FORMS[form](design), {"kind": design.kind, "graphs": graphs})
 

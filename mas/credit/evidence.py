@@ -86,9 +86,7 @@ class Evidence:
 
     def raw_means(self, graph: Graph) -> dict[Part, float]:
         """Return the mean difference of every measured part of a graph, without shrinkage."""
-        return {
-            part: mean([*self._by_part[graph.version, part].values()]) for part in self.measured_parts(graph)
-        }
+        return {part: mean([*self._by_part[graph.version, part].values()]) for part in self.measured_parts(graph)}
 
     def shrunk_credit(self, graph: Graph, part: Part) -> float:
         """

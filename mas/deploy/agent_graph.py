@@ -15,13 +15,7 @@ from pathlib import Path
 from typing import Any, Self
 
 from edgewise.mas.config import GraphConfig
-from edgewise.mas.deploy.graph_thread import (
-    GraphThread,
-    edit_outcomes,
-    find_nodes,
-    read_sampling,
-    thread_config,
-)
+from edgewise.mas.deploy.graph_thread import GraphThread, edit_outcomes, find_nodes, read_sampling, thread_config
 from edgewise.mas.designs.fixed import FixedDesign, parse_tools
 from edgewise.mas.designs.interface import Design, Query
 from edgewise.mas.designs.query_encoder import encode
@@ -75,9 +69,7 @@ class GraphAnswer:
 
 
 @dataclass
-class AgentGraph(
-    contextlib.AbstractAsyncContextManager["AgentGraph"], contextlib.AbstractContextManager["AgentGraph"]
-):
+class AgentGraph(contextlib.AbstractAsyncContextManager["AgentGraph"], contextlib.AbstractContextManager["AgentGraph"]):
     """
     A design of agent graphs, its team, and how the graphs are run.
 
@@ -96,9 +88,7 @@ class AgentGraph(
 
     def __post_init__(self) -> None:
         if self.interrupt_before and not self.checkpointer:
-            raise ConfigError(
-                "To wait before a node needs a checkpointer: memory, sqlite:PATH or postgresql://..."
-            )
+            raise ConfigError("To wait before a node needs a checkpointer: memory, sqlite:PATH or postgresql://...")
         # Other designs choose a graph for each question, so their nodes are not known yet.
         if isinstance(self.design, FixedDesign):
             self.team.check(self.design.graph)
@@ -125,9 +115,7 @@ class AgentGraph(
         return cls.from_artifact(Artifact.load(path), model=model, tools=tools, **options)
 
     @classmethod
-    def from_artifact(
-        cls, artifact: Artifact, *, model: str = "", tools: Sequence[Any] = (), **options: Any
-    ) -> Self:
+    def from_artifact(cls, artifact: Artifact, *, model: str = "", tools: Sequence[Any] = (), **options: Any) -> Self:
         """Return the graph of an artefact that is already loaded; see `load`."""
         if "graph.json" not in artifact.files:
             raise ArtifactError("This artefact holds no graph: it was not made by --by graph.")
@@ -227,9 +215,7 @@ class AgentGraph(
 
     # ---- a run -----------------------------------------------------------------------------------
 
-    async def _begin(
-        self, question: str | Sequence[Message], thread: str, sampling: Sampling | None
-    ) -> GraphThread:
+    async def _begin(self, question: str | Sequence[Message], thread: str, sampling: Sampling | None) -> GraphThread:
         """Prepare a new run; its thread must not wait."""
         messages = (Message("user", question),) if isinstance(question, str) else tuple(question)
         if not messages:
@@ -246,9 +232,7 @@ class AgentGraph(
             await saver.adelete_thread(thread)
         return run
 
-    async def _prepare(
-        self, messages: tuple[Message, ...], thread: str, sampling: Sampling | None
-    ) -> GraphThread:
+    async def _prepare(self, messages: tuple[Message, ...], thread: str, sampling: Sampling | None) -> GraphThread:
         """Choose the graph for the messages, compile it and make a context."""
         assert self.client is not None
         drive = Driver(self.client).run
@@ -352,9 +336,7 @@ def answerer(artifact: Artifact, model: str, client: ModelClient) -> Answer:
     async def answer(request: Request) -> Reply:
         # Refused rather than ignored: a client would wait for calls or JSON that never come.
         if request.tools:
-            return build_refusal(
-                "an agent graph can't be asked for calls of tools, as it has its own: leave out tools"
-            )
+            return build_refusal("an agent graph can't be asked for calls of tools, as it has its own: leave out tools")
         if request.schema:
             return build_refusal(
                 "an agent graph can't be asked for JSON of some form, as each of its agents has a form of its own"

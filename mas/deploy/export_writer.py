@@ -62,16 +62,9 @@ def write_module(graph: Graph, team: Team, node_seconds: float) -> str:
     for name in tools:
         function = (team.tools or {}).get(name) or (python_tool() if name == PYTHON else None)
         # A tool that nobody described takes any arguments.
-        schemas[name] = {
-            "name": name,
-            "description": name,
-            "parameters": {"type": "object", "properties": {}},
-        }
+        schemas[name] = {"name": name, "description": name, "parameters": {"type": "object", "properties": {}}}
         if function:
-            schemas[name] |= {
-                "description": function.tool.description,
-                "parameters": function.tool.parameters,
-            }
+            schemas[name] |= {"description": function.tool.description, "parameters": function.tool.parameters}
     kinds = dict.fromkeys(data["kind"] for data in nodes.values())
     values = {
         "DEFAULT_MODEL": get_wire_name(team.model) if team.model else "gpt-4o-mini",

@@ -100,13 +100,9 @@ class ClusteredDesign:
         try:
             stored = StoredClusters.model_validate(data)
         except ValidationError as error:
-            raise GraphError(
-                f"The table of graphs is not readable: {describe_error(error, 'kinds')}."
-            ) from error
+            raise GraphError(f"The table of graphs is not readable: {describe_error(error, 'kinds')}.") from error
         if stored.format > FORMAT:
-            raise GraphError(
-                f"The table has format {stored.format}, this version reads {FORMAT}: upgrade edgewise."
-            )
+            raise GraphError(f"The table has format {stored.format}, this version reads {FORMAT}: upgrade edgewise.")
         # Graphs check themselves, and raise GraphError too.
         graphs = tuple(Graph.from_json(cluster.graph) for cluster in stored.kinds)
         return cls(tuple(cluster.centre for cluster in stored.kinds), graphs, stored.encoder)
@@ -118,9 +114,7 @@ def nearest_centre(centres: NDArray[np.floating], features: NDArray[np.floating]
     return int(np.argmax(np.round(centres @ features.astype(float), 9)))
 
 
-def cluster_queries(
-    features: NDArray[np.floating], max_clusters: int
-) -> tuple[NDArray[np.float64], NDArray[np.int64]]:
+def cluster_queries(features: NDArray[np.floating], max_clusters: int) -> tuple[NDArray[np.float64], NDArray[np.int64]]:
     """
     Cluster (N, D) features; return the centres (K, D), of length 1, and the cluster of each query (N,).
 

@@ -205,9 +205,7 @@ def load_minilm() -> tuple[Any, Any]:
         tokenizer = Tokenizer.from_file(str(words))
         tokenizer.no_padding()
         tokenizer.enable_truncation(MAX_TOKENS)
-        config = BertConfig(
-            hidden_size=384, num_hidden_layers=6, num_attention_heads=12, intermediate_size=1536
-        )
+        config = BertConfig(hidden_size=384, num_hidden_layers=6, num_attention_heads=12, intermediate_size=1536)
         model = BertModel(config, add_pooling_layer=False)
         # The file also has the pooling layer, which sentence vectors don't use, and the constant position ids.
         state = {

@@ -202,9 +202,7 @@ def build_graph(space: Space, state: BuildState) -> Graph:
     if not answering:
         raise ValueError("a state in which nobody answers is no graph")
     names = agent_names(space, state)
-    inputs = {
-        name: tuple(names[place] for place in row) for name, row in zip(names, state.inputs, strict=True)
-    }
+    inputs = {name: tuple(names[place] for place in row) for name, row in zip(names, state.inputs, strict=True)}
     exit_ = names[answering[-1]]
     members = find_reachable(inputs, exit_)
     pairs = [(name, space.roles[role]) for name, role in zip(names, state.roles, strict=True)]

@@ -26,9 +26,7 @@ def check_team(graph: Graph, roles: Roles, max_agents: int) -> None:
     for node in graph.nodes:
         role, count = find_role(roles, node.role), len(graph.predecessors[node.name])
         if count < role.hears:
-            raise GraphError(
-                f"Node {node.name!r} hears {count}; a {role.name} must hear {role.hears} or more."
-            )
+            raise GraphError(f"Node {node.name!r} hears {count}; a {role.name} must hear {role.hears} or more.")
     last = find_role(roles, graph[graph.exit].role)
     if not last.answers:
         raise GraphError(f"The exit {graph.exit!r} gives no answer, as a {last.name} gives a {last.gives}.")
@@ -74,8 +72,7 @@ def canonicalize(graph: Graph) -> Graph:
         names[node.name] = pick_name(node.role, names.values())
     # Loops are not ordered: the version of a graph does not depend on their order.
     loops = [
-        loop.model_copy(update={"source": names[loop.source], "target": names[loop.target]})
-        for loop in graph.loops
+        loop.model_copy(update={"source": names[loop.source], "target": names[loop.target]}) for loop in graph.loops
     ]
     return Graph(
         tuple(node.model_copy(update={"name": names[node.name]}) for node in nodes),

@@ -241,9 +241,7 @@ class Graph:
         nodes = tuple(node for node in self.nodes if node.name in names)
         edges = tuple(edge for edge in edges if names.issuperset(edge))
         smaller = replace(self, nodes=nodes, edges=edges, exit=exit_, loops=())
-        return replace(
-            smaller, loops=tuple(loop for loop in self.loops if not find_loop_problem(smaller, loop))
-        )
+        return replace(smaller, loops=tuple(loop for loop in self.loops if not find_loop_problem(smaller, loop)))
 
     # ---- JSON ------------------------------------------------------------------------------------
 
@@ -263,9 +261,7 @@ class Graph:
         # The version comes first: a newer format has fields that this one would refuse as unknown.
         version = data.get("format", FORMAT) if isinstance(data, dict) else FORMAT
         if isinstance(version, int) and version > FORMAT:
-            raise GraphError(
-                f"The graph has format {version}, this version reads {FORMAT}: upgrade edgewise."
-            )
+            raise GraphError(f"The graph has format {version}, this version reads {FORMAT}: upgrade edgewise.")
         try:
             file = GraphFile.model_validate(data)
         except ValidationError as error:

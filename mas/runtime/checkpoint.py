@@ -61,9 +61,7 @@ async def open_checkpointer(place: str) -> AsyncIterator[Any]:
         async with open_postgres(place) as saver:
             yield saver
     else:
-        raise ConfigError(
-            f"There is no checkpointer {place!r}: write memory, sqlite:PATH or postgresql://..."
-        )
+        raise ConfigError(f"There is no checkpointer {place!r}: write memory, sqlite:PATH or postgresql://...")
 
 
 @contextlib.asynccontextmanager
@@ -108,9 +106,7 @@ async def open_postgres(url: str) -> AsyncIterator[Any]:
             await saver.setup()
         except (OperationalError, PoolTimeout) as error:
             # Only the type: the text may quote the address, which may hold a password.
-            raise StoreDown(
-                f"The database of the checkpointer can't be reached ({type(error).__name__})."
-            ) from error
+            raise StoreDown(f"The database of the checkpointer can't be reached ({type(error).__name__}).") from error
         yield saver
     finally:
         await pool.close()

@@ -127,9 +127,7 @@ class RunContext:
     def emit_reward(self, node: str, value: float) -> None:
         """Add to the process reward of a node. Raises RewardError for a node that the graph does not have."""
         if node not in self.graph.predecessors:
-            raise RewardError(
-                f"emit_reward was given the node {node!r}; the graph has {', '.join(self.graph.order)}."
-            )
+            raise RewardError(f"emit_reward was given the node {node!r}; the graph has {', '.join(self.graph.order)}.")
         self.rewards[node] = self.rewards.get(node, 0.0) + value
 
     def add_usage(self, usages: Iterable[tuple[str, int, Usage]]) -> None:

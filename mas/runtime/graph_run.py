@@ -77,9 +77,7 @@ def run_graph(
 
     context: RunContext = yield AsyncHost(invoke)
     outcomes = {name: tuple(context.outcomes[name]) for name in graph.order}
-    rollout = build_rollout(
-        graph, example, outcomes, sample, seed, graph.version if version is None else version
-    )
+    rollout = build_rollout(graph, example, outcomes, sample, seed, graph.version if version is None else version)
     return GraphRun(graph, rollout, outcomes, frozenset(context.reused), context.rewards)
 
 
@@ -106,12 +104,7 @@ def extract_inner_run(run: GraphRun, name: str, example: Example) -> GraphRun | 
 
 
 def build_rollout(
-    graph: Graph,
-    example: Example,
-    outcomes: Mapping[str, tuple[NodeOutput, ...]],
-    sample: int,
-    seed: int,
-    version: str,
+    graph: Graph, example: Example, outcomes: Mapping[str, tuple[NodeOutput, ...]], sample: int, seed: int, version: str
 ) -> Rollout:
     """Return the outputs of a graph's nodes as one rollout, which failed if the exit has no text."""
     last = latest_output(outcomes[graph.exit])

@@ -105,9 +105,7 @@ def make_node(graph: Graph, name: str) -> Any:
         update: RunState = {"outcomes": {name: [outcome_to_data(outcome, rounds)]}}
         if name == graph.exit:
             # An exit in a loop may fail in its last round: then its text of an earlier round stands.
-            update["answer"] = (
-                outcome.answer or latest_output(read_outcomes(state).get(name, [outcome])).answer
-            )
+            update["answer"] = outcome.answer or latest_output(read_outcomes(state).get(name, [outcome])).answer
         return update
 
     return node

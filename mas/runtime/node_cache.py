@@ -72,9 +72,7 @@ class NodeCache:
         self._done: dict[Hashable, CacheEntry] = {}
         self._running: dict[Hashable, asyncio.Future[None]] = {}
 
-    async def get_or_run(
-        self, key: Hashable, run: Callable[[], Awaitable[CacheEntry]]
-    ) -> tuple[CacheEntry, bool]:
+    async def get_or_run(self, key: Hashable, run: Callable[[], Awaitable[CacheEntry]]) -> tuple[CacheEntry, bool]:
         """Return an entry, and whether it was reused; run it here if no equal node has run."""
         # A loop, because the run waited for may leave nothing behind: then the next that waits runs for itself.
         while key in self._running:

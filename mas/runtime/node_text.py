@@ -29,9 +29,7 @@ RESULT = re.compile(r"^[\s*_#>]*result[*_]*:[*_]*", re.IGNORECASE | re.MULTILINE
 LIST_ITEM = re.compile(r"^\s*(?:\d+[.)]|[-*])\s+\S", re.MULTILINE)
 
 
-def write_prompt(
-    task: str, inputs: Sequence[tuple[str, str]], lessons: Sequence[str], instruction: str | None
-) -> str:
+def write_prompt(task: str, inputs: Sequence[tuple[str, str]], lessons: Sequence[str], instruction: str | None) -> str:
     """
     Return the task, followed by what a node receives (names and texts), its lessons and its instruction.
 

@@ -60,9 +60,7 @@ class Schedule:
                 round_ = len(outcomes[name]) - 1
                 if all(len(outcomes.get(before, ())) > round_ for before in predecessors):
                     yield other, round_
-            elif all(
-                before in outcomes and self.next_target(before, outcomes) is None for before in predecessors
-            ):
+            elif all(before in outcomes and self.next_target(before, outcomes) is None for before in predecessors):
                 # Everywhere else a predecessor that ends a loop counts only once the loop is over.
                 yield other, 0
 

@@ -14,9 +14,7 @@ def create_searcher(spec: GraphSpec) -> Searcher:
             from edgewise.mas.search.policy.tabular import TabularPolicy
 
             settings = HrpoSettings(
-                action_reward=config.action_reward,
-                group_advantage=config.group_advantage,
-                exemption=config.exemption,
+                action_reward=config.action_reward, group_advantage=config.group_advantage, exemption=config.exemption
             )
             if config.search == "tabular":
                 return Hrpo(TabularPolicy(space, joint=config.joint), settings)

@@ -63,7 +63,5 @@ def build_equal_token_baseline(spec: GraphSpec, design: Design) -> Plan[EqualTok
     # A vote needs three; more drafts than a graph has room for cannot be run.
     drafts = max(3, math.ceil(design_tokens / max(1, draft_tokens)))
     if drafts >= MAX_NODES:
-        yield StageStarted(
-            f"one agent would draft {drafts} times at equal tokens; a graph has {MAX_NODES} agents"
-        )
+        yield StageStarted(f"one agent would draft {drafts} times at equal tokens; a graph has {MAX_NODES} agents")
     return EqualTokenBaseline(self_consistency(min(drafts, MAX_NODES - 1), "drafter"))

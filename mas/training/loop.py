@@ -54,9 +54,7 @@ def prepare_spec(spec: GraphSpec, rows: Sequence[Example] | None = None) -> Plan
     return replace(spec, extra_roles={**spec.extra_roles, **(yield from recruit_roles(spec))})
 
 
-def step(
-    spec: GraphSpec, searcher: Searcher, evidence: Evidence, number: int
-) -> Plan[tuple[GraphStep, Evidence]]:
+def step(spec: GraphSpec, searcher: Searcher, evidence: Evidence, number: int) -> Plan[tuple[GraphStep, Evidence]]:
     """Run drafts on the step's rows, measure the credit of their parts, and let the searcher learn."""
     config = spec.config
     rows, epoch = select_batch(spec, number)

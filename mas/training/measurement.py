@@ -81,9 +81,7 @@ def build_artifact_files(spec: GraphSpec, design: Design) -> dict[str, Any]:
         tools = [name for name in tools if name in used]
     if tools:
         data["tools"] = tools
-    roles = {
-        name: role.model_dump(mode="json", exclude_defaults=True) for name, role in spec.catalogue.items()
-    }
+    roles = {name: role.model_dump(mode="json", exclude_defaults=True) for name, role in spec.catalogue.items()}
     return {"graph.json": data, "roles.json": roles}
 
 

@@ -147,9 +147,7 @@ def recruit_roles(spec: GraphSpec, graph: Graph | None = None) -> Plan[Roles]:
     proposals = yield from propose_roles(recruiter, spec.task, failed, spec.catalogue, spec.tools)
 
     # Admit those that improve the graph on the other rows.
-    extended = replace(
-        spec, extra_roles={**spec.extra_roles, **{role.name: role for role in proposals.roles}}
-    )
+    extended = replace(spec, extra_roles={**spec.extra_roles, **{role.name: role for role in proposals.roles}})
     yield StageStarted(f"comparing {len(proposals.roles)} proposed roles on {len(fresh)} training rows")
 
     def score(design: FixedDesign, rows: Sequence[Example]) -> Plan[Scores]:
@@ -187,9 +185,7 @@ def propose_roles(
             payer=BilledTo("designer"),
         )
         try:
-            return parse_roles(
-                reply.message.content, recruiter, roles, tools, Guard.from_examples(task.train)
-            )
+            return parse_roles(reply.message.content, recruiter, roles, tools, Guard.from_examples(task.train))
         except ValueError as error:
             problem = reply.error or str(error)
         messages = (*prompt, reply.message, Message("user", UNREADABLE.format(problem=problem)))
@@ -218,9 +214,7 @@ def render_failures(
     return "\n\n".join(parts)
 
 
-def parse_roles(
-    text: str, recruiter: Recruiter, known: Roles, tools: Collection[str], guard: Guard
-) -> Proposals:
+def parse_roles(text: str, recruiter: Recruiter, known: Roles, tools: Collection[str], guard: Guard) -> Proposals:
     """
     Return the roles in a reply, each either usable or refused with the reason.
 

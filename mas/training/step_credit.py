@@ -49,9 +49,7 @@ def assign_credit(
             done[Case(made.graph, row, step).key] = quality(row_trials, made.rollout)
         for trial in trials.extra_trials:
             done[Case(trial.draft.graph, row, step).key] = net_quality_of(spec.reward_weights, trial.parts)
-    evidence = yield from measure_ablations(
-        run, cases, max_runs=spec.config.credit, seed=seed, known=known, done=done
-    )
+    evidence = yield from measure_ablations(run, cases, max_runs=spec.config.credit, seed=seed, known=known, done=done)
 
     # Rewards again, as irrationality depends on credit.
     credited = []

@@ -66,34 +66,24 @@ def grade_run(spec: GraphSpec, row: Example, run: GraphRun) -> Plan[GraphRun]:
 
 
 def reward_run(
-    spec: GraphSpec,
-    run: GraphRun,
-    plain: Rollout,
-    nodes: NodeCredit | None = None,
-    edges: EdgeCredit | None = None,
+    spec: GraphSpec, run: GraphRun, plain: Rollout, nodes: NodeCredit | None = None, edges: EdgeCredit | None = None
 ) -> tuple[float, dict[str, float]]:
     """Return the reward of a run and its parts, from the plain agent's rollout and the credit of its parts."""
     quality, tokens, reference = quality_of(run.rollout), count_tokens(run.rollout), count_tokens(plain)
-    return compute_reward(
-        spec.reward_weights, quality, tokens, reference, run.graph, nodes, edges, spec.roles
-    )
+    return compute_reward(spec.reward_weights, quality, tokens, reference, run.graph, nodes, edges, spec.roles)
 
 
 # ---- learning --------------------------------------------------------------------------------------
 
 
-def evaluate_drafts(
-    spec: GraphSpec, row: Example, drafts: Sequence[Draft], step: int
-) -> Plan[EvaluatedGraphs]:
+def evaluate_drafts(spec: GraphSpec, row: Example, drafts: Sequence[Draft], step: int) -> Plan[EvaluatedGraphs]:
     """Run all drafts of a row and the plain agent, each different graph once, and grade their inner answers."""
     cache, team = NodeCache(), spec.build_team("rollout", spec.config.rollout_sampling)
     graphs = [*(draft.graph for draft in drafts), single()]
     # Graphs of equal versions would give equal runs, as all runs of the row have one seed.
     different = {graph.version: graph for graph in graphs}
     seed = derive_seed(spec.config.seed, step)
-    results = yield [
-        run_and_grade(spec, team, graph, row, seed=seed, cache=cache) for graph in different.values()
-    ]
+    results = yield [run_and_grade(spec, team, graph, row, seed=seed, cache=cache) for graph in different.values()]
     by_version = dict(zip(different, results, strict=True))
     runs = tuple(by_version[graph.version] for graph in graphs)
     plain = runs[-1]

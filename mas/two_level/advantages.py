@@ -30,14 +30,7 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from edgewise.mas.two_level.delegation import (
-    SUB,
-    DelegationSpec,
-    Subtask,
-    read_subtasks,
-    sub_rollouts,
-    subtask_example,
-)
+from edgewise.mas.two_level.delegation import SUB, DelegationSpec, Subtask, read_subtasks, sub_rollouts, subtask_example
 from edgewise.toolkit.reward.reward import Reward
 from edgewise.toolkit.rollout.tool_calls import UNREADABLE
 from edgewise.toolkit.types import Example, Group, Plan, Rollout, Score
@@ -265,9 +258,7 @@ class Level:
         }
 
 
-def build_levels(
-    example: Example, rollouts: Sequence[Rollout], align: Align, seed: int
-) -> tuple[Level, Level]:
+def build_levels(example: Example, rollouts: Sequence[Rollout], align: Align, seed: int) -> tuple[Level, Level]:
     """Return the main level and the sub level of a query's K graded rollouts."""
     pairs = [(parent, sub) for parent, main in enumerate(rollouts) for sub in sub_rollouts(main)]
     parents = np.array([parent for parent, _ in pairs], np.int64)

@@ -115,9 +115,7 @@ def build_contrasts(
         if chosen != whole:
             selections.append((chosen, main.group.rollouts[parent].id))
 
-    tasks = [
-        subtask.task for rollout in main.group.rollouts for subtask in read_subtasks(rollout, delegation)
-    ]
+    tasks = [subtask.task for rollout in main.group.rollouts for subtask in read_subtasks(rollout, delegation)]
     for indices, parent_id in selections:
         subs = tuple(sub.group.rollouts[i] for i in indices)
         contrasts.append(Contrast(SUB, example, subs, tuple(tasks[i] for i in indices), parent_id))

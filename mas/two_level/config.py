@@ -34,28 +34,21 @@ DEPLOYED = (
 class TwoLevelConfig(LessonConfig):
     """Settings of learning at two levels. Defaults are those of the papers, except where a comment says so."""
 
-    search: Literal["two_level"] = Field(
-        "two_level", description="learn lessons for a planner and for its sub-agents"
-    )
+    search: Literal["two_level"] = Field("two_level", description="learn lessons for a planner and for its sub-agents")
     sub_model: str = Field("", description="the sub-agents' model; the planner's by default")
-    sub_roles: dict[str, str] = Field(
-        {SUB: ""}, description="sub-agents by name, with the instruction of each"
-    )
+    sub_roles: dict[str, str] = Field({SUB: ""}, description="sub-agents by name, with the instruction of each")
     expert: dict[str, Any] | str = Field(
         dict(EXPERT), description="reward of a sub-agent's answer to its sub-task; a judge by default"
     )
     group_size: int = Field(8, ge=2, description="rollouts per row")
     learn: Literal["both", "main", "single"] = Field(
-        "both",
-        description='levels that learn: "both", "main" (planner only), "single" (one agent without sub-agents)',
+        "both", description='levels that learn: "both", "main" (planner only), "single" (one agent without sub-agents)'
     )
     # The paper copies and drops sub rollouts at random; weights have the same expectation without the noise.
     align: Literal["exact", "copies", "off"] = Field(
         "exact", description='sub-agents\' rollouts: "exact", "copies" (paper), "off"'
     )
-    depth: int | None = Field(
-        None, ge=1, description='D of align="copies"; default: the 99 % quantile of the step'
-    )
+    depth: int | None = Field(None, ge=1, description='D of align="copies"; default: the 99 % quantile of the step')
     delegations: int = Field(8, ge=1, description="maximum calls of sub-agents in one rollout")
     shown: int = Field(4, ge=1, description="maximum winners, and maximum losers, in one comparison")
     siblings: int = Field(

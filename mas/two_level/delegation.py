@@ -119,15 +119,11 @@ def run_planner(
     if sub:
         spec = spec or DelegationSpec()
         agent = replace(agent, tools=(*agent.tools, _delegate_tool(sub, example, spec, sample, seed)))
-    rollout = yield from run_rollout(
-        agent, example, planner.build_prompt(example.messages), sample=sample, seed=seed
-    )
+    rollout = yield from run_rollout(agent, example, planner.build_prompt(example.messages), sample=sample, seed=seed)
     return replace(rollout, version=planner.library.version)
 
 
-def _delegate_tool(
-    sub: DelegateAgent, example: Example, spec: DelegationSpec, sample: int, seed: int
-) -> Delegation:
+def _delegate_tool(sub: DelegateAgent, example: Example, spec: DelegationSpec, sample: int, seed: int) -> Delegation:
     """Return the tool `delegate` for one rollout of a planner."""
 
     def run_call(number: int, arguments: Mapping[str, Any]) -> Plan[Rollout | str]:

@@ -37,13 +37,7 @@ from edgewise.mas.two_level.advantages import (
 from edgewise.mas.two_level.comparison import QueryStudy, build_contrasts, compare_contrast
 from edgewise.mas.two_level.delegation import SUB, sub_rollouts
 from edgewise.mas.two_level.libraries import FILE, TOOLS_FILE, TwoLibraries
-from edgewise.mas.two_level.system import (
-    EVALUATION_STEP,
-    TwoLevelSpec,
-    mean_rewards,
-    measure_rows,
-    sample_rollouts,
-)
+from edgewise.mas.two_level.system import EVALUATION_STEP, TwoLevelSpec, mean_rewards, measure_rows, sample_rollouts
 from edgewise.toolkit.evaluation.comparison import Arm, Evaluation, compare
 from edgewise.toolkit.evaluation.gate import AlphaSpending, Choice, choose
 from edgewise.toolkit.groups.sampling.row_selection import shuffle, split_batches
@@ -86,8 +80,7 @@ class TwoLevelStep:
         """By level: how many queries had no signal, and why."""
         levels = [level for query in self.queries for level in (query.main, query.sub)]
         return {
-            role: dict(Counter(x.skipped for x in levels if x.group.role == role and x.skipped))
-            for role in (MAIN, SUB)
+            role: dict(Counter(x.skipped for x in levels if x.group.role == role and x.skipped)) for role in (MAIN, SUB)
         }
 
     def to_json(self) -> dict[str, Any]:
@@ -108,9 +101,7 @@ class TwoLevelStep:
     def summary(self) -> str:
         """Return one line for people."""
         signal = {level: len(self.queries) - sum(why.values()) for level, why in self.skipped.items()}
-        incomplete = [
-            f"{level} incomplete: {x.incomplete}" for level, x in self.updates.items() if x.incomplete
-        ]
+        incomplete = [f"{level} incomplete: {x.incomplete}" for level, x in self.updates.items() if x.incomplete]
         return "; ".join(
             [
                 f"step {self.number}: of {len(self.queries)} rows {signal[MAIN]} had signal for the planner and "
@@ -177,12 +168,7 @@ def learn_two_levels(spec: TwoLevelSpec, start: TwoLibraries | None = None) -> P
 
 
 def run_step(
-    spec: TwoLevelSpec,
-    libraries: TwoLibraries,
-    alpha: float,
-    rows: Sequence[Example],
-    number: int,
-    epoch: int,
+    spec: TwoLevelSpec, libraries: TwoLibraries, alpha: float, rows: Sequence[Example], number: int, epoch: int
 ) -> Plan[TwoLevelStep]:
     """Sample, compare, update and gate; `alpha` is the error rate that the gate may spend."""
     yield StageStarted(f"step {number}, epoch {epoch}: {len(rows)} groups of {spec.config.group_size}")
@@ -231,12 +217,7 @@ def _study_rows(
 
 
 def _compare_row(
-    spec: TwoLevelSpec,
-    libraries: TwoLibraries,
-    row: Example,
-    rollouts: Sequence[Rollout],
-    align: Align,
-    number: int,
+    spec: TwoLevelSpec, libraries: TwoLibraries, row: Example, rollouts: Sequence[Rollout], align: Align, number: int
 ) -> Plan[QueryStudy]:
     """Build the two levels of a row's rollouts, and make the comparisons in them."""
     config = spec.config
@@ -244,8 +225,7 @@ def _compare_row(
     yield GroupsFinished([level.group for level in (main, sub) if level.group.rollouts])
     contrasts = build_contrasts(main, sub, spec.delegation, config.shown, config.siblings)
     results = yield [
-        compare_contrast(spec.distiller, contrast, libraries.at_level(contrast.level))
-        for contrast in contrasts
+        compare_contrast(spec.distiller, contrast, libraries.at_level(contrast.level)) for contrast in contrasts
     ]
     return QueryStudy(main, sub, tuple(results))
 

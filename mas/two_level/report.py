@@ -51,6 +51,4 @@ def build_sections(run: FinishedRun) -> Iterable[Element]:
         gate = step["gate"] or {}
         counts = f"{signal['main']} / {signal['sub']} of {queries}"
         rows.append([str(step["step"]), counts, gate.get("winner") or "none", "; ".join(reasons)])
-    yield table(
-        ["step", "rows with signal: planner / sub-agents", "accepted", "without signal"], rows, words=4
-    )
+    yield table(["step", "rows with signal: planner / sub-agents", "accepted", "without signal"], rows, words=4)

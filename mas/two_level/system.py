@@ -71,11 +71,7 @@ class TwoLevelSpec(LessonSpec):
 
 
 def build_agents(
-    config: TwoLevelConfig,
-    tools: tuple[FunctionTool, ...],
-    libraries: TwoLibraries,
-    sampling: Sampling,
-    payer: str,
+    config: TwoLevelConfig, tools: tuple[FunctionTool, ...], libraries: TwoLibraries, sampling: Sampling, payer: str
 ) -> tuple[DelegateAgent, DelegateAgent | None]:
     """Return planner and sub-agent under these libraries; None for the second where one agent works by itself."""
     agent = Agent(config.model, sampling, tools, config.turns, config.calling, role=MAIN, payer=payer)
@@ -88,14 +84,7 @@ def build_agents(
 
 
 def run_system(
-    spec: TwoLevelSpec,
-    libraries: TwoLibraries,
-    row: Example,
-    sample: int,
-    *,
-    step: int,
-    sampling: Sampling,
-    payer: str,
+    spec: TwoLevelSpec, libraries: TwoLibraries, row: Example, sample: int, *, step: int, sampling: Sampling, payer: str
 ) -> Plan[Rollout]:
     """Run planner and sub-agents once on a row, ungraded; `version` is that of both libraries."""
     agents = build_agents(spec.config, spec.task.tools, libraries, sampling, payer)
@@ -105,16 +94,12 @@ def run_system(
     return replace(rollout, version=libraries.version)
 
 
-def sample_rollouts(
-    spec: TwoLevelSpec, libraries: TwoLibraries, row: Example, step: int
-) -> Plan[list[Rollout]]:
+def sample_rollouts(spec: TwoLevelSpec, libraries: TwoLibraries, row: Example, step: int) -> Plan[list[Rollout]]:
     """Sample K rollouts on a row, graded at both levels."""
 
     def sample_one(sample: int) -> Plan[Rollout]:
         sampling = spec.config.rollout_sampling
-        rollout = yield from run_system(
-            spec, libraries, row, sample, step=step, sampling=sampling, payer="rollout"
-        )
+        rollout = yield from run_system(spec, libraries, row, sample, step=step, sampling=sampling, payer="rollout")
         graded = yield from grade_rollout(spec.grading, row, rollout)
         yield RolloutFinished(graded)
         return graded

@@ -6,7 +6,7 @@ from dataclasses import replace
 
 import pytest
 
-from edgewise.experience import improve
+from edgewise import improve
 from edgewise.experience.config import ExperienceConfig
 from edgewise.experience.forecast import forecast
 from edgewise.experience.library.library import Library, make_lesson
@@ -49,10 +49,7 @@ def test_forecast_counts_tokens_of_the_start_library():
 
 def test_rollout_forecast_is_exact_without_refill_and_rest():
     settings = {"gate": "off", "refill": False, "rest": False, "epochs": 2}
-    assert (
-        len(run_learning(**settings).requests_of("rollout"))
-        == forecast(build_spec(**settings)).calls["rollouts"]
-    )
+    assert len(run_learning(**settings).requests_of("rollout")) == forecast(build_spec(**settings)).calls["rollouts"]
 
 
 def test_smallest_gain_uses_the_level_of_a_candidate():
@@ -61,9 +58,7 @@ def test_smallest_gain_uses_the_level_of_a_candidate():
     level = 0.05 / 2 / 4  # two steps, four candidates each
     assert plan.gate_gain == minimum_detectable_gain(plan.rows["validation"], level=level, sides=1)
     assert forecast(build_spec(gate="off")).gate_gain is None
-    assert (
-        forecast(build_spec(epochs=4)).gate_gain > plan.gate_gain > forecast(build_spec(samples=4)).gate_gain
-    )
+    assert forecast(build_spec(epochs=4)).gate_gain > plan.gate_gain > forecast(build_spec(samples=4)).gate_gain
 
 
 @pytest.mark.parametrize(

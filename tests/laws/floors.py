@@ -157,23 +157,28 @@ def private_imports() -> list[str]:
                 private += [f"{module}: {name}" for name in names if name.startswith("_")]
                 modules |= {name for name in names if name.islower()}
         for node in ast.walk(tree):
-            if (
-                isinstance(node, ast.Attribute)
-                and isinstance(node.value, ast.Name)
-                and node.value.id in modules
-            ):
+            if isinstance(node, ast.Attribute) and isinstance(node.value, ast.Name) and node.value.id in modules:
                 is_private = node.attr.startswith("_") and not node.attr.startswith("__")
                 private += [f"{module}: {node.value.id}.{node.attr}"] if is_private else []
     return private
 
 
-def shadowed_names() -> list[str]:
-    """Rooms and files that have the name of something their parent offers: importing one would replace the other."""
-    offers = {}
-    for module, tree in files().items():
+def offered_names() -> dict[str, set[str]]:
+    """Public names of each package and room: what its `__init__` defines or lists; "" is `import edgewise`."""
+    inits = {**files(), "": ast.parse((ROOT / "edgewise" / "__init__.py").read_text("utf-8"))}
+    offers: dict[str, set[str]] = {}
+    for module, tree in inits.items():
         for node in tree.body:
             if isinstance(node, ast.Assign) and ast.unparse(node.targets[0]) == "__all__":
-                offers[module] = set(ast.literal_eval(node.value))
+                offers.setdefault(module, set()).update(ast.literal_eval(node.value))
+            elif isinstance(node, ast.FunctionDef | ast.ClassDef):
+                offers.setdefault(module, set()).add(node.name)
+    return offers
+
+
+def shadowed_names() -> list[str]:
+    """Rooms and files that have the name of something their parent offers: importing one would replace the other."""
+    offers = offered_names()
     return [name for name in files() if name.rpartition(".")[2] in offers.get(name.rpartition(".")[0], ())]
 
 

@@ -44,9 +44,7 @@ HOMES = {
     "gepa": ("experience/proposers/gepa.py",),
     "http": (*CLIENTS, SERVER),
 }
-SLOW = tuple(
-    "litellm torch langgraph openai scipy pyarrow datasets rich sqlalchemy statsmodels pandas gepa".split()
-)
+SLOW = tuple("litellm torch langgraph openai scipy pyarrow datasets rich sqlalchemy statsmodels pandas gepa".split())
 FILES = sorted(path for package in BELOW for path in (ROOT / package).rglob("*.py"))
 
 
@@ -82,9 +80,7 @@ def test_imports_point_down_and_libraries_stay_at_home(path: Path) -> None:
 
 
 def test_the_law_sees_imports_inside_functions() -> None:
-    source = (
-        "def f():\n    import torch.nn\n    from urllib import request\n    from edgewise.mas import graph"
-    )
+    source = "def f():\n    import torch.nn\n    from urllib import request\n    from edgewise.mas import graph"
     assert {"torch.nn", "urllib.request", "edgewise.mas.graph"} <= set(imported(source))
 
 
@@ -101,6 +97,7 @@ def test_private_names_stay_in_their_file() -> None:
 
 
 def test_no_room_shadows_a_name_of_its_parent() -> None:
+    assert {"improve", "compare", "Task"} <= floors.offered_names()[""]
     assert not floors.shadowed_names()
 
 

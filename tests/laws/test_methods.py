@@ -63,9 +63,7 @@ def claiming(what: str) -> pytest.MarkDecorator:
 ONE = (1,) * N
 
 
-def table(
-    reward: Sequence[float] = REWARD, order: Sequence[int] = range(N), counts: Sequence[int] = ONE
-) -> Table:
+def table(reward: Sequence[float] = REWARD, order: Sequence[int] = range(N), counts: Sequence[int] = ONE) -> Table:
     """With so many steps for each rollout; the task says nothing of the reward of a single one."""
 
     def sorted_by(values: Sequence) -> np.ndarray:
@@ -87,10 +85,7 @@ def table(
 
 
 def batch(
-    method: Method,
-    reward: Sequence[float] = REWARD,
-    order: Sequence[int] = range(N),
-    policy: torch.Tensor = NEW,
+    method: Method, reward: Sequence[float] = REWARD, order: Sequence[int] = range(N), policy: torch.Tensor = NEW
 ) -> Batch:
     """The sequences that the method keeps; the column `row` is the number of each."""
     selection, credit = compute_advantages(limit_lengths(method, 8), table(reward, order))
@@ -147,9 +142,7 @@ def test_slicing_does_not_change_the_gradient(name, size) -> None:
 def test_order_of_rows_does_not_change_the_gradient(name) -> None:
     method = METHODS[name]
     order = torch.randperm(N, generator=torch.Generator().manual_seed(1)).tolist()
-    (value, straight), (other, shuffled) = (
-        descend(method, batch(method, order=o)) for o in (range(N), order)
-    )
+    (value, straight), (other, shuffled) = (descend(method, batch(method, order=o)) for o in (range(N), order))
     assert close(straight, shuffled) and close(value, other)
 
 
@@ -211,9 +204,7 @@ def test_steps_of_a_group_without_signal_get_no_credit(name, equal) -> None:
     credit = compute_advantages(method, result)[1]
     assert not credit[(result.rollout >= DEAD.start) & (result.rollout < DEAD.stop)].any()
     assert not credit[result.rollout == ALONE].any()
-    assert credit.any() and credit[result.rollout >= OLDER.start].any() == (
-        "stored" in method.required_columns
-    )
+    assert credit.any() and credit[result.rollout >= OLDER.start].any() == ("stored" in method.required_columns)
 
 
 @every_equal
@@ -239,9 +230,7 @@ def test_reward_offset_of_a_group_changes_nothing(name) -> None:
 @claiming("scale")
 def test_reward_scale_changes_nothing_if_divided_out(name) -> None:
     method = override(METHODS[name], "advantage.eps=0", "shape=raw")
-    (_, a), (_, b) = (
-        compute_advantages(method, table(reward)) for reward in (REWARD, 8 * np.asarray(REWARD))
-    )
+    (_, a), (_, b) = (compute_advantages(method, table(reward)) for reward in (REWARD, 8 * np.asarray(REWARD)))
     assert a.any() and np.allclose(a, b, rtol=1e-9, atol=1e-12)
 
 
@@ -260,9 +249,7 @@ def test_padding_values_do_not_matter(name, garbage) -> None:
     dirty = {n: spoil(whole.column(n)) for n in ("old_logp", "ref_logp", "entropy", "sampler_logp")}
     spoiled_batch = whole.with_columns(**dirty)
     now = logp[whole.column("row"), : whole.mask.shape[1]]
-    other, gradient = descend(
-        method, add_statistics(method, spoiled_batch, now, spoiled_batch.column("entropy")), logp
-    )
+    other, gradient = descend(method, add_statistics(method, spoiled_batch, now, spoiled_batch.column("entropy")), logp)
     assert value == other and (clean == gradient).all()
 
 

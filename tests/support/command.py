@@ -61,10 +61,7 @@ def run_command(capsys: pytest.CaptureFixture[str], *arguments: Any) -> CommandR
 
 
 def write_task(
-    folder: Path,
-    content: Sequence[dict[str, Any]] | None = None,
-    improve: dict[str, Any] | None = None,
-    **task: Any,
+    folder: Path, content: Sequence[dict[str, Any]] | None = None, improve: dict[str, Any] | None = None, **task: Any
 ) -> Path:
     """Write a task.toml for the toy task or other rows, with more keys of [task] and [improve]; return its path."""
     import tomli_w
@@ -75,7 +72,5 @@ def write_task(
     head = {"name": "colours", "rows": "rows.jsonl", "id": "id", "prompt": toy.PROMPT, **task}
     head = {key: value for key, value in head.items() if value is not None}
     path = folder / "task.toml"
-    path.write_text(
-        tomli_w.dumps({"task": head, "improve": {"model": SCRIPTED, **SETTINGS, **(improve or {})}})
-    )
+    path.write_text(tomli_w.dumps({"task": head, "improve": {"model": SCRIPTED, **SETTINGS, **(improve or {})}}))
     return path

@@ -70,9 +70,7 @@ ESTIMATORS = [
     Estimator("grpo", p(advantage.standardised, eps=1e-6), p(_standardised, eps=1e-6)),
     Estimator("trl", advantage.standardised, p(_standardised, eps=1e-4)),
     Estimator(
-        "ddof0",
-        p(advantage.standardised, eps=0.0, ddof=0),
-        p(_standardised, eps=1e-300, deviation=statistics.pstdev),
+        "ddof0", p(advantage.standardised, eps=0.0, ddof=0), p(_standardised, eps=1e-300, deviation=statistics.pstdev)
     ),
     Estimator("dr_grpo", advantage.centred, _centred),
     Estimator("rloo", advantage.leave_one_out, _leave_one_out),
@@ -169,10 +167,7 @@ def _clip_sequence(i, logp, held, **bounds):
 
 def _clip_token(i, logp, held, **bounds):
     ratio = math.exp(mean(_moved(i, held)))
-    return [
-        _bounded(ratio * math.exp(now - then), SIGN[i], **bounds)
-        for now, then in zip(logp, held, strict=True)
-    ]
+    return [_bounded(ratio * math.exp(now - then), SIGN[i], **bounds) for now, then in zip(logp, held, strict=True)]
 
 
 def _soft(i, logp, held):
@@ -303,11 +298,7 @@ LOSSES = {
         "0 0 0 0 0",
     ),
     "TRL luspo": Loss(
-        p(losses.clipped_sequence, **RATIOS),
-        weigh.summed,
-        p(_clip_sequence, **RATIOS),
-        sequence_sum,
-        "-0.913946",
+        p(losses.clipped_sequence, **RATIOS), weigh.summed, p(_clip_sequence, **RATIOS), sequence_sum, "-0.913946"
     ),
     "sapo": Loss(
         losses.soft_gated,
@@ -326,12 +317,7 @@ LOSSES = {
         "-.256 -.18097 -.2 .22103 .16",
     ),
     "TRL cispo, cap 5": Loss(
-        losses.clipped_weight,
-        weigh.per_token,
-        _weight,
-        token_mean,
-        ".398745",
-        "-.32974 -.18097 -.2 .22103 .10976",
+        losses.clipped_weight, weigh.per_token, _weight, token_mean, ".398745", "-.32974 -.18097 -.2 .22103 .10976"
     ),
     "TRL cispo, cap .2": Loss(
         p(losses.clipped_weight, high=-0.8), weigh.per_token, p(_weight, high=-0.8), token_mean, ".032000"

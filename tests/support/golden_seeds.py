@@ -146,9 +146,7 @@ DRPO = [
     Case("gradient, lam .1", lambda: drpo(0.1)[1:], "-.99331 -.00669 .49250 .50750"),
     Case("gradient, lam .5", lambda: drpo(0.5)[1:], "-.73106 -.26894 .49250 .50750"),
     Case("gradient, lam 1e6", lambda: drpo(1e6)[1:], "-.50000 -.50000 .49250 .50750"),
-    Case(
-        "the code's value", lambda: [coded(lam) for lam in (0.1, 0.5, 1e6)], "10.499330 10.473105 10.450000"
-    ),
+    Case("the code's value", lambda: [coded(lam) for lam in (0.1, 0.5, 1e6)], "10.499330 10.473105 10.450000"),
     Case("all wrong", lambda: drpo(0.1, [0] * 4), "0 0 0 0 0"),
     Case("all right", lambda: drpo(0.1, [1] * 4), "0 0 0 0 0"),
     Case("wrong ones at tau .1", lambda: drpo(0.1, tau=0.1)[3:], ".0474 .9526"),
@@ -182,9 +180,7 @@ def term(rewards: Numbers, part: str, **options: Any) -> float:
 
 def buffered(gains: Numbers) -> Any:
     """Chances to be drawn first."""
-    runs = [
-        rollout_plan.set_marks(Rollout("a", "solver", i, (), "stop"), stored=a) for i, a in enumerate(gains)
-    ]
+    runs = [rollout_plan.set_marks(Rollout("a", "solver", i, (), "stop"), stored=a) for i, a in enumerate(gains)]
     return replay.sampling_probabilities(runs)
 
 

@@ -33,10 +33,7 @@ def steps(reward: Numbers, *rollouts: str, **columns: Any) -> Table:
         table.reward,
         table.rollout,
         {},
-        {
-            name: np.asarray(x, np.float64 if name.endswith("reward") else object)
-            for name, x in values.items()
-        },
+        {name: np.asarray(x, np.float64 if name.endswith("reward") else object) for name, x in values.items()},
     )
 
 
@@ -89,9 +86,7 @@ GAME = steps(
 
 GIGPO = [
     Case(
-        "paper, no deviation",
-        p(gigpo, advantage.centred, False),
-        "13.791667 11.666667 -5.708333 -3.333333 -8.333333",
+        "paper, no deviation", p(gigpo, advantage.centred, False), "13.791667 11.666667 -5.708333 -3.333333 -8.333333"
     ),
     Case("paper, deviations", p(gigpo, plain_std, True), "2.654700 1.861807 -1.077350 -0.577350 -1.284457"),
     Case(
@@ -99,11 +94,7 @@ GIGPO = [
         p(gigpo, p(advantage.by_steps, scaled=False), False),
         "14.267857 12.142857 -5.232143 -2.857143 -7.857143",
     ),
-    Case(
-        "code, mean_std_norm",
-        p(gigpo, advantage.by_steps, True),
-        "2.963849 2.170956 -1.085540 -0.585540 -1.292647",
-    ),
+    Case("code, mean_std_norm", p(gigpo, advantage.by_steps, True), "2.963849 2.170956 -1.085540 -0.585540 -1.292647"),
     Case("greedy at .92, abc", p(clusters, "abc", 0.92, True), "0 1 0"),
     Case("greedy at .92, bac", p(clusters, "bac", 0.92, True), "0 1 0"),
     Case("greedy at .90, abc", p(clusters, "abc", 0.9, True), "1 0 0"),
@@ -128,9 +119,7 @@ ALIGNMENT = [
         lambda: step_credit.discounted_returns(GAME, GAME.column("step_reward"), 0.9),
         "1.14 .6 1.18 .2 .18 .2",
     ),
-    Case(
-        "without one", lambda: step_credit.aligned(GAME, np.zeros(3), beta=0.0), ".46 .40 .52 -.20 -.98 -.20"
-    ),
+    Case("without one", lambda: step_credit.aligned(GAME, np.zeros(3), beta=0.0), ".46 .40 .52 -.20 -.98 -.20"),
     Case(
         "prisoner's dilemma",
         lambda: step_credit.aligned(GAME, np.zeros(3), beta=0.5),
@@ -174,11 +163,7 @@ def letters(text: str, **options: Any) -> float:
 
 TILES = [0.25, 1, 0.5, 0.25, 0.25, 0, 0.5, 0.25]
 VADE = [
-    Case(
-        "gain",
-        lambda: row_selection.information_gain(np.array([0.13, 0.32, 0.90])),
-        "0.098397 0.147968 0.009000",
-    ),
+    Case("gain", lambda: row_selection.information_gain(np.array([0.13, 0.32, 0.90])), "0.098397 0.147968 0.009000"),
     Case("a visit", p(remembered, 0.1, 8.4, 1), "1.02 8.68"),
     Case("another visit", p(remembered, 2.7, 5.3, 4), "4.54 5.06"),
     Case("no visit", p(remembered, 9.0, 0.2, None), "8.991 .1998"),
@@ -202,9 +187,7 @@ XRPO = [
 SCAF = [
     Case("one success with hints", lambda: extremes(plain_std, [1] + [0] * 7), "2.474867 -.353552"),
     Case(
-        "population",
-        lambda: extremes(p(advantage.standardised, eps=1e-6, ddof=0), [1] + [0] * 7),
-        "2.645743 -.377963",
+        "population", lambda: extremes(p(advantage.standardised, eps=1e-6, ddof=0), [1] + [0] * 7), "2.645743 -.377963"
     ),
 ]
 PC = [

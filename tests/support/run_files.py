@@ -119,9 +119,7 @@ def make_result(
             "role": {"rollout": make_totals(usd)},
             "step": {"0": make_totals(usd), "1": make_totals(usd)},
         },
-        "artifact": {"library.json": {"place": "before", "lessons": stored}}
-        if artifact is None
-        else artifact,
+        "artifact": {"library.json": {"place": "before", "lessons": stored}} if artifact is None else artifact,
         "run": "runs/x",
         "seconds": 61.0,
     }

@@ -127,10 +127,7 @@ class Server:
                 assert http.transport
                 http.transport.abort()
             return web.Response(
-                status=fault.status or 500,
-                body=fault.body,
-                headers=fault.headers,
-                content_type="application/json",
+                status=fault.status or 500, body=fault.body, headers=fault.headers, content_type="application/json"
             )
         return web.Response(body=self._answer(body), content_type="application/json")
 

@@ -20,9 +20,7 @@ PROMPT = "Which colour, red, green or blue, has number {n}, a {thing}?"
 
 def rows(count: int = 60) -> list[dict[str, Any]]:
     """Return rows with as many different prompts; the colour follows from the thing."""
-    return [
-        {"id": f"r{n:03d}", "n": n, "thing": THINGS[n % 9], "target": COLOURS[n % 3]} for n in range(count)
-    ]
+    return [{"id": f"r{n:03d}", "n": n, "thing": THINGS[n % 9], "target": COLOURS[n % 3]} for n in range(count)]
 
 
 def task(count: int = 60) -> Task:
@@ -63,9 +61,7 @@ def reply(text: str, seed: int, as_operations: bool) -> str:
 
 def _answer(text: str, seed: int) -> str:
     thing = re.search(r"a (\w+)\?", text)
-    known = thing and (
-        re.search(rf"A {thing[1]} is (\w+)", text) or re.search(rf"(?i)\b{thing[1]}\b.* -> (\w+)", text)
-    )
+    known = thing and (re.search(rf"A {thing[1]} is (\w+)", text) or re.search(rf"(?i)\b{thing[1]}\b.* -> (\w+)", text))
     return known[1] if known else COLOURS[seed % 3]
 
 

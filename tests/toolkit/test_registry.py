@@ -5,9 +5,7 @@ import pytest
 from edgewise.toolkit import registry
 from edgewise.toolkit.errors import ConfigError
 
-TABLES = {
-    name: table for name, table in vars(registry).items() if name.isupper() and isinstance(table, dict)
-}
+TABLES = {name: table for name, table in vars(registry).items() if name.isupper() and isinstance(table, dict)}
 TARGETS = [(name, key) for name, table in TABLES.items() for key in table]
 
 

@@ -34,12 +34,7 @@ __all__ = ["FORMAT", "Journal", "JournalEntry", "compute_key"]
 FORMAT = 1
 _APPLICATION = 0x45444A4C  # "EDJL" in the file's header: this SQLite file is a journal and no other
 _MAX_BATCH = 1000
-_NO_ROOM = {
-    sqlite3.SQLITE_FULL,
-    sqlite3.SQLITE_IOERR_WRITE,
-    sqlite3.SQLITE_IOERR_SHMSIZE,
-    sqlite3.SQLITE_IOERR_FSYNC,
-}
+_NO_ROOM = {sqlite3.SQLITE_FULL, sqlite3.SQLITE_IOERR_WRITE, sqlite3.SQLITE_IOERR_SHMSIZE, sqlite3.SQLITE_IOERR_FSYNC}
 _TABLE = """
 CREATE TABLE IF NOT EXISTS calls (
     number INTEGER PRIMARY KEY, key TEXT NOT NULL UNIQUE,
@@ -242,9 +237,7 @@ class _Writer:
             try:
                 _commit(self._connection, rows)
             except sqlite3.Error:
-                return self._disk_full(
-                    f"The last {len(rows)} replies could not be saved, everything before them is"
-                )
+                return self._disk_full(f"The last {len(rows)} replies could not be saved, everything before them is")
         return self._disk_full("The last replies are saved") if self.is_full else None
 
     def _disk_full(self, sentence: str) -> DiskFull:
@@ -283,9 +276,7 @@ def _lock_for_writing(path: Path) -> sqlite3.Connection:
         lock.close()
         if error.sqlite_errorcode != sqlite3.SQLITE_BUSY:
             raise
-        raise JournalError(
-            f"Another run is writing {path}: wait for it to end, or give another --run."
-        ) from None
+        raise JournalError(f"Another run is writing {path}: wait for it to end, or give another --run.") from None
     return lock
 
 
@@ -313,9 +304,7 @@ def _open_reader(path: Path) -> sqlite3.Connection:
         (application,) = connection.execute("PRAGMA application_id").fetchone()
         (version,) = connection.execute("PRAGMA user_version").fetchone()
         if application != _APPLICATION:
-            raise JournalError(
-                f"{path} is not a journal of Edgewise: give another --run, or move the file away."
-            )
+            raise JournalError(f"{path} is not a journal of Edgewise: give another --run, or move the file away.")
         if version != FORMAT:
             raise JournalError(
                 f"{path} has format {version}, this version reads {FORMAT}: use the version that wrote it."

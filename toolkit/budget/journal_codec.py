@@ -78,9 +78,7 @@ def dump_reply(reply: Reply) -> str:
 def load_reply(text: str) -> Reply:
     """Return the reply that `dump_reply` wrote."""
     message, stop, usage, latency, model, error = json.loads(text)
-    return Reply(
-        _load_message(message), stop, None if usage is None else Usage(*usage), latency, model, error
-    )
+    return Reply(_load_message(message), stop, None if usage is None else Usage(*usage), latency, model, error)
 
 
 def _dump_message(message: Message) -> list[Any]:

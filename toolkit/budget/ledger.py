@@ -44,9 +44,7 @@ class Limits:
         for name in ("usd", "tokens", "calls", "minutes"):
             value = getattr(self, name)
             if value is not None and not 0 < value < math.inf:
-                raise ConfigError(
-                    f"The limit {name}={value} must be a number above zero; leave it out for none."
-                )
+                raise ConfigError(f"The limit {name}={value} must be a number above zero; leave it out for none.")
 
 
 @dataclass(frozen=True, slots=True)
@@ -208,9 +206,7 @@ class Ledger:
             # A limit in dollars needs no bound on tokens that are free.
             if self.limits.tokens is None and price is not None and not (price.input or price.output):
                 return UsageTotals(1)
-            raise ConfigError(
-                "A limit on tokens or dollars needs max_tokens, or one call could use it all up."
-            )
+            raise ConfigError("A limit on tokens or dollars needs max_tokens, or one call could use it all up.")
         usage, pico = Usage(input=bound_input_tokens(request), output=max_output), 0
         if price is not None:
             # Whether the provider has the input in its cache is unknown: take the higher of the two prices.

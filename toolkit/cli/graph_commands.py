@@ -15,9 +15,7 @@ app = typer.Typer(no_args_is_help=True, help="Agent graphs as data.")
 @app.command(epilog="Example: edgewise graph show runs/first --as mermaid")
 def show(
     source: GraphPath,
-    form: Annotated[
-        str, typer.Option("--as", metavar="text|mermaid|svg|json", help="format of the output")
-    ] = "text",
+    form: Annotated[str, typer.Option("--as", metavar="text|mermaid|svg|json", help="format of the output")] = "text",
     as_json: Json = False,
 ) -> None:
     """Print an agent graph; for a design with several graphs, also the number of queries of each."""
@@ -37,8 +35,7 @@ def diff(
 @app.command(epilog="Example: edgewise graph roles --roles my_roles.toml")
 def roles(
     files: Annotated[
-        list[str] | None,
-        typer.Option("--roles", metavar="FILE", help="TOML file with more roles; repeatable"),
+        list[str] | None, typer.Option("--roles", metavar="FILE", help="TOML file with more roles; repeatable")
     ] = None,
     as_json: Json = False,
 ) -> None:

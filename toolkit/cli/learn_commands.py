@@ -89,9 +89,7 @@ def evaluate(
     task: TaskPath,
     artifact: Annotated[
         list[str],
-        typer.Option(
-            metavar="LIB", help="an artefact, a run, or any LIB of edgewise library show; repeatable"
-        ),
+        typer.Option(metavar="LIB", help="an artefact, a run, or any LIB of edgewise library show; repeatable"),
     ],
     samples: Annotated[int | None, typer.Option(metavar="N", help="rollouts per row")] = None,
     model: Annotated[
@@ -128,16 +126,14 @@ def serve(
         str | None, typer.Option(metavar="MODEL", help="model to run", show_default="that of the artefact")
     ] = None,
     token: Annotated[
-        str | None,
-        typer.Option(envvar="EDGEWISE_TOKEN", metavar="KEY", help="API key that clients must send"),
+        str | None, typer.Option(envvar="EDGEWISE_TOKEN", metavar="KEY", help="API key that clients must send")
     ] = None,
     usd: Usd = None,
     tokens: Tokens = None,
     calls: Calls = None,
     price: Pricing = None,
     concurrency: Annotated[
-        int,
-        typer.Option(min=1, help="maximum concurrent calls; lowered automatically on rate limits"),
+        int, typer.Option(min=1, help="maximum concurrent calls; lowered automatically on rate limits")
     ] = 32,
 ) -> None:
     """
@@ -232,8 +228,7 @@ def compare(
 def absorb(
     task: TaskPath,
     artifact: Annotated[
-        str,
-        typer.Option(metavar="LIB", help="lessons: an artefact, a run, or any LIB of edgewise library show"),
+        str, typer.Option(metavar="LIB", help="lessons: an artefact, a run, or any LIB of edgewise library show")
     ],
     model: TrainedModel = None,
     usd: Usd = None,

@@ -48,12 +48,9 @@ def merge(
     lib: StoredLib,
     other: Annotated[str, typer.Argument(metavar="OTHER", help="the library to merge into it")],
     base: Annotated[
-        str | None,
-        typer.Option(metavar="LIB@VERSION", help="common ancestor of both", show_default="from the history"),
+        str | None, typer.Option(metavar="LIB@VERSION", help="common ancestor of both", show_default="from the history")
     ] = None,
-    take: Annotated[
-        str | None, typer.Option(metavar="ours|theirs", help="side that wins every conflict")
-    ] = None,
+    take: Annotated[str | None, typer.Option(metavar="ours|theirs", help="side that wins every conflict")] = None,
     message: CommitMessage = None,
     author: Author = None,
     as_json: Json = False,
@@ -76,8 +73,7 @@ def lock(
     ],
     unlock: Annotated[bool, typer.Option("--unlock", help="remove the locks")] = False,
     always: Annotated[
-        bool | None,
-        typer.Option(help="insert these lessons into every prompt, or no longer", show_default="unchanged"),
+        bool | None, typer.Option(help="insert these lessons into every prompt, or no longer", show_default="unchanged")
     ] = None,
     author: Author = None,
     as_json: Json = False,

@@ -57,12 +57,7 @@ def pull_model(name: str) -> str:
         if percent != last:
             last = percent
             line = f"{name}: {percent}% of {total / 1e6:,.0f} MB"
-            print(
-                f"\r{line}" if is_live else line,
-                end="" if is_live else "\n",
-                file=sys.stderr,
-                flush=True,
-            )
+            print(f"\r{line}" if is_live else line, end="" if is_live else "\n", file=sys.stderr, flush=True)
 
     # The sentence encoder has several files and is downloaded like a model.
     bare = name.removeprefix("local/")

@@ -12,16 +12,13 @@ import typer
 # ---- limits of a run -------------------------------------------------------------------------------
 
 Usd = Annotated[float | None, typer.Option(metavar="DOLLARS", help="hard limit on dollars")]
-Tokens = Annotated[
-    int | None, typer.Option(metavar="N", help="hard limit on tokens, input and output together")
-]
+Tokens = Annotated[int | None, typer.Option(metavar="N", help="hard limit on tokens, input and output together")]
 Calls = Annotated[int | None, typer.Option(metavar="N", help="hard limit on model calls")]
 Minutes = Annotated[float | None, typer.Option(metavar="MINUTES", help="hard limit on wall time")]
 Pricing = Annotated[
     str | None,
     typer.Option(
-        metavar="INPUT,OUTPUT",
-        help="dollars per million input and output tokens, for models without a known price",
+        metavar="INPUT,OUTPUT", help="dollars per million input and output tokens, for models without a known price"
     ),
 ]
 Force = Annotated[
@@ -31,28 +28,20 @@ Force = Annotated[
 
 # ---- the run itself --------------------------------------------------------------------------------
 
-TaskPath = Annotated[
-    Path, typer.Argument(metavar="TASK", help="a task.toml, or a directory that contains one")
-]
+TaskPath = Annotated[Path, typer.Argument(metavar="TASK", help="a task.toml, or a directory that contains one")]
 RunPath = Annotated[
     Path | None,
-    typer.Option(
-        metavar="DIR", help="run directory; an existing run is resumed", show_default="a new one in runs/"
-    ),
+    typer.Option(metavar="DIR", help="run directory; an existing run is resumed", show_default="a new one in runs/"),
 ]
 Settings = Annotated[
     list[str] | None,
-    typer.Option(
-        "--set", metavar="KEY=VALUE", help="any setting, such as epochs=2 or loss.high=0.28; repeatable"
-    ),
+    typer.Option("--set", metavar="KEY=VALUE", help="any setting, such as epochs=2 or loss.high=0.28; repeatable"),
 ]
 DryRun = Annotated[
     bool, typer.Option("--dry-run", help="print calls, tokens, cost and time of the run, and stop there")
 ]
 Json = Annotated[bool, typer.Option("--json", help="print the result as one JSON object")]
-TrainedModel = Annotated[
-    str | None, typer.Option(metavar="MODEL", help="model to train, such as torch/smollm2-135m")
-]
+TrainedModel = Annotated[str | None, typer.Option(metavar="MODEL", help="model to train, such as torch/smollm2-135m")]
 
 # ---- edgewise improve ------------------------------------------------------------------------------
 
@@ -70,15 +59,12 @@ Distiller = Annotated[
     str | None, typer.Option(metavar="MODEL", help="model that writes lessons", show_default="the same model")
 ]
 Replay = Annotated[
-    Path | None,
-    typer.Option(metavar="RUN", help="answer every call from the journal of this run; works offline"),
+    Path | None, typer.Option(metavar="RUN", help="answer every call from the journal of this run; works offline")
 ]
 StartLibrary = Annotated[
     str | None,
     typer.Option(
-        "--library",
-        metavar="LIB",
-        help="lessons to start from; if it is a store, new lessons are committed to it",
+        "--library", metavar="LIB", help="lessons to start from; if it is a store, new lessons are committed to it"
     ),
 ]
 Proposer = Annotated[
@@ -97,9 +83,7 @@ Gate = Annotated[
 ]
 Placebo = Annotated[
     bool,
-    typer.Option(
-        "--placebo", help="also evaluate two controls: off-topic lessons, and lessons from shuffled rewards"
-    ),
+    typer.Option("--placebo", help="also evaluate two controls: off-topic lessons, and lessons from shuffled rewards"),
 ]
 
 # ---- libraries and graphs --------------------------------------------------------------------------
@@ -112,21 +96,16 @@ Lib = Annotated[
         "step 2), an artefact, or a file of lessons",
     ),
 ]
-StoredLib = Annotated[
-    str, typer.Argument(metavar="LIB", help="a store: team.sqlite or postgresql://..., with #name")
-]
+StoredLib = Annotated[str, typer.Argument(metavar="LIB", help="a store: team.sqlite or postgresql://..., with #name")]
 GraphPath = Annotated[
     str,
-    typer.Argument(
-        metavar="GRAPH", help="a graph.json, an artefact or a run; @VERSION picks one of several graphs"
-    ),
+    typer.Argument(metavar="GRAPH", help="a graph.json, an artefact or a run; @VERSION picks one of several graphs"),
 ]
 CommitMessage = Annotated[
     str | None, typer.Option("--message", metavar="TEXT", help="message of the new version in the history")
 ]
 Author = Annotated[
-    str | None,
-    typer.Option(metavar="NAME", help="author of the new version", show_default="user of this system"),
+    str | None, typer.Option(metavar="NAME", help="author of the new version", show_default="user of this system")
 ]
 
 

@@ -99,9 +99,7 @@ class ImproveCommand(ABC):
         options = {**self._options, "library": lib}
         for name, subject in self.foreign_options.items():
             if options.get(name) is not None and name not in allowed:
-                raise ConfigError(
-                    f"--{name} is about {subject}, which this --by does not learn: leave it out."
-                )
+                raise ConfigError(f"--{name} is about {subject}, which this --by does not learn: leave it out.")
 
 
 def start_run(prepared: PreparedRun, path: Path, replay: Path | None = None) -> Result:
@@ -116,9 +114,7 @@ def start_run(prepared: PreparedRun, path: Path, replay: Path | None = None) -> 
     return asyncio.run(prepared.execute(path, replay=replay, on_event=show_progress()))
 
 
-def collect_settings(
-    options: Mapping[str, Any], settings: Sequence[str], price: str | None
-) -> dict[str, Any]:
+def collect_settings(options: Mapping[str, Any], settings: Sequence[str], price: str | None) -> dict[str, Any]:
     """Return the settings of a command line: those of --set, then the options that are given, then --price."""
     # Options win over --set, and a price on the command line holds for all models.
     values = {name: value for name, value in options.items() if value is not None}
@@ -153,7 +149,5 @@ def render_costs(result: Result) -> list[str]:
     shared = result.costs["shared"]
     if shared["calls"]:
         tokens = shared["input"] + shared["output"]
-        lines.append(
-            f"shared by runs of a group, not paid twice: {shared['calls']:,} calls, {tokens:,} tokens"
-        )
+        lines.append(f"shared by runs of a group, not paid twice: {shared['calls']:,} calls, {tokens:,} tokens")
     return [*lines, f"time: {result.seconds / 60:.1f} minutes"]

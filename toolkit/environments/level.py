@@ -118,6 +118,4 @@ def check_size(world: str, name: str, value: Any, low: int, high: int) -> None:
     """Raise TaskError for a size that is no whole number within the bounds."""
     # bool is a kind of int in Python, and True would pass for 1.
     if isinstance(value, bool) or not isinstance(value, int) or not low <= value <= high:
-        raise TaskError(
-            f"{name} of the world {world} must be a whole number from {low} to {high}, not {value!r}"
-        )
+        raise TaskError(f"{name} of the world {world} must be a whole number from {low} to {high}, not {value!r}")

@@ -130,11 +130,7 @@ def resolve_world(spec: Spec, base: Path | None = None) -> World:
 
 
 def call_environment(
-    world: World,
-    step: str,
-    function: Callable[..., Any],
-    *args: Any,
-    read: Callable[[Any], Any] = lambda x: x,
+    world: World, step: str, function: Callable[..., Any], *args: Any, read: Callable[[Any], Any] = lambda x: x
 ) -> Plan[Any]:
     """
     Call a function of an environment and return `read` of its result.

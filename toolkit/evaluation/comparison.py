@@ -167,10 +167,7 @@ def compare(
 
         # Quality of the arm by itself. pass@k is estimated per example, then averaged.
         counts = [(len(row.rewards), sum(reward >= threshold for reward in row.rewards)) for row in rows]
-        passes = {
-            k: mean([statistics.pass_at_k(n, c, k) for n, c in counts])
-            for k in sorted(set(ks or (1, samples)))
-        }
+        passes = {k: mean([statistics.pass_at_k(n, c, k) for n, c in counts]) for k in sorted(set(ks or (1, samples)))}
 
         # Difference to the first arm, over the same examples.
         against = None
@@ -183,9 +180,7 @@ def compare(
             against = Difference(arms[0].name, difference, better, worse)
 
         # Cost: delegated rollouts are paid for too.
-        family = [
-            run for group in arm.groups for rollout in group.rollouts for run in _with_delegated(rollout)
-        ]
+        family = [run for group in arm.groups for rollout in group.rollouts for run in _with_delegated(rollout)]
         rollouts = sum(len(row.rewards) for row in rows)
         results.append(
             ArmResult(

@@ -157,9 +157,7 @@ def crossed_interval(values: Samples) -> Interval:
     # A two-way layout without replication: value = mean + seed + example + residual. By mean squares MS, the mean has
     # the variance (MS_seeds + MS_examples - MS_residual) / (S E). Here it is never less than by one of them alone.
     residual = data - by_example - by_seed[:, None] + estimate
-    squares = np.array(
-        [examples * by_seed.var(ddof=1), seeds * by_example.var(ddof=1)]
-    )  # MS_seeds, MS_examples
+    squares = np.array([examples * by_seed.var(ddof=1), seeds * by_example.var(ddof=1)])  # MS_seeds, MS_examples
     degrees = np.array([seeds - 1, examples - 1])
     residual_square = (residual**2).sum() / degrees.prod()
     variance = max(squares.sum() - residual_square, squares.max(), residual_square)
@@ -238,9 +236,7 @@ def gain_p_value(differences: NDArray[np.floating], resamples: int = 100_000) ->
     return (extreme + 1) / (resamples + 1)
 
 
-def _random_sign_sums(
-    values: NDArray[np.floating], resamples: int, seed: int
-) -> Iterator[NDArray[np.floating]]:
+def _random_sign_sums(values: NDArray[np.floating], resamples: int, seed: int) -> Iterator[NDArray[np.floating]]:
     """Yield sums of the values with random signs, `resamples` of them in chunks that fit in memory."""
     rng = np.random.default_rng(seed)
     rows = max(1, CHUNK // len(values))

@@ -117,9 +117,7 @@ def centred_whitened(table: Table, *, eps: float = 1e-8) -> Array:
     return _whiten_by_tokens(centred(table), table.column("length"), eps)
 
 
-def calibrated(
-    table: Table, *, best: float = 1.0, virtual: int = 1, eps: float = 1e-6, ddof: int = 1
-) -> Array:
+def calibrated(table: Table, *, best: float = 1.0, virtual: int = 1, eps: float = 1e-6, ddof: int = 1) -> Array:
     """
     Return reward minus mean, over std + `eps`, of a group to which `virtual` rewards of `best` are added: (N,).
 
@@ -171,9 +169,7 @@ def decoupled(table: Table, *, limit: int = 8192, lam: float = 0.1) -> Array:
 
 
 @reads_columns("anchor")
-def referred(
-    table: Table, *, beta: float = 0.5, lam: float = 0.6, eps: float = 1e-8, pooled: bool = True
-) -> Array:
+def referred(table: Table, *, beta: float = 0.5, lam: float = 0.6, eps: float = 1e-8, pooled: bool = True) -> Array:
     """
     Return the factor of the mean log-probability J of each answer in GRAO's objective, times the group size: (N,).
 
@@ -194,9 +190,7 @@ def referred(
     advantage = np.where(no_signal[group], 0.0, above_mean)
     advantage = advantage / np.where(no_signal, 1.0, np.sqrt(squares) + eps)[group]
 
-    size, n_own = (
-        np.bincount(x, minlength=table.n_groups)[group].astype(np.float64) for x in (group, group[own])
-    )
+    size, n_own = (np.bincount(x, minlength=table.n_groups)[group].astype(np.float64) for x in (group, group[own]))
     mean = compute_group_means(group[own], advantage[own], table.n_groups)[group]
     of_own = (1 + lam) * advantage / np.maximum(1, n_own)
     return size * np.where(own, of_own, beta * advantage - lam * mean)
@@ -219,9 +213,7 @@ def by_hardness(
 
 
 @reads_columns("trait")
-def distinctive(
-    table: Table, *, tau: float = 0.1, full: float = 1.0, eps: float = 1e-6, ddof: int = 1
-) -> Array:
+def distinctive(table: Table, *, tau: float = 0.1, full: float = 1.0, eps: float = 1e-6, ddof: int = 1) -> Array:
     """
     Return the same as `standardised`, but 0 for a rollout that is within `tau` of all that are of the other kind: (N,).
 
@@ -242,9 +234,7 @@ def distinctive(
 
 
 @reads_columns("mean_logp")
-def sharpened(
-    table: Table, *, lam: float = 2.5, kappa: float = 0.5, eps: float = 1e-6, ddof: int = 1
-) -> Array:
+def sharpened(table: Table, *, lam: float = 2.5, kappa: float = 0.5, eps: float = 1e-6, ddof: int = 1) -> Array:
     """
     Return A = `standardised`, and where A > 0 add min(max(lam (1 - e^(s - mean s)), 0), kappa A): (N,).
 

@@ -21,9 +21,7 @@ def raw(table: Table) -> NDArray[np.float64]:
 
 
 @reads_columns("longest")
-def overlong(
-    table: Table, *, limit: int = 20480, buffer: float = 0.2, factor: float = 1.0
-) -> NDArray[np.float64]:
+def overlong(table: Table, *, limit: int = 20480, buffer: float = 0.2, factor: float = 1.0) -> NDArray[np.float64]:
     """
     Return the reward, minus up to `factor` where a reply comes near to `limit` tokens: (N,).
 

@@ -32,9 +32,7 @@ def number_keys(keys: Iterable[Hashable], count: int) -> Numbers:
     return np.fromiter((numbers.setdefault(key, len(numbers)) for key in keys), np.int64, count)
 
 
-def match_similar(
-    group: Numbers, states: Sequence[Any], threshold: float, *, is_greedy: bool = False
-) -> Numbers:
+def match_similar(group: Numbers, states: Sequence[Any], threshold: float, *, is_greedy: bool = False) -> Numbers:
     """
     Return an anchor for all states of a group that are linked, directly or by others, by a likeness of `threshold`.
 

@@ -145,12 +145,7 @@ def aligned(
 
 
 def shaped_by_partner(
-    own: Array,
-    partner: Array,
-    rollout: NDArray[np.int64],
-    beta: float,
-    discount: float,
-    inclusive: bool = False,
+    own: Array, partner: Array, rollout: NDArray[np.int64], beta: float, discount: float, inclusive: bool = False
 ) -> Array:
     """Return own + beta c partner, with c of `aligned`: (M,)."""
     # past = sum over k <= t of discount^(t - k) A_k, updated step by step for each rollout.

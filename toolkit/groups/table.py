@@ -47,17 +47,13 @@ class Table:
 
         for name, column in self.columns.items():
             if len(column) not in (len(self.reward), len(self.rollout)):
-                raise ValueError(
-                    f"column {name!r} has {len(column)} values, neither one a rollout nor one a step"
-                )
+                raise ValueError(f"column {name!r} has {len(column)} values, neither one a rollout nor one a step")
         for name, column in self.step_columns.items():
             if len(column) != len(self.rollout):
                 raise ValueError(f"column {name!r} has {len(column)} values for {len(self.rollout)} steps")
 
     @classmethod
-    def from_arrays(
-        cls, group: ArrayLike, reward: ArrayLike, rollout: ArrayLike = (), **columns: ArrayLike
-    ) -> "Table":
+    def from_arrays(cls, group: ArrayLike, reward: ArrayLike, rollout: ArrayLike = (), **columns: ArrayLike) -> "Table":
         """Make a table of anything that numpy reads; groups may have any labels."""
         # Labels become numbers from 0, in sorted order.
         _, numbers = np.unique(np.asarray(group), return_inverse=True)
@@ -118,9 +114,7 @@ class Table:
         return low == high
 
 
-def compute_group_means(
-    group: NDArray[np.int64], values: NDArray[np.float64], n_groups: int
-) -> NDArray[np.float64]:
+def compute_group_means(group: NDArray[np.int64], values: NDArray[np.float64], n_groups: int) -> NDArray[np.float64]:
     """Return the mean of the values of each group (G,), 0 for a group without any."""
     # Groups may be empty where rollouts were dropped: they keep their numbers.
     return np.bincount(group, values, n_groups) / np.maximum(1, np.bincount(group, minlength=n_groups))

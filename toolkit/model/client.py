@@ -86,9 +86,7 @@ class RemoteClient:
         """Answer one request; see the head of this module for errors."""
         paid_calls_are_off = not ALLOW_PAID_CALLS or os.environ.get("EDGEWISE_OFFLINE", "0") not in ("", "0")
         if not self._is_free and paid_calls_are_off:
-            raise ModelError(
-                f"{request.model} may cost money and paid calls are switched off (EDGEWISE_OFFLINE)."
-            )
+            raise ModelError(f"{request.model} may cost money and paid calls are switched off (EDGEWISE_OFFLINE).")
         # Every turn of the loop learns one more quirk, so it ends.
         while True:
             quirks = self._quirks.get(request.model, {})
@@ -124,9 +122,7 @@ class RemoteClient:
 
     # ---- errors ----------------------------------------------------------------------------------
 
-    def _learn_quirk(
-        self, model: str, error: Exception, body: dict[str, Any], quirks: openai_format.Quirks
-    ) -> bool:
+    def _learn_quirk(self, model: str, error: Exception, body: dict[str, Any], quirks: openai_format.Quirks) -> bool:
         """Remember a parameter that the model refuses by name; return whether another attempt makes sense."""
         if getattr(error, "status_code", None) not in (400, 422):
             return False
@@ -174,9 +170,7 @@ class RemoteClient:
         # llama.cpp answers 500 to a text that its batch can't hold, and will again: that is a refusal.
         if (status in (408, 409, 429) or status >= 500) and "too large to process" not in sentence:
             raise TransientError(sentence, status, _read_retry_after(error)) from None
-        return openai_format.build_refusal(
-            sentence, Reply(openai_format.build_refusal("").message, latency=latency)
-        )
+        return openai_format.build_refusal(sentence, Reply(openai_format.build_refusal("").message, latency=latency))
 
     def _describe(self, request: Request, error: Exception) -> str:
         text = redact(str(error), self._key).strip()[:500]
@@ -194,12 +188,7 @@ class OpenAIClient(RemoteClient):
     path = "/chat/completions"
 
     def __init__(
-        self,
-        base_url: str,
-        api_key: str,
-        *,
-        timeout: float | None = None,
-        closing: Callable[[], Any] | None = None,
+        self, base_url: str, api_key: str, *, timeout: float | None = None, closing: Callable[[], Any] | None = None
     ):
         super().__init__(base_url, api_key, is_free=is_loopback(base_url))
         self._timeout = timeout

@@ -31,9 +31,7 @@ class LiteLLMClient(RemoteClient):
             except Exception as error:
                 # litellm raises one class for everything that fails there: only its text tells errors apart.
                 if _NO_PROVIDER in str(error):
-                    raise UnknownModel(
-                        f"{model}: no such provider; a model is named PROVIDER/NAME."
-                    ) from None
+                    raise UnknownModel(f"{model}: no such provider; a model is named PROVIDER/NAME.") from None
                 reason = " ".join(redact(str(error), self._key).split())[:500]
                 raise ModelError(
                     f"{model}: litellm failed when asked for the provider: {type(error).__name__}: {reason}"

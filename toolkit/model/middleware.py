@@ -56,9 +56,7 @@ class Timeout(Middleware):
             async with asyncio.timeout(self.seconds):
                 return await self.inner.ask(request)
         except TimeoutError:
-            raise RequestTimeout(
-                f"{request.model}: no answer within {self.seconds:g} seconds.", 408
-            ) from None
+            raise RequestTimeout(f"{request.model}: no answer within {self.seconds:g} seconds.", 408) from None
 
 
 class AdaptiveLimiter:
@@ -245,9 +243,7 @@ class JournalClient:
         if (reply := self.journal.get(key)) is not None:
             return reply
         if self.inner is None or self.journal.readonly:
-            raise NotRecorded(
-                f"The journal {self.journal.path} has no reply of {request.model} to this request."
-            )
+            raise NotRecorded(f"The journal {self.journal.path} has no reply of {request.model} to this request.")
         inner = self.inner
 
         async def send_and_record() -> Reply:

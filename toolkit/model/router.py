@@ -38,9 +38,7 @@ def connect(name: str, is_embedding: bool = False) -> Client:
         try:
             return ScriptedClient(load_object(rest, Path.cwd()))
         except TaskError as error:
-            raise ModelError(
-                f"scripted/{rest} can't be loaded: {error}. Write scripted/MODULE:FUNCTION."
-            ) from None
+            raise ModelError(f"scripted/{rest} can't be loaded: {error}. Write scripted/MODULE:FUNCTION.") from None
     if kind == "local":
         from edgewise.toolkit.model.embedded.server import serve_model
 

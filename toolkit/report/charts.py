@@ -69,9 +69,7 @@ def draw_intervals(bars: Sequence[Bar], title: str) -> Element:
     marks = ticks(min(0.0, *finite) - room, max(0.0, *finite) + room)
     x = _make_scale(marks[0], marks[-1], left, width - right)
 
-    parts = [
-        node("line", x1=x(m), x2=x(m), y1=4, y2=bottom, class_="zero" if m == 0 else "grid") for m in marks
-    ]
+    parts = [node("line", x1=x(m), x2=x(m), y1=4, y2=bottom, class_="zero" if m == 0 else "grid") for m in marks]
     parts += [_draw_text(format_number(mark), x(mark), bottom + 16) for mark in marks]
     for i, bar in enumerate(bars):
         y = 4 + height * (i + 0.5)

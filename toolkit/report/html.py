@@ -63,15 +63,11 @@ def note(text: str) -> Element:
     return node("p", text, class_="note")
 
 
-def table(
-    head: Sequence[str], rows: Iterable[Sequence[Child]], words: int = 1, total: bool = False
-) -> Element:
+def table(head: Sequence[str], rows: Iterable[Sequence[Child]], words: int = 1, total: bool = False) -> Element:
     """Make a table whose first `words` columns are text and the others numbers; `total` marks the last row."""
 
     def make_row(kind: str, cells: Sequence[Child]) -> Element:
-        return node(
-            "tr", *(node(kind, cell, class_="w" if i < words else "n") for i, cell in enumerate(cells))
-        )
+        return node("tr", *(node(kind, cell, class_="w" if i < words else "n") for i, cell in enumerate(cells)))
 
     body = [make_row("td", cells) for cells in rows]
     if total:

@@ -179,9 +179,7 @@ def _render_row(run: FinishedRun, arms: tuple[str, str], example: str) -> Elemen
         details += _render_answers(arm, rollouts)
     if not any(answers):
         details.append(note("rollouts.jsonl does not hold these answers."))
-    headline = node(
-        "summary", node("b", example), f": {means[0]} → {means[1]} ", node("span", glance, class_="note")
-    )
+    headline = node("summary", node("b", example), f": {means[0]} → {means[1]} ", node("span", glance, class_="note"))
     return node("details", headline, *details)
 
 
@@ -227,9 +225,7 @@ def _describe_change(difference: Interval) -> str:
     if math.isinf(low) or math.isinf(high):
         return f"{format_signed(estimate)} (no interval: too few rows{p})"
     doubt = ", which chance alone may explain" if low <= 0 <= high and estimate else ""
-    return (
-        f"{format_signed(estimate)} (95 % interval {format_signed(low)} to {format_signed(high)}{p}){doubt}"
-    )
+    return f"{format_signed(estimate)} (95 % interval {format_signed(low)} to {format_signed(high)}{p}){doubt}"
 
 
 def _format_tokens(usage: CostTotals | Usage) -> list[str]:

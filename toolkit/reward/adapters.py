@@ -72,9 +72,7 @@ def adapt_function(
     try:
         parameters = inspect.signature(function).parameters
     except (TypeError, ValueError) as error:
-        raise RewardError(
-            f"the signature of the reward {name} can't be read; wrap it in a def of your own"
-        ) from error
+        raise RewardError(f"the signature of the reward {name} can't be read; wrap it in a def of your own") from error
     match = recognize_style(parameters)
     if match is None:
         raise RewardError(
@@ -90,9 +88,7 @@ def adapt_function(
         if not accepts_any_keyword(parameters):
             keywords = {key: value for key, value in keywords.items() if key in parameters}
         filled = {*list(parameters)[: len(arguments)], *keywords}
-        missing = [
-            key for key, parameter in parameters.items() if _is_required(parameter) and key not in filled
-        ]
+        missing = [key for key, parameter in parameters.items() if _is_required(parameter) and key not in filled]
         if missing:
             raise RewardError(
                 f"the reward {name} needs {', '.join(missing)}, and row {example.id!r} has no such column; "
@@ -113,9 +109,7 @@ def adapt_function(
             return Score(0.0, numeric_items(metrics), valid=False)
         score = parse_score(result)
         if score is None:
-            raise RewardError(
-                f"the reward {name} returned {result!r} on row {example.id!r}, which says no score"
-            )
+            raise RewardError(f"the reward {name} returned {result!r} on row {example.id!r}, which says no score")
         return replace(score, parts={**numeric_items(metrics), **score.parts})
 
     return style, grade
@@ -129,9 +123,7 @@ def as_reward_error(name: str, row: str) -> Iterator[None]:
     except RewardError:
         raise
     except Exception as error:
-        raise RewardError(
-            f"the reward {name} raised on row {row!r}: {type(error).__name__}: {error}"
-        ) from error
+        raise RewardError(f"the reward {name} raised on row {row!r}: {type(error).__name__}: {error}") from error
 
 
 def accepts_any_keyword(parameters: Parameters) -> bool:
@@ -191,9 +183,7 @@ def verl_arguments(parameters: Parameters, example: Example, rollout: Rollout, m
     }
 
 
-def verifiers_arguments(
-    parameters: Parameters, example: Example, rollout: Rollout, metrics: Metrics
-) -> Arguments:
+def verifiers_arguments(parameters: Parameters, example: Example, rollout: Rollout, metrics: Metrics) -> Arguments:
     """Return the arguments of a reward of a verifiers task: a method f(self, trace) or a function f(task, trace)."""
     # `task.data` is the row; `trace` is the episode, with `record_metric` for further numbers.
     question = last_question(example)
@@ -201,9 +191,7 @@ def verifiers_arguments(
     return (), {"self": task, "task": task, "trace": build_trace(task, rollout, metrics)}
 
 
-def rubric_arguments(
-    parameters: Parameters, example: Example, rollout: Rollout, metrics: Metrics
-) -> Arguments:
+def rubric_arguments(parameters: Parameters, example: Example, rollout: Rollout, metrics: Metrics) -> Arguments:
     """Return the arguments of a function of verifiers' `Rubric`."""
     # By keyword, those that it names: prompt, completion, answer, state, info, task, and columns of the row.
     row = row_columns(example)
@@ -216,9 +204,7 @@ def rubric_arguments(
     }
 
 
-def youtu_arguments(
-    parameters: Parameters, example: Example, rollout: Rollout, metrics: Metrics
-) -> Arguments:
+def youtu_arguments(parameters: Parameters, example: Example, rollout: Rollout, metrics: Metrics) -> Arguments:
     """Return the arguments of a `verify_func` of youtu-agent."""
     # One positional argument, the evaluation sample; `timeout_score` keeps its default. A function returns {"reward":
     # float, "reasoning": text}.
@@ -253,9 +239,7 @@ def gepa_arguments(parameters: Parameters, example: Example, rollout: Rollout, m
     return (rollout.answer,), {"example": View(row_columns(example)), "opt_state": None}
 
 
-def plain_arguments(
-    parameters: Parameters, example: Example, rollout: Rollout, metrics: Metrics
-) -> Arguments:
+def plain_arguments(parameters: Parameters, example: Example, rollout: Rollout, metrics: Metrics) -> Arguments:
     """Return the arguments of a function of the user's own, by the names of its parameters."""
     values = {"answer": rollout.answer, "target": example.target, "example": example, "rollout": rollout}
     values |= {"metadata": example.metadata, "question": last_question(example)}
@@ -318,9 +302,7 @@ def _match_parameters(parameters: Parameters) -> dict[str, str]:
     # Reversed, so that the first meaning that lists a name wins: "answer" is an answer, though targets have it too.
     known = {name: meaning for meaning in reversed(PLAIN) for name in PLAIN[meaning]}
     guesses = {
-        name: known.get(name)
-        for name, parameter in parameters.items()
-        if _is_required(parameter) or name in known
+        name: known.get(name) for name, parameter in parameters.items() if _is_required(parameter) or name in known
     }
     if any(name in FOREIGN for name in guesses):
         return {}

@@ -113,9 +113,7 @@ def number(*, tolerance: float = 1e-9, relative: float = 0.0) -> Grade:
         # The target may be a whole solution, such as GSM8K's: its last number is the right answer.
         target, value = extract_number(str(_require_target(example, "number"))), extract_number(answer)
         if target is None:
-            raise RewardError(
-                f"the target of row {example.id!r} holds no number, which the reward 'number' needs"
-            )
+            raise RewardError(f"the target of row {example.id!r} holds no number, which the reward 'number' needs")
         if value is None:
             return Score(0.0, feedback="there is no number in the answer")
         is_right = math.isclose(value, target, rel_tol=0.0, abs_tol=max(tolerance, relative * abs(target)))
@@ -179,9 +177,7 @@ def fields(*, schema: Mapping[str, Any] | None = None, all_equal: bool = False) 
         actual = value if isinstance(value, Mapping) else {}
         parts = {str(name): float(name in actual and actual[name] == target[name]) for name in target}
         wrong = [name for name in target if not parts[str(name)]]
-        feedback = "; ".join(
-            f"{name}: expected {target[name]!r}, found {actual.get(name)!r}" for name in wrong
-        )
+        feedback = "; ".join(f"{name}: expected {target[name]!r}, found {actual.get(name)!r}" for name in wrong)
         share = sum(parts.values()) / len(parts)
         return Score(float(share == 1.0) if all_equal else share, parts, feedback=feedback)
 
@@ -203,9 +199,7 @@ def choice(*, labels: Sequence[str] = (), casefold: bool = True) -> Grade:
     def score(example: Example, answer: str) -> Score:
         target = str(_require_target(example, "choice")).strip()
         if target.casefold() not in {name.casefold() for name in names}:
-            raise RewardError(
-                f"the target {target!r} of row {example.id!r} is none of the labels {', '.join(names)}"
-            )
+            raise RewardError(f"the target {target!r} of row {example.id!r} is none of the labels {', '.join(names)}")
         # An answer of up to three characters, such as "b" or "(b)", is a label in any case.
         text = answer.strip()
         matches = finder.findall(text.upper() if are_letters and len(text) <= 3 else text)
@@ -217,9 +211,7 @@ def choice(*, labels: Sequence[str] = (), casefold: bool = True) -> Grade:
     return _text_grader(score)
 
 
-def unit_tests(
-    *, tests: str = "tests", partial: bool = False, timeout: float = 10.0, memory_mb: int = 512
-) -> Grade:
+def unit_tests(*, tests: str = "tests", partial: bool = False, timeout: float = 10.0, memory_mb: int = 512) -> Grade:
     """
     Require that the answer's last block of Python passes the tests in the row's column `tests`, or in the target.
 
@@ -235,24 +227,16 @@ def unit_tests(
     def grade(example: Example, rollout: Rollout, judge: str) -> Plan[Score]:
         cases = _decode_json(example.metadata.get(tests, example.target))
         if not cases:
-            raise RewardError(
-                f"row {example.id!r} has no tests: neither in its column {tests!r} nor as its target"
-            )
+            raise RewardError(f"row {example.id!r} has no tests: neither in its column {tests!r} nor as its target")
         cases = list(cases) if isinstance(cases, list | tuple) else [cases]
-        if not all(
-            isinstance(x, str) or (isinstance(x, Mapping) and {"input", "output"} <= set(x)) for x in cases
-        ):
-            raise RewardError(
-                f"the tests of row {example.id!r} must be texts, or tables of 'input' and 'output'"
-            )
+        if not all(isinstance(x, str) or (isinstance(x, Mapping) and {"input", "output"} <= set(x)) for x in cases):
+            raise RewardError(f"the tests of row {example.id!r} must be texts, or tables of 'input' and 'output'")
         # The form of HumanEval: the tests define `check`, and the row names the function to be checked.
         entry = example.metadata.get("entry_point")
         cases = [f"{x}\ncheck({entry})" if entry and "def check(" in x else x for x in cases]
 
         code = extract_code(rollout.answer)
-        problems = yield [
-            run_test(BlockingCall(_find_problem, (code, case, timeout, memory_mb))) for case in cases
-        ]
+        problems = yield [run_test(BlockingCall(_find_problem, (code, case, timeout, memory_mb))) for case in cases]
         # The feedback is the first problem only: later ones often follow from it.
         passes = [not problem for problem in problems]
         value = sum(passes) / len(passes) if partial else float(all(passes))

@@ -68,9 +68,7 @@ def judge(
         raise RewardError(f"the scale of the reward 'judge' must be 1 (0 to 1) or more (1 to N), not {scale}")
     # The prompt is made once; only question and answer differ between rollouts.
     sampling = Sampling(temperature=temperature, max_tokens=max_tokens)
-    span, sample = (
-        ("any number from 0 to 1", "0.5") if scale == 1 else (f"a whole number from 1 to {scale}", "1")
-    )
+    span, sample = ("any number from 0 to 1", "0.5") if scale == 1 else (f"a whole number from 1 to {scale}", "1")
     system = SYSTEM.format(rubric=rubric, range=span, example=sample)
 
     def grade(example: Example, rollout: Rollout, judge_model: str) -> Plan[Score]:
@@ -119,8 +117,7 @@ def rank(
 
         # One prompt with all answers, and a schema with exactly one score for each.
         entries = [
-            f"<answer {number}>\n{_escape_tags(answer)}\n</answer {number}>"
-            for number, answer in enumerate(answers, 1)
+            f"<answer {number}>\n{_escape_tags(answer)}\n</answer {number}>" for number, answer in enumerate(answers, 1)
         ]
         user = [*_render_question(example, reference), *entries]
         number = {"answer": {"type": "integer", "minimum": 1, "maximum": count}}
@@ -167,12 +164,7 @@ def _ask_judge(request: Request, parse: Callable[[Any], T]) -> Plan[T | Score]:
 
 
 def _make_request(
-    model: str,
-    system: str,
-    user: Sequence[str],
-    sampling: Sampling,
-    schema: Mapping[str, Any],
-    example: Example,
+    model: str, system: str, user: Sequence[str], sampling: Sampling, schema: Mapping[str, Any], example: Example
 ) -> Request:
     if not model:
         raise RewardError(

@@ -122,15 +122,11 @@ def _from_built_in(name: str, options: Mapping[str, Any]) -> Reward:
             raise RewardError(f"the reward {name!r} has no option {option!r}{did_you_mean(option, existing)}")
     try:
         grade = _check_scores(name, validate_call(maker)(**options))
-        grade_group = (
-            _check_group_scores(name, validate_call(group_maker)(**options)) if group_maker else None
-        )
+        grade_group = _check_group_scores(name, validate_call(group_maker)(**options)) if group_maker else None
     except ValidationError as error:
         problem = error.errors()[0]
         option = problem["loc"][0] if problem["loc"] else ""
-        raise RewardError(
-            f"the option {option!r} of the reward {name!r} is wrong: {problem['msg']}"
-        ) from error
+        raise RewardError(f"the option {option!r} of the reward {name!r} is wrong: {problem['msg']}") from error
     return Reward(name, "built-in", grade, grade_group, asks=name in CALLS_MODEL)
 
 
@@ -183,9 +179,7 @@ def _check_group_scores(name: str, grade_group: GradeGroup) -> GradeGroup:
     def checked(example: Example, rollouts: Sequence[Rollout], judge_model: str) -> Plan[list[Score]]:
         # The context manager spans the yields of the plan: errors of model calls are named too.
         with as_reward_error(name, example.id):
-            group_scores = yield from grade_group(
-                example, [run for run in rollouts if not run.failed], judge_model
-            )
+            group_scores = yield from grade_group(example, [run for run in rollouts if not run.failed], judge_model)
         for score in group_scores:
             _check_part_names(name, score)
         scores = iter(group_scores)
@@ -220,10 +214,7 @@ def _weighted_sum(specs: Sequence[Any], base: Path | None) -> Reward:
 
     # Two rewards of one kind are numbered, so that both have parts of their own.
     names = [reward.name for reward in rewards]
-    names = [
-        name if names.count(name) == 1 else f"{name} {names[:n].count(name) + 1}"
-        for n, name in enumerate(names)
-    ]
+    names = [name if names.count(name) == 1 else f"{name} {names[:n].count(name) + 1}" for n, name in enumerate(names)]
 
     def grade(example: Example, rollout: Rollout, judge_model: str) -> Plan[Score]:
         scores = yield [reward.grade(example, rollout, judge_model) for reward in rewards]

@@ -72,11 +72,7 @@ def run_rollout(
             return Request(agent.model, prompt, sampling, sample=sample, payer=payer)
 
         empty = Rollout(example.id, agent.role, sample, (), "stop", seed=seed)
-        return (
-            yield from run_episode(
-                agent.world, build_request, example, messages, turns=agent.turns, empty=empty
-            )
-        )
+        return (yield from run_episode(agent.world, build_request, example, messages, turns=agent.turns, empty=empty))
 
     steps: list[Step] = []
     sampling = replace(agent.sampling, seed=seed)
@@ -111,8 +107,7 @@ def run_rollout(
 
         # All calls of a turn run at once; results keep the order of the calls.
         results = yield [
-            tool_calls.execute_call(agent.tools, call, number)
-            for call, number in tool_calls.number_calls(steps)[-1]
+            tool_calls.execute_call(agent.tools, call, number) for call, number in tool_calls.number_calls(steps)[-1]
         ]
         subrollouts = tuple(result for result in results if isinstance(result, Rollout))
         steps[-1] = replace(steps[-1], subrollouts=subrollouts)
@@ -159,9 +154,7 @@ def run_rollouts(
         return graded
 
     plans = [
-        run_rollout(
-            agent, example, prompt.messages, sample=sample, seed=derive_seed(seed, example.id, sample)
-        )
+        run_rollout(agent, example, prompt.messages, sample=sample, seed=derive_seed(seed, example.id, sample))
         for sample, prompt in enumerate(prompts, start)
     ]
     if not (together and reward.grade_group):
@@ -175,9 +168,7 @@ def run_rollouts(
             yield RolloutFinished(rollout)
     if agent.world:
         check_equal_starts(agent.world, rollouts)
-    return tuple(
-        replace(rollout, version=prompt.version) for prompt, rollout in zip(prompts, rollouts, strict=True)
-    )
+    return tuple(replace(rollout, version=prompt.version) for prompt, rollout in zip(prompts, rollouts, strict=True))
 
 
 def run_group(

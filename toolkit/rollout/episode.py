@@ -23,18 +23,7 @@ from edgewise.toolkit.environments.protocol import (
     parse_turn,
 )
 from edgewise.toolkit.errors import TaskError
-from edgewise.toolkit.types import (
-    FAILURES,
-    Example,
-    Message,
-    Plan,
-    Reply,
-    Request,
-    Rollout,
-    Score,
-    Step,
-    StopReason,
-)
+from edgewise.toolkit.types import FAILURES, Example, Message, Plan, Reply, Request, Rollout, Score, Step, StopReason
 
 INSTRUCTIONS = "Each message shows you where you are. End each answer with one action, on a line of its own."
 ILLEGAL_ACTION = "That is no action that is possible here.\n"

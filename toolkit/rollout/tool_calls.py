@@ -57,8 +57,7 @@ def add_call_instructions(
     if not tools:
         return messages
     descriptions = "\n".join(
-        f"- {f.tool.name}: {f.tool.description} Arguments: {json.dumps(dict(f.tool.parameters))}"
-        for f in tools
+        f"- {f.tool.name}: {f.tool.description} Arguments: {json.dumps(dict(f.tool.parameters))}" for f in tools
     )
     instructions = CALL_INSTRUCTIONS.format(tools=descriptions)
     if messages and messages[0].role == "system":
@@ -93,9 +92,7 @@ def number_calls(steps: Sequence[Step]) -> list[list[tuple[ToolCall, int]]]:
     return rows
 
 
-def execute_call(
-    tools: tuple[FunctionTool | Delegation, ...], call: ToolCall, number: int
-) -> Plan[Rollout | str]:
+def execute_call(tools: tuple[FunctionTool | Delegation, ...], call: ToolCall, number: int) -> Plan[Rollout | str]:
     """Return the result of a tool call; errors are results too, since the model may correct its call."""
     tool = next((f for f in tools if f.tool.name == call.name), None)
     if call.name == UNREADABLE:

@@ -126,9 +126,7 @@ class Artifact:
                 if name in weights:
                     continue
                 if not FILE_NAME.fullmatch(name):
-                    raise ArtifactError(
-                        f"{path} names a file {name!r}: names are plain, such as library.json."
-                    )
+                    raise ArtifactError(f"{path} names a file {name!r}: names are plain, such as library.json.")
                 if hashlib.sha256(blobs[name]).hexdigest() != checksums[name]:
                     raise ArtifactError(f"{path}: {name} does not match its checksum.")
                 files[name] = json.loads(blobs[name])
@@ -147,9 +145,7 @@ class Artifact:
 # ---- writing ---------------------------------------------------------------------------------------
 
 
-def _write_directory(
-    path: Path, texts: Mapping[str, str], weights: Mapping[str, Path], folders: Iterable[str]
-) -> None:
+def _write_directory(path: Path, texts: Mapping[str, str], weights: Mapping[str, Path], folders: Iterable[str]) -> None:
     path.mkdir(parents=True, exist_ok=True)
     # An artefact without manifest counts as unfinished: an old manifest must not vouch for new files.
     (path / MANIFEST).unlink(missing_ok=True)

@@ -38,8 +38,7 @@ class Config(BaseModel):
     # Models, and the seed that every random choice of the run derives from.
     model: str = Field(DEFAULT_MODEL, description="model to improve")
     judge: str = Field(
-        "",
-        description="model that grades, for rewards that ask a model; by default the distiller or designer",
+        "", description="model that grades, for rewards that ask a model; by default the distiller or designer"
     )
     seed: int = Field(0, description="seed of all random choices")
     # Limits. None is no limit; a limit in dollars needs a known price.
@@ -48,13 +47,10 @@ class Config(BaseModel):
     calls: int | None = Field(None, description="hard limit on model calls")
     minutes: float | None = Field(None, description="hard limit on wall time in minutes")
     prices: dict[str, tuple[float, float] | tuple[float, float, float]] = Field(
-        {},
-        description='dollars per million input, output and cached tokens, by model; "*" is for all models',
+        {}, description='dollars per million input, output and cached tokens, by model; "*" is for all models'
     )
     # Calls. A local server may take minutes for a long reply, hence the long timeout.
-    concurrency: int = Field(
-        32, ge=1, description="maximum concurrent calls; lowered automatically on rate limits"
-    )
+    concurrency: int = Field(32, ge=1, description="maximum concurrent calls; lowered automatically on rate limits")
     timeout: float = Field(600.0, gt=0, description="timeout of a call in seconds")
     attempts: int = Field(8, ge=1, description="maximum attempts of a call on overload or a lost connection")
     # Rollouts. Learning needs diverse rollouts, an evaluation needs typical ones: the paper's temperatures
@@ -99,11 +95,7 @@ class Config(BaseModel):
     def deployment_settings(self) -> dict[str, Any]:
         """Return the settings of the evaluation, which an artefact keeps for later use."""
         sampling = self.eval_sampling
-        return {
-            "temperature": sampling.temperature,
-            "top_p": sampling.top_p,
-            "max_tokens": sampling.max_tokens,
-        }
+        return {"temperature": sampling.temperature, "top_p": sampling.top_p, "max_tokens": sampling.max_tokens}
 
 
 C = TypeVar("C", bound=Config)

@@ -109,9 +109,7 @@ def ensure_directory(path: Path) -> Path:
     try:
         path.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise ConfigError(
-            f"{path} can't be a run directory ({error.strerror}); give another --run."
-        ) from error
+        raise ConfigError(f"{path} can't be a run directory ({error.strerror}); give another --run.") from error
     return path
 
 
@@ -156,9 +154,7 @@ def check_same_run(path: Path, config: Config, fingerprint: str, command: str) -
     if (path / "config.toml").exists():
         changes = configs.list_changes(configs.load_config(type(config), path / "config.toml"), config)
         if changes:
-            raise ConfigError(
-                f"{path} was started with another {', '.join(changes)}; give the same, or another --run."
-            )
+            raise ConfigError(f"{path} was started with another {', '.join(changes)}; give the same, or another --run.")
 
 
 def read_json(path: Path) -> dict[str, Any]:

@@ -83,12 +83,7 @@ class Driver:
     new call starts, and the error is raised. `cancellation` may be used from outside as well.
     """
 
-    def __init__(
-        self,
-        client: ModelClient,
-        on_event: OnEvent = ignore_event,
-        cancellation: Cancellation | None = None,
-    ):
+    def __init__(self, client: ModelClient, on_event: OnEvent = ignore_event, cancellation: Cancellation | None = None):
         self._client, self._on_event = client, on_event
         self.cancellation = cancellation or Cancellation()
 

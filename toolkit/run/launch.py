@@ -50,11 +50,7 @@ class PreparedRun:
             forecasts.check_limits(self.config, self.forecast)
 
     async def execute(
-        self,
-        run: str | Path | None = None,
-        *,
-        replay: str | Path | None = None,
-        on_event: OnEvent = ignore_event,
+        self, run: str | Path | None = None, *, replay: str | Path | None = None, on_event: OnEvent = ignore_event
     ) -> Result:
         """Check the limits and execute the plan in the directory `run`; see `toolkit.run.runner.execute_run`."""
         # Here and not in the command: a Python caller is refused for the same reasons.

@@ -59,9 +59,7 @@ class ChatMessage(BaseModel):
     def message(self) -> Message:
         """Return it as a `Message`."""
         text = self.content if isinstance(self.content, str) else "".join(p.text for p in self.content or ())
-        calls = tuple(
-            ToolCall(call.id, call.function.name, call.function.arguments) for call in self.tool_calls or ()
-        )
+        calls = tuple(ToolCall(call.id, call.function.name, call.function.arguments) for call in self.tool_calls or ())
         return Message(ROLES.get(self.role, self.role), text, calls, self.tool_call_id)  # type: ignore[arg-type]
 
 
@@ -75,9 +73,7 @@ class FunctionSchema(BaseModel):
     @property
     def tool(self) -> Tool:
         """The function as a `Tool`."""
-        return Tool(
-            self.name, self.description or "", self.parameters or {"type": "object", "properties": {}}
-        )
+        return Tool(self.name, self.description or "", self.parameters or {"type": "object", "properties": {}})
 
 
 class ToolOffer(BaseModel):
@@ -210,9 +206,7 @@ def stream_events(reply: Reply, head: Mapping[str, Any], with_usage: bool) -> It
     if reply.message.content:
         parts.append({"content": reply.message.content})
     if reply.message.tool_calls:
-        parts.append(
-            {"tool_calls": [{"index": i, **call} for i, call in enumerate(encode_calls(reply.message))]}
-        )
+        parts.append({"tool_calls": [{"index": i, **call} for i, call in enumerate(encode_calls(reply.message))]})
     choices = [{"index": 0, "delta": part, "finish_reason": None} for part in parts]
     # The reason to stop comes in a chunk of its own, as OpenAI sends it.
     choices.append({"index": 0, "delta": {}, "finish_reason": FINISH_REASONS[reply.stop]})

@@ -19,14 +19,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 from dataclasses import replace
 from typing import Any
 
-from edgewise.toolkit.errors import (
-    ArtifactError,
-    ConfigError,
-    EdgewiseError,
-    LimitReached,
-    ModelError,
-    ProviderDown,
-)
+from edgewise.toolkit.errors import ArtifactError, ConfigError, EdgewiseError, LimitReached, ModelError, ProviderDown
 from edgewise.toolkit.registry import ANSWERERS, resolve
 from edgewise.toolkit.run.artifact import Artifact
 from edgewise.toolkit.run.driver import ModelClient
@@ -167,9 +160,7 @@ async def run_server(app: Any, host: str = "127.0.0.1", port: int = 0) -> AsyncI
     """
     uvicorn = import_uvicorn()
     listener = bind(host, port)
-    config = uvicorn.Config(
-        app, lifespan="off", log_level="warning", timeout_graceful_shutdown=SHUTDOWN_SECONDS
-    )
+    config = uvicorn.Config(app, lifespan="off", log_level="warning", timeout_graceful_shutdown=SHUTDOWN_SECONDS)
     server = uvicorn.Server(config)
     # uvicorn would take over Ctrl-C, which belongs to the caller's loop.
     server.capture_signals = contextlib.nullcontext
@@ -214,9 +205,7 @@ def bind(host: str, port: int) -> socket.socket:
         listener.setblocking(False)
     except OSError as error:
         listener.close()
-        raise ConfigError(
-            f"{host}:{port} can't be used ({error.strerror}): choose another --port."
-        ) from error
+        raise ConfigError(f"{host}:{port} can't be used ({error.strerror}): choose another --port.") from error
     return listener
 
 
@@ -227,9 +216,7 @@ def find_answerer(artifact: Artifact) -> Answerer:
     """Return what answers with an artefact. Raises ArtifactError if nothing does."""
     file = next((file for file in ANSWERERS if file in artifact.files), None)
     if file is None:
-        raise ArtifactError(
-            f"This artefact holds nothing to serve: neither of {', '.join(ANSWERERS)} is in it."
-        )
+        raise ArtifactError(f"This artefact holds nothing to serve: neither of {', '.join(ANSWERERS)} is in it.")
     return resolve(ANSWERERS, file)
 
 

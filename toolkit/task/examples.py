@@ -71,9 +71,7 @@ def to_examples(rows: Sequence[Row], layout: Layout, source: str) -> list[Source
         if old not in columns:
             raise TaskError(f"fields reads {new!r} from {old!r}, but {_list_columns(old, columns, source)}")
         if new in columns and new not in layout.fields.values():
-            raise TaskError(
-                f"fields would hide the column {new!r} of {source}; choose another name for {old!r}"
-            )
+            raise TaskError(f"fields would hide the column {new!r} of {source}; choose another name for {old!r}")
     old_names = set(layout.fields.values())
     renamed = [
         {name: value for name, value in row.items() if name not in old_names}
@@ -132,9 +130,7 @@ def _list_columns(name: str, columns: Sequence[str], source: str) -> str:
 def _required_columns(layout: Layout) -> dict[str, str]:
     """Return the columns that every row must have, and their use."""
     if bool(layout.prompt) == bool(layout.messages):
-        raise TaskError(
-            "give either prompt, a text with {column} fields, or messages, a column of chat messages"
-        )
+        raise TaskError("give either prompt, a text with {column} fields, or messages, a column of chat messages")
     # Column -> the word of the task file that asks for it. A later use of a column replaces an earlier one.
     required = {name: "prompt" for _, name in parse_template(layout.prompt) if name}
     if layout.messages:
@@ -169,15 +165,12 @@ def _make_example(row: Row, layout: Layout, required: Mapping[str, str], place: 
         for literal, name in parse_template(layout.prompt):
             value = row[name] if name else ""
             is_nested = isinstance(value, list | dict)
-            text += literal + (
-                json.dumps(value, ensure_ascii=False, default=str) if is_nested else str(value)
-            )
+            text += literal + (json.dumps(value, ensure_ascii=False, default=str) if is_nested else str(value))
         messages = (Message("user", text),)
     if layout.system:
         if messages[0].role == "system":
             raise TaskError(
-                f"{place}: {layout.messages} begins with a system message, but the task has a system text too; "
-                "keep one"
+                f"{place}: {layout.messages} begins with a system message, but the task has a system text too; keep one"
             )
         messages = (Message("system", layout.system), *messages)
 

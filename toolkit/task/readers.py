@@ -105,9 +105,7 @@ def read_csv(path: Path) -> list[Row]:
         try:
             names = next(lines, [])
             if twice := sorted({name for name in names if names.count(name) > 1}):
-                raise TaskError(
-                    f"{path} has two columns of the name {twice[0]!r}; give each a name of its own"
-                )
+                raise TaskError(f"{path} has two columns of the name {twice[0]!r}; give each a name of its own")
             for values in filter(None, lines):
                 if len(values) != len(names):
                     raise TaskError(
@@ -139,9 +137,7 @@ def read_hub(address: str) -> list[Row]:
     path = [part for part in (parts.netloc + parts.path).split("/") if part]
     query = parse_qs(parts.query)
     if len(path) not in (2, 3) or set(query) - {"split"}:
-        raise TaskError(
-            f"{address} must read hf://owner/name, hf://owner/name/config or hf://owner/name?split=test"
-        )
+        raise TaskError(f"{address} must read hf://owner/name, hf://owner/name/config or hf://owner/name?split=test")
     config = path[2] if len(path) == 3 else None
     try:
         from datasets import load_dataset  # pyright: ignore[reportMissingImports]
@@ -158,9 +154,7 @@ def read_hub(address: str) -> list[Row]:
 
 def _require_object(value: Any, place: str) -> Row:
     if not isinstance(value, dict):
-        raise TaskError(
-            f"{place} must be a JSON object with column names as keys, not {type(value).__name__}"
-        )
+        raise TaskError(f"{place} must be a JSON object with column names as keys, not {type(value).__name__}")
     return value
 
 

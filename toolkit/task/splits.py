@@ -50,9 +50,7 @@ def detect_kind(splits: Any) -> str:
 
 
 # A tag, not the first model that fits, decides the kind, so that errors are about the kind that the user meant.
-Splits = Annotated[
-    Annotated[Fractions, Tag("fractions")] | Annotated[Files, Tag("files")], Discriminator(detect_kind)
-]
+Splits = Annotated[Annotated[Fractions, Tag("fractions")] | Annotated[Files, Tag("files")], Discriminator(detect_kind)]
 
 
 def check_row_lists(rows: Mapping[Any, Iterable[Row]], splits: Any) -> dict[str, list[Row]]:
@@ -99,9 +97,7 @@ def split_sizes(total: int, shares: Mapping[str, float]) -> dict[str, int]:
     for name in [name for name, share in shares.items() if share > 0 and not counts[name]]:
         largest = max(counts, key=lambda name: counts[name])
         if counts[largest] < 2:
-            raise TaskError(
-                f"{total} rows are too few for the splits {', '.join(n for n in shares if shares[n])}"
-            )
+            raise TaskError(f"{total} rows are too few for the splits {', '.join(n for n in shares if shares[n])}")
         counts[largest] -= 1
         counts[name] += 1
     return counts

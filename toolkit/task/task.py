@@ -21,16 +21,7 @@ from edgewise.toolkit.errors import TaskError
 from edgewise.toolkit.reward.reward import Reward, resolve_reward
 from edgewise.toolkit.task.examples import Layout, SourcedExample, canonical_json, to_examples
 from edgewise.toolkit.task.readers import Row, as_task_error, check_file, read_rows
-from edgewise.toolkit.task.splits import (
-    SPLITS,
-    Files,
-    Fractions,
-    Parts,
-    Split,
-    Splits,
-    check_row_lists,
-    split_rows,
-)
+from edgewise.toolkit.task.splits import SPLITS, Files, Fractions, Parts, Split, Splits, check_row_lists, split_rows
 from edgewise.toolkit.tools.registry import load_tools
 from edgewise.toolkit.tools.tool import FunctionTool
 from edgewise.toolkit.types import Example
@@ -65,9 +56,7 @@ class TaskFile(TaskSpec, frozen=True):
         if isinstance(self.splits, Files) and self.rows is not None:
             raise ValueError("give either rows, or splits with a file each, not both")
         if isinstance(self.splits, Fractions) and self.rows is None:
-            raise ValueError(
-                'give rows = "FILE", or splits = { train = "FILE", validation = "FILE", test = "FILE" }'
-            )
+            raise ValueError('give rows = "FILE", or splits = { train = "FILE", validation = "FILE", test = "FILE" }')
         return self
 
 
@@ -198,9 +187,7 @@ def _read_tables(path: Path) -> dict[str, Any]:
         raise TaskError(f"{path} is not TOML: {error}") from error
     for name, table in tables.items():
         if name not in TABLES or not isinstance(table, dict):
-            raise TaskError(
-                f"{path} may hold the tables [task], [improve], [graph] and [weights], but no {name!r}"
-            )
+            raise TaskError(f"{path} may hold the tables [task], [improve], [graph] and [weights], but no {name!r}")
     if "task" not in tables:
         raise TaskError(f"{path} has no [task] table")
     return tables
@@ -232,9 +219,7 @@ def _load_examples(spec: TaskSpec, rows: list[Row], source: str) -> list[Sourced
     for item in sorted(to_examples(rows, spec, source), key=lambda item: item.example.id):
         unique.setdefault(item.content, item)
     if repeated := len(rows) - len(unique):
-        warnings.warn(
-            f"{source}: {repeated} of {len(rows)} rows repeat another row and are left out", stacklevel=3
-        )
+        warnings.warn(f"{source}: {repeated} of {len(rows)} rows repeat another row and are left out", stacklevel=3)
     return list(unique.values())
 
 
@@ -248,9 +233,7 @@ def _make_task(
             f"{world.name}"
         )
     if not world and (reward.name, reward.style) == ("environment", "built-in"):
-        raise TaskError(
-            'the reward is "environment", but the task has none: give environment = "module:Class"'
-        )
+        raise TaskError('the reward is "environment", but the task has none: give environment = "module:Class"')
     # Rows of an environment may share one prompt: there, the whole row tells two episodes apart.
     first: dict[Any, tuple[str, str]] = {}
     for name, item in ((name, item) for name, part in parts.items() for item in part):
@@ -280,6 +263,4 @@ def _make_task(
         *([world.spec] if world else []),
     ]
     fingerprint = hashlib.sha256(canonical_json(content).encode()).hexdigest()
-    return Task(
-        spec.name, train, validation, test, spec.system, spec.prompt, reward, tools, fingerprint, world=world
-    )
+    return Task(spec.name, train, validation, test, spec.system, spec.prompt, reward, tools, fingerprint, world=world)

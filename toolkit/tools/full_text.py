@@ -32,9 +32,7 @@ class FullTextIndex:
         query = "SELECT count(*) FROM (SELECT 1 FROM texts WHERE texts MATCH ? LIMIT ?)"
         return self._execute(query, _quote(word), limit)[0][0]
 
-    def search(
-        self, words: Iterable[str], weights: Sequence[float] = (), limit: int = -1
-    ) -> list[tuple[int, float]]:
+    def search(self, words: Iterable[str], weights: Sequence[float] = (), limit: int = -1) -> list[tuple[int, float]]:
         """
         Return position and BM25 of the `limit` best rows (-1: all) that have any of the words, the best first.
 

@@ -91,11 +91,7 @@ def run_python(
         threads = dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"), "1")
 
         # Output goes to files, not pipes: a program can't block on a full pipe or flood this process's memory.
-        with (
-            tempfile.TemporaryFile() as source,
-            tempfile.TemporaryFile() as out,
-            tempfile.TemporaryFile() as err,
-        ):
+        with tempfile.TemporaryFile() as source, tempfile.TemporaryFile() as out, tempfile.TemporaryFile() as err:
             source.write(stdin.encode("utf-8", "surrogatepass"))
             source.seek(0)
             keeper = subprocess.Popen(

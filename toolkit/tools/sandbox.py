@@ -59,9 +59,7 @@ def main(settings: dict[str, Any]) -> int:
         # interpreter may be in a folder that only root can enter.
         with contextlib.suppress(OSError):
             os.setresuid(NOBODY, -1, -1)
-    has_namespaces = (
-        settings["namespaces"] and IS_LINUX and libc.unshare(NEW_USER | NEW_IPC | NEW_PID | NEW_NET) == 0
-    )
+    has_namespaces = settings["namespaces"] and IS_LINUX and libc.unshare(NEW_USER | NEW_IPC | NEW_PID | NEW_NET) == 0
 
     # The parent's timeout ends the guest; the alarm is for the case that the parent is gone.
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))

@@ -39,9 +39,7 @@ def search_tool(path: str | Path, k: int = 5) -> FunctionTool:
     """
     passages = list(read_passages(Path(path)))
     if not passages:
-        raise TaskError(
-            f"There is no text to search in {path}: put .txt or .md files there, or name a .jsonl."
-        )
+        raise TaskError(f"There is no text to search in {path}: put .txt or .md files there, or name a .jsonl.")
     try:
         index = FullTextIndex(passages, ("source", "text"), TOKENIZER)
     except sqlite3.OperationalError as error:

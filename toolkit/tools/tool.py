@@ -46,9 +46,7 @@ def make_tool(function: Callable[..., Any]) -> FunctionTool:
         validated: Callable[..., Any] = validate_call(function)
     except (PydanticUserError, NameError) as error:
         reason = str(error).partition("\n")[0]
-        raise TaskError(
-            f"{name} can't be a tool: {reason}; annotate its parameters with plain types"
-        ) from error
+        raise TaskError(f"{name} can't be a tool: {reason}; annotate its parameters with plain types") from error
     # Positional-only and variadic parameters give an array: a model's call has named arguments only.
     if schema.get("type") != "object":
         raise TaskError(f"{name} can't be a tool: parameters without a name; give each a name and a type")

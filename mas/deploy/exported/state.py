@@ -20,9 +20,7 @@ class NodeReply(TypedDict):
     error: str
 
 
-def merge_replies(
-    old: dict[str, list[NodeReply]], new: dict[str, list[NodeReply]]
-) -> dict[str, list[NodeReply]]:
+def merge_replies(old: dict[str, list[NodeReply]], new: dict[str, list[NodeReply]]) -> dict[str, list[NodeReply]]:
     """Append new replies to those of each node: nodes of one step write here together, a node in a loop repeatedly."""
     return {**old, **{name: [*old.get(name, []), *replies] for name, replies in new.items()}}
 

@@ -25,10 +25,7 @@ async def missing_tool(name: str, /, **arguments: Any) -> str:
 
 # Connect tools of your own here: an async function that returns a text, by the name of the tool.
 FUNCTIONS: dict[str, Callable[..., Awaitable[str]]] = {"python": python}
-TOOLS = {
-    name: (schema, FUNCTIONS.get(name) or partial(missing_tool, name))
-    for name, schema in TOOL_SCHEMAS.items()
-}
+TOOLS = {name: (schema, FUNCTIONS.get(name) or partial(missing_tool, name)) for name, schema in TOOL_SCHEMAS.items()}
 
 
 async def run_tool_node(name: str, state: GraphState) -> Data:

@@ -172,9 +172,7 @@ class Evolution:
         if worst := own[:MAX_FAILURES]:
             tasks = [f"## Reward {r.reward:.2f}\n{self.tasks[r.query]}" for r in worst]
             parts.append("\n\n".join(["# Tasks it did worst on", *tasks]))
-        children = [
-            (m.change, ratings[v]) for v, m in self.pool.items() if m.parent == parent and v in ratings
-        ]
+        children = [(m.change, ratings[v]) for v, m in self.pool.items() if m.parent == parent and v in ratings]
         if children:
             lines = [f"- {change or 'a change'}: {render_rating(rating)}" for change, rating in children]
             parts.append("# Changes of this team that were tried\n" + "\n".join(lines))

@@ -94,10 +94,7 @@ class LessonSearch:
             by_version = {graph.version: graph for graph in graphs}
 
             # Each once, then edits of them in turn; where no edit is new, the same ones again.
-            parents, rng = (
-                list(by_version.values()),
-                np.random.default_rng(derive_seed(seed, "edits", query.id)),
-            )
+            parents, rng = (list(by_version.values()), np.random.default_rng(derive_seed(seed, "edits", query.id)))
             for turn in range(size - len(parents)):
                 parent = parents[turn % len(parents)]
                 edit = random_edit(parent, self.roles, self.space.agents, rng, by_version) or parent
@@ -170,16 +167,10 @@ class LessonSearch:
             score = Score(round(trial.reward, 3), dict(trial.parts), feedback=feedback)
             step = Step(example.messages, Message("assistant", describe_trial(trial)))
             version = trial.draft.graph.version
-            rollouts.append(
-                Rollout(example.id, "graph", number, (step,), "stop", score, version=version, seed=number)
-            )
+            rollouts.append(Rollout(example.id, "graph", number, (step,), "stop", score, version=version, seed=number))
         summaries = [rollout.answer for rollout in rollouts]
         try:
-            return (
-                yield from distil.compare_summaries(
-                    self._distiller, example, rollouts, summaries, self.library
-                )
-            )
+            return (yield from distil.compare_summaries(self._distiller, example, rollouts, summaries, self.library))
         except UnreadableReply as error:
             self.problems[str(error)] += 1
             return Comparison()
@@ -191,8 +182,7 @@ def describe_trial(trial: Trial) -> str:
     nodes = (graph[name] for name in graph.order)
     lines = [f"{len(graph)} agents; {graph.exit} answers"]
     lines += [
-        f"- {node.name} ({node.role}) hears {', '.join(graph.predecessors[node.name]) or 'nobody'}"
-        for node in nodes
+        f"- {node.name} ({node.role}) hears {', '.join(graph.predecessors[node.name]) or 'nobody'}" for node in nodes
     ]
     lines += [f"- {x.source} sends back to {x.target}, at most {x.rounds} times" for x in graph.loops]
     if credit := ", ".join(f"{name} {value:+.3g}" for name, value in trial.credit.items()):

@@ -60,9 +60,7 @@ def list_records(groups: Iterable[TrialGroup]) -> list[TrialRecord]:
     ]
 
 
-def rate_graphs(
-    records: Sequence[TrialRecord], expected: Mapping[str, float] | None = None
-) -> dict[str, GraphRating]:
+def rate_graphs(records: Sequence[TrialRecord], expected: Mapping[str, float] | None = None) -> dict[str, GraphRating]:
     """
     Return the rating of each graph, in the order of their first trials.
 

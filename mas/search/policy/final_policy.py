@@ -25,11 +25,7 @@ CHECK_EVERY = 5
 
 
 def settle_policy(
-    policy: Policy,
-    surrogate: RewardSurrogate,
-    known: Sequence[Draft],
-    queries: Sequence[Query],
-    max_updates: int,
+    policy: Policy, surrogate: RewardSurrogate, known: Sequence[Draft], queries: Sequence[Query], max_updates: int
 ) -> Policy:
     """Return the policy after at most `max_updates` updates, fewer where its likeliest graphs are the targets."""
     space = policy.space

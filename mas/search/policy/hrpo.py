@@ -211,9 +211,7 @@ class Hrpo:
                 own[name] = own.get(name, 0.0) + min(0.0, value)
             if built := trial.draft.build:
                 rewards.append(
-                    compute_move_rewards(
-                        len(roles), built.moves, built.move_numbers, own, std, exemption, role_credit
-                    )
+                    compute_move_rewards(len(roles), built.moves, built.move_numbers, own, std, exemption, role_credit)
                 )
         return np.concatenate(rewards)
 

@@ -105,8 +105,7 @@ def initialize_weights(space: Space, features: int, seed: int) -> dict[str, NDAr
 def to_tensors(weights: Mapping[str, Any], *, requires_grad: bool = False) -> dict[str, Tensor]:
     """Return weights as float64 tensors."""
     return {
-        name: torch.tensor(weight, dtype=torch.float64, requires_grad=requires_grad)
-        for name, weight in weights.items()
+        name: torch.tensor(weight, dtype=torch.float64, requires_grad=requires_grad) for name, weight in weights.items()
     }
 
 
@@ -201,9 +200,7 @@ class NetworkPolicy(BuildPolicy):
     joint: bool = True
 
     @classmethod
-    def start(
-        cls, space: Space, features: int, seed: int, *, encoder: str = "", joint: bool = True
-    ) -> "NetworkPolicy":
+    def start(cls, space: Space, features: int, seed: int, *, encoder: str = "", joint: bool = True) -> "NetworkPolicy":
         """Return a policy that prefers no role, for queries with so many features."""
         return cls(space, initialize_weights(space, features, seed), encoder, joint)
 

@@ -73,17 +73,14 @@ def score_moves(
     is_role, is_delete = action < space.delete_action, action == space.delete_action
     zero = torch.zeros_like(entropy)
     agents, agents_entropy = (
-        torch.where(is_role, a, torch.where(is_delete, b, zero))
-        for a, b in zip(subset, deletion, strict=True)
+        torch.where(is_role, a, torch.where(is_delete, b, zero)) for a, b in zip(subset, deletion, strict=True)
     )
     if not action_entropy:
         entropy = entropy + agents_entropy
     return MoveScores(action_logp.gather(1, action[:, None])[:, 0], agents, entropy)
 
 
-def score_subsets(
-    logits: Tensor, chosen: Tensor, is_agent: Tensor, min_size: Integers
-) -> tuple[Tensor, Tensor]:
+def score_subsets(logits: Tensor, chosen: Tensor, is_agent: Tensor, min_size: Integers) -> tuple[Tensor, Tensor]:
     """
     Return log-probs [M] of sets of agents that are large enough, and the entropy of the choices before that condition.
 

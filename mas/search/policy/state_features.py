@@ -21,9 +21,7 @@ class StateBatch:
     """B states; `moves_left` is the share of the moves that are left."""
 
     roles: NDArray[np.int64]  # [B, N] K where there is no agent
-    inputs: NDArray[
-        np.float64
-    ]  # [B, N, N] 1 where the agent of the row has the agent of the column as an input
+    inputs: NDArray[np.float64]  # [B, N, N] 1 where the agent of the row has the agent of the column as an input
     facts: NDArray[np.float64]  # [B, N, F] in the order of FACTS
     size: NDArray[np.int64]  # [B] agents
     moves_left: NDArray[np.float64]  # [B]

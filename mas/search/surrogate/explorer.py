@@ -135,9 +135,7 @@ class Explorer:
             moves = mutate(self.space, moves, rng)
         return _build_graph(self.space, moves)
 
-    def _sample_by_thompson(
-        self, pool: Pool, query: Query, count: int, rng: np.random.Generator
-    ) -> list[Draft]:
+    def _sample_by_thompson(self, pool: Pool, query: Query, count: int, rng: np.random.Generator) -> list[Draft]:
         """Return `count` drafts of the pool, each the best in one sample of the posterior; the first are new."""
         drafts = list(pool.values())
         mean, covariance = self.surrogate.posterior([draft.graph for draft in drafts], query)

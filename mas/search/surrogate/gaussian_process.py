@@ -144,9 +144,7 @@ class RewardSurrogate:
         if not self.observations or not graphs:
             return np.zeros(len(graphs))
         encoded = self._encode(graphs)
-        return self._mean(
-            encoded, self._kernel(encoded, np.stack([unit_features(query) for query in queries]))
-        )
+        return self._mean(encoded, self._kernel(encoded, np.stack([unit_features(query) for query in queries])))
 
     def posterior(self, graphs: Sequence[Graph], query: Query) -> tuple[FloatArray, FloatArray]:
         """

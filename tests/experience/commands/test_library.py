@@ -10,13 +10,13 @@ from typing import Any
 
 import pytest
 
+from edgewise import Artifact
 from edgewise.experience.library.library import Effect, Library, make_lesson
 from edgewise.experience.store.checkout import RunStart, save_start
 from edgewise.experience.store.reference import LibraryReference, parse_reference
 from edgewise.experience.store.store import Store
-from edgewise.toolkit import Artifact
 from edgewise.toolkit.errors import ConfigError
-from tests.support.command import CommandResult, wait_for_command, run_command, start_command, write_task
+from tests.support.command import CommandResult, run_command, start_command, wait_for_command, write_task
 
 A, B, C = (
     make_lesson("Refunds go to birch"),
@@ -97,24 +97,12 @@ def test_existing_path_with_at_sign_is_no_version(tmp_path):
 
 
 def test_show_prints_a_dash_for_unknown_fields(library):
-    measured = replace(
-        B, locked=True, always=True, sources=("r1", "r2"), effect=Effect(0.1, -0.05, 0.25, 40, 60)
-    )
+    measured = replace(B, locked=True, always=True, sources=("r1", "r2"), effect=Effect(0.1, -0.05, 0.25, 40, 60))
     commit(Library((A, measured)))
     lines = library("show", "team.sqlite").out.splitlines()
     assert re.split(r"\s{2,}", lines[2]) == ["G0", A.id, "content", "-", "0", "-", "-", "-", A.text]
     effect = "+0.100 (-0.050 to +0.250)"
-    assert re.split(r"\s{2,}", lines[3]) == [
-        "G1",
-        B.id,
-        "content",
-        "-",
-        "2",
-        effect,
-        "40",
-        "locked always",
-        B.text,
-    ]
+    assert re.split(r"\s{2,}", lines[3]) == ["G1", B.id, "content", "-", "2", effect, "40", "locked always", B.text]
     assert lines[0].startswith("2 lessons, version ") and len(lines) == 4
 
 
@@ -148,13 +136,7 @@ def test_log_of_a_run_lists_changes_and_refusals(run, tmp_path, library):
     copy = shutil.copytree(run, tmp_path / "copy")
     file = next(copy.glob("steps/001/step.json"))
     step = json.loads(file.read_text())
-    refused = {
-        "action": "delete",
-        "id": "G7",
-        "text": None,
-        "applied": False,
-        "reason": "there is no lesson 'G7'",
-    }
+    refused = {"action": "delete", "id": "G7", "text": None, "applied": False, "reason": "there is no lesson 'G7'"}
     file.write_text(json.dumps({**step, "operations": [*step["operations"], refused]}))
     lines = library("log", copy).out.splitlines()
     applied = sum(each["applied"] for each in step["operations"])
@@ -332,10 +314,7 @@ def test_take_resolves_a_conflict(take, library):
         (("merge", "team.sqlite", "list.txt", "--take", "mine"), "--take is ours or theirs, not 'mine'"),
         (("merge", "team.sqlite", "nowhere.json"), "nowhere.json"),
         (("import", "bad.json", "team.sqlite"), "bad.json can't be read: the key 'G0' stands twice"),
-        (
-            ("import", "list.txt", "team.json"),
-            "There is no team.json; the name of a new store ends in .sqlite or .db",
-        ),
+        (("import", "list.txt", "team.json"), "There is no team.json; the name of a new store ends in .sqlite or .db"),
         (("import", "list.txt", "team.sqlite@1"), "leave out @1"),
         (("import", "list.txt", "mysql://h/db"), "stored in a file that ends in .sqlite"),
     ],

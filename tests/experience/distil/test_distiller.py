@@ -45,14 +45,7 @@ def test_comparison_prompt_holds_grades_truth_and_lessons():
     model, requests = recording_model(ADD)
     (op,) = play(distil.distil_group(Distiller("m"), MIXED, LIBRARY), model).proposals
     assert (op.action, op.text, op.sources) == ("add", "Add well", ("e1",))
-    for part in (
-        "What is 2 + 2?",
-        "reward 1",
-        "reward 0",
-        "off by one",
-        "SECRET-FOUR",
-        "[G0]. (content) Check",
-    ):
+    for part in ("What is 2 + 2?", "reward 1", "reward 0", "off by one", "SECRET-FOUR", "[G0]. (content) Check"):
         assert part in prompt_text(requests[0])
 
 

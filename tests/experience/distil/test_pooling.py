@@ -1,12 +1,12 @@
 import pytest
 
+from edgewise import Task
 from edgewise.experience.config import ExperienceConfig
 from edgewise.experience.distil import pooling
 from edgewise.experience.distil.distiller import Distiller
 from edgewise.experience.library.library import Library, make_lesson
 from edgewise.experience.library.operations import Operation
 from edgewise.experience.spec import ExperienceSpec
-from edgewise.toolkit import Task
 from edgewise.toolkit.types import Example, Group, Message, Rollout, Score, Step
 from tests.support import toy
 from tests.support.plans import play
@@ -56,9 +56,7 @@ def test_pooling_needs_the_truth_and_can_be_switched_off():
 
 def test_only_long_inputs_are_shortened_by_the_model():
     rows = [{"text": "short one", "target": "a"}, {"text": "long " * 80, "target": "a"}]
-    task = Task.from_rows(
-        {"train": rows, "test": [{"text": "x", "target": "a"}]}, prompt="Fixed words: {text}"
-    )
+    task = Task.from_rows({"train": rows, "test": [{"text": "x", "target": "a"}]}, prompt="Fixed words: {text}")
     requests = []
 
     def model(request):
@@ -66,11 +64,7 @@ def test_only_long_inputs_are_shortened_by_the_model():
         return "Something long.\nSecond line"
 
     lengths = {
-        len(
-            play(pooling.propose_topic(DISTILLER, task, Group(x, "solver", ())), model)
-            .proposals[0]
-            .text.split()
-        )
+        len(play(pooling.propose_topic(DISTILLER, task, Group(x, "solver", ())), model).proposals[0].text.split())
         for x in task.train
     }
     assert lengths == {len("short one -> a".split()), len("Something long -> a".split())}
@@ -102,8 +96,7 @@ def test_join_modifies_the_current_lesson_with_its_topics():
         return "walls"
 
     ((op,),) = play(
-        pooling.join_proposals(DISTILLER, current, [Operation(action="add", text="roof -> red")], 1, seed=1),
-        model,
+        pooling.join_proposals(DISTILLER, current, [Operation(action="add", text="roof -> red")], 1, seed=1), model
     )
     assert (op.action, op.id, op.text) == ("modify", current.lessons[0].id, "Walls -> red")
     assert questions[0].splitlines() == ["- bricks", "- roof"]
@@ -111,9 +104,7 @@ def test_join_modifies_the_current_lesson_with_its_topics():
 
 def test_join_with_an_empty_reply_changes_nothing():
     ((op,),) = play(
-        pooling.join_proposals(
-            DISTILLER, Library(), [Operation(action="add", text="roof -> red")], 1, seed=1
-        ),
+        pooling.join_proposals(DISTILLER, Library(), [Operation(action="add", text="roof -> red")], 1, seed=1),
         lambda request: "",
     )
     assert op.text == ""

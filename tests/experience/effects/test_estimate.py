@@ -9,13 +9,7 @@ from scipy.special import stdtrit
 
 from edgewise.experience.effects.estimate import MIN_ROWS, MISS_BOUND, attach_effects, estimate_effects
 from edgewise.experience.effects.exposure import Exposure, measurement_key, record_exposure, sample_subset
-from edgewise.experience.effects.pruning import (
-    PrunedLesson,
-    estimate_ablation,
-    pool_effects,
-    prune,
-    select_undecided,
-)
+from edgewise.experience.effects.pruning import PrunedLesson, estimate_ablation, pool_effects, prune, select_undecided
 from edgewise.experience.library.library import Effect, Library, make_lesson
 
 TEN = Library(tuple(make_lesson(f"lesson {number}") for number in range(10)))
@@ -25,9 +19,7 @@ seeds = st.integers(0, 10_000)
 few_examples = settings(max_examples=10, deadline=None)
 
 
-def simulate(
-    seed: int, lessons: int, groups: int, size: int = 4, share: float = 0.6, effects=()
-) -> list[Exposure]:
+def simulate(seed: int, lessons: int, groups: int, size: int = 4, share: float = 0.6, effects=()) -> list[Exposure]:
     """Rewards of 0 or 1 with a chance of each group's own, moved by the effects of what was shown."""
     rng = np.random.default_rng(seed)
     names = KEYS[:lessons]
@@ -154,9 +146,7 @@ def test_order_of_rollouts_does_not_matter(seed, groups, random):
 @given(seeds, st.sampled_from([12, 40]))
 def test_difficulty_of_a_question_does_not_matter(seed, groups):
     exposures = simulate(seed, lessons=5, groups=groups)
-    shifted = [
-        replace(exposure, reward=exposure.reward + 0.5 * int(exposure.group[6:])) for exposure in exposures
-    ]
+    shifted = [replace(exposure, reward=exposure.reward + 0.5 * int(exposure.group[6:])) for exposure in exposures]
     effects, again = estimate_effects(exposures), estimate_effects(shifted)
     assert effects.keys() == again.keys()
     assert all(is_close(effects[name], again[name]) for name in effects)
@@ -173,15 +163,11 @@ def test_duplicate_rollouts_do_not_narrow_an_interval(seed):
 
 
 @pytest.mark.parametrize(
-    ("groups", "share"),
-    [(20, 0.8), (60, 0.8), (60, 0.5)],
-    ids=["each lesson alone", "together", "half shown"],
+    ("groups", "share"), [(20, 0.8), (60, 0.8), (60, 0.5)], ids=["each lesson alone", "together", "half shown"]
 )
 def test_coverage_of_the_intervals_is_about_95_percent(groups, share):
     truth = dict(zip(KEYS, [0.1, -0.1, 0.05, 0.0, *[0.0] * 6], strict=True))
-    estimates = [
-        estimate_effects(simulate(n, 10, groups, 4, share, tuple(truth.values()))) for n in range(60)
-    ]
+    estimates = [estimate_effects(simulate(n, 10, groups, 4, share, tuple(truth.values()))) for n in range(60)]
     covers = [e.low <= truth[name] <= e.high for estimate in estimates for name, e in estimate.items()]
     assert len(covers) > 500
     assert 0.92 <= np.mean(covers) <= 0.98
@@ -250,10 +236,7 @@ def test_lone_rollouts_compare_under_the_same_candidates():
 
 
 def test_each_step_measures_the_lessons_of_its_own_library():
-    first, second = (
-        make_pairs("a", [1, 0] * 20, "step 1/row"),
-        make_pairs("b", [-1, 0, 0, 0] * 10, "step 2/row"),
-    )
+    first, second = (make_pairs("a", [1, 0] * 20, "step 1/row"), make_pairs("b", [-1, 0, 0, 0] * 10, "step 2/row"))
     effects = estimate_effects([*first, *second])
     assert effects["a"].estimate == pytest.approx(0.5)
     assert effects["a"].high == pytest.approx(estimate_effects(first)["a"].high, rel=0.02)
@@ -349,9 +332,7 @@ def test_ablation_is_paired_by_row():
 
 
 def test_ablation_without_difference_keeps_the_miss_bound():
-    assert estimate_ablation([[1.0]] * 20, [[1.0]] * 20) == Effect(
-        0.0, -MISS_BOUND / 20, MISS_BOUND / 20, 20, 20
-    )
+    assert estimate_ablation([[1.0]] * 20, [[1.0]] * 20) == Effect(0.0, -MISS_BOUND / 20, MISS_BOUND / 20, 20, 20)
 
 
 def test_ablation_needs_the_same_two_rows_or_more():

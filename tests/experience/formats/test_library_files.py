@@ -40,11 +40,7 @@ SKILLBOOK = {
     },
     "sections": {"context": ["context-1", "context-2"]},
 }
-BULLETS = {
-    "bullets": {
-        "a-1": {"id": "a-1", "section": "a", "content": "Late parcels: They go to cedar", "helpful": 1}
-    }
-}
+BULLETS = {"bullets": {"a-1": {"id": "a-1", "section": "a", "content": "Late parcels: They go to cedar", "helpful": 1}}}
 
 PROMPT = """\
 You route messages of customers
@@ -87,11 +83,7 @@ SKILL = f"---\nname: triage\ndescription: Routing.\n---\n{PROMPT}"
         (
             PLAYBOOK,
             "a playbook of ACE",
-            [
-                "Refunds over 100 go to amber.",
-                "Never ask twice; ask once, politely.",
-                "Do not guess the amount.",
-            ],
+            ["Refunds over 100 go to amber.", "Never ask twice; ask once, politely.", "Do not guess the amount."],
         ),
         (json.dumps(SKILLBOOK), "a skillbook of ace-framework", ["Late parcels: They go to cedar"]),
         (json.dumps(BULLETS), "a skillbook of ace-framework", ["Late parcels: They go to cedar"]),
@@ -142,10 +134,7 @@ def test_format_is_detected_by_content(text, format, lessons):
         ('["\\ud800 a", " "]', "empty lessons left out: 1"),
         ("word " * 200, "sentences longer than 60 words, cut: 1"),
         ("Words of a sentence. " * 40, "texts longer than 60 words, split at the ends of sentences: 1"),
-        (
-            "\n".join(f"lesson {n}" for n in range(MAX_LESSONS + 7)),
-            "lessons left out after the first 5,000: 7",
-        ),
+        ("\n".join(f"lesson {n}" for n in range(MAX_LESSONS + 7)), "lessons left out after the first 5,000: 7"),
     ],
 )
 def test_omissions_and_changes_are_noted(text, note):
@@ -154,11 +143,7 @@ def test_omissions_and_changes_are_noted(text, note):
     assert len(result.library) <= MAX_LESSONS
 
 
-@given(
-    st.lists(st.text(string.ascii_letters + " .!?\n-#[]`:\x00\u202e字。", max_size=900), max_size=4).map(
-        "\n".join
-    )
-)
+@given(st.lists(st.text(string.ascii_letters + " .!?\n-#[]`:\x00\u202e字。", max_size=900), max_size=4).map("\n".join))
 def test_lessons_are_short_and_have_no_hidden_characters(text):
     try:
         result = read(text)
@@ -171,9 +156,7 @@ def test_lessons_are_short_and_have_no_hidden_characters(text):
 
 
 def test_own_format_keeps_long_lessons():
-    x = Lesson(
-        "ab12", "word " * 99 + "end", "form", 3, ("r1",), ("u",), True, True, Effect(0.1, -0.1, 0.3, 5, 6)
-    )
+    x = Lesson("ab12", "word " * 99 + "end", "form", 3, ("r1",), ("u",), True, True, Effect(0.1, -0.1, 0.3, 5, 6))
     library = Library((x,), "split", True)
     assert read(render(library, "json")).library == library
 
@@ -216,10 +199,7 @@ HOSTILE = {
     "candidates without scores": (b'{"candidates": [{"a": "b"}, {"a": "c"}]}', "which candidate is best"),
     "candidates of the wrong type": (b'{"candidates": 5}', "no list of candidates"),
     "candidate of the wrong type": (b'{"candidates": [5]}', "is a number, not an object"),
-    "instructions of the wrong type": (
-        b'{"p": {"signature": {"instructions": {}}}}',
-        "is an object, not a text",
-    ),
+    "instructions of the wrong type": (b'{"p": {"signature": {"instructions": {}}}}', "is an object, not a text"),
     "manifest": (b'{"format": 1, "files": {}, "parents": []}', "manifest of an artefact"),
     "no end": (b"---\nname: x\nlessons", "has no end"),
 }
@@ -267,9 +247,7 @@ def test_endless_device_raises():
 
 # ---- writing ---------------------------------------------------------------------------------------------
 
-words = st.lists(
-    st.text(string.ascii_letters + string.digits + "'éß", min_size=1, max_size=9), min_size=1, max_size=12
-)
+words = st.lists(st.text(string.ascii_letters + string.digits + "'éß", min_size=1, max_size=9), min_size=1, max_size=12)
 texts = words.map(lambda result: " ".join(result) + ".")
 libraries = st.builds(
     lambda result, place, labelled: Library(tuple(make_lesson(t, k) for t, k in result), place, labelled),

@@ -12,10 +12,7 @@ from edgewise.toolkit.types import Example, Message
 
 PROMPT = "Which team handles this ticket? Answer with one word: amber, birch, cedar or cobalt.\n\nTicket: "
 TICKETS = (
-    (
-        "Hi, I am Grace Adeyemi. Order 48213 arrived with a cracked screen and I want a new one before Friday.",
-        "birch",
-    ),
+    ("Hi, I am Grace Adeyemi. Order 48213 arrived with a cracked screen and I want a new one before Friday.", "birch"),
     ("I was charged twice for the same order and want my money back.", "birch"),
     ("The app crashes whenever I open the settings page on my old tablet.", "cobalt"),
     ("My parcel has not arrived although tracking says it was delivered on Monday.", "cedar"),
@@ -42,20 +39,14 @@ QUESTIONS = (
 
 
 def make_examples(rows, prompt=""):
-    return [
-        Example(str(i), (Message("user", prompt + question),), answer)
-        for i, (question, answer) in enumerate(rows)
-    ]
+    return [Example(str(i), (Message("user", prompt + question),), answer) for i, (question, answer) in enumerate(rows)]
 
 
 SUMS = (
     ("Kwame packs 34 crates of 16 melons and drops 27 melons. How many melons are whole?", "517"),
     ("Ingrid rides the tram from Skoghall for 19.2 km on 43 days. How many km is that?", "825.6"),
     ("In how many ways can 3 singers and 4 drummers be picked from 8 singers and 9 drummers?", "7056"),
-    (
-        "A colour printer uses 36 litres of ink in 48 weeks and spills 7 litres. How much is used a week?",
-        "0.6",
-    ),
+    ("A colour printer uses 36 litres of ink in 48 weeks and spills 7 litres. How much is used a week?", "0.6"),
     ("Give the growth of def count_herrings(net): return len(net)", "constant time"),
     ("Give the growth of nets.map(hookSmallFish)", "linear time"),
 )
@@ -251,9 +242,7 @@ def test_injection_blocks_a_lesson(text):
     assert "injection" in {x.kind for x in result.findings}
 
 
-@pytest.mark.parametrize(
-    "guard", [NOBODY, DESK, QUIZ, MATHS], ids=["no rows", "tickets", "questions", "sums"]
-)
+@pytest.mark.parametrize("guard", [NOBODY, DESK, QUIZ, MATHS], ids=["no rows", "tickets", "questions", "sums"])
 @pytest.mark.parametrize("text", HONEST)
 def test_honest_lesson_passes_unchanged(guard, text):
     result = guard.check(text)
@@ -331,18 +320,7 @@ def test_values_that_are_no_text_are_read_as_text(text):
         st.one_of(
             st.text(max_size=12),
             st.sampled_from(
-                [
-                    *SECRETS,
-                    *PERSONAL,
-                    *INJECTIONS,
-                    *HONEST,
-                    "password: ",
-                    "://a:",
-                    "@",
-                    "Bearer ",
-                    "+",
-                    "[id]",
-                ]
+                [*SECRETS, *PERSONAL, *INJECTIONS, *HONEST, "password: ", "://a:", "@", "Bearer ", "+", "[id]"]
             ),
             st.from_regex(r"[0-9 ()+.-]{4,24}", fullmatch=True),
         ),
@@ -373,8 +351,7 @@ def test_check_takes_linear_time(piece):
 
 
 @pytest.mark.parametrize(
-    "piece",
-    [" ".join(HONEST), "a", "http", "ignore ", "send to ", "a@b.c ", "Ann Lee 42 ", "://a:", "if you "],
+    "piece", [" ".join(HONEST), "a", "http", "ignore ", "send to ", "a@b.c ", "Ann Lee 42 ", "://a:", "if you "]
 )
 def test_check_of_100_kilobytes_takes_under_a_second(piece):
     text = piece * (100_000 // len(piece))

@@ -143,9 +143,7 @@ def test_merge_has_unique_ids_and_conflicts_of_two_sides(libraries):
     for library in (merged.library, resolve_conflicts(merged, "ours"), resolve_conflicts(merged, "theirs")):
         assert len({x.id for x in library.lessons}) == len(library)
     assert resolve_conflicts(merged, "ours") == merged.library
-    assert all(
-        conflict.ours != conflict.theirs and len(conflict.lines()) == 3 for conflict in merged.conflicts
-    )
+    assert all(conflict.ours != conflict.theirs and len(conflict.lines()) == 3 for conflict in merged.conflicts)
 
 
 # ---- cases of merge --------------------------------------------------------------------------------------
@@ -214,10 +212,7 @@ def test_settings_that_differ_are_a_conflict(name, values):
 def test_near_duplicates_keep_the_better_measured_wording():
     one = Lesson("one", "Large refunds that were paid go to the team birch", sources=("r1",), rollouts=("x",))
     two = Lesson(
-        "two",
-        "Large refunds which were paid go to team birch",
-        sources=("r2",),
-        effect=Effect(0.1, 0, 0.2, 9, 9),
+        "two", "Large refunds which were paid go to team birch", sources=("r2",), effect=Effect(0.1, 0, 0.2, 9, 9)
     )
     merged = merge(BASE, BASE.with_lessons((A, B, one)), BASE.with_lessons((two, A, B)))
     (joined,) = merged.joined

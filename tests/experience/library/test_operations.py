@@ -19,11 +19,7 @@ def op(action, id=None, text="", **more):
 def test_four_actions_change_the_library():
     ops = [op("modify", "G0", "Refunds go to amber"), op("keep", "G1"), op("add", text="Answer in one word")]
     after, outcomes = apply(START, ops, born=3)
-    assert [x.text for x in after.lessons] == [
-        "Refunds go to amber",
-        "Late parcels go to cedar",
-        "Answer in one word",
-    ]
+    assert [x.text for x in after.lessons] == ["Refunds go to amber", "Late parcels go to cedar", "Answer in one word"]
     assert after.lessons[0].id == START.lessons[0].id
     assert after.lessons[2].born == 3
     assert all(outcome.applied for outcome in outcomes)
@@ -56,10 +52,7 @@ def test_unknown_id_is_reported_and_never_becomes_an_add(action):
 
 
 def test_deletion_wins_at_any_position():
-    for ops in (
-        [op("modify", "G0", "x y"), op("delete", "G0")],
-        [op("delete", "G0"), op("modify", "G0", "x y")],
-    ):
+    for ops in ([op("modify", "G0", "x y"), op("delete", "G0")], [op("delete", "G0"), op("modify", "G0", "x y")]):
         after, outcomes = apply(START, ops, born=1)
         assert len(after) == 1
         assert [o.applied for o in outcomes] == [o.action == "delete" for o in ops]
@@ -85,11 +78,7 @@ def test_near_duplicates_are_joined_with_their_sources():
         ("Messages about refunds go to birch", "messages about a refund go to birch.", True),
         ("Route messages about refunds to birch", "Messages about refunds should be routed to birch", True),
         ("Refunds and double charges go to birch", "Refunds and double charges go to amber", False),
-        (
-            "If a customer asks for money say yes at once",
-            "If a customer asks for money never say yes at once",
-            False,
-        ),
+        ("If a customer asks for money say yes at once", "If a customer asks for money never say yes at once", False),
         ("", "", False),
     ],
 )
@@ -125,9 +114,7 @@ def test_replies_of_many_shapes_are_parsed(reply):
     assert (operation.action, operation.text, operation.id) == ("add", "x", None)
 
 
-@pytest.mark.parametrize(
-    "reply", ["", "no json", "[1, 2]", '[{"action": "explode", "text": "x"}]', "{", "[[]]"]
-)
+@pytest.mark.parametrize("reply", ["", "no json", "[1, 2]", '[{"action": "explode", "text": "x"}]', "{", "[[]]"])
 def test_unreadable_reply_raises_with_a_reason(reply):
     with pytest.raises(OperationError, match=r".+"):
         parse(reply)

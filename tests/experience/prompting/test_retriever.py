@@ -162,9 +162,7 @@ def test_threads_share_an_index():
     assert selections == [[x.text] for x in library.lessons]
 
 
-words = st.sampled_from("alpha beta gamma delta 退款 café don't x1 😀 \ud83d".split(" ")) | st.text(
-    max_size=6
-)
+words = st.sampled_from("alpha beta gamma delta 退款 café don't x1 😀 \ud83d".split(" ")) | st.text(max_size=6)
 sentences = st.lists(words, max_size=8).map(" ".join)
 lessons = st.builds(
     Lesson,
@@ -300,15 +298,8 @@ def test_embeddings_are_journalled_billed_and_paid_once(tmp_path):
 
     async def run(name, inner, ledger):
         with Journal(tmp_path / "j.sqlite", ballast=0) as journal:
-            client = (
-                stack_middleware(inner, journal, ledger)
-                if inner
-                else stack_middleware(Router(), journal, ledger)
-            )
-            plans = [
-                select_by_embedding(BY_MEANING, question, Retrieval(ONE_LESSON, name))
-                for question in questions
-            ]
+            client = stack_middleware(inner, journal, ledger) if inner else stack_middleware(Router(), journal, ledger)
+            plans = [select_by_embedding(BY_MEANING, question, Retrieval(ONE_LESSON, name)) for question in questions]
             selections = await asyncio.gather(*(drive(plan, client) for plan in plans))
             await client.aclose()
             return [library.lessons for library in selections]

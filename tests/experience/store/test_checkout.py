@@ -28,9 +28,7 @@ def team(tmp_path):
 
 
 def improve(capsys, folder, *more, run="run", lib="team.sqlite"):
-    return run_command(
-        capsys, "improve", folder / "task", "--run", folder / run, "--library", folder / lib, *more
-    )
+    return run_command(capsys, "improve", folder / "task", "--run", folder / run, "--library", folder / lib, *more)
 
 
 def commits(folder, name="main"):
@@ -117,9 +115,7 @@ def test_conflict_shows_both_sides_and_commits_nothing(team, capsys, monkeypatch
         result = improve(capsys, team, *options)
         assert (result.code, result.out) == (2, "")
         message = result.error_lines[0]
-        assert re.search(
-            r"ours: +A brick is red, or it is no brick.*theirs: +A brick is red, all through", message
-        )
+        assert re.search(r"ours: +A brick is red, or it is no brick.*theirs: +A brick is red, all through", message)
     assert len(commits(team)) == 2
     assert "A brick is red, all through" in artefact_texts(team)
 

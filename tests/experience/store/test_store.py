@@ -244,10 +244,7 @@ def test_concurrent_writers_on_an_empty_database_lose_nothing(url: str) -> None:
     def write(writer: int) -> list[str]:
         with Store(url) as mine:
             ready.wait()
-            return [
-                mine.update(add(f"{writer} says {i}"), "m", key=f"{writer} {i}").id
-                for i in range(commits_each)
-            ]
+            return [mine.update(add(f"{writer} says {i}"), "m", key=f"{writer} {i}").id for i in range(commits_each)]
 
     with ThreadPoolExecutor(writers) as pool:
         ids = [id for ids in pool.map(write, range(writers)) for id in ids]
@@ -256,9 +253,7 @@ def test_concurrent_writers_on_an_empty_database_lose_nothing(url: str) -> None:
     assert sorted(ids) == sorted(x.id for x in log)
     assert [x.number for x in log] == list(range(writers * commits_each, 0, -1))
     assert [x.parent for x in log] == [*(x.id for x in log[1:]), None]
-    assert sorted(texts(log[0].library)) == sorted(
-        f"{w} says {i}" for w in range(writers) for i in range(commits_each)
-    )
+    assert sorted(texts(log[0].library)) == sorted(f"{w} says {i}" for w in range(writers) for i in range(commits_each))
 
 
 def overtake(store: Store, times: int):
@@ -546,11 +541,7 @@ def test_server_restart_loses_nothing(postgres: Postgres) -> None:
         reader.update(add("before"), "before", key="1")
         postgres.stop()
         try:
-            for use in (
-                reader.list_commits,
-                lambda: reader.update(add("after"), "after", key="2"),
-                lambda: Store(url),
-            ):
+            for use in (reader.list_commits, lambda: reader.update(add("after"), "after", key="2"), lambda: Store(url)):
                 with pytest.raises(StoreDown, match="Nothing is lost: try again later") as info:
                     use()
                 assert PASSWORD not in str(info.value)

@@ -3,7 +3,7 @@
 import json
 from dataclasses import replace
 
-from edgewise.toolkit import Task
+from edgewise import Task
 from edgewise.toolkit.environments.protocol import Turn
 from edgewise.toolkit.types import Example, Request
 from tests.support.learned import run_learning, text_of

@@ -12,7 +12,7 @@ from itertools import pairwise
 
 import pytest
 
-from edgewise.experience import improve
+from edgewise import Task, improve
 from edgewise.experience.config import ExperienceConfig
 from edgewise.experience.library.library import Library, make_lesson
 from edgewise.experience.spec import ExperienceSpec
@@ -20,7 +20,6 @@ from edgewise.experience.training.loop import learn
 from edgewise.experience.training.records import summarise_groups
 from edgewise.experience.training.rollouts import LessonPool, measure
 from edgewise.experience.training.step import study_group
-from edgewise.toolkit import Task
 from edgewise.toolkit.errors import ConfigError
 from edgewise.toolkit.model.scripted import ScriptedClient
 from edgewise.toolkit.run.driver import drive
@@ -258,9 +257,7 @@ def test_without_truth_no_group_is_skipped_or_graded():
 def test_direct_writes_lessons_without_rollouts():
     lessons = json.dumps([{"action": "add", "text": "A brick is red"}])
     config = CONFIG.model_copy(update={"direct": True})
-    outcome, requests, _ = run_learning(
-        config, answer=lambda request: lessons if request.schema else toy.play(request)
-    )
+    outcome, requests, _ = run_learning(config, answer=lambda request: lessons if request.schema else toy.play(request))
     assert not any(r.payer.role == "rollout" for r in requests)
     assert outcome.files["library.json"]["lessons"][0]["text"] == "A brick is red"
 

@@ -6,11 +6,11 @@ from dataclasses import replace
 
 import pytest
 
+from edgewise import Task
 from edgewise.experience.config import ExperienceConfig
 from edgewise.experience.library.library import LEAD, Effect, Library, estimate_tokens, make_lesson
 from edgewise.experience.spec import ExperienceSpec
 from edgewise.experience.training.loop import learn
-from edgewise.toolkit import Task
 from edgewise.toolkit.errors import AllFailed, ConfigError
 from edgewise.toolkit.reward.reward import resolve_reward
 from edgewise.toolkit.types import Message, Reply
@@ -38,9 +38,7 @@ def noisy_model():
         if not request.schema:
             return toy.play(request)
         written.append(request)
-        return json.dumps(
-            [{"action": "add", "text": f"Remember number {len(written)} of {len(written) + 7}"}]
-        )
+        return json.dumps([{"action": "add", "text": f"Remember number {len(written)} of {len(written) + 7}"}])
 
     return answer
 
@@ -80,8 +78,7 @@ def test_learning_gate_and_evaluation_share_no_rows():
     task = toy.task()
     run = run_learning(task=task, epochs=2)
     rows = {
-        role: {request.payer.example for request in run.requests_of(role)}
-        for role in ("rollout", "gate", "measure")
+        role: {request.payer.example for request in run.requests_of(role)} for role in ("rollout", "gate", "measure")
     }
     assert rows["rollout"] <= {row.id for row in task.train}
     assert rows["gate"] <= {row.id for row in task.validation}
@@ -108,10 +105,7 @@ def test_harmful_lesson_is_dropped_while_learning():
 
 def test_harmful_lesson_seen_by_all_is_dropped_by_ablation():
     run = run_learning(
-        obedient_model,
-        library=Library((*KNOWING.lessons, make_lesson(MUTE))),
-        inclusion=1.0,
-        leave_one_out=10,
+        obedient_model, library=Library((*KNOWING.lessons, make_lesson(MUTE))), inclusion=1.0, leave_one_out=10
     )
     assert not any(step.harmful for step in run.steps)
     assert len(run.final_pruning.ablation_ids) == 10
@@ -163,9 +157,7 @@ def test_every_candidate_has_the_locked_lessons():
     start = Library((replace(make_lesson(MUTE), locked=True), make_lesson("Write one word", "form")))
     run = run_learning(obedient_model, library=start, task=toy.task(200), inclusion=1.0)
     assert MUTE in run.texts
-    assert all(
-        MUTE in lessons_part(request) for request in (*run.requests_of("gate"), *run.requests_of("rollout"))
-    )
+    assert all(MUTE in lessons_part(request) for request in (*run.requests_of("gate"), *run.requests_of("rollout")))
 
 
 # ---- which rows ------------------------------------------------------------------------------------
@@ -304,9 +296,7 @@ def judging_model(request):
 
 def test_relative_judge_ranks_groups_and_grades_evaluations():
     task = Task.from_rows(toy.rows(), prompt=toy.PROMPT, id="id", reward="relative")
-    run = run_learning(
-        judging_model, task=task, library=Library((make_lesson("Any colour will do"),)), leave_one_out=1
-    )
+    run = run_learning(judging_model, task=task, library=Library((make_lesson("Any colour will do"),)), leave_one_out=1)
     learning, measuring = (run.requests_of("judge", step) for step in (1, 0))
     held_out = {row.id for row in (*task.validation, *task.test)}
     ranked = [r for r in run.requests_of("judge") if "You compare" in text_of(r)]
@@ -339,9 +329,7 @@ def test_prompts_hold_matching_lessons_within_budget(embedder):
             return Reply(Message("assistant", vectors(request)))
         return obedient_model(request)
 
-    run = run_learning(
-        answer, library=LARGE, prompt_tokens=60, embedder=embedder, lessons=60, leave_one_out=2
-    )
+    run = run_learning(answer, library=LARGE, prompt_tokens=60, embedder=embedder, lessons=60, leave_one_out=2)
     requests = [request for role in ("rollout", "gate", "measure") for request in run.requests_of(role)]
     assert {request.payer.role for request in requests} == {"rollout", "gate", "measure"}
     assert all(0 < estimate_tokens(lessons_part(request)) <= 60 for request in requests)
@@ -356,9 +344,7 @@ def test_prompts_hold_matching_lessons_within_budget(embedder):
 
 def test_step_without_refill_embeds_only_its_own_rows():
     def answer(request):
-        return (
-            Reply(Message("assistant", vectors(request))) if request.is_embedding else obedient_model(request)
-        )
+        return Reply(Message("assistant", vectors(request))) if request.is_embedding else obedient_model(request)
 
     settings = {"prompt_tokens": 60, "embedder": "scripted/vectors", "lessons": 60, "batch_size": 3}
     run = run_learning(answer, library=LARGE, refill=False, leave_one_out=0, **settings)
@@ -379,9 +365,7 @@ def test_inclusion_is_the_share_of_lessons_in_a_prompt():
     assert {lessons_part(request) for request in run.requests_of("rollout")} == {KNOWING.render()}
     part = run_learning(obedient_model, library=KNOWING, inclusion=0.5)
     counts = [
-        len(lessons_part(request).splitlines()) - 1
-        for request in part.requests_of("rollout")
-        if lessons_part(request)
+        len(lessons_part(request).splitlines()) - 1 for request in part.requests_of("rollout") if lessons_part(request)
     ]
     assert 4 < sum(counts) / len(counts) < 5.5
     assert {lessons_part(r) for r in part.requests_of("measure")} == {KNOWING.render()}
@@ -396,17 +380,12 @@ def test_caps_hold_after_every_step_and_name_removed_lessons(gate):
     assert any(len(step.library) for step in run.steps)
     assert all(len(step.library) <= 3 and step.library.tokens <= 25 for step in run.steps)
     reasons = [o["reason"] for step in run.steps for o in step.to_json()["operations"] if o["reason"]]
-    assert any(
-        re.match(r"no room within 3 lessons and 25 tokens; its effect is ", reason) for reason in reasons
-    )
+    assert any(re.match(r"no room within 3 lessons and 25 tokens; its effect is ", reason) for reason in reasons)
 
 
 def test_guarded_lessons_never_enter_and_the_reason_is_recorded():
     words = "amber birch cedar delta ember fjord grove heath islet kelp lagoon marsh".split()
-    rows = [
-        {"story": " ".join(words[(n * k) % 12] + str(n) for k in range(9)), "target": "red"}
-        for n in range(30)
-    ]
+    rows = [{"story": " ".join(words[(n * k) % 12] + str(n) for k in range(9)), "target": "red"} for n in range(30)]
     task = Task.from_rows(rows, prompt="{story}")
     model = distil_as(
         {"action": "add", "text": f"After {task.train[0].messages[-1].content} say red"},
@@ -442,6 +421,4 @@ def test_anchors_may_be_written_with_commas():
 def test_always_on_lessons_over_budget_are_refused_early():
     long = replace(make_lesson("word " * 200), always=True)
     with pytest.raises(ConfigError, match="set prompt_tokens"):
-        ExperienceSpec(
-            toy.task(), ExperienceConfig(model="scripted/toy", prompt_tokens=100), Library((long,))
-        )
+        ExperienceSpec(toy.task(), ExperienceConfig(model="scripted/toy", prompt_tokens=100), Library((long,)))

@@ -37,11 +37,7 @@ def test_off_topic_lessons_have_the_same_number_and_length():
 
 def test_permuted_scores_and_answers_are_all_there():
     groups = [
-        Group(
-            row,
-            "solver",
-            tuple(Rollout(row.id, "solver", i, (), "stop", Score(n + i / 10)) for i in range(3)),
-        )
+        Group(row, "solver", tuple(Rollout(row.id, "solver", i, (), "stop", Score(n + i / 10)) for i in range(3)))
         for n, row in enumerate(SPEC.task.train[:8])
     ]
     permuted = placebo.permute_rewards(SPEC, groups)

@@ -5,7 +5,7 @@ import re
 
 import pytest
 
-from edgewise.experience import improve
+from edgewise import improve
 from edgewise.toolkit.errors import ConfigError
 from edgewise.toolkit.evaluation.gate import rungs
 from tests.support import toy
@@ -48,12 +48,8 @@ def test_unchanged_anchors_refuse_nothing():
 
 @pytest.mark.parametrize("gate", ["on", "off"])
 def test_test_rows_as_anchors_are_refused_before_any_call(gate, tmp_path):
-    with pytest.raises(
-        ConfigError, match=f"'anchors': no training or validation row has the id '{TASK.test[0].id}'"
-    ):
-        improve(
-            TASK, model="scripted/tests.support.toy:play", run=tmp_path, gate=gate, anchors=[TASK.test[0].id]
-        )
+    with pytest.raises(ConfigError, match=f"'anchors': no training or validation row has the id '{TASK.test[0].id}'"):
+        improve(TASK, model="scripted/tests.support.toy:play", run=tmp_path, gate=gate, anchors=[TASK.test[0].id])
     assert not list(tmp_path.iterdir())
 
 
@@ -89,13 +85,8 @@ def test_steps_share_the_error_rate_of_a_run():
 
 def test_gain_is_refused_at_a_strict_level_alone():
     """18 validation rows, two of nine things known: better on a few rows, and no more."""
-    two = distil_as(
-        {"action": "add", "text": "A brick is red"},
-        {"action": "add", "text": "A leaf is green"},
-    )
-    strict, lavish = (
-        run_learning(two, alpha=alpha, leave_one_out=0).steps[0].choice for alpha in (0.05, 0.9)
-    )
+    two = distil_as({"action": "add", "text": "A brick is red"}, {"action": "add", "text": "A leaf is green"})
+    strict, lavish = (run_learning(two, alpha=alpha, leave_one_out=0).steps[0].choice for alpha in (0.05, 0.9))
     assert strict.verdict.difference > 0
     assert strict.winner == ""
     assert lavish.winner
@@ -104,9 +95,7 @@ def test_gain_is_refused_at_a_strict_level_alone():
 
 def test_unreadable_update_falls_back_to_the_proposals():
     def answer(request):
-        return (
-            "garbage" if request.schema and "# Proposed operations" in text_of(request) else toy.play(request)
-        )
+        return "garbage" if request.schema and "# Proposed operations" in text_of(request) else toy.play(request)
 
     record = run_learning(answer, task=TASK, **ONE_STEP).steps[0]
     assert record.incomplete
@@ -116,9 +105,7 @@ def test_unreadable_update_falls_back_to_the_proposals():
 
 @pytest.mark.parametrize("pool", [False, True])
 def test_lessons_name_rollouts_that_the_run_has_recorded(pool, tmp_path):
-    improve(
-        toy.task(), model="scripted/tests.support.toy:play", run=tmp_path, epochs=1, batch_size=12, pool=pool
-    )
+    improve(toy.task(), model="scripted/tests.support.toy:play", run=tmp_path, epochs=1, batch_size=12, pool=pool)
     lines = [json.loads(line) for line in (tmp_path / "rollouts.jsonl").read_text().splitlines()]
     lessons = json.loads((tmp_path / "artifact/library.json").read_text())["lessons"]
     by_id = {line["id"]: line for line in lines}

@@ -10,8 +10,8 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+from edgewise import absorb
 from edgewise.experience.library.library import Library, make_lesson
-from edgewise.learner import absorb
 from edgewise.learner.absorption.loop import (
     answer_as_teacher,
     build_demonstrations,
@@ -74,9 +74,7 @@ def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 # ---- the whole -------------------------------------------------------------------------------------------
 
 
-def test_result_has_three_arms_and_usable_weights(
-    folder: Path, library: Path, tmp_path: Path, capsys: Any
-) -> None:
+def test_result_has_three_arms_and_usable_weights(folder: Path, library: Path, tmp_path: Path, capsys: Any) -> None:
     run = tmp_path / "run"
     done = run_command(capsys, "absorb", folder, "--artifact", library, "--run", run, *SET)
     assert done.code == 0, done.err
@@ -97,9 +95,7 @@ def test_weights_without_a_gain_are_not_in_the_artefact(
     folder: Path, library: Path, tmp_path: Path, capsys: Any
 ) -> None:
     still = ("--set", "lr=1e-12", "--set", "steps=1")
-    done = run_command(
-        capsys, "absorb", folder, "--artifact", library, "--run", tmp_path / "run", *SET, *still
-    )
+    done = run_command(capsys, "absorb", folder, "--artifact", library, "--run", tmp_path / "run", *SET, *still)
     assert done.code == 1, done.err
     assert not Artifact.load(tmp_path / "run").folders
 
@@ -118,9 +114,7 @@ def test_resumed_run_equals_an_uninterrupted_one(folder: Path, library: Path, tm
     parts = absorb(task, library, run=tmp_path / "parts", on_event=events.append, **settings)
     assert "going on after step 2" in [event.text for event in events if isinstance(event, StageStarted)]
     assert parts.evidence == whole.evidence
-    ends = [
-        load_file(tmp_path / run / "artifact/weights/adapter_model.safetensors") for run in ("whole", "parts")
-    ]
+    ends = [load_file(tmp_path / run / "artifact/weights/adapter_model.safetensors") for run in ("whole", "parts")]
     assert all(torch.equal(weight, ends[1][name]) for name, weight in ends[0].items())
 
 
@@ -163,9 +157,7 @@ def run(row: str, reward: float | None, text: str = "x") -> Rollout:
         ([[None]], []),
     ],
 )
-def test_selected_answers_reach_their_row_mean(
-    rewards: list[list[float | None]], expected: list[float]
-) -> None:
+def test_selected_answers_reach_their_row_mean(rewards: list[list[float | None]], expected: list[float]) -> None:
     groups = [
         Group(Example(str(i), ()), "solver", tuple(run(str(i), reward) for reward in row))
         for i, row in enumerate(rewards)

@@ -31,9 +31,7 @@ def test_values_and_gradients_equal_padded_rows(family: str) -> None:
     ours = compute_logps(policy, batch, temperature=0.7, entropy=True)
     bar = EXACT.get(family, 1e-10)
     assert exact.max_difference(ours, theirs) <= bar
-    assert exact.max_difference(exact.compute_gradients(policy, ours), expected) <= bar * (
-        1 if bar == 1e-10 else 100
-    )
+    assert exact.max_difference(exact.compute_gradients(policy, ours), expected) <= bar * (1 if bar == 1e-10 else 100)
 
 
 @pytest.mark.parametrize("rows", (1, 3, 16))
@@ -54,11 +52,7 @@ def test_block_size_does_not_change_values_or_gradients(
 
 @settings(max_examples=25, deadline=None)
 @given(
-    st.lists(
-        st.tuples(st.integers(1, 9), st.lists(st.integers(0, 7), min_size=1, max_size=4)),
-        min_size=1,
-        max_size=4,
-    ),
+    st.lists(st.tuples(st.integers(1, 9), st.lists(st.integers(0, 7), min_size=1, max_size=4)), min_size=1, max_size=4),
     st.randoms(use_true_random=False),
 )
 def test_any_order_and_lengths_equal_padded_rows(groups, random) -> None:
@@ -70,9 +64,7 @@ def test_any_order_and_lengths_equal_padded_rows(groups, random) -> None:
     if int(batch.lengths.sum()):
         with torch.no_grad():
             assert (
-                exact.max_difference(
-                    compute_logps(policy, batch, entropy=True), exact.compute_padded(policy, batch)
-                )
+                exact.max_difference(compute_logps(policy, batch, entropy=True), exact.compute_padded(policy, batch))
                 <= 1e-10
             )
 
@@ -82,9 +74,7 @@ POLICY = exact.policy("Qwen3")
 
 def test_token_ids_behind_a_reply_change_nothing() -> None:
     batch = exact.batch(*exact.RAGGED)
-    changed = Batch(
-        batch.prompts, torch.where(batch.mask, batch.ids, 299), batch.mask, batch.group, batch.advantage
-    )
+    changed = Batch(batch.prompts, torch.where(batch.mask, batch.ids, 299), batch.mask, batch.group, batch.advantage)
     with torch.no_grad():
         clean, output = compute_logps(POLICY, batch)[0], compute_logps(POLICY, changed)[0]
     assert torch.equal(clean, output)
@@ -117,9 +107,7 @@ def test_causal_mask_of_replies_is_aligned_bottom_right() -> None:
 
 
 def test_prompt_is_packed_once_and_last_tokens_are_left_out() -> None:
-    row = pack_sequences(
-        [(1, 2, 3)] * 4, torch.ones(4, 6, dtype=torch.long), [6, 1, 2, 0], torch.device("cpu")
-    )
+    row = pack_sequences([(1, 2, 3)] * 4, torch.ones(4, 6, dtype=torch.long), [6, 1, 2, 0], torch.device("cpu"))
     assert len(row.ids) == 3 + 5 + 0 + 1
     assert row.positions.tolist() == [0, 1, 2, 3, 4, 5, 6, 7, 3]
     assert len(row.targets) == 9 and len(row.sources) == 7
@@ -141,9 +129,7 @@ def test_bfloat16_is_close_and_its_gradients_are_float32() -> None:
     output, expected = compute_logps(half, batch)[0], compute_logps(full, batch)[0]
     assert output.dtype == torch.float32
     assert (output - expected).abs().mean() < 0.02
-    for a, b in zip(
-        exact.compute_gradients(half, (output,)), exact.compute_gradients(full, (expected,)), strict=True
-    ):
+    for a, b in zip(exact.compute_gradients(half, (output,)), exact.compute_gradients(full, (expected,)), strict=True):
         assert a.dtype == torch.float32
         assert torch.cosine_similarity(a.flatten(), b.flatten(), 0) > 0.98
 

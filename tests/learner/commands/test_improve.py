@@ -28,7 +28,7 @@ from edgewise.toolkit.run.artifact import Artifact
 from edgewise.toolkit.run.config import parse_settings
 from edgewise.toolkit.task.task import Task
 from edgewise.toolkit.types import Message, Request
-from tests.support.command import ROOT, CommandResult, wait_for_command, run_command, start_command
+from tests.support.command import ROOT, CommandResult, run_command, start_command, wait_for_command
 from tests.support.learner import tiny
 from tests.support.learner.jobs import task_file
 
@@ -71,13 +71,7 @@ def means(done: CommandResult) -> dict[str, float]:
 def test_improve_by_weights_prints_like_the_other_ways(trained: tuple[Path, CommandResult]) -> None:
     run, done = trained
     assert done.code == 0, done.err
-    for part in (
-        "before",
-        "after",
-        "95 % interval",
-        "Method dr_grpo, 10 steps on cpu",
-        "learning: 160 calls",
-    ):
+    for part in ("before", "after", "95 % interval", "Method dr_grpo, 10 steps on cpu", "learning: 160 calls"):
         assert part in done.out
     assert f"artefact: {run}/artifact" in done.out
     for part in ("run directory", "cpu, . threads, float32", "up to about", "step 1: mean reward"):
@@ -110,9 +104,7 @@ def test_set_and_task_file_override_the_method_alike(model: str, tmp_path: Path)
 
 
 def test_nested_tables_override_penalties(model: str, tmp_path: Path) -> None:
-    folder = task_file(
-        tmp_path, model, method="grpo", overrides=["penalties=kl3"], penalties={"kl3": {"beta": 0.2}}
-    )
+    folder = task_file(tmp_path, model, method="grpo", overrides=["penalties=kl3"], penalties={"kl3": {"beta": 0.2}})
     config = ImproveWeights(folder, {}, (), None).prepare().config
     assert isinstance(config, WeightsConfig)
     assert config.overrides == ("penalties=kl3", "penalties.kl3.beta=0.2")
@@ -158,9 +150,7 @@ def test_model_without_chat_template_is_one_sentence(tmp_path: Path, capsys: Any
 def test_missing_torch_names_the_extra(arguments: tuple[str, ...]) -> None:
     script = "import sys; sys.modules['torch'] = None; from edgewise.toolkit.cli.app import main; main()"
     command = [sys.executable, "-c", script, *arguments]
-    done = subprocess.run(
-        command, capture_output=True, text=True, env={**os.environ, "PYTHONPATH": str(ROOT)}
-    )
+    done = subprocess.run(command, capture_output=True, text=True, env={**os.environ, "PYTHONPATH": str(ROOT)})
     assert (done.returncode, done.stdout) == (2, "")
     assert re.fullmatch(r"edgewise: .* needs? torch: pip install 'edgewise\[learner\]'\.\n", done.stderr)
 
@@ -174,9 +164,7 @@ def test_lessons_graphs_and_weights_share_an_evaluation(
     run = trained[0]
     lessons = {"library.json": Library(lessons=(make_lesson("Say A."),)).to_json()}
     words = Artifact("t", model, lessons, {"max_tokens": 6, "temperature": 1.0}).save(tmp_path / "words")
-    graph = Artifact("t", model, {"graph.json": FixedDesign(single("drafter")).to_json()}).save(
-        tmp_path / "graph.edge"
-    )
+    graph = Artifact("t", model, {"graph.json": FixedDesign(single("drafter")).to_json()}).save(tmp_path / "graph.edge")
     packed = Artifact.load(run).save(tmp_path / "packed.edge")
     arms = [part for path in (words, graph, run, packed, adapted) for part in ("--artifact", path)]
     done = run_command(capsys, "evaluate", folder, *arms, "--json", "--run", tmp_path / "both")
@@ -203,11 +191,7 @@ def test_weights_of_different_models_need_an_explicit_model(
 
 
 def test_one_model_at_a_time_is_in_memory(
-    folder: Path,
-    trained: tuple[Path, CommandResult],
-    adapted: Path,
-    capsys: Any,
-    monkeypatch: pytest.MonkeyPatch,
+    folder: Path, trained: tuple[Path, CommandResult], adapted: Path, capsys: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     alive: list[Any] = []
     most = []
@@ -261,18 +245,13 @@ def test_serve_refuses_another_model_for_weights(trained: tuple[Path, CommandRes
     assert done.code == 2 and "leave it out" in done.error_lines[0]
 
 
-def test_trained_weights_can_be_trained_further(
-    folder: Path, adapted: Path, tmp_path: Path, capsys: Any
-) -> None:
+def test_trained_weights_can_be_trained_further(folder: Path, adapted: Path, tmp_path: Path, capsys: Any) -> None:
     model = Artifact.load(adapted).model_in_use
     run = tmp_path / "again"
     more = ("--model", model, "--run", run, "--set", "steps=1", "--set", "lora=2")
     done = run_command(capsys, "improve", folder, "--by", "weights", *more)
     assert done.code in (0, 1), done.err
-    assert (
-        json.loads((run / "weights" / "adapter_config.json").read_text())["base_model_name_or_path"]
-        == model[6:]
-    )
+    assert json.loads((run / "weights" / "adapter_config.json").read_text())["base_model_name_or_path"] == model[6:]
 
 
 def test_report_of_training_has_curves_method_and_answers(trained: tuple[Path, CommandResult]) -> None:
@@ -280,13 +259,7 @@ def test_report_of_training_has_curves_method_and_answers(trained: tuple[Path, C
     page = (run / "report.html").read_text()
     for part in ("Mean reward per step", "Mean length of replies", "Entropy of replies", "No KL:", "Method"):
         assert part in page
-    for part in (
-        "arXiv 2503.20783",
-        "dr_grpo",
-        "per_sequence|constant|weigh",
-        "advantage",
-        "Rows that changed",
-    ):
+    for part in ("arXiv 2503.20783", "dr_grpo", "per_sequence|constant|weigh", "advantage", "Rows that changed"):
         assert re.search(part, page)
     assert "candidate library" not in page and "no operations" not in page
     assert "does not hold these answers" not in page

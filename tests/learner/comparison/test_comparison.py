@@ -10,7 +10,7 @@ from xml.etree import ElementTree
 
 import pytest
 
-from edgewise.learner import compare
+from edgewise import compare
 from edgewise.learner.comparison.lineup import build_lineup, parse_contenders
 from edgewise.learner.comparison.results import ComparisonResult
 from edgewise.learner.comparison.tables import render_comparison
@@ -91,9 +91,7 @@ def test_estimates_are_those_of_the_runs(result: ComparisonResult) -> None:
     assert first.runs[0].rewards[2] == step["statistics"]["mean_reward"]
     middle = first.curve[2]
     assert middle.mean == pytest.approx((first.runs[0].rewards[2] + first.runs[1].rewards[2]) / 2)
-    assert (
-        middle.low is not None and middle.high is not None and 0 <= middle.low <= middle.mean <= middle.high
-    )
+    assert middle.low is not None and middle.high is not None and 0 <= middle.low <= middle.mean <= middle.high
 
 
 def test_report_stands_alone_and_draws_the_json(result: ComparisonResult) -> None:
@@ -158,9 +156,7 @@ def constant(completion: str, **_: Any) -> float:
 
 
 def test_failed_method_is_a_line_and_the_others_go_on(model: str, tmp_path: Path) -> None:
-    result = compare(
-        task(test=2, reward=tall), "ngrpo,dr_grpo", seeds=1, model=model, run=tmp_path / "c", **FEW
-    )
+    result = compare(task(test=2, reward=tall), "ngrpo,dr_grpo", seeds=1, model=model, run=tmp_path / "c", **FEW)
     failed, ended = result.methods
     assert (failed.finished_count, ended.finished_count) == (0, 1)
     assert "above the best one of 1" in failed.runs[0].why
@@ -266,11 +262,7 @@ def test_dry_run_forecasts_all_runs_together(command: Any, tmp_path: Path) -> No
 
 def test_methods_are_parsed_with_their_settings() -> None:
     result = parse_contenders(["Dr-GRPO, dapo(penalties=kl3,entropy, loss.high=0.3)", "grpo(epochs=2)"])
-    assert [item.name for item in result] == [
-        "dr_grpo",
-        "dapo(penalties=kl3,entropy, loss.high=0.3)",
-        "grpo(epochs=2)",
-    ]
+    assert [item.name for item in result] == ["dr_grpo", "dapo(penalties=kl3,entropy, loss.high=0.3)", "grpo(epochs=2)"]
     assert result[1].settings == {"penalties": "kl3,entropy", "loss.high": 0.3}
 
 

@@ -72,12 +72,7 @@ def test_all_callers_get_the_same_thread() -> None:
     async def go() -> list[str]:
         return await asyncio.gather(*(asyncio.to_thread(get_thread_name) for _ in range(8)))
 
-    names = {
-        *asyncio.run(go()),
-        get_thread_name(),
-        call_nested(),
-        submit_to_compute_thread(get_thread_name).result(),
-    }
+    names = {*asyncio.run(go()), get_thread_name(), call_nested(), submit_to_compute_thread(get_thread_name).result()}
     assert len(names) == 1
     assert threading.current_thread().name not in names
 
@@ -115,9 +110,7 @@ def test_concurrent_first_callers_get_one_thread() -> None:
 
 def test_each_process_binds_its_own_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
     devices: list[int] = []
-    monkeypatch.setattr(
-        process_group, "cuda", SimpleNamespace(is_available=lambda: True, set_device=devices.append)
-    )
+    monkeypatch.setattr(process_group, "cuda", SimpleNamespace(is_available=lambda: True, set_device=devices.append))
     for local, size in ((0, 1), (1, 2)):
         process_group.bind_device(SimpleNamespace(local=local, size=size))
     assert devices == [1]
@@ -127,12 +120,7 @@ def make_engine(model: Policy | None = None) -> Engine:
     """An engine without a run around it."""
     engine = Engine.__new__(Engine)
     config = resolve_config(WeightsConfig, {"model": "torch/tiny"})
-    engine.__dict__ |= {
-        "config": config,
-        "method": None,
-        "group": process_group.SINGLE_PROCESS,
-        "policy": model,
-    }
+    engine.__dict__ |= {"config": config, "method": None, "group": process_group.SINGLE_PROCESS, "policy": model}
     engine.__dict__ |= {"optimizer": SimpleNamespace(param_groups=[]), "slice_tokens": 1}
     return engine
 
@@ -150,9 +138,7 @@ def test_update_has_begun_while_it_waits_for_the_thread(monkeypatch: pytest.Monk
 
 
 @pytest.mark.parametrize("error", [MemoryError(), torch.OutOfMemoryError("CUDA out of memory")])
-def test_lack_of_memory_for_model_or_optimizer_gives_advice(
-    error: Exception, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_lack_of_memory_for_model_or_optimizer_gives_advice(error: Exception, monkeypatch: pytest.MonkeyPatch) -> None:
     def short(*_: object, **__: object) -> None:
         raise error
 
@@ -177,9 +163,7 @@ def test_sampling_ends_at_the_next_token_after_engine_stop() -> None:
             replies.result(timeout=10)
 
 
-def test_run_computes_in_the_compute_thread_only(
-    model: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_run_computes_in_the_compute_thread_only(model: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     threads: dict[str, set[str]] = {}
 
     def watch(name: str) -> None:
@@ -195,11 +179,7 @@ def test_run_computes_in_the_compute_thread_only(
     watch("answer")
     watch("bind_device")
     train(task(), model=model, run=tmp_path / "run", **{**SETTINGS, "steps": 2})
-    assert threads == {
-        "update": {get_thread_name()},
-        "answer": {get_thread_name()},
-        "bind_device": {get_thread_name()},
-    }
+    assert threads == {"update": {get_thread_name()}, "answer": {get_thread_name()}, "bind_device": {get_thread_name()}}
 
 
 @pytest.mark.skipif(

@@ -26,10 +26,7 @@ def test_compiled_layers_give_equal_logps_gradients_and_replies() -> None:
     batch = exact.batch(*exact.RAGGED)
     ours, theirs = (compute_logps(policy, batch, entropy=True) for policy in (compiled, plain))
     assert exact.max_difference(ours, theirs) <= 1e-5
-    assert (
-        exact.max_difference(exact.compute_gradients(compiled, ours), exact.compute_gradients(plain, theirs))
-        <= 1e-4
-    )
+    assert exact.max_difference(exact.compute_gradients(compiled, ours), exact.compute_gradients(plain, theirs)) <= 1e-4
     requests = [CompletionRequest((5, 6, 7), 2 * MIN_PRODUCTS, seed=seed) for seed in range(3)]
     for one, other in zip(sample(compiled, requests), sample(plain, requests), strict=True):
         assert (one.ids, one.logprobs) == (other.ids, other.logprobs)

@@ -80,14 +80,10 @@ def test_entropy_moves_towards_its_target_from_either_side(folder: Path, target:
     assert abs(entropy() - target) < abs(before - target)
 
 
-def test_only_methods_with_statistics_pay_for_a_forward(
-    folder: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_only_methods_with_statistics_pay_for_a_forward(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     calls = []
     real = updating.compute_logps
-    monkeypatch.setattr(
-        updating, "compute_logps", lambda *args, **options: calls.append(1) or real(*args, **options)
-    )
+    monkeypatch.setattr(updating, "compute_logps", lambda *args, **options: calls.append(1) or real(*args, **options))
     for name, forwards in (("dr_grpo", 1), ("confucius3_math", 2)):
         calls.clear()
         train_weights(folder, find_method(name), BIG)

@@ -104,9 +104,7 @@ def test_token_form_follows_token_advantages() -> None:
     assert torch.allclose(logp.grad, torch.where(BATCH.mask, -ratio * credit, 0.0))
 
 
-@pytest.mark.parametrize(
-    ("part", "slope"), [(penalties.kl1, 1), (penalties.kl2, 0.2), (penalties.kl3, 0.181269)]
-)
+@pytest.mark.parametrize(("part", "slope"), [(penalties.kl1, 1), (penalties.kl2, 0.2), (penalties.kl3, 0.181269)])
 def test_kl_estimates_and_their_gradients(part, slope) -> None:
     """At log-probabilities -1 and -1.2; the gradient of k3 is 1 - exp(x)."""
     ((number, tolerance),) = golden.parse_printed(golden.PENALTIES[part][1])
@@ -151,9 +149,7 @@ def make_inputs(shifts, advantages, group, **columns) -> LossInputs:
     old = torch.full((len(shifts), 3), -1.0, dtype=torch.float64)
     logp = (old + torch.tensor(shifts).double()[:, None]).requires_grad_()
     tensors = {name: torch.tensor(values).double() for name, values in columns.items()}
-    return LossInputs(
-        logp, old, old < 0, torch.tensor(advantages).double()[:, None], torch.tensor(group), tensors
-    )
+    return LossInputs(logp, old, old < 0, torch.tensor(advantages).double()[:, None], torch.tensor(group), tensors)
 
 
 def first_slopes(part, x: LossInputs) -> list[float]:
@@ -165,18 +161,14 @@ def first_slopes(part, x: LossInputs) -> list[float]:
 def test_sampler_ratio_uses_logps_of_earlier_steps() -> None:
     """Where it said nothing, the policy before the update did."""
     x = make_inputs([0.1, 0.1, 0.1], [1.0] * 3, [0] * 3, sampler_logp=[-1.0, -1.5, math.nan])
-    assert (-losses.clipped_to_sampler(x))[:, 0].tolist() == pytest.approx(
-        [math.exp(0.1), 1.2, math.exp(0.1)]
-    )
+    assert (-losses.clipped_to_sampler(x))[:, 0].tolist() == pytest.approx([math.exp(0.1), 1.2, math.exp(0.1)])
     assert first_slopes(losses.clipped_to_sampler, x)[1] == 0
 
 
 def test_trajectory_ratio_is_shared_by_all_steps() -> None:
     x = make_inputs([0.02, 0.01, 0.05], [1.0, 1.0, -1.0], [0] * 3, rollout=[7, 7, 3])
     ratios = math.exp(3 * 0.03), math.exp(3 * 0.05)
-    assert (-losses.clipped_trajectory(x)).flatten().tolist() == pytest.approx(
-        [ratios[0], ratios[0], -ratios[1]]
-    )
+    assert (-losses.clipped_trajectory(x)).flatten().tolist() == pytest.approx([ratios[0], ratios[0], -ratios[1]])
     far = make_inputs([0.1, 0.01], [1.0, 1.0], [0, 0], rollout=[1, 1])
     assert first_slopes(losses.clipped_trajectory, far) == [0, 0], "what one step did, all have done"
 

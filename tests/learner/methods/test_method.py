@@ -155,20 +155,12 @@ def test_keep_sees_raw_rewards_and_advantage_shaped_ones() -> None:
     selection, credits = compute_advantages(method, table)
     assert selection.tolist() == [False, False, True, True]  # the first group differs only after shaping
     assert credits.tolist() == [0, 0, 0, 0, 0]
-    assert compute_advantages(override(method, "shape.factor=0.5"), table)[1].tolist() == [
-        0,
-        0,
-        0.25,
-        0.25,
-        -0.25,
-    ]
+    assert compute_advantages(override(method, "shape.factor=0.5"), table)[1].tolist() == [0, 0, 0.25, 0.25, -0.25]
 
 
 def test_step_columns_follow_the_selected_rollouts() -> None:
     method = Method(paper="", keep=lambda table: table.reward > 0, credit=step_credit.action_wise)
-    table = Table(
-        np.array([0, 0]), np.array([0.0, 1.0]), np.array([1, 1]), {}, {"action_reward": np.array([1.0, 3.0])}
-    )
+    table = Table(np.array([0, 0]), np.array([0.0, 1.0]), np.array([1, 1]), {}, {"action_reward": np.array([1.0, 3.0])})
     selection, credits = compute_advantages(method, table)
     assert selection.tolist() == [False, True] and credits.tolist() == [-1, 1]
 

@@ -75,11 +75,7 @@ def test_curriculum_weighs_groups_by_their_own_answers() -> None:
 
 def test_rollout_of_many_steps_counts_once_in_its_group() -> None:
     """One success in four steps and one failure in two: d is 1/2, and the answers differ as two can."""
-    steps = {
-        "rollout": [0.0] * 4 + [1.0] * 2,
-        "reward": [1.0] * 4 + [0.0] * 2,
-        "choice": [7.0] * 4 + [8.0] * 2,
-    }
+    steps = {"rollout": [0.0] * 4 + [1.0] * 2, "reward": [1.0] * 4 + [0.0] * 2, "choice": [7.0] * 4 + [8.0] * 2}
     weights = token_weights.curriculum(batch(*[1] * 6, **steps))
     assert weights[:, 0].tolist() == pytest.approx([1 / 6] * 6)
 

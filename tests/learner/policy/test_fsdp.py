@@ -59,9 +59,7 @@ def make_plain(dtype: torch.dtype) -> Policy:
 def save_gradients(folder: Path) -> None:
     together = join_process_group()
     make = partial(make_sharded, together)
-    gradients_of = {
-        str(dtype): gradients(together, dtype, TOKENS, make) for dtype in (*CLOSE, torch.bfloat16)
-    }
+    gradients_of = {str(dtype): gradients(together, dtype, TOKENS, make) for dtype in (*CLOSE, torch.bfloat16)}
     shares = [cast(DTensor, p).to_local().numel() / p.numel() for p in make(torch.float32).parameters()]
     assert all(share == 0.5 for share in shares)
     gradients_of["again"] = gradients(together, torch.float64, TOKENS, partial(make, checkpointing=True))
@@ -138,21 +136,12 @@ def fail_alone(model: str, part: str) -> None:
 
 
 @pytest.mark.parametrize(("part", "lost"), [("update", True), ("sampling", False)])
-def test_failure_of_one_process_ends_all_with_a_message(
-    model: str, tmp_path: Path, part: str, lost: bool
-) -> None:
-    assert several.wait_for_all(several.start_processes(fail_alone, model, part, folder=tmp_path), 30) == [
-        1,
-        1,
-    ]
+def test_failure_of_one_process_ends_all_with_a_message(model: str, tmp_path: Path, part: str, lost: bool) -> None:
+    assert several.wait_for_all(several.start_processes(fail_alone, model, part, folder=tmp_path), 30) == [1, 1]
     output = [(tmp_path / f"{rank}.txt").read_text() for rank in (0, 1)]
     assert "MemoryError: no room" in output[1]
-    assert all(
-        ("LostProcess: A process that shares the weights has failed" in text) is lost for text in output
-    )
-    assert (
-        "MemoryError: no room" in output[0]
-    ) is not lost  # who waits for a tensor can only see that none comes
+    assert all(("LostProcess: A process that shares the weights has failed" in text) is lost for text in output)
+    assert ("MemoryError: no room" in output[0]) is not lost  # who waits for a tensor can only see that none comes
 
 
 def test_shard_with_one_process_is_refused(model: str) -> None:

@@ -161,9 +161,7 @@ def test_auto_dtype_is_bfloat16_on_cpus_that_multiply_it(
     assert precision.select_dtype("auto", torch.device("cpu")) == chosen
 
 
-def test_full_disk_while_saving_raises_disk_full(
-    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_full_disk_while_saving_raises_disk_full(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     policy = Policy.load(str(folder), dtype="float32")
 
     def full(*_: object, **__: object) -> None:

@@ -95,8 +95,7 @@ def mixed_requests():
     requests = []
     for length, rows in ((1, 3), (5, 1), (6, 4), (7, 2), (40, 3), (90, 2)):
         requests += [
-            CompletionRequest(prompt(length), 5 + 9 * i, 0.7 + 0.2 * i, seed=100 * length + i)
-            for i in range(rows)
+            CompletionRequest(prompt(length), 5 + 9 * i, 0.7 + 0.2 * i, seed=100 * length + i) for i in range(rows)
         ]
     return requests
 
@@ -147,9 +146,7 @@ def test_token_frequencies_match_their_probabilities(llama, temperature):
 
 
 def test_sequence_frequencies_match_their_probabilities():
-    model = policy(
-        LlamaConfig(**{**SMALL, "vocab_size": 4, "eos_token_id": 3, "bos_token_id": 0, "pad_token_id": 3})
-    )
+    model = policy(LlamaConfig(**{**SMALL, "vocab_size": 4, "eos_token_id": 3, "bos_token_id": 0, "pad_token_id": 3}))
     model.stop_ids = frozenset()
     completions = sample(model, [CompletionRequest((0, 1, 2), 3, seed=i) for i in range(4000)])
     counts = Counter(d.ids for d in completions)
@@ -183,9 +180,7 @@ def test_greedy_equals_transformers_generate(name):
     for length in (4, 30):
         (completion,) = sample(model, [CompletionRequest(prompt(length), 24, 0.0)])
         ids = torch.tensor([prompt(length)])
-        out = model.model.generate(
-            ids, attention_mask=torch.ones_like(ids), max_new_tokens=24, do_sample=False
-        )
+        out = model.model.generate(ids, attention_mask=torch.ones_like(ids), max_new_tokens=24, do_sample=False)
         assert list(completion.ids) == out[0, length:].tolist()
         assert completion.logprobs == pytest.approx(
             plain(model, CompletionRequest(prompt(length), 1), completion.ids), abs=1e-5
@@ -216,9 +211,7 @@ def test_a_stop_string_ends_a_reply_once_it_is_complete(llama):
 def test_a_special_token_can_be_a_stop_string(llama):
     llama.stop_ids = frozenset()
     try:
-        completions = sample(
-            llama, [CompletionRequest(prompt(5), 250, 3.0, seed=i, stop=("<s>",)) for i in range(8)]
-        )
+        completions = sample(llama, [CompletionRequest(prompt(5), 250, 3.0, seed=i, stop=("<s>",)) for i in range(8)])
     finally:
         llama.stop_ids = frozenset({257})
     ended = [d for d in completions if d.stop == "stop"]
@@ -271,9 +264,7 @@ def test_short_memory_makes_waves_smaller(llama, monkeypatch):
 
 def test_a_prompt_is_encoded_once_for_its_group(llama):
     tokens = []
-    hook = llama.model.model.embed_tokens.register_forward_hook(
-        lambda _, args, __: tokens.append(args[0].numel())
-    )
+    hook = llama.model.model.embed_tokens.register_forward_hook(lambda _, args, __: tokens.append(args[0].numel()))
     sample(llama, [CompletionRequest(prompt(40), 4, seed=i) for i in range(8)])
     hook.remove()
     assert tokens == [40, 8, 8, 8]
@@ -281,9 +272,7 @@ def test_a_prompt_is_encoded_once_for_its_group(llama):
 
 def test_finished_rows_are_dropped(llama):
     rows = []
-    hook = llama.model.model.embed_tokens.register_forward_hook(
-        lambda _, args, __: rows.append(args[0].shape[0])
-    )
+    hook = llama.model.model.embed_tokens.register_forward_hook(lambda _, args, __: rows.append(args[0].shape[0]))
     sample(llama, [CompletionRequest(prompt(9), 20 if i else 2, seed=i) for i in range(2)])
     hook.remove()
     assert rows == [1, 2, *[1] * 18]
@@ -314,9 +303,7 @@ def test_bfloat16_log_probs_are_near_a_plain_forward():
 def test_small_model_answers_a_question():
     model = Policy.load("smollm2-135m", dtype="float32")
     chat = tuple(
-        model.tokenizer.encode(
-            "<|im_start|>user\nWhat is the capital of France?<|im_end|>\n<|im_start|>assistant\n"
-        )
+        model.tokenizer.encode("<|im_start|>user\nWhat is the capital of France?<|im_end|>\n<|im_start|>assistant\n")
     )
     (completion,) = sample(model, [CompletionRequest(chat, 24, 0.0)])
     assert "Paris" in model.decode(completion.ids)

@@ -61,12 +61,7 @@ def test_a_reference_is_learned_from_where_all_failed(policy: Policy, name: str)
 
     before = likely()
     done = update(
-        policy,
-        torch.optim.SGD(policy.parameters(), lr=0.05),
-        method,
-        batch,
-        UpdateConfig(),
-        torch.Generator(),
+        policy, torch.optim.SGD(policy.parameters(), lr=0.05), method, batch, UpdateConfig(), torch.Generator()
     )
     assert done.steps == 1 and likely() > before
 
@@ -81,12 +76,7 @@ def test_listed_answers_are_graded_and_compared(policy: Policy) -> None:
     batch = collate.build_batch(known)
     assert batch is not None
     done = update(
-        policy,
-        torch.optim.SGD(policy.parameters(), lr=0.05),
-        method,
-        batch,
-        UpdateConfig(),
-        torch.Generator(),
+        policy, torch.optim.SGD(policy.parameters(), lr=0.05), method, batch, UpdateConfig(), torch.Generator()
     )
     assert done.steps == 1
 

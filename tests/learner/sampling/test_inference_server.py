@@ -9,12 +9,7 @@ from edgewise.learner.attention.logprobs import compute_logps
 from edgewise.learner.methods.batch import Batch
 from edgewise.learner.policy.policy import Lora, Policy
 from edgewise.learner.sampling import inference_server
-from edgewise.learner.sampling.inference_server import (
-    LOAD_ADAPTER,
-    LOAD_WEIGHTS,
-    UNLOAD_ADAPTER,
-    InferenceServer,
-)
+from edgewise.learner.sampling.inference_server import LOAD_ADAPTER, LOAD_WEIGHTS, UNLOAD_ADAPTER, InferenceServer
 from edgewise.learner.update.gradient_step import truncated_importance_weights
 from edgewise.toolkit.errors import ModelError, ProviderDown
 from edgewise.toolkit.model.middleware import Retry
@@ -98,9 +93,7 @@ def test_truncated_weights_remove_most_of_the_bias():
     value = torch.sign(other - mine)  # what the two disagree on most
     truth = float((mine * value).sum())
     signs = value[rows.ids[:, 0]]
-    weights = truncated_importance_weights(rows.column("old_logp"), rows.column("sampler_logp"), cap=5.0)[
-        :, 0
-    ]
+    weights = truncated_importance_weights(rows.column("old_logp"), rows.column("sampler_logp"), cap=5.0)[:, 0]
     plain, corrected = float(signs.mean()), float((signs * weights).mean())
     noise = float((signs * weights).std()) / math.sqrt(len(signs))
     assert abs(plain - truth) > 6 * noise
@@ -212,6 +205,4 @@ def test_a_stop_string_ends_the_text_and_not_the_tokens():
         text = whole.message.content
         (cut,) = server.answer(requests(1, temperature=0.0, max_tokens=30, stop=(text[9:11],)))
     assert cut.message.content == text[: text.index(text[9:11])]
-    assert np.array_equal(
-        cut.tokens.completion_ids, whole.tokens.completion_ids[: len(cut.tokens.completion_ids)]
-    )
+    assert np.array_equal(cut.tokens.completion_ids, whole.tokens.completion_ids[: len(cut.tokens.completion_ids)])

@@ -104,11 +104,7 @@ def test_a_model_without_a_template_is_an_error():
 def test_samples_without_a_seed_differ_and_repeat(policy):
     requests = [
         Request(
-            "torch/tiny",
-            (Message("user", "hello"),),
-            Sampling(max_tokens=9),
-            sample=i,
-            payer=BilledTo(example="a"),
+            "torch/tiny", (Message("user", "hello"),), Sampling(max_tokens=9), sample=i, payer=BilledTo(example="a")
         )
         for i in range(4)
     ]

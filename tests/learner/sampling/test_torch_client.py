@@ -108,9 +108,7 @@ def test_closing_stops_a_batch_at_the_next_token():
             await long
 
     asyncio.run(asyncio.wait_for(go(), 20))
-    assert (
-        submit_to_compute_thread(threading.current_thread).result(timeout=1).name.startswith("edgewise-torch")
-    )
+    assert submit_to_compute_thread(threading.current_thread).result(timeout=1).name.startswith("edgewise-torch")
 
 
 def test_error_reaches_every_caller():

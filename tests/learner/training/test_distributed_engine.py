@@ -20,12 +20,7 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from edgewise.learner.api import train
-from edgewise.learner.hardware.process_group import (
-    SINGLE_PROCESS,
-    ProcessGroup,
-    join_process_group,
-    run_on_all,
-)
+from edgewise.learner.hardware.process_group import SINGLE_PROCESS, ProcessGroup, join_process_group, run_on_all
 from edgewise.learner.methods.batch import Batch
 from edgewise.learner.methods.method import override
 from edgewise.learner.methods.published import find_method
@@ -41,11 +36,7 @@ from tests.support.learner.shares import SETTINGS, task
 
 ROOT = Path(__file__).parents[3]
 SMALL = {**SETTINGS, "slice_tokens": 60, "shape": "less_kl"}
-METHODS = {
-    "dr_grpo": (),
-    "grpo": ("penalties.kl3.beta=0.1", "epochs=2", "minibatches=2"),
-    "gspo": (),
-}
+METHODS = {"dr_grpo": (), "grpo": ("penalties.kl3.beta=0.1", "epochs=2", "minibatches=2"), "gspo": ()}
 
 
 @pytest.fixture(autouse=True)
@@ -77,9 +68,7 @@ def gradients(
         how, rng = UpdateConfig(slice_tokens=tokens, clip=1e9), torch.Generator().manual_seed(0)
         method = override(find_method(name), *parts)
         stats = update(policy, optimizer, method, batch(), how, rng, together)
-        flat = torch.cat(
-            [policy.gather_full(p.grad).flatten() for p in policy.parameters() if p.grad is not None]
-        )
+        flat = torch.cat([policy.gather_full(p.grad).flatten() for p in policy.parameters() if p.grad is not None])
         results[name] = flat, stats
     return results
 
@@ -186,15 +175,7 @@ def file(folder: Path, model: str, **improve: Any) -> Path:
 
 
 def start(tmp_path: Path, *arguments: Any) -> list[BaseProcess]:
-    command = [
-        "improve",
-        str(tmp_path / "task.toml"),
-        "--by",
-        "weights",
-        "--run",
-        "run",
-        *map(str, arguments),
-    ]
+    command = ["improve", str(tmp_path / "task.toml"), "--by", "weights", "--run", "run", *map(str, arguments)]
     return several.start_processes(main, command, folder=tmp_path)
 
 

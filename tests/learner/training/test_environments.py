@@ -9,12 +9,12 @@ from typing import Any
 
 import pytest
 
+from edgewise import Task
 from edgewise.learner.api import train
 from edgewise.learner.methods.method import override
 from edgewise.learner.methods.published import find_method
 from edgewise.learner.training.state import WeightsStep
 from edgewise.learner.update import collate
-from edgewise.toolkit import Task
 from edgewise.toolkit.model.scripted import ScriptedClient
 from edgewise.toolkit.rollout.agent import Agent, run_group
 from edgewise.toolkit.run.driver import drive
@@ -71,9 +71,7 @@ def test_credit_over_steps_trains_in_an_environment(method: str, model: str, tmp
 
 def test_salt_equals_grpo_with_a_longer_window() -> None:
     """Steps that it merges then have equal prompts and actions: the credit of each such pair adds up to the same."""
-    task = Task.from_rows(
-        [{"n": n} for n in range(9)], prompt="x", environment={"kind": "house", "history": 2}
-    )
+    task = Task.from_rows([{"n": n} for n in range(9)], prompt="x", environment={"kind": "house", "history": 2})
     agent = Agent("scripted/x", turns=25, world=task.world)
     row = task.train[0]
     plan = run_group(agent, row, row.messages, task.reward, judge="", size=16, seed=1)

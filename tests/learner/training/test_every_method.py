@@ -8,10 +8,10 @@ from typing import Any
 import pytest
 from safetensors.torch import load_file
 
+from edgewise import Task
 from edgewise.learner.api import train
 from edgewise.learner.methods.published import METHODS
 from edgewise.learner.training.state import WeightsStep
-from edgewise.toolkit import Task
 from edgewise.toolkit.groups.sampling.hints import HINTS_HEADER
 from edgewise.toolkit.tracking.events import Event, StepFinished
 from edgewise.toolkit.types import Rollout, Score
@@ -39,8 +39,7 @@ def task() -> Task:
     def rows(name: str, count: int) -> list[dict[str, Any]]:
         more = {"target": "ABBA", "candidates": list(ANSWERS), "hints": HINTS}
         return [
-            {"id": f"{name}{i}", "text": f"{name} {i} {'hard' if i % 3 == 2 else 'easy'}", **more}
-            for i in range(count)
+            {"id": f"{name}{i}", "text": f"{name} {i} {'hard' if i % 3 == 2 else 'easy'}", **more} for i in range(count)
         ]
 
     split = {"train": rows("a", 6), "validation": rows("b", 2), "test": rows("c", 1)}
@@ -97,12 +96,7 @@ def dead(record: WeightsStep) -> bool:
     ],
 )
 def test_resumed_run_has_the_memory_of_its_method(
-    name: str,
-    key: str,
-    adds: Callable[[WeightsStep], bool],
-    changes: dict[str, Any],
-    model: str,
-    tmp_path: Path,
+    name: str, key: str, adds: Callable[[WeightsStep], bool], changes: dict[str, Any], model: str, tmp_path: Path
 ) -> None:
     """Stopped in the first step that leaves something, it ends with the weights and the memory of one that was not."""
     events: list[Event] = []
@@ -116,11 +110,7 @@ def test_resumed_run_has_the_memory_of_its_method(
         return json.loads(text, object_hook=lambda found: {k: v for k, v in found.items() if k != "latency"})
 
     def stop(event: Event) -> None:
-        if (
-            isinstance(event, StepFinished)
-            and (recalled := state("cut"))["memory"][key]
-            and recalled["number"] < 5
-        ):
+        if isinstance(event, StepFinished) and (recalled := state("cut"))["memory"][key] and recalled["number"] < 5:
             raise Stopped
 
     with pytest.raises(Stopped):

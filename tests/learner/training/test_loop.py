@@ -129,14 +129,7 @@ def test_limit_during_the_evaluation_saves_the_weights(
     )
     on_event = lambda event: steps.append(event) if isinstance(event, StepFinished) else None  # noqa: E731
     with pytest.raises(LimitReached):  # two steps take 32 calls, what was learnt 8 and the start 8
-        train(
-            task(test=2),
-            model=model,
-            run=tmp_path / "r",
-            limits=Limits(calls=44),
-            on_event=on_event,
-            **SETTINGS,
-        )
+        train(task(test=2), model=model, run=tmp_path / "r", limits=Limits(calls=44), on_event=on_event, **SETTINGS)
     assert checkpoint.find_latest(tmp_path / "r" / "checkpoints") == tmp_path / "r" / "checkpoints" / "000002"
 
 
@@ -229,9 +222,7 @@ def test_bad_input_is_one_sentence(model: str, tmp_path: Path, settings: dict[st
     assert getattr(caught.value, "exit_code", None) == 2
 
 
-def test_a_full_disk_keeps_the_checkpoint_before(
-    model: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_full_disk_keeps_the_checkpoint_before(model: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     real, calls = checkpoint.shutil.disk_usage, []
 
     def full(path: Any) -> Any:

@@ -58,9 +58,7 @@ def judged(method: str, *groups: Group) -> collate.CreditedBatch:
 
 
 def remember(method: Method, memory: Memory, groups: list[Group], later: Sequence[Group] = ()) -> Memory:
-    return update_memory(
-        method, memory, groups, collate.assign_credit(collate.collect_scored(groups), method), later
-    )
+    return update_memory(method, memory, groups, collate.assign_credit(collate.collect_scored(groups), method), later)
 
 
 def test_step_columns_are_state_action_and_observation() -> None:
@@ -75,11 +73,7 @@ def test_calls_with_the_same_arguments_are_the_same_action() -> None:
     one = step("q", "I look.", ("look", '{"at": 1, "by": 2}'))
     other = step("q", "Let me see.", ("look", '{"by":2,"at":1}'))
     broken = step("q", "", ("look", "{at  1"))
-    assert (
-        collate.render_action(one.completion)
-        == collate.render_action(other.completion)
-        == 'look {"at": 1, "by": 2}'
-    )
+    assert collate.render_action(one.completion) == collate.render_action(other.completion) == 'look {"at": 1, "by": 2}'
     assert collate.render_action(broken.completion) == "look {at 1"
 
 
@@ -98,32 +92,23 @@ def test_without_step_rewards_action_rewards_are_zero() -> None:
     steps = step("q", "x"), step("r", "y"), step("s", "z")
     runs = [run(1.0, *steps[:count]) for count in (1, 2, 3, 2)]
     for rewards in ([1.0] * 4, [1.0, 0.0, 0.0, 1.0]):
-        group_of = group(
-            *(replace(rollout, score=Score(r)) for rollout, r in zip(runs, rewards, strict=True))
-        )
-        ends = [
-            {f"step_reward {len(rollout.steps) - 1}": r} for rollout, r in zip(runs, rewards, strict=True)
-        ]
-        detailed = [
-            replace(rollout, score=Score(r, end)) for rollout, r, end in zip(runs, rewards, ends, strict=True)
-        ]
+        group_of = group(*(replace(rollout, score=Score(r)) for rollout, r in zip(runs, rewards, strict=True)))
+        ends = [{f"step_reward {len(rollout.steps) - 1}": r} for rollout, r in zip(runs, rewards, strict=True)]
+        detailed = [replace(rollout, score=Score(r, end)) for rollout, r, end in zip(runs, rewards, ends, strict=True)]
         assert (
             not collate.build_table(collate.collect_scored([group(*detailed)]), find_method("hrpo"))
             .column("action_reward")
             .any()
         )
         hrpo, plain = (
-            collate.assign_credit(collate.collect_scored([group_of]), find_method(name))
-            for name in ("hrpo", "grpo")
+            collate.assign_credit(collate.collect_scored([group_of]), find_method(name)) for name in ("hrpo", "grpo")
         )
         assert hrpo.credit.tolist() == plain.credit.tolist()
         assert hrpo.credit.any() == (len(set(rewards)) > 1)
 
 
 def test_missing_partner_reward_is_one_sentence() -> None:
-    with pytest.raises(
-        RewardError, match=r"reads the part 'partner_reward' .* row 'a' has none.*docs/weights.md"
-    ):
+    with pytest.raises(RewardError, match=r"reads the part 'partner_reward' .* row 'a' has none.*docs/weights.md"):
         table("advantage_alignment", run(1.0, **{"step_reward 0": 1.0}))
 
 
@@ -229,11 +214,7 @@ def test_fading_of_counts_is_a_setting_of_vade() -> None:
     method = override(find_method("vade"), "select.lam1=0.5", "select.lam2=0.1")
     memory = Memory({"a": Record(4.0, 0.0), "b": Record(10.0, 0.0)})
     result = remember(method, memory, [group(run(1.0), run(0.0))])
-    assert (result.record_of("a").alpha, result.record_of("a").beta, result.record_of("b").alpha) == (
-        3.0,
-        1.0,
-        1.0,
-    )
+    assert (result.record_of("a").alpha, result.record_of("a").beta, result.record_of("b").alpha) == (3.0, 1.0, 1.0)
 
 
 @pytest.mark.parametrize("capacity", ["0", "-1", "100000000", "1.5"])
@@ -244,16 +225,10 @@ def test_a_buffer_has_a_size_that_a_checkpoint_can_hold(capacity) -> None:
 
 def test_buffer_larger_than_memory_is_refused() -> None:
     def spec(capacity: int, tokens: int) -> WeightsSpec:
-        settings = {
-            "method": "skywork_r1v2",
-            "overrides": (f"plan.capacity={capacity}",),
-            "max_tokens": tokens,
-        }
+        settings = {"method": "skywork_r1v2", "overrides": (f"plan.capacity={capacity}",), "max_tokens": tokens}
         return WeightsSpec(shares.task(), WeightsConfig(**settings))
 
-    detailed = (
-        r"A buffer of 100000 rollouts of up to 100000000 tokens takes about \d+\.\d GiB, and this machine has"
-    )
+    detailed = r"A buffer of 100000 rollouts of up to 100000000 tokens takes about \d+\.\d GiB, and this machine has"
     with pytest.raises(ConfigError, match=detailed) as caught:
         spec(100_000, 100_000_000)
     assert "set plan.capacity to " in str(caught.value)
@@ -264,11 +239,7 @@ def test_replayed_and_offline_rollouts_are_no_visits() -> None:
     offline = Rollout("a", "solver", 0, (step("q", "x"),), "stop", Score(1.0), version=OFFLINE_VERSION)
     old = group(set_marks(run(1.0), stored=2.5), name="old", role=REPLAY_ROLE)
     result = remember(find_method("skywork_r1v2"), Memory(), [group(run(0.0), offline), old])
-    assert (result.record_of("a").alpha, result.record_of("a").beta, result.record_of("old").visits) == (
-        0,
-        1,
-        0,
-    )
+    assert (result.record_of("a").alpha, result.record_of("a").beta, result.record_of("old").visits) == (0, 1, 0)
     assert not any(rollout.version == OFFLINE_VERSION for rollout in result.buffer)
 
 

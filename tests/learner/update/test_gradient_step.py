@@ -86,9 +86,7 @@ def test_step_raises_the_objective_from_ratio_one(policy: Policy) -> None:
         return float((data.advantage * logp * METHODS["dr_grpo"].weigh(data)).sum())
 
     before = objective()
-    done = update(
-        policy, policy.create_optimizer(lr=1e-3), find_method("dr_grpo"), data, BIG, torch.Generator()
-    )
+    done = update(policy, policy.create_optimizer(lr=1e-3), find_method("dr_grpo"), data, BIG, torch.Generator())
     assert objective() > before
     assert (done.steps, done.ratio) == (1, 0.0)
     assert done.norm > 0
@@ -96,9 +94,7 @@ def test_step_raises_the_objective_from_ratio_one(policy: Policy) -> None:
 
 def test_epochs_and_minibatches_leave_the_old_policy(policy: Policy) -> None:
     method = override(replace(find_method("grpo"), penalties=()), "epochs=2", "minibatches=3")
-    done = update(
-        policy, policy.create_optimizer(lr=1e-3), method, batch(), BIG, torch.Generator().manual_seed(0)
-    )
+    done = update(policy, policy.create_optimizer(lr=1e-3), method, batch(), BIG, torch.Generator().manual_seed(0))
     assert done.steps == 6
     assert done.ratio < 1e-6
     assert done.kl > 1e-7
@@ -124,17 +120,13 @@ def test_penalty_keeps_the_policy_near_its_reference(folder: Path) -> None:
 def test_lora_trains_the_adapter_alone(folder: Path) -> None:
     policy = Policy.load(str(folder), device="cpu", dtype="float64", lora=Lora(rank=4, alpha=8.0))
     base = {k: v.clone() for k, v in policy.model.state_dict().items() if "lora" not in k}
-    done = update(
-        policy, policy.create_optimizer(lr=1e-2), find_method("dr_grpo"), batch(), BIG, torch.Generator()
-    )
+    done = update(policy, policy.create_optimizer(lr=1e-2), find_method("dr_grpo"), batch(), BIG, torch.Generator())
     assert done.steps == 1 and done.norm > 0
     after = policy.model.state_dict()
     assert all(torch.equal(after[k], v) for k, v in base.items())
 
 
-def test_short_memory_halves_the_slices_and_changes_nothing(
-    policy: Policy, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_short_memory_halves_the_slices_and_changes_nothing(policy: Policy, monkeypatch: pytest.MonkeyPatch) -> None:
     method = find_method("dr_grpo")
     whole = gradient_of(policy, "dr_grpo", BIG)
     real = updating.compute_logps
@@ -146,9 +138,7 @@ def test_short_memory_halves_the_slices_and_changes_nothing(
 
     monkeypatch.setattr(updating, "compute_logps", greedy)
     monkeypatch.setattr(updating, "MIN_SLICE_TOKENS", 1)
-    done = update(
-        policy, torch.optim.SGD(policy.parameters(), lr=0.0), method, batch(), BIG, torch.Generator()
-    )
+    done = update(policy, torch.optim.SGD(policy.parameters(), lr=0.0), method, batch(), BIG, torch.Generator())
     assert 0 < done.tokens < BIG.slice_tokens
     torch.testing.assert_close(flat(policy), whole, **CLOSE)
 
@@ -159,18 +149,14 @@ def test_memory_below_one_sequence_is_one_sentence(policy: Policy, monkeypatch: 
 
     monkeypatch.setattr(updating, "compute_logps", never)
     with pytest.raises(OutOfMemory, match="use LoRA"):
-        update(
-            policy, policy.create_optimizer(lr=1e-3), find_method("dr_grpo"), batch(), BIG, torch.Generator()
-        )
+        update(policy, policy.create_optimizer(lr=1e-3), find_method("dr_grpo"), batch(), BIG, torch.Generator())
 
 
 def test_nan_gradient_changes_no_weight(policy: Policy) -> None:
     data = batch()
     broken = replace(data, advantage=data.advantage * float("nan"))
     before = [p.detach().clone() for p in policy.parameters()]
-    done = update(
-        policy, policy.create_optimizer(lr=1.0), find_method("dr_grpo"), broken, BIG, torch.Generator()
-    )
+    done = update(policy, policy.create_optimizer(lr=1.0), find_method("dr_grpo"), broken, BIG, torch.Generator())
     assert done.steps == 0 and done.loss != done.loss
     assert all(torch.equal(p, q) for p, q in zip(policy.parameters(), before, strict=True))
 

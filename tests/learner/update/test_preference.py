@@ -98,9 +98,7 @@ ANSWER = st.lists(st.tuples(NATS, NATS), min_size=1, max_size=4)
 @given(st.lists(st.tuples(ANSWER, ANSWER), min_size=1, max_size=4), st.floats(-1, 1))
 def test_mpo_loss_equals_a_loop_over_pairs(pairs: list[Any], shift: float) -> None:
     answers = [answer for pair in pairs for answer in pair]
-    x, batch = both(
-        [[now for now, _ in a] for a in answers], [[then for _, then in a] for a in answers], shift
-    )
+    x, batch = both([[now for now, _ in a] for a in answers], [[then for _, then in a] for a in answers], shift)
     expected = 0.0
     for chosen, rejected in pairs:
         up, down = (0.1 * sum(now - then for now, then in answer) for answer in (chosen, rejected))

@@ -17,7 +17,7 @@ import pytest
 from edgewise.experience.library.library import Library, make_lesson
 from edgewise.mas.adopt.answerer import build_answerer
 from edgewise.mas.adopt.api import adopt
-from edgewise.mas.adopt.gateway import UNNAMED, Gateway, ProgramRun, route_request, node_of
+from edgewise.mas.adopt.gateway import UNNAMED, Gateway, ProgramRun, node_of, route_request
 from edgewise.mas.adopt.loop import split_by_node
 from edgewise.mas.adopt.node_libraries import NodeLibraries
 from edgewise.mas.adopt.programs import AsyncProgram, ProcessPool
@@ -26,16 +26,14 @@ from edgewise.toolkit.errors import AllFailed, ArtifactError, ConfigError, Limit
 from edgewise.toolkit.model.client import OpenAIClient
 from edgewise.toolkit.run.artifact import Artifact
 from edgewise.toolkit.run.driver import Driver
-from edgewise.toolkit.serve.server import find_answerer, application, run_server
+from edgewise.toolkit.serve.server import application, find_answerer, run_server
 from edgewise.toolkit.task.task import Task
 from edgewise.toolkit.types import Example, Group, Message, Request, Rollout, Sampling, Score
 from tests.support.server import Body, Server
 
 ROOT = Path(__file__).parents[3]
 FIND, WRITE = "You find the number.", "You write it."
-TASK = Task.from_rows(
-    [{"q": f"it is {n}", "target": f"<{n}>"} for n in range(40)], prompt="{q}", name="numbers"
-)
+TASK = Task.from_rows([{"q": f"it is {n}", "target": f"<{n}>"} for n in range(40)], prompt="{q}", name="numbers")
 
 
 def body(system: str, text: str) -> Body:
@@ -247,9 +245,7 @@ def test_groups_by_node_have_the_reward_of_the_whole_run():
             (found,) = together(server, AsyncProgram(program), [trial("it is 5")])
         return Rollout("e", "program", sample, found.steps, "stop", Score(reward))
 
-    group = Group(
-        row("it is 5"), "program", (run(0, 1.0), run(1, 0.0), Rollout("e", "program", 2, (), "failed"))
-    )
+    group = Group(row("it is 5"), "program", (run(0, 1.0), run(1, 0.0), Rollout("e", "program", 2, (), "failed")))
     parts = split_by_node(group)
     assert [(part.role, part.rewards) for part in parts] == [(FIND, (1.0, 0.0)), (WRITE, (1.0, 0.0))]
     assert parts[0].example.messages[0].content == FIND
@@ -335,10 +331,7 @@ def test_libraries_of_nodes_are_read_back_and_empty_ones_do_not_count():
 def test_the_example_runs_as_it_is():
     script = ROOT / "examples" / "your_langgraph.py"
     done = subprocess.run(
-        [sys.executable, "-W", "error", str(script)],
-        capture_output=True,
-        text=True,
-        env={"PYTHONPATH": str(ROOT)},
+        [sys.executable, "-W", "error", str(script)], capture_output=True, text=True, env={"PYTHONPATH": str(ROOT)}
     )
     assert done.returncode == 0, done.stderr
     assert "after   1.000" in done.stdout

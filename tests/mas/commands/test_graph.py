@@ -5,14 +5,12 @@ from xml.etree import ElementTree
 
 import pytest
 
+from edgewise import Artifact
 from edgewise.mas.graph.graph import Graph, Node, single
 from edgewise.mas.graph.roles import CATALOGUE
-from edgewise.toolkit import Artifact
 from tests.support.command import CommandResult, run_command
 
-PAIR = Graph(
-    (Node(name="drafter", role="drafter"), Node(name="judge", role="judge")), (("drafter", "judge"),), "judge"
-)
+PAIR = Graph((Node(name="drafter", role="drafter"), Node(name="judge", role="judge")), (("drafter", "judge"),), "judge")
 ONE = single("solver")
 POLICY = {
     "kind": "policy",
@@ -45,11 +43,7 @@ def graph(capsys, tmp_path, monkeypatch):
 def test_graph_is_shown_level_by_level(graph, place):
     done = graph("show", place)
     assert (done.code, done.err) == (0, "")
-    assert done.out.splitlines() == [
-        f"graph {PAIR.version}",
-        "1  drafter",
-        "2  judge    hears drafter; answers",
-    ]
+    assert done.out.splitlines() == [f"graph {PAIR.version}", "1  drafter", "2  judge    hears drafter; answers"]
 
 
 def test_artefact_is_shown_with_its_own_roles(graph):
@@ -66,10 +60,7 @@ def test_policy_is_shown_as_a_table_of_graphs(graph, place):
     assert lines[2].split() == [ONE.version, *"1 of 3 queries 1 agent: solver".split()]
     assert lines[-2:] == [f"graph {ONE.version}", "1  solver  answers"]
     data = json.loads(graph("show", place, "--json").out)
-    assert [(each["version"], each["queries"]) for each in data["graphs"]] == [
-        (PAIR.version, 2),
-        (ONE.version, 1),
-    ]
+    assert [(each["version"], each["queries"]) for each in data["graphs"]] == [(PAIR.version, 2), (ONE.version, 1)]
 
 
 def test_version_picks_one_of_several_graphs(graph):
@@ -151,9 +142,7 @@ def test_diff_prints_what_changed(graph):
 
 
 def test_roles_are_listed_with_those_of_a_file(graph, tmp_path):
-    (tmp_path / "mine.toml").write_text(
-        '[notary]\ndoes = "signs"\ntools = ["stamp"]\nturns = 1\nmax_tokens = 9\n'
-    )
+    (tmp_path / "mine.toml").write_text('[notary]\ndoes = "signs"\ntools = ["stamp"]\nturns = 1\nmax_tokens = 9\n')
     lines = graph("roles", "--roles", "mine.toml").out.splitlines()
     assert [line.split()[0] for line in lines] == [*CATALOGUE, "notary"]
     assert lines[-1].endswith("signs (gives an answer; tools: stamp; 1 call of 9 tokens at most)")

@@ -57,9 +57,7 @@ def test_graph_is_designed_shown_evaluated_and_exported(folder, tmp_path, capsys
 
     library = tmp_path / "lessons.md"
     library.write_text("- Calculate with care.\n")
-    compared = run_command(
-        capsys, "evaluate", folder, "--artifact", run, "--artifact", library, *model, "--json"
-    )
+    compared = run_command(capsys, "evaluate", folder, "--artifact", run, "--artifact", library, *model, "--json")
     assert compared.code == 0, compared.err
     means = {arm["name"]: arm["mean"]["estimate"] for arm in json.loads(compared.out)["evidence"]["results"]}
     assert means["run"] > 0.9 > means["unchanged"]

@@ -7,12 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from edgewise.mas.config import GraphConfig
-from edgewise.mas.credit.ablation import (
-    add_emitted_rewards,
-    list_ablated_graphs,
-    measure_ablations,
-    split_parts,
-)
+from edgewise.mas.credit.ablation import add_emitted_rewards, list_ablated_graphs, measure_ablations, split_parts
 from edgewise.mas.credit.evidence import DEFAULT_STRENGTH, MAX_STRENGTH, Case, Delta, Evidence, prior_strength
 from edgewise.mas.designs.interface import Draft, Query
 from edgewise.mas.graph.graph import Graph, Node, single
@@ -121,10 +116,7 @@ def test_runs_stay_within_the_limit_and_none_repeats(several, most, seed):
     assert len(world.runs) <= most and len(set(world.runs)) == len(world.runs)
 
 
-@given(
-    st.permutations([Case(g, row) for g in (CHAIN, CHAIN.without_node("b")) for row in ROWS]),
-    st.integers(0, 9),
-)
+@given(st.permutations([Case(g, row) for g in (CHAIN, CHAIN.without_node("b")) for row in ROWS]), st.integers(0, 9))
 @settings(max_examples=25, deadline=None)
 def test_order_of_cases_does_not_matter(cases, most):
     evidence = run_plan(measure_ablations(World(noise=1.0).run, cases, max_runs=most, seed=1))
@@ -145,17 +137,13 @@ def test_finished_runs_are_not_repeated():
 def test_least_certain_part_is_measured_first():
     known = Evidence().with_deltas(Delta(Case(CHAIN, row), "a", 0.1 * n) for n, row in enumerate(ROWS))
     twin = Graph(
-        (Node(name="x", role="solver"), Node(name="y", role="planner"), CHAIN["c"]),
-        (("x", "c"), ("y", "c")),
-        "c",
+        (Node(name="x", role="solver"), Node(name="y", role="planner"), CHAIN["c"]), (("x", "c"), ("y", "c")), "c"
     )
     known = known.with_deltas(Delta(Case(twin, row), ("x", "c"), 0.1) for row in ROWS)
     done = {Case(twin, ROWS[0]).key: 0.0}
     for seed in range(5):
         after = run_plan(
-            measure_ablations(
-                World().run, [Case(twin, ROWS[0])], max_runs=1, seed=seed, known=known, done=done
-            )
+            measure_ablations(World().run, [Case(twin, ROWS[0])], max_runs=1, seed=seed, known=known, done=done)
         )
         assert "y" in after.measured_parts(twin) and "x" not in after.measured_parts(twin)
 
@@ -168,11 +156,7 @@ def make_evidence(values: dict[str, Sequence[Sequence[float]]]) -> tuple[Evidenc
     deltas, made = [], {}
     for role, agents in values.items():
         pairs = [
-            Graph(
-                (Node(name=f"{role}{n}", role=role), Node(name="end", role="judge")),
-                ((f"{role}{n}", "end"),),
-                "end",
-            )
+            Graph((Node(name=f"{role}{n}", role=role), Node(name="end", role="judge")), ((f"{role}{n}", "end"),), "end")
             for n in range(len(agents))
         ]
         made[role] = pairs
@@ -236,11 +220,7 @@ def test_samples_of_a_query_count_as_one_difference():
 
 
 def test_emitted_rewards_are_added_to_node_credit():
-    assert add_emitted_rewards({"a": 0.5, "b": 0.1}, {"a": 0.25, "c": -1.0}) == {
-        "a": 0.75,
-        "b": 0.1,
-        "c": -1.0,
-    }
+    assert add_emitted_rewards({"a": 0.5, "b": 0.1}, {"a": 0.25, "c": -1.0}) == {"a": 0.75, "b": 0.1, "c": -1.0}
 
 
 def test_emitted_reward_must_be_finite():
@@ -253,9 +233,7 @@ def test_emitted_reward_must_be_finite():
 
 def make_spec(**settings) -> GraphSpec:
     rows = [{"id": f"q{n}", "n": n, "target": "right"} for n in range(6)]
-    task = Task.from_rows(
-        rows, prompt="Number {n}", id="id", splits={"train": 0.4, "validation": 0.3, "test": 0.3}
-    )
+    task = Task.from_rows(rows, prompt="Number {n}", id="id", splits={"train": 0.4, "validation": 0.3, "test": 0.3})
     rows = (*task.train, *task.validation, *task.test)
     queries = {row.id: Query(row.id, row.messages[-1].content, np.zeros(2, np.float32)) for row in rows}
     return GraphSpec(task, GraphConfig(model="scripted/x", **settings), queries=queries)
@@ -271,13 +249,9 @@ def test_trials_get_credit_and_pay_for_idle_agents():
     spec = make_spec(credit=4)
     row = spec.task.train[0]
     pair = Graph(
-        (Node(name="solver", role="solver"), Node(name="reviser", role="reviser")),
-        (("solver", "reviser"),),
-        "reviser",
+        (Node(name="solver", role="solver"), Node(name="reviser", role="reviser")), (("solver", "reviser"),), "reviser"
     )
-    made = asyncio.run(
-        drive(evaluate_drafts(spec, row, [Draft(pair), Draft(single())], 1), ScriptedClient(model))
-    )
+    made = asyncio.run(drive(evaluate_drafts(spec, row, [Draft(pair), Draft(single())], 1), ScriptedClient(model)))
     (after,), _ = asyncio.run(drive(assign_credit(spec, [made], 1, Evidence()), ScriptedClient(model)))
     first, alone = after.trials.trials
     assert first.credit["reviser"] > 0 and first.credit["solver"] > 0

@@ -22,9 +22,7 @@ def make_run(roles: str, edges, *answers: str, loops=()) -> GraphRun:
     names = "abcd"[: len(answers)]
     nodes = tuple(Node(name=n, role=r) for n, r in zip(names, roles.split(), strict=True))
     graph = Graph(nodes, tuple(tuple(e) for e in edges), names[-1], loops)
-    outcomes = {
-        n: tuple(NodeOutput(n, "ok", text) for text in s.split()) for n, s in zip(names, answers, strict=True)
-    }
+    outcomes = {n: tuple(NodeOutput(n, "ok", text) for text in s.split()) for n, s in zip(names, answers, strict=True)}
     answer = answers[-1].split()[-1]
     score = Score(VALUES[answer])
     run = Rollout("q", "graph", 0, (Step((), Message("assistant", answer)),), "stop", score)
@@ -36,14 +34,8 @@ def make_run(roles: str, edges, *answers: str, loops=()) -> GraphRun:
     [
         (make_run("solver reviser", ["ab"], "wrong", "right"), None),
         (make_run("solver reviser", ["ab"], "right", "wrong"), "incorrect verification"),
-        (
-            make_run("solver critic solver", ["ab", "bc", "ac"], "right", "right", "wrong"),
-            "incorrect verification",
-        ),
-        (
-            make_run("solver solver solver majority", ["ad", "bd", "cd"], "right", "wrong", "wrong", "wrong"),
-            "lost",
-        ),
+        (make_run("solver critic solver", ["ab", "bc", "ac"], "right", "right", "wrong"), "incorrect verification"),
+        (make_run("solver solver solver majority", ["ad", "bd", "cd"], "right", "wrong", "wrong", "wrong"), "lost"),
         (make_run("solver solver", ["ab"], "right", "wrong"), "lost"),
         (make_run("solver reviser", ["ab"], "wrong", "nearly"), "slight deviation"),
         (make_run("solver reviser", ["ab"], "nearly", "wrong"), "never found"),
@@ -57,12 +49,8 @@ def test_failure_class_follows_from_who_was_right(run, expected):
 def test_answer_spoiled_in_a_later_round_counts():
     loop = Loop(source="b", target="a", rounds=1)
     run = make_run("solver critic reviser", ["ab", "bc", "ac"], "right wrong", "wrong", "wrong")
-    again = GraphRun(
-        Graph(run.graph.nodes, (("a", "b"), ("b", "c")), "c", (loop,)), run.rollout, run.outcomes
-    )
-    assert (
-        play(classify_failure(again, CATALOGUE, ROW, grade), lambda request: "") == "incorrect verification"
-    )
+    again = GraphRun(Graph(run.graph.nodes, (("a", "b"), ("b", "c")), "c", (loop,)), run.rollout, run.outcomes)
+    assert play(classify_failure(again, CATALOGUE, ROW, grade), lambda request: "") == "incorrect verification"
 
 
 def test_graded_answers_are_not_graded_again():
@@ -81,6 +69,4 @@ def test_graded_answers_are_not_graded_again():
 
 
 def test_counts_name_every_class():
-    assert count_failures(["lost", None, "lost"]) == {
-        failure: 2 * (failure == "lost") for failure in FAILURES
-    }
+    assert count_failures(["lost", None, "lost"]) == {failure: 2 * (failure == "lost") for failure in FAILURES}

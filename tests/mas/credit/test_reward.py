@@ -15,11 +15,7 @@ PAIR = Graph((Node(name="a", role="solver"), Node(name="b", role="reviser")), ((
 
 def fan(role: str, exit_role: str, **different) -> Graph:
     """Two agents of a role before one exit."""
-    nodes = (
-        Node(name="a", role=role),
-        Node(name="b", role=role, **different),
-        Node(name="c", role=exit_role),
-    )
+    nodes = (Node(name="a", role=role), Node(name="b", role=role, **different), Node(name="c", role=exit_role))
     return Graph(nodes, (("a", "c"), ("b", "c")), "c")
 
 
@@ -41,9 +37,7 @@ def test_cost_is_zero_without_a_reference():
 
 
 def test_formula_contains_its_numbers():
-    assert "0.02" in render_formula(RewardWeights()) and "0.07" in render_formula(
-        RewardWeights(rationality=0.07)
-    )
+    assert "0.02" in render_formula(RewardWeights()) and "0.07" in render_formula(RewardWeights(rationality=0.07))
 
 
 def test_measured_credit_replaces_redundancy():

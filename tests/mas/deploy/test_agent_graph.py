@@ -24,14 +24,7 @@ from edgewise.mas.runtime.context import GraphLimits
 from edgewise.mas.spec import GraphSpec
 from edgewise.mas.training.loop import prepare_spec
 from edgewise.mas.training.measurement import build_artifact_files
-from edgewise.toolkit.errors import (
-    ArtifactError,
-    ConfigError,
-    GraphError,
-    LimitReached,
-    ProviderDown,
-    StoreDown,
-)
+from edgewise.toolkit.errors import ArtifactError, ConfigError, GraphError, LimitReached, ProviderDown, StoreDown
 from edgewise.toolkit.model.scripted import ScriptedClient
 from edgewise.toolkit.run.artifact import Artifact
 from edgewise.toolkit.serve.server import application, run_server
@@ -99,9 +92,7 @@ def test_a_graph_runs_with_the_settings_of_its_measurement():
         return '<tool>{"name": "python", "arguments": {"code": "print(1)"}}</tool>'
 
     text = ScriptedClient(calls)
-    with AgentGraph.from_artifact(
-        artifact(single("tool-user"), turns=2, calling="text"), client=text
-    ) as graph:
+    with AgentGraph.from_artifact(artifact(single("tool-user"), turns=2, calling="text"), client=text) as graph:
         assert "turns" in graph.answer_sync("go").error
     assert [request.tools for request in text.requests] == [(), ()]
     for setting, ended in (({"graph_calls": 2}, "limit"), ({"graph_tokens": 40, "max_tokens": 9}, "limit")):
@@ -119,9 +110,7 @@ def test_stored_settings_are_the_ones_in_use():
     given = {"turns": 3, "calling": "native", "node_seconds": 9.0, "graph_calls": 5, "graph_tokens": 700}
     config = GraphConfig.model_validate(given)
     assert GraphConfig.from_artifact(config.deployment_settings()) == config
-    with AgentGraph.from_artifact(
-        artifact(**config.deployment_settings()), client=ScriptedClient(play)
-    ) as graph:
+    with AgentGraph.from_artifact(artifact(**config.deployment_settings()), client=ScriptedClient(play)) as graph:
         assert (graph.team.turns, graph.team.calling) == (3, "native")
         assert graph.limits == config.graph_limits
         assert graph.team.sampling == config.eval_sampling
@@ -135,8 +124,7 @@ def look(key: str) -> str:
 def test_tools_of_the_task_are_stored_and_required():
     task = replace(sums.task(5), tools=load_tools([look, "python"]))
     job = play_plan(
-        prepare_spec(GraphSpec(task, GraphConfig.model_validate({"search": "fixed", "encoder": "hashing"}))),
-        str,
+        prepare_spec(GraphSpec(task, GraphConfig.model_validate({"search": "fixed", "encoder": "hashing"}))), str
     )
     files = build_artifact_files(job, FixedDesign(single()))
     assert files["graph.json"]["tools"] == ["look", "python"]
@@ -401,10 +389,7 @@ def test_graphs_that_cannot_run_raise_at_once(how, error):
 
 @pytest.mark.parametrize(
     ("how", "thread", "sentence"),
-    [
-        ({"checkpointer": "mongo"}, "t", "no checkpointer 'mongo'"),
-        ({"checkpointer": "memory"}, "", "name of a thread"),
-    ],
+    [({"checkpointer": "mongo"}, "t", "no checkpointer 'mongo'"), ({"checkpointer": "memory"}, "", "name of a thread")],
 )
 def test_wrong_use_raises_a_config_error(how, thread, sentence):
     with use(**how) as graph, pytest.raises(ConfigError, match=sentence):
@@ -428,18 +413,13 @@ def test_an_artefact_of_lessons_is_no_graph(tmp_path):
 
 def test_the_endpoint_serves_the_graph(tmp_path: Path):
     with Server(lambda body: f"at {body['temperature']}") as model:
-        bundle = Artifact(
-            "t", f"{model.url}#tiny", {"graph.json": FixedDesign(CHAIN).to_json()}, {"temperature": 0.5}
-        )
+        bundle = Artifact("t", f"{model.url}#tiny", {"graph.json": FixedDesign(CHAIN).to_json()}, {"temperature": 0.5})
 
         async def main() -> Any:
             async with AgentGraph.from_artifact(bundle) as graph:
                 await graph.answer("warm up")
                 app = application(answerer(bundle, bundle.model, graph.client), name="g")
-                async with (
-                    run_server(app) as url,
-                    openai.AsyncOpenAI(base_url=f"{url}/v1", api_key="x") as client,
-                ):
+                async with run_server(app) as url, openai.AsyncOpenAI(base_url=f"{url}/v1", api_key="x") as client:
                     messages: Any = [{"role": "user", "content": "x"}]
                     return await client.chat.completions.create(model="g", messages=messages, temperature=0)
 
@@ -454,10 +434,7 @@ def test_the_endpoint_serves_the_graph(tmp_path: Path):
 def test_errors_of_a_served_graph_have_their_own_status(error, status):
     async def main() -> Any:
         app = application(answerer(artifact(), "m", ScriptedClient(lambda _: error)), name="g")
-        async with (
-            run_server(app) as url,
-            openai.AsyncOpenAI(base_url=f"{url}/v1", api_key="x", max_retries=0) as c,
-        ):
+        async with run_server(app) as url, openai.AsyncOpenAI(base_url=f"{url}/v1", api_key="x", max_retries=0) as c:
             await c.chat.completions.create(model="g", messages=[{"role": "user", "content": "x"}])
 
     with pytest.raises(openai.APIStatusError, match=str(error)) as caught:

@@ -72,18 +72,11 @@ GRAPHS = {
         (Loop(source="k", target="v", rounds=1),),
     ),
     "unequal": Graph(
-        (
-            node("a", "solver"),
-            node("b", "solver", prompt="SAY b"),
-            node("answer", "solver"),
-            node("z", "judge"),
-        ),
+        (node("a", "solver"), node("b", "solver", prompt="SAY b"), node("answer", "solver"), node("z", "judge")),
         (("a", "b"), ("b", "answer"), ("answer", "z"), ("a", "z")),
         "z",
     ),
-    "failing": Graph(
-        (node("x", "breaks"), node("y", "solver"), node("z", "solver")), (("x", "z"), ("y", "z")), "z"
-    ),
+    "failing": Graph((node("x", "breaks"), node("y", "solver"), node("z", "solver")), (("x", "z"), ("y", "z")), "z"),
     "all-fail": single("breaks"),
     "loop": Graph(
         (node("w", "solver", prompt="WRITE"), node("k", "checks"), node("o", "solver"), node("s", "solver")),
@@ -177,10 +170,7 @@ def both(exported) -> tuple[dict[str, str], dict[str, GraphRun], Server, Server]
         export(GRAPHS["bounded"], ROLES, exported / "twice", model=f"{theirs.url}#twice")
         folders = [str(exported / name) for name in (*GRAPHS, "twice")]
         result = subprocess.run(
-            [sys.executable, "-I", "-W", "error", "-c", ALONE, *folders],
-            capture_output=True,
-            text=True,
-            env={},
+            [sys.executable, "-I", "-W", "error", "-c", ALONE, *folders], capture_output=True, text=True, env={}
         )
         assert result.returncode == 0, result.stderr
         here = {name: asyncio.run(_here(graph, name, ours.url)) for name, graph in GRAPHS.items()}
@@ -237,9 +227,7 @@ def test_an_exported_module_passes_ruff_and_describes_itself(both, exported):
     assert "k -> w up to 3 times" in text
     assert "run_python" not in text
     assert "does NOT protect" in (exported / "program" / "graph.py").read_text()
-    assert json.loads((exported / "loop" / "langgraph.json").read_text())["graphs"] == {
-        "agent": "./graph.py:graph"
-    }
+    assert json.loads((exported / "loop" / "langgraph.json").read_text())["graphs"] == {"agent": "./graph.py:graph"}
     assert len((exported / "loop" / "README.md").read_text().splitlines()) <= 12
 
 
@@ -277,10 +265,7 @@ def test_an_export_has_the_roles_and_settings_of_its_artefact(tmp_path):
 
 def test_of_a_policy_the_most_used_graph_is_exported(tmp_path):
     graphs = [single(), single("reasoner"), single("reasoner")]
-    data = {
-        "kind": "policy",
-        "examples": [{"query": str(i), "graph": g.to_json()} for i, g in enumerate(graphs)],
-    }
+    data = {"kind": "policy", "examples": [{"query": str(i), "graph": g.to_json()} for i, g in enumerate(graphs)]}
     (tmp_path / "graph.json").write_text(json.dumps(data))
     result = command(str(tmp_path / "graph.json"), tmp_path / "out")
     assert result.graph == single("reasoner")
@@ -315,10 +300,7 @@ def test_tools_of_the_task_and_limits_are_exported(tmp_path):
 
 @pytest.mark.parametrize(
     ("nodes", "sentence"),
-    [
-        ((node("a", "nobody"),), "no role 'nobody'"),
-        ((node("a", "solver", model="http://x/v1#m"),), "several"),
-    ],
+    [((node("a", "nobody"),), "no role 'nobody'"), ((node("a", "solver", model="http://x/v1#m"),), "several")],
 )
 def test_graphs_that_cannot_be_exported_raise(tmp_path, nodes, sentence):
     with pytest.raises(GraphError, match=sentence):

@@ -86,9 +86,7 @@ def test_vectors_keep_the_order_of_texts() -> None:
 
 
 def test_only_models_of_the_client_have_a_price() -> None:
-    assert [
-        is_client_model(name) for name in ("auto", "minilm", "hashing", "openai/text-embedding-3-small")
-    ] == [
+    assert [is_client_model(name) for name in ("auto", "minilm", "hashing", "openai/text-embedding-3-small")] == [
         False,
         False,
         False,
@@ -178,9 +176,7 @@ def test_minilm_vectors_do_not_depend_on_the_batch() -> None:
     pytest.importorskip("torch")
     texts = [COUNTS, COUNTS_TOO, SOLVES, "Hi.", "lone \ud800 surrogate", *(f"{COUNTS} {n}" for n in range(9))]
     together = embed_sentences(texts)
-    assert all(
-        np.array_equal(embed_sentences([text])[0], row) for text, row in zip(texts, together, strict=True)
-    )
+    assert all(np.array_equal(embed_sentences([text])[0], row) for text, row in zip(texts, together, strict=True))
 
 
 @pytest.mark.usefixtures("minilm")
@@ -190,6 +186,4 @@ def test_auto_is_minilm_if_available_and_reports_it() -> None:
     notes: list[Event] = []
     vectors = play(encode("auto", [COUNTS]), nobody, notes)
     assert np.array_equal(vectors, embed_sentences([COUNTS]))
-    assert [note.text for note in notes if isinstance(note, StageStarted)] == [
-        "queries are encoded by minilm"
-    ]
+    assert [note.text for note in notes if isinstance(note, StageStarted)] == ["queries are encoded by minilm"]

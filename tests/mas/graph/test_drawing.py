@@ -61,9 +61,7 @@ def curves(drawing: ElementTree.Element) -> list[list[tuple[float, float]]]:
 def _bezier(start: tuple[float, float], n: list[float], t: float) -> tuple[float, float]:
     weights = ((1 - t) ** 3, 3 * t * (1 - t) ** 2, 3 * t * t * (1 - t), t**3)
     xs, ys = (start[0], *n[::2]), (start[1], *n[1::2])
-    return sum(w * x for w, x in zip(weights, xs, strict=True)), sum(
-        w * y for w, y in zip(weights, ys, strict=True)
-    )
+    return sum(w * x for w, x in zip(weights, xs, strict=True)), sum(w * y for w, y in zip(weights, ys, strict=True))
 
 
 def test_text_names_levels_roles_models_tools_and_inputs():
@@ -112,9 +110,7 @@ def test_tooltips_hold_prompt_model_and_lessons():
 
 def test_numbers_are_written_into_the_box_of_their_node():
     drawing = render_svg(DEBATE, numbers={"critic": {"credit": -0.1234, "tokens": 310}})
-    words = {
-        g[0].text.partition("\n")[0]: [t.text for t in g.iter("text")] for g in drawing.iter("g") if g[0].text
-    }
+    words = {g[0].text.partition("\n")[0]: [t.text for t in g.iter("text")] for g in drawing.iter("g") if g[0].text}
     assert words["critic"] == ["critic", "credit −0.123 · tokens 310"]
     assert words["weighted"] == ["weighted", "weight 2"]
 

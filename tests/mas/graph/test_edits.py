@@ -56,11 +56,7 @@ def test_random_edit_is_none_if_no_edit_is_left() -> None:
 
 
 def test_canonicalize_ignores_names_and_order() -> None:
-    nodes = (
-        Node(name="z", role="planner"),
-        Node(name="a", role="solver"),
-        Node(name="b", role="solver", weight=2),
-    )
+    nodes = (Node(name="z", role="planner"), Node(name="a", role="solver"), Node(name="b", role="solver", weight=2))
     one = Graph((*nodes, Node(name="v", role="weighted")), (("z", "a"), ("a", "v"), ("b", "v")), "v")
     two = Graph(
         tuple(n.model_copy(update={"name": n.name * 2}) for n in reversed(one.nodes)),

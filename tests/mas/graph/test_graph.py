@@ -19,9 +19,7 @@ HOSTILE = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats() | st.text(),
     lambda inner: (
         st.lists(inner, max_size=4)
-        | st.dictionaries(
-            st.sampled_from(["nodes", "edges", "loops", "exit", "format", "name", "role"]), inner
-        )
+        | st.dictionaries(st.sampled_from(["nodes", "edges", "loops", "exit", "format", "name", "role"]), inner)
     ),
     max_leaves=12,
 )
@@ -45,11 +43,7 @@ def test_a_graph_round_trips_through_json(graph):
     again = Graph.from_json(json.loads(json.dumps(graph.to_json())))
     assert again.nodes == graph.nodes
     assert (again.version, again.to_json()) == (graph.version, graph.to_json())
-    assert (again.predecessors, again.successors, again.levels) == (
-        graph.predecessors,
-        graph.successors,
-        graph.levels,
-    )
+    assert (again.predecessors, again.successors, again.levels) == (graph.predecessors, graph.successors, graph.levels)
 
 
 @law
@@ -204,7 +198,5 @@ def test_a_pickled_graph_is_equal_in_another_process() -> None:
     """Hashes of strings differ between processes, so none may travel along."""
     code = "import pickle, sys; from edgewise.mas.graph.graph import single; g = single(); hash(g); "
     command = [sys.executable, "-c", code + "sys.stdout.buffer.write(pickle.dumps(g))"]
-    sent = subprocess.run(
-        command, stdout=subprocess.PIPE, check=True, env={**os.environ, "PYTHONHASHSEED": "7"}
-    )
+    sent = subprocess.run(command, stdout=subprocess.PIPE, check=True, env={**os.environ, "PYTHONHASHSEED": "7"})
     assert pickle.loads(sent.stdout) in {single()}

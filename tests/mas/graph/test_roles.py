@@ -33,9 +33,7 @@ def file(tmp_path):
 
 def test_there_are_at_least_fourteen_different_roles():
     assert len(CATALOGUE) >= 14
-    assert len({role.model_dump_json(exclude={"name", "does"}) for role in CATALOGUE.values()}) == len(
-        CATALOGUE
-    )
+    assert len({role.model_dump_json(exclude={"name", "does"}) for role in CATALOGUE.values()}) == len(CATALOGUE)
     assert len({role.does for role in CATALOGUE.values()}) == len(CATALOGUE)
 
 
@@ -85,9 +83,7 @@ def test_a_file_adds_roles_and_later_sources_win(file):
 
 
 def test_like_takes_over_missing_keys(file):
-    roles = catalogue(
-        file('[strict]\nlike = "critic"\nhears = 2\n[stricter]\nlike = "strict"\nmax_tokens = 9')
-    )
+    roles = catalogue(file('[strict]\nlike = "critic"\nhears = 2\n[stricter]\nlike = "strict"\nmax_tokens = 9'))
     same = {"prompt", "gives", "does"}
     assert roles["strict"].model_dump(include=same) == CATALOGUE["critic"].model_dump(include=same)
     assert (roles["strict"].hears, roles["stricter"].hears, roles["stricter"].max_tokens) == (2, 2, 9)

@@ -21,14 +21,7 @@ from edgewise.mas.runtime.node import Team
 from edgewise.mas.runtime.node_cache import NodeCache
 from edgewise.mas.training.trials import count_tokens
 from edgewise.toolkit.budget.prices import Price
-from edgewise.toolkit.errors import (
-    ConfigError,
-    GraphError,
-    Interrupted,
-    LimitReached,
-    RewardError,
-    UnknownPrice,
-)
+from edgewise.toolkit.errors import ConfigError, GraphError, Interrupted, LimitReached, RewardError, UnknownPrice
 from edgewise.toolkit.model.scripted import Answer, ScriptedClient
 from edgewise.toolkit.run.driver import Driver
 from edgewise.toolkit.tools.tool import FunctionTool, make_tool
@@ -131,9 +124,7 @@ def test_inner_runs_equal_runs_of_the_smaller_graph() -> None:
             cut_count += inner is None and alone.outcomes[name][-1].has_text
             if inner:
                 assert inner.graph == alone.graph and plain(inner.outcomes) == plain(alone.outcomes)
-                assert [step.completion for step in inner.rollout.steps] == [
-                    s.completion for s in alone.rollout.steps
-                ]
+                assert [step.completion for step in inner.rollout.steps] == [s.completion for s in alone.rollout.steps]
                 assert count_tokens(inner.rollout) == count_tokens(alone.rollout)
     assert inner_count > 100 and cut_count, "loops that go beyond a node are among them"
 
@@ -186,11 +177,7 @@ def broken(request: Request) -> Answer | Awaitable[Answer]:
 
 @pytest.mark.parametrize(
     ("model", "how", "why"),
-    [
-        ("refuses", "failed", "not that"),
-        ("hangs", "timeout", "longer than 5 seconds"),
-        ("mute", "contract", "empty"),
-    ],
+    [("refuses", "failed", "not that"), ("hangs", "timeout", "longer than 5 seconds"), ("mute", "contract", "empty")],
 )
 def test_other_nodes_go_on_if_one_fails(model: str, how: str, why: str) -> None:
     graph = solvers(3, end="solver")
@@ -216,9 +203,7 @@ def test_a_timeout_starts_with_its_node_and_keeps_calls() -> None:
 
     tool = make_tool(look)
     members = team(tools={"look": tool})
-    result = run(
-        solvers(3, tools=("look",)), model, members=members, limits=GraphLimits(node_seconds=9, concurrency=1)
-    )
+    result = run(solvers(3, tools=("look",)), model, members=members, limits=GraphLimits(node_seconds=9, concurrency=1))
     assert set(statuses(result).values()) == {"timeout", "silent"}
     rollouts = result.rollout.steps[0].subrollouts
     assert len(rollouts) == 3 and all(len(rollout.steps) == 1 and rollout.usage.total for rollout in rollouts)
@@ -266,9 +251,7 @@ def test_a_hanging_tool_times_out() -> None:
 
 
 @pytest.mark.parametrize("program", ["while True: pass", "import os; os._exit(3)", "print(1/0)"])
-def test_a_hanging_or_dying_program_fails_only_its_node(
-    program: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_hanging_or_dying_program_fails_only_its_node(program: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(act, "PROGRAM_SECONDS", 0.5)
 
     def model(request: Request) -> Answer:
@@ -286,11 +269,7 @@ def test_a_model_without_tool_calling_calls_by_text() -> None:
         if request.tools:
             return Reply(Message("assistant", ""), "refused", error="this model does not support tools")
         prompt = request.messages[-1].content
-        return (
-            "nothing there, it says"
-            if "<result>" in prompt
-            else '<tool>{"name": "look", "arguments": {}}</tool>'
-        )
+        return "nothing there, it says" if "<result>" in prompt else '<tool>{"name": "look", "arguments": {}}</tool>'
 
     graph = Graph((Node(name="a", role="solver", tools=("look",)),), (), "a")
     members = team(tools={"look": make_tool(look)})
@@ -401,9 +380,7 @@ def test_an_eager_branch_does_not_wait_for_a_slow_one() -> None:
     nodes = (Node(name="slow", role="solver", model="slow"), *(Node(name=n, role="solver") for n in names))
     edges = (("a", "b"), ("b", "c"), ("slow", "end"), ("c", "end"))
     graph = Graph((*nodes, Node(name="end", role="vote")), edges, "end")
-    seconds = [
-        jump(Driver(ScriptedClient(model)).run(runs(graph, eager=eager)))[1] for eager in (True, False)
-    ]
+    seconds = [jump(Driver(ScriptedClient(model)).run(runs(graph, eager=eager)))[1] for eager in (True, False)]
     assert seconds == [10, 12]
 
 
@@ -472,9 +449,7 @@ def test_reused_calls_count_against_each_limit() -> None:
     limits = GraphLimits(calls=2)
     apart, _ = jump(Driver(ScriptedClient(answer_by_seed)).run(runs(solvers(3), solvers(3), limits=limits)))
     together, _ = jump(
-        Driver(ScriptedClient(answer_by_seed)).run(
-            runs(solvers(3), solvers(3), limits=limits, cache=NodeCache())
-        )
+        Driver(ScriptedClient(answer_by_seed)).run(runs(solvers(3), solvers(3), limits=limits, cache=NodeCache()))
     )
     for result in (*apart, *together):
         assert Counter(statuses(result).values()) == {"ok": 3, "limit": 1}
@@ -529,11 +504,7 @@ def test_tools_and_process_rewards_may_emit_rewards() -> None:
 
 def test_a_reward_for_an_unknown_node_raises() -> None:
     with pytest.raises(RewardError, match="node 'typo'; the graph has a"):
-        run(
-            chain("a"),
-            lambda request: "four",
-            process_reward=lambda context, _: context.emit_reward("typo", 1.0),
-        )
+        run(chain("a"), lambda request: "four", process_reward=lambda context, _: context.emit_reward("typo", 1.0))
 
 
 def test_a_raising_process_reward_is_named() -> None:

@@ -14,12 +14,7 @@ from langgraph.checkpoint.memory import InMemorySaver
 from edgewise.mas.graph.graph import Graph, Loop, Node
 from edgewise.mas.runtime.context import GraphLimits, RunContext
 from edgewise.mas.runtime.graph_run import GraphRun, run_graph
-from edgewise.mas.runtime.langgraph_compiler import (
-    compile_graph,
-    compile_plain,
-    merge_outcomes,
-    outcome_to_data,
-)
+from edgewise.mas.runtime.langgraph_compiler import compile_graph, compile_plain, merge_outcomes, outcome_to_data
 from edgewise.mas.runtime.node import NodeOutput
 from edgewise.toolkit.model.scripted import ScriptedClient
 from edgewise.toolkit.run.driver import Driver
@@ -34,11 +29,7 @@ JOIN = Graph(
     "d",
 )
 WRITER = Graph(
-    (
-        Node(name="writer", role="solver"),
-        Node(name="critic", role="critic"),
-        Node(name="last", role="solver"),
-    ),
+    (Node(name="writer", role="solver"), Node(name="critic", role="critic"), Node(name="last", role="solver")),
     (("writer", "critic"), ("critic", "last")),
     "last",
     (Loop(source="critic", target="writer", rounds=3),),
@@ -175,9 +166,7 @@ def test_the_reducer_keeps_all_nodes_and_rounds_in_any_order() -> None:
     def data(name: str, round_: int, text: str) -> dict[str, Any]:
         return {name: [outcome_to_data(NodeOutput(name, "ok", text), round_)]}
 
-    merged = merge_outcomes(
-        merge_outcomes(data("a", 1, "later"), data("b", 0, "other")), data("a", 0, "first")
-    )
+    merged = merge_outcomes(merge_outcomes(data("a", 1, "later"), data("b", 0, "other")), data("a", 0, "first"))
     assert [row["text"] for row in merged["a"]] == ["first", "later"] and len(merged["b"]) == 1
     assert merge_outcomes(merged, data("a", 1, "changed"))["a"][1]["text"] == "changed"
     assert merged["a"][1]["text"] == "later"

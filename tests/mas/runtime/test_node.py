@@ -61,9 +61,7 @@ def output(node: str, text: str, weight: float = 1.0, result: str = "") -> NodeO
 def test_a_solver_asks_exactly_what_a_plain_agent_asks(own):
     plain: list[Request] = []
     agent = Agent("m", SAMPLING, (LOOK,) if own else ())
-    play(
-        run_rollout(agent, ROW, ROW.messages, sample=1, seed=5), lambda request: plain.append(request) or "x"
-    )
+    play(run_rollout(agent, ROW, ROW.messages, sample=1, seed=5), lambda request: plain.append(request) or "x")
     assert [first_request("solver", team=replace(TEAM, task_tools=own))] == plain
 
 

@@ -22,8 +22,7 @@ def no_model(request) -> str:
 def run_step(searcher, seed, reward, size=4):
     drafts = play(searcher.propose(QUERIES, size, seed), no_model)
     groups = [
-        TrialGroup(q, tuple(Trial(d, reward(d.graph)) for d in ds))
-        for q, ds in zip(QUERIES, drafts, strict=True)
+        TrialGroup(q, tuple(Trial(d, reward(d.graph)) for d in ds)) for q, ds in zip(QUERIES, drafts, strict=True)
     ]
     play(searcher.learn(groups, seed), no_model)
     return drafts
@@ -49,9 +48,7 @@ def test_standard_graphs_are_those_that_a_space_can_build() -> None:
 
 
 def test_standard_graphs_of_the_catalogue_end_with_an_answer() -> None:
-    roles = [
-        tuple(node.role for node in graph.nodes) for graph in standard_graphs(Space.from_roles(CATALOGUE, 5))
-    ]
+    roles = [tuple(node.role for node in graph.nodes) for graph in standard_graphs(Space.from_roles(CATALOGUE, 5))]
     assert roles == [
         ("solver",),
         ("reasoner",),

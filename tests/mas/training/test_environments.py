@@ -2,10 +2,10 @@
 
 import pytest
 
+from edgewise import Task
 from edgewise.mas import spec
 from edgewise.mas.config import GraphConfig
 from edgewise.mas.two_level import system
-from edgewise.toolkit import Task
 from edgewise.toolkit.errors import ConfigError
 from edgewise.toolkit.run.config import resolve_config
 

@@ -48,9 +48,7 @@ def test_design_beats_one_agent_also_at_equal_tokens(run_result):
 def test_different_queries_get_different_graphs(run_result):
     used = read_design(run_result.artifact.files["graph.json"])
     first, second = json.loads((run_result.path / "wiring.json").read_text())["graphs"][:2]
-    assert {node["role"] for node in first["graph"]["nodes"]} != {
-        node["role"] for node in second["graph"]["nodes"]
-    }
+    assert {node["role"] for node in first["graph"]["nodes"]} != {node["role"] for node in second["graph"]["nodes"]}
     assert used.to_json()["kind"] == "policy"
 
 
@@ -104,9 +102,7 @@ def test_concurrency_and_a_stop_change_nothing(tmp_path, concurrency):
         resumed = run(tmp_path / "stopped")
         assert len(server.bodies) == 2 * requests
     assert resumed.evidence == whole.evidence
-    assert (resumed.path / "artifact/graph.json").read_bytes() == (
-        whole.path / "artifact/graph.json"
-    ).read_bytes()
+    assert (resumed.path / "artifact/graph.json").read_bytes() == (whole.path / "artifact/graph.json").read_bytes()
     assert resumed.costs["total"] == whole.costs["total"]
 
 

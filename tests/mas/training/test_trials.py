@@ -36,15 +36,11 @@ def make_spec(model: Any, reward: str = "exact", **settings: object) -> GraphSpe
     given = {"model": sums.SCRIPTED, "judge": sums.JUDGE, "encoder": "hashing", **settings}
     roles = {"roles": "calculator,drafter,critic,reviser,majority"}
     config = resolve_config(GraphConfig, {**given, **roles})
-    task = sums.Task.from_rows(
-        sums.rows(10), prompt="{q}", reward=reward, id="id", name="sums", splits=sums.SPLITS
-    )
+    task = sums.Task.from_rows(sums.rows(10), prompt="{q}", reward=reward, id="id", name="sums", splits=sums.SPLITS)
     return play(prepare_spec(GraphSpec(task, config, sums.ROLES)), model)
 
 
-def evaluate(
-    *graphs: Graph, reward: str = "exact", **settings: object
-) -> tuple[EvaluatedGraphs, list[Request]]:
+def evaluate(*graphs: Graph, reward: str = "exact", **settings: object) -> tuple[EvaluatedGraphs, list[Request]]:
     """Evaluate graphs on the first row; return the trials and the requests."""
     requests: list[Request] = []
 
@@ -59,9 +55,7 @@ def evaluate(
 
 def extra_qualities(row_trials: EvaluatedGraphs) -> dict[tuple[str, ...], float]:
     """Qualities by the roles of the graphs that ran beside the drafts."""
-    return {
-        tuple(n.role for n in t.draft.graph.nodes): t.parts["quality"] for t in row_trials.trials.extra_trials
-    }
+    return {tuple(n.role for n in t.draft.graph.nodes): t.parts["quality"] for t in row_trials.trials.extra_trials}
 
 
 def test_inner_answers_are_graded_without_more_calls() -> None:
@@ -97,9 +91,7 @@ def test_equal_token_baseline_has_no_run_limits() -> None:
         assert sum(output.status == "ok" for output in drafts) == calls
 
 
-def test_equal_token_baseline_is_at_most_the_size_of_a_graph(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
+def test_equal_token_baseline_is_at_most_the_size_of_a_graph(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(gate, "MAX_NODES", 5)
     spec = make_spec(sums.play)
     rival = play(build_equal_token_baseline(spec, FixedDesign(self_consistency(20, "drafter"))), sums.play)

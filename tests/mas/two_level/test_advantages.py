@@ -13,17 +13,17 @@ from hypothesis import strategies as st
 
 from edgewise.mas.two_level.advantages import (
     Grading,
-    has_answer,
-    copy_weights,
     alignment_depth,
+    build_levels,
+    copy_weights,
     equal_weights,
-    inverse_weights,
+    format_reward,
     grade_rollout,
+    has_answer,
+    inverse_weights,
     main_score,
     standardise,
     sub_score,
-    build_levels,
-    format_reward,
 )
 from edgewise.mas.two_level.delegation import DelegationSpec, sub_rollouts
 from edgewise.toolkit.reward.reward import resolve_reward
@@ -225,9 +225,7 @@ def test_too_few_rewards_give_zero(rewards):
 rewards = st.lists(st.floats(0, 1), min_size=2, max_size=20)
 coarse = st.lists(st.integers(0, 100).map(lambda n: n / 128), min_size=2, max_size=20)
 weighted = coarse.flatmap(
-    lambda r: st.tuples(
-        st.just(r), st.lists(st.sampled_from([0.125, 0.5, 1.0]), min_size=len(r), max_size=len(r))
-    )
+    lambda r: st.tuples(st.just(r), st.lists(st.sampled_from([0.125, 0.5, 1.0]), min_size=len(r), max_size=len(r)))
 )
 
 
@@ -254,9 +252,7 @@ def test_the_order_of_the_members_changes_no_bit(found, random):
     assert (standardise(r[order], w[order]) == standardise(r, w)[order]).all()
 
 
-@given(
-    st.lists(st.lists(st.integers(0, 4).map(lambda n: n / 4), min_size=1, max_size=5), min_size=2, max_size=5)
-)
+@given(st.lists(st.lists(st.integers(0, 4).map(lambda n: n / 4), min_size=1, max_size=5), min_size=2, max_size=5))
 def test_calling_more_with_the_same_rewards_changes_no_advantage_under_exact_weights(by_run):
     """The same sub runs twice in one main run: as many values, the same mass."""
     doubled = [by_run[0] * 2, *by_run[1:]]

@@ -5,7 +5,7 @@ import pytest
 
 from edgewise.experience.distil.distiller import Distiller
 from edgewise.experience.library.library import Library, make_lesson
-from edgewise.mas.two_level.comparison import Contrast, compare_contrast, build_contrasts, pick_extremes
+from edgewise.mas.two_level.comparison import Contrast, build_contrasts, compare_contrast, pick_extremes
 from edgewise.mas.two_level.delegation import DelegationSpec
 from tests.support.mas.by_hand import EXAMPLE, levels, said, scored
 from tests.support.plans import play

@@ -10,8 +10,8 @@ from edgewise.mas.two_level.delegation import (
     DelegateAgent,
     DelegationSpec,
     Subtask,
-    run_planner,
     read_subtasks,
+    run_planner,
     sub_rollouts,
 )
 from edgewise.toolkit.errors import ConfigError

@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 
 from edgewise.experience.library.library import Library, make_lesson
-from edgewise.mas.two_level.delegation import sub_rollouts
 from edgewise.mas.two_level.config import TwoLevelConfig
+from edgewise.mas.two_level.delegation import sub_rollouts
 from edgewise.mas.two_level.libraries import TwoLibraries
 from edgewise.mas.two_level.loop import TwoLevelResult, evaluate_two_levels, learn_two_levels
 from edgewise.mas.two_level.system import TwoLevelSpec
@@ -118,10 +118,7 @@ def test_sub_agents_learn_where_every_main_run_failed():
 def test_siblings_of_a_failed_main_run_are_compared_by_themselves():
     found, _ = learned(planner_always_wrong, gate="off")
     inside = [
-        each.contrast
-        for studied in found.steps[0].queries
-        for each in studied.results
-        if each.contrast.siblings_of
+        each.contrast for studied in found.steps[0].queries for each in studied.results if each.contrast.siblings_of
     ]
     assert inside
     for contrast in inside:
@@ -158,8 +155,7 @@ def test_a_single_agent_has_no_sub_agents():
 
 
 @pytest.mark.parametrize(
-    "align",
-    [{"align": "off"}, {"align": "copies"}, {"align": "copies", "depth": 1}, {"align": "copies", "depth": 8}],
+    "align", [{"align": "off"}, {"align": "copies"}, {"align": "copies", "depth": 1}, {"align": "copies", "depth": 8}]
 )
 def test_every_alignment_learns_the_same_here(align):
     found, _ = learned(gate="off", **align)
@@ -224,9 +220,7 @@ def test_a_distiller_that_writes_no_operations_is_recorded_and_the_run_goes_on()
 def test_an_update_that_cannot_be_read_is_recorded_by_level():
     def answer(request):
         update = request.schema and "Proposed operations" in request.messages[-1].content
-        return (
-            "no JSON" if update or (len(request.messages) > 2 and request.schema) else passwords.play(request)
-        )
+        return "no JSON" if update or (len(request.messages) > 2 and request.schema) else passwords.play(request)
 
     record = learned(answer)[0].steps[0].to_json()
     assert record["incomplete"].startswith("main: ") and "; sub: " in record["incomplete"]
@@ -281,11 +275,7 @@ def test_lessons_that_copy_a_row_do_not_enter():
 
     def leaking(request):
         said = passwords.play(request)
-        return (
-            said.replace(BACKWARDS, f"For {row.metadata['word']} say {row.target}.")
-            if request.schema
-            else said
-        )
+        return said.replace(BACKWARDS, f"For {row.metadata['word']} say {row.target}.") if request.schema else said
 
     found, _ = learned(leaking, gate="off")
     assert texts(found.libraries.sub) == []

@@ -4,7 +4,7 @@ import json
 import sys
 from pathlib import Path
 
-from edgewise.experience import improve
+from edgewise import improve
 from edgewise.experience.library.library import Library
 from edgewise.toolkit.run.runner import Result
 from tests.support import toy

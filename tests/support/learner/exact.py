@@ -99,10 +99,7 @@ def compute_padded(policy: Policy, batch: Batch, temperature: float = 1.0) -> tu
     ids = torch.tensor([row + [0] * (longest - len(row)) for row in rows])
     logp = (policy.model(input_ids=ids).logits / temperature).log_softmax(-1)
     spread = -(logp.exp() * logp).sum(-1)
-    logps, entropies = (
-        torch.zeros(batch.ids.shape, dtype=logp.dtype),
-        torch.zeros(batch.ids.shape, dtype=logp.dtype),
-    )
+    logps, entropies = (torch.zeros(batch.ids.shape, dtype=logp.dtype), torch.zeros(batch.ids.shape, dtype=logp.dtype))
     for i, (prompt, count) in enumerate(zip(batch.prompts, lengths, strict=True)):
         at = slice(len(prompt) - 1, len(prompt) - 1 + count)
         logps[i, :count] = logp[i, at].gather(1, batch.ids[i, :count, None])[:, 0]

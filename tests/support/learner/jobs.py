@@ -29,18 +29,10 @@ WEIGHTS = {
     "device": "cpu",
     "dtype": "float32",
 }
-SHARED = {
-    "max_tokens": 6,
-    "samples": 4,
-    "eval_temperature": 1.0,
-    "force": True,
-    "calling": "text",
-}
+SHARED = {"max_tokens": 6, "samples": 4, "eval_temperature": 1.0, "force": True, "calling": "text"}
 
 
-def task_file(
-    folder: Path, model: str, prompt: str = "say {text}", reward: str = "early", **weights: Any
-) -> Path:
+def task_file(folder: Path, model: str, prompt: str = "say {text}", reward: str = "early", **weights: Any) -> Path:
     """Its directory; `weights` are changes of the [weights] table."""
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "rewards.py").write_text(REWARDS)

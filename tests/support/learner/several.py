@@ -12,12 +12,7 @@ from typing import Any
 
 _SERVER = multiprocessing.get_context("forkserver")
 _SERVER.set_forkserver_preload(
-    [
-        "edgewise.learner.api",
-        "accelerate",
-        "transformers.models.llama.modeling_llama",
-        "edgewise.toolkit.cli.app",
-    ]
+    ["edgewise.learner.api", "accelerate", "transformers.models.llama.modeling_llama", "edgewise.toolkit.cli.app"]
 )
 SECONDS = 120.0
 

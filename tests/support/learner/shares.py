@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from edgewise.toolkit import Task
+from edgewise import Task
 
 
 def early(completion: str, **_: Any) -> float:

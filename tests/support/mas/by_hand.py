@@ -2,7 +2,7 @@
 
 from dataclasses import replace
 
-from edgewise.mas.two_level.advantages import inverse_weights, build_levels
+from edgewise.mas.two_level.advantages import build_levels, inverse_weights
 from edgewise.mas.two_level.delegation import DELEGATE
 from edgewise.toolkit.types import Example, Message, Rollout, Score, Step, ToolCall
 

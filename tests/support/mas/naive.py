@@ -20,12 +20,7 @@ ROLES: Mapping[str, Role] = {
     role.name: role
     for role in (
         Role(name="solver", does="solves"),
-        Role(
-            name="critic",
-            does="judges",
-            prompt="End with VERDICT: ACCEPT or VERDICT: REVISE.",
-            gives="verdict",
-        ),
+        Role(name="critic", does="judges", prompt="End with VERDICT: ACCEPT or VERDICT: REVISE.", gives="verdict"),
         Role(name="vote", does="counts", act="majority"),
     )
 }
@@ -150,9 +145,7 @@ def _block(name: str, rng: random.Random) -> Block:
 def _node(name: str, rng: random.Random) -> Node:
     (model,) = rng.choices(list(BEHAVIOURS), BEHAVIOURS.values())
     role = rng.choices(["solver", "critic", "vote"], [6, 2, 2])[0]
-    return Node(
-        name=name, role=role, model=model, tools=("breaks",) if model == "breaks" and role != "vote" else None
-    )
+    return Node(name=name, role=role, model=model, tools=("breaks",) if model == "breaks" and role != "vote" else None)
 
 
 def interpret_graph(
@@ -209,7 +202,4 @@ def play_node(
 
 def plain(outcomes: Mapping[str, Any]) -> dict[str, list[tuple[Any, ...]]]:
     """Outcomes without their rollouts and the words of errors, to be compared."""
-    return {
-        name: [(x.node, x.status, x.text, x.accepts) for x in rounds]
-        for name, rounds in sorted(outcomes.items())
-    }
+    return {name: [(x.node, x.status, x.text, x.accepts) for x in rounds] for name, rounds in sorted(outcomes.items())}

@@ -20,9 +20,7 @@ from edgewise.toolkit.types import Request
 from edgewise.toolkit.util.seeds import derive_seed
 from tests.support.plans import play
 
-ROLES = {
-    name: CATALOGUE[name] for name in ("solver", "programmer", "reasoner", "planner", "reviser", "majority")
-}
+ROLES = {name: CATALOGUE[name] for name in ("solver", "programmer", "reasoner", "planner", "reviser", "majority")}
 SPACE = Space.from_roles(ROLES, agents=4)
 WANTED = {"count": "programmer", "prove": "reasoner", "greet": "solver"}
 KINDS = tuple(WANTED)
@@ -59,9 +57,7 @@ def alike(graph: Graph, query: Query, noise: float = 0.0) -> float:
     after = any(roles[a] == "programmer" and roles[b] == "reviser" for a, b in graph.edges)
     draw = np.random.default_rng(derive_seed(query.id, graph.version)).normal()
     hard = 0.02 * (int(query.id[1:]) % 5)
-    return (
-        0.3 * ("programmer" in roles.values()) + 0.3 * after - 0.05 * len(graph) - hard + noise * float(draw)
-    )
+    return 0.3 * ("programmer" in roles.values()) + 0.3 * after - 0.05 * len(graph) - hard + noise * float(draw)
 
 
 def tried(queries: Sequence[Query], drafts, noise: float = 0.0, reward=reward) -> list[TrialGroup]:
@@ -118,9 +114,7 @@ def answer(request: Request) -> str:
 
 def _lesson(text: str) -> str:
     called = next(name for name in CALLED.values() if name in text.split("# Task")[1])
-    attempts = re.findall(
-        r"\(reward (-?[\d.]+);.*?\)\n\d+ agents; (\S+) answers\n(.*?)(?=\n\n|$)", text, re.DOTALL
-    )
+    attempts = re.findall(r"\(reward (-?[\d.]+);.*?\)\n\d+ agents; (\S+) answers\n(.*?)(?=\n\n|$)", text, re.DOTALL)
     _, exit_, nodes = max(attempts, key=lambda found: float(found[0]))
     role = re.search(rf"^- {exit_} \((\w+)\)", nodes, re.MULTILINE)
     assert role

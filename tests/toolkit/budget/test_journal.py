@@ -76,12 +76,7 @@ requests = st.builds(
     texts,
     st.lists(messages, max_size=3).map(tuple),
     st.builds(
-        Sampling,
-        st.none() | st.floats(0, 2),
-        st.none(),
-        st.none() | st.integers(1, 9),
-        st.none(),
-        st.tuples(texts),
+        Sampling, st.none() | st.floats(0, 2), st.none(), st.none() | st.integers(1, 9), st.none(), st.tuples(texts)
     ),
     st.lists(st.builds(Tool, texts, texts, st.dictionaries(texts, st.integers())), max_size=2).map(tuple),
     st.integers(0, 5),
@@ -90,13 +85,7 @@ requests = st.builds(
     st.booleans(),
 )
 replies = st.builds(
-    Reply,
-    messages,
-    st.sampled_from(["stop", "failed"]),
-    st.none() | st.builds(Usage),
-    st.floats(0, 9),
-    texts,
-    texts,
+    Reply, messages, st.sampled_from(["stop", "failed"]), st.none() | st.builds(Usage), st.floats(0, 9), texts, texts
 )
 
 
@@ -207,9 +196,7 @@ asyncio.run(main())
 
 
 def test_kill_9_loses_no_acknowledged_entry(path):
-    with subprocess.Popen(
-        [sys.executable, "-c", WRITER, str(path)], stdout=subprocess.PIPE, text=True
-    ) as process:
+    with subprocess.Popen([sys.executable, "-c", WRITER, str(path)], stdout=subprocess.PIPE, text=True) as process:
         assert process.stdout
         acknowledged = [process.stdout.readline().strip() for _ in range(300)]
         with pytest.raises(JournalError, match="Another run"):
@@ -255,10 +242,7 @@ print(last, saved, full, sentence, sep="|")
 def test_the_ballast_saves_paid_replies_on_a_full_disk(tmp_path, ballast):
     """On a small file system of its own, mounted where only this test sees it."""
     mount = f'mount -t tmpfs -o size=6m tmpfs "{tmp_path}" && exec "$0" -c "$1" "{tmp_path}" {ballast}'
-    if (
-        not shutil.which("unshare")
-        or subprocess.run(["unshare", "-rm", "true"], capture_output=True).returncode
-    ):
+    if not shutil.which("unshare") or subprocess.run(["unshare", "-rm", "true"], capture_output=True).returncode:
         pytest.skip("needs the right to mount a file system in a namespace")
     command = ["unshare", "-rm", "sh", "-c", mount, sys.executable, FILLER]
     done = subprocess.run(command, capture_output=True, text=True, check=True)

@@ -187,16 +187,9 @@ def test_money_is_exact_and_unknown_money_is_not_zero():
 
 def test_the_table_sums_by_any_axis_and_every_sum_is_the_total():
     ledger = Ledger(prices={MODEL: PRICE})
-    payers = [
-        BilledTo(role, step, example) for role in ("rollout", "judge") for step in (0, 1) for example in "ab"
-    ]
+    payers = [BilledTo(role, step, example) for role in ("rollout", "judge") for step in (0, 1) for example in "ab"]
     ledger.restore([entry(request(payer=payer), reply(output=n)) for n, payer in enumerate(payers)])
-    assert list(ledger.tabulate("role", "step")) == [
-        ("judge", 0),
-        ("judge", 1),
-        ("rollout", 0),
-        ("rollout", 1),
-    ]
+    assert list(ledger.tabulate("role", "step")) == [("judge", 0), ("judge", 1), ("rollout", 0), ("rollout", 1)]
     for axes in ((), ("role",), ("example", "step"), ("model",)):
         assert sum(book.output for book in ledger.tabulate(*axes).values()) == ledger.total.output == 28
 
@@ -234,6 +227,4 @@ def test_the_bound_on_input_is_at_least_every_byte_of_text(content, description)
 
 @given(st.integers(0, 10**9), st.integers(0, 10**9), st.decimals("0", "100", places=6))
 def test_cost_is_tokens_times_price(input, output, price):
-    assert cost(Usage(input, 0, output), Price(float(price), float(price))) == (input + output) * int(
-        price * 10**6
-    )
+    assert cost(Usage(input, 0, output), Price(float(price), float(price))) == (input + output) * int(price * 10**6)

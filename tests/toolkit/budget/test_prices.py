@@ -13,9 +13,7 @@ def test_local_models_stay_free_under_a_price_for_all_models(model):
     assert find_price(model, {"*": Price(1, 2)}) == Price(0, 0)
 
 
-@pytest.mark.parametrize(
-    "model", ["http://localhost:1/v1#gpt-4o-mini", "openai/no-such-model", "nobody/gpt-4o-mini"]
-)
+@pytest.mark.parametrize("model", ["http://localhost:1/v1#gpt-4o-mini", "openai/no-such-model", "nobody/gpt-4o-mini"])
 def test_an_unknown_price_is_none_and_not_zero(model):
     assert find_price(model) is None
 

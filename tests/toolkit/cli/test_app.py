@@ -7,7 +7,7 @@ import time
 
 import pytest
 
-from edgewise.toolkit import Artifact
+from edgewise import Artifact
 from edgewise.toolkit.cli.progress import show_progress
 from edgewise.toolkit.tracking.events import ReplyReceived, RolloutFinished, RunClosed, StageStarted
 from edgewise.toolkit.types import Message, Reply, Rollout, Score, Step
@@ -95,14 +95,7 @@ def test_dry_run_calls_no_model_and_prints_the_forecast(tmp_path, capsys):
     arguments = ("improve", task, "--model", "scripted/tests.toolkit.cli.test_app:asked_nothing", "--dry-run")
     done = run_command(capsys, *arguments)
     assert (done.code, done.err) == (0, "")
-    for part in (
-        "24 train",
-        "18 test",
-        "exact",
-        "Which colour",
-        r"up to about [\d,]+ calls",
-        r"about [\d,]+ tokens",
-    ):
+    for part in ("24 train", "18 test", "exact", "Which colour", r"up to about [\d,]+ calls", r"about [\d,]+ tokens"):
         assert re.search(part, done.out)
     for part in (
         r"\$0\.00",
@@ -152,9 +145,7 @@ def test_dollar_limit_needs_a_price_before_any_call(dry, tmp_path, capsys):
 
 def test_set_and_options_win_over_the_task_file(tmp_path, capsys):
     task = write_task(tmp_path, improve={"seed": 5, "group_size": 4})
-    plan = run_command(
-        capsys, "improve", task, "--set", "group_size=2", "--set", "epochs=3", "--dry-run", "--json"
-    )
+    plan = run_command(capsys, "improve", task, "--set", "group_size=2", "--set", "epochs=3", "--dry-run", "--json")
     assert json.loads(plan.out)["calls"]["rollouts"] == 24 * 3 * 2
 
 
@@ -208,9 +199,7 @@ def test_evaluate_refuses_the_directory_of_a_learning_run(finished, capsys):
 def test_library_show_reads_runs_artefacts_and_files(finished, tmp_path, capsys):
     _, run, _ = finished
     packed = Artifact.load(run).save(tmp_path / "a.edge")
-    shown = [
-        run_command(capsys, "library", "show", path) for path in (run, packed, run / "artifact/library.json")
-    ]
+    shown = [run_command(capsys, "library", "show", path) for path in (run, packed, run / "artifact/library.json")]
     assert {done.code for done in shown} == {0}
     # Only a run knows how many steps ago a lesson was born.
     assert len({re.sub(r"content +[\d-]+ ", "", done.out) for done in shown}) == 1
@@ -284,9 +273,7 @@ def test_help_of_improve_explains_exit_codes_and_options(capsys):
     for part in ("Exit codes", "0 improved", "1 nothing", "2 bad input", "3 a limit", "130 interrupted"):
         assert part in text
     options = re.findall(r"^│ +(--[\w-]+)(.*)$", text, re.MULTILINE)
-    assert {"--usd", "--tokens", "--calls", "--minutes", "--run", "--set", "--dry-run"} <= {
-        o for o, _ in options
-    }
+    assert {"--usd", "--tokens", "--calls", "--minutes", "--run", "--set", "--dry-run"} <= {o for o, _ in options}
     for option, rest in options:
         assert len(re.sub(r"<\w+>|[\W_]", "", rest)) > 5, f"{option} is not explained"
 

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from edgewise.toolkit import Task
+from edgewise import Task
 from edgewise.toolkit.environments.protocol import Turn, World, resolve_world
 from edgewise.toolkit.errors import RewardError, TaskError
 from edgewise.toolkit.model.scripted import ScriptedClient
@@ -92,9 +92,7 @@ def test_each_turn_is_a_step_and_rewards_sum_to_the_score(kind: type) -> None:
 def test_the_row_prompt_joins_the_system_message() -> None:
     messages = (Message("system", "Be quick."), Message("user", "Climb."))
     for step in play_one(Stairs, messages=messages).steps:
-        assert step.prompt[0].role == "system" and step.prompt[0].content.startswith(
-            "Be quick.\n\nClimb.\n\n"
-        )
+        assert step.prompt[0].role == "system" and step.prompt[0].content.startswith("Be quick.\n\nClimb.\n\n")
         assert [m.role for m in step.prompt[1::2]] == ["user"] * len(step.prompt[1::2])
 
 
@@ -104,9 +102,7 @@ def test_history_limits_past_turns_in_a_prompt(history: int | None, lengths: lis
 
 
 def test_an_illegal_action_uses_a_turn_and_is_reported() -> None:
-    run = play_one(
-        Stairs, lambda request: "fly" if request.sampling.seed == first(request) else "up", turns=9
-    )
+    run = play_one(Stairs, lambda request: "fly" if request.sampling.seed == first(request) else "up", turns=9)
     assert run.score is not None and run.score.value == 1.5
     assert [m.content.startswith("That is no action") for m in (s.prompt[-1] for s in run.steps)] == [
         False, True, False, False,
@@ -280,10 +276,7 @@ def test_a_task_file_names_its_environment(tmp_path: Path) -> None:
         ("hause", "did you mean 'house'"),
         ({"rooms": 3}, "needs a kind"),
         ({"kind": "house", "doors": 3}, "doors"),
-        (
-            {"kind": "house", "rooms": 2},
-            "rooms of the world house must be a whole number from 3 to 16, not 2",
-        ),
+        ({"kind": "house", "rooms": 2}, "rooms of the world house must be a whole number from 3 to 16, not 2"),
         ({"kind": "house", "history": -1}, "history of the environment house must be 0 or more"),
         ({"kind": "house", "seconds": 0}, "seconds of the environment house must be a number above 0"),
         (7, "a class with reset and step, not 7"),
@@ -306,8 +299,5 @@ def test_the_environment_reward_needs_an_environment() -> None:
     with pytest.raises(RewardError, match="was not played"):
         reward = Task.from_rows(ROWS, prompt="{height}", target="", reward=[{"kind": "environment"}]).reward
         asyncio.run(
-            drive(
-                run_group(Agent("x"), ROW, ROW.messages, reward, judge="", size=1, seed=0),
-                ScriptedClient(str),
-            )
+            drive(run_group(Agent("x"), ROW, ROW.messages, reward, judge="", size=1, seed=0), ScriptedClient(str))
         )

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from edgewise.toolkit import Task
+from edgewise import Task
 from edgewise.toolkit.environments.house import House, Map, Place
 from edgewise.toolkit.environments.kitchen import Bowl, Kitchen, Recipe
 from edgewise.toolkit.environments.level import Level, LevelEnvironment, compute_action_values, list_states
@@ -47,9 +47,7 @@ def test_every_level_can_be_won_and_renders_states_uniquely(world: LevelEnvironm
     assert len({level.render(state) for state in states}) == len(states)
     assert any(level.is_won(state) for state in states)
     for state in states:
-        assert (
-            level.is_won(state) or len(set(level.legal_actions(state))) == len(level.legal_actions(state)) > 0
-        )
+        assert level.is_won(state) or len(set(level.legal_actions(state))) == len(level.legal_actions(state)) > 0
 
 
 @settings(max_examples=25, deadline=None)
@@ -68,9 +66,7 @@ def test_action_values_solve_the_bellman_equation(world: LevelEnvironment, seed:
     values = compute_action_values(level, 0.9, fmean)
     for (state, action), value in values.items():
         after = level.next_state(state, action)
-        next_one = (
-            0.0 if level.is_won(after) else fmean(values[after, name] for name in level.legal_actions(after))
-        )
+        next_one = 0.0 if level.is_won(after) else fmean(values[after, name] for name in level.legal_actions(after))
         assert value == pytest.approx(float(level.is_won(after)) + 0.9 * next_one, abs=1e-9)
 
 

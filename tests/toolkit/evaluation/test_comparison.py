@@ -71,11 +71,7 @@ def test_rows_are_sorted_whatever_the_order_of_groups():
     reversed_arm = Arm("after", AFTER.groups[::-1])
     evaluation = compare([BEFORE, AFTER])
     assert evaluation == compare([BEFORE, reversed_arm])
-    assert [(row.example, row.arm) for row in evaluation.rows][:3] == [
-        ("a", "before"),
-        ("a", "after"),
-        ("b", "before"),
-    ]
+    assert [(row.example, row.arm) for row in evaluation.rows][:3] == [("a", "before"), ("a", "after"), ("b", "before")]
 
 
 def test_ks_and_threshold_are_parameters():
@@ -119,8 +115,6 @@ def test_evaluation_as_json_and_as_table():
 
 
 def test_lines_are_aligned_in_columns():
-    lines = compare(
-        [BEFORE, arm("a longer name", {"a": [1.0, 0.0], "b": [1.0, 1.0], "c": [0.0, 0.0]})]
-    ).lines()
+    lines = compare([BEFORE, arm("a longer name", {"a": [1.0, 0.0], "b": [1.0, 1.0], "c": [0.0, 0.0]})]).lines()
     starts = {line.index(word) for line, word in zip(lines, ("mean@2", "0.500", "0.500"), strict=True)}
     assert len(starts) == 1

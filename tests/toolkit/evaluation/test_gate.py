@@ -4,15 +4,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from edgewise.experience.library.library import Library, make_lesson
-from edgewise.toolkit.evaluation.gate import (
-    AlphaSpending,
-    Choice,
-    Verdict,
-    choose,
-    compare_scores,
-    rungs,
-    spend_alpha,
-)
+from edgewise.toolkit.evaluation.gate import AlphaSpending, Choice, Verdict, choose, compare_scores, rungs, spend_alpha
 from edgewise.toolkit.types import Example
 from tests.support.plans import play
 
@@ -108,9 +100,7 @@ def test_anchors_may_not_get_worse():
 
     def measure(candidate, rows):
         scores = yield from make_measure(quality)(candidate, rows)
-        return np.array(
-            [0.0 if candidate.lessons and r.id == "r1" else s for r, s in zip(rows, scores, strict=True)]
-        )
+        return np.array([0.0 if candidate.lessons and r.id == "r1" else s for r, s in zip(rows, scores, strict=True)])
 
     for anchors, winner in (([ROWS[0]], "good"), (ROWS[:2], "")):
         choice = play(choose(Library(), {"good": library("good")}, ROWS, measure, 0.05, anchors), str)

@@ -60,9 +60,7 @@ def test_interval_is_seeded_and_antisymmetric():
     before, after = rng.random((20, 4)), rng.random((20, 4)) + 0.1
     there, back = paired_difference(before, after, seed=5), paired_difference(after, before, seed=5)
     assert there == paired_difference(before, after, seed=5)
-    assert (there.estimate, there.low, there.high) == pytest.approx(
-        (-back.estimate, -back.high, -back.low), abs=0.01
-    )
+    assert (there.estimate, there.low, there.high) == pytest.approx((-back.estimate, -back.high, -back.low), abs=0.01)
     assert there.p == back.p
 
 
@@ -145,9 +143,7 @@ def test_bootstrap_interval_of_one_arm():
     values = np.random.default_rng(0).normal(0.5, 0.1, 400)
     interval = bootstrap_interval(values)
     half = 1.96 * values.std() / 20
-    assert (interval.low, interval.high) == pytest.approx(
-        (values.mean() - half, values.mean() + half), abs=0.001
-    )
+    assert (interval.low, interval.high) == pytest.approx((values.mean() - half, values.mean() + half), abs=0.001)
     assert interval.p is None
 
 
@@ -186,24 +182,18 @@ def test_detectable_gain_has_80_percent_power(samples, chances):
     rng = np.random.default_rng(3)
     detections = []
     for _ in range(400):
-        before, after = (
-            rng.random((60, samples)) < p for p in chances(minimum_detectable_gain(60, samples), rng)
-        )
+        before, after = (rng.random((60, samples)) < p for p in chances(minimum_detectable_gain(60, samples), rng))
         detections.append(sign_flip_p_value((after * 1.0 - before).mean(axis=1), resamples=500) < 0.05)
     assert 0.74 <= np.mean(detections) <= 0.92
 
 
-@pytest.mark.parametrize(
-    ("seeds", "spreads"), [(3, (0.2, 0.3, 1.0)), (5, (0.3, 0.1, 0.3)), (3, (0.0, 1.0, 0.2))]
-)
+@pytest.mark.parametrize(("seeds", "spreads"), [(3, (0.2, 0.3, 1.0)), (5, (0.3, 0.1, 0.3)), (3, (0.0, 1.0, 0.2))])
 def test_crossed_interval_coverage_matches_its_p(seeds, spreads):
     rng = np.random.default_rng(1)
     covered, wrong = 0, 0
     for _ in range(500):
         shapes = ((seeds, 1), (1, 30), (seeds, 30))
-        interval = crossed_interval(
-            sum(s * rng.normal(size=shape) for s, shape in zip(spreads, shapes, strict=True))
-        )
+        interval = crossed_interval(sum(s * rng.normal(size=shape) for s, shape in zip(spreads, shapes, strict=True)))
         covered += interval.low <= 0 <= interval.high
         assert interval.p is not None
         wrong += interval.p < 0.05

@@ -33,9 +33,7 @@ def naive(labels, rewards, eps=1e-4):
 @given(LABELLED)
 def test_standardised_is_the_naive_loop(rows) -> None:
     labels, rewards = zip(*rows, strict=True)
-    assert np.allclose(
-        advantage.standardised(Table.from_arrays(labels, rewards)), naive(labels, rewards), atol=1e-8
-    )
+    assert np.allclose(advantage.standardised(Table.from_arrays(labels, rewards)), naive(labels, rewards), atol=1e-8)
 
 
 # In float64 the sum of eight float32 is exact, that of eight times 0.1 is not.
@@ -89,9 +87,7 @@ def test_estimators_match_public_code_and_formulas(rewards, estimator) -> None:
     if len(set(rewards)) > 1:
         lengths = [10, 20, 30, 40]
         plain = estimator.plain(rewards, lengths)
-        assert np.allclose(
-            estimator.part(Table.from_arrays([0] * 4, rewards, length=lengths)), plain, atol=1e-12
-        )
+        assert np.allclose(estimator.part(Table.from_arrays([0] * 4, rewards, length=lengths)), plain, atol=1e-12)
 
 
 def test_opo_weighs_the_baseline_by_length() -> None:
@@ -188,17 +184,13 @@ def test_calibrated_pushes_down_all_wrong_groups(reward, count) -> None:
 
 def test_a_reward_above_the_best_raises() -> None:
     with pytest.raises(
-        RewardError,
-        match=r"A reward of 1\.5 is above the best one of 1, .*plan\.best, keep\.best and advantage\.best",
+        RewardError, match=r"A reward of 1\.5 is above the best one of 1, .*plan\.best, keep\.best and advantage\.best"
     ):
         advantage.calibrated(one_group([1.5, 0.0]))
     assert advantage.calibrated(one_group([1.5, 0.0]), best=1.5)[0] > 0
 
 
-@given(
-    st.lists(st.integers(1, 8000), min_size=2, max_size=6),
-    st.lists(st.integers(1, 8000), min_size=1, max_size=4),
-)
+@given(st.lists(st.integers(1, 8000), min_size=2, max_size=6), st.lists(st.integers(1, 8000), min_size=1, max_size=4))
 def test_decoupled_prefers_short_right_answers(right, wrong) -> None:
     rewards = [1.0] * len(right) + [0.0] * len(wrong)
     result = advantage.decoupled(one_group(rewards, length=[*right, *wrong]))

@@ -7,10 +7,7 @@ from edgewise.toolkit.groups import filters, reward_shaping
 from edgewise.toolkit.groups.table import Table
 
 
-@pytest.mark.parametrize(
-    ("length", "loss"),
-    [(0, 0), (16384, 0), (18000, 0.394531), (20480, 1), (30000, 1)],
-)
+@pytest.mark.parametrize(("length", "loss"), [(0, 0), (16384, 0), (18000, 0.394531), (20480, 1), (30000, 1)])
 def test_overlong_penalty_is_linear(length, loss) -> None:
     table = Table.from_arrays([0, 0], [1.0, 0.0], longest=[length, length])
     assert np.allclose(reward_shaping.overlong(table), [1 - loss, -loss], atol=6e-7)
@@ -23,9 +20,7 @@ def test_kl_is_subtracted_from_the_reward() -> None:
     assert reward_shaping.raw(table) is table.reward
 
 
-@pytest.mark.parametrize(
-    ("part", "column"), [(reward_shaping.overlong, "longest"), (reward_shaping.less_kl, "kl")]
-)
+@pytest.mark.parametrize(("part", "column"), [(reward_shaping.overlong, "longest"), (reward_shaping.less_kl, "kl")])
 def test_a_missing_column_is_named(part, column) -> None:
     with pytest.raises(ValueError, match=column):
         part(Table.from_arrays([0], [1.0]))

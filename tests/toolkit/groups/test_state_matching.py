@@ -9,11 +9,7 @@ from hypothesis import strategies as st
 from edgewise.toolkit.errors import TaskError
 from edgewise.toolkit.groups import state_matching
 
-ROOMS = [
-    "you are in room 1 with a red box",
-    "you are in room 1 with a red cup",
-    "you are in room 9 with a red cup",
-]
+ROOMS = ["you are in room 1 with a red box", "you are in room 1 with a red cup", "you are in room 9 with a red cup"]
 ZEROS = np.zeros(3, int)
 
 
@@ -44,9 +40,7 @@ def test_states_may_be_arrays_and_mappings(one, other, same) -> None:
 
 
 def test_an_unhashable_state_raises() -> None:
-    with pytest.raises(
-        TaskError, match="A state of type set can't be compared with others: let the environment"
-    ):
+    with pytest.raises(TaskError, match="A state of type set can't be compared with others: let the environment"):
         state_matching.match_exact(np.zeros(1, int), [{1, 2}])
     with pytest.raises(TaskError, match="compared by likeness must be texts, not int"):
         state_matching.match_similar(np.zeros(2, int), ["a", 3], 0.9)

@@ -20,9 +20,7 @@ def test_action_wise_adds_the_lead_of_a_step() -> None:
 
 
 def test_action_wise_without_weight_is_broadcast() -> None:
-    assert (
-        step_credit.action_wise(TABLE, ADVANTAGE, beta=0.0) == step_credit.broadcast(TABLE, ADVANTAGE)
-    ).all()
+    assert (step_credit.action_wise(TABLE, ADVANTAGE, beta=0.0) == step_credit.broadcast(TABLE, ADVANTAGE)).all()
 
 
 def test_steps_of_equal_rollouts_still_differ() -> None:
@@ -43,10 +41,7 @@ def walks(seed):
     rng = np.random.default_rng(seed)
     sizes = rng.integers(1, 6, 7)
     rollout = np.repeat(np.arange(7), sizes)
-    words = {
-        name: rng.choice(list("abcd"), len(rollout)).astype(object)
-        for name in ("state", "action", "observation")
-    }
+    words = {name: rng.choice(list("abcd"), len(rollout)).astype(object) for name in ("state", "action", "observation")}
     words["observation"][np.cumsum(sizes)[rng.random(7) < 0.3] - 1] = None
     rewards = "step_reward", "action_reward", "partner_reward"
     numbers = {name: rng.integers(0, 3, len(rollout)) / 2 for name in rewards}
@@ -68,9 +63,7 @@ def compared(values, same, scaled=False):
     for i, value in enumerate(values):
         others = [other for j, other in enumerate(values) if same(i, j)]
         spread = statistics.stdev(others) + 1e-6 if len(others) > 1 else 1.0
-        result.append(
-            0.0 if len(set(others)) == 1 else (value - statistics.fmean(others)) / (spread if scaled else 1)
-        )
+        result.append(0.0 if len(set(others)) == 1 else (value - statistics.fmean(others)) / (spread if scaled else 1))
     return np.array(result)
 
 
@@ -80,9 +73,7 @@ def test_at_anchors_matches_a_plain_loop(seed, scaled) -> None:
     table, gain = walks(seed)
     group, state = table.step_group, table.column("state")
     expected = compared(
-        plain_returns(table, "step_reward", 0.9),
-        lambda i, j: group[i] == group[j] and state[i] == state[j],
-        scaled,
+        plain_returns(table, "step_reward", 0.9), lambda i, j: group[i] == group[j] and state[i] == state[j], scaled
     )
     result = step_credit.at_anchors(table, gain, omega=0.5, gamma=0.9, scaled=scaled)
     assert result == pytest.approx(gain[table.rollout] + 0.5 * expected)
@@ -100,9 +91,7 @@ def test_merged_matches_a_plain_loop(seed, history) -> None:
         known = pairs[-1][1] is not None
         keys.append((table.step_group[i], str(before), pairs[-1][0], str(pairs[-history:])) if known else i)
     own = gain[table.rollout]
-    expected = [
-        statistics.fmean(own[j] for j in range(len(own)) if keys[j] == keys[i]) for i in range(len(own))
-    ]
+    expected = [statistics.fmean(own[j] for j in range(len(own)) if keys[j] == keys[i]) for i in range(len(own))]
     assert step_credit.merged(table, gain, history=history) == pytest.approx(expected)
 
 

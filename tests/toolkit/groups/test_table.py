@@ -3,9 +3,7 @@ import pytest
 
 from edgewise.toolkit.groups.table import Table
 
-TABLE = Table.from_arrays(
-    [5, 5, 9], [1.0, 0.0, 0.5], [0, 0, 1, 2], length=[3, 2, 1], step_reward=[1, 2, 3, 4]
-)
+TABLE = Table.from_arrays([5, 5, 9], [1.0, 0.0, 0.5], [0, 0, 1, 2], length=[3, 2, 1], step_reward=[1, 2, 3, 4])
 
 
 def test_selected_rollouts_keep_steps_and_columns() -> None:

@@ -88,11 +88,7 @@ def test_tool_calls_go_both_ways(client, model):
     assert reply.stop == "tools"
     assert reply.message == Message("assistant", "", (ToolCall("c1", "look", '{"at": 1}'),))
     (body,) = server.bodies
-    assert body["tools"][0]["function"] == {
-        "name": "look",
-        "description": "Looks.",
-        "parameters": tool.parameters,
-    }
+    assert body["tools"][0]["function"] == {"name": "look", "description": "Looks.", "parameters": tool.parameters}
     assert body["messages"][1]["tool_calls"][0]["function"] == {"name": "look", "arguments": '{"at": 0}'}
     assert body["messages"][2] == {"role": "tool", "content": "nothing there", "tool_call_id": "c0"}
 
@@ -172,20 +168,14 @@ def test_a_refused_request_is_a_reply(client, model, status):
     ],
 )
 def test_the_wait_that_a_provider_asks_for_is_passed_on(client, model, headers, seconds):
-    with (
-        Server(faults=in_order(Fault(429, headers=headers))) as server,
-        pytest.raises(TransientError) as caught,
-    ):
+    with Server(faults=in_order(Fault(429, headers=headers))) as server, pytest.raises(TransientError) as caught:
         ask(server, Request(model, HELLO), client)
     assert (caught.value.status, caught.value.retry_after) == (429, seconds)
 
 
 @pytest.mark.parametrize(
     "fault",
-    [
-        Fault(429, "You exceeded your current quota", code="insufficient_quota"),
-        Fault(402, "Insufficient credits"),
-    ],
+    [Fault(429, "You exceeded your current quota", code="insufficient_quota"), Fault(402, "Insufficient credits")],
 )
 def test_an_empty_account_is_not_retried(fault):
     with Server(faults=in_order(fault)) as server, pytest.raises(ProviderDown, match="account"):
@@ -217,9 +207,7 @@ def test_no_answer_in_time_is_a_timeout():
         ask(server, client=lambda url: OpenAIClient(url, KEY, timeout=0.1))
 
 
-@pytest.mark.parametrize(
-    "answer", [b"<html>", b"[]", b'{"choices": []}', b'{"choices": [{"message": null}]}']
-)
+@pytest.mark.parametrize("answer", [b"<html>", b"[]", b'{"choices": []}', b'{"choices": [{"message": null}]}'])
 def test_a_malformed_response_is_transient(answer):
     with Server(lambda body: answer) as server, pytest.raises(TransientError):
         ask(server)

@@ -42,8 +42,7 @@ def test_an_unknown_provider_is_explained():
 
 @needs_litellm
 @pytest.mark.parametrize(
-    "broken",
-    [UserWarning("a field is deprecated"), ImportError("no module named boto9"), KeyError("api_base")],
+    "broken", [UserWarning("a field is deprecated"), ImportError("no module named boto9"), KeyError("api_base")]
 )
 def test_other_litellm_errors_are_not_an_unknown_provider(broken, monkeypatch):
     import litellm

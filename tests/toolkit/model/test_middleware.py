@@ -10,14 +10,7 @@ from edgewise.toolkit.budget.journal import Journal
 from edgewise.toolkit.budget.ledger import Ledger, Limits
 from edgewise.toolkit.errors import DiskFull, LimitReached, NotRecorded, ProviderDown, UnknownModel
 from edgewise.toolkit.model.client import RequestTimeout, TransientError
-from edgewise.toolkit.model.middleware import (
-    Budget,
-    JournalClient,
-    RateLimit,
-    Retry,
-    Timeout,
-    stack_middleware,
-)
+from edgewise.toolkit.model.middleware import Budget, JournalClient, RateLimit, Retry, Timeout, stack_middleware
 from edgewise.toolkit.model.router import Router
 from edgewise.toolkit.model.scripted import ScriptedClient
 from edgewise.toolkit.types import BilledTo, Message, Reply, Request, Sampling, Usage
@@ -171,8 +164,7 @@ def test_a_request_that_may_be_at_fault_fails_alone(error, stop):
 @pytest.mark.parametrize("status", [None, 429, 503, 529])
 def test_a_provider_that_is_down_stops_the_run_with_a_sentence(status):
     (error,) = run(
-        Retry(failing_client(*[TransientError("m is busy.", status)] * 9), attempts=3, first=0.001),
-        make_request(),
+        Retry(failing_client(*[TransientError("m is busy.", status)] * 9), attempts=3, first=0.001), make_request()
     )
     assert isinstance(error, ProviderDown)
     assert "run again to resume" in str(error)
@@ -202,8 +194,7 @@ def test_retries_of_many_calls_at_once_do_not_mix():
         return TransientError("", 500) if seen[request.sample] <= request.sample % 4 else str(request.sample)
 
     replies = run(
-        Retry(ScriptedClient(answer), first=0.001, longest=0.01),
-        *(make_request(sample=n) for n in range(100)),
+        Retry(ScriptedClient(answer), first=0.001, longest=0.01), *(make_request(sample=n) for n in range(100))
     )
     assert [reply.message.content for reply in replies] == [str(n) for n in range(100)]
     assert all(seen[n] == n % 4 + 1 for n in range(100))
@@ -222,9 +213,7 @@ def test_budget_books_answered_calls_on_their_payer():
 
 def test_a_timed_out_attempt_is_booked_in_full():
     ledger = Ledger(Limits(calls=2))
-    replies = run(
-        Retry(Budget(failing_client(*[RequestTimeout("")] * 5), ledger), first=0.001), make_request()
-    )
+    replies = run(Retry(Budget(failing_client(*[RequestTimeout("")] * 5), ledger), first=0.001), make_request())
     assert isinstance(replies[0], LimitReached)
     assert (ledger.total.calls, ledger.total.estimated) == (2, 2)
 
@@ -341,9 +330,7 @@ def test_a_replay_has_recorded_calls_only_and_asks_no_model(tmp_path, readonly):
 
 def test_the_stack_survives_faults_of_a_real_server(tmp_path):
     """Refusals, errors and a dropped connection; every question is answered and paid for exactly once."""
-    faults = in_order(
-        *[Fault(429, headers={"Retry-After": "0.1"}), Fault(500), None, Fault(None), Fault(503)] * 3
-    )
+    faults = in_order(*[Fault(429, headers={"Retry-After": "0.1"}), Fault(500), None, Fault(None), Fault(503)] * 3)
     with Server(latency=0.01, faults=faults) as server, Journal(tmp_path / "j") as journal:
         ledger = Ledger(Limits(calls=100))
         client = stack_middleware(Router(), journal, ledger, concurrency=32)

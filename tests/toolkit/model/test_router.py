@@ -92,9 +92,7 @@ def test_router_connects_once_per_server(monkeypatch):
         router = Router()
         names = [f"{url}#a", f"{url}#b/c", "openai/d", f"scripted/{__name__}:shout"] * 3
         replies = await asyncio.gather(*(router.ask(Request(name, HELLO)) for name in names))
-        assert read_vector(
-            await router.ask(replace(EMBED, model=f"scripted/{__name__}:length"))
-        ).tolist() == [11]
+        assert read_vector(await router.ask(replace(EMBED, model=f"scripted/{__name__}:length"))).tolist() == [11]
         opened = len(router._clients)
         await router.aclose()
         return [reply.message.content for reply in replies], opened

@@ -49,15 +49,9 @@ EVALUATED = make_result(
             "+0.300 (95 % interval +0.190 to +0.400, p = 0.0010).",
         ),
         (make_result(make_difference(0.3, -0.1, 0.7)), "p = 0.0100), which chance alone may explain."),
-        (
-            make_result(make_difference(0.3, None, None, p=1.0)),
-            "+0.300 (no interval: too few rows, p = 1.0000).",
-        ),
+        (make_result(make_difference(0.3, None, None, p=1.0)), "+0.300 (no interval: too few rows, p = 1.0000)."),
         (NO_LESSON, "Nothing worth keeping was found: the model stays as it is, with a mean reward of 0.200"),
-        (
-            LOSS,
-            "Nothing worth keeping was found: on 40 held-out rows the mean reward changed by −0.020 (95 %",
-        ),
+        (LOSS, "Nothing worth keeping was found: on 40 held-out rows the mean reward changed by −0.020 (95 %"),
         (EVALUATED, "On 40 held-out rows, r1 against unchanged: +0.300 (95 % interval +0.190 to +0.400"),
     ],
 )
@@ -81,9 +75,7 @@ def test_arms_of_one_version_share_answers(run):
     content = make_result(
         make_difference(0.3, 0.1, 0.4, better=("r0",), baseline="unchanged"), names=("unchanged", "b")
     )
-    content["evidence"]["results"].insert(
-        1, make_arm("a", "old", 0.2, make_difference(0.0, 0.0, 0.0, better=()))
-    )
+    content["evidence"]["results"].insert(1, make_arm("a", "old", 0.2, make_difference(0.0, 0.0, 0.0, better=())))
     page = write_page(
         run(content, rollouts=[make_rollout("r0", "old", "amber"), make_rollout("r0", "new", "birch")])
     ).text
@@ -102,9 +94,7 @@ def test_unknown_prices_are_not_zero(run):
 
 
 def test_dollars_of_an_arm_use_the_prices_of_the_run(run):
-    page = write_page(
-        run(make_result(GAIN), config='model = "some/model"\n[prices]\n"*" = [1000.0, 100.0]\n')
-    )
+    page = write_page(run(make_result(GAIN), config='model = "some/model"\n[prices]\n"*" = [1000.0, 100.0]\n'))
     assert "2,000 0 10 $2.00" in page.text
 
 
@@ -112,8 +102,7 @@ def test_long_lists_and_texts_are_cut(run):
     many = [f"r{i:03d}" for i in range(run_report.ROWS + 7)]
     page = write_page(
         run(
-            make_result(make_difference(0.3, 0.1, 0.4, better=many)),
-            rollouts=[make_rollout("r000", "old", "x" * 5000)],
+            make_result(make_difference(0.3, 0.1, 0.4, better=many)), rollouts=[make_rollout("r000", "old", "x" * 5000)]
         )
     ).text
     assert "Better: 27" in page and "7 more rows are left out." in page
@@ -128,9 +117,7 @@ def test_hostile_text_is_escaped(run):
     lines = [make_rollout(HOSTILE[:60], version, HOSTILE, HOSTILE) for version in ("old", "new")]
     page = write_page(run(content, [step], lines, 'model = "<script>"\n'))
     assert {tag for tag, _ in page.tags}.isdisjoint({"script", "img", "link", "iframe", "i"})
-    assert not [
-        value for _, attrs in page.tags for key, value in attrs.items() if key in ("src", "href", "onload")
-    ]
+    assert not [value for _, attrs in page.tags for key, value in attrs.items() if key in ("src", "href", "onload")]
     assert page.text.count('<script>alert("x")</script>') >= 8 and "日本" in page.text
 
 

@@ -50,11 +50,7 @@ def verl_number(data_source, solution_str, ground_truth, extra_info=None):
 
 
 def compute_score(solution_str, ground_truth, **kwargs):
-    return {
-        "score": 1.0 if ground_truth in solution_str else -1.0,
-        "acc": ground_truth in solution_str,
-        "pred": "x",
-    }
+    return {"score": 1.0 if ground_truth in solution_str else -1.0, "acc": ground_truth in solution_str, "pred": "x"}
 
 
 async def verifiers_task(self, trace):
@@ -73,10 +69,7 @@ def verifiers_rubric(completion, answer, state, **kwargs):
 
 
 def verify_func(sample, timeout_score: float = 0, **kwargs) -> dict:
-    return {
-        "reward": float(sample.correct_answer in sample.response),
-        "reasoning": f"about {sample.raw_question}",
-    }
+    return {"reward": float(sample.correct_answer in sample.response), "reasoning": f"about {sample.raw_question}"}
 
 
 async def verify_async(sample, timeout_score=0, **kwargs):
@@ -86,9 +79,7 @@ async def verify_async(sample, timeout_score=0, **kwargs):
 
 def gepa_metric(gold, pred, trace, pred_name, pred_trace):
     right = gold.answer in pred.answer
-    return SimpleNamespace(
-        score=float(right), feedback="right" if right else f"wrong, it is {gold['answer']}"
-    )
+    return SimpleNamespace(score=float(right), feedback="right" if right else f"wrong, it is {gold['answer']}")
 
 
 def dspy_metric(example, pred, trace=None):
@@ -201,11 +192,7 @@ def test_none_is_an_invalid_score(function):
 
 
 def test_verl_rows_keep_their_ground_truth():
-    row = {
-        "data_source": "gsm8k",
-        "reward_model": {"style": "rule", "ground_truth": "7"},
-        "extra_info": {"split": "a"},
-    }
+    row = {"data_source": "gsm8k", "reward_model": {"style": "rule", "ground_truth": "7"}, "extra_info": {"split": "a"}}
     calls = []
 
     def compute(data_source, solution_str, ground_truth, extra_info=None):

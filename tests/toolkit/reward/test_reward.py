@@ -214,9 +214,7 @@ def test_two_rewards_of_one_kind_are_numbered():
 
 def test_reward_functions_load_beside_the_task_file(tmp_path):
     (tmp_path / "helper.py").write_text("BONUS = 0.5\n")
-    (tmp_path / "mine.py").write_text(
-        "import helper\ndef grade(answer, *, plus=0):\n    return helper.BONUS + plus\n"
-    )
+    (tmp_path / "mine.py").write_text("import helper\ndef grade(answer, *, plus=0):\n    return helper.BONUS + plus\n")
     task, before = tmp_path / "task.toml", list(sys.path)
     task.write_text("")
     assert grade_answer("mine:grade", "x", base=task).value == 0.5
@@ -249,9 +247,7 @@ def test_errors_name_the_reward_and_the_row(function):
         grade_answer(function, "x")
 
 
-@given(
-    st.floats(-1e12, 1e12, allow_nan=False).map(lambda x: round(x, 4)), st.text(alphabet="abc ,;", max_size=8)
-)
+@given(st.floats(-1e12, 1e12, allow_nan=False).map(lambda x: round(x, 4)), st.text(alphabet="abc ,;", max_size=8))
 def test_numbers_with_commas_are_extracted(value, prose):
     assert extract_number(f"{prose} {value:,.4f} {prose}") == pytest.approx(value, abs=1e-4)
 

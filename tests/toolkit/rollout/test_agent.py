@@ -13,17 +13,7 @@ from edgewise.toolkit.run.driver import drive
 from edgewise.toolkit.tools.registry import load_tools
 from edgewise.toolkit.tools.tool import make_tool
 from edgewise.toolkit.tracking.events import RolloutFinished, StageStarted
-from edgewise.toolkit.types import (
-    Example,
-    Message,
-    Reply,
-    Rollout,
-    Sampling,
-    Step,
-    Tool,
-    ToolCall,
-    Usage,
-)
+from edgewise.toolkit.types import Example, Message, Reply, Rollout, Sampling, Step, Tool, ToolCall, Usage
 from tests.support.plans import play
 from tests.support.server import Fault, Server
 
@@ -81,9 +71,7 @@ def last_message(model: Script) -> str:
 
 
 def test_native_tools_over_several_turns():
-    model = Script(
-        calling(call("multiply", {"a": 6, "b": 7})), calling(call("multiply", {"a": 2, "b": 21})), "42"
-    )
+    model = Script(calling(call("multiply", {"a": 6, "b": 7})), calling(call("multiply", {"a": 2, "b": 21})), "42")
     rollout = run(model)
     assert (rollout.answer, rollout.stop, rollout.tool_call_count, len(rollout.steps)) == ("42", "stop", 2, 3)
     assert model.requests[1].messages[-1] == Message("tool", "42", tool_call_id="c1")
@@ -165,13 +153,9 @@ def test_parallel_calls_are_answered_in_the_order_of_the_calls():
                 else Reply(Message("assistant", "done"))
             )
 
-    plan = run_rollout(
-        Agent("scripted/x", tools=(make_tool(slow),)), EXAMPLE, EXAMPLE.messages, sample=0, seed=0
-    )
+    plan = run_rollout(Agent("scripted/x", tools=(make_tool(slow),)), EXAMPLE, EXAMPLE.messages, sample=0, seed=0)
     assert asyncio.run(drive(plan, Model())).answer == "done"
-    assert [(m.tool_call_id, m.content) for m in requests[1].messages[2:]] == [
-        (f"c{n}", str(n)) for n in range(4)
-    ]
+    assert [(m.tool_call_id, m.content) for m in requests[1].messages[2:]] == [(f"c{n}", str(n)) for n in range(4)]
 
 
 @pytest.mark.parametrize("how", ["native", "text"])
@@ -206,14 +190,7 @@ def test_rollouts_of_a_group_have_distinct_reproducible_seeds():
 
     def run(seed):
         plan = run_group(
-            agent(),
-            EXAMPLE,
-            EXAMPLE.messages,
-            resolve_reward("exact"),
-            judge="",
-            size=3,
-            seed=seed,
-            version="v1",
+            agent(), EXAMPLE, EXAMPLE.messages, resolve_reward("exact"), judge="", size=3, seed=seed, version="v1"
         )
         return play(plan, model)
 
@@ -246,11 +223,7 @@ def served(body):
     if "tools" not in body:
         return text_call("multiply", {"a": 6, "b": 7})
     function = {"name": "multiply", "arguments": '{"a": 6, "b": 7}'}
-    return {
-        "role": "assistant",
-        "content": None,
-        "tool_calls": [{"id": "c", "type": "function", "function": function}],
-    }
+    return {"role": "assistant", "content": None, "tool_calls": [{"id": "c", "type": "function", "function": function}]}
 
 
 def ask_server(faults, how):
@@ -269,12 +242,7 @@ def ask_server(faults, how):
 @pytest.mark.parametrize("faults", [no_tools, no_tool_messages])
 def test_auto_falls_back_to_text_if_a_server_refuses_tools(faults):
     rollout, server = ask_server(faults, "auto")
-    assert (rollout.answer, rollout.stop, rollout.tool_call_count, len(rollout.steps)) == (
-        "It is 42",
-        "stop",
-        1,
-        2,
-    )
+    assert (rollout.answer, rollout.stop, rollout.tool_call_count, len(rollout.steps)) == ("It is 42", "stop", 1, 2)
     assert "tools" in server.bodies[0]
     assert "tools" not in server.bodies[-1]
 

@@ -12,9 +12,7 @@ GRADED = Rollout("r", "solver", 0, (), "stop", score=Score(0.0))
 
 
 def test_all_rollouts_failed() -> None:
-    with pytest.raises(
-        AllFailed, match=r"Every one of 2 rollouts failed, the first one so: too long\..*--run"
-    ):
+    with pytest.raises(AllFailed, match=r"Every one of 2 rollouts failed, the first one so: too long\..*--run"):
         check_alive([FAILED, FAILED])
 
 

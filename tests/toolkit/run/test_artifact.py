@@ -120,9 +120,7 @@ def test_file_that_is_no_manifest_is_refused(name, manifest, tmp_path):
 @FORMS
 def test_artefact_without_manifest_is_unfinished(name, tmp_path):
     path = write(tmp_path / name, {"library.json": b"{}"})
-    with pytest.raises(
-        ArtifactError, match=r"no manifest\.json: it is neither an artefact nor a finished run"
-    ):
+    with pytest.raises(ArtifactError, match=r"no manifest\.json: it is neither an artefact nor a finished run"):
         Artifact.load(path)
 
 
@@ -144,9 +142,7 @@ def test_damaged_byte_of_a_zip_is_refused_or_harmless(tmp_path_factory, place, f
         assert Artifact.load(path) == WHOLE
 
 
-@pytest.mark.parametrize(
-    "name", ["../outside.json", "/tmp/outside.json", "a/../../b.json", "x\\..\\y.json", ""]
-)
+@pytest.mark.parametrize("name", ["../outside.json", "/tmp/outside.json", "a/../../b.json", "x\\..\\y.json", ""])
 def test_names_that_point_outside_the_folder_are_harmless(name, tmp_path):
     path = WHOLE.save(tmp_path / "in" / "a.edge")
     blobs = {**entries(path), name: b"{}"}
@@ -169,9 +165,7 @@ class Trap:
 @FORMS
 def test_loading_executes_nothing(name, tmp_path):
     path = WHOLE.save(tmp_path / name)
-    write(
-        path, {**entries(path), "trap.pkl": pickle.dumps(Trap()), "trap.py": b"raise SystemExit('imported')"}
-    )
+    write(path, {**entries(path), "trap.pkl": pickle.dumps(Trap()), "trap.py": b"raise SystemExit('imported')"})
     before = set(sys.modules)
     assert Artifact.load(path) == WHOLE
     assert set(sys.modules) == before
@@ -179,11 +173,7 @@ def test_loading_executes_nothing(name, tmp_path):
 
 # ---- folders of weights ----------------------------------------------------------------------------------
 
-WEIGHTS = {
-    "model.safetensors": b"\x00" * 5000,
-    "config.json": b"{}",
-    "chat_template.jinja": "{{ größe }}".encode(),
-}
+WEIGHTS = {"model.safetensors": b"\x00" * 5000, "config.json": b"{}", "chat_template.jinja": "{{ größe }}".encode()}
 
 
 @pytest.fixture

@@ -8,14 +8,7 @@ from edgewise.experience.config import ExperienceConfig
 from edgewise.toolkit.budget.ledger import Limits
 from edgewise.toolkit.budget.prices import Price
 from edgewise.toolkit.errors import ConfigError
-from edgewise.toolkit.run.config import (
-    Config,
-    list_changes,
-    load_config,
-    parse_settings,
-    resolve_config,
-    save_config,
-)
+from edgewise.toolkit.run.config import Config, list_changes, load_config, parse_settings, resolve_config, save_config
 from edgewise.toolkit.types import Sampling
 
 

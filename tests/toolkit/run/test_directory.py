@@ -7,13 +7,7 @@ import pytest
 
 from edgewise.toolkit.errors import ConfigError, DiskFull
 from edgewise.toolkit.run.config import Config, load_config
-from edgewise.toolkit.run.directory import (
-    ensure_directory,
-    new_run_path,
-    open_run,
-    raise_disk_full,
-    write_json,
-)
+from edgewise.toolkit.run.directory import ensure_directory, new_run_path, open_run, raise_disk_full, write_json
 from edgewise.toolkit.tracking.events import GroupsFinished, StepFinished
 from edgewise.toolkit.types import Example, Group, Message, Rollout, Score, Step, Usage
 
@@ -100,10 +94,7 @@ def test_config_is_saved_with_resumable_changes(tmp_path):
     [
         ({"fingerprint": "0"}, "another task .*give another --run"),
         ({"job": "evaluate"}, "holds a run of edgewise improve; give another --run"),
-        (
-            {"config": Config(model="openai/y", seed=1)},
-            "started with another model, seed, prices|another model, seed",
-        ),
+        ({"config": Config(model="openai/y", seed=1)}, "started with another model, seed, prices|another model, seed"),
     ],
 )
 def test_directory_of_another_run_stays_unchanged(changes, sentence, tmp_path):

@@ -181,15 +181,11 @@ def test_charge_to_step_marks_nested_requests_only():
 
 # A random plan: each part is a request, a work, a note, or a list of plans.
 leaf = st.one_of(
-    st.integers(0, 9).map(lambda n: ("ask", n)),
-    st.integers(0, 9).map(lambda n: ("work", n)),
-    st.just(("note", 0)),
+    st.integers(0, 9).map(lambda n: ("ask", n)), st.integers(0, 9).map(lambda n: ("work", n)), st.just(("note", 0))
 )
 trees = st.recursive(
     st.lists(leaf, max_size=4),
-    lambda inner: st.lists(
-        st.one_of(leaf, st.tuples(st.just("all"), st.lists(inner, max_size=4))), max_size=4
-    ),
+    lambda inner: st.lists(st.one_of(leaf, st.tuples(st.just("all"), st.lists(inner, max_size=4))), max_size=4),
     max_leaves=25,
 )
 

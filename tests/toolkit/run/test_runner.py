@@ -11,8 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from edgewise.experience import improve
-from edgewise.toolkit import Artifact, Limits
+from edgewise import Artifact, Limits, improve
 from edgewise.toolkit.errors import ConfigError, JournalError, LimitReached, RewardError
 from tests.support import toy
 from tests.support.command import SETTINGS, CommandResult, start_command, wait_for_command, write_task
@@ -75,10 +74,7 @@ def test_result_has_evidence_costs_and_path(tmp_path):
 
 def test_model_that_never_learns_is_no_improvement(tmp_path):
     result = improve(
-        toy.task(),
-        model="scripted/tests.toolkit.run.test_runner:always_red",
-        run=tmp_path / "run",
-        **SETTINGS,
+        toy.task(), model="scripted/tests.toolkit.run.test_runner:always_red", run=tmp_path / "run", **SETTINGS
     )
     assert not result.improved
     assert Artifact.load(tmp_path / "run").library["lessons"] == []
@@ -132,8 +128,7 @@ def test_run_without_calls_has_nothing_to_resume(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("changes", "sentence"),
-    [({"seed": 1}, "another seed"), ({"task": toy.task(30)}, "another task")],
+    ("changes", "sentence"), [({"seed": 1}, "another seed"), ({"task": toy.task(30)}, "another task")]
 )
 def test_run_resumes_only_with_its_own_settings(tmp_path, changes, sentence):
     with Server(toy.serve) as server:

@@ -70,20 +70,11 @@ def test_request_and_reply_arrive_complete():
         {"role": "tool", "tool_call_id": "7", "content": "done"},
     ]
     schema = {"type": "json_schema", "json_schema": {"name": "r", "schema": {"type": "object"}}}
-    tools = [
-        {
-            "type": "function",
-            "function": {"name": "f", "description": "does", "parameters": {"type": "object"}},
-        }
-    ]
+    tools = [{"type": "function", "function": {"name": "f", "description": "does", "parameters": {"type": "object"}}}]
     body = {"temperature": 0.5, "max_completion_tokens": 9, "seed": 3, "stop": "END", "tools": tools}
     reply = call(application(answer, name="mine"), chat(messages=messages, response_format=schema, **body))
     assert (reply.choices[0].message.content, reply.choices[0].finish_reason) == ("hi", "stop")
-    assert (reply.model, reply.usage.total_tokens, reply.usage.prompt_tokens_details.cached_tokens) == (
-        "mine",
-        10,
-        2,
-    )
+    assert (reply.model, reply.usage.total_tokens, reply.usage.prompt_tokens_details.cached_tokens) == ("mine", 10, 2)
     (request,) = answer.requests
     assert request.messages == (
         Message("system", "be brief"),
@@ -91,19 +82,13 @@ def test_request_and_reply_arrive_complete():
         Message("assistant", "", (ToolCall("7", "f", "{}"),)),
         Message("tool", "done", tool_call_id="7"),
     )
-    assert (request.sampling.temperature, request.sampling.max_tokens, request.sampling.stop) == (
-        0.5,
-        9,
-        ("END",),
-    )
+    assert (request.sampling.temperature, request.sampling.max_tokens, request.sampling.stop) == (0.5, 9, ("END",))
     assert request.schema == {"type": "object"}
     assert request.tools[0].name == "f"
 
 
 def test_streamed_reply_adds_up_to_the_whole():
-    reply = Reply(
-        Message("assistant", "so be it", (ToolCall("1", "f", '{"a": 1}'),)), "tools", Usage(7, 0, 3)
-    )
+    reply = Reply(Message("assistant", "so be it", (ToolCall("1", "f", '{"a": 1}'),)), "tools", Usage(7, 0, 3))
 
     async def asks(client: Any) -> list[Any]:
         stream = await chat(stream=True, stream_options={"include_usage": True})(client)
@@ -219,8 +204,7 @@ def test_shutdown_waits_for_running_requests():
         async with run_server(application(answer, name="mine")) as url:
             client = openai.AsyncOpenAI(base_url=f"{url}/v1", api_key="x", max_retries=0)
             asked = [
-                asyncio.create_task(chat(messages=[{"role": "user", "content": str(n)}])(client))
-                for n in range(20)
+                asyncio.create_task(chat(messages=[{"role": "user", "content": str(n)}])(client)) for n in range(20)
             ]
             while most < 20:
                 await asyncio.sleep(0.01)
@@ -266,9 +250,7 @@ def test_serve_answers_with_lessons_within_its_limits(tmp_path):
                 )
                 client.chat.completions.create(model="any", messages=[{"role": "user", "content": "Again?"}])
                 with pytest.raises(openai.RateLimitError, match="limit on calls"):
-                    client.chat.completions.create(
-                        model="any", messages=[{"role": "user", "content": "More?"}]
-                    )
+                    client.chat.completions.create(model="any", messages=[{"role": "user", "content": "More?"}])
             process.send_signal(signal.SIGTERM)
             _, err = process.communicate(timeout=30)
         assert (process.returncode, reply.choices[0].message.content, reply.model) == (0, "oui", "french")
@@ -295,8 +277,7 @@ def test_served_model_has_the_name_of_its_artefact(tmp_path, name):
 
 def test_served_prompt_has_only_relevant_lessons(tmp_path):
     texts = [
-        f"When {word} appears, say {word} twice and nothing else at all."
-        for word in ("herring", "copper", "violin")
+        f"When {word} appears, say {word} twice and nothing else at all." for word in ("herring", "copper", "violin")
     ]
     library = Library(tuple(make_lesson(text) for text in texts))
     artifact = Artifact("t", "m", {"library.json": library.to_json()}, {"prompt_tokens": 45})
@@ -304,9 +285,7 @@ def test_served_prompt_has_only_relevant_lessons(tmp_path):
     async def main() -> Request:
         answer = Seen(said("x"))
         client = type("Client", (), {"ask": lambda self, request: answer(request)})()
-        await find_answerer(artifact)(artifact, "m", client)(
-            Request("any", (Message("user", "a violin sounds"),))
-        )
+        await find_answerer(artifact)(artifact, "m", client)(Request("any", (Message("user", "a violin sounds"),)))
         return answer.requests[0]
 
     prompt = asyncio.run(main()).messages[-1].content

@@ -56,9 +56,7 @@ def test_prompt_is_filled_in_and_keeps_braces():
 
 def test_fields_can_swap_columns():
     row = {"text": "label", "label": "body"}
-    task = Task.from_rows(
-        {"test": [row]}, prompt="{text}", target="label", fields={"text": "label", "label": "text"}
-    )
+    task = Task.from_rows({"test": [row]}, prompt="{text}", target="label", fields={"text": "label", "label": "text"})
     assert (task.test[0].messages[0].content, task.test[0].target) == ("body", "label")
 
 
@@ -95,10 +93,7 @@ def test_canonical_json_of_values_of_data_files():
 
 def test_the_order_of_rows_changes_nothing():
     shuffled_rows = random.Random(0).sample(ROWS, len(ROWS))
-    assert (ids(build(shuffled_rows)), build(shuffled_rows).fingerprint) == (
-        ids(build()),
-        build().fingerprint,
-    )
+    assert (ids(build(shuffled_rows)), build(shuffled_rows).fingerprint) == (ids(build()), build().fingerprint)
 
 
 def test_splits_are_seeded_and_complete():
@@ -121,11 +116,7 @@ def test_split_sizes_are_within_one_of_their_share(total, train, validation):
 
 @pytest.mark.parametrize(
     ("total", "shares", "sizes"),
-    [
-        (100, (0.29, 0.35, 0.36), (29, 35, 36)),
-        (10, (0.33, 0.33, 0.34), (3, 3, 4)),
-        (3, (0.9, 0.05, 0.05), (1, 1, 1)),
-    ],
+    [(100, (0.29, 0.35, 0.36), (29, 35, 36)), (10, (0.33, 0.33, 0.34), (3, 3, 4)), (3, (0.9, 0.05, 0.05), (1, 1, 1))],
 )
 def test_split_sizes_use_the_largest_remainder(total, shares, sizes):
     names = ("train", "validation", "test")
@@ -164,9 +155,7 @@ def test_fingerprint_is_stable_and_ignores_the_name():
 def test_description_has_splits_reward_and_example():
     text = describe(build(system="Be brief.", tools=["python"]))
     assert "8 train, 6 validation, 6 test" in text
-    assert all(
-        word in text for word in ("exact", "python", "system: Be brief.", "user: Route: message", "'amber'")
-    )
+    assert all(word in text for word in ("exact", "python", "system: Be brief.", "user: Route: message", "'amber'"))
     assert "confined by: limits" in text
     assert "confined" not in describe(build())
 
@@ -185,10 +174,7 @@ def test_description_has_splits_reward_and_example():
         ({"prompt": ""}, "give either prompt, .* or messages"),
         ({"messages": "text"}, "give either prompt, .* or messages"),
         ({"prompt": "Route this."}, r"no \{column\} field"),
-        (
-            {"prompt": "{txt}"},
-            r"prompt uses 'txt', but rows has the columns id, team, text; did you mean 'text'\?",
-        ),
+        ({"prompt": "{txt}"}, r"prompt uses 'txt', but rows has the columns id, team, text; did you mean 'text'\?"),
         ({"prompt": "{text.upper}"}, r"a field is just a column's name"),
         ({"prompt": "{text[0]}"}, r"a field is just a column's name"),
         ({"prompt": "{text!r}"}, r"a field is just a column's name"),
@@ -208,10 +194,7 @@ def test_description_has_splits_reward_and_example():
         ),
         ({"fields": {"text": "bod"}}, "fields reads 'text' from 'bod', but rows has the columns"),
         ({"fields": {"team": "text"}}, "fields would hide the column 'team' of rows"),
-        (
-            {"splits": {"train": 0.5, "test": 0.6}},
-            "splits: train, validation and test must add up to 1, not 1.1",
-        ),
+        ({"splits": {"train": 0.5, "test": 0.6}}, "splits: train, validation and test must add up to 1, not 1.1"),
         ({"splits": {"train": 1.0}}, r"splits.test: field required"),
         ({"splits": {"train": 1.0, "test": 0.0}}, r"splits.test: input should be greater than 0"),
         ({"splits": {"train": 0.5, "tset": 0.5}}, r"no key 'splits.tset'; did you mean 'test'\?"),
@@ -231,10 +214,7 @@ def test_errors_in_a_task_are_one_sentence(changes, sentence):
         ([{"role": "robot", "content": "x"}], r"row 1 \(id \w+\): chat is no list of chat messages: 0.role"),
         ("Hello", "chat is no list of chat messages: Invalid JSON"),
         ([], "must end with a message of the user"),
-        (
-            [{"role": "user", "content": "x"}, {"role": "assistant", "content": "y"}],
-            "must end with a message of",
-        ),
+        ([{"role": "user", "content": "x"}, {"role": "assistant", "content": "y"}], "must end with a message of"),
     ],
 )
 def test_broken_chat_messages_are_named(chat, sentence):
@@ -244,9 +224,7 @@ def test_broken_chat_messages_are_named(chat, sentence):
 
 def test_a_second_system_text_raises():
     chat = [{"role": "system", "content": "Be kind."}, {"role": "user", "content": "Hello"}]
-    with pytest.raises(
-        TaskError, match=r"chat begins with a system message, but the task has a system text too"
-    ):
+    with pytest.raises(TaskError, match=r"chat begins with a system message, but the task has a system text too"):
         Task.from_rows({"test": [{"chat": chat, "target": "a"}]}, messages="chat", system="Be brief.")
 
 
@@ -260,29 +238,21 @@ def test_splits_may_be_files(tmp_path):
 
 def test_a_row_in_two_splits_raises(tmp_path):
     folder = write(tmp_path, SPLIT_FILES, a=ROWS[:5], b=[ROWS[7], {**ROWS[3], "team": "birch"}])
-    with pytest.raises(
-        TaskError, match=r"a.jsonl, row 4 .* in train and b.jsonl, row 2 .* in test ask the same"
-    ):
+    with pytest.raises(TaskError, match=r"a.jsonl, row 4 .* in train and b.jsonl, row 2 .* in test ask the same"):
         Task.read(folder)
 
 
 @pytest.mark.parametrize(
     ("toml", "sentence"),
     [
-        (
-            "[tasks]\n",
-            r"may hold the tables \[task\], \[improve\], \[graph\] and \[weights\], but no 'tasks'",
-        ),
+        ("[tasks]\n", r"may hold the tables \[task\], \[improve\], \[graph\] and \[weights\], but no 'tasks'"),
         ("[improve]\nepochs = 1", r"task\.toml has no \[task\] table"),
         ("task = 3\n", r"no 'task'"),
         ("[task\n", r"task\.toml is not TOML: .*line 1"),
         ('[task]\nprompt = "{text}"', 'give rows = "FILE", or splits'),
         (SPLIT_FILES + 'rows = "c.jsonl"', "give either rows, or splits with a file each, not both"),
         ('[task]\nrows = "row.jsonl"', r"row\.jsonl is missing; did you mean rows\.jsonl\?"),
-        (
-            '[task]\nrows = "rows.jsonl"\npromt = "{text}"',
-            r"there is no key 'promt'; did you mean 'prompt'\?",
-        ),
+        ('[task]\nrows = "rows.jsonl"\npromt = "{text}"', r"there is no key 'promt'; did you mean 'prompt'\?"),
         ('[task]\nrows = "rows.jsonl"\nprompt = 3', r"\[task\]: prompt: input should be a valid string"),
         (
             '[task]\nrows = "rows.jsonl"\nprompt = "{txt}"\ntarget = "team"',

@@ -38,12 +38,7 @@ def gone(marker):
 
 def test_a_program_reads_prints_and_ends():
     outcome = run_python("print(input() + '!')\nraise SystemExit(3)", stdin="héllo")
-    assert (outcome.stdout, outcome.stderr, outcome.exit_code, outcome.timed_out) == (
-        "héllo!\n",
-        "",
-        3,
-        False,
-    )
+    assert (outcome.stdout, outcome.stderr, outcome.exit_code, outcome.timed_out) == ("héllo!\n", "", 3, False)
 
 
 def test_exceptions_are_on_stderr_and_signals_in_the_exit_code():

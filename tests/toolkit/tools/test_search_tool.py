@@ -9,12 +9,7 @@ from hypothesis import strategies as st
 
 from edgewise.toolkit.errors import TaskError
 from edgewise.toolkit.tools.registry import load_tools
-from edgewise.toolkit.tools.search_tool import (
-    ANSWER_CHARACTERS,
-    PASSAGE_CHARACTERS,
-    read_passages,
-    search_tool,
-)
+from edgewise.toolkit.tools.search_tool import ANSWER_CHARACTERS, PASSAGE_CHARACTERS, read_passages, search_tool
 
 
 @pytest.fixture
@@ -65,9 +60,7 @@ def test_search_returns_the_k_best_passages(tmp_path):
 
 
 def test_a_search_answer_stays_within_its_limit(tmp_path):
-    (tmp_path / "long.txt").write_text(
-        "\n\n".join(f"owl {'x' * (PASSAGE_CHARACTERS - 10)} {n}" for n in range(20))
-    )
+    (tmp_path / "long.txt").write_text("\n\n".join(f"owl {'x' * (PASSAGE_CHARACTERS - 10)} {n}" for n in range(20)))
     answer = ask(tmp_path, "owl", k=20)
     assert ANSWER_CHARACTERS / 2 < len(answer) <= ANSWER_CHARACTERS
     assert answer.count("[") == answer.count("long.txt") > 1

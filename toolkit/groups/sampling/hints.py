@@ -96,9 +96,7 @@ def scaffolded(
         group = yield from request.sample_group(example)
         if is_exempt or not group.rewards or any(group.rewards):
             return group
-        levels = [
-            hints for tier, is_on in tiers.items() if is_on for hints in list_hint_levels(example, tier)
-        ]
+        levels = [hints for tier, is_on in tiers.items() if is_on for hints in list_hint_levels(example, tier)]
         return (yield from rescue_group(request, group, levels, 0 if first else place, at_once, full))
 
     # Places are drawn for all rows, also for those that need none: one row's outcome changes no other's place.
@@ -107,12 +105,7 @@ def scaffolded(
 
 
 def rescue_group(
-    request: SamplingRequest,
-    group: Group,
-    levels: Sequence[list[str]],
-    place: int,
-    at_once: bool,
-    full: float,
+    request: SamplingRequest, group: Group, levels: Sequence[list[str]], place: int, at_once: bool, full: float
 ) -> Plan[Group]:
     """Replace the rollout at `place` by the first that hints made succeed; the group stays as it is without one."""
     # Sample indices go on from those of the group, so that every rollout has a seed of its own.
@@ -191,15 +184,11 @@ def word_overlap(one: str, other: str) -> float:
     return len(words & others) / max(1, len(words | others))
 
 
-def add_solved_examples(
-    example: Example, memory: Memory, shots: int, similarity: Similarity = word_overlap
-) -> Example:
+def add_solved_examples(example: Example, memory: Memory, shots: int, similarity: Similarity = word_overlap) -> Example:
     """Return the row with the `shots` most similar solved ones before its question, unchanged if none is similar."""
     question = example.messages[-1].content if example.messages else ""
     candidates = [
-        (-similarity(question, solved.question), id, solved)
-        for id, solved in memory.worked.items()
-        if id != example.id
+        (-similarity(question, solved.question), id, solved) for id, solved in memory.worked.items() if id != example.id
     ]
     # Ids break ties, so that the choice does not depend on the order in which rows were solved.
     best = sorted(x for x in candidates if x[0] < 0)[:shots]

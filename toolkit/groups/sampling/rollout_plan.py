@@ -153,9 +153,7 @@ def delegated(request: SamplingRequest, *, depth: int | None = None) -> Plan[lis
                 members = [child for child in delegations if child.role == role]
                 if depth is not None:
                     members = [members[i] for i in align_count(len(members), depth, request.rng)]
-                by_role.setdefault(role, []).extend(
-                    set_marks(child, share=1 / len(members)) for child in members
-                )
+                by_role.setdefault(role, []).extend(set_marks(child, share=1 / len(members)) for child in members)
         of_roles = (Group(group.example, role, tuple(members)) for role, members in by_role.items())
         groups += [group, *of_roles]
     return groups

@@ -115,11 +115,7 @@ class Memory:
         rewards: dict[str, list[float]] = defaultdict(list)
         for group in groups:
             rewards[group.example.id] += group.rewards
-        visited = {
-            id: self.record_of(id).update(values, lam1, self.round)
-            for id, values in rewards.items()
-            if values
-        }
+        visited = {id: self.record_of(id).update(values, lam1, self.round) for id, values in rewards.items() if values}
         faded = {
             id: replace(record, alpha=lam2 * record.alpha, beta=lam2 * record.beta)
             for id, record in self.records.items()
@@ -171,6 +167,5 @@ def _rename_keys(data: Any, names: Mapping[str, str]) -> Any:
     if not isinstance(data, dict):
         return data
     return {
-        names.get(key, key): value if key in FREE_FORM else _rename_keys(value, names)
-        for key, value in data.items()
+        names.get(key, key): value if key in FREE_FORM else _rename_keys(value, names) for key, value in data.items()
     }

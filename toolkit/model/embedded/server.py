@@ -56,9 +56,7 @@ _servers: dict[tuple[str, bool], _RunningServer] = {}
 _lock = threading.RLock()
 
 
-def serve_model(
-    name: str, *, context: int = 4096, parallel: int = 8, is_embedding: bool = False
-) -> LocalServer:
+def serve_model(name: str, *, context: int = 4096, parallel: int = 8, is_embedding: bool = False) -> LocalServer:
     """
     Return an OpenAI-compatible endpoint for an embedded model, inside this process, on loopback.
 
@@ -89,9 +87,7 @@ def serve_model(
         return LocalServer(running)
 
 
-def _start(
-    model: EmbeddedModel, path: Path, context: int, parallel: int, is_embedding: bool
-) -> _RunningServer:
+def _start(model: EmbeddedModel, path: Path, context: int, parallel: int, is_embedding: bool) -> _RunningServer:
     # Read when the engine is loaded: threads that wait then sleep instead of spinning. Spinning threads stall each
     # other as soon as anything else wants a core, and here the callers always do.
     os.environ.setdefault("OMP_WAIT_POLICY", "passive")
@@ -130,9 +126,7 @@ def _start(
     # of the libraries that the server uses.
     atexit.unregister(_stop_all)
     atexit.register(_stop_all)
-    return _RunningServer(
-        (model.name, is_embedding), f"{server.listening_address}/v1", context, parallel, server
-    )
+    return _RunningServer((model.name, is_embedding), f"{server.listening_address}/v1", context, parallel, server)
 
 
 def _stop_all() -> None:

@@ -65,9 +65,7 @@ def test_prompt_has_team_score_failures_and_earlier_changes() -> None:
     assert "solver: +0.250" in prompt and "## Reward -0.50\nprove by steps item 7" in prompt
     assert "tried" not in prompt
     searched(searcher, 3, first=1, model=model, reward=alike)
-    assert any(
-        "# Changes of this team that were tried\n- so: mean reward" in r.messages[1].content for r in requests
-    )
+    assert any("# Changes of this team that were tried\n- so: mean reward" in r.messages[1].content for r in requests)
     assert all(r.schema and r.payer.role == "designer" and r.sampling.max_tokens for r in requests)
     assert all(name in requests[0].messages[0].content for name in ROLES)
 
@@ -77,10 +75,7 @@ BAD = {
     "no graph": ('{"why": "x", "graph": {"nodes": []}}', "not readable"),
     "a list": ("[1, 2]", "no JSON object"),
     "a role that is not there": (written("wizard"), "no role 'wizard'"),
-    "a cycle": (
-        written("solver", "solver").replace('"edges": [', '"edges": [["solver-1", "solver-0"], '),
-        "cycle",
-    ),
+    "a cycle": (written("solver", "solver").replace('"edges": [', '"edges": [["solver-1", "solver-0"], '), "cycle"),
     "too large": (written(*["solver"] * 5), "at most 4"),
     "no answer": (written("planner"), "gives no answer"),
     "the same again": (written("solver"), "tried already"),
@@ -128,9 +123,7 @@ def test_search_does_not_depend_on_the_order_of_replies() -> None:
         await asyncio.sleep(random.random() / 200)
         return answer(request)
 
-    together = searched(
-        evolution(), 3, reward=alike, run=lambda plan: asyncio.run(drive(plan, ScriptedClient(slow)))
-    )
+    together = searched(evolution(), 3, reward=alike, run=lambda plan: asyncio.run(drive(plan, ScriptedClient(slow))))
     alone = searched(evolution(), 3, reward=alike)
     assert together == alone
 
@@ -145,9 +138,7 @@ def test_parents_are_sampled_with_aflows_probabilities() -> None:
 def test_child_inherits_what_the_model_does_not_see() -> None:
     parent = Graph((Node(name="a", role="solver", model="big", lessons=("count twice",)),), (), "a")
     child = Graph(
-        (Node(name="a", role="solver", prompt="Be brief."), Node(name="b", role="reviser")),
-        (("a", "b"),),
-        "b",
+        (Node(name="a", role="solver", prompt="Be brief."), Node(name="b", role="reviser")), (("a", "b"),), "b"
     )
     child_of_parent = inherit_settings(child, parent)
     assert child_of_parent["a"] == Node(

@@ -16,19 +16,7 @@ from edgewise.mas.search.load_design import read_design
 from edgewise.toolkit.model.scripted import ScriptedClient
 from edgewise.toolkit.run.driver import drive
 from edgewise.toolkit.types import Example, Message, Reply, Request
-from tests.support.mas.planted import (
-    KINDS,
-    ROLES,
-    SPACE,
-    WANTED,
-    answer,
-    chain,
-    query,
-    searched,
-    tried,
-    worth,
-    written,
-)
+from tests.support.mas.planted import KINDS, ROLES, SPACE, WANTED, answer, chain, query, searched, tried, worth, written
 from tests.support.plans import play
 
 
@@ -45,9 +33,7 @@ def test_search_learns_the_team_of_each_kind_of_query() -> None:
 
 
 def test_lessons_change_the_designs() -> None:
-    taught = lessons(
-        library=Library((make_lesson("Where the task asks to prove by steps, let one reasoner answer."),))
-    )
+    taught = lessons(library=Library((make_lesson("Where the task asks to prove by steps, let one reasoner answer."),)))
     ((_, designed, *_),) = play(taught.propose([query(1)], 6, 0), answer)
     assert designed.graph == single("reasoner")
 
@@ -79,10 +65,7 @@ def test_graphs_are_compared_only_where_rewards_differ() -> None:
     compared = [r for r in requests if r.messages[0].content.startswith("You compare")]
     assert len(compared) == 1 and all(r.payer.role == "distiller" for r in requests)
     prompt = compared[0].messages[1].content
-    assert (
-        "count letters in item 0" in prompt
-        and "(reward 0.55; size 1)\n1 agents; programmer answers" in prompt
-    )
+    assert "count letters in item 0" in prompt and "(reward 0.55; size 1)\n1 agents; programmer answers" in prompt
     assert "(reward -0.05; size 1)\n1 agents; solver answers" in prompt
     (learnt,) = searcher.library.lessons
     assert learnt.sources == ("q0",) and learnt.born == 1
@@ -100,10 +83,7 @@ def test_unusable_replies_leave_random_graphs_and_are_counted() -> None:
     searcher = searched(lessons(), 2, model=lambda request: "Let me think.")
     assert not searcher.library.lessons and len(searcher.graphs) > 6
     assert searcher.problems["There is no JSON in the reply."] == 2 * 6 * 4 * 2
-    assert (
-        sum(count for problem, count in searcher.problems.items() if "no operations after 3 tries" in problem)
-        == 12
-    )
+    assert sum(count for problem, count in searcher.problems.items() if "no operations after 3 tries" in problem) == 12
 
 
 def test_unreadable_update_applies_the_proposals() -> None:
@@ -115,12 +95,7 @@ def test_unreadable_update_applies_the_proposals() -> None:
 
 def test_lesson_that_copies_a_row_is_refused() -> None:
     row = Example("r", (Message("user", "Count the letters in the word zyzzyvaquorum."),), "zyzzyvaquorum")
-    leak = {
-        "action": "add",
-        "id": None,
-        "kind": "content",
-        "text": "Count the letters in the word zyzzyvaquorum.",
-    }
+    leak = {"action": "add", "id": None, "kind": "content", "text": "Count the letters in the word zyzzyvaquorum."}
 
     def model(request: Request) -> str:
         learning = request.messages[0].content.startswith(("You compare", "You keep"))
@@ -142,8 +117,7 @@ def test_misleading_lesson_can_be_deleted() -> None:
 def test_failed_designer_stops_nothing() -> None:
     searcher = lessons()
     (drafts,) = play(
-        searcher.propose([query(0)], 4, 0),
-        lambda r: Reply(Message("assistant", ""), "failed", error="overloaded"),
+        searcher.propose([query(0)], 4, 0), lambda r: Reply(Message("assistant", ""), "failed", error="overloaded")
     )
     assert len(drafts) == 4 and searcher.problems == {"The model did not answer: overloaded.": 4}
 

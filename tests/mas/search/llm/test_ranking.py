@@ -7,9 +7,7 @@ from edgewise.mas.search.llm.ranking import TrialRecord, best_rated, rate_graphs
 
 
 def make_records(**rewards: dict[str, float]) -> list[TrialRecord]:
-    return [
-        TrialRecord(graph, query, reward) for graph, by in rewards.items() for query, reward in by.items()
-    ]
+    return [TrialRecord(graph, query, reward) for graph, by in rewards.items() for query, reward in by.items()]
 
 
 def test_rating_is_corrected_for_hard_queries() -> None:
@@ -18,9 +16,7 @@ def test_rating_is_corrected_for_hard_queries() -> None:
     hard = {f"q{n}": -0.6 * (n < 20) for n in range(40)}
     tried = {"good": range(25), "poor": range(15, 40), "usual": range(40)}
     records = [
-        TrialRecord(g, f"q{n}", effect[g] + hard[f"q{n}"] + 0.05 * rng.normal())
-        for g, ns in tried.items()
-        for n in ns
+        TrialRecord(g, f"q{n}", effect[g] + hard[f"q{n}"] + 0.05 * rng.normal()) for g, ns in tried.items() for n in ns
     ]
     raw = {g: np.mean([r.reward for r in records if r.graph == g]) for g in effect}
     assert raw["good"] < raw["poor"]

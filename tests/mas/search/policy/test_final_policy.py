@@ -30,9 +30,7 @@ def draft(graph: Graph) -> Draft:
 def fit(rewards: dict[str, dict[Graph, float]], times: int = 20) -> RewardSurrogate:
     surrogate = RewardSurrogate(SPACE.roles, query_weight=0.9)
     for _ in range(times):
-        surrogate.fit(
-            [TrialGroup(q, tuple(Trial(draft(g), r) for g, r in rewards[q.id].items())) for q in QUERIES]
-        )
+        surrogate.fit([TrialGroup(q, tuple(Trial(draft(g), r) for g, r in rewards[q.id].items())) for q in QUERIES])
     return surrogate
 
 
@@ -61,6 +59,4 @@ def test_settled_policy_does_not_change() -> None:
     rewards = {q.id: {PLANNED: 1.0, single("planner"): 0.0} for q in QUERIES}
     once = settle_policy(POLICIES[0], fit(rewards), [draft(PLANNED)], QUERIES, 200)
     assert settle_policy(once, fit(rewards), [draft(PLANNED)], QUERIES, 200).version == once.version
-    assert (
-        settle_policy(POLICIES[0], fit(rewards), [draft(PLANNED)], QUERIES, 0).version == POLICIES[0].version
-    )
+    assert settle_policy(POLICIES[0], fit(rewards), [draft(PLANNED)], QUERIES, 0).version == POLICIES[0].version

@@ -7,13 +7,7 @@ import torch
 from edgewise.mas.designs.interface import Draft, Query, Trial, TrialGroup
 from edgewise.mas.graph.construction import Move, Space, build
 from edgewise.mas.search.policy import hrpo as hrpo_module
-from edgewise.mas.search.policy.hrpo import (
-    Hrpo,
-    HrpoSettings,
-    clipped_surrogate,
-    compute_move_rewards,
-    entropy_bonus,
-)
+from edgewise.mas.search.policy.hrpo import Hrpo, HrpoSettings, clipped_surrogate, compute_move_rewards, entropy_bonus
 from edgewise.mas.search.policy.network import NetworkPolicy
 from edgewise.mas.search.policy.policy_gradient import LossInputs
 from edgewise.mas.search.surrogate.gaussian_process import RewardSurrogate
@@ -47,11 +41,7 @@ def run_steps(searcher, count, reward, size=8):
 
 def planned(graph, query) -> float:
     """A planner before the solver that answers."""
-    return (
-        float(graph[graph.exit].role == "solver")
-        + float(("planner", "solver") in graph.edges)
-        - 0.1 * len(graph)
-    )
+    return float(graph[graph.exit].role == "solver") + float(("planner", "solver") in graph.edges) - 0.1 * len(graph)
 
 
 def fitting(graph, query) -> float:
@@ -60,9 +50,7 @@ def fitting(graph, query) -> float:
 
 
 @pytest.mark.parametrize(
-    ("settings", "joint"),
-    [(PLAIN, True), (PLAIN, False), (HrpoSettings(), True)],
-    ids=["plain", "apart", "all"],
+    ("settings", "joint"), [(PLAIN, True), (PLAIN, False), (HrpoSettings(), True)], ids=["plain", "apart", "all"]
 )
 def test_policy_learns_the_rewarded_graph(settings, joint) -> None:
     faster = replace(settings, rate=0.03)
@@ -117,14 +105,7 @@ def test_order_of_trials_does_not_matter() -> None:
 
 
 def test_move_rewards_are_credit_less_cost_and_redundancy() -> None:
-    moves = (
-        Move(SOLVER),
-        Move(CRITIC, (0,)),
-        Move(PLANNER),
-        Move(DELETE, (2,)),
-        Move(SOLVER, (1,)),
-        Move(EXIT),
-    )
+    moves = (Move(SOLVER), Move(CRITIC, (0,)), Move(PLANNER), Move(DELETE, (2,)), Move(SOLVER, (1,)), Move(EXIT))
     made = build(SPACE, moves)
     credit = {"solver": 0.2, "critic": -0.1}
     rewards = compute_move_rewards(DELETE, moves, made.move_numbers, credit, 0.5, 2)
@@ -154,9 +135,7 @@ def test_harmful_inputs_reduce_the_reward_of_an_agent(edge, change) -> None:
 def test_surrogate_clips_on_the_pessimistic_side() -> None:
     ratio, gain = torch.tensor([0.5, 0.5, 1.5, 1.5, 1.1]), torch.tensor([1.0, -1.0, 1.0, -1.0, 1.0])
     x = LossInputs(ratio.log(), torch.zeros(5), gain, torch.ones(5))
-    assert torch.allclose(
-        -clipped_surrogate(x, low=0.2, high=0.28), torch.tensor([0.5, -0.8, 1.28, -1.5, 1.1])
-    )
+    assert torch.allclose(-clipped_surrogate(x, low=0.2, high=0.28), torch.tensor([0.5, -0.8, 1.28, -1.5, 1.1]))
     assert torch.allclose(entropy_bonus(x, scale=0.1), torch.full((5,), -0.1))
 
 

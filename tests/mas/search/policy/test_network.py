@@ -8,16 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from edgewise.mas.designs.interface import Query
-from edgewise.mas.graph.construction import (
-    BuildState,
-    Move,
-    Space,
-    action_mask,
-    apply,
-    build,
-    deletion_mask,
-    replay,
-)
+from edgewise.mas.graph.construction import BuildState, Move, Space, action_mask, apply, build, deletion_mask, replay
 from edgewise.mas.search import load_design
 from edgewise.mas.search.policy.network import NetworkPolicy
 from edgewise.mas.search.policy.policy_gradient import LossInputs, NetworkLearner
@@ -70,9 +61,7 @@ def every_move(space: Space, state: BuildState):
             yield from (Move(int(action), (p,)) for p, may in enumerate(deletion_mask(space, state)) if may)
         else:
             for size in range(space.min_inputs[action], len(state) + 1):
-                yield from (
-                    Move(int(action), agents) for agents in itertools.combinations(range(len(state)), size)
-                )
+                yield from (Move(int(action), agents) for agents in itertools.combinations(range(len(state)), size))
 
 
 @pytest.mark.parametrize(
@@ -83,9 +72,7 @@ def test_probabilities_of_all_moves_of_a_state_sum_to_one(moves, joint) -> None:
     options = list(every_move(SPACE, replay(SPACE, moves)))
     if not joint:
         options = [move for move in options if move.action != SPACE.delete_action]
-    logps = logp(
-        random_policy(3, joint=joint), [(*moves, move) for move in options], [QUERIES[0]] * len(options)
-    )
+    logps = logp(random_policy(3, joint=joint), [(*moves, move) for move in options], [QUERIES[0]] * len(options))
     last = logps.sum(0)[len(moves) :: len(moves) + 1]
     assert np.exp(last).sum() == pytest.approx(1.0, abs=1e-12)
 
@@ -110,11 +97,7 @@ def test_samples_follow_the_scored_probabilities() -> None:
     assert np.abs(share - chance).max() < 0.05
 
 
-@given(
-    logits=st.lists(st.floats(-4, 4), min_size=2, max_size=5),
-    least=st.integers(0, 2),
-    seed=st.integers(0, 1000),
-)
+@given(logits=st.lists(st.floats(-4, 4), min_size=2, max_size=5), least=st.integers(0, 2), seed=st.integers(0, 1000))
 @settings(max_examples=60)
 def test_tail_probabilities_equal_enumeration(logits, least, seed) -> None:
     p = 1 / (1 + np.exp(-np.array([logits])))
@@ -129,9 +112,7 @@ def test_tail_probabilities_equal_enumeration(logits, least, seed) -> None:
 
 def test_subsets_have_their_conditional_probability() -> None:
     p, count = np.array([[0.2, 0.5, 0.7]]), 20_000
-    samples = pick_subsets(
-        np.repeat(p, count, 0), np.full(count, 2), np.random.default_rng(0).random((count, 3))
-    )
+    samples = pick_subsets(np.repeat(p, count, 0), np.full(count, 2), np.random.default_rng(0).random((count, 3)))
     both = 0.2 * 0.5 * 0.3 / (0.2 * 0.5 * 0.3 + 0.2 * 0.5 * 0.7 + 0.8 * 0.5 * 0.7 + 0.2 * 0.5 * 0.7)
     assert abs((samples == [True, True, False]).all(1).mean() - both) < 0.01
 

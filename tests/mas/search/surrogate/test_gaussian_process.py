@@ -21,8 +21,7 @@ JUDGED = chain("planner", "solver", "judge")
 
 def group(rewards: dict[Graph, float], beside: dict[Graph, float] | None = None) -> TrialGroup:
     trials, more = (
-        tuple(Trial(Draft(graph), reward) for graph, reward in by_graph.items())
-        for by_graph in (rewards, beside or {})
+        tuple(Trial(Draft(graph), reward) for graph, reward in by_graph.items()) for by_graph in (rewards, beside or {})
     )
     return TrialGroup(QUERY, trials, more)
 

@@ -33,11 +33,7 @@ def test_graft_merges_equal_agents() -> None:
 
 @pytest.mark.parametrize(
     "edit",
-    [
-        lambda m, r: graft(SPACE, m, VOTE, r),
-        lambda m, r: join(SPACE, m, VOTE, r),
-        lambda m, r: mutate(SPACE, m, r),
-    ],
+    [lambda m, r: graft(SPACE, m, VOTE, r), lambda m, r: join(SPACE, m, VOTE, r), lambda m, r: mutate(SPACE, m, r)],
 )
 def test_edits_stay_within_the_space(edit) -> None:
     rng, moves = np.random.default_rng(0), CHECKED

@@ -16,9 +16,7 @@ TIERS = {"knowledge": "K", "planning": "P", "solution": "S"}
 
 
 def row(name, **metadata):
-    return Example(
-        name, (Message("system", "Be brief."), Message("user", f"what is {name}?")), "42", metadata
-    )
+    return Example(name, (Message("system", "Be brief."), Message("user", f"what is {name}?")), "42", metadata)
 
 
 def with_tiers(name):
@@ -221,9 +219,7 @@ def test_explored_handles_small_groups(size):
 
 def test_anchored_adds_the_reference_answer():
     player = Player(lambda name, sample, level: 0.0)
-    target, reference = run_plan(
-        rollout_plan.anchored, player.request(row("a"), row("b", reference="43"), size=2)
-    )
+    target, reference = run_plan(rollout_plan.anchored, player.request(row("a"), row("b", reference="43"), size=2))
     assert [run.version for run in target.rollouts] == ["", "", OFFLINE_VERSION]
     assert (target.rollouts[-1].answer, target.rewards) == ("42", (0, 0, 1))
     assert (reference.rollouts[-1].answer, reference.rewards) == ("43", (0, 0, 0))
@@ -257,9 +253,7 @@ def delegating_request(*counts):
 
     def sample(example, start, count):
         return tuple(
-            Rollout(
-                "a", "main", i, (Step((), Message("assistant", ""), subrollouts=calls),), "stop", Score(1.0)
-            )
+            Rollout("a", "main", i, (Step((), Message("assistant", ""), subrollouts=calls),), "stop", Score(1.0))
             for i, n in enumerate(counts)
             for calls in [(*(sub("searcher", k) for k in range(n)), sub("clerk", i))]
         )
@@ -285,12 +279,8 @@ def test_depth_makes_as_many_of_each_parent():
 
 def test_align_count_is_uniform_on_average():
     rng = np.random.default_rng(0)
-    few = np.mean(
-        [np.bincount(rollout_plan.align_count(3, 8, rng), minlength=3) for _ in range(4000)], axis=0
-    )
-    many = np.mean(
-        [np.bincount(rollout_plan.align_count(5, 2, rng), minlength=5) for _ in range(4000)], axis=0
-    )
+    few = np.mean([np.bincount(rollout_plan.align_count(3, 8, rng), minlength=3) for _ in range(4000)], axis=0)
+    many = np.mean([np.bincount(rollout_plan.align_count(5, 2, rng), minlength=5) for _ in range(4000)], axis=0)
     assert np.allclose(few, 8 / 3, atol=0.1) and np.allclose(many, 2 / 5, atol=0.05)
 
 

@@ -30,9 +30,7 @@ def make_request(mixed, batch_size=4, **memory):
         return tuple(run(example.id, n, reward) for n, reward in enumerate(rewards))
         yield
 
-    return SamplingRequest(
-        tuple(ROWS), batch_size, 2, sample, memory=Memory(**memory), rng=np.random.default_rng(0)
-    )
+    return SamplingRequest(tuple(ROWS), batch_size, 2, sample, memory=Memory(**memory), rng=np.random.default_rng(0))
 
 
 def run_plan(plan):

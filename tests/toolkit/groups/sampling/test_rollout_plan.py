@@ -104,17 +104,13 @@ def half_of_the_first(example, sample):
 
 
 def test_phases_spend_the_rest_on_the_mixed_example():
-    by_row = play(
-        sample_in_phases(sampler(half_of_the_first), ROWS[:3], 14, first=3, phases=3, most=7), refuse_request
-    )
+    by_row = play(sample_in_phases(sampler(half_of_the_first), ROWS[:3], 14, first=3, phases=3, most=7), refuse_request)
     assert [len(rollouts) for rollouts in by_row] == [7, 4, 3]
     assert all([run.sample for run in rollouts] == list(range(len(rollouts))) for rollouts in by_row)
     assert [rollouts[0].example for rollouts in by_row] == ["0", "1", "2"]
 
 
-@given(
-    st.integers(1, 6), st.integers(1, 3), st.integers(0, 40), st.integers(2, 4), st.integers(3, 9), st.data()
-)
+@given(st.integers(1, 6), st.integers(1, 3), st.integers(0, 40), st.integers(2, 4), st.integers(3, 9), st.data())
 def test_phases_spend_the_budget_up_to_the_cap(rows, first, extra, phases, most, data):
     values = data.draw(st.lists(st.sampled_from([0.0, 1.0, None]), min_size=54, max_size=54))
     budget = first * rows + extra
@@ -129,9 +125,7 @@ def test_later_phases_depend_on_earlier_rewards():
 
     def sample(example, start, count):
         requests.append((example.id, start, count))
-        return (
-            yield from sampler(lambda e, sample: float(e.id == "1" and sample == 3))(example, start, count)
-        )
+        return (yield from sampler(lambda e, sample: float(e.id == "1" and sample == 3))(example, start, count))
 
     play(sample_in_phases(sample, ROWS[:2], 10, first=3, phases=3, most=10), refuse_request)
     assert requests[:2] == [("0", 0, 3), ("1", 0, 3)]
@@ -144,17 +138,12 @@ def test_later_phases_depend_on_earlier_rewards():
 )
 def test_impossible_phases_raise(budget, first, phases, most):
     with pytest.raises(ValueError, match=f"{budget} rollouts can't be dealt"):
-        play(
-            sample_in_phases(sampler(half_of_the_first), ROWS[:2], budget, first, phases, most),
-            refuse_request,
-        )
+        play(sample_in_phases(sampler(half_of_the_first), ROWS[:2], budget, first, phases, most), refuse_request)
 
 
 def group_of(example, rewards):
     return Group(
-        example,
-        "solver",
-        tuple(Rollout(example.id, "", n, (), "stop", Score(r)) for n, r in enumerate(rewards)),
+        example, "solver", tuple(Rollout(example.id, "", n, (), "stop", Score(r)) for n, r in enumerate(rewards))
     )
 
 

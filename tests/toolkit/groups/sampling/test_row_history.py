@@ -32,9 +32,7 @@ def test_counts_of_unvisited_examples_fade():
 
 
 def test_the_fading_weights_are_parameters():
-    memory = Memory({"a": Record(1.0, 1.0), "b": Record(1.0, 1.0)}).update(
-        [group("a", 1, 0)], lam1=0.5, lam2=0
-    )
+    memory = Memory({"a": Record(1.0, 1.0), "b": Record(1.0, 1.0)}).update([group("a", 1, 0)], lam1=0.5, lam2=0)
     assert memory.records == {"a": Record(1.5, 1.5, 1, mean=0.5), "b": Record()}
 
 
@@ -45,25 +43,17 @@ def test_update_does_not_change_the_memory():
 
 
 def test_only_the_full_reward_is_a_success():
-    assert Memory().update([group("a", 1.0, 0.999, 0.0, 1.5)]).record_of("a") == Record(
-        2.0, 2.0, 1, mean=0.87475
-    )
+    assert Memory().update([group("a", 1.0, 0.999, 0.0, 1.5)]).record_of("a") == Record(2.0, 2.0, 1, mean=0.87475)
 
 
 def test_invalid_rewards_are_ignored():
-    assert Memory().update([group("a", 1, None), group("b", None)]) == Memory(
-        {"a": Record(1, 0, 1, True, mean=1)}
-    )
+    assert Memory().update([group("a", 1, None), group("b", None)]) == Memory({"a": Record(1, 0, 1, True, mean=1)})
     known = Memory({"a": Record(1, 0, 1, True)})
-    assert known.update([group("a", None, None)]).record_of("a") == Record(0.999, 0, 1, True), (
-        "that is no visit"
-    )
+    assert known.update([group("a", None, None)]).record_of("a") == Record(0.999, 0, 1, True), "that is no visit"
 
 
 def test_groups_of_one_example_are_one_visit():
-    assert Memory().update([group("a", 1, 1), group("a", 1, 0)]).record_of("a") == Record(
-        3, 1, 1, False, mean=0.75
-    )
+    assert Memory().update([group("a", 1, 1), group("a", 1, 0)]).record_of("a") == Record(3, 1, 1, False, mean=0.75)
 
 
 @given(st.lists(st.lists(st.booleans(), min_size=1, max_size=4), min_size=1, max_size=6))
@@ -83,9 +73,7 @@ def test_age_counts_rounds_since_the_latest_visit():
 
 
 NUMBERS = st.floats(0, 1e6)
-RECORDS = st.builds(
-    Record, NUMBERS, NUMBERS, st.integers(0, 99), st.booleans(), st.integers(0, 99), st.floats(-9, 9)
-)
+RECORDS = st.builds(Record, NUMBERS, NUMBERS, st.integers(0, 99), st.booleans(), st.integers(0, 99), st.floats(-9, 9))
 
 
 @given(st.builds(Memory, st.dictionaries(st.text(), RECORDS), st.integers(0, 99)))

@@ -7,13 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from edgewise.toolkit.groups.sampling.row_history import Memory, Record
-from edgewise.toolkit.groups.sampling.row_selection import (
-    drop_resting,
-    information_gain,
-    shuffle,
-    split_batches,
-    vade,
-)
+from edgewise.toolkit.groups.sampling.row_selection import drop_resting, information_gain, shuffle, split_batches, vade
 from edgewise.toolkit.types import Example
 from edgewise.toolkit.util.seeds import derive_seed
 
@@ -51,9 +45,7 @@ def test_batch_size_must_be_positive():
 
 
 def test_a_seed_is_the_same_in_every_process():
-    code = (
-        "from edgewise.toolkit.util.seeds import derive_seed; print(derive_seed(7, 'rollout', 3, 'row', 0))"
-    )
+    code = "from edgewise.toolkit.util.seeds import derive_seed; print(derive_seed(7, 'rollout', 3, 'row', 0))"
     out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert int(out.stdout) == derive_seed(7, "rollout", 3, "row", 0) == 142209239
 
@@ -100,9 +92,7 @@ def test_vade_prefers_uncertain_examples():
 
 
 def test_vade_is_uniform_without_statistics():
-    assert all(
-        abs(share - 0.3) < 0.11 for share in selection_rates(Memory()).values()
-    )  # 4 standard deviations
+    assert all(abs(share - 0.3) < 0.11 for share in selection_rates(Memory()).values())  # 4 standard deviations
 
 
 def test_vade_is_deterministic_given_the_generator():

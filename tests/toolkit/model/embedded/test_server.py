@@ -35,9 +35,7 @@ def publish(index: Path, number: int, data: bytes) -> Path:
     info = f"tiny_model_part{number}-1.0.dist-info"
     with zipfile.ZipFile(path, "w") as wheel:
         wheel.writestr(f"tiny/part{number}.bin", data)
-        wheel.writestr(
-            f"{info}/METADATA", f"Metadata-Version: 2.1\nName: tiny-model-part{number}\nVersion: 1.0\n"
-        )
+        wheel.writestr(f"{info}/METADATA", f"Metadata-Version: 2.1\nName: tiny-model-part{number}\nVersion: 1.0\n")
         wheel.writestr(f"{info}/WHEEL", "Wheel-Version: 1.0\nRoot-Is-Purelib: true\nTag: py3-none-any\n")
         wheel.writestr(f"{info}/RECORD", "")
     return path
@@ -63,9 +61,7 @@ def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 def tiny(monkeypatch: pytest.MonkeyPatch, hub: str = "") -> EmbeddedModel:
     """One more row in the table of models."""
-    wheels = tuple(
-        Wheel(f"tiny-model-part{n}==1.0", f"tiny/part{n}.bin", len(p)) for n, p in enumerate(PARTS, start=1)
-    )
+    wheels = tuple(Wheel(f"tiny-model-part{n}==1.0", f"tiny/part{n}.bin", len(p)) for n, p in enumerate(PARTS, start=1))
     sha256 = hashlib.sha256(BYTES).hexdigest()
     model = EmbeddedModel("tiny", "tiny.gguf", len(BYTES), sha256, "Apache-2.0", hub, wheels)
     monkeypatch.setitem(MODELS, "tiny", model)
@@ -263,15 +259,7 @@ def test_a_seed_repeats_a_reply_and_the_shared_prefix_is_cached(small_model) -> 
     _, first, second = (complete(small_model, "Where is my parcel?", seed=5) for _ in range(3))
     assert first.choices[0].message.content == second.choices[0].message.content
     assert second.usage.prompt_tokens_details.cached_tokens > second.usage.prompt_tokens / 2
-    assert (
-        len(
-            {
-                complete(small_model, "Where is my parcel?", seed=n).choices[0].message.content
-                for n in range(4)
-            }
-        )
-        > 1
-    )
+    assert len({complete(small_model, "Where is my parcel?", seed=n).choices[0].message.content for n in range(4)}) > 1
 
 
 @pytest.mark.model
@@ -342,10 +330,7 @@ def test_router_serves_text_and_vectors_of_one_embedded_model(small_model) -> No
         router = Router()
         name = "local/smollm2-135m"
         try:
-            requests = (
-                Request(name, messages, Sampling(max_tokens=3)),
-                Request(name, messages, is_embedding=True),
-            )
+            requests = (Request(name, messages, Sampling(max_tokens=3)), Request(name, messages, is_embedding=True))
             return list(await asyncio.gather(*map(router.ask, requests)))
         finally:
             await router.aclose()
