@@ -310,7 +310,7 @@ def measured(bench: Bench, dress: Callable[[tuple[Message, ...]], tuple[Message,
         )
 
     found = bench.run(every())
-    return {each.example.id: tuple(run.score.value for run in each.members) for each in found}
+    return {each.example.id: tuple(run.score.value for run in each.rollouts) for each in found}
 
 
 def _side(name: str, before: Rewards, found: Found) -> dict[str, Any]:

@@ -102,7 +102,7 @@ class Actor:
 
     actions: Sequence[str]
     features: dict[tuple[str, ...], int]
-    sharded: ClassVar[bool] = False
+    is_sharded: ClassVar[bool] = False
     weights: Parameter = field(init=False)
 
     def __post_init__(self) -> None:
@@ -139,7 +139,7 @@ class Actor:
     def parameters(self) -> list[Parameter]:
         return [self.weights]
 
-    def clip(self, most: float) -> float:
+    def clip_gradients(self, most: float) -> float:
         return float(torch.nn.utils.clip_grad_norm_(self.parameters(), most))
 
 

@@ -52,7 +52,7 @@ class Softmax:
     names: Sequence[str]
     letters: str
     length: int
-    sharded: ClassVar[bool] = False
+    is_sharded: ClassVar[bool] = False
     eos_token_id: ClassVar[int] = END
     _refers: bool = False
     numbers: dict[str, int] = field(init=False)
@@ -93,7 +93,7 @@ class Softmax:
     def parameters(self) -> list[Parameter]:
         return [self.weights]
 
-    def clip(self, most: float) -> float:
+    def clip_gradients(self, most: float) -> float:
         return float(torch.nn.utils.clip_grad_norm_(self.parameters(), most))
 
     def with_reference(self) -> "Softmax":

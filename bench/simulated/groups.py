@@ -102,7 +102,7 @@ class World:
         studied = study_in_waves(self.queue(), self.wave, BATCH, lambda group: group.is_mixed)
         groups = play(studied, lambda request: "")
         self.groups += groups
-        self.spent += sum(len(group.members) for group in groups)
+        self.spent += sum(len(group.rollouts) for group in groups)
         self.memory = self.memory.update(groups)
         self.waiting = self.waiting[len(groups) :]
         over = len(self.groups) >= EXAMPLES * (self.memory.round + 1) if self.arm.vade else not self.waiting
