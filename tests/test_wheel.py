@@ -87,7 +87,8 @@ def test_wheel_has_every_file_of_the_packages(wheel):
 
 def test_code_and_data_come_from_the_wheel(installed, workplace):
     probe = (
-        "import sys, edgewise; [getattr(edgewise, name) for name in ('Task', 'improve', 'design', 'evaluate', 'Graph')]\n"
+        "import sys, edgewise\n"
+        "[getattr(edgewise, name) for name in ('Task', 'improve', 'design', 'evaluate', 'Graph')]\n"
         "print(*{m.__file__ for n, m in sys.modules.items() if n.split('.')[0] == 'edgewise' and m.__file__})\n"
         "print(len(edgewise.mas.graph.roles.catalogue()))"
     )
