@@ -202,7 +202,7 @@ def recorded(run: Path) -> int:
     ],
     ids=["a reply that is not JSON", "a change of an unknown id", "a deletion of an unknown id"],
 )
-def test_a_distiller_that_gets_it_wrong_costs_its_lesson_and_nothing_else(said, why, place, capsys):
+def test_unreadable_distiller_reply_costs_only_its_lesson(said, why, place, capsys):
     place.server.answer = lambda body: said if "response_format" in body else toy.serve(body)
     done = run_command(capsys, *options("--set", "pool=false", "--run", place.run)(place))
     assert (done.code, done.error_lines) == (1, [])
@@ -214,7 +214,7 @@ def test_a_distiller_that_gets_it_wrong_costs_its_lesson_and_nothing_else(said, 
     assert not leaks(place.folder)
 
 
-def test_a_server_whose_answers_are_not_json_ends_the_run_with_its_rollouts_kept(place, capsys):
+def test_server_without_json_ends_the_run_and_saves_rollouts(place, capsys):
     place.server.answer = lambda body: b"<html>Bad gateway</html>"
     done = run_command(capsys, *options("--run", place.run)(place))
     assert (done.code, done.out, len(done.error_lines)) == (2, "", 1)

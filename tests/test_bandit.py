@@ -25,7 +25,7 @@ def asked(policy: Softmax, text: str) -> tuple[int, ...]:
     return policy.encode([Message("user", text)])
 
 
-def test_what_it_drew_has_the_log_probability_that_the_update_sees(policy) -> None:
+def test_sampled_logprobs_equal_those_of_the_update(policy) -> None:
     prompts = [asked(policy, "r1"), asked(policy, "r2" + HINTS_HEADER + "- ab")]
     drawn = [each for prompt in prompts for each in policy.sample(prompt, 50, np.random.default_rng(1))]
     batch = Batch.from_lists([x.prompt_ids for x in drawn], [x.completion_ids for x in drawn], [0] * 100, [0.0] * 100)

@@ -223,7 +223,7 @@ def test_a_store_is_changed_further(edgewise: Any) -> None:
     assert len({json.dumps(keys({**commit, "parent": None})) for commit in log}) == 1
 
 
-def test_a_stopped_run_of_a_shared_library_goes_on_and_hands_back(edgewise: Any) -> None:
+def test_stopped_run_of_a_shared_library_resumes_and_commits(edgewise: Any) -> None:
     edgewise("library", "import", "colours.edge", "team.sqlite#night")  # others went on meanwhile
     begun, paid = read("shared_stopped/start.json"), recorded("shared_stopped")
     done = edgewise("improve", "colours", "--library", "team.sqlite#night", "--run", "shared_stopped")
@@ -237,7 +237,7 @@ def test_a_stopped_run_of_a_shared_library_goes_on_and_hands_back(edgewise: Any)
 # ---- graphs ----------------------------------------------------------------------------------------------
 
 
-def test_a_stopped_search_for_graphs_goes_on_and_ends_as_one_that_was_not(edgewise: Any, one_thread: None) -> None:
+def test_stopped_graph_search_resumes_to_the_same_end(edgewise: Any, one_thread: None) -> None:
     paid = recorded("sums_stopped")
     edgewise("improve", "sums", "--by", "graph", "--run", "sums_stopped")
     assert paid == 130 and asked() == calls("sums_whole") - paid
@@ -309,7 +309,7 @@ alone = pytest.mark.usefixtures("one_thread")
 
 
 @alone
-def test_stopped_training_goes_on_from_its_checkpoint_and_ends_as_one_that_was_not(edgewise: Any) -> None:
+def test_stopped_training_resumes_to_the_same_weights(edgewise: Any) -> None:
     import torch
     from safetensors.torch import load_file
 

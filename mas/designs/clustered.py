@@ -7,8 +7,6 @@ for vectors of length 1 the nearest centre is the one with the largest dot produ
 N queries, D features, K clusters.
 """
 
-import hashlib
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -20,6 +18,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 from edgewise.mas.designs.interface import Query
 from edgewise.mas.graph.graph import Graph
 from edgewise.toolkit.errors import GraphError
+from edgewise.toolkit.util.hashing import hash_json
 from edgewise.toolkit.util.validation import describe_error
 
 FORMAT = 1
@@ -73,7 +72,7 @@ class ClusteredDesign:
     @property
     def version(self) -> str:
         """A hash of centres, graphs and encoder."""
-        return hashlib.sha256(json.dumps(self.to_json(), sort_keys=True).encode()).hexdigest()[:12]
+        return hash_json(self.to_json())
 
     def graphs(self, queries: Sequence[Query]) -> list[Graph]:
         """Return the graph of the nearest cluster of each query. Raises GraphError for features of another encoder."""

@@ -10,9 +10,7 @@ of its predecessors. A node without predecessors is an entry; the exit's output 
 this when it is made.
 """
 
-import hashlib
 import itertools
-import json
 from collections import Counter
 from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, replace
@@ -23,6 +21,7 @@ from typing import Any
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from edgewise.toolkit.errors import GraphError
+from edgewise.toolkit.util.hashing import hash_json
 from edgewise.toolkit.util.import_by_name import did_you_mean
 from edgewise.toolkit.util.validation import describe_error
 
@@ -204,7 +203,7 @@ class Graph:
     @cached_property
     def version(self) -> str:
         """A hash of nodes, edges, loops and exit; the order of edges and loops does not count."""
-        return hashlib.sha256(json.dumps(self.to_json(), sort_keys=True).encode()).hexdigest()[:12]
+        return hash_json(self.to_json())
 
     # ---- smaller graphs --------------------------------------------------------------------------
 

@@ -155,7 +155,7 @@ def test_runs_at_the_same_time_are_never_mixed():
         assert run.steps[0].subrollouts[0].steps[0].prompt[-1].content == f"it is {n}"
 
 
-def test_lessons_reach_their_node_alone_and_nothing_else_of_a_call_changes():
+def test_lessons_reach_only_their_node():
     library = Library((make_lesson("Put it in brackets."),))
     with Server(model) as server:
         (run,) = together(server, AsyncProgram(program), [trial("it is 5", **{WRITE: library})])
@@ -223,7 +223,7 @@ def test_a_process_that_died_between_two_runs_is_replaced():
     assert first.answer != second.answer == third.answer
 
 
-def test_a_process_that_ends_while_it_runs_leaves_the_next_run_a_new_one():
+def test_ended_process_is_replaced_for_the_next_run():
     with Server(model) as server:
         found = together(
             server, ProcessPool("tests.mas.adopt.test_adopt:dies", 1), [trial("it is 5"), trial("it is 6")]
@@ -305,7 +305,7 @@ def by_verb(request: Request) -> str:
 
 
 @pytest.mark.parametrize("which", [by_verb, "tests.mas.adopt.test_adopt:by_verb"])
-def test_nodes_that_are_told_apart_by_a_function_of_the_users_have_their_lessons_when_served(tmp_path, which):
+def test_served_nodes_are_named_by_a_user_function(tmp_path, which):
     with Server(lambda body: model({"seed": 1, **body})) as server:
         found = learn(server, tmp_path / "run", node_of=which)
         saved = found.artifact.save(tmp_path / "a.edge")
@@ -314,13 +314,13 @@ def test_nodes_that_are_told_apart_by_a_function_of_the_users_have_their_lessons
 
 
 @pytest.mark.parametrize("which", [lambda request: "a", Library().__repr__])
-def test_a_way_to_tell_nodes_apart_that_nobody_finds_again_is_refused(tmp_path, which):
+def test_node_function_that_cannot_be_imported_is_refused(tmp_path, which):
     with Server(model) as server, pytest.raises(ConfigError, match="module:function"):
         learn(server, tmp_path / "run", node_of=which)
     assert not server.bodies
 
 
-def test_libraries_of_nodes_are_read_back_and_empty_ones_do_not_count():
+def test_node_libraries_round_trip_without_empty_ones():
     some = NodeLibraries({"a": Library((make_lesson("x y"),)), "b": Library()})
     assert NodeLibraries.from_json(some.to_json()).version == some.version
     assert NodeLibraries({"b": Library()}).version == NodeLibraries().version

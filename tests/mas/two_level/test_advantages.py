@@ -67,7 +67,7 @@ def test_rewards_have_the_weights_of_the_paper_behind_the_gate(score, value):
         (said(calls=(ToolCall("c", UNREADABLE, "{"),)), True, 0.0),
     ],
 )
-def test_the_gate_asks_for_an_answer_and_the_format_for_a_clean_end(run, valid, form):
+def test_validity_needs_an_answer_and_format_a_clean_end(run, valid, form):
     assert (has_answer(run), format_reward(run)) == (valid, form)
 
 
@@ -95,7 +95,7 @@ def test_a_run_is_graded_at_both_levels():
     assert sub_rollouts(grade(said(below=[said("x")])))[0].score.value == pytest.approx(0.75)
 
 
-def test_a_main_run_without_an_answer_has_reward_0_and_its_sub_runs_are_graded():
+def test_main_rollout_without_answer_has_reward_0():
     done = grade(said("", "turns", below=[said("part 0")]))
     assert (done.score.value, done.score.valid) == (0.0, True)
     assert "no answer (turns)" in done.score.feedback
@@ -253,7 +253,7 @@ def test_the_order_of_the_members_changes_no_bit(found, random):
 
 
 @given(st.lists(st.lists(st.integers(0, 4).map(lambda n: n / 4), min_size=1, max_size=5), min_size=2, max_size=5))
-def test_calling_more_with_the_same_rewards_changes_no_advantage_under_exact_weights(by_run):
+def test_inverse_weights_ignore_how_often_a_planner_calls(by_run):
     """The same sub runs twice in one main run: as many values, the same mass."""
     doubled = [by_run[0] * 2, *by_run[1:]]
     flat, flat_doubled = [*chain(*by_run)], [*chain(*doubled)]
@@ -278,14 +278,14 @@ def test_the_advantages_of_a_query_by_hand():
     assert (main.skipped, sub.skipped) == ("", "")
 
 
-def test_without_alignment_a_main_run_counts_as_often_as_it_called():
+def test_equal_weights_count_a_planner_once_per_call():
     _, sub = levels((1.0, [1.0]), (0.1, [0.0, 0.0, 0.0]), align=equal_weights)
     assert sub.advantages == pytest.approx(np.array([3, -1, -1, -1]) / math.sqrt(3))
     _, aligned = levels((1.0, [1.0]), (0.1, [0.0, 0.0, 0.0]))
     assert aligned.advantages == pytest.approx([1, -1, -1, -1])
 
 
-def test_copies_drop_by_their_seed_and_what_is_dropped_has_no_advantage():
+def test_dropped_copies_have_no_advantage():
     runs = ((1.0, [1.0]), (0.1, [0.0, 0.1, 0.2, 0.3]))
     align = partial(copy_weights, depth=2)
     found = [levels(*runs, align=align, seed=seed)[1].advantages for seed in range(20)]
@@ -310,7 +310,7 @@ def test_a_sub_run_without_a_reward_is_no_part_of_its_main_run():
         ([(1.0, [0.5]), (0.1, [None])], "", "equal"),
     ],
 )
-def test_a_level_that_teaches_nothing_says_why_and_has_no_advantages(runs, main, sub):
+def test_level_without_signal_says_why(runs, main, sub):
     found = levels(*runs)
     assert [each.skipped for each in found] == [main, sub]
     assert all(not each.advantages.any() for each in found if each.skipped)

@@ -33,7 +33,7 @@ def test_winners_and_losers_are_picked_by_advantage(advantages, most, expected):
     assert pick_extremes(np.array(advantages), most) == expected
 
 
-def test_both_levels_are_compared_and_siblings_of_failed_main_runs():
+def test_contrasts_of_both_levels_and_of_failed_siblings():
     assert drawn((1.0, [1.0, 0.6]), (0.1, [0.6, 0.2])) == [
         ("main", [1.0, 0.1], False),
         ("sub", [1.0, 0.6, 0.6, 0.2], False),
@@ -41,11 +41,11 @@ def test_both_levels_are_compared_and_siblings_of_failed_main_runs():
     ]
 
 
-def test_siblings_are_not_compared_twice_where_they_are_the_whole_query():
+def test_siblings_that_are_the_query_are_compared_once():
     assert drawn((0.1, [0.6, 0.2]), (0.1, [])) == [("sub", [0.6, 0.2], False)]
 
 
-def test_siblings_of_main_runs_that_succeeded_are_not_compared_by_themselves():
+def test_siblings_of_successful_planners_are_left_out():
     assert [inside for _, _, inside in drawn((1.0, [1.0, 0.6]), (1.0, [0.9]))] == [False]
 
 
@@ -88,7 +88,7 @@ def test_the_distiller_is_told_whose_attempts_it_sees():
     assert all(text in user for text in ("Q?", "An old lesson.", "(reward 1)\nright", "(reward 0.1)\nwrong"))
 
 
-def test_sub_runs_are_shown_with_their_tasks_and_the_right_answer_of_the_whole_is_none_of_a_part():
+def test_subtasks_are_shown_without_the_rows_target():
     runs = (scored(said("7"), 1.0), scored(said("8"), 0.1))
     contrast = Contrast("sub", EXAMPLE, runs, ("3+4", "2+5"))
     *summaries, asked = shown(contrast, summaries="always")

@@ -83,7 +83,7 @@ def test_calls_of_several_turns_come_back_in_order(calling):
     assert ["5" in texts[0], "9" in texts[1]] == [True, True]
 
 
-def test_each_side_has_its_own_prompt_lessons_and_tools_and_a_sub_agent_sees_its_task_only():
+def test_sub_agent_receives_only_its_task_and_own_prompt():
     def square(x: int) -> int:
         """The square."""
         return x * x
@@ -119,7 +119,7 @@ def test_named_roles_have_their_instruction_and_must_be_named():
     assert terms.tool.parameters["required"] == ["task", "role"]
 
 
-def test_no_more_calls_than_the_terms_allow_within_a_turn_and_over_turns():
+def test_calls_are_limited_within_and_over_turns():
     model = Pair(calls("1+1", "2+2"), calls("3+3", "4+4"), "done")
     done = run(model, DelegationSpec(max_calls=3))
     assert [order.task for order in read_subtasks(done, DelegationSpec(max_calls=3))] == ["1+1", "2+2", "3+3"]
@@ -145,7 +145,7 @@ def test_arguments_that_are_no_object_are_told(written):
     assert model.told[0].startswith("error: the arguments")
 
 
-def test_a_sub_agent_that_fails_is_data_and_the_planner_hears_of_it():
+def test_failed_sub_agent_is_recorded_and_reported():
     failing = Reply(Message("assistant", ""), "timeout", error="too slow")
     model = Pair(calls("2+3", "4+5"), "9", does=lambda task: failing if task == "2+3" else "9")
     done = run(model)
@@ -176,7 +176,7 @@ def test_without_sub_agents_it_is_one_agent():
     assert (done.answer, model.planner[0].tools) == ("14", ())
 
 
-def test_equal_tasks_are_draws_of_their_own_and_the_same_seed_asks_the_same():
+def test_equal_subtasks_are_sampled_apart_by_seed():
     def asked():
         model = Pair(calls("2+3", "2+3"), "5")
         run(model)

@@ -115,7 +115,7 @@ def test_sub_agents_learn_where_every_main_run_failed():
     assert texts(found.libraries.sub) == [BACKWARDS]
 
 
-def test_siblings_of_a_failed_main_run_are_compared_by_themselves():
+def test_siblings_of_a_failed_planner_are_compared():
     found, _ = learned(planner_always_wrong, gate="off")
     inside = [
         each.contrast for studied in found.steps[0].queries for each in studied.results if each.contrast.siblings_of
@@ -128,7 +128,7 @@ def test_siblings_of_a_failed_main_run_are_compared_by_themselves():
         assert len({run.score.value for run in contrast.rollouts}) > 1
 
 
-def test_main_only_leaves_sub_agents_as_they_are_and_asks_no_expert():
+def test_learn_main_calls_no_expert():
     def never(answer: str) -> float:
         raise AssertionError("asked")
 
@@ -170,7 +170,7 @@ def test_copies_with_a_depth_below_the_calls_drop_sub_runs():
     assert np.count_nonzero(studied.sub.advantages) <= np.count_nonzero(calls)
 
 
-def test_the_same_run_twice_is_the_same_to_the_byte_and_at_any_concurrency():
+def test_repeated_run_is_byte_equal_at_any_concurrency():
     first, asked = learned()
     again = asyncio.run(drive(learning(), ScriptedClient(passwords.play)))
     assert as_text(again) == as_text(first)
@@ -209,7 +209,7 @@ def test_tools_in_words_teach_as_well():
     assert (texts(found.libraries.planner), texts(found.libraries.sub)) == ([HAND_OVER], [BACKWARDS])
 
 
-def test_a_distiller_that_writes_no_operations_is_recorded_and_the_run_goes_on():
+def test_distiller_without_operations_is_recorded():
     found, _ = learned(lambda r: "no JSON" if r.schema else passwords.play(r), gate="off")
     assert found.libraries == TwoLibraries()
     problems = [each["problem"] for q in found.steps[0].to_json()["queries"] for each in q["comparisons"]]

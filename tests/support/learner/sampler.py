@@ -18,7 +18,7 @@ class Sampler:
     Completions by `policy` on loopback: `with Sampler(policy) as server: ... server.url`.
 
     `ids` says whether it knows `return_token_ids`, `texts` whether it gives the text of each token, `routes` which
-    weights it can load; `models` are the names it was asked for, `loaded` what it was told to load.
+    weights it can load; `models` are the names in requests, `loaded` the weights that it has loaded.
     """
 
     def __init__(self, policy: Policy, *, ids: bool = True, texts: bool = True, routes: tuple[str, ...] = ()):
@@ -36,7 +36,7 @@ class Sampler:
             self._loop, self._stop = asyncio.get_running_loop(), asyncio.Event()
             app = web.Application()
             app.router.add_post("/v1/completions", self._completions)
-            app.router.add_get("/openapi.json", self._described)
+            app.router.add_get("/openapi.json", self._describe)
             for route, handler in self.routes.items():
                 app.router.add_post(route, handler)
             runner = web.AppRunner(app)
@@ -57,7 +57,7 @@ class Sampler:
         self._loop.call_soon_threadsafe(self._stop.set)
         self._thread.join()
 
-    async def _described(self, _: web.Request) -> web.Response:
+    async def _describe(self, _: web.Request) -> web.Response:
         return web.json_response({"paths": {"/v1/completions": {}, **{route: {} for route in self.routes}}})
 
     async def _completions(self, request: web.Request) -> web.Response:
@@ -68,7 +68,7 @@ class Sampler:
             message = "Unknown parameter: 'return_token_ids' is not supported"
             error = {"message": message, "param": "return_token_ids"}
             return web.json_response({"error": error}, status=400)
-        drawn = await self._drawn(
+        completion = await self._sample_with_others(
             CompletionRequest(
                 tuple(body["prompt"]),
                 body["max_tokens"],
@@ -78,28 +78,28 @@ class Sampler:
                 tuple(body.get("stop", ())),
             )
         )
-        logprobs: dict[str, Any] = {"token_logprobs": drawn.logprobs}
+        logprobs: dict[str, Any] = {"token_logprobs": completion.logprobs}
         if self.texts:
-            logprobs["tokens"] = [self.policy.tokenizer.decode([token]) for token in drawn.ids]
-        choice = {"text": self.policy.decode(drawn.ids), "finish_reason": drawn.stop, "logprobs": logprobs}
+            logprobs["tokens"] = [self.policy.tokenizer.decode([token]) for token in completion.ids]
+        choice = {"text": self.policy.decode(completion.ids), "finish_reason": completion.stop, "logprobs": logprobs}
         if self.ids:
-            choice["token_ids"] = drawn.ids
-        usage = {"prompt_tokens": len(body["prompt"]), "completion_tokens": len(drawn.ids)}
+            choice["token_ids"] = completion.ids
+        usage = {"prompt_tokens": len(body["prompt"]), "completion_tokens": len(completion.ids)}
         return web.json_response({"model": body["model"], "choices": [choice], "usage": usage})
 
-    async def _drawn(self, ask: CompletionRequest) -> Any:
-        """What is asked in the same moment is drawn together."""
-        mine = self._loop.create_future()
-        self._waiting.append((ask, mine))
+    async def _sample_with_others(self, request: CompletionRequest) -> Any:
+        """Sample a completion, in one batch with other requests of the same moment."""
+        own = self._loop.create_future()
+        self._waiting.append((request, own))
         if len(self._waiting) == 1:
             await asyncio.sleep(0.01)
             waiting, self._waiting = self._waiting, []
             completions = sample(self.policy, [request for request, _ in waiting])
-            for (_, future), drawn in zip(waiting, completions, strict=True):
-                future.set_result(drawn)
-        return await mine
+            for (_, future), completion in zip(waiting, completions, strict=True):
+                future.set_result(completion)
+        return await own
 
-    def _take(self, path: Path) -> None:
+    def _load_weights(self, path: Path) -> None:
         (weights,) = map(load_file, path.glob("*.safetensors"))
         if self.policy.lora:
             set_peft_model_state_dict(self.policy.model, weights)
@@ -113,7 +113,7 @@ class Sampler:
         if body["lora_name"] in self.loaded:
             return web.Response(status=400, text="has already been loaded")
         self.loaded.append(body["lora_name"])
-        self._take(Path(body["lora_path"]))
+        self._load_weights(Path(body["lora_path"]))
         return web.Response(text="Success: LoRA adapter added")
 
     async def _unload_lora_adapter(self, request: web.Request) -> web.Response:
@@ -125,5 +125,5 @@ class Sampler:
         if "refuse" in str(path):
             return web.json_response({"success": False, "message": "no memory"}, status=400)
         self.loaded.append(path.name)
-        self._take(path)
+        self._load_weights(path)
         return web.json_response({"success": True, "message": "Succeeded to update model weights."})

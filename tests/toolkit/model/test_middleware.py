@@ -80,7 +80,7 @@ def test_rate_limit_bounds_concurrency_and_keeps_order(most):
     assert order == list(range(50))
 
 
-def test_one_overload_halves_the_limit_once_and_successes_raise_it():
+def test_overload_halves_the_limit_and_success_raises_it():
     async def main():
         busy = True
 
