@@ -78,7 +78,7 @@ class Method:
     to the policy that sampled moves away from 1.
     """
 
-    paper: str
+    paper: str = ""
     differs: str = ""
     note: str = ""
     reconstructed: bool = False
