@@ -6,6 +6,7 @@ from edgewise.mas.two_level.delegation import DelegationSpec, run_planner, sub_r
 from edgewise.mas.two_level.libraries import FILE, TOOLS_FILE, TwoLibraries
 from edgewise.mas.two_level.system import TwoLevelSpec, build_agents, measure_rows
 from edgewise.toolkit.errors import ArtifactError
+from edgewise.toolkit.model.names import get_server
 from edgewise.toolkit.model.openai_format import build_refusal
 from edgewise.toolkit.run.artifact import Artifact
 from edgewise.toolkit.run.config import Config, resolve_config
@@ -22,10 +23,20 @@ def measure_artifact(artifact: Artifact, lessons: ExperienceSpec) -> Plan[list[G
     """Run an artefact's planner and sub-agents on the test rows, with model, samples and judge of the other arms."""
     shared = {name: getattr(lessons.config, name) for name in Config.model_fields}
     own = TwoLevelConfig.from_artifact(artifact.settings)
+    check_server(own.sub_model, lessons.config.model)
     own_settings = {name: getattr(own, name) for name in DEPLOYED}
     config = resolve_config(TwoLevelConfig, shared, own_settings, {"judge": lessons.judge})
     libraries = TwoLibraries.from_json(artifact.files[FILE])
     return (yield from measure_rows(TwoLevelSpec(lessons.task, config), libraries, lessons.task.test))
+
+
+def check_server(sub_model: str, model: str) -> None:
+    """Raise ArtifactError where an artefact would send the sub-agents' prompts, and a key, to another server."""
+    if sub_model and get_server(sub_model) != get_server(model):
+        raise ArtifactError(
+            f"The artefact sends its sub-agents' prompts to {sub_model}, not to that of {model}: an artefact "
+            "may not choose another server. Evaluate or serve it with --model on the same server."
+        )
 
 
 def build_answerer(artifact: Artifact, model: str, client: ModelClient) -> Answer:
@@ -35,6 +46,7 @@ def build_answerer(artifact: Artifact, model: str, client: ModelClient) -> Answe
     Raises ArtifactError where the sub-agents were measured with a tool of the user's: an artefact holds no code.
     """
     config = TwoLevelConfig.from_artifact(artifact.settings).model_copy(update={"model": model})
+    check_server(config.sub_model, model)
     libraries = TwoLibraries.from_json(artifact.files[FILE])
     delegation = DelegationSpec(config.sub_roles, config.delegations)
     names = artifact.files.get(TOOLS_FILE, [])

@@ -108,3 +108,10 @@ def test_an_artefact_with_a_users_tool_is_not_served(run):
     files = {**artifact.files, "tools.json": ["square"]}
     with pytest.raises(ArtifactError, match="square"):
         build_answerer(Artifact("", "", files, artifact.settings), "scripted/passwords", ScriptedClient(passwords.play))
+
+
+def test_an_artefact_does_not_choose_the_sub_agents_server(run):
+    artifact = Artifact.load(run)
+    stranger = Artifact("", "", artifact.files, {**artifact.settings, "sub_model": "http://stranger.example/v1#m"})
+    with pytest.raises(ArtifactError, match="another server"):
+        build_answerer(stranger, "openai/m", ScriptedClient(passwords.play))
